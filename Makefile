@@ -1,0 +1,49 @@
+# The README's commands. Each sets up .venv by itself; nothing else is touched on your machine.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+DATASET ?= movielens-1m
+MODEL  ?= flagship-$(DATASET)
+
+.PHONY: quickstart test check format serve bench compare install clean help
+
+help:            ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
+
+quickstart: $(VENV)/.installed   ## prepare, meta-train, evaluate, publish; prints the cold-start table
+	$(BIN)/recsys-meta quickstart
+
+test: $(VENV)/.installed   ## the whole test suite; what needs data or servers skips with a reason
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.installed   ## format, lint, strict types, import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed   ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+serve: $(VENV)/.installed   ## the API at http://127.0.0.1:8000/docs
+	$(BIN)/recsys-meta serve
+
+bench: $(VENV)/.installed   ## benchmarks of one newcomer and of drawing episodes
+	$(BIN)/recsys-meta bench newcomer $(MODEL) --json benchmarks/results/newcomer.json
+	$(BIN)/recsys-meta bench episodes $(DATASET) --json benchmarks/results/episodes.json
+
+compare: $(VENV)/.installed   ## learners against baselines, three seeds
+	$(BIN)/recsys-meta compare --dataset $(DATASET) --seeds 3 --json benchmarks/results/$(DATASET).json
+
+install: $(VENV)/.installed   ## .venv with all that tests and benchmarks need
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "recsys-meta needs Python 3.11 or newer; say make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:           ## remove .venv and caches; data, runs and models under var/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The HTTP door: recommendations for newcomers, feedback, the registry and what adapting did."""

@@ -1,0 +1,107 @@
+"""A row for every adaptation, made after the answer has left and written by the store's background writer."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from recsys_meta.recommend import Diagnosis, Known, Recommender
+from recsys_meta.store.adaptations import NewAdaptation, ServedBy
+from recsys_meta.store.writer import Writer
+from recsys_meta.types import State
+
+ANONYMOUS = ""
+"""The entity of rows about newcomers without an id; no id is empty."""
+
+_CAPACITY = 2000
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was done for one request. `state` None: nothing to diagnose."""
+
+    recommender: Recommender
+    kind: str
+    entity: str
+    served_by: ServedBy
+    ms: float
+    support_size: int
+    known: Known | None = None
+    state: State | None = None
+
+
+class Diagnoser:
+    """A thread that works out losses and gradient norms. What it has no time for is written without them."""
+
+    def __init__(self, writer: Writer, log: Any) -> None:
+        self._writer, self._log = writer, log
+        self._queue: queue.Queue[tuple[Done, datetime] | None] = queue.Queue(_CAPACITY)
+        self.skipped = 0  # rows written without figures, because the queue was full
+        self._thread = threading.Thread(target=self._run, name="recsys-meta-diagnoser", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Rows not worked out yet."""
+        return self._queue.qsize()
+
+    def put(self, done: Done) -> None:
+        """Take note of what was done, without waiting."""
+        # The time is taken now: an erasure that comes before the row is written must know the row as older.
+        at = datetime.now(UTC)
+        if done.state is None or not done.support_size:
+            self._writer.put(row(done, None, at))
+            return
+        try:
+            self._queue.put_nowait((done, at))
+        except queue.Full:
+            self.skipped += 1
+            self._writer.put(row(done, None, at))
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Finish what waits, for at most `timeout` seconds."""
+        try:
+            self._queue.put(None, timeout=timeout)
+        except queue.Full:
+            return
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while (waiting := self._queue.get()) is not None:
+            done, at = waiting
+            self._writer.put(row(done, self._diagnose(done), at))
+
+    def _diagnose(self, done: Done) -> Diagnosis | None:
+        assert done.known is not None
+        assert done.state is not None
+        try:
+            return done.recommender.diagnose(done.known, done.state)
+        except Exception:  # figures are a courtesy: their failure must not end the thread
+            self._log.error("diagnosis failed", model_version=done.recommender.version, exc_info=True)
+            return None
+
+
+def row(done: Done, found: Diagnosis | None, at: datetime) -> NewAdaptation:
+    """The row of one request; figures that are not finite are left out."""
+    return NewAdaptation(
+        model_version=done.recommender.version,
+        kind=done.kind,
+        entity=done.entity,
+        support_size=done.support_size,
+        steps=found.steps if found else 0,
+        loss_before=finite(found.loss_before) if found else None,
+        loss_after=finite(found.loss_after) if found else None,
+        gradient_norm=finite(found.gradient_norm) if found else None,
+        ms=done.ms,
+        served_by=done.served_by,
+        created=at,
+    )
+
+
+def finite(value: float) -> float | None:
+    """The value, None where it is not a finite number."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,131 @@
+"""Bodies of requests. Unknown fields are refused, and every list and text is bounded."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from recsys_meta.store.tables import ID, NAME
+
+MOST_EVENTS = 1000
+MOST_ITEMS = 10_000
+MOST_N = 1000
+MOST_FEATURES = 200
+
+# Anything that can be seen: no control characters, no line or paragraph separators.
+Text = Annotated[str, Field(min_length=1, max_length=ID, pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$")]
+Kind = Annotated[str, Field(min_length=1, max_length=NAME, pattern=r"^[a-z][a-z0-9_\-]*$")]
+ModelRef = Annotated[str, Field(min_length=1, max_length=2 * ID, pattern=r"^[A-Za-z0-9_.\-]+(@[A-Za-z0-9]+)?$")]
+Cell = Annotated[str, Field(max_length=1000)] | bool | int | Annotated[float, Field(allow_inf_nan=False)] | None
+Features = Annotated[
+    dict[Annotated[str, Field(max_length=ID)], Cell | Annotated[list[Cell], Field(max_length=100)]],
+    Field(max_length=MOST_FEATURES, description="raw feature values by name; lists for features of several values"),
+]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=253_402_300_799, allow_inf_nan=False)]
+Time = Annotated[
+    Seconds | AwareDatetime, Field(description="seconds since 1970 UTC, or ISO 8601 with a time zone", examples=[0])
+]
+Label = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class Body(BaseModel):
+    """Base of all bodies."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Newcomer(Body):
+    """Whom the call is about. Without an id nothing stored is looked up and nothing can be kept."""
+
+    kind: Kind | None = Field(None, description="the kind that the model is for, where left out")
+    id: Text | None = None
+    features: Features = Field(default_factory=dict)
+
+
+class SupportEvent(Body):
+    """An interaction of the newcomer of the call. Without a label it means "it happened"; the order is free."""
+
+    event_id: Text | None = None
+    item: Text
+    label: Label | None = None
+    time: Time | None = Field(None, description="without a time it counts as the latest")
+
+
+class Event(SupportEvent):
+    """An interaction to be stored. Without `event_id` its content stands for it; without `time` it is now."""
+
+    kind: Kind | None = Field(None, description="needed where several kinds of newcomers are served")
+    entity: Text
+
+
+Events = Annotated[list[SupportEvent], Field(max_length=MOST_EVENTS)]
+Items = Annotated[list[Text], Field(max_length=MOST_ITEMS)]
+
+
+class RecommendationRequest(Body):
+    """Who wants a list, and which. Events given here are joined with those stored under the entity's id."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"entity": {"kind": "user"}, "events": [{"item": "50"}, {"item": "181"}, {"item": "172"}], "n": 10}
+            ]
+        },
+    )
+
+    model: ModelRef | None = Field(None, description="name, or name@version; may be left out where one model fits")
+    entity: Newcomer = Field(default_factory=Newcomer)
+    events: Events = Field(default_factory=list)
+    n: Annotated[int, Field(strict=True, ge=1, le=MOST_N)] = 10
+    candidates: Items | None = Field(None, description="rank these items only")
+    exclude: Items = Field(default_factory=list, description="leave these items out")
+    include_seen: bool = Field(False, description="whether items that the newcomer has met may come again")
+
+
+class ScoreRequest(Body):
+    """Whom to score items for, and which items."""
+
+    model: ModelRef | None = None
+    entity: Newcomer = Field(default_factory=Newcomer)
+    events: Events = Field(default_factory=list)
+    items: Annotated[list[Text], Field(min_length=1, max_length=MOST_ITEMS)]
+
+
+class AdaptRequest(Body):
+    """Whom to adapt to. `persist` stores features and events given; it needs the scope write and an id."""
+
+    model: ModelRef | None = None
+    entity: Newcomer = Field(default_factory=Newcomer)
+    events: Events = Field(default_factory=list)
+    persist: bool = False
+
+
+class EventBatch(Body):
+    """Events of any entities. Each is judged by itself: a wrong one does not keep the others out."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"x-item-schema": "Event"})
+
+    events: Annotated[list[Any], Field(min_length=1, max_length=MOST_EVENTS)]
+
+
+class EntityBody(Body):
+    """Features of an entity; they replace those it had."""
+
+    features: Features
+
+
+class Promotion(Body):
+    """A registered version, or the start of one that no other version shares."""
+
+    version: Annotated[str, Field(min_length=1, max_length=ID, pattern=r"^[A-Za-z0-9]+$")]
+
+
+def seconds(time: float | datetime | None) -> float | None:
+    """A time of a request in seconds since 1970 UTC."""
+    return time.timestamp() if isinstance(time, datetime) else time
+
+
+ServedBy = Literal["adapted", "cache", "prior", "popular"]

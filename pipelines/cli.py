@@ -1,0 +1,71 @@
+"""The command line `recsys-meta`: every command is a thin door to the house. Exit 0 done, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+from rich.markup import escape
+
+from pipelines import adapting, bench, data, doctor, evaluating, models, quickstart, records, serving, trainer
+from pipelines.console import err
+from recsys_meta import __version__
+from recsys_meta.errors import RecsysMetaError
+
+app = typer.Typer(
+    name="recsys-meta",
+    help="Meta-learning for the cold start: adapt to a newcomer from its first interactions.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+quickstart.add_to(app)
+app.add_typer(data.app, name="data", help="Built-in data sets, and your own CSV or Parquet with a TOML schema.")
+trainer.add_to(app)
+evaluating.add_to(app)
+app.add_typer(models.app, name="models", help="The registry of published models, with the history of what was live.")
+adapting.add_to(app)
+serving.add_to(app)
+app.add_typer(records.runs, name="runs", help="Training runs and their metrics.")
+app.add_typer(records.adaptations, name="adaptations", help="What adapting did to each newcomer.")
+app.add_typer(records.entities, name="entities", help="What is stored of an entity, and its erasure.")
+app.add_typer(records.db, name="db", help="The database: migrations and pruning.")
+doctor.add_to(app)
+app.add_typer(
+    bench.app, name="bench", help="Benchmarks; each row is a ratio to a reference measured in the same run."
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"recsys-meta {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what happens inside."),
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr, format="%(levelname)s %(message)s"
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def main() -> None:
+    """Run a command; an expected error is one red line and exit 1, never a traceback."""
+    try:
+        app()
+    except RecsysMetaError as error:
+        err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("[red]interrupted[/]")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

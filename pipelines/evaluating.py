@@ -1,0 +1,205 @@
+"""`recsys-meta evaluate` and `recsys-meta compare`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines import comparing, report
+from pipelines.comparing import LEARNERS, Comparison, Method, Protocol, baselines_for
+from pipelines.console import SHOTS, JsonFile, Shots, bar, err, out, parse_shots
+from pipelines.trainer import Watch
+from pipelines.training import split_of
+from pipelines.workspace import Workspace
+from recsys_meta.durable import write_file
+from recsys_meta.episodes import EventIndex
+from recsys_meta.errors import CheckpointError, ConfigError
+from recsys_meta.evaluate import Curve, Unadapted, cold_start, metrics_of
+from recsys_meta.schema import Order
+from recsys_meta.store import evaluations
+from recsys_meta.train import Step
+from recsys_meta.tuning import fit_tuned
+
+OrderOption = Annotated[
+    str | None, typer.Option("--order", help="Draw supports by time or random; default: the data's.")
+]
+MinQuery = Annotated[int | None, typer.Option(min=1, help="Query rows a newcomer needs to count at a point.")]
+
+
+def command_line() -> str:
+    """The command as it was typed, without the path of the program."""
+    return shlex.join(["recsys-meta", *sys.argv[1:]])
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or the folder of a bundle.")],
+    shots: Shots = SHOTS,
+    baselines: Annotated[str, typer.Option(help="all, none, or names separated by commas.")] = "none",
+    dataset: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
+    order: OrderOption = None,
+    min_query: MinQuery = None,
+    json_file: JsonFile = None,
+    html: Annotated[Path | None, typer.Option(help="Write report.html and cold_start.png into this folder.")] = None,
+) -> None:
+    """The cold-start curve of a published model on its meta-test newcomers, with 95% intervals."""
+    workspace = Workspace()
+    bundle = workspace.bundle(model)
+    data, _ = workspace.dataset(dataset or str(bundle.about.get("dataset", "")))
+    if data.digest != bundle.about.get("data_digest"):
+        raise CheckpointError(
+            "this data set is not the one that the model was trained on; meta-test would not be new to it"
+        )
+    protocol = Protocol(parse_shots(shots), str(bundle.about["split"]), _order(order), min_query)
+    seed = int(bundle.about["seed"])
+    index = EventIndex.of(data)
+    split = split_of(data, index, protocol.split, seed)
+    name = str(bundle.about.get("recipe", bundle.predictor.name))
+    result = Comparison(data.schema.name, protocol.scenario(data), metrics_of(data), protocol.shots)
+    with bar() as progress:
+
+        def curve(predictor: Any, params: Any, label: str) -> Curve:
+            task = progress.add_task(label, total=len(split.test), note="")
+            made = cold_start(
+                predictor,
+                params,
+                data,
+                index,
+                split.test,
+                shots=protocol.shots,
+                order=protocol.order,
+                seed=seed,
+                min_query=min_query,
+                progress=lambda done, _: progress.update(task, completed=done),
+            )
+            return Curve(label, made.entities, made.values)
+
+        role: evaluations.Role = "flagship" if name == comparing.FLAGSHIP else "learner"
+        result.methods.append(Method(name, role, {seed: curve(bundle.predictor, bundle.params, name)}))
+        plain = f"{name}-unadapted"
+        result.methods.append(
+            Method(plain, "learner", {seed: curve(Unadapted(bundle.predictor), bundle.params, plain)})
+        )
+        for other in _baselines(baselines, data):
+            tuned = fit_tuned(other, data, index, split, shots=protocol.shots, seed=seed, order=protocol.order)
+            fitted = curve(tuned.predictor, tuned.params, other)
+            result.methods.append(Method(other, "baseline", {seed: fitted}, tuned.note))
+    _store(workspace, result, model, bundle.version)
+    present(result, json_file, html)
+
+
+def _store(workspace: Workspace, result: Comparison, model: str, version: str) -> None:
+    from dataclasses import replace
+
+    own = result.methods[0].name
+    rows = [
+        replace(r, model=model.partition("@")[0], model_version=version) if r.method == own else r
+        for r in result.rows()
+    ]
+    with workspace.session() as session:
+        evaluations.save(session, rows)
+
+
+def compare(
+    dataset: Annotated[str, typer.Option(help="Data set by name, or the folder of a prepared one.")],
+    learners: Annotated[str, typer.Option(help="all, none, or recipe names separated by commas.")] = "all",
+    baselines: Annotated[str, typer.Option(help="all, none, or names separated by commas.")] = "all",
+    shots: Shots = SHOTS,
+    seeds: Annotated[int, typer.Option(min=1, help="Splits and initialisations 0 to N-1.")] = 3,
+    split: Annotated[str, typer.Option(help="How entities are split: seed or time.")] = "seed",
+    order: OrderOption = None,
+    min_query: MinQuery = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override one key of every recipe.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
+    json_file: JsonFile = None,
+    html: Annotated[Path | None, typer.Option(help="Write report.html and cold_start.png into this folder.")] = None,
+) -> None:
+    """Learners and baselines side by side on the same episodes, the same seeds and the same tuning budget."""
+    if split not in ("seed", "time"):
+        raise typer.BadParameter("seed or time", param_hint="--split")
+    workspace = Workspace()
+    data, folder = workspace.dataset(dataset)
+    protocol = Protocol(parse_shots(shots), split, _order(order), min_query)
+    result = run(
+        workspace,
+        str(folder),
+        learners=_names(learners, LEARNERS),
+        baselines=_baselines(baselines, data),
+        protocol=protocol,
+        seeds=tuple(range(seeds)),
+        overrides=set_ or [],
+        threads=threads,
+    )
+    present(result, json_file, html)
+
+
+def run(workspace: Workspace, dataset: str, **settings: Any) -> Comparison:
+    """`comparing.compare` with a progress bar."""
+    with bar() as progress:
+        watches: dict[str, Watch] = {}
+
+        def on_step(name: str, step: Step) -> None:
+            if name not in watches or step.step == 1:
+                watches[name] = Watch(progress, name)
+            watches[name](step)
+
+        return comparing.compare(
+            workspace,
+            dataset,
+            tell=lambda text: progress.console.print(f"[dim]{text}[/]"),
+            on_step=on_step,
+            **settings,
+        )
+
+
+def present(result: Comparison, json_file: Path | None = None, html: Path | None = None) -> None:
+    """Print the table and the paired test; write JSON and report where asked."""
+    metric = result.metrics[0]
+    out.print(report.table(result, metric))
+    lines = result.versus(metric)
+    if lines:
+        out.print(
+            f"\n[bold]{lines[0].method}[/] less the best baseline at each point, paired over newcomers, 95% interval:"
+        )
+        for v in lines:
+            out.print("  " + report.verdict(v))
+    for name, seconds in {m.name: m.seconds for m in result.methods if m.seconds}.items():
+        err.print(f"[dim]{name}: trained in at most {seconds:.0f} s a seed[/]")
+    if json_file is not None:
+        content = comparing.as_json(result, command_line(), datetime.now(UTC).isoformat())
+        write_file(json_file, json.dumps(content, indent=1).encode())
+        err.print(f"[dim]wrote {json_file}[/]")
+    if html is not None:
+        for path in report.write(result, html, command_line()):
+            err.print(f"[dim]wrote {path}[/]")
+
+
+def _names(text: str, everything: tuple[str, ...]) -> tuple[str, ...]:
+    if text == "all":
+        return everything
+    return () if text == "none" else tuple(n.strip() for n in text.split(",") if n.strip())
+
+
+def _baselines(text: str, data: Any) -> list[str]:
+    return (
+        [] if text == "none" else baselines_for(data, None if text == "all" else [n.strip() for n in text.split(",")])
+    )
+
+
+def _order(text: str | None) -> Order | None:
+    match text:
+        case None | "time" | "random":
+            return text
+        case _:
+            raise ConfigError("--order is time or random")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Mount the commands."""
+    app.command()(evaluate)
+    app.command()(compare)

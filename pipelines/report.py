@@ -1,0 +1,167 @@
+"""What a comparison looks like: a table on the terminal, a plot, and a page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import Environment
+from rich.table import Table
+
+from pipelines.comparing import Comparison, Method, Versus
+from recsys_meta.durable import write_file
+from recsys_meta.metrics import LOWER_IS_BETTER, summarise_seeds
+
+NAMES = {"ndcg@10": "nDCG@10", "recall@20": "Recall@20", "mrr": "MRR", "hit@10": "hit rate@10", "rmse": "RMSE"}
+
+
+def table(result: Comparison, metric: str) -> Table:
+    """Methods by shots, best first; the best of each column is bold, newcomers that remain are in the last row."""
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    made = Table(
+        title=f"{result.dataset}: {NAMES.get(metric, metric)} on meta-test newcomers, by number of interactions ({result.scenario})",
+        title_justify="left",
+        title_style="bold",
+        show_edge=False,
+        pad_edge=False,
+    )
+    made.add_column("method")
+    for k in result.shots:
+        made.add_column(f"{k} shots" if k == result.shots[0] else str(k), justify="right")
+    means = {m.name: [result.mean(m, k, metric) for k in result.shots] for m in result.methods}
+    best = [
+        max((sign * v[i] for v in means.values() if math.isfinite(v[i])), default=math.nan)
+        for i in range(len(result.shots))
+    ]
+    for m in sorted(result.methods, key=lambda m: -sign * _average(means[m.name])):
+        cells = [_cell(v, math.isclose(sign * v, best[i])) for i, v in enumerate(means[m.name])]
+        made.add_row(f"[bold]{m.name}[/]" if m.role == "flagship" else m.name, *cells)
+    made.add_section()
+    made.add_row("newcomers", *(str(n) for n in _remaining(result, metric)), style="dim")
+    return made
+
+
+def _average(values: list[float]) -> float:
+    finite = [v for v in values if math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else -math.inf
+
+
+def _cell(value: float, best: bool) -> str:
+    if not math.isfinite(value):
+        return "-"
+    return f"[bold]{value:.3f}[/]" if best else f"{value:.3f}"
+
+
+def _remaining(result: Comparison, metric: str) -> list[int]:
+    some = result.methods[0]
+    return [
+        summarise_seeds(metric, [c.values[k][metric] for c in some.curves.values()], draws=1).n for k in result.shots
+    ]
+
+
+def verdict(v: Versus) -> str:
+    """One line: the difference from the best baseline at a point, with its paired 95% interval."""
+    sign = -1.0 if v.metric in LOWER_IS_BETTER else 1.0
+    clear = v.low > 0 or v.high < 0
+    word = ("better" if sign * v.difference > 0 else "worse") if clear else "no clear difference"
+    return f"{v.shots:>3} shots: {v.difference:+.3f} [{v.low:+.3f}, {v.high:+.3f}] against {v.against} - {word} (n {v.n})"
+
+
+def plot(result: Comparison, metric: str) -> bytes:
+    """The cold-start curve as PNG: shots against the metric, 95% bands for the learners."""
+    # Imported here: a server that only serves should not load a plotting library.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    positions = range(len(result.shots))
+    for m in result.methods:
+        points = [summarise_seeds(metric, [c.values[k][metric] for c in m.curves.values()]) for k in result.shots]
+        flagship = m.role == "flagship"
+        style = {"flagship": "-", "learner": "--", "baseline": ":"}[m.role]
+        (line,) = axes.plot(
+            positions,
+            [p.value for p in points],
+            style,
+            label=m.name,
+            linewidth=2.5 if flagship else 1.3,
+            marker="o",
+            markersize=5 if flagship else 3,
+        )
+        if m.role != "baseline":
+            axes.fill_between(
+                positions, [p.low for p in points], [p.high for p in points], alpha=0.12, color=line.get_color()
+            )
+    axes.set_xticks(list(positions), [str(k) for k in result.shots])
+    axes.set_xlabel("interactions known of the newcomer")
+    axes.set_ylabel(NAMES.get(metric, metric))
+    axes.set_title(f"{result.dataset}: the cold-start curve")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=7, ncols=2)
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    return content.getvalue()
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ result.dataset }}: cold start</title>
+<style>
+ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+ table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .7rem; text-align: right }
+ th:first-child, td:first-child { text-align: left } tr.flagship td { font-weight: 600 }
+ thead th { border-bottom: 1px solid #999 } td small { color: #777 } img { max-width: 100% } code { background: #f3f3f3 }
+</style>
+<h1>{{ result.dataset }}: the cold-start curve</h1>
+<p>{{ result.scenario }}; made {{ created }} by <code>{{ command }}</code>. Cells: mean over seeds, and the 95% bootstrap
+interval over newcomers. Baselines are tuned on meta-validation for each number of interactions.</p>
+<img alt="cold-start curve" src="data:image/png;base64,{{ png }}">
+{% for metric, rows in tables %}
+<h2>{{ names.get(metric, metric) }}</h2>
+<table><thead><tr><th>method</th>{% for k in result.shots %}<th>{{ k }}</th>{% endfor %}</tr></thead><tbody>
+{% for name, role, cells in rows %}<tr class="{{ role }}"><td>{{ name }}</td>
+{% for c in cells %}<td>{% if c.n %}{{ "%.3f"|format(c.value) }}<br><small>{{ "%.3f"|format(c.low) }} - {{ "%.3f"|format(c.high) }}</small>
+{% else %}-{% endif %}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table>
+{% endfor %}
+<h2>Against the best baseline at each point</h2>
+<ul>{% for v in verdicts %}<li>{{ v }}</li>{% endfor %}</ul>
+{% if result.change %}<h2>What adapting changed</h2>
+<ul>{% for k, c in result.change.items() %}<li>{{ k }} shots: state moved by {{ "%.3f"|format(c[0]) }}, scores by {{ "%.3f"|format(c[1]) }} (rms)</li>{% endfor %}</ul>{% endif %}
+</html>
+"""
+
+
+def page(result: Comparison, command: str) -> str:
+    """The HTML report; one file, nothing loaded from elsewhere."""
+    tables = [(metric, [_line(result, m, metric) for m in result.methods]) for metric in result.metrics]
+    return (
+        Environment(autoescape=True)
+        .from_string(_PAGE)
+        .render(
+            result=result,
+            tables=tables,
+            names=NAMES,
+            png=base64.b64encode(plot(result, result.metrics[0])).decode(),
+            verdicts=[verdict(v) for v in result.versus(result.metrics[0])],
+            command=command,
+            created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        )
+    )
+
+
+def _line(result: Comparison, method: Method, metric: str) -> tuple[str, str, list[object]]:
+    cells = [summarise_seeds(metric, [c.values[k][metric] for c in method.curves.values()]) for k in result.shots]
+    return method.name, method.role, list(cells)
+
+
+def write(result: Comparison, folder: Path, command: str) -> list[Path]:
+    """Write cold_start.png and report.html; returns their paths."""
+    image, html = folder / "cold_start.png", folder / "report.html"
+    write_file(image, plot(result, result.metrics[0]))
+    write_file(html, page(result, command).encode())
+    return [image, html]

@@ -1,0 +1,289 @@
+"""One meta-training run from start to bundle: progress, metrics in SQL, checkpoints, resume, clean stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from pipelines.workspace import Workspace
+from recsys_meta import __version__
+from recsys_meta.bundle import Bundle, load_bundle, make_bundle, predictor_of, save_bundle
+from recsys_meta.checkpoint import last_checkpoint, save_checkpoint
+from recsys_meta.data import SOURCES
+from recsys_meta.dataset import Dataset
+from recsys_meta.durable import write_file
+from recsys_meta.episodes import EventIndex, Split, split_by_seed, split_by_time
+from recsys_meta.errors import CheckpointError, ConfigError, DivergedError, NotFoundError, RecsysMetaError
+from recsys_meta.evaluate import SHOTS, cold_start, metrics_of
+from recsys_meta.metrics import LOWER_IS_BETTER
+from recsys_meta.predictor import Learner
+from recsys_meta.recipe import Recipe, recipe_of
+from recsys_meta.store import runs
+from recsys_meta.store.runs import MetricPoint
+from recsys_meta.train import Run, Step, fit, freeze, start, thaw
+from recsys_meta.types import Params
+
+Report = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What identifies a run: written to run.json before the first step, so that a resume needs nothing else."""
+
+    id: str
+    recipe: Recipe
+    dataset: str
+    digest: str
+    seed: int
+    device: str
+    threads: int
+    split: str = "seed"
+
+    def folder(self, workspace: Workspace) -> Path:
+        """Where the run keeps its files."""
+        return workspace.settings.runs / self.id
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished or stopped run."""
+
+    plan: Plan
+    folder: Path
+    steps: int
+    seconds: float
+    best: float | None
+    stopped: str
+    bundle: Bundle | None
+
+
+class Stopped(RecsysMetaError):
+    """The user asked to stop; the last checkpoint holds all that was done."""
+
+
+def split_of(data: Dataset, index: EventIndex, by: str, seed: int) -> Split:
+    """Entities with at least one usable row, split by seed or by time."""
+    entities = index.having(1)
+    if by == "time":
+        return split_by_time(data.events, entities)
+    return split_by_seed(entities, seed)
+
+
+def train(
+    workspace: Workspace,
+    recipe: Recipe,
+    dataset: str,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int | None = None,
+    split: str = "seed",
+    report: Report | None = None,
+    training: EventIndex | None = None,
+) -> Trained:
+    """A new run. `training` replaces the rows that training may see (a scenario's)."""
+    data, folder = workspace.dataset(dataset)
+    plan_threads = threads or torch.get_num_threads()
+    with workspace.session() as session:
+        row = runs.start(
+            session,
+            recipe=recipe.name,
+            dataset=data.schema.name,
+            learner=recipe.learner,
+            config=recipe.model_dump(mode="json"),
+            seed=seed,
+            device=device,
+            code_version=__version__,
+        )
+        identity = row.id
+    source = dataset if dataset in SOURCES else str(folder.resolve())
+    plan = Plan(identity, recipe, source, data.digest, seed, device, plan_threads, split)
+    about = {**plan.__dict__, "recipe": recipe.model_dump(mode="json")}
+    write_file(plan.folder(workspace) / "run.json", json.dumps(about, indent=1).encode())
+    return _carry_out(workspace, plan, data, report, training)
+
+
+def resume(workspace: Workspace, identity: str, report: Report | None = None) -> Trained:
+    """Continue a run from its last whole checkpoint, bit for bit. Raises NotFoundError, CheckpointError."""
+    plan = read_plan(workspace, identity)
+    data, _ = workspace.dataset(plan.dataset)
+    if data.digest != plan.digest:
+        raise CheckpointError(f"run {identity} was made from other data than {plan.dataset} holds now")
+    with workspace.session() as session:
+        runs.set_status(session, identity, "running")
+    return _carry_out(workspace, plan, data, report, None)
+
+
+def read_plan(workspace: Workspace, identity: str) -> Plan:
+    """The plan of a run. Raises NotFoundError, or CheckpointError when run.json is damaged."""
+    path = workspace.settings.runs / identity / "run.json"
+    if Path(identity).name != identity or not path.is_file():
+        raise NotFoundError(
+            f"no run '{identity}' under {workspace.settings.runs}; `recsys-meta runs list` shows them"
+        )
+    try:
+        about: dict[str, Any] = json.loads(path.read_text())
+        return Plan(**{**about, "recipe": recipe_of(about["recipe"], where=str(path))})
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: damaged ({type(error).__name__})") from None
+
+
+def _carry_out(
+    workspace: Workspace, plan: Plan, data: Dataset, report: Report | None, training: EventIndex | None
+) -> Trained:
+    try:
+        with _threads(plan.threads):
+            return _train(workspace, plan, data, report, training)
+    except Stopped as reason:
+        _close(workspace, plan, "stopped", str(reason))
+        raise
+    except (RecsysMetaError, KeyboardInterrupt) as reason:
+        _close(workspace, plan, "failed", str(reason) or "interrupted")
+        raise
+    except Exception as error:
+        _close(workspace, plan, "failed", f"unexpected {type(error).__name__}")
+        raise
+
+
+def _train(
+    workspace: Workspace, plan: Plan, data: Dataset, report: Report | None, training: EventIndex | None
+) -> Trained:
+    folder = plan.folder(workspace)
+    rows = EventIndex.of(data, plan.device)
+    split = split_of(data, rows, plan.split, plan.seed)
+    seen = training if training is not None else rows
+    learner = learner_of(plan.recipe, data)
+    run = start(learner, plan.recipe, data, seen, split.train, plan.seed, plan.device)
+    found = last_checkpoint(folder)
+    if found is not None:
+        thaw(run, found)
+    began = time.perf_counter()
+    validate = _validation(learner, data, seen, split, plan)
+    with _interruption() as asked:
+        for step in fit(run, validate):
+            _record(workspace, plan, step)
+            if step.epoch_end or _due(plan.recipe, step):
+                save_checkpoint(folder, freeze(run), plan.recipe.train.keep)
+            if report is not None:
+                report(step)
+            if asked() and step.step < step.steps:
+                save_checkpoint(folder, freeze(run), plan.recipe.train.keep)
+                raise Stopped(
+                    f"stopped at step {step.step} of {step.steps}; `recsys-meta train --resume {plan.id}` continues"
+                )
+    best = run.best if np.isfinite(run.best) else None
+    bundle = _bundle(plan, data, seen, split, run)
+    written = save_bundle(bundle, folder / "bundle")
+    _close(workspace, plan, "finished", run.stopped or None)
+    return Trained(plan, folder, run.step, time.perf_counter() - began, best, run.stopped, load_bundle(written))
+
+
+def learner_of(recipe: Recipe, data: Dataset) -> Learner:
+    """The learner of a recipe, told the objective of the data where its configuration has one and the recipe is
+    silent."""
+    config = dict(recipe.config)
+    config.setdefault("objective", data.schema.objective)
+    made = predictor_of(recipe.learner, config)
+    if not hasattr(made, "meta_loss"):
+        raise ConfigError(f"'{recipe.learner}' is a baseline; it is fitted, not trained")
+    return made  # type: ignore[return-value]
+
+
+def _validation(
+    learner: Learner, data: Dataset, rows: EventIndex, split: Split, plan: Plan
+) -> Callable[[Params], float]:
+    rng = np.random.default_rng(plan.seed)
+    most = plan.recipe.train.validate_entities
+    chosen = split.valid if len(split.valid) <= most else rng.choice(split.valid, most, replace=False)
+    metric = metrics_of(data)[0]
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    host = EventIndex(*(t.cpu() for t in (rows.indptr, rows.item, rows.label)))
+
+    def validate(params: Params) -> float:
+        here = {k: v.cpu() for k, v in params.items()}
+        return sign * cold_start(learner, here, data, host, chosen, shots=SHOTS, seed=plan.seed, chunk=128).mean(
+            metric
+        )
+
+    return validate
+
+
+def _record(workspace: Workspace, plan: Plan, step: Step) -> None:
+    if step.valid is None and not step.epoch_end and step.step % 10:
+        return
+    figures = {"loss": step.loss, "gradient_norm": step.gradient, "epoch": float(step.epoch), **step.logs}
+    figures["tasks_per_second"] = step.tasks * step.step / max(step.seconds, 1e-9)
+    if step.valid is not None:
+        figures["valid"] = step.valid
+    with workspace.session() as session:
+        runs.log_metrics(session, [MetricPoint(plan.id, k, step.step, float(v)) for k, v in figures.items()])
+
+
+def _due(recipe: Recipe, step: Step) -> bool:
+    every = recipe.train.checkpoint_every
+    return every > 0 and step.step % every == 0
+
+
+def _bundle(plan: Plan, data: Dataset, rows: EventIndex, split: Split, run: Run) -> Bundle:
+    # Neither the run's id nor a path: equal weights make an equal version, wherever they were trained.
+    about = {
+        "recipe": plan.recipe.name,
+        "dataset": data.schema.name,
+        "seed": plan.seed,
+        "split": plan.split,
+        "metrics": {"valid": run.best if np.isfinite(run.best) else None, "steps": run.step},
+    }
+    return make_bundle(run.learner, run.chosen(), data, rows, split.train, about)
+
+
+def _close(workspace: Workspace, plan: Plan, status: runs.Status, reason: str | None) -> None:
+    with workspace.session() as session:
+        runs.set_status(session, plan.id, status, reason=reason)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """A fixed number of threads for torch and BLAS: sums come in the same order, so a resume is bit-exact."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with threadpool_limits(count):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _interruption() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C (or SIGTERM) into a flag; a second one interrupts at once."""
+    asked = False
+
+    def ask(number: int, _: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: the caller owns the signals
+        before = {}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["DivergedError", "Plan", "Stopped", "Trained", "learner_of", "read_plan", "resume", "split_of", "train"]

@@ -1,0 +1,89 @@
+"""Where a command works: settings, database, prepared data sets, recipes, runs and published models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from recsys_meta.bundle import Bundle, load_bundle
+from recsys_meta.data import SOURCES, open_dataset, prepare_named
+from recsys_meta.dataset import Dataset
+from recsys_meta.errors import ConfigError, NotFoundError
+from recsys_meta.recipe import Recipe, read_recipe
+from recsys_meta.store import engine as database
+from recsys_meta.store import migrate, registry
+from recsys_meta.store.settings import Settings
+
+
+class Workspace:
+    """Opened lazily: a command that needs no database touches none."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The database, at the newest revision where it is our own SQLite file.
+
+        A PostgreSQL database is upgraded by `recsys-meta db upgrade` only: it may be shared.
+        """
+        url = self.settings.database
+        if url.startswith("sqlite"):
+            migrate.upgrade(url)
+        return database.connect(url)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A transaction."""
+        with database.session(self.engine) as session:
+            yield session
+
+    def dataset(self, name: str) -> tuple[Dataset, Path]:
+        """A prepared data set by folder or name; a named one is prepared first if it is not there yet.
+
+        Raises DataError with what to do when it can be found nowhere.
+        """
+        folder = Path(name)
+        if (folder / "dataset.json").is_file():
+            return open_dataset(folder), folder
+        folder = self.settings.prepared / name
+        if "/" not in name and (folder / "dataset.json").is_file():
+            return open_dataset(folder), folder
+        if name not in SOURCES:
+            raise ConfigError(
+                f"'{name}' is no prepared data set (a folder with dataset.json, or a name under "
+                f"{self.settings.prepared}) and none of {', '.join(SOURCES)}"
+            )
+        return prepare_named(name, folder, data_root=self.settings.data), folder
+
+    def bundle(self, name: str) -> Bundle:
+        """A published model: NAME (its live version), NAME@VERSION, or the folder of a bundle."""
+        if (Path(name) / "bundle.json").is_file():
+            return load_bundle(Path(name))
+        with self.session() as session:
+            path = registry.resolve(session, name).path
+        return load_bundle(Path(path))
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come with the project."""
+    return sorted(
+        p.name.removesuffix(".toml") for p in files("pipelines.recipes").iterdir() if p.name.endswith(".toml")
+    )
+
+
+def find_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """A recipe by name or file. Raises NotFoundError with the names there are, ConfigError for wrong content."""
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise NotFoundError(f"{name}: no such recipe file")
+        return read_recipe(Path(name), overrides)
+    if name not in recipe_names():
+        raise NotFoundError(f"no recipe '{name}'; there are {', '.join(recipe_names())}, or give a .toml file")
+    return read_recipe(Path(str(files("pipelines.recipes") / f"{name}.toml")), overrides)

@@ -1,0 +1,182 @@
+"""The bundle: a trained predictor with all that serving needs, content-addressed.
+
+    model.safetensors   parameters, and the popularity of items among the training entities
+    vocab.parquet       space, id, value: the items and feature values (no entity is named in it)
+    titles.parquet      item, title: for display, where the data has titles
+    bundle.json         predictor and its configuration, schema, digests, metrics, code version, sha256 of the files
+
+The version is the hash of bundle.json, which holds the hashes of all else: equal content, equal version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recsys_meta import __version__
+from recsys_meta.baselines import BASELINES
+from recsys_meta.dataset import Dataset, Vocabulary
+from recsys_meta.durable import new_directory, sha256
+from recsys_meta.episodes import EventIndex
+from recsys_meta.errors import CheckpointError, ConfigError
+from recsys_meta.learners import LEARNERS
+from recsys_meta.nets import counts_of
+from recsys_meta.predictor import Predictor
+from recsys_meta.schema import Schema, explain
+from recsys_meta.types import FIRST, IntArray, Params
+
+FORMAT = 1
+_POPULARITY = "bundle.popularity"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A predictor ready to serve. `popularity` [C]: events of each item among the training entities."""
+
+    predictor: Predictor
+    params: Params
+    popularity: Tensor
+    schema: Schema
+    vocab: Vocabulary
+    titles: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    version: str = ""
+
+
+def make_bundle(
+    predictor: Predictor,
+    params: Params,
+    data: Dataset,
+    index: EventIndex,
+    train: IntArray,
+    about: Mapping[str, Any],
+) -> Bundle:
+    """A bundle from a trained predictor. `about` is kept as given (metrics, data digest, run)."""
+    _, item, _ = index.of_entities(train)
+    spaces = {k: v for k, v in data.vocab.values.items() if k != "entity"}
+    return Bundle(
+        predictor=predictor,
+        params={k: v.detach().cpu() for k, v in params.items()},
+        popularity=counts_of(item.cpu(), data.catalogue),
+        schema=data.schema,
+        vocab=Vocabulary(spaces),
+        titles=titles if isinstance(titles := data.about.get("titles"), Mapping) else {},
+        about={**about, "data_digest": data.digest},
+    )
+
+
+def predictor_of(name: str, config: Mapping[str, Any]) -> Predictor:
+    """A learner or baseline by name. Raises ConfigError for an unknown name or a wrong configuration."""
+    classes: dict[str, Any] = {**LEARNERS, **BASELINES}
+    if name not in classes:
+        raise ConfigError(f"no learner or baseline '{name}'; there are {', '.join(sorted(classes))}")
+    try:
+        made: Predictor = classes[name](classes[name].Config(**config))
+    except ValidationError as error:
+        raise ConfigError(f"configuration of '{name}': {explain(error)}") from None
+    return made
+
+
+def save_bundle(bundle: Bundle, root: Path) -> Path:
+    """Write a bundle under root/<version> and return that path; a bundle that is there already stays."""
+    root.mkdir(parents=True, exist_ok=True)
+    with new_directory(root / ".writing") as beside:
+        tensors = {k: v.contiguous() for k, v in bundle.params.items()} | {_POPULARITY: bundle.popularity}
+        # Clones, because safetensors refuses tensors that share memory.
+        save_file({k: v.clone() for k, v in tensors.items()}, beside / "model.safetensors")
+        _vocab_frame(bundle.vocab).to_parquet(beside / "vocab.parquet", index=False)
+        if bundle.titles:
+            titles = pd.DataFrame({"item": list(bundle.titles), "title": list(bundle.titles.values())})
+            titles.to_parquet(beside / "titles.parquet", index=False)
+        files = {p.name: sha256(p) for p in sorted(beside.iterdir())}
+        text = _describe(bundle, files)
+        (beside / "bundle.json").write_text(text, encoding="utf-8")
+    version = _version(text)
+    written, target = root / ".writing", root / version
+    if target.exists():
+        _remove(written)
+    else:
+        written.rename(target)
+    return target
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+def _describe(bundle: Bundle, files: Mapping[str, str]) -> str:
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "predictor": bundle.predictor.name,
+            "config": bundle.predictor.config.model_dump(mode="json"),
+            "schema": bundle.schema.model_dump(mode="json"),
+            "code_version": __version__,
+            "vocabulary_digest": files["vocab.parquet"],
+            "about": dict(bundle.about),
+            "files": dict(files),
+        },
+        indent=1,
+        sort_keys=True,
+    )
+
+
+def _version(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_bundle(path: Path, verify: bool = True) -> Bundle:
+    """Read a bundle. Raises CheckpointError when a file is missing, damaged or of another format."""
+    try:
+        text = (path / "bundle.json").read_text(encoding="utf-8")
+        about = json.loads(text)
+        if about["format"] != FORMAT:
+            raise CheckpointError(f"{path}: bundle format {about['format']}, this version reads {FORMAT}")
+        for name, digest in about["files"].items() if verify else ():
+            if sha256(path / name) != digest:
+                raise CheckpointError(f"{path / name}: damaged (its hash differs); publish the run again")
+        params = load_file(path / "model.safetensors")
+        vocab = _vocab_of(pd.read_parquet(path / "vocab.parquet"))
+        titles = _titles_of(path / "titles.parquet") if "titles.parquet" in about["files"] else {}
+        schema = Schema.model_validate(about["schema"])
+        predictor = predictor_of(about["predictor"], about["config"])
+        popularity = params.pop(_POPULARITY)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a whole bundle ({type(error).__name__}: {error})") from None
+    return Bundle(predictor, params, popularity, schema, vocab, titles, about["about"], _version(text))
+
+
+def _vocab_frame(vocab: Vocabulary) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame({"space": space, "id": range(FIRST, FIRST + len(values)), "value": values.astype("str")})
+        for space, values in sorted(vocab.values.items())
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"space": [], "id": [], "value": []})
+
+
+def _vocab_of(frame: pd.DataFrame) -> Vocabulary:
+    groups = frame.sort_values(["space", "id"]).groupby("space", sort=True)["value"]
+    return Vocabulary({str(space): pd.Index(values, dtype="str") for space, values in groups})
+
+
+def _titles_of(path: Path) -> dict[str, str]:
+    frame = pd.read_parquet(path)
+    return dict(zip(frame["item"].astype(str), frame["title"].astype(str), strict=True))
+
+
+def popular_scores(bundle: Bundle) -> Tensor:
+    """Scores [C] by popularity among training entities, ties by id: what is served when nothing else can be."""
+    return torch.log1p(bundle.popularity)

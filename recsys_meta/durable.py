@@ -1,0 +1,85 @@
+"""Directories that appear whole or not at all, and files whose damage is noticed.
+
+Written beside, flushed to the disk, then renamed: after a crash at any instant a reader finds the old or the new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A temporary directory that becomes `target` when the block ends well and vanishes when it does not.
+
+    An existing target is replaced. Raises OSError as the file system does.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.parent / f"{TEMPORARY}{target.name}-{uuid.uuid4().hex[:12]}"
+    beside.mkdir()
+    try:
+        yield beside
+        for path in sorted(beside.rglob("*")):
+            _flush(path)
+        _flush(beside)
+        _swap(beside, target)
+        _flush(target.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _swap(beside: Path, target: Path) -> None:
+    if not target.exists():
+        beside.rename(target)
+        return
+    # A directory cannot be renamed over a full one: move the old one aside first.
+    old = target.parent / f"{TEMPORARY}{target.name}-old-{uuid.uuid4().hex[:12]}"
+    target.rename(old)
+    beside.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace a file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.parent / f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:12]}"
+    try:
+        with beside.open("wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        beside.replace(path)
+        _flush(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def sweep(directory: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for path in directory.glob(f"{TEMPORARY}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

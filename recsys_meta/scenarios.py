@@ -1,0 +1,97 @@
+"""Warm and cold, for both sides: known or new entity times known or new item (protocol U3 of docs/evaluation.md).
+
+            known item                          new item
+known       held-out rows of training entities  rows of training entities on items never trained on
+new         rows of test entities               rows of test entities on items never trained on
+
+Nothing that any corner shows or asks about is in the rows that training sees: support and query of a corner both
+come from its own rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from recsys_meta.dataset import Dataset
+from recsys_meta.episodes import EventIndex, Split
+from recsys_meta.errors import ConfigError
+from recsys_meta.types import FIRST, IntArray
+
+Scenario = Literal["new-new", "new-known", "known-new", "known-known"]
+
+
+@dataclass(frozen=True)
+class Corner:
+    """One of the four: whose rows are asked about, and which items [C] bool are ranked."""
+
+    scenario: Scenario
+    entities: IntArray
+    index: EventIndex
+    shown: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Corners:
+    """The four corners, and the rows that training may see."""
+
+    training: EventIndex
+    corners: Mapping[Scenario, Corner]
+
+
+def four_corners(
+    data: Dataset, index: EventIndex, split: Split, *, seed: int, new_items: float = 0.2, held_out: float = 0.2
+) -> Corners:
+    """Split items into known and new, and rows of training entities into kept and held out.
+
+    New items are the last to appear where times are exact, else drawn by the seed. Held-out rows are the last of
+    each training entity, or random ones. Names read entity-item: 'new-known' is a new entity on known items.
+    Raises ConfigError when a side would be empty.
+    """
+    if not (0 < new_items < 1 and 0 < held_out < 1):
+        raise ConfigError("the shares of new items and of held-out rows must lie between 0 and 1")
+    rows = index if data.schema.order == "time" else index.shuffled(seed)
+    fresh = _new_items(data, rows, seed, new_items)
+    on_new = fresh[rows.item.long()]
+    known_rows = rows.only(~on_new)
+    new_rows = rows.only(on_new)
+    late = _late(known_rows, split.train, held_out)
+    shown_known, shown_new = ~fresh, fresh.clone()
+    shown_known[:FIRST] = False
+    corners: dict[Scenario, Corner] = {
+        "known-known": Corner("known-known", split.train, known_rows.only(late), shown_known),
+        "known-new": Corner("known-new", split.train, new_rows, shown_new),
+        "new-known": Corner("new-known", split.test, known_rows, shown_known),
+        "new-new": Corner("new-new", split.test, new_rows, shown_new),
+    }
+    return Corners(known_rows.only(~late), corners)
+
+
+def _new_items(data: Dataset, rows: EventIndex, seed: int, share: float) -> torch.Tensor:
+    catalogue = data.catalogue
+    count = round((catalogue - FIRST) * share)
+    if not 0 < count < catalogue - FIRST:
+        raise ConfigError(f"{catalogue - FIRST} items are too few to hold {share:.0%} of them out")
+    if data.schema.order == "time" and data.events.time is not None:
+        first = np.full(catalogue, np.iinfo(np.int64).max)
+        np.minimum.at(first, np.asarray(data.events.item), np.asarray(data.events.time))
+        order = FIRST + np.argsort(first[FIRST:], kind="stable")
+    else:
+        order = FIRST + np.random.default_rng(seed).permutation(catalogue - FIRST)
+    fresh = torch.zeros(catalogue, dtype=torch.bool)
+    fresh[torch.from_numpy(order[-count:])] = True
+    return fresh
+
+
+def _late(rows: EventIndex, train: IntArray, share: float) -> torch.Tensor:
+    """The last rows of training entities, [N] bool."""
+    entity, _ = rows.flat(torch.arange(len(rows.counts)))
+    rank = torch.arange(len(entity)) - rows.indptr[entity]
+    count = rows.counts[entity]
+    member = torch.zeros(len(rows.counts), dtype=torch.bool)
+    member[torch.from_numpy(np.asarray(train))] = True
+    return member[entity] & (rank >= (count * (1 - share)).ceil()) & (count > 1)

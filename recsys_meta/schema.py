@@ -1,0 +1,112 @@
+"""The schema of a data set: which column means what, and what is to be predicted.
+
+User, ad and city tasks differ here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recsys_meta.errors import ConfigError
+
+Objective = Literal["ranking", "rating", "click"]
+Order = Literal["time", "random"]
+
+
+class FeatureField(BaseModel):
+    """One feature column.
+
+    `categorical` holds one value, `multi` several joined by `separator`, `text` is split into lower-case
+    word tokens, `numeric` is a number. Values seen fewer than `min_count` times become "unknown".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_\-]+$")
+    kind: Literal["categorical", "multi", "text", "numeric"] = "categorical"
+    column: str | None = None
+    separator: str = Field(default="|", min_length=1)
+    min_count: int = Field(default=1, ge=1)
+    max_values: int = Field(default=32, ge=1, description="values kept of one cell of a multi or text field")
+
+    @property
+    def source(self) -> str:
+        """The column it is read from."""
+        return self.column or self.name
+
+
+class Schema(BaseModel):
+    """What the columns of an interaction table mean.
+
+    `entity` is the newcomer (the task), `item` the other side. `label_range` bounds valid labels, both ends
+    included. Rows with a label of at least `positive` are the positives of a ranking; None: every row is.
+    `exact_time` is False where times are rough or partly missing: then supports are drawn at random.
+    `min_query` is how many query rows a newcomer needs to count at a point of the cold-start curve.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.\-]+$")
+    kind: str = Field(default="user", min_length=1, pattern=r"^[a-z][a-z0-9_\-]*$")
+    objective: Objective = "ranking"
+    entity: str = "user"
+    item: str = "item"
+    label: str | None = None
+    label_range: tuple[float, float] | None = None
+    positive: float | None = None
+    time: str | None = None
+    exact_time: bool = True
+    min_query: int = Field(default=1, ge=1)
+    entity_features: tuple[FeatureField, ...] = ()
+    item_features: tuple[FeatureField, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        columns = [c for c in (self.entity, self.item, self.label, self.time) if c]
+        if len(set(columns)) != len(columns):
+            raise ValueError(f"entity, item, label and time must be different columns, got {columns}")
+        for side in (self.entity_features, self.item_features):
+            names = [f.name for f in side]
+            if len(set(names)) != len(names):
+                raise ValueError(f"a feature is named twice: {sorted(names)}")
+        if self.objective != "ranking" and self.label is None:
+            raise ValueError(f"objective '{self.objective}' needs a label column")
+        if self.label_range and self.label_range[0] >= self.label_range[1]:
+            raise ValueError("label_range must be (low, high) with low < high")
+        return self
+
+    @property
+    def order(self) -> Order:
+        """How a support is drawn: the earliest rows where times are exact, else at random."""
+        return "time" if self.time and self.exact_time else "random"
+
+
+def read_schema(path: Path) -> tuple[Schema, dict[str, Any]]:
+    """Read a TOML schema; the optional table [files] names the files beside it (events, entities, items).
+
+    Raises ConfigError naming the file and every wrong key.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such schema file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    files = raw.pop("files", {})
+    try:
+        return Schema.model_validate(raw), files
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """One line for each thing pydantic found wrong, without its internals."""
+    lines = []
+    for e in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(p) for p in e["loc"]) or "value"
+        lines.append(f"{where}: {e['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)

@@ -1,0 +1,95 @@
+"""What adapting did: a row for each adapted newcomer, written off the hot path."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.orm import Session
+
+from recsys_meta.store.cursor import Page, beyond, cut, decode, page_size
+from recsys_meta.store.entities import digest, hold_erasure_lock
+from recsys_meta.store.rows import in_chunks, table_of, unique
+from recsys_meta.store.tables import Adaptation, Erasure
+
+ServedBy = Literal["adapted", "cache", "prior", "popular"]
+
+
+@dataclass(frozen=True)
+class NewAdaptation:
+    """One adaptation; ``ms`` is milliseconds, losses are means over the support, None where there was none."""
+
+    model_version: str
+    kind: str
+    entity: str
+    support_size: int
+    steps: int
+    loss_before: float | None
+    loss_after: float | None
+    gradient_norm: float | None
+    ms: float
+    served_by: ServedBy
+    created: datetime
+
+
+def save(session: Session, rows: Sequence[NewAdaptation]) -> int:
+    """Write rows in bulk; answers how many.
+
+    Rows wait in a queue before they come here. Those of an entity that was erased after they were made are left out,
+    or the queue of any process would bring back what the erasure took away.
+    """
+    if not rows:
+        return 0
+    hold_erasure_lock(session, alone=False)
+    erased = _erased(session, rows)
+    kept = [row for row in rows if not _is_erased(row, erased)]
+    if kept:
+        session.execute(insert(table_of(Adaptation)), [asdict(row) for row in kept])
+    return len(kept)
+
+
+def list_adaptations(
+    session: Session,
+    *,
+    kind: str | None = None,
+    entity: str | None = None,
+    model_version: str | None = None,
+    served_by: ServedBy | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> Page[Adaptation]:
+    """Adaptations, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
+    columns = (Adaptation.created, Adaptation.id)
+    query = select(Adaptation).order_by(*(c.desc() for c in columns)).limit(page_size(limit) + 1)
+    wanted = {"kind": kind, "entity": entity, "model_version": model_version, "served_by": served_by}
+    for name, value in wanted.items():
+        if value is not None:
+            query = query.where(getattr(Adaptation, name) == value)
+    if cursor is not None:
+        keys = decode("adaptations", cursor, (datetime, int))
+        query = query.where(beyond(columns, keys, descending=True))
+    return cut("adaptations", session.scalars(query).all(), limit, ("created", "id"))
+
+
+def prune(session: Session, before: datetime) -> int:
+    """Delete adaptations made before a time; answers how many."""
+    old = Adaptation.created < before
+    found = session.scalar(select(func.count()).select_from(Adaptation).where(old)) or 0
+    session.execute(delete(table_of(Adaptation)).where(old))
+    return found
+
+
+def _erased(session: Session, rows: Sequence[NewAdaptation]) -> dict[str, datetime]:
+    """When each entity among the rows was last erased, by digest."""
+    last: dict[str, datetime] = {}
+    for chunk in in_chunks(unique(digest(row.kind, row.entity) for row in rows)):
+        query = select(Erasure.entity_digest, Erasure.confirmed).where(Erasure.entity_digest.in_(chunk))
+        for name, at in session.execute(query.order_by(Erasure.confirmed)):
+            last[name] = at
+    return last
+
+
+def _is_erased(row: NewAdaptation, erased: dict[str, datetime]) -> bool:
+    at = erased.get(digest(row.kind, row.entity))
+    return at is not None and row.created <= at

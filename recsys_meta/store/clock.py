@@ -1,0 +1,8 @@
+"""The present, in one place so that callers and tests can pass a moment of their own."""
+
+from datetime import UTC, datetime
+
+
+def moment(given: datetime | None = None) -> datetime:
+    """The given time, or now in UTC."""
+    return datetime.now(UTC) if given is None else given

@@ -1,0 +1,119 @@
+"""Column types that behave the same on SQLite and PostgreSQL.
+
+Left alone, SQLite forgets time zones, ignores the length of a string and turns NaN into NULL, and PostgreSQL
+refuses NUL characters that SQLite accepts. Each type here closes one of these gaps before the database is asked,
+so that what passes on a laptop passes in production.
+"""
+
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Double, Integer, String
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeDecorator
+
+# SQLite numbers rows only in a column declared INTEGER, so BIGINT would lose the automatic key there.
+BigKey = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class AwareTime(TypeDecorator[datetime]):
+    """A moment: stored in UTC, returned with UTC attached. A naive datetime raises ValueError."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None or value.utcoffset() is None:
+            raise ValueError("a time needs a time zone; this one has none")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        moment: datetime = value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+class Word(TypeDecorator[str]):
+    """A short text of at most ``length`` characters. Too long, or not storable as UTF-8 text, raises ValueError."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        if len(value) > self.length:
+            raise ValueError(f"a text of {len(value)} characters is longer than the {self.length} allowed")
+        check_text(value)
+        return value
+
+
+class Number(TypeDecorator[float]):
+    """A double. NaN is stored as NULL and read as None, since SQLite could not keep it and SQL averages skip NULL."""
+
+    impl = Double
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:
+        return None if value is None or math.isnan(value) else float(value)
+
+
+class Document(TypeDecorator[Any]):
+    """JSON (JSONB on PostgreSQL). NaN, infinities, NUL characters and lone surrogates raise ValueError."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        kind = JSONB(none_as_null=True) if dialect.name == "postgresql" else JSON(none_as_null=True)
+        return dialect.type_descriptor(kind)
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        if value is not None:
+            check_document(value)
+        return value
+
+
+def check_text(value: str) -> None:
+    """Raise ValueError where PostgreSQL could not store the text."""
+    if "\x00" in value:
+        raise ValueError("a text may not contain the NUL character")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("a text may not contain half a surrogate pair") from None
+
+
+def check_document(value: Any) -> None:
+    """Raise ValueError where the value is not JSON that both databases keep unchanged."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"not storable as JSON: {error}") from None
+    for text in _texts(value):
+        check_text(text)
+
+
+def _texts(value: Any) -> list[str]:
+    """Every text in a JSON value, names of fields included."""
+    found: list[str] = []
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, dict):
+            waiting.extend(item.keys())
+            waiting.extend(item.values())
+        elif isinstance(item, list | tuple):
+            waiting.extend(item)
+    return found

@@ -1,0 +1,97 @@
+"""Pages of a list: opaque cursors that name the last row seen, so that pages stay complete while rows come in."""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, and_, or_
+from sqlalchemy.orm import InstrumentedAttribute
+
+Row = TypeVar("Row")
+Key = str | int | datetime
+
+MOST = 1000  # rows that one page may hold
+_LONGEST = 2000  # characters of a cursor
+_BIGGEST = 2**63
+
+
+@dataclass(frozen=True)
+class Page(Generic[Row]):
+    """Some rows of a list, and the cursor of the next page, None at the end."""
+
+    items: list[Row]
+    next: str | None
+
+
+def encode(listing: str, keys: Sequence[Key]) -> str:
+    """The cursor after the row with these keys in the named list."""
+    words = [listing, *(k.isoformat() if isinstance(k, datetime) else k for k in keys)]
+    raw = json.dumps(words, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def decode(listing: str, cursor: str, types: Sequence[type[Key]]) -> list[Key]:
+    """The keys that `encode` was given. Raises ValueError for anything that it did not make for this list."""
+    try:
+        words = _unpack(cursor)
+        if len(words) != 1 + len(types) or words[0] != listing:
+            raise ValueError("another list")
+        return [_read(word, kind) for word, kind in zip(words[1:], types, strict=True)]
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"this is not a cursor of the list of {listing}") from None
+
+
+def page_size(limit: int) -> int:
+    """The limit itself. Raises ValueError outside 1 to 1000."""
+    if not 1 <= limit <= MOST:
+        raise ValueError(f"a page holds 1 to {MOST} rows, not {limit}")
+    return limit
+
+
+def cut(listing: str, rows: Sequence[Row], limit: int, keys: Sequence[str]) -> Page[Row]:
+    """The page of a query that asked for one row more than the limit."""
+    items = list(rows[:limit])
+    if len(rows) <= limit:
+        return Page(items, None)
+    return Page(items, encode(listing, [getattr(items[-1], key) for key in keys]))
+
+
+def beyond(
+    columns: Sequence[InstrumentedAttribute[Any]], keys: Sequence[Key], *, descending: bool
+) -> ColumnElement[bool]:
+    """Rows after the keys in the order of the columns: a > x, or a = x and b > y, and so on."""
+    alternatives: list[ColumnElement[bool]] = []
+    for i, (column, key) in enumerate(zip(columns, keys, strict=True)):
+        same = [c == k for c, k in zip(columns[:i], keys[:i], strict=True)]
+        alternatives.append(and_(*same, column < key if descending else column > key))
+    return or_(*alternatives)
+
+
+def _unpack(cursor: str) -> list[Any]:
+    if len(cursor) > _LONGEST:
+        raise ValueError("too long")
+    try:
+        raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise ValueError("not base64") from None
+    words = json.loads(raw)
+    if not isinstance(words, list):
+        raise TypeError("not a list")
+    return words
+
+
+def _read(word: Any, kind: type[Key]) -> Key:
+    if kind is datetime:
+        moment = datetime.fromisoformat(word)
+        if moment.tzinfo is None:
+            raise ValueError("no time zone")
+        return moment
+    if type(word) is not kind:
+        raise ValueError("wrong type")
+    if isinstance(word, int) and not -_BIGGEST <= word < _BIGGEST:
+        raise ValueError("too large")
+    return word

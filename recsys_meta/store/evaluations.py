@@ -1,0 +1,69 @@
+"""Points of cold-start curves, as `evaluate` and `compare` write them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from recsys_meta.store.clock import moment
+from recsys_meta.store.cursor import Page, beyond, cut, decode, page_size
+from recsys_meta.store.rows import table_of
+from recsys_meta.store.tables import Evaluation
+
+Role = Literal["learner", "flagship", "baseline"]
+
+
+@dataclass(frozen=True)
+class NewEvaluation:
+    """One point: ``seed`` None is the mean over seeds, ``low`` and ``high`` bound its confidence interval,
+    ``n`` counts the tasks behind it."""
+
+    dataset: str
+    scenario: str
+    method: str
+    role: Role
+    seed: int | None
+    shots: int
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    model: str | None = None
+    model_version: str | None = None
+
+
+def save(session: Session, rows: Sequence[NewEvaluation], now: datetime | None = None) -> int:
+    """Write points that belong together: they share their time, by which views find the newest set.
+
+    Answers how many. Raises ConflictError for an unknown role.
+    """
+    if rows:
+        created = moment(now)
+        session.execute(insert(table_of(Evaluation)), [{**asdict(row), "created": created} for row in rows])
+    return len(rows)
+
+
+def list_evaluations(
+    session: Session,
+    *,
+    dataset: str | None = None,
+    scenario: str | None = None,
+    method: str | None = None,
+    model: str | None = None,
+    metric: str | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> Page[Evaluation]:
+    """Points, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
+    query = select(Evaluation).order_by(Evaluation.id.desc()).limit(page_size(limit) + 1)
+    wanted = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
+    for name, value in wanted.items():
+        if value is not None:
+            query = query.where(getattr(Evaluation, name) == value)
+    if cursor is not None:
+        query = query.where(beyond((Evaluation.id,), decode("evaluations", cursor, (int,)), descending=True))
+    return cut("evaluations", session.scalars(query).all(), limit, ("id",))

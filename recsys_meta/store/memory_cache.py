@@ -1,0 +1,93 @@
+"""The cache in the process itself: bounded by bytes, oldest use first out."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+OVERHEAD = 300  # bytes that the bookkeeping of an entry costs, about
+
+
+@dataclass(frozen=True)
+class _Entry:
+    value: bytes
+    expires: float
+    owner: str | None
+    size: int
+
+
+class MemoryCache:
+    """A `Cache` for all threads of a process. ``most_bytes`` bounds values, keys and bookkeeping together."""
+
+    degraded = False
+
+    def __init__(self, most_bytes: int = 64 * 2**20, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._clock = most_bytes, clock
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._owned: dict[str, set[str]] = {}
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        return self._size
+
+    def get(self, key: str) -> bytes | None:
+        """The value, None for a miss or where its time is over."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            if entry.expires <= self._clock():
+                self._remove(key)
+                return None
+            self._entries.move_to_end(key)
+            return entry.value
+
+    def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
+        """Keep a value for ``ttl`` seconds. One that alone is larger than the cache is not kept."""
+        size = len(value) + len(key) + OVERHEAD
+        with self._lock:
+            self._remove(key)
+            if size > self._most or ttl <= 0:
+                return
+            self._entries[key] = _Entry(bytes(value), self._clock() + ttl, owner, size)
+            self._size += size
+            if owner is not None:
+                self._owned.setdefault(owner, set()).add(key)
+            while self._size > self._most:
+                self._remove(next(iter(self._entries)))
+
+    def delete(self, keys: Iterable[str]) -> int:
+        """Forget keys; answers how many there were."""
+        with self._lock:
+            return sum([self._remove(key) for key in keys])
+
+    def delete_owned(self, owner: str) -> int:
+        """Forget all that was set for an owner; answers how many keys."""
+        with self._lock:
+            return sum([self._remove(key) for key in list(self._owned.get(owner, ()))])
+
+    def close(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+            self._owned.clear()
+            self._size = 0
+
+    def _remove(self, key: str) -> bool:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return False
+        self._size -= entry.size
+        if entry.owner is not None:
+            keys = self._owned[entry.owner]
+            keys.discard(key)
+            if not keys:
+                del self._owned[entry.owner]
+        return True

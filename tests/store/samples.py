@@ -1,0 +1,40 @@
+"""Rows with sensible values, of which a test names the ones it is about."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from recsys_meta.store import runs
+from recsys_meta.store.adaptations import NewAdaptation
+from recsys_meta.store.evaluations import NewEvaluation
+from recsys_meta.store.events import NewEvent
+from recsys_meta.store.tables import Run
+
+NOON = datetime(2024, 5, 17, 12, 0, tzinfo=UTC)
+
+
+def later(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+def a_run(session: Session, run: str | None = None, **given: Any) -> Run:
+    values: dict[str, Any] = {"recipe": "melu", "dataset": "movielens-100k", "learner": "melu", "config": {"lr": 0.1}}
+    return runs.start(session, **{**values, "seed": 1, "run": run, **given})
+
+
+def an_event(event_id: str = "e1", **given: Any) -> NewEvent:
+    values = {"kind": "user", "entity": "u1", "item": "i1", "label": 1.0, "time": NOON, **given}
+    return NewEvent(event_id=event_id, **values)
+
+
+def an_adaptation(entity: str = "u1", **given: Any) -> NewAdaptation:
+    values: dict[str, Any] = {"model_version": "v1", "kind": "user", "support_size": 3, "steps": 5}
+    figures = {"loss_before": 1.0, "loss_after": 0.5, "gradient_norm": 0.1, "ms": 0.4}
+    return NewAdaptation(entity=entity, **{**values, **figures, "served_by": "adapted", "created": NOON, **given})
+
+
+def an_evaluation(**given: Any) -> NewEvaluation:
+    names: dict[str, Any] = {"dataset": "movielens-100k", "scenario": "user", "method": "melu", "role": "learner"}
+    figures = {"seed": None, "shots": 5, "metric": "ndcg@10", "value": 0.3, "low": 0.2, "high": 0.4, "n": 100}
+    return NewEvaluation(**{**names, **figures, **given})
