@@ -26,9 +26,7 @@ CHUNK = 512
 
 def recommend_command(
     model: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or the folder of a bundle.")],
-    events: Annotated[
-        Path | None, typer.Option(help="CSV, JSON or Parquet with item and perhaps label, time.")
-    ] = None,
+    events: Annotated[Path | None, typer.Option(help="CSV, JSON or Parquet with item and perhaps label, time.")] = None,
     items: Annotated[str | None, typer.Option(help="Items the newcomer met, separated by commas.")] = None,
     entity: Annotated[str | None, typer.Option(help="Use what the database holds of this entity.")] = None,
     feature: Annotated[list[str] | None, typer.Option(help="A feature: age=25 (lists separated by |).")] = None,
@@ -112,9 +110,7 @@ def _frame(path: Path) -> pd.DataFrame:
             case ".jsonl":
                 frame = pd.read_json(path, lines=True, dtype=False)
             case _:
-                frame = pd.read_csv(
-                    path, dtype={"item": "str", "entity": "str"}, keep_default_na=False, na_values=[""]
-                )
+                frame = pd.read_csv(path, dtype={"item": "str", "entity": "str"}, keep_default_na=False, na_values=[""])
     except (ValueError, OSError, pa.ArrowInvalid) as error:
         raise DataError(
             f"cannot be read ({type(error).__name__})", file=path, remedy="Give CSV, JSON or Parquet"

@@ -74,7 +74,7 @@ def newcomer(
         )
     reference = "implicit: recalculate + recommend"
     rows = [_row(case, system, value, "ms", times[reference], reference) for system, value in times.items()]
-    rows.append(_row(case, "state of one newcomer", float(len(dump_state(state))), "bytes", float("nan"), ""))
+    rows.append(_row(case, "state of one newcomer", float(len(dump_state(state))), "bytes", None, ""))
     _finish("newcomer", rows, json_file)
 
 
@@ -121,8 +121,8 @@ def episodes(
     _finish("episodes", rows, json_file)
 
 
-def _row(case: str, system: str, value: float, unit: str, reference: float, name: str) -> dict[str, Any]:
-    ratio = None if reference != reference else reference / value
+def _row(case: str, system: str, value: float, unit: str, reference: float | None, name: str) -> dict[str, Any]:
+    ratio = None if reference is None else reference / value
     return {"case": case, "system": system, "value": value, "unit": unit, "ratio": ratio, "reference": name}
 
 

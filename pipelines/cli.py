@@ -33,9 +33,7 @@ app.add_typer(records.adaptations, name="adaptations", help="What adapting did t
 app.add_typer(records.entities, name="entities", help="What is stored of an entity, and its erasure.")
 app.add_typer(records.db, name="db", help="The database: migrations and pruning.")
 doctor.add_to(app)
-app.add_typer(
-    bench.app, name="bench", help="Benchmarks; each row is a ratio to a reference measured in the same run."
-)
+app.add_typer(bench.app, name="bench", help="Benchmarks; each row is a ratio to a reference measured in the same run.")
 
 
 def _version(show: bool) -> None:

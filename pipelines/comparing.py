@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from recsys_meta.tuning import fit_tuned
 
 from pipelines.training import split_of, train
 from pipelines.workspace import Workspace, find_recipe
@@ -17,12 +18,10 @@ from recsys_meta.episodes import EventIndex, Split
 from recsys_meta.errors import ConfigError
 from recsys_meta.evaluate import Curve, Unadapted, change_made, cold_start, episodes_at, metrics_of
 from recsys_meta.metrics import LOWER_IS_BETTER, paired, summarise_seeds
-from recsys_meta.recipe import Recipe
 from recsys_meta.schema import Order
 from recsys_meta.store import evaluations
 from recsys_meta.store.evaluations import NewEvaluation, Role
 from recsys_meta.train import Step
-from recsys_meta.tuning import fit_tuned
 
 FLAGSHIP = "flagship"
 LEARNERS = ("flagship", "maml", "fomaml", "melu")
@@ -188,9 +187,7 @@ def compare(
                 raise ConfigError(f"training {recipe.name} left no model")
             seconds[recipe.name] = max(seconds.get(recipe.name, 0.0), trained.seconds)
             role: Role = "flagship" if recipe.name == FLAGSHIP else "learner"
-            curves.setdefault((recipe.name, role), {})[seed] = door.curve(
-                bundle.predictor, bundle.params, recipe.name
-            )
+            curves.setdefault((recipe.name, role), {})[seed] = door.curve(bundle.predictor, bundle.params, recipe.name)
             if recipe.name == recipes[0].name:
                 plain = Unadapted(bundle.predictor)
                 name = f"{recipe.name}-unadapted"
@@ -264,8 +261,7 @@ def as_json(result: Comparison, command: str, created: str) -> dict[str, Any]:
     rows = [{k: v for k, v in asdict(r).items() if k in keep} for r in result.rows()]
     versus = [asdict(v) for metric in result.metrics for v in result.versus(metric)]
     methods = [
-        {"method": m.name, "role": m.role, "train_seconds": round(m.seconds, 1), "note": m.note}
-        for m in result.methods
+        {"method": m.name, "role": m.role, "train_seconds": round(m.seconds, 1), "note": m.note} for m in result.methods
     ]
     change = [{"shots": k, "state": s, "scores": c} for k, (s, c) in result.change.items()]
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,8 +80,10 @@ def parse_shots(text: str) -> tuple[int, ...]:
     return tuple(sorted(shots))
 
 
-Shots = Annotated[
-    str, typer.Option(help="Support sizes of the curve.", callback=lambda v: v if parse_shots(v) else v)
-]
+def _checked(text: str) -> str:
+    parse_shots(text)
+    return text
+
+
+Shots = Annotated[str, typer.Option(help="Support sizes of the curve.", callback=_checked)]
 SHOTS = "0,1,3,5,10,20"
-Seen = Callable[[int, int], None]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from recsys_meta.tuning import fit_tuned
 
 from pipelines import comparing, report
 from pipelines.comparing import LEARNERS, Comparison, Method, Protocol, baselines_for
@@ -24,7 +25,6 @@ from recsys_meta.evaluate import Curve, Unadapted, cold_start, metrics_of
 from recsys_meta.schema import Order
 from recsys_meta.store import evaluations
 from recsys_meta.train import Step
-from recsys_meta.tuning import fit_tuned
 
 OrderOption = Annotated[
     str | None, typer.Option("--order", help="Draw supports by time or random; default: the data's.")

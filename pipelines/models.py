@@ -57,9 +57,7 @@ def list_models(as_json: Json = False) -> None:
     if as_json:
         emit([r.__dict__ for r in rows])
     else:
-        show(
-            "Models", ("name", "live", "versions", "updated"), [(r.name, r.live, r.versions, r.updated) for r in rows]
-        )
+        show("Models", ("name", "live", "versions", "updated"), [(r.name, r.live, r.versions, r.updated) for r in rows])
 
 
 @app.command("show")

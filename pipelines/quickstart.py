@@ -116,13 +116,14 @@ def _available(workspace: Workspace, folder: Path) -> list[str]:
 
 def _next(result: Comparison, model: str) -> list[str]:
     bundle = result.bundle
-    items = [str(v) for v in (bundle.vocab.values["item"][:3] if bundle is not None else ())]
-    events = ", ".join(json.dumps({"item": i}) for i in items)
-    body = f'{{"model": "{model}", "entity": {{"kind": "{bundle.schema.kind if bundle else "user"}"}}, "events": [{events}], "n": 10}}'
+    if bundle is None:
+        return []
+    items = [str(v) for v in bundle.vocab.values["item"][:3]]
+    body = {"model": model, "entity": {"kind": bundle.schema.kind}, "events": [{"item": i} for i in items], "n": 10}
     return [
         f"recsys-meta recommend {model} --items {','.join(items)}",
         "recsys-meta serve",
-        f"curl -s http://127.0.0.1:8000/v1/recommendations -H 'content-type: application/json' -d '{body}'",
+        f"curl -s http://127.0.0.1:8000/v1/recommendations -H 'content-type: application/json' -d '{json.dumps(body)}'",
         f"recsys-meta evaluate {model} --baselines all",
         "recsys-meta runs list",
     ]

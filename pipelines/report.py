@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment
@@ -22,7 +23,7 @@ def table(result: Comparison, metric: str) -> Table:
     """Methods by shots, best first; the best of each column is bold, newcomers that remain are in the last row."""
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     made = Table(
-        title=f"{result.dataset}: {NAMES.get(metric, metric)} on meta-test newcomers, by number of interactions ({result.scenario})",
+        title=f"{NAMES.get(metric, metric)} on meta-test newcomers of {result.dataset} ({result.scenario})",
         title_justify="left",
         title_style="bold",
         show_edge=False,
@@ -67,7 +68,9 @@ def verdict(v: Versus) -> str:
     sign = -1.0 if v.metric in LOWER_IS_BETTER else 1.0
     clear = v.low > 0 or v.high < 0
     word = ("better" if sign * v.difference > 0 else "worse") if clear else "no clear difference"
-    return f"{v.shots:>3} shots: {v.difference:+.3f} [{v.low:+.3f}, {v.high:+.3f}] against {v.against} - {word} (n {v.n})"
+    return (
+        f"{v.shots:>3} shots: {v.difference:+.3f} [{v.low:+.3f}, {v.high:+.3f}] against {v.against} - {word} (n {v.n})"
+    )
 
 
 def plot(result: Comparison, metric: str) -> bytes:
@@ -107,41 +110,13 @@ def plot(result: Comparison, metric: str) -> bytes:
     return content.getvalue()
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ result.dataset }}: cold start</title>
-<style>
- body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
- table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .7rem; text-align: right }
- th:first-child, td:first-child { text-align: left } tr.flagship td { font-weight: 600 }
- thead th { border-bottom: 1px solid #999 } td small { color: #777 } img { max-width: 100% } code { background: #f3f3f3 }
-</style>
-<h1>{{ result.dataset }}: the cold-start curve</h1>
-<p>{{ result.scenario }}; made {{ created }} by <code>{{ command }}</code>. Cells: mean over seeds, and the 95% bootstrap
-interval over newcomers. Baselines are tuned on meta-validation for each number of interactions.</p>
-<img alt="cold-start curve" src="data:image/png;base64,{{ png }}">
-{% for metric, rows in tables %}
-<h2>{{ names.get(metric, metric) }}</h2>
-<table><thead><tr><th>method</th>{% for k in result.shots %}<th>{{ k }}</th>{% endfor %}</tr></thead><tbody>
-{% for name, role, cells in rows %}<tr class="{{ role }}"><td>{{ name }}</td>
-{% for c in cells %}<td>{% if c.n %}{{ "%.3f"|format(c.value) }}<br><small>{{ "%.3f"|format(c.low) }} - {{ "%.3f"|format(c.high) }}</small>
-{% else %}-{% endif %}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table>
-{% endfor %}
-<h2>Against the best baseline at each point</h2>
-<ul>{% for v in verdicts %}<li>{{ v }}</li>{% endfor %}</ul>
-{% if result.change %}<h2>What adapting changed</h2>
-<ul>{% for k, c in result.change.items() %}<li>{{ k }} shots: state moved by {{ "%.3f"|format(c[0]) }}, scores by {{ "%.3f"|format(c[1]) }} (rms)</li>{% endfor %}</ul>{% endif %}
-</html>
-"""
-
-
 def page(result: Comparison, command: str) -> str:
     """The HTML report; one file, nothing loaded from elsewhere."""
+    template = (files("pipelines") / "report.html.jinja").read_text(encoding="utf-8")
     tables = [(metric, [_line(result, m, metric) for m in result.methods]) for metric in result.metrics]
     return (
         Environment(autoescape=True)
-        .from_string(_PAGE)
+        .from_string(template)
         .render(
             result=result,
             tables=tables,

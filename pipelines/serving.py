@@ -24,7 +24,8 @@ def serve(
     workspace = Workspace()
     if not workspace.settings.keys and not _loopback(host):
         raise ConfigError(
-            f"{host} can be reached from other machines and no API key is set; set RECSYS_META_API_KEYS or use --host 127.0.0.1"
+            f"{host} can be reached from other machines and no API key is set; "
+            "set RECSYS_META_API_KEYS or use --host 127.0.0.1"
         )
     # Opening the engine brings our own SQLite file to the newest revision before the first worker looks at it.
     _ = workspace.engine

@@ -85,7 +85,8 @@ def train(
     why = done.stopped or "all epochs done"
     best = "not validated" if done.best is None else f"{done.best:.4f}"
     out.print(
-        f"run [bold]{done.plan.id}[/]: {done.steps} steps in {done.seconds:.0f} s ({why}); best on meta-validation {best}"
+        f"run [bold]{done.plan.id}[/]: {done.steps} steps in {done.seconds:.0f} s ({why}); "
+        f"best on meta-validation {best}"
     )
     err.print(f"Next: recsys-meta models publish {done.plan.id}")
 

@@ -129,9 +129,7 @@ def read_plan(workspace: Workspace, identity: str) -> Plan:
     """The plan of a run. Raises NotFoundError, or CheckpointError when run.json is damaged."""
     path = workspace.settings.runs / identity / "run.json"
     if Path(identity).name != identity or not path.is_file():
-        raise NotFoundError(
-            f"no run '{identity}' under {workspace.settings.runs}; `recsys-meta runs list` shows them"
-        )
+        raise NotFoundError(f"no run '{identity}' under {workspace.settings.runs}; `recsys-meta runs list` shows them")
     try:
         about: dict[str, Any] = json.loads(path.read_text())
         return Plan(**{**about, "recipe": recipe_of(about["recipe"], where=str(path))})
@@ -212,9 +210,7 @@ def _validation(
 
     def validate(params: Params) -> float:
         here = {k: v.cpu() for k, v in params.items()}
-        return sign * cold_start(learner, here, data, host, chosen, shots=SHOTS, seed=plan.seed, chunk=128).mean(
-            metric
-        )
+        return sign * cold_start(learner, here, data, host, chosen, shots=SHOTS, seed=plan.seed, chunk=128).mean(metric)
 
     return validate
 

@@ -140,9 +140,7 @@ def measure(
     state = predictor.adapt(body, batch.support)
     if data.schema.objective == "rating":
         low, high = data.schema.label_range or (-np.inf, np.inf)
-        return rating_metrics(
-            predictor.score(body, state, batch.query), batch.query.label, batch.query.mask, low, high
-        )
+        return rating_metrics(predictor.score(body, state, batch.query), batch.query.label, batch.query.mask, low, high)
     scores = predictor.rank(body, state)
     relevant = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     relevant.scatter_(1, batch.query.item, batch.query.mask)
@@ -155,8 +153,7 @@ def measure(
 def choose(curves: Sequence[Curve], metric: str, sign: float = 1.0) -> dict[int, int]:
     """For each number of shots, which of the curves (of one method's settings, on meta-validation) is best."""
     return {
-        k: int(np.argmax([sign * _mean_or_worst(c.values[k][metric], sign) for c in curves]))
-        for k in curves[0].values
+        k: int(np.argmax([sign * _mean_or_worst(c.values[k][metric], sign) for c in curves])) for k in curves[0].values
     }
 
 

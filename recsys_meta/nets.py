@@ -5,6 +5,7 @@ Weights may carry a leading T: then each task has its own (fast weights) and one
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -66,7 +67,7 @@ def bag_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str,
 def mlp_init(prefix: str, sizes: tuple[int, ...], g: torch.Generator) -> Params:
     """Layers of the given widths: weight [in, out] (He initialisation) and bias [out]."""
     params: Params = {}
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         params[f"{prefix}.{i}.weight"] = torch.randn(fan_in, fan_out, generator=g) * (2 / fan_in) ** 0.5
         params[f"{prefix}.{i}.bias"] = torch.zeros(fan_out)
     return params
