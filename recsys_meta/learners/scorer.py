@@ -92,7 +92,7 @@ def init(config: ScorerConfig, data: Dataset, entities: IntArray, base: Tensor, 
 def item_vectors(config: ScorerConfig, params: Mapping[str, Tensor]) -> Tensor:
     """Vectors of the whole catalogue, [C, V], without the constant."""
     own = [params["item"]] if config.item_id else []
-    return _combine(config, own + bag_fields(params, "items", catalogue_features(params)))
+    return _combine(config, own + _fields(params, "items", catalogue_features(params)))
 
 
 def body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_head: bool) -> Params:
@@ -111,7 +111,12 @@ def body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_head: b
 def entity_vectors(config: ScorerConfig, body: Mapping[str, Tensor], support: Support) -> Tensor:
     """Where T newcomers start, [T, Z], from their features alone."""
     own = [body["start"].expand(support.size, -1)] if "start" in body else []
-    return _combine(config, own + bag_fields(body, "entity", support.features))
+    return _combine(config, own + _fields(body, "entity", support.features))
+
+
+def _fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
+    """One vector a field, by name: neither a file of parameters nor a caller keeps the order of fields."""
+    return bag_fields(params, prefix, dict(sorted(features.items())))
 
 
 def _combine(config: ScorerConfig, vectors: list[Tensor]) -> Tensor:

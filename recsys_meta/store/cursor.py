@@ -5,7 +5,7 @@ import binascii
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import ColumnElement, and_, or_
@@ -29,7 +29,7 @@ class Page(Generic[Row]):
 
 def encode(listing: str, keys: Sequence[Key]) -> str:
     """The cursor after the row with these keys in the named list."""
-    words = [listing, *(k.isoformat() if isinstance(k, datetime) else k for k in keys)]
+    words = [listing, *(k.astimezone(UTC).isoformat() if isinstance(k, datetime) else k for k in keys)]
     raw = json.dumps(words, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 

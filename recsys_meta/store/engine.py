@@ -16,6 +16,7 @@ from recsys_meta.errors import ConflictError, RecsysMetaError, StoreError
 
 BUSY_MS = 10_000  # how long a writer on SQLite waits for another, milliseconds
 CONNECT_S = 5  # how long a connection to PostgreSQL may take, seconds
+SILENT_MS = 30_000  # how long a server may leave what we sent unacknowledged, milliseconds
 POOL_S = 10  # how long a caller waits for a free connection, seconds
 
 _UPGRADE = "a table or column is missing; run `recsys-meta db upgrade`"
@@ -38,7 +39,12 @@ def connect(url: str) -> Engine:
         pool_pre_ping=True,
         pool_timeout=POOL_S,
         hide_parameters=True,
-        connect_args={"connect_timeout": CONNECT_S, "application_name": "recsys-meta"},
+        connect_args={
+            "connect_timeout": CONNECT_S,
+            "tcp_user_timeout": SILENT_MS,
+            "keepalives_idle": CONNECT_S,
+            "application_name": "recsys-meta",
+        },
     )
 
 

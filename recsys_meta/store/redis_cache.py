@@ -44,7 +44,7 @@ class RedisCache:
     """
 
     def __init__(
-        self, url: str, *, prefix: str = "recsys-meta:", timeout: float = 0.1, breaker: Breaker | None = None
+        self, url: str, *, prefix: str = "recsys-meta:", timeout: float = 0.2, breaker: Breaker | None = None
     ) -> None:
         retry = AsyncRetry(NoBackoff(), 0)
         self._client: Any = _open(redis.asyncio.Redis, url, timeout, retry)

@@ -150,7 +150,7 @@ def list_models(session: Session) -> list[ModelSummary]:
     )
     versions = {row.model: row.version for row in session.scalars(current.where(AliasChange.alias == LIVE))}
     counted = select(ModelVersion.model, func.count()).group_by(ModelVersion.model)
-    counts = dict(session.execute(counted).tuples().all())
+    counts = {row[0]: row[1] for row in session.execute(counted)}
     return [
         ModelSummary(m.name, versions.get(m.name), counts.get(m.name, 0), m.created, m.updated)
         for m in session.scalars(select(Model).order_by(Model.name))

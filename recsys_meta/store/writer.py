@@ -63,7 +63,7 @@ class Writer:
         self._busy = 0  # rows in the batch that is being written
         self._hurry = self._again = self._closed = False
         self._dropped: Counter[str] = Counter()
-        self._written = 0
+        self._written = self._accepted = 0
         self._said = float("-inf")
         self._unavailable = False
         self._thread = threading.Thread(target=self._run, name="recsys-meta-writer", daemon=True)
@@ -74,7 +74,8 @@ class Writer:
         with self._changed:
             if not self._closed and len(self._rows) + self._busy < self._capacity:
                 self._rows.append(row)
-                if len(self._rows) >= self._batch:
+                self._accepted += 1
+                if len(self._rows) == 1 or len(self._rows) >= self._batch:
                     self._changed.notify_all()
                 return True
         self._drop("closed" if self._closed else "full", 1)
@@ -105,7 +106,8 @@ class Writer:
         with self._changed:
             self._hurry = self._again = bool(self.waiting)
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self.waiting, timeout)
+            target = self._accepted  # and no further: others may go on putting rows
+            return self._changed.wait_for(lambda: self._accepted - self.waiting >= target, timeout)
 
     def discard(self, match: Callable[[Row], bool], timeout: float = 10.0) -> int:
         """Take rows out of the queue, as an erasure must; answers how many. First waits, for at most ``timeout``
@@ -151,7 +153,7 @@ class Writer:
                 self._rows.extendleft(reversed(left))
                 self._changed.notify_all()
                 if left:
-                    self._again = False
+                    self._hurry, self._again = True, False
                     self._changed.wait_for(lambda: self._closed or self._again, pause)
             pause = min(2 * pause, self._longest) if left else self._backoff
 

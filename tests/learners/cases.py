@@ -35,7 +35,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         "dot-click": {"dims": 8, "rate": 0.1, "objective": "click"},
         "dot-all": ALL,
         "dot-all-rating": {**ALL, "objective": "rating"},
-        "entity-mlp": {**MLP, "negatives": 20},
+        "entity-mlp": {**MLP, "negatives": 20, "rate": 2.0},
         "entity-mlp-sum-rating": {**MLP, "combine": "sum", "objective": "rating"},
         "melu": {**MLP, "adapts": "head", "negatives": 20, "item_id": False, "item_bias": False},
         "melu-rating": {

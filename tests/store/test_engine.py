@@ -29,9 +29,7 @@ def test_plain_postgresql_url_means_psycopg_3() -> None:
         assert parse(plain).drivername == "postgresql+psycopg"
 
 
-@pytest.mark.parametrize(
-    "url", ["", "secret", "postgresql://u:secret@h:port/d", "oracle://u:secret@h/d", "sqlite://"]
-)
+@pytest.mark.parametrize("url", ["", "secret", "postgresql://u:secret@h:port/d", "oracle://u:secret@h/d", "sqlite://"])
 def test_bad_url_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(StoreError) as caught:
         connect(url)

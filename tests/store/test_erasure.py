@@ -114,7 +114,5 @@ def test_prune_adaptations(engine: Engine) -> None:
 
 
 def test_digest_keeps_kind_and_id_apart() -> None:
-    names = {
-        entities.digest(*pair) for pair in (("a", "bc"), ("ab", "c"), ("1:a", "b"), ("", "abc"), ("a", "\ud800"))
-    }
+    names = {entities.digest(*pair) for pair in (("a", "bc"), ("ab", "c"), ("1:a", "b"), ("", "abc"), ("a", "\ud800"))}
     assert len(names) == 5

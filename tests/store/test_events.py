@@ -1,5 +1,6 @@
 import random
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta, timezone
 
@@ -98,13 +99,12 @@ SENT = st.builds(
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
-@given(batches=st.lists(st.lists(SENT, max_size=5), max_size=4), n=st.uuids())
-def test_first_one_wins_as_in_a_dictionary(engine: Engine, batches: list[list[events.NewEvent]], n: object) -> None:
+@given(batches=st.lists(st.lists(SENT, max_size=5), max_size=4))
+def test_first_one_wins_as_in_a_dictionary(engine: Engine, batches: list[list[events.NewEvent]]) -> None:
+    n = uuid.uuid4().hex
     truth: dict[str, events.NewEvent] = {}
     for batch in batches:
-        rows = [
-            an_event(f"{n}{e.event_id}", entity=str(n), item=e.item, label=e.label, context=e.context) for e in batch
-        ]
+        rows = [an_event(f"{n}{e.event_id}", entity=n, item=e.item, label=e.label, context=e.context) for e in batch]
         expected = []
         for row in rows:
             known = truth.setdefault(row.event_id, row)
@@ -113,5 +113,5 @@ def test_first_one_wins_as_in_a_dictionary(engine: Engine, batches: list[list[ev
         with session(engine) as s:
             assert events.insert(s, rows) == expected
     with reading(engine) as s:
-        stored = {e.event_id: (e.item, e.label, e.context) for e in events.support(s, "user", str(n), 100)}
+        stored = {e.event_id: (e.item, e.label, e.context) for e in events.support(s, "user", n, 100)}
     assert stored == {key: (e.item, e.label, e.context) for key, e in truth.items()}

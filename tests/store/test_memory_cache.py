@@ -160,12 +160,12 @@ def test_damage_is_no_value(value: bytes, data: st.DataObject) -> None:
 
 
 def test_key_names_all_that_the_state_is_derived_from() -> None:
-    base = ("v1", "user", "u1", "digest")
-    keys = {state_key(*base)}
-    keys |= {state_key(*base[:i], base[i] + "x", *base[i + 1 :]) for i in range(4)}
+    base = {"model_version": "v1", "kind": "user", "entity": "u1", "support_digest": "digest"}
+    keys = {state_key(**base)}
+    keys |= {state_key(**{**base, name: value + "x"}) for name, value in base.items()}
     keys |= {state_key("v1", "useru", "1", "digest"), owner_key("user", "u1"), owner_key("useru", "1")}
     assert len(keys) == 8
-    assert state_key(*base) == state_key(*base)
+    assert state_key(**base) == state_key("v1", "user", "u1", "digest")
 
 
 def test_breaker() -> None:

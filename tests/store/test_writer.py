@@ -119,6 +119,22 @@ def test_flush_does_not_wait_for_a_long_pause(sink: Sink) -> None:
         assert writer.flush(2)
 
 
+def test_flush_waits_only_for_what_was_there(sink: Sink) -> None:
+    stop = threading.Event()
+
+    def go_on() -> None:
+        while not stop.is_set():
+            writer.put(point(0))
+            time.sleep(0.0005)
+
+    with Writer(sink, batch=5, interval=0.001) as writer:
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        assert all(writer.flush(2) for _ in range(10))
+        stop.set()
+        thread.join()
+
+
 def test_refused_row_goes_alone(sink: Sink) -> None:
     sink.bad = {3, 8}
     with Writer(sink, batch=20, interval=5.0) as writer:

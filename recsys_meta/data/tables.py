@@ -1,0 +1,94 @@
+"""Raw tables: what every reader of a file format hands to the preparation, whatever the format was.
+
+Cells of a CSV file arrive as text, those of Parquet or of a simulator may be numbers; `checks` reads both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from recsys_meta.schema import Schema
+from recsys_meta.types import IntArray
+
+OnError = Literal["fail", "skip"]
+Duplicates = Literal["refuse", "keep"]
+Progress = Callable[[str, float], None]
+"""Called with the name of a stage and the share of it that is done, 0 to 1."""
+
+BLOCK = 24 * 2**20
+"""Bytes of a file read at a time: about a million short rows."""
+
+REJECT = ("line", "field", "reason", "remedy", "row")
+
+
+def no_rejects() -> pd.DataFrame:
+    """An empty table of rejected rows: line, field, reason, remedy and the row's text."""
+    return pd.DataFrame({name: pd.Series(dtype="int64" if name == "line" else "object") for name in REJECT})
+
+
+def rejects_of(lines: IntArray, field: str, reason: object, remedy: str, row: object) -> pd.DataFrame:
+    """Rejected rows at these lines [n]; reason and row are one text or n of them."""
+    cells = {"line": np.asarray(lines, np.int64), "field": field, "reason": reason, "remedy": remedy, "row": row}
+    return pd.DataFrame(cells, columns=list(REJECT))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of one file.
+
+    `lines` [n] are the 1-based lines where rows start, the header counted (row numbers in Parquet). `rejects`
+    are rows that could not even be split into cells. `done` is the share of the file read so far.
+    """
+
+    file: str
+    frame: pd.DataFrame
+    lines: IntArray
+    rejects: pd.DataFrame = field(default_factory=no_rejects)
+    done: float = 1.0
+
+
+ReadChunks = Callable[[int], Iterator[Chunk]]
+"""Reads a table from its start, about so many bytes at a time."""
+
+
+@dataclass(frozen=True)
+class SideTable:
+    """Features of entities or of items: rows identified by the column `key`, read whole."""
+
+    key: str
+    read: ReadChunks
+
+
+@dataclass(frozen=True)
+class RawTables:
+    """A data set before preparation.
+
+    `title` names the column of the item table to show to people. `origin` are the files it was read from,
+    `expected` the published counts (entities, items, events) to compare with.
+    """
+
+    schema: Schema
+    events: ReadChunks
+    entities: SideTable | None = None
+    items: SideTable | None = None
+    title: str | None = None
+    duplicates: Duplicates = "refuse"
+    origin: tuple[str, ...] = ()
+    expected: Mapping[str, int] = field(default_factory=dict)
+
+
+def in_memory(file: str, frame: pd.DataFrame) -> ReadChunks:
+    """A reader of a table that exists already; rows count from 1."""
+
+    def read(block: int) -> Iterator[Chunk]:
+        step = max(1, block // 32)
+        for start in range(0, len(frame), step):
+            part = frame.iloc[start : start + step].reset_index(drop=True)
+            yield Chunk(file, part, np.arange(start + 1, start + 1 + len(part)), done=(start + len(part)) / len(frame))
+
+    return read
