@@ -84,7 +84,7 @@ def _features(pairs: Sequence[str]) -> dict[str, object]:
 
 
 def _stored(workspace: Workspace, kind: str, entity: str) -> tuple[dict[str, object], list[Interaction]]:
-    with workspace.session() as session:
+    with workspace.reading() as session:
         row = known.find(session, kind, entity)
         met = happened.support(session, kind, entity, limit=500)
         return dict(row.features) if row else {}, [

@@ -92,7 +92,7 @@ def _cache(workspace: Workspace) -> str:
 
 
 def _models(workspace: Workspace) -> str:
-    with workspace.session() as session:
+    with workspace.reading() as session:
         models = registry.list_models(session)
     return ", ".join(f"{m.name}@{m.live}" for m in models) or "none published yet"
 

@@ -52,7 +52,7 @@ def publish(
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
     """Models and the version that is live."""
-    with Workspace().session() as session:
+    with Workspace().reading() as session:
         rows = registry.list_models(session)
     if as_json:
         emit([r.__dict__ for r in rows])
@@ -63,7 +63,7 @@ def list_models(as_json: Json = False) -> None:
 @app.command("show")
 def show_model(name: Name, as_json: Json = False) -> None:
     """Versions of a model, and the history of what was live."""
-    with Workspace().session() as session:
+    with Workspace().reading() as session:
         detail = registry.show(session, name)
         versions = [(v.version, v.run, v.metrics, v.created, v.path) for v in detail.versions]
         history = [(h.at, h.action, h.version, h.previous, h.actor) for h in detail.history]

@@ -28,8 +28,8 @@ Id = Annotated[str, typer.Argument(help="The entity's id.")]
 @runs.command("list")
 def list_runs(limit: Limit = 20, as_json: Json = False) -> None:
     """Training runs, newest first."""
-    with Workspace().session() as session:
-        page = trained.list_runs(session, limit=limit).rows
+    with Workspace().reading() as session:
+        page = trained.list_runs(session, limit=limit).items
         latest = trained.latest_metrics(session, [r.id for r in page])
         columns = ("id", "recipe", "dataset", "seed", "status", "reason", "started", "finished")
         rows = [{**{c: getattr(r, c) for c in columns}, "metrics": latest[r.id]} for r in page]
@@ -46,7 +46,7 @@ def list_runs(limit: Limit = 20, as_json: Json = False) -> None:
 @runs.command("show")
 def show_run(run: Annotated[str, typer.Argument()], as_json: Json = False) -> None:
     """One run: its recipe and the course of its metrics."""
-    with Workspace().session() as session:
+    with Workspace().reading() as session:
         row = trained.get(session, run)
         figures = [(m.key, m.step, m.value) for m in trained.metrics(session, run)]
         about = {c.name: getattr(row, c.name) for c in row.__table__.columns}
@@ -67,8 +67,8 @@ def list_adaptations(
     """Adaptations, newest first: support size, loss before and after, milliseconds, who served."""
     columns = ("created", "model_version", "kind", "entity", "support_size", "steps", "loss_before", "loss_after")
     columns += ("gradient_norm", "ms", "served_by")
-    with Workspace().session() as session:
-        page = adapted.list_adaptations(session, kind=kind, entity=entity, limit=limit).rows
+    with Workspace().reading() as session:
+        page = adapted.list_adaptations(session, kind=kind, entity=entity, limit=limit).items
         rows = [tuple(getattr(r, c) for c in columns) for r in page]
     if as_json:
         emit([dict(zip(columns, r, strict=True)) for r in rows])
@@ -79,7 +79,7 @@ def list_adaptations(
 @entities.command("show")
 def show_entity(kind: Kind, entity: Id, as_json: Json = False) -> None:
     """Features and stored events of an entity."""
-    with Workspace().session() as session:
+    with Workspace().reading() as session:
         row = known.find(session, kind, entity)
         support = happened.support(session, kind, entity, limit=1000)
         features: dict[str, Any] = dict(row.features) if row else {}

@@ -18,6 +18,8 @@ from recsys_meta.errors import ConfigError, NotFoundError
 from recsys_meta.recipe import Recipe, read_recipe
 from recsys_meta.store import engine as database
 from recsys_meta.store import migrate, registry
+from recsys_meta.store.cache import owner_key
+from recsys_meta.store.redis_cache import SyncRedisCache
 from recsys_meta.store.settings import Settings
 
 
@@ -44,6 +46,22 @@ class Workspace:
         with database.session(self.engine) as session:
             yield session
 
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A transaction that only reads."""
+        with database.reading(self.engine) as session:
+            yield session
+
+    def forget(self, kind: str, entity: str) -> None:
+        """Drop what the shared cache holds of an entity. Raises StoreError when Redis cannot be reached."""
+        if self.settings.redis is None:
+            return
+        shared = SyncRedisCache(self.settings.redis)
+        try:
+            shared.delete_owned(owner_key(kind, entity))
+        finally:
+            shared.close()
+
     def dataset(self, name: str) -> tuple[Dataset, Path]:
         """A prepared data set by folder or name; a named one is prepared first if it is not there yet.
 
@@ -66,7 +84,7 @@ class Workspace:
         """A published model: NAME (its live version), NAME@VERSION, or the folder of a bundle."""
         if (Path(name) / "bundle.json").is_file():
             return load_bundle(Path(name))
-        with self.session() as session:
+        with self.reading() as session:
             path = registry.resolve(session, name).path
         return load_bundle(Path(path))
 

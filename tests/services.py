@@ -27,7 +27,7 @@ REDIS = os.environ.get("RECSYS_META_TEST_REDIS_URL", "redis://127.0.0.1:6379/15"
 
 def missing(what: str, error: Exception) -> None:
     """Skip the test, or fail it where services are required."""
-    reason = f"{what} does not answer: {error}"
+    reason = f"{what} does not answer: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
     if os.environ.get("RECSYS_META_REQUIRE_SERVICES") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
