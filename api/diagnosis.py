@@ -6,7 +6,7 @@ import math
 import queue
 import threading
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from recsys_meta.recommend import Diagnosis, Known, Recommender
@@ -22,7 +22,11 @@ _CAPACITY = 2000
 
 @dataclass(frozen=True)
 class Done:
-    """What was done for one request. `state` None: nothing to diagnose."""
+    """What was done for one request. `state` None: nothing to diagnose.
+
+    `at` is when the request came, before anything was read for it: an erasure that comes later must know its row as
+    older.
+    """
 
     recommender: Recommender
     kind: str
@@ -30,6 +34,7 @@ class Done:
     served_by: ServedBy
     ms: float
     support_size: int
+    at: datetime
     known: Known | None = None
     state: State | None = None
 
@@ -39,7 +44,7 @@ class Diagnoser:
 
     def __init__(self, writer: Writer, log: Any) -> None:
         self._writer, self._log = writer, log
-        self._queue: queue.Queue[tuple[Done, datetime] | None] = queue.Queue(_CAPACITY)
+        self._queue: queue.Queue[Done | None] = queue.Queue(_CAPACITY)
         self.skipped = 0  # rows written without figures, because the queue was full
         self._thread = threading.Thread(target=self._run, name="recsys-meta-diagnoser", daemon=True)
         self._thread.start()
@@ -51,16 +56,14 @@ class Diagnoser:
 
     def put(self, done: Done) -> None:
         """Take note of what was done, without waiting."""
-        # The time is taken now: an erasure that comes before the row is written must know the row as older.
-        at = datetime.now(UTC)
         if done.state is None or not done.support_size:
-            self._writer.put(row(done, None, at))
+            self._writer.put(row(done, None))
             return
         try:
-            self._queue.put_nowait((done, at))
+            self._queue.put_nowait(done)
         except queue.Full:
             self.skipped += 1
-            self._writer.put(row(done, None, at))
+            self._writer.put(row(done, None))
 
     def close(self, timeout: float = 5.0) -> None:
         """Finish what waits, for at most `timeout` seconds."""
@@ -71,9 +74,8 @@ class Diagnoser:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        while (waiting := self._queue.get()) is not None:
-            done, at = waiting
-            self._writer.put(row(done, self._diagnose(done), at))
+        while (done := self._queue.get()) is not None:
+            self._writer.put(row(done, self._diagnose(done)))
 
     def _diagnose(self, done: Done) -> Diagnosis | None:
         assert done.known is not None
@@ -85,7 +87,7 @@ class Diagnoser:
             return None
 
 
-def row(done: Done, found: Diagnosis | None, at: datetime) -> NewAdaptation:
+def row(done: Done, found: Diagnosis | None) -> NewAdaptation:
     """The row of one request; figures that are not finite are left out."""
     return NewAdaptation(
         model_version=done.recommender.version,
@@ -98,7 +100,7 @@ def row(done: Done, found: Diagnosis | None, at: datetime) -> NewAdaptation:
         gradient_norm=finite(found.gradient_norm) if found else None,
         ms=done.ms,
         served_by=done.served_by,
-        created=at,
+        created=done.at,
     )
 
 

@@ -27,7 +27,9 @@ class Metrics:
         self.adapting = Histogram(
             "recsys_meta_adapt_seconds", "Time to adapt and rank", ("model",), buckets=_SECONDS, registry=r
         )
-        self.degraded = Counter("recsys_meta_degraded_answers", "Answers without a dependency", ("missing",), registry=r)
+        self.degraded = Counter(
+            "recsys_meta_degraded_answers", "Answers without a dependency", ("missing",), registry=r
+        )
         self.events = Counter("recsys_meta_events", "Events received, by outcome", ("outcome",), registry=r)
         self.swaps = Counter("recsys_meta_model_swaps", "Versions taken into service", ("model",), registry=r)
 

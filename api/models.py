@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from recsys_meta.store.tables import ID, NAME
 
@@ -14,9 +14,32 @@ MOST_ITEMS = 10_000
 MOST_N = 1000
 MOST_FEATURES = 200
 
+
+def _not_dots(given: str) -> str:
+    """Clients shorten paths that end in dots, so such an entity could be stored but never be asked for."""
+    if given in (".", ".."):
+        raise ValueError("an id of dots alone cannot be part of a path")
+    return given
+
+
+def _read_time(given: Any) -> Any:
+    """Seconds of an ISO 8601 text. Pydantic's own reading would take 1e12 for milliseconds, and be silently wrong."""
+    if not isinstance(given, str):
+        return given
+    try:
+        moment = datetime.fromisoformat(given)
+    except ValueError:
+        raise ValueError("expected seconds since 1970 or ISO 8601") from None
+    if moment.tzinfo is None:
+        raise ValueError("a text needs a time zone, for example 2026-01-31T12:00:00Z")
+    return moment.timestamp()
+
+
 # Anything that can be seen: no control characters, no line or paragraph separators.
 Text = Annotated[str, Field(min_length=1, max_length=ID, pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$")]
+EntityId = Annotated[Text, AfterValidator(_not_dots)]
 Kind = Annotated[str, Field(min_length=1, max_length=NAME, pattern=r"^[a-z][a-z0-9_\-]*$")]
+ModelName = Annotated[str, Field(min_length=1, max_length=ID, pattern=r"^[A-Za-z0-9_.\-]+$")]
 ModelRef = Annotated[str, Field(min_length=1, max_length=2 * ID, pattern=r"^[A-Za-z0-9_.\-]+(@[A-Za-z0-9]+)?$")]
 Cell = Annotated[str, Field(max_length=1000)] | bool | int | Annotated[float, Field(allow_inf_nan=False)] | None
 Features = Annotated[
@@ -25,7 +48,14 @@ Features = Annotated[
 ]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=253_402_300_799, allow_inf_nan=False)]
 Time = Annotated[
-    Seconds | AwareDatetime, Field(description="seconds since 1970 UTC, or ISO 8601 with a time zone", examples=[0])
+    Seconds,
+    BeforeValidator(_read_time),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "format": "date-time"}],
+            "description": "seconds since 1970 UTC, or ISO 8601 with a time zone",
+        }
+    ),
 ]
 Label = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -39,8 +69,8 @@ class Body(BaseModel):
 class Newcomer(Body):
     """Whom the call is about. Without an id nothing stored is looked up and nothing can be kept."""
 
-    kind: Kind | None = Field(None, description="the kind that the model is for, where left out")
-    id: Text | None = None
+    kind: Kind | None = Field(default=None, description="the kind that the model is for, where left out")
+    id: EntityId | None = None
     features: Features = Field(default_factory=dict)
 
 
@@ -50,14 +80,14 @@ class SupportEvent(Body):
     event_id: Text | None = None
     item: Text
     label: Label | None = None
-    time: Time | None = Field(None, description="without a time it counts as the latest")
+    time: Time | None = Field(default=None, description="without a time it counts as the latest")
 
 
 class Event(SupportEvent):
     """An interaction to be stored. Without `event_id` its content stands for it; without `time` it is now."""
 
-    kind: Kind | None = Field(None, description="needed where several kinds of newcomers are served")
-    entity: Text
+    kind: Kind | None = Field(default=None, description="needed where several kinds of newcomers are served")
+    entity: EntityId
 
 
 Events = Annotated[list[SupportEvent], Field(max_length=MOST_EVENTS)]
@@ -76,20 +106,22 @@ class RecommendationRequest(Body):
         },
     )
 
-    model: ModelRef | None = Field(None, description="name, or name@version; may be left out where one model fits")
-    entity: Newcomer = Field(default_factory=Newcomer)
+    model: ModelRef | None = Field(
+        default=None, description="name, or name@version; may be left out where one model fits"
+    )
+    entity: Newcomer = Newcomer()
     events: Events = Field(default_factory=list)
     n: Annotated[int, Field(strict=True, ge=1, le=MOST_N)] = 10
-    candidates: Items | None = Field(None, description="rank these items only")
+    candidates: Items | None = Field(default=None, description="rank these items only")
     exclude: Items = Field(default_factory=list, description="leave these items out")
-    include_seen: bool = Field(False, description="whether items that the newcomer has met may come again")
+    include_seen: bool = Field(default=False, description="whether items that the newcomer has met may come again")
 
 
 class ScoreRequest(Body):
     """Whom to score items for, and which items."""
 
     model: ModelRef | None = None
-    entity: Newcomer = Field(default_factory=Newcomer)
+    entity: Newcomer = Newcomer()
     events: Events = Field(default_factory=list)
     items: Annotated[list[Text], Field(min_length=1, max_length=MOST_ITEMS)]
 
@@ -98,7 +130,7 @@ class AdaptRequest(Body):
     """Whom to adapt to. `persist` stores features and events given; it needs the scope write and an id."""
 
     model: ModelRef | None = None
-    entity: Newcomer = Field(default_factory=Newcomer)
+    entity: Newcomer = Newcomer()
     events: Events = Field(default_factory=list)
     persist: bool = False
 
@@ -121,11 +153,6 @@ class Promotion(Body):
     """A registered version, or the start of one that no other version shares."""
 
     version: Annotated[str, Field(min_length=1, max_length=ID, pattern=r"^[A-Za-z0-9]+$")]
-
-
-def seconds(time: float | datetime | None) -> float | None:
-    """A time of a request in seconds since 1970 UTC."""
-    return time.timestamp() if isinstance(time, datetime) else time
 
 
 ServedBy = Literal["adapted", "cache", "prior", "popular"]

@@ -36,7 +36,7 @@ _STATUS: Sequence[tuple[type[RecsysMetaError], int]] = (
 )
 
 
-class Problem(Exception):  # noqa: N818  (the word of the RFC)
+class Problem(Exception):
     """An answer other than success. `detail` is shown to the client."""
 
     def __init__(
@@ -64,10 +64,7 @@ def of(error: RecsysMetaError) -> Problem:
         return Problem(500, "The server failed; its log has the reason under this request id")
     if status == 503:
         return unavailable(str(error))
-    errors = []
-    if isinstance(error, DataError) and error.field:
-        errors = [{"pointer": f"/{error.field}", "detail": error.problem}]
-    return Problem(status, str(error), errors=errors)
+    return Problem(status, str(error))
 
 
 def render(problem: Problem, request_id: str, path: str) -> Response:
@@ -100,8 +97,9 @@ def install(app: FastAPI) -> None:
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        detail = error.detail if error.detail != HTTPStatus(error.status_code).phrase else _SAID.get(error.status_code)
-        return _answer(request, Problem(error.status_code, detail or error.detail, headers=error.headers))
+        ours = error.status_code == 413  # the framework's own words are for its own users
+        detail = error.detail if ours else _SAID.get(error.status_code, error.detail)
+        return _answer(request, Problem(error.status_code, detail, headers=error.headers))
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -114,6 +112,7 @@ def install(app: FastAPI) -> None:
 
 
 _SAID = {
+    400: "The body cannot be read as JSON",
     404: "There is nothing at this path; /docs lists the calls there are",
     405: "This path exists, but not for this method; the header Allow lists those it has",
 }

@@ -67,7 +67,7 @@ class Registry:
 
     def __init__(self, database: Database, folder: Path) -> None:
         self._database, self._folder = database, folder
-        self._lock = asyncio.Lock()
+        self._lock, self._loading = asyncio.Lock(), asyncio.Lock()
         self._pinned: OrderedDict[tuple[str, str], Served] = OrderedDict()
         self.live: Mapping[str, Served] = MappingProxyType({})
         self.broken: Mapping[str, str] = MappingProxyType({})
@@ -77,7 +77,7 @@ class Registry:
         """Load what went live since; answers what was swapped in. A version that cannot be read leaves the one
         before it in service. Raises Unavailable; then all stays as it is."""
         async with self._lock:
-            wanted = await self._database.glance(_live_versions)
+            wanted = await self._database.probe(_live_versions)
             live, broken, fresh = dict[str, Served](), dict[str, str](), []
             for row in wanted:
                 old = self.live.get(row.model)
@@ -106,7 +106,7 @@ class Registry:
             return self._for_kind(kind)
         name, _, version = model.partition("@")
         served = self.live.get(name)
-        if served is None or (version and not served.version == version):
+        if served is None or (version and served.version != version):
             served = await self._other(name, version)
         if kind is not None and kind != served.kind:
             raise Problem(422, f"Model '{name}' is for newcomers of kind '{served.kind}', not '{kind}'")
@@ -142,16 +142,15 @@ class Registry:
         return served if served is not None and served.version == row.version else await self._pin(row)
 
     async def _pin(self, row: ModelVersion) -> Served:
+        """Load a version that is not live, one at a time, and keep the few used last."""
         key = row.model, row.version
-        if key not in self._pinned:
-            served = self.live.get(row.model)
-            known = served is not None and served.version == row.version
-            self._pinned[key] = served if served is not None and known else await self._load(row)
-        self._pinned.move_to_end(key)
-        found = self._pinned[key]
-        if len(self._pinned) > _PINNED:
-            self._pinned.popitem(last=False)
-        return found
+        async with self._loading:
+            found = self._pinned.get(key) or await self._load(row)
+            self._pinned[key] = found
+            self._pinned.move_to_end(key)
+            if len(self._pinned) > _PINNED:
+                self._pinned.popitem(last=False)
+            return found
 
     async def _load(self, row: ModelVersion) -> Served:
         return await asyncio.to_thread(_open, self._folder, row)

@@ -16,6 +16,7 @@ from api.problems import Problem
 from recsys_meta.errors import ConfigError
 
 Scope = Literal["read", "write", "admin"]
+Scopes = frozenset[str]
 ALL: frozenset[str] = frozenset(("read", "write", "admin"))
 HEADER = "X-API-Key"
 
@@ -100,7 +101,7 @@ def _is_local(scope: Mapping[str, Any]) -> bool:
         return False
     host = headers.get(b"host", b"localhost").decode("latin-1")
     name = host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]
-    return "." not in name and ":" not in name or _is_loopback(name)
+    return ("." not in name and ":" not in name) or _is_loopback(name)
 
 
 def _is_loopback(host: str) -> bool:
@@ -114,5 +115,3 @@ def _is_loopback(host: str) -> bool:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
-
-

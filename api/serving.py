@@ -15,37 +15,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from api.profiles import Profile, Profiles
+from api.profiles import Profiles
 from api.registry import Served
+from api.subjects import Subject
 from recsys_meta.errors import RecsysMetaError
 from recsys_meta.recommend import Known, Recommender, dump_state, load_state
-from recsys_meta.store.cache import owner_key, state_key
+from recsys_meta.store.cache import state_key
 from recsys_meta.store.memory_cache import MemoryCache
 from recsys_meta.store.redis_cache import RedisCache
 from recsys_meta.types import State
 
 Source = Literal["process", "redis", "miss"]
 
+_MISS: Source = "miss"
+
 PROCESS_S = 300.0
 REDIS_S = 24 * 3600.0
 _MOST_WRITES = 256  # writes to Redis under way at once; more are left out, and cost one adaptation each
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Whom a request is about: `entity` None is anonymous, `profile` None is not known (the database is away)."""
-
-    kind: str
-    entity: str | None
-    profile: Profile | None
-
-    @property
-    def owner(self) -> str | None:
-        return None if self.entity is None else owner_key(self.kind, self.entity)
-
-    @property
-    def stamp(self) -> str | None:
-        return None if self.profile is None else self.profile.stamp
 
 
 @dataclass(frozen=True)
@@ -77,7 +63,7 @@ class Ladder:
         if served.sample is None:
             return Outcome(served.recommender.popular, None, "miss", 0.0)
         key = state_key(served.version, subject.kind, subject.entity or "", known.digest)
-        raw, source = (None, "miss") if fresh else await self._find(key, subject)
+        raw, source = await self._find(key) if not fresh else (None, _MISS)
         state = None if raw is None else load_state(raw, served.sample)
         try:
             found = await self._work(served, known, state)
@@ -103,7 +89,7 @@ class Ladder:
             await asyncio.wait(self._writes, timeout=1.0)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _find(self, key: str, subject: Subject) -> tuple[bytes | None, Source]:
+    async def _find(self, key: str) -> tuple[bytes | None, Source]:
         raw = self.memory.get(key)
         if raw is not None:
             return raw, "process"
@@ -127,11 +113,10 @@ class Ladder:
         task.add_done_callback(self._writes.discard)
 
     async def _send(self, redis: RedisCache, key: str, raw: bytes, subject: Subject) -> None:
-        if subject.entity is not None:
-            # An entity erased meanwhile must not come back.
-            if not await self._profiles.current(subject.kind, subject.entity, subject.stamp):
-                self.memory.delete([key])
-                return
+        # An entity erased meanwhile must not come back.
+        if subject.entity is not None and not await self._profiles.current(subject.kind, subject.entity, subject.stamp):
+            self.memory.delete([key])
+            return
         await redis.set(key, raw, REDIS_S, subject.owner)
 
 
@@ -152,5 +137,3 @@ def _try_rank(recommender: Recommender, state: State) -> Tensor | None:
         return recommender.scores(state)[0]
     except (RuntimeError, IndexError, KeyError):
         return None
-
-

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from recsys_meta.tuning import fit_tuned
 
 from pipelines.training import split_of, train
 from pipelines.workspace import Workspace, find_recipe
@@ -22,6 +21,7 @@ from recsys_meta.schema import Order
 from recsys_meta.store import evaluations
 from recsys_meta.store.evaluations import NewEvaluation, Role
 from recsys_meta.train import Step
+from recsys_meta.tuning import Report, fit_tuned
 
 FLAGSHIP = "flagship"
 LEARNERS = ("flagship", "maml", "fomaml", "melu")
@@ -198,7 +198,7 @@ def compare(
             tell(f"seed {seed}: tuning {name}")
             tuned = fit_tuned(name, data, index, split, shots=protocol.shots, seed=seed, order=protocol.order)
             curves.setdefault((name, "baseline"), {})[seed] = door.curve(tuned.predictor, tuned.params, name)
-            notes[name] = tuned.note
+            notes[name] = tuning_note(tuned.report)
     result.methods = [
         Method(name, role, by_seed, notes.get(name, ""), seconds.get(name, 0.0))
         for (name, role), by_seed in curves.items()
@@ -242,6 +242,12 @@ class _Door:
                 change = change_made(bundle.predictor, bundle.params, episodes_at(self.data, self.index, part, k))
                 made[k] = (change.state, change.scores)
         return made
+
+
+def tuning_note(report: Report) -> str:
+    """How a baseline was tuned, in a line: what was tried, and where the best lay at the edge of what was tried."""
+    edges = sorted({e for choice in report.choices for e in choice.edges})
+    return f"{report.tried} settings tried on meta-validation" + (f"; at an edge: {', '.join(edges)}" if edges else "")
 
 
 def baselines_for(data: Dataset, names: Sequence[str] | None) -> list[str]:

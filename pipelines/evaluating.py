@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from recsys_meta.tuning import fit_tuned
 
 from pipelines import comparing, report
 from pipelines.comparing import LEARNERS, Comparison, Method, Protocol, baselines_for
@@ -25,6 +24,7 @@ from recsys_meta.evaluate import Curve, Unadapted, cold_start, metrics_of
 from recsys_meta.schema import Order
 from recsys_meta.store import evaluations
 from recsys_meta.train import Step
+from recsys_meta.tuning import fit_tuned
 
 OrderOption = Annotated[
     str | None, typer.Option("--order", help="Draw supports by time or random; default: the data's.")
@@ -88,7 +88,7 @@ def evaluate(
         for other in _baselines(baselines, data):
             tuned = fit_tuned(other, data, index, split, shots=protocol.shots, seed=seed, order=protocol.order)
             fitted = curve(tuned.predictor, tuned.params, other)
-            result.methods.append(Method(other, "baseline", {seed: fitted}, tuned.note))
+            result.methods.append(Method(other, "baseline", {seed: fitted}, comparing.tuning_note(tuned.report)))
     _store(workspace, result, model, bundle.version)
     present(result, json_file, html)
 

@@ -23,16 +23,16 @@ from recsys_meta.checkpoint import last_checkpoint, save_checkpoint
 from recsys_meta.data import SOURCES
 from recsys_meta.dataset import Dataset
 from recsys_meta.durable import write_file
-from recsys_meta.episodes import EventIndex, Split, split_by_seed, split_by_time
+from recsys_meta.episodes import EventIndex, Split, ordered, split_by_seed, split_by_time
 from recsys_meta.errors import CheckpointError, ConfigError, DivergedError, NotFoundError, RecsysMetaError
-from recsys_meta.evaluate import SHOTS, cold_start, metrics_of
+from recsys_meta.evaluate import SHOTS, cold_start, episodes_at, metrics_of
 from recsys_meta.metrics import LOWER_IS_BETTER
 from recsys_meta.predictor import Learner
 from recsys_meta.recipe import Recipe, recipe_of
 from recsys_meta.store import runs
 from recsys_meta.store.runs import MetricPoint
 from recsys_meta.train import Run, Step, fit, freeze, start, thaw
-from recsys_meta.types import Params
+from recsys_meta.types import IntArray, Params, TaskBatch
 
 Report = Callable[[Step], None]
 
@@ -181,7 +181,8 @@ def _train(
                     f"stopped at step {step.step} of {step.steps}; `recsys-meta train --resume {plan.id}` continues"
                 )
     best = run.best if np.isfinite(run.best) else None
-    bundle = _bundle(plan, data, seen, split, run)
+    params = learner.calibrate(run.chosen(), _episodes(data, seen, split, plan))
+    bundle = _bundle(plan, data, seen, split, run, params)
     written = save_bundle(bundle, folder / "bundle")
     _close(workspace, plan, "finished", run.stopped or None)
     return Trained(plan, folder, run.step, time.perf_counter() - began, best, run.stopped, load_bundle(written))
@@ -201,9 +202,7 @@ def learner_of(recipe: Recipe, data: Dataset) -> Learner:
 def _validation(
     learner: Learner, data: Dataset, rows: EventIndex, split: Split, plan: Plan
 ) -> Callable[[Params], float]:
-    rng = np.random.default_rng(plan.seed)
-    most = plan.recipe.train.validate_entities
-    chosen = split.valid if len(split.valid) <= most else rng.choice(split.valid, most, replace=False)
+    chosen = _watched(split, plan)
     metric = metrics_of(data)[0]
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     host = EventIndex(*(t.cpu() for t in (rows.indptr, rows.item, rows.label)))
@@ -213,6 +212,24 @@ def _validation(
         return sign * cold_start(learner, here, data, host, chosen, shots=SHOTS, seed=plan.seed, chunk=128).mean(metric)
 
     return validate
+
+
+def _watched(split: Split, plan: Plan) -> IntArray:
+    """The meta-validation entities that are looked at."""
+    most = plan.recipe.train.validate_entities
+    if len(split.valid) <= most:
+        return split.valid
+    return np.random.default_rng(plan.seed).choice(split.valid, most, replace=False)
+
+
+def _episodes(data: Dataset, rows: EventIndex, split: Split, plan: Plan) -> list[TaskBatch]:
+    """Meta-validation episodes to calibrate on, a batch for each support size that somebody reaches."""
+    host = EventIndex(*(t.cpu() for t in (rows.indptr, rows.item, rows.label)))
+    index = ordered(host, data.schema.order, plan.seed)
+    chosen = np.sort(_watched(split, plan))
+    counts = host.counts.numpy()[chosen]
+    parts = {k: chosen[counts >= k + data.schema.min_query] for k in SHOTS}
+    return [episodes_at(data, index, part, k) for k, part in parts.items() if len(part)]
 
 
 def _record(workspace: Workspace, plan: Plan, step: Step) -> None:
@@ -231,7 +248,7 @@ def _due(recipe: Recipe, step: Step) -> bool:
     return every > 0 and step.step % every == 0
 
 
-def _bundle(plan: Plan, data: Dataset, rows: EventIndex, split: Split, run: Run) -> Bundle:
+def _bundle(plan: Plan, data: Dataset, rows: EventIndex, split: Split, run: Run, params: Params) -> Bundle:
     # Neither the run's id nor a path: equal weights make an equal version, wherever they were trained.
     about = {
         "recipe": plan.recipe.name,
@@ -240,7 +257,7 @@ def _bundle(plan: Plan, data: Dataset, rows: EventIndex, split: Split, run: Run)
         "split": plan.split,
         "metrics": {"valid": run.best if np.isfinite(run.best) else None, "steps": run.step},
     }
-    return make_bundle(run.learner, run.chosen(), data, rows, split.train, about)
+    return make_bundle(run.learner, params, data, rows, split.train, about)
 
 
 def _close(workspace: Workspace, plan: Plan, status: runs.Status, reason: str | None) -> None:

@@ -11,8 +11,8 @@ The version is the hash of bundle.json, which holds the hashes of all else: equa
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ import pandas as pd
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from recsys_meta import __version__
 from recsys_meta.baselines import BASELINES
 from recsys_meta.dataset import Dataset, Vocabulary
-from recsys_meta.durable import new_directory, sha256
+from recsys_meta.durable import new_directory, seal, sha256, unseal
 from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import CheckpointError, ConfigError
 from recsys_meta.learners import LEARNERS
@@ -82,43 +82,50 @@ def predictor_of(name: str, config: Mapping[str, Any]) -> Predictor:
     if name not in classes:
         raise ConfigError(f"no learner or baseline '{name}'; there are {', '.join(sorted(classes))}")
     try:
-        made: Predictor = classes[name](classes[name].Config(**config))
+        kind = classes[name]  # a baseline is its own configuration
+        made: Predictor = kind(kind.Config(**config)) if name in LEARNERS else kind(**config)
     except ValidationError as error:
         raise ConfigError(f"configuration of '{name}': {explain(error)}") from None
     return made
 
 
 def save_bundle(bundle: Bundle, root: Path) -> Path:
-    """Write a bundle under root/<version> and return that path; a bundle that is there already stays."""
-    root.mkdir(parents=True, exist_ok=True)
-    with new_directory(root / ".writing") as beside:
-        tensors = {k: v.contiguous() for k, v in bundle.params.items()} | {_POPULARITY: bundle.popularity}
-        # Clones, because safetensors refuses tensors that share memory.
-        save_file({k: v.clone() for k, v in tensors.items()}, beside / "model.safetensors")
-        _vocab_frame(bundle.vocab).to_parquet(beside / "vocab.parquet", index=False)
-        if bundle.titles:
-            titles = pd.DataFrame({"item": list(bundle.titles), "title": list(bundle.titles.values())})
-            titles.to_parquet(beside / "titles.parquet", index=False)
-        files = {p.name: sha256(p) for p in sorted(beside.iterdir())}
-        text = _describe(bundle, files)
-        (beside / "bundle.json").write_text(text, encoding="utf-8")
-    version = _version(text)
-    written, target = root / ".writing", root / version
-    if target.exists():
-        _remove(written)
-    else:
-        written.rename(target)
+    """Write a bundle under root/<version> and return that path; one that is there already and whole stays."""
+    # Clones, because safetensors refuses tensors that share memory.
+    tensors = {**bundle.params, _POPULARITY: bundle.popularity}
+    files = {
+        "model.safetensors": save({k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}),
+        "vocab.parquet": _parquet(_vocab_frame(bundle.vocab)),
+    }
+    if bundle.titles:
+        titles = pd.DataFrame({"item": list(bundle.titles), "title": list(bundle.titles.values())})
+        files["titles.parquet"] = _parquet(titles)
+    text = _describe(bundle, {name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    target = root / _version(text)
+    if not _whole(target):
+        with new_directory(target) as beside:
+            for name, content in files.items():
+                (beside / name).write_bytes(content)
+            (beside / "bundle.json").write_text(text, encoding="utf-8")
     return target
 
 
-def _remove(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
+def _parquet(frame: pd.DataFrame) -> bytes:
+    stream = io.BytesIO()
+    frame.to_parquet(stream, index=False)
+    return stream.getvalue()
+
+
+def _whole(path: Path) -> bool:
+    try:
+        load_bundle(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _describe(bundle: Bundle, files: Mapping[str, str]) -> str:
-    return json.dumps(
+    return seal(
         {
             "format": FORMAT,
             "predictor": bundle.predictor.name,
@@ -126,11 +133,10 @@ def _describe(bundle: Bundle, files: Mapping[str, str]) -> str:
             "schema": bundle.schema.model_dump(mode="json"),
             "code_version": __version__,
             "vocabulary_digest": files["vocab.parquet"],
+            "vocabularies": sorted(bundle.vocab.values),
             "about": dict(bundle.about),
             "files": dict(files),
-        },
-        indent=1,
-        sort_keys=True,
+        }
     )
 
 
@@ -142,14 +148,14 @@ def load_bundle(path: Path, verify: bool = True) -> Bundle:
     """Read a bundle. Raises CheckpointError when a file is missing, damaged or of another format."""
     try:
         text = (path / "bundle.json").read_text(encoding="utf-8")
-        about = json.loads(text)
+        about = unseal(text)
         if about["format"] != FORMAT:
             raise CheckpointError(f"{path}: bundle format {about['format']}, this version reads {FORMAT}")
         for name, digest in about["files"].items() if verify else ():
             if sha256(path / name) != digest:
                 raise CheckpointError(f"{path / name}: damaged (its hash differs); publish the run again")
         params = load_file(path / "model.safetensors")
-        vocab = _vocab_of(pd.read_parquet(path / "vocab.parquet"))
+        vocab = _vocab_of(pd.read_parquet(path / "vocab.parquet"), about["vocabularies"])
         titles = _titles_of(path / "titles.parquet") if "titles.parquet" in about["files"] else {}
         schema = Schema.model_validate(about["schema"])
         predictor = predictor_of(about["predictor"], about["config"])
@@ -167,9 +173,11 @@ def _vocab_frame(vocab: Vocabulary) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"space": [], "id": [], "value": []})
 
 
-def _vocab_of(frame: pd.DataFrame) -> Vocabulary:
+def _vocab_of(frame: pd.DataFrame, spaces: Sequence[str]) -> Vocabulary:
+    """`spaces` names them all: one without values has no row in the frame."""
     groups = frame.sort_values(["space", "id"]).groupby("space", sort=True)["value"]
-    return Vocabulary({str(space): pd.Index(values, dtype="str") for space, values in groups})
+    found = {str(space): pd.Index(values, dtype="str") for space, values in groups}
+    return Vocabulary({space: found.get(space, pd.Index([], dtype="str")) for space in spaces})
 
 
 def _titles_of(path: Path) -> dict[str, str]:

@@ -1,14 +1,13 @@
 """Checkpoints of a run: a directory each, written whole, verified when read.
 
     <run>/checkpoints/00000120/state.safetensors   every tensor of the training state
-                              /checkpoint.json     counters, and the hash of the tensors
+                              /checkpoint.json     counters, the hash of the tensors, and its own
 
 A process killed at any instant leaves the last complete one readable.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recsys_meta.durable import new_directory, sha256, sweep
+from recsys_meta.durable import new_directory, seal, sha256, sweep, unseal
 from recsys_meta.errors import CheckpointError
 
 FORMAT = 1
@@ -37,15 +36,20 @@ class Checkpoint:
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
-    """Write a checkpoint and drop all but the last `keep`. The older ones go only after the new one is safe."""
+    """Write a checkpoint and keep the `keep` up to it; the others go only after the new one is safe.
+
+    Those of later steps go too: a run that stands at this step has passed them over as damaged.
+    """
     target = _folder(run) / f"{checkpoint.step:08d}"
     with new_directory(target) as beside:
         tensors = beside / "state.safetensors"
         save_file({k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}, tensors)
         about = {"format": FORMAT, "step": checkpoint.step, "sha256": sha256(tensors)}
-        (beside / "checkpoint.json").write_text(json.dumps({**about, "counters": dict(checkpoint.counters)}))
-    for old in _all(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        (beside / "checkpoint.json").write_text(seal({**about, "counters": dict(checkpoint.counters)}))
+    found = _all(run)
+    current = found.index(target)
+    for other in found[: max(0, current + 1 - keep)] + found[current + 1 :]:
+        shutil.rmtree(other, ignore_errors=True)
     return target
 
 
@@ -70,7 +74,7 @@ def last_checkpoint(run: Path) -> Checkpoint | None:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint and verify it. Raises CheckpointError when it is damaged or of another format."""
     try:
-        about = json.loads((path / "checkpoint.json").read_text())
+        about = unseal((path / "checkpoint.json").read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise CheckpointError(f"{path}: checkpoint format {about['format']}, this version reads {FORMAT}")
         if sha256(path / "state.safetensors") != about["sha256"]:
@@ -85,4 +89,6 @@ def _folder(run: Path) -> Path:
 
 
 def _all(run: Path) -> list[Path]:
-    return sorted(p for p in _folder(run).glob("[0-9]*") if p.is_dir())
+    """Folders of checkpoints, oldest first."""
+    found = [p for p in _folder(run).glob("*") if p.name.isdecimal() and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name))

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from recsys_meta.schema import Schema
+from recsys_meta.schema import ARRIVAL, Schema
 from recsys_meta.types import FIRST, UNKNOWN, FloatArray, IntArray
 
 NO_TIME = np.iinfo(np.int64).max
@@ -90,6 +90,17 @@ class Vocabulary:
     def size(self, space: str) -> int:
         """Rows that a table indexed by these padded ids needs."""
         return len(self.values[space]) + FIRST
+
+
+def with_arrival(entities: FeatureTable, events: Events) -> FeatureTable:
+    """The table with the time of each entity's first event as the feature "arrival" (NaN where it is not known)."""
+    if events.time is None:
+        return entities
+    first = np.full(events.entities, np.nan, np.float32)
+    some = np.flatnonzero(events.counts > 0)
+    earliest = np.asarray(events.time[events.indptr[some]])
+    first[some] = np.where(earliest == NO_TIME, np.nan, earliest)
+    return {**entities, ARRIVAL.name: Column(ARRIVAL.name, first)}
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,22 @@
 """Directories that appear whole or not at all, and files whose damage is noticed.
 
-Written beside, flushed to the disk, then renamed: after a crash at any instant a reader finds the old or the new.
+Written beside, flushed to the disk, then renamed: after a crash at any instant a reader finds the old or the new
+(where an old directory is replaced, once `sweep` has run).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-TEMPORARY = ".tmp-"
+TEMPORARY, ASIDE = ".tmp-", ".old-"
 
 
 @contextmanager
@@ -41,9 +44,13 @@ def _swap(beside: Path, target: Path) -> None:
         beside.rename(target)
         return
     # A directory cannot be renamed over a full one: move the old one aside first.
-    old = target.parent / f"{TEMPORARY}{target.name}-old-{uuid.uuid4().hex[:12]}"
+    old = target.parent / f"{ASIDE}{target.name}-{uuid.uuid4().hex[:12]}"
     target.rename(old)
-    beside.rename(target)
+    try:
+        beside.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -63,7 +70,13 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def sweep(directory: Path) -> None:
-    """Remove what a killed process left half-written."""
+    """Remove what a killed process left half-written; what it had moved aside for that comes back."""
+    for old in directory.glob(f"{ASIDE}*"):
+        target = directory / old.name.removeprefix(ASIDE).rpartition("-")[0]
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(target)
     for path in directory.glob(f"{TEMPORARY}*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -75,6 +88,24 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """JSON text that holds its own hash under "seal", so that any change of a byte is noticed by `unseal`."""
+    plain = json.loads(json.dumps(content))
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**plain, "seal": digest}, indent=1, sort_keys=True)
+
+
+def unseal(text: str) -> dict[str, Any]:
+    """What was sealed. Raises ValueError when the text is not, byte for byte, what `seal` wrote."""
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("not a table")  # noqa: TRY004
+    content.pop("seal", None)
+    if seal(content) != text:
+        raise ValueError("damaged: its hash differs")
+    return content
 
 
 def _flush(path: Path) -> None:

@@ -40,12 +40,13 @@ def split_by_seed(entities: IntArray, seed: int, shares: tuple[float, float] = (
 def split_by_time(events: Events, entities: IntArray, shares: tuple[float, float] = (0.7, 0.1)) -> Split:
     """Earliest arrivals train, later ones validate, the last are tested (protocol U4).
 
-    An entity arrives with its first event. Raises ConfigError without times.
+    An entity arrives with its first event; one without events comes last. Raises ConfigError without times.
     """
     if events.time is None:
         raise ConfigError("this data set has no times, so it cannot be split by time; split by seed instead")
-    chosen = np.asarray(entities, np.int64)
-    arrived = events.time[events.indptr[chosen]]
+    chosen = np.sort(np.asarray(entities, np.int64))
+    first = events.indptr[chosen]
+    arrived = np.where(first < events.indptr[chosen + 1], events.time[np.minimum(first, len(events) - 1)], NO_TIME)
     return _cut(chosen[np.argsort(arrived, kind="stable")], shares)
 
 
@@ -55,7 +56,8 @@ def _cut(order: IntArray, shares: tuple[float, float]) -> Split:
     parts = order[:first], order[first:second], order[second:]
     if not all(len(p) for p in parts):
         raise ConfigError(
-            f"{len(order)} entities are too few to split into train, validation and test; at least 10 are needed"
+            f"{len(order)} entities are too few to split into train, validation and test by the shares "
+            f"{shares[0]:g} and {shares[1]:g}; prepare more data (10 entities are enough for the usual shares)"
         )
     return Split(*(np.sort(p) for p in parts))
 
@@ -189,6 +191,18 @@ def collate(items: list[list[int]], labels: list[list[float]]) -> Rows:
 def ordered(index: EventIndex, order: Order, seed: int) -> EventIndex:
     """The index with rows in the order in which supports grow: by time as stored, or shuffled by the seed."""
     return index if order == "time" else index.shuffled(seed)
+
+
+def seen_only(data: Dataset, index: EventIndex, entities: IntArray) -> Dataset:
+    """The data set as if there were no rows but those of the given entities in the index.
+
+    What takes statistics from it cannot leak. It has no times, and for a ranking its rows are the positives.
+    """
+    member = torch.zeros(len(index.counts), dtype=torch.bool, device=index.indptr.device)
+    member[torch.as_tensor(entities, device=member.device)] = True
+    own = index.only(member.repeat_interleave(index.counts))
+    events = Events(*(t.cpu().numpy() for t in (own.indptr, own.item, own.label)))
+    return replace(data, events=events, schema=data.schema.model_copy(update={"positive": None}))
 
 
 def known_times(events: Events) -> float:

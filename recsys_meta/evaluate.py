@@ -95,12 +95,15 @@ def cold_start(
 
     The order of random supports and of ties depends on `seed` only, so every method meets the same episodes.
     `shown` [C] bool restricts the items that are ranked (a corner of `scenarios`).
-    `progress` is told (newcomers done, all). Raises ConfigError for shots that are not distinct and >= 0.
+    `progress` is told (newcomers done, all). Raises ConfigError for shots that are not distinct and >= 0, or a
+    `min_query` below 1.
     """
     if not shots or min(shots) < 0 or len(set(shots)) != len(shots):
         raise ConfigError(f"shots must be distinct numbers >= 0, got {list(shots)}")
     entities = np.sort(np.asarray(entities, np.int64))
     least = data.schema.min_query if min_query is None else min_query
+    if least < 1:
+        raise ConfigError(f"min_query must be at least 1, got {least}: without a query row nothing is measured")
     row_order = ordered(index, order or data.schema.order, seed)
     body = predictor.body(params)
     names = metrics_of(data)
@@ -191,7 +194,7 @@ def change_made(predictor: Predictor, params: Params, batch: TaskBatch) -> Chang
     body = predictor.body(params)
     after, before = predictor.adapt(body, batch.support), predictor.adapt(body, batch.support.empty())
     moved = [
-        (after[k] - before[k]).flatten(1).square().sum(1)
+        (after[k] - before[k]).reshape(len(after[k]), -1).square().sum(1)
         for k in after
         if after[k].is_floating_point() and after[k].shape == before[k].shape
     ]

@@ -1,13 +1,14 @@
 """Features: raw cells to columns of padded ids, and columns to the tensors of a batch.
 
-The same `tokens` serves the preparation of a data set and a single newcomer at serving time, so that a value
+The same `values_of` serves the preparation of a data set and a single newcomer at serving time, so that a value
 can never be read in two ways.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,35 +18,36 @@ from torch import Tensor
 from recsys_meta.dataset import Column, FeatureTable, Vocabulary
 from recsys_meta.errors import DataError
 from recsys_meta.schema import FeatureField
-from recsys_meta.types import FIRST, UNKNOWN, IntArray
+from recsys_meta.types import FIRST, PAD, UNKNOWN, IntArray
+
+_WORD = re.compile(r"\w+")
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def values_of(field: FeatureField, cell: str) -> list[str]:
+    """Values of one cell: distinct, in order of appearance, at most `field.max_values`; none of an empty cell."""
+    if field.kind == "text":
+        parts = _WORD.findall(cell.lower())
+    else:
+        parts = cell.split(field.separator) if field.kind == "multi" else [cell]
+    stripped = dict.fromkeys(part.strip() for part in parts)
+    stripped.pop("", None)
+    return list(stripped)[: field.max_values]
 
 
 def tokens(field: FeatureField, cells: pd.Series) -> tuple[pd.Series, IntArray]:
-    """Values of each cell in long form: (values [V], row of each value [V]); an empty cell has none.
-
-    Values of a cell are distinct, in order of appearance, at most `field.max_values` of them.
-    """
-    text = cells.astype("string").fillna("").str.strip().reset_index(drop=True)
-    split: pd.Series[Any]
-    if field.kind == "multi":
-        split = text.str.split(field.separator, regex=False)
-    elif field.kind == "text":
-        split = text.str.lower().str.findall(r"\w+")
-    else:
-        split = text
-    long = split.explode().astype("string").str.strip()
-    long = long[long.notna() & (long != "")]
-    frame = pd.DataFrame({"row": long.index.to_numpy(dtype=np.int64), "value": long.to_numpy()})
-    frame = frame.drop_duplicates()
-    frame = frame[frame.groupby("row").cumcount() < field.max_values]
-    return frame["value"], frame["row"].to_numpy()
+    """Values of each cell in long form: (values [V], row of each value [V]); an empty cell has none."""
+    each = [values_of(field, cell) for cell in cells.astype("string").fillna("")]
+    rows = np.repeat(np.arange(len(each)), [len(values) for values in each])
+    return pd.Series([value for values in each for value in values], dtype="str"), rows
 
 
 def vocabulary_of(field: FeatureField, cells: pd.Series) -> pd.Index:
     """Distinct values seen at least `field.min_count` times, sorted, so that ids do not depend on row order."""
     values, _ = tokens(field, cells)
     counts = values.value_counts()
-    return pd.Index(sorted(counts[counts >= field.min_count].index), dtype="str")
+    index: pd.Index = pd.Index(sorted(counts[counts >= field.min_count].index), dtype="str")
+    return index
 
 
 def encode(field: FeatureField, cells: pd.Series, vocabulary: pd.Index) -> Column:
@@ -56,7 +58,7 @@ def encode(field: FeatureField, cells: pd.Series, vocabulary: pd.Index) -> Colum
     if field.kind == "numeric":
         return Column(field.name, _numbers(field, cells))
     values, rows = tokens(field, cells)
-    found = vocabulary.get_indexer(pd.Index(values.astype(str), dtype=vocabulary.dtype))
+    found = vocabulary.get_indexer(pd.Index(values, dtype=vocabulary.dtype))
     ids = np.where(found >= 0, found + FIRST, UNKNOWN).astype(np.int32)
     indptr = np.zeros(len(cells) + 1, np.int64)
     np.cumsum(np.bincount(rows, minlength=len(cells)), out=indptr[1:])
@@ -64,7 +66,8 @@ def encode(field: FeatureField, cells: pd.Series, vocabulary: pd.Index) -> Colum
 
 
 def _numbers(field: FeatureField, cells: pd.Series) -> np.ndarray:
-    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float32, na_value=np.nan)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float32, na_value=np.nan)
     given = cells.notna().to_numpy() & (cells.astype("string").str.strip() != "").fillna(False).to_numpy(bool)
     bad = given & ~np.isfinite(numbers)
     bad &= ~cells.astype("string").str.strip().str.lower().isin(["nan", "na", "null"]).fillna(False).to_numpy(bool)
@@ -101,7 +104,8 @@ def encode_raw(
 ) -> dict[str, Tensor]:
     """Features of newcomers as a caller gives them: T mappings of field name to value, missing ones allowed.
 
-    Lists are accepted for multi-valued fields. Raises DataError for a field that the schema does not have.
+    Lists are accepted for multi-valued fields. Raises DataError for a field that the schema does not have, or a
+    number that is none. On the hot path of serving, so it stays clear of pandas frames.
     """
     known = {f.name for f in fields}
     for given in raw:
@@ -112,15 +116,40 @@ def encode_raw(
                     field=name,
                     remedy=f"Known features: {', '.join(sorted(known)) or 'none'}",
                 )
-    table: dict[str, Column] = {}
+    made: dict[str, Tensor] = {}
     for field in fields:
-        cells = pd.Series([_cell(field, given.get(field.name)) for given in raw], dtype="object")
-        index = pd.Index([], dtype="str") if field.kind == "numeric" else vocab.values[f"{side}.{field.name}"]
-        table[field.name] = encode(field, cells, index)
-    return gather(table, np.arange(len(raw)))
+        cells = [given.get(field.name) for given in raw]
+        if field.kind == "numeric":
+            made[field.name] = torch.tensor([_number(field, cell) for cell in cells], dtype=torch.float32)
+            continue
+        index = vocab.values[f"{side}.{field.name}"]
+        ids = [[_id(index, value) for value in values_of(field, _text(field, cell))] for cell in cells]
+        width = max([1, *map(len, ids)])
+        padded = [row + [PAD] * (width - len(row)) for row in ids]
+        made[field.name] = torch.tensor(padded, dtype=torch.int64).reshape(len(raw), width)
+    return made
 
 
-def _cell(field: FeatureField, value: object) -> object:
+def _text(field: FeatureField, value: object) -> str:
     if isinstance(value, list | tuple):
         return (" " if field.kind == "text" else field.separator).join(str(v) for v in value)
-    return None if value is None else (value if field.kind == "numeric" else str(value))
+    return "" if _missing(value) else str(value)
+
+
+def _missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _id(vocabulary: pd.Index, value: str) -> int:
+    try:
+        return int(vocabulary.get_loc(value)) + FIRST  # type: ignore[arg-type]  # an int, as values are distinct
+    except KeyError:
+        return UNKNOWN
+
+
+def _number(field: FeatureField, value: object) -> float:
+    if _missing(value):
+        return math.nan
+    if isinstance(value, int | float) and abs(value) <= _LARGEST:
+        return float(value)
+    return float(_numbers(field, pd.Series([_text(field, value)], dtype="object"))[0])

@@ -34,15 +34,16 @@ def ranking_metrics(scores: Tensor, relevant: Tensor, shown: Tensor, generator: 
     depth = min(20, scores.shape[1])
     top = scores.topk(depth, dim=1).indices
     found = hits.gather(1, top).float()
-    discount = 1 / torch.log2(torch.arange(2, depth + 2, device=scores.device, dtype=torch.float32))
     ten = min(10, depth)
-    ideal = torch.cat([torch.zeros(1, device=scores.device), discount[:ten].cumsum(0)])
     best = scores.masked_fill(~hits, -torch.inf).max(1, keepdim=True).values
-    # Ties above the first relevant item: half of them in expectation.
-    rank = 1 + (scores > best).sum(1).float() + ((scores == best) & ~hits).sum(1).float() / 2
+    # Ties with the first relevant item: those that the mixing put before it.
+    tied = scores == best
+    column = torch.arange(scores.shape[1], device=scores.device)
+    first = column.expand_as(tied).masked_fill(~(tied & hits), scores.shape[1]).amin(1, keepdim=True)
+    rank = 1 + ((scores > best) | (tied & (column < first))).sum(1).float()
     none = total == 0
     values = {
-        "ndcg@10": (found[:, :ten] * discount[:ten]).sum(1) / ideal[total.clamp(max=ten).long()].clamp(min=1e-9),
+        "ndcg@10": _gain(found[:, :ten], total),
         "recall@20": found.sum(1) / total.clamp(min=1),
         "mrr": 1 / rank,
         "hit@10": found[:, :ten].amax(1),
@@ -50,26 +51,54 @@ def ranking_metrics(scores: Tensor, relevant: Tensor, shown: Tensor, generator: 
     return {name: value.masked_fill(none, torch.nan) for name, value in values.items()}
 
 
+def ndcg(scores: Tensor, relevant: Tensor, shown: Tensor, depth: int = 10) -> Tensor:
+    """nDCG at a depth alone, [T], ties as they come: for searches that compare many scores of the same tasks."""
+    top = scores.masked_fill(~shown, -torch.inf).topk(min(depth, scores.shape[1]), dim=1).indices
+    hits = relevant & shown
+    total = hits.sum(1).float()
+    return _gain(hits.gather(1, top).float(), total).masked_fill(total == 0, torch.nan)
+
+
+def _gain(found: Tensor, total: Tensor) -> Tensor:
+    """Discounted gain of found [T, N] over the best possible with `total` [T] relevant items."""
+    depth = found.shape[1]
+    discount = 1 / torch.log2(torch.arange(2, depth + 2, device=found.device, dtype=torch.float32))
+    ideal = torch.cat([torch.zeros(1, device=found.device), discount.cumsum(0)])
+    return (found * discount).sum(1) / ideal[total.clamp(max=depth).long()].clamp(min=1e-9)
+
+
 def rating_metrics(predicted: Tensor, label: Tensor, mask: Tensor, low: float, high: float) -> dict[str, Tensor]:
     """Squared error, absolute error and nDCG@5 within the query (gain 2^r - 1) of T tasks, each [T].
 
-    predicted, label, mask [T, Q]. Predictions are clipped to the scale. 'rmse' holds the *mean squared error* of
+    predicted, label, mask [T, Q]. Predictions are clipped to the scale for the errors; nDCG@5 is the expected one
+    if rows of equal prediction were put in random order. 'rmse' holds the *mean squared error* of
     each task: its root is taken after averaging (see `summarise`).
     """
     count = mask.sum(1).float()
-    error = (predicted.clamp(low, high) - label) * mask
-    gain = torch.where(mask, 2.0**label - 1, 0.0)
+    error = (predicted.clamp(low, high) - label).masked_fill(~mask, 0.0)
+    gain = (2.0**label - 1).masked_fill(~mask, 0.0)
     depth = min(5, label.shape[1])
     discount = 1 / torch.log2(torch.arange(2, depth + 2, device=label.device, dtype=torch.float32))
-    order = predicted.masked_fill(~mask, -torch.inf).topk(depth, dim=1).indices
-    reached = (gain.gather(1, order) * discount).sum(1)
-    ideal = (gain.topk(depth, dim=1).values * discount).sum(1)
+    value, order = predicted.masked_fill(~mask, -torch.inf).sort(1, descending=True)
+    reached = (_tied_mean(value, gain.gather(1, order))[:, :depth] * discount).sum(1)
+    highest = gain.masked_fill(~mask, -torch.inf).topk(depth, dim=1).values
+    ideal = (highest.masked_fill(highest == -torch.inf, 0.0) * discount).sum(1)
     values = {
         "rmse": error.square().sum(1) / count,
         "mae": error.abs().sum(1) / count,
         "ndcg@5": torch.where(ideal > 0, reached / ideal.clamp(min=1e-9), torch.ones_like(ideal)),
     }
     return {name: value.masked_fill(count == 0, torch.nan) for name, value in values.items()}
+
+
+def _tied_mean(value: Tensor, gain: Tensor) -> Tensor:
+    """Gains [T, Q] in descending order of value, each replaced by the mean over the rows of equal value."""
+    changes = torch.zeros_like(value, dtype=torch.bool)
+    changes[:, 1:] = value[:, 1:] != value[:, :-1]
+    group = changes.cumsum(1)
+    total = torch.zeros_like(gain).scatter_add(1, group, gain)
+    rows = torch.zeros_like(gain).scatter_add(1, group, torch.ones_like(gain))
+    return (total / rows.clamp(min=1)).gather(1, group)
 
 
 @dataclass(frozen=True)
@@ -123,9 +152,19 @@ def paired(ours: FloatArray, theirs: FloatArray, seed: int = 0, draws: int = 200
     if not len(gap):
         return Paired(float("nan"), float("nan"), float("nan"), 1.0, 0)
     low, high = np.quantile(_bootstrap(gap, seed, draws), [0.025, 0.975])
-    signs = np.random.default_rng(seed + 1).integers(0, 2, (draws, len(gap)), dtype=np.int8) * 2 - 1
-    extreme = np.abs(signs @ gap) >= abs(gap.sum()) - 1e-12
+    extreme = np.abs(_flipped(gap, seed + 1, draws)) >= abs(gap.sum()) - 1e-12
     return Paired(float(gap.mean()), float(low), float(high), float((extreme.sum() + 1) / (draws + 1)), len(gap))
+
+
+def _flipped(gap: FloatArray, seed: int, draws: int) -> FloatArray:
+    """Sums of the gaps under `draws` random signs each, in blocks so that memory stays small."""
+    rng = np.random.default_rng(seed)
+    n = len(gap)
+    block = max(1, 4_000_000 // n)
+    sums = [
+        (rng.integers(0, 2, (min(block, draws - i), n), dtype=np.int8) * 2 - 1) @ gap for i in range(0, draws, block)
+    ]
+    return np.concatenate(sums)
 
 
 def _bootstrap(values: FloatArray, seed: int, draws: int) -> FloatArray:

@@ -11,34 +11,54 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from recsys_meta.dataset import Column, FeatureTable
 from recsys_meta.features import gather
-from recsys_meta.types import IntArray, Params
+from recsys_meta.types import PAD, UNKNOWN, IntArray, Params
+
+QUANTILES = 10
+"""Knots of a numeric feature."""
 
 
 def bag_init(prefix: str, table: FeatureTable, rows: IntArray, dims: int, scale: float, g: torch.Generator) -> Params:
-    """Parameters of a bag of features: one table [V, D] a field; numbers get a direction and a missing vector.
+    """Parameters of a bag of features: one table [V, D] a field.
 
-    Mean and deviation of numbers come from `rows` (training rows only) and are buffers, not trained.
+    A number is placed between knots, quantiles of the values of `rows` (training rows only; a buffer, not trained),
+    and has a row for each knot and one for "missing".
     """
     params: Params = {}
     for name, column in table.items():
         key = f"{prefix}.{name}"
         if column.numeric:
-            params[f"{key}.scale"] = _moments(column, rows)
-            params[f"{key}.weight"] = torch.randn(2, dims, generator=g) * scale
+            params[f"{key}.knots"] = _knots(column, rows)
+            params[f"{key}.weight"] = torch.randn(len(params[f"{key}.knots"]) + 1, dims, generator=g) * scale
         else:
             params[key] = torch.randn(column.size, dims, generator=g) * scale
     return params
 
 
-def _moments(column: Column, rows: IntArray) -> Tensor:
-    known = column.values[rows]
+def is_buffer(key: str) -> bool:
+    """Whether a parameter of a bag, or of the catalogue, is one that no gradient reaches."""
+    return key.startswith("catalogue.") or key.endswith(".knots")
+
+
+def _knots(column: Column, rows: IntArray) -> Tensor:
+    known = np.asarray(column.values[rows], np.float64)
     known = known[np.isfinite(known)]
     if not len(known):
-        return torch.tensor([0.0, 1.0])
-    return torch.tensor([float(known.mean()), float(known.std()) or 1.0])
+        return torch.zeros(1)
+    return torch.from_numpy(np.unique(np.quantile(known, np.linspace(0, 1, QUANTILES)).astype(np.float32)))
+
+
+def hats(x: Tensor, places: Tensor) -> Tensor:
+    """Weights [T, K] that interpolate linearly between increasing places [K]; constant beyond the ends."""
+    gap = places.diff()
+    # Each place's hat: up over the gap before it, down over the gap after it.
+    end = torch.ones_like(x)[:, None]
+    up = torch.cat([end, ((x[:, None] - places[:-1]) / gap).clamp(0, 1)], 1)
+    down = torch.cat([((places[1:] - x[:, None]) / gap).clamp(0, 1), end], 1)
+    return torch.minimum(up, down)
 
 
 def bag_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
@@ -50,17 +70,15 @@ def bag_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str,
     for name, value in features.items():
         key = f"{prefix}.{name}"
         if value.is_floating_point():
-            mean, deviation = params[f"{key}.scale"]
             missing = torch.isnan(value)
-            number = ((torch.nan_to_num(value) - mean) / deviation).clamp(-5, 5).masked_fill(missing, 0.0)
-            inputs = torch.stack([number, missing.to(number.dtype)], -1)
+            places = params[f"{key}.knots"]
+            placed = hats(torch.where(missing, places[0], value), places).masked_fill(missing[:, None], 0.0)
+            inputs = torch.cat([placed, missing[:, None].to(placed.dtype)], 1)
             vectors.append(inputs @ params[f"{key}.weight"])
         else:
             table = params[key]
-            mask = (value > 0).to(table.dtype)
-            rows = table[torch.where(value < table.shape[0], value, 1)]
-            total = torch.einsum("tld,tl->td", rows, mask)
-            vectors.append(total / mask.sum(-1, keepdim=True).clamp(min=1))
+            ids = torch.where(value < table.shape[0], value, UNKNOWN)
+            vectors.append(functional.embedding_bag(ids, table, mode="mean", padding_idx=PAD))
     return vectors
 
 

@@ -7,7 +7,7 @@ the conformance suite see predictors only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -65,6 +65,10 @@ class Learner(Predictor, Protocol):
         self, params: Params, batch: TaskBatch, aids: Any, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Loss of a meta-batch after adaptation, and figures worth logging."""
+
+    def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
+        """The parameters with what is best chosen after training, on meta-validation episodes (a batch for each
+        support size). Most learners return them as they are."""
 
     def frozen(self, key: str) -> bool:
         """Whether a parameter is a buffer that no gradient reaches."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from recsys_meta.schema import explain
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Episodes(_Part):
@@ -34,8 +35,10 @@ class Train(_Part):
 
     tasks: int = Field(default=64, ge=1)
     epochs: int = Field(default=30, ge=1)
+    least_steps: int = Field(default=0, ge=0, description="more epochs where these would be fewer steps")
     rate: float = Field(default=3e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = Field(default=0, ge=0, description="steps over which the rate rises from nothing")
     clip: float = Field(default=5.0, gt=0, description="largest norm of the meta-gradient")
     patience: int = Field(default=5, ge=1)
     validate_every: int = Field(default=1, ge=1, description="epochs between validations")
@@ -73,7 +76,7 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
 
 def recipe_of(raw: Mapping[str, Any], overrides: Iterable[str] = (), where: str = "recipe") -> Recipe:
     """A recipe from plain data; see `read_recipe`."""
-    tree: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in raw.items()}
+    tree: dict[str, Any] = copy.deepcopy(dict(raw))
     for text in overrides:
         _override(tree, text)
     try:

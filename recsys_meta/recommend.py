@@ -22,10 +22,15 @@ from recsys_meta.bundle import Bundle, popular_scores
 from recsys_meta.episodes import collate
 from recsys_meta.errors import DataError
 from recsys_meta.features import encode_raw
+from recsys_meta.schema import ARRIVAL
 from recsys_meta.types import FIRST, UNKNOWN, State, Support
 
 MAX_SUPPORT = 500
 """Most recent positives that an adaptation looks at."""
+
+
+LATEST = 253_402_300_799.0
+"""A time after every other (the end of the year 9999): numbers beyond the training range count as its end."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Known:
     def digest(self) -> str:
         """Hash of all that adaptation depends on beside the model; the order of events does not matter."""
         rows = sorted(zip(self.items, self.labels, strict=True))
-        content = json.dumps([rows, sorted((k, str(v)) for k, v in self.features.items())], ensure_ascii=True)
+        content = json.dumps([rows, self.features], sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
@@ -91,7 +96,7 @@ class Recommender:
         with torch.no_grad():
             self.body = {k: v.detach() for k, v in bundle.predictor.body(bundle.params).items()}
             self.popular = popular_scores(bundle)
-        self._names = bundle.vocab.values["item"]
+        self._names: list[str] = bundle.vocab.values["item"].tolist()
 
     @property
     def version(self) -> str:
@@ -101,27 +106,47 @@ class Recommender:
     def know(self, newcomer: Newcomer) -> Known:
         """Translate a newcomer. Items that the model does not have are listed, not guessed.
 
-        Raises DataError for a label that is not finite or outside the schema's range.
+        An event without a time is the latest. Of events at the same time the one with the higher label counts.
+        Raises DataError for a label that is not finite or outside the schema's range, or a time that is not finite.
         """
-        schema = self.bundle.schema
         ids = self.bundle.vocab.ids("item", [e.item for e in newcomer.events])
-        rows: dict[int, tuple[float, float]] = {}
-        seen, unknown = set(), []
+        last: dict[int, tuple[float, float]] = {}
+        unknown = set()
         for event, padded in zip(newcomer.events, ids.tolist(), strict=True):
-            label = self._label(event)
+            word = self._time(event), self._label(event)
             if padded == UNKNOWN:
-                unknown.append(event.item)
-                continue
-            seen.add(padded)
-            if schema.objective != "ranking" or schema.positive is None or label >= schema.positive:
-                when = math.inf if event.time is None else event.time
+                unknown.add(event.item)
+            else:
                 # The last word on an item counts, and a repetition is no second positive.
-                if padded not in rows or rows[padded][0] <= when:
-                    rows[padded] = (when, 1.0 if schema.objective == "ranking" else label)
-        recent = sorted(rows.items(), key=lambda r: (r[1][0], r[0]))[-MAX_SUPPORT:]
-        items = tuple(i for i, _ in recent)
-        labels = tuple(label for _, (_, label) in recent)
-        return Known(items, labels, frozenset(seen), tuple(unknown), dict(newcomer.features))
+                last[padded] = max(word, last.get(padded, word))
+        rows = sorted((when, item, label) for item, (when, label) in last.items() if self._counts(label))
+        # By item, as the digest has them: sums in another order differ in the last bit.
+        recent = sorted((item, label) for _, item, label in rows[-MAX_SUPPORT:])
+        items = tuple(item for item, _ in recent)
+        ranking = self.bundle.schema.objective == "ranking"
+        labels = tuple(1.0 if ranking else label for _, label in recent)
+        return Known(items, labels, frozenset(last), tuple(sorted(unknown)), self._features(newcomer))
+
+    def _features(self, newcomer: Newcomer) -> dict[str, object]:
+        """The caller's features; an arrival that was not given is the first known time, or else later than all."""
+        features = dict(newcomer.features)
+        if self.bundle.schema.arrival and features.get(ARRIVAL.name) is None:
+            features[ARRIVAL.name] = min((e.time for e in newcomer.events if e.time is not None), default=LATEST)
+        return features
+
+    def _counts(self, label: float) -> bool:
+        """Whether a row of such a label belongs to the support."""
+        schema = self.bundle.schema
+        return schema.objective != "ranking" or schema.positive is None or label >= schema.positive
+
+    def _time(self, event: Interaction) -> float:
+        if event.time is None:
+            return math.inf
+        if not math.isfinite(event.time):
+            raise DataError(
+                f"{event.time} is not a time", field="time", remedy="Give seconds since 1970 or leave it out"
+            )
+        return event.time
 
     def _label(self, event: Interaction) -> float:
         schema = self.bundle.schema
@@ -132,12 +157,12 @@ class Recommender:
         low, high = schema.label_range or (-math.inf, math.inf)
         if not (math.isfinite(event.label) and low <= event.label <= high):
             raise DataError(f"{event.label} is not a label from {low:g} to {high:g}", field="label")
-        return event.label
+        return float(event.label)
 
     def support(self, known: Sequence[Known]) -> Support:
         """The support of T newcomers as tensors. Raises DataError for a feature the schema does not have."""
         schema = self.bundle.schema
-        features = encode_raw(schema.entity_features, self.bundle.vocab, "entity", [k.features for k in known])
+        features = encode_raw(schema.all_entity_features, self.bundle.vocab, "entity", [k.features for k in known])
         return Support(features, collate([list(k.items) for k in known], [list(k.labels) for k in known]))
 
     @torch.no_grad()
@@ -167,11 +192,13 @@ class Recommender:
             mask = torch.full_like(allowed, -torch.inf)
             mask[[c for c in candidates if c >= FIRST]] = 0
             allowed = allowed + mask
-        best = torch.topk(allowed, min(n, len(allowed)))
-        pairs = sorted(zip((-best.values).tolist(), best.indices.tolist(), strict=True))
+        least = torch.topk(allowed, min(n, len(allowed))).values[-1:]
+        # All that tie with the n-th, so that ids decide between them; none when n is 0.
+        best = ((allowed >= least) & (allowed > -torch.inf)).nonzero()[:, 0] if len(least) else least.long()
+        best = best[torch.argsort(allowed[best], descending=True, stable=True)[:n]]
+        names = [self._names[i - FIRST] for i in best.tolist()]
         titles = self.bundle.titles
-        names = [(self._names[i - FIRST], -s) for s, i in pairs if s != math.inf]
-        return [Scored(str(name), score, titles.get(str(name))) for name, score in names]
+        return [Scored(n, s, titles.get(n)) for n, s in zip(names, allowed[best].tolist(), strict=True)]
 
     def ids(self, items: Sequence[str]) -> list[int]:
         """Padded ids of raw items the model has; others are left out."""
@@ -220,15 +247,18 @@ def recommend(
 
 def dump_state(state: State) -> bytes:
     """A state as a small binary (safetensors)."""
-    return save({k: v.contiguous() for k, v in state.items()})
+    # Copies, because safetensors refuses tensors that share memory.
+    return save({k: v.clone(memory_format=torch.contiguous_format) for k, v in state.items()})
 
 
 def load_state(content: bytes, like: State | None = None) -> State | None:
-    """The state that `dump_state` wrote; None when the bytes are not one, or not shaped like `like`."""
+    """The state that `dump_state` wrote; None when the bytes are none, or `like` has other leaves, types or dims."""
     try:
         state = load(content)
     except (SafetensorError, ValueError, KeyError):
         return None
-    if like is not None and {k: v.dtype for k, v in state.items()} != {k: v.dtype for k, v in like.items()}:
-        return None
-    return state
+    return state if like is None or _form(state) == _form(like) else None
+
+
+def _form(state: State) -> dict[str, tuple[torch.dtype, int]]:
+    return {k: (v.dtype, v.dim()) for k, v in state.items()}

@@ -50,7 +50,7 @@ def four_corners(
 
     New items are the last to appear where times are exact, else drawn by the seed. Held-out rows are the last of
     each training entity, or random ones. Names read entity-item: 'new-known' is a new entity on known items.
-    Raises ConfigError when a side would be empty.
+    An item that never occurs is new, too. Raises ConfigError when a side would be empty.
     """
     if not (0 < new_items < 1 and 0 < held_out < 1):
         raise ConfigError("the shares of new items and of held-out rows must lie between 0 and 1")
@@ -68,23 +68,29 @@ def four_corners(
         "new-known": Corner("new-known", split.test, known_rows, shown_known),
         "new-new": Corner("new-new", split.test, new_rows, shown_new),
     }
+    for name, corner in corners.items():
+        if not int(corner.index.counts[torch.from_numpy(corner.entities)].sum()):
+            raise ConfigError(f"the corner '{name}' would have no rows: there are too few, or change the shares")
     return Corners(known_rows.only(~late), corners)
 
 
 def _new_items(data: Dataset, rows: EventIndex, seed: int, share: float) -> torch.Tensor:
     catalogue = data.catalogue
-    count = round((catalogue - FIRST) * share)
-    if not 0 < count < catalogue - FIRST:
-        raise ConfigError(f"{catalogue - FIRST} items are too few to hold {share:.0%} of them out")
+    occurs = np.bincount(rows.item.cpu().numpy(), minlength=catalogue) > 0
+    occurs[:FIRST] = False
+    count = round(int(occurs.sum()) * share)
+    if not 0 < count < occurs.sum():
+        raise ConfigError(f"{occurs.sum()} items are too few to hold {share:.0%} of them out")
     if data.schema.order == "time" and data.events.time is not None:
         first = np.full(catalogue, np.iinfo(np.int64).max)
         np.minimum.at(first, np.asarray(data.events.item), np.asarray(data.events.time))
-        order = FIRST + np.argsort(first[FIRST:], kind="stable")
+        order = np.argsort(first, kind="stable")
     else:
-        order = FIRST + np.random.default_rng(seed).permutation(catalogue - FIRST)
-    fresh = torch.zeros(catalogue, dtype=torch.bool)
-    fresh[torch.from_numpy(order[-count:])] = True
-    return fresh
+        order = np.random.default_rng(seed).permutation(catalogue)
+    fresh = ~occurs
+    fresh[:FIRST] = False
+    fresh[order[occurs[order]][-count:]] = True
+    return torch.from_numpy(fresh)
 
 
 def _late(rows: EventIndex, train: IntArray, share: float) -> torch.Tensor:

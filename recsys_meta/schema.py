@@ -39,16 +39,21 @@ class FeatureField(BaseModel):
         return self.column or self.name
 
 
+ARRIVAL = FeatureField(name="arrival", kind="numeric")
+"""The feature that `Schema.arrival` adds, in seconds since 1970 UTC."""
+
+
 class Schema(BaseModel):
     """What the columns of an interaction table mean.
 
     `entity` is the newcomer (the task), `item` the other side. `label_range` bounds valid labels, both ends
     included. Rows with a label of at least `positive` are the positives of a ranking; None: every row is.
     `exact_time` is False where times are rough or partly missing: then supports are drawn at random.
+    With `arrival` the time of an entity's first event is a feature of it, named "arrival": for data that drift.
     `min_query` is how many query rows a newcomer needs to count at a point of the cold-start curve.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.\-]+$")
     kind: str = Field(default="user", min_length=1, pattern=r"^[a-z][a-z0-9_\-]*$")
@@ -60,6 +65,7 @@ class Schema(BaseModel):
     positive: float | None = None
     time: str | None = None
     exact_time: bool = True
+    arrival: bool = False
     min_query: int = Field(default=1, ge=1)
     entity_features: tuple[FeatureField, ...] = ()
     item_features: tuple[FeatureField, ...] = ()
@@ -73,11 +79,20 @@ class Schema(BaseModel):
             names = [f.name for f in side]
             if len(set(names)) != len(names):
                 raise ValueError(f"a feature is named twice: {sorted(names)}")
+        if self.arrival and (self.time is None or any(f.name == ARRIVAL.name for f in self.entity_features)):
+            raise ValueError("arrival needs a time column, and no other entity feature may be named 'arrival'")
         if self.objective != "ranking" and self.label is None:
             raise ValueError(f"objective '{self.objective}' needs a label column")
+        if self.positive is not None and self.label is None:
+            raise ValueError("positive is a threshold on labels, but there is no label column")
         if self.label_range and self.label_range[0] >= self.label_range[1]:
             raise ValueError("label_range must be (low, high) with low < high")
         return self
+
+    @property
+    def all_entity_features(self) -> tuple[FeatureField, ...]:
+        """Those read from a table, and the arrival where there is one."""
+        return (*self.entity_features, ARRIVAL) if self.arrival else self.entity_features
 
     @property
     def order(self) -> Order:
@@ -94,9 +109,13 @@ def read_schema(path: Path) -> tuple[Schema, dict[str, Any]]:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such schema file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     files = raw.pop("files", {})
+    if not isinstance(files, dict):
+        raise ConfigError(f'{path}: files: must be a table, for example [files] and events = "events.csv"')
     try:
         return Schema.model_validate(raw), files
     except ValidationError as error:

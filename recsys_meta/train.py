@@ -2,9 +2,8 @@
 
     for step in fit(run): ...
 
-A run is data: parameters, optimiser, task sampler, random state and counters. `freeze` and `thaw` turn it into a
-checkpoint and back, bit for bit: a resumed run ends with the same weights as an undisturbed one (given the same
-number of threads, which the caller owns).
+A run is data (`run.Run`): parameters, optimiser, task sampler, random state and counters; `freeze` and `thaw` turn
+it into a checkpoint and back.
 """
 
 from __future__ import annotations
@@ -12,21 +11,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_meta.checkpoint import Checkpoint
 from recsys_meta.curricula import CURRICULA, Curriculum
 from recsys_meta.dataset import Dataset
-from recsys_meta.episodes import EventIndex, batch_of, draw
-from recsys_meta.errors import CheckpointError, ConfigError, DivergedError
+from recsys_meta.episodes import EventIndex, batch_of, draw, seen_only
+from recsys_meta.errors import ConfigError, DivergedError
 from recsys_meta.predictor import Learner
 from recsys_meta.recipe import Episodes, Recipe
+from recsys_meta.run import Run, freeze, thaw
 from recsys_meta.types import IntArray, Params, TaskBatch
+
+__all__ = ["Run", "Step", "Validate", "fit", "freeze", "start", "support_sizes", "thaw"]
 
 Validate = Callable[[Params], float]
 
@@ -48,47 +48,6 @@ class Step:
     epoch_end: bool = False
 
 
-@dataclass
-class Run:
-    """A training run between two steps."""
-
-    learner: Learner
-    recipe: Recipe
-    data: Dataset
-    index: EventIndex
-    train: IntArray
-    params: Params
-    optimiser: torch.optim.AdamW
-    sampler: Curriculum
-    generator: torch.Generator
-    aids: Any
-    step: int = 0
-    best: float = -math.inf
-    best_params: Params = field(default_factory=dict)
-    waited: int = 0
-    stopped: str = ""
-
-    @property
-    def epoch_steps(self) -> int:
-        """Steps of an epoch: each training entity is met once."""
-        return max(1, math.ceil(len(self.train) / self.recipe.train.tasks))
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole run, if nothing stops it early."""
-        return self.epoch_steps * self.recipe.train.epochs
-
-    @property
-    def trained(self) -> list[str]:
-        """Names of the parameters that the outer loop moves, in a fixed order."""
-        return sorted(k for k in self.params if not self.learner.frozen(k))
-
-    def chosen(self) -> Params:
-        """The parameters to publish: best on meta-validation, or the last when never validated."""
-        moved = self.best_params or {k: self.params[k] for k in self.trained}
-        return {k: moved.get(k, v).detach().clone() for k, v in self.params.items()}
-
-
 def start(
     learner: Learner,
     recipe: Recipe,
@@ -98,21 +57,23 @@ def start(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> Run:
-    """A fresh run. `train` are the meta-training entities: nothing else is ever looked at.
+    """A fresh run. `train` are the meta-training entities: no row but theirs in `index` is ever looked at.
 
     Raises ConfigError when no entity has the two rows that an episode needs, or the curriculum is unknown.
     """
+    train = np.asarray(train, np.int64)
     enough = index.counts.cpu().numpy()[train] >= 2
     if not enough.any():
         raise ConfigError("no training entity has the two interactions that an episode needs")
-    usable = np.asarray(train)[enough]
+    usable = train[enough]
     if recipe.curriculum.name not in CURRICULA:
         raise ConfigError(f"no curriculum '{recipe.curriculum.name}'; there are {', '.join(CURRICULA)}")
     generator = torch.Generator().manual_seed(seed)
     # Statistics may come from every training entity; episodes only from those with two rows or more.
-    params = {k: v.to(device) for k, v in learner.init(data, np.asarray(train), generator).items()}
-    aids = learner.aids(data, np.asarray(train), torch.Generator().manual_seed(seed + 1))
-    sampler = CURRICULA[recipe.curriculum.name](usable, **recipe.curriculum.config)
+    seen = seen_only(data, index, train)
+    params = {k: v.to(device) for k, v in learner.init(seen, train, generator).items()}
+    aids = learner.aids(seen, train, torch.Generator().manual_seed(seed + 1))
+    sampler = _curriculum(recipe, usable)
     moving = torch.Generator(device).manual_seed(seed + 2)
     return Run(
         learner,
@@ -128,6 +89,13 @@ def start(
     )
 
 
+def _curriculum(recipe: Recipe, usable: IntArray) -> Curriculum:
+    try:
+        return CURRICULA[recipe.curriculum.name](usable, **recipe.curriculum.config)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"curriculum.config of '{recipe.curriculum.name}': {error}") from None
+
+
 def _optimiser(learner: Learner, recipe: Recipe, params: Params) -> torch.optim.AdamW:
     groups = []
     for key in sorted(k for k in params if not learner.frozen(k)):
@@ -137,14 +105,15 @@ def _optimiser(learner: Learner, recipe: Recipe, params: Params) -> torch.optim.
         groups.append({"params": [params[key]], "lr": rate, "initial_lr": rate, "weight_decay": group.decay})
     if not groups:
         raise ConfigError("the learner has no parameter to train")
-    return torch.optim.AdamW(groups)
+    # The second moment forgets faster than by default: runs are a few hundred steps long.
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99))
 
 
 def fit(run: Run, validate: Validate) -> Iterator[Step]:
     """Train until the epochs are over or meta-validation has not gained for `patience` validations.
 
     `validate` gets the current parameters and returns a figure where higher is better. Raises DivergedError when
-    loss or meta-gradient is not finite; the run is then left as it was before the bad step.
+    loss or meta-gradient is not finite; parameters and optimiser are then left as they were before the bad step.
     """
     settings = run.recipe.train
     began = time.perf_counter()
@@ -190,12 +159,13 @@ def _episodes(run: Run) -> TaskBatch:
 
 
 def support_sizes(episodes: Episodes, tasks: int, generator: torch.Generator) -> Tensor:
-    """Support sizes [T] int64 from 0 to `max_shots`: uniform, log-uniform or half of each, and some empty."""
+    """Support sizes [T] int64: a share `empty` is 0, the rest uniform from 0, or log-uniform from 1, to `max_shots`,
+    or half of each ("mixed")."""
     device = generator.device
     chance = torch.rand(3, tasks, generator=generator, device=device)
     most = episodes.max_shots
     uniform = (chance[0] * (most + 1)).floor()
-    log = torch.exp(chance[0] * math.log(most + 1)).round().clamp(max=most)
+    log = torch.exp(chance[0] * math.log(most + 1)).floor().clamp(max=most)
     match episodes.draw:
         case "uniform":
             sizes = uniform
@@ -208,9 +178,9 @@ def support_sizes(episodes: Episodes, tasks: int, generator: torch.Generator) ->
 
 def _update(run: Run, batch: TaskBatch) -> tuple[float, Mapping[str, float], float]:
     settings = run.recipe.train
-    rate = 1.0
+    rate = min(1.0, (run.step + 1) / settings.warmup) if settings.warmup else 1.0
     if settings.schedule == "cosine":
-        rate = 0.5 * (1 + math.cos(math.pi * run.step / run.steps))
+        rate *= 0.5 * (1 + math.cos(math.pi * run.step / run.steps)) + 0.01
     for group in run.optimiser.param_groups:
         group["lr"] = group["initial_lr"] * rate
     run.optimiser.zero_grad(set_to_none=True)
@@ -225,7 +195,7 @@ def _update(run: Run, batch: TaskBatch) -> tuple[float, Mapping[str, float], flo
             f"Try a lower train.rate (now {settings.rate:g}) or a smaller train.clip (now {settings.clip:g})"
         )
     run.optimiser.step()
-    return float(loss), logs, float(norm)
+    return float(loss.detach()), logs, float(norm)
 
 
 def _validated(run: Run, validate: Validate) -> float:
@@ -238,53 +208,3 @@ def _validated(run: Run, validate: Validate) -> float:
         if run.waited >= run.recipe.train.patience:
             run.stopped = f"no gain on meta-validation for {run.waited} validations"
     return value
-
-
-def freeze(run: Run) -> Checkpoint:
-    """The whole state of a run but its buffers, which `start` makes again from data and seed."""
-    tensors: dict[str, Tensor] = {f"params/{k}": run.params[k] for k in run.trained}
-    tensors |= {f"best/{k}": v for k, v in run.best_params.items()}
-    tensors |= {f"sampler/{k}": v for k, v in run.sampler.state().items()}
-    tensors["generator"] = run.generator.get_state()
-    for i, moments in run.optimiser.state_dict()["state"].items():
-        tensors |= {f"adam/{i}/{k}": v for k, v in moments.items()}
-    counters = {
-        "best": run.best if math.isfinite(run.best) else None,
-        "waited": run.waited,
-        "stopped": run.stopped,
-        "recipe": run.recipe.model_dump(mode="json"),
-        "data": run.data.digest,
-    }
-    return Checkpoint(run.step, tensors, counters)
-
-
-@torch.no_grad()
-def thaw(run: Run, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint into a fresh run of the same recipe, data and seed.
-
-    Raises CheckpointError when it belongs to another recipe or other data.
-    """
-    counters, tensors = checkpoint.counters, checkpoint.tensors
-    if counters["data"] != run.data.digest:
-        raise CheckpointError("the checkpoint was made from other data; prepare the same data set or start a new run")
-    if counters["recipe"] != run.recipe.model_dump(mode="json"):
-        raise CheckpointError("the checkpoint was made by another recipe; resume with the run's own recipe")
-    for key in run.trained:
-        run.params[key].copy_(tensors[f"params/{key}"])
-    device = run.generator.device
-    run.best_params = {k: v.to(device) for k, v in _below(tensors, "best/").items()}
-    run.sampler.restore(_below(tensors, "sampler/"))
-    run.generator.set_state(tensors["generator"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in _below(tensors, "adam/").items():
-        number, name = key.split("/")
-        state.setdefault(int(number), {})[name] = value
-    groups = run.optimiser.state_dict()["param_groups"]
-    run.optimiser.load_state_dict({"state": state, "param_groups": groups})
-    run.step = checkpoint.step
-    run.best = -math.inf if counters["best"] is None else counters["best"]
-    run.waited, run.stopped = counters["waited"], counters["stopped"]
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -174,6 +174,4 @@ def sinusoid_world(entities=600, points=200, rows=25, seed=0):
     x = np.linspace(-5, 5, points)
     a, p = rng.uniform(0.1, 5, (entities, 1)), rng.uniform(0, np.pi, (entities, 1))
     item = np.argsort(rng.random((entities, points)), 1)[:, :rows]
-    return dataset(
-        "sinusoids", "rating", list(item), list(a * np.sin(x[item] - p)), item_features=(("x", x),)
-    )
+    return dataset("sinusoids", "rating", list(item), list(a * np.sin(x[item] - p)), item_features=(("x", x),))

@@ -23,7 +23,7 @@ from recsys_meta.errors import ConfigError
 from recsys_meta.objectives import logistic, softmax, squared
 from recsys_meta.predictor import Config
 from recsys_meta.schema import Objective
-from recsys_meta.types import Params, Rows, State, Support
+from recsys_meta.types import IntArray, Params, Rows, State, Support
 
 RANKING: frozenset[Objective] = frozenset({"ranking"})
 LABELS: frozenset[Objective] = frozenset({"rating", "click"})
@@ -36,6 +36,8 @@ class BaselineConfig(Config):
     objectives: ClassVar[frozenset[Objective]] = RANKING
     fitted: ClassVar[frozenset[str]] = frozenset()
     shaped: ClassVar[frozenset[str]] = frozenset()
+    noticed: ClassVar[frozenset[str]] = frozenset()
+    """Fields that matter with an empty support. None: then the answer is popularity."""
 
     objective: Objective = "ranking"
 
@@ -64,6 +66,14 @@ class BaselineConfig(Config):
     def body_key(self) -> str:
         """Settings with the same key have the same body."""
         return json.dumps({n: getattr(self, n) for n in sorted(self.fitted | self.shaped)})
+
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        """Parameters from the given (training) entities only. Raises ConfigError for another objective."""
+        raise NotImplementedError
+
+    def empty_key(self) -> str:
+        """Settings with the same key say the same with an empty support."""
+        return json.dumps({n: getattr(self, n) for n in sorted(self.noticed)})
 
     def body(self, params: Params) -> Params:
         return params

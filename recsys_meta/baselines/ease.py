@@ -32,7 +32,7 @@ class Ease(BaselineConfig):
 
     def choices(self) -> Mapping[str, tuple[Any, ...]]:
         return {
-            "ridge": (300.0, 2_000.0, 8_000.0, 30_000.0, 120_000.0),
+            "ridge": (500.0, 5_000.0, 30_000.0, 150_000.0, 1_000_000.0),
             "popularity": (0.0, 0.3, 1.0, 3.0, 9.0),
         }
 

@@ -15,7 +15,7 @@ from recsys_meta.types import FIRST, Params, Rows, State
 def distinct(rows: Rows) -> Tensor:
     """Weight [T, S] float32 of each row: 1 for the first row of every known item, else 0."""
     known = rows.mask & (rows.item >= FIRST)
-    item, order = torch.where(known, rows.item, 0).sort(1, stable=True)
+    item, order = torch.where(known, rows.item, 0).sort(dim=1, stable=True)
     again = F.pad(item[:, 1:] == item[:, :-1], (1, 0))
     repeated = torch.zeros_like(again).scatter(1, order, again)
     return (known & ~repeated).to(rows.label.dtype)
@@ -48,7 +48,10 @@ def mix(evidence: Tensor, log_popularity: Tensor, weight: float) -> Tensor:
     Where the evidence is flat (an empty or unknown support) popularity alone decides, whatever its weight.
     """
     real = evidence[:, FIRST:]
-    scale = real.std(1, correction=0, keepdim=True) if real.shape[1] else evidence.new_zeros(len(evidence), 1)
-    flat = scale <= 1e-6 * real.abs().amax(1, keepdim=True) if real.shape[1] else scale == 0
+    items = max(real.shape[1], 1)
+    centred = real - real.sum(1, keepdim=True) / items
+    scale = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / items**0.5
+    flat = scale <= 1e-6 * torch.linalg.vector_norm(real, dim=1, keepdim=True)
     standard = (evidence / scale.clamp(min=1e-30)).masked_fill(flat, 0.0)
-    return standard + torch.where(flat, 1.0, weight) * log_popularity
+    scores: Tensor = standard + torch.where(flat, 1.0, weight) * log_popularity
+    return scores

@@ -32,9 +32,9 @@ class Gaussian(BaselineConfig):
 
     def choices(self) -> Mapping[str, tuple[Any, ...]]:
         return {
-            "noise": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+            "noise": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
             "centred": (True, False),
-            "popularity": (0.0, 0.2, 0.5, 1.0),
+            "popularity": (0.0, 0.2, 1.0),
         }
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:

@@ -28,13 +28,14 @@ class ItemMean(BaselineConfig):
     name: ClassVar[str] = "item-mean"
     objectives: ClassVar[frozenset[Objective]] = LABELS
     fitted: ClassVar[frozenset[str]] = frozenset({"item_shrink"})
+    noticed: ClassVar[frozenset[str]] = frozenset({"item_shrink"})
 
     objective: Objective = "rating"
     item_shrink: float = Field(default=5.0, ge=0)
     user_shrink: float = Field(default=5.0, gt=0)
 
     def choices(self) -> Mapping[str, tuple[Any, ...]]:
-        return {"item_shrink": (0.5, 2.0, 5.0, 15.0), "user_shrink": (1.0, 2.0, 4.0, 8.0, 16.0)}
+        return {"item_shrink": (0.5, 2.0, 5.0, 15.0), "user_shrink": (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)}
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check(data)
@@ -53,9 +54,7 @@ class ItemMean(BaselineConfig):
         return self.finish(body["item"] + state["bias"][:, None])
 
 
-def two_way_means(
-    rows: TrainingRows, item_shrink: float, user_shrink: float = 5.0
-) -> tuple[Tensor, Tensor, Tensor]:
+def two_way_means(rows: TrainingRows, item_shrink: float, user_shrink: float = 5.0) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [], item terms [C] and user terms [U] of the labels, fitted in turn, each shrunk towards 0."""
     task, item = torch.from_numpy(rows.task), torch.from_numpy(rows.item)
     label = rows.label.double()

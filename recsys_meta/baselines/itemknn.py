@@ -13,19 +13,20 @@ from torch import Tensor
 
 from recsys_meta.baselines.base import BaselineConfig
 from recsys_meta.baselines.evidence import distinct, gathered, mix, recall, spread
-from recsys_meta.baselines.matrix import MEMORY_ITEMS, TrainingRows, gram, item_counts, log_popularity, memory
+from recsys_meta.baselines.matrix import TrainingRows, gram, item_counts, log_popularity, memory
 from recsys_meta.dataset import Dataset
 from recsys_meta.types import FIRST, IntArray, Params, State, Support
 
 BLOCK = 1_024
+SPARSE_ABOVE = 20_000
 
 
 class ItemKNN(BaselineConfig):
     """Score of item i: sum over the support's items s of G_si / (n_s^(1-a) n_i^a + shrink), plus popularity.
 
     G counts co-occurrences, n occurrences; a = 1/2 is the shrunk cosine, a = 0 the conditional probability of i
-    given s. Above MEMORY_ITEMS items only the `neighbours` with most co-occurrences per root of popularity are
-    kept for each item; below, all of them.
+    given s. Up to SPARSE_ABOVE items the similarities of the MEMORY_ITEMS most popular ones are dense; in a larger
+    catalogue every item keeps the `neighbours` with most co-occurrences per root of popularity.
     """
 
     name: ClassVar[str] = "itemknn"
@@ -39,9 +40,9 @@ class ItemKNN(BaselineConfig):
 
     def choices(self) -> Mapping[str, tuple[Any, ...]]:
         return {
-            "shrink": (3.0, 30.0, 100.0),
-            "power": (0.0, 0.25, 0.35, 0.5),
-            "popularity": (0.0, 0.3, 1.0, 2.0),
+            "shrink": (0.0, 10.0, 100.0, 1_000.0),
+            "power": (0.0, 0.25, 0.45, 0.65),
+            "popularity": (0.0, 0.3, 1.0, 3.0),
         }
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
@@ -49,7 +50,7 @@ class ItemKNN(BaselineConfig):
         matrix = TrainingRows.of(data, entities).binary()
         counts = item_counts(matrix)
         params = {"counts": counts, "log_popularity": log_popularity(counts)}
-        if data.catalogue > MEMORY_ITEMS:
+        if data.catalogue > SPARSE_ABOVE:
             return params | _nearest(matrix, counts.numpy(), self.neighbours)
         part, where = memory(matrix)
         return params | where | {"together": gram(part).fill_diagonal_(0)}

@@ -32,8 +32,8 @@ class NaiveBayes(BaselineConfig):
 
     def choices(self) -> Mapping[str, tuple[Any, ...]]:
         return {
-            "strength": (3.0, 10.0, 30.0, 100.0, 300.0),
-            "trust": (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0, 1.3),
+            "strength": (3.0, 30.0, 150.0, 1_000.0),
+            "trust": (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.1, 1.6),
         }
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:

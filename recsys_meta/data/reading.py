@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 from pyarrow.lib import ArrowInvalid
 
-from recsys_meta.data.tables import Chunk, ReadChunks, no_rejects, rejects_of
+from recsys_meta.data.quoted import read_quoted
+from recsys_meta.data.tables import SPLIT_REMEDY, UTF8_REMEDY, Chunk, ReadChunks, no_rejects, rejects_of
 from recsys_meta.errors import DataError
 from recsys_meta.types import IntArray
 
 SEPARATORS = (",", "\t", ";", "|")
 _UNIT = b"\x1f"  # stands in for a separator of several characters, which Arrow cannot split by
-_SPLIT_REMEDY = "Correct the line: is a separator missing, doubled or of another kind?"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class _Block:
     done: float
 
 
-def read_csv(path: Path, columns: Sequence[str], layout: Layout = Layout()) -> ReadChunks:  # noqa: B008 frozen
+def read_csv(path: Path, columns: Sequence[str], layout: Layout = Layout()) -> ReadChunks:
     """A reader of some columns of a CSV file, plain or gzipped, as text.
 
     The reader raises DataError for a file that is missing, empty, damaged or lacks a column.
@@ -58,14 +58,15 @@ def read_csv(path: Path, columns: Sequence[str], layout: Layout = Layout()) -> R
         names, separator, first = _header(path, blocks, columns, layout)
         for part in _with_first(first, blocks):
             if layout.quotes and b'"' in part.text:
-                yield from _careful(path, _with_first(part, blocks), names, columns, separator)
+                texts = ((b.text, b.line, b.done) for b in _with_first(part, blocks))
+                yield from read_quoted(path, texts, names, columns, separator)
                 return
             yield _fast(path, part, names, columns, separator)
 
     return read
 
 
-def header_of(path: Path, layout: Layout = Layout()) -> tuple[str, ...]:  # noqa: B008 frozen
+def header_of(path: Path, layout: Layout = Layout()) -> tuple[str, ...]:
     """The column names of a CSV file."""
     return tuple(_header(path, _blocks(path, 2**16, layout.encoding), (), layout)[0])
 
@@ -78,13 +79,13 @@ def _with_first(first: _Block, rest: Iterator[_Block]) -> Iterator[_Block]:
 def _blocks(path: Path, size: int, encoding: str) -> Iterator[_Block]:
     """Blocks of whole lines in UTF-8 with line feeds only, and the 1-based line each starts at."""
     line, rest, first = 1, b"", True
-    for raw, done in _raw(path, size):
-        if first and raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    for part, done in _raw(path, size):
+        if first and part[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise DataError("is UTF-16", file=path, line=1, remedy="Save it as UTF-8")
-        raw, first = raw.removeprefix(b"\xef\xbb\xbf") if first else raw, False
+        raw, first = part.removeprefix(b"\xef\xbb\xbf") if first else part, False
         cut = raw.rfind(b"\n") + 1
         if cut:
-            text = _plain(rest + raw[:cut], encoding)
+            text = _plain(path, line, rest + raw[:cut], encoding)
             yield _Block(text, line, done)
             line += text.count(b"\n")
             rest = raw[cut:]
@@ -93,19 +94,24 @@ def _blocks(path: Path, size: int, encoding: str) -> Iterator[_Block]:
         if len(rest) > max(64 * size, 2**26):
             raise DataError("a line is too long to be one", file=path, line=line, remedy="Is this a CSV file?")
     if rest:
-        yield _Block(_plain(rest, encoding), line, 1.0)
+        yield _Block(_plain(path, line, rest, encoding), line, 1.0)
 
 
-def _plain(text: bytes, encoding: str) -> bytes:
+def _plain(path: Path, line: int, text: bytes, encoding: str) -> bytes:
     text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in text else text
-    return text if encoding == "utf-8" else text.decode(encoding).encode()
+    if encoding == "utf-8":
+        return text
+    try:
+        return text.decode(encoding).encode()
+    except UnicodeDecodeError as error:
+        at = line + text.count(b"\n", 0, error.start)
+        raise DataError(f"is not valid {encoding}", file=path, line=at, remedy="Correct the encoding") from None
 
 
 def _raw(path: Path, size: int) -> Iterator[tuple[bytes, float]]:
     try:
         total = max(path.stat().st_size, 1)
-        with path.open("rb") as file:
-            stream: IO[bytes] = gzip.open(file) if path.suffix == ".gz" else file  # type: ignore[assignment]
+        with path.open("rb") as file, _unzipped(path, file) as stream:
             while raw := stream.read(size):
                 yield raw, min(file.tell() / total, 1.0)
     except FileNotFoundError:
@@ -115,6 +121,10 @@ def _raw(path: Path, size: int) -> Iterator[tuple[bytes, float]]:
         raise DataError(problem, file=path, remedy="Fetch or compress it again") from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", file=path) from None
+
+
+def _unzipped(path: Path, file: IO[bytes]) -> IO[bytes]:
+    return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
 
 
 def _header(
@@ -129,7 +139,7 @@ def _header(
     head, _, rest = block.text.partition(b"\n")
     text = _decoded(head)
     if text is None:
-        raise DataError("the header is not valid UTF-8", file=path, line=1, remedy="Save the file as UTF-8")
+        raise DataError("the header is not valid UTF-8", file=path, line=1, remedy=UTF8_REMEDY)
     names, separator = _names(text, columns, layout)
     _check_names(path, names, columns)
     return names, separator, _Block(rest, block.line + 1, block.done)
@@ -174,14 +184,14 @@ def _fast(path: Path, block: _Block, names: list[str], columns: Sequence[str], s
     rejects = []
     if _decoded(text) is None:
         text, bad = _blank(text, [i for i, t in enumerate(text.split(b"\n")) if _decoded(t) is None])
-        rejects.append(_malformed(block.line, bad, "is not valid UTF-8", "Save the file as UTF-8"))
+        rejects.append(_malformed(block.line, bad, "is not valid UTF-8", UTF8_REMEDY))
     if len(separator) > 1:
         text = text.replace(separator.encode(), _UNIT)
     width, kept, short = _widths(text, _UNIT if len(separator) > 1 else separator.encode(), len(names))
     if len(short):
         text, bad = _blank(text, short)
         reason = [f"has {n} fields where {len(names)} are expected" for n in width[short]]
-        rejects.append(_malformed(block.line, bad, reason, _SPLIT_REMEDY))
+        rejects.append(_malformed(block.line, bad, reason, SPLIT_REMEDY))
     frame = _parse(path, text, names, columns, separator) if len(kept) else _empty(columns)
     lost = pd.concat(rejects) if rejects else no_rejects()
     return Chunk(str(path), frame, kept + block.line, lost, block.done)
@@ -221,17 +231,8 @@ def _parse(path: Path, text: bytes, names: list[str], columns: Sequence[str], se
             pa.py_buffer(text),
             arrow_csv.ReadOptions(column_names=names, use_threads=False, block_size=max(len(text) + 1, 2**16)),
             arrow_csv.ParseOptions(delimiter=delimiter, quote_char=False, ignore_empty_lines=True),
-            arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(columns, pa.string()), include_columns=list(columns)
-            ),
+            arrow_csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=list(columns)),
         )
     except ArrowInvalid as error:
         raise DataError(f"cannot be read as a table: {error}", file=path) from None
     return pd.DataFrame({c: table.column(c).to_pandas() for c in columns})
-
-
-def _careful(
-    path: Path, blocks: Iterator[_Block], names: list[str], columns: Sequence[str], separator: str
-) -> Iterator[Chunk]:
-    """Rows of a file with quotes; a record may span lines and blocks."""
-    raise NotImplementedError

@@ -6,7 +6,7 @@ Cells of a CSV file arrive as text, those of Parquet or of a simulator may be nu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,8 @@ Progress = Callable[[str, float], None]
 BLOCK = 24 * 2**20
 """Bytes of a file read at a time: about a million short rows."""
 
+SPLIT_REMEDY = "Correct the line: is a separator missing, doubled or of another kind?"
+UTF8_REMEDY = "Save the file as UTF-8"
 REJECT = ("line", "field", "reason", "remedy", "row")
 
 
@@ -31,8 +33,8 @@ def no_rejects() -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype="int64" if name == "line" else "object") for name in REJECT})
 
 
-def rejects_of(lines: IntArray, field: str, reason: object, remedy: str, row: object) -> pd.DataFrame:
-    """Rejected rows at these lines [n]; reason and row are one text or n of them."""
+def rejects_of(lines: IntArray, field: str, reason: object, remedy: object, row: object) -> pd.DataFrame:
+    """Rejected rows at these lines [n]; reason, remedy and row are one text or n of them."""
     cells = {"line": np.asarray(lines, np.int64), "field": field, "reason": reason, "remedy": remedy, "row": row}
     return pd.DataFrame(cells, columns=list(REJECT))
 
@@ -58,10 +60,14 @@ ReadChunks = Callable[[int], Iterator[Chunk]]
 
 @dataclass(frozen=True)
 class SideTable:
-    """Features of entities or of items: rows identified by the column `key`, read whole."""
+    """Features of entities or of items: rows identified by the column `key`, read whole.
+
+    `inline`: the columns stand in the events themselves, where the rows of an id must agree.
+    """
 
     key: str
     read: ReadChunks
+    inline: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,16 @@ class RawTables:
     duplicates: Duplicates = "refuse"
     origin: tuple[str, ...] = ()
     expected: Mapping[str, int] = field(default_factory=dict)
+
+
+def mapped(read: ReadChunks, change: Callable[[pd.DataFrame], pd.DataFrame]) -> ReadChunks:
+    """A reader whose frames are changed, row by row in place, by a function of the whole frame."""
+
+    def changed(block: int) -> Iterator[Chunk]:
+        for chunk in read(block):
+            yield replace(chunk, frame=change(chunk.frame))
+
+    return changed
 
 
 def in_memory(file: str, frame: pd.DataFrame) -> ReadChunks:

@@ -10,26 +10,23 @@ The step is blind to the size of the support: that is the method, and its weakne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Self
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from recsys_meta import objectives
 from recsys_meta.dataset import Dataset
 from recsys_meta.errors import ConfigError
-from recsys_meta.learners import scorer
+from recsys_meta.learners import inner, scorer
 from recsys_meta.learners.level import item_level
 from recsys_meta.learners.scorer import ScorerConfig
+from recsys_meta.nets import is_buffer
 from recsys_meta.predictor import Group
-from recsys_meta.types import FIRST, IntArray, Params, Rows, State, Support, TaskBatch
-
-NEVER = -1e9
-"""Logit of what can never be drawn; finite, so that masked rows stay numbers."""
+from recsys_meta.types import IntArray, Params, Rows, State, Support, TaskBatch
 
 
 class MamlConfig(ScorerConfig):
@@ -38,27 +35,34 @@ class MamlConfig(ScorerConfig):
     adapts: Literal["entity", "head", "all"] = "entity"
     order: Literal[1, 2] = 2
     steps: int = Field(default=1, ge=0)
-    rate: float = Field(default=1.0, gt=0, description="inner rate at the start; learned, one for each group")
-    negatives: int = Field(default=0, ge=0, description="sampled softmax with so many; 0: the whole catalogue")
+    rate: float | None = Field(default=None, gt=0, description="inner rates at the start; they are learned")
     dropout: float = Field(default=0.3, ge=0, lt=1, description="on item vectors, while training")
     size_weight: float = Field(default=0.5, ge=0, le=1, description="a task weighs (query rows)^this")
     decay: float = Field(default=1e-2, ge=0, description="weight decay of all but inner rates and start levels")
     bias_speed: float = Field(default=0.1, gt=0, description="outer rate of item biases over the others'")
-    rate_speed: float = Field(default=3.0, gt=0, description="outer rate of inner rates over the others'")
+    rate_speed: float = Field(default=1.0, gt=0, description="outer rate of inner rates over the others'")
 
     @model_validator(mode="after")
     def _method(self) -> Self:
         if self.adapts == "head" and not self.hidden:
             raise ValueError("adapts 'head' needs hidden layers: a dot product has none")
-        if self.objective == "ranking" and self.hidden and not self.negatives:
-            raise ValueError("a ranking with hidden layers needs negatives > 0 (a sampled softmax)")
         return self
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """What adapts, each with an inner rate of its own."""
+        """What adapts."""
         head = ("head",) if self.hidden else ()
         return {"entity": ("entity",), "head": head, "all": ("entity", *head, "rows")}[self.adapts]
+
+    @property
+    def first_rate(self) -> float:
+        """Where inner rates start: a softmax's gradient is far smaller than that of labels."""
+        return self.rate or (1.0 if self.objective == "ranking" else 0.1)
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """Inner rates: one a group, and one for the entity's own bias, whose scale is not the vector's."""
+        return (*self.groups, "level") if self.constant else self.groups
 
 
 @dataclass(frozen=True)
@@ -79,22 +83,22 @@ class Maml:
             )
         counts, level = item_level(data, entities)
         params = scorer.init(config, data, entities, level, generator)
-        for group in config.groups:
-            params[f"rate.{group}"] = torch.tensor(float(np.log(config.rate)))
+        for group in config.rates:
+            params[f"rate.{group}"] = torch.tensor(math.log(config.first_rate))
         if config.objective == "ranking" and config.negatives:
-            weight = (counts + 1) ** 0.75
-            weight[:FIRST] = 0
-            params["log_q"] = torch.log(config.negatives * weight / weight.sum()).clamp(min=NEVER)
-            params["negatives"] = self._negatives(params, generator)
+            params["log_q"] = inner.log_q(config, counts)
+            params["negatives"] = inner.negatives(config, params, generator)
         return params
 
     def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
         """Nothing is needed beside the parameters."""
 
+    def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
+        """Nothing is left to choose after training."""
+        return params
+
     def frozen(self, key: str) -> bool:
-        parts = key.split(".")
-        moments = len(parts) == 3 and parts[2] == "scale"
-        return moments or parts[0] in ("catalogue", "log_q", "negatives")
+        return is_buffer(key) or key in ("log_q", "negatives")
 
     def group(self, key: str) -> Group:
         if key.startswith("rate."):
@@ -116,14 +120,22 @@ class Maml:
         Works with and without an outer graph: one is kept only if the body asks for gradients.
         """
         state, steps = self._start(body, support), self.config.steps
-        rows = self._known(support.rows)
+        rows = inner.known(self.config, support.rows)
         outer = torch.is_grad_enabled() and any(v.requires_grad for v in body.values())
         for _ in range(steps if rows.item.shape[1] else 0):
             state = state | {
-                key: state[key] - body[f"rate.{_group(key)}"].exp() * gradient
+                key: state[key] - self._rate(body, key) * gradient
                 for key, gradient in self._gradient(body, state, rows, outer).items()
             }
         return {key: value.contiguous() for key, value in state.items()}
+
+    def _rate(self, body: Params, key: str) -> Tensor:
+        """Inner rate of a leaf of the state: a number, or [Z] where the last coordinate has its own."""
+        rate = body[f"rate.{_group(key)}"].exp()
+        if key != "z" or not self.config.constant:
+            return rate
+        width = body["vectors"].shape[1]
+        return torch.cat([rate.expand(width - 1), body["rate.level"].exp()[None]])
 
     def _start(self, body: Params, support: Support) -> State:
         """The state of no step: what is shared, with a leading T."""
@@ -132,7 +144,7 @@ class Maml:
         if "head" in groups:
             state |= {k: v.expand(tasks, *v.shape) for k, v in scorer.head_of(body).items()}
         if "rows" in groups:
-            item = support.rows.item * self._known(support.rows).mask
+            item = support.rows.item * inner.known(self.config, support.rows).mask
             # An item met twice has one vector: its first slot owns the change, in the others nothing moves.
             earlier = (item[:, :, None] == item[:, None, :]).tril(-1).any(2)
             state["rows.item"] = item.masked_fill(earlier, 0)
@@ -146,89 +158,22 @@ class Maml:
             body = {k: v.detach() for k, v in body.items()}
             state = {k: v.detach() for k, v in state.items()}
         if self.config.adapts == "entity" and not self.config.hidden:
-            return {"z": self._closed_form(body, state["z"], rows)}
+            return {"z": inner.slope(self.config, body, state["z"], rows)}
         with torch.enable_grad():
             keys = [k for k in state if _group(k) in self.config.groups]
             fast = {k: v if v.requires_grad else v.requires_grad_() for k, v in state.items() if k in keys}
-            loss = self._loss(body, state | fast, rows).sum()
+            loss = inner.loss(self.config, body, state | fast, rows).sum()
             gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=second)
         return dict(zip(fast, gradients, strict=True))
 
-    def _closed_form(self, body: Params, z: Tensor, rows: Rows) -> Tensor:
-        """The gradient of the support loss of a dot product in z, [T, Z]: no autograd at serving time."""
-        config, vectors = self.config, body["vectors"]
-        own = vectors[rows.item]
-        weight = rows.mask / rows.counts.clamp(min=1)[:, None]  # [T, S], the mean over rows
-        if config.objective == "ranking" and not config.negatives:
-            some = rows.mask.any(1, keepdim=True)
-            expected = torch.softmax(self._full(body, {"z": z}), 1) @ vectors
-            return expected * some - torch.einsum("ts,tsv->tv", weight.to(own.dtype), own)
-        score = self._score(body, {"z": z}, rows.item)
-        if config.objective == "ranking":
-            other = self._shared(body, {"z": z}, body["negatives"]) - body["log_q"][body["negatives"]]
-            miss = torch.sigmoid(other.logsumexp(1)[:, None] - score + body["log_q"][rows.item]) * weight
-            pushed = torch.softmax(other, 1) @ vectors[body["negatives"]]
-            return miss.sum(1, keepdim=True) * pushed - torch.einsum("ts,tsv->tv", miss, own)
-        error = 2 * (score - rows.label) if config.objective == "rating" else torch.sigmoid(score) - rows.label
-        return torch.einsum("ts,tsv->tv", error * weight, own)
-
     def score(self, body: Params, state: State, rows: Rows) -> Tensor:
-        return self._score(body, state, rows.item)
-
-    def _score(self, body: Params, state: State, item: Tensor) -> Tensor:
-        """Scores [T, R] of items [T, R]."""
-        e = body["vectors"][item]
-        if "rows.item" in state:
-            same = item[:, :, None] == state["rows.item"][:, None, :]
-            e = e + same.to(e.dtype) @ state["rows.change"]
-        scores = scorer.pairs(self.config, body, state["z"], scorer.head_of(state), e)
-        return scores + body["bias"][item] if self.config.item_bias else scores
-
-    def _shared(self, body: Params, state: State, item: Tensor) -> Tensor:
-        """Scores [T, N] of the same items [N] for all tasks; changes of single tasks' rows do not reach them."""
-        e = body["vectors"][item]
-        scores = scorer.pairs(self.config, body, state["z"], scorer.head_of(state), e)
-        return scores + body["bias"][item] if self.config.item_bias else scores
+        return inner.score(self.config, body, state, rows.item)
 
     def rank(self, body: Params, state: State) -> Tensor:
-        scores = scorer.catalogue(self.config, body, state["z"], scorer.head_of(state))
-        if "rows.item" not in state:
-            return scores
-        item = state["rows.item"]
-        return scores.scatter(1, item, self._score(body, state, item))
-
-    def _full(self, body: Params, state: State) -> Tensor:
-        """Logits [T, C] of a softmax over the catalogue: the reserved ids are never drawn."""
-        reserved = torch.arange(body["vectors"].shape[0], device=body["vectors"].device) < FIRST
-        return self.rank(body, state).masked_fill(reserved, NEVER)
+        return inner.rank(self.config, body, state)
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
-        return self._loss(body, state, self._known(support.rows))
-
-    def _known(self, rows: Rows) -> Rows:
-        """In a ranking an unknown item says nothing; a rating of one still tells how the entity rates."""
-        if self.config.objective != "ranking":
-            return rows
-        return replace(rows, mask=rows.mask & (rows.item >= FIRST))
-
-    def _loss(self, body: Params, state: State, rows: Rows, seen: Rows | None = None) -> Tensor:
-        """Loss of each task, [T]. What was `seen` in the support is not recommended, so a softmax leaves it out."""
-        if self.config.objective == "ranking" and not self.config.negatives:
-            logits = self._full(body, state)
-            if seen is not None:
-                out = torch.zeros_like(logits, dtype=torch.bool).scatter(1, seen.item * seen.mask, True)
-                logits = logits.masked_fill(out, NEVER)
-                rows = replace(rows, mask=rows.mask & ~out.gather(1, rows.item))
-            return objectives.softmax(logits, rows)
-        scores = self._score(body, state, rows.item)
-        if self.config.objective == "rating":
-            return objectives.squared(scores, rows)
-        if self.config.objective == "click":
-            return objectives.logistic(scores, rows)
-        negatives, log_q = body["negatives"], body["log_q"]
-        other = self._shared(body, state, negatives)
-        own_log_q = log_q[rows.item].masked_fill(~rows.mask, 0.0)
-        return objectives.sampled_softmax(scores, other, rows, log_q[negatives], own_log_q)
+        return inner.loss(self.config, body, state, inner.known(self.config, support.rows))
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
@@ -240,10 +185,10 @@ class Maml:
             vectors = vectors * kept / (1 - self.config.dropout)
         body = self._body(params, vectors)
         if "negatives" in body:
-            body["negatives"] = self._negatives(body, generator)
+            body["negatives"] = inner.negatives(self.config, body, generator)
         state = self.adapt(body, batch.support)
-        query = self._known(batch.query)
-        losses = self._loss(body, state, query, batch.support.rows)
+        query = inner.known(self.config, batch.query)
+        losses = inner.loss(self.config, body, state, query, batch.support.rows)
         weight = query.counts.to(losses.dtype) ** self.config.size_weight * query.mask.any(1)
         loss = (losses * weight).sum() / weight.sum().clamp(min=1)
         return loss, self._figures(body, state, batch.support)
@@ -252,13 +197,8 @@ class Maml:
     def _figures(self, body: Params, state: State, support: Support) -> dict[str, float]:
         start = self._start(body, support)
         moved = [(state[k] - start[k]).flatten(1) for k in start if _group(k) in self.config.groups]
-        rates = {f"inner_rate.{g}": float(body[f"rate.{g}"].exp()) for g in self.config.groups}
+        rates = {f"inner_rate.{g}": float(body[f"rate.{g}"].exp()) for g in self.config.rates}
         return {"change": float(torch.cat(moved, 1).norm(dim=1).mean()), **rates}
-
-    def _negatives(self, params: Params, generator: torch.Generator) -> Tensor:
-        """Negatives [N], drawn by popularity to the power 3/4, with replacement."""
-        weight = (params["log_q"] - params["log_q"].max()).exp()
-        return torch.multinomial(weight, self.config.negatives, replacement=True, generator=generator)
 
 
 def _group(key: str) -> str:

@@ -37,6 +37,7 @@ class ScorerConfig(Config):
     combine: Literal["sum", "concat"] = "sum"
     item_id: bool = True
     item_bias: bool = True
+    negatives: int = Field(default=0, ge=0, description="sampled softmax with so many; 0: the whole catalogue")
     scale: float = Field(default=0.1, gt=0, description="deviation of fresh embeddings")
     entity_start: bool = Field(default=True, description="a learned start vector beside the entity's features")
 
@@ -46,6 +47,8 @@ class ScorerConfig(Config):
             raise ValueError("combine 'concat' needs hidden layers; a dot product takes 'sum'")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden layers must be at least 1 wide, got {self.hidden}")
+        if self.objective == "ranking" and self.hidden and not self.negatives:
+            raise ValueError("a ranking with hidden layers needs negatives > 0 (a sampled softmax)")
         return self
 
     @property
@@ -142,7 +145,7 @@ def pairs(config: ScorerConfig, body: Params, z: Tensor, head: Params, e: Tensor
     first = layers["head.0.weight"]
     split = z.shape[1]
     if not fixed:
-        e = e @ first[..., split:, :]
+        e = torch.einsum("nv,tvh->tnh" if e.dim() == 2 else "trv,tvh->trh", e, first[:, split:])
     if first.dim() == 3:
         start = torch.einsum("tz,tzh->th", z, first[:, :split]) + layers["head.0.bias"]
     else:

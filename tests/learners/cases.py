@@ -37,7 +37,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         "dot-all-rating": {**ALL, "objective": "rating"},
         "entity-mlp": {**MLP, "negatives": 20, "rate": 2.0},
         "entity-mlp-sum-rating": {**MLP, "combine": "sum", "objective": "rating"},
-        "melu": {**MLP, "adapts": "head", "negatives": 20, "item_id": False, "item_bias": False},
+        "melu": {**MLP, "rate": 0.5, "adapts": "head", "negatives": 20, "item_id": False, "item_bias": False},
         "melu-rating": {
             **MLP,
             "adapts": "head",

@@ -99,9 +99,7 @@ def test_padding_changes_nothing_even_if_it_is_garbage(case):
     query = case.batch.query
     assert_same(answers(case.learner, body, padded, query), answers(case.learner, body, support, query))
     params = case.params
-    torch.testing.assert_close(
-        case.loss(params, replace(case.batch, support=padded))[0], case.loss(params)[0], **CLOSE
-    )
+    torch.testing.assert_close(case.loss(params, replace(case.batch, support=padded))[0], case.loss(params)[0], **CLOSE)
 
 
 def test_order_of_the_support_changes_nothing(case):
@@ -117,9 +115,7 @@ def test_a_batch_equals_its_tasks_one_by_one(case):
     together = answers(case.learner, body, batch.support, batch.query)
     for t in range(batch.support.size):
         rows = Rows(*(x[t : t + 1] for x in vars(batch.support.rows).values()))
-        alone = Support(
-            {k: v[t : t + 1] for k, v in batch.support.features.items()}, rows.first(int(rows.mask.sum()))
-        )
+        alone = Support({k: v[t : t + 1] for k, v in batch.support.features.items()}, rows.first(int(rows.mask.sum())))
         query = Rows(*(x[t : t + 1] for x in vars(batch.query).values()))
         assert_same(answers(case.learner, body, alone, query), [x[t : t + 1] for x in together])
 

@@ -1,0 +1,130 @@
+"""Events on their way to the database: each is judged by itself, and sending one again changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import Session
+
+from api.models import Event
+from api.registry import Registry, Served
+from api.subjects import fits
+from recsys_meta.schema import Schema, explain
+from recsys_meta.store import events as store
+from recsys_meta.store.events import NewEvent, Outcome
+from recsys_meta.store.rows import in_chunks
+from recsys_meta.store.tables import Event as EventRow
+
+AHEAD_S = 300.0
+"""How far the sender's clock may be ahead, seconds."""
+
+
+class Refused(Exception):
+    """Why an event is not stored."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An event fit to be stored. `timed` is False where the sender gave no time."""
+
+    index: int
+    event: NewEvent
+    timed: bool
+
+
+def judge(raw: Sequence[Any], registry: Registry) -> tuple[list[Judged], list[dict[str, Any]]]:
+    """Events fit to be stored, and the refusals of the others."""
+    now, judged, refused = time.time(), [], []
+    for index, one in enumerate(raw):
+        try:
+            event = one if isinstance(one, Event) else Event.model_validate(one)
+            judged.append(_judge(index, event, registry, now))
+        except ValidationError as error:
+            refused.append(refusal(index, one, explain(error)))
+        except Refused as error:
+            refused.append(refusal(index, one, str(error)))
+    return judged, refused
+
+
+def save(session: Session, judged: Sequence[Judged]) -> list[Outcome]:
+    """Store events, one outcome for each. One without a time takes that under which it was stored before."""
+    return store.insert(session, [j.event for j in _with_first_times(session, judged)])
+
+
+def refusal(index: int, one: Any, reason: str) -> dict[str, Any]:
+    """An entry of `refused` in the answer."""
+    found = one.get("event_id") if isinstance(one, dict) else getattr(one, "event_id", None)
+    # Shown only where it can be: it may be anything here.
+    shown = found if isinstance(found, str) and found.isprintable() else None
+    # A wrong field's own name is in the reason, and may hold what has no UTF-8.
+    return {"index": index, "event_id": shown, "reason": reason.encode(errors="replace").decode()[:500]}
+
+
+def _judge(index: int, event: Event, registry: Registry, now: float) -> Judged:
+    kind = event.kind or _only_kind(registry)
+    at = event.time
+    if at is not None and at > now + AHEAD_S:
+        raise Refused(f"time: lies {at - now:.0f} s in the future; seconds since 1970 are expected, not milliseconds")
+    label = _label(event.label, registry.of_kind(kind))
+    event_id = event.event_id or _content_id(kind, event, label, at)
+    moment = datetime.fromtimestamp(now if at is None else at, UTC)
+    return Judged(index, NewEvent(kind, event_id, event.entity, event.item, label, moment), at is not None)
+
+
+def _only_kind(registry: Registry) -> str:
+    kinds = sorted({served.kind for served in registry.live.values()})
+    if len(kinds) != 1:
+        raise Refused(f"kind: is needed; models in service are for {', '.join(kinds) or 'no kind yet'}")
+    return kinds[0]
+
+
+def _label(label: float | None, models: Sequence[Served]) -> float:
+    """The label to store; it must mean something to one model of the kind, where there is any."""
+    schemas = [served.recommender.bundle.schema for served in models]
+    if label is not None:
+        if schemas and not any(fits(schema, label) for schema in schemas):
+            low, high = schemas[0].label_range or (None, None)
+            raise Refused(f"label: {label} is not a label from {low:g} to {high:g}")
+        return label
+    if not schemas:
+        return 1.0
+    happened = [_happened(schema) for schema in schemas if schema.objective == "ranking"]
+    if not happened:
+        raise Refused("label: is needed; the model predicts " + schemas[0].objective + "s")
+    return happened[0]
+
+
+def _happened(schema: Schema) -> float:
+    """The label that stands for "it happened"."""
+    if schema.positive is not None:
+        return schema.positive
+    return 1.0 if fits(schema, 1.0) or schema.label_range is None else schema.label_range[1]
+
+
+def _content_id(kind: str, event: Event, label: float, at: float | None) -> str:
+    content = json.dumps([kind, event.entity, event.item, label, at])
+    return "content-" + hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def _with_first_times(session: Session, judged: Sequence[Judged]) -> list[Judged]:
+    keys = [(j.event.kind, j.event.event_id) for j in judged if not j.timed]
+    first: dict[tuple[str, str], datetime] = {}
+    for chunk in in_chunks(keys):
+        query = select(EventRow.kind, EventRow.event_id, EventRow.time)
+        matching = query.where(tuple_(EventRow.kind, EventRow.event_id).in_(chunk))
+        for kind, event_id, at in session.execute(matching):
+            first[kind, event_id] = at
+    return [
+        j
+        if j.timed
+        else replace(j, event=replace(j.event, time=first.get((j.event.kind, j.event.event_id), j.event.time)))
+        for j in judged
+    ]

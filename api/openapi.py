@@ -1,0 +1,66 @@
+"""The OpenAPI document: what FastAPI makes, with errors as they are (problem documents)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api.answers import ProblemDocument
+from api.models import Event
+from api.problems import MEDIA_TYPE
+
+_REF = "#/components/schemas/{model}"
+_SAID = {
+    401: "A key is needed, and this is none of ours",
+    403: "The key lacks the scope; or no key is configured and the caller is not on this machine",
+    404: "There is no such thing",
+    409: "The request contradicts what is stored",
+    413: "The body is too large",
+    422: "The request is wrong; `errors` says where",
+    503: "Something that is needed is away; `Retry-After` says when to come back",
+}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The document, made once."""
+    if app.openapi_schema is None:
+        made = get_openapi(
+            title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
+        )
+        schemas = made.setdefault("components", {}).setdefault("schemas", {})
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        _add(schemas, "Problem", ProblemDocument.model_json_schema(ref_template=_REF))
+        _add(schemas, "Event", Event.model_json_schema(ref_template=_REF))
+        schemas["EventBatch"].pop("x-item-schema", None)
+        schemas["EventBatch"]["properties"]["events"]["items"] = {"$ref": "#/components/schemas/Event"}
+        for path, operations in made["paths"].items():
+            for method, operation in operations.items():
+                _describe(path, method, operation["responses"])
+        app.openapi_schema = made
+    return app.openapi_schema
+
+
+def _add(schemas: dict[str, Any], name: str, schema: dict[str, Any]) -> None:
+    schemas.update(schema.pop("$defs", {}))
+    schemas[name] = schema
+
+
+def _describe(path: str, method: str, responses: dict[str, Any]) -> None:
+    responses.pop("422", None)
+    if not path.startswith("/v1"):
+        return
+    codes = {401, 403, 422, 503}
+    codes |= {413} if method in ("post", "put") else set()
+    codes |= {404} if "{" in path or method == "post" else set()
+    codes |= {409} if path.endswith(("/promote", "/rollback")) else set()
+    for code in sorted(codes):
+        problem: dict[str, Any] = {
+            "description": _SAID[code],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        if code == 503:
+            problem["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+        responses[str(code)] = problem

@@ -1,0 +1,54 @@
+"""Answers as bytes: orjson, no response validation on the way."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from fastapi import Response
+
+from api.registry import Served
+from recsys_meta.recommend import Scored
+
+JSON = "application/json"
+_OPTIONS = orjson.OPT_UTC_Z
+_KEPT = struct.Struct(">?I")  # prior, size of the support
+
+
+def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer that is not in a hurry."""
+    return Response(orjson.dumps(content, option=_OPTIONS), status, headers, JSON)
+
+
+def ranked(items: Sequence[Scored]) -> list[dict[str, Any]]:
+    """A list in the form of the answer."""
+    return [{"rank": rank, "item": s.item, "score": s.score, "title": s.title} for rank, s in enumerate(items, 1)]
+
+
+def joined(
+    request_id: str, served: Served, served_by: str, missing: Sequence[str], rest: bytes, cache: str
+) -> Response:
+    """What differs from request to request, in front of what does not (`rest`, a JSON object)."""
+    head = orjson.dumps(
+        {
+            "request_id": request_id,
+            "model": {"name": served.name, "version": served.version},
+            "served_by": served_by,
+            "degraded": bool(missing),
+            "missing": missing,
+        }
+    )
+    return Response(head[:-1] + b"," + rest[1:], 200, {"x-cache": cache}, JSON)
+
+
+def pack(prior: bool, support_size: int, rest: bytes) -> bytes:
+    """A list as the cache of the process keeps it."""
+    return _KEPT.pack(prior, support_size) + rest
+
+
+def unpack(kept: bytes) -> tuple[bool, int, bytes]:
+    """What `pack` was given."""
+    prior, size = _KEPT.unpack_from(kept)
+    return prior, size, kept[_KEPT.size :]

@@ -1,0 +1,98 @@
+"""`POST /v1/adapt`: adapt now, and say what it did."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+
+from api import answers
+from api.diagnosis import ANONYMOUS, Done, finite, row
+from api.house import House
+from api.models import AdaptRequest, Event
+from api.problems import Problem, unavailable
+from api.registry import Served
+from api.replies import reply
+from api.routes.door import AHouse, request_id
+from api.routes.events import receive
+from api.security import Scopes, require
+from api.subjects import find_subject, know
+from recsys_meta.recommend import Diagnosis
+from recsys_meta.store import entities
+from recsys_meta.store.clock import moment
+
+router = APIRouter(prefix="/v1", tags=["newcomers"])
+
+
+@router.post("/adapt", responses={200: {"model": answers.Adapted}})
+async def adapt(
+    body: AdaptRequest, request: Request, house: AHouse, scopes: Annotated[Scopes, require("read")]
+) -> Response:
+    """Adapt to a newcomer and measure it: loss of the support before and after, and the norm of its gradient.
+
+    `persist` stores the features and events given (scope write), so that later calls need the id only.
+    """
+    served = await house.registry.resolve(body.model, body.entity.kind)
+    persisted = None
+    if body.persist:
+        if "write" not in scopes:
+            raise Problem(403, "This key lacks the scope 'write', which 'persist' needs")
+        persisted = await _persist(house, served, body)
+    at = moment()
+    subject = await find_subject(house.profiles, served, body.entity)
+    known = know(served, subject, body.entity, body.events)
+    began = time.perf_counter()
+    outcome = await house.ladder.climb(served, known, subject, fresh=True)
+    if outcome.state is None:
+        raise unavailable(f"Model '{served.name}' cannot adapt; recommendations are by popularity meanwhile")
+    ms = 1000 * (time.perf_counter() - began)
+    found = await asyncio.to_thread(served.recommender.diagnose, known, outcome.state)
+    by: Any = "adapted" if known.items else "prior"
+    done = Done(served.recommender, subject.kind, subject.entity or ANONYMOUS, by, ms, len(known.items), at)
+    house.writer.put(row(done, found if known.items else None))
+    missing = house.missing(profile=subject.entity is None or subject.profile is not None)
+    return reply(
+        {
+            "request_id": request_id(request),
+            "model": {"name": served.name, "version": served.version},
+            "degraded": bool(missing),
+            "missing": missing,
+            "support_size": len(known.items),
+            "unknown_items": known.unknown,
+            **_figures(found),
+            "ms": ms,
+            "persisted": persisted and {"request_id": request_id(request), **persisted},
+        }
+    )
+
+
+def _figures(found: Diagnosis) -> dict[str, Any]:
+    empty = not found.support_size
+    figures = {
+        "loss_before": found.loss_before,
+        "loss_after": found.loss_after,
+        "gradient_norm": found.gradient_norm,
+    }
+    return {"steps": found.steps} | {k: None if empty else finite(v) for k, v in figures.items()}
+
+
+async def _persist(house: House, served: Served, body: AdaptRequest) -> dict[str, Any]:
+    """Store what the body says of the entity; nothing of it where the model could not read it."""
+    entity = body.entity.id
+    if entity is None:
+        raise Problem(422, "'persist' needs entity.id", errors=[{"pointer": "/entity/id", "detail": "is needed"}])
+    # Raises DataError for what the model cannot read, before any of it is stored.
+    known = know(served, await find_subject(house.profiles, served, body.entity), body.entity, body.events)
+    served.recommender.support([known])
+    if body.entity.features:
+        await house.database.write(lambda s: _merge(s, served.kind, entity, body.entity.features))
+        await house.profiles.changed([(served.kind, entity)])
+    given = [e.model_dump(exclude_none=True) for e in body.events]
+    return await receive(house, [Event(kind=served.kind, entity=entity, **e) for e in given])
+
+
+def _merge(session: Any, kind: str, entity: str, features: dict[str, Any]) -> None:
+    row = entities.find(session, kind, entity)
+    entities.upsert(session, kind, entity, {**(row.features if row else {}), **features})

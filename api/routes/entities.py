@@ -1,0 +1,118 @@
+"""`/v1/entities/{kind}/{id}`: what is stored of a newcomer, and its erasure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from sqlalchemy.orm import Session
+
+from api import answers
+from api.house import House
+from api.models import EntityBody
+from api.problems import Problem, unavailable
+from api.replies import reply
+from api.routes.door import AHouse, IdPath, KindPath
+from api.security import require
+from recsys_meta.errors import DataError
+from recsys_meta.recommend import Newcomer
+from recsys_meta.store import adaptations, entities, events
+from recsys_meta.store.adaptations import NewAdaptation
+from recsys_meta.store.cache import owner_key
+from recsys_meta.store.engine import Unavailable
+
+router = APIRouter(prefix="/v1", tags=["entities"])
+Many = Annotated[int, Query(ge=0, le=1000, description="newest events to show")]
+
+
+@router.get(
+    "/entities/{kind}/{id:path}", responses={200: {"model": answers.EntityDocument}}, dependencies=[require("read")]
+)
+async def get_entity(kind: KindPath, id: IdPath, house: AHouse, events: Many = 100) -> Response:
+    """Features, newest events and the figures of the last adaptation of an entity."""
+    return reply(await house.database.read(lambda s: _document(s, kind, id, events)))
+
+
+@router.put(
+    "/entities/{kind}/{id:path}", responses={200: {"model": answers.EntityDocument}}, dependencies=[require("write")]
+)
+async def put_entity(kind: KindPath, id: IdPath, body: EntityBody, house: AHouse) -> Response:
+    """Set the features of an entity; they replace those it had. A feature that no model of the kind has is refused."""
+    _check(house, kind, body.features)
+
+    def write(session: Session) -> dict[str, Any]:
+        entities.upsert(session, kind, id, body.features)
+        return _document(session, kind, id, 100)
+
+    document = await house.database.write(write)
+    await house.profiles.changed([(kind, id)])
+    return reply(document)
+
+
+@router.delete(
+    "/entities/{kind}/{id:path}", responses={200: {"model": answers.Receipt}}, dependencies=[require("write")]
+)
+async def delete_entity(kind: KindPath, id: IdPath, house: AHouse) -> Response:
+    """Erase features, events, adaptations, adapted states and lists of an entity, and answer a receipt.
+
+    Asking again is harmless. 503 where the database or Redis could not be reached: ask again then.
+    """
+    house.writer.discard(lambda row: isinstance(row, NewAdaptation) and (row.kind, row.entity) == (kind, id), 2.0)
+    receipt = await house.database.write(lambda s: entities.erase(s, kind, id))
+    cached = await _forget(house, kind, id)
+    # Once more: until the caches had forgotten it, a request may have read it, and been noted after the first pass.
+    await house.database.write(lambda s: entities.erase(s, kind, id))
+    return reply({**vars(receipt), "cached": cached})
+
+
+async def _forget(house: House, kind: str, entity: str) -> int:
+    """Empty the caches of an entity; answers how many keys. Raises Problem where Redis is away."""
+    owner = owner_key(kind, entity)
+    cached = house.memory.delete_owned(owner)
+    await house.profiles.changed([(kind, entity)])
+    if house.redis is None:
+        return cached
+    try:
+        return cached + await house.redis.delete_owned(owner)
+    except Unavailable:
+        raise unavailable(
+            "The database has erased the entity, but Redis cannot be reached and may hold its adapted state; ask again"
+        ) from None
+
+
+def _document(session: Session, kind: str, entity: str, many: int) -> dict[str, Any]:
+    row = entities.find(session, kind, entity)
+    total = events.count(session, kind, entity)
+    if row is None and not total:
+        raise Problem(404, f"Nothing is stored of the {kind} with this id")
+    last = adaptations.list_adaptations(session, kind=kind, entity=entity, limit=1).items
+    newest = events.support(session, kind, entity, many)
+    return {
+        "kind": kind,
+        "id": entity,
+        "features": row.features if row else {},
+        "created": row.created if row else None,
+        "updated": row.updated if row else None,
+        "events": [
+            {"event_id": e.event_id, "item": e.item, "label": e.label, "time": e.time.timestamp()} for e in newest
+        ],
+        "events_total": total,
+        "last_adaptation": last[0].as_dict() if last else None,
+    }
+
+
+def _check(house: House, kind: str, features: dict[str, Any]) -> None:
+    """Raise DataError for a feature that no model of the kind has, or one of them cannot read."""
+    models = house.registry.of_kind(kind)
+    every = {f.name for m in models for f in m.recommender.bundle.schema.entity_features}
+    strange = sorted(set(features) - every)
+    if models and strange:
+        raise DataError(
+            "the model has no such feature",
+            field=strange[0],
+            remedy=f"Known features: {', '.join(sorted(every)) or 'none'}",
+        )
+    for model in models:
+        own = {f.name for f in model.recommender.bundle.schema.entity_features}
+        known = model.recommender.know(Newcomer({k: v for k, v in features.items() if k in own}))
+        model.recommender.support([known])

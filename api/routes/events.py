@@ -1,0 +1,46 @@
+"""`POST /v1/events`: feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from api import answers
+from api.feedback import judge, refusal, save
+from api.house import House
+from api.models import EventBatch
+from api.replies import reply
+from api.routes.door import AHouse, request_id
+from api.security import require
+
+router = APIRouter(prefix="/v1", tags=["newcomers"], dependencies=[require("write")])
+
+
+@router.post("/events", responses={200: {"model": answers.EventReceipt}})
+async def post_events(body: EventBatch, request: Request, house: AHouse) -> Response:
+    """Store interactions of any entities, at most 1000 a call.
+
+    Sending an event again under its `event_id` changes nothing. A wrong event is refused with its reason and the
+    others are stored. 503 with `Retry-After` while the database is away: then none is.
+    """
+    return reply({"request_id": request_id(request), **await receive(house, body.events)})
+
+
+async def receive(house: House, raw: Sequence[Any]) -> dict[str, Any]:
+    """Judge and store events; answers what became of them. Raises Unavailable."""
+    judged, refused = judge(raw, house.registry)
+    outcomes = await house.database.write(lambda s: save(s, judged)) if judged else []
+    for one, outcome in zip(judged, outcomes, strict=True):
+        if outcome == "conflict":
+            reason = "event_id: is known with other content, which stays as it was"
+            refused.append(refusal(one.index, raw[one.index], reason))
+    changed = {(j.event.kind, j.event.entity) for j, outcome in zip(judged, outcomes, strict=True) if outcome == "new"}
+    await house.profiles.changed(changed)
+    counts = {"accepted": outcomes.count("new"), "duplicates": outcomes.count("duplicate")}
+    for name, count in {**counts, "refused": len(refused)}.items():
+        house.metrics.events.labels(name).inc(count)
+    missing = house.missing()
+    refused.sort(key=lambda r: int(r["index"]))
+    return {**counts, "refused": refused, "degraded": bool(missing), "missing": missing}

@@ -1,0 +1,60 @@
+"""`/livez`, `/readyz` and `/metrics`: for those who watch over the process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from api import answers
+from api.house import House
+from api.replies import reply
+from api.routes.door import AHouse
+from api.security import require
+from recsys_meta.errors import RecsysMetaError
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", responses={200: {"model": answers.Readiness}, 503: {"model": answers.Readiness}})
+async def readyz(house: AHouse) -> Response:
+    """Whether recommendations can be answered, and how each dependency is. 503 while there is no model."""
+    pings: dict[str, Awaitable[None]] = {"database": house.database.ping()}
+    if house.redis is not None:
+        pings["redis"] = house.redis.ping()
+    results = await asyncio.gather(*pings.values(), return_exceptions=True)
+    checks = {name: _check(result) for name, result in zip(pings, results, strict=True)}
+    checks["models"] = _models(house)
+    ready = bool(house.registry.live)
+    well = all(check["ok"] for check in checks.values())
+    status = "unready" if not ready else "ready" if well else "degraded"
+    return reply({"status": status, "checks": checks}, 200 if ready else 503)
+
+
+@router.get("/metrics", response_class=Response, dependencies=[require("read")])
+async def metrics(house: AHouse) -> Response:
+    """Figures for Prometheus."""
+    return Response(house.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _check(result: BaseException | None) -> dict[str, Any]:
+    detail = None if result is None else str(result) if isinstance(result, RecsysMetaError) else type(result).__name__
+    return {"ok": result is None, "needed": False, "detail": detail}
+
+
+def _models(house: House) -> dict[str, Any]:
+    live, broken = house.registry.live, house.registry.broken
+    parts = [f"{s.name}@{s.version}" for s in live.values()] or ["none in service"]
+    parts += [f"{name}: the live version cannot be loaded" for name in broken]
+    parts += [f"{s.name}: fails, popularity answers" for s in live.values() if s.sample is None]
+    well = bool(live) and not broken and all(s.sample is not None for s in live.values())
+    return {"ok": well, "needed": True, "detail": ", ".join(parts)}

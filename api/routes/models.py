@@ -1,0 +1,101 @@
+"""`/v1/models`: the registry."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from fastapi import APIRouter, Response
+from sqlalchemy.orm import Session
+
+from api import answers
+from api.house import House
+from api.models import Promotion
+from api.replies import reply
+from api.routes.door import AHouse, ModelPath
+from api.security import require
+from recsys_meta.store import registry
+from recsys_meta.store.engine import Unavailable
+from recsys_meta.store.tables import AliasChange
+
+ACTOR = "api"
+
+router = APIRouter(prefix="/v1", tags=["models"])
+
+
+@router.get("/models", responses={200: {"model": answers.Models}}, dependencies=[require("read")])
+async def list_models(house: AHouse) -> Response:
+    """Every model, the version that is live and the one that this process serves."""
+    try:
+        rows = await house.database.read(registry.list_models)
+        items = [_summary(house, r.name, r.live, r.versions, r.created, r.updated) for r in rows]
+        return reply({"items": items, "degraded": False})
+    except Unavailable:
+        items = [_summary(house, name, None, None, None, None) for name in sorted(house.registry.live)]
+        return reply({"items": items, "degraded": True})
+
+
+@router.get("/models/{name}", responses={200: {"model": answers.ModelDocument}}, dependencies=[require("read")])
+async def get_model(name: ModelPath, house: AHouse) -> Response:
+    """A model with its versions and the history of what was live."""
+    detail = await house.database.read(lambda s: registry.show(s, name))
+    versions = [
+        {"version": v.version, "run": v.run, "metrics": v.metrics, "created": v.created} for v in detail.versions
+    ]
+    created = min((v.created for v in detail.versions), default=None)
+    updated = detail.history[0].at if detail.history else None
+    summary = _summary(house, name, detail.live, len(versions), created, updated)
+    return reply({**summary, "registered": versions, "history": [_move(m) for m in detail.history]})
+
+
+@router.post("/models/{name}/promote", responses={200: {"model": answers.Move}}, dependencies=[require("admin")])
+async def promote(name: ModelPath, body: Promotion, house: AHouse) -> Response:
+    """Make a registered version live, after it was loaded to see that it can be.
+
+    This process serves it at once, others within about a second; no request is lost.
+    """
+    row = await house.registry.check(name, body.version)
+    return await _moved(house, lambda s: registry.promote(s, name, row.version, actor=ACTOR))
+
+
+@router.post("/models/{name}/rollback", responses={200: {"model": answers.Move}}, dependencies=[require("admin")])
+async def rollback(name: ModelPath, house: AHouse) -> Response:
+    """Make live what was live before; again, and it goes back one further."""
+    return await _moved(house, lambda s: registry.rollback(s, name, actor=ACTOR))
+
+
+async def _moved(house: House, move: Any) -> Response:
+    def write(session: Session) -> dict[str, Any]:
+        return _move(move(session))
+
+    done = await house.database.write(write)
+    # What was moved is moved; where the database went away since, the next poll takes it into service.
+    with suppress(Unavailable):
+        await house.refresh()
+    return reply(done)
+
+
+def _move(change: AliasChange) -> dict[str, Any]:
+    return {k: getattr(change, k) for k in ("model", "version", "previous", "action", "actor", "at")}
+
+
+def _summary(
+    house: House, name: str, live: str | None, versions: int | None, created: Any, updated: Any
+) -> dict[str, Any]:
+    served = house.registry.live.get(name)
+    bundle = served.recommender.bundle if served else None
+    failed = "it fails when tried; popularity answers" if served and served.sample is None else None
+    return {
+        "name": name,
+        "live": live,
+        "versions": versions,
+        "created": created,
+        "updated": updated,
+        "loaded": served.version if served else None,
+        "kind": served.kind if served else None,
+        "objective": bundle.schema.objective if bundle else None,
+        "predictor": bundle.predictor.name if bundle else None,
+        "items": len(bundle.vocab.values["item"]) if bundle else None,
+        "features": [f.name for f in bundle.schema.entity_features] if bundle else [],
+        "problem": house.registry.broken.get(name) or failed,
+    }

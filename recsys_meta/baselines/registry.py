@@ -1,0 +1,44 @@
+"""The baselines by name."""
+
+from __future__ import annotations
+
+from recsys_meta.baselines.base import BaselineConfig
+from recsys_meta.baselines.blr import Blr
+from recsys_meta.baselines.chance import Chance
+from recsys_meta.baselines.content import Content
+from recsys_meta.baselines.ease import Ease
+from recsys_meta.baselines.gaussian import Gaussian
+from recsys_meta.baselines.ials import Ials, IalsPrior
+from recsys_meta.baselines.item_mean import ItemMean
+from recsys_meta.baselines.itemknn import ItemKNN
+from recsys_meta.baselines.naive_bayes import NaiveBayes
+from recsys_meta.baselines.popularity import Popularity
+from recsys_meta.errors import NotFoundError
+from recsys_meta.schema import Objective
+
+BASELINES: dict[str, type[BaselineConfig]] = {
+    "chance": Chance,
+    "popularity": Popularity,
+    "item-mean": ItemMean,
+    "itemknn": ItemKNN,
+    "ease": Ease,
+    "naive-bayes": NaiveBayes,
+    "ials": Ials,
+    "ials-prior": IalsPrior,
+    "gaussian": Gaussian,
+    "blr": Blr,
+    "content": Content,
+}
+
+
+def baseline(name: str) -> type[BaselineConfig]:
+    """A baseline by name; NotFoundError lists those there are."""
+    try:
+        return BASELINES[name]
+    except KeyError:
+        raise NotFoundError(f"there is no baseline '{name}'; known: {', '.join(BASELINES)}") from None
+
+
+def serving(objective: Objective) -> list[str]:
+    """Names of the baselines that serve an objective, in the order of the registry."""
+    return [name for name, kind in BASELINES.items() if objective in kind.objectives]

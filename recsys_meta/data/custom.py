@@ -1,0 +1,148 @@
+"""The user's own data: CSV, CSV.gz or Parquet described by a TOML schema, or RecBole's atomic files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recsys_meta.data.parquet import read_parquet
+from recsys_meta.data.prepare import prepare
+from recsys_meta.data.reading import Layout, read_csv
+from recsys_meta.data.recbole import recbole
+from recsys_meta.data.registry import overridden
+from recsys_meta.data.tables import BLOCK, Chunk, Duplicates, OnError, Progress, RawTables, ReadChunks, SideTable
+from recsys_meta.dataset import Dataset
+from recsys_meta.errors import ConfigError, DataError
+from recsys_meta.schema import FeatureField, Objective, Schema, explain, read_schema
+
+
+class Files(BaseModel):
+    """The table [files] of a schema: paths are relative to the schema's directory.
+
+    `events` may be a list or a pattern such as "part-*.parquet". Without `entities` or `items` the features
+    of that side are columns of the events. `title` is the column of the items to show to people.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    events: str | list[str]
+    entities: str | None = None
+    items: str | None = None
+    separator: str | None = Field(default=None, min_length=1)
+    encoding: str = "utf-8"
+    quotes: bool = True
+    duplicates: Duplicates = "refuse"
+    title: str | None = None
+
+
+def prepare_custom(
+    path: Path | str,
+    out: Path | str,
+    on_error: OnError = "fail",
+    progress: Progress | None = None,
+    *,
+    objective: Objective | None = None,
+    positive: float | None = None,
+    block: int = BLOCK,
+) -> Dataset:
+    """Prepare a user's data in the directory `out` and open it.
+
+    `path` is a TOML schema, an .inter file, or a directory with one. Raises ConfigError for a wrong schema and
+    DataError for wrong data.
+    """
+    tables, unused = read_custom(Path(path))
+    about = {"name": tables.schema.name, "unused_columns": list(unused)}
+    return prepare(overridden(tables, objective, positive), Path(out), on_error, progress, about, block)
+
+
+def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:
+    """The tables that a schema or an .inter file describes, and the columns that could not be used."""
+    if path.is_dir() or path.suffix == ".inter":
+        return recbole(path)
+    if path.suffix != ".toml":
+        remedy = "Write a TOML schema beside it that says what its columns mean (docs/data.md)"
+        raise DataError("is neither a TOML schema nor an .inter file", file=path, remedy=remedy)
+    schema, raw = read_schema(path)
+    try:
+        files = Files.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: [files] {explain(error)}") from None
+    return _tables(path.parent, schema, files), ()
+
+
+def _tables(folder: Path, schema: Schema, files: Files) -> RawTables:
+    _check_encoding(files)
+    events = _expand(folder, [files.events] if isinstance(files.events, str) else files.events)
+    used = [c for c in (schema.entity, schema.item, schema.label, schema.time) if c]
+    entities = _side(folder, files, files.entities, events, schema.entity, schema.entity_features, None)
+    items = _side(folder, files, files.items, events, schema.item, schema.item_features, files.title)
+    named = [folder / name for name in (files.entities, files.items) if name]
+    return RawTables(
+        schema=schema,
+        events=_chained([_reader(p, used, files) for p in events]),
+        entities=entities,
+        items=items,
+        title=files.title,
+        duplicates=files.duplicates,
+        origin=tuple(str(p) for p in [*events, *named]),
+    )
+
+
+def _check_encoding(files: Files) -> None:
+    try:
+        plain = "\n,".encode(files.encoding) == b"\n,"
+    except LookupError:
+        plain = False
+    if not plain:
+        raise ConfigError(f"[files] encoding '{files.encoding}' cannot be read; save the files as utf-8 or latin-1")
+
+
+def _expand(folder: Path, names: list[str]) -> list[Path]:
+    paths: list[Path] = []
+    for name in names:
+        found = sorted(folder.glob(name)) if any(c in name for c in "*?[") else [folder / name]
+        if not found:
+            raise DataError("no file matches this", file=folder / name, remedy="Correct events under [files]")
+        paths += found
+    if not paths:
+        raise ConfigError("[files] events: no file is named")
+    return paths
+
+
+def _side(
+    folder: Path,
+    files: Files,
+    name: str | None,
+    events: list[Path],
+    key: str,
+    fields: tuple[FeatureField, ...],
+    title: str | None,
+) -> SideTable | None:
+    """A table of its own, or the features as columns of the events."""
+    columns = list(dict.fromkeys([key, *(f.source for f in fields), *([title] if title else [])]))
+    join = {f.source: f.separator for f in fields if f.kind == "multi"}
+    if name is not None:
+        return SideTable(key, _reader(folder / name, columns, files, join))
+    if len(columns) == 1:
+        return None
+    return SideTable(key, _chained([_reader(p, columns, files, join) for p in events]), inline=True)
+
+
+def _reader(path: Path, columns: Sequence[str], files: Files, join: dict[str, str] | None = None) -> ReadChunks:
+    if path.suffix in (".parquet", ".pq"):
+        return read_parquet(path, columns, join)
+    return read_csv(path, columns, Layout(files.separator, quotes=files.quotes, encoding=files.encoding))
+
+
+def _chained(readers: list[ReadChunks]) -> ReadChunks:
+    """Several files as one table."""
+
+    def read(block: int) -> Iterator[Chunk]:
+        for i, reader in enumerate(readers):
+            for chunk in reader(block):
+                done = (i + chunk.done) / len(readers)
+                yield Chunk(chunk.file, chunk.frame, chunk.lines, chunk.rejects, done)
+
+    return read

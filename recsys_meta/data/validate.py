@@ -1,0 +1,66 @@
+"""Checking data without keeping anything: every row is read, and every problem is counted."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from recsys_meta.data.custom import prepare_custom
+from recsys_meta.data.prepared import open_dataset
+from recsys_meta.data.rejects import NAME
+from recsys_meta.data.tables import BLOCK, Progress
+from recsys_meta.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a validation found. `examples` are the first bad rows: file, line, field, reason, row."""
+
+    entities: int
+    items: int
+    events: int
+    rejected: Mapping[str, int]
+    examples: tuple[Mapping[str, object], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.rejected
+
+
+def validate(path: Path | str, progress: Progress | None = None, examples: int = 20, block: int = BLOCK) -> Report:
+    """Read a TOML schema's data, an .inter file, or a prepared directory, and report what is wrong with the rows.
+
+    Raises ConfigError for a wrong schema, DataError when a file as a whole cannot be used, when no row is
+    good, or when a prepared directory is damaged.
+    """
+    path = Path(path)
+    if (path / "dataset.json").is_file():
+        # What was left out when it was prepared is no fault of the directory.
+        return _report(open_dataset(path, verify=True), {}, ())
+    with tempfile.TemporaryDirectory(prefix="recsys-meta-") as folder:
+        data = prepare_custom(path, Path(folder) / "data", "skip", progress, block=block)
+        return _report(data, data.about.get("rows_rejected"), _examples(Path(folder) / "data" / NAME, examples))
+
+
+def _report(data: Dataset, rejected: object, examples: tuple[Mapping[str, object], ...]) -> Report:
+    warnings = data.about.get("warnings")
+    return Report(
+        entities=data.events.entities,
+        items=len(data.vocab.values["item"]),
+        events=len(data.events),
+        rejected={str(k): int(v) for k, v in rejected.items()} if isinstance(rejected, Mapping) else {},
+        examples=examples,
+        warnings=tuple(str(w) for w in warnings) if isinstance(warnings, list) else (),
+    )
+
+
+def _examples(path: Path, count: int) -> tuple[Mapping[str, object], ...]:
+    if not path.is_file():
+        return ()
+    frame = pd.read_csv(path, nrows=count, dtype="str", keep_default_na=False).astype({"line": "int64"})
+    return tuple({str(k): v for k, v in row.items()} for row in frame.to_dict("records"))

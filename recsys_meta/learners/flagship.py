@@ -1,0 +1,340 @@
+"""The flagship: an entity vector adapted by one learned, support-size-aware gradient step, with item-item memory.
+
+Per tower h, with item vectors e_i = E_i + W f_i and popularity logits b:
+
+    z0 = v + V f_u + t(n)                      where an entity with features f_u and n support rows starts
+    p  = softmax(s(n) b + z0 . e)              what it would do next
+    z  = z0 + a(n) * (mean of support e - E_p[e])      one step down the support's softmax loss, written out
+    logits = s(n) b + z . e                    averaged over towers
+
+a(n) (a vector), s(n) and t(n) are linear in log(1 + n) between learned knots, so one shot is not trusted like
+twenty, and nothing saturates beyond the sizes seen in training. For n = 0 there is no step. With `negatives` the
+expectation and the loss are over a sample with logQ correction (Bengio & Senecal 2008) instead of the catalogue.
+
+To the logits are added g_m(n) * (what memory m says), g(n) = w n / (n + h). The towers are trained without the
+memories, and (w, h) are chosen on meta-validation entities, whose rows are in no memory: a memory weighed on the
+entities it was made from would be over-trusted. Where a memory does not help, w is 0.
+
+Nearest relatives: CAVIA (Zintgraf 2019), Meta-SGD (Li 2017), RESUS (2022).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from recsys_meta import objectives
+from recsys_meta.dataset import Dataset
+from recsys_meta.episodes import EventIndex
+from recsys_meta.errors import ConfigError
+from recsys_meta.learners import memory
+from recsys_meta.learners.memory import Kind
+from recsys_meta.metrics import ndcg
+from recsys_meta.nets import bag_fields, bag_init, catalogue_features, counts_of, hats, is_buffer, item_features
+from recsys_meta.predictor import Config, Group
+from recsys_meta.types import FIRST, IntArray, Params, Rows, State, Support, TaskBatch
+
+KNOTS = (0, 1, 2, 3, 5, 8, 12, 20, 32, 50, 100, 400)
+"""Support sizes at which step, start and popularity scale have values of their own."""
+NEVER = -1e9
+"""Logit of what can never be drawn; finite, so that masked rows stay numbers."""
+WEIGHTS: Mapping[Kind, tuple[float, ...]] = {
+    "ease": (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4),
+    "cosine": (0.1, 0.2, 0.4, 0.7, 1.2),
+}
+HALVES = (0.0, 2.0, 6.0, 15.0, 40.0)
+
+
+class FlagshipConfig(Config):
+    """`dims` is per tower; `memories` () leaves the adapted vector alone."""
+
+    objective: Literal["ranking"] = "ranking"
+    dims: int = Field(default=64, ge=1)
+    towers: int = Field(default=2, ge=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1, description="on item vectors, while training")
+    scale: float = Field(default=0.1, gt=0, description="deviation of fresh item vectors")
+    size_weight: float = Field(default=0.5, ge=0, le=1, description="a task weighs (query rows)^this")
+    decay: float = Field(default=1e-2, ge=0, description="weight decay of vectors")
+    negatives: int = Field(default=0, ge=0, description="sampled softmax with so many items; 0: the whole catalogue")
+    memories: tuple[Kind, ...] = ("ease", "cosine")
+    neighbours: int = Field(default=512, ge=1, description="items that each item of a memory speaks of")
+    ridge: float = Field(default=5000.0, gt=0, description="of the EASE memory")
+
+    @property
+    def steps(self) -> int:
+        """Inner steps."""
+        return 1
+
+
+@dataclass(frozen=True)
+class Flagship:
+    """The learner: see the module."""
+
+    config: FlagshipConfig = field(default_factory=FlagshipConfig)
+    name: ClassVar[str] = "flagship"
+    Config: ClassVar[type[FlagshipConfig]] = FlagshipConfig
+
+    def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
+        """Fresh parameters; popularity and memories come from the given entities. Raises ConfigError unless the data
+        set is a ranking."""
+        if data.schema.objective != "ranking":
+            raise ConfigError(f"the flagship ranks, but '{data.schema.name}' has objective '{data.schema.objective}'")
+        c, width = self.config, self.config.towers * self.config.dims
+        entity, item, _ = EventIndex.of(data).of_entities(entities)
+        counts = counts_of(item, data.catalogue)
+        popularity = torch.log(counts + 1)
+        popularity -= popularity[FIRST:].mean()
+        rows = np.arange(FIRST, data.catalogue)
+        params = {
+            **bag_init("items", data.items, rows, width, 0.0, generator),
+            **bag_init("entity", data.entities, entities, width, 0.0, generator),
+            **item_features(data.items),
+            "item": torch.randn(data.catalogue, width, generator=generator) * c.scale,
+            "start": torch.zeros(width),
+            "start_by_size": torch.zeros(len(KNOTS), width),
+            "log_step": torch.zeros(len(KNOTS), width),
+            "popularity": popularity.repeat(c.towers, 1),
+            "popularity_by_size": torch.ones(len(KNOTS), c.towers),
+            "gate": torch.zeros(len(c.memories), 2),
+            "spread": torch.ones(len(c.memories)),
+        }
+        params["item"][:FIRST] = 0
+        if self._sampled(data.catalogue):
+            weight = (counts + 1) ** 0.75
+            weight[:FIRST] = 0
+            params["log_q"] = torch.log(c.negatives * weight / weight.sum()).clamp(min=NEVER)
+            params["pool"] = self._pool(params["log_q"], generator)
+        for kind in c.memories:
+            made = memory.build(kind, entity, item, data.catalogue, c.neighbours, c.ridge)
+            params |= {f"memory.{kind}.{k}": v for k, v in made.items()}
+        return params
+
+    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
+        """Nothing is needed beside the parameters."""
+
+    def frozen(self, key: str) -> bool:
+        return is_buffer(key) or key.split(".", 1)[0] in ("memory", "gate", "spread", "log_q", "pool")
+
+    def group(self, key: str) -> Group:
+        if key == "popularity_by_size":
+            return Group(rate=5 / 3)
+        return Group(decay=3e-4 if key in ("log_step", "popularity") else self.config.decay)
+
+    def body(self, params: Params) -> Params:
+        return self._body(params, self._vectors(params))
+
+    def _vectors(self, params: Params) -> Tensor:
+        """Item vectors of all towers side by side, [C, H D]."""
+        return torch.stack([params["item"], *_fields(params, "items", catalogue_features(params))]).sum(0)
+
+    def _body(self, params: Params, vectors: Tensor) -> Params:
+        kept = {k: v for k, v in params.items() if not k.startswith(("catalogue.", "items.")) and k != "item"}
+        # [H, C, D + 1]: the last coordinate is popularity, so that a tower's logits are one product.
+        split = vectors.unflatten(1, (self.config.towers, self.config.dims)).transpose(0, 1)
+        return kept | {"vectors": torch.cat([split, params["popularity"][:, :, None]], 2).contiguous()}
+
+    def adapt(self, body: Params, support: Support) -> State:
+        """z [T, H, D + 1], its last coordinate the popularity scale; item [T, S] and size [T] for the memories."""
+        rows = _known(support.rows)
+        size = rows.counts
+        knots = between_knots(size)
+        z = self._start(body, support, knots)
+        if rows.item.shape[1]:
+            z = z + self._step(body, rows, z, knots)
+        return {"z": z, "item": rows.item * rows.mask, "size": size.long()}
+
+    def _start(self, body: Params, support: Support, knots: Tensor) -> Tensor:
+        own = body["start"] + knots @ body["start_by_size"]
+        z = torch.stack([own, *_fields(body, "entity", support.features)]).sum(0)
+        scale = knots @ body["popularity_by_size"]
+        return torch.cat([z.unflatten(1, (self.config.towers, self.config.dims)), scale[:, :, None]], 2)
+
+    def _step(self, body: Params, rows: Rows, z: Tensor, knots: Tensor) -> Tensor:
+        """a(n) times the negative gradient of the support's mean softmax loss in z; 0 for an empty support."""
+        vectors = body["vectors"]
+        weight = rows.mask / rows.counts.clamp(min=1)[:, None]
+        if "pool" in body:
+            pool = vectors[:, body["pool"]]
+            chance = torch.softmax(self._corrected(body, torch.einsum("thd,hcd->htc", z, pool)), 2)
+            gap = torch.einsum("ts,htsd->htd", weight, vectors[:, rows.item]) - chance @ pool
+        else:
+            chance = torch.softmax(self._corrected(body, torch.einsum("thd,hcd->htc", z, vectors)), 2)
+            # What happened less what was expected, item by item: both sums over vectors become one product.
+            happened = torch.zeros_like(chance[0]).scatter_add(1, rows.item, weight)
+            gap = (happened - chance) @ vectors
+        rate = (knots @ body["log_step"]).exp().unflatten(1, (self.config.towers, self.config.dims))
+        step = rate * gap.transpose(0, 1)[:, :, :-1] * rows.mask.any(1)[:, None, None]
+        return functional.pad(step, (0, 1))  # the popularity scale does not adapt
+
+    def _corrected(self, body: Params, logits: Tensor) -> Tensor:
+        """Logits of the items that a softmax is over: all but the reserved ids, or the pool less log q."""
+        if "pool" in body:
+            return logits - body["log_q"][body["pool"]]
+        reserved = torch.arange(logits.shape[-1], device=logits.device) < FIRST
+        return logits.masked_fill(reserved, NEVER)
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        scores = self._towers(body, state)
+        for kind, (weight, half), spread in zip(self.config.memories, body["gate"], body["spread"], strict=True):
+            if weight:
+                trust = weight * state["size"] / (state["size"] + half).clamp(min=1e-9)
+                scores = scores + trust[:, None] * self._said(body, kind, state, spread)
+        return scores
+
+    def _towers(self, body: Params, state: State) -> Tensor:
+        """Mean logits of the towers, [T, C]: one product of all towers laid side by side."""
+        vectors = body["vectors"].transpose(0, 1).flatten(1)
+        return state["z"].flatten(1) @ vectors.T / self.config.towers
+
+    def _said(self, body: Params, kind: Kind, state: State, spread: Tensor) -> Tensor:
+        """What a memory says of the catalogue, in units of its spread, [T, C]."""
+        rows = Rows(state["item"], state["item"].float(), state["item"] > 0)
+        table = {k: body[f"memory.{kind}.{k}"] for k in ("neighbour", "weight")}
+        said = memory.speak(table, rows, body["vectors"].shape[1]) / spread
+        return torch.log1p(said) if kind == "cosine" else said
+
+    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+        return self.rank(body, state).gather(1, rows.item)
+
+    def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
+        """Of the adapted vector alone: that is what the step goes down."""
+        logits = self._towers(body, state)
+        reserved = torch.arange(logits.shape[1], device=logits.device) < FIRST
+        return objectives.softmax(logits.masked_fill(reserved, NEVER), _known(support.rows))
+
+    def meta_loss(
+        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """Query loss of each tower after the step, summed over towers; what is in the support is not recommended."""
+        vectors = self._vectors(params)
+        if self.config.dropout:
+            kept = torch.rand(vectors.shape, generator=generator, device=vectors.device) >= self.config.dropout
+            vectors = vectors * kept / (1 - self.config.dropout)
+        body = self._body(params, vectors)
+        if "pool" in body:
+            body["pool"] = self._pool(body["log_q"], generator)
+        state = self.adapt(body, batch.support)
+        query = _known(batch.query)
+        loss = torch.stack(
+            [self._query_loss(body, state["z"][:, h], h, query, state) for h in range(self.config.towers)]
+        )
+        weight = query.counts**self.config.size_weight * query.mask.any(1)
+        total = (loss * weight).sum() / weight.sum().clamp(min=1)
+        return total, {"step": float(params["log_step"].detach().exp().mean())}
+
+    def _query_loss(self, body: Params, z: Tensor, tower: int, query: Rows, state: State) -> Tensor:
+        vectors = body["vectors"][tower]
+        if "pool" in body:
+            own = torch.einsum("td,tqd->tq", z, vectors[query.item])
+            others = z @ vectors[body["pool"]].T
+            own_log_q = body["log_q"][query.item].masked_fill(~query.mask, 0.0)
+            return objectives.sampled_softmax(own, others, query, body["log_q"][body["pool"]], own_log_q)
+        logits = self._corrected(body, z @ vectors.T)
+        # Padding points at item 0, which is reserved, so nothing else is masked by it.
+        logits = logits.scatter(1, state["item"], NEVER)
+        seen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, state["item"], True)
+        return objectives.softmax(logits, replace(query, mask=query.mask & ~seen.gather(1, query.item)))
+
+    def _sampled(self, catalogue: int) -> bool:
+        return 0 < self.config.negatives < catalogue - FIRST
+
+    def _pool(self, log_q: Tensor, generator: torch.Generator) -> Tensor:
+        """Items [N] drawn by popularity to the power 3/4, with replacement."""
+        return torch.multinomial(log_q.exp(), self.config.negatives, replacement=True, generator=generator)
+
+    @torch.no_grad()
+    def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
+        """Choose the memories' gates by mean nDCG@10 on meta-validation episodes, one batch a support size.
+
+        Coordinate search over a small grid, twice round; a gate opens only where it gains.
+        """
+        batches = [b for b in episodes if b.support.rows.item.shape[1]]
+        if not batches or not self.config.memories:
+            return params
+        body = self.body(params)
+        states = [self.adapt(body, b.support) for b in batches]
+        one = torch.tensor(1.0)
+        raw = {k: [self._said(body, k, s, one) for s in states] for k in self.config.memories}
+        middle = min(range(len(batches)), key=lambda i: abs(batches[i].support.rows.item.shape[1] - 5))
+        spread = {k: _unit(k, said[middle]) for k, said in raw.items()}
+        said = {k: [self._said(body, k, s, spread[k]) for s in states] for k in self.config.memories}
+        base = [self._towers(body, s) for s in states]
+        gates = _search(self.config.memories, base, said, batches)
+        return params | {
+            "gate": torch.tensor([gates[k] for k in self.config.memories]),
+            "spread": torch.stack([spread[k] for k in self.config.memories]),
+        }
+
+
+def _unit(kind: Kind, said: Tensor) -> Tensor:
+    """The spread of what a memory says, before any logarithm."""
+    plain = torch.expm1(said) if kind == "cosine" else said
+    return plain[:, FIRST:].std().clamp(min=1e-6)
+
+
+def _search(
+    kinds: Sequence[Kind],
+    base: Sequence[Tensor],
+    said: Mapping[Kind, Sequence[Tensor]],
+    batches: Sequence[TaskBatch],
+) -> dict[Kind, tuple[float, float]]:
+    gates: dict[Kind, tuple[float, float]] = dict.fromkeys(kinds, (0.0, 0.0))
+    targets = [_targets(b, len(x[0])) for b, x in zip(batches, base, strict=True)]
+
+    def value(tried: Mapping[Kind, tuple[float, float]]) -> float:
+        means = []
+        for i, batch in enumerate(batches):
+            size = batch.support.rows.counts[:, None]
+            scores = base[i]
+            for kind, (weight, half) in tried.items():
+                if weight:
+                    scores = scores + weight * size / (size + half) * said[kind][i]
+            means.append(float(ndcg(scores, *targets[i]).nanmean()))
+        return float(np.mean(means))
+
+    best = value(gates)
+    for kind, weight, half in itertools.chain(*(_grid(kinds) for _ in range(2))):
+        tried = gates | {kind: (weight, half)}
+        found = value(tried)
+        if found > best + 1e-5:
+            best, gates = found, tried
+    return gates
+
+
+def _grid(kinds: Sequence[Kind]) -> list[tuple[Kind, float, float]]:
+    open_gates = [(k, w, h) for k in kinds for w in WEIGHTS[k] for h in HALVES]
+    return open_gates + [(k, 0.0, 0.0) for k in kinds]
+
+
+def _targets(batch: TaskBatch, catalogue: int) -> tuple[Tensor, Tensor]:
+    """(relevant, shown), each [T, C] bool."""
+    rows = batch.support.rows
+    relevant = torch.zeros(batch.support.size, catalogue, dtype=torch.bool)
+    relevant.scatter_(1, batch.query.item * batch.query.mask, True)
+    shown = torch.ones_like(relevant).scatter_(1, rows.item * rows.mask, False)
+    shown[:, :FIRST] = False
+    return relevant, shown
+
+
+def between_knots(size: Tensor) -> Tensor:
+    """Weights [T, K] that interpolate linearly in log(1 + n) between the knots; constant beyond the last."""
+    places = torch.log1p(torch.tensor(KNOTS, dtype=size.dtype, device=size.device))
+    return hats(torch.log1p(size), places)
+
+
+def _fields(params: Params, prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
+    """One vector a field, by name: neither a file of parameters nor a caller keeps the order of fields."""
+    return bag_fields(params, prefix, dict(sorted(features.items())))
+
+
+def _known(rows: Rows) -> Rows:
+    """An unknown item says nothing in a ranking."""
+    return replace(rows, mask=rows.mask & (rows.item >= FIRST))

@@ -1,0 +1,76 @@
+"""Small bundles for the API's tests: MAML trained for a second, and popularity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from recsys_meta.baselines import BASELINES
+from recsys_meta.bundle import Bundle, make_bundle, save_bundle
+from recsys_meta.episodes import EventIndex, split_by_seed
+from recsys_meta.learners import LEARNERS
+from recsys_meta.recipe import recipe_of
+from recsys_meta.store import engine, registry
+from recsys_meta.train import fit, start
+from tests.worlds import ranking_world, rating_world
+
+
+def trained(objective: str = "ranking", seed: int = 0, epochs: int = 6, **schema: object) -> Bundle:
+    """A bundle of MAML on a simulated world."""
+    data = ranking_world() if objective == "ranking" else rating_world(objective=objective)
+    if schema:
+        data = type(data)(**{**vars(data), "schema": data.schema.model_copy(update=schema)})
+    index = EventIndex.of(data)
+    split = split_by_seed(index.having(2), 0)
+    learner = LEARNERS["maml"](LEARNERS["maml"].Config(dims=8, objective=objective))
+    recipe = recipe_of(
+        {
+            "name": "test",
+            "learner": "maml",
+            "episodes": {"max_shots": 8},
+            "train": {"tasks": 32, "epochs": epochs, "rate": 0.02, "patience": 1000},
+        }
+    )
+    run = start(learner, recipe, data, index, split.train, seed)
+    for _ in fit(run, lambda _: 0.0):
+        pass
+    params = {k: v.detach() for k, v in run.params.items()}
+    titles: Mapping[str, str] = {f"i{n}": f"Item {n}" for n in range(40)}
+    made = make_bundle(learner, params, data, index, split.train, {"seed": seed, "metrics": {"ndcg": 0.5}})
+    return Bundle(**{**vars(made), "titles": titles})
+
+
+def popular() -> Bundle:
+    """A bundle of a baseline."""
+    data = ranking_world()
+    index = EventIndex.of(data)
+    split = split_by_seed(index.having(2), 0)
+    predictor = BASELINES["popularity"]()
+    return make_bundle(predictor, predictor.fit(data, split.train), data, index, split.train, {})
+
+
+def diverged(bundle: Bundle) -> Bundle:
+    """The same bundle with weights that are not numbers."""
+    params = {k: torch.full_like(v, torch.nan) if v.is_floating_point() else v for k, v in bundle.params.items()}
+    return Bundle(**{**vars(bundle), "params": params})
+
+
+def publish(url: str, models: Path, name: str, bundle: Bundle, live: bool = True) -> str:
+    """Write a bundle and register it; answers its version."""
+    path = save_bundle(bundle, models / name)
+    made = engine.connect(url)
+    with engine.session(made) as session:
+        act = registry.publish if live else registry.register
+        act(session, name, path.name, str(path))
+    made.dispose()
+    return path.name
+
+
+def register(url: str, name: str, path: Path) -> None:
+    """Make a folder live, whatever is in it."""
+    made = engine.connect(url)
+    with engine.session(made) as session:
+        registry.publish(session, name, path.name, str(path))
+    made.dispose()

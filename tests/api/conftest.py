@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import torch
+
+from recsys_meta.bundle import Bundle
+from recsys_meta.store import migrate
+from tests.api import bundles
+from tests.api.servers import Served, serving, settings
+from tests.services import (  # noqa: F401  (fixtures are found by name)
+    database_url,
+    empty_url,
+    own_redis,
+    postgres_server,
+    postgres_url,
+    redis_prefix,
+    redis_server,
+    sqlite_url,
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    return bundles.trained()
+
+
+@pytest.fixture(scope="session")
+def other(bundle: Bundle) -> Bundle:
+    """A second version of the same model."""
+    return bundles.trained(seed=1, epochs=2)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def published(home: Path, database_url: str, bundle: Bundle) -> str:  # noqa: F811
+    """The url of a database, once for each kind, in which the model 'users' is live."""
+    bundles.publish(database_url, home / "models", "users", bundle)
+    return database_url
+
+
+@pytest.fixture
+def light(home: Path, sqlite_url: str, bundle: Bundle) -> str:  # noqa: F811
+    """The same on SQLite only."""
+    migrate.upgrade(sqlite_url)
+    bundles.publish(sqlite_url, home / "models", "users", bundle)
+    return sqlite_url
+
+
+@pytest.fixture
+def server(home: Path, light: str) -> Iterator[Served]:
+    """A server on SQLite without Redis and without keys."""
+    with serving(settings(home, light)) as made:
+        yield made
+
+
+@pytest.fixture
+def full(home: Path, published: str, own_redis) -> Iterator[Served]:  # noqa: F811
+    """A server with Redis, once for each kind of database."""
+    with serving(settings(home, published, own_redis.url)) as made:
+        yield made
+
+
+@pytest.fixture
+def new_id() -> str:
+    return f"new {uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def keys_of(own_redis):  # noqa: F811
+    """All keys in the test's Redis."""
+
+    def keys() -> list[bytes]:
+        with redis.Redis.from_url(own_redis.url) as client:
+            return client.keys("*")
+
+    return keys

@@ -1,0 +1,287 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys_meta.dataset import NO_TIME
+from recsys_meta.episodes import (
+    EventIndex,
+    batch_of,
+    collate,
+    draw,
+    known_times,
+    ordered,
+    seen_only,
+    split_by_seed,
+    split_by_time,
+)
+from recsys_meta.errors import ConfigError
+from tests.small import data_of, index_of
+
+COUNTS = st.lists(st.integers(0, 7), min_size=1, max_size=8)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# Splits
+
+
+@given(st.integers(10, 60), st.integers(0, 5))
+def test_parts_are_disjoint_complete_and_deterministic(n, seed):
+    entities = np.arange(n) * 3
+    split = split_by_seed(entities, seed)
+    parts = [split.train, split.valid, split.test]
+    assert sorted(np.concatenate(parts).tolist()) == entities.tolist()
+    assert all(len(p) and p.dtype == np.int64 and (np.diff(p) > 0).all() for p in parts)
+    assert abs(len(split.train) - 0.7 * n) <= 1 and abs(len(split.valid) - 0.1 * n) <= 1
+    again = split_by_seed(entities[::-1], seed)
+    assert all(np.array_equal(a, b) for a, b in zip(parts, [again.train, again.valid, again.test], strict=True))
+
+
+def test_another_seed_is_another_split_and_each_entity_is_tested_about_equally_often():
+    tested = np.zeros(20)
+    for seed in range(300):
+        tested[split_by_seed(np.arange(20), seed).test] += 1
+    assert tested.sum() == 300 * 4
+    assert tested.min() > 30 and tested.max() < 95  # 60 expected; 4.4 deviations of 6.9 either way
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_too_few_entities_are_an_error_that_says_how_many(n):
+    with pytest.raises(ConfigError, match=f"{n} entities are too few"):
+        split_by_seed(np.arange(n), 0)
+    data = data_of([[0]] * max(n, 1), time=[[i] for i in range(max(n, 1))])
+    with pytest.raises(ConfigError, match="too few"):
+        split_by_time(data.events, np.arange(n))
+
+
+def test_by_time_the_earliest_arrivals_train_whatever_the_order_of_the_entities():
+    rng = np.random.default_rng(0)
+    times = [np.sort(rng.integers(0, 50, 3)) for _ in range(40)]
+    events = data_of([[0, 1, 2]] * 40, time=times).events
+    split = split_by_time(events, np.arange(40))
+    arrived = np.array([t[0] for t in times])
+    assert arrived[split.train].max() <= arrived[split.valid].min()
+    assert arrived[split.valid].max() <= arrived[split.test].min()
+    assert sorted(np.concatenate([split.train, split.valid, split.test]).tolist()) == list(range(40))
+    mixed = split_by_time(events, rng.permutation(40))
+    assert np.array_equal(split.train, mixed.train) and np.array_equal(split.test, mixed.test)
+
+
+def test_by_time_an_entity_without_events_arrives_last():
+    rows = [[0]] * 9 + [[]] + [[0]] * 9 + [[]]
+    events = data_of(rows, time=[[i] if r else [] for i, r in enumerate(rows)]).events
+    split = split_by_time(events, np.arange(20))
+    assert {9, 19} <= set(split.test.tolist())
+
+
+def test_by_time_needs_times():
+    with pytest.raises(ConfigError, match="no times"):
+        split_by_time(data_of([[0]] * 20).events, np.arange(20))
+
+
+# The index
+
+
+def test_a_ranking_keeps_only_positives_whose_label_becomes_one():
+    data = data_of([[0, 1, 2], [3], [4, 5]], [[5, 3, 4], [1], [4, 4]], positive=4)
+    index = EventIndex.of(data)
+    assert index.item.tolist() == [2, 4, 6, 7]
+    assert index.indptr.tolist() == [0, 2, 2, 4]
+    assert index.label.tolist() == [1, 1, 1, 1]
+
+
+def test_other_objectives_and_rankings_without_a_threshold_keep_every_row():
+    label = [[5, 3, 4], [1]]
+    rating = EventIndex.of(data_of([[0, 1, 2], [3]], label, objective="rating"))
+    assert rating.label.tolist() == [5, 3, 4, 1]
+    assert EventIndex.of(data_of([[0, 1, 2], [3]], label)).label.tolist() == [1, 1, 1, 1]
+
+
+@given(COUNTS, st.data())
+def test_only_keeps_the_marked_rows_of_each_entity(counts, data):
+    index = index_of(counts)
+    keep = data.draw(st.lists(st.booleans(), min_size=sum(counts), max_size=sum(counts)))
+    kept = index.only(torch.tensor(keep, dtype=torch.bool))
+    for e in range(len(counts)):
+        rows = range(int(index.indptr[e]), int(index.indptr[e + 1]))
+        got = kept.label[kept.indptr[e] : kept.indptr[e + 1]].tolist()
+        assert got == [float(r) for r in rows if keep[r]]
+
+
+@given(COUNTS, st.integers(0, 3))
+def test_shuffling_keeps_the_rows_of_each_entity(counts, seed):
+    index = index_of(counts)
+    mixed = index.shuffled(seed)
+    assert torch.equal(mixed.indptr, index.indptr)
+    for e in range(len(counts)):
+        own = slice(int(index.indptr[e]), int(index.indptr[e + 1]))
+        pairs = sorted(zip(mixed.item[own].tolist(), mixed.label[own].tolist(), strict=True))
+        assert pairs == sorted(zip(index.item[own].tolist(), index.label[own].tolist(), strict=True))
+    assert torch.equal(mixed.label, index.shuffled(seed).label)
+
+
+def test_every_row_comes_first_equally_often():
+    index = index_of([5] * 600 + [3] * 600)
+    first = index.shuffled(1).label[index.indptr[:-1]].long() - index.indptr[:-1]
+    assert torch.bincount(first[:600]).tolist() == pytest.approx([120] * 5, abs=45)  # deviation 9.8
+    assert torch.bincount(first[600:]).tolist() == pytest.approx([200] * 3, abs=52)  # deviation 11.5
+
+
+def test_order_says_how_supports_grow():
+    index = index_of([6, 6])
+    assert ordered(index, "time", 3) is index
+    assert torch.equal(ordered(index, "random", 3).label, index.shuffled(3).label)
+    assert not torch.equal(ordered(index, "random", 3).label, ordered(index, "random", 4).label)
+
+
+@given(COUNTS, st.data())
+def test_flat_and_of_entities_equal_loops(counts, data):
+    index = index_of(counts)
+    chosen = data.draw(st.lists(st.integers(0, len(counts) - 1), max_size=5))
+    task, position = index.flat(torch.tensor(chosen, dtype=torch.int64))
+    wanted = [(t, r) for t, e in enumerate(chosen) for r in range(int(index.indptr[e]), int(index.indptr[e + 1]))]
+    assert list(zip(task.tolist(), position.tolist(), strict=True)) == wanted
+    task, item, label = index.of_entities(np.array(chosen, np.int64))
+    assert label.tolist() == [float(r) for _, r in wanted] and item.dtype == torch.int64
+    assert item.tolist() == index.item[position].tolist()
+
+
+def test_having_counts_rows():
+    assert index_of([0, 1, 2, 3]).having(2).tolist() == [2, 3]
+
+
+# Episodes
+
+
+def rows_of(rows, t):
+    """Labels (which number the rows) of task t."""
+    return rows.label[t][rows.mask[t]].tolist()
+
+
+@settings(max_examples=150)
+@given(COUNTS, st.data())
+def test_draw_equals_a_loop(counts, data):
+    """By time: sizes are min(k, n - 1), the first rows are the support, all others the query, all is padded alike."""
+    index = index_of(counts)
+    chosen = data.draw(st.lists(st.integers(0, len(counts) - 1), min_size=1, max_size=6))
+    shots = data.draw(st.lists(st.integers(0, 9), min_size=len(chosen), max_size=len(chosen)))
+    most = data.draw(st.one_of(st.none(), st.integers(1, 5)))
+    support, query = draw(index, torch.tensor(chosen), torch.tensor(shots), max_query=most)
+    for t, (e, k) in enumerate(zip(chosen, shots, strict=True)):
+        rows = list(range(int(index.indptr[e]), int(index.indptr[e + 1])))
+        size = min(k, max(0, len(rows) - 1))
+        assert rows_of(support, t) == rows[:size]
+        assert rows_of(query, t) == rows[size:][:most]
+        for part in (support, query):
+            n = int(part.mask[t].sum())
+            assert part.mask[t, :n].all() and not part.mask[t, n:].any()
+            assert part.item[t][:n].tolist() == [int(index.item[int(r)]) for r in rows_of(part, t)]
+            assert (part.item[t, n:] == 0).all() and (part.label[t, n:] == 0).all()
+    for part in (support, query):
+        assert part.item.shape[1] == int(part.mask.sum(1).max()), "no wider than the longest task"
+        assert part.item.dtype == torch.int64 and part.label.dtype == torch.float32
+
+
+@given(COUNTS, st.integers(0, 9), st.integers(0, 4))
+def test_support_and_query_are_disjoint_and_together_the_entity(counts, k, seed):
+    index = index_of(counts)
+    chosen = torch.arange(len(counts))
+    support, query = draw(index, chosen, torch.full_like(chosen, k), generator=generator(seed))
+    for t, n in enumerate(counts):
+        s, q = rows_of(support, t), rows_of(query, t)
+        assert len(s) == min(k, max(0, n - 1))
+        assert not set(s) & set(q)
+        assert sorted(s + q) == list(range(int(index.indptr[t]), int(index.indptr[t + 1])))
+
+
+def test_a_random_support_is_uniform_over_subsets_and_differs_between_seeds_and_draws():
+    index = index_of([4])
+    g, seen = generator(), {}
+    for _ in range(600):
+        support, _ = draw(index, torch.tensor([0]), torch.tensor([2]), generator=g)
+        key = tuple(support.label[0].tolist())
+        seen[key] = seen.get(key, 0) + 1
+    assert len(seen) == 12  # ordered pairs
+    assert list(seen.values()) == pytest.approx([50] * 12, abs=32)  # deviation 6.8
+    big = index_of([50])
+    one, other = (draw(big, torch.tensor([0]), torch.tensor([9]), generator=generator(s))[0].label for s in (1, 2))
+    assert not torch.equal(one, other)
+
+
+def test_the_same_entity_twice_is_two_tasks():
+    index = index_of([30, 30])
+    support, _ = draw(index, torch.tensor([1, 1]), torch.tensor([9, 9]), generator=generator())
+    assert not torch.equal(support.label[0], support.label[1])
+    assert (support.label >= 30).all()
+
+
+def test_a_cut_query_is_random_only_if_shuffled():
+    index = index_of([40])
+    by_time = draw(index, torch.tensor([0]), torch.tensor([5]), max_query=3)[1]
+    assert by_time.label.tolist() == [[5, 6, 7]]
+    mixed = draw(index, torch.tensor([0]), torch.tensor([5]), max_query=3, generator=generator())[1]
+    assert mixed.label.shape == (1, 3) and sorted(mixed.label[0].tolist()) != [5, 6, 7]
+
+
+def test_no_entity_and_no_row_are_empty_batches():
+    support, query = draw(index_of([0, 0]), torch.tensor([0, 1]), torch.tensor([3, 3]))
+    assert support.item.shape == query.item.shape == (2, 0)
+    support, query = draw(index_of([3]), torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64))
+    assert support.item.shape == query.item.shape == (0, 0)
+
+
+def test_the_index_is_not_changed_by_drawing():
+    index = index_of([5, 6])
+    before = [t.clone() for t in (index.indptr, index.item, index.label)]
+    draw(index, torch.tensor([1, 0]), torch.tensor([2, 2]), generator=generator(), max_query=1)
+    index.shuffled(1)
+    assert all(torch.equal(a, b) for a, b in zip(before, (index.indptr, index.item, index.label), strict=True))
+
+
+@given(st.lists(st.lists(st.integers(2, 40), max_size=5), max_size=6))
+def test_collate_equals_the_padding_of_draw(items):
+    labels = [[float(i) / 2 for i in row] for row in items]
+    rows = collate(items, labels)
+    extended = data_of([[i - 2 for i in row] + [0] for row in items] or [[0]], objective="rating")
+    index = replace(
+        EventIndex.of(extended),
+        label=torch.tensor([x for row in labels for x in [*row, 0.0]] or [0.0], dtype=torch.float32),
+    )
+    shots = torch.tensor([len(row) for row in items], dtype=torch.int64)
+    support, _ = draw(index, torch.arange(len(items)), shots)
+    for got, wanted in ((rows.item, support.item), (rows.label, support.label), (rows.mask, support.mask)):
+        assert torch.equal(got, wanted) and got.dtype == wanted.dtype
+
+
+def test_collate_wants_a_label_for_each_item():
+    with pytest.raises(ValueError, match="one label for each item"):
+        collate([[2, 3], [4]], [[1.0], [1.0, 1.0]])
+
+
+def test_a_batch_has_the_features_of_its_entities():
+    data = data_of([[0, 1], [1, 2], [2, 3]])
+    support, query = draw(EventIndex.of(data), torch.tensor([2, 0]), torch.tensor([1, 1]))
+    batch = batch_of(data, np.array([2, 0]), support, query)
+    assert batch.entity.tolist() == [2, 0] and batch.support.features["row"].tolist() == [2.0, 0.0]
+    assert batch.support.rows is support and batch.query is query
+
+
+def test_seen_only_is_a_data_set_without_any_other_row():
+    data = data_of([[0, 1, 2], [3, 4], [5]], [[5, 1, 5], [5, 5], [5]], positive=4)
+    index = EventIndex.of(data)
+    seen = seen_only(data, index.only(torch.tensor([True, False, True, True, True])), np.array([0, 2]))
+    again = EventIndex.of(seen)
+    assert again.item.tolist() == [2, 7] and again.indptr.tolist() == [0, 1, 1, 2]
+    assert seen.events.time is None and seen.catalogue == data.catalogue and seen.digest == data.digest
+    assert len(data.events) == 6
+
+
+def test_known_times_are_a_share():
+    assert known_times(data_of([[0, 1]], time=[[3, NO_TIME]]).events) == 0.5
+    assert known_times(data_of([[0, 1]]).events) == 0.0
