@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,7 @@ ANONYMOUS = ""
 """The entity of rows about newcomers without an id; no id is empty."""
 
 _CAPACITY = 2000
+_LONGEST_REST = 0.02  # seconds
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,15 @@ class Done:
 
 
 class Diagnoser:
-    """A thread that works out losses and gradient norms. What it has no time for is written without them."""
+    """A thread that works out losses and gradient norms. What it has no time for is written without them.
+
+    It rests as long as it works: the event loop needs the interpreter's lock more.
+    """
 
     def __init__(self, writer: Writer, log: Any) -> None:
         self._writer, self._log = writer, log
         self._queue: queue.Queue[Done | None] = queue.Queue(_CAPACITY)
+        self._closing = threading.Event()
         self.skipped = 0  # rows written without figures, because the queue was full
         self._thread = threading.Thread(target=self._run, name="recsys-meta-diagnoser", daemon=True)
         self._thread.start()
@@ -67,6 +73,7 @@ class Diagnoser:
 
     def close(self, timeout: float = 5.0) -> None:
         """Finish what waits, for at most `timeout` seconds."""
+        self._closing.set()
         try:
             self._queue.put(None, timeout=timeout)
         except queue.Full:
@@ -75,7 +82,9 @@ class Diagnoser:
 
     def _run(self) -> None:
         while (done := self._queue.get()) is not None:
+            began = time.perf_counter()
             self._writer.put(row(done, self._diagnose(done)))
+            self._closing.wait(min(time.perf_counter() - began, _LONGEST_REST))
 
     def _diagnose(self, done: Done) -> Diagnosis | None:
         assert done.known is not None

@@ -29,6 +29,9 @@ from recsys_meta.store.writer import Writer, to_database
 POLL_S = 1.0
 """How often a process asks what went live, and whether what was away is back, seconds."""
 
+REDIS_S = 0.25
+"""How long an answer waits for Redis, seconds; after two such waits nobody waits for a while."""
+
 
 @dataclass(frozen=True)
 class House:
@@ -87,7 +90,8 @@ def _open(settings: Settings, metrics: Metrics, log: Any) -> House:
     database = Database(settings.database)
     redis = None
     if settings.redis is not None:
-        redis = RedisCache(settings.redis, breaker=Breaker(failures=2, pause=0.5, longest=2.0))
+        breaker = Breaker(failures=2, pause=0.5, longest=2.0)
+        redis = RedisCache(settings.redis, timeout=REDIS_S, breaker=breaker)
     memory, profiles = MemoryCache(), Profiles(database, redis)
     writer = Writer(to_database(database.engine), longest_backoff=2.0)
     return House(
@@ -110,6 +114,7 @@ def _watch(house: House) -> None:
     watch("writer_dropped_rows", "Rows lost", lambda: house.writer.dropped)
     watch("diagnoses_waiting", "Adaptations waiting for their figures", lambda: house.diagnoser.waiting)
     watch("diagnoses_skipped", "Adaptations written without figures", lambda: house.diagnoser.skipped)
+    watch("redis_writes", "States on their way to Redis", lambda: house.ladder.writing)
     watch("memory_cache_bytes", "Size of the cache in this process", lambda: house.memory.size)
     watch("models_in_service", "Models that answer", partial(_count, house))
 

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
+_SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Metrics:
@@ -34,12 +35,13 @@ class Metrics:
         self.swaps = Counter("recsys_meta_model_swaps", "Versions taken into service", ("model",), registry=r)
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
-        """A gauge that is read when asked for (not across workers)."""
-        Gauge(f"recsys_meta_{name}", about, registry=self.registry).set_function(value)
+        """A gauge that is read when asked for. Left out across workers, where nobody would read it."""
+        if _SHARED not in os.environ:
+            Gauge(f"recsys_meta_{name}", about, registry=self.registry).set_function(value)
 
     def render(self) -> bytes:
         """The text format."""
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        if _SHARED not in os.environ:
             return generate_latest(self.registry)
         every = CollectorRegistry()
         MultiProcessCollector(every)  # type: ignore[no-untyped-call]

@@ -109,7 +109,7 @@ class RecommendationRequest(Body):
     model: ModelRef | None = Field(
         default=None, description="name, or name@version; may be left out where one model fits"
     )
-    entity: Newcomer = Newcomer()
+    entity: Newcomer = Field(default_factory=Newcomer)
     events: Events = Field(default_factory=list)
     n: Annotated[int, Field(strict=True, ge=1, le=MOST_N)] = 10
     candidates: Items | None = Field(default=None, description="rank these items only")
@@ -121,7 +121,7 @@ class ScoreRequest(Body):
     """Whom to score items for, and which items."""
 
     model: ModelRef | None = None
-    entity: Newcomer = Newcomer()
+    entity: Newcomer = Field(default_factory=Newcomer)
     events: Events = Field(default_factory=list)
     items: Annotated[list[Text], Field(min_length=1, max_length=MOST_ITEMS)]
 
@@ -130,7 +130,7 @@ class AdaptRequest(Body):
     """Whom to adapt to. `persist` stores features and events given; it needs the scope write and an id."""
 
     model: ModelRef | None = None
-    entity: Newcomer = Newcomer()
+    entity: Newcomer = Field(default_factory=Newcomer)
     events: Events = Field(default_factory=list)
     persist: bool = False
 

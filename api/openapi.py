@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.answers import ProblemDocument
-from api.models import Event
+from api.models import Event, RecommendationRequest, ScoreRequest
 from api.problems import MEDIA_TYPE
 
 _REF = "#/components/schemas/{model}"
@@ -33,12 +33,15 @@ def document(app: FastAPI) -> dict[str, Any]:
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
         _add(schemas, "Problem", ProblemDocument.model_json_schema(ref_template=_REF))
-        _add(schemas, "Event", Event.model_json_schema(ref_template=_REF))
+        for model in (Event, RecommendationRequest, ScoreRequest):
+            _add(schemas, model.__name__, model.model_json_schema(ref_template=_REF))
         schemas["EventBatch"].pop("x-item-schema", None)
         schemas["EventBatch"]["properties"]["events"]["items"] = {"$ref": "#/components/schemas/Event"}
         for path, operations in made["paths"].items():
             for method, operation in operations.items():
                 _describe(path, method, operation["responses"])
+                if path.startswith("/v1"):
+                    operation["security"] = [{"APIKeyHeader": []}]
         app.openapi_schema = made
     return app.openapi_schema
 

@@ -57,6 +57,11 @@ class Ladder:
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="recsys-meta-adapt")
         self._writes: set[asyncio.Task[None]] = set()
 
+    @property
+    def writing(self) -> int:
+        """States on their way to Redis."""
+        return len(self._writes)
+
     async def climb(self, served: Served, known: Known, subject: Subject, *, fresh: bool = False) -> Outcome:
         """Scores for a newcomer; `fresh` adapts whatever is cached. Raises DataError for a wrong feature."""
         began = time.perf_counter()

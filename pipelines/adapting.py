@@ -64,7 +64,8 @@ def answer_json(answer: Answer, model: str, version: str) -> dict[str, Any]:
     return {
         "model": {"name": model, "version": version},
         "served_by": answer.served_by,
-        "degraded": [],
+        "degraded": False,
+        "missing": [],
         "support_size": answer.support_size,
         "unknown_items": list(answer.unknown),
         "items": [

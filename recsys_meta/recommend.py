@@ -14,8 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from recsys_meta.bundle import Bundle, popular_scores
@@ -23,7 +21,13 @@ from recsys_meta.episodes import collate
 from recsys_meta.errors import DataError
 from recsys_meta.features import encode_raw
 from recsys_meta.schema import ARRIVAL
+from recsys_meta.state import dump_state, load_state
 from recsys_meta.types import FIRST, UNKNOWN, State, Support
+
+__all__ = [
+    "Answer", "Diagnosis", "Interaction", "Known", "Newcomer", "Recommender", "Scored", "dump_state", "load_state",
+    "recommend",
+]  # fmt: skip
 
 MAX_SUPPORT = 500
 """Most recent positives that an adaptation looks at."""
@@ -243,22 +247,3 @@ def recommend(
     items = recommender.top(scores, n, exclude=known.seen, candidates=chosen)
     served_by = "adapted" if known.items else "prior"
     return Answer(items, served_by, len(known.items), known.unknown, 1000 * (time.perf_counter() - began))
-
-
-def dump_state(state: State) -> bytes:
-    """A state as a small binary (safetensors)."""
-    # Copies, because safetensors refuses tensors that share memory.
-    return save({k: v.clone(memory_format=torch.contiguous_format) for k, v in state.items()})
-
-
-def load_state(content: bytes, like: State | None = None) -> State | None:
-    """The state that `dump_state` wrote; None when the bytes are none, or `like` has other leaves, types or dims."""
-    try:
-        state = load(content)
-    except (SafetensorError, ValueError, KeyError):
-        return None
-    return state if like is None or _form(state) == _form(like) else None
-
-
-def _form(state: State) -> dict[str, tuple[torch.dtype, int]]:
-    return {k: (v.dtype, v.dim()) for k, v in state.items()}

@@ -80,9 +80,9 @@ def fit_tuned(
 ) -> Fitted:
     """Fit on training entities, try the baseline's whole grid on at most `users` meta-validation entities.
 
-    Episodes are those of `evaluate.cold_start`; parameters end up on the index's device. Sizes that no validation entity reaches take the choice of the
-    nearest that one does. Raises NotFoundError for an unknown baseline, ConfigError for an objective or a metric
-    that it does not serve.
+    Episodes are those of `evaluate.cold_start`; parameters end up on the index's device. Sizes that no
+    validation entity reaches take the choice of the nearest that one does. Raises NotFoundError for an unknown
+    baseline, ConfigError for an objective or a metric that it does not serve.
     """
     started = time.monotonic()
     metric = metric or metrics_of(data)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -45,10 +46,8 @@ def each_cut(monkeypatch, write, *, before=None, half=False):
             before(n)
         with monkeypatch.context() as patch:
             power = Power(patch, n, half=half)
-            try:
+            with contextlib.suppress(PowerCut):
                 write(n)
-            except PowerCut:
-                pass
         yield n
         if not power.off:
             return

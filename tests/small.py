@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class ByRow:
 
     table: torch.Tensor
     name: str = "by-row"
-    config: Config = Config()
+    config: Config = field(default_factory=Config)
 
     def body(self, params):
         return params

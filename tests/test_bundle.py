@@ -95,7 +95,9 @@ def test_no_entity_is_named_in_it_and_popularity_is_of_training_entities_only(bu
 def test_a_feature_none_of_whose_values_was_kept_is_still_known(bundle, tmp_path):
     values = {**bundle.vocab.values, "entity.rare": pd.Index([], dtype="str")}
     fields = (*bundle.schema.entity_features, FeatureField(name="rare"))
-    made = replace(bundle, vocab=Vocabulary(values), schema=bundle.schema.model_copy(update={"entity_features": fields}))
+    made = replace(
+        bundle, vocab=Vocabulary(values), schema=bundle.schema.model_copy(update={"entity_features": fields})
+    )
     back = load_bundle(save_bundle(made, tmp_path))
     assert back.vocab.ids("entity.rare", ["x"]).tolist() == [1] and back.vocab.size("entity.rare") == 2
     empty = replace(bundle, vocab=Vocabulary({"item": pd.Index([], dtype="str")}))
@@ -142,7 +144,7 @@ def test_another_format_and_an_unknown_predictor_are_named(bundle, tmp_path):
     path = save_bundle(bundle, tmp_path)
     with pytest.raises(CheckpointError, match="bundle format 99"):
         load_bundle(rewritten(path, format=99))
-    with pytest.raises(ConfigError, match="no learner or baseline 'oracle'; there are .*maml"):
+    with pytest.raises(ConfigError, match=r"no learner or baseline 'oracle'; there are .*maml"):
         load_bundle(rewritten(path, format=1, predictor="oracle"))
     with pytest.raises(ConfigError, match="configuration of 'maml': colour"):
         load_bundle(rewritten(path, predictor="maml", config={"colour": 1}))

@@ -1,16 +1,14 @@
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
 
-from recsys_meta.episodes import EventIndex, batch_of, draw
+from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import ConfigError
 from recsys_meta.evaluate import (
-    Curve,
     Unadapted,
-    change_made,
-    choose,
     cold_start,
     episodes_at,
     measure,
@@ -121,7 +119,7 @@ def test_supports_of_fewer_shots_are_the_beginnings_of_those_of_more():
     recorder = Recorder(scores(data))
     curve(recorder, data, index, chunk=10_000)
     by_entity = [{int(e): s.rows.item[t] for t, e in enumerate(s.features["row"])} for s in recorder.seen]
-    for fewer, more in zip(by_entity, by_entity[1:], strict=False):
+    for fewer, more in itertools.pairwise(by_entity):
         for e in more:
             assert torch.equal(more[e][: len(fewer[e])], fewer[e])
 
@@ -227,31 +225,6 @@ def test_the_unadapted_is_the_same_predictor_without_its_support():
     assert not np.array_equal(curves[0].values[4]["ndcg@10"], curves[1].values[4]["ndcg@10"])
 
 
-@pytest.mark.parametrize("objective", ["ranking", "rating"])
-def test_query_rows_change_no_state(objective):
-    """Leak canary: other items and labels in the query, the same support: states are equal bit for bit."""
-    rng = np.random.default_rng(0)
-    item, label = rng.integers(0, 30, (40, 9)), rng.normal(size=(40, 9))
-    other_item, other_label = item.copy(), label.copy()
-    other_item[:, 4:], other_label[:, 4:] = rng.integers(0, 30, (40, 5)), rng.normal(size=(40, 5)) * 100
-    item[:, -1] = other_item[:, -1] = 29  # one catalogue
-    learner = tiny(objective=objective, rate=0.5)
-    made = []
-    for i, y in ((item, label), (other_item, other_label)):
-        data = data_of(list(i), list(y), objective=objective, time=[np.arange(9)] * 40)
-        made.append((data, EventIndex.of(data)))
-    params = learner.init(made[0][0], np.arange(20), torch.Generator().manual_seed(0))
-    states = [
-        learner.adapt(learner.body(params), episodes_at(data, index, np.arange(20, 40), 4).support)
-        for data, index in made
-    ]
-    assert same(*states)
-    queries = [episodes_at(data, index, np.arange(20, 40), 4).query for data, index in made]
-    assert not torch.equal(queries[0].item, queries[1].item), "the worlds do differ in the query"
-    moved = learner.adapt(learner.body(params), episodes_at(*made[0], np.arange(20, 40), 3).support)
-    assert not same(states[0], moved), "and the support does move the state"
-
-
 def test_evaluating_changes_neither_parameters_nor_data():
     data = ranking_world(entities=60, items=30, rows=10)
     index, learner = EventIndex.of(data), tiny()
@@ -261,41 +234,3 @@ def test_evaluating_changes_neither_parameters_nor_data():
     cold_start(learner, params, data, index, np.arange(60), shots=(0, 3))
     assert same(params, before) and torch.equal(index.item, rows)
     assert not any(v.requires_grad for v in params.values())
-
-
-def test_curves_pair_by_entity_and_refuse_others():
-    values = {1: {"mrr": np.array([0.5, 0.7, np.nan])}}
-    worse = {1: {"mrr": np.array([0.4, 0.6, 0.9])}}
-    one, other = Curve("a", np.arange(3), values), Curve("b", np.arange(3), worse)
-    assert one.against(other, 1, "mrr").difference == pytest.approx(0.1) and one.against(other, 1, "mrr").n == 2
-    with pytest.raises(ValueError, match="different entities"):
-        one.against(Curve("c", np.arange(1, 4), worse), 1, "mrr")
-
-
-def test_the_mean_of_a_curve_is_over_its_points_and_skips_empty_ones():
-    values = {0: {"mrr": np.array([0.2, 0.4])}, 5: {"mrr": np.array([0.9, np.nan])}, 9: {"mrr": np.full(2, np.nan)}}
-    assert Curve("a", np.arange(2), values).mean("mrr") == pytest.approx((0.3 + 0.9) / 2)
-    assert np.isnan(Curve("a", np.arange(2), {9: values[9]}).mean("mrr"))
-
-
-@pytest.mark.parametrize(("sign", "best"), [(1.0, {0: 1, 5: 0}), (-1.0, {0: 0, 5: 0})])
-def test_the_best_setting_is_chosen_for_each_number_of_shots(sign, best):
-    def made(zero, five):
-        return Curve("a", np.arange(2), {0: {"m": np.array([zero, np.nan])}, 5: {"m": np.array([five, np.nan])}})
-
-    assert choose([made(0.2, 0.3), made(0.4, np.nan)], "m", sign) == best
-
-
-def test_change_made_is_zero_for_one_who_does_nothing_and_more_for_one_who_moves():
-    data = ranking_world(entities=40, items=30, rows=10, features=False)
-    index = EventIndex.of(data)
-    support, query = draw(index, torch.arange(40), torch.full((40,), 4))
-    batch = batch_of(data, np.arange(40), support, query)
-    still, some, much = (tiny(rate=r, steps=s) for r, s in ((1.0, 0), (0.5, 1), (2.0, 1)))
-    params = some.init(data, np.arange(40), torch.Generator().manual_seed(0))
-    changes = []
-    for learner in (still, some, much):
-        own = {**params, "rate.entity": torch.tensor(float(np.log(learner.config.rate)))}
-        changes.append(change_made(learner, own, batch))
-    assert (changes[0].state, changes[0].scores) == (0.0, 0.0)
-    assert 0 < changes[1].state < changes[2].state and 0 < changes[1].scores < changes[2].scores

@@ -49,7 +49,8 @@ def test_tokens_equal_a_loop(kind, cells, most):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("The  Matrix, the END", ["the", "matrix", "end"]), ("L'été 2021!", ["l", "été", "2021"]), ("..", [])]
+    ("text", "words"),
+    [("The  Matrix, the END", ["the", "matrix", "end"]), ("L'été 2021!", ["l", "été", "2021"]), ("..", [])],
 )
 def test_text_is_split_into_lower_case_words(text, words):
     assert tokens(field("text"), pd.Series([text]))[0].tolist() == words == naive(field("text"), text)
@@ -69,7 +70,9 @@ def test_a_newcomer_is_read_as_the_preparation_reads(kind, cells):
         assert torch.equal(wanted, got) and got.dtype == torch.int64
 
 
-@given(st.lists(st.one_of(st.none(), st.floats(width=32, allow_infinity=False), st.integers(-(10**6), 10**6)), max_size=6))
+@given(
+    st.lists(st.one_of(st.none(), st.floats(width=32, allow_infinity=False), st.integers(-(10**6), 10**6)), max_size=6)
+)
 def test_numbers_are_read_alike_and_as_text(cells):
     f = field("numeric")
     column = encode(f, pd.Series(cells, dtype="object"), pd.Index([]))
@@ -83,10 +86,10 @@ def test_numbers_are_read_alike_and_as_text(cells):
 @pytest.mark.parametrize("cell", [math.inf, -math.inf, "inf", "1e39", 1e39, 10**400, "tall", {"a": 1}, [1, 2], "1|2"])
 def test_what_is_no_finite_number_is_refused(cell):
     f = FeatureField(name="f", kind="numeric", column="height")
-    with pytest.raises(DataError, match="height.*not a finite number"):
+    with pytest.raises(DataError, match=r"height.*not a finite number"):
         encode_raw((f,), Vocabulary(), "entity", [{"f": 1}, {"f": cell}])
     if isinstance(cell, str | float):
-        with pytest.raises(DataError, match="height.*not a finite number"):
+        with pytest.raises(DataError, match=r"height.*not a finite number"):
             encode(f, pd.Series([1, cell], dtype="object"), pd.Index([]))
 
 
@@ -121,7 +124,7 @@ def test_lists_are_several_values_and_missing_fields_are_empty():
 
 
 def test_a_feature_the_schema_lacks_is_named_with_those_it_has():
-    with pytest.raises(DataError, match="field 'height'.*Known features: f"):
+    with pytest.raises(DataError, match=r"field 'height'.*Known features: f"):
         encode_raw((field(),), Vocabulary({"entity.f": pd.Index([], dtype="str")}), "entity", [{"height": 3}])
 
 

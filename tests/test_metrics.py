@@ -10,6 +10,7 @@ from recsys_meta.metrics import (
     LOWER_IS_BETTER,
     RANKING,
     RATING,
+    ndcg,
     paired,
     ranking_metrics,
     rating_metrics,
@@ -233,3 +234,15 @@ def test_pairs_with_a_nan_leave_and_equal_methods_do_not_differ():
     got = paired(np.array([1.0, np.nan, 3.0]), np.array([1.0, 2.0, np.nan]))
     assert (got.n, got.difference, got.p) == (1, 0.0, 1.0)
     assert paired(np.array([np.nan]), np.array([1.0])).n == 0
+
+
+@pytest.mark.parametrize("depth", [3, 10])
+def test_ndcg_alone_is_the_one_among_the_metrics(depth):
+    scores, relevant, shown = task(np.random.default_rng(0), 60, 30)
+    got = ndcg(scores, relevant, shown, depth)
+    if depth == 10:
+        wanted = ranking_metrics(scores, relevant, shown, generator())["ndcg@10"]
+        torch.testing.assert_close(got, wanted, equal_nan=True)
+    some = ~got.isnan()
+    cut = torch.where(shown, scores, -torch.inf).topk(depth, 1).indices
+    assert torch.equal(got[some] > 0, (relevant & shown).gather(1, cut).any(1)[some])

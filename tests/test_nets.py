@@ -49,7 +49,9 @@ def test_numbers_lie_between_knots_of_the_given_rows_only():
     knots, weight = params["side.age.knots"], params["side.age.weight"]
     assert knots[0] == 10 and knots[-1] == 20  # not 40, which is another's
     between = (knots[3] + knots[4]) / 2
-    age = bag_fields(params, "side", {"age": torch.stack([knots[2], between, torch.tensor(torch.nan), knots[-1] * 9])})[0]
+    age = bag_fields(params, "side", {"age": torch.stack([knots[2], between, torch.tensor(torch.nan), knots[-1] * 9])})[
+        0
+    ]
     assert torch.allclose(age[0], weight[2])
     assert torch.allclose(age[1], (weight[3] + weight[4]) / 2, atol=1e-5)
     assert torch.allclose(age[2], weight[-1]), "missing has a vector of its own"

@@ -17,25 +17,29 @@ from api.house import House
 from api.models import RecommendationRequest, ScoreRequest
 from api.registry import Served
 from api.replies import joined, pack, ranked, unpack
-from api.routes.door import AHouse, request_id
-from api.security import require
+from api.routes.door import enter, request_id, takes
 from api.serving import PROCESS_S, Outcome, Source
 from api.subjects import Subject, find_subject, know
 from recsys_meta.recommend import Known, Scored
 from recsys_meta.store.adaptations import ServedBy
 from recsys_meta.types import FIRST
 
-router = APIRouter(prefix="/v1", tags=["newcomers"], dependencies=[require("read")])
+router = APIRouter(prefix="/v1", tags=["newcomers"])
 
 
-@router.post("/recommendations", responses={200: {"model": answers.Recommendations}})
-async def recommend(body: RecommendationRequest, request: Request, house: AHouse) -> Response:
+@router.post(
+    "/recommendations",
+    responses={200: {"model": answers.Recommendations}},
+    openapi_extra=takes(RecommendationRequest),
+)
+async def recommend(request: Request) -> Response:
     """The n best items for a newcomer, adapted to its first interactions.
 
     Exactly n items come back unless fewer exist. `served_by` says how: `adapted`, `cache` (the adapted state was at
     hand), `prior` (nothing is known but features) or `popular` (the model failed). The header `x-cache` says where
     the state was found: `process`, `redis` or `miss`.
     """
+    house, body = await enter(request, "read", RecommendationRequest)
     call = await _begin(body, request, house)
     key = _list_key(call, await request.body())
     kept = None if key is None else house.memory.get(key)
@@ -51,9 +55,10 @@ async def recommend(body: RecommendationRequest, request: Request, house: AHouse
     return _climbed(call, known, outcome, rest)
 
 
-@router.post("/score", responses={200: {"model": answers.Scores}})
-async def score(body: ScoreRequest, request: Request, house: AHouse) -> Response:
+@router.post("/score", responses={200: {"model": answers.Scores}}, openapi_extra=takes(ScoreRequest))
+async def score(request: Request) -> Response:
     """Scores of given items for a newcomer: logits for rankings and clicks, label units for ratings."""
+    house, body = await enter(request, "read", ScoreRequest)
     call = await _begin(body, request, house)
     known = know(call.served, call.subject, body.entity, body.events)
     outcome = await house.ladder.climb(call.served, known, call.subject)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from recsys_meta.data.cells import Mask, numbers
 from recsys_meta.data.tables import REJECT, Chunk, rejects_of
 from recsys_meta.data.times import BAD, NEGATIVE, seconds
 from recsys_meta.dataset import NO_TIME
@@ -15,7 +15,6 @@ from recsys_meta.errors import DataError
 from recsys_meta.schema import FeatureField, Schema
 from recsys_meta.types import FloatArray, IntArray
 
-Mask = npt.NDArray[np.bool_]
 MISSING = ("nan", "na", "null")
 """Words that mean an empty number, as in `features.encode`."""
 
@@ -110,16 +109,6 @@ def _labels(schema: Schema, frame: pd.DataFrame, refusals: _Refusals) -> FloatAr
     if schema.objective == "click":
         refusals.refuse(~np.isin(number, (0, 1)), column, "is neither 0 nor 1", SKIP, cells)
     return label
-
-
-def numbers(cells: pd.Series) -> tuple[npt.NDArray[np.float64], Mask]:
-    """Cells as numbers [n] (NaN where they are none) and which of them are empty [n]."""
-    if pd.api.types.is_numeric_dtype(cells):
-        number = cells.to_numpy(np.float64)
-        return number, np.isnan(number)
-    text = cells.astype("str").str.strip()
-    number = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    return number, (text == "").to_numpy(bool)
 
 
 def _times(schema: Schema, frame: pd.DataFrame, refusals: _Refusals) -> IntArray:

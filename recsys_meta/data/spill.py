@@ -87,7 +87,8 @@ def _sorted(rows: Records, unique: bool, done: float) -> Bucket:
     rows = rows[np.lexsort((rows["time"], rows["entity"]))]
     canonical = np.lexsort((rows["label"], rows["item"], rows["time"], rows["entity"]))
     if not unique:
-        return Bucket(rows, canonical, rows[:0], done)
+        # Not rows[:0], which would keep the whole bucket alive.
+        return Bucket(rows, canonical, np.empty(0, RECORD), done)
     again = _repeated(rows, canonical)
     kept = np.cumsum(~again) - 1
     return Bucket(rows[~again], kept[canonical[~again[canonical]]], rows[again], done)

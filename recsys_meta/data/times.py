@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from recsys_meta.data.cells import numbers
 from recsys_meta.dataset import NO_TIME
 from recsys_meta.types import IntArray
 
@@ -24,16 +25,11 @@ def seconds(cells: pd.Series) -> IntArray:
     """Times [n] int64 of cells [n]: seconds, or milli-, micro- or nanoseconds by size, or ISO 8601 (UTC unless
     it says otherwise). Empty cells become NO_TIME, others that cannot be used BAD or NEGATIVE.
     """
-    if pd.api.types.is_numeric_dtype(cells):
-        number = cells.to_numpy(np.float64)
-        return _from_numbers(number, np.isnan(number))
-    text = cells.astype("str").str.strip()
-    empty = (text == "").to_numpy(bool)
-    number = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    number, empty = numbers(cells)
     time = _from_numbers(number, empty)
     words = np.flatnonzero(np.isnan(number) & ~empty)
     if len(words):
-        time[words] = _from_text(text.iloc[words])
+        time[words] = _from_text(cells.iloc[words].astype("str").str.strip())
     return time
 
 

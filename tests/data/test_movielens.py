@@ -29,14 +29,21 @@ def flags(*genres):
 
 def layout_100k(folder):
     item = f"1|Amélie (2001)|01-Jan-2001||http://x|{flags('Comedy', 'Romance')}\n2|unknown||||{flags('unknown')}\n"
-    return put(folder, u__data="1\t2\t3\t881250949\n2\t1\t5\t891717742\n1\t1\t4\t881250000\n",
-               u__user="1|24|M|technician|85711\n2|17|F|other|T8H1N\n", u__item=item)  # fmt: skip
+    return put(
+        folder,
+        u__data="1\t2\t3\t881250949\n2\t1\t5\t891717742\n1\t1\t4\t881250000\n",
+        u__user="1|24|M|technician|85711\n2|17|F|other|T8H1N\n",
+        u__item=item,
+    )
 
 
 def layout_1m(folder):
-    return put(folder, ratings__dat="1::10::5::978300760\n1::2::3::978300760\n2::10::1::978300000\n",
-               users__dat="1::F::1::10::48067\n2::M::56::16::70072-1234\n",
-               movies__dat="2::Léon: The: Movie (1994)::Drama|Thriller\n10::Heat (1995)::Action\n11::No one (1950)::War\n")  # fmt: skip
+    return put(
+        folder,
+        ratings__dat="1::10::5::978300760\n1::2::3::978300760\n2::10::1::978300000\n",
+        users__dat="1::F::1::10::48067\n2::M::56::16::70072-1234\n",
+        movies__dat="2::Léon: The: Movie (1994)::Drama|Thriller\n10::Heat (1995)::Action\n11::No one (1950)::War\n",
+    )
 
 
 def test_100k(tmp_path):
@@ -73,9 +80,12 @@ def test_films_in_utf8_are_read_as_such(tmp_path):
 
 def test_1m_in_tidy_files_has_rough_times(tmp_path):
     item = "item,title,genres,year,mpaa_rating,released,genre_imdb,director,writer,actors\n"
-    put(tmp_path / "ml-1m", ratings__csv__gz="user,item,rating,approx_ts\n1,5,3,\n1,6,4,978300760\n2,5,3,\n",
+    put(
+        tmp_path / "ml-1m",
+        ratings__csv__gz="user,item,rating,approx_ts\n1,5,3,\n1,6,4,978300760\n2,5,3,\n",
         users__csv__gz="user,gender,age,occupation,zip,last_item\n1,F,1,10,48067,5\n2,M,56,16,70072,5\n",
-        items__csv__gz=item + '5,Heat (1995),Action,1995,R,x,y,"A B, C D",z,"E, F"\n6,Up,,1995,R,x,y,"C D, A B",z,E\n')  # fmt: skip
+        items__csv__gz=item + '5,Heat (1995),Action,1995,R,x,y,"A B, C D",z,"E, F"\n6,Up,,1995,R,x,y,"C D, A B",z,E\n',
+    )
     data = prepare_named("movielens-1m", tmp_path / "out", data_root=tmp_path)
     assert rows(data) == [("1", "6", 4.0, 978300760), ("1", "5", 3.0, None), ("2", "5", 3.0, None)]
     assert not data.schema.exact_time
@@ -86,13 +96,16 @@ def test_1m_in_tidy_files_has_rough_times(tmp_path):
 
 def test_latest(tmp_path):
     movies = 'movieId,title,genres\n1,"Story, The (1995)",Comedy|Drama\n3,Nameless,(no genres listed)\n'
-    put(tmp_path / "ml-latest-small", movies__csv=movies,
-        ratings__csv="userId,movieId,rating,timestamp\n1,1,0.5,964982703\n1,3,5.0,964982703\n")  # fmt: skip
+    put(
+        tmp_path / "ml-latest-small",
+        movies__csv=movies,
+        ratings__csv="userId,movieId,rating,timestamp\n1,1,0.5,964982703\n1,3,5.0,964982703\n",
+    )
     data = prepare_named("movielens-latest-small", tmp_path / "out", data_root=tmp_path)
     assert rows(data) == [("1", "1", 0.5, 964982703), ("1", "3", 5.0, 964982703)]
     assert cells(data, "item", "genres") == [[], [], ["Comedy", "Drama"], []]
     assert data.about["titles"]["1"] == "Story, The (1995)"
-    assert data.entities == {}
+    assert set(data.entities) == {"arrival"}, "there are no demographics, but tastes of 1996 are not those of 2018"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +130,7 @@ def test_bad_rows_in_the_old_layouts(tmp_path, name, make, spoil, line, says):
 def test_a_file_of_the_set_is_missing(tmp_path):
     folder = layout_1m(tmp_path / "raw")
     (folder / "users.dat").unlink()
-    with pytest.raises(DataError, match="users.dat: the file is missing"):
+    with pytest.raises(DataError, match=r"users\.dat: the file is missing"):
         prepare_named("movielens-1m", tmp_path / "out", source=folder)
 
 

@@ -207,11 +207,12 @@ def step_and_target(world, batch):
     return rows[mq > 0], (yq - xq @ world.mean)[mq > 0]
 
 
-@pytest.mark.parametrize(("steps", "order", "within"), [(1, 2, 0.5), (1, 1, 0.5), (4, 2, 0.35)])
+@pytest.mark.parametrize(("steps", "order", "within"), [(1, 2, 0.5), (1, 1, 0.55), (4, 2, 0.3)])
 def test_nears_the_optimum_in_a_linear_gaussian_world(steps, order, within):
     """Of what a support of 1 to 10 rows is worth to the Bayes-optimal predictor, so much at most is lost.
 
-    And one step comes within 10% of the best that any one matrix times the gradient could do.
+    The best single step that is linear in x loses 0.445 itself. Ours may pass it, because item vectors bend with x
+    (numbers lie between knots), but must come within 10% of its error.
     """
     world = linear_gaussian_world(entities=1000)
     learner = Maml(MamlConfig(**LINEAR, steps=steps, order=order))

@@ -1,0 +1,101 @@
+"""The OpenAPI document is whole, names every route, and tells the truth about answers."""
+
+import pytest
+from pydantic import TypeAdapter
+
+from api import answers
+from api.app import build
+from tests.api.servers import settings
+
+ROUTES = {
+    ("post", "/v1/recommendations"),
+    ("post", "/v1/score"),
+    ("post", "/v1/adapt"),
+    ("post", "/v1/events"),
+    ("get", "/v1/entities/{kind}/{id}"),
+    ("put", "/v1/entities/{kind}/{id}"),
+    ("delete", "/v1/entities/{kind}/{id}"),
+    ("get", "/v1/models"),
+    ("get", "/v1/models/{name}"),
+    ("post", "/v1/models/{name}/promote"),
+    ("post", "/v1/models/{name}/rollback"),
+    ("get", "/v1/runs"),
+    ("get", "/v1/runs/{id}/metrics"),
+    ("get", "/v1/evaluations"),
+    ("get", "/v1/adaptations"),
+    ("get", "/livez"),
+    ("get", "/readyz"),
+    ("get", "/metrics"),
+}
+
+
+@pytest.fixture
+def document(tmp_path):
+    return build(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")).openapi()
+
+
+def references(node):
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "$ref":
+                yield value
+            else:
+                yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def test_every_route_is_documented(document):
+    assert document["openapi"].startswith("3.1")
+    found = {(method, path) for path, operations in document["paths"].items() for method in operations}
+    assert found == ROUTES
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert operation["description"], path
+            good = operation["responses"]["200"]
+            if path != "/metrics":
+                assert good["content"]["application/json"]["schema"], path
+            if path.startswith("/v1"):
+                assert operation["security"] == [{"APIKeyHeader": []}]
+                for code in ("401", "403", "422", "503"):
+                    assert list(operation["responses"][code]["content"]) == ["application/problem+json"]
+
+
+def test_every_reference_leads_somewhere(document):
+    schemas = document["components"]["schemas"]
+    used = set(references(document))
+    assert used
+    for reference in used:
+        assert reference.removeprefix("#/components/schemas/") in schemas, reference
+    assert "HTTPValidationError" not in schemas
+
+
+def test_the_document_is_valid(document):
+    pytest.importorskip("openapi_spec_validator").validate(document)
+
+
+def test_answers_are_as_documented(server, new_id):
+    def check(model, response):
+        assert response.status_code == 200, response.text
+        TypeAdapter(model).validate_json(response.content, extra="forbid")
+
+    client, entity = server.client, {"id": new_id, "features": {"age": 30}}
+    events = [{"item": "i1"}, {"item": "nonsense"}]
+    check(answers.Recommendations, client.post("/v1/recommendations", json={"entity": entity, "events": events}))
+    check(answers.Recommendations, client.post("/v1/recommendations", json={"entity": entity, "events": events}))
+    check(answers.Scores, client.post("/v1/score", json={"events": events, "items": ["i2", "nonsense"]}))
+    check(answers.Adapted, client.post("/v1/adapt", json={"entity": entity, "events": events, "persist": True}))
+    check(answers.EventReceipt, client.post("/v1/events", json={"events": [{"entity": "e", "item": "i1"}, 5]}))
+    check(answers.EntityDocument, client.put(f"/v1/entities/user/{new_id}", json={"features": {"age": 3}}))
+    check(answers.EntityDocument, client.get(f"/v1/entities/user/{new_id}"))
+    check(answers.Receipt, client.delete(f"/v1/entities/user/{new_id}"))
+    check(answers.Models, client.get("/v1/models"))
+    check(answers.ModelDocument, client.get("/v1/models/users"))
+    version = {"version": server.house.registry.live["users"].version}
+    check(answers.Move, client.post("/v1/models/users/promote", json=version))
+    for path in ("runs", "evaluations", "adaptations"):
+        check(answers.Page, client.get(f"/v1/{path}"))
+    check(answers.Readiness, client.get("/readyz"))
+    problem = client.get("/v1/models/nobody")
+    TypeAdapter(answers.ProblemDocument).validate_json(problem.content, extra="forbid")

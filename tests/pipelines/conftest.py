@@ -1,0 +1,72 @@
+"""One home for all command tests: a small simulated data set, trained and published once."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+from recsys_meta.data import open_dataset
+
+SMALL = ("--set", "train.epochs=2", "--set", "config.dims=8", "--set", "config.towers=1", "--threads", "1")
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command line, in this process: importing torch for each command would take most of the time."""
+
+    home: Path
+
+    def __call__(self, *words: object, code: int = 0) -> str:
+        """Output of a command that must exit with `code`: standard output, or what it said went wrong."""
+        said, complained = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(complained):
+            for name in [n for n in os.environ if n.startswith("RECSYS_META_")]:
+                patch.delenv(name)
+            patch.setenv("RECSYS_META_HOME", str(self.home))
+            patch.setenv("COLUMNS", "200")
+            patch.setattr(sys, "argv", ["recsys-meta", *map(str, words)])
+            with pytest.raises(SystemExit) as left:
+                main()
+        assert (left.value.code or 0) == code, f"{words}\n{said.getvalue()}\n{complained.getvalue()}"
+        assert "Traceback" not in complained.getvalue()
+        return said.getvalue() if code == 0 else complained.getvalue()
+
+    def json(self, *words: object):
+        return json.loads(self(*words, "--json"))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For the few tests that need a process of its own."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("RECSYS_META_")}
+        return {**kept, "RECSYS_META_HOME": str(self.home), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory) -> Command:
+    return Command(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def run(command) -> dict:
+    """A finished run on the simulated users."""
+    return command.json("train", "--recipe", "flagship", "--dataset", "simulated-users", *SMALL)
+
+
+@pytest.fixture(scope="session")
+def model(command, run) -> str:
+    """The same, published."""
+    return command.json("models", "publish", run["run"], "--name", "shop")["model"]
+
+
+@pytest.fixture(scope="session")
+def items(command, run) -> list[str]:
+    """Some items of the catalogue, popular or not."""
+    return [str(v) for v in open_dataset(command.home / "data" / "simulated-users").vocab.values["item"][:9]]

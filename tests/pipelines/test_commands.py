@@ -1,0 +1,180 @@
+"""Every command as its user types it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.pipelines.conftest import SMALL
+
+
+def test_every_command_explains_itself(command):
+    words = [(), ("data",), ("models",), ("runs",), ("adaptations",), ("entities",), ("db",), ("bench",)]
+    for group in words:
+        text = command(*group, "--help")
+        names = re.findall(r"^[│| ]*([a-z]+)  +\S", text, re.M)
+        assert names, text
+        for name in names:
+            assert "Usage" in command(*group, name, "--help")
+
+
+def test_a_run_is_in_the_database_with_its_metrics(command, run):
+    rows = command.json("runs", "list")
+    row = next(r for r in rows if r["id"] == run["run"])
+    assert row["status"] == "finished" and row["metrics"]["valid"] == pytest.approx(run["valid"])
+    shown = command.json("runs", "show", run["run"])
+    keys = {m["key"] for m in shown["metrics"]}
+    assert {"loss", "valid", "tasks_per_second", "gradient_norm"} <= keys
+    assert shown["config"]["train"]["epochs"] == 2
+
+
+def test_the_model_is_live_and_rolls_back(command, run, model):
+    other = command.json("train", "--dataset", "simulated-users", "--seed", "1", *SMALL)
+    assert other["version"] != run["version"]
+    command.json("models", "publish", other["run"], "--name", model)
+    assert command.json("models", "show", model)["live"] == other["version"]
+    assert command.json("models", "rollback", model)["version"] == run["version"]
+    assert command.json("models", "promote", model, other["version"][:6])["version"] == other["version"]
+    assert command.json("models", "promote", model, run["version"])["version"] == run["version"]
+    history = command.json("models", "show", model)["history"]
+    assert [h["action"] for h in history] == ["promote", "promote", "rollback", "publish", "publish"]
+
+
+def test_recommend_adapts_and_its_answer_changes_with_an_event(command, model, items):
+    none = command.json("recommend", model)
+    three = command.json("recommend", model, "--items", ",".join(items[:3]))
+    four = command.json("recommend", model, "--items", ",".join(items[:4]))
+    assert none["served_by"] == "prior" and three["served_by"] == "adapted"
+    assert three["support_size"] == 3 and len(three["items"]) == 10
+    assert {i["item"] for i in three["items"]}.isdisjoint(items[:3])
+    scores = [i["score"] for i in three["items"]]
+    assert scores == sorted(scores, reverse=True)
+    assert [i["score"] for i in three["items"]] != [i["score"] for i in four["items"]]
+    again = command.json("recommend", model, "--items", ",".join(reversed(items[:3])))
+    assert again["items"] == three["items"]
+
+
+def test_recommend_reads_files_and_names_what_is_wrong_in_them(command, model, items, tmp_path):
+    good = tmp_path / "events.csv"
+    good.write_text("item,time\n" + "".join(f"{i},{n}\n" for n, i in enumerate(items[:3])))
+    assert command.json("recommend", model, "--events", good)["support_size"] == 3
+    bad = tmp_path / "bad.csv"
+    bad.write_text("item,time\n1,10\n2,soon\n")
+    message = command("recommend", model, "--events", bad, code=1)
+    assert "bad.csv" in message and "line 3" in message and "time" in message
+    bad.write_text("thing\n1\n")
+    assert "'item'" in command("recommend", model, "--events", bad, code=1)
+    unknown = command.json("recommend", model, "--items", f"{items[0]},no-such-item")
+    assert unknown["unknown_items"] == ["no-such-item"]
+
+
+def test_adapt_writes_the_same_answers_for_many(command, model, items, tmp_path):
+    events = tmp_path / "events.csv"
+    events.write_text("entity,item\n" + "".join(f"ann,{i}\n" for i in items[:3]) + f"bob,{items[7]}\n")
+    out = tmp_path / "out" / "adapted.parquet"
+    assert command.json("adapt", model, "--events", events, "--out", out)["entities"] == 2
+    rows = {r["entity"]: r for r in pq.read_table(out).to_pylist()}
+    alone = command.json("recommend", model, "--items", ",".join(items[:3]))
+    assert rows["ann"]["items"] == [i["item"] for i in alone["items"]]
+    assert rows["ann"]["scores"] == pytest.approx([i["score"] for i in alone["items"]], rel=1e-5)
+    assert rows["bob"]["support_size"] == 1 and rows["bob"]["state"]
+
+
+def test_evaluate_prints_the_curve_and_stores_it(command, model, tmp_path):
+    out = tmp_path / "curve.json"
+    text = command("evaluate", model, "--shots", "0,5", "--baselines", "popularity", "--json", out, "--html", tmp_path)
+    assert "popularity" in text and "unadapted" in text
+    rows = json.loads(out.read_text())["rows"]
+    assert {r["method"] for r in rows} == {"flagship", "flagship-unadapted", "popularity"}
+    assert {r["metric"] for r in rows} == {"ndcg@10", "recall@20", "mrr", "hit@10"}
+    zero = {r["method"]: r["value"] for r in rows if r["shots"] == 0 and r["metric"] == "ndcg@10" and r["seed"] is None}
+    assert zero["flagship"] == zero["flagship-unadapted"]
+    assert all(r["low"] <= r["value"] <= r["high"] for r in rows)
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "cold_start.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_writes_a_row_for_each_seed_and_one_for_their_mean(command, tmp_path):
+    out = tmp_path / "compare.json"
+    text = command(
+        *("compare", "--dataset", "simulated-users", "--learners", "flagship", "--baselines", "popularity,itemknn"),
+        *("--shots", "0,3", "--seeds", "2", "--json", out, *SMALL),
+    )
+    assert "against" in text
+    content = json.loads(out.read_text())
+    assert content["command"].startswith("recsys-meta compare")
+    keys = {"dataset", "scenario", "method", "role", "seed", "shots", "metric", "value", "low", "high", "n"}
+    assert all(set(r) == keys for r in content["rows"])
+    ours = [r for r in content["rows"] if r["method"] == "flagship" and r["metric"] == "mrr" and r["shots"] == 3]
+    by_seed = {r["seed"]: r["value"] for r in ours}
+    assert set(by_seed) == {0, 1, None}
+    assert by_seed[None] == pytest.approx((by_seed[0] + by_seed[1]) / 2)
+
+
+def test_ctrl_c_stops_cleanly_and_a_resume_ends_where_an_undisturbed_run_does(command):
+    words = ("train", "--dataset", "simulated-users", *SMALL, "--set", "train.epochs=12", "--seed", "5")
+    whole = command.json(*words)
+    before = {r["id"] for r in command.json("runs", "list")}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *words],
+        env=command.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    runs = command.home / "runs"
+    deadline = time.monotonic() + 120
+    while not any(list(p.glob("checkpoints/0*")) for p in runs.iterdir() if p.name not in before):
+        assert time.monotonic() < deadline and child.poll() is None, "no checkpoint appeared"
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    _, message = child.communicate(timeout=60)
+    if child.returncode == 0:
+        pytest.skip("the run ended before the signal reached it")
+    assert child.returncode == 1 and "--resume" in message and "Traceback" not in message
+    name = next(r["id"] for r in command.json("runs", "list") if r["id"] not in before)
+    assert command.json("runs", "list")[0]["status"] == "stopped"
+    assert command.json("train", "--resume", name)["version"] == whole["version"]
+
+
+def test_wrong_usage_is_exit_2_and_wrong_input_exit_1(command, run):
+    command("train", "--split", "sideways", code=2)
+    command("evaluate", "x", "--shots", "1,one", code=2)
+    assert "no recipe" in command("train", "--recipe", "nothing", "--dataset", "simulated-users", code=1)
+    message = command("train", "--dataset", "simulated-users", "--set", "train.epoch=3", code=1)
+    assert "train.epoch" in message
+    assert "no-such-model" in command("recommend", "no-such-model", code=1)
+    assert "no run" in command("train", "--resume", "../../etc", code=1)
+    message = command("serve", "--host", "0.0.0.0", code=1)
+    assert "API key" in message
+    assert "none of" in command("compare", "--dataset", "nowhere", code=1)
+
+
+def test_nan_stops_the_run_with_a_reason_and_keeps_the_checkpoint(command):
+    words = ("train", "--dataset", "simulated-users", *SMALL, "--set", "train.rate=1e30", "--set", "train.clip=1e30")
+    message = command(*words, code=1)
+    assert "not finite" in message and "train.rate" in message
+    last = command.json("runs", "list")[0]
+    assert last["status"] == "failed" and "not finite" in last["reason"]
+
+
+def test_the_database_goes_down_and_up_with_its_rows(command, run):
+    assert command.json("db", "current")["revision"]
+    command("db", "upgrade")
+    assert any(r["id"] == run["run"] for r in command.json("runs", "list"))
+    assert command.json("db", "prune", "--days", "1") == {"runs": 0, "adaptations": 0}
+
+
+def test_doctor_finds_the_installation_whole(command, model):
+    states = {c["what"]: c["state"] for c in command.json("doctor")}
+    assert states["database"] == states["models"] == states["home"] == "ok"
+
+
+def test_erasing_an_entity_gives_a_receipt(command, model):
+    receipt = command.json("entities", "delete", "user", "nobody", "--yes")
+    assert receipt["events"] == 0 and receipt["receipt"]

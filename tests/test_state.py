@@ -1,0 +1,66 @@
+"""Adapted states as bytes."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys_meta.recommend import Interaction, Newcomer
+from recsys_meta.state import dump_state, load_state
+from tests import served
+from tests.served import EVENTS
+from tests.small import same
+
+
+@pytest.fixture(scope="module")
+def model():
+    return served.ranking()
+
+
+@pytest.fixture(scope="module")
+def liking():
+    return served.liking()
+
+
+@given(events=EVENTS)
+def test_a_state_survives_the_wire(liking, events):
+    state = liking.adapt([liking.know(Newcomer(events=events))])
+    back = load_state(dump_state(state), state)
+    assert same(back, state)
+
+
+def test_a_slice_of_many_states_is_no_bigger_than_one(model):
+    known = [model.know(Newcomer(events=[Interaction(f"i{i}")])) for i in range(20)]
+    many = model.adapt(known)
+    one = {k: v[3:4] for k, v in many.items()}
+    raw = dump_state({**one, "twin": one["z"], "turned": one["z"].T})
+    assert len(raw) < 1000
+    assert torch.equal(load_state(raw)["z"], one["z"]) and torch.equal(load_state(raw)["turned"], one["z"].T)
+
+
+@given(st.binary(max_size=80))
+def test_garbage_is_no_state(content):
+    assert load_state(content) is None
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_a_damaged_state_is_none_or_fits(model, data):
+    """Flipped or cut bytes never raise; what still reads has the same leaves, types and dimensions."""
+    state = model.adapt([model.know(Newcomer(events=[Interaction("i1")]))])
+    raw = bytearray(dump_state(state))
+    at = data.draw(st.integers(0, len(raw) - 1))
+    if data.draw(st.booleans()):
+        raw = raw[:at]
+    else:
+        raw[at] ^= data.draw(st.integers(1, 255))
+    back = load_state(bytes(raw), state)
+    if back is not None:
+        assert {k: (v.dtype, v.dim()) for k, v in back.items()} == {k: (v.dtype, v.dim()) for k, v in state.items()}
+
+
+def test_a_state_of_another_model_does_not_fit(model):
+    state = model.adapt([model.know(Newcomer())])
+    assert load_state(dump_state({"other": state["z"]}), state) is None
+    assert load_state(dump_state({"z": state["z"].double()}), state) is None
+    assert load_state(dump_state({"z": state["z"][0]}), state) is None
