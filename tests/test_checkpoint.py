@@ -55,7 +55,7 @@ def test_the_last_ones_are_kept(tmp_path, keep):
 def test_steps_are_ordered_as_numbers(tmp_path):
     for step in (99_999_999, 100_000_000):
         save_checkpoint(tmp_path, made(step), 2)
-    assert last_checkpoint(tmp_path).step == 100_000_000
+    assert last_checkpoint(tmp_path).step == 100_000_000 and steps(tmp_path) == [99_999_999, 100_000_000]
 
 
 def test_a_step_may_be_written_again(tmp_path):

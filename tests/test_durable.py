@@ -103,6 +103,14 @@ def test_a_power_cut_at_any_operation_leaves_the_old_file_or_the_new(tmp_path, m
     assert set(met) == {b"old", b"new"} and met[0] == b"old"
 
 
+def test_who_reads_while_a_file_is_replaced_reads_the_old_one(tmp_path):
+    write_file(tmp_path / "f", b"old")
+    with (tmp_path / "f").open("rb") as reader:
+        write_file(tmp_path / "f", b"newer")
+        assert reader.read() == b"old"
+    assert (tmp_path / "f").read_bytes() == b"newer"
+
+
 def test_content_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
     """Every file and folder is flushed before the rename, and the parent after it."""
     import os

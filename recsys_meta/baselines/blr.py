@@ -14,9 +14,9 @@ from recsys_meta.baselines.design import design, design_init
 from recsys_meta.baselines.em import learn_prior, residual_factors
 from recsys_meta.baselines.evidence import distinct, mix
 from recsys_meta.baselines.item_mean import two_way_means
-from recsys_meta.baselines.linear import moments, outer, posterior, solve
-from recsys_meta.baselines.matrix import TrainingRows, item_counts, log_popularity, subspace
+from recsys_meta.baselines.matrix import TrainingRows, item_counts, log_popularity
 from recsys_meta.dataset import Dataset
+from recsys_meta.linear import moments, outer, posterior, solve, subspace
 from recsys_meta.nets import catalogue_features, item_features
 from recsys_meta.schema import Objective
 from recsys_meta.types import FIRST, IntArray, Params, Rows, State, Support

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from recsys_meta.baselines.base import BaselineConfig
 from recsys_meta.baselines.evidence import distinct, mix
-from recsys_meta.baselines.linear import moments, outer, posterior, solve
 from recsys_meta.baselines.matrix import TrainingRows, item_counts, log_popularity
 from recsys_meta.dataset import Dataset
 from recsys_meta.errors import ConfigError
+from recsys_meta.linear import moments, outer, posterior, solve
 from recsys_meta.types import FIRST, IntArray, Params, State, Support
 
 

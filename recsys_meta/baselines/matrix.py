@@ -82,20 +82,3 @@ def gram(matrix: sp.csr_matrix) -> Tensor:
         part = torch.from_numpy(matrix[start : start + block].toarray())
         total.addmm_(part.T, part)
     return total
-
-
-def subspace(matrix: sp.csr_matrix, dims: int, seed: int, sweeps: int = 6) -> Tensor:
-    """Orthonormal basis [C, dims] of the leading right singular vectors, by subspace iteration.
-
-    (Halko, Martinsson, Tropp 2011.) With fewer than `dims` rows or columns the last vectors are zero.
-    """
-    rank = min(dims + 16, *matrix.shape)
-    start = np.random.default_rng(seed).standard_normal((matrix.shape[1], rank)).astype(np.float32)
-    basis = np.linalg.qr(start)[0]
-    for _ in range(sweeps):
-        basis = np.linalg.qr(matrix.T @ (matrix @ basis))[0]
-    _, _, right = np.linalg.svd(matrix @ basis, full_matrices=False)
-    vectors = torch.from_numpy(np.ascontiguousarray((basis @ right.T)[:, :dims]))
-    # The sign of a singular vector is arbitrary: fix it, so that equal data give equal parameters.
-    vectors = vectors * torch.where(vectors.sum(0) < 0, -1.0, 1.0)
-    return torch.nn.functional.pad(vectors, (0, dims - vectors.shape[1]))

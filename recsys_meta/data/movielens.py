@@ -6,14 +6,14 @@ shipped. Objective 'ranking' over all rows: a rating of any height means that th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from recsys_meta.data.reading import Layout, read_csv
-from recsys_meta.data.tables import RawTables, ReadChunks, SideTable, mapped
+from recsys_meta.data.tables import Chunk, RawTables, ReadChunks, SideTable, mapped
 from recsys_meta.errors import DataError
 from recsys_meta.schema import FeatureField, Schema
 
@@ -175,7 +175,7 @@ def _age_group(age: pd.Series) -> pd.Series:
 def _read_films(path: Path, names: tuple[str, ...], separator: str, more: list[str]) -> ReadChunks:
     """Old films files are Latin-1; copies of them have often been turned into UTF-8."""
 
-    def read(block: int):  # type: ignore[no-untyped-def]  # noqa: ANN202 see ReadChunks
+    def read(block: int) -> Iterator[Chunk]:
         layout = Layout(separator, names, quotes=False, encoding=_encoding(path))
         return read_csv(path, ["item", "title", *more], layout)(block)
 

@@ -26,8 +26,9 @@ from recsys_meta.data.rejects import Rejects
 from recsys_meta.data.side import Side, encode_side, read_side
 from recsys_meta.data.spill import BUCKET, RECORD, Bucket, Records, Spill
 from recsys_meta.data.tables import BLOCK, OnError, Progress, RawTables, rejects_of
+from recsys_meta.data.target import claim
 from recsys_meta.dataset import NO_TIME, Column, Dataset
-from recsys_meta.durable import new_directory, sha256
+from recsys_meta.durable import new_directory, seal, sha256
 from recsys_meta.errors import DataError
 from recsys_meta.types import FIRST, IntArray
 
@@ -46,7 +47,7 @@ def prepare(
     `on_error` 'fail' stops at the first bad row, 'skip' writes bad rows to rejects.csv. Raises DataError for
     bad rows, an empty table, a full disk, or an `out` that holds something else.
     """
-    _check_target(out)
+    claim(out)
     try:
         with new_directory(out) as folder:
             _Preparation(tables, folder, on_error, progress or (lambda stage, done: None), block, bucket).run(
@@ -56,12 +57,6 @@ def prepare(
         problem = f"cannot be written: {error.strerror or error}"
         raise DataError(problem, file=out, remedy="Is there room on the disk, and are you allowed to write?") from None
     return open_dataset(out)
-
-
-def _check_target(out: Path) -> None:
-    if out.exists() and not (out / "dataset.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        problem = "exists and is not a prepared data set, so it is left as it is"
-        raise DataError(problem, file=out, remedy="Choose another directory")
 
 
 @dataclass
@@ -211,8 +206,7 @@ class _Preparation:
             "spaces": spaces,
             "files": files,
         }
-        text = json.dumps(described, indent=1, ensure_ascii=False)
-        (self.folder / "dataset.json").write_text(text, encoding="utf-8")
+        (self.folder / "dataset.json").write_text(seal(described), encoding="utf-8")
 
     def _facts(self) -> dict[str, object]:
         found = {"entities": len(self.entity_values), "items": len(self.item_values), "events": self.kept}

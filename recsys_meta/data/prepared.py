@@ -11,7 +11,6 @@ rejects.csv                       bad rows that were left out, with the reason
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from pydantic import ValidationError
 
 from recsys_meta.data.columns import read_column
 from recsys_meta.dataset import Column, Dataset, Events, Vocabulary, with_arrival
-from recsys_meta.durable import sha256
+from recsys_meta.durable import sha256, unseal
 from recsys_meta.errors import DataError
 from recsys_meta.schema import Schema, explain
 from recsys_meta.types import FIRST
@@ -67,14 +66,14 @@ def open_dataset(directory: Path | str, verify: bool = False) -> Dataset:
 def _describe(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = unseal(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         remedy = "Make one with `recsys-meta data prepare`"
         raise DataError("no prepared data set is here", file=folder, remedy=remedy) from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", file=path, remedy=AGAIN) from None
     wanted = {"format", "schema", "digest", "files", "columns", "spaces", "about"}
-    if not isinstance(described, dict) or not wanted <= set(described):
+    if not wanted <= set(described):
         raise DataError("does not describe a data set", file=path, remedy=AGAIN)
     if described["format"] != FORMAT:
         problem = f"has format {described['format']}, this version reads {FORMAT}"

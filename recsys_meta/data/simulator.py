@@ -8,6 +8,18 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from recsys_meta.data.kinds import (
+    ADS,
+    CITIES,
+    CLIMATES,
+    COUNTRIES,
+    GENRES,
+    USER_KINDS,
+    USERS,
+    VENUES,
+    WARES,
+    WORDS,
+)
 from recsys_meta.data.tables import RawTables, SideTable, in_memory
 from recsys_meta.data.world import (
     Simulation,
@@ -21,36 +33,11 @@ from recsys_meta.data.world import (
     names,
     some_of,
 )
-from recsys_meta.schema import FeatureField, Schema
+from recsys_meta.schema import Schema
 
 DIMS = 8
 LEAST = 10
 """Rows that every entity has."""
-
-GENDERS = ("F", "M")
-AGES = ("under 18", "18-24", "25-34", "35-44", "45-54", "55+")
-JOBS = ("artist", "clerk", "doctor", "driver", "engineer", "farmer", "lawyer", "retired", "student", "teacher")
-GENRES = ("action", "animation", "comedy", "crime", "documentary", "drama", "fantasy", "horror", "musical", "romance")
-WARES = ("books", "cars", "fashion", "food", "games", "garden", "phones", "travel")
-WORDS = ("best", "cheap", "daily", "fast", "fresh", "gift", "new", "outlet", "premium", "sale", "season", "smart")
-COUNTRIES = tuple("ABCDEFGHIJ")
-CLIMATES = ("arid", "cold", "mild", "tropical")
-VENUES = (
-    "bakery",
-    "bar",
-    "cafe",
-    "cinema",
-    "gallery",
-    "gym",
-    "hotel",
-    "library",
-    "market",
-    "museum",
-    "park",
-    "theatre",
-)
-
-_USER_KINDS = (("gender", GENDERS), ("age", AGES), ("occupation", JOBS))
 
 
 def simulate_users(
@@ -61,12 +48,12 @@ def simulate_users(
     """
     check_sizes(users, items, events, LEAST)
     rng = np.random.default_rng(seed)
-    kinds = {name: rng.integers(0, len(words), users) for name, words in _USER_KINDS}
+    kinds = {name: rng.integers(0, len(words), users) for name, words in USER_KINDS}
     genres, genre = some_of(rng, GENRES, items, 3, "|")
     truth = Truth(
         entity_ids=names("u", users),
         item_ids=names("f", items),
-        taste=0.7 * mixture(rng, [(kinds[n], len(w)) for n, w in _USER_KINDS], DIMS, share),
+        taste=0.7 * mixture(rng, [(kinds[n], len(w)) for n, w in USER_KINDS], DIMS, share),
         latent=0.7 * mixture(rng, [(genre, len(GENRES))], DIMS, 0.6),
         popularity=rng.normal(size=items),
         trend=drift * rng.normal(size=items),
@@ -81,19 +68,11 @@ def simulate_users(
         "rating": rating,
         "time": moments(rng, truth, entity),
     }
-    people = {"user": truth.entity_ids} | {n: np.array(w)[kinds[n]] for n, w in _USER_KINDS}
+    people = {"user": truth.entity_ids} | {n: np.array(w)[kinds[n]] for n, w in USER_KINDS}
     year = rng.integers(1980, 2020, items).astype(str)
     title = np.array([f"Film {i}" for i in truth.item_ids])
     films = {"item": truth.item_ids, "title": title, "genres": genres, "year": year}
-    schema = Schema(
-        name="simulated-users",
-        label="rating",
-        label_range=(1, 5),
-        time="time",
-        entity_features=tuple(FeatureField(name=n) for n, _ in _USER_KINDS),
-        item_features=(FeatureField(name="genres", kind="multi"), FeatureField(name="year")),
-    )
-    return Simulation(_tables(schema, rng, log, people, films, "title"), truth)
+    return Simulation(_tables(USERS, rng, log, people, films, "title"), truth)
 
 
 def simulate_ads(
@@ -106,10 +85,10 @@ def simulate_ads(
     check_sizes(ads, users, events, LEAST)
     rng = np.random.default_rng(seed)
     ware, brand = rng.integers(0, len(WARES), ads), rng.integers(0, 40, ads)
-    kinds = {name: rng.integers(0, len(words), users) for name, words in _USER_KINDS}
+    kinds = {name: rng.integers(0, len(words), users) for name, words in USER_KINDS}
     interests, interest = some_of(rng, WARES, users, 3, "|")
     words, word = some_of(rng, WORDS, ads, 4, " ")
-    coded = [(kinds[n], len(w)) for n, w in _USER_KINDS] + [(interest, len(WARES))]
+    coded = [(kinds[n], len(w)) for n, w in USER_KINDS] + [(interest, len(WARES))]
     truth = Truth(
         entity_ids=names("a", ads),
         item_ids=names("u", users),
@@ -134,28 +113,8 @@ def simulate_ads(
     wares = np.array(WARES)[ware]
     price = np.round(rng.lognormal(3, 0.8, ads), 2)
     sides = {"ad": truth.entity_ids, "category": wares, "advertiser": brands, "words": words, "price": price}
-    people = {"user": truth.item_ids} | {n: np.array(w)[kinds[n]] for n, w in _USER_KINDS} | {"interests": interests}
-    schema = Schema(
-        name="simulated-ads",
-        kind="ad",
-        objective="click",
-        entity="ad",
-        item="user",
-        label="click",
-        label_range=(0, 1),
-        time="time",
-        entity_features=(
-            FeatureField(name="category"),
-            FeatureField(name="advertiser", min_count=2),
-            FeatureField(name="words", kind="text"),
-            FeatureField(name="price", kind="numeric"),
-        ),
-        item_features=(
-            *(FeatureField(name=n) for n, _ in _USER_KINDS),
-            FeatureField(name="interests", kind="multi"),
-        ),
-    )
-    return Simulation(_tables(schema, rng, log, sides, people, None), truth)
+    people = {"user": truth.item_ids} | {n: np.array(w)[kinds[n]] for n, w in USER_KINDS} | {"interests": interests}
+    return Simulation(_tables(ADS, rng, log, sides, people, None), truth)
 
 
 def simulate_cities(
@@ -199,22 +158,7 @@ def simulate_cities(
         "price": price.astype(str),
     } | _point(found)
     spots["title"] = np.array([f"{v} {i}" for v, i in zip(spots["venue"], truth.item_ids, strict=True)])
-    point = (FeatureField(name="lat", kind="numeric"), FeatureField(name="lon", kind="numeric"))
-    schema = Schema(
-        name="simulated-cities",
-        kind="city",
-        entity="city",
-        item="place",
-        time="time",
-        entity_features=(
-            FeatureField(name="country"),
-            FeatureField(name="climate"),
-            FeatureField(name="log_population", kind="numeric"),
-            *point,
-        ),
-        item_features=(FeatureField(name="venue"), FeatureField(name="price"), *point),
-    )
-    return Simulation(_tables(schema, rng, log, towns, spots, "title"), truth)
+    return Simulation(_tables(CITIES, rng, log, towns, spots, "title"), truth)
 
 
 def _point(at: np.ndarray) -> dict[str, np.ndarray]:

@@ -11,9 +11,11 @@ a(n) (a vector), s(n) and t(n) are linear in log(1 + n) between learned knots, s
 twenty, and nothing saturates beyond the sizes seen in training. For n = 0 there is no step. With `negatives` the
 expectation and the loss are over a sample with logQ correction (Bengio & Senecal 2008) instead of the catalogue.
 
-To the logits are added g_m(n) * (what memory m says), g(n) = w n / (n + h). The towers are trained without the
-memories, and (w, h) are chosen on meta-validation entities, whose rows are in no memory: a memory weighed on the
-entities it was made from would be over-trusted. Where a memory does not help, w is 0.
+To the logits are added g_m(n) * (what memory m says), g(n) = w n / (n + h). Memories are item-item (`memory`: EASE
+and cosine) and the closed-form posterior of a linear model on the leading subspace of the past entities' rows, whose
+prior is their Gaussian (`linear`). The towers are trained without them, and (w, h) are chosen on meta-validation
+entities, whose rows are in no memory: a memory weighed on the entities it was made from would be over-trusted. Where
+a memory does not help, w is 0.
 
 Nearest relatives: CAVIA (Zintgraf 2019), Meta-SGD (Li 2017), RESUS (2022).
 """
@@ -26,17 +28,18 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from recsys_meta import objectives
-from recsys_meta.dataset import Dataset
+from recsys_meta.dataset import Dataset, FeatureTable
 from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import ConfigError
 from recsys_meta.learners import memory
-from recsys_meta.learners.memory import Kind
+from recsys_meta.linear import moments, posterior, subspace
 from recsys_meta.metrics import ndcg
 from recsys_meta.nets import bag_fields, bag_init, catalogue_features, counts_of, hats, is_buffer, item_features
 from recsys_meta.predictor import Config, Group
@@ -44,13 +47,17 @@ from recsys_meta.types import FIRST, IntArray, Params, Rows, State, Support, Tas
 
 KNOTS = (0, 1, 2, 3, 5, 8, 12, 20, 32, 50, 100, 400)
 """Support sizes at which step, start and popularity scale have values of their own."""
+Kind = Literal["posterior", "ease", "cosine"]
 NEVER = -1e9
 """Logit of what can never be drawn; finite, so that masked rows stay numbers."""
 WEIGHTS: Mapping[Kind, tuple[float, ...]] = {
+    "posterior": (0.1, 0.2, 0.4, 0.7, 1.0, 1.4),
     "ease": (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4),
     "cosine": (0.1, 0.2, 0.4, 0.7, 1.2),
 }
 HALVES = (0.0, 2.0, 6.0, 15.0, 40.0)
+PRIOR_MOST, ZEROS_MOST = 0.1, 0.01
+"""Where the posterior's constants stop growing with the support."""
 
 
 class FlagshipConfig(Config):
@@ -64,8 +71,14 @@ class FlagshipConfig(Config):
     size_weight: float = Field(default=0.5, ge=0, le=1, description="a task weighs (query rows)^this")
     decay: float = Field(default=1e-2, ge=0, description="weight decay of vectors")
     negatives: int = Field(default=0, ge=0, description="sampled softmax with so many items; 0: the whole catalogue")
-    memories: tuple[Kind, ...] = ("ease", "cosine")
-    neighbours: int = Field(default=512, ge=1, description="items that each item of a memory speaks of")
+    most_values: int = Field(
+        default=100, ge=1, description="features with more values are left out: their rows are met too rarely"
+    )
+    memories: tuple[Kind, ...] = ("posterior", "ease", "cosine")
+    neighbours: int = Field(default=512, ge=1, description="items that each item of an item-item memory speaks of")
+    subspace: int = Field(default=64, ge=1, description="dimensions of the posterior")
+    trust: float = Field(default=0.008, gt=0, description="weight of the posterior's prior, for each support row")
+    zeros: float = Field(default=0.0007, ge=0, description="how far items not met count as refused, for each row")
     ridge: float = Field(default=5000.0, gt=0, description="of the EASE memory")
 
     @property
@@ -93,10 +106,11 @@ class Flagship:
         popularity = torch.log(counts + 1)
         popularity -= popularity[FIRST:].mean()
         rows = np.arange(FIRST, data.catalogue)
+        items, features = (_common(table, c.most_values) for table in (data.items, data.entities))
         params = {
-            **bag_init("items", data.items, rows, width, 0.0, generator),
-            **bag_init("entity", data.entities, entities, width, 0.0, generator),
-            **item_features(data.items),
+            **bag_init("items", items, rows, width, 0.0, generator),
+            **bag_init("entity", features, entities, width, 0.0, generator),
+            **item_features(items),
             "item": torch.randn(data.catalogue, width, generator=generator) * c.scale,
             "start": torch.zeros(width),
             "start_by_size": torch.zeros(len(KNOTS), width),
@@ -113,7 +127,10 @@ class Flagship:
             params["log_q"] = torch.log(c.negatives * weight / weight.sum()).clamp(min=NEVER)
             params["pool"] = self._pool(params["log_q"], generator)
         for kind in c.memories:
-            made = memory.build(kind, entity, item, data.catalogue, c.neighbours, c.ridge)
+            if kind == "posterior":
+                made = _gaussian(entity, item, data.catalogue, c.subspace)
+            else:
+                made = memory.build(kind, entity, item, data.catalogue, c.neighbours, c.ridge)
             params |= {f"memory.{kind}.{k}": v for k, v in made.items()}
         return params
 
@@ -197,9 +214,19 @@ class Flagship:
     def _said(self, body: Params, kind: Kind, state: State, spread: Tensor) -> Tensor:
         """What a memory says of the catalogue, in units of its spread, [T, C]."""
         rows = Rows(state["item"], state["item"].float(), state["item"] > 0)
-        table = {k: body[f"memory.{kind}.{k}"] for k in ("neighbour", "weight")}
+        table = {k.rsplit(".", 1)[1]: v for k, v in body.items() if k.startswith(f"memory.{kind}.")}
+        if kind == "posterior":
+            return self._posterior(table, rows) @ table["items"].T / spread
         said = memory.speak(table, rows, body["vectors"].shape[1]) / spread
         return torch.log1p(said) if kind == "cosine" else said
+
+    def _posterior(self, table: Params, rows: Rows) -> Tensor:
+        """Weights [T, D]. Prior and zeros count in proportion to the support, so that they never drown in it."""
+        weight = rows.mask.to(table["items"].dtype)
+        size = weight.sum(1)[:, None, None]
+        prior = (self.config.trust * size).clamp(min=self.config.trust, max=PRIOR_MOST)
+        zeros = (self.config.zeros * size).clamp(max=ZEROS_MOST)
+        return posterior(table, table["items"][rows.item], weight, gain=1.0, target=1.0, zeros=zeros, prior=prior)
 
     def score(self, body: Params, state: State, rows: Rows) -> Tensor:
         return self.rank(body, state).gather(1, rows.item)
@@ -330,9 +357,25 @@ def between_knots(size: Tensor) -> Tensor:
     return hats(torch.log1p(size), places)
 
 
+def _common(table: FeatureTable, most: int) -> FeatureTable:
+    """The features of at most so many values (numbers have none)."""
+    return {k: v for k, v in table.items() if v.size <= most + FIRST}
+
+
+def _gaussian(entity: Tensor, item: Tensor, catalogue: int, dims: int) -> Params:
+    """The leading subspace of past entities' rows, items [C, D], and the Gaussian of their weights in it."""
+    pairs = (entity.cpu().numpy(), item.cpu().numpy())
+    shape = (int(entity.max()) + 1 if len(entity) else 1, catalogue)
+    matrix = sp.csr_matrix((np.ones(len(item), np.float32), pairs), shape=shape)
+    matrix.data[:] = 1.0
+    items = subspace(matrix, min(dims, *shape), seed=0)
+    return {"items": items, "gram": items.T @ items, **moments(torch.from_numpy(matrix @ items.numpy()))}
+
+
 def _fields(params: Params, prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
-    """One vector a field, by name: neither a file of parameters nor a caller keeps the order of fields."""
-    return bag_fields(params, prefix, dict(sorted(features.items())))
+    """One vector for each field in use, by name: neither a file of parameters nor a caller keeps their order."""
+    used = {k: v for k, v in sorted(features.items()) if f"{prefix}.{k}" in params or f"{prefix}.{k}.knots" in params}
+    return bag_fields(params, prefix, used)
 
 
 def _known(rows: Rows) -> Rows:

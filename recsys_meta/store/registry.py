@@ -180,9 +180,7 @@ def _move(session: Session, model: str, version: str, action: Action, actor: str
     return _append(session, model, version, action, actor, at)
 
 
-def _append(
-    session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime
-) -> AliasChange:
+def _append(session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime) -> AliasChange:
     """One more row of the history; the caller holds the lock."""
     current = _newest(session, model)
     row = AliasChange(

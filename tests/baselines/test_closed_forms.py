@@ -17,7 +17,7 @@ from recsys_meta.baselines.gaussian import Gaussian
 from recsys_meta.baselines.ials import Ials, IalsPrior
 from recsys_meta.baselines.item_mean import ItemMean
 from recsys_meta.baselines.itemknn import ItemKNN
-from recsys_meta.baselines.matrix import TrainingRows, memory, subspace
+from recsys_meta.baselines.matrix import TrainingRows, memory
 from recsys_meta.baselines.naive_bayes import NaiveBayes
 from recsys_meta.baselines.popularity import Popularity
 from recsys_meta.errors import ConfigError, NotFoundError

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from recsys_meta.data import open_dataset, prepare, prepare_custom
 from recsys_meta.data.tables import RawTables, SideTable, in_memory
 from recsys_meta.dataset import NO_TIME
+from recsys_meta.durable import seal
 from recsys_meta.errors import DataError
 from recsys_meta.schema import FeatureField, Schema
+from tests.crash import each_cut
 from tests.data.written import GOOD, HEAD, SCHEMA, bag, cells, prepared, rows, write
 
 ID = st.text(
@@ -138,6 +140,39 @@ def test_a_failure_leaves_the_old_data_set(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"raw", "out"}
 
 
+def test_a_byte_changed_in_the_description_is_noticed(tmp_path):
+    prepared(tmp_path, GOOD)
+    path = tmp_path / "out" / "dataset.json"
+    path.write_text(path.read_text().replace('"ranking"', '"rating"'))
+    with pytest.raises(DataError, match="damaged"):
+        open_dataset(tmp_path / "out")
+
+
+def test_a_power_cut_at_any_moment_leaves_all_or_nothing(tmp_path, monkeypatch):
+    schema = write(tmp_path / "raw", GOOD)
+    whole = 0
+    for n in each_cut(monkeypatch, lambda n: prepare_custom(schema, tmp_path / str(n))):
+        if (tmp_path / str(n)).exists():
+            assert len(rows(open_dataset(tmp_path / str(n), verify=True))) == 3
+            whole += 1
+    assert n > 10
+    assert whole >= 1
+
+
+def test_what_a_killed_preparation_left_is_removed_a_day_later(tmp_path):
+    left = tmp_path / ".tmp-out-0123456789ab"
+    other = tmp_path / ".tmp-other-0123456789ab"
+    for folder in (left, other):
+        folder.mkdir()
+    prepared(tmp_path, GOOD)
+    assert left.exists(), "it may be another process at work"
+    for folder in (left, other):
+        os.utime(folder, (0, 0))
+    prepared(tmp_path, GOOD)
+    assert not left.exists()
+    assert other.exists(), "that is not ours"
+
+
 def test_a_reader_of_the_old_data_is_not_disturbed(tmp_path):
     old = prepared(tmp_path, GOOD)
     prepared(tmp_path, HEAD + "u,i,3,1\n")
@@ -184,8 +219,9 @@ def test_damage_is_noticed(tmp_path, name):
     [
         ("", "cannot be read"),
         ("{", "cannot be read"),
-        ("[]", "does not describe"),
-        ("{}", "does not describe"),
+        ("[]", "cannot be read"),
+        ("{}", "cannot be read"),
+        (seal({}), "does not describe"),
     ],
 )
 def test_a_damaged_description(tmp_path, text, says):
@@ -209,7 +245,8 @@ def test_a_description_of_another_kind(tmp_path, change, says):
     path = tmp_path / "out" / "dataset.json"
     described = json.loads(path.read_text())
     change(described)
-    path.write_text(json.dumps(described))
+    described.pop("seal")
+    path.write_text(seal(described))
     if says is None:
         assert open_dataset(tmp_path / "out").events.time is None
         return
@@ -223,7 +260,8 @@ def test_an_array_of_objects_is_never_unpickled(tmp_path):
     np.save(path, np.array([print, print], dtype=object), allow_pickle=True)
     described = json.loads((tmp_path / "out" / "dataset.json").read_text())
     described["files"][path.name]["bytes"] = path.stat().st_size
-    (tmp_path / "out" / "dataset.json").write_text(json.dumps(described))
+    described.pop("seal")
+    (tmp_path / "out" / "dataset.json").write_text(seal(described))
     with pytest.raises(DataError, match="damaged"):
         open_dataset(tmp_path / "out")
 

@@ -1,7 +1,10 @@
-"""Gaussian posteriors of an entity's weights over fixed item vectors, for a batch of tasks in closed form."""
+"""Linear algebra that learners and baselines share: Gaussian posteriors of an entity's weights over fixed item
+vectors, for a batch of tasks in closed form, and the leading subspace of a sparse matrix."""
 
 from __future__ import annotations
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -33,7 +36,14 @@ def moments(vectors: Tensor) -> Params:
 
 
 def posterior(
-    body: Params, vectors: Tensor, weight: Tensor, *, gain: float, target: float, zeros: float, prior: float
+    body: Params,
+    vectors: Tensor,
+    weight: Tensor,
+    *,
+    gain: float,
+    target: float,
+    zeros: float | Tensor,
+    prior: float | Tensor,
 ) -> Tensor:
     """Weights w [T, D] given the vectors [T, S, D] of items met, with `weight` [T, S]:
 
@@ -41,10 +51,27 @@ def posterior(
 
     G = body["gram"] the sum of all items' outer products, m and P mean and precision of the prior. `zeros` says
     how much the items not met count as refused: a newcomer has not refused what it has not seen yet, so nothing
-    at all with an empty support, where w = m.
+    at all with an empty support, where w = m. `zeros` and `prior` are numbers, or [T, 1, 1] for each task its own.
     """
     met = (weight.sum(1) > 0).to(vectors.dtype)[:, None, None]
     precision = prior * body["precision"]
     matrix = zeros * met * body["gram"] + gain * outer(vectors, weight) + precision
     right = target * (vectors * weight.unsqueeze(2)).sum(1) + precision @ body["mean"]
     return solve(matrix, right)
+
+
+def subspace(matrix: sp.csr_matrix, dims: int, seed: int, sweeps: int = 6) -> Tensor:
+    """Orthonormal basis [C, dims] of the leading right singular vectors, by subspace iteration.
+
+    (Halko, Martinsson, Tropp 2011.) With fewer than `dims` rows or columns the last vectors are zero.
+    """
+    rank = min(dims + 16, *matrix.shape)
+    start = np.random.default_rng(seed).standard_normal((matrix.shape[1], rank)).astype(np.float32)
+    basis = np.linalg.qr(start)[0]
+    for _ in range(sweeps):
+        basis = np.linalg.qr(matrix.T @ (matrix @ basis))[0]
+    _, _, right = np.linalg.svd(matrix @ basis, full_matrices=False)
+    vectors = torch.from_numpy(np.ascontiguousarray((basis @ right.T)[:, :dims]))
+    # The sign of a singular vector is arbitrary: fix it, so that equal data give equal parameters.
+    vectors = vectors * torch.where(vectors.sum(0) < 0, -1.0, 1.0)
+    return torch.nn.functional.pad(vectors, (0, dims - vectors.shape[1]))
