@@ -65,14 +65,14 @@ class FlagshipConfig(Config):
 
     objective: Literal["ranking"] = "ranking"
     dims: int = Field(default=64, ge=1)
-    towers: int = Field(default=2, ge=1)
+    towers: int = Field(default=3, ge=1)
     dropout: float = Field(default=0.3, ge=0, lt=1, description="on item vectors, while training")
     scale: float = Field(default=0.1, gt=0, description="deviation of fresh item vectors")
     size_weight: float = Field(default=0.5, ge=0, le=1, description="a task weighs (query rows)^this")
     decay: float = Field(default=1e-2, ge=0, description="weight decay of vectors")
     negatives: int = Field(default=0, ge=0, description="sampled softmax with so many items; 0: the whole catalogue")
     most_values: int = Field(
-        default=100, ge=1, description="features with more values are left out: their rows are met too rarely"
+        default=80, ge=1, description="features with more values are left out: their rows are met too rarely"
     )
     memories: tuple[Kind, ...] = ("posterior", "ease", "cosine")
     neighbours: int = Field(default=512, ge=1, description="items that each item of an item-item memory speaks of")

@@ -21,6 +21,7 @@ from recsys_meta.baselines.matrix import TrainingRows, memory
 from recsys_meta.baselines.naive_bayes import NaiveBayes
 from recsys_meta.baselines.popularity import Popularity
 from recsys_meta.errors import ConfigError, NotFoundError
+from recsys_meta.linear import subspace
 from recsys_meta.types import FIRST, Support
 from tests.baselines.cases import make, rows, supports, world
 from tests.worlds import dataset
