@@ -16,7 +16,7 @@ from recsys_meta.dataset import Dataset
 from recsys_meta.episodes import EventIndex, Split
 from recsys_meta.errors import ConfigError
 from recsys_meta.evaluate import Curve, Unadapted, change_made, cold_start, episodes_at, metrics_of
-from recsys_meta.metrics import LOWER_IS_BETTER, paired, summarise_seeds
+from recsys_meta.metrics import LOWER_IS_BETTER, Interval, paired, summarise_seeds
 from recsys_meta.schema import Order
 from recsys_meta.store import evaluations
 from recsys_meta.store.evaluations import NewEvaluation, Role
@@ -90,8 +90,8 @@ class Comparison:
         for k in self.shots:
             for metric in self.metrics:
                 values = {s: c.values[k][metric] for s, c in method.curves.items()}
-                each = {s: summarise_seeds(metric, [v]) for s, v in values.items()}
-                points: dict[int | None, Any] = {**each, None: summarise_seeds(metric, list(values.values()))}
+                points: dict[int | None, Interval] = {s: summarise_seeds(metric, [v]) for s, v in values.items()}
+                points[None] = summarise_seeds(metric, list(values.values()))
                 made += [
                     NewEvaluation(
                         dataset=self.dataset,

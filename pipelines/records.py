@@ -65,8 +65,8 @@ def list_adaptations(
     as_json: Json = False,
 ) -> None:
     """Adaptations, newest first: support size, loss before and after, milliseconds, who served."""
-    columns = ("created", "model_version", "kind", "entity", "support_size", "steps", "loss_before", "loss_after")
-    columns += ("gradient_norm", "ms", "served_by")
+    about = ("created", "model_version", "kind", "entity", "support_size", "steps")
+    columns = (*about, "loss_before", "loss_after", "gradient_norm", "ms", "served_by")
     with Workspace().reading() as session:
         page = adapted.list_adaptations(session, kind=kind, entity=entity, limit=limit).items
         rows = [tuple(getattr(r, c) for c in columns) for r in page]

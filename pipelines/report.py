@@ -106,7 +106,8 @@ def plot(result: Comparison, metric: str) -> bytes:
     axes.grid(alpha=0.25)
     axes.legend(fontsize=7, ncols=2)
     content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content)
+    FigureCanvasAgg(figure)
+    figure.savefig(content, format="png")
     return content.getvalue()
 
 

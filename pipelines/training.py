@@ -94,6 +94,7 @@ def train(
 ) -> Trained:
     """A new run. `training` replaces the rows that training may see (a scenario's)."""
     data, folder = workspace.dataset(dataset)
+    recipe = recipe.suited(len(split_of(data, EventIndex.of(data), split, seed).train))
     plan_threads = threads or torch.get_num_threads()
     with workspace.session() as session:
         row = runs.start(

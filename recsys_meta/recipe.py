@@ -54,6 +54,14 @@ class Curriculum(_Part):
     config: dict[str, Any] = {}
 
 
+class Few(_Part):
+    """What changes with fewer than `below` training entities: less data wants more regularisation."""
+
+    below: int = Field(default=0, ge=0)
+    config: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+
+
 class Recipe(_Part):
     """One meta-training run. `config` is checked by the learner's own configuration class."""
 
@@ -63,6 +71,15 @@ class Recipe(_Part):
     episodes: Episodes = Episodes()
     train: Train = Train()
     curriculum: Curriculum = Curriculum()
+    few: Few = Few()
+
+    def suited(self, entities: int) -> Recipe:
+        """The recipe as it is for so many training entities. Raises ConfigError for a wrong key under [few]."""
+        if entities >= self.few.below:
+            return self
+        raw = self.model_dump(mode="json")
+        change = {"config": raw["config"] | self.few.config, "train": raw["train"] | self.few.train, "few": {}}
+        return recipe_of(raw | change, where=f"recipe {self.name} with [few]")
 
 
 def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:

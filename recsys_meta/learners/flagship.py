@@ -22,13 +22,11 @@ Nearest relatives: CAVIA (Zintgraf 2019), Meta-SGD (Li 2017), RESUS (2022).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -39,23 +37,16 @@ from recsys_meta.dataset import Dataset, FeatureTable
 from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import ConfigError
 from recsys_meta.learners import memory
-from recsys_meta.linear import moments, posterior, subspace
-from recsys_meta.metrics import ndcg
+from recsys_meta.learners.gates import Kind, search, spread_of
+from recsys_meta.linear import posterior
 from recsys_meta.nets import bag_fields, bag_init, catalogue_features, counts_of, hats, is_buffer, item_features
 from recsys_meta.predictor import Config, Group
 from recsys_meta.types import FIRST, IntArray, Params, Rows, State, Support, TaskBatch
 
 KNOTS = (0, 1, 2, 3, 5, 8, 12, 20, 32, 50, 100, 400)
 """Support sizes at which step, start and popularity scale have values of their own."""
-Kind = Literal["posterior", "ease", "cosine"]
 NEVER = -1e9
 """Logit of what can never be drawn; finite, so that masked rows stay numbers."""
-WEIGHTS: Mapping[Kind, tuple[float, ...]] = {
-    "posterior": (0.1, 0.2, 0.4, 0.7, 1.0, 1.4),
-    "ease": (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4),
-    "cosine": (0.1, 0.2, 0.4, 0.7, 1.2),
-}
-HALVES = (0.0, 2.0, 6.0, 15.0, 40.0)
 PRIOR_MOST, ZEROS_MOST = 0.1, 0.01
 """Where the posterior's constants stop growing with the support."""
 
@@ -128,7 +119,7 @@ class Flagship:
             params["pool"] = self._pool(params["log_q"], generator)
         for kind in c.memories:
             if kind == "posterior":
-                made = _gaussian(entity, item, data.catalogue, c.subspace)
+                made = memory.gaussian(entity, item, data.catalogue, c.subspace)
             else:
                 made = memory.build(kind, entity, item, data.catalogue, c.neighbours, c.ridge)
             params |= {f"memory.{kind}.{k}": v for k, v in made.items()}
@@ -155,7 +146,7 @@ class Flagship:
     def _body(self, params: Params, vectors: Tensor) -> Params:
         kept = {k: v for k, v in params.items() if not k.startswith(("catalogue.", "items.")) and k != "item"}
         # [H, C, D + 1]: the last coordinate is popularity, so that a tower's logits are one product.
-        split = vectors.unflatten(1, (self.config.towers, self.config.dims)).transpose(0, 1)
+        split = vectors.reshape(-1, self.config.towers, self.config.dims).transpose(0, 1)
         return kept | {"vectors": torch.cat([split, params["popularity"][:, :, None]], 2).contiguous()}
 
     def adapt(self, body: Params, support: Support) -> State:
@@ -172,7 +163,7 @@ class Flagship:
         own = body["start"] + knots @ body["start_by_size"]
         z = torch.stack([own, *_fields(body, "entity", support.features)]).sum(0)
         scale = knots @ body["popularity_by_size"]
-        return torch.cat([z.unflatten(1, (self.config.towers, self.config.dims)), scale[:, :, None]], 2)
+        return torch.cat([z.reshape(-1, self.config.towers, self.config.dims), scale[:, :, None]], 2)
 
     def _step(self, body: Params, rows: Rows, z: Tensor, knots: Tensor) -> Tensor:
         """a(n) times the negative gradient of the support's mean softmax loss in z; 0 for an empty support."""
@@ -187,7 +178,7 @@ class Flagship:
             # What happened less what was expected, item by item: both sums over vectors become one product.
             happened = torch.zeros_like(chance[0]).scatter_add(1, rows.item, weight)
             gap = (happened - chance) @ vectors
-        rate = (knots @ body["log_step"]).exp().unflatten(1, (self.config.towers, self.config.dims))
+        rate = (knots @ body["log_step"]).exp().reshape(-1, self.config.towers, self.config.dims)
         step = rate * gap.transpose(0, 1)[:, :, :-1] * rows.mask.any(1)[:, None, None]
         return functional.pad(step, (0, 1))  # the popularity scale does not adapt
 
@@ -279,10 +270,7 @@ class Flagship:
 
     @torch.no_grad()
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
-        """Choose the memories' gates by mean nDCG@10 on meta-validation episodes, one batch a support size.
-
-        Coordinate search over a small grid, twice round; a gate opens only where it gains.
-        """
+        """Choose the memories' gates on meta-validation episodes, a batch for each support size (see `gates`)."""
         batches = [b for b in episodes if b.support.rows.item.shape[1]]
         if not batches or not self.config.memories:
             return params
@@ -291,64 +279,14 @@ class Flagship:
         one = torch.tensor(1.0)
         raw = {k: [self._said(body, k, s, one) for s in states] for k in self.config.memories}
         middle = min(range(len(batches)), key=lambda i: abs(batches[i].support.rows.item.shape[1] - 5))
-        spread = {k: _unit(k, said[middle]) for k, said in raw.items()}
+        spread = {k: spread_of(k, said[middle]) for k, said in raw.items()}
         said = {k: [self._said(body, k, s, spread[k]) for s in states] for k in self.config.memories}
         base = [self._towers(body, s) for s in states]
-        gates = _search(self.config.memories, base, said, batches)
+        gates = search(self.config.memories, base, said, batches)
         return params | {
             "gate": torch.tensor([gates[k] for k in self.config.memories]),
             "spread": torch.stack([spread[k] for k in self.config.memories]),
         }
-
-
-def _unit(kind: Kind, said: Tensor) -> Tensor:
-    """The spread of what a memory says, before any logarithm."""
-    plain = torch.expm1(said) if kind == "cosine" else said
-    return plain[:, FIRST:].std().clamp(min=1e-6)
-
-
-def _search(
-    kinds: Sequence[Kind],
-    base: Sequence[Tensor],
-    said: Mapping[Kind, Sequence[Tensor]],
-    batches: Sequence[TaskBatch],
-) -> dict[Kind, tuple[float, float]]:
-    gates: dict[Kind, tuple[float, float]] = dict.fromkeys(kinds, (0.0, 0.0))
-    targets = [_targets(b, len(x[0])) for b, x in zip(batches, base, strict=True)]
-
-    def value(tried: Mapping[Kind, tuple[float, float]]) -> float:
-        means = []
-        for i, batch in enumerate(batches):
-            size = batch.support.rows.counts[:, None]
-            scores = base[i]
-            for kind, (weight, half) in tried.items():
-                if weight:
-                    scores = scores + weight * size / (size + half) * said[kind][i]
-            means.append(float(ndcg(scores, *targets[i]).nanmean()))
-        return float(np.mean(means))
-
-    best = value(gates)
-    for kind, weight, half in itertools.chain(*(_grid(kinds) for _ in range(2))):
-        tried = gates | {kind: (weight, half)}
-        found = value(tried)
-        if found > best + 1e-5:
-            best, gates = found, tried
-    return gates
-
-
-def _grid(kinds: Sequence[Kind]) -> list[tuple[Kind, float, float]]:
-    open_gates = [(k, w, h) for k in kinds for w in WEIGHTS[k] for h in HALVES]
-    return open_gates + [(k, 0.0, 0.0) for k in kinds]
-
-
-def _targets(batch: TaskBatch, catalogue: int) -> tuple[Tensor, Tensor]:
-    """(relevant, shown), each [T, C] bool."""
-    rows = batch.support.rows
-    relevant = torch.zeros(batch.support.size, catalogue, dtype=torch.bool)
-    relevant.scatter_(1, batch.query.item * batch.query.mask, True)
-    shown = torch.ones_like(relevant).scatter_(1, rows.item * rows.mask, False)
-    shown[:, :FIRST] = False
-    return relevant, shown
 
 
 def between_knots(size: Tensor) -> Tensor:
@@ -360,16 +298,6 @@ def between_knots(size: Tensor) -> Tensor:
 def _common(table: FeatureTable, most: int) -> FeatureTable:
     """The features of at most so many values (numbers have none)."""
     return {k: v for k, v in table.items() if v.size <= most + FIRST}
-
-
-def _gaussian(entity: Tensor, item: Tensor, catalogue: int, dims: int) -> Params:
-    """The leading subspace of past entities' rows, items [C, D], and the Gaussian of their weights in it."""
-    pairs = (entity.cpu().numpy(), item.cpu().numpy())
-    shape = (int(entity.max()) + 1 if len(entity) else 1, catalogue)
-    matrix = sp.csr_matrix((np.ones(len(item), np.float32), pairs), shape=shape)
-    matrix.data[:] = 1.0
-    items = subspace(matrix, min(dims, *shape), seed=0)
-    return {"items": items, "gram": items.T @ items, **moments(torch.from_numpy(matrix @ items.numpy()))}
 
 
 def _fields(params: Params, prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:

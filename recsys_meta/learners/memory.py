@@ -1,8 +1,11 @@
-"""Item-item memories: what past entities' rows say about which items go together.
+"""Memories: what past entities' rows say about which items go together.
 
-Two kinds: `cosine`, the cosine of two items' columns (ItemKNN), and `ease`, the closed-form ridge weights of Steck
-(2019). Each item keeps its strongest neighbours only, so a memory is two tables [C, N], and what a support of S rows
-says of the catalogue is a gather and a scatter of S x N numbers.
+Item-item memories are of two kinds: `cosine`, the cosine of two items' columns (ItemKNN), and `ease`, the
+closed-form ridge weights of Steck (2019). Each item keeps its strongest neighbours only, so a memory is two tables
+[C, N], and what a support of S rows says of the catalogue is a gather and a scatter of S x N numbers.
+
+The third memory is a Gaussian: past entities' weights in the leading subspace of their rows, the prior of a linear
+model whose posterior is solved for each newcomer (`linear.posterior`).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from recsys_meta.linear import moments, subspace
 from recsys_meta.types import FIRST, FloatArray, Params, Rows
 
 Kind = Literal["cosine", "ease"]
@@ -104,3 +108,13 @@ def speak(memory: Params, rows: Rows, catalogue: int) -> Tensor:
     near = memory["neighbour"][rows.item]
     strength = memory["weight"][rows.item] * rows.mask[:, :, None]
     return said.scatter_add_(1, near.flatten(1), strength.flatten(1))
+
+
+def gaussian(entity: Tensor, item: Tensor, catalogue: int, dims: int) -> Params:
+    """The leading subspace of past entities' rows, items [C, D], and the Gaussian of their weights in it."""
+    pairs = (entity.cpu().numpy(), item.cpu().numpy())
+    shape = (int(entity.max()) + 1 if len(entity) else 1, catalogue)
+    matrix = sp.csr_matrix((np.ones(len(item), np.float32), pairs), shape=shape)
+    matrix.data[:] = 1.0
+    items = subspace(matrix, min(dims, *shape), seed=0)
+    return {"items": items, "gram": items.T @ items, **moments(torch.from_numpy(matrix @ items.numpy()))}
