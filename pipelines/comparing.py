@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import numpy as np
+import torch
 
-from pipelines.training import split_of, train
+from pipelines.comparison import Comparison, Method
+from pipelines.training import Trained, split_of, train
 from pipelines.workspace import Workspace, find_recipe
 from recsys_meta.baselines import BASELINES
 from recsys_meta.bundle import Bundle
 from recsys_meta.dataset import Dataset
-from recsys_meta.episodes import EventIndex, Split
+from recsys_meta.episodes import EventIndex, Split, seen_only
 from recsys_meta.errors import ConfigError
 from recsys_meta.evaluate import Curve, Unadapted, change_made, cold_start, episodes_at, metrics_of
-from recsys_meta.metrics import LOWER_IS_BETTER, Interval, paired, summarise_seeds
+from recsys_meta.learners import LEARNERS as LEARNER_CLASSES
+from recsys_meta.recipe import Recipe
+from recsys_meta.scenarios import four_corners
 from recsys_meta.schema import Order
 from recsys_meta.store import evaluations
-from recsys_meta.store.evaluations import NewEvaluation, Role
+from recsys_meta.store.evaluations import Role
 from recsys_meta.train import Step
-from recsys_meta.tuning import Report, fit_tuned
+from recsys_meta.tuning import Fitted, Report, fit_tuned
+from recsys_meta.types import IntArray
 
 FLAGSHIP = "flagship"
 LEARNERS = ("flagship", "maml", "fomaml", "melu")
@@ -35,108 +39,12 @@ class Protocol:
     split: str = "seed"
     order: Order | None = None
     min_query: int | None = None
+    scenario: Literal["new", "corners"] = "new"
 
-    def scenario(self, data: Dataset) -> str:
+    def label(self, data: Dataset) -> str:
         """Its name in tables: who is new, and how supports are drawn."""
         order = self.order or data.schema.order
         return f"new-{data.schema.kind}s/{order}-support/split-by-{self.split}"
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row of the table: a method with a curve for each seed."""
-
-    name: str
-    role: Role
-    curves: Mapping[int, Curve]
-    note: str = ""
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Versus:
-    """The flagship (or the only learner) less the best baseline at one point, over all seeds."""
-
-    method: str
-    against: str
-    shots: int
-    metric: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    n: int
-
-
-@dataclass
-class Comparison:
-    """All curves of one data set and protocol."""
-
-    dataset: str
-    scenario: str
-    metrics: tuple[str, ...]
-    shots: tuple[int, ...]
-    methods: list[Method] = field(default_factory=list)
-    bundle: Bundle | None = None
-    run: str = ""
-    change: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-
-    def rows(self) -> list[NewEvaluation]:
-        """A row for each method, seed, point and metric, and one with seed None for the mean over seeds."""
-        return [row for m in self.methods for row in self._rows(m)]
-
-    def _rows(self, method: Method) -> list[NewEvaluation]:
-        made = []
-        for k in self.shots:
-            for metric in self.metrics:
-                values = {s: c.values[k][metric] for s, c in method.curves.items()}
-                points: dict[int | None, Interval] = {s: summarise_seeds(metric, [v]) for s, v in values.items()}
-                points[None] = summarise_seeds(metric, list(values.values()))
-                made += [
-                    NewEvaluation(
-                        dataset=self.dataset,
-                        scenario=self.scenario,
-                        method=method.name,
-                        role=method.role,
-                        seed=seed,
-                        shots=k,
-                        metric=metric,
-                        value=i.value,
-                        low=i.low,
-                        high=i.high,
-                        n=i.n,
-                    )
-                    for seed, i in points.items()
-                    if i.n
-                ]
-        return made
-
-    def mean(self, method: Method, shots: int, metric: str) -> float:
-        """Mean over seeds at one point, NaN without newcomers."""
-        return summarise_seeds(metric, [c.values[shots][metric] for c in method.curves.values()], draws=1).value
-
-    def best_baseline(self, shots: int, metric: str) -> Method | None:
-        """The baseline that is best at this very point: the hardest one to beat."""
-        sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-        candidates = [m for m in self.methods if m.role == "baseline"]
-        scored = [(sign * self.mean(m, shots, metric), m) for m in candidates]
-        scored = [(v, m) for v, m in scored if np.isfinite(v)]
-        return max(scored, key=lambda pair: pair[0])[1] if scored else None
-
-    def versus(self, metric: str) -> list[Versus]:
-        """Paired differences of the first learner and the best baseline at each point."""
-        learners = [m for m in self.methods if m.role in ("flagship", "learner")]
-        made = []
-        for k in self.shots if learners else ():
-            other = self.best_baseline(k, metric)
-            if other is None:
-                continue
-            ours = learners[0]
-            mine = np.concatenate([ours.curves[s].values[k][metric] for s in sorted(ours.curves)])
-            theirs = np.concatenate([other.curves[s].values[k][metric] for s in sorted(ours.curves)])
-            p = paired(mine, theirs)
-            made.append(Versus(ours.name, other.name, k, metric, p.difference, p.low, p.high, p.p, p.n))
-        return made
 
 
 Tell = Callable[[str], None]
@@ -147,7 +55,7 @@ def compare(
     workspace: Workspace,
     dataset: str,
     *,
-    learners: Sequence[str] = LEARNERS,
+    learners: Sequence[str] | None = None,
     baselines: Sequence[str] | None = None,
     protocol: Protocol,
     seeds: Sequence[int] = (0, 1, 2),
@@ -155,22 +63,20 @@ def compare(
     threads: int | None = None,
     tell: Tell = lambda _: None,
     on_step: OnStep = lambda *_: None,
-) -> Comparison:
+) -> list[Comparison]:
     """Train every learner and tune every baseline for each seed, and evaluate all on the same meta-test episodes.
 
-    `baselines` None takes all that serve the objective. Stores the rows in SQL. Raises ConfigError for unknown names.
+    None takes all learners, or baselines, that serve the objective. A comparison for each scenario of the protocol;
+    their rows are stored in SQL. Raises ConfigError for unknown names.
     """
     data, folder = workspace.dataset(dataset)
     chosen = baselines_for(data, baselines)
-    recipes = [find_recipe(name, overrides) for name in learners]
-    index = EventIndex.of(data)
-    result = Comparison(data.schema.name, protocol.scenario(data), metrics_of(data), protocol.shots)
-    curves: dict[tuple[str, Role], dict[int, Curve]] = {}
-    notes: dict[str, str] = {}
-    seconds: dict[str, float] = {}
+    recipes = recipes_for(data, learners, overrides)
+    tables: dict[str, _Table] = {}
     for seed in seeds:
-        split = split_of(data, index, protocol.split, seed)
-        door = _Door(data, index, split, protocol, seed)
+        doors = _doors(data, protocol, seed)
+        for door in doors:
+            tables.setdefault(door.scenario, _Table(data, door.scenario, protocol.shots))
         for recipe in recipes:
             tell(f"seed {seed}: training {recipe.name}")
             trained = train(
@@ -180,41 +86,75 @@ def compare(
                 seed=seed,
                 threads=threads,
                 split=protocol.split,
+                scenario=protocol.scenario,
                 report=lambda step, name=recipe.name: on_step(name, step),  # type: ignore[misc]
             )
-            bundle = trained.bundle
-            if bundle is None:
-                raise ConfigError(f"training {recipe.name} left no model")
-            seconds[recipe.name] = max(seconds.get(recipe.name, 0.0), trained.seconds)
-            role: Role = "flagship" if recipe.name == FLAGSHIP else "learner"
-            curves.setdefault((recipe.name, role), {})[seed] = door.curve(bundle.predictor, bundle.params, recipe.name)
-            if recipe.name == recipes[0].name:
-                plain = Unadapted(bundle.predictor)
-                name = f"{recipe.name}-unadapted"
-                curves.setdefault((name, "learner"), {})[seed] = door.curve(plain, bundle.params, name)
-                result.bundle, result.run = result.bundle or bundle, result.run or trained.plan.id
-                result.change = result.change or door.changes(bundle)
+            for door in doors:
+                tables[door.scenario].learner(door, recipe, trained, first=recipe is recipes[0])
         for name in chosen:
             tell(f"seed {seed}: tuning {name}")
-            tuned = fit_tuned(name, data, index, split, shots=protocol.shots, seed=seed, order=protocol.order)
-            curves.setdefault((name, "baseline"), {})[seed] = door.curve(tuned.predictor, tuned.params, name)
-            notes[name] = tuning_note(tuned.report)
-    result.methods = [
-        Method(name, role, by_seed, notes.get(name, ""), seconds.get(name, 0.0))
-        for (name, role), by_seed in curves.items()
-    ]
+            tuned = fit_tuned(
+                name, doors[0].known, doors[0].training, doors[0].split, protocol.shots, seed, protocol.order
+            )
+            for door in doors:
+                tables[door.scenario].baseline(door, name, tuned)
+    results = [table.comparison() for table in tables.values()]
     with workspace.session() as session:
-        evaluations.save(session, result.rows())
-    return result
+        evaluations.save(session, [row for result in results for row in result.rows()])
+    return results
+
+
+class _Table:
+    """A comparison in the making."""
+
+    def __init__(self, data: Dataset, scenario: str, shots: tuple[int, ...]) -> None:
+        self._result = Comparison(data.schema.name, scenario, metrics_of(data), shots)
+        self._curves: dict[tuple[str, Role], dict[int, Curve]] = {}
+        self._notes: dict[str, str] = {}
+        self._seconds: dict[str, float] = {}
+
+    def learner(self, door: _Door, recipe: Recipe, trained: Trained, *, first: bool) -> None:
+        bundle = trained.bundle
+        role: Role = "flagship" if recipe.name == FLAGSHIP else "learner"
+        self._seconds[recipe.name] = max(self._seconds.get(recipe.name, 0.0), trained.seconds)
+        self._add(door, recipe.name, role, bundle.predictor, bundle.params)
+        if first:
+            self._add(door, f"{recipe.name}-unadapted", "learner", Unadapted(bundle.predictor), bundle.params)
+            if self._result.bundle is None:
+                self._result.bundle, self._result.run = bundle, trained.plan.id
+                self._result.change = door.changes(bundle)
+
+    def baseline(self, door: _Door, name: str, tuned: Fitted) -> None:
+        self._add(door, name, "baseline", tuned.predictor, tuned.params)
+        self._notes[name] = tuning_note(tuned.report)
+
+    def _add(self, door: _Door, name: str, role: Role, predictor: Any, params: Any) -> None:
+        self._curves.setdefault((name, role), {})[door.seed] = door.curve(predictor, params, name)
+
+    def comparison(self) -> Comparison:
+        self._result.methods = [
+            Method(name, role, curves, self._notes.get(name, ""), self._seconds.get(name, 0.0))
+            for (name, role), curves in self._curves.items()
+        ]
+        return self._result
 
 
 @dataclass(frozen=True)
 class _Door:
-    """The one evaluator that learners and baselines meet, with everything but the method fixed."""
+    """The one evaluator that learners and baselines meet, with everything but the method fixed.
+
+    `index` has the rows asked about, `training` those that training and tuning may see, `known` the data set as if
+    there were no others.
+    """
 
     data: Dataset
+    known: Dataset
+    training: EventIndex
     index: EventIndex
+    entities: IntArray
+    shown: torch.Tensor | None
     split: Split
+    scenario: str
     protocol: Protocol
     seed: int
 
@@ -224,24 +164,52 @@ class _Door:
             params,
             self.data,
             self.index,
-            self.split.test,
+            self.entities,
             shots=self.protocol.shots,
             order=self.protocol.order,
             seed=self.seed,
             min_query=self.protocol.min_query,
+            shown=self.shown,
         )
         return Curve(name, curve.entities, curve.values)
 
     def changes(self, bundle: Bundle) -> dict[int, tuple[float, float]]:
-        """Shots -> (norm of the state's change, change of the scores) over up to 64 test newcomers."""
+        """Shots -> (norm of the state's change, change of the scores) over up to 64 newcomers."""
         made = {}
         for k in self.protocol.shots:
-            enough = self.index.counts[self.split.test].numpy() > k
-            part = self.split.test[enough][:64]
+            enough = self.index.counts[torch.from_numpy(self.entities)].numpy() > k
+            part = self.entities[enough][:64]
             if len(part):
                 change = change_made(bundle.predictor, bundle.params, episodes_at(self.data, self.index, part, k))
                 made[k] = (change.state, change.scores)
         return made
+
+
+def _doors(data: Dataset, protocol: Protocol, seed: int) -> list[_Door]:
+    """The scenarios of a protocol: new entities on all items, or the four corners of warm and cold."""
+    index = EventIndex.of(data)
+    split = split_of(data, index, protocol.split, seed)
+    name = protocol.label(data)
+    if protocol.scenario == "new":
+        return [_Door(data, data, index, index, split.test, None, split, name, protocol, seed)]
+    cut = four_corners(data, index, split, seed=seed)
+    known = seen_only(data, cut.training, split.train)
+    return [
+        _Door(data, known, cut.training, c.index, c.entities, c.shown, split, f"{c.scenario}/{name}", protocol, seed)
+        for c in cut.corners.values()
+    ]
+
+
+def recipes_for(data: Dataset, names: Sequence[str] | None, overrides: Sequence[str] = ()) -> list[Recipe]:
+    """Recipes by name; None takes those that come with the project and serve the objective."""
+    if names is not None:
+        return [find_recipe(name, overrides) for name in names]
+    return [recipe for recipe in (find_recipe(name, overrides) for name in LEARNERS) if _serves(recipe, data)]
+
+
+def _serves(recipe: Recipe, data: Dataset) -> bool:
+    objectives = getattr(LEARNER_CLASSES[recipe.learner], "objectives", None)
+    return objectives is None or data.schema.objective in objectives
 
 
 def tuning_note(report: Report) -> str:
@@ -259,22 +227,3 @@ def baselines_for(data: Dataset, names: Sequence[str] | None) -> list[str]:
         if name not in fitting:
             raise ConfigError(f"no baseline '{name}' for a {data.schema.objective}; there are {', '.join(fitting)}")
     return list(names)
-
-
-def as_json(result: Comparison, command: str, created: str) -> dict[str, Any]:
-    """The machine-readable form of the contract, with the paired tests beside the rows."""
-    keep = ("dataset", "scenario", "method", "role", "seed", "shots", "metric", "value", "low", "high", "n")
-    rows = [{k: v for k, v in asdict(r).items() if k in keep} for r in result.rows()]
-    versus = [asdict(v) for metric in result.metrics for v in result.versus(metric)]
-    methods = [
-        {"method": m.name, "role": m.role, "train_seconds": round(m.seconds, 1), "note": m.note} for m in result.methods
-    ]
-    change = [{"shots": k, "state": s, "scores": c} for k, (s, c) in result.change.items()]
-    return {
-        "command": command,
-        "created": created,
-        "rows": rows,
-        "paired": versus,
-        "methods": methods,
-        "change": change,
-    }

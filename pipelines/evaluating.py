@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from pipelines import comparing, report
-from pipelines.comparing import LEARNERS, Comparison, Method, Protocol, baselines_for
+from pipelines.comparing import Protocol, baselines_for
+from pipelines.comparison import Comparison, Method, as_json
 from pipelines.console import SHOTS, JsonFile, Shots, bar, err, out, parse_shots
 from pipelines.trainer import Watch
 from pipelines.training import split_of
@@ -60,7 +62,7 @@ def evaluate(
     index = EventIndex.of(data)
     split = split_of(data, index, protocol.split, seed)
     name = str(bundle.about.get("recipe", bundle.predictor.name))
-    result = Comparison(data.schema.name, protocol.scenario(data), metrics_of(data), protocol.shots)
+    result = Comparison(data.schema.name, protocol.label(data), metrics_of(data), protocol.shots)
     with bar() as progress:
 
         def curve(predictor: Any, params: Any, label: str) -> Curve:
@@ -90,7 +92,7 @@ def evaluate(
             fitted = curve(tuned.predictor, tuned.params, other)
             result.methods.append(Method(other, "baseline", {seed: fitted}, comparing.tuning_note(tuned.report)))
     _store(workspace, result, model, bundle.version)
-    present(result, json_file, html)
+    present([result], json_file, html)
 
 
 def _store(workspace: Workspace, result: Comparison, model: str, version: str) -> None:
@@ -114,6 +116,9 @@ def compare(
     split: Annotated[str, typer.Option(help="How entities are split: seed or time.")] = "seed",
     order: OrderOption = None,
     min_query: MinQuery = None,
+    scenario: Annotated[
+        str, typer.Option(help="new: new entities, all items; corners: known or new entity times known or new item.")
+    ] = "new",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one key of every recipe.")] = None,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
     json_file: JsonFile = None,
@@ -122,23 +127,26 @@ def compare(
     """Learners and baselines side by side on the same episodes, the same seeds and the same tuning budget."""
     if split not in ("seed", "time"):
         raise typer.BadParameter("seed or time", param_hint="--split")
+    if scenario not in ("new", "corners"):
+        raise typer.BadParameter("new or corners", param_hint="--scenario")
     workspace = Workspace()
     data, folder = workspace.dataset(dataset)
-    protocol = Protocol(parse_shots(shots), split, _order(order), min_query)
-    result = run(
+    what: Literal["new", "corners"] = "new" if scenario == "new" else "corners"
+    protocol = Protocol(parse_shots(shots), split, _order(order), min_query, what)
+    results = run(
         workspace,
         str(folder),
-        learners=_names(learners, LEARNERS),
+        learners=None if learners == "all" else _names(learners),
         baselines=_baselines(baselines, data),
         protocol=protocol,
         seeds=tuple(range(seeds)),
         overrides=set_ or [],
         threads=threads,
     )
-    present(result, json_file, html)
+    present(results, json_file, html)
 
 
-def run(workspace: Workspace, dataset: str, **settings: Any) -> Comparison:
+def run(workspace: Workspace, dataset: str, **settings: Any) -> list[Comparison]:
     """`comparing.compare` with a progress bar."""
     with bar() as progress:
         watches: dict[str, Watch] = {}
@@ -157,8 +165,24 @@ def run(workspace: Workspace, dataset: str, **settings: Any) -> Comparison:
         )
 
 
-def present(result: Comparison, json_file: Path | None = None, html: Path | None = None) -> None:
-    """Print the table and the paired test; write JSON and report where asked."""
+def present(results: Sequence[Comparison], json_file: Path | None = None, html: Path | None = None) -> None:
+    """Print tables and paired tests; write JSON and reports where asked (a folder for each of several scenarios)."""
+    for result in results:
+        _print(result)
+    for name, seconds in {m.name: m.seconds for r in results for m in r.methods if m.seconds}.items():
+        err.print(f"[dim]{name}: trained in at most {seconds:.0f} s a seed[/]")
+    if json_file is not None:
+        content = as_json(results, command_line(), datetime.now(UTC).isoformat())
+        write_file(json_file, json.dumps(content, indent=1).encode())
+        err.print(f"[dim]wrote {json_file}[/]")
+    if html is not None:
+        for result in results:
+            folder = html if len(results) == 1 else html / result.scenario.partition("/")[0]
+            for path in report.write(result, folder, command_line()):
+                err.print(f"[dim]wrote {path}[/]")
+
+
+def _print(result: Comparison) -> None:
     metric = result.metrics[0]
     out.print(report.table(result, metric))
     lines = result.versus(metric)
@@ -166,22 +190,12 @@ def present(result: Comparison, json_file: Path | None = None, html: Path | None
         out.print(
             f"\n[bold]{lines[0].method}[/] less the best baseline at each point, paired over newcomers, 95% interval:"
         )
-        for v in lines:
-            out.print("  " + report.verdict(v))
-    for name, seconds in {m.name: m.seconds for m in result.methods if m.seconds}.items():
-        err.print(f"[dim]{name}: trained in at most {seconds:.0f} s a seed[/]")
-    if json_file is not None:
-        content = comparing.as_json(result, command_line(), datetime.now(UTC).isoformat())
-        write_file(json_file, json.dumps(content, indent=1).encode())
-        err.print(f"[dim]wrote {json_file}[/]")
-    if html is not None:
-        for path in report.write(result, html, command_line()):
-            err.print(f"[dim]wrote {path}[/]")
+    for v in lines:
+        out.print("  " + report.verdict(v), soft_wrap=True)
+    out.print()
 
 
-def _names(text: str, everything: tuple[str, ...]) -> tuple[str, ...]:
-    if text == "all":
-        return everything
+def _names(text: str) -> tuple[str, ...]:
     return () if text == "none" else tuple(n.strip() for n in text.split(",") if n.strip())
 
 

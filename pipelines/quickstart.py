@@ -13,7 +13,9 @@ import typer
 from rich.markup import escape
 
 from pipelines import comparing, evaluating, report
-from pipelines.comparing import Comparison, Protocol
+from pipelines.comparing import Protocol
+from pipelines.comparison import Comparison
+from pipelines.comparison import as_json as machine_readable
 from pipelines.console import Json, emit, err, out
 from pipelines.models import publish_run
 from pipelines.workspace import Workspace
@@ -40,7 +42,7 @@ def quickstart(
     workspace = Workspace()
     name, folder, why = _prepare(workspace, dataset)
     err.print(f"data: [bold]{name}[/] ({why})")
-    result = evaluating.run(
+    (result,) = evaluating.run(
         workspace,
         str(folder),
         learners=("flagship", "maml"),
@@ -54,7 +56,7 @@ def quickstart(
     model, version = publish_run(workspace, run, f"flagship-{name}")
     target = out_dir or workspace.settings.home / "quickstart"
     paths = report.write(result, target, "recsys-meta quickstart")
-    content = comparing.as_json(result, "recsys-meta quickstart", datetime.now(UTC).isoformat())
+    content = machine_readable([result], "recsys-meta quickstart", datetime.now(UTC).isoformat())
     write_file(target / "results.json", json.dumps(content, indent=1).encode())
     seconds = time.perf_counter() - began
     if as_json:
@@ -70,7 +72,7 @@ def quickstart(
             }
         )
         return
-    evaluating.present(result)
+    evaluating.present([result])
     out.print(f"\nDone in {seconds:.0f} s. [bold]{model}@{version}[/] is live; report: {paths[1]}\n")
     out.print("What to type next:", style="bold")
     for line in _next(result, model):

@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment
 from rich.table import Table
 
-from pipelines.comparing import Comparison, Method, Versus
+from pipelines.comparison import Comparison, Method, Versus
 from recsys_meta.durable import write_file
 from recsys_meta.metrics import LOWER_IS_BETTER, summarise_seeds
 

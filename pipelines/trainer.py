@@ -77,7 +77,7 @@ def train(
         "valid": done.best,
         "stopped": done.stopped,
         "folder": str(done.folder),
-        "version": done.bundle.version if done.bundle else None,
+        "version": done.bundle.version,
     }
     if as_json:
         emit({**figures, "config": asdict(done.plan)["recipe"].model_dump(mode="json")})

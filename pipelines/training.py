@@ -29,6 +29,7 @@ from recsys_meta.evaluate import SHOTS, cold_start, episodes_at, metrics_of
 from recsys_meta.metrics import LOWER_IS_BETTER
 from recsys_meta.predictor import Learner
 from recsys_meta.recipe import Recipe, recipe_of
+from recsys_meta.scenarios import four_corners
 from recsys_meta.store import runs
 from recsys_meta.store.runs import MetricPoint
 from recsys_meta.train import Run, Step, fit, freeze, start, thaw
@@ -49,6 +50,7 @@ class Plan:
     device: str
     threads: int
     split: str = "seed"
+    scenario: str = "new"
 
     def folder(self, workspace: Workspace) -> Path:
         """Where the run keeps its files."""
@@ -57,7 +59,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished or stopped run."""
+    """A finished run."""
 
     plan: Plan
     folder: Path
@@ -65,7 +67,7 @@ class Trained:
     seconds: float
     best: float | None
     stopped: str
-    bundle: Bundle | None
+    bundle: Bundle
 
 
 class Stopped(RecsysMetaError):
@@ -89,10 +91,11 @@ def train(
     device: str = "cpu",
     threads: int | None = None,
     split: str = "seed",
+    scenario: str = "new",
     report: Report | None = None,
-    training: EventIndex | None = None,
 ) -> Trained:
-    """A new run. `training` replaces the rows that training may see (a scenario's)."""
+    """A new run. Scenario "new" trains on all rows of the training entities, "corners" on those that no corner of
+    `scenarios` asks about."""
     data, folder = workspace.dataset(dataset)
     recipe = recipe.suited(len(split_of(data, EventIndex.of(data), split, seed).train))
     plan_threads = threads or torch.get_num_threads()
@@ -109,10 +112,10 @@ def train(
         )
         identity = row.id
     source = dataset if dataset in SOURCES else str(folder.resolve())
-    plan = Plan(identity, recipe, source, data.digest, seed, device, plan_threads, split)
+    plan = Plan(identity, recipe, source, data.digest, seed, device, plan_threads, split, scenario)
     about = {**plan.__dict__, "recipe": recipe.model_dump(mode="json")}
     write_file(plan.folder(workspace) / "run.json", json.dumps(about, indent=1).encode())
-    return _carry_out(workspace, plan, data, report, training)
+    return _carry_out(workspace, plan, data, report)
 
 
 def resume(workspace: Workspace, identity: str, report: Report | None = None) -> Trained:
@@ -123,7 +126,7 @@ def resume(workspace: Workspace, identity: str, report: Report | None = None) ->
         raise CheckpointError(f"run {identity} was made from other data than {plan.dataset} holds now")
     with workspace.session() as session:
         runs.set_status(session, identity, "running")
-    return _carry_out(workspace, plan, data, report, None)
+    return _carry_out(workspace, plan, data, report)
 
 
 def read_plan(workspace: Workspace, identity: str) -> Plan:
@@ -138,12 +141,10 @@ def read_plan(workspace: Workspace, identity: str) -> Plan:
         raise CheckpointError(f"{path}: damaged ({type(error).__name__})") from None
 
 
-def _carry_out(
-    workspace: Workspace, plan: Plan, data: Dataset, report: Report | None, training: EventIndex | None
-) -> Trained:
+def _carry_out(workspace: Workspace, plan: Plan, data: Dataset, report: Report | None) -> Trained:
     try:
         with _threads(plan.threads):
-            return _train(workspace, plan, data, report, training)
+            return _train(workspace, plan, data, report)
     except Stopped as reason:
         _close(workspace, plan, "stopped", str(reason))
         raise
@@ -155,13 +156,13 @@ def _carry_out(
         raise
 
 
-def _train(
-    workspace: Workspace, plan: Plan, data: Dataset, report: Report | None, training: EventIndex | None
-) -> Trained:
+def _train(workspace: Workspace, plan: Plan, data: Dataset, report: Report | None) -> Trained:
     folder = plan.folder(workspace)
     rows = EventIndex.of(data, plan.device)
     split = split_of(data, rows, plan.split, plan.seed)
-    seen = training if training is not None else rows
+    seen = rows
+    if plan.scenario == "corners":
+        seen = four_corners(data, EventIndex.of(data), split, seed=plan.seed).training.to(plan.device)
     learner = learner_of(plan.recipe, data)
     run = start(learner, plan.recipe, data, seen, split.train, plan.seed, plan.device)
     found = last_checkpoint(folder)
@@ -206,7 +207,7 @@ def _validation(
     chosen = _watched(split, plan)
     metric = metrics_of(data)[0]
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    host = EventIndex(*(t.cpu() for t in (rows.indptr, rows.item, rows.label)))
+    host = rows.to("cpu")
 
     def validate(params: Params) -> float:
         here = {k: v.cpu() for k, v in params.items()}
@@ -225,7 +226,7 @@ def _watched(split: Split, plan: Plan) -> IntArray:
 
 def _episodes(data: Dataset, rows: EventIndex, split: Split, plan: Plan) -> list[TaskBatch]:
     """Meta-validation episodes to calibrate on, a batch for each support size that somebody reaches."""
-    host = EventIndex(*(t.cpu() for t in (rows.indptr, rows.item, rows.label)))
+    host = rows.to("cpu")
     index = ordered(host, data.schema.order, plan.seed)
     chosen = np.sort(_watched(split, plan))
     counts = host.counts.numpy()[chosen]

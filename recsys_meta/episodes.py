@@ -98,6 +98,10 @@ class EventIndex:
         task, position = self.flat(torch.as_tensor(entities, device=self.indptr.device))
         return task, self.item[position].long(), self.label[position]
 
+    def to(self, device: torch.device | str) -> EventIndex:
+        """The same on another device."""
+        return EventIndex(self.indptr.to(device), self.item.to(device), self.label.to(device))
+
     def only(self, keep: Tensor) -> EventIndex:
         """The same entities with the marked rows [N] alone."""
         below = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])

@@ -102,7 +102,8 @@ def recipe_of(raw: Mapping[str, Any], overrides: Iterable[str] = (), where: str 
         raise ConfigError(f"{where}: {explain(error)}") from None
 
 
-def _override(tree: dict[str, Any], text: str) -> None:
+def _override(whole: dict[str, Any], text: str) -> None:
+    tree = whole
     key, found, value = text.partition("=")
     path = key.strip().split(".")
     if not found or not all(path):
@@ -112,6 +113,12 @@ def _override(tree: dict[str, Any], text: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {text!r}: '{name}' is a value, not a table")
     tree[path[-1]] = _value(value.strip())
+    # What somebody asks for by name beats what the recipe would do with few entities.
+    few = whole.get("few", {}).get(path[0]) if len(path) == 2 and isinstance(whole.get("few"), dict) else None
+    if isinstance(few, dict):
+        few.pop(path[1], None)
+        if path == ["train", "epochs"]:
+            few.pop("least_steps", None)
 
 
 def _value(text: str) -> Any:

@@ -78,3 +78,22 @@ def test_a_recipe_survives_json_and_is_frozen():
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
     with pytest.raises(ValueError, match="frozen"):
         recipe.name = "x"
+
+
+def test_with_few_entities_the_recipe_changes_unless_somebody_asked_otherwise():
+    raw = {
+        "name": "r",
+        "learner": "flagship",
+        "config": {"dropout": 0.3},
+        "train": {"epochs": 5},
+        "few": {"below": 100, "config": {"dropout": 0.6}, "train": {"least_steps": 400, "rate": 0.5}},
+    }
+    few, many = recipe_of(raw).suited(99), recipe_of(raw).suited(100)
+    assert (few.config["dropout"], few.train.least_steps, few.train.rate) == (0.6, 400, 0.5)
+    assert (many.config["dropout"], many.train.least_steps) == (0.3, 0)
+    asked = recipe_of(raw, ["config.dropout=0.1", "train.epochs=2"]).suited(10)
+    assert (asked.config["dropout"], asked.train.epochs, asked.train.least_steps) == (0.1, 2, 0)
+    assert asked.train.rate == 0.5
+    assert few.suited(1) == few, "a run's recipe is settled: resuming changes nothing"
+    with pytest.raises(ConfigError, match="few"):
+        recipe_of(raw | {"few": {"below": 9, "train": {"epoch": 1}}}).suited(1)

@@ -41,6 +41,7 @@ from recsys_meta.learners.gates import Kind, search, spread_of
 from recsys_meta.linear import posterior
 from recsys_meta.nets import bag_fields, bag_init, catalogue_features, counts_of, hats, is_buffer, item_features
 from recsys_meta.predictor import Config, Group
+from recsys_meta.schema import Objective
 from recsys_meta.types import FIRST, IntArray, Params, Rows, State, Support, TaskBatch
 
 KNOTS = (0, 1, 2, 3, 5, 8, 12, 20, 32, 50, 100, 400)
@@ -85,6 +86,7 @@ class Flagship:
     config: FlagshipConfig = field(default_factory=FlagshipConfig)
     name: ClassVar[str] = "flagship"
     Config: ClassVar[type[FlagshipConfig]] = FlagshipConfig
+    objectives: ClassVar[frozenset[Objective]] = frozenset({"ranking"})
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         """Fresh parameters; popularity and memories come from the given entities. Raises ConfigError unless the data

@@ -116,6 +116,33 @@ def test_compare_writes_a_row_for_each_seed_and_one_for_their_mean(command, tmp_
     assert by_seed[None] == pytest.approx((by_seed[0] + by_seed[1]) / 2)
 
 
+def test_the_four_corners_of_warm_and_cold_are_compared(command, tmp_path):
+    out = tmp_path / "corners.json"
+    command(
+        *("compare", "--dataset", "simulated-users", "--learners", "flagship", "--baselines", "popularity"),
+        *("--shots", "0,3", "--seeds", "1", "--scenario", "corners", "--json", out, "--html", tmp_path, *SMALL),
+    )
+    rows = json.loads(out.read_text())["rows"]
+    corners = {r["scenario"].split("/")[0] for r in rows}
+    assert corners == {"known-known", "known-new", "new-known", "new-new"}
+    ours = {r["scenario"].split("/")[0]: r["value"] for r in rows if r["method"] == "popularity" and r["shots"] == 3}
+    assert ours["new-known"] > ours["new-new"], "nobody has met a new item, so it has no popularity"
+    assert all((tmp_path / c / "report.html").is_file() for c in corners)
+
+
+def test_a_rating_data_set_is_compared_with_what_predicts_ratings(command, tmp_path):
+    command("data", "prepare", "simulated-users", "--objective", "rating", "--out", command.home / "data" / "stars")
+    out = tmp_path / "ratings.json"
+    command(
+        *("compare", "--dataset", "stars", "--baselines", "item-mean,blr", "--shots", "0,5", "--seeds", "1"),
+        *("--json", out, "--set", "train.epochs=1", "--set", "config.dims=8", "--threads", "1"),
+    )
+    rows = json.loads(out.read_text())["rows"]
+    assert {"maml", "fomaml", "melu", "item-mean", "blr"} <= {r["method"] for r in rows}
+    assert "flagship" not in {r["method"] for r in rows}
+    assert {r["metric"] for r in rows} == {"rmse", "mae", "ndcg@5"}
+
+
 def test_ctrl_c_stops_cleanly_and_a_resume_ends_where_an_undisturbed_run_does(command):
     words = ("train", "--dataset", "simulated-users", *SMALL, "--set", "train.epochs=12", "--seed", "5")
     whole = command.json(*words)
