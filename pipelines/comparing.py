@@ -222,7 +222,8 @@ def baselines_for(data: Dataset, names: Sequence[str] | None) -> list[str]:
     """Baselines that serve the objective; raises ConfigError for a name that does not exist or does not serve."""
     fitting = [n for n, c in BASELINES.items() if data.schema.objective in c.objectives]
     if names is None:
-        return fitting
+        # Without arrivals `recent` is popularity over again.
+        return [n for n in fitting if n != "recent" or data.schema.arrival]
     for name in names:
         if name not in fitting:
             raise ConfigError(f"no baseline '{name}' for a {data.schema.objective}; there are {', '.join(fitting)}")

@@ -39,6 +39,8 @@ def serve(
         workers=workers,
         access_log=False,
         log_level="warning",
+        # A stuck connection must not keep a stopped server alive.
+        timeout_graceful_shutdown=10,
     )
 
 

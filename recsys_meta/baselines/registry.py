@@ -13,12 +13,14 @@ from recsys_meta.baselines.item_mean import ItemMean
 from recsys_meta.baselines.itemknn import ItemKNN
 from recsys_meta.baselines.naive_bayes import NaiveBayes
 from recsys_meta.baselines.popularity import Popularity
+from recsys_meta.baselines.recent import Recent
 from recsys_meta.errors import NotFoundError
 from recsys_meta.schema import Objective
 
 BASELINES: dict[str, type[BaselineConfig]] = {
     "chance": Chance,
     "popularity": Popularity,
+    "recent": Recent,
     "item-mean": ItemMean,
     "itemknn": ItemKNN,
     "ease": Ease,

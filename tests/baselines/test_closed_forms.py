@@ -1,6 +1,7 @@
 """The closed forms against plain numpy on matrices that fit on a page, and what is promised of each method."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,9 +21,11 @@ from recsys_meta.baselines.itemknn import ItemKNN
 from recsys_meta.baselines.matrix import TrainingRows, memory
 from recsys_meta.baselines.naive_bayes import NaiveBayes
 from recsys_meta.baselines.popularity import Popularity
+from recsys_meta.baselines.recent import Recent
+from recsys_meta.dataset import with_arrival
 from recsys_meta.errors import ConfigError, NotFoundError
 from recsys_meta.linear import subspace
-from recsys_meta.types import FIRST, Support
+from recsys_meta.types import FIRST, Rows, Support
 from tests.baselines.cases import make, rows, supports, world
 from tests.worlds import dataset
 
@@ -307,3 +310,21 @@ def test_objectives_are_checked():
         baseline("nothing")
     assert serving("rating") == ["chance", "popularity", "item-mean", "blr", "content"]
     assert "item-mean" not in serving("ranking")
+
+
+def test_recent_popularity_counts_those_who_came_at_about_the_same_time():
+    # The first half of the entities came early and met item 0, the others late and met item 1.
+    item = [[0]] * 20 + [[1]] * 20
+    when = [np.array([t]) for t in range(40)]
+    data = dataset("drift", "ranking", item, [np.ones(1)] * 40, time=when)
+    data = replace(data, entities=with_arrival(data.entities, data.events))
+    recent = Recent(width=1.0)
+    params = recent.fit(data, np.arange(40))
+    nobody = Rows(torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, 0), torch.zeros(3, 0, dtype=torch.bool))
+    early, late, unknown = recent.rank(
+        params, recent.adapt(params, Support({"arrival": torch.tensor([1.0, 38.0, torch.nan])}, nobody))
+    )
+    assert early[2] > early[3] and late[3] > late[2] and unknown[3] > unknown[2]
+    wide = Recent(width=1e9)
+    even = wide.rank(params, wide.adapt(params, Support({"arrival": torch.tensor([1.0, 38.0, 20.0])}, nobody)))
+    assert (even[:, 2] - even[:, 3]).abs().max() < 1e-4, "a wide kernel is popularity"

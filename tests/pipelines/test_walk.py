@@ -32,7 +32,7 @@ def server(command, model):
                 time.sleep(0.1)
         yield client
     child.terminate()
-    assert child.wait(30) in (0, -15)
+    assert child.wait(60) in (0, -15)
 
 
 def test_scores_over_http_equal_those_without_a_server(command, model, items, server):
