@@ -180,16 +180,16 @@ def batch_of(data: Dataset, entities: IntArray, support: Rows, query: Rows) -> T
 def collate(items: list[list[int]], labels: list[list[float]]) -> Rows:
     """Rows of T newcomers given as lists (what serving has) -> padded rows [T, S]. Raises ValueError on unequal
     lengths."""
-    count = np.array([len(i) for i in items], dtype=np.int64)
-    if [len(row) for row in labels] != count.tolist():
+    count = [len(row) for row in items]
+    if [len(row) for row in labels] != count:
         raise ValueError("each support needs one label for each item")
-    total = int(count.sum())
-    indptr = torch.from_numpy(np.concatenate([[0], np.cumsum(count)]))
-    item = torch.tensor([i for row in items for i in row], dtype=torch.int32).reshape(total)
-    label = torch.tensor([x for row in labels for x in row], dtype=torch.float32).reshape(total)
-    index = EventIndex(indptr, item, label)
-    task, position = index.flat(torch.arange(len(items)))
-    return _pad(index, task, position - indptr[task], position, len(items))
+    width = max(count, default=0)
+    # Padded as lists: for one newcomer a tenth of the time of the tensor way round.
+    item = [row + [PAD] * (width - n) for row, n in zip(items, count, strict=True)]
+    label = [row + [0.0] * (width - n) for row, n in zip(labels, count, strict=True)]
+    mask = torch.arange(width) < torch.tensor(count, dtype=torch.int64)[:, None]
+    shape = len(items), width
+    return Rows(torch.tensor(item, dtype=torch.int64).reshape(shape), torch.tensor(label).float().reshape(shape), mask)
 
 
 def ordered(index: EventIndex, order: Order, seed: int) -> EventIndex:

@@ -100,7 +100,9 @@ class Recommender:
         with torch.no_grad():
             self.body = {k: v.detach() for k, v in bundle.predictor.body(bundle.params).items()}
             self.popular = popular_scores(bundle)
+        # Plain lists and dictionaries: an index of pandas costs more than adapting does.
         self._names: list[str] = bundle.vocab.values["item"].tolist()
+        self._ids = {name: i for i, name in enumerate(self._names, FIRST)}
 
     @property
     def version(self) -> str:
@@ -113,10 +115,10 @@ class Recommender:
         An event without a time is the latest. Of events at the same time the one with the higher label counts.
         Raises DataError for a label that is not finite or outside the schema's range, or a time that is not finite.
         """
-        ids = self.bundle.vocab.ids("item", [e.item for e in newcomer.events])
+        ids = [self._ids.get(e.item, UNKNOWN) for e in newcomer.events]
         last: dict[int, tuple[float, float]] = {}
         unknown = set()
-        for event, padded in zip(newcomer.events, ids.tolist(), strict=True):
+        for event, padded in zip(newcomer.events, ids, strict=True):
             word = self._time(event), self._label(event)
             if padded == UNKNOWN:
                 unknown.add(event.item)
@@ -206,7 +208,7 @@ class Recommender:
 
     def ids(self, items: Sequence[str]) -> list[int]:
         """Padded ids of raw items the model has; others are left out."""
-        return [i for i in self.bundle.vocab.ids("item", items).tolist() if i >= FIRST]
+        return [self._ids[i] for i in items if i in self._ids]
 
     def diagnose(self, known: Known, state: State) -> Diagnosis:
         """What adapting did. Costs more than adapting itself, so serving calls it after the answer has left."""

@@ -200,9 +200,8 @@ class Flagship:
         return scores
 
     def _towers(self, body: Params, state: State) -> Tensor:
-        """Mean logits of the towers, [T, C]: one product of all towers laid side by side."""
-        vectors = body["vectors"].transpose(0, 1).flatten(1)
-        return state["z"].flatten(1) @ vectors.T / self.config.towers
+        """Mean logits of the towers, [T, C]."""
+        return torch.einsum("thd,hcd->htc", state["z"], body["vectors"]).mean(0)
 
     def _said(self, body: Params, kind: Kind, state: State, spread: Tensor) -> Tensor:
         """What a memory says of the catalogue, in units of its spread, [T, C]."""
