@@ -84,10 +84,9 @@ def test_labels_below_positive_are_seen_but_no_support(liking):
 def test_only_the_most_recent_are_support(model, data):
     names = [f"x{i}" for i in range(MAX_SUPPORT + 40)]
     values = {**model.bundle.vocab.values, "item": type(data.vocab.values["item"])(names, dtype="str")}
-    big = Recommender.__new__(Recommender)
-    big.bundle = replace(model.bundle, vocab=replace(model.bundle.vocab, values=values))
+    big = Recommender(replace(model.bundle, vocab=replace(model.bundle.vocab, values=values)))
     events = [Interaction(n, time=float(i)) for i, n in enumerate(names)]
-    known = Recommender.know(big, Newcomer(events=random.Random(0).sample(events, len(events))))
+    known = big.know(Newcomer(events=random.Random(0).sample(events, len(events))))
     assert known.items == tuple(range(2 + 40, 2 + 40 + MAX_SUPPORT)) and len(known.seen) == MAX_SUPPORT + 40
 
 
