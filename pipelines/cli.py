@@ -63,7 +63,3 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("[red]interrupted[/]")
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from pipelines.comparison import Comparison, Method
-from pipelines.training import Trained, split_of, train
+from pipelines.training import Trained, default_threads, fixed_threads, split_of, train
 from pipelines.workspace import Workspace, find_recipe
 from recsys_meta.baselines import BASELINES
 from recsys_meta.bundle import Bundle
@@ -89,15 +89,17 @@ def compare(
                 scenario=protocol.scenario,
                 report=lambda step, name=recipe.name: on_step(name, step),  # type: ignore[misc]
             )
-            for door in doors:
-                tables[door.scenario].learner(door, recipe, trained, first=recipe is recipes[0])
+            with fixed_threads(threads or default_threads()):
+                for door in doors:
+                    tables[door.scenario].learner(door, recipe, trained, first=recipe is recipes[0])
         for name in chosen:
             tell(f"seed {seed}: tuning {name}")
-            tuned = fit_tuned(
-                name, doors[0].known, doors[0].training, doors[0].split, protocol.shots, seed, protocol.order
-            )
-            for door in doors:
-                tables[door.scenario].baseline(door, name, tuned)
+            with fixed_threads(threads or default_threads()):
+                tuned = fit_tuned(
+                    name, doors[0].known, doors[0].training, doors[0].split, protocol.shots, seed, protocol.order
+                )
+                for door in doors:
+                    tables[door.scenario].baseline(door, name, tuned)
     results = [table.comparison() for table in tables.values()]
     with workspace.session() as session:
         evaluations.save(session, [row for result in results for row in result.rows()])

@@ -41,7 +41,9 @@ def train(
     resume: Annotated[str | None, typer.Option(help="Continue this run from its last checkpoint.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; a resume uses the run's own.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads, by default 2; a resume uses the run's own.")
+    ] = None,
     split: Annotated[str, typer.Option(help="How entities are split: seed or time.")] = "seed",
     as_json: Json = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -74,6 +75,11 @@ class Stopped(RecsysMetaError):
     """The user asked to stop; the last checkpoint holds all that was done."""
 
 
+def default_threads() -> int:
+    """Two where the machine has them: a step of these models is too small to keep more busy."""
+    return min(2, os.cpu_count() or 1)
+
+
 def split_of(data: Dataset, index: EventIndex, by: str, seed: int) -> Split:
     """Entities with at least one usable row, split by seed or by time."""
     entities = index.having(1)
@@ -98,7 +104,7 @@ def train(
     `scenarios` asks about."""
     data, folder = workspace.dataset(dataset)
     recipe = recipe.suited(len(split_of(data, EventIndex.of(data), split, seed).train))
-    plan_threads = threads or torch.get_num_threads()
+    plan_threads = threads or default_threads()
     with workspace.session() as session:
         row = runs.start(
             session,
@@ -143,7 +149,7 @@ def read_plan(workspace: Workspace, identity: str) -> Plan:
 
 def _carry_out(workspace: Workspace, plan: Plan, data: Dataset, report: Report | None) -> Trained:
     try:
-        with _threads(plan.threads):
+        with fixed_threads(plan.threads):
             return _train(workspace, plan, data, report)
     except Stopped as reason:
         _close(workspace, plan, "stopped", str(reason))
@@ -268,7 +274,7 @@ def _close(workspace: Workspace, plan: Plan, status: runs.Status, reason: str | 
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def fixed_threads(count: int) -> Iterator[None]:
     """A fixed number of threads for torch and BLAS: sums come in the same order, so a resume is bit-exact."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -148,7 +148,7 @@ def test_ctrl_c_stops_cleanly_and_a_resume_ends_where_an_undisturbed_run_does(co
     whole = command.json(*words)
     before = {r["id"] for r in command.json("runs", "list")}
     child = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *words],
+        [sys.executable, "-m", "pipelines", *words],
         env=command.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -16,7 +16,7 @@ from tests.services import free_port
 def server(command, model):
     port = free_port()
     child = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", "serve", "--port", str(port)],
+        [sys.executable, "-m", "pipelines", "serve", "--port", str(port)],
         env=command.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
