@@ -11,6 +11,10 @@ a(n) (a vector), s(n) and t(n) are linear in log(1 + n) between learned knots, s
 twenty, and nothing saturates beyond the sizes seen in training. For n = 0 there is no step. With `negatives` the
 expectation and the loss are over a sample with logQ correction (Bengio & Senecal 2008) instead of the catalogue.
 
+Where the data drift (`Schema.arrival`) popularity is that of the newcomer's time: to the logits is added r(n) times
+the log ratio of popularity among past entities who arrived at about the same time to popularity overall (`arrivals`).
+In training an entity's own rows are taken out of it, or it would be over-trusted.
+
 To the logits are added g_m(n) * (what memory m says), g(n) = w n / (n + h). Memories are item-item (`memory`: EASE
 and cosine) and the closed-form posterior of a linear model on the leading subspace of the past entities' rows, whose
 prior is their Gaussian (`linear`). The towers are trained without them, and (w, h) are chosen on meta-validation
@@ -33,6 +37,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys_meta import objectives
+from recsys_meta.arrivals import bin_of, bin_weights, binned_counts
 from recsys_meta.dataset import Dataset, FeatureTable
 from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import ConfigError
@@ -41,13 +46,15 @@ from recsys_meta.learners.gates import Kind, search, spread_of
 from recsys_meta.linear import posterior
 from recsys_meta.nets import bag_fields, bag_init, catalogue_features, counts_of, hats, is_buffer, item_features
 from recsys_meta.predictor import Config, Group
-from recsys_meta.schema import Objective
+from recsys_meta.schema import ARRIVAL, Objective
 from recsys_meta.types import FIRST, IntArray, Params, Rows, State, Support, TaskBatch
 
 KNOTS = (0, 1, 2, 3, 5, 8, 12, 20, 32, 50, 100, 400)
 """Support sizes at which step, start and popularity scale have values of their own."""
 NEVER = -1e9
 """Logit of what can never be drawn; finite, so that masked rows stay numbers."""
+SMOOTH = 0.01
+"""Events an item is taken to have had in every bin of arrivals."""
 PRIOR_MOST, ZEROS_MOST = 0.1, 0.01
 """Where the posterior's constants stop growing with the support."""
 
@@ -68,6 +75,7 @@ class FlagshipConfig(Config):
     )
     memories: tuple[Kind, ...] = ("posterior", "ease", "cosine")
     neighbours: int = Field(default=512, ge=1, description="items that each item of an item-item memory speaks of")
+    drift_width: float = Field(default=1.0, gt=0, description="bins of arrivals that count as the same time")
     subspace: int = Field(default=64, ge=1, description="dimensions of the posterior")
     trust: float = Field(default=0.008, gt=0, description="weight of the posterior's prior, for each support row")
     zeros: float = Field(default=0.0007, ge=0, description="how far items not met count as refused, for each row")
@@ -114,6 +122,10 @@ class Flagship:
             "spread": torch.ones(len(c.memories)),
         }
         params["item"][:FIRST] = 0
+        if data.schema.arrival:
+            made = binned_counts(data, entity, item, np.asarray(entities))
+            params |= {"drift.edges": made["edges"], "drift.counts": made["counts"]}
+            params["drift_by_size"] = torch.ones(len(KNOTS), 1)
         if self._sampled(data.catalogue):
             weight = (counts + 1) ** 0.75
             weight[:FIRST] = 0
@@ -131,10 +143,10 @@ class Flagship:
         """Nothing is needed beside the parameters."""
 
     def frozen(self, key: str) -> bool:
-        return is_buffer(key) or key.split(".", 1)[0] in ("memory", "gate", "spread", "log_q", "pool")
+        return is_buffer(key) or key.split(".", 1)[0] in ("memory", "gate", "spread", "log_q", "pool", "drift")
 
     def group(self, key: str) -> Group:
-        if key == "popularity_by_size":
+        if key in ("popularity_by_size", "drift_by_size"):
             return Group(rate=5 / 3)
         return Group(decay=3e-4 if key in ("log_step", "popularity") else self.config.decay)
 
@@ -152,14 +164,37 @@ class Flagship:
         return kept | {"vectors": torch.cat([split, params["popularity"][:, :, None]], 2).contiguous()}
 
     def adapt(self, body: Params, support: Support) -> State:
-        """z [T, H, D + 1], its last coordinate the popularity scale; item [T, S] and size [T] for the memories."""
+        """z [T, H, D + 1], its last coordinate the popularity scale; item [T, S] and size [T] for the memories; and
+        where the data drift the weights of the bins of arrivals, drift [T, B], and their scale."""
+        return self._adapt(body, support, None)
+
+    def _adapt(self, body: Params, support: Support, own: Tensor | None) -> State:
         rows = _known(support.rows)
         size = rows.counts
         knots = between_knots(size)
         z = self._start(body, support, knots)
+        state: State = {"z": z, "item": rows.item * rows.mask, "size": size.long()}
+        if "drift.edges" in body:
+            arrived = support.features[ARRIVAL.name]
+            state["drift"] = bin_weights(arrived, body["drift.edges"], self.config.drift_width)
+            state["drift_scale"] = (knots @ body["drift_by_size"])[:, 0]
+            own = None if own is None else own * _own_weight(state["drift"], arrived, body["drift.edges"])
+        drift = self._drift(body, state, own)
         if rows.item.shape[1]:
-            z = z + self._step(body, rows, z, knots)
-        return {"z": z, "item": rows.item * rows.mask, "size": size.long()}
+            state["z"] = z + self._step(body, rows, z, knots, drift)
+        return state
+
+    def _drift(self, body: Params, state: State, own: Tensor | None = None) -> Tensor | None:
+        """What is added to the logits for the newcomer's time, [T, C]; `own` [T, C] is taken out of the counts."""
+        if "drift" not in state:
+            return None
+        near = state["drift"] @ body["drift.counts"]
+        near = near if own is None else (near - own).clamp(min=0)
+        overall = body["drift.counts"].sum(0)
+        ratio = torch.log(near / state["drift"].sum(1, keepdim=True) + SMOOTH) - torch.log(
+            overall / len(body["drift.edges"]) + SMOOTH
+        )
+        return state["drift_scale"][:, None] * ratio
 
     def _start(self, body: Params, support: Support, knots: Tensor) -> Tensor:
         own = body["start"] + knots @ body["start_by_size"]
@@ -167,16 +202,18 @@ class Flagship:
         scale = knots @ body["popularity_by_size"]
         return torch.cat([z.reshape(-1, self.config.towers, self.config.dims), scale[:, :, None]], 2)
 
-    def _step(self, body: Params, rows: Rows, z: Tensor, knots: Tensor) -> Tensor:
+    def _step(self, body: Params, rows: Rows, z: Tensor, knots: Tensor, drift: Tensor | None) -> Tensor:
         """a(n) times the negative gradient of the support's mean softmax loss in z; 0 for an empty support."""
         vectors = body["vectors"]
         weight = rows.mask / rows.counts.clamp(min=1)[:, None]
         if "pool" in body:
             pool = vectors[:, body["pool"]]
-            chance = torch.softmax(self._corrected(body, torch.einsum("thd,hcd->htc", z, pool)), 2)
+            near = 0.0 if drift is None else drift[:, body["pool"]]
+            chance = torch.softmax(self._corrected(body, torch.einsum("thd,hcd->htc", z, pool) + near), 2)
             gap = torch.einsum("ts,htsd->htd", weight, vectors[:, rows.item]) - chance @ pool
         else:
-            chance = torch.softmax(self._corrected(body, torch.einsum("thd,hcd->htc", z, vectors)), 2)
+            near = 0.0 if drift is None else drift
+            chance = torch.softmax(self._corrected(body, torch.einsum("thd,hcd->htc", z, vectors) + near), 2)
             # What happened less what was expected, item by item: both sums over vectors become one product.
             happened = torch.zeros_like(chance[0]).scatter_add(1, rows.item, weight)
             gap = (happened - chance) @ vectors
@@ -201,7 +238,9 @@ class Flagship:
 
     def _towers(self, body: Params, state: State) -> Tensor:
         """Mean logits of the towers, [T, C]."""
-        return torch.einsum("thd,hcd->htc", state["z"], body["vectors"]).mean(0)
+        logits = torch.einsum("thd,hcd->htc", state["z"], body["vectors"]).mean(0)
+        drift = self._drift(body, state)
+        return logits if drift is None else logits + drift
 
     def _said(self, body: Params, kind: Kind, state: State, spread: Tensor) -> Tensor:
         """What a memory says of the catalogue, in units of its spread, [T, C]."""
@@ -240,23 +279,38 @@ class Flagship:
         body = self._body(params, vectors)
         if "pool" in body:
             body["pool"] = self._pool(body["log_q"], generator)
-        state = self.adapt(body, batch.support)
         query = _known(batch.query)
-        loss = torch.stack(
-            [self._query_loss(body, state["z"][:, h], h, query, state) for h in range(self.config.towers)]
+        own = None
+        if "drift.edges" in body:
+            own = vectors.new_zeros(batch.support.size, len(vectors))
+            own.scatter_(1, batch.support.rows.item, 1.0).scatter_(1, query.item * query.mask, 1.0)
+        state = self._adapt(body, batch.support, own)
+        drift = self._drift(
+            body,
+            state,
+            own
+            if own is None
+            else own * _own_weight(state["drift"], batch.support.features[ARRIVAL.name], body["drift.edges"]),
         )
+        towers = range(self.config.towers)
+        loss = torch.stack([self._query_loss(body, state["z"][:, h], h, query, state, drift) for h in towers])
         weight = query.counts**self.config.size_weight * query.mask.any(1)
         total = (loss * weight).sum() / weight.sum().clamp(min=1)
         return total, {"step": float(params["log_step"].detach().exp().mean())}
 
-    def _query_loss(self, body: Params, z: Tensor, tower: int, query: Rows, state: State) -> Tensor:
+    def _query_loss(
+        self, body: Params, z: Tensor, tower: int, query: Rows, state: State, drift: Tensor | None
+    ) -> Tensor:
         vectors = body["vectors"][tower]
         if "pool" in body:
             own = torch.einsum("td,tqd->tq", z, vectors[query.item])
             others = z @ vectors[body["pool"]].T
+            if drift is not None:
+                own, others = own + drift.gather(1, query.item), others + drift[:, body["pool"]]
             own_log_q = body["log_q"][query.item].masked_fill(~query.mask, 0.0)
             return objectives.sampled_softmax(own, others, query, body["log_q"][body["pool"]], own_log_q)
-        logits = self._corrected(body, z @ vectors.T)
+        logits = z @ vectors.T
+        logits = self._corrected(body, logits if drift is None else logits + drift)
         # Padding points at item 0, which is reserved, so nothing else is masked by it.
         logits = logits.scatter(1, state["item"], NEVER)
         seen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, state["item"], True)
@@ -294,6 +348,11 @@ def between_knots(size: Tensor) -> Tensor:
     """Weights [T, K] that interpolate linearly in log(1 + n) between the knots; constant beyond the last."""
     places = torch.log1p(torch.tensor(KNOTS, dtype=size.dtype, device=size.device))
     return hats(torch.log1p(size), places)
+
+
+def _own_weight(weights: Tensor, arrived: Tensor, edges: Tensor) -> Tensor:
+    """What an entity's own rows counted in `weights` [T, B], [T, 1]."""
+    return weights.gather(1, bin_of(arrived, edges)[:, None])
 
 
 def _common(table: FeatureTable, most: int) -> FeatureTable:
