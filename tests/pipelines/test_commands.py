@@ -73,6 +73,26 @@ def test_recommend_reads_files_and_names_what_is_wrong_in_them(command, model, i
     assert unknown["unknown_items"] == ["no-such-item"]
 
 
+def test_a_line_with_surplus_fields_is_refused_and_not_read_shifted(command, model, items, tmp_path):
+    path = tmp_path / "events.csv"
+    path.write_text(f"item,label\n{items[0]},3,4,5\n")
+    assert "more fields than the header" in command("recommend", model, "--events", path, code=1)
+
+
+def test_adapt_says_where_it_cannot_write(command, model, items, tmp_path):
+    events = tmp_path / "events.csv"
+    events.write_text(f"entity,item\nann,{items[0]}\n")
+    assert "is a folder" in command("adapt", model, "--events", events, "--out", tmp_path, code=1)
+    below_a_file = events / "out.parquet"
+    assert "cannot be made" in command("adapt", model, "--events", events, "--out", below_a_file, code=1)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../out", "..", "a@b", "a b"])
+def test_a_model_is_not_published_under_a_name_that_nobody_could_ask_for(command, run, name):
+    assert "no name for a model" in command("models", "publish", run["run"], "--name", name, code=1)
+    assert not (command.home / "models" / name.partition("/")[0] / "b").exists()
+
+
 def test_adapt_writes_the_same_answers_for_many(command, model, items, tmp_path):
     events = tmp_path / "events.csv"
     events.write_text("entity,item\n" + "".join(f"ann,{i}\n" for i in items[:3]) + f"bob,{items[7]}\n")
