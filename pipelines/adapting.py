@@ -131,10 +131,13 @@ def _interactions(path: Path, frame: pd.DataFrame) -> list[Interaction]:
     for field in ("label", "time"):
         if field in frame.columns:
             numbers = pd.to_numeric(frame[field], errors="coerce")
+            if field == "time":
+                numbers = numbers.fillna(_moments(frame[field]))
             bad = numbers.isna() & frame[field].notna()
             if bad.any():
                 at = int(bad.to_numpy().argmax())
-                raise DataError(f"{frame[field].iloc[at]!r} is not a number", file=path, line=at + 2, field=field)
+                what = "neither seconds since 1970 nor ISO 8601" if field == "time" else "not a number"
+                raise DataError(f"{frame[field].iloc[at]!r} is {what}", file=path, line=at + 2, field=field)
             frame = frame.assign(**{field: numbers})
     empty = frame["item"].isna() | (frame["item"].astype("str").str.strip() == "")
     if empty.any():
@@ -145,6 +148,14 @@ def _interactions(path: Path, frame: pd.DataFrame) -> list[Interaction]:
         Interaction(str(item), None if pd.isna(label) else float(label), None if pd.isna(at) else float(at))
         for item, label, at in zip(frame["item"].tolist(), labels, times, strict=True)
     ]
+
+
+def _moments(cells: pd.Series) -> pd.Series:
+    """ISO 8601 texts as seconds since 1970, UTC unless they say otherwise; NaN where a cell is none."""
+    moments = pd.to_datetime(
+        cells.where(cells.map(lambda c: isinstance(c, str))), utc=True, errors="coerce", format="ISO8601"
+    )
+    return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
 
 
 def adapt_command(
