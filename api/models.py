@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
 
 from recsys_meta.store.tables import ID, NAME
 
@@ -42,8 +52,22 @@ Kind = Annotated[str, Field(min_length=1, max_length=NAME, pattern=r"^[a-z][a-z0
 ModelName = Annotated[str, Field(min_length=1, max_length=ID, pattern=r"^[A-Za-z0-9_.\-]+$")]
 ModelRef = Annotated[str, Field(min_length=1, max_length=2 * ID, pattern=r"^[A-Za-z0-9_.\-]+(@[A-Za-z0-9]+)?$")]
 Cell = Annotated[str, Field(max_length=1000)] | bool | int | Annotated[float, Field(allow_inf_nan=False)] | None
+
+
+def _one_complaint(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    # Else the caller would read one error for each type of the union, at pointers that its document does not have.
+    try:
+        return handler(value)
+    except ValidationError:
+        raise ValueError(
+            "a feature is a text of at most 1000 characters, a finite number, true, false, null, "
+            "or a list of at most 100 of these"
+        ) from None
+
+
+Feature = Annotated[Cell | Annotated[list[Cell], Field(max_length=100)], WrapValidator(_one_complaint)]
 Features = Annotated[
-    dict[Annotated[str, Field(max_length=ID)], Cell | Annotated[list[Cell], Field(max_length=100)]],
+    dict[Annotated[str, Field(max_length=ID)], Feature],
     Field(max_length=MOST_FEATURES, description="raw feature values by name; lists for features of several values"),
 ]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=253_402_300_799, allow_inf_nan=False)]

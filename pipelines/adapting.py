@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -116,6 +117,9 @@ def _frame(path: Path) -> pd.DataFrame:
         raise DataError(
             f"cannot be read ({type(error).__name__})", file=path, remedy="Give CSV, JSON or Parquet"
         ) from None
+    if not isinstance(frame.index, pd.RangeIndex) and path.suffix != ".parquet":
+        # pandas takes surplus fields for row labels and shifts the others: another item would be met in silence
+        raise DataError("lines have more fields than the header", file=path, remedy="Quote ids that hold a comma")
     if "item" not in frame.columns:
         raise DataError(
             "there is no such column", file=path, field="item", remedy=f"Found: {', '.join(map(str, frame.columns))}"
@@ -127,10 +131,13 @@ def _interactions(path: Path, frame: pd.DataFrame) -> list[Interaction]:
     for field in ("label", "time"):
         if field in frame.columns:
             numbers = pd.to_numeric(frame[field], errors="coerce")
+            if field == "time":
+                numbers = numbers.fillna(_moments(frame[field]))
             bad = numbers.isna() & frame[field].notna()
             if bad.any():
                 at = int(bad.to_numpy().argmax())
-                raise DataError(f"{frame[field].iloc[at]!r} is not a number", file=path, line=at + 2, field=field)
+                what = "neither seconds since 1970 nor ISO 8601" if field == "time" else "not a number"
+                raise DataError(f"{frame[field].iloc[at]!r} is {what}", file=path, line=at + 2, field=field)
             frame = frame.assign(**{field: numbers})
     empty = frame["item"].isna() | (frame["item"].astype("str").str.strip() == "")
     if empty.any():
@@ -141,6 +148,14 @@ def _interactions(path: Path, frame: pd.DataFrame) -> list[Interaction]:
         Interaction(str(item), None if pd.isna(label) else float(label), None if pd.isna(at) else float(at))
         for item, label, at in zip(frame["item"].tolist(), labels, times, strict=True)
     ]
+
+
+def _moments(cells: pd.Series) -> pd.Series:
+    """ISO 8601 texts as seconds since 1970, UTC unless they say otherwise; NaN where a cell is none."""
+    moments = pd.to_datetime(
+        cells.where(cells.map(lambda c: isinstance(c, str))), utc=True, errors="coerce", format="ISO8601"
+    )
+    return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
 
 
 def adapt_command(
@@ -167,7 +182,7 @@ def adapt_command(
             ("state", pa.binary()),
         ]
     )
-    out_file.parent.mkdir(parents=True, exist_ok=True)
+    _make_room(out_file)
     beside = out_file.parent / f"{TEMPORARY}{out_file.name}"
     total = int(frame["entity"].nunique())
     try:
@@ -183,6 +198,18 @@ def adapt_command(
         emit({"entities": total, "file": str(out_file), "version": recommender.version})
     else:
         err.print(f"wrote {total} entities to {out_file}")
+
+
+def _make_room(out_file: Path) -> None:
+    """The folder of an output file, before any work is done. Raises ConfigError where nothing can be written."""
+    try:
+        out_file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out_file}: its folder cannot be made: {error.strerror}") from None
+    if out_file.is_dir():
+        raise ConfigError(f"--out {out_file} is a folder; name a Parquet file in it")
+    if not os.access(out_file.parent, os.W_OK):
+        raise ConfigError(f"--out {out_file}: its folder cannot be written")
 
 
 def _newcomers(path: Path, frame: pd.DataFrame) -> Iterator[list[tuple[str, Newcomer]]]:

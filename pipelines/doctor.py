@@ -13,7 +13,6 @@ import typer
 from pipelines.console import Json, emit, show
 from pipelines.workspace import Workspace
 from recsys_meta import __version__
-from recsys_meta.data import SOURCES
 from recsys_meta.errors import RecsysMetaError
 from recsys_meta.store import migrate, registry
 
@@ -68,7 +67,7 @@ def _home(workspace: Workspace) -> str:
 
 
 def _data(workspace: Workspace) -> str:
-    prepared = [n for n in SOURCES if (workspace.settings.prepared / n / "dataset.json").is_file()]
+    prepared = sorted(p.parent.name for p in workspace.settings.prepared.glob("*/dataset.json"))
     raw = workspace.settings.data
     where = f"raw data in {raw}" if raw else "RECSYS_META_DATA is not set"
     return f"{where}; prepared: {', '.join(prepared) or 'none'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -10,18 +11,23 @@ from pipelines.console import Json, emit, out, show
 from pipelines.training import read_plan
 from pipelines.workspace import Workspace
 from recsys_meta.bundle import load_bundle, save_bundle
-from recsys_meta.errors import CheckpointError
+from recsys_meta.errors import CheckpointError, ConfigError
 from recsys_meta.store import registry
 
 app = typer.Typer(no_args_is_help=True)
+NAME = re.compile(r"(?!\.+$)[A-Za-z0-9_.\-]+")
+"""What the API can be asked for; it is a folder's name too."""
+
 Name = Annotated[str, typer.Argument(help="Model name.")]
 
 
 def publish_run(workspace: Workspace, run: str, name: str | None = None) -> tuple[str, str]:
     """Copy a finished run's bundle into the registry and make it live; returns (model, version).
 
-    Raises CheckpointError when the run has not finished.
+    Raises CheckpointError when the run has not finished, ConfigError for a name that could not be asked for.
     """
+    if name and not NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} is no name for a model: letters, digits, '_', '.' and '-' only, not dots alone")
     plan = read_plan(workspace, run)
     found = sorted((plan.folder(workspace) / "bundle").glob("[0-9a-f]*"))
     if not found:

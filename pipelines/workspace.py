@@ -76,7 +76,8 @@ class Workspace:
         if name not in SOURCES:
             raise ConfigError(
                 f"'{name}' is no prepared data set (a folder with dataset.json, or a name under "
-                f"{self.settings.prepared}) and none of {', '.join(SOURCES)}"
+                f"{self.settings.prepared}) and none of {', '.join(SOURCES)}; "
+                "one that was prepared with --out is given by its folder: --dataset FOLDER"
             )
         return prepare_named(name, folder, data_root=self.settings.data), folder
 

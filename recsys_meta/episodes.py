@@ -54,6 +54,10 @@ def _cut(order: IntArray, shares: tuple[float, float]) -> Split:
     first = round(len(order) * shares[0])
     second = first + max(1, round(len(order) * shares[1]))
     parts = order[:first], order[first:second], order[second:]
+    if not len(order):
+        raise ConfigError(
+            "0 entities are too few: none has a usable row; for a ranking, does a label reach `positive` of the schema?"
+        )
     if not all(len(p) for p in parts):
         raise ConfigError(
             f"{len(order)} entities are too few to split into train, validation and test by the shares "

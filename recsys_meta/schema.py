@@ -87,6 +87,8 @@ class Schema(BaseModel):
             raise ValueError("positive is a threshold on labels, but there is no label column")
         if self.label_range and self.label_range[0] >= self.label_range[1]:
             raise ValueError("label_range must be (low, high) with low < high")
+        if self.positive is not None and self.label_range and self.positive > self.label_range[1]:
+            raise ValueError(f"positive = {self.positive:g} is above label_range, so that no row would be a positive")
         return self
 
     @property

@@ -97,6 +97,12 @@ def test_a_wrong_file_is_named_with_every_wrong_key(tmp_path, text, says):
     assert "pydantic" not in str(caught.value) and "Value error" not in str(caught.value)
 
 
+def test_a_threshold_above_all_labels_is_refused():
+    with pytest.raises(ValidationError, match="no row would be a positive"):
+        Schema(name="shop", label="stars", label_range=(1, 5), positive=9)
+    assert Schema(name="shop", label="stars", label_range=(1, 5), positive=5).positive == 5
+
+
 def test_a_missing_file_and_a_folder_are_errors_of_configuration(tmp_path):
     with pytest.raises(ConfigError, match="no such schema file"):
         read_schema(tmp_path / "none.toml")

@@ -64,7 +64,8 @@ def init(config: ScorerConfig, data: Dataset, entities: IntArray, base: Tensor, 
     """
     if not config.item_id and not data.items:
         raise ConfigError(
-            f"'{data.schema.name}' has no item features, so items need their own embedding: set item_id = true"
+            f"'{data.schema.name}' has no item features, so items need their own embedding: set item_id = true "
+            "(--set config.item_id=true)"
         )
     extra = int(config.constant)
     items = torch.arange(FIRST, data.catalogue).numpy()

@@ -79,6 +79,15 @@ def test_validation_says_where(server):
     assert {e["pointer"] for e in found["errors"]} == {"/events/1/item", "/n", "/a~1b~0c"}
 
 
+@pytest.mark.parametrize("value", ['{"x": 1}', "NaN", "1e999", '"' + "x" * 1001 + '"', "[1, [2]]"])
+def test_a_wrong_feature_is_one_error_at_a_pointer_that_exists(server, value):
+    body = '{"entity": {"kind": "user", "features": {"age": ' + value + "}}}"
+    answer = server.client.post("/v1/recommendations", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    (only,) = answer.json()["errors"]
+    assert only["pointer"] == "/entity/features/age" and "finite number" in only["detail"]
+
+
 def test_a_failure_of_ours_shows_nothing_and_is_logged(home, light, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("secret of the house")

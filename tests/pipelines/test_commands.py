@@ -10,6 +10,8 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.adapting import read_events
+from recsys_meta.errors import DataError
 from tests.pipelines.conftest import SMALL
 
 
@@ -71,6 +73,36 @@ def test_recommend_reads_files_and_names_what_is_wrong_in_them(command, model, i
     assert "'item'" in command("recommend", model, "--events", bad, code=1)
     unknown = command.json("recommend", model, "--items", f"{items[0]},no-such-item")
     assert unknown["unknown_items"] == ["no-such-item"]
+
+
+def test_a_line_with_surplus_fields_is_refused_and_not_read_shifted(command, model, items, tmp_path):
+    path = tmp_path / "events.csv"
+    path.write_text(f"item,label\n{items[0]},3,4,5\n")
+    assert "more fields than the header" in command("recommend", model, "--events", path, code=1)
+
+
+@pytest.mark.parametrize("late", ["86400.5", "1970-01-02T01:00:00.5+01:00", "1970-01-02T00:00:00.5Z"])
+def test_times_are_read_as_seconds_and_as_iso_8601(late, tmp_path):
+    path = tmp_path / "events.csv"
+    path.write_text(f"item,time\nx,0\ny,{late}\nz,\n")
+    assert [e.time for e in read_events(path)] == [0, 86400.5, None]
+    path.write_text("item,time\nx,yesterday\n")
+    with pytest.raises(DataError, match=r"line 2, field 'time'.* nor ISO 8601"):
+        read_events(path)
+
+
+def test_adapt_says_where_it_cannot_write(command, model, items, tmp_path):
+    events = tmp_path / "events.csv"
+    events.write_text(f"entity,item\nann,{items[0]}\n")
+    assert "is a folder" in command("adapt", model, "--events", events, "--out", tmp_path, code=1)
+    below_a_file = events / "out.parquet"
+    assert "cannot be made" in command("adapt", model, "--events", events, "--out", below_a_file, code=1)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../out", "..", "a@b", "a b"])
+def test_a_model_is_not_published_under_a_name_that_nobody_could_ask_for(command, run, name):
+    assert "no name for a model" in command("models", "publish", run["run"], "--name", name, code=1)
+    assert not (command.home / "models" / name.partition("/")[0] / "b").exists()
 
 
 def test_adapt_writes_the_same_answers_for_many(command, model, items, tmp_path):
@@ -200,6 +232,16 @@ def test_the_database_goes_down_and_up_with_its_rows(command, run):
 def test_doctor_finds_the_installation_whole(command, model):
     states = {c["what"]: c["state"] for c in command.json("doctor")}
     assert states["database"] == states["models"] == states["home"] == "ok"
+
+
+def test_doctor_names_data_sets_of_ones_own(command, run):
+    own = command.home / "data" / "my-shop"
+    own.symlink_to(command.home / "data" / "simulated-users")
+    try:
+        details = {c["what"]: c["detail"] for c in command.json("doctor")}
+    finally:
+        own.unlink()
+    assert "my-shop" in details["data"] and "simulated-users" in details["data"]
 
 
 def test_erasing_an_entity_gives_a_receipt(command, model):
