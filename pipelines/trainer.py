@@ -23,7 +23,7 @@ class Watch:
         self._task = progress.add_task(name, total=None, note="")
 
     def __call__(self, step: Step) -> None:
-        best = "-" if step.best is None else f"{step.best:.4f}"
+        best = "-" if step.best is None else f"{abs(step.best):.4f}"
         rate = step.tasks * (step.step - self._first(step) + 1) / max(step.seconds, 1e-9)
         note = f"loss {step.loss:.3f}  valid {best}  {rate:,.0f} tasks/s"
         self._progress.update(self._task, total=step.steps, completed=step.step, note=note)

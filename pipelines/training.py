@@ -27,6 +27,7 @@ from recsys_meta.durable import write_file
 from recsys_meta.episodes import EventIndex, Split, ordered, split_by_seed, split_by_time
 from recsys_meta.errors import CheckpointError, ConfigError, DivergedError, NotFoundError, RecsysMetaError
 from recsys_meta.evaluate import SHOTS, cold_start, episodes_at, metrics_of
+from recsys_meta.learners import LEARNERS
 from recsys_meta.metrics import LOWER_IS_BETTER
 from recsys_meta.predictor import Learner
 from recsys_meta.recipe import Recipe, recipe_of
@@ -188,7 +189,7 @@ def _train(workspace: Workspace, plan: Plan, data: Dataset, report: Report | Non
                 raise Stopped(
                     f"stopped at step {step.step} of {step.steps}; `recsys-meta train --resume {plan.id}` continues"
                 )
-    best = run.best if np.isfinite(run.best) else None
+    best = abs(run.best) if np.isfinite(run.best) else None
     params = learner.calibrate(run.chosen(), _episodes(data, seen, split, plan))
     bundle = _bundle(plan, data, seen, split, run, params)
     written = save_bundle(bundle, folder / "bundle")
@@ -199,8 +200,15 @@ def _train(workspace: Workspace, plan: Plan, data: Dataset, report: Report | Non
 def learner_of(recipe: Recipe, data: Dataset) -> Learner:
     """The learner of a recipe, told the objective of the data where its configuration has one and the recipe is
     silent."""
+    wanted, served = data.schema.objective, getattr(LEARNERS.get(recipe.learner), "objectives", None)
+    metrics_of(data)  # refuses an objective that nothing could be chosen by
+    if served is not None and wanted not in served:
+        raise ConfigError(
+            f"'{recipe.learner}' serves objective {' or '.join(sorted(served))}, but '{data.schema.name}' has '{wanted}'; "
+            "use --recipe maml, or `recsys-meta data prepare --objective ranking`"
+        )
     config = dict(recipe.config)
-    config.setdefault("objective", data.schema.objective)
+    config.setdefault("objective", wanted)
     made = predictor_of(recipe.learner, config)
     if not hasattr(made, "meta_loss"):
         raise ConfigError(f"'{recipe.learner}' is a baseline; it is fitted, not trained")
@@ -246,7 +254,7 @@ def _record(workspace: Workspace, plan: Plan, step: Step) -> None:
     figures = {"loss": step.loss, "gradient_norm": step.gradient, "epoch": float(step.epoch), **step.logs}
     figures["tasks_per_second"] = step.tasks * step.step / max(step.seconds, 1e-9)
     if step.valid is not None:
-        figures["valid"] = step.valid
+        figures["valid"] = abs(step.valid)  # errors count as negative while choosing
     with workspace.session() as session:
         runs.log_metrics(session, [MetricPoint(plan.id, k, step.step, float(v)) for k, v in figures.items()])
 
@@ -263,7 +271,7 @@ def _bundle(plan: Plan, data: Dataset, rows: EventIndex, split: Split, run: Run,
         "dataset": data.schema.name,
         "seed": plan.seed,
         "split": plan.split,
-        "metrics": {"valid": run.best if np.isfinite(run.best) else None, "steps": run.step},
+        "metrics": {"valid": abs(run.best) if np.isfinite(run.best) else None, "steps": run.step},
     }
     return make_bundle(run.learner, params, data, rows, split.train, about)
 

@@ -69,7 +69,10 @@ def metrics_of(data: Dataset) -> tuple[str, ...]:
         case "rating":
             return RATING
         case other:
-            raise ConfigError(f"evaluation of objective '{other}' is not known")
+            raise ConfigError(
+                f"objective '{other}' can be prepared but not yet trained or evaluated; "
+                "`recsys-meta data prepare --objective ranking` takes its positives as a ranking"
+            )
 
 
 Progress = Callable[[int, int], None]

@@ -32,7 +32,7 @@ def moments(vectors: Tensor) -> Params:
     centred = rows - mean
     covariance = centred.T @ centred / max(len(rows), 1)
     covariance.diagonal().add_(1e-3 * float(covariance.diagonal().mean()) + 1e-8)
-    return {"mean": mean.float(), "precision": torch.linalg.inv(covariance).float()}
+    return {"mean": mean.float(), "precision": torch.linalg.inv(covariance).float().contiguous()}
 
 
 def posterior(

@@ -11,15 +11,12 @@ a(n) (a vector), s(n) and t(n) are linear in log(1 + n) between learned knots, s
 twenty, and nothing saturates beyond the sizes seen in training. For n = 0 there is no step. With `negatives` the
 expectation and the loss are over a sample with logQ correction (Bengio & Senecal 2008) instead of the catalogue.
 
-Where the data drift (`Schema.arrival`) popularity is that of the newcomer's time: to the logits is added r(n) times
-the log ratio of popularity among past entities who arrived at about the same time to popularity overall (`arrivals`).
-In training an entity's own rows are taken out of it, or it would be over-trusted.
-
 To the logits are added g_m(n) * (what memory m says), g(n) = w n / (n + h). Memories are item-item (`memory`: EASE
 and cosine) and the closed-form posterior of a linear model on the leading subspace of the past entities' rows, whose
-prior is their Gaussian (`linear`). The towers are trained without them, and (w, h) are chosen on meta-validation
-entities, whose rows are in no memory: a memory weighed on the entities it was made from would be over-trusted. Where
-a memory does not help, w is 0.
+prior is their Gaussian (`linear`). Where the data drift (`Schema.arrival`) popularity among past entities who arrived
+at about the same time (`arrivals`) is one more, trusted less with every row. The towers are trained without them, and
+(w, h) are chosen on meta-validation entities, whose rows are in no memory: a memory weighed on the entities it was
+made from would be over-trusted. Where a memory does not help, w is 0.
 
 Nearest relatives: CAVIA (Zintgraf 2019), Meta-SGD (Li 2017), RESUS (2022).
 """
@@ -37,12 +34,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys_meta import objectives
-from recsys_meta.arrivals import bin_of, bin_weights, binned_counts
+from recsys_meta.arrivals import bin_weights, binned_counts
 from recsys_meta.dataset import Dataset, FeatureTable
 from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import ConfigError
 from recsys_meta.learners import memory
-from recsys_meta.learners.gates import Kind, search, spread_of
+from recsys_meta.learners.gates import SHUT, Kind, search, spread_of, trust
 from recsys_meta.linear import posterior
 from recsys_meta.nets import bag_fields, bag_init, catalogue_features, counts_of, hats, is_buffer, item_features
 from recsys_meta.predictor import Config, Group
@@ -73,7 +70,7 @@ class FlagshipConfig(Config):
     most_values: int = Field(
         default=80, ge=1, description="features with more values are left out: their rows are met too rarely"
     )
-    memories: tuple[Kind, ...] = ("posterior", "ease", "cosine")
+    memories: tuple[Kind, ...] = ("posterior", "ease", "cosine", "recent")
     neighbours: int = Field(default=512, ge=1, description="items that each item of an item-item memory speaks of")
     drift_width: float = Field(default=1.0, gt=0, description="bins of arrivals that count as the same time")
     subspace: int = Field(default=64, ge=1, description="dimensions of the posterior")
@@ -124,14 +121,15 @@ class Flagship:
         params["item"][:FIRST] = 0
         if data.schema.arrival:
             made = binned_counts(data, entity, item, np.asarray(entities))
-            params |= {"drift.edges": made["edges"], "drift.counts": made["counts"]}
-            params["drift_by_size"] = torch.ones(len(KNOTS), 1)
+            params |= {f"memory.recent.{k}": v for k, v in made.items()}
         if self._sampled(data.catalogue):
             weight = (counts + 1) ** 0.75
             weight[:FIRST] = 0
             params["log_q"] = torch.log(c.negatives * weight / weight.sum()).clamp(min=NEVER)
             params["pool"] = self._pool(params["log_q"], generator)
         for kind in c.memories:
+            if kind == "recent":
+                continue  # made above, where there are arrivals
             if kind == "posterior":
                 made = memory.gaussian(entity, item, data.catalogue, c.subspace)
             else:
@@ -143,10 +141,10 @@ class Flagship:
         """Nothing is needed beside the parameters."""
 
     def frozen(self, key: str) -> bool:
-        return is_buffer(key) or key.split(".", 1)[0] in ("memory", "gate", "spread", "log_q", "pool", "drift")
+        return is_buffer(key) or key.split(".", 1)[0] in ("memory", "gate", "spread", "log_q", "pool")
 
     def group(self, key: str) -> Group:
-        if key in ("popularity_by_size", "drift_by_size"):
+        if key == "popularity_by_size":
             return Group(rate=5 / 3)
         return Group(decay=3e-4 if key in ("log_step", "popularity") else self.config.decay)
 
@@ -164,37 +162,19 @@ class Flagship:
         return kept | {"vectors": torch.cat([split, params["popularity"][:, :, None]], 2).contiguous()}
 
     def adapt(self, body: Params, support: Support) -> State:
-        """z [T, H, D + 1], its last coordinate the popularity scale; item [T, S] and size [T] for the memories; and
-        where the data drift the weights of the bins of arrivals, drift [T, B], and their scale."""
-        return self._adapt(body, support, None)
-
-    def _adapt(self, body: Params, support: Support, own: Tensor | None) -> State:
+        """z [T, H, D + 1], its last coordinate the popularity scale; for the memories item [T, S], size [T] and, where
+        the data drift, the weights of the bins of arrivals [T, B]."""
         rows = _known(support.rows)
         size = rows.counts
         knots = between_knots(size)
         z = self._start(body, support, knots)
-        state: State = {"z": z, "item": rows.item * rows.mask, "size": size.long()}
-        if "drift.edges" in body:
-            arrived = support.features[ARRIVAL.name]
-            state["drift"] = bin_weights(arrived, body["drift.edges"], self.config.drift_width)
-            state["drift_scale"] = (knots @ body["drift_by_size"])[:, 0]
-            own = None if own is None else own * _own_weight(state["drift"], arrived, body["drift.edges"])
-        drift = self._drift(body, state, own)
         if rows.item.shape[1]:
-            state["z"] = z + self._step(body, rows, z, knots, drift)
+            z = z + self._step(body, rows, z, knots)
+        state: State = {"z": z, "item": rows.item * rows.mask, "size": size.long()}
+        if "memory.recent.edges" in body:
+            arrived = support.features[ARRIVAL.name]
+            state["arrival"] = bin_weights(arrived, body["memory.recent.edges"], self.config.drift_width)
         return state
-
-    def _drift(self, body: Params, state: State, own: Tensor | None = None) -> Tensor | None:
-        """What is added to the logits for the newcomer's time, [T, C]; `own` [T, C] is taken out of the counts."""
-        if "drift" not in state:
-            return None
-        near = state["drift"] @ body["drift.counts"]
-        near = near if own is None else (near - own).clamp(min=0)
-        overall = body["drift.counts"].sum(0)
-        ratio = torch.log(near / state["drift"].sum(1, keepdim=True) + SMOOTH) - torch.log(
-            overall / len(body["drift.edges"]) + SMOOTH
-        )
-        return state["drift_scale"][:, None] * ratio
 
     def _start(self, body: Params, support: Support, knots: Tensor) -> Tensor:
         own = body["start"] + knots @ body["start_by_size"]
@@ -202,18 +182,16 @@ class Flagship:
         scale = knots @ body["popularity_by_size"]
         return torch.cat([z.reshape(-1, self.config.towers, self.config.dims), scale[:, :, None]], 2)
 
-    def _step(self, body: Params, rows: Rows, z: Tensor, knots: Tensor, drift: Tensor | None) -> Tensor:
+    def _step(self, body: Params, rows: Rows, z: Tensor, knots: Tensor) -> Tensor:
         """a(n) times the negative gradient of the support's mean softmax loss in z; 0 for an empty support."""
         vectors = body["vectors"]
         weight = rows.mask / rows.counts.clamp(min=1)[:, None]
         if "pool" in body:
             pool = vectors[:, body["pool"]]
-            near = 0.0 if drift is None else drift[:, body["pool"]]
-            chance = torch.softmax(self._corrected(body, torch.einsum("thd,hcd->htc", z, pool) + near), 2)
+            chance = torch.softmax(self._corrected(body, torch.einsum("thd,hcd->htc", z, pool)), 2)
             gap = torch.einsum("ts,htsd->htd", weight, vectors[:, rows.item]) - chance @ pool
         else:
-            near = 0.0 if drift is None else drift
-            chance = torch.softmax(self._corrected(body, torch.einsum("thd,hcd->htc", z, vectors) + near), 2)
+            chance = torch.softmax(self._corrected(body, torch.einsum("thd,hcd->htc", z, vectors)), 2)
             # What happened less what was expected, item by item: both sums over vectors become one product.
             happened = torch.zeros_like(chance[0]).scatter_add(1, rows.item, weight)
             gap = (happened - chance) @ vectors
@@ -230,21 +208,21 @@ class Flagship:
 
     def rank(self, body: Params, state: State) -> Tensor:
         scores = self._towers(body, state)
-        for kind, (weight, half), spread in zip(self.config.memories, body["gate"], body["spread"], strict=True):
-            if weight:
-                trust = weight * state["size"] / (state["size"] + half).clamp(min=1e-9)
-                scores = scores + trust[:, None] * self._said(body, kind, state, spread)
+        for kind, gate, spread in zip(self.config.memories, body["gate"].tolist(), body["spread"], strict=True):
+            if gate[0]:
+                trusted = trust(kind, (gate[0], gate[1]), state["size"].float())
+                scores = scores + trusted[:, None] * self._said(body, kind, state, spread)
         return scores
 
     def _towers(self, body: Params, state: State) -> Tensor:
         """Mean logits of the towers, [T, C]."""
-        logits = torch.einsum("thd,hcd->htc", state["z"], body["vectors"]).mean(0)
-        drift = self._drift(body, state)
-        return logits if drift is None else logits + drift
+        return torch.einsum("thd,hcd->htc", state["z"], body["vectors"]).mean(0)
 
     def _said(self, body: Params, kind: Kind, state: State, spread: Tensor) -> Tensor:
         """What a memory says of the catalogue, in units of its spread, [T, C]."""
         rows = Rows(state["item"], state["item"].float(), state["item"] > 0)
+        if kind == "recent":
+            return torch.log(state["arrival"] @ body["memory.recent.counts"] + SMOOTH) / spread
         table = {k.rsplit(".", 1)[1]: v for k, v in body.items() if k.startswith(f"memory.{kind}.")}
         if kind == "posterior":
             return self._posterior(table, rows) @ table["items"].T / spread
@@ -279,38 +257,22 @@ class Flagship:
         body = self._body(params, vectors)
         if "pool" in body:
             body["pool"] = self._pool(body["log_q"], generator)
+        state = self.adapt(body, batch.support)
         query = _known(batch.query)
-        own = None
-        if "drift.edges" in body:
-            own = vectors.new_zeros(batch.support.size, len(vectors))
-            own.scatter_(1, batch.support.rows.item, 1.0).scatter_(1, query.item * query.mask, 1.0)
-        state = self._adapt(body, batch.support, own)
-        drift = self._drift(
-            body,
-            state,
-            own
-            if own is None
-            else own * _own_weight(state["drift"], batch.support.features[ARRIVAL.name], body["drift.edges"]),
-        )
         towers = range(self.config.towers)
-        loss = torch.stack([self._query_loss(body, state["z"][:, h], h, query, state, drift) for h in towers])
+        loss = torch.stack([self._query_loss(body, state["z"][:, h], h, query, state) for h in towers])
         weight = query.counts**self.config.size_weight * query.mask.any(1)
         total = (loss * weight).sum() / weight.sum().clamp(min=1)
         return total, {"step": float(params["log_step"].detach().exp().mean())}
 
-    def _query_loss(
-        self, body: Params, z: Tensor, tower: int, query: Rows, state: State, drift: Tensor | None
-    ) -> Tensor:
+    def _query_loss(self, body: Params, z: Tensor, tower: int, query: Rows, state: State) -> Tensor:
         vectors = body["vectors"][tower]
         if "pool" in body:
             own = torch.einsum("td,tqd->tq", z, vectors[query.item])
             others = z @ vectors[body["pool"]].T
-            if drift is not None:
-                own, others = own + drift.gather(1, query.item), others + drift[:, body["pool"]]
             own_log_q = body["log_q"][query.item].masked_fill(~query.mask, 0.0)
             return objectives.sampled_softmax(own, others, query, body["log_q"][body["pool"]], own_log_q)
-        logits = z @ vectors.T
-        logits = self._corrected(body, logits if drift is None else logits + drift)
+        logits = self._corrected(body, z @ vectors.T)
         # Padding points at item 0, which is reserved, so nothing else is masked by it.
         logits = logits.scatter(1, state["item"], NEVER)
         seen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, state["item"], True)
@@ -326,21 +288,20 @@ class Flagship:
     @torch.no_grad()
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
         """Choose the memories' gates on meta-validation episodes, a batch for each support size (see `gates`)."""
-        batches = [b for b in episodes if b.support.rows.item.shape[1]]
-        if not batches or not self.config.memories:
+        kinds = [k for k in self.config.memories if k != "recent" or "memory.recent.edges" in params]
+        batches = [b for b in episodes if b.support.rows.item.shape[1] or "recent" in kinds]
+        if not batches or not kinds:
             return params
         body = self.body(params)
         states = [self.adapt(body, b.support) for b in batches]
-        one = torch.tensor(1.0)
-        raw = {k: [self._said(body, k, s, one) for s in states] for k in self.config.memories}
         middle = min(range(len(batches)), key=lambda i: abs(batches[i].support.rows.item.shape[1] - 5))
-        spread = {k: spread_of(k, said[middle]) for k, said in raw.items()}
-        said = {k: [self._said(body, k, s, spread[k]) for s in states] for k in self.config.memories}
-        base = [self._towers(body, s) for s in states]
-        gates = search(self.config.memories, base, said, batches)
+        one = torch.tensor(1.0)
+        spread = {k: spread_of(k, self._said(body, k, states[middle], one)) for k in kinds}
+        said = {k: [self._said(body, k, s, spread[k]) for s in states] for k in kinds}
+        gates = search(kinds, [self._towers(body, s) for s in states], said, batches)
         return params | {
-            "gate": torch.tensor([gates[k] for k in self.config.memories]),
-            "spread": torch.stack([spread[k] for k in self.config.memories]),
+            "gate": torch.tensor([gates.get(k, SHUT) for k in self.config.memories]),
+            "spread": torch.stack([spread.get(k, one) for k in self.config.memories]),
         }
 
 
@@ -348,11 +309,6 @@ def between_knots(size: Tensor) -> Tensor:
     """Weights [T, K] that interpolate linearly in log(1 + n) between the knots; constant beyond the last."""
     places = torch.log1p(torch.tensor(KNOTS, dtype=size.dtype, device=size.device))
     return hats(torch.log1p(size), places)
-
-
-def _own_weight(weights: Tensor, arrived: Tensor, edges: Tensor) -> Tensor:
-    """What an entity's own rows counted in `weights` [T, B], [T, 1]."""
-    return weights.gather(1, bin_of(arrived, edges)[:, None])
 
 
 def _common(table: FeatureTable, most: int) -> FeatureTable:

@@ -1,6 +1,7 @@
 """Gates: how much each memory is trusted at each support size, chosen on meta-validation episodes.
 
-A gate is (w, h): trust g(n) = w n / (n + h) for a support of n rows; (0, 0) is shut.
+A gate is (w, h). For a support of n rows it trusts g(n) = w n / (n + h), more with every row; what speaks of the
+newcomer's time alone ("recent") is trusted w h / (n + h), less with every row. (0, 0) is shut.
 """
 
 from __future__ import annotations
@@ -15,15 +16,23 @@ from torch import Tensor
 from recsys_meta.metrics import ndcg
 from recsys_meta.types import FIRST, TaskBatch
 
-Kind = Literal["posterior", "ease", "cosine"]
+Kind = Literal["posterior", "ease", "cosine", "recent"]
 Gate = tuple[float, float]
 SHUT: Gate = (0.0, 0.0)
 WEIGHTS: Mapping[Kind, tuple[float, ...]] = {
     "posterior": (0.1, 0.2, 0.4, 0.7, 1.0, 1.4),
     "ease": (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4),
     "cosine": (0.1, 0.2, 0.4, 0.7, 1.2),
+    "recent": (0.25, 0.5, 1.0, 2.0, 4.0),
 }
 HALVES = (0.0, 2.0, 6.0, 15.0, 40.0)
+
+
+def trust(kind: Kind, gate: Gate, size: Tensor) -> Tensor:
+    """g(n) for supports of `size` rows (any shape, float)."""
+    weight, half = gate
+    grows = size / (size + half).clamp(min=1e-9)
+    return weight * (1 - grows if kind == "recent" else grows)
 
 
 def spread_of(kind: Kind, said: Tensor) -> Tensor:
@@ -53,7 +62,7 @@ def search(
             scores = base[i]
             for kind, (weight, half) in tried.items():
                 if weight:
-                    scores = scores + weight * size / (size + half) * said[kind][i]
+                    scores = scores + trust(kind, (weight, half), size) * said[kind][i]
             each.append(ndcg(scores, *targets[i]))
         return torch.cat(each)
 
@@ -78,7 +87,7 @@ def _clear(gain: Tensor, batches: Sequence[TaskBatch]) -> bool:
 
 
 def _grid(kinds: Sequence[Kind]) -> list[tuple[Kind, float, float]]:
-    open_gates = [(k, w, h) for k in kinds for w in WEIGHTS[k] for h in HALVES]
+    open_gates = [(k, w, h) for k in kinds for w in WEIGHTS[k] for h in HALVES if h or k != "recent"]
     return open_gates + [(k, 0.0, 0.0) for k in kinds]
 
 

@@ -214,6 +214,14 @@ def test_wrong_usage_is_exit_2_and_wrong_input_exit_1(command, run):
     assert "none of" in command("compare", "--dataset", "nowhere", code=1)
 
 
+def test_an_objective_that_cannot_be_trained_is_refused_in_words(command):
+    message = command("train", "--dataset", "simulated-ads", code=1)
+    assert "click" in message and "--objective ranking" in message
+    command("data", "prepare", "simulated-users", "--objective", "rating", "--out", command.home / "data" / "stars2")
+    message = command("train", "--dataset", "stars2", code=1)
+    assert "'flagship' serves objective ranking" in message and "--recipe maml" in message
+
+
 def test_nan_stops_the_run_with_a_reason_and_keeps_the_checkpoint(command):
     words = ("train", "--dataset", "simulated-users", *SMALL, "--set", "train.rate=1e30", "--set", "train.clip=1e30")
     message = command(*words, code=1)
