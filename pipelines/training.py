@@ -204,7 +204,8 @@ def learner_of(recipe: Recipe, data: Dataset) -> Learner:
     metrics_of(data)  # refuses an objective that nothing could be chosen by
     if served is not None and wanted not in served:
         raise ConfigError(
-            f"'{recipe.learner}' serves objective {' or '.join(sorted(served))}, but '{data.schema.name}' has '{wanted}'; "
+            f"'{recipe.learner}' serves objective {' or '.join(sorted(served))}, "
+            f"but '{data.schema.name}' has '{wanted}'; "
             "use --recipe maml, or `recsys-meta data prepare --objective ranking`"
         )
     config = dict(recipe.config)
