@@ -11,6 +11,7 @@ share a batch.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from itertools import product
 from typing import Any, ClassVar, Self
@@ -29,7 +30,7 @@ RANKING: frozenset[Objective] = frozenset({"ranking"})
 LABELS: frozenset[Objective] = frozenset({"rating", "click"})
 
 
-class BaselineConfig(Config):
+class BaselineConfig(Config, ABC):
     """Base of all baselines; a subclass gives `name`, `objectives`, `fit`, `adapt` and `rank`."""
 
     name: ClassVar[str]
@@ -67,9 +68,9 @@ class BaselineConfig(Config):
         """Settings with the same key have the same body."""
         return json.dumps({n: getattr(self, n) for n in sorted(self.fitted | self.shaped)})
 
+    @abstractmethod
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         """Parameters from the given (training) entities only. Raises ConfigError for another objective."""
-        raise NotImplementedError
 
     def empty_key(self) -> str:
         """Settings with the same key say the same with an empty support."""
@@ -78,11 +79,13 @@ class BaselineConfig(Config):
     def body(self, params: Params) -> Params:
         return params
 
+    @abstractmethod
     def adapt(self, body: Params, support: Support) -> State:
-        raise NotImplementedError
+        """State of T newcomers; see `predictor.Predictor`."""
 
+    @abstractmethod
     def rank(self, body: Params, state: State) -> Tensor:
-        raise NotImplementedError
+        """Scores [T, C] of the whole catalogue."""
 
     def score(self, body: Params, state: State, rows: Rows) -> Tensor:
         return self.rank(body, state).gather(1, rows.item)
