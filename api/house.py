@@ -76,10 +76,13 @@ async def open_house(settings: Settings, metrics: Metrics, log: Any) -> AsyncIte
         with suppress(Unavailable):
             await asyncio.to_thread(migrate.upgrade, settings.database)
     await _look(house)
-    poll = asyncio.create_task(_poll(house))
+    closing = asyncio.Event()
+    poll = asyncio.create_task(_poll(house, closing))
     try:
         yield house
     finally:
+        # Python 3.11's wait_for loses a cancellation that comes as its work ends: the poll must see the event too.
+        closing.set()
         poll.cancel()
         with suppress(asyncio.CancelledError):
             await poll
@@ -123,8 +126,8 @@ def _count(house: House) -> int:
     return len(house.registry.live)
 
 
-async def _poll(house: House) -> None:
-    while True:
+async def _poll(house: House, closing: asyncio.Event) -> None:
+    while not closing.is_set():
         await asyncio.sleep(POLL_S)
         await _look(house)
 
