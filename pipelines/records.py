@@ -73,7 +73,8 @@ def list_adaptations(
     if as_json:
         emit([dict(zip(columns, r, strict=True)) for r in rows])
     else:
-        show("Adaptations", columns, rows)
+        short = ("created", "entity", "support_size", "loss_before", "loss_after", "ms", "served_by")
+        show("Adaptations", short, [tuple(r[columns.index(c)] for c in short) for r in rows])
 
 
 @entities.command("show")
