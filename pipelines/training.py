@@ -190,7 +190,8 @@ def _train(workspace: Workspace, plan: Plan, data: Dataset, report: Report | Non
                     f"stopped at step {step.step} of {step.steps}; `recsys-meta train --resume {plan.id}` continues"
                 )
     best = abs(run.best) if np.isfinite(run.best) else None
-    params = learner.calibrate(run.chosen(), _episodes(data, seen, split, plan))
+    # Validation and calibration look at a few hundred entities: the host does for them, wherever training ran.
+    params = learner.calibrate({k: v.cpu() for k, v in run.chosen().items()}, _episodes(data, seen, split, plan))
     bundle = _bundle(plan, data, seen, split, run, params)
     written = save_bundle(bundle, folder / "bundle")
     _close(workspace, plan, "finished", run.stopped or None)

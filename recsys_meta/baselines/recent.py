@@ -36,7 +36,7 @@ class Recent(BaselineConfig):
         self.check(data)
         rows = TrainingRows.of(data, entities)
         task, item = rows.binary().nonzero()
-        return binned_counts(data, torch.from_numpy(task).long(), torch.from_numpy(item).long(), np.sort(entities))
+        return binned_counts(data, torch.from_numpy(task).long(), torch.from_numpy(item).long(), np.asarray(entities))
 
     def adapt(self, body: Params, support: Support) -> State:
         arrived = support.features.get(ARRIVAL.name)

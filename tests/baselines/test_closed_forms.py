@@ -325,6 +325,8 @@ def test_recent_popularity_counts_those_who_came_at_about_the_same_time():
         params, recent.adapt(params, Support({"arrival": torch.tensor([1.0, 38.0, torch.nan])}, nobody))
     )
     assert early[2] > early[3] and late[3] > late[2] and unknown[3] > unknown[2]
+    backwards = recent.fit(data, np.arange(40)[::-1].copy())
+    assert torch.equal(backwards["counts"], params["counts"]), "whoever is named first, rows keep their arrivals"
     wide = Recent(width=1e9)
     even = wide.rank(params, wide.adapt(params, Support({"arrival": torch.tensor([1.0, 38.0, 20.0])}, nobody)))
     assert (even[:, 2] - even[:, 3]).abs().max() < 1e-4, "a wide kernel is popularity"
