@@ -34,3 +34,10 @@ def numbers(cells: pd.Series) -> tuple[npt.NDArray[np.float64], Mask]:
     fits = pc.match_substring_regex(text, _NUMBER)
     number = pc.if_else(fits, text, None).cast(pa.float64()).to_numpy(zero_copy_only=False)
     return number, pc.equal(text, "").to_numpy(zero_copy_only=False)
+
+
+def or_cells(values: npt.NDArray[Any], unread: Mask, cells: pd.Series) -> pd.Series:
+    """Values [n] made of cells [n]; where a cell could not be read, the cell itself, so that it is refused later."""
+    if not unread.any():
+        return pd.Series(values, index=cells.index)
+    return pd.Series(values, index=cells.index).astype("str").where(~unread, cells.astype("str"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -12,27 +13,36 @@ from recsys_meta.data.tables import REJECT, Chunk, rejects_of
 from recsys_meta.data.times import BAD, NEGATIVE, seconds
 from recsys_meta.dataset import NO_TIME
 from recsys_meta.errors import DataError
-from recsys_meta.schema import FeatureField, Schema
+from recsys_meta.schema import LATITUDE, LONGITUDE, FeatureField, Schema
 from recsys_meta.types import FloatArray, IntArray
 
 MISSING = ("nan", "na", "null")
 """Words that mean an empty number, as in `features.encode`."""
+
+DEGREES = {LATITUDE: 90, LONGITUDE: 180}
+"""How far numeric features of these names reach on either side of zero."""
 
 SKIP = "Correct the row, or leave such rows out with --on-error skip, which lists them in rejects.csv"
 
 
 @dataclass(frozen=True)
 class GoodRows:
-    """Rows that passed: ids as text, label float32, time in seconds or NO_TIME, and their lines; each [n]."""
+    """Rows that passed: ids as text, label float32, time in seconds or NO_TIME, and their lines; each [n].
+
+    context: name -> stripped text, or float32 with NaN for what is missing.
+    """
 
     entity: pd.Series
     item: pd.Series
     label: FloatArray
     time: IntArray
     lines: IntArray
+    actor: pd.Series | None = None
+    group: pd.Series | None = None
+    context: Mapping[str, pd.Series | FloatArray] = field(default_factory=dict)
 
 
-class _Refusals:
+class Refusals:
     """Bad rows of one chunk; a row is refused once, for the first thing found wrong."""
 
     def __init__(self, chunk: Chunk) -> None:
@@ -40,13 +50,15 @@ class _Refusals:
         self._bad: Mask = np.zeros(len(chunk.frame), bool)
         self._parts = [chunk.rejects]
 
-    def refuse(self, mask: Mask, field: str, reason: str, remedy: str, cells: pd.Series | None = None) -> None:
-        """Refuse the rows of `mask`; the reason is preceded by the offending cell where cells are given."""
+    def refuse(
+        self, mask: Mask, field: str, reason: str | pd.Series, remedy: str, cells: pd.Series | None = None
+    ) -> None:
+        """Refuse the rows of `mask`; the reason (one, or one for each row) follows the offending cell if given."""
         new = np.flatnonzero(mask & ~self._bad)
         if not len(new):
             return
         self._bad[new] = True
-        text: object = reason
+        text: object = reason if isinstance(reason, str) else reason.iloc[new].to_list()
         if cells is not None:
             text = [f"{str(c)[:80]!r} {reason}" for c in cells.iloc[new]]
         rows = self._chunk.frame.iloc[new].astype("string").fillna("").agg(",".join, axis=1)
@@ -62,22 +74,65 @@ class _Refusals:
         return pd.concat(parts).sort_values("line", kind="stable")[list(REJECT)].reset_index(drop=True)
 
 
-def check_events(schema: Schema, chunk: Chunk) -> tuple[GoodRows, pd.DataFrame]:
+def check_events(schema: Schema, chunk: Chunk, home: pd.Series | None = None) -> tuple[GoodRows, pd.DataFrame]:
     """The good rows of a chunk of events, and the bad ones with reasons.
 
+    `home`: the entity that each item (its index) belongs to, where rows of other entities are to be refused.
     Raises DataError where a whole column has a type that cannot hold ids.
     """
-    refusals, frame = _Refusals(chunk), chunk.frame
+    refusals, frame = Refusals(chunk), chunk.frame
     entity = _ids(chunk, schema.entity, refusals)
     item = _ids(chunk, schema.item, refusals)
+    actor = _ids(chunk, schema.actor, refusals) if schema.actor else None
+    group = _ids(chunk, schema.group, refusals) if schema.group else None
     label = _labels(schema, frame, refusals)
     time = _times(schema, frame, refusals)
+    context = {f.name: _context(f, frame, refusals) for f in schema.context}
+    if home is not None:
+        _check_home(schema, entity, item, home, refusals)
     good = refusals.good
-    rows = GoodRows(entity[good], item[good], label[good], time[good], chunk.lines[good])
+    rows = GoodRows(
+        entity[good],
+        item[good],
+        label[good],
+        time[good],
+        chunk.lines[good],
+        None if actor is None else actor[good],
+        None if group is None else group[good],
+        {name: cells[good] for name, cells in context.items()},
+    )
     return rows, refusals.table()
 
 
-def _ids(chunk: Chunk, column: str, refusals: _Refusals) -> pd.Series:
+def _context(of: FeatureField, frame: pd.DataFrame, refusals: Refusals) -> pd.Series | FloatArray:
+    cells = frame[of.source]
+    if of.kind == "numeric":
+        return _measure(of, cells, refusals)
+    return cells.astype("string").fillna("").astype("str").str.strip()
+
+
+def _measure(of: FeatureField, cells: pd.Series, refusals: Refusals) -> FloatArray:
+    """A numeric feature [n], NaN where it is missing; other cells that are no numbers are refused."""
+    number, empty = numbers(cells)
+    missing = empty | cells.astype("str").str.strip().str.lower().isin(MISSING).to_numpy(bool)
+    with np.errstate(over="ignore"):
+        value = number.astype(np.float32)
+    bad = ~np.isfinite(value) & ~missing
+    refusals.refuse(bad, of.source, "is not a finite number", f"Leave it empty if unknown. {SKIP}", cells)
+    return np.where(missing, np.float32(np.nan), value)
+
+
+def _check_home(schema: Schema, entity: pd.Series, item: pd.Series, home: pd.Series, refusals: Refusals) -> None:
+    """Refuse rows whose item is at home in another entity, or nowhere: no catalogue would have it."""
+    at = home.reindex(item).fillna("").set_axis(item.index)
+    remedy = f"Give every item its home in the item feature '{schema.home}'. {SKIP}"
+    refusals.refuse((at == "").to_numpy(bool), schema.item, f"has no home ('{schema.home}' is empty)", remedy, item)
+    away = (at != entity).to_numpy(bool)
+    told = "'" + item.str[:80] + "' is at home in '" + at.str[:80] + "', not in '" + entity.str[:80] + "'"
+    refusals.refuse(away, schema.item, told, f"Give the row the {schema.entity} of its {schema.item}. {SKIP}")
+
+
+def _ids(chunk: Chunk, column: str, refusals: Refusals) -> pd.Series:
     cells = chunk.frame[column]
     if pd.api.types.is_float_dtype(cells):
         raise DataError(
@@ -91,7 +146,7 @@ def _ids(chunk: Chunk, column: str, refusals: _Refusals) -> pd.Series:
     return text
 
 
-def _labels(schema: Schema, frame: pd.DataFrame, refusals: _Refusals) -> FloatArray:
+def _labels(schema: Schema, frame: pd.DataFrame, refusals: Refusals) -> FloatArray:
     if schema.label is None:
         return np.ones(len(frame), np.float32)
     cells, column = frame[schema.label], schema.label
@@ -111,7 +166,7 @@ def _labels(schema: Schema, frame: pd.DataFrame, refusals: _Refusals) -> FloatAr
     return label
 
 
-def _times(schema: Schema, frame: pd.DataFrame, refusals: _Refusals) -> IntArray:
+def _times(schema: Schema, frame: pd.DataFrame, refusals: Refusals) -> IntArray:
     if schema.time is None:
         return np.full(len(frame), NO_TIME)
     cells, column = frame[schema.time], schema.time
@@ -127,16 +182,14 @@ def _times(schema: Schema, frame: pd.DataFrame, refusals: _Refusals) -> IntArray
 
 def check_side(key: str, fields: tuple[FeatureField, ...], chunk: Chunk) -> tuple[Chunk, pd.DataFrame]:
     """The good rows of a feature table, and the bad ones with reasons. `key` holds stripped ids afterwards."""
-    refusals, frame = _Refusals(chunk), chunk.frame
+    refusals, frame = Refusals(chunk), chunk.frame
     ids = _ids(chunk, key, refusals)
-    for field in fields:
-        if field.kind == "numeric":
-            cells = frame[field.source]
-            number, empty = numbers(cells)
-            missing = empty | cells.astype("str").str.strip().str.lower().isin(MISSING).to_numpy(bool)
-            with np.errstate(over="ignore"):
-                bad = ~np.isfinite(number.astype(np.float32)) & ~missing
-            refusals.refuse(bad, field.source, "is not a finite number", f"Leave it empty if unknown. {SKIP}", cells)
+    for feature in fields:
+        if feature.kind == "numeric":
+            cells, reach = frame[feature.source], DEGREES.get(feature.name, np.inf)
+            away = np.abs(_measure(feature, cells, refusals)) > reach  # not so for NaN
+            remedy = f"Give degrees, or leave it empty if unknown. {SKIP}"
+            refusals.refuse(away, feature.source, f"is outside -{reach:g} to {reach:g}", remedy, cells)
     good = refusals.good
     kept = frame.assign(**{key: ids})[good].reset_index(drop=True)
     return Chunk(chunk.file, kept, chunk.lines[good], done=chunk.done), refusals.table()
@@ -144,7 +197,7 @@ def check_side(key: str, fields: tuple[FeatureField, ...], chunk: Chunk) -> tupl
 
 def check_unique(key: str, table: Chunk, inline: bool) -> pd.DataFrame:
     """Rows of a whole feature table whose id an earlier row has."""
-    refusals = _Refusals(table)
+    refusals = Refusals(table)
     ids = table.frame[key]
     reason = "has other features in an earlier row" if inline else "is the id of an earlier row too"
     remedy = f"Give each id one set of features. {SKIP}"

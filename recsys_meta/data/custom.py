@@ -7,9 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recsys_meta.data.parquet import read_parquet
+from recsys_meta.data.parquet import columns_of, read_parquet
+from recsys_meta.data.placing import CLOCK, placed, wanted
 from recsys_meta.data.prepare import prepare
-from recsys_meta.data.reading import Layout, read_csv
+from recsys_meta.data.reading import Layout, header_of, read_csv
 from recsys_meta.data.recbole import recbole
 from recsys_meta.data.registry import overridden
 from recsys_meta.data.tables import BLOCK, Chunk, Duplicates, OnError, Progress, RawTables, ReadChunks, SideTable
@@ -17,12 +18,16 @@ from recsys_meta.dataset import Dataset
 from recsys_meta.errors import ConfigError, DataError
 from recsys_meta.schema import FeatureField, Objective, Schema, explain, read_schema
 
+PARQUET = (".parquet", ".pq")
+"""Endings of Parquet files; all others are read as text."""
+
 
 class Files(BaseModel):
     """The table [files] of a schema: paths are relative to the schema's directory.
 
     `events` may be a list or a pattern such as "part-*.parquet". Without `entities` or `items` the features
-    of that side are columns of the events. `title` is the column of the items to show to people.
+    of that side are columns of the events. `title` is the column of the items to show to people. With
+    `city_radius_km` the entities are cities made from the coordinates of the items.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +40,7 @@ class Files(BaseModel):
     quotes: bool = True
     duplicates: Duplicates = "refuse"
     title: str | None = None
+    city_radius_km: float | None = Field(default=None, ge=1, le=1000)
 
 
 def prepare_custom(
@@ -75,19 +81,30 @@ def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:
 def _tables(folder: Path, schema: Schema, files: Files) -> RawTables:
     _check_encoding(files)
     events = _expand(folder, [files.events] if isinstance(files.events, str) else files.events)
-    used = [c for c in (schema.entity, schema.item, schema.label, schema.time) if c]
-    entities = _side(folder, files, files.entities, events, schema.entity, schema.entity_features, None)
-    items = _side(folder, files, files.items, events, schema.item, schema.item_features, files.title)
+    # Only for what may have to be made is it of interest what there is.
+    asked = files.city_radius_km is not None or any(f.name in CLOCK for f in schema.context)
+    there = _columns(events[0], files) if asked else schema.event_columns
+    want = wanted(schema, files.city_radius_km, there, files.entities is not None)
+    made = want.columns(schema)
+    used = [c for c in schema.event_columns if c not in made]
+    of_entities = () if files.city_radius_km else schema.entity_features
+    of_items = tuple(f for f in schema.item_features if f.source not in made)
     named = [folder / name for name in (files.entities, files.items) if name]
-    return RawTables(
+    tables = RawTables(
         schema=schema,
         events=_chained([_reader(p, used, files) for p in events]),
-        entities=entities,
-        items=items,
+        entities=_side(folder, files, files.entities, events, schema.entity, of_entities, None),
+        items=_side(folder, files, files.items, events, schema.item, of_items, files.title),
         title=files.title,
         duplicates=files.duplicates,
         origin=tuple(str(p) for p in [*events, *named]),
     )
+    return placed(tables, want)
+
+
+def _columns(path: Path, files: Files) -> tuple[str, ...]:
+    """The columns that a file has."""
+    return columns_of(path) if path.suffix in PARQUET else header_of(path, _layout(files))
 
 
 def _check_encoding(files: Files) -> None:
@@ -131,9 +148,13 @@ def _side(
 
 
 def _reader(path: Path, columns: Sequence[str], files: Files, join: dict[str, str] | None = None) -> ReadChunks:
-    if path.suffix in (".parquet", ".pq"):
+    if path.suffix in PARQUET:
         return read_parquet(path, columns, join)
-    return read_csv(path, columns, Layout(files.separator, quotes=files.quotes, encoding=files.encoding))
+    return read_csv(path, columns, _layout(files))
+
+
+def _layout(files: Files) -> Layout:
+    return Layout(files.separator, quotes=files.quotes, encoding=files.encoding)
 
 
 def _chained(readers: list[ReadChunks]) -> ReadChunks:

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import numpy as np
 
 from recsys_meta.dataset import NO_TIME, Column, Dataset, Events
-from recsys_meta.types import FIRST, FloatArray, IntArray
+from recsys_meta.schema import FeatureField
+from recsys_meta.types import FIRST, PAD, FloatArray, IntArray
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _LABELS = 12
@@ -31,6 +32,10 @@ def describe(data: Dataset) -> dict[str, object]:
         "rows_of_an_item": _spread(seen),
         "labels": _labels(events.label) if data.schema.label else {},
         "time": _time(events),
+        **_shared("actor", events.actor),
+        **_shared("group", events.group),
+        **_catalogues(data),
+        "context": [_context(f, data) for f in data.schema.context],
         "entity_features": [_column(c, 0) for c in data.entities.values()],
         "item_features": [_column(c, FIRST) for c in data.items.values()],
         "titles": len(titles) if isinstance(titles := data.about.get("titles"), Mapping) else 0,
@@ -58,6 +63,31 @@ def _time(events: Events) -> dict[str, object]:
     known = time[time != NO_TIME]
     span = {"unknown": len(time) - len(known)}
     return span | ({"first": _iso(known.min()), "last": _iso(known.max())} if len(known) else {})
+
+
+def _shared(name: str, numbers: IntArray | None) -> dict[str, object]:
+    """How many actors or groups there are, and how many rows they have."""
+    if numbers is None:
+        return {}
+    rows = np.bincount(np.asarray(numbers))
+    rows = rows[rows > 0]
+    return {f"{name}s": len(rows), f"rows_of_{'an' if name == 'actor' else 'a'}_{name}": _spread(rows)}
+
+
+def _catalogues(data: Dataset) -> dict[str, object]:
+    """Where every entity has items of its own: how many, and how many of all belong to nobody."""
+    if data.homes is None:
+        return {}
+    nobodys = int((data.homes.owner[FIRST:] < 0).sum())
+    return {"items_of_an_entity": _spread(np.diff(data.homes.indptr)), "items_of_nobody": nobodys}
+
+
+def _context(field: FeatureField, data: Dataset) -> dict[str, object]:
+    values = np.asarray(data.events.context[field.name])
+    if field.kind == "numeric":
+        return {"name": field.name, "kind": "numeric", "missing": float(np.isnan(values).mean())}
+    known = data.vocab.size(f"context.{field.name}") - FIRST
+    return {"name": field.name, "kind": "ids", "values": known, "missing": float((values == PAD).mean())}
 
 
 def _iso(seconds: int) -> str:

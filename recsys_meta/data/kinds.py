@@ -45,9 +45,11 @@ ADS = Schema(
     objective="click",
     entity="ad",
     item="user",
+    group="list",
     label="click",
     label_range=(0, 1),
     time="time",
+    context=(FeatureField(name="position"), FeatureField(name="hour")),
     entity_features=(
         FeatureField(name="category"),
         FeatureField(name="advertiser", min_count=2),
@@ -63,14 +65,20 @@ ADS = Schema(
 CITIES = Schema(
     name="simulated-cities",
     kind="city",
+    objective="choice",
     entity="city",
     item="place",
+    actor="person",
     time="time",
+    home="city",
+    context=(FeatureField(name="hour"),),
     entity_features=(
         FeatureField(name="country"),
         FeatureField(name="climate"),
         FeatureField(name="log_population", kind="numeric"),
         *_POINT,
     ),
-    item_features=(FeatureField(name="venue"), FeatureField(name="price"), *_POINT),
+    item_features=(FeatureField(name="venue"), FeatureField(name="price"), *_POINT, FeatureField(name="city")),
+    shots=(0, 16, 64, 256),
+    min_query=20,
 )

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recsys_meta.data.reading import Layout, read_csv
+from recsys_meta.data.reading import Layout, find, read_csv
 from recsys_meta.data.tables import Chunk, RawTables, ReadChunks, SideTable, mapped
-from recsys_meta.errors import DataError
 from recsys_meta.schema import FeatureField, Schema
 
 GENRES_100K = (
@@ -74,7 +73,7 @@ def _schema(
 
 def movielens_100k(folder: Path) -> RawTables:
     """u.data, u.user and u.item of MovieLens 100K."""
-    ratings, users, films = (_find(folder, n) for n in ("u.data", "u.user", "u.item"))
+    ratings, users, films = (find(folder, n) for n in ("u.data", "u.user", "u.item"))
     flags = [f"is {g}" for g in GENRES_100K]
     film_names = ("item", "title", "released", "video", "url", *flags)
     return RawTables(
@@ -92,7 +91,7 @@ def movielens_1m(folder: Path) -> RawTables:
     """MovieLens 1M: ratings.dat, users.dat and movies.dat, or the tidy files with rough times."""
     if not (folder / "ratings.dat").is_file() and (folder / "ratings.csv.gz").is_file():
         return _tidy_1m(folder)
-    ratings, users, films = (_find(folder, f"{n}.dat") for n in ("ratings", "users", "movies"))
+    ratings, users, films = (find(folder, f"{n}.dat") for n in ("ratings", "users", "movies"))
     return RawTables(
         schema=_schema("movielens-1m", _USER, _FILM, 1),
         events=read_csv(ratings, _EVENT, Layout("::", _EVENT, quotes=False)),
@@ -107,7 +106,7 @@ def movielens_1m(folder: Path) -> RawTables:
 
 
 def _tidy_1m(folder: Path) -> RawTables:
-    ratings, users, films = (_find(folder, f"{n}.csv.gz") for n in ("ratings", "users", "items"))
+    ratings, users, films = (find(folder, f"{n}.csv.gz") for n in ("ratings", "users", "items"))
     columns = ("item", "title", "genres", "year", "mpaa_rating", "director", "actors")
     rough = Layout(",", rename=lambda name: "time" if name == "approx_ts" else name)
     return RawTables(
@@ -123,7 +122,7 @@ def _tidy_1m(folder: Path) -> RawTables:
 
 def movielens_latest(folder: Path) -> RawTables:
     """ratings.csv and movies.csv of the 'latest' editions."""
-    ratings, films = _find(folder, "ratings.csv"), _find(folder, "movies.csv")
+    ratings, films = find(folder, "ratings.csv"), find(folder, "movies.csv")
     names = {"userId": "user", "movieId": "item", "timestamp": "time"}
     layout = Layout(",", rename=lambda name: names.get(name, name))
     return RawTables(
@@ -138,13 +137,6 @@ def movielens_latest(folder: Path) -> RawTables:
 
 _EVENT = ("user", "item", "rating", "time")
 _PUBLISHED_1M = {"entities": 6040, "items": 3706, "events": 1_000_209}
-
-
-def _find(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise DataError("the file is missing", file=folder / name, remedy="Is this the folder of the data set as unpacked?")
 
 
 def _origin(*paths: Path) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,29 @@ def read_parquet(path: Path, columns: Sequence[str], join: Mapping[str, str] | N
     """
 
     def read(block: int) -> Iterator[Chunk]:
-        try:
-            with pq.ParquetFile(path) as file:
-                _check(path, file.schema_arrow, columns)
-                yield from _batches(path, file, columns, join or {}, max(1, block // _BYTES_A_ROW))
-        except FileNotFoundError:
-            raise DataError("no such file", file=path, remedy="Check the path") from None
-        except (ArrowException, OSError) as error:
-            problem = f"cannot be read as Parquet: {str(error).splitlines()[0]}"
-            raise DataError(problem, file=path, remedy="Is it damaged, or of another format?") from None
+        with _opened(path) as file:
+            _check(path, file.schema_arrow, columns)
+            yield from _batches(path, file, columns, join or {}, max(1, block // _BYTES_A_ROW))
 
     return read
+
+
+def columns_of(path: Path) -> tuple[str, ...]:
+    """The column names of a Parquet file."""
+    with _opened(path) as file:
+        return tuple(file.schema_arrow.names)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise DataError("no such file", file=path, remedy="Check the path") from None
+    except (ArrowException, OSError) as error:
+        problem = f"cannot be read as Parquet: {str(error).splitlines()[0]}"
+        raise DataError(problem, file=path, remedy="Is it damaged, or of another format?") from None
 
 
 def _batches(

@@ -1,7 +1,7 @@
 """Raw tables to a prepared data set, in one pass over the events and bounded memory.
 
-Held in memory: one chunk of the file, one bucket of rows, the distinct ids, and the feature tables. Bad rows
-are refused (see `rejects`). The directory appears whole or not at all.
+Held in memory: one chunk of the file, one bucket of rows, the distinct ids (of actors and groups too), and the
+feature tables. Bad rows are refused (see `rejects`). The directory appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from recsys_meta.data.checks import SKIP, GoodRows, check_events
+from recsys_meta.data.checks import SKIP, check_events
+from recsys_meta.data.coding import Coder, Records
 from recsys_meta.data.columns import ColumnWriter, write_column
-from recsys_meta.data.ids import Interner
 from recsys_meta.data.prepared import FORMAT, open_dataset, vocabulary_frame
 from recsys_meta.data.rejects import Rejects
-from recsys_meta.data.side import Side, encode_side, read_side
-from recsys_meta.data.spill import BUCKET, RECORD, Bucket, Records, Spill
+from recsys_meta.data.side import Side, encode_side, read_homes, read_side
+from recsys_meta.data.spill import BUCKET, Spill
 from recsys_meta.data.tables import BLOCK, OnError, Progress, RawTables, rejects_of
+from recsys_meta.data.tally import Tally
 from recsys_meta.data.target import claim
-from recsys_meta.dataset import NO_TIME, Column, Dataset
+from recsys_meta.dataset import Column, Dataset
 from recsys_meta.durable import new_directory, seal, sha256
 from recsys_meta.errors import DataError
 from recsys_meta.types import FIRST, IntArray
@@ -59,15 +59,6 @@ def prepare(
     return open_dataset(out)
 
 
-@dataclass
-class _Counts:
-    """What the events were found to hold."""
-
-    read: int = 0
-    unknown_times: int = 0
-    hashes: dict[str, Any] = field(default_factory=lambda: {n: hashlib.sha256() for n in ("item", "label", "time")})
-
-
 class _Preparation:
     """One run of `prepare`; each step leaves its result for the next."""
 
@@ -76,7 +67,8 @@ class _Preparation:
     ) -> None:
         self.tables, self.schema, self.folder = tables, tables.schema, folder
         self.progress, self.block, self.bucket = progress, block, bucket
-        self.rejects, self.counts = Rejects(folder, on_error), _Counts()
+        self.coder = Coder(self.schema)
+        self.rejects, self.rows_read = Rejects(folder, on_error), 0
         self.names: list[str] = []
         self.digests: dict[str, object] = {}
         self.columns: dict[str, list[dict[str, object]]] = {}
@@ -85,74 +77,66 @@ class _Preparation:
     def run(self, about: Mapping[str, object]) -> None:
         scratch = self.folder / "scratch"
         scratch.mkdir()
-        spill, entities, items = self._read_events(Spill(scratch))
-        self.entity_values, entity_place = entities.sorted()
-        self.item_values, item_place = items.sorted()
-        self._write_events(spill, entity_place, item_place)
+        spill = self._read_events(Spill(scratch, self.coder.dtype))
+        coding = self.coder.coding()
+        spaces = dict(coding.values)
+        self.entity_values, self.item_values = spaces["entity"], spaces["item"]
+        self._write_events(spill, coding.place)
         shutil.rmtree(scratch)
-        spaces = {"entity": self.entity_values, "item": self.item_values}
         spaces.update(self._write_side("entity", self.entity_values, 0))
         spaces.update(self._write_side("item", self.item_values, FIRST))
         vocabulary_frame(spaces).to_parquet(self.folder / "vocab.parquet", index=False)
         self.digests["vocab"] = {s: _hash_texts(v) for s, v in spaces.items()}
         self._describe(about, list(spaces))
 
-    def _read_events(self, spill: Spill) -> tuple[Spill, Interner, Interner]:
-        entities, items = Interner(), Interner()
+    def _read_events(self, spill: Spill) -> Spill:
+        home = read_homes(self.schema, self.tables.items, self.block)
         for chunk in self.tables.events(self.block):
-            good, bad = check_events(self.schema, chunk)
-            self.counts.read += len(chunk.frame) + len(chunk.rejects)
+            good, bad = check_events(self.schema, chunk, home)
+            self.rows_read += len(chunk.frame) + len(chunk.rejects)
             self.rejects.take(chunk.file, bad, "events")
             if chunk.file not in self.names:
                 self.names.append(chunk.file)
-            number = self.names.index(chunk.file)
-            spill.add(_records(good, entities.add(good.entity), items.add(good.item), number))
+            spill.add(self.coder.records(good, self.names.index(chunk.file)))
             self.progress("reading", chunk.done)
         if not spill.rows:
             self._complain(", ".join(self.names))
-        return spill, entities, items
+        return spill
 
     def _complain(self, files: str) -> None:
         if self.rejects.first is not None:
-            problem = f"none of the {self.counts.read:,} rows is good; the first problem: {self.rejects.first}"
+            problem = f"none of the {self.rows_read:,} rows is good; the first problem: {self.rejects.first}"
             raise DataError(problem)
         files = files or ", ".join(self.tables.origin)
         raise DataError("has a header but no rows", file=files or None, remedy="Give a file with events")
 
-    def _write_events(self, spill: Spill, entity: IntArray, item: IntArray) -> None:
-        counts = np.zeros(len(entity), np.int64)
-        timed = self.schema.time is not None
+    def _write_events(self, spill: Spill, place: Mapping[str, IntArray]) -> None:
+        counts = np.zeros(len(self.entity_values), np.int64)
         repeated: list[Records] = []
-        with (
-            ColumnWriter(self.folder / "events.item.npy", "<i4") as items,
-            ColumnWriter(self.folder / "events.label.npy", "<f4") as labels,
-            ColumnWriter(self.folder / "events.time.npy", "<i8") as times,
-        ):
-            for part in spill.buckets(entity, item, self.tables.duplicates == "refuse", self.bucket):
+        columns = tuple(n for n in self.coder.dtype.names or () if n not in ("entity", "line", "file"))
+        self.tally = Tally(self.schema, columns, len(place.get("group", ())))
+        with ExitStack() as files:
+            writers = {n: files.enter_context(self._writer(n)) for n in columns if n != "time" or self.schema.time}
+            for part in spill.buckets(place, self.tables.duplicates == "refuse", self.bucket):
                 counts += np.bincount(part.rows["entity"], minlength=len(counts))
-                items.add(part.rows["item"] + FIRST)
-                labels.add(part.rows["label"])
-                times.add(part.rows["time"] if timed else part.rows["time"][:0])
+                for name, writer in writers.items():
+                    writer.add(part.rows[name] + FIRST if name == "item" else part.rows[name])
                 repeated.append(part.duplicates)
-                self._hash(part)
+                self.tally.add(part)
                 self.progress("sorting", part.done)
         self._refuse_repeated(np.concatenate(repeated))
         write_column(self.folder / "events.indptr.npy", np.concatenate([[0], np.cumsum(counts)]))
-        if not timed:
-            (self.folder / "events.time.npy").unlink()
-        self.digests["events"] = {n: h.hexdigest() for n, h in self.counts.hashes.items()}
+        self.digests["events"] = self.tally.digests
         self.digests["counts"] = hashlib.sha256(counts.tobytes()).hexdigest()
         self.kept = int(counts.sum())
 
-    def _hash(self, part: Bucket) -> None:
-        for name, known in self.counts.hashes.items():
-            known.update(np.ascontiguousarray(part.rows[name][part.canonical]).data)
-        if self.schema.time is not None:
-            self.counts.unknown_times += int((part.rows["time"] == NO_TIME).sum())
+    def _writer(self, name: str) -> ColumnWriter:
+        return ColumnWriter(self.folder / f"events.{name}.npy", self.coder.dtype[name].str)
 
     def _refuse_repeated(self, rows: Records) -> None:
         rows = rows[np.lexsort((rows["line"], rows["file"]))]
-        reason = "repeats an earlier row: the same entity, item and time"
+        same = [n for n in ("entity", "item", "time", "actor", "group") if n in (self.coder.dtype.names or ())]
+        reason = f"repeats an earlier row: the same {', '.join(same[:-1])} and {same[-1]}"
         remedy = f'Remove the row, or set duplicates = "keep" under [files] of the schema. {SKIP}'
         for number in np.unique(rows["file"]):
             of = rows[rows["file"] == number]
@@ -214,19 +198,12 @@ class _Preparation:
             **found,
             "origin": list(self.tables.origin),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "rows_read": self.counts.read,
+            "rows_read": self.rows_read,
             "rows_rejected": self.rejects.counts,
-            "unknown_times": self.counts.unknown_times,
+            "unknown_times": self.tally.unknown_times,
             **self.facts,
-            "warnings": _warnings(found, self.tables.expected),
+            "warnings": [*_warnings(found, self.tables.expected), *self.tally.warnings],
         }
-
-
-def _records(good: GoodRows, entity: IntArray, item: IntArray, file: int) -> Records:
-    rows = np.empty(len(good.lines), RECORD)
-    rows["entity"], rows["item"], rows["file"] = entity, item, file
-    rows["label"], rows["time"], rows["line"] = good.label + np.float32(0), good.time, good.lines  # no -0.0
-    return rows
 
 
 def _hash_texts(values: pd.Index) -> str:

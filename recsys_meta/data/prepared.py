@@ -2,6 +2,8 @@
 
 dataset.json                      schema, counts, digest, where it came from, bytes and sha256 of every file
 events.{indptr,item,label,time}.npy
+events.{actor,group}.npy          numbers that equal ones share, where the data have them; nobody is named
+events.context.<field>.npy        padded ids of 'context.<field>' or numbers
 entity.<field>.{values,indptr}.npy    features of entities; numbers have no indptr
 item.<field>.{values,indptr}.npy      features of items, the first two rows empty
 vocab.parquet                     space, id, value
@@ -21,6 +23,7 @@ import pyarrow.parquet as pq
 from pyarrow.lib import ArrowException
 from pydantic import ValidationError
 
+from recsys_meta.data.coding import CONTEXT
 from recsys_meta.data.columns import read_column
 from recsys_meta.dataset import Column, Dataset, Events, Vocabulary, with_arrival
 from recsys_meta.durable import sha256, unseal
@@ -41,14 +44,9 @@ def open_dataset(directory: Path | str, verify: bool = False) -> Dataset:
     folder = Path(directory)
     described = _describe(folder)
     _check_files(folder, described["files"], verify)
-    events = Events(
-        _load(folder, "events.indptr"),
-        _load(folder, "events.item"),
-        _load(folder, "events.label"),
-        _load(folder, "events.time") if "events.time.npy" in described["files"] else None,
-    )
-    vocab = _vocabulary(folder, described["spaces"])
     schema = _schema(folder, described)
+    events = _events(folder, schema, described["files"])
+    vocab = _vocabulary(folder, described["spaces"])
     entities = _table(folder, "entity", described["columns"]["entity"])
     data = Dataset(
         schema=schema,
@@ -61,6 +59,21 @@ def open_dataset(directory: Path | str, verify: bool = False) -> Dataset:
     )
     _check_shape(folder, data)
     return data
+
+
+def _events(folder: Path, schema: Schema, files: Mapping[str, object]) -> Events:
+    def column(name: str) -> np.ndarray[Any, np.dtype[Any]] | None:
+        return _load(folder, f"events.{name}") if f"events.{name}.npy" in files else None
+
+    return Events(
+        _load(folder, "events.indptr"),
+        _load(folder, "events.item"),
+        _load(folder, "events.label"),
+        column("time"),
+        {f.name: _load(folder, f"events.{CONTEXT}{f.name}") for f in schema.context},
+        column("actor"),
+        column("group"),
+    )
 
 
 def _describe(folder: Path) -> dict[str, Any]:
@@ -104,7 +117,8 @@ def _check_shape(folder: Path, data: Dataset) -> None:
     events, rows = data.events, len(data.events.item)
     entities = len(data.vocab.values.get("entity", ()))
     sound = events.indptr.shape == (entities + 1,) and int(events.indptr[-1]) == rows == len(events.label)
-    sound = sound and (events.time is None or len(events.time) == rows)
+    sound = sound and all(len(c) == rows for c in (events.time, events.actor, events.group) if c is not None)
+    sound = sound and all(len(c) == rows for c in events.context.values())
     sound = sound and all(len(c) == entities for c in data.entities.values())
     sound = sound and all(len(c) == data.catalogue for c in data.items.values())
     if not sound:

@@ -71,6 +71,14 @@ def header_of(path: Path, layout: Layout = Layout()) -> tuple[str, ...]:
     return tuple(_header(path, _blocks(path, 2**16, layout.encoding), (), layout)[0])
 
 
+def find(folder: Path, name: str) -> Path:
+    """A file of a built-in data set, plain or gzipped. Raises DataError when it is missing."""
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise DataError("the file is missing", file=folder / name, remedy="Is this the folder of the data set as unpacked?")
+
+
 def _with_first(first: _Block, rest: Iterator[_Block]) -> Iterator[_Block]:
     yield first
     yield from rest

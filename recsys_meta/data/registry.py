@@ -9,10 +9,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from recsys_meta.data.download import Archive, fetch
+from recsys_meta.data.foursquare import foursquare
+from recsys_meta.data.frappe import frappe
 from recsys_meta.data.movielens import movielens_1m, movielens_100k, movielens_latest
+from recsys_meta.data.movielens_ads import movielens_1m_ads, movielens_1m_ads_forward
 from recsys_meta.data.prepare import prepare
-from recsys_meta.data.simulator import simulate_ads, simulate_cities, simulate_users
+from recsys_meta.data.showings import simulate_ads
+from recsys_meta.data.simulator import simulate_users
 from recsys_meta.data.tables import BLOCK, OnError, Progress, RawTables
+from recsys_meta.data.trivago import trivago
+from recsys_meta.data.walks import simulate_cities
 from recsys_meta.dataset import Dataset
 from recsys_meta.errors import ConfigError, DataError
 from recsys_meta.schema import Objective, Schema, explain
@@ -21,6 +27,7 @@ _GROUPLENS = (
     "GroupLens licence: research use with acknowledgement (Harper and Konstan, 2015); no redistribution without "
     "permission; no commercial use without permission"
 )
+_NOT_SHIPPED = "Nobody is licensed to pass the files on, so they are not fetched; docs/data.md lists their columns"
 _FREE = "made by this project, free of any terms"
 
 DOWNLOADS = "downloads"
@@ -32,12 +39,13 @@ class Source:
     """A data set that is known by name.
 
     `folders` are the names its directory may have under a data root, `marks` files of which one must be there.
-    A simulated one has `simulate` instead of `load`.
+    A simulated one has `simulate` instead of `load`. `obtain` says how to come by files that cannot be fetched.
     """
 
     title: str
     terms: str
     url: str = ""
+    obtain: str = ""
     folders: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     load: Callable[[Path], RawTables] | None = None
@@ -48,6 +56,26 @@ class Source:
 def _archive(name: str, files: tuple[str, ...], md5: str | None = None) -> Archive:
     members = tuple(f"{name}/{file}" for file in files)
     return Archive(f"https://files.grouplens.org/datasets/movielens/{name}.zip", members, md5)
+
+
+_FOLDERS_1M = ("ml-1m", "movielens-1m", "1m")
+_MARKS_1M = ("ratings.dat", "ratings.dat.gz", "ratings.csv.gz")
+_ARCHIVE_1M = _archive(
+    "ml-1m", ("ratings.dat", "users.dat", "movies.dat", "README"), "c4d9eecfca2ab87c1945afe126590906"
+)
+
+
+def _ads(order: str, load: Callable[[Path], RawTables]) -> Source:
+    """MovieLens 1M as advertisements: the files are those of movielens-1m."""
+    return Source(
+        title=f"MovieLens 1M as a log of ads: a film is an ad, a rating of 4 or more a click; {order}",
+        terms=_GROUPLENS,
+        url="https://grouplens.org/datasets/movielens/1m/",
+        folders=_FOLDERS_1M,
+        marks=_MARKS_1M,
+        load=load,
+        archive=_ARCHIVE_1M,
+    )
 
 
 SOURCES: Mapping[str, Source] = {
@@ -64,12 +92,10 @@ SOURCES: Mapping[str, Source] = {
         title="1,000,209 film ratings of 6,040 users with age, gender and occupation",
         terms=_GROUPLENS,
         url="https://grouplens.org/datasets/movielens/1m/",
-        folders=("ml-1m", "movielens-1m", "1m"),
-        marks=("ratings.dat", "ratings.dat.gz", "ratings.csv.gz"),
+        folders=_FOLDERS_1M,
+        marks=_MARKS_1M,
         load=movielens_1m,
-        archive=_archive(
-            "ml-1m", ("ratings.dat", "users.dat", "movies.dat", "README"), "c4d9eecfca2ab87c1945afe126590906"
-        ),
+        archive=_ARCHIVE_1M,
     ),
     "movielens-latest-small": Source(
         title="100,836 film ratings of 610 users, in half stars, 1996 to 2018",
@@ -79,6 +105,33 @@ SOURCES: Mapping[str, Source] = {
         marks=("ratings.csv", "ratings.csv.gz"),
         load=movielens_latest,
         archive=_archive("ml-latest-small", ("ratings.csv", "movies.csv", "README.txt")),
+    ),
+    "movielens-1m-ads": _ads("in the published order, which runs back in time", movielens_1m_ads),
+    "movielens-1m-ads-forward": _ads("in the order of time", movielens_1m_ads_forward),
+    "trivago-100k": Source(
+        title="312,539 showings of 106,866 hotels in lists with prices and positions, 2 days of 2018",
+        terms="released by trivago for the RecSys Challenge 2019: research; no open licence is known",
+        obtain=_NOT_SHIPPED,
+        folders=("trivago-100k",),
+        marks=("impressions.csv.gz", "impressions.csv"),
+        load=trivago,
+    ),
+    "frappe": Source(
+        title="96,203 usages of 4,082 phone apps by 957 users in context, each with two made refusals",
+        terms="research use with citation of Baltrunas et al. (2015, arXiv:1505.03014); no redistribution without "
+        "permission, no commercial use, no attempt to identify people",
+        obtain=_NOT_SHIPPED,
+        folders=("frappe",),
+        marks=("interactions.csv.gz", "interactions.csv"),
+        load=frappe,
+    ),
+    "foursquare-us": Source(
+        title="check-ins at places of 41 cities with coordinates, 2012 and 2013",
+        terms="research use with citation of Liu et al. (2017) and Yang et al.",
+        obtain=_NOT_SHIPPED,
+        folders=("foursquare-us",),
+        marks=("checkins.csv.gz", "checkins.csv"),
+        load=foursquare,
     ),
     "simulated-users": Source(
         title="made users who watch and rate films; the truth is known",
@@ -91,7 +144,7 @@ SOURCES: Mapping[str, Source] = {
         simulate=lambda seed: simulate_ads(seed=seed).tables,
     ),
     "simulated-cities": Source(
-        title="made cities whose people go to places; the truth is known",
+        title="made cities whose people walk from place to place; the truth is known",
         terms=_FREE,
         simulate=lambda seed: simulate_cities(seed=seed).tables,
     ),
@@ -174,7 +227,7 @@ def _folder(name: str, source: Path | None, data_root: Path | None, downloads: P
     where = f"name its directory with --source, or put it as {known.folders[0]} under RECSYS_META_DATA"
     if show is None or known.archive is None:
         looked = " or ".join(str(p) for p in (data_root, downloads) if p)
-        remedy = f"Download it from {known.url}, unpack it, and {where}"
+        remedy = f"Download it from {known.url}, unpack it, and {where}" if known.url else f"{known.obtain}; {where}"
         raise DataError(f"{name} was not found under {looked}", remedy=remedy)
     return fetch(known.archive, downloads / known.folders[0], lambda done: show("downloading", done), where)
 

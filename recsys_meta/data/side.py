@@ -14,7 +14,7 @@ from recsys_meta.data.tables import Chunk, SideTable
 from recsys_meta.dataset import Column
 from recsys_meta.errors import DataError
 from recsys_meta.features import encode, vocabulary_of
-from recsys_meta.schema import FeatureField
+from recsys_meta.schema import FeatureField, Schema
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,33 @@ def read_side(
     found = frame.index.isin(ids)
     aligned = frame.reindex(ids)
     return Side(aligned, int((~ids.isin(frame.index)).sum()), int((~found).sum()))
+
+
+def read_homes(schema: Schema, items: SideTable | None, block: int) -> pd.Series | None:
+    """The entity that each item belongs to (index: items, empty text for none), where the schema has a `home`.
+
+    Raises DataError where there is no table to tell.
+    """
+    if schema.home is None:
+        return None
+    if items is None:
+        raise DataError(
+            f"there is no item table with the feature '{schema.home}'",
+            remedy="Name the table of the items under [files], or have the column in the events",
+        )
+    field = next(f for f in schema.item_features if f.name == schema.home)
+    found = pd.DataFrame({"home": pd.Series(dtype="str")})
+    for chunk in items.read(block):
+        text = chunk.frame[[items.key, field.source]].astype("string").fillna("").astype("str")
+        home = pd.DataFrame({"home": text[field.source].str.strip().to_numpy()}, index=text[items.key].str.strip())
+        found = first_of_each([found, home])
+    return found["home"]
+
+
+def first_of_each(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """All parts together, of each id in their index the first row only."""
+    whole = pd.concat(parts)
+    return whole[~whole.index.duplicated()]
 
 
 def _without_repeats(key: str, chunk: Chunk) -> Chunk:

@@ -1,25 +1,22 @@
 """Events on their way to disk: encoded rows are spilled, dealt into buckets of entities, sorted bucket by bucket.
 
 Memory holds one chunk, one bucket (`BUCKET` rows, or all rows of one entity if those are more) and the offsets
-of the entities; the disk holds every row twice, 30 bytes each.
+of the entities; the disk holds every row twice, 30 bytes each and 4 for each column beside the usual ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from recsys_meta.data.coding import CONTEXT, Records
 from recsys_meta.dataset import NO_TIME
 from recsys_meta.types import IntArray
 
-RECORD = np.dtype(
-    [("entity", "<i4"), ("item", "<i4"), ("label", "<f4"), ("time", "<i8"), ("line", "<i8"), ("file", "<i2")]
-)
-Records = npt.NDArray[np.void]
 BUCKET = 2**20
 """Rows sorted at a time."""
 
@@ -37,10 +34,10 @@ class Bucket:
 
 
 class Spill:
-    """Encoded rows in file order."""
+    """Encoded rows in file order, of a type as `coding.record` gives it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, dtype: np.dtype[np.void]) -> None:
+        self._folder, self._dtype = folder, dtype
         self._path = folder / "rows.bin"
         self._file = self._path.open("wb")
         self.rows = 0
@@ -49,31 +46,33 @@ class Spill:
         rows.tofile(self._file)
         self.rows += len(rows)
 
-    def buckets(self, entity: IntArray, item: IntArray, unique: bool, size: int = BUCKET) -> Iterator[Bucket]:
-        """Sorted rows, bucket after bucket; `entity` and `item` renumber ids. `unique`: find duplicates."""
+    def buckets(self, place: Mapping[str, IntArray], unique: bool, size: int = BUCKET) -> Iterator[Bucket]:
+        """Sorted rows, bucket after bucket; `place` renumbers the ids of its fields. `unique`: find duplicates."""
         self._file.close()
+        entity = place["entity"]
         counts = np.zeros(len(entity), np.int64)
         for part in self._read(size):
             counts += np.bincount(entity[part["entity"]], minlength=len(entity))
         starts = np.concatenate([[0], np.cumsum(counts)])
         bucket_of = starts[:-1] // size
         ends = np.cumsum(np.bincount(bucket_of, counts).astype(np.int64))
-        dealt = self._deal(entity, item, bucket_of, ends, size)
+        dealt = self._deal(place, bucket_of, ends, size)
         for low, high in zip(np.concatenate([[0], ends[:-1]]), ends, strict=True):
             if high > low:
                 yield _sorted(np.array(dealt[low:high]), unique, float(high / ends[-1]))
 
     def _read(self, size: int) -> Iterator[Records]:
         with self._path.open("rb") as file:
-            while len(part := np.fromfile(file, RECORD, size)):
+            while len(part := np.fromfile(file, self._dtype, size)):
                 yield part
 
-    def _deal(self, entity: IntArray, item: IntArray, bucket_of: IntArray, ends: IntArray, size: int) -> Records:
+    def _deal(self, place: Mapping[str, IntArray], bucket_of: IntArray, ends: IntArray, size: int) -> Records:
         """All rows, each in the stretch of its bucket, in file order within it."""
-        dealt = np.memmap(self._folder / "buckets.bin", RECORD, "w+", shape=(self.rows,))
+        dealt = np.memmap(self._folder / "buckets.bin", self._dtype, "w+", shape=(self.rows,))
         cursor = np.concatenate([[0], ends[:-1]])
         for part in self._read(size):
-            part["entity"], part["item"] = entity[part["entity"]], item[part["item"]]
+            for name, number in place.items():
+                part[name] = number[part[name]]
             bucket = bucket_of[part["entity"]]
             order, begin = np.argsort(bucket, kind="stable"), 0
             for b, n in zip(*np.unique(bucket, return_counts=True), strict=True):
@@ -85,25 +84,39 @@ class Spill:
 
 def _sorted(rows: Records, unique: bool, done: float) -> Bucket:
     rows = rows[np.lexsort((rows["time"], rows["entity"]))]
-    canonical = np.lexsort((rows["label"], rows["item"], rows["time"], rows["entity"]))
+    key, rest = _columns(rows)
+    canonical = np.lexsort((*reversed(rest), *reversed(key)))
     if not unique:
         # Not rows[:0], which would keep the whole bucket alive.
-        return Bucket(rows, canonical, np.empty(0, RECORD), done)
-    again = _repeated(rows, canonical)
+        return Bucket(rows, canonical, np.empty(0, rows.dtype), done)
+    again = _repeated(rows, canonical, key, rest)
     kept = np.cumsum(~again) - 1
     return Bucket(rows[~again], kept[canonical[~again[canonical]]], rows[again], done)
 
 
-def _repeated(rows: Records, canonical: IntArray) -> npt.NDArray[np.bool_]:
-    """Rows [n] with the entity, item and time of a row before them. Without a time the label must agree too."""
-    ordered = rows[canonical]
-    same = np.ones(max(len(rows) - 1, 0), bool)
-    for name in ("entity", "time", "item"):
-        same &= ordered[name][1:] == ordered[name][:-1]
-    same &= (ordered["time"][1:] != NO_TIME) | (ordered["label"][1:] == ordered["label"][:-1])
+def _columns(rows: Records) -> tuple[list[IntArray], list[IntArray]]:
+    """What tells rows apart, and what else they say. Numbers of a context by their bits, so that NaN equals NaN."""
+    names = rows.dtype.names or ()
+    key = [rows[n] for n in ("entity", "time", "item", "actor", "group") if n in names]
+    context = [np.ascontiguousarray(rows[n]).view(np.int32) for n in names if n.startswith(CONTEXT)]
+    return key, [rows["label"], *context]
+
+
+def _repeated(rows: Records, canonical: IntArray, key: list[IntArray], rest: list[IntArray]) -> npt.NDArray[np.bool_]:
+    """Rows [n] whose key a row before them has. Without a time the rest must agree too."""
+    same = _equal(key, canonical) & ((rows["time"][canonical[1:]] != NO_TIME) | _equal(rest, canonical))
     again = np.zeros(len(rows), bool)
     if same.any():
         begins = np.flatnonzero(np.concatenate([[True], ~same]))
         again[:] = True
         again[np.minimum.reduceat(canonical, begins)] = False
     return again
+
+
+def _equal(columns: list[IntArray], order: IntArray) -> npt.NDArray[np.bool_]:
+    """Whether each row but the first, in this order, has the same cells as the one before it."""
+    same = np.ones(max(len(order) - 1, 0), bool)
+    for column in columns:
+        ordered = column[order]
+        same &= ordered[1:] == ordered[:-1]
+    return same

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from recsys_meta.schema import Schema
@@ -88,14 +89,39 @@ class RawTables:
     expected: Mapping[str, int] = field(default_factory=dict)
 
 
-def mapped(read: ReadChunks, change: Callable[[pd.DataFrame], pd.DataFrame]) -> ReadChunks:
-    """A reader whose frames are changed, row by row in place, by a function of the whole frame."""
+def each(read: ReadChunks, change: Callable[[Chunk], Chunk]) -> ReadChunks:
+    """A reader whose chunks are changed one by one."""
 
     def changed(block: int) -> Iterator[Chunk]:
         for chunk in read(block):
-            yield replace(chunk, frame=change(chunk.frame))
+            yield change(chunk)
 
     return changed
+
+
+def mapped(read: ReadChunks, change: Callable[[pd.DataFrame], pd.DataFrame]) -> ReadChunks:
+    """A reader whose frames are changed, row by row in place, by a function of the whole frame."""
+    return each(read, lambda chunk: replace(chunk, frame=change(chunk.frame)))
+
+
+def whole(read: ReadChunks) -> ReadChunks:
+    """A reader that gives the table in one piece, for what depends on all rows; nothing of an empty table."""
+
+    def joined(block: int) -> Iterator[Chunk]:
+        chunks = list(read(block))
+        if chunks:
+            frame = pd.concat([c.frame for c in chunks], ignore_index=True)
+            lines = np.concatenate([c.lines for c in chunks])
+            rejects = pd.concat([c.rejects for c in chunks], ignore_index=True)
+            yield Chunk(chunks[0].file, frame, lines, rejects)
+
+    return joined
+
+
+def some_rows(chunk: Chunk, rows: IntArray | npt.NDArray[np.bool_]) -> Chunk:
+    """Some rows of a chunk with their lines: a mask [n], or positions, of which one may come more than once."""
+    place = np.flatnonzero(rows) if rows.dtype == bool else rows
+    return replace(chunk, frame=chunk.frame.iloc[place].reset_index(drop=True), lines=chunk.lines[place])
 
 
 def in_memory(file: str, frame: pd.DataFrame) -> ReadChunks:

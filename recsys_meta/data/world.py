@@ -1,22 +1,24 @@
 """What a simulated world is made of, and its truth.
 
 E entities have tastes, I items have latent traits; the utility of an item for an entity is their product, plus
-the item's popularity, plus a trend that makes items come into fashion and go out of it, less the distance
-where there is one. Entities choose without replacement in proportion to exp(utility): Gumbel noise is added
-and the highest come first, so the earliest rows are the most wanted (Plackett-Luce).
+the item's popularity, plus a trend that makes items come into fashion and go out of it. Entities choose without
+replacement in proportion to exp(utility): Gumbel noise is added and the highest come first, so the earliest rows are
+the most wanted (Plackett-Luce). Advertisements and cities differ: see `showings` and `walks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from recsys_meta.data.tables import RawTables
+from recsys_meta.data.tables import RawTables, SideTable, in_memory
 from recsys_meta.errors import ConfigError
+from recsys_meta.schema import Schema
 from recsys_meta.types import FloatArray, IntArray
 
 START = 1_577_836_800
@@ -25,16 +27,19 @@ START = 1_577_836_800
 SPAN = 2 * 365 * 86_400
 """Two years in seconds."""
 
+DIMS = 8
+"""Size of tastes and latent traits."""
+
+LEAST = 10
+"""Rows that every entity has."""
+
 _CELLS = 2**22  # utilities worked on at a time
 Texts = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True)
 class Truth:
-    """How a world really is: taste [E, K], latent [I, K], popularity and trend [I], arrival [E] in 0 to 1.
-
-    `where` are points (x, y) of the entities and of the items; `reach` is the distance that costs one unit.
-    """
+    """How a world really is: taste [E, K], latent [I, K], popularity and trend [I], arrival [E] in 0 to 1."""
 
     entity_ids: Texts
     item_ids: Texts
@@ -43,16 +48,11 @@ class Truth:
     popularity: FloatArray
     trend: FloatArray
     arrival: FloatArray
-    where: tuple[FloatArray, FloatArray] | None = None
-    reach: float = 1.0
 
     def utility(self, entities: IntArray) -> FloatArray:
         """Utilities [n, I] of all items for some entities when they arrive: the best possible ranking."""
         fashion = (2 * self.arrival[entities, None] - 1) * self.trend
-        value = self.affinity(entities) + self.popularity + fashion
-        if self.where is not None:
-            apart = self.where[0][entities, None] - self.where[1]
-            value -= np.sqrt((apart**2).sum(-1)) / self.reach
+        value: FloatArray = self.affinity(entities) + self.popularity + fashion
         return value
 
     def affinity(self, entities: IntArray) -> FloatArray:
@@ -60,18 +60,16 @@ class Truth:
         product: FloatArray = self.taste[entities] @ self.latent.T
         return product
 
-    def probability(self, entities: IntArray) -> FloatArray:
-        """Chance of a click [n, I], where the world is one of clicks."""
-        chance: FloatArray = 1 / (1 + np.exp(-self.utility(entities)))
-        return chance
+
+World = TypeVar("World")
 
 
 @dataclass(frozen=True)
-class Simulation:
+class Simulation(Generic[World]):
     """A made world: tables to prepare, and the truth behind them."""
 
     tables: RawTables
-    truth: Truth
+    truth: World
 
 
 def check_sizes(entities: int, items: int, events: int, least: int) -> None:
@@ -100,7 +98,7 @@ def mixture(rng: np.random.Generator, parts: Sequence[tuple[IntArray, int]], dim
 def activity(rng: np.random.Generator, entities: int, items: int, events: int, least: int) -> IntArray:
     """Rows of each entity [E]: skewed, at least `least`, mostly no more than half the items, `events` in all."""
     least = min(least, items)
-    most = items if 2 * events > entities * items else max(items // 2, least)
+    most = items if events > entities * (items // 2) else max(items // 2, least)
     counts = np.full(entities, least)
     weight = rng.lognormal(sigma=0.8, size=entities)
     while (rest := events - int(counts.sum())) > 0:
@@ -110,15 +108,13 @@ def activity(rng: np.random.Generator, entities: int, items: int, events: int, l
     return counts
 
 
-def choose(
-    rng: np.random.Generator, truth: Truth, counts: IntArray, flat: FloatArray | None = None
-) -> tuple[IntArray, IntArray]:
-    """Choices as (entity [N], item [N]) in order of choice; `flat` [I] replaces the utilities for all alike."""
+def choose(rng: np.random.Generator, truth: Truth, counts: IntArray) -> tuple[IntArray, IntArray]:
+    """Choices as (entity [N], item [N]) in order of choice."""
     step = max(1, _CELLS // len(truth.item_ids))
     entity, item = [], []
     for start in range(0, len(counts), step):
         rows = np.arange(start, min(start + step, len(counts)))
-        value = truth.utility(rows) if flat is None else np.broadcast_to(flat, (len(rows), len(flat)))
+        value = truth.utility(rows)
         order = np.argsort(-(value + rng.gumbel(size=value.shape)), axis=1)
         taken = np.arange(order.shape[1]) < counts[rows, None]
         entity.append(np.repeat(rows, counts[rows]))
@@ -151,3 +147,23 @@ def some_of(
     for column in range(1, order.shape[1]):
         cells = np.where(many > column, cells + separator + table[:, column].astype(object), cells)
     return cells.astype(str), order[:, 0]
+
+
+def tables(
+    schema: Schema,
+    rng: np.random.Generator,
+    log: dict[str, npt.NDArray[Any]],
+    entities: dict[str, npt.NDArray[Any]],
+    items: dict[str, npt.NDArray[Any]],
+    title: str | None,
+) -> RawTables:
+    """A made log, in a random order, with the features of both sides."""
+    name = schema.name
+    return RawTables(
+        schema=schema,
+        events=in_memory(f"{name} events", mixed(rng, pd.DataFrame(log))),
+        entities=SideTable(schema.entity, in_memory(f"{name} entities", pd.DataFrame(entities))),
+        items=SideTable(schema.item, in_memory(f"{name} items", pd.DataFrame(items))),
+        title=title,
+        origin=(f"the simulator: {name}",),
+    )
