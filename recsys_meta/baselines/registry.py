@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from recsys_meta.baselines.base import BaselineConfig
+from recsys_meta.baselines.bilinear import Bilinear
 from recsys_meta.baselines.blr import Blr
 from recsys_meta.baselines.chance import Chance
 from recsys_meta.baselines.content import Content
@@ -11,9 +12,19 @@ from recsys_meta.baselines.gaussian import Gaussian
 from recsys_meta.baselines.ials import Ials, IalsPrior
 from recsys_meta.baselines.item_mean import ItemMean
 from recsys_meta.baselines.itemknn import ItemKNN
+from recsys_meta.baselines.local_popularity import LocalPopularity
+from recsys_meta.baselines.logistic import Logistic
+from recsys_meta.baselines.machines import Machines
+from recsys_meta.baselines.markov import Markov
 from recsys_meta.baselines.naive_bayes import NaiveBayes
+from recsys_meta.baselines.nearest import Nearest
+from recsys_meta.baselines.neighbours import Neighbours
+from recsys_meta.baselines.pooled_logit import PooledLogit
 from recsys_meta.baselines.popularity import Popularity
+from recsys_meta.baselines.position import Context, Position, PositionRate
 from recsys_meta.baselines.recent import Recent
+from recsys_meta.baselines.revisits import Revisits
+from recsys_meta.baselines.two_means import TwoMeans
 from recsys_meta.errors import NotFoundError
 from recsys_meta.schema import Objective
 
@@ -30,6 +41,19 @@ BASELINES: dict[str, type[BaselineConfig]] = {
     "gaussian": Gaussian,
     "blr": Blr,
     "content": Content,
+    "context": Context,
+    "position": Position,
+    "position-rate": PositionRate,
+    "two-means": TwoMeans,
+    "logistic": Logistic,
+    "machines": Machines,
+    "blr-content": Bilinear,
+    "local-popularity": LocalPopularity,
+    "nearest": Nearest,
+    "revisits": Revisits,
+    "markov": Markov,
+    "local-itemknn": Neighbours,
+    "pooled-logit": PooledLogit,
 }
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from recsys_meta.baselines.base import BaselineConfig
 from recsys_meta.baselines.registry import BASELINES, baseline
 from recsys_meta.dataset import Dataset
-from recsys_meta.predictor import Config
+from recsys_meta.errors import ConfigError
+from recsys_meta.predictor import Chooser, Config
 from recsys_meta.types import IntArray, Params, Rows, State, Support
 
 
@@ -76,6 +77,18 @@ class Tuned(Config):
         for j, tasks in _groups(state["setting"]):
             own = _rows(rows, tasks)
             parts.append((tasks, self.predictors[j].score(self._body(body, j), _tasks(state, tasks), own)))
+        return _merged(parts, len(rows.item))
+
+    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+        """See `predictor.Chooser`. Raises ConfigError for a baseline that does not choose."""
+        parts = []
+        for j, tasks in _groups(state["setting"]):
+            chooser = self.predictors[j]
+            if not isinstance(chooser, Chooser):
+                raise ConfigError(f"baseline '{self.baseline}' ranks or scores, it does not choose")
+            asked = candidates if tasks is None else candidates[tasks]
+            own = _tasks(state, tasks)
+            parts.append((tasks, chooser.choose(self._body(body, j), own, _rows(rows, tasks), asked)))
         return _merged(parts, len(rows.item))
 
     def rank(self, body: Params, state: State) -> Tensor:
@@ -149,11 +162,11 @@ def _groups(chosen: Tensor) -> list[tuple[int, Tensor | None]]:
 
 
 def _rows(rows: Rows, tasks: Tensor | None) -> Rows:
-    return rows if tasks is None else Rows(rows.item[tasks], rows.label[tasks], rows.mask[tasks])
+    return rows if tasks is None else rows.of(tasks)
 
 
 def _subset(support: Support, tasks: Tensor) -> Support:
-    return Support({k: v[tasks] for k, v in support.features.items()}, _rows(support.rows, tasks))
+    return support.of(tasks)
 
 
 def _tasks(state: State, tasks: Tensor | None) -> State:

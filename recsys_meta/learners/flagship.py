@@ -92,6 +92,8 @@ class Flagship:
     name: ClassVar[str] = "flagship"
     Config: ClassVar[type[FlagshipConfig]] = FlagshipConfig
     objectives: ClassVar[frozenset[Objective]] = frozenset({"ranking"})
+    coarse: ClassVar[frozenset[str]] = frozenset({"z"})
+    """Leaves of a served state that a byte a number is enough for (see `state`)."""
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         """Fresh parameters; popularity and memories come from the given entities. Raises ConfigError unless the data
@@ -165,12 +167,31 @@ class Flagship:
         """z [T, H, D + 1], its last coordinate the popularity scale; for the memories item [T, S], size [T] and, where
         the data drift, the weights of the bins of arrivals [T, B]."""
         rows = _known(support.rows)
-        size = rows.counts
-        knots = between_knots(size)
+        knots = between_knots(rows.counts)
         z = self._start(body, support, knots)
         if rows.item.shape[1]:
             z = z + self._step(body, rows, z, knots)
-        state: State = {"z": z, "item": rows.item * rows.mask, "size": size.long()}
+        return self._state(body, support, rows, z)
+
+    def start(self, body: Params, support: Support) -> State:
+        """What is known of T newcomers before their rows are looked at, from their features and numbers of rows: where
+        they start and what would be expected there, z and expected [T, H, D + 1], and rate [T, H, D]."""
+        knots = between_knots(_known(support.rows).counts)
+        z = self._start(body, support, knots)
+        chance, vectors = self._chance(body, z)
+        return {"z": z, "expected": (chance @ vectors).transpose(0, 1), "rate": self._rate(body, knots)}
+
+    def adapt_from(self, body: Params, start: State, support: Support) -> State:
+        """`adapt` from a start that was kept. Not for training: there one product for both sums is twice as fast."""
+        rows, z = _known(support.rows), start["z"]
+        if rows.item.shape[1]:
+            weight = rows.mask / rows.counts.clamp(min=1)[:, None]
+            happened = torch.einsum("ts,htsd->thd", weight, body["vectors"][:, rows.item])
+            z = z + _stepped(start["rate"], happened - start["expected"], rows)
+        return self._state(body, support, rows, z)
+
+    def _state(self, body: Params, support: Support, rows: Rows, z: Tensor) -> State:
+        state: State = {"z": z, "item": rows.item * rows.mask, "size": rows.counts.long()}
         if "memory.recent.edges" in body:
             arrived = support.features[ARRIVAL.name]
             state["arrival"] = bin_weights(arrived, body["memory.recent.edges"], self.config.drift_width)
@@ -184,20 +205,23 @@ class Flagship:
 
     def _step(self, body: Params, rows: Rows, z: Tensor, knots: Tensor) -> Tensor:
         """a(n) times the negative gradient of the support's mean softmax loss in z; 0 for an empty support."""
-        vectors = body["vectors"]
         weight = rows.mask / rows.counts.clamp(min=1)[:, None]
+        chance, vectors = self._chance(body, z)
         if "pool" in body:
-            pool = vectors[:, body["pool"]]
-            chance = torch.softmax(self._corrected(body, torch.einsum("thd,hcd->htc", z, pool)), 2)
-            gap = torch.einsum("ts,htsd->htd", weight, vectors[:, rows.item]) - chance @ pool
+            gap = torch.einsum("ts,htsd->htd", weight, body["vectors"][:, rows.item]) - chance @ vectors
         else:
-            chance = torch.softmax(self._corrected(body, torch.einsum("thd,hcd->htc", z, vectors)), 2)
             # What happened less what was expected, item by item: both sums over vectors become one product.
             happened = torch.zeros_like(chance[0]).scatter_add(1, rows.item, weight)
             gap = (happened - chance) @ vectors
-        rate = (knots @ body["log_step"]).exp().reshape(-1, self.config.towers, self.config.dims)
-        step = rate * gap.transpose(0, 1)[:, :, :-1] * rows.mask.any(1)[:, None, None]
-        return functional.pad(step, (0, 1))  # the popularity scale does not adapt
+        return _stepped(self._rate(body, knots), gap.transpose(0, 1), rows)
+
+    def _rate(self, body: Params, knots: Tensor) -> Tensor:
+        return (knots @ body["log_step"]).exp().reshape(-1, self.config.towers, self.config.dims)
+
+    def _chance(self, body: Params, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Chances [H, T, N] of the items that the softmax is over, and their vectors [H, N, D + 1]."""
+        vectors = body["vectors"][:, body["pool"]] if "pool" in body else body["vectors"]
+        return torch.softmax(self._corrected(body, torch.einsum("thd,hcd->htc", z, vectors)), 2), vectors
 
     def _corrected(self, body: Params, logits: Tensor) -> Tensor:
         """Logits of the items that a softmax is over: all but the reserved ids, or the pool less log q."""
@@ -311,6 +335,11 @@ def between_knots(size: Tensor) -> Tensor:
     return hats(torch.log1p(size), places)
 
 
+def _stepped(rate: Tensor, gap: Tensor, rows: Rows) -> Tensor:
+    """The step [T, H, D + 1]: rate times gap; 0 for an empty support. The popularity scale does not adapt."""
+    return functional.pad(rate * gap[:, :, :-1] * rows.mask.any(1)[:, None, None], (0, 1))
+
+
 def _common(table: FeatureTable, most: int) -> FeatureTable:
     """The features of at most so many values (numbers have none)."""
     return {k: v for k, v in table.items() if v.size <= most + FIRST}
@@ -324,4 +353,4 @@ def _fields(params: Params, prefix: str, features: Mapping[str, Tensor]) -> list
 
 def _known(rows: Rows) -> Rows:
     """An unknown item says nothing in a ranking."""
-    return replace(rows, mask=rows.mask & (rows.item >= FIRST))
+    return Rows(rows.item, rows.label, rows.mask & (rows.item >= FIRST))

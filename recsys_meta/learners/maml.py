@@ -26,6 +26,7 @@ from recsys_meta.learners.level import item_level
 from recsys_meta.learners.scorer import ScorerConfig
 from recsys_meta.nets import is_buffer
 from recsys_meta.predictor import Group
+from recsys_meta.schema import Objective
 from recsys_meta.types import IntArray, Params, Rows, State, Support, TaskBatch
 
 
@@ -72,6 +73,7 @@ class Maml:
     config: MamlConfig = field(default_factory=MamlConfig)
     name: ClassVar[str] = "maml"
     Config: ClassVar[type[MamlConfig]] = MamlConfig
+    objectives: ClassVar[frozenset[Objective]] = frozenset({"ranking", "rating", "click"})
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         """Fresh parameters; raises ConfigError when the objective is not the data set's."""

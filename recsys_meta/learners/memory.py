@@ -2,7 +2,8 @@
 
 Item-item memories are of two kinds: `cosine`, the cosine of two items' columns (ItemKNN), and `ease`, the
 closed-form ridge weights of Steck (2019). Each item keeps its strongest neighbours only, so a memory is two tables
-[C, N], and what a support of S rows says of the catalogue is a gather and a scatter of S x N numbers.
+[V, N] for V covered items, and what a support of S rows says of the catalogue is a gather and a scatter of S x N
+numbers.
 
 The third memory is a Gaussian: past entities' weights in the leading subspace of their rows, the prior of a linear
 model whose posterior is solved for each newcomer (`linear.posterior`).
@@ -28,19 +29,21 @@ BLOCK = 1024
 
 
 def build(kind: Kind, entity: Tensor, item: Tensor, catalogue: int, neighbours: int, ridge: float) -> Params:
-    """A memory from the rows (entity [R], item [R]) of past entities: neighbour [C, N] int64, weight [C, N].
-
-    Row i of the tables: the items that having met i speaks for (or against) most. Memory is O(C N + covered^2).
+    """A memory from the rows (entity [R], item [R]) of past entities: row [C], neighbour [V, N], all int32, weight
+    [V, N] float32. Row row[i] of the tables has the items that having met i speaks for (or against) most; row 0 is of
+    items that are not covered, and says nothing. Memory is O(C + V N + V^2).
     """
     x, covered = _incidence(entity, item, catalogue)
     width = max(1, min(neighbours, len(covered)))
-    neighbour = torch.zeros(catalogue, width, dtype=torch.int64)
-    weight = torch.zeros(catalogue, width)
+    row = torch.zeros(catalogue, dtype=torch.int32)
+    neighbour = torch.zeros(len(covered) + 1, width, dtype=torch.int32)
+    weight = torch.zeros(len(covered) + 1, width)
     if len(covered) > 1:
         near, strength = _strongest(_cosine(x) if kind == "cosine" else _ease(x, ridge), width)
-        neighbour[torch.from_numpy(covered)] = torch.from_numpy(covered[near])
-        weight[torch.from_numpy(covered)] = torch.from_numpy(strength.astype(np.float32))
-    return {"neighbour": neighbour, "weight": weight}
+        row[torch.from_numpy(covered)] = torch.arange(1, len(covered) + 1, dtype=torch.int32)
+        neighbour[1:] = torch.from_numpy(covered[near].astype(np.int32))
+        weight[1:] = torch.from_numpy(strength.astype(np.float32))
+    return {"row": row, "neighbour": neighbour, "weight": weight}
 
 
 def _incidence(entity: Tensor, item: Tensor, catalogue: int) -> tuple[sp.csr_matrix, np.ndarray]:
@@ -105,8 +108,9 @@ def speak(memory: Params, rows: Rows, catalogue: int) -> Tensor:
     said = memory["weight"].new_zeros(tasks, catalogue)
     if not size:
         return said
-    near = memory["neighbour"][rows.item]
-    strength = memory["weight"][rows.item] * rows.mask[:, :, None]
+    # Bundles made before there was a `row` have one for each item.
+    place = memory["row"][rows.item].long() if "row" in memory else rows.item
+    near, strength = memory["neighbour"][place].long(), memory["weight"][place] * rows.mask[:, :, None]
     return said.scatter_add_(1, near.flatten(1), strength.flatten(1))
 
 
