@@ -1,9 +1,9 @@
 """What adapting did: a row for each adapted newcomer, written off the hot path."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
@@ -14,6 +14,20 @@ from recsys_meta.store.rows import in_chunks, table_of, unique
 from recsys_meta.store.tables import Adaptation, Erasure
 
 ServedBy = Literal["adapted", "cache", "prior", "popular"]
+
+
+class Made(Protocol):
+    """A row about an entity, and when it was made."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def entity(self) -> str: ...
+    @property
+    def created(self) -> datetime: ...
+
+
+Row = TypeVar("Row", bound=Made)
 
 
 @dataclass(frozen=True)
@@ -42,10 +56,9 @@ def save(session: Session, rows: Sequence[NewAdaptation]) -> int:
     if not rows:
         return 0
     hold_erasure_lock(session, alone=False)
-    erased = _erased(session, rows)
-    kept = [row for row in rows if not _is_erased(row, erased)]
+    kept = not_erased(session, rows)
     if kept:
-        session.execute(insert(table_of(Adaptation)), [asdict(row) for row in kept])
+        session.execute(insert(table_of(Adaptation)), [vars(row) for row in kept])
     return len(kept)
 
 
@@ -80,16 +93,22 @@ def prune(session: Session, before: datetime) -> int:
     return found
 
 
-def _erased(session: Session, rows: Sequence[NewAdaptation]) -> dict[str, datetime]:
+def not_erased(session: Session, rows: Sequence[Row]) -> list[Row]:
+    """Rows whose entity was not erased after they were made. The caller holds the lock of erasures."""
+    erased = _erased(session, rows)
+    return [row for row in rows if not _is_erased(row, erased)] if erased else list(rows)
+
+
+def _erased(session: Session, rows: Sequence[Made]) -> dict[str, datetime]:
     """When each entity among the rows was last erased, by digest."""
     last: dict[str, datetime] = {}
-    for chunk in in_chunks(unique(digest(row.kind, row.entity) for row in rows)):
+    for chunk in in_chunks([digest(*name) for name in unique((row.kind, row.entity) for row in rows)]):
         query = select(Erasure.entity_digest, Erasure.confirmed).where(Erasure.entity_digest.in_(chunk))
         for name, at in session.execute(query.order_by(Erasure.confirmed)):
             last[name] = at
     return last
 
 
-def _is_erased(row: NewAdaptation, erased: dict[str, datetime]) -> bool:
+def _is_erased(row: Made, erased: dict[str, datetime]) -> bool:
     at = erased.get(digest(row.kind, row.entity))
     return at is not None and row.created <= at

@@ -21,6 +21,10 @@ class Breaker:
         self._pause = pause
         self._until = float("-inf")
 
+    def twin(self) -> "Breaker":
+        """A closed breaker with the same settings."""
+        return Breaker(self._limit, self._first, self._longest, self._clock)
+
     @property
     def degraded(self) -> bool:
         """Whether the last attempt failed."""

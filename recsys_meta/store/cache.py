@@ -1,21 +1,34 @@
 """What every cache of derived bytes promises, and how its keys and values look.
 
-A key names all that its value was derived from, so nothing is ever invalidated. What belongs to an entity is kept
-under its owner key as well, so that an erasure finds all of it.
+A key names all that its value was derived from, so nothing is ever invalidated. It reads `NAME#REST`: the shared cache
+stores the value under NAME alone, and each value is sealed with the whole key, so that what was put under the same
+name for another key is a miss.
+
+    owner  {TAG}            what belongs to an entity; the owner key itself may hold a word of digits
+    state  {TAG}s#DIGEST    s is one of `SLOTS`, chosen by the digest
+    list   {TAG}S#DIGEST    S is one of `LISTS`, likewise
+    state  DIGEST#          of an anonymous newcomer, who owns nothing; a list likewise
+
+So all that a shared cache may hold of an entity has names that are known beforehand: an erasure needs no index, an
+entity that interacts all day holds no more than its slots, and two states that fall on one slot cost an adaptation
+now and then. The braces make the tag decide the slot on a Redis Cluster: all names of an entity lie on one node.
 """
 
+import base64
 import hashlib
-import struct
-import zlib
+import hmac
 from collections.abc import Iterable
 from typing import Protocol
 
-_FRAME = struct.Struct(">4sII")  # magic, length in bytes, CRC-32
-_MAGIC = b"rsm1"
+SLOTS = "0123456789abcdefghijklmnopqrstuv"
+LISTS = "ABCDEFGH"
+_SEAL = 8  # bytes; a stray value passes once in 2^64
+_TAG = 6  # bytes; entities that share a tag lose each other's states, never see them
 
 
 class Cache(Protocol):
-    """A cache for synchronous callers. ``ttl`` is in seconds, ``owner`` comes from `owner_key`."""
+    """A cache for synchronous callers. ``ttl`` is in seconds, ``owner`` comes from `owner_key`: a cache in the process
+    keeps an index of what belongs to whom, the shared one reads it off the key."""
 
     @property
     def degraded(self) -> bool:
@@ -61,35 +74,68 @@ class AsyncCache(Protocol):
 
 
 def state_key(model_version: str, kind: str, entity: str, support_digest: str) -> str:
-    """The key of an adapted state: the digest of all that it is derived from."""
-    return "state:" + _digest(model_version, kind, entity, support_digest)
+    """The key of an adapted state: the digest of all that it is derived from. An empty entity is anonymous."""
+    return _key(SLOTS, kind, entity, _digest(model_version, kind, entity, support_digest))
+
+
+def list_key(model: str, model_version: str, kind: str, entity: str, stamp: str, request: bytes) -> str:
+    """The key of a list: what was asked, of which model, and the stamp of what is stored of the entity."""
+    asked = hashlib.blake2b(request, digest_size=16).hexdigest()
+    return _key(LISTS, kind, entity, _digest("list", model, model_version, kind, entity, stamp, asked))
+
+
+def _key(slots: str, kind: str, entity: str, digest: bytes) -> str:
+    text = _text(digest)
+    return f"{owner_key(kind, entity)}{slots[digest[0] % len(slots)]}#{text}" if entity else f"{text}#"
 
 
 def owner_key(kind: str, entity: str) -> str:
     """The key under which all that belongs to an entity is found again."""
-    return "owner:" + _digest(kind, entity)
+    return f"{{{_text(_digest(kind, entity)[:_TAG])}}}"
 
 
-def frame(value: bytes) -> bytes:
-    """The value behind its length and checksum."""
-    return _FRAME.pack(_MAGIC, len(value), zlib.crc32(value)) + value
+def name_of(key: str) -> str:
+    """Under which name a shared cache keeps a key."""
+    return key.partition("#")[0]
 
 
-def unframe(raw: bytes) -> bytes | None:
-    """The value that was framed, None where the bytes are anything else."""
-    if len(raw) < _FRAME.size:
-        return None
-    magic, length, checksum = _FRAME.unpack_from(raw)
-    value = raw[_FRAME.size :]
-    if magic != _MAGIC or length != len(value) or checksum != zlib.crc32(value):
-        return None
-    return value
+def owned_names(owner: str) -> list[str]:
+    """All names that a shared cache may hold for an owner."""
+    return [owner, *(owner + slot for slot in SLOTS + LISTS)]
 
 
-def _digest(*parts: str) -> str:
+def seal(key: str, value: bytes) -> bytes:
+    """The value as a shared cache keeps it: behind a digest of itself and its key. A word goes in as it is."""
+    return value if _is_word(key) else _seal(key, value) + value
+
+
+def unseal(key: str, raw: bytes) -> bytes | None:
+    """The value that was sealed with this key, None where the bytes are anything else."""
+    if _is_word(key):
+        return raw if raw.isdigit() else None
+    value = raw[_SEAL:]
+    return value if hmac.compare_digest(raw[:_SEAL], _seal(key, value)) else None
+
+
+def _is_word(key: str) -> bool:
+    # Only ever compared: what else lies there is at worst a word that nobody knows. Digits take Redis no room.
+    return key.endswith("}")
+
+
+def _seal(key: str, value: bytes) -> bytes:
+    digest = hashlib.blake2b(key.encode(errors="surrogatepass") + b"\0", digest_size=_SEAL)
+    digest.update(value)
+    return digest.digest()
+
+
+def _digest(*parts: str) -> bytes:
     """128 bits of the parts. Each goes in behind its length: ("ab", "c") and ("a", "bc") differ."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         raw = part.encode(errors="surrogatepass")
         digest.update(len(raw).to_bytes(8, "big") + raw)
-    return digest.hexdigest()
+    return digest.digest()
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

@@ -83,6 +83,12 @@ class Document(TypeDecorator[Any]):
         return value
 
 
+def read_document(raw: str | bytes) -> Any:
+    """JSON as it comes from the database. PostgreSQL writes 1e300 with all its digits: beyond 64 bits a number is the
+    float it was when it was stored, which other writers of JSON can write again."""
+    return json.loads(raw, parse_int=_whole)
+
+
 def check_text(value: str) -> None:
     """Raise ValueError where PostgreSQL could not store the text."""
     if "\x00" in value:
@@ -101,6 +107,11 @@ def check_document(value: Any) -> None:
         raise ValueError(f"not storable as JSON: {error}") from None
     for text in _texts(value):
         check_text(text)
+
+
+def _whole(digits: str) -> int | float:
+    number = int(digits)
+    return number if -(2**63) <= number < 2**63 else float(digits)
 
 
 def _texts(value: Any) -> list[str]:

@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.orm import Session
 
 from recsys_meta.errors import ConflictError, RecsysMetaError, StoreError
+from recsys_meta.store.columns import read_document
 
 BUSY_MS = 10_000  # how long a writer on SQLite waits for another, milliseconds
 CONNECT_S = 5  # how long a connection to PostgreSQL may take, seconds
@@ -39,6 +40,7 @@ def connect(url: str) -> Engine:
         pool_pre_ping=True,
         pool_timeout=POOL_S,
         hide_parameters=True,
+        json_deserializer=read_document,
         connect_args={
             "connect_timeout": CONNECT_S,
             "tcp_user_timeout": SILENT_MS,
@@ -101,6 +103,8 @@ def translate(error: sql.SQLAlchemyError, engine: Engine) -> Exception:
         return ConflictError(f"the database refused a row: {text}")
     if type(origin).__name__ in ("UndefinedTable", "UndefinedColumn") or text.startswith(("no such", "table ")):
         return Unavailable(f"{_UPGRADE} ({text})")
+    if type(origin).__name__ == "ReadOnlySqlTransaction":  # for a while, as when a replica has been promoted
+        return Unavailable(f"the database takes no writes: {text}")
     if isinstance(error, sql.OperationalError | sql.InterfaceError | sql.TimeoutError):
         return Unavailable(f"the database cannot be reached: {text}")
     return StoreError(f"the database failed: {text}")
@@ -131,7 +135,7 @@ def _sqlite(target: URL) -> Engine:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"the database's directory cannot be made: {error}") from None
-    engine = create_engine(target, hide_parameters=True, pool_timeout=POOL_S)
+    engine = create_engine(target, hide_parameters=True, pool_timeout=POOL_S, json_deserializer=read_document)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

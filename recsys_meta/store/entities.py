@@ -1,4 +1,4 @@
-"""Features of users, ads and cities, and the erasure of all that is known of one."""
+"""Features of entities, and the erasure of all that is known of one."""
 
 import hashlib
 import uuid
@@ -14,7 +14,7 @@ from recsys_meta.errors import NotFoundError
 from recsys_meta.store.clock import moment
 from recsys_meta.store.cursor import Page, beyond, cut, decode, page_size
 from recsys_meta.store.rows import insert_into, table_of
-from recsys_meta.store.tables import Adaptation, Base, Entity, Erasure, Event
+from recsys_meta.store.tables import Adaptation, Base, Entity, Erasure, Event, Exploration
 
 # Writers of adaptations share this lock, an erasure takes it alone (PostgreSQL; SQLite has one writer anyway).
 ERASURE_LOCK = 0x7265_6373_6572_61
@@ -91,6 +91,7 @@ def erase(session: Session, kind: str, entity: str, now: datetime | None = None)
         "events": _delete(session, Event, Event.entity.key, kind, entity),
         "adaptations": _delete(session, Adaptation, Adaptation.entity.key, kind, entity),
     }
+    _delete(session, Exploration, Exploration.entity.key, kind, entity)
     name = digest(kind, entity)
     last = select(Erasure).where(Erasure.entity_digest == name).order_by(Erasure.at.desc()).limit(1)
     row = session.scalars(last).first()

@@ -1,37 +1,35 @@
 """The cache that replicas share. Losing it costs one adaptation for each newcomer and nothing else.
 
-`RedisCache` serves an event loop, `SyncRedisCache` the command line; both speak to the same keys. An owner's keys
-are kept in a sorted set by the time they end, which an erasure reads and every write prunes.
+`RedisCache` serves an event loop, `SyncRedisCache` the command line; both speak to the same keys. One command keeps a
+value and one command erases an owner, whose names `cache` knows; neither needs a script or an index.
+
+Reading and writing have a breaker each: a replica that refuses to be written, or a server that is full, still answers.
 """
 
 import asyncio
 import logging
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
 from recsys_meta.errors import StoreError
 from recsys_meta.store.breaker import Breaker
-from recsys_meta.store.cache import frame, unframe
+from recsys_meta.store.cache import name_of, owned_names, seal, unseal
 from recsys_meta.store.engine import Unavailable
 
-LONGEST_TTL = 30 * 24 * 3600.0  # seconds; an owner's set of keys must outlive every one of them
+LONGEST_TTL = 30 * 24 * 3600.0  # seconds
 MOST_KEYS = 256  # keys in one MGET
-
-# One round trip that no other client can come between: a key added meanwhile would be forgotten by its owner.
-_DELETE_OWNED = """
-local n = 0
-for _, key in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do n = n + redis.call('DEL', key) end
-redis.call('DEL', KEYS[1])
-return n
-"""
-_FAILURES = (redis.RedisError, OSError, TimeoutError)
+PREFIX = "rm"
+CLUSTER = "+cluster"  # what a scheme ends with where the server is a node of a Redis Cluster: redis+cluster://
+# The last three: an answer of another form than was asked for, by who is no Redis.
+_FAILURES = (redis.RedisError, RedisClusterException, OSError, TimeoutError, ValueError, TypeError, AttributeError)
 
 log = logging.getLogger(__name__)
 
@@ -43,68 +41,113 @@ class RedisCache:
     Raises StoreError for a url that cannot be read.
     """
 
-    def __init__(
-        self, url: str, *, prefix: str = "recsys-meta:", timeout: float = 0.2, breaker: Breaker | None = None
-    ) -> None:
+    def __init__(self, url: str, *, prefix: str = PREFIX, timeout: float = 0.2, breaker: Breaker | None = None) -> None:
         retry = AsyncRetry(NoBackoff(), 0)
-        self._client: Any = _open(redis.asyncio.Redis, url, timeout, retry)
+        self._client: Any = _open(redis.asyncio.Redis, redis.asyncio.cluster.RedisCluster, url, timeout, retry)
+        # Of a cluster each node is asked for its own: keys of several entities lie on several.
+        self._mget = "mget_nonatomic" if hasattr(self._client, "mget_nonatomic") else "mget"
         self._prefix, self._breaker = prefix, breaker or Breaker()
+        self._writing = self._breaker.twin()
         self._waiting: list[tuple[str, asyncio.Future[bytes | None]]] = []
         self._reader: asyncio.Task[None] | None = None
 
     @property
     def degraded(self) -> bool:
-        """Whether Redis could not be reached when last asked."""
-        return self._breaker.degraded
+        """Whether Redis could not be read or written when last asked."""
+        return self._breaker.degraded or self._writing.degraded
 
     async def get(self, key: str, owner: str | None = None) -> bytes | None:
         """The value, None for a miss, an outage or damage. Never raises."""
+        return await self._ask(key) if self._breaker.allows() else None
+
+    async def get_both(self, key: str, other: str | None) -> tuple[bytes | None, bytes | None]:
+        """The same for two keys in one exchange; the other may be none."""
         if not self._breaker.allows():
+            return None, None
+        first, second = self._ask(key), None if other is None else self._ask(other)
+        return await first, None if second is None else await second
+
+    async def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
+        """Keep a value for ``ttl`` seconds, at most 30 days. Never raises."""
+        if ttl <= 0 or not self._writing.allows():
+            return
+        try:
+            await self._client.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl))
+            self._writing.succeeded()
+        except _FAILURES as error:
+            _note(self._writing, error)
+
+    async def claim(self, key: str, value: bytes, ttl: float) -> bytes | None:
+        """Keep a value unless there is one; answers the one that is there then, None in an outage. Never raises."""
+        if ttl <= 0 or not self._writing.allows():
             return None
+        try:
+            made = await self._client.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl), nx=True)
+            self._writing.succeeded()
+        except _FAILURES as error:
+            _note(self._writing, error)
+            return None
+        if made:
+            return value
+        there = await self.get(key)
+        if there is None:  # gone again, or nothing that was ever ours
+            await self.set(key, value, ttl)
+            return None if self.degraded else value
+        return there
+
+    async def set_all(self, values: Sequence[tuple[str, bytes, float]]) -> None:
+        """Keep (key, value, ttl)s, in one exchange. Never raises."""
+        if not values or not self._writing.allows():
+            return
+        pipe = self._client.pipeline(transaction=False)
+        for key, value, ttl in values:
+            pipe.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl))
+        try:
+            await pipe.execute()
+            self._writing.succeeded()
+        except _FAILURES as error:
+            _note(self._writing, error)
+
+    async def delete(self, keys: Iterable[str]) -> int:
+        """Forget keys; answers how many there were. Raises Unavailable."""
+        return await self._delete([name_of(key) for key in keys])
+
+    async def delete_owned(self, owner: str) -> int:
+        """Forget all that was set for an owner; answers how many keys. Raises Unavailable."""
+        return await self._delete(owned_names(owner))
+
+    async def ping(self) -> None:
+        """Ask Redis for an answer, and to be written where it last refused. Raises Unavailable where it does not."""
+        try:
+            await self._client.ping()
+            self._breaker.succeeded()
+        except _FAILURES as error:
+            raise _unavailable(self._breaker, error) from None
+        if self._writing.degraded:
+            try:
+                await self._client.set(self._prefix, b"", px=1)
+                self._writing.succeeded()
+            except _FAILURES as error:
+                raise _unavailable(self._writing, error) from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _delete(self, names: list[str]) -> int:
+        try:
+            return int(await self._client.delete(*(self._prefix + name for name in names))) if names else 0
+        except _FAILURES as error:
+            raise _unavailable(self._writing, error) from None
+
+    def _ask(self, key: str) -> "asyncio.Future[bytes | None]":
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bytes | None] = loop.create_future()
         self._waiting.append((key, answer))
         if self._reader is None:
             # The task starts after the callbacks that are ready now, so their GETs are in its first batch.
             self._reader = loop.create_task(self._read())
-        return await answer
-
-    async def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
-        """Keep a value for ``ttl`` seconds, at most 30 days. Never raises."""
-        if ttl <= 0 or not self._breaker.allows():
-            return
-        try:
-            await _fill(self._client.pipeline(), self._prefix, key, value, ttl, owner).execute()
-            self._breaker.succeeded()
-        except _FAILURES as error:
-            _note(self._breaker, error)
-
-    async def delete(self, keys: Iterable[str]) -> int:
-        """Forget keys; answers how many there were. Raises Unavailable."""
-        names = [self._prefix + key for key in keys]
-        try:
-            return int(await self._client.delete(*names)) if names else 0
-        except _FAILURES as error:
-            raise _unavailable(self._breaker, error) from None
-
-    async def delete_owned(self, owner: str) -> int:
-        """Forget all that was set for an owner; answers how many keys. Raises Unavailable."""
-        try:
-            return int(await self._client.eval(_DELETE_OWNED, 1, self._prefix + owner))
-        except _FAILURES as error:
-            raise _unavailable(self._breaker, error) from None
-
-    async def ping(self) -> None:
-        """Ask Redis for an answer. Raises Unavailable where there is none."""
-        try:
-            await self._client.ping()
-            self._breaker.succeeded()
-        except _FAILURES as error:
-            raise _unavailable(self._breaker, error) from None
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
+        return answer
 
     async def _read(self) -> None:
         """Answer those who wait, one MGET after another, until nobody does."""
@@ -112,10 +155,10 @@ class RedisCache:
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting[:MOST_KEYS], self._waiting[MOST_KEYS:]
-                values = await self._client.mget([self._prefix + key for key, _ in batch])
+                values = await getattr(self._client, self._mget)([self._prefix + name_of(key) for key, _ in batch])
+                for (key, answer), raw in zip(batch, values, strict=True):
+                    _answer(answer, None if raw is None else unseal(key, raw))
                 self._breaker.succeeded()
-                for (_, answer), raw in zip(batch, values, strict=True):
-                    _answer(answer, None if raw is None else unframe(raw))
         except _FAILURES as error:
             _note(self._breaker, error)
         finally:
@@ -128,86 +171,85 @@ class RedisCache:
 class SyncRedisCache:
     """A `Cache` on the same keys for callers without an event loop; safe for threads."""
 
-    def __init__(
-        self, url: str, *, prefix: str = "recsys-meta:", timeout: float = 0.5, breaker: Breaker | None = None
-    ) -> None:
-        self._client: Any = _open(redis.Redis, url, timeout, Retry(NoBackoff(), 0))
+    def __init__(self, url: str, *, prefix: str = PREFIX, timeout: float = 0.5, breaker: Breaker | None = None) -> None:
+        self._client: Any = _open(redis.Redis, redis.RedisCluster, url, timeout, Retry(NoBackoff(), 0))
         self._prefix, self._breaker = prefix, breaker or Breaker()
+        self._writing = self._breaker.twin()
 
     @property
     def degraded(self) -> bool:
-        """Whether Redis could not be reached when last asked."""
-        return self._breaker.degraded
+        """Whether Redis could not be read or written when last asked."""
+        return self._breaker.degraded or self._writing.degraded
 
     def get(self, key: str) -> bytes | None:
         """The value, None for a miss, an outage or damage. Never raises."""
         if not self._breaker.allows():
             return None
         try:
-            raw = self._client.mget([self._prefix + key])[0]
+            raw = self._client.mget([self._prefix + name_of(key)])[0]
+            value = None if raw is None else unseal(key, raw)
         except _FAILURES as error:
             _note(self._breaker, error)
             return None
         self._breaker.succeeded()
-        return None if raw is None else unframe(raw)
+        return value
 
     def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
         """Keep a value for ``ttl`` seconds, at most 30 days. Never raises."""
-        if ttl <= 0 or not self._breaker.allows():
+        if ttl <= 0 or not self._writing.allows():
             return
         try:
-            _fill(self._client.pipeline(), self._prefix, key, value, ttl, owner).execute()
-            self._breaker.succeeded()
+            self._client.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl))
+            self._writing.succeeded()
         except _FAILURES as error:
-            _note(self._breaker, error)
+            _note(self._writing, error)
 
     def delete(self, keys: Iterable[str]) -> int:
         """Forget keys; answers how many there were. Raises Unavailable."""
-        names = [self._prefix + key for key in keys]
-        try:
-            return int(self._client.delete(*names)) if names else 0
-        except _FAILURES as error:
-            raise _unavailable(self._breaker, error) from None
+        return self._delete([name_of(key) for key in keys])
 
     def delete_owned(self, owner: str) -> int:
         """Forget all that was set for an owner; answers how many keys. Raises Unavailable."""
-        try:
-            return int(self._client.eval(_DELETE_OWNED, 1, self._prefix + owner))
-        except _FAILURES as error:
-            raise _unavailable(self._breaker, error) from None
+        return self._delete(owned_names(owner))
 
     def ping(self) -> None:
-        """Ask Redis for an answer. Raises Unavailable where there is none."""
+        """Ask Redis for an answer, and to be written where it last refused. Raises Unavailable where it does not."""
         try:
             self._client.ping()
             self._breaker.succeeded()
         except _FAILURES as error:
             raise _unavailable(self._breaker, error) from None
+        if self._writing.degraded:
+            try:
+                self._client.set(self._prefix, b"", px=1)
+                self._writing.succeeded()
+            except _FAILURES as error:
+                raise _unavailable(self._writing, error) from None
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
+    def _delete(self, names: list[str]) -> int:
+        try:
+            return int(self._client.delete(*(self._prefix + name for name in names))) if names else 0
+        except _FAILURES as error:
+            raise _unavailable(self._writing, error) from None
 
-def _open(client: Any, url: str, timeout: float, retry: Any) -> Any:
+
+def _open(plain: Any, cluster: Any, url: str, timeout: float, retry: Any) -> Any:
     """A client that fails fast instead of trying again behind our back."""
+    scheme, _, rest = url.partition("://")
+    kind, url = (cluster, f"{scheme.removesuffix(CLUSTER)}://{rest}") if scheme.endswith(CLUSTER) else (plain, url)
     try:
-        return client.from_url(url, socket_timeout=timeout, socket_connect_timeout=max(timeout, 0.25), retry=retry)
+        return kind.from_url(url, socket_timeout=timeout, socket_connect_timeout=max(timeout, 0.25), retry=retry)
     except ValueError:
         raise StoreError("the Redis url cannot be read; expected redis://HOST:PORT/NUMBER") from None
 
 
-def _fill(pipeline: Any, prefix: str, key: str, value: bytes, ttl: float, owner: str | None) -> Any:
-    """The commands of one `set`, in one transaction."""
-    ttl = min(ttl, LONGEST_TTL)
-    pipeline.set(prefix + key, frame(value), px=max(1, round(ttl * 1000)))
-    if owner is not None:
-        now = time.time()
-        # A minute of grace: the clocks of replicas differ.
-        pipeline.zremrangebyscore(prefix + owner, "-inf", now - 60)
-        pipeline.zadd(prefix + owner, {prefix + key: now + ttl})
-        pipeline.expire(prefix + owner, round(LONGEST_TTL) + 60)
-    return pipeline
+def _ms(ttl: float) -> int:
+    """A time to live as Redis wants it."""
+    return max(1, round(min(ttl, LONGEST_TTL) * 1000))
 
 
 def _answer(waiting: "asyncio.Future[bytes | None]", value: bytes | None) -> None:

@@ -2,7 +2,7 @@
 
 Nothing but the history says what is live: its newest row does. A change of the alias first takes the lock of the
 model's row, so two of them happen one after the other and each knows what the other did; the unique sequence of
-the history would refuse them otherwise.
+the history would refuse them otherwise. What goes live answers all: it ends the split of the model, if there is one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,10 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from recsys_meta.errors import ConflictError, NotFoundError
+from recsys_meta.store import arms
 from recsys_meta.store.clock import moment
 from recsys_meta.store.rows import insert_into
+from recsys_meta.store.standing import standing
 from recsys_meta.store.tables import AliasChange, Model, ModelVersion
 
 LIVE = "live"
@@ -88,20 +90,40 @@ def publish(
 
 
 def promote(
-    session: Session, model: str, version: str, *, actor: str | None = None, now: datetime | None = None
+    session: Session,
+    model: str,
+    version: str,
+    *,
+    actor: str | None = None,
+    now: datetime | None = None,
+    force: bool = False,
 ) -> AliasChange:
-    """Make a registered version live. Raises NotFoundError. What is live already stays so, with no new row."""
+    """Make a registered version live. What is live already stays so, with no new row.
+
+    Raises NotFoundError; ConflictError, unless forced, for a version that by its stored evaluation loses to the
+    simplest baseline.
+    """
     get(session, model, version)
+    if not force:
+        refuse_loser(session, model, version)
     return _move(session, model, version, "promote", actor, moment(now))
+
+
+def refuse_loser(session: Session, model: str, version: str) -> None:
+    """Raise ConflictError for a version that by its stored evaluation loses to the simplest baseline."""
+    found = standing(session, model, version)
+    if found is not None and found.loses:
+        raise ConflictError(f"{model}@{version} loses to the simplest baseline: {found}; force it if you mean it")
 
 
 def rollback(session: Session, model: str, *, actor: str | None = None, now: datetime | None = None) -> AliasChange:
     """Make live what was live before; again, and it goes back one further. Raises NotFoundError, ConflictError."""
     at = moment(now)
-    _lock(session, model, at)
+    lock(session, model, at)
     before = _undo_stack(_moves(session, model))
     if len(before) < 2:
         raise ConflictError(f"model '{model}' has no earlier live version to go back to")
+    arms.end(session, model, actor, at)
     return _append(session, model, before[-2], "rollback", actor, at)
 
 
@@ -173,7 +195,8 @@ def history(session: Session, model: str) -> list[AliasChange]:
 
 
 def _move(session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime) -> AliasChange:
-    _lock(session, model, at)
+    lock(session, model, at)
+    arms.end(session, model, actor, at)
     current = _newest(session, model)
     if current is not None and current.version == version:
         return current
@@ -198,8 +221,11 @@ def _append(session: Session, model: str, version: str, action: Action, actor: s
     return row
 
 
-def _lock(session: Session, model: str, at: datetime) -> None:
-    """Hold the model's row until the transaction ends: the update takes the lock on either database."""
+def lock(session: Session, model: str, at: datetime) -> None:
+    """Hold the model's row until the transaction ends: the update takes the lock on either database.
+
+    Raises NotFoundError.
+    """
     touched = session.execute(update(Model).where(Model.name == model).values(updated=at).returning(Model.name))
     if touched.first() is None:
         raise NotFoundError(f"there is no model '{model}'; `recsys-meta models list` shows those there are")

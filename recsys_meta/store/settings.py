@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from recsys_meta.errors import ConfigError
 
 
 class Settings(BaseSettings):
-    """The variables RECSYS_META_HOME, _DATA, _DATABASE_URL, _REDIS_URL and _API_KEYS.
+    """The variables RECSYS_META_HOME, _DATA, _DATABASE_URL, _REDIS_URL, _API_KEYS, _KEYS_TRUSTED_S and _RATE_LIMIT.
 
     Without a database URL the database is a SQLite file under HOME; without a Redis URL the cache lives in the
-    process. API keys are separated by commas.
+    process. API keys are separated by commas. A rate limit reads `1000/second` or `60000 per minute`.
     """
 
     model_config = SettingsConfigDict(env_prefix="RECSYS_META_", extra="ignore")
@@ -22,6 +25,16 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
     api_keys: SecretStr | None = None
+    keys_trusted_s: float = Field(default=24 * 3600.0, gt=0, allow_inf_nan=False)
+    rate_limit: str | None = None
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            # The values stay out of the message: one of them may be a secret.
+            found = "; ".join(f"RECSYS_META_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+            raise ConfigError(found) from None
 
     @property
     def database(self) -> str:
@@ -40,6 +53,11 @@ class Settings(BaseSettings):
         """The API keys in use."""
         text = self.api_keys.get_secret_value() if self.api_keys is not None else ""
         return tuple(k.strip() for k in text.split(",") if k.strip())
+
+    @property
+    def known_keys(self) -> Path:
+        """Where a server notes digests of the database's keys, for one that starts while the database is away."""
+        return self.home / "known-keys.json"
 
     @property
     def prepared(self) -> Path:

@@ -22,6 +22,7 @@ from recsys_meta.store.columns import AwareTime, BigKey, Document, Number, Word
 
 ID = 200  # characters of an identifier given by a caller
 NAME = 100  # characters of a name that the project itself gives
+LABEL = 50  # characters of an arm's label
 
 
 class Base(DeclarativeBase):
@@ -137,7 +138,7 @@ class Evaluation(Base):
 
 
 class Model(Base):
-    """A name under which versions are published. ``updated`` is when its alias last moved; its row is the lock."""
+    """A name under which versions are published. Its row is the lock; ``updated``: when alias or split last changed."""
 
     __tablename__ = "models"
 
@@ -185,7 +186,7 @@ class AliasChange(Base):
 
 
 class Entity(Base):
-    """What is known of a user, an ad or a city besides its events."""
+    """What is known of an entity besides its events."""
 
     __tablename__ = "entities"
 
@@ -253,3 +254,79 @@ class Erasure(Base):
     adaptations: Mapped[int]
     at: Mapped[datetime]
     confirmed: Mapped[datetime]
+
+
+class ApiKey(Base):
+    """A key of the API. ``id`` is the part of it that may be shown; of the whole only a digest is kept."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (UniqueConstraint("digest"), Index(None, "name"))
+
+    id: Mapped[str] = mapped_column(Word(NAME), primary_key=True)
+    name: Mapped[str]
+    digest: Mapped[str] = mapped_column(Word(NAME))
+    scopes: Mapped[str] = mapped_column(Word(NAME))
+    created: Mapped[datetime]
+    expires: Mapped[datetime | None]
+    revoked: Mapped[datetime | None]
+
+
+class AuditEntry(Base):
+    """Who did what only an administrator may do, and to what. It holds no secret and no erased id."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index(None, "at", "id"), Index(None, "action", "at"), Index(None, "actor", "at"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    actor: Mapped[str]
+    action: Mapped[str] = mapped_column(Word(NAME))
+    target: Mapped[str] = mapped_column(Word(500))
+    request_id: Mapped[str | None] = mapped_column(Word(NAME))
+
+
+class Exploration(Base):
+    """A list that was explored: the entity in its first place, and how likely it was to come there."""
+
+    __tablename__ = "explorations"
+    __table_args__ = (Index(None, "created", "id"), Index(None, "kind", "entity", "created"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    request_id: Mapped[str] = mapped_column(Word(NAME))
+    model: Mapped[str]
+    model_version: Mapped[str]
+    kind: Mapped[str] = mapped_column(Word(NAME))
+    entity: Mapped[str]
+    item: Mapped[str]
+    candidates: Mapped[int]
+    propensity: Mapped[float]
+    seed: Mapped[int]
+    created: Mapped[datetime]
+
+
+class SplitArm(Base):
+    """One arm of a change of a model's split: its version answers for a share (``weight``, 0 to 1) of the entities.
+
+    The arms with the greatest ``sequence`` stand. A row without a version says that the split ended.
+    """
+
+    __tablename__ = "splits"
+    __table_args__ = (
+        CheckConstraint("weight >= 0 AND weight <= 1", name="weight"),
+        UniqueConstraint("model", "sequence", "place"),
+        ForeignKeyConstraint(
+            ["model", "version"], ["model_versions.model", "model_versions.version"], ondelete="CASCADE"
+        ),
+        Index(None, "model", "version"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"))
+    sequence: Mapped[int]
+    place: Mapped[int]
+    label: Mapped[str] = mapped_column(Word(LABEL))
+    version: Mapped[str | None]
+    weight: Mapped[float]
+    salt: Mapped[str] = mapped_column(Word(NAME))
+    actor: Mapped[str | None]
+    at: Mapped[datetime]

@@ -13,12 +13,13 @@ from types import TracebackType
 from sqlalchemy import Engine
 
 from recsys_meta.errors import RecsysMetaError
-from recsys_meta.store import adaptations, runs
+from recsys_meta.store import adaptations, explorations, runs
 from recsys_meta.store.adaptations import NewAdaptation
 from recsys_meta.store.engine import Unavailable, session
+from recsys_meta.store.explorations import NewExploration
 from recsys_meta.store.runs import CurriculumPoint, MetricPoint
 
-Row = MetricPoint | CurriculumPoint | NewAdaptation
+Row = MetricPoint | CurriculumPoint | NewAdaptation | NewExploration
 Sink = Callable[[Sequence[Row]], None]
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def to_database(engine: Engine) -> Sink:
             runs.log_metrics(open_session, [row for row in rows if isinstance(row, MetricPoint)])
             runs.log_curriculum(open_session, [row for row in rows if isinstance(row, CurriculumPoint)])
             adaptations.save(open_session, [row for row in rows if isinstance(row, NewAdaptation)])
+            explorations.save(open_session, [row for row in rows if isinstance(row, NewExploration)])
 
     return write
 
