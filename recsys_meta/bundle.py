@@ -31,7 +31,7 @@ from recsys_meta.durable import new_directory, seal, sha256, unseal
 from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import CheckpointError, ConfigError
 from recsys_meta.learners import LEARNERS
-from recsys_meta.nets import counts_of
+from recsys_meta.nets import counts_of, item_features
 from recsys_meta.predictor import Predictor
 from recsys_meta.schema import Schema, explain
 from recsys_meta.types import FIRST, IntArray, Params
@@ -62,12 +62,19 @@ def make_bundle(
     train: IntArray,
     about: Mapping[str, Any],
 ) -> Bundle:
-    """A bundle from a trained predictor. `about` is kept as given (metrics, data digest, run)."""
+    """A bundle from a trained predictor. `about` is kept as given (metrics, data digest, run).
+
+    The features of items are kept with the parameters whether the predictor looks at them or not: serving does, to
+    filter lists and to describe items.
+    """
     _, item, _ = index.of_entities(train)
-    spaces = {k: v for k, v in data.vocab.values.items() if k != "entity"}
+    home = data.schema.home
+    # No entity is named in a bundle, nor whose an item is.
+    spaces = {k: v for k, v in data.vocab.values.items() if k not in ("entity", f"item.{home}")}
+    items = item_features({k: v for k, v in data.items.items() if k != home})
     return Bundle(
         predictor=predictor,
-        params={k: v.detach().cpu() for k, v in params.items()},
+        params={k: v.detach().cpu() for k, v in {**items, **params}.items()},
         popularity=counts_of(item.cpu(), data.catalogue),
         schema=data.schema,
         vocab=Vocabulary(spaces),
@@ -182,7 +189,8 @@ def _vocab_of(frame: pd.DataFrame, spaces: Sequence[str]) -> Vocabulary:
 
 def _titles_of(path: Path) -> dict[str, str]:
     frame = pd.read_parquet(path)
-    return dict(zip(frame["item"].astype(str), frame["title"].astype(str), strict=True))
+    # As lists: to walk over a column of Arrow takes twenty times as long.
+    return dict(zip(frame["item"].astype(str).tolist(), frame["title"].astype(str).tolist(), strict=True))
 
 
 def popular_scores(bundle: Bundle) -> Tensor:

@@ -24,13 +24,17 @@ class Events:
     """Interactions sorted by entity, then time: entity e owns rows indptr[e] to indptr[e + 1].
 
     indptr [E + 1] int64; item [N] int32, padded ids; label [N] float32; time [N] int64 in seconds since 1970
-    UTC, or None when the data set has no times at all.
+    UTC, or None when the data set has no times at all. context: name -> [N] float32 (NaN missing) or int32 (padded ids
+    of the space 'context.<field>'). actor and group [N] int32: numbers that equal ones share, no padded ids.
     """
 
     indptr: IntArray
     item: IntArray
     label: FloatArray
     time: IntArray | None = None
+    context: Mapping[str, IntArray | FloatArray] = field(default_factory=dict)
+    actor: IntArray | None = None
+    group: IntArray | None = None
 
     @property
     def entities(self) -> int:
@@ -68,7 +72,7 @@ FeatureTable = Mapping[str, Column]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Raw values of every id space: 'item', 'entity', 'item.<field>', 'entity.<field>'.
+    """Raw values of every id space: 'item', 'entity', 'item.<field>', 'entity.<field>', 'context.<field>'.
 
     `values[space][i]` has the padded id i + 2.
     """
@@ -123,3 +127,42 @@ class Dataset:
     def catalogue(self) -> int:
         """C: items and the two reserved ids."""
         return self.vocab.size("item")
+
+    @cached_property
+    def homes(self) -> Homes | None:
+        """Whose items are whose, where the schema has a `home`."""
+        home = self.schema.home
+        if home is None:
+            return None
+        column = self.items[home]
+        assert column.indptr is not None
+        entity_of = self.vocab.values["entity"].get_indexer(self.vocab.values[f"item.{home}"])
+        known = np.diff(column.indptr) > 0
+        owner = np.full(self.catalogue, -1, np.int64)
+        value = np.asarray(column.values)[np.asarray(column.indptr[:-1])[known]]
+        owner[known] = np.where(value >= FIRST, entity_of[np.maximum(value - FIRST, 0)], -1)
+        return Homes.of(owner, self.events.entities)
+
+
+@dataclass(frozen=True)
+class Homes:
+    """The items of each entity: entity e owns items item[indptr[e] : indptr[e + 1]], whose local ids are FIRST on.
+
+    owner [C]: the entity of each padded item id, -1 for none; local [C]: its id in the owner's catalogue.
+    """
+
+    indptr: IntArray
+    item: IntArray
+    owner: IntArray
+    local: IntArray
+
+    @classmethod
+    def of(cls, owner: IntArray, entities: int) -> Homes:
+        """From the owner of each item."""
+        order = np.argsort(owner, kind="stable")
+        order = order[owner[order] >= 0]
+        counts = np.bincount(owner[order], minlength=entities)
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        local = np.full(len(owner), UNKNOWN, np.int64)
+        local[order] = FIRST + np.arange(len(order)) - indptr[owner[order]]
+        return cls(indptr, order, owner, local)

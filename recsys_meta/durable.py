@@ -54,19 +54,24 @@ def _swap(beside: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Replace a file in one step."""
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A place for a file that becomes `path` in one step when the block ends well, and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.parent / f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:12]}"
     try:
-        with beside.open("wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
+        yield beside
+        _flush(beside)
         beside.replace(path)
         _flush(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace a file in one step."""
+    with new_file(path) as beside:
+        beside.write_bytes(content)
 
 
 def sweep(directory: Path) -> None:

@@ -2,7 +2,7 @@
 
 One door for learners and baselines. For each newcomer and each number of shots k the support is its first k rows
 in a fixed order and the query all that follow; the full catalogue is ranked, less the support's items. Newcomers
-with fewer than k + `min_query` rows leave point k only (protocols U1, U2 of docs/evaluation.md).
+with fewer than k + `min_query` rows leave point k only (protocols U1, U2, A1 to A3 and C1 of docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -13,67 +13,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from recsys_meta.curve import Curve, choose
 from recsys_meta.dataset import Dataset
 from recsys_meta.episodes import EventIndex, batch_of, draw, ordered
 from recsys_meta.errors import ConfigError
-from recsys_meta.metrics import (
-    RANKING,
-    RATING,
-    Interval,
-    Paired,
-    paired,
-    ranking_metrics,
-    rating_metrics,
-    summarise,
-)
+from recsys_meta.intervals import Values
+from recsys_meta.lists import list_ranks
+from recsys_meta.measure import Ask, by_row, measure, metrics_of
 from recsys_meta.predictor import Predictor
+from recsys_meta.samples import Sample
 from recsys_meta.schema import Order
-from recsys_meta.types import FIRST, FloatArray, IntArray, Params, State, Support, TaskBatch
+from recsys_meta.types import IntArray, Params, Rows, State, Support, TaskBatch
+
+__all__ = [
+    "MOST_ROWS", "SHOTS", "Ask", "Change", "Curve", "Unadapted", "change_made", "choose", "cold_start",
+    "episodes_at", "measure", "metrics_of",
+]  # fmt: skip
 
 SHOTS = (0, 1, 3, 5, 10, 20)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Metric values of each newcomer at each number of shots: values[shots][metric] [n], NaN where it left.
-
-    All curves over the same entities have the newcomers in the same order, so they can be paired.
-    """
-
-    method: str
-    entities: IntArray
-    values: Mapping[int, Mapping[str, FloatArray]]
-
-    def interval(self, shots: int, metric: str, seed: int = 0) -> Interval:
-        """Mean and 95% bootstrap interval at one point."""
-        return summarise(metric, self.values[shots][metric], seed)
-
-    def against(self, other: Curve, shots: int, metric: str, seed: int = 0) -> Paired:
-        """Paired difference, self less other, at one point."""
-        if not np.array_equal(self.entities, other.entities):
-            raise ValueError("curves over different entities cannot be paired")
-        return paired(self.values[shots][metric], other.values[shots][metric], seed)
-
-    def mean(self, metric: str) -> float:
-        """Mean over the points of the curve: the figure that choices on meta-validation are made by."""
-        means = [float(np.nanmean(v[metric])) for v in self.values.values() if np.isfinite(v[metric]).any()]
-        return float(np.mean(means)) if means else float("nan")
-
-
-def metrics_of(data: Dataset) -> tuple[str, ...]:
-    """Metrics that make sense for the objective; the first one is what choices are made by."""
-    match data.schema.objective:
-        case "ranking":
-            return RANKING
-        case "rating":
-            return RATING
-        case other:
-            raise ConfigError(
-                f"objective '{other}' can be prepared but not yet trained or evaluated; "
-                "`recsys-meta data prepare --objective ranking` takes its positives as a ranking"
-            )
-
+MOST_ROWS = 2000
+"""Query rows of an entity that are looked at where rows are measured: a fixed random part of more."""
 
 Progress = Callable[[int, int], None]
 
@@ -90,14 +51,18 @@ def cold_start(
     order: Order | None = None,
     seed: int = 0,
     min_query: int | None = None,
-    shown: torch.Tensor | None = None,
+    ask: Ask | None = None,
     chunk: int = 64,
+    most_rows: int = MOST_ROWS,
+    lists: bool = True,
     progress: Progress | None = None,
 ) -> Curve:
     """Evaluate one predictor on newcomers it was not trained on.
 
+    Where rows are measured a random part, `most_rows` of an entity, is looked at; `lists` False leaves out what is
+    measured over lists, which takes scores of all who share them.
+
     The order of random supports and of ties depends on `seed` only, so every method meets the same episodes.
-    `shown` [C] bool restricts the items that are ranked (a corner of `scenarios`).
     `progress` is told (newcomers done, all). Raises ConfigError for shots that are not distinct and >= 0, or a
     `min_query` below 1.
     """
@@ -107,64 +72,104 @@ def cold_start(
     least = data.schema.min_query if min_query is None else min_query
     if least < 1:
         raise ConfigError(f"min_query must be at least 1, got {least}: without a query row nothing is measured")
-    row_order = ordered(index, order or data.schema.order, seed)
+    rows = ordered(index, order or data.schema.order, seed)
+    ask = ask or Ask()
+    most = (ask.rows or most_rows) if by_row(data) else None
     body = predictor.body(params)
-    names = metrics_of(data)
-    values = {k: {m: np.full(len(entities), np.nan) for m in names} for k in shots}
+    tally = _Rows(data, rows, shots) if by_row(data) else _Tasks(data, len(entities), shots)
     for start in range(0, len(entities), chunk):
         part = entities[start : start + chunk]
         for k in shots:
-            enough = index.counts[torch.from_numpy(part)].cpu().numpy() >= k + least
+            enough = index.reaches(part, k, least, data.schema.query_from)
             if not enough.any():
                 continue
-            batch = episodes_at(data, row_order, part[enough], k)
+            batch = episodes_at(data, rows, part[enough], k, most, seed)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + start * 31 + k)
-            measured = measure(predictor, body, data, batch, generator, shown)
-            for m in names:
-                values[k][m][start : start + len(part)][enough] = measured[m].cpu().numpy()
+            measured = measure(predictor, body, data, batch, generator, ask)
+            tally.add(k, start + np.flatnonzero(enough), batch, measured)
         if progress is not None:
             progress(min(start + chunk, len(entities)), len(entities))
+    values = tally.values()
+    if lists and "mrr" in metrics_of(data) and data.schema.objective == "click":
+        ranks = list_ranks(predictor, body, data, rows, entities, shots, least)
+        values = {k: {**v, "mrr": ranks[k]} for k, v in values.items()}
     return Curve(predictor.name, entities, values)
 
 
-def episodes_at(data: Dataset, index: EventIndex, entities: IntArray, shots: int) -> TaskBatch:
-    """Episodes of some newcomers with exactly `shots` support rows, in the index's order; the rest is query."""
+class _Tasks:
+    """Values of tasks, as they come in."""
+
+    def __init__(self, data: Dataset, entities: int, shots: Sequence[int]) -> None:
+        self._values = {k: {m: np.full(entities, np.nan) for m in metrics_of(data)} for k in shots}
+
+    def add(self, shots: int, places: IntArray, batch: TaskBatch, measured: Mapping[str, Tensor]) -> None:
+        for name, kept in self._values[shots].items():
+            kept[places] = measured[name].cpu().numpy()
+
+    def values(self) -> dict[int, dict[str, Values]]:
+        return {k: dict(v) for k, v in self._values.items()}
+
+
+class _Rows:
+    """Values of rows, as they come in."""
+
+    def __init__(self, data: Dataset, index: EventIndex, shots: Sequence[int]) -> None:
+        self._names, self._index = metrics_of(data), index
+        self._clicks = data.schema.objective == "click"
+        self._parts: dict[int, dict[str, list[Tensor]]] = {k: {} for k in shots}
+
+    def add(self, shots: int, places: IntArray, batch: TaskBatch, measured: Mapping[str, Tensor]) -> None:
+        mask, query = batch.query.mask, batch.query
+        found = {**measured, "entity": batch.entity[:, None].expand_as(mask), "label": query.label}
+        if query.position is not None and not self._clicks:
+            found["new"] = self._index.first_time[query.position]
+        for name, value in found.items():
+            self._parts[shots].setdefault(name, []).append(value[mask].cpu())
+
+    def values(self) -> dict[int, dict[str, Values]]:
+        return {k: self._point(parts) for k, parts in self._parts.items()}
+
+    def _point(self, parts: Mapping[str, list[Tensor]]) -> dict[str, Values]:
+        columns = {k: torch.cat(v).numpy() for k, v in parts.items()}
+        entity = columns.get("entity", np.empty(0, np.int64))
+        if self._clicks:
+            none = np.empty(0, np.float32)
+            sample = Sample(entity, columns.get("logit", none), columns.get("label", none))
+            return {m: sample for m in self._names if m != "mrr"}
+        made: dict[str, Values] = {}
+        for name in self._names:
+            base = name.removeprefix("macro_").removeprefix("new_")
+            value = columns.get(base, np.empty(0, np.float32))
+            if "new_" in name and len(value):
+                value = np.where(columns["new"], value, np.nan)
+            made[name] = Sample(entity, value)
+        return made
+
+
+def episodes_at(
+    data: Dataset, index: EventIndex, entities: IntArray, shots: int, most: int | None = None, seed: int = 0
+) -> TaskBatch:
+    """Episodes of some newcomers with exactly `shots` support rows, in the index's order; the rest is query.
+
+    Of a query with more than `most` rows a random part is kept, the same for every method.
+    """
     chosen = torch.as_tensor(entities, device=index.indptr.device)
-    support, query = draw(index, chosen, torch.full_like(chosen, shots))
+    wanted = torch.full_like(chosen, shots)
+    support, query = draw(index, chosen, wanted, query_from=data.schema.query_from)
+    if most is not None and query.item.shape[1] > most:
+        query = _part(query, most, torch.Generator().manual_seed(seed))
     return batch_of(data, entities, support, query)
 
 
-def measure(
-    predictor: Predictor,
-    body: Params,
-    data: Dataset,
-    batch: TaskBatch,
-    generator: torch.Generator,
-    shown: torch.Tensor | None = None,
-) -> dict[str, torch.Tensor]:
-    """Metrics [T] of a batch of episodes. Adapting sees the support only; query labels go to the metric."""
-    state = predictor.adapt(body, batch.support)
-    if data.schema.objective == "rating":
-        low, high = data.schema.label_range or (-np.inf, np.inf)
-        return rating_metrics(predictor.score(body, state, batch.query), batch.query.label, batch.query.mask, low, high)
-    scores = predictor.rank(body, state)
-    relevant = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-    relevant.scatter_(1, batch.query.item, batch.query.mask)
-    allowed = torch.ones_like(relevant) if shown is None else shown.expand_as(relevant).clone()
-    allowed.scatter_(1, batch.support.rows.item, False)
-    allowed[:, :FIRST] = False
-    return ranking_metrics(scores, relevant, allowed, generator)
-
-
-def choose(curves: Sequence[Curve], metric: str, sign: float = 1.0) -> dict[int, int]:
-    """For each number of shots, which of the curves (of one method's settings, on meta-validation) is best."""
-    return {
-        k: int(np.argmax([sign * _mean_or_worst(c.values[k][metric], sign) for c in curves])) for k in curves[0].values
-    }
-
-
-def _mean_or_worst(values: FloatArray, sign: float) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else -sign * np.inf
+def _part(rows: Rows, most: int, generator: torch.Generator) -> Rows:
+    """Random rows of each task, at most so many, real ones before padding."""
+    # By the position of a row, so that a row's chance does not depend on which others share its batch.
+    assert rows.position is not None
+    size = int(rows.position.max()) + 1
+    chance = torch.rand(size, generator=generator).to(rows.item.device)[rows.position].masked_fill(~rows.mask, -1.0)
+    kept = chance.topk(most, dim=1).indices.sort(1).values
+    task = torch.arange(len(kept), device=kept.device)[:, None]
+    return rows.map(lambda t: t[task, kept])
 
 
 class Unadapted:

@@ -1,4 +1,4 @@
-"""Metrics, for a batch of tasks at once, and what may be concluded from them.
+"""Metrics, for a batch of tasks at once; `intervals` says what may be concluded from them.
 
 Ranking is over the full catalogue; gains are binary; ties are broken at random, because a constant model would
 otherwise inherit the order of the items (papers.md, traps 5 and 12 in our notes; Krichene & Rendle 2020 on
@@ -7,18 +7,19 @@ sampled candidates).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_meta.types import FloatArray
-
 RANKING = ("ndcg@10", "recall@20", "mrr", "hit@10")
 RATING = ("rmse", "mae", "ndcg@5")
-LOWER_IS_BETTER = frozenset({"rmse", "mae", "logloss"})
+CLICK = ("logloss", "auc", "ece")
+CHOICE = (
+    "hit@10", "hit@5", "ndcg@10", "ndcg@5", "mrr",
+    "new_hit@10", "new_hit@5", "new_ndcg@10", "new_ndcg@5",
+    "macro_hit@10", "macro_new_hit@10",
+)  # fmt: skip
+"""Means over query rows; `new_` over rows whose item their actor had not taken before; `macro_` over entities."""
+LOWER_IS_BETTER = frozenset({"rmse", "mae", "logloss", "ece"})
 
 
 def ranking_metrics(scores: Tensor, relevant: Tensor, shown: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -101,76 +102,18 @@ def _tied_mean(value: Tensor, gain: Tensor) -> Tensor:
     return (total / rows.clamp(min=1)).gather(1, group)
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95% interval over n entities."""
+def choice_metrics(scores: Tensor, own: Tensor, shown: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Hit rate and nDCG at 5 and 10, and MRR, of one relevant candidate a row, [R] each.
 
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-def summarise(metric: str, values: FloatArray, seed: int = 0, draws: int = 1000) -> Interval:
-    """Mean over entities with a 95% bootstrap interval over entities; NaN entries leave. RMSE is the root."""
-    kept = np.asarray(values, np.float64)
-    kept = kept[~np.isnan(kept)]
-    if not len(kept):
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
-    finish = np.sqrt if metric == "rmse" else np.asarray
-    low, high = np.quantile(finish(_bootstrap(kept, seed, draws)), [0.025, 0.975])
-    return Interval(float(finish(kept.mean())), float(low), float(high), len(kept))
-
-
-def summarise_seeds(metric: str, seeds: Sequence[FloatArray], draws: int = 1000) -> Interval:
-    """Mean over seeds of the mean over entities; the interval resamples entities within each seed."""
-    kept = [v[~np.isnan(v)] for v in (np.asarray(s, np.float64) for s in seeds)]
-    kept = [v for v in kept if len(v)]
-    if not kept:
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
-    finish = np.sqrt if metric == "rmse" else np.asarray
-    drawn = np.mean([finish(_bootstrap(v, i, draws)) for i, v in enumerate(kept)], axis=0)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(float(np.mean([finish(v.mean()) for v in kept])), float(low), float(high), sum(map(len, kept)))
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Mean difference of two methods on the same entities, its 95% interval and a two-sided p-value."""
-
-    difference: float
-    low: float
-    high: float
-    p: float
-    n: int
-
-
-def paired(ours: FloatArray, theirs: FloatArray, seed: int = 0, draws: int = 2000) -> Paired:
-    """Paired bootstrap over entities; the p-value is that of the sign-flip permutation test."""
-    gap = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
-    gap = gap[~np.isnan(gap)]
-    if not len(gap):
-        return Paired(float("nan"), float("nan"), float("nan"), 1.0, 0)
-    low, high = np.quantile(_bootstrap(gap, seed, draws), [0.025, 0.975])
-    extreme = np.abs(_flipped(gap, seed + 1, draws)) >= abs(gap.sum()) - 1e-12
-    return Paired(float(gap.mean()), float(low), float(high), float((extreme.sum() + 1) / (draws + 1)), len(gap))
-
-
-def _flipped(gap: FloatArray, seed: int, draws: int) -> FloatArray:
-    """Sums of the gaps under `draws` random signs each, in blocks so that memory stays small."""
-    rng = np.random.default_rng(seed)
-    n = len(gap)
-    block = max(1, 4_000_000 // n)
-    sums = [
-        (rng.integers(0, 2, (min(block, draws - i), n), dtype=np.int8) * 2 - 1) @ gap for i in range(0, draws, block)
-    ]
-    return np.concatenate(sums)
-
-
-def _bootstrap(values: FloatArray, seed: int, draws: int) -> FloatArray:
-    """Means of `draws` resamples with replacement, in blocks so that memory stays small."""
-    rng = np.random.default_rng(seed)
-    n = len(values)
-    block = max(1, 4_000_000 // n)
-    means = [values[rng.integers(0, n, (min(block, draws - i), n))].mean(1) for i in range(0, draws, block)]
-    return np.concatenate(means)
+    scores [R, K]; own [R]: the column of the candidate that was taken; shown [R, K] bool. Ties are broken at random.
+    """
+    best = scores.gather(1, own[:, None])
+    others = shown.scatter(1, own[:, None], False)
+    above = ((scores > best) & others).sum(1)
+    tied = ((scores == best) & others).sum(1)
+    chance = torch.rand(len(scores), generator=generator, device=generator.device).to(scores.device)
+    rank = 1 + above + (chance * (tied + 1)).floor().long()
+    gain = 1 / torch.log2(rank.float() + 1)
+    values = {f"hit@{k}": (rank <= k).float() for k in (5, 10)}
+    values |= {f"ndcg@{k}": gain * (rank <= k) for k in (5, 10)}
+    return values | {"mrr": 1 / rank.float()}

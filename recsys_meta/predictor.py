@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -50,6 +50,35 @@ class Predictor(Protocol):
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
         """Loss of each task's own support under a state, [T]; 0 for an empty support."""
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """A predictor of the objective "choice". Items are local ids of the state's own catalogue, and `rank` gives scores
+    [T, C] over it for an actor of whom nothing is known."""
+
+    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+        """Scores [T, R, K] of the candidates [T, R, K] of each row, given its history and context."""
+
+
+@runtime_checkable
+class Unsure(Protocol):
+    """A predictor that knows how sure it is."""
+
+    def spread(self, body: Params, state: State, rows: Rows) -> Tensor:
+        """Standard deviation [T, R] of the scores of rows, given what is known of the entity."""
+
+
+@runtime_checkable
+class Starter(Protocol):
+    """A predictor whose adaptation begins with what depends on features and the number of rows alone. Many newcomers
+    share that, so serving keeps it."""
+
+    def start(self, body: Params, support: Support) -> State:
+        """What T newcomers with these features and numbers of rows start from; which rows does not matter."""
+
+    def adapt_from(self, body: Params, start: State, support: Support) -> State:
+        """The same as `adapt` up to the last bits, from a start that was kept."""
 
 
 class Learner(Predictor, Protocol):

@@ -22,12 +22,18 @@ class _Part(BaseModel):
 
 
 class Episodes(_Part):
-    """How training episodes are drawn: support sizes from 0 to `max_shots`, a share of them empty."""
+    """How training episodes are drawn: support sizes from 0 to `max_shots`, a share of them empty; "fixed" is always
+    `max_shots`.
+
+    `order`: "random" rows, rows as the "data" have them, so that always the first ones are met, or a "window" of
+    consecutive rows that begins anywhere; without it "data" where times are exact, else "random".
+    """
 
     max_shots: int = Field(default=40, ge=0, le=10_000)
     empty: float = Field(default=0.1, ge=0, le=1)
-    draw: Literal["uniform", "log", "mixed"] = "uniform"
+    draw: Literal["uniform", "log", "mixed", "fixed"] = "uniform"
     max_query: int = Field(default=0, ge=0, description="query rows kept of an episode; 0 keeps all")
+    order: Literal["random", "data", "window"] | None = None
 
 
 class Train(_Part):
@@ -48,10 +54,18 @@ class Train(_Part):
 
 
 class Curriculum(_Part):
-    """Which tasks meet the learner, by name and settings."""
+    """Which tasks meet the learner, by name and settings.
+
+    With `watch` the hardness of each meta-batch is measured and recorded even where the curriculum does not ask for
+    it. `probe` says how the difficulty of tasks is worked out for one that goes from easy to hard: the learner is
+    trained on each task "alone", or a copy of it on all for a "brief" while, for `probe_steps` steps.
+    """
 
     name: str = "uniform"
     config: dict[str, Any] = {}
+    watch: bool = False
+    probe: Literal["brief", "alone"] = "brief"
+    probe_steps: int = Field(default=30, ge=0)
 
 
 class Few(_Part):

@@ -1,75 +1,40 @@
 """From a newcomer's raw events to a ranked list: the only adaptation code that serving, batch jobs and the command
 line have. It calls the same `collate`, `adapt` and `rank` as training and evaluation.
 
-A `Recommender` is immutable after construction and may be shared by threads.
+A `Recommender` answers the same whatever it was asked before, and may be shared by threads.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from recsys_meta.asking import Asker, Question
 from recsys_meta.bundle import Bundle, popular_scores
-from recsys_meta.episodes import collate
-from recsys_meta.errors import DataError
-from recsys_meta.features import encode_raw
-from recsys_meta.schema import ARRIVAL
-from recsys_meta.state import dump_state, load_state
-from recsys_meta.types import FIRST, UNKNOWN, State, Support
+from recsys_meta.encoding import Encoder
+from recsys_meta.errors import ConfigError
+from recsys_meta.filters import Rule, passing
+from recsys_meta.nets import catalogue_features
+from recsys_meta.newcomers import Interaction, Known, Moment, Newcomer, Own, Words, canonical
+from recsys_meta.predictor import Chooser, Starter, Unsure
+from recsys_meta.reader import MAX_SUPPORT, Reader
+from recsys_meta.state import dump_state, load_state, settled
+from recsys_meta.topk import Best, best, best_of_each
+from recsys_meta.types import FIRST, UNKNOWN, Rows, State, Support
 
 __all__ = [
-    "Answer", "Diagnosis", "Interaction", "Known", "Newcomer", "Recommender", "Scored", "dump_state", "load_state",
-    "recommend",
+    "MAX_SUPPORT", "Answer", "Diagnosis", "Interaction", "Known", "Moment", "Newcomer", "Question", "Recommender",
+    "Scored", "dump_state", "load_state", "recommend",
 ]  # fmt: skip
 
-MAX_SUPPORT = 500
-"""Most recent positives that an adaptation looks at."""
 
-
-LATEST = 253_402_300_799.0
-"""A time after every other (the end of the year 9999): numbers beyond the training range count as its end."""
-
-
-@dataclass(frozen=True)
-class Interaction:
-    """One raw event of a newcomer. `label` None means "it happened"; `time` in seconds since 1970 UTC."""
-
-    item: str
-    label: float | None = None
-    time: float | None = None
-
-
-@dataclass(frozen=True)
-class Newcomer:
-    """What a caller knows of one entity: raw feature values and its interactions in any order."""
-
-    features: Mapping[str, object] = field(default_factory=dict)
-    events: Sequence[Interaction] = ()
-
-
-@dataclass(frozen=True)
-class Known:
-    """A newcomer in the model's terms: support rows, all items it has met, and raw items the model lacks."""
-
-    items: tuple[int, ...]
-    labels: tuple[float, ...]
-    seen: frozenset[int]
-    unknown: tuple[str, ...]
-    features: Mapping[str, object]
-
-    @property
-    def digest(self) -> str:
-        """Hash of all that adaptation depends on beside the model; the order of events does not matter."""
-        rows = sorted(zip(self.items, self.labels, strict=True))
-        content = json.dumps([rows, self.features], sort_keys=True, default=str)
-        return hashlib.sha256(content.encode()).hexdigest()[:32]
+MOST_STARTS = 4096
+"""Starts of adaptations that are kept, by features and size of the support."""
 
 
 @dataclass(frozen=True)
@@ -103,83 +68,121 @@ class Recommender:
         # Plain lists and dictionaries: an index of pandas costs more than adapting does.
         self._names: list[str] = bundle.vocab.values["item"].tolist()
         self._ids = {name: i for i, name in enumerate(self._names, FIRST)}
+        self._reader = Reader(bundle.schema, self._ids)
+        self._table = catalogue_features(bundle.params)
+        own = self._table if bundle.schema.home else {}
+        self._encoder = Encoder(bundle.schema, bundle.vocab, self._ids, own)
+        self._asker = Asker(bundle.schema, self._reader.fields, self._encoder)
+        # Asked once: to hold an object against a protocol takes as long as a small adaptation.
+        self._starter = bundle.predictor if isinstance(bundle.predictor, Starter) else None
+        self._starts: dict[tuple[int, bytes], State] = {}
+        self._coarse: Collection[str] = getattr(bundle.predictor, "coarse", ())
+        self.fields, self.repeats = self._reader.fields, self._reader.repeats
+        self.know = self._reader.read
+        self.support = self._encoder.support
+        if bundle.schema.objective == "choice" and not isinstance(bundle.predictor, Chooser):
+            raise ConfigError(
+                f"the model's objective is 'choice', but its predictor '{bundle.predictor.name}' cannot choose"
+            )
 
     @property
     def version(self) -> str:
         """The bundle's version."""
         return self.bundle.version
 
-    def know(self, newcomer: Newcomer) -> Known:
-        """Translate a newcomer. Items that the model does not have are listed, not guessed.
-
-        An event without a time is the latest. Of events at the same time the one with the higher label counts.
-        Raises DataError for a label that is not finite or outside the schema's range, or a time that is not finite.
-        """
-        ids = [self._ids.get(e.item, UNKNOWN) for e in newcomer.events]
-        last: dict[int, tuple[float, float]] = {}
-        unknown = set()
-        for event, padded in zip(newcomer.events, ids, strict=True):
-            word = self._time(event), self._label(event)
-            if padded == UNKNOWN:
-                unknown.add(event.item)
-            else:
-                # The last word on an item counts, and a repetition is no second positive.
-                last[padded] = max(word, last.get(padded, word))
-        rows = sorted((when, item, label) for item, (when, label) in last.items() if self._counts(label))
-        # By item, as the digest has them: sums in another order differ in the last bit.
-        recent = sorted((item, label) for _, item, label in rows[-MAX_SUPPORT:])
-        items = tuple(item for item, _ in recent)
-        ranking = self.bundle.schema.objective == "ranking"
-        labels = tuple(1.0 if ranking else label for _, label in recent)
-        return Known(items, labels, frozenset(last), tuple(sorted(unknown)), self._features(newcomer))
-
-    def _features(self, newcomer: Newcomer) -> dict[str, object]:
-        """The caller's features; an arrival that was not given is the first known time, or else later than all."""
-        features = dict(newcomer.features)
-        if self.bundle.schema.arrival and features.get(ARRIVAL.name) is None:
-            features[ARRIVAL.name] = min((e.time for e in newcomer.events if e.time is not None), default=LATEST)
-        return features
-
-    def _counts(self, label: float) -> bool:
-        """Whether a row of such a label belongs to the support."""
-        schema = self.bundle.schema
-        return schema.objective != "ranking" or schema.positive is None or label >= schema.positive
-
-    def _time(self, event: Interaction) -> float:
-        if event.time is None:
-            return math.inf
-        if not math.isfinite(event.time):
-            raise DataError(
-                f"{event.time} is not a time", field="time", remedy="Give seconds since 1970 or leave it out"
-            )
-        return event.time
-
-    def _label(self, event: Interaction) -> float:
-        schema = self.bundle.schema
-        if event.label is None:
-            if schema.objective != "ranking":
-                raise DataError("a label is needed", field="label", remedy=f"This model predicts {schema.objective}s")
-            return math.inf
-        low, high = schema.label_range or (-math.inf, math.inf)
-        if not (math.isfinite(event.label) and low <= event.label <= high):
-            raise DataError(f"{event.label} is not a label from {low:g} to {high:g}", field="label")
-        return float(event.label)
-
-    def support(self, known: Sequence[Known]) -> Support:
-        """The support of T newcomers as tensors. Raises DataError for a feature the schema does not have."""
-        schema = self.bundle.schema
-        features = encode_raw(schema.all_entity_features, self.bundle.vocab, "entity", [k.features for k in known])
-        return Support(features, collate([list(k.items) for k in known], [list(k.labels) for k in known]))
+    def check(self, context: Words) -> None:
+        """Raise DataError for the context of an event that this model could not read."""
+        self.fields.check(context)
+        self._encoder.check(self.fields.of_row(context), self.fields.of_item(context))
 
     @torch.no_grad()
     def adapt(self, known: Sequence[Known]) -> State:
-        """States of T newcomers."""
-        return self.bundle.predictor.adapt(self.body, self.support(known))
+        """States of T newcomers, rounded as a cache would keep them: an answer never depends on what was cached."""
+        support = self.support(known)
+        start = None if self._starter is None else self._start(self._starter, known, support)
+        if self._starter is None or start is None:
+            state = self.bundle.predictor.adapt(self.body, support)
+        else:
+            state = self._starter.adapt_from(self.body, start, support)
+        return settled(state, self._coarse)
+
+    def _start(self, starter: Starter, known: Sequence[Known], support: Support) -> State | None:
+        """Where such newcomers start: worked out for the first one of each kind. None for many who share nothing."""
+        kinds = [(len(one.items), _digest(one.features)) for one in known]
+        if len(known) == 1:
+            return self._kept_start(starter, kinds[0], support)
+        first = {kind: i for i, kind in reversed(list(enumerate(kinds)))}
+        if 2 * len(first) > len(known):
+            return None
+        starts = starter.start(self.body, self.support([known[i] for i in first.values()]))
+        place = {kind: i for i, kind in enumerate(first)}
+        return {name: leaf[[place[kind] for kind in kinds]] for name, leaf in starts.items()}
+
+    def _kept_start(self, starter: Starter, kind: tuple[int, bytes], support: Support) -> State:
+        start = self._starts.get(kind)
+        if start is None:
+            if len(self._starts) >= MOST_STARTS:
+                self._starts.clear()
+            start = self._starts[kind] = starter.start(self.body, support)
+        return start
+
+    def dump(self, state: State) -> bytes:
+        """A state as small bytes, for `load_state`."""
+        return dump_state(state, self._coarse)
 
     @torch.no_grad()
     def scores(self, state: State) -> Tensor:
         """Scores of the whole catalogue, [T, C]."""
         return self.bundle.predictor.rank(self.body, state)
+
+    def answer(self, state: State, question: Question | None = None) -> Tensor:
+        """Scores [C] of one newcomer's whole catalogue: for nothing in particular, or for a question."""
+        return self.answers(state, question)[0]
+
+    @torch.no_grad()
+    def answers(self, state: State, question: Question | None = None) -> Tensor:
+        """The same for T states, [T, C]."""
+        if question is None:
+            return self.scores(state)
+        predictor, every = self.bundle.predictor, torch.arange(question.catalogue)
+        tasks = next(iter(state.values())).shape[0]
+        rows = question.rows.map(lambda t: t.expand(tasks, *t.shape[1:]))
+        if isinstance(predictor, Chooser):
+            scores = predictor.choose(self.body, state, rows, every.expand(tasks, 1, -1))[:, 0]
+            return scores.masked_fill(every < FIRST, 0.0)
+        wide = rows.map(lambda t: t.expand(tasks, len(every), *t.shape[2:]))
+        return predictor.score(self.body, state, replace(wide, item=every.expand(tasks, -1)))
+
+    @torch.no_grad()
+    def judge(self, state: State, rows: Rows) -> Tensor:
+        """Scores [T, R] of rows."""
+        return self.bundle.predictor.score(self.body, state, rows)
+
+    @torch.no_grad()
+    def spread(self, state: State, rows: Rows) -> Tensor | None:
+        """Standard deviation [T, R] of the scores of rows, where the predictor knows it."""
+        predictor = self.bundle.predictor
+        return predictor.spread(self.body, state, rows) if isinstance(predictor, Unsure) else None
+
+    def ask(self, known: Known, moment: Moment, told: Mapping[str, Words] | None = None) -> tuple[Known, Question]:
+        """A question in the model's words, and the newcomer with what was told of items, name to features.
+
+        Raises DataError for a context or features that the model does not have, or a place where it knows of none.
+        """
+        return self._asker.ask(known, moment, told or {})
+
+    def rows(self, known: Known, asked: Sequence[tuple[str, Words]]) -> Rows:
+        """Rows [1, R] to be judged: items with their contexts; an item that the model lacks is UNKNOWN."""
+        for _, words in asked:
+            self.fields.check(words, self.fields.row)
+        return self._encoder.rows(self.places([item for item, _ in asked], known), [words for _, words in asked])
+
+    def fallback(self, known: Known) -> Tensor:
+        """Scores [C] by popularity, in the newcomer's own catalogue where it has one: for a model that fails."""
+        if known.own is None:
+            return self.popular
+        met = torch.tensor(known.items, dtype=torch.int64)
+        return torch.bincount(met, minlength=self.catalogue(known.own)).float().log1p()
 
     def top(
         self,
@@ -188,43 +191,110 @@ class Recommender:
         *,
         exclude: Collection[int] = (),
         candidates: Collection[int] | None = None,
+        own: Own | None = None,
+        among: Tensor | None = None,
+        after: tuple[float, int] | None = None,
     ) -> list[Scored]:
-        """The n best of scores [C], best first, ties by id; fewer when fewer are left."""
+        """The n best of scores [C], best first, ties by id; fewer when fewer are left.
+
+        among [C] bool: where items may be; after: the score and the id of the item that the list goes on behind.
+        """
         allowed = scores.clone()
         allowed[:FIRST] = -torch.inf
+        if among is not None:
+            allowed.masked_fill_(~among, -torch.inf)
+        if after is not None:
+            score, last = after
+            before = (scores > score) | ((scores == score) & (torch.arange(len(scores)) <= last))
+            allowed.masked_fill_(before, -torch.inf)
         if exclude:
-            allowed[list(exclude)] = -torch.inf
-        if candidates is not None:
-            mask = torch.full_like(allowed, -torch.inf)
-            mask[[c for c in candidates if c >= FIRST]] = 0
-            allowed = allowed + mask
-        least = torch.topk(allowed, min(n, len(allowed))).values[-1:]
-        # All that tie with the n-th, so that ids decide between them; none when n is 0.
-        best = ((allowed >= least) & (allowed > -torch.inf)).nonzero()[:, 0] if len(least) else least.long()
-        best = best[torch.argsort(allowed[best], descending=True, stable=True)[:n]]
-        names = [self._names[i - FIRST] for i in best.tolist()]
-        titles = self.bundle.titles
-        return [Scored(n, s, titles.get(n)) for n, s in zip(names, allowed[best].tolist(), strict=True)]
+            allowed.index_fill_(0, torch.tensor(list(exclude)), -torch.inf)
+        if candidates is None:
+            return self._listed(best(allowed, n), own)
+        # Few of many: nothing else is looked at.
+        chosen = torch.tensor(sorted({c for c in candidates if c >= FIRST}), dtype=torch.int64)
+        return self._listed([(score, int(chosen[i])) for score, i in best(allowed[chosen], n)], own)
 
-    def ids(self, items: Sequence[str]) -> list[int]:
-        """Padded ids of raw items the model has; others are left out."""
-        return [self._ids[i] for i in items if i in self._ids]
+    def tops(self, scores: Tensor, n: int, known: Sequence[Known]) -> list[list[Scored]]:
+        """The n best of scores [T, C] for each of T newcomers, without what they have met: `top` of each."""
+        if self.bundle.schema.home is not None:
+            sizes = [self.catalogue(one.own) for one in known]
+            return [self.top(s[:c], n, own=k.own) for s, c, k in zip(scores, sizes, known, strict=True)]
+        allowed = scores.clone()
+        allowed[:, :FIRST] = -torch.inf
+        rows, met = [i for i, one in enumerate(known) for _ in one.seen], [item for one in known for item in one.seen]
+        allowed[rows, met] = -torch.inf
+        return [self._listed(found) for found in best_of_each(allowed, n)]
 
-    def diagnose(self, known: Known, state: State) -> Diagnosis:
+    def _listed(self, found: Best, own: Own | None = None) -> list[Scored]:
+        of, titles = self._names if own is None else own.names, self.bundle.titles
+        return [Scored(name := of[i - FIRST], score, titles.get(name)) for score, i in found]
+
+    def ids(self, items: Sequence[str], own: Own | None = None) -> list[int]:
+        """Padded ids of raw items the model (or the entity's own catalogue) has; others are left out."""
+        ids = self._ids if own is None else own.ids
+        return [ids[i] for i in items if i in ids]
+
+    def places(self, items: Sequence[str], known: Known) -> list[int]:
+        """The id of each raw item, UNKNOWN for those that neither the model nor the newcomer has."""
+        ids = self._ids if known.own is None else known.own.ids
+        return [ids.get(i, UNKNOWN) for i in items]
+
+    def name(self, item: int, own: Own | None = None) -> str:
+        """The raw item of an id."""
+        return (self._names if own is None else own.names)[item - FIRST]
+
+    def passing(self, rules: Mapping[str, Rule], known: Known) -> Tensor:
+        """Which items of the newcomer's catalogue fulfil rules, [C] bool. Raises DataError for a wrong rule."""
+        schema = self.bundle.schema
+        features: Mapping[str, Tensor] = self._table
+        if known.own is not None:
+            features = {n: v[0] for n, v in self._encoder.catalogue([known.own]).features.items()}
+        return passing(rules, schema.item_features, self.bundle.vocab, features)
+
+    def catalogue(self, own: Own | None = None) -> int:
+        """C: items and the two reserved ids, of the model or of an entity's own catalogue."""
+        return FIRST + len(self._names if own is None else own.names)
+
+    def diagnose(self, known: Sequence[Known]) -> list[Diagnosis]:
         """What adapting did. Costs more than adapting itself, so serving calls it after the answer has left."""
-        predictor, support = self.bundle.predictor, self.support([known])
+        support = self.support(known)
         with torch.no_grad():
-            before = {k: v.clone() for k, v in predictor.adapt(self.body, support.empty()).items()}
-            after = float(predictor.support_loss(self.body, state, support)[0])
-        leaves = {k: v.requires_grad_(True) for k, v in before.items() if v.is_floating_point()}
+            state = self.bundle.predictor.adapt(self.body, support)
+            after = self.bundle.predictor.support_loss(self.body, state, support)
+        loss, norm = self._slopes(support.empty(), support)
+        most = int(getattr(self.bundle.predictor.config, "steps", 1))
+        figures = zip(loss.tolist(), after.tolist(), norm.tolist(), strict=True)
+        return [
+            Diagnosis(len(k.items), most if k.items else 0, *found) for k, found in zip(known, figures, strict=True)
+        ]
+
+    def slopes(self, known: Known, cases: Sequence[Known]) -> Tensor:
+        """Norms [T] of the gradients that the supports of some cases have at the state of a newcomer."""
+        start = self.support([known])
+        start = start.of(torch.zeros(len(cases), dtype=torch.int64))
+        return self._slopes(start, self.support(cases))[1]
+
+    def _slopes(self, start: Support, support: Support) -> tuple[Tensor, Tensor]:
+        """Loss [T] of supports at the states of others, and the norm of its gradient there."""
+        predictor = self.bundle.predictor
+        with torch.no_grad():
+            before = {k: v.clone() for k, v in predictor.adapt(self.body, start).items()}
+        leaves = [v.requires_grad_(True) for v in before.values() if v.is_floating_point()]
         with torch.enable_grad():
-            loss = predictor.support_loss(self.body, before, support)[0]
-        gradient = 0.0
+            loss = predictor.support_loss(self.body, before, support)
+        square = torch.zeros(support.size)
         if loss.requires_grad:
-            parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            gradient = math.sqrt(sum(float(g.square().sum()) for g in parts if g is not None))
-        steps = int(getattr(predictor.config, "steps", 1)) if known.items else 0
-        return Diagnosis(len(known.items), steps, float(loss.detach()), after, gradient)
+            # No task touches another's state, so the sum's gradient is each one's own.
+            parts = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+            for part in parts:
+                square += 0.0 if part is None else part.reshape(support.size, -1).square().sum(1)
+        return loss.detach(), square.sqrt()
+
+
+def _digest(features: Words) -> bytes:
+    """The features in a form that tells nobody what they were: starts outlive the newcomers that they were made for."""
+    return hashlib.blake2b(canonical(features).encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -239,13 +309,20 @@ class Answer:
 
 
 def recommend(
-    recommender: Recommender, newcomer: Newcomer, n: int = 10, candidates: Sequence[str] | None = None
+    recommender: Recommender,
+    newcomer: Newcomer,
+    n: int = 10,
+    candidates: Sequence[str] | None = None,
+    moment: Moment | None = None,
 ) -> Answer:
     """Adapt to a newcomer and rank, without a cache: what the command line prints and the API must equal."""
     began = time.perf_counter()
-    known = recommender.know(newcomer)
-    scores = recommender.scores(recommender.adapt([known]))[0]
-    chosen = None if candidates is None else recommender.ids(candidates)
-    items = recommender.top(scores, n, exclude=known.seen, candidates=chosen)
+    known, question = recommender.know(newcomer), None
+    if moment is not None:
+        known, question = recommender.ask(known, moment, {name: {} for name in candidates or ()})
+    scores = recommender.answer(recommender.adapt([known]), question)
+    chosen = None if candidates is None else recommender.ids(candidates, known.own)
+    exclude = known.seen if known.own is None else question.hidden if question else ()
+    items = recommender.top(scores, n, exclude=exclude, candidates=chosen, own=known.own)
     served_by = "adapted" if known.items else "prior"
     return Answer(items, served_by, len(known.items), known.unknown, 1000 * (time.perf_counter() - began))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.checkpoint import Checkpoint
-from recsys_meta.curricula import Curriculum
+from recsys_meta.curricula import Curriculum, Ledger
 from recsys_meta.dataset import Dataset
 from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import CheckpointError
@@ -37,6 +37,7 @@ class Run:
     params: Params
     optimiser: torch.optim.AdamW
     sampler: Curriculum
+    ledger: Ledger
     generator: torch.Generator
     aids: Any
     step: int = 0
@@ -47,14 +48,13 @@ class Run:
 
     @property
     def epoch_steps(self) -> int:
-        """Steps of an epoch: each training entity is met once."""
-        return max(1, math.ceil(len(self.train) / self.recipe.train.tasks))
+        """Steps of an epoch: as many as meet each training entity once, where all are met alike."""
+        return epoch_steps(self.recipe, len(self.train))
 
     @property
     def steps(self) -> int:
         """Steps of the whole run, if nothing stops it early."""
-        train = self.recipe.train
-        return self.epoch_steps * max(train.epochs, math.ceil(train.least_steps / self.epoch_steps))
+        return all_steps(self.recipe, len(self.train))
 
     @property
     def trained(self) -> list[str]:
@@ -67,6 +67,17 @@ class Run:
         return {k: moved.get(k, v).detach().clone() for k, v in self.params.items()}
 
 
+def epoch_steps(recipe: Recipe, entities: int) -> int:
+    """Steps of an epoch with so many training entities."""
+    return max(1, math.ceil(entities / recipe.train.tasks))
+
+
+def all_steps(recipe: Recipe, entities: int) -> int:
+    """Steps of a whole run with so many training entities."""
+    train, epoch = recipe.train, epoch_steps(recipe, entities)
+    return epoch * max(train.epochs, math.ceil(train.least_steps / epoch))
+
+
 def freeze(run: Run) -> Checkpoint:
     """The whole state of a run but its buffers, which `start` makes again from data and seed.
 
@@ -75,6 +86,7 @@ def freeze(run: Run) -> Checkpoint:
     tensors: dict[str, Tensor] = {f"params/{k}": run.params[k] for k in run.trained}
     tensors |= {f"best/{k}": v for k, v in run.best_params.items()}
     tensors |= {f"sampler/{k}": v for k, v in run.sampler.state().items()}
+    tensors |= {f"ledger/{k}": v for k, v in run.ledger.state().items()}
     tensors["generator"] = run.generator.get_state()
     for i, moments in run.optimiser.state_dict()["state"].items():
         tensors |= {f"adam/{i}/{k}": v for k, v in moments.items()}
@@ -123,6 +135,7 @@ def _restore(run: Run, checkpoint: Checkpoint) -> None:
     device = run.generator.device
     run.best_params = {k: v.to(device) for k, v in _below(tensors, "best/").items()}
     run.sampler.restore(_below(tensors, "sampler/"))
+    run.ledger.restore(_below(tensors, "ledger/"))
     run.generator.set_state(tensors["generator"])
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _below(tensors, "adam/").items():

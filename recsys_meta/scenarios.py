@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from recsys_meta.dataset import Dataset
-from recsys_meta.episodes import EventIndex, Split
+from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import ConfigError
+from recsys_meta.splits import Split
 from recsys_meta.types import FIRST, IntArray
 
 Scenario = Literal["new-new", "new-known", "known-new", "known-known"]

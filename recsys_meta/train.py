@@ -15,15 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from recsys_meta.curricula import CURRICULA, Curriculum
+from recsys_meta.curricula import Bucket, Draw, Ledger, Lesson, Pool, make
 from recsys_meta.dataset import Dataset
-from recsys_meta.episodes import EventIndex, batch_of, draw, seen_only
-from recsys_meta.errors import ConfigError, DivergedError
+from recsys_meta.episodes import EventIndex, seen_only
+from recsys_meta.errors import ConfigError
+from recsys_meta.hardness import query_errors, task_hardness
+from recsys_meta.outer import episodes_of, optimiser_of, rate_at, support_sizes, update
 from recsys_meta.predictor import Learner
-from recsys_meta.recipe import Episodes, Recipe
-from recsys_meta.run import Run, freeze, thaw
+from recsys_meta.probe import difficulty_of
+from recsys_meta.recipe import Recipe
+from recsys_meta.run import Run, all_steps, freeze, thaw
 from recsys_meta.types import IntArray, Params, TaskBatch
 
 __all__ = ["Run", "Step", "Validate", "fit", "freeze", "start", "support_sizes", "thaw"]
@@ -33,7 +35,8 @@ Validate = Callable[[Params], float]
 
 @dataclass(frozen=True)
 class Step:
-    """What one meta-batch did. `valid` is there when the parameters were validated after it."""
+    """What one meta-batch did. `valid` is there when the parameters were validated after it; `buckets` say from where
+    the curriculum drew it and how hard it was, where that was measured."""
 
     step: int
     steps: int
@@ -46,6 +49,7 @@ class Step:
     valid: float | None = None
     best: float | None = None
     epoch_end: bool = False
+    buckets: tuple[Bucket, ...] = ()
 
 
 def start(
@@ -66,47 +70,16 @@ def start(
     if not enough.any():
         raise ConfigError("no training entity has the two interactions that an episode needs")
     usable = train[enough]
-    if recipe.curriculum.name not in CURRICULA:
-        raise ConfigError(f"no curriculum '{recipe.curriculum.name}'; there are {', '.join(CURRICULA)}")
+    pool = Pool(usable, recipe.train.tasks, all_steps(recipe, len(usable)), index)
+    sampler = make(recipe.curriculum.name, pool, recipe.curriculum.config)
     generator = torch.Generator().manual_seed(seed)
     # Statistics may come from every training entity; episodes only from those with two rows or more.
     seen = seen_only(data, index, train)
     params = {k: v.to(device) for k, v in learner.init(seen, train, generator).items()}
     aids = learner.aids(seen, train, torch.Generator().manual_seed(seed + 1))
-    sampler = _curriculum(recipe, usable)
+    optimiser = optimiser_of(learner, params, recipe.train.rate)
     moving = torch.Generator(device).manual_seed(seed + 2)
-    return Run(
-        learner,
-        recipe,
-        data,
-        index,
-        usable,
-        params,
-        _optimiser(learner, recipe, params),
-        sampler,
-        moving,
-        aids,
-    )
-
-
-def _curriculum(recipe: Recipe, usable: IntArray) -> Curriculum:
-    try:
-        return CURRICULA[recipe.curriculum.name](usable, **recipe.curriculum.config)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"curriculum.config of '{recipe.curriculum.name}': {error}") from None
-
-
-def _optimiser(learner: Learner, recipe: Recipe, params: Params) -> torch.optim.AdamW:
-    groups = []
-    for key in sorted(k for k in params if not learner.frozen(k)):
-        params[key].requires_grad_(True)
-        group = learner.group(key)
-        rate = recipe.train.rate * group.rate
-        groups.append({"params": [params[key]], "lr": rate, "initial_lr": rate, "weight_decay": group.decay})
-    if not groups:
-        raise ConfigError("the learner has no parameter to train")
-    # The second moment forgets faster than by default: runs are a few hundred steps long.
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    return Run(learner, recipe, data, index, usable, params, optimiser, sampler, Ledger(pool), moving, aids)
 
 
 def fit(run: Run, validate: Validate) -> Iterator[Step]:
@@ -117,9 +90,15 @@ def fit(run: Run, validate: Validate) -> Iterator[Step]:
     """
     settings = run.recipe.train
     began = time.perf_counter()
+    if run.sampler.asks:
+        run.sampler.rate(difficulty_of(run))
     while run.step < run.steps and not run.stopped:
-        batch = _episodes(run)
-        loss, logs, norm = _update(run, batch)
+        draw = run.sampler.sample(settings.tasks, run.generator)
+        batch = episodes_of(run.data, run.index, draw, run.recipe.episodes, run.generator)
+        buckets = _learn(run, draw, batch)
+        loss, logs = run.learner.meta_loss(run.params, batch, run.aids, run.generator)
+        factor = rate_at(settings, run.step, run.steps)
+        value, norm = update(loss, {k: run.params[k] for k in run.trained}, run.optimiser, settings, factor, run.step)
         run.step += 1
         end = run.step % run.epoch_steps == 0
         epoch = (run.step - 1) // run.epoch_steps + 1
@@ -130,72 +109,29 @@ def fit(run: Run, validate: Validate) -> Iterator[Step]:
             step=run.step,
             steps=run.steps,
             epoch=epoch,
-            loss=loss,
+            loss=value,
             gradient=norm,
             tasks=len(batch.entity),
             seconds=time.perf_counter() - began,
-            logs=logs,
+            logs={**logs, **{f"curriculum.{k}": v for k, v in run.sampler.report().items()}},
             valid=valid,
             best=run.best if math.isfinite(run.best) else None,
             epoch_end=end,
+            buckets=buckets,
         )
 
 
-def _episodes(run: Run) -> TaskBatch:
-    entities = run.sampler.sample(run.recipe.train.tasks, run.generator)
-    device = run.index.indptr.device
-    chosen = torch.as_tensor(entities, device=device)
-    episodes = run.recipe.episodes
-    shots = support_sizes(episodes, len(entities), run.generator)
-    timed = run.data.schema.order == "time"
-    support, query = draw(
-        run.index,
-        chosen,
-        shots,
-        generator=None if timed else run.generator,
-        max_query=episodes.max_query or None,
-    )
-    return batch_of(run.data, entities, support, query)
-
-
-def support_sizes(episodes: Episodes, tasks: int, generator: torch.Generator) -> Tensor:
-    """Support sizes [T] int64: a share `empty` is 0, the rest uniform from 0, or log-uniform from 1, to `max_shots`,
-    or half of each ("mixed")."""
-    device = generator.device
-    chance = torch.rand(3, tasks, generator=generator, device=device)
-    most = episodes.max_shots
-    uniform = (chance[0] * (most + 1)).floor()
-    log = torch.exp(chance[0] * math.log(most + 1)).floor().clamp(max=most)
-    match episodes.draw:
-        case "uniform":
-            sizes = uniform
-        case "log":
-            sizes = log
-        case "mixed":
-            sizes = torch.where(chance[2] < 0.5, uniform, log)
-    return torch.where(chance[1] < episodes.empty, torch.zeros_like(sizes), sizes).long()
-
-
-def _update(run: Run, batch: TaskBatch) -> tuple[float, Mapping[str, float], float]:
-    settings = run.recipe.train
-    rate = min(1.0, (run.step + 1) / settings.warmup) if settings.warmup else 1.0
-    if settings.schedule == "cosine":
-        rate *= 0.5 * (1 + math.cos(math.pi * run.step / run.steps)) + 0.01
-    for group in run.optimiser.param_groups:
-        group["lr"] = group["initial_lr"] * rate
-    run.optimiser.zero_grad(set_to_none=True)
-    loss, logs = run.learner.meta_loss(run.params, batch, run.aids, run.generator)
-    loss.backward()  # type: ignore[no-untyped-call]
-    moved = [run.params[k] for k in run.trained if run.params[k].grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(moved, settings.clip)
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
-        what = "loss" if not torch.isfinite(loss) else "meta-gradient"
-        raise DivergedError(
-            f"the {what} of step {run.step + 1} is not finite; the last checkpoint is kept. "
-            f"Try a lower train.rate (now {settings.rate:g}) or a smaller train.clip (now {settings.clip:g})"
-        )
-    run.optimiser.step()
-    return float(loss.detach()), logs, float(norm)
+def _learn(run: Run, draw: Draw, batch: TaskBatch) -> tuple[Bucket, ...]:
+    """Judge a meta-batch on its query after adapting, before the step that it gives, and tell the curriculum; nothing
+    where neither it nor the recipe wants to know."""
+    if not (run.sampler.listens or run.recipe.curriculum.watch):
+        return ()
+    held = {k: v.detach() for k, v in run.params.items()}
+    error, mask = query_errors(run.learner, held, batch, run.data.schema.objective, run.generator)
+    hardness = task_hardness(error, mask).double().cpu().numpy()
+    lesson = Lesson(draw.entities, hardness, error, mask, batch.query.position)
+    run.sampler.learn(lesson)
+    return run.ledger.note(draw, lesson)
 
 
 def _validated(run: Run, validate: Validate) -> float:

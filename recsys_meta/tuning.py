@@ -17,17 +17,21 @@ import torch
 
 from recsys_meta.baselines import BaselineConfig, Tuned, baseline, tuned
 from recsys_meta.dataset import Dataset
-from recsys_meta.episodes import EventIndex, Split, ordered
+from recsys_meta.episodes import EventIndex, ordered
 from recsys_meta.errors import ConfigError
 from recsys_meta.evaluate import SHOTS, episodes_at, measure, metrics_of
+from recsys_meta.measure import by_row
 from recsys_meta.metrics import LOWER_IS_BETTER
 from recsys_meta.schema import Order
+from recsys_meta.splits import Split
 from recsys_meta.types import FloatArray, IntArray, Params, TaskBatch
 
 BoolArray = npt.NDArray[np.bool_]
 
 CELLS = 1_200_000
 """Scores held at once while settings are compared (tasks times items)."""
+MOST_ROWS = 300
+"""Query rows of an entity that settings are compared on, where rows are measured."""
 SCREENED = 100
 """Entities that every setting is tried on; the best FINAL_SHARE of the settings (FINALISTS at least) go on."""
 FINALISTS, FINAL_SHARE = 6, 0.15
@@ -76,9 +80,9 @@ def fit_tuned(
     seed: int = 0,
     order: Order | None = None,
     metric: str | None = None,
-    users: int = 300,
+    most: int = 300,
 ) -> Fitted:
-    """Fit on training entities, try the baseline's whole grid on at most `users` meta-validation entities.
+    """Fit on training entities, try the baseline's whole grid on at most `most` meta-validation entities.
 
     Episodes are those of `evaluate.cold_start`; parameters end up on the index's device. Sizes that no
     validation entity reaches take the choice of the nearest that one does. Raises NotFoundError for an unknown
@@ -90,7 +94,7 @@ def fit_tuned(
         raise ConfigError(f"metric '{metric}' is not known here; choose one of {', '.join(metrics_of(data))}")
     settings = baseline(name)(objective=data.schema.objective).grid()
     rows = ordered(index, order or data.schema.order, seed)
-    episodes = _episodes(data, rows, _drawn(split.valid, users, seed), sorted(set(shots)))
+    episodes = _episodes(data, rows, _drawn(split.valid, most, seed), sorted(set(shots)))
     if not episodes:
         raise ConfigError("no meta-validation entity has enough rows to tune on; give more data or fewer shots")
     trial = _Trial(settings, data, split.train, metric, seed)
@@ -119,23 +123,23 @@ def _first(predictor: Tuned, j: int) -> bool:
     return keys.index(keys[j]) == j
 
 
-def _drawn(entities: IntArray, users: int, seed: int) -> IntArray:
+def _drawn(entities: IntArray, most: int, seed: int) -> IntArray:
     """At most so many entities, the same for every baseline."""
-    if len(entities) <= users:
+    if len(entities) <= most:
         return np.sort(entities)
-    return np.sort(np.random.default_rng(seed).choice(entities, users, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(entities, most, replace=False))
 
 
 def _episodes(data: Dataset, rows: EventIndex, entities: IntArray, shots: Sequence[int]) -> dict[int, list[TaskBatch]]:
     """Episodes by support size, in batches that fit in memory; sizes nobody reaches are left out."""
     chunk = min(SCREENED, max(16, CELLS // data.catalogue))
-    counts = rows.counts.cpu().numpy()[entities]
+    most = MOST_ROWS if by_row(data) else None
     batches: dict[int, list[TaskBatch]] = {}
     for k in shots:
-        enough = entities[counts >= k + data.schema.min_query]
+        enough = entities[rows.reaches(entities, k, data.schema.min_query, data.schema.query_from)]
         parts = [enough[i : i + chunk] for i in range(0, len(enough), chunk)]
         if parts:
-            batches[k] = [episodes_at(data, rows, part, k) for part in parts]
+            batches[k] = [episodes_at(data, rows, part, k, most) for part in parts]
     return batches
 
 
@@ -197,7 +201,7 @@ class _Trial:
         parts = []
         for part, batch in enumerate(batches):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + part * 31 + shots)
-            parts.append(measure(setting, body, self.data, batch, generator)[self.metric])
+            parts.append(measure(setting, body, self.data, batch, generator)[self.metric].flatten())
         mean = float(torch.cat(parts).nanmean())
         return mean**0.5 if self.metric == "rmse" else mean
 

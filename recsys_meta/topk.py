@@ -1,0 +1,66 @@
+"""The n best of many scores, exactly: best first, ties by place, and minus infinity never."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+BLOCK = 512
+"""Scores of which only the highest is looked at first."""
+
+MANY = 32 * BLOCK
+"""Scores from which on that pays."""
+
+Best = list[tuple[float, int]]
+"""Scores and their places."""
+
+
+def best(scores: Tensor, n: int) -> Best:
+    """The n best of scores [C]; fewer where fewer are above minus infinity."""
+    n = min(n, len(scores))
+    if len(scores) >= MANY and n <= len(scores) // BLOCK:
+        return _sorted(scores, _of_blocks(scores, n), n) if n else []
+    values, places = torch.topk(scores, min(n + 1, len(scores)))
+    return _decided(scores, values.tolist(), places.tolist(), n)
+
+
+def best_of_each(scores: Tensor, n: int) -> list[Best]:
+    """The same for each row of scores [T, C]."""
+    n = min(n, scores.shape[1])
+    values, places = torch.topk(scores, min(n + 1, scores.shape[1]))
+    return [_decided(s, v, p, n) for s, v, p in zip(scores, values.tolist(), places.tolist(), strict=True)]
+
+
+def _decided(scores: Tensor, values: Sequence[float], places: Sequence[int], n: int) -> Best:
+    """The n best, given some more of the highest values."""
+    if len(values) > n > 0 and values[n - 1] == values[n] > -math.inf:
+        # Others may tie with the last one too, and places decide between them.
+        return _sorted(scores, (scores >= values[n]).nonzero()[:, 0], n)
+    found = sorted(zip(values, places, strict=True), key=lambda one: (-one[0], one[1]))
+    return [one for one in found[:n] if one[0] > -math.inf]
+
+
+def _sorted(scores: Tensor, places: Tensor, n: int) -> Best:
+    """The n best of places in order."""
+    values = scores[places]
+    order = torch.argsort(values, descending=True, stable=True)[:n]
+    found = zip(values[order].tolist(), places[order].tolist(), strict=True)
+    return [one for one in found if one[0] > -math.inf]
+
+
+def _of_blocks(scores: Tensor, n: int) -> Tensor:
+    """Places, in order, of all scores that may be among the n best: n blocks have one that is at least the n-th of the
+    blocks' highest, so nothing below that is."""
+    whole = len(scores) // BLOCK * BLOCK
+    blocks = scores[:whole].view(-1, BLOCK)
+    highest = blocks.amax(1)
+    least = torch.topk(highest, n).values[-1]
+    if least == -torch.inf:
+        return (scores > least).nonzero()[:, 0]
+    chosen = (highest >= least).nonzero()[:, 0]
+    inside = (blocks[chosen].flatten() >= least).nonzero()[:, 0]
+    there = chosen[inside // BLOCK] * BLOCK + inside % BLOCK
+    return torch.cat([there, whole + (scores[whole:] >= least).nonzero()[:, 0]])
