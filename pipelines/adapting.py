@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import typer
+from rich.progress import Progress
 
+from pipelines.adapted import SCHEMA, adapted, checked_tables
+from pipelines.batch import Batch, Job, batch
 from pipelines.console import Json, bar, emit, err, show
+from pipelines.told import count_rows, read_events
 from pipelines.workspace import Workspace
-from recsys_meta.durable import TEMPORARY
+from recsys_meta import __version__
+from recsys_meta.durable import sha256
 from recsys_meta.errors import ConfigError, DataError
-from recsys_meta.recommend import Answer, Interaction, Newcomer, Recommender, dump_state, recommend
+from recsys_meta.reader import MAX_CHOICES
+from recsys_meta.recommend import Answer, Interaction, Moment, Newcomer, Recommender, recommend
 from recsys_meta.store import entities as known
 from recsys_meta.store import events as happened
-
-CHUNK = 512
-"""Entities adapted at once by `adapt`."""
 
 
 def recommend_command(
@@ -31,21 +31,29 @@ def recommend_command(
     items: Annotated[str | None, typer.Option(help="Items the newcomer met, separated by commas.")] = None,
     entity: Annotated[str | None, typer.Option(help="Use what the database holds of this entity.")] = None,
     feature: Annotated[list[str] | None, typer.Option(help="A feature: age=25 (lists separated by |).")] = None,
+    context: Annotated[list[str] | None, typer.Option(help="What the moment is like: hour=12, position=1.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Who acts, where rows have actors.")] = None,
+    at: Annotated[str | None, typer.Option(help="Where: latitude,longitude.")] = None,
+    candidates: Annotated[str | None, typer.Option(help="Rank these items only, separated by commas.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, max=1000)] = 10,
     as_json: Json = False,
 ) -> None:
     """Adapt to one newcomer and rank the catalogue: the same answer as the API's, without a server."""
     workspace = Workspace()
     bundle = workspace.bundle(model)
-    features = _features(feature or [])
-    interactions = read_events(events) if events is not None else []
+    recommender = Recommender(bundle)
+    features = _pairs("--feature", feature or [])
+    moment = _moment(context or [], actor, at)
+    interactions = read_events(events, recommender.fields) if events is not None else []
     interactions += [Interaction(i.strip()) for i in (items or "").split(",") if i.strip()]
     if entity is not None:
-        stored, met = _stored(workspace, bundle.schema.kind, entity)
+        stored, met = _stored(workspace, recommender, entity)
         features, interactions = {**stored, **features}, met + interactions
-    if interactions and bundle.schema.objective != "ranking" and any(i.label is None for i in interactions):
+    labelled = bundle.schema.objective in ("rating", "click")
+    if interactions and labelled and any(i.label is None for i in interactions):
         raise DataError("events need a label", field="label", remedy="Give --events with a label column")
-    answer = recommend(Recommender(bundle), Newcomer(features, interactions), n)
+    chosen = None if candidates is None else [c.strip() for c in candidates.split(",") if c.strip()]
+    answer = recommend(recommender, Newcomer(features, interactions), n, chosen, moment)
     name = model.partition("@")[0]
     if as_json:
         emit(answer_json(answer, name, bundle.version))
@@ -75,87 +83,42 @@ def answer_json(answer: Answer, model: str, version: str) -> dict[str, Any]:
     }
 
 
-def _features(pairs: Sequence[str]) -> dict[str, object]:
-    features: dict[str, object] = {}
+def _pairs(option: str, pairs: Sequence[str]) -> dict[str, object]:
+    found: dict[str, object] = {}
     for pair in pairs:
-        name, found, value = pair.partition("=")
-        if not found or not name:
-            raise ConfigError(f"--feature {pair!r} is not name=value")
-        features[name] = value
-    return features
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{option} {pair!r} is not name=value")
+        found[name] = value
+    return found
 
 
-def _stored(workspace: Workspace, kind: str, entity: str) -> tuple[dict[str, object], list[Interaction]]:
+def _moment(context: Sequence[str], actor: str | None, at: str | None) -> Moment | None:
+    if not context and actor is None and at is None:
+        return None
+    place = None
+    if at is not None:
+        try:
+            lat, lon = (float(part) for part in at.split(","))
+        except ValueError:
+            raise ConfigError(f"--at {at!r} is not LATITUDE,LONGITUDE") from None
+        if not (abs(lat) <= 90 and abs(lon) <= 180):
+            raise ConfigError(f"--at {at!r}: latitudes go from -90 to 90, longitudes from -180 to 180")
+        place = lat, lon
+    return Moment(_pairs("--context", context), actor, place)
+
+
+def _stored(workspace: Workspace, recommender: Recommender, entity: str) -> tuple[dict[str, object], list[Interaction]]:
+    schema, fields = recommender.bundle.schema, recommender.fields
     with workspace.reading() as session:
-        row = known.find(session, kind, entity)
-        met = happened.support(session, kind, entity, limit=500)
+        row = known.find(session, schema.kind, entity)
+        met = happened.support(session, schema.kind, entity, limit=MAX_CHOICES)
         return dict(row.features) if row else {}, [
-            Interaction(e.item, e.label, e.time.timestamp() if e.time else None) for e in met
+            fields.interaction(
+                e.item, e.label, e.time.timestamp() if e.time else None, fields.readable(e.context or {})
+            )
+            for e in met
         ]
-
-
-def read_events(path: Path) -> list[Interaction]:
-    """The interactions of one newcomer from a file. Raises DataError naming file, line and field."""
-    frame = _frame(path)
-    return _interactions(path, frame)
-
-
-def _frame(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise DataError("no such file", file=path)
-    try:
-        match path.suffix:
-            case ".parquet":
-                frame = pd.read_parquet(path)
-            case ".json":
-                frame = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
-            case ".jsonl":
-                frame = pd.read_json(path, lines=True, dtype=False)
-            case _:
-                frame = pd.read_csv(path, dtype={"item": "str", "entity": "str"}, keep_default_na=False, na_values=[""])
-    except (ValueError, OSError, pa.ArrowInvalid) as error:
-        raise DataError(
-            f"cannot be read ({type(error).__name__})", file=path, remedy="Give CSV, JSON or Parquet"
-        ) from None
-    if not isinstance(frame.index, pd.RangeIndex) and path.suffix != ".parquet":
-        # pandas takes surplus fields for row labels and shifts the others: another item would be met in silence
-        raise DataError("lines have more fields than the header", file=path, remedy="Quote ids that hold a comma")
-    if "item" not in frame.columns:
-        raise DataError(
-            "there is no such column", file=path, field="item", remedy=f"Found: {', '.join(map(str, frame.columns))}"
-        )
-    return frame
-
-
-def _interactions(path: Path, frame: pd.DataFrame) -> list[Interaction]:
-    for field in ("label", "time"):
-        if field in frame.columns:
-            numbers = pd.to_numeric(frame[field], errors="coerce")
-            if field == "time":
-                numbers = numbers.fillna(_moments(frame[field]))
-            bad = numbers.isna() & frame[field].notna()
-            if bad.any():
-                at = int(bad.to_numpy().argmax())
-                what = "neither seconds since 1970 nor ISO 8601" if field == "time" else "not a number"
-                raise DataError(f"{frame[field].iloc[at]!r} is {what}", file=path, line=at + 2, field=field)
-            frame = frame.assign(**{field: numbers})
-    empty = frame["item"].isna() | (frame["item"].astype("str").str.strip() == "")
-    if empty.any():
-        raise DataError("the item is empty", file=path, line=int(empty.to_numpy().argmax()) + 2, field="item")
-    labels = frame["label"].tolist() if "label" in frame.columns else [None] * len(frame)
-    times = frame["time"].tolist() if "time" in frame.columns else [None] * len(frame)
-    return [
-        Interaction(str(item), None if pd.isna(label) else float(label), None if pd.isna(at) else float(at))
-        for item, label, at in zip(frame["item"].tolist(), labels, times, strict=True)
-    ]
-
-
-def _moments(cells: pd.Series) -> pd.Series:
-    """ISO 8601 texts as seconds since 1970, UTC unless they say otherwise; NaN where a cell is none."""
-    moments = pd.to_datetime(
-        cells.where(cells.map(lambda c: isinstance(c, str))), utc=True, errors="coerce", format="ISO8601"
-    )
-    return (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
 
 
 def adapt_command(
@@ -165,82 +128,47 @@ def adapt_command(
     n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Items of each list.")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Adapt to every entity of a table; writes entity, support size, list of items with scores, and state."""
-    workspace = Workspace()
-    recommender = Recommender(workspace.bundle(model))
-    frame = _frame(events)
-    if "entity" not in frame.columns:
-        raise DataError(
-            "there is no such column", file=events, field="entity", remedy="Name the newcomer of each event"
-        )
-    schema = pa.schema(
-        [
-            ("entity", pa.string()),
-            ("support_size", pa.int32()),
-            ("items", pa.list_(pa.string())),
-            ("scores", pa.list_(pa.float32())),
-            ("state", pa.binary()),
-        ]
-    )
-    _make_room(out_file)
-    beside = out_file.parent / f"{TEMPORARY}{out_file.name}"
-    total = int(frame["entity"].nunique())
+    """Adapt to every entity of a table; writes entity, support size, list of items with scores, and state.
+
+    Memory does not grow with the table, whose rows may be in any order. Killed at any instant, the same command goes
+    on where it stopped; the file appears when it is whole.
+    """
+    recommender = Recommender(Workspace().bundle(model))
+    rows = count_rows(events)
+    job: Job = {"version": recommender.version, "events": sha256(events), "n": n, "code": __version__}
     try:
-        with bar() as progress, pq.ParquetWriter(beside, schema) as writer:
-            task = progress.add_task("adapting", total=total, note="")
-            for part in _newcomers(events, frame):
-                writer.write_table(pa.Table.from_pylist(_adapted(recommender, part, n), schema))
-                progress.advance(task, len(part))
-        beside.replace(out_file)
-    finally:
-        beside.unlink(missing_ok=True)
+        with bar() as progress, batch(out_file, job) as work:
+            if work.resumed:
+                err.print("an earlier run was interrupted; going on where it stopped")
+            total = _adapt(recommender, events, rows, n, work, progress)
+    except KeyboardInterrupt:
+        err.print("[yellow]what was done is kept: run it again to go on[/]")
+        raise
     if as_json:
-        emit({"entities": total, "file": str(out_file), "version": recommender.version})
+        version = recommender.version
+        emit({"entities": total, "file": str(out_file), "version": version, "resumed": work.resumed})
     else:
         err.print(f"wrote {total} entities to {out_file}")
 
 
-def _make_room(out_file: Path) -> None:
-    """The folder of an output file, before any work is done. Raises ConfigError where nothing can be written."""
-    try:
-        out_file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out_file}: its folder cannot be made: {error.strerror}") from None
-    if out_file.is_dir():
-        raise ConfigError(f"--out {out_file} is a folder; name a Parquet file in it")
-    if not os.access(out_file.parent, os.W_OK):
-        raise ConfigError(f"--out {out_file}: its folder cannot be written")
+def _adapt(recommender: Recommender, events: Path, rows: int, n: int, work: Batch, progress: Progress) -> int:
+    """Answer all entities of a table of `rows` events, about; answers their number."""
+    task = progress.add_task("reading events", total=rows, note="")
+    parts = work.parts(lambda: checked_tables(events, recommender), rows, lambda done: progress.advance(task, done))
+    progress.remove_task(task)
+    task = progress.add_task("adapting to events", total=sum(parts.values()), note="")
 
+    def answer(frame: pd.DataFrame) -> Iterator[pa.Table]:
+        for answers, done in adapted(recommender, events, frame, n):
+            yield answers
+            progress.advance(task, done)
 
-def _newcomers(path: Path, frame: pd.DataFrame) -> Iterator[list[tuple[str, Newcomer]]]:
-    part: list[tuple[str, Newcomer]] = []
-    interactions = _interactions(path, frame)
-    for entity, rows in frame.groupby(frame["entity"].astype("str"), sort=True).indices.items():
-        part.append((str(entity), Newcomer(events=[interactions[i] for i in rows])))
-        if len(part) == CHUNK:
-            yield part
-            part = []
-    if part:
-        yield part
-
-
-def _adapted(recommender: Recommender, part: list[tuple[str, Newcomer]], n: int) -> list[dict[str, Any]]:
-    known_part = [recommender.know(newcomer) for _, newcomer in part]
-    state = recommender.adapt(known_part)
-    scores = recommender.scores(state)
-    rows = []
-    for i, ((entity, _), one) in enumerate(zip(part, known_part, strict=True)):
-        best = recommender.top(scores[i], n, exclude=one.seen)
-        rows.append(
-            {
-                "entity": entity,
-                "support_size": len(one.items),
-                "items": [b.item for b in best],
-                "scores": [b.score for b in best],
-                "state": dump_state({k: v[i : i + 1] for k, v in state.items()}),
-            }
-        )
-    return rows
+    for part, size in parts.items():
+        if work.made(part):
+            progress.advance(task, size)
+        else:
+            work.make(part, SCHEMA, answer)
+    return work.finish(parts, SCHEMA)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from pipelines import adapting, bench, data, doctor, evaluating, models, quickstart, records, serving, trainer
+from pipelines import adapting, bench, data, doctor, evaluating, keys, models, quickstart, records, serving, trainer
 from pipelines.console import err
 from recsys_meta import __version__
 from recsys_meta.errors import RecsysMetaError
@@ -28,6 +28,7 @@ evaluating.add_to(app)
 app.add_typer(models.app, name="models", help="The registry of published models, with the history of what was live.")
 adapting.add_to(app)
 serving.add_to(app)
+keys.add_to(app)
 app.add_typer(records.runs, name="runs", help="Training runs and their metrics.")
 app.add_typer(records.adaptations, name="adaptations", help="What adapting did to each newcomer.")
 app.add_typer(records.entities, name="entities", help="What is stored of an entity, and its erasure.")

@@ -6,45 +6,73 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from pipelines.comparison import Comparison, Method
-from pipelines.training import Trained, default_threads, fixed_threads, split_of, train
-from pipelines.workspace import Workspace, find_recipe
+from pipelines.training import WATCHED_ROWS, Trained, default_threads, fixed_threads, rows_of, shots_of, train
+from pipelines.workspace import Workspace, find_recipe, recipe_names
 from recsys_meta.baselines import BASELINES
 from recsys_meta.bundle import Bundle
 from recsys_meta.dataset import Dataset
-from recsys_meta.episodes import EventIndex, Split, seen_only
+from recsys_meta.episodes import EventIndex, seen_only
 from recsys_meta.errors import ConfigError
-from recsys_meta.evaluate import Curve, Unadapted, change_made, cold_start, episodes_at, metrics_of
+from recsys_meta.evaluate import Ask, Curve, Unadapted, change_made, cold_start, episodes_at, metrics_of
 from recsys_meta.learners import LEARNERS as LEARNER_CLASSES
+from recsys_meta.measure import by_row
 from recsys_meta.recipe import Recipe
 from recsys_meta.scenarios import four_corners
 from recsys_meta.schema import Order
+from recsys_meta.splits import Split, split_of
 from recsys_meta.store import evaluations
 from recsys_meta.store.evaluations import Role
 from recsys_meta.train import Step
 from recsys_meta.tuning import Fitted, Report, fit_tuned
 from recsys_meta.types import IntArray
 
-FLAGSHIP = "flagship"
-LEARNERS = ("flagship", "maml", "fomaml", "melu")
+FLAGSHIPS = ("flagship", "flagship-click", "flagship-choice")
+"""The recipe of the flagship for each objective; asked for by the name of the first."""
+LEARNERS = (*FLAGSHIPS, "maml", "fomaml", "melu", "meta-embedding", "mwuf", "cvar", "din", "maml-din", "haml", "chaml")
+NEGATIVES, FULL_ROWS = 100, 300
+"""Others that the scenario "actors" asks to choose among; and query rows of an entity, a fixed random part, for which
+it asks to choose among the whole catalogue."""
+
+
+Scenario = Literal["new", "corners", "actors", "sampled"]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How newcomers are evaluated; None takes the data set's own."""
+    """How newcomers are evaluated; None takes the data set's own. Scenarios: "new" entities on all items, the four
+    "corners" of warm and cold, episodes of "actors", or the same with "sampled" others only."""
 
-    shots: tuple[int, ...]
+    shots: tuple[int, ...] | None = None
     split: str = "seed"
     order: Order | None = None
     min_query: int | None = None
-    scenario: Literal["new", "corners"] = "new"
+    scenario: Scenario = "new"
 
     def label(self, data: Dataset) -> str:
         """Its name in tables: who is new, and how supports are drawn."""
-        order = self.order or data.schema.order
-        return f"new-{data.schema.kind}s/{order}-support/split-by-{self.split}"
+        order = "actors" if self.drawn == "actors" else self.order or data.schema.order
+        kind = data.schema.kind
+        many = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+        return f"new-{many}/{order}-support/split-by-{split_name(data, self.split)}"
+
+    @property
+    def drawn(self) -> str:
+        """How episodes are drawn, while training too."""
+        return "actors" if self.scenario == "sampled" else self.scenario
+
+    def points(self, data: Dataset) -> tuple[int, ...]:
+        """The numbers of shots."""
+        return self.shots or shots_of(data, self.drawn)
+
+
+def split_name(data: Dataset, split: str) -> str:
+    """How entities were split, in a word."""
+    schema = data.schema
+    if split != "seed":
+        return split
+    named = {"size": schema.past_rows is not None, "folds": schema.folds > 0, "seed": schema.together is None}
+    return next((name for name, so in named.items() if so), str(schema.together))
 
 
 Tell = Callable[[str], None]
@@ -73,10 +101,11 @@ def compare(
     chosen = baselines_for(data, baselines)
     recipes = recipes_for(data, learners, overrides)
     tables: dict[str, _Table] = {}
-    for seed in seeds:
+    shots = protocol.points(data)
+    for seed in rounds(data, protocol, seeds):
         doors = _doors(data, protocol, seed)
         for door in doors:
-            tables.setdefault(door.scenario, _Table(data, door.scenario, protocol.shots))
+            tables.setdefault(door.scenario, _Table(data, door.scenario, shots))
         for recipe in recipes:
             tell(f"seed {seed}: training {recipe.name}")
             trained = train(
@@ -86,7 +115,7 @@ def compare(
                 seed=seed,
                 threads=threads,
                 split=protocol.split,
-                scenario=protocol.scenario,
+                scenario=protocol.drawn,
                 report=lambda step, name=recipe.name: on_step(name, step),  # type: ignore[misc]
             )
             with fixed_threads(threads or default_threads()):
@@ -95,15 +124,19 @@ def compare(
         for name in chosen:
             tell(f"seed {seed}: tuning {name}")
             with fixed_threads(threads or default_threads()):
-                tuned = fit_tuned(
-                    name, doors[0].known, doors[0].training, doors[0].split, protocol.shots, seed, protocol.order
-                )
+                tuned = fit_tuned(name, doors[0].known, doors[0].training, doors[0].split, shots, seed, protocol.order)
                 for door in doors:
                     tables[door.scenario].baseline(door, name, tuned)
     results = [table.comparison() for table in tables.values()]
     with workspace.session() as session:
         evaluations.save(session, [row for result in results for row in result.rows()])
     return results
+
+
+def rounds(data: Dataset, protocol: Protocol, seeds: Sequence[int]) -> list[int]:
+    """Seeds of the trainings: where entities are cross-validated, one for each part of each repetition."""
+    folds = data.schema.folds if protocol.split == "seed" else 0
+    return [seed * folds + part for seed in seeds for part in range(folds)] if folds else list(seeds)
 
 
 class _Table:
@@ -117,7 +150,7 @@ class _Table:
 
     def learner(self, door: _Door, recipe: Recipe, trained: Trained, *, first: bool) -> None:
         bundle = trained.bundle
-        role: Role = "flagship" if recipe.name == FLAGSHIP else "learner"
+        role: Role = "flagship" if recipe.name in FLAGSHIPS else "learner"
         self._seconds[recipe.name] = max(self._seconds.get(recipe.name, 0.0), trained.seconds)
         self._add(door, recipe.name, role, bundle.predictor, bundle.params)
         if first:
@@ -154,7 +187,7 @@ class _Door:
     training: EventIndex
     index: EventIndex
     entities: IntArray
-    shown: torch.Tensor | None
+    ask: Ask
     split: Split
     scenario: str
     protocol: Protocol
@@ -167,37 +200,45 @@ class _Door:
             self.data,
             self.index,
             self.entities,
-            shots=self.protocol.shots,
+            shots=self.protocol.points(self.data),
             order=self.protocol.order,
             seed=self.seed,
             min_query=self.protocol.min_query,
-            shown=self.shown,
+            ask=self.ask,
         )
         return Curve(name, curve.entities, curve.values)
 
     def changes(self, bundle: Bundle) -> dict[int, tuple[float, float]]:
         """Shots -> (norm of the state's change, change of the scores) over up to 64 newcomers."""
         made = {}
-        for k in self.protocol.shots:
-            enough = self.index.counts[torch.from_numpy(self.entities)].numpy() > k
+        for k in self.protocol.points(self.data):
+            enough = self.index.reaches(self.entities, k, 1, self.data.schema.query_from)
             part = self.entities[enough][:64]
             if len(part):
-                change = change_made(bundle.predictor, bundle.params, episodes_at(self.data, self.index, part, k))
+                batch = episodes_at(self.data, self.index, part, k, WATCHED_ROWS if by_row(self.data) else None)
+                change = change_made(bundle.predictor, bundle.params, batch)
                 made[k] = (change.state, change.scores)
         return made
 
 
 def _doors(data: Dataset, protocol: Protocol, seed: int) -> list[_Door]:
-    """The scenarios of a protocol: new entities on all items, or the four corners of warm and cold."""
-    index = EventIndex.of(data)
+    """The scenarios of a protocol."""
+    index = rows_of(data, protocol.drawn, seed)
     split = split_of(data, index, protocol.split, seed)
     name = protocol.label(data)
+    if protocol.drawn == "actors":
+        asks = {f"{name}/{NEGATIVES}-negatives": Ask(negatives=NEGATIVES)}
+        if protocol.scenario == "actors":
+            asks[f"{name}/full"] = Ask(rows=FULL_ROWS)
+        return [_Door(data, data, index, index, split.test, a, split, n, protocol, seed) for n, a in asks.items()]
     if protocol.scenario == "new":
-        return [_Door(data, data, index, index, split.test, None, split, name, protocol, seed)]
+        return [_Door(data, data, index, index, split.test, Ask(), split, name, protocol, seed)]
     cut = four_corners(data, index, split, seed=seed)
     known = seen_only(data, cut.training, split.train)
     return [
-        _Door(data, known, cut.training, c.index, c.entities, c.shown, split, f"{c.scenario}/{name}", protocol, seed)
+        _Door(
+            data, known, cut.training, c.index, c.entities, Ask(c.shown), split, f"{c.scenario}/{name}", protocol, seed
+        )
         for c in cut.corners.values()
     ]
 
@@ -205,12 +246,23 @@ def _doors(data: Dataset, protocol: Protocol, seed: int) -> list[_Door]:
 def recipes_for(data: Dataset, names: Sequence[str] | None, overrides: Sequence[str] = ()) -> list[Recipe]:
     """Recipes by name; None takes those that come with the project and serve the objective."""
     if names is not None:
-        return [find_recipe(name, overrides) for name in names]
-    return [recipe for recipe in (find_recipe(name, overrides) for name in LEARNERS) if _serves(recipe, data)]
+        return [recipe_for(name, data, overrides) for name in names]
+    known = set(recipe_names())
+    return [r for r in (find_recipe(name, overrides) for name in LEARNERS if name in known) if serves(r, data)]
 
 
-def _serves(recipe: Recipe, data: Dataset) -> bool:
-    objectives = getattr(LEARNER_CLASSES[recipe.learner], "objectives", None)
+def recipe_for(name: str, data: Dataset, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by name or file; "flagship" is that of the data set's objective."""
+    if name != FLAGSHIPS[0]:
+        return find_recipe(name, overrides)
+    known = [n for n in FLAGSHIPS if n in recipe_names()]
+    found = [r for r in (find_recipe(n, overrides) for n in known) if serves(r, data)]
+    return found[0] if found else find_recipe(name, overrides)
+
+
+def serves(recipe: Recipe, data: Dataset) -> bool:
+    """Whether a recipe's learner serves the objective of a data set."""
+    objectives = getattr(LEARNER_CLASSES.get(recipe.learner), "objectives", None)
     return objectives is None or data.schema.objective in objectives
 
 
@@ -220,12 +272,17 @@ def tuning_note(report: Report) -> str:
     return f"{report.tried} settings tried on meta-validation" + (f"; at an edge: {', '.join(edges)}" if edges else "")
 
 
+def _idle(name: str, data: Dataset) -> bool:
+    """Whether a baseline would be popularity over again, for want of what it looks at."""
+    wanted = {"recent": data.schema.arrival, **dict.fromkeys(("context", "position"), bool(data.schema.context))}
+    return not wanted.get(name, True)
+
+
 def baselines_for(data: Dataset, names: Sequence[str] | None) -> list[str]:
     """Baselines that serve the objective; raises ConfigError for a name that does not exist or does not serve."""
     fitting = [n for n, c in BASELINES.items() if data.schema.objective in c.objectives]
     if names is None:
-        # Without arrivals `recent` is popularity over again.
-        return [n for n in fitting if n != "recent" or data.schema.arrival]
+        return [n for n in fitting if not _idle(n, data)]
     for name in names:
         if name not in fitting:
             raise ConfigError(f"no baseline '{name}' for a {data.schema.objective}; there are {', '.join(fitting)}")

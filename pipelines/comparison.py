@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from recsys_meta.bundle import Bundle
 from recsys_meta.evaluate import Curve
-from recsys_meta.metrics import LOWER_IS_BETTER, Interval, paired, summarise_seeds
+from recsys_meta.intervals import Interval, paired_seeds, summarise_seeds
+from recsys_meta.metrics import LOWER_IS_BETTER
 from recsys_meta.store.evaluations import NewEvaluation, Role
 
 
@@ -103,12 +105,28 @@ class Comparison:
             other = self.best_baseline(k, metric)
             if other is None:
                 continue
-            ours = learners[0]
-            mine = np.concatenate([ours.curves[s].values[k][metric] for s in sorted(ours.curves)])
-            theirs = np.concatenate([other.curves[s].values[k][metric] for s in sorted(ours.curves)])
-            p = paired(mine, theirs)
-            made.append(Versus(ours.name, other.name, k, metric, p.difference, p.low, p.high, p.p, p.n))
+            made.append(self._difference(learners[0], other, k, metric))
         return made
+
+    def beside(self, metric: str) -> list[Versus]:
+        """Paired differences of the first learner and every other method at each point."""
+        learners = [m for m in self.methods if m.role in ("flagship", "learner")]
+        others = [m for m in self.methods if learners and m is not learners[0]]
+        return [self._difference(learners[0], other, k, metric) for other in others for k in self.shots]
+
+    def among(self, metric: str) -> list[Versus]:
+        """Paired differences of each learner and every one named before it, at each point: what a part is worth."""
+        learners = [m for m in self.methods if m.role != "baseline" and not m.name.endswith("-unadapted")]
+        return [self._difference(b, a, k, metric) for a, b in combinations(learners, 2) for k in self.shots]
+
+    def _difference(self, ours: Method, other: Method, shots: int, metric: str) -> Versus:
+        seeds = sorted(ours.curves)
+        p = paired_seeds(
+            metric,
+            [ours.curves[s].values[shots][metric] for s in seeds],
+            [other.curves[s].values[shots][metric] for s in seeds],
+        )
+        return Versus(ours.name, other.name, shots, metric, p.difference, p.low, p.high, p.p, p.n)
 
 
 def as_json(results: Sequence[Comparison], command: str, created: str) -> dict[str, Any]:
@@ -133,4 +151,7 @@ def _as_json(result: Comparison) -> dict[str, list[dict[str, Any]]]:
         for m in result.methods
     ]
     change = [{"scenario": result.scenario, "shots": k, "state": s, "scores": c} for k, (s, c) in result.change.items()]
-    return {"rows": rows, "paired": versus, "methods": methods, "change": change}
+    told = [m for m in result.metrics if m in (result.metrics[0], "mrr")]  # each costs a bootstrap of every method
+    beside = [{"scenario": result.scenario, **asdict(v)} for m in told for v in result.beside(m)]
+    among = [{"scenario": result.scenario, **asdict(v)} for v in result.among(result.metrics[0])]
+    return {"rows": rows, "paired": versus, "beside": beside, "among": among, "methods": methods, "change": change}

@@ -69,8 +69,10 @@ def bar(description: str = "") -> Progress:
     )
 
 
-def parse_shots(text: str) -> tuple[int, ...]:
-    """'0,1,3' -> (0, 1, 3). Raises typer.BadParameter."""
+def parse_shots(text: str | None) -> tuple[int, ...] | None:
+    """'0,1,3' -> (0, 1, 3); None stays None. Raises typer.BadParameter."""
+    if text is None:
+        return None
     try:
         shots = tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -80,10 +82,11 @@ def parse_shots(text: str) -> tuple[int, ...]:
     return tuple(sorted(shots))
 
 
-def _checked(text: str) -> str:
+def _checked(text: str | None) -> str | None:
     parse_shots(text)
     return text
 
 
-Shots = Annotated[str, typer.Option(help="Support sizes of the curve.", callback=_checked)]
-SHOTS = "0,1,3,5,10,20"
+Shots = Annotated[
+    str | None, typer.Option(help="Support sizes of the curve, as 0,1,3; default: the data set's.", callback=_checked)
+]

@@ -42,8 +42,13 @@ def list_sources(as_json: Json = False) -> None:
     if as_json:
         emit(rows)
         return
-    lines = [(r["name"], r["title"], r["raw"] or "to be downloaded", r["prepared"]) for r in rows]
+    lines = [(r["name"], r["title"], r["raw"] or _missing(str(r["name"])), r["prepared"]) for r in rows]
     show("Data sets", ("name", "what", "raw files", "prepared"), lines)
+
+
+def _missing(name: str) -> str:
+    """What is to be done about raw files that were not found."""
+    return "to be downloaded" if SOURCES[name].archive else "bring your own"
 
 
 @app.command("prepare")
@@ -52,7 +57,7 @@ def prepare_data(
     source: Annotated[Path | None, typer.Option(help="Directory of the raw files of a built-in data set.")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Where it goes (default HOME/data/NAME).")] = None,
     on_error: Annotated[str, typer.Option(help="Bad rows: 'fail', or 'skip' them into rejects.csv.")] = "fail",
-    objective: Annotated[str | None, typer.Option(help="Override: ranking, rating or click.")] = None,
+    objective: Annotated[str | None, typer.Option(help="Override: ranking, rating, click or choice.")] = None,
     positive: Annotated[float | None, typer.Option(help="Override: labels from here on are positives.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of a simulator.")] = 0,
     download: Annotated[bool, typer.Option(help="Fetch raw files that are not found.")] = True,

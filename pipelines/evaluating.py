@@ -8,22 +8,22 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from pipelines import comparing, report
-from pipelines.comparing import Protocol, baselines_for
+from pipelines.comparing import Protocol, Scenario, baselines_for
 from pipelines.comparison import Comparison, Method, as_json
-from pipelines.console import SHOTS, JsonFile, Shots, bar, err, out, parse_shots
+from pipelines.console import JsonFile, Shots, bar, err, out, parse_shots
 from pipelines.trainer import Watch
-from pipelines.training import split_of
+from pipelines.training import rows_of
 from pipelines.workspace import Workspace
 from recsys_meta.durable import write_file
-from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import CheckpointError, ConfigError
 from recsys_meta.evaluate import Curve, Unadapted, cold_start, metrics_of
 from recsys_meta.schema import Order
+from recsys_meta.splits import split_of
 from recsys_meta.store import evaluations
 from recsys_meta.train import Step
 from recsys_meta.tuning import fit_tuned
@@ -41,7 +41,7 @@ def command_line() -> str:
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or the folder of a bundle.")],
-    shots: Shots = SHOTS,
+    shots: Shots = None,
     baselines: Annotated[str, typer.Option(help="all, none, or names separated by commas.")] = "none",
     dataset: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
     order: OrderOption = None,
@@ -57,12 +57,14 @@ def evaluate(
         raise CheckpointError(
             "this data set is not the one that the model was trained on; meta-test would not be new to it"
         )
-    protocol = Protocol(parse_shots(shots), str(bundle.about["split"]), _order(order), min_query)
+    scenario: Scenario = "actors" if bundle.about.get("scenario") == "actors" else "new"
+    protocol = Protocol(parse_shots(shots), str(bundle.about["split"]), _order(order), min_query, scenario)
+    points = protocol.points(data)
     seed = int(bundle.about["seed"])
-    index = EventIndex.of(data)
+    index = rows_of(data, scenario, seed)
     split = split_of(data, index, protocol.split, seed)
     name = str(bundle.about.get("recipe", bundle.predictor.name))
-    result = Comparison(data.schema.name, protocol.label(data), metrics_of(data), protocol.shots)
+    result = Comparison(data.schema.name, protocol.label(data), metrics_of(data), points)
     with bar() as progress:
 
         def curve(predictor: Any, params: Any, label: str) -> Curve:
@@ -73,7 +75,7 @@ def evaluate(
                 data,
                 index,
                 split.test,
-                shots=protocol.shots,
+                shots=points,
                 order=protocol.order,
                 seed=seed,
                 min_query=min_query,
@@ -81,14 +83,14 @@ def evaluate(
             )
             return Curve(label, made.entities, made.values)
 
-        role: evaluations.Role = "flagship" if name == comparing.FLAGSHIP else "learner"
+        role: evaluations.Role = "flagship" if name in comparing.FLAGSHIPS else "learner"
         result.methods.append(Method(name, role, {seed: curve(bundle.predictor, bundle.params, name)}))
         plain = f"{name}-unadapted"
         result.methods.append(
             Method(plain, "learner", {seed: curve(Unadapted(bundle.predictor), bundle.params, plain)})
         )
         for other in _baselines(baselines, data):
-            tuned = fit_tuned(other, data, index, split, shots=protocol.shots, seed=seed, order=protocol.order)
+            tuned = fit_tuned(other, data, index, split, shots=points, seed=seed, order=protocol.order)
             fitted = curve(tuned.predictor, tuned.params, other)
             result.methods.append(Method(other, "baseline", {seed: fitted}, comparing.tuning_note(tuned.report)))
     _store(workspace, result, model, bundle.version)
@@ -111,13 +113,17 @@ def compare(
     dataset: Annotated[str, typer.Option(help="Data set by name, or the folder of a prepared one.")],
     learners: Annotated[str, typer.Option(help="all, none, or recipe names separated by commas.")] = "all",
     baselines: Annotated[str, typer.Option(help="all, none, or names separated by commas.")] = "all",
-    shots: Shots = SHOTS,
+    shots: Shots = None,
     seeds: Annotated[int, typer.Option(min=1, help="Splits and initialisations 0 to N-1.")] = 3,
     split: Annotated[str, typer.Option(help="How entities are split: seed or time.")] = "seed",
     order: OrderOption = None,
     min_query: MinQuery = None,
     scenario: Annotated[
-        str, typer.Option(help="new: new entities, all items; corners: known or new entity times known or new item.")
+        str,
+        typer.Option(
+            help="new: new entities, all items; corners: known or new entity times known or new item; "
+            "actors: support of some actors, query of others; sampled: the same, among 100 others only."
+        ),
     ] = "new",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one key of every recipe.")] = None,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
@@ -127,12 +133,9 @@ def compare(
     """Learners and baselines side by side on the same episodes, the same seeds and the same tuning budget."""
     if split not in ("seed", "time"):
         raise typer.BadParameter("seed or time", param_hint="--split")
-    if scenario not in ("new", "corners"):
-        raise typer.BadParameter("new or corners", param_hint="--scenario")
     workspace = Workspace()
     data, folder = workspace.dataset(dataset)
-    what: Literal["new", "corners"] = "new" if scenario == "new" else "corners"
-    protocol = Protocol(parse_shots(shots), split, _order(order), min_query, what)
+    protocol = Protocol(parse_shots(shots), split, _order(order), min_query, _scenario(scenario))
     results = run(
         workspace,
         str(folder),
@@ -203,6 +206,14 @@ def _baselines(text: str, data: Any) -> list[str]:
     return (
         [] if text == "none" else baselines_for(data, None if text == "all" else [n.strip() for n in text.split(",")])
     )
+
+
+def _scenario(text: str) -> Scenario:
+    match text:
+        case "new" | "corners" | "actors" | "sampled":
+            return text
+        case _:
+            raise typer.BadParameter("new, corners, actors or sampled", param_hint="--scenario")
 
 
 def _order(text: str | None) -> Order | None:

@@ -1,4 +1,4 @@
-"""`recsys-meta models`: publish, promote, roll back, look."""
+"""`recsys-meta models`: publish, promote, roll back, split, look."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from pipelines.training import read_plan
 from pipelines.workspace import Workspace
 from recsys_meta.bundle import load_bundle, save_bundle
 from recsys_meta.errors import CheckpointError, ConfigError
-from recsys_meta.store import registry
+from recsys_meta.store import audit, registry, splits
+from recsys_meta.store.arms import Arm, Split
 
 app = typer.Typer(no_args_is_help=True)
+ACTOR = "command line"
 NAME = re.compile(r"(?!\.+$)[A-Za-z0-9_.\-]+")
 """What the API can be asked for; it is a folder's name too."""
 
@@ -37,7 +39,8 @@ def publish_run(workspace: Workspace, run: str, name: str | None = None) -> tupl
     target = save_bundle(bundle, workspace.settings.models.resolve() / model)
     metrics: dict[str, Any] = dict(bundle.about.get("metrics", {}))
     with workspace.session() as session:
-        registry.publish(session, model, target.name, str(target), run=run, metrics=metrics, actor="command line")
+        registry.publish(session, model, target.name, str(target), run=run, metrics=metrics, actor=ACTOR)
+        audit.note(session, "publish", f"{model}@{target.name}", actor=ACTOR)
     return model, target.name
 
 
@@ -91,13 +94,17 @@ def show_model(name: Name, as_json: Json = False) -> None:
 
 @app.command("promote")
 def promote(
-    name: Name, version: Annotated[str, typer.Argument(help="A registered version.")], as_json: Json = False
+    name: Name,
+    version: Annotated[str, typer.Argument(help="A registered version.")],
+    force: Annotated[bool, typer.Option("--force", help="Even if it loses to the simplest baseline.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Make another version live."""
+    """Make another version live; refused if by its stored evaluation it loses to the simplest baseline."""
     workspace = Workspace()
     with workspace.session() as session:
         full = registry.resolve(session, f"{name}@{version}").version
-        registry.promote(session, name, full, actor="command line")
+        registry.promote(session, name, full, actor=ACTOR, force=force)
+        audit.note(session, "promote", f"{name}@{full}", actor=ACTOR)
     _say(name, full, as_json)
 
 
@@ -105,8 +112,74 @@ def promote(
 def rollback(name: Name, as_json: Json = False) -> None:
     """Make live what was live before."""
     with Workspace().session() as session:
-        version = registry.rollback(session, name, actor="command line").version
+        version = registry.rollback(session, name, actor=ACTOR).version
+        audit.note(session, "rollback", f"{name}@{version}", actor=ACTOR)
     _say(name, version, as_json)
+
+
+@app.command("split")
+def split(
+    name: Name,
+    arms: Annotated[
+        list[str] | None, typer.Argument(help="VERSION=WEIGHT or LABEL:VERSION=WEIGHT, one for each arm.")
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="End the split: the live version answers all again.")] = False,
+    salt: Annotated[str | None, typer.Option(help="What decides, with an entity's id, on its arm.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Even an arm that loses to the simplest baseline.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let versions answer side by side, each for its share of the entities; without arms, show how it stands."""
+    if arms and off:
+        raise ConfigError("either arms or --off")
+    workspace = Workspace()
+    if arms:
+        given = [read_arm(text) for text in arms]
+        with workspace.session() as session:
+            full = [
+                Arm(a.label or v, v, a.weight)
+                for a in given
+                for v in [registry.resolve(session, f"{name}@{a.version}").version]
+            ]
+            started = splits.start(session, name, full, salt=salt, actor=ACTOR, force=force)
+            audit.note(session, "split", f"{name} split {started.sequence}", actor=ACTOR)
+    elif off:
+        with workspace.session() as session:
+            splits.stop(session, name, actor=ACTOR)
+            audit.note(session, "split off", name, actor=ACTOR)
+    with workspace.reading() as session:
+        _show_split(splits.show(session, name), as_json)
+
+
+def read_arm(text: str) -> Arm:
+    """An arm of VERSION=WEIGHT or LABEL:VERSION=WEIGHT, with an empty label where none was given.
+
+    Raises ConfigError.
+    """
+    found = re.fullmatch(r"(?:([A-Za-z0-9_.\-]+):)?([A-Za-z0-9]+)=([0-9.eE+\-]+)", text)
+    try:
+        weight = float(found[3]) if found else None
+    except ValueError:
+        weight = None
+    if found is None or weight is None:
+        raise ConfigError(f"{text!r} is no arm; write VERSION=WEIGHT, for example 3f2a=0.1, or LABEL:VERSION=WEIGHT")
+    return Arm(found[1] or "", found[2], weight)
+
+
+def _show_split(detail: splits.SplitDetail, as_json: bool) -> None:
+    def plain(change: Split) -> dict[str, Any]:
+        return {
+            "arms": [vars(arm) for arm in change.arms], "salt": change.salt, "actor": change.actor, "at": change.at
+        }  # fmt: skip
+
+    if as_json:
+        stands = None if detail.split is None else plain(detail.split)
+        emit({"name": detail.name, "live": detail.live, "split": stands, "history": [plain(c) for c in detail.history]})
+        return
+    if detail.split is None:
+        out.print(f"[bold]{detail.name}[/] is not split; {detail.live or 'nothing'} is live")
+        return
+    rows = [(arm.label, arm.version, arm.weight) for arm in detail.split.arms]
+    show(f"{detail.name}, live: {detail.live or '-'}", ("arm", "version", "share"), rows)
 
 
 def _say(name: str, version: str, as_json: bool) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -22,13 +22,20 @@ from pipelines.workspace import Workspace
 from recsys_meta.data import locate, prepare_named
 from recsys_meta.durable import write_file
 from recsys_meta.errors import DataError, RecsysMetaError
+from recsys_meta.schema import Objective, Schema
 
 # The smaller first: this is to end within three minutes on two cores.
 PREFERRED = ("movielens-100k", "movielens-latest-small", "movielens-1m")
 DOWNLOAD = "movielens-latest-small"
 SIMULATOR = "simulated-users"
-BASELINES = ("popularity", "itemknn", "ease", "ials-prior")
-SHOTS = (0, 1, 3, 5, 10, 20)
+BASELINES: dict[Objective, tuple[str, ...]] = {
+    "ranking": ("popularity", "itemknn", "ease", "ials-prior"),
+    "rating": ("popularity", "item-mean", "blr"),
+    "click": ("popularity", "position", "logistic", "two-means"),
+    "choice": ("local-popularity", "nearest", "revisits", "pooled-logit"),
+}
+"""Beside the flagship, what there is time for."""
+SECOND: dict[Objective, tuple[str, ...]] = {"ranking": ("maml",), "rating": ("maml",)}
 
 
 def quickstart(
@@ -46,9 +53,9 @@ def quickstart(
     (result,) = evaluating.run(
         workspace,
         str(folder),
-        learners=("flagship", "maml"),
+        learners=_learners(workspace, folder),
         baselines=_available(workspace, folder),
-        protocol=Protocol(SHOTS),
+        protocol=Protocol(),
         seeds=(0,),
     )
     if result.bundle is None:
@@ -109,11 +116,17 @@ def _candidates(workspace: Workspace) -> Iterator[tuple[str, str]]:
     yield SIMULATOR, "made by the simulator: no data set was found and none could be downloaded"
 
 
+def _learners(workspace: Workspace, folder: Path) -> tuple[str, ...]:
+    data, _ = workspace.dataset(str(folder))
+    first = () if data.schema.objective == "rating" else (comparing.FLAGSHIPS[0],)
+    return (*first, *SECOND.get(data.schema.objective, ()))
+
+
 def _available(workspace: Workspace, folder: Path) -> list[str]:
     from importlib.util import find_spec
 
     data, _ = workspace.dataset(str(folder))
-    fitting = [b for b in BASELINES if b in comparing.baselines_for(data, None)]
+    fitting = [b for b in BASELINES[data.schema.objective] if b in comparing.baselines_for(data, None)]
     return [b for b in fitting if not b.startswith("ials") or find_spec("implicit") is not None]
 
 
@@ -122,14 +135,26 @@ def _next(result: Comparison, model: str) -> list[str]:
     if bundle is None:
         return []
     items = [str(v) for v in bundle.vocab.values["item"][:3]]
-    body = {"model": model, "entity": {"kind": bundle.schema.kind}, "events": [{"item": i} for i in items], "n": 10}
-    return [
-        f"recsys-meta recommend {model} --items {','.join(items)}",
-        "recsys-meta serve",
-        f"curl -s http://127.0.0.1:8000/v1/recommendations -H 'content-type: application/json' -d '{json.dumps(body)}'",
-        f"recsys-meta evaluate {model} --baselines all",
-        "recsys-meta runs list",
-    ]
+    path, body = _request(bundle.schema, items)
+    said = json.dumps({"model": model, "entity": {"kind": bundle.schema.kind}, **body})
+    curl = f"curl -s http://127.0.0.1:8000{path} -H 'content-type: application/json' -d '{said}'"
+    first = [f"recsys-meta recommend {model} --items {','.join(items)}"] if bundle.schema.objective == "ranking" else []
+    return [*first, "recsys-meta serve", curl, f"recsys-meta evaluate {model} --baselines all", "recsys-meta runs list"]
+
+
+def _request(schema: Schema, items: list[str]) -> tuple[str, dict[str, Any]]:
+    """A call that the model can answer: its path and what is particular in its body."""
+    match schema.objective:
+        case "ranking":
+            return "/v1/recommendations", {"events": [{"item": i} for i in items], "n": 10}
+        case "rating":
+            most = schema.label_range[1] if schema.label_range else 1.0
+            return "/v1/score", {"events": [{"item": items[0], "label": most}], "items": items[1:]}
+        case "click":
+            return "/v1/score", {"events": [{"item": items[0], "label": 1}], "items": items[1:]}
+        case "choice":
+            met = [{"item": i, "context": {"actor": "ann"}} for i in items]
+            return "/v1/recommendations", {"events": met, "moment": {"actor": "ann"}, "n": 3}
 
 
 def add_to(app: typer.Typer) -> None:

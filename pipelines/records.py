@@ -10,9 +10,10 @@ import typer
 from pipelines.console import Json, emit, out, show
 from pipelines.workspace import Workspace
 from recsys_meta.store import adaptations as adapted
+from recsys_meta.store import audit, migrate
 from recsys_meta.store import entities as known
 from recsys_meta.store import events as happened
-from recsys_meta.store import migrate
+from recsys_meta.store import explorations as explored
 from recsys_meta.store import runs as trained
 
 runs = typer.Typer(no_args_is_help=True)
@@ -113,6 +114,7 @@ def delete_entity(
     workspace = Workspace()
     with workspace.session() as session:
         receipt = known.erase(session, kind, entity)
+        audit.note(session, "delete entity", known.digest(kind, entity), actor="command line")
     workspace.forget(kind, entity)
     if as_json:
         emit(receipt.__dict__)
@@ -155,10 +157,14 @@ def prune(
     days: Annotated[int, typer.Option(min=1, help="Older than this many days.")],
     as_json: Json = False,
 ) -> None:
-    """Delete ended runs with their metrics, and adaptations, that are older than so many days."""
+    """Delete ended runs with their metrics, adaptations and explorations that are older than so many days."""
     before = datetime.now(UTC) - timedelta(days=days)
     with Workspace().session() as session:
-        gone = {"runs": trained.prune(session, before), "adaptations": adapted.prune(session, before)}
+        gone = {
+            "runs": trained.prune(session, before),
+            "adaptations": adapted.prune(session, before),
+            "explorations": explored.prune(session, before),
+        }
     if as_json:
         emit(gone)
     else:

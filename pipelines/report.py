@@ -8,15 +8,37 @@ import math
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from jinja2 import Environment
 from rich.table import Table
 
 from pipelines.comparison import Comparison, Method, Versus
 from recsys_meta.durable import write_file
-from recsys_meta.metrics import LOWER_IS_BETTER, summarise_seeds
+from recsys_meta.intervals import summarise_seeds
+from recsys_meta.metrics import LOWER_IS_BETTER
+from recsys_meta.samples import Sample, reliability
 
-NAMES = {"ndcg@10": "nDCG@10", "recall@20": "Recall@20", "mrr": "MRR", "hit@10": "hit rate@10", "rmse": "RMSE"}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMES = {
+    "ndcg@10": "nDCG@10",
+    "recall@20": "Recall@20",
+    "mrr": "MRR",
+    "hit@10": "hit rate@10",
+    "rmse": "RMSE",
+    "logloss": "log-loss",
+    "auc": "AUC",
+    "ece": "calibration error",
+    "new_hit@10": "hit rate@10, items new to the actor only",
+    "new_hit@5": "hit rate@5, items new to the actor only",
+    "new_ndcg@10": "nDCG@10, items new to the actor only",
+    "new_ndcg@5": "nDCG@5, items new to the actor only",
+    "macro_hit@10": "hit rate@10, every entity counted once",
+    "macro_new_hit@10": "hit rate@10, new items, every entity counted once",
+}
 
 
 def table(result: Comparison, metric: str) -> Table:
@@ -76,7 +98,6 @@ def verdict(v: Versus) -> str:
 def plot(result: Comparison, metric: str) -> bytes:
     """The cold-start curve as PNG: shots against the metric, 95% bands for the learners."""
     # Imported here: a server that only serves should not load a plotting library.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -105,10 +126,42 @@ def plot(result: Comparison, metric: str) -> bytes:
     axes.set_title(f"{result.dataset}: the cold-start curve")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=7, ncols=2)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     content = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(content, format="png")
     return content.getvalue()
+
+
+def reliability_plot(result: Comparison) -> bytes | None:
+    """Predicted against met rate of clicks as PNG, a panel for each number of shots: the first learner and the best
+    baseline there. None where nothing is a probability."""
+    from matplotlib.figure import Figure
+
+    learners = [m for m in result.methods if m.role != "baseline"][:1]
+    if "logloss" not in result.metrics or not learners:
+        return None
+    figure = Figure(figsize=(3.2 * len(result.shots), 3.4), layout="constrained")
+    for axes, k in zip(np.atleast_1d(figure.subplots(1, len(result.shots))), result.shots, strict=True):
+        best = result.best_baseline(k, "logloss")
+        for m in (*learners, *([best] if best else [])):
+            samples = [s for c in m.curves.values() if isinstance(s := c.values[k]["logloss"], Sample) and len(s)]
+            if samples:
+                whole = Sample(
+                    *(np.concatenate([getattr(s, f) for s in samples]) for f in ("entity", "value", "label"))
+                )
+                mean, rate, _ = reliability(whole)
+                axes.plot(mean, rate, marker="o", markersize=3, label=m.name)
+        axes.plot([0, 1], [0, 1], color="#999", linewidth=0.8)
+        axes.set_title(f"{k} shots")
+        axes.set_xlabel("predicted")
+        axes.legend(fontsize=7)
+    return _png(figure)
 
 
 def page(result: Comparison, command: str) -> str:
@@ -123,6 +176,7 @@ def page(result: Comparison, command: str) -> str:
             tables=tables,
             names=NAMES,
             png=base64.b64encode(plot(result, result.metrics[0])).decode(),
+            reliability=base64.b64encode(reliability_plot(result) or b"").decode(),
             verdicts=[verdict(v) for v in result.versus(result.metrics[0])],
             command=command,
             created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -140,4 +194,8 @@ def write(result: Comparison, folder: Path, command: str) -> list[Path]:
     image, html = folder / "cold_start.png", folder / "report.html"
     write_file(image, plot(result, result.metrics[0]))
     write_file(html, page(result, command).encode())
-    return [image, html]
+    calibration = reliability_plot(result)
+    if calibration is None:
+        return [image, html]
+    write_file(folder / "reliability.png", calibration)
+    return [image, html, folder / "reliability.png"]

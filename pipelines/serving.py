@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -11,6 +16,10 @@ import uvicorn
 from pipelines.console import err
 from pipelines.workspace import Workspace
 from recsys_meta.errors import ConfigError
+from recsys_meta.store import keys
+
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+"""Where prometheus_client keeps the figures of several processes; it looks when it is imported."""
 
 
 def serve(
@@ -22,13 +31,18 @@ def serve(
 ) -> None:
     """Serve the published models; the API's own page is at /docs."""
     workspace = Workspace()
-    if not workspace.settings.keys and not _loopback(host):
+    if not _loopback(host) and not workspace.settings.keys and not _stored_key(workspace):
         raise ConfigError(
-            f"{host} can be reached from other machines and no API key is set; "
-            "set RECSYS_META_API_KEYS or use --host 127.0.0.1"
+            f"{host} can be reached from other machines and there is no API key; "
+            "make one with `recsys-meta keys create`, set RECSYS_META_API_KEYS, or use --host 127.0.0.1"
         )
     # Opening the engine brings our own SQLite file to the newest revision before the first worker looks at it.
     _ = workspace.engine
+    with _figures(workspace, workers):
+        _serve(host, port, workers)
+
+
+def _serve(host: str, port: int, workers: int) -> None:
     err.print(f"serving on http://{host}:{port}  (API page: http://{host}:{port}/docs)")
     # A factory by name, so that each worker process makes its own; doors do not import each other.
     uvicorn.run(
@@ -42,6 +56,29 @@ def serve(
         # A stuck connection must not keep a stopped server alive.
         timeout_graceful_shutdown=10,
     )
+
+
+@contextmanager
+def _figures(workspace: Workspace, workers: int) -> Iterator[None]:
+    """A folder in which workers keep their figures for each other; those of an earlier start would count again."""
+    if workers == 1 or SHARED in os.environ:
+        yield
+        return
+    home = workspace.settings.home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="metrics-", dir=home, ignore_cleanup_errors=True) as folder:
+        os.environ[SHARED] = folder
+        try:
+            yield
+        finally:
+            del os.environ[SHARED]
+
+
+def _stored_key(workspace: Workspace) -> bool:
+    """Whether the database has a key that opens anything. Raises Unavailable: what is not known is no yes."""
+    now = datetime.now(UTC)
+    with workspace.reading() as session:
+        return any(row.expires is None or row.expires > now for row in keys.standing(session))
 
 
 def _loopback(host: str) -> bool:

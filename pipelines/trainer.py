@@ -9,8 +9,9 @@ import typer
 from rich.progress import Progress
 
 from pipelines import training
+from pipelines.comparing import recipe_for
 from pipelines.console import Json, bar, emit, err, out
-from pipelines.workspace import Workspace, find_recipe
+from pipelines.workspace import Workspace
 from recsys_meta.errors import ConfigError
 from recsys_meta.train import Step
 
@@ -45,11 +46,16 @@ def train(
         int | None, typer.Option(min=1, help="CPU threads, by default 2; a resume uses the run's own.")
     ] = None,
     split: Annotated[str, typer.Option(help="How entities are split: seed or time.")] = "seed",
+    scenario: Annotated[
+        str, typer.Option(help="new, or actors: episodes of a few actors' rows and of what others did next.")
+    ] = "new",
     as_json: Json = False,
 ) -> None:
     """Meta-train a recipe; checkpoints survive a crash, Ctrl-C stops cleanly, --resume continues bit for bit."""
     if split not in ("seed", "time"):
         raise typer.BadParameter("seed or time", param_hint="--split")
+    if scenario not in ("new", "actors"):
+        raise typer.BadParameter("new or actors", param_hint="--scenario")
     if resume is not None and (recipe or dataset or set_):
         raise typer.BadParameter("a resumed run keeps its own recipe and data set", param_hint="--resume")
     workspace = Workspace()
@@ -57,9 +63,9 @@ def train(
         if resume is not None:
             done = training.resume(workspace, resume, Watch(progress, resume))
         else:
-            chosen = find_recipe(recipe or "flagship", set_ or [])
             if dataset is None:
                 raise ConfigError("--dataset is missing: a name of `recsys-meta data list`, or a prepared folder")
+            chosen = recipe_for(recipe or "flagship", workspace.dataset(dataset)[0], set_ or [])
             device = _device(device)
             done = training.train(
                 workspace,
@@ -69,6 +75,7 @@ def train(
                 device=device,
                 threads=threads,
                 split=split,
+                scenario=scenario,
                 report=Watch(progress, chosen.name),
             )
     figures = {

@@ -17,27 +17,35 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from pipelines.workspace import Workspace
+from pipelines.workspace import Workspace, find_recipe, recipe_names
 from recsys_meta import __version__
+from recsys_meta.actors import ActorIndex
 from recsys_meta.bundle import Bundle, load_bundle, make_bundle, predictor_of, save_bundle
 from recsys_meta.checkpoint import last_checkpoint, save_checkpoint
 from recsys_meta.data import SOURCES
 from recsys_meta.dataset import Dataset
 from recsys_meta.durable import write_file
-from recsys_meta.episodes import EventIndex, Split, ordered, split_by_seed, split_by_time
+from recsys_meta.episodes import EventIndex, ordered
 from recsys_meta.errors import CheckpointError, ConfigError, DivergedError, NotFoundError, RecsysMetaError
-from recsys_meta.evaluate import SHOTS, cold_start, episodes_at, metrics_of
+from recsys_meta.evaluate import cold_start, episodes_at, metrics_of
 from recsys_meta.learners import LEARNERS
+from recsys_meta.measure import by_row
 from recsys_meta.metrics import LOWER_IS_BETTER
 from recsys_meta.predictor import Learner
 from recsys_meta.recipe import Recipe, recipe_of
 from recsys_meta.scenarios import four_corners
-from recsys_meta.store import runs
+from recsys_meta.splits import Split, split_of
+from recsys_meta.store import curriculum, runs
 from recsys_meta.store.runs import MetricPoint
 from recsys_meta.train import Run, Step, fit, freeze, start, thaw
 from recsys_meta.types import IntArray, Params, TaskBatch
 
 Report = Callable[[Step], None]
+
+ACTOR_SHOTS = (0, 4, 16, 64)
+"""Support actors of the scenario "actors"."""
+WATCHED_ROWS = 500
+"""Query rows of a meta-validation entity that are looked at, where rows are measured."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +89,15 @@ def default_threads() -> int:
     return min(2, os.cpu_count() or 1)
 
 
-def split_of(data: Dataset, index: EventIndex, by: str, seed: int) -> Split:
-    """Entities with at least one usable row, split by seed or by time."""
-    entities = index.having(1)
-    if by == "time":
-        return split_by_time(data.events, entities)
-    return split_by_seed(entities, seed)
+def rows_of(data: Dataset, scenario: str, seed: int) -> EventIndex:
+    """The rows of a data set as a scenario draws episodes from them: entity by entity, or actor by actor."""
+    index = EventIndex.of(data)
+    return ActorIndex.of_rows(index, seed) if scenario == "actors" else index
+
+
+def shots_of(data: Dataset, scenario: str) -> tuple[int, ...]:
+    """The numbers of shots that a scenario looks at unless told otherwise."""
+    return ACTOR_SHOTS if scenario == "actors" else data.schema.shots
 
 
 def train(
@@ -102,9 +113,11 @@ def train(
     report: Report | None = None,
 ) -> Trained:
     """A new run. Scenario "new" trains on all rows of the training entities, "corners" on those that no corner of
-    `scenarios` asks about."""
+    `scenarios` asks about, "actors" on episodes of actors (see `actors`)."""
     data, folder = workspace.dataset(dataset)
-    recipe = recipe.suited(len(split_of(data, EventIndex.of(data), split, seed).train))
+    recipe = recipe.suited(len(split_of(data, rows_of(data, scenario, seed), split, seed).train))
+    if scenario == "actors":
+        recipe = recipe_of({**recipe.model_dump(mode="json"), "few": {}}, [f"episodes.max_shots={max(ACTOR_SHOTS)}"])
     plan_threads = threads or default_threads()
     with workspace.session() as session:
         row = runs.start(
@@ -165,7 +178,7 @@ def _carry_out(workspace: Workspace, plan: Plan, data: Dataset, report: Report |
 
 def _train(workspace: Workspace, plan: Plan, data: Dataset, report: Report | None) -> Trained:
     folder = plan.folder(workspace)
-    rows = EventIndex.of(data, plan.device)
+    rows = rows_of(data, plan.scenario, plan.seed).to(plan.device)
     split = split_of(data, rows, plan.split, plan.seed)
     seen = rows
     if plan.scenario == "corners":
@@ -202,12 +215,10 @@ def learner_of(recipe: Recipe, data: Dataset) -> Learner:
     """The learner of a recipe, told the objective of the data where its configuration has one and the recipe is
     silent."""
     wanted, served = data.schema.objective, getattr(LEARNERS.get(recipe.learner), "objectives", None)
-    metrics_of(data)  # refuses an objective that nothing could be chosen by
     if served is not None and wanted not in served:
         raise ConfigError(
             f"'{recipe.learner}' serves objective {' or '.join(sorted(served))}, "
-            f"but '{data.schema.name}' has '{wanted}'; "
-            "use --recipe maml, or `recsys-meta data prepare --objective ranking`"
+            f"but '{data.schema.name}' has '{wanted}'; use {' or '.join(_serving(wanted))}"
         )
     config = dict(recipe.config)
     config.setdefault("objective", wanted)
@@ -215,6 +226,12 @@ def learner_of(recipe: Recipe, data: Dataset) -> Learner:
     if not hasattr(made, "meta_loss"):
         raise ConfigError(f"'{recipe.learner}' is a baseline; it is fitted, not trained")
     return made  # type: ignore[return-value]
+
+
+def _serving(objective: str) -> list[str]:
+    """The recipes that come with the project and serve an objective."""
+    found = [(n, getattr(LEARNERS.get(find_recipe(n).learner), "objectives", ())) for n in recipe_names()]
+    return [f"--recipe {name}" for name, served in found if objective in served] or ["another data set"]
 
 
 def _validation(
@@ -227,7 +244,19 @@ def _validation(
 
     def validate(params: Params) -> float:
         here = {k: v.cpu() for k, v in params.items()}
-        return sign * cold_start(learner, here, data, host, chosen, shots=SHOTS, seed=plan.seed, chunk=128).mean(metric)
+        curve = cold_start(
+            learner,
+            here,
+            data,
+            host,
+            chosen,
+            shots=shots_of(data, plan.scenario),
+            seed=plan.seed,
+            chunk=128,
+            most_rows=WATCHED_ROWS,
+            lists=False,
+        )
+        return sign * curve.mean(metric)
 
     return validate
 
@@ -245,12 +274,16 @@ def _episodes(data: Dataset, rows: EventIndex, split: Split, plan: Plan) -> list
     host = rows.to("cpu")
     index = ordered(host, data.schema.order, plan.seed)
     chosen = np.sort(_watched(split, plan))
-    counts = host.counts.numpy()[chosen]
-    parts = {k: chosen[counts >= k + data.schema.min_query] for k in SHOTS}
-    return [episodes_at(data, index, part, k) for k, part in parts.items() if len(part)]
+    least, begin = data.schema.min_query, data.schema.query_from
+    parts = {k: chosen[index.reaches(chosen, k, least, begin)] for k in shots_of(data, plan.scenario)}
+    most = WATCHED_ROWS if by_row(data) else None
+    return [episodes_at(data, index, part, k, most, plan.seed) for k, part in parts.items() if len(part)]
 
 
 def _record(workspace: Workspace, plan: Plan, step: Step) -> None:
+    if step.buckets:
+        with workspace.session() as session:
+            curriculum.save(session, plan.id, [(step.step, step.buckets)])
     if step.valid is None and not step.epoch_end and step.step % 10:
         return
     figures = {"loss": step.loss, "gradient_norm": step.gradient, "epoch": float(step.epoch), **step.logs}
@@ -275,6 +308,8 @@ def _bundle(plan: Plan, data: Dataset, rows: EventIndex, split: Split, run: Run,
         "split": plan.split,
         "metrics": {"valid": abs(run.best) if np.isfinite(run.best) else None, "steps": run.step},
     }
+    if plan.scenario != "new":
+        about["scenario"] = plan.scenario
     return make_bundle(run.learner, params, data, rows, split.train, about)
 
 
