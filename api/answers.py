@@ -17,20 +17,40 @@ class Version(BaseModel):
     version: str
 
 
+class Cause(BaseModel):
+    """An event, and by how much the item is higher for it: of clicks its logit, of ratings its rating, of rankings and
+    choices its log-odds against all other items."""
+
+    item: str
+    label: float
+    context: dict[str, Any]
+    moved: float
+
+
+class Why(BaseModel):
+    """Where the item was before any event, in the unit of `moved`, and the events that moved it most."""
+
+    prior: float
+    events: list[Cause]
+
+
 class Item(BaseModel):
-    """One item of a list. `score` compares items of one list only."""
+    """One item of a list. `score` compares items of one list only. `why` is there where it was asked for."""
 
     item: str
     score: float
     title: str | None
     rank: int
+    why: Why | None = None
 
 
 class Answer(BaseModel):
-    """What every answer about a newcomer says. `missing` names what could not be reached."""
+    """What every answer about a newcomer says. `variant` is the arm of a split that answered, if one did; `missing`
+    names what could not be reached."""
 
     request_id: str
     model: Version
+    variant: str | None
     degraded: bool
     missing: list[Literal["database", "redis", "model"]]
     support_size: int
@@ -38,17 +58,52 @@ class Answer(BaseModel):
 
 
 class Recommendations(Answer):
-    """A list, best first."""
+    """A list, best first; `next` is the cursor of the page that follows, null at the end."""
 
     served_by: ServedBy
     items: list[Item]
+    next: str | None
 
 
-class Score(BaseModel):
+class Question(BaseModel):
+    """An item worth asking about: `value` is what its answer adds, in `unit`; `chance` that a yes is to be expected
+    (for ratings: that the newcomer knows the item)."""
+
+    rank: int
+    item: str
+    title: str | None
+    value: float
+    chance: float
+
+
+class Onboarding(BaseModel):
+    """What to ask a newcomer, best first."""
+
+    request_id: str
+    model: Version
+    variant: str | None
+    degraded: bool
+    missing: list[str]
+    strategy: str
+    unit: str
+    support_size: int
+    items: list[Question]
+
+
+class Judgement(BaseModel):
+    """A score, None where there is none. For clicks it is a logit, with its probability and, from a model that knows
+    how sure it is, a 95% interval of the probability."""
+
+    score: float | None
+    probability: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Score(Judgement):
     """The score of one item, None where the model does not have it."""
 
     item: str
-    score: float | None
 
 
 class Scores(Answer):
@@ -57,6 +112,33 @@ class Scores(Answer):
     served_by: ServedBy
     objective: str
     scores: list[Score]
+
+
+class Ranked(Judgement):
+    """One of several entities for a row; `index` is its place in the body."""
+
+    rank: int
+    index: int
+    id: str | None
+    support_size: int
+    served_by: ServedBy
+
+
+class Explored(BaseModel):
+    """The seed of the draw that entities are ordered by, and how likely the first of them was to be first."""
+
+    seed: int
+    propensity: float
+
+
+class RankedEntities(Answer):
+    """Entities, best first. `support_size` and `unknown_items` are those of all together. `explored` is there where it
+    was asked for, and null where the model failed."""
+
+    served_by: ServedBy
+    objective: str
+    entities: list[Ranked]
+    explored: Explored | None = None
 
 
 class Refusal(BaseModel):
@@ -96,6 +178,7 @@ class StoredEvent(BaseModel):
     item: str
     label: float
     time: float
+    context: dict[str, Any] | None
 
 
 class AdaptationRow(BaseModel):
@@ -190,6 +273,32 @@ class ModelDocument(ModelSummary):
 
     registered: list[VersionRow]
     history: list[Move]
+
+
+class Arm(BaseModel):
+    """A version of a split, and its share of the entities, 0 to 1."""
+
+    label: str
+    version: str
+    weight: float
+
+
+class SplitChange(BaseModel):
+    """A change of a split; without arms it ended."""
+
+    arms: list[Arm]
+    salt: str
+    actor: str | None
+    at: datetime
+
+
+class SplitDocument(BaseModel):
+    """Which versions of a model answer, and every change of that, newest first. Without a split the live one does."""
+
+    model: str
+    live: str | None
+    split: SplitChange | None
+    history: list[SplitChange]
 
 
 class Page(BaseModel):

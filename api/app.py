@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import openapi, problems
+from api import openapi, page, problems
+from api.express import Express
 from api.gate import Gate
 from api.house import open_house
-from api.logs import new_log
+from api.keyring import Keyring, parse_keys
+from api.limits import Limiter, Throttle
+from api.logs import open_log
 from api.metrics import Metrics
-from api.routes import adapt, entities, events, health, models, recommendations, results
-from api.security import parse_keys
+from api.routes import adapt, entities, events, health, models, onboarding, recommendations, results, splits
+from api.tracing import Traced, open_tracing
 from recsys_meta import __version__
 from recsys_meta.store.settings import Settings
+
+
+class Application(FastAPI):
+    """FastAPI behind doors of our own: what they answer by themselves does not pass through the framework."""
+
+    front: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self.front(scope, receive, send)
+
+    async def framework(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What lies behind the doors."""
+        await super().__call__(scope, receive, send)
 
 
 def create_app() -> FastAPI:
@@ -26,31 +45,45 @@ def create_app() -> FastAPI:
 
 def build(settings: Settings) -> FastAPI:
     """The application with given settings. Nothing is opened before it starts."""
-    metrics, log = Metrics(), new_log()
+    metrics, (log, lines) = Metrics(), open_log()
+    keys = Keyring(parse_keys(settings.keys), notes=settings.known_keys, trusted=settings.keys_trusted_s)
+
+    limiter = Limiter(settings.rate_limit, settings.redis) if settings.rate_limit else None
+    tracing = open_tracing(os.environ, log)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_house(settings, metrics, log) as house:
-            app.state.house = house
-            yield
+        try:
+            async with open_house(settings, metrics, log, keys) as house:
+                app.state.house = house
+                yield
+        finally:
+            lines.drain()
+        if limiter is not None:
+            await limiter.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
-    app = FastAPI(
+    app = Application(
         title="recsys-meta",
         version=__version__,
         summary="Recommendations for newcomers, from their first interactions",
         description="Errors are RFC 9457 problem documents; every answer has an `X-Request-ID`.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
-    app.state.keys = parse_keys(settings.keys)
-    app.add_middleware(Gate, metrics=metrics, log=log)
+    app.state.keys = keys
+    front: ASGIApp = Express(app.framework, recommendations.router.routes)
+    if limiter is not None:
+        front = Throttle(front, keys, limiter)
+    if tracing is not None:
+        front = Traced(front, tracing)
+    app.front = Gate(front, metrics, log)
     problems.install(app)
-    for part in (recommendations, adapt, events, entities, models, results, health):
+    for part in (recommendations, onboarding, adapt, events, entities, models, splits, results, health):
         app.include_router(part.router)
-    app.add_api_route("/", _home, include_in_schema=False)
+    page.install(app)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
-
-
-async def _home() -> RedirectResponse:
-    return RedirectResponse("/docs")

@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from api.models import Event
 from api.registry import Registry, Served
-from api.subjects import fits
+from recsys_meta.errors import DataError
+from recsys_meta.reader import fits, labels_of
 from recsys_meta.schema import Schema, explain
 from recsys_meta.store import events as store
 from recsys_meta.store.events import NewEvent, Outcome
@@ -73,10 +74,14 @@ def _judge(index: int, event: Event, registry: Registry, now: float) -> Judged:
     at = event.time
     if at is not None and at > now + AHEAD_S:
         raise Refused(f"time: lies {at - now:.0f} s in the future; seconds since 1970 are expected, not milliseconds")
-    label = _label(event.label, registry.of_kind(kind))
-    event_id = event.event_id or _content_id(kind, event, label, at)
+    models = registry.of_kind(kind)
+    label = _label(event.label, models)
+    context = {k: v for k, v in (event.context or {}).items() if v is not None} or None
+    if context and models:
+        _check(context, models)
+    event_id = event.event_id or _content_id(kind, event, label, at, context)
     moment = datetime.fromtimestamp(now if at is None else at, UTC)
-    return Judged(index, NewEvent(kind, event_id, event.entity, event.item, label, moment), at is not None)
+    return Judged(index, NewEvent(kind, event_id, event.entity, event.item, label, moment, context), at is not None)
 
 
 def _only_kind(registry: Registry) -> str:
@@ -91,15 +96,36 @@ def _label(label: float | None, models: Sequence[Served]) -> float:
     schemas = [served.recommender.bundle.schema for served in models]
     if label is not None:
         if schemas and not any(fits(schema, label) for schema in schemas):
-            low, high = schemas[0].label_range or (None, None)
-            raise Refused(f"label: {label} is not a label from {low:g} to {high:g}")
+            raise Refused(f"label: {label} is not {labels_of(schemas[0])}")
         return label
     if not schemas:
         return 1.0
-    happened = [_happened(schema) for schema in schemas if schema.objective == "ranking"]
+    happened = [_happened(schema) for schema in schemas if schema.objective in ("ranking", "choice")]
     if not happened:
         raise Refused("label: is needed; the model predicts " + schemas[0].objective + "s")
     return happened[0]
+
+
+def _check(context: dict[str, Any], models: Sequence[Served]) -> None:
+    """Refuse a word that no model of the kind can read."""
+    for name, value in context.items():
+        complaints = [why for m in models if (why := _complaint(m, {name: value})) is not None]
+        if len(complaints) == len(models):
+            known = sorted({n for m in models for n in m.recommender.fields.names})
+            unknown = name not in known
+            raise Refused(
+                f"context: no model has a field '{name}'; known: {', '.join(known) or 'none'}"
+                if unknown
+                else f"context: {complaints[0]}"
+            )
+
+
+def _complaint(served: Served, context: dict[str, Any]) -> str | None:
+    try:
+        served.recommender.check(context)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def _happened(schema: Schema) -> float:
@@ -109,8 +135,9 @@ def _happened(schema: Schema) -> float:
     return 1.0 if fits(schema, 1.0) or schema.label_range is None else schema.label_range[1]
 
 
-def _content_id(kind: str, event: Event, label: float, at: float | None) -> str:
-    content = json.dumps([kind, event.entity, event.item, label, at])
+def _content_id(kind: str, event: Event, label: float, at: float | None, context: dict[str, Any] | None) -> str:
+    parts = [kind, event.entity, event.item, label, at, *([context] if context else [])]
+    content = json.dumps(parts, sort_keys=True)
     return "content-" + hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
 import re
 import time
-import uuid
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -17,7 +18,9 @@ MOST_BYTES = 1_000_000
 """The largest body that is accepted."""
 
 _DRAINED = 32 * MOST_BYTES  # read and thrown away, so that the client gets to read the answer
+_random = random.Random(os.urandom(32))  # unlike any other process's; a call of the system each time costs more
 _ID = re.compile(rb"[A-Za-z0-9._\-]{1,64}")
+_NAMED = ("request_id", "actor", "trace_id")
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
@@ -42,15 +45,20 @@ class Gate:
             if not reply.status:
                 problem = Problem(500, "The server failed; its log has the reason under this request id")
                 await render(problem, request_id, scope["path"])(scope, receive, reply)
-        self._note(scope, request_id, reply.status, time.perf_counter() - began)
+        self._note(scope, reply.status, time.perf_counter() - began)
 
-    def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if route != "unmatched" else "any"  # or a client could make labels without end
-        self.metrics.requests.labels(route, method, str(status)).inc()
-        self.metrics.seconds.labels(route).observe(seconds)
+        self.metrics.note(route, method, status, seconds)
+        named = {name: value for name in _NAMED if (value := scope["state"].get(name)) is not None}
         self.log.info(
-            "request", request_id=request_id, method=method, route=route, status=status, ms=round(1000 * seconds, 3)
+            "request",
+            **named,
+            method=method,
+            route=route,
+            status=status,
+            ms=round(1000 * seconds, 3),
         )
 
 
@@ -71,7 +79,7 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _ID.fullmatch(value):
             return str(value.decode())
-    return uuid.uuid4().hex
+    return f"{_random.getrandbits(128):032x}"
 
 
 def _bounded(scope: Scope, receive: Receive) -> Receive:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from api.database import Database
 from api.diagnosis import Diagnoser
+from api.keyring import Keyring
 from api.metrics import Metrics
+from api.noted import Noted
 from api.profiles import Profiles
 from api.registry import Registry
 from api.serving import Ladder
 from recsys_meta.errors import RecsysMetaError
+from recsys_meta.store import keys as stored_keys
 from recsys_meta.store import migrate
 from recsys_meta.store.breaker import Breaker
 from recsys_meta.store.engine import Unavailable
@@ -27,10 +33,13 @@ from recsys_meta.store.settings import Settings
 from recsys_meta.store.writer import Writer, to_database
 
 POLL_S = 1.0
-"""How often a process asks what went live, and whether what was away is back, seconds."""
+"""How often a process asks what went live, which keys there are, and whether what was away is back, seconds."""
 
 REDIS_S = 0.25
 """How long an answer waits for Redis, seconds; after two such waits nobody waits for a while."""
+
+SWITCH_S = 0.0005
+"""How long a thread may keep the event loop from the interpreter, seconds; Python's own 5 ms are half a tail."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class House:
     diagnoser: Diagnoser
     metrics: Metrics
     log: Any
+    keys: Keyring
+    noted: Noted
 
     def missing(self, *, profile: bool = True, model: bool = True) -> list[str]:
         """What an answer had to do without: the database (or, False, the entity's profile), Redis, the model."""
@@ -57,57 +68,79 @@ class House:
             self.metrics.degraded.labels(name).inc()
         return found
 
+    async def read_keys(self) -> None:
+        """Ask the database which keys stand. While it is away those it told last are trusted, for a time."""
+        try:
+            changed = self.keys.take(await self.database.probe(stored_keys.standing))
+        except Unavailable as error:
+            self.keys.away = str(error)
+            return
+        try:
+            await asyncio.to_thread(self.keys.note, changed)
+        except OSError as error:
+            self.log.warning("keys could not be noted", reason=type(error).__name__)
+
     async def refresh(self) -> None:
         """Take into service what went live. Raises Unavailable."""
         for served in await self.registry.refresh():
             self.metrics.swaps.labels(served.name).inc()
             self.log.info("model in service", model=served.name, version=served.version, ms=round(served.pace.ms, 3))
+        await self.noted.keep(self.registry)
 
 
 @asynccontextmanager
-async def open_house(settings: Settings, metrics: Metrics, log: Any) -> AsyncIterator[House]:
+async def open_house(settings: Settings, metrics: Metrics, log: Any, keys: Keyring) -> AsyncIterator[House]:
     """Open everything. What is away is waited for in the background: the server starts without it."""
     # Requests are served side by side; threads within one operation would only fight each other.
     torch.set_num_threads(1)
-    house = _open(settings, metrics, log)
+    # Whoever writes rows or works out figures beside the loop gives the interpreter's lock back soon.
+    sys.setswitchinterval(SWITCH_S)
+    house = _open(settings, metrics, log, keys)
     _watch(house)
     if settings.database.startswith("sqlite"):
         # Our own file. A PostgreSQL database may be shared: `recsys-meta db upgrade` is for its owner to run.
         with suppress(Unavailable):
             await asyncio.to_thread(migrate.upgrade, settings.database)
-    await _look(house)
+    keys.recall()
+    await asyncio.gather(house.read_keys(), _look(house))
+    if not house.registry.asked:
+        await house.noted.recall(house.registry)
     closing = asyncio.Event()
-    poll = asyncio.create_task(_poll(house, closing))
+    # Two polls: loading a model may take long, and a revoked key must not open anything meanwhile.
+    polls = [asyncio.create_task(poll(house, closing)) for poll in (_poll, _poll_keys)]
     try:
         yield house
     finally:
-        # Python 3.11's wait_for loses a cancellation that comes as its work ends: the poll must see the event too.
+        # Python 3.11's wait_for loses a cancellation that comes as its work ends: the polls must see the event too.
         closing.set()
-        poll.cancel()
-        with suppress(asyncio.CancelledError):
-            await poll
+        for poll in polls:
+            poll.cancel()
+        await asyncio.gather(*polls, return_exceptions=True)
         await _close(house)
 
 
-def _open(settings: Settings, metrics: Metrics, log: Any) -> House:
+def _open(settings: Settings, metrics: Metrics, log: Any, keys: Keyring) -> House:
     database = Database(settings.database)
     redis = None
     if settings.redis is not None:
         breaker = Breaker(failures=2, pause=0.5, longest=2.0)
         redis = RedisCache(settings.redis, timeout=REDIS_S, breaker=breaker)
     memory, profiles = MemoryCache(), Profiles(database, redis)
+    models = settings.models.resolve()
     writer = Writer(to_database(database.engine), longest_backoff=2.0)
     return House(
         database=database,
         redis=redis,
         memory=memory,
         profiles=profiles,
-        registry=Registry(database, settings.models.resolve()),
+        registry=Registry(database, models),
         ladder=Ladder(memory, redis, profiles, log),
         writer=writer,
         diagnoser=Diagnoser(writer, log),
         metrics=metrics,
         log=log,
+        keys=keys,
+        noted=Noted(settings.home.resolve() / "live-models.json", models, log),
     )
 
 
@@ -119,17 +152,43 @@ def _watch(house: House) -> None:
     watch("diagnoses_skipped", "Adaptations written without figures", lambda: house.diagnoser.skipped)
     watch("redis_writes", "States on their way to Redis", lambda: house.ladder.writing)
     watch("memory_cache_bytes", "Size of the cache in this process", lambda: house.memory.size)
-    watch("models_in_service", "Models that answer", partial(_count, house))
+    watch("models_in_service", "Models that answer", partial(_count, house), "min")
+    watch("database_up", "Whether the database answered when last asked", lambda: not house.database.degraded, "min")
+    watch("redis_up", "Whether Redis answered when last asked", partial(_redis_up, house), "min")
+    watch("keys_age_seconds", "Time since the keys of the database were read", lambda: house.keys.age, "max")
+    watch("resident_bytes", "Memory of the process", resident_bytes)
 
 
 def _count(house: House) -> int:
     return len(house.registry.live)
 
 
+def _redis_up(house: House) -> bool:
+    """True also where none is set up: nothing is missing then."""
+    return house.redis is None or not house.redis.degraded
+
+
+def resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
 async def _poll(house: House, closing: asyncio.Event) -> None:
     while not closing.is_set():
         await asyncio.sleep(POLL_S)
         await _look(house)
+
+
+async def _poll_keys(house: House, closing: asyncio.Event) -> None:
+    while not closing.is_set():
+        await asyncio.sleep(POLL_S)
+        try:
+            await house.read_keys()
+        except Exception:
+            house.log.error("reading the keys failed", exc_info=True)
 
 
 async def _look(house: House) -> None:
@@ -141,12 +200,13 @@ async def _look(house: House) -> None:
             house.log.info("database is back")
     except Unavailable as error:
         if not was_away:
-            house.log.warning("database is away", reason=str(error))
+            house.log.warning("database is away", reason=str(error.__cause__ or error))
     except Exception:
         house.log.error("refresh failed", exc_info=True)
     if house.redis is not None:
         with suppress(RecsysMetaError):
             await house.redis.ping()
+    house.metrics.sample()
 
 
 async def _close(house: House) -> None:

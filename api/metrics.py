@@ -1,19 +1,27 @@
-"""Figures for Prometheus, in a registry of the application's own."""
+"""Figures for Prometheus, in a registry of the application's own, added up over sister workers.
+
+With PROMETHEUS_MULTIPROC_DIR set (`recsys-meta serve --workers N` does so) each worker keeps its figures in files
+there, and whichever is asked answers for all. Counters of a worker that died go on counting; its gauges go with it.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+Across = Literal["sum", "min", "max"]
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
-_SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Metrics:
-    """Counters of one process. With PROMETHEUS_MULTIPROC_DIR set, `render` adds those of its sister workers."""
+    """What one process counts, and the text for all of them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -33,16 +41,62 @@ class Metrics:
         )
         self.events = Counter("recsys_meta_events", "Events received, by outcome", ("outcome",), registry=r)
         self.swaps = Counter("recsys_meta_model_swaps", "Versions taken into service", ("model",), registry=r)
+        self._shared = os.environ.get(SHARED)
+        self._watched: list[tuple[Gauge, Callable[[], float]]] = []
+        # Finding the child of a label takes longer than counting in it.
+        self._counted: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
-    def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
-        """A gauge that is read when asked for. Left out across workers, where nobody would read it."""
-        if _SHARED not in os.environ:
-            Gauge(f"recsys_meta_{name}", about, registry=self.registry).set_function(value)
+    def note(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        found = self._counted.get((route, method, status))
+        if found is None:
+            found = self.requests.labels(route, method, str(status)), self.seconds.labels(route)
+            self._counted[route, method, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
+
+    def watch(self, name: str, about: str, value: Callable[[], float], across: Across = "sum") -> None:
+        """A gauge; over several workers their sum, least or greatest."""
+        gauge = Gauge(f"recsys_meta_{name}", about, registry=self.registry, multiprocess_mode=_MODES[across])
+        if self._shared is None:
+            gauge.set_function(value)
+        else:
+            self._watched.append((gauge, value))
+
+    def sample(self) -> None:
+        """Write down the gauges for sister workers, who cannot ask this process when they are asked."""
+        for gauge, value in self._watched:
+            gauge.set(value())
 
     def render(self) -> bytes:
         """The text format."""
-        if _SHARED not in os.environ:
+        if self._shared is None:
             return generate_latest(self.registry)
+        self.sample()
+        _bury(Path(self._shared))
         every = CollectorRegistry()
-        MultiProcessCollector(every)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(every, self._shared)  # type: ignore[no-untyped-call]
         return generate_latest(every)
+
+
+_MODES: dict[Across, Literal["livesum", "livemin", "livemax"]] = {"sum": "livesum", "min": "livemin", "max": "livemax"}
+
+
+def _bury(folder: Path) -> None:
+    """Drop the gauges of workers that were killed: nobody else would."""
+    for pid in {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*.db")}:
+        if pid.isdigit() and not _lives(int(pid)):
+            try:
+                mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+            except FileNotFoundError:  # a sister was quicker
+                continue
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -7,18 +7,21 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api import links
 from api.answers import ProblemDocument
 from api.models import Event, RecommendationRequest, ScoreRequest
 from api.problems import MEDIA_TYPE
 
 _REF = "#/components/schemas/{model}"
 _SAID = {
+    400: "The body cannot be read as JSON",
     401: "A key is needed, and this is none of ours",
     403: "The key lacks the scope; or no key is configured and the caller is not on this machine",
     404: "There is no such thing",
     409: "The request contradicts what is stored",
     413: "The body is too large",
     422: "The request is wrong; `errors` says where",
+    429: "Too many requests; `Retry-After` says when to come back",
     503: "Something that is needed is away; `Retry-After` says when to come back",
 }
 
@@ -42,6 +45,7 @@ def document(app: FastAPI) -> dict[str, Any]:
                 _describe(path, method, operation["responses"])
                 if path.startswith("/v1"):
                     operation["security"] = [{"APIKeyHeader": []}]
+        links.add(made["paths"])
         app.openapi_schema = made
     return app.openapi_schema
 
@@ -53,17 +57,17 @@ def _add(schemas: dict[str, Any], name: str, schema: dict[str, Any]) -> None:
 
 def _describe(path: str, method: str, responses: dict[str, Any]) -> None:
     responses.pop("422", None)
-    if not path.startswith("/v1"):
+    if path != "/metrics" and not path.startswith("/v1"):
         return
-    codes = {401, 403, 422, 503}
-    codes |= {413} if method in ("post", "put") else set()
-    codes |= {404} if "{" in path or method == "post" else set()
-    codes |= {409} if path.endswith(("/promote", "/rollback")) else set()
+    codes = {401, 403, 503} if path == "/metrics" else {401, 403, 422, 429, 503}
+    codes |= {400, 413} if method in ("post", "put") else set()
+    codes |= {404} if "{" in path or method == "post" or path.endswith("/onboarding") else set()
+    codes |= {409} if path.endswith(("/promote", "/rollback", "/split", "/recommendations")) else set()
     for code in sorted(codes):
         problem: dict[str, Any] = {
             "description": _SAID[code],
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-        if code == 503:
+        if code in (429, 503):
             problem["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
         responses[str(code)] = problem

@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from recsys_meta.errors import (
     CheckpointError,
@@ -84,31 +85,34 @@ def render(problem: Problem, request_id: str, path: str) -> Response:
     return Response(orjson.dumps(document), problem.status, problem.headers, MEDIA_TYPE)
 
 
+def answer(scope: Scope, error: Exception) -> Response | None:
+    """The document of an error that is the caller's to see; None for any other."""
+    if isinstance(error, RequestValidationError):
+        problem = _invalid(error)
+    elif isinstance(error, RecsysMetaError):
+        problem = of(error)
+    elif isinstance(error, HTTPException):
+        ours = error.status_code == 413  # the framework's own words are for its own users
+        detail = error.detail if ours else _SAID.get(error.status_code, error.detail)
+        headers = _allow(scope, error) if error.status_code == 405 else error.headers
+        problem = Problem(error.status_code, detail, headers=headers)
+    elif isinstance(error, Problem):
+        problem = error
+    else:
+        return None
+    return render(problem, scope["state"]["request_id"], scope["path"])
+
+
 def install(app: FastAPI) -> None:
     """Make every error of the application a problem document."""
 
-    async def on_problem(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
-        return _answer(request, error)
+    async def handle(request: Request, error: Exception) -> Response:
+        found = answer(request.scope, error)
+        assert found is not None
+        return found
 
-    async def on_ours(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RecsysMetaError)
-        return _answer(request, of(error))
-
-    async def on_http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        ours = error.status_code == 413  # the framework's own words are for its own users
-        detail = error.detail if ours else _SAID.get(error.status_code, error.detail)
-        return _answer(request, Problem(error.status_code, detail, headers=error.headers))
-
-    async def on_invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return _answer(request, _invalid(error))
-
-    app.add_exception_handler(Problem, on_problem)
-    app.add_exception_handler(RecsysMetaError, on_ours)
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(RequestValidationError, on_invalid)
+    for kind in (Problem, RecsysMetaError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, handle)
 
 
 _SAID = {
@@ -118,8 +122,11 @@ _SAID = {
 }
 
 
-def _answer(request: Request, problem: Problem) -> Response:
-    return render(problem, request.scope["state"]["request_id"], request.scope["path"])
+def _allow(scope: Scope, error: HTTPException) -> Mapping[str, str] | None:
+    """Every method of the path: each of them has a route of its own, and the framework names those of one."""
+    path = getattr(scope.get("route"), "path_format", None)
+    found = scope["app"].openapi()["paths"].get(path)
+    return {"allow": ", ".join(sorted(method.upper() for method in found))} if found else error.headers
 
 
 def _invalid(error: RequestValidationError) -> Problem:

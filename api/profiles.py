@@ -8,29 +8,35 @@ Without Redis there is no stamp, and every read asks SQL.
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 import time
-import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
 from api.database import Database
+from api.pages import secret_of
+from recsys_meta.recommend import Known
 from recsys_meta.store import entities, events
-from recsys_meta.store.cache import owner_key, state_key
+from recsys_meta.store.cache import owner_key
 from recsys_meta.store.engine import Unavailable
 from recsys_meta.store.redis_cache import RedisCache
 
 Name = tuple[str, str]
 """Kind and id."""
 
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
 MOST_EVENTS = 2000
 """Newest stored events of an entity that an answer looks at."""
 
 _COPIES = 4096
-_LONGEST = 500  # events of a profile that is worth a copy
+_COPIED_EVENTS = 100_000  # of all copies together
 _COPY_S = 5.0  # bounds how stale a copy gets where Redis lost the deletion of a stamp
 _STAMP_S = 24 * 3600.0
 
@@ -43,50 +49,82 @@ class Stored:
     item: str
     label: float
     time: float
+    context: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Features and events of one entity, as stored. `stamp` None: another read may differ."""
+    """Features and events of one entity, as stored. `stamp` None: another read may differ.
+
+    `memo`: what models made of it, by version: to read thousands of events anew for each request costs more than all
+    that follows.
+    """
 
     features: Mapping[str, Any] = field(default_factory=dict)
     events: tuple[Stored, ...] = ()
     stamp: str | None = None
+    memo: dict[str, Known] = field(default_factory=dict, compare=False, repr=False)
 
 
 def read_profile(session: Session, kind: str, entity: str) -> Profile:
     """The profile in the database; an entity never heard of has an empty one."""
     row = entities.find(session, kind, entity)
     rows = events.support(session, kind, entity, MOST_EVENTS)
-    stored = tuple(Stored(e.event_id, e.item, e.label, e.time.timestamp()) for e in rows)
+    stored = tuple(Stored(e.event_id, e.item, e.label, e.time.timestamp(), e.context) for e in rows)
     return Profile({} if row is None else row.features, stored)
 
 
 class Profiles:
-    """Profiles of all entities."""
+    """Profiles of all entities. `secret` signs the cursors of their lists, in every process of the database alike."""
 
     def __init__(self, database: Database, redis: RedisCache | None) -> None:
         self._database, self._redis = database, redis
         self._copies: OrderedDict[Name, tuple[float, Profile]] = OrderedDict()
+        self._copied = 0  # events in them
+        self._stamping: dict[Name, asyncio.Task[str | None]] = {}
+        self._reading: dict[tuple[Name, str], asyncio.Task[Profile | None]] = {}
+        self.secret = secret_of(database.engine.url.render_as_string(hide_password=False))
 
     async def load(self, kind: str, entity: str) -> Profile | None:
         """The profile of an entity, None where the database is away."""
+        name = (kind, entity)
+        self._forget_old()
         stamp = await self._stamp(kind, entity)
-        if stamp is not None:
-            until, copy = self._copies.get((kind, entity), (0.0, None))
-            if copy is not None and copy.stamp == stamp and time.monotonic() < until:
-                return copy
+        if stamp is None:
+            return await self._read(kind, entity, None)
+        until, copy = self._copies.get(name, (0.0, None))
+        if copy is not None and copy.stamp == stamp and time.monotonic() < until:
+            return copy
+        # Who found the same stamp may share a reading that began after the stamp was set.
+        return await _shared(self._reading, (name, stamp), lambda: self._read(kind, entity, stamp))
+
+    async def _read(self, kind: str, entity: str, stamp: str | None) -> Profile | None:
         try:
             found = await self._database.glance(lambda s: read_profile(s, kind, entity))
         except Unavailable:
             return None
         profile = Profile(found.features, found.events, stamp)
-        if stamp is not None and len(profile.events) <= _LONGEST:
-            self._copies[kind, entity] = time.monotonic() + _COPY_S, profile
-            self._copies.move_to_end((kind, entity))
-            if len(self._copies) > _COPIES:
-                self._copies.popitem(last=False)
+        if stamp is not None:
+            self._copy((kind, entity), profile)
         return profile
+
+    def _copy(self, name: Name, profile: Profile) -> None:
+        """Keep a copy, and as many older ones as there is room for."""
+        self._drop(name)
+        self._copies[name] = time.monotonic() + _COPY_S, profile
+        self._copied += len(profile.events)
+        while len(self._copies) > _COPIES or self._copied > _COPIED_EVENTS:
+            self._drop(next(iter(self._copies)))
+
+    def _forget_old(self) -> None:
+        """Drop copies that are too old to be used: of an entity erased elsewhere nothing shall stay."""
+        now = time.monotonic()
+        while self._copies and (name := next(iter(self._copies))) and self._copies[name][0] <= now:
+            self._drop(name)
+
+    def _drop(self, name: Name) -> None:
+        _, copy = self._copies.pop(name, (0.0, Profile()))
+        self._copied -= len(copy.events)
 
     async def current(self, kind: str, entity: str, stamp: str | None) -> bool:
         """Whether an entity is still as it was when it had this stamp; True where it cannot be told."""
@@ -99,7 +137,7 @@ class Profiles:
         """To be called after a commit that changed entities. False where Redis could not be told."""
         names = list(names)
         for name in names:
-            self._copies.pop(name, None)
+            self._drop(name)
         if self._redis is None or not names:
             return True
         try:
@@ -117,11 +155,25 @@ class Profiles:
             return raw.decode()
         if self._redis.degraded:
             return None
-        stamp = uuid.uuid4().hex
-        await self._redis.set(key, stamp.encode(), _STAMP_S, owner_key(kind, entity))
-        return None if self._redis.degraded else stamp
+        # Those who come before it is set take the same one: their reading begins after it, too.
+        return await _shared(self._stamping, (kind, entity), lambda: self._set_stamp(key))
+
+    async def _set_stamp(self, key: str) -> str | None:
+        assert self._redis is not None
+        # Claimed: of two processes that find none, the later must not make the earlier one's reading look old.
+        stamp = await self._redis.claim(key, str(secrets.randbits(62)).encode(), _STAMP_S)
+        return None if stamp is None else stamp.decode()
 
 
 def stamp_key(kind: str, entity: str) -> str:
     """Where the stamp of an entity lies: a digest, since no id leaves the database."""
-    return "stamp:" + state_key("", kind, entity, "").partition(":")[2]
+    return owner_key(kind, entity)
+
+
+async def _shared(under_way: dict[Key, asyncio.Task[Result]], key: Key, work: Callable[[], Any]) -> Result:
+    """Do something once for all who ask for it while it is under way. Who goes away disturbs nobody."""
+    task = under_way.get(key)
+    if task is None:
+        task = under_way[key] = asyncio.ensure_future(work())
+        task.add_done_callback(lambda _: under_way.pop(key))
+    return await asyncio.shield(task)

@@ -1,65 +1,35 @@
-"""The models in service: the live version of each, loaded beside the old one and swapped in one assignment."""
+"""The models in service: the live version of each and the arms of its split, loaded beside the old ones and swapped
+in one assignment."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
 from sqlalchemy.orm import Session
 
 from api.database import Database
 from api.problems import Problem, unavailable
-from recsys_meta.bundle import load_bundle
-from recsys_meta.errors import CheckpointError, RecsysMetaError
-from recsys_meta.recommend import Interaction, Newcomer, Recommender
-from recsys_meta.store import registry
+from api.served import Divided, Served, divide, open_version
+from recsys_meta.errors import CheckpointError
+from recsys_meta.store import arms, registry
+from recsys_meta.store.arms import Split
 from recsys_meta.store.tables import ModelVersion
-from recsys_meta.types import State
 
-SLOW_MS = 3.0
-"""Work longer than this leaves the event loop."""
+__all__ = ["Registry", "Served"]
 
 _PINNED = 4  # versions that are not live but were asked for by name
-_WARM_ITEMS = 10
+_RETRY_S = 3.0  # how long a version that could not be loaded is left alone, seconds
+_UNREADABLE = "the version cannot be loaded; the server's log says why"
+_LACKING = "an arm of the split cannot be loaded or is for others; the live version stands in"
 
-
-@dataclass
-class Pace:
-    """How long adapting and ranking takes with one model: a moving average in milliseconds."""
-
-    ms: float = 0.0
-
-    def note(self, ms: float) -> None:
-        self.ms += 0.1 * (ms - self.ms)
-
-    @property
-    def slow(self) -> bool:
-        return self.ms > SLOW_MS
-
-
-@dataclass(frozen=True)
-class Served:
-    """One version in service. `sample` is a state of it; None: the model cannot adapt, and popularity answers."""
-
-    name: str
-    recommender: Recommender
-    sample: State | None
-    pace: Pace = field(default_factory=Pace, compare=False)
-
-    @property
-    def version(self) -> str:
-        return self.recommender.version
-
-    @property
-    def kind(self) -> str:
-        """Kind of the newcomers that the model is for."""
-        return self.recommender.bundle.schema.kind
+log = logging.getLogger(__name__)
 
 
 class Registry:
@@ -69,7 +39,9 @@ class Registry:
         self._database, self._folder = database, folder
         self._lock, self._loading = asyncio.Lock(), asyncio.Lock()
         self._pinned: OrderedDict[tuple[str, str], Served] = OrderedDict()
+        self._failed: dict[tuple[str, str], float] = {}  # when a version could not be loaded
         self.live: Mapping[str, Served] = MappingProxyType({})
+        self.splits: Mapping[str, Divided] = MappingProxyType({})
         self.broken: Mapping[str, str] = MappingProxyType({})
         self.asked = False  # whether the database ever told which models there are
 
@@ -77,44 +49,65 @@ class Registry:
         """Load what went live since; answers what was swapped in. A version that cannot be read leaves the one
         before it in service. Raises Unavailable; then all stays as it is."""
         async with self._lock:
-            wanted = await self._database.probe(_live_versions)
-            live, broken, fresh = dict[str, Served](), dict[str, str](), []
+            wanted, divided = await self._database.probe(_wanted)
+            before = {(s.name, s.version, s.variant) for s in self._parts()}
+            known = {(s.name, s.version): s for s in self._parts()}
+
+            async def find(row: ModelVersion) -> Served | None:
+                key = row.model, row.version
+                if key not in known and (found := self._pinned.get(key) or await self._attempt(row)) is not None:
+                    known[key] = found
+                return known.get(key)
+
+            live, broken, splits = dict[str, Served](), dict[str, str](), dict[str, Divided]()
             for row in wanted:
-                old = self.live.get(row.model)
-                if old is not None and old.version == row.version:
-                    live[row.model] = old
-                    continue
-                try:
-                    live[row.model] = self._pinned.get((row.model, row.version)) or await self._load(row)
-                    fresh.append(live[row.model])
-                except RecsysMetaError as error:
-                    broken[row.model] = str(error)
-                    if old is not None:
-                        live[row.model] = old
-            self.live, self.broken, self.asked = MappingProxyType(live), MappingProxyType(broken), True
-            return fresh
+                served = await find(row)
+                if served is None:
+                    broken[row.model] = _UNREADABLE
+                    served = self.live.get(row.model)
+                if served is not None:
+                    live[row.model] = served if served.variant is None else replace(served, variant=None)
+            for split, rows in divided:
+                made = divide(split, live.get(split.model), [await find(row) for row in rows])
+                if len(made.arms) < len(split.arms):
+                    broken.setdefault(split.model, _LACKING)
+                splits[split.model] = made
+            # Nothing waits between these, so a request sees all of them or none.
+            self.live, self.splits = MappingProxyType(live), MappingProxyType(splits)
+            self.broken, self.asked = MappingProxyType(broken), True
+            return [s for s in self._parts() if (s.name, s.version, s.variant) not in before]
 
-    async def check(self, name: str, version: str) -> ModelVersion:
-        """A registered version that can be loaded, before it goes live. Raises NotFoundError, CheckpointError."""
-        row = await self._database.read(lambda s: registry.resolve(s, f"{name}@{version}"))
-        await self._pin(row)
-        return row
+    async def check(self, name: str, version: str) -> Served:
+        """A registered version, loaded, before it goes live. Raises NotFoundError, CheckpointError."""
+        return await self._pin(await self._database.read(lambda s: registry.resolve(s, f"{name}@{version}")))
 
-    async def resolve(self, model: str | None, kind: str | None) -> Served:
-        """The model meant by `name`, `name@version`, or by the kind of the newcomer. Raises Problem."""
+    async def resolve(self, model: str | None, kind: str | None, entity: str | None = None) -> Served:
+        """The model meant by `name`, `name@version`, or by the kind of the newcomer. Raises Problem.
+
+        While a split stands an entity is answered by its arm, unless a version was named. Without an entity the live
+        version answers: an anonymous newcomer cannot be known again, and would change sides with every event.
+        """
         if model is None:
-            return self._for_kind(kind)
+            return self._arm(self._for_kind(kind), entity)
         name, _, version = model.partition("@")
         served = self.live.get(name)
         if served is None or (version and served.version != version):
             served = await self._other(name, version)
         if kind is not None and kind != served.kind:
             raise Problem(422, f"Model '{name}' is for newcomers of kind '{served.kind}', not '{kind}'")
-        return served
+        return served if version else self._arm(served, entity)
 
     def of_kind(self, kind: str) -> list[Served]:
         """Live models for a kind of newcomer, by name."""
         return [s for _, s in sorted(self.live.items()) if s.kind == kind]
+
+    def _arm(self, served: Served, entity: str | None) -> Served:
+        divided = None if entity is None else self.splits.get(served.name)
+        return served if divided is None or entity is None else divided.of(entity) or served
+
+    def _parts(self) -> list[Served]:
+        """All that is in service: live versions and arms."""
+        return [*self.live.values(), *(arm for divided in self.splits.values() for arm in divided.arms.values())]
 
     def _for_kind(self, kind: str | None) -> Served:
         fitting = self.of_kind(kind) if kind is not None else list(self.live.values())
@@ -131,15 +124,15 @@ class Registry:
         """A version that is not live, or whose name was shortened."""
         if not version:
             if name in self.broken:
-                raise unavailable(f"Model '{name}' cannot be loaded: {self.broken[name]}")
+                raise unavailable(f"Model '{name}' is not in service: {self.broken[name]}")
             if not self.asked:
                 raise unavailable("The models in service are not known yet: the database cannot be reached")
             raise Problem(404, f"No model '{name}' is in service; GET /v1/models lists those there are")
         if (name, version) in self._pinned:
             return self._pinned[name, version]
         row = await self._database.read(lambda s: registry.resolve(s, f"{name}@{version}"))
-        served = self.live.get(name)
-        return served if served is not None and served.version == row.version else await self._pin(row)
+        found = next((s for s in self._parts() if (s.name, s.version) == (row.model, row.version)), None)
+        return await self._pin(row) if found is None else replace(found, variant=None)
 
     async def _pin(self, row: ModelVersion) -> Served:
         """Load a version that is not live, one at a time, and keep the few used last."""
@@ -152,40 +145,33 @@ class Registry:
                 self._pinned.popitem(last=False)
             return found
 
+    async def _attempt(self, row: ModelVersion) -> Served | None:
+        """The same for what is wanted at every look: reading a damaged version over and over would cost too much."""
+        key = row.model, row.version
+        if time.monotonic() - self._failed.get(key, -_RETRY_S) < _RETRY_S:
+            return None
+        try:
+            return await self._load(row)
+        except CheckpointError:
+            self._failed[key] = time.monotonic()
+            return None
+
     async def _load(self, row: ModelVersion) -> Served:
-        return await asyncio.to_thread(_open, self._folder, row)
+        """Raises CheckpointError. What was wrong names files of ours: that is for the log, not for callers."""
+        try:
+            return await asyncio.to_thread(open_version, self._folder, row)
+        except Exception:  # one that cannot be read must not keep the others from being served
+            if (row.model, row.version) not in self._failed:  # said once; it may be tried for days
+                log.exception("%s@%s cannot be loaded", row.model, row.version)
+            raise CheckpointError(f"{row.model}@{row.version}: {_UNREADABLE}") from None
 
 
-def _live_versions(session: Session) -> list[ModelVersion]:
+def _wanted(session: Session) -> tuple[list[ModelVersion], list[tuple[Split, list[ModelVersion]]]]:
+    """The live version of each model, and the splits with the version of each arm.
+
+    Splits are read first: a promotion that is committed in between then leaves them standing until the next look. The
+    other way round, entities of the new arm would be sent back to the old version for as long.
+    """
+    divided = [(s, [registry.get(session, s.model, a.version) for a in s.arms]) for s in arms.current(session)]
     summaries = [m for m in registry.list_models(session) if m.live is not None]
-    return [registry.get(session, m.name, str(m.live)) for m in summaries]
-
-
-def _open(folder: Path, row: ModelVersion) -> Served:
-    """Load a version, and try it once, so that the first newcomer does not pay for what is lazy."""
-    given = Path(row.path)
-    places = [folder / row.model / row.version, folder / given, given]
-    path = next((p for p in places if (p / "bundle.json").is_file()), places[0])
-    bundle = load_bundle(path)
-    if bundle.version != row.version:
-        raise CheckpointError(f"{path}: holds version {bundle.version}, not {row.version}; publish the run again")
-    recommender = Recommender(bundle)
-    pace = Pace()
-    return Served(row.model, recommender, _try(recommender, pace), pace)
-
-
-def _try(recommender: Recommender, pace: Pace) -> State | None:
-    """A state for the most popular items, None where the model fails."""
-    names = [s.item for s in recommender.top(recommender.popular, _WARM_ITEMS)]
-    label_range = recommender.bundle.schema.label_range
-    label = label_range[1] if label_range else 1.0
-    known = recommender.know(Newcomer(events=[Interaction(name, label) for name in names]))
-    try:
-        for _ in range(3):
-            began = time.perf_counter()
-            state = recommender.adapt([known])
-            scores = recommender.scores(state)
-            pace.ms = 1000 * (time.perf_counter() - began)
-    except Exception:  # whatever is wrong with a model, popularity still answers
-        return None
-    return state if bool(torch.isfinite(scores).all()) else None
+    return [registry.get(session, m.name, str(m.live)) for m in summaries], divided

@@ -10,6 +10,7 @@ import orjson
 from fastapi import Response
 
 from api.registry import Served
+from recsys_meta.explaining import Why
 from recsys_meta.recommend import Scored
 
 JSON = "application/json"
@@ -22,9 +23,14 @@ def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = N
     return Response(orjson.dumps(content, option=_OPTIONS), status, headers, JSON)
 
 
-def ranked(items: Sequence[Scored]) -> list[dict[str, Any]]:
-    """A list in the form of the answer."""
-    return [{"rank": rank, "item": s.item, "score": s.score, "title": s.title} for rank, s in enumerate(items, 1)]
+def ranked(items: Sequence[Scored], whys: Sequence[Why] = ()) -> list[dict[str, Any]]:
+    """A list in the form of the answer, with reasons where there are any."""
+    rows: list[dict[str, Any]] = [
+        {"rank": rank, "item": s.item, "score": s.score, "title": s.title} for rank, s in enumerate(items, 1)
+    ]
+    for row, why in zip(rows, whys, strict=False):
+        row["why"] = {"prior": why.prior, "events": [vars(cause) for cause in why.causes]}
+    return rows
 
 
 def joined(
@@ -35,6 +41,7 @@ def joined(
         {
             "request_id": request_id,
             "model": {"name": served.name, "version": served.version},
+            "variant": served.variant,
             "served_by": served_by,
             "degraded": bool(missing),
             "missing": missing,

@@ -2,89 +2,76 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 from fastapi import Request, Security
 from fastapi.security import APIKeyHeader
+from sqlalchemy.orm import Session
 
-from api.problems import Problem
-from recsys_meta.errors import ConfigError
+from api.keyring import ALL, Keyring
+from api.problems import Problem, unavailable
+from recsys_meta.store import audit
 
 Scope = Literal["read", "write", "admin"]
 Scopes = frozenset[str]
-ALL: frozenset[str] = frozenset(("read", "write", "admin"))
 HEADER = "X-API-Key"
+KEYLESS = "this machine"
+"""The actor where there is no key."""
 
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
-_header = APIKeyHeader(name=HEADER, auto_error=False, description="A key of RECSYS_META_API_KEYS")
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Digests of the keys with the scopes of each; the keys themselves are not kept."""
-
-    digests: tuple[tuple[bytes, frozenset[str]], ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.digests)
-
-    def scopes(self, key: str) -> frozenset[str] | None:
-        """Scopes of a key, None for a key that is not ours. Its time does not depend on which key matches."""
-        given, found = _digest(key), None
-        for digest, scopes in self.digests:
-            if hmac.compare_digest(given, digest):
-                found = scopes
-        return found
-
-
-def parse_keys(entries: Iterable[str]) -> Keys:
-    """Keys from `key`, `key:read`, `key:read+write` or `key:admin`; admin includes the other two.
-
-    Raises ConfigError for an unknown scope or an empty key, without repeating the key.
-    """
-    return Keys(tuple(_parse(number, entry) for number, entry in enumerate(entries, 1)))
-
-
-def _parse(number: int, entry: str) -> tuple[bytes, frozenset[str]]:
-    key, colon, text = entry.partition(":")
-    scopes = frozenset(text.split("+")) if colon else ALL
-    if not key or not scopes <= ALL:
-        raise ConfigError(
-            f"RECSYS_META_API_KEYS: entry {number} must be KEY or KEY:SCOPES with scopes from "
-            "read, write, admin joined by +"
-        )
-    return _digest(key), ALL if "admin" in scopes else scopes
+_header = APIKeyHeader(
+    name=HEADER, auto_error=False, description="A key of `recsys-meta keys create` or of RECSYS_META_API_KEYS"
+)
 
 
 def require(scope: Scope) -> Any:
     """A dependency that lets in only callers with a scope."""
 
     # Named here, so that OpenAPI shows the key; `async`, so that it costs no thread.
-    async def check(request: Request, key: str | None = Security(_header)) -> frozenset[str]:
+    async def check(request: Request, key: str | None = Security(_header)) -> Scopes:
         return admit(request.app.state.keys, request.scope, key, scope)
 
     return Security(check)
 
 
-def admit(keys: Keys, scope: Mapping[str, Any], key: str | None, wanted: str) -> frozenset[str]:
-    """Scopes of the caller. Raises Problem 401 or 403."""
-    if not keys:
+def admit(keys: Keyring, scope: Mapping[str, Any], key: str | None, wanted: str) -> Scopes:
+    """Scopes of the caller, whom the request then knows by name. Raises Problem 401, 403 or 503."""
+    if keys.empty:
         if not _is_local(scope):
             raise Problem(
-                403, "No API key is configured, so only this machine is served; set RECSYS_META_API_KEYS on the server"
+                403, "There is no API key, so only this machine is served; make one with `recsys-meta keys create`"
             )
         return ALL
-    scopes = keys.scopes(key) if key else None
-    if scopes is None:
+    found = keys.find(key) if key else None
+    if found is None:
+        if not keys.current and (key or not keys.demanded):
+            # It may be one that the database knows; and where nothing is known of keys, nobody may do without.
+            raise unavailable(f"The key cannot be checked: {keys.away}")
         raise Problem(401, f"A valid key is needed in the header {HEADER}", headers={"www-authenticate": "ApiKey"})
-    if wanted not in scopes:
+    _name(scope, found.actor)
+    if wanted not in found.scopes:
         raise Problem(403, f"This key lacks the scope '{wanted}'")
-    return scopes
+    return found.scopes
+
+
+def actor(request: Request) -> str:
+    """Who calls: the name and id of the key, never the key. For the audit; a route asks after it was entered."""
+    return str(request.scope["state"].get("actor", KEYLESS))
+
+
+def record(request: Request, session: Session, action: str, target: str) -> None:
+    """Write into the audit, in the transaction of the act, that the caller did it. `target` holds no id of an entity:
+    `entities.digest` names one."""
+    audit.note(session, action, target, actor=actor(request), request_id=request.scope["state"]["request_id"])
+
+
+def _name(scope: Mapping[str, Any], actor: str) -> None:
+    state = scope.get("state")
+    if state is not None:
+        state["actor"] = actor
 
 
 def _is_local(scope: Mapping[str, Any]) -> bool:
@@ -104,6 +91,7 @@ def _is_local(scope: Mapping[str, Any]) -> bool:
     return ("." not in name and ":" not in name) or _is_loopback(name)
 
 
+@lru_cache(maxsize=1024)
 def _is_loopback(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)
@@ -111,7 +99,3 @@ def _is_loopback(host: str) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()

@@ -8,45 +8,63 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from api.problems import Problem
 from api.profiles import Profiles
 from api.registry import Served
 from api.subjects import Subject
 from recsys_meta.errors import RecsysMetaError
-from recsys_meta.recommend import Known, Recommender, dump_state, load_state
+from recsys_meta.recommend import Known, Recommender, load_state
 from recsys_meta.store.cache import state_key
+from recsys_meta.store.engine import Unavailable
 from recsys_meta.store.memory_cache import MemoryCache
 from recsys_meta.store.redis_cache import RedisCache
 from recsys_meta.types import State
 
 Source = Literal["process", "redis", "miss"]
+Ask = Callable[[Recommender, State], Tensor]
+"""What is asked of a state: scores [C] of the catalogue, or [R] of some rows."""
 
-_MISS: Source = "miss"
+Result = TypeVar("Result")
 
 PROCESS_S = 300.0
 REDIS_S = 24 * 3600.0
-_MOST_WRITES = 256  # writes to Redis under way at once; more are left out, and cost one adaptation each
+_TOGETHER = 16  # newcomers that the event loop serves before it looks at other requests
+_MOST_WAITING = 8  # long pieces of work at once, under way or waiting
+_MOST_WRITES = 512  # writes to Redis under way at once; more are left out, and cost one adaptation each
+_GATHER_S = 0.005  # how long a write waits for company
+
+_NONE = torch.empty(0)
+_Unsent = tuple[str, bytes, Subject, float]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Scores [C] of the catalogue, where the state came from, and how long working it out took."""
+    """What was asked for, where the state came from, and how long working it out took; or the list, where another
+    process had made it."""
 
     scores: Tensor
     state: State | None
     source: Source
     ms: float
+    made: bytes | None = None
 
     @property
     def broken(self) -> bool:
         """Whether the model failed, and popularity stands in."""
         return self.state is None
+
+
+class Busy(Exception):
+    """Too many wait for something long already."""
 
 
 class Ladder:
@@ -55,90 +73,188 @@ class Ladder:
     def __init__(self, memory: MemoryCache, redis: RedisCache | None, profiles: Profiles, log: Any) -> None:
         self.memory, self._redis, self._profiles, self._log = memory, redis, profiles, log
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="recsys-meta-adapt")
-        self._writes: set[asyncio.Task[None]] = set()
+        # Explanations must not keep adaptations waiting.
+        self._long, self._waiting = ThreadPoolExecutor(1, thread_name_prefix="recsys-meta-long"), 0
+        self._unsent: list[_Unsent] = []
+        self._sending: list[_Unsent] = []
+        self._sender: asyncio.Task[None] | None = None
+        self._flights: dict[str, asyncio.Future[bool]] = {}  # whether the state was tried for
 
     @property
     def writing(self) -> int:
-        """States on their way to Redis."""
-        return len(self._writes)
+        """States and lists on their way to Redis."""
+        return len(self._unsent) + len(self._sending)
 
-    async def climb(self, served: Served, known: Known, subject: Subject, *, fresh: bool = False) -> Outcome:
-        """Scores for a newcomer; `fresh` adapts whatever is cached. Raises DataError for a wrong feature."""
+    async def climb(
+        self,
+        served: Served,
+        known: Known,
+        subject: Subject,
+        *,
+        fresh: bool = False,
+        ask: Ask = Recommender.answer,
+        digest: str | None = None,
+        listed: str | None = None,
+    ) -> Outcome:
+        """What is asked of a newcomer's state, the scores of its catalogue where left out.
+
+        `fresh` adapts whatever is cached; `digest` wants the state of an older support; `listed` is the key under
+        which another process may have left the whole list. Where the model fails the scores are by popularity. Raises
+        DataError for a wrong feature, Problem 409 for a state that is gone.
+        """
         began = time.perf_counter()
         if served.sample is None:
-            return Outcome(served.recommender.popular, None, "miss", 0.0)
-        key = state_key(served.version, subject.kind, subject.entity or "", known.digest)
-        raw, source = await self._find(key) if not fresh else (None, _MISS)
-        state = None if raw is None else load_state(raw, served.sample)
+            return Outcome(served.recommender.fallback(known), None, "miss", 0.0)
+        key = state_key(served.version, subject.kind, subject.entity or "", digest or known.digest)
+        if fresh or (raw := self.memory.get(key)) is not None:
+            return await self._climb(served, known, subject, ask, digest, key, began, None if fresh else raw, "process")
+        while (ahead := self._flights.get(key)) is not None:
+            # Somebody finds or makes the same state already. Once it has, it is in the memory, whatever Redis does.
+            await asyncio.wait((ahead,))
+            raw, made = self.memory.get(key), None if listed is None else self.memory.get(listed)
+            if made is not None:
+                return _whole(made, "process", began)
+            if raw is not None or ahead.result():
+                return await self._climb(served, known, subject, ask, digest, key, began, raw, "process")
+            # It found a whole list of its own, and no state for others: one of them goes on as the first.
+        flight = self._flights[key] = asyncio.get_running_loop().create_future()
+        tried = True
         try:
-            found = await self._work(served, known, state)
-        except RecsysMetaError:
-            raise
-        except Exception:  # a model that fails is no reason to leave a newcomer without a list
-            self._log.error("model failed", model=served.name, version=served.version, exc_info=True)
-            found = None
+            raw, made = (None, None) if self._redis is None else await self._redis.get_both(key, listed)
+            if made is not None and listed is not None:
+                self.memory.set(listed, made, PROCESS_S, subject.owner)
+                tried = False
+                return _whole(made, "redis", began)
+            return await self._climb(served, known, subject, ask, digest, key, began, raw, "redis")
+        finally:
+            del self._flights[key]
+            flight.set_result(tried)
+
+    async def _climb(
+        self,
+        served: Served,
+        known: Known,
+        subject: Subject,
+        ask: Ask,
+        digest: str | None,
+        key: str,
+        began: float,
+        raw: bytes | None,
+        source: Source,
+    ) -> Outcome:
+        """The rest of the way with the bytes that were found of the state, if any."""
+        state = None if raw is None else load_state(raw, served.sample)
+        if state is None and digest not in (None, known.digest):
+            raise gone()
+        found = await self._work(served, known, state, ask)
         ms = 1000 * (time.perf_counter() - began)
         if found is None:
-            return Outcome(served.recommender.popular, None, "miss", ms)
+            return Outcome(served.recommender.fallback(known), None, "miss", ms)
         made, scores = found
+        if made is not state and digest not in (None, known.digest):
+            raise gone()
         if made is state and raw is not None:
             if source == "redis":
                 self.memory.set(key, raw, PROCESS_S, subject.owner)
             return Outcome(scores, made, source, ms)
-        self._keep(key, dump_state(made), subject)
+        self.keep(key, served.recommender.dump(made), subject, REDIS_S)
         return Outcome(scores, made, "miss", ms)
+
+    async def climb_all(self, served: Served, asked: Sequence[tuple[Known, Subject]], ask: Ask) -> list[Outcome]:
+        """The same for several newcomers at once."""
+        found: list[Outcome] = []
+        for start in range(0, len(asked), _TOGETHER):
+            part = asked[start : start + _TOGETHER]
+            found += await asyncio.gather(*(self.climb(served, k, s, ask=ask) for k, s in part))
+            await asyncio.sleep(0)  # others wait for the loop
+        return found
+
+    async def run(self, work: Callable[..., Result], *given: Any) -> Result:
+        """Do something long, one after another, in a thread. Raises Busy where many wait for that already."""
+        if self._waiting >= _MOST_WAITING:
+            raise Busy
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._long, work, *given)
+        finally:
+            self._waiting -= 1
 
     async def close(self) -> None:
         """Let writes under way end."""
-        if self._writes:
-            await asyncio.wait(self._writes, timeout=1.0)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._sender is not None:
+            await asyncio.wait((self._sender,), timeout=1.0)
+        for pool in (self._pool, self._long):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _find(self, key: str) -> tuple[bytes | None, Source]:
-        raw = self.memory.get(key)
-        if raw is not None:
-            return raw, "process"
-        if self._redis is not None:
-            raw = await self._redis.get(key)
-        return raw, "redis" if raw is not None else "miss"
+    async def _work(self, served: Served, known: Known, state: State | None, ask: Ask) -> tuple[State, Tensor] | None:
+        """The state and its scores, in line or in a thread as the model's pace says; None: it failed."""
+        try:
+            if not served.pace.slow:
+                return _solve(served, known, state, ask)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, _solve, served, known, state, ask)
+        except RecsysMetaError:
+            raise
+        except Exception:  # a model that fails is no reason to leave a newcomer without a list
+            self._log.error("model failed", model=served.name, version=served.version, exc_info=True)
+            return None
 
-    async def _work(self, served: Served, known: Known, state: State | None) -> tuple[State, Tensor] | None:
-        """The state and its scores, in line or in a thread as the model's pace says; None: not finite."""
-        if not served.pace.slow:
-            return _solve(served, known, state)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, _solve, served, known, state)
-
-    def _keep(self, key: str, raw: bytes, subject: Subject) -> None:
-        """Keep a state here at once, and in Redis when the answer has left."""
+    def keep(self, key: str, raw: bytes, subject: Subject, seconds: float) -> None:
+        """Keep a state or a list here at once, and in Redis for so long when the answer has left."""
         self.memory.set(key, raw, PROCESS_S, subject.owner)
-        if self._redis is None or len(self._writes) >= _MOST_WRITES:
+        if self._redis is None or self.writing >= _MOST_WRITES:
             return
-        task = asyncio.get_running_loop().create_task(self._send(self._redis, key, raw, subject))
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
+        self._unsent.append((key, raw, subject, seconds))
+        if self._sender is None:
+            self._sender = asyncio.get_running_loop().create_task(self._send(self._redis))
 
-    async def _send(self, redis: RedisCache, key: str, raw: bytes, subject: Subject) -> None:
-        # An entity erased meanwhile must not come back.
-        if subject.entity is not None and not await self._profiles.current(subject.kind, subject.entity, subject.stamp):
-            self.memory.delete([key])
-            return
-        await redis.set(key, raw, REDIS_S, subject.owner)
+    async def _send(self, redis: RedisCache) -> None:
+        """Send what waits until nothing does: many in one exchange, which costs about as much as one."""
+        try:
+            while self._unsent:
+                await asyncio.sleep(_GATHER_S)
+                self._sending, self._unsent = self._unsent, []
+                await redis.set_all([(key, raw, seconds) for key, raw, _, seconds in self._sending])
+                # What belongs to an entity that was erased meanwhile must not come back. Asked once it is written: so
+                # an erasure by any process either finds it or is seen.
+                stands = await asyncio.gather(*(self._stands(subject) for _, _, subject, _ in self._sending))
+                old = [one[0] for one, stood in zip(self._sending, stands, strict=True) if not stood]
+                self.memory.delete(old)
+                with suppress(Unavailable):
+                    await redis.delete(old)
+        finally:
+            self._sending, self._sender = [], None
+
+    async def _stands(self, subject: Subject) -> bool:
+        entity = subject.entity
+        return entity is None or await self._profiles.current(subject.kind, entity, subject.stamp)
 
 
-def _solve(served: Served, known: Known, state: State | None) -> tuple[State, Tensor] | None:
-    """Adapt where there is no state, and rank. A cached state that does not fit is made anew."""
-    began = time.perf_counter()
+def _whole(made: bytes, source: Source, began: float) -> Outcome:
+    """A list that was made before, whole."""
+    return Outcome(_NONE, {}, source, 1000 * (time.perf_counter() - began), made)
+
+
+def gone() -> Problem:
+    """A page was asked for of a list that nobody holds any more."""
+    return Problem(
+        409, "The newcomer's events have changed and the list of this cursor is gone; ask for the first page"
+    )
+
+
+def _solve(served: Served, known: Known, state: State | None, ask: Ask) -> tuple[State, Tensor] | None:
+    """Adapt where there is no state, and ask. A cached state that does not fit is made anew; None: not finite."""
+    began = time.thread_time()  # of other threads' work this one is not to blame
     recommender = served.recommender
-    scores = None if state is None else _try_rank(recommender, state)
+    scores = None if state is None else _try(recommender, state, ask)
     if state is None or scores is None:
         state = recommender.adapt([known])
-        scores = recommender.scores(state)[0]
-    served.pace.note(1000 * (time.perf_counter() - began))
+        scores = ask(recommender, state)
+    served.pace.note(1000 * (time.thread_time() - began))
     return (state, scores) if bool(torch.isfinite(scores).all()) else None
 
 
-def _try_rank(recommender: Recommender, state: State) -> Tensor | None:
+def _try(recommender: Recommender, state: State, ask: Ask) -> Tensor | None:
     try:
-        return recommender.scores(state)[0]
+        return ask(recommender, state)
     except (RuntimeError, IndexError, KeyError):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from api.models import Newcomer as NewcomerBody
 from api.models import SupportEvent
 from api.profiles import Profile, Profiles
 from api.registry import Served
+from recsys_meta.reader import fits
 from recsys_meta.recommend import Interaction, Known, Newcomer
 from recsys_meta.schema import Schema
 from recsys_meta.store.cache import owner_key
@@ -53,21 +53,35 @@ def know(served: Served, subject: Subject, body: NewcomerBody, events: Sequence[
     What is stored may have been sent for another model: what this one cannot read is left out. What the body says
     must fit: raises DataError.
     """
-    schema = served.recommender.bundle.schema
-    stored = subject.profile or Profile()
-    given = [Interaction(e.item, e.label, e.time) for e in events]
+    profile = subject.profile
+    if profile is None or body.features or events:
+        return _read(served, profile or Profile(), body.features, events)
+    found = profile.memo.get(served.version)
+    if found is None:
+        found = profile.memo[served.version] = _read(served, profile, {}, ())
+    return found
+
+
+def _read(served: Served, profile: Profile, features: Mapping[str, Any], events: Sequence[SupportEvent]) -> Known:
+    recommender = served.recommender
+    schema, fields = recommender.bundle.schema, recommender.fields
+    given = [fields.interaction(e.item, e.label, e.time, e.context) for e in events]
     told = {e.event_id for e in events if e.event_id is not None}
     kept = [
-        Interaction(e.item, e.label, e.time) for e in stored.events if e.event_id not in told and fits(schema, e.label)
+        fields.interaction(e.item, e.label, e.time, fields.readable(e.context) if e.context else None)
+        for e in profile.events
+        if e.event_id not in told and fits(schema, e.label)
     ]
-    features = {**_readable(schema, stored.features), **body.features}
-    return served.recommender.know(Newcomer(features, kept + given))
+    if given and recommender.repeats:
+        # Sent without an id, an event is known again by its content; else it would count twice.
+        same = {_content(e) for e in given if e.time is not None}
+        kept = [e for e in kept if _content(e) not in same]
+    return recommender.know(Newcomer({**_readable(schema, profile.features), **features}, kept + given))
 
 
-def fits(schema: Schema, label: float) -> bool:
-    """Whether a label is one of the model's."""
-    low, high = schema.label_range or (-math.inf, math.inf)
-    return math.isfinite(label) and low <= label <= high
+def _content(event: Interaction) -> tuple[Any, ...]:
+    words = sorted((k, v) for k, v in (event.context or {}).items() if v is not None)
+    return event.item, event.actor, None if event.time is None else round(event.time, 6), str(words)
 
 
 def _readable(schema: Schema, features: Mapping[str, Any]) -> dict[str, Any]:

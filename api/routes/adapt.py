@@ -34,7 +34,7 @@ async def adapt(
 
     `persist` stores the features and events given (scope write), so that later calls need the id only.
     """
-    served = await house.registry.resolve(body.model, body.entity.kind)
+    served = await house.registry.resolve(body.model, body.entity.kind, body.entity.id)
     persisted = None
     if body.persist:
         if "write" not in scopes:
@@ -42,13 +42,15 @@ async def adapt(
         persisted = await _persist(house, served, body)
     at = moment()
     subject = await find_subject(house.profiles, served, body.entity)
-    known = know(served, subject, body.entity, body.events)
+    # What was just stored is read back; where every event is a row it would count twice else.
+    events = () if persisted is not None and subject.profile is not None else body.events
+    known = know(served, subject, body.entity, events)
     began = time.perf_counter()
     outcome = await house.ladder.climb(served, known, subject, fresh=True)
     if outcome.state is None:
         raise unavailable(f"Model '{served.name}' cannot adapt; recommendations are by popularity meanwhile")
     ms = 1000 * (time.perf_counter() - began)
-    found = await asyncio.to_thread(served.recommender.diagnose, known, outcome.state)
+    (found,) = await asyncio.to_thread(served.recommender.diagnose, [known])
     by: Any = "adapted" if known.items else "prior"
     done = Done(served.recommender, subject.kind, subject.entity or ANONYMOUS, by, ms, len(known.items), at)
     house.writer.put(row(done, found if known.items else None))
@@ -57,6 +59,7 @@ async def adapt(
         {
             "request_id": request_id(request),
             "model": {"name": served.name, "version": served.version},
+            "variant": served.variant,
             "degraded": bool(missing),
             "missing": missing,
             "support_size": len(known.items),

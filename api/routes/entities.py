@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from api import answers
@@ -13,7 +13,7 @@ from api.models import EntityBody
 from api.problems import Problem, unavailable
 from api.replies import reply
 from api.routes.door import AHouse, IdPath, KindPath
-from api.security import require
+from api.security import record, require
 from recsys_meta.errors import DataError
 from recsys_meta.recommend import Newcomer
 from recsys_meta.store import adaptations, entities, events
@@ -52,13 +52,18 @@ async def put_entity(kind: KindPath, id: IdPath, body: EntityBody, house: AHouse
 @router.delete(
     "/entities/{kind}/{id:path}", responses={200: {"model": answers.Receipt}}, dependencies=[require("write")]
 )
-async def delete_entity(kind: KindPath, id: IdPath, house: AHouse) -> Response:
+async def delete_entity(kind: KindPath, id: IdPath, request: Request, house: AHouse) -> Response:
     """Erase features, events, adaptations, adapted states and lists of an entity, and answer a receipt.
 
     Asking again is harmless. 503 where the database or Redis could not be reached: ask again then.
     """
     house.writer.discard(lambda row: isinstance(row, NewAdaptation) and (row.kind, row.entity) == (kind, id), 2.0)
-    receipt = await house.database.write(lambda s: entities.erase(s, kind, id))
+
+    def erase(session: Session) -> entities.Receipt:
+        record(request, session, "delete entity", entities.digest(kind, id))
+        return entities.erase(session, kind, id)
+
+    receipt = await house.database.write(erase)
     cached = await _forget(house, kind, id)
     # Once more: until the caches had forgotten it, a request may have read it, and been noted after the first pass.
     await house.database.write(lambda s: entities.erase(s, kind, id))
@@ -94,7 +99,14 @@ def _document(session: Session, kind: str, entity: str, many: int) -> dict[str, 
         "created": row.created if row else None,
         "updated": row.updated if row else None,
         "events": [
-            {"event_id": e.event_id, "item": e.item, "label": e.label, "time": e.time.timestamp()} for e in newest
+            {
+                "event_id": e.event_id,
+                "item": e.item,
+                "label": e.label,
+                "time": e.time.timestamp(),
+                "context": e.context,
+            }
+            for e in newest
         ],
         "events_total": total,
         "last_adaptation": last[0].as_dict() if last else None,

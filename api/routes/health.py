@@ -40,7 +40,12 @@ async def readyz(house: AHouse) -> Response:
     return reply({"status": status, "checks": checks}, 200 if ready else 503)
 
 
-@router.get("/metrics", response_class=Response, dependencies=[require("read")])
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    dependencies=[require("read")],
+)
 async def metrics(house: AHouse) -> Response:
     """Figures for Prometheus."""
     return Response(house.metrics.render(), media_type=CONTENT_TYPE_LATEST)

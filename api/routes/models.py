@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
 from api import answers
@@ -13,12 +14,10 @@ from api.house import House
 from api.models import Promotion
 from api.replies import reply
 from api.routes.door import AHouse, ModelPath
-from api.security import require
+from api.security import actor, record, require
 from recsys_meta.store import registry
 from recsys_meta.store.engine import Unavailable
 from recsys_meta.store.tables import AliasChange
-
-ACTOR = "api"
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
@@ -49,24 +48,35 @@ async def get_model(name: ModelPath, house: AHouse) -> Response:
 
 
 @router.post("/models/{name}/promote", responses={200: {"model": answers.Move}}, dependencies=[require("admin")])
-async def promote(name: ModelPath, body: Promotion, house: AHouse) -> Response:
+async def promote(name: ModelPath, body: Promotion, request: Request, house: AHouse, force: bool = False) -> Response:
     """Make a registered version live, after it was loaded to see that it can be.
 
-    This process serves it at once, others within about a second; no request is lost.
+    This process serves it at once, others within about a second; no request is lost. Refused (409), unless forced,
+    where its stored evaluation says that it loses to the simplest baseline.
     """
     row = await house.registry.check(name, body.version)
-    return await _moved(house, lambda s: registry.promote(s, name, row.version, actor=ACTOR))
+
+    def move(session: Session) -> AliasChange:
+        return registry.promote(session, name, row.version, actor=actor(request), force=force)
+
+    return await _moved(request, house, "promote", move)
 
 
 @router.post("/models/{name}/rollback", responses={200: {"model": answers.Move}}, dependencies=[require("admin")])
-async def rollback(name: ModelPath, house: AHouse) -> Response:
+async def rollback(name: ModelPath, request: Request, house: AHouse) -> Response:
     """Make live what was live before; again, and it goes back one further."""
-    return await _moved(house, lambda s: registry.rollback(s, name, actor=ACTOR))
+    return await _moved(request, house, "rollback", lambda s: registry.rollback(s, name, actor=actor(request)))
 
 
-async def _moved(house: House, move: Any) -> Response:
+async def _moved(
+    request: Request, house: House, action: Literal["promote", "rollback"], move: Callable[[Session], AliasChange]
+) -> Response:
+    """Move, and write down that it was asked for: what was live already has no new row that says so."""
+
     def write(session: Session) -> dict[str, Any]:
-        return _move(move(session))
+        change = move(session)
+        record(request, session, action, f"{change.model}@{change.version}")
+        return _move(change)
 
     done = await house.database.write(write)
     # What was moved is moved; where the database went away since, the next poll takes it into service.

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import time
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import orjson
+import torch
 from fastapi import APIRouter, Request, Response
 
 from api import answers
-from api.diagnosis import ANONYMOUS, Done
-from api.house import House
-from api.models import RecommendationRequest, ScoreRequest
+from api.calls import Call, begin, climbed, end
+from api.models import Moment as MomentBody
+from api.models import RecommendationRequest, ScoreRequest, Told
+from api.pages import Place, digest, read, write
+from api.problems import Problem
 from api.registry import Served
-from api.replies import joined, pack, ranked, unpack
-from api.routes.door import enter, request_id, takes
-from api.serving import PROCESS_S, Outcome, Source
-from api.subjects import Subject, find_subject, know
-from recsys_meta.recommend import Known, Scored
-from recsys_meta.store.adaptations import ServedBy
-from recsys_meta.types import FIRST
+from api.replies import pack, ranked, unpack
+from api.routes.door import enter, takes
+from api.scoring import rank_entities, score_rows
+from api.serving import PROCESS_S, Busy, Outcome, Source, gone
+from api.subjects import know
+from recsys_meta.errors import DataError
+from recsys_meta.explaining import Why, explain
+from recsys_meta.filters import Rule
+from recsys_meta.recommend import Known, Moment, Question, Recommender, Scored
+from recsys_meta.store.cache import list_key
+from recsys_meta.types import FIRST, State
 
 router = APIRouter(prefix="/v1", tags=["newcomers"])
 
@@ -37,130 +42,191 @@ async def recommend(request: Request) -> Response:
 
     Exactly n items come back unless fewer exist. `served_by` says how: `adapted`, `cache` (the adapted state was at
     hand), `prior` (nothing is known but features) or `popular` (the model failed). The header `x-cache` says where
-    the state was found: `process`, `redis` or `miss`.
+    the state was found: `process`, `redis` or `miss`. `next`, sent back as `cursor` with the same request, gives the
+    items that follow. 409: the events have changed since and nobody holds that list any more.
     """
     house, body = await enter(request, "read", RecommendationRequest)
-    call = await _begin(body, request, house)
+    place = read(body.cursor, house.profiles.secret) if body.cursor else None
+    call = await begin(body.model, body.entity, request, house, place.version if place else None)
     key = _list_key(call, await request.body())
     kept = None if key is None else house.memory.get(key)
     if kept is not None:
-        prior, size, rest = unpack(kept)
-        return _end(call, "prior" if prior else "cache", "process", size, rest, house.missing())
+        return _again(call, kept, "process")
     known = know(call.served, call.subject, body.entity, body.events)
-    outcome = await house.ladder.climb(call.served, known, call.subject)
-    items, unknown = _list(call.served, body, known, outcome)
-    rest = orjson.dumps({"support_size": len(known.items), "unknown_items": unknown, "items": ranked(items)})
-    if key is not None and not outcome.broken:
-        house.memory.set(key, pack(not known.items, len(known.items), rest), PROCESS_S, call.subject.owner)
-    return _climbed(call, known, outcome, rest)
+    question = None
+    if body.moment is not None or (known.own is not None and body.candidates):
+        known, question = _ask(call.served.recommender, known, body)
+    if place is not None:
+        _check_place(place, call, body, known)
+    outcome = await _climb(call, known, question, place, key)
+    if outcome.made is not None:
+        return _again(call, outcome.made, outcome.source)
+    items, unknown = _list(call.served, body, known, question, outcome, place)
+    more = len(items) > body.n and not outcome.broken
+    items = items[: body.n]
+    following = _next(call, body, known, items[-1], place) if more else None
+    whys = await _whys(call, known, question, items, outcome, place) if body.explain else ()
+    rest = orjson.dumps(
+        {
+            "support_size": len(known.items),
+            "unknown_items": unknown,
+            "items": ranked(items, whys),
+            "next": following,
+        }
+    )
+    if key is not None and not outcome.broken and (whys or not body.explain):
+        house.ladder.keep(key, pack(not known.items, len(known.items), rest), call.subject, PROCESS_S)
+    return climbed(call, known, outcome, rest)
 
 
-@router.post("/score", responses={200: {"model": answers.Scores}}, openapi_extra=takes(ScoreRequest))
+@router.post(
+    "/score", responses={200: {"model": answers.Scores | answers.RankedEntities}}, openapi_extra=takes(ScoreRequest)
+)
 async def score(request: Request) -> Response:
-    """Scores of given items for a newcomer: logits for rankings and clicks, label units for ratings."""
+    """Scores of given items or rows for a newcomer: logits for rankings and clicks, label units for ratings.
+
+    For clicks also probabilities, with a 95% interval where the model knows how sure it is. With `entities` and a
+    `row` it is the other way round: the entities ranked for that row.
+    """
     house, body = await enter(request, "read", ScoreRequest)
-    call = await _begin(body, request, house)
-    known = know(call.served, call.subject, body.entity, body.events)
-    outcome = await house.ladder.climb(call.served, known, call.subject)
-    bundle = call.served.recommender.bundle
-    ids = bundle.vocab.ids("item", body.items)
-    values = outcome.scores[ids].tolist()
-    scores = [
-        {"item": item, "score": value if padded >= FIRST else None}
-        for item, value, padded in zip(body.items, values, ids.tolist(), strict=True)
-    ]
-    rest = {"support_size": len(known.items), "unknown_items": known.unknown, "objective": bundle.schema.objective}
-    return _climbed(call, known, outcome, orjson.dumps(rest | {"scores": scores}))
+    return await (rank_entities if body.entities else score_rows)(request, house, body)
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One request, from its start to its end with one model and one reading of what is stored."""
-
-    house: House
-    request_id: str
-    served: Served
-    subject: Subject
-    at: datetime
-    began: float
-
-
-async def _begin(body: RecommendationRequest | ScoreRequest, request: Request, house: House) -> _Call:
-    at, began = datetime.now(UTC), time.perf_counter()
-    served = await house.registry.resolve(body.model, body.entity.kind)
-    subject = await find_subject(house.profiles, served, body.entity)
-    return _Call(house, request_id(request), served, subject, at, began)
-
-
-def _list_key(call: _Call, body: bytes) -> str | None:
-    """The key of a list in the process's cache; None where an equal request may get another answer."""
-    if not call.subject.repeatable:
+def _list_key(call: Call, body: bytes) -> str | None:
+    """The key of a list in the caches; None where an equal request may get another answer."""
+    subject, served = call.subject, call.served
+    if not subject.repeatable:
         return None
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (call.served.name, call.served.version, call.subject.stamp or ""):
-        digest.update(part.encode() + b"\0")
-    digest.update(body)
-    return f"list:{digest.hexdigest()}"
+    return list_key(served.name, served.version, subject.kind, subject.entity or "", subject.stamp or "", body)
+
+
+def _again(call: Call, kept: bytes, source: Source) -> Response:
+    """The answer with a list that was made before."""
+    prior, size, rest = unpack(kept)
+    return end(call, "prior" if prior else "cache", source, size, rest, call.house.missing())
+
+
+def _ask(recommender: Recommender, known: Known, body: RecommendationRequest) -> tuple[Known, Question]:
+    """The moment of a request, and the newcomer with what the request says of items."""
+    moment = body.moment or MomentBody()
+    told: dict[str, Mapping[str, Any]] = {}
+    for one in [*(body.candidates or ()), *(moment.history or ())]:
+        name, features = (one.item, one.features) if isinstance(one, Told) else (one, {})
+        told[name] = {**told.get(name, {}), **features}
+    at = None if moment.lat is None or moment.lon is None else (moment.lat, moment.lon)
+    history = None if moment.history is None else [one if isinstance(one, str) else one.item for one in moment.history]
+    return recommender.ask(known, Moment(moment.context, moment.actor, at, history), told)
+
+
+async def _climb(call: Call, known: Known, question: Question | None, place: Place | None, key: str | None) -> Outcome:
+    ladder = call.house.ladder
+    if known.own is not None and not known.own.names:  # there is nothing to choose from yet
+        return Outcome(torch.zeros(FIRST), {}, "miss", 0.0)
+    support = None if place is None else place.support
+    if question is None:
+        return await ladder.climb(call.served, known, call.subject, digest=support, listed=key)
+    ask = partial(_answer, question)
+    return await ladder.climb(call.served, known, call.subject, digest=support, ask=ask, listed=key)
+
+
+def _answer(question: Question, recommender: Recommender, state: State) -> Any:
+    return recommender.answer(state, question)
 
 
 def _list(
-    served: Served, body: RecommendationRequest, known: Known, outcome: Outcome
+    served: Served,
+    body: RecommendationRequest,
+    known: Known,
+    question: Question | None,
+    outcome: Outcome,
+    place: Place | None,
 ) -> tuple[list[Scored], list[str]]:
-    """The list, and the items of events and candidates that the model does not have."""
+    """The list and one item more, if there is one; and the items of events and candidates that the model lacks."""
     recommender = served.recommender
-    exclude = set(recommender.ids(body.exclude)) if body.exclude else set[int]()
-    if not body.include_seen:
-        exclude |= known.seen
+    exclude = set(recommender.ids(body.exclude, known.own)) if body.exclude else set[int]()
+    exclude |= _met(body, known, question)
     unknown, candidates = list(known.unknown), None
     if body.candidates is not None:
-        ids = recommender.bundle.vocab.ids("item", body.candidates).tolist()
+        names = [one if isinstance(one, str) else _name(one, known) for one in body.candidates]
+        ids = recommender.places(names, known)
         candidates = [i for i in ids if i >= FIRST]
-        lacking = {item for item, i in zip(body.candidates, ids, strict=True) if i < FIRST}
+        lacking = {item for item, i in zip(names, ids, strict=True) if i < FIRST}
         unknown = sorted(lacking.union(unknown))
-    return recommender.top(outcome.scores, body.n, exclude=exclude, candidates=candidates), unknown
-
-
-def _climbed(call: _Call, known: Known, outcome: Outcome, rest: bytes) -> Response:
-    """The answer after the ladder, with what is to be diagnosed when it has left."""
-    served_by = _served_by(known, outcome)
-    profile = call.subject.entity is None or call.subject.profile is not None
-    missing = call.house.missing(profile=profile, model=not outcome.broken)
-    if served_by != "adapted":
-        return _end(call, served_by, outcome.source, len(known.items), rest, missing)
-    call.house.metrics.adapting.labels(call.served.name).observe(outcome.ms / 1000)
-    return _end(call, served_by, outcome.source, len(known.items), rest, missing, known, outcome)
-
-
-def _served_by(known: Known, outcome: Outcome) -> ServedBy:
-    if outcome.broken:
-        return "popular"
-    if not known.items:
-        return "prior"
-    return "adapted" if outcome.source == "miss" else "cache"
-
-
-def _end(
-    call: _Call,
-    served_by: ServedBy,
-    source: Source,
-    size: int,
-    rest: bytes,
-    missing: list[str],
-    known: Known | None = None,
-    outcome: Outcome | None = None,
-) -> Response:
-    done = Done(
-        recommender=call.served.recommender,
-        kind=call.subject.kind,
-        entity=call.subject.entity or ANONYMOUS,
-        served_by=served_by,
-        ms=1000 * (time.perf_counter() - call.began),
-        support_size=size,
-        at=call.at,
-        known=known,
-        state=outcome.state if outcome else None,
+    items = recommender.top(
+        outcome.scores,
+        body.n + 1,
+        exclude=exclude,
+        candidates=candidates,
+        own=known.own,
+        among=recommender.passing(_rules(body), known) if body.filters else None,
+        after=None if place is None else place.after,
     )
-    call.house.metrics.answers.labels(call.served.name, served_by, source).inc()
-    # When the loop comes round again the answer is on its way.
-    asyncio.get_running_loop().call_soon(call.house.diagnoser.put, done)
-    return joined(call.request_id, call.served, served_by, missing, rest, source)
+    return items, unknown
+
+
+def _rules(body: RecommendationRequest) -> dict[str, Rule]:
+    return {
+        name: Rule(None if one.any is None else tuple(one.any), tuple(one.all), tuple(one.none), one.min, one.max)
+        for name, one in body.filters.items()
+    }
+
+
+def _moment_digest(body: RecommendationRequest) -> bytes:
+    return digest("" if body.moment is None else body.moment.model_dump_json())
+
+
+def _entity_digest(call: Call) -> bytes:
+    return digest(call.subject.owner or "")
+
+
+def _check_place(place: Place, call: Call, body: RecommendationRequest, known: Known) -> None:
+    """Raise Problem where a cursor was made for something else, or for a list that can no longer be made."""
+    if place.version != call.served.version or (body.model or "").partition("@")[2] not in ("", place.version):
+        raise Problem(422, "This cursor belongs to another version of the model")
+    if (place.entity, place.moment) != (_entity_digest(call), _moment_digest(body)):
+        raise Problem(422, "This cursor belongs to another newcomer or moment")
+    if known.own is not None and place.support != known.digest:
+        raise gone()
+
+
+def _next(call: Call, body: RecommendationRequest, known: Known, last: Scored, place: Place | None) -> str:
+    """The cursor of what follows the last item."""
+    item = call.served.recommender.places([last.item], known)[0]
+    support = known.digest if place is None else place.support
+    made = Place(call.served.version, support, _entity_digest(call), _moment_digest(body), last.score, item)
+    return write(made, call.house.profiles.secret)
+
+
+async def _whys(
+    call: Call, known: Known, question: Question | None, items: list[Scored], outcome: Outcome, place: Place | None
+) -> Sequence[Why]:
+    """Why each item is there; nothing for a list of older events or of a failed model, or where too many ask."""
+    if outcome.broken or not items or (place is not None and place.support != known.digest):
+        return ()
+    recommender = call.served.recommender
+    ids = recommender.places([s.item for s in items], known)
+    try:
+        return await call.house.ladder.run(explain, recommender, known, ids, question)
+    except Busy:
+        return ()
+    except Exception:  # a list without reasons is better than none
+        call.house.log.error("explanation failed", model=call.served.name, version=call.served.version, exc_info=True)
+        return ()
+
+
+def _met(body: RecommendationRequest, known: Known, question: Question | None) -> frozenset[int]:
+    """What was met and shall not come again, and what is never an answer."""
+    if known.own is None:
+        return frozenset() if body.include_seen else known.seen
+    hidden = question.hidden if question else frozenset()
+    if body.include_seen is not False:  # who chooses may well choose the same again
+        return hidden
+    by_actor = body.moment is not None and (body.moment.actor is not None or body.moment.history is not None)
+    return hidden | (question.met if question and by_actor else known.seen)
+
+
+def _name(told: Told, known: Known) -> str:
+    """The name of an item that was told with features, where there is room for them."""
+    if known.own is None and told.features:
+        raise DataError("only entities with items of their own can be told of new ones", field="features")
+    return told.item

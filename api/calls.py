@@ -1,0 +1,100 @@
+"""One call about a newcomer, from its start to its end: what hot routes share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from fastapi import Request, Response
+
+from api.diagnosis import ANONYMOUS, Done
+from api.house import House
+from api.models import Newcomer
+from api.registry import Served
+from api.replies import joined
+from api.routes.door import request_id
+from api.serving import Outcome, Source
+from api.subjects import Subject, find_subject
+from recsys_meta.recommend import Known
+from recsys_meta.store.adaptations import ServedBy
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, from its start to its end with one model and one reading of what is stored."""
+
+    house: House
+    request_id: str
+    served: Served
+    subject: Subject
+    at: datetime
+    began: float
+
+
+async def begin(
+    model: str | None, entity: Newcomer, request: Request, house: House, version: str | None = None
+) -> Call:
+    """Find the model, of a version where that is given, and what is stored of the entity. Raises Problem."""
+    at, began = datetime.now(UTC), time.perf_counter()
+    served = await house.registry.resolve(model, entity.kind, entity.id)
+    if version is not None and version != served.version:
+        served = await house.registry.resolve(f"{served.name}@{version}", entity.kind)
+    subject = await find_subject(house.profiles, served, entity)
+    return Call(house, request_id(request), served, subject, at, began)
+
+
+def climbed(call: Call, known: Known, outcome: Outcome, rest: bytes) -> Response:
+    """The answer after the ladder, with what is to be diagnosed when it has left."""
+    by = served_by(known, outcome)
+    profile = call.subject.entity is None or call.subject.profile is not None
+    missing = call.house.missing(profile=profile, model=not outcome.broken)
+    if by != "adapted":
+        return end(call, by, outcome.source, len(known.items), rest, missing)
+    call.house.metrics.adapting.labels(call.served.name).observe(outcome.ms / 1000)
+    return end(call, by, outcome.source, len(known.items), rest, missing, known, outcome)
+
+
+def served_by(known: Known, outcome: Outcome) -> ServedBy:
+    """Which step of the ladder answered."""
+    if outcome.broken:
+        return "popular"
+    if not known.items:
+        return "prior"
+    return "adapted" if outcome.source == "miss" else "cache"
+
+
+def end(
+    call: Call,
+    by: ServedBy,
+    source: Source,
+    size: int,
+    rest: bytes,
+    missing: list[str],
+    known: Known | None = None,
+    outcome: Outcome | None = None,
+) -> Response:
+    """Answer, and leave a row for the table of adaptations."""
+    call.house.metrics.answers.labels(call.served.name, by, source).inc()
+    note(call, call.subject, by, size, known, outcome)
+    return joined(call.request_id, call.served, by, missing, rest, source)
+
+
+def note(
+    call: Call, subject: Subject, by: ServedBy, size: int, known: Known | None = None, outcome: Outcome | None = None
+) -> None:
+    """Leave a row about a newcomer when the answer is on its way."""
+    done = Done(
+        recommender=call.served.recommender,
+        kind=subject.kind,
+        entity=subject.entity or ANONYMOUS,
+        served_by=by,
+        ms=1000 * (time.perf_counter() - call.began),
+        support_size=size,
+        at=call.at,
+        known=known,
+        adapted=outcome is not None and outcome.state is not None,
+    )
+    # When the loop comes round again the answer is on its way.
+    asyncio.get_running_loop().call_soon(call.house.diagnoser.put, done)

@@ -1,0 +1,100 @@
+"""Links of the OpenAPI document: which call an answer leads to, and what it hands over. For readers of the document,
+and for tests that walk from call to call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_ENTITY = "/v1/entities/{kind}/{id}"
+_MODEL = "/v1/models/{name}"
+_SPLIT = f"{_MODEL}/split"
+_LISTS = "/v1/recommendations"
+
+_KIND, _ID, _NAME = "$request.path.kind", "$request.path.id", "$request.path.name"
+_NEXT = "$response.body#/next"
+_NEWEST = "$response.body#/registered/0/version"
+
+
+@dataclass(frozen=True)
+class Link:
+    """From the good answer of one call, `METHOD PATH`, to another: parameters and body by runtime expression."""
+
+    source: str
+    target: str
+    says: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = None
+
+    def written(self, paths: Mapping[str, Any]) -> dict[str, Any]:
+        """The link as the document has it."""
+        made: dict[str, Any] = {"operationId": _operation(paths, self.target)["operationId"], "description": self.says}
+        if self.parameters:
+            made["parameters"] = dict(self.parameters)
+        return made if self.body is None else {**made, "requestBody": self.body}
+
+
+_OF_ENTITY = {"kind": _KIND, "id": _ID}
+_OF_MODEL = {"name": _NAME}
+
+LINKS: Mapping[str, Link] = {
+    "ReadEntity": Link(f"put {_ENTITY}", f"get {_ENTITY}", "what is stored now", _OF_ENTITY),
+    "EraseEntity": Link(f"put {_ENTITY}", f"delete {_ENTITY}", "erase it again", _OF_ENTITY),
+    "ListForEntity": Link(
+        f"put {_ENTITY}", f"post {_LISTS}", "a list for it", body={"entity": {"kind": _KIND, "id": _ID}}
+    ),
+    "EntityOfEvent": Link(
+        "post /v1/events",
+        f"get {_ENTITY}",
+        "the entity of the first event",
+        {"kind": "$request.body#/events/0/kind", "id": "$request.body#/events/0/entity"},
+    ),
+    "NextItems": Link(f"post {_LISTS}", f"post {_LISTS}", "the items that follow", body={"cursor": _NEXT}),
+    "ScoreItem": Link(
+        f"post {_LISTS}",
+        "post /v1/score",
+        "the score of the best item",
+        body={"model": "$response.body#/model/name", "items": ["$response.body#/items/0/item"]},
+    ),
+    "AnswerQuestion": Link(
+        "get /v1/onboarding",
+        f"post {_LISTS}",
+        "a list from the answer to the first question",
+        body={"model": "$response.body#/model/name", "events": [{"item": "$response.body#/items/0/item"}]},
+    ),
+    "ReadModel": Link("get /v1/models", f"get {_MODEL}", "its versions", {"name": "$response.body#/items/0/name"}),
+    "Promote": Link(
+        f"get {_MODEL}", f"post {_MODEL}/promote", "make the newest version live", _OF_MODEL, {"version": _NEWEST}
+    ),
+    "Rollback": Link(f"post {_MODEL}/promote", f"post {_MODEL}/rollback", "take it back", _OF_MODEL),
+    "StartSplit": Link(
+        f"get {_MODEL}",
+        f"put {_SPLIT}",
+        "let the newest version answer",
+        _OF_MODEL,
+        {"arms": [{"version": _NEWEST, "weight": 1}]},
+    ),
+    "EndSplit": Link(f"put {_SPLIT}", f"delete {_SPLIT}", "the live version answers all again", _OF_MODEL),
+    "ReadMetrics": Link(
+        "get /v1/runs", "get /v1/runs/{id}/metrics", "figures of the newest run", {"id": "$response.body#/items/0/id"}
+    ),
+    **{
+        f"Next{noun.capitalize()}": Link(
+            f"get /v1/{noun}", f"get /v1/{noun}", "the page that follows", {"cursor": _NEXT}
+        )
+        for noun in ("runs", "evaluations", "adaptations")
+    },
+}
+
+
+def add(paths: dict[str, Any]) -> None:
+    """Write the links into the paths of a document."""
+    for name, link in LINKS.items():
+        _operation(paths, link.source)["responses"]["200"].setdefault("links", {})[name] = link.written(paths)
+
+
+def _operation(paths: Mapping[str, Any], call: str) -> dict[str, Any]:
+    method, path = call.split(" ")
+    found: dict[str, Any] = paths[path][method]
+    return found

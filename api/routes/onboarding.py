@@ -1,0 +1,73 @@
+"""`GET /v1/onboarding`: what to ask a newcomer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+
+from api import answers
+from api.calls import begin
+from api.models import EntityId, Kind, ModelRef, Newcomer
+from api.problems import unavailable
+from api.replies import reply
+from api.routes.door import AHouse
+from api.security import require
+from api.serving import PROCESS_S, Busy
+from api.subjects import know
+from recsys_meta.errors import RecsysMetaError
+from recsys_meta.informative import informative
+
+router = APIRouter(prefix="/v1", tags=["newcomers"], dependencies=[require("read")])
+
+UNITS = {"ranking": "nats", "click": "nats", "rating": "squared label units"}
+
+
+@router.get("/onboarding", responses={200: {"model": answers.Onboarding}})
+async def onboarding(
+    request: Request,
+    house: AHouse,
+    model: Annotated[ModelRef | None, Query(description="name, or name@version")] = None,
+    kind: Annotated[Kind | None, Query(description="kind of newcomer")] = None,
+    id: Annotated[EntityId | None, Query(description="a stored newcomer, whose events are taken as answers")] = None,
+    n: Annotated[int, Query(ge=1, le=100)] = 10,
+    strategy: Annotated[
+        Literal["information", "evidence"],
+        Query(description="expected information for the model, or MeLU's evidence candidates"),
+    ] = "information",
+) -> Response:
+    """The items whose answers would tell the model most about a newcomer, one after another: each for what it adds to
+    those before it."""
+    call = await begin(model, Newcomer(kind=kind, id=id), request, house)
+    key = f"ask:{call.served.name}:{call.served.version}:{call.subject.stamp or ''}:{call.subject.owner}:{n}:{strategy}"
+    rest = house.memory.get(key) if call.subject.repeatable else None
+    if rest is None:
+        known = know(call.served, call.subject, Newcomer(kind=kind, id=id), ())
+        try:
+            found = await house.ladder.run(informative, call.served.recommender, known, n, strategy)
+        except RecsysMetaError:
+            raise
+        except Busy:
+            raise unavailable("Too many ask what to ask") from None
+        except Exception:  # a model that fails has nothing to ask
+            house.log.error("onboarding failed", model=call.served.name, version=call.served.version, exc_info=True)
+            raise unavailable(f"Model '{call.served.name}' cannot say what to ask") from None
+        objective = call.served.recommender.bundle.schema.objective
+        items: list[dict[str, Any]] = [{"rank": rank, **vars(one)} for rank, one in enumerate(found, 1)]
+        unit = UNITS[objective] if strategy == "information" else "share of the most"
+        rest = orjson.dumps({"unit": unit, "support_size": len(known.items), "items": items})
+        if call.subject.repeatable:
+            house.memory.set(key, rest, PROCESS_S, call.subject.owner)
+    missing = house.missing(profile=call.subject.entity is None or call.subject.profile is not None)
+    return reply(
+        {
+            "request_id": call.request_id,
+            "model": {"name": call.served.name, "version": call.served.version},
+            "variant": call.served.variant,
+            "degraded": bool(missing),
+            "missing": missing,
+            "strategy": strategy,
+            **orjson.loads(rest),
+        }
+    )
