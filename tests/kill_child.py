@@ -23,8 +23,9 @@ from safetensors.torch import save
 
 from recsys_meta.checkpoint import last_checkpoint, save_checkpoint
 from recsys_meta.durable import write_file
-from recsys_meta.episodes import EventIndex, split_by_seed
+from recsys_meta.episodes import EventIndex
 from recsys_meta.evaluate import cold_start
+from recsys_meta.splits import split_by_seed
 from recsys_meta.train import fit, freeze, start, thaw
 from tests.small import recipe, tiny
 from tests.worlds import ranking_world

@@ -11,6 +11,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -116,15 +117,19 @@ class OwnRedis:
     def __init__(self, folder: Path) -> None:
         self._folder, self.port = folder, free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.options: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Where it runs already nothing happens."""
+        if self._process is not None:
+            return
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
-        self._process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(["redis-server", *options, *self.options], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while True:
             try:
-                with redis.Redis.from_url(self.url) as client:
+                with redis.Redis(port=self.port) as client:
                     client.ping()
                 return
             except redis.RedisError:
@@ -148,3 +153,40 @@ def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
     server.start()
     yield server
     server.stop()
+
+
+class OwnCluster(OwnRedis):
+    """A Redis Cluster of one node, which has all slots."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+        self.options += ["--cluster-config-file", f"nodes-{self.port}.conf"]
+        self.url = f"redis+cluster://127.0.0.1:{self.port}"
+
+    @classmethod
+    @contextmanager
+    def running(cls, folder: Path) -> Iterator["OwnCluster"]:
+        if shutil.which("redis-server") is None:
+            missing("redis-server", FileNotFoundError("it is not installed"))
+        made = cls(folder)
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()
+
+    def start(self) -> None:
+        super().start()
+        with redis.Redis(port=self.port) as client:
+            if "cluster_slots_assigned:16384" not in self._info(client):
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            deadline = time.monotonic() + 10
+            while "cluster_state:ok" not in self._info(client):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+    @staticmethod
+    def _info(client: "redis.Redis") -> str:
+        found = client.execute_command("CLUSTER INFO")
+        return found.decode() if isinstance(found, bytes) else " ".join(f"{k}:{v}" for k, v in found.items())

@@ -7,15 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_meta.dataset import NO_TIME
-from recsys_meta.episodes import (
-    EventIndex,
-    batch_of,
-    collate,
-    draw,
-    known_times,
-    ordered,
-    seen_only,
-)
+from recsys_meta.episodes import EventIndex, batch_of, collate, draw, known_times, ordered, seen_only
 from tests.small import data_of, index_of
 
 COUNTS = st.lists(st.integers(0, 7), min_size=1, max_size=8)
@@ -225,3 +217,27 @@ def test_seen_only_is_a_data_set_without_any_other_row():
 def test_known_times_are_a_share():
     assert known_times(data_of([[0, 1]], time=[[3, NO_TIME]]).events) == 0.5
     assert known_times(data_of([[0, 1]]).events) == 0.0
+
+
+def test_the_query_may_begin_later_so_that_all_shots_share_one():
+    index = index_of([30, 45, 10])
+    entities = torch.arange(3)
+    queries = [draw(index, entities, torch.full((3,), k), query_from=20)[1] for k in (0, 5, 20)]
+    assert queries[0].mask.sum(1).tolist() == [10, 25, 0]
+    assert all(torch.equal(q.label, queries[0].label) for q in queries)
+    support, query = draw(index, entities, torch.full((3,), 25), query_from=20)
+    assert query.mask.sum(1).tolist() == [5, 20, 0]
+    assert support.mask.sum(1).tolist() == [25, 25, 9]
+    assert index.reaches(np.arange(3), 5, 10, query_from=20).tolist() == [True, True, False]
+
+
+def test_preferred_rows_come_first_when_a_query_is_cut():
+    index = index_of([40, 40])
+    prefer = torch.zeros(80, dtype=torch.bool)
+    prefer[[3, 20, 25, 60, 79]] = True
+    support, query = draw(index, torch.arange(2), torch.tensor([5, 5]), max_query=4, prefer=prefer)
+    assert support.label[0].tolist() == [0, 1, 2, 3, 4]  # the support is drawn as ever
+    assert query.label[0].tolist() == [20, 25, 5, 6]
+    assert query.label[1].tolist() == [60, 79, 45, 46]
+    plain = draw(index, torch.arange(2), torch.tensor([5, 5]), max_query=4, prefer=torch.zeros(80, dtype=torch.bool))
+    assert plain[1].label.tolist() == draw(index, torch.arange(2), torch.tensor([5, 5]), max_query=4)[1].label.tolist()

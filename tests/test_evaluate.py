@@ -8,6 +8,7 @@ import torch
 from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import ConfigError
 from recsys_meta.evaluate import (
+    Ask,
     Unadapted,
     cold_start,
     episodes_at,
@@ -170,12 +171,12 @@ def test_only_shown_items_are_ranked():
     data, index = world()
     shown = torch.zeros(data.catalogue, dtype=torch.bool)
     shown[2:22] = True  # 20 items: Recall@20 is 1 for every predictor
-    got = curve(scores(data), data, index, shown=shown).values[0]
+    got = curve(scores(data), data, index, ask=Ask(shown)).values[0]
     assert np.nanmin(got["recall@20"]) == 1.0
     few = [e for e in range(80) if not shown[index.item[index.indptr[e] : index.indptr[e + 1]].long()].any()]
     assert np.isnan(got["recall@20"][few]).all()
     shown[:] = False
-    assert np.isnan(curve(scores(data), data, index, shown=shown).values[0]["mrr"]).all()
+    assert np.isnan(curve(scores(data), data, index, ask=Ask(shown)).values[0]["mrr"]).all()
 
 
 def test_the_size_of_chunks_and_the_order_of_entities_change_nothing():

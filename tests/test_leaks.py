@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_meta.episodes import EventIndex, split_by_seed
+from recsys_meta.episodes import EventIndex
 from recsys_meta.evaluate import Unadapted, cold_start, episodes_at
 from recsys_meta.scenarios import four_corners
+from recsys_meta.splits import split_by_seed
 from recsys_meta.train import fit, start
 from tests.small import data_of, recipe, same, tiny
 from tests.worlds import ranking_world

@@ -6,17 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_meta.metrics import (
-    LOWER_IS_BETTER,
-    RANKING,
-    RATING,
-    ndcg,
-    paired,
-    ranking_metrics,
-    rating_metrics,
-    summarise,
-    summarise_seeds,
-)
+from recsys_meta.intervals import paired, summarise, summarise_seeds
+from recsys_meta.metrics import LOWER_IS_BETTER, RANKING, RATING, choice_metrics, ndcg, ranking_metrics, rating_metrics
 
 
 def generator(seed=0):
@@ -246,3 +237,17 @@ def test_ndcg_alone_is_the_one_among_the_metrics(depth):
     some = ~got.isnan()
     cut = torch.where(shown, scores, -torch.inf).topk(depth, 1).indices
     assert torch.equal(got[some] > 0, (relevant & shown).gather(1, cut).any(1)[some])
+
+
+def test_a_choice_is_ranked_among_what_is_shown():
+    scores = torch.tensor([[3.0, 5.0, 4.0, 9.0], [1.0, 0.0, 0.0, 0.0]])
+    shown = torch.tensor([[True, True, True, False], [True, True, True, True]])
+    values = choice_metrics(scores, torch.tensor([0, 0]), shown, generator())
+    assert values["mrr"].tolist() == pytest.approx([1 / 3, 1.0])  # the fourth of the first row is not shown
+    assert values["ndcg@10"].tolist() == pytest.approx([1 / math.log2(4), 1.0])
+
+
+def test_ties_of_a_choice_are_broken_at_random():
+    scores, own = torch.zeros(4000, 100), torch.zeros(4000, dtype=torch.int64)
+    values = choice_metrics(scores, own, torch.ones(4000, 100, dtype=torch.bool), generator())
+    assert float(values["hit@10"].mean()) == pytest.approx(0.1, abs=0.02)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from recsys_meta.bundle import make_bundle, predictor_of
 from recsys_meta.episodes import EventIndex
 from recsys_meta.evaluate import episodes_at
+from recsys_meta.learners import LEARNERS
+from recsys_meta.learners.flagship import FlagshipConfig
 from recsys_meta.recommend import Interaction, Newcomer, Recommender, dump_state, load_state, recommend
 from tests import served
 from tests.served import answer
@@ -105,6 +107,27 @@ def test_top_equals_sorting_with_ties_by_id(model, values, n, exclude, candidate
     assert scores.tolist() == values
 
 
+def test_newcomers_of_other_features_or_sizes_do_not_share_a_start():
+    """Starts are kept by features and size: whoever came before must not matter."""
+    data, learner, train = served.world(), LEARNERS["flagship"](FlagshipConfig(dims=8)), np.arange(40)
+    params = learner.init(data, train, torch.Generator().manual_seed(0))
+    for key in ("start_by_size", "entity.age.weight"):
+        params[key] = torch.randn(params[key].shape, generator=torch.Generator().manual_seed(1))
+    bundle = make_bundle(learner, params, data, EventIndex.of(data), train, {})
+    people = [
+        Newcomer({"age": age} if age else {}, [Interaction(f"i{n}") for n in range(rows)])
+        for age in (None, 20.0, 60.0)
+        for rows in (0, 1, 4)
+    ]
+
+    def scores(recommender, one):
+        return recommender.scores(recommender.adapt([recommender.know(one)]))
+
+    used = Recommender(bundle)
+    for one in [*people, *people[::-1]]:
+        assert torch.equal(scores(used, one), scores(Recommender(bundle), one))
+
+
 def test_popularity_stands_in(model):
     got = model.top(model.popular, 5)
     counts = model.bundle.popularity
@@ -137,7 +160,7 @@ def test_adapting_lowers_the_loss_of_the_support(kind, request):
         known = recommender.know(Newcomer(events=[Interaction(f"i{i}", 1.0 + i % 3) for i in items]))
         state = recommender.adapt([known])
         kept = {k: v.clone() for k, v in state.items()}
-        got = recommender.diagnose(known, state)
+        got = recommender.diagnose([known])[0]
         assert got.support_size == 5 and got.steps == 1 and got.gradient_norm > 0
         better.append(got.loss_after < got.loss_before)
         assert same(state, kept) and not any(v.requires_grad for v in state.values())
@@ -147,7 +170,7 @@ def test_adapting_lowers_the_loss_of_the_support(kind, request):
 
 def test_without_a_support_there_is_nothing_to_diagnose(model):
     known = model.know(Newcomer())
-    got = model.diagnose(known, model.adapt([known]))
+    got = model.diagnose([known])[0]
     assert (got.support_size, got.steps, got.loss_before, got.loss_after, got.gradient_norm) == (0, 0, 0.0, 0.0, 0.0)
 
 
@@ -162,7 +185,7 @@ def test_the_gradient_norm_is_that_of_the_loss(model):
         step[0, i] = 1e-2
         up, down = (float(learner.support_loss(model.body, {"z": before["z"] + s * step}, support)[0]) for s in (1, -1))
         total += ((up - down) / 2e-2) ** 2
-    assert model.diagnose(known, model.adapt([known])).gradient_norm == pytest.approx(math.sqrt(total), rel=0.02)
+    assert model.diagnose([known])[0].gradient_norm == pytest.approx(math.sqrt(total), rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["popularity", "itemknn"])
@@ -174,5 +197,5 @@ def test_a_baseline_serves_too(data, name):
     known = served.know(Newcomer(events=[Interaction("i4")]))
     state = served.adapt([known])
     assert same(load_state(dump_state(state), state), state)
-    assert math.isfinite(served.diagnose(known, state).loss_after)
+    assert math.isfinite(served.diagnose([known])[0].loss_after)
     assert served.version == ""

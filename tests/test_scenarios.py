@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from recsys_meta.dataset import Dataset
-from recsys_meta.episodes import EventIndex, split_by_seed
+from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import ConfigError
 from recsys_meta.scenarios import four_corners
+from recsys_meta.splits import split_by_seed
 from tests.small import data_of
 
 NAMES = {"new-new", "new-known", "known-new", "known-known"}

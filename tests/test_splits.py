@@ -1,13 +1,18 @@
 """Which entities train, validate and are tested."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_meta.episodes import split_by_seed, split_by_time
+from recsys_meta.dataset import Column
+from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import ConfigError
+from recsys_meta.splits import split_by_seed, split_by_time, split_of
 from tests.small import data_of
+from tests.towns import towns
 
 
 @given(st.integers(10, 60), st.integers(0, 5))
@@ -62,3 +67,43 @@ def test_by_time_an_entity_without_events_arrives_last():
 def test_by_time_needs_times():
     with pytest.raises(ConfigError, match="no times"):
         split_by_time(data_of([[0]] * 20).events, np.arange(20))
+
+
+def sharing(schema_change):
+    """Twenty entities of ten rows, in five groups that share a feature."""
+    data = towns(entities=20, items=3, actors=2, rows=5)
+    rows = np.arange(21)
+    street = Column("street", (2 + np.arange(20) % 5).astype(np.int32), rows, 7)
+    return replace(data, schema=data.schema.model_copy(update=schema_change), entities={"street": street})
+
+
+def test_sharers_are_never_split():
+    data = sharing({"together": "street"})
+    for seed in range(8):
+        split = split_of(data, EventIndex.of(data), "seed", seed)
+        streets = [set((p % 5).tolist()) for p in (split.train, split.valid, split.test)]
+        assert sorted(np.concatenate([split.train, split.valid, split.test]).tolist()) == list(range(20))
+        assert not (streets[0] & streets[1] or streets[0] & streets[2] or streets[1] & streets[2])
+
+
+def test_folds_of_sharers_test_every_entity_once_and_split_none():
+    data = sharing({"together": "street", "folds": 5})
+    parts = [split_of(data, EventIndex.of(data), "seed", seed) for seed in range(5)]
+    assert sorted(np.concatenate([p.test for p in parts]).tolist()) == list(range(20))
+    for split in parts:
+        streets = [set((p % 5).tolist()) for p in (split.train, split.valid, split.test)]
+        assert sum(map(len, streets)) == 5
+        assert [len(p) for p in (split.train, split.valid, split.test)] == [12, 4, 4]
+
+
+def test_too_few_sharers_are_refused_in_words():
+    data = sharing({"together": "street"})
+    one = replace(data, entities={"street": Column("street", np.full(20, 2, np.int32), np.arange(21), 7)})
+    with pytest.raises(ConfigError, match="each part needs one at least"):
+        split_of(one, EventIndex.of(one), "seed", 0)
+
+
+def test_entities_with_too_few_rows_are_in_no_part():
+    data = sharing({"least_rows": 11})
+    with pytest.raises(ConfigError, match="too few"):
+        split_of(data, EventIndex.of(data), "seed", 0)

@@ -6,9 +6,12 @@ import torch
 
 from recsys_meta.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
 from recsys_meta.curricula import CURRICULA
-from recsys_meta.episodes import EventIndex, split_by_seed
+from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import CheckpointError, ConfigError
+from recsys_meta.outer import episodes_of
+from recsys_meta.probe import difficulty_of
 from recsys_meta.recipe import Episodes, recipe_of
+from recsys_meta.splits import split_by_seed
 from recsys_meta.train import fit, freeze, start, support_sizes, thaw
 from tests.small import data_of, recipe, same, tiny
 from tests.worlds import ranking_world
@@ -45,7 +48,7 @@ def equal(a, b):
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-@pytest.mark.parametrize("curriculum", ["uniform"])
+@pytest.mark.parametrize("curriculum", CURRICULA)
 def test_resuming_at_any_step_ends_with_the_same_bits(world, tmp_path, curriculum, schedule):
     """Weights, moments, sampler, generator, best weights and counters, from a checkpoint on the disk."""
     made = recipe(epochs=2, tasks=9, curriculum=curriculum, schedule=schedule)
@@ -144,6 +147,85 @@ def test_entities_of_one_row_are_left_out_and_none_left_is_an_error():
         start(tiny(), recipe(), data, EventIndex.of(data), np.array([1, 3]), 0)
     with pytest.raises(ConfigError, match="no training entity"):
         start(tiny(), recipe(), data, EventIndex.of(data), [], 0)
+
+
+def with_(made, **parts):
+    return recipe_of(made.model_dump() | parts)
+
+
+def test_a_curriculum_hears_how_hard_tasks_were_and_steps_tell_what_it_did(world):
+    made = with_(recipe(epochs=3, tasks=8), curriculum={"name": "hardness", "config": {"starve": 0}})
+    run, before = begin(world, made), None
+    for step in fit(run, count_up()):
+        buckets = {b.name: b for b in step.buckets}
+        assert sum(b.weight for n, b in buckets.items() if n.startswith("decile")) == pytest.approx(1)
+        if before is not None:
+            assert buckets["stage kept"].weight == 0.5
+        assert all(math.isfinite(b.hardness) for b in step.buckets)
+        assert step.logs["curriculum.kept"] == 4 * (step.step - 1)
+        before = step
+    silent = begin(world)
+    assert all(step.buckets == () for step in fit(silent, count_up()))
+
+
+def test_watching_uniform_sampling_changes_nothing_but_what_is_told(world):
+    """A ranking is judged without chance, so that the same weights come out."""
+    ends = []
+    for watch in (False, True):
+        run = begin(world, with_(recipe(), curriculum={"name": "uniform", "watch": watch}))
+        steps = list(fit(run, count_up()))
+        assert all(bool(step.buckets) is watch for step in steps)
+        ends.append(run.chosen())
+    assert same(*ends)
+
+
+@pytest.mark.parametrize("probe", ["brief", "alone"])
+def test_pacing_goes_from_easy_to_hard_by_a_probe_that_leaves_the_run_alone(probe):
+    """Half of the entities take items at random, which is harder than taking the same one of four always."""
+    rng = np.random.default_rng(0)
+    easy = [list(rng.integers(0, 2, 20)) for _ in range(12)]
+    hard = [list(rng.integers(0, 20, 20)) for _ in range(12)]
+    data = data_of([row for pair in zip(easy, hard, strict=True) for row in pair])
+    index = EventIndex.of(data)
+    curriculum = {"name": "paced", "config": {"starve": 0}, "probe": probe, "probe_steps": 20}
+    made = with_(recipe(epochs=4, tasks=6, max_shots=0), curriculum=curriculum)
+    run = start(tiny(), made, data, index, np.arange(24), 0)
+    fresh = freeze(run).tensors
+    difficulty = difficulty_of(run)
+    assert difficulty[1::2].min() > difficulty[::2].max()
+    assert same(freeze(run).tensors, fresh)
+    np.testing.assert_array_equal(difficulty_of(run), difficulty)
+    steps = fit(run, count_up())
+    for _ in range(run.steps // 2):
+        next(steps)
+        assert run.sampler.report()["open"] == (0.5 if run.step < run.steps // 2 else 1.0)
+    assert not run.sampler.asks
+
+
+@pytest.mark.parametrize("order", ["data", "random", "window"])
+def test_episodes_come_in_the_order_that_the_recipe_says(order):
+    data = data_of([list(range(10))] * 6)
+    run = start(
+        tiny(),
+        with_(recipe(tasks=6), episodes={"max_shots": 3, "empty": 0.0, "max_query": 2, "order": order}),
+        data,
+        EventIndex.of(data),
+        np.arange(6),
+        0,
+    )
+    starts = set()
+    for _ in range(20):
+        draw = run.sampler.sample(6, run.generator)
+        batch = episodes_of(run.data, run.index, draw, run.recipe.episodes, run.generator)
+        for t in range(6):
+            item = torch.cat([batch.support.rows.item[t][batch.support.rows.mask[t]], batch.query.item[t]])
+            steps = item.diff().tolist()
+            starts.add(int(item[0]))
+            if order != "random":
+                assert set(steps) <= {1}
+    assert (len(starts) == 1) is (order == "data")
+    if order == "random":
+        assert len(starts) == 10
 
 
 def test_unknown_curricula_and_settings_are_refused(world):

@@ -9,9 +9,10 @@ import torch
 
 from recsys_meta.baselines import BASELINES
 from recsys_meta.bundle import Bundle, make_bundle, save_bundle
-from recsys_meta.episodes import EventIndex, split_by_seed
+from recsys_meta.episodes import EventIndex
 from recsys_meta.learners import LEARNERS
 from recsys_meta.recipe import recipe_of
+from recsys_meta.splits import split_by_seed
 from recsys_meta.store import engine, registry
 from recsys_meta.train import fit, start
 from tests.worlds import ranking_world, rating_world

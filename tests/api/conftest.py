@@ -10,6 +10,7 @@ import torch
 
 from recsys_meta.bundle import Bundle
 from recsys_meta.store import migrate
+from tests import choosing
 from tests.api import bundles
 from tests.api.servers import Served, serving, settings
 from tests.services import (  # noqa: F401  (fixtures are found by name)
@@ -74,6 +75,34 @@ def server(home: Path, light: str) -> Iterator[Served]:
 def full(home: Path, published: str, own_redis) -> Iterator[Served]:  # noqa: F811
     """A server with Redis, once for each kind of database."""
     with serving(settings(home, published, own_redis.url)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def predictors() -> Iterator[None]:
+    with choosing.registered():
+        yield
+
+
+@pytest.fixture
+def kinds(home: Path, database_url: str, own_redis, predictors: None) -> Iterator[Served]:  # noqa: F811
+    """A server with Redis, once for each kind of database, with the models 'ads' (clicks) and 'cities' (choices)."""
+    bundles.publish(database_url, home / "models", "ads", choosing.clicks())
+    bundles.publish(database_url, home / "models", "cities", choosing.visits())
+    with serving(settings(home, database_url, own_redis.url)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, predictors: None) -> Iterator[Served]:
+    """A server of these models and 'users' for many tests that leave nothing behind, on SQLite without Redis."""
+    home = tmp_path_factory.mktemp("plain")
+    url = f"sqlite:///{home}/plain.db"
+    migrate.upgrade(url)
+    bundles.publish(url, home / "models", "ads", choosing.clicks())
+    bundles.publish(url, home / "models", "cities", choosing.visits())
+    bundles.publish(url, home / "models", "users", bundle)
+    with serving(settings(home, url)) as made:
         yield made
 
 

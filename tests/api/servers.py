@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
+import os
+import random
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psycopg
 import uvicorn
 
 from api.app import build
@@ -74,16 +83,53 @@ def wait(until: Callable[[], object], seconds: float = 10) -> None:
 
 
 class Wire:
-    """A TCP relay to a server that a test may cut and mend."""
+    """A TCP relay to a server that a test may cut and mend, and let hang, dawdle or babble.
+
+    A connection on which an answer was swallowed never says anything again, whatever the wire does later.
+    """
 
     def __init__(self, port: int) -> None:
         self._target, self.port = port, free_port()
         self._ends: list[socket.socket] = []
         self._listener: socket.socket | None = None
+        self._answer: Callable[[bytes], bytes | None] = bytes
 
     def mend(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+        self._answer = bytes
+        if self._listener is None:
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+            threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def hang(self) -> None:
+        """Take all that is sent and never answer."""
+        self._answer = lambda chunk: None
+
+    def dawdle(self, seconds: float) -> None:
+        """Keep every piece of every answer back for so long."""
+
+        def late(chunk: bytes) -> bytes:
+            time.sleep(seconds)
+            return chunk
+
+        self._answer = late
+
+    def babble(self) -> None:
+        """Answer with noise of the same length."""
+        self._answer = lambda chunk: random.Random(len(chunk)).randbytes(len(chunk))
+
+    def garble(self, after: int, seed: int) -> None:
+        """Let so many pieces of answers pass, then answer with noise or with a bit that is another."""
+        rng, left = random.Random(seed), itertools.count(after, -1)
+
+        def answer(chunk: bytes) -> bytes:
+            if next(left) > 0:
+                return chunk
+            if seed % 2:
+                return rng.randbytes(len(chunk))
+            place = rng.randrange(len(chunk))
+            return chunk[:place] + bytes([chunk[place] ^ 1 << rng.randrange(8)]) + chunk[place + 1 :]
+
+        self._answer = answer
 
     def cut(self) -> None:
         if self._listener is None:
@@ -100,15 +146,153 @@ class Wire:
                 near, _ = listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:  # nobody is there: as the caller would see it without a wire
+                near.close()
+                continue
             self._ends += [near, far]
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+            threading.Thread(target=self._ask, args=(near, far), daemon=True).start()
+            threading.Thread(target=self._reply, args=(far, near), daemon=True).start()
 
     @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
+    def _ask(near: socket.socket, far: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while chunk := source.recv(65536):
-                sink.sendall(chunk)
+            while chunk := near.recv(65536):
+                far.sendall(chunk)
         with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)
+            far.shutdown(socket.SHUT_RDWR)
+
+    def _reply(self, far: socket.socket, near: socket.socket) -> None:
+        dumb = False
+        with contextlib.suppress(OSError):
+            while chunk := far.recv(65536):
+                answer = None if dumb else self._answer(chunk)
+                dumb = answer is None
+                if answer is not None:
+                    near.sendall(answer)
+        if not dumb:
+            with contextlib.suppress(OSError):
+                near.shutdown(socket.SHUT_RDWR)
+
+
+class OwnPostgres:
+    """A PostgreSQL server that a test may kill, with a role of its own whose password is asked for."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self._folder, self._programs, self.port = folder, programs, free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        # PostgreSQL refuses to run as root.
+        self._as: dict[str, Any] = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
+
+    @classmethod
+    def find(cls) -> Path | None:
+        """Where the programs are, if they are installed."""
+        found = shutil.which("initdb")
+        places = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        return places[-1] if places and (places[-1] / "postgres").exists() else None
+
+    @property
+    def admin(self) -> str:
+        return f"postgresql://admin:admin@127.0.0.1:{self.port}/postgres"
+
+    def url(self, port: int | None = None) -> str:
+        """The url of the role's database, by way of a wire."""
+        return f"postgresql://app:secret@127.0.0.1:{port or self.port}/app"
+
+    def make(self) -> None:
+        password = self._folder / "password"
+        password.write_text("admin")
+        if self._as:
+            for path in (self._folder, password):
+                shutil.chown(path, "postgres", "postgres")
+        initdb = [self._programs / "initdb", "-D", self._folder / "data", "-U", "admin", "-N"]
+        options = ["--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--locale=C"]
+        subprocess.run([*initdb, *options], check=True, stdout=subprocess.DEVNULL, cwd=self._folder, **self._as)
+        self.start()
+        self.do("CREATE ROLE app LOGIN PASSWORD 'secret'", "CREATE DATABASE app OWNER app")
+
+    def start(self) -> None:
+        """Where it runs already nothing happens."""
+        if self._process is not None:
+            return
+        options = ["-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
+        # A kill of its processes loses nothing that the system has taken; only a machine that stops would.
+        small = ["-c", "shared_buffers=16MB", "-c", "max_connections=60", "-c", "fsync=off"]
+        self._process = subprocess.Popen(
+            [self._programs / "postgres", "-D", self._folder / "data", *options, *small],
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=self._folder,
+            **self._as,
+        )
+        wait(self._answers, 30)
+
+    def kill(self) -> None:
+        """All of its processes at once, as when the machine goes."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def do(self, *statements: str, database: str = "postgres") -> None:
+        with psycopg.connect(self.admin.replace("/postgres", f"/{database}"), autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def hang_up(self) -> None:
+        """End the connections of the role."""
+        self.do("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.admin, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+class Workers:
+    """`recsys-meta serve` with several processes."""
+
+    def __init__(self, home: Path, database: str, redis: str | None, workers: int = 2) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_META", "PROMETHEUS"))}
+        env = {**kept, "RECSYS_META_HOME": str(home), "RECSYS_META_DATABASE_URL": database, "OMP_NUM_THREADS": "1"}
+        self._env = env if redis is None else {**env, "RECSYS_META_REDIS_URL": redis}
+        self._command = [sys.executable, "-m", "pipelines", "serve"]
+        self._command += ["--port", str(self.port), "--workers", str(workers)]
+        self.log = home / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, seconds: float = 90) -> Workers:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, env=self._env, stdout=log, stderr=log, start_new_session=True
+            )
+        wait(self._ready, seconds)
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process = None
+
+    def _ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()[-3000:]
+        try:
+            return httpx.get(self.url + "/readyz", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False

@@ -5,8 +5,20 @@ import threading
 import httpx
 import pytest
 
+from recsys_meta.store import audit, evaluations
+from recsys_meta.store.engine import connect, reading, session
+from recsys_meta.store.evaluations import NewEvaluation
 from tests.api import bundles
 from tests.api.servers import serving, settings, wait
+
+
+def audited(url):
+    """What the audit says, newest first."""
+    engine = connect(url)
+    with reading(engine) as s:
+        rows = audit.list_audit(s).items
+    engine.dispose()
+    return rows
 
 
 @pytest.fixture
@@ -38,6 +50,8 @@ def test_promote_and_rollback_take_effect_at_once(home, light, versions):
         assert (after.json()["model"]["version"], after.json()["served_by"]) == (first, "adapted")
         assert after.json()["items"] != before.json()["items"]
         assert server.client.post("/v1/models/users/rollback").json()["version"] == second
+        acts = [(a.action, a.target, a.actor) for a in audited(light)]
+        assert acts == [(a, f"users@{v}", "this machine") for a, v in (("rollback", second), ("promote", first))]
         assert server.recommend("i1", "i2").json()["model"]["version"] == second
         pinned = server.recommend("i1", "i2", model=f"users@{first}").json()
         assert pinned["model"]["version"] == first
@@ -59,7 +73,8 @@ def test_publishing_is_noticed_and_a_new_model_served(server, home, light, other
 
 
 def test_no_request_fails_while_versions_change(home, light, versions):
-    stop, statuses, seen = threading.Event(), [], set()
+    stop, statuses, seen, answers = threading.Event(), [], set(), {}
+    """50 promotes and rollbacks: nobody gets an error, and every answer is of a version that was live meanwhile."""
     with serving(settings(home, light)) as server:
 
         def ask(n):
@@ -69,23 +84,51 @@ def test_no_request_fails_while_versions_change(home, light, versions):
                     count += 1
                     items = [{"item": f"i{(n * 7 + count) % 60}"}, {"item": f"i{count % 50}"}]
                     response = client.post("/v1/recommendations", json={"events": items})
-                    statuses.append((response.status_code, len(response.json().get("items", []))))
-                    seen.add(response.json().get("model", {}).get("version"))
+                    found = response.json()
+                    statuses.append((response.status_code, len(found.get("items", []))))
+                    version = found.get("model", {}).get("version")
+                    seen.add(version)
+                    answers.setdefault((version, *(e["item"] for e in items)), set()).add(str(found.get("items")))
 
         askers = [threading.Thread(target=ask, args=(n,)) for n in range(6)]
         for asker in askers:
             asker.start()
-        for turn in range(12):
-            moved = server.client.post("/v1/models/users/promote", json={"version": versions[turn % 2]})
-            assert moved.status_code == 200
-            if turn % 4 == 3:
-                assert server.client.post("/v1/models/users/rollback").status_code == 200
+        for _ in range(25):
+            for act, body, version in (
+                ("promote", {"version": versions[0]}, versions[0]),
+                ("rollback", {}, versions[1]),
+            ):
+                assert server.client.post(f"/v1/models/users/{act}", json=body).json()["version"] == version
+                assert server.recommend("i1").json()["model"]["version"] == version
         stop.set()
         for asker in askers:
             asker.join()
     assert set(statuses) == {(200, 10)}
     assert seen == set(versions)
     assert len(statuses) > 50
+    # Never a mixture: for a version and a support there is one list.
+    assert {len(lists) for lists in answers.values()} == {1}
+
+
+def test_a_version_that_loses_to_popularity_is_refused_and_may_be_forced(server, light, home, other):
+    version = bundles.publish(light, home / "models", "users", other, live=False)
+    common = {"dataset": "d", "scenario": "s", "metric": "ndcg@10", "seed": None, "shots": 5}
+    common |= {"low": None, "high": None, "n": 9}
+    mine = {"method": "maml", "role": "learner", "value": 0.2, "model": "users", "model_version": version}
+    engine = connect(light)
+    with session(engine) as s:
+        theirs = NewEvaluation(method="popularity", role="baseline", value=0.3, **common)
+        evaluations.save(s, [NewEvaluation(**mine, **common), theirs])
+    engine.dispose()
+    before = server.recommend("i1").json()["model"]
+    refused = server.client.post("/v1/models/users/promote", json={"version": version})
+    assert (refused.status_code, refused.headers["content-type"]) == (409, "application/problem+json")
+    assert "loses to the simplest baseline: ndcg@10 0.2000 against 0.3000 of 'popularity'" in refused.json()["detail"]
+    assert server.recommend("i1").json()["model"] == before
+    assert audited(light) == []
+    forced = server.client.post("/v1/models/users/promote?force=true", json={"version": version})
+    assert (forced.status_code, forced.json()["version"]) == (200, version)
+    assert server.recommend("i1").json()["model"]["version"] == version
 
 
 def test_unknown_names_and_versions_are_404(server):
@@ -101,14 +144,15 @@ def test_nothing_to_roll_back_to_is_409(server):
     assert server.client.post("/v1/models/users/rollback").status_code == 409
 
 
-def test_a_damaged_version_is_never_promoted(server, home, light, other):
+def test_a_damaged_version_is_never_promoted(server, home, light, other, caplog):
     version = bundles.publish(light, home / "models", "users", other, live=False)
     weights = home / "models" / "users" / version / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8] + b"damaged!")
     before = server.recommend("i1").json()["model"]
     refused = server.client.post("/v1/models/users/promote", json={"version": version})
     assert refused.status_code == 503
-    assert "damaged" in refused.json()["detail"]
+    assert refused.json()["detail"] == f"users@{version}: the version cannot be loaded; the server's log says why"
+    assert "damaged (its hash differs)" in caplog.text
     assert server.client.get("/v1/models/users").json()["live"] == before["version"]
     assert server.recommend("i1").json()["model"] == before
 
@@ -119,6 +163,9 @@ def test_a_version_damaged_after_it_went_live_leaves_the_one_before_in_service(s
     (path / "bundle.json").write_text("{}")
     bundles.register(light, "users", path)
     wait(lambda: server.client.get("/v1/models").json()["items"][0]["problem"], 5)
+    told = server.client.get("/v1/models").text + server.client.get("/readyz").text
+    assert str(home) not in told
+    assert "the server's log says why" in told
     assert server.recommend("i1").json()["model"]["version"] == before
     ready = server.client.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "degraded")

@@ -11,6 +11,7 @@ ROUTES = {
     ("post", "/v1/recommendations"),
     ("post", "/v1/score"),
     ("post", "/v1/adapt"),
+    ("get", "/v1/onboarding"),
     ("post", "/v1/events"),
     ("get", "/v1/entities/{kind}/{id}"),
     ("put", "/v1/entities/{kind}/{id}"),
@@ -19,6 +20,9 @@ ROUTES = {
     ("get", "/v1/models/{name}"),
     ("post", "/v1/models/{name}/promote"),
     ("post", "/v1/models/{name}/rollback"),
+    ("get", "/v1/models/{name}/split"),
+    ("put", "/v1/models/{name}/split"),
+    ("delete", "/v1/models/{name}/split"),
     ("get", "/v1/runs"),
     ("get", "/v1/runs/{id}/metrics"),
     ("get", "/v1/evaluations"),
@@ -58,8 +62,25 @@ def test_every_route_is_documented(document):
                 assert good["content"]["application/json"]["schema"], path
             if path.startswith("/v1"):
                 assert operation["security"] == [{"APIKeyHeader": []}]
-                for code in ("401", "403", "422", "503"):
+                for code in ("401", "403", "422", "429", "503"):
                     assert list(operation["responses"][code]["content"]) == ["application/problem+json"]
+                for code in ("429", "503"):
+                    assert "Retry-After" in operation["responses"][code]["headers"]
+
+
+def test_every_link_leads_to_a_call_that_takes_what_it_hands_over(document):
+    every = {o["operationId"]: o for operations in document["paths"].values() for o in operations.values()}
+    links = [
+        link
+        for operations in document["paths"].values()
+        for operation in operations.values()
+        for link in operation["responses"]["200"].get("links", {}).values()
+    ]
+    assert len(links) > 10
+    for link in links:
+        target = every[link["operationId"]]
+        assert set(link.get("parameters", {})) <= {p["name"] for p in target.get("parameters", ())}, link
+        assert "requestBody" not in link or "requestBody" in target, link
 
 
 def test_every_reference_leads_somewhere(document):
@@ -94,6 +115,9 @@ def test_answers_are_as_documented(server, new_id):
     check(answers.ModelDocument, client.get("/v1/models/users"))
     version = {"version": server.house.registry.live["users"].version}
     check(answers.Move, client.post("/v1/models/users/promote", json=version))
+    check(answers.SplitDocument, client.put("/v1/models/users/split", json={"arms": [{**version, "weight": 1.0}]}))
+    check(answers.SplitDocument, client.get("/v1/models/users/split"))
+    check(answers.SplitDocument, client.delete("/v1/models/users/split"))
     for path in ("runs", "evaluations", "adaptations"):
         check(answers.Page, client.get(f"/v1/{path}"))
     check(answers.Readiness, client.get("/readyz"))

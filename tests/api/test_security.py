@@ -1,10 +1,19 @@
-"""Who may call what."""
+"""Who may call what, and what a caller can neither see nor smuggle in."""
+
+import json
+import re
+from urllib.parse import quote
 
 import pytest
+import redis
+from sqlalchemy.engine import make_url
 
-from api.security import Keys, admit, parse_keys
+from api.keyring import Keyring, parse_keys
+from api.security import admit
 from recsys_meta.errors import ConfigError
-from tests.api.servers import serving, settings
+from recsys_meta.store import migrate
+from tests.api import bundles
+from tests.api.servers import Wire, serving, settings, wait
 
 KEYS = "root,reader:read,sender:write,both:read+write,boss:admin"
 READ = ("GET", "/v1/models", None)
@@ -105,15 +114,21 @@ REMOTE = [
 ]
 
 
+def no_keys():
+    ring = Keyring()
+    ring.take([])
+    return ring
+
+
 @pytest.mark.parametrize("caller", LOCAL)
 def test_without_keys_this_machine_is_served(caller):
-    assert "admin" in admit(Keys(), caller, None, "admin")
+    assert "admin" in admit(no_keys(), caller, None, "admin")
 
 
 @pytest.mark.parametrize("caller", REMOTE)
 def test_without_keys_nobody_else_is(caller):
     with pytest.raises(Exception, match="only this machine") as caught:
-        admit(Keys(), caller, None, "read")
+        admit(no_keys(), caller, None, "read")
     assert caught.value.status == 403
 
 
@@ -123,3 +138,133 @@ def test_a_caller_from_elsewhere_is_refused_over_the_wire(server):
         assert response.status_code == 403
         assert response.headers["content-type"] == "application/problem+json"
     assert server.client.get("/livez", headers={"x-forwarded-for": "203.0.113.9"}).status_code == 200
+
+
+STRANGE = [
+    "'; DROP TABLE events; --",
+    '" OR ""="',
+    "$(reboot) `reboot` ${jndi:ldap://x}",
+    "a:b:c",
+    "*?[a-z]",
+    "{tag}",
+    "recsys-meta:*",
+    "../../etc/passwd",
+    "a/b/../c",
+    "%00%0d%0aSet-Cookie: a=b",
+    "%s %d {0} {x}",
+    "<script>alert(1)</script>",
+    "x" * 200,
+    "Ünïcødé \u202e\u200b \U0001f600",
+    "\\x00\\r\\n",
+    "NULL",
+]
+
+
+@pytest.mark.parametrize("id", STRANGE)
+def test_an_id_of_anything_printable_is_an_id_and_nothing_else(full, keys_of, id, capsys):
+    """Two entities whose ids hold what SQL, Redis, logs, paths and headers would understand stay two entities."""
+    neighbour = id[:-1]
+    for entity, items in ((id, ("i1", "i2")), (neighbour, ("i30",))):
+        sent = [{"entity": entity, "item": item, "event_id": f"{entity[:190]}{item}"} for item in items]
+        assert full.client.post("/v1/events", json={"events": sent}).json()["accepted"] == len(items)
+    sizes = [full.recommend(entity={"id": e}).json()["support_size"] for e in (id, neighbour)]
+    assert sizes == [2, 1]
+    path = f"/v1/entities/user/{quote(id, safe='')}"
+    found = full.client.get(path).json()
+    assert (found["id"], found["events_total"]) == (id, 2)
+    for call, body in (("score", {"items": [id]}), ("adapt", {}), ("recommendations", {"exclude": [id], "n": 3})):
+        answer = full.client.post(f"/v1/{call}", json={"entity": {"id": id}, "events": [{"item": id}], **body})
+        assert (answer.status_code, answer.json()["unknown_items"]) == (200, [id]), call
+    listed = full.client.get("/v1/adaptations", params={"entity": id, "model_version": id}).json()
+    assert listed["items"] == []
+    wait(lambda: not full.house.ladder.writing)
+    assert all(b"\r" not in key and b"\n" not in key for key in keys_of())
+    receipt = full.client.delete(path)
+    assert (receipt.status_code, receipt.json()["events"]) == (200, 2)
+    assert full.client.get(path).status_code == 404
+    assert full.recommend(entity={"id": neighbour}).json()["support_size"] == 1
+    for line in capsys.readouterr().out.splitlines():
+        assert set(json.loads(line)) <= LOGGED, line
+
+
+LOGGED = {
+    *("event", "level", "timestamp", "request_id", "trace_id", "actor", "method", "route", "status", "ms"),
+    *("model", "version", "reason", "exception"),
+}
+
+
+def test_a_request_id_cannot_carry_a_header(server):
+    for strange in ("a\tb", "a;b", "a%0d%0ab", "<b>"):
+        given = server.client.get("/livez", headers={"x-request-id": strange}).headers["x-request-id"]
+        assert re.fullmatch(r"[0-9a-f]{32}", given)
+
+
+@pytest.mark.parametrize("depth", [10, 150, 900, 5_000])
+@pytest.mark.parametrize("path", ["/v1/recommendations", "/v1/events", "/v1/adapt"])
+def test_nesting_ends_in_an_answer_that_refuses(server, path, depth):
+    nested = "[" * depth + "]" * depth
+    for body in (f'{{"entity": {{"features": {{"age": {nested}}}}}}}', f'{{"events": [{nested}]}}', nested):
+        response = server.client.post(path, content=body, headers={"content-type": "application/json"})
+        assert response.status_code in (200, 400, 422)  # 200: each event is refused by itself
+        if response.status_code == 200:
+            assert response.json()["accepted"] == 0
+
+
+def test_no_secret_is_ever_logged(home, postgres_url, bundle, own_redis, capfd, caplog):
+    """Keys given and made, the passwords of the database and of Redis, bodies and ids: while all is well, while each
+    is away, and while a request fails."""
+    from tests.api.test_keys import make
+
+    migrate.upgrade(postgres_url)
+    bundles.publish(postgres_url, home / "models", "users", bundle)
+    made = make(postgres_url, "app", ["admin"])
+    secrets = {
+        "made": made.text.rpartition("_")[2],
+        "fixed": "fixed-secret-9",
+        "sql": "sql-secret-9",
+        "redis": "r-secret-9",
+    }
+    wire = Wire(make_url(postgres_url).port or 5432)
+    wire.mend()
+    url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port, password=secrets["sql"])
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.config_set("requirepass", secrets["redis"])
+    database = url.render_as_string(hide_password=False)
+    shared = own_redis.url.replace("redis://", f"redis://:{secrets['redis']}@")
+    headers = [{"x-api-key": key} for key in (made.text, secrets["fixed"], "a wrong-key-9")]
+    with serving(settings(home, database, shared, keys=f"{secrets['fixed']}:admin")) as server:
+
+        def everything():
+            for header in headers:
+                for method, path, body in (RECOMMEND, SEND, ERASE, PERSIST, MOVE, SCRAPE, READ):
+                    server.client.request(method, path, json=body, headers=header)
+                entity = {"id": "private-person-9"}
+                server.client.post("/v1/recommendations", json={"entity": entity}, headers=header)
+                server.client.put("/v1/entities/user/private-person-9", json={"features": {"x": "y"}}, headers=header)
+
+        everything()
+        wire.cut()
+        own_redis.stop()
+        everything()
+    out, err = capfd.readouterr()
+    logged = out + err + caplog.text
+    assert '"route"' in logged
+    for name, secret in {**secrets, "wrong": "wrong-key-9", "entity": "private-person-9"}.items():
+        assert secret not in logged, name
+    assert f"app ({made.row.id})" in logged
+
+
+def test_answers_tell_nothing_of_hosts_ports_tables_or_files(home, postgres_url, bundle):
+    migrate.upgrade(postgres_url)
+    bundles.publish(postgres_url, home / "models", "users", bundle)
+    wire = Wire(make_url(postgres_url).port or 5432)
+    wire.mend()
+    url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port)
+    calls = (READ, RECOMMEND, SEND, ERASE, PERSIST, MOVE, ("GET", "/readyz", None), ("GET", "/v1/runs", None))
+    with serving(settings(home, url.render_as_string(hide_password=False))) as server:
+        wire.cut()
+        for _ in range(2):
+            for call in calls:
+                text = ask(server, call, None).text
+                for insider in ("127.0.0.1", str(wire.port), "psycopg", "postgres", "SELECT", str(home), "Traceback"):
+                    assert insider not in text, (call, text)

@@ -11,9 +11,10 @@ from recsys_meta.baselines import BASELINES, tuned
 from recsys_meta.baselines.item_mean import ItemMean
 from recsys_meta.baselines.itemknn import ItemKNN
 from recsys_meta.baselines.naive_bayes import NaiveBayes
-from recsys_meta.episodes import EventIndex, split_by_seed
+from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import ConfigError, NotFoundError
 from recsys_meta.evaluate import cold_start
+from recsys_meta.splits import split_by_seed
 from recsys_meta.tuning import fit_tuned
 from tests.baselines.cases import rows, supports, world
 
@@ -177,7 +178,7 @@ def test_an_empty_batch_is_answered(fitted):
     body = predictor.body(params)
     empty = supports(world(), sizes=(1,))
     empty = type(empty)({k: v[:0] for k, v in empty.features.items()}, rows([[1]]).first(0))
-    empty = type(empty)(empty.features, type(empty.rows)(*(x[:0] for x in vars(empty.rows).values())))
+    empty = empty.of(torch.arange(0))
     assert predictor.rank(body, predictor.adapt(body, empty)).shape[0] == 0
 
 

@@ -134,7 +134,9 @@ def test_addresses_and_checksums_are_those_of_grouplens():
     known = {n: s.archive for n, s in SOURCES.items() if s.archive}
     assert {n: a.md5 for n, a in known.items()} == {
         "movielens-100k": "0e33842e24a9c977be4e0107933c0723",
-        "movielens-1m": "c4d9eecfca2ab87c1945afe126590906",
+        **dict.fromkeys(
+            ("movielens-1m", "movielens-1m-ads", "movielens-1m-ads-forward"), "c4d9eecfca2ab87c1945afe126590906"
+        ),
         "movielens-latest-small": None,
     }
     assert all(a.url.startswith("https://files.grouplens.org/datasets/movielens/") for a in known.values())

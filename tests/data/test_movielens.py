@@ -1,7 +1,5 @@
 """MovieLens in its own layouts, with small files of our own making and with the real ones where they lie."""
 
-import gzip
-
 import numpy as np
 import pytest
 
@@ -11,16 +9,7 @@ from recsys_meta.dataset import NO_TIME
 from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import ConfigError, DataError
 from recsys_meta.types import FIRST
-from tests.data.written import cells, rows
-
-
-def put(folder, **files):
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        path = folder / name.replace("__", ".")
-        data = content.encode("latin-1") if not isinstance(content, bytes) else content
-        path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
-    return folder
+from tests.data.written import cells, put, rows
 
 
 def flags(*genres):
@@ -164,20 +153,6 @@ PUBLISHED = {
     "movielens-1m": (6040, 3706, 1_000_209, {1: 56174, 2: 107557, 3: 261197, 4: 348971, 5: 226310}),
     "movielens-latest-small": (610, 9724, 100_836, {0.5: 1370, 4: 26818, 5: 13211}),
 }
-
-
-@pytest.fixture(scope="module")
-def real(data_root, tmp_path_factory):
-    made = {}
-
-    def of(name):
-        if name not in made:
-            made[name] = prepare_named(
-                name, tmp_path_factory.mktemp("real") / name, data_root=data_root, download=False
-            )
-        return made[name]
-
-    return of
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

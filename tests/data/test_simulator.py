@@ -4,8 +4,10 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from recsys_meta.data import prepare, prepare_named, simulate_ads, simulate_cities, simulate_users
+from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import ConfigError
 from recsys_meta.types import FIRST
 
@@ -31,11 +33,13 @@ def test_it_is_what_its_schema_says(world):
     assert data.schema.exact_time
     assert data.about["rows_rejected"] == {}
     assert data.events.entities == len(made.truth.entity_ids)
-    assert data.catalogue - FIRST > 0.9 * len(made.truth.item_ids)
+    assert data.catalogue - FIRST > (0.5 if name == "simulated-cities" else 0.9) * len(made.truth.item_ids)
     assert data.events.counts.min() >= 10
     for a, b in zip(data.events.indptr[:20], data.events.indptr[1:21], strict=True):
-        assert (np.diff(np.asarray(data.events.time[a:b])) > 0).all(), "times are exact and distinct"
-        assert len(set(data.events.item[a:b].tolist())) == b - a
+        gap = np.diff(np.asarray(data.events.time[a:b]))
+        assert (gap >= 0).all() if name == "simulated-cities" else (gap > 0).all(), "times are exact and distinct"
+        if name == "simulated-users":
+            assert len(set(data.events.item[a:b].tolist())) == b - a
     for table in (data.entities, data.items):
         assert table
         assert all(len(c.values) for c in table.values())
@@ -51,9 +55,8 @@ def recall(scores, data, n=20):
     return float(np.mean(hits))
 
 
-@pytest.mark.parametrize("name", ["simulated-users", "simulated-cities"])
-def test_the_truth_beats_popularity_and_taste_matters(name, tmp_path):
-    made = MAKERS[name](seed=1)
+def test_the_truth_beats_popularity_and_taste_matters(tmp_path):
+    made = simulate_users(seed=1)
     data, truth = prepare(made.tables, tmp_path / "out"), made.truth
     entities, items = aligned(data, truth)
     utility = truth.utility(entities)[:, items]
@@ -64,21 +67,126 @@ def test_the_truth_beats_popularity_and_taste_matters(name, tmp_path):
     assert oracle > 1.3 * stranger, "somebody else's taste must not do as well"
 
 
+def context(data, name):
+    """The values of a context field as numbers, row by row."""
+    return np.array(data.vocab.values[f"context.{name}"], int)[np.asarray(data.events.context[name]) - FIRST]
+
+
+def log_loss(p, y):
+    return -(y * np.log(p) + (1 - y) * np.log1p(-p)).mean()
+
+
 def test_the_truth_of_clicks_is_calibrated_and_informative(tmp_path):
     made = simulate_ads(seed=1)
     data, truth = prepare(made.tables, tmp_path / "out"), made.truth
     entities, items = aligned(data, truth)
-    chance = truth.probability(entities)[:, items]
-    entity = np.repeat(np.arange(data.events.entities), data.events.counts)
-    p, y = chance[entity, np.asarray(data.events.item) - FIRST], np.asarray(data.events.label)
+    entity = np.repeat(entities, data.events.counts)
+    item, y = items[np.asarray(data.events.item) - FIRST], np.asarray(data.events.label)
+    position, hour = context(data, "position"), context(data, "hour")
+    p = truth.chance(entity, item, position, hour)
     assert abs(p.mean() - y.mean()) < 0.01
     high = p > np.quantile(p, 0.9)
     assert abs(p[high].mean() - y[high].mean()) < 0.03
-    loss = -(y * np.log(p) + (1 - y) * np.log1p(-p)).mean()
+    for value in range(1, 9):
+        here = position == value
+        assert abs(p[here].mean() - y[here].mean()) < 0.02, "known at every position"
     rate = y.mean()
-    constant = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
-    assert loss < 0.9 * constant
     assert 0.05 < rate < 0.4
+    blind = truth.probability(np.arange(len(truth.entity_ids)))[entity, item]
+    only_place = np.array([y[position == v].mean() for v in range(1, 9)])[position - 1]
+    losses = [log_loss(q, y) for q in (p, blind, only_place, np.full(len(y), rate))]
+    assert losses[0] < 0.95 * losses[1], "the context matters"
+    assert losses[0] < 0.95 * losses[2], "and it is not all"
+    assert losses[1] < 0.95 * losses[3]
+
+
+def test_the_mean_chance_is_that_over_all_contexts():
+    truth = simulate_ads(ads=20, users=30, events=400, seed=0).truth
+    ad, user, position, hour = (g.ravel() for g in np.meshgrid([3], [7], range(1, 9), range(24), indexing="ij"))
+    assert truth.probability(np.array([3]))[0, 7] == pytest.approx(truth.chance(ad, user, position, hour).mean())
+
+
+@pytest.mark.parametrize("sizes", [{}, {"ads": 12, "users": 30, "events": 203}, {"ads": 3, "users": 19, "events": 40}])
+def test_lists_of_ads(tmp_path, sizes):
+    made = simulate_ads(seed=2, **sizes)
+    data = prepare(made.tables, tmp_path / "out")
+    events = data.events
+    size = min(8, events.entities)
+    ad = np.repeat(np.arange(events.entities), events.counts)
+    group, position = np.asarray(events.group), context(data, "position")
+    held = np.bincount(group)
+    assert held.sum() == len(events) == sizes.get("events", 60_000)
+    assert set(held) <= {size, size - 1}
+    assert len(np.unique(group * 10_000 + ad)) == len(ad), "no ad stands twice in a list"
+    assert len(np.unique(group * 10_000 + position)) == len(ad), "nor two at a position"
+    for column in (events.time, np.asarray(events.item)):
+        first = np.zeros(len(held), np.int64)
+        first[group] = column
+        assert (first[group] == column).all(), "a list is shown once, to one user"
+    assert (context(data, "hour") == events.time // 3600 % 24).all()
+
+
+def steps(data):
+    """All rows of a world of walks as tensors: entity, history, hour, item, each in order of the rows."""
+    index = EventIndex.of(data)
+    every = torch.arange(len(index.item))
+    rows = index.rows(1, torch.zeros_like(every), every, every)
+    entity = np.repeat(np.arange(data.events.entities), data.events.counts)
+    return entity, rows.history[0].numpy(), rows.context["hour"][0].numpy(), rows.item[0].numpy()
+
+
+def test_nobody_knows_the_next_place_better_than_the_truth(tmp_path):
+    made = simulate_cities(seed=1)
+    data = prepare(made.tables, tmp_path / "out")
+    entity, history, hour, item = steps(data)
+    local = data.homes.local
+    pick = np.random.default_rng(0).choice(len(item), 4000, replace=False)
+    entity, history, hour, mine = entity[pick], history[pick], hour[pick], local[item[pick]]
+    score = made.truth.scores(data, entity, history, hour)
+    assert np.isneginf(score[:, :FIRST]).all()
+    rank = lambda s: (s > np.take_along_axis(s, mine[:, None], 1)).sum(1)  # noqa: E731
+    open_ = np.isfinite(score)
+
+    def hit(s, k=5):
+        return (rank(np.where(open_, s, -np.inf)) < k).mean()
+
+    counts = np.zeros(data.catalogue)
+    np.add.at(counts, np.asarray(data.events.item), 1)
+    homes = data.homes
+    place = np.where(open_, homes.indptr[entity][:, None] + np.arange(score.shape[1]) - FIRST, 0)
+    where = np.stack([data.items["lat"].values, data.items["lon"].values], -1)
+    last = np.where(history[:, 0] >= FIRST, history[:, 0], FIRST)
+    near = -np.abs(where[homes.item[place]] - where[last][:, None]).sum(-1)
+    shuffled = made.truth.scores(data, entity, history[np.random.default_rng(1).permutation(len(pick))] * 0, hour)
+    oracle, crowd, nearest, forgetful = hit(score), hit(counts[homes.item[place]]), hit(near), hit(shuffled)
+    assert oracle > 1.1 * max(crowd, nearest, forgetful)
+    # The truth is a choice model: its softmax is calibrated at the row's own place.
+    chance = np.exp(score - score.max(1, keepdims=True))
+    chance /= chance.sum(1, keepdims=True)
+    best = chance.max(1)
+    assert abs(best.mean() - (rank(score) == 0).mean()) < 0.03
+
+
+def test_people_live_in_one_city_and_come_again(tmp_path):
+    made = simulate_cities(cities=12, places=300, people=60, events=1500, seed=4)
+    data = prepare(made.tables, tmp_path / "out")
+    assert (data.events.entities, len(data.events)) == (12, 1500)
+    entity, history, _, item = steps(data)
+    pairs = {(int(a), int(e)) for a, e in zip(data.events.actor, entity, strict=True)}
+    assert len(pairs) == len({a for a, _ in pairs}) == 60
+    assert data.homes.owner[item].tolist() == entity.tolist()
+    assert np.isin(item, history).any()
+    again = (history == item[:, None]).any(1)
+    assert 0.2 < again.mean() < 0.9
+    assert (history[:, 0] == item).mean() < 0.05
+    assert len(data.about["titles"]) == data.catalogue - FIRST
+
+
+def test_the_hour_is_that_of_the_place(tmp_path):
+    data = prepare(simulate_cities(seed=0).tables, tmp_path / "out")
+    entity = np.repeat(np.arange(data.events.entities), data.events.counts)
+    ahead = np.rint(np.asarray(data.entities["lon"].values) / 15).astype(int)[entity]
+    assert (context(data, "hour") == (data.events.time // 3600 + ahead) % 24).all()
 
 
 def test_ratings_follow_the_taste(tmp_path):
@@ -139,3 +247,8 @@ def test_sizes(tmp_path):
     for wrong in ({"events": 10}, {"users": 0}, {"events": 10**9}):
         with pytest.raises(ConfigError, match="events"):
             simulate_users(**wrong)
+    for wrong in ({"cities": 0}, {"places": 100}, {"people": 100}, {"events": 10}):
+        with pytest.raises(ConfigError, match="do not fit this world"):
+            simulate_cities(**wrong)
+    odd = prepare(simulate_users(users=10, items=21, events=105, seed=0).tables, tmp_path / "odd")
+    assert len(odd.events) == 105

@@ -35,6 +35,16 @@ def write(folder: Path, events, schema: str = SCHEMA, files: str = "", name: str
     return path
 
 
+def put(folder, **files):
+    """Files in a new folder: names have __ for a dot; gzipped where the name ends so."""
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        path = folder / name.replace("__", ".")
+        data = content.encode("latin-1") if not isinstance(content, bytes) else content
+        path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    return folder
+
+
 def prepared(folder: Path, events, on_error: str = "fail", block: int = 2**20, **given):
     """Write a table and prepare it."""
     return prepare_custom(write(folder / "raw", events, **given), folder / "out", on_error, block=block)

@@ -9,21 +9,26 @@ from typing import Any
 import torch
 
 from recsys_meta.dataset import Dataset
-from recsys_meta.episodes import EventIndex, Split, batch_of, draw, split_by_seed
+from recsys_meta.episodes import EventIndex, batch_of, draw
 from recsys_meta.evaluate import cold_start
 from recsys_meta.learners import LEARNERS
 from recsys_meta.recipe import recipe_of
+from recsys_meta.splits import Split, split_by_seed
 from recsys_meta.train import fit, start
+from tests.towns import towns
 from tests.worlds import ranking_world, rating_world
 
 WORLDS = {
     "ranking": ranking_world,
     "rating": rating_world,
     "click": lambda **k: rating_world(objective="click", **k),
+    "choice": lambda **k: towns(entities=16, items=24, actors=20, rows=8, **k),
 }
 
 MLP = {"hidden": (16, 16), "combine": "concat", "dims": 8, "rate": 0.1}
 ALL = {"adapts": "all", "dims": 8, "steps": 2, "rate": 0.1}
+
+BASED = {"objective": "click", "dims": 8, "hidden": (16, 16), "base_epochs": 6, "base_rate": 1e-2}
 
 # One line for each shape of a learner that is worth testing. A learner without lines runs as it comes.
 CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
@@ -49,7 +54,29 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         "head-click-first-order": {**MLP, "adapts": "head", "order": 1, "objective": "click"},
         "all-mlp": {**MLP, **ALL, "objective": "rating"},
         "all-mlp-ranking": {**MLP, **ALL, "negatives": 20},
-    }
+    },
+    "meta-embedding": {
+        "deepfm": BASED,
+        "two-tower": {**BASED, "base": "two-tower"},
+        "wide-deep": {**BASED, "base": "wide-deep"},
+    },
+    "bernoulli": {"click": {"dims": 4, "objective": "click"}},
+    "click-blend": {
+        "two": {
+            "members": [
+                {"learner": "bernoulli", "config": {"dims": 4}},
+                {
+                    "learner": "cvar",
+                    "config": {k: v for k, v in BASED.items() if k != "objective"},
+                    "tasks": 8,
+                    "query": 6,
+                },
+            ]
+        }
+    },
+    "din": {"all": {"adapts": "all", "rate": 0.05}, "head": {"adapts": "head", "rate": 0.1, "order": 2}},
+    "mwuf": {"deepfm": BASED},
+    "cvar": {"deepfm": BASED},
 }
 CASES = [(name, label) for name in LEARNERS for label in CONFIGS.get(name, {"default": {}})]
 NAMES = [f"{name}-{label}" for name, label in CASES]
@@ -79,10 +106,16 @@ def learner_of(name: str, config: dict[str, Any]):
     return LEARNERS[name](LEARNERS[name].Config(**config))
 
 
+def objective_of(name: str, config: dict[str, Any]) -> str:
+    """What a case is about: as configured, else a ranking where the learner serves it, else what it serves."""
+    served = LEARNERS[name].objectives
+    return config.get("objective") or ("ranking" if "ranking" in served else min(served))
+
+
 @cache
 def case_of(name: str, label: str) -> Case:
     config = CONFIGS.get(name, {}).get(label, {})
-    data = WORLDS[config.get("objective", "ranking")]()
+    data = WORLDS[objective_of(name, config)]()
     index = EventIndex.of(data)
     split = split_by_seed(index.having(2), 0)
     learner = learner_of(name, config)
@@ -116,9 +149,9 @@ def train(learner, data, *, seed=0, epochs=15, tasks=32, rate=1e-2, max_shots=10
     return params, index, split, sum(losses[-run.epoch_steps :]) / run.epoch_steps
 
 
-def curve(learner, params, data, index, entities, shots):
+def curve(learner, params, data, index, entities, shots, order="random"):
     """The cold-start curve, for objectives that have one."""
-    return cold_start(learner, params, data, index, entities, shots=shots, order="random")
+    return cold_start(learner, params, data, index, entities, shots=shots, order=order)
 
 
 def own(tensors):

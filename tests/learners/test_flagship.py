@@ -70,6 +70,20 @@ def test_the_step_is_the_gradient_of_the_support_loss():
     assert torch.equal(after["z"][0], start["z"][0]), "no support, no step"
 
 
+@pytest.mark.parametrize("negatives", [0, 3], ids=["whole", "sampled"])
+def test_a_start_that_was_kept_leads_where_adapting_does(negatives):
+    learner = learner_of(negatives=negatives)
+    data, params = fresh(learner)
+    params["start_by_size"] = torch.randn(params["start_by_size"].shape, generator=torch.Generator().manual_seed(1))
+    body, support = learner.body(params), support_of(data).support
+    # Other items in as many rows: a start may not look at them.
+    other = replace(support, rows=replace(support.rows, item=support.rows.item.roll(1, 0).clamp(min=2)))
+    start = learner.start(body, other)
+    kept, plain = learner.adapt_from(body, start, support), learner.adapt(body, support)
+    assert torch.allclose(kept["z"], plain["z"], atol=1e-5)
+    assert torch.equal(kept["item"], plain["item"]) and torch.equal(kept["size"], plain["size"])
+
+
 def test_rates_are_those_of_the_support_size():
     learner = learner_of()
     data, params = fresh(learner)

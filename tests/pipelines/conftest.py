@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pipelines.cli import main
 from recsys_meta.data import open_dataset
+from tests.services import free_port
 
 SMALL = ("--set", "train.epochs=2", "--set", "config.dims=8", "--set", "config.towers=1", "--threads", "1")
 
@@ -70,3 +74,27 @@ def model(command, run) -> str:
 def items(command, run) -> list[str]:
     """Some items of the catalogue, popular or not."""
     return [str(v) for v in open_dataset(command.home / "data" / "simulated-users").vocab.values["item"][:9]]
+
+
+@pytest.fixture
+def server(command, model):
+    """A real server of the home's models, and a client for it."""
+    port = free_port()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pipelines", "serve", "--port", str(port)],
+        env=command.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        deadline = time.monotonic() + 90
+        while True:
+            assert child.poll() is None and time.monotonic() < deadline, "the server did not come up"
+            try:
+                if client.get("/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield client
+    child.terminate()
+    assert child.wait(60) in (0, -15)

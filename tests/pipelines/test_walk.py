@@ -2,37 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-
-import httpx
-import pytest
-
-from tests.services import free_port
-
-
-@pytest.fixture
-def server(command, model):
-    port = free_port()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "pipelines", "serve", "--port", str(port)],
-        env=command.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-        deadline = time.monotonic() + 90
-        while True:
-            assert child.poll() is None and time.monotonic() < deadline, "the server did not come up"
-            try:
-                if client.get("/readyz").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        yield client
-    child.terminate()
-    assert child.wait(60) in (0, -15)
 
 
 def test_scores_over_http_equal_those_without_a_server(command, model, items, server):

@@ -156,3 +156,17 @@ def test_numbers_too_large_are_refused(engine: Engine) -> None:
 def test_rows_as_dictionaries(engine: Engine) -> None:
     with session(engine) as s:
         assert a_run(s, "r", now=NOON).as_dict()["started"] == NOON
+
+
+def test_numbers_beyond_64_bits_stay_numbers_that_json_writers_can_write(database_url: str) -> None:
+    """PostgreSQL gives 1e300 back with all its digits, which Python would read as a whole number."""
+    numbers = {"huge": 1.7976931348623157e308, "low": -1e19, "tiny": 5e-324, "most": 2**63 - 1, "least": -(2**63)}
+    made = connect(database_url)
+    with session(made) as s:
+        entities.upsert(s, "user", "u", numbers)
+    with reading(made) as s:
+        found = entities.find(s, "user", "u")
+        assert found is not None
+        assert found.features == numbers
+        assert [type(v) for v in found.features.values()] == [type(numbers[k]) for k in found.features]
+    made.dispose()

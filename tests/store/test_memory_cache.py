@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from recsys_meta.store.breaker import Breaker
-from recsys_meta.store.cache import Cache, frame, owner_key, state_key, unframe
+from recsys_meta.store.cache import Cache, list_key, owned_names, owner_key, seal, state_key, unseal
+from recsys_meta.store.cache import name_of as name
 from recsys_meta.store.memory_cache import OVERHEAD, MemoryCache
 
 
@@ -140,23 +141,48 @@ def test_threads() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_frame_round_trip(value: bytes) -> None:
-    assert unframe(frame(value)) == value
+def test_what_is_sealed_comes_back(value: bytes) -> None:
+    assert unseal("k#", seal("k#", value)) == value
+    # What lies there was put under the same name for another state.
+    assert unseal("k#2", seal("k#", value)) is None
 
 
 @given(st.binary(max_size=60))
 def test_garbage_is_no_value(raw: bytes) -> None:
-    assert unframe(raw) is None
+    assert unseal("k#", raw) is None
+
+
+@given(st.binary(max_size=60))
+def test_a_word_is_of_digits(raw: bytes) -> None:
+    assert unseal("{owner}", raw) == (raw if raw.isdigit() else None)
 
 
 @given(value=st.binary(min_size=1, max_size=60), data=st.data())
 def test_damage_is_no_value(value: bytes, data: st.DataObject) -> None:
-    whole = frame(value)
+    whole = seal("k#", value)
     at = data.draw(st.integers(0, len(whole) - 1))
     bit = 1 << data.draw(st.integers(0, 7))
-    assert unframe(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]) is None
-    assert unframe(whole[:at]) is None
-    assert unframe(whole + b"x") is None
+    assert unseal("k#", whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]) is None
+    assert unseal("k#", whole[:at]) is None
+    assert unseal("k#", whole + b"x") is None
+
+
+def test_names_of_an_entity_are_known_beforehand() -> None:
+    owned = set(owned_names(owner_key("user", "u1")))
+    states = [state_key(f"v{n % 3}", "user", "u1", f"{n}") for n in range(1000)]
+    lists = [list_key("users", f"v{n % 3}", "user", "u1", f"{n}", b"{}") for n in range(1000)]
+    assert {name(key) for key in states + lists} == owned - {owner_key("user", "u1")}
+    assert not {name(key) for key in states} & {name(key) for key in lists}
+    assert len(set(states + lists)) == 2000
+    assert not owned & set(owned_names(owner_key("user", "u2")))
+    # An anonymous newcomer owns nothing, and its states are spread over all nodes.
+    assert len({name(state_key("v", "user", "", f"{n}")) for n in range(1000)}) == 1000
+
+
+def test_a_list_is_of_one_request_of_one_entity_at_one_time_to_one_version() -> None:
+    asked = ("users", "v1", "user", "u1", "7", b'{"n":5}')
+    others = [(*asked[:n], other, *asked[n + 1 :]) for n, other in enumerate(["u", "v2", "ad", "u2", "8", b'{"n":6}'])]
+    assert len({list_key(*one) for one in [asked, *others]}) == 1 + len(others)
 
 
 def test_key_names_all_that_the_state_is_derived_from() -> None:

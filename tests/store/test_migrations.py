@@ -9,8 +9,8 @@ from sqlalchemy import Engine, inspect, text
 from recsys_meta.errors import StoreError
 from recsys_meta.store import adaptations, evaluations, migrate, registry, runs, views
 from recsys_meta.store.engine import Unavailable, connect, reading, session
-from recsys_meta.store.tables import Base
-from tests.store.samples import a_run, an_adaptation, an_evaluation
+from recsys_meta.store.tables import AliasChange, Base
+from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
 
 VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks"}
 
@@ -60,6 +60,13 @@ def test_indexes(engine: Engine) -> None:
         ("adaptations", ("kind", "entity", "created")),
         ("adaptations", ("model_version", "created")),
         ("erasures", ("entity_digest", "at")),
+        ("api_keys", ("name",)),
+        ("audit", ("at", "id")),
+        ("audit", ("action", "at")),
+        ("audit", ("actor", "at")),
+        ("splits", ("model", "version")),
+        ("explorations", ("created", "id")),
+        ("explorations", ("kind", "entity", "created")),
     }
     unique = [tuple(u["column_names"]) for u in seen.get_unique_constraints("alias_history")]
     assert unique == [("model", "alias", "sequence")]
@@ -84,13 +91,14 @@ def test_down_and_up_again_keeps_the_data(empty_url: str) -> None:
     with session(engine) as s:
         a_run(s, "r1")
         runs.log_metrics(s, [runs.MetricPoint("r1", "loss", 1, 0.5)])
-        registry.publish(s, "m", "v1", "/bundles/v1", run="r1")
+        registry.register(s, "m", "v1", "/bundles/v1", run="r1")
+        s.add(AliasChange(model="m", alias="live", sequence=1, version="v1", action="publish", at=NOON))
         adaptations.save(s, [an_adaptation()])
         evaluations.save(s, [an_evaluation()])
     with pytest.raises(Unavailable, match="db upgrade"), reading(engine) as s:
         views.adaptation_daily(s)
     migrate.upgrade(empty_url)
-    assert migrate.current(empty_url) == migrate.head() == "0002"
+    assert migrate.current(empty_url) == migrate.head() == "0005"
     assert set(inspect(engine).get_view_names()) >= VIEWS
     with reading(engine) as s:
         assert len(views.adaptation_daily(s)) == 1

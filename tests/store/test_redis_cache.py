@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 import redis
+from redis.crc import key_slot
 
 from recsys_meta.errors import StoreError
 from recsys_meta.store.breaker import Breaker
-from recsys_meta.store.cache import AsyncCache, Cache, frame
+from recsys_meta.store.cache import SLOTS, AsyncCache, Cache, owned_names, owner_key, seal, state_key
 from recsys_meta.store.engine import Unavailable
 from recsys_meta.store.layered_cache import LayeredCache
 from recsys_meta.store.memory_cache import MemoryCache
-from recsys_meta.store.redis_cache import RedisCache, SyncRedisCache
+from recsys_meta.store.redis_cache import PREFIX, RedisCache, SyncRedisCache
 from tests.services import OwnRedis, free_port
 
 
@@ -59,39 +60,89 @@ def test_time_is_over(redis_server: str, redis_prefix: str) -> None:
 
 def test_what_belongs_to_an_entity_goes_together(redis_server: str, redis_prefix: str) -> None:
     here = SyncRedisCache(redis_server, prefix=redis_prefix)
+    me, you = owner_key("user", "me"), owner_key("user", "you")
+    mine = [state_key("v", "user", "me", str(n)) for n in range(300)]
+    yours = state_key("v", "user", "you", "0")
 
     async def work() -> None:
         there = RedisCache(redis_server, prefix=redis_prefix)
-        for i in range(300):
-            await there.set(f"mine{i}", b"1", 100, owner="me")
-        await there.set("yours", b"1", 100, owner="you")
-        here.set("mine-too", b"1", 100, owner="me")
-        assert await there.delete_owned("me") == 301
-        assert here.delete_owned("me") == 0
-        assert here.get("mine7") is None
-        assert here.get("yours") == b"1"
+        await there.set(me, b"17", 100)
+        for key in mine:
+            await there.set(key, key.encode(), 100)
+        here.set(yours, b"1", 100)
+        # However much an entity interacts, it holds no more than its slots; what was pushed out is a miss.
+        found = [here.get(key) for key in mine]
+        assert {key.encode() if value else None for key, value in zip(mine, found, strict=True)} == {*found}
+        assert sum(value is not None for value in found) == len(SLOTS)
+        assert await there.get(me) == b"17"
+        assert await there.delete_owned(me) == len(SLOTS) + 1
+        assert here.delete_owned(me) == 0
+        assert [here.get(key) for key in (*mine, me)] == [None] * 301
+        assert here.get(yours) == b"1"
         await there.close()
 
     run(work())
     with redis.Redis.from_url(redis_server) as client:
-        left = sorted(key.decode() for key in client.scan_iter(f"{redis_prefix}*"))
-    assert left == [f"{redis_prefix}you", f"{redis_prefix}yours"]
+        left = [key.decode() for key in client.scan_iter(f"{redis_prefix}*")]
+    assert left == [redis_prefix + yours.partition("#")[0]]
+    assert left[0].startswith(redis_prefix + you)
     here.close()
 
 
-def test_owner_forgets_keys_whose_time_is_over(
-    redis_server: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Or the set of an entity that interacts every day would grow for ever."""
-    cache = SyncRedisCache(redis_server, prefix=redis_prefix)
-    cache.set("old", b"1", 100, owner="me")
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 161)
-    cache.set("new", b"1", 100, owner="me")
-    with redis.Redis.from_url(redis_server) as client:
-        assert client.zrange(f"{redis_prefix}me", 0, -1) == [f"{redis_prefix}new".encode()]
-        assert client.ttl(f"{redis_prefix}me") > 29 * 24 * 3600
-    cache.close()
+def test_names_of_an_entity_lie_on_one_node_of_a_cluster() -> None:
+    for n in range(50):
+        names = owned_names(owner_key("user", f"u{n}"))
+        assert len({key_slot((PREFIX + name).encode()) for name in names}) == 1
+    owners = {key_slot((PREFIX + owner_key("user", f"u{n}")).encode()) for n in range(200)}
+    assert len(owners) > 190
+    # Nobody's states are not all on the same node.
+    nobodies = [state_key("v", "user", "", str(n)).partition("#")[0] for n in range(200)]
+    assert len({key_slot((PREFIX + name).encode()) for name in nobodies}) > 190
+
+
+def test_a_server_that_cannot_be_written_is_still_read(own_redis: OwnRedis) -> None:
+    """A replica refuses to be written; a full server does too, but lets go of what it has."""
+
+    async def work(refuse: list[str], allow: list[str]) -> None:
+        cache = RedisCache(own_redis.url, breaker=quick_breaker())
+        with redis.Redis.from_url(own_redis.url) as client:
+            await cache.set("k#", b"v", 100)
+            client.execute_command(*refuse)
+            for _ in range(5):
+                await cache.set("other#", b"v", 100)
+                assert cache.degraded
+                assert await cache.get("k#") == b"v"
+                with pytest.raises(Unavailable):
+                    await cache.ping()
+            client.execute_command(*allow)
+            await cache.ping()
+            assert not cache.degraded
+            await cache.set("other#", b"v", 100)
+            assert await cache.get("other#") == b"v"
+        await cache.close()
+
+    run(work(["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]))
+    run(work(["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]))
+
+
+@pytest.mark.parametrize("answer", [b"garbage\r\n", b"+OK\r\n", b":7\r\n", b"*2\r\n:1\r\n:2\r\n", b"*1\r\n:1\r\n"])
+def test_a_stranger_on_the_port_is_an_outage(answer: bytes) -> None:
+    async def stranger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            writer.write(answer)
+
+    async def work() -> None:
+        port = free_port()
+        server = await asyncio.start_server(stranger, "127.0.0.1", port)
+        cache = RedisCache(f"redis://127.0.0.1:{port}", breaker=quick_breaker())
+        for _ in range(3):
+            assert await asyncio.gather(*(cache.get(f"k{n}#") for n in range(5))) == [None] * 5
+        await cache.set("k#", b"v", 100)
+        assert cache.degraded
+        await cache.close()
+        server.close()
+
+    run(work())
 
 
 def test_garbage_is_a_miss(redis_server: str, redis_prefix: str) -> None:
@@ -103,15 +154,18 @@ def test_garbage_is_a_miss(redis_server: str, redis_prefix: str) -> None:
             for name, raw in {
                 "a": b"",
                 "b": b"garbage",
-                "c": frame(b"value")[:-1],
-                "d": frame(b"value") + b"!",
+                "c": seal("c", b"value")[:-1],
+                "d": seal("d", b"value") + b"!",
+                "e": seal("d", b"value"),
             }.items():
                 client.set(redis_prefix + name, raw)
                 assert cache.get(name) is None
                 assert await other.get(name) is None
-            client.rpush(f"{redis_prefix}e", b"a list")
-            assert cache.get("e") is None
-            assert await other.get("e") is None
+            client.rpush(f"{redis_prefix}f", b"a list")
+            assert cache.get("f") is None
+            assert await other.get("f") is None
+            cache.set("f", b"v", 10)
+            assert cache.get("f") == b"v"
         assert not cache.degraded
         await other.close()
 
@@ -235,18 +289,21 @@ def test_bad_url_is_refused_without_repeating_it(url: str) -> None:
 
 
 def test_layers(redis_server: str, redis_prefix: str) -> None:
+    me = owner_key("user", "me")
+    key = state_key("v", "user", "me", "digest")
+
     async def work() -> None:
         one = LayeredCache(MemoryCache(), RedisCache(redis_server, prefix=redis_prefix))
         two = LayeredCache(MemoryCache(), RedisCache(redis_server, prefix=redis_prefix))
-        await one.set("k", b"v", 10, owner="me")
-        assert two.memory.get("k") is None
-        assert await two.get("k", owner="me") == b"v"
-        assert two.memory.get("k") == b"v"
-        assert await one.delete_owned("me") == 1
-        assert await one.get("k") is None
+        await one.set(key, b"v", 10, owner=me)
+        assert two.memory.get(key) is None
+        assert await two.get(key, owner=me) == b"v"
+        assert two.memory.get(key) == b"v"
+        assert await one.delete_owned(me) == 1
+        assert await one.get(key) is None
         # The other process keeps its copy until its time is over, or until it is asked itself.
-        assert await two.delete_owned("me") == 1
-        assert await two.get("k") is None
+        assert await two.delete_owned(me) == 1
+        assert await two.get(key) is None
         await one.set("x", b"v", 10)
         assert await one.delete(["x", "y"]) == 1
         await one.close()
@@ -269,3 +326,18 @@ def test_layers_without_a_shared_cache_or_with_one_that_is_away() -> None:
         await cache.close()
 
     run(work())
+
+
+def test_of_two_who_claim_a_key_both_get_what_the_first_one_kept(redis_server: str, redis_prefix: str) -> None:
+    async def work() -> None:
+        one, two = (RedisCache(redis_server, prefix=redis_prefix) for _ in range(2))
+        key = owner_key("user", "claimed")
+        assert await one.claim(key, b"1", 60) == b"1"
+        assert await two.claim(key, b"2", 60) == b"1"
+        await one._client.set(redis_prefix + key, b"garbage")
+        assert await two.claim(key, b"3", 60) == b"3"
+        assert await one.get(key) == b"3"
+        await one.close()
+        await two.close()
+
+    asyncio.run(asyncio.wait_for(work(), 30))

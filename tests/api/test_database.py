@@ -1,0 +1,46 @@
+"""The database for an event loop: what it does where answers make no sense."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from sqlalchemy.engine import make_url
+
+from api.database import Database
+from api.profiles import read_profile
+from recsys_meta.store import migrate
+from recsys_meta.store.breaker import Breaker
+from recsys_meta.store.engine import Unavailable
+from tests.api.servers import Wire
+
+
+def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(postgres_url: str) -> None:
+    """Whatever psycopg makes of noise: a glance ends well or says that the database is away."""
+    migrate.upgrade(postgres_url)
+    wire = Wire(make_url(postgres_url).port or 5432)
+    wire.mend()
+    url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
+    database, seen = Database(url), Counter[str]()
+
+    async def look() -> str:
+        database.breaker = Breaker(failures=1, pause=0.0, longest=0.0)
+        try:
+            await database.glance(lambda s: read_profile(s, "user", "anna"))
+        except Unavailable:
+            return "away"
+        return "well"
+
+    async def work() -> None:
+        for seed in range(12):
+            for after in range(6):
+                wire.mend()
+                while await look() != "well":
+                    await asyncio.sleep(0.02)
+                wire.garble(after, seed)
+                seen[await look()] += 1
+
+    asyncio.run(asyncio.wait_for(work(), 120))
+    database.close()
+    wire.cut()
+    assert seen["away"] > 20

@@ -1,0 +1,68 @@
+"""A real `recsys-meta adapt` that is killed again and again, for `test_adapting`.
+
+    python -m tests.pipelines.adapt_child KILLS ADAPT-ARGUMENTS...
+
+Forks a child that adapts, kills it at a random instant, and so on; the last child is left alone. Prints, for each one
+killed, what it left: {"made": files, "job": whether the job was described}. Importing torch once, not for each child,
+leaves time for many kills.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import torch
+
+from pipelines import spreading, told
+from pipelines.cli import main
+
+spreading.AT_ONCE, spreading.FAN, told.BLOCK = 60, 4, 250
+
+
+def child(arguments: list[str]) -> int:
+    """Begin to adapt; answers the process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    sys.argv = ["recsys-meta", "adapt", *arguments]
+    sys.stdout = sys.stderr = io.StringIO()
+    try:
+        main()
+    except SystemExit as left:
+        os._exit(int(left.code or 0))
+    os._exit(0)
+
+
+def lived(pid: int) -> int:
+    """How a child ended."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def run(kills: int, arguments: list[str]) -> None:
+    out = Path(arguments[arguments.index("--out") + 1])
+    work = out.parent / f".adapt-{out.name}"
+    began = time.monotonic()
+    assert lived(child([*arguments[:-1], f"{out}.first"])) == 0
+    whole, rng = time.monotonic() - began, random.Random(0)
+    for _ in range(kills):
+        pid = child(arguments)
+        time.sleep(rng.uniform(0, 0.5 * whole))
+        os.kill(pid, signal.SIGKILL)
+        ended = lived(pid)
+        made = len(list((work / "made").glob("*.parquet")))
+        print(json.dumps({"ended": ended, "made": made, "job": (work / "job.json").exists(), "out": out.exists()}))
+    print(json.dumps({"ended": lived(child(arguments))}))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run(int(sys.argv[1]), sys.argv[2:])
