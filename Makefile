@@ -16,11 +16,12 @@ quickstart: $(VENV)/.installed   ## prepare, meta-train, evaluate, publish; prin
 test: $(VENV)/.installed   ## the whole test suite; what needs data or servers skips with a reason
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-check: $(VENV)/.installed   ## format, lint, strict types, import contract
+check: $(VENV)/.installed   ## format, lint, strict types, import contract, dependency audit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.audit
 
 format: $(VENV)/.installed   ## format and mend what can be mended
 	$(BIN)/ruff format .

@@ -1,0 +1,354 @@
+"""The ten best of a million items: exact scans in several precisions, and approximate indexes, on vectors of a model.
+
+    python -m benchmarks.catalogue make FOLDER                       # simulate, train the flagship: hours on one core
+    python -m benchmarks.catalogue measure BUNDLE --json FILE        # milliseconds, recall, memory
+    python -m benchmarks.catalogue measure BUNDLE --grow 1000000     # a small model's vectors, with jittered copies
+
+Queries are states of newcomers after five events, drawn by popularity. Recall is the share of the exact ten best
+(fp32, what the newcomer met left out) that a system finds; those that scan few bytes take 200 and score them in fp32.
+Indexes are measured where `faiss` is installed (`pip install faiss-cpu`); the project does not need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.town import api_server, install, resident
+from pipelines.workspace import find_recipe
+from recsys_meta.bundle import Bundle, load_bundle, make_bundle, save_bundle
+from recsys_meta.data import prepare
+from recsys_meta.data.simulator import simulate_users
+from recsys_meta.durable import write_file
+from recsys_meta.episodes import EventIndex, ordered
+from recsys_meta.evaluate import episodes_at
+from recsys_meta.learners import LEARNERS
+from recsys_meta.learners.flagship import Flagship
+from recsys_meta.learners.gates import trust
+from recsys_meta.newcomers import Interaction, Known, Newcomer
+from recsys_meta.recommend import Recommender
+from recsys_meta.splits import split_by_seed
+from recsys_meta.topk import best
+from recsys_meta.train import fit, start
+from recsys_meta.types import FIRST, Rows, State
+
+N, EVENTS, QUERIES, TAKEN = 10, 5, 64, 200
+JITTER = 0.3
+"""Deviation of a copy from its item, in deviations of the coordinate over items."""
+
+Search = Callable[[int], Sequence[int]]
+"""Ids of the best for a query's number, what it met left out."""
+
+
+def make(folder: Path, items: int, users: int, events: int, steps: int) -> Path:
+    """Train the flagship (one tower, sampled softmax, the posterior memory) on a simulated catalogue."""
+    data = prepare(simulate_users(users=users, items=items, events=events).tables, folder / "data")
+    index = EventIndex.of(data)
+    split = split_by_seed(index.having(2), 0)
+    epochs = -(-steps // -(-len(split.train) // 64))
+    settings = ["config.towers=1", "config.negatives=4096", 'config.memories=["posterior"]']
+    settings += [f"train.epochs={epochs}", "train.tasks=64", "train.warmup=5", "train.validate_every=1000"]
+    recipe = find_recipe("flagship", settings)
+    learner = LEARNERS["flagship"](LEARNERS["flagship"].Config(**recipe.config))
+    run = start(learner, recipe, data, index, split.train, 0)
+    for step in fit(run, lambda params: 0.0):
+        print(f"{step.step} of {steps}: loss {step.loss:.3f}, {step.seconds:.0f} s", file=sys.stderr)
+        if step.step == steps:
+            break
+    # A few newcomers: a calibration holds scores of the whole catalogue for each.
+    rows = ordered(index, data.schema.order, 0)
+    episodes = [episodes_at(data, rows, split.valid[:16], shots, None, 0) for shots in (1, 5, 20)]
+    params = learner.calibrate({k: v.detach() for k, v in run.params.items()}, episodes)
+    made = make_bundle(learner, params, data, index, split.train, {"note": f"simulated catalogue, {steps} steps"})
+    return save_bundle(made, folder / "bundle")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Vectors [C, D] and queries [Q, D]: a score is their product. met: what each newcomer met."""
+
+    vectors: Tensor
+    queries: Tensor
+    met: Sequence[Sequence[int]]
+
+    def exact(self, q: int) -> list[int]:
+        """The best by one product and a top-k over blocks."""
+        return self.listed(self.vectors @ self.queries[q], q)
+
+    def plain(self, q: int) -> list[int]:
+        """The best by a top-k over all."""
+        return self._allowed(self.vectors @ self.queries[q], q).topk(N).indices.tolist()
+
+    def listed(self, scores: Tensor, q: int) -> list[int]:
+        return [i for _, i in best(self._allowed(scores, q), N)]
+
+    def _allowed(self, scores: Tensor, q: int) -> Tensor:
+        scores[:FIRST] = -torch.inf
+        scores[self.met[q]] = -torch.inf
+        return scores
+
+    def among(self, q: int, places: Tensor) -> list[int]:
+        """The best of some items, scored in fp32."""
+        scores = self.vectors[places] @ self.queries[q]
+        scores[torch.isin(places, torch.tensor([0, 1, *self.met[q]]))] = -torch.inf
+        return places[scores.topk(min(N, len(places))).indices].tolist()
+
+
+def newcomers(recommender: Recommender) -> list[Known]:
+    """Newcomers with five events each."""
+    rng, chance = np.random.default_rng(0), recommender.popular[FIRST:].double().expm1().clamp(min=0).numpy()
+    chosen = [rng.choice(len(chance), EVENTS, replace=False, p=chance / chance.sum()) for _ in range(QUERIES)]
+    return [recommender.know(Newcomer(events=[Interaction(recommender.name(i + FIRST)) for i in c])) for c in chosen]
+
+
+def task_of(recommender: Recommender, state: State, known: Sequence[Known], grow: int) -> Task:
+    """The flagship's towers and its posterior memory as one product. Item-item memories are left out: they speak of few
+    items, which any system would add."""
+    learner, body = recommender.bundle.predictor, recommender.body
+    assert isinstance(learner, Flagship)
+    towers = body["vectors"].shape[0]
+    vectors, queries = [body["vectors"].transpose(0, 1).flatten(1)], [state["z"].flatten(1) / towers]
+    for kind, gate, spread in zip(learner.config.memories, body["gate"].tolist(), body["spread"], strict=True):
+        if kind == "posterior" and gate[0]:
+            table = {k.rsplit(".", 1)[1]: v for k, v in body.items() if k.startswith("memory.posterior.")}
+            rows = Rows(state["item"], state["item"].float(), state["item"] > 0)
+            trusted = trust(kind, (gate[0], gate[1]), state["size"].float())[:, None]
+            vectors, queries = (
+                [*vectors, table["items"]],
+                [*queries, learner._posterior(table, rows) * trusted / spread],
+            )
+    whole = torch.cat(vectors, 1)
+    if grow > len(whole):
+        generator, deviation = torch.Generator().manual_seed(0), whole[FIRST:].std(0)
+        source = torch.randint(FIRST, len(whole), (grow - len(whole),), generator=generator)
+        copies = whole[source] + JITTER * deviation * torch.randn(len(source), whole.shape[1], generator=generator)
+        whole = torch.cat([whole, copies])
+    return Task(whole.contiguous(), torch.cat(queries, 1).contiguous(), [sorted(one.seen) for one in known])
+
+
+def few_bytes(task: Task, kind: torch.dtype) -> Search:
+    """A scan in 16 bits."""
+    vectors, queries = task.vectors.to(kind), task.queries.to(kind)
+    return lambda q: task.among(q, torch.topk(vectors @ queries[q], TAKEN).indices)
+
+
+def batched(task: Task) -> Search:
+    """32 newcomers in one product; the time is of one."""
+    block, kept = 32, dict[int, Tensor]()
+
+    def search(q: int) -> list[int]:
+        if q % block == 0:
+            kept.clear()
+            kept.update(enumerate(task.queries[q : q + block] @ task.vectors.T, q))
+        return task.listed(kept[q], q)
+
+    return search
+
+
+def indexes(task: Task) -> dict[str, Callable[[], Search]]:
+    """Those of faiss, each made when it is asked for; none where it is not installed."""
+    try:
+        import faiss
+    except ImportError:
+        return {}
+    faiss.omp_set_num_threads(1)
+    vectors, queries = task.vectors.numpy(), task.queries.numpy()
+    dims = vectors.shape[1]
+
+    def search(index: Any, taken: int = TAKEN) -> Search:
+        def one(q: int) -> list[int]:
+            places = torch.from_numpy(index.search(queries[q : q + 1], taken)[1][0])
+            return task.among(q, places[places >= 0])
+
+        return one
+
+    def scan(kind: int) -> Search:
+        index = faiss.IndexScalarQuantizer(dims, kind, faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors[:: max(1, len(vectors) // 100_000)])
+        index.add(vectors)
+        return search(index)
+
+    def lists() -> Any:
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dims), dims, 2048, faiss.METRIC_INNER_PRODUCT)
+        index.cp.niter, index.cp.max_points_per_centroid = 8, 40
+        index.train(vectors)
+        index.add(vectors)
+        return index
+
+    def graph() -> Any:
+        index = faiss.IndexHNSWFlat(dims, 16, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = 40
+        index.add(vectors)
+        return index
+
+    made: dict[str, Any] = {}
+
+    def tuned(name: str, build: Callable[[], Any], change: Callable[[Any], None]) -> Search:
+        index = made.get(name) or made.setdefault(name, build())
+        change(index)
+        return search(index)
+
+    def probes(n: int) -> Callable[[], Search]:
+        return lambda: tuned("lists", lists, lambda index: setattr(index, "nprobe", n))
+
+    def beam(n: int) -> Callable[[], Search]:
+        return lambda: tuned("graph", graph, lambda index: setattr(index.hnsw, "efSearch", n))
+
+    return {
+        "faiss fp16 scan": lambda: scan(faiss.ScalarQuantizer.QT_fp16),
+        "faiss int8 scan": lambda: scan(faiss.ScalarQuantizer.QT_8bit),
+        **{f"faiss IVF2048, {n} probes": probes(n) for n in (16, 64, 256)},
+        **{f"faiss HNSW16, beam {n}": beam(n) for n in (200, 800)},
+    }
+
+
+def measure(bundle: Path, grow: int) -> list[dict[str, Any]]:
+    """Rows of milliseconds a request and of recall, and what booting and serving takes where nothing is grown."""
+    began, before = time.perf_counter(), _anonymous()
+    recommender = Recommender(load_bundle(bundle))
+    boot, held = time.perf_counter() - began, _anonymous() - before
+    known = newcomers(recommender)
+    state = recommender.adapt(known)
+    task = task_of(recommender, state, known, grow)
+    case = f"{len(task.vectors):,} items, {task.vectors.shape[1]} numbers each"
+    rows = []
+    if not grow:
+        rows = [_row(case, "boot of a Recommender", boot, "s"), _row(case, "memory of it", held / 2**20, "MiB")]
+        rows += _served(case, recommender, known)
+        rows += _over_http(case, load_bundle(bundle), known, recommender.name)
+    truth = [task.exact(q) for q in range(QUERIES)]
+    exact = "fp32 product, blocked top 10"
+    systems: dict[str, Callable[[], Search]] = {
+        exact: lambda: task.exact,
+        "fp32 product, torch.topk": lambda: task.plain,
+        "32 newcomers in one fp32 product": lambda: batched(task),
+        "bf16 scan": lambda: few_bytes(task, torch.bfloat16),
+        "fp16 scan": lambda: few_bytes(task, torch.float16),
+        **indexes(task),
+    }
+    reference = 0.0
+    for system, prepare_ in systems.items():
+        began = time.perf_counter()
+        search = prepare_()
+        built = time.perf_counter() - began
+        taken, found = [], []
+        search(0)
+        for q in range(QUERIES):
+            began = time.perf_counter()
+            found.append(search(q))
+            taken.append(1000 * (time.perf_counter() - began))
+        share = float(np.mean([len(set(f) & set(t)) / len(t) for f, t in zip(found, truth, strict=True)]))
+        value = statistics.fmean(taken) if "32" in system else statistics.median(taken)
+        reference = reference or value
+        rows.append(_row(case, system, value, "ms", reference / value, exact))
+        rows.append(_row(case, system, share, "recall@10"))
+        rows.append(_row(case, system, built, "s to build"))
+        print(f"{case}: {system}: {value:.2f} ms, recall {share:.3f}, {built:.0f} s to build", file=sys.stderr)
+    return rows
+
+
+def _served(case: str, recommender: Recommender, known: Sequence[Known]) -> list[dict[str, Any]]:
+    """The steps of an answer as `Recommender` takes them."""
+    taken: dict[str, list[float]] = {"adapt": [], "score all": [], "take ten": []}
+    for one in known:
+        marks = [time.perf_counter()]
+        state = recommender.adapt([one])
+        marks.append(time.perf_counter())
+        scores = recommender.scores(state)[0]
+        marks.append(time.perf_counter())
+        recommender.top(scores, N, exclude=one.seen)
+        marks.append(time.perf_counter())
+        for name, begin, end in zip(taken, marks, marks[1:], strict=False):
+            taken[name].append(1000 * (end - begin))
+    return [_row(case, f"as served: {name}", statistics.median(ms), "ms") for name, ms in taken.items()]
+
+
+def _over_http(case: str, bundle: Bundle, known: Sequence[Known], names: Callable[[int], str]) -> list[dict[str, Any]]:
+    """A server of the model: from its start to an answer, what it holds, what a newcomer whom nobody knows waits."""
+    taken = []
+    with tempfile.TemporaryDirectory() as folder:
+        install(Path(folder), bundle)
+        began = time.perf_counter()
+        with api_server(Path(folder), None) as (port, pid), httpx.Client(timeout=60) as client:
+            ready = time.perf_counter() - began
+            for one in known:
+                body = {"events": [{"item": names(i)} for i in one.items], "n": N}
+                began = time.perf_counter()
+                answer = client.post(f"http://127.0.0.1:{port}/v1/recommendations", json=body).json()
+                taken.append(1000 * (time.perf_counter() - began))
+                assert len(answer["items"]) == N and answer["served_by"] == "adapted", answer
+            held = resident(pid)
+    return [
+        _row(case, "over HTTP: adapt and recommend ten", statistics.median(taken), "ms"),
+        _row(case, "over HTTP: slowest", max(taken), "ms"),
+        _row(case, "server: start to ready", ready, "s"),
+        _row(case, "server: resident memory", held / 2**20, "MiB"),
+    ]
+
+
+def _anonymous() -> int:
+    """Bytes that belong to this process alone."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def _row(
+    case: str, system: str, value: float, unit: str, ratio: float | None = None, reference: str = ""
+) -> dict[str, Any]:
+    return {"case": case, "system": system, "value": value, "unit": unit, "ratio": ratio, "reference": reference}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    making = verbs.add_parser("make")
+    making.add_argument("folder", type=Path)
+    for name, size in (("items", 1_400_000), ("users", 3000), ("events", 4_000_000), ("steps", 99)):
+        making.add_argument(f"--{name}", type=int, default=size)
+    measuring = verbs.add_parser("measure")
+    measuring.add_argument("bundle", type=Path)
+    measuring.add_argument("--grow", type=int, default=0, help="copy items, with noise, until there are so many")
+    measuring.add_argument("--json", type=Path, help="rows are added to those of other commands that it holds")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.verb == "make":
+        print(make(given.folder, given.items, given.users, given.events, given.steps))
+        return
+    rows = measure(given.bundle, given.grow)
+    if given.json is not None:
+        _add(given.json, rows)
+
+
+def _add(file: Path, rows: list[dict[str, Any]]) -> None:
+    kept = json.loads(file.read_text())["rows"] if file.exists() else []
+    cases = {row["case"] for row in rows}
+    command = " ".join(["python -m benchmarks.catalogue", *sys.argv[1:]])
+    machine = {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    rows = [{**row, "command": command, "machine": machine} for row in rows]
+    content = {"bench": "catalogue", "rows": [row for row in kept if row["case"] not in cases] + rows}
+    write_file(file, json.dumps(content, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""What answers cost over HTTP, beside a bare async FastAPI route under the same uvicorn settings, in the same run.
+
+    python -m benchmarks.serving --json benchmarks/results/serving.json
+
+Systems take turns, round after round, so that all meet the same machine; ratios are of medians of requests a second.
+
+    process   the same request again: the list is held in the process
+    redis     requests that another process answered: the list is in Redis
+    state     newcomers whom another process adapted, asked for another list: the state is in Redis, ranked here
+    adapted   newcomers whom nobody knows: five events over 4,000 items, adapted, ranked, kept
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import orjson
+import redis
+import torch
+
+from api.replies import pack, ranked
+from benchmarks.caller import Tally, call, post
+from benchmarks.town import EVENTS, ITEMS, api_server, bare_server, flagship, install, redis_server
+from recsys_meta.bundle import Bundle, load_bundle
+from recsys_meta.recommend import Interaction, Known, Newcomer, Recommender
+from recsys_meta.store.cache import list_key, name_of, owner_key, seal, state_key
+from recsys_meta.store.redis_cache import PREFIX
+from recsys_meta.types import State
+
+BARE = "bare FastAPI route"
+CONNECTIONS = (1, 16, 64)
+PATH = "/v1/recommendations"
+
+
+def supports(seed: int) -> Iterator[list[str]]:
+    """Five different items each, without end."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield [f"i{n}" for n in rng.choice(ITEMS, EVENTS, replace=False)]
+
+
+def body(items: list[str]) -> dict[str, object]:
+    """What is asked for a newcomer with these events."""
+    return {"events": [{"item": i} for i in items], "n": 10}
+
+
+def asked(items: list[str]) -> bytes:
+    """The same as it is sent."""
+    return orjson.dumps(body(items))
+
+
+def request(items: list[str]) -> bytes:
+    """The whole request."""
+    return post(PATH, body(items))
+
+
+def fill(url: str, recommender: Recommender, chosen: list[list[str]], listed: bool) -> None:
+    """Adapt newcomers and put their states, or their lists as well, where a server looks for them."""
+    torch.set_num_threads(1)
+    with redis.Redis.from_url(url) as client:
+        for start in range(0, len(chosen), 500):
+            knowns = [
+                recommender.know(Newcomer(events=[Interaction(i) for i in s])) for s in chosen[start : start + 500]
+            ]
+            states = recommender.adapt(knowns)
+            pipe = client.pipeline(transaction=False)
+            for n, known in enumerate(knowns):
+                raw = recommender.dump({k: v[n : n + 1] for k, v in states.items()})
+                kind = recommender.bundle.schema.kind
+                key = state_key(recommender.version, kind, "", known.digest)
+                pipe.set(PREFIX + name_of(key), seal(key, raw), px=3_600_000)
+                if listed:
+                    made = answered(recommender, known, {k: v[n : n + 1] for k, v in states.items()})
+                    key = list_key("bench", recommender.version, kind, "", "", asked(chosen[start + n]))
+                    pipe.set(PREFIX + name_of(key), seal(key, made), px=3_600_000)
+            pipe.execute()
+
+
+def answered(recommender: Recommender, known: Known, state: State) -> bytes:
+    """A list as a server keeps it."""
+    items = recommender.top(recommender.answer(state), 10, exclude=known.seen)
+    rest = {"support_size": EVENTS, "unknown_items": [], "items": ranked(items), "next": None}
+    return pack(False, EVENTS, orjson.dumps(rest))
+
+
+def entity_bytes(url: str, recommender: Recommender) -> dict[str, int]:
+    """What Redis says that one entity takes: its state and its word, with their names."""
+    known = recommender.know(Newcomer(events=[Interaction(f"i{n}") for n in range(0, ITEMS, ITEMS // EVENTS)][:EVENTS]))
+    raw = recommender.dump(recommender.adapt([known]))
+    kind = recommender.bundle.schema.kind
+    key, owner = state_key(recommender.version, kind, "someone", known.digest), owner_key(kind, "someone")
+    with redis.Redis.from_url(url) as client:
+        client.set(PREFIX + name_of(key), seal(key, raw), px=3_600_000)
+        client.set(PREFIX + owner, b"4611686018427387903", px=3_600_000)
+        state, word = (int(client.memory_usage(PREFIX + name) or 0) for name in (name_of(key), owner))
+        client.delete(PREFIX + name_of(key), PREFIX + owner)
+    return {"state": state, "word": word, "payload": len(raw)}
+
+
+def measure(
+    port: int, bare: int, url: str, bundle: Bundle, rounds: int, seconds: float, most: int
+) -> dict[tuple[str, int], list[Tally]]:
+    """Every system at every number of connections, in turn."""
+    known = supports(1)
+    cached, adapted = ([next(known) for _ in range(most)] for _ in range(2))
+    fill(url, Recommender(bundle), cached, listed=True)
+    fill(url, Recommender(bundle), adapted, listed=False)
+    every: dict[str, tuple[int, Iterator[bytes]]] = {
+        BARE: (bare, itertools.repeat(post("/bare", {"events": [{"item": "i1"}] * EVENTS, "n": 10}))),
+        "process": (port, itertools.repeat(request(next(known)))),
+        "redis": (port, (request(s) for s in cached)),
+        "state": (port, (request(s) for s in adapted)),
+        "adapted": (port, (request(s) for s in supports(2))),
+    }
+    for at, requests in every.values():
+        call(at, requests, 4, min(seconds, 1.0))  # what is lazy is made
+    found: dict[tuple[str, int], list[Tally]] = {}
+    for turn in range(rounds):
+        for connections in CONNECTIONS:
+            for name, (at, requests) in every.items():
+                tally = call(at, requests, connections, seconds)
+                if tally.seconds < 0.9 * seconds:
+                    raise SystemExit(f"the requests of '{name}' ran out; give more --states")
+                found.setdefault((name, connections), []).append(tally)
+                print(f"{turn} {connections:3} {name:20} {tally.rate:8.0f}/s {dict(tally.seen)}", file=sys.stderr)
+    return found
+
+
+def rows(found: dict[tuple[str, int], list[Tally]], cost: dict[str, int]) -> list[dict[str, object]]:
+    """The results in the form of all benches."""
+    made: list[dict[str, object]] = []
+    for (name, connections), tallies in found.items():
+        case = f"{connections} connection{'s' if connections > 1 else ''}"
+        rate = statistics.median(t.rate for t in tallies)
+        reference = statistics.median(t.rate for t in found[BARE, connections])
+        made.append(_row(case, name, rate, "requests/s", rate / reference))
+        for q, what in ((0.5, "p50"), (0.99, "p99")):
+            made.append(_row(case, name, statistics.median(t.quantile(q) for t in tallies), f"ms {what}", None))
+    total = cost["state"] + cost["word"]
+    made.append(_row("one cached entity", "redis MEMORY USAGE, state and its name", cost["state"], "bytes", None))
+    made.append(_row("one cached entity", "redis MEMORY USAGE, all of it", total, "bytes", None))
+    return made
+
+
+def _row(case: str, system: str, value: float, unit: str, ratio: float | None) -> dict[str, object]:
+    reference = BARE if ratio is not None else ""
+    return {"case": case, "system": system, "value": value, "unit": unit, "ratio": ratio, "reference": reference}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn of each system")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(
+        "--states",
+        type=int,
+        default=80_000,
+        help="and as many lists, put into Redis beforehand; each is asked for once",
+    )
+    parser.add_argument("--redis", help="a Redis to use; left out, one is started")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        bundle = flagship()
+        install(home, bundle)
+        bundle = load_bundle(next((home / "models" / "bench").iterdir()))
+        own = redis_server(home) if given.redis is None else None
+        url = given.redis or own.__enter__()
+        try:
+            with api_server(home, url, given.workers) as (port, _), bare_server(home, given.workers) as bare:
+                cost = entity_bytes(url, Recommender(bundle))
+                found = measure(port, bare, url, bundle, given.rounds, given.seconds, given.states)
+        finally:
+            if own is not None:
+                own.__exit__(None, None, None)
+    made = rows(found, cost)
+    for row in made:
+        share = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        print(f"{row['case']:20} {row['system']:42} {row['value']:10.2f} {row['unit']:12} {share}")
+    print(f"cached entity: {cost}")
+    load = os.getloadavg()
+    if given.json is not None:
+        machine = {
+            "processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(),
+            "torch": torch.__version__, "load": load, "workers": given.workers,
+        }  # fmt: skip
+        command = " ".join(["python -m benchmarks.serving", *sys.argv[1:]])
+        content = {"bench": "serving", "machine": machine, "command": command, "rows": made}
+        given.json.write_text(json.dumps(content, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Mixed load for a long time: does memory stay flat, does anything fail, does p99 creep?
+
+    python -m benchmarks.soak --minutes 120 --rate 100 --json soak.json
+
+Newcomers never met before, newcomers met again, stored entities, events, score calls, and an erasure now and then, over
+real Redis. Each tenth of the time is a window. The verdict is "flat" where no answer was a 5xx and the memory of the
+last windows is at most `--growth` above that of the windows after the first third (caches fill until then).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from benchmarks.town import EVENTS, ITEMS, api_server, flagship, install, redis_server, resident
+
+WINDOWS = 10
+
+
+@dataclass
+class Window:
+    """A tenth of the time: answers, failures, milliseconds of the slowest in a hundred, bytes of the server."""
+
+    answers: int = 0
+    failed: int = 0
+    p99_ms: float = 0.0
+    resident: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
+
+
+async def ask(client: httpx.AsyncClient, rng: random.Random, numbers: itertools.count[int]) -> httpx.Response:
+    """One call, of a kind drawn by chance."""
+    kind, item = rng.random(), lambda: f"i{int(ITEMS * rng.random() ** 2)}"
+    stored = f"stored {rng.randrange(2000)}"
+    if kind < 0.35:
+        body = {"events": [{"item": item()} for _ in range(EVENTS)]}
+        return await client.post("/v1/recommendations", json=body)
+    if kind < 0.6:
+        return await client.post("/v1/recommendations", json={"events": [{"item": f"i{rng.randrange(50)}"}]})
+    if kind < 0.8:
+        return await client.post("/v1/recommendations", json={"entity": {"id": stored}, "n": 20})
+    if kind < 0.95:
+        event = {"entity": stored, "item": item(), "event_id": f"soak {next(numbers)}"}
+        return await client.post("/v1/events", json={"events": [event]})
+    if kind < 0.98:
+        return await client.post("/v1/score", json={"entity": {"id": stored}, "items": [item() for _ in range(5)]})
+    return await client.delete(f"/v1/entities/user/{stored}")
+
+
+async def soak(port: int, pid: int, seconds: float, rate: float, callers: int = 8) -> list[Window]:
+    """Windows of a steady load of so many calls a second."""
+    rng, numbers, found = random.Random(0), itertools.count(), list[Window]()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        for _ in range(WINDOWS):
+            window, taken = Window(), list[float]()
+            until = time.monotonic() + seconds / WINDOWS
+
+            async def caller(window: Window, taken: list[float], until: float) -> None:
+                while (now := time.monotonic()) < until:
+                    try:
+                        status = (await ask(client, rng, numbers)).status_code
+                    except httpx.HTTPError:
+                        status = 599
+                    took = time.monotonic() - now
+                    taken.append(took)
+                    window.answers += 1
+                    window.failed += status >= 500
+                    window.seen[str(status)] += 1
+                    await asyncio.sleep(max(0.0, callers / rate - took))
+
+            await asyncio.gather(*(caller(window, taken, until) for _ in range(callers)))
+            window.p99_ms = 1000 * sorted(taken)[int(0.99 * len(taken))] if taken else 0.0
+            window.resident = resident(pid)
+            found.append(window)
+            print(f"{len(found):3} {window.answers:7} answers {window.failed} failed, p99 {window.p99_ms:.1f} ms, "
+                  f"{window.resident / 2**20:.1f} MiB {dict(window.seen)}", file=sys.stderr)  # fmt: skip
+    return found
+
+
+def verdict(windows: list[Window], growth: float) -> tuple[bool, str]:
+    """Whether it held, and why."""
+    failed = sum(w.failed for w in windows)
+    before = statistics.median(w.resident for w in windows[3:6])
+    after = statistics.median(w.resident for w in windows[-3:])
+    well = not failed and after <= before * (1 + growth)
+    said = f"{sum(w.answers for w in windows)} answers, {failed} failed, memory {100 * (after / before - 1):+.1f}%"
+    return well, f"{'flat' if well else 'NOT flat'}: {said}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=120.0)
+    parser.add_argument("--rate", type=float, default=100.0, help="calls a second")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--growth", type=float, default=0.05, help="of memory that is still called flat")
+    parser.add_argument("--items", type=int, default=ITEMS)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        install(home, flagship(given.items))
+        with redis_server(home) as url, api_server(home, url, given.workers) as (port, pid):
+            windows = asyncio.run(soak(port, pid, 60 * given.minutes, given.rate))
+    well, said = verdict(windows, given.growth)
+    print(said)
+    if given.json is not None:
+        command = " ".join(["python -m benchmarks.soak", *sys.argv[1:]])
+        content = {"bench": "soak", "command": command, "verdict": said, "windows": [vars(w) for w in windows]}
+        given.json.write_text(json.dumps(content, indent=1))
+    raise SystemExit(0 if well else 1)
+
+
+if __name__ == "__main__":
+    main()

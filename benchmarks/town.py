@@ -1,0 +1,145 @@
+"""What the serving benchmarks need: an installation with a flagship of 4,000 items, a Redis, and servers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pandas as pd
+import torch
+
+from recsys_meta.bundle import Bundle, make_bundle, save_bundle
+from recsys_meta.dataset import Dataset, Events, Vocabulary
+from recsys_meta.episodes import EventIndex
+from recsys_meta.learners import LEARNERS
+from recsys_meta.schema import Schema
+from recsys_meta.store import engine, migrate, registry
+from recsys_meta.types import FIRST
+
+ITEMS = 4000
+EVENTS = 5
+
+
+def flagship(items: int = ITEMS) -> Bundle:
+    """The flagship at its default sizes (3 towers of 64 dimensions) over drawn events. It is not trained: what an
+    answer costs does not depend on what the numbers are."""
+    data = _drawn(items)
+    index = EventIndex.of(data)
+    learner = LEARNERS["flagship"](LEARNERS["flagship"].Config())
+    train = np.arange(1200)
+    params = learner.init(data, train, torch.Generator().manual_seed(0))
+    return make_bundle(learner, params, data, index, train, {"note": "not trained"})
+
+
+def _drawn(items: int, entities: int = 1500, each: int = 40) -> Dataset:
+    rng = np.random.default_rng(0)
+    chance = 1.0 / np.arange(1, items + 1)
+    rows = [rng.choice(items, each, replace=False, p=chance / chance.sum()) for _ in range(entities)]
+    item = (np.concatenate(rows) + FIRST).astype(np.int32)
+    events = Events(np.arange(0, each * entities + 1, each), item, np.ones(len(item), np.float32))
+    names = {"item": pd.Index([f"i{n}" for n in range(items)]), "entity": pd.Index([f"e{n}" for n in range(entities)])}
+    return Dataset(Schema(name="bench", objective="ranking"), events, {}, {}, Vocabulary(names), digest="bench")
+
+
+def install(home: Path, bundle: Bundle) -> str:
+    """Publish a bundle in a new installation; answers the url of its database."""
+    url = f"sqlite:///{(home / 'recsys-meta.db').resolve()}"
+    migrate.upgrade(url)
+    path = save_bundle(bundle, home / "models" / "bench")
+    made = engine.connect(url)
+    with engine.session(made) as session:
+        registry.publish(session, "bench", path.name, str(path))
+    made.dispose()
+    return url
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """A redis-server of our own; answers its url."""
+    if shutil.which("redis-server") is None:
+        raise SystemExit("redis-server is not installed; give --redis URL")
+    port = free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    with _running(["redis-server", *options], dict(os.environ), folder / "redis.log"):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def api_server(home: Path, redis: str | None, workers: int = 1) -> Iterator[tuple[int, int]]:
+    """`recsys-meta serve`; answers its port and the process id of its parent."""
+    port = free_port()
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_META", "PROMETHEUS"))}
+    env = {**kept, "RECSYS_META_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    env |= {} if redis is None else {"RECSYS_META_REDIS_URL": redis}
+    command = [sys.executable, "-m", "pipelines", "serve", "--port", str(port), "--workers", str(workers)]
+    with _running(command, env, home / "server.log") as pid:
+        _wait(port, "/readyz")
+        yield port, pid
+
+
+@contextmanager
+def bare_server(folder: Path, workers: int = 1) -> Iterator[int]:
+    """The bare route under the same uvicorn settings; answers its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.bare:app", "--port", str(port), "--no-access-log"]
+    command += ["--workers", str(workers), "--log-level", "warning"]
+    with _running(command, dict(os.environ), folder / "bare.log"):
+        _wait(port, "/openapi.json")
+        yield port
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it started."""
+    found = [pid]
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += family(int(child))
+    return found
+
+
+def resident(pid: int) -> int:
+    """Bytes that a process and its children hold in memory."""
+    return sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") for p in family(pid))
+
+
+def _wait(port: int, path: str) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        if time.monotonic() > deadline:
+            raise SystemExit(f"no server answered on port {port}")
+        time.sleep(0.1)
+
+
+@contextmanager
+def _running(command: Sequence[str], env: dict[str, str], log: Path) -> Iterator[int]:
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
