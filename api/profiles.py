@@ -65,6 +65,12 @@ class Profile:
     stamp: str | None = None
     memo: dict[str, Known] = field(default_factory=dict, compare=False, repr=False)
 
+    def continues(self, old: Profile) -> bool:
+        """Whether this is the same entity later on: it was not erased, and nothing was taken from it."""
+        there = {e.event_id for e in self.events}
+        same = self.features == old.features and all(e.event_id in there for e in old.events)
+        return same and bool(self.events or self.features)
+
 
 def read_profile(session: Session, kind: str, entity: str) -> Profile:
     """The profile in the database; an entity never heard of has an empty one."""
@@ -126,12 +132,19 @@ class Profiles:
         _, copy = self._copies.pop(name, (0.0, Profile()))
         self._copied -= len(copy.events)
 
-    async def current(self, kind: str, entity: str, stamp: str | None) -> bool:
-        """Whether an entity is still as it was when it had this stamp; True where it cannot be told."""
-        if stamp is None or self._redis is None:
+    async def stands(self, kind: str, entity: str, profile: Profile | None) -> bool:
+        """Whether all that a profile holds is still stored, so that what was made of it may be kept.
+
+        Events that came since are no reason against: whoever reads a list page by page goes on in its old order.
+        True where there is no telling an entity that changed from one that did not.
+        """
+        if profile is None or profile.stamp is None or self._redis is None:
             return True
         raw = await self._redis.get(stamp_key(kind, entity))
-        return raw is not None and raw.decode() == stamp
+        if raw is not None and raw.decode() == profile.stamp:
+            return True
+        now = await self._read(kind, entity, None)
+        return now is not None and now.continues(profile)
 
     async def changed(self, names: Iterable[Name]) -> bool:
         """To be called after a commit that changed entities. False where Redis could not be told."""

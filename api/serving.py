@@ -226,7 +226,7 @@ class Ladder:
 
     async def _stands(self, subject: Subject) -> bool:
         entity = subject.entity
-        return entity is None or await self._profiles.current(subject.kind, entity, subject.stamp)
+        return entity is None or await self._profiles.stands(subject.kind, entity, subject.profile)
 
 
 def _whole(made: bytes, source: Source, began: float) -> Outcome:
