@@ -182,7 +182,7 @@ class StoredEvent(BaseModel):
 
 
 class AdaptationRow(BaseModel):
-    """One row of the table `adaptations`."""
+    """One row of the table `adaptations`: one adaptation, or `answers` that needed none, with their mean `ms`."""
 
     id: int
     model_version: str
@@ -196,6 +196,7 @@ class AdaptationRow(BaseModel):
     ms: float
     served_by: ServedBy
     created: datetime
+    answers: int
 
 
 class EntityDocument(BaseModel):

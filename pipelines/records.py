@@ -67,14 +67,14 @@ def list_adaptations(
 ) -> None:
     """Adaptations, newest first: support size, loss before and after, milliseconds, who served."""
     about = ("created", "model_version", "kind", "entity", "support_size", "steps")
-    columns = (*about, "loss_before", "loss_after", "gradient_norm", "ms", "served_by")
+    columns = (*about, "loss_before", "loss_after", "gradient_norm", "ms", "served_by", "answers")
     with Workspace().reading() as session:
         page = adapted.list_adaptations(session, kind=kind, entity=entity, limit=limit).items
         rows = [tuple(getattr(r, c) for c in columns) for r in page]
     if as_json:
         emit([dict(zip(columns, r, strict=True)) for r in rows])
     else:
-        short = ("created", "entity", "support_size", "loss_before", "loss_after", "ms", "served_by")
+        short = ("created", "entity", "support_size", "loss_before", "loss_after", "ms", "served_by", "answers")
         show("Adaptations", short, [tuple(r[columns.index(c)] for c in short) for r in rows])
 
 

@@ -199,6 +199,7 @@ class AdaptationRow(Form):
     ms: float
     served_by: ServedBy
     created: datetime
+    answers: int
 
 
 class EntityDocument(Form):

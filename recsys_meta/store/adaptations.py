@@ -1,7 +1,7 @@
 """What adapting did: a row for each adapted newcomer, written off the hot path."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, Protocol, TypeVar
 
@@ -32,7 +32,10 @@ Row = TypeVar("Row", bound=Made)
 
 @dataclass(frozen=True)
 class NewAdaptation:
-    """One adaptation; ``ms`` is milliseconds, losses are means over the support, None where there was none."""
+    """One adaptation; ``ms`` is milliseconds, losses are means over the support, None where there was none.
+
+    A row may stand for several ``answers`` that needed no adaptation; ``ms`` is their mean then.
+    """
 
     model_version: str
     kind: str
@@ -45,10 +48,11 @@ class NewAdaptation:
     ms: float
     served_by: ServedBy
     created: datetime
+    answers: int = 1
 
 
 def save(session: Session, rows: Sequence[NewAdaptation]) -> int:
-    """Write rows in bulk; answers how many.
+    """Write rows in bulk; answers how many. Those of answers that adapted nothing are put `together`.
 
     Rows wait in a queue before they come here. Those of an entity that was erased after they were made are left out,
     or the queue of any process would bring back what the erasure took away.
@@ -56,10 +60,32 @@ def save(session: Session, rows: Sequence[NewAdaptation]) -> int:
     if not rows:
         return 0
     hold_erasure_lock(session, alone=False)
-    kept = not_erased(session, rows)
+    kept = together(not_erased(session, rows))
     if kept:
         session.execute(insert(table_of(Adaptation)), [vars(row) for row in kept])
     return len(kept)
+
+
+def together(rows: Sequence[NewAdaptation]) -> list[NewAdaptation]:
+    """Every adaptation, and one row for the answers that needed none about the same newcomer, made when the first was.
+
+    A row each would cost more than an answer from a cache does, and tell nothing more.
+    """
+    kept: list[NewAdaptation] = []
+    alike: dict[tuple[object, ...], list[NewAdaptation]] = {}
+    for row in rows:
+        if row.served_by == "adapted":
+            kept.append(row)
+        else:
+            alike.setdefault((row.model_version, row.kind, row.entity, row.support_size, row.served_by), []).append(row)
+    return kept + [_merged(group) for group in alike.values()]
+
+
+def _merged(rows: Sequence[NewAdaptation]) -> NewAdaptation:
+    answers = sum(row.answers for row in rows)
+    ms = sum(row.ms * row.answers for row in rows) / answers
+    # An erasure takes what is older than itself, so the row is as old as its oldest answer.
+    return replace(rows[0], ms=ms, answers=answers, created=min(row.created for row in rows))
 
 
 def list_adaptations(

@@ -214,7 +214,8 @@ class Event(Base):
 
 
 class Adaptation(Base):
-    """One adaptation of an entity: losses on its support before and after, and how long it took in milliseconds."""
+    """One adaptation of an entity: losses on its support before and after, and how long it took in milliseconds; or
+    `answers` that needed none, about the same and at about the same time, with their mean `ms`."""
 
     __tablename__ = "adaptations"
     __table_args__ = (
@@ -235,6 +236,7 @@ class Adaptation(Base):
     ms: Mapped[float]
     served_by: Mapped[str] = mapped_column(Word(20))
     created: Mapped[datetime]
+    answers: Mapped[int] = mapped_column(server_default="1")
 
 
 class Erasure(Base):

@@ -48,6 +48,17 @@ def test_adaptation_daily(engine: Engine) -> None:
     assert all(isinstance(day[key], float) for key in means)
 
 
+def test_adaptation_daily_counts_every_answer_of_a_row(engine: Engine) -> None:
+    with session(engine) as s:
+        rows = [an_adaptation(served_by="cache", support_size=n, ms=float(n)) for n in (1, 1, 1, 4)]
+        assert adaptations.save(s, rows) == 2
+    with reading(engine) as s:
+        (day,) = views.adaptation_daily(s)
+        listed = adaptations.list_adaptations(s).items
+    assert (day["adaptations"], float(day["support_size"]), float(day["ms"])) == (4, 7 / 4, 7 / 4)
+    assert sorted((row.support_size, row.answers) for row in listed) == [(1, 3), (4, 1)]
+
+
 def test_hardest_tasks(engine: Engine) -> None:
     with session(engine) as s:
         a_run(s, "r")
