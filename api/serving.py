@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from api.company import MISFITS, Company, Solved
 from api.problems import Problem
 from api.profiles import Profiles
 from api.registry import Served
@@ -78,6 +79,7 @@ class Ladder:
         self._unsent: list[_Unsent] = []
         self._sending: list[_Unsent] = []
         self._sender: asyncio.Task[None] | None = None
+        self._company = Company()
         self._flights: dict[str, asyncio.Future[bool]] = {}  # whether the state was tried for
 
     @property
@@ -150,15 +152,14 @@ class Ladder:
         ms = 1000 * (time.perf_counter() - began)
         if found is None:
             return Outcome(served.recommender.fallback(known), None, "miss", ms)
-        made, scores = found
-        if made is not state and digest not in (None, known.digest):
-            raise gone()
-        if made is state and raw is not None:
-            if source == "redis":
+        if found.fresh is None:
+            if raw is not None and source == "redis":
                 self.memory.set(key, raw, PROCESS_S, subject.owner)
-            return Outcome(scores, made, source, ms)
-        self.keep(key, served.recommender.dump(made), subject, REDIS_S)
-        return Outcome(scores, made, "miss", ms)
+            return Outcome(found.scores, found.state, source, ms)
+        if digest not in (None, known.digest):
+            raise gone()
+        self.keep(key, found.fresh, subject, REDIS_S)
+        return Outcome(found.scores, found.state, "miss", ms)
 
     async def climb_all(self, served: Served, asked: Sequence[tuple[Known, Subject]], ask: Ask) -> list[Outcome]:
         """The same for several newcomers at once."""
@@ -186,10 +187,12 @@ class Ladder:
         for pool in (self._pool, self._long):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _work(self, served: Served, known: Known, state: State | None, ask: Ask) -> tuple[State, Tensor] | None:
+    async def _work(self, served: Served, known: Known, state: State | None, ask: Ask) -> Solved | None:
         """The state and its scores, in line or in a thread as the model's pace says; None: it failed."""
         try:
             if not served.pace.slow:
+                if ask is Recommender.answer and served.recommender.together:
+                    return await self._company.solve(served, known, state)
                 return _solve(served, known, state, ask)
             return await asyncio.get_running_loop().run_in_executor(self._pool, _solve, served, known, state, ask)
         except RecsysMetaError:
@@ -241,20 +244,20 @@ def gone() -> Problem:
     )
 
 
-def _solve(served: Served, known: Known, state: State | None, ask: Ask) -> tuple[State, Tensor] | None:
+def _solve(served: Served, known: Known, state: State | None, ask: Ask) -> Solved | None:
     """Adapt where there is no state, and ask. A cached state that does not fit is made anew; None: not finite."""
     began = time.thread_time()  # of other threads' work this one is not to blame
-    recommender = served.recommender
+    recommender, fresh = served.recommender, None
     scores = None if state is None else _try(recommender, state, ask)
     if state is None or scores is None:
-        state = recommender.adapt([known])
+        state, (fresh,) = recommender.settle([known])
         scores = ask(recommender, state)
     served.pace.note(1000 * (time.thread_time() - began))
-    return (state, scores) if bool(torch.isfinite(scores).all()) else None
+    return Solved(state, fresh, scores) if bool(torch.isfinite(scores).all()) else None
 
 
 def _try(recommender: Recommender, state: State, ask: Ask) -> Tensor | None:
     try:
         return ask(recommender, state)
-    except (RuntimeError, IndexError, KeyError):
+    except MISFITS:
         return None

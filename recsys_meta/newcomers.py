@@ -11,6 +11,7 @@ from functools import cached_property
 from recsys_meta.types import FIRST
 
 Words = Mapping[str, object]
+_encode = json.JSONEncoder(sort_keys=True, default=str).encode  # made once: that takes as long as encoding
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Known:
             content += [] if self.own is None else [self.own.names, self.own.features]
         else:
             content = [sorted(zip(self.items, self.labels, strict=True)), self.features]
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        return hashlib.sha256(_encode(content).encode()).hexdigest()[:32]
 
     def joined(self, told: Mapping[str, Words]) -> Known:
         """With what is told of items of its own catalogue; the same where nothing is."""
@@ -112,4 +113,4 @@ class Known:
 
 def canonical(words: Mapping[str, object]) -> str:
     """The same text for the same words."""
-    return json.dumps(words, sort_keys=True, default=str)
+    return _encode(words)

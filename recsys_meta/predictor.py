@@ -78,7 +78,8 @@ class Starter(Protocol):
         """What T newcomers with these features and numbers of rows start from; which rows does not matter."""
 
     def adapt_from(self, body: Params, start: State, support: Support) -> State:
-        """The same as `adapt` up to the last bits, from a start that was kept."""
+        """The same as `adapt` up to the last bits, from a start that was kept; bit for bit the same for a newcomer
+        whoever the others are."""
 
 
 class Learner(Predictor, Protocol):

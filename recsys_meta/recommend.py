@@ -10,7 +10,10 @@ import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +26,7 @@ from recsys_meta.nets import catalogue_features
 from recsys_meta.newcomers import Interaction, Known, Moment, Newcomer, Own, Words, canonical
 from recsys_meta.predictor import Chooser, Starter, Unsure
 from recsys_meta.reader import MAX_SUPPORT, Reader
-from recsys_meta.state import dump_state, load_state, settled
+from recsys_meta.state import dump_state, load_state, settle
 from recsys_meta.topk import Best, best, best_of_each
 from recsys_meta.types import FIRST, UNKNOWN, Rows, State, Support
 
@@ -35,6 +38,15 @@ __all__ = [
 
 MOST_STARTS = 4096
 """Starts of adaptations that are kept, by features and size of the support."""
+
+MANY_STARTS = 32
+"""From so many on new starts are worked out together: for whole tables of newcomers, with other last bits."""
+
+FEWEST = 4
+"""Newcomers that are ranked at once, at least; fewer are repeated. The library multiplies one row, or two, by another
+program than many, with other last bits, and an answer may not depend on who was asked for at the same time."""
+
+_TRIED = 16
 
 
 @dataclass(frozen=True)
@@ -48,8 +60,7 @@ class Diagnosis:
     gradient_norm: float
 
 
-@dataclass(frozen=True)
-class Scored:
+class Scored(NamedTuple):
     """An item of a list."""
 
     item: str
@@ -95,35 +106,46 @@ class Recommender:
         self.fields.check(context)
         self._encoder.check(self.fields.of_row(context), self.fields.of_item(context))
 
-    @torch.no_grad()
     def adapt(self, known: Sequence[Known]) -> State:
         """States of T newcomers, rounded as a cache would keep them: an answer never depends on what was cached."""
+        return self.settle(known)[0]
+
+    @torch.no_grad()
+    def settle(self, known: Sequence[Known]) -> tuple[State, list[bytes]]:
+        """The same, and each as small bytes for `load_state`."""
         support = self.support(known)
-        start = None if self._starter is None else self._start(self._starter, known, support)
-        if self._starter is None or start is None:
+        starts = None if self._starter is None else self._starts_of(self._starter, known, support)
+        if self._starter is None or starts is None:
             state = self.bundle.predictor.adapt(self.body, support)
         else:
-            state = self._starter.adapt_from(self.body, start, support)
-        return settled(state, self._coarse)
+            state = self._starter.adapt_from(self.body, starts, support)
+        return settle(state, self._coarse)
 
-    def _start(self, starter: Starter, known: Sequence[Known], support: Support) -> State | None:
+    def _starts_of(self, starter: Starter, known: Sequence[Known], support: Support) -> State | None:
         """Where such newcomers start: worked out for the first one of each kind. None for many who share nothing."""
         kinds = [(len(one.items), _digest(one.features)) for one in known]
         if len(known) == 1:
             return self._kept_start(starter, kinds[0], support)
         first = {kind: i for i, kind in reversed(list(enumerate(kinds)))}
-        if 2 * len(first) > len(known):
+        if len(first) < MANY_STARTS:
+            made = [self._kept_start(starter, kind, support, i) for kind, i in first.items()]
+            starts = {name: torch.cat([one[name] for one in made]) for name in made[0]}
+        elif 2 * len(first) > len(known):
             return None
-        starts = starter.start(self.body, self.support([known[i] for i in first.values()]))
+        else:
+            starts = starter.start(self.body, self.support([known[i] for i in first.values()]))
+        if len(first) == 1:
+            return {name: leaf.expand(len(known), *leaf.shape[1:]) for name, leaf in starts.items()}
         place = {kind: i for i, kind in enumerate(first)}
         return {name: leaf[[place[kind] for kind in kinds]] for name, leaf in starts.items()}
 
-    def _kept_start(self, starter: Starter, kind: tuple[int, bytes], support: Support) -> State:
+    def _kept_start(self, starter: Starter, kind: tuple[int, bytes], support: Support, of: int = 0) -> State:
+        """The start of a kind, worked out where it is new for one of T newcomers who is of it."""
         start = self._starts.get(kind)
         if start is None:
             if len(self._starts) >= MOST_STARTS:
                 self._starts.clear()
-            start = self._starts[kind] = starter.start(self.body, support)
+            start = self._starts[kind] = starter.start(self.body, support.of(torch.tensor([of])))
         return start
 
     def dump(self, state: State) -> bytes:
@@ -133,7 +155,32 @@ class Recommender:
     @torch.no_grad()
     def scores(self, state: State) -> Tensor:
         """Scores of the whole catalogue, [T, C]."""
-        return self.bundle.predictor.rank(self.body, state)
+        tasks = len(next(iter(state.values())))
+        if tasks >= FEWEST or not self.together:
+            return self.bundle.predictor.rank(self.body, state)
+        again = [i % tasks for i in range(FEWEST)]
+        enough = {name: leaf[again] for name, leaf in state.items()}
+        return self.bundle.predictor.rank(self.body, enough)[:tasks]
+
+    @cached_property
+    def together(self) -> bool:
+        """Whether newcomers get the same numbers in any company, so that many may be adapted and ranked at once. Tried
+        out: how a product is worked out is the business of the library, and of the machine."""
+        if self._starter is None:
+            return False
+        try:
+            return self._alike()
+        except Exception:  # whoever asks it to adapt will see
+            return False
+
+    @torch.no_grad()
+    def _alike(self) -> bool:
+        names = self._names[:_TRIED]
+        turned = [names[i:] + names[:i] for i in range(len(names))]
+        states = self.adapt([self.know(Newcomer(events=[Interaction(n) for n in some[:5]])) for some in turned])
+        rank, whole = self.bundle.predictor.rank, self.bundle.predictor.rank(self.body, states)
+        parts = [slice(i, i + FEWEST + i % 3) for i in range(len(names) - FEWEST)]
+        return all(torch.equal(rank(self.body, {k: v[p] for k, v in states.items()}), whole[p]) for p in parts)
 
     def answer(self, state: State, question: Question | None = None) -> Tensor:
         """Scores [C] of one newcomer's whole catalogue: for nothing in particular, or for a question."""
@@ -199,16 +246,18 @@ class Recommender:
 
         among [C] bool: where items may be; after: the score and the id of the item that the list goes on behind.
         """
-        allowed = scores.clone()
-        allowed[:FIRST] = -torch.inf
+        # In NumPy: for one newcomer its operations cost a third of torch's.
+        given = scores.numpy()
+        left = given.copy()
+        left[:FIRST] = -np.inf
         if among is not None:
-            allowed.masked_fill_(~among, -torch.inf)
+            left[~among.numpy()] = -np.inf
         if after is not None:
             score, last = after
-            before = (scores > score) | ((scores == score) & (torch.arange(len(scores)) <= last))
-            allowed.masked_fill_(before, -torch.inf)
+            left[(given > score) | ((given == score) & (np.arange(len(given)) <= last))] = -np.inf
         if exclude:
-            allowed.index_fill_(0, torch.tensor(list(exclude)), -torch.inf)
+            left[list(exclude)] = -np.inf
+        allowed = torch.from_numpy(left)
         if candidates is None:
             return self._listed(best(allowed, n), own)
         # Few of many: nothing else is looked at.
@@ -294,6 +343,8 @@ class Recommender:
 
 def _digest(features: Words) -> bytes:
     """The features in a form that tells nobody what they were: starts outlive the newcomers that they were made for."""
+    if not features:
+        return b""
     return hashlib.blake2b(canonical(features).encode(errors="surrogatepass"), digest_size=16).digest()
 
 

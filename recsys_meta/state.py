@@ -3,7 +3,7 @@
     magic  leaves  { name  type  dims  [scales]  values }*          all numbers little-endian
 
 Whole numbers are kept in as few bytes as they need. Leaves that a predictor calls *coarse* are kept in one byte a
-number with a scale for each row of the last axis; `settled` rounds a fresh state the same way, so that an answer does
+number with a scale for each row of the last axis; `settle` rounds a fresh state the same way, so that an answer does
 not depend on whether its state was cached. A scale has eight significant bits, so that rounding twice is rounding once.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from recsys_meta.types import State
 
 MAGIC = b"RS2"
-_COARSE = 255
+_LEVELLED = 255
 _LEVELS = 127
 _LONG = 255  # a dimension from here on takes four bytes more
 _TYPES: tuple[tuple[torch.dtype, str], ...] = (
@@ -33,6 +33,7 @@ _TYPES: tuple[tuple[torch.dtype, str], ...] = (
     (torch.int64, "<i8"),
     (torch.uint8, "<u1"),
 )
+_CODES = {dtype: i for i, (dtype, _) in enumerate(_TYPES)}
 _NARROW = ("<u1", "<u2", "<u4", "<i8")
 """How an int64 leaf may be kept: the first that holds all of its values."""
 _LIMITS = (2**8 - 1, 2**16 - 1, 2**32 - 1, 2**63 - 1)
@@ -40,28 +41,52 @@ _LIMITS = (2**8 - 1, 2**16 - 1, 2**32 - 1, 2**63 - 1)
 
 def dump_state(state: State, coarse: Collection[str] = ()) -> bytes:
     """A state as a small binary. Raises ValueError for a leaf of a type that is not kept."""
-    parts = [MAGIC, struct.pack("<B", len(state))]
+    return settle({name: leaf.detach()[None] for name, leaf in state.items()}, coarse, one=False)[1][0]
+
+
+def settle(state: State, coarse: Collection[str] = (), *, one: bool = True) -> tuple[State, list[bytes]]:
+    """States of T newcomers as a cache would give them back, and the binary of each: of a state with T = 1, or, unless
+    `one`, without a T. Raises ValueError as above."""
+    made = dict(state)
+    tasks = range(next(iter(state.values())).shape[0] if state else 0)
+    parts = [[MAGIC + bytes([len(state)])] for _ in tasks]
     for name, leaf in state.items():
-        parts += _dump(name, leaf.detach(), name in coarse)
-    return b"".join(parts)
+        # In NumPy: for one newcomer its operations cost a third of torch's.
+        values = leaf.numpy()
+        shape = (1, *values.shape[1:]) if one else values.shape[1:]
+        if name in coarse:
+            level, scale = _rounded(values)
+            made[name] = torch.from_numpy(level * scale)
+            head, halves, levels = _head(name, _LEVELLED, 0, shape), _halves(scale), level.astype(np.int8)
+            for t in tasks:
+                parts[t] += (head, halves[t].tobytes(), levels[t].tobytes())
+        else:
+            for own, found in zip(parts, _plain(name, leaf.dtype, values, shape), strict=True):
+                own.extend(found)
+    return made, [b"".join(own) for own in parts]
 
 
-def _dump(name: str, leaf: Tensor, coarse: bool) -> list[bytes]:
-    if coarse:
-        level, scale = _rounded(leaf.numpy())
-        kept = (scale.view(np.uint32) >> 16).astype("<u2")
-        return [_head(name, _COARSE, 0, tuple(leaf.shape)), kept.tobytes(), level.astype(np.int8).tobytes()]
-    code = next((i for i, (dtype, _) in enumerate(_TYPES) if dtype == leaf.dtype), None)
+def _plain(name: str, dtype: torch.dtype, values: np.ndarray, shape: tuple[int, ...]) -> list[tuple[bytes, bytes]]:
+    """Head and values of each newcomer; whole numbers as narrow as its own may be."""
+    code = _CODES.get(dtype)
     if code is None:
-        raise ValueError(f"leaf '{name}' is of type {leaf.dtype}, which is not kept")
-    values = leaf.contiguous().numpy()
-    form = _TYPES[code][1]
-    narrow = 0
-    if leaf.dtype == torch.int64:
-        least, most = (int(values.min()), int(values.max())) if values.size else (0, 0)
-        narrow = next(i for i, limit in enumerate(_LIMITS) if (least >= 0 and most <= limit) or i == 3)
-        form = _NARROW[narrow]
-    return [_head(name, code, narrow, tuple(leaf.shape)), values.astype(form).tobytes()]
+        raise ValueError(f"leaf '{name}' is of type {dtype}, which is not kept")
+    if dtype != torch.int64:
+        return [(_head(name, code, 0, shape), one.tobytes()) for one in values.astype(_TYPES[code][1])]
+    flat = values.reshape(len(values), -1)
+    ends = zip(flat.min(1, initial=0).tolist(), flat.max(1, initial=0).tolist(), strict=True)
+    narrow = [_narrow(*both) for both in ends]
+    forms = {i: values.astype(_NARROW[i]) for i in set(narrow)}
+    return [(_head(name, code, i, shape), forms[i][t].tobytes()) for t, i in enumerate(narrow)]
+
+
+def _narrow(least: int, most: int) -> int:
+    return next(i for i, limit in enumerate(_LIMITS) if (least >= 0 and most <= limit) or i == 3)
+
+
+def _halves(scale: np.ndarray) -> np.ndarray:
+    """The upper half of each scale's bits; the lower one is nought."""
+    return (scale.view(np.uint32) >> 16).astype("<u2")
 
 
 @lru_cache(maxsize=256)  # the same for every newcomer of a model with as many rows
@@ -77,24 +102,13 @@ def _rounded(leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # The greatest of a row stays at the last level whichever way its scale was rounded: half a level is more.
     scale = _bfloat16(most / np.float32(_LEVELS))
     level = np.rint(leaf / np.where(scale > 0, scale, np.float32(1)))
-    return np.clip(level, -_LEVELS, _LEVELS) + np.float32(0), scale  # no -0.0
+    return np.minimum(np.maximum(level, -_LEVELS), _LEVELS) + np.float32(0), scale  # no -0.0
 
 
 def _bfloat16(values: np.ndarray) -> np.ndarray:
     """float32 rounded to the nearest that has a bfloat16, ties to even."""
     bits = values.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-
-
-def settled(state: State, coarse: Collection[str]) -> State:
-    """The state as a cache would give it back."""
-    made = dict(state)
-    for name in coarse:
-        if name in made:
-            # In NumPy: for one newcomer its operations cost a third of torch's.
-            level, scale = _rounded(made[name].numpy())
-            made[name] = torch.from_numpy(level * scale)
-    return made
 
 
 def load_state(content: bytes, like: State | None = None) -> State | None:
@@ -127,7 +141,7 @@ def _load(content: bytes) -> State:
 
 
 def _read(content: bytes, at: int, code: int, narrow: int, shape: tuple[int, ...]) -> tuple[Tensor, int]:
-    if code == _COARSE:
+    if code == _LEVELLED:
         scale, at = _array(content, at, "<u2", (*shape[:-1], 1))
         level, at = _array(content, at, "<i1", shape)
         return torch.from_numpy(level * (scale.astype(np.uint32) << 16).view(np.float32)), at

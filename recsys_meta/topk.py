@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +24,10 @@ def best(scores: Tensor, n: int) -> Best:
     n = min(n, len(scores))
     if len(scores) >= MANY and n <= len(scores) // BLOCK:
         return _sorted(scores, _of_blocks(scores, n), n) if n else []
-    values, places = torch.topk(scores, min(n + 1, len(scores)))
-    return _decided(scores, values.tolist(), places.tolist(), n)
+    # One more than is asked for shows whether others tie with the last.
+    values = scores.numpy()
+    places = np.argpartition(values, -n - 1)[-n - 1 :] if n < len(values) else np.arange(len(values))
+    return _decided(scores, values[places].tolist(), places.tolist(), n)
 
 
 def best_of_each(scores: Tensor, n: int) -> list[Best]:
@@ -36,10 +39,10 @@ def best_of_each(scores: Tensor, n: int) -> list[Best]:
 
 def _decided(scores: Tensor, values: Sequence[float], places: Sequence[int], n: int) -> Best:
     """The n best, given some more of the highest values."""
-    if len(values) > n > 0 and values[n - 1] == values[n] > -math.inf:
-        # Others may tie with the last one too, and places decide between them.
-        return _sorted(scores, (scores >= values[n]).nonzero()[:, 0], n)
     found = sorted(zip(values, places, strict=True), key=lambda one: (-one[0], one[1]))
+    if len(found) > n > 0 and found[n - 1][0] == found[n][0] > -math.inf:
+        # Others may tie with the last one too, and places decide between them.
+        return _sorted(scores, (scores >= found[n][0]).nonzero()[:, 0], n)
     return [one for one in found[:n] if one[0] > -math.inf]
 
 

@@ -2,14 +2,11 @@
 
 `RedisCache` serves an event loop, `SyncRedisCache` the command line; both speak to the same keys. One command keeps a
 value and one command erases an owner, whose names `cache` knows; neither needs a script or an index.
-
-Reading and writing have a breaker each: a replica that refuses to be written, or a server that is full, still answers.
 """
 
 import asyncio
-import logging
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar, cast
 
 import redis
 import redis.asyncio
@@ -23,93 +20,84 @@ from recsys_meta.errors import StoreError
 from recsys_meta.store.breaker import Breaker
 from recsys_meta.store.cache import name_of, owned_names, seal, unseal
 from recsys_meta.store.engine import Unavailable
+from recsys_meta.store.redis_node import FAILURES, Node, note
 
 LONGEST_TTL = 30 * 24 * 3600.0  # seconds
-MOST_KEYS = 256  # keys in one MGET
 PREFIX = "rm"
 CLUSTER = "+cluster"  # what a scheme ends with where the server is a node of a Redis Cluster: redis+cluster://
-# The last three: an answer of another form than was asked for, by who is no Redis.
-_FAILURES = (redis.RedisError, RedisClusterException, OSError, TimeoutError, ValueError, TypeError, AttributeError)
+_PROBES = [str(n) for n in range(256)]  # names that lie on all nodes of a cluster that is not large
 
-log = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 
 class RedisCache:
     """An `AsyncCache` on Redis; one for each event loop. ``timeout`` is in seconds, for each exchange.
 
-    Concurrent GETs travel together: while one MGET is under way, the keys asked for meanwhile gather for the next.
     Raises StoreError for a url that cannot be read.
     """
 
     def __init__(self, url: str, *, prefix: str = PREFIX, timeout: float = 0.2, breaker: Breaker | None = None) -> None:
         retry = AsyncRetry(NoBackoff(), 0)
         self._client: Any = _open(redis.asyncio.Redis, redis.asyncio.cluster.RedisCluster, url, timeout, retry)
-        # Of a cluster each node is asked for its own: keys of several entities lie on several.
-        self._mget = "mget_nonatomic" if hasattr(self._client, "mget_nonatomic") else "mget"
+        self._clustered = isinstance(self._client, redis.asyncio.cluster.RedisCluster)
         self._prefix, self._breaker = prefix, breaker or Breaker()
-        self._writing = self._breaker.twin()
-        self._waiting: list[tuple[str, asyncio.Future[bytes | None]]] = []
-        self._reader: asyncio.Task[None] | None = None
+        self._nodes: dict[str, Node] = {}
 
     @property
     def degraded(self) -> bool:
-        """Whether Redis could not be read or written when last asked."""
-        return self._breaker.degraded or self._writing.degraded
+        """Whether Redis, or a node of the cluster, could not be read or written when last asked."""
+        return any(node.degraded for node in self._nodes.values())
+
+    def away(self, key: str) -> bool:
+        """The same of the one node on which a key lies."""
+        return self._node(key).degraded
 
     async def get(self, key: str, owner: str | None = None) -> bytes | None:
         """The value, None for a miss, an outage or damage. Never raises."""
-        return await self._ask(key) if self._breaker.allows() else None
+        return await self._node(key).get(key)
 
     async def get_both(self, key: str, other: str | None) -> tuple[bytes | None, bytes | None]:
-        """The same for two keys in one exchange; the other may be none."""
-        if not self._breaker.allows():
-            return None, None
-        first, second = self._ask(key), None if other is None else self._ask(other)
+        """The same for two keys, asked for at once; the other may be none."""
+        first, second = self._node(key).get(key), None if other is None else self._node(other).get(other)
         return await first, None if second is None else await second
 
     async def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
         """Keep a value for ``ttl`` seconds, at most 30 days. Never raises."""
-        if ttl <= 0 or not self._writing.allows():
+        writing = self._node(key).writing
+        if ttl <= 0 or not writing.allows():
             return
         try:
             await self._client.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl))
-            self._writing.succeeded()
-        except _FAILURES as error:
-            _note(self._writing, error)
+            writing.succeeded()
+        except FAILURES as error:
+            note(writing, error)
 
     async def claim(self, key: str, value: bytes, ttl: float) -> bytes | None:
         """Keep a value unless there is one; answers the one that is there then, None in an outage. Never raises."""
-        if ttl <= 0 or not self._writing.allows():
+        writing = self._node(key).writing
+        if ttl <= 0 or not writing.allows():
             return None
         try:
             made = await self._client.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl), nx=True)
-            self._writing.succeeded()
-        except _FAILURES as error:
-            _note(self._writing, error)
+            writing.succeeded()
+        except FAILURES as error:
+            note(writing, error)
             return None
         if made:
             return value
         there = await self.get(key)
         if there is None:  # gone again, or nothing that was ever ours
             await self.set(key, value, ttl)
-            return None if self.degraded else value
+            return None if self.away(key) else value
         return there
 
     async def set_all(self, values: Sequence[tuple[str, bytes, float]]) -> None:
-        """Keep (key, value, ttl)s, in one exchange. Never raises."""
-        if not values or not self._writing.allows():
-            return
-        pipe = self._client.pipeline(transaction=False)
-        for key, value, ttl in values:
-            pipe.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl))
-        try:
-            await pipe.execute()
-            self._writing.succeeded()
-        except _FAILURES as error:
-            _note(self._writing, error)
+        """Keep (key, value, ttl)s, in one exchange with each node. Never raises."""
+        parts = self._parted(values, lambda value: value[0])
+        await asyncio.gather(*(self._set_part(node, part) for node, part in parts.items()))
 
     async def delete(self, keys: Iterable[str]) -> int:
-        """Forget keys; answers how many there were. Raises Unavailable."""
+        """Forget keys; answers how many there were. Raises Unavailable, once all nodes were asked."""
         return await self._delete([name_of(key) for key in keys])
 
     async def delete_owned(self, owner: str) -> int:
@@ -117,55 +105,80 @@ class RedisCache:
         return await self._delete(owned_names(owner))
 
     async def ping(self) -> None:
-        """Ask Redis for an answer, and to be written where it last refused. Raises Unavailable where it does not."""
-        try:
-            await self._client.ping()
-            self._breaker.succeeded()
-        except _FAILURES as error:
-            raise _unavailable(self._breaker, error) from None
-        if self._writing.degraded:
-            try:
-                await self._client.set(self._prefix, b"", px=1)
-                self._writing.succeeded()
-            except _FAILURES as error:
-                raise _unavailable(self._writing, error) from None
+        """Ask each node for an answer, and to be written where it last refused. Raises Unavailable where one does not.
+
+        From here on a node that left the cluster is none of ours.
+        """
+        probes = {self._where(name): name for name in _PROBES}
+        self._nodes = {where: node for where, node in self._nodes.items() if where in probes}
+        await _all(self._ping(name) for name in probes.values())
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
+    async def _fetch(self, names: list[str]) -> list[bytes | None]:
+        # Of a cluster's node each slot is asked for its own: even of one node no command may cross them.
+        mget = self._client.mget_nonatomic if self._clustered else self._client.mget
+        return list(await mget([self._prefix + name for name in names]))
+
+    async def _set_part(self, node: Node, values: Sequence[tuple[str, bytes, float]]) -> None:
+        if not node.writing.allows():
+            return
+        pipe = self._client.pipeline(transaction=False)
+        for key, value, ttl in values:
+            pipe.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl))
+        try:
+            await pipe.execute()
+            node.writing.succeeded()
+        except FAILURES as error:
+            note(node.writing, error)
+
     async def _delete(self, names: list[str]) -> int:
-        try:
-            return int(await self._client.delete(*(self._prefix + name for name in names))) if names else 0
-        except _FAILURES as error:
-            raise _unavailable(self._writing, error) from None
+        parts = self._parted(names, str)
+        return sum(await _all(self._delete_part(node, part) for node, part in parts.items()))
 
-    def _ask(self, key: str) -> "asyncio.Future[bytes | None]":
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bytes | None] = loop.create_future()
-        self._waiting.append((key, answer))
-        if self._reader is None:
-            # The task starts after the callbacks that are ready now, so their GETs are in its first batch.
-            self._reader = loop.create_task(self._read())
-        return answer
-
-    async def _read(self) -> None:
-        """Answer those who wait, one MGET after another, until nobody does."""
-        batch: list[tuple[str, asyncio.Future[bytes | None]]] = []
+    async def _delete_part(self, node: Node, names: list[str]) -> int:
         try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:MOST_KEYS], self._waiting[MOST_KEYS:]
-                values = await getattr(self._client, self._mget)([self._prefix + name_of(key) for key, _ in batch])
-                for (key, answer), raw in zip(batch, values, strict=True):
-                    _answer(answer, None if raw is None else unseal(key, raw))
-                self._breaker.succeeded()
-        except _FAILURES as error:
-            _note(self._breaker, error)
-        finally:
-            # After a failure nobody may be left waiting, nor wait for a time-out of their own.
-            for _, answer in [*batch, *self._waiting]:
-                _answer(answer, None)
-            self._waiting, self._reader = [], None
+            return int(await self._client.delete(*(self._prefix + name for name in names)))
+        except FAILURES as error:
+            raise _unavailable(node.writing, error) from None
+
+    async def _ping(self, name: str) -> None:
+        # A name is read: of a cluster that is down each node still answers a PING.
+        node = self._node(name)
+        asked = node.reading
+        try:
+            await self._client.get(self._prefix + name)
+            node.reading.succeeded()
+            if node.writing.degraded:
+                asked = node.writing
+                await self._client.set(self._prefix + name, b"", px=1)
+                node.writing.succeeded()
+        except FAILURES as error:
+            raise _unavailable(asked, error) from None
+
+    def _parted(self, items: Iterable[Item], key: Callable[[Item], str]) -> dict[Node, list[Item]]:
+        """Items by the nodes that they lie on."""
+        parts: dict[Node, list[Item]] = {}
+        for item in items:
+            parts.setdefault(self._node(key(item)), []).append(item)
+        return parts
+
+    def _node(self, key: str) -> Node:
+        where = self._where(name_of(key))
+        if where not in self._nodes:
+            self._nodes[where] = Node(self._breaker, self._fetch)
+        return self._nodes[where]
+
+    def _where(self, name: str) -> str:
+        """Which node a name lies on. Redis by itself is one, and so is a cluster that was never reached."""
+        if not self._clustered:
+            return ""
+        try:
+            return str(self._client.get_node_from_key(self._prefix + name).name)
+        except RedisClusterException:
+            return ""
 
 
 class SyncRedisCache:
@@ -188,8 +201,8 @@ class SyncRedisCache:
         try:
             raw = self._client.mget([self._prefix + name_of(key)])[0]
             value = None if raw is None else unseal(key, raw)
-        except _FAILURES as error:
-            _note(self._breaker, error)
+        except FAILURES as error:
+            note(self._breaker, error)
             return None
         self._breaker.succeeded()
         return value
@@ -201,8 +214,8 @@ class SyncRedisCache:
         try:
             self._client.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl))
             self._writing.succeeded()
-        except _FAILURES as error:
-            _note(self._writing, error)
+        except FAILURES as error:
+            note(self._writing, error)
 
     def delete(self, keys: Iterable[str]) -> int:
         """Forget keys; answers how many there were. Raises Unavailable."""
@@ -217,13 +230,13 @@ class SyncRedisCache:
         try:
             self._client.ping()
             self._breaker.succeeded()
-        except _FAILURES as error:
+        except FAILURES as error:
             raise _unavailable(self._breaker, error) from None
         if self._writing.degraded:
             try:
                 self._client.set(self._prefix, b"", px=1)
                 self._writing.succeeded()
-            except _FAILURES as error:
+            except FAILURES as error:
                 raise _unavailable(self._writing, error) from None
 
     def close(self) -> None:
@@ -233,7 +246,7 @@ class SyncRedisCache:
     def _delete(self, names: list[str]) -> int:
         try:
             return int(self._client.delete(*(self._prefix + name for name in names))) if names else 0
-        except _FAILURES as error:
+        except FAILURES as error:
             raise _unavailable(self._writing, error) from None
 
 
@@ -252,17 +265,15 @@ def _ms(ttl: float) -> int:
     return max(1, round(min(ttl, LONGEST_TTL) * 1000))
 
 
-def _answer(waiting: "asyncio.Future[bytes | None]", value: bytes | None) -> None:
-    if not waiting.done():  # its caller may have gone away
-        waiting.set_result(value)
-
-
-def _note(breaker: Breaker, error: BaseException) -> None:
-    if not breaker.degraded:
-        log.warning("Redis is away, going on without it: %s", type(error).__name__)
-    breaker.failed()
-
-
 def _unavailable(breaker: Breaker, error: BaseException) -> Unavailable:
-    _note(breaker, error)
+    note(breaker, error)
     return Unavailable(f"Redis cannot be reached: {type(error).__name__}")
+
+
+async def _all(work: Iterable[Awaitable[Item]]) -> list[Item]:
+    """The results, once everything has ended. Raises the first of the errors."""
+    ended = await asyncio.gather(*work, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, BaseException):
+            raise one
+    return cast("list[Item]", ended)
