@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from datetime import UTC, datetime
+from select import PIPE_BUF
 from typing import Any, BinaryIO
 
 import orjson
@@ -18,7 +21,10 @@ _GATHER_S = 0.1
 
 class Lines:
     """Where lines go: to a file, those that came within a tenth of a second together, since a call of the system for
-    each request costs as much as the rest of its line. What tells of trouble is written at once."""
+    each request costs as much as the rest of its line. What tells of trouble is written at once.
+
+    Safe for threads. A stream that cannot be written costs its lines, and nobody an answer.
+    """
 
     def __init__(self, out: BinaryIO) -> None:
         self._out, self._lines, self._lock = out, list[bytes](), threading.Lock()
@@ -50,9 +56,23 @@ class Lines:
         """Write what waits."""
         with self._lock:
             self._awaited, lines, self._lines = False, self._lines, []
-            if lines:
-                self._out.write(b"\n".join(lines) + b"\n")
-                self._out.flush()
+            with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+                for part in _parts(lines):
+                    self._out.write(part)
+                    self._out.flush()
+
+
+def _parts(lines: list[bytes]) -> Iterator[bytes]:
+    """Lines together, as many as a pipe takes whole: of more, other processes' lines may come between the halves."""
+    part, size = list[bytes](), 0
+    for line in lines:
+        if part and size + len(line) >= PIPE_BUF:
+            yield b"".join(part)
+            part, size = [], 0
+        part += (line, b"\n")
+        size += len(line) + 1
+    if part:
+        yield b"".join(part)
 
 
 def open_log() -> tuple[Any, Lines]:
@@ -71,4 +91,7 @@ def _line(logger: Any, level: str, event: MutableMapping[str, Any]) -> bytes:
     event["level"], event["timestamp"] = level, datetime.now(UTC)
     if "exc_info" in event:
         event = structlog.processors.format_exc_info(logger, level, event)
-    return orjson.dumps(event, default=str, option=orjson.OPT_UTC_Z)
+    try:
+        return orjson.dumps(event, default=str, option=orjson.OPT_UTC_Z)
+    except orjson.JSONEncodeError:  # half a surrogate pair in the message of an exception, say
+        return json.dumps(event, default=str).encode()

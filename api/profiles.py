@@ -166,7 +166,7 @@ class Profiles:
         raw = await self._redis.get(key)
         if raw is not None:
             return raw.decode()
-        if self._redis.degraded:
+        if self._redis.away(key):
             return None
         # Those who come before it is set take the same one: their reading begins after it, too.
         return await _shared(self._stamping, (kind, entity), lambda: self._set_stamp(key))

@@ -4,26 +4,42 @@ A conftest.py imports the fixtures it wants. Where no server answers the tests s
 RECSYS_META_REQUIRE_SERVICES=1 makes that a failure.
 """
 
+import contextlib
+import itertools
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
 import pytest
 import redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
+from redis.crc import key_slot
 from sqlalchemy.engine import URL, make_url
 
 from recsys_meta.store import migrate
 
 POSTGRES = os.environ.get("RECSYS_META_TEST_DATABASE_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 REDIS = os.environ.get("RECSYS_META_TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+PORTS = itertools.count(secrets.randbelow(2_000))  # two sessions on one machine begin at different ones
+PATIENCE_S = 60  # how long to wait for a server that starts or answers late because the machine is busy, seconds
+
+PATIENT = """
+from api import database, house
+house.REDIS_S = database.READ_S = 10.0
+from pipelines.__main__ import main
+main()
+"""  # `recsys-meta serve` in one process that waits long for Redis and the database, where being late is no outage
 
 
 def missing(what: str, error: Exception) -> None:
@@ -34,14 +50,32 @@ def missing(what: str, error: Exception) -> None:
     pytest.skip(reason)
 
 
+def need_redis() -> None:
+    """Skip or fail a test that starts its own Redis where there is none to start."""
+    if shutil.which("redis-server") is None:
+        missing("redis-server", FileNotFoundError("it is not installed"))
+
+
+def wait(until: Callable[[], object], seconds: float = PATIENCE_S) -> None:
+    """Wait until something holds; fail when it does not."""
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
 def text_of(url: URL) -> str:
     return url.render_as_string(hide_password=False)
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that no other test of this session gets, also where several processes test side by side. It lies below
+    those that Linux gives to callers: who calls a server that is down could come to hold its port."""
+    while True:
+        port = 15_000 + 2_000 * WORKER + next(PORTS) % 2_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture(scope="session")
@@ -50,14 +84,14 @@ def postgres_server() -> Iterator[str]:
     admin = make_url(POSTGRES).set(drivername="postgresql")
     name = f"recsys_meta_test_{uuid.uuid4().hex[:12]}"
     try:
-        with psycopg.connect(text_of(admin), autocommit=True, connect_timeout=3) as connection:
+        with psycopg.connect(text_of(admin), autocommit=True, connect_timeout=PATIENCE_S) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
     except psycopg.OperationalError as error:
         missing("PostgreSQL", error)
     try:
         yield text_of(admin.set(database=name))
     finally:
-        with psycopg.connect(text_of(admin), autocommit=True, connect_timeout=3) as connection:
+        with psycopg.connect(text_of(admin), autocommit=True, connect_timeout=PATIENCE_S) as connection:
             connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
@@ -93,7 +127,7 @@ def database_url(empty_url: str) -> str:
 def redis_server() -> str:
     """The url of the Redis that tests may use."""
     try:
-        client = redis.Redis.from_url(REDIS, socket_connect_timeout=2, socket_timeout=2)
+        client = redis.Redis.from_url(REDIS, socket_connect_timeout=PATIENCE_S, socket_timeout=PATIENCE_S)
         client.ping()
         client.close()
     except (redis.RedisError, OSError) as error:
@@ -124,9 +158,10 @@ class OwnRedis:
         """Where it runs already nothing happens."""
         if self._process is not None:
             return
+        self._folder.mkdir(exist_ok=True)
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
         self._process = subprocess.Popen(["redis-server", *options, *self.options], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 with redis.Redis(port=self.port) as client:
@@ -143,50 +178,94 @@ class OwnRedis:
             self._process.wait()
             self._process = None
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None
+
+    def ask(self, command: str, *given: Any) -> Any:
+        """Its answer to a command."""
+        with redis.Redis(port=self.port) as client:
+            return client.execute_command(command, *given)
+
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
     """A running redis-server of the test's own."""
-    if shutil.which("redis-server") is None:
-        missing("redis-server", FileNotFoundError("it is not installed"))
+    need_redis()
     server = OwnRedis(tmp_path)
     server.start()
     yield server
     server.stop()
 
 
-class OwnCluster(OwnRedis):
-    """A Redis Cluster of one node, which has all slots."""
+class OwnCluster:
+    """A Redis Cluster of masters that share the slots, each of which a test may stop and start again.
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
-        self.options += ["--cluster-config-file", f"nodes-{self.port}.conf"]
+    Where it is not `whole` the nodes that are left answer for their own slots after one was lost; else none does.
+    """
+
+    def __init__(self, folder: Path, nodes: int = 1, *, whole: bool = True) -> None:
+        self.nodes = [OwnRedis(folder / f"node {n}") for n in range(nodes)]
+        self._buses = [free_port() for _ in self.nodes]
+        self._slots = [range(n * SLOTS // nodes, (n + 1) * SLOTS // nodes) for n in range(nodes)]
+        for node, bus in zip(self.nodes, self._buses, strict=True):
+            node.options = ["--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "1000"]
+            node.options += ["--cluster-require-full-coverage", "yes" if whole else "no"]
+        self.port = self.nodes[0].port
         self.url = f"redis+cluster://127.0.0.1:{self.port}"
 
     @classmethod
     @contextmanager
-    def running(cls, folder: Path) -> Iterator["OwnCluster"]:
-        if shutil.which("redis-server") is None:
-            missing("redis-server", FileNotFoundError("it is not installed"))
-        made = cls(folder)
-        made.start()
+    def running(cls, folder: Path, nodes: int = 1, *, whole: bool = True) -> Iterator["OwnCluster"]:
+        need_redis()
+        made = cls(folder, nodes, whole=whole)
         try:
+            made.start()
             yield made
         finally:
             made.stop()
 
     def start(self) -> None:
-        super().start()
-        with redis.Redis(port=self.port) as client:
-            if "cluster_slots_assigned:16384" not in self._info(client):
-                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            deadline = time.monotonic() + 10
-            while "cluster_state:ok" not in self._info(client):
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+        """Start what does not run, and wait until every node finds the cluster whole. A node knows its slots from
+        before; at first it is told."""
+        for node, slots in zip(self.nodes, self._slots, strict=True):
+            node.start()
+            if self._told(node)["cluster_slots_assigned"] == "0":
+                node.ask("CLUSTER ADDSLOTSRANGE", slots[0], slots[-1])
+                if node is not self.nodes[0]:
+                    node.ask("CLUSTER MEET", "127.0.0.1", self.port, self._buses[0])
+        for node in self.nodes:
+            self._wait(node, cluster_state="ok", cluster_slots_ok=str(SLOTS), cluster_known_nodes=str(len(self.nodes)))
+
+    def stop(self) -> None:
+        """All nodes."""
+        for node in self.nodes:
+            node.stop()
+
+    def lose(self, lost: OwnRedis) -> None:
+        """Stop a node, and wait until the others have given it up."""
+        lost.stop()
+        slots = self._slots[self.nodes.index(lost)]
+        for node in self.nodes:
+            if node is not lost:
+                self._wait(node, cluster_slots_fail=str(len(slots)))
+
+    def node_of(self, name: str) -> OwnRedis:
+        """On which node a name lies."""
+        slot = key_slot(name.encode())
+        return next(node for node, slots in zip(self.nodes, self._slots, strict=True) if slot in slots)
+
+    def names(self) -> list[set[str]]:
+        """The names on each node, none on one that does not run."""
+        return [{name.decode() for name in node.ask("KEYS", "*")} if node.runs else set() for node in self.nodes]
 
     @staticmethod
-    def _info(client: "redis.Redis") -> str:
-        found = client.execute_command("CLUSTER INFO")
-        return found.decode() if isinstance(found, bytes) else " ".join(f"{k}:{v}" for k, v in found.items())
+    def _told(node: OwnRedis) -> dict[str, str]:
+        """What a node thinks of the cluster."""
+        return dict(node.ask("CLUSTER INFO"))
+
+    def _wait(self, node: OwnRedis, **expected: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not expected.items() <= (told := self._told(node)).items():
+            assert time.monotonic() < deadline, told
+            time.sleep(0.02)

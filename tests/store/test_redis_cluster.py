@@ -1,89 +1,208 @@
-"""The cache on a Redis Cluster: one real node that has all slots, and refuses what crosses them all the same."""
+"""The cache on real Redis Clusters: of one node that has all slots, and of three that share them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from recsys_meta.store.breaker import Breaker
-from recsys_meta.store.cache import owner_key, state_key
+from recsys_meta.store.cache import LISTS, SLOTS, list_key, owned_names, owner_key, state_key
 from recsys_meta.store.engine import Unavailable
-from recsys_meta.store.redis_cache import RedisCache, SyncRedisCache
+from recsys_meta.store.redis_cache import PREFIX, RedisCache, SyncRedisCache
 from tests.services import OwnCluster
 
 MANY = 40
+OWNERS = [owner_key("user", f"u{n}") for n in range(MANY)]
+STATES = [state_key("v", "user", f"u{n}", "digest") for n in range(MANY)]
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[OwnCluster]:
-    with OwnCluster.running(tmp_path) as made:
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnCluster]:
+    """Three nodes of which all refuse where one is lost, as Redis has it by itself."""
+    with OwnCluster.running(tmp_path_factory.mktemp("three"), 3) as made:
         yield made
 
 
-def test_the_node_refuses_what_crosses_slots(cluster: OwnCluster) -> None:
-    with redis.Redis(port=cluster.port) as client, pytest.raises(redis.ResponseError, match=r"CROSSSLOT|same slot"):
-        client.mget(["a", "b"])
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnCluster]:
+    """Three nodes that go on where one is lost."""
+    with OwnCluster.running(tmp_path_factory.mktemp("alone"), 3, whole=False) as made:
+        yield made
 
 
-def test_both_clients_work_on_a_cluster(cluster: OwnCluster) -> None:
-    here = SyncRedisCache(cluster.url)
-    owners = [owner_key("user", f"u{n}") for n in range(MANY)]
-    states = [state_key("v", "user", f"u{n}", "digest") for n in range(MANY)]
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 120))
+
+
+def patient(cluster: OwnCluster, failures: int = 1) -> RedisCache:
+    """A cache to which a slow machine is no outage, and that soon tries again after one."""
+    return RedisCache(cluster.url, timeout=10.0, breaker=Breaker(failures, pause=0.05, longest=0.1))
+
+
+def on(cluster: OwnCluster, keys: list[str]) -> list[list[str]]:
+    """The keys by the node that they lie on."""
+    return [[key for key in keys if cluster.node_of(PREFIX + key) is node] for node in cluster.nodes]
+
+
+def test_a_node_refuses_what_crosses_slots(three: OwnCluster) -> None:
+    with pytest.raises(redis.ResponseError, match=r"CROSSSLOT|same slot"):
+        three.nodes[0].ask("MGET", "a", "b")
+    with pytest.raises(redis.exceptions.MovedError):
+        three.nodes[2].ask("GET", on(three, OWNERS)[0][0])
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_both_clients_work_on_a_cluster(nodes: int, three: OwnCluster, tmp_path: Path) -> None:
+    if nodes == 3:
+        both_work(three)
+        return
+    with OwnCluster.running(tmp_path) as one:
+        both_work(one)
+
+
+def both_work(cluster: OwnCluster) -> None:
+    here = SyncRedisCache(cluster.url, timeout=10.0)
 
     async def work() -> None:
-        there = RedisCache(cluster.url, timeout=2.0)
+        there = patient(cluster)
         await there.ping()
-        await asyncio.gather(*(there.set(key, b"17", 100) for key in owners))
-        for key in states:
+        # Claimed, sent and asked for at once, whatever slots and nodes they lie on.
+        assert set(await asyncio.gather(*(there.claim(key, b"17", 100) for key in OWNERS))) == {b"17"}
+        assert set(await asyncio.gather(*(there.claim(key, b"18", 100) for key in OWNERS))) == {b"17"}
+        await there.set_all([(key, key.encode(), 100) for key in STATES[::2]])
+        for key in STATES[1::2]:
             here.set(key, key.encode(), 100)
-        # Asked for at once they travel together, whatever slots they lie on.
-        found = await asyncio.gather(*(there.get(key) for key in (*states, *owners, "nothing#")))
-        assert found == [*(key.encode() for key in states), *[b"17"] * MANY, None]
-        assert here.get(states[0]) == states[0].encode()
+        found = await asyncio.gather(*(there.get(key) for key in (*STATES, *OWNERS, "nothing#")))
+        assert found == [*(key.encode() for key in STATES), *[b"17"] * MANY, None]
+        for key, other in zip(STATES, [*STATES[1:], "nothing#"], strict=True):
+            assert await there.get_both(key, other) == (key.encode(), None if other == "nothing#" else other.encode())
+        assert [here.get(key) for key in STATES] == [key.encode() for key in STATES]
+        assert [len(names) for names in cluster.names()] == [2 * len(keys) for keys in on(cluster, OWNERS)]
         # As after a batch of events of many entities.
-        assert await there.delete(owners) == MANY
-        assert await there.delete_owned(owners[0]) == 1
-        assert here.delete_owned(owners[1]) == 1
-        assert here.delete(states[2:4]) == 2
+        assert await there.delete(OWNERS) == MANY
+        assert await there.delete_owned(OWNERS[0]) == 1
+        assert here.delete_owned(OWNERS[1]) == 1
+        assert here.delete(STATES[2:4]) == 2
+        assert await there.delete(STATES) == MANY - 4
+        assert not any(cluster.names())
         assert not there.degraded
         assert not here.degraded
         await there.close()
 
-    asyncio.run(asyncio.wait_for(work(), 30))
+    run(work())
     here.close()
 
 
-def test_a_cluster_that_goes_is_noticed_and_comes_back(cluster: OwnCluster) -> None:
+def test_all_of_an_entity_lies_on_one_node_and_goes_from_there(three: OwnCluster) -> None:
     async def work() -> None:
-        cache = RedisCache(cluster.url, breaker=Breaker(failures=1, pause=0.05, longest=0.1))
-        here = SyncRedisCache(cluster.url, breaker=Breaker(failures=1, pause=0.05, longest=0.1))
-        await cache.set("k#", b"v", 100)
-        assert here.get("k#") == b"v"
-        cluster.stop()
-        assert await cache.get("k#") is None
-        assert cache.degraded
-        assert here.get("k#") is None
-        assert here.degraded
-        for ask in (cache.ping, lambda: cache.delete_owned(owner_key("user", "u"))):
+        cache = patient(three)
+        keys = {f"u{n}": [OWNERS[n]] for n in range(12)}
+        for name, kept in keys.items():
+            kept += [state_key("v", "user", name, str(n)) for n in range(300)]
+            kept += [list_key("m", "v", "user", name, "17", str(n).encode()) for n in range(100)]
+            await cache.set_all([(key, b"17", 100) for key in kept])
+        for name in keys:
+            mine = {PREFIX + one for one in owned_names(owner_key("user", name))}
+            assert sorted(len(mine & names) for names in three.names()) == [0, 0, 1 + len(SLOTS) + len(LISTS)]
+            assert await cache.delete_owned(owner_key("user", name)) == len(mine)
+            assert not any(mine & names for names in three.names())
+        assert not any(three.names())
+        await cache.close()
+
+    assert all(on(three, OWNERS[:12])), "they lie on all nodes"
+    run(work())
+
+
+async def until_well(cache: RedisCache) -> None:
+    """As a server does that asks now and then."""
+    while cache.degraded:
+        await asyncio.sleep(0.02)
+        try:
+            await cache.ping()
+        except Unavailable:
+            assert cache.degraded
+
+
+@pytest.mark.parametrize("number", [0, 2])  # the first is the one that a client asks what is of no node
+def test_a_node_that_is_lost_costs_nobody_the_others(alone: OwnCluster, number: int) -> None:
+    lost = alone.nodes[number]
+    parts = on(alone, OWNERS)
+    gone = parts.pop(number)
+    left = [key for part in parts for key in part]
+
+    async def work() -> None:
+        cache = patient(alone, failures=2)
+        await cache.set_all([(key, b"17", 100) for key in OWNERS])
+        lost.stop()
+        for word in (b"1", b"2", b"3", b"4", b"5"):
+            # Together and one by one, and however often a server asks whether all is well.
+            await cache.set_all([(key, word, 100) for key in OWNERS])
+            found = dict(zip(OWNERS, await asyncio.gather(*(cache.get(key) for key in OWNERS)), strict=True))
+            assert found == {**dict.fromkeys(left, word), **dict.fromkeys(gone)}
+            assert [await cache.get(key) for key in left] == [word] * len(left)
+            assert [await cache.get_both(key, left[0]) for key in gone] == [(None, word)] * len(gone)
+            assert [await cache.claim(key, b"18", 100) for key in (gone[0], left[0])] == [None, word]
+            assert (cache.degraded, cache.away(gone[0]), cache.away(left[0])) == (True, True, False)
+            with pytest.raises(Unavailable):
+                await cache.ping()
+        # What can be deleted is, and that not all could be is said.
+        with pytest.raises(Unavailable):
+            await cache.delete(OWNERS[: MANY // 2])
+        with pytest.raises(Unavailable):
+            await cache.delete_owned(gone[0])
+        kept = [key for key in OWNERS[MANY // 2 :] if key in left]
+        assert [key for key in left if await cache.get(key)] == [key for key in left if key in kept]
+        assert await cache.delete(kept) == len(kept)
+        alone.start()
+        await until_well(cache)
+        await cache.set_all([(key, b"20", 100) for key in OWNERS])
+        assert await asyncio.gather(*(cache.get(key) for key in OWNERS)) == [b"20"] * MANY
+        assert await cache.delete(OWNERS) == MANY
+        await cache.close()
+
+    run(work())
+
+
+def test_a_cluster_that_refuses_and_then_is_gone_comes_back(three: OwnCluster) -> None:
+    here = SyncRedisCache(three.url, timeout=10.0, breaker=Breaker(failures=1, pause=0.05, longest=0.1))
+
+    async def away(cache: RedisCache) -> None:
+        assert set(await asyncio.gather(*(cache.get(key) for key in OWNERS))) == {None}
+        await cache.set_all([(key, b"18", 100) for key in OWNERS])
+        assert here.get(OWNERS[0]) is None
+        for ask in (cache.ping, lambda: cache.delete_owned(OWNERS[0])):
             with pytest.raises(Unavailable):
                 await ask()
-        for again in (here.ping, lambda: here.delete_owned(owner_key("user", "u"))):
-            with pytest.raises(Unavailable):
-                again()
-        cluster.start()
-        found: list[bytes | None] = []
-        for _ in range(50):
-            await asyncio.sleep(0.1)
-            await cache.set("k#", b"new", 100)
-            found = [await cache.get("k#"), here.get("k#")]
-            if None not in found:
-                break
-        assert found == [b"new", b"new"]
+        with pytest.raises(Unavailable):
+            here.delete_owned(OWNERS[0])
+        assert all(cache.away(key) for key in OWNERS), "no node is well that answers, but refuses"
+        assert here.degraded
+
+    async def work() -> None:
+        cache = patient(three)
+        await cache.set_all([(key, b"17", 100) for key in OWNERS])
+        assert here.get(OWNERS[0]) == b"17"
+        # By itself a cluster that has lost a node refuses everything: its other nodes answer, but not what is asked.
+        three.lose(three.nodes[1])
+        await away(cache)
+        three.stop()
+        await away(cache)
+        with pytest.raises(Unavailable):
+            here.ping()
+        three.start()
+        await until_well(cache)
+        await cache.set_all([(key, b"19", 100) for key in OWNERS])
+        assert await asyncio.gather(*(cache.get(key) for key in OWNERS)) == [b"19"] * MANY
+        while here.get(OWNERS[0]) is None:
+            await asyncio.sleep(0.02)
+        assert here.get(OWNERS[0]) == b"19"
+        assert await cache.delete(OWNERS) == MANY
         await cache.close()
         here.close()
 
-    asyncio.run(asyncio.wait_for(work(), 30))
+    run(work())
