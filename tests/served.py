@@ -6,12 +6,15 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 
 from recsys_meta.bundle import make_bundle
 from recsys_meta.episodes import EventIndex
+from recsys_meta.learners import LEARNERS
 from recsys_meta.recommend import Interaction, Newcomer, Recommender, recommend
 from recsys_meta.train import fit, start
+from recsys_meta.types import FIRST
 from tests.small import recipe, tiny
 from tests.worlds import ranking_world, rating_world
 
@@ -46,6 +49,19 @@ def rating():
     data = rating_world(entities=80, items=30, rows=10)
     schema = data.schema.model_copy(update={"label_range": (-20.0, 20.0)})
     return Recommender(trained(replace(data, schema=schema), tiny(objective="rating", rate=0.1)))
+
+
+@cache
+def flagship():
+    """A bundle of the flagship with item vectors drawn by chance, in which every memory is heard."""
+    data, train = ranking_world(), np.arange(150)
+    learner = LEARNERS["flagship"](LEARNERS["flagship"].Config(dims=8, towers=2, subspace=8, neighbours=16))
+    generator, memories = torch.Generator().manual_seed(0), learner.config.memories
+    params = learner.init(data, train, generator)
+    params["item"][FIRST:] = torch.randn(params["item"][FIRST:].shape, generator=generator)
+    heard = [[0.5, 2.0] if any(key.startswith(f"memory.{m}.") for key in params) else [0.0, 0.0] for m in memories]
+    params["gate"] = torch.tensor(heard)
+    return make_bundle(learner, params, data, EventIndex.of(data), train, {})
 
 
 EVENTS = st.lists(

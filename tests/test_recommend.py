@@ -1,6 +1,7 @@
 import math
 import random
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -199,3 +200,26 @@ def test_a_baseline_serves_too(data, name):
     assert same(load_state(dump_state(state), state), state)
     assert math.isfinite(served.diagnose([known])[0].loss_after)
     assert served.version == ""
+
+
+def test_in_any_company_a_newcomer_is_the_same_bit_for_bit():
+    """A flagship with every memory: states, their bytes and scores, whoever was worked out at the same time."""
+    model = Recommender(served.flagship())
+    assert model.together
+    rng = random.Random(3)
+    known = [
+        model.know(Newcomer(events=[Interaction(f"i{i}") for i in rng.sample(range(40), rng.randint(0, 6))]))
+        for _ in range(80)
+    ]
+    alone = [(*model.settle([one]), model.scores(model.adapt([one]))) for one in known]
+    for size in (2, 3, 5, 16):
+        for start in range(0, len(known), size):
+            whole = sorted(range(start, min(start + size, len(known))), key=lambda i: len(known[i].items))
+            for _, group in groupby(whole, key=lambda i: len(known[i].items)):
+                places = list(group)
+                states, raw = model.settle([known[i] for i in places])
+                scores = model.scores(states)
+                for row, i in enumerate(places):
+                    state, (content,), own = alone[i]
+                    assert raw[row] == content and torch.equal(scores[row], own[0])
+                    assert all(torch.equal(leaf[row : row + 1], state[name]) for name, leaf in states.items())

@@ -1,0 +1,103 @@
+"""Newcomers who ask in the same turn of the loop are adapted in one go, and nobody can tell."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from recsys_meta.recommend import Known, Recommender
+from recsys_meta.store import migrate
+from tests import served
+from tests.api import bundles
+from tests.api.servers import Served, serving, settings, wait
+
+
+@pytest.fixture
+def flagship(home: Path, sqlite_url: str, own_redis: Any) -> Iterator[Served]:
+    migrate.upgrade(sqlite_url)
+    bundles.publish(sqlite_url, home / "models", "users", served.flagship())
+    with serving(settings(home, sqlite_url, own_redis.url)) as made:
+        assert made.house.registry.live["users"].recommender.together, "else nobody has company"
+        yield made
+
+
+@pytest.fixture
+def parties(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many were adapted at once, each time."""
+    found: list[int] = []
+    real = Recommender.settle
+
+    def settle(self: Recommender, known: Sequence[Known]) -> Any:
+        found.append(len(known))
+        return real(self, known)
+
+    monkeypatch.setattr(Recommender, "settle", settle)
+    return found
+
+
+def newcomers(many: int, seed: int = 0) -> list[dict[str, Any]]:
+    rng = random.Random(seed)
+    draw = [rng.sample(range(40), rng.choice((0, 1, 3, 3, 3))) for _ in range(many)]
+    return [{"events": [{"item": f"i{i}"} for i in items], "n": 12} for items in draw]
+
+
+def at_once(url: str, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    async def work() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            return await asyncio.gather(*(client.post("/v1/recommendations", json=body) for body in bodies))
+
+    found = asyncio.run(work())
+    assert {response.status_code for response in found} == {200}
+    return [response.json() for response in found]
+
+
+def shown(answers: Sequence[dict[str, Any]]) -> list[Any]:
+    return [(answer["items"], answer["support_size"]) for answer in answers]
+
+
+def test_in_company_answers_are_those_of_each_alone(flagship: Served, own_redis: Any, parties: list[int]) -> None:
+    bodies = newcomers(120)
+    alone = [flagship.client.post("/v1/recommendations", json=body).json() for body in bodies]
+    assert set(parties) == {1}
+    wait(lambda: not flagship.house.ladder.writing)
+    flagship.house.memory.close()
+    own_redis.ask("FLUSHALL")
+    together = at_once(flagship.url, bodies)
+    assert max(parties) > 1
+    assert shown(together) == shown(alone)
+    # Other lists, from states that Redis holds.
+    wait(lambda: not flagship.house.ladder.writing)
+    flagship.house.memory.close()
+    kept = at_once(flagship.url, [{**body, "n": 5} for body in bodies])
+    assert {answer["served_by"] for answer in kept} == {"cache", "prior"}
+    assert [items[:5] for items, _ in shown(alone)] == [items for items, _ in shown(kept)]
+
+
+def test_whoever_cannot_be_adapted_spoils_it_for_nobody(flagship: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = newcomers(60, seed=1)
+    whole = shown(at_once(flagship.url, bodies))
+    flagship.house.memory.close()
+    bodies = [{**body, "n": 11} for body in bodies]
+    real, sick = Recommender.settle, flagship.house.registry.live["users"].recommender.ids(["i7"])[0]
+
+    def settle(self: Recommender, known: Sequence[Known]) -> Any:
+        if any(sick in one.items for one in known):
+            raise RuntimeError("no")
+        return real(self, known)
+
+    monkeypatch.setattr(Recommender, "settle", settle)
+    monkeypatch.setattr(flagship.house.redis, "get_both", nothing)
+    for body, answer, (items, _) in zip(bodies, at_once(flagship.url, bodies), whole, strict=True):
+        failed = {"item": "i7"} in body["events"]
+        assert (answer["served_by"] == "popular") == failed
+        assert failed or answer["items"] == items[:11]
+
+
+async def nothing(key: str, other: str | None) -> tuple[None, None]:
+    return None, None
