@@ -60,25 +60,28 @@ def _check_labels(path: Path, frame: pd.DataFrame, schema: Schema) -> None:
         raise DataError(f"{wrong[0]:g} is not {labels_of(schema)}", file=path, line=line, field="label")
 
 
-def adapted(recommender: Recommender, path: Path, frame: pd.DataFrame, n: int) -> Iterator[tuple[pa.Table, int]]:
-    """Answers to some of the entities of a table that holds them whole, in the order of their names, and how many
-    events they stand on. Raises DataError naming file, line and field."""
+def pieces(recommender: Recommender, frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The rows of a table that holds entities whole, in pieces that do too, in the order of the entities' names."""
     codes, names = pd.factorize(frame["entity"].astype("str").to_numpy(object), sort=True)
     order, ends = np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=len(names)))
     step = max(1, min(MOST, CELLS // recommender.catalogue()))
     for first in range(0, len(names), step):
-        last = min(first + step, len(names))
-        bounds = [0 if not first else int(ends[first - 1]), *ends[first:last].tolist()]
-        rows = frame.iloc[order[bounds[0] : bounds[-1]]]
-        events = interactions_of(path, rows, recommender.fields)
-        each = [events[begin - bounds[0] : end - bounds[0]] for begin, end in pairwise(bounds)]
-        try:
-            known = [recommender.know(Newcomer(events=own)) for own in each]
-            answers = _answers(recommender, names[first:last].tolist(), known, n)
-        except DataError:
-            _find(recommender, path, events, rows.index)
-            raise
-        yield answers, len(rows)
+        begin = ends[first - 1] if first else 0
+        yield frame.iloc[order[begin : ends[min(first + step, len(names)) - 1]]]
+
+
+def answers(recommender: Recommender, path: Path, n: int, piece: pd.DataFrame) -> tuple[pa.Table, int]:
+    """The answers to a piece of a table of events, and how many events it has. Raises DataError naming file, line and
+    field."""
+    codes, names = pd.factorize(piece["entity"].astype("str").to_numpy(object))
+    events = interactions_of(path, piece, recommender.fields)
+    each = [events[begin:end] for begin, end in pairwise([0, *np.cumsum(np.bincount(codes)).tolist()])]
+    try:
+        known = [recommender.know(Newcomer(events=own)) for own in each]
+        return _answers(recommender, names.tolist(), known, n), len(piece)
+    except DataError:
+        _find(recommender, path, events, piece.index)
+        raise
 
 
 def _find(recommender: Recommender, path: Path, events: Sequence[Interaction], lines: pd.Index) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,12 +12,14 @@ import pyarrow as pa
 import typer
 from rich.progress import Progress
 
-from pipelines.adapted import SCHEMA, adapted, checked_tables
+from pipelines.adapted import SCHEMA, checked_tables, pieces
 from pipelines.batch import Batch, Job, batch
 from pipelines.console import Json, bar, emit, err, show
+from pipelines.engines import Engine, Task, check_engine, started
 from pipelines.told import count_rows, read_events
 from pipelines.workspace import Workspace
 from recsys_meta import __version__
+from recsys_meta.bundle import load_bundle
 from recsys_meta.durable import sha256
 from recsys_meta.errors import ConfigError, DataError
 from recsys_meta.reader import MAX_CHOICES
@@ -126,21 +129,29 @@ def adapt_command(
     events: Annotated[Path, typer.Option(help="CSV or Parquet with entity, item and perhaps label, time.")],
     out_file: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
     n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Items of each list.")] = 10,
+    engine: Annotated[Engine, typer.Option(help="Who adapts: this process, or several that Ray runs here.")] = (
+        Engine.LOCAL
+    ),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes of --engine ray; default: one for each processor.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Adapt to every entity of a table; writes entity, support size, list of items with scores, and state.
 
     Memory does not grow with the table, whose rows may be in any order. Killed at any instant, the same command goes
-    on where it stopped; the file appears when it is whole.
+    on where it stopped, with either engine; the file appears when it is whole, and is the same by either.
     """
-    recommender = Recommender(Workspace().bundle(model))
+    check_engine(engine, workers)
+    folder = Workspace().bundle_folder(model)
+    recommender = Recommender(load_bundle(folder))
     rows = count_rows(events)
     job: Job = {"version": recommender.version, "events": sha256(events), "n": n, "code": __version__}
     try:
         with bar() as progress, batch(out_file, job) as work:
             if work.resumed:
                 err.print("an earlier run was interrupted; going on where it stopped")
-            total = _adapt(recommender, events, rows, n, work, progress)
+            total = _adapt(Task(recommender, folder, events, n), rows, work, progress, engine, workers)
     except KeyboardInterrupt:
         err.print("[yellow]what was done is kept: run it again to go on[/]")
         raise
@@ -151,23 +162,25 @@ def adapt_command(
         err.print(f"wrote {total} entities to {out_file}")
 
 
-def _adapt(recommender: Recommender, events: Path, rows: int, n: int, work: Batch, progress: Progress) -> int:
+def _adapt(todo: Task, rows: int, work: Batch, progress: Progress, engine: Engine, workers: int | None) -> int:
     """Answer all entities of a table of `rows` events, about; answers their number."""
     task = progress.add_task("reading events", total=rows, note="")
-    parts = work.parts(lambda: checked_tables(events, recommender), rows, lambda done: progress.advance(task, done))
+    tables = partial(checked_tables, todo.events, todo.recommender)
+    parts = work.parts(tables, rows, lambda done: progress.advance(task, done))
     progress.remove_task(task)
     task = progress.add_task("adapting to events", total=sum(parts.values()), note="")
+    with started(engine, workers) as answers:
 
-    def answer(frame: pd.DataFrame) -> Iterator[pa.Table]:
-        for answers, done in adapted(recommender, events, frame, n):
-            yield answers
-            progress.advance(task, done)
+        def answer(frame: pd.DataFrame) -> Iterator[pa.Table]:
+            for table, done in answers(todo, pieces(todo.recommender, frame)):
+                yield table
+                progress.advance(task, done)
 
-    for part, size in parts.items():
-        if work.made(part):
-            progress.advance(task, size)
-        else:
-            work.make(part, SCHEMA, answer)
+        for part, size in parts.items():
+            if work.made(part):
+                progress.advance(task, size)
+            else:
+                work.make(part, SCHEMA, answer)
     return work.finish(parts, SCHEMA)
 
 

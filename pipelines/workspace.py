@@ -83,11 +83,14 @@ class Workspace:
 
     def bundle(self, name: str) -> Bundle:
         """A published model: NAME (its live version), NAME@VERSION, or the folder of a bundle."""
+        return load_bundle(self.bundle_folder(name))
+
+    def bundle_folder(self, name: str) -> Path:
+        """Where a published model lies."""
         if (Path(name) / "bundle.json").is_file():
-            return load_bundle(Path(name))
+            return Path(name)
         with self.reading() as session:
-            path = registry.resolve(session, name).path
-        return load_bundle(Path(path))
+            return Path(registry.resolve(session, name).path)
 
 
 def recipe_names() -> list[str]:
