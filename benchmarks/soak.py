@@ -71,13 +71,14 @@ async def soak(port: int, pid: int, seconds: float, rate: float, callers: int = 
                 while (now := time.monotonic()) < until:
                     try:
                         status = (await ask(client, rng, numbers)).status_code
-                    except httpx.HTTPError:
-                        status = 599
+                        said = str(status)
+                    except httpx.HTTPError as error:
+                        status, said = 599, type(error).__name__
                     took = time.monotonic() - now
                     taken.append(took)
                     window.answers += 1
                     window.failed += status >= 500
-                    window.seen[str(status)] += 1
+                    window.seen[said] += 1
                     await asyncio.sleep(max(0.0, callers / rate - took))
 
             await asyncio.gather(*(caller(window, taken, until) for _ in range(callers)))

@@ -18,6 +18,9 @@ from pipelines.workspace import Workspace
 from recsys_meta.errors import ConfigError
 from recsys_meta.store import keys
 
+KEEP_ALIVE_S = 75
+"""How long a connection that nobody uses stays open, seconds."""
+
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 """Where prometheus_client keeps the figures of several processes; it looks when it is imported."""
 
@@ -55,6 +58,9 @@ def _serve(host: str, port: int, workers: int) -> None:
         log_level="warning",
         # A stuck connection must not keep a stopped server alive.
         timeout_graceful_shutdown=10,
+        # Longer than proxies and clients keep one that nobody uses (60 s at most, mostly 5): whoever closes first may
+        # close on a request that is on its way.
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
 
 
