@@ -35,7 +35,7 @@ class Solved:
     scores: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Asking:
     known: Known
     state: State | None
@@ -77,13 +77,15 @@ class Company:
     def _work(self, served: Served) -> None:
         """Work out the first who wait and are alike, and leave the others to the next turn."""
         waiting = self._asking.pop(id(served))
-        form = waiting[0].form
-        chosen = [one for one in waiting if one.form == form][:MOST]
-        left = [one for one in waiting if one not in chosen]
+        alike: dict[Hashable, list[_Asking]] = {}
+        for one in waiting:
+            alike.setdefault(one.form, []).append(one)
+        chosen, *others = alike.values()
+        left = [*chosen[MOST:], *(one for group in others for one in group)]
         if left:
             self._asking[id(served)] = left
             asyncio.get_running_loop().call_soon(self._work, served)
-        _answer(served, chosen)
+        _answer(served, chosen[:MOST])
 
 
 def _answer(served: Served, asking: Sequence[_Asking]) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import torch
 
-from recsys_meta.recommend import Known, Recommender
+from api.company import Company, Solved
+from api.served import Served as Model
+from recsys_meta.recommend import Interaction, Known, Newcomer, Recommender
 from recsys_meta.store import migrate
 from tests import served
 from tests.api import bundles
@@ -35,6 +40,7 @@ def parties(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def settle(self: Recommender, known: Sequence[Known]) -> Any:
         found.append(len(known))
+        time.sleep(0.02)  # so that others come meanwhile
         return real(self, known)
 
     monkeypatch.setattr(Recommender, "settle", settle)
@@ -101,3 +107,23 @@ def test_whoever_cannot_be_adapted_spoils_it_for_nobody(flagship: Served, monkey
 
 async def nothing(key: str, other: str | None) -> tuple[None, None]:
     return None, None
+
+
+def test_equal_newcomers_of_different_forms_are_all_answered() -> None:
+    """One who has a state already, and one of the same events who has none; and more than are worked out at once."""
+    recommender = Recommender(served.flagship())
+    known = recommender.know(Newcomer(events=[Interaction("i3"), Interaction("i9")]))
+    state = recommender.adapt([known])
+    model, company = Model("users", recommender, state), Company()
+
+    async def work() -> list[Solved | None]:
+        asked = [
+            company.solve(model, known, given)
+            for given in (None, state, None, *(copy.deepcopy(state) for _ in range(40)))
+        ]
+        return await asyncio.wait_for(asyncio.gather(*asked), 30)
+
+    found = [solved for solved in asyncio.run(work()) if solved is not None]
+    assert len(found) == 43
+    assert [solved.fresh is None for solved in found] == [False, True, False, *[True] * 40]
+    assert all(torch.equal(solved.scores, found[0].scores) for solved in found)
