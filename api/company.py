@@ -10,12 +10,13 @@ import asyncio
 import math
 import time
 from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from api.served import Served
+from api.served import SLOW_MS, Served
 from recsys_meta.recommend import Known
 from recsys_meta.types import State
 
@@ -23,7 +24,7 @@ MISFITS = (RuntimeError, IndexError, KeyError)
 """What a model raises for a state of another form."""
 
 MOST = 16
-"""Newcomers that are worked out before the loop looks at other requests."""
+"""Newcomers that are worked out in one go, at most."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Solved:
     state: State
     fresh: bytes | None
     scores: Tensor
+
+
+Found = Solved | Exception | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +54,12 @@ class _Asking:
 
 
 class Company:
-    """Who waits to be worked out, by model."""
+    """Who waits to be worked out, by model. A slow one works in a thread of a pool, for one party at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
         self._asking: dict[int, list[_Asking]] = {}
+        self._working: set[int] = set()  # models whose next turn is settled
 
     async def solve(self, served: Served, known: Known, state: State | None) -> Solved | None:
         """Adapt a newcomer, unless it has a state, and rank for it. A state that does not fit is made anew. None where
@@ -66,40 +72,63 @@ class Company:
             return await self._solve(served, known, None)
 
     async def _solve(self, served: Served, known: Known, state: State | None) -> Solved | None:
-        loop = asyncio.get_running_loop()
-        asking = _Asking(known, state, loop.create_future())
-        waiting = self._asking.setdefault(id(served), [])
-        waiting.append(asking)
-        if len(waiting) == 1:
-            loop.call_soon(self._work, served)
+        asking = _Asking(known, state, asyncio.get_running_loop().create_future())
+        self._asking.setdefault(id(served), []).append(asking)
+        if id(served) not in self._working:
+            self._next(served)
         return await asking.answer
+
+    def _next(self, served: Served) -> None:
+        """Work in the next turn of the loop, if somebody waits."""
+        if id(served) in self._asking:
+            self._working.add(id(served))
+            asyncio.get_running_loop().call_soon(self._work, served)
+        else:
+            self._working.discard(id(served))
 
     def _work(self, served: Served) -> None:
         """Work out the first who wait and are alike, and leave the others to the next turn."""
-        waiting = self._asking.pop(id(served))
         alike: dict[Hashable, list[_Asking]] = {}
-        for one in waiting:
+        for one in self._asking.pop(id(served)):
             alike.setdefault(one.form, []).append(one)
-        chosen, *others = alike.values()
-        left = [*chosen[MOST:], *(one for group in others for one in group)]
+        first, *others = alike.values()
+        # In line, a party may take no longer than one newcomer may.
+        most = MOST if served.pace.slow else max(1, min(MOST, int(SLOW_MS / max(served.pace.ms, 0.01))))
+        chosen, left = first[:most], [*first[most:], *(one for group in others for one in group)]
         if left:
             self._asking[id(served)] = left
-            asyncio.get_running_loop().call_soon(self._work, served)
-        _answer(served, chosen[:MOST])
+        if served.pace.slow:
+            work = asyncio.get_running_loop().run_in_executor(self._pool, _found, served, chosen)
+            work.add_done_callback(lambda done: self._worked(served, chosen, done))
+        else:
+            _give(chosen, _found(served, chosen))
+            self._next(served)
 
-
-def _answer(served: Served, asking: Sequence[_Asking]) -> None:
-    try:
-        found: Sequence[Solved | None] = solve_all(served, [one.known for one in asking], [one.state for one in asking])
-    except Exception as error:
-        if len(asking) > 1:  # one may have spoilt it for all
+    def _worked(self, served: Served, asking: Sequence[_Asking], done: asyncio.Future[list[Found]]) -> None:
+        self._next(served)
+        if done.cancelled():  # the server stops
             for one in asking:
-                _answer(served, [one])
-        elif not asking[0].answer.done():
-            asking[0].answer.set_exception(error)
-        return
+                one.answer.cancel()
+        else:
+            _give(asking, done.result())
+
+
+def _found(served: Served, asking: Sequence[_Asking]) -> list[Found]:
+    try:
+        return list(solve_all(served, [one.known for one in asking], [one.state for one in asking]))
+    except Exception as error:
+        if len(asking) == 1:
+            return [error]
+        return [found for one in asking for found in _found(served, [one])]  # one may have spoilt it for all
+
+
+def _give(asking: Sequence[_Asking], found: Sequence[Found]) -> None:
     for one, solved in zip(asking, found, strict=True):
-        if not one.answer.done():  # its caller may have gone away
+        if one.answer.done():  # its caller may have gone away
+            continue
+        if isinstance(solved, Exception):
+            one.answer.set_exception(solved)
+        else:
             one.answer.set_result(solved)
 
 

@@ -79,7 +79,7 @@ class Ladder:
         self._unsent: list[_Unsent] = []
         self._sending: list[_Unsent] = []
         self._sender: asyncio.Task[None] | None = None
-        self._company = Company()
+        self._company = Company(self._pool)
         self._flights: dict[str, asyncio.Future[bool]] = {}  # whether the state was tried for
 
     @property
@@ -190,9 +190,9 @@ class Ladder:
     async def _work(self, served: Served, known: Known, state: State | None, ask: Ask) -> Solved | None:
         """The state and its scores, in line or in a thread as the model's pace says; None: it failed."""
         try:
+            if ask is Recommender.answer and served.recommender.together:
+                return await self._company.solve(served, known, state)
             if not served.pace.slow:
-                if ask is Recommender.answer and served.recommender.together:
-                    return await self._company.solve(served, known, state)
                 return _solve(served, known, state, ask)
             return await asyncio.get_running_loop().run_in_executor(self._pool, _solve, served, known, state, ask)
         except RecsysMetaError:

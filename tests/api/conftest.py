@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import asyncio
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import redis
 import torch
 
+from api import database, house, limits
 from recsys_meta.bundle import Bundle
 from recsys_meta.store import migrate
+from recsys_meta.store.redis_cache import RedisCache
 from tests import choosing
 from tests.api import bundles
 from tests.api.servers import Served, serving, settings
@@ -31,6 +35,34 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+TIMES = {"redis": ((house, "REDIS_S"), (limits, "_REDIS_S")), "database": ((database, "READ_S"),)}
+OWN = {place: getattr(*place) for places in TIMES.values() for place in places}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """Servers in this process wait long for Redis and the database.
+
+    On a busy machine an answer that is late would pass for an outage, of which each costs a cached state or an answer
+    its `missing`: as it should, and not what most tests are about. Those about time-outs ask for `hasty`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for place in OWN:
+            patch.setattr(*place, 10.0)
+        yield
+
+
+@pytest.fixture
+def hasty(patient: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets servers that the test starts in this process wait for Redis or the database as long as by themselves."""
+
+    def of(what: str) -> None:
+        for place in TIMES[what]:
+            monkeypatch.setattr(*place, OWN[place])
+
+    return of
 
 
 @pytest.fixture(scope="session")
@@ -120,3 +152,26 @@ def keys_of(own_redis):  # noqa: F811
             return client.keys("*")
 
     return keys
+
+
+class Held:
+    """Whether something is on its way to Redis, and whether it may go on."""
+
+    def __init__(self) -> None:
+        self.there, self.free = threading.Event(), threading.Event()
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """No state and no list gets to Redis before it is free to."""
+    real, made = RedisCache.set_all, Held()
+
+    async def late(self: RedisCache, values: Sequence[tuple[str, bytes, float]]) -> None:
+        made.there.set()
+        while not made.free.is_set():
+            await asyncio.sleep(0.01)
+        await real(self, values)
+
+    monkeypatch.setattr(RedisCache, "set_all", late)
+    yield made
+    made.free.set()

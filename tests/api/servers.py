@@ -24,7 +24,7 @@ import uvicorn
 
 from api.app import build
 from recsys_meta.store.settings import Settings
-from tests.services import free_port
+from tests.services import PATIENT, free_port, wait
 
 
 def settings(home: Path, database: str, redis: str | None = None, keys: str | None = None) -> Settings:
@@ -41,7 +41,7 @@ class Served:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.Client(base_url=self.url, timeout=20)
+        self.client = httpx.Client(base_url=self.url, timeout=60)
 
     @property
     def house(self):
@@ -50,14 +50,14 @@ class Served:
     def start(self) -> Served:
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         self._thread.start()
-        wait(lambda: self._server.started or not self._thread.is_alive(), 30)
+        wait(lambda: self._server.started or not self._thread.is_alive())
         assert self._server.started
         return self
 
     def stop(self) -> None:
         self.client.close()
         self._server.should_exit = True
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def recommend(self, *items: str, **body: object) -> httpx.Response:
@@ -72,14 +72,6 @@ def serving(made: Settings, **options: str) -> Iterator[Served]:
         yield server
     finally:
         server.stop()
-
-
-def wait(until: Callable[[], object], seconds: float = 10) -> None:
-    """Wait until something holds; fail when it does not."""
-    deadline = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 class Wire:
@@ -214,19 +206,23 @@ class OwnPostgres:
 
     def start(self) -> None:
         """Where it runs already nothing happens."""
-        if self._process is not None:
-            return
-        options = ["-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
-        # A kill of its processes loses nothing that the system has taken; only a machine that stops would.
-        small = ["-c", "shared_buffers=16MB", "-c", "max_connections=60", "-c", "fsync=off"]
-        self._process = subprocess.Popen(
-            [self._programs / "postgres", "-D", self._folder / "data", *options, *small],
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd=self._folder,
-            **self._as,
-        )
-        wait(self._answers, 30)
+        if self._process is None:
+            wait(self._up)
+
+    def _up(self) -> bool:
+        """Whether it answers. It does not start while one that was killed has processes that have not noticed."""
+        if self._process is None or self._process.poll() is not None:
+            options = ["-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
+            # A kill of its processes loses nothing that the system has taken; only a machine that stops would.
+            small = ["-c", "shared_buffers=16MB", "-c", "max_connections=60", "-c", "fsync=off"]
+            self._process = subprocess.Popen(
+                [self._programs / "postgres", "-D", self._folder / "data", *options, *small],
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd=self._folder,
+                **self._as,
+            )
+        return self._answers()
 
     def kill(self) -> None:
         """All of its processes at once, as when the machine goes."""
@@ -253,15 +249,17 @@ class OwnPostgres:
 
 
 class Workers:
-    """`recsys-meta serve` with several processes."""
+    """`recsys-meta serve` with several processes. `patient`: with one, which waits long for Redis and the database."""
 
-    def __init__(self, home: Path, database: str, redis: str | None, workers: int = 2) -> None:
+    def __init__(
+        self, home: Path, database: str, redis: str | None, workers: int = 2, *, patient: bool = False
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_META", "PROMETHEUS"))}
         env = {**kept, "RECSYS_META_HOME": str(home), "RECSYS_META_DATABASE_URL": database, "OMP_NUM_THREADS": "1"}
         self._env = env if redis is None else {**env, "RECSYS_META_REDIS_URL": redis}
-        self._command = [sys.executable, "-m", "pipelines", "serve"]
+        self._command = [sys.executable, *(("-c", PATIENT) if patient else ("-m", "pipelines")), "serve"]
         self._command += ["--port", str(self.port), "--workers", str(workers)]
         self.log = home / "server.log"
         self._process: subprocess.Popen[bytes] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 from sqlalchemy.engine import make_url
 
@@ -15,8 +16,11 @@ from recsys_meta.store.engine import Unavailable
 from tests.api.servers import Wire
 
 
-def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(postgres_url: str) -> None:
+def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(
+    postgres_url: str, hasty: Callable[[str], None]
+) -> None:
     """Whatever psycopg makes of noise: a glance ends well or says that the database is away."""
+    hasty("database")
     migrate.upgrade(postgres_url)
     wire = Wire(make_url(postgres_url).port or 5432)
     wire.mend()
@@ -40,7 +44,7 @@ def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(postgres_u
                 wire.garble(after, seed)
                 seen[await look()] += 1
 
-    asyncio.run(asyncio.wait_for(work(), 120))
+    asyncio.run(asyncio.wait_for(work(), 240))
     database.close()
     wire.cut()
     assert seen["away"] > 20

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from fastapi import Request
+from sqlalchemy import update
 from sqlalchemy.engine import make_url
 
 from api.keyring import Keyring, parse_keys
@@ -53,9 +54,9 @@ def test_a_key_opens_what_its_scopes_say_and_a_revoked_one_nothing(home, publish
         assert ask(server, reader.text, path="/v1/models/users/rollback") == 403
         assert ask(server, boss.text, path="/v1/models/users/rollback") == 409
         revoke(published, reader.row.id)
-        wait(lambda: ask(server, reader.text) == 401, 10)
+        wait(lambda: ask(server, reader.text) == 401)
         later_key = make(published, "late")
-        wait(lambda: ask(server, later_key.text) == 200, 10)
+        wait(lambda: ask(server, later_key.text) == 200)
         assert ask(server, boss.text) == 200
 
 
@@ -63,10 +64,10 @@ def test_a_first_key_closes_a_server_that_was_open_to_its_machine(home, light):
     with serving(settings(home, light)) as server:
         assert ask(server) == 200
         made = make(light)
-        wait(lambda: ask(server) == 401, 10)
+        wait(lambda: ask(server) == 401)
         assert ask(server, made.text) == 200
         revoke(light, made.row.id)
-        wait(lambda: ask(server) == 200, 10)
+        wait(lambda: ask(server) == 200)
 
 
 def test_keys_of_the_environment_and_of_the_database_stand_side_by_side(home, light):
@@ -76,11 +77,12 @@ def test_keys_of_the_environment_and_of_the_database_stand_side_by_side(home, li
 
 
 def test_a_key_that_ends_opens_nothing_afterwards(home, light):
-    made = make(light, expires=datetime.now(UTC) + timedelta(seconds=4))
+    made = make(light, expires=datetime.now(UTC) + timedelta(hours=1))
     with serving(settings(home, light)) as server:
-        first = ask(server, made.text)
-        wait(lambda: ask(server, made.text) == 401, 15)
-    assert first == 200
+        assert ask(server, made.text) == 200
+        with writing(light) as s:
+            s.execute(update(ApiKey).values(expires=datetime.now(UTC) + timedelta(seconds=1)))
+        wait(lambda: ask(server, made.text) == 401)
 
 
 @pytest.fixture
@@ -103,13 +105,13 @@ def test_known_keys_open_while_the_database_is_away(home, postgres_url, wired_ur
     with serving(settings(home, wired_url)) as server:
         assert ask(server, made.text) == 200
         wire.cut()
-        wait(lambda: server.recommend().status_code == 401 and server.house.database.degraded, 10)
+        wait(lambda: server.recommend().status_code == 401 and server.house.database.degraded)
         assert ask(server, made.text) == 200
         assert ask(server, "rsm_no_key") == 401
         revoke(postgres_url, made.row.id)
         assert ask(server, made.text) == 200  # nobody can tell it yet
         wire.mend()
-        wait(lambda: ask(server) == 200, 15)  # no key is left
+        wait(lambda: ask(server) == 200)  # no key is left
 
 
 def test_a_server_that_starts_while_the_database_is_away_knows_the_keys_of_before(home, postgres_url, wired_url, wire):
@@ -118,7 +120,7 @@ def test_a_server_that_starts_while_the_database_is_away_knows_the_keys_of_befor
         assert ask(server, made.text) == 200
     noted = (home / "known-keys.json").read_text()
     assert made.row.id in noted
-    assert made.text.rpartition("_")[2] not in noted
+    assert made.text.split("_", 2)[2] not in noted
     wire.cut()
     with serving(settings(home, wired_url)) as server:
         # The model is noted, too: what matters here is that the key is known, and that another is not.
@@ -133,7 +135,7 @@ def test_where_nothing_is_known_of_keys_nobody_gets_in(home, wired_url, wire):
             assert (response.status_code, response.headers["retry-after"]) == (503, "2")
             assert "key" in response.json()["detail"]
         wire.mend()
-        wait(lambda: ask(server) == 200, 15)
+        wait(lambda: ask(server) == 200)
 
 
 def row(text, scopes="read", expires=None, revoked=None, id="abc"):

@@ -23,23 +23,23 @@ def ask(server, key="first", path="/v1/models"):
 
 
 def test_who_asks_too_often_is_told_when_to_come_back(home, light):
-    with serving(limited(home, light, "5 per hour")) as server:
+    with serving(limited(home, light, "5 per year")) as server:
         assert [ask(server).status_code for _ in range(7)] == [200] * 5 + [429] * 2
         refused = ask(server)
-        assert 1 <= int(refused.headers["retry-after"]) <= 3600
+        assert 1 <= int(refused.headers["retry-after"]) <= 366 * 24 * 3600
         assert refused.headers["content-type"] == "application/problem+json"
         assert (refused.json()["status"], refused.json()["request_id"]) == (429, refused.headers["x-request-id"])
         assert ask(server, "second").status_code == 200  # each key has its own
 
 
 def test_probes_and_figures_are_never_refused(home, light):
-    with serving(limited(home, light, "1 per hour")) as server:
+    with serving(limited(home, light, "1 per year")) as server:
         for _ in range(5):
             assert [ask(server, path=p).status_code for p in ("/livez", "/readyz", "/metrics")] == [200] * 3
 
 
 def test_guessing_keys_is_counted_by_address(home, light):
-    with serving(limited(home, light, "5 per hour")) as server:
+    with serving(limited(home, light, "5 per year")) as server:
         assert [ask(server, f"guess {n}").status_code for n in range(7)] == [401] * 5 + [429] * 2
         assert ask(server).status_code == 200
 
@@ -53,7 +53,7 @@ def test_the_window_moves_on(home, light):
 @pytest.fixture
 def pair(home, light, own_redis):
     """Two servers with one Redis, as two workers would be."""
-    made = limited(home, light, "20 per hour", own_redis.url)
+    made = limited(home, light, "20 per year", own_redis.url)
     with serving(made) as one, serving(made) as two:
         yield one, two
 
@@ -80,18 +80,19 @@ def test_without_redis_each_process_counts_for_itself(pair, own_redis):
 
 
 def test_a_redis_that_never_was_costs_no_answer(home, light):
-    with serving(limited(home, light, "5 per hour", "redis://127.0.0.1:1/0")) as server:
+    with serving(limited(home, light, "5 per year", "redis://127.0.0.1:1/0")) as server:
         assert [ask(server).status_code for _ in range(7)] == [200] * 5 + [429] * 2
 
 
-def test_a_redis_that_hangs_or_refuses_costs_no_answer(home, light, own_redis):
+def test_a_redis_that_hangs_or_refuses_costs_no_answer(home, light, own_redis, hasty):
+    hasty("redis")
     with socket.create_server(("127.0.0.1", 0)) as hole:  # takes connections and says nothing
         url = f"redis://127.0.0.1:{hole.getsockname()[1]}/0"
-        with serving(limited(home, light, "5 per hour", url)) as server:
+        with serving(limited(home, light, "5 per year", url)) as server:
             assert [ask(server).status_code for _ in range(7)] == [200] * 5 + [429] * 2
     with redis.Redis.from_url(own_redis.url) as client:
         client.config_set("requirepass", "secret")
-    with serving(limited(home, light, "5 per hour", own_redis.url)) as server:
+    with serving(limited(home, light, "5 per year", own_redis.url)) as server:
         assert [ask(server).status_code for _ in range(7)] == [200] * 5 + [429] * 2
 
 
@@ -106,7 +107,7 @@ def spend(limiter, who, times):
 
 def test_a_portion_is_spent_without_asking_redis(own_redis):
     with redis.Redis.from_url(own_redis.url) as client:
-        limiter = Limiter("1000 per hour", own_redis.url)
+        limiter = Limiter("1000 per year", own_redis.url)
         found = spend(limiter, "key-a", 1005)
         asked = client.info("commandstats")["cmdstat_evalsha"]["calls"]
     assert found[:1000] == [None] * 1000
@@ -116,7 +117,7 @@ def test_a_portion_is_spent_without_asking_redis(own_redis):
 
 def test_those_who_come_together_share_one_portion():
     async def walk():
-        limiter = Limiter("100 per hour")
+        limiter = Limiter("100 per year")
         found = await asyncio.gather(*(limiter.take("key-a") for _ in range(150)))
         return [w for w in found if w is None]
 
@@ -125,7 +126,7 @@ def test_those_who_come_together_share_one_portion():
 
 def test_many_addresses_do_not_fill_the_memory():
     async def walk():
-        limiter = Limiter("10 per hour")
+        limiter = Limiter("10 per year")
         for n in range(10_500):
             await limiter.take(f"address-{n}")
         return len(limiter._callers)

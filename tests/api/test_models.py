@@ -64,12 +64,12 @@ def test_other_processes_follow_within_seconds(home, light, versions):
     first, _ = versions
     with serving(settings(home, light)) as one, serving(settings(home, light)) as two:
         one.client.post("/v1/models/users/promote", json={"version": first})
-        wait(lambda: two.recommend("i1").json()["model"]["version"] == first, 5)
+        wait(lambda: two.recommend("i1").json()["model"]["version"] == first)
 
 
 def test_publishing_is_noticed_and_a_new_model_served(server, home, light, other):
     bundles.publish(light, home / "models", "more", other)
-    wait(lambda: server.recommend("i1", model="more").status_code == 200, 5)
+    wait(lambda: server.recommend("i1", model="more").status_code == 200)
 
 
 def test_no_request_fails_while_versions_change(home, light, versions):
@@ -162,7 +162,7 @@ def test_a_version_damaged_after_it_went_live_leaves_the_one_before_in_service(s
     path = bundles.save_bundle(other, home / "models" / "users")
     (path / "bundle.json").write_text("{}")
     bundles.register(light, "users", path)
-    wait(lambda: server.client.get("/v1/models").json()["items"][0]["problem"], 5)
+    wait(lambda: server.client.get("/v1/models").json()["items"][0]["problem"])
     told = server.client.get("/v1/models").text + server.client.get("/readyz").text
     assert str(home) not in told
     assert "the server's log says why" in told

@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy.engine import make_url
 
+from api.database import READ_S
 from recsys_meta.store import migrate
 from tests.api import bundles
 from tests.api.servers import Wire, serving, settings, wait
@@ -39,7 +40,7 @@ def test_redis_stops_in_mid_run_and_comes_back(full, own_redis, new_id):
     before = full.recommend(entity=entity).json()
     assert before["degraded"] is False
     own_redis.stop()
-    wait(lambda: full.recommend("i1").json()["degraded"], 5)
+    wait(lambda: full.recommend("i1").json()["degraded"])
     during = full.recommend(entity=entity).json()
     assert (during["degraded"], during["missing"], during["support_size"]) == (True, ["redis"], 3)
     assert during["items"] == before["items"]
@@ -53,7 +54,7 @@ def test_redis_stops_in_mid_run_and_comes_back(full, own_redis, new_id):
     refused = full.client.delete(f"/v1/entities/user/{new_id}")
     assert (refused.status_code, "ask again" in refused.json()["detail"]) == (503, True)
     own_redis.start()
-    wait(lambda: not full.recommend("i1").json()["degraded"], 8)
+    wait(lambda: not full.recommend("i1").json()["degraded"])
     assert full.client.delete(f"/v1/entities/user/{new_id}").status_code == 200
     assert full.recommend(*THREE, entity=entity).json()["degraded"] is False
     wait(lambda: not full.house.ladder.writing)
@@ -89,11 +90,11 @@ def test_the_database_goes_and_comes_back(wired, wire, new_id):
     assert wired.recommend("i1", model="nobody").status_code == 404
     assert wired.client.get("/readyz").json()["checks"]["database"]["ok"] is False
     wire.mend()
-    wait(lambda: not wired.recommend("i40").json()["degraded"], 8)
+    wait(lambda: not wired.recommend("i40").json()["degraded"])
     assert wired.client.post("/v1/events", json=events(new_id, "i70")).json()["accepted"] == 1
     assert wired.recommend(entity={"id": new_id}).json()["support_size"] == 4
     # What was adapted meanwhile waited for the database.
-    wait(lambda: kept(wired, new_id, 2), 10)
+    wait(lambda: kept(wired, new_id, 2))
 
 
 def kept(server, entity, size):
@@ -101,11 +102,12 @@ def kept(server, entity, size):
     return [row for row in rows if row["support_size"] == size]
 
 
-def test_answers_are_quick_while_the_database_is_away(wired, wire):
-    wire.cut()
-    wait(lambda: wired.recommend("i1").json()["degraded"], 5)
-    slowest = max(wired.recommend("i1", entity={"id": f"e{n}"}).elapsed.total_seconds() for n in range(30))
-    assert slowest < 1.0
+def test_few_answers_wait_for_a_database_that_hangs(wired, wire, hasty):
+    hasty("database")
+    wire.hang()
+    wait(lambda: wired.recommend("i1", entity={"id": "e"}).json()["degraded"])
+    taken = [wired.recommend("i1", entity={"id": f"e{n}"}).elapsed.total_seconds() for n in range(30)]
+    assert sum(seconds >= READ_S for seconds in taken) < 15
 
 
 def test_a_server_that_starts_before_its_database_serves_when_it_is_there(home, postgres_url, bundle, wire):
@@ -117,7 +119,7 @@ def test_a_server_that_starts_before_its_database_serves_when_it_is_there(home, 
         assert server.recommend("i1").status_code == 503
         assert server.client.get("/readyz").status_code == 503
         wire.mend()
-        wait(lambda: server.recommend("i1").status_code == 200, 8)
+        wait(lambda: server.recommend("i1").status_code == 200)
 
 
 def test_a_database_that_was_never_upgraded_is_named_as_such(home, postgres_url):

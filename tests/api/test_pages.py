@@ -6,7 +6,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from api import serving as ladder
 from tests.api import bundles
 from tests.api.servers import wait
 from tests.api.test_choices import checkins
@@ -135,25 +134,25 @@ def test_pages_go_on_where_events_come_in_between(full, new_id):
     assert names(ask(full, entity=entity, n=10)) != names(first), "a new first page knows the click"
 
 
-def test_pages_go_on_where_an_event_comes_before_the_state_was_sent(full, new_id, monkeypatch):
-    monkeypatch.setattr(ladder, "_GATHER_S", 0.3)
+def test_pages_go_on_where_an_event_comes_before_the_state_was_sent(full, new_id, held):
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i3"}]})
     first = ask(full, entity={"id": new_id}, n=10)
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i5"}]})
     assert full.house.ladder.writing, "else this is another test"
+    held.free.set()
     wait(lambda: not full.house.ladder.writing)
     for _ in range(2):
         ask(full, entity={"id": new_id}, n=10, cursor=first["next"])
         full.house.memory.close()
 
 
-def test_a_state_that_is_sent_when_its_entity_is_erased_does_not_stay(full, new_id, monkeypatch):
-    monkeypatch.setattr(ladder, "_GATHER_S", 0.3)
+def test_a_state_that_is_sent_when_its_entity_is_erased_does_not_stay(full, new_id, held):
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i3"}]})
     first = ask(full, entity={"id": new_id}, n=10)
     assert full.client.delete(f"/v1/entities/user/{new_id}").status_code == 200
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i5"}]})
     assert full.house.ladder.writing, "else this is another test"
+    held.free.set()
     wait(lambda: not full.house.ladder.writing)
     body = {"model": "users", "entity": {"id": new_id}, "n": 10, "cursor": first["next"]}
     assert full.client.post("/v1/recommendations", json=body).status_code == 409

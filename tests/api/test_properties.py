@@ -3,9 +3,7 @@ database and a Redis. A model of a few lines says what every answer may hold."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from recsys_meta.store.cache import owner_key
-from recsys_meta.store.redis_cache import PREFIX, RedisCache
+from recsys_meta.store.redis_cache import PREFIX
 from tests.api import servers
+from tests.api.conftest import Held
 from tests.api.servers import Served, serving, wait
 from tests.api.test_entities import rows_about
 from tests.services import OwnRedis
@@ -151,21 +150,12 @@ def test_a_walk(pair: list[Served], own_redis: OwnRedis) -> None:
 
 
 def test_what_is_on_its_way_to_redis_while_its_entity_is_erased_does_not_come_back(
-    full: Served, keys_of: Callable[[], list[bytes]], new_id: str, monkeypatch: pytest.MonkeyPatch
+    full: Served, keys_of: Callable[[], list[bytes]], new_id: str, held: Held
 ) -> None:
-    real, erased = RedisCache.set_all, threading.Event()
-
-    async def late(self: RedisCache, values: Sequence[tuple[str, bytes, float]]) -> None:
-        while not erased.is_set():
-            await asyncio.sleep(0.01)
-        await real(self, values)
-
-    monkeypatch.setattr(RedisCache, "set_all", late)
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i3"}]})
     assert listed(full, {"entity": {"id": new_id}})["support_size"] == 1
-    wait(lambda: full.house.ladder.writing)
-    threading.Event().wait(0.1)  # it has been looked at, and is being sent
+    assert held.there.wait(60)
     assert full.client.delete(path(new_id)).status_code == 200
-    erased.set()
+    held.free.set()
     wait(lambda: not full.house.ladder.writing)
     assert keys_of() == []

@@ -1,7 +1,8 @@
 """Random calls of every operation in the OpenAPI document, right ones, wrong ones and walks along its links: no 5xx,
 and every status, content type, header and body is as documented. `schemathesis.toml` says what is asked.
 
-`RECSYS_META_SCHEMATHESIS_S` is how long each kind of database is tried, in seconds; longer finds more.
+Calls are counted, not timed, and drawn from one seed: a slow machine makes the same ones. `RECSYS_META_SCHEMATHESIS_S`
+is how long each kind of database is tried with others, in seconds; longer finds more.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tests.services import OwnRedis
 from tests.store.samples import a_run, an_evaluation
 
 DEEP = os.environ.get("RECSYS_META_SCHEMATHESIS_S")
-SECONDS = int(DEEP or "20")
+HOW_MANY = ["--max-examples", "10", "--seed", "1"] if DEEP is None else ["--max-time", DEEP]
 CONFIG = Path(__file__).parent / "schemathesis.toml"
 KEY = "sesame"
 THREE = ("i3", "i14", "i15")
@@ -59,22 +60,23 @@ def furnished(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)  # the process has a limit of its own
 def test_the_document_is_kept(furnished: Served, tmp_path: Path) -> None:
     config = tmp_path / CONFIG.name
     live = json.dumps(furnished.house.registry.live["users"].version)
     config.write_text(CONFIG.read_text().replace('"VERSION"', live))
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"]
-    command += [f"{furnished.url}/openapi.json", "--header", f"X-API-Key: {KEY}", "--max-time", str(SECONDS)]
+    command += [f"{furnished.url}/openapi.json", "--header", f"X-API-Key: {KEY}", *HOW_MANY]
     command += ["--no-color", "--warnings", "off", "--report", "json", "--report-json-path", "report.json"]
-    command += ["--seed", "1"] if DEEP is None else []
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=SECONDS + 120)
+    ran = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=int(DEEP or 0) + 500
+    )
     told = "\n".join(line[:500] for line in ran.stdout.splitlines())  # bodies may be long
     assert ran.returncode == 0, told + ran.stderr[-2000:]
     every = json.loads((tmp_path / "report.json").read_text())["operations"]
     assert every["tested"] == every["total"] == len(ROUTES)
-    # Calls that all are refused would show nothing of what lies behind. A short time does not suffice for all.
-    wanted = {(method, path) for method, path in ROUTES if DEEP or not path.startswith(("/v1/models/", "/v1/runs/"))}
-    assert wanted <= well_answered(furnished), told
+    # Calls that all are refused would show nothing of what lies behind.
+    assert set(ROUTES) <= well_answered(furnished), told
 
 
 def well_answered(server: Served) -> set[tuple[str, str]]:

@@ -16,7 +16,7 @@ SECONDS = float(os.environ.get("RECSYS_META_SOAK_S", "10"))
 
 @pytest.mark.slow
 def test_mixed_load_for_a_while(home: Path, light: str, own_redis) -> None:
-    server = Workers(home, light, own_redis.url, workers=1).start()
+    server = Workers(home, light, own_redis.url, workers=1, patient=True).start()
     try:
         windows = asyncio.run(soak(server.port, server.pid, SECONDS, rate=40))
     finally:

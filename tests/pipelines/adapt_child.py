@@ -52,14 +52,17 @@ def run(kills: int, arguments: list[str]) -> None:
     work = out.parent / f".adapt-{out.name}"
     began = time.monotonic()
     assert lived(child([*arguments[:-1], f"{out}.first"])) == 0
-    whole, rng = time.monotonic() - began, random.Random(0)
+    span, rng, before = 0.5 * (time.monotonic() - began), random.Random(0), 0
     for _ in range(kills):
         pid = child(arguments)
-        time.sleep(rng.uniform(0, 0.5 * whole))
+        time.sleep(rng.uniform(0, span))
         os.kill(pid, signal.SIGKILL)
         ended = lived(pid)
         made = len(list((work / "made").glob("*.parquet")))
         print(json.dumps({"ended": ended, "made": made, "job": (work / "job.json").exists(), "out": out.exists()}))
+        # A machine may get busier or idler than it was: one that comes to nothing gets longer, one that ends shorter.
+        span *= 0.5 if ended == 0 else 1.5 if made <= before else 1.0
+        before = made
     print(json.dumps({"ended": lived(child(arguments))}))
 
 

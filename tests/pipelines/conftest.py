@@ -17,7 +17,7 @@ import pytest
 
 from pipelines.cli import main
 from recsys_meta.data import open_dataset
-from tests.services import free_port
+from tests.services import PATIENT, free_port
 
 SMALL = ("--set", "train.epochs=2", "--set", "config.dims=8", "--set", "config.towers=1", "--threads", "1")
 
@@ -81,13 +81,13 @@ def server(command, model):
     """A real server of the home's models, and a client for it."""
     port = free_port()
     child = subprocess.Popen(
-        [sys.executable, "-m", "pipelines", "serve", "--port", str(port)],
+        [sys.executable, "-c", PATIENT, "serve", "--port", str(port)],
         env=command.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-        deadline = time.monotonic() + 90
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        deadline = time.monotonic() + 180
         while True:
             assert child.poll() is None and time.monotonic() < deadline, "the server did not come up"
             try:
@@ -97,4 +97,4 @@ def server(command, model):
                 time.sleep(0.1)
         yield client
     child.terminate()
-    assert child.wait(60) in (0, -15)
+    assert child.wait(120) in (0, -15)

@@ -196,9 +196,9 @@ def test_objects_of_a_context_and_codes_of_values_are_read_from_parquet(command,
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_table(command, bundle, items, tmp_path):
-    """Ten times the events, in parts of the same size."""
-    peaks = [_peak(command, bundle, items, tmp_path, entities) for entities in (2_000, 20_000)]
-    assert peaks[1] - peaks[0] < 16 * 2**10, f"{peaks} KiB at the two sizes"
+    """Twenty times the events, in parts of the same size; held at once they would take twice as much as is allowed."""
+    peaks = [_peak(command, bundle, items, tmp_path, entities) for entities in (2_000, 40_000)]
+    assert peaks[1] - peaks[0] < 24 * 2**10, f"{peaks} KiB at the two sizes"
 
 
 def _peak(command, bundle: Path, items: list[str], folder: Path, entities: int) -> int:

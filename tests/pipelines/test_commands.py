@@ -192,7 +192,7 @@ def test_ctrl_c_stops_cleanly_and_a_resume_ends_where_an_undisturbed_run_does(co
         assert time.monotonic() < deadline and child.poll() is None, "no checkpoint appeared"
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
-    _, message = child.communicate(timeout=60)
+    _, message = child.communicate(timeout=120)
     if child.returncode == 0:
         pytest.skip("the run ended before the signal reached it")
     assert child.returncode == 1 and "--resume" in message and "Traceback" not in message

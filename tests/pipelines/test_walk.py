@@ -24,7 +24,7 @@ def test_scores_over_http_equal_those_without_a_server(command, model, items, se
 def test_what_serving_did_is_in_the_database(command, model, items, server):
     body = {"model": model, "entity": {"kind": "user", "id": "bob"}, "events": [{"item": i} for i in items[2:7]]}
     assert server.post("/v1/recommendations", json=body).status_code == 200
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (rows := command.json("adaptations", "list", "--entity", "bob")):
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -154,7 +154,7 @@ def test_second_promote_waits_for_the_first(engine: Engine) -> None:
             started.wait()
             with pytest.raises(TimeoutError):
                 waiting.result(0.3)
-        assert waiting.result(10) == "aaaa"
+        assert waiting.result(60) == "aaaa"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)

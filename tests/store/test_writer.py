@@ -12,6 +12,7 @@ from recsys_meta.store import adaptations, migrate, runs
 from recsys_meta.store.engine import Unavailable, connect, reading, session
 from recsys_meta.store.runs import CurriculumPoint, MetricPoint
 from recsys_meta.store.writer import Row, Writer, to_database
+from tests.services import PATIENCE_S, wait
 from tests.store.samples import NOON, a_run, an_adaptation
 
 
@@ -35,7 +36,7 @@ class Sink:
     def __call__(self, rows: Sequence[Row]) -> None:
         self.attempts += 1
         self.inside.set()
-        self.go.wait(10)
+        self.go.wait(PATIENCE_S)
         if self.away:
             raise Unavailable("away")
         if any(isinstance(row, MetricPoint) and row.step in self.bad for row in rows):
@@ -59,7 +60,7 @@ def sink() -> Iterator[Sink]:
 def test_rows_arrive_in_order_and_in_batches(sink: Sink) -> None:
     with Writer(sink, batch=10, interval=5.0) as writer:
         assert all(writer.put(point(i)) for i in range(25))
-        assert writer.flush(5)
+        assert writer.flush(PATIENCE_S)
         assert (writer.written, writer.waiting, writer.dropped) == (25, 0, 0)
     assert sink.steps == list(range(25))
     assert len(sink.batches) <= 6
@@ -68,10 +69,7 @@ def test_rows_arrive_in_order_and_in_batches(sink: Sink) -> None:
 def test_row_alone_is_written_after_the_interval(sink: Sink) -> None:
     with Writer(sink, interval=0.05) as writer:
         writer.put(point(1))
-        deadline = time.monotonic() + 5
-        while not sink.rows and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert sink.steps == [1]
+        wait(lambda: sink.steps == [1])
 
 
 def test_full_queue_drops_counts_and_says_so(sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
@@ -80,12 +78,13 @@ def test_full_queue_drops_counts_and_says_so(sink: Sink, caplog: pytest.LogCaptu
     with Writer(sink, capacity=5, batch=2, interval=0.0) as writer:
         start = time.monotonic()
         taken = [writer.put(point(i)) for i in range(1000)]
-        assert time.monotonic() - start < 1.0
+        seconds = time.monotonic() - start
+        assert not sink.rows, "nobody waited for the database"
         assert (sum(taken), writer.dropped) == (5, 995)
         said = [r for r in caplog.records if "dropped" in r.message]
-        assert len(said) == 1
+        assert 1 <= len(said) <= 1 + seconds, "at most once a second"
         sink.go.set()
-        assert writer.flush(5)
+        assert writer.flush(PATIENCE_S)
         assert writer.put(point(7))
     assert sink.steps == [0, 1, 2, 3, 4, 7]
 
@@ -96,13 +95,14 @@ def test_outage_keeps_rows_within_the_bound_and_in_order(sink: Sink, caplog: pyt
     with Writer(sink, capacity=30, batch=7, interval=0.0, backoff=0.01, longest_backoff=0.05) as writer:
         for i in range(20):
             assert writer.put(point(i))
+        start = time.monotonic()
         assert not writer.flush(0.3)
         assert writer.degraded
-        attempts = sink.attempts
-        assert 3 <= attempts < 40
+        assert sink.attempts <= 4 + (time.monotonic() - start) / 0.05, "it makes pauses"
+        wait(lambda: sink.attempts >= 3)
         assert sum(writer.put(point(i)) for i in range(20, 40)) == 10
         sink.away = False
-        assert writer.flush(5)
+        assert writer.flush(PATIENCE_S)
         assert not writer.degraded
     assert sink.steps == list(range(30))
     assert len([r for r in caplog.records if "wait for the database" in r.message]) == 1
@@ -112,11 +112,9 @@ def test_flush_does_not_wait_for_a_long_pause(sink: Sink) -> None:
     sink.away = True
     with Writer(sink, interval=0.0, backoff=60.0, longest_backoff=60.0) as writer:
         writer.put(point(1))
-        deadline = time.monotonic() + 5
-        while not writer.degraded and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait(lambda: writer.degraded)
         sink.away = False
-        assert writer.flush(2)
+        assert writer.flush(30)
 
 
 def test_flush_waits_only_for_what_was_there(sink: Sink) -> None:
@@ -130,7 +128,7 @@ def test_flush_waits_only_for_what_was_there(sink: Sink) -> None:
     with Writer(sink, batch=5, interval=0.001) as writer:
         thread = threading.Thread(target=go_on)
         thread.start()
-        assert all(writer.flush(2) for _ in range(10))
+        assert all(writer.flush(PATIENCE_S) for _ in range(10))
         stop.set()
         thread.join()
 
@@ -140,7 +138,7 @@ def test_refused_row_goes_alone(sink: Sink) -> None:
     with Writer(sink, batch=20, interval=5.0) as writer:
         for i in range(10):
             writer.put(point(i))
-        assert writer.flush(5)
+        assert writer.flush(PATIENCE_S)
         assert (writer.dropped, writer.written) == (2, 8)
         assert writer.put(point(10))
     assert sink.steps == [0, 1, 2, 4, 5, 6, 7, 9, 10]
@@ -163,7 +161,7 @@ def test_outage_between_the_halves_of_a_refused_batch_writes_nothing_twice() -> 
     with Writer(sink, batch=10, interval=5.0, backoff=0.01) as writer:
         for i in range(10):
             writer.put(point(i))
-        assert writer.flush(5)
+        assert writer.flush(PATIENCE_S)
     assert seen == list(range(9))
 
 
@@ -173,29 +171,29 @@ def test_discard_also_finds_what_is_under_way(sink: Sink) -> None:
     with Writer(sink, batch=2, interval=0.0, backoff=0.01) as writer:
         for name in ("u1", "u2", "u1", "u3"):
             writer.put(an_adaptation(name))
-        assert sink.inside.wait(5)
+        assert sink.inside.wait(PATIENCE_S)
         threading.Timer(0.1, sink.go.set).start()
         assert writer.discard(lambda row: getattr(row, "entity", None) == "u1") == 2
         sink.away = False
-        assert writer.flush(5)
+        assert writer.flush(PATIENCE_S)
     assert [row.entity for row in sink.rows if isinstance(row, adaptations.NewAdaptation)] == ["u2", "u3"]
 
 
 def test_discarding_everything_does_not_stop_the_writer(sink: Sink) -> None:
-    with Writer(sink, batch=100, interval=0.1) as writer:
+    with Writer(sink, batch=100, interval=1.0) as writer:
         writer.put(point(1))
         time.sleep(0.02)
         assert writer.discard(lambda row: True) == 1
-        time.sleep(0.2)
+        time.sleep(1.1)  # it looks for its batch in vain
         writer.put(point(2))
-        assert writer.flush(5)
+        assert writer.flush(PATIENCE_S)
     assert sink.steps == [2]
 
 
 def test_close_writes_what_waits_and_then_takes_no_more(sink: Sink) -> None:
     writer = Writer(sink, interval=60.0)
     writer.put(point(1))
-    assert writer.close(5)
+    assert writer.close(30)
     assert sink.steps == [1]
     assert not writer.put(point(2))
     assert writer.dropped == 1
@@ -207,11 +205,10 @@ def test_close_in_an_outage_ends_in_time_and_counts(sink: Sink) -> None:
     writer = Writer(sink, batch=2, interval=0.0, backoff=30.0, longest_backoff=30.0)
     for i in range(5):
         writer.put(point(i))
-    start = time.monotonic()
     assert not writer.close(0.2)
-    assert time.monotonic() - start < 2.0
-    assert writer.dropped == 5
+    writer._thread.join(20)  # less than the pause that it makes
     assert not writer._thread.is_alive()
+    assert writer.dropped == 5
 
 
 def test_no_row_is_lost_or_doubled_with_many_writers(sink: Sink) -> None:
@@ -225,7 +222,7 @@ def test_no_row_is_lost_or_doubled_with_many_writers(sink: Sink) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert writer.flush(10)
+        assert writer.flush(PATIENCE_S)
     assert sorted(sink.steps) == list(range(4000))
 
 
@@ -239,7 +236,7 @@ def test_writer_into_a_database(engine: Engine) -> None:
             writer.put(CurriculumPoint("r", i, "easy", 0.1, 1.0))
         writer.put(MetricPoint("nobody", "loss", 1, 0.5))
         writer.put(an_adaptation("\x00"))
-        assert writer.flush(20)
+        assert writer.flush(PATIENCE_S)
         assert (writer.written, writer.dropped) == (60, 2)
     with reading(engine) as s:
         assert len(runs.metrics(s, "r")) == len(runs.curriculum(s, "r")) == 20
@@ -254,7 +251,7 @@ def test_database_that_appears_later(tmp_path: Path) -> None:
         writer.put(an_adaptation())
         assert not writer.flush(0.2)
         migrate.upgrade(url)
-        assert writer.flush(10)
+        assert writer.flush(PATIENCE_S)
     with reading(engine) as s:
         assert len(adaptations.list_adaptations(s).items) == 1
     engine.dispose()
