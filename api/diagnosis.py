@@ -18,10 +18,10 @@ from recsys_meta.store.writer import Writer
 ANONYMOUS = ""
 """The entity of rows about newcomers without an id; no id is empty."""
 
-_CAPACITY = 2000
+_CAPACITY = 500
 _TOGETHER = 16
 _REST = 9.0  # times as long as it worked
-_LONGEST_REST = 0.1  # seconds
+_LONGEST_REST = 2.0  # seconds
 
 
 @dataclass(frozen=True)

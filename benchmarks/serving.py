@@ -123,7 +123,7 @@ def measure(
         "adapted": (port, (request(s) for s in supports(2))),
     }
     for at, requests in every.values():
-        call(at, requests, 4, min(seconds, 1.0))  # what is lazy is made
+        call(at, requests, CONNECTIONS[-1], min(seconds, 1.0))  # what is lazy is made
     found: dict[tuple[str, int], list[Tally]] = {}
     for turn in range(rounds):
         for connections in CONNECTIONS:
