@@ -43,20 +43,17 @@ _MOST_WAITING = 8  # long pieces of work at once, under way or waiting
 _MOST_WRITES = 512  # writes to Redis under way at once; more are left out, and cost one adaptation each
 _GATHER_S = 0.005  # how long a write waits for company
 
-_NONE = torch.empty(0)
 _Unsent = tuple[str, bytes, Subject, float]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was asked for, where the state came from, and how long working it out took; or the list, where another
-    process had made it."""
+    """What was asked for, where the state came from, and how long working it out took."""
 
     scores: Tensor
     state: State | None
     source: Source
     ms: float
-    made: bytes | None = None
 
     @property
     def broken(self) -> bool:
@@ -80,12 +77,24 @@ class Ladder:
         self._sending: list[_Unsent] = []
         self._sender: asyncio.Task[None] | None = None
         self._company = Company(self._pool)
-        self._flights: dict[str, asyncio.Future[bool]] = {}  # whether the state was tried for
+        self._flights: dict[str, asyncio.Future[None]] = {}
 
     @property
     def writing(self) -> int:
         """States and lists on their way to Redis."""
         return len(self._unsent) + len(self._sending)
+
+    async def find_list(self, key: str, subject: Subject) -> tuple[bytes, Source] | None:
+        """A whole list that this process or another made. Asked for before the events are read: what is there needs
+        no reading."""
+        made = self.memory.get(key)
+        if made is not None:
+            return made, "process"
+        made = None if self._redis is None else await self._redis.get(key)
+        if made is None:
+            return None
+        self.memory.set(key, made, PROCESS_S, subject.owner)
+        return made, "redis"
 
     async def climb(
         self,
@@ -96,13 +105,11 @@ class Ladder:
         fresh: bool = False,
         ask: Ask = Recommender.answer,
         digest: str | None = None,
-        listed: str | None = None,
     ) -> Outcome:
         """What is asked of a newcomer's state, the scores of its catalogue where left out.
 
-        `fresh` adapts whatever is cached; `digest` wants the state of an older support; `listed` is the key under
-        which another process may have left the whole list. Where the model fails the scores are by popularity. Raises
-        DataError for a wrong feature, Problem 409 for a state that is gone.
+        `fresh` adapts whatever is cached; `digest` wants the state of an older support. Where the model fails the
+        scores are by popularity. Raises DataError for a wrong feature, Problem 409 for a state that is gone.
         """
         began = time.perf_counter()
         if served.sample is None:
@@ -110,27 +117,18 @@ class Ladder:
         key = state_key(served.version, subject.kind, subject.entity or "", digest or known.digest)
         if fresh or (raw := self.memory.get(key)) is not None:
             return await self._climb(served, known, subject, ask, digest, key, began, None if fresh else raw, "process")
-        while (ahead := self._flights.get(key)) is not None:
+        if (ahead := self._flights.get(key)) is not None:
             # Somebody finds or makes the same state already. Once it has, it is in the memory, whatever Redis does.
             await asyncio.wait((ahead,))
-            raw, made = self.memory.get(key), None if listed is None else self.memory.get(listed)
-            if made is not None:
-                return _whole(made, "process", began)
-            if raw is not None or ahead.result():
-                return await self._climb(served, known, subject, ask, digest, key, began, raw, "process")
-            # It found a whole list of its own, and no state for others: one of them goes on as the first.
+            raw = self.memory.get(key)
+            return await self._climb(served, known, subject, ask, digest, key, began, raw, "process")
         flight = self._flights[key] = asyncio.get_running_loop().create_future()
-        tried = True
         try:
-            raw, made = (None, None) if self._redis is None else await self._redis.get_both(key, listed)
-            if made is not None and listed is not None:
-                self.memory.set(listed, made, PROCESS_S, subject.owner)
-                tried = False
-                return _whole(made, "redis", began)
+            raw = None if self._redis is None else await self._redis.get(key)
             return await self._climb(served, known, subject, ask, digest, key, began, raw, "redis")
         finally:
             del self._flights[key]
-            flight.set_result(tried)
+            flight.set_result(None)
 
     async def _climb(
         self,
@@ -230,11 +228,6 @@ class Ladder:
     async def _stands(self, subject: Subject) -> bool:
         entity = subject.entity
         return entity is None or await self._profiles.stands(subject.kind, entity, subject.profile)
-
-
-def _whole(made: bytes, source: Source, began: float) -> Outcome:
-    """A list that was made before, whole."""
-    return Outcome(_NONE, {}, source, 1000 * (time.perf_counter() - began), made)
 
 
 def gone() -> Problem:

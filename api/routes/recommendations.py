@@ -49,18 +49,16 @@ async def recommend(request: Request) -> Response:
     place = read(body.cursor, house.profiles.secret) if body.cursor else None
     call = await begin(body.model, body.entity, request, house, place.version if place else None)
     key = _list_key(call, await request.body())
-    kept = None if key is None else house.memory.get(key)
-    if kept is not None:
-        return _again(call, kept, "process")
+    made = None if key is None else await house.ladder.find_list(key, call.subject)
+    if made is not None:
+        return _again(call, *made)
     known = know(call.served, call.subject, body.entity, body.events)
     question = None
     if body.moment is not None or (known.own is not None and body.candidates):
         known, question = _ask(call.served.recommender, known, body)
     if place is not None:
         _check_place(place, call, body, known)
-    outcome = await _climb(call, known, question, place, key)
-    if outcome.made is not None:
-        return _again(call, outcome.made, outcome.source)
+    outcome = await _climb(call, known, question, place)
     items, unknown = _list(call.served, body, known, question, outcome, place)
     more = len(items) > body.n and not outcome.broken
     items = items[: body.n]
@@ -118,15 +116,15 @@ def _ask(recommender: Recommender, known: Known, body: RecommendationRequest) ->
     return recommender.ask(known, Moment(moment.context, moment.actor, at, history), told)
 
 
-async def _climb(call: Call, known: Known, question: Question | None, place: Place | None, key: str | None) -> Outcome:
+async def _climb(call: Call, known: Known, question: Question | None, place: Place | None) -> Outcome:
     ladder = call.house.ladder
     if known.own is not None and not known.own.names:  # there is nothing to choose from yet
         return Outcome(torch.zeros(FIRST), {}, "miss", 0.0)
     support = None if place is None else place.support
     if question is None:
-        return await ladder.climb(call.served, known, call.subject, digest=support, listed=key)
+        return await ladder.climb(call.served, known, call.subject, digest=support)
     ask = partial(_answer, question)
-    return await ladder.climb(call.served, known, call.subject, digest=support, ask=ask, listed=key)
+    return await ladder.climb(call.served, known, call.subject, digest=support, ask=ask)
 
 
 def _answer(question: Question, recommender: Recommender, state: State) -> Any:

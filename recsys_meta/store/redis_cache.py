@@ -56,11 +56,6 @@ class RedisCache:
         """The value, None for a miss, an outage or damage. Never raises."""
         return await self._node(key).get(key)
 
-    async def get_both(self, key: str, other: str | None) -> tuple[bytes | None, bytes | None]:
-        """The same for two keys, asked for at once; the other may be none."""
-        first, second = self._node(key).get(key), None if other is None else self._node(other).get(other)
-        return await first, None if second is None else await second
-
     async def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
         """Keep a value for ``ttl`` seconds, at most 30 days. Never raises."""
         writing = self._node(key).writing

@@ -109,15 +109,15 @@ def test_whoever_cannot_be_adapted_spoils_it_for_nobody(flagship: Served, monkey
         return real(self, known)
 
     monkeypatch.setattr(Recommender, "settle", settle)
-    monkeypatch.setattr(flagship.house.redis, "get_both", nothing)
+    monkeypatch.setattr(flagship.house.redis, "get", nothing)
     for body, answer, (items, _) in zip(bodies, at_once(flagship.url, bodies), whole, strict=True):
         failed = {"item": "i7"} in body["events"]
         assert (answer["served_by"] == "popular") == failed
         assert failed or answer["items"] == items[:11]
 
 
-async def nothing(key: str, other: str | None) -> tuple[None, None]:
-    return None, None
+async def nothing(key: str) -> None:
+    return None
 
 
 def test_equal_newcomers_of_different_forms_are_all_answered() -> None:

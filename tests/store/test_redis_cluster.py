@@ -79,8 +79,6 @@ def both_work(cluster: OwnCluster) -> None:
             here.set(key, key.encode(), 100)
         found = await asyncio.gather(*(there.get(key) for key in (*STATES, *OWNERS, "nothing#")))
         assert found == [*(key.encode() for key in STATES), *[b"17"] * MANY, None]
-        for key, other in zip(STATES, [*STATES[1:], "nothing#"], strict=True):
-            assert await there.get_both(key, other) == (key.encode(), None if other == "nothing#" else other.encode())
         assert [here.get(key) for key in STATES] == [key.encode() for key in STATES]
         assert [len(names) for names in cluster.names()] == [2 * len(keys) for keys in on(cluster, OWNERS)]
         # As after a batch of events of many entities.
@@ -145,7 +143,7 @@ def test_a_node_that_is_lost_costs_nobody_the_others(alone: OwnCluster, number: 
             found = dict(zip(OWNERS, await asyncio.gather(*(cache.get(key) for key in OWNERS)), strict=True))
             assert found == {**dict.fromkeys(left, word), **dict.fromkeys(gone)}
             assert [await cache.get(key) for key in left] == [word] * len(left)
-            assert [await cache.get_both(key, left[0]) for key in gone] == [(None, word)] * len(gone)
+            assert await asyncio.gather(*(cache.get(key) for key in (gone[0], left[0]))) == [None, word]
             assert [await cache.claim(key, b"18", 100) for key in (gone[0], left[0])] == [None, word]
             assert (cache.degraded, cache.away(gone[0]), cache.away(left[0])) == (True, True, False)
             with pytest.raises(Unavailable):
