@@ -27,6 +27,7 @@ from tests.api.servers import OwnPostgres, Wire, Workers, serving, settings, wai
 from tests.services import OwnRedis, missing
 
 FAULT_S = float(os.environ.get("RECSYS_META_FAULT_S", "1"))
+BACK_S = float(os.environ.get("RECSYS_META_BACK_S", "60"))  # within which all is well again: 5 where nothing else runs
 ANSWER_S = 12.0  # no answer may take longer, on a machine that is busy with other things; unbounded it took 15 at least
 RANKING = ("anyone", "same", "stored", "cold")
 
@@ -192,7 +193,7 @@ def booted(place: Place, name: str) -> Iterator[tuple[Workers, list[dict]]]:
         for fault in both:
             fault.end(place)
         mended = time.monotonic()
-        wait(lambda: not any(recommended(made.url, entity={"id": "x"})["missing"] for _ in range(6)))
+        wait(lambda: not any(recommended(made.url, entity={"id": "x"})["missing"] for _ in range(6)), BACK_S)
         print(f"both {name}, two workers: well after {time.monotonic() - mended:.2f} s")
         yield made, told
     finally:
@@ -291,7 +292,7 @@ def test_in_mid_load(place: Place, load: Load, fault: Fault) -> None:
         wait(lambda: any(t.status == 503 for t in load.since(broken, "events")))
     fault.end(place)
     mended = time.monotonic()
-    wait(lambda: well(load, mended))
+    wait(lambda: well(load, mended), BACK_S)
     told = load.since(start, *RANKING)
     slowest = max(t.seconds for t in told)
     print(f"{fault}: {len(told)} answers, slowest {slowest:.2f} s, well after {time.monotonic() - mended:.2f} s")
@@ -337,7 +338,7 @@ def test_at_boot(place: Place, noted: Place, fault: Fault, hasty: Callable[[str]
                 wait(lambda: fault.of in server.recommend("i1", entity={"id": "x"}).json()["missing"])
             fault.end(place)
             mended = time.monotonic()
-            wait(lambda: not server.recommend("i1", entity={"id": "x"}).json()["missing"])
+            wait(lambda: not server.recommend("i1", entity={"id": "x"}).json()["missing"], BACK_S)
             print(f"{fault}: well after {time.monotonic() - mended:.2f} s")
             sent = {"events": [{"entity": "boot", "item": "i1", "event_id": f"boot {fault}"}]}
             wait(lambda: server.client.post("/v1/events", json=sent).status_code == 200)
