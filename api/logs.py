@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import json
 import logging
+import select
 import sys
 import threading
 from collections.abc import Iterator, MutableMapping
 from datetime import UTC, datetime
-from select import PIPE_BUF
 from typing import Any, BinaryIO
 
 import orjson
 import structlog
 
 _GATHER_S = 0.1
+_WHOLE = getattr(select, "PIPE_BUF", 512)  # bytes that a pipe takes in one piece; not every system says
 
 
 class Lines:
@@ -66,7 +67,7 @@ def _parts(lines: list[bytes]) -> Iterator[bytes]:
     """Lines together, as many as a pipe takes whole: of more, other processes' lines may come between the halves."""
     part, size = list[bytes](), 0
     for line in lines:
-        if part and size + len(line) >= PIPE_BUF:
+        if part and size + len(line) >= _WHOLE:
             yield b"".join(part)
             part, size = [], 0
         part += (line, b"\n")

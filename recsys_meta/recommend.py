@@ -114,21 +114,21 @@ class Recommender:
     def settle(self, known: Sequence[Known]) -> tuple[State, list[bytes]]:
         """The same, and each as small bytes for `load_state`."""
         support = self.support(known)
-        starts = None if self._starter is None else self._starts_of(self._starter, known, support)
+        starts = None if self._starter is None else self._starts_of(self._starter, known)
         if self._starter is None or starts is None:
             state = self.bundle.predictor.adapt(self.body, support)
         else:
             state = self._starter.adapt_from(self.body, starts, support)
         return settle(state, self._coarse)
 
-    def _starts_of(self, starter: Starter, known: Sequence[Known], support: Support) -> State | None:
+    def _starts_of(self, starter: Starter, known: Sequence[Known]) -> State | None:
         """Where such newcomers start: worked out for the first one of each kind. None for many who share nothing."""
         kinds = [(len(one.items), _digest(one.features)) for one in known]
         if len(known) == 1:
-            return self._kept_start(starter, kinds[0], support)
+            return self._kept_start(starter, kinds[0], known[0])
         first = {kind: i for i, kind in reversed(list(enumerate(kinds)))}
         if len(first) < MANY_STARTS:
-            made = [self._kept_start(starter, kind, support, i) for kind, i in first.items()]
+            made = [self._kept_start(starter, kind, known[i]) for kind, i in first.items()]
             starts = {name: torch.cat([one[name] for one in made]) for name in made[0]}
         elif 2 * len(first) > len(known):
             return None
@@ -139,13 +139,14 @@ class Recommender:
         place = {kind: i for i, kind in enumerate(first)}
         return {name: leaf[[place[kind] for kind in kinds]] for name, leaf in starts.items()}
 
-    def _kept_start(self, starter: Starter, kind: tuple[int, bytes], support: Support, of: int = 0) -> State:
-        """The start of a kind, worked out where it is new for one of T newcomers who is of it."""
+    def _kept_start(self, starter: Starter, kind: tuple[int, bytes], one: Known) -> State:
+        """The start of a kind, worked out where it is new for one who is of it: alone, so that its features are not
+        padded for another's sake, which may cost a last bit."""
         start = self._starts.get(kind)
         if start is None:
             if len(self._starts) >= MOST_STARTS:
                 self._starts.clear()
-            start = self._starts[kind] = starter.start(self.body, support.of(torch.tensor([of])))
+            start = self._starts[kind] = starter.start(self.body, self.support([one]))
         return start
 
     def dump(self, state: State) -> bytes:
@@ -180,7 +181,9 @@ class Recommender:
         states = self.adapt([self.know(Newcomer(events=[Interaction(n) for n in some[:5]])) for some in turned])
         rank, whole = self.bundle.predictor.rank, self.bundle.predictor.rank(self.body, states)
         parts = [slice(i, i + FEWEST + i % 3) for i in range(len(names) - FEWEST)]
-        return all(torch.equal(rank(self.body, {k: v[p] for k, v in states.items()}), whole[p]) for p in parts)
+        return bool(parts) and all(
+            torch.equal(rank(self.body, {k: v[p] for k, v in states.items()}), whole[p]) for p in parts
+        )
 
     def answer(self, state: State, question: Question | None = None) -> Tensor:
         """Scores [C] of one newcomer's whole catalogue: for nothing in particular, or for a question."""

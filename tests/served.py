@@ -53,12 +53,13 @@ def rating():
 
 @cache
 def flagship():
-    """A bundle of the flagship with item vectors drawn by chance, in which every memory is heard."""
+    """A bundle of the flagship with vectors drawn by chance, in which every memory is heard."""
     data, train = ranking_world(), np.arange(150)
     learner = LEARNERS["flagship"](LEARNERS["flagship"].Config(dims=8, towers=2, subspace=8, neighbours=16))
     generator, memories = torch.Generator().manual_seed(0), learner.config.memories
     params = learner.init(data, train, generator)
-    params["item"][FIRST:] = torch.randn(params["item"][FIRST:].shape, generator=generator)
+    for name in ("item", "entity.group", "entity.age.weight"):
+        params[name][FIRST:] = torch.randn(params[name][FIRST:].shape, generator=generator)
     heard = [[0.5, 2.0] if any(key.startswith(f"memory.{m}.") for key in params) else [0.0, 0.0] for m in memories]
     params["gate"] = torch.tensor(heard)
     return make_bundle(learner, params, data, EventIndex.of(data), train, {})

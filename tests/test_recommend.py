@@ -1,7 +1,7 @@
 import math
 import random
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_meta.bundle import make_bundle, predictor_of
+from recsys_meta.dataset import Vocabulary
 from recsys_meta.episodes import EventIndex
 from recsys_meta.evaluate import episodes_at
 from recsys_meta.learners import LEARNERS
@@ -202,24 +203,33 @@ def test_a_baseline_serves_too(data, name):
     assert served.version == ""
 
 
-def test_in_any_company_a_newcomer_is_the_same_bit_for_bit():
-    """A flagship with every memory: states, their bytes and scores, whoever was worked out at the same time."""
-    model = Recommender(served.flagship())
+@pytest.mark.parametrize("size", [2, 3, 5, 16])
+def test_in_any_company_a_newcomer_is_the_same_bit_for_bit(size):
+    """A flagship with every memory: states, their bytes and scores, whoever was worked out at the same time and has as
+    many rows; their features are of different lengths, and nobody's start was known."""
+    model, other = (Recommender(served.flagship()) for _ in range(2))
     assert model.together
     rng = random.Random(3)
-    known = [
-        model.know(Newcomer(events=[Interaction(f"i{i}") for i in rng.sample(range(40), rng.randint(0, 6))]))
-        for _ in range(80)
-    ]
-    alone = [(*model.settle([one]), model.scores(model.adapt([one]))) for one in known]
-    for size in (2, 3, 5, 16):
-        for start in range(0, len(known), size):
-            whole = sorted(range(start, min(start + size, len(known))), key=lambda i: len(known[i].items))
-            for _, group in groupby(whole, key=lambda i: len(known[i].items)):
-                places = list(group)
-                states, raw = model.settle([known[i] for i in places])
-                scores = model.scores(states)
-                for row, i in enumerate(places):
-                    state, (content,), own = alone[i]
-                    assert raw[row] == content and torch.equal(scores[row], own[0])
-                    assert all(torch.equal(leaf[row : row + 1], state[name]) for name, leaf in states.items())
+    known = [model.know(newcomer_of(rng, rows=n % 7)) for n in range(112)]
+    for rows in range(7):
+        alike = known[rows::7]
+        for start in range(0, len(alike), size):
+            party = alike[start : start + size]
+            states, raw = other.settle(party)
+            scores = other.scores(states)
+            for row, one in enumerate(party):
+                alone, (content,) = model.settle([one])
+                assert raw[row] == content and torch.equal(scores[row], model.scores(alone)[0])
+                assert all(torch.equal(leaf[row : row + 1], alone[name]) for name, leaf in states.items())
+
+
+def newcomer_of(rng, rows):
+    features = {"age": rng.uniform(10, 60), "group": [f"group{rng.randrange(5)}" for _ in range(rng.randint(1, 60))]}
+    return Newcomer(features, [Interaction(f"i{i}") for i in rng.sample(range(80), rows)])
+
+
+def test_a_model_of_too_few_items_to_try_is_not_ranked_together(data):
+    tiny = served.flagship()
+    names = {**tiny.vocab.values, "item": tiny.vocab.values["item"][:3]}
+    few = Recommender(replace(tiny, vocab=Vocabulary(names)))
+    assert not few.together
