@@ -1,7 +1,8 @@
-"""Adapting in company: those who ask a model in the same turn of the event loop are adapted and ranked in one go.
+"""Adapting in company: those who ask a model at about the same time are adapted and ranked in one go.
 
-For sixteen it takes a third of what one after another takes. Nobody waits for company: who asks alone is answered in
-the next turn. Only models that give everybody the same numbers in any company are asked so (`Recommender.together`).
+For sixteen it takes a third of what one after another takes, and a fifth with what a server does in between. A party
+waits for those who are on their way, for two milliseconds; who asks while nobody else does is answered in the next turn of
+the loop. Only models that give everybody the same numbers in any company are asked so (`Recommender.together`).
 """
 
 from __future__ import annotations
@@ -9,31 +10,35 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from api.served import SLOW_MS, Served
-from recsys_meta.recommend import Known
+from api.served import MOST, Served
+from recsys_meta.recommend import Known, Recommender, Wish
+from recsys_meta.topk import Best
 from recsys_meta.types import State
 
 MISFITS = (RuntimeError, IndexError, KeyError)
 """What a model raises for a state of another form."""
 
-MOST = 16
-"""Newcomers that are worked out in one go, at most."""
+PATIENCE_S = 0.002
+"""How long a party waits for who is on the way, seconds: about what it costs to be two parties."""
 
 
 @dataclass(frozen=True)
 class Solved:
-    """The state of a newcomer, as bytes where it was adapted just now, and the scores of its catalogue [C]."""
+    """The state of a newcomer, as bytes where it was adapted just now, the scores of its catalogue [C], and the best of
+    them where they were wished for."""
 
     state: State
     fresh: bytes | None
     scores: Tensor
+    best: Best | None = None
 
 
 Found = Solved | Exception | None
@@ -43,7 +48,9 @@ Found = Solved | Exception | None
 class _Asking:
     known: Known
     state: State | None
+    wish: Wish | None
     answer: asyncio.Future[Solved | None]
+    since: float
 
     @property
     def form(self) -> Hashable:
@@ -59,45 +66,76 @@ class Company:
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
         self._asking: dict[int, list[_Asking]] = {}
-        self._working: set[int] = set()  # models whose next turn is settled
+        self._turns: dict[int, tuple[Served, asyncio.Handle | None]] = {}  # models whose next turn is settled
+        self._coming = 0
 
-    async def solve(self, served: Served, known: Known, state: State | None) -> Solved | None:
+    @contextmanager
+    def expect(self) -> Iterator[None]:
+        """Somebody is on the way, who may ask, and asks soon."""
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
+            if not self._coming:
+                self._hurry()
+
+    async def solve(self, served: Served, known: Known, state: State | None, wish: Wish | None = None) -> Solved | None:
         """Adapt a newcomer, unless it has a state, and rank for it. A state that does not fit is made anew. None where
         the scores are not finite. Raises what the model raises."""
         try:
-            return await self._solve(served, known, state)
+            return await self._solve(served, known, state, wish)
         except MISFITS:
             if state is None:
                 raise
-            return await self._solve(served, known, None)
+            return await self._solve(served, known, None, wish)
 
-    async def _solve(self, served: Served, known: Known, state: State | None) -> Solved | None:
-        asking = _Asking(known, state, asyncio.get_running_loop().create_future())
-        self._asking.setdefault(id(served), []).append(asking)
-        if id(served) not in self._working:
+    async def _solve(self, served: Served, known: Known, state: State | None, wish: Wish | None) -> Solved | None:
+        loop = asyncio.get_running_loop()
+        asking = _Asking(known, state, wish, loop.create_future(), loop.time())
+        party = self._asking.setdefault(id(served), [])
+        party.append(asking)
+        if id(served) not in self._turns:
             self._next(served)
+        elif len(party) == MOST:
+            self._hurry()
         return await asking.answer
+
+    def _hurry(self) -> None:
+        """Let no party wait any longer."""
+        for served, turn in list(self._turns.values()):
+            if isinstance(turn, asyncio.TimerHandle):
+                turn.cancel()
+                self._next(served)
 
     def _next(self, served: Served) -> None:
         """Work in the next turn of the loop, if somebody waits."""
         if id(served) in self._asking:
-            self._working.add(id(served))
-            asyncio.get_running_loop().call_soon(self._work, served)
+            self._turns[id(served)] = served, asyncio.get_running_loop().call_soon(self._work, served)
         else:
-            self._working.discard(id(served))
+            del self._turns[id(served)]
+
+    def _waits(self, asking: Sequence[_Asking]) -> float:
+        """For how long a party may still wait for others, seconds."""
+        if not self._coming or len(asking) >= MOST:
+            return 0.0
+        return asking[0].since + PATIENCE_S - asyncio.get_running_loop().time()
 
     def _work(self, served: Served) -> None:
         """Work out the first who wait and are alike, and leave the others to the next turn."""
+        if (waits := self._waits(self._asking[id(served)])) > 0:
+            self._turns[id(served)] = served, asyncio.get_running_loop().call_later(waits, self._work, served)
+            return
         alike: dict[Hashable, list[_Asking]] = {}
         for one in self._asking.pop(id(served)):
             alike.setdefault(one.form, []).append(one)
         first, *others = alike.values()
-        # In line, a party may take no longer than one newcomer may.
-        most = MOST if served.pace.slow else max(1, min(MOST, int(SLOW_MS / max(served.pace.ms, 0.01))))
+        most = MOST if served.pace.slow else served.pace.party
         chosen, left = first[:most], [*first[most:], *(one for group in others for one in group)]
         if left:
             self._asking[id(served)] = left
         if served.pace.slow:
+            self._turns[id(served)] = served, None
             work = asyncio.get_running_loop().run_in_executor(self._pool, _found, served, chosen)
             work.add_done_callback(lambda done: self._worked(served, chosen, done))
         else:
@@ -115,7 +153,7 @@ class Company:
 
 def _found(served: Served, asking: Sequence[_Asking]) -> list[Found]:
     try:
-        return list(solve_all(served, [one.known for one in asking], [one.state for one in asking]))
+        return list(solve_all(served, asking))
     except Exception as error:
         if len(asking) == 1:
             return [error]
@@ -132,21 +170,33 @@ def _give(asking: Sequence[_Asking], found: Sequence[Found]) -> None:
             one.answer.set_result(solved)
 
 
-def solve_all(served: Served, knowns: Sequence[Known], states: Sequence[State | None]) -> list[Solved | None]:
+def solve_all(served: Served, asking: Sequence[_Asking]) -> list[Solved | None]:
     """The same for several who are alike: all with a state of the same form, or none."""
     began = time.thread_time()  # of other threads' work this one is not to blame
     recommender = served.recommender
-    kept = [state for state in states if state is not None]
-    fresh: Sequence[bytes | None] = [None] * len(knowns)
+    kept = [one.state for one in asking if one.state is not None]
+    fresh: Sequence[bytes | None] = [None] * len(asking)
     if kept:
         state = {name: torch.cat([one[name] for one in kept]) for name in kept[0]} if len(kept) > 1 else kept[0]
     else:
-        state, fresh = recommender.settle(knowns)
+        state, fresh = recommender.settle([one.known for one in asking])
     scores = recommender.scores(state)
     # A sum is finite where all of its parts are, and costs a tenth of looking at each.
     finite = [math.isfinite(total) for total in scores.sum(1).tolist()]
-    served.pace.note(1000 * (time.thread_time() - began) / len(knowns))
+    best = _bests(recommender, scores, [one.wish if ok else None for one, ok in zip(asking, finite, strict=True)])
+    served.pace.note(1000 * (time.thread_time() - began), len(asking))
     return [
-        Solved({name: leaf[i : i + 1] for name, leaf in state.items()}, fresh[i], scores[i]) if finite[i] else None
-        for i in range(len(knowns))
+        Solved({name: leaf[i : i + 1] for name, leaf in state.items()}, fresh[i], scores[i], best.get(i))
+        if finite[i]
+        else None
+        for i in range(len(asking))
     ]
+
+
+def _bests(recommender: Recommender, scores: Tensor, wishes: Sequence[Wish | None]) -> dict[int, Best]:
+    """The best for each who wished for them, by place."""
+    wished = {i: wish for i, wish in enumerate(wishes) if wish is not None}
+    if not wished:
+        return {}
+    rows = scores if len(wished) == len(scores) else scores[list(wished)]
+    return dict(zip(wished, recommender.bests(rows, list(wished.values())), strict=True))

@@ -20,17 +20,30 @@ from recsys_meta.types import State
 SLOW_MS = 3.0
 """Work longer than this leaves the event loop."""
 
+LONGEST_MS = 2 * SLOW_MS
+"""For so long the event loop may work for several who ask at once: one after another would take longer still."""
+
+MOST = 16
+"""Newcomers that are worked out in one go, at most."""
+
 _WARM_ITEMS = 10
 
 
 @dataclass
 class Pace:
-    """How long adapting and ranking takes with one model: a moving average in milliseconds."""
+    """How long adapting and ranking takes with one model: a moving average in milliseconds for one newcomer, and how
+    many may be worked out in one go in the event loop."""
 
     ms: float = 0.0
+    party: int = 4
 
-    def note(self, ms: float) -> None:
-        self.ms += 0.1 * (ms - self.ms)
+    def note(self, ms: float, newcomers: int = 1) -> None:
+        """It took so long for so many."""
+        self.ms += 0.1 * (ms / newcomers - self.ms)
+        if ms > LONGEST_MS:
+            self.party = max(1, newcomers // 2)
+        elif newcomers >= self.party:
+            self.party = min(MOST, newcomers + 1)
 
     @property
     def slow(self) -> bool:

@@ -23,11 +23,12 @@ from api.profiles import Profiles
 from api.registry import Served
 from api.subjects import Subject
 from recsys_meta.errors import RecsysMetaError
-from recsys_meta.recommend import Known, Recommender, load_state
+from recsys_meta.recommend import Known, Recommender, Wish, load_state
 from recsys_meta.store.cache import state_key
 from recsys_meta.store.engine import Unavailable
 from recsys_meta.store.memory_cache import MemoryCache
 from recsys_meta.store.redis_cache import RedisCache
+from recsys_meta.topk import Best
 from recsys_meta.types import State
 
 Source = Literal["process", "redis", "miss"]
@@ -48,12 +49,14 @@ _Unsent = tuple[str, bytes, Subject, float]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was asked for, where the state came from, and how long working it out took."""
+    """What was asked for, where the state came from, and how long working it out took. `best` is there where it was
+    wished for and could be found along the way."""
 
     scores: Tensor
     state: State | None
     source: Source
     ms: float
+    best: Best | None = None
 
     @property
     def broken(self) -> bool:
@@ -90,7 +93,10 @@ class Ladder:
         made = self.memory.get(key)
         if made is not None:
             return made, "process"
-        made = None if self._redis is None else await self._redis.get(key)
+        if self._redis is None:
+            return None
+        with self._company.expect():
+            made = await self._redis.get(key)
         if made is None:
             return None
         self.memory.set(key, made, PROCESS_S, subject.owner)
@@ -105,10 +111,12 @@ class Ladder:
         fresh: bool = False,
         ask: Ask = Recommender.answer,
         digest: str | None = None,
+        wish: Wish | None = None,
     ) -> Outcome:
         """What is asked of a newcomer's state, the scores of its catalogue where left out.
 
-        `fresh` adapts whatever is cached; `digest` wants the state of an older support. Where the model fails the
+        `fresh` adapts whatever is cached; `digest` wants the state of an older support; `wish` says what list is to be
+        made of the scores. Where the model fails the
         scores are by popularity. Raises DataError for a wrong feature, Problem 409 for a state that is gone.
         """
         began = time.perf_counter()
@@ -116,16 +124,20 @@ class Ladder:
             return Outcome(served.recommender.fallback(known), None, "miss", 0.0)
         key = state_key(served.version, subject.kind, subject.entity or "", digest or known.digest)
         if fresh or (raw := self.memory.get(key)) is not None:
-            return await self._climb(served, known, subject, ask, digest, key, began, None if fresh else raw, "process")
+            raw = None if fresh else raw
+            return await self._climb(served, known, subject, ask, digest, wish, key, began, raw, "process")
         if (ahead := self._flights.get(key)) is not None:
             # Somebody finds or makes the same state already. Once it has, it is in the memory, whatever Redis does.
             await asyncio.wait((ahead,))
             raw = self.memory.get(key)
-            return await self._climb(served, known, subject, ask, digest, key, began, raw, "process")
+            return await self._climb(served, known, subject, ask, digest, wish, key, began, raw, "process")
         flight = self._flights[key] = asyncio.get_running_loop().create_future()
         try:
-            raw = None if self._redis is None else await self._redis.get(key)
-            return await self._climb(served, known, subject, ask, digest, key, began, raw, "redis")
+            raw = None
+            if self._redis is not None:
+                with self._company.expect():
+                    raw = await self._redis.get(key)
+            return await self._climb(served, known, subject, ask, digest, wish, key, began, raw, "redis")
         finally:
             del self._flights[key]
             flight.set_result(None)
@@ -137,6 +149,7 @@ class Ladder:
         subject: Subject,
         ask: Ask,
         digest: str | None,
+        wish: Wish | None,
         key: str,
         began: float,
         raw: bytes | None,
@@ -146,18 +159,18 @@ class Ladder:
         state = None if raw is None else load_state(raw, served.sample)
         if state is None and digest not in (None, known.digest):
             raise gone()
-        found = await self._work(served, known, state, ask)
+        found = await self._work(served, known, state, ask, wish)
         ms = 1000 * (time.perf_counter() - began)
         if found is None:
             return Outcome(served.recommender.fallback(known), None, "miss", ms)
         if found.fresh is None:
             if raw is not None and source == "redis":
                 self.memory.set(key, raw, PROCESS_S, subject.owner)
-            return Outcome(found.scores, found.state, source, ms)
+            return Outcome(found.scores, found.state, source, ms, found.best)
         if digest not in (None, known.digest):
             raise gone()
         self.keep(key, found.fresh, subject, REDIS_S)
-        return Outcome(found.scores, found.state, "miss", ms)
+        return Outcome(found.scores, found.state, "miss", ms, found.best)
 
     async def climb_all(self, served: Served, asked: Sequence[tuple[Known, Subject]], ask: Ask) -> list[Outcome]:
         """The same for several newcomers at once."""
@@ -185,11 +198,13 @@ class Ladder:
         for pool in (self._pool, self._long):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _work(self, served: Served, known: Known, state: State | None, ask: Ask) -> Solved | None:
+    async def _work(
+        self, served: Served, known: Known, state: State | None, ask: Ask, wish: Wish | None
+    ) -> Solved | None:
         """The state and its scores, in line or in a thread as the model's pace says; None: it failed."""
         try:
             if ask is Recommender.answer and served.recommender.together:
-                return await self._company.solve(served, known, state)
+                return await self._company.solve(served, known, state, wish)
             if not served.pace.slow:
                 return _solve(served, known, state, ask)
             return await asyncio.get_running_loop().run_in_executor(self._pool, _solve, served, known, state, ask)

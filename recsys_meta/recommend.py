@@ -32,7 +32,7 @@ from recsys_meta.types import FIRST, UNKNOWN, Rows, State, Support
 
 __all__ = [
     "MAX_SUPPORT", "Answer", "Diagnosis", "Interaction", "Known", "Moment", "Newcomer", "Question", "Recommender",
-    "Scored", "dump_state", "load_state", "recommend",
+    "Scored", "Wish", "dump_state", "load_state", "recommend",
 ]  # fmt: skip
 
 
@@ -66,6 +66,13 @@ class Scored(NamedTuple):
     item: str
     score: float
     title: str | None = None
+
+
+class Wish(NamedTuple):
+    """A list of the n best of the model's catalogue, without some of its items."""
+
+    n: int
+    exclude: Collection[int] = ()
 
 
 class Recommender:
@@ -262,23 +269,29 @@ class Recommender:
             left[list(exclude)] = -np.inf
         allowed = torch.from_numpy(left)
         if candidates is None:
-            return self._listed(best(allowed, n), own)
+            return self.listed(best(allowed, n), own)
         # Few of many: nothing else is looked at.
         chosen = torch.tensor(sorted({c for c in candidates if c >= FIRST}), dtype=torch.int64)
-        return self._listed([(score, int(chosen[i])) for score, i in best(allowed[chosen], n)], own)
+        return self.listed([(score, int(chosen[i])) for score, i in best(allowed[chosen], n)], own)
 
     def tops(self, scores: Tensor, n: int, known: Sequence[Known]) -> list[list[Scored]]:
         """The n best of scores [T, C] for each of T newcomers, without what they have met: `top` of each."""
         if self.bundle.schema.home is not None:
             sizes = [self.catalogue(one.own) for one in known]
             return [self.top(s[:c], n, own=k.own) for s, c, k in zip(scores, sizes, known, strict=True)]
-        allowed = scores.clone()
-        allowed[:, :FIRST] = -torch.inf
-        rows, met = [i for i, one in enumerate(known) for _ in one.seen], [item for one in known for item in one.seen]
-        allowed[rows, met] = -torch.inf
-        return [self._listed(found) for found in best_of_each(allowed, n)]
+        return [self.listed(found) for found in self.bests(scores, [Wish(n, one.seen) for one in known])]
 
-    def _listed(self, found: Best, own: Own | None = None) -> list[Scored]:
+    def bests(self, scores: Tensor, wishes: Sequence[Wish]) -> list[Best]:
+        """What `top` finds for each row of scores [T, C] of the model's catalogue: scores and ids, for `listed`."""
+        allowed = scores.numpy().copy()
+        allowed[:, :FIRST] = -np.inf
+        row = [i for i, wish in enumerate(wishes) for _ in wish.exclude]
+        allowed[row, [item for wish in wishes for item in wish.exclude]] = -np.inf
+        found = best_of_each(torch.from_numpy(allowed), max(wish.n for wish in wishes))
+        return [some[: wish.n] for some, wish in zip(found, wishes, strict=True)]
+
+    def listed(self, found: Best, own: Own | None = None) -> list[Scored]:
+        """Scores and ids as items."""
         of, titles = self._names if own is None else own.names, self.bundle.titles
         return [Scored(name := of[i - FIRST], score, titles.get(name)) for score, i in found]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ BLOCK = 512
 
 MANY = 32 * BLOCK
 """Scores from which on that pays."""
+
+PILES = 64
+"""Into so many piles scores are dealt, at least, where many rows are looked at."""
 
 Best = list[tuple[float, int]]
 """Scores and their places."""
@@ -33,8 +37,31 @@ def best(scores: Tensor, n: int) -> Best:
 def best_of_each(scores: Tensor, n: int) -> list[Best]:
     """The same for each row of scores [T, C]."""
     n = min(n, scores.shape[1])
-    values, places = torch.topk(scores, min(n + 1, scores.shape[1]))
-    return [_decided(s, v, p, n) for s, v, p in zip(scores, values.tolist(), places.tolist(), strict=True)]
+    if not n:
+        return [[] for _ in scores]
+    values = scores.numpy()
+    tasks, size = values.shape
+    # In flat order, so by row and by place: a stable sort keeps ties that way.
+    flat = np.flatnonzero(values >= _least_of_each(values, n)[:, None])
+    row, found = flat // size, values.reshape(-1)[flat]
+    order = np.lexsort((-found, row))
+    pairs = list(zip(found[order].tolist(), (flat - row * size)[order].tolist(), strict=True))
+    ends = np.searchsorted(row, np.arange(tasks + 1)).tolist()
+    return [pairs[a : min(a + n, b)] for a, b in pairwise(ends)]
+
+
+def _least_of_each(values: np.ndarray, n: int) -> np.ndarray:
+    """Numbers [T] above minus infinity that the n best of each row [C] are not below, near the worst of them.
+
+    Items are dealt out to piles, as cards are: n piles have a highest one that is at least the n-th of all.
+    """
+    tasks, size = values.shape
+    piles = max(PILES, 4 * n)
+    deals = size // piles
+    if deals > 1:
+        values = values[:, : piles * deals].reshape(tasks, deals, piles).max(1)
+    place = values.shape[1] - n
+    return np.maximum(np.partition(values, place, axis=1)[:, place], np.finfo(values.dtype).min)
 
 
 def _decided(scores: Tensor, values: Sequence[float], places: Sequence[int], n: int) -> Best:

@@ -30,7 +30,8 @@ def test_against_a_sort_with_many_ties(values, n, block):
             patch.setattr(topk, "BLOCK", block)
             patch.setattr(topk, "MANY", many)
             assert best(scores, n) == plain(scores, n)
-    assert best_of_each(torch.stack([scores, scores.flip(0)]), n) == [plain(scores, n), plain(scores.flip(0), n)]
+        patch.setattr(topk, "PILES", block)
+        assert best_of_each(torch.stack([scores, scores.flip(0)]), n) == [plain(scores, n), plain(scores.flip(0), n)]
 
 
 @pytest.mark.parametrize("size", [topk.MANY - 1, topk.MANY, topk.MANY + 7, 100_000])
@@ -41,3 +42,5 @@ def test_a_large_catalogue(size, n):
     assert best(scores, n) == plain(scores, n)
     assert best(torch.zeros(size), n) == [(0.0, i) for i in range(n)]
     assert best(torch.full((size,), -math.inf), n) == []
+    every = torch.stack([scores, torch.zeros(size), torch.full((size,), -math.inf), scores.flip(0)])
+    assert best_of_each(every, n) == [plain(row, n) for row in every]

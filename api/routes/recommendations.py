@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from api.subjects import know
 from recsys_meta.errors import DataError
 from recsys_meta.explaining import Why, explain
 from recsys_meta.filters import Rule
-from recsys_meta.recommend import Known, Moment, Question, Recommender, Scored
+from recsys_meta.recommend import Known, Moment, Question, Recommender, Scored, Wish
 from recsys_meta.store.cache import list_key
 from recsys_meta.types import FIRST, State
 
@@ -58,7 +58,7 @@ async def recommend(request: Request) -> Response:
         known, question = _ask(call.served.recommender, known, body)
     if place is not None:
         _check_place(place, call, body, known)
-    outcome = await _climb(call, known, question, place)
+    outcome = await _climb(call, body, known, question, place)
     items, unknown = _list(call.served, body, known, question, outcome, place)
     more = len(items) > body.n and not outcome.broken
     items = items[: body.n]
@@ -116,13 +116,17 @@ def _ask(recommender: Recommender, known: Known, body: RecommendationRequest) ->
     return recommender.ask(known, Moment(moment.context, moment.actor, at, history), told)
 
 
-async def _climb(call: Call, known: Known, question: Question | None, place: Place | None) -> Outcome:
+async def _climb(
+    call: Call, body: RecommendationRequest, known: Known, question: Question | None, place: Place | None
+) -> Outcome:
     ladder = call.house.ladder
     if known.own is not None and not known.own.names:  # there is nothing to choose from yet
         return Outcome(torch.zeros(FIRST), {}, "miss", 0.0)
     support = None if place is None else place.support
     if question is None:
-        return await ladder.climb(call.served, known, call.subject, digest=support)
+        plain = place is None and known.own is None and body.candidates is None and not body.filters
+        wish = Wish(body.n + 1, _left_out(call.served.recommender, body, known, question)) if plain else None
+        return await ladder.climb(call.served, known, call.subject, digest=support, wish=wish)
     ask = partial(_answer, question)
     return await ladder.climb(call.served, known, call.subject, digest=support, ask=ask)
 
@@ -141,8 +145,8 @@ def _list(
 ) -> tuple[list[Scored], list[str]]:
     """The list and one item more, if there is one; and the items of events and candidates that the model lacks."""
     recommender = served.recommender
-    exclude = set(recommender.ids(body.exclude, known.own)) if body.exclude else set[int]()
-    exclude |= _met(body, known, question)
+    if outcome.best is not None:
+        return recommender.listed(outcome.best), list(known.unknown)
     unknown, candidates = list(known.unknown), None
     if body.candidates is not None:
         names = [one if isinstance(one, str) else _name(one, known) for one in body.candidates]
@@ -153,7 +157,7 @@ def _list(
     items = recommender.top(
         outcome.scores,
         body.n + 1,
-        exclude=exclude,
+        exclude=_left_out(recommender, body, known, question),
         candidates=candidates,
         own=known.own,
         among=recommender.passing(_rules(body), known) if body.filters else None,
@@ -210,6 +214,14 @@ async def _whys(
     except Exception:  # a list without reasons is better than none
         call.house.log.error("explanation failed", model=call.served.name, version=call.served.version, exc_info=True)
         return ()
+
+
+def _left_out(
+    recommender: Recommender, body: RecommendationRequest, known: Known, question: Question | None
+) -> Collection[int]:
+    """Ids of what shall not be listed."""
+    met = _met(body, known, question)
+    return met.union(recommender.ids(body.exclude, known.own)) if body.exclude else met
 
 
 def _met(body: RecommendationRequest, known: Known, question: Question | None) -> frozenset[int]:

@@ -66,7 +66,7 @@ def at_once(url: str, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def keep_pace(server: Served, ms: float) -> None:
     """Let a model pass for one that takes so long, whatever the machine is like."""
-    server.house.registry.live["users"].pace.note = lambda taken: None  # type: ignore[method-assign]
+    server.house.registry.live["users"].pace.note = lambda ms, newcomers: None  # type: ignore[method-assign]
     server.house.registry.live["users"].pace.ms = ms
 
 
