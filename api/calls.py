@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from fastapi import Request, Response
 
@@ -21,8 +21,7 @@ from recsys_meta.recommend import Known
 from recsys_meta.store.adaptations import ServedBy
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One request, from its start to its end with one model and one reading of what is stored."""
 
     house: House
@@ -76,7 +75,7 @@ def end(
     outcome: Outcome | None = None,
 ) -> Response:
     """Answer, and leave a row for the table of adaptations."""
-    call.house.metrics.answers.labels(call.served.name, by, source).inc()
+    call.house.metrics.answered(call.served.name, by, source)
     note(call, call.subject, by, size, known, outcome)
     return joined(call.request_id, call.served, by, missing, rest, source)
 
@@ -94,7 +93,7 @@ def note(
         support_size=size,
         at=call.at,
         known=known,
-        adapted=outcome is not None and outcome.state is not None,
+        adapted=outcome is not None and not outcome.broken,
     )
     # When the loop comes round again the answer is on its way.
     asyncio.get_running_loop().call_soon(call.house.diagnoser.put, done)

@@ -1,8 +1,8 @@
 """Adapting in company: those who ask a model at about the same time are adapted and ranked in one go.
 
 For sixteen it takes a third of what one after another takes, and a fifth with what a server does in between. A party
-waits for those who are on their way, for two milliseconds; who asks while nobody else does is answered in the next turn of
-the loop. Only models that give everybody the same numbers in any company are asked so (`Recommender.together`).
+waits for those who are on their way, for two milliseconds; who asks while nobody else does is answered in the next turn
+of the loop. Only models that give everybody the same numbers in any company are asked so (`Recommender.together`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,22 +30,33 @@ PATIENCE_S = 0.002
 """How long a party waits for who is on the way, seconds: about what it costs to be two parties."""
 
 
-@dataclass(frozen=True)
-class Solved:
-    """The state of a newcomer, as bytes where it was adapted just now, the scores of its catalogue [C], and the best of
-    them where they were wished for."""
+class Solved(NamedTuple):
+    """What was found for one of several: the states and the scores [T, C] of all, its place among them, its own state
+    as bytes where it was adapted just now, and the best of its scores where they were wished for."""
 
-    state: State
-    fresh: bytes | None
-    scores: Tensor
+    states: State
+    all_scores: Tensor
+    place: int = 0
+    fresh: bytes | None = None
     best: Best | None = None
+
+    # Cut out only where somebody asks for them: few do, and it takes as long as ranking.
+
+    @property
+    def state(self) -> State:
+        """Its own state, T = 1."""
+        return {name: leaf[self.place : self.place + 1] for name, leaf in self.states.items()}
+
+    @property
+    def scores(self) -> Tensor:
+        """Its own scores [C]."""
+        return self.all_scores[self.place]
 
 
 Found = Solved | Exception | None
 
 
-@dataclass(frozen=True, eq=False)
-class _Asking:
+class _Asking(NamedTuple):
     known: Known
     state: State | None
     wish: Wish | None
@@ -185,12 +196,7 @@ def solve_all(served: Served, asking: Sequence[_Asking]) -> list[Solved | None]:
     finite = [math.isfinite(total) for total in scores.sum(1).tolist()]
     best = _bests(recommender, scores, [one.wish if ok else None for one, ok in zip(asking, finite, strict=True)])
     served.pace.note(1000 * (time.thread_time() - began), len(asking))
-    return [
-        Solved({name: leaf[i : i + 1] for name, leaf in state.items()}, fresh[i], scores[i], best.get(i))
-        if finite[i]
-        else None
-        for i in range(len(asking))
-    ]
+    return [Solved(state, scores, i, fresh[i], best.get(i)) if finite[i] else None for i in range(len(asking))]
 
 
 def _bests(recommender: Recommender, scores: Tensor, wishes: Sequence[Wish | None]) -> dict[int, Best]:

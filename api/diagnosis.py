@@ -7,9 +7,8 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from recsys_meta.recommend import Diagnosis, Known, Recommender
 from recsys_meta.store.adaptations import NewAdaptation, ServedBy
@@ -24,8 +23,7 @@ _REST = 9.0  # times as long as it worked
 _LONGEST_REST = 2.0  # seconds
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """What was done for one request. `adapted` says that there is something to diagnose, for `known`.
 
     `at` is when the request came, before anything was read for it: an erasure that comes later must know its row as

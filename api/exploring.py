@@ -43,7 +43,7 @@ async def explore(
 
 
 def _explore(recommender: Recommender, outcomes: Sequence[Outcome], rows: Rows, seed: int) -> Exploring | None:
-    able = [i for i, outcome in enumerate(outcomes) if outcome.state is not None]
+    able = [i for i, outcome in enumerate(outcomes) if not outcome.broken]
     if not able:
         return None
     mean = torch.stack([outcomes[i].scores[0] for i in able])

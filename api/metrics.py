@@ -45,6 +45,7 @@ class Metrics:
         self._watched: list[tuple[Gauge, Callable[[], float]]] = []
         # Finding the child of a label takes longer than counting in it.
         self._counted: dict[tuple[str, str, int], tuple[Any, Any]] = {}
+        self._answered: dict[tuple[str, str, str], Any] = {}
 
     def note(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -54,6 +55,13 @@ class Metrics:
             self._counted[route, method, status] = found
         found[0].inc()
         found[1].observe(seconds)
+
+    def answered(self, model: str, served_by: str, cache: str) -> None:
+        """Count an answer about a newcomer."""
+        found = self._answered.get((model, served_by, cache))
+        if found is None:
+            found = self._answered[model, served_by, cache] = self.answers.labels(model, served_by, cache)
+        found.inc()
 
     def watch(self, name: str, about: str, value: Callable[[], float], across: Across = "sum") -> None:
         """A gauge; over several workers their sum, least or greatest."""

@@ -13,7 +13,7 @@ import binascii
 import hashlib
 import hmac
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from api.problems import Problem
 
@@ -22,8 +22,7 @@ _SIGNATURE = 12
 LONGEST = 80
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Behind which item a list goes on. support: the digest of the newcomer's support; entity and moment: digests."""
 
     version: str

@@ -143,14 +143,14 @@ def _lacking(row: Row | None, rows: Rows) -> set[str]:
 
 def judgements(recommender: Recommender, outcome: Outcome, rows: Rows, clicks: bool) -> list[dict[str, Any]]:
     """Scores of rows and, of clicks, probabilities with their intervals; None where the model failed."""
-    if outcome.state is None:
+    if (state := outcome.state) is None:
         return [{"score": None}] * rows.item.shape[1]
     scores = outcome.scores
     found: list[dict[str, Any]] = [{"score": s} for s in scores.tolist()]
     if not clicks:
         return found
     columns = {"probability": scores.sigmoid()}
-    if (spread := recommender.spread(outcome.state, rows)) is not None:
+    if (spread := recommender.spread(state, rows)) is not None:
         columns |= {"low": (scores - WIDTH * spread[0]).sigmoid(), "high": (scores + WIDTH * spread[0]).sigmoid()}
     named = {name: values.tolist() for name, values in columns.items()}
     return [

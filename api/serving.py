@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -47,21 +46,35 @@ _GATHER_S = 0.005  # how long a write waits for company
 _Unsent = tuple[str, bytes, Subject, float]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What was asked for, where the state came from, and how long working it out took. `best` is there where it was
-    wished for and could be found along the way."""
+class Outcome(NamedTuple):
+    """What was found, where the state came from, and how long that took; where the model failed, `popular` scores."""
 
-    scores: Tensor
-    state: State | None
+    solved: Solved | None
     source: Source
     ms: float
-    best: Best | None = None
+    popular: Tensor | None = None
+
+    @property
+    def scores(self) -> Tensor:
+        """What was asked for, or the scores that stand in for it."""
+        scores = self.popular if self.solved is None else self.solved.scores
+        assert scores is not None
+        return scores
+
+    @property
+    def state(self) -> State | None:
+        """The newcomer's state; None where the model failed."""
+        return None if self.solved is None else self.solved.state
 
     @property
     def broken(self) -> bool:
         """Whether the model failed, and popularity stands in."""
-        return self.state is None
+        return self.solved is None
+
+    @property
+    def best(self) -> Best | None:
+        """The list that was wished for, where it could be found along the way."""
+        return None if self.solved is None else self.solved.best
 
 
 class Busy(Exception):
@@ -121,7 +134,7 @@ class Ladder:
         """
         began = time.perf_counter()
         if served.sample is None:
-            return Outcome(served.recommender.fallback(known), None, "miss", 0.0)
+            return Outcome(None, "miss", 0.0, served.recommender.fallback(known))
         key = state_key(served.version, subject.kind, subject.entity or "", digest or known.digest)
         if fresh or (raw := self.memory.get(key)) is not None:
             raw = None if fresh else raw
@@ -162,15 +175,15 @@ class Ladder:
         found = await self._work(served, known, state, ask, wish)
         ms = 1000 * (time.perf_counter() - began)
         if found is None:
-            return Outcome(served.recommender.fallback(known), None, "miss", ms)
+            return Outcome(None, "miss", ms, served.recommender.fallback(known))
         if found.fresh is None:
             if raw is not None and source == "redis":
                 self.memory.set(key, raw, PROCESS_S, subject.owner)
-            return Outcome(found.scores, found.state, source, ms, found.best)
+            return Outcome(found, source, ms)
         if digest not in (None, known.digest):
             raise gone()
         self.keep(key, found.fresh, subject, REDIS_S)
-        return Outcome(found.scores, found.state, "miss", ms, found.best)
+        return Outcome(found, "miss", ms)
 
     async def climb_all(self, served: Served, asked: Sequence[tuple[Known, Subject]], ask: Ask) -> list[Outcome]:
         """The same for several newcomers at once."""
@@ -261,7 +274,7 @@ def _solve(served: Served, known: Known, state: State | None, ask: Ask) -> Solve
         state, (fresh,) = recommender.settle([known])
         scores = ask(recommender, state)
     served.pace.note(1000 * (time.thread_time() - began))
-    return Solved(state, fresh, scores) if bool(torch.isfinite(scores).all()) else None
+    return Solved(state, scores[None], fresh=fresh) if bool(torch.isfinite(scores).all()) else None
 
 
 def _try(recommender: Recommender, state: State, ask: Ask) -> Tensor | None:

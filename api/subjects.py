@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from api.models import Newcomer as NewcomerBody
 from api.models import SupportEvent
@@ -16,8 +15,7 @@ from recsys_meta.schema import Schema
 from recsys_meta.store.cache import owner_key
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(NamedTuple):
     """An entity: `entity` None is anonymous, `profile` None is not known because the database is away."""
 
     kind: str
@@ -66,6 +64,8 @@ def _read(served: Served, profile: Profile, features: Mapping[str, Any], events:
     recommender = served.recommender
     schema, fields = recommender.bundle.schema, recommender.fields
     given = [fields.interaction(e.item, e.label, e.time, e.context) for e in events]
+    if not profile.events and not profile.features:  # all that there is was told just now
+        return recommender.know(Newcomer(features, given))
     told = {e.event_id for e in events if e.event_id is not None}
     kept = [
         fields.interaction(e.item, e.label, e.time, fields.readable(e.context) if e.context else None)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from recsys_meta.types import FIRST
 
@@ -14,8 +15,7 @@ Words = Mapping[str, object]
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode  # made once: that takes as long as encoding
 
 
-@dataclass(frozen=True)
-class Interaction:
+class Interaction(NamedTuple):
     """One raw event of a newcomer. `label` None means "it happened"; `time` in seconds since 1970 UTC.
 
     `context` is what the row was like and, where every entity has items of its own, what its item is like; `actor` is
@@ -101,7 +101,9 @@ class Known:
             content = [self.items, self.labels, self.context, self.history, self.features]
             content += [] if self.own is None else [self.own.names, self.own.features]
         else:
-            content = [sorted(zip(self.items, self.labels, strict=True)), self.features]
+            # The plain case: to write numbers as Python does takes a fifth of what JSON takes.
+            plain = f"{sorted(zip(self.items, self.labels, strict=True))}{canonical(self.features)}"
+            return hashlib.sha256(plain.encode(errors="surrogatepass")).hexdigest()[:32]
         return hashlib.sha256(_encode(content).encode()).hexdigest()[:32]
 
     def joined(self, told: Mapping[str, Words]) -> Known:
@@ -113,4 +115,4 @@ class Known:
 
 def canonical(words: Mapping[str, object]) -> str:
     """The same text for the same words."""
-    return _encode(words)
+    return _encode(words) if words else "{}"

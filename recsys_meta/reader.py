@@ -49,26 +49,32 @@ class Reader:
         return self._every(newcomer.events, features) if self.repeats else self._last(newcomer.events, features)
 
     def _last(self, events: Sequence[Interaction], features: Words) -> Known:
-        ids = [self.ids.get(e.item, UNKNOWN) for e in events]
         last: dict[int, tuple[float, float, str]] = {}
         told: dict[int, Words] = {}
         unknown = set()
-        for event, padded in zip(events, ids, strict=True):
-            word = self._time(event), self._label(event), ""
+        happens = self._happens
+        for event in events:
+            item, label, time, told_of, _ = event
+            # The usual event is told without either.
+            when = math.inf if time is None else self._time(event)
+            word = when, math.inf if label is None and happens else self._label(event), ""
+            padded = self.ids.get(item, UNKNOWN)
             if padded == UNKNOWN:
-                unknown.add(event.item)
+                unknown.add(item)
                 continue
-            if event.context:
-                word = *word[:2], canonical(event.context)
+            if told_of:
+                word = *word[:2], canonical(told_of)
             # The last word on an item counts, and a repetition is no second positive.
             if padded not in last or word >= last[padded]:
-                last[padded], told[padded] = word, event.context or {}
-        rows = sorted((when, item, label) for item, (when, label, _) in last.items() if self._counts(label))
+                last[padded], told[padded] = word, told_of or {}
+        rows = [(when, item, label) for item, (when, label, _) in last.items() if self._counts(label)]
+        if len(rows) > MAX_SUPPORT:
+            rows = sorted(rows)[-MAX_SUPPORT:]
         # By item, as the digest has them: sums in another order differ in the last bit.
-        recent = sorted((item, label) for _, item, label in rows[-MAX_SUPPORT:])
-        items = tuple(item for item, _ in recent)
+        recent = sorted((item, label) for _, item, label in rows)
+        items = tuple([item for item, _ in recent])
         ranking = self.schema.objective == "ranking"
-        labels = tuple(1.0 if ranking else label for _, label in recent)
+        labels = (1.0,) * len(recent) if ranking else tuple([label for _, label in recent])
         context = tuple(self.fields.of_row(told[item]) for item in items) if self.fields.row else ()
         return Known(items, labels, frozenset(last), tuple(sorted(unknown)), features, context)
 

@@ -71,6 +71,8 @@ EVENTS = st.lists(
         item=st.sampled_from(["i0", "i1", "i2", "i3", "none", "other"]),
         label=st.one_of(st.none(), st.sampled_from([1.0, 3.0, 4.0, 5.0])),
         time=st.one_of(st.none(), st.integers(0, 3).map(float)),
+        context=st.none(),
+        actor=st.none(),
     ),
     max_size=8,
 )

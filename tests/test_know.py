@@ -120,7 +120,7 @@ def test_the_digest_changes_exactly_when_the_support_or_the_features_do(liking):
 
     like, dislike = Interaction("i1", 5.0, 1), Interaction("i2", 2.0, 1)
     base = digest([like])
-    for equal in ([like, like], [like, dislike], [like, Interaction("none", 5.0)], [replace(like, label=4.0, time=9)]):
+    for equal in ([like, like], [like, dislike], [like, Interaction("none", 5.0)], [like._replace(label=4.0, time=9)]):
         assert digest(equal) == base
     for other in ([], [Interaction("i2", 5.0)], [like, Interaction("i2", 5.0)]):
         assert digest(other) != base

@@ -47,7 +47,7 @@ async def adapt(
     known = know(served, subject, body.entity, events)
     began = time.perf_counter()
     outcome = await house.ladder.climb(served, known, subject, fresh=True)
-    if outcome.state is None:
+    if outcome.broken:
         raise unavailable(f"Model '{served.name}' cannot adapt; recommendations are by popularity meanwhile")
     ms = 1000 * (time.perf_counter() - began)
     (found,) = await asyncio.to_thread(served.recommender.diagnose, [known])

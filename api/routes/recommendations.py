@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from api import answers
 from api.calls import Call, begin, climbed, end
+from api.company import Solved
 from api.models import Moment as MomentBody
 from api.models import RecommendationRequest, ScoreRequest, Told
 from api.pages import Place, digest, read, write
@@ -73,7 +74,11 @@ async def recommend(request: Request) -> Response:
         }
     )
     if key is not None and not outcome.broken and (whys or not body.explain):
-        house.ladder.keep(key, pack(not known.items, len(known.items), rest), call.subject, PROCESS_S)
+        kept = pack(not known.items, len(known.items), rest)
+        if outcome.source == "miss":  # few ask twice, and who does elsewhere finds the state in Redis
+            house.memory.set(key, kept, PROCESS_S, call.subject.owner)
+        else:
+            house.ladder.keep(key, kept, call.subject, PROCESS_S)
     return climbed(call, known, outcome, rest)
 
 
@@ -121,7 +126,7 @@ async def _climb(
 ) -> Outcome:
     ladder = call.house.ladder
     if known.own is not None and not known.own.names:  # there is nothing to choose from yet
-        return Outcome(torch.zeros(FIRST), {}, "miss", 0.0)
+        return Outcome(Solved({}, torch.zeros(1, FIRST)), "miss", 0.0)
     support = None if place is None else place.support
     if question is None:
         plain = place is None and known.own is None and body.candidates is None and not body.filters

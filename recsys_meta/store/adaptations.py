@@ -1,9 +1,8 @@
 """What adapting did: a row for each adapted newcomer, written off the hot path."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
@@ -30,8 +29,7 @@ class Made(Protocol):
 Row = TypeVar("Row", bound=Made)
 
 
-@dataclass(frozen=True)
-class NewAdaptation:
+class NewAdaptation(NamedTuple):
     """One adaptation; ``ms`` is milliseconds, losses are means over the support, None where there was none.
 
     A row may stand for several ``answers`` that needed no adaptation; ``ms`` is their mean then.
@@ -62,7 +60,7 @@ def save(session: Session, rows: Sequence[NewAdaptation]) -> int:
     hold_erasure_lock(session, alone=False)
     kept = together(not_erased(session, rows))
     if kept:
-        session.execute(insert(table_of(Adaptation)), [vars(row) for row in kept])
+        session.execute(insert(table_of(Adaptation)), [row._asdict() for row in kept])
     return len(kept)
 
 
@@ -85,7 +83,7 @@ def _merged(rows: Sequence[NewAdaptation]) -> NewAdaptation:
     answers = sum(row.answers for row in rows)
     ms = sum(row.ms * row.answers for row in rows) / answers
     # An erasure takes what is older than itself, so the row is as old as its oldest answer.
-    return replace(rows[0], ms=ms, answers=answers, created=min(row.created for row in rows))
+    return rows[0]._replace(ms=ms, answers=answers, created=min(row.created for row in rows))
 
 
 def list_adaptations(

@@ -4,13 +4,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 OVERHEAD = 300  # bytes that the bookkeeping of an entry costs, about
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     value: bytes
     expires: float
     owner: str | None

@@ -113,10 +113,14 @@ def test_a_rush_at_two_workers_adapts_at_most_twice(home: Path, light: str, own_
 
 
 def test_what_redis_holds_of_an_entity(full: Served, own_redis, new_id: str) -> None:
-    """A state, a list and a word, under names that are known beforehand; nothing else, and nothing of it for ever."""
+    """A state, a list and a word, under names that are known beforehand; nothing else, and nothing of it for ever. The
+    list of who asks again: a newcomer who asks once leaves none."""
     full.recommend("i3", "i14", entity={"id": new_id})
     wait(lambda: not full.house.ladder.writing)
     with redis.Redis.from_url(own_redis.url) as client:
+        assert not [key for key in client.keys("*") if chr(key[-1]) in LISTS]
+        full.recommend("i3", "i14", entity={"id": new_id}, n=3)
+        wait(lambda: not full.house.ladder.writing)
         keys = client.keys("*")
         word, *derived = sorted(keys, key=len)
         assert {key[:-1] for key in derived} == {word}
@@ -136,6 +140,7 @@ def test_a_list_that_another_process_made_is_not_made_again(
     made = settings(home, light, own_redis.url)
     asked = {"entity": {"id": new_id}, "events": THREE, "n": 4}
     with serving(made) as one:
+        one.client.post("/v1/recommendations", json={**asked, "n": 9})  # the list of who asks once is kept at home
         fresh = one.client.post("/v1/recommendations", json=asked)
         wait(lambda: not one.house.ladder.writing)
     with redis.Redis.from_url(own_redis.url) as client:
@@ -156,7 +161,8 @@ def test_a_rush_where_only_one_of_the_lists_is_in_redis_adapts_once(
     made = settings(home, light, own_redis.url)
     asked = {"entity": {"id": new_id}, "events": THREE}
     with serving(made) as one:
-        one.client.post("/v1/recommendations", json={**asked, "n": 4})
+        for n in (9, 4):  # the list of who asks once is kept at home
+            one.client.post("/v1/recommendations", json={**asked, "n": n})
         wait(lambda: not one.house.ladder.writing)
     with redis.Redis.from_url(own_redis.url) as client:
         client.delete(*(key for key in client.keys("*") if chr(key[-1]) in SLOTS))

@@ -93,7 +93,7 @@ def test_down_and_up_again_keeps_the_data(empty_url: str) -> None:
         runs.log_metrics(s, [runs.MetricPoint("r1", "loss", 1, 0.5)])
         registry.register(s, "m", "v1", "/bundles/v1", run="r1")
         s.add(AliasChange(model="m", alias="live", sequence=1, version="v1", action="publish", at=NOON))
-        old = {k: v for k, v in vars(an_adaptation()).items() if k != "answers"}  # a row of that time
+        old = {k: v for k, v in an_adaptation()._asdict().items() if k != "answers"}  # a row of that time
         names = ", ".join(old)
         s.execute(text(f"INSERT INTO adaptations ({names}) VALUES (:{', :'.join(old)})"), old)
         evaluations.save(s, [an_evaluation()])
