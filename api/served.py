@@ -23,7 +23,7 @@ SLOW_MS = 3.0
 LONGEST_MS = 2 * SLOW_MS
 """For so long the event loop may work for several who ask at once: one after another would take longer still."""
 
-MOST = 16
+MOST = 32
 """Newcomers that are worked out in one go, at most."""
 
 _WARM_ITEMS = 10

@@ -9,7 +9,7 @@ import torch
 from recsys_meta.bundle import make_bundle
 from recsys_meta.episodes import EventIndex
 from recsys_meta.learners import LEARNERS
-from recsys_meta.recommend import Interaction, Newcomer, Recommender
+from recsys_meta.recommend import Interaction, Newcomer, Recommender, Wish
 from tests import served
 from tests.worlds import ranking_world
 
@@ -58,3 +58,16 @@ def test_few_candidates_of_many(model):
     assert {s.item for s in found} == {"i9", "i1"} and len(found) == 2
     assert found == sorted(found, key=lambda s: -s.score)
     assert model.top(scores, 10, candidates=[]) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_lists_that_are_wished_for_are_those_of_one_alone(model, seed):
+    rng = np.random.default_rng(seed)
+    states = model.adapt([model.know(one) for one in people(7)])
+    scores = model.scores(states)
+    scores[seed % len(scores)] = scores[seed % len(scores), 0]  # all are equal
+    wishes = [Wish(int(rng.integers(1, 40)), set(rng.integers(0, 32, rng.integers(0, 31)).tolist())) for _ in scores]
+    before = scores.clone()
+    found = [model.listed(best) for best in model.bests(scores, wishes)]
+    assert found == [model.top(row, w.n, exclude=w.exclude) for row, w in zip(scores, wishes, strict=True)]
+    assert torch.equal(scores, before)

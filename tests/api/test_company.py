@@ -1,4 +1,4 @@
-"""Newcomers who ask in the same turn of the loop are adapted in one go, and nobody can tell."""
+"""Newcomers who ask at about the same time are adapted in one go, and nobody can tell."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from api.company import Company, Solved
+from api.served import LONGEST_MS, MOST, Pace
 from api.served import Served as Model
 from recsys_meta.recommend import Interaction, Known, Newcomer, Recommender
 from recsys_meta.store import migrate
@@ -138,3 +139,71 @@ def test_equal_newcomers_of_different_forms_are_all_answered() -> None:
     assert len(found) == 43
     assert [solved.fresh is None for solved in found] == [False, True, False, *[True] * 40]
     assert all(torch.equal(solved.scores, found[0].scores) for solved in found)
+
+
+@pytest.fixture
+def lonely(parties: list[int]) -> tuple[Model, Known]:
+    """A model in service and a newcomer, without a server; `parties` tells who was worked out together."""
+    recommender = Recommender(served.flagship())
+    known = recommender.know(Newcomer(events=[Interaction("i3"), Interaction("i9")]))
+    model = Model("users", recommender, recommender.adapt([known]))
+    assert recommender.together  # tried once, with a party of its own
+    parties.clear()
+    return model, known
+
+
+def test_a_party_waits_for_who_is_on_the_way(
+    lonely: tuple[Model, Known], parties: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.company.PATIENCE_S", 30.0)
+    (model, known), company = lonely, Company(ThreadPoolExecutor(1))
+
+    async def come(steps: int) -> Solved | None:
+        with company.expect():
+            for _ in range(steps):
+                await asyncio.sleep(0.01)
+        return await company.solve(model, known, None)
+
+    async def goes_away() -> None:
+        with company.expect():
+            await asyncio.sleep(0.01)
+
+    async def work() -> None:
+        await asyncio.wait_for(asyncio.gather(come(0), come(3), goes_away(), come(5)), 20)
+        assert parties == [3]
+        await asyncio.wait_for(come(1), 20)  # alone again: nobody is waited for
+        assert parties == [3, 1]
+
+    asyncio.run(work())
+
+
+def test_a_party_waits_no_longer_than_its_patience_nor_for_more_than_fit(
+    lonely: tuple[Model, Known], parties: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model, known), company = lonely, Company(ThreadPoolExecutor(1))
+    model.pace.party = 4
+
+    async def ask(many: int) -> None:
+        with company.expect():  # somebody who never comes
+            await asyncio.wait_for(asyncio.gather(*(company.solve(model, known, None) for _ in range(many))), 20)
+
+    asyncio.run(ask(2))
+    assert parties == [2]
+    monkeypatch.setattr("api.company.PATIENCE_S", 30.0)
+    parties.clear()
+    asyncio.run(ask(MOST))
+    assert sum(parties) == MOST
+
+
+def test_a_party_grows_while_it_is_quick_and_shrinks_when_it_is_not() -> None:
+    pace = Pace()
+    for _ in range(2 * MOST):
+        pace.note(1.0, pace.party)
+    assert pace.party == MOST
+    pace.note(LONGEST_MS + 1, MOST)
+    assert pace.party == MOST // 2
+    pace.note(1.0, 2)  # fewer than might have come tell nothing
+    assert pace.party == MOST // 2
+    for _ in range(10):
+        pace.note(LONGEST_MS + 1, pace.party)
+    assert pace.party == 1
