@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from api.served import MOST, Served
+from api.served import Served
 from recsys_meta.recommend import Known, Recommender, Wish
 from recsys_meta.topk import Best
 from recsys_meta.types import State
@@ -108,7 +108,7 @@ class Company:
         party.append(asking)
         if id(served) not in self._turns:
             self._next(served)
-        elif len(party) == MOST:
+        elif len(party) == served.pace.most:
             self._hurry()
         return await asking.answer
 
@@ -126,22 +126,22 @@ class Company:
         else:
             del self._turns[id(served)]
 
-    def _waits(self, asking: Sequence[_Asking]) -> float:
+    def _waits(self, served: Served, asking: Sequence[_Asking]) -> float:
         """For how long a party may still wait for others, seconds."""
-        if not self._coming or len(asking) >= MOST:
+        if not self._coming or len(asking) >= served.pace.most:
             return 0.0
         return asking[0].since + PATIENCE_S - asyncio.get_running_loop().time()
 
     def _work(self, served: Served) -> None:
         """Work out the first who wait and are alike, and leave the others to the next turn."""
-        if (waits := self._waits(self._asking[id(served)])) > 0:
+        if (waits := self._waits(served, self._asking[id(served)])) > 0:
             self._turns[id(served)] = served, asyncio.get_running_loop().call_later(waits, self._work, served)
             return
         alike: dict[Hashable, list[_Asking]] = {}
         for one in self._asking.pop(id(served)):
             alike.setdefault(one.form, []).append(one)
         first, *others = alike.values()
-        most = MOST if served.pace.slow else served.pace.party
+        most = served.pace.most
         chosen, left = first[:most], [*first[most:], *(one for group in others for one in group)]
         if left:
             self._asking[id(served)] = left

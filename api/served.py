@@ -47,7 +47,13 @@ class Pace:
 
     @property
     def slow(self) -> bool:
+        """Whether the event loop has no time for it."""
         return self.ms > SLOW_MS
+
+    @property
+    def most(self) -> int:
+        """Newcomers that may be worked out in one go now."""
+        return MOST if self.slow else self.party
 
 
 @dataclass(frozen=True)
