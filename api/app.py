@@ -85,7 +85,7 @@ def build(settings: Settings) -> FastAPI:
         front = Throttle(front, keys, limiter)
     if tracing is not None:
         front = Traced(front, tracing)
-    app.front = Gate(front, metrics, log)
+    app.front = Gate(front, metrics, log, lines)
     problems.install(app)
     for part in (recommendations, onboarding, adapt, events, entities, models, splits, results, health):
         app.include_router(part.router)

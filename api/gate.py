@@ -11,6 +11,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.logs import Lines
 from api.metrics import Metrics
 from api.problems import Problem, render
 
@@ -27,8 +28,8 @@ _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"
 class Gate:
     """ASGI middleware. Takes the caller's `X-Request-ID` where it is harmless, else makes one."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log: Any) -> None:
-        self.app, self.metrics, self.log = app, metrics, log
+    def __init__(self, app: ASGIApp, metrics: Metrics, log: Any, lines: Lines) -> None:
+        self.app, self.metrics, self.log, self.lines = app, metrics, log, lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,7 +53,7 @@ class Gate:
         method = scope["method"] if route != "unmatched" else "any"  # or a client could make labels without end
         self.metrics.note(route, method, status, seconds)
         named = {name: value for name in _NAMED if (value := scope["state"].get(name)) is not None}
-        self.log.info(
+        self.lines.note(
             "request",
             **named,
             method=method,

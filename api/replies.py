@@ -18,6 +18,15 @@ _OPTIONS = orjson.OPT_UTC_Z
 _KEPT = struct.Struct(">?I")  # prior, size of the support
 
 
+class Hot(Response):
+    """A good answer with its headers as bytes: to read them from a mapping takes as long as all the rest of it."""
+
+    def __init__(self, body: bytes, cache: str) -> None:
+        self.status_code, self.background, self.body = 200, None, body
+        length = b"content-length", str(len(body)).encode()
+        self.raw_headers = [length, (b"content-type", JSON.encode()), (b"x-cache", cache.encode())]
+
+
 def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An answer that is not in a hurry."""
     return Response(orjson.dumps(content, option=_OPTIONS), status, headers, JSON)
@@ -47,7 +56,7 @@ def joined(
             "missing": missing,
         }
     )
-    return Response(head[:-1] + b"," + rest[1:], 200, {"x-cache": cache}, JSON)
+    return Hot(head[:-1] + b"," + rest[1:], cache)
 
 
 def pack(prior: bool, support_size: int, rest: bytes) -> bytes:

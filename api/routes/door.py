@@ -25,11 +25,12 @@ def request_id(request: Request) -> str:
     return str(request.scope["state"]["request_id"])
 
 
-async def enter(request: Request, scope: Scope, model: type[Body]) -> tuple[House, Body]:
-    """Admit a caller and read its body. Hot routes call this in place of FastAPI's dependencies, which cost more
-    than the whole answer from a cache. Raises Problem and RequestValidationError, as those do."""
+async def enter(request: Request, scope: Scope, model: type[Body]) -> tuple[House, Body, bytes]:
+    """Admit a caller and read its body, also as it was sent. Hot routes call this in place of FastAPI's dependencies,
+    which cost more than the whole answer from a cache. Raises Problem and RequestValidationError, as those do."""
     admit(request.app.state.keys, request.scope, request.headers.get(HEADER), scope)
-    return cast(House, request.app.state.house), _read(model, request, await request.body())
+    raw = await request.body()
+    return cast(House, request.app.state.house), _read(model, request, raw), raw
 
 
 def _read(model: type[Body], request: Request, raw: bytes) -> Body:

@@ -46,10 +46,10 @@ async def recommend(request: Request) -> Response:
     the state was found: `process`, `redis` or `miss`. `next`, sent back as `cursor` with the same request, gives the
     items that follow. 409: the events have changed since and nobody holds that list any more.
     """
-    house, body = await enter(request, "read", RecommendationRequest)
+    house, body, raw = await enter(request, "read", RecommendationRequest)
     place = read(body.cursor, house.profiles.secret) if body.cursor else None
     call = await begin(body.model, body.entity, request, house, place.version if place else None)
-    key = _list_key(call, await request.body())
+    key = _list_key(call, raw)
     made = None if key is None else await house.ladder.find_list(key, call.subject)
     if made is not None:
         return _again(call, *made)
@@ -91,7 +91,7 @@ async def score(request: Request) -> Response:
     For clicks also probabilities, with a 95% interval where the model knows how sure it is. With `entities` and a
     `row` it is the other way round: the entities ranked for that row.
     """
-    house, body = await enter(request, "read", ScoreRequest)
+    house, body, _ = await enter(request, "read", ScoreRequest)
     return await (rank_entities if body.entities else score_rows)(request, house, body)
 
 

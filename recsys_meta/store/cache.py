@@ -130,11 +130,8 @@ def _seal(key: str, value: bytes) -> bytes:
 
 def _digest(*parts: str) -> bytes:
     """128 bits of the parts. Each goes in behind its length: ("ab", "c") and ("a", "bc") differ."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        raw = part.encode(errors="surrogatepass")
-        digest.update(len(raw).to_bytes(8, "big") + raw)
-    return digest.digest()
+    raw = [part.encode(errors="surrogatepass") for part in parts]
+    return hashlib.blake2b(b"".join([len(r).to_bytes(8, "big") + r for r in raw]), digest_size=16).digest()
 
 
 def _text(raw: bytes) -> str:
