@@ -26,16 +26,18 @@ LONGEST_MS = 2 * SLOW_MS
 MOST = 32
 """Newcomers that are worked out in one go, at most."""
 
+_MOST_SCORES = 2**24  # of one party, all catalogues together: 64 MiB, and as much again to find the best
 _WARM_ITEMS = 10
 
 
 @dataclass
 class Pace:
     """How long adapting and ranking takes with one model: a moving average in milliseconds for one newcomer, and how
-    many may be worked out in one go in the event loop."""
+    many may be worked out in one go: in the event loop `party`, in a thread up to `limit`."""
 
     ms: float = 0.0
     party: int = 4
+    limit: int = MOST
 
     def note(self, ms: float, newcomers: int = 1) -> None:
         """It took so long for so many."""
@@ -43,7 +45,7 @@ class Pace:
         if ms > LONGEST_MS:
             self.party = max(1, newcomers // 2)
         elif newcomers >= self.party:
-            self.party = min(MOST, newcomers + 1)
+            self.party = newcomers + 1
 
     @property
     def slow(self) -> bool:
@@ -53,7 +55,7 @@ class Pace:
     @property
     def most(self) -> int:
         """Newcomers that may be worked out in one go now."""
-        return MOST if self.slow else self.party
+        return self.limit if self.slow else min(self.party, self.limit)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def open_version(folder: Path, row: ModelVersion) -> Served:
     if bundle.version != row.version:
         raise CheckpointError(f"{path}: holds version {bundle.version}, not {row.version}; publish the run again")
     recommender = Recommender(bundle)
-    pace = Pace()
+    pace = Pace(limit=max(1, min(MOST, _MOST_SCORES // recommender.catalogue())))
     return Served(row.model, recommender, _try(recommender, pace), pace)
 
 

@@ -199,12 +199,21 @@ def test_a_party_waits_no_longer_than_its_patience_nor_for_more_than_fit(
 def test_a_party_grows_while_it_is_quick_and_shrinks_when_it_is_not() -> None:
     pace = Pace()
     for _ in range(2 * MOST):
-        pace.note(1.0, pace.party)
-    assert pace.party == MOST
+        pace.note(1.0, pace.most)
+    assert pace.most == MOST
     pace.note(LONGEST_MS + 1, MOST)
-    assert pace.party == MOST // 2
+    assert pace.most == MOST // 2
     pace.note(1.0, 2)  # fewer than might have come tell nothing
-    assert pace.party == MOST // 2
+    assert pace.most == MOST // 2
+    for _ in range(4):
+        pace.note(LONGEST_MS + 1, pace.most)
+    assert pace.most == 1
+
+
+def test_of_a_large_catalogue_few_are_worked_out_together() -> None:
+    pace = Pace(limit=3)
     for _ in range(10):
-        pace.note(LONGEST_MS + 1, pace.party)
-    assert pace.party == 1
+        pace.note(0.1, pace.most)
+    assert pace.most == 3
+    pace.ms = 1000.0
+    assert pace.slow and pace.most == 3
