@@ -77,7 +77,8 @@ class Company:
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
         self._asking: dict[int, list[_Asking]] = {}
-        self._turns: dict[int, tuple[Served, asyncio.Handle | None]] = {}  # models whose next turn is settled
+        self._settled: set[int] = set()  # models whose next turn is settled
+        self._waiting: dict[int, tuple[Served, asyncio.TimerHandle]] = {}  # those that wait for others until then
         self._coming = 0
 
     @contextmanager
@@ -106,7 +107,7 @@ class Company:
         asking = _Asking(known, state, wish, loop.create_future(), loop.time())
         party = self._asking.setdefault(id(served), [])
         party.append(asking)
-        if id(served) not in self._turns:
+        if id(served) not in self._settled:
             self._next(served)
         elif len(party) == served.pace.most:
             self._hurry()
@@ -114,17 +115,18 @@ class Company:
 
     def _hurry(self) -> None:
         """Let no party wait any longer."""
-        for served, turn in list(self._turns.values()):
-            if isinstance(turn, asyncio.TimerHandle):
-                turn.cancel()
-                self._next(served)
+        waiting, self._waiting = self._waiting, {}
+        for served, timer in waiting.values():
+            timer.cancel()
+            self._next(served)
 
     def _next(self, served: Served) -> None:
         """Work in the next turn of the loop, if somebody waits."""
         if id(served) in self._asking:
-            self._turns[id(served)] = served, asyncio.get_running_loop().call_soon(self._work, served)
+            self._settled.add(id(served))
+            asyncio.get_running_loop().call_soon(self._work, served)
         else:
-            del self._turns[id(served)]
+            self._settled.discard(id(served))
 
     def _waits(self, served: Served, asking: Sequence[_Asking]) -> float:
         """For how long a party may still wait for others, seconds."""
@@ -134,8 +136,9 @@ class Company:
 
     def _work(self, served: Served) -> None:
         """Work out the first who wait and are alike, and leave the others to the next turn."""
+        self._waiting.pop(id(served), None)
         if (waits := self._waits(served, self._asking[id(served)])) > 0:
-            self._turns[id(served)] = served, asyncio.get_running_loop().call_later(waits, self._work, served)
+            self._waiting[id(served)] = served, asyncio.get_running_loop().call_later(waits, self._work, served)
             return
         alike: dict[Hashable, list[_Asking]] = {}
         for one in self._asking.pop(id(served)):
@@ -146,7 +149,6 @@ class Company:
         if left:
             self._asking[id(served)] = left
         if served.pace.slow:
-            self._turns[id(served)] = served, None
             work = asyncio.get_running_loop().run_in_executor(self._pool, _found, served, chosen)
             work.add_done_callback(lambda done: self._worked(served, chosen, done))
         else:

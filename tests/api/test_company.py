@@ -6,7 +6,7 @@ import asyncio
 import copy
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from recsys_meta.store import migrate
 from tests import served
 from tests.api import bundles
 from tests.api.servers import Served, serving, settings, wait
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
 @pytest.fixture
@@ -141,6 +143,14 @@ def test_equal_newcomers_of_different_forms_are_all_answered() -> None:
     assert all(torch.equal(solved.scores, found[0].scores) for solved in found)
 
 
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs on a loop of each kind: their timers have no type in common."""
+    if request.param == "asyncio":
+        return asyncio.run
+    return pytest.importorskip("uvloop").run  # type: ignore[no-any-return]
+
+
 @pytest.fixture
 def lonely(parties: list[int]) -> tuple[Model, Known]:
     """A model in service and a newcomer, without a server; `parties` tells who was worked out together."""
@@ -153,7 +163,7 @@ def lonely(parties: list[int]) -> tuple[Model, Known]:
 
 
 def test_a_party_waits_for_who_is_on_the_way(
-    lonely: tuple[Model, Known], parties: list[int], monkeypatch: pytest.MonkeyPatch
+    lonely: tuple[Model, Known], parties: list[int], monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.setattr("api.company.PATIENCE_S", 30.0)
     (model, known), company = lonely, Company(ThreadPoolExecutor(1))
@@ -174,11 +184,11 @@ def test_a_party_waits_for_who_is_on_the_way(
         await asyncio.wait_for(come(1), 20)  # alone again: nobody is waited for
         assert parties == [3, 1]
 
-    asyncio.run(work())
+    run(work())
 
 
 def test_a_party_waits_no_longer_than_its_patience_nor_for_more_than_fit(
-    lonely: tuple[Model, Known], parties: list[int], monkeypatch: pytest.MonkeyPatch
+    lonely: tuple[Model, Known], parties: list[int], monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     (model, known), company = lonely, Company(ThreadPoolExecutor(1))
     model.pace.party = 4
@@ -187,12 +197,12 @@ def test_a_party_waits_no_longer_than_its_patience_nor_for_more_than_fit(
         with company.expect():  # somebody who never comes
             await asyncio.wait_for(asyncio.gather(*(company.solve(model, known, None) for _ in range(many))), 20)
 
-    asyncio.run(ask(2))
+    run(ask(2))
     assert parties == [2]
     monkeypatch.setattr("api.company.PATIENCE_S", 30.0)
     parties.clear()
     model.pace.party = 4
-    asyncio.run(ask(4))
+    run(ask(4))
     assert parties == [4]
 
 
