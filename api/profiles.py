@@ -9,11 +9,14 @@ Without Redis there is no stamp, and every read asks SQL.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
@@ -39,6 +42,8 @@ _COPIES = 4096
 _COPIED_EVENTS = 100_000  # of all copies together
 _COPY_S = 5.0  # bounds how stale a copy gets where Redis lost the deletion of a stamp
 _STAMP_S = 24 * 3600.0
+_MOST_OWED = 100_000
+_PAID_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,14 @@ class Profile:
     stamp: str | None = None
     memo: dict[str, Known] = field(default_factory=dict, compare=False, repr=False)
 
+    @cached_property
+    def mark(self) -> str:
+        """A digest of all that is stored: what was made of it is good as long as it is the same, whatever became of
+        the stamp, which Redis may keep though it was told to delete it."""
+        told = [(e.event_id, e.item, e.label, e.time, e.context) for e in self.events]
+        written = repr((sorted(self.features.items()), told)).encode(errors="surrogatepass")
+        return hashlib.blake2b(written, digest_size=16).hexdigest()
+
     def continues(self, old: Profile) -> bool:
         """Whether this is the same entity later on: it was not erased, and nothing was taken from it."""
         there = {e.event_id for e in self.events}
@@ -87,6 +100,7 @@ class Profiles:
         self._database, self._redis = database, redis
         self._copies: OrderedDict[Name, tuple[float, Profile]] = OrderedDict()
         self._copied = 0  # events in them
+        self._owed: set[str] = set()  # keys of stamps that Redis could not be told to forget
         self._stamping: dict[Name, asyncio.Task[str | None]] = {}
         self._reading: dict[tuple[Name, str], asyncio.Task[Profile | None]] = {}
         self.secret = secret_of(database.engine.url.render_as_string(hide_password=False))
@@ -153,11 +167,30 @@ class Profiles:
             self._drop(name)
         if self._redis is None or not names:
             return True
+        keys = [stamp_key(*name) for name in names]
         try:
-            await self._redis.delete(stamp_key(*name) for name in names)
+            await self._redis.delete(keys)
         except Unavailable:
+            self._owe(keys)
             return False
         return True
+
+    def _owe(self, keys: Iterable[str]) -> None:
+        self._owed.update(keys)
+        while len(self._owed) > _MOST_OWED:
+            self._owed.pop()
+
+    async def settle(self) -> None:
+        """To be called now and then: delete the stamps that could not be deleted, once Redis is back. It may have kept
+        them, and under a stamp are lists as they were before; nobody else knows that they are out of date."""
+        while self._redis is not None and self._owed and not self._redis.degraded:
+            part = list(islice(self._owed, _PAID_AT_ONCE))
+            self._owed.difference_update(part)
+            try:
+                await self._redis.delete(part)
+            except Unavailable:
+                self._owe(part)
+                return
 
     async def _stamp(self, kind: str, entity: str) -> str | None:
         if self._redis is None:

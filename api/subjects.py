@@ -28,14 +28,12 @@ class Subject(NamedTuple):
         return None if self.entity is None else owner_key(self.kind, self.entity)
 
     @property
-    def stamp(self) -> str | None:
-        """The stamp of the profile, None where there is none."""
-        return None if self.profile is None else self.profile.stamp
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether an equal request is known to get an equal answer."""
-        return self.entity is None or self.stamp is not None
+    def mark(self) -> str | None:
+        """A digest of what is stored: an equal request gets an equal answer while it is the same. Empty of an anonymous
+        newcomer, None where it is not known."""
+        if self.entity is None:
+            return ""
+        return None if self.profile is None else self.profile.mark
 
 
 async def find_subject(profiles: Profiles, served: Served, body: NewcomerBody) -> Subject:

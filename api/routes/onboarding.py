@@ -40,8 +40,9 @@ async def onboarding(
     """The items whose answers would tell the model most about a newcomer, one after another: each for what it adds to
     those before it."""
     call = await begin(model, Newcomer(kind=kind, id=id), request, house)
-    key = f"ask:{call.served.name}:{call.served.version}:{call.subject.stamp or ''}:{call.subject.owner}:{n}:{strategy}"
-    rest = house.memory.get(key) if call.subject.repeatable else None
+    mark = call.subject.mark
+    key = f"ask:{call.served.name}:{call.served.version}:{mark}:{call.subject.owner}:{n}:{strategy}"
+    rest = None if mark is None else house.memory.get(key)
     if rest is None:
         known = know(call.served, call.subject, Newcomer(kind=kind, id=id), ())
         try:
@@ -57,7 +58,7 @@ async def onboarding(
         items: list[dict[str, Any]] = [{"rank": rank, **vars(one)} for rank, one in enumerate(found, 1)]
         unit = UNITS[objective] if strategy == "information" else "share of the most"
         rest = orjson.dumps({"unit": unit, "support_size": len(known.items), "items": items})
-        if call.subject.repeatable:
+        if mark is not None:
             house.memory.set(key, rest, PROCESS_S, call.subject.owner)
     missing = house.missing(profile=call.subject.entity is None or call.subject.profile is not None)
     return reply(

@@ -98,9 +98,9 @@ async def score(request: Request) -> Response:
 def _list_key(call: Call, body: bytes) -> str | None:
     """The key of a list in the caches; None where an equal request may get another answer."""
     subject, served = call.subject, call.served
-    if not subject.repeatable:
+    if subject.mark is None:
         return None
-    return list_key(served.name, served.version, subject.kind, subject.entity or "", subject.stamp or "", body)
+    return list_key(served.name, served.version, subject.kind, subject.entity or "", subject.mark, body)
 
 
 def _again(call: Call, kept: bytes, source: Source) -> Response:

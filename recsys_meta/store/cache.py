@@ -78,10 +78,10 @@ def state_key(model_version: str, kind: str, entity: str, support_digest: str) -
     return _key(SLOTS, kind, entity, _digest(model_version, kind, entity, support_digest))
 
 
-def list_key(model: str, model_version: str, kind: str, entity: str, stamp: str, request: bytes) -> str:
-    """The key of a list: what was asked, of which model, and the stamp of what is stored of the entity."""
+def list_key(model: str, model_version: str, kind: str, entity: str, mark: str, request: bytes) -> str:
+    """The key of a list: what was asked, of which model, and a digest of what is stored of the entity."""
     asked = hashlib.blake2b(request, digest_size=16).hexdigest()
-    return _key(LISTS, kind, entity, _digest("list", model, model_version, kind, entity, stamp, asked))
+    return _key(LISTS, kind, entity, _digest("list", model, model_version, kind, entity, mark, asked))
 
 
 def _key(slots: str, kind: str, entity: str, digest: bytes) -> str:

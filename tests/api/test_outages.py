@@ -62,6 +62,28 @@ def test_redis_stops_in_mid_run_and_comes_back(full, own_redis, new_id):
     assert full.recommend(*THREE, entity=entity).headers["x-cache"] == "redis"
 
 
+def test_what_redis_was_told_to_forget_and_did_not_is_not_served(home, light, own_redis, new_id):
+    """Redis takes no writes for a moment, so that the stamp of an entity that changes stays. Nobody repairs that."""
+    asked = {"entity": {"id": new_id}, "n": 5}
+    made = settings(home, light, own_redis.url)
+    with serving(made) as one, serving(made) as two:
+        every = [lambda server=server: server.recommend(**asked).json()["support_size"] for server in (one, two)]
+        one.client.post("/v1/events", json=events(new_id, *THREE))
+        for _ in range(3):
+            assert [size() for size in every] == [3, 3]
+        own_redis.ask("REPLICAOF", "127.0.0.1", 1)
+        stored = one.client.post("/v1/events", json=events(new_id, "i70")).json()
+        assert (stored["accepted"], stored["missing"]) == (1, ["redis"])
+        own_redis.ask("REPLICAOF", "NO", "ONE")
+        assert every[0]() == 4, "at once where it was stored"
+        wait(lambda: every[1]() == 4)  # elsewhere when its copy is five seconds old
+        own_redis.ask("REPLICAOF", "127.0.0.1", 1)
+        wait(lambda: one.client.delete(f"/v1/entities/user/{new_id}").status_code == 503)
+        own_redis.ask("REPLICAOF", "NO", "ONE")
+        assert every[0]() == 0
+        wait(lambda: every[1]() == 0)
+
+
 def test_redis_that_was_never_there_is_done_without(home, light):
     with serving(settings(home, light, "redis://127.0.0.1:1/0")) as server:
         found = server.recommend(*THREE).json()
