@@ -206,6 +206,7 @@ async def _look(house: House) -> None:
     if house.redis is not None:
         with suppress(RecsysMetaError):
             await house.redis.ping()
+        await house.profiles.settle()
     house.metrics.sample()
 
 

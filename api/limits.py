@@ -22,7 +22,6 @@ from limits.aio.storage import MemoryStorage, RedisClusterStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.keyring import Keyring
@@ -31,6 +30,7 @@ from api.security import HEADER
 from recsys_meta.errors import ConfigError
 from recsys_meta.store.breaker import Breaker
 from recsys_meta.store.redis_cache import CLUSTER
+from recsys_meta.store.redis_node import FAILURES
 
 PORTION = 50
 """A portion is the limit divided by this, at least one request."""
@@ -102,7 +102,7 @@ class Limiter:
                 found = await self._draw(self._shared, who)
                 self._breaker.succeeded()
                 return found
-            except (redis.RedisError, RedisClusterException, OSError, TimeoutError):
+            except FAILURES:
                 self._breaker.failed()
         return await self._draw(self._local, who)
 

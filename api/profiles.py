@@ -182,7 +182,7 @@ class Profiles:
 
     async def settle(self) -> None:
         """To be called now and then: delete the stamps that could not be deleted, once Redis is back. It may have kept
-        them, and under a stamp are lists as they were before; nobody else knows that they are out of date."""
+        them, and other processes trust their copies of a profile as long as its stamp stands."""
         while self._redis is not None and self._owed and not self._redis.degraded:
             part = list(islice(self._owed, _PAID_AT_ONCE))
             self._owed.difference_update(part)

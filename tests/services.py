@@ -9,11 +9,12 @@ import itertools
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -155,10 +156,11 @@ class OwnRedis:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Where it runs already nothing happens."""
+        """Where it runs already it goes on, should it hang."""
         if self._process is not None:
+            self.go_on()
             return
-        self._folder.mkdir(exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
         self._process = subprocess.Popen(["redis-server", *options, *self.options], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + PATIENCE_S
@@ -177,6 +179,16 @@ class OwnRedis:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def hang(self) -> None:
+        """Stand still: connections are taken, and nothing that is sent is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Answer again, at first what was asked meanwhile."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     @property
     def runs(self) -> bool:
@@ -205,14 +217,26 @@ class OwnCluster:
     """
 
     def __init__(self, folder: Path, nodes: int = 1, *, whole: bool = True) -> None:
-        self.nodes = [OwnRedis(folder / f"node {n}") for n in range(nodes)]
-        self._buses = [free_port() for _ in self.nodes]
-        self._slots = [range(n * SLOTS // nodes, (n + 1) * SLOTS // nodes) for n in range(nodes)]
-        for node, bus in zip(self.nodes, self._buses, strict=True):
-            node.options = ["--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "1000"]
-            node.options += ["--cluster-require-full-coverage", "yes" if whole else "no"]
+        self._folder, self._whole = folder, whole
+        self.nodes: list[OwnRedis] = []
+        self._replicas: list[OwnRedis] = []
+        self._buses: dict[OwnRedis, int] = {}
+        for _ in range(nodes):
+            self.nodes.append(self._made())
+        self._slots = {
+            node: list(range(n * SLOTS // nodes, (n + 1) * SLOTS // nodes)) for n, node in enumerate(self.nodes)
+        }
         self.port = self.nodes[0].port
         self.url = f"redis+cluster://127.0.0.1:{self.port}"
+
+    def _made(self) -> OwnRedis:
+        """A node that does not run yet."""
+        node = OwnRedis(self._folder / f"node {len(self._buses)}")
+        self._buses[node] = free_port()
+        node.options = ["--cluster-enabled", "yes", "--cluster-port", str(self._buses[node])]
+        node.options += ["--cluster-node-timeout", "1000"]
+        node.options += ["--cluster-require-full-coverage", "yes" if self._whole else "no"]
+        return node
 
     @classmethod
     @contextmanager
@@ -228,32 +252,91 @@ class OwnCluster:
     def start(self) -> None:
         """Start what does not run, and wait until every node finds the cluster whole. A node knows its slots from
         before; at first it is told."""
-        for node, slots in zip(self.nodes, self._slots, strict=True):
+        for node, slots in self._slots.items():
             node.start()
             if self._told(node)["cluster_slots_assigned"] == "0":
                 node.ask("CLUSTER ADDSLOTSRANGE", slots[0], slots[-1])
                 if node is not self.nodes[0]:
-                    node.ask("CLUSTER MEET", "127.0.0.1", self.port, self._buses[0])
+                    self._meet(node)
         for node in self.nodes:
             self._wait(node, cluster_state="ok", cluster_slots_ok=str(SLOTS), cluster_known_nodes=str(len(self.nodes)))
 
     def stop(self) -> None:
         """All nodes."""
-        for node in self.nodes:
+        for node in [*self.nodes, *self._replicas]:
             node.stop()
 
     def lose(self, lost: OwnRedis) -> None:
         """Stop a node, and wait until the others have given it up."""
         lost.stop()
-        slots = self._slots[self.nodes.index(lost)]
         for node in self.nodes:
             if node is not lost:
-                self._wait(node, cluster_slots_fail=str(len(slots)))
+                self._wait(node, cluster_slots_fail=str(len(self._slots[lost])))
+
+    def add(self) -> OwnRedis:
+        """One more node, which has no slots yet."""
+        node = self._joined()
+        self.nodes.append(node)
+        self._slots[node] = []
+        return node
+
+    @contextmanager
+    def moving(self, names: Iterable[str], to: OwnRedis) -> Iterator[None]:
+        """Give the slots of names, and all that is in them, to another node, as an operator does. Meanwhile they are
+        on their way: half of what is in each is there."""
+        slots = {key_slot(name.encode()): self.node_of(name) for name in names}
+        for slot, source in slots.items():
+            to.ask("CLUSTER SETSLOT", slot, "IMPORTING", source.ask("CLUSTER MYID"))
+            source.ask("CLUSTER SETSLOT", slot, "MIGRATING", to.ask("CLUSTER MYID"))
+            there = source.ask("CLUSTER COUNTKEYSINSLOT", slot)
+            self._send(slot, source, to, (there + 1) // 2)
+        yield
+        for slot, source in slots.items():
+            while there := source.ask("CLUSTER COUNTKEYSINSLOT", slot):
+                self._send(slot, source, to, there)
+            for node in (to, source):
+                node.ask("CLUSTER SETSLOT", slot, "NODE", to.ask("CLUSTER MYID"))
+            self._slots[source].remove(slot)
+            self._slots[to].append(slot)
+
+    @staticmethod
+    def _send(slot: int, source: OwnRedis, to: OwnRedis, many: int) -> None:
+        if keys := source.ask("CLUSTER GETKEYSINSLOT", slot, many):
+            source.ask("MIGRATE", "127.0.0.1", to.port, "", 0, 5_000, "REPLACE", "KEYS", *keys)
+
+    def replica(self, of: OwnRedis) -> OwnRedis:
+        """A replica of a node that has all that the node has."""
+        node = self._joined()
+        self._replicas.append(node)
+        node.ask("CLUSTER REPLICATE", of.ask("CLUSTER MYID"))
+        wait(lambda: node.ask("INFO", "replication")["master_link_status"] == "up")
+        return node
+
+    def promote(self, replica: OwnRedis, lost: OwnRedis) -> None:
+        """Let a replica take the slots of its node, which was lost."""
+        replica.ask("CLUSTER FAILOVER", "TAKEOVER")
+        self._replicas.remove(replica)
+        self._slots[replica] = self._slots.pop(lost)
+        self.nodes[self.nodes.index(lost)] = replica
+        for node in self.nodes:
+            self._wait(node, cluster_state="ok", cluster_slots_ok=str(SLOTS))
 
     def node_of(self, name: str) -> OwnRedis:
         """On which node a name lies."""
         slot = key_slot(name.encode())
-        return next(node for node, slots in zip(self.nodes, self._slots, strict=True) if slot in slots)
+        return next(node for node, slots in self._slots.items() if slot in slots)
+
+    def _joined(self) -> OwnRedis:
+        """A new node that all others know."""
+        node = self._made()
+        node.start()
+        self._meet(node)
+        for one in (node, *self.nodes):
+            self._wait(one, cluster_state="ok", cluster_known_nodes=str(len(self._buses)))
+        return node
+
+    def _meet(self, node: OwnRedis) -> None:
+        node.ask("CLUSTER MEET", "127.0.0.1", self.port, self._buses[self.nodes[0]])
 
     def names(self) -> list[set[str]]:
         """The names on each node, none on one that does not run."""

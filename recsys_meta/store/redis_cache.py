@@ -10,7 +10,6 @@ from typing import Any, TypeVar, cast
 
 import redis
 import redis.asyncio
-import redis.asyncio.cluster
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException
@@ -20,6 +19,7 @@ from recsys_meta.errors import StoreError
 from recsys_meta.store.breaker import Breaker
 from recsys_meta.store.cache import name_of, owned_names, seal, unseal
 from recsys_meta.store.engine import Unavailable
+from recsys_meta.store.redis_cluster import Cluster
 from recsys_meta.store.redis_node import FAILURES, Node, note
 
 LONGEST_TTL = 30 * 24 * 3600.0  # seconds
@@ -38,8 +38,8 @@ class RedisCache:
 
     def __init__(self, url: str, *, prefix: str = PREFIX, timeout: float = 0.2, breaker: Breaker | None = None) -> None:
         retry = AsyncRetry(NoBackoff(), 0)
-        self._client: Any = _open(redis.asyncio.Redis, redis.asyncio.cluster.RedisCluster, url, timeout, retry)
-        self._clustered = isinstance(self._client, redis.asyncio.cluster.RedisCluster)
+        self._client: Any = _open(redis.asyncio.Redis, Cluster, url, timeout, retry)
+        self._clustered = isinstance(self._client, Cluster)
         self._prefix, self._breaker = prefix, breaker or Breaker()
         self._nodes: dict[str, Node] = {}
 
@@ -113,9 +113,17 @@ class RedisCache:
         await self._client.aclose()
 
     async def _fetch(self, names: list[str]) -> list[bytes | None]:
-        # Of a cluster's node each slot is asked for its own: even of one node no command may cross them.
-        mget = self._client.mget_nonatomic if self._clustered else self._client.mget
-        return list(await mget([self._prefix + name for name in names]))
+        if not self._clustered:
+            return list(await self._client.mget([self._prefix + name for name in names]))
+        return await self._each("GET", names)
+
+    async def _each(self, command: str, names: list[str]) -> list[Any]:
+        """A command for each name, in one exchange. No command of a cluster may cross slots, and one of several names
+        is refused while their slot is on its way to another node."""
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.execute_command(command, self._prefix + name)
+        return list(await pipe.execute())
 
     async def _set_part(self, node: Node, values: Sequence[tuple[str, bytes, float]]) -> None:
         if not node.writing.allows():
@@ -135,6 +143,8 @@ class RedisCache:
 
     async def _delete_part(self, node: Node, names: list[str]) -> int:
         try:
+            if self._clustered:
+                return sum(await self._each("DEL", names))
             return int(await self._client.delete(*(self._prefix + name for name in names)))
         except FAILURES as error:
             raise _unavailable(node.writing, error) from None

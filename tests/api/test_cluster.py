@@ -1,13 +1,15 @@
 """Servers on a Redis Cluster of three nodes: states are shared, events of one are seen by the other, an erasure leaves
-no key on any node, and a node that is killed while they answer costs no answer."""
+no key on any node. A node that is killed or hangs while they answer costs no answer, nor do slots that move to another
+node, nor a replica that takes the place of its node; and all is well again without a restart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from recsys_meta.store.cache import owner_key
@@ -36,13 +38,31 @@ def cluster(nodes: OwnCluster) -> OwnCluster:
 
 
 @pytest.fixture
+def changing(tmp_path: Path) -> Iterator[OwnCluster]:
+    """One of the test's own, which is another one afterwards."""
+    with OwnCluster.running(tmp_path / "changing", 3, whole=False) as made:
+        yield made
+
+
+@pytest.fixture
 def pair(home: Path, light: str, cluster: OwnCluster) -> Iterator[Pair]:
+    with pair_on(home, light, cluster) as made:
+        yield made
+
+
+@contextmanager
+def pair_on(home: Path, light: str, cluster: OwnCluster) -> Iterator[Pair]:
     """Two servers of one database, as two processes are, with a limit on requests."""
+    with one_on(home, light, cluster) as one, one_on(home, light, cluster) as two:
+        yield one, two
+
+
+@contextmanager
+def one_on(home: Path, light: str, cluster: OwnCluster) -> Iterator[Served]:
     made = settings(home, light, cluster.url)
     made.rate_limit = "100000/minute"
-    with ExitStack() as stack:
-        one, two = (stack.enter_context(serving(made)) for _ in range(2))
-        yield one, two
+    with serving(made) as server:
+        yield server
 
 
 def ask(server: Served, entity: str) -> tuple[int, str, str, list[str]]:
@@ -91,11 +111,8 @@ def test_two_servers_share_a_cluster(pair: Pair, cluster: OwnCluster) -> None:
     assert all(any(nodes[n] for nodes in held) for n in range(3)), "they lie on all nodes"
     assert two.client.delete(f"/v1/entities/user/{IDS[0]}").json()["events"] == 3
     assert {ask(server, IDS[0])[:2] for server in pair} == {(0, "prior")}
-    for entity in IDS:
-        assert one.client.delete(f"/v1/entities/user/{entity}").status_code == 200
-    left = set[str]().union(*cluster.names())
-    assert {name for name in left if not name.startswith(RATE)} == set()
-    assert left, "callers are counted on the cluster, too"
+    erase(one, cluster, IDS)
+    assert any(cluster.names()), "callers are counted on the cluster, too"
 
 
 def test_a_node_is_killed_while_they_answer_and_comes_back(pair: Pair, cluster: OwnCluster) -> None:
@@ -104,15 +121,10 @@ def test_a_node_is_killed_while_they_answer_and_comes_back(pair: Pair, cluster: 
     lists = share(pair, IDS, 2)
     two.house.memory.close()
     lost = the_one_that_counts(cluster)
-    gone = [entity for entity in IDS if cluster.node_of(PREFIX + owner_key("user", entity)) is lost]
-    left = [entity for entity in IDS if entity not in gone]
-    assert gone
-    with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(one.recommend, entity={"id": entity}) for entity in IDS * 10]
+    gone, left = parted(cluster, lost)
+    with asking(one, lists) as asked:
         wait(asked[len(asked) // 4].done)
         lost.stop()
-        for entity, answer in zip(IDS * 10, asked, strict=True):
-            check(answer.result(), lists[entity])
     # A server that holds none of it finds what lies on the nodes that are left, and makes the rest anew.
     assert {check(two.recommend(entity={"id": entity}), lists[entity]) for entity in left} == {("cache", "redis")}
     assert {check(two.recommend(entity={"id": entity}), lists[entity]) for entity in gone} == {("adapted", "miss")}
@@ -135,6 +147,134 @@ def test_a_node_is_killed_while_they_answer_and_comes_back(pair: Pair, cluster: 
     stayed = left[1:] + gone[1:]
     assert tell(two, stayed, "i20") == []
     share(pair, stayed, 4)
+
+
+def test_a_node_hangs_while_they_answer_and_goes_on(
+    home: Path, light: str, cluster: OwnCluster, hasty: Callable[[str], None]
+) -> None:
+    hasty("redis")
+    with pair_on(home, light, cluster) as (one, two):
+        tell(one, IDS, "i3", "i14")
+        wait(lambda: shared(one, two, IDS, 2))
+        lists = {entity: items(one, entity) for entity in IDS}
+        lost = the_one_that_counts(cluster)
+        gone, left = parted(cluster, lost)
+        with asking(one, lists) as asked:
+            wait(asked[len(asked) // 4].done)
+            lost.hang()
+        # What lies on the other nodes comes from there, what lies on this one is made anew.
+        wait(lambda: shared(one, two, left, 2))
+        two.house.memory.close()
+        assert {check(two.recommend(entity={"id": entity}), lists[entity]) for entity in gone} == {("adapted", "miss")}
+        ready = one.client.get("/readyz")
+        assert (ready.status_code, ready.json()["checks"]["redis"]["ok"]) == (200, False)
+        assert tell(one, IDS, "i70") == ["redis"]
+        assert one.client.delete(f"/v1/entities/user/{gone[0]}").status_code == 503
+        wait(lambda: {found(server, entity)[0] for server in (one, two) for entity in left + gone[1:]} == {3})
+        lost.go_on()
+        wait(lambda: not any(server.house.redis.degraded for server in (one, two)))
+        wait(lambda: one.client.delete(f"/v1/entities/user/{gone[0]}").status_code == 200)
+        assert not any(names_of(cluster, gone[0]))
+        # What it was not told while it hung it is told now.
+        wait(lambda: shared(one, two, left + gone[1:], 3))
+
+
+def test_slots_move_to_a_new_node_while_they_answer(home: Path, light: str, changing: OwnCluster) -> None:
+    with pair_on(home, light, changing) as (one, two):
+        pair = one, two
+        tell(one, IDS, "i3", "i14")
+        lists = share(pair, IDS, 2)
+        going = {PREFIX + owner_key("user", entity) for entity in IDS[::2]}
+        counts = {name for names in changing.names() for name in names if name.startswith(RATE)}
+        new = changing.add()
+        with asking(one, lists) as asked:
+            wait(asked[len(asked) // 4].done)
+            with changing.moving(going | counts, new):
+                # On their way they are shared as ever, also with a server that knows the new node from nowhere.
+                with one_on(home, light, changing) as late:
+                    for server in (two, late):
+                        server.house.memory.close()
+                        answers = [server.recommend(entity={"id": entity}) for entity in IDS]
+                        assert {check(answer, lists[entity]) for entity, answer in zip(IDS, answers, strict=True)} == {
+                            ("cache", "redis")
+                        }
+                assert one.client.delete(f"/v1/entities/user/{IDS[0]}").status_code == 200
+                assert not any(names_of(changing, IDS[0]))
+        stayed = IDS[1:]
+        assert tell(two, stayed, "i70") == []
+        share(pair, stayed, 3)
+        assert [bool(names_of(changing, entity)[-1]) for entity in stayed] == [entity in IDS[::2] for entity in stayed]
+        assert not any(server.house.redis.degraded for server in pair)
+        erase(one, changing, stayed)
+
+
+def test_a_replica_takes_the_place_of_its_node_while_they_answer(home: Path, light: str, changing: OwnCluster) -> None:
+    with pair_on(home, light, changing) as (one, two):
+        pair = one, two
+        tell(one, IDS, "i3", "i14")
+        lists = share(pair, IDS, 2)
+        lost = the_one_that_counts(changing)
+        gone, _ = parted(changing, lost)
+        replica = changing.replica(lost)
+        with asking(one, lists) as asked:
+            wait(asked[len(asked) // 4].done)
+            lost.stop()
+            wait(asked[len(asked) // 2].done)
+            changing.promote(replica, lost)
+        # The node that was lost is none of theirs.
+        wait(lambda: not any(server.house.redis.degraded for server in pair))
+        assert tell(two, IDS, "i70") == []
+        share(pair, IDS, 3)
+        place = changing.nodes.index(replica)
+        assert all(names_of(changing, entity)[place] for entity in gone)
+        erase(one, changing, IDS)
+
+
+@contextmanager
+def asking(server: Served, lists: dict[str, list[str]]) -> Iterator[list[Future[httpx.Response]]]:
+    """Many requests at once. In the end each was answered as it should be."""
+    entities = [*lists] * 10
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(server.recommend, entity={"id": entity}) for entity in entities]
+        yield asked
+        for entity, answer in zip(entities, asked, strict=True):
+            check(answer.result(), lists[entity])
+
+
+def shared(one: Served, two: Served, ids: Sequence[str], size: int) -> bool:
+    """Whether what one server finds or makes is found by the other, where neither holds any of it. What is late by a
+    time-out is not, so that it may need to be asked again."""
+    one.house.memory.close()
+    here = [found(one, entity) for entity in ids]
+    wait(lambda: not one.house.ladder.writing)
+    two.house.memory.close()
+    there = [found(two, entity) for entity in ids]
+    return {answer[0] for answer in here} == {size} and set(there) == {(size, "cache", "redis")}
+
+
+def found(server: Served, entity: str) -> tuple[int, str, str]:
+    answer = server.recommend(entity={"id": entity})
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    return told["support_size"], told["served_by"], answer.headers["x-cache"]
+
+
+def items(server: Served, entity: str) -> list[str]:
+    return [item["item"] for item in server.recommend(entity={"id": entity}).json()["items"]]
+
+
+def parted(cluster: OwnCluster, node: OwnRedis) -> tuple[list[str], list[str]]:
+    """The entities on a node, and the others."""
+    here = [entity for entity in IDS if cluster.node_of(PREFIX + owner_key("user", entity)) is node]
+    assert here
+    return here, [entity for entity in IDS if entity not in here]
+
+
+def erase(server: Served, cluster: OwnCluster, ids: Sequence[str]) -> None:
+    """Nothing of anybody is left on any node."""
+    for entity in ids:
+        assert server.client.delete(f"/v1/entities/user/{entity}").status_code == 200
+    assert {name for names in cluster.names() for name in names if not name.startswith(RATE)} == set()
 
 
 def the_one_that_counts(cluster: OwnCluster) -> OwnRedis:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,33 @@ def test_a_node_that_is_lost_costs_nobody_the_others(alone: OwnCluster, number: 
         await cache.set_all([(key, b"20", 100) for key in OWNERS])
         assert await asyncio.gather(*(cache.get(key) for key in OWNERS)) == [b"20"] * MANY
         assert await cache.delete(OWNERS) == MANY
+        await cache.close()
+
+    run(work())
+
+
+@pytest.mark.parametrize("number", [0, 2])  # the first is also the one that a client asks by itself
+def test_who_starts_while_a_node_is_lost_uses_the_others(alone: OwnCluster, number: int) -> None:
+    async def work() -> None:
+        before = patient(alone)
+        await before.set_all([(key, b"17", 100) for key in OWNERS])
+        lost = alone.nodes[number]
+        lost.stop()
+        cache = RedisCache(f"redis+cluster://127.0.0.1:{alone.nodes[1].port}", timeout=10.0)
+        with suppress(Unavailable):  # as a server asks before it serves
+            await cache.ping()
+        for _ in range(2):
+            found = dict(zip(OWNERS, await asyncio.gather(*(cache.get(key) for key in OWNERS)), strict=True))
+            assert found == {key: None if alone.node_of(PREFIX + key) is lost else b"17" for key in OWNERS}
+            with pytest.raises(Unavailable):
+                await cache.ping()
+        alone.start()
+        await until_well(cache)
+        assert await asyncio.gather(*(cache.claim(key, b"18", 100) for key in OWNERS)) == [
+            b"18" if alone.node_of(PREFIX + key) is lost else b"17" for key in OWNERS
+        ]
+        assert await cache.delete(OWNERS) == MANY
+        await before.close()
         await cache.close()
 
     run(work())
