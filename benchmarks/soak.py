@@ -70,8 +70,8 @@ async def soak(port: int, pid: int, seconds: float, rate: float, callers: int = 
             async def caller(window: Window, taken: list[float], until: float) -> None:
                 while (now := time.monotonic()) < until:
                     try:
-                        status = (await ask(client, rng, numbers)).status_code
-                        said = str(status)
+                        answer = await ask(client, rng, numbers)
+                        status, said = answer.status_code, _said(answer)
                     except httpx.HTTPError as error:
                         status, said = 599, type(error).__name__
                     took = time.monotonic() - now
@@ -88,6 +88,14 @@ async def soak(port: int, pid: int, seconds: float, rate: float, callers: int = 
             print(f"{len(found):3} {window.answers:7} answers {window.failed} failed, p99 {window.p99_ms:.1f} ms, "
                   f"{window.resident / 2**20:.1f} MiB {dict(window.seen)}", file=sys.stderr)  # fmt: skip
     return found
+
+
+def _said(answer: httpx.Response) -> str:
+    """The status of an answer; of a failure also where, and why."""
+    if answer.status_code < 500:
+        return str(answer.status_code)
+    where = answer.request.url.path.split("/")[2]
+    return f"{answer.status_code} {answer.request.method} {where}: {answer.text[:300]}"
 
 
 def verdict(windows: list[Window], growth: float) -> tuple[bool, str]:
