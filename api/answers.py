@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from api.models import ServedBy
 
@@ -101,7 +101,7 @@ class Judgement(BaseModel):
 
 
 class Score(Judgement):
-    """The score of one item, None where the model does not have it."""
+    """The score of one item, None where the model does not have it (but for clicks, whose rows have a context)."""
 
     item: str
 
@@ -182,7 +182,8 @@ class StoredEvent(BaseModel):
 
 
 class AdaptationRow(BaseModel):
-    """One row of the table `adaptations`: one adaptation, or `answers` that needed none, with their mean `ms`."""
+    """One row of the table `adaptations`: one adaptation, or `answers` that needed none, with their mean `ms`.
+    `variant` is the arm of a split that answered, if one did."""
 
     id: int
     model_version: str
@@ -197,6 +198,7 @@ class AdaptationRow(BaseModel):
     served_by: ServedBy
     created: datetime
     answers: int
+    variant: str | None
 
 
 class EntityDocument(BaseModel):
@@ -325,8 +327,9 @@ class Readiness(BaseModel):
 
 
 class FieldError(BaseModel):
-    """One thing wrong with a request, and where (a JSON pointer)."""
+    """One thing wrong with a request, in which part of it, and where there (a JSON pointer)."""
 
+    in_: Literal["body", "query", "path", "header"] = Field(alias="in")
     pointer: str
     detail: str
 

@@ -17,7 +17,7 @@ from api.gate import Gate
 from api.house import open_house
 from api.keyring import Keyring, parse_keys
 from api.limits import Limiter, Throttle
-from api.logs import open_log
+from api.logs import open_log, retelling
 from api.metrics import Metrics
 from api.routes import adapt, entities, events, health, models, onboarding, recommendations, results, splits
 from api.tracing import Traced, open_tracing
@@ -59,9 +59,10 @@ def build(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            async with open_house(settings, metrics, log, keys) as house:
-                app.state.house = house
-                yield
+            with retelling(lines):
+                async with open_house(settings, metrics, log, keys) as house:
+                    app.state.house = house
+                    yield
         finally:
             lines.drain()
         if limiter is not None:

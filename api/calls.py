@@ -12,11 +12,13 @@ from fastapi import Request, Response
 from api.diagnosis import ANONYMOUS, Done
 from api.house import House
 from api.models import Newcomer
+from api.problems import Problem
 from api.registry import Served
 from api.replies import joined
 from api.routes.door import request_id
 from api.serving import Outcome, Source
 from api.subjects import Subject, find_subject
+from recsys_meta.errors import NotFoundError
 from recsys_meta.recommend import Known
 from recsys_meta.store.adaptations import ServedBy
 
@@ -35,11 +37,15 @@ class Call(NamedTuple):
 async def begin(
     model: str | None, entity: Newcomer, request: Request, house: House, version: str | None = None
 ) -> Call:
-    """Find the model, of a version where that is given, and what is stored of the entity. Raises Problem."""
+    """Find the model, of the version of a cursor where there is one, and what is stored of the entity. Raises
+    Problem."""
     at, began = datetime.now(UTC), time.perf_counter()
     served = await house.registry.resolve(model, entity.kind, entity.id)
     if version is not None and version != served.version:
-        served = await house.registry.resolve(f"{served.name}@{version}", entity.kind)
+        try:
+            served = await house.registry.resolve(f"{served.name}@{version}", entity.kind)
+        except NotFoundError:  # the model is there: what is wrong with the request is its cursor
+            raise Problem(422, f"This cursor belongs to no version that model '{served.name}' has") from None
     subject = await find_subject(house.profiles, served, entity)
     return Call(house, request_id(request), served, subject, at, began)
 
@@ -94,6 +100,7 @@ def note(
         at=call.at,
         known=known,
         adapted=outcome is not None and not outcome.broken,
+        variant=call.served.variant,
     )
     # When the loop comes round again the answer is on its way.
     asyncio.get_running_loop().call_soon(call.house.diagnoser.put, done)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy.orm import Session
 
 from api.lines import Lines
+from api.logs import open_log
 from api.problems import Problem
 from recsys_meta.errors import ConflictError, RecsysMetaError, StoreError
 from recsys_meta.store import engine as sql
@@ -20,7 +20,6 @@ from recsys_meta.store.breaker import Breaker
 from recsys_meta.store.engine import Unavailable
 
 Result = TypeVar("Result")
-log = logging.getLogger(__name__)
 
 GLANCES = 8  # threads for what answers can do without; those that hang in a connection are free after its time-out
 CALLS = 4  # threads for all else, so that it keeps no answer waiting
@@ -34,10 +33,11 @@ class Database:
     """Runs functions of a session. Opens nothing until first asked.
 
     The breaker is about reading: a database that is full or read-only refuses what is written, each caller by itself,
-    and is no less good for answers.
+    and is no less good for answers. Without a log it writes lines of the same form to one of its own.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, log: Any = None) -> None:
+        self._log = open_log()[0] if log is None else log
         self.engine = sql.connect(url)
         self.breaker = Breaker(failures=1, pause=0.5, longest=2.0)
         self._lines = Lines(self.engine)
@@ -89,7 +89,7 @@ class Database:
         except UnicodeDecodeError as error:
             raise Unavailable(AWAY) from error
         except StoreError as error:
-            log.exception("the database failed")
+            self._log.error("the database failed", exc_info=True)
             raise StoreError("the database failed; the server's log has the reason") from error
         except ConflictError as error:
             raise ConflictError(_told(str(error), "the database refused a row")) from None
@@ -105,7 +105,7 @@ class Database:
         except Exception as error:
             if isinstance(error, RecsysMetaError) and not isinstance(error, StoreError):
                 raise
-            log.warning("the database gave an answer that cannot be read", exc_info=True)
+            self._log.warning("the database gave an answer that cannot be read", exc_info=True)
             raise Unavailable(AWAY) from error
 
     async def _noting(self, running: Awaitable[Result]) -> Result:

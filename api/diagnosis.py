@@ -27,7 +27,7 @@ class Done(NamedTuple):
     """What was done for one request. `adapted` says that there is something to diagnose, for `known`.
 
     `at` is when the request came, before anything was read for it: an erasure that comes later must know its row as
-    older.
+    older. `variant` is the arm that answered, if one did.
     """
 
     recommender: Recommender
@@ -39,6 +39,7 @@ class Done(NamedTuple):
     at: datetime
     known: Known | None = None
     adapted: bool = False
+    variant: str | None = None
 
 
 class Diagnoser:
@@ -135,6 +136,7 @@ def row(done: Done, found: Diagnosis | None) -> NewAdaptation:
         ms=done.ms,
         served_by=done.served_by,
         created=done.at,
+        variant=done.variant,
     )
 
 

@@ -120,7 +120,7 @@ async def open_house(settings: Settings, metrics: Metrics, log: Any, keys: Keyri
 
 
 def _open(settings: Settings, metrics: Metrics, log: Any, keys: Keyring) -> House:
-    database = Database(settings.database)
+    database = Database(settings.database, log)
     redis = None
     if settings.redis is not None:
         breaker = Breaker(failures=2, pause=0.5, longest=2.0)
@@ -133,7 +133,7 @@ def _open(settings: Settings, metrics: Metrics, log: Any, keys: Keyring) -> Hous
         redis=redis,
         memory=memory,
         profiles=profiles,
-        registry=Registry(database, models),
+        registry=Registry(database, models, log),
         ladder=Ladder(memory, redis, profiles, log),
         writer=writer,
         diagnoser=Diagnoser(writer, log),

@@ -67,6 +67,29 @@ class Lines:
                     self._out.flush()
 
 
+class Retold(logging.Handler):
+    """What the store says, through Python's own logging, of a server that is away: as lines like all others."""
+
+    def __init__(self, lines: Lines) -> None:
+        super().__init__(logging.WARNING)
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level, now = record.levelname.lower(), datetime.now(UTC)
+        self._lines.error(_written({"event": record.getMessage(), "level": level, "timestamp": now}))
+
+
+@contextlib.contextmanager
+def retelling(lines: Lines) -> Iterator[None]:
+    """While it lasts, what the store says is among the lines."""
+    store, handler = logging.getLogger("recsys_meta"), Retold(lines)
+    store.addHandler(handler)
+    try:
+        yield
+    finally:
+        store.removeHandler(handler)
+
+
 def _parts(lines: list[bytes]) -> Iterator[bytes]:
     """Lines together, as many as a pipe takes whole: of more, other processes' lines may come between the halves."""
     part, size = list[bytes](), 0

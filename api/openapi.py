@@ -13,6 +13,7 @@ from api.models import Event, RecommendationRequest, ScoreRequest
 from api.problems import MEDIA_TYPE
 
 _REF = "#/components/schemas/{model}"
+_BY_VERSION = ("/recommendations", "/score", "/adapt", "/onboarding")
 _SAID = {
     400: "The body cannot be read as JSON",
     401: "A key is needed, and this is none of ours",
@@ -62,7 +63,8 @@ def _describe(path: str, method: str, responses: dict[str, Any]) -> None:
     codes = {401, 403, 503} if path == "/metrics" else {401, 403, 422, 429, 503}
     codes |= {400, 413} if method in ("post", "put") else set()
     codes |= {404} if "{" in path or method == "post" or path.endswith("/onboarding") else set()
-    codes |= {409} if path.endswith(("/promote", "/rollback", "/split", "/recommendations")) else set()
+    # Calls that take a model by name@version: the start of a version may be that of several.
+    codes |= {409} if path.endswith(("/promote", "/rollback", "/split", *_BY_VERSION)) else set()
     for code in sorted(codes):
         problem: dict[str, Any] = {
             "description": _SAID[code],

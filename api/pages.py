@@ -1,6 +1,6 @@
 """Cursors of lists: after which item, of which state, a list goes on. They are signed, so only ours are followed.
 
-    version 8 | support 16 | entity 8 | moment 8 | score 4 | item 4 | signature 12      bytes, as 80 characters
+    version 8 | support 16 | size 2 | entity 8 | moment 8 | score 4 | item 4 | signature 13     bytes, as 84 characters
 
 A page holds what comes behind an item in the order of one state's scores, so pages never repeat an item, whatever is
 met or excluded meanwhile, and together they are the list that one page would have been.
@@ -17,16 +17,18 @@ from typing import NamedTuple
 
 from api.problems import Problem
 
-_FORM = struct.Struct(">8s16s8s8sfI")
-_SIGNATURE = 12
-LONGEST = 80
+_FORM = struct.Struct(">8s16sH8s8sfI")
+_SIGNATURE = 13
+LONGEST = 84
 
 
 class Place(NamedTuple):
-    """Behind which item a list goes on. support: the digest of the newcomer's support; entity and moment: digests."""
+    """Behind which item a list goes on. support: the digest of the newcomer's support, and size: its events; entity and
+    moment: digests."""
 
     version: str
     support: str
+    size: int
     entity: bytes
     moment: bytes
     score: float
@@ -56,6 +58,7 @@ def write(place: Place, secret: bytes) -> str:
     raw = _FORM.pack(
         bytes.fromhex(place.version),
         bytes.fromhex(place.support),
+        place.size,
         place.entity,
         place.moment,
         place.score,
@@ -71,10 +74,10 @@ def read(cursor: str, secret: bytes) -> Place:
         raw, signature = signed[: _FORM.size], signed[_FORM.size :]
         if not hmac.compare_digest(signature, _sign(raw, secret)):
             raise ValueError("another signature")
-        version, support, entity, moment, score, item = _FORM.unpack(raw)
+        version, support, size, entity, moment, score, item = _FORM.unpack(raw)
     except (ValueError, struct.error, binascii.Error):
         raise Problem(422, "This is no cursor of a list; leave `cursor` out to begin with the first page") from None
-    return Place(version.hex(), support.hex(), entity, moment, score, item)
+    return Place(version.hex(), support.hex(), size, entity, moment, score, item)
 
 
 def _sign(raw: bytes, secret: bytes) -> bytes:

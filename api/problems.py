@@ -123,10 +123,16 @@ _SAID = {
 
 
 def _allow(scope: Scope, error: HTTPException) -> Mapping[str, str] | None:
-    """Every method of the path: each of them has a route of its own, and the framework names those of one."""
-    path = getattr(scope.get("route"), "path_format", None)
-    found = scope["app"].openapi()["paths"].get(path)
-    return {"allow": ", ".join(sorted(method.upper() for method in found))} if found else error.headers
+    """Every method of the path: each of them has a route of its own, and the framework names those of one.
+
+    That one is the first, and may be of a method that the document does not show.
+    """
+    route = scope.get("route")
+    found = scope["app"].openapi()["paths"].get(getattr(route, "path_format", None))
+    if not found:
+        return error.headers
+    methods = {method.upper() for method in found} | set(getattr(route, "methods", None) or ())
+    return {"allow": ", ".join(sorted(methods))}
 
 
 def _invalid(error: RequestValidationError) -> Problem:

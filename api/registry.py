@@ -4,22 +4,24 @@ in one assignment."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from api.database import Database
+from api.logs import open_log
 from api.problems import Problem, unavailable
 from api.served import Divided, Served, divide, open_version
-from recsys_meta.errors import CheckpointError
+from recsys_meta.errors import CheckpointError, ConflictError
 from recsys_meta.store import arms, registry
 from recsys_meta.store.arms import Split
+from recsys_meta.store.engine import Unavailable
 from recsys_meta.store.tables import ModelVersion
 
 __all__ = ["Registry", "Served"]
@@ -29,14 +31,14 @@ _RETRY_S = 3.0  # how long a version that could not be loaded is left alone, sec
 _UNREADABLE = "the version cannot be loaded; the server's log says why"
 _LACKING = "an arm of the split cannot be loaded or is for others; the live version stands in"
 
-log = logging.getLogger(__name__)
-
 
 class Registry:
-    """Which model answers. Readers see one snapshot; `refresh` replaces it whole."""
+    """Which model answers. Readers see one snapshot; `refresh` replaces it whole. Without a log it writes lines of the
+    same form to one of its own."""
 
-    def __init__(self, database: Database, folder: Path) -> None:
+    def __init__(self, database: Database, folder: Path, log: Any = None) -> None:
         self._database, self._folder = database, folder
+        self._log = open_log()[0] if log is None else log
         self._lock, self._loading = asyncio.Lock(), asyncio.Lock()
         self._pinned: OrderedDict[tuple[str, str], Served] = OrderedDict()
         self._failed: dict[tuple[str, str], float] = {}  # when a version could not be loaded
@@ -78,8 +80,13 @@ class Registry:
             return [s for s in self._parts() if (s.name, s.version, s.variant) not in before]
 
     async def check(self, name: str, version: str) -> Served:
-        """A registered version, loaded, before it goes live. Raises NotFoundError, CheckpointError."""
-        return await self._pin(await self._database.read(lambda s: registry.resolve(s, f"{name}@{version}")))
+        """A registered version, loaded, before it goes live. Raises NotFoundError, and ConflictError for one that
+        cannot be loaded: to ask again, as after an outage, would not mend it."""
+        row = await self._database.read(lambda s: registry.resolve(s, f"{name}@{version}"))
+        try:
+            return await self._pin(row)
+        except CheckpointError as error:
+            raise ConflictError(str(error)) from None
 
     async def resolve(self, model: str | None, kind: str | None, entity: str | None = None) -> Served:
         """The model meant by `name`, `name@version`, or by the kind of the newcomer. Raises Problem.
@@ -130,9 +137,22 @@ class Registry:
             raise Problem(404, f"No model '{name}' is in service; GET /v1/models lists those there are")
         if (name, version) in self._pinned:
             return self._pinned[name, version]
-        row = await self._database.read(lambda s: registry.resolve(s, f"{name}@{version}"))
+        if self._database.degraded and (loaded := self._loaded(name, version)) is not None:
+            return loaded
+        try:
+            row = await self._database.read(lambda s: registry.resolve(s, f"{name}@{version}"))
+        except Unavailable:
+            if (loaded := self._loaded(name, version)) is None:
+                raise
+            return loaded
         found = next((s for s in self._parts() if (s.name, s.version) == (row.model, row.version)), None)
         return await self._pin(row) if found is None else replace(found, variant=None)
+
+    def _loaded(self, name: str, start: str) -> Served | None:
+        """The one version at hand that starts so, for when nobody can say which others there are."""
+        at_hand = {s.version: s for s in (*self._pinned.values(), *self._parts()) if s.name == name}
+        fitting = [s for version, s in at_hand.items() if version.startswith(start)]
+        return replace(fitting[0], variant=None) if len(fitting) == 1 else None
 
     async def _pin(self, row: ModelVersion) -> Served:
         """Load a version that is not live, one at a time, and keep the few used last."""
@@ -162,7 +182,7 @@ class Registry:
             return await asyncio.to_thread(open_version, self._folder, row)
         except Exception:  # one that cannot be read must not keep the others from being served
             if (row.model, row.version) not in self._failed:  # said once; it may be tried for days
-                log.exception("%s@%s cannot be loaded", row.model, row.version)
+                self._log.error("a version cannot be loaded", model=row.model, version=row.version, exc_info=True)
             raise CheckpointError(f"{row.model}@{row.version}: {_UNREADABLE}") from None
 
 

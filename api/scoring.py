@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from fastapi import Request, Response
 from api.calls import Call, begin, climbed, note, served_by
 from api.exploring import Exploring, explore, log_row
 from api.house import House
-from api.models import Member, Newcomer, Row, ScoreRequest
+from api.models import Member, Newcomer, ScoreRequest
 from api.problems import Problem
 from api.replies import joined
 from api.routes.door import request_id
@@ -46,14 +47,13 @@ async def score_rows(request: Request, house: House, body: ScoreRequest) -> Resp
     outcome = await house.ladder.climb(call.served, known, call.subject, ask=partial(_judge, rows))
     ids = rows.item[0].tolist()
     found = judgements(recommender, outcome, rows, clicks)
-    # Without a context an item that the model lacks is a question about nothing.
-    blank = [i < FIRST and place < len(body.items) for place, i in enumerate(ids)]
+    # An item that the model lacks is a question about nothing, but for the context that clicks come with.
+    blank = [i < FIRST and (not clicks or place < len(body.items)) for place, i in enumerate(ids)]
     nothing = {"score": None}
     scores = [
         {"item": item, **(nothing if empty else one)} for (item, _), one, empty in zip(asked, found, blank, strict=True)
     ]
-    lacking = {item for (item, _), i in zip(asked, ids, strict=True) if i < FIRST} if body.rows else set()
-    return climbed(call, known, outcome, _packed(call, known, lacking, {"scores": scores}))
+    return climbed(call, known, outcome, _packed(call, known, _lacking((i for i, _ in asked), ids), {"scores": scores}))
 
 
 async def _score_items(call: Call, known: Known, items: list[str]) -> Response:
@@ -66,7 +66,7 @@ async def _score_items(call: Call, known: Known, items: list[str]) -> Response:
         {"item": item, "score": value if place >= FIRST else None}
         for item, value, place in zip(items, values, places, strict=True)
     ]
-    return climbed(call, known, outcome, _packed(call, known, set(), {"scores": scores}))
+    return climbed(call, known, outcome, _packed(call, known, _lacking(items, places), {"scores": scores}))
 
 
 async def rank_entities(request: Request, house: House, body: ScoreRequest) -> Response:
@@ -101,14 +101,18 @@ def _ranked(
     recommender, members = call.served.recommender, body.entities
     clicks = recommender.bundle.schema.objective == "click"
     ways = [served_by(known, outcome) for (known, _), outcome in zip(pairs, outcomes, strict=True)]
+    assert body.row is not None
+    strange = _lacking([body.row.item], rows.item[0].tolist())
+    # Without the item rankings and ratings have nothing to tell the newcomers apart by; clicks have the context.
+    nothing = bool(strange) and not clicks
     found = [
-        _member(i, member, pairs[i][0], ways[i]) | judgements(recommender, outcomes[i], rows, clicks)[0]
+        _member(i, member, pairs[i][0], ways[i])
+        | ({"score": None} if nothing else judgements(recommender, outcomes[i], rows, clicks)[0])
         for i, member in enumerate(members)
     ]
     order = [one["score"] for one in found] if explored is None else explored.order
     best = sorted(found, key=lambda one: (order[one["index"]] is None, -(order[one["index"]] or 0), one["index"]))
     if explored is not None:
-        assert body.row is not None
         call.house.writer.put(log_row(call, pairs[best[0]["index"]][1], body.row.item, explored))
     # What was hardest to come by says how the whole came about.
     by = min(ways, key=("popular", "adapted", "cache", "prior").index)
@@ -119,7 +123,7 @@ def _ranked(
     call.house.metrics.answers.labels(call.served.name, by, source).inc()
     profile = all(s.entity is None or s.profile is not None for _, s in pairs)
     missing = call.house.missing(profile=profile, model=by != "popular")
-    lacking = sorted({i for known, _ in pairs for i in known.unknown} | _lacking(body.row, rows))
+    lacking = sorted(strange.union(i for known, _ in pairs for i in known.unknown))
     rest = {
         "support_size": sum(len(known.items) for known, _ in pairs),
         "unknown_items": lacking,
@@ -137,8 +141,9 @@ def _member(index: int, member: Member, known: Known, by: str) -> dict[str, Any]
     return {"index": index, "id": member.id, "support_size": len(known.items), "served_by": by}
 
 
-def _lacking(row: Row | None, rows: Rows) -> set[str]:
-    return {row.item} if row is not None and int(rows.item[0, 0]) < FIRST else set()
+def _lacking(items: Iterable[str], ids: Iterable[int]) -> set[str]:
+    """Those of some raw items that the model does not have."""
+    return {item for item, i in zip(items, ids, strict=True) if i < FIRST}
 
 
 def judgements(recommender: Recommender, outcome: Outcome, rows: Rows, clicks: bool) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from recsys_meta.schema import Order
 from recsys_meta.splits import Split, split_of
 from recsys_meta.store import evaluations
 from recsys_meta.store.evaluations import Role
+from recsys_meta.store.standing import SIMPLEST
 from recsys_meta.train import Step
 from recsys_meta.tuning import Fitted, Report, fit_tuned
 from recsys_meta.types import IntArray
@@ -147,11 +148,13 @@ class _Table:
         self._curves: dict[tuple[str, Role], dict[int, Curve]] = {}
         self._notes: dict[str, str] = {}
         self._seconds: dict[str, float] = {}
+        self._versions: dict[str, dict[int, str]] = {}
 
     def learner(self, door: _Door, recipe: Recipe, trained: Trained, *, first: bool) -> None:
         bundle = trained.bundle
         role: Role = "flagship" if recipe.name in FLAGSHIPS else "learner"
         self._seconds[recipe.name] = max(self._seconds.get(recipe.name, 0.0), trained.seconds)
+        self._versions.setdefault(recipe.name, {})[door.seed] = bundle.version
         self._add(door, recipe.name, role, bundle.predictor, bundle.params)
         if first:
             self._add(door, f"{recipe.name}-unadapted", "learner", Unadapted(bundle.predictor), bundle.params)
@@ -168,7 +171,14 @@ class _Table:
 
     def comparison(self) -> Comparison:
         self._result.methods = [
-            Method(name, role, curves, self._notes.get(name, ""), self._seconds.get(name, 0.0))
+            Method(
+                name,
+                role,
+                curves,
+                self._notes.get(name, ""),
+                self._seconds.get(name, 0.0),
+                self._versions.get(name, {}),
+            )
             for (name, role), curves in self._curves.items()
         ]
         return self._result
@@ -270,6 +280,11 @@ def tuning_note(report: Report) -> str:
     """How a baseline was tuned, in a line: what was tried, and where the best lay at the edge of what was tried."""
     edges = sorted({e for choice in report.choices for e in choice.edges})
     return f"{report.tried} settings tried on meta-validation" + (f"; at an edge: {', '.join(edges)}" if edges else "")
+
+
+def simplest_for(data: Dataset) -> str:
+    """The baseline that a model must not lose to, if it is to go live."""
+    return next(name for name in baselines_for(data, None) if name in SIMPLEST)
 
 
 def _idle(name: str, data: Dataset) -> bool:

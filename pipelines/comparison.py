@@ -18,13 +18,19 @@ from recsys_meta.store.evaluations import NewEvaluation, Role
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table: a method with a curve for each seed."""
+    """One row of the table: a method with a curve for each seed; where bundles made the curves, their versions."""
 
     name: str
     role: Role
     curves: Mapping[int, Curve]
     note: str = ""
     seconds: float = 0.0
+    versions: Mapping[int, str] = field(default_factory=dict)
+
+    def version(self, seed: int | None) -> str | None:
+        """The bundle that a seed's points are of; their mean over several seeds is of none."""
+        seeds = list(self.curves) if seed is None else [seed]
+        return self.versions.get(seeds[0]) if len(seeds) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class Comparison:
                         low=i.low,
                         high=i.high,
                         n=i.n,
+                        model_version=method.version(seed),
                     )
                     for seed, i in points.items()
                     if i.n

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from pipelines.console import JsonFile, Shots, bar, err, out, parse_shots
 from pipelines.trainer import Watch
 from pipelines.training import rows_of
 from pipelines.workspace import Workspace
+from recsys_meta.dataset import Dataset
 from recsys_meta.durable import write_file
 from recsys_meta.errors import CheckpointError, ConfigError
 from recsys_meta.evaluate import Curve, Unadapted, cold_start, metrics_of
@@ -42,7 +44,9 @@ def command_line() -> str:
 def evaluate(
     model: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or the folder of a bundle.")],
     shots: Shots = None,
-    baselines: Annotated[str, typer.Option(help="all, none, or names separated by commas.")] = "none",
+    baselines: Annotated[
+        str, typer.Option(help="all, none, or names separated by commas; the simplest one is always beside.")
+    ] = "none",
     dataset: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
     order: OrderOption = None,
     min_query: MinQuery = None,
@@ -84,27 +88,37 @@ def evaluate(
             return Curve(label, made.entities, made.values)
 
         role: evaluations.Role = "flagship" if name in comparing.FLAGSHIPS else "learner"
-        result.methods.append(Method(name, role, {seed: curve(bundle.predictor, bundle.params, name)}))
+        own = curve(bundle.predictor, bundle.params, name)
+        result.methods.append(Method(name, role, {seed: own}, versions={seed: bundle.version}))
         plain = f"{name}-unadapted"
         result.methods.append(
             Method(plain, "learner", {seed: curve(Unadapted(bundle.predictor), bundle.params, plain)})
         )
-        for other in _baselines(baselines, data):
-            tuned = fit_tuned(other, data, index, split, shots=points, seed=seed, order=protocol.order)
+        asked = _baselines(baselines, data)
+        for other in _beside(asked, data):
+            try:
+                tuned = fit_tuned(other, data, index, split, shots=points, seed=seed, order=protocol.order)
+            except ConfigError as error:
+                if other in asked:
+                    raise
+                err.print(f"[dim]{other} is left out: {error}[/]")
+                continue
             fitted = curve(tuned.predictor, tuned.params, other)
             result.methods.append(Method(other, "baseline", {seed: fitted}, comparing.tuning_note(tuned.report)))
-    _store(workspace, result, model, bundle.version)
+    _store(workspace, result, model)
     present([result], json_file, html)
 
 
-def _store(workspace: Workspace, result: Comparison, model: str, version: str) -> None:
-    from dataclasses import replace
+def _beside(asked: list[str], data: Dataset) -> list[str]:
+    """The baselines that were asked for and the simplest, without which a promotion could not be judged."""
+    simplest = comparing.simplest_for(data)
+    return asked if simplest in asked else [simplest, *asked]
 
-    own = result.methods[0].name
-    rows = [
-        replace(r, model=model.partition("@")[0], model_version=version) if r.method == own else r
-        for r in result.rows()
-    ]
+
+def _store(workspace: Workspace, result: Comparison, model: str) -> None:
+    # A bundle in a folder has no name before it is published.
+    name = None if workspace.is_bundle(model) else model.partition("@")[0]
+    rows = [replace(r, model=name) if r.model_version is not None else r for r in result.rows()]
     with workspace.session() as session:
         evaluations.save(session, rows)
 

@@ -12,7 +12,7 @@ from pipelines.training import read_plan
 from pipelines.workspace import Workspace
 from recsys_meta.bundle import load_bundle, save_bundle
 from recsys_meta.errors import CheckpointError, ConfigError
-from recsys_meta.store import audit, registry, splits
+from recsys_meta.store import audit, evaluations, registry, splits
 from recsys_meta.store.arms import Arm, Split
 
 app = typer.Typer(no_args_is_help=True)
@@ -24,7 +24,8 @@ Name = Annotated[str, typer.Argument(help="Model name.")]
 
 
 def publish_run(workspace: Workspace, run: str, name: str | None = None) -> tuple[str, str]:
-    """Copy a finished run's bundle into the registry and make it live; returns (model, version).
+    """Copy a finished run's bundle into the registry and make it live, with what was measured of it; returns (model,
+    version).
 
     Raises CheckpointError when the run has not finished, ConfigError for a name that could not be asked for.
     """
@@ -40,6 +41,7 @@ def publish_run(workspace: Workspace, run: str, name: str | None = None) -> tupl
     metrics: dict[str, Any] = dict(bundle.about.get("metrics", {}))
     with workspace.session() as session:
         registry.publish(session, model, target.name, str(target), run=run, metrics=metrics, actor=ACTOR)
+        evaluations.adopt(session, bundle.version, model, target.name)
         audit.note(session, "publish", f"{model}@{target.name}", actor=ACTOR)
     return model, target.name
 

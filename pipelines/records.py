@@ -66,7 +66,7 @@ def list_adaptations(
     as_json: Json = False,
 ) -> None:
     """Adaptations, newest first: support size, loss before and after, milliseconds, who served."""
-    about = ("created", "model_version", "kind", "entity", "support_size", "steps")
+    about = ("created", "model_version", "variant", "kind", "entity", "support_size", "steps")
     columns = (*about, "loss_before", "loss_after", "gradient_norm", "ms", "served_by", "answers")
     with Workspace().reading() as session:
         page = adapted.list_adaptations(session, kind=kind, entity=entity, limit=limit).items
@@ -74,7 +74,8 @@ def list_adaptations(
     if as_json:
         emit([dict(zip(columns, r, strict=True)) for r in rows])
     else:
-        short = ("created", "entity", "support_size", "loss_before", "loss_after", "ms", "served_by", "answers")
+        hidden = ("model_version", "kind", "steps", "gradient_norm")
+        short = [c for c in columns if c not in hidden]
         show("Adaptations", short, [tuple(r[columns.index(c)] for c in short) for r in rows])
 
 

@@ -85,9 +85,14 @@ class Workspace:
         """A published model: NAME (its live version), NAME@VERSION, or the folder of a bundle."""
         return load_bundle(self.bundle_folder(name))
 
+    @staticmethod
+    def is_bundle(name: str) -> bool:
+        """Whether a bundle is meant by its folder, rather than by what it was published as."""
+        return (Path(name) / "bundle.json").is_file()
+
     def bundle_folder(self, name: str) -> Path:
         """Where a published model lies."""
-        if (Path(name) / "bundle.json").is_file():
+        if self.is_bundle(name):
             return Path(name)
         with self.reading() as session:
             return Path(registry.resolve(session, name).path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from api import answers
 from api.diagnosis import ANONYMOUS, Done, finite, row
 from api.house import House
-from api.models import AdaptRequest, Event
+from api.models import AdaptRequest, Event, SupportEvent
 from api.problems import Problem, unavailable
 from api.registry import Served
 from api.replies import reply
@@ -25,6 +26,8 @@ from recsys_meta.store.clock import moment
 
 router = APIRouter(prefix="/v1", tags=["newcomers"])
 
+NEEDS_ID = {"in": "body", "pointer": "/entity/id", "detail": "is needed"}
+
 
 @router.post("/adapt", responses={200: {"model": answers.Adapted}})
 async def adapt(
@@ -32,7 +35,8 @@ async def adapt(
 ) -> Response:
     """Adapt to a newcomer and measure it: loss of the support before and after, and the norm of its gradient.
 
-    `persist` stores the features and events given (scope write), so that later calls need the id only.
+    `persist` stores the features and events given (scope write), so that later calls need the id only. An event that
+    the store refuses, as `persisted` says, is adapted to this once.
     """
     served = await house.registry.resolve(body.model, body.entity.kind, body.entity.id)
     persisted = None
@@ -43,7 +47,7 @@ async def adapt(
     at = moment()
     subject = await find_subject(house.profiles, served, body.entity)
     # What was just stored is read back; where every event is a row it would count twice else.
-    events = () if persisted is not None and subject.profile is not None else body.events
+    events = body.events if persisted is None or subject.profile is None else _refused(persisted, body.events)
     known = know(served, subject, body.entity, events)
     began = time.perf_counter()
     outcome = await house.ladder.climb(served, known, subject, fresh=True)
@@ -52,7 +56,8 @@ async def adapt(
     ms = 1000 * (time.perf_counter() - began)
     (found,) = await asyncio.to_thread(served.recommender.diagnose, [known])
     by: Any = "adapted" if known.items else "prior"
-    done = Done(served.recommender, subject.kind, subject.entity or ANONYMOUS, by, ms, len(known.items), at)
+    name = subject.entity or ANONYMOUS
+    done = Done(served.recommender, subject.kind, name, by, ms, len(known.items), at, variant=served.variant)
     house.writer.put(row(done, found if known.items else None))
     missing = house.missing(profile=subject.entity is None or subject.profile is not None)
     return reply(
@@ -85,7 +90,7 @@ async def _persist(house: House, served: Served, body: AdaptRequest) -> dict[str
     """Store what the body says of the entity; nothing of it where the model could not read it."""
     entity = body.entity.id
     if entity is None:
-        raise Problem(422, "'persist' needs entity.id", errors=[{"pointer": "/entity/id", "detail": "is needed"}])
+        raise Problem(422, "'persist' needs entity.id", errors=[NEEDS_ID])
     # Raises DataError for what the model cannot read, before any of it is stored.
     known = know(served, await find_subject(house.profiles, served, body.entity), body.entity, body.events)
     served.recommender.support([known])
@@ -94,6 +99,11 @@ async def _persist(house: House, served: Served, body: AdaptRequest) -> dict[str
         await house.profiles.changed([(served.kind, entity)])
     given = [e.model_dump(exclude_none=True) for e in body.events]
     return await receive(house, [Event(kind=served.kind, entity=entity, **e) for e in given])
+
+
+def _refused(receipt: Mapping[str, Any], events: Sequence[SupportEvent]) -> list[SupportEvent]:
+    """The events that the store did not take: they are adapted to all the same, as without `persist`."""
+    return [events[one["index"]] for one in receipt["refused"]]
 
 
 def _merge(session: Any, kind: str, entity: str, features: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from api import answers
 from api.house import House
 from api.models import EntityBody
 from api.problems import Problem, unavailable
+from api.registry import Served
 from api.replies import reply
 from api.routes.door import AHouse, IdPath, KindPath
 from api.security import record, require
@@ -37,7 +38,8 @@ async def get_entity(kind: KindPath, id: IdPath, house: AHouse, events: Many = 1
     "/entities/{kind}/{id:path}", responses={200: {"model": answers.EntityDocument}}, dependencies=[require("write")]
 )
 async def put_entity(kind: KindPath, id: IdPath, body: EntityBody, house: AHouse) -> Response:
-    """Set the features of an entity; they replace those it had. A feature that no model of the kind has is refused."""
+    """Set the features of an entity; they replace those it had. A feature that no model of the kind has, or
+    none of them can read, is refused."""
     _check(house, kind, body.features)
 
     def write(session: Session) -> dict[str, Any]:
@@ -114,7 +116,8 @@ def _document(session: Session, kind: str, entity: str, many: int) -> dict[str, 
 
 
 def _check(house: House, kind: str, features: dict[str, Any]) -> None:
-    """Raise DataError for a feature that no model of the kind has, or one of them cannot read."""
+    """Raise DataError for a feature that no model of the kind has, or none of them can read: each leaves out what it
+    cannot read of what is stored."""
     models = house.registry.of_kind(kind)
     every = {f.name for m in models for f in m.recommender.bundle.schema.entity_features}
     strange = sorted(set(features) - every)
@@ -124,7 +127,19 @@ def _check(house: House, kind: str, features: dict[str, Any]) -> None:
             field=strange[0],
             remedy=f"Known features: {', '.join(sorted(every)) or 'none'}",
         )
-    for model in models:
-        own = {f.name for f in model.recommender.bundle.schema.entity_features}
-        known = model.recommender.know(Newcomer({k: v for k, v in features.items() if k in own}))
-        model.recommender.support([known])
+    for name, value in features.items():
+        complaints = [_complaint(model, {name: value}) for model in models if _has(model, name)]
+        if complaints and None not in complaints:
+            raise next(why for why in complaints if why is not None)
+
+
+def _has(model: Served, name: str) -> bool:
+    return any(f.name == name for f in model.recommender.bundle.schema.entity_features)
+
+
+def _complaint(model: Served, features: dict[str, Any]) -> DataError | None:
+    try:
+        model.recommender.support([model.recommender.know(Newcomer(features))])
+    except DataError as error:
+        return error
+    return None

@@ -20,12 +20,14 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/livez")
+@router.head("/livez", include_in_schema=False)
 async def livez() -> dict[str, str]:
     """The process answers."""
     return {"status": "alive"}
 
 
 @router.get("/readyz", responses={200: {"model": answers.Readiness}, 503: {"model": answers.Readiness}})
+@router.head("/readyz", include_in_schema=False)
 async def readyz(house: AHouse) -> Response:
     """Whether recommendations can be answered, and how each dependency is. 503 while there is no model."""
     pings: dict[str, Awaitable[None]] = {"database": house.database.ping()}

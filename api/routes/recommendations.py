@@ -65,16 +65,17 @@ async def recommend(request: Request) -> Response:
     items = items[: body.n]
     following = _next(call, body, known, items[-1], place) if more else None
     whys = await _whys(call, known, question, items, outcome, place) if body.explain else ()
+    size = len(known.items) if place is None else place.size
     rest = orjson.dumps(
         {
-            "support_size": len(known.items),
+            "support_size": size,
             "unknown_items": unknown,
             "items": ranked(items, whys),
             "next": following,
         }
     )
     if key is not None and not outcome.broken and (whys or not body.explain):
-        kept = pack(not known.items, len(known.items), rest)
+        kept = pack(not known.items, size, rest)
         if outcome.source == "miss":  # few ask twice, and who does elsewhere finds the state in Redis
             house.memory.set(key, kept, PROCESS_S, call.subject.owner)
         else:
@@ -199,8 +200,8 @@ def _check_place(place: Place, call: Call, body: RecommendationRequest, known: K
 def _next(call: Call, body: RecommendationRequest, known: Known, last: Scored, place: Place | None) -> str:
     """The cursor of what follows the last item."""
     item = call.served.recommender.places([last.item], known)[0]
-    support = known.digest if place is None else place.support
-    made = Place(call.served.version, support, _entity_digest(call), _moment_digest(body), last.score, item)
+    support, size = (known.digest, len(known.items)) if place is None else (place.support, place.size)
+    made = Place(call.served.version, support, size, _entity_digest(call), _moment_digest(body), last.score, item)
     return write(made, call.house.profiles.secret)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 ServedBy = Literal["adapted", "cache", "prior", "popular"]
 
@@ -200,6 +200,7 @@ class AdaptationRow(Form):
     served_by: ServedBy
     created: datetime
     answers: int
+    variant: str | None = None
 
 
 class EntityDocument(Form):
@@ -328,8 +329,9 @@ class Readiness(Form):
 
 
 class FieldError(Form):
-    """One thing wrong with a request, and where (a JSON pointer)."""
+    """One thing wrong with a request, in which part of it, and where there (a JSON pointer)."""
 
+    in_: str = Field("body", alias="in")
     pointer: str
     detail: str
 

@@ -32,7 +32,8 @@ Row = TypeVar("Row", bound=Made)
 class NewAdaptation(NamedTuple):
     """One adaptation; ``ms`` is milliseconds, losses are means over the support, None where there was none.
 
-    A row may stand for several ``answers`` that needed no adaptation; ``ms`` is their mean then.
+    A row may stand for several ``answers`` that needed no adaptation; ``ms`` is their mean then. ``variant`` is the arm
+    of a split that answered, if one did: one version may be two arms.
     """
 
     model_version: str
@@ -47,6 +48,7 @@ class NewAdaptation(NamedTuple):
     served_by: ServedBy
     created: datetime
     answers: int = 1
+    variant: str | None = None
 
 
 def save(session: Session, rows: Sequence[NewAdaptation]) -> int:
@@ -65,7 +67,8 @@ def save(session: Session, rows: Sequence[NewAdaptation]) -> int:
 
 
 def together(rows: Sequence[NewAdaptation]) -> list[NewAdaptation]:
-    """Every adaptation, and one row for the answers that needed none about the same newcomer, made when the first was.
+    """Every adaptation, and one row for the answers of one arm that needed none about the same newcomer, made when the
+    first was.
 
     A row each would cost more than an answer from a cache does, and tell nothing more.
     """
@@ -75,7 +78,8 @@ def together(rows: Sequence[NewAdaptation]) -> list[NewAdaptation]:
         if row.served_by == "adapted":
             kept.append(row)
         else:
-            alike.setdefault((row.model_version, row.kind, row.entity, row.support_size, row.served_by), []).append(row)
+            key = (row.model_version, row.variant, row.kind, row.entity, row.support_size, row.served_by)
+            alike.setdefault(key, []).append(row)
     return kept + [_merged(group) for group in alike.values()]
 
 

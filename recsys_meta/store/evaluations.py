@@ -19,7 +19,7 @@ Role = Literal["learner", "flagship", "baseline"]
 @dataclass(frozen=True)
 class NewEvaluation:
     """One point: ``seed`` None is the mean over seeds, ``low`` and ``high`` bound its confidence interval,
-    ``n`` counts the tasks behind it."""
+    ``n`` counts the tasks behind it. ``model_version`` without a model: of a bundle that is not published yet."""
 
     dataset: str
     scenario: str
@@ -45,6 +45,34 @@ def save(session: Session, rows: Sequence[NewEvaluation], now: datetime | None =
         created = moment(now)
         session.execute(insert(table_of(Evaluation)), [{**asdict(row), "created": created} for row in rows])
     return len(rows)
+
+
+def adopt(session: Session, measured: str, model: str, version: str) -> int:
+    """Give a version of a model the points that were measured of the bundle it was published from; answers how many.
+
+    Points that are another's already, because a bundle may be published twice, stay so and are copied. A copy keeps
+    the time, by which the baselines of the same table are found beside it.
+    """
+    query = select(Evaluation).where(Evaluation.model_version.in_({measured, version})).order_by(Evaluation.id)
+    rows = session.scalars(query).all()
+    known = {_point(r) for r in rows if (r.model, r.model_version) == (model, version)}
+    before = len(known)
+    for row in rows:
+        if _point(row) in known:
+            continue
+        known.add(_point(row))
+        if row.model is None:
+            row.model, row.model_version = model, version
+        else:
+            about = {name: value for name, value in row.as_dict().items() if name != "id"}
+            session.add(Evaluation(**{**about, "model": model, "model_version": version}))
+    session.flush()
+    return len(known) - before
+
+
+def _point(row: Evaluation) -> tuple[object, ...]:
+    """What tells a point from the others of one bundle."""
+    return row.created, row.dataset, row.scenario, row.method, row.seed, row.shots, row.metric
 
 
 def list_evaluations(

@@ -153,6 +153,7 @@ def resolve(session: Session, name: str) -> ModelVersion:
     query = select(ModelVersion).where(ModelVersion.model == model)
     matching = [row for row in session.scalars(query) if row.version.startswith(start)]
     if not matching:
+        _check_model(session, model)
         raise NotFoundError(f"model '{model}' has no version that starts with '{start}'")
     if len(matching) > 1:
         raise ConflictError(f"{len(matching)} versions of model '{model}' start with '{start}'; give more of it")
@@ -181,8 +182,7 @@ def list_models(session: Session) -> list[ModelSummary]:
 
 def show(session: Session, model: str) -> ModelDetail:
     """A model with its versions and history. Raises NotFoundError."""
-    if session.get(Model, model) is None:
-        raise NotFoundError(f"there is no model '{model}'; `recsys-meta models list` shows those there are")
+    _check_model(session, model)
     query = select(ModelVersion).where(ModelVersion.model == model)
     versions = session.scalars(query.order_by(ModelVersion.created.desc(), ModelVersion.version)).all()
     moves = _moves(session, model)
@@ -228,6 +228,11 @@ def lock(session: Session, model: str, at: datetime) -> None:
     """
     touched = session.execute(update(Model).where(Model.name == model).values(updated=at).returning(Model.name))
     if touched.first() is None:
+        raise NotFoundError(f"there is no model '{model}'; `recsys-meta models list` shows those there are")
+
+
+def _check_model(session: Session, model: str) -> None:
+    if session.get(Model, model) is None:
         raise NotFoundError(f"there is no model '{model}'; `recsys-meta models list` shows those there are")
 
 

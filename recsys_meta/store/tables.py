@@ -215,7 +215,8 @@ class Event(Base):
 
 class Adaptation(Base):
     """One adaptation of an entity: losses on its support before and after, and how long it took in milliseconds; or
-    `answers` that needed none, about the same and at about the same time, with their mean `ms`."""
+    `answers` that needed none, about the same and at about the same time, with their mean `ms`. `variant` is the label
+    of the arm that answered, NULL where no arm did."""
 
     __tablename__ = "adaptations"
     __table_args__ = (
@@ -237,6 +238,7 @@ class Adaptation(Base):
     served_by: Mapped[str] = mapped_column(Word(20))
     created: Mapped[datetime]
     answers: Mapped[int] = mapped_column(server_default="1")
+    variant: Mapped[str | None] = mapped_column(Word(LABEL))
 
 
 class Erasure(Base):

@@ -25,7 +25,8 @@ COLD_START_CURVE = _view(
 ADAPTATION_DAILY = _view(
     "adaptation_daily",
     {
-        **{"day": Date(), "model_version": String(), "kind": String(), "served_by": String()},
+        "day": Date(),
+        **dict.fromkeys(("model_version", "variant", "kind", "served_by"), String()),
         **{"adaptations": Integer(), "entities": Integer()},
         **dict.fromkeys(("support_size", "loss_before", "loss_after", "improved", "gradient_norm"), Double()),
         **{"ms": Double(), "slowest_ms": Double()},
@@ -53,9 +54,11 @@ def cold_start_curve(
 
 
 def adaptation_daily(session: Session, *, since: date | None = None) -> list[dict[str, Any]]:
-    """Counts and means of adaptations for each UTC day, model version, kind and server, newest day first."""
+    """Counts and means of adaptations for each UTC day, model version, arm, kind and server, newest day first; what no
+    arm answered comes before what arms did."""
     c = ADAPTATION_DAILY.c
-    query = select(ADAPTATION_DAILY).order_by(c.day.desc(), c.model_version, c.kind, c.served_by)
+    arm = c.variant.asc().nulls_first()
+    query = select(ADAPTATION_DAILY).order_by(c.day.desc(), c.model_version, arm, c.kind, c.served_by)
     if since is not None:
         query = query.where(c.day >= since)
     return [dict(row) for row in session.execute(query).mappings()]

@@ -69,9 +69,9 @@ def publish(url: str, models: Path, name: str, bundle: Bundle, live: bool = True
     return path.name
 
 
-def register(url: str, name: str, path: Path) -> None:
-    """Make a folder live, whatever is in it."""
+def register(url: str, name: str, path: Path, live: bool = True) -> None:
+    """Make a folder live, or a version only, whatever is in it."""
     made = engine.connect(url)
     with engine.session(made) as session:
-        registry.publish(session, name, path.name, str(path))
+        (registry.publish if live else registry.register)(session, name, path.name, str(path))
     made.dispose()

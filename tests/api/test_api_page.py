@@ -8,6 +8,7 @@ import pytest
 
 from api import answers, models
 from api.app import build
+from recsys_meta.data.kinds import CITIES, USER_KINDS, USERS
 from tests.api.servers import settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
@@ -49,6 +50,24 @@ def test_the_requests_can_be_read(path, body):
 def test_there_are_examples_of_every_kind():
     kinds = [json.loads(body).get("model") for _, body in EXAMPLES]
     assert {None, "ads", "cities"} <= set(kinds)
+
+
+def test_filters_are_such_as_models_of_the_quickstart_have():
+    """A rule of numbers is of a feature that holds numbers, one of values of one that does not."""
+    kinds = {f.name: f.kind for schema in (USERS, CITIES) for f in schema.item_features}
+    filters = [json.loads(line)["filters"] for line in re.findall(r'^\{"filters": .*$', PAGE, re.M)]
+    assert len(filters) > 1
+    for name, rule in [pair for one in filters for pair in one.items()]:
+        made = models.Filter.model_validate(rule)
+        of_numbers = made.min is not None or made.max is not None
+        assert of_numbers == (kinds[name] == "numeric"), name
+
+
+def test_features_are_such_as_models_of_the_quickstart_have():
+    given = [json.loads(one) for one in re.findall(r'"features": (\{"(?:age|gender)".*?\})', PAGE)]
+    assert given
+    for features in given:
+        assert all(value in dict(USER_KINDS)[name] for name, value in features.items())
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,10 @@ def test_scores_of_places_are_those_of_the_list(plain):
     found = plain.client.post("/v1/score", json=body).json()["scores"]
     by_name = {row["item"]: row["score"] for row in listed}
     assert [s["score"] for s in found] == [by_name["new1"], by_name["new4"], None]
+    body = {**body, "items": ["elsewhere"], "rows": [{"item": "nowhere", "context": {"hour": 12}}, {"item": "new1"}]}
+    found = plain.client.post("/v1/score", json=body).json()
+    assert [s["score"] is None for s in found["scores"]] == [True, True, False]
+    assert found["unknown_items"] == ["elsewhere", "nowhere"]
 
 
 @pytest.mark.parametrize(
@@ -209,12 +213,12 @@ def test_cities_cannot_be_ranked_for_a_row(plain):
     assert response.status_code == 422 and "items of their own" in response.json()["detail"]
 
 
-def test_a_predictor_that_cannot_choose_is_named_and_not_served(home, sqlite_url, predictors, caplog):
+def test_a_predictor_that_cannot_choose_is_named_and_not_served(capsys, home, sqlite_url, predictors):
     migrate.upgrade(sqlite_url)
     bundles.publish(sqlite_url, home / "models", "cities", choosing.visits(choosing.Dumb))
     with serving(settings(home, sqlite_url)) as server:
         assert server.client.get("/v1/models").json()["items"][0]["problem"]
-        assert "'test-dumb' cannot choose" in caplog.text
+        assert "'test-dumb' cannot choose" in capsys.readouterr().out
         assert ask(server).status_code == 503
 
 

@@ -64,6 +64,23 @@ def test_rows_are_scored_as_offline_and_with_an_interval(plain):
     assert found["unknown_items"] == ["nobody", "stranger"]
 
 
+def test_an_unknown_item_is_scored_by_its_context_only(plain):
+    found = score(plain, items=["nobody"]).json()
+    assert (found["scores"], found["unknown_items"]) == ([{"item": "nobody", "score": None}], ["nobody"])
+    found = score(plain, rows=[{"item": "nobody", "context": {"position": 1}}]).json()
+    assert (found["scores"][0]["score"] is None, found["unknown_items"]) == (False, ["nobody"])
+    found = score(plain, entities=[{"id": "a"}], row={"item": "nobody"}).json()
+    assert (found["entities"][0]["score"] is None, found["unknown_items"]) == (False, ["nobody"])
+
+
+def test_an_event_that_the_store_refuses_is_one_row(kinds, new_id):
+    events = [*SHOWN, {"item": "p2", "label": 1, "time": 9e9, "context": {"position": 2}}]
+    body = {"model": "ads", "entity": {"id": new_id}, "events": events, "persist": True}
+    found = kinds.client.post("/v1/adapt", json=body).json()
+    assert (found["support_size"], found["persisted"]["accepted"]) == (3, 2)
+    assert [r["index"] for r in found["persisted"]["refused"]] == [2]
+
+
 def test_without_a_spread_there_is_no_interval(home, sqlite_url, predictors):
     migrate.upgrade(sqlite_url)
     bundles.publish(sqlite_url, home / "models", "ads", choosing.clicks(choosing.Blind))

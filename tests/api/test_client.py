@@ -162,7 +162,7 @@ def test_the_client_has_the_fields_of_the_document(document):
         mine = in_bodies or in_answers
         assert mine is not None, f"the client has no {name}"
         seen.add(name)
-        assert set(mine.model_fields) == set(schema["properties"]), name
+        assert {f.alias or n for n, f in mine.model_fields.items()} == set(schema["properties"]), name
         required = {n for n, f in mine.model_fields.items() if f.is_required()}
         if in_bodies:
             assert required == set(schema.get("required", [])), name

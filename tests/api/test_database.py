@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from api.database import Database
 from api.profiles import read_profile
+from recsys_meta.errors import StoreError
 from recsys_meta.store import migrate
 from recsys_meta.store.breaker import Breaker
 from recsys_meta.store.engine import Unavailable
@@ -48,3 +52,23 @@ def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(
     database.close()
     wire.cut()
     assert seen["away"] > 20
+
+
+def test_what_goes_wrong_is_a_line_of_the_log_like_any_other(light: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """JSON, with the reason and where it came from; callers are told neither."""
+    database = Database(light)
+    with pytest.raises(StoreError, match="log has the reason") as told:
+        asyncio.run(database.read(lambda s: s.execute(text("SELECT :nothing"))))
+    assert "nothing" not in str(told.value)
+
+    def babble(session: object) -> None:
+        raise ArithmeticError("noise")
+
+    with pytest.raises(Unavailable):
+        asyncio.run(database.glance(babble))
+    database.close()
+    out, err = capfd.readouterr()
+    first, second = map(json.loads, out.splitlines())
+    assert (first["event"], first["level"], "'nothing'" in first["exception"]) == ("the database failed", "error", True)
+    assert (second["level"], "ArithmeticError: noise" in second["exception"]) == ("warning", True)
+    assert err == ""

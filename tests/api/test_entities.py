@@ -3,10 +3,15 @@
 import threading
 from urllib.parse import quote
 
+import pandas as pd
 import pytest
 from sqlalchemy import inspect, text
 
-from tests.api.servers import wait
+from recsys_meta.bundle import Bundle
+from recsys_meta.dataset import Vocabulary
+from recsys_meta.schema import FeatureField
+from tests.api import bundles
+from tests.api.servers import serving, settings, wait
 
 THREE = ("i3", "i14", "i15")
 
@@ -44,6 +49,30 @@ def test_features_that_no_model_has_are_refused(server, new_id):
     assert (strange.status_code, "'shoe size'" in strange.json()["detail"]) == (422, True)
     assert server.client.put(path(new_id), json={"features": {"age": "old"}}).status_code == 422
     assert server.client.get(path(new_id)).status_code == 404
+
+
+def aged() -> Bundle:
+    """A model of the same kind, which knows ages as groups."""
+    made = bundles.popular()
+    schema = made.schema.model_copy(update={"entity_features": (FeatureField(name="age"),)})
+    vocab = Vocabulary({**made.vocab.values, "entity.age": pd.Index(["18-24", "25-34"], dtype="str")})
+    return Bundle(**{**vars(made), "schema": schema, "vocab": vocab})
+
+
+def test_only_what_no_model_of_the_kind_can_read_is_refused(home, light, new_id):
+    bundles.publish(light, home / "models", "aged", aged())
+    with serving(settings(home, light)) as server:
+        assert {"aged", "users"} <= set(server.house.registry.live)
+        for features in ({"age": "18-24"}, {"age": 30}, {"age": "18-24", "group": "group1"}):
+            put = server.client.put(path(new_id), json={"features": features})
+            assert put.status_code == 200, put.text
+            stored = server.client.get(path(new_id)).json()["features"]
+            assert stored == features
+            assert server.client.put(path(new_id), json={"features": stored}).status_code == 200
+            for model in ("aged", "users"):
+                assert server.recommend(model=model, entity={"id": new_id}).status_code == 200
+        strange = server.client.put(path(new_id), json={"features": {"shoe size": 44}})
+        assert (strange.status_code, "'shoe size'" in strange.json()["detail"]) == (422, True)
 
 
 @pytest.mark.parametrize(

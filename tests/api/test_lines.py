@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -247,3 +248,13 @@ def test_a_server_whose_log_cannot_be_written_answers(home: Path, light: str) ->
             answer = server.recommend("i1", entity={"id": "anna"})
             assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
             assert server.recommend("i1").status_code == 200
+
+
+def test_what_the_store_says_is_a_line_like_all_others(home: Path, light: str, capsys: pytest.CaptureFixture) -> None:
+    with serving(settings(home, light, "redis://127.0.0.1:1/0")) as server:
+        server.recommend("i3")
+    logging.getLogger("recsys_meta.store").warning("nobody retells this any more")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    said = [line for line in lines if line["event"].startswith("Redis is away")]
+    assert said and {line["level"] for line in said} == {"warning"}
+    assert not [line for line in lines if "any more" in line["event"]]

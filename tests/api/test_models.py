@@ -1,5 +1,6 @@
 """The registry over HTTP: what is live, and that changing it loses no request."""
 
+import json
 import threading
 
 import httpx
@@ -135,7 +136,8 @@ def test_unknown_names_and_versions_are_404(server):
     assert server.recommend(model="nobody").status_code == 404
     assert server.recommend(model="users@abcdef").status_code == 404
     assert server.client.get("/v1/models/nobody").status_code == 404
-    assert server.client.post("/v1/models/nobody/promote", json={"version": "abc"}).status_code == 404
+    nobody = server.client.post("/v1/models/nobody/promote", json={"version": "abc"})
+    assert (nobody.status_code, "there is no model 'nobody'" in nobody.json()["detail"]) == (404, True)
     assert server.client.post("/v1/models/users/promote", json={"version": "abc"}).status_code == 404
     assert server.client.post("/v1/models/nobody/rollback").status_code == 404
 
@@ -144,17 +146,23 @@ def test_nothing_to_roll_back_to_is_409(server):
     assert server.client.post("/v1/models/users/rollback").status_code == 409
 
 
-def test_a_damaged_version_is_never_promoted(server, home, light, other, caplog):
+def test_a_damaged_version_is_never_promoted(home, light, other, capfd):
     version = bundles.publish(light, home / "models", "users", other, live=False)
     weights = home / "models" / "users" / version / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8] + b"damaged!")
-    before = server.recommend("i1").json()["model"]
-    refused = server.client.post("/v1/models/users/promote", json={"version": version})
-    assert refused.status_code == 503
-    assert refused.json()["detail"] == f"users@{version}: the version cannot be loaded; the server's log says why"
-    assert "damaged (its hash differs)" in caplog.text
-    assert server.client.get("/v1/models/users").json()["live"] == before["version"]
-    assert server.recommend("i1").json()["model"] == before
+    with serving(settings(home, light)) as server:
+        before = server.recommend("i1").json()["model"]
+        refused = server.client.post("/v1/models/users/promote", json={"version": version})
+        # To ask again would not mend it.
+        assert (refused.status_code, "retry-after" in refused.headers) == (409, False)
+        assert refused.json()["detail"] == f"users@{version}: the version cannot be loaded; the server's log says why"
+        assert server.client.get("/v1/models/users").json()["live"] == before["version"]
+        assert server.recommend("i1").json()["model"] == before
+    out, err = capfd.readouterr()
+    (line,) = (line for line in map(json.loads, out.splitlines()) if line["event"] == "a version cannot be loaded")
+    assert (line["level"], line["model"], line["version"]) == ("error", "users", version)
+    assert "damaged (its hash differs)" in line["exception"]
+    assert err == ""
 
 
 def test_a_version_damaged_after_it_went_live_leaves_the_one_before_in_service(server, home, light, other):

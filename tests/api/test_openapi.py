@@ -5,6 +5,7 @@ from pydantic import TypeAdapter
 
 from api import answers
 from api.app import build
+from tests.api.bundles import register
 from tests.api.servers import settings
 
 ROUTES = {
@@ -66,6 +67,33 @@ def test_every_route_is_documented(document):
                     assert list(operation["responses"][code]["content"]) == ["application/problem+json"]
                 for code in ("429", "503"):
                     assert "Retry-After" in operation["responses"][code]["headers"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("post", "/v1/recommendations"),
+        ("post", "/v1/score"),
+        ("post", "/v1/adapt"),
+        ("get", "/v1/onboarding"),
+        ("post", "/v1/models/{name}/promote"),
+        ("put", "/v1/models/{name}/split"),
+    ],
+)
+def test_the_start_of_several_versions_is_a_conflict_as_documented(server, home, document, method, path):
+    """The database has two versions that begin alike; nothing is loaded for that."""
+    database = server.house.database.engine.url.render_as_string(hide_password=False)
+    for version in ("5d00aa", "5d00bb"):
+        register(database, "users", home / "models" / "users" / version, live=False)
+    body: dict[str, object] = {"model": "users@5d00"}
+    if path == "/v1/score":
+        body["items"] = ["i1"]
+    if "{name}" in path:
+        body = {"version": "5d00"} if method == "post" else {"arms": [{"version": "5d00", "weight": 1.0}]}
+    given = {"params": body} if method == "get" else {"json": body}
+    answer = server.client.request(method, path.replace("{name}", "users"), **given)
+    assert answer.status_code == 409, answer.text
+    assert "409" in document["paths"][path][method]["responses"]
 
 
 def test_every_link_leads_to_a_call_that_takes_what_it_hands_over(document):

@@ -119,6 +119,24 @@ def test_the_database_goes_and_comes_back(wired, wire, new_id):
     wait(lambda: kept(wired, new_id, 2))
 
 
+def test_the_start_of_a_version_at_hand_is_enough_while_the_database_is_away(home, wired, wire, postgres_url, other):
+    first = wired.recommend("i1").json()["model"]["version"]
+    second = bundles.publish(postgres_url, home / "models", "users", other, live=False)
+    arms = [{"version": v, "weight": 1} for v in (first, second)]
+    assert wired.client.put("/v1/models/users/split", json={"arms": arms}).status_code == 200
+    wire.cut()
+    for _ in range(2):  # the first notices that the database is away, the second knows
+        for version in (first, second):
+            for start in (version, version[:-1], version[:4]):
+                answer = wired.recommend("i1", model=f"users@{start}", entity={"id": "anna"})
+                assert answer.status_code == 200, answer.text
+                found = answer.json()
+                assert (found["model"]["version"], found["variant"], found["degraded"]) == (version, None, True)
+    # Which versions start otherwise nobody can say now.
+    assert wired.recommend("i1", model="users@nothing").status_code == 503
+    assert wired.recommend("i1", model="users").status_code == 200
+
+
 def kept(server, entity, size):
     rows = server.client.get("/v1/adaptations", params={"entity": entity}).json()["items"]
     return [row for row in rows if row["support_size"] == size]

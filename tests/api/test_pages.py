@@ -129,8 +129,9 @@ def test_pages_go_on_where_events_come_in_between(full, new_id):
             full.house.memory.close()
         second = ask(full, entity=entity, n=10, cursor=first["next"])
         assert names(second) == [i for i in names(whole)[10:21] if i != clicked]
+        assert second["support_size"] == 1, "of the list, not of what came since"
     third = ask(full, entity=entity, n=80, cursor=second["next"])
-    assert names(third) == names(whole)[21:]
+    assert (names(third), third["support_size"]) == (names(whole)[21:], 1)
     assert names(ask(full, entity=entity, n=10)) != names(first), "a new first page knows the click"
 
 
@@ -195,10 +196,19 @@ def test_only_our_cursors_are_followed(plain):
         raw[place] ^= 1
         assert status(base64.urlsafe_b64encode(raw).decode()) == 422, place
         raw[place] ^= 1
-    for wrong in ("x", cursor[:-4], cursor[:-1] + "=", "A" * 80, "ä", "a" * 81):
+    for wrong in ("x", cursor[:-4], cursor[:-1] + "=", "A" * 84, "ä", "a" * 85):
         assert status(wrong) == 422, wrong
     assert status(cursor, entity={"kind": "user", "id": "somebody else"}) == 422
     assert status("") == 200, "an empty cursor is none"
+
+
+def test_a_cursor_belongs_to_its_model(plain):
+    cursor = ask(plain, "users", events=[{"item": "i3"}], n=5)["next"]
+    for model in ("ads", "cities", f"ads@{plain.house.registry.live['ads'].version}"):
+        refused = plain.client.post("/v1/recommendations", json={"model": model, "n": 5, "cursor": cursor})
+        assert (refused.status_code, "This cursor" in refused.json()["detail"]) == (422, True), model
+    unknown = plain.client.post("/v1/recommendations", json={"model": "users@abc", "n": 5, "cursor": cursor})
+    assert unknown.status_code == 404, "the caller's own words are another matter"
 
 
 def test_a_cursor_belongs_to_its_moment(plain):

@@ -3,7 +3,9 @@
 import socket
 
 import pytest
+from pydantic import TypeAdapter
 
+from api import answers
 from tests.api.servers import serving, settings
 
 JSON = {"content-type": "application/json"}
@@ -73,10 +75,37 @@ def test_a_body_in_chunks_is_bounded_too(server):
     assert response.status_code == 413
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_probes_may_ask_for_the_head_only(server, path):
+    asked, head = server.client.get(path), server.client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == asked.headers["content-type"]
+    other = server.client.post(path)
+    assert (other.status_code, other.headers["allow"]) == (405, "GET, HEAD")
+
+
 def test_validation_says_where(server):
     body = {"events": [{"item": "i1"}, {"item": ""}], "n": 0, "a/b~c": 1}
     found = server.client.post("/v1/recommendations", json=body).json()
     assert {e["pointer"] for e in found["errors"]} == {"/events/1/item", "/n", "/a~1b~0c"}
+    TypeAdapter(answers.ProblemDocument).validate_python(found, extra="forbid")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "where"),
+    [
+        ("POST", "/v1/adapt", {"persist": True, "events": [{"item": "i1"}]}, ("body", "/entity/id")),
+        ("POST", "/v1/recommendations", {"n": 0}, ("body", "/n")),
+        ("POST", "/v1/events", {"events": []}, ("body", "/events")),
+        ("GET", "/v1/runs?limit=0", None, ("query", "/limit")),
+        ("GET", "/v1/entities/USER/x", None, ("path", "/kind")),
+    ],
+)
+def test_errors_name_the_part_of_the_request(server, method, path, body, where):
+    found = server.client.request(method, path, json=body).json()
+    assert [(e["in"], e["pointer"]) for e in found["errors"]] == [where]
+    TypeAdapter(answers.ProblemDocument).validate_python(found, extra="forbid")
+    assert set(found["errors"][0]) == set(server.app.openapi()["components"]["schemas"]["FieldError"]["required"])
 
 
 @pytest.mark.parametrize("value", ['{"x": 1}', "NaN", "1e999", '"' + "x" * 1001 + '"', "[1, [2]]"])

@@ -199,6 +199,22 @@ def test_adapt_says_what_it_did_and_persists(full, new_id):
     assert (again["accepted"], again["duplicates"]) == (0, 3)
 
 
+def test_what_the_store_refuses_is_adapted_to_all_the_same(server, new_id):
+    figures = ("support_size", "loss_before", "loss_after", "gradient_norm")
+    late = {"item": "i3", "time": 9e9}
+    for n, events in enumerate(([late], [{"item": "i14", "time": 5}, late, {"item": "i15"}])):
+        body = {"entity": {"id": f"{new_id} {n}"}, "events": events}
+        free = server.client.post("/v1/adapt", json=body).json()
+        kept = server.client.post("/v1/adapt", json={**body, "persist": True}).json()
+        assert kept["support_size"] == len(events)
+        assert [kept[name] for name in figures] == [free[name] for name in figures]
+        (refused,) = kept["persisted"]["refused"]
+        assert (refused["index"], "in the future" in refused["reason"]) == (events.index(late), True)
+        assert kept["persisted"]["accepted"] == len(events) - 1
+    alone = server.client.post("/v1/adapt", json={"entity": {"id": f"{new_id} 1"}}).json()
+    assert alone["support_size"] == 2, "the refused one is not stored"
+
+
 def test_adapt_without_persist_stores_nothing(server, new_id):
     body = {"entity": {"id": new_id}, "events": [{"item": "i3"}]}
     assert server.client.post("/v1/adapt", json=body).json()["persisted"] is None
@@ -227,6 +243,38 @@ def test_a_rating_model_wants_labels(home, light):
         either = server.client.post("/v1/recommendations", json={})
         assert either.status_code == 422
         assert "stars, users" in either.json()["detail"]
+
+
+@pytest.mark.parametrize("objective", ["ranking", "rating"])
+def test_items_that_the_model_lacks_are_named_and_have_no_score(home, light, objective):
+    bundles.publish(light, home / "models", "more", bundles.trained(objective, epochs=1))
+    with serving(settings(home, light)) as server:
+
+        def ask(**body):
+            response = server.client.post("/v1/score", json={"model": "more", **body})
+            assert response.status_code == 200, response.text
+            return response.json()
+
+        known = ask(items=["i1", "i2"])
+        assert known["unknown_items"] == []
+        for body in (
+            {"items": ["nope", "i1"]},
+            {"rows": [{"item": "nope"}, {"item": "i1"}]},
+            {"items": ["nope"], "rows": [{"item": "i1"}]},
+        ):
+            found = ask(**body)
+            assert found["unknown_items"] == ["nope"]
+            nope, one = found["scores"]
+            assert nope == {"item": "nope", "score": None}
+            assert one["score"] == pytest.approx(known["scores"][0]["score"], abs=1e-5)
+        mixed = ask(items=["i1", "no"], rows=[{"item": "nope"}])
+        assert mixed["unknown_items"] == ["no", "nope"]
+        assert [s["score"] is None for s in mixed["scores"]] == [False, True, True]
+        members = [{"id": "a", "events": [{"item": "i1", "label": 1}]}, {"id": "b"}]
+        ranked = ask(entities=members, row={"item": "nope"})
+        assert ranked["unknown_items"] == ["nope"]
+        assert [(e["id"], e["score"]) for e in ranked["entities"]] == [("a", None), ("b", None)]
+        assert all(e["score"] is not None for e in ask(entities=members, row={"item": "i1"})["entities"])
 
 
 @pytest.mark.parametrize("path", ["/v1/recommendations", "/v1/adapt"])

@@ -3,9 +3,11 @@
 import shutil
 import threading
 from collections import Counter
+from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from recsys_meta.durable import seal
@@ -173,6 +175,41 @@ def test_one_version_may_be_two_arms(served, versions):
     assert set(counts) == {("old", versions[0]), ("new", versions[0])}
 
 
+def test_rows_say_which_arm_answered(served, light, versions):
+    """Also where a version is two arms: nothing else could tell them apart afterwards."""
+    split(served, 1, 1, versions=[versions[0]] * 2)
+    arms_of = {one: ask(served, one)["variant"] for one in IDS[:8]}
+    assert set(arms_of.values()) == {"old", "new"}
+    assert {ask(served, one)["served_by"] for one in IDS[:8]} == {"cache"}
+    ask(served, IDS[0], model=f"users@{versions[0]}")
+    ask(served, None)
+    served.client.post("/v1/adapt", json={"entity": {"id": IDS[0]}})
+    wait(lambda: sum(row["answers"] for row in listed(served)) == 19)
+    told = Counter((row["entity"], row["variant"]) for row in listed(served) for _ in range(row["answers"]))
+    named = Counter(dict.fromkeys(arms_of.items(), 2))
+    adapted = {(IDS[0], arms_of[IDS[0]]): 1}
+    assert told == named + Counter({(IDS[0], None): 1, ("", None): 1}) + Counter(adapted)
+    document = served.client.put(f"/v1/entities/user/{IDS[1]}", json={"features": {}}).json()
+    assert document["last_adaptation"]["variant"] == arms_of[IDS[1]]
+    by_arm = read(light, lambda s: s.execute(text(QUERY), {"model": "users"}).all())
+    counts = Counter(arms_of.values())
+    answers = Counter(dict.fromkeys([arms_of[IDS[0]]], 1))
+    expected = {arm: (2 * n + answers[arm], n) for arm, n in counts.items()}
+    assert {row.label: (row.answers, row.entities) for row in by_arm} == expected
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "database.md"
+QUERY = next(
+    part.replace("'...'", ":model")
+    for part in DOCS.read_text().split("```sql")[1].split("```")[0].split(";")
+    if "FROM splits AS arm" in part
+)
+
+
+def listed(server):
+    return server.client.get("/v1/adaptations", params={"limit": 1000}).json()["items"]
+
+
 def test_promoting_concludes_the_experiment(served, versions):
     split(served, 1, 1, versions=versions)
     served.client.post("/v1/models/users/promote", json={"version": versions[1]})
@@ -202,7 +239,7 @@ def test_an_arm_that_is_damaged_is_refused_and_one_damaged_later_is_left_to_the_
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-8] + b"damaged!")
     refused = split(served, 1, 1, versions=versions)
-    assert (refused.status_code, str(home) in refused.text) == (503, False)
+    assert (refused.status_code, str(home) in refused.text, "retry-after" in refused.headers) == (409, False, False)
     weights.write_bytes(whole)
     assert split(served, 1, 1, versions=versions).status_code == 200
     weights.write_bytes(whole[:-8] + b"damaged!")
@@ -225,7 +262,8 @@ def test_an_arm_for_other_newcomers_is_refused_and_never_served(home, light, ver
 
 def test_what_makes_no_sense_is_refused(served, versions):
     put = served.client.put
-    assert put("/v1/models/nobody/split", json={"arms": [{"version": "abc", "weight": 1}]}).status_code == 404
+    nobody = put("/v1/models/nobody/split", json={"arms": [{"version": "abc", "weight": 1}]})
+    assert (nobody.status_code, "there is no model 'nobody'" in nobody.text) == (404, True)
     assert put("/v1/models/users/split", json={"arms": [{"version": "abc", "weight": 1}]}).status_code == 404
     for path in ("/v1/models/nobody/split",):
         assert served.client.get(path).status_code == served.client.delete(path).status_code == 404

@@ -11,8 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.adapting import read_events
+from pipelines.workspace import Workspace
 from recsys_meta.errors import DataError
+from recsys_meta.store import evaluations
+from recsys_meta.store.settings import Settings
+from recsys_meta.store.standing import standing
 from tests.pipelines.conftest import SMALL
+
+
+def house(command) -> Workspace:
+    return Workspace(Settings(home=command.home, database_url="", redis_url="", api_keys=""))
+
+
+def measured(command, model):
+    """What the database holds of a model's curves."""
+    with house(command).reading() as session:
+        return evaluations.list_evaluations(session, model=model, limit=1000).items
 
 
 def test_every_command_explains_itself(command):
@@ -129,6 +143,48 @@ def test_evaluate_prints_the_curve_and_stores_it(command, model, tmp_path):
     assert all(r["low"] <= r["value"] <= r["high"] for r in rows)
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
     assert (tmp_path / "cold_start.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_model_that_loses_to_popularity_is_not_promoted_after_a_plain_evaluate(command, run, tmp_path):
+    few = [word for key in ("train.epochs=1", "train.rate=1e-9", "config.dims=4") for word in ("--set", key)]
+    poor = command.json("train", "--recipe", "maml", "--dataset", "simulated-users", "--threads", "1", *few)
+    model = command.json("models", "publish", poor["run"], "--name", "poor")["model"]
+    command("evaluate", model, "--shots", "0,1", "--json", tmp_path / "poor.json")
+    rows = json.loads((tmp_path / "poor.json").read_text())["rows"]
+    assert {r["method"] for r in rows} == {"maml", "maml-unadapted", "popularity"}
+    ndcg = [r for r in rows if r["metric"] == "ndcg@10" and r["seed"] is None and r["method"] in ("maml", "popularity")]
+    ours, theirs = (sum(r["value"] for r in ndcg if r["method"] == m) / 2 for m in ("maml", "popularity"))
+    assert ours < theirs
+    command.json("models", "publish", run["run"], "--name", model)
+    said = " ".join(command("models", "promote", model, poor["version"], code=1).split())
+    assert f"ndcg@10 {ours:.4f} against {theirs:.4f} of 'popularity'" in said
+    assert command.json("models", "show", model)["live"] == run["version"]
+    assert command.json("models", "promote", model, poor["version"], "--force")["version"] == poor["version"]
+
+
+def test_a_bundle_evaluated_in_its_folder_brings_its_curve_along_when_published(command, run, tmp_path):
+    folder = command.home / "runs" / run["run"] / "bundle" / run["version"]
+    command("evaluate", folder, "--shots", "2", "--json", tmp_path / "curve.json")
+    model = command.json("models", "publish", run["run"], "--name", "measured")["model"]
+    points = measured(command, model)
+    assert 2 in {r.shots for r in points} and {r.model_version for r in points} == {run["version"]}
+
+
+def test_a_run_of_a_comparison_takes_its_points_along_when_published(command, tmp_path):
+    command(
+        *("compare", "--dataset", "simulated-users", "--learners", "flagship", "--baselines", "popularity"),
+        *("--shots", "0,3", "--seeds", "2", *SMALL, "--set", "train.epochs=1"),
+    )
+    newest = next(r for r in command.json("runs", "list") if r["recipe"] == "flagship")
+    assert newest["seed"] == 1
+    published = command.json("models", "publish", newest["id"], "--name", "second")
+    points = measured(command, "second")
+    assert {(r.method, r.model_version, r.seed, r.shots) for r in points} == {
+        ("flagship", published["version"], 1, k) for k in (0, 3)
+    }
+    with house(command).reading() as session:
+        found = standing(session, "second", published["version"])
+    assert found is not None and (found.metric, found.baseline, found.points) == ("ndcg@10", "popularity", 2)
 
 
 def test_compare_writes_a_row_for_each_seed_and_one_for_their_mean(command, tmp_path):

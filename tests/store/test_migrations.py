@@ -7,7 +7,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from recsys_meta.errors import StoreError
-from recsys_meta.store import evaluations, migrate, registry, runs, views
+from recsys_meta.store import adaptations, evaluations, migrate, registry, runs, views
 from recsys_meta.store.engine import Unavailable, connect, reading, session
 from recsys_meta.store.tables import AliasChange, Base
 from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
@@ -93,14 +93,15 @@ def test_down_and_up_again_keeps_the_data(empty_url: str) -> None:
         runs.log_metrics(s, [runs.MetricPoint("r1", "loss", 1, 0.5)])
         registry.register(s, "m", "v1", "/bundles/v1", run="r1")
         s.add(AliasChange(model="m", alias="live", sequence=1, version="v1", action="publish", at=NOON))
-        old = {k: v for k, v in an_adaptation()._asdict().items() if k != "answers"}  # a row of that time
+        late = {"answers", "variant"}
+        old = {k: v for k, v in an_adaptation()._asdict().items() if k not in late}  # a row of that time
         names = ", ".join(old)
         s.execute(text(f"INSERT INTO adaptations ({names}) VALUES (:{', :'.join(old)})"), old)
         evaluations.save(s, [an_evaluation()])
     with pytest.raises(Unavailable, match="db upgrade"), reading(engine) as s:
         views.adaptation_daily(s)
     migrate.upgrade(empty_url)
-    assert migrate.current(empty_url) == migrate.head() == "0006"
+    assert migrate.current(empty_url) == migrate.head() == "0007"
     assert set(inspect(engine).get_view_names()) >= VIEWS
     with reading(engine) as s:
         assert len(views.adaptation_daily(s)) == 1
@@ -119,6 +120,26 @@ def test_down_and_up_again_keeps_the_data(empty_url: str) -> None:
     migrate.upgrade(empty_url)
     with reading(engine) as s:
         assert runs.list_runs(s).items == []
+    engine.dispose()
+
+
+def test_the_daily_view_is_that_of_its_revision(empty_url: str) -> None:
+    """Arms are told apart from 0007 on; before, and after going back, their rows are counted together."""
+    migrate.upgrade(empty_url)
+    engine = connect(empty_url)
+    with session(engine) as s:
+        adaptations.save(s, [an_adaptation(variant=arm) for arm in (None, "a", "b", "b")])
+
+    def days() -> list[tuple[object, ...]]:
+        with reading(engine) as s:
+            return [tuple(row) for row in s.execute(text("SELECT adaptations FROM adaptation_daily ORDER BY 1"))]
+
+    assert days() == [(1,), (1,), (2,)]
+    migrate.downgrade(empty_url, "0006")
+    assert "variant" not in {column["name"] for column in inspect(engine).get_columns("adaptations")}
+    assert days() == [(4,)]
+    migrate.upgrade(empty_url)
+    assert days() == [(4,)]
     engine.dispose()
 
 

@@ -83,6 +83,9 @@ def test_unknown_names(engine: Engine) -> None:
         ):
             with pytest.raises(NotFoundError):
                 call()
+        for nobody in (lambda: registry.show(s, "nobody"), lambda: registry.resolve(s, "nobody@aa")):
+            with pytest.raises(NotFoundError, match="there is no model 'nobody'"):
+                nobody()
         assert registry.live(s, "nobody") is None
 
 

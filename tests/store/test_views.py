@@ -59,6 +59,19 @@ def test_adaptation_daily_counts_every_answer_of_a_row(engine: Engine) -> None:
     assert sorted((row.support_size, row.answers) for row in listed) == [(1, 3), (4, 1)]
 
 
+def test_arms_of_one_version_are_told_apart(engine: Engine) -> None:
+    """A/A: rows of the two arms are neither put together nor counted together."""
+    with session(engine) as s:
+        cached = [an_adaptation(served_by="cache", variant=arm) for arm in ("a", "b", "b", None)]
+        assert adaptations.save(s, [*cached, an_adaptation(variant="b")]) == 4
+    with reading(engine) as s:
+        days = views.adaptation_daily(s)
+        listed = adaptations.list_adaptations(s, served_by="cache").items
+    found = [(row["variant"], row["served_by"], row["adaptations"]) for row in days]
+    assert found == [(None, "cache", 1), ("a", "cache", 1), ("b", "adapted", 1), ("b", "cache", 2)]
+    assert {(row.variant, row.answers) for row in listed} == {(None, 1), ("a", 1), ("b", 2)}
+
+
 def test_hardest_tasks(engine: Engine) -> None:
     with session(engine) as s:
         a_run(s, "r")
