@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,10 +14,11 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from pipelines.console import err
+from pipelines.console import Json, emit, err
 from pipelines.workspace import Workspace
-from recsys_meta.errors import ConfigError
+from recsys_meta.errors import ConfigError, StoreError
 from recsys_meta.store import keys
+from recsys_meta.store.redis_cache import RedisCache
 
 KEEP_ALIVE_S = 75
 """How long a connection that nobody uses stays open, seconds."""
@@ -31,6 +33,7 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    as_json: Json = False,
 ) -> None:
     """Serve the published models; the API's own page is at /docs."""
     workspace = Workspace()
@@ -39,29 +42,51 @@ def serve(
             f"{host} can be reached from other machines and there is no API key; "
             "make one with `recsys-meta keys create`, set RECSYS_META_API_KEYS, or use --host 127.0.0.1"
         )
+    _check_redis(workspace.settings.redis)
     # Opening the engine brings our own SQLite file to the newest revision before the first worker looks at it.
     _ = workspace.engine
     with _figures(workspace, workers):
+        _say(f"http://{host}:{port}", as_json)
         _serve(host, port, workers)
 
 
+def _say(url: str, as_json: bool) -> None:
+    """Where it will answer, before it does."""
+    if as_json:
+        emit({"url": url, "page": f"{url}/docs"})
+        sys.stdout.flush()
+    else:
+        err.print(f"serving on {url}  (API page: {url}/docs)")
+
+
 def _serve(host: str, port: int, workers: int) -> None:
-    err.print(f"serving on http://{host}:{port}  (API page: http://{host}:{port}/docs)")
-    # A factory by name, so that each worker process makes its own; doors do not import each other.
-    uvicorn.run(
-        "api.app:create_app",
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        access_log=False,
-        log_level="warning",
-        # A stuck connection must not keep a stopped server alive.
-        timeout_graceful_shutdown=10,
-        # Longer than proxies and clients keep one that nobody uses (60 s at most, mostly 5): whoever closes first may
-        # close on a request that is on its way.
-        timeout_keep_alive=KEEP_ALIVE_S,
-    )
+    try:
+        # A factory by name, so that each worker process makes its own; doors do not import each other.
+        uvicorn.run(
+            "api.app:create_app",
+            factory=True,
+            host=host,
+            port=port,
+            workers=workers,
+            access_log=False,
+            log_level="warning",
+            # A stuck connection must not keep a stopped server alive.
+            timeout_graceful_shutdown=10,
+            # Longer than proxies and clients keep one that nobody uses (60 s at most, mostly 5): whoever closes first
+            # may close on a request that is on its way.
+            timeout_keep_alive=KEEP_ALIVE_S,
+        )
+    except SystemExit as ended:  # uvicorn's own 3: it could not start, and has said why
+        raise typer.Exit(1 if ended.code else 0) from None
+
+
+def _check_redis(url: str | None) -> None:
+    """Raise ConfigError for a url that cannot be read: the first worker would end in a traceback."""
+    try:
+        if url is not None:
+            RedisCache(url)  # reaches for nothing yet
+    except StoreError as error:
+        raise ConfigError(f"RECSYS_META_REDIS_URL: {error}") from None
 
 
 @contextmanager

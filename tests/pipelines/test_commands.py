@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -268,6 +269,23 @@ def test_wrong_usage_is_exit_2_and_wrong_input_exit_1(command, run):
     message = command("serve", "--host", "0.0.0.0", code=1)
     assert "API key" in message
     assert "none of" in command("compare", "--dataset", "nowhere", code=1)
+
+
+def test_serve_that_cannot_start_says_why_in_a_line(command, model):
+    """And exits 1, as every command that failed: uvicorn's own would be 3."""
+
+    def serve(*words: object, **more: str) -> str:
+        asked = [sys.executable, "-m", "pipelines", "serve", *map(str, words)]
+        environment = {**command.environment, **more}
+        ended = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
+        return ended.stderr + ended.stdout
+
+    assert "RECSYS_META_REDIS_URL" in serve(RECSYS_META_REDIS_URL="foo")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = serve("--port", port, "--json")
+    assert "address already in use" in said and f'"http://127.0.0.1:{port}"' in said
 
 
 def test_an_objective_that_cannot_be_trained_is_refused_in_words(command):
