@@ -42,7 +42,7 @@ _COPIES = 4096
 _COPIED_EVENTS = 100_000  # of all copies together
 _COPY_S = 5.0  # bounds how stale a copy gets where Redis lost the deletion of a stamp
 _STAMP_S = 24 * 3600.0
-_MOST_OWED = 100_000
+_MOST_OWED = 100_000  # beyond it the age of a copy alone bounds how long others trust it
 _PAID_AT_ONCE = 500
 
 

@@ -74,7 +74,9 @@ def list_adaptations(
     if as_json:
         emit([dict(zip(columns, r, strict=True)) for r in rows])
     else:
-        hidden = ("model_version", "kind", "steps", "gradient_norm")
+        hidden = {"model_version", "kind", "steps", "gradient_norm"}
+        if all(r.variant is None for r in page):  # without a split it would only make the others narrow
+            hidden.add("variant")
         short = [c for c in columns if c not in hidden]
         show("Adaptations", short, [tuple(r[columns.index(c)] for c in short) for r in rows])
 
