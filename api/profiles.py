@@ -24,10 +24,11 @@ from sqlalchemy.orm import Session
 from api.database import Database
 from api.pages import secret_of
 from recsys_meta.recommend import Known
-from recsys_meta.store import entities, events
+from recsys_meta.store import profiles
 from recsys_meta.store.cache import owner_key
 from recsys_meta.store.engine import Unavailable
 from recsys_meta.store.redis_cache import RedisCache
+from recsys_meta.stored import Stored
 
 Name = tuple[str, str]
 """Kind and id."""
@@ -35,26 +36,12 @@ Name = tuple[str, str]
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 
-MOST_EVENTS = 2000
-"""Newest stored events of an entity that an answer looks at."""
-
 _COPIES = 4096
 _COPIED_EVENTS = 100_000  # of all copies together
 _COPY_S = 5.0  # bounds how stale a copy gets where Redis lost the deletion of a stamp
 _STAMP_S = 24 * 3600.0
 _MOST_OWED = 100_000  # beyond it the age of a copy alone bounds how long others trust it
 _PAID_AT_ONCE = 500
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An interaction in the database; `time` in seconds since 1970 UTC."""
-
-    event_id: str
-    item: str
-    label: float
-    time: float
-    context: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,10 +74,7 @@ class Profile:
 
 def read_profile(session: Session, kind: str, entity: str) -> Profile:
     """The profile in the database; an entity never heard of has an empty one."""
-    row = entities.find(session, kind, entity)
-    rows = events.support(session, kind, entity, MOST_EVENTS)
-    stored = tuple(Stored(e.event_id, e.item, e.label, e.time.timestamp(), e.context) for e in rows)
-    return Profile({} if row is None else row.features, stored)
+    return Profile(*profiles.read(session, kind, entity))
 
 
 class Profiles:

@@ -9,10 +9,9 @@ from api.models import Newcomer as NewcomerBody
 from api.models import SupportEvent
 from api.profiles import Profile, Profiles
 from api.registry import Served
-from recsys_meta.reader import fits
-from recsys_meta.recommend import Interaction, Known, Newcomer
-from recsys_meta.schema import Schema
+from recsys_meta.recommend import Known, Newcomer
 from recsys_meta.store.cache import owner_key
+from recsys_meta.stored import join
 
 
 class Subject(NamedTuple):
@@ -60,35 +59,9 @@ def know(served: Served, subject: Subject, body: NewcomerBody, events: Sequence[
 
 def _read(served: Served, profile: Profile, features: Mapping[str, Any], events: Sequence[SupportEvent]) -> Known:
     recommender = served.recommender
-    schema, fields = recommender.bundle.schema, recommender.fields
-    given = [fields.interaction(e.item, e.label, e.time, e.context) for e in events]
-    if not profile.events and not profile.features:  # all that there is was told just now
-        return recommender.know(Newcomer(features, given))
-    told = {e.event_id for e in events if e.event_id is not None}
-    kept = [
-        fields.interaction(e.item, e.label, e.time, fields.readable(e.context) if e.context else None)
-        for e in profile.events
-        if e.event_id not in told and fits(schema, e.label)
-    ]
-    if given and recommender.repeats:
-        # Sent without an id, an event is known again by its content; else it would count twice.
-        same = {_content(e) for e in given if e.time is not None}
-        kept = [e for e in kept if _content(e) not in same]
-    return recommender.know(Newcomer({**_readable(schema, profile.features), **features}, kept + given))
-
-
-def _content(event: Interaction) -> tuple[Any, ...]:
-    words = sorted((k, v) for k, v in (event.context or {}).items() if v is not None)
-    return event.item, event.actor, None if event.time is None else round(event.time, 6), str(words)
-
-
-def _readable(schema: Schema, features: Mapping[str, Any]) -> dict[str, Any]:
-    kinds = {f.name: f.kind for f in schema.entity_features}
-    return {k: v for k, v in features.items() if k in kinds and (kinds[k] != "numeric" or _is_number(v))}
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return value is None or abs(float(value)) < 3e38  # beyond, a float32 is infinite
-    except (TypeError, ValueError):
-        return False
+    given = [recommender.fields.interaction(e.item, e.label, e.time, e.context) for e in events]
+    told = Newcomer(features, given)
+    if profile.events or profile.features:
+        ids = {e.event_id for e in events if e.event_id is not None}
+        told = join(recommender.reader, profile.features, profile.events, told, ids)
+    return recommender.know(told)

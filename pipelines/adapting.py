@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
@@ -22,10 +23,9 @@ from recsys_meta import __version__
 from recsys_meta.bundle import load_bundle
 from recsys_meta.durable import sha256
 from recsys_meta.errors import ConfigError, DataError
-from recsys_meta.reader import MAX_CHOICES
 from recsys_meta.recommend import Answer, Interaction, Moment, Newcomer, Recommender, recommend
-from recsys_meta.store import entities as known
-from recsys_meta.store import events as happened
+from recsys_meta.store import profiles
+from recsys_meta.stored import join
 
 
 def recommend_command(
@@ -43,23 +43,24 @@ def recommend_command(
 ) -> None:
     """Adapt to one newcomer and rank the catalogue: the same answer as the API's, without a server."""
     workspace = Workspace()
-    bundle = workspace.bundle(model)
+    bundle, variant = workspace.answering(model, entity)
     recommender = Recommender(bundle)
     features = _pairs("--feature", feature or [])
     moment = _moment(context or [], actor, at)
     interactions = read_events(events, recommender.fields) if events is not None else []
     interactions += [Interaction(i.strip()) for i in (items or "").split(",") if i.strip()]
-    if entity is not None:
-        stored, met = _stored(workspace, recommender, entity)
-        features, interactions = {**stored, **features}, met + interactions
     labelled = bundle.schema.objective in ("rating", "click")
     if interactions and labelled and any(i.label is None for i in interactions):
         raise DataError("events need a label", field="label", remedy="Give --events with a label column")
+    newcomer = Newcomer(features, interactions)
+    if entity is not None:
+        with workspace.reading() as session:
+            newcomer = join(recommender.reader, *profiles.read(session, bundle.schema.kind, entity), newcomer)
     chosen = None if candidates is None else [c.strip() for c in candidates.split(",") if c.strip()]
-    answer = recommend(recommender, Newcomer(features, interactions), n, chosen, moment)
+    answer = recommend(recommender, newcomer, n, chosen, moment)
     name = model.partition("@")[0]
     if as_json:
-        emit(answer_json(answer, name, bundle.version))
+        emit(answer_json(answer, name, bundle.version, variant))
         return
     title = f"{name}@{bundle.version}: {answer.served_by}, {answer.support_size} events"
     show(
@@ -71,10 +72,12 @@ def recommend_command(
         err.print(f"[yellow]the model does not know {', '.join(answer.unknown[:5])}; they were left out[/]")
 
 
-def answer_json(answer: Answer, model: str, version: str) -> dict[str, Any]:
-    """An answer in the API's form."""
+def answer_json(answer: Answer, model: str, version: str, variant: str | None) -> dict[str, Any]:
+    """An answer in the API's form. It is one page, so nothing follows: more is had by a larger n."""
     return {
+        "request_id": uuid4().hex,
         "model": {"name": model, "version": version},
+        "variant": variant,
         "served_by": answer.served_by,
         "degraded": False,
         "missing": [],
@@ -83,6 +86,7 @@ def answer_json(answer: Answer, model: str, version: str) -> dict[str, Any]:
         "items": [
             {"rank": i + 1, "item": s.item, "score": s.score, "title": s.title} for i, s in enumerate(answer.items)
         ],
+        "next": None,
     }
 
 
@@ -109,19 +113,6 @@ def _moment(context: Sequence[str], actor: str | None, at: str | None) -> Moment
             raise ConfigError(f"--at {at!r}: latitudes go from -90 to 90, longitudes from -180 to 180")
         place = lat, lon
     return Moment(_pairs("--context", context), actor, place)
-
-
-def _stored(workspace: Workspace, recommender: Recommender, entity: str) -> tuple[dict[str, object], list[Interaction]]:
-    schema, fields = recommender.bundle.schema, recommender.fields
-    with workspace.reading() as session:
-        row = known.find(session, schema.kind, entity)
-        met = happened.support(session, schema.kind, entity, limit=MAX_CHOICES)
-        return dict(row.features) if row else {}, [
-            fields.interaction(
-                e.item, e.label, e.time.timestamp() if e.time else None, fields.readable(e.context or {})
-            )
-            for e in met
-        ]
 
 
 def adapt_command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 from recsys_meta.bundle import Bundle, load_bundle
 from recsys_meta.data import SOURCES, open_dataset, prepare_named
 from recsys_meta.dataset import Dataset
-from recsys_meta.errors import ConfigError, NotFoundError
+from recsys_meta.errors import CheckpointError, ConfigError, NotFoundError
 from recsys_meta.recipe import Recipe, read_recipe
+from recsys_meta.store import arms, migrate, registry
 from recsys_meta.store import engine as database
-from recsys_meta.store import migrate, registry
 from recsys_meta.store.cache import owner_key
 from recsys_meta.store.redis_cache import SyncRedisCache
 from recsys_meta.store.settings import Settings
@@ -84,6 +84,22 @@ class Workspace:
     def bundle(self, name: str) -> Bundle:
         """A published model: NAME (its live version), NAME@VERSION, or the folder of a bundle."""
         return load_bundle(self.bundle_folder(name))
+
+    def answering(self, name: str, entity: str | None) -> tuple[Bundle, str | None]:
+        """Who answers for an entity: of a model that is split its arm, and the arm's label, unless a version is named.
+        An arm that is for others, or cannot be loaded, is left to the live version."""
+        if entity is not None and "@" not in name and not self.is_bundle(name):
+            with self.reading() as session:
+                split = arms.newest(session, name)
+            arm = None if split is None else split.arm(entity)
+            if arm is not None:
+                live = self.bundle(name)
+                with suppress(CheckpointError):
+                    found = self.bundle(f"{name}@{arm.version}")
+                    if found.schema.kind == live.schema.kind:
+                        return found, arm.label
+                return live, None
+        return self.bundle(name), None
 
     @staticmethod
     def is_bundle(name: str) -> bool:

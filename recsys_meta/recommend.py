@@ -86,17 +86,17 @@ class Recommender:
         # Plain lists and dictionaries: an index of pandas costs more than adapting does.
         self._names: list[str] = bundle.vocab.values["item"].tolist()
         self._ids = {name: i for i, name in enumerate(self._names, FIRST)}
-        self._reader = Reader(bundle.schema, self._ids)
+        self.reader = Reader(bundle.schema, self._ids)
         self._table = catalogue_features(bundle.params)
         own = self._table if bundle.schema.home else {}
         self._encoder = Encoder(bundle.schema, bundle.vocab, self._ids, own)
-        self._asker = Asker(bundle.schema, self._reader.fields, self._encoder)
+        self._asker = Asker(bundle.schema, self.reader.fields, self._encoder)
         # Asked once: to hold an object against a protocol takes as long as a small adaptation.
         self._starter = bundle.predictor if isinstance(bundle.predictor, Starter) else None
         self._starts: dict[tuple[int, bytes], State] = {}
         self._coarse: Collection[str] = getattr(bundle.predictor, "coarse", ())
-        self.fields, self.repeats = self._reader.fields, self._reader.repeats
-        self.know = self._reader.read
+        self.fields, self.repeats = self.reader.fields, self.reader.repeats
+        self.know = self.reader.read
         self.support = self._encoder.support
         if bundle.schema.objective == "choice" and not isinstance(bundle.predictor, Chooser):
             raise ConfigError(
@@ -388,8 +388,10 @@ def recommend(
     if moment is not None:
         known, question = recommender.ask(known, moment, {name: {} for name in candidates or ()})
     scores = recommender.answer(recommender.adapt([known]), question)
-    chosen = None if candidates is None else recommender.ids(candidates, known.own)
+    chosen = None if candidates is None else recommender.places(candidates, known)
+    lacking = {name for name, i in zip(candidates or (), chosen or (), strict=True) if i < FIRST}
     exclude = known.seen if known.own is None else question.hidden if question else ()
     items = recommender.top(scores, n, exclude=exclude, candidates=chosen, own=known.own)
     served_by = "adapted" if known.items else "prior"
-    return Answer(items, served_by, len(known.items), known.unknown, 1000 * (time.perf_counter() - began))
+    unknown = tuple(sorted(lacking.union(known.unknown)))
+    return Answer(items, served_by, len(known.items), unknown, 1000 * (time.perf_counter() - began))

@@ -203,6 +203,7 @@ def test_a_baseline_serves_too(data, name):
     assert served.version == ""
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("size", [2, 3, 5, 16])
 def test_in_any_company_a_newcomer_is_the_same_bit_for_bit(size):
     """A flagship with every memory: states, their bytes and scores, whoever was worked out at the same time and has as

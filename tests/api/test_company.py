@@ -152,7 +152,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 @pytest.fixture
-def lonely(parties: list[int]) -> tuple[Model, Known]:
+def lonely(parties: list[int], one_thread: None) -> tuple[Model, Known]:
     """A model in service and a newcomer, without a server; `parties` tells who was worked out together."""
     recommender = Recommender(served.flagship())
     known = recommender.know(Newcomer(events=[Interaction("i3"), Interaction("i9")]))

@@ -1,0 +1,62 @@
+"""What is stored of an entity, in one model's words, joined with what is told of it just now.
+
+What is stored may have been sent for another model: what this one cannot read is left out. What is told must fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recsys_meta.newcomers import Interaction, Newcomer
+from recsys_meta.reader import Reader, fits
+from recsys_meta.schema import Schema
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An interaction in the database; `time` in seconds since 1970 UTC."""
+
+    event_id: str
+    item: str
+    label: float
+    time: float
+    context: Mapping[str, Any] | None = None
+
+
+def join(
+    reader: Reader, features: Mapping[str, Any], events: Sequence[Stored], told: Newcomer, ids: Collection[str] = ()
+) -> Newcomer:
+    """The newcomer that stored features and events and those `told` make together. Told features come before stored
+    ones; `ids` are the event ids that were told, so that no event counts twice."""
+    if not events and not features:
+        return told
+    schema, fields = reader.schema, reader.fields
+    kept = [
+        fields.interaction(e.item, e.label, e.time, fields.readable(e.context) if e.context else None)
+        for e in events
+        if e.event_id not in ids and fits(schema, e.label)
+    ]
+    if told.events and reader.repeats:
+        # Sent without an id, an event is known again by its content; else it would count twice.
+        same = {_content(e) for e in told.events if e.time is not None}
+        kept = [e for e in kept if _content(e) not in same]
+    return Newcomer({**_readable(schema, features), **told.features}, [*kept, *told.events])
+
+
+def _content(event: Interaction) -> tuple[Any, ...]:
+    words = sorted((k, v) for k, v in (event.context or {}).items() if v is not None)
+    return event.item, event.actor, None if event.time is None else round(event.time, 6), str(words)
+
+
+def _readable(schema: Schema, features: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {f.name: f.kind for f in schema.entity_features}
+    return {k: v for k, v in features.items() if k in kinds and (kinds[k] != "numeric" or _is_number(v))}
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return value is None or abs(float(value)) < 3e38  # beyond, a float32 is infinite
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,72 @@
+"""`recommend --json` prints what the API answers, from the same rows of the database."""
+
+import time
+
+import pytest
+
+OWN = ("request_id", "served_by", "next")
+"""What is each answer's own: one is made now, the other may come from a cache; the command line has one page."""
+
+
+@pytest.fixture
+def anna(server, items):
+    """An entity with events, told to the server."""
+    events = [{"entity": "anna", "item": i, "label": 1.0, "time": float(n)} for n, i in enumerate(items[:4])]
+    assert server.post("/v1/events", json={"events": events}).json()["accepted"] == 4
+    yield "anna"
+    assert server.delete("/v1/entities/user/anna").status_code == 200
+
+
+def asked(server, **body):
+    answer = server.post("/v1/recommendations", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def alike(printed, answered):
+    assert printed.keys() == answered.keys()
+    items, others = printed["items"], answered["items"]
+    # Another number of threads adds up in another order: the last bits of a score may differ.
+    assert [i["score"] for i in items] == pytest.approx([i["score"] for i in others], rel=1e-5)
+    assert [{**i, "score": 0} for i in items] == [{**i, "score": 0} for i in others]
+    assert rest(printed) == rest(answered)
+
+
+def rest(answer):
+    return {k: v for k, v in answer.items() if k not in (*OWN, "items")}
+
+
+def test_for_events_and_candidates_that_are_told(command, model, server, items):
+    told = [{"item": i} for i in (*items[:3], "no-such-item")]
+    words = ("--items", ",".join(e["item"] for e in told))
+    alike(command.json("recommend", model, *words), asked(server, model=model, events=told))
+    some = [*items[4:8], "nor-this"]
+    alike(
+        command.json("recommend", model, *words, "--candidates", ",".join(some), "-n", 3),
+        asked(server, model=model, events=told, candidates=some, n=3),
+    )
+
+
+def test_for_an_entity_that_is_stored(command, model, server, items, anna):
+    alike(command.json("recommend", model, "--entity", anna), asked(server, model=model, entity={"id": anna}))
+    more = command.json("recommend", model, "--entity", anna, "--items", items[5])
+    assert more["support_size"] == 5
+    alike(more, asked(server, model=model, entity={"id": anna}, events=[{"item": items[5]}]))
+
+
+def test_for_an_entity_of_an_arm(command, model, server, anna):
+    live = command.json("models", "show", model)["live"]
+    command("models", "split", model, f"new:{live}=1")
+    try:
+        printed = command.json("recommend", model, "--entity", anna)
+        assert printed["variant"] == "new"
+        deadline = time.monotonic() + 60
+        while asked(server, model=model, entity={"id": anna})["variant"] != "new":
+            assert time.monotonic() < deadline, "the server did not see the split"
+            time.sleep(0.1)
+        alike(printed, asked(server, model=model, entity={"id": anna}))
+        named = command.json("recommend", f"{model}@{live}", "--entity", anna)
+        assert named["variant"] is None
+        assert command.json("recommend", model)["variant"] is None, "an anonymous newcomer is of no arm"
+    finally:
+        command("models", "split", model, "--off")
