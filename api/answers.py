@@ -46,7 +46,8 @@ class Item(BaseModel):
 
 class Answer(BaseModel):
     """What every answer about a newcomer says. `variant` is the arm of a split that answered, if one did; `missing`
-    names what could not be reached."""
+    names what could not be reached. The model has no `unknown_items`, and lacks a value of each of `unknown_features`:
+    either has no effect."""
 
     request_id: str
     model: Version
@@ -55,6 +56,7 @@ class Answer(BaseModel):
     missing: list[Literal["database", "redis", "model"]]
     support_size: int
     unknown_items: list[str]
+    unknown_features: list[str]
 
 
 class Recommendations(Answer):

@@ -50,22 +50,24 @@ async def begin(
     return Call(house, request_id(request), served, subject, at, began)
 
 
-def climbed(call: Call, known: Known, outcome: Outcome, rest: bytes) -> Response:
-    """The answer after the ladder, with what is to be diagnosed when it has left."""
-    by = served_by(known, outcome)
+def climbed(call: Call, known: Known, outcome: Outcome, rest: bytes, size: int | None = None) -> Response:
+    """The answer after the ladder, with what is to be diagnosed when it has left. `size` is of the support that was
+    answered for, where that is an older one."""
+    size = len(known.items) if size is None else size
+    by = served_by(size, outcome)
     profile = call.subject.entity is None or call.subject.profile is not None
     missing = call.house.missing(profile=profile, model=not outcome.broken)
     if by != "adapted":
-        return end(call, by, outcome.source, len(known.items), rest, missing)
+        return end(call, by, outcome.source, size, rest, missing)
     call.house.metrics.adapting.labels(call.served.name).observe(outcome.ms / 1000)
-    return end(call, by, outcome.source, len(known.items), rest, missing, known, outcome)
+    return end(call, by, outcome.source, size, rest, missing, known, outcome)
 
 
-def served_by(known: Known, outcome: Outcome) -> ServedBy:
-    """Which step of the ladder answered."""
+def served_by(size: int, outcome: Outcome) -> ServedBy:
+    """Which step of the ladder answered for a support of so many events."""
     if outcome.broken:
         return "popular"
-    if not known.items:
+    if not size:
         return "prior"
     return "adapted" if outcome.source == "miss" else "cache"
 

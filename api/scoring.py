@@ -100,7 +100,7 @@ def _ranked(
 ) -> Response:
     recommender, members = call.served.recommender, body.entities
     clicks = recommender.bundle.schema.objective == "click"
-    ways = [served_by(known, outcome) for (known, _), outcome in zip(pairs, outcomes, strict=True)]
+    ways = [served_by(len(known.items), outcome) for (known, _), outcome in zip(pairs, outcomes, strict=True)]
     assert body.row is not None
     strange = _lacking([body.row.item], rows.item[0].tolist())
     # Without the item rankings and ratings have nothing to tell the newcomers apart by; clicks have the context.
@@ -127,6 +127,7 @@ def _ranked(
     rest = {
         "support_size": sum(len(known.items) for known, _ in pairs),
         "unknown_items": lacking,
+        "unknown_features": sorted({f for known, _ in pairs for f in recommender.unknown_features(known.features)}),
         "objective": recommender.bundle.schema.objective,
         "entities": [{"rank": rank, **one} for rank, one in enumerate(best, 1)],
     }
@@ -172,6 +173,7 @@ def _packed(call: Call, known: Known, lacking: set[str], rest: dict[str, Any]) -
         {
             "support_size": len(known.items),
             "unknown_items": sorted(lacking.union(known.unknown)),
+            "unknown_features": call.served.recommender.unknown_features(known.features),
             "objective": call.served.recommender.bundle.schema.objective,
             **rest,
         }

@@ -70,6 +70,9 @@ def recommend_command(
     )
     if answer.unknown:
         err.print(f"[yellow]the model does not know {', '.join(answer.unknown[:5])}; they were left out[/]")
+    if answer.unknown_features:
+        names = ", ".join(answer.unknown_features)
+        err.print(f"[yellow]the model never met a value of {names}: it has no effect[/]")
 
 
 def answer_json(answer: Answer, model: str, version: str, variant: str | None) -> dict[str, Any]:
@@ -83,6 +86,7 @@ def answer_json(answer: Answer, model: str, version: str, variant: str | None) -
         "missing": [],
         "support_size": answer.support_size,
         "unknown_items": list(answer.unknown),
+        "unknown_features": list(answer.unknown_features),
         "items": [
             {"rank": i + 1, "item": s.item, "score": s.score, "title": s.title} for i, s in enumerate(answer.items)
         ],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recsys_meta.dataset import Vocabulary
 from recsys_meta.episodes import HISTORY, collate
-from recsys_meta.features import encode_raw
+from recsys_meta.features import encode_raw, never_met
 from recsys_meta.newcomers import Known, Own, Words
 from recsys_meta.schema import FeatureField, Schema
 from recsys_meta.types import FIRST, PAD, UNKNOWN, Catalogue, Rows, Support
@@ -39,6 +39,12 @@ class Encoder:
             )
         own = None if self.schema.home is None else self.catalogue([k.own or Own() for k in known])
         return Support(features, rows, own)
+
+    def unknown(self, features: Words) -> list[str]:
+        """Features of a newcomer, by name, of which a value is none of the data's."""
+        if not features:
+            return []
+        return never_met(self.schema.all_entity_features, self.vocab, "entity", features)
 
     def rows(self, items: Sequence[int], words: Sequence[Words], history: Sequence[int] = ()) -> Rows:
         """R rows of one newcomer to be scored, [1, R]; all have the same history. Labels are 0."""

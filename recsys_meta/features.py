@@ -130,6 +130,18 @@ def encode_raw(
     return made
 
 
+def never_met(fields: Sequence[FeatureField], vocab: Vocabulary, side: str, given: Mapping[str, object]) -> list[str]:
+    """Features of which a value is given that the data never had, by name: it has no effect. Of words of a text, and of
+    numbers, that is nothing to tell."""
+    told = [f for f in fields if f.kind in ("categorical", "multi") and f.name in given]
+    return sorted(
+        field.name
+        for field in told
+        for index in [vocab.values[f"{side}.{field.name}"]]
+        if any(_id(index, value) == UNKNOWN for value in values_of(field, _text(field, given[field.name])))
+    )
+
+
 def _text(field: FeatureField, value: object) -> str:
     if isinstance(value, list | tuple):
         return (" " if field.kind == "text" else field.separator).join(str(v) for v in value)

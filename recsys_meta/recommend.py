@@ -98,6 +98,7 @@ class Recommender:
         self.fields, self.repeats = self.reader.fields, self.reader.repeats
         self.know = self.reader.read
         self.support = self._encoder.support
+        self.unknown_features = self._encoder.unknown
         if bundle.schema.objective == "choice" and not isinstance(bundle.predictor, Chooser):
             raise ConfigError(
                 f"the model's objective is 'choice', but its predictor '{bundle.predictor.name}' cannot choose"
@@ -366,12 +367,14 @@ def _digest(features: Words) -> bytes:
 
 @dataclass(frozen=True)
 class Answer:
-    """A list for one newcomer, and how it came about. `served_by` is adapted, cache, prior or popular."""
+    """A list for one newcomer, and how it came about. `served_by` is adapted, cache, prior or popular;
+    `unknown` are items and `unknown_features` names of features whose values the model lacks."""
 
     items: list[Scored]
     served_by: str
     support_size: int
     unknown: tuple[str, ...]
+    unknown_features: tuple[str, ...]
     milliseconds: float
 
 
@@ -394,4 +397,5 @@ def recommend(
     items = recommender.top(scores, n, exclude=exclude, candidates=chosen, own=known.own)
     served_by = "adapted" if known.items else "prior"
     unknown = tuple(sorted(lacking.union(known.unknown)))
-    return Answer(items, served_by, len(known.items), unknown, 1000 * (time.perf_counter() - began))
+    strange = tuple(recommender.unknown_features(known.features))
+    return Answer(items, served_by, len(known.items), unknown, strange, 1000 * (time.perf_counter() - began))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recsys_meta.dataset import Column, Vocabulary
 from recsys_meta.errors import DataError
-from recsys_meta.features import encode, encode_raw, gather, tokens, vocabulary_of
+from recsys_meta.features import encode, encode_raw, gather, never_met, tokens, vocabulary_of
 from recsys_meta.schema import FeatureField
 
 KINDS = ("categorical", "multi", "text")
@@ -132,3 +132,16 @@ def test_no_newcomer_is_an_empty_batch():
     vocab = Vocabulary({"entity.f": pd.Index([], dtype="str")})
     assert encode_raw((field(),), vocab, "entity", [])["f"].shape == (0, 1)
     assert encode_raw((field("numeric"),), vocab, "entity", [])["f"].shape == (0,)
+
+
+def test_features_of_which_a_value_was_never_met_are_named():
+    fields = [FeatureField(name=kind, kind=kind) for kind in (*KINDS, "numeric")]
+    vocab = Vocabulary({f"entity.{kind}": pd.Index(["a", "b"]) for kind in KINDS})
+
+    def strange(**given):
+        return never_met(fields, vocab, "entity", given)
+
+    assert strange(categorical="a", multi="a|b", text="a z", numeric=3) == []
+    assert strange(categorical="z", multi="a|z", text="z", numeric=3) == ["categorical", "multi"]
+    assert strange(multi=["a", "z"]) == ["multi"] and strange(multi=["b", "a"], categorical=None) == []
+    assert strange() == []

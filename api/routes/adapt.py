@@ -69,6 +69,7 @@ async def adapt(
             "missing": missing,
             "support_size": len(known.items),
             "unknown_items": known.unknown,
+            "unknown_features": served.recommender.unknown_features(known.features),
             **_figures(found),
             "ms": ms,
             "persisted": persisted and {"request_id": request_id(request), **persisted},

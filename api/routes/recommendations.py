@@ -70,17 +70,18 @@ async def recommend(request: Request) -> Response:
         {
             "support_size": size,
             "unknown_items": unknown,
+            "unknown_features": call.served.recommender.unknown_features(known.features),
             "items": ranked(items, whys),
             "next": following,
         }
     )
     if key is not None and not outcome.broken and (whys or not body.explain):
-        kept = pack(not known.items, size, rest)
+        kept = pack(not size, size, rest)
         if outcome.source == "miss":  # few ask twice, and who does elsewhere finds the state in Redis
             house.memory.set(key, kept, PROCESS_S, call.subject.owner)
         else:
             house.ladder.keep(key, kept, call.subject, PROCESS_S)
-    return climbed(call, known, outcome, rest)
+    return climbed(call, known, outcome, rest, size)
 
 
 @router.post(

@@ -61,6 +61,7 @@ class Answer(Form):
     missing: list[str]
     support_size: int
     unknown_items: list[str]
+    unknown_features: list[str] = []
 
 
 class Recommendations(Answer):

@@ -132,6 +132,9 @@ def test_pages_go_on_where_events_come_in_between(full, new_id):
         assert second["support_size"] == 1, "of the list, not of what came since"
     third = ask(full, entity=entity, n=80, cursor=second["next"])
     assert (names(third), third["support_size"]) == (names(whole)[21:], 1)
+    assert full.house.writer.flush()
+    rows = full.client.get("/v1/adaptations", params={"entity": new_id, "served_by": "cache"}).json()["items"]
+    assert rows and {row["support_size"] for row in rows} == {1}, "so do their rows"
     assert names(ask(full, entity=entity, n=10)) != names(first), "a new first page knows the click"
 
 

@@ -49,6 +49,26 @@ def test_a_stored_fourth_event_changes_the_list_at_once(full, new_id):
     assert listed(after) != listed(before)
 
 
+def test_features_that_have_no_effect_are_named(full, new_id):
+    def told(path, **body):
+        response = full.client.post(f"/v1/{path}", json={"entity": {"features": features}, **body})
+        assert response.status_code == 200, response.text
+        return response.json()["unknown_features"]
+
+    def everywhere():
+        many = told("score", entity={}, entities=[{"features": features}, {}], row={"item": "i3"})
+        score = told("score", items=["i3"])
+        return [told("recommendations"), told("recommendations"), told("adapt"), score, many]
+
+    features = {"age": 31, "group": ["group1", "no such group"]}
+    assert everywhere() == [["group"]] * 5
+    features = {"age": 31, "group": ["group1"]}
+    assert everywhere() == [[]] * 5
+    # Of what is stored too: it may have been sent for another model.
+    assert full.client.put(f"/v1/entities/user/{new_id}", json={"features": {"group": "none such"}}).status_code == 200
+    assert full.recommend(entity={"id": new_id}).json()["unknown_features"] == ["group"]
+
+
 def test_scores_equal_the_offline_ones(server, bundle):
     recommender = Recommender(bundle)
     rng = random.Random(0)

@@ -47,6 +47,15 @@ def test_for_events_and_candidates_that_are_told(command, model, server, items):
     )
 
 
+def test_for_features_that_have_no_effect(command, model, server, items):
+    words = ("--items", items[0], "--feature", "gender=none such")
+    printed = command.json("recommend", model, *words)
+    assert printed["unknown_features"] == ["gender"]
+    alike(
+        printed, asked(server, model=model, entity={"features": {"gender": "none such"}}, events=[{"item": items[0]}])
+    )
+
+
 def test_for_an_entity_that_is_stored(command, model, server, items, anna):
     alike(command.json("recommend", model, "--entity", anna), asked(server, model=model, entity={"id": anna}))
     more = command.json("recommend", model, "--entity", anna, "--items", items[5])
