@@ -13,6 +13,8 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
+import platform
 import random
 import statistics
 import sys
@@ -23,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import torch
 
 from benchmarks.town import EVENTS, ITEMS, api_server, flagship, install, redis_server, resident
 
@@ -108,6 +111,37 @@ def verdict(windows: list[Window], growth: float) -> tuple[bool, str]:
     return well, f"{'flat' if well else 'NOT flat'}: {said}"
 
 
+def rows(windows: list[Window]) -> list[dict[str, object]]:
+    """The results in the form of all benches."""
+    first = windows[0]
+    made: list[dict[str, object]] = []
+    for number, window in enumerate(windows, 1):
+        case = f"window {number} of {len(windows)}"
+        made += [
+            _row(case, "answers", window.answers, "answers", None),
+            _row(case, "answers that failed", window.failed, "answers", None),
+            _row(case, "answers", window.p99_ms, "ms p99", None),
+            _row(case, "server", window.resident / 2**20, "MiB", window.resident / first.resident),
+        ]
+    return made
+
+
+def _row(case: str, system: str, value: float, unit: str, ratio: float | None) -> dict[str, object]:
+    reference = "window 1" if ratio is not None else ""
+    return {"case": case, "system": system, "value": value, "unit": unit, "ratio": ratio, "reference": reference}
+
+
+def report(windows: list[Window], said: str, command: str) -> dict[str, object]:
+    """All of it, for a file."""
+    machine = {
+        "processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(),
+        "torch": torch.__version__, "load": os.getloadavg(),
+    }  # fmt: skip
+    kept = [vars(window) for window in windows]
+    content = {"bench": "soak", "machine": machine, "command": command, "verdict": said}
+    return {**content, "rows": rows(windows), "windows": kept}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=120.0)
@@ -126,8 +160,7 @@ def main() -> None:
     print(said)
     if given.json is not None:
         command = " ".join(["python -m benchmarks.soak", *sys.argv[1:]])
-        content = {"bench": "soak", "command": command, "verdict": said, "windows": [vars(w) for w in windows]}
-        given.json.write_text(json.dumps(content, indent=1))
+        given.json.write_text(json.dumps(report(windows, said, command), indent=1))
     raise SystemExit(0 if well else 1)
 
 

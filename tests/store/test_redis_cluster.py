@@ -194,6 +194,22 @@ def test_who_starts_while_a_node_is_lost_uses_the_others(alone: OwnCluster, numb
     run(work())
 
 
+def test_the_command_line_erases_while_a_slot_is_on_its_way(three: OwnCluster) -> None:
+    here = SyncRedisCache(three.url, timeout=10.0)
+    owner, state = OWNERS[0], STATES[0]
+    to = next(node for node in three.nodes if node is not three.node_of(PREFIX + owner))
+    here.set(owner, b"17", 100)
+    here.set(state, b"state", 100)
+    plain = redis.RedisCluster.from_url(three.url.replace("+cluster", ""))
+    with three.moving([PREFIX + owner], to):
+        with pytest.raises(redis.RedisError):  # several at once are refused
+            plain.delete(*(PREFIX + name for name in owned_names(owner)))
+        assert here.delete_owned(owner) == 2
+    assert not any(three.names())
+    for client in (here, plain):
+        client.close()
+
+
 def test_a_cluster_that_refuses_and_then_is_gone_comes_back(three: OwnCluster) -> None:
     here = SyncRedisCache(three.url, timeout=10.0, breaker=Breaker(failures=1, pause=0.05, longest=0.1))
 
