@@ -11,6 +11,7 @@ from uuid import uuid4
 import pandas as pd
 import pyarrow as pa
 import typer
+from rich.markup import escape
 from rich.progress import Progress
 
 from pipelines.adapted import SCHEMA, checked_tables, pieces
@@ -69,9 +70,10 @@ def recommend_command(
         [(i + 1, s.item, s.title, s.score) for i, s in enumerate(answer.items)],
     )
     if answer.unknown:
-        err.print(f"[yellow]the model does not know {', '.join(answer.unknown[:5])}; they were left out[/]")
+        names = escape(", ".join(answer.unknown[:5]))
+        err.print(f"[yellow]the model does not know {names}; they were left out[/]")
     if answer.unknown_features:
-        names = ", ".join(answer.unknown_features)
+        names = escape(", ".join(answer.unknown_features))
         err.print(f"[yellow]the model never met a value of {names}: it has no effect[/]")
 
 
@@ -154,7 +156,7 @@ def adapt_command(
         version = recommender.version
         emit({"entities": total, "file": str(out_file), "version": version, "resumed": work.resumed})
     else:
-        err.print(f"wrote {total} entities to {out_file}")
+        err.print(f"wrote {total} entities to {escape(str(out_file))}", soft_wrap=True)
 
 
 def _adapt(todo: Task, rows: int, work: Batch, progress: Progress, engine: Engine, workers: int | None) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 import typer
+from rich.markup import escape
 from threadpoolctl import threadpool_limits
 
 from pipelines.console import JsonFile, err, show
@@ -133,4 +134,4 @@ def _finish(bench: str, rows: list[dict[str, Any]], json_file: Path | None) -> N
         machine = {"processor": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
         content = {"bench": bench, "machine": machine, "command": command_line(), "rows": rows}
         write_file(json_file, json.dumps(content, indent=1).encode())
-        err.print(f"[dim]wrote {json_file}[/]")
+        err.print(f"[dim]wrote {escape(str(json_file))}[/]", soft_wrap=True)

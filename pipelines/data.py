@@ -136,7 +136,7 @@ def _report(data: Dataset, target: Path, as_json: bool) -> None:
         err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     if about["rows_rejected"]:
         lost = ", ".join(f"{n:,} of the {t}" for t, n in about["rows_rejected"].items())
-        err.print(f"[yellow]bad rows left out:[/] {lost}; reasons in {target / REJECTS}", soft_wrap=True)
+        err.print(f"[yellow]bad rows left out:[/] {lost}; reasons in {escape(str(target / REJECTS))}", soft_wrap=True)
     for column in about.get("unused_columns", ()):
         err.print(f"[yellow]column not used:[/] {escape(column)}", soft_wrap=True)
 
@@ -153,7 +153,7 @@ def describe_data(
     if as_json:
         emit({"path": folder, **found})
         return
-    show(str(found["name"]), ("figure", "value"), [(k, escape(v)) for k, v in _lines(found)])
+    show(str(found["name"]), ("figure", "value"), list(_lines(found)))
     for side in ("entity_features", "item_features"):
         table: Any = found[side]
         rows = [(c["name"], c["kind"], c.get("values"), c.get("a_row"), c["missing"]) for c in table]
@@ -194,7 +194,7 @@ def validate_data(
         out.print(f"{escape(str(file))}: {counts}", soft_wrap=True)
         if report.rejected:
             lost = ", ".join(f"{n:,} of the {t}" for t, n in report.rejected.items())
-            rows = [tuple(escape(str(v)) for v in e.values()) for e in report.examples]
+            rows = [tuple(e.values()) for e in report.examples]
             show(f"Bad rows: {lost}", ("file", "line", "field", "reason", "row"), rows)
     if not report.ok:
         raise typer.Exit(1)

@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
-import redis
 import torch
 import typer
 
@@ -15,6 +14,7 @@ from pipelines.workspace import Workspace
 from recsys_meta import __version__
 from recsys_meta.errors import RecsysMetaError
 from recsys_meta.store import migrate, registry
+from recsys_meta.store.redis_cache import SyncRedisCache
 
 Check = tuple[str, str, str]
 
@@ -45,7 +45,7 @@ def doctor(as_json: Json = False) -> None:
 def _tried(what: str, check: Callable[[], str]) -> Check:
     try:
         return what, "ok", check()
-    except (RecsysMetaError, OSError, redis.RedisError) as error:
+    except (RecsysMetaError, OSError) as error:
         detail = str(error) if isinstance(error, RecsysMetaError) else type(error).__name__
         return what, "failed", detail
 
@@ -86,8 +86,11 @@ def _cache(workspace: Workspace) -> str:
     url = workspace.settings.redis
     if url is None:
         return "in-process (RECSYS_META_REDIS_URL is not set)"
-    with redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2) as client:
-        return f"Redis {client.info('server')['redis_version']}"
+    cache = SyncRedisCache(url, timeout=2.0)
+    try:
+        return f"Redis {cache.version()}"
+    finally:
+        cache.close()
 
 
 def _models(workspace: Workspace) -> str:

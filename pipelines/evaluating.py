@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from pipelines import comparing, report
 from pipelines.comparing import Protocol, Scenario, baselines_for
@@ -101,7 +102,7 @@ def evaluate(
             except ConfigError as error:
                 if other in asked:
                     raise
-                err.print(f"[dim]{other} is left out: {error}[/]")
+                err.print(f"[dim]{other} is left out: {escape(str(error))}[/]")
                 continue
             fitted = curve(tuned.predictor, tuned.params, other)
             result.methods.append(Method(other, "baseline", {seed: fitted}, comparing.tuning_note(tuned.report)))
@@ -191,12 +192,12 @@ def present(results: Sequence[Comparison], json_file: Path | None = None, html: 
     if json_file is not None:
         content = as_json(results, command_line(), datetime.now(UTC).isoformat())
         write_file(json_file, json.dumps(content, indent=1).encode())
-        err.print(f"[dim]wrote {json_file}[/]")
+        err.print(f"[dim]wrote {escape(str(json_file))}[/]", soft_wrap=True)
     if html is not None:
         for result in results:
             folder = html if len(results) == 1 else html / result.scenario.partition("/")[0]
             for path in report.write(result, folder, command_line()):
-                err.print(f"[dim]wrote {path}[/]")
+                err.print(f"[dim]wrote {escape(str(path))}[/]", soft_wrap=True)
 
 
 def _print(result: Comparison) -> None:

@@ -10,7 +10,6 @@ import typer
 
 from pipelines.console import Json, emit, err, out, show
 from pipelines.workspace import Workspace
-from recsys_meta.errors import ConfigError
 from recsys_meta.store import audit, keys
 from recsys_meta.store.tables import ApiKey
 
@@ -30,11 +29,8 @@ def create(
 ) -> None:
     """Make a key and print it, once: only a digest of it is kept."""
     until = None if expires is None else _end(expires, datetime.now(UTC))
-    try:
-        with Workspace().session() as session:
-            made = keys.create(session, name, scopes.split("+"), expires=until, actor=ACTOR)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    with Workspace().session() as session:
+        made = keys.create(session, name, scopes.split("+"), expires=until, actor=ACTOR)
     if as_json:
         emit({**_shown(made.row), "key": made.text})
         return

@@ -81,7 +81,7 @@ def quickstart(
         )
         return
     evaluating.present([result])
-    out.print(f"\nDone in {seconds:.0f} s. [bold]{model}@{version}[/] is live; report: {paths[1]}\n")
+    out.print(f"\nDone in {seconds:.0f} s. [bold]{model}@{version}[/] is live; report: {escape(str(paths[1]))}\n")
     out.print("What to type next:", style="bold")
     for line in _next(result, model):
         out.print("  " + escape(line), soft_wrap=True)

@@ -157,7 +157,7 @@ def _current(url: str, as_json: bool) -> None:
 
 @db.command("prune")
 def prune(
-    days: Annotated[int, typer.Option(min=1, help="Older than this many days.")],
+    days: Annotated[int, typer.Option(min=1, max=36_500, help="Older than this many days.")],
     as_json: Json = False,
 ) -> None:
     """Delete ended runs with their metrics, adaptations and explorations that are older than so many days."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jinja2 import Environment
+from rich.markup import escape
 from rich.table import Table
 
 from pipelines.comparison import Comparison, Method, Versus
@@ -45,7 +46,7 @@ def table(result: Comparison, metric: str) -> Table:
     """Methods by shots, best first; the best of each column is bold, newcomers that remain are in the last row."""
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     made = Table(
-        title=f"{NAMES.get(metric, metric)} on meta-test newcomers of {result.dataset} ({result.scenario})",
+        title=escape(f"{NAMES.get(metric, metric)} on meta-test newcomers of {result.dataset} ({result.scenario})"),
         title_justify="left",
         title_style="bold",
         show_edge=False,

@@ -66,6 +66,7 @@ def tables(path: Path, wanted: Collection[str]) -> Iterator[pa.Table]:
 def _of_parquet(path: Path, wanted: Collection[str]) -> Iterator[pa.Table]:
     file = pq.ParquetFile(path)
     _needs_item(path, file.schema_arrow.names)
+    _check_ids(path, file.schema_arrow)
     columns = [n for n in file.schema_arrow.names if n in wanted or n == CONTEXT]
     start = 0
     for batch in file.iter_batches(BLOCK, columns=columns):
@@ -79,7 +80,7 @@ def _of_text(path: Path, wanted: Collection[str]) -> Iterator[pa.Table]:
         for chunk in reader:
             columns = [str(n) for n in _checked(path, chunk).columns if n in wanted]
             cells = [pa.array(chunk[n].astype(object), pa.string(), from_pandas=True) for n in columns]
-            yield _lined(pa.table(dict(zip(columns, cells, strict=True))), int(chunk.index[0]))
+            yield _lined(pa.table(dict(zip(columns, cells, strict=True))), int(chunk.index[0]) if len(chunk) else 0)
 
 
 def _of_json(frame: pd.DataFrame, wanted: Collection[str]) -> pa.Table:
@@ -117,6 +118,7 @@ def _frame(path: Path) -> pd.DataFrame:
         match path.suffix:
             case ".parquet":
                 # Arrow's own types: an int stays one where others are missing.
+                _check_ids(path, pq.read_schema(path))
                 frame = pd.read_parquet(path, dtype_backend="pyarrow")
             case ".json":
                 frame = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
@@ -162,6 +164,17 @@ def _checked(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
 def _needs_item(path: Path, columns: Iterable[object]) -> None:
     if "item" not in (found := [str(c) for c in columns]):
         raise DataError("there is no such column", file=path, field="item", remedy=f"Found: {', '.join(found)}")
+
+
+def _check_ids(path: Path, schema: pa.Schema) -> None:
+    """Raise DataError where a column of names holds what is none: it would be read as what Python calls it."""
+    for field in schema:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if field.name in ("entity", "item") and (
+            pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        ):
+            remedy = "Write it as text or as whole numbers"
+            raise DataError(f"a column of type {kind} holds no names", file=path, field=field.name, remedy=remedy)
 
 
 def interactions_of(path: Path, frame: pd.DataFrame, fields: Fields | None) -> list[Interaction]:

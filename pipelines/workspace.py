@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from recsys_meta.bundle import Bundle, load_bundle
 from recsys_meta.data import SOURCES, open_dataset, prepare_named
 from recsys_meta.dataset import Dataset
-from recsys_meta.errors import CheckpointError, ConfigError, NotFoundError
+from recsys_meta.errors import CheckpointError, ConfigError, DataError, NotFoundError
 from recsys_meta.recipe import Recipe, read_recipe
 from recsys_meta.store import arms, migrate, registry
 from recsys_meta.store import engine as database
@@ -42,14 +42,14 @@ class Workspace:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A transaction."""
-        with database.session(self.engine) as session:
+        """A transaction. Raises DataError for a value that the database cannot hold."""
+        with _values(), database.session(self.engine) as session:
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A transaction that only reads."""
-        with database.reading(self.engine) as session:
+        """A transaction that only reads. Raises as `session` does."""
+        with _values(), database.reading(self.engine) as session:
             yield session
 
     def forget(self, kind: str, entity: str) -> None:
@@ -112,6 +112,15 @@ class Workspace:
             return Path(name)
         with self.reading() as session:
             return Path(registry.resolve(session, name).path)
+
+
+@contextmanager
+def _values() -> Iterator[None]:
+    """The store's ValueError is the caller's to see: a text that is too long, or that no database holds."""
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def recipe_names() -> list[str]:

@@ -246,6 +246,14 @@ class SyncRedisCache:
             except FAILURES as error:
                 raise _unavailable(self._writing, error) from None
 
+    def version(self) -> str:
+        """Which version the server is, of a cluster one of its nodes. Raises Unavailable."""
+        of = {"target_nodes": redis.RedisCluster.RANDOM} if self._clustered else {}
+        try:
+            return str(self._client.info("server", **of)["redis_version"])
+        except FAILURES as error:
+            raise _unavailable(self._breaker, error) from None
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()

@@ -1,0 +1,46 @@
+"""What is printed is printed as it is: an id may look like markup."""
+
+import pytest
+
+from recsys_meta.store import migrate
+from recsys_meta.store.adaptations import NewAdaptation, save
+from recsys_meta.store.clock import moment
+from recsys_meta.store.engine import connect, session
+from recsys_meta.store.events import NewEvent, insert
+from tests.pipelines.conftest import Command
+
+STRANGE = "[/x] [red]a"
+
+
+@pytest.fixture
+def told(tmp_path) -> Command:
+    """A home whose database knows an entity, an event and an item of such names."""
+    url = f"sqlite:///{tmp_path / 'recsys-meta.db'}"
+    migrate.upgrade(url)
+    engine = connect(url)
+    with session(engine) as s:
+        insert(s, [NewEvent("user", STRANGE, STRANGE, STRANGE, 1.0, moment(None))])
+        save(s, [NewAdaptation("v", "user", STRANGE, 1, 1, 2.0, 1.0, 0.5, 0.1, "adapted", moment(None))])
+    engine.dispose()
+    return Command(tmp_path)
+
+
+def test_ids_are_no_markup(told):
+    assert STRANGE in told("adaptations", "list")
+    assert " ".join(told("entities", "show", "user", STRANGE).split()).count(STRANGE) == 3
+    told("keys", "create", "--name", STRANGE)
+    assert STRANGE in told("keys", "list")
+    assert "receipt" in told("entities", "delete", "user", STRANGE, "--yes")
+    assert STRANGE not in told("adaptations", "list")
+
+
+@pytest.mark.parametrize("words", [("entities", "show", "user"), ("adaptations", "list", "--entity"), ("runs", "show")])
+def test_a_text_that_no_database_holds_is_one_line(told, words):
+    for text in ("x" * 5000, "a\0b"):
+        said = told(*words, text, code=1)
+        assert said.startswith("error:") and len(said.splitlines()) == 1, said
+
+
+def test_days_beyond_all_time_are_wrong_usage(told):
+    assert "36500" in told("db", "prune", "--days", 1_000_000, code=2)
+
