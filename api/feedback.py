@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,11 +16,12 @@ from api.models import Event
 from api.registry import Registry, Served
 from recsys_meta.errors import DataError
 from recsys_meta.reader import fits, labels_of
-from recsys_meta.schema import Schema, explain
+from recsys_meta.schema import explain
 from recsys_meta.store import events as store
 from recsys_meta.store.events import NewEvent, Outcome
 from recsys_meta.store.rows import in_chunks
 from recsys_meta.store.tables import Event as EventRow
+from recsys_meta.stored import content_id, happened
 
 AHEAD_S = 300.0
 """How far the sender's clock may be ahead, seconds."""
@@ -79,7 +78,7 @@ def _judge(index: int, event: Event, registry: Registry, now: float) -> Judged:
     context = {k: v for k, v in (event.context or {}).items() if v is not None} or None
     if context and models:
         _check(context, models)
-    event_id = event.event_id or _content_id(kind, event, label, at, context)
+    event_id = event.event_id or content_id(kind, event.entity, event.item, label, at, context)
     moment = datetime.fromtimestamp(now if at is None else at, UTC)
     return Judged(index, NewEvent(kind, event_id, event.entity, event.item, label, moment, context), at is not None)
 
@@ -100,10 +99,10 @@ def _label(label: float | None, models: Sequence[Served]) -> float:
         return label
     if not schemas:
         return 1.0
-    happened = [_happened(schema) for schema in schemas if schema.objective in ("ranking", "choice")]
-    if not happened:
+    told = [happened(schema) for schema in schemas if schema.objective in ("ranking", "choice")]
+    if not told:
         raise Refused("label: is needed; the model predicts " + schemas[0].objective + "s")
-    return happened[0]
+    return told[0]
 
 
 def _check(context: dict[str, Any], models: Sequence[Served]) -> None:
@@ -126,19 +125,6 @@ def _complaint(served: Served, context: dict[str, Any]) -> str | None:
     except DataError as error:
         return str(error)
     return None
-
-
-def _happened(schema: Schema) -> float:
-    """The label that stands for "it happened"."""
-    if schema.positive is not None:
-        return schema.positive
-    return 1.0 if fits(schema, 1.0) or schema.label_range is None else schema.label_range[1]
-
-
-def _content_id(kind: str, event: Event, label: float, at: float | None, context: dict[str, Any] | None) -> str:
-    parts = [kind, event.entity, event.item, label, at, *([context] if context else [])]
-    content = json.dumps(parts, sort_keys=True)
-    return "content-" + hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def _with_first_times(session: Session, judged: Sequence[Judged]) -> list[Judged]:

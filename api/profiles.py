@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
@@ -24,8 +25,9 @@ from sqlalchemy.orm import Session
 from api.database import Database
 from api.pages import secret_of
 from recsys_meta.recommend import Known
-from recsys_meta.store import profiles
+from recsys_meta.store import entities, profiles
 from recsys_meta.store.cache import owner_key
+from recsys_meta.store.clock import moment
 from recsys_meta.store.engine import Unavailable
 from recsys_meta.store.redis_cache import RedisCache
 from recsys_meta.stored import Stored
@@ -143,6 +145,15 @@ class Profiles:
             return True
         now = await self._read(kind, entity, None)
         return now is not None and now.continues(profile)
+
+    async def erased(self, kind: str, entity: str, seconds: float) -> bool:
+        """Whether an entity was erased within so many seconds, so that the memory of some process may still have what
+        was made of it. False where the database is away: nobody can say, and nothing can be erased."""
+        since = moment(None) - timedelta(seconds=seconds)
+        try:
+            return await self._database.glance(lambda s: entities.erased_since(s, kind, entity, since))
+        except Unavailable:
+            return False
 
     async def changed(self, names: Iterable[Name]) -> bool:
         """To be called after a commit that changed entities. False where Redis could not be told."""

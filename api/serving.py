@@ -40,6 +40,7 @@ PROCESS_S = 300.0
 REDIS_S = 24 * 3600.0
 _TOGETHER = 16  # newcomers that the event loop serves before it looks at other requests
 _MOST_WAITING = 8  # long pieces of work at once, under way or waiting
+_LONGEST_WAIT_S = 5.0  # how long one waits for its turn before it is left undone, seconds
 _MOST_WRITES = 512  # writes to Redis under way at once; more are left out, and cost one adaptation each
 _GATHER_S = 0.005  # how long a write waits for company
 
@@ -194,13 +195,21 @@ class Ladder:
             await asyncio.sleep(0)  # others wait for the loop
         return found
 
-    async def run(self, work: Callable[..., Result], *given: Any) -> Result:
-        """Do something long, one after another, in a thread. Raises Busy where many wait for that already."""
+    async def run(self, work: Callable[..., Result], *given: Any, patience: float = _LONGEST_WAIT_S) -> Result:
+        """Do something long, one after another, in a thread. Raises Busy where many wait for that already, or its turn
+        comes too late."""
         if self._waiting >= _MOST_WAITING:
             raise Busy
+        latest = time.monotonic() + patience
+
+        def begun() -> Result:
+            if time.monotonic() > latest:
+                raise Busy
+            return work(*given)
+
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._long, work, *given)
+            return await asyncio.get_running_loop().run_in_executor(self._long, begun)
         finally:
             self._waiting -= 1
 

@@ -11,7 +11,7 @@ from api.profiles import Profile, Profiles
 from api.registry import Served
 from recsys_meta.recommend import Known, Newcomer
 from recsys_meta.store.cache import owner_key
-from recsys_meta.stored import join
+from recsys_meta.stored import content_id, happened, join
 
 
 class Subject(NamedTuple):
@@ -50,18 +50,27 @@ def know(served: Served, subject: Subject, body: NewcomerBody, events: Sequence[
     """
     profile = subject.profile
     if profile is None or body.features or events:
-        return _read(served, profile or Profile(), body.features, events)
+        return _read(served, subject, body.features, events)
     found = profile.memo.get(served.version)
     if found is None:
-        found = profile.memo[served.version] = _read(served, profile, {}, ())
+        found = profile.memo[served.version] = _read(served, subject, {}, ())
     return found
 
 
-def _read(served: Served, profile: Profile, features: Mapping[str, Any], events: Sequence[SupportEvent]) -> Known:
-    recommender = served.recommender
+def _read(served: Served, subject: Subject, features: Mapping[str, Any], events: Sequence[SupportEvent]) -> Known:
+    recommender, profile = served.recommender, subject.profile
     given = [recommender.fields.interaction(e.item, e.label, e.time, e.context) for e in events]
     told = Newcomer(features, given)
-    if profile.events or profile.features:
-        ids = {e.event_id for e in events if e.event_id is not None}
+    if profile is not None and (profile.events or profile.features):
+        ids = {_event_id(served, subject, e) for e in events}
         told = join(recommender.reader, profile.features, profile.events, told, ids)
     return recommender.know(told)
+
+
+def _event_id(served: Served, subject: Subject, event: SupportEvent) -> str:
+    """Under which id the event is stored, if it is."""
+    if event.event_id is not None:
+        return event.event_id
+    label = happened(served.recommender.bundle.schema) if event.label is None else event.label
+    context = {k: v for k, v in (event.context or {}).items() if v is not None}
+    return content_id(subject.kind, subject.entity or "", event.item, label, event.time, context)

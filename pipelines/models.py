@@ -12,7 +12,7 @@ from pipelines.training import read_plan
 from pipelines.workspace import Workspace
 from recsys_meta.bundle import load_bundle, save_bundle
 from recsys_meta.errors import CheckpointError, ConfigError
-from recsys_meta.store import audit, evaluations, registry, splits
+from recsys_meta.store import audit, evaluations, registry, runs, splits
 from recsys_meta.store.arms import Arm, Split
 
 app = typer.Typer(no_args_is_help=True)
@@ -40,7 +40,9 @@ def publish_run(workspace: Workspace, run: str, name: str | None = None) -> tupl
     target = save_bundle(bundle, workspace.settings.models.resolve() / model)
     metrics: dict[str, Any] = dict(bundle.about.get("metrics", {}))
     with workspace.session() as session:
-        registry.publish(session, model, target.name, str(target), run=run, metrics=metrics, actor=ACTOR)
+        # One that was trained beside another database is published all the same, without its course.
+        known = run if runs.known(session, run) else None
+        registry.publish(session, model, target.name, str(target), run=known, metrics=metrics, actor=ACTOR)
         evaluations.adopt(session, bundle.version, model, target.name)
         audit.note(session, "publish", f"{model}@{target.name}", actor=ACTOR)
     return model, target.name

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.console import Json, emit, out, show
+from pipelines.console import Json, emit, err, out, show
 from pipelines.workspace import Workspace
 from recsys_meta.store import adaptations as adapted
 from recsys_meta.store import audit, migrate
@@ -118,11 +118,17 @@ def delete_entity(
     with workspace.session() as session:
         receipt = known.erase(session, kind, entity)
         audit.note(session, "delete entity", known.digest(kind, entity), actor="command line")
-    workspace.forget(kind, entity)
+    told = {**receipt.__dict__, "cached": workspace.forget(kind, entity)}
     if as_json:
-        emit(receipt.__dict__)
+        emit(told)
     else:
-        show("Erased", ("what", "how many"), [(k, str(v)) for k, v in receipt.__dict__.items()])
+        show("Erased", ("what", "how many"), [(k, None if v is None else str(v)) for k, v in told.items()])
+    if told["cached"] is None:
+        err.print(
+            "RECSYS_META_REDIS_URL is not set: if servers of this database use a Redis, states of the entity lie in it "
+            "for up to a day, though none is served; erase through the API, or again with it set",
+            soft_wrap=True,
+        )
 
 
 @db.command("upgrade")

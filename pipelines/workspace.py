@@ -52,13 +52,14 @@ class Workspace:
         with _values(), database.reading(self.engine) as session:
             yield session
 
-    def forget(self, kind: str, entity: str) -> None:
-        """Drop what the shared cache holds of an entity. Raises StoreError when Redis cannot be reached."""
+    def forget(self, kind: str, entity: str) -> int | None:
+        """Drop what the shared cache holds of an entity; answers how many keys, None where no Redis is set. Raises
+        StoreError when it cannot be reached."""
         if self.settings.redis is None:
-            return
+            return None
         shared = SyncRedisCache(self.settings.redis)
         try:
-            shared.delete_owned(owner_key(kind, entity))
+            return shared.delete_owned(owner_key(kind, entity))
         finally:
             shared.close()
 

@@ -5,6 +5,8 @@ What is stored may have been sent for another model: what this one cannot read i
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +45,21 @@ def join(
         same = {_content(e) for e in told.events if e.time is not None}
         kept = [e for e in kept if _content(e) not in same]
     return Newcomer({**_readable(schema, features), **told.features}, [*kept, *told.events])
+
+
+def content_id(
+    kind: str, entity: str, item: str, label: float, time: float | None, context: Mapping[str, Any] | None
+) -> str:
+    """The id of an event that was sent without one: its content stands for it."""
+    parts = [kind, entity, item, label, time, *([context] if context else [])]
+    return "content-" + hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def happened(schema: Schema) -> float:
+    """The label that stands for "it happened"."""
+    if schema.positive is not None:
+        return schema.positive
+    return 1.0 if fits(schema, 1.0) or schema.label_range is None else schema.label_range[1]
 
 
 def _content(event: Interaction) -> tuple[Any, ...]:

@@ -30,6 +30,8 @@ from recsys_meta.recommend import Known, Moment, Question, Recommender, Scored, 
 from recsys_meta.store.cache import list_key
 from recsys_meta.types import FIRST, State
 
+_WHY_S = 1.0  # how long a list waits for the turn of its reasons, seconds
+
 router = APIRouter(prefix="/v1", tags=["newcomers"])
 
 
@@ -59,6 +61,8 @@ async def recommend(request: Request) -> Response:
         known, question = _ask(call.served.recommender, known, body)
     if place is not None:
         _check_place(place, call, body, known)
+        if place.support != known.digest and await _erased(call):
+            raise gone()
     outcome = await _climb(call, body, known, question, place)
     items, unknown = _list(call.served, body, known, question, outcome, place)
     more = len(items) > body.n and not outcome.broken
@@ -128,6 +132,7 @@ async def _climb(
 ) -> Outcome:
     ladder = call.house.ladder
     if known.own is not None and not known.own.names:  # there is nothing to choose from yet
+        call.served.recommender.support([known])  # wrong features are refused all the same
         return Outcome(Solved({}, torch.zeros(1, FIRST)), "miss", 0.0)
     support = None if place is None else place.support
     if question is None:
@@ -198,6 +203,12 @@ def _check_place(place: Place, call: Call, body: RecommendationRequest, known: K
         raise gone()
 
 
+async def _erased(call: Call) -> bool:
+    """Whether the events of an older page may be gone because they were erased, with its states in this process yet."""
+    kind, entity = call.subject.kind, call.subject.entity
+    return entity is not None and await call.house.profiles.erased(kind, entity, 2 * PROCESS_S)
+
+
 def _next(call: Call, body: RecommendationRequest, known: Known, last: Scored, place: Place | None) -> str:
     """The cursor of what follows the last item."""
     item = call.served.recommender.places([last.item], known)[0]
@@ -215,7 +226,7 @@ async def _whys(
     recommender = call.served.recommender
     ids = recommender.places([s.item for s in items], known)
     try:
-        return await call.house.ladder.run(explain, recommender, known, ids, question)
+        return await call.house.ladder.run(explain, recommender, known, ids, question, patience=_WHY_S)
     except Busy:
         return ()
     except Exception:  # a list without reasons is better than none

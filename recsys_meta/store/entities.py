@@ -104,6 +104,12 @@ def erase(session: Session, kind: str, entity: str, now: datetime | None = None)
     return Receipt(row.receipt, kind, entity, row.entities, row.events, row.adaptations, row.at)
 
 
+def erased_since(session: Session, kind: str, entity: str, since: datetime) -> bool:
+    """Whether an entity was erased at a time or later."""
+    query = select(Erasure.receipt).where(Erasure.entity_digest == digest(kind, entity), Erasure.confirmed >= since)
+    return session.scalar(query.limit(1)) is not None
+
+
 def hold_erasure_lock(session: Session, *, alone: bool) -> None:
     """Until the transaction ends: keep erasures out, or with ``alone`` everyone who respects them."""
     if session.get_bind().dialect.name == "postgresql":

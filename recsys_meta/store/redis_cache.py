@@ -188,7 +188,10 @@ class RedisCache:
 
 
 class SyncRedisCache:
-    """A `Cache` on the same keys for callers without an event loop; safe for threads."""
+    """A `Cache` on the same keys for callers without an event loop; safe for threads.
+
+    Raises StoreError for a url that cannot be read, Unavailable where it is of a cluster that is away.
+    """
 
     def __init__(self, url: str, *, prefix: str = PREFIX, timeout: float = 0.5, breaker: Breaker | None = None) -> None:
         self._client: Any = _open(redis.Redis, redis.RedisCluster, url, timeout, Retry(NoBackoff(), 0))
@@ -279,6 +282,8 @@ def _open(plain: Any, cluster: Any, url: str, timeout: float, retry: Any) -> Any
         return kind.from_url(url, socket_timeout=timeout, socket_connect_timeout=max(timeout, 0.25), retry=retry)
     except ValueError:
         raise StoreError("the Redis url cannot be read; expected redis://HOST:PORT/NUMBER") from None
+    except (redis.RedisError, RedisClusterException) as error:  # the command line's client of a cluster asks at once
+        raise Unavailable(f"Redis cannot be reached: {type(error).__name__}") from None
 
 
 def _ms(ttl: float) -> int:

@@ -131,6 +131,11 @@ def get(session: Session, run: str) -> Run:
     return row
 
 
+def known(session: Session, run: str) -> bool:
+    """Whether there is such a run."""
+    return session.get(Run, run) is not None
+
+
 def list_runs(
     session: Session, *, status: Status | None = None, limit: int = 50, cursor: str | None = None
 ) -> Page[Run]:

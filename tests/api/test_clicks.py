@@ -235,3 +235,13 @@ def test_events_that_differ_in_their_context_only_are_two(kinds, new_id):
     again = kinds.client.post("/v1/events", json={"events": events}).json()
     assert (again["accepted"], again["duplicates"]) == (0, 3)
     assert score(kinds, entity={"id": new_id}, items=["p1"]).json()["support_size"] == 2
+
+
+def test_an_event_without_id_or_time_that_is_stored_and_told_counts_once(kinds, new_id):
+    entity = {"kind": "ad", "id": new_id}
+    event = {"item": "p1", "label": 1, "context": {"position": 1}}
+    assert kinds.client.post("/v1/events", json={"events": [{**event, "kind": "ad", "entity": new_id}]}).is_success
+    asked = {"entity": entity, "items": ["p4"]}
+    assert score(kinds, **asked, events=[event]).json()["support_size"] == 1
+    assert score(kinds, **asked, events=[{**event, "context": {"position": 2}}]).json()["support_size"] == 2
+    assert score(kinds, **asked, events=[{**event, "time": 5.0}]).json()["support_size"] == 2, "another moment"

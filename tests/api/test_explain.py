@@ -1,5 +1,12 @@
 """Explanations over HTTP name the events that moved each item."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.api.servers import wait
 from tests.api.test_choices import checkins
 
 EVENTS = [{"item": item} for item in ("i3", "i14", "i15")]
@@ -63,6 +70,26 @@ def test_where_too_many_ask_the_list_comes_without_reasons(plain, monkeypatch):
     assert asked.status_code == 503 and asked.headers["retry-after"]
     monkeypatch.undo()
     assert "why" in ask(plain, events=EVENTS[:2], n=4, explain=True)["items"][0], "and is not kept so"
+
+
+def test_whose_turn_comes_too_late_gets_the_list_without_reasons(plain, monkeypatch):
+    monkeypatch.setattr("api.routes.recommendations._WHY_S", 0.05)
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        # Somebody's long work is under way, as of a newcomer with hundreds of events.
+        monkeypatch.setattr("api.routes.recommendations.explain", lambda *_: release.wait(60) and [])
+        first = pool.submit(ask, plain, events=EVENTS[:1], n=5, explain=True)
+        wait(lambda: plain.house.ladder._waiting)
+        monkeypatch.setattr("api.routes.recommendations.explain", lambda *_: pytest.fail("it came too late"))
+        with ThreadPoolExecutor(1) as other:
+            late = other.submit(ask, plain, events=EVENTS[:2], n=5, explain=True)
+            wait(lambda: plain.house.ladder._waiting == 2)
+            time.sleep(0.1)
+            release.set()
+            assert all("why" not in row for row in late.result(60)["items"])
+        assert first.result(60)["items"]
+    monkeypatch.undo()
+    assert "why" in ask(plain, events=EVENTS[:2], n=5, explain=True)["items"][0], "and is not kept so"
 
 
 def test_where_explaining_fails_the_list_comes_without_reasons(plain, monkeypatch):

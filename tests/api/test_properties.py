@@ -159,3 +159,22 @@ def test_what_is_on_its_way_to_redis_while_its_entity_is_erased_does_not_come_ba
     held.free.set()
     wait(lambda: not full.house.ladder.writing)
     assert keys_of() == []
+
+
+def test_no_server_goes_on_with_a_list_of_what_was_erased(pair: list[Served], own_redis: OwnRedis, new_id: str) -> None:
+    """A cursor names a state of older events, which the memory of a server that erased nothing still has."""
+    entity = {"id": new_id}
+    pair[0].client.post("/v1/events", json={"events": [{"entity": new_id, "item": i} for i in ITEMS[:3]]})
+    cursors = [listed(one, {"entity": entity, "n": 5})["next"] for one in pair]
+    more = {"events": [{"entity": new_id, "item": ITEMS[3]}]}
+    pair[0].client.post("/v1/events", json=more)
+    for one in pair:
+        assert listed(one, {"entity": entity, "n": 5, "cursor": cursors[0]})["support_size"] == 3, "of the old list"
+    forget(pair, own_redis, pair[0], new_id)
+    for told in (None, more):  # also once it is told of anew
+        if told is not None:
+            pair[0].client.post("/v1/events", json=told)
+        for one, cursor in zip(pair, cursors, strict=True):
+            answer = one.client.post("/v1/recommendations", json={"entity": entity, "n": 5, "cursor": cursor})
+            assert answer.status_code == 409, answer.text
+    forget(pair, own_redis, pair[1], new_id)

@@ -8,8 +8,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -24,24 +25,29 @@ SMALL = ("--set", "train.epochs=2", "--set", "config.dims=8", "--set", "config.t
 
 @dataclass(frozen=True)
 class Command:
-    """The command line, in this process: importing torch for each command would take most of the time."""
+    """The command line, in this process: importing torch for each command would take most of the time. `more`: settings
+    beside the home."""
 
     home: Path
+    more: Mapping[str, str] = field(default_factory=dict)
 
-    def __call__(self, *words: object, code: int = 0) -> str:
-        """Output of a command that must exit with `code`: standard output, or what it said went wrong."""
+    def __call__(self, *words: object, code: int = 0, printed: bool = False) -> str:
+        """Output of a command that must exit with `code`: standard output, or what it said went wrong, unless what it
+        `printed` is wanted all the same."""
         said, complained = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(complained):
             for name in [n for n in os.environ if n.startswith("RECSYS_META_")]:
                 patch.delenv(name)
             patch.setenv("RECSYS_META_HOME", str(self.home))
             patch.setenv("COLUMNS", "200")
+            for name, value in self.more.items():
+                patch.setenv(name, value)
             patch.setattr(sys, "argv", ["recsys-meta", *map(str, words)])
             with pytest.raises(SystemExit) as left:
                 main()
         assert (left.value.code or 0) == code, f"{words}\n{said.getvalue()}\n{complained.getvalue()}"
         assert "Traceback" not in complained.getvalue()
-        return said.getvalue() if code == 0 else complained.getvalue()
+        return said.getvalue() if code == 0 or printed else complained.getvalue()
 
     def json(self, *words: object):
         return json.loads(self(*words, "--json"))

@@ -179,6 +179,36 @@ def test_a_wrong_row_is_named_before_any_work(command, bundles, tmp_path, suffix
     assert left(tmp_path) == [path.name]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_a_table_without_rows_gives_one_without_rows(command, model, tmp_path, suffix):
+    path, out = tmp_path / f"none.{suffix}", tmp_path / "out.parquet"
+    frame = pd.DataFrame({"entity": ["x"], "item": ["y"], "time": [1.0]}).head(0)
+    match suffix:
+        case "csv":
+            frame.to_csv(path, index=False)
+        case "parquet":
+            frame.to_parquet(path)
+        case _:
+            path.write_text("")
+    if suffix == "jsonl":
+        assert "no such column" in command("adapt", model, "--events", path, "--out", out, code=1)
+        assert left(tmp_path) == [path.name]
+        return
+    assert command.json("adapt", model, "--events", path, "--out", out)["entities"] == 0
+    assert pq.read_table(out).num_rows == 0
+
+
+@pytest.mark.parametrize("field", ["entity", "item"])
+@pytest.mark.parametrize("value", [b"\xff\xfe", ["a", "b"], {"a": 1}])
+def test_a_column_that_holds_no_names_is_refused(command, model, tmp_path, field, value):
+    path, out = tmp_path / "events.parquet", tmp_path / "out.parquet"
+    pd.DataFrame({**{"entity": ["ann"], "item": ["i"]}, field: [value]}).to_parquet(path)
+    for words in (("adapt", model, "--events", path, "--out", out), ("recommend", model, "--events", path)):
+        message = command(*words, code=1)
+        assert "holds no names" in message and f"'{field}'" in message and str(path) in message
+    assert left(tmp_path) == [path.name]
+
+
 def test_objects_of_a_context_and_codes_of_values_are_read_from_parquet(command, bundles, tmp_path, small_parts):  # noqa: F811
     path, flat = tmp_path / "nested.parquet", tmp_path / "flat.csv"
     rows = [(f"ad {n % 9}", f"p{1 + n % 2}", n % 2, n % 4, "mobile" if n % 3 else "desktop") for n in range(400)]

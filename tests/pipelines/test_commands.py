@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from recsys_meta.store import evaluations
 from recsys_meta.store.settings import Settings
 from recsys_meta.store.standing import standing
 from tests.pipelines.conftest import SMALL
+from tests.services import free_port
 
 
 def house(command) -> Workspace:
@@ -316,6 +318,16 @@ def test_doctor_finds_the_installation_whole(command, model):
     assert states["database"] == states["models"] == states["home"] == "ok"
 
 
+@pytest.mark.parametrize(
+    "url", ["redis+cluster://127.0.0.1:{port}", "redis://127.0.0.1:notaport", "redis://127.0.0.1:{port}"]
+)
+def test_doctor_names_a_redis_that_cannot_be_asked(command, model, url):
+    with_redis = replace(command, more={"RECSYS_META_REDIS_URL": url.format(port=free_port())})
+    said = with_redis("doctor", "--json", code=1, printed=True)
+    states = {c["what"]: c["state"] for c in json.loads(said)}
+    assert (states["cache"], states["models"]) == ("failed", "ok")
+
+
 def test_doctor_names_data_sets_of_ones_own(command, run):
     own = command.home / "data" / "my-shop"
     own.symlink_to(command.home / "data" / "simulated-users")
@@ -329,3 +341,13 @@ def test_doctor_names_data_sets_of_ones_own(command, run):
 def test_erasing_an_entity_gives_a_receipt(command, model):
     receipt = command.json("entities", "delete", "user", "nobody", "--yes")
     assert receipt["events"] == 0 and receipt["receipt"]
+    assert receipt["cached"] is None, "no Redis is set, so nobody looked into one"
+
+
+def test_a_run_that_the_database_does_not_know_is_published(command, run, tmp_path):
+    """As where a model was trained beside one database and is served beside another."""
+    (tmp_path / "runs").symlink_to(command.home / "runs")
+    elsewhere = replace(command, home=tmp_path)
+    made = elsewhere.json("models", "publish", run["run"], "--name", "shop")
+    shown = elsewhere.json("models", "show", "shop")
+    assert (shown["live"], shown["versions"][0]["run"]) == (made["version"], None)
