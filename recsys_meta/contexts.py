@@ -46,9 +46,7 @@ class Fields:
             if name not in names:
                 remedy = f"Known: {', '.join(sorted(names)) or 'none'}"
                 raise DataError(f"the model has no such {what}", field=name, remedy=remedy)
-            most = DEGREES.get(name)
-            if most is not None and isinstance(value, int | float) and abs(value) > most:
-                raise DataError(f"{value:g} is no number of degrees from {-most:g} to {most:g}", field=name)
+            check_degrees(name, value)
 
     def readable(self, words: Words) -> dict[str, object]:
         """What of a stored context this model can read: it may have been stored for another."""
@@ -70,6 +68,24 @@ class Fields:
     def of_item(self, words: Words | None) -> Words:
         """What is said of the item."""
         return {k: v for k, v in words.items() if k in self.item and v is not None} if words else {}
+
+
+def check_degrees(name: str, value: object) -> None:
+    """Raise DataError for a latitude or a longitude beyond the globe."""
+    if beyond_the_globe(name, value):
+        most = DEGREES[name]
+        raise DataError(f"{value} is no number of degrees from {-most:g} to {most:g}", field=name)
+
+
+def beyond_the_globe(name: str, value: object) -> bool:
+    """Whether this is a latitude or a longitude, and none that there is."""
+    most = DEGREES.get(name)
+    if most is None or value is None:
+        return False
+    try:
+        return abs(float(value)) > most  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
 
 
 NO_FIELDS = Fields()

@@ -61,10 +61,16 @@ def _numbers(name: str, rule: Rule, values: Tensor) -> Tensor:
         raise DataError("holds numbers", field=name, remedy="Filter it with min and max")
     kept = ~values.isnan()
     if rule.min is not None:
-        kept = kept & (values.double() >= rule.min)
+        kept = kept & (values >= _rounded(rule.min, values))
     if rule.max is not None:
-        kept = kept & (values.double() <= rule.max)
+        kept = kept & (values <= _rounded(rule.max, values))
     return kept
+
+
+def _rounded(bound: float, values: Tensor) -> Tensor:
+    """A bound rounded as the values were, so that a value passes the bound that it was sent as. Beyond the range of the
+    values it becomes infinite and goes on letting all of them pass, or none."""
+    return torch.tensor(bound, dtype=torch.float64).to(values)
 
 
 def _values(field: FeatureField, rule: Rule, vocab: Vocabulary, ids: Tensor) -> Tensor:

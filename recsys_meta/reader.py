@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from recsys_meta.contexts import Fields
+from recsys_meta.contexts import DEGREES, Fields, check_degrees
 from recsys_meta.episodes import HISTORY
 from recsys_meta.errors import DataError
 from recsys_meta.newcomers import Interaction, Known, Newcomer, Own, Words, canonical
@@ -32,13 +32,15 @@ class Reader:
     def __init__(self, schema: Schema, ids: Mapping[str, int]) -> None:
         self.schema, self.ids, self.fields = schema, ids, Fields.of(schema)
         self.repeats = schema.objective in ("click", "choice")  # whether every event is a row
+        self._degrees = [f.name for f in schema.entity_features if f.kind == "numeric" and f.name in DEGREES]
 
     def read(self, newcomer: Newcomer) -> Known:
         """Translate a newcomer. Items that the model does not have are listed, not guessed.
 
         An event without a time is the latest. For rankings and ratings the last word on an item counts (of events at
         the same time the one with the higher label); for clicks and choices every event is a row. Raises DataError
-        for a label that is not finite or not one of the schema's, a time that is not finite, or an unknown context.
+        for a label that is not finite or not one of the schema's, a time that is not finite, a place beyond the globe,
+        or an unknown context.
         """
         for event in newcomer.events:
             if event.context:
@@ -136,6 +138,8 @@ class Reader:
     def _features(self, newcomer: Newcomer) -> dict[str, object]:
         """The caller's features; an arrival that was not given is the first known time, or else later than all."""
         features = dict(newcomer.features)
+        for name in self._degrees:
+            check_degrees(name, features.get(name))
         if self.schema.arrival and features.get(ARRIVAL.name) is None:
             features[ARRIVAL.name] = min((e.time for e in newcomer.events if e.time is not None), default=LATEST)
         return features

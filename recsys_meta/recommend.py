@@ -52,7 +52,13 @@ _TRIED = 16
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What one adaptation did: loss of the support before and after, and the norm of its gradient at the start."""
+    """What one adaptation did: loss of the support before and after, and the norm of its gradient at the start.
+
+    Before is the state of the same newcomer without a row, but with its features and its own catalogue if it has one;
+    after is the adapted state. The two also differ where `steps` is 0: then they are the losses without what the
+    support's rows were counted for, and with it. A model that judges each row by the others alone may have the greater
+    loss after adapting; of one that has counted the row too some of the gain is that it knew the answer.
+    """
 
     support_size: int
     steps: int

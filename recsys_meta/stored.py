@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from recsys_meta.contexts import beyond_the_globe
 from recsys_meta.newcomers import Interaction, Newcomer
 from recsys_meta.reader import Reader, fits
 from recsys_meta.schema import Schema
@@ -69,10 +70,12 @@ def _content(event: Interaction) -> tuple[Any, ...]:
 
 def _readable(schema: Schema, features: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {f.name: f.kind for f in schema.entity_features}
-    return {k: v for k, v in features.items() if k in kinds and (kinds[k] != "numeric" or _is_number(v))}
+    return {k: v for k, v in features.items() if k in kinds and (kinds[k] != "numeric" or _is_number(k, v))}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(name: str, value: Any) -> bool:
+    if beyond_the_globe(name, value):
+        return False
     try:
         return value is None or abs(float(value)) < 3e38  # beyond, a float32 is infinite
     except (TypeError, ValueError):

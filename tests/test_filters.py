@@ -65,3 +65,36 @@ def test_all_rules_must_hold_and_texts_have_no_capitals():
 def test_only_features_that_the_model_has_can_be_filtered():
     with pytest.raises(DataError, match=r"'words'.*Known: year"):
         passing({"words": Rule(("red",))}, FIELDS, VOCAB, {"year": torch.zeros(3)})
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(FINITE)
+def test_a_number_passes_bounds_of_the_same_number(sent):
+    """Also one that a float32 cannot hold: it is kept as infinite, and so are its bounds."""
+    stored = {"year": torch.tensor([sent], dtype=torch.float64).float()}
+    for rule in (Rule(min=sent), Rule(max=sent), Rule(min=sent, max=sent)):
+        assert passing({"year": rule}, FIELDS, VOCAB, stored).tolist() == [True]
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.floats(allow_nan=False))
+def test_bounds_are_rounded_and_keep_their_side(value, bound):
+    """Against the order of numbers, wherever the bound differs from the value by more than rounding."""
+    if abs(value - bound) <= 1e-6 * max(abs(value), abs(bound), 1e-30):
+        return
+    stored = {"year": torch.tensor([value, torch.nan])}
+    assert passing({"year": Rule(min=bound)}, FIELDS, VOCAB, stored).tolist() == [value >= bound, False]
+    assert passing({"year": Rule(max=bound)}, FIELDS, VOCAB, stored).tolist() == [value <= bound, False]
+
+
+def test_bounds_beyond_the_range_of_the_values_let_all_pass_or_none():
+    stored = {"year": torch.tensor([-3e38, 48.12, 3e38])}
+    for rule, kept in (
+        (Rule(min=-1e300), True),
+        (Rule(max=1e300), True),
+        (Rule(min=1e300), False),
+        (Rule(max=-1e300), False),
+    ):
+        assert passing({"year": rule}, FIELDS, VOCAB, stored).tolist() == [kept] * 3
+    assert passing({"year": Rule(min=48.12, max=48.12)}, FIELDS, VOCAB, stored).tolist() == [False, True, False]

@@ -15,8 +15,9 @@ from recsys_meta.episodes import EventIndex
 from recsys_meta.evaluate import episodes_at
 from recsys_meta.learners import LEARNERS
 from recsys_meta.learners.flagship import FlagshipConfig
-from recsys_meta.recommend import Interaction, Newcomer, Recommender, dump_state, load_state, recommend
+from recsys_meta.recommend import Interaction, Known, Newcomer, Recommender, dump_state, load_state, recommend
 from tests import served
+from tests.choice_worlds import choice_world
 from tests.served import answer
 from tests.small import same
 
@@ -234,3 +235,58 @@ def test_a_model_of_too_few_items_to_try_is_not_ranked_together(data):
     names = {**tiny.vocab.values, "item": tiny.vocab.values["item"][:3]}
     few = Recommender(replace(tiny, vocab=Vocabulary(names)))
     assert not few.together
+
+
+# Choices out of a catalogue of the entity's own
+
+
+def walk(count):
+    """So many visits of five actors to nine places, most of them to where the actor
+    was last."""
+    place = [(n % 5 + (n // 15) * (n % 3)) % 9 for n in range(count)]
+    return Newcomer(
+        events=[
+            Interaction(f"p{p}", None, float(n), {"lat": 40 + p / 100, "lon": -80.0}, f"a{n % 5}")
+            for n, p in enumerate(place)
+        ]
+    )
+
+
+@pytest.fixture(scope="module", params=["choice", "pooled", "din", "din-still", "local-popularity"])
+def chooser(request):
+    """A model of choices with parameters that are not as fresh, but do not know what is to come."""
+    settings = {"pooled": {"aware": False, "split": False, "adapts": False}, "din": {"adapts": "head", "rate": 0.01}}
+    data, train = choice_world(entities=16), np.arange(12)
+    index = EventIndex.of(data)
+    name = {"pooled": "choice", "din-still": "din"}.get(request.param, request.param)
+    made = predictor_of(name, settings.get(request.param, {}))
+    if name not in LEARNERS:
+        return Recommender(make_bundle(made, made.fit(data, train), data, index, train, {}))
+    generator = torch.Generator().manual_seed(1)
+    params = made.init(data, train, generator)
+    noise = {k: 0.05 * torch.randn(v.shape, generator=generator) for k, v in params.items() if not made.frozen(k)}
+    params = {k: v + noise.get(k, 0.0) for k, v in params.items()}
+    return Recommender(make_bundle(made, params, data, index, train, {}))
+
+
+def test_the_loss_before_adapting_is_of_the_support_in_its_own_catalogue(chooser):
+    """Against the state that the same catalogue has without a row."""
+    known = chooser.know(walk(60))
+    support, predictor = chooser.support([known]), chooser.bundle.predictor
+    bare = Known((), (), frozenset(), (), known.features, own=known.own)
+    start = chooser.adapt([bare])
+    got = chooser.diagnose([known])[0]
+    wanted = predictor.support_loss(chooser.body, start, support)
+    assert got.loss_before == pytest.approx(float(wanted[0]), rel=1e-5)
+    assert 0.1 < got.loss_before < 20 and 0 < got.loss_after < 20
+    assert abs(got.loss_before - got.loss_after) > 1e-3 and 0 < got.gradient_norm < 1e4
+    assert got.support_size == 60
+
+
+def test_many_are_diagnosed_as_each_alone(chooser):
+    many = [chooser.know(walk(n)) for n in (60, 0, 20)]
+    for one, got in zip(many, chooser.diagnose(many), strict=True):
+        (alone,) = chooser.diagnose([one])
+        assert got.loss_before == pytest.approx(alone.loss_before, rel=1e-4, abs=1e-6)
+        assert got.loss_after == pytest.approx(alone.loss_after, rel=1e-4, abs=1e-6)
+        assert (got.loss_before == 0) == (not one.items)

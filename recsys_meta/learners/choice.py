@@ -119,11 +119,16 @@ class Choice:
 
     def _own(self, body: Params, state: State, support: Support) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Candidates of the support's own rows, scaled features [T, S, K, F] with the row's item first, moments
-        [T, S, G], which candidates are there [T, S, K] and which rows count [T, S]."""
-        rows = replace(support.rows, item=state["item"], history=state["history"])
+        [T, S, G], which candidates are there [T, S, K] and which rows count [T, S].
+
+        The rows are the support's even where the state is not: before adapting it has none. Only where it has counted
+        these very rows is each left out of what it says of it."""
+        rows = support.rows
+        rows = replace(rows, item=torch.where(rows.mask & (rows.item >= FIRST), rows.item, PAD))
         candidates = _offered(rows, _spread_out(state, self.config.negatives))
-        x = experts.scaled(body, features(state, rows, candidates, own=True))
-        met = (rows.item >= FIRST) & (rows.history >= FIRST).any(2) if rows.history is not None else rows.mask
+        counted = torch.equal(state["item"], rows.item)
+        x = experts.scaled(body, features(state, rows, candidates, own=counted))
+        met = (rows.item >= FIRST) & (history_of(rows) >= FIRST).any(2)
         return x, self._told(body, state, rows), _there(state, candidates), met
 
     def _told(self, body: Params, state: State, rows: Rows) -> Tensor:
@@ -145,7 +150,8 @@ class Choice:
         return self.choose(body, state, rows, rows.item[:, :, None])[..., 0]
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
-        """What the step goes down: each row with a history judged by what the others say."""
+        """What the step goes down: each row with a history judged by what the others say, or, under the state of
+        another support, by all that says."""
         if not support.rows.item.shape[1]:
             return torch.zeros(support.size)
         x, told, mask, met = self._own(body, state, support)

@@ -1,6 +1,7 @@
 """Cities over HTTP: the next place of an actor, in a city opened last week."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -28,6 +29,20 @@ def checkins(count=50, city=None):
         event = {"item": f"new{place}", "time": 1000.0 + n, "context": words}
         made.append(event if city is None else {"kind": "city", "entity": city, **event})
     return made
+
+
+@pytest.fixture(scope="module")
+def located(tmp_path_factory, predictors):
+    """A server whose cities themselves have coordinates."""
+    home = tmp_path_factory.mktemp("located")
+    url = f"sqlite:///{home}/located.db"
+    migrate.upgrade(url)
+    made = choosing.visits()
+    point = tuple(f for f in made.schema.item_features if f.name in ("lat", "lon"))
+    schema = made.schema.model_copy(update={"entity_features": point})
+    bundles.publish(url, home / "models", "cities", replace(made, schema=schema))
+    with serving(settings(home, url)) as server:
+        yield server
 
 
 def ask(server, **body):
@@ -95,6 +110,27 @@ def test_adapt_measures_a_city(plain):
     found = plain.client.post("/v1/adapt", json={"model": "cities", "events": checkins(20)}).json()
     assert found["support_size"] == 20 and found["loss_before"] > found["loss_after"] > 0
     assert plain.client.post("/v1/adapt", json={"model": "cities"}).json()["support_size"] == 0
+
+
+def test_wrong_features_are_refused_whether_or_not_there_is_an_item(located):
+    """Also where the list is empty anyway: what is wrong today must not begin to fail with the first event."""
+    for events in ([], checkins(1)):
+        for features, says in (({"nope": 1}, "no such feature"), ({"lat": "x"}, "not a finite number")):
+            found = ask(located, entity={"kind": "city", "features": features}, events=events)
+            assert found.status_code == 422 and says in found.json()["detail"]
+        assert ask(located, entity={"kind": "city", "features": {"lat": 50.5}}, events=events).status_code == 200
+
+
+@pytest.mark.parametrize("features", [{"lat": 91}, {"lat": "-90.5"}, {"lat": 3, "lon": 180.5}])
+def test_a_city_is_not_put_beyond_the_globe(located, new_id, features):
+    path = f"/v1/entities/city/{new_id}"
+    refused = located.client.put(path, json={"features": features})
+    assert refused.status_code == 422 and "no number of degrees" in refused.json()["detail"]
+    assert located.client.get(path).status_code == 404
+    for events in ([], checkins(1)):
+        told = ask(located, entity={"kind": "city", "features": features}, events=events)
+        assert told.status_code == 422 and "no number of degrees" in told.json()["detail"]
+    assert located.client.put(path, json={"features": {"lat": -90, "lon": 180}}).status_code == 200
 
 
 def test_new_places_can_be_candidates(plain):

@@ -130,6 +130,29 @@ def test_empty_support_has_no_loss_and_no_step(fresh, world):
         torch.testing.assert_close(state["weight"], expected, **CLOSE)
 
 
+def test_before_any_row_the_loss_is_that_of_the_bare_catalogue(fresh, world):
+    """Against the candidates' scores in a state that has counted nothing, one row at a time."""
+    learner, params = fresh
+    support = episodes(world, TEST[:3], 20).support
+    start = learner.adapt(params, support.empty())
+    got = learner.support_loss(params, start, support)
+    others = choice._spread_out(start, learner.config.negatives)
+    for t in range(3):
+        losses = []
+        for r in range(20):
+            item, past = int(support.rows.item[t, r]), support.rows.history[t, r].tolist()
+            if not any(past):
+                continue
+            offered = dict.fromkeys([item, *past, *others[t, 0].tolist()])
+            offered.pop(0, None)
+            row = support.rows.of(torch.tensor([t])).columns(r, r + 1)
+            bare = {k: v[t : t + 1] for k, v in start.items()}
+            scores = learner.choose(params, bare, row, torch.tensor([[list(offered)]]))[0, 0]
+            losses.append(-torch.log_softmax(scores, 0)[0])
+        torch.testing.assert_close(got[t], torch.stack(losses).mean(), **CLOSE)
+    assert (got > 0).all()
+
+
 def test_the_step_goes_down_the_support_loss(world):
     learner = Choice(ChoiceConfig(negatives=12, rate=1e-2))
     params = learner.init(world[0], TRAIN, generator(1))
