@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -106,8 +108,8 @@ async def open_house(settings: Settings, metrics: Metrics, log: Any, keys: Keyri
     if not house.registry.asked:
         await house.noted.recall(house.registry)
     closing = asyncio.Event()
-    # Two polls: loading a model may take long, and a revoked key must not open anything meanwhile.
-    polls = [asyncio.create_task(poll(house, closing)) for poll in (_poll, _poll_keys)]
+    # Polls of their own: loading a model may take long, and a revoked key must not open anything meanwhile.
+    polls = [asyncio.create_task(poll(house, closing)) for poll in (_poll, _poll_keys, _poll_parent)]
     try:
         yield house
     finally:
@@ -189,6 +191,18 @@ async def _poll_keys(house: House, closing: asyncio.Event) -> None:
             await house.read_keys()
         except Exception:
             house.log.error("reading the keys failed", exc_info=True)
+
+
+async def _poll_parent(house: House, closing: asyncio.Event) -> None:
+    """End, as when told to, once the process that keeps the workers is gone: nobody else would stop this one, and it
+    would hold the port against a server that starts afresh."""
+    parent = multiprocessing.parent_process()
+    while parent is not None and not closing.is_set():
+        await asyncio.sleep(POLL_S)
+        if not parent.is_alive():
+            house.log.warning("the parent process is gone")
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
 
 
 async def _look(house: House) -> None:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from recsys_meta.durable import seal, unseal, write_file
-from recsys_meta.errors import ConfigError
+from recsys_meta.store.entries import read_keys
 from recsys_meta.store.keys import SCOPES, digest
 from recsys_meta.store.tables import ApiKey
 
@@ -112,18 +112,10 @@ def parse_keys(entries: Iterable[str]) -> dict[str, Key]:
 
     Raises ConfigError for an unknown scope or an empty key, without repeating the key.
     """
-    return dict(_parse(number, entry) for number, entry in enumerate(entries, 1))
-
-
-def _parse(number: int, entry: str) -> tuple[str, Key]:
-    text, colon, words = entry.partition(":")
-    scopes = frozenset(words.split("+")) if colon else ALL
-    if not text or not scopes <= ALL:
-        raise ConfigError(
-            f"RECSYS_META_API_KEYS: entry {number} must be KEY or KEY:SCOPES with scopes from "
-            "read, write, admin joined by +"
-        )
-    return digest(text), Key(f"environment-{number}", f"environment key {number}", _whole(scopes))
+    return {
+        digest(text): Key(f"environment-{number}", f"environment key {number}", _whole(scopes))
+        for number, (text, scopes) in enumerate(read_keys(entries), 1)
+    }
 
 
 def _key(row: ApiKey) -> Key:

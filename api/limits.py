@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis.asyncio
-from limits import RateLimitItem, parse
 from limits.aio.storage import MemoryStorage, RedisClusterStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio.retry import Retry
@@ -29,6 +28,7 @@ from api.problems import Problem, render
 from api.security import HEADER
 from recsys_meta.errors import ConfigError
 from recsys_meta.store.breaker import Breaker
+from recsys_meta.store.entries import read_limit
 from recsys_meta.store.redis_cache import CLUSTER
 from recsys_meta.store.redis_node import FAILURES
 
@@ -57,7 +57,7 @@ class Limiter:
     """Counts callers in a sliding window. Raises ConfigError for a limit that cannot be read."""
 
     def __init__(self, limit: str, redis_url: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._item = _parse(limit)
+        self._item = read_limit(limit)
         self._portion = max(1, self._item.amount // PORTION)
         self._seconds = float(self._item.get_expiry())
         self._clock = clock
@@ -161,16 +161,6 @@ def _address(text: str) -> str:
         return str(address)
     mapped = address.ipv4_mapped
     return str(mapped) if mapped else str(ipaddress.ip_network((address.packed[:8] + bytes(8), 64)).network_address)
-
-
-def _parse(limit: str) -> RateLimitItem:
-    try:
-        item = parse(limit)
-    except ValueError:
-        item = None
-    if item is None or item.amount < 1:
-        raise ConfigError("RECSYS_META_RATE_LIMIT must be like 1000/second, 60000/minute or 10 per 2 seconds")
-    return item
 
 
 def _storage(url: str) -> RedisStorage:

@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from recsys_meta.errors import (
@@ -68,20 +69,18 @@ def of(error: RecsysMetaError) -> Problem:
     return Problem(status, str(error))
 
 
+def plain(problem: Problem) -> dict[str, Any]:
+    """The document of a problem, without what belongs to a request: there may be none yet."""
+    status, title = problem.status, HTTPStatus(problem.status).phrase
+    return {"type": "about:blank", "title": title, "status": status, "detail": problem.detail}
+
+
 def render(problem: Problem, request_id: str, path: str) -> Response:
     """The document of a problem. `instance` is the path that was asked for."""
-    document: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(problem.status).phrase,
-        "status": problem.status,
-        "detail": problem.detail,
-        "instance": path,
-        "request_id": request_id,
-    }
+    # Half a surrogate pair, as a strange path may hold, has no UTF-8: show it replaced.
+    document = {**plain(problem), "instance": path.encode(errors="replace").decode(), "request_id": request_id}
     if problem.errors:
         document["errors"] = list(problem.errors)
-    # Half a surrogate pair, as a strange path may hold, has no UTF-8: show it replaced.
-    document["instance"] = path.encode(errors="replace").decode()
     return Response(orjson.dumps(document), problem.status, problem.headers, MEDIA_TYPE)
 
 
@@ -96,6 +95,9 @@ def answer(scope: Scope, error: Exception) -> Response | None:
         detail = error.detail if ours else _SAID.get(error.status_code, error.detail)
         headers = _allow(scope, error) if error.status_code == 405 else error.headers
         problem = Problem(error.status_code, detail, headers=headers)
+    elif isinstance(error, ClientDisconnect):
+        # Nobody reads this; what counts it and what logs it shall see no failure of ours.
+        problem = Problem(400, "The body did not arrive whole")
     elif isinstance(error, Problem):
         problem = error
     else:
@@ -111,7 +113,7 @@ def install(app: FastAPI) -> None:
         assert found is not None
         return found
 
-    for kind in (Problem, RecsysMetaError, HTTPException, RequestValidationError):
+    for kind in (Problem, RecsysMetaError, HTTPException, RequestValidationError, ClientDisconnect):
         app.add_exception_handler(kind, handle)
 
 

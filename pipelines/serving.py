@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
@@ -18,7 +19,9 @@ from pipelines.console import Json, emit, err
 from pipelines.workspace import Workspace
 from recsys_meta.errors import ConfigError, StoreError
 from recsys_meta.store import keys
+from recsys_meta.store.entries import read_keys, read_limit
 from recsys_meta.store.redis_cache import RedisCache
+from recsys_meta.store.settings import Settings
 
 KEEP_ALIVE_S = 75
 """How long a connection that nobody uses stays open, seconds."""
@@ -37,12 +40,12 @@ def serve(
 ) -> None:
     """Serve the published models; the API's own page is at /docs."""
     workspace = Workspace()
+    _check(workspace.settings)
     if not _loopback(host) and not workspace.settings.keys and not _stored_key(workspace):
         raise ConfigError(
             f"{host} can be reached from other machines and there is no API key; "
             "make one with `recsys-meta keys create`, set RECSYS_META_API_KEYS, or use --host 127.0.0.1"
         )
-    _check_redis(workspace.settings.redis)
     # Opening the engine brings our own SQLite file to the newest revision before the first worker looks at it.
     _ = workspace.engine
     with _figures(workspace, workers):
@@ -68,6 +71,10 @@ def _serve(host: str, port: int, workers: int) -> None:
             host=host,
             port=port,
             workers=workers,
+            # By name as well. The other protocol there is has a bound on headers of its own.
+            http="api.wire:Bounded" if find_spec("httptools") else "h11",
+            # There are none, and whoever asked for one would be handed to a protocol with bounds of its own.
+            ws="none",
             access_log=False,
             log_level="warning",
             # A stuck connection must not keep a stopped server alive.
@@ -80,8 +87,15 @@ def _serve(host: str, port: int, workers: int) -> None:
         raise typer.Exit(1 if ended.code else 0) from None
 
 
+def _check(settings: Settings) -> None:
+    """Raise ConfigError for what cannot be read. Else each worker would end in a traceback, and be started again."""
+    read_keys(settings.keys)
+    if settings.rate_limit:
+        read_limit(settings.rate_limit)
+    _check_redis(settings.redis)
+
+
 def _check_redis(url: str | None) -> None:
-    """Raise ConfigError for a url that cannot be read: the first worker would end in a traceback."""
     try:
         if url is not None:
             RedisCache(url)  # reaches for nothing yet

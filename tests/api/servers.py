@@ -21,8 +21,10 @@ from typing import Any
 import httpx
 import psycopg
 import uvicorn
+from torch import Tensor
 
 from api.app import build
+from recsys_meta.state import MAGIC, dump_state, load_state
 from recsys_meta.store.settings import Settings
 from tests.services import PATIENT, free_port, wait
 
@@ -37,7 +39,8 @@ class Served:
 
     def __init__(self, made: Settings, host: str = "127.0.0.1") -> None:
         self.app, self.port = build(made), free_port()
-        config = uvicorn.Config(self.app, host=host, port=self.port, log_config=None, access_log=False)
+        options: dict[str, Any] = {"log_config": None, "access_log": False, "http": "api.wire:Bounded"}
+        config = uvicorn.Config(self.app, host=host, port=self.port, **options)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -72,6 +75,21 @@ def serving(made: Settings, **options: str) -> Iterator[Served]:
         yield server
     finally:
         server.stop()
+
+
+def change_state(server: Served, change: Callable[[Tensor], Tensor]) -> None:
+    """Let the process hold another state of the one newcomer that it knows, and no list."""
+    memory = server.house.memory
+    ((key, raw),) = [(key, one.value) for key, one in memory._entries.items() if one.value.startswith(MAGIC)]
+    state = load_state(raw)
+    assert state is not None
+    memory.close()
+    memory.set(key, dump_state({name: change(leaf) for name, leaf in state.items()}), 60.0)
+
+
+def cut_short(leaf: Tensor) -> Tensor:
+    """A leaf that reads well, and that no model can use."""
+    return leaf[..., :1].clone() if leaf.dim() > 1 else leaf
 
 
 class Wire:

@@ -49,7 +49,7 @@ def test_the_requests_can_be_read(path, body):
 
 def test_there_are_examples_of_every_kind():
     kinds = [json.loads(body).get("model") for _, body in EXAMPLES]
-    assert {None, "ads", "cities"} <= set(kinds)
+    assert {None, "ads", "flagship-simulated-cities"} <= set(kinds)
 
 
 def test_filters_are_such_as_models_of_the_quickstart_have():
