@@ -44,6 +44,11 @@ def test_garbage_is_no_state(content):
     assert load_state(content) is None
 
 
+def test_a_state_with_more_behind_it_is_none(model):
+    state = model.adapt([model.know(Newcomer(events=[Interaction("i1")]))])
+    assert load_state(dump_state(state) + b"x") is None
+
+
 @settings(max_examples=300)
 @given(data=st.data())
 def test_a_damaged_state_is_none_or_fits(model, data):

@@ -22,7 +22,7 @@ from recsys_meta.recommend import Interaction, Known, Newcomer, Recommender
 from recsys_meta.store import migrate
 from tests import served
 from tests.api import bundles
-from tests.api.servers import Served, serving, settings, wait
+from tests.api.servers import Served, change_state, cut_short, serving, settings, wait
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -121,6 +121,51 @@ def test_whoever_cannot_be_adapted_spoils_it_for_nobody(flagship: Served, monkey
 
 async def nothing(key: str) -> None:
     return None
+
+
+def test_whose_scores_are_no_numbers_is_answered_by_popularity_and_nobody_else(
+    flagship: Served, parties: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies = newcomers(60, seed=1)
+    whole = shown(at_once(flagship.url, bodies))
+    flagship.house.memory.close()
+    bodies = [{**body, "n": 11} for body in bodies]
+    real, sick = Recommender.settle, flagship.house.registry.live["users"].recommender.ids(["i7"])[0]
+
+    def settle(self: Recommender, known: Sequence[Known]) -> Any:
+        state, raw = real(self, known)
+        for leaf in state.values():
+            if leaf.is_floating_point():
+                leaf[[sick in one.items for one in known]] = torch.nan
+        return state, raw
+
+    monkeypatch.setattr(Recommender, "settle", settle)
+    monkeypatch.setattr(flagship.house.redis, "get", nothing)
+    parties.clear()
+    answers = at_once(flagship.url, bodies)
+    assert max(parties) > 1
+    failed = [{"item": "i7"} in body["events"] for body in bodies]
+    assert 0 < sum(failed) < len(failed)
+    assert [answer["served_by"] == "popular" for answer in answers] == failed
+    assert all(f or a["items"] == items[:11] for f, a, (items, _) in zip(failed, answers, whole, strict=True))
+
+
+def test_a_cached_state_that_does_not_fit_is_made_anew(flagship: Served) -> None:
+    body = {"events": [{"item": "i3"}, {"item": "i9"}], "n": 12}
+    first = flagship.client.post("/v1/recommendations", json=body).json()
+    change_state(flagship, cut_short)
+    again = flagship.client.post("/v1/recommendations", json=body).json()
+    assert (again["served_by"], again["items"]) == ("adapted", first["items"])
+
+
+def test_a_cached_state_of_older_events_that_does_not_fit_is_not_made_of_newer_ones(flagship: Served) -> None:
+    body = {"events": [{"item": "i3"}, {"item": "i9"}], "n": 12}
+    first = flagship.client.post("/v1/recommendations", json=body).json()
+    page = {"events": [{"item": "i3"}], "n": 12, "cursor": first["next"]}
+    assert flagship.client.post("/v1/recommendations", json=page).status_code == 200
+    change_state(flagship, cut_short)
+    page["n"] = 11  # else Redis may have the page itself
+    assert flagship.client.post("/v1/recommendations", json=page).status_code == 409
 
 
 def test_equal_newcomers_of_different_forms_are_all_answered() -> None:

@@ -133,6 +133,19 @@ def test_erasing_leaves_no_row_and_no_key(full, keys_of, new_id):
     assert after.json()["items"] != before.json()["items"]
 
 
+@pytest.mark.parametrize("n", [6, 7], ids=["a list", "a state"])
+def test_what_a_process_found_in_redis_is_gone_from_its_memory_once_it_is_erased(full, new_id, n):
+    full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": i} for i in THREE]})
+    for made in (5, 6):  # a list whose state was at hand is kept in Redis
+        full.recommend(entity={"id": new_id}, n=made)
+    wait(lambda: not full.house.ladder.writing)
+    full.house.memory.close()
+    assert full.recommend(entity={"id": new_id}, n=n).headers["x-cache"] == "redis"
+    assert len(full.house.memory) == (1 if n == 6 else 2), "the list, or the state and the list made of it"
+    assert full.client.delete(path(new_id)).status_code == 200
+    assert len(full.house.memory) == 0
+
+
 def test_erasing_under_load_leaves_nothing_made_before(full, keys_of, new_id):
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": i} for i in THREE]})
     stop, failed = threading.Event(), []

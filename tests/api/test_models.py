@@ -179,6 +179,17 @@ def test_a_version_damaged_after_it_went_live_leaves_the_one_before_in_service(s
     assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
 
 
+def test_a_folder_that_holds_another_version_than_it_is_registered_as_is_not_served(home, light, other, capfd):
+    with serving(settings(home, light)) as server:
+        before = server.recommend("i1").json()["model"]["version"]
+        path = bundles.save_bundle(other, home / "models" / "users")
+        wrong = path.rename(path.with_name("0" * 16))
+        bundles.register(light, "users", wrong)
+        wait(lambda: server.client.get("/v1/models").json()["items"][0]["problem"])
+        assert server.recommend("i1").json()["model"]["version"] == before
+    assert f"holds version {path.name}, not {wrong.name}" in capfd.readouterr().out
+
+
 def test_a_model_that_fails_is_answered_for_by_popularity(home, light, bundle):
     bundles.publish(light, home / "models", "users", bundles.diverged(bundle))
     with serving(settings(home, light)) as server:

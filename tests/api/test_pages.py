@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.api import bundles
-from tests.api.servers import wait
+from tests.api.servers import serving, wait
+from tests.api.servers import settings as own
 from tests.api.test_choices import checkins
 
 ITEMS = [f"i{n}" for n in range(80)]
@@ -89,6 +90,12 @@ def test_pages_make_up_the_list(plain, bundle, body, sizes):
     assert pages == [(row["item"], row["score"]) for row in whole["items"]]
 
 
+def test_a_page_that_holds_all_there_is_has_no_next(plain):
+    whole = ask(plain, events=[{"item": "i3"}], n=200)["items"]
+    assert ask(plain, events=[{"item": "i3"}], n=len(whole))["next"] is None
+    assert ask(plain, events=[{"item": "i3"}], n=len(whole) - 1)["next"] is not None
+
+
 @OFTEN
 @given(body=BODIES, order=st.randoms(use_true_random=False))
 def test_the_order_of_a_support_is_irrelevant_and_answers_repeat(plain, body, order):
@@ -160,6 +167,36 @@ def test_a_state_that_is_sent_when_its_entity_is_erased_does_not_stay(full, new_
     wait(lambda: not full.house.ladder.writing)
     body = {"model": "users", "entity": {"id": new_id}, "n": 10, "cursor": first["next"]}
     assert full.client.post("/v1/recommendations", json=body).status_code == 409
+
+
+def cached(server, new_id):
+    """Where the state of an entity with one event, of which nothing is stored, is found."""
+    return server.recommend("i3", entity={"id": new_id}, n=11).headers["x-cache"]
+
+
+def test_a_state_that_is_sent_when_its_entity_is_erased_and_back_does_not_stay(full, new_id, held):
+    full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i3"}]})
+    ask(full, entity={"id": new_id}, n=10)
+    assert full.client.delete(f"/v1/entities/user/{new_id}").status_code == 200
+    ask(full, entity={"id": new_id}, n=10)  # there is a stamp again, and it is another
+    assert full.house.ladder.writing, "else this is another test"
+    held.free.set()
+    wait(lambda: not full.house.ladder.writing)
+    assert cached(full, new_id) == "miss"
+
+
+def test_a_state_that_is_sent_when_its_entity_is_erased_elsewhere_does_not_stay_here(
+    full, home, own_redis, new_id, held
+):
+    url = full.house.database.engine.url.render_as_string(hide_password=False)
+    full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i3"}]})
+    ask(full, entity={"id": new_id}, n=10)
+    with serving(own(home, url, own_redis.url)) as elsewhere:
+        assert elsewhere.client.delete(f"/v1/entities/user/{new_id}").status_code == 200
+    assert full.house.ladder.writing, "else this is another test"
+    held.free.set()
+    wait(lambda: not full.house.ladder.writing)
+    assert cached(full, new_id) == "miss"
 
 
 def test_a_list_that_nobody_holds_any_more_is_gone(plain):

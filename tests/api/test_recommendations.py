@@ -7,7 +7,7 @@ import pytest
 
 from recsys_meta.recommend import Interaction, Newcomer, Recommender, recommend
 from tests.api import bundles
-from tests.api.servers import serving, settings, wait
+from tests.api.servers import change_state, cut_short, serving, settings, wait
 
 THREE = ("i3", "i14", "i15")
 
@@ -141,6 +141,14 @@ def test_without_redis_the_process_remembers(server, new_id):
     assert server.recommend(*THREE, entity={"id": new_id}).json()["served_by"] == "cache"
 
 
+def test_a_cached_state_that_does_not_fit_is_made_anew(server):
+    assert not server.house.registry.live["users"].recommender.together, "else it is adapted in company"
+    first = server.recommend(*THREE)
+    change_state(server, cut_short)
+    again = server.recommend(*THREE)
+    assert (again.json()["served_by"], listed(again)) == ("adapted", listed(first))
+
+
 def test_the_order_of_events_does_not_matter(server):
     items = [f"i{n}" for n in range(8)]
     first = server.recommend(*items)
@@ -217,6 +225,24 @@ def test_adapt_says_what_it_did_and_persists(full, new_id):
     assert listed(by_id) == listed(full.recommend(*THREE, entity={"features": {"age": 30}}))
     again = full.client.post("/v1/adapt", json=body).json()["persisted"]
     assert (again["accepted"], again["duplicates"]) == (0, 3)
+
+
+def test_adapt_adapts_now_whatever_is_cached(server):
+    first = server.recommend(*THREE)
+    change_state(server, lambda leaf: -leaf if leaf.is_floating_point() else leaf)
+    assert listed(server.recommend(*THREE)) != listed(first), "what is cached is used"
+    adapted = server.client.post("/v1/adapt", json={"events": [{"item": item} for item in THREE]})
+    assert adapted.status_code == 200
+    again = server.recommend(*THREE, n=11)
+    assert (again.json()["served_by"], listed(again)[:10]) == ("cache", listed(first))
+
+
+def test_features_that_are_persisted_later_win_and_others_stay(server, new_id):
+    for features in ({"age": 30, "group": "group1"}, {"age": 60}):
+        body = {"entity": {"id": new_id, "features": features}, "persist": True}
+        assert server.client.post("/v1/adapt", json=body).status_code == 200
+    stored = server.client.get(f"/v1/entities/user/{new_id}").json()
+    assert stored["features"] == {"age": 60, "group": "group1"}
 
 
 def test_what_the_store_refuses_is_adapted_to_all_the_same(server, new_id):

@@ -43,4 +43,3 @@ def test_a_text_that_no_database_holds_is_one_line(told, words):
 
 def test_days_beyond_all_time_are_wrong_usage(told):
     assert "36500" in told("db", "prune", "--days", 1_000_000, code=2)
-

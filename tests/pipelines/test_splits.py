@@ -4,9 +4,11 @@ import pytest
 
 from pipelines.models import read_arm
 from recsys_meta.errors import ConfigError
-from recsys_meta.store import entities, migrate, registry
+from recsys_meta.store import entities, migrate, registry, splits
 from recsys_meta.store.arms import Arm
 from recsys_meta.store.engine import connect, session
+from tests import choosing
+from tests.api import bundles
 from tests.pipelines.conftest import Command
 
 
@@ -62,3 +64,49 @@ def test_arms_are_read():
 def test_splits_that_make_no_sense_are_refused(fresh, words):
     assert fresh("models", "split", "shop", *words, code=1)
     assert fresh.json("models", "split", "shop")["history"] == []
+
+
+@pytest.fixture
+def shop(tmp_path) -> Command:
+    """A home in which a baseline is live as 'shop'."""
+    migrate.upgrade(url_of(tmp_path))
+    bundles.publish(url_of(tmp_path), tmp_path / "models", "shop", bundles.popular())
+    return Command(tmp_path)
+
+
+def url_of(home):
+    return f"sqlite:///{home / 'recsys-meta.db'}"
+
+
+def give_all_to(home, bundle):
+    """Let an arm 'new' with another version answer for everybody."""
+    version = bundles.publish(url_of(home), home / "models", "shop", bundle, live=False)
+    engine = connect(url_of(home))
+    with session(engine) as s:
+        splits.start(s, "shop", [Arm("new", version, 1)])
+    engine.dispose()
+    return version
+
+
+def answered(command, model="shop"):
+    """Which arm and which version answer for an entity, and the list."""
+    found = command.json("recommend", model, "--entity", "anna")
+    return found["variant"], found["model"]["version"], [row["item"] for row in found["items"]]
+
+
+def test_an_arm_that_cannot_be_loaded_is_left_to_the_live_version(shop):
+    live = answered(shop)
+    version = give_all_to(shop.home, bundles.trained(epochs=1))
+    assert answered(shop)[:2] == ("new", version)
+    (shop.home / "models" / "shop" / version / "bundle.json").write_text("{}")
+    assert answered(shop) == live == answered(shop, f"shop@{live[1]}")
+    assert live[0] is None
+
+
+def test_an_arm_for_other_newcomers_is_left_to_the_live_version(shop):
+    live = answered(shop)
+    with choosing.registered():
+        version = give_all_to(shop.home, choosing.clicks())
+        assert shop.json("recommend", f"shop@{version}", "--entity", "anna")["model"]["version"] == version
+        assert answered(shop) == live
+    assert live[0] is None

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from recsys_meta.store import events
+from recsys_meta.store import events, profiles
 from recsys_meta.store.engine import reading, session
 from tests.store.samples import NOON, an_event, later
 
@@ -67,6 +67,15 @@ def test_support_is_the_newest_in_order_of_time(engine: Engine) -> None:
         assert len(events.support(s, "user", "u1", 5000)) == events.count(s, "user", "u1") == 2000
         assert events.support(s, "user", "u1", 0) == []
         assert events.support(s, "user", "nobody", 3) == []
+
+
+def test_an_answer_looks_at_the_newest_events_of_an_entity(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiles, "MOST_EVENTS", 3)
+    with session(engine) as s:
+        events.insert(s, [an_event(f"e{i}", time=later(i)) for i in (4, 0, 3, 1, 2)])
+    with reading(engine) as s:
+        _, stored = profiles.read(s, "user", "u1")
+    assert [e.event_id for e in stored] == ["e2", "e3", "e4"]
 
 
 def test_senders_of_the_same_events_at_once(engine: Engine) -> None:

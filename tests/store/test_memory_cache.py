@@ -215,6 +215,21 @@ def test_breaker() -> None:
     assert breaker.allows()
 
 
+def test_the_pauses_of_a_breaker_begin_anew_after_a_success() -> None:
+    clock = Clock()
+    breaker = Breaker(failures=1, pause=1.0, longest=8.0, clock=clock)
+    for _ in range(4):
+        breaker.failed()
+    clock.now = 7.9
+    assert not breaker.allows()
+    breaker.succeeded()
+    breaker.failed()
+    clock.now = 8.8
+    assert not breaker.allows()
+    clock.now = 8.9
+    assert breaker.allows()
+
+
 @pytest.mark.parametrize("failures", [1, 5])
 def test_breaker_never_pauses_longer_than_its_longest(failures: int) -> None:
     clock = Clock()

@@ -91,6 +91,14 @@ def test_a_split_starts_changes_and_ends_and_the_history_says_so(engine: Engine,
     assert replace(detail.history[-1], actor=None) == replace(first, actor=None)
 
 
+def test_another_version_under_an_old_label_is_another_experiment(engine: Engine, model: str) -> None:
+    with session(engine) as s:
+        first = splits.start(s, model, HALVES)
+        other = splits.start(s, model, [HALVES[0], replace(HALVES[1], version="cccc")])
+    assert [a.label for a in first.arms] == [a.label for a in other.arms]
+    assert first.salt != other.salt
+
+
 def test_only_what_stands_is_current(engine: Engine, model: str) -> None:
     with session(engine) as s:
         registry.publish(s, "n", "aaaa", "/a")

@@ -1,7 +1,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -87,6 +87,47 @@ def test_full_queue_drops_counts_and_says_so(sink: Sink, caplog: pytest.LogCaptu
         assert writer.flush(PATIENCE_S)
         assert writer.put(point(7))
     assert sink.steps == [0, 1, 2, 3, 4, 7]
+
+
+def test_rows_under_way_take_room_until_they_are_written(sink: Sink) -> None:
+    sink.go.clear()
+    with Writer(sink, capacity=5, batch=2, interval=0.0) as writer:
+        assert writer.put(point(0))
+        assert sink.inside.wait(PATIENCE_S)
+        assert [writer.put(point(i)) for i in range(1, 8)] == [True] * 4 + [False] * 3
+        sink.go.set()
+        assert writer.flush(PATIENCE_S)
+        assert writer.put(point(8))
+    assert sink.steps == [0, 1, 2, 3, 4, 8]
+
+
+def pauses_of(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long each pause of its thread is to be."""
+    found: list[float] = []
+    real = writer._changed.wait_for
+
+    def wait_for(until: Callable[[], object], timeout: float | None = None) -> object:
+        if timeout and threading.current_thread() is writer._thread:
+            found.append(timeout)
+        return real(until, timeout)
+
+    monkeypatch.setattr(writer._changed, "wait_for", wait_for)
+    return found
+
+
+def test_the_pauses_of_a_writer_grow_and_begin_anew_once_rows_are_written(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Writer(sink, interval=0.0, backoff=0.01, longest_backoff=0.04) as writer:
+        pauses = pauses_of(writer, monkeypatch)
+        for step in range(2):
+            pauses.clear()
+            sink.away = True
+            assert writer.put(point(step))
+            wait(lambda: len(pauses) >= 4)
+            sink.away = False
+            assert writer.flush(PATIENCE_S)
+            assert pauses[:4] == [0.01, 0.02, 0.04, 0.04]
 
 
 def test_outage_keeps_rows_within_the_bound_and_in_order(sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
