@@ -11,7 +11,8 @@ OWN = ("request_id", "served_by", "next")
 @pytest.fixture
 def anna(server, items):
     """An entity with events, told to the server."""
-    events = [{"entity": "anna", "item": i, "label": 1.0, "time": float(n)} for n, i in enumerate(items[:4])]
+    event = {"kind": "user", "entity": "anna", "label": 1.0}
+    events = [{**event, "item": i, "time": float(n)} for n, i in enumerate(items[:4])]
     assert server.post("/v1/events", json={"events": events}).json()["accepted"] == 4
     yield "anna"
     assert server.delete("/v1/entities/user/anna").status_code == 200
