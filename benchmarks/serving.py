@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument(
         "--states",
         type=int,
-        default=80_000,
+        default=150_000,
         help="and as many lists, put into Redis beforehand; each is asked for once",
     )
     parser.add_argument("--redis", help="a Redis to use; left out, one is started")
