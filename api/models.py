@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from api.pages import LONGEST
+from recsys_meta.pages import LONGEST
 from recsys_meta.store.splits import MOST_ARMS
 from recsys_meta.store.tables import ID, LABEL, NAME
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from sqlalchemy.orm import Session
 
 from api.database import Database
-from api.pages import secret_of
+from recsys_meta.pages import secret_of
 from recsys_meta.recommend import Known
 from recsys_meta.store import entities, profiles
 from recsys_meta.store.cache import owner_key

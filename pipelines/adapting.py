@@ -24,8 +24,11 @@ from recsys_meta import __version__
 from recsys_meta.bundle import load_bundle
 from recsys_meta.durable import sha256
 from recsys_meta.errors import ConfigError, DataError
+from recsys_meta.pages import Place, digest, moment_digest, secret_of, write
 from recsys_meta.recommend import Answer, Interaction, Moment, Newcomer, Recommender, recommend
 from recsys_meta.store import profiles
+from recsys_meta.store.cache import owner_key
+from recsys_meta.store.engine import parse
 from recsys_meta.stored import join
 
 
@@ -61,7 +64,10 @@ def recommend_command(
     answer = recommend(recommender, newcomer, n, chosen, moment)
     name = model.partition("@")[0]
     if as_json:
-        emit(answer_json(answer, name, bundle.version, variant))
+        owner = "" if entity is None else owner_key(bundle.schema.kind, entity)
+        secret = secret_of(parse(workspace.settings.database).render_as_string(hide_password=False))
+        following = cursor(answer, bundle.version, owner, moment, secret)
+        emit(answer_json(answer, name, bundle.version, variant, following))
         return
     title = f"{name}@{bundle.version}: {answer.served_by}, {answer.support_size} events"
     show(
@@ -77,8 +83,16 @@ def recommend_command(
         err.print(f"[yellow]the model never met a value of {names}: it has no effect[/]")
 
 
-def answer_json(answer: Answer, model: str, version: str, variant: str | None) -> dict[str, Any]:
-    """An answer in the API's form. It is one page, so nothing follows: more is had by a larger n."""
+def cursor(answer: Answer, version: str, owner: str, moment: Moment | None, secret: bytes) -> str | None:
+    """What follows the list, for the API; None at its end."""
+    if answer.following is None:
+        return None
+    place = Place(version, answer.support, answer.support_size, digest(owner), moment_digest(moment), *answer.following)
+    return write(place, secret)
+
+
+def answer_json(answer: Answer, model: str, version: str, variant: str | None, following: str | None) -> dict[str, Any]:
+    """An answer in the API's form."""
     return {
         "request_id": uuid4().hex,
         "model": {"name": model, "version": version},
@@ -92,7 +106,7 @@ def answer_json(answer: Answer, model: str, version: str, variant: str | None) -
         "items": [
             {"rank": i + 1, "item": s.item, "score": s.score, "title": s.title} for i, s in enumerate(answer.items)
         ],
-        "next": None,
+        "next": following,
     }
 
 

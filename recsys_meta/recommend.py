@@ -375,7 +375,8 @@ def _digest(features: Words) -> bytes:
 @dataclass(frozen=True)
 class Answer:
     """A list for one newcomer, and how it came about. `served_by` is adapted, cache, prior or popular;
-    `unknown` are items and `unknown_features` names of features whose values the model lacks."""
+    `unknown` are items and `unknown_features` names of features whose values the model lacks; `support` is the digest
+    of what was adapted to, `following` the score and the id of the last item where more follow."""
 
     items: list[Scored]
     served_by: str
@@ -383,6 +384,8 @@ class Answer:
     unknown: tuple[str, ...]
     unknown_features: tuple[str, ...]
     milliseconds: float
+    support: str
+    following: tuple[float, int] | None
 
 
 def recommend(
@@ -395,14 +398,17 @@ def recommend(
     """Adapt to a newcomer and rank, without a cache: what the command line prints and the API must equal."""
     began = time.perf_counter()
     known, question = recommender.know(newcomer), None
-    if moment is not None:
-        known, question = recommender.ask(known, moment, {name: {} for name in candidates or ()})
+    if moment is not None or (known.own is not None and candidates):
+        known, question = recommender.ask(known, moment or Moment(), {name: {} for name in candidates or ()})
     scores = recommender.answer(recommender.adapt([known]), question)
     chosen = None if candidates is None else recommender.places(candidates, known)
     lacking = {name for name, i in zip(candidates or (), chosen or (), strict=True) if i < FIRST}
     exclude = known.seen if known.own is None else question.hidden if question else ()
-    items = recommender.top(scores, n, exclude=exclude, candidates=chosen, own=known.own)
-    served_by = "adapted" if known.items else "prior"
+    found = recommender.top(scores, n + 1, exclude=exclude, candidates=chosen, own=known.own)
+    items, served_by = found[:n], "adapted" if known.items else "prior"
+    more = bool(items) and len(found) > n
+    following = (items[-1].score, recommender.places([items[-1].item], known)[0]) if more else None
     unknown = tuple(sorted(lacking.union(known.unknown)))
     strange = tuple(recommender.unknown_features(known.features))
-    return Answer(items, served_by, len(known.items), unknown, strange, 1000 * (time.perf_counter() - began))
+    ms = 1000 * (time.perf_counter() - began)
+    return Answer(items, served_by, len(known.items), unknown, strange, ms, known.digest, following)

@@ -15,7 +15,6 @@ from api.calls import Call, begin, climbed, end
 from api.company import Solved
 from api.models import Moment as MomentBody
 from api.models import RecommendationRequest, ScoreRequest, Told
-from api.pages import Place, digest, read, write
 from api.problems import Problem
 from api.registry import Served
 from api.replies import pack, ranked, unpack
@@ -26,6 +25,7 @@ from api.subjects import know
 from recsys_meta.errors import DataError
 from recsys_meta.explaining import Why, explain
 from recsys_meta.filters import Rule
+from recsys_meta.pages import Place, digest, moment_digest, read, write
 from recsys_meta.recommend import Known, Moment, Question, Recommender, Scored, Wish
 from recsys_meta.store.cache import list_key
 from recsys_meta.types import FIRST, State
@@ -49,7 +49,7 @@ async def recommend(request: Request) -> Response:
     items that follow. 409: the events have changed since and nobody holds that list any more.
     """
     house, body, raw = await enter(request, "read", RecommendationRequest)
-    place = read(body.cursor, house.profiles.secret) if body.cursor else None
+    place = _place(body.cursor, house.profiles.secret) if body.cursor else None
     call = await begin(body.model, body.entity, request, house, place.version if place else None)
     key = _list_key(call, raw)
     made = None if key is None else await house.ladder.find_list(key, call.subject)
@@ -101,6 +101,14 @@ async def score(request: Request) -> Response:
     return await (rank_entities if body.entities else score_rows)(request, house, body)
 
 
+def _place(cursor: str, secret: bytes) -> Place:
+    """Where a list goes on. Raises Problem."""
+    try:
+        return read(cursor, secret)
+    except ValueError as error:
+        raise Problem(422, str(error)) from None
+
+
 def _list_key(call: Call, body: bytes) -> str | None:
     """The key of a list in the caches; None where an equal request may get another answer."""
     subject, served = call.subject, call.served
@@ -117,14 +125,19 @@ def _again(call: Call, kept: bytes, source: Source) -> Response:
 
 def _ask(recommender: Recommender, known: Known, body: RecommendationRequest) -> tuple[Known, Question]:
     """The moment of a request, and the newcomer with what the request says of items."""
-    moment = body.moment or MomentBody()
     told: dict[str, Mapping[str, Any]] = {}
-    for one in [*(body.candidates or ()), *(moment.history or ())]:
+    for one in [*(body.candidates or ()), *((body.moment and body.moment.history) or ())]:
         name, features = (one.item, one.features) if isinstance(one, Told) else (one, {})
         told[name] = {**told.get(name, {}), **features}
-    at = None if moment.lat is None or moment.lon is None else (moment.lat, moment.lon)
-    history = None if moment.history is None else [one if isinstance(one, str) else one.item for one in moment.history]
-    return recommender.ask(known, Moment(moment.context, moment.actor, at, history), told)
+    return recommender.ask(known, _moment(body.moment) or Moment(), told)
+
+
+def _moment(body: MomentBody | None) -> Moment | None:
+    if body is None:
+        return None
+    at = None if body.lat is None or body.lon is None else (body.lat, body.lon)
+    history = None if body.history is None else [one if isinstance(one, str) else one.item for one in body.history]
+    return Moment(body.context, body.actor, at, history)
 
 
 async def _climb(
@@ -185,10 +198,6 @@ def _rules(body: RecommendationRequest) -> dict[str, Rule]:
     }
 
 
-def _moment_digest(body: RecommendationRequest) -> bytes:
-    return digest("" if body.moment is None else body.moment.model_dump_json())
-
-
 def _entity_digest(call: Call) -> bytes:
     return digest(call.subject.owner or "")
 
@@ -197,7 +206,7 @@ def _check_place(place: Place, call: Call, body: RecommendationRequest, known: K
     """Raise Problem where a cursor was made for something else, or for a list that can no longer be made."""
     if place.version != call.served.version or (body.model or "").partition("@")[2] not in ("", place.version):
         raise Problem(422, "This cursor belongs to another version of the model")
-    if (place.entity, place.moment) != (_entity_digest(call), _moment_digest(body)):
+    if (place.entity, place.moment) != (_entity_digest(call), moment_digest(_moment(body.moment))):
         raise Problem(422, "This cursor belongs to another newcomer or moment")
     if known.own is not None and place.support != known.digest:
         raise gone()
@@ -213,7 +222,8 @@ def _next(call: Call, body: RecommendationRequest, known: Known, last: Scored, p
     """The cursor of what follows the last item."""
     item = call.served.recommender.places([last.item], known)[0]
     support, size = (known.digest, len(known.items)) if place is None else (place.support, place.size)
-    made = Place(call.served.version, support, size, _entity_digest(call), _moment_digest(body), last.score, item)
+    moment = moment_digest(_moment(body.moment))
+    made = Place(call.served.version, support, size, _entity_digest(call), moment, last.score, item)
     return write(made, call.house.profiles.secret)
 
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 OWN = ("request_id", "served_by", "next")
-"""What is each answer's own: one is made now, the other may come from a cache; the command line has one page."""
+"""What is each answer's own: one is made now, the other may come from a cache; cursors hold last bits of scores."""
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ def alike(printed, answered):
     assert [i["score"] for i in items] == pytest.approx([i["score"] for i in others], rel=1e-5)
     assert [{**i, "score": 0} for i in items] == [{**i, "score": 0} for i in others]
     assert rest(printed) == rest(answered)
+    assert (printed["next"] is None) == (answered["next"] is None)
 
 
 def rest(answer):
@@ -46,6 +47,21 @@ def test_for_events_and_candidates_that_are_told(command, model, server, items):
         command.json("recommend", model, *words, "--candidates", ",".join(some), "-n", 3),
         asked(server, model=model, events=told, candidates=some, n=3),
     )
+
+
+def test_its_cursor_goes_on_at_the_api(command, model, server, items, anna):
+    for words, body in (
+        (("--items", items[0]), {"events": [{"item": items[0]}]}),
+        (("--entity", anna), {"entity": {"id": anna}}),
+    ):
+        first = command.json("recommend", model, *words, "-n", 5)
+        second = asked(server, model=model, n=5, cursor=first["next"], **body)
+        whole = asked(server, model=model, n=10, **body)
+        assert [i["item"] for i in (*first["items"], *second["items"])] == [i["item"] for i in whole["items"]]
+    candidates = items[4:7]
+    words = ("--items", items[0], "--candidates", ",".join(candidates))
+    assert command.json("recommend", model, *words, "-n", 3)["next"] is None, "that is all there is"
+    assert command.json("recommend", model, *words, "-n", 2)["next"] is not None
 
 
 def test_for_features_that_have_no_effect(command, model, server, items):

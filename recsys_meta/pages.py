@@ -15,7 +15,7 @@ import hmac
 import struct
 from typing import NamedTuple
 
-from api.problems import Problem
+from recsys_meta.newcomers import Moment, canonical
 
 _FORM = struct.Struct(">8s16sH8s8sfI")
 _SIGNATURE = 13
@@ -45,6 +45,15 @@ def digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest() if text else bytes(8)
 
 
+def moment_digest(moment: Moment | None) -> bytes:
+    """Eight bytes that stand for a moment; zeros where none was told."""
+    if moment is None:
+        return digest("")
+    # A word is told as a number to one door and as a text to another.
+    context = {name: str(value) for name, value in moment.context.items() if value is not None}
+    return digest(canonical({**vars(moment), "context": context}))
+
+
 def secret_of(*parts: str) -> bytes:
     """The key that all processes of a deployment sign with, from what only they know."""
     made = hashlib.blake2b(digest_size=32, person=b"cursors")
@@ -68,7 +77,7 @@ def write(place: Place, secret: bytes) -> str:
 
 
 def read(cursor: str, secret: bytes) -> Place:
-    """The place of a cursor. Raises Problem 422 for anything that `write` did not make."""
+    """The place of a cursor. Raises ValueError for anything that `write` did not make."""
     try:
         signed = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
         raw, signature = signed[: _FORM.size], signed[_FORM.size :]
@@ -76,7 +85,7 @@ def read(cursor: str, secret: bytes) -> Place:
             raise ValueError("another signature")
         version, support, size, entity, moment, score, item = _FORM.unpack(raw)
     except (ValueError, struct.error, binascii.Error):
-        raise Problem(422, "This is no cursor of a list; leave `cursor` out to begin with the first page") from None
+        raise ValueError("This is no cursor of a list; leave `cursor` out to begin with the first page") from None
     return Place(version.hex(), support.hex(), size, entity, moment, score, item)
 
 
