@@ -25,13 +25,18 @@ def told(tmp_path) -> Command:
     return Command(tmp_path)
 
 
+def names(said):
+    """How often both words of the name are there; a narrow table folds between them."""
+    return min(said.count(word) for word in STRANGE.split())
+
+
 def test_ids_are_no_markup(told):
-    assert STRANGE in told("adaptations", "list")
-    assert " ".join(told("entities", "show", "user", STRANGE).split()).count(STRANGE) == 3
+    assert names(told("adaptations", "list")) == 1
+    assert names(told("entities", "show", "user", STRANGE)) == 3
     told("keys", "create", "--name", STRANGE)
-    assert STRANGE in told("keys", "list")
+    assert names(told("keys", "list")) == 1
     assert "receipt" in told("entities", "delete", "user", STRANGE, "--yes")
-    assert STRANGE not in told("adaptations", "list")
+    assert names(told("adaptations", "list")) == 0
 
 
 @pytest.mark.parametrize("words", [("entities", "show", "user"), ("adaptations", "list", "--entity"), ("runs", "show")])
