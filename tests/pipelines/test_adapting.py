@@ -45,6 +45,17 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(told, "BLOCK", 250)
 
 
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """A table in the form that its file's name says."""
+    match path.suffix:
+        case ".csv":
+            frame.to_csv(path, index=False)
+        case ".parquet":
+            frame.to_parquet(path)
+        case _:
+            path.write_text("\n".join(map(json.dumps, frame.to_dict("records"))))
+
+
 def left(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
@@ -165,14 +176,7 @@ def test_a_wrong_row_is_named_before_any_work(command, bundles, tmp_path, suffix
         rows = [{**row, field: str(row[field])} for row in rows]
     rows[17][field] = value
     path, out = tmp_path / f"events.{suffix}", tmp_path / "out.parquet"
-    frame = pd.DataFrame(rows)
-    match suffix:
-        case "csv":
-            frame.to_csv(path, index=False)
-        case "parquet":
-            frame.to_parquet(path)
-        case _:
-            path.write_text("\n".join(map(json.dumps, rows)))
+    write(pd.DataFrame(rows), path)
     message = command("adapt", bundles["ads"], "--events", path, "--out", out, code=1)
     assert says in message and str(path) in message
     assert f"line {18 if suffix == 'parquet' else 19}" in message
@@ -182,14 +186,7 @@ def test_a_wrong_row_is_named_before_any_work(command, bundles, tmp_path, suffix
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
 def test_a_table_without_rows_gives_one_without_rows(command, model, tmp_path, suffix):
     path, out = tmp_path / f"none.{suffix}", tmp_path / "out.parquet"
-    frame = pd.DataFrame({"entity": ["x"], "item": ["y"], "time": [1.0]}).head(0)
-    match suffix:
-        case "csv":
-            frame.to_csv(path, index=False)
-        case "parquet":
-            frame.to_parquet(path)
-        case _:
-            path.write_text("")
+    write(pd.DataFrame({"entity": ["x"], "item": ["y"], "time": [1.0]}).head(0), path)
     if suffix == "jsonl":
         assert "no such column" in command("adapt", model, "--events", path, "--out", out, code=1)
         assert left(tmp_path) == [path.name]
