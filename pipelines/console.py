@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,13 +35,16 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; the columns after the first that hold numbers only are set flush right. No text is markup: an id
-    may look like it."""
+def show(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], whole: Collection[str] = ("run",)
+) -> None:
+    """Print a table; columns that hold numbers only are set flush right. Times are not folded, nor what is to be typed
+    again (`whole`). No text is markup: an id may look like it."""
     table = Table(title=escape(title), title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
     for i, name in enumerate(columns):
         numbers = bool(rows) and all(isinstance(row[i], int | float | None) for row in rows)
-        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
+        times = bool(rows) and all(isinstance(row[i], datetime | None) for row in rows)
+        table.add_column(name, justify="right" if numbers else "left", overflow="fold", no_wrap=times or name in whole)
     for row in rows:
         table.add_row(*(escape(_cell(v)) for v in row))
     out.print(table)

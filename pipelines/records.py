@@ -26,6 +26,9 @@ Kind = Annotated[str, typer.Argument(help="Kind of entity: user, ad, city, ...")
 Id = Annotated[str, typer.Argument(help="The entity's id.")]
 
 
+_SHORT = {"support_size": "size", "loss_before": "before", "loss_after": "after", "served_by": "by"}
+
+
 @runs.command("list")
 def list_runs(limit: Limit = 20, as_json: Json = False) -> None:
     """Training runs, newest first."""
@@ -38,10 +41,10 @@ def list_runs(limit: Limit = 20, as_json: Json = False) -> None:
         emit(rows)
         return
     lines = [
-        (r["id"], r["recipe"], r["dataset"], r["status"], r["metrics"].get("valid"), r["started"], r["reason"])
+        (r["id"], r["recipe"], r["dataset"], r["status"], r["metrics"].get("valid"), r["reason"])  # an id has its time
         for r in rows
     ]
-    show("Runs", ("run", "recipe", "data set", "status", "valid", "started", "reason"), lines)
+    show("Runs", ("run", "recipe", "data set", "status", "valid", "reason"), lines)
 
 
 @runs.command("show")
@@ -78,7 +81,12 @@ def list_adaptations(
         if all(r.variant is None for r in page):  # without a split it would only make the others narrow
             hidden.add("variant")
         short = [c for c in columns if c not in hidden]
-        show("Adaptations", short, [tuple(r[columns.index(c)] for c in short) for r in rows])
+        names = [_SHORT.get(c, c) for c in short]
+        show(
+            "Adaptations: loss of the support before and after",
+            names,
+            [[r[columns.index(c)] for c in short] for r in rows],
+        )
 
 
 @entities.command("show")
