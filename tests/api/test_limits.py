@@ -115,6 +115,11 @@ def test_a_portion_is_spent_without_asking_redis(own_redis):
     assert 50 <= asked < 60
 
 
+def test_what_is_left_when_no_portion_is_may_be_spent_too():
+    found = spend(Limiter("149 per year"), "key-a", 200)  # portions are of two
+    assert found[:149] == [None] * 149 and None not in found[149:]
+
+
 def test_those_who_come_together_share_one_portion():
     async def walk():
         limiter = Limiter("100 per year")
