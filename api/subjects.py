@@ -62,7 +62,7 @@ def _read(served: Served, subject: Subject, features: Mapping[str, Any], events:
     given = [recommender.fields.interaction(e.item, e.label, e.time, e.context) for e in events]
     told = Newcomer(features, given)
     if profile is not None and (profile.events or profile.features):
-        ids = {_event_id(served, subject, e) for e in events}
+        ids = {_event_id(served, subject, e) for e in events if e.event_id is not None or recommender.repeats}
         told = join(recommender.reader, profile.features, profile.events, told, ids)
     return recommender.know(told)
 
