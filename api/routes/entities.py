@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -21,8 +23,11 @@ from recsys_meta.store import adaptations, entities, events
 from recsys_meta.store.adaptations import NewAdaptation
 from recsys_meta.store.cache import owner_key
 from recsys_meta.store.engine import Unavailable
+from recsys_meta.store.redis_cache import RedisCache
 
 router = APIRouter(prefix="/v1", tags=["entities"])
+
+_PAUSES_S = (0.1, 0.2, 0.4, 0.8)  # after attempts to tell Redis of an erasure that failed, seconds
 Many = Annotated[int, Query(ge=0, le=1000, description="newest events to show")]
 
 
@@ -80,11 +85,20 @@ async def _forget(house: House, kind: str, entity: str) -> int:
     if house.redis is None:
         return cached
     try:
-        return cached + await house.redis.delete_owned(owner)
+        return cached + await _delete_owned(house.redis, owner)
     except Unavailable:
         raise unavailable(
             "The database has erased the entity, but Redis cannot be reached and may hold its adapted state; ask again"
         ) from None
+
+
+async def _delete_owned(redis: RedisCache, owner: str) -> int:
+    """A list can do without Redis, an erasure cannot: it outlasts a moment in which Redis does not answer."""
+    for pause in _PAUSES_S:
+        with suppress(Unavailable):
+            return await redis.delete_owned(owner)
+        await asyncio.sleep(pause)
+    return await redis.delete_owned(owner)
 
 
 def _document(session: Session, kind: str, entity: str, many: int) -> dict[str, Any]:

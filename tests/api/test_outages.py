@@ -1,5 +1,7 @@
 """What goes on while Redis or the database is away, and that all is well again when they are back."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -60,6 +62,20 @@ def test_redis_stops_in_mid_run_and_comes_back(full, own_redis, new_id):
     wait(lambda: not full.house.ladder.writing)
     full.house.memory.close()
     assert full.recommend(*THREE, entity=entity).headers["x-cache"] == "redis"
+
+
+def test_an_erasure_outlasts_a_moment_in_which_redis_does_not_answer(full, own_redis, keys_of, new_id):
+    full.client.post("/v1/events", json=events(new_id, *THREE))
+    full.recommend(entity={"id": new_id})
+    wait(lambda: not full.house.ladder.writing)
+    assert keys_of()
+    own_redis.hang()
+    with ThreadPoolExecutor(1) as pool:
+        erased = pool.submit(full.client.delete, f"/v1/entities/user/{new_id}")
+        wait(lambda: full.house.redis.degraded)
+        own_redis.go_on()
+        assert erased.result(60).status_code == 200
+    assert keys_of() == []
 
 
 def test_what_redis_was_told_to_forget_and_did_not_is_not_served(home, light, own_redis, new_id):
