@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
+import torch
 import typer
 from rich.markup import escape
 from rich.progress import Progress
@@ -61,7 +63,8 @@ def recommend_command(
         with workspace.reading() as session:
             newcomer = join(recommender.reader, *profiles.read(session, bundle.schema.kind, entity), newcomer)
     chosen = None if candidates is None else [c.strip() for c in candidates.split(",") if c.strip()]
-    answer = recommend(recommender, newcomer, n, chosen, moment)
+    with _one_thread():
+        answer = recommend(recommender, newcomer, n, chosen, moment)
     name = model.partition("@")[0]
     if as_json:
         owner = "" if entity is None else owner_key(bundle.schema.kind, entity)
@@ -108,6 +111,17 @@ def answer_json(answer: Answer, model: str, version: str, variant: str | None, f
         ],
         "next": following,
     }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a server: several may add up in another order, and the answer shall be the same to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _pairs(option: str, pairs: Sequence[str]) -> dict[str, object]:
