@@ -1,7 +1,8 @@
 """Lists of rows that were shown together, of which one is taken: where in the list a predictor puts it.
 
 Every entity of a list is scored with what was known of it then: the first k of its earlier rows, or where it has
-fewer, the largest number of shots on the curve that it has. So the lists of entities that share them must not be split
+fewer, the largest of the numbers of shots of the schema, and 0, that it has. So a figure does not depend on which other
+points are asked for, and every row of a list has a score. The lists of entities that share them must not be split
 between training and test (`Schema.together`).
 """
 
@@ -33,7 +34,8 @@ def list_ranks(
 ) -> dict[int, Sample]:
     """Reciprocal rank of the taken row in its list, for each number of shots k: over lists that show a newcomer of
     `entities` with at least k earlier rows. Lists without a taken row, or with several, are left out; ties count as
-    their mean rank. The first such newcomer of a list is its entity."""
+    their mean rank, and a score that is not a number is below all others. The first such newcomer of a list is its
+    entity."""
     if index.group is None:
         raise ValueError("the data set has no lists")
     rank = torch.arange(len(index.item)) - index.indptr[index.entity]
@@ -42,10 +44,17 @@ def list_ranks(
     lists = torch.unique(index.group[newcomer[index.entity]])
     asked = torch.isin(index.group, lists)
     met = torch.unique(index.entity[asked]).numpy()
-    current = torch.full((len(index.item),), torch.nan)
+    # At 0 every row is scored. A row without a score would have none above it: it would count as the first of its list.
+    steps = {0, *data.schema.shots}
+    standing = torch.full((len(index.item),), torch.nan)
     found = {}
-    for k in sorted(shots):
+    for k in sorted(steps | set(shots)):
+        if k > max(shots):
+            break
+        current = standing if k in steps else standing.clone()
         _score(predictor, body, data, index, met[index.counts[torch.from_numpy(met)].numpy() > k], k, current)
+        if k not in shots:
+            continue
         judged = newcomer[index.entity] & (rank >= max(k, data.schema.query_from))
         judged &= torch.from_numpy(index.reaches(np.arange(len(index.counts)), k, least, data.schema.query_from))[
             index.entity
@@ -72,7 +81,10 @@ def _reciprocal(index: EventIndex, score: Tensor, asked: Tensor, judged: Tensor)
     assert index.group is not None
     _, place = torch.unique(index.group[asked], return_inverse=True)
     count = int(place.max()) + 1 if len(place) else 0
-    value, label = score[asked], index.label[asked] > 0.5
+    value, label = (
+        score[asked].nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf),
+        index.label[asked] > 0.5,
+    )
     taken = torch.zeros(count).index_add(0, place, label.float())
     best = torch.full((count,), -torch.inf).scatter_reduce(0, place[label], value[label], "amax")
     above = torch.zeros(count).index_add(0, place, (value > best[place]).float())

@@ -71,6 +71,16 @@ class Places:
         return torch.where(known, self.values[rows.context["place"].long()], torch.tensor(-9.0))
 
 
+class Sizes(Places):
+    """Scores a row by how large its entity's support is, and the taken one as if it had two rows."""
+
+    def __init__(self):
+        super().__init__([0.0, 2.0, 0.0])
+
+    def score(self, body, state, rows):
+        return torch.where(rows.context["place"] == 1, 2.0, state["size"][:, None].float())
+
+
 def ranks(predictor, entities=(1, 2), shots=(0, 2)):
     return list_ranks(predictor, {}, DATA, INDEX, np.array(entities), shots, 1)
 
@@ -96,6 +106,29 @@ def test_everybody_in_a_list_has_at_most_the_support_asked_for():
     assert figure("mrr", found[0]) == pytest.approx(1 / 2)  # nobody is known: all tie
     # The newcomer and entity 0 are known from their third row on; the third of the list comes seldom.
     assert figure("mrr", found[2]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("shots", [(2,), (3,), (2, 3), (0, 1, 3)])
+def test_chance_is_chance_whichever_points_are_asked_for(shots):
+    """Entities 5 to 12 have five rows each, so many a list shows one that has fewer earlier rows than the newcomer."""
+    for sample in ranks(Places([0.0, 0.0, 0.0]), shots=shots).values():
+        assert len(sample) > 10
+        assert set(sample.value.tolist()) == {0.5}
+
+
+@pytest.mark.parametrize("others", [(), (0,), (1,), (0, 1, 2, 4)])
+def test_a_figure_does_not_depend_on_the_other_points(others):
+    predictor = Sizes()
+    alone = ranks(predictor, shots=(3,))[3]
+    beside = ranks(predictor, shots=(3, *others))[3]
+    assert alone.value.tolist() == beside.value.tolist()
+    assert len(set(alone.value.tolist())) > 1
+
+
+def test_a_score_that_is_no_number_is_the_last_of_its_list():
+    nan = float("nan")
+    assert figure("mrr", ranks(Places([0.0, nan, 0.5]))[0]) == pytest.approx(1 / 3)
+    assert figure("mrr", ranks(Places([nan, nan, nan]))[0]) == pytest.approx(1 / 2)
 
 
 def test_lists_are_part_of_the_curve():
