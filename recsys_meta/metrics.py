@@ -1,8 +1,8 @@
 """Metrics, for a batch of tasks at once; `intervals` says what may be concluded from them.
 
-Ranking is over the full catalogue; gains are binary; ties are broken at random, because a constant model would
-otherwise inherit the order of the items (papers.md, traps 5 and 12 in our notes; Krichene & Rendle 2020 on
-sampled candidates).
+Ranking is over the full catalogue; gains are binary; a score that is not a number ranks below every number. Ties are
+broken at random, because a constant model would otherwise inherit the order of the items (papers.md, traps 5 and 12 in
+our notes; Krichene & Rendle 2020 on sampled candidates).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def ranking_metrics(scores: Tensor, relevant: Tensor, shown: Tensor, generator: 
     Recall@20 is divided by the number of relevant items; MRR looks at the whole ranking.
     """
     mix = torch.randperm(scores.shape[1], generator=generator, device=generator.device).to(scores.device)
-    scores = scores.masked_fill(~shown, -torch.inf)[:, mix]
+    scores = _numbers(scores).masked_fill(~shown, -torch.inf)[:, mix]
     hits = (relevant & shown)[:, mix]
     total = hits.sum(1).float()
     depth = min(20, scores.shape[1])
@@ -54,10 +54,15 @@ def ranking_metrics(scores: Tensor, relevant: Tensor, shown: Tensor, generator: 
 
 def ndcg(scores: Tensor, relevant: Tensor, shown: Tensor, depth: int = 10) -> Tensor:
     """nDCG at a depth alone, [T], ties as they come: for searches that compare many scores of the same tasks."""
-    top = scores.masked_fill(~shown, -torch.inf).topk(min(depth, scores.shape[1]), dim=1).indices
+    top = _numbers(scores).masked_fill(~shown, -torch.inf).topk(min(depth, scores.shape[1]), dim=1).indices
     hits = relevant & shown
     total = hits.sum(1).float()
     return _gain(hits.gather(1, top).float(), total).masked_fill(total == 0, torch.nan)
+
+
+def _numbers(scores: Tensor) -> Tensor:
+    """Scores with the lowest number in place of NaN: nothing compares above NaN, and topk puts it first."""
+    return scores.masked_fill(scores.isnan(), torch.finfo(scores.dtype).min)
 
 
 def _gain(found: Tensor, total: Tensor) -> Tensor:
@@ -80,7 +85,7 @@ def rating_metrics(predicted: Tensor, label: Tensor, mask: Tensor, low: float, h
     gain = (2.0**label - 1).masked_fill(~mask, 0.0)
     depth = min(5, label.shape[1])
     discount = 1 / torch.log2(torch.arange(2, depth + 2, device=label.device, dtype=torch.float32))
-    value, order = predicted.masked_fill(~mask, -torch.inf).sort(1, descending=True)
+    value, order = _numbers(predicted).masked_fill(~mask, -torch.inf).sort(1, descending=True)
     reached = (_tied_mean(value, gain.gather(1, order))[:, :depth] * discount).sum(1)
     highest = gain.masked_fill(~mask, -torch.inf).topk(depth, dim=1).values
     ideal = (highest.masked_fill(highest == -torch.inf, 0.0) * discount).sum(1)
@@ -107,6 +112,7 @@ def choice_metrics(scores: Tensor, own: Tensor, shown: Tensor, generator: torch.
 
     scores [R, K]; own [R]: the column of the candidate that was taken; shown [R, K] bool. Ties are broken at random.
     """
+    scores = _numbers(scores)
     best = scores.gather(1, own[:, None])
     others = shown.scatter(1, own[:, None], False)
     above = ((scores > best) & others).sum(1)

@@ -56,6 +56,34 @@ def test_nothing_relevant_leaves_and_a_perfect_list_is_one():
     assert all(bool(v[0].isnan()) and float(v[1]) == 1.0 for v in got.values())
 
 
+def test_a_score_that_is_no_number_ranks_last():
+    """A model that fails for some items, or for all, must not look like a good one."""
+    nan = math.nan
+    relevant = torch.zeros(2, 30, dtype=torch.bool)
+    relevant[:, 0] = True
+    scores = torch.arange(30.0).repeat(2, 1)
+    scores[0, 0], scores[1, 1:25] = nan, nan
+    got = ranking_metrics(scores, relevant, torch.ones_like(relevant), generator())
+    assert got["mrr"].tolist() == pytest.approx([1 / 30, 1 / 6])  # five numbers are above that of the second
+    assert got["recall@20"].tolist() == [0.0, 1.0]
+    assert ndcg(scores, relevant, torch.ones_like(relevant)).tolist() == pytest.approx([0.0, 1 / math.log2(7)])
+    every = torch.full((1, 30), nan).expand(400, -1)
+    own = torch.zeros(400, dtype=torch.int64)
+    blind = choice_metrics(every, own, torch.ones_like(every, dtype=torch.bool), generator())
+    assert float(blind["hit@10"].mean()) == pytest.approx(1 / 3, abs=0.08)
+    taken = choice_metrics(scores, own[:2], torch.ones_like(relevant), generator())
+    assert taken["mrr"].tolist() == pytest.approx([1 / 30, 1 / 6])
+
+
+def test_a_rating_that_is_no_number_is_predicted_lowest():
+    label = torch.tensor([[5.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
+    predicted = torch.tensor([[math.nan, 1.0, 2.0, 3.0, 4.0, 5.0]])
+    got = rating_metrics(predicted, label, torch.ones_like(label, dtype=torch.bool), 1, 5)
+    assert math.isnan(float(got["rmse"]))
+    last = rating_metrics(predicted.nan_to_num(-9.0), label, torch.ones_like(label, dtype=torch.bool), 1, 5)
+    assert float(got["ndcg@5"]) == float(last["ndcg@5"]) < 0.1
+
+
 def expectation(scores, relevant, draws=4000):
     """Metrics of one task under random order of ties, by drawing."""
     rng = np.random.default_rng(0)
