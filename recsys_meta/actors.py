@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_meta.episodes import BoolArray, EventIndex, preferred_first
+from recsys_meta.episodes import BoolArray, EventIndex, preferred_first, shuffled_within
 from recsys_meta.errors import ConfigError
 from recsys_meta.types import IntArray, Rows
 
@@ -49,7 +49,7 @@ class ActorIndex(EventIndex):
         enough = (torch.bincount(entity, minlength=len(index.counts)) >= LEAST_ACTORS) & (index.counts >= LEAST_ROWS)
         steps, entity = steps[enough[entity]], entity[enough[entity]]
         chance = torch.rand(len(steps), generator=torch.Generator().manual_seed(seed)).to(entity.device)
-        steps = steps[torch.argsort(entity + 0.999 * chance)]
+        steps = steps[shuffled_within(entity, chance)]
         actors = torch.bincount(entity, minlength=len(index.counts))
         first = torch.cat([actors.new_zeros(1), actors.cumsum(0)])
         own = {k: getattr(index, k) for k in ("indptr", "item", "label", "context", "actor", "group")}
@@ -92,7 +92,7 @@ class ActorIndex(EventIndex):
         actor = start[task] + rank
         if generator is not None:
             chance = torch.rand(len(task), generator=generator, device=task.device, dtype=torch.float64)
-            actor = actor[torch.argsort(task.double() + chance)]
+            actor = actor[shuffled_within(task, chance)]
         pool = count // 2
         inside = rank < torch.minimum(shots.to(count.device), pool)[task]
         asked = rank >= pool[task]

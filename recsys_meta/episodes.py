@@ -209,8 +209,16 @@ class EventIndex:
 
 def _shuffle(task: Tensor, generator: torch.Generator) -> Tensor:
     """A permutation that keeps tasks together and mixes the rows within each."""
-    key = torch.rand(len(task), generator=generator, device=task.device, dtype=torch.float64)
-    return torch.argsort(task.double() + key)
+    chance = torch.rand(len(task), generator=generator, device=task.device, dtype=torch.float64)
+    return shuffled_within(task, chance)
+
+
+def shuffled_within(task: Tensor, chance: Tensor) -> Tensor:
+    """The permutation that puts the rows [R] of each task in the order of their chance in [0, 1). Rows come task after
+    task, and stay so."""
+    # In float32 the sum would lose the chance to the number of the task, from 32,768 on enough to change the task. In
+    # float64 it may still round up to the next one; stable, because rows of two tasks that tie are then in order.
+    return torch.argsort(task.double() + chance, stable=True)
 
 
 def preferred_first(task: Tensor, turn: Tensor, asked: Tensor, liked: Tensor) -> Tensor:

@@ -89,3 +89,23 @@ def test_rows_without_actors_are_refused(index):
 
     with pytest.raises(ConfigError, match="name an actor"):
         ActorIndex.of_rows(replace(index, actor=None), 0)
+
+
+@pytest.mark.parametrize("first", [0, 40_000, 1 << 22])
+def test_rows_stay_with_their_entity_however_many_there_are(first):
+    """The number of an entity must not swallow the chance that its actors are mixed by."""
+    entities, each = 12, 100
+    counts = torch.zeros(first + entities, dtype=torch.int64)
+    counts[first:] = each * ROWS
+    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    actor = torch.arange(each).repeat_interleave(ROWS).repeat(entities)
+    index = EventIndex(indptr, torch.full_like(actor, 2, dtype=torch.int32), torch.ones(len(actor)), actor=actor)
+    orders = []
+    for seed in range(5):
+        made = ActorIndex.of_rows(index, seed)
+        owner = torch.repeat_interleave(torch.arange(len(counts)), made.first.diff())
+        assert torch.equal(index.entity[made.steps[:, 0]], owner)
+        orders.append(index.actor[made.steps[:, 0]].view(entities, each))
+    assert all((order.sort(1).values == torch.arange(each)).all() for order in orders)
+    moved = torch.stack(orders)[:, :, 1:] < torch.stack(orders)[:, :, :-1]
+    assert float(moved.float().mean()) == pytest.approx(0.5, abs=0.05)  # in order of actor it would be 0

@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_meta.dataset import NO_TIME
-from recsys_meta.episodes import EventIndex, batch_of, collate, draw, known_times, ordered, seen_only
+from recsys_meta.episodes import (
+    EventIndex,
+    batch_of,
+    collate,
+    draw,
+    known_times,
+    ordered,
+    seen_only,
+    shuffled_within,
+)
 from tests.small import data_of, index_of
 
 COUNTS = st.lists(st.integers(0, 7), min_size=1, max_size=8)
@@ -241,3 +250,11 @@ def test_preferred_rows_come_first_when_a_query_is_cut():
     assert query.label[1].tolist() == [60, 79, 45, 46]
     plain = draw(index, torch.arange(2), torch.tensor([5, 5]), max_query=4, prefer=torch.zeros(80, dtype=torch.bool))
     assert plain[1].label.tolist() == draw(index, torch.arange(2), torch.tensor([5, 5]), max_query=4)[1].label.tolist()
+
+
+def test_rows_stay_in_their_task_even_where_the_sum_of_task_and_chance_rounds_up():
+    task = torch.tensor([2**30, 2**30, 2**30 + 1, 2**30 + 1]).repeat_interleave(64)
+    chance = torch.where(torch.arange(256) % 2 == 0, 0.0, 1 - 2.0**-53).double()
+    chance[:128] = 1 - 2.0**-53
+    chance[128:] = 0.0
+    assert torch.equal(shuffled_within(task, chance), torch.arange(256))
