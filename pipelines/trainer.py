@@ -25,14 +25,8 @@ class Watch:
 
     def __call__(self, step: Step) -> None:
         best = "-" if step.best is None else f"{abs(step.best):.4f}"
-        rate = step.tasks * (step.step - self._first(step) + 1) / max(step.seconds, 1e-9)
-        note = f"loss {step.loss:.3f}  valid {best}  {rate:,.0f} tasks/s"
+        note = f"loss {step.loss:.3f}  valid {best}  {step.tasks_per_second:,.0f} tasks/s"
         self._progress.update(self._task, total=step.steps, completed=step.step, note=note)
-
-    def _first(self, step: Step) -> int:
-        if not hasattr(self, "_began"):
-            self._began = step.step
-        return self._began
 
 
 def train(
@@ -83,6 +77,7 @@ def train(
         "recipe": done.plan.recipe.name,
         "steps": done.steps,
         "seconds": round(done.seconds, 1),
+        "resumed_at": done.resumed_at,
         "valid": done.best,
         "stopped": done.stopped,
         "folder": str(done.folder),
@@ -93,10 +88,8 @@ def train(
         return
     why = done.stopped or "all epochs done"
     best = "not validated" if done.best is None else f"{done.best:.4f}"
-    out.print(
-        f"run [bold]{done.plan.id}[/]: {done.steps} steps in {done.seconds:.0f} s ({why}); "
-        f"best on meta-validation {best}"
-    )
+    steps = f"{done.steps} steps" + (f", the last {done.steps - done.resumed_at}" if done.resumed_at else "")
+    out.print(f"run [bold]{done.plan.id}[/]: {steps} in {done.seconds:.0f} s ({why}); best on meta-validation {best}")
     err.print(f"Next: recsys-meta models publish {done.plan.id}")
 
 

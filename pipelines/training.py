@@ -69,12 +69,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run."""
+    """A finished run. `seconds` count from when it was started or, at step `resumed_at`, resumed."""
 
     plan: Plan
     folder: Path
     steps: int
     seconds: float
+    resumed_at: int
     best: float | None
     stopped: str
     bundle: Bundle
@@ -188,6 +189,7 @@ def _train(workspace: Workspace, plan: Plan, data: Dataset, report: Report | Non
     found = last_checkpoint(folder)
     if found is not None:
         thaw(run, found)
+    resumed_at = run.step
     began = time.perf_counter()
     validate = _validation(learner, data, seen, split, plan)
     with _interruption() as asked:
@@ -208,7 +210,9 @@ def _train(workspace: Workspace, plan: Plan, data: Dataset, report: Report | Non
     bundle = _bundle(plan, data, seen, split, run, params)
     written = save_bundle(bundle, folder / "bundle")
     _close(workspace, plan, "finished", run.stopped or None)
-    return Trained(plan, folder, run.step, time.perf_counter() - began, best, run.stopped, load_bundle(written))
+    return Trained(
+        plan, folder, run.step, time.perf_counter() - began, resumed_at, best, run.stopped, load_bundle(written)
+    )
 
 
 def learner_of(recipe: Recipe, data: Dataset) -> Learner:
@@ -287,7 +291,7 @@ def _record(workspace: Workspace, plan: Plan, step: Step) -> None:
     if step.valid is None and not step.epoch_end and step.step % 10:
         return
     figures = {"loss": step.loss, "gradient_norm": step.gradient, "epoch": float(step.epoch), **step.logs}
-    figures["tasks_per_second"] = step.tasks * step.step / max(step.seconds, 1e-9)
+    figures["tasks_per_second"] = step.tasks_per_second
     if step.valid is not None:
         figures["valid"] = abs(step.valid)  # errors count as negative while choosing
     with workspace.session() as session:

@@ -36,7 +36,8 @@ Validate = Callable[[Params], float]
 @dataclass(frozen=True)
 class Step:
     """What one meta-batch did. `valid` is there when the parameters were validated after it; `buckets` say from where
-    the curriculum drew it and how hard it was, where that was measured."""
+    the curriculum drew it and how hard it was, where that was measured. `seconds` and `tasks_so_far` count from when
+    `fit` was called: in a resumed run, since it was resumed."""
 
     step: int
     steps: int
@@ -44,12 +45,18 @@ class Step:
     loss: float
     gradient: float
     tasks: int
+    tasks_so_far: int
     seconds: float
     logs: Mapping[str, float]
     valid: float | None = None
     best: float | None = None
     epoch_end: bool = False
     buckets: tuple[Bucket, ...] = ()
+
+    @property
+    def tasks_per_second(self) -> float:
+        """Tasks a second since the run was started or resumed, validation included."""
+        return self.tasks_so_far / max(self.seconds, 1e-9)
 
 
 def start(
@@ -89,7 +96,7 @@ def fit(run: Run, validate: Validate) -> Iterator[Step]:
     loss or meta-gradient is not finite; parameters and optimiser are then left as they were before the bad step.
     """
     settings = run.recipe.train
-    began = time.perf_counter()
+    began, tasks = time.perf_counter(), 0
     if run.sampler.asks:
         run.sampler.rate(difficulty_of(run))
     while run.step < run.steps and not run.stopped:
@@ -100,6 +107,7 @@ def fit(run: Run, validate: Validate) -> Iterator[Step]:
         factor = rate_at(settings, run.step, run.steps)
         value, norm = update(loss, {k: run.params[k] for k in run.trained}, run.optimiser, settings, factor, run.step)
         run.step += 1
+        tasks += len(batch.entity)
         end = run.step % run.epoch_steps == 0
         epoch = (run.step - 1) // run.epoch_steps + 1
         valid = None
@@ -112,6 +120,7 @@ def fit(run: Run, validate: Validate) -> Iterator[Step]:
             loss=value,
             gradient=norm,
             tasks=len(batch.entity),
+            tasks_so_far=tasks,
             seconds=time.perf_counter() - began,
             logs={**logs, **{f"curriculum.{k}": v for k, v in run.sampler.report().items()}},
             valid=valid,

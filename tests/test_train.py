@@ -75,6 +75,19 @@ def test_resuming_at_any_step_ends_with_the_same_bits(world, tmp_path, curriculu
         assert same(resumed.chosen(), run.chosen())
 
 
+def test_the_pace_of_a_resumed_run_is_that_of_its_own_steps(world):
+    """Tasks that were met before the checkpoint took none of the seconds since."""
+    run = begin(world)
+    steps = fit(run, count_up())
+    paces = [next(steps) for _ in range(3)]
+    assert [s.tasks_so_far for s in paces] == [s.tasks * (i + 1) for i, s in enumerate(paces)]
+    other = begin(world)
+    thaw(other, freeze(run))
+    after = next(fit(other, count_up()))
+    assert after.step == 4 and after.tasks_so_far == after.tasks
+    assert after.tasks_per_second == pytest.approx(after.tasks / after.seconds)
+
+
 def test_a_snapshot_does_not_move_with_the_run_it_was_taken_from_or_given_to(world):
     run = begin(world)
     steps = fit(run, count_up())

@@ -257,7 +257,9 @@ def test_ctrl_c_stops_cleanly_and_a_resume_ends_where_an_undisturbed_run_does(co
     assert child.returncode == 1 and "--resume" in message and "Traceback" not in message
     name = next(r["id"] for r in command.json("runs", "list") if r["id"] not in before)
     assert command.json("runs", "list")[0]["status"] == "stopped"
-    assert command.json("train", "--resume", name)["version"] == whole["version"]
+    done = command.json("train", "--resume", name)
+    assert done["version"] == whole["version"]
+    assert whole["resumed_at"] == 0 < done["resumed_at"] < done["steps"]
 
 
 def test_wrong_usage_is_exit_2_and_wrong_input_exit_1(command, run):
