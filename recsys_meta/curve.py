@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from recsys_meta.errors import NotFoundError
 from recsys_meta.intervals import Interval, Paired, Values, paired_seeds, summarise
 from recsys_meta.samples import Sample, figure
 from recsys_meta.types import IntArray
@@ -24,21 +25,34 @@ class Curve:
     entities: IntArray
     values: Mapping[int, Mapping[str, Values]]
 
+    def at(self, shots: int, metric: str) -> Values:
+        """The values of a metric at one point. Raises NotFoundError for a point or a metric that the curve lacks."""
+        if shots not in self.values:
+            raise NotFoundError(f"the curve of '{self.method}' has no point {shots}; there are {_listed(self.values)}")
+        point = self.values[shots]
+        if metric not in point:
+            raise NotFoundError(f"the curve of '{self.method}' has no metric '{metric}'; there are {_listed(point)}")
+        return point[metric]
+
     def interval(self, shots: int, metric: str, seed: int = 0) -> Interval:
         """Mean and 95% bootstrap interval at one point."""
-        return summarise(metric, self.values[shots][metric], seed)
+        return summarise(metric, self.at(shots, metric), seed)
 
     def against(self, other: Curve, shots: int, metric: str) -> Paired:
         """Paired difference, self less other, at one point."""
         if not np.array_equal(self.entities, other.entities):
             raise ValueError("curves over different entities cannot be paired")
-        return paired_seeds(metric, [self.values[shots][metric]], [other.values[shots][metric]])
+        return paired_seeds(metric, [self.at(shots, metric)], [other.at(shots, metric)])
 
     def mean(self, metric: str) -> float:
         """Mean over the points of the curve: the figure that choices on meta-validation are made by."""
-        means = [mean_of(metric, v[metric]) for v in self.values.values()]
+        means = [mean_of(metric, self.at(k, metric)) for k in self.values]
         finite = [m for m in means if np.isfinite(m)]
         return float(np.mean(finite)) if finite else float("nan")
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names))
 
 
 def mean_of(metric: str, values: Values) -> float:
@@ -50,7 +64,7 @@ def mean_of(metric: str, values: Values) -> float:
 
 def choose(curves: Sequence[Curve], metric: str, sign: float = 1.0) -> dict[int, int]:
     """For each number of shots, which of the curves (of one method's settings, on meta-validation) is best."""
-    return {k: int(np.argmax([_worth(metric, c.values[k][metric], sign) for c in curves])) for k in curves[0].values}
+    return {k: int(np.argmax([_worth(metric, c.at(k, metric), sign) for c in curves])) for k in curves[0].values}
 
 
 def _worth(metric: str, values: Values, sign: float) -> float:

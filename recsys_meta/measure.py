@@ -47,6 +47,18 @@ def metrics_of(data: Dataset) -> tuple[str, ...]:
             return CHOICE
 
 
+def batch_metrics(data: Dataset) -> tuple[str, ...]:
+    """Those of `metrics_of` that are a mean over what `measure` answers of a batch. The others need more: all rows at
+    once (AUC, calibration error), which rows are new or whose they are (choices), or the lists (MRR of clicks)."""
+    match data.schema.objective:
+        case "click":
+            return CLICK[:1]
+        case "choice":
+            return tuple(name for name in CHOICE if not name.startswith(("new_", "macro_")))
+        case _:
+            return metrics_of(data)
+
+
 def by_row(data: Dataset) -> bool:
     """Whether rows are measured rather than tasks."""
     return data.schema.objective in ("click", "choice")

@@ -52,8 +52,10 @@ def split_of(data: Dataset, index: EventIndex, by: str = "seed", seed: int = 0) 
     so of a random fifth of the past the smaller half validates: what is chosen there is to hold for them. Sharers of
     the feature `together` go to the same part; with `folds` the seed counts through the parts of a cross-validation,
     repetition after repetition. Both may be given.
-    Raises ConfigError when a part would be empty.
+    Raises ConfigError when a part would be empty, or for another `by`.
     """
+    if by not in ("seed", "time"):
+        raise ConfigError(f"entities cannot be split by '{by}'; there are seed, time")
     schema = data.schema
     entities = index.having(schema.least_rows)
     if by == "time":

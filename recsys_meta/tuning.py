@@ -20,7 +20,7 @@ from recsys_meta.dataset import Dataset
 from recsys_meta.episodes import EventIndex, ordered
 from recsys_meta.errors import ConfigError
 from recsys_meta.evaluate import SHOTS, episodes_at, measure, metrics_of
-from recsys_meta.measure import by_row
+from recsys_meta.measure import batch_metrics, by_row
 from recsys_meta.metrics import LOWER_IS_BETTER
 from recsys_meta.schema import Order
 from recsys_meta.splits import Split
@@ -90,8 +90,8 @@ def fit_tuned(
     """
     started = time.monotonic()
     metric = metric or metrics_of(data)[0]
-    if metric not in metrics_of(data):
-        raise ConfigError(f"metric '{metric}' is not known here; choose one of {', '.join(metrics_of(data))}")
+    if metric not in (known := batch_metrics(data)):
+        raise ConfigError(f"a {data.schema.objective} is not tuned by metric '{metric}'; there are {', '.join(known)}")
     settings = baseline(name)(objective=data.schema.objective).grid()
     rows = ordered(index, order or data.schema.order, seed)
     episodes = _episodes(data, rows, _drawn(split.valid, most, seed), sorted(set(shots)))

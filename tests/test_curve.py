@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from recsys_meta.episodes import EventIndex, batch_of, draw
+from recsys_meta.errors import NotFoundError
 from recsys_meta.evaluate import Curve, change_made, choose
 from tests.small import tiny
 from tests.worlds import ranking_world
@@ -17,6 +18,19 @@ def test_curves_pair_by_entity_and_refuse_others():
     assert one.against(other, 1, "mrr").difference == pytest.approx(0.1) and one.against(other, 1, "mrr").n == 2
     with pytest.raises(ValueError, match="different entities"):
         one.against(Curve("c", np.arange(1, 4), worse), 1, "mrr")
+
+
+def test_a_point_or_a_metric_that_a_curve_lacks_is_refused_with_those_it_has():
+    curve = Curve("a", np.arange(2), {k: {"mrr": np.zeros(2), "hit@10": np.zeros(2)} for k in (0, 5)})
+    asked = (curve.interval, lambda k, m: curve.against(curve, k, m))
+    for ask in asked:
+        with pytest.raises(NotFoundError, match="no point 3; there are 0, 5"):
+            ask(3, "mrr")
+        with pytest.raises(NotFoundError, match="no metric 'auc'; there are mrr, hit@10"):
+            ask(5, "auc")
+    for whole in (curve.mean, lambda m: choose([curve], m)):
+        with pytest.raises(NotFoundError, match="no metric 'auc'"):
+            whole("auc")
 
 
 def test_the_mean_of_a_curve_is_over_its_points_and_skips_empty_ones():

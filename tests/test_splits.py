@@ -107,3 +107,9 @@ def test_entities_with_too_few_rows_are_in_no_part():
     data = sharing({"least_rows": 11})
     with pytest.raises(ConfigError, match="too few"):
         split_of(data, EventIndex.of(data), "seed", 0)
+
+
+def test_an_unknown_way_to_split_is_refused():
+    data = data_of([[0, 1]] * 20)
+    with pytest.raises(ConfigError, match="split by 'sideways'; there are seed, time"):
+        split_of(data, EventIndex.of(data), "sideways", 0)

@@ -129,7 +129,9 @@ class Tuned(Config):
 
 
 def tuned(name: str, settings: Sequence[BaselineConfig], shots: Sequence[int], choice: Sequence[int]) -> Tuned:
-    """The tuned form of a baseline, under the baseline's own name; settings that no size uses are left out."""
+    """The tuned form of a baseline, under the baseline's own name; settings that no size uses are left out.
+    Raises NotFoundError for an unknown one."""
+    baseline(name)
     used = sorted(set(choice))
     return TUNED[name](
         settings=tuple(settings[j].model_dump() for j in used),

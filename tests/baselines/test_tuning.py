@@ -1,6 +1,7 @@
 """Tuning on meta-validation, and the predictor that comes of it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from recsys_meta.baselines.naive_bayes import NaiveBayes
 from recsys_meta.episodes import EventIndex
 from recsys_meta.errors import ConfigError, NotFoundError
 from recsys_meta.evaluate import cold_start
+from recsys_meta.measure import batch_metrics, metrics_of
 from recsys_meta.splits import split_by_seed
 from recsys_meta.tuning import fit_tuned
 from tests.baselines.cases import rows, supports, world
+from tests.choice_worlds import choice_world
 
 SHOTS = (0, 1, 3)
 
@@ -165,12 +168,43 @@ def test_ratings_are_tuned_downwards():
 def test_bad_requests_are_refused(setting):
     with pytest.raises(NotFoundError):
         fit_tuned("nothing", *setting)
-    with pytest.raises(ConfigError, match="metric 'auc'"):
+    with pytest.raises(ConfigError, match="metric 'auc'; there are ndcg@10"):
         fit_tuned("chance", *setting, metric="auc")
     with pytest.raises(ConfigError, match="no meta-validation entity"):
         fit_tuned("chance", *setting, shots=[1000])
     with pytest.raises(ConfigError, match="serves click, rating"):
         fit_tuned("item-mean", *setting)
+
+
+def kinds():
+    """A data set of each objective, and one of clicks in lists."""
+    plain = [world(objective) for objective in ("ranking", "rating", "click")]
+    lists = replace(
+        plain[2], events=replace(plain[2].events, group=np.arange(len(plain[2].events.item), dtype=np.int32))
+    )
+    return {"ranking": plain[0], "rating": plain[1], "click": plain[2], "lists": lists, "choice": choice_world()}
+
+
+@pytest.mark.parametrize("kind", ["ranking", "rating", "click", "lists", "choice"])
+def test_every_metric_is_tuned_by_or_refused_with_those_there_are(kind):
+    data = kinds()[kind]
+    index = EventIndex.of(data)
+    rest = data, index, split_by_seed(index.having(2), 0, (0.6, 0.2))
+    name = {"ranking": "popularity", "choice": "local-popularity"}.get(kind, "item-mean")
+    tunable = batch_metrics(data)
+    assert tunable[0] == metrics_of(data)[0]
+    for metric in (*metrics_of(data), "accuracy"):
+        if metric in tunable:
+            assert np.isfinite(fit_tuned(name, *rest, shots=(0, 1), metric=metric).report.choices[0].value)
+        else:
+            with pytest.raises(ConfigError) as refused:
+                fit_tuned(name, *rest, shots=(0, 1), metric=metric)
+            assert f"'{metric}'" in str(refused.value) and ", ".join(tunable) in str(refused.value)
+
+
+def test_an_unknown_baseline_has_no_tuned_form():
+    with pytest.raises(NotFoundError, match="no baseline 'nothing'; known: chance"):
+        tuned("nothing", [], [0], [])
 
 
 def test_an_empty_batch_is_answered(fitted):
