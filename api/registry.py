@@ -4,7 +4,6 @@ in one assignment."""
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.database import Database
+from api.failures import Failures
 from api.logs import open_log
 from api.problems import Problem, unavailable
 from api.served import Divided, Served, divide, open_version
@@ -41,7 +41,7 @@ class Registry:
         self._log = open_log()[0] if log is None else log
         self._lock, self._loading = asyncio.Lock(), asyncio.Lock()
         self._pinned: OrderedDict[tuple[str, str], Served] = OrderedDict()
-        self._failed: dict[tuple[str, str], float] = {}  # when a version could not be loaded
+        self._failures = Failures()
         self.live: Mapping[str, Served] = MappingProxyType({})
         self.splits: Mapping[str, Divided] = MappingProxyType({})
         self.broken: Mapping[str, str] = MappingProxyType({})
@@ -52,6 +52,7 @@ class Registry:
         before it in service. Raises Unavailable; then all stays as it is."""
         async with self._lock:
             wanted, divided = await self._database.probe(_wanted)
+            self._failures.want((r.model, r.version) for rows in (wanted, *(rows for _, rows in divided)) for r in rows)
             before = {(s.name, s.version, s.variant) for s in self._parts()}
             known = {(s.name, s.version): s for s in self._parts()}
 
@@ -81,8 +82,10 @@ class Registry:
 
     async def check(self, name: str, version: str) -> Served:
         """A registered version, loaded, before it goes live. Raises NotFoundError, and ConflictError for one that
-        cannot be loaded: to ask again, as after an outage, would not mend it."""
+        cannot be loaded: to ask again, as after an outage, would not mend it. The reason is logged at every call,
+        because the one who asks is told to look for it there."""
         row = await self._database.read(lambda s: registry.resolve(s, f"{name}@{version}"))
+        self._failures.forget((row.model, row.version))
         try:
             return await self._pin(row)
         except CheckpointError as error:
@@ -167,23 +170,24 @@ class Registry:
 
     async def _attempt(self, row: ModelVersion) -> Served | None:
         """The same for what is wanted at every look: reading a damaged version over and over would cost too much."""
-        key = row.model, row.version
-        if time.monotonic() - self._failed.get(key, -_RETRY_S) < _RETRY_S:
+        if self._failures.recent((row.model, row.version), _RETRY_S):
             return None
         try:
             return await self._load(row)
         except CheckpointError:
-            self._failed[key] = time.monotonic()
             return None
 
     async def _load(self, row: ModelVersion) -> Served:
         """Raises CheckpointError. What was wrong names files of ours: that is for the log, not for callers."""
+        key = row.model, row.version
         try:
-            return await asyncio.to_thread(open_version, self._folder, row)
-        except Exception:  # one that cannot be read must not keep the others from being served
-            if (row.model, row.version) not in self._failed:  # said once; it may be tried for days
+            found = await asyncio.to_thread(open_version, self._folder, row)
+        except Exception as error:  # one that cannot be read must not keep the others from being served
+            if self._failures.note(key, error):  # a reason is logged once: the version may be tried for days
                 self._log.error("a version cannot be loaded", model=row.model, version=row.version, exc_info=True)
             raise CheckpointError(f"{row.model}@{row.version}: {_UNREADABLE}") from None
+        self._failures.forget(key)
+        return found
 
 
 def _wanted(session: Session) -> tuple[list[ModelVersion], list[tuple[Split, list[ModelVersion]]]]:

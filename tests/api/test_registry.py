@@ -1,0 +1,96 @@
+"""What the registry logs of versions that cannot be loaded: each reason once, and again when there is reason to."""
+
+import asyncio
+import shutil
+
+import pytest
+
+from api import failures, registry
+from api.database import Database
+from api.failures import Failures
+from api.registry import Registry
+from recsys_meta.bundle import save_bundle
+from recsys_meta.errors import CheckpointError, ConflictError
+from recsys_meta.store import registry as store
+from recsys_meta.store.engine import session
+from tests.api import bundles
+
+
+class Lines:
+    """A log that keeps the versions and events of its errors."""
+
+    def __init__(self):
+        self.events = []
+
+    def error(self, event, *, version, **_):
+        self.events.append((event, version))
+
+    def __len__(self):
+        return len(self.events)
+
+
+def test_a_version_that_cannot_be_loaded_is_logged_once_a_reason_and_again_after_it_was_well(
+    home, light, other, monkeypatch
+):
+    monkeypatch.setattr(registry, "_RETRY_S", 0.0)
+    models, lines, database = home / "models", Lines(), Database(light)
+    path = models / "users" / bundles.publish(light, models, "users", other, live=False)
+    looked = Registry(database, models, lines)
+
+    def move(act, *words):
+        with session(database.engine) as s:
+            act(s, "users", *words)
+
+    async def look(times=3):
+        for _ in range(times):
+            await looked.refresh()
+        return len(lines)
+
+    async def work():
+        assert await look() == 0
+        first = looked.live["users"].version
+
+        (path / "bundle.json").write_text("{}")
+        move(store.promote, path.name)
+        assert await look() == 1
+        with pytest.raises(CheckpointError):  # a caller who names it learns no more than the log has
+            await looked.resolve(f"users@{path.name}", None)
+        assert await look() == 1
+
+        (path / "bundle.json").unlink()  # another reason
+        assert await look() == 2
+
+        shutil.rmtree(path)
+        save_bundle(other, path.parent)
+        assert await look() == 2 and looked.live["users"].version == path.name
+
+        move(store.promote, first)
+        assert await look() == 2
+        (path / "bundle.json").unlink()  # the same reason as the last time, but it was well in between
+        move(store.promote, path.name)
+        assert await look() == 3
+
+        move(store.promote, first)
+        assert await look() == 3
+        move(store.promote, path.name)  # promoted again, and not mended
+        assert await look() == 4
+
+        for count in (5, 6):  # who promotes by hand is told to look into the log
+            with pytest.raises(ConflictError, match="the server's log says why"):
+                await looked.check("users", path.name)
+            assert len(lines) == count
+        assert await look() == 6
+        assert set(lines.events) == {("a version cannot be loaded", path.name)}
+
+    asyncio.run(work())
+    database.close()
+
+
+def test_failures_are_forgotten_in_the_end(monkeypatch):
+    monkeypatch.setattr(failures, "MOST", 3)
+    known = Failures()
+    for n in range(5):
+        assert known.note(("users", str(n)), ValueError("damaged"))
+    assert len(known) == 3
+    assert not known.note(("users", "4"), ValueError("damaged"))
+    assert known.note(("users", "0"), ValueError("damaged"))
