@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from recsys_meta.contexts import DEGREES, NO_FIELDS, Fields
 from recsys_meta.data.times import exact_seconds
 from recsys_meta.errors import DataError
+from recsys_meta.features import list_cell
 from recsys_meta.newcomers import Interaction
 from recsys_meta.times import EXPECTED, LATEST
 
@@ -95,7 +96,11 @@ def _cells(cells: pd.Series) -> pa.Array:
     try:
         return pa.array(cells, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError):  # of several types
-        return pa.array([None if _missing(v) else str(v) for v in cells], pa.string())
+        return pa.array([None if _missing(v) else _text(v) for v in cells], pa.string())
+
+
+def _text(value: object) -> str:
+    return list_cell(value) if isinstance(value, list) else str(value)
 
 
 def _lined(table: pa.Table, start: int) -> pa.Table:

@@ -8,10 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.told import read_events
+from pipelines.told import LINE, interactions_of, read_events, tables
 from recsys_meta.bundle import save_bundle
+from recsys_meta.contexts import Fields
+from recsys_meta.dataset import Vocabulary
 from recsys_meta.errors import DataError
+from recsys_meta.features import encode_raw
 from recsys_meta.recommend import Interaction, Moment, Newcomer, Recommender, recommend
+from recsys_meta.schema import FeatureField
 from tests import choosing
 
 
@@ -171,6 +175,25 @@ def test_times_of_files_may_be_milliseconds(tmp_path, suffix):
         case _:
             frame.to_json(path, orient="records", lines=suffix == "jsonl")
     assert [e.time for e in read_events(path)] == [1769860800.123, 1769860800]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet", "mixed.json"])
+def test_values_of_lists_in_files_stay_one_though_they_hold_the_separator(tmp_path, suffix):
+    field = FeatureField(name="tags", kind="multi")
+    fields, path = Fields(item=[field]), tmp_path / f"events.{suffix}"
+    frame = pd.DataFrame({"entity": "e", "item": ["x", "y", "z"], "tags": [["a|b", "c"], ["a|b"], None]})
+    if "mixed" in suffix:
+        frame.loc[2, "tags"] = "c|a"
+    if suffix == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=suffix == "jsonl")
+    parts = [t.to_pandas(types_mapper=pd.ArrowDtype).set_index(LINE) for t in tables(path, ["item", "tags"])]
+    vocab = Vocabulary({"item.tags": pd.Index(["a", "a|b", "b", "c"], dtype="str")})
+    last = [5, 2] if "mixed" in suffix else [0, 0]
+    for events in (read_events(path, fields), interactions_of(path, pd.concat(parts), fields)):
+        ids = encode_raw([field], vocab, "item", [event.context for event in events])["tags"]
+        assert ids.tolist() == [[3, 5], [3, 0], last]
 
 
 def test_columns_of_parquet_keep_their_types(tmp_path):
