@@ -40,14 +40,24 @@ async def begin(
     """Find the model, of the version of a cursor where there is one, and what is stored of the entity. Raises
     Problem."""
     at, began = datetime.now(UTC), time.perf_counter()
-    served = await house.registry.resolve(model, entity.kind, entity.id)
-    if version is not None and version != served.version:
-        try:
-            served = await house.registry.resolve(f"{served.name}@{version}", entity.kind)
-        except NotFoundError:  # the model is there: what is wrong with the request is its cursor
-            raise Problem(422, f"This cursor belongs to no version that model '{served.name}' has") from None
+    name, _, start = (model or "").partition("@")
+    if version is not None and start and version.startswith(start):
+        # Not by the start that was asked for: since the first page it may have become that of several versions.
+        served = await _of_cursor(house, name, version, entity)
+    else:
+        served = await house.registry.resolve(model, entity.kind, entity.id)
+        if version is not None and version != served.version:
+            served = await _of_cursor(house, served.name, version, entity)
     subject = await find_subject(house.profiles, served, entity)
     return Call(house, request_id(request), served, subject, at, began)
+
+
+async def _of_cursor(house: House, name: str, version: str, entity: Newcomer) -> Served:
+    """The version that answered the first page. Raises Problem."""
+    try:
+        return await house.registry.resolve(f"{name}@{version}", entity.kind)
+    except NotFoundError:  # what is wrong with the request is its cursor
+        raise Problem(422, f"This cursor belongs to no version that model '{name}' has") from None
 
 
 def climbed(call: Call, known: Known, outcome: Outcome, rest: bytes, size: int | None = None) -> Response:

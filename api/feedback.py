@@ -72,7 +72,7 @@ def _judge(index: int, event: Event, registry: Registry, now: float) -> Judged:
     kind = event.kind or _only_kind(registry)
     at = event.time
     if at is not None and at > now + AHEAD_S:
-        raise Refused(f"time: lies {at - now:.0f} s in the future; seconds since 1970 are expected, not milliseconds")
+        raise Refused(f"time: lies {at - now:.0f} s in the future")
     models = registry.of_kind(kind)
     label = _label(event.label, models)
     context = {k: v for k, v in (event.context or {}).items() if v is not None} or None

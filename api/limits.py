@@ -69,7 +69,7 @@ class Limiter:
 
     async def take(self, who: str) -> float | None:
         """Count a request; None where it may go on, else the seconds to wait. Never raises."""
-        caller = self._callers.get(who) or self._new(who)
+        caller = self._caller(who)
         while True:
             now = self._clock()
             if caller.left and now < caller.until:
@@ -113,11 +113,19 @@ class Limiter:
         stats = await window.get_window_stats(self._item, who)
         return 0, max(0.001, stats.reset_time - time.time())
 
-    def _new(self, who: str) -> _Caller:
-        made = self._callers[who] = _Caller()
-        if len(self._callers) > _MOST_CALLERS:
-            self._callers.popitem(last=False)
-        return made
+    def _caller(self, who: str) -> _Caller:
+        """What is known of a caller; where there are too many, the one not seen longest is forgotten.
+
+        To forget a caller is to lose what is left of its portion: it would be refused before its limit is reached.
+        """
+        found = self._callers.get(who)
+        if found is None:
+            found = self._callers[who] = _Caller()
+            if len(self._callers) > _MOST_CALLERS:
+                self._callers.popitem(last=False)
+        else:
+            self._callers.move_to_end(who)
+        return found
 
 
 class Throttle:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -21,6 +20,7 @@ from pydantic import (
 from recsys_meta.pages import LONGEST
 from recsys_meta.store.splits import MOST_ARMS
 from recsys_meta.store.tables import ID, LABEL, NAME
+from recsys_meta.times import parse_time
 
 MOST_EVENTS = 1000
 MOST_ITEMS = 10_000
@@ -40,16 +40,10 @@ def _not_dots(given: str) -> str:
 
 
 def _read_time(given: Any) -> Any:
-    """Seconds of an ISO 8601 text. Pydantic's own reading would take 1e12 for milliseconds, and be silently wrong."""
-    if not isinstance(given, str):
+    """Seconds of a number or an ISO 8601 text with a time zone. Pydantic's own reading has another rule for units."""
+    if isinstance(given, bool) or not isinstance(given, str | int | float):
         return given
-    try:
-        moment = datetime.fromisoformat(given)
-    except ValueError:
-        raise ValueError("expected seconds since 1970 or ISO 8601") from None
-    if moment.tzinfo is None:
-        raise ValueError("a text needs a time zone, for example 2026-01-31T12:00:00Z")
-    return moment.timestamp()
+    return parse_time(given, zoned=True)
 
 
 # Anything that can be seen: no control characters, no line or paragraph separators.
@@ -100,9 +94,9 @@ Context = Annotated[
 ]
 Latitude = Annotated[float, Field(strict=True, ge=-90, le=90, description="degrees")]
 Longitude = Annotated[float, Field(strict=True, ge=-180, le=180, description="degrees")]
-Seconds = Annotated[float, Field(strict=True, ge=0, le=253_402_300_799, allow_inf_nan=False)]
 Time = Annotated[
-    Seconds,
+    float,
+    Field(strict=True),
     BeforeValidator(_read_time),
     WithJsonSchema(
         {

@@ -84,7 +84,8 @@ class Profiles:
 
     def __init__(self, database: Database, redis: RedisCache | None) -> None:
         self._database, self._redis = database, redis
-        self._copies: OrderedDict[Name, tuple[float, Profile]] = OrderedDict()
+        self._copies: OrderedDict[Name, Profile] = OrderedDict()  # the one used last comes last
+        self._until: OrderedDict[Name, float] = OrderedDict()  # when they are too old, the oldest first
         self._copied = 0  # events in them
         self._owed: set[str] = set()  # keys of stamps that Redis could not be told to forget
         self._stamping: dict[Name, asyncio.Task[str | None]] = {}
@@ -98,8 +99,9 @@ class Profiles:
         stamp = await self._stamp(kind, entity)
         if stamp is None:
             return await self._read(kind, entity, None)
-        until, copy = self._copies.get(name, (0.0, None))
-        if copy is not None and copy.stamp == stamp and time.monotonic() < until:
+        copy = self._copies.get(name)
+        if copy is not None and copy.stamp == stamp and time.monotonic() < self._until[name]:
+            self._copies.move_to_end(name)
             return copy
         # Who found the same stamp may share a reading that began after the stamp was set.
         return await _shared(self._reading, (name, stamp), lambda: self._read(kind, entity, stamp))
@@ -115,9 +117,9 @@ class Profiles:
         return profile
 
     def _copy(self, name: Name, profile: Profile) -> None:
-        """Keep a copy, and as many older ones as there is room for."""
+        """Keep a copy, and as many of those used last as there is room for."""
         self._drop(name)
-        self._copies[name] = time.monotonic() + _COPY_S, profile
+        self._copies[name], self._until[name] = profile, time.monotonic() + _COPY_S
         self._copied += len(profile.events)
         while len(self._copies) > _COPIES or self._copied > _COPIED_EVENTS:
             self._drop(next(iter(self._copies)))
@@ -125,12 +127,14 @@ class Profiles:
     def _forget_old(self) -> None:
         """Drop copies that are too old to be used: of an entity erased elsewhere nothing shall stay."""
         now = time.monotonic()
-        while self._copies and (name := next(iter(self._copies))) and self._copies[name][0] <= now:
+        while self._until and (name := next(iter(self._until))) and self._until[name] <= now:
             self._drop(name)
 
     def _drop(self, name: Name) -> None:
-        _, copy = self._copies.pop(name, (0.0, Profile()))
-        self._copied -= len(copy.events)
+        copy = self._copies.pop(name, None)
+        if copy is not None:
+            del self._until[name]
+            self._copied -= len(copy.events)
 
     async def stands(self, kind: str, entity: str, profile: Profile | None) -> bool:
         """Whether all that a profile holds is still stored, so that what was made of it may be kept.

@@ -139,6 +139,7 @@ class Registry:
                 raise unavailable("The models in service are not known yet: the database cannot be reached")
             raise Problem(404, f"No model '{name}' is in service; GET /v1/models lists those there are")
         if (name, version) in self._pinned:
+            self._pinned.move_to_end((name, version))
             return self._pinned[name, version]
         if self._database.degraded and (loaded := self._loaded(name, version)) is not None:
             return loaded

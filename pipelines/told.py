@@ -15,8 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys_meta.contexts import DEGREES, NO_FIELDS, Fields
+from recsys_meta.data.times import exact_seconds
 from recsys_meta.errors import DataError
+from recsys_meta.features import list_cell
 from recsys_meta.newcomers import Interaction
+from recsys_meta.times import EXPECTED, LATEST
 
 BLOCK = 100_000
 """Rows read at once."""
@@ -93,7 +96,11 @@ def _cells(cells: pd.Series) -> pa.Array:
     try:
         return pa.array(cells, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError):  # of several types
-        return pa.array([None if _missing(v) else str(v) for v in cells], pa.string())
+        return pa.array([None if _missing(v) else _text(v) for v in cells], pa.string())
+
+
+def _text(value: object) -> str:
+    return list_cell(value) if isinstance(value, list) else str(value)
 
 
 def _lined(table: pa.Table, start: int) -> pa.Table:
@@ -200,7 +207,9 @@ def readable(path: Path, frame: pd.DataFrame, fields: Fields | None) -> pd.DataF
     """The table with numbers where numbers belong. Raises DataError for the first cell that is none, or no item."""
     every = {} if fields is None else fields.every
     numeric = [name for name, of in every.items() if of.kind == "numeric" and name in frame.columns]
-    for field in ("label", "time", *numeric):
+    if "time" in frame.columns:
+        frame = frame.assign(time=_times(path, frame["time"]))
+    for field in ("label", *numeric):
         if field in frame.columns:
             frame = frame.assign(**{field: _numbers(path, frame[field], field)})
     check_filled(path, frame, "item")
@@ -218,14 +227,19 @@ def _missing(value: object) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
+def _times(path: Path, cells: pd.Series) -> pd.Series:
+    """Seconds since 1970 UTC; NaN where a cell is empty. Raises DataError for the first cell that is no time."""
+    seconds, empty = exact_seconds(cells)
+    bad = ~empty & ~((seconds >= 0) & (seconds < LATEST + 1))
+    if bad.any():
+        worst, early = cells.iloc[int(bad.argmax())], bool(seconds[bad.argmax()] < 0)
+        what = f"{str(worst)!r} is {'a time before 1970' if early else 'not a time'}: {EXPECTED}"
+        raise DataError(what, file=path, line=line_of(path, pd.Series(bad, cells.index)), field="time")
+    return pd.Series(seconds, cells.index)
+
+
 def _numbers(path: Path, cells: pd.Series, field: str) -> pd.Series:
-    if pd.api.types.is_datetime64_any_dtype(cells.dtype):
-        numbers = _since_1970(pd.to_datetime(cells, utc=True))
-    else:
-        numbers = pd.to_numeric(cells, errors="coerce").astype("float64")
-    what = "not a number"
-    if field == "time":
-        numbers, what = numbers.fillna(_moments(cells.where(numbers.isna()))), "neither seconds since 1970 nor ISO 8601"
+    numbers, what = pd.to_numeric(cells, errors="coerce").astype("float64"), "not a number"
     bad = numbers.isna() & cells.notna()
     if not bad.any():
         bad, what = numbers.abs() == math.inf, "not a finite number"
@@ -245,15 +259,3 @@ def line_of(path: Path, bad: pd.Series) -> int:
 def line_at(path: Path, index: int) -> int:
     """The line of a row that the index of a table counts from 0."""
     return int(index) + (1 if path.suffix == ".parquet" else 2)
-
-
-def _moments(cells: pd.Series) -> pd.Series:
-    """ISO 8601 texts as seconds since 1970, UTC unless they say otherwise; NaN where a cell is none."""
-    texts = cells.astype(object).where(cells.map(lambda c: isinstance(c, str)))
-    return _since_1970(pd.to_datetime(texts, utc=True, errors="coerce", format="ISO8601"))
-
-
-def _since_1970(moments: pd.Series) -> pd.Series:
-    # In microseconds, for which a year is neither too early nor too late.
-    seconds: pd.Series = (moments.dt.as_unit("us") - pd.Timestamp(0, tz="UTC").as_unit("us")) / pd.Timedelta(seconds=1)
-    return seconds

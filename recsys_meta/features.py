@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,19 +20,31 @@ from recsys_meta.errors import DataError
 from recsys_meta.schema import FeatureField
 from recsys_meta.types import FIRST, PAD, UNKNOWN, IntArray
 
+LIST = "\ufdd0"
+"""Before each value of a list that is written as one cell. No text holds it: Unicode keeps it out of what is
+interchanged. Joined by the separator of its field, a value that holds the separator would be cut in two."""
+
 _WORD = re.compile(r"\w+")
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 def values_of(field: FeatureField, cell: str) -> list[str]:
-    """Values of one cell: distinct, in order of appearance, at most `field.max_values`; none of an empty cell."""
+    """Values of one cell, of text or made by `list_cell`: distinct, in order of appearance, at most
+    `field.max_values`; none of an empty cell."""
     if field.kind == "text":
         parts = _WORD.findall(cell.lower())
     else:
-        parts = cell.split(field.separator) if field.kind == "multi" else [cell]
+        separator = LIST if LIST in cell else field.separator
+        parts = cell.split(separator) if field.kind == "multi" else [cell]
     stripped = dict.fromkeys(part.strip() for part in parts)
     stripped.pop("", None)
     return list(stripped)[: field.max_values]
+
+
+def list_cell(values: Iterable[object]) -> str:
+    """A list as one cell of a multi-valued field: each of its values stays one, whatever it holds. Missing ones are
+    left out."""
+    return LIST + LIST.join(str(v) for v in values if not _missing(v))
 
 
 def tokens(field: FeatureField, cells: pd.Series) -> tuple[pd.Series, IntArray]:
@@ -143,8 +155,10 @@ def never_met(fields: Sequence[FeatureField], vocab: Vocabulary, side: str, give
 
 
 def _text(field: FeatureField, value: object) -> str:
-    if isinstance(value, list | tuple):
-        return (" " if field.kind == "text" else field.separator).join(str(v) for v in value)
+    if isinstance(value, list | tuple | np.ndarray):  # a cell of an Arrow list is an array
+        if field.kind == "multi":
+            return list_cell(value)
+        return (" " if field.kind == "text" else field.separator).join(str(v) for v in value if not _missing(v))
     return "" if _missing(value) else str(value)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recsys_meta.dataset import Column, Vocabulary
 from recsys_meta.errors import DataError
-from recsys_meta.features import encode, encode_raw, gather, never_met, tokens, vocabulary_of
+from recsys_meta.features import encode, encode_raw, gather, list_cell, never_met, tokens, vocabulary_of
 from recsys_meta.schema import FeatureField
 
 KINDS = ("categorical", "multi", "text")
@@ -121,6 +121,24 @@ def test_lists_are_several_values_and_missing_fields_are_empty():
     vocab = Vocabulary({"entity.f": pd.Index(["x", "y"], dtype="str"), "entity.g": pd.Index(["red"], dtype="str")})
     made = encode_raw((f, g), vocab, "entity", [{"f": ["y", "x"], "g": ["Red", "blue"]}, {}])
     assert made["f"].tolist() == [[3, 2], [0, 0]] and made["g"].tolist() == [[2, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("separator", ["|", ", "])
+def test_a_value_of_a_list_stays_one_though_it_holds_the_separator(separator):
+    f = field("multi", separator=separator)
+    whole = f"y{separator}z"
+    vocab = Vocabulary({"entity.f": pd.Index(["x", "y", whole, "z"], dtype="str")})
+
+    def ids(cell):
+        return encode_raw((f,), vocab, "entity", [{"f": cell}])["f"].tolist()[0]
+
+    assert ids(["x", whole]) == ids(("x", whole)) == ids(np.array(["x", whole], object)) == [2, 4]
+    assert ids([whole]) == [4] and ids(whole) == [3, 5], "a text is split"
+    assert never_met([f], vocab, "entity", {"f": [whole]}) == []
+    assert never_met([f], vocab, "entity", {"f": [f"x{separator}y"]}) == ["f"], "not two values that are known"
+    assert ids([]) == ids([None]) == ids(["", None]) == [0] and ids([None, "x", math.nan]) == [2]
+    column = encode(f, pd.Series([list_cell(["x", whole]), list_cell([whole]), whole]), vocab.values["entity.f"])
+    assert (column.values.tolist(), column.indptr.tolist()) == ([2, 4, 4, 3, 5], [0, 2, 3, 5])
 
 
 def test_a_feature_the_schema_lacks_is_named_with_those_it_has():

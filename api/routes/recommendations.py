@@ -204,7 +204,7 @@ def _entity_digest(call: Call) -> bytes:
 
 def _check_place(place: Place, call: Call, body: RecommendationRequest, known: Known) -> None:
     """Raise Problem where a cursor was made for something else, or for a list that can no longer be made."""
-    if place.version != call.served.version or (body.model or "").partition("@")[2] not in ("", place.version):
+    if place.version != call.served.version or not place.version.startswith((body.model or "").partition("@")[2]):
         raise Problem(422, "This cursor belongs to another version of the model")
     if (place.entity, place.moment) != (_entity_digest(call), moment_digest(_moment(body.moment))):
         raise Problem(422, "This cursor belongs to another newcomer or moment")

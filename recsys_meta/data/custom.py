@@ -16,6 +16,7 @@ from recsys_meta.data.registry import overridden
 from recsys_meta.data.tables import BLOCK, Chunk, Duplicates, OnError, Progress, RawTables, ReadChunks, SideTable
 from recsys_meta.dataset import Dataset
 from recsys_meta.errors import ConfigError, DataError
+from recsys_meta.features import LIST
 from recsys_meta.schema import FeatureField, Objective, Schema, explain, read_schema
 
 PARQUET = (".parquet", ".pq")
@@ -139,7 +140,7 @@ def _side(
 ) -> SideTable | None:
     """A table of its own, or the features as columns of the events."""
     columns = list(dict.fromkeys([key, *(f.source for f in fields), *([title] if title else [])]))
-    join = {f.source: f.separator for f in fields if f.kind == "multi"}
+    join = {f.source: LIST for f in fields if f.kind == "multi" and f.source != title}
     if name is not None:
         return SideTable(key, _reader(folder / name, columns, files, join))
     if len(columns) == 1:

@@ -15,12 +15,14 @@ from pyarrow.lib import ArrowException
 
 from recsys_meta.data.tables import Chunk, ReadChunks
 from recsys_meta.errors import DataError
+from recsys_meta.features import LIST
 
 _BYTES_A_ROW = 32
 
 
 def read_parquet(path: Path, columns: Sequence[str], join: Mapping[str, str] | None = None) -> ReadChunks:
-    """A reader of some columns of a Parquet file; lists of text are joined by the column's text in `join`.
+    """A reader of some columns of a Parquet file; lists of text are joined by the column's text in `join`;
+    joined by LIST they are what `list_cell` makes.
 
     Text and whole numbers become text, other numbers stay, times become whole seconds. The reader raises
     DataError for a damaged file, a missing column or a type that cannot hold a cell.
@@ -79,6 +81,8 @@ def _plain(path: Path, column: str, cells: pa.Array, lists: str) -> pa.Array:
         kind = cells.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         cells = pc.binary_join(cells.cast(pa.list_(pa.string())), lists)
+        if lists == LIST:  # before the first value too: what it is shows where there is but one
+            cells = pc.binary_join_element_wise(LIST, cells, "")
         kind = cells.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return _seconds(cells)

@@ -1,14 +1,14 @@
-"""Times as people write them, to whole seconds since 1970 UTC."""
+"""Columns of times, to whole seconds since 1970 UTC."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from recsys_meta.data.cells import numbers
+from recsys_meta.data.cells import Mask, numbers
 from recsys_meta.dataset import NO_TIME
-from recsys_meta.types import IntArray
+from recsys_meta.times import LATEST, number_seconds, stamp_seconds, text_seconds
+from recsys_meta.types import FloatArray, IntArray
 
 BAD = -2
 """Marks a cell that is no time."""
@@ -16,37 +16,29 @@ BAD = -2
 NEGATIVE = -1
 """Marks a time before 1970."""
 
-# The unit of a number is told by its size: seconds reach 1e11 in the year 5138, milliseconds do in 1973.
-_UNITS = np.array([1e11, 1e14, 1e17, 1e20])
-_PER_SECOND = np.array([1.0, 1e3, 1e6, 1e9])
-
 
 def seconds(cells: pd.Series) -> IntArray:
-    """Times [n] int64 of cells [n]: seconds, or milli-, micro- or nanoseconds by size, or ISO 8601 (UTC unless
-    it says otherwise). Empty cells become NO_TIME, others that cannot be used BAD or NEGATIVE.
+    """Times [n] int64 of cells [n], by the rule of `parse_time`. Empty cells become NO_TIME, others that cannot be
+    used BAD or NEGATIVE.
     """
-    number, empty = numbers(cells)
-    time = _from_numbers(number, empty)
-    words = np.flatnonzero(np.isnan(number) & ~empty)
-    if len(words):
-        time[words] = _from_text(cells.iloc[words].astype("str").str.strip())
-    return time
-
-
-def _from_numbers(number: npt.NDArray[np.float64], empty: npt.NDArray[np.bool_]) -> IntArray:
-    unit = np.searchsorted(_UNITS, number, side="right")
-    usable = (unit < len(_UNITS)) & np.isfinite(number) & (number >= 0)
-    whole = np.floor(np.where(usable, number, 0) / _PER_SECOND[np.minimum(unit, len(_UNITS) - 1)])
-    time = np.where(usable, whole.astype(np.int64), BAD)
-    time[np.isfinite(number) & (number < 0)] = NEGATIVE
+    exact, empty = exact_seconds(cells)
+    usable = (exact >= 0) & (exact < LATEST + 1)
+    time = np.where(usable, np.floor(np.where(usable, exact, 0)).astype(np.int64), BAD)
+    time[exact < 0] = NEGATIVE
     time[empty] = NO_TIME
     return time
 
 
-def _from_text(text: pd.Series) -> IntArray:
-    stamps = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
-    known = stamps.notna().to_numpy(bool)
-    time = np.full(len(text), BAD, np.int64)
-    time[known] = stamps[known].to_numpy("datetime64[s]").astype(np.int64)
-    time[known & (time < 0)] = NEGATIVE
-    return time
+def exact_seconds(cells: pd.Series) -> tuple[FloatArray, Mask]:
+    """Times [n] float64 of cells [n] with their fractions, and which of them are empty [n]. NaN where a cell is no
+    time; times before 1970 are negative."""
+    if pd.api.types.is_datetime64_any_dtype(cells.dtype):
+        return stamp_seconds(pd.to_datetime(cells, utc=True)), cells.isna().to_numpy(bool)
+    if not pd.api.types.is_numeric_dtype(cells):
+        cells = cells.astype("str").fillna("")
+    number, empty = numbers(cells)
+    time = number_seconds(number)
+    words = np.flatnonzero(np.isnan(number) & ~empty)
+    if len(words):
+        time[words] = text_seconds(cells.iloc[words].astype("str").str.strip())
+    return time, empty

@@ -46,8 +46,20 @@ def test_a_known_id_with_other_content_is_refused_and_the_first_stays(full, new_
     assert "other content" in found["refused"][0]["reason"]
 
 
+def test_a_time_in_milliseconds_is_the_same_time(full, new_id):
+    one = {"entity": new_id, "item": "i1", "event_id": new_id}
+    send(full, {**one, "time": 1_700_000_000_500})
+    (stored,) = full.client.get(f"/v1/entities/user/{new_id}").json()["events"]
+    assert stored["time"] == 1_700_000_000.5
+    again = send(full, {**one, "time": 1_700_000_000.5}, {**one, "time": "2023-11-14T22:13:20.5Z"})
+    assert again["refused"] == [], "it is the event that is stored"
+
+
 WRONG = [
-    ({"time": 1e12}, "time"),
+    ({"time": 1e20}, "not a time"),
+    ({"time": 4e12}, "future"),
+    ({"time": True}, "time"),
+    ({"time": "1000"}, "time"),
     ({"time": -1}, "time"),
     ({"time": time.time() + 10_000}, "future"),
     ({"time": "2026-01-31T12:00:00"}, "time zone"),

@@ -139,6 +139,21 @@ def test_many_addresses_do_not_fill_the_memory():
     assert asyncio.run(walk()) == 10_000
 
 
+def test_a_busy_caller_is_remembered_while_many_others_come(monkeypatch):
+    """To be forgotten is to lose the rest of a portion: the limit would be spent without being used."""
+    monkeypatch.setattr("api.limits._MOST_CALLERS", 100)
+
+    async def walk():
+        limiter, allowed = Limiter("500 per year"), 0  # portions are of ten
+        for n in range(1800):
+            await limiter.take(f"address-{n}")
+            if n % 3 == 0:
+                allowed += await limiter.take("key-busy") is None
+        return allowed, "key-busy" in limiter._callers, len(limiter._callers)
+
+    assert asyncio.run(walk()) == (500, True, 100)
+
+
 @pytest.mark.parametrize("limit", ["", "many", "0/second", "5", "5 per fortnight", "-1/second"])
 def test_a_limit_that_cannot_be_read_is_refused(limit):
     with pytest.raises(ConfigError, match="RATE_LIMIT"):

@@ -61,6 +61,22 @@ def test_promote_and_rollback_take_effect_at_once(home, light, versions):
         assert short["model"]["version"] == first
 
 
+def test_versions_asked_for_by_name_stay_loaded_while_they_are_asked_for(home, light, bundle, monkeypatch):
+    monkeypatch.setattr("api.registry._PINNED", 2)
+
+    def version(scale, live=False):
+        params = {k: scale * v if v.is_floating_point() else v for k, v in bundle.params.items()}
+        made = type(bundle)(**{**vars(bundle), "params": params})
+        return bundles.publish(light, home / "models", "users", made, live)
+
+    version(1.0, live=True)
+    often, second, third = (version(scale) for scale in (0.9, 0.8, 0.7))
+    with serving(settings(home, light)) as server:
+        for name in (often, second, often, third):
+            assert server.recommend("i1", model=f"users@{name}").json()["model"]["version"] == name
+        assert [name for _, name in server.house.registry._pinned] == [often, third]
+
+
 def test_other_processes_follow_within_seconds(home, light, versions):
     first, _ = versions
     with serving(settings(home, light)) as one, serving(settings(home, light)) as two:

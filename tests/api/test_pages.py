@@ -223,6 +223,35 @@ def test_pages_stay_with_the_version_they_began_with(full, home, other, new_id):
     assert refused.status_code == 422 and "another version" in refused.json()["detail"]
 
 
+@pytest.mark.parametrize("length", [1, 6, 16])
+def test_pages_of_a_version_named_by_its_start_go_on(plain, length):
+    version = plain.house.registry.live["users"].version
+    model, events = f"users@{version[:length]}", [{"item": "i3"}]
+    whole = names(ask(plain, model, events=events, n=40))
+    first = ask(plain, model, events=events, n=7)
+    second = ask(plain, model, events=events, n=33, cursor=first["next"])
+    assert second["model"]["version"] == version
+    assert names(first) + names(second) == whole
+    by_name = ask(plain, "users", events=events, n=33, cursor=first["next"])
+    assert by_name["items"] == second["items"], "the cursor names the version"
+
+
+def test_pages_go_on_where_the_start_of_a_version_became_that_of_several(full, home, new_id):
+    """The first page was unambiguous: its cursor says which of the versions was meant."""
+    events = [{"item": "i3"}, {"item": "i9"}]
+    version = full.house.registry.live["users"].version
+    start = version[:1]
+    first = ask(full, f"users@{start}", events=events, n=7)
+    url = full.house.database.engine.url.render_as_string(hide_password=False)
+    second = start + ("0" if version[1:] != "0" * 15 else "1") * 15
+    bundles.register(url, "users", home / second, live=False)
+    body = {"model": f"users@{start}", "events": events, "n": 7}
+    assert full.client.post("/v1/recommendations", json=body).status_code == 409, "the start is that of two by now"
+    page = ask(full, body["model"], events=events, n=7, cursor=first["next"])
+    assert page["model"]["version"] == version
+    assert names(first) + names(page) == names(ask(full, f"users@{version}", events=events, n=14))
+
+
 def test_only_our_cursors_are_followed(plain):
     body = {"model": "users", "events": [{"item": "i3"}], "n": 5}
     cursor = ask(plain, **{k: v for k, v in body.items() if k != "model"})["next"]

@@ -52,3 +52,19 @@ def test_an_entity_continues_while_its_features_stay_and_no_event_is_gone():
     assert not replace(PROFILE, features={"age": 60}).continues(PROFILE)
     assert not replace(PROFILE, features={}).continues(PROFILE)
     assert not Profile().continues(Profile()), "who was erased has nothing either"
+
+
+def test_the_copy_of_an_entity_that_comes_often_stays_while_others_come(full, monkeypatch):
+    """A copy that is dropped too early costs its entity a reading of the database at every request."""
+    monkeypatch.setattr("api.profiles._COPIES", 2)
+    monkeypatch.setattr("api.profiles._COPY_S", 1000.0)
+    profiles = full.house.profiles
+    for entity in ("often", "second", "often", "third"):
+        assert full.recommend("i3", entity={"id": entity}).status_code == 200
+    assert [entity for _, entity in profiles._copies] == ["often", "third"]
+    first = profiles._copies["user", "often"]
+    full.recommend("i3", entity={"id": "often"})
+    assert profiles._copies["user", "often"] is first
+    profiles._until.update(dict.fromkeys(profiles._until, 0.0))
+    full.recommend("i3", entity={"id": "fourth"})
+    assert [entity for _, entity in profiles._copies] == ["fourth"], "what is too old does not stay, used or not"

@@ -91,6 +91,14 @@ def test_lists_in_parquet_are_multi_valued(tmp_path):
     assert cells(data, "item", "tags") == [[], [], ["a", "b"], []]
 
 
+def test_a_value_of_a_list_in_parquet_stays_one_though_it_holds_the_separator(tmp_path):
+    schema = SCHEMA + '\n[[item_features]]\nname = "tags"\nkind = "multi"\n'
+    columns = {**COLUMNS, "tags": [["a|b", "c"], ["a|b"], ["a|b", "c"]]}
+    data = prepare_custom(parquet(tmp_path / "raw", columns, schema), tmp_path / "out")
+    assert sorted(data.vocab.values["item.tags"]) == ["a|b", "c"]
+    assert cells(data, "item", "tags") == [[], [], ["a|b", "c"], ["a|b"]]
+
+
 def test_events_in_many_files(tmp_path):
     path = write(tmp_path / "raw", HEAD + "u1,i1,4,100\n", name="part-1.csv")
     (tmp_path / "raw" / "part-2.csv").write_text("rating;item;time;user\n5;i2;200;u1\n")

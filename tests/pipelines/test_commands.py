@@ -104,7 +104,7 @@ def test_times_are_read_as_seconds_and_as_iso_8601(late, tmp_path):
     path.write_text(f"item,time\nx,0\ny,{late}\nz,\n")
     assert [e.time for e in read_events(path)] == [0, 86400.5, None]
     path.write_text("item,time\nx,yesterday\n")
-    with pytest.raises(DataError, match=r"line 2, field 'time'.* nor ISO 8601"):
+    with pytest.raises(DataError, match=r"line 2, field 'time'.*'yesterday' is not a time: expected ISO 8601"):
         read_events(path)
 
 

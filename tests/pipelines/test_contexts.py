@@ -8,9 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.told import read_events
+from pipelines.told import LINE, interactions_of, read_events, tables
 from recsys_meta.bundle import save_bundle
+from recsys_meta.contexts import Fields
+from recsys_meta.dataset import Vocabulary
+from recsys_meta.errors import DataError
+from recsys_meta.features import encode_raw
 from recsys_meta.recommend import Interaction, Moment, Newcomer, Recommender, recommend
+from recsys_meta.schema import FeatureField
 from tests import choosing
 
 
@@ -148,10 +153,47 @@ def test_a_table_that_does_not_fit_is_adapted_in_parts_with_the_same_lists(
         assert int(re.search(r"line (\d+)", message)[1]) >= 252
 
 
-def test_times_are_numbers_or_moments_of_any_year(tmp_path):
+def test_times_are_numbers_or_moments_from_1970_on(tmp_path):
     path = tmp_path / "events.csv"
-    path.write_text("item,time\nx,1000\ny,1000-01-01\nz,1970-01-01T00:00:01Z\nw,4000-01-01\nv,1001.5\n")
-    assert [e.time for e in read_events(path)] == [1000, -30610224000, 1, 64060588800, 1001.5]
+    path.write_text("item,time\nx,1000\nz,1970-01-01T00:00:01Z\nw,4000-01-01\nv,1001.5\n")
+    assert [e.time for e in read_events(path)] == [1000, 1, 64060588800, 1001.5]
+    path.write_text("item,time\nx,1000\ny,1000-01-01\n")
+    with pytest.raises(DataError, match=r"line 3, field 'time'.*before 1970"):
+        read_events(path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "parquet"])
+def test_times_of_files_may_be_milliseconds(tmp_path, suffix):
+    """They were read as seconds: a time forty thousand years from now is later than every other."""
+    path = tmp_path / f"events.{suffix}"
+    frame = pd.DataFrame({"item": ["x", "y"], "time": [1769860800123, 1769860800]})
+    match suffix:
+        case "csv":
+            frame.to_csv(path, index=False)
+        case "parquet":
+            frame.to_parquet(path)
+        case _:
+            frame.to_json(path, orient="records", lines=suffix == "jsonl")
+    assert [e.time for e in read_events(path)] == [1769860800.123, 1769860800]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet", "mixed.json"])
+def test_values_of_lists_in_files_stay_one_though_they_hold_the_separator(tmp_path, suffix):
+    field = FeatureField(name="tags", kind="multi")
+    fields, path = Fields(item=[field]), tmp_path / f"events.{suffix}"
+    frame = pd.DataFrame({"entity": "e", "item": ["x", "y", "z"], "tags": [["a|b", "c"], ["a|b"], None]})
+    if "mixed" in suffix:
+        frame.loc[2, "tags"] = "c|a"
+    if suffix == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=suffix == "jsonl")
+    parts = [t.to_pandas(types_mapper=pd.ArrowDtype).set_index(LINE) for t in tables(path, ["item", "tags"])]
+    vocab = Vocabulary({"item.tags": pd.Index(["a", "a|b", "b", "c"], dtype="str")})
+    last = [5, 2] if "mixed" in suffix else [0, 0]
+    for events in (read_events(path, fields), interactions_of(path, pd.concat(parts), fields)):
+        ids = encode_raw([field], vocab, "item", [event.context for event in events])["tags"]
+        assert ids.tolist() == [[3, 5], [3, 0], last]
 
 
 def test_columns_of_parquet_keep_their_types(tmp_path):
