@@ -1,0 +1,468 @@
+-- SQLite, made by the migrations
+CREATE INDEX ix_adaptations_created_id ON adaptations (created, id);
+CREATE INDEX ix_adaptations_kind_entity_created ON adaptations (kind, entity, created);
+CREATE INDEX ix_adaptations_model_version_created ON adaptations (model_version, created);
+CREATE INDEX ix_alias_history_model_version ON alias_history (model, version);
+CREATE INDEX ix_api_keys_name ON api_keys (name);
+CREATE INDEX ix_audit_action_at ON audit (action, at);
+CREATE INDEX ix_audit_actor_at ON audit (actor, at);
+CREATE INDEX ix_audit_at_id ON audit (at, id);
+CREATE INDEX ix_erasures_entity_digest_at ON erasures (entity_digest, at);
+CREATE INDEX ix_evaluations_dataset_scenario_metric_method_shots ON evaluations (dataset, scenario, metric, method, shots);
+CREATE INDEX ix_evaluations_model_created ON evaluations (model, created);
+CREATE INDEX ix_events_kind_entity_time_event_id ON events (kind, entity, time, event_id);
+CREATE INDEX ix_events_kind_received ON events (kind, received);
+CREATE INDEX ix_explorations_created_id ON explorations (created, id);
+CREATE INDEX ix_explorations_kind_entity_created ON explorations (kind, entity, created);
+CREATE INDEX ix_latest_metrics_key_value ON latest_metrics ("key", value);
+CREATE INDEX ix_model_versions_run ON model_versions (run);
+CREATE INDEX ix_model_versions_version ON model_versions (version);
+CREATE INDEX ix_runs_started_id ON runs (started, id);
+CREATE INDEX ix_runs_status_started ON runs (status, started);
+CREATE INDEX ix_splits_model_version ON splits (model, version);
+CREATE TABLE adaptations (
+  id INTEGER NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  kind VARCHAR(100) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  support_size INTEGER NOT NULL,
+  steps INTEGER NOT NULL,
+  loss_before DOUBLE,
+  loss_after DOUBLE,
+  gradient_norm DOUBLE,
+  ms DOUBLE NOT NULL,
+  served_by VARCHAR(20) NOT NULL,
+  created DATETIME NOT NULL, answers INTEGER DEFAULT '1' NOT NULL, variant VARCHAR(50),
+  CONSTRAINT pk_adaptations PRIMARY KEY (id)
+  );
+CREATE TABLE alembic_version (
+  version_num VARCHAR(32) NOT NULL,
+  CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+  );
+CREATE TABLE alias_history (
+  id INTEGER NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  alias VARCHAR(100) NOT NULL,
+  sequence INTEGER NOT NULL,
+  version VARCHAR(200) NOT NULL,
+  previous VARCHAR(200),
+  action VARCHAR(20) NOT NULL,
+  actor VARCHAR(200),
+  at DATETIME NOT NULL,
+  CONSTRAINT pk_alias_history PRIMARY KEY (id),
+  CONSTRAINT uq_alias_history_model_alias_sequence UNIQUE (model, alias, sequence),
+  CONSTRAINT ck_alias_history_action CHECK (action IN ('publish', 'promote', 'rollback')),
+  CONSTRAINT fk_alias_history_model_version FOREIGN KEY(model, version) REFERENCES model_versions (model, version) ON DELETE CASCADE
+  );
+CREATE TABLE api_keys (
+  id VARCHAR(100) NOT NULL,
+  name VARCHAR(200) NOT NULL,
+  digest VARCHAR(100) NOT NULL,
+  scopes VARCHAR(100) NOT NULL,
+  created DATETIME NOT NULL,
+  expires DATETIME,
+  revoked DATETIME,
+  CONSTRAINT pk_api_keys PRIMARY KEY (id),
+  CONSTRAINT uq_api_keys_digest UNIQUE (digest)
+  );
+CREATE TABLE audit (
+  id INTEGER NOT NULL,
+  at DATETIME NOT NULL,
+  actor VARCHAR(200) NOT NULL,
+  action VARCHAR(100) NOT NULL,
+  target VARCHAR(500) NOT NULL,
+  request_id VARCHAR(100),
+  CONSTRAINT pk_audit PRIMARY KEY (id)
+  );
+CREATE TABLE curriculum (
+  run VARCHAR(100) NOT NULL,
+  step INTEGER NOT NULL,
+  bucket VARCHAR(200) NOT NULL,
+  hardness DOUBLE,
+  weight DOUBLE,
+  CONSTRAINT pk_curriculum PRIMARY KEY (run, step, bucket),
+  CONSTRAINT fk_curriculum_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE CASCADE
+  );
+CREATE TABLE entities (
+  kind VARCHAR(100) NOT NULL,
+  external_id VARCHAR(200) NOT NULL,
+  features JSON NOT NULL,
+  created DATETIME NOT NULL,
+  updated DATETIME NOT NULL,
+  CONSTRAINT pk_entities PRIMARY KEY (kind, external_id)
+  );
+CREATE TABLE erasures (
+  receipt VARCHAR(100) NOT NULL,
+  kind VARCHAR(100) NOT NULL,
+  entity_digest VARCHAR(100) NOT NULL,
+  entities INTEGER NOT NULL,
+  events INTEGER NOT NULL,
+  adaptations INTEGER NOT NULL,
+  at DATETIME NOT NULL,
+  confirmed DATETIME NOT NULL,
+  CONSTRAINT pk_erasures PRIMARY KEY (receipt)
+  );
+CREATE TABLE evaluations (
+  id INTEGER NOT NULL,
+  model VARCHAR(200),
+  model_version VARCHAR(200),
+  dataset VARCHAR(200) NOT NULL,
+  scenario VARCHAR(200) NOT NULL,
+  method VARCHAR(200) NOT NULL,
+  role VARCHAR(20) NOT NULL,
+  seed INTEGER,
+  shots INTEGER NOT NULL,
+  metric VARCHAR(200) NOT NULL,
+  value DOUBLE,
+  low DOUBLE,
+  high DOUBLE,
+  n INTEGER NOT NULL,
+  created DATETIME NOT NULL,
+  CONSTRAINT pk_evaluations PRIMARY KEY (id),
+  CONSTRAINT ck_evaluations_role CHECK (role IN ('learner', 'flagship', 'baseline'))
+  );
+CREATE TABLE events (
+  kind VARCHAR(100) NOT NULL,
+  event_id VARCHAR(200) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  item VARCHAR(200) NOT NULL,
+  label DOUBLE NOT NULL,
+  time DATETIME NOT NULL,
+  context JSON,
+  received DATETIME NOT NULL,
+  CONSTRAINT pk_events PRIMARY KEY (kind, event_id)
+  );
+CREATE TABLE explorations (
+  id INTEGER NOT NULL,
+  request_id VARCHAR(100) NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  kind VARCHAR(100) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  item VARCHAR(200) NOT NULL,
+  candidates INTEGER NOT NULL,
+  propensity DOUBLE NOT NULL,
+  seed INTEGER NOT NULL,
+  created DATETIME NOT NULL,
+  CONSTRAINT pk_explorations PRIMARY KEY (id)
+  );
+CREATE TABLE latest_metrics (
+  run VARCHAR(100) NOT NULL,
+  "key" VARCHAR(200) NOT NULL,
+  step INTEGER NOT NULL,
+  value DOUBLE,
+  at DATETIME NOT NULL,
+  CONSTRAINT pk_latest_metrics PRIMARY KEY (run, "key"),
+  CONSTRAINT fk_latest_metrics_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE CASCADE
+  );
+CREATE TABLE metrics (
+  run VARCHAR(100) NOT NULL,
+  "key" VARCHAR(200) NOT NULL,
+  step INTEGER NOT NULL,
+  value DOUBLE,
+  CONSTRAINT pk_metrics PRIMARY KEY (run, "key", step),
+  CONSTRAINT fk_metrics_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE CASCADE
+  );
+CREATE TABLE model_versions (
+  model VARCHAR(200) NOT NULL,
+  version VARCHAR(200) NOT NULL,
+  path VARCHAR(4000) NOT NULL,
+  run VARCHAR(100),
+  metrics JSON NOT NULL,
+  created DATETIME NOT NULL,
+  CONSTRAINT pk_model_versions PRIMARY KEY (model, version),
+  CONSTRAINT fk_model_versions_model FOREIGN KEY(model) REFERENCES models (name) ON DELETE CASCADE,
+  CONSTRAINT fk_model_versions_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE SET NULL
+  );
+CREATE TABLE models (
+  name VARCHAR(200) NOT NULL,
+  created DATETIME NOT NULL,
+  updated DATETIME NOT NULL,
+  CONSTRAINT pk_models PRIMARY KEY (name)
+  );
+CREATE TABLE runs (
+  id VARCHAR(100) NOT NULL,
+  recipe VARCHAR(200) NOT NULL,
+  dataset VARCHAR(200) NOT NULL,
+  learner VARCHAR(200) NOT NULL,
+  config JSON NOT NULL,
+  seed INTEGER NOT NULL,
+  device VARCHAR(200),
+  code_version VARCHAR(200),
+  status VARCHAR(20) NOT NULL,
+  reason VARCHAR(2000),
+  started DATETIME NOT NULL,
+  finished DATETIME,
+  CONSTRAINT pk_runs PRIMARY KEY (id),
+  CONSTRAINT ck_runs_status CHECK (status IN ('running', 'finished', 'failed', 'stopped'))
+  );
+CREATE TABLE splits (
+  id INTEGER NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  sequence INTEGER NOT NULL,
+  place INTEGER NOT NULL,
+  label VARCHAR(50) NOT NULL,
+  version VARCHAR(200),
+  weight DOUBLE NOT NULL,
+  salt VARCHAR(100) NOT NULL,
+  actor VARCHAR(200),
+  at DATETIME NOT NULL,
+  CONSTRAINT pk_splits PRIMARY KEY (id),
+  CONSTRAINT uq_splits_model_sequence_place UNIQUE (model, sequence, place),
+  CONSTRAINT ck_splits_weight CHECK (weight >= 0 AND weight <= 1),
+  CONSTRAINT fk_splits_model FOREIGN KEY(model) REFERENCES models (name) ON DELETE CASCADE,
+  CONSTRAINT fk_splits_model_version FOREIGN KEY(model, version) REFERENCES model_versions (model, version) ON DELETE CASCADE
+  );
+CREATE VIEW adaptation_daily AS
+  SELECT
+  DATE(created) AS day,
+  model_version, variant,
+  kind,
+  served_by,
+  CAST(SUM(answers) AS BIGINT) AS adaptations,
+  COUNT(DISTINCT entity) AS entities,
+  SUM(CAST(support_size AS DOUBLE PRECISION) * answers) / SUM(answers) AS support_size,
+  AVG(loss_before) AS loss_before,
+  AVG(loss_after) AS loss_after,
+  AVG(CASE WHEN loss_after < loss_before THEN 1.0E0 WHEN loss_after >= loss_before THEN 0.0E0 END) AS improved,
+  AVG(gradient_norm) AS gradient_norm,
+  SUM(ms * answers) / SUM(answers) AS ms,
+  MAX(ms) AS slowest_ms
+  FROM adaptations
+  GROUP BY DATE(created), model_version, variant, kind, served_by;
+CREATE VIEW cold_start_curve AS
+  SELECT model, model_version, dataset, scenario, method, role, metric, shots, value, low, high, n, created
+  FROM (
+  SELECT evaluations.*, ROW_NUMBER() OVER (
+  PARTITION BY model, dataset, scenario, method, metric, shots
+  ORDER BY created DESC, CASE WHEN seed IS NULL THEN 0 ELSE 1 END, id DESC
+  ) AS place
+  FROM evaluations
+  ) AS ranked
+  WHERE place = 1;
+CREATE VIEW hardest_tasks AS
+  SELECT
+  seen.run, runs.dataset, runs.learner, seen.bucket, seen.step, seen.hardness, seen.weight,
+  RANK() OVER (
+  PARTITION BY seen.run
+  ORDER BY CASE WHEN seen.hardness IS NULL THEN 1 ELSE 0 END, seen.hardness DESC
+  ) AS rank
+  FROM (
+  SELECT curriculum.*, ROW_NUMBER() OVER (PARTITION BY run, bucket ORDER BY step DESC) AS place
+  FROM curriculum
+  ) AS seen
+  JOIN runs ON runs.id = seen.run
+  WHERE seen.place = 1;
+-- PostgreSQL, made of the tables
+CREATE TABLE adaptations (
+  id BIGSERIAL NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  kind VARCHAR(100) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  support_size BIGINT NOT NULL,
+  steps BIGINT NOT NULL,
+  loss_before DOUBLE PRECISION,
+  loss_after DOUBLE PRECISION,
+  gradient_norm DOUBLE PRECISION,
+  ms DOUBLE PRECISION NOT NULL,
+  served_by VARCHAR(20) NOT NULL,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  answers BIGINT DEFAULT '1' NOT NULL,
+  variant VARCHAR(50),
+  CONSTRAINT pk_adaptations PRIMARY KEY (id)
+  );
+CREATE INDEX ix_adaptations_created_id ON adaptations (created, id);
+CREATE INDEX ix_adaptations_kind_entity_created ON adaptations (kind, entity, created);
+CREATE INDEX ix_adaptations_model_version_created ON adaptations (model_version, created);
+CREATE TABLE alias_history (
+  id BIGSERIAL NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  alias VARCHAR(100) NOT NULL,
+  sequence BIGINT NOT NULL,
+  version VARCHAR(200) NOT NULL,
+  previous VARCHAR(200),
+  action VARCHAR(20) NOT NULL,
+  actor VARCHAR(200),
+  at TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_alias_history PRIMARY KEY (id),
+  CONSTRAINT ck_alias_history_action CHECK (action IN ('publish', 'promote', 'rollback')),
+  CONSTRAINT uq_alias_history_model_alias_sequence UNIQUE (model, alias, sequence),
+  CONSTRAINT fk_alias_history_model_version FOREIGN KEY(model, version) REFERENCES model_versions (model, version) ON DELETE CASCADE
+  );
+CREATE INDEX ix_alias_history_model_version ON alias_history (model, version);
+CREATE TABLE api_keys (
+  id VARCHAR(100) NOT NULL,
+  name VARCHAR(200) NOT NULL,
+  digest VARCHAR(100) NOT NULL,
+  scopes VARCHAR(100) NOT NULL,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  expires TIMESTAMP WITH TIME ZONE,
+  revoked TIMESTAMP WITH TIME ZONE,
+  CONSTRAINT pk_api_keys PRIMARY KEY (id),
+  CONSTRAINT uq_api_keys_digest UNIQUE (digest)
+  );
+CREATE INDEX ix_api_keys_name ON api_keys (name);
+CREATE TABLE audit (
+  id BIGSERIAL NOT NULL,
+  at TIMESTAMP WITH TIME ZONE NOT NULL,
+  actor VARCHAR(200) NOT NULL,
+  action VARCHAR(100) NOT NULL,
+  target VARCHAR(500) NOT NULL,
+  request_id VARCHAR(100),
+  CONSTRAINT pk_audit PRIMARY KEY (id)
+  );
+CREATE INDEX ix_audit_action_at ON audit (action, at);
+CREATE INDEX ix_audit_actor_at ON audit (actor, at);
+CREATE INDEX ix_audit_at_id ON audit (at, id);
+CREATE TABLE curriculum (
+  run VARCHAR(100) NOT NULL,
+  step BIGINT NOT NULL,
+  bucket VARCHAR(200) NOT NULL,
+  hardness DOUBLE PRECISION,
+  weight DOUBLE PRECISION,
+  CONSTRAINT pk_curriculum PRIMARY KEY (run, step, bucket),
+  CONSTRAINT fk_curriculum_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE CASCADE
+  );
+CREATE TABLE entities (
+  kind VARCHAR(100) NOT NULL,
+  external_id VARCHAR(200) NOT NULL,
+  features JSONB NOT NULL,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  updated TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_entities PRIMARY KEY (kind, external_id)
+  );
+CREATE TABLE erasures (
+  receipt VARCHAR(100) NOT NULL,
+  kind VARCHAR(100) NOT NULL,
+  entity_digest VARCHAR(100) NOT NULL,
+  entities BIGINT NOT NULL,
+  events BIGINT NOT NULL,
+  adaptations BIGINT NOT NULL,
+  at TIMESTAMP WITH TIME ZONE NOT NULL,
+  confirmed TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_erasures PRIMARY KEY (receipt)
+  );
+CREATE INDEX ix_erasures_entity_digest_at ON erasures (entity_digest, at);
+CREATE TABLE evaluations (
+  id BIGSERIAL NOT NULL,
+  model VARCHAR(200),
+  model_version VARCHAR(200),
+  dataset VARCHAR(200) NOT NULL,
+  scenario VARCHAR(200) NOT NULL,
+  method VARCHAR(200) NOT NULL,
+  role VARCHAR(20) NOT NULL,
+  seed BIGINT,
+  shots BIGINT NOT NULL,
+  metric VARCHAR(200) NOT NULL,
+  value DOUBLE PRECISION,
+  low DOUBLE PRECISION,
+  high DOUBLE PRECISION,
+  n BIGINT NOT NULL,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_evaluations PRIMARY KEY (id),
+  CONSTRAINT ck_evaluations_role CHECK (role IN ('learner', 'flagship', 'baseline'))
+  );
+CREATE INDEX ix_evaluations_dataset_scenario_metric_method_shots ON evaluations (dataset, scenario, metric, method, shots);
+CREATE INDEX ix_evaluations_model_created ON evaluations (model, created);
+CREATE TABLE events (
+  kind VARCHAR(100) NOT NULL,
+  event_id VARCHAR(200) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  item VARCHAR(200) NOT NULL,
+  label DOUBLE PRECISION NOT NULL,
+  time TIMESTAMP WITH TIME ZONE NOT NULL,
+  context JSONB,
+  received TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_events PRIMARY KEY (kind, event_id)
+  );
+CREATE INDEX ix_events_kind_entity_time_event_id ON events (kind, entity, time, event_id);
+CREATE INDEX ix_events_kind_received ON events (kind, received);
+CREATE TABLE explorations (
+  id BIGSERIAL NOT NULL,
+  request_id VARCHAR(100) NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  kind VARCHAR(100) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  item VARCHAR(200) NOT NULL,
+  candidates BIGINT NOT NULL,
+  propensity DOUBLE PRECISION NOT NULL,
+  seed BIGINT NOT NULL,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_explorations PRIMARY KEY (id)
+  );
+CREATE INDEX ix_explorations_created_id ON explorations (created, id);
+CREATE INDEX ix_explorations_kind_entity_created ON explorations (kind, entity, created);
+CREATE TABLE latest_metrics (
+  run VARCHAR(100) NOT NULL,
+  key VARCHAR(200) NOT NULL,
+  step BIGINT NOT NULL,
+  value DOUBLE PRECISION,
+  at TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_latest_metrics PRIMARY KEY (run, key),
+  CONSTRAINT fk_latest_metrics_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE CASCADE
+  );
+CREATE INDEX ix_latest_metrics_key_value ON latest_metrics (key, value);
+CREATE TABLE metrics (
+  run VARCHAR(100) NOT NULL,
+  key VARCHAR(200) NOT NULL,
+  step BIGINT NOT NULL,
+  value DOUBLE PRECISION,
+  CONSTRAINT pk_metrics PRIMARY KEY (run, key, step),
+  CONSTRAINT fk_metrics_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE CASCADE
+  );
+CREATE TABLE model_versions (
+  model VARCHAR(200) NOT NULL,
+  version VARCHAR(200) NOT NULL,
+  path VARCHAR(4000) NOT NULL,
+  run VARCHAR(100),
+  metrics JSONB NOT NULL,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_model_versions PRIMARY KEY (model, version),
+  CONSTRAINT fk_model_versions_model FOREIGN KEY(model) REFERENCES models (name) ON DELETE CASCADE,
+  CONSTRAINT fk_model_versions_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE SET NULL
+  );
+CREATE INDEX ix_model_versions_run ON model_versions (run);
+CREATE INDEX ix_model_versions_version ON model_versions (version);
+CREATE TABLE models (
+  name VARCHAR(200) NOT NULL,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  updated TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_models PRIMARY KEY (name)
+  );
+CREATE TABLE runs (
+  id VARCHAR(100) NOT NULL,
+  recipe VARCHAR(200) NOT NULL,
+  dataset VARCHAR(200) NOT NULL,
+  learner VARCHAR(200) NOT NULL,
+  config JSONB NOT NULL,
+  seed BIGINT NOT NULL,
+  device VARCHAR(200),
+  code_version VARCHAR(200),
+  status VARCHAR(20) NOT NULL,
+  reason VARCHAR(2000),
+  started TIMESTAMP WITH TIME ZONE NOT NULL,
+  finished TIMESTAMP WITH TIME ZONE,
+  CONSTRAINT pk_runs PRIMARY KEY (id),
+  CONSTRAINT ck_runs_status CHECK (status IN ('running', 'finished', 'failed', 'stopped'))
+  );
+CREATE INDEX ix_runs_started_id ON runs (started, id);
+CREATE INDEX ix_runs_status_started ON runs (status, started);
+CREATE TABLE splits (
+  id BIGSERIAL NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  sequence BIGINT NOT NULL,
+  place BIGINT NOT NULL,
+  label VARCHAR(50) NOT NULL,
+  version VARCHAR(200),
+  weight DOUBLE PRECISION NOT NULL,
+  salt VARCHAR(100) NOT NULL,
+  actor VARCHAR(200),
+  at TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_splits PRIMARY KEY (id),
+  CONSTRAINT ck_splits_weight CHECK (weight >= 0 AND weight <= 1),
+  CONSTRAINT uq_splits_model_sequence_place UNIQUE (model, sequence, place),
+  CONSTRAINT fk_splits_model_version FOREIGN KEY(model, version) REFERENCES model_versions (model, version) ON DELETE CASCADE,
+  CONSTRAINT fk_splits_model FOREIGN KEY(model) REFERENCES models (name) ON DELETE CASCADE
+  );
+CREATE INDEX ix_splits_model_version ON splits (model, version);
