@@ -11,16 +11,20 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import openapi, page, problems
-from api.express import Express
-from api.gate import Gate
-from api.house import open_house
-from api.keyring import Keyring, parse_keys
-from api.limits import Limiter, Throttle
-from api.logs import open_log, retelling
-from api.metrics import Metrics
-from api.routes import adapt, entities, events, health, models, onboarding, recommendations, results, splits
-from api.tracing import Traced, open_tracing
+from api.container import open_house
+from api.http import problem_details as problems
+from api.http.api_keys import Keyring, parse_keys
+from api.http.fast_path import Express
+from api.http.rate_limit import Limiter, Throttle
+from api.http.request_context import Gate
+from api.http.tracing import Traced, open_tracing
+from api.routes import adapt, entities, events, health, models, onboarding, recommendations
+from api.routes import tracking as results
+from api.routes import traffic_splits as splits
+from api.schemas import docs_page as page
+from api.schemas import openapi
+from api.telemetry.logging import open_log, retelling
+from api.telemetry.metrics import Metrics
 from recsys_meta import __version__
 from recsys_meta.store.settings import Settings
 

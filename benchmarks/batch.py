@@ -23,9 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_meta.bundle import Bundle, load_bundle
-from recsys_meta.durable import write_file
-from recsys_meta.types import FIRST
+from recsys_meta.core.atomic_io import write_file
+from recsys_meta.core.types import FIRST
+from recsys_meta.models.bundle import Bundle, load_bundle
 
 EACH = 5
 BLOCK = 500_000

@@ -31,21 +31,21 @@ from torch import Tensor
 
 from benchmarks.town import api_server, install, resident
 from pipelines.workspace import find_recipe
-from recsys_meta.bundle import Bundle, load_bundle, make_bundle, save_bundle
+from recsys_meta.core.atomic_io import write_file
+from recsys_meta.core.types import FIRST, Rows, State
 from recsys_meta.data import prepare
-from recsys_meta.data.simulator import simulate_users
-from recsys_meta.durable import write_file
-from recsys_meta.episodes import EventIndex, ordered
-from recsys_meta.evaluate import episodes_at
-from recsys_meta.learners import LEARNERS
-from recsys_meta.learners.flagship import Flagship
-from recsys_meta.learners.gates import trust
-from recsys_meta.newcomers import Interaction, Known, Newcomer
-from recsys_meta.recommend import Recommender
-from recsys_meta.splits import split_by_seed
-from recsys_meta.topk import best
-from recsys_meta.train import fit, start
-from recsys_meta.types import FIRST, Rows, State
+from recsys_meta.data.simulators.users import simulate_users
+from recsys_meta.episodes.event_index import EventIndex, ordered
+from recsys_meta.episodes.splits import split_by_seed
+from recsys_meta.evaluation.cold_start import episodes_at
+from recsys_meta.inference.ranking.topk import best
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import Interaction, Known, Newcomer
+from recsys_meta.models.bundle import Bundle, load_bundle, make_bundle, save_bundle
+from recsys_meta.models.learners import LEARNERS
+from recsys_meta.models.learners.ranking.flagship import Flagship
+from recsys_meta.models.learners.ranking.memory_gates import trust
+from recsys_meta.training.trainer import fit, start
 
 N, EVENTS, QUERIES, TAKEN = 10, 5, 64, 200
 JITTER = 0.3

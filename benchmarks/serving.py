@@ -28,14 +28,14 @@ import orjson
 import redis
 import torch
 
-from api.replies import pack, ranked
+from api.handlers.response_encoding import pack, ranked
 from benchmarks.caller import Tally, call, post
 from benchmarks.town import EVENTS, ITEMS, api_server, bare_server, flagship, install, redis_server
-from recsys_meta.bundle import Bundle, load_bundle
-from recsys_meta.recommend import Interaction, Known, Newcomer, Recommender
-from recsys_meta.store.cache import list_key, name_of, owner_key, seal, state_key
-from recsys_meta.store.redis_cache import PREFIX
-from recsys_meta.types import State
+from recsys_meta.core.types import State
+from recsys_meta.inference.recommender import Interaction, Known, Newcomer, Recommender
+from recsys_meta.models.bundle import Bundle, load_bundle
+from recsys_meta.store.cache.keys import list_key, name_of, owner_key, seal, state_key
+from recsys_meta.store.cache.redis_cache import PREFIX
 
 BARE = "bare FastAPI route"
 CONNECTIONS = (1, 16, 64)

@@ -18,13 +18,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recsys_meta.bundle import Bundle, make_bundle, save_bundle
-from recsys_meta.dataset import Dataset, Events, Vocabulary
-from recsys_meta.episodes import EventIndex
-from recsys_meta.learners import LEARNERS
-from recsys_meta.schema import Schema
-from recsys_meta.store import engine, migrate, registry
-from recsys_meta.types import FIRST
+from recsys_meta.core.dataset import Dataset, Events, Vocabulary
+from recsys_meta.core.schema import Schema
+from recsys_meta.core.types import FIRST
+from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.models.bundle import Bundle, make_bundle, save_bundle
+from recsys_meta.models.learners import LEARNERS
+from recsys_meta.store.database import engine, migrate
+from recsys_meta.store.model_registry import registry
 
 ITEMS = 4000
 EVENTS = 5

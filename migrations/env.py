@@ -6,8 +6,8 @@ To write a new revision by hand, copy the newest one; a test says whether it and
 from alembic import context
 from sqlalchemy import Connection
 
-from recsys_meta.errors import StoreError
-from recsys_meta.store.tables import Base
+from recsys_meta.core.errors import StoreError
+from recsys_meta.store.database.base import Base
 
 
 def run() -> None:

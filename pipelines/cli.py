@@ -8,10 +8,15 @@ import sys
 import typer
 from rich.markup import escape
 
-from pipelines import adapting, bench, data, doctor, evaluating, keys, models, quickstart, records, serving, trainer
+from pipelines.commands import bench, data, doctor, keys, models, quickstart
+from pipelines.commands import database as records
+from pipelines.commands import evaluate as evaluating
+from pipelines.commands import recommend as adapting
+from pipelines.commands import serve as serving
+from pipelines.commands import train as trainer
 from pipelines.console import err
 from recsys_meta import __version__
-from recsys_meta.errors import RecsysMetaError
+from recsys_meta.core.errors import RecsysMetaError
 
 app = typer.Typer(
     name="recsys-meta",

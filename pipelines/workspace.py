@@ -11,16 +11,18 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from recsys_meta.bundle import Bundle, load_bundle
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import CheckpointError, ConfigError, DataError, NotFoundError
 from recsys_meta.data import SOURCES, open_dataset, prepare_named
-from recsys_meta.dataset import Dataset
-from recsys_meta.errors import CheckpointError, ConfigError, DataError, NotFoundError
-from recsys_meta.recipe import Recipe, read_recipe
-from recsys_meta.store import arms, migrate, registry
-from recsys_meta.store import engine as database
-from recsys_meta.store.cache import owner_key
-from recsys_meta.store.redis_cache import SyncRedisCache
+from recsys_meta.models.bundle import Bundle, load_bundle
+from recsys_meta.store.cache.keys import owner_key
+from recsys_meta.store.cache.redis_cache import SyncRedisCache
+from recsys_meta.store.database import engine as database
+from recsys_meta.store.database import migrate
+from recsys_meta.store.model_registry import registry
+from recsys_meta.store.model_registry import split_arms as arms
 from recsys_meta.store.settings import Settings
+from recsys_meta.training.recipe import Recipe, read_recipe
 
 
 class Workspace:

@@ -9,20 +9,20 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 
-from api import answers
-from api.diagnosis import ANONYMOUS, Done, finite, row
-from api.house import House
-from api.models import AdaptRequest, Event, SupportEvent
-from api.problems import Problem, unavailable
-from api.registry import Served
-from api.replies import reply
-from api.routes.door import AHouse, request_id
+from api.container import House
+from api.handlers.dependencies import AHouse, request_id
+from api.handlers.response_encoding import reply
+from api.http.authorization import Scopes, require
+from api.http.problem_details import Problem, unavailable
+from api.inference.entity_context import find_subject, know
+from api.inference.model_registry import Served
 from api.routes.events import receive
-from api.security import Scopes, require
-from api.subjects import find_subject, know
-from recsys_meta.recommend import Diagnosis
-from recsys_meta.store import entities
-from recsys_meta.store.clock import moment
+from api.schemas import responses as answers
+from api.schemas.requests import AdaptRequest, Event, SupportEvent
+from api.telemetry.adaptation_diagnostics import ANONYMOUS, Done, finite, row
+from recsys_meta.inference.recommender import Diagnosis
+from recsys_meta.store.database.clock import moment
+from recsys_meta.store.entities import entities
 
 router = APIRouter(prefix="/v1", tags=["newcomers"])
 

@@ -9,21 +9,21 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from api import answers
-from api.house import House
-from api.models import EntityBody
-from api.problems import Problem, unavailable
-from api.registry import Served
-from api.replies import reply
-from api.routes.door import AHouse, IdPath, KindPath
-from api.security import record, require
-from recsys_meta.errors import DataError
-from recsys_meta.recommend import Newcomer
-from recsys_meta.store import adaptations, entities, events
-from recsys_meta.store.adaptations import NewAdaptation
-from recsys_meta.store.cache import owner_key
-from recsys_meta.store.engine import Unavailable
-from recsys_meta.store.redis_cache import RedisCache
+from api.container import House
+from api.handlers.dependencies import AHouse, IdPath, KindPath
+from api.handlers.response_encoding import reply
+from api.http.authorization import record, require
+from api.http.problem_details import Problem, unavailable
+from api.inference.model_registry import Served
+from api.schemas import responses as answers
+from api.schemas.requests import EntityBody
+from recsys_meta.core.errors import DataError
+from recsys_meta.inference.recommender import Newcomer
+from recsys_meta.store.cache.keys import owner_key
+from recsys_meta.store.cache.redis_cache import RedisCache
+from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.entities import adaptations, entities, events
+from recsys_meta.store.entities.adaptations import NewAdaptation
 
 router = APIRouter(prefix="/v1", tags=["entities"])
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from api import answers
-from api.feedback import judge, refusal, save
-from api.house import House
-from api.models import EventBatch
-from api.replies import reply
-from api.routes.door import AHouse, request_id
-from api.security import require
+from api.container import House
+from api.handlers.dependencies import AHouse, request_id
+from api.handlers.event_ingestion import judge, refusal, save
+from api.handlers.response_encoding import reply
+from api.http.authorization import require
+from api.schemas import responses as answers
+from api.schemas.requests import EventBatch
 
 router = APIRouter(prefix="/v1", tags=["newcomers"], dependencies=[require("write")])
 

@@ -9,12 +9,12 @@ from typing import Any
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from api import answers
-from api.house import House
-from api.replies import reply
-from api.routes.door import AHouse
-from api.security import require
-from recsys_meta.errors import RecsysMetaError
+from api.container import House
+from api.handlers.dependencies import AHouse
+from api.handlers.response_encoding import reply
+from api.http.authorization import require
+from api.schemas import responses as answers
+from recsys_meta.core.errors import RecsysMetaError
 
 router = APIRouter(tags=["health"])
 

@@ -9,15 +9,15 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
-from api import answers
-from api.house import House
-from api.models import Promotion
-from api.replies import reply
-from api.routes.door import AHouse, ModelPath
-from api.security import actor, record, require
-from recsys_meta.store import registry
-from recsys_meta.store.engine import Unavailable
-from recsys_meta.store.tables import AliasChange
+from api.container import House
+from api.handlers.dependencies import AHouse, ModelPath
+from api.handlers.response_encoding import reply
+from api.http.authorization import actor, record, require
+from api.schemas import responses as answers
+from api.schemas.requests import Promotion
+from recsys_meta.store.database.base import AliasChange
+from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.model_registry import registry
 
 router = APIRouter(prefix="/v1", tags=["models"])
 

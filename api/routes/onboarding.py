@@ -7,17 +7,17 @@ from typing import Annotated, Any, Literal
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
-from api import answers
-from api.calls import begin
-from api.models import EntityId, Kind, ModelRef, Newcomer
-from api.problems import unavailable
-from api.replies import reply
-from api.routes.door import AHouse
-from api.security import require
-from api.serving import PROCESS_S, Busy
-from api.subjects import know
-from recsys_meta.errors import RecsysMetaError
-from recsys_meta.informative import informative
+from api.handlers.dependencies import AHouse
+from api.handlers.request_lifecycle import begin
+from api.handlers.response_encoding import reply
+from api.http.authorization import require
+from api.http.problem_details import unavailable
+from api.inference.entity_context import know
+from api.inference.state_resolver import PROCESS_S, Busy
+from api.schemas import responses as answers
+from api.schemas.requests import EntityId, Kind, ModelRef, Newcomer
+from recsys_meta.core.errors import RecsysMetaError
+from recsys_meta.inference.insight.active_elicitation import informative
 
 router = APIRouter(prefix="/v1", tags=["newcomers"], dependencies=[require("read")])
 

@@ -10,25 +10,25 @@ import orjson
 import torch
 from fastapi import APIRouter, Request, Response
 
-from api import answers
-from api.calls import Call, begin, climbed, end
-from api.company import Solved
-from api.models import Moment as MomentBody
-from api.models import RecommendationRequest, ScoreRequest, Told
-from api.problems import Problem
-from api.registry import Served
-from api.replies import pack, ranked, unpack
-from api.routes.door import enter, takes
-from api.scoring import rank_entities, score_rows
-from api.serving import PROCESS_S, Busy, Outcome, Source, gone
-from api.subjects import know
-from recsys_meta.errors import DataError
-from recsys_meta.explaining import Why, explain
-from recsys_meta.filters import Rule
-from recsys_meta.pages import Place, digest, moment_digest, read, write
-from recsys_meta.recommend import Known, Moment, Question, Recommender, Scored, Wish
-from recsys_meta.store.cache import list_key
-from recsys_meta.types import FIRST, State
+from api.handlers.dependencies import enter, takes
+from api.handlers.request_lifecycle import Call, begin, climbed, end
+from api.handlers.response_encoding import pack, ranked, unpack
+from api.handlers.score import rank_entities, score_rows
+from api.http.problem_details import Problem
+from api.inference.entity_context import know
+from api.inference.micro_batcher import Solved
+from api.inference.model_registry import Served
+from api.inference.state_resolver import PROCESS_S, Busy, Outcome, Source, gone
+from api.schemas import responses as answers
+from api.schemas.requests import Moment as MomentBody
+from api.schemas.requests import RecommendationRequest, ScoreRequest, Told
+from recsys_meta.core.errors import DataError
+from recsys_meta.core.types import FIRST, State
+from recsys_meta.inference.insight.explanations import Why, explain
+from recsys_meta.inference.ranking.filters import Rule
+from recsys_meta.inference.ranking.list_cursor import Place, digest, moment_digest, read, write
+from recsys_meta.inference.recommender import Known, Moment, Question, Recommender, Scored, Wish
+from recsys_meta.store.cache.keys import list_key
 
 _WHY_S = 1.0  # how long a list waits for the turn of its reasons, seconds
 

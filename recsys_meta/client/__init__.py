@@ -9,10 +9,10 @@
 `AsyncClient` has the same methods, to be awaited.
 """
 
-from recsys_meta.client.bodies import Event, Explore, Filter, Member, Moment, Newcomer, Row, Share, SupportEvent, Told
-from recsys_meta.client.clients import AsyncClient, Client
+from recsys_meta.client.client import AsyncClient, Client
 from recsys_meta.client.errors import ApiError, NoAnswer
-from recsys_meta.client.patience import Patience
+from recsys_meta.client.requests import Event, Explore, Filter, Member, Moment, Newcomer, Row, Share, SupportEvent, Told
+from recsys_meta.client.retry_policy import Patience
 
 __all__ = [
     "ApiError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recsys_meta.client.answers import Problem
+from recsys_meta.client.responses import Problem
 
 
 class ApiError(Exception):

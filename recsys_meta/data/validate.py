@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from recsys_meta.data.custom import prepare_custom
-from recsys_meta.data.prepared import open_dataset
-from recsys_meta.data.rejects import NAME
-from recsys_meta.data.tables import BLOCK, Progress
-from recsys_meta.dataset import Dataset
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.data.build.prepared_dataset import open_dataset
+from recsys_meta.data.readers.raw_tables import BLOCK, Progress
+from recsys_meta.data.sources.toml_schema import prepare_custom
+from recsys_meta.data.validation.rejects import NAME
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from recsys_meta.errors import ConfigError
+from recsys_meta.core.errors import ConfigError
 
 
 class Settings(BaseSettings):

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 
-from recsys_meta.baselines import BASELINES
-from recsys_meta.bundle import Bundle, make_bundle, save_bundle
-from recsys_meta.episodes import EventIndex
-from recsys_meta.learners import LEARNERS
-from recsys_meta.recipe import recipe_of
-from recsys_meta.splits import split_by_seed
-from recsys_meta.store import engine, registry
-from recsys_meta.train import fit, start
-from tests.worlds import ranking_world, rating_world
+from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.episodes.splits import split_by_seed
+from recsys_meta.models.baselines import BASELINES
+from recsys_meta.models.bundle import Bundle, make_bundle, save_bundle
+from recsys_meta.models.learners import LEARNERS
+from recsys_meta.store.database import engine
+from recsys_meta.store.model_registry import registry
+from recsys_meta.training.recipe import recipe_of
+from recsys_meta.training.trainer import fit, start
+from tests.fixtures.simulated_datasets import ranking_world, rating_world
 
 
 def trained(objective: str = "ranking", seed: int = 0, epochs: int = 6, **schema: object) -> Bundle:

@@ -10,14 +10,16 @@ import pytest
 import redis
 import torch
 
-from api import database, house, limits
-from recsys_meta.bundle import Bundle
-from recsys_meta.store import migrate
-from recsys_meta.store.redis_cache import RedisCache
-from tests import choosing
+from api import container as house
+from api.http import rate_limit as limits
+from api.persistence import async_database as database
+from recsys_meta.models.bundle import Bundle
+from recsys_meta.store.cache.redis_cache import RedisCache
+from recsys_meta.store.database import migrate
 from tests.api import bundles
 from tests.api.servers import Served, serving, settings
-from tests.services import (  # noqa: F401  (fixtures are found by name)
+from tests.fixtures import stub_predictors as choosing
+from tests.fixtures.services import (  # noqa: F401  (fixtures are found by name)
     database_url,
     empty_url,
     own_redis,

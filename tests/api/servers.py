@@ -24,9 +24,9 @@ import uvicorn
 from torch import Tensor
 
 from api.app import build
-from recsys_meta.state import MAGIC, dump_state, load_state
+from recsys_meta.inference.state_codec import MAGIC, dump_state, load_state
 from recsys_meta.store.settings import Settings
-from tests.services import PATIENT, free_port, wait
+from tests.fixtures.services import PATIENT, free_port, wait
 
 
 def settings(home: Path, database: str, redis: str | None = None, keys: str | None = None) -> Settings:
@@ -39,7 +39,7 @@ class Served:
 
     def __init__(self, made: Settings, host: str = "127.0.0.1") -> None:
         self.app, self.port = build(made), free_port()
-        options: dict[str, Any] = {"log_config": None, "access_log": False, "http": "api.wire:Bounded"}
+        options: dict[str, Any] = {"log_config": None, "access_log": False, "http": "api.http.uvicorn_protocol:Bounded"}
         config = uvicorn.Config(self.app, host=host, port=self.port, **options)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)

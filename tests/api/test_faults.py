@@ -19,12 +19,12 @@ import psycopg
 import pytest
 import redis
 
-from recsys_meta.bundle import Bundle
-from recsys_meta.store import migrate
+from recsys_meta.models.bundle import Bundle
+from recsys_meta.store.database import migrate
 from tests.api import bundles
-from tests.api.load import STORED, THREE, Load
+from tests.api.load_generator import STORED, THREE, Load
 from tests.api.servers import OwnPostgres, Wire, Workers, serving, settings, wait
-from tests.services import OwnRedis, missing
+from tests.fixtures.services import OwnRedis, missing
 
 FAULT_S = float(os.environ.get("RECSYS_META_FAULT_S", "1"))
 BACK_S = float(os.environ.get("RECSYS_META_BACK_S", "60"))  # within which all is well again: 5 where nothing else runs

@@ -5,14 +5,15 @@ import shutil
 
 import pytest
 
-from api import failures, registry
-from api.database import Database
-from api.failures import Failures
-from api.registry import Registry
-from recsys_meta.bundle import save_bundle
-from recsys_meta.errors import CheckpointError, ConflictError
-from recsys_meta.store import registry as store
-from recsys_meta.store.engine import session
+from api.inference import load_failures as failures
+from api.inference import model_registry as registry
+from api.inference.load_failures import Failures
+from api.inference.model_registry import Registry
+from api.persistence.async_database import Database
+from recsys_meta.core.errors import CheckpointError, ConflictError
+from recsys_meta.models.bundle import save_bundle
+from recsys_meta.store.database.engine import session
+from recsys_meta.store.model_registry import registry as store
 from tests.api import bundles
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from recsys_meta.data import locate, prepare_named
-from tests.services import missing
+from tests.fixtures.services import missing
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.data import app
+from pipelines.commands.data import app
+from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.data import open_dataset
-from recsys_meta.errors import ConfigError, DataError
-from tests.data.test_movielens import layout_1m
-from tests.data.written import GOOD, write
+from tests.data.source_files import GOOD, write
+from tests.data.sources.test_movielens import layout_1m
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from recsys_meta.data import SOURCES, prepare_custom, prepare_named
-from recsys_meta.data.custom import Files
-from tests.data.written import cells
+from recsys_meta.data.sources.toml_schema import Files
+from tests.data.source_files import cells
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 

@@ -22,7 +22,8 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import torch
 
-from pipelines import spreading, told
+from pipelines.batch import entity_partitioning as spreading
+from pipelines.batch import event_files as told
 from pipelines.cli import main
 
 spreading.AT_ONCE, spreading.FAN, told.BLOCK = 60, 4, 250

@@ -18,7 +18,7 @@ import pytest
 
 from pipelines.cli import main
 from recsys_meta.data import open_dataset
-from tests.services import PATIENT, free_port
+from tests.fixtures.services import PATIENT, free_port
 
 SMALL = ("--set", "train.epochs=2", "--set", "config.dims=8", "--set", "config.towers=1", "--threads", "1")
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipelines import adapted, spreading, told
+from pipelines.batch import batch_inference as adapted
+from pipelines.batch import entity_partitioning as spreading
+from pipelines.batch import event_files as told
 from pipelines.cli import main
 from tests.pipelines.processes import AGENTS, inhabitants, listening
 

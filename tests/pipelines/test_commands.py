@@ -12,14 +12,14 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.adapting import read_events
+from pipelines.commands.recommend import read_events
 from pipelines.workspace import Workspace
-from recsys_meta.errors import DataError
-from recsys_meta.store import evaluations
+from recsys_meta.core.errors import DataError
 from recsys_meta.store.settings import Settings
-from recsys_meta.store.standing import standing
+from recsys_meta.store.tracking import evaluations
+from recsys_meta.store.tracking.promotion_gate import standing
+from tests.fixtures.services import free_port
 from tests.pipelines.conftest import SMALL
-from tests.services import free_port
 
 
 def house(command) -> Workspace:

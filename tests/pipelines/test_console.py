@@ -2,11 +2,11 @@
 
 import pytest
 
-from recsys_meta.store import migrate
-from recsys_meta.store.adaptations import NewAdaptation, save
-from recsys_meta.store.clock import moment
-from recsys_meta.store.engine import connect, session
-from recsys_meta.store.events import NewEvent, insert
+from recsys_meta.store.database import migrate
+from recsys_meta.store.database.clock import moment
+from recsys_meta.store.database.engine import connect, session
+from recsys_meta.store.entities.adaptations import NewAdaptation, save
+from recsys_meta.store.entities.events import NewEvent, insert
 from tests.pipelines.conftest import Command
 
 STRANGE = "[/x] [red]a"

@@ -3,10 +3,10 @@
 import pytest
 
 from pipelines.workspace import Workspace
-from recsys_meta.store.cache import list_key, owner_key, state_key
-from recsys_meta.store.redis_cache import SyncRedisCache
+from recsys_meta.store.cache.keys import list_key, owner_key, state_key
+from recsys_meta.store.cache.redis_cache import SyncRedisCache
 from recsys_meta.store.settings import Settings
-from tests.services import own_redis  # noqa: F401  (fixtures are found by name)
+from tests.fixtures.services import own_redis  # noqa: F401  (fixtures are found by name)
 
 
 def keys_of(entity):

@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from recsys_meta.store import keys as stored
-from recsys_meta.store.engine import connect, reading
+from recsys_meta.store.access import api_keys as stored
+from recsys_meta.store.database.engine import connect, reading
+from tests.fixtures.services import free_port
 from tests.pipelines.conftest import Command
-from tests.services import free_port
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import json
 
 from pipelines.workspace import Workspace
-from recsys_meta.store import evaluations
 from recsys_meta.store.settings import Settings
-from recsys_meta.store.standing import standing
+from recsys_meta.store.tracking import evaluations
+from recsys_meta.store.tracking.promotion_gate import standing
 
 
 def test_quickstart_walks_from_data_to_a_live_model_without_data_or_servers(command, tmp_path):

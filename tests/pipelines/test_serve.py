@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.services import free_port, wait
+from tests.fixtures.services import free_port, wait
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -3,8 +3,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine
 
-from recsys_meta.store.engine import connect
-from tests.services import (  # noqa: F401  (fixtures are found by name)
+from recsys_meta.store.database.engine import connect
+from tests.fixtures.services import (  # noqa: F401  (fixtures are found by name)
     database_url,
     empty_url,
     own_redis,

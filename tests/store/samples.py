@@ -5,11 +5,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from recsys_meta.store import runs
-from recsys_meta.store.adaptations import NewAdaptation
-from recsys_meta.store.evaluations import NewEvaluation
-from recsys_meta.store.events import NewEvent
-from recsys_meta.store.tables import Run
+from recsys_meta.store.database.base import Run
+from recsys_meta.store.entities.adaptations import NewAdaptation
+from recsys_meta.store.entities.events import NewEvent
+from recsys_meta.store.tracking import runs
+from recsys_meta.store.tracking.evaluations import NewEvaluation
 
 NOON = datetime(2024, 5, 17, 12, 0, tzinfo=UTC)
 

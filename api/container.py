@@ -1,0 +1,234 @@
+"""All that the routes share, opened when the server starts and closed when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from api.http.api_keys import Keyring
+from api.inference.model_registry import Registry
+from api.inference.registry_snapshot import Noted
+from api.inference.state_resolver import Ladder
+from api.persistence.async_database import Database
+from api.persistence.profile_cache import Profiles
+from api.telemetry.adaptation_diagnostics import Diagnoser
+from api.telemetry.metrics import Metrics
+from recsys_meta.core.errors import RecsysMetaError
+from recsys_meta.store.access import api_keys as stored_keys
+from recsys_meta.store.background_writer import Writer, to_database
+from recsys_meta.store.cache.circuit_breaker import Breaker
+from recsys_meta.store.cache.memory_cache import MemoryCache
+from recsys_meta.store.cache.redis_cache import RedisCache
+from recsys_meta.store.database import migrate
+from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.settings import Settings
+
+POLL_S = 1.0
+"""How often a process asks what went live, which keys there are, and whether what was away is back, seconds."""
+
+REDIS_S = 0.25
+"""How long an answer waits for Redis, seconds; after two such waits nobody waits for a while."""
+
+SWITCH_S = 0.0005
+"""How long a thread may keep the event loop from the interpreter, seconds; Python's own 5 ms are half a tail."""
+
+
+@dataclass(frozen=True)
+class House:
+    """One process's share of the service."""
+
+    database: Database
+    redis: RedisCache | None
+    memory: MemoryCache
+    profiles: Profiles
+    registry: Registry
+    ladder: Ladder
+    writer: Writer
+    diagnoser: Diagnoser
+    metrics: Metrics
+    log: Any
+    keys: Keyring
+    noted: Noted
+
+    def missing(self, *, profile: bool = True, model: bool = True) -> list[str]:
+        """What an answer had to do without: the database (or, False, the entity's profile), Redis, the model."""
+        found = ["database"] if self.database.degraded or not profile else []
+        found += ["redis"] if self.redis is not None and self.redis.degraded else []
+        found += [] if model else ["model"]
+        for name in found:
+            self.metrics.degraded.labels(name).inc()
+        return found
+
+    async def read_keys(self) -> None:
+        """Ask the database which keys stand. While it is away those it told last are trusted, for a time."""
+        try:
+            changed = self.keys.take(await self.database.probe(stored_keys.standing))
+        except Unavailable as error:
+            self.keys.away = str(error)
+            return
+        try:
+            await asyncio.to_thread(self.keys.note, changed)
+        except OSError as error:
+            self.log.warning("keys could not be noted", reason=type(error).__name__)
+
+    async def refresh(self) -> None:
+        """Take into service what went live. Raises Unavailable."""
+        for served in await self.registry.refresh():
+            self.metrics.swaps.labels(served.name).inc()
+            self.log.info("model in service", model=served.name, version=served.version, ms=round(served.pace.ms, 3))
+        await self.noted.keep(self.registry)
+
+
+@asynccontextmanager
+async def open_house(settings: Settings, metrics: Metrics, log: Any, keys: Keyring) -> AsyncIterator[House]:
+    """Open everything. What is away is waited for in the background: the server starts without it."""
+    # Requests are served side by side; threads within one operation would only fight each other.
+    torch.set_num_threads(1)
+    # Whoever writes rows or works out figures beside the loop gives the interpreter's lock back soon.
+    sys.setswitchinterval(SWITCH_S)
+    house = _open(settings, metrics, log, keys)
+    _watch(house)
+    if settings.database.startswith("sqlite"):
+        # Our own file. A PostgreSQL database may be shared: `recsys-meta db upgrade` is for its owner to run.
+        with suppress(Unavailable):
+            await asyncio.to_thread(migrate.upgrade, settings.database)
+    keys.recall()
+    await asyncio.gather(house.read_keys(), _look(house))
+    if not house.registry.asked:
+        await house.noted.recall(house.registry)
+    closing = asyncio.Event()
+    # Polls of their own: loading a model may take long, and a revoked key must not open anything meanwhile.
+    polls = [asyncio.create_task(poll(house, closing)) for poll in (_poll, _poll_keys, _poll_parent)]
+    try:
+        yield house
+    finally:
+        # Python 3.11's wait_for loses a cancellation that comes as its work ends: the polls must see the event too.
+        closing.set()
+        for poll in polls:
+            poll.cancel()
+        await asyncio.gather(*polls, return_exceptions=True)
+        await _close(house)
+
+
+def _open(settings: Settings, metrics: Metrics, log: Any, keys: Keyring) -> House:
+    database = Database(settings.database, log)
+    redis = None
+    if settings.redis is not None:
+        breaker = Breaker(failures=2, pause=0.5, longest=2.0)
+        redis = RedisCache(settings.redis, timeout=REDIS_S, breaker=breaker)
+    memory, profiles = MemoryCache(), Profiles(database, redis)
+    models = settings.models.resolve()
+    writer = Writer(to_database(database.engine), longest_backoff=2.0)
+    return House(
+        database=database,
+        redis=redis,
+        memory=memory,
+        profiles=profiles,
+        registry=Registry(database, models, log),
+        ladder=Ladder(memory, redis, profiles, log),
+        writer=writer,
+        diagnoser=Diagnoser(writer, log),
+        metrics=metrics,
+        log=log,
+        keys=keys,
+        noted=Noted(settings.home.resolve() / "live-models.json", models, log),
+    )
+
+
+def _watch(house: House) -> None:
+    watch = house.metrics.watch
+    watch("writer_waiting_rows", "Rows waiting for the database", lambda: house.writer.waiting)
+    watch("writer_dropped_rows", "Rows lost", lambda: house.writer.dropped)
+    watch("diagnoses_waiting", "Adaptations waiting for their figures", lambda: house.diagnoser.waiting)
+    watch("diagnoses_skipped", "Adaptations written without figures", lambda: house.diagnoser.skipped)
+    watch("redis_writes", "States on their way to Redis", lambda: house.ladder.writing)
+    watch("memory_cache_bytes", "Size of the cache in this process", lambda: house.memory.size)
+    watch("models_in_service", "Models that answer", partial(_count, house), "min")
+    watch("database_up", "Whether the database answered when last asked", lambda: not house.database.degraded, "min")
+    watch("redis_up", "Whether Redis answered when last asked", partial(_redis_up, house), "min")
+    watch("keys_age_seconds", "Time since the keys of the database were read", lambda: house.keys.age, "max")
+    watch("resident_bytes", "Memory of the process", resident_bytes)
+
+
+def _count(house: House) -> int:
+    return len(house.registry.live)
+
+
+def _redis_up(house: House) -> bool:
+    """True also where none is set up: nothing is missing then."""
+    return house.redis is None or not house.redis.degraded
+
+
+def resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+async def _poll(house: House, closing: asyncio.Event) -> None:
+    while not closing.is_set():
+        await asyncio.sleep(POLL_S)
+        await _look(house)
+
+
+async def _poll_keys(house: House, closing: asyncio.Event) -> None:
+    while not closing.is_set():
+        await asyncio.sleep(POLL_S)
+        try:
+            await house.read_keys()
+        except Exception:
+            house.log.error("reading the keys failed", exc_info=True)
+
+
+async def _poll_parent(house: House, closing: asyncio.Event) -> None:
+    """End, as when told to, once the process that keeps the workers is gone: nobody else would stop this one, and it
+    would hold the port against a server that starts afresh."""
+    parent = multiprocessing.parent_process()
+    while parent is not None and not closing.is_set():
+        await asyncio.sleep(POLL_S)
+        if not parent.is_alive():
+            house.log.warning("the parent process is gone")
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+
+
+async def _look(house: House) -> None:
+    """Ask the database and Redis once. Nothing that goes wrong here may end the asking."""
+    was_away = house.database.degraded
+    try:
+        await house.refresh()
+        if was_away:
+            house.log.info("database is back")
+    except Unavailable as error:
+        if not was_away:
+            house.log.warning("database is away", reason=str(error.__cause__ or error))
+    except Exception:
+        house.log.error("refresh failed", exc_info=True)
+    if house.redis is not None:
+        with suppress(RecsysMetaError):
+            await house.redis.ping()
+        await house.profiles.settle()
+    house.metrics.sample()
+
+
+async def _close(house: House) -> None:
+    await house.ladder.close()
+    await asyncio.to_thread(house.diagnoser.close)
+    await asyncio.to_thread(house.writer.close, 5.0)
+    if house.redis is not None:
+        await house.redis.close()
+    house.memory.close()
+    await asyncio.to_thread(house.database.close)

@@ -1,0 +1,1 @@
+"""What routes do once a request is read: adaptation, scoring, exploration, events."""

@@ -1,0 +1,61 @@
+"""What routes ask of a request."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar, cast
+
+from fastapi import Depends, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+
+from api.container import House
+from api.http.authorization import HEADER, Scope, admit
+from api.schemas.requests import EntityId, Kind, ModelName
+from recsys_meta.store.database.keyset_pagination import MOST
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def _house(request: Request) -> House:
+    return cast(House, request.app.state.house)
+
+
+def request_id(request: Request) -> str:
+    """The id under which the log has this request."""
+    return str(request.scope["state"]["request_id"])
+
+
+async def enter(request: Request, scope: Scope, model: type[Body]) -> tuple[House, Body, bytes]:
+    """Admit a caller and read its body, also as it was sent. Hot routes call this in place of FastAPI's dependencies,
+    which cost more than the whole answer from a cache. Raises Problem and RequestValidationError, as those do."""
+    admit(request.app.state.keys, request.scope, request.headers.get(HEADER), scope)
+    raw = await request.body()
+    return cast(House, request.app.state.house), _read(model, request, raw), raw
+
+
+def _read(model: type[Body], request: Request, raw: bytes) -> Body:
+    # A web page may send any other type to this machine without asking the browser's leave.
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))):
+        message = "a body of content-type application/json is needed"
+        raise RequestValidationError([{"type": "content_type", "loc": ("body",), "msg": message}])
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in found]) from None
+
+
+def takes(model: type[BaseModel]) -> dict[str, Any]:
+    """The part of OpenAPI that says what `enter` reads; `api.openapi` adds the schema."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+AHouse = Annotated[House, Depends(_house)]
+KindPath = Annotated[Kind, Path(description="kind of newcomer: user, ad, city ...")]
+IdPath = Annotated[EntityId, Path(description="the entity's id; slashes may stand in it")]
+ModelPath = Annotated[ModelName, Path(description="the model's name")]
+Limit = Annotated[int, Query(ge=1, le=MOST, description="rows of a page")]
+Cursor = Annotated[str | None, Query(max_length=2000, description="`next` of the page before")]
+Word = Annotated[str | None, Query(max_length=200)]

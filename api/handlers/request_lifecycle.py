@@ -1,0 +1,118 @@
+"""One call about a newcomer, from its start to its end: what hot routes share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from fastapi import Request, Response
+
+from api.container import House
+from api.handlers.dependencies import request_id
+from api.handlers.response_encoding import joined
+from api.http.problem_details import Problem
+from api.inference.entity_context import Subject, find_subject
+from api.inference.model_registry import Served
+from api.inference.state_resolver import Outcome, Source
+from api.schemas.requests import Newcomer
+from api.telemetry.adaptation_diagnostics import ANONYMOUS, Done
+from recsys_meta.core.errors import NotFoundError
+from recsys_meta.inference.recommender import Known
+from recsys_meta.store.entities.adaptations import ServedBy
+
+
+class Call(NamedTuple):
+    """One request, from its start to its end with one model and one reading of what is stored."""
+
+    house: House
+    request_id: str
+    served: Served
+    subject: Subject
+    at: datetime
+    began: float
+
+
+async def begin(
+    model: str | None, entity: Newcomer, request: Request, house: House, version: str | None = None
+) -> Call:
+    """Find the model, of the version of a cursor where there is one, and what is stored of the entity. Raises
+    Problem."""
+    at, began = datetime.now(UTC), time.perf_counter()
+    name, _, start = (model or "").partition("@")
+    if version is not None and start and version.startswith(start):
+        # Not by the start that was asked for: since the first page it may have become that of several versions.
+        served = await _of_cursor(house, name, version, entity)
+    else:
+        served = await house.registry.resolve(model, entity.kind, entity.id)
+        if version is not None and version != served.version:
+            served = await _of_cursor(house, served.name, version, entity)
+    subject = await find_subject(house.profiles, served, entity)
+    return Call(house, request_id(request), served, subject, at, began)
+
+
+async def _of_cursor(house: House, name: str, version: str, entity: Newcomer) -> Served:
+    """The version that answered the first page. Raises Problem."""
+    try:
+        return await house.registry.resolve(f"{name}@{version}", entity.kind)
+    except NotFoundError:  # what is wrong with the request is its cursor
+        raise Problem(422, f"This cursor belongs to no version that model '{name}' has") from None
+
+
+def climbed(call: Call, known: Known, outcome: Outcome, rest: bytes, size: int | None = None) -> Response:
+    """The answer after the ladder, with what is to be diagnosed when it has left. `size` is of the support that was
+    answered for, where that is an older one."""
+    size = len(known.items) if size is None else size
+    by = served_by(size, outcome)
+    profile = call.subject.entity is None or call.subject.profile is not None
+    missing = call.house.missing(profile=profile, model=not outcome.broken)
+    if by != "adapted":
+        return end(call, by, outcome.source, size, rest, missing)
+    call.house.metrics.adapting.labels(call.served.name).observe(outcome.ms / 1000)
+    return end(call, by, outcome.source, size, rest, missing, known, outcome)
+
+
+def served_by(size: int, outcome: Outcome) -> ServedBy:
+    """Which step of the ladder answered for a support of so many events."""
+    if outcome.broken:
+        return "popular"
+    if not size:
+        return "prior"
+    return "adapted" if outcome.source == "miss" else "cache"
+
+
+def end(
+    call: Call,
+    by: ServedBy,
+    source: Source,
+    size: int,
+    rest: bytes,
+    missing: list[str],
+    known: Known | None = None,
+    outcome: Outcome | None = None,
+) -> Response:
+    """Answer, and leave a row for the table of adaptations."""
+    call.house.metrics.answered(call.served.name, by, source)
+    note(call, call.subject, by, size, known, outcome)
+    return joined(call.request_id, call.served, by, missing, rest, source)
+
+
+def note(
+    call: Call, subject: Subject, by: ServedBy, size: int, known: Known | None = None, outcome: Outcome | None = None
+) -> None:
+    """Leave a row about a newcomer when the answer is on its way."""
+    done = Done(
+        recommender=call.served.recommender,
+        kind=subject.kind,
+        entity=subject.entity or ANONYMOUS,
+        served_by=by,
+        ms=1000 * (time.perf_counter() - call.began),
+        support_size=size,
+        at=call.at,
+        known=known,
+        adapted=outcome is not None and not outcome.broken,
+        variant=call.served.variant,
+    )
+    # When the loop comes round again the answer is on its way.
+    asyncio.get_running_loop().call_soon(call.house.diagnoser.put, done)

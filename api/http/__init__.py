@@ -1,0 +1,1 @@
+"""Middleware and protocol: request context, rate limit, keys, problem details, fast path."""

@@ -1,0 +1,138 @@
+"""The keys that open this process: those of its environment, and those of the database as it last read them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from recsys_meta.core.atomic_io import seal, unseal, write_file
+from recsys_meta.store.access.api_keys import SCOPES, digest
+from recsys_meta.store.config_entries import read_keys
+from recsys_meta.store.database.base import ApiKey
+
+ALL: frozenset[str] = frozenset(SCOPES)
+
+_NOTED_S = 600.0  # how often what was read is noted again though it is the same, seconds
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a key is good for. `id` and `actor` name it, in counters and for people; `expires` is seconds since 1970."""
+
+    id: str
+    actor: str
+    scopes: frozenset[str]
+    expires: float = math.inf
+
+
+class Keyring:
+    """Keys by digest; the keys themselves are not kept.
+
+    A lookup is that of a dict: what its time could give away is a digest, from which no key follows. What the
+    database said outlives it by `trusted` seconds: in this process, and in the file `notes` for a process that starts
+    meanwhile.
+    """
+
+    def __init__(
+        self,
+        fixed: Mapping[str, Key] | None = None,
+        *,
+        notes: Path | None = None,
+        trusted: float = 24 * 3600.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._fixed, self._notes, self._trusted, self._clock = dict(fixed or {}), notes, trusted, clock
+        self._stored: Mapping[str, Key] = MappingProxyType({})
+        self._read = self._noted = -math.inf
+        self.away = "the database was not asked yet"
+
+    @property
+    def current(self) -> bool:
+        """Whether the database was read recently enough to say that a key is none of its own."""
+        return self.age <= self._trusted
+
+    @property
+    def age(self) -> float:
+        """Seconds since the database was read; infinite where it never was."""
+        return self._clock() - self._read
+
+    @property
+    def empty(self) -> bool:
+        """Whether it is known that there is no key at all."""
+        return not self._fixed and not self._stored and self.current
+
+    @property
+    def demanded(self) -> bool:
+        """Whether there is any key."""
+        return bool(self._fixed or self._stored)
+
+    def find(self, text: str) -> Key | None:
+        """The key, None for one that is not ours, has ended, or can no longer be trusted."""
+        name = digest(text)
+        found = self._fixed.get(name)
+        if found is None and self.current:
+            found = self._stored.get(name)
+        return found if found is not None and self._clock() < found.expires else None
+
+    def take(self, rows: Sequence[ApiKey]) -> bool:
+        """Replace the database's keys by those it has now, in one assignment; answers whether they are others."""
+        before, self._stored = self._stored, MappingProxyType({row.digest: _key(row) for row in rows})
+        self._read = self._clock()
+        return before != self._stored
+
+    def note(self, changed: bool) -> None:
+        """Write down what the database said, now and then where it did not change. Raises OSError."""
+        if self._notes is None or not (changed or self._read - self._noted > _NOTED_S):
+            return
+        keys = [_note(name, key) for name, key in self._stored.items()]
+        write_file(self._notes, seal({"read": self._read, "keys": keys}).encode())
+        self._noted = self._read
+
+    def recall(self) -> None:
+        """Take up what was written down, where nothing newer is known. Damaged notes are none."""
+        if self._notes is None:
+            return
+        try:
+            found = unseal(self._notes.read_text())
+            stored = {k["digest"]: _noted(k) for k in found["keys"]}
+            read = min(float(found["read"]), self._clock())
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if read > self._read:
+            self._stored, self._read = MappingProxyType(stored), read
+
+
+def parse_keys(entries: Iterable[str]) -> dict[str, Key]:
+    """Keys from `key`, `key:read`, `key:read+write` or `key:admin`; admin includes the other two.
+
+    Raises ConfigError for an unknown scope or an empty key, without repeating the key.
+    """
+    return {
+        digest(text): Key(f"environment-{number}", f"environment key {number}", _whole(scopes))
+        for number, (text, scopes) in enumerate(read_keys(entries), 1)
+    }
+
+
+def _key(row: ApiKey) -> Key:
+    expires = math.inf if row.expires is None else row.expires.timestamp()
+    return Key(row.id, f"{row.name} ({row.id})", _whole(row.scopes.split("+")), expires)
+
+
+def _note(name: str, key: Key) -> dict[str, Any]:
+    expires = None if key.expires == math.inf else key.expires  # JSON has no infinity
+    return {"digest": name, "id": key.id, "actor": key.actor, "scopes": sorted(key.scopes), "expires": expires}
+
+
+def _noted(found: Mapping[str, Any]) -> Key:
+    expires = math.inf if found["expires"] is None else float(found["expires"])
+    return Key(str(found["id"]), str(found["actor"]), frozenset(found["scopes"]), expires)
+
+
+def _whole(scopes: Iterable[str]) -> frozenset[str]:
+    found = frozenset(scopes)
+    return ALL if "admin" in found else found

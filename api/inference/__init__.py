@@ -1,0 +1,1 @@
+"""Models in memory, micro-batching, and the resolution of an entity's state."""

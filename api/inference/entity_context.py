@@ -1,0 +1,76 @@
+"""Whom a request is about: what the body says, joined with what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from api.inference.model_registry import Served
+from api.persistence.profile_cache import Profile, Profiles
+from api.schemas.requests import Newcomer as NewcomerBody
+from api.schemas.requests import SupportEvent
+from recsys_meta.inference.recommender import Known, Newcomer
+from recsys_meta.inference.requests.stored_events import content_id, happened, join
+from recsys_meta.store.cache.keys import owner_key
+
+
+class Subject(NamedTuple):
+    """An entity: `entity` None is anonymous, `profile` None is not known because the database is away."""
+
+    kind: str
+    entity: str | None = None
+    profile: Profile | None = None
+
+    @property
+    def owner(self) -> str | None:
+        """Under which the caches keep what belongs to the entity."""
+        return None if self.entity is None else owner_key(self.kind, self.entity)
+
+    @property
+    def mark(self) -> str | None:
+        """A digest of what is stored: an equal request gets an equal answer while it is the same. Empty of an anonymous
+        newcomer, None where it is not known."""
+        if self.entity is None:
+            return ""
+        return None if self.profile is None else self.profile.mark
+
+
+async def find_subject(profiles: Profiles, served: Served, body: NewcomerBody) -> Subject:
+    """Look up the entity of a request; an anonymous one costs nothing."""
+    if body.id is None:
+        return Subject(served.kind)
+    return Subject(served.kind, body.id, await profiles.load(served.kind, body.id))
+
+
+def know(served: Served, subject: Subject, body: NewcomerBody, events: Sequence[SupportEvent]) -> Known:
+    """The newcomer in the model's terms. Features of the body come before stored ones.
+
+    What is stored may have been sent for another model: what this one cannot read is left out. What the body says
+    must fit: raises DataError.
+    """
+    profile = subject.profile
+    if profile is None or body.features or events:
+        return _read(served, subject, body.features, events)
+    found = profile.memo.get(served.version)
+    if found is None:
+        found = profile.memo[served.version] = _read(served, subject, {}, ())
+    return found
+
+
+def _read(served: Served, subject: Subject, features: Mapping[str, Any], events: Sequence[SupportEvent]) -> Known:
+    recommender, profile = served.recommender, subject.profile
+    given = [recommender.fields.interaction(e.item, e.label, e.time, e.context) for e in events]
+    told = Newcomer(features, given)
+    if profile is not None and (profile.events or profile.features):
+        ids = {_event_id(served, subject, e) for e in events if e.event_id is not None or recommender.repeats}
+        told = join(recommender.reader, profile.features, profile.events, told, ids)
+    return recommender.know(told)
+
+
+def _event_id(served: Served, subject: Subject, event: SupportEvent) -> str:
+    """Under which id the event is stored, if it is."""
+    if event.event_id is not None:
+        return event.event_id
+    label = happened(served.recommender.bundle.schema) if event.label is None else event.label
+    context = {k: v for k, v in (event.context or {}).items() if v is not None}
+    return content_id(subject.kind, subject.entity or "", event.item, label, event.time, context)

@@ -1,0 +1,210 @@
+"""Adapting in company: those who ask a model at about the same time are adapted and ranked in one go.
+
+For sixteen it takes a third of what one after another takes, and a fifth with what a server does in between. A party
+waits for those who are on their way, for two milliseconds; who asks while nobody else does is answered in the next turn
+of the loop. Only models that give everybody the same numbers in any company are asked so (`Recommender.together`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from api.inference.loaded_model import Served
+from recsys_meta.core.types import State
+from recsys_meta.inference.ranking.topk import Best
+from recsys_meta.inference.recommender import Known, Recommender, Wish
+
+MISFITS = (RuntimeError, IndexError, KeyError)
+"""What a model raises for a state of another form."""
+
+PATIENCE_S = 0.002
+"""How long a party waits for who is on the way, seconds: about what it costs to be two parties."""
+
+
+class Solved(NamedTuple):
+    """What was found for one of several: the states and the scores [T, C] of all, its place among them, its own state
+    as bytes where it was adapted just now, and the best of its scores where they were wished for."""
+
+    states: State
+    all_scores: Tensor
+    place: int = 0
+    fresh: bytes | None = None
+    best: Best | None = None
+
+    # Cut out only where somebody asks for them: few do, and it takes as long as ranking.
+
+    @property
+    def state(self) -> State:
+        """Its own state, T = 1."""
+        return {name: leaf[self.place : self.place + 1] for name, leaf in self.states.items()}
+
+    @property
+    def scores(self) -> Tensor:
+        """Its own scores [C]."""
+        return self.all_scores[self.place]
+
+
+Found = Solved | Exception | None
+
+
+class _Asking(NamedTuple):
+    known: Known
+    state: State | None
+    wish: Wish | None
+    answer: asyncio.Future[Solved | None]
+    since: float
+
+    @property
+    def form(self) -> Hashable:
+        """What those have in common who may be worked out together: nobody is padded for another's sake."""
+        if self.state is None:
+            return len(self.known.items)
+        return tuple((name, *leaf.shape) for name, leaf in self.state.items())
+
+
+class Company:
+    """Who waits to be worked out, by model. A slow one works in a thread of a pool, for one party at a time."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._asking: dict[int, list[_Asking]] = {}
+        self._settled: set[int] = set()  # models whose next turn is settled
+        self._waiting: dict[int, tuple[Served, asyncio.TimerHandle]] = {}  # those that wait for others until then
+        self._coming = 0
+
+    @contextmanager
+    def expect(self) -> Iterator[None]:
+        """Somebody is on the way, who may ask, and asks soon."""
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
+            if not self._coming:
+                self._hurry()
+
+    async def solve(self, served: Served, known: Known, state: State | None, wish: Wish | None = None) -> Solved | None:
+        """Adapt a newcomer, unless it has a state, and rank for it. A state that does not fit is made anew. None where
+        the scores are not finite. Raises what the model raises."""
+        try:
+            return await self._solve(served, known, state, wish)
+        except MISFITS:
+            if state is None:
+                raise
+            return await self._solve(served, known, None, wish)
+
+    async def _solve(self, served: Served, known: Known, state: State | None, wish: Wish | None) -> Solved | None:
+        loop = asyncio.get_running_loop()
+        asking = _Asking(known, state, wish, loop.create_future(), loop.time())
+        party = self._asking.setdefault(id(served), [])
+        party.append(asking)
+        if id(served) not in self._settled:
+            self._next(served)
+        elif len(party) == served.pace.most:
+            self._hurry()
+        return await asking.answer
+
+    def _hurry(self) -> None:
+        """Let no party wait any longer."""
+        waiting, self._waiting = self._waiting, {}
+        for served, timer in waiting.values():
+            timer.cancel()
+            self._next(served)
+
+    def _next(self, served: Served) -> None:
+        """Work in the next turn of the loop, if somebody waits."""
+        if id(served) in self._asking:
+            self._settled.add(id(served))
+            asyncio.get_running_loop().call_soon(self._work, served)
+        else:
+            self._settled.discard(id(served))
+
+    def _waits(self, served: Served, asking: Sequence[_Asking]) -> float:
+        """For how long a party may still wait for others, seconds."""
+        if not self._coming or len(asking) >= served.pace.most:
+            return 0.0
+        return asking[0].since + PATIENCE_S - asyncio.get_running_loop().time()
+
+    def _work(self, served: Served) -> None:
+        """Work out the first who wait and are alike, and leave the others to the next turn."""
+        self._waiting.pop(id(served), None)
+        if (waits := self._waits(served, self._asking[id(served)])) > 0:
+            self._waiting[id(served)] = served, asyncio.get_running_loop().call_later(waits, self._work, served)
+            return
+        alike: dict[Hashable, list[_Asking]] = {}
+        for one in self._asking.pop(id(served)):
+            alike.setdefault(one.form, []).append(one)
+        first, *others = alike.values()
+        most = served.pace.most
+        chosen, left = first[:most], [*first[most:], *(one for group in others for one in group)]
+        if left:
+            self._asking[id(served)] = left
+        if served.pace.slow:
+            work = asyncio.get_running_loop().run_in_executor(self._pool, _found, served, chosen)
+            work.add_done_callback(lambda done: self._worked(served, chosen, done))
+        else:
+            _give(chosen, _found(served, chosen))
+            self._next(served)
+
+    def _worked(self, served: Served, asking: Sequence[_Asking], done: asyncio.Future[list[Found]]) -> None:
+        self._next(served)
+        if done.cancelled():  # the server stops
+            for one in asking:
+                one.answer.cancel()
+        else:
+            _give(asking, done.result())
+
+
+def _found(served: Served, asking: Sequence[_Asking]) -> list[Found]:
+    try:
+        return list(solve_all(served, asking))
+    except Exception as error:
+        if len(asking) == 1:
+            return [error]
+        return [found for one in asking for found in _found(served, [one])]  # one may have spoilt it for all
+
+
+def _give(asking: Sequence[_Asking], found: Sequence[Found]) -> None:
+    for one, solved in zip(asking, found, strict=True):
+        if one.answer.done():  # its caller may have gone away
+            continue
+        if isinstance(solved, Exception):
+            one.answer.set_exception(solved)
+        else:
+            one.answer.set_result(solved)
+
+
+def solve_all(served: Served, asking: Sequence[_Asking]) -> list[Solved | None]:
+    """The same for several who are alike: all with a state of the same form, or none."""
+    began = time.thread_time()  # of other threads' work this one is not to blame
+    recommender = served.recommender
+    kept = [one.state for one in asking if one.state is not None]
+    fresh: Sequence[bytes | None] = [None] * len(asking)
+    if kept:
+        state = {name: torch.cat([one[name] for one in kept]) for name in kept[0]} if len(kept) > 1 else kept[0]
+    else:
+        state, fresh = recommender.settle([one.known for one in asking])
+    scores = recommender.scores(state)
+    # A sum is finite where all of its parts are, and costs a tenth of looking at each.
+    finite = [math.isfinite(total) for total in scores.sum(1).tolist()]
+    best = _bests(recommender, scores, [one.wish if ok else None for one, ok in zip(asking, finite, strict=True)])
+    served.pace.note(1000 * (time.thread_time() - began), len(asking))
+    return [Solved(state, scores, i, fresh[i], best.get(i)) if finite[i] else None for i in range(len(asking))]
+
+
+def _bests(recommender: Recommender, scores: Tensor, wishes: Sequence[Wish | None]) -> dict[int, Best]:
+    """The best for each who wished for them, by place."""
+    wished = {i: wish for i, wish in enumerate(wishes) if wish is not None}
+    if not wished:
+        return {}
+    rows = scores if len(wished) == len(scores) else scores[list(wished)]
+    return dict(zip(wished, recommender.bests(rows, list(wished.values())), strict=True))

@@ -1,0 +1,94 @@
+"""Which versions were live, and which splits stood, when the database last said so: for a server that starts while it
+is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from api.inference.loaded_model import Served, divide, open_version
+from api.inference.model_registry import Registry
+from recsys_meta.core.atomic_io import seal, unseal, write_file
+from recsys_meta.core.errors import RecsysMetaError
+from recsys_meta.store.database.base import ModelVersion
+from recsys_meta.store.model_registry.split_arms import Arm, Split
+
+Live = dict[str, str]
+
+
+class Noted:
+    """The file `notes`, and the bundles it names in `folder` (models/NAME/VERSION)."""
+
+    def __init__(self, notes: Path, folder: Path, log: Any) -> None:
+        self._notes, self._folder, self._log = notes, folder, log
+        self._written: dict[str, Any] | None = None
+
+    async def keep(self, registry: Registry) -> None:
+        """Write down what is live, where it changed. To be called after the database was asked."""
+        live = {name: served.version for name, served in registry.live.items()}
+        standing = {"live": live, "splits": [_note(divided.split) for divided in registry.splits.values()]}
+        if standing == self._written:
+            return
+        try:
+            await asyncio.to_thread(write_file, self._notes, seal(standing).encode())
+            self._written = standing
+        except OSError as error:  # a home that cannot be written costs no more than this
+            self._written = standing
+            self._log.warning("live models could not be noted", reason=type(error).__name__)
+
+    async def recall(self, registry: Registry) -> None:
+        """Take what is noted into service until the database says what is live. Damaged notes are none, and an arm
+        that cannot be loaded is left to the live version."""
+        live, splits = await asyncio.to_thread(self._read)
+        arms = [(split.model, arm.version) for split in splits for arm in split.arms]
+        found = await self._open([*live.items(), *arms])
+        models = {key[0]: found[key] for key in live.items() if key in found}
+        if models and not registry.asked:
+            registry.live = MappingProxyType(models)
+            registry.splits = MappingProxyType(
+                {
+                    s.model: divide(s, models.get(s.model), [found.get((s.model, a.version)) for a in s.arms])
+                    for s in splits
+                }
+            )
+            self._log.warning("the database is away: models are those it named last", models=sorted(models))
+
+    async def _open(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Served]:
+        """Versions by model and version, less those that cannot be loaded."""
+        found: dict[tuple[str, str], Served] = {}
+        for model, version in dict.fromkeys(wanted):
+            row = ModelVersion(model=model, version=version, path=version)
+            try:
+                found[model, version] = await asyncio.to_thread(open_version, self._folder, row)
+            except (RecsysMetaError, OSError, ValueError, KeyError) as error:
+                self._log.warning("a noted model cannot be loaded", model=model, reason=type(error).__name__)
+        return found
+
+    def _read(self) -> tuple[Live, list[Split]]:
+        try:
+            standing = unseal(self._notes.read_text())
+            live = {str(name): str(version) for name, version in standing["live"].items()}
+            return live, [_split(noted) for noted in standing.get("splits", ())]
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            return {}, []
+
+
+def _note(split: Split) -> dict[str, Any]:
+    arms = [[arm.label, arm.version, arm.weight] for arm in split.arms]
+    return {
+        "model": split.model,
+        "change": split.sequence,
+        "salt": split.salt,
+        "at": split.at.timestamp(),
+        "arms": arms,
+    }
+
+
+def _split(noted: dict[str, Any]) -> Split:
+    arms = tuple(Arm(str(label), str(version), float(weight)) for label, version, weight in noted["arms"])
+    at = datetime.fromtimestamp(float(noted["at"]), UTC)
+    return Split(str(noted["model"]), int(noted["change"]), arms, str(noted["salt"]), None, at)

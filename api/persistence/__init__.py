@@ -1,0 +1,1 @@
+"""Asynchronous access to SQL and Redis from the event loop."""

@@ -1,0 +1,112 @@
+"""`/v1/runs`, `/v1/evaluations` and `/v1/adaptations`: what was trained, how well, and what adapting did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.handlers.dependencies import AHouse, Cursor, Limit, Word
+from api.handlers.response_encoding import reply
+from api.http.authorization import require
+from api.schemas import responses as answers
+from api.schemas.requests import ServedBy
+from recsys_meta.store.database.base import Base, Metric
+from recsys_meta.store.database.keyset_pagination import Page, beyond, cut, decode
+from recsys_meta.store.entities import adaptations
+from recsys_meta.store.tracking import evaluations, runs
+from recsys_meta.store.tracking.runs import Status
+
+router = APIRouter(
+    prefix="/v1", tags=["results"], dependencies=[require("read")], responses={200: {"model": answers.Page}}
+)
+RunPath = Annotated[str, Path(max_length=100)]
+
+
+@router.get("/runs")
+async def list_runs(
+    house: AHouse, status: Annotated[Status | None, Query()] = None, limit: Limit = 50, cursor: Cursor = None
+) -> Response:
+    """Training runs with the newest figure of each key, newest first."""
+
+    def read(session: Session) -> dict[str, Any]:
+        page = runs.list_runs(session, status=status, limit=limit, cursor=cursor)
+        latest = runs.latest_metrics(session, [run.id for run in page.items])
+        return {"items": [{**run.as_dict(), "metrics": latest[run.id]} for run in page.items], "next": page.next}
+
+    return reply(await house.database.read(read))
+
+
+@router.get("/runs/{id}/metrics")
+async def list_metrics(
+    house: AHouse, id: RunPath, key: Word = None, limit: Limit = 500, cursor: Cursor = None
+) -> Response:
+    """Figures of a run by key and step."""
+    return reply(await house.database.read(lambda s: _page(_metrics(s, id, key, limit, cursor))))
+
+
+@router.get("/evaluations")
+async def list_evaluations(
+    house: AHouse,
+    dataset: Word = None,
+    scenario: Word = None,
+    method: Word = None,
+    model: Word = None,
+    metric: Word = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Response:
+    """Points of cold-start curves, newest first."""
+    wanted = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
+    return reply(
+        await house.database.read(
+            lambda s: _page(evaluations.list_evaluations(s, **wanted, limit=limit, cursor=cursor))
+        )
+    )
+
+
+@router.get("/adaptations")
+async def list_adaptations(
+    house: AHouse,
+    kind: Word = None,
+    entity: Word = None,
+    model_version: Word = None,
+    served_by: Annotated[ServedBy | None, Query()] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """What adapting did, one row for each answer, newest first. Anonymous newcomers have an empty entity."""
+    return reply(
+        await house.database.read(
+            lambda s: _page(
+                adaptations.list_adaptations(
+                    s,
+                    kind=kind,
+                    entity=entity,
+                    model_version=model_version,
+                    served_by=served_by,
+                    limit=limit,
+                    cursor=cursor,
+                )
+            )
+        )
+    )
+
+
+def _page(page: Page[Any]) -> dict[str, Any]:
+    rows: Sequence[Base] = page.items
+    return {"items": [row.as_dict() for row in rows], "next": page.next}
+
+
+def _metrics(session: Session, run: str, key: str | None, limit: int, cursor: str | None) -> Page[Metric]:
+    runs.get(session, run)
+    columns = Metric.key, Metric.step
+    query = select(Metric).where(Metric.run == run).order_by(*columns).limit(limit + 1)
+    if key is not None:
+        query = query.where(Metric.key == key)
+    if cursor is not None:
+        query = query.where(beyond(columns, decode("metrics", cursor, (str, int)), descending=False))
+    return cut("metrics", session.scalars(query).all(), limit, ("key", "step"))

@@ -1,0 +1,88 @@
+"""`/v1/models/{name}/split`: versions of a model that answer side by side."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy.orm import Session
+
+from api.container import House
+from api.handlers.dependencies import AHouse, ModelPath
+from api.handlers.response_encoding import reply
+from api.http.authorization import actor, record, require
+from api.schemas import responses as answers
+from api.schemas.requests import SplitBody
+from recsys_meta.core.errors import ConflictError
+from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.model_registry import traffic_splits as splits
+from recsys_meta.store.model_registry.split_arms import Arm, Split
+
+router = APIRouter(prefix="/v1", tags=["models"], responses={200: {"model": answers.SplitDocument}})
+
+
+@router.get("/models/{name}/split", dependencies=[require("read")])
+async def get_split(name: ModelPath, house: AHouse) -> Response:
+    """Which versions of a model answer side by side, and every change of that."""
+    return reply(await house.database.read(lambda s: _document(s, name)))
+
+
+@router.put("/models/{name}/split", dependencies=[require("admin")])
+async def put_split(name: ModelPath, body: SplitBody, request: Request, house: AHouse, force: bool = False) -> Response:
+    """Let versions answer side by side, after each was loaded to see that it can be.
+
+    Which one answers for an entity follows from a hash of the salt and the entity's id: always the same one, in every
+    process, as long as the split stands. `variant` of an answer names the arm. Anonymous newcomers, lists of several
+    entities and calls that name a version are answered as without a split. Whatever goes live ends it. Refused (409),
+    unless forced, where the stored evaluation of an arm says that it loses to the simplest baseline.
+    """
+    arms = [await _arm(house, name, share.version, share.weight, share.label) for share in body.arms]
+
+    def write(session: Session) -> dict[str, Any]:
+        split = splits.start(session, name, arms, salt=body.salt, actor=actor(request), force=force)
+        record(request, session, "split", f"{name} split {split.sequence}")
+        return _document(session, name)
+
+    return await _changed(house, await house.database.write(write))
+
+
+@router.delete("/models/{name}/split", dependencies=[require("admin")])
+async def delete_split(name: ModelPath, request: Request, house: AHouse) -> Response:
+    """End the split: the live version answers all again. Harmless where there is none."""
+
+    def write(session: Session) -> dict[str, Any]:
+        splits.stop(session, name, actor=actor(request))
+        record(request, session, "split off", name)
+        return _document(session, name)
+
+    return await _changed(house, await house.database.write(write))
+
+
+async def _arm(house: House, name: str, version: str, weight: float, label: str | None) -> Arm:
+    """An arm that can be loaded and is for the newcomers that the live version is for. Raises ConflictError."""
+    served, live = await house.registry.check(name, version), house.registry.live.get(name)
+    if live is not None and live.kind != served.kind:
+        raise ConflictError(f"{name}@{served.version} is for newcomers of kind '{served.kind}', not '{live.kind}'")
+    return Arm(label or served.version, served.version, weight)
+
+
+async def _changed(house: House, document: dict[str, Any]) -> Response:
+    # What was written is written; where the database went away since, the next poll takes it into service.
+    with suppress(Unavailable):
+        await house.refresh()
+    return reply(document)
+
+
+def _document(session: Session, name: str) -> dict[str, Any]:
+    detail = splits.show(session, name)
+    return {
+        "model": detail.name,
+        "live": detail.live,
+        "split": None if detail.split is None else _change(detail.split),
+        "history": [_change(change) for change in detail.history],
+    }
+
+
+def _change(split: Split) -> dict[str, Any]:
+    return {"arms": [vars(arm) for arm in split.arms], "salt": split.salt, "actor": split.actor, "at": split.at}

@@ -1,0 +1,1 @@
+"""Batch adaptation: event files, partitions, resumable jobs, executors."""

@@ -1,0 +1,108 @@
+"""Many entities' events become rows of a table: support size, list of items with scores, state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pipelines.batch.event_files import LINE, check_filled, interactions_of, line_at, line_of, readable, tables
+from recsys_meta.core.errors import DataError
+from recsys_meta.core.schema import Schema
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import Interaction, Known, Newcomer
+from recsys_meta.inference.requests.support_reader import fits, labels_of
+
+SCHEMA = pa.schema(
+    [
+        ("entity", pa.string()),
+        ("support_size", pa.int32()),
+        ("items", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float32())),
+        ("state", pa.binary()),
+    ]
+)
+
+MOST = 512
+"""Entities adapted at once."""
+
+CELLS = 2**24
+"""Scores held at once, about."""
+
+
+def checked_tables(path: Path, recommender: Recommender) -> Iterator[pa.Table]:
+    """A table in parts, when the model can read them. Raises DataError naming file, line and field where it cannot:
+    before hours of work, not after them."""
+    fields = recommender.fields
+    for table in tables(path, {"entity", "item", "label", "time", *fields.names}):
+        if "entity" not in table.column_names:
+            remedy = "Name the newcomer of each event"
+            raise DataError("there is no such column", file=path, field="entity", remedy=remedy)
+        frame = readable(path, table.to_pandas(types_mapper=pd.ArrowDtype).set_index(LINE), fields)
+        check_filled(path, frame, "entity")
+        _check_labels(path, frame, recommender.bundle.schema)
+        yield table
+
+
+def _check_labels(path: Path, frame: pd.DataFrame, schema: Schema) -> None:
+    label = frame["label"] if "label" in frame.columns else pd.Series(np.nan, frame.index)
+    if schema.objective in ("rating", "click") and label.isna().any():
+        remedy = f"This model predicts {schema.objective}s"
+        line = line_of(path, label.isna())
+        raise DataError("a label is needed", file=path, line=line, field="label", remedy=remedy)
+    wrong = [value for value in label.dropna().unique() if not fits(schema, float(value))]
+    if wrong:
+        line = line_of(path, label.isin(wrong))
+        raise DataError(f"{wrong[0]:g} is not {labels_of(schema)}", file=path, line=line, field="label")
+
+
+def pieces(recommender: Recommender, frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The rows of a table that holds entities whole, in pieces that do too, in the order of the entities' names."""
+    codes, names = pd.factorize(frame["entity"].astype("str").to_numpy(object), sort=True)
+    order, ends = np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=len(names)))
+    step = max(1, min(MOST, CELLS // recommender.catalogue()))
+    for first in range(0, len(names), step):
+        begin = ends[first - 1] if first else 0
+        yield frame.iloc[order[begin : ends[min(first + step, len(names)) - 1]]]
+
+
+def answers(recommender: Recommender, path: Path, n: int, piece: pd.DataFrame) -> tuple[pa.Table, int]:
+    """The answers to a piece of a table of events, and how many events it has. Raises DataError naming file, line and
+    field."""
+    codes, names = pd.factorize(piece["entity"].astype("str").to_numpy(object))
+    events = interactions_of(path, piece, recommender.fields)
+    each = [events[begin:end] for begin, end in pairwise([0, *np.cumsum(np.bincount(codes)).tolist()])]
+    try:
+        known = [recommender.know(Newcomer(events=own)) for own in each]
+        return _answers(recommender, names.tolist(), known, n), len(piece)
+    except DataError:
+        _find(recommender, path, events, piece.index)
+        raise
+
+
+def _find(recommender: Recommender, path: Path, events: Sequence[Interaction], lines: pd.Index) -> None:
+    """Raise DataError for the first event that the model cannot read by itself."""
+    for event, index in zip(events, lines, strict=True):
+        try:
+            recommender.know(Newcomer(events=[event]))
+            recommender.check(event.context or {})
+        except DataError as error:
+            line = line_at(path, index)
+            raise DataError(error.problem, file=path, line=line, field=error.field, remedy=error.remedy) from None
+
+
+def _answers(recommender: Recommender, names: list[str], known: Sequence[Known], n: int) -> pa.Table:
+    state = recommender.adapt(known)
+    lists = recommender.tops(recommender.scores(state), n, known)
+    columns = [
+        names,
+        [len(one.items) for one in known],
+        [[s.item for s in best] for best in lists],
+        [[s.score for s in best] for best in lists],
+        [recommender.dump({k: v[i : i + 1] for k, v in state.items()}) for i in range(len(known))],
+    ]
+    return pa.table(dict(zip(SCHEMA.names, columns, strict=True)), SCHEMA)

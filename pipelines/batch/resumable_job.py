@@ -1,0 +1,156 @@
+"""A batch job that may be killed at any instant: run again, it goes on where it stopped, and writes the same file.
+
+    OUT's folder/.adapt-OUT/
+        job.json      what is being made: equal jobs write equal files, and another job starts afresh
+        spread/       the events, in files that hold entities whole (`spreading`)
+        made/         the answers to each of those files; a file is there whole or not at all
+
+At the end the answers are put together beside OUT, which they replace in one step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.batch.entity_partitioning import read, spread
+from recsys_meta.core.atomic_io import new_directory, new_file, seal, sweep, unseal, write_file
+from recsys_meta.core.errors import ConfigError, DataError
+
+FORMAT = 1
+ABOUT = b"recsys-meta"
+"""Where the finished file says what it was made from."""
+
+Job = Mapping[str, str | int]
+"""What is being made: the model's version, the digest of the events, the options."""
+
+Tables = Iterable[pa.Table]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The work on one output file. `resumed`: it had been begun."""
+
+    out: Path
+    folder: Path
+    job: Job
+    resumed: bool
+
+    def parts(self, tables: Callable[[], Tables], rows: int, progress: Callable[[int], None]) -> dict[Path, int]:
+        """The files that hold entities whole, and their rows; they are written unless a killed job had got so far."""
+        target = self.folder / "spread"
+        if not target.exists():
+            with new_directory(target) as beside:
+                sizes = spread(tables(), rows, beside, progress)
+                (beside / "sizes.json").write_text(seal(sizes), encoding="utf-8")
+        sizes = unseal((target / "sizes.json").read_text(encoding="utf-8"))
+        return {target / name: size for name, size in sorted(sizes.items())}
+
+    def made(self, part: Path) -> bool:
+        """Whether the answers to a part are there."""
+        return self._answers(part).exists()
+
+    def make(self, part: Path, schema: pa.Schema, answer: Callable[[pd.DataFrame], Tables]) -> None:
+        """Write the answers to a part."""
+        with new_file(self._answers(part)) as beside, pq.ParquetWriter(beside, schema) as writer:
+            for table in answer(read(part)):
+                writer.write_table(table)
+
+    def finish(self, parts: Iterable[Path], schema: pa.Schema) -> int:
+        """Put the answers together as the output; answers their number."""
+        about = {ABOUT: json.dumps(dict(self.job), sort_keys=True).encode()}
+        total, whole = 0, self.folder / "whole.parquet"
+        with new_file(whole) as beside, pq.ParquetWriter(beside, schema.with_metadata(about)) as writer:
+            for part in parts:
+                file = pq.ParquetFile(self._answers(part))
+                for batch in file.iter_batches():
+                    writer.write_batch(batch)
+                total += file.metadata.num_rows
+        whole.replace(self.out)
+        return total
+
+    def _answers(self, part: Path) -> Path:
+        return self.folder / "made" / f"{part.stem}.parquet"
+
+
+@contextmanager
+def batch(out: Path, job: Job) -> Iterator[Batch]:
+    """The work on `out`. The folder it is done in stays when it is interrupted or killed, and goes when the block ends
+    well, or in a DataError, which every run would meet again.
+
+    Raises ConfigError where nothing can be written, or another process is at it.
+    """
+    folder = out.parent / f".adapt-{out.name}"
+    _make_room(out, folder)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(lock, out)
+        job = {"format": FORMAT, **job}
+        resumed = _same(folder / "job.json", job)
+        if not resumed:
+            _clear(folder)
+            write_file(folder / "job.json", seal(job).encode())
+        for place in (folder, folder / "made"):
+            sweep(place)
+        yield Batch(out, folder, job, resumed)
+        _remove(folder)
+    except DataError:
+        _remove(folder)
+        raise
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written: {error.strerror or error}; run it again to go on") from None
+    finally:
+        os.close(lock)
+
+
+def _make_room(out: Path, folder: Path) -> None:
+    """The folders of an output file, before any work is done. Raises ConfigError where nothing can be written."""
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; name a Parquet file in it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = "its folder cannot be made" if not out.parent.is_dir() else "its folder cannot be written"
+        raise ConfigError(f"--out {out}: {what}: {error.strerror}") from None
+
+
+def _lock(handle: int, out: Path) -> None:
+    """Hold the folder until the process ends, however it ends."""
+    import fcntl  # here: where there is none, all other commands shall still run
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(f"--out {out}: another process is writing it") from None
+
+
+def _same(file: Path, job: Job) -> bool:
+    try:
+        found = unseal(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return found == job
+
+
+def _remove(folder: Path) -> None:
+    _clear(folder)
+    folder.rmdir()
+
+
+def _clear(folder: Path) -> None:
+    """Empty the folder; the description goes first, so that what a kill leaves is nobody's."""
+    (folder / "job.json").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

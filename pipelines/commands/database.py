@@ -1,0 +1,189 @@
+"""What the database knows: runs, adaptations, entities; and the database itself."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.console import Json, emit, err, out, show
+from pipelines.workspace import Workspace
+from recsys_meta.store.access import audit_log as audit
+from recsys_meta.store.database import migrate
+from recsys_meta.store.entities import adaptations as adapted
+from recsys_meta.store.entities import entities as known
+from recsys_meta.store.entities import events as happened
+from recsys_meta.store.entities import explorations as explored
+from recsys_meta.store.tracking import runs as trained
+
+runs = typer.Typer(no_args_is_help=True)
+adaptations = typer.Typer(no_args_is_help=True)
+entities = typer.Typer(no_args_is_help=True)
+db = typer.Typer(no_args_is_help=True)
+
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="Rows at most.")]
+Kind = Annotated[str, typer.Argument(help="Kind of entity: user, ad, city, ...")]
+Id = Annotated[str, typer.Argument(help="The entity's id.")]
+
+
+_SHORT = {"support_size": "size", "loss_before": "before", "loss_after": "after", "served_by": "by"}
+
+
+@runs.command("list")
+def list_runs(limit: Limit = 20, as_json: Json = False) -> None:
+    """Training runs, newest first."""
+    with Workspace().reading() as session:
+        page = trained.list_runs(session, limit=limit).items
+        latest = trained.latest_metrics(session, [r.id for r in page])
+        columns = ("id", "recipe", "dataset", "seed", "status", "reason", "started", "finished")
+        rows = [{**{c: getattr(r, c) for c in columns}, "metrics": latest[r.id]} for r in page]
+    if as_json:
+        emit(rows)
+        return
+    lines = [
+        (r["id"], r["recipe"], r["dataset"], r["status"], r["metrics"].get("valid"), r["reason"])  # an id has its time
+        for r in rows
+    ]
+    show("Runs", ("run", "recipe", "data set", "status", "valid", "reason"), lines)
+
+
+@runs.command("show")
+def show_run(run: Annotated[str, typer.Argument()], as_json: Json = False) -> None:
+    """One run: its recipe and the course of its metrics."""
+    with Workspace().reading() as session:
+        row = trained.get(session, run)
+        figures = [(m.key, m.step, m.value) for m in trained.metrics(session, run)]
+        about = {c.name: getattr(row, c.name) for c in row.__table__.columns}
+    if as_json:
+        emit({**about, "metrics": [dict(zip(("key", "step", "value"), f, strict=True)) for f in figures]})
+        return
+    show(f"Run {run}", ("field", "value"), [(k, str(v)) for k, v in about.items()])
+    show("Validation", ("step", "value"), [(s, v) for k, s, v in figures if k == "valid"])
+
+
+@adaptations.command("list")
+def list_adaptations(
+    kind: Annotated[str | None, typer.Option()] = None,
+    entity: Annotated[str | None, typer.Option()] = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Adaptations, newest first: support size, loss before and after, milliseconds, who served."""
+    about = ("created", "model_version", "variant", "kind", "entity", "support_size", "steps")
+    columns = (*about, "loss_before", "loss_after", "gradient_norm", "ms", "served_by", "answers")
+    with Workspace().reading() as session:
+        page = adapted.list_adaptations(session, kind=kind, entity=entity, limit=limit).items
+        rows = [tuple(getattr(r, c) for c in columns) for r in page]
+    if as_json:
+        emit([dict(zip(columns, r, strict=True)) for r in rows])
+    else:
+        hidden = {"model_version", "kind", "steps", "gradient_norm"}
+        if all(r.variant is None for r in page):  # without a split it would only make the others narrow
+            hidden.add("variant")
+        short = [c for c in columns if c not in hidden]
+        names = [_SHORT.get(c, c) for c in short]
+        show(
+            "Adaptations: loss of the support before and after",
+            names,
+            [[r[columns.index(c)] for c in short] for r in rows],
+        )
+
+
+@entities.command("show")
+def show_entity(kind: Kind, entity: Id, as_json: Json = False) -> None:
+    """Features and stored events of an entity."""
+    with Workspace().reading() as session:
+        row = known.find(session, kind, entity)
+        support = happened.support(session, kind, entity, limit=1000)
+        features: dict[str, Any] = dict(row.features) if row else {}
+        events = [(e.event_id, e.item, e.label, e.time) for e in support]
+    names = ("event_id", "item", "label", "time")
+    if as_json:
+        emit(
+            {
+                "kind": kind,
+                "id": entity,
+                "features": features,
+                "events": [dict(zip(names, e, strict=True)) for e in events],
+            }
+        )
+        return
+    show(f"{kind} {entity}", ("feature", "value"), [(k, str(v)) for k, v in features.items()])
+    show("Events", names, events)
+
+
+@entities.command("delete")
+def delete_entity(
+    kind: Kind,
+    entity: Id,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Erase features, events and adaptations of an entity and its cached states; prints the receipt."""
+    if not yes:
+        typer.confirm(f"Erase all that is known of {kind} {entity}?", abort=True)
+    workspace = Workspace()
+    with workspace.session() as session:
+        receipt = known.erase(session, kind, entity)
+        audit.note(session, "delete entity", known.digest(kind, entity), actor="command line")
+    told = {**receipt.__dict__, "cached": workspace.forget(kind, entity)}
+    if as_json:
+        emit(told)
+    else:
+        show("Erased", ("what", "how many"), [(k, None if v is None else str(v)) for k, v in told.items()])
+    if told["cached"] is None:
+        err.print(
+            "RECSYS_META_REDIS_URL is not set: if servers of this database use a Redis, states of the entity lie in it "
+            "for up to a day, though none is served; erase through the API, or again with it set",
+            soft_wrap=True,
+        )
+
+
+@db.command("upgrade")
+def upgrade(revision: Annotated[str, typer.Argument()] = "head", as_json: Json = False) -> None:
+    """Bring the database to a revision."""
+    url = Workspace().settings.database
+    migrate.upgrade(url, revision)
+    _current(url, as_json)
+
+
+@db.command("downgrade")
+def downgrade(revision: Annotated[str, typer.Argument(help="A revision, or base.")], as_json: Json = False) -> None:
+    """Take the database back to a revision. What later revisions added is lost."""
+    url = Workspace().settings.database
+    migrate.downgrade(url, revision)
+    _current(url, as_json)
+
+
+@db.command("current")
+def current(as_json: Json = False) -> None:
+    """The revision that the database is at."""
+    _current(Workspace().settings.database, as_json)
+
+
+def _current(url: str, as_json: bool) -> None:
+    revision = migrate.current(url)
+    if as_json:
+        emit({"revision": revision})
+    else:
+        out.print(revision or "empty: `recsys-meta db upgrade` makes the tables")
+
+
+@db.command("prune")
+def prune(
+    days: Annotated[int, typer.Option(min=1, max=36_500, help="Older than this many days.")],
+    as_json: Json = False,
+) -> None:
+    """Delete ended runs with their metrics, adaptations and explorations that are older than so many days."""
+    before = datetime.now(UTC) - timedelta(days=days)
+    with Workspace().session() as session:
+        gone = {
+            "runs": trained.prune(session, before),
+            "adaptations": adapted.prune(session, before),
+            "explorations": explored.prune(session, before),
+        }
+    if as_json:
+        emit(gone)
+    else:
+        show("Pruned", ("what", "rows"), list(gone.items()))

@@ -1,0 +1,105 @@
+"""`recsys-meta doctor`: the health of an installation, one line for each thing it needs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+import typer
+
+from pipelines.console import Json, emit, show
+from pipelines.workspace import Workspace
+from recsys_meta import __version__
+from recsys_meta.core.errors import RecsysMetaError
+from recsys_meta.store.cache.redis_cache import SyncRedisCache
+from recsys_meta.store.database import migrate
+from recsys_meta.store.model_registry import registry
+
+Check = tuple[str, str, str]
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check packages, data, database, cache and models; exit 1 when something that is set up does not work."""
+    workspace = Workspace()
+    checks: list[Check] = [
+        ("recsys-meta", "ok", __version__),
+        ("python", "ok", platform.python_version()),
+        ("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads, cuda {torch.cuda.is_available()}"),
+        _optional("implicit", "the iALS baselines"),
+        _optional("psycopg", "PostgreSQL"),
+        _tried("home", lambda: _home(workspace)),
+        _tried("data", lambda: _data(workspace)),
+        _tried("database", lambda: _database(workspace)),
+        _tried("cache", lambda: _cache(workspace)),
+        _tried("models", lambda: _models(workspace)),
+    ]
+    if as_json:
+        emit([dict(zip(("what", "state", "detail"), c, strict=True)) for c in checks])
+    else:
+        show("recsys-meta doctor", ("what", "state", "detail"), checks)
+    if any(state == "failed" for _, state, _ in checks):
+        raise typer.Exit(1)
+
+
+def _tried(what: str, check: Callable[[], str]) -> Check:
+    try:
+        return what, "ok", check()
+    except (RecsysMetaError, OSError) as error:
+        detail = str(error) if isinstance(error, RecsysMetaError) else type(error).__name__
+        return what, "failed", detail
+
+
+def _optional(package: str, purpose: str) -> Check:
+    try:
+        return package, "ok", version(package)
+    except PackageNotFoundError:
+        return package, "absent", f"only needed for {purpose}"
+
+
+def _home(workspace: Workspace) -> str:
+    home = workspace.settings.home
+    home.mkdir(parents=True, exist_ok=True)
+    probe = home / ".doctor"
+    probe.touch()
+    probe.unlink()
+    return f"{home.resolve()} can be written"
+
+
+def _data(workspace: Workspace) -> str:
+    prepared = sorted(p.parent.name for p in workspace.settings.prepared.glob("*/dataset.json"))
+    raw = workspace.settings.data
+    where = f"raw data in {raw}" if raw else "RECSYS_META_DATA is not set"
+    return f"{where}; prepared: {', '.join(prepared) or 'none'}"
+
+
+def _database(workspace: Workspace) -> str:
+    kind = workspace.settings.database.partition(":")[0]
+    _ = workspace.engine
+    revision = migrate.current(workspace.settings.database)
+    if revision is None:
+        raise RecsysMetaError("the database has no tables; run `recsys-meta db upgrade`")
+    return f"{kind}, revision {revision}"
+
+
+def _cache(workspace: Workspace) -> str:
+    url = workspace.settings.redis
+    if url is None:
+        return "in-process (RECSYS_META_REDIS_URL is not set)"
+    cache = SyncRedisCache(url, timeout=2.0)
+    try:
+        return f"Redis {cache.version()}"
+    finally:
+        cache.close()
+
+
+def _models(workspace: Workspace) -> str:
+    with workspace.reading() as session:
+        models = registry.list_models(session)
+    return ", ".join(f"{m.name}@{m.live}" for m in models) or "none published yet"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Mount the command."""
+    app.command()(doctor)

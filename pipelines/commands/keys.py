@@ -1,0 +1,110 @@
+"""`recsys-meta keys` and `recsys-meta audit`: who may call the API, and what administrators did."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.console import Json, emit, err, out, show
+from pipelines.workspace import Workspace
+from recsys_meta.store.access import api_keys as keys
+from recsys_meta.store.access import audit_log as audit
+from recsys_meta.store.database.base import ApiKey
+
+ACTOR = "command line"
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command("create")
+def create(
+    name: Annotated[str, typer.Option(help="What or whom it is for.")],
+    scopes: Annotated[
+        str, typer.Option(help="Some of read, write, admin (includes the others), joined by +.")
+    ] = "read",
+    expires: Annotated[str | None, typer.Option(help="When it ends: 90d, 12h, or a time such as 2030-01-31.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, once: only a digest of it is kept."""
+    until = None if expires is None else _end(expires, datetime.now(UTC))
+    with Workspace().session() as session:
+        made = keys.create(session, name, scopes.split("+"), expires=until, actor=ACTOR)
+    if as_json:
+        emit({**_shown(made.row), "key": made.text})
+        return
+    err.print(f"key [bold]{made.row.id}[/] ({made.row.scopes}) was made; it cannot be shown again:")
+    out.print(made.text)
+
+
+@app.command("list")
+def list_keys(as_json: Json = False) -> None:
+    """Every key there was: its id, never the key."""
+    with Workspace().reading() as session:
+        rows = [_shown(row) for row in keys.list_keys(session)]
+    if as_json:
+        emit(rows)
+    else:
+        names = ("id", "name", "scopes", "state", "created", "expires", "revoked")
+        show("Keys", names, [[row[n] for n in names] for row in rows])
+
+
+@app.command("revoke")
+def revoke(key: Annotated[str, typer.Argument(help="Its id, or its name.")], as_json: Json = False) -> None:
+    """Revoke a key for good; servers notice within about two seconds."""
+    workspace = Workspace()
+    with workspace.session() as session:
+        row = keys.revoke(session, key, actor=ACTOR)
+        left = len(keys.standing(session)) + len(workspace.settings.keys)
+    if as_json:
+        emit(_shown(row))
+        return
+    out.print(f"key [bold]{row.id}[/] is revoked")
+    if not left:
+        err.print("No key is left: servers now answer callers on their own machine, without a key, and nobody else.")
+
+
+def show_audit(
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    action: Annotated[str | None, typer.Option(help="Only this action.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Only this actor.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What administrators did, newest first: promotions, rollbacks, erasures, keys made and revoked."""
+    with Workspace().reading() as session:
+        rows = [row.as_dict() for row in audit.list_audit(session, action=action, actor=actor, limit=limit).items]
+    if as_json:
+        emit(rows)
+    else:
+        names = ("at", "actor", "action", "target", "request_id")
+        show("Audit", names, [[row[n] for n in names] for row in rows])
+
+
+def add_to(main: typer.Typer) -> None:
+    """Mount the commands."""
+    main.add_typer(app, name="keys", help="Keys of the API: scoped, with an end, revocable.")
+    main.command("audit")(show_audit)
+
+
+def _shown(row: ApiKey) -> dict[str, Any]:
+    """A key as it may be shown. Its digest is no secret, and of no use to anybody."""
+    now = datetime.now(UTC)
+    ended = row.expires is not None and row.expires <= now
+    state = "revoked" if row.revoked else "ended" if ended else "stands"
+    found = {k: v for k, v in row.as_dict().items() if k != "digest"}
+    return {**found, "state": state}
+
+
+def _end(text: str, now: datetime) -> datetime:
+    """`90d`, `12h`, or a time in ISO 8601, in UTC where it says no zone. Raises typer.BadParameter."""
+    span = re.fullmatch(r"(\d{1,5})([dh])", text)
+    if span:
+        many = int(span[1])
+        return now + (timedelta(days=many) if span[2] == "d" else timedelta(hours=many))
+    try:
+        end = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither like 90d or 12h nor a time such as 2030-01-31") from None
+    return end if end.tzinfo else end.replace(tzinfo=UTC)

@@ -1,0 +1,196 @@
+"""`recsys-meta models`: publish, promote, roll back, split, look."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.console import Json, emit, out, show
+from pipelines.experiments.training_run import read_plan
+from pipelines.workspace import Workspace
+from recsys_meta.core.errors import CheckpointError, ConfigError
+from recsys_meta.models.bundle import load_bundle, save_bundle
+from recsys_meta.store.access import audit_log as audit
+from recsys_meta.store.model_registry import registry
+from recsys_meta.store.model_registry import traffic_splits as splits
+from recsys_meta.store.model_registry.split_arms import Arm, Split
+from recsys_meta.store.tracking import evaluations, runs
+
+app = typer.Typer(no_args_is_help=True)
+ACTOR = "command line"
+NAME = re.compile(r"(?!\.+$)[A-Za-z0-9_.\-]+")
+"""What the API can be asked for; it is a folder's name too."""
+
+Name = Annotated[str, typer.Argument(help="Model name.")]
+
+
+def publish_run(workspace: Workspace, run: str, name: str | None = None) -> tuple[str, str]:
+    """Copy a finished run's bundle into the registry and make it live, with what was measured of it; returns (model,
+    version).
+
+    Raises CheckpointError when the run has not finished, ConfigError for a name that could not be asked for.
+    """
+    if name and not NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} is no name for a model: letters, digits, '_', '.' and '-' only, not dots alone")
+    plan = read_plan(workspace, run)
+    found = sorted((plan.folder(workspace) / "bundle").glob("[0-9a-f]*"))
+    if not found:
+        raise CheckpointError(f"run {run} has not finished; `recsys-meta train --resume {run}` continues it")
+    bundle = load_bundle(found[-1])
+    model = name or f"{plan.recipe.name}-{bundle.schema.name}"
+    target = save_bundle(bundle, workspace.settings.models.resolve() / model)
+    metrics: dict[str, Any] = dict(bundle.about.get("metrics", {}))
+    with workspace.session() as session:
+        # One that was trained beside another database is published all the same, without its course.
+        known = run if runs.known(session, run) else None
+        registry.publish(session, model, target.name, str(target), run=known, metrics=metrics, actor=ACTOR)
+        evaluations.adopt(session, bundle.version, model, target.name)
+        audit.note(session, "publish", f"{model}@{target.name}", actor=ACTOR)
+    return model, target.name
+
+
+@app.command("publish")
+def publish(
+    run: Annotated[str, typer.Argument(help="A finished run.")],
+    name: Annotated[str | None, typer.Option(help="Model name; default: RECIPE-DATASET.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Publish a finished run and make it live."""
+    model, version = publish_run(Workspace(), run, name)
+    if as_json:
+        emit({"model": model, "version": version})
+    else:
+        out.print(f"[bold]{model}@{version}[/] is live")
+
+
+@app.command("list")
+def list_models(as_json: Json = False) -> None:
+    """Models and the version that is live."""
+    with Workspace().reading() as session:
+        rows = registry.list_models(session)
+    if as_json:
+        emit([r.__dict__ for r in rows])
+    else:
+        show("Models", ("name", "live", "versions", "updated"), [(r.name, r.live, r.versions, r.updated) for r in rows])
+
+
+@app.command("show")
+def show_model(name: Name, as_json: Json = False) -> None:
+    """Versions of a model, and the history of what was live."""
+    with Workspace().reading() as session:
+        detail = registry.show(session, name)
+        versions = [(v.version, v.run, v.metrics, v.created, v.path) for v in detail.versions]
+        history = [(h.at, h.action, h.version, h.previous, h.actor) for h in detail.history]
+    if as_json:
+        names = ("version", "run", "metrics", "created", "path"), ("at", "action", "version", "previous", "actor")
+        emit(
+            {
+                "name": detail.name,
+                "live": detail.live,
+                "versions": [dict(zip(names[0], v, strict=True)) for v in versions],
+                "history": [dict(zip(names[1], h, strict=True)) for h in history],
+            }
+        )
+        return
+    out.print(f"[bold]{detail.name}[/] live: {detail.live or '-'}")
+    show("Versions", ("version", "run", "metrics", "created"), [v[:4] for v in versions])
+    show("History", ("at", "action", "version", "previous", "actor"), history)
+
+
+@app.command("promote")
+def promote(
+    name: Name,
+    version: Annotated[str, typer.Argument(help="A registered version.")],
+    force: Annotated[bool, typer.Option("--force", help="Even if it loses to the simplest baseline.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make another version live; refused if by its stored evaluation it loses to the simplest baseline."""
+    workspace = Workspace()
+    with workspace.session() as session:
+        full = registry.resolve(session, f"{name}@{version}").version
+        registry.promote(session, name, full, actor=ACTOR, force=force)
+        audit.note(session, "promote", f"{name}@{full}", actor=ACTOR)
+    _say(name, full, as_json)
+
+
+@app.command("rollback")
+def rollback(name: Name, as_json: Json = False) -> None:
+    """Make live what was live before."""
+    with Workspace().session() as session:
+        version = registry.rollback(session, name, actor=ACTOR).version
+        audit.note(session, "rollback", f"{name}@{version}", actor=ACTOR)
+    _say(name, version, as_json)
+
+
+@app.command("split")
+def split(
+    name: Name,
+    arms: Annotated[
+        list[str] | None, typer.Argument(help="VERSION=WEIGHT or LABEL:VERSION=WEIGHT, one for each arm.")
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="End the split: the live version answers all again.")] = False,
+    salt: Annotated[str | None, typer.Option(help="What decides, with an entity's id, on its arm.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Even an arm that loses to the simplest baseline.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let versions answer side by side, each for its share of the entities; without arms, show how it stands."""
+    if arms and off:
+        raise ConfigError("either arms or --off")
+    workspace = Workspace()
+    if arms:
+        given = [read_arm(text) for text in arms]
+        with workspace.session() as session:
+            full = [
+                Arm(a.label or v, v, a.weight)
+                for a in given
+                for v in [registry.resolve(session, f"{name}@{a.version}").version]
+            ]
+            started = splits.start(session, name, full, salt=salt, actor=ACTOR, force=force)
+            audit.note(session, "split", f"{name} split {started.sequence}", actor=ACTOR)
+    elif off:
+        with workspace.session() as session:
+            splits.stop(session, name, actor=ACTOR)
+            audit.note(session, "split off", name, actor=ACTOR)
+    with workspace.reading() as session:
+        _show_split(splits.show(session, name), as_json)
+
+
+def read_arm(text: str) -> Arm:
+    """An arm of VERSION=WEIGHT or LABEL:VERSION=WEIGHT, with an empty label where none was given.
+
+    Raises ConfigError.
+    """
+    found = re.fullmatch(r"(?:([A-Za-z0-9_.\-]+):)?([A-Za-z0-9]+)=([0-9.eE+\-]+)", text)
+    try:
+        weight = float(found[3]) if found else None
+    except ValueError:
+        weight = None
+    if found is None or weight is None:
+        raise ConfigError(f"{text!r} is no arm; write VERSION=WEIGHT, for example 3f2a=0.1, or LABEL:VERSION=WEIGHT")
+    return Arm(found[1] or "", found[2], weight)
+
+
+def _show_split(detail: splits.SplitDetail, as_json: bool) -> None:
+    def plain(change: Split) -> dict[str, Any]:
+        return {
+            "arms": [vars(arm) for arm in change.arms], "salt": change.salt, "actor": change.actor, "at": change.at
+        }  # fmt: skip
+
+    if as_json:
+        stands = None if detail.split is None else plain(detail.split)
+        emit({"name": detail.name, "live": detail.live, "split": stands, "history": [plain(c) for c in detail.history]})
+        return
+    if detail.split is None:
+        out.print(f"[bold]{detail.name}[/] is not split; {detail.live or 'nothing'} is live")
+        return
+    rows = [(arm.label, arm.version, arm.weight) for arm in detail.split.arms]
+    show(f"{detail.name}, live: {detail.live or '-'}", ("arm", "version", "share"), rows)
+
+
+def _say(name: str, version: str, as_json: bool) -> None:
+    if as_json:
+        emit({"model": name, "version": version})
+    else:
+        out.print(f"[bold]{name}@{version}[/] is live")

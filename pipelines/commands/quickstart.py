@@ -1,0 +1,164 @@
+"""`recsys-meta quickstart`: the whole walk in one go, on whatever data there is."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from pipelines.commands import evaluate as evaluating
+from pipelines.commands.models import publish_run
+from pipelines.console import Json, emit, err, out
+from pipelines.experiments import compare as comparing
+from pipelines.experiments import report
+from pipelines.experiments.compare import Protocol
+from pipelines.experiments.comparison import Comparison
+from pipelines.experiments.comparison import as_json as machine_readable
+from pipelines.workspace import Workspace
+from recsys_meta.core.atomic_io import write_file
+from recsys_meta.core.errors import DataError, RecsysMetaError
+from recsys_meta.core.schema import Objective, Schema
+from recsys_meta.data import locate, prepare_named
+
+# The smaller first: this is to end within three minutes on two cores.
+PREFERRED = ("movielens-100k", "movielens-latest-small", "movielens-1m")
+DOWNLOAD = "movielens-latest-small"
+SIMULATOR = "simulated-users"
+BASELINES: dict[Objective, tuple[str, ...]] = {
+    "ranking": ("popularity", "itemknn", "ease", "ials-prior"),
+    "rating": ("popularity", "item-mean", "blr"),
+    "click": ("popularity", "position", "logistic", "two-means"),
+    "choice": ("local-popularity", "nearest", "revisits", "pooled-logit"),
+}
+"""Beside the flagship, what there is time for."""
+SECOND: dict[Objective, tuple[str, ...]] = {"ranking": ("maml",), "rating": ("maml",)}
+
+
+def quickstart(
+    dataset: Annotated[str | None, typer.Option(help="Data set; default: the first one found.")] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="Where the report goes; default HOME/quickstart.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Prepare data, meta-train, evaluate against tuned baselines, publish: in one go."""
+    began = time.perf_counter()
+    workspace = Workspace()
+    name, folder, why = _prepare(workspace, dataset)
+    err.print(f"data: [bold]{name}[/] ({why})")
+    (result,) = evaluating.run(
+        workspace,
+        str(folder),
+        learners=_learners(workspace, folder),
+        baselines=_available(workspace, folder),
+        protocol=Protocol(),
+        seeds=(0,),
+    )
+    if result.bundle is None:
+        raise RecsysMetaError("training left no model")
+    run = result.run
+    model, version = publish_run(workspace, run, f"flagship-{name}")
+    target = out_dir or workspace.settings.home / "quickstart"
+    paths = report.write(result, target, "recsys-meta quickstart")
+    content = machine_readable([result], "recsys-meta quickstart", datetime.now(UTC).isoformat())
+    write_file(target / "results.json", json.dumps(content, indent=1).encode())
+    seconds = time.perf_counter() - began
+    if as_json:
+        emit(
+            {
+                "dataset": name,
+                "why": why,
+                "run": run,
+                "model": model,
+                "version": version,
+                "seconds": seconds,
+                **content,
+            }
+        )
+        return
+    evaluating.present([result])
+    out.print(f"\nDone in {seconds:.0f} s. [bold]{model}@{version}[/] is live; report: {escape(str(paths[1]))}\n")
+    out.print("What to type next:", style="bold")
+    for line in _next(result, model):
+        out.print("  " + escape(line), soft_wrap=True)
+
+
+def _prepare(workspace: Workspace, wanted: str | None) -> tuple[str, Path, str]:
+    """(name, prepared folder, where it came from). A named data set must be there; otherwise the next source is
+    tried, down to the simulator."""
+    if wanted is not None:
+        _, folder = workspace.dataset(wanted)
+        return (Path(wanted).name if Path(wanted).is_dir() else wanted), folder, "as asked for"
+    for name, why in _candidates(workspace):
+        folder = workspace.settings.prepared / name
+        try:
+            if not (folder / "dataset.json").is_file():
+                prepare_named(name, folder, data_root=workspace.settings.data)
+            return name, folder, why
+        except DataError as error:
+            err.print(f"[dim]{escape(str(error))}[/]", soft_wrap=True)
+    raise DataError("not even the simulator could be prepared", remedy="Run `recsys-meta doctor`")
+
+
+def _candidates(workspace: Workspace) -> Iterator[tuple[str, str]]:
+    for name in PREFERRED:
+        if (workspace.settings.prepared / name / "dataset.json").is_file():
+            yield name, "prepared earlier"
+    root = workspace.settings.data
+    for name in PREFERRED if root is not None else ():
+        if locate(name, None, root) is not None:
+            yield name, f"found in RECSYS_META_DATA={root}"
+    yield DOWNLOAD, "downloaded from GroupLens"
+    yield SIMULATOR, "made by the simulator: no data set was found and none could be downloaded"
+
+
+def _learners(workspace: Workspace, folder: Path) -> tuple[str, ...]:
+    data, _ = workspace.dataset(str(folder))
+    first = () if data.schema.objective == "rating" else (comparing.FLAGSHIPS[0],)
+    return (*first, *SECOND.get(data.schema.objective, ()))
+
+
+def _available(workspace: Workspace, folder: Path) -> list[str]:
+    from importlib.util import find_spec
+
+    data, _ = workspace.dataset(str(folder))
+    fitting = [b for b in BASELINES[data.schema.objective] if b in comparing.baselines_for(data, None)]
+    return [b for b in fitting if not b.startswith("ials") or find_spec("implicit") is not None]
+
+
+def _next(result: Comparison, model: str) -> list[str]:
+    bundle = result.bundle
+    if bundle is None:
+        return []
+    items = [str(v) for v in bundle.vocab.values["item"][:3]]
+    path, body = _request(bundle.schema, items)
+    said = json.dumps({"model": model, "entity": {"kind": bundle.schema.kind}, **body})
+    curl = f"curl -s http://127.0.0.1:8000{path} -H 'content-type: application/json' -d '{said}'"
+    first = [f"recsys-meta recommend {model} --items {','.join(items)}"] if bundle.schema.objective == "ranking" else []
+    return [*first, "recsys-meta serve", curl, f"recsys-meta evaluate {model} --baselines all", "recsys-meta runs list"]
+
+
+def _request(schema: Schema, items: list[str]) -> tuple[str, dict[str, Any]]:
+    """A call that the model can answer: its path and what is particular in its body."""
+    match schema.objective:
+        case "ranking":
+            return "/v1/recommendations", {"events": [{"item": i} for i in items], "n": 10}
+        case "rating":
+            most = schema.label_range[1] if schema.label_range else 1.0
+            return "/v1/score", {"events": [{"item": items[0], "label": most}], "items": items[1:]}
+        case "click":
+            return "/v1/score", {"events": [{"item": items[0], "label": 1}], "items": items[1:]}
+        case "choice":
+            met = [{"item": i, "context": {"actor": "ann"}} for i in items]
+            return "/v1/recommendations", {"events": met, "moment": {"actor": "ann"}, "n": 3}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Mount the command."""
+    app.command()(quickstart)

@@ -1,0 +1,110 @@
+"""`recsys-meta train`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from pipelines.console import Json, bar, emit, err, out
+from pipelines.experiments import training_run as training
+from pipelines.experiments.compare import recipe_for
+from pipelines.workspace import Workspace
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.training.trainer import Step
+
+
+class Watch:
+    """Shows steps on a progress bar: loss, best validation figure, tasks a second."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(name, total=None, note="")
+
+    def __call__(self, step: Step) -> None:
+        best = "-" if step.best is None else f"{abs(step.best):.4f}"
+        note = f"loss {step.loss:.3f}  valid {best}  {step.tasks_per_second:,.0f} tasks/s"
+        self._progress.update(self._task, total=step.steps, completed=step.step, note=note)
+
+
+def train(
+    recipe: Annotated[str | None, typer.Option(help="Recipe by name or .toml file.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set by name, or the folder of a prepared one.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override one key: train.epochs=10.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Continue this run from its last checkpoint.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads, by default 2; a resume uses the run's own.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="How entities are split: seed or time.")] = "seed",
+    scenario: Annotated[
+        str, typer.Option(help="new, or actors: episodes of a few actors' rows and of what others did next.")
+    ] = "new",
+    as_json: Json = False,
+) -> None:
+    """Meta-train a recipe; checkpoints survive a crash, Ctrl-C stops cleanly, --resume continues bit for bit."""
+    if split not in ("seed", "time"):
+        raise typer.BadParameter("seed or time", param_hint="--split")
+    if scenario not in ("new", "actors"):
+        raise typer.BadParameter("new or actors", param_hint="--scenario")
+    if resume is not None and (recipe or dataset or set_):
+        raise typer.BadParameter("a resumed run keeps its own recipe and data set", param_hint="--resume")
+    workspace = Workspace()
+    with bar() as progress:
+        if resume is not None:
+            done = training.resume(workspace, resume, Watch(progress, resume))
+        else:
+            if dataset is None:
+                raise ConfigError("--dataset is missing: a name of `recsys-meta data list`, or a prepared folder")
+            chosen = recipe_for(recipe or "flagship", workspace.dataset(dataset)[0], set_ or [])
+            device = _device(device)
+            done = training.train(
+                workspace,
+                chosen,
+                dataset,
+                seed=seed,
+                device=device,
+                threads=threads,
+                split=split,
+                scenario=scenario,
+                report=Watch(progress, chosen.name),
+            )
+    figures = {
+        "run": done.plan.id,
+        "recipe": done.plan.recipe.name,
+        "steps": done.steps,
+        "seconds": round(done.seconds, 1),
+        "resumed_at": done.resumed_at,
+        "valid": done.best,
+        "stopped": done.stopped,
+        "folder": str(done.folder),
+        "version": done.bundle.version,
+    }
+    if as_json:
+        emit({**figures, "config": asdict(done.plan)["recipe"].model_dump(mode="json")})
+        return
+    why = done.stopped or "all epochs done"
+    best = "not validated" if done.best is None else f"{done.best:.4f}"
+    steps = f"{done.steps} steps" + (f", the last {done.steps - done.resumed_at}" if done.resumed_at else "")
+    out.print(f"run [bold]{done.plan.id}[/]: {steps} in {done.seconds:.0f} s ({why}); best on meta-validation {best}")
+    err.print(f"Next: recsys-meta models publish {done.plan.id}")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"'{name}' is no device; use cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no CUDA device is available here; use --device cpu")
+    return name
+
+
+def add_to(app: typer.Typer) -> None:
+    """Mount the command."""
+    app.command()(train)

@@ -1,0 +1,1 @@
+"""Training runs, comparisons of methods, and their report."""

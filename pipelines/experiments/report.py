@@ -1,0 +1,202 @@
+"""What a comparison looks like: a table on the terminal, a plot, and a page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jinja2 import Environment
+from rich.markup import escape
+from rich.table import Table
+
+from pipelines.experiments.comparison import Comparison, Method, Versus
+from recsys_meta.core.atomic_io import write_file
+from recsys_meta.metrics.bootstrap import summarise_seeds
+from recsys_meta.metrics.pooled_metrics import Sample, reliability
+from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMES = {
+    "ndcg@10": "nDCG@10",
+    "recall@20": "Recall@20",
+    "mrr": "MRR",
+    "hit@10": "hit rate@10",
+    "rmse": "RMSE",
+    "logloss": "log-loss",
+    "auc": "AUC",
+    "ece": "calibration error",
+    "new_hit@10": "hit rate@10, items new to the actor only",
+    "new_hit@5": "hit rate@5, items new to the actor only",
+    "new_ndcg@10": "nDCG@10, items new to the actor only",
+    "new_ndcg@5": "nDCG@5, items new to the actor only",
+    "macro_hit@10": "hit rate@10, every entity counted once",
+    "macro_new_hit@10": "hit rate@10, new items, every entity counted once",
+}
+
+
+def table(result: Comparison, metric: str) -> Table:
+    """Methods by shots, best first; the best of each column is bold, newcomers that remain are in the last row."""
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    made = Table(
+        title=escape(f"{NAMES.get(metric, metric)} on meta-test newcomers of {result.dataset} ({result.scenario})"),
+        title_justify="left",
+        title_style="bold",
+        show_edge=False,
+        pad_edge=False,
+    )
+    made.add_column("method")
+    for k in result.shots:
+        made.add_column(f"{k} shots" if k == result.shots[0] else str(k), justify="right")
+    means = {m.name: [result.mean(m, k, metric) for k in result.shots] for m in result.methods}
+    best = [
+        max((sign * v[i] for v in means.values() if math.isfinite(v[i])), default=math.nan)
+        for i in range(len(result.shots))
+    ]
+    for m in sorted(result.methods, key=lambda m: -sign * _average(means[m.name])):
+        cells = [_cell(v, math.isclose(sign * v, best[i])) for i, v in enumerate(means[m.name])]
+        made.add_row(f"[bold]{m.name}[/]" if m.role == "flagship" else m.name, *cells)
+    made.add_section()
+    made.add_row("newcomers", *(str(n) for n in _remaining(result, metric)), style="dim")
+    return made
+
+
+def _average(values: list[float]) -> float:
+    finite = [v for v in values if math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else -math.inf
+
+
+def _cell(value: float, best: bool) -> str:
+    if not math.isfinite(value):
+        return "-"
+    return f"[bold]{value:.3f}[/]" if best else f"{value:.3f}"
+
+
+def _remaining(result: Comparison, metric: str) -> list[int]:
+    some = result.methods[0]
+    return [
+        summarise_seeds(metric, [c.values[k][metric] for c in some.curves.values()], draws=1).n for k in result.shots
+    ]
+
+
+def verdict(v: Versus) -> str:
+    """One line: the difference from the best baseline at a point, with its paired 95% interval."""
+    sign = -1.0 if v.metric in LOWER_IS_BETTER else 1.0
+    clear = v.low > 0 or v.high < 0
+    word = ("better" if sign * v.difference > 0 else "worse") if clear else "no clear difference"
+    return (
+        f"{v.shots:>3} shots: {v.difference:+.3f} [{v.low:+.3f}, {v.high:+.3f}] against {v.against} - {word} (n {v.n})"
+    )
+
+
+def plot(result: Comparison, metric: str) -> bytes:
+    """The cold-start curve as PNG: shots against the metric, 95% bands for the learners."""
+    # Imported here: a server that only serves should not load a plotting library.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    positions = range(len(result.shots))
+    for m in result.methods:
+        points = [summarise_seeds(metric, [c.values[k][metric] for c in m.curves.values()]) for k in result.shots]
+        flagship = m.role == "flagship"
+        style = {"flagship": "-", "learner": "--", "baseline": ":"}[m.role]
+        (line,) = axes.plot(
+            positions,
+            [p.value for p in points],
+            style,
+            label=m.name,
+            linewidth=2.5 if flagship else 1.3,
+            marker="o",
+            markersize=5 if flagship else 3,
+        )
+        if m.role != "baseline":
+            axes.fill_between(
+                positions, [p.low for p in points], [p.high for p in points], alpha=0.12, color=line.get_color()
+            )
+    axes.set_xticks(list(positions), [str(k) for k in result.shots])
+    axes.set_xlabel("interactions known of the newcomer")
+    axes.set_ylabel(NAMES.get(metric, metric))
+    axes.set_title(f"{result.dataset}: the cold-start curve")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=7, ncols=2)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    content = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(content, format="png")
+    return content.getvalue()
+
+
+def reliability_plot(result: Comparison) -> bytes | None:
+    """Predicted against met rate of clicks as PNG, a panel for each number of shots: the first learner and the best
+    baseline there. None where nothing is a probability."""
+    from matplotlib.figure import Figure
+
+    learners = [m for m in result.methods if m.role != "baseline"][:1]
+    if "logloss" not in result.metrics or not learners:
+        return None
+    figure = Figure(figsize=(3.2 * len(result.shots), 3.4), layout="constrained")
+    for axes, k in zip(np.atleast_1d(figure.subplots(1, len(result.shots))), result.shots, strict=True):
+        best = result.best_baseline(k, "logloss")
+        for m in (*learners, *([best] if best else [])):
+            samples = [s for c in m.curves.values() if isinstance(s := c.values[k]["logloss"], Sample) and len(s)]
+            if samples:
+                whole = Sample(
+                    *(np.concatenate([getattr(s, f) for s in samples]) for f in ("entity", "value", "label"))
+                )
+                mean, rate, _ = reliability(whole)
+                axes.plot(mean, rate, marker="o", markersize=3, label=m.name)
+        axes.plot([0, 1], [0, 1], color="#999", linewidth=0.8)
+        axes.set_title(f"{k} shots")
+        axes.set_xlabel("predicted")
+        axes.legend(fontsize=7)
+    return _png(figure)
+
+
+def page(result: Comparison, command: str) -> str:
+    """The HTML report; one file, nothing loaded from elsewhere."""
+    template = (files("pipelines.experiments") / "report.html.jinja").read_text(encoding="utf-8")
+    tables = [(metric, [_line(result, m, metric) for m in result.methods]) for metric in result.metrics]
+    return (
+        Environment(autoescape=True)
+        .from_string(template)
+        .render(
+            result=result,
+            tables=tables,
+            names=NAMES,
+            png=base64.b64encode(plot(result, result.metrics[0])).decode(),
+            reliability=base64.b64encode(reliability_plot(result) or b"").decode(),
+            verdicts=[verdict(v) for v in result.versus(result.metrics[0])],
+            command=command,
+            created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        )
+    )
+
+
+def _line(result: Comparison, method: Method, metric: str) -> tuple[str, str, list[object]]:
+    cells = [summarise_seeds(metric, [c.values[k][metric] for c in method.curves.values()]) for k in result.shots]
+    return method.name, method.role, list(cells)
+
+
+def write(result: Comparison, folder: Path, command: str) -> list[Path]:
+    """Write cold_start.png and report.html; returns their paths."""
+    image, html = folder / "cold_start.png", folder / "report.html"
+    write_file(image, plot(result, result.metrics[0]))
+    write_file(html, page(result, command).encode())
+    calibration = reliability_plot(result)
+    if calibration is None:
+        return [image, html]
+    write_file(folder / "reliability.png", calibration)
+    return [image, html, folder / "reliability.png"]

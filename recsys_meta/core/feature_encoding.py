@@ -1,0 +1,181 @@
+"""Features: raw cells to columns of padded ids, and columns to the tensors of a batch.
+
+The same `values_of` serves the preparation of a data set and a single newcomer at serving time, so that a value
+can never be read in two ways.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from recsys_meta.core.dataset import Column, FeatureTable, Vocabulary
+from recsys_meta.core.errors import DataError
+from recsys_meta.core.schema import FeatureField
+from recsys_meta.core.types import FIRST, PAD, UNKNOWN, IntArray
+
+LIST = "\ufdd0"
+"""Before each value of a list that is written as one cell. No text holds it: Unicode keeps it out of what is
+interchanged. Joined by the separator of its field, a value that holds the separator would be cut in two."""
+
+_WORD = re.compile(r"\w+")
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def values_of(field: FeatureField, cell: str) -> list[str]:
+    """Values of one cell, of text or made by `list_cell`: distinct, in order of appearance, at most
+    `field.max_values`; none of an empty cell."""
+    if field.kind == "text":
+        parts = _WORD.findall(cell.lower())
+    else:
+        separator = LIST if LIST in cell else field.separator
+        parts = cell.split(separator) if field.kind == "multi" else [cell]
+    stripped = dict.fromkeys(part.strip() for part in parts)
+    stripped.pop("", None)
+    return list(stripped)[: field.max_values]
+
+
+def list_cell(values: Iterable[object]) -> str:
+    """A list as one cell of a multi-valued field: each of its values stays one, whatever it holds. Missing ones are
+    left out."""
+    return LIST + LIST.join(str(v) for v in values if not _missing(v))
+
+
+def tokens(field: FeatureField, cells: pd.Series) -> tuple[pd.Series, IntArray]:
+    """Values of each cell in long form: (values [V], row of each value [V]); an empty cell has none."""
+    each = [values_of(field, cell) for cell in cells.astype("string").fillna("")]
+    rows = np.repeat(np.arange(len(each)), [len(values) for values in each])
+    return pd.Series([value for values in each for value in values], dtype="str"), rows
+
+
+def vocabulary_of(field: FeatureField, cells: pd.Series) -> pd.Index:
+    """Distinct values seen at least `field.min_count` times, sorted, so that ids do not depend on row order."""
+    values, _ = tokens(field, cells)
+    counts = values.value_counts()
+    index: pd.Index = pd.Index(sorted(counts[counts >= field.min_count].index), dtype="str")
+    return index
+
+
+def encode(field: FeatureField, cells: pd.Series, vocabulary: pd.Index) -> Column:
+    """A column of `len(cells)` rows; values outside the vocabulary become UNKNOWN, empty cells stay empty.
+
+    Raises DataError when a numeric cell is not a number (infinities are refused, NaN means missing).
+    """
+    if field.kind == "numeric":
+        return Column(field.name, _numbers(field, cells))
+    values, rows = tokens(field, cells)
+    found = vocabulary.get_indexer(pd.Index(values, dtype=vocabulary.dtype))
+    ids = np.where(found >= 0, found + FIRST, UNKNOWN).astype(np.int32)
+    indptr = np.zeros(len(cells) + 1, np.int64)
+    np.cumsum(np.bincount(rows, minlength=len(cells)), out=indptr[1:])
+    return Column(field.name, ids, indptr, len(vocabulary) + FIRST)
+
+
+def _numbers(field: FeatureField, cells: pd.Series) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float32, na_value=np.nan)
+    given = cells.notna().to_numpy() & (cells.astype("string").str.strip() != "").fillna(False).to_numpy(bool)
+    bad = given & ~np.isfinite(numbers)
+    bad &= ~cells.astype("string").str.strip().str.lower().isin(["nan", "na", "null"]).fillna(False).to_numpy(bool)
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"{cells.iloc[first]!r} is not a finite number",
+            field=field.source,
+            remedy="Give a number or leave it empty",
+        )
+    return numbers
+
+
+def gather(table: FeatureTable, rows: IntArray) -> dict[str, Tensor]:
+    """Features of some rows of a table: name -> ids [T, L] int64 (0 is padding) or numbers [T] float32."""
+    return {name: _gather(column, np.asarray(rows)) for name, column in table.items()}
+
+
+def _gather(column: Column, rows: IntArray) -> Tensor:
+    if column.indptr is None:
+        return torch.from_numpy(np.asarray(column.values[rows], dtype=np.float32))
+    start, count = column.indptr[rows], column.indptr[rows + 1] - column.indptr[rows]
+    width = max(int(count.max(initial=0)), 1)
+    offset = np.arange(width)
+    inside = offset < count[:, None]
+    if len(column.values) == 0:
+        return torch.zeros(len(rows), width, dtype=torch.int64)
+    position = np.where(inside, start[:, None] + offset, 0)
+    return torch.from_numpy(np.where(inside, column.values[position], 0).astype(np.int64))
+
+
+def encode_raw(
+    fields: Sequence[FeatureField], vocab: Vocabulary, side: str, raw: Sequence[Mapping[str, object]]
+) -> dict[str, Tensor]:
+    """Features of newcomers as a caller gives them: T mappings of field name to value, missing ones allowed.
+
+    Lists are accepted for multi-valued fields. Raises DataError for a field that the schema does not have, or a
+    number that is none. On the hot path of serving, so it stays clear of pandas frames.
+    """
+    known = {f.name for f in fields}
+    for given in raw:
+        for name in given:
+            if name not in known:
+                raise DataError(
+                    "the model has no such feature",
+                    field=name,
+                    remedy=f"Known features: {', '.join(sorted(known)) or 'none'}",
+                )
+    made: dict[str, Tensor] = {}
+    for field in fields:
+        cells = [given.get(field.name) for given in raw]
+        if field.kind == "numeric":
+            made[field.name] = torch.tensor([_number(field, cell) for cell in cells], dtype=torch.float32)
+            continue
+        index = vocab.values[f"{side}.{field.name}"]
+        ids = [[_id(index, value) for value in values_of(field, _text(field, cell))] for cell in cells]
+        width = max([1, *map(len, ids)])
+        padded = [row + [PAD] * (width - len(row)) for row in ids]
+        made[field.name] = torch.tensor(padded, dtype=torch.int64).reshape(len(raw), width)
+    return made
+
+
+def never_met(fields: Sequence[FeatureField], vocab: Vocabulary, side: str, given: Mapping[str, object]) -> list[str]:
+    """Features of which a value is given that the data never had, by name: it has no effect. Of words of a text, and of
+    numbers, that is nothing to tell."""
+    told = [f for f in fields if f.kind in ("categorical", "multi") and f.name in given]
+    return sorted(
+        field.name
+        for field in told
+        for index in [vocab.values[f"{side}.{field.name}"]]
+        if any(_id(index, value) == UNKNOWN for value in values_of(field, _text(field, given[field.name])))
+    )
+
+
+def _text(field: FeatureField, value: object) -> str:
+    if isinstance(value, list | tuple | np.ndarray):  # a cell of an Arrow list is an array
+        if field.kind == "multi":
+            return list_cell(value)
+        return (" " if field.kind == "text" else field.separator).join(str(v) for v in value if not _missing(v))
+    return "" if _missing(value) else str(value)
+
+
+def _missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _id(vocabulary: pd.Index, value: str) -> int:
+    try:
+        return int(vocabulary.get_loc(value)) + FIRST  # type: ignore[arg-type]  # an int, as values are distinct
+    except KeyError:
+        return UNKNOWN
+
+
+def _number(field: FeatureField, value: object) -> float:
+    if _missing(value):
+        return math.nan
+    if isinstance(value, int | float) and abs(value) <= _LARGEST:
+        return float(value)
+    return float(_numbers(field, pd.Series([_text(field, value)], dtype="object"))[0])

@@ -1,0 +1,193 @@
+"""The schema of a data set: which column means what, and what is to be predicted.
+
+User, ad and city tasks differ here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recsys_meta.core.errors import ConfigError
+
+Objective = Literal["ranking", "rating", "click", "choice"]
+Order = Literal["time", "random"]
+
+
+class FeatureField(BaseModel):
+    """One feature column.
+
+    `categorical` holds one value, `multi` several joined by `separator`, `text` is split into lower-case
+    word tokens, `numeric` is a number. Values seen fewer than `min_count` times become "unknown".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_\-]+$")
+    kind: Literal["categorical", "multi", "text", "numeric"] = "categorical"
+    column: str | None = None
+    separator: str = Field(default="|", min_length=1)
+    min_count: int = Field(default=1, ge=1)
+    max_values: int = Field(default=32, ge=1, description="values kept of one cell of a multi or text field")
+
+    @property
+    def source(self) -> str:
+        """The column it is read from."""
+        return self.column or self.name
+
+
+LATITUDE, LONGITUDE = "lat", "lon"
+"""Numeric features of items, in degrees, by which distances are known."""
+
+ARRIVAL = FeatureField(name="arrival", kind="numeric")
+"""The feature that `Schema.arrival` adds, in seconds since 1970 UTC."""
+
+
+class Schema(BaseModel):
+    """What the columns of an interaction table mean.
+
+    `entity` is the newcomer (the task), `item` the other side. `label_range` bounds valid labels, both ends
+    included. Rows with a label of at least `positive` are the positives of a ranking; None: every row is.
+    `exact_time` is False where times are rough or partly missing: then supports are drawn at random.
+    With `arrival` the time of an entity's first event is a feature of it, named "arrival": for data that drift.
+    `min_query` is how many query rows a newcomer needs to count at a point of the cold-start curve.
+
+    What a row was like beside entity, item and label is its `context` (categorical or numeric columns). `actor` names
+    who acts in a row, where entity and item do not say; `group` the rows that were shown together, of which one is
+    taken. `home` is a categorical feature of items whose value is an entity: each entity then has a catalogue of its
+    own, and an item of an entity never seen is known by its features only.
+
+    The objective "choice" is the next item that an actor takes, out of the entity's own catalogue, given what the
+    actor had taken before: it needs `actor`, `home` and `time`.
+
+    How newcomers are judged unless asked otherwise: `shots`; `query_from`, the row at which the query begins at the
+    earliest, so that every number of shots meets the same query; `least_rows` that an entity must have to be used at
+    all; `past_rows`, from which on an entity is a past one and below which it is a newcomer (otherwise entities are
+    split at random or by time); `together`, a categorical feature of entities whose sharers are never split;
+    `folds`, the number of parts of a cross-validation over entities (over values of `together` where it is given).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.\-]+$")
+    kind: str = Field(default="user", min_length=1, pattern=r"^[a-z][a-z0-9_\-]*$")
+    objective: Objective = "ranking"
+    entity: str = "user"
+    item: str = "item"
+    label: str | None = None
+    label_range: tuple[float, float] | None = None
+    positive: float | None = None
+    time: str | None = None
+    exact_time: bool = True
+    arrival: bool = False
+    min_query: int = Field(default=1, ge=1)
+    entity_features: tuple[FeatureField, ...] = ()
+    item_features: tuple[FeatureField, ...] = ()
+    context: tuple[FeatureField, ...] = ()
+    actor: str | None = None
+    group: str | None = None
+    home: str | None = None
+    shots: tuple[int, ...] = (0, 1, 3, 5, 10, 20)
+    query_from: int = Field(default=0, ge=0)
+    least_rows: int = Field(default=1, ge=1)
+    past_rows: int | None = Field(default=None, ge=1)
+    together: str | None = None
+    folds: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        columns = [c for c in (self.entity, self.item, self.label, self.time) if c]
+        if len(set(columns)) != len(columns):
+            raise ValueError(f"entity, item, label and time must be different columns, got {columns}")
+        self._check_rows()
+        self._check_trials()
+        for side in (self.entity_features, self.item_features, self.context):
+            names = [f.name for f in side]
+            if len(set(names)) != len(names):
+                raise ValueError(f"a feature is named twice: {sorted(names)}")
+        if self.arrival and (self.time is None or any(f.name == ARRIVAL.name for f in self.entity_features)):
+            raise ValueError("arrival needs a time column, and no other entity feature may be named 'arrival'")
+        if self.objective in ("rating", "click") and self.label is None:
+            raise ValueError(f"objective '{self.objective}' needs a label column")
+        if self.positive is not None and self.label is None:
+            raise ValueError("positive is a threshold on labels, but there is no label column")
+        if self.label_range and self.label_range[0] >= self.label_range[1]:
+            raise ValueError("label_range must be (low, high) with low < high")
+        if self.positive is not None and self.label_range and self.positive > self.label_range[1]:
+            raise ValueError(f"positive = {self.positive:g} is above label_range, so that no row would be a positive")
+        return self
+
+    def _check_rows(self) -> None:
+        if any(f.kind not in ("categorical", "numeric") for f in self.context):
+            raise ValueError("a context field is categorical or numeric")
+        if self.home is not None and not any(
+            f.name == self.home and f.kind == "categorical" for f in self.item_features
+        ):
+            raise ValueError(f"home '{self.home}' must be a categorical item feature, whose values are entities")
+        if self.objective == "choice" and not (self.actor and self.home and self.time):
+            raise ValueError("objective 'choice' needs actor, home and time: who acts, whose items they are, and when")
+        if self.objective != "choice" and self.home is not None:
+            raise ValueError("home is for the objective 'choice'")
+
+    def _check_trials(self) -> None:
+        if not self.shots or min(self.shots) < 0 or list(self.shots) != sorted(set(self.shots)):
+            raise ValueError(f"shots must be distinct ascending numbers >= 0, got {list(self.shots)}")
+        if self.together is not None and not any(
+            f.name == self.together and f.kind == "categorical" for f in self.entity_features
+        ):
+            raise ValueError(f"together '{self.together}' must be a categorical entity feature")
+        if self.folds == 1:
+            raise ValueError("folds must be 0 (none) or at least 2")
+        if self.past_rows is not None and (self.together is not None or self.folds > 0):
+            raise ValueError("past_rows says who is new, so together and folds cannot; give one")
+
+    @property
+    def event_columns(self) -> tuple[str, ...]:
+        """The columns of the events that are read."""
+        own = (self.entity, self.item, self.label, self.time, self.actor, self.group)
+        # A column may serve twice: the actor is the other side where people are the items.
+        return tuple(dict.fromkeys(c for c in (*own, *(f.source for f in self.context)) if c))
+
+    @property
+    def all_entity_features(self) -> tuple[FeatureField, ...]:
+        """Those read from a table, and the arrival where there is one."""
+        return (*self.entity_features, ARRIVAL) if self.arrival else self.entity_features
+
+    @property
+    def order(self) -> Order:
+        """How a support is drawn: the earliest rows where times are exact, else at random."""
+        return "time" if self.time and self.exact_time else "random"
+
+
+def read_schema(path: Path) -> tuple[Schema, dict[str, Any]]:
+    """Read a TOML schema; the optional table [files] names the files beside it (events, entities, items).
+
+    Raises ConfigError naming the file and every wrong key.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such schema file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    files = raw.pop("files", {})
+    if not isinstance(files, dict):
+        raise ConfigError(f'{path}: files: must be a table, for example [files] and events = "events.csv"')
+    try:
+        return Schema.model_validate(raw), files
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """One line for each thing pydantic found wrong, without its internals."""
+    lines = []
+    for e in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(p) for p in e["loc"]) or "value"
+        lines.append(f"{where}: {e['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)

@@ -1,0 +1,1 @@
+"""Raw tables to prepared data sets: encoding, sorting, statistics."""

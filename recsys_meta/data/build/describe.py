@@ -1,0 +1,104 @@
+"""A prepared data set in figures that can be printed or written as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import numpy as np
+
+from recsys_meta.core.dataset import NO_TIME, Column, Dataset, Events
+from recsys_meta.core.schema import FeatureField
+from recsys_meta.core.types import FIRST, PAD, FloatArray, IntArray
+
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_LABELS = 12
+
+
+def describe(data: Dataset) -> dict[str, object]:
+    """Counts, rows of an entity and of an item, labels, times, features and origin of a data set."""
+    events = data.events
+    entities, items = events.entities, data.catalogue - FIRST
+    seen = np.bincount(np.asarray(events.item), minlength=data.catalogue)[FIRST:]
+    return {
+        "name": data.schema.name,
+        "digest": data.digest,
+        "schema": data.schema.model_dump(mode="json"),
+        "entities": entities,
+        "items": items,
+        "events": len(events),
+        "density": len(events) / max(entities * items, 1),
+        "rows_of_an_entity": _spread(events.counts),
+        "rows_of_an_item": _spread(seen),
+        "labels": _labels(events.label) if data.schema.label else {},
+        "time": _time(events),
+        **_shared("actor", events.actor),
+        **_shared("group", events.group),
+        **_catalogues(data),
+        "context": [_context(f, data) for f in data.schema.context],
+        "entity_features": [_column(c, 0) for c in data.entities.values()],
+        "item_features": [_column(c, FIRST) for c in data.items.values()],
+        "titles": len(titles) if isinstance(titles := data.about.get("titles"), Mapping) else 0,
+        "about": {k: v for k, v in data.about.items() if k != "titles"},
+    }
+
+
+def _spread(counts: IntArray) -> dict[str, float]:
+    names = ("least", "lower quartile", "median", "upper quartile", "most")
+    return dict(zip(names, (float(q) for q in np.quantile(counts, _SHARES)), strict=True))
+
+
+def _labels(label: FloatArray) -> dict[str, float]:
+    """How often each label occurs where they are few, else how they spread."""
+    values, counts = np.unique(np.asarray(label), return_counts=True)
+    if len(values) <= _LABELS:
+        return {f"{v:g}": int(n) for v, n in zip(values, counts, strict=True)}
+    return {"mean": float(np.mean(label)), "deviation": float(np.std(label))} | _spread(np.asarray(label, np.float64))
+
+
+def _time(events: Events) -> dict[str, object]:
+    if events.time is None:
+        return {}
+    time = np.asarray(events.time)
+    known = time[time != NO_TIME]
+    span = {"unknown": len(time) - len(known)}
+    return span | ({"first": _iso(known.min()), "last": _iso(known.max())} if len(known) else {})
+
+
+def _shared(name: str, numbers: IntArray | None) -> dict[str, object]:
+    """How many actors or groups there are, and how many rows they have."""
+    if numbers is None:
+        return {}
+    rows = np.bincount(np.asarray(numbers))
+    rows = rows[rows > 0]
+    return {f"{name}s": len(rows), f"rows_of_{'an' if name == 'actor' else 'a'}_{name}": _spread(rows)}
+
+
+def _catalogues(data: Dataset) -> dict[str, object]:
+    """Where every entity has items of its own: how many, and how many of all belong to nobody."""
+    if data.homes is None:
+        return {}
+    nobodys = int((data.homes.owner[FIRST:] < 0).sum())
+    return {"items_of_an_entity": _spread(np.diff(data.homes.indptr)), "items_of_nobody": nobodys}
+
+
+def _context(field: FeatureField, data: Dataset) -> dict[str, object]:
+    values = np.asarray(data.events.context[field.name])
+    if field.kind == "numeric":
+        return {"name": field.name, "kind": "numeric", "missing": float(np.isnan(values).mean())}
+    known = data.vocab.size(f"context.{field.name}") - FIRST
+    return {"name": field.name, "kind": "ids", "values": known, "missing": float((values == PAD).mean())}
+
+
+def _iso(seconds: int) -> str:
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat()
+
+
+def _column(column: Column, before: int) -> dict[str, object]:
+    """One feature; the first `before` rows stand for no item."""
+    rows = max(len(column) - before, 1)
+    if column.indptr is None:
+        return {"name": column.name, "kind": "numeric", "missing": float(np.isnan(column.values[before:]).sum()) / rows}
+    empty = int((np.diff(column.indptr)[before:] == 0).sum())
+    values = {"values": column.size - FIRST, "a_row": len(column.values) / rows}
+    return {"name": column.name, "kind": "ids", **values, "missing": empty / rows}

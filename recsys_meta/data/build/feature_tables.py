@@ -1,0 +1,111 @@
+"""Feature tables of entities and items, read whole and put in the order of the ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from recsys_meta.core.dataset import Column
+from recsys_meta.core.errors import DataError
+from recsys_meta.core.feature_encoding import encode, vocabulary_of
+from recsys_meta.core.schema import FeatureField, Schema
+from recsys_meta.data.readers.raw_tables import Chunk, SideTable
+from recsys_meta.data.validation.rejects import Rejects
+from recsys_meta.data.validation.row_checks import check_side, check_unique
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows of one table, one for each id in order, empty where the table had none."""
+
+    frame: pd.DataFrame
+    missing: int
+    """Ids of events without a row in the table."""
+    unused: int
+    """Rows of the table whose id no event has."""
+
+
+def read_side(
+    name: str, table: SideTable, fields: tuple[FeatureField, ...], ids: pd.Index, rejects: Rejects, block: int
+) -> Side:
+    """Read a table, hand its bad rows to `rejects`, and align the rest to `ids`."""
+    chunks = []
+    for chunk in table.read(block):
+        if table.inline:
+            chunk = _without_repeats(table.key, chunk)  # noqa: PLW2901 the smaller one is all we need
+        good, bad = check_side(table.key, fields, chunk)
+        rejects.take(chunk.file, bad, name)
+        chunks.append(good)
+    whole = _joined(chunks, table)
+    again = check_unique(table.key, whole, table.inline)
+    rejects.take(whole.file, again, name)
+    frame = whole.frame.drop_duplicates(table.key).set_index(table.key, drop=False)
+    found = frame.index.isin(ids)
+    aligned = frame.reindex(ids)
+    return Side(aligned, int((~ids.isin(frame.index)).sum()), int((~found).sum()))
+
+
+def read_homes(schema: Schema, items: SideTable | None, block: int) -> pd.Series | None:
+    """The entity that each item belongs to (index: items, empty text for none), where the schema has a `home`.
+
+    Raises DataError where there is no table to tell.
+    """
+    if schema.home is None:
+        return None
+    if items is None:
+        raise DataError(
+            f"there is no item table with the feature '{schema.home}'",
+            remedy="Name the table of the items under [files], or have the column in the events",
+        )
+    field = next(f for f in schema.item_features if f.name == schema.home)
+    found = pd.DataFrame({"home": pd.Series(dtype="str")})
+    for chunk in items.read(block):
+        text = chunk.frame[[items.key, field.source]].astype("string").fillna("").astype("str")
+        home = pd.DataFrame({"home": text[field.source].str.strip().to_numpy()}, index=text[items.key].str.strip())
+        found = first_of_each([found, home])
+    return found["home"]
+
+
+def first_of_each(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """All parts together, of each id in their index the first row only."""
+    whole = pd.concat(parts)
+    return whole[~whole.index.duplicated()]
+
+
+def _without_repeats(key: str, chunk: Chunk) -> Chunk:
+    """Distinct rows of a table inside the events; rows without an id are reported with the events."""
+    ids = chunk.frame[key].astype("str").str.strip()
+    frame = chunk.frame.assign(**{key: ids})
+    kept = ~frame.duplicated().to_numpy(bool) & (ids != "").to_numpy(bool)
+    return Chunk(chunk.file, frame[kept].reset_index(drop=True), chunk.lines[kept], done=chunk.done)
+
+
+def _joined(chunks: list[Chunk], table: SideTable) -> Chunk:
+    if not chunks:
+        raise DataError("the file has a header but no rows", remedy="Leave the file out of the schema")
+    frame = pd.concat([c.frame for c in chunks], ignore_index=True)
+    lines = np.concatenate([c.lines for c in chunks])
+    if table.inline:
+        kept = ~frame.duplicated().to_numpy(bool)
+        frame, lines = frame[kept].reset_index(drop=True), lines[kept]
+    return Chunk(chunks[0].file, frame, lines)
+
+
+def encode_side(
+    side: str, fields: tuple[FeatureField, ...], frame: pd.DataFrame, before: int
+) -> tuple[dict[str, Column], Mapping[str, pd.Index]]:
+    """Columns with `before` empty rows first, and the vocabulary '<side>.<field>' of each field with ids."""
+    table: dict[str, Column] = {}
+    spaces: dict[str, pd.Index] = {}
+    for field in fields:
+        cells = frame[field.source].reset_index(drop=True)
+        cells = pd.concat([pd.Series([None] * before, dtype=cells.dtype), cells], ignore_index=True)
+        index: pd.Index = pd.Index([], dtype="str")
+        if field.kind != "numeric":
+            index = vocabulary_of(field, cells)
+            spaces[f"{side}.{field.name}"] = index
+        table[field.name] = encode(field, cells, index)
+    return table, spaces

@@ -1,0 +1,59 @@
+"""Columns as .npy files: written row by row without knowing how many there will be, read by memory map."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys_meta.core.errors import DataError
+
+Array = npt.NDArray[Any]
+
+
+class ColumnWriter:
+    """Appends to a one-dimensional .npy file; the count in its header is written on closing."""
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        self._dtype, self._rows = np.dtype(dtype), 0
+        self._file = path.open("wb")
+        self._file.write(self._header())
+
+    def _header(self) -> bytes:
+        buffer = io.BytesIO()
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._rows,)}
+        # NumPy pads the header so that the first axis may grow without moving the data.
+        np.lib.format.write_array_header_1_0(buffer, header)
+        return buffer.getvalue()
+
+    def add(self, values: Array) -> None:
+        self._file.write(np.ascontiguousarray(values, self._dtype).data)
+        self._rows += len(values)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._file.write(self._header())
+
+
+def write_column(path: Path, values: Array) -> None:
+    """Write one array."""
+    np.save(path, values, allow_pickle=False)
+
+
+def read_column(path: Path) -> Array:
+    """Map an array from disk. Raises DataError when the file is not one."""
+    try:
+        # An empty array cannot be mapped.
+        empty = path.stat().st_size <= 128
+        array: Array = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"the file is damaged: {error}", file=path, remedy="Prepare the data set again") from None
+    return array

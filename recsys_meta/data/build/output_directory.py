@@ -1,0 +1,28 @@
+"""The directory that a data set is to be prepared in."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from recsys_meta.core.atomic_io import ASIDE, TEMPORARY
+from recsys_meta.core.errors import DataError
+
+STALE = 24 * 3600
+"""Seconds after which a half-written directory belongs to nobody any more."""
+
+
+def claim(out: Path) -> None:
+    """Make sure that `out` may be written, and remove what killed preparations of it left.
+
+    Raises DataError when it holds something else than a data set.
+    """
+    if out.exists() and not (out / "dataset.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
+        problem = "exists and is not a prepared data set, so it is left as it is"
+        raise DataError(problem, file=out, remedy="Choose another directory")
+    for path in out.parent.iterdir() if out.parent.is_dir() else ():
+        left = path.name.startswith((f"{TEMPORARY}{out.name}-", f"{ASIDE}{out.name}-"))
+        # Younger ones may be another process at work.
+        if left and time.time() - path.stat().st_mtime > STALE:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,218 @@
+"""Raw tables to a prepared data set, in one pass over the events and bounded memory.
+
+Held in memory: one chunk of the file, one bucket of rows, the distinct ids (of actors and groups too), and the
+feature tables. Bad rows are refused (see `rejects`). The directory appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recsys_meta.core.atomic_io import new_directory, seal, sha256
+from recsys_meta.core.dataset import Column, Dataset
+from recsys_meta.core.errors import DataError
+from recsys_meta.core.types import FIRST, IntArray
+from recsys_meta.data.build.data_statistics import Tally
+from recsys_meta.data.build.external_sort import BUCKET, Spill
+from recsys_meta.data.build.feature_tables import Side, encode_side, read_homes, read_side
+from recsys_meta.data.build.id_encoding import Coder, Records
+from recsys_meta.data.build.npy_columns import ColumnWriter, write_column
+from recsys_meta.data.build.output_directory import claim
+from recsys_meta.data.build.prepared_dataset import FORMAT, open_dataset, vocabulary_frame
+from recsys_meta.data.readers.raw_tables import BLOCK, OnError, Progress, RawTables, rejects_of
+from recsys_meta.data.validation.rejects import Rejects
+from recsys_meta.data.validation.row_checks import SKIP, check_events
+
+
+def prepare(
+    tables: RawTables,
+    out: Path,
+    on_error: OnError = "fail",
+    progress: Progress | None = None,
+    about: Mapping[str, object] | None = None,
+    block: int = BLOCK,
+    bucket: int = BUCKET,
+) -> Dataset:
+    """Prepare a data set in the directory `out`, which is replaced if it holds one already, and open it.
+
+    `on_error` 'fail' stops at the first bad row, 'skip' writes bad rows to rejects.csv. Raises DataError for
+    bad rows, an empty table, a full disk, or an `out` that holds something else.
+    """
+    claim(out)
+    try:
+        with new_directory(out) as folder:
+            _Preparation(tables, folder, on_error, progress or (lambda stage, done: None), block, bucket).run(
+                about or {}
+            )
+    except OSError as error:
+        problem = f"cannot be written: {error.strerror or error}"
+        raise DataError(problem, file=out, remedy="Is there room on the disk, and are you allowed to write?") from None
+    return open_dataset(out)
+
+
+class _Preparation:
+    """One run of `prepare`; each step leaves its result for the next."""
+
+    def __init__(
+        self, tables: RawTables, folder: Path, on_error: OnError, progress: Progress, block: int, bucket: int
+    ) -> None:
+        self.tables, self.schema, self.folder = tables, tables.schema, folder
+        self.progress, self.block, self.bucket = progress, block, bucket
+        self.coder = Coder(self.schema)
+        self.rejects, self.rows_read = Rejects(folder, on_error), 0
+        self.names: list[str] = []
+        self.digests: dict[str, object] = {}
+        self.columns: dict[str, list[dict[str, object]]] = {}
+        self.facts: dict[str, object] = {}
+
+    def run(self, about: Mapping[str, object]) -> None:
+        scratch = self.folder / "scratch"
+        scratch.mkdir()
+        spill = self._read_events(Spill(scratch, self.coder.dtype))
+        coding = self.coder.coding()
+        spaces = dict(coding.values)
+        self.entity_values, self.item_values = spaces["entity"], spaces["item"]
+        self._write_events(spill, coding.place)
+        shutil.rmtree(scratch)
+        spaces.update(self._write_side("entity", self.entity_values, 0))
+        spaces.update(self._write_side("item", self.item_values, FIRST))
+        vocabulary_frame(spaces).to_parquet(self.folder / "vocab.parquet", index=False)
+        self.digests["vocab"] = {s: _hash_texts(v) for s, v in spaces.items()}
+        self._describe(about, list(spaces))
+
+    def _read_events(self, spill: Spill) -> Spill:
+        home = read_homes(self.schema, self.tables.items, self.block)
+        for chunk in self.tables.events(self.block):
+            good, bad = check_events(self.schema, chunk, home)
+            self.rows_read += len(chunk.frame) + len(chunk.rejects)
+            self.rejects.take(chunk.file, bad, "events")
+            if chunk.file not in self.names:
+                self.names.append(chunk.file)
+            spill.add(self.coder.records(good, self.names.index(chunk.file)))
+            self.progress("reading", chunk.done)
+        if not spill.rows:
+            self._complain(", ".join(self.names))
+        return spill
+
+    def _complain(self, files: str) -> None:
+        if self.rejects.first is not None:
+            problem = f"none of the {self.rows_read:,} rows is good; the first problem: {self.rejects.first}"
+            raise DataError(problem)
+        files = files or ", ".join(self.tables.origin)
+        raise DataError("has a header but no rows", file=files or None, remedy="Give a file with events")
+
+    def _write_events(self, spill: Spill, place: Mapping[str, IntArray]) -> None:
+        counts = np.zeros(len(self.entity_values), np.int64)
+        repeated: list[Records] = []
+        columns = tuple(n for n in self.coder.dtype.names or () if n not in ("entity", "line", "file"))
+        self.tally = Tally(self.schema, columns, len(place.get("group", ())))
+        with ExitStack() as files:
+            writers = {n: files.enter_context(self._writer(n)) for n in columns if n != "time" or self.schema.time}
+            for part in spill.buckets(place, self.tables.duplicates == "refuse", self.bucket):
+                counts += np.bincount(part.rows["entity"], minlength=len(counts))
+                for name, writer in writers.items():
+                    writer.add(part.rows[name] + FIRST if name == "item" else part.rows[name])
+                repeated.append(part.duplicates)
+                self.tally.add(part)
+                self.progress("sorting", part.done)
+        self._refuse_repeated(np.concatenate(repeated))
+        write_column(self.folder / "events.indptr.npy", np.concatenate([[0], np.cumsum(counts)]))
+        self.digests["events"] = self.tally.digests
+        self.digests["counts"] = hashlib.sha256(counts.tobytes()).hexdigest()
+        self.kept = int(counts.sum())
+
+    def _writer(self, name: str) -> ColumnWriter:
+        return ColumnWriter(self.folder / f"events.{name}.npy", self.coder.dtype[name].str)
+
+    def _refuse_repeated(self, rows: Records) -> None:
+        rows = rows[np.lexsort((rows["line"], rows["file"]))]
+        same = [n for n in ("entity", "item", "time", "actor", "group") if n in (self.coder.dtype.names or ())]
+        reason = f"repeats an earlier row: the same {', '.join(same[:-1])} and {same[-1]}"
+        remedy = f'Remove the row, or set duplicates = "keep" under [files] of the schema. {SKIP}'
+        for number in np.unique(rows["file"]):
+            of = rows[rows["file"] == number]
+            text = self.entity_values[of["entity"]] + "," + self.item_values[of["item"]]
+            bad = rejects_of(of["line"], self.schema.item, reason, remedy, text.to_numpy())
+            self.rejects.take(self.names[number], bad, "events")
+
+    def _write_side(self, side: str, ids: pd.Index, before: int) -> Mapping[str, pd.Index]:
+        fields = self.schema.entity_features if side == "entity" else self.schema.item_features
+        table = self.tables.entities if side == "entity" else self.tables.items
+        self.columns[side] = []
+        if table is None:
+            return {}
+        read = read_side(side, table, fields, ids, self.rejects, self.block)
+        self.facts[f"{side}_without_features"], self.facts[f"{side}_rows_unused"] = read.missing, read.unused
+        columns, spaces = encode_side(side, fields, read.frame, before)
+        for name, column in columns.items():
+            self._write_column(side, name, column)
+        if side == "item" and self.tables.title:
+            self._write_titles(read, self.tables.title)
+        self.progress(f"{side} features", 1.0)
+        return spaces
+
+    def _write_column(self, side: str, name: str, column: Column) -> None:
+        parts = {"values": column.values} | ({} if column.indptr is None else {"indptr": column.indptr})
+        for part, values in parts.items():
+            write_column(self.folder / f"{side}.{name}.{part}.npy", values)
+            self.digests[f"{side}.{name}.{part}"] = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
+        self.columns[side].append({"name": name, "numeric": column.numeric, "size": column.size})
+
+    def _write_titles(self, items: Side, column: str) -> None:
+        titles = items.frame[column].astype("string").fillna("").str.strip()
+        frame = pd.DataFrame({"item": self.item_values, "title": titles.to_numpy()})
+        frame = frame[frame["title"] != ""]
+        if len(frame):
+            frame.to_parquet(self.folder / "titles.parquet", index=False)
+            self.digests["titles"] = _hash_texts(pd.Index(frame["item"] + "\n" + frame["title"]))
+
+    def _describe(self, about: Mapping[str, object], spaces: list[str]) -> None:
+        schema = self.schema.model_dump(mode="json")
+        # Without defaults, so that a new option of the schema leaves the digests of old data alone.
+        meant = self.schema.model_dump(mode="json", exclude_defaults=True)
+        content = json.dumps({"schema": meant, **self.digests}, sort_keys=True, ensure_ascii=False)
+        files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(self.folder.iterdir())}
+        described = {
+            "format": FORMAT,
+            "digest": hashlib.sha256(content.encode()).hexdigest(),
+            "schema": schema,
+            "about": {**about, **self._facts()},
+            "columns": self.columns,
+            "spaces": spaces,
+            "files": files,
+        }
+        (self.folder / "dataset.json").write_text(seal(described), encoding="utf-8")
+
+    def _facts(self) -> dict[str, object]:
+        found = {"entities": len(self.entity_values), "items": len(self.item_values), "events": self.kept}
+        return {
+            **found,
+            "origin": list(self.tables.origin),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "rows_read": self.rows_read,
+            "rows_rejected": self.rejects.counts,
+            "unknown_times": self.tally.unknown_times,
+            **self.facts,
+            "warnings": [*_warnings(found, self.tables.expected), *self.tally.warnings],
+        }
+
+
+def _hash_texts(values: pd.Index) -> str:
+    return hashlib.sha256(json.dumps(values.to_list(), ensure_ascii=False).encode()).hexdigest()
+
+
+def _warnings(found: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
+    return [
+        f"{found[k]:,} {k} where {n:,} were published: a different edition, or not the whole of it"
+        for k, n in expected.items()
+        if found[k] != n
+    ]

@@ -1,0 +1,169 @@
+"""A prepared data set on disk.
+
+dataset.json                      schema, counts, digest, where it came from, bytes and sha256 of every file
+events.{indptr,item,label,time}.npy
+events.{actor,group}.npy          numbers that equal ones share, where the data have them; nobody is named
+events.context.<field>.npy        padded ids of 'context.<field>' or numbers
+entity.<field>.{values,indptr}.npy    features of entities; numbers have no indptr
+item.<field>.{values,indptr}.npy      features of items, the first two rows empty
+vocab.parquet                     space, id, value
+titles.parquet                    item, title: for display, where the data has titles
+rejects.csv                       bad rows that were left out, with the reason
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from pyarrow.lib import ArrowException
+from pydantic import ValidationError
+
+from recsys_meta.core.atomic_io import sha256, unseal
+from recsys_meta.core.dataset import Column, Dataset, Events, Vocabulary, with_arrival
+from recsys_meta.core.errors import DataError
+from recsys_meta.core.schema import Schema, explain
+from recsys_meta.core.types import FIRST
+from recsys_meta.data.build.id_encoding import CONTEXT
+from recsys_meta.data.build.npy_columns import read_column
+
+FORMAT = 1
+AGAIN = "Prepare the data set again"
+
+
+def open_dataset(directory: Path | str, verify: bool = False) -> Dataset:
+    """Open a prepared data set; the arrays stay on disk until they are touched.
+
+    Sizes of all files are checked, with `verify` their hashes too. `about` has 'titles' (item to title) where
+    the data has them. Raises DataError for a directory that is missing, damaged or of another format.
+    """
+    folder = Path(directory)
+    described = _describe(folder)
+    _check_files(folder, described["files"], verify)
+    schema = _schema(folder, described)
+    events = _events(folder, schema, described["files"])
+    vocab = _vocabulary(folder, described["spaces"])
+    entities = _table(folder, "entity", described["columns"]["entity"])
+    data = Dataset(
+        schema=schema,
+        events=events,
+        entities=with_arrival(entities, events) if schema.arrival else entities,
+        items=_table(folder, "item", described["columns"]["item"]),
+        vocab=vocab,
+        digest=described["digest"],
+        about={**described["about"], **_titles(folder, described["files"])},
+    )
+    _check_shape(folder, data)
+    return data
+
+
+def _events(folder: Path, schema: Schema, files: Mapping[str, object]) -> Events:
+    def column(name: str) -> np.ndarray[Any, np.dtype[Any]] | None:
+        return _load(folder, f"events.{name}") if f"events.{name}.npy" in files else None
+
+    return Events(
+        _load(folder, "events.indptr"),
+        _load(folder, "events.item"),
+        _load(folder, "events.label"),
+        column("time"),
+        {f.name: _load(folder, f"events.{CONTEXT}{f.name}") for f in schema.context},
+        column("actor"),
+        column("group"),
+    )
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    path = folder / "dataset.json"
+    try:
+        described = unseal(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        remedy = "Make one with `recsys-meta data prepare`"
+        raise DataError("no prepared data set is here", file=folder, remedy=remedy) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", file=path, remedy=AGAIN) from None
+    wanted = {"format", "schema", "digest", "files", "columns", "spaces", "about"}
+    if not wanted <= set(described):
+        raise DataError("does not describe a data set", file=path, remedy=AGAIN)
+    if described["format"] != FORMAT:
+        problem = f"has format {described['format']}, this version reads {FORMAT}"
+        raise DataError(problem, file=path, remedy=AGAIN)
+    return described
+
+
+def _schema(folder: Path, described: Mapping[str, Any]) -> Schema:
+    try:
+        return Schema.model_validate(described["schema"])
+    except ValidationError as error:
+        raise DataError(explain(error), file=folder / "dataset.json", remedy=AGAIN) from None
+
+
+def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], verify: bool) -> None:
+    for name, known in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise DataError("the file is missing", file=path, remedy=AGAIN)
+        if (size := path.stat().st_size) != known["bytes"]:
+            problem = f"has {size:,} bytes where {known['bytes']:,} were written"
+            raise DataError(problem, file=path, remedy=AGAIN)
+        if verify and sha256(path) != known["sha256"]:
+            raise DataError("its content is not what was written", file=path, remedy=AGAIN)
+
+
+def _check_shape(folder: Path, data: Dataset) -> None:
+    events, rows = data.events, len(data.events.item)
+    entities = len(data.vocab.values.get("entity", ()))
+    sound = events.indptr.shape == (entities + 1,) and int(events.indptr[-1]) == rows == len(events.label)
+    sound = sound and all(len(c) == rows for c in (events.time, events.actor, events.group) if c is not None)
+    sound = sound and all(len(c) == rows for c in events.context.values())
+    sound = sound and all(len(c) == entities for c in data.entities.values())
+    sound = sound and all(len(c) == data.catalogue for c in data.items.values())
+    if not sound:
+        raise DataError("its columns do not fit together", file=folder, remedy=AGAIN)
+
+
+def _load(folder: Path, name: str) -> np.ndarray[Any, np.dtype[Any]]:
+    return read_column(folder / f"{name}.npy")
+
+
+def _table(folder: Path, side: str, columns: list[Mapping[str, Any]]) -> dict[str, Column]:
+    table = {}
+    for column in columns:
+        name = f"{side}.{column['name']}"
+        indptr = None if column["numeric"] else _load(folder, f"{name}.indptr")
+        table[column["name"]] = Column(column["name"], _load(folder, f"{name}.values"), indptr, column["size"])
+    return table
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        frame: pd.DataFrame = pq.read_table(path).to_pandas()
+    except (ArrowException, OSError) as error:
+        raise DataError(f"the file is damaged: {error}", file=path, remedy=AGAIN) from None
+    return frame
+
+
+def _vocabulary(folder: Path, spaces: list[str]) -> Vocabulary:
+    frame = _read(folder / "vocab.parquet")
+    groups = {str(space): part["value"] for space, part in frame.groupby("space", sort=False)}
+    empty = pd.Series(dtype="str")
+    return Vocabulary({space: pd.Index(groups.get(space, empty), dtype="str") for space in spaces})
+
+
+def vocabulary_frame(spaces: Mapping[str, pd.Index]) -> pd.DataFrame:
+    """The rows of vocab.parquet: space, padded id, value."""
+    parts = [
+        pd.DataFrame({"space": space, "id": np.arange(FIRST, len(v) + FIRST, dtype=np.int32), "value": v.astype("str")})
+        for space, v in spaces.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _titles(folder: Path, files: Mapping[str, object]) -> dict[str, object]:
+    if "titles.parquet" not in files:
+        return {}
+    frame = _read(folder / "titles.parquet")
+    return {"titles": dict(zip(frame["item"], frame["title"], strict=True))}

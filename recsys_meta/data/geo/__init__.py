@@ -1,0 +1,1 @@
+"""Columns and clusters derived from coordinates."""

@@ -1,0 +1,1 @@
+"""Readers of raw files: delimited text and Parquet, cells, ids and times."""

@@ -1,0 +1,246 @@
+"""Reading tables from disk a block at a time, with the line of every row.
+
+CSV is split by whole arrays as long as no quote appears; from the block with the first quote on, Python's csv
+module reads the file, which is slower but right about separators and line breaks inside quotes.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as arrow_csv
+from pyarrow.lib import ArrowInvalid
+
+from recsys_meta.core.errors import DataError
+from recsys_meta.core.types import IntArray
+from recsys_meta.data.readers.quoted_csv import read_quoted
+from recsys_meta.data.readers.raw_tables import SPLIT_REMEDY, UTF8_REMEDY, Chunk, ReadChunks, no_rejects, rejects_of
+
+SEPARATORS = (",", "\t", ";", "|")
+_UNIT = b"\x1f"  # stands in for a separator of several characters, which Arrow cannot split by
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a text file is laid out. No `separator`: found out from the header. `names`: the file has no header."""
+
+    separator: str | None = None
+    names: tuple[str, ...] | None = None
+    quotes: bool = True
+    encoding: str = "utf-8"
+    rename: Callable[[str], str] = str
+
+
+@dataclass(frozen=True)
+class _Block:
+    text: bytes
+    line: int
+    done: float
+
+
+def read_csv(path: Path, columns: Sequence[str], layout: Layout = Layout()) -> ReadChunks:
+    """A reader of some columns of a CSV file, plain or gzipped, as text.
+
+    The reader raises DataError for a file that is missing, empty, damaged or lacks a column.
+    """
+
+    def read(block: int) -> Iterator[Chunk]:
+        blocks = _blocks(path, block, layout.encoding)
+        names, separator, first = _header(path, blocks, columns, layout)
+        for part in _with_first(first, blocks):
+            if layout.quotes and b'"' in part.text:
+                texts = ((b.text, b.line, b.done) for b in _with_first(part, blocks))
+                yield from read_quoted(path, texts, names, columns, separator)
+                return
+            yield _fast(path, part, names, columns, separator)
+
+    return read
+
+
+def header_of(path: Path, layout: Layout = Layout()) -> tuple[str, ...]:
+    """The column names of a CSV file."""
+    return tuple(_header(path, _blocks(path, 2**16, layout.encoding), (), layout)[0])
+
+
+def find(folder: Path, name: str) -> Path:
+    """A file of a built-in data set, plain or gzipped. Raises DataError when it is missing."""
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise DataError("the file is missing", file=folder / name, remedy="Is this the folder of the data set as unpacked?")
+
+
+def _with_first(first: _Block, rest: Iterator[_Block]) -> Iterator[_Block]:
+    yield first
+    yield from rest
+
+
+def _blocks(path: Path, size: int, encoding: str) -> Iterator[_Block]:
+    """Blocks of whole lines in UTF-8 with line feeds only, and the 1-based line each starts at."""
+    line, rest, first = 1, b"", True
+    for part, done in _raw(path, size):
+        if first and part[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise DataError("is UTF-16", file=path, line=1, remedy="Save it as UTF-8")
+        raw, first = part.removeprefix(b"\xef\xbb\xbf") if first else part, False
+        cut = raw.rfind(b"\n") + 1
+        if cut:
+            text = _plain(path, line, rest + raw[:cut], encoding)
+            yield _Block(text, line, done)
+            line += text.count(b"\n")
+            rest = raw[cut:]
+        else:
+            rest += raw
+        if len(rest) > max(64 * size, 2**26):
+            raise DataError("a line is too long to be one", file=path, line=line, remedy="Is this a CSV file?")
+    if rest:
+        yield _Block(_plain(path, line, rest, encoding), line, 1.0)
+
+
+def _plain(path: Path, line: int, text: bytes, encoding: str) -> bytes:
+    text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in text else text
+    if encoding == "utf-8":
+        return text
+    try:
+        return text.decode(encoding).encode()
+    except UnicodeDecodeError as error:
+        at = line + text.count(b"\n", 0, error.start)
+        raise DataError(f"is not valid {encoding}", file=path, line=at, remedy="Correct the encoding") from None
+
+
+def _raw(path: Path, size: int) -> Iterator[tuple[bytes, float]]:
+    try:
+        total = max(path.stat().st_size, 1)
+        with path.open("rb") as file, _unzipped(path, file) as stream:
+            while raw := stream.read(size):
+                yield raw, min(file.tell() / total, 1.0)
+    except FileNotFoundError:
+        raise DataError("no such file", file=path, remedy="Check the path") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        problem = f"the compressed file is cut short or damaged ({error})"
+        raise DataError(problem, file=path, remedy="Fetch or compress it again") from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", file=path) from None
+
+
+def _unzipped(path: Path, file: IO[bytes]) -> IO[bytes]:
+    return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
+
+
+def _header(
+    path: Path, blocks: Iterator[_Block], columns: Sequence[str], layout: Layout
+) -> tuple[list[str], str, _Block]:
+    """Column names, the separator, and the rest of the first block."""
+    block = next(blocks, None)
+    if block is None or not block.text.strip():
+        raise DataError("the file is empty", file=path, remedy="Give a file with rows")
+    if layout.names is not None:
+        return list(layout.names), layout.separator or ",", block
+    head, _, rest = block.text.partition(b"\n")
+    text = _decoded(head)
+    if text is None:
+        raise DataError("the header is not valid UTF-8", file=path, line=1, remedy=UTF8_REMEDY)
+    names, separator = _names(text, columns, layout)
+    _check_names(path, names, columns)
+    return names, separator, _Block(rest, block.line + 1, block.done)
+
+
+def _names(head: str, columns: Sequence[str], layout: Layout) -> tuple[list[str], str]:
+    """The header's names under the separator that yields most of the wanted columns, then most names."""
+    found = []
+    for separator in [layout.separator] if layout.separator else SEPARATORS:
+        cells = _cells(head, separator) if layout.quotes else head.split(separator)
+        names = [layout.rename(c.strip()) for c in cells]
+        found.append((len(set(names) & set(columns)), len(names), names, separator))
+    best = max(found, key=lambda f: f[:2])
+    return best[2], best[3]
+
+
+def _cells(text: str, separator: str) -> list[str]:
+    try:
+        return next(csv.reader([text], delimiter=separator), [])
+    except csv.Error:
+        return text.split(separator)
+
+
+def _check_names(path: Path, names: list[str], columns: Sequence[str]) -> None:
+    for column in columns:
+        if names.count(column) != 1:
+            problem = "the column is missing" if column not in names else "two columns have this name"
+            listed = ", ".join(names[:40])
+            raise DataError(problem, file=path, line=1, field=column, remedy=f"The header has: {listed}")
+
+
+def _decoded(text: bytes) -> str | None:
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _fast(path: Path, block: _Block, names: list[str], columns: Sequence[str], separator: str) -> Chunk:
+    """Split a block without quotes: a line is a row. Bad lines are blanked, which keeps the numbering."""
+    text = block.text if block.text.endswith(b"\n") else block.text + b"\n"
+    rejects = []
+    if _decoded(text) is None:
+        text, bad = _blank(text, [i for i, t in enumerate(text.split(b"\n")) if _decoded(t) is None])
+        rejects.append(_malformed(block.line, bad, "is not valid UTF-8", UTF8_REMEDY))
+    if len(separator) > 1:
+        text = text.replace(separator.encode(), _UNIT)
+    width, kept, short = _widths(text, _UNIT if len(separator) > 1 else separator.encode(), len(names))
+    if len(short):
+        text, bad = _blank(text, short)
+        reason = [f"has {n} fields where {len(names)} are expected" for n in width[short]]
+        rejects.append(_malformed(block.line, bad, reason, SPLIT_REMEDY))
+    frame = _parse(path, text, names, columns, separator) if len(kept) else _empty(columns)
+    lost = pd.concat(rejects) if rejects else no_rejects()
+    return Chunk(str(path), frame, kept + block.line, lost, block.done)
+
+
+def _widths(text: bytes, separator: bytes, expected: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Fields of each line, and the line offsets with as many as expected and with another number."""
+    array = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(array == ord("\n"))
+    before = np.searchsorted(np.flatnonzero(array == separator[0]), ends)
+    width = np.diff(before, prepend=0) + 1
+    filled = np.diff(ends, prepend=-1) > 1
+    return width, np.flatnonzero(filled & (width == expected)), np.flatnonzero(filled & (width != expected))
+
+
+def _blank(text: bytes, which: Sequence[int] | IntArray) -> tuple[bytes, dict[int, bytes]]:
+    lines = text.split(b"\n")
+    bad = {int(i): lines[i] for i in which}
+    for i in bad:
+        lines[i] = b""
+    return b"\n".join(lines), bad
+
+
+def _malformed(line: int, bad: dict[int, bytes], reason: object, remedy: str) -> pd.DataFrame:
+    shown = [t.replace(_UNIT, b"::").decode("utf-8", "backslashreplace") for t in bad.values()]
+    return rejects_of(np.fromiter(bad, np.int64) + line, "", reason, remedy, shown)
+
+
+def _empty(columns: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame({c: pd.Series(dtype="str") for c in columns})
+
+
+def _parse(path: Path, text: bytes, names: list[str], columns: Sequence[str], separator: str) -> pd.DataFrame:
+    delimiter = separator if len(separator) == 1 else _UNIT.decode()
+    try:
+        table = arrow_csv.read_csv(
+            pa.py_buffer(text),
+            arrow_csv.ReadOptions(column_names=names, use_threads=False, block_size=max(len(text) + 1, 2**16)),
+            arrow_csv.ParseOptions(delimiter=delimiter, quote_char=False, ignore_empty_lines=True),
+            arrow_csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=list(columns)),
+        )
+    except ArrowInvalid as error:
+        raise DataError(f"cannot be read as a table: {error}", file=path) from None
+    return pd.DataFrame({c: table.column(c).to_pandas() for c in columns})

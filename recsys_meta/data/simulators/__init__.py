@@ -1,0 +1,1 @@
+"""Simulated users, ads and cities whose truth is known."""

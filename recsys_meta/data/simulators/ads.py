@@ -1,0 +1,151 @@
+"""Simulated advertisements, shown in lists to users who click or do not, with a known truth.
+
+A list is shown to one user at one moment and holds eight ads in random order. An ad runs for a while, in lists one
+after the other, so that those of a moment compete. Whether it is clicked depends on what it is and on who sees it, on
+its place in the list (the same for all ads) and on the hour; not on the other ads, so a list may have no click or two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys_meta.core.types import FloatArray, IntArray
+from recsys_meta.data.simulators.latent_world import (
+    DIMS,
+    LEAST,
+    SPAN,
+    START,
+    Simulation,
+    Truth,
+    activity,
+    check_sizes,
+    mixture,
+    names,
+    some_of,
+    tables,
+)
+from recsys_meta.data.simulators.schemas import ADS, USER_KINDS, WARES, WORDS
+
+LIST = 8
+"""Ads in a list."""
+
+_NEARBY = 0.05  # by what share of all time lists are moved from their turn, which mixes the ads of a season
+
+
+@dataclass(frozen=True)
+class ClickTruth(Truth):
+    """The truth of a world of clicks: position [LIST] and hour [24] are added to the logit of a row."""
+
+    position: FloatArray
+    hour: FloatArray
+
+    def chance(self, entity: IntArray, item: IntArray, position: IntArray, hour: IntArray) -> FloatArray:
+        """Probability of a click of rows [N]: positions count from 1, hours from 0. Nothing predicts better."""
+        fashion = (2 * self.arrival[entity] - 1) * self.trend[item]
+        liking = (self.taste[entity] * self.latent[item]).sum(1) + self.popularity[item] + fashion
+        return _sigmoid(liking + self.position[position - 1] + self.hour[hour])
+
+    def probability(self, entities: IntArray) -> FloatArray:
+        """Chance of a click [n, I] of any item, the mean over all positions and hours alike."""
+        value = self.utility(entities)
+        every = (self.position[:, None] + self.hour).reshape(-1)
+        total = np.zeros(value.shape)
+        for effect in every:  # 192 contexts; all at once would not fit
+            total += _sigmoid(value + effect)
+        return total / len(every)
+
+
+def _sigmoid(logit: FloatArray) -> FloatArray:
+    chance: FloatArray = 1 / (1 + np.exp(-logit))
+    return chance
+
+
+def simulate_ads(
+    ads: int = 400, users: int = 1200, events: int = 60_000, seed: int = 0, share: float = 0.5, drift: float = 0.3
+) -> Simulation[ClickTruth]:
+    """New ads in lists: the label is 0 or 1, about one row in six is a click.
+
+    `share` of what an ad is like follows from its features, `drift` is the strength of fashion. Raises ConfigError
+    for sizes that do not fit together.
+    """
+    check_sizes(ads, users, events, LEAST)
+    rng = np.random.default_rng(seed)
+    ware, brand = rng.integers(0, len(WARES), ads), rng.integers(0, 40, ads)
+    kinds = {name: rng.integers(0, len(words), users) for name, words in USER_KINDS}
+    interests, interest = some_of(rng, WARES, users, 3, "|")
+    words, word = some_of(rng, WORDS, ads, 4, " ")
+    coded = [(kinds[n], len(w)) for n, w in USER_KINDS] + [(interest, len(WARES))]
+    shown = _lists(rng, ads, events)
+    time = _moments(rng, int(shown.group.max()) + 1)[shown.group]
+    begins = np.full(ads, START + SPAN)
+    np.minimum.at(begins, shown.entity, time)
+    truth = ClickTruth(
+        entity_ids=names("a", ads),
+        item_ids=names("u", users),
+        taste=0.8 * mixture(rng, [(ware, len(WARES)), (brand, 40), (word, len(WORDS))], DIMS, share),
+        latent=0.8 * mixture(rng, coded, DIMS, 0.6),
+        popularity=-2.5 + 0.5 * rng.normal(size=users),  # how readily a user clicks at all
+        trend=drift * rng.normal(size=users),
+        arrival=(begins - START) / SPAN,
+        position=0.9 - 0.8 * np.log(np.arange(1, LIST + 1)),
+        hour=0.4 * np.cos(2 * np.pi * (np.arange(24) - 20) / 24),  # best in the evening
+    )
+    often = rng.lognormal(sigma=0.7, size=users)
+    item = rng.choice(users, int(shown.group.max()) + 1, p=often / often.sum())[shown.group]
+    hour = time // 3600 % 24
+    click = rng.random(events) < truth.chance(shown.entity, item, shown.position, hour)
+    log = {
+        "ad": truth.entity_ids[shown.entity],
+        "user": truth.item_ids[item],
+        "list": shown.group,
+        "position": shown.position,
+        "hour": hour,
+        "click": click.astype(np.int64),
+        "time": time,
+    }
+    price = np.round(rng.lognormal(3, 0.8, ads), 2)
+    sides = {
+        "ad": truth.entity_ids,
+        "category": np.array(WARES)[ware],
+        "advertiser": names("brand", 40)[brand],
+        "words": words,
+        "price": price,
+    }
+    people = {"user": truth.item_ids} | {n: np.array(w)[kinds[n]] for n, w in USER_KINDS} | {"interests": interests}
+    return Simulation(tables(ADS, rng, log, sides, people, None), truth)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Rows [N] in order of ad: which ad, in which list (lists are numbered in order of time), at which position."""
+
+    entity: npt.NDArray[np.int64]
+    group: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+
+
+def _lists(rng: np.random.Generator, ads: int, events: int) -> _Shown:
+    """Ads dealt into lists: every ad takes lists one after the other, where the ad before it ended, and begins again
+    at the first list after the last. So no list has an ad twice, and all are full (but for a remainder)."""
+    size = min(LIST, ads)
+    lists = -(-events // size)
+    counts = activity(rng, ads, lists, events, LEAST)
+    order = rng.permutation(ads)
+    entity = np.repeat(order, counts[order])
+    turn = np.arange(events) % lists
+    when = np.argsort(np.argsort(np.arange(lists) + rng.uniform(-_NEARBY, _NEARBY, lists) * lists))
+    group = when[turn]
+    # A random place for each row among those of its list.
+    within = np.lexsort((rng.random(events), group))
+    held = np.bincount(group, minlength=lists)
+    position = np.empty(events, np.int64)
+    position[within] = np.arange(events) - (np.cumsum(held) - held)[group[within]] + 1
+    return _Shown(entity, group, position)
+
+
+def _moments(rng: np.random.Generator, lists: int) -> npt.NDArray[np.int64]:
+    """Distinct times of the lists, ascending, over the whole span."""
+    return START + np.sort(rng.integers(0, SPAN - lists, lists)) + np.arange(lists)

@@ -1,0 +1,59 @@
+"""Simulated users whose truth is known: for machines without data, and for tests.
+
+Deterministic by seed. See `world` for how choices come about.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys_meta.data.simulators.latent_world import (
+    DIMS,
+    LEAST,
+    Simulation,
+    Truth,
+    activity,
+    check_sizes,
+    choose,
+    mixture,
+    moments,
+    names,
+    some_of,
+    tables,
+)
+from recsys_meta.data.simulators.schemas import GENRES, USER_KINDS, USERS
+
+
+def simulate_users(
+    users: int = 1500, items: int = 800, events: int = 60_000, seed: int = 0, share: float = 0.5, drift: float = 0.5
+) -> Simulation[Truth]:
+    """Users who watch and rate films. `share` of a taste follows from demographics, `drift` is the strength of
+    fashion. Raises ConfigError for sizes that do not fit together.
+    """
+    check_sizes(users, items, events, LEAST)
+    rng = np.random.default_rng(seed)
+    kinds = {name: rng.integers(0, len(words), users) for name, words in USER_KINDS}
+    genres, genre = some_of(rng, GENRES, items, 3, "|")
+    truth = Truth(
+        entity_ids=names("u", users),
+        item_ids=names("f", items),
+        taste=0.7 * mixture(rng, [(kinds[n], len(w)) for n, w in USER_KINDS], DIMS, share),
+        latent=0.7 * mixture(rng, [(genre, len(GENRES))], DIMS, 0.6),
+        popularity=rng.normal(size=items),
+        trend=drift * rng.normal(size=items),
+        arrival=rng.random(users),
+    )
+    entity, item = choose(rng, truth, activity(rng, users, items, events, LEAST))
+    liking = (truth.taste[entity] * truth.latent[item]).sum(1) + 0.3 * truth.popularity[item]
+    rating = np.clip(np.rint(3.2 + 0.6 * liking + rng.normal(scale=0.5, size=len(entity))), 1, 5)
+    log = {
+        "user": truth.entity_ids[entity],
+        "item": truth.item_ids[item],
+        "rating": rating,
+        "time": moments(rng, truth, entity),
+    }
+    people = {"user": truth.entity_ids} | {n: np.array(w)[kinds[n]] for n, w in USER_KINDS}
+    year = rng.integers(1980, 2020, items).astype(str)
+    title = np.array([f"Film {i}" for i in truth.item_ids])
+    films = {"item": truth.item_ids, "title": title, "genres": genres, "year": year}
+    return Simulation(tables(USERS, rng, log, people, films, "title"), truth)

@@ -1,0 +1,204 @@
+"""MovieLens in the layouts it comes in: 100K (u.data), 1M (*.dat, or tidy CSV with rough times), latest (*.csv).
+
+The data are GroupLens's (Harper and Konstan, 2015, doi:10.1145/2827872) and are fetched or pointed to, never
+shipped. Objective 'ranking' over all rows: a rating of any height means that the film was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recsys_meta.core.schema import FeatureField, Schema
+from recsys_meta.data.readers.csv_reader import Layout, find, read_csv
+from recsys_meta.data.readers.raw_tables import Chunk, RawTables, ReadChunks, SideTable, mapped
+
+GENRES_100K = (
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
+OCCUPATIONS_1M = (
+    "other", "academic/educator", "artist", "clerical/admin", "college/grad student", "customer service",
+    "doctor/health care", "executive/managerial", "farmer", "homemaker", "K-12 student", "lawyer", "programmer",
+    "retired", "sales/marketing", "scientist", "self-employed", "technician/engineer", "tradesman/craftsman",
+    "unemployed", "writer",
+)  # fmt: skip
+
+# The brackets of MovieLens 1M, by their lower ends; the years of 100K are put into the same ones.
+_AGE_FROM = np.array([0, 18, 25, 35, 45, 50, 56])
+_AGE_NAMES = np.array(["under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+"])
+
+_USER = (
+    FeatureField(name="gender"),
+    FeatureField(name="age", column="age_group"),
+    FeatureField(name="occupation"),
+    FeatureField(name="zip", column="zip_prefix", min_count=5),
+)
+_FILM = (
+    FeatureField(name="genres", kind="multi"),
+    FeatureField(name="year", min_count=5),
+    FeatureField(name="decade"),
+)
+_CREDITS = (
+    FeatureField(name="director", kind="multi", separator=", ", min_count=2),
+    FeatureField(name="actors", kind="multi", separator=", ", min_count=2),
+    FeatureField(name="mpaa_rating"),
+)
+
+
+def _schema(
+    name: str, user: Sequence[FeatureField], film: Sequence[FeatureField], low: float, exact: bool = True
+) -> Schema:
+    return Schema(
+        name=name,
+        kind="user",
+        objective="ranking",
+        entity="user",
+        item="item",
+        label="rating",
+        label_range=(low, 5),
+        time="time",
+        exact_time=exact,
+        # Users of the latest edition came over 22 years: what they watch depends on when.
+        arrival=name == "movielens-latest-small",
+        # Users of every edition have 20 ratings or more; see docs/evaluation.md.
+        min_query=5,
+        entity_features=tuple(user),
+        item_features=tuple(film),
+    )
+
+
+def movielens_100k(folder: Path) -> RawTables:
+    """u.data, u.user and u.item of MovieLens 100K."""
+    ratings, users, films = (find(folder, n) for n in ("u.data", "u.user", "u.item"))
+    flags = [f"is {g}" for g in GENRES_100K]
+    film_names = ("item", "title", "released", "video", "url", *flags)
+    return RawTables(
+        schema=_schema("movielens-100k", _USER, _FILM, 1),
+        events=read_csv(ratings, _EVENT, Layout("\t", _EVENT, quotes=False)),
+        entities=_users(users, Layout("|", ("user", "age", "gender", "occupation", "zip"), quotes=False), 1),
+        items=SideTable("item", mapped(_read_films(films, film_names, "|", flags), _flagged_film)),
+        title="title",
+        origin=_origin(ratings, users, films),
+        expected={"entities": 943, "items": 1682, "events": 100_000},
+    )
+
+
+def movielens_1m(folder: Path) -> RawTables:
+    """MovieLens 1M: ratings.dat, users.dat and movies.dat, or the tidy files with rough times."""
+    if not (folder / "ratings.dat").is_file() and (folder / "ratings.csv.gz").is_file():
+        return _tidy_1m(folder)
+    ratings, users, films = (find(folder, f"{n}.dat") for n in ("ratings", "users", "movies"))
+    return RawTables(
+        schema=_schema("movielens-1m", _USER, _FILM, 1),
+        events=read_csv(ratings, _EVENT, Layout("::", _EVENT, quotes=False)),
+        entities=_users(users, Layout("::", ("user", "gender", "age", "occupation", "zip"), quotes=False), 2),
+        items=SideTable(
+            "item", mapped(_read_films(films, ("item", "title", "genres"), "::", ["genres"]), _titled_film)
+        ),
+        title="title",
+        origin=_origin(ratings, users, films),
+        expected=_PUBLISHED_1M,
+    )
+
+
+def _tidy_1m(folder: Path) -> RawTables:
+    ratings, users, films = (find(folder, f"{n}.csv.gz") for n in ("ratings", "users", "items"))
+    columns = ("item", "title", "genres", "year", "mpaa_rating", "director", "actors")
+    rough = Layout(",", rename=lambda name: "time" if name == "approx_ts" else name)
+    return RawTables(
+        schema=_schema("movielens-1m", _USER, (*_FILM, *_CREDITS), 1, exact=False),
+        events=read_csv(ratings, _EVENT, rough),
+        entities=_users(users, Layout(","), 2),
+        items=SideTable("item", mapped(read_csv(films, columns, Layout(",")), _dated_film)),
+        title="title",
+        origin=_origin(ratings, users, films),
+        expected=_PUBLISHED_1M,
+    )
+
+
+def movielens_latest(folder: Path) -> RawTables:
+    """ratings.csv and movies.csv of the 'latest' editions."""
+    ratings, films = find(folder, "ratings.csv"), find(folder, "movies.csv")
+    names = {"userId": "user", "movieId": "item", "timestamp": "time"}
+    layout = Layout(",", rename=lambda name: names.get(name, name))
+    return RawTables(
+        schema=_schema("movielens-latest-small", (), _FILM, 0.5),
+        events=read_csv(ratings, _EVENT, layout),
+        items=SideTable("item", mapped(read_csv(films, ("item", "title", "genres"), layout), _titled_film)),
+        title="title",
+        origin=_origin(ratings, films),
+        expected={"entities": 610, "items": 9724, "events": 100_836},
+    )
+
+
+_EVENT = ("user", "item", "rating", "time")
+_PUBLISHED_1M = {"entities": 6040, "items": 3706, "events": 1_000_209}
+
+
+def _origin(*paths: Path) -> tuple[str, ...]:
+    return tuple(str(p) for p in paths)
+
+
+def _users(path: Path, layout: Layout, digits: int) -> SideTable:
+    columns = ("user", "age", "gender", "occupation", "zip")
+
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        work = frame["occupation"]
+        named = {str(i): name for i, name in enumerate(OCCUPATIONS_1M)}
+        return frame.assign(
+            age_group=_age_group(frame["age"]),
+            zip_prefix=frame["zip"].str.strip().str[:digits],
+            occupation=work.where(~work.isin(named), work.map(named)),
+        )
+
+    return SideTable("user", mapped(read_csv(path, columns, layout), change))
+
+
+def _age_group(age: pd.Series) -> pd.Series:
+    years = pd.to_numeric(age, errors="coerce").fillna(-1).to_numpy(np.float64)
+    found = np.searchsorted(_AGE_FROM, years, side="right") - 1
+    return pd.Series(np.where(found < 0, "", _AGE_NAMES[found]), index=age.index, dtype="str")
+
+
+def _read_films(path: Path, names: tuple[str, ...], separator: str, more: list[str]) -> ReadChunks:
+    """Old films files are Latin-1; copies of them have often been turned into UTF-8."""
+
+    def read(block: int) -> Iterator[Chunk]:
+        layout = Layout(separator, names, quotes=False, encoding=_encoding(path))
+        return read_csv(path, ["item", "title", *more], layout)(block)
+
+    return read
+
+
+def _encoding(path: Path) -> str:
+    try:
+        path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8"
+
+
+def _flagged_film(frame: pd.DataFrame) -> pd.DataFrame:
+    """100K: one column of 0 or 1 for each genre."""
+    genres = pd.Series("", index=frame.index, dtype="str")
+    for name in GENRES_100K[1:]:
+        genres = genres + np.where(frame[f"is {name}"].str.strip() == "1", f"{name}|", "")
+    return _titled_film(frame.assign(genres=genres))
+
+
+def _titled_film(frame: pd.DataFrame) -> pd.DataFrame:
+    """The year stands at the end of the title: 'Heat (1995)'."""
+    year = frame["title"].str.extract(r"\((\d{4})(?:[-\u2013]\d{0,4})?\)\s*$", expand=False).fillna("")
+    return _dated_film(frame.assign(year=year))
+
+
+def _dated_film(frame: pd.DataFrame) -> pd.DataFrame:
+    decade = frame["year"].str[:3].where(frame["year"].str.len() == 4, "")
+    return frame.assign(
+        genres=frame["genres"].replace("(no genres listed)", ""),
+        decade=decade.where(decade == "", decade + "0s"),
+    )

@@ -1,0 +1,100 @@
+"""MovieLens 1M read as a log of advertisements (Pan et al., 2019, Meta-Embedding): a film is an ad, a rating of 4 or
+more a click.
+
+Films with 300 rows or more are the old ads, those with 80 to 299 the new ones. The rows of an ad are taken by
+ascending user id, 20 at a time: those are the published blocks, and they run backwards, since MovieLens 1M numbered
+its users from the last to come to the first. The variant "forward" takes them by descending user id, in true order.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recsys_meta.core.schema import FeatureField, Schema
+from recsys_meta.data.readers.cells import numbers, or_cells
+from recsys_meta.data.readers.raw_tables import Chunk, RawTables, SideTable, each, mapped, some_rows, whole
+from recsys_meta.data.sources.movielens import movielens_1m
+
+LEAST, OLD = 80, 300
+"""Rows that an ad needs, and rows that make it an old one."""
+
+BLOCK_ROWS = 20
+"""Rows of a published block; there are three before the rows that everything is judged on."""
+
+CLICK = 4
+"""The rating that is a click."""
+
+_SCHEMA = Schema(
+    name="movielens-1m-ads",
+    kind="ad",
+    objective="click",
+    entity="movie",
+    item="user",
+    label="click",
+    label_range=(0, 1),
+    # No time of day: the turn of a row among those of its ad, written as seconds so that it sorts as times do.
+    time="turn",
+    entity_features=(
+        FeatureField(name="title", kind="text", min_count=2),
+        FeatureField(name="genres", kind="multi"),
+        FeatureField(name="year", min_count=5),
+        FeatureField(name="decade"),
+    ),
+    item_features=(
+        FeatureField(name="gender"),
+        FeatureField(name="age", column="age_group"),
+        FeatureField(name="occupation"),
+    ),
+    shots=(0, BLOCK_ROWS, 2 * BLOCK_ROWS, 3 * BLOCK_ROWS),
+    query_from=3 * BLOCK_ROWS,
+    min_query=20,
+    least_rows=LEAST,
+    past_rows=OLD,
+)
+
+
+def movielens_1m_ads(folder: Path) -> RawTables:
+    """The published order: rows of an ad by ascending user id."""
+    return _ads(folder, _SCHEMA, forward=False)
+
+
+def movielens_1m_ads_forward(folder: Path) -> RawTables:
+    """True order: rows of an ad by descending user id."""
+    return _ads(folder, _SCHEMA.model_copy(update={"name": "movielens-1m-ads-forward"}), forward=True)
+
+
+def _ads(folder: Path, schema: Schema, forward: bool) -> RawTables:
+    films = movielens_1m(folder)
+    assert films.items is not None
+    return RawTables(
+        schema=schema,
+        events=each(whole(films.events), lambda chunk: _shown(chunk, forward)),
+        entities=SideTable("movie", mapped(films.items.read, _film)),
+        items=films.entities,
+        origin=films.origin,
+        expected={"entities": 1_058 + 1_127, "items": 6_040, "events": 765_669 + 191_407},
+    )
+
+
+def _film(frame: pd.DataFrame) -> pd.DataFrame:
+    """Films by the name of the entity; the year at the end of a title is a feature of its own."""
+    title = frame["title"].str.replace(r"\s*\(\d{4}[^)]*\)\s*$", "", regex=True)
+    return frame.rename(columns={"item": "movie"}).assign(title=title)
+
+
+def _shown(chunk: Chunk, forward: bool) -> Chunk:
+    """Ratings of films with enough of them, as ads shown to users."""
+    movie = chunk.frame["item"]
+    chunk = some_rows(chunk, (movie.map(movie.value_counts()) >= LEAST).to_numpy(bool))
+    frame = chunk.frame
+    rating, _ = numbers(frame["rating"])
+    user, _ = numbers(frame["user"])
+    turn = np.nanmax(user, initial=0) + 1 - user if forward else user
+    told = {"movie": frame["item"], "user": frame["user"]}
+    # Cells that are no numbers stay as they are, to be refused with their lines.
+    told["click"] = or_cells((rating >= CLICK).astype(int), np.isnan(rating), frame["rating"])
+    told["turn"] = or_cells(turn, np.isnan(user), frame["user"])
+    return Chunk(chunk.file, pd.DataFrame(told), chunk.lines, chunk.rejects, chunk.done)

@@ -1,0 +1,242 @@
+"""The built-in data sets: where each comes from, how it is read, and under what terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError, DataError
+from recsys_meta.core.schema import Objective, Schema, explain
+from recsys_meta.data.build.prepare import prepare
+from recsys_meta.data.readers.raw_tables import BLOCK, OnError, Progress, RawTables
+from recsys_meta.data.simulators.ads import simulate_ads
+from recsys_meta.data.simulators.cities import simulate_cities
+from recsys_meta.data.simulators.users import simulate_users
+from recsys_meta.data.sources.download import Archive, fetch
+from recsys_meta.data.sources.foursquare import foursquare
+from recsys_meta.data.sources.frappe import frappe
+from recsys_meta.data.sources.movielens import movielens_1m, movielens_100k, movielens_latest
+from recsys_meta.data.sources.movielens_ads import movielens_1m_ads, movielens_1m_ads_forward
+from recsys_meta.data.sources.trivago import trivago
+
+_GROUPLENS = (
+    "GroupLens licence: research use with acknowledgement (Harper and Konstan, 2015); no redistribution without "
+    "permission; no commercial use without permission"
+)
+_NOT_SHIPPED = "Nobody is licensed to pass the files on, so they are not fetched; docs/data.md lists their columns"
+_FREE = "made by this project, free of any terms"
+
+DOWNLOADS = "downloads"
+"""Name of the directory beside the prepared data sets where fetched files are kept."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that is known by name.
+
+    `folders` are the names its directory may have under a data root, `marks` files of which one must be there.
+    A simulated one has `simulate` instead of `load`. `obtain` says how to come by files that cannot be fetched.
+    """
+
+    title: str
+    terms: str
+    url: str = ""
+    obtain: str = ""
+    folders: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    load: Callable[[Path], RawTables] | None = None
+    simulate: Callable[[int], RawTables] | None = None
+    archive: Archive | None = None
+
+
+def _archive(name: str, files: tuple[str, ...], md5: str | None = None) -> Archive:
+    members = tuple(f"{name}/{file}" for file in files)
+    return Archive(f"https://files.grouplens.org/datasets/movielens/{name}.zip", members, md5)
+
+
+_FOLDERS_1M = ("ml-1m", "movielens-1m", "1m")
+_MARKS_1M = ("ratings.dat", "ratings.dat.gz", "ratings.csv.gz")
+_ARCHIVE_1M = _archive(
+    "ml-1m", ("ratings.dat", "users.dat", "movies.dat", "README"), "c4d9eecfca2ab87c1945afe126590906"
+)
+
+
+def _ads(order: str, load: Callable[[Path], RawTables]) -> Source:
+    """MovieLens 1M as advertisements: the files are those of movielens-1m."""
+    return Source(
+        title=f"MovieLens 1M as a log of ads: a film is an ad, a rating of 4 or more a click; {order}",
+        terms=_GROUPLENS,
+        url="https://grouplens.org/datasets/movielens/1m/",
+        folders=_FOLDERS_1M,
+        marks=_MARKS_1M,
+        load=load,
+        archive=_ARCHIVE_1M,
+    )
+
+
+SOURCES: Mapping[str, Source] = {
+    "movielens-100k": Source(
+        title="100,000 film ratings of 943 users with age, gender and occupation",
+        terms=_GROUPLENS,
+        url="https://grouplens.org/datasets/movielens/100k/",
+        folders=("ml-100k", "movielens-100k", "100k"),
+        marks=("u.data", "u.data.gz"),
+        load=movielens_100k,
+        archive=_archive("ml-100k", ("u.data", "u.user", "u.item", "README"), "0e33842e24a9c977be4e0107933c0723"),
+    ),
+    "movielens-1m": Source(
+        title="1,000,209 film ratings of 6,040 users with age, gender and occupation",
+        terms=_GROUPLENS,
+        url="https://grouplens.org/datasets/movielens/1m/",
+        folders=_FOLDERS_1M,
+        marks=_MARKS_1M,
+        load=movielens_1m,
+        archive=_ARCHIVE_1M,
+    ),
+    "movielens-latest-small": Source(
+        title="100,836 film ratings of 610 users, in half stars, 1996 to 2018",
+        terms=_GROUPLENS,
+        url="https://grouplens.org/datasets/movielens/latest/",
+        folders=("ml-latest-small", "movielens-latest-small", "latest-small"),
+        marks=("ratings.csv", "ratings.csv.gz"),
+        load=movielens_latest,
+        archive=_archive("ml-latest-small", ("ratings.csv", "movies.csv", "README.txt")),
+    ),
+    "movielens-1m-ads": _ads("in the published order, which runs back in time", movielens_1m_ads),
+    "movielens-1m-ads-forward": _ads("in the order of time", movielens_1m_ads_forward),
+    "trivago-100k": Source(
+        title="312,539 showings of 106,866 hotels in lists with prices and positions, 2 days of 2018",
+        terms="released by trivago for the RecSys Challenge 2019: research; no open licence is known",
+        obtain=_NOT_SHIPPED,
+        folders=("trivago-100k",),
+        marks=("impressions.csv.gz", "impressions.csv"),
+        load=trivago,
+    ),
+    "frappe": Source(
+        title="96,203 usages of 4,082 phone apps by 957 users in context, each with two made refusals",
+        terms="research use with citation of Baltrunas et al. (2015, arXiv:1505.03014); no redistribution without "
+        "permission, no commercial use, no attempt to identify people",
+        obtain=_NOT_SHIPPED,
+        folders=("frappe",),
+        marks=("interactions.csv.gz", "interactions.csv"),
+        load=frappe,
+    ),
+    "foursquare-us": Source(
+        title="check-ins at places of 41 cities with coordinates, 2012 and 2013",
+        terms="research use with citation of Liu et al. (2017) and Yang et al.",
+        obtain=_NOT_SHIPPED,
+        folders=("foursquare-us",),
+        marks=("checkins.csv.gz", "checkins.csv"),
+        load=foursquare,
+    ),
+    "simulated-users": Source(
+        title="made users who watch and rate films; the truth is known",
+        terms=_FREE,
+        simulate=lambda seed: simulate_users(seed=seed).tables,
+    ),
+    "simulated-ads": Source(
+        title="made ads shown to users who click or do not; the truth is known",
+        terms=_FREE,
+        simulate=lambda seed: simulate_ads(seed=seed).tables,
+    ),
+    "simulated-cities": Source(
+        title="made cities whose people walk from place to place; the truth is known",
+        terms=_FREE,
+        simulate=lambda seed: simulate_cities(seed=seed).tables,
+    ),
+}
+
+
+def _source(name: str) -> Source:
+    if name not in SOURCES:
+        raise ConfigError(f"no data set '{name}'; there are {', '.join(SOURCES)}. Your own needs a TOML schema")
+    return SOURCES[name]
+
+
+def locate(name: str, source: Path | None, data_root: Path | None) -> Path | None:
+    """The directory of a data set's raw files: `source` itself, or one of its names under `data_root`.
+
+    None when it is in neither, or needs no files. Raises ConfigError for an unknown name and DataError for a
+    `source` that does not hold the data set.
+    """
+    known = _source(name)
+    if source is not None:
+        if known.load is None:
+            raise ConfigError(f"'{name}' is simulated and reads no files")
+        if not source.is_dir():
+            raise DataError("no such directory", file=source, remedy=f"Give the directory with {known.marks[0]}")
+        if (found := _holding(source, known)) is None:
+            wanted = " or ".join(known.marks)
+            raise DataError(f"does not hold {name}", file=source, remedy=f"A file {wanted} is expected there")
+        return found
+    return None if data_root is None else _holding(data_root, known, itself=False)
+
+
+def _holding(root: Path, known: Source, itself: bool = True) -> Path | None:
+    for folder in ([root] if itself else []) + [root / name for name in known.folders]:
+        if any((folder / mark).is_file() for mark in known.marks):
+            return folder
+    return None
+
+
+def prepare_named(
+    name: str,
+    out: Path | str,
+    source: Path | None = None,
+    data_root: Path | None = None,
+    on_error: OnError = "fail",
+    progress: Progress | None = None,
+    *,
+    objective: Objective | None = None,
+    positive: float | None = None,
+    seed: int = 0,
+    download: bool = True,
+    downloads: Path | None = None,
+    block: int = BLOCK,
+) -> Dataset:
+    """Prepare a built-in data set in the directory `out` and open it.
+
+    Raw files are looked for in `source`, or under `data_root`, or among earlier downloads, and else fetched
+    into `downloads` (by default beside `out`). `objective` and `positive` override the schema's; `seed` is
+    the simulators'. Raises ConfigError for an unknown name or a wrong combination, DataError for the data.
+    """
+    known, out = _source(name), Path(out)
+    show = progress or (lambda stage, done: None)
+    if known.simulate is not None:
+        locate(name, source, None)
+        tables, about = known.simulate(seed), {"seed": seed}
+    else:
+        downloads = downloads or out.parent / DOWNLOADS
+        folder = _folder(name, source, data_root, downloads, show if download else None)
+        assert known.load is not None
+        tables, about = known.load(folder), {}
+    tables = overridden(tables, objective, positive)
+    told = {"name": name, "title": known.title, "terms": known.terms, "url": known.url, **about}
+    return prepare(tables, out, on_error, progress, told, block)
+
+
+def _folder(name: str, source: Path | None, data_root: Path | None, downloads: Path, show: Progress | None) -> Path:
+    known = SOURCES[name]
+    found = locate(name, source, data_root) or _holding(downloads, known, itself=False)
+    if found is not None:
+        return found
+    where = f"name its directory with --source, or put it as {known.folders[0]} under RECSYS_META_DATA"
+    if show is None or known.archive is None:
+        looked = " or ".join(str(p) for p in (data_root, downloads) if p)
+        remedy = f"Download it from {known.url}, unpack it, and {where}" if known.url else f"{known.obtain}; {where}"
+        raise DataError(f"{name} was not found under {looked}", remedy=remedy)
+    return fetch(known.archive, downloads / known.folders[0], lambda done: show("downloading", done), where)
+
+
+def overridden(tables: RawTables, objective: Objective | None, positive: float | None) -> RawTables:
+    """The same tables with another objective or threshold. Raises ConfigError when they do not go together."""
+    change = {k: v for k, v in {"objective": objective, "positive": positive}.items() if v is not None}
+    try:
+        schema = Schema.model_validate({**tables.schema.model_dump(), **change})
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+    return replace(tables, schema=schema)

@@ -1,0 +1,179 @@
+"""The user's own data: CSV, CSV.gz or Parquet described by a TOML schema, or RecBole's atomic files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError, DataError
+from recsys_meta.core.feature_encoding import LIST
+from recsys_meta.core.schema import FeatureField, Objective, Schema, explain, read_schema
+from recsys_meta.data.build.prepare import prepare
+from recsys_meta.data.geo.geo_columns import CLOCK, placed, wanted
+from recsys_meta.data.readers.csv_reader import Layout, header_of, read_csv
+from recsys_meta.data.readers.parquet_reader import columns_of, read_parquet
+from recsys_meta.data.readers.raw_tables import (
+    BLOCK,
+    Chunk,
+    Duplicates,
+    OnError,
+    Progress,
+    RawTables,
+    ReadChunks,
+    SideTable,
+)
+from recsys_meta.data.sources.recbole import recbole
+from recsys_meta.data.sources.registry import overridden
+
+PARQUET = (".parquet", ".pq")
+"""Endings of Parquet files; all others are read as text."""
+
+
+class Files(BaseModel):
+    """The table [files] of a schema: paths are relative to the schema's directory.
+
+    `events` may be a list or a pattern such as "part-*.parquet". Without `entities` or `items` the features
+    of that side are columns of the events. `title` is the column of the items to show to people. With
+    `city_radius_km` the entities are cities made from the coordinates of the items.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    events: str | list[str]
+    entities: str | None = None
+    items: str | None = None
+    separator: str | None = Field(default=None, min_length=1)
+    encoding: str = "utf-8"
+    quotes: bool = True
+    duplicates: Duplicates = "refuse"
+    title: str | None = None
+    city_radius_km: float | None = Field(default=None, ge=1, le=1000)
+
+
+def prepare_custom(
+    path: Path | str,
+    out: Path | str,
+    on_error: OnError = "fail",
+    progress: Progress | None = None,
+    *,
+    objective: Objective | None = None,
+    positive: float | None = None,
+    block: int = BLOCK,
+) -> Dataset:
+    """Prepare a user's data in the directory `out` and open it.
+
+    `path` is a TOML schema, an .inter file, or a directory with one. Raises ConfigError for a wrong schema and
+    DataError for wrong data.
+    """
+    tables, unused = read_custom(Path(path))
+    about = {"name": tables.schema.name, "unused_columns": list(unused)}
+    return prepare(overridden(tables, objective, positive), Path(out), on_error, progress, about, block)
+
+
+def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:
+    """The tables that a schema or an .inter file describes, and the columns that could not be used."""
+    if path.is_dir() or path.suffix == ".inter":
+        return recbole(path)
+    if path.suffix != ".toml":
+        remedy = "Write a TOML schema beside it that says what its columns mean (docs/data.md)"
+        raise DataError("is neither a TOML schema nor an .inter file", file=path, remedy=remedy)
+    schema, raw = read_schema(path)
+    try:
+        files = Files.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: [files] {explain(error)}") from None
+    return _tables(path.parent, schema, files), ()
+
+
+def _tables(folder: Path, schema: Schema, files: Files) -> RawTables:
+    _check_encoding(files)
+    events = _expand(folder, [files.events] if isinstance(files.events, str) else files.events)
+    # Only for what may have to be made is it of interest what there is.
+    asked = files.city_radius_km is not None or any(f.name in CLOCK for f in schema.context)
+    there = _columns(events[0], files) if asked else schema.event_columns
+    want = wanted(schema, files.city_radius_km, there, files.entities is not None)
+    made = want.columns(schema)
+    used = [c for c in schema.event_columns if c not in made]
+    of_entities = () if files.city_radius_km else schema.entity_features
+    of_items = tuple(f for f in schema.item_features if f.source not in made)
+    named = [folder / name for name in (files.entities, files.items) if name]
+    tables = RawTables(
+        schema=schema,
+        events=_chained([_reader(p, used, files) for p in events]),
+        entities=_side(folder, files, files.entities, events, schema.entity, of_entities, None),
+        items=_side(folder, files, files.items, events, schema.item, of_items, files.title),
+        title=files.title,
+        duplicates=files.duplicates,
+        origin=tuple(str(p) for p in [*events, *named]),
+    )
+    return placed(tables, want)
+
+
+def _columns(path: Path, files: Files) -> tuple[str, ...]:
+    """The columns that a file has."""
+    return columns_of(path) if path.suffix in PARQUET else header_of(path, _layout(files))
+
+
+def _check_encoding(files: Files) -> None:
+    try:
+        plain = "\n,".encode(files.encoding) == b"\n,"
+    except LookupError:
+        plain = False
+    if not plain:
+        raise ConfigError(f"[files] encoding '{files.encoding}' cannot be read; save the files as utf-8 or latin-1")
+
+
+def _expand(folder: Path, names: list[str]) -> list[Path]:
+    paths: list[Path] = []
+    for name in names:
+        found = sorted(folder.glob(name)) if any(c in name for c in "*?[") else [folder / name]
+        if not found:
+            raise DataError("no file matches this", file=folder / name, remedy="Correct events under [files]")
+        paths += found
+    if not paths:
+        raise ConfigError("[files] events: no file is named")
+    return paths
+
+
+def _side(
+    folder: Path,
+    files: Files,
+    name: str | None,
+    events: list[Path],
+    key: str,
+    fields: tuple[FeatureField, ...],
+    title: str | None,
+) -> SideTable | None:
+    """A table of its own, or the features as columns of the events."""
+    columns = list(dict.fromkeys([key, *(f.source for f in fields), *([title] if title else [])]))
+    join = {f.source: LIST for f in fields if f.kind == "multi" and f.source != title}
+    if name is not None:
+        return SideTable(key, _reader(folder / name, columns, files, join))
+    if len(columns) == 1:
+        return None
+    return SideTable(key, _chained([_reader(p, columns, files, join) for p in events]), inline=True)
+
+
+def _reader(path: Path, columns: Sequence[str], files: Files, join: dict[str, str] | None = None) -> ReadChunks:
+    if path.suffix in PARQUET:
+        return read_parquet(path, columns, join)
+    return read_csv(path, columns, _layout(files))
+
+
+def _layout(files: Files) -> Layout:
+    return Layout(files.separator, quotes=files.quotes, encoding=files.encoding)
+
+
+def _chained(readers: list[ReadChunks]) -> ReadChunks:
+    """Several files as one table."""
+
+    def read(block: int) -> Iterator[Chunk]:
+        for i, reader in enumerate(readers):
+            for chunk in reader(block):
+                done = (i + chunk.done) / len(readers)
+                yield Chunk(chunk.file, chunk.frame, chunk.lines, chunk.rejects, done)
+
+    return read

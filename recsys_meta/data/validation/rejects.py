@@ -1,0 +1,52 @@
+"""Bad rows: the first one stops the preparation, or all of them go to rejects.csv with their reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from recsys_meta.core.errors import DataError
+from recsys_meta.data.readers.raw_tables import OnError
+
+NAME = "rejects.csv"
+COLUMNS = ("file", "line", "field", "reason", "row")
+
+
+class Rejects:
+    """Takes every bad row of a preparation."""
+
+    def __init__(self, folder: Path, on_error: OnError) -> None:
+        self._path, self._fail = folder / NAME, on_error == "fail"
+        self.counts: dict[str, int] = {}
+        self.first: DataError | None = None
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def take(self, file: str, rows: pd.DataFrame, table: str) -> None:
+        """Write bad rows of one file down, counted under the name of a table. Raises DataError for the first
+        of them when the preparation is to fail.
+        """
+        if not len(rows):
+            return
+        if self.first is None:
+            self.first = _error(file, {str(k): v for k, v in rows.iloc[0].items()}, len(rows))
+        if self._fail:
+            raise self.first
+        listed = rows.assign(file=file)[list(COLUMNS)]
+        listed.to_csv(self._path, mode="a", header=not self._path.exists(), index=False, encoding="utf-8")
+        self.counts[table] = self.counts.get(table, 0) + len(rows)
+
+
+def _error(file: str, row: Mapping[str, object], count: int) -> DataError:
+    more = f" (and {count - 1:,} more bad rows near it)" if count > 1 else ""
+    return DataError(
+        f"{row['reason']}{more}",
+        file=file,
+        line=int(str(row["line"])),
+        field=str(row["field"]) or None,
+        remedy=str(row["remedy"]),
+    )

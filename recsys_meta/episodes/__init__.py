@@ -1,0 +1,1 @@
+"""Episodes: splits of entities, support and query rows, padded task batches."""

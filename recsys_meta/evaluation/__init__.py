@@ -1,0 +1,1 @@
+"""The cold-start curve: evaluation on episodes, list metrics, tuning of baselines."""

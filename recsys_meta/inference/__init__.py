@@ -1,0 +1,1 @@
+"""From an entity's raw events to a ranked list, and why."""

@@ -1,0 +1,1 @@
+"""Explanations, diagnostics and active elicitation."""

@@ -1,0 +1,1 @@
+"""Scores to lists: top-k, filters, cursors, exploration."""

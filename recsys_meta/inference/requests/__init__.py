@@ -1,0 +1,1 @@
+"""What a caller says of an entity, read and encoded for the model."""

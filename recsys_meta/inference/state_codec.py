@@ -1,0 +1,163 @@
+"""An adapted state as bytes, for caches: what one process adapted, another serves.
+
+    magic  leaves  { name  type  dims  [scales]  values }*          all numbers little-endian
+
+Whole numbers are kept in as few bytes as they need. Leaves that a predictor calls *coarse* are kept in one byte a
+number with a scale for each row of the last axis; `settle` rounds a fresh state the same way, so that an answer does
+not depend on whether its state was cached. A scale has eight significant bits, so that rounding twice is rounding once.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys_meta.core.types import State
+
+MAGIC = b"RS2"
+_LEVELLED = 255
+_LEVELS = 127
+_LONG = 255  # a dimension from here on takes four bytes more
+_TYPES: tuple[tuple[torch.dtype, str], ...] = (
+    (torch.float32, "<f4"),
+    (torch.float64, "<f8"),
+    (torch.bool, "?"),
+    (torch.int8, "<i1"),
+    (torch.int16, "<i2"),
+    (torch.int32, "<i4"),
+    (torch.int64, "<i8"),
+    (torch.uint8, "<u1"),
+)
+_CODES = {dtype: i for i, (dtype, _) in enumerate(_TYPES)}
+_NARROW = ("<u1", "<u2", "<u4", "<i8")
+"""How an int64 leaf may be kept: the first that holds all of its values."""
+_LIMITS = (2**8 - 1, 2**16 - 1, 2**32 - 1, 2**63 - 1)
+
+
+def dump_state(state: State, coarse: Collection[str] = ()) -> bytes:
+    """A state as a small binary. Raises ValueError for a leaf of a type that is not kept."""
+    return settle({name: leaf.detach()[None] for name, leaf in state.items()}, coarse, one=False)[1][0]
+
+
+def settle(state: State, coarse: Collection[str] = (), *, one: bool = True) -> tuple[State, list[bytes]]:
+    """States of T newcomers as a cache would give them back, and the binary of each: of a state with T = 1, or, unless
+    `one`, without a T. Raises ValueError as above."""
+    made = dict(state)
+    tasks = range(next(iter(state.values())).shape[0] if state else 0)
+    parts = [[MAGIC + bytes([len(state)])] for _ in tasks]
+    for name, leaf in state.items():
+        # In NumPy: for one newcomer its operations cost a third of torch's.
+        values = leaf.numpy()
+        shape = (1, *values.shape[1:]) if one else values.shape[1:]
+        if name in coarse:
+            level, scale = _rounded(values)
+            made[name] = torch.from_numpy(level * scale)
+            head, halves, levels = _head(name, _LEVELLED, 0, shape), _halves(scale), level.astype(np.int8)
+            for t in tasks:
+                parts[t] += (head, halves[t].tobytes(), levels[t].tobytes())
+        else:
+            for own, found in zip(parts, _plain(name, leaf.dtype, values, shape), strict=True):
+                own.extend(found)
+    return made, [b"".join(own) for own in parts]
+
+
+def _plain(name: str, dtype: torch.dtype, values: np.ndarray, shape: tuple[int, ...]) -> list[tuple[bytes, bytes]]:
+    """Head and values of each newcomer; whole numbers as narrow as its own may be."""
+    code = _CODES.get(dtype)
+    if code is None:
+        raise ValueError(f"leaf '{name}' is of type {dtype}, which is not kept")
+    if dtype != torch.int64:
+        return [(_head(name, code, 0, shape), one.tobytes()) for one in values.astype(_TYPES[code][1])]
+    flat = values.reshape(len(values), -1)
+    ends = zip(flat.min(1, initial=0).tolist(), flat.max(1, initial=0).tolist(), strict=True)
+    narrow = [_narrow(*both) for both in ends]
+    forms = {i: values.astype(_NARROW[i]) for i in set(narrow)}
+    return [(_head(name, code, i, shape), forms[i][t].tobytes()) for t, i in enumerate(narrow)]
+
+
+def _narrow(least: int, most: int) -> int:
+    return next(i for i, limit in enumerate(_LIMITS) if (least >= 0 and most <= limit) or i == 3)
+
+
+def _halves(scale: np.ndarray) -> np.ndarray:
+    """The upper half of each scale's bits; the lower one is nought."""
+    return (scale.view(np.uint32) >> 16).astype("<u2")
+
+
+@lru_cache(maxsize=256)  # the same for every newcomer of a model with as many rows
+def _head(name: str, code: int, narrow: int, shape: tuple[int, ...]) -> bytes:
+    text = name.encode()
+    dims = b"".join(bytes([n]) if n < _LONG else struct.pack("<BI", _LONG, n) for n in shape)
+    return struct.pack("<BBBB", len(text), code, narrow, len(shape)) + text + dims
+
+
+def _rounded(leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Levels of -127 to 127 and the scale of each row [..., 1], both float32."""
+    most = np.abs(leaf).max(-1, keepdims=True, initial=0)
+    # The greatest of a row stays at the last level whichever way its scale was rounded: half a level is more.
+    scale = _bfloat16(most / np.float32(_LEVELS))
+    level = np.rint(leaf / np.where(scale > 0, scale, np.float32(1)))
+    return np.minimum(np.maximum(level, -_LEVELS), _LEVELS) + np.float32(0), scale  # no -0.0
+
+
+def _bfloat16(values: np.ndarray) -> np.ndarray:
+    """float32 rounded to the nearest that has a bfloat16, ties to even."""
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def load_state(content: bytes, like: State | None = None) -> State | None:
+    """The state that `dump_state` wrote; None when the bytes are none, or `like` has other leaves, types or dims."""
+    try:
+        state = _load(content)
+    except (struct.error, ValueError, IndexError, UnicodeDecodeError, OverflowError, MemoryError):
+        return None
+    return state if like is None or _form(state) == _form(like) else None
+
+
+def _load(content: bytes) -> State:
+    if content[: len(MAGIC)] != MAGIC:
+        raise ValueError("not a state")
+    leaves, at = content[len(MAGIC)], len(MAGIC) + 1
+    state: State = {}
+    for _ in range(leaves):
+        length, code, narrow, axes = struct.unpack_from("<BBBB", content, at)
+        name = content[at + 4 : at + 4 + length].decode()
+        at += 4 + length
+        shape: list[int] = []
+        for _ in range(axes):
+            long = content[at] == _LONG
+            shape.append(struct.unpack_from("<I", content, at + 1)[0] if long else content[at])
+            at += 5 if long else 1
+        state[name], at = _read(content, at, code, narrow, tuple(shape))
+    if at != len(content):
+        raise ValueError("more bytes than leaves")
+    return state
+
+
+def _read(content: bytes, at: int, code: int, narrow: int, shape: tuple[int, ...]) -> tuple[Tensor, int]:
+    if code == _LEVELLED:
+        scale, at = _array(content, at, "<u2", (*shape[:-1], 1))
+        level, at = _array(content, at, "<i1", shape)
+        return torch.from_numpy(level * (scale.astype(np.uint32) << 16).view(np.float32)), at
+    dtype, form = _TYPES[code]
+    values, at = _array(content, at, _NARROW[narrow] if dtype == torch.int64 else form, shape)
+    return torch.from_numpy(values.copy()).to(dtype), at
+
+
+def _array(content: bytes, at: int, form: str, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    kind, count = np.dtype(form), 1
+    for n in shape:
+        count *= n
+    if at + count * kind.itemsize > len(content):
+        raise ValueError("cut short")
+    return np.frombuffer(content, kind, count, at).reshape(shape), at + count * kind.itemsize
+
+
+def _form(state: State) -> dict[str, tuple[torch.dtype, int]]:
+    return {k: (v.dtype, v.dim()) for k, v in state.items()}

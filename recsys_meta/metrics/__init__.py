@@ -1,0 +1,1 @@
+"""Ranking and pooled metrics, and their confidence intervals."""

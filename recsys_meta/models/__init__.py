@@ -1,0 +1,1 @@
+"""Predictors: the contract, learners, baselines and the bundle they are saved in."""

@@ -1,0 +1,117 @@
+"""What all baselines share: the form of a configuration, its grid, its loss.
+
+A baseline is a frozen configuration whose fields fall into three kinds: those that `fit` depends on (`fitted`),
+those that `body` depends on (`shaped`) and the rest, which only scoring sees. Tuning fits once for all settings
+that agree in the first, and shapes once for all that agree in the first two.
+
+Settings of one grid have states of the same leaves and shapes, so that tasks adapted under different settings can
+share a batch.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from itertools import product
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.schema import Objective
+from recsys_meta.core.types import IntArray, Params, Rows, State, Support
+from recsys_meta.models.functional.losses import logistic, softmax, squared
+from recsys_meta.models.protocols import Config
+
+RANKING: frozenset[Objective] = frozenset({"ranking"})
+LABELS: frozenset[Objective] = frozenset({"rating", "click"})
+
+
+class BaselineConfig(Config, ABC):
+    """Base of all baselines; a subclass gives `name`, `objectives`, `fit`, `adapt` and `rank`."""
+
+    name: ClassVar[str]
+    objectives: ClassVar[frozenset[Objective]] = RANKING
+    fitted: ClassVar[frozenset[str]] = frozenset()
+    shaped: ClassVar[frozenset[str]] = frozenset()
+    noticed: ClassVar[frozenset[str]] = frozenset()
+    """Fields that matter with an empty support. None: then the answer is popularity."""
+
+    objective: Objective = "ranking"
+
+    @property
+    def config(self) -> Config:
+        return self
+
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        """Values worth trying for each tuned field, for this objective."""
+        return {}
+
+    def grid(self) -> list[Self]:
+        """This setting, then the product of all choices; settings that share a fit and a shape are neighbours."""
+        offered = dict(self.choices())
+        names = sorted(offered, key=lambda f: 0 if f in self.fitted else 1 if f in self.shaped else 2)
+        settings = [
+            self.model_copy(update=dict(zip(names, values, strict=True)))
+            for values in product(*(offered[n] for n in names))
+        ]
+        return settings if self in settings else [self, *settings]
+
+    def fit_key(self) -> str:
+        """Settings with the same key have the same parameters."""
+        return json.dumps({n: getattr(self, n) for n in sorted(self.fitted)})
+
+    def body_key(self) -> str:
+        """Settings with the same key have the same body."""
+        return json.dumps({n: getattr(self, n) for n in sorted(self.fitted | self.shaped)})
+
+    @abstractmethod
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        """Parameters from the given (training) entities only. Raises ConfigError for another objective."""
+
+    def empty_key(self) -> str:
+        """Settings with the same key say the same with an empty support."""
+        return json.dumps({n: getattr(self, n) for n in sorted(self.noticed)})
+
+    def body(self, params: Params) -> Params:
+        return params
+
+    @abstractmethod
+    def adapt(self, body: Params, support: Support) -> State:
+        """State of T newcomers; see `predictor.Predictor`."""
+
+    @abstractmethod
+    def rank(self, body: Params, state: State) -> Tensor:
+        """Scores [T, C] of the whole catalogue."""
+
+    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+        return self.rank(body, state).gather(1, rows.item)
+
+    def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
+        rows = support.rows
+        match self.objective:
+            case "ranking":
+                return softmax(self.rank(body, state), rows)
+            case "rating":
+                return squared(self.score(body, state, rows), rows)
+            case _:
+                return logistic(self.score(body, state, rows), rows)
+
+    def check(self, data: Dataset) -> None:
+        """Raises ConfigError unless this baseline serves the objective and was configured for it."""
+        wanted = data.schema.objective
+        if wanted not in self.objectives:
+            known = ", ".join(sorted(self.objectives))
+            raise ConfigError(f"baseline '{self.name}' serves {known}, but the data set's objective is '{wanted}'")
+        if self.objective != wanted:
+            raise ConfigError(
+                f"baseline '{self.name}' was configured for '{self.objective}', but the data set's objective is "
+                f"'{wanted}'; give objective='{wanted}'"
+            )
+
+    def finish(self, label: Tensor) -> Tensor:
+        """Predicted labels in the unit of `score`: as they are, or for clicks the log-odds of a probability."""
+        return torch.logit(label.clamp(1e-3, 1 - 1e-3)) if self.objective == "click" else label

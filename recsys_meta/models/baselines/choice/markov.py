@@ -1,0 +1,21 @@
+"""Where the support's actors went from the item that this one took last, then popularity in the support."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from recsys_meta.core.types import Params, Rows, State
+from recsys_meta.models.baselines.choice.base import ChoiceBaseline, in_order
+from recsys_meta.models.functional.choice_features import echoes, six
+
+
+class Markov(ChoiceBaseline):
+    """See the module."""
+
+    name: ClassVar[str] = "markov"
+
+    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+        (steps,) = echoes(state, rows, candidates, ["log_steps"])
+        return in_order([steps, six(state, rows, candidates)[..., 0]])

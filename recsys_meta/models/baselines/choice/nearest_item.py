@@ -1,0 +1,21 @@
+"""The items nearest to the actor's last one; without coordinates or a history, popularity in the support."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from recsys_meta.core.types import Params, Rows, State
+from recsys_meta.models.baselines.choice.base import ChoiceBaseline, in_order
+from recsys_meta.models.functional.choice_features import six
+
+
+class Nearest(ChoiceBaseline):
+    """See the module."""
+
+    name: ClassVar[str] = "nearest"
+
+    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+        x = six(state, rows, candidates)
+        return in_order([x[..., 2], x[..., 0]])

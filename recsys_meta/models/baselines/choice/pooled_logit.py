@@ -1,0 +1,123 @@
+"""A conditional logit of six features, fitted on the choices of past entities, for each support size its own.
+
+log(1 + rows of the item), none of them, log nearness to the last item and to the history, own visits, being the last.
+The strongest simple baseline of choices: fitted on episodes, it knows how far to trust a small count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.types import FIRST, IntArray, Params, Rows, State, Support
+from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
+from recsys_meta.models.baselines.choice.base import ChoiceBaseline
+from recsys_meta.models.functional.choice_features import SIX, history_of, six, tallies
+from recsys_meta.models.functional.embeddings import hats
+
+SIZES = (0, 8, 28, 64, 112, 256, 1024)
+"""Support sizes, in rows, that weights are fitted for; between them they are interpolated in log(1 + n)."""
+ROUNDS = 4
+"""Episodes of each entity for a support size."""
+QUERY = 128
+"""Query rows of an episode."""
+OTHERS = 100
+"""Sampled items that a choice is fitted against."""
+STEPS = 40
+"""Of the solver."""
+
+
+class PooledLogit(ChoiceBaseline):
+    """`ridge` holds the weights back, for each row that is fitted."""
+
+    name: ClassVar[str] = "pooled-logit"
+    fitted: ClassVar[frozenset[str]] = frozenset({"ridge"})
+    noticed: ClassVar[frozenset[str]] = frozenset({"ridge"})
+
+    ridge: float = Field(default=1e-3, gt=0)
+
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        return {"ridge": (1e-4, 1e-3, 1e-2, 1e-1)}
+
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        """weight [sizes, 6]. Supports are windows that begin anywhere; a fixed seed makes fits alike."""
+        self.check(data)
+        index = EventIndex.of(data)
+        chosen = np.asarray(entities)
+        usable = chosen[index.counts.numpy()[chosen] >= 2]
+        if not len(usable):
+            raise ConfigError("no training entity has the two interactions that an episode needs")
+        generator = torch.Generator().manual_seed(0)
+        most = int(index.counts.numpy()[usable].max())
+        each = [_choices(data, index, usable, size, generator) for size in SIZES if size < most]
+        weight = [_logit(x, there, self.ridge) for x, there in each]
+        # Sizes that no past entity reaches are weighed as the greatest that one does.
+        return {"weight": torch.stack(weight + weight[-1:] * (len(SIZES) - len(weight)))}
+
+    def adapt(self, body: Params, support: Support) -> State:
+        state = tallies(support)
+        places = torch.log1p(torch.tensor(SIZES, dtype=state["size"].dtype, device=state["size"].device))
+        return state | {"weight": hats(torch.log1p(state["size"]), places) @ body["weight"]}
+
+    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+        return torch.einsum("trkf,tf->trk", six(state, rows, candidates), state["weight"])
+
+
+def _choices(
+    data: Dataset, index: EventIndex, entities: IntArray, size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Choices of past entities after supports of a size: features [N, K, 6], the taken item first, and which
+    candidates count [N, K]."""
+    x, there = [], []
+    by_rows = entities[np.argsort(index.counts.numpy()[entities], kind="stable")]  # alike in width: less padding
+    for part in np.array_split(np.repeat(by_rows, ROUNDS), max(1, len(entities) * ROUNDS // 16)):
+        chosen = torch.as_tensor(part)
+        support, query = draw(
+            index, chosen, torch.full_like(chosen, size), generator=generator, max_query=QUERY, window=True
+        )
+        batch = batch_of(data, part, support, query)
+        state, rows = tallies(batch.support), batch.query
+        candidates = _offered(state, rows, generator)
+        listed = state["listed"].gather(1, candidates.flatten(1)).reshape(candidates.shape)
+        asked = rows.mask & listed[..., 0]
+        x.append(six(state, rows, candidates)[asked])
+        there.append(listed[asked])
+    return torch.cat(x), torch.cat(there)
+
+
+def _offered(state: State, rows: Rows, generator: torch.Generator) -> Tensor:
+    """Candidates [T, R, K]: the row's item, its history, and others at random; 0 for what occurs before."""
+    items = state["listed"].sum(1)[:, None, None]
+    chance = torch.rand(*rows.item.shape, OTHERS, generator=generator)
+    others = FIRST + (chance * items).long().minimum((items - 1).clamp(min=0))
+    item, history = rows.item[:, :, None], history_of(rows)
+    again = (history[..., :, None] == history[..., None, :]).tril(-1).any(3) | (history == item)
+    known = torch.cat([item, history], 2)
+    repeated = (others[..., :, None] == known[..., None, :]).any(3)
+    return torch.cat([item, history.masked_fill(again, 0), others.masked_fill(repeated, 0)], 2)
+
+
+def _logit(x: Tensor, there: Tensor, ridge: float) -> Tensor:
+    """Weights [F] of a conditional logit. The first candidate of each row was taken."""
+    weight = torch.zeros(len(SIX), requires_grad=True)
+    if not len(x):
+        return weight.detach()
+    solver = torch.optim.LBFGS([weight], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        logits = (x @ weight).masked_fill(~there, -torch.inf)
+        value = (torch.logsumexp(logits, 1) - logits[:, 0]).mean() + ridge * weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    with torch.enable_grad():
+        solver.step(loss)  # type: ignore[no-untyped-call]
+    return weight.detach()

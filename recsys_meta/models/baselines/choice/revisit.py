@@ -1,0 +1,21 @@
+"""What the actor had met before, the most often met first, then popularity in the support."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from recsys_meta.core.types import Params, Rows, State
+from recsys_meta.models.baselines.choice.base import ChoiceBaseline, in_order
+from recsys_meta.models.functional.choice_features import six
+
+
+class Revisits(ChoiceBaseline):
+    """See the module."""
+
+    name: ClassVar[str] = "revisits"
+
+    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+        x = six(state, rows, candidates)
+        return in_order([x[..., 4], x[..., 0]])

@@ -1,0 +1,172 @@
+"""What baselines of clicks share: an additive model of context and items, and what is the entity's own on top."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.schema import Objective
+from recsys_meta.core.types import FIRST, IntArray, Params, Rows, State, Support
+from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.click.solvers.additive_logit import Likelihood, fit_additive
+from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
+from recsys_meta.models.baselines.click.solvers.field_encoding import (
+    encoded,
+    fields_init,
+    filled,
+    item_columns,
+    looked_up,
+    of_rows,
+    without_context,
+)
+from recsys_meta.models.baselines.click.solvers.laplace_posterior import bernoulli_posterior, moderated
+from recsys_meta.models.functional.gaussian import outer, solve
+
+CLICK: frozenset[Objective] = frozenset({"click"})
+LOW, HIGH = 0.02, 0.98
+"""Bounds of a probability that a straight line gives."""
+COLUMNS = 2_000
+"""Columns of entity features, the most common ones, that a prior is regressed on."""
+
+
+class Mixed(BaselineConfig):
+    """A mixed model: label ~ base(item) + context(row) + w_e . v(item), with w_e ~ N(A x_e, S) learned from past
+    entities (empirical Bayes) and conditioned on the newcomer's support.
+
+    The likelihood is logistic (Newton steps; Laplace), or with `squared` Gaussian: closed form, a straight line cut to
+    [.02, .98]. `trust` multiplies S. The subclass says what base and v are.
+    """
+
+    objectives: ClassVar[frozenset[Objective]] = CLICK
+    fitted: ClassVar[frozenset[str]] = frozenset({"squared", "ridge", "content"})
+    shaped: ClassVar[frozenset[str]] = frozenset({"trust"})
+    noticed: ClassVar[frozenset[str]] = frozenset({"squared", "ridge", "content", "trust"})
+
+    objective: Objective = "click"
+    squared: bool = False
+    ridge: float = Field(default=3.0, gt=0, description="shrinkage of additive effects, in rows")
+    content: float = Field(default=1.0, gt=0, description="ridge of the prior's regression on entity features")
+    trust: float = Field(default=1.0, gt=0)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        return "squared" if self.squared else "logistic"
+
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        self.check(data)
+        rows = ClickRows.of(data, entities)
+        additive = additive_fit(rows, self.ridge, self.likelihood, items=self.with_items())
+        tables = fields_init("entity", data.entities, np.asarray(entities, np.int64)) if self.with_content() else {}
+        columns = encoded(tables, "entity", rows.features, rows.entities)
+        common = np.argsort(-columns.getnnz(0), kind="stable")[:COLUMNS]
+        common = np.sort(common[columns.getnnz(0)[common] > 0])
+        constant = sp.csr_matrix(np.ones((rows.entities, 1)))
+        own = self.own(data, rows, additive, sp.hstack([constant, columns[:, common]], "csr"))
+        prior = own.pop("prior")
+        weight = prior.new_zeros(columns.shape[1], prior.shape[1])
+        weight[torch.from_numpy(common)] = prior[1:]
+        return {**additive.params, **own, "start": prior[0], **filled(tables, "entity", weight, columns)}
+
+    def with_items(self) -> bool:
+        """Whether items have effects of their own."""
+        return True
+
+    def with_content(self) -> bool:
+        """Whether the prior knows the entity's features."""
+        return True
+
+    @abstractmethod
+    def own(self, data: Dataset, rows: ClickRows, additive: Additive, content: sp.csr_matrix) -> Params:
+        """ "vectors" [C, D] and the prior of an entity's weights on them (see `Learned.params`); may change "base" [C].
+
+        content [U, F] are the columns of the entities' features, a constant first.
+        """
+
+    def body(self, params: Params) -> Params:
+        return {**params, "precision": params["precision"] / self.trust}
+
+    def adapt(self, body: Params, support: Support) -> State:
+        rows = support.rows
+        content = looked_up(body, "entity", support.features)
+        mean = (body["start"] if content is None else body["start"] + content).expand(support.size, -1)
+        vectors, weight = body["vectors"][rows.item], rows.mask.to(rows.label.dtype)
+        offset = self._offset(body, rows)
+        if not self.squared:
+            mode, covariance = bernoulli_posterior(vectors, rows.label, weight, offset, mean, body["precision"])
+        else:
+            noise = 1 / body["variance"]
+            matrix = outer(vectors, weight * noise) + body["precision"]
+            left = (rows.label - offset) * weight * noise
+            right = (vectors * left.unsqueeze(2)).sum(1) + mean @ body["precision"]
+            mode, covariance = solve(matrix, right), torch.linalg.inv(matrix)
+        return {"mode": mode, "root": torch.linalg.cholesky(covariance)}
+
+    @staticmethod
+    def _offset(body: Params, rows: Rows) -> Tensor:
+        context = of_rows(body, rows)
+        base = body["base"][rows.item]
+        return base if context is None else base + context.squeeze(2)
+
+    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+        vectors = body["vectors"][rows.item]
+        eta = self._offset(body, rows) + torch.einsum("trd,td->tr", vectors, state["mode"])
+        return self._logit(eta, (vectors @ state["root"]).square().sum(2))
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        vectors = body["vectors"]
+        context = without_context(body)
+        base = body["base"] if context is None else body["base"] + context
+        return self._logit(base + state["mode"] @ vectors.T, (vectors @ state["root"]).square().sum(2))
+
+    def spread(self, body: Params, state: State, rows: Rows) -> Tensor:
+        """Standard deviation [T, R] of the logit, by the entity's weights alone."""
+        vectors = body["vectors"][rows.item]
+        deviation = (vectors @ state["root"]).square().sum(2).sqrt()
+        if not self.squared:
+            return deviation
+        p = torch.sigmoid(self.score(body, state, rows))
+        return deviation / (p * (1 - p))
+
+    def _logit(self, eta: Tensor, variance: Tensor) -> Tensor:
+        return torch.logit(eta.clamp(LOW, HIGH)) if self.squared else moderated(eta, variance)
+
+
+@dataclass(frozen=True)
+class Additive:
+    """Effects of items ("base" [C] in `params`) and of context (tables in `params`; [R] for the rows at hand), and of
+    training entities [U]."""
+
+    params: Params
+    context: Tensor
+    entity: Tensor
+
+
+def additive_fit(
+    rows: ClickRows, ridge: float, likelihood: Likelihood, *, items: bool, entities: bool = True
+) -> Additive:
+    """All effects fitted together, so that an item or a place in the list that good entities had is not taken for a
+    good one; without `entities` or `items` they have none of their own."""
+    tables = fields_init("context", rows.context, np.arange(len(rows)))
+    context = encoded(tables, "context", rows.given(), len(rows))
+    own = [item_columns(rows.catalogue)] if items else []
+    per_item = sp.hstack([sp.csr_matrix(np.ones((rows.catalogue, 1))), *own], "csr")
+    who = sp.csr_matrix((np.ones(len(rows)), (np.arange(len(rows)), rows.task.numpy())), (len(rows), rows.entities))
+    columns = sp.hstack([per_item[rows.item.numpy()], context, *([who] if entities else [])], "csr")
+    penalty = np.full(columns.shape[1], ridge)
+    penalty[0] = 1e-3
+    weight = fit_additive(columns, rows.label, penalty, likelihood)
+    first, second = per_item.shape[1], per_item.shape[1] + context.shape[1]
+    base = torch.from_numpy(per_item @ weight[:first].numpy())
+    base[:FIRST] = weight[0]
+    said = filled(tables, "context", weight[first:second, None], context)
+    of_context = torch.from_numpy(context @ weight[first:second].numpy())
+    of_entity = weight[second:] if entities else weight.new_zeros(rows.entities)
+    return Additive({"base": base.float(), **said}, of_context, of_entity)

@@ -1,0 +1,93 @@
+"""Where and how it was shown, and how often it was taken: what an advertisement is before it has any content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import scipy.sparse as sp
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.schema import Objective
+from recsys_meta.core.types import IntArray, Params, Rows, State, Support
+from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.click.mixed_logit import CLICK, Additive, Mixed, additive_fit
+from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
+from recsys_meta.models.baselines.click.solvers.field_encoding import of_rows, without_context
+from recsys_meta.models.baselines.click.solvers.laplace_em import Partners, learn_click_prior
+
+POSITION = "position"
+
+
+class Context(BaselineConfig):
+    """Logistic regression on the context of a row alone: everybody alike. Without context it is the constant."""
+
+    name: ClassVar[str] = "context"
+    objectives: ClassVar[frozenset[Objective]] = CLICK
+    fitted: ClassVar[frozenset[str]] = frozenset({"ridge"})
+    noticed: ClassVar[frozenset[str]] = frozenset({"ridge"})
+
+    objective: Objective = "click"
+    ridge: float = Field(default=10.0, gt=0, description="shrinkage of an effect, in rows")
+
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        return {"ridge": (1.0, 10.0, 100.0)}
+
+    def seen(self, names: list[str]) -> list[str]:
+        """The fields of the context that it looks at."""
+        return names
+
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        self.check(data)
+        rows = ClickRows.of(data, entities)
+        kept = self.seen(list(rows.context))
+        rows = replace(rows, context={k: v for k, v in rows.context.items() if k in kept})
+        return additive_fit(rows, self.ridge, "logistic", items=False, entities=False).params
+
+    def adapt(self, body: Params, support: Support) -> State:
+        return {"size": support.rows.counts}
+
+    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+        found = of_rows(body, rows)
+        base = body["base"][rows.item]
+        return base if found is None else base + found.squeeze(2)
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        found = without_context(body)
+        base = body["base"] if found is None else body["base"] + found
+        return base.expand(len(state["size"]), -1)
+
+
+class Position(Context):
+    """The same on one field: the one named "position", or else the first of the context."""
+
+    name: ClassVar[str] = "position"
+
+    def seen(self, names: list[str]) -> list[str]:
+        return [POSITION] if POSITION in names else names[:1]
+
+
+class PositionRate(Mixed):
+    """Effects of the context plus one of the entity: its rate given where it was shown, shrunk to that of past
+    entities (a Bernoulli posterior in one dimension)."""
+
+    name: ClassVar[str] = "position-rate"
+
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        return {"ridge": (3.0, 30.0), "trust": (0.5, 1.0, 2.0, 4.0)}
+
+    def with_items(self) -> bool:
+        return False
+
+    def with_content(self) -> bool:
+        return False
+
+    def own(self, data: Dataset, rows: ClickRows, additive: Additive, content: sp.csr_matrix) -> Params:
+        vectors = torch.ones(rows.catalogue, 1)
+        offset = additive.params["base"].double()[rows.item] + additive.context
+        learned = learn_click_prior(rows, Partners(offset, vectors), content, self.content, self.likelihood)
+        return {"vectors": vectors, **learned.params()}

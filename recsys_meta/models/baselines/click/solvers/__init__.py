@@ -1,0 +1,1 @@
+"""Solvers and encodings of the click baselines."""

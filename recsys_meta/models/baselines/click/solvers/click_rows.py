@@ -1,0 +1,83 @@
+"""Training rows of clicks in long form, with what each row was like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from recsys_meta.core.dataset import Column, Dataset, FeatureTable
+from recsys_meta.core.feature_encoding import gather
+from recsys_meta.core.types import FIRST, IntArray
+from recsys_meta.episodes.event_index import EventIndex
+
+
+@dataclass(frozen=True)
+class ClickRows:
+    """Rows of U training entities: task [R] is 0 to U - 1, item [R] padded ids, label [R] float64, `context` a table
+    of R rows; `features` is the table of the U entities, name -> ids [U, L] or numbers [U]."""
+
+    task: Tensor
+    item: Tensor
+    label: Tensor
+    context: FeatureTable
+    features: dict[str, Tensor]
+    entities: int
+    catalogue: int
+
+    @classmethod
+    def of(cls, data: Dataset, entities: IntArray) -> ClickRows:
+        chosen = np.asarray(entities, np.int64)
+        index = EventIndex.of(data)
+        task, position = index.flat(torch.from_numpy(chosen))
+        return cls(
+            task,
+            index.item[position].long(),
+            index.label[position].double(),
+            {name: _column(data, name, values[position]) for name, values in index.context.items()},
+            gather(data.entities, chosen),
+            len(chosen),
+            data.catalogue,
+        )
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    def given(self) -> dict[str, Tensor]:
+        """The context as tensors: name -> ids [R, 1] or numbers [R]."""
+        return gather(self.context, np.arange(len(self)))
+
+    def sums(self, values: Tensor) -> sp.csr_matrix:
+        """Values [R] at their entity and item, [U, C]; those of one pair count as their sum."""
+        order, item, indptr = self._by_task
+        return sp.csr_matrix((values.numpy()[order], item, indptr), (self.entities, self.catalogue))
+
+    @cached_property
+    def _by_task(self) -> tuple[IntArray, IntArray, IntArray]:
+        """The order of rows by entity, their items in it, and where each entity begins."""
+        order = np.argsort(self.task.numpy(), kind="stable")
+        counts = np.bincount(self.task.numpy(), minlength=self.entities)
+        return (
+            order,
+            self.item.numpy()[order].astype(np.int32),
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        )
+
+    def turned(self) -> ClickRows:
+        """The same rows with entities and items exchanged; context and features are left behind."""
+        return ClickRows(self.item, self.task, self.label, {}, {}, self.catalogue, self.entities)
+
+    def per_task(self, values: Tensor) -> Tensor:
+        """Values [R] summed over the rows of each entity, [U]."""
+        return torch.bincount(self.task, values, minlength=self.entities)
+
+
+def _column(data: Dataset, name: str, values: Tensor) -> Column:
+    if values.is_floating_point():
+        return Column(name, values.numpy())
+    size = data.vocab.size(f"context.{name}") if f"context.{name}" in data.vocab.values else int(values.max()) + 1
+    return Column(name, values.numpy(), np.arange(len(values) + 1), max(size, FIRST))

@@ -1,0 +1,115 @@
+"""Feature fields as additive tables: the sparse columns that a fit sees, and the look-ups that scoring does.
+
+A field has one table, `<side>.<name>` [V, D] for ids or `<side>.<name>.weight` for numbers (see `nets.bag_init`), and
+`<side>.<name>.mean` [D], what it contributes on average over the training rows, which stands in where a row does not
+say anything of the field at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from recsys_meta.core.dataset import FeatureTable
+from recsys_meta.core.types import FIRST, IntArray, Params, Rows
+from recsys_meta.models.functional.embeddings import bag_fields, bag_init, hats
+
+
+def fields_init(side: str, table: FeatureTable, rows: IntArray) -> Params:
+    """Empty tables [V, 1] of a side's fields; knots of numbers are quantiles over `rows`."""
+    some = {name: column for name, column in table.items() if not column.numeric or len(rows)}
+    return bag_init(side, some, rows, 1, 0.0, torch.Generator())
+
+
+def names_of(tables: Mapping[str, Tensor], side: str) -> list[str]:
+    """The fields of a side, in the order of their columns."""
+    ends = (".knots", ".mean")
+    own = [k.removeprefix(f"{side}.") for k in tables if k.startswith(f"{side}.") and not k.endswith(ends)]
+    return [k.removesuffix(".weight") for k in own]
+
+
+def encoded_fields(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor]) -> list[sp.csr_matrix]:
+    """Columns [N, V] of N rows, for each field of a side: a share for each value, hats for a number."""
+    return [_encoded(tables, f"{side}.{name}", features[name]) for name in names_of(tables, side)]
+
+
+def encoded(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor], rows: int) -> sp.csr_matrix:
+    """The columns of all fields side by side, [N, V]."""
+    blocks = encoded_fields(tables, side, features)
+    return sp.hstack(blocks, "csr", np.float64) if blocks else sp.csr_matrix((rows, 0))
+
+
+def _encoded(tables: Mapping[str, Tensor], key: str, value: Tensor) -> sp.csr_matrix:
+    if value.is_floating_point():
+        places = tables[f"{key}.knots"]
+        missing = torch.isnan(value)
+        placed = hats(torch.where(missing, places[0], value), places).masked_fill(missing[:, None], 0.0)
+        return sp.csr_matrix(torch.cat([placed, missing[:, None].float()], 1).double().numpy())
+    inside = value > 0
+    share = inside.double() / inside.sum(1, keepdim=True).clamp(min=1)
+    row = torch.arange(len(value))[:, None].expand_as(value)
+    return sp.csr_matrix(
+        (share[inside].numpy(), (row[inside].numpy(), value[inside].numpy())), shape=(len(value), len(tables[key]))
+    )
+
+
+def filled(tables: Mapping[str, Tensor], side: str, weights: Tensor, columns: sp.csr_matrix) -> Params:
+    """The tables of a side with weights [V, D] in the order of `encoded`, and their means over those columns."""
+    made: Params = {k: v for k, v in tables.items() if k.startswith(f"{side}.") and k.endswith(".knots")}
+    share = torch.from_numpy(np.asarray(columns.mean(0)).reshape(-1)) if columns.shape[0] else weights.new_zeros(0)
+    start = 0
+    for name in names_of(tables, side):
+        key = f"{side}.{name}"
+        table = f"{key}.weight" if f"{key}.weight" in tables else key
+        stop = start + len(tables[table])
+        made[table] = weights[start:stop].float()
+        made[f"{key}.mean"] = (share[start:stop].to(weights.dtype) @ weights[start:stop]).float()
+        start = stop
+    return made
+
+
+def parts_of(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor]) -> list[Tensor]:
+    """What each field of a side says, [N, D], or [1, D] where nothing is given of it."""
+    names = names_of(tables, side)
+    known = {name: features[name] for name in names if name in features}
+    return bag_fields(tables, side, known) + [
+        tables[f"{side}.{name}.mean"][None] for name in names if name not in known
+    ]
+
+
+def parts_of_rows(tables: Mapping[str, Tensor], rows: Rows) -> list[Tensor]:
+    """What each field of the context of rows says, [T, R, D], or [1, 1, D] where nothing is given of it."""
+    flat = {k: v.reshape(-1) if v.is_floating_point() else v.reshape(-1, 1) for k, v in rows.context.items()}
+    known = [name for name in names_of(tables, "context") if name in flat]
+    parts = parts_of(tables, "context", flat)
+    shaped = [p.reshape(*rows.item.shape, p.shape[1]) for p in parts[: len(known)]]
+    return shaped + [p[None] for p in parts[len(known) :]]
+
+
+def looked_up(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor]) -> Tensor | None:
+    """Sum over the fields of a side, [N, D]; [1, D] if nothing is given, None if the side has no fields."""
+    parts = parts_of(tables, side, features)
+    return sum(parts[1:], parts[0]) if parts else None
+
+
+def of_rows(tables: Mapping[str, Tensor], rows: Rows) -> Tensor | None:
+    """What the context of rows adds, [T, R, D] ([1, 1, D] without context), or None if no context is known at all."""
+    parts = parts_of_rows(tables, rows)
+    return sum(parts[1:], parts[0]) if parts else None
+
+
+def without_context(tables: Mapping[str, Tensor]) -> Tensor | None:
+    """What an average context adds, [D], or None if no context is known at all."""
+    found = looked_up(tables, "context", {})
+    return None if found is None else found[0]
+
+
+def item_columns(catalogue: int) -> sp.csr_matrix:
+    """One column for each item that is known, [C, C]; the reserved ids have none."""
+    known = np.ones(catalogue)
+    known[:FIRST] = 0
+    return sp.diags(known, format="csr")

@@ -1,0 +1,1 @@
+"""Baselines that count: popularity, item means, random scores."""

@@ -1,0 +1,73 @@
+"""Item mean with user bias: the two-line model of ratings that many published ones do not beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.schema import Objective
+from recsys_meta.core.types import FIRST, IntArray, Params, Rows, State, Support
+from recsys_meta.models.baselines.base import LABELS, BaselineConfig
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows
+
+SWEEPS = 5
+
+
+class ItemMean(BaselineConfig):
+    """y = mean + item + user, each shrunk towards its prior: b_u = (L b0 + sum of residuals) / (L + rows).
+
+    Item terms are fitted together with the training users' biases (five sweeps), so that an item met by strict
+    users only is not taken for a bad one; the newcomer's prior b0 is the mean bias of training users.
+    """
+
+    name: ClassVar[str] = "item-mean"
+    objectives: ClassVar[frozenset[Objective]] = LABELS
+    fitted: ClassVar[frozenset[str]] = frozenset({"item_shrink"})
+    noticed: ClassVar[frozenset[str]] = frozenset({"item_shrink"})
+
+    objective: Objective = "rating"
+    item_shrink: float = Field(default=5.0, ge=0)
+    user_shrink: float = Field(default=5.0, gt=0)
+
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        return {"item_shrink": (0.5, 2.0, 5.0, 15.0), "user_shrink": (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)}
+
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        self.check(data)
+        mean, item, user = two_way_means(TrainingRows.of(data, entities), self.item_shrink)
+        return {"item": mean + item, "start": user.mean() if len(user) else torch.tensor(0.0)}
+
+    def adapt(self, body: Params, support: Support) -> State:
+        rows = support.rows
+        left = ((rows.label - body["item"][rows.item]) * rows.mask).sum(1)
+        return {"bias": (left + self.user_shrink * body["start"]) / (rows.counts + self.user_shrink)}
+
+    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+        return self.finish(body["item"][rows.item] + state["bias"][:, None])
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        return self.finish(body["item"] + state["bias"][:, None])
+
+
+def two_way_means(rows: TrainingRows, item_shrink: float, user_shrink: float = 5.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [], item terms [C] and user terms [U] of the labels, fitted in turn, each shrunk towards 0."""
+    task, item = torch.from_numpy(rows.task), torch.from_numpy(rows.item)
+    label = rows.label.double()
+    mean = label.mean() if len(label) else label.new_zeros(())
+    items = label.new_zeros(rows.catalogue)
+    users = label.new_zeros(rows.entities)
+    for _ in range(SWEEPS):
+        items = _shrunk(label - mean - users[task], item, rows.catalogue, item_shrink)
+        items[:FIRST] = 0
+        users = _shrunk(label - mean - items[item], task, rows.entities, user_shrink)
+    return mean.float(), items.float(), users.float()
+
+
+def _shrunk(value: Tensor, group: Tensor, groups: int, shrink: float) -> Tensor:
+    total = torch.bincount(group, value, minlength=groups)
+    return total / (torch.bincount(group, minlength=groups) + shrink).clamp(min=1e-9)

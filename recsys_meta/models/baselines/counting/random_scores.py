@@ -1,0 +1,40 @@
+"""Chance: what a model that knows nothing scores."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.schema import Objective
+from recsys_meta.core.types import IntArray, Params, State, Support
+from recsys_meta.models.baselines.base import LABELS, RANKING, BaselineConfig
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows
+
+
+class Chance(BaselineConfig):
+    """A ranking of nothing but ties, which the metrics break at random; for labels, a random training label
+    for each item."""
+
+    name: ClassVar[str] = "chance"
+    objectives: ClassVar[frozenset[Objective]] = RANKING | LABELS
+
+    seed: int = 0
+
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        self.check(data)
+        if self.objective == "ranking":
+            return {"scores": torch.zeros(data.catalogue)}
+        rows = TrainingRows.of(data, entities)
+        drawn = np.random.default_rng(self.seed).integers(0, max(len(rows.label), 1), data.catalogue)
+        labels = rows.label if len(rows.label) else torch.zeros(1)
+        return {"scores": self.finish(labels[torch.from_numpy(drawn)])}
+
+    def adapt(self, body: Params, support: Support) -> State:
+        return {"size": support.rows.counts}
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        return body["scores"].expand(len(state["size"]), -1)

@@ -1,0 +1,84 @@
+"""Training rows as a matrix: counts, co-occurrences, popularity.
+
+Everything here sees training entities only. Repeated interactions count once: x_ui is 1 or 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.types import FIRST, IntArray, Params
+from recsys_meta.episodes.event_index import EventIndex
+
+MEMORY_ITEMS = 5_000
+"""Items that a dense item-item matrix covers. Beyond it, the most popular ones (100 MB a matrix)."""
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Rows of U training entities in long form: task [R] is 0 to U - 1; item [R] padded ids; label [R]."""
+
+    task: IntArray
+    item: IntArray
+    label: Tensor
+    entities: int
+    catalogue: int
+
+    @classmethod
+    def of(cls, data: Dataset, entities: IntArray) -> TrainingRows:
+        task, item, label = EventIndex.of(data).of_entities(np.asarray(entities, np.int64))
+        return cls(task.numpy(), item.numpy(), label, len(entities), data.catalogue)
+
+    def binary(self) -> sp.csr_matrix:
+        """X [U, C] float32 of zeros and ones; the reserved ids are empty."""
+        keep = self.item >= FIRST
+        ones = np.ones(int(keep.sum()), np.float32)
+        shape = (self.entities, self.catalogue)
+        matrix = sp.csr_matrix((ones, (self.task[keep], self.item[keep])), shape=shape)
+        matrix.sum_duplicates()
+        matrix.data[:] = 1
+        return matrix
+
+
+def item_counts(matrix: sp.csr_matrix) -> Tensor:
+    """Entities that met each item, [C] float32."""
+    return torch.from_numpy(np.bincount(matrix.indices, minlength=matrix.shape[1]).astype(np.float32))
+
+
+def log_popularity(counts: Tensor) -> Tensor:
+    """log(1 + count), in units of its own deviation over the catalogue, [C]; the reserved ids score 0."""
+    log = torch.log1p(counts)
+    log[:FIRST] = 0
+    scale = log[FIRST:].std(correction=0) if len(log) > FIRST else torch.tensor(1.0)
+    return log / (scale if scale > 0 else 1.0)
+
+
+def memory(matrix: sp.csr_matrix, limit: int = MEMORY_ITEMS) -> tuple[sp.csr_matrix, Params]:
+    """X over the items that a dense item-item matrix covers, and where they lie.
+
+    `kept` [M] are ids, ascending; `place` [C] is an item's position among them, or -1. Items that no training
+    entity met are left out, and of more than `limit` the most popular stay.
+    """
+    counts = item_counts(matrix).numpy()
+    order = np.argsort(-counts, kind="stable")[:limit]
+    kept = np.sort(order[counts[order] > 0])
+    place = np.full(matrix.shape[1], -1, np.int64)
+    place[kept] = np.arange(len(kept))
+    where = {"kept": torch.from_numpy(kept.astype(np.int64)), "place": torch.from_numpy(place)}
+    return matrix[:, kept].tocsr(), where
+
+
+def gram(matrix: sp.csr_matrix) -> Tensor:
+    """Co-occurrence counts X'X [M, M] float32 (exact: counts stay far below 2^24)."""
+    block = 2_048
+    total = torch.zeros(matrix.shape[1], matrix.shape[1])
+    for start in range(0, matrix.shape[0], block):
+        part = torch.from_numpy(matrix[start : start + block].toarray())
+        total.addmm_(part.T, part)
+    return total

@@ -1,0 +1,1 @@
+"""Baselines of item-item evidence: ItemKNN, EASE, naive Bayes, Gaussian."""

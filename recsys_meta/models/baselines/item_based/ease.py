@@ -1,0 +1,75 @@
+"""EASE (Steck 2019): a closed-form item-item regression without self-similarity, folded in for newcomers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import scipy.sparse as sp
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.types import IntArray, Params, State, Support
+from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, log_popularity, memory
+from recsys_meta.models.baselines.item_based.item_scores import gathered, mix, recall, spread
+
+
+class Ease(BaselineConfig):
+    """B = I - P diag(P)^-1 with P = (X'X + ridge I)^-1; a newcomer's scores are x B, plus popularity.
+
+    Above MEMORY_ITEMS items the regression covers the most popular ones; the rest get their popularity only.
+    Settings of one ridge share their parameters.
+    """
+
+    name: ClassVar[str] = "ease"
+    fitted: ClassVar[frozenset[str]] = frozenset({"ridge"})
+
+    ridge: float = Field(default=5000.0, gt=0)
+    popularity: float = Field(default=0.3, ge=0)
+
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        return {
+            "ridge": (500.0, 5_000.0, 30_000.0, 150_000.0, 1_000_000.0),
+            "popularity": (0.0, 0.3, 1.0, 3.0, 9.0),
+        }
+
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        self.check(data)
+        matrix = TrainingRows.of(data, entities).binary()
+        part, where = memory(matrix)
+        return {
+            **where,
+            "log_popularity": log_popularity(item_counts(matrix)),
+            "weights": ease_weights(part, self.ridge),
+        }
+
+    def adapt(self, body: Params, support: Support) -> State:
+        return recall(body, support.rows)
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        found = gathered(body["weights"], state["place"], state["weight"])
+        evidence = spread(found, body["kept"], len(body["log_popularity"]))
+        return mix(evidence, body["log_popularity"], self.popularity)
+
+
+def ease_weights(matrix: sp.csr_matrix, ridge: float) -> Tensor:
+    """B [M, M] of EASE for X [U, M]. With fewer entities than items the inverse is taken on their side:
+    (X'X + L I)^-1 = (I - X' (XX' + L I)^-1 X) / L.
+    """
+    entities, items = matrix.shape
+    if entities < items:
+        dense = torch.from_numpy(matrix.toarray())
+        small = dense @ dense.T
+        small.diagonal().add_(ridge)
+        inverse = dense.T @ torch.cholesky_solve(dense, torch.linalg.cholesky(small))
+        inverse.neg_().diagonal().add_(1)
+        inverse /= ridge
+    else:
+        full = gram(matrix)
+        full.diagonal().add_(ridge)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(full))
+    weights = inverse.div_(-inverse.diagonal().clone())
+    return weights.fill_diagonal_(0)

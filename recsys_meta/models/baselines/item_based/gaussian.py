@@ -1,0 +1,72 @@
+"""Gaussian over the catalogue: what is likely, given the items that were met, as conditioning says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.types import IntArray, Params, State, Support
+from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, log_popularity, memory
+from recsys_meta.models.baselines.item_based.item_scores import gathered, mix, recall, spread
+
+
+class Gaussian(BaselineConfig):
+    """Posterior mean m + K_S (K_SS + noise I)^-1 (1 - m_S) of an entity's row of X, plus popularity.
+
+    m and K are the mean and covariance of training rows, or, not `centred`, 0 and the second moment: then one
+    item's answer is its conditional probabilities. Above MEMORY_ITEMS items the most popular ones are covered.
+    All settings share their parameters.
+    """
+
+    name: ClassVar[str] = "gaussian"
+
+    noise: float = Field(default=0.1, gt=0)
+    centred: bool = True
+    popularity: float = Field(default=0.1, ge=0)
+
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        return {
+            "noise": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+            "centred": (True, False),
+            "popularity": (0.0, 0.2, 1.0),
+        }
+
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        self.check(data)
+        matrix = TrainingRows.of(data, entities).binary()
+        part, where = memory(matrix)
+        counts = item_counts(matrix)
+        users = max(matrix.shape[0], 1)
+        return {
+            **where,
+            "log_popularity": log_popularity(counts),
+            "mean": counts[where["kept"]] / users,
+            "moment": gram(part).div_(users),
+        }
+
+    def adapt(self, body: Params, support: Support) -> State:
+        state = recall(body, support.rows)
+        place, weight = state["place"], state["weight"]
+        if place.shape[1] == 0 or not len(body["mean"]):
+            return state
+        mean = self.centred * body["mean"][place] * weight
+        moment = body["moment"][place[:, :, None], place[:, None, :]]
+        covariance = moment * weight[:, :, None] * weight[:, None, :] - mean[:, :, None] * mean[:, None, :]
+        covariance.diagonal(dim1=1, dim2=2).add_(self.noise)
+        gap = (weight - mean).unsqueeze(2)
+        solved = torch.cholesky_solve(gap, torch.linalg.cholesky(covariance)).squeeze(2)
+        return {"place": place, "weight": solved * weight}
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        mean = body["mean"] * self.centred
+        found = gathered(body["moment"], state["place"], state["weight"])
+        if self.centred:
+            along = (mean[state["place"]] * state["weight"]).sum(1) if len(mean) else mean.new_zeros(len(found))
+            found = found + (1 - along)[:, None] * mean
+        return mix(spread(found, body["kept"], len(body["place"])), body["log_popularity"], self.popularity)

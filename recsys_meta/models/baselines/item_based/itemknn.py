@@ -1,0 +1,108 @@
+"""ItemKNN: items that were met together with the support's (Sarwar et al. 2001), with a popularity term."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
+from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, log_popularity, memory
+from recsys_meta.models.baselines.item_based.item_scores import distinct, gathered, mix, recall, spread
+
+BLOCK = 1_024
+SPARSE_ABOVE = 20_000
+
+
+class ItemKNN(BaselineConfig):
+    """Score of item i: sum over the support's items s of G_si / (n_s^(1-a) n_i^a + shrink), plus popularity.
+
+    G counts co-occurrences, n occurrences; a = 1/2 is the shrunk cosine, a = 0 the conditional probability of i
+    given s. Up to SPARSE_ABOVE items the similarities of the MEMORY_ITEMS most popular ones are dense; in a larger
+    catalogue every item keeps the `neighbours` with most co-occurrences per root of popularity.
+    """
+
+    name: ClassVar[str] = "itemknn"
+    fitted: ClassVar[frozenset[str]] = frozenset({"neighbours"})
+    shaped: ClassVar[frozenset[str]] = frozenset({"shrink", "power"})
+
+    shrink: float = Field(default=30.0, ge=0)
+    power: float = Field(default=0.5, ge=0, le=1)
+    popularity: float = Field(default=0.3, ge=0)
+    neighbours: int = Field(default=200, ge=1)
+
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        return {
+            "shrink": (0.0, 10.0, 100.0, 1_000.0),
+            "power": (0.0, 0.25, 0.45, 0.65),
+            "popularity": (0.0, 0.3, 1.0, 3.0),
+        }
+
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        self.check(data)
+        matrix = TrainingRows.of(data, entities).binary()
+        counts = item_counts(matrix)
+        params = {"counts": counts, "log_popularity": log_popularity(counts)}
+        if data.catalogue > SPARSE_ABOVE:
+            return params | _nearest(matrix, counts.numpy(), self.neighbours)
+        part, where = memory(matrix)
+        return params | where | {"together": gram(part).fill_diagonal_(0)}
+
+    def body(self, params: Params) -> Params:
+        counts, together = params["counts"].clamp(min=1), params["together"]
+        if "neighbour" in params:
+            source, target = counts[:, None], counts[params["neighbour"]]
+        else:
+            kept = counts[params["kept"]]
+            source, target = kept[:, None], kept
+        weight = source ** (1 - self.power) * target**self.power
+        shaped = {k: v for k, v in params.items() if k not in {"together", "counts"}}
+        return shaped | {"similar": together / (weight + self.shrink)}
+
+    def adapt(self, body: Params, support: Support) -> State:
+        if "neighbour" in body:
+            return {"place": support.rows.item, "weight": distinct(support.rows)}
+        return recall(body, support.rows)
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        if "neighbour" in body:
+            evidence = _scattered(body, state["place"], state["weight"])
+        else:
+            found = gathered(body["similar"], state["place"], state["weight"])
+            evidence = spread(found, body["kept"], len(body["log_popularity"]))
+        return mix(evidence, body["log_popularity"], self.popularity)
+
+
+def _scattered(body: Params, place: Tensor, weight: Tensor) -> Tensor:
+    """Sum of sparse neighbour rows, [T, C]."""
+    tasks, catalogue = len(place), len(body["log_popularity"])
+    found = (body["similar"][place] * weight[:, :, None]).reshape(tasks, -1)
+    target = body["neighbour"][place].reshape(tasks, -1)
+    evidence = found.new_zeros(tasks, catalogue).scatter_add(1, target, found)
+    evidence[:, :FIRST] = 0
+    return evidence
+
+
+def _nearest(matrix: sp.csr_matrix, counts: np.ndarray, width: int) -> Params:
+    """The `width` best partners of each item, a block of items at a time: neighbour, together [C, width]."""
+    catalogue = matrix.shape[1]
+    width = min(width, catalogue)
+    neighbour = np.zeros((catalogue, width), np.int64)
+    together = np.zeros((catalogue, width), np.float32)
+    columns = matrix.tocsc()
+    scale = np.sqrt(np.maximum(counts, 1))
+    for start in range(0, catalogue, BLOCK):
+        found = (columns[:, start : start + BLOCK].T @ matrix).toarray()
+        rows = np.arange(len(found))
+        found[rows, start + rows] = 0
+        best = np.argpartition(-found / scale, width - 1, axis=1)[:, :width]
+        neighbour[start : start + BLOCK] = best
+        together[start : start + BLOCK] = np.take_along_axis(found, best, 1)
+    return {"neighbour": torch.from_numpy(neighbour), "together": torch.from_numpy(together)}

@@ -1,0 +1,62 @@
+"""Co-occurrence naive Bayes: each support item shifts the log-odds of every other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
+from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, memory
+from recsys_meta.models.baselines.item_based.item_scores import gathered, recall, spread
+
+
+class NaiveBayes(BaselineConfig):
+    """log p(i) + trust * sum over the support's items s of log [p(s | i) / p(s)].
+
+    p(s | i) = (G_si + strength p(s)) / (n_i + strength), so an item nobody met shifts nothing. `trust` below 1
+    discounts evidence that is not independent; the more support, the less of it there is in each item. Above
+    MEMORY_ITEMS items the shifts cover the most popular ones. All settings share their parameters.
+    """
+
+    name: ClassVar[str] = "naive-bayes"
+    shaped: ClassVar[frozenset[str]] = frozenset({"strength"})
+
+    strength: float = Field(default=30.0, gt=0)
+    trust: float = Field(default=0.5, ge=0)
+
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        return {
+            "strength": (3.0, 30.0, 150.0, 1_000.0),
+            "trust": (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.1, 1.6),
+        }
+
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        self.check(data)
+        matrix = TrainingRows.of(data, entities).binary()
+        part, where = memory(matrix)
+        counts = item_counts(matrix)
+        prior = torch.log1p(counts)
+        prior[:FIRST] = 0
+        share = (counts[where["kept"]] / max(matrix.shape[0], 1)).clamp(min=1e-12)
+        return {**where, "log_popularity": prior, "share": share, "together": gram(part)}
+
+    def body(self, params: Params) -> Params:
+        share, together = params["share"], params["together"]
+        counts = together.diagonal()
+        expected = self.strength * share[:, None]
+        shift = torch.log((together + expected) / ((counts + self.strength) * share[:, None]))
+        shift.fill_diagonal_(0)
+        return {k: params[k] for k in ("kept", "place", "log_popularity")} | {"shift": shift}
+
+    def adapt(self, body: Params, support: Support) -> State:
+        return recall(body, support.rows)
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        shift = gathered(body["shift"], state["place"], state["weight"])
+        return body["log_popularity"] + self.trust * spread(shift, body["kept"], len(body["place"]))

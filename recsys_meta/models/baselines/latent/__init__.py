@@ -1,0 +1,1 @@
+"""Baselines with latent factors or content: iALS, Bayesian linear regression."""

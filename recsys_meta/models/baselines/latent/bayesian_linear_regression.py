@@ -1,0 +1,125 @@
+"""Bayesian linear regression: an entity's labels are linear in item features, its weights have a learned prior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.schema import Objective
+from recsys_meta.core.types import FIRST, IntArray, Params, Rows, State, Support
+from recsys_meta.models.baselines.base import LABELS, RANKING, BaselineConfig
+from recsys_meta.models.baselines.counting.bias_model import two_way_means
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
+from recsys_meta.models.baselines.item_based.item_scores import distinct, mix
+from recsys_meta.models.baselines.latent.design_matrix import design, design_init
+from recsys_meta.models.baselines.latent.em_prior import learn_prior, residual_factors
+from recsys_meta.models.functional.embeddings import catalogue_features, item_features
+from recsys_meta.models.functional.gaussian import moments, outer, posterior, solve, subspace
+
+
+class Blr(BaselineConfig):
+    """Labels: y = item mean + w . f(i) + noise, w ~ N(m, S) by EM over training entities; f(i) = [1, item term,
+    content, `factors` ALS factors of what the means leave]. `noise` multiplies the learned variance.
+
+    Ranking: f(i) are the `dims` leading right singular vectors of X, a training entity's weights the projection
+    of its row, the labels the support's ones and damped zeros for what was not met; m and S are the moments of
+    the training weights. That is the Gaussian over the catalogue in a subspace. Plus popularity.
+    """
+
+    name: ClassVar[str] = "blr"
+    objectives: ClassVar[frozenset[Objective]] = RANKING | LABELS
+    fitted: ClassVar[frozenset[str]] = frozenset({"dims", "factors", "item_shrink", "values", "seed"})
+
+    noticed: ClassVar[frozenset[str]] = frozenset({"factors", "popularity"})
+
+    dims: int = Field(default=64, ge=1)
+    factors: int = Field(default=4, ge=0)
+    item_shrink: float = Field(default=3.0, ge=0)
+    values: int = Field(default=20, ge=0, description="values of a content field that get a weight")
+    seed: int = 0
+    noise: float = Field(default=1.0, gt=0)
+    zeros: float = Field(default=0.03, ge=0)
+    popularity: float = Field(default=0.3, ge=0)
+
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        if self.objective == "ranking":
+            return {
+                "noise": (0.003, 0.01, 0.03, 0.1, 0.3),
+                "zeros": (0.0, 0.002, 0.01, 0.05, 0.25),
+                "popularity": (0.0, 0.5, 2.0, 6.0),
+            }
+        return {"factors": (0, 4, 12), "noise": (0.7, 1.0, 1.5, 2.2, 3.3)}
+
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        self.check(data)
+        rows = TrainingRows.of(data, entities)
+        return self._fit_ranking(rows) if self.objective == "ranking" else self._fit_labels(data, rows)
+
+    def _fit_ranking(self, rows: TrainingRows) -> Params:
+        matrix = rows.binary()
+        items = subspace(matrix, self.dims, self.seed)
+        return {
+            "items": items,
+            "gram": items.T @ items,
+            "log_popularity": log_popularity(item_counts(matrix)),
+            **moments(torch.from_numpy(matrix @ items.numpy())),
+        }
+
+    def _fit_labels(self, data: Dataset, rows: TrainingRows) -> Params:
+        mean, item, user = two_way_means(rows, self.item_shrink)
+        catalogue = catalogue_features(item_features(data.items))
+        content = design(design_init(data.items, rows.item, self.values), catalogue)
+        task, met = torch.from_numpy(rows.task), torch.from_numpy(rows.item)
+        left = rows.label - mean - item[met]
+        factors = residual_factors(rows, left - user[task], self.factors, self.seed)
+        parts = [torch.ones(rows.catalogue, 1), item[:, None], content.reshape(rows.catalogue, -1), factors]
+        features = torch.cat(parts, 1)
+        # Centred over training rows, so that the weight of the constant stays the entity's mean.
+        if len(met):
+            features[:, 1:] -= features[met, 1:].mean(0)
+        features[:FIRST] = 0
+        features[:FIRST, 0] = 1
+        prior = learn_prior(rows, left, features)
+        return {"base": mean + item, "variance": prior["variance"], **_widened(features, prior, self._spare())}
+
+    def _spare(self) -> int:
+        """Columns that bring every setting of the grid to the same width."""
+        offered: tuple[int, ...] = self.choices().get("factors", ())
+        return max(0, max(offered, default=0) - self.factors)
+
+    def adapt(self, body: Params, support: Support) -> State:
+        rows = support.rows
+        if self.objective == "ranking":
+            weight = distinct(rows)
+            vectors = body["items"][rows.item]
+            w = posterior(body, vectors, weight, gain=1.0, target=1.0, zeros=self.zeros, prior=self.noise)
+            return {"vector": w}
+        vectors, weight = body["features"][rows.item], rows.mask.to(rows.label.dtype)
+        left = (rows.label - body["base"][rows.item]) * weight
+        precision = self.noise * body["variance"] * body["precision"]
+        right = (vectors * left.unsqueeze(2)).sum(1) + precision @ body["mean"]
+        return {"vector": solve(outer(vectors, weight) + precision, right)}
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        if self.objective == "ranking":
+            return mix(state["vector"] @ body["items"].T, body["log_popularity"], self.popularity)
+        return self.finish(body["base"] + state["vector"] @ body["features"].T)
+
+    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+        if self.objective == "ranking":
+            return super().score(body, state, rows)
+        own = torch.einsum("trd,td->tr", body["features"][rows.item], state["vector"])
+        return self.finish(body["base"][rows.item] + own)
+
+
+def _widened(features: Tensor, prior: Params, spare: int) -> Params:
+    """Features [C, D + spare] with empty columns, on whose weights the prior is a standard normal around 0."""
+    pad = torch.nn.functional.pad
+    precision = pad(prior["precision"], (0, spare, 0, spare))
+    precision.diagonal()[len(prior["mean"]) :] = 1
+    return {"features": pad(features, (0, spare)), "mean": pad(prior["mean"], (0, spare)), "precision": precision}

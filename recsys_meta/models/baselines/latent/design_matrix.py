@@ -1,0 +1,65 @@
+"""Feature tables as design matrices for linear baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys_meta.core.dataset import Column, FeatureTable
+from recsys_meta.core.types import FIRST, IntArray, Params
+
+
+def common_values(column: Column, rows: IntArray, limit: int) -> IntArray:
+    """The ids of a column most frequent among some rows (repetitions count), at most `limit`, [V] int64."""
+    if column.indptr is None or not len(column.values):
+        return np.zeros(0, np.int64)
+    weight = np.bincount(rows, minlength=len(column)).astype(np.float64)
+    per_value = np.repeat(weight, np.diff(column.indptr))
+    count = np.bincount(column.values, per_value, minlength=column.size)
+    count[:FIRST] = 0
+    order = np.argsort(-count, kind="stable")[:limit]
+    return order[count[order] > 0]
+
+
+def design_init(table: FeatureTable, rows: IntArray, limit: int) -> Params:
+    """What `design` needs: for ids the map of each to its column (-1: none), for numbers mean and deviation.
+
+    `limit` bounds the values kept of one field. Statistics come from `rows` only, repetitions counting.
+    """
+    params: Params = {}
+    for name, column in table.items():
+        if column.numeric:
+            known = np.asarray(column.values[rows], np.float64)
+            known = known[np.isfinite(known)]
+            spread = float(known.std()) if len(known) else 0.0
+            params[name] = torch.tensor([float(known.mean()) if len(known) else 0.0, spread or 1.0])
+        else:
+            values = common_values(column, rows, limit)
+            place = np.full(max(column.size, FIRST), -1, np.int64)
+            place[values] = np.arange(len(values))
+            params[name] = torch.from_numpy(place)
+    return params
+
+
+def design(params: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> Tensor:
+    """Columns [T, F]: a share for each kept value of a field (one value: 1; three values: 1/3 each), a number in
+    deviations from its mean (missing: 0)."""
+    columns = [_field(params[name], value) for name, value in features.items()]
+    if not columns:
+        return torch.zeros(0, 0)
+    return torch.cat(columns, 1)
+
+
+def _field(learned: Tensor, value: Tensor) -> Tensor:
+    if value.is_floating_point():
+        number = torch.nan_to_num((value - learned[0]) / learned[1]).clamp(-5, 5)
+        return number[:, None]
+    width = int(learned.max()) + 1 if len(learned) else 0
+    place = learned[torch.where(value < len(learned), value, 1)]
+    count = (value > 0).sum(1, keepdim=True).clamp(min=1)
+    share = ((place >= 0) & (value > 0)) / count
+    total = torch.zeros(len(value), width, device=value.device)
+    return total.scatter_add(1, place.clamp(min=0), share) if width else total

@@ -1,0 +1,132 @@
+"""iALS (Hu, Koren, Volinsky 2008): item vectors by the `implicit` library, newcomers folded in.
+
+Twice: as the library does it, with a zero prior and every unmet item a zero; and with the Gaussian of the
+training users' vectors as the prior and the zeros damped.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from pydantic import Field
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
+from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
+from recsys_meta.models.baselines.item_based.item_scores import distinct, mix
+from recsys_meta.models.functional.gaussian import moments, outer, posterior, solve
+
+
+class Ials(BaselineConfig):
+    """Fold-in of the library: (Y'Y + (c - 1) A'A + fold_ridge I) w = c A'1; scores Y w, plus popularity.
+
+    Y are item vectors, A those of the support, c the confidence of a positive. Settings of one confidence share
+    their parameters.
+    """
+
+    name: ClassVar[str] = "ials"
+    fitted: ClassVar[frozenset[str]] = frozenset({"dims", "confidence", "ridge", "sweeps", "seed"})
+
+    dims: int = Field(default=64, ge=1)
+    confidence: float = Field(default=3.0, gt=1)
+    ridge: float = Field(default=10.0, gt=0)
+    sweeps: int = Field(default=10, ge=1)
+    seed: int = 0
+    fold_ridge: float = Field(default=10.0, gt=0)
+    popularity: float = Field(default=0.3, ge=0)
+
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        return {
+            "confidence": (1.1, 3.0),
+            "ridge": (10.0, 40.0),
+            "fold_ridge": (100.0, 1_000.0, 10_000.0, 100_000.0),
+            "popularity": (0.0, 1.0, 4.0, 16.0),
+        }
+
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        """Raises ConfigError when the optional library is missing."""
+        self.check(data)
+        matrix = TrainingRows.of(data, entities).binary()
+        users, items = _factors(matrix, self)
+        return {
+            "items": items,
+            "gram": items.T @ items,
+            "log_popularity": log_popularity(item_counts(matrix)),
+            **moments(users),
+        }
+
+    def adapt(self, body: Params, support: Support) -> State:
+        weight = distinct(support.rows)
+        vectors = body["items"][support.rows.item]
+        ridge = self.fold_ridge * torch.eye(self.dims, device=vectors.device)
+        matrix = body["gram"] + ridge + (self.confidence - 1) * outer(vectors, weight)
+        return {"vector": solve(matrix, self.confidence * (vectors * weight.unsqueeze(2)).sum(1))}
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        return mix(state["vector"] @ body["items"].T, body["log_popularity"], self.popularity)
+
+
+class IalsPrior(Ials):
+    """Fold-in with a learned prior: (z Y'Y + 10 A'A + t S^-1) w = 11 A'1 + t S^-1 m.
+
+    m and S are the mean and covariance of the training users' vectors; z damps the zeros (none with an empty
+    support), t trusts the prior. An empty support gets Y m, plus popularity.
+    """
+
+    name: ClassVar[str] = "ials-prior"
+
+    noticed: ClassVar[frozenset[str]] = frozenset({"confidence", "ridge", "popularity"})
+
+    zeros: float = Field(default=0.03, ge=0)
+    trust: float = Field(default=1.0, gt=0)
+
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        return {
+            "confidence": (1.1, 3.0),
+            "ridge": (10.0, 40.0),
+            "zeros": (0.0, 0.01, 0.05, 0.25),
+            "trust": (0.1, 0.4, 1.5, 6.0),
+            "popularity": (0.0, 0.5),
+        }
+
+    def adapt(self, body: Params, support: Support) -> State:
+        weight = distinct(support.rows)
+        vectors = body["items"][support.rows.item]
+        w = posterior(body, vectors, weight, gain=10.0, target=11.0, zeros=self.zeros, prior=self.trust)
+        return {"vector": w}
+
+
+def _factors(matrix: sp.csr_matrix, config: Ials) -> tuple[Tensor, Tensor]:
+    """User and item vectors of the library, [U, D] and [C, D]; items that nobody met are zero."""
+    try:
+        from implicit.cpu.als import AlternatingLeastSquares
+    except ImportError:
+        raise ConfigError(
+            f"baseline '{config.name}' needs the library implicit, which is not installed; "
+            "run: pip install 'recsys-meta[baselines]'"
+        ) from None
+    # The library runs its own threads over rows: BLAS threads beneath them only get in each other's way.
+    with threadpool_limits(1, "blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = AlternatingLeastSquares(
+            factors=config.dims,
+            regularization=config.ridge,
+            alpha=config.confidence,
+            iterations=config.sweeps,
+            num_threads=torch.get_num_threads(),
+            random_state=config.seed,
+        )
+        model.fit(matrix, show_progress=False)
+    users = torch.from_numpy(np.array(model.user_factors, np.float32))
+    items = torch.from_numpy(np.array(model.item_factors, np.float32))
+    items[:FIRST] = 0
+    return users, items * (item_counts(matrix) > 0)[:, None]

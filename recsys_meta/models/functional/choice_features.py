@@ -1,0 +1,239 @@
+"""Features of (candidate, moment): what a support says of each item of an entity's own catalogue, seen from where an
+actor is at a row.
+
+`tallies` work out of a support what any moment will need and are all that an adapted entity has to keep; `features`
+then looks at rows and candidates. Nothing here is learned: every number is a count, a distance or an indicator,
+compressed by a logarithm, so that a linear model can weigh them. (The first six are those of a pooled logit in
+CHAML's layout; the base model of Chen et al. 2021 is fed with numbers of the same kinds.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from recsys_meta.core.types import FIRST, Rows, State
+from recsys_meta.models.functional.choice_statistics import (
+    EARTH,
+    EXACT,
+    WIDTHS,
+    at,
+    counted,
+    history_of,
+    kernels,
+    located_at,
+    spaced,
+    summary,
+    tallies,
+)  # fmt: skip
+
+__all__ = [
+    "EARTH", "FEATURES", "MOMENT", "SIX", "VISITED",
+    "echoes", "features", "history_of", "moment", "six", "spaced", "summary", "tallies",
+]  # fmt: skip
+
+NEAREST = 0.05
+"""Distances below so many km are alike: coordinates are no better."""
+FAR = 5.0
+"""Distance in km that stands where none is known."""
+FEATURES = (
+    "log_count",
+    "uncounted",
+    "near_last",
+    "near_history",
+    "log_own_visits",
+    "is_last",
+    "is_visited",
+    "log_finders",
+    "unfound",
+    *(f"popular_nearby_{w:g}" for w in WIDTHS),
+    *(f"dense_nearby_{w:g}" for w in WIDTHS),
+    "around_history",
+    "recency",
+    "log_steps",
+    "log_steps_nearby",
+    "log_together",
+    "log_at_this_time",
+    "unlocated",
+)
+"""Names of the features, in order. Finders are the support's rows in which an actor met the item for the first time;
+steps its moves from the actor's last item (or one nearby); together, how much of the actor's history those who took
+the item had met too."""
+SIX = tuple(range(6))
+"""Places of the pooled logit's six features."""
+VISITED = FEATURES.index("is_visited")
+
+MOMENT = ("history", "distinct", "stayed", "log_size", "log_items", "rows_per_item")
+"""Names of the features of a row alone, in order."""
+
+
+def six(state: State, rows: Rows, candidates: Tensor) -> Tensor:
+    """The first six features alone, [T, R, K, 6], from `tallies`."""
+    history = _trimmed(history_of(rows))
+    same = _same(candidates, history)
+    last, least, _ = _distances(state, candidates, history)
+    return torch.stack(_basic(at(state["count"], candidates), last, least, same), 3)
+
+
+def features(state: State, rows: Rows, candidates: Tensor, own: bool = False) -> Tensor:
+    """Features [T, R, K, F] of the candidates [T, R, K] of each row, given its history and context.
+
+    Where there is no history, or a coordinate is missing, a distance counts as FAR; what is not in the catalogue has
+    zeros. `own`: the rows are those of the support itself; then each is left out of what the support says of it.
+    """
+    history = _trimmed(history_of(rows))
+    count, found, listed, near = (at(state[k], candidates) for k in ("count", "found", "listed", "near"))
+    if own:
+        count, found, near = _without(state, rows.item, candidates, count, found, near)
+    same = _same(candidates, history)
+    last, least, around = _distances(state, candidates, history)
+    lately = (same / torch.arange(1, history.shape[2] + 1, device=history.device)).amax(3)
+    columns = [
+        *_basic(count, last, least, same),
+        same.any(3).float(),
+        found.log1p(),
+        (found == 0).float(),
+        *near.log1p().unbind(3),
+        *at(state["dense"], candidates).log1p().unbind(3),
+        around,
+        lately,
+        *echoes(state, rows, candidates, own=own),
+        (~located_at(state, candidates)).float(),
+    ]
+    return torch.stack(columns, 3) * listed[..., None]
+
+
+def _same(candidates: Tensor, history: Tensor) -> Tensor:
+    """Which of each row's history each candidate is, [T, R, K, H]."""
+    return (candidates[..., None] == history[:, :, None, :]) & (history >= FIRST)[:, :, None, :]
+
+
+def _distances(state: State, candidates: Tensor, history: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """km from each candidate to the last item and to the nearest of the history, FAR where not known, and the mean of
+    exp(-km / 2) over the history; each [T, R, K]."""
+    apart = _apart(state, candidates, history)
+    last, least = apart[..., 0], apart.amin(3)
+    met = (history >= FIRST).sum(2)[:, :, None].clamp(min=1)
+    around = torch.exp(-apart / 2).sum(3) / met
+    return torch.where(last.isinf(), FAR, last), torch.where(least.isinf(), FAR, least), around
+
+
+def _basic(count: Tensor, last: Tensor, least: Tensor, same: Tensor) -> list[Tensor]:
+    return [
+        count.log1p(),
+        (count == 0).float(),
+        -torch.log(last + NEAREST),
+        -torch.log(least + NEAREST),
+        same.sum(3).float().log1p(),
+        same[..., 0].float(),
+    ]
+
+
+def _without(
+    state: State, item: Tensor, candidates: Tensor, count: Tensor, found: Tensor, near: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the support says of the candidates without the row itself; item [T, S] are the support's own."""
+    itself = ((candidates == item[:, :, None]) & (candidates >= FIRST)).float()
+    fresh = ((item >= FIRST) & ~(state["history"] == item[:, :, None]).any(2)).float()[:, :, None]
+    near_it = torch.stack(kernels(_apart(state, candidates, item[:, :, None])[..., 0]), 3)
+    known = located_at(state, candidates) & located_at(state, item)[:, :, None]
+    gone = near_it * (fresh * known * (1 - itself))[..., None]
+    return count - itself, found - fresh * itself, (near - gone).clamp(min=0)
+
+
+def moment(state: State, rows: Rows) -> Tensor:
+    """Features [T, R, G] of each row alone: how long and varied its history is, and how much is known of its entity."""
+    history = _trimmed(history_of(rows))
+    met = history >= FIRST
+    length = met.sum(2).float()
+    again = ((history[..., :, None] == history[..., None, :]) & met[..., None, :]).tril(-1).any(3) & met
+    distinct = length - again.sum(2)
+    stayed = (met[..., 0] & (history[..., :1] == history[..., 1:]).any(2)).float()
+    items = state["listed"].sum(1).float()[:, None].expand_as(length)
+    size = state["size"][:, None].expand_as(length)
+    columns = [
+        length.log1p(),
+        distinct / length.clamp(min=1),
+        stayed,
+        size.log1p(),
+        items.log1p(),
+        (size / items.clamp(min=1)).log1p(),
+    ]
+    return torch.stack(columns, 2)
+
+
+def _trimmed(history: Tensor) -> Tensor:
+    """Without columns at the end that are empty for all rows."""
+    used = (history >= FIRST).flatten(0, 1).any(0)
+    width = int(used.nonzero().max()) + 1 if used.any() else 1
+    return history[:, :, :width]
+
+
+def _apart(state: State, candidates: Tensor, history: Tensor) -> Tensor:
+    """Distances [T, R, K, H] in km, infinite where one is not known."""
+    tasks, rows = candidates.shape[:2]
+    there, here = at(state["place"], history), at(state["place"], candidates)
+    apart = torch.cdist(here.flatten(0, 1), there.flatten(0, 1), compute_mode=EXACT)
+    known = located_at(state, candidates)[..., None] & located_at(state, history)[:, :, None, :]
+    return torch.where(known, apart.view(tasks, rows, *apart.shape[1:]), torch.inf)
+
+
+ECHOES = ("log_steps", "log_steps_nearby", "log_together", "log_at_this_time")
+
+
+def echoes(
+    state: State, rows: Rows, candidates: Tensor, names: Sequence[str] = ECHOES, own: bool = False
+) -> list[Tensor]:
+    """log(1 + support rows of each candidate), [T, R, K] each, counting only the rows that were like this moment:
+    the actor came from the same item; from one nearby; had met the same items; at the same time."""
+    item = state["item"]
+    if not item.shape[1]:
+        return [torch.zeros(candidates.shape, device=item.device)] * len(names)
+    history = _trimmed(history_of(rows))
+    likeness = {
+        "log_steps": lambda: _came(state, history, nearby=False),
+        "log_steps_nearby": lambda: _came(state, history, nearby=True),
+        "log_together": lambda: _shared(state, history),
+        "log_at_this_time": lambda: _at_this_time(state, rows),
+    }
+    others = 1 - torch.eye(item.shape[1], device=item.device) if own else 1.0
+    columns = state["count"].shape[1]
+    said = [counted(item[:, None, :], likeness[n]() * others, columns) for n in names]
+    return [s.gather(2, candidates).log1p() for s in said]
+
+
+def _came(state: State, history: Tensor, nearby: bool) -> Tensor:
+    """Whether a support row [T, R, S] came from where the row comes from; with `nearby` how near that was."""
+    last, before = history[..., 0], state["history"][..., 0]
+    known = (last >= FIRST)[:, :, None] & (before >= FIRST)[:, None, :]
+    if not nearby:
+        return ((last[:, :, None] == before[:, None, :]) & known).float()
+    apart = torch.cdist(at(state["place"], last), at(state["place"], before), compute_mode=EXACT)
+    placed = known & located_at(state, last)[:, :, None] & located_at(state, before)[:, None, :]
+    return torch.exp(-apart) * placed
+
+
+def _shared(state: State, history: Tensor) -> Tensor:
+    """How much of each row's history each support row's actor had met too, [T, R, S], at most 1."""
+    item, past = state["item"], state["history"]
+    columns = state["count"].shape[1]
+    held = torch.zeros(*history.shape[:2], columns, device=history.device).scatter(2, history, 1.0)
+    held[..., :FIRST] = 0
+    basket = torch.zeros(*item.shape, columns, device=history.device).scatter(2, past, 1.0)
+    basket[..., :FIRST] = 0
+    size = (held.sum(2)[:, :, None] * basket.sum(2)[:, None, :]).clamp(min=1).sqrt()
+    return held @ basket.transpose(1, 2) / size
+
+
+def _at_this_time(state: State, rows: Rows) -> Tensor:
+    """Share of the categorical contexts that each support row [T, R, S] has in common with the row."""
+    names = [k for k in rows.context if f"when.{k}" in state]
+    if not names:
+        return torch.zeros(*rows.item.shape, state["item"].shape[1], device=rows.item.device)
+    alike = [
+        (rows.context[k][:, :, None] == state[f"when.{k}"][:, None, :]) & (rows.context[k] >= FIRST)[:, :, None]
+        for k in names
+    ]
+    return torch.stack(alike).float().mean(0)

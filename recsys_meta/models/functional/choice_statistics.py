@@ -1,0 +1,137 @@
+"""What counting makes of a support: the state of every predictor that chooses out of an entity's own catalogue.
+
+Counts of items, where they lie, how crowded it is around them, and the support's rows themselves.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recsys_meta.core.schema import LATITUDE, LONGITUDE
+from recsys_meta.core.types import FIRST, PAD, Catalogue, Rows, State, Support
+
+EARTH = 6371.0
+"""Radius in km."""
+EXACT = "donot_use_mm_for_euclid_dist"
+"""Distances as differences: products of coordinates would lose the last hundred metres."""
+WIDTHS = (0.25, 1.0, 4.0)
+"""Widths in km of the kernels for what is nearby, each four times the one before."""
+
+SAMPLE = 256
+"""Items of a catalogue that its density is taken from."""
+
+
+def tallies(support: Support) -> State:
+    """What counting makes of T supports; C items of their catalogues, S support rows.
+
+    size [T]; count, found [T, C]: support rows of each item, and those whose actor met it for the first time; place
+    [T, C, 3] in km; located, listed [T, C] bool; item [T, S] and history [T, S, H]: the support's rows; when.<name>
+    [T, S]: their categorical context. Raises ValueError without a catalogue.
+    """
+    own, rows = support.catalogue, support.rows
+    if own is None:
+        raise ValueError("choices are made out of an entity's own catalogue, but the support has none")
+    item = torch.where(rows.mask & (rows.item >= FIRST), rows.item, PAD)
+    real = (item >= FIRST).float()
+    history = torch.where((item >= FIRST)[:, :, None], history_of(rows), PAD)
+    fresh = real * ~(history == item[:, :, None]).any(2)
+    columns = own.item.shape[1]
+    place, located = _places(own)
+    state = {
+        "size": real.sum(1),
+        "count": counted(item, real, columns),
+        "found": counted(item, fresh, columns),
+        "place": place,
+        "located": located,
+        "listed": own.mask,
+        "item": item,
+        "history": history,
+    }
+    when = {f"when.{k}": v for k, v in rows.context.items() if not v.is_floating_point()}
+    return state | {k: torch.where(item >= FIRST, v, PAD) for k, v in when.items()}
+
+
+def summary(support: Support) -> State:
+    """All that `moments.features` needs: `tallies`, and near, dense [T, C, W]: found rows and items around each item,
+    itself left out."""
+    state = tallies(support)
+    near, dense = _nearby(state)
+    return state | {"near": near, "dense": dense}
+
+
+def history_of(rows: Rows) -> Tensor:
+    """History [T, R, H], H at least 1."""
+    if rows.history is None or not rows.history.shape[2]:
+        return torch.zeros(*rows.item.shape, 1, dtype=torch.int64, device=rows.item.device)
+    return rows.history
+
+
+def counted(item: Tensor, weight: Tensor, columns: int) -> Tensor:
+    """Sums [..., C] of weights [..., S] by item [..., S]; the reserved ids count nothing."""
+    made = torch.zeros(*weight.shape[:-1], columns, dtype=weight.dtype, device=weight.device)
+    made = made.scatter_add(-1, item.expand_as(weight), weight)
+    made[..., :FIRST] = 0
+    return made
+
+
+def _places(own: Catalogue) -> tuple[Tensor, Tensor]:
+    """Points [T, C, 3] in km around each entity's middle, and where there is one [T, C]. Straight lines through the
+    globe stand for distances: within 1,000 km they are 0.1% short."""
+    blank = torch.full(own.item.shape, torch.nan)
+    lat, lon = (own.features.get(name, blank).double() for name in (LATITUDE, LONGITUDE))
+    located = own.mask & torch.isfinite(lat) & torch.isfinite(lon)
+    lat, lon = (torch.deg2rad(torch.where(located, x, 0.0)) for x in (lat, lon))
+    point = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], 2) * EARTH
+    weight = located.double()[:, :, None]
+    middle = (point * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+    return ((point - middle) * weight).float(), located
+
+
+def spaced(listed: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Items [T, M] at equal spaces in each catalogue, M at most `most`, and which of them count [T, M]: those that do
+    not repeat. The same whatever the support."""
+    items = listed.sum(1, keepdim=True)
+    most = max(1, min(most, int(items.max()) if items.numel() else 1))
+    place = torch.arange(most, device=listed.device) * items // most
+    kept = torch.cat([items > 0, place[:, 1:] > place[:, :-1]], 1)
+    return torch.where(kept, place + FIRST, PAD), kept
+
+
+def _nearby(state: State) -> tuple[Tensor, Tensor]:
+    """Sums of found rows and of items around each item, each [T, C, W], itself left out. Items are counted from a
+    sample of the catalogue, so that the cost is bounded."""
+    place, item, listed = state["place"], state["item"], state["listed"]
+    columns = listed.shape[1]
+    fresh = (item >= FIRST) & ~(state["history"] == item[:, :, None]).any(2)
+    others, kept = spaced(listed, SAMPLE)
+    share = kept * (listed.sum(1) / kept.sum(1).clamp(min=1))[:, None]
+    sums = []
+    for ids, each in ((item, fresh.float()), (others, share)):
+        weight = each * located_at(state, ids)
+        apart = torch.cdist(place, at(place, ids), compute_mode=EXACT)
+        around = torch.stack([(kernel @ weight[..., None])[..., 0] for kernel in kernels(apart)], 2)
+        # The kernel of an item with itself is 1 at every width.
+        itself = counted(ids, weight, columns)[..., None]
+        sums.append(((around - itself) * state["located"][..., None]).clamp(min=0))
+    return sums[0], sums[1]
+
+
+def kernels(apart: Tensor) -> list[Tensor]:
+    """exp(-distance / width) for each of WIDTHS: each width is a quarter of the next, so one exponential serves all."""
+    wide = torch.exp(apart * (-1 / WIDTHS[-1]))
+    made = [wide]
+    for _ in WIDTHS[1:]:
+        made.append(made[-1].square().square())
+    return made[::-1]
+
+
+def at(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows of each task's table [T, C, ...] for its ids [T, ...]."""
+    task = torch.arange(len(ids), device=ids.device).view(-1, *[1] * (ids.dim() - 1))
+    return table[task, ids]
+
+
+def located_at(state: State, ids: Tensor) -> Tensor:
+    """Whether items lie somewhere known."""
+    return at(state["located"], ids)

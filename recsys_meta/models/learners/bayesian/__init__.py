@@ -1,0 +1,1 @@
+"""Exact and variational posteriors for clicks."""

@@ -1,0 +1,273 @@
+"""The flagship for clicks: an exact Bernoulli posterior of an entity's weights under a prior that is learned.
+
+A row of entity e on item i in context c, with b_i and v_i the item's bias and factors (`factors`, closed form):
+
+    x     = L' [1, v_i, g(c)]                     what the entity's weights are asked about
+    logit = base + b_i + h(c) + x . (m + z)       z ~ N(0, I): prior mean m, prior covariance L L'
+    m     = start + B f_e + M (sum of x over the support) / (n + s)
+
+h and g are additive in the fields of the context, h with one hidden layer on top. The mean knows the entity's features,
+and to whom it was shown so far, whatever they did: who gets to see an entity says what it is. Given its rows, z has a
+Gaussian (Laplace) posterior by a few Newton steps (`newton`), in which a row weighs t(n); its mode and curvature are
+the state. The score is the logit of the mean probability, logit / sqrt(1 + pi / 8 k(n) var) (MacKay 1992); t and k
+are linear in log(1 + n) between learned knots.
+
+Everything but items' factors is trained by gradient through the Newton steps on the query's log-loss. An entity of an
+episode stands in the factors of the items it met: its own labels would come back as knowledge. So in training each
+entity sees factors that were solved without its fold (`aids`). A temperature for each support size is chosen at last on
+meta-validation entities (`calibrate`).
+
+Nearest relatives: ALPaCA (Harrison 2018) and deep kernels, for squared loss; RESUS (2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.schema import Objective
+from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.models.functional import losses as objectives
+from recsys_meta.models.functional.embeddings import bag_fields, hats, is_buffer
+from recsys_meta.models.functional.laplace_posterior import posterior, variance
+from recsys_meta.models.learners.bayesian.context_effects import context_effect, context_init
+from recsys_meta.models.learners.bayesian.design_matrix import Past
+from recsys_meta.models.learners.bayesian.temperature_scaling import slopes
+from recsys_meta.models.learners.bayesian.variational_mf import Factors, factorise, without
+from recsys_meta.models.protocols import Config, Group
+
+KNOTS = (0, 1, 2, 3, 5, 8, 12, 20, 32, 50, 100, 400)
+"""Support sizes at which trust, heat and calibration have values of their own."""
+CONTEXT_DEVIATION = 0.3
+"""Prior deviation of an entity's weights on factors of context, at the start."""
+NOISE = 0.03
+"""Deviation of fresh effects of features around what the factorisation found."""
+LARGEST = 2000
+"""Rows that an entity counts as at most, where training weighs entities by their rows."""
+
+
+class BernoulliConfig(Config):
+    """`dims` is the most factors an item gets; fewer where past rows cannot tell so many apart."""
+
+    objective: Literal["click"] = "click"
+    dims: int = Field(default=16, ge=0)
+    sweeps: int = Field(default=20, ge=1, description="of the factorisation")
+    folds: int = Field(default=8, ge=2, description="parts of the past entities, each with factors made without it")
+    most_values: int = Field(default=1000, ge=1, description="features with more values are left out")
+    context_dims: int = Field(default=4, ge=0, description="factors of a row's context")
+    hidden: int = Field(default=16, ge=0, description="units of the hidden layer on the context")
+    newton_steps: int = Field(default=4, ge=1)
+    size_weight: float = Field(default=1.0, ge=0, le=1, description="an entity weighs (its rows)^this in training")
+    audience: bool = Field(default=True, description="whether the prior mean knows to whom the entity was shown")
+    unknown: float = Field(default=0.05, ge=0, lt=1, description="share of values hidden in training")
+    decay: float = Field(default=0.1, ge=0, description="weight decay of effects of features")
+    context_decay: float = Field(default=0.1, ge=0, description="weight decay of factors of context")
+    slow: float = Field(default=0.3, gt=0, description="outer rate of prior, trust and heat over the others'")
+
+    @property
+    def steps(self) -> int:
+        """Inner steps."""
+        return self.newton_steps
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Factors of items as an entity may see them in training: item [F + 1, C, K], the last from all entities;
+    fold [E] of each entity; rows [E] that it has."""
+
+    item: Tensor
+    fold: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """The learner: see the module."""
+
+    config: BernoulliConfig = field(default_factory=BernoulliConfig)
+    name: ClassVar[str] = "bernoulli"
+    Config: ClassVar[type[BernoulliConfig]] = BernoulliConfig
+    objectives: ClassVar[frozenset[Objective]] = frozenset({"click"})
+
+    def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
+        """Factors of the given entities' rows, and the prior that fits them. Raises ConfigError unless labels are
+        clicks."""
+        if data.schema.objective != "click":
+            raise ConfigError(
+                f"'{self.name}' predicts clicks, but '{data.schema.name}' has objective '{data.schema.objective}'"
+            )
+        c = self.config
+        past, found = self._factors(data, entities)
+        extra = c.context_dims if past.context_fields.table else 0
+        root = torch.linalg.cholesky(found.entity.spread).contiguous()
+        prior = functional.pad(root, (0, extra, 0, extra)) + _new(len(root), extra)
+        own = torch.linalg.solve_triangular(root, found.entity.effects.T, upper=False).T
+        own = torch.cat([own, own.new_zeros(len(own), extra)], 1)
+        fresh = own + NOISE * torch.randn(own.shape, generator=generator)
+        width = len(prior)
+        return {
+            **past.entity_fields.bags("entity", fresh),
+            **context_init(past.context_fields, found.effects, extra, c.hidden, generator),
+            "item": found.item.mean.contiguous(),
+            "base": torch.tensor(found.level),
+            "start": own[0].clone(),
+            "prior": prior,
+            **(_audience_params(width, generator) if c.audience else {}),
+            "log_trust": torch.zeros(len(KNOTS)),
+            "log_heat": torch.zeros(len(KNOTS)),
+            "slope": torch.ones(len(KNOTS)),
+        }
+
+    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Folds:
+        """Factors of items made without each fold of the entities."""
+        past, found = self._factors(data, entities)
+        folds = min(self.config.folds, len(entities))
+        order = torch.randperm(len(entities), generator=generator).numpy()
+        item = without(past.rows, found, order % folds, folds)
+        fold = torch.full((data.events.entities,), folds)
+        fold[torch.as_tensor(np.asarray(entities))] = torch.from_numpy(order % folds)
+        # An entity this large would be no newcomer, so it stands for one that is about to stop being one.
+        most = min(LARGEST, data.schema.past_rows or LARGEST)
+        rows = torch.from_numpy(np.array(data.events.counts)).float().clamp(1, most)
+        return Folds(torch.cat([item, found.item.mean[None]]), fold, rows)
+
+    def _factors(self, data: Dataset, entities: IntArray) -> tuple[Past, Factors]:
+        past = Past.of(data, entities, self.config.most_values)
+        return past, factorise(past, self.config.dims, self.config.sweeps)
+
+    def frozen(self, key: str) -> bool:
+        return is_buffer(key) or key in ("item", "slope")
+
+    def group(self, key: str) -> Group:
+        if key.startswith("context."):
+            return Group(decay=self.config.context_decay)
+        if key in ("prior", "base", "log_trust", "log_heat", "log_audience"):
+            return Group(rate=self.config.slow)
+        return Group(decay=self.config.decay if key == "audience" or key.startswith("entity.") else 0.0)
+
+    def body(self, params: Params) -> Params:
+        """The parameters; item [1, C, K]: factors, of one fold."""
+        return params | {"item": params["item"][None]}
+
+    def adapt(self, body: Params, support: Support) -> State:
+        """mean [T, K] of the weights, the Cholesky factor [T, K, K] of their precision, and size [T]."""
+        rows = replace(support.rows, label=support.rows.label.masked_fill(~support.rows.mask, 0.0))
+        size = rows.counts
+        base, x = self._inputs(body, rows)
+        mean = self._mean(body, support.features, x, rows.mask, size)
+        weight = rows.mask * (between_knots(size) @ body["log_trust"]).exp()[:, None]
+        z, factor = posterior(x, base + _dot(x, mean), rows.label, weight, self.config.newton_steps)
+        return {"mean": mean + z, "factor": factor, "size": size}
+
+    def _mean(self, body: Params, features: Mapping[str, Tensor], x: Tensor, mask: Tensor, size: Tensor) -> Tensor:
+        """The prior mean [T, K]."""
+        used = {k: v for k, v in sorted(features.items()) if f"entity.{k}" in body or f"entity.{k}.knots" in body}
+        mean = torch.stack([body["start"].expand(len(size), -1), *bag_fields(body, "entity", used)]).sum(0)
+        if not self.config.audience:
+            return mean
+        shown = (x * mask.unsqueeze(2)).sum(1) / (size + body["log_audience"].exp())[:, None]
+        return mean + shown @ body["audience"]
+
+    def _inputs(self, body: Params, rows: Rows) -> tuple[Tensor, Tensor]:
+        """What a row's logit is without the entity [T, R], and what its weights are asked about, x [T, R, K]."""
+        folds = body["item"]
+        item = torch.where(rows.item < folds.shape[1], rows.item, UNKNOWN)
+        known = folds[body["fold"][:, None] if "fold" in body else torch.zeros_like(item), item]
+        base, asked = body["base"] + known[..., 0], [torch.ones_like(known[..., :1]), known[..., 1:]]
+        shown = context_effect(body, rows, self.config.hidden)
+        if shown is not None:
+            base, asked = base + shown[0], [*asked, shown[1]]
+        return base, torch.cat(asked, 2) @ body["prior"].tril()
+
+    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+        return (between_knots(state["size"]) @ body["slope"])[:, None] * self._logit(body, state, rows)
+
+    def _logit(self, body: Params, state: State, rows: Rows) -> Tensor:
+        """The logit of the mean probability, [T, R]."""
+        base, x = self._inputs(body, rows)
+        heat = (between_knots(state["size"]) @ body["log_heat"]).exp()[:, None]
+        spread = 1 + math.pi / 8 * heat * variance(x, state["factor"])
+        return (base + _dot(x, state["mean"])) / spread.sqrt()
+
+    def spread(self, body: Params, state: State, rows: Rows) -> Tensor:
+        """Standard deviation [T, R] of the logit under the posterior."""
+        return variance(self._inputs(body, rows)[1], state["factor"]).sqrt()
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        """Scores [T, C] in the context of a row of which nothing is known."""
+        item = torch.arange(body["item"].shape[1], device=body["item"].device).expand(len(state["size"]), -1)
+        none = torch.zeros_like(item, dtype=torch.float32)
+        return self.score(body, state, Rows(item, none, none.bool()))
+
+    def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
+        rows = replace(support.rows, label=support.rows.label.masked_fill(~support.rows.mask, 0.0))
+        return objectives.logistic(self.score(body, state, rows), rows)
+
+    def meta_loss(
+        self, params: Params, batch: TaskBatch, aids: Folds, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """Mean log-loss of the query after adapting; figures: the prior's largest and smallest deviation."""
+        device = batch.entity.device
+        body = params | {"item": aids.item.to(device), "fold": aids.fold.to(device)[batch.entity]}
+        state = self.adapt(body, _veiled(batch.support, self.config.unknown, generator))
+        losses = objectives.logistic(self._logit(body, state, batch.query), batch.query)
+        weight = aids.rows.to(device)[batch.entity] ** self.config.size_weight * batch.query.mask.any(1)
+        deviation = params["prior"].detach().tril().norm(dim=1)
+        figures = {"prior_largest": float(deviation.max()), "prior_smallest": float(deviation.min())}
+        return (losses * weight).sum() / weight.sum().clamp(min=1), figures
+
+    @torch.no_grad()
+    def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
+        """Choose the temperature at each support size on meta-validation episodes."""
+        batches = [b for b in episodes if b.query.mask.any()]
+        if not batches:
+            return params
+        body = self.body(params)
+        sizes = [float(b.support.rows.counts.mean()) for b in batches]
+        logits = [self._logit(body, self.adapt(body, b.support), b.query) for b in batches]
+        return params | {"slope": slopes(sizes, logits, [b.query for b in batches], KNOTS)}
+
+
+def between_knots(size: Tensor) -> Tensor:
+    """Weights [T, K] that interpolate linearly in log(1 + n) between the knots; constant beyond the last."""
+    places = torch.log1p(torch.tensor(KNOTS, dtype=size.dtype, device=size.device))
+    return hats(torch.log1p(size), places)
+
+
+def _audience_params(width: int, generator: torch.Generator) -> Params:
+    made = NOISE * torch.randn(width, width, generator=generator)
+    return {"audience": made, "log_audience": torch.tensor(math.log(10.0))}
+
+
+def _new(known: int, extra: int) -> Tensor:
+    """What the prior gets for factors that no factorisation knows, [known + extra, known + extra]."""
+    return torch.diag(torch.cat([torch.zeros(known), torch.full((extra,), CONTEXT_DEVIATION)]))
+
+
+def _dot(x: Tensor, weights: Tensor) -> Tensor:
+    """x [T, R, K] times weights [T, K], [T, R]."""
+    return (x @ weights.unsqueeze(2)).squeeze(2)
+
+
+def _veiled(support: Support, share: float, generator: torch.Generator) -> Support:
+    """The same with some values of features unknown: newcomers have values that no past entity had."""
+    if not share:
+        return support
+    features = {}
+    for name, value in sorted(support.features.items()):
+        if value.is_floating_point():
+            features[name] = value
+            continue
+        hidden = torch.rand(value.shape, generator=generator, device=value.device) < share
+        features[name] = torch.where(hidden & (value != PAD), UNKNOWN, value)
+    return replace(support, features=features)

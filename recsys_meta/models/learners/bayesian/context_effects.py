@@ -1,0 +1,57 @@
+"""The context of rows as a learner's tables: an effect on the logit, factors, and the inputs of a hidden layer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from recsys_meta.core.types import PAD, FloatArray, Params, Rows
+from recsys_meta.models.functional.embeddings import bag_fields
+from recsys_meta.models.learners.bayesian.design_matrix import Fields
+
+FACTOR_SCALE, HIDDEN_SCALE = 0.03, 0.3
+"""Deviations of fresh factors, and of fresh inputs of the hidden layer."""
+
+
+def context_init(fields: Fields, effects: FloatArray, dims: int, hidden: int, generator: torch.Generator) -> Params:
+    """Tables "effect" [V, 1], from effects [P] that a regression found, and "context" [V, dims + hidden]; nothing where
+    rows have no context."""
+    if not fields.table:
+        return {}
+    mixed = torch.randn(len(effects), dims + hidden, generator=generator)
+    mixed *= torch.cat([torch.full((dims,), FACTOR_SCALE), torch.full((hidden,), HIDDEN_SCALE)])
+    made = {**fields.bags("effect", torch.from_numpy(effects)[:, None]), **fields.bags("context", mixed)}
+    if hidden:
+        made["hidden_bias"] = 0.5 * torch.randn(hidden, generator=generator)
+        made["hidden_weight"] = 0.05 * torch.randn(hidden, generator=generator)
+    return made
+
+
+def context_effect(body: Params, rows: Rows, hidden: int) -> tuple[Tensor, Tensor] | None:
+    """What the context adds to every entity's logit [T, R], and its factors [T, R, D]; None where there is none."""
+    fields = _filled(body, rows)
+    if not fields:
+        return None
+    shape = rows.item.shape
+    effect = torch.stack(bag_fields(body, "effect", fields)).sum(0).reshape(shape)
+    both = torch.stack(bag_fields(body, "context", fields)).sum(0)
+    both = both.reshape(*shape, both.shape[1])
+    dims = both.shape[2] - hidden
+    if hidden:
+        effect = effect + (both[..., dims:] + body["hidden_bias"]).relu() @ body["hidden_weight"]
+    return effect, both[..., :dims]
+
+
+def _filled(body: Params, rows: Rows) -> dict[str, Tensor]:
+    """The fields of all rows, one row after the other; a field that the rows lack is missing in each."""
+    fields = {}
+    for key in sorted(k for k in body if k.startswith("effect.") and not k.endswith(".knots")):
+        numeric = key.endswith(".weight")
+        name = key.removeprefix("effect.").removesuffix(".weight" if numeric else "")
+        given = rows.context.get(name)
+        if given is None:
+            given = rows.label.new_full(rows.item.shape, math.nan) if numeric else torch.full_like(rows.item, PAD)
+        fields[name] = given.reshape(-1) if numeric else given.reshape(-1, 1)
+    return fields

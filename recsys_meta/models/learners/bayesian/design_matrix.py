@@ -1,0 +1,136 @@
+"""Past rows as a regression sees them: columns of numbers for what is known of entities, items and rows.
+
+The same tables serve later as bags of features (`nets.bag_fields`), so effects found by a regression on these columns
+are where those tables start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from recsys_meta.core.dataset import Column, Dataset, FeatureTable
+from recsys_meta.core.types import FIRST, FloatArray, IntArray, Params
+from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.models.functional.embeddings import bag_init, hats
+
+PER_DIMENSION = 3
+"""Rows of the rarer label that an average item must have for each factor it gets."""
+
+
+@dataclass(frozen=True)
+class PastRows:
+    """entity [N] counted from 0, item [N] padded ids, label [N], and the inputs of fixed effects [N, P]."""
+
+    entity: IntArray
+    item: IntArray
+    label: FloatArray
+    inputs: sp.csr_matrix
+    entities: int
+    catalogue: int
+
+    @property
+    def affordable(self) -> int:
+        """Factors that the rows can tell apart: few where items are met rarely, or labels hardly differ."""
+        rarer = min(self.label.sum(), len(self.label) - self.label.sum())
+        return int(rarer / (PER_DIMENSION * max(1, len(np.unique(self.item)))))
+
+    def table(self, values: FloatArray) -> sp.csr_matrix:
+        """Values [N] as a matrix [entities, catalogue]; rows that occur twice add up."""
+        return sp.csr_matrix((values, (self.entity, self.item)), shape=(self.entities, self.catalogue))
+
+
+@dataclass(frozen=True)
+class Fields:
+    """A table of features and the knots of its numbers, which are quantiles among some of its rows."""
+
+    table: FeatureTable
+    knots: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, table: FeatureTable, rows: IntArray, most: int | None = None) -> Fields:
+        """Fields of at most `most` values; numbers always."""
+        kept = {k: v for k, v in sorted(table.items()) if most is None or v.size <= most + FIRST}
+        made = bag_init("", kept, rows, 0, 0.0, torch.Generator())
+        return cls(kept, {k: made[f".{k}.knots"] for k, v in kept.items() if v.numeric})
+
+    def design(self, rows: int) -> sp.csr_matrix:
+        """Columns [rows, F]: a one, then for each field the share of each of its values, or the hats of its number;
+        what is missing has zeros."""
+        parts = [sp.csr_matrix(np.ones((rows, 1), np.float32))]
+        for name, column in self.table.items():
+            if column.indptr is None:
+                number = torch.from_numpy(np.array(column.values, np.float32))
+                missing = torch.isnan(number)
+                placed = hats(torch.where(missing, 0.0, number), self.knots[name])
+                parts.append(sp.csr_matrix(placed.masked_fill(missing[:, None], 0.0).numpy()))
+                continue
+            count = np.diff(column.indptr)
+            share = np.repeat(1 / np.maximum(count, 1), count).astype(np.float32)
+            value = np.asarray(column.values, np.int64)
+            parts.append(sp.csr_matrix((share, value, column.indptr), (rows, column.size)))
+        return sp.hstack(parts, format="csr").astype(np.float32)
+
+    def bags(self, prefix: str, effects: Tensor) -> Params:
+        """Tables of `nets.bag_fields` from effects [F, D] of the columns of `design` (without the one's)."""
+        made, at = {}, 1
+        for name, column in self.table.items():
+            key = f"{prefix}.{name}"
+            width = len(self.knots[name]) if column.numeric else column.size
+            part = effects[at : at + width]
+            at += width
+            if column.numeric:
+                made[f"{key}.knots"] = self.knots[name].clone()
+                made[f"{key}.weight"] = torch.cat([part, part.new_zeros(1, part.shape[1])])  # the last: missing
+            else:
+                made[key] = part.clone()
+        return made
+
+
+@dataclass(frozen=True)
+class Past:
+    """All that a factorisation needs: rows, and the fields and designs of entities [entities, F], items [C, G] and
+    contexts."""
+
+    rows: PastRows
+    entity_fields: Fields
+    entity_design: sp.csr_matrix
+    item_design: sp.csr_matrix
+    context_fields: Fields
+
+    @classmethod
+    def of(cls, data: Dataset, entities: IntArray, most: int) -> Past:
+        """The rows of some entities. Features of more than `most` values are left out: their values are met too
+        rarely. How often an item was met is a feature of it, "met"."""
+        entities = np.asarray(entities, np.int64)
+        task, chosen = EventIndex.of(data).flat(torch.from_numpy(entities))
+        position = chosen.numpy()
+        item = np.asarray(data.events.item[position], np.int64)
+        label = np.asarray(data.events.label[position], np.float32)
+        met = np.log1p(np.bincount(item, minlength=data.catalogue)).astype(np.float32)
+        known = np.arange(FIRST, data.catalogue)
+        items = Fields.of({**data.items, "met": Column("met", met)}, known, most)
+        own = Fields.of(data.entities, entities, most)
+        context = Fields.of(_context(data), position)
+        inputs = context.design(len(data.events))[position] if context.table else sp.csr_matrix((len(item), 0))
+        rows = PastRows(task.numpy(), item, label, inputs.astype(np.float32), len(entities), data.catalogue)
+        design = own.design(data.events.entities)[entities]
+        return cls(rows, own, design, items.design(data.catalogue), context)
+
+
+def _context(data: Dataset) -> dict[str, Column]:
+    """The context of all rows as a table of features."""
+    table = {}
+    for field in data.schema.context:
+        values = data.events.context[field.name]
+        if field.kind == "numeric":
+            table[field.name] = Column(field.name, values)
+        else:
+            each = np.arange(len(values) + 1)
+            table[field.name] = Column(field.name, values, each, data.vocab.size(f"context.{field.name}"))
+    return table

@@ -1,0 +1,40 @@
+"""Calibration after training: a temperature of the logit for each support size, on entities not trained on.
+
+A slope alone (Guo et al. 2017): an offset would carry the level of the entities it is fitted on over to newcomers whose
+level is another, and did worse when judged on meta-validation entities that it was not fitted on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys_meta.core.types import Rows
+
+ROUNDS = 10
+"""Newton steps; one unknown needs few."""
+DOUBT = 10.0
+"""Information, in rows of unit logit for each entity, by which a slope is held to 1: rows of one entity err alike."""
+
+
+def slopes(sizes: Sequence[float], logits: Sequence[Tensor], queries: Sequence[Rows], knots: Sequence[int]) -> Tensor:
+    """Slope [K] at each knot (a support size), from logits [T, Q] and labels at some support sizes."""
+    found = np.array([slope(logit, query) for logit, query in zip(logits, queries, strict=True)])
+    order = np.argsort(sizes, kind="stable")
+    places, known = np.log1p(np.asarray(knots, float)), np.log1p(np.asarray(sizes, float)[order])
+    return torch.from_numpy(np.interp(places, known, found[order]).astype(np.float32))
+
+
+def slope(logit: Tensor, rows: Rows) -> float:
+    """The factor on logits [T, Q] of least log-loss, held to 1."""
+    x, label = logit[rows.mask].double(), rows.label[rows.mask].double()
+    hold = DOUBT * max(1.0, float(rows.mask.any(1).sum()))
+    factor = torch.ones((), dtype=torch.float64, device=x.device)
+    for _ in range(ROUNDS):
+        chance = torch.sigmoid(factor * x)
+        pull = (x * (label - chance)).sum() - hold * (factor - 1)
+        factor = factor + (pull / ((x * x * chance * (1 - chance)).sum() + hold)).clamp(-0.5, 0.5)
+    return float(factor)

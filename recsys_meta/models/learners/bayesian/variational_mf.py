@@ -1,0 +1,192 @@
+"""Logistic factors of two sides in closed form, before any episode: a variational Bernoulli factorisation.
+
+    logit = base + fixed effects + a_e + b_i + w_e . v_i        of entity e and item i
+
+[b_i, v_i] ~ N(A' f_i, P) and [a_e, w_e] ~ N(B' f_e, Q) with f their features. A parabola stands for the
+log-likelihood of each row, so that the posterior of each side given the other's is Gaussian; the two are solved in
+turn, every row of a side at once, and A, B, P, Q are set to what fits best (empirical Bayes; Lim & Teh 2007 for squared
+loss). As the uncertainty of one side enters the solve of the other, factors of items met twice stay near what their
+features say, and nothing has to be tuned against over-fitting.
+
+A parabola has the slope and curvature that the log-likelihood has on average over what is believed of the row's logit,
+which is the best Gaussian there is (Opper & Archambeau 2009); it goes only part of the way in each sweep (Khan & Lin
+2017), since a whole step may overshoot. The bound of Jaakkola & Jordan (2000) never overshoots, but is too steep: it
+made posteriors too sure and spreads too small (AUC on meta-validation lower by .001 at equal sweeps, two seeds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scipy.special import expit
+from torch import Tensor
+
+from recsys_meta.core.types import FloatArray, IntArray
+from recsys_meta.models.learners.bayesian.design_matrix import Past, PastRows
+
+PENALTY, CONTEXT_PENALTY = 1.0, 5.0
+"""Ridge on the effects of features, and of contexts."""
+SHARE = 0.5
+"""How far parabolas go in a sweep towards those of what is believed now."""
+START = 0.3
+"""Deviation of factors before the first sweep."""
+CHUNK = 200_000
+"""Rows whose predictions are made at a time: bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """Posterior of one side's [bias, factors]: mean [N, K], covariance [N, K, K]; and the prior it was shrunk to: mean
+    [N, K], of which effects [F, K] of features are the source, and covariance `spread` [K, K]."""
+
+    mean: Tensor
+    covariance: Tensor
+    expected: Tensor
+    spread: Tensor
+    effects: Tensor
+
+    @classmethod
+    def fresh(cls, rows: int, features: int, width: int, generator: torch.Generator) -> Side:
+        """Small random factors, no bias."""
+        mean = START * torch.randn(rows, width, generator=generator)
+        mean[:, 0] = 0
+        own = torch.eye(width)
+        none = torch.zeros(rows, width)
+        return cls(mean, (0.05 * own).expand(rows, width, width), none, START * own, torch.zeros(features, width))
+
+
+@dataclass(frozen=True)
+class Parabola:
+    """(label + lean) * logit - curvature * logit^2 / 2, in place of each row's log-likelihood; both [N]."""
+
+    lean: FloatArray
+    curvature: FloatArray
+
+    @classmethod
+    def fresh(cls, rows: int) -> Parabola:
+        """The one that touches at a logit of 0."""
+        return cls(np.full(rows, -0.5, np.float32), np.full(rows, 0.25, np.float32))
+
+    def towards(self, logit: FloatArray, variance: FloatArray) -> Parabola:
+        """Nearer to the one of rows whose logits are believed to be N(logit, variance)."""
+        shrunk = 1 / np.sqrt(1 + np.pi / 8 * variance)  # MacKay 1992
+        chance = expit(shrunk * logit)
+        curvature = shrunk * chance * (1 - chance)
+        lean = curvature * logit - chance
+        moved = [old + SHARE * (new - old) for old, new in ((self.lean, lean), (self.curvature, curvature))]
+        return Parabola(*(m.astype(np.float32) for m in moved))
+
+    def pull(self, label: FloatArray, offset: FloatArray) -> FloatArray:
+        """The slope [N] at a logit of offset [N]."""
+        return label + self.lean - self.curvature * offset
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What was found: the offset of every logit, fixed effects [P], the first that of the constant where there are
+    any, both sides, and the parabola of each row."""
+
+    base: float
+    effects: FloatArray
+    entity: Side
+    item: Side
+    parabola: Parabola
+
+    @property
+    def level(self) -> float:
+        """The logit of a row on average items in no particular context."""
+        return self.base + float(self.effects[:1].sum())
+
+
+def factorise(past: Past, dims: int, sweeps: int) -> Factors:
+    """Fit both sides, with at most `dims` factors; no chance is left in it, so that equal rows give equal factors."""
+    rows, width = past.rows, 1 + min(dims, past.rows.affordable)
+    generator = torch.Generator().manual_seed(0)
+    item = Side.fresh(rows.catalogue, past.item_design.shape[1], width, generator)
+    entity = Side.fresh(rows.entities, past.entity_design.shape[1], width, generator)
+    mean = float(np.clip(rows.label.mean(), 1e-4, 1 - 1e-4)) if len(rows.label) else 0.5
+    base = float(np.log(mean / (1 - mean)))
+    effects = np.zeros(rows.inputs.shape[1], np.float32)
+    parabola = Parabola.fresh(len(rows.label))
+    for _ in range(sweeps):
+        offset = base + rows.inputs @ effects
+        weights, pulls = rows.table(parabola.curvature), rows.table(parabola.pull(rows.label, offset))
+        entity = _informed(_solved(weights, pulls, item, entity), past.entity_design)
+        item = _informed(_solved(weights.T.tocsr(), pulls.T.tocsr(), entity, item), past.item_design)
+        logit, variance = _predicted(rows, entity, item)
+        effects = _effects(rows, base + logit, effects, parabola)
+        parabola = parabola.towards(base + logit + rows.inputs @ effects, variance)
+    return Factors(base, effects, entity, item, parabola)
+
+
+def without(rows: PastRows, factors: Factors, fold: IntArray, folds: int) -> Tensor:
+    """[bias, factors] of items from the rows of all entities but those of a fold, for each fold, [folds, C, K]; fold
+    [entities] says where each entity is."""
+    pull = factors.parabola.pull(rows.label, factors.base + rows.inputs @ factors.effects)
+    made = []
+    for number in range(folds):  # a handful
+        kept = (fold[rows.entity] != number).astype(np.float32)
+        weights, pulls = rows.table(factors.parabola.curvature * kept), rows.table(pull * kept)
+        made.append(_solved(weights.T.tocsr(), pulls.T.tocsr(), factors.entity, factors.item).mean)
+    return torch.stack(made)
+
+
+def _solved(weights: sp.csr_matrix, pulls: sp.csr_matrix, other: Side, own: Side) -> Side:
+    """One side given the other. Its rows are regressed on r = [1, factors of the other], the other's bias an offset."""
+    width = own.mean.shape[1]
+    r = torch.cat([torch.ones_like(other.mean[:, :1]), other.mean[:, 1:]], 1)
+    unsure = other.covariance.clone()
+    with_bias = unsure[:, 0].clone()  # covariance of the offset with the factors
+    with_bias[:, 0] = 0
+    unsure[:, 0], unsure[:, :, 0] = 0, 0
+    products = (r[:, :, None] * r[:, None, :] + unsure).reshape(len(r), -1)
+    prior = torch.linalg.inv(own.spread)
+    precision = torch.from_numpy(weights @ products.numpy()).reshape(-1, width, width) + prior
+    offset = other.mean[:, :1] * r + with_bias
+    pull = torch.from_numpy(pulls @ r.numpy() - weights @ offset.numpy()) + own.expected @ prior
+    covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision))
+    return replace(own, mean=(covariance @ pull.unsqueeze(2)).squeeze(2), covariance=covariance)
+
+
+def _informed(side: Side, features: sp.csr_matrix) -> Side:
+    """The same with the prior that fits it best: a ridge regression on features, and the spread around it."""
+    penalty = np.full(features.shape[1], PENALTY, np.float32)
+    penalty[0] *= 1e-3  # the constant
+    gram = (features.T @ features).toarray() + np.diag(penalty)
+    effects = torch.from_numpy(np.linalg.solve(gram, features.T @ side.mean.numpy()).astype(np.float32))
+    expected = torch.from_numpy(features @ effects.numpy())
+    rest = side.mean - expected
+    spread = side.covariance.mean(0) + rest.T @ rest / len(rest)
+    return replace(side, expected=expected, spread=spread, effects=effects)
+
+
+def _predicted(rows: PastRows, entity: Side, item: Side) -> tuple[FloatArray, FloatArray]:
+    """Mean and variance [N] of each row's logit; correlations between the factors of a side are left out."""
+    logit, variance = np.empty(len(rows.label), np.float32), np.empty(len(rows.label), np.float32)
+    varied = [side.covariance.diagonal(dim1=1, dim2=2) for side in (entity, item)]
+    for part in _chunks(len(rows.label)):
+        e, i = torch.from_numpy(rows.entity[part]), torch.from_numpy(rows.item[part])
+        w, v, sw, sv = entity.mean[e], item.mean[i], varied[0][e], varied[1][i]
+        logit[part] = (w[:, 0] + v[:, 0] + (w[:, 1:] * v[:, 1:]).sum(1)).numpy()
+        mixed = w[:, 1:].square() * sv[:, 1:] + v[:, 1:].square() * sw[:, 1:] + sw[:, 1:] * sv[:, 1:]
+        variance[part] = (sw[:, 0] + sv[:, 0] + mixed.sum(1)).numpy()
+    return logit, variance
+
+
+def _effects(rows: PastRows, offset: FloatArray, effects: FloatArray, parabola: Parabola) -> FloatArray:
+    """One weighted least-squares solve of the fixed effects, the rest of the logit given."""
+    if not len(effects):
+        return effects
+    weighted = rows.inputs.multiply(parabola.curvature[:, None]).tocsr()
+    gram = (rows.inputs.T @ weighted).toarray() + CONTEXT_PENALTY * np.eye(len(effects), dtype=np.float32)
+    pull = rows.inputs.T @ parabola.pull(rows.label, offset)
+    found: FloatArray = np.linalg.solve(gram, pull).astype(np.float32)
+    return found
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    return (slice(start, start + CHUNK) for start in range(0, rows, CHUNK))

@@ -1,0 +1,1 @@
+"""Choices of the next item: pooled experts, deep interest networks."""

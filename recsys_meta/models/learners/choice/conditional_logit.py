@@ -1,0 +1,275 @@
+"""The flagship's form for choices out of an entity's own catalogue: a ranker whose weights know the support's size.
+
+Of a candidate's features x at a moment (`moments`), two experts each make a logit,
+
+    u_e(x) = w_e(n) . x + net_e(x, moment),    w_e(n) = w_e + linear in log(1 + n) between learned knots,
+
+one for items that the actor had met before, one for those new to it, and the candidate gets that of its kind; items
+met before get a bonus that depends on the moment (how long and how varied the history is) and on n. The experts
+are trained together, by a softmax over sampled candidates, and the expert for new items also among new items alone:
+revisits are the greater and easier part of the data and would otherwise decide what popularity and distance are worth.
+A small count is worth less than a great one, which is why the weights see n.
+
+The entity's own weights may then take one step down the loss of its support, each row judged by what the others say,
+
+    w_e <- w_e(n) + trust(n) a_e(n) * (mean of support x - E_p[x]),
+
+with learned rates a(n). trust(n) is chosen on meta-validation entities and is 0 where the step does not pay.
+
+Nearest relatives: conditional logit (McFadden 1974), CHAML (Chen 2021), Meta-SGD (Li 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.schema import Objective
+from recsys_meta.core.types import FIRST, PAD, IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
+from recsys_meta.models.functional.choice_features import VISITED, features, history_of, moment, spaced, summary
+from recsys_meta.models.functional.losses import mean_rows
+from recsys_meta.models.learners.choice import experts
+from recsys_meta.models.learners.choice.experts import NEVER
+from recsys_meta.models.protocols import Config, Group
+
+SCALES = (0, 1, 4, 16, 64, 256)
+"""Support sizes that the spread of the features is taken from."""
+TRUSTS = (0.0, 0.25, 0.5, 1.0)
+"""How much of the learned step may be taken."""
+STEPPING = 0.25
+"""Share of meta-batches that take the step."""
+JUDGED = 512
+"""Query rows of an entity that the choice of trust looks at."""
+
+
+class ChoiceConfig(Config):
+    """`aware` off, `split` off and `adapts` off give the same model blind to the support's size, with one expert for
+    all items, and without a step: a pooled network."""
+
+    objective: Objective = "choice"
+    aware: bool = Field(default=True, description="weights depend on the support's size")
+    split: bool = Field(default=True, description="items met before and new ones have an expert each")
+    adapts: bool = Field(default=True, description="the entity's weights take a step where it pays")
+    hidden: int = Field(default=16, ge=0, description="width of each expert's net; 0 leaves it linear")
+    bonus: int = Field(default=8, ge=0, description="width of the net for the bonus of items met before")
+    negatives: int = Field(default=100, ge=1, description="sampled candidates of a row")
+    new_weight: float = Field(default=1.0, ge=0, description="weight of the choice among new items alone")
+    rate: float = Field(default=0.05, gt=0, description="fresh rates of the step")
+    decay: float = Field(default=1e-2, ge=0, description="weight decay")
+
+    @property
+    def steps(self) -> int:
+        """Inner steps."""
+        return int(self.adapts)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The learner: see the module."""
+
+    config: ChoiceConfig = field(default_factory=ChoiceConfig)
+    name: ClassVar[str] = "choice"
+    Config: ClassVar[type[ChoiceConfig]] = ChoiceConfig
+    objectives: ClassVar[frozenset[Objective]] = frozenset({"choice"})
+
+    def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
+        """Fresh parameters; centre and spread of the features come from the given entities. Raises ConfigError unless
+        the data set is one of choices."""
+        if data.schema.objective != "choice":
+            raise ConfigError(
+                f"'{self.name}' chooses, but '{data.schema.name}' has objective '{data.schema.objective}'"
+            )
+        c = self.config
+        return experts.init(c.aware, c.split, c.hidden, c.bonus, c.rate, generator) | _spread(data, entities, generator)
+
+    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
+        """Nothing is needed beside the parameters."""
+
+    def frozen(self, key: str) -> bool:
+        return key == "trust" or key.endswith((".centre", ".spread"))
+
+    def group(self, key: str) -> Group:
+        return Group(decay=0.0 if key == "log_step" else self.config.decay)
+
+    def body(self, params: Params) -> Params:
+        return params
+
+    def adapt(self, body: Params, support: Support) -> State:
+        """What `moments.summary` keeps, and the entity's weights [T, E, F] and bonus [T]."""
+        state = summary(support)
+        knots = experts.between(state["size"], len(body["weight_by_size"]))
+        state["weight"] = body["weight"] + torch.einsum("tk,kef->tef", knots, body["weight_by_size"])
+        state["bonus"] = knots @ body["bonus_by_size"]
+        trust = experts.between(state["size"], len(body["trust"])) @ body["trust"]
+        if self.config.adapts and support.rows.item.shape[1] and bool((trust > 0).any()):
+            rate = torch.einsum("tk,kef->tef", knots, body["log_step"]).exp()
+            x, told, mask, met = self._own(body, state, support)
+            step = experts.step(body, state, x, told, mask, met)
+            state["weight"] = state["weight"] + trust[:, None, None] * rate * step
+        return state
+
+    def _own(self, body: Params, state: State, support: Support) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Candidates of the support's own rows, scaled features [T, S, K, F] with the row's item first, moments
+        [T, S, G], which candidates are there [T, S, K] and which rows count [T, S].
+
+        The rows are the support's even where the state is not: before adapting it has none. Only where it has counted
+        these very rows is each left out of what it says of it."""
+        rows = support.rows
+        rows = replace(rows, item=torch.where(rows.mask & (rows.item >= FIRST), rows.item, PAD))
+        candidates = _offered(rows, _spread_out(state, self.config.negatives))
+        counted = torch.equal(state["item"], rows.item)
+        x = experts.scaled(body, features(state, rows, candidates, own=counted))
+        met = (rows.item >= FIRST) & (history_of(rows) >= FIRST).any(2)
+        return x, self._told(body, state, rows), _there(state, candidates), met
+
+    def _told(self, body: Params, state: State, rows: Rows) -> Tensor:
+        told = experts.scaled(body, moment(state, rows), "moment")
+        return told if self.config.aware else told * experts.SIZELESS.to(told.device)
+
+    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+        x = experts.scaled(body, features(state, rows, candidates))
+        return experts.logits(body, state, x, self._told(body, state, rows))
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        tasks, items = state["count"].shape
+        one = torch.zeros(tasks, 1, dtype=torch.int64, device=state["count"].device)
+        rows = Rows(one, one.float(), one == 0)
+        every = torch.arange(items, device=one.device).expand(tasks, 1, items)
+        return self.choose(body, state, rows, every)[:, 0]
+
+    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+        return self.choose(body, state, rows, rows.item[:, :, None])[..., 0]
+
+    def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
+        """What the step goes down: each row with a history judged by what the others say, or, under the state of
+        another support, by all that says."""
+        if not support.rows.item.shape[1]:
+            return torch.zeros(support.size)
+        x, told, mask, met = self._own(body, state, support)
+        logits = experts.logits(body, state, x, told).masked_fill(~mask, NEVER)
+        return mean_rows(-torch.log_softmax(logits, 2)[..., 0], met)
+
+    def meta_loss(
+        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """Loss of the query's choices. In some meta-batches the tasks take the step: the weights must be good
+        without it too."""
+        steps = torch.rand(1, generator=generator, device=batch.query.item.device) < STEPPING
+        state = self.adapt(_trusting(params, float(steps)), batch.support)
+        others = _others(state, batch.query.item.shape[1], self.config.negatives, generator)
+        every, new = self._losses(params, state, batch.query, others)
+        total = (every + self.config.new_weight * new).mean()
+        return total, {"all": float(every.detach().mean()), "new": float(new.detach().mean())}
+
+    def _losses(self, body: Params, state: State, rows: Rows, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss [T] of the rows' choices among candidates, and of those of new items among new ones."""
+        candidates = _offered(rows, others)
+        x = features(state, rows, candidates)
+        logits = experts.logits(body, state, experts.scaled(body, x), self._told(body, state, rows))
+        logits = logits.masked_fill(~_there(state, candidates), NEVER)
+        met = x[..., VISITED] > 0
+        asked = rows.mask & (rows.item >= FIRST)
+        every = mean_rows(-torch.log_softmax(logits, 2)[..., 0], asked)
+        fresh = -torch.log_softmax(logits.masked_fill(met, NEVER), 2)[..., 0]
+        return every, (torch.where(met[..., 0], 0.0, fresh) * asked).sum(1) / asked.sum(1).clamp(min=1)
+
+    @torch.no_grad()
+    def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
+        """Choose for each support size how much of the step is taken: none, unless the mean gain over meta-validation
+        entities is above its standard error."""
+        if not self.config.adapts:
+            return params
+        sizes, chosen = [], []
+        for batch in episodes:
+            if batch.support.rows.item.shape[1]:
+                sizes.append(float(batch.support.rows.counts.log1p().mean()))
+                chosen.append(self._best_trust(params, batch))
+        if not sizes:
+            return params
+        places = experts.PLACES[:, None] - torch.tensor(sizes)
+        nearest = places.abs().argmin(1)
+        return params | {"trust": torch.tensor(chosen)[nearest]}
+
+    def _best_trust(self, params: Params, batch: TaskBatch) -> float:
+        rows = batch.query.columns(0, JUDGED)
+        losses = []
+        for trust in TRUSTS:
+            state = self.adapt(_trusting(params, trust), batch.support)
+            every, new = self._losses(params, state, rows, _spread_out(state, self.config.negatives))
+            losses.append(every + new)
+        gain = losses[0] - torch.stack(losses)
+        if gain.shape[1] < 2:
+            return 0.0  # one entity says nothing of how sure the gain is
+        mean, error = gain.mean(1), gain.std(1) / gain.shape[1] ** 0.5
+        best = int(mean.argmax())
+        return TRUSTS[best] if float(mean[best]) > float(error[best]) else 0.0
+
+
+def _trusting(params: Params, trust: float) -> Params:
+    """The parameters with so much of the step taken at every size of the support."""
+    return {**params, "trust": torch.full_like(params["trust"], trust)}
+
+
+def _spread(data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
+    """Centre and spread of features and moments at a few support sizes."""
+    index = EventIndex.of(data)
+    usable = np.asarray(entities)[index.counts.numpy()[np.asarray(entities)] >= 2]
+    if not len(usable):
+        raise ConfigError("no training entity has the two interactions that an episode needs")
+    x, m = [], []
+    for size in SCALES:
+        chosen = torch.as_tensor(usable)[torch.randperm(len(usable), generator=generator)[:8]]
+        support, query = draw(index, chosen, torch.full_like(chosen, size), max_query=64)
+        batch = batch_of(data, chosen.numpy(), support, query)
+        state = summary(batch.support)
+        candidates = _offered(batch.query, _others(state, batch.query.item.shape[1], 16, generator))
+        kept = _there(state, candidates) & batch.query.mask[:, :, None]
+        x.append(features(state, batch.query, candidates)[kept])
+        m.append(moment(state, batch.query)[batch.query.mask])
+    made = {"feature": torch.cat(x), "moment": torch.cat(m)}
+    return {f"{k}.centre": v.mean(0) for k, v in made.items()} | {
+        f"{k}.spread": v.std(0, correction=0).clamp(min=0.05) for k, v in made.items()
+    }
+
+
+def _others(state: State, rows: int, most: int, generator: torch.Generator) -> Tensor:
+    """Items [T, R, N] for each of so many rows, N at most `most`: a catalogue of no more than N whole, each item once,
+    of a larger one N drawn uniformly."""
+    listed = state["listed"]
+    items = listed.sum(1)[:, None, None]
+    width = max(1, min(most, int(items.max()) if items.numel() else 1))
+    chance = torch.rand(len(listed), rows, width, generator=generator, device=listed.device)
+    place = torch.where(items <= width, torch.arange(width, device=listed.device), (chance * items).long())
+    return torch.where(place < items, FIRST + place, PAD)
+
+
+def _spread_out(state: State, most: int) -> Tensor:
+    """Items [T, 1, N] at equal spaces in each catalogue."""
+    items, _ = spaced(state["listed"], most)
+    return items[:, None, :]
+
+
+def _offered(rows: Rows, others: Tensor) -> Tensor:
+    """Candidates [T, R, 1 + H + N]: the row's item, its history, others; what occurs before is 0."""
+    history = history_of(rows)
+    item = rows.item[:, :, None]
+    others = others.expand(*rows.item.shape, -1)
+    again = (history[..., :, None] == history[..., None, :]).tril(-1).any(3) | (history == item)
+    known = torch.cat([item, history], 2)
+    repeated = (others[..., :, None] == known[..., None, :]).any(3)
+    return torch.cat([item, history.masked_fill(again, 0), others.masked_fill(repeated, 0)], 2)
+
+
+def _there(state: State, candidates: Tensor) -> Tensor:
+    """Which candidates are items of the catalogue; the first of each row always counts, so that no row is empty."""
+    listed = state["listed"].gather(1, candidates.flatten(1)).reshape(candidates.shape)
+    return torch.cat([torch.ones_like(listed[..., :1]), listed[..., 1:]], 2)

@@ -1,0 +1,173 @@
+"""The deep interest network as a learner of the objective "choice", with MAML over entities (Finn et al. 2017).
+
+A few steps on the support move the perceptron ("head") or all dense layers ("all") of each entity; "none" is the same
+network merely trained on many entities. While the steps are taken half of the support's actors are counted and the
+other half asked about, see `candidates.halves`; after that all count. With a curriculum (`curricula`) around it this is
+CHAML (Chen et al. 2021), with its hardness only HAML.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.schema import Objective
+from recsys_meta.core.types import IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.models.functional.embeddings import is_buffer
+from recsys_meta.models.learners.choice import interest_network as interest
+from recsys_meta.models.learners.choice import negative_sampling as candidates
+from recsys_meta.models.learners.choice.interest_network import InterestConfig
+from recsys_meta.models.protocols import Group
+
+FAST = "fast."
+WATCHED = 16
+"""Query rows of an entity by which it is told how far adapting moves scores."""
+
+
+class DinConfig(InterestConfig):
+    """What of the network adapts, and how; the network's fields are those of `InterestConfig`."""
+
+    objective: Literal["choice"] = "choice"
+    negatives: int = Field(default=1, ge=1, description="items drawn beside each item taken")
+    adapts: Literal["none", "head", "all"] = "none"
+    order: Literal[1, 2] = 1
+    steps: int = Field(default=1, ge=0)
+    rate: float = Field(default=1e-3, gt=0, description="inner rate at the start")
+    learned_rate: bool = False
+    inner_negatives: int = Field(default=1, ge=1, description="the same for rows of the support")
+    seasoned: int = Field(default=0, ge=0, description="history that a support row must have to be asked about")
+    decay: float = Field(default=1e-2, ge=0, description="weight decay of all but biases and inner rates")
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Layers that adapt."""
+        head = ("head", "wide") if self.wide else ("head",)
+        return {"none": (), "head": head, "all": (*head, "attention", "item")}[self.adapts]
+
+
+@dataclass(frozen=True)
+class Din:
+    """The learner: see the module."""
+
+    config: DinConfig = field(default_factory=DinConfig)
+    name: ClassVar[str] = "din"
+    Config: ClassVar[type[DinConfig]] = DinConfig
+    objectives: ClassVar[frozenset[Objective]] = frozenset({"choice"})
+
+    def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
+        """Fresh parameters. Raises ConfigError unless the data set is one of choices."""
+        homes = data.homes
+        if data.schema.objective != "choice" or homes is None:
+            raise ConfigError(f"'din' serves choices, but '{data.schema.name}' has '{data.schema.objective}'")
+        params = interest.init(self.config, data, homes, entities, generator)
+        return params | {f"rate.{group}": torch.tensor(math.log(self.config.rate)) for group in self.config.groups}
+
+    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
+        """Nothing is needed beside the parameters."""
+
+    def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
+        """Nothing is left to choose after training."""
+        return params
+
+    def frozen(self, key: str) -> bool:
+        return is_buffer(key) or (key.startswith("rate.") and not self.config.learned_rate)
+
+    def group(self, key: str) -> Group:
+        plain = key.startswith("rate.") or key.endswith("bias")
+        return Group(decay=0.0 if plain else self.config.decay)
+
+    def body(self, params: Params) -> Params:
+        return params
+
+    def adapt(self, body: Params, support: Support) -> State:
+        """What `interest.seen` keeps and, of what adapts, the entity's own weights, each with a leading T."""
+        state = interest.seen(self.config, body, support)
+        fast = {f"{FAST}{k}": v.expand(support.size, *v.shape) for k, v in body.items() if self._moves(k)}
+        known, asked = candidates.halves(support.rows, self.config.seasoned)
+        if fast and self.config.steps and asked.item.shape[1]:
+            half = interest.seen(self.config, body, replace(support, rows=known))
+            outer = torch.is_grad_enabled() and any(v.requires_grad for v in body.values())
+            for _ in range(self.config.steps):
+                fast = self._step(body, half, fast, asked, outer)
+        return {k: v.contiguous() for k, v in (state | fast).items()}
+
+    def _moves(self, key: str) -> bool:
+        return _part(key) in self.config.groups
+
+    def _step(self, body: Params, half: State, fast: State, asked: Rows, outer: bool) -> State:
+        """One step down the gradient of each task's own loss: tasks share no fast weight, so that of the sum is it."""
+        second, rates = outer and self.config.order == 2, body
+        if not second:
+            body, half = ({k: v.detach() for k, v in x.items()} for x in (body, half))
+        with torch.enable_grad():
+            held = fast if second else {k: v.detach() for k, v in fast.items()}
+            held = {k: v if v.requires_grad else v.requires_grad_() for k, v in held.items()}
+            among = candidates.reproducible(asked, half["listed"], self.config.inner_negatives)
+            total = candidates.loss(self.choose(body, half | held, asked, among), asked, among).sum()
+            gradients = torch.autograd.grad(total, list(held.values()), create_graph=second)
+        return {
+            key: fast[key] - rates[f"rate.{_part(key.removeprefix(FAST))}"].exp() * gradient
+            for key, gradient in zip(held, gradients, strict=True)
+        }
+
+    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+        return interest.scores(self.config, _weights(body, state), state, rows, candidates)
+
+    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+        return self.choose(body, state, rows, rows.item[:, :, None]).squeeze(2)
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        """Scores [T, C] for an actor of whom nothing is known, at a time that nobody has told."""
+        tasks, items = state["listed"].shape
+        nothing = torch.zeros(tasks, 1, dtype=torch.int64, device=state["listed"].device)
+        rows = Rows(nothing, nothing.float(), nothing > 0)
+        every = torch.arange(items, device=nothing.device).expand(tasks, 1, -1)
+        return self.choose(body, state, rows, every).squeeze(1)
+
+    def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
+        """Against other items that follow from the rows' content, so that it is the same each time."""
+        rows = support.rows
+        if not rows.item.shape[1]:
+            return torch.zeros(support.size, device=rows.item.device)
+        among = candidates.reproducible(rows, state["listed"], self.config.inner_negatives)
+        return candidates.loss(self.choose(body, state, rows, among), rows, among)
+
+    def meta_loss(
+        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """Mean query loss after adapting, against items drawn uniformly; figures: how far adapting moved weights and
+        query scores, and the inner rates."""
+        state, query = self.adapt(params, batch.support), batch.query
+        among = candidates.drawn(query, state["listed"], self.config.negatives, generator)
+        scores = interest.forward(self.config, _weights(params, state), state, query, among, generator)
+        loss = candidates.loss(scores, query, among)
+        asked = query.mask.any(1)
+        figures = self._figures(params, state, query, among) if self.config.groups else {}
+        return (loss * asked).sum() / asked.sum().clamp(min=1), figures
+
+    @torch.no_grad()
+    def _figures(self, params: Params, state: State, query: Rows, among: Tensor) -> dict[str, float]:
+        own = {k: v for k, v in state.items() if k.startswith(FAST)}
+        still = {k: params[k.removeprefix(FAST)].expand_as(v) for k, v in own.items()}
+        moved = torch.cat([(own[k] - still[k]).flatten(1) for k in own], 1)
+        some, among = query.first(WATCHED), among[:, :WATCHED]
+        gap = self.choose(params, state, some, among) - self.choose(params, state | still, some, among)
+        rates = {f"inner_rate.{g}": float(params[f"rate.{g}"].exp()) for g in self.config.groups}
+        return {"change": float(moved.norm(dim=1).mean()), "moved": float(gap.abs().mean()), **rates}
+
+
+def _part(key: str) -> str:
+    return key.split(".", 1)[0]
+
+
+def _weights(body: Params, state: State) -> Params:
+    """The network's weights, those that an entity has adapted with a leading T."""
+    return {k: state.get(f"{FAST}{k}", v) for k, v in body.items()}

@@ -1,0 +1,106 @@
+"""Two experts over the features of (candidate, moment), and the gradient of their softmax in an entity's weights.
+
+E = 2 experts: one for items new to the actor, one for items it had met. Shapes: x [T, R, K, F] scaled features,
+told [T, R, G] scaled features of the row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recsys_meta.core.types import Params, State
+from recsys_meta.models.functional.choice_features import FEATURES, MOMENT, VISITED
+from recsys_meta.models.functional.embeddings import hats
+
+EXPERTS = 2
+KNOTS = (0, 8, 32, 128, 512, 2048)
+"""Support sizes, in rows, at which weights have values of their own."""
+PLACES = torch.log1p(torch.tensor(KNOTS, dtype=torch.float32))
+NEVER = -1e9
+"""Logit of what is not offered; finite, so that masked rows stay numbers."""
+SIZELESS = torch.tensor([0.0 if "size" in name or "rows" in name else 1.0 for name in MOMENT])
+"""Which features of a moment say nothing of the support's size."""
+
+
+def between(size: Tensor, knots: int) -> Tensor:
+    """Weights [T, K] that interpolate linearly in log(1 + n) between the knots; [T, 1] of ones where there is one."""
+    if knots == 1:
+        return torch.ones(len(size), 1, dtype=size.dtype, device=size.device)
+    return hats(torch.log1p(size), PLACES.to(size))
+
+
+def init(aware: bool, split: bool, hidden: int, bonus: int, rate: float, generator: torch.Generator) -> Params:
+    """Fresh parameters; every logit starts at 0."""
+    sizes, kinds = len(KNOTS) if aware else 1, EXPERTS if split else 1
+    width = len(FEATURES) + len(MOMENT)
+    params = {
+        "weight": torch.zeros(kinds, len(FEATURES)),
+        "weight_by_size": torch.zeros(sizes, kinds, len(FEATURES)),
+        "bonus_by_size": torch.zeros(sizes),
+        "log_step": torch.full((sizes, kinds, len(FEATURES)), rate).log(),
+        "trust": torch.zeros(len(KNOTS)),
+    }
+    if hidden:
+        params |= {
+            "net.inner": torch.randn(kinds, width, hidden, generator=generator) * (2 / width) ** 0.5,
+            "net.bias": torch.zeros(kinds, hidden),
+            "net.outer": torch.randn(kinds, hidden, generator=generator) * 0.01,
+        }
+    if bonus:
+        params |= {
+            "bonus.inner": torch.randn(len(MOMENT), bonus, generator=generator) * len(MOMENT) ** -0.5,
+            "bonus.bias": torch.zeros(bonus),
+            "bonus.outer": torch.randn(bonus, generator=generator) * 0.01,
+        }
+    return params
+
+
+def scaled(body: Params, values: Tensor, kind: str = "feature") -> Tensor:
+    """Values around 0 with a spread around 1."""
+    return (values - body[f"{kind}.centre"]) / body[f"{kind}.spread"]
+
+
+def met_before(body: Params, x: Tensor) -> Tensor:
+    """Which candidates [T, R, K] the actor had met, from scaled features."""
+    return x[..., VISITED] * body["feature.spread"][VISITED] + body["feature.centre"][VISITED] > 0.5
+
+
+def logits(body: Params, state: State, x: Tensor, told: Tensor) -> Tensor:
+    """Logits [T, R, K]."""
+    met = met_before(body, x)
+    bonus = state["bonus"][:, None]
+    if "bonus.inner" in body:
+        bonus = bonus + torch.tanh(told @ body["bonus.inner"] + body["bonus.bias"]) @ body["bonus.outer"]
+    each = torch.einsum("trkf,tef->trke", x, state["weight"])
+    if "net.inner" in body:
+        each = each + _net(body, x, told)
+    own = each[..., 0] if each.shape[3] == 1 else torch.where(met, each[..., 1], each[..., 0])
+    return own + torch.where(met, bonus[..., None], 0.0)
+
+
+def _net(body: Params, x: Tensor, told: Tensor) -> Tensor:
+    """One hidden layer for each expert, [T, R, K, E]. What a row alone says is multiplied once for all candidates."""
+    kinds, _, hidden = body["net.inner"].shape
+    inner = body["net.inner"].transpose(0, 1).reshape(-1, kinds * hidden)
+    features = x.shape[3]
+    row = told @ inner[features:] + body["net.bias"].reshape(-1)
+    active = torch.relu(x @ inner[:features] + row[:, :, None, :])
+    return (active.reshape(*x.shape[:3], kinds, hidden) * body["net.outer"]).sum(4)
+
+
+def step(body: Params, state: State, x: Tensor, told: Tensor, there: Tensor, counts: Tensor) -> Tensor:
+    """Negative gradient [T, E, F] of the mean softmax loss of rows whose first candidate was taken, in the weights.
+
+    there [T, R, K]: which candidates are offered; counts [T, R]: which rows. Zero where none does.
+    """
+    chance = torch.softmax(logits(body, state, x, told).masked_fill(~there, NEVER), 2)
+    taken = torch.zeros_like(chance)
+    taken[..., 0] = 1.0
+    weight = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    gap = (taken - chance) * weight[:, :, None]
+    if state["weight"].shape[1] == 1:
+        return torch.einsum("trk,trkf->tf", gap, x)[:, None]
+    met = met_before(body, x)
+    kinds = torch.stack([torch.where(met, 0.0, gap), torch.where(met, gap, 0.0)], 1)
+    return torch.einsum("terk,trkf->tef", kinds, x)

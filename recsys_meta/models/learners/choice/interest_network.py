@@ -1,0 +1,229 @@
+"""A deep interest network for items without ids (Zhou et al. 2018, in the shape of Chen et al. 2021).
+
+A candidate asks the actor's history by attention, and a perceptron scores candidate, answer, context and the features
+of `moments`. The items of a new entity were never seen, so no item has an id: its vector is made from where it lies in
+the catalogue, what kind it is, and what the support says of it. Of [k, v, k - v, k * v] of key and candidate the
+attention gets three products, since k - v is linear in both.
+
+Weights may carry a leading T: then each task has its own. Shapes as in `types`; D size of item vectors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.dataset import Column, Dataset, FeatureTable, Homes
+from recsys_meta.core.schema import LATITUDE, LONGITUDE
+from recsys_meta.core.types import FIRST, Catalogue, IntArray, Params, Rows, State, Support
+from recsys_meta.models.functional.choice_features import FEATURES, MOMENT, features, history_of, moment, summary
+from recsys_meta.models.functional.embeddings import bag_fields, bag_init, linear, mlp_init
+from recsys_meta.models.protocols import Config
+
+NEVER = -1e9
+ITEM_INPUTS = 12
+"""Numbers that an item's vector is made from, beside what kind it is."""
+DEGREE = 111.2
+"""Length of a degree of latitude in km."""
+PAIR_FLOATS = 20_000_000
+"""Activations of the attention that may be held at once while nothing is trained."""
+
+
+class InterestConfig(Config):
+    """The network."""
+
+    dims: int = Field(default=32, ge=1, description="of item vectors")
+    attention: int = Field(default=50, ge=1, description="width of the attention's hidden layer")
+    hidden: tuple[int, ...] = (64, 64)
+    context_dims: int = Field(default=8, ge=1, description="of each context field")
+    history: int = Field(default=20, ge=1, description="items that attention goes back")
+    wide: bool = Field(default=True, description="the features of `moments` also count directly, as in a logit")
+    dropout: float = Field(default=0.2, ge=0, lt=1, description="on hidden units, while training")
+
+
+def init(config: InterestConfig, data: Dataset, homes: Homes, entities: IntArray, g: torch.Generator) -> Params:
+    """Fresh weights; numbers are placed among those of the given entities."""
+    items = np.isin(homes.owner, entities).nonzero()[0]
+    rows = np.isin(np.repeat(np.arange(data.events.entities), data.events.counts), entities).nonzero()[0]
+    contexts, dims = _contexts(data), config.dims
+    width = 2 * dims + len(contexts) * config.context_dims + len(FEATURES) + len(MOMENT)
+    params: Params = {
+        **bag_init("items", _kinds(data), items, dims, 0.1, g),
+        **bag_init("context", contexts, rows, config.context_dims, 0.1, g),
+        **mlp_init("item", (ITEM_INPUTS, dims), g),
+        **mlp_init("head", (width, *config.hidden, 1), g),
+        **mlp_init("attention.out", (config.attention, 1), g),
+        "attention.bias": torch.zeros(config.attention),
+    }
+    for part, size in (("key", dims), ("candidate", dims), ("product", dims), ("pair", 2)):
+        params[f"attention.{part}"] = torch.randn(size, config.attention, generator=g) * (0.5 / dims) ** 0.5
+    if config.wide:
+        params["wide"] = torch.zeros(len(FEATURES), 1)
+    # Behind these there is a softmax, which no constant moves.
+    del params[f"head.{len(config.hidden)}.bias"], params["attention.out.0.bias"]
+    return params
+
+
+def seen(config: InterestConfig, weights: Params, support: Support) -> State:
+    """What scoring needs of T supports: `moments.summary`, inputs of items [T, C, .] and their kinds [T, C, D]."""
+    state = summary(support)
+    own = support.catalogue
+    assert own is not None, "summary refuses a support without a catalogue"
+    state["inputs"] = _item_inputs(state, own)
+    state["kinds"] = _kinds_of(weights, own, config.dims)
+    return state
+
+
+def scores(config: InterestConfig, weights: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+    """Scores [T, R, K] of the candidates of each row, in pieces while nothing is trained, as attention looks at every
+    pair; no dropout."""
+    if torch.is_grad_enabled() and any(v.requires_grad for v in (*weights.values(), *state.values())):
+        return forward(config, weights, state, rows, candidates)
+    depth = min(config.history, history_of(rows).shape[2]) * (config.attention + config.dims)
+    piece = max(1, PAIR_FLOATS // max(1, len(candidates) * candidates.shape[2] * depth))
+    parts = [
+        forward(config, weights, state, rows.columns(i, i + piece), candidates[:, i : i + piece])
+        for i in range(0, candidates.shape[1], piece)
+    ]
+    return torch.cat(parts, 1) if parts else candidates.float()
+
+
+def forward(
+    config: InterestConfig,
+    weights: Params,
+    state: State,
+    rows: Rows,
+    candidates: Tensor,
+    chance: torch.Generator | None = None,
+) -> Tensor:
+    """The same at once; with a generator hidden units are dropped."""
+    tasks, count, width = candidates.shape
+    vectors = torch.tanh(linear(state["inputs"], weights["item.0.weight"], weights["item.0.bias"]) + state["kinds"])
+    candidate, met = _of(vectors, candidates), history_of(rows)[:, :, : config.history]
+    answer = _attend(weights, vectors, candidate, candidates, met)
+    given = features(state, rows, candidates)
+    alone = torch.cat([*_context(config, weights, rows), moment(state, rows)], 2)
+    alone = alone[:, :, None, :].expand(-1, -1, width, -1)
+    x = torch.cat([candidate, answer, alone, given], 3).flatten(1, 2)
+    for i in range(len(config.hidden)):
+        x = torch.relu(linear(x, weights[f"head.{i}.weight"], weights[f"head.{i}.bias"]))
+        x = _dropped(x, config.dropout, chance)
+    x = _times(x, weights[f"head.{len(config.hidden)}.weight"])
+    if config.wide:
+        x = x + _times(given.flatten(1, 2), weights["wide"])
+    return x.view(tasks, count, width)
+
+
+def _attend(weights: Params, vectors: Tensor, candidate: Tensor, candidates: Tensor, met: Tensor) -> Tensor:
+    """What the history [T, R, H] says to each candidate: a weighted mean of its vectors, [T, R, K, D]; 0 without."""
+    key = _of(vectors, met)
+    there = (met >= FIRST)[:, :, None, :]
+    order = torch.arange(1, met.shape[2] + 1, device=met.device)
+    same = (met[:, :, None, :] == candidates[..., None]).float()
+    pair = torch.stack([same, (1 / order).expand_as(same)], 4)
+    hidden = (
+        _times(key[:, :, None] * candidate[..., None, :], weights["attention.product"])
+        + _times(pair, weights["attention.pair"])
+        + _times(key, weights["attention.key"])[:, :, None]
+        + _times(candidate, weights["attention.candidate"])[..., None, :]
+    )
+    bias = weights["attention.bias"]
+    hidden = torch.relu(hidden + (bias if bias.dim() == 1 else bias[:, None, None, None]))
+    out = _times(hidden, weights["attention.out.0.weight"]).squeeze(4)
+    weight = torch.softmax(out.masked_fill(~there, NEVER), 3) * there
+    return weight @ key
+
+
+def _context(config: InterestConfig, weights: Params, rows: Rows) -> list[Tensor]:
+    """One vector [T, R, .] for each context field that the network knows; 0 where a row does not tell it."""
+    blank = torch.zeros(*rows.item.shape, config.context_dims, device=rows.item.device)
+    made = []
+    for name in _names(weights, "context"):
+        value = rows.context.get(name)
+        if value is None:
+            made.append(blank)
+            continue
+        flat = value.flatten() if value.is_floating_point() else value.flatten()[:, None]
+        made.append(bag_fields(weights, "context", {name: flat})[0].view(blank.shape))
+    return made
+
+
+def _contexts(data: Dataset) -> FeatureTable:
+    """The context of rows as a table of columns."""
+    table = {}
+    for spec in sorted(data.schema.context, key=lambda f: f.name):
+        values = data.events.context[spec.name]
+        if spec.kind == "numeric":
+            table[spec.name] = Column(spec.name, values)
+        else:
+            size = data.vocab.size(f"context.{spec.name}")
+            table[spec.name] = Column(spec.name, values, np.arange(len(values) + 1), size)
+    return table
+
+
+def _kinds(data: Dataset) -> FeatureTable:
+    """Features of items beside where they are and whose."""
+    return {k: v for k, v in data.items.items() if k not in (LATITUDE, LONGITUDE, data.schema.home)}
+
+
+def _names(weights: Params, prefix: str) -> list[str]:
+    """The fields that a bag has, in a fixed order."""
+    return sorted({k.split(".")[1] for k in weights if k.startswith(f"{prefix}.")})
+
+
+def _item_inputs(state: State, own: Catalogue) -> Tensor:
+    """Numbers of each item, about 1 in size, [T, C, 12]: place east and north of the middle of the catalogue (tens of
+    km), what the support says of it, and what is around it."""
+    blank = torch.full(own.item.shape, torch.nan, device=own.item.device)
+    here = state["located"]
+    lat, lon = (torch.where(here, own.features.get(name, blank), 0.0) for name in (LATITUDE, LONGITUDE))
+    total = here.sum(1, keepdim=True).clamp(min=1)
+    # Longitudes from that of one item, so that a catalogue astride the date line stays together.
+    first = lon.gather(1, here.long().argmax(1, keepdim=True))
+    lon = torch.where(here, torch.remainder(lon - first + 180, 360) - 180, 0.0)
+    north = (lat - lat.sum(1, keepdim=True) / total) * here
+    east = (lon - lon.sum(1, keepdim=True) / total) * here * torch.cos(torch.deg2rad(lat))
+    columns = [
+        east * DEGREE / 10,
+        north * DEGREE / 10,
+        state["count"].log1p() / 3,
+        (state["count"] == 0).float(),
+        state["found"].log1p() / 3,
+        *(state["near"].log1p() / 3).unbind(2),
+        *(state["dense"].log1p() / 3).unbind(2),
+        (~here).float(),
+    ]
+    return torch.stack(columns, 2) * own.mask[:, :, None]
+
+
+def _kinds_of(weights: Params, own: Catalogue, dims: int) -> Tensor:
+    """Sum of the vectors of an item's features, [T, C, D]."""
+    made = torch.zeros(*own.item.shape, dims, device=own.item.device)
+    for name in _names(weights, "items"):
+        value = own.features.get(name)
+        if value is not None:
+            flat = value.flatten() if value.is_floating_point() else value.flatten(0, 1)
+            made = made + bag_fields(weights, "items", {name: flat})[0].view(made.shape)
+    return made
+
+
+def _of(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows of each task's table [T, C, D] for its ids [T, ...]."""
+    task = torch.arange(len(ids), device=ids.device).view(-1, *[1] * (ids.dim() - 1))
+    return table[task, ids]
+
+
+def _times(x: Tensor, weight: Tensor) -> Tensor:
+    """x [T, ..., in] times weight [in, out] or, of each task its own, [T, in, out]."""
+    if weight.dim() == 2:
+        return x @ weight
+    return (x.flatten(1, -2) @ weight).view(*x.shape[:-1], weight.shape[-1])
+
+
+def _dropped(x: Tensor, rate: float, chance: torch.Generator | None) -> Tensor:
+    if chance is None or not rate:
+        return x
+    kept = torch.rand(x.shape, generator=chance, device=chance.device).to(x.device) >= rate
+    return x * kept / (1 - rate)

@@ -1,0 +1,81 @@
+"""Choices as a loss: which items a row's own is told from, drawn by chance or by the row's content, and how well it is.
+
+Shapes as in `types`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from recsys_meta.core.types import FIRST, Rows
+from recsys_meta.models.functional.choice_features import history_of
+from recsys_meta.models.functional.losses import mean_rows
+
+NEVER = -1e9
+
+
+def loss(scores: Tensor, rows: Rows, candidates: Tensor) -> Tensor:
+    """Mean negative log-probability, [T], of the first candidate among all; scores and candidates [T, R, K].
+
+    Rows of unknown items, and candidates that are the row's item again, do not count.
+    """
+    again = candidates[:, :, 1:] == candidates[:, :, :1]
+    rest = scores[:, :, 1:].masked_fill(again, NEVER)
+    missed = torch.logsumexp(torch.cat([scores[:, :, :1], rest], 2), 2) - scores[:, :, 0]
+    return mean_rows(missed, rows.mask & (rows.item >= FIRST))
+
+
+def drawn(rows: Rows, listed: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """The row's item and so many drawn uniformly, with replacement, of the catalogue `listed` [T, C]: [T, R, 1 + N]."""
+    chance = torch.rand(*rows.item.shape, count, generator=generator, device=generator.device).to(rows.item.device)
+    return _beside(rows, (chance * listed.sum(1)[:, None, None]).long(), listed)
+
+
+def reproducible(rows: Rows, listed: Tensor, count: int) -> Tensor:
+    """The same with items that follow from what each row holds: adapting knows no chance, nor an order of rows."""
+    turn = torch.arange(1, count + 1, device=rows.item.device)
+    return _beside(rows, mixed(_content(rows)[:, :, None] + turn * 0x9E3779B9), listed)
+
+
+def _beside(rows: Rows, number: Tensor, listed: Tensor) -> Tensor:
+    """The row's item, then items by number, counted round the catalogue; its real items stand side by side."""
+    others = FIRST + number % listed.sum(1).clamp(min=1)[:, None, None]
+    return torch.cat([rows.item[:, :, None], others.clamp(max=listed.shape[1] - 1)], 2)
+
+
+def halves(rows: Rows, seasoned: int = 0) -> tuple[Rows, Rows]:
+    """The rows of about half of the actors, which count, and of the others, which are asked about.
+
+    A row that counted itself would be no test, and one that counted what its actor did next a leak; actors are told
+    apart by the first item of their history. Rows with less history than `seasoned` are not asked about.
+    """
+    met = history_of(rows)
+    length = (met >= FIRST).sum(2)
+    root = torch.where(length > 0, met.gather(2, (length - 1).clamp(min=0)[:, :, None]).squeeze(2), rows.item)
+    asked = mixed(root) % 2 == 0
+    tell = rows.mask & asked & (length >= seasoned) & (rows.item >= FIRST)
+    return _only(rows, rows.mask & ~asked), _only(rows, tell)
+
+
+def _only(rows: Rows, keep: Tensor) -> Rows:
+    """The rows that are marked [T, R], moved to the left, without the columns that none of them needs."""
+    order = torch.argsort((~keep).long(), dim=1, stable=True)[:, : int(keep.sum(1).max()) if len(keep) else 0]
+    task = torch.arange(len(keep), device=keep.device)[:, None]
+    kept = rows.map(lambda t: t[task, order])
+    return replace(kept, mask=keep[task, order])
+
+
+def _content(rows: Rows) -> Tensor:
+    """A number for what each row holds, [T, R]: its item and its history."""
+    met = history_of(rows)
+    weight = mixed(torch.arange(1, met.shape[2] + 1, device=met.device))
+    return mixed(rows.item + (met * weight).sum(2))
+
+
+def mixed(number: Tensor) -> Tensor:
+    """Whole numbers of at least 0 that look random, from whole numbers (a congruential step and a shift)."""
+    spread = number * 6364136223846793005 + 1442695040888963407  # wraps around on purpose
+    return (spread ^ (spread >> 29)) & 0x7FFFFFFF

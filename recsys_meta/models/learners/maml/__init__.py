@@ -1,0 +1,1 @@
+"""MAML, first and second order: the inner loop and its scorers."""

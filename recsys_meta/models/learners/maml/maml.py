@@ -1,0 +1,211 @@
+"""MAML on newcomers (Finn, Abbeel & Levine 2017): q = p - a grad L(S; p), meta-loss L(Q; q), for a batch of tasks.
+
+What moves in the inner loop is a choice: the entity's own vector, the decision layers (with features concatenated
+and no item ids that is MeLU, Lee et al. 2019), or all of it, with the vectors of the support's items. Fast weights
+carry a leading T, so the gradient of the summed support losses is each task's own gradient. The outer gradient
+goes through the step (order 2) or takes the inner gradient as a constant (order 1).
+
+The step is blind to the size of the support: that is the method, and its weakness at one shot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.schema import Objective
+from recsys_meta.core.types import IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.models.functional.embeddings import is_buffer
+from recsys_meta.models.learners.maml import inner_loop as inner
+from recsys_meta.models.learners.maml import scorer
+from recsys_meta.models.learners.maml.item_bias_init import item_level
+from recsys_meta.models.learners.maml.scorer import ScorerConfig
+from recsys_meta.models.protocols import Group
+
+
+class MamlConfig(ScorerConfig):
+    """MAML's configuration; the model's fields are those of `ScorerConfig`."""
+
+    adapts: Literal["entity", "head", "all"] = "entity"
+    order: Literal[1, 2] = 2
+    steps: int = Field(default=1, ge=0)
+    rate: float | None = Field(default=None, gt=0, description="inner rates at the start; they are learned")
+    dropout: float = Field(default=0.3, ge=0, lt=1, description="on item vectors, while training")
+    size_weight: float = Field(default=0.5, ge=0, le=1, description="a task weighs (query rows)^this")
+    decay: float = Field(default=1e-2, ge=0, description="weight decay of all but inner rates and start levels")
+    bias_speed: float = Field(default=0.1, gt=0, description="outer rate of item biases over the others'")
+    rate_speed: float = Field(default=1.0, gt=0, description="outer rate of inner rates over the others'")
+
+    @model_validator(mode="after")
+    def _method(self) -> Self:
+        if self.adapts == "head" and not self.hidden:
+            raise ValueError("adapts 'head' needs hidden layers: a dot product has none")
+        return self
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What adapts."""
+        head = ("head",) if self.hidden else ()
+        return {"entity": ("entity",), "head": head, "all": ("entity", *head, "rows")}[self.adapts]
+
+    @property
+    def first_rate(self) -> float:
+        """Where inner rates start: a softmax's gradient is far smaller than that of labels."""
+        return self.rate or (1.0 if self.objective == "ranking" else 0.1)
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """Inner rates: one a group, and one for the entity's own bias, whose scale is not the vector's."""
+        return (*self.groups, "level") if self.constant else self.groups
+
+
+@dataclass(frozen=True)
+class Maml:
+    """The learner: see the module."""
+
+    config: MamlConfig = field(default_factory=MamlConfig)
+    name: ClassVar[str] = "maml"
+    Config: ClassVar[type[MamlConfig]] = MamlConfig
+    objectives: ClassVar[frozenset[Objective]] = frozenset({"ranking", "rating", "click"})
+
+    def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
+        """Fresh parameters; raises ConfigError when the objective is not the data set's."""
+        config = self.config
+        if config.objective != data.schema.objective:
+            raise ConfigError(
+                f"the learner is configured for objective '{config.objective}', "
+                f"but '{data.schema.name}' has '{data.schema.objective}'"
+            )
+        counts, level = item_level(data, entities)
+        params = scorer.init(config, data, entities, level, generator)
+        for group in config.rates:
+            params[f"rate.{group}"] = torch.tensor(math.log(config.first_rate))
+        if config.objective == "ranking" and config.negatives:
+            params["log_q"] = inner.log_q(config, counts)
+            params["negatives"] = inner.negatives(config, params, generator)
+        return params
+
+    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
+        """Nothing is needed beside the parameters."""
+
+    def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
+        """Nothing is left to choose after training."""
+        return params
+
+    def frozen(self, key: str) -> bool:
+        return is_buffer(key) or key in ("log_q", "negatives")
+
+    def group(self, key: str) -> Group:
+        if key.startswith("rate."):
+            return Group(rate=self.config.rate_speed)
+        if key == "bias":
+            return Group(rate=self.config.bias_speed)
+        level = key == "start" or key.endswith(".bias")  # these hold the mean label: nothing to shrink to 0
+        return Group(decay=0.0 if level else self.config.decay)
+
+    def body(self, params: Params) -> Params:
+        return self._body(params, scorer.item_vectors(self.config, params))
+
+    def _body(self, params: Params, vectors: Tensor) -> Params:
+        return scorer.body(self.config, params, vectors, fixed_head=self.config.adapts == "entity")
+
+    def adapt(self, body: Params, support: Support) -> State:
+        """z [T, Z]; with a head that adapts its layers [T, ...]; with rows their items [T, S] and changes [T, S, V].
+
+        Works with and without an outer graph: one is kept only if the body asks for gradients.
+        """
+        state, steps = self._start(body, support), self.config.steps
+        rows = inner.known(self.config, support.rows)
+        outer = torch.is_grad_enabled() and any(v.requires_grad for v in body.values())
+        for _ in range(steps if rows.item.shape[1] else 0):
+            state = state | {
+                key: state[key] - self._rate(body, key) * gradient
+                for key, gradient in self._gradient(body, state, rows, outer).items()
+            }
+        return {key: value.contiguous() for key, value in state.items()}
+
+    def _rate(self, body: Params, key: str) -> Tensor:
+        """Inner rate of a leaf of the state: a number, or [Z] where the last coordinate has its own."""
+        rate = body[f"rate.{_group(key)}"].exp()
+        if key != "z" or not self.config.constant:
+            return rate
+        width = body["vectors"].shape[1]
+        return torch.cat([rate.expand(width - 1), body["rate.level"].exp()[None]])
+
+    def _start(self, body: Params, support: Support) -> State:
+        """The state of no step: what is shared, with a leading T."""
+        tasks, groups = support.size, self.config.groups
+        state = {"z": scorer.entity_vectors(self.config, body, support)}
+        if "head" in groups:
+            state |= {k: v.expand(tasks, *v.shape) for k, v in scorer.head_of(body).items()}
+        if "rows" in groups:
+            item = support.rows.item * inner.known(self.config, support.rows).mask
+            # An item met twice has one vector: its first slot owns the change, in the others nothing moves.
+            earlier = (item[:, :, None] == item[:, None, :]).tril(-1).any(2)
+            state["rows.item"] = item.masked_fill(earlier, 0)
+            state["rows.change"] = body["vectors"].new_zeros(*item.shape, body["vectors"].shape[1])
+        return state
+
+    def _gradient(self, body: Params, state: State, rows: Rows, outer: bool) -> dict[str, Tensor]:
+        """Gradient of each task's support loss in what adapts."""
+        second = outer and self.config.order == 2
+        if not second:
+            body = {k: v.detach() for k, v in body.items()}
+            state = {k: v.detach() for k, v in state.items()}
+        if self.config.adapts == "entity" and not self.config.hidden:
+            return {"z": inner.slope(self.config, body, state["z"], rows)}
+        with torch.enable_grad():
+            keys = [k for k in state if _group(k) in self.config.groups]
+            fast = {k: v if v.requires_grad else v.requires_grad_() for k, v in state.items() if k in keys}
+            loss = inner.loss(self.config, body, state | fast, rows).sum()
+            gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=second)
+        return dict(zip(fast, gradients, strict=True))
+
+    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+        return inner.score(self.config, body, state, rows.item)
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        return inner.rank(self.config, body, state)
+
+    def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
+        return inner.loss(self.config, body, state, inner.known(self.config, support.rows))
+
+    def meta_loss(
+        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """Mean query loss after adapting; figures: how far adapting moved, and the inner rates."""
+        vectors = scorer.item_vectors(self.config, params)
+        if self.config.dropout:
+            kept = torch.rand(vectors.shape, generator=generator, device=vectors.device) >= self.config.dropout
+            vectors = vectors * kept / (1 - self.config.dropout)
+        body = self._body(params, vectors)
+        if "negatives" in body:
+            body["negatives"] = inner.negatives(self.config, body, generator)
+        state = self.adapt(body, batch.support)
+        query = inner.known(self.config, batch.query)
+        losses = inner.loss(self.config, body, state, query, batch.support.rows)
+        weight = query.counts.to(losses.dtype) ** self.config.size_weight * query.mask.any(1)
+        loss = (losses * weight).sum() / weight.sum().clamp(min=1)
+        return loss, self._figures(body, state, batch.support)
+
+    @torch.no_grad()
+    def _figures(self, body: Params, state: State, support: Support) -> dict[str, float]:
+        start = self._start(body, support)
+        moved = [(state[k] - start[k]).flatten(1) for k in start if _group(k) in self.config.groups]
+        rates = {f"inner_rate.{g}": float(body[f"rate.{g}"].exp()) for g in self.config.rates}
+        return {"change": float(torch.cat(moved, 1).norm(dim=1).mean()), **rates}
+
+
+def _group(key: str) -> str:
+    """The group that a leaf of the state adapts with; '' for what never does."""
+    if key == "rows.item":
+        return ""
+    return {"z": "entity", "rows": "rows", "head": "head"}[key.split(".", maxsplit=1)[0]]

@@ -1,0 +1,175 @@
+"""The model inside the gradient learners: vectors of items and entities, and how a pair becomes a score.
+
+Two shapes. A *dot product*: z . e_i + b_i with e_i = E_i + W f_i and z = v + V f_u; where scores are label units
+or log-odds the item vector ends in a constant 1, so that the last coordinate of z is the entity's own bias. A
+*multi-layer perceptron* on [z; e_i]: its first layer is applied as Wz z + We e_i, so pairs are never spelt out.
+
+Weights of the layers may carry a leading T (fast weights of each task). Shape letters as in `types`; Z is the
+length of an entity vector, V that of an item vector, H the width of the first layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.schema import Objective
+from recsys_meta.core.types import FIRST, IntArray, Params, Support
+from recsys_meta.models.functional.embeddings import (
+    bag_fields,
+    bag_init,
+    catalogue_features,
+    item_features,
+    linear,
+    mlp_init,
+)
+from recsys_meta.models.protocols import Config
+
+RANK_FLOATS = 4_000_000
+"""Activations that ranking the catalogue may hold at once."""
+
+
+class ScorerConfig(Config):
+    """The model. `objective` is the data set's; `hidden` () is a dot product."""
+
+    objective: Objective = "ranking"
+    dims: int = Field(default=64, ge=1)
+    hidden: tuple[int, ...] = ()
+    combine: Literal["sum", "concat"] = "sum"
+    item_id: bool = True
+    item_bias: bool = True
+    negatives: int = Field(default=0, ge=0, description="sampled softmax with so many; 0: the whole catalogue")
+    scale: float = Field(default=0.1, gt=0, description="deviation of fresh embeddings")
+    entity_start: bool = Field(default=True, description="a learned start vector beside the entity's features")
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        if not self.hidden and self.combine == "concat":
+            raise ValueError("combine 'concat' needs hidden layers; a dot product takes 'sum'")
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden layers must be at least 1 wide, got {self.hidden}")
+        if self.objective == "ranking" and self.hidden and not self.negatives:
+            raise ValueError("a ranking with hidden layers needs negatives > 0 (a sampled softmax)")
+        return self
+
+    @property
+    def constant(self) -> bool:
+        """Whether item vectors end in a 1."""
+        return not self.hidden and self.objective != "ranking"
+
+
+def init(config: ScorerConfig, data: Dataset, entities: IntArray, base: Tensor, g: torch.Generator) -> Params:
+    """Fresh parameters. base [C] is where the item biases start; its mean over items is the scores' level.
+
+    Raises ConfigError when nothing is left to tell items apart.
+    """
+    if not config.item_id and not data.items:
+        raise ConfigError(
+            f"'{data.schema.name}' has no item features, so items need their own embedding: set item_id = true "
+            "(--set config.item_id=true)"
+        )
+    extra = int(config.constant)
+    items = torch.arange(FIRST, data.catalogue).numpy()
+    params = {
+        **bag_init("items", data.items, items, config.dims, config.scale, g),
+        **bag_init("entity", data.entities, entities, config.dims + extra, config.scale, g),
+        **item_features(data.items),
+    }
+    if config.item_id:
+        params["item"] = torch.randn(data.catalogue, config.dims, generator=g) * config.scale
+        params["item"][:FIRST] = 0  # an item nobody has seen says nothing
+    level = base[FIRST:].mean() if data.catalogue > FIRST else torch.zeros(())
+    if config.entity_start or not data.entities:
+        params["start"] = torch.randn(config.dims + extra, generator=g) * config.scale
+    if config.item_bias:
+        params["bias"] = base - level if config.objective != "ranking" else base.clone()
+    if config.hidden:
+        sides = [len(data.entities) + ("start" in params), len(data.items) + config.item_id]
+        width = sum(config.dims * (n if config.combine == "concat" else 1) for n in sides)
+        params |= mlp_init("head", (width, *config.hidden, 1), g)
+        if config.objective != "ranking":
+            params[f"head.{len(config.hidden)}.bias"] += level
+    elif config.constant and "start" in params:
+        params["start"][-1] = level
+    return params
+
+
+def item_vectors(config: ScorerConfig, params: Mapping[str, Tensor]) -> Tensor:
+    """Vectors of the whole catalogue, [C, V], without the constant."""
+    own = [params["item"]] if config.item_id else []
+    return _combine(config, own + _fields(params, "items", catalogue_features(params)))
+
+
+def body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_head: bool) -> Params:
+    """What adapting and scoring need, from the parameters and the item vectors.
+
+    With a head that no task adapts `vectors` [C, H] is already through the first layer.
+    """
+    kept = {k: v for k, v in params.items() if not k.startswith(("catalogue.", "items.")) and k != "item"}
+    if config.constant:
+        vectors = torch.cat([vectors, torch.ones_like(vectors[:, :1])], 1)
+    if config.hidden and fixed_head:
+        vectors = vectors @ params["head.0.weight"][-vectors.shape[1] :]
+    return kept | {"vectors": vectors}
+
+
+def entity_vectors(config: ScorerConfig, body: Mapping[str, Tensor], support: Support) -> Tensor:
+    """Where T newcomers start, [T, Z], from their features alone."""
+    own = [body["start"].expand(support.size, -1)] if "start" in body else []
+    return _combine(config, own + _fields(body, "entity", support.features))
+
+
+def _fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
+    """One vector a field, by name: neither a file of parameters nor a caller keeps the order of fields."""
+    return bag_fields(params, prefix, dict(sorted(features.items())))
+
+
+def _combine(config: ScorerConfig, vectors: list[Tensor]) -> Tensor:
+    if config.combine == "concat":
+        return torch.cat(vectors, -1)
+    return torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0]
+
+
+def head_of(body: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The layers: name -> weight or bias."""
+    return {k: v for k, v in body.items() if k.startswith("head.")}
+
+
+def pairs(config: ScorerConfig, body: Params, z: Tensor, head: Params, e: Tensor) -> Tensor:
+    """Scores [T, R] less the item bias; z [T, Z]; e [T, R, V] or, the same for all tasks, [R, V].
+
+    `head` is empty where no task adapts it; then e of a perceptron is already through its first layer.
+    """
+    if not config.hidden:
+        return z @ e.T if e.dim() == 2 else torch.einsum("trv,tv->tr", e, z)
+    fixed = not head
+    layers = head_of(body) if fixed else head
+    first = layers["head.0.weight"]
+    split = z.shape[1]
+    if not fixed:
+        e = torch.einsum("nv,tvh->tnh" if e.dim() == 2 else "trv,tvh->trh", e, first[:, split:])
+    if first.dim() == 3:
+        start = torch.einsum("tz,tzh->th", z, first[:, :split]) + layers["head.0.bias"]
+    else:
+        start = z @ first[:split] + layers["head.0.bias"]
+    x = torch.relu(e + start[:, None, :])
+    for i in range(1, len(config.hidden) + 1):
+        x = linear(x, layers[f"head.{i}.weight"], layers[f"head.{i}.bias"])
+        x = torch.relu(x) if i < len(config.hidden) else x
+    return x.squeeze(-1)
+
+
+def catalogue(config: ScorerConfig, body: Params, z: Tensor, head: Params) -> Tensor:
+    """Scores [T, C] of every item, item bias included; a perceptron works through it piece by piece."""
+    vectors = body["vectors"]
+    widest = max(config.hidden, default=0)
+    piece = max(1, RANK_FLOATS // max(1, widest * z.shape[0])) if widest else len(vectors)
+    parts = [pairs(config, body, z, head, e) for e in torch.split(vectors, piece)]
+    scores = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    return scores + body["bias"] if config.item_bias else scores

@@ -1,0 +1,286 @@
+"""Two learners of clicks or more as one: trained side by side on the same episodes, their scores mixed.
+
+    score = sum over members m of w_m(n) score_m + b(n),        w >= 0, n the size of the support
+
+Weights and offset are chosen on meta-validation, where no member has seen an entity: for each support size those of
+least log-loss, rows of other sizes n' counting with exp(-|log(1 + n) - log(1 + n')|), held to equal weights that sum
+to 1 and no offset. They need not end up with sum 1: that is a temperature, and the offset is there because newcomers
+may be clicked more or less than past entities were. Between sizes they are interpolated in log(1 + n). Members that
+err differently are worth more together: that a mixture beats its best expert is old (Wolpert 1992).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, ValidationError, field_validator, model_validator
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.schema import Objective, explain
+from recsys_meta.core.types import IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.models.functional.embeddings import hats
+from recsys_meta.models.learners.bayesian.bernoulli import Bernoulli
+from recsys_meta.models.learners.warm_up.cvar import Cvar
+from recsys_meta.models.learners.warm_up.meta_embedding import MetaEmbedding
+from recsys_meta.models.learners.warm_up.mwuf import Mwuf
+from recsys_meta.models.protocols import Config, Group, Unsure
+
+MEMBERS: dict[str, Any] = {kind.name: kind for kind in (Bernoulli, Cvar, Mwuf, MetaEmbedding)}
+"""Learners that can be mixed."""
+OWN = ("sizes", "weights", "offset")
+"""Parameters of the mixture itself: support sizes [K], weights [K, M], offset [K]."""
+RIDGE = 200.0
+"""Rows that equal weights and no offset count as."""
+STEPS = 12
+"""Of Newton."""
+
+
+class Member(Config):
+    """One learner of a mixture. `rate` multiplies its learning rate; `tasks` and `query` bound what it sees of a
+    meta-batch (0: all), for members that need less than others."""
+
+    learner: str
+    config: dict[str, Any] = Field(default_factory=dict)
+    rate: float = Field(default=1.0, gt=0)
+    tasks: int = Field(default=0, ge=0)
+    query: int = Field(default=0, ge=0)
+
+    @field_validator("config")
+    @classmethod
+    def _plain(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """As JSON has it, so that a configuration equals itself after a round trip."""
+        plain: dict[str, Any] = json.loads(json.dumps(given))
+        return plain
+
+
+class BlendConfig(Config):
+    """The members; at least two."""
+
+    objective: Objective = "click"
+    members: tuple[Member, ...] = Field(min_length=2, max_length=4)
+
+    @model_validator(mode="after")
+    def _known(self) -> BlendConfig:
+        for member in self.members:
+            if member.learner not in MEMBERS:
+                raise ValueError(f"'{member.learner}' cannot be mixed; there are {', '.join(MEMBERS)}")
+            if self.objective not in MEMBERS[member.learner].objectives:
+                raise ValueError(f"'{member.learner}' does not serve the objective '{self.objective}'")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Inner steps of the member that takes most."""
+        return max(int(getattr(m.config, "steps", 1)) for m in made(self))
+
+
+def made(config: BlendConfig) -> list[Any]:
+    """The members as learners. Raises ConfigError for a wrong configuration of one."""
+    built = []
+    for member in config.members:
+        kind = MEMBERS[member.learner]
+        try:
+            built.append(kind(kind.Config(**member.config)))
+        except ValidationError as error:
+            raise ConfigError(f"configuration of '{member.learner}': {explain(error)}") from None
+    return built
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The learner: see the module. What belongs to member i is kept under the prefix "i/"."""
+
+    config: BlendConfig
+    name: ClassVar[str] = "blend"
+    Config: ClassVar[type[BlendConfig]] = BlendConfig
+    objectives: ClassVar[frozenset[Objective]] = frozenset()
+
+    @cached_property
+    def members(self) -> list[Any]:
+        """The learners."""
+        return made(self.config)
+
+    def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
+        """Fresh parameters of all members; their weights are equal until `calibrate`."""
+        count = len(self.members)
+        params: Params = {
+            "sizes": torch.zeros(1),
+            "weights": torch.full((1, count), 1 / count),
+            "offset": torch.zeros(1),
+        }
+        for i, member in enumerate(self.members):
+            params |= _prefixed(i, member.init(data, entities, generator))
+        return params
+
+    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> list[Any]:
+        """Those of the members."""
+        return [member.aids(data, entities, generator) for member in self.members]
+
+    def frozen(self, key: str) -> bool:
+        if key in OWN:
+            return True
+        i, own = _whose(key)
+        return bool(self.members[i].frozen(own))
+
+    def group(self, key: str) -> Group:
+        i, own = _whose(key)
+        group: Group = self.members[i].group(own)
+        return replace(group, rate=group.rate * self.config.members[i].rate)
+
+    def body(self, params: Params) -> Params:
+        body = {k: params[k] for k in OWN}
+        for i, member in enumerate(self.members):
+            body |= _prefixed(i, member.body(_within(params, i)))
+        return body
+
+    def adapt(self, body: Params, support: Support) -> State:
+        """The states of all members, and size [T]."""
+        state: State = {"size": support.rows.counts}
+        for i, member in enumerate(self.members):
+            # Copies: members may keep the same tensor of the support, and a state's leaves are its own.
+            state |= {k: v.clone() for k, v in _prefixed(i, member.adapt(_within(body, i), support)).items()}
+        return state
+
+    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+        parts = [m.score(_within(body, i), _within(state, i), rows) for i, m in enumerate(self.members)]
+        return _mixed(parts, *_weights(body, state))
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        parts = [m.rank(_within(body, i), _within(state, i)) for i, m in enumerate(self.members)]
+        return _mixed(parts, *_weights(body, state))
+
+    def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
+        parts = [m.support_loss(_within(body, i), _within(state, i), support) for i, m in enumerate(self.members)]
+        return _mixed(parts, _weights(body, state)[0])
+
+    def meta_loss(
+        self, params: Params, batch: TaskBatch, aids: list[Any], generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """Sum of the members' losses: no gradient passes from one to another."""
+        total, figures = torch.zeros((), device=batch.entity.device), dict[str, float]()
+        for i, (member, settings) in enumerate(zip(self.members, self.config.members, strict=True)):
+            own = _part(batch, settings.tasks, settings.query)
+            loss, logs = member.meta_loss(_within(params, i), own, aids[i], generator)
+            total = total + loss
+            figures |= {f"{member.name}.{k}": v for k, v in logs.items()} | {
+                f"{member.name}.loss": float(loss.detach())
+            }
+        return total, figures
+
+    @torch.no_grad()
+    def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
+        """Each member's own calibration, then weights and offset by support size."""
+        for i, member in enumerate(self.members):
+            params = params | _prefixed(i, member.calibrate(_within(params, i), episodes))
+        batches = sorted((b for b in episodes if b.query.mask.any()), key=_size)
+        if not batches:
+            return params
+        body = self.body(params)
+        told = [self._told(body, b) for b in batches]
+        label = [b.query.label[b.query.mask].double() for b in batches]
+        sizes = torch.tensor([_size(b) for b in batches])
+        place = torch.log1p(sizes).double()
+        rows = torch.tensor([len(y) for y in label])
+        near = torch.exp(-(place[:, None] - place).abs()).repeat_interleave(rows, 1)
+        lines = torch.stack([fitted(torch.cat(told), torch.cat(label), row) for row in near]).float()
+        return params | {"sizes": sizes, "weights": lines[:, :-1].contiguous(), "offset": lines[:, -1].contiguous()}
+
+    def _told(self, body: Params, batch: TaskBatch) -> Tensor:
+        """What each member says of the query rows, [N, M]."""
+        state, query = self.adapt(body, batch.support), batch.query
+        parts = [m.score(_within(body, i), _within(state, i), query) for i, m in enumerate(self.members)]
+        return torch.stack([p[query.mask] for p in parts], 1).double()
+
+
+class ClickBlend(Blend):
+    """A mixture for clicks."""
+
+    name: ClassVar[str] = "click-blend"
+    objectives: ClassVar[frozenset[Objective]] = frozenset({"click"})
+
+    class Config(BlendConfig):
+        """By default the exact posterior and CVAR on a frozen network."""
+
+        objective: Literal["click"] = "click"
+        members: tuple[Member, ...] = (
+            Member(learner="bernoulli"),
+            Member(learner="cvar", config={"dims": 32}, query=20),
+        )
+
+    def spread(self, body: Params, state: State, rows: Rows) -> Tensor:
+        """Standard deviation [T, R] of the logit: that of the members that know theirs, by their weights."""
+        parts = [
+            m.spread(_within(body, i), _within(state, i), rows)
+            if isinstance(m, Unsure)
+            else torch.zeros(rows.item.shape, device=rows.item.device)
+            for i, m in enumerate(self.members)
+        ]
+        return _mixed(parts, _weights(body, state)[0])
+
+
+def _prefixed(i: int, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{i}/{k}": v for k, v in values.items()}
+
+
+def _within(values: Mapping[str, Tensor], i: int) -> dict[str, Tensor]:
+    return {k[len(f"{i}/") :]: v for k, v in values.items() if k.startswith(f"{i}/")}
+
+
+def _whose(key: str) -> tuple[int, str]:
+    i, _, own = key.partition("/")
+    return int(i), own
+
+
+def _weights(body: Params, state: State) -> tuple[Tensor, Tensor]:
+    """Weights of the members [T, M] and the offset [T], for each task's support size."""
+    size = torch.log1p(state["size"].to(body["sizes"].dtype))
+    if len(body["sizes"]) == 1:
+        return body["weights"].expand(len(size), -1), body["offset"].expand(len(size))
+    near = hats(size, torch.log1p(body["sizes"]))
+    return near @ body["weights"], near @ body["offset"]
+
+
+def _mixed(parts: Sequence[Tensor], weights: Tensor, offset: Tensor | None = None) -> Tensor:
+    """Sum of the parts [T, ...] by each task's weights [T, M], plus its offset [T] where there is one."""
+    axes = [1] * (parts[0].dim() - 1)
+    mixed = torch.stack([p * weights[:, m].reshape(-1, *axes) for m, p in enumerate(parts)]).sum(0)
+    return mixed if offset is None else mixed + offset.reshape(-1, *axes)
+
+
+def fitted(told: Tensor, label: Tensor, row: Tensor) -> Tensor:
+    """Weights >= 0 of the members and an offset, [M + 1] float64, of least log-loss given what the members say of N
+    rows [N, M], their labels [N] and how much each row counts [N]; held to equal weights and no offset.
+
+    Newton steps over the weights that are not 0; one that would fall below leaves for good.
+    """
+    members = told.shape[1]
+    x = torch.cat([told, torch.ones_like(told[:, :1])], 1)
+    start = torch.cat([told.new_full((members,), 1 / members), told.new_zeros(1)])
+    line, free = start.clone(), torch.ones(members + 1, dtype=torch.bool)
+    for _ in range(STEPS):
+        chance = torch.sigmoid(x @ line)
+        slope = x.T @ (row * (chance - label)) + RIDGE * (line - start)
+        curve = (x * (row * chance * (1 - chance))[:, None]).T @ x + RIDGE * torch.eye(len(line), dtype=x.dtype)
+        line[free] -= torch.linalg.solve(curve[free][:, free], slope[free])
+        free[:-1] &= line[:-1] > 0
+        line[:-1] = line[:-1].clamp(min=0)
+    return line
+
+
+def _size(batch: TaskBatch) -> float:
+    return float(batch.support.rows.counts.mean())
+
+
+def _part(batch: TaskBatch, tasks: int, query: int) -> TaskBatch:
+    """The first tasks and the first query rows of a meta-batch."""
+    if tasks and tasks < len(batch.entity):
+        some = torch.arange(tasks, device=batch.entity.device)
+        batch = TaskBatch(batch.entity[some], batch.support.of(some), batch.query.of(some))
+    return replace(batch, query=batch.query.first(query)) if query else batch

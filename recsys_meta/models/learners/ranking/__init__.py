@@ -1,0 +1,1 @@
+"""The flagship for rankings, its item memories and their gates."""

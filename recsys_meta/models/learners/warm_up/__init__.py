@@ -1,0 +1,1 @@
+"""Warm-up of a new embedding on a frozen click model: Meta-Embedding, MWUF, CVAR."""

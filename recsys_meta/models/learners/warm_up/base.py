@@ -1,0 +1,180 @@
+"""What methods on a frozen base model share: they say where the ID embedding z [T, D] of a newcomer starts, and the
+support warms it up. Nothing else of the base model ever moves.
+
+A warm-up goes over the support once in mini-batches of `warm_batch` rows, in row order. `adam` is what Adam (Kingma &
+Ba 2015) does to one row of a table that it has trained for long: bias corrections are 1, the mini-batch's step is
+played out by momentum while other rows are served, and the second moment adds up (its decay in that time is left out):
+
+    v += (1 - 0.999) g^2        z -= share warm_rate g / sqrt(v)
+
+so the first step is 32 warm_rate in every coordinate, whatever the gradient: far too much on the word of one row. The
+papers know full mini-batches only, of which `share` is 1; one that is not full steps by its share of rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.schema import Objective
+from recsys_meta.core.types import IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.models.functional import losses as objectives
+from recsys_meta.models.learners.warm_up import ctr_models as click_models
+from recsys_meta.models.learners.warm_up import entity_intercept as own_level
+from recsys_meta.models.learners.warm_up.ctr_models import ENTITY, ClickConfig
+from recsys_meta.models.learners.warm_up.pretraining import pretrained
+from recsys_meta.models.protocols import Group
+
+FORGETS = 1 - 0.999
+"""Share of a new squared gradient in Adam's second moment."""
+
+
+class WarmUpConfig(ClickConfig):
+    """The base model and how a newcomer's embedding is warmed up."""
+
+    warm_up: Literal["adam", "sgd"] = "adam"
+    warm_rate: float = Field(default=1e-3, gt=0)
+    warm_batch: int = Field(default=20, ge=1, description="rows of a step")
+    decay: float = Field(default=0.0, ge=0, description="weight decay of what is meta-trained")
+    own_level: bool = Field(default=False, description="whether a newcomer has a level of its own, see `own_level`")
+
+
+class OnFrozenBase(ABC):
+    """A learner whose parameters under 'base.' are trained in `init` and then frozen."""
+
+    config: WarmUpConfig
+    name: ClassVar[str]
+    objectives: ClassVar[frozenset[Objective]] = frozenset({"click"})
+
+    @abstractmethod
+    def meta(self, params: Params, generator: torch.Generator) -> Params:
+        """Fresh parameters of what is meta-trained, given those of the base model, and what is kept beside them."""
+
+    @abstractmethod
+    def place(self, body: Params, support: Support) -> State:
+        """The newcomers' ID embeddings z [T, D] and the vectors of their features [T, F, D]."""
+
+    @abstractmethod
+    def meta_loss(
+        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """Loss of a meta-batch and figures."""
+
+    def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
+        """The base model trained on all rows of the given entities (minutes, for millions of rows), and fresh
+        parameters of the method. Raises ConfigError unless the data set is of clicks."""
+        if data.schema.objective != "click":
+            raise ConfigError(
+                f"{self.name} is made for clicks, but '{data.schema.name}' has objective '{data.schema.objective}'"
+            )
+        params = pretrained(self.config, data, entities, generator)
+        made = self.meta(params, generator)
+        own = own_level.fresh() if self.config.own_level else {}
+        return {k: v for k, v in params.items() if not k.startswith("past.")} | made | own
+
+    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
+        """Nothing is needed beside the parameters."""
+        return
+
+    @torch.no_grad()
+    def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
+        """With levels of their own, how much of the warm-up is kept and how far levels spread; else nothing."""
+        batches = [b for b in episodes if b.query.mask.any()]
+        if not self.config.own_level or not batches:
+            return params
+        body = self.body(params)
+        return params | own_level.chosen([self._errors(body, b) for b in batches])
+
+    def _errors(self, body: Params, batch: TaskBatch) -> Tensor:
+        """Summed log-loss of the query under each share of the warm-up and variance of levels, [KEPT, VARIANCES]."""
+        rows, query, made = batch.support.rows, batch.query, []
+        for kept in own_level.KEPT:
+            state = self.place({**body, "own.kept": torch.tensor(kept)}, batch.support)
+            before, after = self.score(body, state, rows), self.score(body, state, query)
+            for variance in own_level.VARIANCES:
+                logit = after + own_level.levels(before, rows, torch.tensor(variance))[:, None]
+                made.append((objectives.logistic(logit, query) * query.counts).sum())
+        return torch.stack(made).reshape(len(own_level.KEPT), -1)
+
+    def frozen(self, key: str) -> bool:
+        return key.startswith(("base.", "catalogue.", "past.", "own."))
+
+    def group(self, key: str) -> Group:
+        return Group(decay=self.config.decay)
+
+    def body(self, params: Params) -> Params:
+        return click_models.body(self.config, params)
+
+    def adapt(self, body: Params, support: Support) -> State:
+        """z [T, D], features [T, F, D] and, once a variance of levels has been chosen, level [T]."""
+        state = self.place(body, support)
+        if not self.config.own_level or body["own.variance"] == 0:
+            return state
+        before = self.score(body, state, support.rows)
+        return {**state, "level": own_level.levels(before, support.rows, body["own.variance"])}
+
+    def features(self, body: Params, support: Support) -> Tensor:
+        """The frozen vectors of the newcomers' features, [T, F, D]."""
+        return click_models.fields_of(body, ENTITY, support.features).expand(support.size, -1, -1)
+
+    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+        entity = click_models.entity_side(self.config, body, state["z"], state["features"])
+        logit = click_models.logits(self.config, body, entity, self._row_side(body, rows))
+        return logit + state["level"][:, None] if "level" in state else logit
+
+    def _row_side(self, body: Params, rows: Rows) -> click_models.Side:
+        return click_models.row_side(self.config, body, rows.item, rows.context)
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        entity = click_models.entity_side(self.config, body, state["z"], state["features"])
+        logit = click_models.rank(self.config, body, entity)
+        return logit + state["level"][:, None] if "level" in state else logit
+
+    def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
+        return objectives.logistic(self.score(body, state, support.rows), support.rows)
+
+    def query_loss(self, body: Params, state: State, rows: Rows) -> Tensor:
+        """Mean log-loss over the tasks that have rows."""
+        some = rows.mask.any(1)
+        return (objectives.logistic(self.score(body, state, rows), rows) * some).sum() / some.sum().clamp(min=1)
+
+    def slope(self, body: Params, z: Tensor, features: Tensor, rows: Rows, *, outer: bool = False) -> Tensor:
+        """Gradient [T, D] of each task's mean log-loss of its rows in z; with `outer` one that can be differentiated
+        again. The base model takes none."""
+        with torch.enable_grad():
+            at = z if outer and z.requires_grad else z.detach().requires_grad_()
+            losses = objectives.logistic(self.score(body, {"z": at, "features": features}, rows), rows)
+            return torch.autograd.grad(losses.sum(), at, create_graph=outer)[0]
+
+    def warmed(self, body: Params, z: Tensor, features: Tensor, rows: Rows) -> Tensor:
+        """z [T, D] after one pass over the rows. Steps are constants to an outer gradient."""
+        moment, start = torch.zeros_like(z), z
+        for first in range(0, rows.item.shape[1], self.config.warm_batch):
+            some = rows.columns(first, first + self.config.warm_batch)
+            slope = self.slope(body, z, features, some)
+            rate = self.config.warm_rate * some.counts[:, None] / self.config.warm_batch
+            if self.config.warm_up == "sgd":
+                z = z - rate * slope
+            else:
+                moment = moment + FORGETS * slope.square()
+                z = z - rate * slope / (moment.sqrt() + 1e-8)
+        if not self.config.own_level:
+            return z
+        return start + body["own.kept"] * (z - start)
+
+
+def flat(features: Tensor) -> Tensor:
+    """The features [T, F, D] of each entity as one vector [T, F D]; a constant [T, 1] where there are none."""
+    return features.flatten(1) if features.shape[1] else features.new_ones(len(features), 1)
+
+
+def flat_width(config: ClickConfig, params: Params) -> int:
+    """The length of that vector."""
+    return max(1, click_models.entity_count(params) * config.dims)

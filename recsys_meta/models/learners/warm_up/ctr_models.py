@@ -1,0 +1,245 @@
+"""Base models for clicks: what an entity's ID embedding plugs into.
+
+Every field is one vector: the entity's ID (a fast weight, each task its own) and features; the item's ID and features;
+the context of the row. Three ways from fields to a logit:
+
+- `deepfm` (Guo et al. 2017): a perceptron on all fields plus the sum over fields of w_f e_f . (all other fields);
+- `wide-deep` (Cheng et al. 2016): a perceptron plus a linear part;
+- `two-tower`: a perceptron on the entity's fields times one on the row's, plus a linear part.
+
+Fields are worked out by *side* (entity, item, context) and sides are added up: the item side of the whole catalogue is
+made once in a body, and pairs are never spelt out before the first hidden layer. F fields, H width of that layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from recsys_meta.core.dataset import Column, Dataset
+from recsys_meta.core.types import FIRST, IntArray, Params
+from recsys_meta.models.functional.embeddings import (
+    bag_fields,
+    bag_init,
+    catalogue_features,
+    item_features,
+    linear,
+    mlp_init,
+)
+from recsys_meta.models.protocols import Config
+
+RANK_FLOATS = 4_000_000
+"""Activations that ranking the catalogue may hold at once."""
+
+ENTITY, ITEM, CONTEXT = "base.entity", "base.items", "base.context"
+"""Prefixes of the tables of the three sides."""
+
+
+class ClickConfig(Config):
+    """The base model and its training, which is one pass over all rows of the past entities."""
+
+    objective: Literal["click"] = "click"
+    base: Literal["two-tower", "wide-deep", "deepfm"] = "deepfm"
+    dims: int = Field(default=128, ge=1)
+    hidden: tuple[int, ...] = (128, 128)
+    scale: float = Field(default=0.01, gt=0, description="deviation of fresh embeddings")
+    base_epochs: int = Field(default=1, ge=1)
+    base_batch: int = Field(default=200, ge=1, description="rows of a step")
+    base_rate: float = Field(default=1e-3, gt=0, description="of Adam")
+    base_decay: float = Field(default=0.0, ge=0, description="weight decay")
+    base_dropout: float = Field(default=0.0, ge=0, lt=1, description="on field vectors")
+    unknown: float = Field(default=0.0, ge=0, lt=1, description="share of items and values hidden in training")
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden needs at least one layer, each at least 1 wide, got {self.hidden}")
+        return self
+
+
+@dataclass(frozen=True)
+class Side:
+    """What some fields bring to the logit. first [..., H]: their part of the first hidden layer; plain, weighted
+    [..., D] sums of their vectors (no columns but for `deepfm`); own [...]: their logit by themselves."""
+
+    first: Tensor
+    plain: Tensor
+    weighted: Tensor
+    own: Tensor
+
+    def at(self, index: Tensor) -> Side:
+        """The sides of some rows."""
+        return Side(self.first[index], self.plain[index], self.weighted[index], self.own[index])
+
+    def with_(self, other: Side) -> Side:
+        """Fields of the same rows joined."""
+        crossed = (self.plain * other.weighted + self.weighted * other.plain).sum(-1)
+        return Side(
+            self.first + other.first,
+            self.plain + other.plain,
+            self.weighted + other.weighted,
+            self.own + other.own + crossed,
+        )
+
+
+def init(config: ClickConfig, data: Dataset, entities: IntArray, level: float, g: torch.Generator) -> Params:
+    """Fresh parameters, all under 'base.' and 'catalogue.'; `level` is the mean label of past rows."""
+    items = np.arange(FIRST, data.catalogue)
+    tables = ((ENTITY, data.entities, entities), (ITEM, data.items, items), (CONTEXT, *_context(data)))
+    params: Params = {**item_features(data.items)}
+    for prefix, table, rows in tables:
+        params |= bag_init(prefix, dict(sorted(table.items())), rows, config.dims, config.scale, g)
+    params["base.item"] = torch.randn(data.catalogue, config.dims, generator=g) * config.scale
+    params["base.item"][:FIRST] = 0  # an item nobody has seen says nothing
+    count = 2 + sum(len(table) for _, table, _ in tables)
+    params["base.neutral"] = torch.zeros(len(tables[2][1]), config.dims)
+    first = torch.randn(count, config.dims, config.hidden[0], generator=g)
+    params["base.first"] = first * (2 / (count * config.dims)) ** 0.5
+    logit = math.log((level + 1e-3) / (1 - level + 1e-3))
+    if config.base == "two-tower":
+        params |= {"base.bias": torch.zeros(2, config.hidden[0]), "base.level": torch.tensor(logit)}
+        for tower in ("entity", "row"):
+            params |= mlp_init(f"base.tower.{tower}", config.hidden, g)
+    else:
+        params["base.bias"] = torch.zeros(config.hidden[0])
+        params |= mlp_init("base.deep", (*config.hidden, 1), g)
+        params[f"base.deep.{len(config.hidden) - 1}.bias"] += logit
+    if config.base == "deepfm":
+        params["base.crossed"] = torch.full((count,), 0.5)  # every pair once: a factorisation machine
+    else:
+        params["base.wide"] = torch.zeros(count, config.dims)
+    return params
+
+
+def _context(data: Dataset) -> tuple[dict[str, Column], IntArray]:
+    """The context of the events as feature columns of their rows."""
+    rows = np.arange(len(data.events) + 1)
+    columns = {}
+    for name, values in data.events.context.items():
+        ids = np.issubdtype(values.dtype, np.integer)
+        size = data.vocab.size(f"context.{name}") if ids else 0
+        columns[name] = Column(name, values, rows if ids else None, size)
+    return columns, rows[:-1]
+
+
+def fields_of(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> Tensor:
+    """Vectors [N, F, D] of the features of one side, by name: no caller keeps the order of fields."""
+    used = dict(sorted(features.items()))
+    if used:
+        return torch.stack(bag_fields(params, prefix, used), 1)
+    return params["base.first"].new_zeros(1, 0, params["base.first"].shape[1])
+
+
+def item_fields(params: Mapping[str, Tensor], item: Tensor) -> Tensor:
+    """Vectors [N, F, D] of items [N], the ID first."""
+    features = {name: value[item] for name, value in catalogue_features(params).items()}
+    own = params["base.item"][item][:, None]
+    return torch.cat([own, fields_of(params, ITEM, features)], 1) if features else own
+
+
+def context_names(params: Mapping[str, Tensor]) -> list[str]:
+    """The context fields that the model knows, in their order."""
+    keys = (k.removeprefix(f"{CONTEXT}.") for k in params if k.startswith(f"{CONTEXT}.") and not k.endswith(".knots"))
+    return sorted(k.removesuffix(".weight") for k in keys)
+
+
+def context_fields(params: Mapping[str, Tensor], context: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
+    """Vectors [*shape, F, D] of the context of rows; a field that is not given at all is its mean over past rows."""
+    vectors, dims = [], params["base.neutral"].shape[1]
+    for place, name in enumerate(context_names(params)):
+        if name in context:
+            value = context[name].reshape(-1)
+            cells = value if value.is_floating_point() else value[:, None]
+            vectors.append(bag_fields(params, CONTEXT, {name: cells})[0].reshape(*shape, dims))
+        else:
+            vectors.append(params["base.neutral"][place].expand(*shape, dims))
+    return torch.stack(vectors, -2)
+
+
+def side(config: ClickConfig, params: Mapping[str, Tensor], vectors: Tensor, begin: int) -> Side:
+    """Fields [..., F, D], the first of which is the model's field number `begin`."""
+    some = slice(begin, begin + vectors.shape[-2])
+    first = vectors.flatten(-2) @ params["base.first"][some].flatten(0, 1)
+    if config.base != "deepfm":
+        own = (vectors * params["base.wide"][some]).sum((-2, -1))
+        none = vectors.new_zeros(*vectors.shape[:-2], 0)
+        return Side(first, none, none, own)
+    weight = params["base.crossed"][some]
+    plain, weighted = vectors.sum(-2), (vectors * weight[:, None]).sum(-2)
+    own = (plain * weighted).sum(-1) - vectors.square().sum(-1) @ weight
+    return Side(first, plain, weighted, own)
+
+
+def entity_side(config: ClickConfig, params: Mapping[str, Tensor], z: Tensor, features: Tensor) -> Side:
+    """Of T entities with ID embeddings z [T, D] and feature vectors [T, F, D]."""
+    return side(config, params, torch.cat([z[:, None], features], 1), 0)
+
+
+def item_side(config: ClickConfig, params: Mapping[str, Tensor], vectors: Tensor, before: int) -> Side:
+    """Of items with fields [..., F, D], where an entity has `before` fields."""
+    return side(config, params, vectors, before)
+
+
+def logits(config: ClickConfig, params: Mapping[str, Tensor], entity: Side, rows: Side) -> Tensor:
+    """Logits [T, R] of entities [T, ...] in rows [T, R, ...] or, the same for all tasks, [1, R, ...]."""
+    crossed = rows.plain @ entity.weighted[:, :, None] + rows.weighted @ entity.plain[:, :, None]
+    total = crossed.squeeze(-1) + entity.own[:, None] + rows.own
+    if config.base == "two-tower":
+        ours = _layers(params, "base.tower.entity", entity.first + params["base.bias"][0])
+        theirs = _layers(params, "base.tower.row", rows.first + params["base.bias"][1])
+        return total + (theirs @ ours[:, :, None]).squeeze(-1) + params["base.level"]
+    x = entity.first[:, None] + rows.first + params["base.bias"]
+    return total + _layers(params, "base.deep", x).squeeze(-1)
+
+
+def _layers(params: Mapping[str, Tensor], prefix: str, x: Tensor) -> Tensor:
+    """The layers after the first, whose sum x [..., H] is; none of them if a tower has one layer only."""
+    count = sum(k.startswith(f"{prefix}.") for k in params) // 2
+    for i in range(count):
+        x = linear(torch.relu(x), params[f"{prefix}.{i}.weight"], params[f"{prefix}.{i}.bias"])
+    return x
+
+
+def body(config: ClickConfig, params: Params) -> Params:
+    """What scoring needs: the item side of the catalogue ('catalogue side', [C, ...]) in place of the items' tables."""
+    every = torch.arange(len(params["base.item"]), device=params["base.item"].device)
+    made = item_side(config, params, item_fields(params, every), 1 + entity_count(params))
+    out = ("catalogue.", f"{ITEM}.", "past.")
+    kept = {k: v for k, v in params.items() if not k.startswith(out) and k != "base.item"}
+    return kept | {f"side.{name}": value for name, value in vars(made).items()}
+
+
+def entity_count(params: Mapping[str, Tensor]) -> int:
+    """How many feature fields an entity has."""
+    return sum(k.startswith(f"{ENTITY}.") and not k.endswith(".knots") for k in params)
+
+
+def catalogue_side(body: Mapping[str, Tensor]) -> Side:
+    """The items of a body."""
+    return Side(body["side.first"], body["side.plain"], body["side.weighted"], body["side.own"])
+
+
+def row_side(config: ClickConfig, body: Mapping[str, Tensor], item: Tensor, context: Mapping[str, Tensor]) -> Side:
+    """Of rows with items [T, R] and their context."""
+    items = catalogue_side(body).at(item)
+    names = context_names(body)
+    if not names:
+        return items
+    vectors = context_fields(body, context, item.shape)
+    return items.with_(side(config, body, vectors, len(body["base.first"]) - len(names)))
+
+
+def rank(config: ClickConfig, body: Mapping[str, Tensor], entity: Side) -> Tensor:
+    """Logits [T, C] of the whole catalogue in the mean context of past rows, piece by piece."""
+    tasks, count = len(entity.own), len(body["side.own"])
+    piece = max(1, RANK_FLOATS // max(1, tasks * max(config.hidden)))
+    every = torch.arange(count, device=entity.own.device)
+    parts = [logits(config, body, entity, row_side(config, body, ids[None], {})) for ids in torch.split(every, piece)]
+    return torch.cat(parts, 1)

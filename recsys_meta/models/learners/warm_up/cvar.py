@@ -1,0 +1,103 @@
+"""CVAR (Zhao et al. 2022): a latent variable between the features of a newcomer and its ID embedding.
+
+    q(v | ID embedding)   p(v | features)   diagonal Gaussians with linear means and log deviations
+    z = decode(v, how often it was met)     linear
+
+    loss = L(query; decode(v_p)) + recover * |decode(v_q) - own ID embedding|^2 + align * W2(q, p)^2
+
+Training is on past entities, whose own ID embeddings the base model knows; a newcomer starts at decode(mean of p) and
+is warmed up on its support. The published figure of how often an item was met is its total in the whole data, test
+rows included; here it is log(1 + rows of the support). The noise on v is a ten-thousandth of its deviation, as in the
+authors' code: the model is deterministic in effect. Of p the mean is used, in training too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.types import Params, State, Support, TaskBatch
+from recsys_meta.models.functional.embeddings import linear, mlp_init
+from recsys_meta.models.learners.warm_up.base import OnFrozenBase, WarmUpConfig, flat, flat_width
+from recsys_meta.models.learners.warm_up.pretraining import veiled
+
+START = 0.1
+"""The decoder begins at this share of its usual size: fresh embeddings are small."""
+
+
+class CvarConfig(WarmUpConfig):
+    """`latent` is the length of v."""
+
+    latent: int = Field(default=16, ge=1)
+    recover: float = Field(default=1.0, ge=0)
+    align: float = Field(default=1e-4, ge=0)
+    noise: float = Field(default=1e-4, ge=0)
+
+
+@dataclass(frozen=True)
+class Cvar(OnFrozenBase):
+    """The learner: see the module."""
+
+    config: CvarConfig = field(default_factory=CvarConfig)
+    name: ClassVar[str] = "cvar"
+    Config: ClassVar[type[CvarConfig]] = CvarConfig
+
+    def meta(self, params: Params, generator: torch.Generator) -> Params:
+        """Both encoders and the decoder, and the ID embeddings of past entities, to be recovered."""
+        dims, latent = self.config.dims, self.config.latent
+        features = flat_width(self.config, params)
+        made = {
+            **mlp_init("from_id", (dims, 2 * latent), generator),
+            **mlp_init("from_features", (features, 2 * latent), generator),
+            **mlp_init("decode", (latent + 1, dims), generator),
+        }
+        made["decode.0.weight"] *= START
+        made["decode.0.weight"][-1] = 0  # at first the size of the support says nothing
+        return made | {key: params[key] for key in ("past.id", "past.entity")}
+
+    def place(self, body: Params, support: Support) -> State:
+        """z [T, D] and features [T, F, D]; in training, where the body has 'cold', z is not warmed up."""
+        features = self.features(body, support)
+        mean, _ = self._encode(body, "from_features", flat(features))
+        z = self._decode(body, mean, support.rows.counts)
+        if "cold" not in body:
+            z = self.warmed(body, z, features, support.rows)
+        return {"z": z, "features": features}
+
+    def _encode(self, params: Params, prefix: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation [T, L]."""
+        mean, log = linear(x, params[f"{prefix}.0.weight"], params[f"{prefix}.0.bias"]).chunk(2, 1)
+        return mean, log.exp()
+
+    def _decode(self, params: Params, v: Tensor, met: Tensor) -> Tensor:
+        x = torch.cat([v, torch.log1p(met)[:, None]], 1)
+        return linear(x, params["decode.0.weight"], params["decode.0.bias"])
+
+    def meta_loss(
+        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """Query loss cold, recovery of past ID embeddings and distance of the two Gaussians; all are logged."""
+        body = self.body(params)
+        body["cold"] = body["base.first"].new_ones(())
+        support = replace(batch.support, features=veiled(batch.support.features, self.config.unknown, generator))
+        state = self.adapt(body, support)
+        query = self.query_loss(body, state, batch.query)
+        past = params["past.entity"]
+        place = torch.searchsorted(past, batch.entity).clamp(max=len(past) - 1)
+        known = (past[place] == batch.entity).to(query.dtype)  # another entity has no embedding to recover
+        own = params["past.id"][place]
+        p_mean, p_deviation = self._encode(params, "from_features", flat(state["features"]))
+        q_mean, q_deviation = self._encode(params, "from_id", own)
+        drawn = torch.randn(q_mean.shape, generator=generator, device=q_mean.device)
+        v = q_mean + self.config.noise * q_deviation * drawn
+        missed = (self._decode(params, v, batch.support.rows.counts) - own).square().sum(1)
+        gap = ((q_mean - p_mean).square() + (q_deviation - p_deviation).square()).sum(1)
+        recovered, apart = ((x * known).sum() / known.sum().clamp(min=1) for x in (missed, gap))
+        loss = query + self.config.recover * recovered + self.config.align * apart
+        parts = {"query": query, "recovered": recovered, "apart": apart}
+        return loss, {k: float(v.detach()) for k, v in parts.items()}

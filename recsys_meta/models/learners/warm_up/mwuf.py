@@ -1,0 +1,83 @@
+"""MWUF (Zhu et al. 2021): the cold ID embedding of a newcomer is scaled by its features and shifted by who met it.
+
+    e  = mean of the past entities' ID embeddings, warmed up on the support
+    z  = (1 + scale(features)) * e + shift(mean ID embedding of the support's items)
+
+`scale` and `shift` are small perceptrons on the frozen base model, trained on the loss of the query with z; steps of e
+are constants to them. Without a support there is no shift. One difference from the paper: there, e and the two nets
+are trained in turns on the same rows; here the query's rows are others than those that e was warmed up on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_meta.core.types import Params, Rows, State, Support, TaskBatch
+from recsys_meta.models.functional.embeddings import linear, mlp_init
+from recsys_meta.models.learners.warm_up.base import OnFrozenBase, WarmUpConfig, flat, flat_width
+from recsys_meta.models.learners.warm_up.pretraining import veiled
+
+START = 0.1
+"""Last layers begin at this share of their usual size: training starts near z = e."""
+
+
+class MwufConfig(WarmUpConfig):
+    """`width` is of the hidden layer of both nets."""
+
+    width: int = Field(default=16, ge=1)
+
+
+@dataclass(frozen=True)
+class Mwuf(OnFrozenBase):
+    """The learner: see the module."""
+
+    config: MwufConfig = field(default_factory=MwufConfig)
+    name: ClassVar[str] = "mwuf"
+    Config: ClassVar[type[MwufConfig]] = MwufConfig
+
+    def meta(self, params: Params, generator: torch.Generator) -> Params:
+        """The two nets, and the mean ID embedding of past entities. Without features the scale is the same for all."""
+        dims, width = self.config.dims, self.config.width
+        features = flat_width(self.config, params)
+        made = {
+            **mlp_init("scale", (features, width, dims), generator),
+            **mlp_init("shift", (dims, width, dims), generator),
+            "base.mean": params["past.id"].mean(0),
+        }
+        return {k: v * START if k.endswith("1.weight") else v for k, v in made.items()}
+
+    def body(self, params: Params) -> Params:
+        return super().body(params) | {"base.item": params["base.item"]}
+
+    def place(self, body: Params, support: Support) -> State:
+        """z [T, D] and features [T, F, D]."""
+        features = self.features(body, support)
+        cold = self.warmed(body, body["base.mean"].expand(support.size, -1), features, support.rows)
+        z = (1 + _net(body, "scale", flat(features))) * cold + self._shift(body, support.rows)
+        return {"z": z, "features": features}
+
+    def _shift(self, body: Params, rows: Rows) -> Tensor:
+        weight = rows.mask / rows.counts.clamp(min=1)[:, None]
+        mean = torch.einsum("ts,tsd->td", weight, body["base.item"][rows.item])
+        return _net(body, "shift", mean) * rows.mask.any(1, keepdim=True)
+
+    def meta_loss(
+        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """Mean loss of the queries with the scaled and shifted embedding."""
+        body = self.body(params)
+        support = replace(batch.support, features=veiled(batch.support.features, self.config.unknown, generator))
+        state = self.adapt(body, support)
+        return self.query_loss(body, state, batch.query), {"size": float(state["z"].detach().norm(dim=1).mean())}
+
+
+def _net(body: Params, prefix: str, x: Tensor) -> Tensor:
+    """A perceptron with one hidden layer, [T, in] -> [T, out]."""
+    hidden = torch.relu(linear(x, body[f"{prefix}.0.weight"], body[f"{prefix}.0.bias"]))
+    return linear(hidden, body[f"{prefix}.1.weight"], body[f"{prefix}.1.bias"])

@@ -1,0 +1,122 @@
+"""The base model's own training: all rows of the past entities, in random order, in mini-batches of single rows.
+
+Each past entity has an ID embedding of its own here; a newcomer has none. Vectorised over the rows of a mini-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.feature_encoding import gather
+from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Params
+from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.models.functional.embeddings import is_buffer
+from recsys_meta.models.learners.warm_up import ctr_models as click_models
+from recsys_meta.models.learners.warm_up.ctr_models import ENTITY, ClickConfig
+
+CHUNK = 65_536
+"""Rows looked at together where no gradient is needed."""
+
+
+@dataclass(frozen=True)
+class PastRows:
+    """Rows of P past entities in long form: entity (0 to P - 1), item and label [N]; context name -> [N]; features of
+    the entities, name -> [P, ...]."""
+
+    entity: Tensor
+    item: Tensor
+    label: Tensor
+    context: Mapping[str, Tensor]
+    features: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, data: Dataset, entities: IntArray) -> PastRows:
+        """The rows of some entities of a data set."""
+        index = EventIndex.of(data)
+        entity, position = index.flat(torch.as_tensor(entities))
+        context = {k: v[position] for k, v in index.context.items()}
+        numbers = {k: v if v.is_floating_point() else v.long() for k, v in context.items()}
+        item = index.item[position].long()
+        return cls(entity, item, index.label[position], numbers, gather(data.entities, entities))
+
+    def at(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Entity, item, label and context of some rows."""
+        return self.entity[rows], self.item[rows], self.label[rows], {k: v[rows] for k, v in self.context.items()}
+
+
+def pretrained(config: ClickConfig, data: Dataset, entities: IntArray, g: torch.Generator) -> Params:
+    """Trained parameters of the base model; beside them the ID embeddings of past entities, 'past.id' [P, D], and
+    which entities those are, 'past.entity' [P], ascending."""
+    entities = np.sort(np.asarray(entities, np.int64))
+    past = PastRows.of(data, entities)
+    level = float(past.label.mean()) if len(past.label) else 0.5
+    params = click_models.init(config, data, entities, level, g)
+    params["past.id"] = torch.randn(len(entities), config.dims, generator=g) * config.scale
+    trained = [params[k].requires_grad_() for k in sorted(params) if _moves(k)]
+    with torch.enable_grad():
+        optimiser = torch.optim.AdamW(trained, lr=config.base_rate, weight_decay=config.base_decay, fused=True)
+        for _ in range(config.base_epochs):
+            order = torch.randperm(len(past.label), generator=g)
+            for rows in torch.split(order, config.base_batch):
+                optimiser.zero_grad(set_to_none=True)
+                loss(config, params, past, rows, g).backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+    done = {k: v.detach() for k, v in params.items()}
+    done["past.entity"] = torch.from_numpy(entities)
+    return done | {"base.neutral": _neutral(done, past)}
+
+
+def veiled(features: Mapping[str, Tensor], share: float, generator: torch.Generator) -> dict[str, Tensor]:
+    """The same with a share of the values unknown: newcomers have values that no past entity had."""
+    made = dict(features)
+    if not share:
+        return made
+    for name, value in sorted(features.items()):
+        if not value.is_floating_point():
+            hidden = torch.rand(value.shape, generator=generator, device=value.device) < share
+            made[name] = torch.where(hidden & (value != PAD), UNKNOWN, value)
+    return made
+
+
+def _moves(key: str) -> bool:
+    return not is_buffer(key) and key != "base.neutral"
+
+
+def loss(config: ClickConfig, params: Params, past: PastRows, rows: Tensor, g: torch.Generator) -> Tensor:
+    """Mean log-loss of some rows, each a task of one row."""
+    entity, item, label, context = past.at(rows)
+    features = veiled({k: v[entity] for k, v in past.features.items()}, config.unknown, g)
+    item = veiled({"item": item}, config.unknown, g)["item"]
+    own = click_models.fields_of(params, ENTITY, features).expand(len(rows), -1, -1)
+    fields = [
+        torch.cat([params["past.id"][entity][:, None], own], 1),
+        click_models.item_fields(params, item),
+        click_models.context_fields(params, context, rows.shape) if context else own[:, :0],
+    ]
+    whole = torch.cat(fields, 1)
+    if config.base_dropout:
+        kept = torch.rand(whole.shape, generator=g) >= config.base_dropout
+        whole = whole * kept / (1 - config.base_dropout)
+    ours, theirs = whole[:, : fields[0].shape[1]], whole[:, None, fields[0].shape[1] :]
+    entity_side = click_models.side(config, params, ours, 0)
+    row_side = click_models.side(config, params, theirs, ours.shape[1])
+    logit = click_models.logits(config, params, entity_side, row_side)[:, 0]
+    return functional.binary_cross_entropy_with_logits(logit, label)
+
+
+def _neutral(params: Params, past: PastRows) -> Tensor:
+    """The mean vector of every context field over past rows, [F, D]."""
+    total = torch.zeros_like(params["base.neutral"])
+    if not len(total) or not len(past.label):
+        return total
+    for rows in torch.split(torch.arange(len(past.label)), CHUNK):
+        _, _, _, context = past.at(rows)
+        total += click_models.context_fields(params, context, rows.shape).sum(0)
+    return total / len(past.label)

@@ -1,0 +1,100 @@
+"""Keys of the API: made once, shown once, kept as a digest, revoked for good.
+
+A key is `rsm_ID_SECRET`. The secret is 256 random bits, so a plain SHA-256 of the key is enough: there is no
+dictionary to try, and a slow hash, which passwords need, would only be paid at every request. ID is drawn apart from
+the secret; it is what lists, logs and the audit show.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from recsys_meta.core.errors import ConflictError, NotFoundError
+from recsys_meta.store.access import audit_log as audit
+from recsys_meta.store.database.base import NAME, ApiKey
+from recsys_meta.store.database.clock import moment
+
+SCOPES = ("read", "write", "admin")
+"""What a key may be good for; admin includes the other two."""
+
+_MARK = "rsm"  # what scanners for leaked secrets look for
+_ID_BYTES, _SECRET_BYTES = 5, 32
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key that was just made. Nobody can read ``text`` again."""
+
+    row: ApiKey
+    text: str
+
+
+def digest(text: str) -> str:
+    """What is kept of a key."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def create(
+    session: Session,
+    name: str,
+    scopes: Iterable[str],
+    *,
+    expires: datetime | None = None,
+    actor: str,
+    now: datetime | None = None,
+) -> NewKey:
+    """Make a key. Several may share a name, so that one can take over from another.
+
+    Raises ValueError for a name that cannot be printed, for unknown or no scopes, and for an end that is past.
+    """
+    at, wanted = moment(now), set(scopes)
+    if not name.strip() or not name.isprintable() or len(name) > NAME:
+        raise ValueError(f"a key's name is 1 to {NAME} printable characters")
+    if not wanted or not wanted <= set(SCOPES):
+        raise ValueError(f"the scopes of a key are some of {', '.join(SCOPES)}")
+    if expires is not None and expires <= at:
+        raise ValueError("a key must end in the future")
+    id = secrets.token_hex(_ID_BYTES)
+    text = f"{_MARK}_{id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+    kept = "+".join(s for s in SCOPES if s in wanted)
+    row = ApiKey(id=id, name=name, digest=digest(text), scopes=kept, created=at, expires=expires, revoked=None)
+    session.add(row)
+    audit.note(session, "key create", id, actor=actor, now=at)
+    session.flush()
+    return NewKey(row, text)
+
+
+def list_keys(session: Session) -> list[ApiKey]:
+    """Every key there was, newest first."""
+    return list(session.scalars(select(ApiKey).order_by(ApiKey.created.desc(), ApiKey.id)))
+
+
+def standing(session: Session) -> list[ApiKey]:
+    """The keys that were not revoked. Those that ended are among them: their time is for the reader to judge."""
+    return list(session.scalars(select(ApiKey).where(ApiKey.revoked.is_(None)).order_by(ApiKey.id)))
+
+
+def revoke(session: Session, wanted: str, *, actor: str, now: datetime | None = None) -> ApiKey:
+    """Revoke a key by its id, or by its name where one key only has it. Doing so again changes nothing.
+
+    Raises NotFoundError, and ConflictError where several keys that stand have the name.
+    """
+    query = select(ApiKey).where(or_(ApiKey.id == wanted, ApiKey.name == wanted)).order_by(ApiKey.created.desc())
+    found = list(session.scalars(query.with_for_update()))
+    if not found:
+        raise NotFoundError("there is no key with this id or name; `recsys-meta keys list` shows those there are")
+    exact = [row for row in found if row.id == wanted]
+    standing = exact or [row for row in found if row.revoked is None]
+    if len(standing) > 1:
+        raise ConflictError(f"several keys have this name; give an id: {', '.join(row.id for row in standing)}")
+    row = standing[0] if standing else found[0]
+    if row.revoked is None:
+        row.revoked = moment(now)
+        audit.note(session, "key revoke", row.id, actor=actor, now=row.revoked)
+        session.flush()
+    return row

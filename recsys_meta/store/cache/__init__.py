@@ -1,0 +1,1 @@
+"""Caches of adapted states: in process, Redis, Redis Cluster."""

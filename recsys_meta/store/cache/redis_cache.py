@@ -1,0 +1,305 @@
+"""The cache that replicas share. Losing it costs one adaptation for each newcomer and nothing else.
+
+`RedisCache` serves an event loop, `SyncRedisCache` the command line; both speak to the same keys. One command keeps a
+value and one command erases an owner, whose names `cache` knows; neither needs a script or an index.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar, cast
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException
+from redis.retry import Retry
+
+from recsys_meta.core.errors import StoreError
+from recsys_meta.store.cache.circuit_breaker import Breaker
+from recsys_meta.store.cache.keys import name_of, owned_names, seal, unseal
+from recsys_meta.store.cache.redis_cluster import Cluster
+from recsys_meta.store.cache.redis_node import FAILURES, Node, note
+from recsys_meta.store.database.engine import Unavailable
+
+LONGEST_TTL = 30 * 24 * 3600.0  # seconds
+PREFIX = "rm"
+CLUSTER = "+cluster"  # what a scheme ends with where the server is a node of a Redis Cluster: redis+cluster://
+_PROBES = [str(n) for n in range(256)]  # names that lie on all nodes of a cluster that is not large
+
+Item = TypeVar("Item")
+
+
+class RedisCache:
+    """An `AsyncCache` on Redis; one for each event loop. ``timeout`` is in seconds, for each exchange.
+
+    Raises StoreError for a url that cannot be read.
+    """
+
+    def __init__(self, url: str, *, prefix: str = PREFIX, timeout: float = 0.2, breaker: Breaker | None = None) -> None:
+        retry = AsyncRetry(NoBackoff(), 0)
+        self._client: Any = _open(redis.asyncio.Redis, Cluster, url, timeout, retry)
+        self._clustered = isinstance(self._client, Cluster)
+        self._prefix, self._breaker = prefix, breaker or Breaker()
+        self._nodes: dict[str, Node] = {}
+
+    @property
+    def degraded(self) -> bool:
+        """Whether Redis, or a node of the cluster, could not be read or written when last asked."""
+        return any(node.degraded for node in self._nodes.values())
+
+    def away(self, key: str) -> bool:
+        """The same of the one node on which a key lies."""
+        return self._node(key).degraded
+
+    async def get(self, key: str, owner: str | None = None) -> bytes | None:
+        """The value, None for a miss, an outage or damage. Never raises."""
+        return await self._node(key).get(key)
+
+    async def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
+        """Keep a value for ``ttl`` seconds, at most 30 days. Never raises."""
+        writing = self._node(key).writing
+        if ttl <= 0 or not writing.allows():
+            return
+        try:
+            await self._client.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl))
+            writing.succeeded()
+        except FAILURES as error:
+            note(writing, error)
+
+    async def claim(self, key: str, value: bytes, ttl: float) -> bytes | None:
+        """Keep a value unless there is one; answers the one that is there then, None in an outage. Never raises."""
+        writing = self._node(key).writing
+        if ttl <= 0 or not writing.allows():
+            return None
+        try:
+            made = await self._client.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl), nx=True)
+            writing.succeeded()
+        except FAILURES as error:
+            note(writing, error)
+            return None
+        if made:
+            return value
+        there = await self.get(key)
+        if there is None:  # gone again, or nothing that was ever ours
+            await self.set(key, value, ttl)
+            return None if self.away(key) else value
+        return there
+
+    async def set_all(self, values: Sequence[tuple[str, bytes, float]]) -> None:
+        """Keep (key, value, ttl)s, in one exchange with each node. Never raises."""
+        parts = self._parted(values, lambda value: value[0])
+        await asyncio.gather(*(self._set_part(node, part) for node, part in parts.items()))
+
+    async def delete(self, keys: Iterable[str]) -> int:
+        """Forget keys; answers how many there were. Raises Unavailable, once all nodes were asked."""
+        return await self._delete([name_of(key) for key in keys])
+
+    async def delete_owned(self, owner: str) -> int:
+        """Forget all that was set for an owner; answers how many keys. Raises Unavailable."""
+        return await self._delete(owned_names(owner))
+
+    async def ping(self) -> None:
+        """Ask each node for an answer, and to be written where it last refused. Raises Unavailable where one does not.
+
+        From here on a node that left the cluster is none of ours.
+        """
+        probes = {self._where(name): name for name in _PROBES}
+        self._nodes = {where: node for where, node in self._nodes.items() if where in probes}
+        await _all(self._ping(name) for name in probes.values())
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _fetch(self, names: list[str]) -> list[bytes | None]:
+        if not self._clustered:
+            return list(await self._client.mget([self._prefix + name for name in names]))
+        return await self._each("GET", names)
+
+    async def _each(self, command: str, names: list[str]) -> list[Any]:
+        """A command for each name, in one exchange. No command of a cluster may cross slots, and one of several names
+        is refused while their slot is on its way to another node."""
+        pipe = self._client.pipeline(transaction=False)
+        for name in names:
+            pipe.execute_command(command, self._prefix + name)
+        return list(await pipe.execute())
+
+    async def _set_part(self, node: Node, values: Sequence[tuple[str, bytes, float]]) -> None:
+        if not node.writing.allows():
+            return
+        pipe = self._client.pipeline(transaction=False)
+        for key, value, ttl in values:
+            # Not `pipe.set`: what it makes of its options takes as long as all the rest.
+            pipe.execute_command("SET", self._prefix + name_of(key), seal(key, value), "PX", _ms(ttl))
+        try:
+            await pipe.execute()
+            node.writing.succeeded()
+        except FAILURES as error:
+            note(node.writing, error)
+
+    async def _delete(self, names: list[str]) -> int:
+        parts = self._parted(names, str)
+        return sum(await _all(self._delete_part(node, part) for node, part in parts.items()))
+
+    async def _delete_part(self, node: Node, names: list[str]) -> int:
+        try:
+            if self._clustered:
+                return sum(await self._each("DEL", names))
+            return int(await self._client.delete(*(self._prefix + name for name in names)))
+        except FAILURES as error:
+            raise _unavailable(node.writing, error) from None
+
+    async def _ping(self, name: str) -> None:
+        # A name is read: of a cluster that is down each node still answers a PING.
+        node = self._node(name)
+        asked = node.reading
+        try:
+            await self._client.get(self._prefix + name)
+            node.reading.succeeded()
+            if node.writing.degraded:
+                asked = node.writing
+                await self._client.set(self._prefix + name, b"", px=1)
+                node.writing.succeeded()
+        except FAILURES as error:
+            raise _unavailable(asked, error) from None
+
+    def _parted(self, items: Iterable[Item], key: Callable[[Item], str]) -> dict[Node, list[Item]]:
+        """Items by the nodes that they lie on."""
+        parts: dict[Node, list[Item]] = {}
+        for item in items:
+            parts.setdefault(self._node(key(item)), []).append(item)
+        return parts
+
+    def _node(self, key: str) -> Node:
+        where = self._where(name_of(key))
+        if where not in self._nodes:
+            self._nodes[where] = Node(self._breaker, self._fetch)
+        return self._nodes[where]
+
+    def _where(self, name: str) -> str:
+        """Which node a name lies on. Redis by itself is one, and so is a cluster that was never reached."""
+        if not self._clustered:
+            return ""
+        try:
+            return str(self._client.get_node_from_key(self._prefix + name).name)
+        except RedisClusterException:
+            return ""
+
+
+class SyncRedisCache:
+    """A `Cache` on the same keys for callers without an event loop; safe for threads.
+
+    Raises StoreError for a url that cannot be read, Unavailable where it is of a cluster that is away.
+    """
+
+    def __init__(self, url: str, *, prefix: str = PREFIX, timeout: float = 0.5, breaker: Breaker | None = None) -> None:
+        self._client: Any = _open(redis.Redis, redis.RedisCluster, url, timeout, Retry(NoBackoff(), 0))
+        self._clustered = isinstance(self._client, redis.RedisCluster)
+        self._prefix, self._breaker = prefix, breaker or Breaker()
+        self._writing = self._breaker.twin()
+
+    @property
+    def degraded(self) -> bool:
+        """Whether Redis could not be read or written when last asked."""
+        return self._breaker.degraded or self._writing.degraded
+
+    def get(self, key: str) -> bytes | None:
+        """The value, None for a miss, an outage or damage. Never raises."""
+        if not self._breaker.allows():
+            return None
+        try:
+            raw = self._client.mget([self._prefix + name_of(key)])[0]
+            value = None if raw is None else unseal(key, raw)
+        except FAILURES as error:
+            note(self._breaker, error)
+            return None
+        self._breaker.succeeded()
+        return value
+
+    def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
+        """Keep a value for ``ttl`` seconds, at most 30 days. Never raises."""
+        if ttl <= 0 or not self._writing.allows():
+            return
+        try:
+            self._client.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl))
+            self._writing.succeeded()
+        except FAILURES as error:
+            note(self._writing, error)
+
+    def delete(self, keys: Iterable[str]) -> int:
+        """Forget keys; answers how many there were. Raises Unavailable."""
+        return self._delete([name_of(key) for key in keys])
+
+    def delete_owned(self, owner: str) -> int:
+        """Forget all that was set for an owner; answers how many keys. Raises Unavailable."""
+        return self._delete(owned_names(owner))
+
+    def ping(self) -> None:
+        """Ask Redis for an answer, and to be written where it last refused. Raises Unavailable where it does not."""
+        try:
+            self._client.ping()
+            self._breaker.succeeded()
+        except FAILURES as error:
+            raise _unavailable(self._breaker, error) from None
+        if self._writing.degraded:
+            try:
+                self._client.set(self._prefix, b"", px=1)
+                self._writing.succeeded()
+            except FAILURES as error:
+                raise _unavailable(self._writing, error) from None
+
+    def version(self) -> str:
+        """Which version the server is, of a cluster one of its nodes. Raises Unavailable."""
+        of = {"target_nodes": redis.RedisCluster.RANDOM} if self._clustered else {}
+        try:
+            return str(self._client.info("server", **of)["redis_version"])
+        except FAILURES as error:
+            raise _unavailable(self._breaker, error) from None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _delete(self, names: list[str]) -> int:
+        if not names:
+            return 0
+        full = [self._prefix + name for name in names]
+        try:
+            # One after another on a cluster, which refuses several while their slot is on its way.
+            if self._clustered:
+                return sum(int(self._client.delete(name)) for name in full)
+            return int(self._client.delete(*full))
+        except FAILURES as error:
+            raise _unavailable(self._writing, error) from None
+
+
+def _open(plain: Any, cluster: Any, url: str, timeout: float, retry: Any) -> Any:
+    """A client that fails fast instead of trying again behind our back."""
+    scheme, _, rest = url.partition("://")
+    kind, url = (cluster, f"{scheme.removesuffix(CLUSTER)}://{rest}") if scheme.endswith(CLUSTER) else (plain, url)
+    try:
+        return kind.from_url(url, socket_timeout=timeout, socket_connect_timeout=max(timeout, 0.25), retry=retry)
+    except ValueError:
+        raise StoreError("the Redis url cannot be read; expected redis://HOST:PORT/NUMBER") from None
+    except (redis.RedisError, RedisClusterException) as error:  # the command line's client of a cluster asks at once
+        raise Unavailable(f"Redis cannot be reached: {type(error).__name__}") from None
+
+
+def _ms(ttl: float) -> int:
+    """A time to live as Redis wants it."""
+    return max(1, round(min(ttl, LONGEST_TTL) * 1000))
+
+
+def _unavailable(breaker: Breaker, error: BaseException) -> Unavailable:
+    note(breaker, error)
+    return Unavailable(f"Redis cannot be reached: {type(error).__name__}")
+
+
+async def _all(work: Iterable[Awaitable[Item]]) -> list[Item]:
+    """The results, once everything has ended. Raises the first of the errors."""
+    ended = await asyncio.gather(*work, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, BaseException):
+            raise one
+    return cast("list[Item]", ended)

@@ -1,0 +1,82 @@
+"""One server of the shared cache, as this process sees it: Redis, or a node of a Redis Cluster.
+
+Of several nodes each has breakers and waiting GETs of its own: one that is away costs nobody the others.
+Reading and writing have a breaker each: a replica that refuses to be written, or a server that is full, still answers.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import redis
+from redis.exceptions import RedisClusterException
+
+from recsys_meta.store.cache.circuit_breaker import Breaker
+from recsys_meta.store.cache.keys import name_of, unseal
+
+MOST_KEYS = 256  # keys in one MGET
+# The last three: an answer of another form than was asked for, by who is no Redis.
+FAILURES = (redis.RedisError, RedisClusterException, OSError, TimeoutError, ValueError, TypeError, AttributeError)
+
+log = logging.getLogger(__name__)
+
+
+class Node:
+    """A server for one event loop. ``fetch`` gets the values of so many names, None where there is none.
+
+    Concurrent GETs travel together: while one MGET is under way, the keys asked for meanwhile gather for the next.
+    """
+
+    def __init__(self, breaker: Breaker, fetch: Callable[[list[str]], Awaitable[list[bytes | None]]]) -> None:
+        self.reading, self.writing = breaker.twin(), breaker.twin()
+        self._fetch = fetch
+        self._waiting: list[tuple[str, asyncio.Future[bytes | None]]] = []
+        self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def degraded(self) -> bool:
+        """Whether it could not be read or written when last asked."""
+        return self.reading.degraded or self.writing.degraded
+
+    def get(self, key: str) -> "asyncio.Future[bytes | None]":
+        """The value, None for a miss, an outage or damage. Asked for now, whenever it is awaited; never raises."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes | None] = loop.create_future()
+        if not self.reading.allows():
+            answer.set_result(None)
+            return answer
+        self._waiting.append((key, answer))
+        if self._reader is None:
+            # The task starts after the callbacks that are ready now, so their GETs are in its first batch.
+            self._reader = loop.create_task(self._read())
+        return answer
+
+    async def _read(self) -> None:
+        """Answer those who wait, one MGET after another, until nobody does."""
+        batch: list[tuple[str, asyncio.Future[bytes | None]]] = []
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MOST_KEYS], self._waiting[MOST_KEYS:]
+                values = await self._fetch([name_of(key) for key, _ in batch])
+                for (key, answer), raw in zip(batch, values, strict=True):
+                    _answer(answer, None if raw is None else unseal(key, raw))
+                self.reading.succeeded()
+        except FAILURES as error:
+            note(self.reading, error)
+        finally:
+            # After a failure nobody may be left waiting, nor wait for a time-out of their own.
+            for _, answer in [*batch, *self._waiting]:
+                _answer(answer, None)
+            self._waiting, self._reader = [], None
+
+
+def note(breaker: Breaker, error: BaseException) -> None:
+    """Count a failure; the first one in a row is logged."""
+    if not breaker.degraded:
+        log.warning("Redis is away, going on without it: %s", type(error).__name__)
+    breaker.failed()
+
+
+def _answer(waiting: "asyncio.Future[bytes | None]", value: bytes | None) -> None:
+    if not waiting.done():  # its caller may have gone away
+        waiting.set_result(value)

@@ -1,0 +1,45 @@
+"""What an operator wrote of keys and limits, read strictly: every door that starts a server does so before it starts,
+where a mistake is one line, and each worker once more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.store.access.api_keys import SCOPES
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+
+
+def read_keys(entries: Iterable[str]) -> list[tuple[str, frozenset[str]]]:
+    """Keys and their scopes from `key` (all of them), `key:read`, `key:read+write` or `key:admin`.
+
+    Raises ConfigError for an unknown scope or an empty key, without repeating the key.
+    """
+    return [_read_key(number, entry) for number, entry in enumerate(entries, 1)]
+
+
+def _read_key(number: int, entry: str) -> tuple[str, frozenset[str]]:
+    text, colon, words = entry.partition(":")
+    scopes = frozenset(words.split("+") if colon else SCOPES)
+    if not text or not scopes <= frozenset(SCOPES):
+        raise ConfigError(
+            f"RECSYS_META_API_KEYS: entry {number} must be KEY or KEY:SCOPES with scopes from "
+            "read, write, admin joined by +"
+        )
+    return text, scopes
+
+
+def read_limit(limit: str) -> RateLimitItem:
+    """A number of requests in a time. Raises ConfigError for one that cannot be read, or that lets nobody in."""
+    from limits import parse  # slow to import, and most commands have no use for it
+
+    try:
+        item = parse(limit)
+    except ValueError:
+        item = None
+    if item is None or item.amount < 1:
+        raise ConfigError("RECSYS_META_RATE_LIMIT must be like 1000/second, 60000/minute or 10 per 2 seconds")
+    return item

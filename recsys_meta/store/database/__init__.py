@@ -1,0 +1,1 @@
+"""Engine, column types, migrations, views and bulk access of the SQL database."""

@@ -1,0 +1,107 @@
+"""Bring a database to a revision of `migrations/`, in this process and with no alembic.ini.
+
+Processes that start at the same time all ask for this: a lock of the database lets one do it while the others wait,
+and they find it done. Each upgrade is one transaction, also on SQLite: it happens wholly or not at all.
+"""
+
+import importlib.util
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from recsys_meta.core.errors import StoreError
+from recsys_meta.store.database.engine import connect, translate
+
+MIGRATION_LOCK = 0x7265_6373_6D69_67  # any number that no other user of the database locks
+WAIT_MS = 120_000  # how long to wait for another process on SQLite, milliseconds
+
+# Alembic keeps the migration under way in a global of its own.
+_one_at_a_time = threading.Lock()
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Go forward to a revision. Raises Unavailable or StoreError; then nothing was changed."""
+    _run(url, lambda config: command.upgrade(config, revision))
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Go back to a revision, or with ``base`` to an empty database. Raises as `upgrade` does."""
+    _run(url, lambda config: command.downgrade(config, revision))
+
+
+def current(url: str) -> str | None:
+    """The revision of a database, None where it was never upgraded. Raises Unavailable."""
+    with _connection(url, write=False) as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def head() -> str | None:
+    """The newest revision there is."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _run(url: str, step: Callable[[Config], None]) -> None:
+    with _one_at_a_time, _connection(url, write=True) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        config = _config()
+        config.attributes["connection"] = connection
+        try:
+            step(config)
+        except CommandError as error:
+            raise StoreError(f"the migration failed: {error}") from None
+        _check_keys(connection)
+
+
+@contextmanager
+def _connection(url: str, *, write: bool) -> Iterator[Connection]:
+    """A connection in a transaction, from an engine that is gone afterwards."""
+    engine = connect(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+    options: dict[str, Any] = {"sqlite_begin": "BEGIN IMMEDIATE"} if write else {}
+    try:
+        with engine.execution_options(**options).begin() as connection:
+            yield connection
+    except SQLAlchemyError as error:
+        raise translate(error, engine) from None
+    finally:
+        engine.dispose()
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    # SQLite alters a table by making a new one in its place: dropping the old one would delete what refers to it.
+    connection.execute("PRAGMA foreign_keys = OFF")
+    connection.execute(f"PRAGMA busy_timeout = {WAIT_MS}")
+
+
+def _check_keys(connection: Connection) -> None:
+    """Raise StoreError, and so undo the migration, where it left a reference to nothing (SQLite)."""
+    if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+        raise StoreError("the migration would leave rows that refer to nothing; it was undone")
+
+
+def _config() -> Config:
+    config = Config()
+    # Interpolated like an ini file: a per cent sign in a path must be doubled.
+    config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
+    return config
+
+
+def _scripts() -> Path:
+    """Where the package `migrations` lies: found, not imported, since a door is above this room."""
+    found = importlib.util.find_spec("migrations")
+    for place in (found.submodule_search_locations or ()) if found else ():
+        if (Path(place) / "env.py").is_file():
+            return Path(place)
+    raise StoreError("the package `migrations` is not installed beside recsys_meta")

@@ -1,0 +1,1 @@
+"""Entities, events, adaptations and explorations in SQL."""

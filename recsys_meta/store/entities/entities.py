@@ -1,0 +1,123 @@
+"""Features of entities, and the erasure of all that is known of one."""
+
+import hashlib
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, select, text
+from sqlalchemy.orm import Session
+
+from recsys_meta.core.errors import NotFoundError
+from recsys_meta.store.database.base import Adaptation, Base, Entity, Erasure, Event, Exploration
+from recsys_meta.store.database.bulk_insert import insert_into, table_of
+from recsys_meta.store.database.clock import moment
+from recsys_meta.store.database.keyset_pagination import Page, beyond, cut, decode, page_size
+
+# Writers of adaptations share this lock, an erasure takes it alone (PostgreSQL; SQLite has one writer anyway).
+ERASURE_LOCK = 0x7265_6373_6572_61
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a deletion erased; ``entity`` is the caller's own id, which the database no longer holds."""
+
+    receipt: str
+    kind: str
+    entity: str
+    entities: int
+    events: int
+    adaptations: int
+    at: datetime
+
+
+def digest(kind: str, entity: str) -> str:
+    """A name for an entity from which its id cannot be read back without trying ids."""
+    return hashlib.sha256(f"{len(kind)}:{kind}{entity}".encode(errors="surrogatepass")).hexdigest()
+
+
+def upsert(
+    session: Session, kind: str, entity: str, features: Mapping[str, Any], now: datetime | None = None
+) -> Entity:
+    """Set the features of an entity; they replace any it had. Raises ValueError for what is not JSON."""
+    at = moment(now)
+    new = insert_into(session, Entity)
+    statement = new.on_conflict_do_update(
+        index_elements=["kind", "external_id"],
+        set_={"features": new.excluded.features, "updated": new.excluded.updated},
+    )
+    values = {"kind": kind, "external_id": entity, "created": at, "updated": at}
+    session.execute(statement, {**values, "features": dict(features)})
+    return get(session, kind, entity)
+
+
+def get(session: Session, kind: str, entity: str) -> Entity:
+    """One entity. Raises NotFoundError."""
+    row = find(session, kind, entity)
+    if row is None:
+        raise NotFoundError(f"there are no features of the {kind} with this id")
+    return row
+
+
+def find(session: Session, kind: str, entity: str) -> Entity | None:
+    """One entity, None where no features of it were stored."""
+    return session.get(Entity, (kind, entity), populate_existing=True)
+
+
+def list_entities(
+    session: Session, kind: str | None = None, *, limit: int = 50, cursor: str | None = None
+) -> Page[Entity]:
+    """Entities by kind and id. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
+    columns = (Entity.kind, Entity.external_id)
+    query = select(Entity).order_by(*columns).limit(page_size(limit) + 1)
+    if kind is not None:
+        query = query.where(Entity.kind == kind)
+    if cursor is not None:
+        query = query.where(beyond(columns, decode("entities", cursor, (str, str)), descending=False))
+    return cut("entities", session.scalars(query).all(), limit, ("kind", "external_id"))
+
+
+def erase(session: Session, kind: str, entity: str, now: datetime | None = None) -> Receipt:
+    """Delete features, events and adaptations of an entity, and keep a receipt.
+
+    Asked again with nothing new to delete, it answers the first receipt. Caches are the caller's to clear; rows that
+    still wait in a writer are refused by `adaptations.save`.
+    """
+    hold_erasure_lock(session, alone=True)
+    counts = {
+        "entities": _delete(session, Entity, Entity.external_id.key, kind, entity),
+        "events": _delete(session, Event, Event.entity.key, kind, entity),
+        "adaptations": _delete(session, Adaptation, Adaptation.entity.key, kind, entity),
+    }
+    _delete(session, Exploration, Exploration.entity.key, kind, entity)
+    name = digest(kind, entity)
+    last = select(Erasure).where(Erasure.entity_digest == name).order_by(Erasure.at.desc()).limit(1)
+    row = session.scalars(last).first()
+    at = moment(now)
+    if row is None or any(counts.values()):
+        row = Erasure(receipt=uuid.uuid4().hex, kind=kind, entity_digest=name, at=at, **counts)
+        session.add(row)
+    row.confirmed = at
+    session.flush()
+    return Receipt(row.receipt, kind, entity, row.entities, row.events, row.adaptations, row.at)
+
+
+def erased_since(session: Session, kind: str, entity: str, since: datetime) -> bool:
+    """Whether an entity was erased at a time or later."""
+    query = select(Erasure.receipt).where(Erasure.entity_digest == digest(kind, entity), Erasure.confirmed >= since)
+    return session.scalar(query.limit(1)) is not None
+
+
+def hold_erasure_lock(session: Session, *, alone: bool) -> None:
+    """Until the transaction ends: keep erasures out, or with ``alone`` everyone who respects them."""
+    if session.get_bind().dialect.name == "postgresql":
+        lock = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
+        session.execute(text(f"SELECT {lock}(:key)"), {"key": ERASURE_LOCK})
+
+
+def _delete(session: Session, model: type[Base], id_column: str, kind: str, entity: str) -> int:
+    columns = table_of(model).c
+    statement = delete(table_of(model)).where(columns.kind == kind, columns[id_column] == entity)
+    return len(session.execute(statement.returning(columns.kind)).all())

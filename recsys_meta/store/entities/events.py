@@ -1,0 +1,108 @@
+"""Interactions: the truth from which every adapted state is derived."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import func, select, tuple_
+from sqlalchemy.orm import Session
+
+from recsys_meta.store.database.base import Event
+from recsys_meta.store.database.bulk_insert import in_chunks, insert_into, unique
+from recsys_meta.store.database.clock import moment
+
+Outcome = Literal["new", "duplicate", "conflict"]
+_Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """An interaction as its sender told it. ``context`` holds further fields of the row."""
+
+    kind: str
+    event_id: str
+    entity: str
+    item: str
+    label: float
+    time: datetime
+    context: dict[str, Any] | None = None
+
+
+def insert(session: Session, events: Sequence[NewEvent], now: datetime | None = None) -> list[Outcome]:
+    """Store events, one outcome for each: ``new``; ``duplicate``, known with the same content; ``conflict``, its
+    ``event_id`` is known with other content, which stays as it was.
+
+    Raises ValueError where a label is not finite, a time has no zone or a text cannot be stored; then none is.
+    """
+    for event in events:
+        _check(event)
+    first: dict[_Key, NewEvent] = {}
+    for event in events:
+        first.setdefault(_key(event), event)
+    # In a fixed order, so that two senders of the same events never wait for each other in a circle.
+    ordered = [first[key] for key in sorted(first)]
+    fresh = _insert_missing(session, ordered, moment(now))
+    stored = _stored(session, [_key(event) for event in ordered if _key(event) not in fresh])
+    outcomes: list[Outcome] = []
+    for event in events:
+        truth = first[_key(event)] if _key(event) in fresh else stored[_key(event)]
+        if _content(event) != _content(truth):
+            outcomes.append("conflict")
+        else:
+            outcomes.append("new" if event is truth else "duplicate")
+    return outcomes
+
+
+def support(session: Session, kind: str, entity: str, limit: int, before: datetime | None = None) -> list[Event]:
+    """The newest ``limit`` events of an entity, oldest first; ties in time by event id. ``before`` is exclusive."""
+    if limit < 1:
+        return []
+    query = select(Event).where(Event.kind == kind, Event.entity == entity)
+    if before is not None:
+        query = query.where(Event.time < before)
+    newest = query.order_by(Event.time.desc(), Event.event_id.desc()).limit(limit)
+    return list(session.scalars(newest).all())[::-1]
+
+
+def count(session: Session, kind: str, entity: str) -> int:
+    """How many events of an entity are stored."""
+    query = select(func.count()).select_from(Event).where(Event.kind == kind, Event.entity == entity)
+    return session.scalar(query) or 0
+
+
+def _check(event: NewEvent) -> None:
+    if not math.isfinite(event.label):
+        raise ValueError(f"the label of event '{event.event_id}' is not a finite number")
+
+
+def _key(event: NewEvent | Event) -> _Key:
+    return event.kind, event.event_id
+
+
+def _content(event: NewEvent | Event) -> tuple[Any, ...]:
+    return event.entity, event.item, float(event.label), event.time, event.context or None
+
+
+def _insert_missing(session: Session, events: Sequence[NewEvent], received: datetime) -> set[_Key]:
+    """Insert what is not there yet; answers the keys inserted."""
+    statement = (
+        insert_into(session, Event)
+        .on_conflict_do_nothing(index_elements=["kind", "event_id"])
+        .returning(Event.kind, Event.event_id)
+    )
+    fresh: set[_Key] = set()
+    for chunk in in_chunks(events):
+        rows = [{**asdict(event), "received": received} for event in chunk]
+        fresh |= {(kind, event_id) for kind, event_id in session.execute(statement, rows)}
+    return fresh
+
+
+def _stored(session: Session, keys: Sequence[_Key]) -> dict[_Key, Event]:
+    """The events with these keys. Those that another transaction inserted meanwhile are committed and seen."""
+    found: dict[_Key, Event] = {}
+    for chunk in in_chunks(unique(keys)):
+        query = select(Event).where(tuple_(Event.kind, Event.event_id).in_(chunk))
+        found |= {_key(row): row for row in session.scalars(query.execution_options(populate_existing=True))}
+    return found

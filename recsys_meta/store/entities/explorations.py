@@ -1,0 +1,48 @@
+"""What exploring did: a row for each explored list, so that it can be judged by inverse propensity weighting."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.orm import Session
+
+from recsys_meta.store.database.base import Exploration
+from recsys_meta.store.database.bulk_insert import table_of
+from recsys_meta.store.entities.adaptations import not_erased
+from recsys_meta.store.entities.entities import hold_erasure_lock
+
+
+@dataclass(frozen=True)
+class NewExploration:
+    """One explored list of `candidates` entities for an item: which came first, and how likely that was."""
+
+    request_id: str
+    model: str
+    model_version: str
+    kind: str
+    entity: str
+    item: str
+    candidates: int
+    propensity: float
+    seed: int
+    created: datetime
+
+
+def save(session: Session, rows: Sequence[NewExploration]) -> int:
+    """Write rows in bulk, but for those of entities that were erased since; answers how many."""
+    if not rows:
+        return 0
+    hold_erasure_lock(session, alone=False)
+    kept = not_erased(session, rows)
+    if kept:
+        session.execute(insert(table_of(Exploration)), [asdict(row) for row in kept])
+    return len(kept)
+
+
+def prune(session: Session, before: datetime) -> int:
+    """Delete explorations made before a time; answers how many."""
+    old = Exploration.created < before
+    found = session.scalar(select(func.count()).select_from(Exploration).where(old)) or 0
+    session.execute(delete(table_of(Exploration)).where(old))
+    return found

@@ -1,0 +1,257 @@
+"""Models, their versions, and which version is live.
+
+Nothing but the history says what is live: its newest row does. A change of the alias first takes the lock of the
+model's row, so two of them happen one after the other and each knows what the other did; the unique sequence of
+the history would refuse them otherwise. What goes live answers all: it ends the split of the model, if there is one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from recsys_meta.core.errors import ConflictError, NotFoundError
+from recsys_meta.store.database.base import AliasChange, Model, ModelVersion
+from recsys_meta.store.database.bulk_insert import insert_into
+from recsys_meta.store.database.clock import moment
+from recsys_meta.store.model_registry import split_arms as arms
+from recsys_meta.store.tracking.promotion_gate import standing
+
+LIVE = "live"
+Action = Literal["publish", "promote", "rollback"]
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A model with the version that is live, if any, and how many there are."""
+
+    name: str
+    live: str | None
+    versions: int
+    created: datetime
+    updated: datetime
+
+
+@dataclass(frozen=True)
+class ModelDetail:
+    """A model with its versions and the moves of its alias, both newest first."""
+
+    name: str
+    live: str | None
+    versions: list[ModelVersion]
+    history: list[AliasChange]
+
+
+def register(
+    session: Session,
+    model: str,
+    version: str,
+    path: str,
+    *,
+    run: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    now: datetime | None = None,
+) -> ModelVersion:
+    """Make a version known without making it live. Known already: path, metrics and run are brought up to date."""
+    at = moment(now)
+    new = insert_into(session, Model).on_conflict_do_nothing(index_elements=["name"])
+    session.execute(new, {"name": model, "created": at, "updated": at})
+    new = insert_into(session, ModelVersion)
+    upsert = new.on_conflict_do_update(
+        index_elements=["model", "version"],
+        set_={
+            "path": new.excluded.path,
+            "metrics": new.excluded.metrics,
+            "run": func.coalesce(new.excluded.run, ModelVersion.run),
+        },
+    )
+    values = {"model": model, "version": version, "path": path, "run": run, "created": at}
+    session.execute(upsert, {**values, "metrics": dict(metrics or {})})
+    return get(session, model, version)
+
+
+def publish(
+    session: Session,
+    model: str,
+    version: str,
+    path: str,
+    *,
+    run: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    actor: str | None = None,
+    now: datetime | None = None,
+) -> AliasChange:
+    """Register a version and make it live. Publishing what is live already adds nothing to the history."""
+    register(session, model, version, path, run=run, metrics=metrics, now=now)
+    return _move(session, model, version, "publish", actor, moment(now))
+
+
+def promote(
+    session: Session,
+    model: str,
+    version: str,
+    *,
+    actor: str | None = None,
+    now: datetime | None = None,
+    force: bool = False,
+) -> AliasChange:
+    """Make a registered version live. What is live already stays so, with no new row.
+
+    Raises NotFoundError; ConflictError, unless forced, for a version that by its stored evaluation loses to the
+    simplest baseline.
+    """
+    get(session, model, version)
+    if not force:
+        refuse_loser(session, model, version)
+    return _move(session, model, version, "promote", actor, moment(now))
+
+
+def refuse_loser(session: Session, model: str, version: str) -> None:
+    """Raise ConflictError for a version that by its stored evaluation loses to the simplest baseline."""
+    found = standing(session, model, version)
+    if found is not None and found.loses:
+        raise ConflictError(f"{model}@{version} loses to the simplest baseline: {found}; force it if you mean it")
+
+
+def rollback(session: Session, model: str, *, actor: str | None = None, now: datetime | None = None) -> AliasChange:
+    """Make live what was live before; again, and it goes back one further. Raises NotFoundError, ConflictError."""
+    at = moment(now)
+    lock(session, model, at)
+    before = _undo_stack(_moves(session, model))
+    if len(before) < 2:
+        raise ConflictError(f"model '{model}' has no earlier live version to go back to")
+    arms.end(session, model, actor, at)
+    return _append(session, model, before[-2], "rollback", actor, at)
+
+
+def live(session: Session, model: str) -> ModelVersion | None:
+    """The version that answers for a model, None where none was published."""
+    change = _newest(session, model)
+    return None if change is None else get(session, model, change.version)
+
+
+def get(session: Session, model: str, version: str) -> ModelVersion:
+    """One version. Raises NotFoundError."""
+    row = session.get(ModelVersion, (model, version), populate_existing=True)
+    if row is None:
+        raise NotFoundError(f"model '{model}' has no version '{version}'")
+    return row
+
+
+def resolve(session: Session, name: str) -> ModelVersion:
+    """The version meant by ``model`` (its live one) or ``model@start-of-a-version``. Raises NotFoundError,
+    or ConflictError where several versions start so."""
+    model, _, start = name.partition("@")
+    if not start:
+        found = live(session, model)
+        if found is None:
+            raise NotFoundError(f"model '{model}' has no live version; see `recsys-meta models list`")
+        return found
+    query = select(ModelVersion).where(ModelVersion.model == model)
+    matching = [row for row in session.scalars(query) if row.version.startswith(start)]
+    if not matching:
+        _check_model(session, model)
+        raise NotFoundError(f"model '{model}' has no version that starts with '{start}'")
+    if len(matching) > 1:
+        raise ConflictError(f"{len(matching)} versions of model '{model}' start with '{start}'; give more of it")
+    return matching[0]
+
+
+def list_models(session: Session) -> list[ModelSummary]:
+    """Every model by name."""
+    newest = (
+        select(AliasChange.model, func.max(AliasChange.sequence).label("sequence"))
+        .where(AliasChange.alias == LIVE)
+        .group_by(AliasChange.model)
+        .subquery()
+    )
+    current = select(AliasChange).join(
+        newest, (AliasChange.model == newest.c.model) & (AliasChange.sequence == newest.c.sequence)
+    )
+    versions = {row.model: row.version for row in session.scalars(current.where(AliasChange.alias == LIVE))}
+    counted = select(ModelVersion.model, func.count()).group_by(ModelVersion.model)
+    counts = {row[0]: row[1] for row in session.execute(counted)}
+    return [
+        ModelSummary(m.name, versions.get(m.name), counts.get(m.name, 0), m.created, m.updated)
+        for m in session.scalars(select(Model).order_by(Model.name))
+    ]
+
+
+def show(session: Session, model: str) -> ModelDetail:
+    """A model with its versions and history. Raises NotFoundError."""
+    _check_model(session, model)
+    query = select(ModelVersion).where(ModelVersion.model == model)
+    versions = session.scalars(query.order_by(ModelVersion.created.desc(), ModelVersion.version)).all()
+    moves = _moves(session, model)
+    return ModelDetail(model, moves[-1].version if moves else None, list(versions), moves[::-1])
+
+
+def history(session: Session, model: str) -> list[AliasChange]:
+    """Every move of the alias, newest first. Raises NotFoundError."""
+    return show(session, model).history
+
+
+def _move(session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime) -> AliasChange:
+    lock(session, model, at)
+    arms.end(session, model, actor, at)
+    current = _newest(session, model)
+    if current is not None and current.version == version:
+        return current
+    return _append(session, model, version, action, actor, at)
+
+
+def _append(session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime) -> AliasChange:
+    """One more row of the history; the caller holds the lock."""
+    current = _newest(session, model)
+    row = AliasChange(
+        model=model,
+        alias=LIVE,
+        sequence=1 if current is None else current.sequence + 1,
+        version=version,
+        previous=None if current is None else current.version,
+        action=action,
+        actor=actor,
+        at=at,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def lock(session: Session, model: str, at: datetime) -> None:
+    """Hold the model's row until the transaction ends: the update takes the lock on either database.
+
+    Raises NotFoundError.
+    """
+    touched = session.execute(update(Model).where(Model.name == model).values(updated=at).returning(Model.name))
+    if touched.first() is None:
+        raise NotFoundError(f"there is no model '{model}'; `recsys-meta models list` shows those there are")
+
+
+def _check_model(session: Session, model: str) -> None:
+    if session.get(Model, model) is None:
+        raise NotFoundError(f"there is no model '{model}'; `recsys-meta models list` shows those there are")
+
+
+def _newest(session: Session, model: str) -> AliasChange | None:
+    query = select(AliasChange).where(AliasChange.model == model, AliasChange.alias == LIVE)
+    return session.scalars(query.order_by(AliasChange.sequence.desc()).limit(1)).first()
+
+
+def _moves(session: Session, model: str) -> list[AliasChange]:
+    query = select(AliasChange).where(AliasChange.model == model, AliasChange.alias == LIVE)
+    return list(session.scalars(query.order_by(AliasChange.sequence)))
+
+
+def _undo_stack(moves: Sequence[AliasChange]) -> list[str]:
+    """What was live in turn, less what was rolled back; the last is live now."""
+    stack: list[str] = []
+    for move in moves:
+        if move.action == "rollback":
+            stack.pop()
+        else:
+            stack.append(move.version)
+    return stack

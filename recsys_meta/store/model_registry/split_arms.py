@@ -1,0 +1,96 @@
+"""The arms of a split: versions of a model that answer side by side, each for its share of the entities.
+
+The newest change of a model is what stands; without arms it says that a split ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import blake2b
+from itertools import accumulate, groupby
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from recsys_meta.store.database.base import SplitArm
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A version under test, and its share of the entities (0 to 1). `label` is what answers call it."""
+
+    label: str
+    version: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Split:
+    """One change of a model's split; no arms: it ended."""
+
+    model: str
+    sequence: int
+    arms: tuple[Arm, ...]
+    salt: str
+    actor: str | None
+    at: datetime
+
+    def arm(self, entity: str) -> Arm | None:
+        """The arm of an entity: the same while salt and shares stand, in every process; None where the split ended."""
+        if not self.arms:
+            return None
+        number = blake2b(f"{self.salt}\0{entity}".encode(errors="surrogatepass"), digest_size=8).digest()
+        place = int.from_bytes(number, "big") / 2**64
+        ends = accumulate(arm.weight for arm in self.arms)
+        # Rounding may leave the last end a little below 1.
+        return next((a for a, end in zip(self.arms, ends, strict=True) if place < end), self.arms[-1])
+
+
+def current(session: Session) -> list[Split]:
+    """The splits that stand, by model."""
+    newest = select(SplitArm.model, func.max(SplitArm.sequence).label("sequence")).group_by(SplitArm.model).subquery()
+    rows = select(SplitArm).join(newest, (SplitArm.model == newest.c.model) & (SplitArm.sequence == newest.c.sequence))
+    return [s for s in _splits(session.scalars(rows.order_by(SplitArm.model, SplitArm.place)).all()) if s.arms]
+
+
+def newest(session: Session, model: str) -> Split | None:
+    """The last change of a model's split, None where there never was one."""
+    last = select(func.max(SplitArm.sequence)).where(SplitArm.model == model).scalar_subquery()
+    rows = select(SplitArm).where(SplitArm.model == model, SplitArm.sequence == last)
+    return next(iter(_splits(session.scalars(rows.order_by(SplitArm.place)).all())), None)
+
+
+def changes(session: Session, model: str) -> list[Split]:
+    """Every change of a model's split, newest first."""
+    query = select(SplitArm).where(SplitArm.model == model)
+    return _splits(session.scalars(query.order_by(SplitArm.sequence.desc(), SplitArm.place)).all())
+
+
+def append(session: Session, model: str, arms: Sequence[Arm], salt: str, actor: str | None, at: datetime) -> Split:
+    """One more change, without arms an end. The caller holds the lock of the model."""
+    last = newest(session, model)
+    split = Split(model, 1 if last is None else last.sequence + 1, tuple(arms), salt, actor, at)
+    rows: list[tuple[str, str | None, float]] = [(a.label, a.version, a.weight) for a in arms] or [("", None, 0.0)]
+    common = {"model": model, "sequence": split.sequence, "salt": salt, "actor": actor, "at": at}
+    for place, (label, version, weight) in enumerate(rows):
+        session.add(SplitArm(**common, place=place, label=label, version=version, weight=weight))
+    session.flush()
+    return split
+
+
+def end(session: Session, model: str, actor: str | None, at: datetime) -> Split | None:
+    """Say that the split of a model ended, where one stands; answers the last change. The caller holds the lock."""
+    last = newest(session, model)
+    return append(session, model, (), last.salt, actor, at) if last is not None and last.arms else last
+
+
+def _splits(rows: Sequence[SplitArm]) -> list[Split]:
+    """Rows, ordered by change and place, as changes."""
+    found = []
+    for (model, sequence), group in groupby(rows, key=lambda r: (r.model, r.sequence)):
+        part = list(group)
+        arms = tuple(Arm(r.label, r.version, r.weight) for r in part if r.version is not None)
+        found.append(Split(model, sequence, arms, part[0].salt, part[0].actor, part[0].at))
+    return found

@@ -1,0 +1,100 @@
+"""How a split starts and ends: versions of a model that answer side by side, each for its share of the entities.
+
+Every move of the live alias ends the split too, so that a promotion concludes an experiment and a rollback is never
+without effect.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from recsys_meta.core.errors import ConfigError, ConflictError
+from recsys_meta.store.database.base import LABEL
+from recsys_meta.store.database.clock import moment
+from recsys_meta.store.model_registry import registry
+from recsys_meta.store.model_registry import split_arms as arms
+from recsys_meta.store.model_registry.split_arms import Arm, Split
+
+MOST_ARMS = 10
+
+
+@dataclass(frozen=True)
+class SplitDetail:
+    """How a model stands: its live version, its split (None: there is none), and every change of that, newest first."""
+
+    name: str
+    live: str | None
+    split: Split | None
+    history: list[Split]
+
+
+def start(
+    session: Session,
+    model: str,
+    given: Sequence[Arm],
+    *,
+    salt: str | None = None,
+    actor: str | None = None,
+    now: datetime | None = None,
+    force: bool = False,
+) -> Split:
+    """Let versions answer side by side; weights are turned into shares that sum to 1.
+
+    Without a salt the last one stays where the arms are the same in the same order, so that with other weights only
+    those entities change sides that have to; else a new one is drawn. Raises ConfigError for arms that cannot be,
+    NotFoundError, ConflictError where nothing is live, or, unless forced, where an arm that is not live loses to the
+    simplest baseline by its stored evaluation.
+    """
+    check(given)
+    at = moment(now)
+    registry.lock(session, model, at)
+    live = registry.live(session, model)
+    if live is None:
+        raise ConflictError(f"model '{model}' has no live version to split from; promote one first")
+    for arm in given:
+        registry.get(session, model, arm.version)
+        if arm.version != live.version and not force:
+            registry.refuse_loser(session, model, arm.version)
+    if salt is None:
+        last = arms.newest(session, model)
+        salt = last.salt if last is not None and _names(last.arms) == _names(given) else secrets.token_hex(8)
+    total = sum(arm.weight for arm in given)
+    shares = [replace(arm, weight=arm.weight / total) for arm in given]
+    return arms.append(session, model, shares, salt, actor, at)
+
+
+def stop(session: Session, model: str, *, actor: str | None = None, now: datetime | None = None) -> Split | None:
+    """End the split of a model: its live version answers all again. Where there is none, nothing changes.
+
+    Answers the last change, None where there never was a split. Raises NotFoundError.
+    """
+    at = moment(now)
+    registry.lock(session, model, at)
+    return arms.end(session, model, actor, at)
+
+
+def show(session: Session, model: str) -> SplitDetail:
+    """The split of a model. Raises NotFoundError."""
+    live = registry.show(session, model).live
+    changes = arms.changes(session, model)
+    return SplitDetail(model, live, changes[0] if changes and changes[0].arms else None, changes)
+
+
+def check(given: Sequence[Arm]) -> None:
+    """Raise ConfigError for arms that cannot be a split."""
+    if not 1 <= len(given) <= MOST_ARMS:
+        raise ConfigError(f"a split has 1 to {MOST_ARMS} arms, not {len(given)}")
+    if len({arm.label for arm in given}) < len(given) or not all(0 < len(arm.label) <= LABEL for arm in given):
+        raise ConfigError(f"every arm of a split needs a label of its own, of at most {LABEL} characters")
+    if not all(math.isfinite(arm.weight) and arm.weight > 0 for arm in given):
+        raise ConfigError("the weights of a split are numbers above 0")
+
+
+def _names(given: Sequence[Arm]) -> list[tuple[str, str]]:
+    return [(arm.label, arm.version) for arm in given]

@@ -1,0 +1,1 @@
+"""Runs, metrics, curricula and evaluations in SQL, and the promotion gate."""

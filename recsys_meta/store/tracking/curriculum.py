@@ -1,0 +1,23 @@
+"""What a curriculum did, as rows of the table `curriculum`, written in bulk."""
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy.orm import Session
+
+from recsys_meta.store.database.bulk_insert import in_chunks
+from recsys_meta.store.tracking import runs
+from recsys_meta.store.tracking.runs import CurriculumPoint
+from recsys_meta.training.curricula import Bucket
+
+
+def points(run: str, step: int, buckets: Iterable[Bucket]) -> list[CurriculumPoint]:
+    """Rows of one step: `hardness` of a bucket, NaN where unknown, and `weight`, its share of the meta-batch."""
+    return [CurriculumPoint(run, step, b.name, b.hardness, b.weight) for b in buckets]
+
+
+def save(session: Session, run: str, steps: Sequence[tuple[int, Sequence[Bucket]]]) -> int:
+    """Write the buckets of many steps; one written again replaces the first. Answers how many rows."""
+    rows = [point for step, buckets in steps for point in points(run, step, buckets)]
+    for chunk in in_chunks(rows):
+        runs.log_curriculum(session, chunk)
+    return len(rows)

@@ -1,0 +1,97 @@
+"""Points of cold-start curves, as `evaluate` and `compare` write them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from recsys_meta.store.database.base import Evaluation
+from recsys_meta.store.database.bulk_insert import table_of
+from recsys_meta.store.database.clock import moment
+from recsys_meta.store.database.keyset_pagination import Page, beyond, cut, decode, page_size
+
+Role = Literal["learner", "flagship", "baseline"]
+
+
+@dataclass(frozen=True)
+class NewEvaluation:
+    """One point: ``seed`` None is the mean over seeds, ``low`` and ``high`` bound its confidence interval,
+    ``n`` counts the tasks behind it. ``model_version`` without a model: of a bundle that is not published yet."""
+
+    dataset: str
+    scenario: str
+    method: str
+    role: Role
+    seed: int | None
+    shots: int
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    model: str | None = None
+    model_version: str | None = None
+
+
+def save(session: Session, rows: Sequence[NewEvaluation], now: datetime | None = None) -> int:
+    """Write points that belong together: they share their time, by which views find the newest set.
+
+    Answers how many. Raises ConflictError for an unknown role.
+    """
+    if rows:
+        created = moment(now)
+        session.execute(insert(table_of(Evaluation)), [{**asdict(row), "created": created} for row in rows])
+    return len(rows)
+
+
+def adopt(session: Session, measured: str, model: str, version: str) -> int:
+    """Give a version of a model the points that were measured of the bundle it was published from; answers how many.
+
+    Points that are another's already, because a bundle may be published twice, stay so and are copied. A copy keeps
+    the time, by which the baselines of the same table are found beside it.
+    """
+    query = select(Evaluation).where(Evaluation.model_version.in_({measured, version})).order_by(Evaluation.id)
+    rows = session.scalars(query).all()
+    known = {_point(r) for r in rows if (r.model, r.model_version) == (model, version)}
+    before = len(known)
+    for row in rows:
+        if _point(row) in known:
+            continue
+        known.add(_point(row))
+        if row.model is None:
+            row.model, row.model_version = model, version
+        else:
+            about = {name: value for name, value in row.as_dict().items() if name != "id"}
+            session.add(Evaluation(**{**about, "model": model, "model_version": version}))
+    session.flush()
+    return len(known) - before
+
+
+def _point(row: Evaluation) -> tuple[object, ...]:
+    """What tells a point from the others of one bundle."""
+    return row.created, row.dataset, row.scenario, row.method, row.seed, row.shots, row.metric
+
+
+def list_evaluations(
+    session: Session,
+    *,
+    dataset: str | None = None,
+    scenario: str | None = None,
+    method: str | None = None,
+    model: str | None = None,
+    metric: str | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> Page[Evaluation]:
+    """Points, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
+    query = select(Evaluation).order_by(Evaluation.id.desc()).limit(page_size(limit) + 1)
+    wanted = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
+    for name, value in wanted.items():
+        if value is not None:
+            query = query.where(getattr(Evaluation, name) == value)
+    if cursor is not None:
+        query = query.where(beyond((Evaluation.id,), decode("evaluations", cursor, (int,)), descending=True))
+    return cut("evaluations", session.scalars(query).all(), limit, ("id",))

@@ -1,0 +1,1 @@
+"""Meta-training: recipe, outer loop, checkpoints, task hardness and curricula."""

@@ -1,0 +1,84 @@
+"""Easy to hard: tasks come in by difficulty as training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.types import FloatArray
+from recsys_meta.training.curricula.base import Curriculum, Draw, Lesson, Pool, fitting, share, within, wrapped
+
+Growth = Literal["step", "linear"]
+
+
+class Paced:
+    """Bars the harder tasks from the curriculum inside while training is young.
+
+    Only the easiest `first` of the tasks until a share `until` of the rounds is over, then all (growth "step": the
+    pacing of CHAML, Chen et al. 2021, with .5 and .5); "linear" lets the others in one by one up to then. How
+    difficult each is must be said by `rate` first; rounds count against the whole run, early stop or not.
+    """
+
+    def __init__(
+        self, pool: Pool, inner: Curriculum, first: float = 0.5, until: float = 0.5, growth: Growth = "step"
+    ) -> None:
+        if growth not in ("step", "linear"):
+            raise ConfigError(f"curriculum.config.growth must be step or linear, got '{growth}'")
+        self._pool, self._inner, self._growth = pool, inner, growth
+        self._first, self._until = share("first", first, zero=False), share("until", until)
+        self._rank = torch.full((len(pool),), -1)
+        self._round = 0
+
+    @property
+    def listens(self) -> bool:
+        return self._inner.listens
+
+    @property
+    def asks(self) -> bool:
+        return int(self._rank[0]) < 0
+
+    def open(self) -> int:
+        """How many tasks, the easiest, may be met now."""
+        end = self._until * self._pool.steps
+        if self._round >= end:
+            return len(self._pool)
+        grown = (1 - self._first) * self._round / end if self._growth == "linear" else 0.0
+        return max(1, round((self._first + grown) * len(self._pool)))
+
+    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> Draw:
+        """What the curriculum inside chooses of the tasks that are easy enough. Raises ConfigError before `rate`."""
+        if self.asks:
+            raise ConfigError("the curriculum 'paced' has not been told how difficult the tasks are")
+        easy = self._rank < self.open()
+        self._round += 1
+        both = easy if allowed is None else easy & allowed
+        return self._inner.sample(tasks, generator, both if both.any() else allowed)
+
+    def learn(self, lesson: Lesson) -> None:
+        self._inner.learn(lesson)
+
+    def rate(self, difficulty: FloatArray) -> None:
+        """Order the tasks by difficulty [n], ties by number."""
+        if len(difficulty) != len(self._pool):
+            raise ValueError(f"{len(difficulty)} difficulties for {len(self._pool)} tasks")
+        order = np.argsort(np.asarray(difficulty, np.float64), kind="stable")  # NaN last
+        self._rank[torch.from_numpy(order)] = torch.arange(len(order))
+        self._inner.rate(difficulty)
+
+    def report(self) -> Mapping[str, float]:
+        """What the curriculum inside reports, and the share of tasks that may be met."""
+        return {**self._inner.report(), "open": self.open() / len(self._pool)}
+
+    def state(self) -> dict[str, Tensor]:
+        own = {"rank": self._rank.clone(), "round": torch.tensor(self._round)}
+        return {**own, **wrapped(self._inner.state(), "inner.")}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self._rank = fitting(state["rank"], self._rank)
+        self._round = int(state["round"])
+        self._inner.restore(within(state, "inner."))

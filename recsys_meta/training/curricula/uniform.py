@@ -1,0 +1,50 @@
+"""Uniform task sampling: every entity once an epoch, in a fresh random order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from recsys_meta.core.types import FloatArray
+from recsys_meta.training.curricula.base import Draw, Lesson, Pool, within, wrapped
+from recsys_meta.training.curricula.shuffled_sampler import Deck
+
+
+class Uniform:
+    """Draws entities without replacement; a batch may end one epoch and begin the next.
+
+    Where it stands is all in `state`, so that a resumed run draws what the first would have drawn.
+    """
+
+    listens = False
+    asks = False
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool, self._deck, self._drawn = pool, Deck(len(pool)), 0
+
+    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> Draw:
+        """The next `tasks` entities."""
+        self._drawn += tasks
+        places = self._deck.deal(tasks, generator, allowed)
+        return Draw(self._pool.at(places), ("fresh",) * len(places))
+
+    def learn(self, lesson: Lesson) -> None:
+        """All tasks are alike to it."""
+
+    def rate(self, difficulty: FloatArray) -> None:
+        """All tasks are alike to it."""
+
+    def report(self) -> Mapping[str, float]:
+        """Tasks drawn so far, and how many times that is the whole pool."""
+        return {"drawn": float(self._drawn), "epochs": self._drawn / len(self._pool)}
+
+    def state(self) -> dict[str, Tensor]:
+        """Where it stands, as tensors."""
+        return {**wrapped(self._deck.state(), "deck."), "drawn": torch.tensor(self._drawn)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`. Raises CheckpointError when it belongs to another set of entities."""
+        self._deck.restore(within(state, "deck."))
+        self._drawn = int(state["drawn"])

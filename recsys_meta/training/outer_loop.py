@@ -1,0 +1,100 @@
+"""One step of the outer loop: episodes of the chosen entities, and the update that their loss gives."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError, DivergedError
+from recsys_meta.core.types import Params, TaskBatch
+from recsys_meta.episodes.event_index import EventIndex, batch_of
+from recsys_meta.models.protocols import Learner
+from recsys_meta.training.curricula import Draw
+from recsys_meta.training.recipe import Episodes, Train
+
+
+def optimiser_of(learner: Learner, params: Params, rate: float) -> torch.optim.AdamW:
+    """The outer optimiser of all parameters that train; they are told to keep gradients. Raises ConfigError when there
+    is none."""
+    groups = []
+    for key in sorted(k for k in params if not learner.frozen(k)):
+        params[key].requires_grad_(True)
+        group = learner.group(key)
+        own = rate * group.rate
+        groups.append({"params": [params[key]], "lr": own, "initial_lr": own, "weight_decay": group.decay})
+    if not groups:
+        raise ConfigError("the learner has no parameter to train")
+    # The second moment forgets faster than by default: runs are a few hundred steps long.
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99))
+
+
+def episodes_of(
+    data: Dataset, index: EventIndex, draw: Draw, settings: Episodes, generator: torch.Generator
+) -> TaskBatch:
+    """Training episodes of the drawn entities; rows that the draw prefers are asked about first."""
+    chosen = torch.as_tensor(draw.entities, device=index.indptr.device)
+    shots = support_sizes(settings, len(draw.entities), generator)
+    order = settings.order or ("data" if data.schema.order == "time" else "random")
+    support, query = index.draw(
+        chosen,
+        shots,
+        generator=None if order == "data" else generator,
+        max_query=settings.max_query or None,
+        prefer=draw.prefer,
+        window=order == "window",
+    )
+    return batch_of(data, draw.entities, support, query)
+
+
+def support_sizes(episodes: Episodes, tasks: int, generator: torch.Generator) -> Tensor:
+    """Support sizes [T] int64: a share `empty` is 0, the rest uniform from 0, or log-uniform from 1, to `max_shots`,
+    half of each ("mixed"), or always `max_shots` ("fixed")."""
+    device = generator.device
+    chance = torch.rand(3, tasks, generator=generator, device=device)
+    most = episodes.max_shots
+    uniform = (chance[0] * (most + 1)).floor()
+    log = torch.exp(chance[0] * math.log(most + 1)).floor().clamp(max=most)
+    match episodes.draw:
+        case "uniform":
+            sizes = uniform
+        case "log":
+            sizes = log
+        case "fixed":
+            sizes = torch.full_like(uniform, most)
+        case "mixed":
+            sizes = torch.where(chance[2] < 0.5, uniform, log)
+    return torch.where(chance[1] < episodes.empty, torch.zeros_like(sizes), sizes).long()
+
+
+def rate_at(settings: Train, step: int, steps: int) -> float:
+    """Factor on the learning rate at a step (from 0) of a run of so many."""
+    rate = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    if settings.schedule == "cosine":
+        rate *= 0.5 * (1 + math.cos(math.pi * step / steps)) + 0.01
+    return rate
+
+
+def update(
+    loss: Tensor, params: Params, optimiser: torch.optim.AdamW, settings: Train, factor: float, step: int
+) -> tuple[float, float]:
+    """Go down the gradient of the loss once; (loss, norm of the meta-gradient before it is cut).
+
+    Raises DivergedError when either is not finite; parameters and moments are then as they were.
+    """
+    for group in optimiser.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    moved = [v for _, v in sorted(params.items()) if v.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(moved, settings.clip)
+    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        what = "loss" if not torch.isfinite(loss) else "meta-gradient"
+        raise DivergedError(
+            f"the {what} of step {step + 1} is not finite; the last checkpoint is kept. "
+            f"Try a lower train.rate (now {settings.rate:g}) or a smaller train.clip (now {settings.clip:g})"
+        )
+    optimiser.step()
+    return float(loss.detach()), float(norm)

@@ -1,0 +1,143 @@
+"""A recipe: everything that decides a training run, as typed data read from TOML.
+
+`--set a.b=value` overrides one key; unknown keys are refused with the file and the key named.
+"""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.schema import explain
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Episodes(_Part):
+    """How training episodes are drawn: support sizes from 0 to `max_shots`, a share of them empty; "fixed" is always
+    `max_shots`.
+
+    `order`: "random" rows, rows as the "data" have them, so that always the first ones are met, or a "window" of
+    consecutive rows that begins anywhere; without it "data" where times are exact, else "random".
+    """
+
+    max_shots: int = Field(default=40, ge=0, le=10_000)
+    empty: float = Field(default=0.1, ge=0, le=1)
+    draw: Literal["uniform", "log", "mixed", "fixed"] = "uniform"
+    max_query: int = Field(default=0, ge=0, description="query rows kept of an episode; 0 keeps all")
+    order: Literal["random", "data", "window"] | None = None
+
+
+class Train(_Part):
+    """The outer loop: `tasks` episodes a step, AdamW, early stop after `patience` validations without gain."""
+
+    tasks: int = Field(default=64, ge=1)
+    epochs: int = Field(default=30, ge=1)
+    least_steps: int = Field(default=0, ge=0, description="more epochs where these would be fewer steps")
+    rate: float = Field(default=3e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = Field(default=0, ge=0, description="steps over which the rate rises from nothing")
+    clip: float = Field(default=5.0, gt=0, description="largest norm of the meta-gradient")
+    patience: int = Field(default=5, ge=1)
+    validate_every: int = Field(default=1, ge=1, description="epochs between validations")
+    validate_entities: int = Field(default=400, ge=1, description="meta-validation entities looked at")
+    checkpoint_every: int = Field(default=0, ge=0, description="steps between checkpoints; 0: each epoch")
+    keep: int = Field(default=3, ge=1, description="checkpoints kept")
+
+
+class Curriculum(_Part):
+    """Which tasks meet the learner, by name and settings.
+
+    With `watch` the hardness of each meta-batch is measured and recorded even where the curriculum does not ask for
+    it. `probe` says how the difficulty of tasks is worked out for one that goes from easy to hard: the learner is
+    trained on each task "alone", or a copy of it on all for a "brief" while, for `probe_steps` steps.
+    """
+
+    name: str = "uniform"
+    config: dict[str, Any] = {}
+    watch: bool = False
+    probe: Literal["brief", "alone"] = "brief"
+    probe_steps: int = Field(default=30, ge=0)
+
+
+class Few(_Part):
+    """What changes with fewer than `below` training entities: less data wants more regularisation."""
+
+    below: int = Field(default=0, ge=0)
+    config: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+
+
+class Recipe(_Part):
+    """One meta-training run. `config` is checked by the learner's own configuration class."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.\-]+$")
+    learner: str
+    config: dict[str, Any] = {}
+    episodes: Episodes = Episodes()
+    train: Train = Train()
+    curriculum: Curriculum = Curriculum()
+    few: Few = Few()
+
+    def suited(self, entities: int) -> Recipe:
+        """The recipe as it is for so many training entities. Raises ConfigError for a wrong key under [few]."""
+        if entities >= self.few.below:
+            return self
+        raw = self.model_dump(mode="json")
+        change = {"config": raw["config"] | self.few.config, "train": raw["train"] | self.few.train, "few": {}}
+        return recipe_of(raw | change, where=f"recipe {self.name} with [few]")
+
+
+def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a TOML recipe and apply `key=value` overrides. Raises ConfigError naming every wrong key."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
+    return recipe_of(raw, overrides, where=str(path))
+
+
+def recipe_of(raw: Mapping[str, Any], overrides: Iterable[str] = (), where: str = "recipe") -> Recipe:
+    """A recipe from plain data; see `read_recipe`."""
+    tree: dict[str, Any] = copy.deepcopy(dict(raw))
+    for text in overrides:
+        _override(tree, text)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error)}") from None
+
+
+def _override(whole: dict[str, Any], text: str) -> None:
+    tree = whole
+    key, found, value = text.partition("=")
+    path = key.strip().split(".")
+    if not found or not all(path):
+        raise ConfigError(f"--set {text!r} is not key=value, for example train.epochs=10")
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {text!r}: '{name}' is a value, not a table")
+    tree[path[-1]] = _value(value.strip())
+    # What somebody asks for by name beats what the recipe would do with few entities.
+    few = whole.get("few", {}).get(path[0]) if len(path) == 2 and isinstance(whole.get("few"), dict) else None
+    if isinstance(few, dict):
+        few.pop(path[1], None)
+        if path == ["train", "epochs"]:
+            few.pop("least_steps", None)
+
+
+def _value(text: str) -> Any:
+    """A TOML value where it parses as one, else the text itself."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text

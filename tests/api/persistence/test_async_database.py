@@ -1,0 +1,74 @@
+"""The database for an event loop: what it does where answers make no sense."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+
+from api.persistence.async_database import Database
+from api.persistence.profile_cache import read_profile
+from recsys_meta.core.errors import StoreError
+from recsys_meta.store.cache.circuit_breaker import Breaker
+from recsys_meta.store.database import migrate
+from recsys_meta.store.database.engine import Unavailable
+from tests.api.servers import Wire
+
+
+def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(
+    postgres_url: str, hasty: Callable[[str], None]
+) -> None:
+    """Whatever psycopg makes of noise: a glance ends well or says that the database is away."""
+    hasty("database")
+    migrate.upgrade(postgres_url)
+    wire = Wire(make_url(postgres_url).port or 5432)
+    wire.mend()
+    url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
+    database, seen = Database(url), Counter[str]()
+
+    async def look() -> str:
+        database.breaker = Breaker(failures=1, pause=0.0, longest=0.0)
+        try:
+            await database.glance(lambda s: read_profile(s, "user", "anna"))
+        except Unavailable:
+            return "away"
+        return "well"
+
+    async def work() -> None:
+        for seed in range(12):
+            for after in range(6):
+                wire.mend()
+                while await look() != "well":
+                    await asyncio.sleep(0.02)
+                wire.garble(after, seed)
+                seen[await look()] += 1
+
+    asyncio.run(asyncio.wait_for(work(), 240))
+    database.close()
+    wire.cut()
+    assert seen["away"] > 20
+
+
+def test_what_goes_wrong_is_a_line_of_the_log_like_any_other(light: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """JSON, with the reason and where it came from; callers are told neither."""
+    database = Database(light)
+    with pytest.raises(StoreError, match="log has the reason") as told:
+        asyncio.run(database.read(lambda s: s.execute(text("SELECT :nothing"))))
+    assert "nothing" not in str(told.value)
+
+    def babble(session: object) -> None:
+        raise ArithmeticError("noise")
+
+    with pytest.raises(Unavailable):
+        asyncio.run(database.glance(babble))
+    database.close()
+    out, err = capfd.readouterr()
+    first, second = map(json.loads, out.splitlines())
+    assert (first["event"], first["level"], "'nothing'" in first["exception"]) == ("the database failed", "error", True)
+    assert (second["level"], "ArithmeticError: noise" in second["exception"]) == ("warning", True)
+    assert err == ""

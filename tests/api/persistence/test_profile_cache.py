@@ -1,0 +1,70 @@
+"""What is stored of an entity: when it is still the same, and when it is the same later on."""
+
+from dataclasses import replace
+
+import pytest
+
+from api.persistence.profile_cache import Profile
+from recsys_meta.inference.requests.stored_events import Stored
+
+EVENT = Stored("e1", "i3", 1.0, 5.0, {"hour": 3})
+PROFILE = Profile({"age": 30}, (EVENT,), "1")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *(
+            replace(PROFILE, events=(replace(EVENT, **changed),))
+            for changed in (
+                {"event_id": "e2"},
+                {"item": "i4"},
+                {"label": 2.0},
+                {"time": 6.0},
+                {"context": None},
+                {"context": {"hour": 4}},
+            )
+        ),
+        replace(PROFILE, events=()),
+        replace(PROFILE, events=(EVENT, replace(EVENT, event_id="e2"))),
+        replace(PROFILE, features={"age": 31}),
+        replace(PROFILE, features={"group": 30}),
+        replace(PROFILE, features={}),
+    ],
+)
+def test_the_mark_is_another_whatever_of_a_profile_changes(other):
+    assert other.mark != PROFILE.mark
+
+
+def test_the_mark_is_about_what_is_stored_alone():
+    same = Profile({"age": 30}, (replace(EVENT),), "2")
+    same.memo["some version"] = None
+    assert same.mark == PROFILE.mark
+    pair = {"age": 30, "group": "a"}
+    assert Profile(pair).mark == Profile(dict(reversed(pair.items()))).mark
+
+
+def test_an_entity_continues_while_its_features_stay_and_no_event_is_gone():
+    newer = replace(EVENT, event_id="e2", time=6.0)
+    assert PROFILE.continues(PROFILE)
+    assert replace(PROFILE, events=(EVENT, newer), stamp="2").continues(PROFILE)
+    assert not replace(PROFILE, events=(newer,)).continues(PROFILE)
+    assert not replace(PROFILE, features={"age": 60}).continues(PROFILE)
+    assert not replace(PROFILE, features={}).continues(PROFILE)
+    assert not Profile().continues(Profile()), "who was erased has nothing either"
+
+
+def test_the_copy_of_an_entity_that_comes_often_stays_while_others_come(full, monkeypatch):
+    """A copy that is dropped too early costs its entity a reading of the database at every request."""
+    monkeypatch.setattr("api.persistence.profile_cache._COPIES", 2)
+    monkeypatch.setattr("api.persistence.profile_cache._COPY_S", 1000.0)
+    profiles = full.house.profiles
+    for entity in ("often", "second", "often", "third"):
+        assert full.recommend("i3", entity={"id": entity}).status_code == 200
+    assert [entity for _, entity in profiles._copies] == ["often", "third"]
+    first = profiles._copies["user", "often"]
+    full.recommend("i3", entity={"id": "often"})
+    assert profiles._copies["user", "often"] is first
+    profiles._until.update(dict.fromkeys(profiles._until, 0.0))
+    full.recommend("i3", entity={"id": "fourth"})
+    assert [entity for _, entity in profiles._copies] == ["fourth"], "what is too old does not stay, used or not"

@@ -1,0 +1,144 @@
+"""Feedback: idempotent, judged one by one, and never lost without a word."""
+
+import time
+
+import pytest
+
+
+def send(server, *events, **options):
+    response = server.client.post("/v1/events", json={"events": list(events)}, **options)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def counts(found):
+    return found["accepted"], found["duplicates"], len(found["refused"])
+
+
+def test_sending_again_changes_nothing(full, new_id):
+    events = [
+        {"kind": "user", "entity": new_id, "item": "i1", "label": 1, "time": 1e9, "event_id": f"{new_id} a"},
+        {"entity": new_id, "item": "i2", "event_id": f"{new_id} b"},
+        {"entity": new_id, "item": "i3"},
+        {"entity": new_id, "item": "i4", "time": "2026-01-31T12:00:00Z"},
+    ]
+    assert counts(send(full, *events)) == (4, 0, 0)
+    before = full.client.get(f"/v1/entities/user/{new_id}").json()
+    time.sleep(0.01)
+    assert counts(send(full, *events)) == (0, 4, 0)
+    assert full.client.get(f"/v1/entities/user/{new_id}").json() == before
+    assert before["events_total"] == 4
+    assert [e["item"] for e in before["events"]][:2] == ["i1", "i4"]
+    assert before["events"][1]["time"] == 1769860800.0
+
+
+def test_the_same_event_twice_in_one_call_is_one(full, new_id):
+    event = {"entity": new_id, "item": "i1", "event_id": new_id}
+    assert counts(send(full, event, event)) == (1, 1, 0)
+
+
+def test_a_known_id_with_other_content_is_refused_and_the_first_stays(full, new_id):
+    event = {"entity": new_id, "item": "i1", "event_id": new_id, "time": 5}
+    send(full, event)
+    found = send(full, {**event, "item": "i2"}, {**event, "event_id": f"{new_id} 2"})
+    assert counts(found) == (1, 0, 1)
+    assert (found["refused"][0]["index"], found["refused"][0]["event_id"]) == (0, new_id)
+    assert "other content" in found["refused"][0]["reason"]
+
+
+def test_a_time_in_milliseconds_is_the_same_time(full, new_id):
+    one = {"entity": new_id, "item": "i1", "event_id": new_id}
+    send(full, {**one, "time": 1_700_000_000_500})
+    (stored,) = full.client.get(f"/v1/entities/user/{new_id}").json()["events"]
+    assert stored["time"] == 1_700_000_000.5
+    again = send(full, {**one, "time": 1_700_000_000.5}, {**one, "time": "2023-11-14T22:13:20.5Z"})
+    assert again["refused"] == [], "it is the event that is stored"
+
+
+WRONG = [
+    ({"time": 1e20}, "not a time"),
+    ({"time": 4e12}, "future"),
+    ({"time": True}, "time"),
+    ({"time": "1000"}, "time"),
+    ({"time": -1}, "time"),
+    ({"time": time.time() + 10_000}, "future"),
+    ({"time": "2026-01-31T12:00:00"}, "time zone"),
+    ({"time": "yesterday"}, "time"),
+    ({"item": ""}, "item"),
+    ({"entity": ""}, "entity"),
+    ({"event_id": ""}, "event_id"),
+    ({"item": 5}, "item"),
+    ({"item": "a\nb"}, "item"),
+    ({"item": "a\x00b"}, "item"),
+    ({"item": "\u2028"}, "item"),
+    ({"item": "x" * 201}, "item"),
+    ({"label": "1"}, "label"),
+    ({"label": 2}, "label"),
+    ({"label": -0.5}, "label"),
+    ({"colour": "red"}, "colour"),
+    ({"kind": "User!"}, "kind"),
+]
+
+
+def test_wrong_events_are_refused_each_with_its_reason(home, light, new_id):
+    from tests.api import bundles
+    from tests.api.servers import serving, settings
+
+    bundles.publish(light, home / "models", "users", bundles.trained(epochs=1, label_range=(0, 1)))
+    good = {"entity": new_id, "item": "i1", "event_id": f"{new_id} good"}
+    wrong = [{"entity": new_id, "item": "i2", "event_id": f"{new_id} {n}", **w} for n, (w, _) in enumerate(WRONG)]
+    with serving(settings(home, light)) as server:
+        found = send(server, *wrong, 5, None, good)
+        assert found["accepted"] == 1
+        reasons = {r["index"]: r["reason"] for r in found["refused"]}
+        assert sorted(reasons) == list(range(len(WRONG) + 2))
+        for n, (_, word) in enumerate(WRONG):
+            assert word in reasons[n], (WRONG[n], reasons[n])
+        assert server.client.get(f"/v1/entities/user/{new_id}").json()["events_total"] == 1
+
+
+def test_half_a_surrogate_pair_is_refused_not_a_failure(server):
+    body = b'{"events": [{"entity": "\\ud800", "item": "i1"}, {"\\ud800": 1}, {"entity": "e", "item": "i1"}]}'
+    response = server.client.post("/v1/events", content=body, headers={"content-type": "application/json"})
+    assert counts(response.json()) == (1, 0, 2)
+
+
+def test_nan_is_not_a_label(server):
+    body = b'{"events": [{"entity": "e", "item": "i1", "label": NaN}, {"entity": "e", "item": "i1", "label": 1e999}]}'
+    response = server.client.post("/v1/events", content=body, headers={"content-type": "application/json"})
+    assert counts(response.json()) == (0, 0, 2)
+
+
+@pytest.mark.parametrize("size", [0, 1001])
+def test_a_batch_has_1_to_1000_events(server, size):
+    response = server.client.post("/v1/events", json={"events": [{"entity": "e", "item": "i1"}] * size})
+    assert response.status_code == 422
+
+
+def test_a_thousand_events_go_through_at_once(full, new_id):
+    events = [{"entity": f"{new_id} {n % 7}", "item": f"i{n % 80}", "event_id": f"{new_id} {n}"} for n in range(1000)]
+    assert counts(send(full, *events)) == (1000, 0, 0)
+
+
+def test_an_unknown_kind_is_kept_for_models_to_come(server, new_id):
+    assert counts(send(server, {"kind": "city", "entity": new_id, "item": "cafe", "label": 1})) == (1, 0, 0)
+    assert server.client.get(f"/v1/entities/city/{new_id}").json()["events_total"] == 1
+
+
+def test_stored_labels_and_features_that_a_model_cannot_read_do_not_lock_an_entity_out(home, light, new_id):
+    from recsys_meta.store.database import engine
+    from recsys_meta.store.database.clock import moment
+    from recsys_meta.store.entities import entities, events
+    from tests.api import bundles
+    from tests.api.servers import serving, settings
+
+    bundles.publish(light, home / "models", "users", bundles.trained(epochs=1, label_range=(0, 1)))
+    made = engine.connect(light)
+    with engine.session(made) as session:
+        entities.upsert(session, "user", new_id, {"age": "old", "from another model": 1})
+        rows = [("a", "i1", 5.0), ("b", "i2", 1.0)]
+        events.insert(session, [events.NewEvent("user", e, new_id, i, label, moment()) for e, i, label in rows])
+    made.dispose()
+    with serving(settings(home, light)) as server:
+        found = server.recommend(entity={"id": new_id})
+        assert (found.status_code, found.json()["support_size"]) == (200, 1)

@@ -1,0 +1,29 @@
+"""Opening and closing what the routes share."""
+
+import asyncio
+
+from api import container as house
+
+
+def test_a_poll_that_loses_its_cancellation_still_ends(monkeypatch):
+    async def walk():
+        looking = asyncio.Event()
+
+        async def look(_):
+            looking.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                return  # what wait_for of Python 3.11 does when its work ends at that moment
+
+        monkeypatch.setattr(house, "_look", look)
+        monkeypatch.setattr(house, "POLL_S", 0.0)
+        closing = asyncio.Event()
+        poll = asyncio.create_task(house._poll(None, closing))
+        await looking.wait()
+        closing.set()
+        poll.cancel()
+        done, _ = await asyncio.wait({poll}, timeout=5)
+        assert done
+
+    asyncio.run(walk())

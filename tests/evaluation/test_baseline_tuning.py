@@ -1,0 +1,222 @@
+"""Tuning on meta-validation, and the predictor that comes of it."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from recsys_meta.core.errors import ConfigError, NotFoundError
+from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.episodes.splits import split_by_seed
+from recsys_meta.evaluation import baseline_tuning as tuning
+from recsys_meta.evaluation.baseline_tuning import fit_tuned
+from recsys_meta.evaluation.cold_start import cold_start
+from recsys_meta.evaluation.evaluate_batch import batch_metrics, metrics_of
+from recsys_meta.models.baselines import BASELINES, tuned
+from recsys_meta.models.baselines.counting.bias_model import ItemMean
+from recsys_meta.models.baselines.item_based.itemknn import ItemKNN
+from recsys_meta.models.baselines.item_based.naive_bayes import NaiveBayes
+from tests.fixtures.choice_datasets import choice_world
+from tests.models.baselines.cases import rows, supports, world
+
+SHOTS = (0, 1, 3)
+
+
+@pytest.fixture(scope="module")
+def setting():
+    data = world(entities=200, items=40)
+    index = EventIndex.of(data)
+    return data, index, split_by_seed(index.having(2), 0, (0.6, 0.2))
+
+
+@pytest.fixture(scope="module")
+def fitted(setting):
+    return fit_tuned("naive-bayes", *setting, shots=SHOTS)
+
+
+def test_choices_are_the_best_of_the_whole_grid(setting, fitted):
+    data, index, split = setting
+    grid = NaiveBayes().grid()
+    for choice in fitted.report.choices:
+        values = []
+        for g in grid:
+            curve = cold_start(g, g.fit(data, split.train), data, index, split.valid, shots=[choice.shots])
+            values.append(curve.mean("ndcg@10"))
+        # Ties are broken at random in evaluation, batch by batch: hence the slack.
+        assert choice.value == pytest.approx(max(values), abs=0.01)
+    assert fitted.report.tried == len(grid)
+    assert fitted.report.seconds > 0
+
+
+def test_the_tuned_form_answers_as_the_chosen_setting_does(setting, fitted):
+    data, _, split = setting
+    predictor, params, report = fitted
+    body = predictor.body(params)
+    for choice in report.choices:
+        own = NaiveBayes.model_validate(choice.setting)
+        inner = own.body(own.fit(data, split.train))
+        support = supports(data, sizes=(choice.shots,) * 3)
+        expected = own.rank(inner, own.adapt(inner, support))
+        torch.testing.assert_close(predictor.rank(body, predictor.adapt(body, support)), expected)
+
+
+def test_it_can_be_evaluated_and_beats_popularity(setting):
+    data, index, split = setting
+    ours = fit_tuned("itemknn", data, index, split, shots=SHOTS)
+    theirs = fit_tuned("popularity", data, index, split, shots=SHOTS)
+    curve, base = (cold_start(f.predictor, f.params, data, index, split.test, shots=SHOTS) for f in (ours, theirs))
+    assert curve.method == "itemknn"
+    assert curve.interval(3, "ndcg@10").value > base.interval(3, "ndcg@10").value + 0.02
+
+
+def test_test_entities_change_neither_parameters_nor_choices(setting, fitted):
+    data, _, split = setting
+    events = data.events
+    item = events.item.copy()
+    for e in split.test:
+        item[events.indptr[e] : events.indptr[e + 1]] = 2
+    changed = type(data)(
+        data.schema, type(events)(events.indptr, item, events.label), data.entities, data.items, data.vocab
+    )
+    again = fit_tuned("naive-bayes", changed, EventIndex.of(changed), split, shots=SHOTS)
+    assert again.predictor == fitted.predictor
+    assert again.params.keys() == fitted.params.keys()
+    assert all(torch.equal(again.params[k], fitted.params[k]) for k in fitted.params)
+
+
+def test_fits_are_shared(setting, monkeypatch):
+    calls = []
+    original = ItemKNN.fit
+    monkeypatch.setattr(ItemKNN, "fit", lambda self, *a: calls.append(1) or original(self, *a))
+    found = fit_tuned("itemknn", *setting, shots=SHOTS)
+    assert len(calls) == 1
+    assert {k.split("/")[0] for k in found.params} == {"0"}
+
+
+def test_screening_keeps_what_matters(setting, monkeypatch):
+    whole = fit_tuned("ease", *setting, shots=SHOTS)
+    monkeypatch.setattr(tuning, "SCREENED", 12)
+    screened = fit_tuned("ease", *setting, shots=SHOTS)
+    for a, b in zip(screened.report.choices, whole.report.choices, strict=True):
+        assert a.n == b.n
+        assert a.value >= b.value - 0.05
+    assert np.isfinite([c.value for c in screened.report.choices]).all()
+
+
+def test_a_choice_at_the_edge_of_the_grid_is_reported():
+    grid = [NaiveBayes(trust=t) for t in (0.1, 0.2, 0.3)]
+    worth = np.array([0.1, 0.2, 0.3])
+
+    class Own(NaiveBayes):
+        def choices(self):
+            return {"trust": (0.1, 0.2, 0.3)}
+
+    grid = [Own(trust=t) for t in (0.1, 0.2, 0.3)]
+    assert tuning._edges(grid, worth, 2, 5) == ("trust=0.3 (upper end)",)
+    assert tuning._edges(grid, worth[[0, 2, 1]], 1, 5) == ()
+    assert tuning._edges(grid, np.array([0.1, 0.3, 0.3005]), 2, 5) == ()
+    assert tuning._edges(grid, np.array([0.1, math.nan, 0.3]), 2, 5) == ("trust=0.3 (upper end)",)
+    # An empty support does not notice it.
+    assert tuning._edges(grid, worth, 2, 0) == ()
+
+
+def test_sizes_nobody_reaches_take_the_nearest_choice(setting):
+    found = fit_tuned("popularity", *setting, shots=(0, 3, 500))
+    assert [c.shots for c in found.report.choices] == [0, 3]
+    data = setting[0]
+    body = found.predictor.body(found.params)
+    assert torch.isfinite(found.predictor.rank(body, found.predictor.adapt(body, supports(data, sizes=(20,))))).all()
+
+
+def test_the_nearest_size_serves_and_an_empty_support_has_its_own():
+    grid = [NaiveBayes(trust=t) for t in (0.1, 0.2, 0.3)]
+    predictor = tuned("naive-bayes", grid, [0, 1, 10], [0, 1, 2])
+    sizes = torch.tensor([0, 1, 3, 4, 10, 400])
+    assert predictor._chosen(sizes).tolist() == [0, 1, 1, 2, 2, 2]
+
+
+def test_settings_nobody_chose_are_left_out():
+    grid = [NaiveBayes(trust=t) for t in (0.1, 0.2, 0.3)]
+    predictor = tuned("naive-bayes", grid, [0, 1], [2, 2])
+    assert [s["trust"] for s in predictor.settings] == [0.3]
+    assert predictor.choice == (0, 0)
+
+
+@pytest.mark.parametrize("wrong", [{"shots": (1, 0)}, {"choice": (0, 5)}, {"settings": ()}, {"choice": (0,)}])
+def test_nonsense_is_refused(wrong):
+    good = tuned("naive-bayes", [NaiveBayes()], [0, 1], [0, 0])
+    with pytest.raises(ValueError, match=r"shots|choice|settings"):
+        type(good).model_validate(good.model_dump() | wrong)
+
+
+def test_ratings_are_tuned_downwards():
+    data = world("rating", entities=500)
+    index = EventIndex.of(data)
+    split = split_by_seed(index.having(2), 0)
+    found = fit_tuned("item-mean", data, index, split, shots=SHOTS)
+    assert found.report.metric == "rmse"
+    for choice in found.report.choices:
+        for extreme in (2.0, 64.0):
+            other = ItemMean.model_validate(choice.setting | {"user_shrink": extreme})
+            params = other.fit(data, split.train)
+            curve = cold_start(other, params, data, index, split.valid, shots=[choice.shots])
+            assert choice.value < curve.interval(choice.shots, "rmse").value + 1e-6
+
+
+def test_bad_requests_are_refused(setting):
+    with pytest.raises(NotFoundError):
+        fit_tuned("nothing", *setting)
+    with pytest.raises(ConfigError, match="metric 'auc'; there are ndcg@10"):
+        fit_tuned("chance", *setting, metric="auc")
+    with pytest.raises(ConfigError, match="no meta-validation entity"):
+        fit_tuned("chance", *setting, shots=[1000])
+    with pytest.raises(ConfigError, match="serves click, rating"):
+        fit_tuned("item-mean", *setting)
+
+
+def kinds():
+    """A data set of each objective, and one of clicks in lists."""
+    plain = [world(objective) for objective in ("ranking", "rating", "click")]
+    lists = replace(
+        plain[2], events=replace(plain[2].events, group=np.arange(len(plain[2].events.item), dtype=np.int32))
+    )
+    return {"ranking": plain[0], "rating": plain[1], "click": plain[2], "lists": lists, "choice": choice_world()}
+
+
+@pytest.mark.parametrize("kind", ["ranking", "rating", "click", "lists", "choice"])
+def test_every_metric_is_tuned_by_or_refused_with_those_there_are(kind):
+    data = kinds()[kind]
+    index = EventIndex.of(data)
+    rest = data, index, split_by_seed(index.having(2), 0, (0.6, 0.2))
+    name = {"ranking": "popularity", "choice": "local-popularity"}.get(kind, "item-mean")
+    tunable = batch_metrics(data)
+    assert tunable[0] == metrics_of(data)[0]
+    for metric in (*metrics_of(data), "accuracy"):
+        if metric in tunable:
+            assert np.isfinite(fit_tuned(name, *rest, shots=(0, 1), metric=metric).report.choices[0].value)
+        else:
+            with pytest.raises(ConfigError) as refused:
+                fit_tuned(name, *rest, shots=(0, 1), metric=metric)
+            assert f"'{metric}'" in str(refused.value) and ", ".join(tunable) in str(refused.value)
+
+
+def test_an_unknown_baseline_has_no_tuned_form():
+    with pytest.raises(NotFoundError, match="no baseline 'nothing'; known: chance"):
+        tuned("nothing", [], [0], [])
+
+
+def test_an_empty_batch_is_answered(fitted):
+    predictor, params, _ = fitted
+    body = predictor.body(params)
+    empty = supports(world(), sizes=(1,))
+    empty = type(empty)({k: v[:0] for k, v in empty.features.items()}, rows([[1]]).first(0))
+    empty = empty.of(torch.arange(0))
+    assert predictor.rank(body, predictor.adapt(body, empty)).shape[0] == 0
+
+
+def test_every_baseline_can_be_tuned(setting, monkeypatch):
+    for name in ("chance", "gaussian", "content"):
+        assert name in BASELINES
+        assert fit_tuned(name, *setting, shots=SHOTS).predictor.name == name

@@ -1,0 +1,46 @@
+"""The n best: against a plain sort."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys_meta.inference.ranking import topk
+from recsys_meta.inference.ranking.topk import best, best_of_each
+
+
+def plain(scores: torch.Tensor, n: int) -> topk.Best:
+    found = sorted(((s, i) for i, s in enumerate(scores.tolist()) if s > -math.inf), key=lambda one: (-one[0], one[1]))
+    return found[:n]
+
+
+few = st.lists(st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 2.0]), min_size=0, max_size=120)
+
+
+@settings(deadline=None)
+@given(few, st.integers(0, 130), st.integers(1, 7))
+def test_against_a_sort_with_many_ties(values, n, block):
+    scores = torch.tensor(values, dtype=torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        for many in (0, 10**9):
+            patch.setattr(topk, "BLOCK", block)
+            patch.setattr(topk, "MANY", many)
+            assert best(scores, n) == plain(scores, n)
+        patch.setattr(topk, "PILES", block)
+        assert best_of_each(torch.stack([scores, scores.flip(0)]), n) == [plain(scores, n), plain(scores.flip(0), n)]
+
+
+@pytest.mark.parametrize("size", [topk.MANY - 1, topk.MANY, topk.MANY + 7, 100_000])
+@pytest.mark.parametrize("n", [1, 10, 100])
+def test_a_large_catalogue(size, n):
+    scores = torch.randn(size, generator=torch.Generator().manual_seed(size)).round(decimals=2)
+    scores[::3] = -math.inf
+    assert best(scores, n) == plain(scores, n)
+    assert best(torch.zeros(size), n) == [(0.0, i) for i in range(n)]
+    assert best(torch.full((size,), -math.inf), n) == []
+    every = torch.stack([scores, torch.zeros(size), torch.full((size,), -math.inf), scores.flip(0)])
+    assert best_of_each(every, n) == [plain(row, n) for row in every]

@@ -1,0 +1,96 @@
+"""Worlds and supports that the tests of the baselines share."""
+
+import numpy as np
+import torch
+
+from recsys_meta.core.feature_encoding import gather
+from recsys_meta.core.types import FIRST, Rows, Support
+from recsys_meta.models.baselines import BASELINES
+from tests.fixtures.simulated_datasets import dataset
+
+SMALL = {
+    "ials": {"dims": 4},
+    "ials-prior": {"dims": 4},
+    "blr": {"dims": 4, "factors": 2},
+    "blr-content": {"dims": 2},
+    "machines": {"dims": 2},
+}
+"""Settings that suit worlds of a few dozen items."""
+
+
+def world(objective="ranking", entities=60, items=24, seed=0, features=True):
+    """Two groups of entities, each with its half of the items; popularity falls with the id."""
+    rng = np.random.default_rng(seed)
+    group = rng.integers(0, 2, entities)
+    genre = rng.integers(0, 2, items)
+    weight = (0.9 ** np.arange(items))[None, :] * np.where(genre[None, :] == group[:, None], 4.0, 0.5)
+    item = [
+        rng.choice(items, size=int(rng.integers(1, min(12, items) + 1)), replace=False, p=w / w.sum()) for w in weight
+    ]
+    agree = [(genre[i] == g).astype(float) for i, g in zip(item, group, strict=True)]
+    if objective == "rating":
+        label = [np.clip(np.round(2 + 2 * a + rng.normal(size=len(a))), 1, 5) for a in agree]
+    elif objective == "click":
+        label = [(rng.random(len(a)) < 0.2 + 0.6 * a).astype(float) for a in agree]
+    else:
+        label = [np.ones(len(a)) for a in agree]
+    mine = [("group", [[int(g)] for g in group]), ("age", rng.normal(size=entities))]
+    theirs = [("genre", [[int(g)] for g in genre]), ("length", rng.normal(size=items))]
+    return dataset(
+        f"world-{objective}",
+        objective,
+        item,
+        label,
+        entity_features=mine if features else (),
+        item_features=theirs if features else (),
+    )
+
+
+def make(name, objective):
+    return BASELINES[name](objective=objective, **SMALL.get(name, {}))
+
+
+def pairs():
+    """Every baseline with every objective that it serves; those of choices are held to the same in test_choices.py."""
+    every = [(name, objective) for name, kind in BASELINES.items() for objective in sorted(kind.objectives)]
+    return [(name, objective) for name, objective in every if objective != "choice"]
+
+
+def rows(items, labels=None, width=None):
+    """Padded rows from lists of padded ids."""
+    width = max([len(i) for i in items] + [width or 0])
+    item = torch.zeros(len(items), width, dtype=torch.int64)
+    label = torch.zeros(len(items), width)
+    mask = torch.zeros(len(items), width, dtype=torch.bool)
+    for t, own in enumerate(items):
+        item[t, : len(own)] = torch.tensor(own, dtype=torch.int64)
+        label[t, : len(own)] = torch.tensor(labels[t]) if labels else 1.0
+        mask[t, : len(own)] = True
+    return Rows(item, label, mask)
+
+
+def supports(data, sizes=(0, 1, 2, 5, 3), seed=1, width=None):
+    """A support for each size, of distinct items, with the features of the first entities."""
+    rng = np.random.default_rng(seed)
+    known = data.catalogue - FIRST
+    items = [(rng.permutation(known)[: min(n, known)] + FIRST).tolist() for n in sizes]
+    labels = None
+    if data.schema.objective == "rating":
+        labels = [rng.integers(1, 6, len(i)).astype(float).tolist() for i in items]
+    if data.schema.objective == "click":
+        labels = [rng.integers(0, 2, len(i)).astype(float).tolist() for i in items]
+    return Support(gather(data.entities, np.arange(len(sizes))), rows(items, labels, width))
+
+
+def change(support, f):
+    """The support with f applied to every tensor of its rows."""
+    r = support.rows
+    return Support(dict(support.features), Rows(f(r.item), f(r.label), f(r.mask)))
+
+
+def one(support, t):
+    """The support of task t alone, without its padding."""
+    n = int(support.rows.mask[t].sum())
+    r = support.rows
+    own = Rows(r.item[t : t + 1, :n], r.label[t : t + 1, :n], r.mask[t : t + 1, :n])
+    return Support({k: v[t : t + 1] for k, v in support.features.items()}, own)

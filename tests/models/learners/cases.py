@@ -1,0 +1,164 @@
+"""What the conformance suite runs each learner with, and the smallest useful training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
+from recsys_meta.episodes.splits import Split, split_by_seed
+from recsys_meta.evaluation.cold_start import cold_start
+from recsys_meta.models.learners import LEARNERS
+from recsys_meta.training.recipe import recipe_of
+from recsys_meta.training.trainer import fit, start
+from tests.fixtures.city_datasets import towns
+from tests.fixtures.simulated_datasets import ranking_world, rating_world
+
+WORLDS = {
+    "ranking": ranking_world,
+    "rating": rating_world,
+    "click": lambda **k: rating_world(objective="click", **k),
+    "choice": lambda **k: towns(entities=16, items=24, actors=20, rows=8, **k),
+}
+
+MLP = {"hidden": (16, 16), "combine": "concat", "dims": 8, "rate": 0.1}
+ALL = {"adapts": "all", "dims": 8, "steps": 2, "rate": 0.1}
+
+BASED = {"objective": "click", "dims": 8, "hidden": (16, 16), "base_epochs": 6, "base_rate": 1e-2}
+
+# One line for each shape of a learner that is worth testing. A learner without lines runs as it comes.
+CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
+    "maml": {
+        "dot": {"dims": 8},
+        "dot-first-order": {"dims": 8, "order": 1, "steps": 2},
+        "dot-sampled": {"dims": 8, "negatives": 20},
+        "dot-rating": {"dims": 8, "rate": 0.1, "objective": "rating"},
+        "dot-click": {"dims": 8, "rate": 0.1, "objective": "click"},
+        "dot-all": ALL,
+        "dot-all-rating": {**ALL, "objective": "rating"},
+        "entity-mlp": {**MLP, "negatives": 20, "rate": 2.0},
+        "entity-mlp-sum-rating": {**MLP, "combine": "sum", "objective": "rating"},
+        "melu": {**MLP, "rate": 0.5, "adapts": "head", "negatives": 20, "item_id": False, "item_bias": False},
+        "melu-rating": {
+            **MLP,
+            "adapts": "head",
+            "item_id": False,
+            "item_bias": False,
+            "objective": "rating",
+            "entity_start": False,
+        },
+        "head-click-first-order": {**MLP, "adapts": "head", "order": 1, "objective": "click"},
+        "all-mlp": {**MLP, **ALL, "objective": "rating"},
+        "all-mlp-ranking": {**MLP, **ALL, "negatives": 20},
+    },
+    "meta-embedding": {
+        "deepfm": BASED,
+        "two-tower": {**BASED, "base": "two-tower"},
+        "wide-deep": {**BASED, "base": "wide-deep"},
+    },
+    "bernoulli": {"click": {"dims": 4, "objective": "click"}},
+    "click-blend": {
+        "two": {
+            "members": [
+                {"learner": "bernoulli", "config": {"dims": 4}},
+                {
+                    "learner": "cvar",
+                    "config": {k: v for k, v in BASED.items() if k != "objective"},
+                    "tasks": 8,
+                    "query": 6,
+                },
+            ]
+        }
+    },
+    "din": {"all": {"adapts": "all", "rate": 0.05}, "head": {"adapts": "head", "rate": 0.1, "order": 2}},
+    "mwuf": {"deepfm": BASED},
+    "cvar": {"deepfm": BASED},
+}
+CASES = [(name, label) for name in LEARNERS for label in CONFIGS.get(name, {"default": {}})]
+NAMES = [f"{name}-{label}" for name, label in CASES]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A learner with fresh parameters on a world of its objective, and one meta-batch."""
+
+    learner: Any
+    params: dict[str, torch.Tensor]
+    data: Dataset
+    index: EventIndex
+    split: Split
+    batch: Any
+    aids: Any
+
+    def loss(self, params, batch=None, seed=0):
+        return self.learner.meta_loss(params, batch or self.batch, self.aids, generator(seed))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def learner_of(name: str, config: dict[str, Any]):
+    return LEARNERS[name](LEARNERS[name].Config(**config))
+
+
+def objective_of(name: str, config: dict[str, Any]) -> str:
+    """What a case is about: as configured, else a ranking where the learner serves it, else what it serves."""
+    served = LEARNERS[name].objectives
+    return config.get("objective") or ("ranking" if "ranking" in served else min(served))
+
+
+@cache
+def case_of(name: str, label: str) -> Case:
+    config = CONFIGS.get(name, {}).get(label, {})
+    data = WORLDS[objective_of(name, config)]()
+    index = EventIndex.of(data)
+    split = split_by_seed(index.having(2), 0)
+    learner = learner_of(name, config)
+    params = learner.init(data, split.train, generator(1))
+    aids = learner.aids(data, split.train, generator(2))
+    return Case(learner, params, data, index, split, episodes(data, index, split.train[:12]), aids)
+
+
+def episodes(data, index, entities, most=6, seed=3):
+    """A batch with supports of 0 to `most` rows."""
+    shots = torch.arange(len(entities)) % (most + 1)
+    support, query = draw(index, torch.as_tensor(entities), shots, generator=generator(seed))
+    return batch_of(data, entities, support, query)
+
+
+def train(learner, data, *, seed=0, epochs=15, tasks=32, rate=1e-2, max_shots=10, empty=0.1):
+    """Train without early stop; (parameters, index, split, mean loss of the last epoch)."""
+    index = EventIndex.of(data)
+    split = split_by_seed(index.having(2), seed)
+    recipe = recipe_of(
+        {
+            "name": "test",
+            "learner": learner.name,
+            "episodes": {"max_shots": max_shots, "empty": empty},
+            "train": {"tasks": tasks, "epochs": epochs, "rate": rate, "schedule": "cosine", "patience": 10**6},
+        }
+    )
+    run = start(learner, recipe, data, index, split.train, seed)
+    losses = [step.loss for step in fit(run, lambda _: 0.0)]
+    params = {k: v.detach() for k, v in run.params.items()}
+    return params, index, split, sum(losses[-run.epoch_steps :]) / run.epoch_steps
+
+
+def curve(learner, params, data, index, entities, shots, order="random"):
+    """The cold-start curve, for objectives that have one."""
+    return cold_start(learner, params, data, index, entities, shots=shots, order=order)
+
+
+def own(tensors):
+    """A deep copy that may be trained."""
+    return {k: v.detach().clone() for k, v in tensors.items()}
+
+
+def trainable(learner, params):
+    """Copies of the parameters, those that train asking for gradients."""
+    return {k: v if learner.frozen(k) else v.requires_grad_() for k, v in own(params).items()}

@@ -1,0 +1,198 @@
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+
+from recsys_meta.core.errors import StoreError
+from recsys_meta.store.database import migrate, views
+from recsys_meta.store.database.base import AliasChange, Base
+from recsys_meta.store.database.engine import Unavailable, connect, reading, session
+from recsys_meta.store.entities import adaptations
+from recsys_meta.store.model_registry import registry
+from recsys_meta.store.tracking import evaluations, runs
+from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
+
+VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks"}
+
+
+def test_schema_is_the_one_of_the_tables(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_checks_and_foreign_keys_are_the_ones_of_the_tables(engine: Engine) -> None:
+    """What compare_metadata does not look at."""
+    seen = inspect(engine)
+    for table in Base.metadata.sorted_tables:
+        named = {str(c.name) for c in table.constraints if type(c).__name__ == "CheckConstraint"}
+        assert {c["name"] for c in seen.get_check_constraints(table.name)} == named
+        wanted = {(tuple(k.column_keys), k.referred_table.name, k.ondelete) for k in table.foreign_key_constraints}
+        found = {
+            (tuple(k["constrained_columns"]), k["referred_table"], k["options"].get("ondelete"))
+            for k in seen.get_foreign_keys(table.name)
+        }
+        assert found == wanted
+        assert seen.get_pk_constraint(table.name)["name"] == f"pk_{table.name}"
+
+
+def test_indexes(engine: Engine) -> None:
+    """Each list that is paged or filtered has an index in its order."""
+    seen = inspect(engine)
+    found = {
+        (table, tuple(index["column_names"]))
+        for table in seen.get_table_names()
+        for index in seen.get_indexes(table)
+        if not index.get("duplicates_constraint")
+    }
+    assert found == {
+        ("runs", ("started", "id")),
+        ("runs", ("status", "started")),
+        ("latest_metrics", ("key", "value")),
+        ("evaluations", ("dataset", "scenario", "metric", "method", "shots")),
+        ("evaluations", ("model", "created")),
+        ("model_versions", ("version",)),
+        ("model_versions", ("run",)),
+        ("alias_history", ("model", "version")),
+        ("events", ("kind", "entity", "time", "event_id")),
+        ("events", ("kind", "received")),
+        ("adaptations", ("created", "id")),
+        ("adaptations", ("kind", "entity", "created")),
+        ("adaptations", ("model_version", "created")),
+        ("erasures", ("entity_digest", "at")),
+        ("api_keys", ("name",)),
+        ("audit", ("at", "id")),
+        ("audit", ("action", "at")),
+        ("audit", ("actor", "at")),
+        ("splits", ("model", "version")),
+        ("explorations", ("created", "id")),
+        ("explorations", ("kind", "entity", "created")),
+    }
+    unique = [tuple(u["column_names"]) for u in seen.get_unique_constraints("alias_history")]
+    assert unique == [("model", "alias", "sequence")]
+    assert seen.get_pk_constraint("events")["constrained_columns"] == ["kind", "event_id"]
+
+
+def test_every_reference_has_an_index(engine: Engine) -> None:
+    """Or deleting a run or a version would read whole tables."""
+    seen = inspect(engine)
+    for table in seen.get_table_names():
+        starts = [tuple(index["column_names"]) for index in seen.get_indexes(table)]
+        starts += [tuple(seen.get_pk_constraint(table)["constrained_columns"])]
+        for key in seen.get_foreign_keys(table):
+            columns = tuple(key["constrained_columns"])
+            assert any(start[: len(columns)] == columns for start in starts), (table, columns)
+
+
+def test_down_and_up_again_keeps_the_data(empty_url: str) -> None:
+    migrate.upgrade(empty_url, "0001")
+    assert migrate.current(empty_url) == "0001"
+    engine = connect(empty_url)
+    with session(engine) as s:
+        a_run(s, "r1")
+        runs.log_metrics(s, [runs.MetricPoint("r1", "loss", 1, 0.5)])
+        registry.register(s, "m", "v1", "/bundles/v1", run="r1")
+        s.add(AliasChange(model="m", alias="live", sequence=1, version="v1", action="publish", at=NOON))
+        late = {"answers", "variant"}
+        old = {k: v for k, v in an_adaptation()._asdict().items() if k not in late}  # a row of that time
+        names = ", ".join(old)
+        s.execute(text(f"INSERT INTO adaptations ({names}) VALUES (:{', :'.join(old)})"), old)
+        evaluations.save(s, [an_evaluation()])
+    with pytest.raises(Unavailable, match="db upgrade"), reading(engine) as s:
+        views.adaptation_daily(s)
+    migrate.upgrade(empty_url)
+    assert migrate.current(empty_url) == migrate.head() == "0007"
+    assert set(inspect(engine).get_view_names()) >= VIEWS
+    with reading(engine) as s:
+        assert len(views.adaptation_daily(s)) == 1
+    migrate.downgrade(empty_url, "0001")
+    assert not VIEWS & set(inspect(engine).get_view_names())
+    migrate.upgrade(empty_url)
+    with reading(engine) as s:
+        assert runs.get(s, "r1").config == {"lr": 0.1}
+        assert [m.value for m in runs.metrics(s, "r1")] == [0.5]
+        live = registry.live(s, "m")
+        assert live is not None
+        assert live.version == "v1"
+    migrate.downgrade(empty_url, "base")
+    assert migrate.current(empty_url) is None
+    assert set(inspect(engine).get_table_names()) <= {"alembic_version"}
+    migrate.upgrade(empty_url)
+    with reading(engine) as s:
+        assert runs.list_runs(s).items == []
+    engine.dispose()
+
+
+def test_the_daily_view_is_that_of_its_revision(empty_url: str) -> None:
+    """Arms are told apart from 0007 on; before, and after going back, their rows are counted together."""
+    migrate.upgrade(empty_url)
+    engine = connect(empty_url)
+    with session(engine) as s:
+        adaptations.save(s, [an_adaptation(variant=arm) for arm in (None, "a", "b", "b")])
+
+    def days() -> list[tuple[object, ...]]:
+        with reading(engine) as s:
+            return [tuple(row) for row in s.execute(text("SELECT adaptations FROM adaptation_daily ORDER BY 1"))]
+
+    assert days() == [(1,), (1,), (2,)]
+    migrate.downgrade(empty_url, "0006")
+    assert "variant" not in {column["name"] for column in inspect(engine).get_columns("adaptations")}
+    assert days() == [(4,)]
+    migrate.upgrade(empty_url)
+    assert days() == [(4,)]
+    engine.dispose()
+
+
+def test_upgrading_twice_changes_nothing(database_url: str) -> None:
+    migrate.upgrade(database_url)
+    assert migrate.current(database_url) == migrate.head()
+
+
+def test_processes_upgrade_at_the_same_time(empty_url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=migrate.upgrade, args=(empty_url,)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert migrate.current(empty_url) == migrate.head()
+
+
+def test_threads_upgrade_at_the_same_time(empty_url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrate.upgrade, [empty_url] * 4))
+    assert migrate.current(empty_url) == migrate.head()
+
+
+def test_failed_upgrade_leaves_nothing(empty_url: str) -> None:
+    """A view of the same name stops revision 0002 half-way: neither its indexes nor 0001 may stay."""
+    engine = connect(empty_url)
+    with session(engine) as s:
+        s.execute(text("CREATE VIEW hardest_tasks AS SELECT 1 AS one"))
+    with pytest.raises(StoreError):
+        migrate.upgrade(empty_url)
+    assert migrate.current(empty_url) is None
+    assert inspect(engine).get_table_names() == []
+    engine.dispose()
+
+
+def test_unknown_revision(empty_url: str) -> None:
+    with pytest.raises(StoreError, match="nowhere"):
+        migrate.upgrade(empty_url, "nowhere")
+
+
+def test_rows_that_refer_to_nothing_undo_a_migration(sqlite_url: str) -> None:
+    migrate.upgrade(sqlite_url, "0001")
+    engine = connect(sqlite_url)
+    raw = engine.raw_connection()
+    raw.execute("PRAGMA foreign_keys = OFF")
+    raw.execute("INSERT INTO metrics VALUES ('nobody', 'loss', 1, 0.5)")
+    raw.close()
+    engine.dispose()
+    with pytest.raises(StoreError, match="refer to nothing"):
+        migrate.upgrade(sqlite_url)
+    assert migrate.current(sqlite_url) == "0001"
