@@ -13,23 +13,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.container import open_house
 from api.http import problem_details as problems
-from api.http.api_keys import Keyring, parse_keys
-from api.http.fast_path import Express
-from api.http.rate_limit import Limiter, Throttle
-from api.http.request_context import Gate
-from api.http.tracing import Traced, open_tracing
+from api.http.api_keys import ApiKeyStore, parse_keys
+from api.http.fast_path import FastPathMiddleware
+from api.http.rate_limit import RateLimiter, RateLimitMiddleware
+from api.http.request_context import RequestContextMiddleware
+from api.http.tracing import TracingMiddleware, open_tracing
 from api.routes import adapt, entities, events, health, models, onboarding, recommendations
 from api.routes import tracking as results
 from api.routes import traffic_splits as splits
 from api.schemas import docs_page as page
 from api.schemas import openapi
 from api.telemetry.logging import open_log, retelling
-from api.telemetry.metrics import Metrics
+from api.telemetry.metrics import ServerMetrics
 from recsys_meta import __version__
 from recsys_meta.store.settings import Settings
 
 
-class Application(FastAPI):
+class ApiApplication(FastAPI):
     """FastAPI behind doors of our own: what they answer by themselves does not pass through the framework."""
 
     front: ASGIApp
@@ -54,10 +54,10 @@ def create_app() -> FastAPI:
 
 def build(settings: Settings) -> FastAPI:
     """The application with given settings. Nothing is opened before it starts."""
-    metrics, (log, lines) = Metrics(), open_log()
-    keys = Keyring(parse_keys(settings.keys), notes=settings.known_keys, trusted=settings.keys_trusted_s)
+    metrics, (log, lines) = ServerMetrics(), open_log()
+    keys = ApiKeyStore(parse_keys(settings.keys), notes=settings.known_keys, trusted=settings.keys_trusted_s)
 
-    limiter = Limiter(settings.rate_limit, settings.redis) if settings.rate_limit else None
+    limiter = RateLimiter(settings.rate_limit, settings.redis) if settings.rate_limit else None
     tracing = open_tracing(os.environ, log)
 
     @asynccontextmanager
@@ -74,7 +74,7 @@ def build(settings: Settings) -> FastAPI:
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 
-    app = Application(
+    app = ApiApplication(
         title="recsys-meta",
         version=__version__,
         summary="Recommendations for newcomers, from their first interactions",
@@ -85,12 +85,12 @@ def build(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.keys = keys
-    front: ASGIApp = Express(app.framework, recommendations.router.routes)
+    front: ASGIApp = FastPathMiddleware(app.framework, recommendations.router.routes)
     if limiter is not None:
-        front = Throttle(front, keys, limiter)
+        front = RateLimitMiddleware(front, keys, limiter)
     if tracing is not None:
-        front = Traced(front, tracing)
-    app.front = Gate(front, metrics, log, lines)
+        front = TracingMiddleware(front, tracing)
+    app.front = RequestContextMiddleware(front, metrics, log, lines)
     problems.install(app)
     for part in (recommendations, onboarding, adapt, events, entities, models, splits, results, health):
         app.include_router(part.router)

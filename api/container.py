@@ -16,22 +16,22 @@ from typing import Any
 
 import torch
 
-from api.http.api_keys import Keyring
-from api.inference.model_registry import Registry
-from api.inference.registry_snapshot import Noted
-from api.inference.state_resolver import Ladder
-from api.persistence.async_database import Database
-from api.persistence.profile_cache import Profiles
-from api.telemetry.adaptation_diagnostics import Diagnoser
-from api.telemetry.metrics import Metrics
+from api.http.api_keys import ApiKeyStore
+from api.inference.model_registry import ModelRegistry
+from api.inference.registry_snapshot import RegistrySnapshot
+from api.inference.state_resolver import StateResolver
+from api.persistence.async_database import AsyncDatabase
+from api.persistence.profile_cache import ProfileCache
+from api.telemetry.adaptation_diagnostics import DiagnosticsWorker
+from api.telemetry.metrics import ServerMetrics
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.store.access import api_keys as stored_keys
-from recsys_meta.store.background_writer import Writer, to_database
-from recsys_meta.store.cache.circuit_breaker import Breaker
+from recsys_meta.store.background_writer import BackgroundWriter, to_database
+from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.memory_cache import MemoryCache
 from recsys_meta.store.cache.redis_cache import RedisCache
 from recsys_meta.store.database import migrate
-from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.settings import Settings
 
 POLL_S = 1.0
@@ -45,21 +45,21 @@ SWITCH_S = 0.0005
 
 
 @dataclass(frozen=True)
-class House:
+class AppContainer:
     """One process's share of the service."""
 
-    database: Database
+    database: AsyncDatabase
     redis: RedisCache | None
     memory: MemoryCache
-    profiles: Profiles
-    registry: Registry
-    ladder: Ladder
-    writer: Writer
-    diagnoser: Diagnoser
-    metrics: Metrics
+    profiles: ProfileCache
+    registry: ModelRegistry
+    ladder: StateResolver
+    writer: BackgroundWriter
+    diagnoser: DiagnosticsWorker
+    metrics: ServerMetrics
     log: Any
-    keys: Keyring
-    noted: Noted
+    keys: ApiKeyStore
+    noted: RegistrySnapshot
 
     def missing(self, *, profile: bool = True, model: bool = True) -> list[str]:
         """What an answer had to do without: the database (or, False, the entity's profile), Redis, the model."""
@@ -74,7 +74,7 @@ class House:
         """Ask the database which keys stand. While it is away those it told last are trusted, for a time."""
         try:
             changed = self.keys.take(await self.database.probe(stored_keys.standing))
-        except Unavailable as error:
+        except StoreUnavailable as error:
             self.keys.away = str(error)
             return
         try:
@@ -91,7 +91,9 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(settings: Settings, metrics: Metrics, log: Any, keys: Keyring) -> AsyncIterator[House]:
+async def open_house(
+    settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStore
+) -> AsyncIterator[AppContainer]:
     """Open everything. What is away is waited for in the background: the server starts without it."""
     # Requests are served side by side; threads within one operation would only fight each other.
     torch.set_num_threads(1)
@@ -101,7 +103,7 @@ async def open_house(settings: Settings, metrics: Metrics, log: Any, keys: Keyri
     _watch(house)
     if settings.database.startswith("sqlite"):
         # Our own file. A PostgreSQL database may be shared: `recsys-meta db upgrade` is for its owner to run.
-        with suppress(Unavailable):
+        with suppress(StoreUnavailable):
             await asyncio.to_thread(migrate.upgrade, settings.database)
     keys.recall()
     await asyncio.gather(house.read_keys(), _look(house))
@@ -121,32 +123,32 @@ async def open_house(settings: Settings, metrics: Metrics, log: Any, keys: Keyri
         await _close(house)
 
 
-def _open(settings: Settings, metrics: Metrics, log: Any, keys: Keyring) -> House:
-    database = Database(settings.database, log)
+def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStore) -> AppContainer:
+    database = AsyncDatabase(settings.database, log)
     redis = None
     if settings.redis is not None:
-        breaker = Breaker(failures=2, pause=0.5, longest=2.0)
+        breaker = CircuitBreaker(failures=2, pause=0.5, longest=2.0)
         redis = RedisCache(settings.redis, timeout=REDIS_S, breaker=breaker)
-    memory, profiles = MemoryCache(), Profiles(database, redis)
+    memory, profiles = MemoryCache(), ProfileCache(database, redis)
     models = settings.models.resolve()
-    writer = Writer(to_database(database.engine), longest_backoff=2.0)
-    return House(
+    writer = BackgroundWriter(to_database(database.engine), longest_backoff=2.0)
+    return AppContainer(
         database=database,
         redis=redis,
         memory=memory,
         profiles=profiles,
-        registry=Registry(database, models, log),
-        ladder=Ladder(memory, redis, profiles, log),
+        registry=ModelRegistry(database, models, log),
+        ladder=StateResolver(memory, redis, profiles, log),
         writer=writer,
-        diagnoser=Diagnoser(writer, log),
+        diagnoser=DiagnosticsWorker(writer, log),
         metrics=metrics,
         log=log,
         keys=keys,
-        noted=Noted(settings.home.resolve() / "live-models.json", models, log),
+        noted=RegistrySnapshot(settings.home.resolve() / "live-models.json", models, log),
     )
 
 
-def _watch(house: House) -> None:
+def _watch(house: AppContainer) -> None:
     watch = house.metrics.watch
     watch("writer_waiting_rows", "Rows waiting for the database", lambda: house.writer.waiting)
     watch("writer_dropped_rows", "Rows lost", lambda: house.writer.dropped)
@@ -161,11 +163,11 @@ def _watch(house: House) -> None:
     watch("resident_bytes", "Memory of the process", resident_bytes)
 
 
-def _count(house: House) -> int:
+def _count(house: AppContainer) -> int:
     return len(house.registry.live)
 
 
-def _redis_up(house: House) -> bool:
+def _redis_up(house: AppContainer) -> bool:
     """True also where none is set up: nothing is missing then."""
     return house.redis is None or not house.redis.degraded
 
@@ -178,13 +180,13 @@ def resident_bytes() -> int:
         return 0
 
 
-async def _poll(house: House, closing: asyncio.Event) -> None:
+async def _poll(house: AppContainer, closing: asyncio.Event) -> None:
     while not closing.is_set():
         await asyncio.sleep(POLL_S)
         await _look(house)
 
 
-async def _poll_keys(house: House, closing: asyncio.Event) -> None:
+async def _poll_keys(house: AppContainer, closing: asyncio.Event) -> None:
     while not closing.is_set():
         await asyncio.sleep(POLL_S)
         try:
@@ -193,7 +195,7 @@ async def _poll_keys(house: House, closing: asyncio.Event) -> None:
             house.log.error("reading the keys failed", exc_info=True)
 
 
-async def _poll_parent(house: House, closing: asyncio.Event) -> None:
+async def _poll_parent(house: AppContainer, closing: asyncio.Event) -> None:
     """End, as when told to, once the process that keeps the workers is gone: nobody else would stop this one, and it
     would hold the port against a server that starts afresh."""
     parent = multiprocessing.parent_process()
@@ -205,14 +207,14 @@ async def _poll_parent(house: House, closing: asyncio.Event) -> None:
             return
 
 
-async def _look(house: House) -> None:
+async def _look(house: AppContainer) -> None:
     """Ask the database and Redis once. Nothing that goes wrong here may end the asking."""
     was_away = house.database.degraded
     try:
         await house.refresh()
         if was_away:
             house.log.info("database is back")
-    except Unavailable as error:
+    except StoreUnavailable as error:
         if not was_away:
             house.log.warning("database is away", reason=str(error.__cause__ or error))
     except Exception:
@@ -224,7 +226,7 @@ async def _look(house: House) -> None:
     house.metrics.sample()
 
 
-async def _close(house: House) -> None:
+async def _close(house: AppContainer) -> None:
     await house.ladder.close()
     await asyncio.to_thread(house.diagnoser.close)
     await asyncio.to_thread(house.writer.close, 5.0)

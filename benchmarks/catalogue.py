@@ -32,7 +32,7 @@ from torch import Tensor
 from benchmarks.town import api_server, install, resident
 from pipelines.workspace import find_recipe
 from recsys_meta.core.atomic_io import write_file
-from recsys_meta.core.types import FIRST, Rows, State
+from recsys_meta.core.types import FIRST, Interactions, State
 from recsys_meta.data import prepare
 from recsys_meta.data.simulators.users import simulate_users
 from recsys_meta.episodes.event_index import EventIndex, ordered
@@ -40,7 +40,7 @@ from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.inference.ranking.topk import best
 from recsys_meta.inference.recommender import Recommender
-from recsys_meta.inference.requests.entity import Interaction, Known, Newcomer
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
 from recsys_meta.models.bundle import Bundle, load_bundle, make_bundle, save_bundle
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.models.learners.ranking.flagship import Flagship
@@ -109,14 +109,16 @@ class Task:
         return places[scores.topk(min(N, len(places))).indices].tolist()
 
 
-def newcomers(recommender: Recommender) -> list[Known]:
+def newcomers(recommender: Recommender) -> list[EncodedEntity]:
     """Newcomers with five events each."""
     rng, chance = np.random.default_rng(0), recommender.popular[FIRST:].double().expm1().clamp(min=0).numpy()
     chosen = [rng.choice(len(chance), EVENTS, replace=False, p=chance / chance.sum()) for _ in range(QUERIES)]
-    return [recommender.know(Newcomer(events=[Interaction(recommender.name(i + FIRST)) for i in c])) for c in chosen]
+    return [
+        recommender.know(EntityRequest(events=[Interaction(recommender.name(i + FIRST)) for i in c])) for c in chosen
+    ]
 
 
-def task_of(recommender: Recommender, state: State, known: Sequence[Known], grow: int) -> Task:
+def task_of(recommender: Recommender, state: State, known: Sequence[EncodedEntity], grow: int) -> Task:
     """The flagship's towers and its posterior memory as one product. Item-item memories are left out: they speak of few
     items, which any system would add."""
     learner, body = recommender.bundle.predictor, recommender.body
@@ -126,7 +128,7 @@ def task_of(recommender: Recommender, state: State, known: Sequence[Known], grow
     for kind, gate, spread in zip(learner.config.memories, body["gate"].tolist(), body["spread"], strict=True):
         if kind == "posterior" and gate[0]:
             table = {k.rsplit(".", 1)[1]: v for k, v in body.items() if k.startswith("memory.posterior.")}
-            rows = Rows(state["item"], state["item"].float(), state["item"] > 0)
+            rows = Interactions(state["item"], state["item"].float(), state["item"] > 0)
             trusted = trust(kind, (gate[0], gate[1]), state["size"].float())[:, None]
             vectors, queries = (
                 [*vectors, table["items"]],
@@ -262,7 +264,7 @@ def measure(bundle: Path, grow: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _served(case: str, recommender: Recommender, known: Sequence[Known]) -> list[dict[str, Any]]:
+def _served(case: str, recommender: Recommender, known: Sequence[EncodedEntity]) -> list[dict[str, Any]]:
     """The steps of an answer as `Recommender` takes them."""
     taken: dict[str, list[float]] = {"adapt": [], "score all": [], "take ten": []}
     for one in known:
@@ -278,7 +280,9 @@ def _served(case: str, recommender: Recommender, known: Sequence[Known]) -> list
     return [_row(case, f"as served: {name}", statistics.median(ms), "ms") for name, ms in taken.items()]
 
 
-def _over_http(case: str, bundle: Bundle, known: Sequence[Known], names: Callable[[int], str]) -> list[dict[str, Any]]:
+def _over_http(
+    case: str, bundle: Bundle, known: Sequence[EncodedEntity], names: Callable[[int], str]
+) -> list[dict[str, Any]]:
     """A server of the model: from its start to an answer, what it holds, what a newcomer whom nobody knows waits."""
     taken = []
     with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ from api.handlers.response_encoding import pack, ranked
 from benchmarks.caller import Tally, call, post
 from benchmarks.town import EVENTS, ITEMS, api_server, bare_server, flagship, install, redis_server
 from recsys_meta.core.types import State
-from recsys_meta.inference.recommender import Interaction, Known, Newcomer, Recommender
+from recsys_meta.inference.recommender import EncodedEntity, EntityRequest, Interaction, Recommender
 from recsys_meta.models.bundle import Bundle, load_bundle
 from recsys_meta.store.cache.keys import list_key, name_of, owner_key, seal, state_key
 from recsys_meta.store.cache.redis_cache import PREFIX
@@ -70,7 +70,7 @@ def fill(url: str, recommender: Recommender, chosen: list[list[str]], listed: bo
     with redis.Redis.from_url(url) as client:
         for start in range(0, len(chosen), 500):
             knowns = [
-                recommender.know(Newcomer(events=[Interaction(i) for i in s])) for s in chosen[start : start + 500]
+                recommender.know(EntityRequest(events=[Interaction(i) for i in s])) for s in chosen[start : start + 500]
             ]
             states = recommender.adapt(knowns)
             pipe = client.pipeline(transaction=False)
@@ -86,7 +86,7 @@ def fill(url: str, recommender: Recommender, chosen: list[list[str]], listed: bo
             pipe.execute()
 
 
-def answered(recommender: Recommender, known: Known, state: State) -> bytes:
+def answered(recommender: Recommender, known: EncodedEntity, state: State) -> bytes:
     """A list as a server keeps it."""
     items = recommender.top(recommender.answer(state), 10, exclude=known.seen)
     rest = {"support_size": EVENTS, "unknown_items": [], "items": ranked(items), "next": None}
@@ -95,7 +95,9 @@ def answered(recommender: Recommender, known: Known, state: State) -> bytes:
 
 def entity_bytes(url: str, recommender: Recommender) -> dict[str, int]:
     """What Redis says that one entity takes: its state and its word, with their names."""
-    known = recommender.know(Newcomer(events=[Interaction(f"i{n}") for n in range(0, ITEMS, ITEMS // EVENTS)][:EVENTS]))
+    known = recommender.know(
+        EntityRequest(events=[Interaction(f"i{n}") for n in range(0, ITEMS, ITEMS // EVENTS)][:EVENTS])
+    )
     raw = recommender.dump(recommender.adapt([known]))
     kind = recommender.bundle.schema.kind
     key, owner = state_key(recommender.version, kind, "someone", known.digest), owner_key(kind, "someone")

@@ -8,7 +8,7 @@ from fastapi import Depends, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from api.container import House
+from api.container import AppContainer
 from api.http.authorization import HEADER, Scope, admit
 from api.schemas.requests import EntityId, Kind, ModelName
 from recsys_meta.store.database.keyset_pagination import MOST
@@ -16,8 +16,8 @@ from recsys_meta.store.database.keyset_pagination import MOST
 Body = TypeVar("Body", bound=BaseModel)
 
 
-async def _house(request: Request) -> House:
-    return cast(House, request.app.state.house)
+async def _house(request: Request) -> AppContainer:
+    return cast(AppContainer, request.app.state.house)
 
 
 def request_id(request: Request) -> str:
@@ -25,12 +25,12 @@ def request_id(request: Request) -> str:
     return str(request.scope["state"]["request_id"])
 
 
-async def enter(request: Request, scope: Scope, model: type[Body]) -> tuple[House, Body, bytes]:
+async def enter(request: Request, scope: Scope, model: type[Body]) -> tuple[AppContainer, Body, bytes]:
     """Admit a caller and read its body, also as it was sent. Hot routes call this in place of FastAPI's dependencies,
     which cost more than the whole answer from a cache. Raises Problem and RequestValidationError, as those do."""
     admit(request.app.state.keys, request.scope, request.headers.get(HEADER), scope)
     raw = await request.body()
-    return cast(House, request.app.state.house), _read(model, request, raw), raw
+    return cast(AppContainer, request.app.state.house), _read(model, request, raw), raw
 
 
 def _read(model: type[Body], request: Request, raw: bytes) -> Body:
@@ -52,7 +52,7 @@ def takes(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-AHouse = Annotated[House, Depends(_house)]
+AHouse = Annotated[AppContainer, Depends(_house)]
 KindPath = Annotated[Kind, Path(description="kind of newcomer: user, ad, city ...")]
 IdPath = Annotated[EntityId, Path(description="the entity's id; slashes may stand in it")]
 ModelPath = Annotated[ModelName, Path(description="the model's name")]

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from api.inference.model_registry import Registry, Served
+from api.inference.model_registry import LoadedModel, ModelRegistry
 from api.schemas.requests import Event
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import explain
 from recsys_meta.inference.requests.stored_events import content_id, happened
 from recsys_meta.inference.requests.support_reader import fits, labels_of
-from recsys_meta.store.database.base import Event as EventRow
+from recsys_meta.store.database.base import EventRecord as EventRow
 from recsys_meta.store.database.bulk_insert import in_chunks
 from recsys_meta.store.entities import events as store
 from recsys_meta.store.entities.events import NewEvent, Outcome
@@ -27,12 +27,12 @@ AHEAD_S = 300.0
 """How far the sender's clock may be ahead, seconds."""
 
 
-class Refused(Exception):
+class EventRejected(Exception):
     """Why an event is not stored."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class ValidEvent:
     """An event fit to be stored. `timed` is False where the sender gave no time."""
 
     index: int
@@ -40,7 +40,7 @@ class Judged:
     timed: bool
 
 
-def judge(raw: Sequence[Any], registry: Registry) -> tuple[list[Judged], list[dict[str, Any]]]:
+def judge(raw: Sequence[Any], registry: ModelRegistry) -> tuple[list[ValidEvent], list[dict[str, Any]]]:
     """Events fit to be stored, and the refusals of the others."""
     now, judged, refused = time.time(), [], []
     for index, one in enumerate(raw):
@@ -49,12 +49,12 @@ def judge(raw: Sequence[Any], registry: Registry) -> tuple[list[Judged], list[di
             judged.append(_judge(index, event, registry, now))
         except ValidationError as error:
             refused.append(refusal(index, one, explain(error)))
-        except Refused as error:
+        except EventRejected as error:
             refused.append(refusal(index, one, str(error)))
     return judged, refused
 
 
-def save(session: Session, judged: Sequence[Judged]) -> list[Outcome]:
+def save(session: Session, judged: Sequence[ValidEvent]) -> list[Outcome]:
     """Store events, one outcome for each. One without a time takes that under which it was stored before."""
     return store.insert(session, [j.event for j in _with_first_times(session, judged)])
 
@@ -68,11 +68,11 @@ def refusal(index: int, one: Any, reason: str) -> dict[str, Any]:
     return {"index": index, "event_id": shown, "reason": reason.encode(errors="replace").decode()[:500]}
 
 
-def _judge(index: int, event: Event, registry: Registry, now: float) -> Judged:
+def _judge(index: int, event: Event, registry: ModelRegistry, now: float) -> ValidEvent:
     kind = event.kind or _only_kind(registry)
     at = event.time
     if at is not None and at > now + AHEAD_S:
-        raise Refused(f"time: lies {at - now:.0f} s in the future")
+        raise EventRejected(f"time: lies {at - now:.0f} s in the future")
     models = registry.of_kind(kind)
     label = _label(event.label, models)
     context = {k: v for k, v in (event.context or {}).items() if v is not None} or None
@@ -80,46 +80,46 @@ def _judge(index: int, event: Event, registry: Registry, now: float) -> Judged:
         _check(context, models)
     event_id = event.event_id or content_id(kind, event.entity, event.item, label, at, context)
     moment = datetime.fromtimestamp(now if at is None else at, UTC)
-    return Judged(index, NewEvent(kind, event_id, event.entity, event.item, label, moment, context), at is not None)
+    return ValidEvent(index, NewEvent(kind, event_id, event.entity, event.item, label, moment, context), at is not None)
 
 
-def _only_kind(registry: Registry) -> str:
+def _only_kind(registry: ModelRegistry) -> str:
     kinds = sorted({served.kind for served in registry.live.values()})
     if len(kinds) != 1:
-        raise Refused(f"kind: is needed; models in service are for {', '.join(kinds) or 'no kind yet'}")
+        raise EventRejected(f"kind: is needed; models in service are for {', '.join(kinds) or 'no kind yet'}")
     return kinds[0]
 
 
-def _label(label: float | None, models: Sequence[Served]) -> float:
+def _label(label: float | None, models: Sequence[LoadedModel]) -> float:
     """The label to store; it must mean something to one model of the kind, where there is any."""
     schemas = [served.recommender.bundle.schema for served in models]
     if label is not None:
         if schemas and not any(fits(schema, label) for schema in schemas):
-            raise Refused(f"label: {label} is not {labels_of(schemas[0])}")
+            raise EventRejected(f"label: {label} is not {labels_of(schemas[0])}")
         return label
     if not schemas:
         return 1.0
     told = [happened(schema) for schema in schemas if schema.objective in ("ranking", "choice")]
     if not told:
-        raise Refused("label: is needed; the model predicts " + schemas[0].objective + "s")
+        raise EventRejected("label: is needed; the model predicts " + schemas[0].objective + "s")
     return told[0]
 
 
-def _check(context: dict[str, Any], models: Sequence[Served]) -> None:
+def _check(context: dict[str, Any], models: Sequence[LoadedModel]) -> None:
     """Refuse a word that no model of the kind can read."""
     for name, value in context.items():
         complaints = [why for m in models if (why := _complaint(m, {name: value})) is not None]
         if len(complaints) == len(models):
             known = sorted({n for m in models for n in m.recommender.fields.names})
             unknown = name not in known
-            raise Refused(
+            raise EventRejected(
                 f"context: no model has a field '{name}'; known: {', '.join(known) or 'none'}"
                 if unknown
                 else f"context: {complaints[0]}"
             )
 
 
-def _complaint(served: Served, context: dict[str, Any]) -> str | None:
+def _complaint(served: LoadedModel, context: dict[str, Any]) -> str | None:
     try:
         served.recommender.check(context)
     except DataError as error:
@@ -127,7 +127,7 @@ def _complaint(served: Served, context: dict[str, Any]) -> str | None:
     return None
 
 
-def _with_first_times(session: Session, judged: Sequence[Judged]) -> list[Judged]:
+def _with_first_times(session: Session, judged: Sequence[ValidEvent]) -> list[ValidEvent]:
     keys = [(j.event.kind, j.event.event_id) for j in judged if not j.timed]
     first: dict[tuple[str, str], datetime] = {}
     for chunk in in_chunks(keys):

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 import torch
 
-from api.handlers.request_lifecycle import Call
-from api.inference.entity_context import Subject
-from api.inference.state_resolver import Outcome
+from api.handlers.request_lifecycle import RequestContext
+from api.inference.entity_context import EntityContext
+from api.inference.state_resolver import StateResolution
 from api.telemetry.adaptation_diagnostics import ANONYMOUS
-from recsys_meta.core.types import Rows
+from recsys_meta.core.types import Interactions
 from recsys_meta.inference.ranking.thompson_sampling import draw, propensity
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.store.entities.explorations import NewExploration
 
 
 @dataclass(frozen=True)
-class Exploring:
+class ExplorationResult:
     """What entities are ordered by (None: the model failed for it), and how likely the first was to be first."""
 
     order: list[float | None]
@@ -34,15 +34,17 @@ class Exploring:
 
 
 async def explore(
-    recommender: Recommender, outcomes: Sequence[Outcome], rows: Rows, seed: int | None
-) -> Exploring | None:
+    recommender: Recommender, outcomes: Sequence[StateResolution], rows: Interactions, seed: int | None
+) -> ExplorationResult | None:
     """Draw a score for each entity; None where the model failed for all of them."""
     seed = secrets.randbits(53) if seed is None else seed
     # For 200 entities the integral takes some milliseconds, which others should not wait for.
     return await asyncio.to_thread(_explore, recommender, outcomes, rows, seed)
 
 
-def _explore(recommender: Recommender, outcomes: Sequence[Outcome], rows: Rows, seed: int) -> Exploring | None:
+def _explore(
+    recommender: Recommender, outcomes: Sequence[StateResolution], rows: Interactions, seed: int
+) -> ExplorationResult | None:
     able = [i for i, outcome in enumerate(outcomes) if not outcome.broken]
     if not able:
         return None
@@ -52,17 +54,17 @@ def _explore(recommender: Recommender, outcomes: Sequence[Outcome], rows: Rows, 
     order: list[float | None] = [None] * len(outcomes)
     for i, value in zip(able, drawn.tolist(), strict=True):
         order[i] = value
-    return Exploring(order, seed, propensity(int(drawn.argmax()), mean, spread))
+    return ExplorationResult(order, seed, propensity(int(drawn.argmax()), mean, spread))
 
 
-def _spread(recommender: Recommender, outcome: Outcome, rows: Rows) -> torch.Tensor:
+def _spread(recommender: Recommender, outcome: StateResolution, rows: Interactions) -> torch.Tensor:
     assert outcome.state is not None
     spread = recommender.spread(outcome.state, rows)
     assert spread is not None  # the caller asks only models that know
     return spread[0, 0]
 
 
-def log_row(call: Call, first: Subject, item: str, explored: Exploring) -> NewExploration:
+def log_row(call: RequestContext, first: EntityContext, item: str, explored: ExplorationResult) -> NewExploration:
     """What the table of explorations is told: without it nobody could say later what the alternatives were worth."""
     return NewExploration(
         request_id=call.request_id,

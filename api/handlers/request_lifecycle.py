@@ -9,34 +9,34 @@ from typing import NamedTuple
 
 from fastapi import Request, Response
 
-from api.container import House
+from api.container import AppContainer
 from api.handlers.dependencies import request_id
 from api.handlers.response_encoding import joined
-from api.http.problem_details import Problem
-from api.inference.entity_context import Subject, find_subject
-from api.inference.model_registry import Served
-from api.inference.state_resolver import Outcome, Source
+from api.http.problem_details import ProblemError
+from api.inference.entity_context import EntityContext, find_subject
+from api.inference.model_registry import LoadedModel
+from api.inference.state_resolver import Source, StateResolution
 from api.schemas.requests import Newcomer
-from api.telemetry.adaptation_diagnostics import ANONYMOUS, Done
+from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest
 from recsys_meta.core.errors import NotFoundError
-from recsys_meta.inference.recommender import Known
+from recsys_meta.inference.recommender import EncodedEntity
 from recsys_meta.store.entities.adaptations import ServedBy
 
 
-class Call(NamedTuple):
+class RequestContext(NamedTuple):
     """One request, from its start to its end with one model and one reading of what is stored."""
 
-    house: House
+    house: AppContainer
     request_id: str
-    served: Served
-    subject: Subject
+    served: LoadedModel
+    subject: EntityContext
     at: datetime
     began: float
 
 
 async def begin(
-    model: str | None, entity: Newcomer, request: Request, house: House, version: str | None = None
-) -> Call:
+    model: str | None, entity: Newcomer, request: Request, house: AppContainer, version: str | None = None
+) -> RequestContext:
     """Find the model, of the version of a cursor where there is one, and what is stored of the entity. Raises
     Problem."""
     at, began = datetime.now(UTC), time.perf_counter()
@@ -49,18 +49,20 @@ async def begin(
         if version is not None and version != served.version:
             served = await _of_cursor(house, served.name, version, entity)
     subject = await find_subject(house.profiles, served, entity)
-    return Call(house, request_id(request), served, subject, at, began)
+    return RequestContext(house, request_id(request), served, subject, at, began)
 
 
-async def _of_cursor(house: House, name: str, version: str, entity: Newcomer) -> Served:
+async def _of_cursor(house: AppContainer, name: str, version: str, entity: Newcomer) -> LoadedModel:
     """The version that answered the first page. Raises Problem."""
     try:
         return await house.registry.resolve(f"{name}@{version}", entity.kind)
     except NotFoundError:  # what is wrong with the request is its cursor
-        raise Problem(422, f"This cursor belongs to no version that model '{name}' has") from None
+        raise ProblemError(422, f"This cursor belongs to no version that model '{name}' has") from None
 
 
-def climbed(call: Call, known: Known, outcome: Outcome, rest: bytes, size: int | None = None) -> Response:
+def climbed(
+    call: RequestContext, known: EncodedEntity, outcome: StateResolution, rest: bytes, size: int | None = None
+) -> Response:
     """The answer after the ladder, with what is to be diagnosed when it has left. `size` is of the support that was
     answered for, where that is an older one."""
     size = len(known.items) if size is None else size
@@ -73,7 +75,7 @@ def climbed(call: Call, known: Known, outcome: Outcome, rest: bytes, size: int |
     return end(call, by, outcome.source, size, rest, missing, known, outcome)
 
 
-def served_by(size: int, outcome: Outcome) -> ServedBy:
+def served_by(size: int, outcome: StateResolution) -> ServedBy:
     """Which step of the ladder answered for a support of so many events."""
     if outcome.broken:
         return "popular"
@@ -83,14 +85,14 @@ def served_by(size: int, outcome: Outcome) -> ServedBy:
 
 
 def end(
-    call: Call,
+    call: RequestContext,
     by: ServedBy,
     source: Source,
     size: int,
     rest: bytes,
     missing: list[str],
-    known: Known | None = None,
-    outcome: Outcome | None = None,
+    known: EncodedEntity | None = None,
+    outcome: StateResolution | None = None,
 ) -> Response:
     """Answer, and leave a row for the table of adaptations."""
     call.house.metrics.answered(call.served.name, by, source)
@@ -99,10 +101,15 @@ def end(
 
 
 def note(
-    call: Call, subject: Subject, by: ServedBy, size: int, known: Known | None = None, outcome: Outcome | None = None
+    call: RequestContext,
+    subject: EntityContext,
+    by: ServedBy,
+    size: int,
+    known: EncodedEntity | None = None,
+    outcome: StateResolution | None = None,
 ) -> None:
     """Leave a row about a newcomer when the answer is on its way."""
-    done = Done(
+    done = AnsweredRequest(
         recommender=call.served.recommender,
         kind=subject.kind,
         entity=subject.entity or ANONYMOUS,

@@ -9,16 +9,16 @@ from typing import Any
 import orjson
 from fastapi import Response
 
-from api.inference.model_registry import Served
-from recsys_meta.inference.insight.explanations import Why
-from recsys_meta.inference.recommender import Scored
+from api.inference.model_registry import LoadedModel
+from recsys_meta.inference.insight.explanations import ItemExplanation
+from recsys_meta.inference.recommender import ScoredItem
 
 JSON = "application/json"
 _OPTIONS = orjson.OPT_UTC_Z
 _KEPT = struct.Struct(">?I")  # prior, size of the support
 
 
-class Hot(Response):
+class RawJsonResponse(Response):
     """A good answer with its headers as bytes: to read them from a mapping takes as long as all the rest of it."""
 
     def __init__(self, body: bytes, cache: str) -> None:
@@ -32,7 +32,7 @@ def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = N
     return Response(orjson.dumps(content, option=_OPTIONS), status, headers, JSON)
 
 
-def ranked(items: Sequence[Scored], whys: Sequence[Why] = ()) -> list[dict[str, Any]]:
+def ranked(items: Sequence[ScoredItem], whys: Sequence[ItemExplanation] = ()) -> list[dict[str, Any]]:
     """A list in the form of the answer, with reasons where there are any."""
     rows: list[dict[str, Any]] = [
         {"rank": rank, "item": s.item, "score": s.score, "title": s.title} for rank, s in enumerate(items, 1)
@@ -43,7 +43,7 @@ def ranked(items: Sequence[Scored], whys: Sequence[Why] = ()) -> list[dict[str, 
 
 
 def joined(
-    request_id: str, served: Served, served_by: str, missing: Sequence[str], rest: bytes, cache: str
+    request_id: str, served: LoadedModel, served_by: str, missing: Sequence[str], rest: bytes, cache: str
 ) -> Response:
     """What differs from request to request, in front of what does not (`rest`, a JSON object)."""
     head = orjson.dumps(
@@ -56,7 +56,7 @@ def joined(
             "missing": missing,
         }
     )
-    return Hot(head[:-1] + b"," + rest[1:], cache)
+    return RawJsonResponse(head[:-1] + b"," + rest[1:], cache)
 
 
 def pack(prior: bool, support_size: int, rest: bytes) -> bytes:

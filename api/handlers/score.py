@@ -14,25 +14,25 @@ import orjson
 import torch
 from fastapi import Request, Response
 
-from api.container import House
+from api.container import AppContainer
 from api.handlers.dependencies import request_id
-from api.handlers.exploration import Exploring, explore, log_row
-from api.handlers.request_lifecycle import Call, begin, climbed, note, served_by
+from api.handlers.exploration import ExplorationResult, explore, log_row
+from api.handlers.request_lifecycle import RequestContext, begin, climbed, note, served_by
 from api.handlers.response_encoding import joined
-from api.http.problem_details import Problem
-from api.inference.entity_context import Subject, find_subject, know
-from api.inference.state_resolver import Outcome
+from api.http.problem_details import ProblemError
+from api.inference.entity_context import EntityContext, find_subject, know
+from api.inference.state_resolver import StateResolution
 from api.schemas.requests import Member, Newcomer, ScoreRequest
-from recsys_meta.core.types import FIRST, Rows, State
-from recsys_meta.inference.recommender import Known, Recommender
-from recsys_meta.inference.requests.entity import Words
-from recsys_meta.models.protocols import Unsure
+from recsys_meta.core.types import FIRST, Interactions, State
+from recsys_meta.inference.recommender import EncodedEntity, Recommender
+from recsys_meta.inference.requests.entity import RawFeatures
+from recsys_meta.models.protocols import UncertainPredictor
 
 WIDTH = 1.96
 """Standard deviations on each side of a 95% interval."""
 
 
-async def score_rows(request: Request, house: House, body: ScoreRequest) -> Response:
+async def score_rows(request: Request, house: AppContainer, body: ScoreRequest) -> Response:
     """Rows for one newcomer."""
     call = await begin(body.model, body.entity, request, house)
     known = know(call.served, call.subject, body.entity, body.events)
@@ -40,7 +40,7 @@ async def score_rows(request: Request, house: House, body: ScoreRequest) -> Resp
     clicks = recommender.bundle.schema.objective == "click"
     if not body.rows and not clicks:
         return await _score_items(call, known, body.items)
-    asked: list[tuple[str, Words]] = [(item, {}) for item in body.items] + [
+    asked: list[tuple[str, RawFeatures]] = [(item, {}) for item in body.items] + [
         (row.item, row.context) for row in body.rows
     ]
     rows = recommender.rows(known, asked)
@@ -56,7 +56,7 @@ async def score_rows(request: Request, house: House, body: ScoreRequest) -> Resp
     return climbed(call, known, outcome, _packed(call, known, _lacking((i for i, _ in asked), ids), {"scores": scores}))
 
 
-async def _score_items(call: Call, known: Known, items: list[str]) -> Response:
+async def _score_items(call: RequestContext, known: EncodedEntity, items: list[str]) -> Response:
     """Plain items, out of the scores of the whole catalogue."""
     outcome = await call.house.ladder.climb(call.served, known, call.subject)
     recommender = call.served.recommender
@@ -69,7 +69,7 @@ async def _score_items(call: Call, known: Known, items: list[str]) -> Response:
     return climbed(call, known, outcome, _packed(call, known, _lacking(items, places), {"scores": scores}))
 
 
-async def rank_entities(request: Request, house: House, body: ScoreRequest) -> Response:
+async def rank_entities(request: Request, house: AppContainer, body: ScoreRequest) -> Response:
     """Newcomers for one row, best first; all meet the same model."""
     assert body.row is not None
     at, began = datetime.now(UTC), time.perf_counter()
@@ -78,25 +78,25 @@ async def rank_entities(request: Request, house: House, body: ScoreRequest) -> R
     subjects = await asyncio.gather(*(find_subject(house.profiles, served, one) for one in who))
     known = [know(served, s, one, m.events) for s, one, m in zip(subjects, who, body.entities, strict=True)]
     recommender = served.recommender
-    if body.explore is not None and not isinstance(recommender.bundle.predictor, Unsure):
-        raise Problem(422, "This model does not know how sure it is, so there is nothing to explore by")
+    if body.explore is not None and not isinstance(recommender.bundle.predictor, UncertainPredictor):
+        raise ProblemError(422, "This model does not know how sure it is, so there is nothing to explore by")
     if recommender.bundle.schema.home is not None:
-        raise Problem(422, "This model's entities have items of their own: they cannot be compared on one row")
+        raise ProblemError(422, "This model's entities have items of their own: they cannot be compared on one row")
     rows = recommender.rows(known[0], [(body.row.item, body.row.context)])
     pairs = list(zip(known, subjects, strict=True))
     outcomes = await house.ladder.climb_all(served, pairs, partial(_judge, rows))
-    call = Call(house, request_id(request), served, Subject(served.kind), at, began)
+    call = RequestContext(house, request_id(request), served, EntityContext(served.kind), at, began)
     found = None if body.explore is None else await explore(recommender, outcomes, rows, body.explore.seed)
     return _ranked(call, body, rows, pairs, outcomes, found)
 
 
 def _ranked(
-    call: Call,
+    call: RequestContext,
     body: ScoreRequest,
-    rows: Rows,
-    pairs: list[tuple[Known, Subject]],
-    outcomes: list[Outcome],
-    explored: Exploring | None,
+    rows: Interactions,
+    pairs: list[tuple[EncodedEntity, EntityContext]],
+    outcomes: list[StateResolution],
+    explored: ExplorationResult | None,
 ) -> Response:
     recommender, members = call.served.recommender, body.entities
     clicks = recommender.bundle.schema.objective == "click"
@@ -138,7 +138,7 @@ def _ranked(
     return joined(call.request_id, call.served, by, missing, orjson.dumps(rest), source)
 
 
-def _member(index: int, member: Member, known: Known, by: str) -> dict[str, Any]:
+def _member(index: int, member: Member, known: EncodedEntity, by: str) -> dict[str, Any]:
     return {"index": index, "id": member.id, "support_size": len(known.items), "served_by": by}
 
 
@@ -147,7 +147,9 @@ def _lacking(items: Iterable[str], ids: Iterable[int]) -> set[str]:
     return {item for item, i in zip(items, ids, strict=True) if i < FIRST}
 
 
-def judgements(recommender: Recommender, outcome: Outcome, rows: Rows, clicks: bool) -> list[dict[str, Any]]:
+def judgements(
+    recommender: Recommender, outcome: StateResolution, rows: Interactions, clicks: bool
+) -> list[dict[str, Any]]:
     """Scores of rows and, of clicks, probabilities with their intervals; None where the model failed."""
     if (state := outcome.state) is None:
         return [{"score": None}] * rows.item.shape[1]
@@ -164,11 +166,11 @@ def judgements(recommender: Recommender, outcome: Outcome, rows: Rows, clicks: b
     ]
 
 
-def _judge(rows: Rows, recommender: Recommender, state: State) -> torch.Tensor:
+def _judge(rows: Interactions, recommender: Recommender, state: State) -> torch.Tensor:
     return recommender.judge(state, rows)[0]
 
 
-def _packed(call: Call, known: Known, lacking: set[str], rest: dict[str, Any]) -> bytes:
+def _packed(call: RequestContext, known: EncodedEntity, lacking: set[str], rest: dict[str, Any]) -> bytes:
     return orjson.dumps(
         {
             "support_size": len(known.items),

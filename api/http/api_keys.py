@@ -13,7 +13,7 @@ from typing import Any
 from recsys_meta.core.atomic_io import seal, unseal, write_file
 from recsys_meta.store.access.api_keys import SCOPES, digest
 from recsys_meta.store.config_entries import read_keys
-from recsys_meta.store.database.base import ApiKey
+from recsys_meta.store.database.base import ApiKeyRecord
 
 ALL: frozenset[str] = frozenset(SCOPES)
 
@@ -21,7 +21,7 @@ _NOTED_S = 600.0  # how often what was read is noted again though it is the same
 
 
 @dataclass(frozen=True)
-class Key:
+class ApiKey:
     """What a key is good for. `id` and `actor` name it, in counters and for people; `expires` is seconds since 1970."""
 
     id: str
@@ -30,7 +30,7 @@ class Key:
     expires: float = math.inf
 
 
-class Keyring:
+class ApiKeyStore:
     """Keys by digest; the keys themselves are not kept.
 
     A lookup is that of a dict: what its time could give away is a digest, from which no key follows. What the
@@ -40,14 +40,14 @@ class Keyring:
 
     def __init__(
         self,
-        fixed: Mapping[str, Key] | None = None,
+        fixed: Mapping[str, ApiKey] | None = None,
         *,
         notes: Path | None = None,
         trusted: float = 24 * 3600.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._fixed, self._notes, self._trusted, self._clock = dict(fixed or {}), notes, trusted, clock
-        self._stored: Mapping[str, Key] = MappingProxyType({})
+        self._stored: Mapping[str, ApiKey] = MappingProxyType({})
         self._read = self._noted = -math.inf
         self.away = "the database was not asked yet"
 
@@ -71,7 +71,7 @@ class Keyring:
         """Whether there is any key."""
         return bool(self._fixed or self._stored)
 
-    def find(self, text: str) -> Key | None:
+    def find(self, text: str) -> ApiKey | None:
         """The key, None for one that is not ours, has ended, or can no longer be trusted."""
         name = digest(text)
         found = self._fixed.get(name)
@@ -79,7 +79,7 @@ class Keyring:
             found = self._stored.get(name)
         return found if found is not None and self._clock() < found.expires else None
 
-    def take(self, rows: Sequence[ApiKey]) -> bool:
+    def take(self, rows: Sequence[ApiKeyRecord]) -> bool:
         """Replace the database's keys by those it has now, in one assignment; answers whether they are others."""
         before, self._stored = self._stored, MappingProxyType({row.digest: _key(row) for row in rows})
         self._read = self._clock()
@@ -107,30 +107,30 @@ class Keyring:
             self._stored, self._read = MappingProxyType(stored), read
 
 
-def parse_keys(entries: Iterable[str]) -> dict[str, Key]:
+def parse_keys(entries: Iterable[str]) -> dict[str, ApiKey]:
     """Keys from `key`, `key:read`, `key:read+write` or `key:admin`; admin includes the other two.
 
     Raises ConfigError for an unknown scope or an empty key, without repeating the key.
     """
     return {
-        digest(text): Key(f"environment-{number}", f"environment key {number}", _whole(scopes))
+        digest(text): ApiKey(f"environment-{number}", f"environment key {number}", _whole(scopes))
         for number, (text, scopes) in enumerate(read_keys(entries), 1)
     }
 
 
-def _key(row: ApiKey) -> Key:
+def _key(row: ApiKeyRecord) -> ApiKey:
     expires = math.inf if row.expires is None else row.expires.timestamp()
-    return Key(row.id, f"{row.name} ({row.id})", _whole(row.scopes.split("+")), expires)
+    return ApiKey(row.id, f"{row.name} ({row.id})", _whole(row.scopes.split("+")), expires)
 
 
-def _note(name: str, key: Key) -> dict[str, Any]:
+def _note(name: str, key: ApiKey) -> dict[str, Any]:
     expires = None if key.expires == math.inf else key.expires  # JSON has no infinity
     return {"digest": name, "id": key.id, "actor": key.actor, "scopes": sorted(key.scopes), "expires": expires}
 
 
-def _noted(found: Mapping[str, Any]) -> Key:
+def _noted(found: Mapping[str, Any]) -> ApiKey:
     expires = math.inf if found["expires"] is None else float(found["expires"])
-    return Key(str(found["id"]), str(found["actor"]), frozenset(found["scopes"]), expires)
+    return ApiKey(str(found["id"]), str(found["actor"]), frozenset(found["scopes"]), expires)
 
 
 def _whole(scopes: Iterable[str]) -> frozenset[str]:

@@ -11,8 +11,8 @@ from fastapi import Request, Security
 from fastapi.security import APIKeyHeader
 from sqlalchemy.orm import Session
 
-from api.http.api_keys import ALL, Keyring
-from api.http.problem_details import Problem, unavailable
+from api.http.api_keys import ALL, ApiKeyStore
+from api.http.problem_details import ProblemError, unavailable
 from recsys_meta.store.access import audit_log as audit
 
 Scope = Literal["read", "write", "admin"]
@@ -37,11 +37,11 @@ def require(scope: Scope) -> Any:
     return Security(check)
 
 
-def admit(keys: Keyring, scope: Mapping[str, Any], key: str | None, wanted: str) -> Scopes:
+def admit(keys: ApiKeyStore, scope: Mapping[str, Any], key: str | None, wanted: str) -> Scopes:
     """Scopes of the caller, whom the request then knows by name. Raises Problem 401, 403 or 503."""
     if keys.empty:
         if not _is_local(scope):
-            raise Problem(
+            raise ProblemError(
                 403, "There is no API key, so only this machine is served; make one with `recsys-meta keys create`"
             )
         return ALL
@@ -50,10 +50,10 @@ def admit(keys: Keyring, scope: Mapping[str, Any], key: str | None, wanted: str)
         if not keys.current and (key or not keys.demanded):
             # It may be one that the database knows; and where nothing is known of keys, nobody may do without.
             raise unavailable(f"The key cannot be checked: {keys.away}")
-        raise Problem(401, f"A valid key is needed in the header {HEADER}", headers={"www-authenticate": "ApiKey"})
+        raise ProblemError(401, f"A valid key is needed in the header {HEADER}", headers={"www-authenticate": "ApiKey"})
     _name(scope, found.actor)
     if wanted not in found.scopes:
-        raise Problem(403, f"This key lacks the scope '{wanted}'")
+        raise ProblemError(403, f"This key lacks the scope '{wanted}'")
     return found.scopes
 
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.http import problem_details as problems
 
 
-class Express:
+class FastPathMiddleware:
     """ASGI middleware. `routes`: those of a router whose endpoints want nothing but the request."""
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:

@@ -38,7 +38,7 @@ _STATUS: Sequence[tuple[type[RecsysMetaError], int]] = (
 )
 
 
-class Problem(Exception):
+class ProblemError(Exception):
     """An answer other than success. `detail` is shown to the client."""
 
     def __init__(
@@ -54,28 +54,28 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
-def unavailable(detail: str) -> Problem:
+def unavailable(detail: str) -> ProblemError:
     """A 503 that says when to come back."""
-    return Problem(503, detail, headers={"retry-after": str(RETRY_S)})
+    return ProblemError(503, detail, headers={"retry-after": str(RETRY_S)})
 
 
-def of(error: RecsysMetaError) -> Problem:
+def of(error: RecsysMetaError) -> ProblemError:
     """The problem that one of our errors is."""
     status = next((s for kind, s in _STATUS if isinstance(error, kind)), 500)
     if status == 500:
-        return Problem(500, "The server failed; its log has the reason under this request id")
+        return ProblemError(500, "The server failed; its log has the reason under this request id")
     if status == 503:
         return unavailable(str(error))
-    return Problem(status, str(error))
+    return ProblemError(status, str(error))
 
 
-def plain(problem: Problem) -> dict[str, Any]:
+def plain(problem: ProblemError) -> dict[str, Any]:
     """The document of a problem, without what belongs to a request: there may be none yet."""
     status, title = problem.status, HTTPStatus(problem.status).phrase
     return {"type": "about:blank", "title": title, "status": status, "detail": problem.detail}
 
 
-def render(problem: Problem, request_id: str, path: str) -> Response:
+def render(problem: ProblemError, request_id: str, path: str) -> Response:
     """The document of a problem. `instance` is the path that was asked for."""
     # Half a surrogate pair, as a strange path may hold, has no UTF-8: show it replaced.
     document = {**plain(problem), "instance": path.encode(errors="replace").decode(), "request_id": request_id}
@@ -94,11 +94,11 @@ def answer(scope: Scope, error: Exception) -> Response | None:
         ours = error.status_code == 413  # the framework's own words are for its own users
         detail = error.detail if ours else _SAID.get(error.status_code, error.detail)
         headers = _allow(scope, error) if error.status_code == 405 else error.headers
-        problem = Problem(error.status_code, detail, headers=headers)
+        problem = ProblemError(error.status_code, detail, headers=headers)
     elif isinstance(error, ClientDisconnect):
         # Nobody reads this; what counts it and what logs it shall see no failure of ours.
-        problem = Problem(400, "The body did not arrive whole")
-    elif isinstance(error, Problem):
+        problem = ProblemError(400, "The body did not arrive whole")
+    elif isinstance(error, ProblemError):
         problem = error
     else:
         return None
@@ -113,7 +113,7 @@ def install(app: FastAPI) -> None:
         assert found is not None
         return found
 
-    for kind in (Problem, RecsysMetaError, HTTPException, RequestValidationError, ClientDisconnect):
+    for kind in (ProblemError, RecsysMetaError, HTTPException, RequestValidationError, ClientDisconnect):
         app.add_exception_handler(kind, handle)
 
 
@@ -137,7 +137,7 @@ def _allow(scope: Scope, error: HTTPException) -> Mapping[str, str] | None:
     return {"allow": ", ".join(sorted(methods))}
 
 
-def _invalid(error: RequestValidationError) -> Problem:
+def _invalid(error: RequestValidationError) -> ProblemError:
     """What pydantic found, as JSON pointers; the values themselves are not repeated."""
     errors = []
     for e in error.errors()[:_MOST_ERRORS]:
@@ -148,7 +148,7 @@ def _invalid(error: RequestValidationError) -> Problem:
         errors.append({"in": place, "pointer": "".join(f"/{_escape(p)}" for p in path), "detail": message})
     first = errors[0]
     where = f"{first['in']}{first['pointer']}"
-    return Problem(422, f"{where}: {first['detail']}", errors=errors)
+    return ProblemError(422, f"{where}: {first['detail']}", errors=errors)
 
 
 def _escape(part: str) -> str:

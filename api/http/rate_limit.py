@@ -23,11 +23,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.http.api_keys import Keyring
+from api.http.api_keys import ApiKeyStore
 from api.http.authorization import HEADER
-from api.http.problem_details import Problem, render
+from api.http.problem_details import ProblemError, render
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.store.cache.circuit_breaker import Breaker
+from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.redis_cache import CLUSTER
 from recsys_meta.store.cache.redis_node import FAILURES
 from recsys_meta.store.config_entries import read_limit
@@ -43,7 +43,7 @@ _HEADER = HEADER.lower().encode()
 
 
 @dataclass
-class _Caller:
+class _CallerWindow:
     """What a caller may still spend here, until when; until when it is refused unasked, and when its time comes."""
 
     left: int = 0
@@ -53,7 +53,7 @@ class _Caller:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Limiter:
+class RateLimiter:
     """Counts callers in a sliding window. Raises ConfigError for a limit that cannot be read."""
 
     def __init__(self, limit: str, redis_url: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,8 +61,8 @@ class Limiter:
         self._portion = max(1, self._item.amount // PORTION)
         self._seconds = float(self._item.get_expiry())
         self._clock = clock
-        self._callers: OrderedDict[str, _Caller] = OrderedDict()
-        self._breaker = Breaker(failures=2, pause=0.5, longest=2.0)
+        self._callers: OrderedDict[str, _CallerWindow] = OrderedDict()
+        self._breaker = CircuitBreaker(failures=2, pause=0.5, longest=2.0)
         self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._storage = None if redis_url is None else _storage(redis_url)
         self._shared = None if self._storage is None else SlidingWindowCounterRateLimiter(self._storage)
@@ -89,7 +89,7 @@ class Limiter:
         if self._storage is not None:
             await self._storage.bridge.get_connection().aclose()  # type: ignore[attr-defined]
 
-    async def _ask(self, who: str, caller: _Caller) -> None:
+    async def _ask(self, who: str, caller: _CallerWindow) -> None:
         caller.left, wait = await self._portions(who)
         now = self._clock()
         caller.until, caller.free = now + self._seconds, now + wait
@@ -113,14 +113,14 @@ class Limiter:
         stats = await window.get_window_stats(self._item, who)
         return 0, max(0.001, stats.reset_time - time.time())
 
-    def _caller(self, who: str) -> _Caller:
+    def _caller(self, who: str) -> _CallerWindow:
         """What is known of a caller; where there are too many, the one not seen longest is forgotten.
 
         To forget a caller is to lose what is left of its portion: it would be refused before its limit is reached.
         """
         found = self._callers.get(who)
         if found is None:
-            found = self._callers[who] = _Caller()
+            found = self._callers[who] = _CallerWindow()
             if len(self._callers) > _MOST_CALLERS:
                 self._callers.popitem(last=False)
         else:
@@ -128,10 +128,10 @@ class Limiter:
         return found
 
 
-class Throttle:
+class RateLimitMiddleware:
     """ASGI middleware: 429 with `Retry-After` for who asks too often. Probes are never refused."""
 
-    def __init__(self, app: ASGIApp, keys: Keyring, limiter: Limiter) -> None:
+    def __init__(self, app: ASGIApp, keys: ApiKeyStore, limiter: RateLimiter) -> None:
         self.app, self.keys, self.limiter = app, keys, limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,13 +139,13 @@ class Throttle:
             wait = await self.limiter.take(identity(self.keys, scope))
             if wait is not None:
                 headers = {"retry-after": str(max(1, math.ceil(wait)))}
-                problem = Problem(429, "Too many requests; Retry-After says when to come back", headers=headers)
+                problem = ProblemError(429, "Too many requests; Retry-After says when to come back", headers=headers)
                 await render(problem, scope["state"]["request_id"], scope["path"])(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
 
-def identity(keys: Keyring, scope: Scope) -> str:
+def identity(keys: ApiKeyStore, scope: Scope) -> str:
     """Who is counted: a key by its public id, else the address (of IPv6 the network of a customer).
 
     A key that is none of ours is counted by address, or guessing keys would be free. Nothing a caller sends becomes

@@ -11,9 +11,9 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.http.problem_details import Problem, render
-from api.telemetry.logging import Lines
-from api.telemetry.metrics import Metrics
+from api.http.problem_details import ProblemError, render
+from api.telemetry.logging import BufferedLogWriter
+from api.telemetry.metrics import ServerMetrics
 
 MOST_BYTES = 1_000_000
 """The largest body that is accepted."""
@@ -25,10 +25,10 @@ _NAMED = ("request_id", "actor", "trace_id")
 _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
-class Gate:
+class RequestContextMiddleware:
     """ASGI middleware. Takes the caller's `X-Request-ID` where it is harmless, else makes one."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log: Any, lines: Lines) -> None:
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics, log: Any, lines: BufferedLogWriter) -> None:
         self.app, self.metrics, self.log, self.lines = app, metrics, log, lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,13 +38,13 @@ class Gate:
         began = time.perf_counter()
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        reply = _Reply(send, request_id)
+        reply = _ResponseHeaders(send, request_id)
         try:
             await self.app(scope, _bounded(scope, receive), reply)
         except Exception:
             self.log.error("request failed", request_id=request_id, exc_info=True)
             if not reply.status:
-                problem = Problem(500, "The server failed; its log has the reason under this request id")
+                problem = ProblemError(500, "The server failed; its log has the reason under this request id")
                 await render(problem, request_id, scope["path"])(scope, receive, reply)
         self._note(scope, reply.status, time.perf_counter() - began)
 
@@ -63,7 +63,7 @@ class Gate:
         )
 
 
-class _Reply:
+class _ResponseHeaders:
     """Adds headers to the answer and remembers its status."""
 
     def __init__(self, send: Send, request_id: str) -> None:

@@ -19,7 +19,7 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _SILENT = frozenset(("/livez", "/readyz", "/metrics"))
 
 
-class Tracing:
+class SpanExporter:
     """Makes spans. `close` sends those that wait, and waits for that five seconds at most."""
 
     def __init__(self, provider: Any) -> None:
@@ -60,7 +60,7 @@ class Tracing:
         self._provider.shutdown()
 
 
-def open_tracing(environment: Mapping[str, str], log: Any) -> Tracing | None:
+def open_tracing(environment: Mapping[str, str], log: Any) -> SpanExporter | None:
     """Tracing where a collector is named; without the packages a line in the log, and none."""
     if not environment.get(ENDPOINT):
         return None
@@ -77,13 +77,13 @@ def open_tracing(environment: Mapping[str, str], log: Any) -> Tracing | None:
     )
     provider = TracerProvider(resource=about)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=5)))
-    return Tracing(provider)
+    return SpanExporter(provider)
 
 
-class Traced:
+class TracingMiddleware:
     """ASGI middleware: a span around each request but those of probes."""
 
-    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
+    def __init__(self, app: ASGIApp, tracing: SpanExporter) -> None:
         self.app, self.tracing = app, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,7 +14,7 @@ import orjson
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from api.http.problem_details import MEDIA_TYPE, Problem, plain
+from api.http.problem_details import MEDIA_TYPE, ProblemError, plain
 
 MOST_HEAD = 64 * 1024
 """The most that may come before a body, or after one, bytes."""
@@ -28,7 +28,7 @@ LINGER_S = 2.0
 _SIGNS = 4  # bytes around a name and a value: a colon, a space, the end of the line
 
 
-class Bounded(HttpToolsProtocol):
+class BoundedHttpProtocol(HttpToolsProtocol):
     """A connection. Refuses (431) headers that are too large, whole or not, (408) what does not arrive in time, and
     (400) what is no HTTP.
 
@@ -147,7 +147,7 @@ def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
     return len(url) + sum(map(len, chain.from_iterable(headers))) + _SIGNS * len(headers)
 
 
-def _answer(problem: Problem) -> bytes:
+def _answer(problem: ProblemError) -> bytes:
     document = orjson.dumps(plain(problem))
     named = {
         "content-type": MEDIA_TYPE,
@@ -160,6 +160,6 @@ def _answer(problem: Problem) -> bytes:
     return STATUS_LINE[problem.status] + lines.encode() + b"\r\n" + document
 
 
-_MALFORMED = _answer(Problem(400, "The request cannot be read as HTTP"))
-_TOO_LARGE = _answer(Problem(431, f"The headers are larger than {MOST_HEAD} bytes"))
-_TOO_LATE = _answer(Problem(408, f"The request did not arrive within {ARRIVAL_S:.0f} seconds"))
+_MALFORMED = _answer(ProblemError(400, "The request cannot be read as HTTP"))
+_TOO_LARGE = _answer(ProblemError(431, f"The headers are larger than {MOST_HEAD} bytes"))
+_TOO_LATE = _answer(ProblemError(408, f"The request did not arrive within {ARRIVAL_S:.0f} seconds"))

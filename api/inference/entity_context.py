@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from api.inference.model_registry import Served
-from api.persistence.profile_cache import Profile, Profiles
+from api.inference.model_registry import LoadedModel
+from api.persistence.profile_cache import EntityProfile, ProfileCache
 from api.schemas.requests import Newcomer as NewcomerBody
 from api.schemas.requests import SupportEvent
-from recsys_meta.inference.recommender import Known, Newcomer
+from recsys_meta.inference.recommender import EncodedEntity, EntityRequest
 from recsys_meta.inference.requests.stored_events import content_id, happened, join
 from recsys_meta.store.cache.keys import owner_key
 
 
-class Subject(NamedTuple):
+class EntityContext(NamedTuple):
     """An entity: `entity` None is anonymous, `profile` None is not known because the database is away."""
 
     kind: str
     entity: str | None = None
-    profile: Profile | None = None
+    profile: EntityProfile | None = None
 
     @property
     def owner(self) -> str | None:
@@ -35,14 +35,16 @@ class Subject(NamedTuple):
         return None if self.profile is None else self.profile.mark
 
 
-async def find_subject(profiles: Profiles, served: Served, body: NewcomerBody) -> Subject:
+async def find_subject(profiles: ProfileCache, served: LoadedModel, body: NewcomerBody) -> EntityContext:
     """Look up the entity of a request; an anonymous one costs nothing."""
     if body.id is None:
-        return Subject(served.kind)
-    return Subject(served.kind, body.id, await profiles.load(served.kind, body.id))
+        return EntityContext(served.kind)
+    return EntityContext(served.kind, body.id, await profiles.load(served.kind, body.id))
 
 
-def know(served: Served, subject: Subject, body: NewcomerBody, events: Sequence[SupportEvent]) -> Known:
+def know(
+    served: LoadedModel, subject: EntityContext, body: NewcomerBody, events: Sequence[SupportEvent]
+) -> EncodedEntity:
     """The newcomer in the model's terms. Features of the body come before stored ones.
 
     What is stored may have been sent for another model: what this one cannot read is left out. What the body says
@@ -57,17 +59,19 @@ def know(served: Served, subject: Subject, body: NewcomerBody, events: Sequence[
     return found
 
 
-def _read(served: Served, subject: Subject, features: Mapping[str, Any], events: Sequence[SupportEvent]) -> Known:
+def _read(
+    served: LoadedModel, subject: EntityContext, features: Mapping[str, Any], events: Sequence[SupportEvent]
+) -> EncodedEntity:
     recommender, profile = served.recommender, subject.profile
     given = [recommender.fields.interaction(e.item, e.label, e.time, e.context) for e in events]
-    told = Newcomer(features, given)
+    told = EntityRequest(features, given)
     if profile is not None and (profile.events or profile.features):
         ids = {_event_id(served, subject, e) for e in events if e.event_id is not None or recommender.repeats}
         told = join(recommender.reader, profile.features, profile.events, told, ids)
     return recommender.know(told)
 
 
-def _event_id(served: Served, subject: Subject, event: SupportEvent) -> str:
+def _event_id(served: LoadedModel, subject: EntityContext, event: SupportEvent) -> str:
     """Under which id the event is stored, if it is."""
     if event.event_id is not None:
         return event.event_id

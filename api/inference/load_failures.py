@@ -14,18 +14,18 @@ MOST = 256
 """Versions remembered; the one that failed longest ago is forgotten first, and then logged again if it fails again."""
 
 
-class Failure(NamedTuple):
+class LoadFailure(NamedTuple):
     """The last failure of a version: the moment, by the monotonic clock, and the reason."""
 
     moment: float
     reason: str
 
 
-class Failures:
+class LoadFailureLog:
     """The last failure of each version, until it is loaded, or comes into or goes out of service."""
 
     def __init__(self) -> None:
-        self._last: OrderedDict[Key, Failure] = OrderedDict()
+        self._last: OrderedDict[Key, LoadFailure] = OrderedDict()
         self._wanted: frozenset[Key] = frozenset()
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Failures:
         """Remember a failure. True where it is news: the first of the version, or for another reason than the last."""
         reason = f"{type(error).__name__}: {error}"
         before = self._last.pop(key, None)
-        self._last[key] = Failure(time.monotonic(), reason)
+        self._last[key] = LoadFailure(time.monotonic(), reason)
         if len(self._last) > MOST:
             self._last.popitem(last=False)
         return before is None or before.reason != reason

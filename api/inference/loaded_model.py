@@ -12,10 +12,10 @@ import torch
 
 from recsys_meta.core.errors import CheckpointError
 from recsys_meta.core.types import State
-from recsys_meta.inference.recommender import Interaction, Newcomer, Recommender
+from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender
 from recsys_meta.models.bundle import load_bundle
-from recsys_meta.store.database.base import ModelVersion
-from recsys_meta.store.model_registry.split_arms import Split
+from recsys_meta.store.database.base import ModelVersionRecord
+from recsys_meta.store.model_registry.split_arms import TrafficSplit
 
 SLOW_MS = 3.0
 """Work longer than this leaves the event loop."""
@@ -31,7 +31,7 @@ _WARM_ITEMS = 10
 
 
 @dataclass
-class Pace:
+class LatencyTracker:
     """How long adapting and ranking takes with one model: a moving average in milliseconds for one newcomer, and how
     many may be worked out in one go: in the event loop `party`, in a thread up to `limit`."""
 
@@ -59,14 +59,14 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Served:
+class LoadedModel:
     """One version in service. `sample` is a state of it; None: the model cannot adapt, and popularity answers.
     `variant` is the label of the arm that it is of a split."""
 
     name: str
     recommender: Recommender
     sample: State | None
-    pace: Pace = field(default_factory=Pace, compare=False)
+    pace: LatencyTracker = field(default_factory=LatencyTracker, compare=False)
     variant: str | None = None
 
     @property
@@ -80,29 +80,29 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Divided:
+class ActiveSplit:
     """A split in service: its arms by label. An arm that could not be loaded is left to the live version."""
 
-    split: Split
-    arms: Mapping[str, Served]
+    split: TrafficSplit
+    arms: Mapping[str, LoadedModel]
 
-    def of(self, entity: str) -> Served | None:
+    def of(self, entity: str) -> LoadedModel | None:
         """Who answers for an entity."""
         arm = self.split.arm(entity)
         return None if arm is None else self.arms.get(arm.label)
 
 
-def divide(split: Split, live: Served | None, found: Sequence[Served | None]) -> Divided:
+def divide(split: TrafficSplit, live: LoadedModel | None, found: Sequence[LoadedModel | None]) -> ActiveSplit:
     """A split with those of its arms that could be loaded and are for the newcomers that the live version is for."""
     fitting = {
         arm.label: replace(served, variant=arm.label)
         for arm, served in zip(split.arms, found, strict=True)
         if served is not None and live is not None and served.kind == live.kind
     }
-    return Divided(split, MappingProxyType(fitting))
+    return ActiveSplit(split, MappingProxyType(fitting))
 
 
-def open_version(folder: Path, row: ModelVersion) -> Served:
+def open_version(folder: Path, row: ModelVersionRecord) -> LoadedModel:
     """Load a version, and try it once, so that the first newcomer does not pay for what is lazy."""
     given = Path(row.path)
     places = [folder / row.model / row.version, folder / given, given]
@@ -111,16 +111,16 @@ def open_version(folder: Path, row: ModelVersion) -> Served:
     if bundle.version != row.version:
         raise CheckpointError(f"{path}: holds version {bundle.version}, not {row.version}; publish the run again")
     recommender = Recommender(bundle)
-    pace = Pace(limit=max(1, min(MOST, _MOST_SCORES // recommender.catalogue())))
-    return Served(row.model, recommender, _try(recommender, pace), pace)
+    pace = LatencyTracker(limit=max(1, min(MOST, _MOST_SCORES // recommender.catalogue())))
+    return LoadedModel(row.model, recommender, _try(recommender, pace), pace)
 
 
-def _try(recommender: Recommender, pace: Pace) -> State | None:
+def _try(recommender: Recommender, pace: LatencyTracker) -> State | None:
     """A state for the most popular items, None where the model fails."""
     names = [s.item for s in recommender.top(recommender.popular, _WARM_ITEMS)]
     label_range = recommender.bundle.schema.label_range
     label = label_range[1] if label_range else 1.0
-    known = recommender.know(Newcomer(events=[Interaction(name, label) for name in names]))
+    known = recommender.know(EntityRequest(events=[Interaction(name, label) for name in names]))
     try:
         for _ in range(3):
             began = time.perf_counter()

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from api.inference.loaded_model import Served
+from api.inference.loaded_model import LoadedModel
 from recsys_meta.core.types import State
 from recsys_meta.inference.ranking.topk import Best
-from recsys_meta.inference.recommender import Known, Recommender, Wish
+from recsys_meta.inference.recommender import EncodedEntity, Recommender, TopKRequest
 
 MISFITS = (RuntimeError, IndexError, KeyError)
 """What a model raises for a state of another form."""
@@ -30,7 +30,7 @@ PATIENCE_S = 0.002
 """How long a party waits for who is on the way, seconds: about what it costs to be two parties."""
 
 
-class Solved(NamedTuple):
+class BatchResult(NamedTuple):
     """What was found for one of several: the states and the scores [T, C] of all, its place among them, its own state
     as bytes where it was adapted just now, and the best of its scores where they were wished for."""
 
@@ -53,14 +53,14 @@ class Solved(NamedTuple):
         return self.all_scores[self.place]
 
 
-Found = Solved | Exception | None
+Found = BatchResult | Exception | None
 
 
-class _Asking(NamedTuple):
-    known: Known
+class _PendingRequest(NamedTuple):
+    known: EncodedEntity
     state: State | None
-    wish: Wish | None
-    answer: asyncio.Future[Solved | None]
+    wish: TopKRequest | None
+    answer: asyncio.Future[BatchResult | None]
     since: float
 
     @property
@@ -71,14 +71,14 @@ class _Asking(NamedTuple):
         return tuple((name, *leaf.shape) for name, leaf in self.state.items())
 
 
-class Company:
+class MicroBatcher:
     """Who waits to be worked out, by model. A slow one works in a thread of a pool, for one party at a time."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
-        self._asking: dict[int, list[_Asking]] = {}
+        self._asking: dict[int, list[_PendingRequest]] = {}
         self._settled: set[int] = set()  # models whose next turn is settled
-        self._waiting: dict[int, tuple[Served, asyncio.TimerHandle]] = {}  # those that wait for others until then
+        self._waiting: dict[int, tuple[LoadedModel, asyncio.TimerHandle]] = {}  # those that wait for others until then
         self._coming = 0
 
     @contextmanager
@@ -92,7 +92,9 @@ class Company:
             if not self._coming:
                 self._hurry()
 
-    async def solve(self, served: Served, known: Known, state: State | None, wish: Wish | None = None) -> Solved | None:
+    async def solve(
+        self, served: LoadedModel, known: EncodedEntity, state: State | None, wish: TopKRequest | None = None
+    ) -> BatchResult | None:
         """Adapt a newcomer, unless it has a state, and rank for it. A state that does not fit is made anew. None where
         the scores are not finite. Raises what the model raises."""
         try:
@@ -102,9 +104,11 @@ class Company:
                 raise
             return await self._solve(served, known, None, wish)
 
-    async def _solve(self, served: Served, known: Known, state: State | None, wish: Wish | None) -> Solved | None:
+    async def _solve(
+        self, served: LoadedModel, known: EncodedEntity, state: State | None, wish: TopKRequest | None
+    ) -> BatchResult | None:
         loop = asyncio.get_running_loop()
-        asking = _Asking(known, state, wish, loop.create_future(), loop.time())
+        asking = _PendingRequest(known, state, wish, loop.create_future(), loop.time())
         party = self._asking.setdefault(id(served), [])
         party.append(asking)
         if id(served) not in self._settled:
@@ -120,7 +124,7 @@ class Company:
             timer.cancel()
             self._next(served)
 
-    def _next(self, served: Served) -> None:
+    def _next(self, served: LoadedModel) -> None:
         """Work in the next turn of the loop, if somebody waits."""
         if id(served) in self._asking:
             self._settled.add(id(served))
@@ -128,19 +132,19 @@ class Company:
         else:
             self._settled.discard(id(served))
 
-    def _waits(self, served: Served, asking: Sequence[_Asking]) -> float:
+    def _waits(self, served: LoadedModel, asking: Sequence[_PendingRequest]) -> float:
         """For how long a party may still wait for others, seconds."""
         if not self._coming or len(asking) >= served.pace.most:
             return 0.0
         return asking[0].since + PATIENCE_S - asyncio.get_running_loop().time()
 
-    def _work(self, served: Served) -> None:
+    def _work(self, served: LoadedModel) -> None:
         """Work out the first who wait and are alike, and leave the others to the next turn."""
         self._waiting.pop(id(served), None)
         if (waits := self._waits(served, self._asking[id(served)])) > 0:
             self._waiting[id(served)] = served, asyncio.get_running_loop().call_later(waits, self._work, served)
             return
-        alike: dict[Hashable, list[_Asking]] = {}
+        alike: dict[Hashable, list[_PendingRequest]] = {}
         for one in self._asking.pop(id(served)):
             alike.setdefault(one.form, []).append(one)
         first, *others = alike.values()
@@ -155,7 +159,9 @@ class Company:
             _give(chosen, _found(served, chosen))
             self._next(served)
 
-    def _worked(self, served: Served, asking: Sequence[_Asking], done: asyncio.Future[list[Found]]) -> None:
+    def _worked(
+        self, served: LoadedModel, asking: Sequence[_PendingRequest], done: asyncio.Future[list[Found]]
+    ) -> None:
         self._next(served)
         if done.cancelled():  # the server stops
             for one in asking:
@@ -164,7 +170,7 @@ class Company:
             _give(asking, done.result())
 
 
-def _found(served: Served, asking: Sequence[_Asking]) -> list[Found]:
+def _found(served: LoadedModel, asking: Sequence[_PendingRequest]) -> list[Found]:
     try:
         return list(solve_all(served, asking))
     except Exception as error:
@@ -173,7 +179,7 @@ def _found(served: Served, asking: Sequence[_Asking]) -> list[Found]:
         return [found for one in asking for found in _found(served, [one])]  # one may have spoilt it for all
 
 
-def _give(asking: Sequence[_Asking], found: Sequence[Found]) -> None:
+def _give(asking: Sequence[_PendingRequest], found: Sequence[Found]) -> None:
     for one, solved in zip(asking, found, strict=True):
         if one.answer.done():  # its caller may have gone away
             continue
@@ -183,7 +189,7 @@ def _give(asking: Sequence[_Asking], found: Sequence[Found]) -> None:
             one.answer.set_result(solved)
 
 
-def solve_all(served: Served, asking: Sequence[_Asking]) -> list[Solved | None]:
+def solve_all(served: LoadedModel, asking: Sequence[_PendingRequest]) -> list[BatchResult | None]:
     """The same for several who are alike: all with a state of the same form, or none."""
     began = time.thread_time()  # of other threads' work this one is not to blame
     recommender = served.recommender
@@ -198,10 +204,10 @@ def solve_all(served: Served, asking: Sequence[_Asking]) -> list[Solved | None]:
     finite = [math.isfinite(total) for total in scores.sum(1).tolist()]
     best = _bests(recommender, scores, [one.wish if ok else None for one, ok in zip(asking, finite, strict=True)])
     served.pace.note(1000 * (time.thread_time() - began), len(asking))
-    return [Solved(state, scores, i, fresh[i], best.get(i)) if finite[i] else None for i in range(len(asking))]
+    return [BatchResult(state, scores, i, fresh[i], best.get(i)) if finite[i] else None for i in range(len(asking))]
 
 
-def _bests(recommender: Recommender, scores: Tensor, wishes: Sequence[Wish | None]) -> dict[int, Best]:
+def _bests(recommender: Recommender, scores: Tensor, wishes: Sequence[TopKRequest | None]) -> dict[int, Best]:
     """The best for each who wished for them, by place."""
     wished = {i: wish for i, wish in enumerate(wishes) if wish is not None}
     if not wished:

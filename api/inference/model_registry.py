@@ -13,19 +13,19 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from api.http.problem_details import Problem, unavailable
-from api.inference.load_failures import Failures
-from api.inference.loaded_model import Divided, Served, divide, open_version
-from api.persistence.async_database import Database
+from api.http.problem_details import ProblemError, unavailable
+from api.inference.load_failures import LoadFailureLog
+from api.inference.loaded_model import ActiveSplit, LoadedModel, divide, open_version
+from api.persistence.async_database import AsyncDatabase
 from api.telemetry.logging import open_log
 from recsys_meta.core.errors import CheckpointError, ConflictError
-from recsys_meta.store.database.base import ModelVersion
-from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.database.base import ModelVersionRecord
+from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry import split_arms as arms
-from recsys_meta.store.model_registry.split_arms import Split
+from recsys_meta.store.model_registry.split_arms import TrafficSplit
 
-__all__ = ["Registry", "Served"]
+__all__ = ["LoadedModel", "ModelRegistry"]
 
 _PINNED = 4  # versions that are not live but were asked for by name
 _RETRY_S = 3.0  # how long a version that could not be loaded is left alone, seconds
@@ -33,22 +33,22 @@ _UNREADABLE = "the version cannot be loaded; the server's log says why"
 _LACKING = "an arm of the split cannot be loaded or is for others; the live version stands in"
 
 
-class Registry:
+class ModelRegistry:
     """Which model answers. Readers see one snapshot; `refresh` replaces it whole. Without a log it writes lines of the
     same form to one of its own."""
 
-    def __init__(self, database: Database, folder: Path, log: Any = None) -> None:
+    def __init__(self, database: AsyncDatabase, folder: Path, log: Any = None) -> None:
         self._database, self._folder = database, folder
         self._log = open_log()[0] if log is None else log
         self._lock, self._loading = asyncio.Lock(), asyncio.Lock()
-        self._pinned: OrderedDict[tuple[str, str], Served] = OrderedDict()
-        self._failures = Failures()
-        self.live: Mapping[str, Served] = MappingProxyType({})
-        self.splits: Mapping[str, Divided] = MappingProxyType({})
+        self._pinned: OrderedDict[tuple[str, str], LoadedModel] = OrderedDict()
+        self._failures = LoadFailureLog()
+        self.live: Mapping[str, LoadedModel] = MappingProxyType({})
+        self.splits: Mapping[str, ActiveSplit] = MappingProxyType({})
         self.broken: Mapping[str, str] = MappingProxyType({})
         self.asked = False  # whether the database ever told which models there are
 
-    async def refresh(self) -> list[Served]:
+    async def refresh(self) -> list[LoadedModel]:
         """Load what went live since; answers what was swapped in. A version that cannot be read leaves the one
         before it in service. Raises Unavailable; then all stays as it is."""
         async with self._lock:
@@ -57,13 +57,13 @@ class Registry:
             before = {(s.name, s.version, s.variant) for s in self._parts()}
             known = {(s.name, s.version): s for s in self._parts()}
 
-            async def find(row: ModelVersion) -> Served | None:
+            async def find(row: ModelVersionRecord) -> LoadedModel | None:
                 key = row.model, row.version
                 if key not in known and (found := self._pinned.get(key) or await self._attempt(row)) is not None:
                     known[key] = found
                 return known.get(key)
 
-            live, broken, splits = dict[str, Served](), dict[str, str](), dict[str, Divided]()
+            live, broken, splits = dict[str, LoadedModel](), dict[str, str](), dict[str, ActiveSplit]()
             for row in wanted:
                 served = await find(row)
                 if served is None:
@@ -81,7 +81,7 @@ class Registry:
             self.broken, self.asked = MappingProxyType(broken), True
             return [s for s in self._parts() if (s.name, s.version, s.variant) not in before]
 
-    async def check(self, name: str, version: str) -> Served:
+    async def check(self, name: str, version: str) -> LoadedModel:
         """A registered version, loaded, before it goes live. Raises NotFoundError, and ConflictError for one that
         cannot be loaded: to ask again, as after an outage, would not mend it. The reason is logged at every call,
         because the one who asks is told to look for it there."""
@@ -92,7 +92,7 @@ class Registry:
         except CheckpointError as error:
             raise ConflictError(str(error)) from None
 
-    async def resolve(self, model: str | None, kind: str | None, entity: str | None = None) -> Served:
+    async def resolve(self, model: str | None, kind: str | None, entity: str | None = None) -> LoadedModel:
         """The model meant by `name`, `name@version`, or by the kind of the newcomer. Raises Problem.
 
         While a split stands an entity is answered by its arm, unless a version was named. Without an entity the live
@@ -105,40 +105,40 @@ class Registry:
         if served is None or (version and served.version != version):
             served = await self._other(name, version)
         if kind is not None and kind != served.kind:
-            raise Problem(422, f"Model '{name}' is for newcomers of kind '{served.kind}', not '{kind}'")
+            raise ProblemError(422, f"Model '{name}' is for newcomers of kind '{served.kind}', not '{kind}'")
         return served if version else self._arm(served, entity)
 
-    def of_kind(self, kind: str) -> list[Served]:
+    def of_kind(self, kind: str) -> list[LoadedModel]:
         """Live models for a kind of newcomer, by name."""
         return [s for _, s in sorted(self.live.items()) if s.kind == kind]
 
-    def _arm(self, served: Served, entity: str | None) -> Served:
+    def _arm(self, served: LoadedModel, entity: str | None) -> LoadedModel:
         divided = None if entity is None else self.splits.get(served.name)
         return served if divided is None or entity is None else divided.of(entity) or served
 
-    def _parts(self) -> list[Served]:
+    def _parts(self) -> list[LoadedModel]:
         """All that is in service: live versions and arms."""
         return [*self.live.values(), *(arm for divided in self.splits.values() for arm in divided.arms.values())]
 
-    def _for_kind(self, kind: str | None) -> Served:
+    def _for_kind(self, kind: str | None) -> LoadedModel:
         fitting = self.of_kind(kind) if kind is not None else list(self.live.values())
         if len(fitting) == 1:
             return fitting[0]
         if not fitting:
             if not self.live:
                 raise unavailable("No model is in service; publish one with `recsys-meta models publish`")
-            raise Problem(404, f"No model in service is for newcomers of kind '{kind}'")
+            raise ProblemError(404, f"No model in service is for newcomers of kind '{kind}'")
         names = ", ".join(sorted(s.name for s in fitting))
-        raise Problem(422, f"Several models fit; name one in 'model': {names}")
+        raise ProblemError(422, f"Several models fit; name one in 'model': {names}")
 
-    async def _other(self, name: str, version: str) -> Served:
+    async def _other(self, name: str, version: str) -> LoadedModel:
         """A version that is not live, or whose name was shortened."""
         if not version:
             if name in self.broken:
                 raise unavailable(f"Model '{name}' is not in service: {self.broken[name]}")
             if not self.asked:
                 raise unavailable("The models in service are not known yet: the database cannot be reached")
-            raise Problem(404, f"No model '{name}' is in service; GET /v1/models lists those there are")
+            raise ProblemError(404, f"No model '{name}' is in service; GET /v1/models lists those there are")
         if (name, version) in self._pinned:
             self._pinned.move_to_end((name, version))
             return self._pinned[name, version]
@@ -146,20 +146,20 @@ class Registry:
             return loaded
         try:
             row = await self._database.read(lambda s: registry.resolve(s, f"{name}@{version}"))
-        except Unavailable:
+        except StoreUnavailable:
             if (loaded := self._loaded(name, version)) is None:
                 raise
             return loaded
         found = next((s for s in self._parts() if (s.name, s.version) == (row.model, row.version)), None)
         return await self._pin(row) if found is None else replace(found, variant=None)
 
-    def _loaded(self, name: str, start: str) -> Served | None:
+    def _loaded(self, name: str, start: str) -> LoadedModel | None:
         """The one version at hand that starts so, for when nobody can say which others there are."""
         at_hand = {s.version: s for s in (*self._pinned.values(), *self._parts()) if s.name == name}
         fitting = [s for version, s in at_hand.items() if version.startswith(start)]
         return replace(fitting[0], variant=None) if len(fitting) == 1 else None
 
-    async def _pin(self, row: ModelVersion) -> Served:
+    async def _pin(self, row: ModelVersionRecord) -> LoadedModel:
         """Load a version that is not live, one at a time, and keep the few used last."""
         key = row.model, row.version
         async with self._loading:
@@ -170,7 +170,7 @@ class Registry:
                 self._pinned.popitem(last=False)
             return found
 
-    async def _attempt(self, row: ModelVersion) -> Served | None:
+    async def _attempt(self, row: ModelVersionRecord) -> LoadedModel | None:
         """The same for what is wanted at every look: reading a damaged version over and over would cost too much."""
         if self._failures.recent((row.model, row.version), _RETRY_S):
             return None
@@ -179,7 +179,7 @@ class Registry:
         except CheckpointError:
             return None
 
-    async def _load(self, row: ModelVersion) -> Served:
+    async def _load(self, row: ModelVersionRecord) -> LoadedModel:
         """Raises CheckpointError. What was wrong names files of ours: that is for the log, not for callers."""
         key = row.model, row.version
         try:
@@ -192,7 +192,7 @@ class Registry:
         return found
 
 
-def _wanted(session: Session) -> tuple[list[ModelVersion], list[tuple[Split, list[ModelVersion]]]]:
+def _wanted(session: Session) -> tuple[list[ModelVersionRecord], list[tuple[TrafficSplit, list[ModelVersionRecord]]]]:
     """The live version of each model, and the splits with the version of each arm.
 
     Splits are read first: a promotion that is committed in between then leaves them standing until the next look. The

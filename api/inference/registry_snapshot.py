@@ -10,24 +10,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from api.inference.loaded_model import Served, divide, open_version
-from api.inference.model_registry import Registry
+from api.inference.loaded_model import LoadedModel, divide, open_version
+from api.inference.model_registry import ModelRegistry
 from recsys_meta.core.atomic_io import seal, unseal, write_file
 from recsys_meta.core.errors import RecsysMetaError
-from recsys_meta.store.database.base import ModelVersion
-from recsys_meta.store.model_registry.split_arms import Arm, Split
+from recsys_meta.store.database.base import ModelVersionRecord
+from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
 
 Live = dict[str, str]
 
 
-class Noted:
+class RegistrySnapshot:
     """The file `notes`, and the bundles it names in `folder` (models/NAME/VERSION)."""
 
     def __init__(self, notes: Path, folder: Path, log: Any) -> None:
         self._notes, self._folder, self._log = notes, folder, log
         self._written: dict[str, Any] | None = None
 
-    async def keep(self, registry: Registry) -> None:
+    async def keep(self, registry: ModelRegistry) -> None:
         """Write down what is live, where it changed. To be called after the database was asked."""
         live = {name: served.version for name, served in registry.live.items()}
         standing = {"live": live, "splits": [_note(divided.split) for divided in registry.splits.values()]}
@@ -40,7 +40,7 @@ class Noted:
             self._written = standing
             self._log.warning("live models could not be noted", reason=type(error).__name__)
 
-    async def recall(self, registry: Registry) -> None:
+    async def recall(self, registry: ModelRegistry) -> None:
         """Take what is noted into service until the database says what is live. Damaged notes are none, and an arm
         that cannot be loaded is left to the live version."""
         live, splits = await asyncio.to_thread(self._read)
@@ -57,18 +57,18 @@ class Noted:
             )
             self._log.warning("the database is away: models are those it named last", models=sorted(models))
 
-    async def _open(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Served]:
+    async def _open(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], LoadedModel]:
         """Versions by model and version, less those that cannot be loaded."""
-        found: dict[tuple[str, str], Served] = {}
+        found: dict[tuple[str, str], LoadedModel] = {}
         for model, version in dict.fromkeys(wanted):
-            row = ModelVersion(model=model, version=version, path=version)
+            row = ModelVersionRecord(model=model, version=version, path=version)
             try:
                 found[model, version] = await asyncio.to_thread(open_version, self._folder, row)
             except (RecsysMetaError, OSError, ValueError, KeyError) as error:
                 self._log.warning("a noted model cannot be loaded", model=model, reason=type(error).__name__)
         return found
 
-    def _read(self) -> tuple[Live, list[Split]]:
+    def _read(self) -> tuple[Live, list[TrafficSplit]]:
         try:
             standing = unseal(self._notes.read_text())
             live = {str(name): str(version) for name, version in standing["live"].items()}
@@ -77,7 +77,7 @@ class Noted:
             return {}, []
 
 
-def _note(split: Split) -> dict[str, Any]:
+def _note(split: TrafficSplit) -> dict[str, Any]:
     arms = [[arm.label, arm.version, arm.weight] for arm in split.arms]
     return {
         "model": split.model,
@@ -88,7 +88,7 @@ def _note(split: Split) -> dict[str, Any]:
     }
 
 
-def _split(noted: dict[str, Any]) -> Split:
-    arms = tuple(Arm(str(label), str(version), float(weight)) for label, version, weight in noted["arms"])
+def _split(noted: dict[str, Any]) -> TrafficSplit:
+    arms = tuple(SplitArm(str(label), str(version), float(weight)) for label, version, weight in noted["arms"])
     at = datetime.fromtimestamp(float(noted["at"]), UTC)
-    return Split(str(noted["model"]), int(noted["change"]), arms, str(noted["salt"]), None, at)
+    return TrafficSplit(str(noted["model"]), int(noted["change"]), arms, str(noted["salt"]), None, at)

@@ -16,19 +16,19 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from api.http.problem_details import Problem
-from api.inference.entity_context import Subject
-from api.inference.micro_batcher import MISFITS, Company, Solved
-from api.inference.model_registry import Served
-from api.persistence.profile_cache import Profiles
+from api.http.problem_details import ProblemError
+from api.inference.entity_context import EntityContext
+from api.inference.micro_batcher import MISFITS, BatchResult, MicroBatcher
+from api.inference.model_registry import LoadedModel
+from api.persistence.profile_cache import ProfileCache
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.core.types import State
 from recsys_meta.inference.ranking.topk import Best
-from recsys_meta.inference.recommender import Known, Recommender, Wish, load_state
+from recsys_meta.inference.recommender import EncodedEntity, Recommender, TopKRequest, load_state
 from recsys_meta.store.cache.keys import state_key
 from recsys_meta.store.cache.memory_cache import MemoryCache
 from recsys_meta.store.cache.redis_cache import RedisCache
-from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.database.engine import StoreUnavailable
 
 Source = Literal["process", "redis", "miss"]
 Ask = Callable[[Recommender, State], Tensor]
@@ -44,13 +44,13 @@ _LONGEST_WAIT_S = 5.0  # how long one waits for its turn before it is left undon
 _MOST_WRITES = 512  # writes to Redis under way at once; more are left out, and cost one adaptation each
 _GATHER_S = 0.005  # how long a write waits for company
 
-_Unsent = tuple[str, bytes, Subject, float]
+_Unsent = tuple[str, bytes, EntityContext, float]
 
 
-class Outcome(NamedTuple):
+class StateResolution(NamedTuple):
     """What was found, where the state came from, and how long that took; where the model failed, `popular` scores."""
 
-    solved: Solved | None
+    solved: BatchResult | None
     source: Source
     ms: float
     popular: Tensor | None = None
@@ -78,14 +78,14 @@ class Outcome(NamedTuple):
         return None if self.solved is None else self.solved.best
 
 
-class Busy(Exception):
+class WorkerBusy(Exception):
     """Too many wait for something long already."""
 
 
-class Ladder:
+class StateResolver:
     """Finds or makes the state of a newcomer. `memory` holds states and lists of this process."""
 
-    def __init__(self, memory: MemoryCache, redis: RedisCache | None, profiles: Profiles, log: Any) -> None:
+    def __init__(self, memory: MemoryCache, redis: RedisCache | None, profiles: ProfileCache, log: Any) -> None:
         self.memory, self._redis, self._profiles, self._log = memory, redis, profiles, log
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="recsys-meta-adapt")
         # Explanations must not keep adaptations waiting.
@@ -93,7 +93,7 @@ class Ladder:
         self._unsent: list[_Unsent] = []
         self._sending: list[_Unsent] = []
         self._sender: asyncio.Task[None] | None = None
-        self._company = Company(self._pool)
+        self._company = MicroBatcher(self._pool)
         self._flights: dict[str, asyncio.Future[None]] = {}
 
     @property
@@ -101,7 +101,7 @@ class Ladder:
         """States and lists on their way to Redis."""
         return len(self._unsent) + len(self._sending)
 
-    async def find_list(self, key: str, subject: Subject) -> tuple[bytes, Source] | None:
+    async def find_list(self, key: str, subject: EntityContext) -> tuple[bytes, Source] | None:
         """A whole list that this process or another made. Asked for before the events are read: what is there needs
         no reading."""
         made = self.memory.get(key)
@@ -118,15 +118,15 @@ class Ladder:
 
     async def climb(
         self,
-        served: Served,
-        known: Known,
-        subject: Subject,
+        served: LoadedModel,
+        known: EncodedEntity,
+        subject: EntityContext,
         *,
         fresh: bool = False,
         ask: Ask = Recommender.answer,
         digest: str | None = None,
-        wish: Wish | None = None,
-    ) -> Outcome:
+        wish: TopKRequest | None = None,
+    ) -> StateResolution:
         """What is asked of a newcomer's state, the scores of its catalogue where left out.
 
         `fresh` adapts whatever is cached; `digest` wants the state of an older support; `wish` says what list is to be
@@ -135,7 +135,7 @@ class Ladder:
         """
         began = time.perf_counter()
         if served.sample is None:
-            return Outcome(None, "miss", 0.0, served.recommender.fallback(known))
+            return StateResolution(None, "miss", 0.0, served.recommender.fallback(known))
         key = state_key(served.version, subject.kind, subject.entity or "", digest or known.digest)
         if fresh or (raw := self.memory.get(key)) is not None:
             raw = None if fresh else raw
@@ -158,17 +158,17 @@ class Ladder:
 
     async def _climb(
         self,
-        served: Served,
-        known: Known,
-        subject: Subject,
+        served: LoadedModel,
+        known: EncodedEntity,
+        subject: EntityContext,
         ask: Ask,
         digest: str | None,
-        wish: Wish | None,
+        wish: TopKRequest | None,
         key: str,
         began: float,
         raw: bytes | None,
         source: Source,
-    ) -> Outcome:
+    ) -> StateResolution:
         """The rest of the way with the bytes that were found of the state, if any."""
         state = None if raw is None else load_state(raw, served.sample)
         if state is None and digest not in (None, known.digest):
@@ -176,19 +176,21 @@ class Ladder:
         found = await self._work(served, known, state, ask, wish)
         ms = 1000 * (time.perf_counter() - began)
         if found is None:
-            return Outcome(None, "miss", ms, served.recommender.fallback(known))
+            return StateResolution(None, "miss", ms, served.recommender.fallback(known))
         if found.fresh is None:
             if raw is not None and source == "redis":
                 self.memory.set(key, raw, PROCESS_S, subject.owner)
-            return Outcome(found, source, ms)
+            return StateResolution(found, source, ms)
         if digest not in (None, known.digest):
             raise gone()
         self.keep(key, found.fresh, subject, REDIS_S)
-        return Outcome(found, "miss", ms)
+        return StateResolution(found, "miss", ms)
 
-    async def climb_all(self, served: Served, asked: Sequence[tuple[Known, Subject]], ask: Ask) -> list[Outcome]:
+    async def climb_all(
+        self, served: LoadedModel, asked: Sequence[tuple[EncodedEntity, EntityContext]], ask: Ask
+    ) -> list[StateResolution]:
         """The same for several newcomers at once."""
-        found: list[Outcome] = []
+        found: list[StateResolution] = []
         for start in range(0, len(asked), _TOGETHER):
             part = asked[start : start + _TOGETHER]
             found += await asyncio.gather(*(self.climb(served, k, s, ask=ask) for k, s in part))
@@ -199,12 +201,12 @@ class Ladder:
         """Do something long, one after another, in a thread. Raises Busy where many wait for that already, or its turn
         comes too late."""
         if self._waiting >= _MOST_WAITING:
-            raise Busy
+            raise WorkerBusy
         latest = time.monotonic() + patience
 
         def begun() -> Result:
             if time.monotonic() > latest:
-                raise Busy
+                raise WorkerBusy
             return work(*given)
 
         self._waiting += 1
@@ -221,8 +223,8 @@ class Ladder:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _work(
-        self, served: Served, known: Known, state: State | None, ask: Ask, wish: Wish | None
-    ) -> Solved | None:
+        self, served: LoadedModel, known: EncodedEntity, state: State | None, ask: Ask, wish: TopKRequest | None
+    ) -> BatchResult | None:
         """The state and its scores, in line or in a thread as the model's pace says; None: it failed."""
         try:
             if ask is Recommender.answer and served.recommender.together:
@@ -236,7 +238,7 @@ class Ladder:
             self._log.error("model failed", model=served.name, version=served.version, exc_info=True)
             return None
 
-    def keep(self, key: str, raw: bytes, subject: Subject, seconds: float) -> None:
+    def keep(self, key: str, raw: bytes, subject: EntityContext, seconds: float) -> None:
         """Keep a state or a list here at once, and in Redis for so long when the answer has left."""
         self.memory.set(key, raw, PROCESS_S, subject.owner)
         if self._redis is None or self.writing >= _MOST_WRITES:
@@ -257,24 +259,24 @@ class Ladder:
                 stands = await asyncio.gather(*(self._stands(subject) for _, _, subject, _ in self._sending))
                 old = [one[0] for one, stood in zip(self._sending, stands, strict=True) if not stood]
                 self.memory.delete(old)
-                with suppress(Unavailable):
+                with suppress(StoreUnavailable):
                     await redis.delete(old)
         finally:
             self._sending, self._sender = [], None
 
-    async def _stands(self, subject: Subject) -> bool:
+    async def _stands(self, subject: EntityContext) -> bool:
         entity = subject.entity
         return entity is None or await self._profiles.stands(subject.kind, entity, subject.profile)
 
 
-def gone() -> Problem:
+def gone() -> ProblemError:
     """A page was asked for of a list that nobody holds any more."""
-    return Problem(
+    return ProblemError(
         409, "The newcomer's events have changed and the list of this cursor is gone; ask for the first page"
     )
 
 
-def _solve(served: Served, known: Known, state: State | None, ask: Ask) -> Solved | None:
+def _solve(served: LoadedModel, known: EncodedEntity, state: State | None, ask: Ask) -> BatchResult | None:
     """Adapt where there is no state, and ask. A cached state that does not fit is made anew; None: not finite."""
     began = time.thread_time()  # of other threads' work this one is not to blame
     recommender, fresh = served.recommender, None
@@ -283,7 +285,7 @@ def _solve(served: Served, known: Known, state: State | None, ask: Ask) -> Solve
         state, (fresh,) = recommender.settle([known])
         scores = ask(recommender, state)
     served.pace.note(1000 * (time.thread_time() - began))
-    return Solved(state, scores[None], fresh=fresh) if bool(torch.isfinite(scores).all()) else None
+    return BatchResult(state, scores[None], fresh=fresh) if bool(torch.isfinite(scores).all()) else None
 
 
 def _try(recommender: Recommender, state: State, ask: Ask) -> Tensor | None:

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from api.http.problem_details import Problem
-from api.persistence.connection_watchdog import Lines
+from api.http.problem_details import ProblemError
+from api.persistence.connection_watchdog import ConnectionWatchdog
 from api.telemetry.logging import open_log
 from recsys_meta.core.errors import ConflictError, RecsysMetaError, StoreError
-from recsys_meta.store.cache.circuit_breaker import Breaker
+from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.database import engine as sql
-from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.database.engine import StoreUnavailable
 
 Result = TypeVar("Result")
 
@@ -29,7 +29,7 @@ AWAY = "the database cannot be reached"
 OLD = "the database is not ready; run `recsys-meta db upgrade`"
 
 
-class Database:
+class AsyncDatabase:
     """Runs functions of a session. Opens nothing until first asked.
 
     The breaker is about reading: a database that is full or read-only refuses what is written, each caller by itself,
@@ -39,8 +39,8 @@ class Database:
     def __init__(self, url: str, log: Any = None) -> None:
         self._log = open_log()[0] if log is None else log
         self.engine = sql.connect(url)
-        self.breaker = Breaker(failures=1, pause=0.5, longest=2.0)
-        self._lines = Lines(self.engine)
+        self.breaker = CircuitBreaker(failures=1, pause=0.5, longest=2.0)
+        self._lines = ConnectionWatchdog(self.engine)
         self._glances = ThreadPoolExecutor(GLANCES, thread_name_prefix="recsys-meta-glance")
         self._calls = ThreadPoolExecutor(CALLS, thread_name_prefix="recsys-meta-sql")
 
@@ -52,7 +52,7 @@ class Database:
     async def glance(self, work: Callable[[Session], Result]) -> Result:
         """Read for an answer that can do without. Raises Unavailable at once while the database is away."""
         if not self.breaker.allows():
-            raise Unavailable(AWAY)
+            raise StoreUnavailable(AWAY)
         return await self._look(lambda: self._reading(work))
 
     async def probe(self, work: Callable[[Session], Result]) -> Result:
@@ -84,35 +84,35 @@ class Database:
     async def _checked(self, running: Awaitable[Result]) -> Result:
         try:
             return await running
-        except Unavailable:
+        except StoreUnavailable:
             raise
         except UnicodeDecodeError as error:
-            raise Unavailable(AWAY) from error
+            raise StoreUnavailable(AWAY) from error
         except StoreError as error:
             self._log.error("the database failed", exc_info=True)
             raise StoreError("the database failed; the server's log has the reason") from error
         except ConflictError as error:
             raise ConflictError(_told(str(error), "the database refused a row")) from None
         except ValueError as error:
-            raise Problem(422, _told(str(error), "the database refused a value")) from None
+            raise ProblemError(422, _told(str(error), "the database refused a value")) from None
 
     async def _sensible(self, running: Awaitable[Result]) -> Result:
         """An answer that cannot be read is none: who babbles in the middle of a connection is as good as away."""
         try:
             return await running
-        except Unavailable:
+        except StoreUnavailable:
             raise
         except Exception as error:
             if isinstance(error, RecsysMetaError) and not isinstance(error, StoreError):
                 raise
             self._log.warning("the database gave an answer that cannot be read", exc_info=True)
-            raise Unavailable(AWAY) from error
+            raise StoreUnavailable(AWAY) from error
 
     async def _noting(self, running: Awaitable[Result]) -> Result:
         """Tell the breaker how it went."""
         try:
             result = await running
-        except Unavailable:
+        except StoreUnavailable:
             self.breaker.failed()
             raise
         self.breaker.succeeded()
@@ -136,12 +136,12 @@ class Database:
                 running.cancel()  # where it has not begun
                 for thread in threads:
                     self._lines.cut(thread)
-                raise Unavailable(f"the database did not answer within {time.monotonic() - began:.0f} s")
+                raise StoreUnavailable(f"the database did not answer within {time.monotonic() - began:.0f} s")
         try:
             return await running
-        except Unavailable as error:
+        except StoreUnavailable as error:
             # The driver names hosts, ports and tables: that is for our log (see the cause), not for callers.
-            raise Unavailable(OLD if "db upgrade" in str(error) else AWAY) from error
+            raise StoreUnavailable(OLD if "db upgrade" in str(error) else AWAY) from error
 
     def _reading(self, work: Callable[[Session], Result]) -> Result:
         with sql.reading(self.engine) as session:

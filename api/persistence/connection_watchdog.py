@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 
-class Lines:
+class ConnectionWatchdog:
     """The connections of an engine, by the thread that uses them. Does nothing for SQLite, which has no line."""
 
     def __init__(self, engine: Engine) -> None:

@@ -22,20 +22,20 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from api.persistence.async_database import Database
+from api.persistence.async_database import AsyncDatabase
 from recsys_meta.inference.ranking.list_cursor import secret_of
-from recsys_meta.inference.recommender import Known
-from recsys_meta.inference.requests.stored_events import Stored
+from recsys_meta.inference.recommender import EncodedEntity
+from recsys_meta.inference.requests.stored_events import StoredInteraction
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.cache.redis_cache import RedisCache
 from recsys_meta.store.database.clock import moment
-from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.entities import entities, profiles
 
 Name = tuple[str, str]
 """Kind and id."""
 
-Key = TypeVar("Key")
+ProfileKey = TypeVar("ProfileKey")
 Result = TypeVar("Result")
 
 _COPIES = 4096
@@ -47,7 +47,7 @@ _PAID_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
-class Profile:
+class EntityProfile:
     """Features and events of one entity, as stored. `stamp` None: another read may differ.
 
     `memo`: what models made of it, by version: to read thousands of events anew for each request costs more than all
@@ -55,9 +55,9 @@ class Profile:
     """
 
     features: Mapping[str, Any] = field(default_factory=dict)
-    events: tuple[Stored, ...] = ()
+    events: tuple[StoredInteraction, ...] = ()
     stamp: str | None = None
-    memo: dict[str, Known] = field(default_factory=dict, compare=False, repr=False)
+    memo: dict[str, EncodedEntity] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def mark(self) -> str:
@@ -67,32 +67,32 @@ class Profile:
         written = repr((sorted(self.features.items()), told)).encode(errors="surrogatepass")
         return hashlib.blake2b(written, digest_size=16).hexdigest()
 
-    def continues(self, old: Profile) -> bool:
+    def continues(self, old: EntityProfile) -> bool:
         """Whether this is the same entity later on: it was not erased, and nothing was taken from it."""
         there = {e.event_id for e in self.events}
         same = self.features == old.features and all(e.event_id in there for e in old.events)
         return same and bool(self.events or self.features)
 
 
-def read_profile(session: Session, kind: str, entity: str) -> Profile:
+def read_profile(session: Session, kind: str, entity: str) -> EntityProfile:
     """The profile in the database; an entity never heard of has an empty one."""
-    return Profile(*profiles.read(session, kind, entity))
+    return EntityProfile(*profiles.read(session, kind, entity))
 
 
-class Profiles:
+class ProfileCache:
     """Profiles of all entities. `secret` signs the cursors of their lists, in every process of the database alike."""
 
-    def __init__(self, database: Database, redis: RedisCache | None) -> None:
+    def __init__(self, database: AsyncDatabase, redis: RedisCache | None) -> None:
         self._database, self._redis = database, redis
-        self._copies: OrderedDict[Name, Profile] = OrderedDict()  # the one used last comes last
+        self._copies: OrderedDict[Name, EntityProfile] = OrderedDict()  # the one used last comes last
         self._until: OrderedDict[Name, float] = OrderedDict()  # when they are too old, the oldest first
         self._copied = 0  # events in them
         self._owed: set[str] = set()  # keys of stamps that Redis could not be told to forget
         self._stamping: dict[Name, asyncio.Task[str | None]] = {}
-        self._reading: dict[tuple[Name, str], asyncio.Task[Profile | None]] = {}
+        self._reading: dict[tuple[Name, str], asyncio.Task[EntityProfile | None]] = {}
         self.secret = secret_of(database.engine.url.render_as_string(hide_password=False))
 
-    async def load(self, kind: str, entity: str) -> Profile | None:
+    async def load(self, kind: str, entity: str) -> EntityProfile | None:
         """The profile of an entity, None where the database is away."""
         name = (kind, entity)
         self._forget_old()
@@ -106,17 +106,17 @@ class Profiles:
         # Who found the same stamp may share a reading that began after the stamp was set.
         return await _shared(self._reading, (name, stamp), lambda: self._read(kind, entity, stamp))
 
-    async def _read(self, kind: str, entity: str, stamp: str | None) -> Profile | None:
+    async def _read(self, kind: str, entity: str, stamp: str | None) -> EntityProfile | None:
         try:
             found = await self._database.glance(lambda s: read_profile(s, kind, entity))
-        except Unavailable:
+        except StoreUnavailable:
             return None
-        profile = Profile(found.features, found.events, stamp)
+        profile = EntityProfile(found.features, found.events, stamp)
         if stamp is not None:
             self._copy((kind, entity), profile)
         return profile
 
-    def _copy(self, name: Name, profile: Profile) -> None:
+    def _copy(self, name: Name, profile: EntityProfile) -> None:
         """Keep a copy, and as many of those used last as there is room for."""
         self._drop(name)
         self._copies[name], self._until[name] = profile, time.monotonic() + _COPY_S
@@ -136,7 +136,7 @@ class Profiles:
             del self._until[name]
             self._copied -= len(copy.events)
 
-    async def stands(self, kind: str, entity: str, profile: Profile | None) -> bool:
+    async def stands(self, kind: str, entity: str, profile: EntityProfile | None) -> bool:
         """Whether all that a profile holds is still stored, so that what was made of it may be kept.
 
         Events that came since are no reason against: whoever reads a list page by page goes on in its old order.
@@ -156,7 +156,7 @@ class Profiles:
         since = moment(None) - timedelta(seconds=seconds)
         try:
             return await self._database.glance(lambda s: entities.erased_since(s, kind, entity, since))
-        except Unavailable:
+        except StoreUnavailable:
             return False
 
     async def changed(self, names: Iterable[Name]) -> bool:
@@ -169,7 +169,7 @@ class Profiles:
         keys = [stamp_key(*name) for name in names]
         try:
             await self._redis.delete(keys)
-        except Unavailable:
+        except StoreUnavailable:
             self._owe(keys)
             return False
         return True
@@ -187,7 +187,7 @@ class Profiles:
             self._owed.difference_update(part)
             try:
                 await self._redis.delete(part)
-            except Unavailable:
+            except StoreUnavailable:
                 self._owe(part)
                 return
 
@@ -215,7 +215,9 @@ def stamp_key(kind: str, entity: str) -> str:
     return owner_key(kind, entity)
 
 
-async def _shared(under_way: dict[Key, asyncio.Task[Result]], key: Key, work: Callable[[], Any]) -> Result:
+async def _shared(
+    under_way: dict[ProfileKey, asyncio.Task[Result]], key: ProfileKey, work: Callable[[], Any]
+) -> Result:
     """Do something once for all who ask for it while it is under way. Who goes away disturbs nobody."""
     task = under_way.get(key)
     if task is None:

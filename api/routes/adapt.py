@@ -9,18 +9,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 
-from api.container import House
+from api.container import AppContainer
 from api.handlers.dependencies import AHouse, request_id
 from api.handlers.response_encoding import reply
 from api.http.authorization import Scopes, require
-from api.http.problem_details import Problem, unavailable
+from api.http.problem_details import ProblemError, unavailable
 from api.inference.entity_context import find_subject, know
-from api.inference.model_registry import Served
+from api.inference.model_registry import LoadedModel
 from api.routes.events import receive
 from api.schemas import responses as answers
 from api.schemas.requests import AdaptRequest, Event, SupportEvent
-from api.telemetry.adaptation_diagnostics import ANONYMOUS, Done, finite, row
-from recsys_meta.inference.recommender import Diagnosis
+from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest, finite, row
+from recsys_meta.inference.recommender import AdaptationDiagnostics
 from recsys_meta.store.database.clock import moment
 from recsys_meta.store.entities import entities
 
@@ -42,7 +42,7 @@ async def adapt(
     persisted = None
     if body.persist:
         if "write" not in scopes:
-            raise Problem(403, "This key lacks the scope 'write', which 'persist' needs")
+            raise ProblemError(403, "This key lacks the scope 'write', which 'persist' needs")
         persisted = await _persist(house, served, body)
     at = moment()
     subject = await find_subject(house.profiles, served, body.entity)
@@ -57,7 +57,7 @@ async def adapt(
     (found,) = await asyncio.to_thread(served.recommender.diagnose, [known])
     by: Any = "adapted" if known.items else "prior"
     name = subject.entity or ANONYMOUS
-    done = Done(served.recommender, subject.kind, name, by, ms, len(known.items), at, variant=served.variant)
+    done = AnsweredRequest(served.recommender, subject.kind, name, by, ms, len(known.items), at, variant=served.variant)
     house.writer.put(row(done, found if known.items else None))
     missing = house.missing(profile=subject.entity is None or subject.profile is not None)
     return reply(
@@ -77,7 +77,7 @@ async def adapt(
     )
 
 
-def _figures(found: Diagnosis) -> dict[str, Any]:
+def _figures(found: AdaptationDiagnostics) -> dict[str, Any]:
     empty = not found.support_size
     figures = {
         "loss_before": found.loss_before,
@@ -87,11 +87,11 @@ def _figures(found: Diagnosis) -> dict[str, Any]:
     return {"steps": found.steps} | {k: None if empty else finite(v) for k, v in figures.items()}
 
 
-async def _persist(house: House, served: Served, body: AdaptRequest) -> dict[str, Any]:
+async def _persist(house: AppContainer, served: LoadedModel, body: AdaptRequest) -> dict[str, Any]:
     """Store what the body says of the entity; nothing of it where the model could not read it."""
     entity = body.entity.id
     if entity is None:
-        raise Problem(422, "'persist' needs entity.id", errors=[NEEDS_ID])
+        raise ProblemError(422, "'persist' needs entity.id", errors=[NEEDS_ID])
     # Raises DataError for what the model cannot read, before any of it is stored.
     known = know(served, await find_subject(house.profiles, served, body.entity), body.entity, body.events)
     served.recommender.support([known])

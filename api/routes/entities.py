@@ -9,19 +9,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from api.container import House
+from api.container import AppContainer
 from api.handlers.dependencies import AHouse, IdPath, KindPath
 from api.handlers.response_encoding import reply
 from api.http.authorization import record, require
-from api.http.problem_details import Problem, unavailable
-from api.inference.model_registry import Served
+from api.http.problem_details import ProblemError, unavailable
+from api.inference.model_registry import LoadedModel
 from api.schemas import responses as answers
 from api.schemas.requests import EntityBody
 from recsys_meta.core.errors import DataError
-from recsys_meta.inference.recommender import Newcomer
+from recsys_meta.inference.recommender import EntityRequest
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.cache.redis_cache import RedisCache
-from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.entities import adaptations, entities, events
 from recsys_meta.store.entities.adaptations import NewAdaptation
 
@@ -66,7 +66,7 @@ async def delete_entity(kind: KindPath, id: IdPath, request: Request, house: AHo
     """
     house.writer.discard(lambda row: isinstance(row, NewAdaptation) and (row.kind, row.entity) == (kind, id), 2.0)
 
-    def erase(session: Session) -> entities.Receipt:
+    def erase(session: Session) -> entities.ErasureReceipt:
         record(request, session, "delete entity", entities.digest(kind, id))
         return entities.erase(session, kind, id)
 
@@ -77,7 +77,7 @@ async def delete_entity(kind: KindPath, id: IdPath, request: Request, house: AHo
     return reply({**vars(receipt), "cached": cached})
 
 
-async def _forget(house: House, kind: str, entity: str) -> int:
+async def _forget(house: AppContainer, kind: str, entity: str) -> int:
     """Empty the caches of an entity; answers how many keys. Raises Problem where Redis is away."""
     owner = owner_key(kind, entity)
     cached = house.memory.delete_owned(owner)
@@ -86,7 +86,7 @@ async def _forget(house: House, kind: str, entity: str) -> int:
         return cached
     try:
         return cached + await _delete_owned(house.redis, owner)
-    except Unavailable:
+    except StoreUnavailable:
         raise unavailable(
             "The database has erased the entity, but Redis cannot be reached and may hold its adapted state; ask again"
         ) from None
@@ -95,7 +95,7 @@ async def _forget(house: House, kind: str, entity: str) -> int:
 async def _delete_owned(redis: RedisCache, owner: str) -> int:
     """A list can do without Redis, an erasure cannot: it outlasts a moment in which Redis does not answer."""
     for pause in _PAUSES_S:
-        with suppress(Unavailable):
+        with suppress(StoreUnavailable):
             return await redis.delete_owned(owner)
         await asyncio.sleep(pause)
     return await redis.delete_owned(owner)
@@ -105,7 +105,7 @@ def _document(session: Session, kind: str, entity: str, many: int) -> dict[str, 
     row = entities.find(session, kind, entity)
     total = events.count(session, kind, entity)
     if row is None and not total:
-        raise Problem(404, f"Nothing is stored of the {kind} with this id")
+        raise ProblemError(404, f"Nothing is stored of the {kind} with this id")
     last = adaptations.list_adaptations(session, kind=kind, entity=entity, limit=1).items
     newest = events.support(session, kind, entity, many)
     return {
@@ -129,7 +129,7 @@ def _document(session: Session, kind: str, entity: str, many: int) -> dict[str, 
     }
 
 
-def _check(house: House, kind: str, features: dict[str, Any]) -> None:
+def _check(house: AppContainer, kind: str, features: dict[str, Any]) -> None:
     """Raise DataError for a feature that no model of the kind has, or none of them can read: each leaves out what it
     cannot read of what is stored."""
     models = house.registry.of_kind(kind)
@@ -147,13 +147,13 @@ def _check(house: House, kind: str, features: dict[str, Any]) -> None:
             raise next(why for why in complaints if why is not None)
 
 
-def _has(model: Served, name: str) -> bool:
+def _has(model: LoadedModel, name: str) -> bool:
     return any(f.name == name for f in model.recommender.bundle.schema.entity_features)
 
 
-def _complaint(model: Served, features: dict[str, Any]) -> DataError | None:
+def _complaint(model: LoadedModel, features: dict[str, Any]) -> DataError | None:
     try:
-        model.recommender.support([model.recommender.know(Newcomer(features))])
+        model.recommender.support([model.recommender.know(EntityRequest(features))])
     except DataError as error:
         return error
     return None

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from api.container import House
+from api.container import AppContainer
 from api.handlers.dependencies import AHouse, request_id
 from api.handlers.event_ingestion import judge, refusal, save
 from api.handlers.response_encoding import reply
@@ -28,7 +28,7 @@ async def post_events(body: EventBatch, request: Request, house: AHouse) -> Resp
     return reply({"request_id": request_id(request), **await receive(house, body.events)})
 
 
-async def receive(house: House, raw: Sequence[Any]) -> dict[str, Any]:
+async def receive(house: AppContainer, raw: Sequence[Any]) -> dict[str, Any]:
     """Judge and store events; answers what became of them. Raises Unavailable."""
     judged, refused = judge(raw, house.registry)
     outcomes = await house.database.write(lambda s: save(s, judged)) if judged else []

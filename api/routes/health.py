@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from api.container import House
+from api.container import AppContainer
 from api.handlers.dependencies import AHouse
 from api.handlers.response_encoding import reply
 from api.http.authorization import require
@@ -58,7 +58,7 @@ def _check(result: BaseException | None) -> dict[str, Any]:
     return {"ok": result is None, "needed": False, "detail": detail}
 
 
-def _models(house: House) -> dict[str, Any]:
+def _models(house: AppContainer) -> dict[str, Any]:
     live, broken = house.registry.live, house.registry.broken
     parts = [f"{s.name}@{s.version}" for s in live.values()] or ["none in service"]
     parts += [f"{name}: the live version cannot be loaded" for name in broken]

@@ -9,14 +9,14 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
-from api.container import House
+from api.container import AppContainer
 from api.handlers.dependencies import AHouse, ModelPath
 from api.handlers.response_encoding import reply
 from api.http.authorization import actor, record, require
 from api.schemas import responses as answers
 from api.schemas.requests import Promotion
-from recsys_meta.store.database.base import AliasChange
-from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.database.base import AliasChangeRecord
+from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import registry
 
 router = APIRouter(prefix="/v1", tags=["models"])
@@ -29,7 +29,7 @@ async def list_models(house: AHouse) -> Response:
         rows = await house.database.read(registry.list_models)
         items = [_summary(house, r.name, r.live, r.versions, r.created, r.updated) for r in rows]
         return reply({"items": items, "degraded": False})
-    except Unavailable:
+    except StoreUnavailable:
         items = [_summary(house, name, None, None, None, None) for name in sorted(house.registry.live)]
         return reply({"items": items, "degraded": True})
 
@@ -56,7 +56,7 @@ async def promote(name: ModelPath, body: Promotion, request: Request, house: AHo
     """
     row = await house.registry.check(name, body.version)
 
-    def move(session: Session) -> AliasChange:
+    def move(session: Session) -> AliasChangeRecord:
         return registry.promote(session, name, row.version, actor=actor(request), force=force)
 
     return await _moved(request, house, "promote", move)
@@ -69,7 +69,10 @@ async def rollback(name: ModelPath, request: Request, house: AHouse) -> Response
 
 
 async def _moved(
-    request: Request, house: House, action: Literal["promote", "rollback"], move: Callable[[Session], AliasChange]
+    request: Request,
+    house: AppContainer,
+    action: Literal["promote", "rollback"],
+    move: Callable[[Session], AliasChangeRecord],
 ) -> Response:
     """Move, and write down that it was asked for: what was live already has no new row that says so."""
 
@@ -80,17 +83,17 @@ async def _moved(
 
     done = await house.database.write(write)
     # What was moved is moved; where the database went away since, the next poll takes it into service.
-    with suppress(Unavailable):
+    with suppress(StoreUnavailable):
         await house.refresh()
     return reply(done)
 
 
-def _move(change: AliasChange) -> dict[str, Any]:
+def _move(change: AliasChangeRecord) -> dict[str, Any]:
     return {k: getattr(change, k) for k in ("model", "version", "previous", "action", "actor", "at")}
 
 
 def _summary(
-    house: House, name: str, live: str | None, versions: int | None, created: Any, updated: Any
+    house: AppContainer, name: str, live: str | None, versions: int | None, created: Any, updated: Any
 ) -> dict[str, Any]:
     served = house.registry.live.get(name)
     bundle = served.recommender.bundle if served else None

@@ -13,7 +13,7 @@ from api.handlers.response_encoding import reply
 from api.http.authorization import require
 from api.http.problem_details import unavailable
 from api.inference.entity_context import know
-from api.inference.state_resolver import PROCESS_S, Busy
+from api.inference.state_resolver import PROCESS_S, WorkerBusy
 from api.schemas import responses as answers
 from api.schemas.requests import EntityId, Kind, ModelRef, Newcomer
 from recsys_meta.core.errors import RecsysMetaError
@@ -49,7 +49,7 @@ async def onboarding(
             found = await house.ladder.run(informative, call.served.recommender, known, n, strategy)
         except RecsysMetaError:
             raise
-        except Busy:
+        except WorkerBusy:
             raise unavailable("Too many ask what to ask") from None
         except Exception:  # a model that fails has nothing to ask
             house.log.error("onboarding failed", model=call.served.name, version=call.served.version, exc_info=True)

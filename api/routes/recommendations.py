@@ -11,23 +11,30 @@ import torch
 from fastapi import APIRouter, Request, Response
 
 from api.handlers.dependencies import enter, takes
-from api.handlers.request_lifecycle import Call, begin, climbed, end
+from api.handlers.request_lifecycle import RequestContext, begin, climbed, end
 from api.handlers.response_encoding import pack, ranked, unpack
 from api.handlers.score import rank_entities, score_rows
-from api.http.problem_details import Problem
+from api.http.problem_details import ProblemError
 from api.inference.entity_context import know
-from api.inference.micro_batcher import Solved
-from api.inference.model_registry import Served
-from api.inference.state_resolver import PROCESS_S, Busy, Outcome, Source, gone
+from api.inference.micro_batcher import BatchResult
+from api.inference.model_registry import LoadedModel
+from api.inference.state_resolver import PROCESS_S, Source, StateResolution, WorkerBusy, gone
 from api.schemas import responses as answers
 from api.schemas.requests import Moment as MomentBody
 from api.schemas.requests import RecommendationRequest, ScoreRequest, Told
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST, State
-from recsys_meta.inference.insight.explanations import Why, explain
-from recsys_meta.inference.ranking.filters import Rule
-from recsys_meta.inference.ranking.list_cursor import Place, digest, moment_digest, read, write
-from recsys_meta.inference.recommender import Known, Moment, Question, Recommender, Scored, Wish
+from recsys_meta.inference.insight.explanations import ItemExplanation, explain
+from recsys_meta.inference.ranking.filters import FeatureFilter
+from recsys_meta.inference.ranking.list_cursor import ListCursor, digest, moment_digest, read, write
+from recsys_meta.inference.recommender import (
+    EncodedEntity,
+    EncodedQuery,
+    QueryContext,
+    Recommender,
+    ScoredItem,
+    TopKRequest,
+)
 from recsys_meta.store.cache.keys import list_key
 
 _WHY_S = 1.0  # how long a list waits for the turn of its reasons, seconds
@@ -101,15 +108,15 @@ async def score(request: Request) -> Response:
     return await (rank_entities if body.entities else score_rows)(request, house, body)
 
 
-def _place(cursor: str, secret: bytes) -> Place:
+def _place(cursor: str, secret: bytes) -> ListCursor:
     """Where a list goes on. Raises Problem."""
     try:
         return read(cursor, secret)
     except ValueError as error:
-        raise Problem(422, str(error)) from None
+        raise ProblemError(422, str(error)) from None
 
 
-def _list_key(call: Call, body: bytes) -> str | None:
+def _list_key(call: RequestContext, body: bytes) -> str | None:
     """The key of a list in the caches; None where an equal request may get another answer."""
     subject, served = call.subject, call.served
     if subject.mark is None:
@@ -117,57 +124,63 @@ def _list_key(call: Call, body: bytes) -> str | None:
     return list_key(served.name, served.version, subject.kind, subject.entity or "", subject.mark, body)
 
 
-def _again(call: Call, kept: bytes, source: Source) -> Response:
+def _again(call: RequestContext, kept: bytes, source: Source) -> Response:
     """The answer with a list that was made before."""
     prior, size, rest = unpack(kept)
     return end(call, "prior" if prior else "cache", source, size, rest, call.house.missing())
 
 
-def _ask(recommender: Recommender, known: Known, body: RecommendationRequest) -> tuple[Known, Question]:
+def _ask(
+    recommender: Recommender, known: EncodedEntity, body: RecommendationRequest
+) -> tuple[EncodedEntity, EncodedQuery]:
     """The moment of a request, and the newcomer with what the request says of items."""
     told: dict[str, Mapping[str, Any]] = {}
     for one in [*(body.candidates or ()), *((body.moment and body.moment.history) or ())]:
         name, features = (one.item, one.features) if isinstance(one, Told) else (one, {})
         told[name] = {**told.get(name, {}), **features}
-    return recommender.ask(known, _moment(body.moment) or Moment(), told)
+    return recommender.ask(known, _moment(body.moment) or QueryContext(), told)
 
 
-def _moment(body: MomentBody | None) -> Moment | None:
+def _moment(body: MomentBody | None) -> QueryContext | None:
     if body is None:
         return None
     at = None if body.lat is None or body.lon is None else (body.lat, body.lon)
     history = None if body.history is None else [one if isinstance(one, str) else one.item for one in body.history]
-    return Moment(body.context, body.actor, at, history)
+    return QueryContext(body.context, body.actor, at, history)
 
 
 async def _climb(
-    call: Call, body: RecommendationRequest, known: Known, question: Question | None, place: Place | None
-) -> Outcome:
+    call: RequestContext,
+    body: RecommendationRequest,
+    known: EncodedEntity,
+    question: EncodedQuery | None,
+    place: ListCursor | None,
+) -> StateResolution:
     ladder = call.house.ladder
     if known.own is not None and not known.own.names:  # there is nothing to choose from yet
         call.served.recommender.support([known])  # wrong features are refused all the same
-        return Outcome(Solved({}, torch.zeros(1, FIRST)), "miss", 0.0)
+        return StateResolution(BatchResult({}, torch.zeros(1, FIRST)), "miss", 0.0)
     support = None if place is None else place.support
     if question is None:
         plain = place is None and known.own is None and body.candidates is None and not body.filters
-        wish = Wish(body.n + 1, _left_out(call.served.recommender, body, known, question)) if plain else None
+        wish = TopKRequest(body.n + 1, _left_out(call.served.recommender, body, known, question)) if plain else None
         return await ladder.climb(call.served, known, call.subject, digest=support, wish=wish)
     ask = partial(_answer, question)
     return await ladder.climb(call.served, known, call.subject, digest=support, ask=ask)
 
 
-def _answer(question: Question, recommender: Recommender, state: State) -> Any:
+def _answer(question: EncodedQuery, recommender: Recommender, state: State) -> Any:
     return recommender.answer(state, question)
 
 
 def _list(
-    served: Served,
+    served: LoadedModel,
     body: RecommendationRequest,
-    known: Known,
-    question: Question | None,
-    outcome: Outcome,
-    place: Place | None,
-) -> tuple[list[Scored], list[str]]:
+    known: EncodedEntity,
+    question: EncodedQuery | None,
+    outcome: StateResolution,
+    place: ListCursor | None,
+) -> tuple[list[ScoredItem], list[str]]:
     """The list and one item more, if there is one; and the items of events and candidates that the model lacks."""
     recommender = served.recommender
     if outcome.best is not None:
@@ -191,45 +204,54 @@ def _list(
     return items, unknown
 
 
-def _rules(body: RecommendationRequest) -> dict[str, Rule]:
+def _rules(body: RecommendationRequest) -> dict[str, FeatureFilter]:
     return {
-        name: Rule(None if one.any is None else tuple(one.any), tuple(one.all), tuple(one.none), one.min, one.max)
+        name: FeatureFilter(
+            None if one.any is None else tuple(one.any), tuple(one.all), tuple(one.none), one.min, one.max
+        )
         for name, one in body.filters.items()
     }
 
 
-def _entity_digest(call: Call) -> bytes:
+def _entity_digest(call: RequestContext) -> bytes:
     return digest(call.subject.owner or "")
 
 
-def _check_place(place: Place, call: Call, body: RecommendationRequest, known: Known) -> None:
+def _check_place(place: ListCursor, call: RequestContext, body: RecommendationRequest, known: EncodedEntity) -> None:
     """Raise Problem where a cursor was made for something else, or for a list that can no longer be made."""
     if place.version != call.served.version or not place.version.startswith((body.model or "").partition("@")[2]):
-        raise Problem(422, "This cursor belongs to another version of the model")
+        raise ProblemError(422, "This cursor belongs to another version of the model")
     if (place.entity, place.moment) != (_entity_digest(call), moment_digest(_moment(body.moment))):
-        raise Problem(422, "This cursor belongs to another newcomer or moment")
+        raise ProblemError(422, "This cursor belongs to another newcomer or moment")
     if known.own is not None and place.support != known.digest:
         raise gone()
 
 
-async def _erased(call: Call) -> bool:
+async def _erased(call: RequestContext) -> bool:
     """Whether the events of an older page may be gone because they were erased, with its states in this process yet."""
     kind, entity = call.subject.kind, call.subject.entity
     return entity is not None and await call.house.profiles.erased(kind, entity, 2 * PROCESS_S)
 
 
-def _next(call: Call, body: RecommendationRequest, known: Known, last: Scored, place: Place | None) -> str:
+def _next(
+    call: RequestContext, body: RecommendationRequest, known: EncodedEntity, last: ScoredItem, place: ListCursor | None
+) -> str:
     """The cursor of what follows the last item."""
     item = call.served.recommender.places([last.item], known)[0]
     support, size = (known.digest, len(known.items)) if place is None else (place.support, place.size)
     moment = moment_digest(_moment(body.moment))
-    made = Place(call.served.version, support, size, _entity_digest(call), moment, last.score, item)
+    made = ListCursor(call.served.version, support, size, _entity_digest(call), moment, last.score, item)
     return write(made, call.house.profiles.secret)
 
 
 async def _whys(
-    call: Call, known: Known, question: Question | None, items: list[Scored], outcome: Outcome, place: Place | None
-) -> Sequence[Why]:
+    call: RequestContext,
+    known: EncodedEntity,
+    question: EncodedQuery | None,
+    items: list[ScoredItem],
+    outcome: StateResolution,
+    place: ListCursor | None,
+) -> Sequence[ItemExplanation]:
     """Why each item is there; nothing for a list of older events or of a failed model, or where too many ask."""
     if outcome.broken or not items or (place is not None and place.support != known.digest):
         return ()
@@ -237,7 +259,7 @@ async def _whys(
     ids = recommender.places([s.item for s in items], known)
     try:
         return await call.house.ladder.run(explain, recommender, known, ids, question, patience=_WHY_S)
-    except Busy:
+    except WorkerBusy:
         return ()
     except Exception:  # a list without reasons is better than none
         call.house.log.error("explanation failed", model=call.served.name, version=call.served.version, exc_info=True)
@@ -245,14 +267,14 @@ async def _whys(
 
 
 def _left_out(
-    recommender: Recommender, body: RecommendationRequest, known: Known, question: Question | None
+    recommender: Recommender, body: RecommendationRequest, known: EncodedEntity, question: EncodedQuery | None
 ) -> Collection[int]:
     """Ids of what shall not be listed."""
     met = _met(body, known, question)
     return met.union(recommender.ids(body.exclude, known.own)) if body.exclude else met
 
 
-def _met(body: RecommendationRequest, known: Known, question: Question | None) -> frozenset[int]:
+def _met(body: RecommendationRequest, known: EncodedEntity, question: EncodedQuery | None) -> frozenset[int]:
     """What was met and shall not come again, and what is never an answer."""
     if known.own is None:
         return frozenset() if body.include_seen else known.seen
@@ -263,7 +285,7 @@ def _met(body: RecommendationRequest, known: Known, question: Question | None) -
     return hidden | (question.met if question and by_actor else known.seen)
 
 
-def _name(told: Told, known: Known) -> str:
+def _name(told: Told, known: EncodedEntity) -> str:
     """The name of an item that was told with features, where there is room for them."""
     if known.own is None and told.features:
         raise DataError("only entities with items of their own can be told of new ones", field="features")

@@ -14,8 +14,8 @@ from api.handlers.response_encoding import reply
 from api.http.authorization import require
 from api.schemas import responses as answers
 from api.schemas.requests import ServedBy
-from recsys_meta.store.database.base import Base, Metric
-from recsys_meta.store.database.keyset_pagination import Page, beyond, cut, decode
+from recsys_meta.store.database.base import Base, MetricRecord
+from recsys_meta.store.database.keyset_pagination import KeysetPage, beyond, cut, decode
 from recsys_meta.store.entities import adaptations
 from recsys_meta.store.tracking import evaluations, runs
 from recsys_meta.store.tracking.runs import Status
@@ -96,17 +96,17 @@ async def list_adaptations(
     )
 
 
-def _page(page: Page[Any]) -> dict[str, Any]:
+def _page(page: KeysetPage[Any]) -> dict[str, Any]:
     rows: Sequence[Base] = page.items
     return {"items": [row.as_dict() for row in rows], "next": page.next}
 
 
-def _metrics(session: Session, run: str, key: str | None, limit: int, cursor: str | None) -> Page[Metric]:
+def _metrics(session: Session, run: str, key: str | None, limit: int, cursor: str | None) -> KeysetPage[MetricRecord]:
     runs.get(session, run)
-    columns = Metric.key, Metric.step
-    query = select(Metric).where(Metric.run == run).order_by(*columns).limit(limit + 1)
+    columns = MetricRecord.key, MetricRecord.step
+    query = select(MetricRecord).where(MetricRecord.run == run).order_by(*columns).limit(limit + 1)
     if key is not None:
-        query = query.where(Metric.key == key)
+        query = query.where(MetricRecord.key == key)
     if cursor is not None:
         query = query.where(beyond(columns, decode("metrics", cursor, (str, int)), descending=False))
     return cut("metrics", session.scalars(query).all(), limit, ("key", "step"))

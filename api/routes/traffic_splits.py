@@ -8,16 +8,16 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
-from api.container import House
+from api.container import AppContainer
 from api.handlers.dependencies import AHouse, ModelPath
 from api.handlers.response_encoding import reply
 from api.http.authorization import actor, record, require
 from api.schemas import responses as answers
 from api.schemas.requests import SplitBody
 from recsys_meta.core.errors import ConflictError
-from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import traffic_splits as splits
-from recsys_meta.store.model_registry.split_arms import Arm, Split
+from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
 
 router = APIRouter(prefix="/v1", tags=["models"], responses={200: {"model": answers.SplitDocument}})
 
@@ -59,17 +59,17 @@ async def delete_split(name: ModelPath, request: Request, house: AHouse) -> Resp
     return await _changed(house, await house.database.write(write))
 
 
-async def _arm(house: House, name: str, version: str, weight: float, label: str | None) -> Arm:
+async def _arm(house: AppContainer, name: str, version: str, weight: float, label: str | None) -> SplitArm:
     """An arm that can be loaded and is for the newcomers that the live version is for. Raises ConflictError."""
     served, live = await house.registry.check(name, version), house.registry.live.get(name)
     if live is not None and live.kind != served.kind:
         raise ConflictError(f"{name}@{served.version} is for newcomers of kind '{served.kind}', not '{live.kind}'")
-    return Arm(label or served.version, served.version, weight)
+    return SplitArm(label or served.version, served.version, weight)
 
 
-async def _changed(house: House, document: dict[str, Any]) -> Response:
+async def _changed(house: AppContainer, document: dict[str, Any]) -> Response:
     # What was written is written; where the database went away since, the next poll takes it into service.
-    with suppress(Unavailable):
+    with suppress(StoreUnavailable):
         await house.refresh()
     return reply(document)
 
@@ -84,5 +84,5 @@ def _document(session: Session, name: str) -> dict[str, Any]:
     }
 
 
-def _change(split: Split) -> dict[str, Any]:
+def _change(split: TrafficSplit) -> dict[str, Any]:
     return {"arms": [vars(arm) for arm in split.arms], "salt": split.salt, "actor": split.actor, "at": split.at}

@@ -18,7 +18,7 @@ _NEWEST = "$response.body#/registered/0/version"
 
 
 @dataclass(frozen=True)
-class Link:
+class OpenApiLink:
     """From the good answer of one call, `METHOD PATH`, to another: parameters and body by runtime expression."""
 
     source: str
@@ -38,49 +38,51 @@ class Link:
 _OF_ENTITY = {"kind": _KIND, "id": _ID}
 _OF_MODEL = {"name": _NAME}
 
-LINKS: Mapping[str, Link] = {
-    "ReadEntity": Link(f"put {_ENTITY}", f"get {_ENTITY}", "what is stored now", _OF_ENTITY),
-    "EraseEntity": Link(f"put {_ENTITY}", f"delete {_ENTITY}", "erase it again", _OF_ENTITY),
-    "ListForEntity": Link(
+LINKS: Mapping[str, OpenApiLink] = {
+    "ReadEntity": OpenApiLink(f"put {_ENTITY}", f"get {_ENTITY}", "what is stored now", _OF_ENTITY),
+    "EraseEntity": OpenApiLink(f"put {_ENTITY}", f"delete {_ENTITY}", "erase it again", _OF_ENTITY),
+    "ListForEntity": OpenApiLink(
         f"put {_ENTITY}", f"post {_LISTS}", "a list for it", body={"entity": {"kind": _KIND, "id": _ID}}
     ),
-    "EntityOfEvent": Link(
+    "EntityOfEvent": OpenApiLink(
         "post /v1/events",
         f"get {_ENTITY}",
         "the entity of the first event",
         {"kind": "$request.body#/events/0/kind", "id": "$request.body#/events/0/entity"},
     ),
-    "NextItems": Link(f"post {_LISTS}", f"post {_LISTS}", "the items that follow", body={"cursor": _NEXT}),
-    "ScoreItem": Link(
+    "NextItems": OpenApiLink(f"post {_LISTS}", f"post {_LISTS}", "the items that follow", body={"cursor": _NEXT}),
+    "ScoreItem": OpenApiLink(
         f"post {_LISTS}",
         "post /v1/score",
         "the score of the best item",
         body={"model": "$response.body#/model/name", "items": ["$response.body#/items/0/item"]},
     ),
-    "AnswerQuestion": Link(
+    "AnswerQuestion": OpenApiLink(
         "get /v1/onboarding",
         f"post {_LISTS}",
         "a list from the answer to the first question",
         body={"model": "$response.body#/model/name", "events": [{"item": "$response.body#/items/0/item"}]},
     ),
-    "ReadModel": Link("get /v1/models", f"get {_MODEL}", "its versions", {"name": "$response.body#/items/0/name"}),
-    "Promote": Link(
+    "ReadModel": OpenApiLink(
+        "get /v1/models", f"get {_MODEL}", "its versions", {"name": "$response.body#/items/0/name"}
+    ),
+    "Promote": OpenApiLink(
         f"get {_MODEL}", f"post {_MODEL}/promote", "make the newest version live", _OF_MODEL, {"version": _NEWEST}
     ),
-    "Rollback": Link(f"post {_MODEL}/promote", f"post {_MODEL}/rollback", "take it back", _OF_MODEL),
-    "StartSplit": Link(
+    "Rollback": OpenApiLink(f"post {_MODEL}/promote", f"post {_MODEL}/rollback", "take it back", _OF_MODEL),
+    "StartSplit": OpenApiLink(
         f"get {_MODEL}",
         f"put {_SPLIT}",
         "let the newest version answer",
         _OF_MODEL,
         {"arms": [{"version": _NEWEST, "weight": 1}]},
     ),
-    "EndSplit": Link(f"put {_SPLIT}", f"delete {_SPLIT}", "the live version answers all again", _OF_MODEL),
-    "ReadMetrics": Link(
+    "EndSplit": OpenApiLink(f"put {_SPLIT}", f"delete {_SPLIT}", "the live version answers all again", _OF_MODEL),
+    "ReadMetrics": OpenApiLink(
         "get /v1/runs", "get /v1/runs/{id}/metrics", "figures of the newest run", {"id": "$response.body#/items/0/id"}
     ),
     **{
-        f"Next{noun.capitalize()}": Link(
+        f"Next{noun.capitalize()}": OpenApiLink(
             f"get /v1/{noun}", f"get /v1/{noun}", "the page that follows", {"cursor": _NEXT}
         )
         for noun in ("runs", "evaluations", "adaptations")

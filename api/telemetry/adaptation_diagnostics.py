@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from recsys_meta.inference.recommender import Diagnosis, Known, Recommender
-from recsys_meta.store.background_writer import Writer
+from recsys_meta.inference.recommender import AdaptationDiagnostics, EncodedEntity, Recommender
+from recsys_meta.store.background_writer import BackgroundWriter
 from recsys_meta.store.entities.adaptations import NewAdaptation, ServedBy
 
 ANONYMOUS = ""
@@ -23,7 +23,7 @@ _REST = 9.0  # times as long as it worked
 _LONGEST_REST = 2.0  # seconds
 
 
-class Done(NamedTuple):
+class AnsweredRequest(NamedTuple):
     """What was done for one request. `adapted` says that there is something to diagnose, for `known`.
 
     `at` is when the request came, before anything was read for it: an erasure that comes later must know its row as
@@ -37,23 +37,23 @@ class Done(NamedTuple):
     ms: float
     support_size: int
     at: datetime
-    known: Known | None = None
+    known: EncodedEntity | None = None
     adapted: bool = False
     variant: str | None = None
 
 
-class Diagnoser:
+class DiagnosticsWorker:
     """A thread that works out losses and gradient norms. What it has no time for is written without them.
 
     It takes what waits together, for a third of the time of one after another, and rests nine times as long as it
     works: the event loop needs the interpreter's lock more.
     """
 
-    def __init__(self, writer: Writer, log: Any) -> None:
+    def __init__(self, writer: BackgroundWriter, log: Any) -> None:
         self._writer, self._log = writer, log
-        self._queue: queue.Queue[Done | None] = queue.Queue(_CAPACITY)
+        self._queue: queue.Queue[AnsweredRequest | None] = queue.Queue(_CAPACITY)
         self._closing = threading.Event()
-        self._held: Done | None = None  # for another model than those before it
+        self._held: AnsweredRequest | None = None  # for another model than those before it
         self._ending = False
         self.skipped = 0  # rows written without figures, because the queue was full
         self._thread = threading.Thread(target=self._run, name="recsys-meta-diagnoser", daemon=True)
@@ -64,7 +64,7 @@ class Diagnoser:
         """Rows not worked out yet."""
         return self._queue.qsize()
 
-    def put(self, done: Done) -> None:
+    def put(self, done: AnsweredRequest) -> None:
         """Take note of what was done, without waiting."""
         if not done.adapted or done.known is None or not done.support_size:
             self._writer.put(row(done, None))
@@ -91,7 +91,7 @@ class Diagnoser:
                 self._writer.put(row(done, found))
             self._closing.wait(min(_REST * (time.perf_counter() - began), _LONGEST_REST))
 
-    def _take(self) -> list[Done]:
+    def _take(self) -> list[AnsweredRequest]:
         """What waits for the same model, at most `_TOGETHER`; nothing at the end."""
         if self._ending:
             return []
@@ -112,7 +112,7 @@ class Diagnoser:
             batch.append(done)
         return batch
 
-    def _diagnose(self, batch: Sequence[Done]) -> Sequence[Diagnosis | None]:
+    def _diagnose(self, batch: Sequence[AnsweredRequest]) -> Sequence[AdaptationDiagnostics | None]:
         try:
             return batch[0].recommender.diagnose([done.known for done in batch if done.known is not None])
         except Exception:  # figures are a courtesy: their failure must not end the thread
@@ -122,7 +122,7 @@ class Diagnoser:
             return [None]
 
 
-def row(done: Done, found: Diagnosis | None) -> NewAdaptation:
+def row(done: AnsweredRequest, found: AdaptationDiagnostics | None) -> NewAdaptation:
     """The row of one request; figures that are not finite are left out."""
     return NewAdaptation(
         model_version=done.recommender.version,

@@ -20,7 +20,7 @@ _GATHER_S = 0.1
 _WHOLE = getattr(select, "PIPE_BUF", 512)  # bytes that a pipe takes in one piece; not every system says
 
 
-class Lines:
+class BufferedLogWriter:
     """Where lines go: to a file, those that came within a tenth of a second together, since a call of the system for
     each request costs as much as the rest of its line. What tells of trouble is written at once.
 
@@ -67,10 +67,10 @@ class Lines:
                     self._out.flush()
 
 
-class Retold(logging.Handler):
+class StdlibBridgeHandler(logging.Handler):
     """What the store says, through Python's own logging, of a server that is away: as lines like all others."""
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: BufferedLogWriter) -> None:
         super().__init__(logging.WARNING)
         self._lines = lines
 
@@ -80,9 +80,9 @@ class Retold(logging.Handler):
 
 
 @contextlib.contextmanager
-def retelling(lines: Lines) -> Iterator[None]:
+def retelling(lines: BufferedLogWriter) -> Iterator[None]:
     """While it lasts, what the store says is among the lines."""
-    store, handler = logging.getLogger("recsys_meta"), Retold(lines)
+    store, handler = logging.getLogger("recsys_meta"), StdlibBridgeHandler(lines)
     store.addHandler(handler)
     try:
         yield
@@ -103,10 +103,10 @@ def _parts(lines: list[bytes]) -> Iterator[bytes]:
         yield b"".join(part)
 
 
-def open_log() -> tuple[Any, Lines]:
+def open_log() -> tuple[Any, BufferedLogWriter]:
     """A logger of its own configuration, nothing global is touched; and its lines, on standard output, for whoever
     closes it to drain."""
-    lines = Lines(sys.stdout.buffer)
+    lines = BufferedLogWriter(sys.stdout.buffer)
     made = structlog.wrap_logger(
         lines, processors=[_line], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
     )

@@ -20,7 +20,7 @@ Across = Literal["sum", "min", "max"]
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 
-class Metrics:
+class ServerMetrics:
     """What one process counts, and the text for all of them."""
 
     def __init__(self) -> None:

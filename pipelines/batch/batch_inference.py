@@ -14,7 +14,7 @@ from pipelines.batch.event_files import LINE, check_filled, interactions_of, lin
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import Schema
 from recsys_meta.inference.recommender import Recommender
-from recsys_meta.inference.requests.entity import Interaction, Known, Newcomer
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
 from recsys_meta.inference.requests.support_reader import fits, labels_of
 
 SCHEMA = pa.schema(
@@ -77,7 +77,7 @@ def answers(recommender: Recommender, path: Path, n: int, piece: pd.DataFrame) -
     events = interactions_of(path, piece, recommender.fields)
     each = [events[begin:end] for begin, end in pairwise([0, *np.cumsum(np.bincount(codes)).tolist()])]
     try:
-        known = [recommender.know(Newcomer(events=own)) for own in each]
+        known = [recommender.know(EntityRequest(events=own)) for own in each]
         return _answers(recommender, names.tolist(), known, n), len(piece)
     except DataError:
         _find(recommender, path, events, piece.index)
@@ -88,14 +88,14 @@ def _find(recommender: Recommender, path: Path, events: Sequence[Interaction], l
     """Raise DataError for the first event that the model cannot read by itself."""
     for event, index in zip(events, lines, strict=True):
         try:
-            recommender.know(Newcomer(events=[event]))
+            recommender.know(EntityRequest(events=[event]))
             recommender.check(event.context or {})
         except DataError as error:
             line = line_at(path, index)
             raise DataError(error.problem, file=path, line=line, field=error.field, remedy=error.remedy) from None
 
 
-def _answers(recommender: Recommender, names: list[str], known: Sequence[Known], n: int) -> pa.Table:
+def _answers(recommender: Recommender, names: list[str], known: Sequence[EncodedEntity], n: int) -> pa.Table:
     state = recommender.adapt(known)
     lists = recommender.tops(recommender.scores(state), n, known)
     columns = [

@@ -18,7 +18,7 @@ from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import list_cell
 from recsys_meta.core.timestamps import EXPECTED, LATEST
 from recsys_meta.data.readers.time_columns import exact_seconds
-from recsys_meta.inference.requests.context_fields import DEGREES, NO_FIELDS, Fields
+from recsys_meta.inference.requests.context_fields import DEGREES, NO_FIELDS, ContextFields
 from recsys_meta.inference.requests.entity import Interaction
 
 BLOCK = 100_000
@@ -32,7 +32,7 @@ AS_TEXT: dict[str, Any] = {"dtype": "str", "keep_default_na": False, "na_values"
 """How pandas reads CSV: as text, so that a category 7 does not become 7.0 where another is missing."""
 
 
-def read_events(path: Path, fields: Fields | None = None) -> list[Interaction]:
+def read_events(path: Path, fields: ContextFields | None = None) -> list[Interaction]:
     """The interactions of one newcomer from a file, with the model's fields of context that are among its columns.
     Raises DataError naming file, line and field."""
     return interactions_of(path, _frame(path), fields)
@@ -184,7 +184,7 @@ def _check_ids(path: Path, schema: pa.Schema) -> None:
             raise DataError(f"a column of type {kind} holds no names", file=path, field=field.name, remedy=remedy)
 
 
-def interactions_of(path: Path, frame: pd.DataFrame, fields: Fields | None) -> list[Interaction]:
+def interactions_of(path: Path, frame: pd.DataFrame, fields: ContextFields | None) -> list[Interaction]:
     """The interactions of a table's rows. Raises DataError naming file, line and field."""
     frame = readable(path, frame, fields)
     labels = frame["label"].tolist() if "label" in frame.columns else [None] * len(frame)
@@ -203,7 +203,7 @@ def interactions_of(path: Path, frame: pd.DataFrame, fields: Fields | None) -> l
     ]
 
 
-def readable(path: Path, frame: pd.DataFrame, fields: Fields | None) -> pd.DataFrame:
+def readable(path: Path, frame: pd.DataFrame, fields: ContextFields | None) -> pd.DataFrame:
     """The table with numbers where numbers belong. Raises DataError for the first cell that is none, or no item."""
     every = {} if fields is None else fields.every
     numeric = [name for name, of in every.items() if of.kind == "numeric" and name in frame.columns]

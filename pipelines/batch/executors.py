@@ -43,7 +43,7 @@ STORE = 128 * 2**20
 """Bytes that pieces and answers may take on their way; beyond that Ray puts them on the disk."""
 
 
-class Engine(StrEnum):
+class ExecutionBackend(StrEnum):
     """Who works."""
 
     LOCAL = "local"
@@ -51,7 +51,7 @@ class Engine(StrEnum):
 
 
 @dataclass(frozen=True)
-class Task:
+class BatchTask:
     """What is asked about every entity of a table of events: a list of `n` items by the model that lies in a folder."""
 
     recommender: Recommender
@@ -60,24 +60,24 @@ class Task:
     n: int
 
 
-Answers = Callable[[Task, Iterable[pd.DataFrame]], Iterator[Answered]]
+Answers = Callable[[BatchTask, Iterable[pd.DataFrame]], Iterator[Answered]]
 """Answers the pieces of a table, in their order."""
 
 
-def check_engine(engine: Engine, workers: int | None) -> None:
+def check_engine(engine: ExecutionBackend, workers: int | None) -> None:
     """Raise typer.BadParameter where there is no such engine here, or it has no workers."""
-    if engine is Engine.LOCAL and workers is not None:
+    if engine is ExecutionBackend.LOCAL and workers is not None:
         raise typer.BadParameter("only --engine ray has workers", param_hint="--workers")
-    if engine is Engine.RAY and find_spec("ray") is None:
+    if engine is ExecutionBackend.RAY and find_spec("ray") is None:
         raise typer.BadParameter("Ray is missing: pip install 'recsys-meta[ray]'", param_hint="--engine")
 
 
-def started(engine: Engine, workers: int | None = None) -> AbstractContextManager[Answers]:
+def started(engine: ExecutionBackend, workers: int | None = None) -> AbstractContextManager[Answers]:
     """An engine that runs until the block ends. Raises ConfigError where it does not start."""
-    return nullcontext(_here) if engine is Engine.LOCAL else _ray(workers)
+    return nullcontext(_here) if engine is ExecutionBackend.LOCAL else _ray(workers)
 
 
-def _here(task: Task, pieces: Iterable[pd.DataFrame]) -> Iterator[Answered]:
+def _here(task: BatchTask, pieces: Iterable[pd.DataFrame]) -> Iterator[Answered]:
     return map(partial(answers, task.recommender, task.events, task.n), pieces)
 
 
@@ -118,7 +118,7 @@ def _start(ray: Any, workers: int | None, folder: str) -> None:
     signal.signal(signal.SIGTERM, ended)  # Ray would tell where each thread was
 
 
-def _there(ray: Any, most: int, task: Task, pieces: Iterable[pd.DataFrame]) -> Iterator[Answered]:
+def _there(ray: Any, most: int, task: BatchTask, pieces: Iterable[pd.DataFrame]) -> Iterator[Answered]:
     """The answers to pieces, of which `most` are given out at once."""
     given = partial(ray.remote(_answers).remote, task.folder.resolve(), task.recommender.version, task.events, task.n)
     out: deque[Any] = deque()

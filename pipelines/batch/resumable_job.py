@@ -37,7 +37,7 @@ Tables = Iterable[pa.Table]
 
 
 @dataclass(frozen=True)
-class Batch:
+class ResumableJob:
     """The work on one output file. `resumed`: it had been begun."""
 
     out: Path
@@ -83,7 +83,7 @@ class Batch:
 
 
 @contextmanager
-def batch(out: Path, job: Job) -> Iterator[Batch]:
+def batch(out: Path, job: Job) -> Iterator[ResumableJob]:
     """The work on `out`. The folder it is done in stays when it is interrupted or killed, and goes when the block ends
     well, or in a DataError, which every run would meet again.
 
@@ -101,7 +101,7 @@ def batch(out: Path, job: Job) -> Iterator[Batch]:
             write_file(folder / "job.json", seal(job).encode())
         for place in (folder, folder / "made"):
             sweep(place)
-        yield Batch(out, folder, job, resumed)
+        yield ResumableJob(out, folder, job, resumed)
         _remove(folder)
     except DataError:
         _remove(folder)

@@ -22,7 +22,7 @@ from pipelines.console import JsonFile, err, show
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.inference.recommender import Interaction, Newcomer, Recommender, dump_state, recommend
+from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender, dump_state, recommend
 
 app = typer.Typer(no_args_is_help=True)
 REPEATS = 7
@@ -56,7 +56,7 @@ def newcomer(
     names = recommender.bundle.vocab.values["item"]
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(names), min(events, len(names) - 10), replace=False)
-    someone = Newcomer(events=[Interaction(str(names[i])) for i in chosen])
+    someone = EntityRequest(events=[Interaction(str(names[i])) for i in chosen])
     known = recommender.know(someone)
     state = recommender.adapt([known])
     case = f"{len(chosen)} events, {len(names)} items"

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.commands.train import Watch
+from pipelines.commands.train import StepProgress
 from pipelines.console import JsonFile, Shots, bar, err, out, parse_shots
 from pipelines.experiments import compare as comparing
 from pipelines.experiments import report
-from pipelines.experiments.compare import Protocol, Scenario, baselines_for
-from pipelines.experiments.comparison import Comparison, Method, as_json
+from pipelines.experiments.compare import EvaluationProtocol, Scenario, baselines_for
+from pipelines.experiments.comparison import Comparison, MethodCurves, as_json
 from pipelines.experiments.training_run import rows_of
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
@@ -28,9 +28,9 @@ from recsys_meta.core.errors import CheckpointError, ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.episodes.splits import split_of
 from recsys_meta.evaluation.baseline_tuning import fit_tuned
-from recsys_meta.evaluation.cold_start import Curve, Unadapted, cold_start, metrics_of
+from recsys_meta.evaluation.cold_start import ColdStartCurve, UnadaptedPredictor, cold_start, metrics_of
 from recsys_meta.store.tracking import evaluations
-from recsys_meta.training.trainer import Step
+from recsys_meta.training.trainer import TrainStep
 
 OrderOption = Annotated[
     str | None, typer.Option("--order", help="Draw supports by time or random; default: the data's.")
@@ -64,7 +64,7 @@ def evaluate(
             "this data set is not the one that the model was trained on; meta-test would not be new to it"
         )
     scenario: Scenario = "actors" if bundle.about.get("scenario") == "actors" else "new"
-    protocol = Protocol(parse_shots(shots), str(bundle.about["split"]), _order(order), min_query, scenario)
+    protocol = EvaluationProtocol(parse_shots(shots), str(bundle.about["split"]), _order(order), min_query, scenario)
     points = protocol.points(data)
     seed = int(bundle.about["seed"])
     index = rows_of(data, scenario, seed)
@@ -73,7 +73,7 @@ def evaluate(
     result = Comparison(data.schema.name, protocol.label(data), metrics_of(data), points)
     with bar() as progress:
 
-        def curve(predictor: Any, params: Any, label: str) -> Curve:
+        def curve(predictor: Any, params: Any, label: str) -> ColdStartCurve:
             task = progress.add_task(label, total=len(split.test), note="")
             made = cold_start(
                 predictor,
@@ -87,14 +87,14 @@ def evaluate(
                 min_query=min_query,
                 progress=lambda done, _: progress.update(task, completed=done),
             )
-            return Curve(label, made.entities, made.values)
+            return ColdStartCurve(label, made.entities, made.values)
 
         role: evaluations.Role = "flagship" if name in comparing.FLAGSHIPS else "learner"
         own = curve(bundle.predictor, bundle.params, name)
-        result.methods.append(Method(name, role, {seed: own}, versions={seed: bundle.version}))
+        result.methods.append(MethodCurves(name, role, {seed: own}, versions={seed: bundle.version}))
         plain = f"{name}-unadapted"
         result.methods.append(
-            Method(plain, "learner", {seed: curve(Unadapted(bundle.predictor), bundle.params, plain)})
+            MethodCurves(plain, "learner", {seed: curve(UnadaptedPredictor(bundle.predictor), bundle.params, plain)})
         )
         asked = _baselines(baselines, data)
         for other in _beside(asked, data):
@@ -106,7 +106,7 @@ def evaluate(
                 err.print(f"[dim]{other} is left out: {escape(str(error))}[/]")
                 continue
             fitted = curve(tuned.predictor, tuned.params, other)
-            result.methods.append(Method(other, "baseline", {seed: fitted}, comparing.tuning_note(tuned.report)))
+            result.methods.append(MethodCurves(other, "baseline", {seed: fitted}, comparing.tuning_note(tuned.report)))
     _store(workspace, result, model)
     present([result], json_file, html)
 
@@ -151,7 +151,7 @@ def compare(
         raise typer.BadParameter("seed or time", param_hint="--split")
     workspace = Workspace()
     data, folder = workspace.dataset(dataset)
-    protocol = Protocol(parse_shots(shots), split, _order(order), min_query, _scenario(scenario))
+    protocol = EvaluationProtocol(parse_shots(shots), split, _order(order), min_query, _scenario(scenario))
     results = run(
         workspace,
         str(folder),
@@ -168,11 +168,11 @@ def compare(
 def run(workspace: Workspace, dataset: str, **settings: Any) -> list[Comparison]:
     """`comparing.compare` with a progress bar."""
     with bar() as progress:
-        watches: dict[str, Watch] = {}
+        watches: dict[str, StepProgress] = {}
 
-        def on_step(name: str, step: Step) -> None:
+        def on_step(name: str, step: TrainStep) -> None:
             if name not in watches or step.step == 1:
-                watches[name] = Watch(progress, name)
+                watches[name] = StepProgress(progress, name)
             watches[name](step)
 
         return comparing.compare(

@@ -12,7 +12,7 @@ from pipelines.console import Json, emit, err, out, show
 from pipelines.workspace import Workspace
 from recsys_meta.store.access import api_keys as keys
 from recsys_meta.store.access import audit_log as audit
-from recsys_meta.store.database.base import ApiKey
+from recsys_meta.store.database.base import ApiKeyRecord
 
 ACTOR = "command line"
 
@@ -88,7 +88,7 @@ def add_to(main: typer.Typer) -> None:
     main.command("audit")(show_audit)
 
 
-def _shown(row: ApiKey) -> dict[str, Any]:
+def _shown(row: ApiKeyRecord) -> dict[str, Any]:
     """A key as it may be shown. Its digest is no secret, and of no use to anybody."""
     now = datetime.now(UTC)
     ended = row.expires is not None and row.expires <= now

@@ -15,7 +15,7 @@ from recsys_meta.models.bundle import load_bundle, save_bundle
 from recsys_meta.store.access import audit_log as audit
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry import traffic_splits as splits
-from recsys_meta.store.model_registry.split_arms import Arm, Split
+from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
 from recsys_meta.store.tracking import evaluations, runs
 
 app = typer.Typer(no_args_is_help=True)
@@ -143,7 +143,7 @@ def split(
         given = [read_arm(text) for text in arms]
         with workspace.session() as session:
             full = [
-                Arm(a.label or v, v, a.weight)
+                SplitArm(a.label or v, v, a.weight)
                 for a in given
                 for v in [registry.resolve(session, f"{name}@{a.version}").version]
             ]
@@ -157,7 +157,7 @@ def split(
         _show_split(splits.show(session, name), as_json)
 
 
-def read_arm(text: str) -> Arm:
+def read_arm(text: str) -> SplitArm:
     """An arm of VERSION=WEIGHT or LABEL:VERSION=WEIGHT, with an empty label where none was given.
 
     Raises ConfigError.
@@ -169,11 +169,11 @@ def read_arm(text: str) -> Arm:
         weight = None
     if found is None or weight is None:
         raise ConfigError(f"{text!r} is no arm; write VERSION=WEIGHT, for example 3f2a=0.1, or LABEL:VERSION=WEIGHT")
-    return Arm(found[1] or "", found[2], weight)
+    return SplitArm(found[1] or "", found[2], weight)
 
 
 def _show_split(detail: splits.SplitDetail, as_json: bool) -> None:
-    def plain(change: Split) -> dict[str, Any]:
+    def plain(change: TrafficSplit) -> dict[str, Any]:
         return {
             "arms": [vars(arm) for arm in change.arms], "salt": change.salt, "actor": change.actor, "at": change.at
         }  # fmt: skip

@@ -17,7 +17,7 @@ from pipelines.commands.models import publish_run
 from pipelines.console import Json, emit, err, out
 from pipelines.experiments import compare as comparing
 from pipelines.experiments import report
-from pipelines.experiments.compare import Protocol
+from pipelines.experiments.compare import EvaluationProtocol
 from pipelines.experiments.comparison import Comparison
 from pipelines.experiments.comparison import as_json as machine_readable
 from pipelines.workspace import Workspace
@@ -57,7 +57,7 @@ def quickstart(
         str(folder),
         learners=_learners(workspace, folder),
         baselines=_available(workspace, folder),
-        protocol=Protocol(),
+        protocol=EvaluationProtocol(),
         seeds=(0,),
     )
     if result.bundle is None:

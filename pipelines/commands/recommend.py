@@ -18,15 +18,22 @@ from rich.progress import Progress
 
 from pipelines.batch.batch_inference import SCHEMA, checked_tables, pieces
 from pipelines.batch.event_files import count_rows, read_events
-from pipelines.batch.executors import Engine, Task, check_engine, started
-from pipelines.batch.resumable_job import Batch, Job, batch
+from pipelines.batch.executors import BatchTask, ExecutionBackend, check_engine, started
+from pipelines.batch.resumable_job import Job, ResumableJob, batch
 from pipelines.console import Json, bar, emit, err, show
 from pipelines.workspace import Workspace
 from recsys_meta import __version__
 from recsys_meta.core.atomic_io import sha256
 from recsys_meta.core.errors import ConfigError, DataError
-from recsys_meta.inference.ranking.list_cursor import Place, digest, moment_digest, secret_of, write
-from recsys_meta.inference.recommender import Answer, Interaction, Moment, Newcomer, Recommender, recommend
+from recsys_meta.inference.ranking.list_cursor import ListCursor, digest, moment_digest, secret_of, write
+from recsys_meta.inference.recommender import (
+    EntityRequest,
+    Interaction,
+    QueryContext,
+    RecommendedList,
+    Recommender,
+    recommend,
+)
 from recsys_meta.inference.requests.stored_events import join
 from recsys_meta.models.bundle import load_bundle
 from recsys_meta.store.cache.keys import owner_key
@@ -58,7 +65,7 @@ def recommend_command(
     labelled = bundle.schema.objective in ("rating", "click")
     if interactions and labelled and any(i.label is None for i in interactions):
         raise DataError("events need a label", field="label", remedy="Give --events with a label column")
-    newcomer = Newcomer(features, interactions)
+    newcomer = EntityRequest(features, interactions)
     if entity is not None:
         with workspace.reading() as session:
             newcomer = join(recommender.reader, *profiles.read(session, bundle.schema.kind, entity), newcomer)
@@ -86,15 +93,19 @@ def recommend_command(
         err.print(f"[yellow]the model never met a value of {names}: it has no effect[/]")
 
 
-def cursor(answer: Answer, version: str, owner: str, moment: Moment | None, secret: bytes) -> str | None:
+def cursor(answer: RecommendedList, version: str, owner: str, moment: QueryContext | None, secret: bytes) -> str | None:
     """What follows the list, for the API; None at its end."""
     if answer.following is None:
         return None
-    place = Place(version, answer.support, answer.support_size, digest(owner), moment_digest(moment), *answer.following)
+    place = ListCursor(
+        version, answer.support, answer.support_size, digest(owner), moment_digest(moment), *answer.following
+    )
     return write(place, secret)
 
 
-def answer_json(answer: Answer, model: str, version: str, variant: str | None, following: str | None) -> dict[str, Any]:
+def answer_json(
+    answer: RecommendedList, model: str, version: str, variant: str | None, following: str | None
+) -> dict[str, Any]:
     """An answer in the API's form."""
     return {
         "request_id": uuid4().hex,
@@ -134,7 +145,7 @@ def _pairs(option: str, pairs: Sequence[str]) -> dict[str, object]:
     return found
 
 
-def _moment(context: Sequence[str], actor: str | None, at: str | None) -> Moment | None:
+def _moment(context: Sequence[str], actor: str | None, at: str | None) -> QueryContext | None:
     if not context and actor is None and at is None:
         return None
     place = None
@@ -146,7 +157,7 @@ def _moment(context: Sequence[str], actor: str | None, at: str | None) -> Moment
         if not (abs(lat) <= 90 and abs(lon) <= 180):
             raise ConfigError(f"--at {at!r}: latitudes go from -90 to 90, longitudes from -180 to 180")
         place = lat, lon
-    return Moment(_pairs("--context", context), actor, place)
+    return QueryContext(_pairs("--context", context), actor, place)
 
 
 def adapt_command(
@@ -154,9 +165,9 @@ def adapt_command(
     events: Annotated[Path, typer.Option(help="CSV or Parquet with entity, item and perhaps label, time.")],
     out_file: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
     n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Items of each list.")] = 10,
-    engine: Annotated[Engine, typer.Option(help="Who adapts: this process, or several that Ray runs here.")] = (
-        Engine.LOCAL
-    ),
+    engine: Annotated[
+        ExecutionBackend, typer.Option(help="Who adapts: this process, or several that Ray runs here.")
+    ] = (ExecutionBackend.LOCAL),
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes of --engine ray; default: one for each processor.")
     ] = None,
@@ -176,7 +187,7 @@ def adapt_command(
         with bar() as progress, batch(out_file, job) as work:
             if work.resumed:
                 err.print("an earlier run was interrupted; going on where it stopped")
-            total = _adapt(Task(recommender, folder, events, n), rows, work, progress, engine, workers)
+            total = _adapt(BatchTask(recommender, folder, events, n), rows, work, progress, engine, workers)
     except KeyboardInterrupt:
         err.print("[yellow]what was done is kept: run it again to go on[/]")
         raise
@@ -187,7 +198,9 @@ def adapt_command(
         err.print(f"wrote {total} entities to {escape(str(out_file))}", soft_wrap=True)
 
 
-def _adapt(todo: Task, rows: int, work: Batch, progress: Progress, engine: Engine, workers: int | None) -> int:
+def _adapt(
+    todo: BatchTask, rows: int, work: ResumableJob, progress: Progress, engine: ExecutionBackend, workers: int | None
+) -> int:
     """Answer all entities of a table of `rows` events, about; answers their number."""
     task = progress.add_task("reading events", total=rows, note="")
     tables = partial(checked_tables, todo.events, todo.recommender)

@@ -72,7 +72,7 @@ def _serve(host: str, port: int, workers: int) -> None:
             port=port,
             workers=workers,
             # By name as well. The other protocol there is has a bound on headers of its own.
-            http="api.http.uvicorn_protocol:Bounded" if find_spec("httptools") else "h11",
+            http="api.http.uvicorn_protocol:BoundedHttpProtocol" if find_spec("httptools") else "h11",
             # There are none, and whoever asked for one would be handed to a protocol with bounds of its own.
             ws="none",
             access_log=False,

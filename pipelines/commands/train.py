@@ -13,17 +13,17 @@ from pipelines.experiments import training_run as training
 from pipelines.experiments.compare import recipe_for
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.training.trainer import Step
+from recsys_meta.training.trainer import TrainStep
 
 
-class Watch:
+class StepProgress:
     """Shows steps on a progress bar: loss, best validation figure, tasks a second."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress = progress
         self._task = progress.add_task(name, total=None, note="")
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: TrainStep) -> None:
         best = "-" if step.best is None else f"{abs(step.best):.4f}"
         note = f"loss {step.loss:.3f}  valid {best}  {step.tasks_per_second:,.0f} tasks/s"
         self._progress.update(self._task, total=step.steps, completed=step.step, note=note)
@@ -55,7 +55,7 @@ def train(
     workspace = Workspace()
     with bar() as progress:
         if resume is not None:
-            done = training.resume(workspace, resume, Watch(progress, resume))
+            done = training.resume(workspace, resume, StepProgress(progress, resume))
         else:
             if dataset is None:
                 raise ConfigError("--dataset is missing: a name of `recsys-meta data list`, or a prepared folder")
@@ -70,7 +70,7 @@ def train(
                 threads=threads,
                 split=split,
                 scenario=scenario,
-                report=Watch(progress, chosen.name),
+                report=StepProgress(progress, chosen.name),
             )
     figures = {
         "run": done.plan.id,

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.experiments.comparison import Comparison, Method
+from pipelines.experiments.comparison import Comparison, MethodCurves
 from pipelines.experiments.training_run import (
     WATCHED_ROWS,
-    Trained,
+    TrainingResult,
     default_threads,
     fixed_threads,
     rows_of,
@@ -22,10 +22,18 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import IntArray
 from recsys_meta.episodes.event_index import EventIndex, seen_only
-from recsys_meta.episodes.splits import Split, split_of
+from recsys_meta.episodes.splits import EntitySplit, split_of
 from recsys_meta.episodes.warm_cold_scenarios import four_corners
-from recsys_meta.evaluation.baseline_tuning import Fitted, Report, fit_tuned
-from recsys_meta.evaluation.cold_start import Ask, Curve, Unadapted, change_made, cold_start, episodes_at, metrics_of
+from recsys_meta.evaluation.baseline_tuning import TunedBaseline, TuningReport, fit_tuned
+from recsys_meta.evaluation.cold_start import (
+    ColdStartCurve,
+    EvalOptions,
+    UnadaptedPredictor,
+    change_made,
+    cold_start,
+    episodes_at,
+    metrics_of,
+)
 from recsys_meta.evaluation.evaluate_batch import by_row
 from recsys_meta.models.baselines import BASELINES
 from recsys_meta.models.bundle import Bundle
@@ -34,7 +42,7 @@ from recsys_meta.store.tracking import evaluations
 from recsys_meta.store.tracking.evaluations import Role
 from recsys_meta.store.tracking.promotion_gate import SIMPLEST
 from recsys_meta.training.recipe import Recipe
-from recsys_meta.training.trainer import Step
+from recsys_meta.training.trainer import TrainStep
 
 FLAGSHIPS = ("flagship", "flagship-click", "flagship-choice")
 """The recipe of the flagship for each objective; asked for by the name of the first."""
@@ -48,7 +56,7 @@ Scenario = Literal["new", "corners", "actors", "sampled"]
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """How newcomers are evaluated; None takes the data set's own. Scenarios: "new" entities on all items, the four
     "corners" of warm and cold, episodes of "actors", or the same with "sampled" others only."""
 
@@ -85,7 +93,7 @@ def split_name(data: Dataset, split: str) -> str:
 
 
 Tell = Callable[[str], None]
-OnStep = Callable[[str, Step], None]
+OnStep = Callable[[str, TrainStep], None]
 
 
 def compare(
@@ -94,7 +102,7 @@ def compare(
     *,
     learners: Sequence[str] | None = None,
     baselines: Sequence[str] | None = None,
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     seeds: Sequence[int] = (0, 1, 2),
     overrides: Sequence[str] = (),
     threads: int | None = None,
@@ -109,12 +117,12 @@ def compare(
     data, folder = workspace.dataset(dataset)
     chosen = baselines_for(data, baselines)
     recipes = recipes_for(data, learners, overrides)
-    tables: dict[str, _Table] = {}
+    tables: dict[str, _ComparisonBuilder] = {}
     shots = protocol.points(data)
     for seed in rounds(data, protocol, seeds):
         doors = _doors(data, protocol, seed)
         for door in doors:
-            tables.setdefault(door.scenario, _Table(data, door.scenario, shots))
+            tables.setdefault(door.scenario, _ComparisonBuilder(data, door.scenario, shots))
         for recipe in recipes:
             tell(f"seed {seed}: training {recipe.name}")
             trained = train(
@@ -142,44 +150,44 @@ def compare(
     return results
 
 
-def rounds(data: Dataset, protocol: Protocol, seeds: Sequence[int]) -> list[int]:
+def rounds(data: Dataset, protocol: EvaluationProtocol, seeds: Sequence[int]) -> list[int]:
     """Seeds of the trainings: where entities are cross-validated, one for each part of each repetition."""
     folds = data.schema.folds if protocol.split == "seed" else 0
     return [seed * folds + part for seed in seeds for part in range(folds)] if folds else list(seeds)
 
 
-class _Table:
+class _ComparisonBuilder:
     """A comparison in the making."""
 
     def __init__(self, data: Dataset, scenario: str, shots: tuple[int, ...]) -> None:
         self._result = Comparison(data.schema.name, scenario, metrics_of(data), shots)
-        self._curves: dict[tuple[str, Role], dict[int, Curve]] = {}
+        self._curves: dict[tuple[str, Role], dict[int, ColdStartCurve]] = {}
         self._notes: dict[str, str] = {}
         self._seconds: dict[str, float] = {}
         self._versions: dict[str, dict[int, str]] = {}
 
-    def learner(self, door: _Door, recipe: Recipe, trained: Trained, *, first: bool) -> None:
+    def learner(self, door: _EvaluationSetup, recipe: Recipe, trained: TrainingResult, *, first: bool) -> None:
         bundle = trained.bundle
         role: Role = "flagship" if recipe.name in FLAGSHIPS else "learner"
         self._seconds[recipe.name] = max(self._seconds.get(recipe.name, 0.0), trained.seconds)
         self._versions.setdefault(recipe.name, {})[door.seed] = bundle.version
         self._add(door, recipe.name, role, bundle.predictor, bundle.params)
         if first:
-            self._add(door, f"{recipe.name}-unadapted", "learner", Unadapted(bundle.predictor), bundle.params)
+            self._add(door, f"{recipe.name}-unadapted", "learner", UnadaptedPredictor(bundle.predictor), bundle.params)
             if self._result.bundle is None:
                 self._result.bundle, self._result.run = bundle, trained.plan.id
                 self._result.change = door.changes(bundle)
 
-    def baseline(self, door: _Door, name: str, tuned: Fitted) -> None:
+    def baseline(self, door: _EvaluationSetup, name: str, tuned: TunedBaseline) -> None:
         self._add(door, name, "baseline", tuned.predictor, tuned.params)
         self._notes[name] = tuning_note(tuned.report)
 
-    def _add(self, door: _Door, name: str, role: Role, predictor: Any, params: Any) -> None:
+    def _add(self, door: _EvaluationSetup, name: str, role: Role, predictor: Any, params: Any) -> None:
         self._curves.setdefault((name, role), {})[door.seed] = door.curve(predictor, params, name)
 
     def comparison(self) -> Comparison:
         self._result.methods = [
-            Method(
+            MethodCurves(
                 name,
                 role,
                 curves,
@@ -193,7 +201,7 @@ class _Table:
 
 
 @dataclass(frozen=True)
-class _Door:
+class _EvaluationSetup:
     """The one evaluator that learners and baselines meet, with everything but the method fixed.
 
     `index` has the rows asked about, `training` those that training and tuning may see, `known` the data set as if
@@ -205,13 +213,13 @@ class _Door:
     training: EventIndex
     index: EventIndex
     entities: IntArray
-    ask: Ask
-    split: Split
+    ask: EvalOptions
+    split: EntitySplit
     scenario: str
-    protocol: Protocol
+    protocol: EvaluationProtocol
     seed: int
 
-    def curve(self, predictor: Any, params: Any, name: str) -> Curve:
+    def curve(self, predictor: Any, params: Any, name: str) -> ColdStartCurve:
         curve = cold_start(
             predictor,
             params,
@@ -224,7 +232,7 @@ class _Door:
             min_query=self.protocol.min_query,
             ask=self.ask,
         )
-        return Curve(name, curve.entities, curve.values)
+        return ColdStartCurve(name, curve.entities, curve.values)
 
     def changes(self, bundle: Bundle) -> dict[int, tuple[float, float]]:
         """Shots -> (norm of the state's change, change of the scores) over up to 64 newcomers."""
@@ -239,23 +247,34 @@ class _Door:
         return made
 
 
-def _doors(data: Dataset, protocol: Protocol, seed: int) -> list[_Door]:
+def _doors(data: Dataset, protocol: EvaluationProtocol, seed: int) -> list[_EvaluationSetup]:
     """The scenarios of a protocol."""
     index = rows_of(data, protocol.drawn, seed)
     split = split_of(data, index, protocol.split, seed)
     name = protocol.label(data)
     if protocol.drawn == "actors":
-        asks = {f"{name}/{NEGATIVES}-negatives": Ask(negatives=NEGATIVES)}
+        asks = {f"{name}/{NEGATIVES}-negatives": EvalOptions(negatives=NEGATIVES)}
         if protocol.scenario == "actors":
-            asks[f"{name}/full"] = Ask(rows=FULL_ROWS)
-        return [_Door(data, data, index, index, split.test, a, split, n, protocol, seed) for n, a in asks.items()]
+            asks[f"{name}/full"] = EvalOptions(rows=FULL_ROWS)
+        return [
+            _EvaluationSetup(data, data, index, index, split.test, a, split, n, protocol, seed) for n, a in asks.items()
+        ]
     if protocol.scenario == "new":
-        return [_Door(data, data, index, index, split.test, Ask(), split, name, protocol, seed)]
+        return [_EvaluationSetup(data, data, index, index, split.test, EvalOptions(), split, name, protocol, seed)]
     cut = four_corners(data, index, split, seed=seed)
     known = seen_only(data, cut.training, split.train)
     return [
-        _Door(
-            data, known, cut.training, c.index, c.entities, Ask(c.shown), split, f"{c.scenario}/{name}", protocol, seed
+        _EvaluationSetup(
+            data,
+            known,
+            cut.training,
+            c.index,
+            c.entities,
+            EvalOptions(c.shown),
+            split,
+            f"{c.scenario}/{name}",
+            protocol,
+            seed,
         )
         for c in cut.corners.values()
     ]
@@ -284,7 +303,7 @@ def serves(recipe: Recipe, data: Dataset) -> bool:
     return objectives is None or data.schema.objective in objectives
 
 
-def tuning_note(report: Report) -> str:
+def tuning_note(report: TuningReport) -> str:
     """How a baseline was tuned, in a line: what was tried, and where the best lay at the edge of what was tried."""
     edges = sorted({e for choice in report.choices for e in choice.edges})
     return f"{report.tried} settings tried on meta-validation" + (f"; at an edge: {', '.join(edges)}" if edges else "")

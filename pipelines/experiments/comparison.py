@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from recsys_meta.evaluation.cold_start import Curve
-from recsys_meta.metrics.bootstrap import Interval, paired_seeds, summarise_seeds
+from recsys_meta.evaluation.cold_start import ColdStartCurve
+from recsys_meta.metrics.bootstrap import ConfidenceInterval, paired_seeds, summarise_seeds
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.store.tracking.evaluations import NewEvaluation, Role
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodCurves:
     """One row of the table: a method with a curve for each seed; where bundles made the curves, their versions."""
 
     name: str
     role: Role
-    curves: Mapping[int, Curve]
+    curves: Mapping[int, ColdStartCurve]
     note: str = ""
     seconds: float = 0.0
     versions: Mapping[int, str] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Versus:
+class PairedComparison:
     """The flagship (or the only learner) less the best baseline at one point, over all seeds."""
 
     method: str
@@ -56,7 +56,7 @@ class Comparison:
     scenario: str
     metrics: tuple[str, ...]
     shots: tuple[int, ...]
-    methods: list[Method] = field(default_factory=list)
+    methods: list[MethodCurves] = field(default_factory=list)
     bundle: Bundle | None = None
     run: str = ""
     change: Mapping[int, tuple[float, float]] = field(default_factory=dict)
@@ -65,12 +65,14 @@ class Comparison:
         """A row for each method, seed, point and metric, and one with seed None for the mean over seeds."""
         return [row for m in self.methods for row in self._rows(m)]
 
-    def _rows(self, method: Method) -> list[NewEvaluation]:
+    def _rows(self, method: MethodCurves) -> list[NewEvaluation]:
         made = []
         for k in self.shots:
             for metric in self.metrics:
                 values = {s: c.values[k][metric] for s, c in method.curves.items()}
-                points: dict[int | None, Interval] = {s: summarise_seeds(metric, [v]) for s, v in values.items()}
+                points: dict[int | None, ConfidenceInterval] = {
+                    s: summarise_seeds(metric, [v]) for s, v in values.items()
+                }
                 points[None] = summarise_seeds(metric, list(values.values()))
                 made += [
                     NewEvaluation(
@@ -92,11 +94,11 @@ class Comparison:
                 ]
         return made
 
-    def mean(self, method: Method, shots: int, metric: str) -> float:
+    def mean(self, method: MethodCurves, shots: int, metric: str) -> float:
         """Mean over seeds at one point, NaN without newcomers."""
         return summarise_seeds(metric, [c.values[shots][metric] for c in method.curves.values()], draws=1).value
 
-    def best_baseline(self, shots: int, metric: str) -> Method | None:
+    def best_baseline(self, shots: int, metric: str) -> MethodCurves | None:
         """The baseline that is best at this very point: the hardest one to beat."""
         sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
         candidates = [m for m in self.methods if m.role == "baseline"]
@@ -104,7 +106,7 @@ class Comparison:
         scored = [(v, m) for v, m in scored if np.isfinite(v)]
         return max(scored, key=lambda pair: pair[0])[1] if scored else None
 
-    def versus(self, metric: str) -> list[Versus]:
+    def versus(self, metric: str) -> list[PairedComparison]:
         """Paired differences of the first learner and the best baseline at each point."""
         learners = [m for m in self.methods if m.role in ("flagship", "learner")]
         made = []
@@ -115,25 +117,25 @@ class Comparison:
             made.append(self._difference(learners[0], other, k, metric))
         return made
 
-    def beside(self, metric: str) -> list[Versus]:
+    def beside(self, metric: str) -> list[PairedComparison]:
         """Paired differences of the first learner and every other method at each point."""
         learners = [m for m in self.methods if m.role in ("flagship", "learner")]
         others = [m for m in self.methods if learners and m is not learners[0]]
         return [self._difference(learners[0], other, k, metric) for other in others for k in self.shots]
 
-    def among(self, metric: str) -> list[Versus]:
+    def among(self, metric: str) -> list[PairedComparison]:
         """Paired differences of each learner and every one named before it, at each point: what a part is worth."""
         learners = [m for m in self.methods if m.role != "baseline" and not m.name.endswith("-unadapted")]
         return [self._difference(b, a, k, metric) for a, b in combinations(learners, 2) for k in self.shots]
 
-    def _difference(self, ours: Method, other: Method, shots: int, metric: str) -> Versus:
+    def _difference(self, ours: MethodCurves, other: MethodCurves, shots: int, metric: str) -> PairedComparison:
         seeds = sorted(ours.curves)
         p = paired_seeds(
             metric,
             [ours.curves[s].values[shots][metric] for s in seeds],
             [other.curves[s].values[shots][metric] for s in seeds],
         )
-        return Versus(ours.name, other.name, shots, metric, p.difference, p.low, p.high, p.p, p.n)
+        return PairedComparison(ours.name, other.name, shots, metric, p.difference, p.low, p.high, p.p, p.n)
 
 
 def as_json(results: Sequence[Comparison], command: str, created: str) -> dict[str, Any]:

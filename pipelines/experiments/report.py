@@ -15,10 +15,10 @@ from jinja2 import Environment
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.experiments.comparison import Comparison, Method, Versus
+from pipelines.experiments.comparison import Comparison, MethodCurves, PairedComparison
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.metrics.bootstrap import summarise_seeds
-from recsys_meta.metrics.pooled_metrics import Sample, reliability
+from recsys_meta.metrics.pooled_metrics import RowSample, reliability
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _remaining(result: Comparison, metric: str) -> list[int]:
     ]
 
 
-def verdict(v: Versus) -> str:
+def verdict(v: PairedComparison) -> str:
     """One line: the difference from the best baseline at a point, with its paired 95% interval."""
     sign = -1.0 if v.metric in LOWER_IS_BETTER else 1.0
     clear = v.low > 0 or v.high < 0
@@ -151,9 +151,9 @@ def reliability_plot(result: Comparison) -> bytes | None:
     for axes, k in zip(np.atleast_1d(figure.subplots(1, len(result.shots))), result.shots, strict=True):
         best = result.best_baseline(k, "logloss")
         for m in (*learners, *([best] if best else [])):
-            samples = [s for c in m.curves.values() if isinstance(s := c.values[k]["logloss"], Sample) and len(s)]
+            samples = [s for c in m.curves.values() if isinstance(s := c.values[k]["logloss"], RowSample) and len(s)]
             if samples:
-                whole = Sample(
+                whole = RowSample(
                     *(np.concatenate([getattr(s, f) for s in samples]) for f in ("entity", "value", "label"))
                 )
                 mean, rate, _ = reliability(whole)
@@ -185,7 +185,7 @@ def page(result: Comparison, command: str) -> str:
     )
 
 
-def _line(result: Comparison, method: Method, metric: str) -> tuple[str, str, list[object]]:
+def _line(result: Comparison, method: MethodCurves, metric: str) -> tuple[str, str, list[object]]:
     cells = [summarise_seeds(metric, [c.values[k][metric] for c in method.curves.values()]) for k in result.shots]
     return method.name, method.role, list(cells)
 

@@ -26,7 +26,7 @@ from recsys_meta.core.types import IntArray, Params, TaskBatch
 from recsys_meta.data import SOURCES
 from recsys_meta.episodes.actor_episodes import ActorIndex
 from recsys_meta.episodes.event_index import EventIndex, ordered
-from recsys_meta.episodes.splits import Split, split_of
+from recsys_meta.episodes.splits import EntitySplit, split_of
 from recsys_meta.episodes.warm_cold_scenarios import four_corners
 from recsys_meta.evaluation.cold_start import cold_start, episodes_at, metrics_of
 from recsys_meta.evaluation.evaluate_batch import by_row
@@ -38,9 +38,9 @@ from recsys_meta.store.tracking import curriculum, runs
 from recsys_meta.store.tracking.runs import MetricPoint
 from recsys_meta.training.checkpoint import last_checkpoint, save_checkpoint
 from recsys_meta.training.recipe import Recipe, recipe_of
-from recsys_meta.training.trainer import Run, Step, fit, freeze, start, thaw
+from recsys_meta.training.trainer import TrainingRun, TrainStep, fit, freeze, start, thaw
 
-Report = Callable[[Step], None]
+StepCallback = Callable[[TrainStep], None]
 
 ACTOR_SHOTS = (0, 4, 16, 64)
 """Support actors of the scenario "actors"."""
@@ -49,7 +49,7 @@ WATCHED_ROWS = 500
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunSpec:
     """What identifies a run: written to run.json before the first step, so that a resume needs nothing else."""
 
     id: str
@@ -68,10 +68,10 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """A finished run. `seconds` count from when it was started or, at step `resumed_at`, resumed."""
 
-    plan: Plan
+    plan: RunSpec
     folder: Path
     steps: int
     seconds: float
@@ -81,7 +81,7 @@ class Trained:
     bundle: Bundle
 
 
-class Stopped(RecsysMetaError):
+class TrainingInterrupted(RecsysMetaError):
     """The user asked to stop; the last checkpoint holds all that was done."""
 
 
@@ -111,8 +111,8 @@ def train(
     threads: int | None = None,
     split: str = "seed",
     scenario: str = "new",
-    report: Report | None = None,
-) -> Trained:
+    report: StepCallback | None = None,
+) -> TrainingResult:
     """A new run. Scenario "new" trains on all rows of the training entities, "corners" on those that no corner of
     `scenarios` asks about, "actors" on episodes of actors (see `actors`)."""
     data, folder = workspace.dataset(dataset)
@@ -133,13 +133,13 @@ def train(
         )
         identity = row.id
     source = dataset if dataset in SOURCES else str(folder.resolve())
-    plan = Plan(identity, recipe, source, data.digest, seed, device, plan_threads, split, scenario)
+    plan = RunSpec(identity, recipe, source, data.digest, seed, device, plan_threads, split, scenario)
     about = {**plan.__dict__, "recipe": recipe.model_dump(mode="json")}
     write_file(plan.folder(workspace) / "run.json", json.dumps(about, indent=1).encode())
     return _carry_out(workspace, plan, data, report)
 
 
-def resume(workspace: Workspace, identity: str, report: Report | None = None) -> Trained:
+def resume(workspace: Workspace, identity: str, report: StepCallback | None = None) -> TrainingResult:
     """Continue a run from its last whole checkpoint, bit for bit. Raises NotFoundError, CheckpointError."""
     plan = read_plan(workspace, identity)
     data, _ = workspace.dataset(plan.dataset)
@@ -150,23 +150,23 @@ def resume(workspace: Workspace, identity: str, report: Report | None = None) ->
     return _carry_out(workspace, plan, data, report)
 
 
-def read_plan(workspace: Workspace, identity: str) -> Plan:
+def read_plan(workspace: Workspace, identity: str) -> RunSpec:
     """The plan of a run. Raises NotFoundError, or CheckpointError when run.json is damaged."""
     path = workspace.settings.runs / identity / "run.json"
     if Path(identity).name != identity or not path.is_file():
         raise NotFoundError(f"no run '{identity}' under {workspace.settings.runs}; `recsys-meta runs list` shows them")
     try:
         about: dict[str, Any] = json.loads(path.read_text())
-        return Plan(**{**about, "recipe": recipe_of(about["recipe"], where=str(path))})
+        return RunSpec(**{**about, "recipe": recipe_of(about["recipe"], where=str(path))})
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: damaged ({type(error).__name__})") from None
 
 
-def _carry_out(workspace: Workspace, plan: Plan, data: Dataset, report: Report | None) -> Trained:
+def _carry_out(workspace: Workspace, plan: RunSpec, data: Dataset, report: StepCallback | None) -> TrainingResult:
     try:
         with fixed_threads(plan.threads):
             return _train(workspace, plan, data, report)
-    except Stopped as reason:
+    except TrainingInterrupted as reason:
         _close(workspace, plan, "stopped", str(reason))
         raise
     except (RecsysMetaError, KeyboardInterrupt) as reason:
@@ -177,7 +177,7 @@ def _carry_out(workspace: Workspace, plan: Plan, data: Dataset, report: Report |
         raise
 
 
-def _train(workspace: Workspace, plan: Plan, data: Dataset, report: Report | None) -> Trained:
+def _train(workspace: Workspace, plan: RunSpec, data: Dataset, report: StepCallback | None) -> TrainingResult:
     folder = plan.folder(workspace)
     rows = rows_of(data, plan.scenario, plan.seed).to(plan.device)
     split = split_of(data, rows, plan.split, plan.seed)
@@ -201,7 +201,7 @@ def _train(workspace: Workspace, plan: Plan, data: Dataset, report: Report | Non
                 report(step)
             if asked() and step.step < step.steps:
                 save_checkpoint(folder, freeze(run), plan.recipe.train.keep)
-                raise Stopped(
+                raise TrainingInterrupted(
                     f"stopped at step {step.step} of {step.steps}; `recsys-meta train --resume {plan.id}` continues"
                 )
     best = abs(run.best) if np.isfinite(run.best) else None
@@ -210,7 +210,7 @@ def _train(workspace: Workspace, plan: Plan, data: Dataset, report: Report | Non
     bundle = _bundle(plan, data, seen, split, run, params)
     written = save_bundle(bundle, folder / "bundle")
     _close(workspace, plan, "finished", run.stopped or None)
-    return Trained(
+    return TrainingResult(
         plan, folder, run.step, time.perf_counter() - began, resumed_at, best, run.stopped, load_bundle(written)
     )
 
@@ -239,7 +239,7 @@ def _serving(objective: str) -> list[str]:
 
 
 def _validation(
-    learner: Learner, data: Dataset, rows: EventIndex, split: Split, plan: Plan
+    learner: Learner, data: Dataset, rows: EventIndex, split: EntitySplit, plan: RunSpec
 ) -> Callable[[Params], float]:
     chosen = _watched(split, plan)
     metric = metrics_of(data)[0]
@@ -265,7 +265,7 @@ def _validation(
     return validate
 
 
-def _watched(split: Split, plan: Plan) -> IntArray:
+def _watched(split: EntitySplit, plan: RunSpec) -> IntArray:
     """The meta-validation entities that are looked at."""
     most = plan.recipe.train.validate_entities
     if len(split.valid) <= most:
@@ -273,7 +273,7 @@ def _watched(split: Split, plan: Plan) -> IntArray:
     return np.random.default_rng(plan.seed).choice(split.valid, most, replace=False)
 
 
-def _episodes(data: Dataset, rows: EventIndex, split: Split, plan: Plan) -> list[TaskBatch]:
+def _episodes(data: Dataset, rows: EventIndex, split: EntitySplit, plan: RunSpec) -> list[TaskBatch]:
     """Meta-validation episodes to calibrate on, a batch for each support size that somebody reaches."""
     host = rows.to("cpu")
     index = ordered(host, data.schema.order, plan.seed)
@@ -284,7 +284,7 @@ def _episodes(data: Dataset, rows: EventIndex, split: Split, plan: Plan) -> list
     return [episodes_at(data, index, part, k, most, plan.seed) for k, part in parts.items() if len(part)]
 
 
-def _record(workspace: Workspace, plan: Plan, step: Step) -> None:
+def _record(workspace: Workspace, plan: RunSpec, step: TrainStep) -> None:
     if step.buckets:
         with workspace.session() as session:
             curriculum.save(session, plan.id, [(step.step, step.buckets)])
@@ -298,12 +298,14 @@ def _record(workspace: Workspace, plan: Plan, step: Step) -> None:
         runs.log_metrics(session, [MetricPoint(plan.id, k, step.step, float(v)) for k, v in figures.items()])
 
 
-def _due(recipe: Recipe, step: Step) -> bool:
+def _due(recipe: Recipe, step: TrainStep) -> bool:
     every = recipe.train.checkpoint_every
     return every > 0 and step.step % every == 0
 
 
-def _bundle(plan: Plan, data: Dataset, rows: EventIndex, split: Split, run: Run, params: Params) -> Bundle:
+def _bundle(
+    plan: RunSpec, data: Dataset, rows: EventIndex, split: EntitySplit, run: TrainingRun, params: Params
+) -> Bundle:
     # Neither the run's id nor a path: equal weights make an equal version, wherever they were trained.
     about = {
         "recipe": plan.recipe.name,
@@ -317,7 +319,7 @@ def _bundle(plan: Plan, data: Dataset, rows: EventIndex, split: Split, run: Run,
     return make_bundle(run.learner, params, data, rows, split.train, about)
 
 
-def _close(workspace: Workspace, plan: Plan, status: runs.Status, reason: str | None) -> None:
+def _close(workspace: Workspace, plan: RunSpec, status: runs.Status, reason: str | None) -> None:
     with workspace.session() as session:
         runs.set_status(session, plan.id, status, reason=reason)
 
@@ -356,4 +358,14 @@ def _interruption() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-__all__ = ["DivergedError", "Plan", "Stopped", "Trained", "learner_of", "read_plan", "resume", "split_of", "train"]
+__all__ = [
+    "DivergedError",
+    "RunSpec",
+    "TrainingInterrupted",
+    "TrainingResult",
+    "learner_of",
+    "read_plan",
+    "resume",
+    "split_of",
+    "train",
+]

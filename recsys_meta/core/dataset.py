@@ -50,7 +50,7 @@ class Events:
 
 
 @dataclass(frozen=True)
-class Column:
+class FeatureColumn:
     """One feature of n rows. Ids: values [V] with indptr [n + 1]; numbers: values [n] float32, NaN missing."""
 
     name: str
@@ -67,7 +67,7 @@ class Column:
         return len(self.values) if self.indptr is None else len(self.indptr) - 1
 
 
-FeatureTable = Mapping[str, Column]
+FeatureTable = Mapping[str, FeatureColumn]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def with_arrival(entities: FeatureTable, events: Events) -> FeatureTable:
     some = np.flatnonzero(events.counts > 0)
     earliest = np.asarray(events.time[events.indptr[some]])
     first[some] = np.where(earliest == NO_TIME, np.nan, earliest)
-    return {**entities, ARRIVAL.name: Column(ARRIVAL.name, first)}
+    return {**entities, ARRIVAL.name: FeatureColumn(ARRIVAL.name, first)}
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Dataset:
         return self.vocab.size("item")
 
     @cached_property
-    def homes(self) -> Homes | None:
+    def homes(self) -> ItemOwnership | None:
         """Whose items are whose, where the schema has a `home`."""
         home = self.schema.home
         if home is None:
@@ -141,11 +141,11 @@ class Dataset:
         owner = np.full(self.catalogue, -1, np.int64)
         value = np.asarray(column.values)[np.asarray(column.indptr[:-1])[known]]
         owner[known] = np.where(value >= FIRST, entity_of[np.maximum(value - FIRST, 0)], -1)
-        return Homes.of(owner, self.events.entities)
+        return ItemOwnership.of(owner, self.events.entities)
 
 
 @dataclass(frozen=True)
-class Homes:
+class ItemOwnership:
     """The items of each entity: entity e owns items item[indptr[e] : indptr[e + 1]], whose local ids are FIRST on.
 
     owner [C]: the entity of each padded item id, -1 for none; local [C]: its id in the owner's catalogue.
@@ -157,7 +157,7 @@ class Homes:
     local: IntArray
 
     @classmethod
-    def of(cls, owner: IntArray, entities: int) -> Homes:
+    def of(cls, owner: IntArray, entities: int) -> ItemOwnership:
         """From the owner of each item."""
         order = np.argsort(owner, kind="stable")
         order = order[owner[order] >= 0]

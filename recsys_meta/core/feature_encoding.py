@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from recsys_meta.core.dataset import Column, FeatureTable, Vocabulary
+from recsys_meta.core.dataset import FeatureColumn, FeatureTable, Vocabulary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, PAD, UNKNOWN, IntArray
@@ -62,19 +62,19 @@ def vocabulary_of(field: FeatureField, cells: pd.Series) -> pd.Index:
     return index
 
 
-def encode(field: FeatureField, cells: pd.Series, vocabulary: pd.Index) -> Column:
+def encode(field: FeatureField, cells: pd.Series, vocabulary: pd.Index) -> FeatureColumn:
     """A column of `len(cells)` rows; values outside the vocabulary become UNKNOWN, empty cells stay empty.
 
     Raises DataError when a numeric cell is not a number (infinities are refused, NaN means missing).
     """
     if field.kind == "numeric":
-        return Column(field.name, _numbers(field, cells))
+        return FeatureColumn(field.name, _numbers(field, cells))
     values, rows = tokens(field, cells)
     found = vocabulary.get_indexer(pd.Index(values, dtype=vocabulary.dtype))
     ids = np.where(found >= 0, found + FIRST, UNKNOWN).astype(np.int32)
     indptr = np.zeros(len(cells) + 1, np.int64)
     np.cumsum(np.bincount(rows, minlength=len(cells)), out=indptr[1:])
-    return Column(field.name, ids, indptr, len(vocabulary) + FIRST)
+    return FeatureColumn(field.name, ids, indptr, len(vocabulary) + FIRST)
 
 
 def _numbers(field: FeatureField, cells: pd.Series) -> np.ndarray:
@@ -98,7 +98,7 @@ def gather(table: FeatureTable, rows: IntArray) -> dict[str, Tensor]:
     return {name: _gather(column, np.asarray(rows)) for name, column in table.items()}
 
 
-def _gather(column: Column, rows: IntArray) -> Tensor:
+def _gather(column: FeatureColumn, rows: IntArray) -> Tensor:
     if column.indptr is None:
         return torch.from_numpy(np.asarray(column.values[rows], dtype=np.float32))
     start, count = column.indptr[rows], column.indptr[rows + 1] - column.indptr[rows]

@@ -31,7 +31,7 @@ State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Rows:
+class Interactions:
     """Interactions of T tasks, padded: item [T, R] int64, label [T, R] float32, mask [T, R] bool.
 
     `context`: what each row was like, name -> numbers [T, R] float32 (NaN missing) or ids [T, R] int64. `history`
@@ -52,9 +52,9 @@ class Rows:
         """Rows that are real, [T] float32."""
         return self.mask.sum(1).to(self.label.dtype)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Rows:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Interactions:
         """The same with every tensor changed."""
-        return Rows(
+        return Interactions(
             change(self.item),
             change(self.label),
             change(self.mask),
@@ -63,24 +63,24 @@ class Rows:
             None if self.position is None else change(self.position),
         )
 
-    def first(self, n: int) -> Rows:
+    def first(self, n: int) -> Interactions:
         """The first n columns."""
         return self.map(lambda t: t[:, :n])
 
-    def columns(self, start: int, stop: int) -> Rows:
+    def columns(self, start: int, stop: int) -> Interactions:
         """Some of the columns."""
         return self.map(lambda t: t[:, start:stop])
 
-    def of(self, tasks: Tensor) -> Rows:
+    def of(self, tasks: Tensor) -> Interactions:
         """The rows of some of the tasks."""
         return self.map(lambda t: t[tasks])
 
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device) -> Interactions:
         return self.map(lambda t: t.to(device))
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class EntityCatalog:
     """The items that each of T entities may choose from, where every entity has its own.
 
     Column i of every tensor is local id i: 0 is padding, 1 unknown, real items start at 2. item [T, C]: their global
@@ -92,12 +92,12 @@ class Catalogue:
     features: Mapping[str, Tensor]
     mask: Tensor
 
-    def of(self, tasks: Tensor) -> Catalogue:
+    def of(self, tasks: Tensor) -> EntityCatalog:
         """Those of some of the tasks."""
-        return Catalogue(self.item[tasks], {k: v[tasks] for k, v in self.features.items()}, self.mask[tasks])
+        return EntityCatalog(self.item[tasks], {k: v[tasks] for k, v in self.features.items()}, self.mask[tasks])
 
-    def to(self, device: torch.device) -> Catalogue:
-        return Catalogue(
+    def to(self, device: torch.device) -> EntityCatalog:
+        return EntityCatalog(
             self.item.to(device), {k: v.to(device) for k, v in self.features.items()}, self.mask.to(device)
         )
 
@@ -108,8 +108,8 @@ class Support:
     are a task's own, the catalogue of each."""
 
     features: Mapping[str, Tensor]
-    rows: Rows
-    catalogue: Catalogue | None = None
+    rows: Interactions
+    catalogue: EntityCatalog | None = None
 
     @property
     def size(self) -> int:
@@ -135,7 +135,7 @@ class TaskBatch:
 
     entity: Tensor
     support: Support
-    query: Rows
+    query: Interactions
 
     def to(self, device: torch.device) -> TaskBatch:
         return TaskBatch(self.entity.to(device), self.support.to(device), self.query.to(device))

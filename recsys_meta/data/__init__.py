@@ -6,20 +6,20 @@ from recsys_meta.data.build.prepared_dataset import open_dataset
 from recsys_meta.data.readers.raw_tables import RawTables
 from recsys_meta.data.simulators.ads import ClickTruth, simulate_ads
 from recsys_meta.data.simulators.cities import WalkTruth, simulate_cities
-from recsys_meta.data.simulators.latent_world import Simulation, Truth
+from recsys_meta.data.simulators.latent_world import GroundTruth, SimulatedDataset
 from recsys_meta.data.simulators.users import simulate_users
-from recsys_meta.data.sources.registry import SOURCES, Source, locate, prepare_named
+from recsys_meta.data.sources.registry import SOURCES, DataSource, locate, prepare_named
 from recsys_meta.data.sources.toml_schema import prepare_custom
-from recsys_meta.data.validate import Report, validate
+from recsys_meta.data.validate import ValidationReport, validate
 
 __all__ = [
     "SOURCES",
     "ClickTruth",
+    "DataSource",
+    "GroundTruth",
     "RawTables",
-    "Report",
-    "Simulation",
-    "Source",
-    "Truth",
+    "SimulatedDataset",
+    "ValidationReport",
     "WalkTruth",
     "describe",
     "locate",

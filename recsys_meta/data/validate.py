@@ -17,7 +17,7 @@ from recsys_meta.data.validation.rejects import NAME
 
 
 @dataclass(frozen=True)
-class Report:
+class ValidationReport:
     """What a validation found. `examples` are the first bad rows: file, line, field, reason, row."""
 
     entities: int
@@ -32,7 +32,9 @@ class Report:
         return not self.rejected
 
 
-def validate(path: Path | str, progress: Progress | None = None, examples: int = 20, block: int = BLOCK) -> Report:
+def validate(
+    path: Path | str, progress: Progress | None = None, examples: int = 20, block: int = BLOCK
+) -> ValidationReport:
     """Read a TOML schema's data, an .inter file, or a prepared directory, and report what is wrong with the rows.
 
     Raises ConfigError for a wrong schema, DataError when a file as a whole cannot be used, when no row is
@@ -47,9 +49,9 @@ def validate(path: Path | str, progress: Progress | None = None, examples: int =
         return _report(data, data.about.get("rows_rejected"), _examples(Path(folder) / "data" / NAME, examples))
 
 
-def _report(data: Dataset, rejected: object, examples: tuple[Mapping[str, object], ...]) -> Report:
+def _report(data: Dataset, rejected: object, examples: tuple[Mapping[str, object], ...]) -> ValidationReport:
     warnings = data.about.get("warnings")
-    return Report(
+    return ValidationReport(
         entities=data.events.entities,
         items=len(data.vocab.values["item"]),
         events=len(data.events),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.types import IntArray, Rows
+from recsys_meta.core.types import IntArray, Interactions
 from recsys_meta.episodes.event_index import BoolArray, EventIndex, preferred_first, shuffled_within
 
 ROWS, SHOWN = 10, 7
@@ -81,7 +81,7 @@ class ActorIndex(EventIndex):
         query_from: int = 0,
         prefer: Tensor | None = None,
         window: bool = False,
-    ) -> tuple[Rows, Rows]:
+    ) -> tuple[Interactions, Interactions]:
         """Support of `shots` actors and query of others; with a generator any actor may be on either side.
 
         `max_query` bounds the query rows; actors with rows that `prefer` marks come first.
@@ -105,7 +105,7 @@ class ActorIndex(EventIndex):
         query = self._steps(len(entities), task[asked], turn[asked], self.steps[actor[asked]], SHOWN, ROWS)
         return support, query
 
-    def _steps(self, tasks: int, task: Tensor, turn: Tensor, steps: Tensor, low: int, high: int) -> Rows:
+    def _steps(self, tasks: int, task: Tensor, turn: Tensor, steps: Tensor, low: int, high: int) -> Interactions:
         """Rows low to high of each actor, with what it did before them as their history."""
         width = high - low
         column = (turn[:, None] * width + torch.arange(width, device=turn.device)).flatten()

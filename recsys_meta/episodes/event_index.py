@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from recsys_meta.core.dataset import NO_TIME, Dataset, Events, Homes
+from recsys_meta.core.dataset import NO_TIME, Dataset, Events, ItemOwnership
 from recsys_meta.core.feature_encoding import gather
 from recsys_meta.core.schema import Order
-from recsys_meta.core.types import FIRST, PAD, UNKNOWN, Catalogue, IntArray, Rows, Support, TaskBatch
+from recsys_meta.core.types import FIRST, PAD, UNKNOWN, EntityCatalog, IntArray, Interactions, Support, TaskBatch
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -151,7 +151,7 @@ class EventIndex:
         query_from: int = 0,
         prefer: Tensor | None = None,
         window: bool = False,
-    ) -> tuple[Rows, Rows]:
+    ) -> tuple[Interactions, Interactions]:
         """Support and query of T entities; see `draw`."""
         task, position = self.flat(entities)
         count = self.counts[entities]
@@ -176,7 +176,9 @@ class EventIndex:
         query = self.rows(len(entities), task[left], column[left], position[left])
         return support, query
 
-    def rows(self, tasks: int, task: Tensor, column: Tensor, position: Tensor, past: Tensor | None = None) -> Rows:
+    def rows(
+        self, tasks: int, task: Tensor, column: Tensor, position: Tensor, past: Tensor | None = None
+    ) -> Interactions:
         """Rows at some positions, padded: each goes to (task, column). `past` [R, H] are the positions of each row's
         history, -1 where there is none; without it, all that its actor did before it."""
         width = int(column.max()) + 1 if len(column) else 0
@@ -190,7 +192,7 @@ class EventIndex:
         if self.actor is not None:
             past = self._past(position) if past is None else past
             history = placed(torch.where(past >= 0, self.item[past.clamp(min=0)].long(), PAD))
-        return Rows(
+        return Interactions(
             placed(self.item[position].long()),
             placed(self.label[position]),
             placed(torch.ones_like(position, dtype=torch.bool), False),
@@ -243,7 +245,7 @@ def draw(
     query_from: int = 0,
     prefer: Tensor | None = None,
     window: bool = False,
-) -> tuple[Rows, Rows]:
+) -> tuple[Interactions, Interactions]:
     """Support and query of T entities, [T, S] and [T, Q].
 
     The first `shots` [T] rows of each are its support and all that follow its query; with a generator the rows
@@ -263,7 +265,7 @@ def draw(
     )
 
 
-def batch_of(data: Dataset, entities: IntArray, support: Rows, query: Rows) -> TaskBatch:
+def batch_of(data: Dataset, entities: IntArray, support: Interactions, query: Interactions) -> TaskBatch:
     """Join rows with the features of their entities, and with their catalogues where every entity has its own."""
     device = support.item.device
     features = {k: v.to(device) for k, v in gather(data.entities, entities).items()}
@@ -276,7 +278,7 @@ def batch_of(data: Dataset, entities: IntArray, support: Rows, query: Rows) -> T
     return TaskBatch(entity, Support(features, support, own), query)
 
 
-def catalogue_of(data: Dataset, homes: Homes, entities: IntArray) -> Catalogue:
+def catalogue_of(data: Dataset, homes: ItemOwnership, entities: IntArray) -> EntityCatalog:
     """The items of T entities, padded."""
     count = np.diff(homes.indptr)[entities]
     width = int(count.max(initial=0)) + FIRST
@@ -286,10 +288,10 @@ def catalogue_of(data: Dataset, homes: Homes, entities: IntArray) -> Catalogue:
     item = np.where(inside, homes.item[place] if len(homes.item) else 0, PAD)
     flat = gather(data.items, item.reshape(-1))
     features = {k: v.reshape(*item.shape, *v.shape[1:]) for k, v in flat.items() if k != data.schema.home}
-    return Catalogue(torch.from_numpy(item), features, torch.from_numpy(inside))
+    return EntityCatalog(torch.from_numpy(item), features, torch.from_numpy(inside))
 
 
-def _localised(homes: Homes, entity: Tensor, rows: Rows) -> Rows:
+def _localised(homes: ItemOwnership, entity: Tensor, rows: Interactions) -> Interactions:
     """Items as ids of the catalogue of their task; one that is at home elsewhere is unknown."""
     local = torch.from_numpy(homes.local).to(entity.device)
     owner = torch.from_numpy(homes.owner).to(entity.device)
@@ -301,7 +303,7 @@ def _localised(homes: Homes, entity: Tensor, rows: Rows) -> Rows:
     return replace(rows, item=own(rows.item), history=None if rows.history is None else own(rows.history))
 
 
-def collate(items: list[list[int]], labels: list[list[float]]) -> Rows:
+def collate(items: list[list[int]], labels: list[list[float]]) -> Interactions:
     """Rows of T newcomers given as lists (what serving has) -> padded rows [T, S]. Raises ValueError on unequal
     lengths."""
     count = [len(row) for row in items]
@@ -315,7 +317,7 @@ def collate(items: list[list[int]], labels: list[list[float]]) -> Rows:
     shape = len(items), width
     # Through NumPy: it takes lists in at a third of torch's time.
     ids, given = np.array(item, np.int64).reshape(shape), np.array(label, np.float32).reshape(shape)
-    return Rows(torch.from_numpy(ids), torch.from_numpy(given), torch.from_numpy(mask))
+    return Interactions(torch.from_numpy(ids), torch.from_numpy(given), torch.from_numpy(mask))
 
 
 def ordered(index: EventIndex, order: Order, seed: int) -> EventIndex:

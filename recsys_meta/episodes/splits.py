@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys_meta.core.dataset import NO_TIME, Column, Dataset, Events
+from recsys_meta.core.dataset import NO_TIME, Dataset, Events, FeatureColumn
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.feature_encoding import gather
 from recsys_meta.core.types import IntArray
@@ -14,7 +14,7 @@ from recsys_meta.episodes.event_index import EventIndex
 
 
 @dataclass(frozen=True)
-class Split:
+class EntitySplit:
     """Entities of the three parts, disjoint, int64 indices into the data set."""
 
     train: IntArray
@@ -22,7 +22,7 @@ class Split:
     test: IntArray
 
 
-def split_by_seed(entities: IntArray, seed: int, shares: tuple[float, float] = (0.7, 0.1)) -> Split:
+def split_by_seed(entities: IntArray, seed: int, shares: tuple[float, float] = (0.7, 0.1)) -> EntitySplit:
     """Random split into train, valid and the rest; the same entities and seed give the same split.
 
     Raises ConfigError when a part would be empty.
@@ -31,7 +31,7 @@ def split_by_seed(entities: IntArray, seed: int, shares: tuple[float, float] = (
     return _cut(order, shares)
 
 
-def split_by_time(events: Events, entities: IntArray, shares: tuple[float, float] = (0.7, 0.1)) -> Split:
+def split_by_time(events: Events, entities: IntArray, shares: tuple[float, float] = (0.7, 0.1)) -> EntitySplit:
     """Earliest arrivals train, later ones validate, the last are tested (protocol U4).
 
     An entity arrives with its first event; one without events comes last. Raises ConfigError without times.
@@ -44,7 +44,7 @@ def split_by_time(events: Events, entities: IntArray, shares: tuple[float, float
     return _cut(chosen[np.argsort(arrived, kind="stable")], shares)
 
 
-def split_of(data: Dataset, index: EventIndex, by: str = "seed", seed: int = 0) -> Split:
+def split_of(data: Dataset, index: EventIndex, by: str = "seed", seed: int = 0) -> EntitySplit:
     """The split that the schema asks for, of entities with `least_rows` rows; else at random or, with `by` "time", by
     arrival.
 
@@ -72,7 +72,7 @@ def split_of(data: Dataset, index: EventIndex, by: str = "seed", seed: int = 0) 
     return split_by_seed(entities, seed)
 
 
-def _split_by_size(entities: IntArray, counts: IntArray, past_rows: int, seed: int) -> Split:
+def _split_by_size(entities: IntArray, counts: IntArray, past_rows: int, seed: int) -> EntitySplit:
     """Newcomers are smaller than past entities: of a random fifth of these the smaller half validates."""
     past = counts >= past_rows
     mixed = np.random.default_rng(seed).permutation(np.flatnonzero(past))
@@ -81,7 +81,7 @@ def _split_by_size(entities: IntArray, counts: IntArray, past_rows: int, seed: i
     return _parts(np.setdiff1d(entities[past], entities[held]), entities[held], entities[~past])
 
 
-def _split_together(entities: IntArray, value: IntArray, seed: int) -> Split:
+def _split_together(entities: IntArray, value: IntArray, seed: int) -> EntitySplit:
     kinds, place = np.unique(value, return_inverse=True)
     mixed = np.random.default_rng(seed).permutation(len(kinds))[place]
     order = np.argsort(mixed, kind="stable")
@@ -90,12 +90,12 @@ def _split_together(entities: IntArray, value: IntArray, seed: int) -> Split:
     return _parts(entities[mixed < at[0]], entities[(mixed >= at[0]) & (mixed < at[1])], entities[mixed >= at[1]])
 
 
-def _first_values(column: Column, entities: IntArray) -> IntArray:
+def _first_values(column: FeatureColumn, entities: IntArray) -> IntArray:
     """The (first) value of a categorical feature, 0 where there is none."""
     return gather({"value": column}, entities)["value"][:, 0].numpy()
 
 
-def _fold(entities: IntArray, seed: int, folds: int) -> Split:
+def _fold(entities: IntArray, seed: int, folds: int) -> EntitySplit:
     order = np.random.default_rng(seed // folds).permutation(entities)
     parts = np.array_split(order, folds)
     rest = np.concatenate([p for i, p in enumerate(parts) if i != seed % folds])
@@ -103,7 +103,7 @@ def _fold(entities: IntArray, seed: int, folds: int) -> Split:
     return _parts(rest[held:], rest[:held], parts[seed % folds])
 
 
-def _fold_together(entities: IntArray, value: IntArray, seed: int, folds: int) -> Split:
+def _fold_together(entities: IntArray, value: IntArray, seed: int, folds: int) -> EntitySplit:
     """Values in a random order are cut into parts of about equally many entities. Of what is left beside the part that
     is tested, the values that come next validate, until they have a fifth of the entities."""
     _, place, size = np.unique(value, return_inverse=True, return_counts=True)
@@ -119,16 +119,16 @@ def _fold_together(entities: IntArray, value: IntArray, seed: int, folds: int) -
     return _parts(entities[~test & ~valid], entities[valid], entities[test])
 
 
-def _parts(train: IntArray, valid: IntArray, test: IntArray) -> Split:
+def _parts(train: IntArray, valid: IntArray, test: IntArray) -> EntitySplit:
     if not (len(train) and len(valid) and len(test)):
         raise ConfigError(
             f"{len(train)} entities to train on, {len(valid)} to validate and {len(test)} to test on: each part needs "
             "one at least; prepare more data, or change past_rows, together, folds or least_rows of the schema"
         )
-    return Split(np.sort(train), np.sort(valid), np.sort(test))
+    return EntitySplit(np.sort(train), np.sort(valid), np.sort(test))
 
 
-def _cut(order: IntArray, shares: tuple[float, float]) -> Split:
+def _cut(order: IntArray, shares: tuple[float, float]) -> EntitySplit:
     first = round(len(order) * shares[0])
     second = first + max(1, round(len(order) * shares[1]))
     parts = order[:first], order[first:second], order[second:]
@@ -141,4 +141,4 @@ def _cut(order: IntArray, shares: tuple[float, float]) -> Split:
             f"{len(order)} entities are too few to split into train, validation and test by the shares "
             f"{shares[0]:g} and {shares[1]:g}; prepare more data (10 entities are enough for the usual shares)"
         )
-    return Split(*(np.sort(p) for p in parts))
+    return EntitySplit(*(np.sort(p) for p in parts))

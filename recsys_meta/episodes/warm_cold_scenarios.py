@@ -21,13 +21,13 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.episodes.splits import Split
+from recsys_meta.episodes.splits import EntitySplit
 
 Scenario = Literal["new-new", "new-known", "known-new", "known-known"]
 
 
 @dataclass(frozen=True)
-class Corner:
+class WarmColdCell:
     """One of the four: whose rows are asked about, and which items [C] bool are ranked."""
 
     scenario: Scenario
@@ -37,16 +37,16 @@ class Corner:
 
 
 @dataclass(frozen=True)
-class Corners:
+class WarmColdGrid:
     """The four corners, and the rows that training may see."""
 
     training: EventIndex
-    corners: Mapping[Scenario, Corner]
+    corners: Mapping[Scenario, WarmColdCell]
 
 
 def four_corners(
-    data: Dataset, index: EventIndex, split: Split, *, seed: int, new_items: float = 0.2, held_out: float = 0.2
-) -> Corners:
+    data: Dataset, index: EventIndex, split: EntitySplit, *, seed: int, new_items: float = 0.2, held_out: float = 0.2
+) -> WarmColdGrid:
     """Split items into known and new, and rows of training entities into kept and held out.
 
     New items are the last to appear where times are exact, else drawn by the seed. Held-out rows are the last of
@@ -63,16 +63,16 @@ def four_corners(
     late = _late(known_rows, split.train, held_out)
     shown_known, shown_new = ~fresh, fresh.clone()
     shown_known[:FIRST] = False
-    corners: dict[Scenario, Corner] = {
-        "known-known": Corner("known-known", split.train, known_rows.only(late), shown_known),
-        "known-new": Corner("known-new", split.train, new_rows, shown_new),
-        "new-known": Corner("new-known", split.test, known_rows, shown_known),
-        "new-new": Corner("new-new", split.test, new_rows, shown_new),
+    corners: dict[Scenario, WarmColdCell] = {
+        "known-known": WarmColdCell("known-known", split.train, known_rows.only(late), shown_known),
+        "known-new": WarmColdCell("known-new", split.train, new_rows, shown_new),
+        "new-known": WarmColdCell("new-known", split.test, known_rows, shown_known),
+        "new-new": WarmColdCell("new-new", split.test, new_rows, shown_new),
     }
     for name, corner in corners.items():
         if not int(corner.index.counts[torch.from_numpy(corner.entities)].sum()):
             raise ConfigError(f"the corner '{name}' would have no rows: there are too few, or change the shares")
-    return Corners(known_rows.only(~late), corners)
+    return WarmColdGrid(known_rows.only(~late), corners)
 
 
 def _new_items(data: Dataset, rows: EventIndex, seed: int, share: float) -> torch.Tensor:

@@ -20,11 +20,11 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import FloatArray, IntArray, Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, ordered
-from recsys_meta.episodes.splits import Split
+from recsys_meta.episodes.splits import EntitySplit
 from recsys_meta.evaluation.cold_start import SHOTS, episodes_at, measure, metrics_of
 from recsys_meta.evaluation.evaluate_batch import batch_metrics, by_row
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
-from recsys_meta.models.baselines import BaselineConfig, Tuned, baseline, tuned
+from recsys_meta.models.baselines import BaselineConfig, PerShotTuned, baseline, tuned
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -40,7 +40,7 @@ NEAR = 0.002
 
 
 @dataclass(frozen=True)
-class Choice:
+class TuningChoice:
     """What was chosen for one support size: value of the metric over `n` validation entities, and which fields
     lie at an edge of what was tried."""
 
@@ -52,22 +52,22 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Report:
+class TuningReport:
     """How one baseline was tuned: settings tried, seconds, and the choice for each support size."""
 
     baseline: str
     metric: str
     tried: int
     seconds: float
-    choices: tuple[Choice, ...]
+    choices: tuple[TuningChoice, ...]
 
 
-class Fitted(NamedTuple):
+class TunedBaseline(NamedTuple):
     """A tuned baseline, its parameters and how it was chosen."""
 
-    predictor: Tuned
+    predictor: PerShotTuned
     params: Params
-    report: Report
+    report: TuningReport
 
 
 @torch.no_grad()
@@ -75,13 +75,13 @@ def fit_tuned(
     name: str,
     data: Dataset,
     index: EventIndex,
-    split: Split,
+    split: EntitySplit,
     shots: Sequence[int] = SHOTS,
     seed: int = 0,
     order: Order | None = None,
     metric: str | None = None,
     most: int = 300,
-) -> Fitted:
+) -> TunedBaseline:
     """Fit on training entities, try the baseline's whole grid on at most `most` meta-validation entities.
 
     Episodes are those of `evaluate.cold_start`; parameters end up on the index's device. Sizes that no
@@ -97,28 +97,28 @@ def fit_tuned(
     episodes = _episodes(data, rows, _drawn(split.valid, most, seed), sorted(set(shots)))
     if not episodes:
         raise ConfigError("no meta-validation entity has enough rows to tune on; give more data or fewer shots")
-    trial = _Trial(settings, data, split.train, metric, seed)
+    trial = _TuningTrial(settings, data, split.train, metric, seed)
     values = trial.run(episodes)
     best = np.nanargmax(values * trial.sign, 1)
     predictor = tuned(name, settings, list(episodes), best.tolist())
     counts = [sum(len(b.entity) for b in batches) for batches in episodes.values()]
     choices = tuple(
-        Choice(
+        TuningChoice(
             k, settings[j].model_dump(), float(values[i, j]), counts[i], _edges(settings, values[i] * trial.sign, j, k)
         )
         for i, (k, j) in enumerate(zip(episodes, best.tolist(), strict=True))
     )
-    report = Report(name, metric, len(settings), time.monotonic() - started, choices)
+    report = TuningReport(name, metric, len(settings), time.monotonic() - started, choices)
     params = {
         f"{j}/{key}": value
         for j, setting in enumerate(predictor.predictors)
         if _first(predictor, j)
         for key, value in trial.fits[setting.fit_key()].items()
     }
-    return Fitted(predictor, params, report)
+    return TunedBaseline(predictor, params, report)
 
 
-def _first(predictor: Tuned, j: int) -> bool:
+def _first(predictor: PerShotTuned, j: int) -> bool:
     keys = [p.fit_key() for p in predictor.predictors]
     return keys.index(keys[j]) == j
 
@@ -143,7 +143,7 @@ def _episodes(data: Dataset, rows: EventIndex, entities: IntArray, shots: Sequen
     return batches
 
 
-class _Trial:
+class _TuningTrial:
     """Every setting on the first SCREENED entities of each support size, then the best of them on all."""
 
     def __init__(

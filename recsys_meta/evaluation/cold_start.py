@@ -18,18 +18,28 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
-from recsys_meta.core.types import IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, batch_of, draw, ordered
-from recsys_meta.evaluation.curve import Curve, choose
-from recsys_meta.evaluation.evaluate_batch import Ask, by_row, measure, metrics_of
+from recsys_meta.evaluation.curve import ColdStartCurve, choose
+from recsys_meta.evaluation.evaluate_batch import EvalOptions, by_row, measure, metrics_of
 from recsys_meta.evaluation.list_mrr import list_ranks
 from recsys_meta.metrics.bootstrap import Values
-from recsys_meta.metrics.pooled_metrics import Sample
+from recsys_meta.metrics.pooled_metrics import RowSample
 from recsys_meta.models.protocols import Predictor
 
 __all__ = [
-    "MOST_ROWS", "SHOTS", "Ask", "Change", "Curve", "Unadapted", "change_made", "choose", "cold_start",
-    "episodes_at", "measure", "metrics_of",
+    "MOST_ROWS",
+    "SHOTS",
+    "AdaptationEffect",
+    "ColdStartCurve",
+    "EvalOptions",
+    "UnadaptedPredictor",
+    "change_made",
+    "choose",
+    "cold_start",
+    "episodes_at",
+    "measure",
+    "metrics_of",
 ]  # fmt: skip
 
 SHOTS = (0, 1, 3, 5, 10, 20)
@@ -51,12 +61,12 @@ def cold_start(
     order: Order | None = None,
     seed: int = 0,
     min_query: int | None = None,
-    ask: Ask | None = None,
+    ask: EvalOptions | None = None,
     chunk: int = 64,
     most_rows: int = MOST_ROWS,
     lists: bool = True,
     progress: Progress | None = None,
-) -> Curve:
+) -> ColdStartCurve:
     """Evaluate one predictor on newcomers it was not trained on.
 
     Where rows are measured a random part, `most_rows` of an entity, is looked at; `lists` False leaves out what is
@@ -73,10 +83,10 @@ def cold_start(
     if least < 1:
         raise ConfigError(f"min_query must be at least 1, got {least}: without a query row nothing is measured")
     rows = ordered(index, order or data.schema.order, seed)
-    ask = ask or Ask()
+    ask = ask or EvalOptions()
     most = (ask.rows or most_rows) if by_row(data) else None
     body = predictor.body(params)
-    tally = _Rows(data, rows, shots) if by_row(data) else _Tasks(data, len(entities), shots)
+    tally = _RowValues(data, rows, shots) if by_row(data) else _TaskValues(data, len(entities), shots)
     for start in range(0, len(entities), chunk):
         part = entities[start : start + chunk]
         for k in shots:
@@ -93,10 +103,10 @@ def cold_start(
     if lists and "mrr" in metrics_of(data) and data.schema.objective == "click":
         ranks = list_ranks(predictor, body, data, rows, entities, shots, least)
         values = {k: {**v, "mrr": ranks[k]} for k, v in values.items()}
-    return Curve(predictor.name, entities, values)
+    return ColdStartCurve(predictor.name, entities, values)
 
 
-class _Tasks:
+class _TaskValues:
     """Values of tasks, as they come in."""
 
     def __init__(self, data: Dataset, entities: int, shots: Sequence[int]) -> None:
@@ -110,7 +120,7 @@ class _Tasks:
         return {k: dict(v) for k, v in self._values.items()}
 
 
-class _Rows:
+class _RowValues:
     """Values of rows, as they come in."""
 
     def __init__(self, data: Dataset, index: EventIndex, shots: Sequence[int]) -> None:
@@ -134,7 +144,7 @@ class _Rows:
         entity = columns.get("entity", np.empty(0, np.int64))
         if self._clicks:
             none = np.empty(0, np.float32)
-            sample = Sample(entity, columns.get("logit", none), columns.get("label", none))
+            sample = RowSample(entity, columns.get("logit", none), columns.get("label", none))
             return {m: sample for m in self._names if m != "mrr"}
         made: dict[str, Values] = {}
         for name in self._names:
@@ -142,7 +152,7 @@ class _Rows:
             value = columns.get(base, np.empty(0, np.float32))
             if "new_" in name and len(value):
                 value = np.where(columns["new"], value, np.nan)
-            made[name] = Sample(entity, value)
+            made[name] = RowSample(entity, value)
         return made
 
 
@@ -161,7 +171,7 @@ def episodes_at(
     return batch_of(data, entities, support, query)
 
 
-def _part(rows: Rows, most: int, generator: torch.Generator) -> Rows:
+def _part(rows: Interactions, most: int, generator: torch.Generator) -> Interactions:
     """Random rows of each task, at most so many, real ones before padding."""
     # By the position of a row, so that a row's chance does not depend on which others share its batch.
     assert rows.position is not None
@@ -172,7 +182,7 @@ def _part(rows: Rows, most: int, generator: torch.Generator) -> Rows:
     return rows.map(lambda t: t[task, kept])
 
 
-class Unadapted:
+class UnadaptedPredictor:
     """The same predictor with the same weights, told nothing of the support: what adapting is worth is the gap."""
 
     def __init__(self, predictor: Predictor) -> None:
@@ -188,7 +198,7 @@ class Unadapted:
 
 
 @dataclass(frozen=True)
-class Change:
+class AdaptationEffect:
     """What adapting changed, mean over newcomers: norm of the state's change, and root mean square change of the
     scores."""
 
@@ -197,7 +207,7 @@ class Change:
 
 
 @torch.no_grad()
-def change_made(predictor: Predictor, params: Params, batch: TaskBatch) -> Change:
+def change_made(predictor: Predictor, params: Params, batch: TaskBatch) -> AdaptationEffect:
     """How far adapting to a batch of supports moved states and predictions (a method that does nothing shows 0)."""
     body = predictor.body(params)
     after, before = predictor.adapt(body, batch.support), predictor.adapt(body, batch.support.empty())
@@ -209,4 +219,4 @@ def change_made(predictor: Predictor, params: Params, batch: TaskBatch) -> Chang
     norm = torch.stack(moved).sum(0).sqrt().mean() if moved else torch.tensor(0.0)
     gap = predictor.score(body, after, batch.query) - predictor.score(body, before, batch.query)
     rms = ((gap.square() * batch.query.mask).sum(1) / batch.query.counts.clamp(min=1)).sqrt().mean()
-    return Change(float(norm), float(rms))
+    return AdaptationEffect(float(norm), float(rms))

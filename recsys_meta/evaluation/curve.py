@@ -9,12 +9,12 @@ import numpy as np
 
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.core.types import IntArray
-from recsys_meta.metrics.bootstrap import Interval, Paired, Values, paired_seeds, summarise
-from recsys_meta.metrics.pooled_metrics import Sample, figure
+from recsys_meta.metrics.bootstrap import ConfidenceInterval, PairedDifference, Values, paired_seeds, summarise
+from recsys_meta.metrics.pooled_metrics import RowSample, figure
 
 
 @dataclass(frozen=True)
-class Curve:
+class ColdStartCurve:
     """What a method did at each number of shots: values[shots][metric] is one value for each newcomer [n], NaN where
     it left; or, where rows are measured (clicks, choices), a `Sample` of rows.
 
@@ -34,11 +34,11 @@ class Curve:
             raise NotFoundError(f"the curve of '{self.method}' has no metric '{metric}'; there are {_listed(point)}")
         return point[metric]
 
-    def interval(self, shots: int, metric: str, seed: int = 0) -> Interval:
+    def interval(self, shots: int, metric: str, seed: int = 0) -> ConfidenceInterval:
         """Mean and 95% bootstrap interval at one point."""
         return summarise(metric, self.at(shots, metric), seed)
 
-    def against(self, other: Curve, shots: int, metric: str) -> Paired:
+    def against(self, other: ColdStartCurve, shots: int, metric: str) -> PairedDifference:
         """Paired difference, self less other, at one point."""
         if not np.array_equal(self.entities, other.entities):
             raise ValueError("curves over different entities cannot be paired")
@@ -57,12 +57,12 @@ def _listed(names: Iterable[object]) -> str:
 
 def mean_of(metric: str, values: Values) -> float:
     """The figure of a point, NaN where nobody reached it (for RMSE the mean square)."""
-    if isinstance(values, Sample):
+    if isinstance(values, RowSample):
         return figure(metric, values)
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def choose(curves: Sequence[Curve], metric: str, sign: float = 1.0) -> dict[int, int]:
+def choose(curves: Sequence[ColdStartCurve], metric: str, sign: float = 1.0) -> dict[int, int]:
     """For each number of shots, which of the curves (of one method's settings, on meta-validation) is best."""
     return {k: int(np.argmax([_worth(metric, c.at(k, metric), sign) for c in curves])) for k in curves[0].values}
 

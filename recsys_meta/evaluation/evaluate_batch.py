@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.types import FIRST, Params, Rows, State, TaskBatch
+from recsys_meta.core.types import FIRST, Interactions, Params, State, TaskBatch
 from recsys_meta.metrics.ranking_metrics import (
     CHOICE,
     CLICK,
@@ -25,14 +25,14 @@ from recsys_meta.metrics.ranking_metrics import (
     ranking_metrics,
     rating_metrics,
 )
-from recsys_meta.models.protocols import Chooser, Predictor
+from recsys_meta.models.protocols import ChoicePredictor, Predictor
 
 CELLS = 250_000
 """Candidates that are scored at once."""
 
 
 @dataclass(frozen=True)
-class Ask:
+class EvalOptions:
     """How a query is asked: `shown` [C] bool restricts the items of a ranking; `negatives` asks for a choice among so
     many random others instead of the whole catalogue (for comparison with the literature only); `rows` bounds the
     query rows of an entity that are looked at, where rows are measured."""
@@ -73,7 +73,12 @@ def by_row(data: Dataset) -> bool:
 
 
 def measure(
-    predictor: Predictor, body: Params, data: Dataset, batch: TaskBatch, generator: torch.Generator, ask: Ask = Ask()
+    predictor: Predictor,
+    body: Params,
+    data: Dataset,
+    batch: TaskBatch,
+    generator: torch.Generator,
+    ask: EvalOptions = EvalOptions(),
 ) -> dict[str, Tensor]:
     """Metrics of a batch of episodes: [T], or [T, Q] where rows are measured (clicks: `logloss` and `logit`).
 
@@ -102,7 +107,7 @@ def _ranking(scores: Tensor, batch: TaskBatch, generator: torch.Generator, shown
     return ranking_metrics(scores, relevant, allowed, generator)
 
 
-def _clicks(logit: Tensor, query: Rows) -> dict[str, Tensor]:
+def _clicks(logit: Tensor, query: Interactions) -> dict[str, Tensor]:
     loss = functional.binary_cross_entropy_with_logits(logit, query.label, reduction="none")
     return {k: v.masked_fill(~query.mask, torch.nan) for k, v in (("logit", logit), ("logloss", loss))}
 
@@ -115,7 +120,7 @@ def _choices(
     generator: torch.Generator,
     negatives: int | None,
 ) -> dict[str, Tensor]:
-    if not isinstance(predictor, Chooser) or batch.support.catalogue is None:
+    if not isinstance(predictor, ChoicePredictor) or batch.support.catalogue is None:
         raise ConfigError(f"'{predictor.name}' cannot choose among the items of an entity; it has no `choose`")
     there = batch.support.catalogue.mask
     query = batch.query

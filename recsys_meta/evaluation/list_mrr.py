@@ -17,7 +17,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex, batch_of
-from recsys_meta.metrics.pooled_metrics import Sample
+from recsys_meta.metrics.pooled_metrics import RowSample
 from recsys_meta.models.protocols import Predictor
 
 CHUNK = 256
@@ -31,7 +31,7 @@ def list_ranks(
     entities: IntArray,
     shots: Sequence[int],
     least: int,
-) -> dict[int, Sample]:
+) -> dict[int, RowSample]:
     """Reciprocal rank of the taken row in its list, for each number of shots k: over lists that show a newcomer of
     `entities` with at least k earlier rows. Lists without a taken row, or with several, are left out; ties count as
     their mean rank, and a score that is not a number is below all others. The first such newcomer of a list is its
@@ -77,7 +77,7 @@ def _score(
         current[query.position[query.mask]] = score[query.mask].float()
 
 
-def _reciprocal(index: EventIndex, score: Tensor, asked: Tensor, judged: Tensor) -> Sample:
+def _reciprocal(index: EventIndex, score: Tensor, asked: Tensor, judged: Tensor) -> RowSample:
     assert index.group is not None
     _, place = torch.unique(index.group[asked], return_inverse=True)
     count = int(place.max()) + 1 if len(place) else 0
@@ -93,4 +93,4 @@ def _reciprocal(index: EventIndex, score: Tensor, asked: Tensor, judged: Tensor)
     last = len(index.counts)
     first = torch.full((count,), last).scatter_reduce(0, place[inside], index.entity[asked][inside], "amin")
     keep = (taken == 1) & (first < last)
-    return Sample(first[keep].numpy(), (1 / (1 + above + tied / 2))[keep].numpy())
+    return RowSample(first[keep].numpy(), (1 / (1 + above + tied / 2))[keep].numpy())

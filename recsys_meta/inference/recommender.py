@@ -19,21 +19,41 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.types import FIRST, UNKNOWN, Rows, State, Support
-from recsys_meta.inference.ranking.filters import Rule, passing
+from recsys_meta.core.types import FIRST, UNKNOWN, Interactions, State, Support
+from recsys_meta.inference.ranking.filters import FeatureFilter, passing
 from recsys_meta.inference.ranking.topk import Best, best, best_of_each
-from recsys_meta.inference.requests.encoder import Encoder
-from recsys_meta.inference.requests.entity import Interaction, Known, Moment, Newcomer, Own, Words, canonical
-from recsys_meta.inference.requests.query_context import Asker, Question
-from recsys_meta.inference.requests.support_reader import MAX_SUPPORT, Reader
+from recsys_meta.inference.requests.encoder import RequestEncoder
+from recsys_meta.inference.requests.entity import (
+    EncodedEntity,
+    EntityCatalogSpec,
+    EntityRequest,
+    Interaction,
+    QueryContext,
+    RawFeatures,
+    canonical,
+)
+from recsys_meta.inference.requests.query_context import EncodedQuery, QueryEncoder
+from recsys_meta.inference.requests.support_reader import MAX_SUPPORT, SupportReader
 from recsys_meta.inference.state_codec import dump_state, load_state, settle
 from recsys_meta.models.bundle import Bundle, popular_scores
 from recsys_meta.models.functional.embeddings import catalogue_features
-from recsys_meta.models.protocols import Chooser, Starter, Unsure
+from recsys_meta.models.protocols import ChoicePredictor, UncertainPredictor, WarmStartPredictor
 
 __all__ = [
-    "MAX_SUPPORT", "Answer", "Diagnosis", "Interaction", "Known", "Moment", "Newcomer", "Question", "Recommender",
-    "Scored", "Wish", "dump_state", "load_state", "recommend",
+    "MAX_SUPPORT",
+    "AdaptationDiagnostics",
+    "EncodedEntity",
+    "EncodedQuery",
+    "EntityRequest",
+    "Interaction",
+    "QueryContext",
+    "RecommendedList",
+    "Recommender",
+    "ScoredItem",
+    "TopKRequest",
+    "dump_state",
+    "load_state",
+    "recommend",
 ]  # fmt: skip
 
 
@@ -51,7 +71,7 @@ _TRIED = 16
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class AdaptationDiagnostics:
     """What one adaptation did: loss of the support before and after, and the norm of its gradient at the start.
 
     Before is the state of the same newcomer without a row, but with its features and its own catalogue if it has one;
@@ -67,7 +87,7 @@ class Diagnosis:
     gradient_norm: float
 
 
-class Scored(NamedTuple):
+class ScoredItem(NamedTuple):
     """An item of a list."""
 
     item: str
@@ -75,7 +95,7 @@ class Scored(NamedTuple):
     title: str | None = None
 
 
-class Wish(NamedTuple):
+class TopKRequest(NamedTuple):
     """A list of the n best of the model's catalogue, without some of its items."""
 
     n: int
@@ -93,20 +113,20 @@ class Recommender:
         # Plain lists and dictionaries: an index of pandas costs more than adapting does.
         self._names: list[str] = bundle.vocab.values["item"].tolist()
         self._ids = {name: i for i, name in enumerate(self._names, FIRST)}
-        self.reader = Reader(bundle.schema, self._ids)
+        self.reader = SupportReader(bundle.schema, self._ids)
         self._table = catalogue_features(bundle.params)
         own = self._table if bundle.schema.home else {}
-        self._encoder = Encoder(bundle.schema, bundle.vocab, self._ids, own)
-        self._asker = Asker(bundle.schema, self.reader.fields, self._encoder)
+        self._encoder = RequestEncoder(bundle.schema, bundle.vocab, self._ids, own)
+        self._asker = QueryEncoder(bundle.schema, self.reader.fields, self._encoder)
         # Asked once: to hold an object against a protocol takes as long as a small adaptation.
-        self._starter = bundle.predictor if isinstance(bundle.predictor, Starter) else None
+        self._starter = bundle.predictor if isinstance(bundle.predictor, WarmStartPredictor) else None
         self._starts: dict[tuple[int, bytes], State] = {}
         self._coarse: Collection[str] = getattr(bundle.predictor, "coarse", ())
         self.fields, self.repeats = self.reader.fields, self.reader.repeats
         self.know = self.reader.read
         self.support = self._encoder.support
         self.unknown_features = self._encoder.unknown
-        if bundle.schema.objective == "choice" and not isinstance(bundle.predictor, Chooser):
+        if bundle.schema.objective == "choice" and not isinstance(bundle.predictor, ChoicePredictor):
             raise ConfigError(
                 f"the model's objective is 'choice', but its predictor '{bundle.predictor.name}' cannot choose"
             )
@@ -116,17 +136,17 @@ class Recommender:
         """The bundle's version."""
         return self.bundle.version
 
-    def check(self, context: Words) -> None:
+    def check(self, context: RawFeatures) -> None:
         """Raise DataError for the context of an event that this model could not read."""
         self.fields.check(context)
         self._encoder.check(self.fields.of_row(context), self.fields.of_item(context))
 
-    def adapt(self, known: Sequence[Known]) -> State:
+    def adapt(self, known: Sequence[EncodedEntity]) -> State:
         """States of T newcomers, rounded as a cache would keep them: an answer never depends on what was cached."""
         return self.settle(known)[0]
 
     @torch.no_grad()
-    def settle(self, known: Sequence[Known]) -> tuple[State, list[bytes]]:
+    def settle(self, known: Sequence[EncodedEntity]) -> tuple[State, list[bytes]]:
         """The same, and each as small bytes for `load_state`."""
         support = self.support(known)
         starts = None if self._starter is None else self._starts_of(self._starter, known)
@@ -136,7 +156,7 @@ class Recommender:
             state = self._starter.adapt_from(self.body, starts, support)
         return settle(state, self._coarse)
 
-    def _starts_of(self, starter: Starter, known: Sequence[Known]) -> State | None:
+    def _starts_of(self, starter: WarmStartPredictor, known: Sequence[EncodedEntity]) -> State | None:
         """Where such newcomers start: worked out for the first one of each kind. None for many who share nothing."""
         kinds = [(len(one.items), _digest(one.features)) for one in known]
         if len(known) == 1:
@@ -154,7 +174,7 @@ class Recommender:
         place = {kind: i for i, kind in enumerate(first)}
         return {name: leaf[[place[kind] for kind in kinds]] for name, leaf in starts.items()}
 
-    def _kept_start(self, starter: Starter, kind: tuple[int, bytes], one: Known) -> State:
+    def _kept_start(self, starter: WarmStartPredictor, kind: tuple[int, bytes], one: EncodedEntity) -> State:
         """The start of a kind, worked out where it is new for one who is of it: alone, so that its features are not
         padded for another's sake, which may cost a last bit."""
         start = self._starts.get(kind)
@@ -193,56 +213,58 @@ class Recommender:
     def _alike(self) -> bool:
         names = self._names[:_TRIED]
         turned = [names[i:] + names[:i] for i in range(len(names))]
-        states = self.adapt([self.know(Newcomer(events=[Interaction(n) for n in some[:5]])) for some in turned])
+        states = self.adapt([self.know(EntityRequest(events=[Interaction(n) for n in some[:5]])) for some in turned])
         rank, whole = self.bundle.predictor.rank, self.bundle.predictor.rank(self.body, states)
         parts = [slice(i, i + FEWEST + i % 3) for i in range(len(names) - FEWEST)]
         return bool(parts) and all(
             torch.equal(rank(self.body, {k: v[p] for k, v in states.items()}), whole[p]) for p in parts
         )
 
-    def answer(self, state: State, question: Question | None = None) -> Tensor:
+    def answer(self, state: State, question: EncodedQuery | None = None) -> Tensor:
         """Scores [C] of one newcomer's whole catalogue: for nothing in particular, or for a question."""
         return self.answers(state, question)[0]
 
     @torch.no_grad()
-    def answers(self, state: State, question: Question | None = None) -> Tensor:
+    def answers(self, state: State, question: EncodedQuery | None = None) -> Tensor:
         """The same for T states, [T, C]."""
         if question is None:
             return self.scores(state)
         predictor, every = self.bundle.predictor, torch.arange(question.catalogue)
         tasks = next(iter(state.values())).shape[0]
         rows = question.rows.map(lambda t: t.expand(tasks, *t.shape[1:]))
-        if isinstance(predictor, Chooser):
+        if isinstance(predictor, ChoicePredictor):
             scores = predictor.choose(self.body, state, rows, every.expand(tasks, 1, -1))[:, 0]
             return scores.masked_fill(every < FIRST, 0.0)
         wide = rows.map(lambda t: t.expand(tasks, len(every), *t.shape[2:]))
         return predictor.score(self.body, state, replace(wide, item=every.expand(tasks, -1)))
 
     @torch.no_grad()
-    def judge(self, state: State, rows: Rows) -> Tensor:
+    def judge(self, state: State, rows: Interactions) -> Tensor:
         """Scores [T, R] of rows."""
         return self.bundle.predictor.score(self.body, state, rows)
 
     @torch.no_grad()
-    def spread(self, state: State, rows: Rows) -> Tensor | None:
+    def spread(self, state: State, rows: Interactions) -> Tensor | None:
         """Standard deviation [T, R] of the scores of rows, where the predictor knows it."""
         predictor = self.bundle.predictor
-        return predictor.spread(self.body, state, rows) if isinstance(predictor, Unsure) else None
+        return predictor.spread(self.body, state, rows) if isinstance(predictor, UncertainPredictor) else None
 
-    def ask(self, known: Known, moment: Moment, told: Mapping[str, Words] | None = None) -> tuple[Known, Question]:
+    def ask(
+        self, known: EncodedEntity, moment: QueryContext, told: Mapping[str, RawFeatures] | None = None
+    ) -> tuple[EncodedEntity, EncodedQuery]:
         """A question in the model's words, and the newcomer with what was told of items, name to features.
 
         Raises DataError for a context or features that the model does not have, or a place where it knows of none.
         """
         return self._asker.ask(known, moment, told or {})
 
-    def rows(self, known: Known, asked: Sequence[tuple[str, Words]]) -> Rows:
+    def rows(self, known: EncodedEntity, asked: Sequence[tuple[str, RawFeatures]]) -> Interactions:
         """Rows [1, R] to be judged: items with their contexts; an item that the model lacks is UNKNOWN."""
         for _, words in asked:
             self.fields.check(words, self.fields.row)
         return self._encoder.rows(self.places([item for item, _ in asked], known), [words for _, words in asked])
 
-    def fallback(self, known: Known) -> Tensor:
+    def fallback(self, known: EncodedEntity) -> Tensor:
         """Scores [C] by popularity, in the newcomer's own catalogue where it has one: for a model that fails."""
         if known.own is None:
             return self.popular
@@ -256,10 +278,10 @@ class Recommender:
         *,
         exclude: Collection[int] = (),
         candidates: Collection[int] | None = None,
-        own: Own | None = None,
+        own: EntityCatalogSpec | None = None,
         among: Tensor | None = None,
         after: tuple[float, int] | None = None,
-    ) -> list[Scored]:
+    ) -> list[ScoredItem]:
         """The n best of scores [C], best first, ties by id; fewer when fewer are left.
 
         among [C] bool: where items may be; after: the score and the id of the item that the list goes on behind.
@@ -282,14 +304,14 @@ class Recommender:
         chosen = torch.tensor(sorted({c for c in candidates if c >= FIRST}), dtype=torch.int64)
         return self.listed([(score, int(chosen[i])) for score, i in best(allowed[chosen], n)], own)
 
-    def tops(self, scores: Tensor, n: int, known: Sequence[Known]) -> list[list[Scored]]:
+    def tops(self, scores: Tensor, n: int, known: Sequence[EncodedEntity]) -> list[list[ScoredItem]]:
         """The n best of scores [T, C] for each of T newcomers, without what they have met: `top` of each."""
         if self.bundle.schema.home is not None:
             sizes = [self.catalogue(one.own) for one in known]
             return [self.top(s[:c], n, own=k.own) for s, c, k in zip(scores, sizes, known, strict=True)]
-        return [self.listed(found) for found in self.bests(scores, [Wish(n, one.seen) for one in known])]
+        return [self.listed(found) for found in self.bests(scores, [TopKRequest(n, one.seen) for one in known])]
 
-    def bests(self, scores: Tensor, wishes: Sequence[Wish]) -> list[Best]:
+    def bests(self, scores: Tensor, wishes: Sequence[TopKRequest]) -> list[Best]:
         """What `top` finds for each row of scores [T, C] of the model's catalogue: scores and ids, for `listed`."""
         allowed = scores.numpy().copy()
         allowed[:, :FIRST] = -np.inf
@@ -298,26 +320,26 @@ class Recommender:
         found = best_of_each(torch.from_numpy(allowed), max(wish.n for wish in wishes))
         return [some[: wish.n] for some, wish in zip(found, wishes, strict=True)]
 
-    def listed(self, found: Best, own: Own | None = None) -> list[Scored]:
+    def listed(self, found: Best, own: EntityCatalogSpec | None = None) -> list[ScoredItem]:
         """Scores and ids as items."""
         of, titles = self._names if own is None else own.names, self.bundle.titles
-        return [Scored(name := of[i - FIRST], score, titles.get(name)) for score, i in found]
+        return [ScoredItem(name := of[i - FIRST], score, titles.get(name)) for score, i in found]
 
-    def ids(self, items: Sequence[str], own: Own | None = None) -> list[int]:
+    def ids(self, items: Sequence[str], own: EntityCatalogSpec | None = None) -> list[int]:
         """Padded ids of raw items the model (or the entity's own catalogue) has; others are left out."""
         ids = self._ids if own is None else own.ids
         return [ids[i] for i in items if i in ids]
 
-    def places(self, items: Sequence[str], known: Known) -> list[int]:
+    def places(self, items: Sequence[str], known: EncodedEntity) -> list[int]:
         """The id of each raw item, UNKNOWN for those that neither the model nor the newcomer has."""
         ids = self._ids if known.own is None else known.own.ids
         return [ids.get(i, UNKNOWN) for i in items]
 
-    def name(self, item: int, own: Own | None = None) -> str:
+    def name(self, item: int, own: EntityCatalogSpec | None = None) -> str:
         """The raw item of an id."""
         return (self._names if own is None else own.names)[item - FIRST]
 
-    def passing(self, rules: Mapping[str, Rule], known: Known) -> Tensor:
+    def passing(self, rules: Mapping[str, FeatureFilter], known: EncodedEntity) -> Tensor:
         """Which items of the newcomer's catalogue fulfil rules, [C] bool. Raises DataError for a wrong rule."""
         schema = self.bundle.schema
         features: Mapping[str, Tensor] = self._table
@@ -325,11 +347,11 @@ class Recommender:
             features = {n: v[0] for n, v in self._encoder.catalogue([known.own]).features.items()}
         return passing(rules, schema.item_features, self.bundle.vocab, features)
 
-    def catalogue(self, own: Own | None = None) -> int:
+    def catalogue(self, own: EntityCatalogSpec | None = None) -> int:
         """C: items and the two reserved ids, of the model or of an entity's own catalogue."""
         return FIRST + len(self._names if own is None else own.names)
 
-    def diagnose(self, known: Sequence[Known]) -> list[Diagnosis]:
+    def diagnose(self, known: Sequence[EncodedEntity]) -> list[AdaptationDiagnostics]:
         """What adapting did. Costs more than adapting itself, so serving calls it after the answer has left."""
         support = self.support(known)
         with torch.no_grad():
@@ -339,10 +361,11 @@ class Recommender:
         most = int(getattr(self.bundle.predictor.config, "steps", 1))
         figures = zip(loss.tolist(), after.tolist(), norm.tolist(), strict=True)
         return [
-            Diagnosis(len(k.items), most if k.items else 0, *found) for k, found in zip(known, figures, strict=True)
+            AdaptationDiagnostics(len(k.items), most if k.items else 0, *found)
+            for k, found in zip(known, figures, strict=True)
         ]
 
-    def slopes(self, known: Known, cases: Sequence[Known]) -> Tensor:
+    def slopes(self, known: EncodedEntity, cases: Sequence[EncodedEntity]) -> Tensor:
         """Norms [T] of the gradients that the supports of some cases have at the state of a newcomer."""
         start = self.support([known])
         start = start.of(torch.zeros(len(cases), dtype=torch.int64))
@@ -365,7 +388,7 @@ class Recommender:
         return loss.detach(), square.sqrt()
 
 
-def _digest(features: Words) -> bytes:
+def _digest(features: RawFeatures) -> bytes:
     """The features in a form that tells nobody what they were: starts outlive the newcomers that they were made for."""
     if not features:
         return b""
@@ -373,12 +396,12 @@ def _digest(features: Words) -> bytes:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RecommendedList:
     """A list for one newcomer, and how it came about. `served_by` is adapted, cache, prior or popular;
     `unknown` are items and `unknown_features` names of features whose values the model lacks; `support` is the digest
     of what was adapted to, `following` the score and the id of the last item where more follow."""
 
-    items: list[Scored]
+    items: list[ScoredItem]
     served_by: str
     support_size: int
     unknown: tuple[str, ...]
@@ -390,16 +413,16 @@ class Answer:
 
 def recommend(
     recommender: Recommender,
-    newcomer: Newcomer,
+    newcomer: EntityRequest,
     n: int = 10,
     candidates: Sequence[str] | None = None,
-    moment: Moment | None = None,
-) -> Answer:
+    moment: QueryContext | None = None,
+) -> RecommendedList:
     """Adapt to a newcomer and rank, without a cache: what the command line prints and the API must equal."""
     began = time.perf_counter()
     known, question = recommender.know(newcomer), None
     if moment is not None or (known.own is not None and candidates):
-        known, question = recommender.ask(known, moment or Moment(), {name: {} for name in candidates or ()})
+        known, question = recommender.ask(known, moment or QueryContext(), {name: {} for name in candidates or ()})
     scores = recommender.answer(recommender.adapt([known]), question)
     chosen = None if candidates is None else recommender.places(candidates, known)
     lacking = {name for name, i in zip(candidates or (), chosen or (), strict=True) if i < FIRST}
@@ -411,4 +434,4 @@ def recommend(
     unknown = tuple(sorted(lacking.union(known.unknown)))
     strange = tuple(recommender.unknown_features(known.features))
     ms = 1000 * (time.perf_counter() - began)
-    return Answer(items, served_by, len(known.items), unknown, strange, ms, known.digest, following)
+    return RecommendedList(items, served_by, len(known.items), unknown, strange, ms, known.digest, following)

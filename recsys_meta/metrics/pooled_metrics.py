@@ -19,7 +19,7 @@ CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """A figure with its 95% interval over n entities (those of every seed counted)."""
 
     value: float
@@ -29,7 +29,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedDifference:
     """Mean difference of two methods on the same entities, its 95% interval and a two-sided p-value."""
 
     difference: float
@@ -40,7 +40,7 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class Sample:
+class RowSample:
     """Rows of a method at one point: entity [n], value [n] (the logit, where there is a label) and label [n].
 
     Rows that are not asked about are NaN; the same rows stand in the same order for every method.
@@ -50,10 +50,10 @@ class Sample:
     value: FloatArray
     label: FloatArray | None = None
 
-    def kept(self) -> Sample:
+    def kept(self) -> RowSample:
         """Without the rows that are not asked about."""
         keep = ~np.isnan(self.value)
-        return Sample(self.entity[keep], self.value[keep], None if self.label is None else self.label[keep])
+        return RowSample(self.entity[keep], self.value[keep], None if self.label is None else self.label[keep])
 
     def __len__(self) -> int:
         return int((~np.isnan(self.value)).sum())
@@ -63,7 +63,7 @@ Finish = Callable[[FloatArray], FloatArray]
 """From sums [..., P] to figures [...]."""
 
 
-def figure(metric: str, sample: Sample) -> float:
+def figure(metric: str, sample: RowSample) -> float:
     """The figure of a sample, NaN without rows."""
     kept = sample.kept()
     if not len(kept.value):
@@ -85,7 +85,7 @@ def auc(logit: FloatArray, label: FloatArray) -> float:
     return float((up * (down.cumsum() - 0.5 * down)).sum() / total) if total else float("nan")
 
 
-def reliability(sample: Sample, bins: int = CALIBRATION_BINS) -> tuple[FloatArray, FloatArray, IntArray]:
+def reliability(sample: RowSample, bins: int = CALIBRATION_BINS) -> tuple[FloatArray, FloatArray, IntArray]:
     """Mean prediction, rate of positives and rows of equally filled bins of predictions, [bins] each or fewer."""
     kept = sample.kept()
     chance, label = _chance(kept.value), _labels(kept)
@@ -96,20 +96,20 @@ def reliability(sample: Sample, bins: int = CALIBRATION_BINS) -> tuple[FloatArra
     return mean, np.bincount(place, label)[some] / count[some], count[some]
 
 
-def summarise_samples(metric: str, seeds: Sequence[Sample], draws: int = 1000) -> Interval:
+def summarise_samples(metric: str, seeds: Sequence[RowSample], draws: int = 1000) -> ConfidenceInterval:
     """Mean over seeds of the figure, and its 95% interval over entities drawn with replacement, each for all seeds."""
     kept = [s for s in (seed.kept() for seed in seeds) if len(s.value)]
     if not kept:
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
+        return ConfidenceInterval(float("nan"), float("nan"), float("nan"), 0)
     entities = np.unique(np.concatenate([s.entity for s in kept]))
     weight = _weights(len(entities), draws)
     value = float(np.mean([figure(metric, s) for s in kept]))
     drawn = np.nanmean([_drawn(metric, s, entities, weight) for s in kept], axis=0)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return Interval(value, float(low), float(high), sum(len(np.unique(s.entity)) for s in kept))
+    return ConfidenceInterval(value, float(low), float(high), sum(len(np.unique(s.entity)) for s in kept))
 
 
-def paired_samples(metric: str, pairs: Sequence[tuple[Sample, Sample]], draws: int = 2000) -> Paired:
+def paired_samples(metric: str, pairs: Sequence[tuple[RowSample, RowSample]], draws: int = 2000) -> PairedDifference:
     """Mean over seeds of the difference of two figures on the same rows; entities are drawn with replacement.
 
     The p-value is twice the share of draws on the rarer side of zero. Raises ValueError for rows that differ.
@@ -120,7 +120,7 @@ def paired_samples(metric: str, pairs: Sequence[tuple[Sample, Sample]], draws: i
     kept = [(a.kept(), b.kept()) for a, b in pairs]
     kept = [(a, b) for a, b in kept if len(a.value) and len(a.value) == len(b.value)]
     if not kept:
-        return Paired(float("nan"), float("nan"), float("nan"), 1.0, 0)
+        return PairedDifference(float("nan"), float("nan"), float("nan"), 1.0, 0)
     entities = np.unique(np.concatenate([a.entity for a, _ in kept]))
     weight = _weights(len(entities), draws)
     gaps = [_drawn(metric, a, entities, weight) - _drawn(metric, b, entities, weight) for a, b in kept]
@@ -129,7 +129,7 @@ def paired_samples(metric: str, pairs: Sequence[tuple[Sample, Sample]], draws: i
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     side = min(float((drawn <= 0).mean()), float((drawn >= 0).mean()))
     p = min(1.0, 2 * (side * draws + 1) / (draws + 1))
-    return Paired(difference, float(low), float(high), p, sum(len(np.unique(a.entity)) for a, _ in kept))
+    return PairedDifference(difference, float(low), float(high), p, sum(len(np.unique(a.entity)) for a, _ in kept))
 
 
 def _weights(entities: int, draws: int) -> FloatArray:
@@ -139,14 +139,14 @@ def _weights(entities: int, draws: int) -> FloatArray:
     return made
 
 
-def _drawn(metric: str, sample: Sample, entities: IntArray, weight: FloatArray) -> FloatArray:
+def _drawn(metric: str, sample: RowSample, entities: IntArray, weight: FloatArray) -> FloatArray:
     table, finish = _sums(metric, sample, sample.entity, entities, AUC_BINS)
     with np.errstate(invalid="ignore", divide="ignore"):
         return finish(weight @ table)
 
 
 def _sums(
-    metric: str, sample: Sample, owner: IntArray, entities: IntArray, bins: int | None
+    metric: str, sample: RowSample, owner: IntArray, entities: IntArray, bins: int | None
 ) -> tuple[FloatArray, Finish]:
     """Sums of each entity [E, P], and how to finish them."""
     place, count = np.searchsorted(entities, owner), len(entities)
@@ -174,7 +174,7 @@ def _ratio(sums: FloatArray) -> FloatArray:
     return made
 
 
-def _auc_sums(sample: Sample, place: IntArray, count: int, bins: int) -> tuple[FloatArray, Finish]:
+def _auc_sums(sample: RowSample, place: IntArray, count: int, bins: int) -> tuple[FloatArray, Finish]:
     quantile = _bins(sample.value, bins)
     width = int(quantile.max()) + 1
     positive = _labels(sample) > 0.5
@@ -191,7 +191,7 @@ def _auc_sums(sample: Sample, place: IntArray, count: int, bins: int) -> tuple[F
     return np.concatenate([table[0], table[1]], 1), finish
 
 
-def _calibration_sums(sample: Sample, place: IntArray, count: int) -> tuple[FloatArray, Finish]:
+def _calibration_sums(sample: RowSample, place: IntArray, count: int) -> tuple[FloatArray, Finish]:
     chance = _chance(sample.value)
     bucket = _bins(chance, CALIBRATION_BINS)
     width = int(bucket.max()) + 1
@@ -218,7 +218,7 @@ def _chance(logit: FloatArray) -> FloatArray:
     return made
 
 
-def _labels(sample: Sample) -> FloatArray:
+def _labels(sample: RowSample) -> FloatArray:
     if sample.label is None:
         raise ValueError("this figure needs labels")
     return sample.label

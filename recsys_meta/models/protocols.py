@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.types import IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
 
 
-class Config(BaseModel):
+class PredictorConfig(BaseModel):
     """Base of all configurations: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,7 +31,7 @@ class Predictor(Protocol):
     name: ClassVar[str]
 
     @property
-    def config(self) -> Config: ...
+    def config(self) -> PredictorConfig: ...
 
     def body(self, params: Params) -> Params:
         """What all tasks share, worked out once from the parameters (for example item vectors from features).
@@ -42,7 +42,7 @@ class Predictor(Protocol):
     def adapt(self, body: Params, support: Support) -> State:
         """State of T newcomers from their features and support rows. Shared parameters are never touched."""
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Scores [T, R] of given rows: logits for a ranking or clicks, label units for ratings."""
 
     def rank(self, body: Params, state: State) -> Tensor:
@@ -53,24 +53,24 @@ class Predictor(Protocol):
 
 
 @runtime_checkable
-class Chooser(Protocol):
+class ChoicePredictor(Protocol):
     """A predictor of the objective "choice". Items are local ids of the state's own catalogue, and `rank` gives scores
     [T, C] over it for an actor of whom nothing is known."""
 
-    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+    def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         """Scores [T, R, K] of the candidates [T, R, K] of each row, given its history and context."""
 
 
 @runtime_checkable
-class Unsure(Protocol):
+class UncertainPredictor(Protocol):
     """A predictor that knows how sure it is."""
 
-    def spread(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def spread(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the scores of rows, given what is known of the entity."""
 
 
 @runtime_checkable
-class Starter(Protocol):
+class WarmStartPredictor(Protocol):
     """A predictor whose adaptation begins with what depends on features and the number of rows alone. Many newcomers
     share that, so serving keeps it."""
 
@@ -103,7 +103,7 @@ class Learner(Predictor, Protocol):
     def frozen(self, key: str) -> bool:
         """Whether a parameter is a buffer that no gradient reaches."""
 
-    def group(self, key: str) -> Group:
+    def group(self, key: str) -> ParamGroup:
         """How the outer optimiser treats a parameter."""
 
 
@@ -118,7 +118,7 @@ class Baseline(Predictor, Protocol):
 
 
 @dataclass(frozen=True)
-class Group:
+class ParamGroup:
     """Factor on the learning rate, and weight decay, of some parameters."""
 
     rate: float = 1.0

@@ -13,7 +13,7 @@ from types import TracebackType
 from sqlalchemy import Engine
 
 from recsys_meta.core.errors import RecsysMetaError
-from recsys_meta.store.database.engine import Unavailable, session
+from recsys_meta.store.database.engine import StoreUnavailable, session
 from recsys_meta.store.entities import adaptations, explorations
 from recsys_meta.store.entities.adaptations import NewAdaptation
 from recsys_meta.store.entities.explorations import NewExploration
@@ -39,7 +39,7 @@ def to_database(engine: Engine) -> Sink:
     return write
 
 
-class Writer:
+class BackgroundWriter:
     """Hands rows to a sink from a thread of its own.
 
     ``capacity`` and ``batch`` count rows; ``interval`` is how long a row waits for company, ``backoff`` and
@@ -136,7 +136,7 @@ class Writer:
         self._thread.join(timeout)
         return done and not left
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "BackgroundWriter":
         return self
 
     def __exit__(
@@ -180,7 +180,7 @@ class Writer:
         """Hand over a batch; answers the rows to try again since the database is away. Refused rows are dropped."""
         try:
             self._sink(batch)
-        except Unavailable as error:
+        except StoreUnavailable as error:
             if not self._unavailable:
                 log.warning("rows wait for the database: %s", error)
             self._unavailable = True

@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from recsys_meta.core.types import FloatArray, IntArray, Params, Rows
-from recsys_meta.training.curricula import Draw, Pool, make
+from recsys_meta.core.types import FloatArray, IntArray, Interactions, Params
+from recsys_meta.training.curricula import TaskDraw, TaskPool, make
 from recsys_meta.training.outer_loop import episodes_of, optimiser_of, update
-from recsys_meta.training.run_state import Run
+from recsys_meta.training.run_state import TrainingRun
 from recsys_meta.training.task_hardness import query_errors, task_hardness
 
 HELD = 4
@@ -27,7 +27,7 @@ CHUNK = 64
 """Tasks judged at once."""
 
 
-def difficulty_of(run: Run) -> FloatArray:
+def difficulty_of(run: TrainingRun) -> FloatArray:
     """Mean query error of each training entity, [n]; NaN where nothing could be asked. Python loops over tasks with
     "alone", which is meant for hundreds of them."""
     settings = run.recipe.curriculum
@@ -39,7 +39,7 @@ def difficulty_of(run: Run) -> FloatArray:
     return np.concatenate([_alone(run, np.array([entity]), generator) for entity in run.train])
 
 
-def _alone(run: Run, entity: IntArray, generator: torch.Generator) -> FloatArray:
+def _alone(run: TrainingRun, entity: IntArray, generator: torch.Generator) -> FloatArray:
     held = torch.arange(len(run.index.item), device=run.index.item.device) % HELD == HELD - 1
     params = _trained(run, entity, generator, ~held)
     every = _judged(run, params, entity.repeat(DRAWS), generator, held)
@@ -47,13 +47,15 @@ def _alone(run: Run, entity: IntArray, generator: torch.Generator) -> FloatArray
     return np.array([known.mean() if len(known) else np.nan])
 
 
-def _trained(run: Run, entities: IntArray, generator: torch.Generator, rows: torch.Tensor | None = None) -> Params:
+def _trained(
+    run: TrainingRun, entities: IntArray, generator: torch.Generator, rows: torch.Tensor | None = None
+) -> Params:
     """A copy of the run's parameters after a few steps on some entities; on the marked rows [N] alone."""
     recipe, learner = run.recipe, run.learner
     params = {k: v.detach().clone() for k, v in run.params.items()}
     optimiser = optimiser_of(learner, params, recipe.train.rate)
     tasks = min(recipe.train.tasks, len(entities))
-    deck = make("uniform", Pool(entities, tasks), {})
+    deck = make("uniform", TaskPool(entities, tasks), {})
     for step in range(recipe.curriculum.probe_steps):
         batch = episodes_of(run.data, run.index, deck.sample(tasks, generator), recipe.episodes, generator)
         if rows is not None:
@@ -66,9 +68,9 @@ def _trained(run: Run, entities: IntArray, generator: torch.Generator, rows: tor
 
 
 def _judged(
-    run: Run, params: Params, entities: IntArray, generator: torch.Generator, rows: torch.Tensor | None = None
+    run: TrainingRun, params: Params, entities: IntArray, generator: torch.Generator, rows: torch.Tensor | None = None
 ) -> FloatArray:
-    batch = episodes_of(run.data, run.index, Draw(entities, ()), run.recipe.episodes, generator)
+    batch = episodes_of(run.data, run.index, TaskDraw(entities, ()), run.recipe.episodes, generator)
     objective = run.data.schema.objective
     error, mask = query_errors(run.learner, params, batch, objective, generator)
     if rows is not None and batch.query.position is not None:
@@ -76,6 +78,6 @@ def _judged(
     return task_hardness(error, mask).double().cpu().numpy()
 
 
-def _masked(rows: Rows, keep: torch.Tensor) -> Rows:
+def _masked(rows: Interactions, keep: torch.Tensor) -> Interactions:
     """The rows that are marked in keep [N]; the others become padding."""
     return rows if rows.position is None else replace(rows, mask=rows.mask & keep[rows.position])

@@ -12,8 +12,8 @@ from recsys_meta.core.errors import ConfigError, DivergedError
 from recsys_meta.core.types import Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, batch_of
 from recsys_meta.models.protocols import Learner
-from recsys_meta.training.curricula import Draw
-from recsys_meta.training.recipe import Episodes, Train
+from recsys_meta.training.curricula import TaskDraw
+from recsys_meta.training.recipe import EpisodeConfig, TrainConfig
 
 
 def optimiser_of(learner: Learner, params: Params, rate: float) -> torch.optim.AdamW:
@@ -32,7 +32,7 @@ def optimiser_of(learner: Learner, params: Params, rate: float) -> torch.optim.A
 
 
 def episodes_of(
-    data: Dataset, index: EventIndex, draw: Draw, settings: Episodes, generator: torch.Generator
+    data: Dataset, index: EventIndex, draw: TaskDraw, settings: EpisodeConfig, generator: torch.Generator
 ) -> TaskBatch:
     """Training episodes of the drawn entities; rows that the draw prefers are asked about first."""
     chosen = torch.as_tensor(draw.entities, device=index.indptr.device)
@@ -49,7 +49,7 @@ def episodes_of(
     return batch_of(data, draw.entities, support, query)
 
 
-def support_sizes(episodes: Episodes, tasks: int, generator: torch.Generator) -> Tensor:
+def support_sizes(episodes: EpisodeConfig, tasks: int, generator: torch.Generator) -> Tensor:
     """Support sizes [T] int64: a share `empty` is 0, the rest uniform from 0, or log-uniform from 1, to `max_shots`,
     half of each ("mixed"), or always `max_shots` ("fixed")."""
     device = generator.device
@@ -69,7 +69,7 @@ def support_sizes(episodes: Episodes, tasks: int, generator: torch.Generator) ->
     return torch.where(chance[1] < episodes.empty, torch.zeros_like(sizes), sizes).long()
 
 
-def rate_at(settings: Train, step: int, steps: int) -> float:
+def rate_at(settings: TrainConfig, step: int, steps: int) -> float:
     """Factor on the learning rate at a step (from 0) of a run of so many."""
     rate = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
     if settings.schedule == "cosine":
@@ -78,7 +78,7 @@ def rate_at(settings: Train, step: int, steps: int) -> float:
 
 
 def update(
-    loss: Tensor, params: Params, optimiser: torch.optim.AdamW, settings: Train, factor: float, step: int
+    loss: Tensor, params: Params, optimiser: torch.optim.AdamW, settings: TrainConfig, factor: float, step: int
 ) -> tuple[float, float]:
     """Go down the gradient of the loss once; (loss, norm of the meta-gradient before it is cut).
 

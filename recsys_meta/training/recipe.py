@@ -17,11 +17,11 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import explain
 
 
-class _Part(BaseModel):
+class _RecipeSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Episodes(_Part):
+class EpisodeConfig(_RecipeSection):
     """How training episodes are drawn: support sizes from 0 to `max_shots`, a share of them empty; "fixed" is always
     `max_shots`.
 
@@ -36,7 +36,7 @@ class Episodes(_Part):
     order: Literal["random", "data", "window"] | None = None
 
 
-class Train(_Part):
+class TrainConfig(_RecipeSection):
     """The outer loop: `tasks` episodes a step, AdamW, early stop after `patience` validations without gain."""
 
     tasks: int = Field(default=64, ge=1)
@@ -53,7 +53,7 @@ class Train(_Part):
     keep: int = Field(default=3, ge=1, description="checkpoints kept")
 
 
-class Curriculum(_Part):
+class CurriculumConfig(_RecipeSection):
     """Which tasks meet the learner, by name and settings.
 
     With `watch` the hardness of each meta-batch is measured and recorded even where the curriculum does not ask for
@@ -68,7 +68,7 @@ class Curriculum(_Part):
     probe_steps: int = Field(default=30, ge=0)
 
 
-class Few(_Part):
+class LowDataConfig(_RecipeSection):
     """What changes with fewer than `below` training entities: less data wants more regularisation."""
 
     below: int = Field(default=0, ge=0)
@@ -76,16 +76,16 @@ class Few(_Part):
     train: dict[str, Any] = {}
 
 
-class Recipe(_Part):
+class Recipe(_RecipeSection):
     """One meta-training run. `config` is checked by the learner's own configuration class."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.\-]+$")
     learner: str
     config: dict[str, Any] = {}
-    episodes: Episodes = Episodes()
-    train: Train = Train()
-    curriculum: Curriculum = Curriculum()
-    few: Few = Few()
+    episodes: EpisodeConfig = EpisodeConfig()
+    train: TrainConfig = TrainConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    few: LowDataConfig = LowDataConfig()
 
     def suited(self, entities: int) -> Recipe:
         """The recipe as it is for so many training entities. Raises ConfigError for a wrong key under [few]."""

@@ -21,12 +21,12 @@ from recsys_meta.core.types import IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.protocols import Learner
 from recsys_meta.training.checkpoint import Checkpoint
-from recsys_meta.training.curricula import Curriculum, Ledger
+from recsys_meta.training.curricula import Curriculum, HardnessLog
 from recsys_meta.training.recipe import Recipe
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A training run between two steps."""
 
     learner: Learner
@@ -37,7 +37,7 @@ class Run:
     params: Params
     optimiser: torch.optim.AdamW
     sampler: Curriculum
-    ledger: Ledger
+    ledger: HardnessLog
     generator: torch.Generator
     aids: Any
     step: int = 0
@@ -78,7 +78,7 @@ def all_steps(recipe: Recipe, entities: int) -> int:
     return epoch * max(train.epochs, math.ceil(train.least_steps / epoch))
 
 
-def freeze(run: Run) -> Checkpoint:
+def freeze(run: TrainingRun) -> Checkpoint:
     """The whole state of a run but its buffers, which `start` makes again from data and seed.
 
     A snapshot: training on does not change it.
@@ -101,13 +101,13 @@ def freeze(run: Run) -> Checkpoint:
     return Checkpoint(run.step, {k: v.detach().clone() for k, v in tensors.items()}, counters)
 
 
-def _entities(run: Run) -> str:
+def _entities(run: TrainingRun) -> str:
     """Hash of the training entities: another split is another run."""
     return hashlib.sha256(run.train.tobytes()).hexdigest()[:16]
 
 
 @torch.no_grad()
-def thaw(run: Run, checkpoint: Checkpoint) -> None:
+def thaw(run: TrainingRun, checkpoint: Checkpoint) -> None:
     """Put a checkpoint into a fresh run of the same recipe, data and seed.
 
     Raises CheckpointError when it belongs to another recipe, other data or another split, or does not fit.
@@ -119,7 +119,7 @@ def thaw(run: Run, checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"the checkpoint does not fit this version of the learner: {error}") from None
 
 
-def _check(run: Run, counters: Mapping[str, Any]) -> None:
+def _check(run: TrainingRun, counters: Mapping[str, Any]) -> None:
     if counters["data"] != run.data.digest:
         raise CheckpointError("the checkpoint was made from other data; prepare the same data set or start a new run")
     if counters["recipe"] != run.recipe.model_dump(mode="json"):
@@ -128,7 +128,7 @@ def _check(run: Run, counters: Mapping[str, Any]) -> None:
         raise CheckpointError("the checkpoint was made with other training entities; resume with the run's own seed")
 
 
-def _restore(run: Run, checkpoint: Checkpoint) -> None:
+def _restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
     counters, tensors = checkpoint.counters, checkpoint.tensors
     for key in run.trained:
         run.params[key].copy_(tensors[f"params/{key}"])

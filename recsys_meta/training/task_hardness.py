@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, Params, State, TaskBatch
-from recsys_meta.models.protocols import Chooser, Predictor
+from recsys_meta.models.protocols import ChoicePredictor, Predictor
 
 CANDIDATES = 20
 """Items that a choice is judged against."""
@@ -72,7 +72,7 @@ def _choice(
     query = batch.query
     others = drawn(own.mask, query.item.shape[1], count, generator)
     candidates = torch.cat([query.item[:, :, None], others], 2)
-    if isinstance(predictor, Chooser):
+    if isinstance(predictor, ChoicePredictor):
         scores = predictor.choose(body, state, query, candidates)
     else:
         ranked = predictor.rank(body, state)

@@ -21,20 +21,20 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import IntArray, Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, seen_only
 from recsys_meta.models.protocols import Learner
-from recsys_meta.training.curricula import Bucket, Draw, Ledger, Lesson, Pool, make
+from recsys_meta.training.curricula import HardnessBucket, HardnessLog, TaskDraw, TaskFeedback, TaskPool, make
 from recsys_meta.training.difficulty_probe import difficulty_of
 from recsys_meta.training.outer_loop import episodes_of, optimiser_of, rate_at, support_sizes, update
 from recsys_meta.training.recipe import Recipe
-from recsys_meta.training.run_state import Run, all_steps, freeze, thaw
+from recsys_meta.training.run_state import TrainingRun, all_steps, freeze, thaw
 from recsys_meta.training.task_hardness import query_errors, task_hardness
 
-__all__ = ["Run", "Step", "Validate", "fit", "freeze", "start", "support_sizes", "thaw"]
+__all__ = ["TrainStep", "TrainingRun", "Validate", "fit", "freeze", "start", "support_sizes", "thaw"]
 
 Validate = Callable[[Params], float]
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainStep:
     """What one meta-batch did. `valid` is there when the parameters were validated after it; `buckets` say from where
     the curriculum drew it and how hard it was, where that was measured. `seconds` and `tasks_so_far` count from when
     `fit` was called: in a resumed run, since it was resumed."""
@@ -51,7 +51,7 @@ class Step:
     valid: float | None = None
     best: float | None = None
     epoch_end: bool = False
-    buckets: tuple[Bucket, ...] = ()
+    buckets: tuple[HardnessBucket, ...] = ()
 
     @property
     def tasks_per_second(self) -> float:
@@ -67,7 +67,7 @@ def start(
     train: IntArray,
     seed: int,
     device: torch.device | str = "cpu",
-) -> Run:
+) -> TrainingRun:
     """A fresh run. `train` are the meta-training entities: no row but theirs in `index` is ever looked at.
 
     Raises ConfigError when no entity has the two rows that an episode needs, or the curriculum is unknown.
@@ -77,7 +77,7 @@ def start(
     if not enough.any():
         raise ConfigError("no training entity has the two interactions that an episode needs")
     usable = train[enough]
-    pool = Pool(usable, recipe.train.tasks, all_steps(recipe, len(usable)), index)
+    pool = TaskPool(usable, recipe.train.tasks, all_steps(recipe, len(usable)), index)
     sampler = make(recipe.curriculum.name, pool, recipe.curriculum.config)
     generator = torch.Generator().manual_seed(seed)
     # Statistics may come from every training entity; episodes only from those with two rows or more.
@@ -86,10 +86,12 @@ def start(
     aids = learner.aids(seen, train, torch.Generator().manual_seed(seed + 1))
     optimiser = optimiser_of(learner, params, recipe.train.rate)
     moving = torch.Generator(device).manual_seed(seed + 2)
-    return Run(learner, recipe, data, index, usable, params, optimiser, sampler, Ledger(pool), moving, aids)
+    return TrainingRun(
+        learner, recipe, data, index, usable, params, optimiser, sampler, HardnessLog(pool), moving, aids
+    )
 
 
-def fit(run: Run, validate: Validate) -> Iterator[Step]:
+def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
     """Train until the epochs are over or meta-validation has not gained for `patience` validations.
 
     `validate` gets the current parameters and returns a figure where higher is better. Raises DivergedError when
@@ -113,7 +115,7 @@ def fit(run: Run, validate: Validate) -> Iterator[Step]:
         valid = None
         if end and (epoch % settings.validate_every == 0 or run.step == run.steps):
             valid = _validated(run, validate)
-        yield Step(
+        yield TrainStep(
             step=run.step,
             steps=run.steps,
             epoch=epoch,
@@ -130,7 +132,7 @@ def fit(run: Run, validate: Validate) -> Iterator[Step]:
         )
 
 
-def _learn(run: Run, draw: Draw, batch: TaskBatch) -> tuple[Bucket, ...]:
+def _learn(run: TrainingRun, draw: TaskDraw, batch: TaskBatch) -> tuple[HardnessBucket, ...]:
     """Judge a meta-batch on its query after adapting, before the step that it gives, and tell the curriculum; nothing
     where neither it nor the recipe wants to know."""
     if not (run.sampler.listens or run.recipe.curriculum.watch):
@@ -138,12 +140,12 @@ def _learn(run: Run, draw: Draw, batch: TaskBatch) -> tuple[Bucket, ...]:
     held = {k: v.detach() for k, v in run.params.items()}
     error, mask = query_errors(run.learner, held, batch, run.data.schema.objective, run.generator)
     hardness = task_hardness(error, mask).double().cpu().numpy()
-    lesson = Lesson(draw.entities, hardness, error, mask, batch.query.position)
+    lesson = TaskFeedback(draw.entities, hardness, error, mask, batch.query.position)
     run.sampler.learn(lesson)
     return run.ledger.note(draw, lesson)
 
 
-def _validated(run: Run, validate: Validate) -> float:
+def _validated(run: TrainingRun, validate: Validate) -> float:
     value = validate({k: v.detach() for k, v in run.params.items()})
     if value > run.best:
         run.best, run.waited = value, 0

@@ -39,7 +39,11 @@ class Served:
 
     def __init__(self, made: Settings, host: str = "127.0.0.1") -> None:
         self.app, self.port = build(made), free_port()
-        options: dict[str, Any] = {"log_config": None, "access_log": False, "http": "api.http.uvicorn_protocol:Bounded"}
+        options: dict[str, Any] = {
+            "log_config": None,
+            "access_log": False,
+            "http": "api.http.uvicorn_protocol:BoundedHttpProtocol",
+        }
         config = uvicorn.Config(self.app, host=host, port=self.port, **options)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)

@@ -7,9 +7,9 @@ import pytest
 
 from api.inference import load_failures as failures
 from api.inference import model_registry as registry
-from api.inference.load_failures import Failures
-from api.inference.model_registry import Registry
-from api.persistence.async_database import Database
+from api.inference.load_failures import LoadFailureLog
+from api.inference.model_registry import ModelRegistry
+from api.persistence.async_database import AsyncDatabase
 from recsys_meta.core.errors import CheckpointError, ConflictError
 from recsys_meta.models.bundle import save_bundle
 from recsys_meta.store.database.engine import session
@@ -34,9 +34,9 @@ def test_a_version_that_cannot_be_loaded_is_logged_once_a_reason_and_again_after
     home, light, other, monkeypatch
 ):
     monkeypatch.setattr(registry, "_RETRY_S", 0.0)
-    models, lines, database = home / "models", Lines(), Database(light)
+    models, lines, database = home / "models", Lines(), AsyncDatabase(light)
     path = models / "users" / bundles.publish(light, models, "users", other, live=False)
-    looked = Registry(database, models, lines)
+    looked = ModelRegistry(database, models, lines)
 
     def move(act, *words):
         with session(database.engine) as s:
@@ -89,7 +89,7 @@ def test_a_version_that_cannot_be_loaded_is_logged_once_a_reason_and_again_after
 
 def test_failures_are_forgotten_in_the_end(monkeypatch):
     monkeypatch.setattr(failures, "MOST", 3)
-    known = Failures()
+    known = LoadFailureLog()
     for n in range(5):
         assert known.note(("users", str(n)), ValueError("damaged"))
     assert len(known) == 3

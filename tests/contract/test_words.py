@@ -9,7 +9,10 @@ import recsys_meta
 
 ROOT = Path(recsys_meta.__file__).parent
 # `data` and `client` know data sets and examples; `schema.py` names the kinds in a docstring, "user" is its default.
-PACKAGES = ("core", "metrics", "episodes", "models/learners", "models/functional", "training", "evaluation", "inference", "store")  # fmt: skip
+PACKAGES = (
+    "core", "metrics", "episodes", "models/learners", "models/functional",
+    "training", "evaluation", "inference", "store",
+)  # fmt: skip
 FILES = sorted(
     path
     for package in PACKAGES

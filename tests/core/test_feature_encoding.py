@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_meta.core.dataset import Column, Vocabulary
+from recsys_meta.core.dataset import FeatureColumn, Vocabulary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import encode, encode_raw, gather, list_cell, never_met, tokens, vocabulary_of
 from recsys_meta.core.schema import FeatureField
@@ -109,7 +109,7 @@ def test_rare_values_become_unknown_and_ids_do_not_depend_on_row_order():
 @given(st.lists(st.lists(st.integers(2, 9), max_size=4), min_size=1, max_size=6), st.data())
 def test_gather_equals_a_loop(cells, data):
     indptr = np.concatenate([[0], np.cumsum([len(c) for c in cells])])
-    column = Column("f", np.array([v for c in cells for v in c], np.int32), indptr, 10)
+    column = FeatureColumn("f", np.array([v for c in cells for v in c], np.int32), indptr, 10)
     rows = data.draw(st.lists(st.integers(0, len(cells) - 1), max_size=5))
     got = gather({"f": column}, np.array(rows, np.int64))["f"]
     width = max([1, *(len(cells[r]) for r in rows)])

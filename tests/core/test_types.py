@@ -1,11 +1,11 @@
 import torch
 
-from recsys_meta.core.types import FIRST, PAD, UNKNOWN, Rows, Support, TaskBatch
+from recsys_meta.core.types import FIRST, PAD, UNKNOWN, Interactions, Support, TaskBatch
 
 
 def rows():
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    return Rows(torch.tensor([[2, 3, 4], [5, 0, 0]]), torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]]), mask)
+    return Interactions(torch.tensor([[2, 3, 4], [5, 0, 0]]), torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]]), mask)
 
 
 def test_reserved_ids_come_before_real_ones():

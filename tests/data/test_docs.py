@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from recsys_meta.data import SOURCES, prepare_custom, prepare_named
-from recsys_meta.data.sources.toml_schema import Files
+from recsys_meta.data.sources.toml_schema import SchemaFiles
 from tests.data.source_files import cells
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
@@ -20,7 +20,7 @@ def test_every_data_set_is_listed():
 
 
 def test_every_option_of_files_is_named():
-    for name in Files.model_fields:
+    for name in SchemaFiles.model_fields:
         assert f"{name} = " in PAGE or f"`{name}`" in PAGE
 
 

@@ -8,7 +8,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, UNKNOWN
 from recsys_meta.episodes.event_index import EventIndex, draw
 from recsys_meta.episodes.splits import split_of
-from recsys_meta.evaluation.cold_start import Ask, cold_start, episodes_at, measure
+from recsys_meta.evaluation.cold_start import EvalOptions, cold_start, episodes_at, measure
 from recsys_meta.metrics.pooled_metrics import figure
 from tests.fixtures.city_datasets import towns
 
@@ -93,7 +93,7 @@ def test_a_window_is_a_stretch_of_rows_as_they_come():
     assert len(begins) > 5
 
 
-@pytest.mark.parametrize("ask", [Ask(), Ask(negatives=5)])
+@pytest.mark.parametrize("ask", [EvalOptions(), EvalOptions(negatives=5)])
 def test_measured_choices(ask):
     batch = episodes_at(DATA, INDEX, np.array([0, 1]), 8, most=100)
     g = torch.Generator().manual_seed(0)

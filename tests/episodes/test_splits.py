@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_meta.core.dataset import Column
+from recsys_meta.core.dataset import FeatureColumn
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed, split_by_time, split_of
@@ -73,7 +73,7 @@ def sharing(schema_change):
     """Twenty entities of ten rows, in five groups that share a feature."""
     data = towns(entities=20, items=3, actors=2, rows=5)
     rows = np.arange(21)
-    street = Column("street", (2 + np.arange(20) % 5).astype(np.int32), rows, 7)
+    street = FeatureColumn("street", (2 + np.arange(20) % 5).astype(np.int32), rows, 7)
     return replace(data, schema=data.schema.model_copy(update=schema_change), entities={"street": street})
 
 
@@ -98,7 +98,7 @@ def test_folds_of_sharers_test_every_entity_once_and_split_none():
 
 def test_too_few_sharers_are_refused_in_words():
     data = sharing({"together": "street"})
-    one = replace(data, entities={"street": Column("street", np.full(20, 2, np.int32), np.arange(21), 7)})
+    one = replace(data, entities={"street": FeatureColumn("street", np.full(20, 2, np.int32), np.arange(21), 7)})
     with pytest.raises(ConfigError, match="each part needs one at least"):
         split_of(one, EventIndex.of(one), "seed", 0)
 

@@ -8,8 +8,8 @@ import torch
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import (
-    Ask,
-    Unadapted,
+    EvalOptions,
+    UnadaptedPredictor,
     cold_start,
     episodes_at,
     measure,
@@ -171,12 +171,12 @@ def test_only_shown_items_are_ranked():
     data, index = world()
     shown = torch.zeros(data.catalogue, dtype=torch.bool)
     shown[2:22] = True  # 20 items: Recall@20 is 1 for every predictor
-    got = curve(scores(data), data, index, ask=Ask(shown)).values[0]
+    got = curve(scores(data), data, index, ask=EvalOptions(shown)).values[0]
     assert np.nanmin(got["recall@20"]) == 1.0
     few = [e for e in range(80) if not shown[index.item[index.indptr[e] : index.indptr[e + 1]].long()].any()]
     assert np.isnan(got["recall@20"][few]).all()
     shown[:] = False
-    assert np.isnan(curve(scores(data), data, index, ask=Ask(shown)).values[0]["mrr"]).all()
+    assert np.isnan(curve(scores(data), data, index, ask=EvalOptions(shown)).values[0]["mrr"]).all()
 
 
 def test_the_size_of_chunks_and_the_order_of_entities_change_nothing():
@@ -215,7 +215,7 @@ def test_the_unadapted_is_the_same_predictor_without_its_support():
     index, learner = EventIndex.of(data), tiny(rate=3.0)
     params = learner.init(data, np.arange(60), torch.Generator().manual_seed(0))
     batch = episodes_at(data, index, np.arange(20), 4)
-    plain = Unadapted(learner)
+    plain = UnadaptedPredictor(learner)
     body = plain.body(params)
     at_zero = learner.adapt(body, episodes_at(data, index, np.arange(20), 0).support)
     assert same(plain.adapt(body, batch.support), at_zero)

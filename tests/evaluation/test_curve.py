@@ -6,7 +6,7 @@ import torch
 
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
-from recsys_meta.evaluation.cold_start import Curve, change_made, choose
+from recsys_meta.evaluation.cold_start import ColdStartCurve, change_made, choose
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import tiny
 
@@ -14,14 +14,14 @@ from tests.fixtures.small_datasets import tiny
 def test_curves_pair_by_entity_and_refuse_others():
     values = {1: {"mrr": np.array([0.5, 0.7, np.nan])}}
     worse = {1: {"mrr": np.array([0.4, 0.6, 0.9])}}
-    one, other = Curve("a", np.arange(3), values), Curve("b", np.arange(3), worse)
+    one, other = ColdStartCurve("a", np.arange(3), values), ColdStartCurve("b", np.arange(3), worse)
     assert one.against(other, 1, "mrr").difference == pytest.approx(0.1) and one.against(other, 1, "mrr").n == 2
     with pytest.raises(ValueError, match="different entities"):
-        one.against(Curve("c", np.arange(1, 4), worse), 1, "mrr")
+        one.against(ColdStartCurve("c", np.arange(1, 4), worse), 1, "mrr")
 
 
 def test_a_point_or_a_metric_that_a_curve_lacks_is_refused_with_those_it_has():
-    curve = Curve("a", np.arange(2), {k: {"mrr": np.zeros(2), "hit@10": np.zeros(2)} for k in (0, 5)})
+    curve = ColdStartCurve("a", np.arange(2), {k: {"mrr": np.zeros(2), "hit@10": np.zeros(2)} for k in (0, 5)})
     asked = (curve.interval, lambda k, m: curve.against(curve, k, m))
     for ask in asked:
         with pytest.raises(NotFoundError, match="no point 3; there are 0, 5"):
@@ -35,14 +35,16 @@ def test_a_point_or_a_metric_that_a_curve_lacks_is_refused_with_those_it_has():
 
 def test_the_mean_of_a_curve_is_over_its_points_and_skips_empty_ones():
     values = {0: {"mrr": np.array([0.2, 0.4])}, 5: {"mrr": np.array([0.9, np.nan])}, 9: {"mrr": np.full(2, np.nan)}}
-    assert Curve("a", np.arange(2), values).mean("mrr") == pytest.approx((0.3 + 0.9) / 2)
-    assert np.isnan(Curve("a", np.arange(2), {9: values[9]}).mean("mrr"))
+    assert ColdStartCurve("a", np.arange(2), values).mean("mrr") == pytest.approx((0.3 + 0.9) / 2)
+    assert np.isnan(ColdStartCurve("a", np.arange(2), {9: values[9]}).mean("mrr"))
 
 
 @pytest.mark.parametrize(("sign", "best"), [(1.0, {0: 1, 5: 0}), (-1.0, {0: 0, 5: 0})])
 def test_the_best_setting_is_chosen_for_each_number_of_shots(sign, best):
     def made(zero, five):
-        return Curve("a", np.arange(2), {0: {"m": np.array([zero, np.nan])}, 5: {"m": np.array([five, np.nan])}})
+        return ColdStartCurve(
+            "a", np.arange(2), {0: {"m": np.array([zero, np.nan])}, 5: {"m": np.array([five, np.nan])}}
+        )
 
     assert choose([made(0.2, 0.3), made(0.4, np.nan)], "m", sign) == best
 

@@ -7,7 +7,7 @@ import torch
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.episodes.warm_cold_scenarios import four_corners
-from recsys_meta.evaluation.cold_start import Unadapted, cold_start, episodes_at
+from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start, episodes_at
 from recsys_meta.training.trainer import fit, start
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import data_of, recipe, same, tiny
@@ -95,7 +95,8 @@ def test_shuffled_labels_fall_to_the_prior():
         run = start(learner, made, data, index, split.train, 0)
         list(fit(run, lambda _: 0.0))
         curves = [
-            cold_start(p, run.chosen(), data, index, split.test, shots=(5,)) for p in (learner, Unadapted(learner))
+            cold_start(p, run.chosen(), data, index, split.test, shots=(5,))
+            for p in (learner, UnadaptedPredictor(learner))
         ]
         gains.append(curves[0].against(curves[1], 5, "ndcg@10"))
     assert gains[0].low > 0 and gains[0].p < 0.01

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.inference.recommender import Interaction, Newcomer, Recommender, Wish
+from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender, TopKRequest
 from recsys_meta.models.bundle import make_bundle
 from recsys_meta.models.learners import LEARNERS
 from tests.fixtures import trained_recommenders as served
@@ -25,14 +25,14 @@ def model(request) -> Recommender:
     return Recommender(make_bundle(learner, params, data, EventIndex.of(data), train, {}))
 
 
-def people(kinds: int, count: int = 24) -> list[Newcomer]:
+def people(kinds: int, count: int = 24) -> list[EntityRequest]:
     """Newcomers of so many kinds: numbers of events, and features."""
     rng = np.random.default_rng(0)
     made = []
     for n in range(count):
         kind = n % kinds
         items = rng.choice(28, kind % 5, replace=False)
-        made.append(Newcomer({"age": 20.0 + kind // 5}, [Interaction(f"i{i}") for i in items]))
+        made.append(EntityRequest({"age": 20.0 + kind // 5}, [Interaction(f"i{i}") for i in items]))
     return made
 
 
@@ -51,7 +51,7 @@ def test_states_and_lists_are_those_of_one_alone(model, kinds):
 
 
 def test_few_candidates_of_many(model):
-    known = model.know(Newcomer(events=[Interaction("i3")]))
+    known = model.know(EntityRequest(events=[Interaction("i3")]))
     scores = model.scores(model.adapt([known]))[0]
     chosen = model.ids(["i9", "i3", "i1", "i9"])
     found = model.top(scores, 10, exclude=known.seen, candidates=[*chosen, 0, 1])
@@ -66,7 +66,9 @@ def test_lists_that_are_wished_for_are_those_of_one_alone(model, seed):
     states = model.adapt([model.know(one) for one in people(7)])
     scores = model.scores(states)
     scores[seed % len(scores)] = scores[seed % len(scores), 0]  # all are equal
-    wishes = [Wish(int(rng.integers(1, 40)), set(rng.integers(0, 32, rng.integers(0, 31)).tolist())) for _ in scores]
+    wishes = [
+        TopKRequest(int(rng.integers(1, 40)), set(rng.integers(0, 32, rng.integers(0, 31)).tolist())) for _ in scores
+    ]
     before = scores.clone()
     found = [model.listed(best) for best in model.bests(scores, wishes)]
     assert found == [model.top(row, w.n, exclude=w.exclude) for row, w in zip(scores, wishes, strict=True)]

@@ -10,7 +10,7 @@ import torch
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import episodes_at
-from recsys_meta.inference.recommender import Interaction, Moment, Newcomer, Recommender
+from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender
 from recsys_meta.models.baselines import BASELINES
 from recsys_meta.models.bundle import make_bundle
 from recsys_meta.models.learners import LEARNERS
@@ -81,8 +81,8 @@ def test_choices(town, name, shots):
         for i, name in enumerate(names)
         if name
     }
-    known = model.know(Newcomer(events=told[:-1]))
-    moment = Moment({"hour": told[-1].context["hour"]}, told[-1].actor)
+    known = model.know(EntityRequest(events=told[:-1]))
+    moment = QueryContext({"hour": told[-1].context["hour"]}, told[-1].actor)
     known, question = model.ask(known, moment, places)
     got = model.answer(model.adapt([known]), question)
     by_name = dict(zip(known.own.names, got[2:].tolist(), strict=True))
@@ -134,7 +134,7 @@ def test_clicks(adverts, name, shots):
     ids = groups.values[groups.indptr[entity] : groups.indptr[entity + 1]]
     features = {"group": [adverts.vocab.value("entity.group", int(i)) for i in ids]}
     features["age"] = float(adverts.entities["age"].values[entity])
-    known = model.know(Newcomer(features, told[:shots][::-1]))
+    known = model.know(EntityRequest(features, told[:shots][::-1]))
     rows = model.rows(known, [(e.item, e.context) for e in told[shots:]])
     got = model.judge(model.adapt([known]), rows)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)

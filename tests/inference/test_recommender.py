@@ -13,9 +13,9 @@ from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.inference.recommender import (
+    EncodedEntity,
+    EntityRequest,
     Interaction,
-    Known,
-    Newcomer,
     Recommender,
     dump_state,
     load_state,
@@ -62,7 +62,7 @@ def test_the_same_answer_as_offline(model, data):
             Interaction(str(names["item"][i - 2]), time=float(n))
             for n, i in enumerate(batch.support.rows.item[t].tolist())
         ]
-        people.append(Newcomer(features, events))
+        people.append(EntityRequest(features, events))
     known = [model.know(p) for p in people]
     together = model.scores(model.adapt(known))
     torch.testing.assert_close(together, wanted, rtol=1e-5, atol=1e-5)
@@ -126,7 +126,7 @@ def test_newcomers_of_other_features_or_sizes_do_not_share_a_start():
         params[key] = torch.randn(params[key].shape, generator=torch.Generator().manual_seed(1))
     bundle = make_bundle(learner, params, data, EventIndex.of(data), train, {})
     people = [
-        Newcomer({"age": age} if age else {}, [Interaction(f"i{n}") for n in range(rows)])
+        EntityRequest({"age": age} if age else {}, [Interaction(f"i{n}") for n in range(rows)])
         for age in (None, 20.0, 60.0)
         for rows in (0, 1, 4)
     ]
@@ -151,7 +151,7 @@ def test_popularity_stands_in(model):
 def test_eight_threads_equal_one(model):
     rng = random.Random(0)
     people = [
-        Newcomer(
+        EntityRequest(
             {"age": 20 + i, "group": f"group{i % 4}"}, [Interaction(f"i{j}") for j in rng.sample(range(30), i % 9)]
         )
         for i in range(200)
@@ -168,7 +168,7 @@ def test_adapting_lowers_the_loss_of_the_support(kind, request):
     better = []
     for seed in range(10):
         items = random.Random(seed).sample(range(30), 5)
-        known = recommender.know(Newcomer(events=[Interaction(f"i{i}", 1.0 + i % 3) for i in items]))
+        known = recommender.know(EntityRequest(events=[Interaction(f"i{i}", 1.0 + i % 3) for i in items]))
         state = recommender.adapt([known])
         kept = {k: v.clone() for k, v in state.items()}
         got = recommender.diagnose([known])[0]
@@ -180,14 +180,14 @@ def test_adapting_lowers_the_loss_of_the_support(kind, request):
 
 
 def test_without_a_support_there_is_nothing_to_diagnose(model):
-    known = model.know(Newcomer())
+    known = model.know(EntityRequest())
     got = model.diagnose([known])[0]
     assert (got.support_size, got.steps, got.loss_before, got.loss_after, got.gradient_norm) == (0, 0, 0.0, 0.0, 0.0)
 
 
 def test_the_gradient_norm_is_that_of_the_loss(model):
     """Against finite differences of the support's loss at the prior."""
-    known = model.know(Newcomer(events=[Interaction("i1"), Interaction("i7")]))
+    known = model.know(EntityRequest(events=[Interaction("i1"), Interaction("i7")]))
     support, learner = model.support([known]), model.bundle.predictor
     before = learner.adapt(model.body, support.empty())
     total = 0.0
@@ -205,7 +205,7 @@ def test_a_baseline_serves_too(data, name):
     served = Recommender(make_bundle(made, made.fit(data, np.arange(60)), data, index, np.arange(60), {}))
     got = answer(served, [Interaction("i4"), Interaction("i9")], 8)
     assert len({s.item for s in got.items}) == 8
-    known = served.know(Newcomer(events=[Interaction("i4")]))
+    known = served.know(EntityRequest(events=[Interaction("i4")]))
     state = served.adapt([known])
     assert same(load_state(dump_state(state), state), state)
     assert math.isfinite(served.diagnose([known])[0].loss_after)
@@ -235,7 +235,7 @@ def test_in_any_company_a_newcomer_is_the_same_bit_for_bit(size):
 
 def newcomer_of(rng, rows):
     features = {"age": rng.uniform(10, 60), "group": [f"group{rng.randrange(5)}" for _ in range(rng.randint(1, 60))]}
-    return Newcomer(features, [Interaction(f"i{i}") for i in rng.sample(range(80), rows)])
+    return EntityRequest(features, [Interaction(f"i{i}") for i in rng.sample(range(80), rows)])
 
 
 def test_a_model_of_too_few_items_to_try_is_not_ranked_together(data):
@@ -252,7 +252,7 @@ def walk(count):
     """So many visits of five actors to nine places, most of them to where the actor
     was last."""
     place = [(n % 5 + (n // 15) * (n % 3)) % 9 for n in range(count)]
-    return Newcomer(
+    return EntityRequest(
         events=[
             Interaction(f"p{p}", None, float(n), {"lat": 40 + p / 100, "lon": -80.0}, f"a{n % 5}")
             for n, p in enumerate(place)
@@ -281,7 +281,7 @@ def test_the_loss_before_adapting_is_of_the_support_in_its_own_catalogue(chooser
     """Against the state that the same catalogue has without a row."""
     known = chooser.know(walk(60))
     support, predictor = chooser.support([known]), chooser.bundle.predictor
-    bare = Known((), (), frozenset(), (), known.features, own=known.own)
+    bare = EncodedEntity((), (), frozenset(), (), known.features, own=known.own)
     start = chooser.adapt([bare])
     got = chooser.diagnose([known])[0]
     wanted = predictor.support_loss(chooser.body, start, support)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recsys_meta.metrics.bootstrap import paired_seeds, summarise, summarise_seeds
-from recsys_meta.metrics.pooled_metrics import Sample, auc, figure, reliability
+from recsys_meta.metrics.pooled_metrics import RowSample, auc, figure, reliability
 
 
 def clicks(rows=4000, entities=50, seed=0, sharp=1.0):
@@ -10,7 +10,7 @@ def clicks(rows=4000, entities=50, seed=0, sharp=1.0):
     rng = np.random.default_rng(seed)
     logit = rng.normal(size=rows)
     label = (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.float64)
-    return Sample(np.sort(rng.integers(0, entities, rows)), logit * sharp, label)
+    return RowSample(np.sort(rng.integers(0, entities, rows)), logit * sharp, label)
 
 
 def naive_auc(value, label):
@@ -52,29 +52,29 @@ def test_rows_of_one_entity_are_not_independent():
     rng = np.random.default_rng(0)
     entity = np.repeat(np.arange(10), 200)
     value = rng.normal(size=10)[entity]
-    i = summarise("hit@10", Sample(entity, value))
+    i = summarise("hit@10", RowSample(entity, value))
     assert i.high - i.low > 0.5  # as of ten values, not of two thousand
 
 
 def test_macro_means_count_every_entity_once():
-    sample = Sample(np.array([0, 0, 0, 1]), np.array([1.0, 1.0, 1.0, 0.0]))
+    sample = RowSample(np.array([0, 0, 0, 1]), np.array([1.0, 1.0, 1.0, 0.0]))
     assert figure("hit@10", sample) == 0.75
     assert figure("macro_hit@10", sample) == 0.5
 
 
 def test_rows_that_are_not_asked_about_leave():
-    sample = Sample(np.array([0, 0, 1]), np.array([1.0, np.nan, 0.0]))
+    sample = RowSample(np.array([0, 0, 1]), np.array([1.0, np.nan, 0.0]))
     assert figure("new_hit@10", sample) == 0.5
     assert summarise("new_hit@10", sample).n == 2
-    assert np.isnan(figure("mrr", Sample(np.empty(0, int), np.empty(0))))
-    assert summarise("mrr", Sample(np.empty(0, int), np.empty(0))).n == 0
+    assert np.isnan(figure("mrr", RowSample(np.empty(0, int), np.empty(0))))
+    assert summarise("mrr", RowSample(np.empty(0, int), np.empty(0))).n == 0
 
 
 @pytest.mark.parametrize("metric", ["logloss", "auc"])
 def test_a_better_method_is_clearly_better(metric):
     good = [clicks(seed=s) for s in range(3)]
     rng = np.random.default_rng(5)
-    bad = [Sample(s.entity, s.value + rng.normal(scale=1.5, size=len(s.value)), s.label) for s in good]
+    bad = [RowSample(s.entity, s.value + rng.normal(scale=1.5, size=len(s.value)), s.label) for s in good]
     p = paired_seeds(metric, good, bad)
     assert p.p < 0.01
     assert (p.high < 0) if metric == "logloss" else (p.low > 0)

@@ -13,8 +13,8 @@ from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import encode_raw
 from recsys_meta.core.schema import FeatureField
-from recsys_meta.inference.recommender import Interaction, Moment, Newcomer, Recommender, recommend
-from recsys_meta.inference.requests.context_fields import Fields
+from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender, recommend
+from recsys_meta.inference.requests.context_fields import ContextFields
 from recsys_meta.models.bundle import save_bundle
 from tests.fixtures import stub_predictors as choosing
 
@@ -56,7 +56,7 @@ def test_recommend_answers_for_an_actor_at_a_moment(command, bundles, town):
     words = ("--events", town, "--actor", "u1", "--context", "hour=12", "-n", "5")
     found = command.json("recommend", bundles["cities"], *words)
     offline = recommend(
-        Recommender(choosing.visits()), Newcomer(events=told(town)), 5, moment=Moment({"hour": 12}, "u1")
+        Recommender(choosing.visits()), EntityRequest(events=told(town)), 5, moment=QueryContext({"hour": 12}, "u1")
     )
     assert [(i["item"], i["score"]) for i in found["items"]] == [(s.item, s.score) for s in offline.items]
     assert found["support_size"] == 20
@@ -74,7 +74,7 @@ def test_adapt_writes_what_recommend_says_for_every_city(command, bundles, town,
     rows = pq.read_table(out).to_pylist()
     recommender = Recommender(choosing.visits())
     for row in rows:
-        alone = recommend(recommender, Newcomer(events=told(town, row["entity"])), 4)
+        alone = recommend(recommender, EntityRequest(events=told(town, row["entity"])), 4)
         assert row["items"] == [s.item for s in alone.items] and row["support_size"] == 10
         assert row["scores"] == pytest.approx([s.score for s in alone.items], abs=1e-5)
 
@@ -180,7 +180,7 @@ def test_times_of_files_may_be_milliseconds(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet", "mixed.json"])
 def test_values_of_lists_in_files_stay_one_though_they_hold_the_separator(tmp_path, suffix):
     field = FeatureField(name="tags", kind="multi")
-    fields, path = Fields(item=[field]), tmp_path / f"events.{suffix}"
+    fields, path = ContextFields(item=[field]), tmp_path / f"events.{suffix}"
     frame = pd.DataFrame({"entity": "e", "item": ["x", "y", "z"], "tags": [["a|b", "c"], ["a|b"], None]})
     if "mixed" in suffix:
         frame.loc[2, "tags"] = "c|a"

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import select
 
 from pipelines.workspace import Workspace
-from recsys_meta.inference.recommender import Interaction, Moment, Newcomer, Recommender, recommend
-from recsys_meta.store.database.base import Curriculum
+from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender, recommend
+from recsys_meta.store.database.base import CurriculumRecord
 from recsys_meta.store.settings import Settings
 
 FEW = ("--threads", "1", "--set", "train.epochs=2", "--set", "train.least_steps=0")
@@ -93,7 +93,7 @@ def test_answers_over_http_equal_those_without_a_server_and_erasing_leaves_nothi
         }
         first = server.post("/v1/score", json=body).json()
         assert (first["served_by"], first["support_size"]) == ("adapted", 6)
-        mine = recommender.know(Newcomer(events=known))
+        mine = recommender.know(EntityRequest(events=known))
         asked = recommender.rows(mine, [(events[0]["item"], events[0]["context"])])
         logit = float(recommender.judge(recommender.adapt([mine]), asked)[0, 0])
         assert first["scores"][0]["score"] == pytest.approx(logit, abs=1e-4)
@@ -107,7 +107,7 @@ def test_answers_over_http_equal_those_without_a_server_and_erasing_leaves_nothi
         body = {"model": model, "entity": entity, "moment": moment, "n": 5}
         first = server.post("/v1/recommendations", json=body).json()
         assert (first["served_by"], first["support_size"]) == ("adapted", 30)
-        offline = recommend(recommender, Newcomer(events=known), 5, moment=Moment({}, moment["actor"]))
+        offline = recommend(recommender, EntityRequest(events=known), 5, moment=QueryContext({}, moment["actor"]))
         assert [i["item"] for i in first["items"]] == [s.item for s in offline.items]
         assert server.post("/v1/recommendations", json=body).json()["served_by"] == "cache"
     assert server.get(f"/v1/entities/{kind}/fresh").json()["events_total"] >= len(events)
@@ -124,7 +124,7 @@ def test_what_the_curriculum_did_is_in_sql(command):
     words = [*FEW, "--set", "curriculum.name=hardness", "--set", "config.dims=4"]
     run = command.json("train", "--recipe", "posterior", "--dataset", "simulated-ads", *words)
     with Workspace(_settings(command)).reading() as session:
-        rows = session.scalars(select(Curriculum).where(Curriculum.run == run["run"])).all()
+        rows = session.scalars(select(CurriculumRecord).where(CurriculumRecord.run == run["run"])).all()
         steps = {r.step for r in rows}
         assert steps == set(range(1, run["steps"] + 1))
         deciles = [r for r in rows if r.bucket.startswith("decile")]

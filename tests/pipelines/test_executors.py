@@ -24,7 +24,7 @@ from pipelines.batch import batch_inference as adapted
 from pipelines.batch import entity_partitioning as spreading
 from pipelines.batch import event_files as told
 from pipelines.batch.batch_inference import checked_tables, pieces
-from pipelines.batch.executors import Engine, Task, started
+from pipelines.batch.executors import BatchTask, ExecutionBackend, started
 from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.data import prepare, simulate_ads, simulate_cities, simulate_users
@@ -48,7 +48,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def under_ray():
-    with started(Engine.RAY, WORKERS) as answers:
+    with started(ExecutionBackend.RAY, WORKERS) as answers:
         yield answers
 
 
@@ -57,7 +57,7 @@ def few_at_once(monkeypatch):
     monkeypatch.setattr(adapted, "MOST", 5)
 
 
-def task_of(kind: str, folder: Path) -> Task:
+def task_of(kind: str, folder: Path) -> BatchTask:
     """Adapt to the entities of a simulator by a learner that was not trained."""
     simulated, name = KINDS[kind]
     tables, learner = simulated.tables, LEARNERS[name](LEARNERS[name].Config())
@@ -72,10 +72,10 @@ def task_of(kind: str, folder: Path) -> Task:
     names = {schema.entity: "entity", schema.item: "item", schema.label: "label", schema.actor: "actor"}
     chunks = [chunk.frame for chunk in tables.events(10**6)]
     pd.concat(chunks).rename(columns={k: v for k, v in names.items() if k}).to_csv(folder / "events.csv", index=False)
-    return Task(Recommender(load_bundle(place)), place, folder / "events.csv", 3)
+    return BatchTask(Recommender(load_bundle(place)), place, folder / "events.csv", 3)
 
 
-def frame_of(task: Task) -> pd.DataFrame:
+def frame_of(task: BatchTask) -> pd.DataFrame:
     """The whole table, as `spreading.read` gives a part of it."""
     read = [t.to_pandas(types_mapper=pd.ArrowDtype) for t in checked_tables(task.events, task.recommender)]
     return pd.concat(read).set_index(told.LINE)
@@ -97,7 +97,7 @@ def test_every_kind_is_answered_as_without_ray(under_ray, kind, tmp_path):
     task = task_of(kind, tmp_path)
     cut = list(pieces(task.recommender, frame_of(task)))
     assert len(cut) > 2 * WORKERS, "more pieces than are given out at once"
-    with started(Engine.LOCAL) as here:
+    with started(ExecutionBackend.LOCAL) as here:
         wanted = list(here(task, cut))
     found = list(under_ray(task, iter(cut)))
     assert [done for _, done in found] == [len(piece) for piece in cut]
@@ -112,7 +112,7 @@ def test_the_first_wrong_event_is_named_as_without_ray(under_ray, tmp_path):
     frame["position"] = frame["position"].astype("float64")
     frame.iloc[[300, 900, 1500], frame.columns.get_loc("position")] = 1e39
     found = []
-    with started(Engine.LOCAL) as here:
+    with started(ExecutionBackend.LOCAL) as here:
         for answers in (here, under_ray):
             with pytest.raises(DataError) as error:
                 list(answers(task, pieces(task.recommender, frame)))

@@ -9,7 +9,7 @@ from recsys_meta.store.database.engine import connect, session
 from recsys_meta.store.entities import entities
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry import traffic_splits as splits
-from recsys_meta.store.model_registry.split_arms import Arm
+from recsys_meta.store.model_registry.split_arms import SplitArm
 from tests.api import bundles
 from tests.fixtures import stub_predictors as choosing
 from tests.pipelines.conftest import Command
@@ -56,8 +56,8 @@ def test_moves_and_erasures_are_in_the_audit(fresh):
 
 
 def test_arms_are_read():
-    assert read_arm("3f2a=0.1") == Arm("", "3f2a", 0.1)
-    assert read_arm("control:3f2a=2e-1") == Arm("control", "3f2a", 0.2)
+    assert read_arm("3f2a=0.1") == SplitArm("", "3f2a", 0.1)
+    assert read_arm("control:3f2a=2e-1") == SplitArm("control", "3f2a", 0.2)
     for wrong in ("3f2a", "=1", "3f2a=", "3f2a=e", "a b=1", "a:b:c=1", "3f2a=nan"):
         with pytest.raises(ConfigError, match="is no arm"):
             read_arm(wrong)
@@ -86,7 +86,7 @@ def give_all_to(home, bundle):
     version = bundles.publish(url_of(home), home / "models", "shop", bundle, live=False)
     engine = connect(url_of(home))
     with session(engine) as s:
-        splits.start(s, "shop", [Arm("new", version, 1)])
+        splits.start(s, "shop", [SplitArm("new", version, 1)])
     engine.dispose()
     return version
 

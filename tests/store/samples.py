@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import Run
+from recsys_meta.store.database.base import RunRecord
 from recsys_meta.store.entities.adaptations import NewAdaptation
 from recsys_meta.store.entities.events import NewEvent
 from recsys_meta.store.tracking import runs
@@ -18,7 +18,7 @@ def later(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
-def a_run(session: Session, run: str | None = None, **given: Any) -> Run:
+def a_run(session: Session, run: str | None = None, **given: Any) -> RunRecord:
     values: dict[str, Any] = {"recipe": "melu", "dataset": "movielens-100k", "learner": "melu", "config": {"lr": 0.1}}
     return runs.start(session, **{**values, "seed": 1, "run": run, **given})
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_meta.core.types import Catalogue, Rows, Support, TaskBatch
-from recsys_meta.models.protocols import Config
+from recsys_meta.core.types import EntityCatalog, Interactions, Support, TaskBatch
+from recsys_meta.models.protocols import PredictorConfig
 from recsys_meta.training.task_hardness import drawn, query_errors, task_hardness
 
 
@@ -19,7 +19,7 @@ class Shifted:
 
     table: torch.Tensor
     name: str = "shifted"
-    config: Config = field(default_factory=Config)
+    config: PredictorConfig = field(default_factory=PredictorConfig)
 
     def body(self, params):
         return params
@@ -50,7 +50,7 @@ class Choosing(Shifted):
 def rows(item, label=None, mask=None):
     item = torch.tensor(item)
     label = torch.ones(item.shape) if label is None else torch.tensor(label)
-    return Rows(item, label, torch.ones_like(item, dtype=torch.bool) if mask is None else torch.tensor(mask))
+    return Interactions(item, label, torch.ones_like(item, dtype=torch.bool) if mask is None else torch.tensor(mask))
 
 
 def batch(support, query, own=None):
@@ -90,7 +90,7 @@ def choices(items=(3, 1)):
     width = max(items) + 2
     place = torch.arange(width)
     mask = (place >= 2) & (place < 2 + torch.tensor(items)[:, None])
-    own = Catalogue(torch.where(mask, place, 0), {}, mask)
+    own = EntityCatalog(torch.where(mask, place, 0), {}, mask)
     return batch(rows([[2], [2]], mask=[[False], [False]]), rows([[2, 1], [2, 1]]), own)
 
 

@@ -11,7 +11,7 @@ from recsys_meta.training.checkpoint import Checkpoint, last_checkpoint, save_ch
 from recsys_meta.training.curricula import CURRICULA
 from recsys_meta.training.difficulty_probe import difficulty_of
 from recsys_meta.training.outer_loop import episodes_of
-from recsys_meta.training.recipe import Episodes, recipe_of
+from recsys_meta.training.recipe import EpisodeConfig, recipe_of
 from recsys_meta.training.trainer import fit, freeze, start, support_sizes, thaw
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import data_of, recipe, same, tiny
@@ -255,7 +255,7 @@ def test_unknown_curricula_and_settings_are_refused(world):
 
 
 def sizes(**config):
-    got = support_sizes(Episodes(**config), 200_000, torch.Generator().manual_seed(0))
+    got = support_sizes(EpisodeConfig(**config), 200_000, torch.Generator().manual_seed(0))
     assert got.dtype == torch.int64
     return (torch.bincount(got, minlength=config["max_shots"] + 1) / 200_000).numpy()
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.core.schema import Schema
-from recsys_meta.data.build.external_sort import Bucket
+from recsys_meta.data.build.external_sort import SortedBucket
 
 
-class Tally:
+class DataStatistics:
     """Counts of the rows that are kept; the hash of each column does not depend on the order of the file."""
 
     def __init__(self, schema: Schema, columns: tuple[str, ...], groups: int) -> None:
@@ -20,7 +20,7 @@ class Tally:
         self._seen, self._taken = np.zeros(groups, bool), np.zeros(groups, bool)
         self.unknown_times = 0
 
-    def add(self, part: Bucket) -> None:
+    def add(self, part: SortedBucket) -> None:
         """Take the rows of one bucket."""
         for name, known in self._hashes.items():
             known.update(np.ascontiguousarray(part.rows[name][part.canonical]).data)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from recsys_meta.core.dataset import NO_TIME, Column, Dataset, Events
+from recsys_meta.core.dataset import NO_TIME, Dataset, Events, FeatureColumn
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, PAD, FloatArray, IntArray
 
@@ -94,7 +94,7 @@ def _iso(seconds: int) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).isoformat()
 
 
-def _column(column: Column, before: int) -> dict[str, object]:
+def _column(column: FeatureColumn, before: int) -> dict[str, object]:
     """One feature; the first `before` rows stand for no item."""
     rows = max(len(column) - before, 1)
     if column.indptr is None:

@@ -22,7 +22,7 @@ BUCKET = 2**20
 
 
 @dataclass(frozen=True)
-class Bucket:
+class SortedBucket:
     """Rows of some entities. `rows`: good ones by entity and time, else in file order; `canonical`: a
     permutation of them that does not depend on file order; `duplicates`: rows that repeat an earlier one.
     """
@@ -33,7 +33,7 @@ class Bucket:
     done: float
 
 
-class Spill:
+class SpillFile:
     """Encoded rows in file order, of a type as `coding.record` gives it."""
 
     def __init__(self, folder: Path, dtype: np.dtype[np.void]) -> None:
@@ -46,7 +46,7 @@ class Spill:
         rows.tofile(self._file)
         self.rows += len(rows)
 
-    def buckets(self, place: Mapping[str, IntArray], unique: bool, size: int = BUCKET) -> Iterator[Bucket]:
+    def buckets(self, place: Mapping[str, IntArray], unique: bool, size: int = BUCKET) -> Iterator[SortedBucket]:
         """Sorted rows, bucket after bucket; `place` renumbers the ids of its fields. `unique`: find duplicates."""
         self._file.close()
         entity = place["entity"]
@@ -82,16 +82,16 @@ class Spill:
         return dealt
 
 
-def _sorted(rows: Records, unique: bool, done: float) -> Bucket:
+def _sorted(rows: Records, unique: bool, done: float) -> SortedBucket:
     rows = rows[np.lexsort((rows["time"], rows["entity"]))]
     key, rest = _columns(rows)
     canonical = np.lexsort((*reversed(rest), *reversed(key)))
     if not unique:
         # Not rows[:0], which would keep the whole bucket alive.
-        return Bucket(rows, canonical, np.empty(0, rows.dtype), done)
+        return SortedBucket(rows, canonical, np.empty(0, rows.dtype), done)
     again = _repeated(rows, canonical, key, rest)
     kept = np.cumsum(~again) - 1
-    return Bucket(rows[~again], kept[canonical[~again[canonical]]], rows[again], done)
+    return SortedBucket(rows[~again], kept[canonical[~again[canonical]]], rows[again], done)
 
 
 def _columns(rows: Records) -> tuple[list[IntArray], list[IntArray]]:

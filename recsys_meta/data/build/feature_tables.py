@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from recsys_meta.core.dataset import Column
+from recsys_meta.core.dataset import FeatureColumn
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import encode, vocabulary_of
 from recsys_meta.core.schema import FeatureField, Schema
-from recsys_meta.data.readers.raw_tables import Chunk, SideTable
-from recsys_meta.data.validation.rejects import Rejects
+from recsys_meta.data.readers.raw_tables import RowChunk, SideTable
+from recsys_meta.data.validation.rejects import RejectWriter
 from recsys_meta.data.validation.row_checks import check_side, check_unique
 
 
 @dataclass(frozen=True)
-class Side:
+class AlignedFeatures:
     """Rows of one table, one for each id in order, empty where the table had none."""
 
     frame: pd.DataFrame
@@ -29,8 +29,8 @@ class Side:
 
 
 def read_side(
-    name: str, table: SideTable, fields: tuple[FeatureField, ...], ids: pd.Index, rejects: Rejects, block: int
-) -> Side:
+    name: str, table: SideTable, fields: tuple[FeatureField, ...], ids: pd.Index, rejects: RejectWriter, block: int
+) -> AlignedFeatures:
     """Read a table, hand its bad rows to `rejects`, and align the rest to `ids`."""
     chunks = []
     for chunk in table.read(block):
@@ -45,7 +45,7 @@ def read_side(
     frame = whole.frame.drop_duplicates(table.key).set_index(table.key, drop=False)
     found = frame.index.isin(ids)
     aligned = frame.reindex(ids)
-    return Side(aligned, int((~ids.isin(frame.index)).sum()), int((~found).sum()))
+    return AlignedFeatures(aligned, int((~ids.isin(frame.index)).sum()), int((~found).sum()))
 
 
 def read_homes(schema: Schema, items: SideTable | None, block: int) -> pd.Series | None:
@@ -75,15 +75,15 @@ def first_of_each(parts: list[pd.DataFrame]) -> pd.DataFrame:
     return whole[~whole.index.duplicated()]
 
 
-def _without_repeats(key: str, chunk: Chunk) -> Chunk:
+def _without_repeats(key: str, chunk: RowChunk) -> RowChunk:
     """Distinct rows of a table inside the events; rows without an id are reported with the events."""
     ids = chunk.frame[key].astype("str").str.strip()
     frame = chunk.frame.assign(**{key: ids})
     kept = ~frame.duplicated().to_numpy(bool) & (ids != "").to_numpy(bool)
-    return Chunk(chunk.file, frame[kept].reset_index(drop=True), chunk.lines[kept], done=chunk.done)
+    return RowChunk(chunk.file, frame[kept].reset_index(drop=True), chunk.lines[kept], done=chunk.done)
 
 
-def _joined(chunks: list[Chunk], table: SideTable) -> Chunk:
+def _joined(chunks: list[RowChunk], table: SideTable) -> RowChunk:
     if not chunks:
         raise DataError("the file has a header but no rows", remedy="Leave the file out of the schema")
     frame = pd.concat([c.frame for c in chunks], ignore_index=True)
@@ -91,14 +91,14 @@ def _joined(chunks: list[Chunk], table: SideTable) -> Chunk:
     if table.inline:
         kept = ~frame.duplicated().to_numpy(bool)
         frame, lines = frame[kept].reset_index(drop=True), lines[kept]
-    return Chunk(chunks[0].file, frame, lines)
+    return RowChunk(chunks[0].file, frame, lines)
 
 
 def encode_side(
     side: str, fields: tuple[FeatureField, ...], frame: pd.DataFrame, before: int
-) -> tuple[dict[str, Column], Mapping[str, pd.Index]]:
+) -> tuple[dict[str, FeatureColumn], Mapping[str, pd.Index]]:
     """Columns with `before` empty rows first, and the vocabulary '<side>.<field>' of each field with ids."""
-    table: dict[str, Column] = {}
+    table: dict[str, FeatureColumn] = {}
     spaces: dict[str, pd.Index] = {}
     for field in fields:
         cells = frame[field.source].reset_index(drop=True)

@@ -11,8 +11,8 @@ import pandas as pd
 
 from recsys_meta.core.schema import Schema
 from recsys_meta.core.types import FIRST, PAD, UNKNOWN, IntArray
-from recsys_meta.data.readers.id_interner import Interner
-from recsys_meta.data.validation.row_checks import GoodRows
+from recsys_meta.data.readers.id_interner import IdInterner
+from recsys_meta.data.validation.row_checks import ValidRows
 
 Records = npt.NDArray[np.void]
 
@@ -31,7 +31,7 @@ def record(schema: Schema) -> np.dtype[np.void]:
 
 
 @dataclass(frozen=True)
-class Coding:
+class IdCoding:
     """All ids of a table, sorted. place: field of a record -> what each of its numbers becomes; values: id space ->
     its values. Actors and groups have places but no space: nobody is named.
     """
@@ -40,17 +40,17 @@ class Coding:
     values: Mapping[str, pd.Index]
 
 
-class Coder:
+class IdEncoder:
     """Numbers the ids of rows; holds every distinct value in memory."""
 
     def __init__(self, schema: Schema) -> None:
         self.dtype = record(schema)
         self._least = {CONTEXT + f.name: f.min_count for f in schema.context if f.kind == "categorical"}
         ids = [n for n in ("entity", "item", "actor", "group") if n in (self.dtype.names or ())]
-        self._known = {name: Interner() for name in [*ids, *self._least]}
+        self._known = {name: IdInterner() for name in [*ids, *self._least]}
         self._counts = {name: np.zeros(0, np.int64) for name in self._least}
 
-    def records(self, good: GoodRows, file: int) -> Records:
+    def records(self, good: ValidRows, file: int) -> Records:
         """The rows of a chunk; 'entity' and all other ids are provisional numbers."""
         rows = np.empty(len(good.lines), self.dtype)
         rows["line"], rows["file"] = good.lines, file
@@ -72,7 +72,7 @@ class Coder:
         self._counts[name] = seen
         return number
 
-    def coding(self) -> Coding:
+    def coding(self) -> IdCoding:
         """The final numbers: ids from 0 on in order of value; context as padded ids, rare values unknown."""
         place, values = {}, {}
         for name, known in self._known.items():
@@ -82,7 +82,7 @@ class Coder:
             place[name] = order
             if name not in ("actor", "group"):
                 values[name] = index
-        return Coding(place, values)
+        return IdCoding(place, values)
 
 
 def _frequent(index: pd.Index, order: IntArray, frequent: npt.NDArray[np.bool_]) -> tuple[pd.Index, IntArray]:

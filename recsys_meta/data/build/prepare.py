@@ -18,18 +18,18 @@ import numpy as np
 import pandas as pd
 
 from recsys_meta.core.atomic_io import new_directory, seal, sha256
-from recsys_meta.core.dataset import Column, Dataset
+from recsys_meta.core.dataset import Dataset, FeatureColumn
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST, IntArray
-from recsys_meta.data.build.data_statistics import Tally
-from recsys_meta.data.build.external_sort import BUCKET, Spill
-from recsys_meta.data.build.feature_tables import Side, encode_side, read_homes, read_side
-from recsys_meta.data.build.id_encoding import Coder, Records
+from recsys_meta.data.build.data_statistics import DataStatistics
+from recsys_meta.data.build.external_sort import BUCKET, SpillFile
+from recsys_meta.data.build.feature_tables import AlignedFeatures, encode_side, read_homes, read_side
+from recsys_meta.data.build.id_encoding import IdEncoder, Records
 from recsys_meta.data.build.npy_columns import ColumnWriter, write_column
 from recsys_meta.data.build.output_directory import claim
 from recsys_meta.data.build.prepared_dataset import FORMAT, open_dataset, vocabulary_frame
 from recsys_meta.data.readers.raw_tables import BLOCK, OnError, Progress, RawTables, rejects_of
-from recsys_meta.data.validation.rejects import Rejects
+from recsys_meta.data.validation.rejects import RejectWriter
 from recsys_meta.data.validation.row_checks import SKIP, check_events
 
 
@@ -50,7 +50,7 @@ def prepare(
     claim(out)
     try:
         with new_directory(out) as folder:
-            _Preparation(tables, folder, on_error, progress or (lambda stage, done: None), block, bucket).run(
+            _PreparationRun(tables, folder, on_error, progress or (lambda stage, done: None), block, bucket).run(
                 about or {}
             )
     except OSError as error:
@@ -59,7 +59,7 @@ def prepare(
     return open_dataset(out)
 
 
-class _Preparation:
+class _PreparationRun:
     """One run of `prepare`; each step leaves its result for the next."""
 
     def __init__(
@@ -67,8 +67,8 @@ class _Preparation:
     ) -> None:
         self.tables, self.schema, self.folder = tables, tables.schema, folder
         self.progress, self.block, self.bucket = progress, block, bucket
-        self.coder = Coder(self.schema)
-        self.rejects, self.rows_read = Rejects(folder, on_error), 0
+        self.coder = IdEncoder(self.schema)
+        self.rejects, self.rows_read = RejectWriter(folder, on_error), 0
         self.names: list[str] = []
         self.digests: dict[str, object] = {}
         self.columns: dict[str, list[dict[str, object]]] = {}
@@ -77,7 +77,7 @@ class _Preparation:
     def run(self, about: Mapping[str, object]) -> None:
         scratch = self.folder / "scratch"
         scratch.mkdir()
-        spill = self._read_events(Spill(scratch, self.coder.dtype))
+        spill = self._read_events(SpillFile(scratch, self.coder.dtype))
         coding = self.coder.coding()
         spaces = dict(coding.values)
         self.entity_values, self.item_values = spaces["entity"], spaces["item"]
@@ -89,7 +89,7 @@ class _Preparation:
         self.digests["vocab"] = {s: _hash_texts(v) for s, v in spaces.items()}
         self._describe(about, list(spaces))
 
-    def _read_events(self, spill: Spill) -> Spill:
+    def _read_events(self, spill: SpillFile) -> SpillFile:
         home = read_homes(self.schema, self.tables.items, self.block)
         for chunk in self.tables.events(self.block):
             good, bad = check_events(self.schema, chunk, home)
@@ -110,11 +110,11 @@ class _Preparation:
         files = files or ", ".join(self.tables.origin)
         raise DataError("has a header but no rows", file=files or None, remedy="Give a file with events")
 
-    def _write_events(self, spill: Spill, place: Mapping[str, IntArray]) -> None:
+    def _write_events(self, spill: SpillFile, place: Mapping[str, IntArray]) -> None:
         counts = np.zeros(len(self.entity_values), np.int64)
         repeated: list[Records] = []
         columns = tuple(n for n in self.coder.dtype.names or () if n not in ("entity", "line", "file"))
-        self.tally = Tally(self.schema, columns, len(place.get("group", ())))
+        self.tally = DataStatistics(self.schema, columns, len(place.get("group", ())))
         with ExitStack() as files:
             writers = {n: files.enter_context(self._writer(n)) for n in columns if n != "time" or self.schema.time}
             for part in spill.buckets(place, self.tables.duplicates == "refuse", self.bucket):
@@ -160,14 +160,14 @@ class _Preparation:
         self.progress(f"{side} features", 1.0)
         return spaces
 
-    def _write_column(self, side: str, name: str, column: Column) -> None:
+    def _write_column(self, side: str, name: str, column: FeatureColumn) -> None:
         parts = {"values": column.values} | ({} if column.indptr is None else {"indptr": column.indptr})
         for part, values in parts.items():
             write_column(self.folder / f"{side}.{name}.{part}.npy", values)
             self.digests[f"{side}.{name}.{part}"] = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
         self.columns[side].append({"name": name, "numeric": column.numeric, "size": column.size})
 
-    def _write_titles(self, items: Side, column: str) -> None:
+    def _write_titles(self, items: AlignedFeatures, column: str) -> None:
         titles = items.frame[column].astype("string").fillna("").str.strip()
         frame = pd.DataFrame({"item": self.item_values, "title": titles.to_numpy()})
         frame = frame[frame["title"] != ""]

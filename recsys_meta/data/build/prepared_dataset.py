@@ -24,7 +24,7 @@ from pyarrow.lib import ArrowException
 from pydantic import ValidationError
 
 from recsys_meta.core.atomic_io import sha256, unseal
-from recsys_meta.core.dataset import Column, Dataset, Events, Vocabulary, with_arrival
+from recsys_meta.core.dataset import Dataset, Events, FeatureColumn, Vocabulary, with_arrival
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import Schema, explain
 from recsys_meta.core.types import FIRST
@@ -129,12 +129,12 @@ def _load(folder: Path, name: str) -> np.ndarray[Any, np.dtype[Any]]:
     return read_column(folder / f"{name}.npy")
 
 
-def _table(folder: Path, side: str, columns: list[Mapping[str, Any]]) -> dict[str, Column]:
+def _table(folder: Path, side: str, columns: list[Mapping[str, Any]]) -> dict[str, FeatureColumn]:
     table = {}
     for column in columns:
         name = f"{side}.{column['name']}"
         indptr = None if column["numeric"] else _load(folder, f"{name}.indptr")
-        table[column["name"]] = Column(column["name"], _load(folder, f"{name}.values"), indptr, column["size"])
+        table[column["name"]] = FeatureColumn(column["name"], _load(folder, f"{name}.values"), indptr, column["size"])
     return table
 
 

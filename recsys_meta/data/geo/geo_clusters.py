@@ -25,7 +25,7 @@ _CELLS = 4
 
 
 @dataclass(frozen=True)
-class Cities:
+class CityClusters:
     """lat, lon [K] of the centres, and the city [n] of each place, -1 for one without coordinates."""
 
     lat: FloatArray
@@ -38,14 +38,14 @@ class Cities:
         return [f"{a:.3f},{b:.3f}" for a, b in zip(self.lat, self.lon, strict=True)]
 
 
-def cities_of(lat: FloatArray, lon: FloatArray, visits: IntArray, radius_km: float) -> Cities:
+def cities_of(lat: FloatArray, lon: FloatArray, visits: IntArray, radius_km: float) -> CityClusters:
     """Cities of about this radius from places [n] in degrees (NaN: not known) with so many visits [n]."""
     known = np.flatnonzero(~(np.isnan(lat) | np.isnan(lon)))
     # In an order of their own, so that sums do not depend on that of the file.
     known = known[np.lexsort((visits[known], lon[known], lat[known]))]
     city = np.full(len(lat), -1)
     if not len(known):
-        return Cities(np.zeros(0), np.zeros(0), city)
+        return CityClusters(np.zeros(0), np.zeros(0), city)
     cell = _cells(lat[known], lon[known], radius_km / _CELLS)
     visited = visits[known].clip(min=1e-9)  # a place that nobody went to yet lies somewhere too
     weight = np.bincount(cell, visited).astype(np.float64)
@@ -54,7 +54,7 @@ def cities_of(lat: FloatArray, lon: FloatArray, visits: IntArray, radius_km: flo
     chosen: Points = centre[_centres(_on_sphere(centre), weight, _chord(radius_km))]
     _, nearest = cKDTree(_on_sphere(chosen)).query(_on_sphere(np.column_stack([lat[known], lon[known]])))
     kept, city[known] = np.unique(nearest, return_inverse=True)
-    return Cities(chosen[kept, 0], chosen[kept, 1], city)
+    return CityClusters(chosen[kept, 0], chosen[kept, 1], city)
 
 
 def _cells(lat: FloatArray, lon: FloatArray, size_km: float) -> IntArray:

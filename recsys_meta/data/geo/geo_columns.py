@@ -13,20 +13,20 @@ import pandas as pd
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, Schema
 from recsys_meta.data.build.feature_tables import first_of_each, read_homes
-from recsys_meta.data.geo.geo_clusters import Cities, cities_of
+from recsys_meta.data.geo.geo_clusters import CityClusters, cities_of
 from recsys_meta.data.readers.cells import numbers
-from recsys_meta.data.readers.id_interner import Interner
+from recsys_meta.data.readers.id_interner import IdInterner
 from recsys_meta.data.readers.local_time import hour_and_weekday, solar_offset
-from recsys_meta.data.readers.raw_tables import BLOCK, Chunk, RawTables, SideTable, each, in_memory, mapped
+from recsys_meta.data.readers.raw_tables import BLOCK, RawTables, RowChunk, SideTable, each, in_memory, mapped
 from recsys_meta.data.readers.time_columns import seconds
-from recsys_meta.data.validation.row_checks import DEGREES, SKIP, Refusals
+from recsys_meta.data.validation.row_checks import DEGREES, SKIP, RowErrors
 
 CLOCK = ("hour", "weekday")
 """Context fields that follow from a time and a place."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DerivedColumns:
     """Columns to be made: the entity and the item's home where there is a radius, and those of `clock`."""
 
     radius_km: float | None
@@ -40,13 +40,13 @@ class Wanted:
         return made
 
 
-def wanted(schema: Schema, radius_km: float | None, columns: tuple[str, ...], has_entities: bool) -> Wanted:
+def wanted(schema: Schema, radius_km: float | None, columns: tuple[str, ...], has_entities: bool) -> DerivedColumns:
     """What is to be made for a table of events with these columns. Raises ConfigError for what cannot be."""
     named = {f.name for f in schema.item_features if f.kind == "numeric"}
     clock = tuple(f.source for f in schema.context if f.name in CLOCK and f.source not in columns)
     clock = clock if schema.time and LONGITUDE in named else ()
     if radius_km is None:
-        return Wanted(None, clock)
+        return DerivedColumns(None, clock)
     if schema.home is None or not {LATITUDE, LONGITUDE} <= named:
         raise ConfigError(
             "[files] city_radius_km needs the objective 'choice', a home, and the numeric item features 'lat' and 'lon'"
@@ -58,20 +58,20 @@ def wanted(schema: Schema, radius_km: float | None, columns: tuple[str, ...], ha
     others = sorted({f.name for f in schema.entity_features} - set(DEGREES))
     if has_entities or others:
         raise ConfigError("[files] city_radius_km: of a city made from places only 'lat' and 'lon' are known")
-    return Wanted(radius_km, clock)
+    return DerivedColumns(radius_km, clock)
 
 
-def placed(tables: RawTables, want: Wanted) -> RawTables:
+def placed(tables: RawTables, want: DerivedColumns) -> RawTables:
     """The same tables with the columns that are wanted. The files are read when the tables are."""
     if want.radius_km is None and not want.clock:
         return tables
-    return _Placing(tables, want).tables()
+    return _ColumnDeriver(tables, want).tables()
 
 
-class _Placing:
+class _ColumnDeriver:
     """Makes columns from where the items lie; what it needs to know of all items it finds out when first asked."""
 
-    def __init__(self, raw: RawTables, want: Wanted) -> None:
+    def __init__(self, raw: RawTables, want: DerivedColumns) -> None:
         assert raw.items is not None
         self.raw, self.schema, self.items, self.want = raw, raw.schema, raw.items, want
 
@@ -96,7 +96,7 @@ class _Placing:
         return found.mask(far)
 
     @cached_property
-    def cities(self) -> Cities:
+    def cities(self) -> CityClusters:
         """Cities of the spots, where they are to be made."""
         assert self.want.radius_km is not None
         visits = self._visits().reindex(self.spots.index).fillna(0).to_numpy(np.int64)
@@ -120,7 +120,7 @@ class _Placing:
 
     def _visits(self) -> pd.Series:
         """Rows of each item."""
-        known, counts = Interner(), np.zeros(0, np.int64)
+        known, counts = IdInterner(), np.zeros(0, np.int64)
         for chunk in self.raw.events(BLOCK):
             number = known.add(_text(chunk.frame[self.schema.item]))
             counts = np.pad(counts, (0, len(known) - len(counts))) + np.bincount(number, minlength=len(known))
@@ -135,17 +135,17 @@ class _Placing:
         found = self.city.reindex(_text(frame[self.items.key])).fillna("")
         return frame.assign(**{home: found.to_numpy()})
 
-    def _read_cities(self, block: int) -> Iterator[Chunk]:
+    def _read_cities(self, block: int) -> Iterator[RowChunk]:
         place = {LATITUDE: self.cities.lat, LONGITUDE: self.cities.lon}
         told = {f.source: place[f.name] for f in self.schema.entity_features}
         frame = pd.DataFrame({self.schema.entity: self.cities.names, **told})
         yield from in_memory("cities made from places", frame)(block)
 
-    def _told(self, chunk: Chunk) -> Chunk:
+    def _told(self, chunk: RowChunk) -> RowChunk:
         """Events with the columns made. Visits to places in no city are refused."""
         item = _text(chunk.frame[self.schema.item])
         made: dict[str, npt.NDArray[np.object_]] = {}
-        refusals = Refusals(chunk)
+        refusals = RowErrors(chunk)
         if self.want.radius_km is not None:
             city = self.city.reindex(item).fillna("").to_numpy(object)
             made[self.schema.entity] = city
@@ -161,7 +161,7 @@ class _Placing:
             }
         good = refusals.good
         frame = chunk.frame.assign(**made)[good].reset_index(drop=True)
-        return Chunk(chunk.file, frame, chunk.lines[good], refusals.table(), chunk.done)
+        return RowChunk(chunk.file, frame, chunk.lines[good], refusals.table(), chunk.done)
 
 
 def _text(cells: pd.Series) -> pd.Series:

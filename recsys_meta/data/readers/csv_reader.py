@@ -23,14 +23,14 @@ from pyarrow.lib import ArrowInvalid
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import IntArray
 from recsys_meta.data.readers.quoted_csv import read_quoted
-from recsys_meta.data.readers.raw_tables import SPLIT_REMEDY, UTF8_REMEDY, Chunk, ReadChunks, no_rejects, rejects_of
+from recsys_meta.data.readers.raw_tables import SPLIT_REMEDY, UTF8_REMEDY, ReadChunks, RowChunk, no_rejects, rejects_of
 
 SEPARATORS = (",", "\t", ";", "|")
 _UNIT = b"\x1f"  # stands in for a separator of several characters, which Arrow cannot split by
 
 
 @dataclass(frozen=True)
-class Layout:
+class CsvDialect:
     """How a text file is laid out. No `separator`: found out from the header. `names`: the file has no header."""
 
     separator: str | None = None
@@ -41,19 +41,19 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class _Block:
+class _TextBlock:
     text: bytes
     line: int
     done: float
 
 
-def read_csv(path: Path, columns: Sequence[str], layout: Layout = Layout()) -> ReadChunks:
+def read_csv(path: Path, columns: Sequence[str], layout: CsvDialect = CsvDialect()) -> ReadChunks:
     """A reader of some columns of a CSV file, plain or gzipped, as text.
 
     The reader raises DataError for a file that is missing, empty, damaged or lacks a column.
     """
 
-    def read(block: int) -> Iterator[Chunk]:
+    def read(block: int) -> Iterator[RowChunk]:
         blocks = _blocks(path, block, layout.encoding)
         names, separator, first = _header(path, blocks, columns, layout)
         for part in _with_first(first, blocks):
@@ -66,7 +66,7 @@ def read_csv(path: Path, columns: Sequence[str], layout: Layout = Layout()) -> R
     return read
 
 
-def header_of(path: Path, layout: Layout = Layout()) -> tuple[str, ...]:
+def header_of(path: Path, layout: CsvDialect = CsvDialect()) -> tuple[str, ...]:
     """The column names of a CSV file."""
     return tuple(_header(path, _blocks(path, 2**16, layout.encoding), (), layout)[0])
 
@@ -79,12 +79,12 @@ def find(folder: Path, name: str) -> Path:
     raise DataError("the file is missing", file=folder / name, remedy="Is this the folder of the data set as unpacked?")
 
 
-def _with_first(first: _Block, rest: Iterator[_Block]) -> Iterator[_Block]:
+def _with_first(first: _TextBlock, rest: Iterator[_TextBlock]) -> Iterator[_TextBlock]:
     yield first
     yield from rest
 
 
-def _blocks(path: Path, size: int, encoding: str) -> Iterator[_Block]:
+def _blocks(path: Path, size: int, encoding: str) -> Iterator[_TextBlock]:
     """Blocks of whole lines in UTF-8 with line feeds only, and the 1-based line each starts at."""
     line, rest, first = 1, b"", True
     for part, done in _raw(path, size):
@@ -94,7 +94,7 @@ def _blocks(path: Path, size: int, encoding: str) -> Iterator[_Block]:
         cut = raw.rfind(b"\n") + 1
         if cut:
             text = _plain(path, line, rest + raw[:cut], encoding)
-            yield _Block(text, line, done)
+            yield _TextBlock(text, line, done)
             line += text.count(b"\n")
             rest = raw[cut:]
         else:
@@ -102,7 +102,7 @@ def _blocks(path: Path, size: int, encoding: str) -> Iterator[_Block]:
         if len(rest) > max(64 * size, 2**26):
             raise DataError("a line is too long to be one", file=path, line=line, remedy="Is this a CSV file?")
     if rest:
-        yield _Block(_plain(path, line, rest, encoding), line, 1.0)
+        yield _TextBlock(_plain(path, line, rest, encoding), line, 1.0)
 
 
 def _plain(path: Path, line: int, text: bytes, encoding: str) -> bytes:
@@ -136,8 +136,8 @@ def _unzipped(path: Path, file: IO[bytes]) -> IO[bytes]:
 
 
 def _header(
-    path: Path, blocks: Iterator[_Block], columns: Sequence[str], layout: Layout
-) -> tuple[list[str], str, _Block]:
+    path: Path, blocks: Iterator[_TextBlock], columns: Sequence[str], layout: CsvDialect
+) -> tuple[list[str], str, _TextBlock]:
     """Column names, the separator, and the rest of the first block."""
     block = next(blocks, None)
     if block is None or not block.text.strip():
@@ -150,10 +150,10 @@ def _header(
         raise DataError("the header is not valid UTF-8", file=path, line=1, remedy=UTF8_REMEDY)
     names, separator = _names(text, columns, layout)
     _check_names(path, names, columns)
-    return names, separator, _Block(rest, block.line + 1, block.done)
+    return names, separator, _TextBlock(rest, block.line + 1, block.done)
 
 
-def _names(head: str, columns: Sequence[str], layout: Layout) -> tuple[list[str], str]:
+def _names(head: str, columns: Sequence[str], layout: CsvDialect) -> tuple[list[str], str]:
     """The header's names under the separator that yields most of the wanted columns, then most names."""
     found = []
     for separator in [layout.separator] if layout.separator else SEPARATORS:
@@ -186,7 +186,7 @@ def _decoded(text: bytes) -> str | None:
         return None
 
 
-def _fast(path: Path, block: _Block, names: list[str], columns: Sequence[str], separator: str) -> Chunk:
+def _fast(path: Path, block: _TextBlock, names: list[str], columns: Sequence[str], separator: str) -> RowChunk:
     """Split a block without quotes: a line is a row. Bad lines are blanked, which keeps the numbering."""
     text = block.text if block.text.endswith(b"\n") else block.text + b"\n"
     rejects = []
@@ -202,7 +202,7 @@ def _fast(path: Path, block: _Block, names: list[str], columns: Sequence[str], s
         rejects.append(_malformed(block.line, bad, reason, SPLIT_REMEDY))
     frame = _parse(path, text, names, columns, separator) if len(kept) else _empty(columns)
     lost = pd.concat(rejects) if rejects else no_rejects()
-    return Chunk(str(path), frame, kept + block.line, lost, block.done)
+    return RowChunk(str(path), frame, kept + block.line, lost, block.done)
 
 
 def _widths(text: bytes, separator: bytes, expected: int) -> tuple[IntArray, IntArray, IntArray]:

@@ -13,7 +13,7 @@ from recsys_meta.core.types import IntArray
 from recsys_meta.data.readers.cells import arrow
 
 
-class Interner:
+class IdInterner:
     """Numbers values in order of first appearance. Holds every distinct value in memory, as bare text."""
 
     def __init__(self) -> None:

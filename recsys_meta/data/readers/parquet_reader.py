@@ -15,7 +15,7 @@ from pyarrow.lib import ArrowException
 
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import LIST
-from recsys_meta.data.readers.raw_tables import Chunk, ReadChunks
+from recsys_meta.data.readers.raw_tables import ReadChunks, RowChunk
 
 _BYTES_A_ROW = 32
 
@@ -28,7 +28,7 @@ def read_parquet(path: Path, columns: Sequence[str], join: Mapping[str, str] | N
     DataError for a damaged file, a missing column or a type that cannot hold a cell.
     """
 
-    def read(block: int) -> Iterator[Chunk]:
+    def read(block: int) -> Iterator[RowChunk]:
         with _opened(path) as file:
             _check(path, file.schema_arrow, columns)
             yield from _batches(path, file, columns, join or {}, max(1, block // _BYTES_A_ROW))
@@ -56,12 +56,12 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 def _batches(
     path: Path, file: pq.ParquetFile, columns: Sequence[str], join: Mapping[str, str], rows: int
-) -> Iterator[Chunk]:
+) -> Iterator[RowChunk]:
     seen, total = 0, max(file.metadata.num_rows, 1)
     for batch in file.iter_batches(rows, columns=list(columns), use_threads=False):
         cells = {c: _plain(path, c, batch.column(batch.schema.get_field_index(c)), join.get(c, "|")) for c in columns}
         frame = pd.DataFrame({c: v.to_pandas() for c, v in cells.items()})
-        yield Chunk(str(path), frame, np.arange(seen + 1, seen + 1 + len(frame)), done=(seen + len(frame)) / total)
+        yield RowChunk(str(path), frame, np.arange(seen + 1, seen + 1 + len(frame)), done=(seen + len(frame)) / total)
         seen += len(frame)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recsys_meta.data.readers.raw_tables import SPLIT_REMEDY, UTF8_REMEDY, Chunk, no_rejects, rejects_of
+from recsys_meta.data.readers.raw_tables import SPLIT_REMEDY, UTF8_REMEDY, RowChunk, no_rejects, rejects_of
 
 Text = tuple[bytes, int, float]
 """Whole lines in UTF-8 with line feeds, the 1-based line they start at, the share of the file read."""
@@ -17,11 +17,11 @@ Text = tuple[bytes, int, float]
 
 def read_quoted(
     path: Path, texts: Iterator[Text], names: Sequence[str], columns: Sequence[str], separator: str
-) -> Iterator[Chunk]:
+) -> Iterator[RowChunk]:
     """Chunks of some columns as text; a row that cannot be split becomes a reject and the next line goes on."""
-    lines = _Lines(texts)
+    lines = _LineReader(texts)
     reader = csv.reader(lines, delimiter=separator, strict=True)
-    part, before = _Part(str(path), names, columns), 0
+    part, before = _ChunkBuffer(str(path), names, columns), 0
     while True:
         try:
             row = next(reader)
@@ -35,11 +35,11 @@ def read_quoted(
         if lines.refilled:
             lines.refilled = False
             yield part.chunk(lines)
-            part = _Part(str(path), names, columns)
+            part = _ChunkBuffer(str(path), names, columns)
     yield part.chunk(lines)
 
 
-class _Lines:
+class _LineReader:
     """Lines of the blocks, for the csv module. A line that is not UTF-8 is passed on as a blank one."""
 
     def __init__(self, texts: Iterator[Text]) -> None:
@@ -68,7 +68,7 @@ class _Lines:
         return self.latest
 
 
-class _Part:
+class _ChunkBuffer:
     """Rows gathered for one chunk."""
 
     def __init__(self, file: str, names: Sequence[str], columns: Sequence[str]) -> None:
@@ -91,7 +91,7 @@ class _Part:
     def refuse(self, line: int, reason: str, remedy: str, row: str) -> None:
         self._refused.append((line, reason, remedy, row.rstrip("\n")))
 
-    def chunk(self, lines: _Lines) -> Chunk:
+    def chunk(self, lines: _LineReader) -> RowChunk:
         refused = self._refused + [(n, "is not valid UTF-8", UTF8_REMEDY, row) for n, row in lines.bad]
         lines.bad = []
         frame = pd.DataFrame(
@@ -101,7 +101,7 @@ class _Part:
         if refused:
             n, reason, remedy, row = zip(*refused, strict=True)
             rejects = rejects_of(np.array(n), "", list(reason), list(remedy), list(row))
-        return Chunk(self._file, frame, np.array(self._lines, np.int64), rejects, lines.done)
+        return RowChunk(self._file, frame, np.array(self._lines, np.int64), rejects, lines.done)
 
 
 def _cells(rows: Iterable[list[str]], column: int) -> list[str]:

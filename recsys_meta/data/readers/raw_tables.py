@@ -41,7 +41,7 @@ def rejects_of(lines: IntArray, field: str, reason: object, remedy: object, row:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class RowChunk:
     """Some rows of one file.
 
     `lines` [n] are the 1-based lines where rows start, the header counted (row numbers in Parquet). `rejects`
@@ -55,7 +55,7 @@ class Chunk:
     done: float = 1.0
 
 
-ReadChunks = Callable[[int], Iterator[Chunk]]
+ReadChunks = Callable[[int], Iterator[RowChunk]]
 """Reads a table from its start, about so many bytes at a time."""
 
 
@@ -89,10 +89,10 @@ class RawTables:
     expected: Mapping[str, int] = field(default_factory=dict)
 
 
-def each(read: ReadChunks, change: Callable[[Chunk], Chunk]) -> ReadChunks:
+def each(read: ReadChunks, change: Callable[[RowChunk], RowChunk]) -> ReadChunks:
     """A reader whose chunks are changed one by one."""
 
-    def changed(block: int) -> Iterator[Chunk]:
+    def changed(block: int) -> Iterator[RowChunk]:
         for chunk in read(block):
             yield change(chunk)
 
@@ -107,18 +107,18 @@ def mapped(read: ReadChunks, change: Callable[[pd.DataFrame], pd.DataFrame]) -> 
 def whole(read: ReadChunks) -> ReadChunks:
     """A reader that gives the table in one piece, for what depends on all rows; nothing of an empty table."""
 
-    def joined(block: int) -> Iterator[Chunk]:
+    def joined(block: int) -> Iterator[RowChunk]:
         chunks = list(read(block))
         if chunks:
             frame = pd.concat([c.frame for c in chunks], ignore_index=True)
             lines = np.concatenate([c.lines for c in chunks])
             rejects = pd.concat([c.rejects for c in chunks], ignore_index=True)
-            yield Chunk(chunks[0].file, frame, lines, rejects)
+            yield RowChunk(chunks[0].file, frame, lines, rejects)
 
     return joined
 
 
-def some_rows(chunk: Chunk, rows: IntArray | npt.NDArray[np.bool_]) -> Chunk:
+def some_rows(chunk: RowChunk, rows: IntArray | npt.NDArray[np.bool_]) -> RowChunk:
     """Some rows of a chunk with their lines: a mask [n], or positions, of which one may come more than once."""
     place = np.flatnonzero(rows) if rows.dtype == bool else rows
     return replace(chunk, frame=chunk.frame.iloc[place].reset_index(drop=True), lines=chunk.lines[place])
@@ -127,10 +127,12 @@ def some_rows(chunk: Chunk, rows: IntArray | npt.NDArray[np.bool_]) -> Chunk:
 def in_memory(file: str, frame: pd.DataFrame) -> ReadChunks:
     """A reader of a table that exists already; rows count from 1."""
 
-    def read(block: int) -> Iterator[Chunk]:
+    def read(block: int) -> Iterator[RowChunk]:
         step = max(1, block // 32)
         for start in range(0, len(frame), step):
             part = frame.iloc[start : start + step].reset_index(drop=True)
-            yield Chunk(file, part, np.arange(start + 1, start + 1 + len(part)), done=(start + len(part)) / len(frame))
+            yield RowChunk(
+                file, part, np.arange(start + 1, start + 1 + len(part)), done=(start + len(part)) / len(frame)
+            )
 
     return read

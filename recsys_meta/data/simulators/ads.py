@@ -18,8 +18,8 @@ from recsys_meta.data.simulators.latent_world import (
     LEAST,
     SPAN,
     START,
-    Simulation,
-    Truth,
+    GroundTruth,
+    SimulatedDataset,
     activity,
     check_sizes,
     mixture,
@@ -36,7 +36,7 @@ _NEARBY = 0.05  # by what share of all time lists are moved from their turn, whi
 
 
 @dataclass(frozen=True)
-class ClickTruth(Truth):
+class ClickTruth(GroundTruth):
     """The truth of a world of clicks: position [LIST] and hour [24] are added to the logit of a row."""
 
     position: FloatArray
@@ -65,7 +65,7 @@ def _sigmoid(logit: FloatArray) -> FloatArray:
 
 def simulate_ads(
     ads: int = 400, users: int = 1200, events: int = 60_000, seed: int = 0, share: float = 0.5, drift: float = 0.3
-) -> Simulation[ClickTruth]:
+) -> SimulatedDataset[ClickTruth]:
     """New ads in lists: the label is 0 or 1, about one row in six is a click.
 
     `share` of what an ad is like follows from its features, `drift` is the strength of fashion. Raises ConfigError
@@ -115,11 +115,11 @@ def simulate_ads(
         "price": price,
     }
     people = {"user": truth.item_ids} | {n: np.array(w)[kinds[n]] for n, w in USER_KINDS} | {"interests": interests}
-    return Simulation(tables(ADS, rng, log, sides, people, None), truth)
+    return SimulatedDataset(tables(ADS, rng, log, sides, people, None), truth)
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _ImpressionRows:
     """Rows [N] in order of ad: which ad, in which list (lists are numbered in order of time), at which position."""
 
     entity: npt.NDArray[np.int64]
@@ -127,7 +127,7 @@ class _Shown:
     position: npt.NDArray[np.int64]
 
 
-def _lists(rng: np.random.Generator, ads: int, events: int) -> _Shown:
+def _lists(rng: np.random.Generator, ads: int, events: int) -> _ImpressionRows:
     """Ads dealt into lists: every ad takes lists one after the other, where the ad before it ended, and begins again
     at the first list after the last. So no list has an ad twice, and all are full (but for a remainder)."""
     size = min(LIST, ads)
@@ -143,7 +143,7 @@ def _lists(rng: np.random.Generator, ads: int, events: int) -> _Shown:
     held = np.bincount(group, minlength=lists)
     position = np.empty(events, np.int64)
     position[within] = np.arange(events) - (np.cumsum(held) - held)[group[within]] + 1
-    return _Shown(entity, group, position)
+    return _ImpressionRows(entity, group, position)
 
 
 def _moments(rng: np.random.Generator, lists: int) -> npt.NDArray[np.int64]:

@@ -20,7 +20,7 @@ from recsys_meta.data.simulators.latent_world import (
     DIMS,
     SPAN,
     START,
-    Simulation,
+    SimulatedDataset,
     Texts,
     activity,
     mixture,
@@ -117,7 +117,7 @@ def simulate_cities(
     events: int = 40_000,
     seed: int = 0,
     share: float = 0.5,
-) -> Simulation[WalkTruth]:
+) -> SimulatedDataset[WalkTruth]:
     """Cities of people who walk. `share` of a city's taste follows from its country and climate.
 
     Raises ConfigError for sizes that do not fit together.
@@ -165,7 +165,7 @@ def simulate_cities(
         "city": truth.entity_ids[owner],
         "title": np.array([f"{VENUES[v]} {i}" for v, i in zip(venue, truth.item_ids, strict=True)]),
     } | _point(_degrees(lies[owner], truth.at))
-    return Simulation(tables(CITIES, rng, log, towns, spots, "title"), truth)
+    return SimulatedDataset(tables(CITIES, rng, log, towns, spots, "title"), truth)
 
 
 def _check(cities: int, places: int, people: int, events: int) -> None:

@@ -38,7 +38,7 @@ Texts = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """How a world really is: taste [E, K], latent [I, K], popularity and trend [I], arrival [E] in 0 to 1."""
 
     entity_ids: Texts
@@ -65,7 +65,7 @@ World = TypeVar("World")
 
 
 @dataclass(frozen=True)
-class Simulation(Generic[World]):
+class SimulatedDataset(Generic[World]):
     """A made world: tables to prepare, and the truth behind them."""
 
     tables: RawTables
@@ -108,7 +108,7 @@ def activity(rng: np.random.Generator, entities: int, items: int, events: int, l
     return counts
 
 
-def choose(rng: np.random.Generator, truth: Truth, counts: IntArray) -> tuple[IntArray, IntArray]:
+def choose(rng: np.random.Generator, truth: GroundTruth, counts: IntArray) -> tuple[IntArray, IntArray]:
     """Choices as (entity [N], item [N]) in order of choice."""
     step = max(1, _CELLS // len(truth.item_ids))
     entity, item = [], []
@@ -122,7 +122,7 @@ def choose(rng: np.random.Generator, truth: Truth, counts: IntArray) -> tuple[In
     return np.concatenate(entity), np.concatenate(item)
 
 
-def moments(rng: np.random.Generator, truth: Truth, entity: IntArray) -> IntArray:
+def moments(rng: np.random.Generator, truth: GroundTruth, entity: IntArray) -> IntArray:
     """Times [N] of rows sorted by entity: it arrives, then acts every other hour or so, never twice at once."""
     gap = 1 + rng.exponential(2 * 3600, size=len(entity)).astype(np.int64)
     gone = np.cumsum(gap)

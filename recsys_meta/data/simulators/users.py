@@ -10,8 +10,8 @@ import numpy as np
 from recsys_meta.data.simulators.latent_world import (
     DIMS,
     LEAST,
-    Simulation,
-    Truth,
+    GroundTruth,
+    SimulatedDataset,
     activity,
     check_sizes,
     choose,
@@ -26,7 +26,7 @@ from recsys_meta.data.simulators.schemas import GENRES, USER_KINDS, USERS
 
 def simulate_users(
     users: int = 1500, items: int = 800, events: int = 60_000, seed: int = 0, share: float = 0.5, drift: float = 0.5
-) -> Simulation[Truth]:
+) -> SimulatedDataset[GroundTruth]:
     """Users who watch and rate films. `share` of a taste follows from demographics, `drift` is the strength of
     fashion. Raises ConfigError for sizes that do not fit together.
     """
@@ -34,7 +34,7 @@ def simulate_users(
     rng = np.random.default_rng(seed)
     kinds = {name: rng.integers(0, len(words), users) for name, words in USER_KINDS}
     genres, genre = some_of(rng, GENRES, items, 3, "|")
-    truth = Truth(
+    truth = GroundTruth(
         entity_ids=names("u", users),
         item_ids=names("f", items),
         taste=0.7 * mixture(rng, [(kinds[n], len(w)) for n, w in USER_KINDS], DIMS, share),
@@ -56,4 +56,4 @@ def simulate_users(
     year = rng.integers(1980, 2020, items).astype(str)
     title = np.array([f"Film {i}" for i in truth.item_ids])
     films = {"item": truth.item_ids, "title": title, "genres": genres, "year": year}
-    return Simulation(tables(USERS, rng, log, people, films, "title"), truth)
+    return SimulatedDataset(tables(USERS, rng, log, people, films, "title"), truth)

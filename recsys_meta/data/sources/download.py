@@ -15,7 +15,7 @@ TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
-class Archive:
+class ZipArchive:
     """A zip file at a publisher. Without `md5` the counts of the data are compared after loading instead."""
 
     url: str
@@ -23,7 +23,7 @@ class Archive:
     md5: str | None = None
 
 
-class _Bar:
+class _DownloadProgress:
     """What pooch reports the bytes to."""
 
     def __init__(self, show: Callable[[float], None]) -> None:
@@ -41,7 +41,7 @@ class _Bar:
         pass
 
 
-def fetch(archive: Archive, folder: Path, show: Callable[[float], None], where: str) -> Path:
+def fetch(archive: ZipArchive, folder: Path, show: Callable[[float], None], where: str) -> Path:
     """Download an archive and unpack its members into `folder`.
 
     Raises DataError, which says `where` the files may be put by hand, when there is no network, the content
@@ -60,7 +60,7 @@ def fetch(archive: Archive, folder: Path, show: Callable[[float], None], where: 
             known_hash=f"md5:{archive.md5}" if archive.md5 else None,
             fname="archive.zip",
             path=scratch,
-            downloader=pooch.HTTPDownloader(progressbar=_Bar(show), timeout=TIMEOUT),
+            downloader=pooch.HTTPDownloader(progressbar=_DownloadProgress(show), timeout=TIMEOUT),
         )
         _unpack(Path(path), archive, folder)
     except RequestException as error:
@@ -76,7 +76,7 @@ def fetch(archive: Archive, folder: Path, show: Callable[[float], None], where: 
     return folder
 
 
-def _unpack(path: Path, archive: Archive, folder: Path) -> None:
+def _unpack(path: Path, archive: ZipArchive, folder: Path) -> None:
     """Only the members that are wanted, by their last name: no path of the archive is ever followed."""
     with zipfile.ZipFile(path) as packed, new_directory(folder) as beside:
         for member in archive.members:

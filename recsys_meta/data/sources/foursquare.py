@@ -13,13 +13,13 @@ import pandas as pd
 from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, FeatureField, Schema
 from recsys_meta.data.readers.cells import numbers
-from recsys_meta.data.readers.csv_reader import Layout, find, read_csv
+from recsys_meta.data.readers.csv_reader import CsvDialect, find, read_csv
 from recsys_meta.data.readers.local_time import hour_and_weekday, us_summer
 from recsys_meta.data.readers.raw_tables import (
     BLOCK,
-    Chunk,
     RawTables,
     ReadChunks,
+    RowChunk,
     SideTable,
     each,
     mapped,
@@ -56,15 +56,15 @@ _NO_SUMMER = ("Honolulu", "Phoenix", "Tucson")
 def foursquare(folder: Path) -> RawTables:
     """checkins.csv.gz, items.csv.gz (places) and cities.csv.gz."""
     visits, places, cities = (find(folder, f"{n}.csv") for n in ("checkins", "items", "cities"))
-    offsets = _offsets(read_csv(cities, ("city", "country", "utc_offset_h"), Layout(",")))
-    log = read_csv(visits, ("user", "item", "timestamp", "city"), Layout(","))
+    offsets = _offsets(read_csv(cities, ("city", "country", "utc_offset_h"), CsvDialect(",")))
+    log = read_csv(visits, ("user", "item", "timestamp", "city"), CsvDialect(","))
     spots = mapped(
-        read_csv(places, ("item", "lat", "lon", "city"), Layout(",")), lambda f: f.rename(columns={"item": "place"})
+        read_csv(places, ("item", "lat", "lon", "city"), CsvDialect(",")), lambda f: f.rename(columns={"item": "place"})
     )
     return RawTables(
         schema=_SCHEMA,
         events=each(whole(log), lambda chunk: _visits(chunk, offsets)),
-        entities=SideTable("city", read_csv(cities, ("city", "country", "lat", "lon"), Layout(","))),
+        entities=SideTable("city", read_csv(cities, ("city", "country", "lat", "lon"), CsvDialect(","))),
         items=SideTable("place", spots),
         origin=(str(visits), str(places), str(cities)),
         expected={"entities": 41, "items": 7_878, "events": 183_958},
@@ -79,7 +79,7 @@ def _offsets(read: ReadChunks) -> pd.DataFrame:
     return table.drop_duplicates("city").set_index("city")[["offset", "summer"]]
 
 
-def _visits(chunk: Chunk, offsets: pd.DataFrame) -> Chunk:
+def _visits(chunk: RowChunk, offsets: pd.DataFrame) -> RowChunk:
     city = chunk.frame["city"].str.strip()
     large = city.map(city.value_counts()) >= LEAST
     chunk = some_rows(chunk, (large & (city != "")).to_numpy(bool))
@@ -90,4 +90,4 @@ def _visits(chunk: Chunk, offsets: pd.DataFrame) -> Chunk:
     usable = (time >= 0) & (time != NO_TIME) & ~np.isnan(offset)
     later = us_summer(np.where(usable, time, 0), np.where(usable, offset, 0.0)) & summer & usable
     told = hour_and_weekday(time, offset + later)
-    return Chunk(chunk.file, pd.concat([frame, told], axis=1), chunk.lines, chunk.rejects, chunk.done)
+    return RowChunk(chunk.file, pd.concat([frame, told], axis=1), chunk.lines, chunk.rejects, chunk.done)

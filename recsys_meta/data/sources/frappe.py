@@ -15,8 +15,8 @@ import pandas as pd
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.core.types import IntArray
-from recsys_meta.data.readers.csv_reader import Layout, find, read_csv
-from recsys_meta.data.readers.raw_tables import Chunk, RawTables, SideTable, each, mapped, some_rows, whole
+from recsys_meta.data.readers.csv_reader import CsvDialect, find, read_csv
+from recsys_meta.data.readers.raw_tables import RawTables, RowChunk, SideTable, each, mapped, some_rows, whole
 
 REFUSALS = 2
 """Made rows for each usage (a pair is drawn)."""
@@ -52,8 +52,8 @@ def frappe(folder: Path) -> RawTables:
     about = ("item", "category", "downloads", "developer", "language", "price")
     return RawTables(
         schema=_SCHEMA,
-        events=each(whole(read_csv(usages, columns, Layout(","))), with_refusals),
-        entities=SideTable("app", mapped(read_csv(apps, about, Layout(",")), _app)),
+        events=each(whole(read_csv(usages, columns, CsvDialect(","))), with_refusals),
+        entities=SideTable("app", mapped(read_csv(apps, about, CsvDialect(",")), _app)),
         duplicates="keep",
         origin=(str(usages), str(apps)),
         expected={"entities": 4_082, "items": 957, "events": 96_203 * (1 + REFUSALS)},
@@ -67,7 +67,7 @@ def _app(frame: pd.DataFrame) -> pd.DataFrame:
     return known.assign(price=price.where(price.isin(["", "free"]), "paid"))
 
 
-def with_refusals(chunk: Chunk) -> Chunk:
+def with_refusals(chunk: RowChunk) -> RowChunk:
     """Each usage followed by its made refusals, which have its line."""
     user, _ = pd.factorize(chunk.frame["user"].str.strip())
     app, apps = pd.factorize(chunk.frame["item"].str.strip(), sort=True)
@@ -77,7 +77,7 @@ def with_refusals(chunk: Chunk) -> Chunk:
     shown = apps.take(np.column_stack([app, drawn]).reshape(-1))
     click = np.tile([1] + [0] * REFUSALS, len(user))
     frame = many.frame.drop(columns="item").assign(app=shown.to_numpy(), click=click)
-    return Chunk(many.file, frame, many.lines, many.rejects, many.done)
+    return RowChunk(many.file, frame, many.lines, many.rejects, many.done)
 
 
 def never_used(user: IntArray, app: IntArray, apps: int, rng: np.random.Generator) -> IntArray:

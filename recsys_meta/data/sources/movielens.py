@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from recsys_meta.core.schema import FeatureField, Schema
-from recsys_meta.data.readers.csv_reader import Layout, find, read_csv
-from recsys_meta.data.readers.raw_tables import Chunk, RawTables, ReadChunks, SideTable, mapped
+from recsys_meta.data.readers.csv_reader import CsvDialect, find, read_csv
+from recsys_meta.data.readers.raw_tables import RawTables, ReadChunks, RowChunk, SideTable, mapped
 
 GENRES_100K = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
@@ -78,8 +78,8 @@ def movielens_100k(folder: Path) -> RawTables:
     film_names = ("item", "title", "released", "video", "url", *flags)
     return RawTables(
         schema=_schema("movielens-100k", _USER, _FILM, 1),
-        events=read_csv(ratings, _EVENT, Layout("\t", _EVENT, quotes=False)),
-        entities=_users(users, Layout("|", ("user", "age", "gender", "occupation", "zip"), quotes=False), 1),
+        events=read_csv(ratings, _EVENT, CsvDialect("\t", _EVENT, quotes=False)),
+        entities=_users(users, CsvDialect("|", ("user", "age", "gender", "occupation", "zip"), quotes=False), 1),
         items=SideTable("item", mapped(_read_films(films, film_names, "|", flags), _flagged_film)),
         title="title",
         origin=_origin(ratings, users, films),
@@ -94,8 +94,8 @@ def movielens_1m(folder: Path) -> RawTables:
     ratings, users, films = (find(folder, f"{n}.dat") for n in ("ratings", "users", "movies"))
     return RawTables(
         schema=_schema("movielens-1m", _USER, _FILM, 1),
-        events=read_csv(ratings, _EVENT, Layout("::", _EVENT, quotes=False)),
-        entities=_users(users, Layout("::", ("user", "gender", "age", "occupation", "zip"), quotes=False), 2),
+        events=read_csv(ratings, _EVENT, CsvDialect("::", _EVENT, quotes=False)),
+        entities=_users(users, CsvDialect("::", ("user", "gender", "age", "occupation", "zip"), quotes=False), 2),
         items=SideTable(
             "item", mapped(_read_films(films, ("item", "title", "genres"), "::", ["genres"]), _titled_film)
         ),
@@ -108,12 +108,12 @@ def movielens_1m(folder: Path) -> RawTables:
 def _tidy_1m(folder: Path) -> RawTables:
     ratings, users, films = (find(folder, f"{n}.csv.gz") for n in ("ratings", "users", "items"))
     columns = ("item", "title", "genres", "year", "mpaa_rating", "director", "actors")
-    rough = Layout(",", rename=lambda name: "time" if name == "approx_ts" else name)
+    rough = CsvDialect(",", rename=lambda name: "time" if name == "approx_ts" else name)
     return RawTables(
         schema=_schema("movielens-1m", _USER, (*_FILM, *_CREDITS), 1, exact=False),
         events=read_csv(ratings, _EVENT, rough),
-        entities=_users(users, Layout(","), 2),
-        items=SideTable("item", mapped(read_csv(films, columns, Layout(",")), _dated_film)),
+        entities=_users(users, CsvDialect(","), 2),
+        items=SideTable("item", mapped(read_csv(films, columns, CsvDialect(",")), _dated_film)),
         title="title",
         origin=_origin(ratings, users, films),
         expected=_PUBLISHED_1M,
@@ -124,7 +124,7 @@ def movielens_latest(folder: Path) -> RawTables:
     """ratings.csv and movies.csv of the 'latest' editions."""
     ratings, films = find(folder, "ratings.csv"), find(folder, "movies.csv")
     names = {"userId": "user", "movieId": "item", "timestamp": "time"}
-    layout = Layout(",", rename=lambda name: names.get(name, name))
+    layout = CsvDialect(",", rename=lambda name: names.get(name, name))
     return RawTables(
         schema=_schema("movielens-latest-small", (), _FILM, 0.5),
         events=read_csv(ratings, _EVENT, layout),
@@ -143,7 +143,7 @@ def _origin(*paths: Path) -> tuple[str, ...]:
     return tuple(str(p) for p in paths)
 
 
-def _users(path: Path, layout: Layout, digits: int) -> SideTable:
+def _users(path: Path, layout: CsvDialect, digits: int) -> SideTable:
     columns = ("user", "age", "gender", "occupation", "zip")
 
     def change(frame: pd.DataFrame) -> pd.DataFrame:
@@ -167,8 +167,8 @@ def _age_group(age: pd.Series) -> pd.Series:
 def _read_films(path: Path, names: tuple[str, ...], separator: str, more: list[str]) -> ReadChunks:
     """Old films files are Latin-1; copies of them have often been turned into UTF-8."""
 
-    def read(block: int) -> Iterator[Chunk]:
-        layout = Layout(separator, names, quotes=False, encoding=_encoding(path))
+    def read(block: int) -> Iterator[RowChunk]:
+        layout = CsvDialect(separator, names, quotes=False, encoding=_encoding(path))
         return read_csv(path, ["item", "title", *more], layout)(block)
 
     return read

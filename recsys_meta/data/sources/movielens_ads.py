@@ -15,7 +15,7 @@ import pandas as pd
 
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.data.readers.cells import numbers, or_cells
-from recsys_meta.data.readers.raw_tables import Chunk, RawTables, SideTable, each, mapped, some_rows, whole
+from recsys_meta.data.readers.raw_tables import RawTables, RowChunk, SideTable, each, mapped, some_rows, whole
 from recsys_meta.data.sources.movielens import movielens_1m
 
 LEAST, OLD = 80, 300
@@ -85,7 +85,7 @@ def _film(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.rename(columns={"item": "movie"}).assign(title=title)
 
 
-def _shown(chunk: Chunk, forward: bool) -> Chunk:
+def _shown(chunk: RowChunk, forward: bool) -> RowChunk:
     """Ratings of films with enough of them, as ads shown to users."""
     movie = chunk.frame["item"]
     chunk = some_rows(chunk, (movie.map(movie.value_counts()) >= LEAST).to_numpy(bool))
@@ -97,4 +97,4 @@ def _shown(chunk: Chunk, forward: bool) -> Chunk:
     # Cells that are no numbers stay as they are, to be refused with their lines.
     told["click"] = or_cells((rating >= CLICK).astype(int), np.isnan(rating), frame["rating"])
     told["turn"] = or_cells(turn, np.isnan(user), frame["user"])
-    return Chunk(chunk.file, pd.DataFrame(told), chunk.lines, chunk.rejects, chunk.done)
+    return RowChunk(chunk.file, pd.DataFrame(told), chunk.lines, chunk.rejects, chunk.done)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField, Schema
-from recsys_meta.data.readers.csv_reader import Layout, header_of, read_csv
+from recsys_meta.data.readers.csv_reader import CsvDialect, header_of, read_csv
 from recsys_meta.data.readers.raw_tables import RawTables, SideTable
 
 _KINDS = {"token": "categorical", "token_seq": "multi", "float": "numeric"}
 _LABELS = ("rating", "label", "click")
 _TITLES = ("title", "movie_title", "name")
-_LAYOUT = Layout("\t", quotes=False, rename=lambda name: name.partition(":")[0])
+_LAYOUT = CsvDialect("\t", quotes=False, rename=lambda name: name.partition(":")[0])
 
 
 def recbole(path: Path) -> tuple[RawTables, tuple[str, ...]]:
@@ -79,7 +79,7 @@ def _inter(path: Path) -> Path:
 
 def _columns(path: Path) -> dict[str, str]:
     """Column -> type, from the header."""
-    header = header_of(path, Layout("\t", quotes=False))
+    header = header_of(path, CsvDialect("\t", quotes=False))
     columns = dict(c.partition(":")[::2] for c in header)
     for name, kind in columns.items():
         if kind not in (*_KINDS, "float_seq"):

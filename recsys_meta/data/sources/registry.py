@@ -16,7 +16,7 @@ from recsys_meta.data.readers.raw_tables import BLOCK, OnError, Progress, RawTab
 from recsys_meta.data.simulators.ads import simulate_ads
 from recsys_meta.data.simulators.cities import simulate_cities
 from recsys_meta.data.simulators.users import simulate_users
-from recsys_meta.data.sources.download import Archive, fetch
+from recsys_meta.data.sources.download import ZipArchive, fetch
 from recsys_meta.data.sources.foursquare import foursquare
 from recsys_meta.data.sources.frappe import frappe
 from recsys_meta.data.sources.movielens import movielens_1m, movielens_100k, movielens_latest
@@ -35,7 +35,7 @@ DOWNLOADS = "downloads"
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A data set that is known by name.
 
     `folders` are the names its directory may have under a data root, `marks` files of which one must be there.
@@ -50,12 +50,12 @@ class Source:
     marks: tuple[str, ...] = ()
     load: Callable[[Path], RawTables] | None = None
     simulate: Callable[[int], RawTables] | None = None
-    archive: Archive | None = None
+    archive: ZipArchive | None = None
 
 
-def _archive(name: str, files: tuple[str, ...], md5: str | None = None) -> Archive:
+def _archive(name: str, files: tuple[str, ...], md5: str | None = None) -> ZipArchive:
     members = tuple(f"{name}/{file}" for file in files)
-    return Archive(f"https://files.grouplens.org/datasets/movielens/{name}.zip", members, md5)
+    return ZipArchive(f"https://files.grouplens.org/datasets/movielens/{name}.zip", members, md5)
 
 
 _FOLDERS_1M = ("ml-1m", "movielens-1m", "1m")
@@ -65,9 +65,9 @@ _ARCHIVE_1M = _archive(
 )
 
 
-def _ads(order: str, load: Callable[[Path], RawTables]) -> Source:
+def _ads(order: str, load: Callable[[Path], RawTables]) -> DataSource:
     """MovieLens 1M as advertisements: the files are those of movielens-1m."""
-    return Source(
+    return DataSource(
         title=f"MovieLens 1M as a log of ads: a film is an ad, a rating of 4 or more a click; {order}",
         terms=_GROUPLENS,
         url="https://grouplens.org/datasets/movielens/1m/",
@@ -78,8 +78,8 @@ def _ads(order: str, load: Callable[[Path], RawTables]) -> Source:
     )
 
 
-SOURCES: Mapping[str, Source] = {
-    "movielens-100k": Source(
+SOURCES: Mapping[str, DataSource] = {
+    "movielens-100k": DataSource(
         title="100,000 film ratings of 943 users with age, gender and occupation",
         terms=_GROUPLENS,
         url="https://grouplens.org/datasets/movielens/100k/",
@@ -88,7 +88,7 @@ SOURCES: Mapping[str, Source] = {
         load=movielens_100k,
         archive=_archive("ml-100k", ("u.data", "u.user", "u.item", "README"), "0e33842e24a9c977be4e0107933c0723"),
     ),
-    "movielens-1m": Source(
+    "movielens-1m": DataSource(
         title="1,000,209 film ratings of 6,040 users with age, gender and occupation",
         terms=_GROUPLENS,
         url="https://grouplens.org/datasets/movielens/1m/",
@@ -97,7 +97,7 @@ SOURCES: Mapping[str, Source] = {
         load=movielens_1m,
         archive=_ARCHIVE_1M,
     ),
-    "movielens-latest-small": Source(
+    "movielens-latest-small": DataSource(
         title="100,836 film ratings of 610 users, in half stars, 1996 to 2018",
         terms=_GROUPLENS,
         url="https://grouplens.org/datasets/movielens/latest/",
@@ -108,7 +108,7 @@ SOURCES: Mapping[str, Source] = {
     ),
     "movielens-1m-ads": _ads("in the published order, which runs back in time", movielens_1m_ads),
     "movielens-1m-ads-forward": _ads("in the order of time", movielens_1m_ads_forward),
-    "trivago-100k": Source(
+    "trivago-100k": DataSource(
         title="312,539 showings of 106,866 hotels in lists with prices and positions, 2 days of 2018",
         terms="released by trivago for the RecSys Challenge 2019: research; no open licence is known",
         obtain=_NOT_SHIPPED,
@@ -116,7 +116,7 @@ SOURCES: Mapping[str, Source] = {
         marks=("impressions.csv.gz", "impressions.csv"),
         load=trivago,
     ),
-    "frappe": Source(
+    "frappe": DataSource(
         title="96,203 usages of 4,082 phone apps by 957 users in context, each with two made refusals",
         terms="research use with citation of Baltrunas et al. (2015, arXiv:1505.03014); no redistribution without "
         "permission, no commercial use, no attempt to identify people",
@@ -125,7 +125,7 @@ SOURCES: Mapping[str, Source] = {
         marks=("interactions.csv.gz", "interactions.csv"),
         load=frappe,
     ),
-    "foursquare-us": Source(
+    "foursquare-us": DataSource(
         title="check-ins at places of 41 cities with coordinates, 2012 and 2013",
         terms="research use with citation of Liu et al. (2017) and Yang et al.",
         obtain=_NOT_SHIPPED,
@@ -133,17 +133,17 @@ SOURCES: Mapping[str, Source] = {
         marks=("checkins.csv.gz", "checkins.csv"),
         load=foursquare,
     ),
-    "simulated-users": Source(
+    "simulated-users": DataSource(
         title="made users who watch and rate films; the truth is known",
         terms=_FREE,
         simulate=lambda seed: simulate_users(seed=seed).tables,
     ),
-    "simulated-ads": Source(
+    "simulated-ads": DataSource(
         title="made ads shown to users who click or do not; the truth is known",
         terms=_FREE,
         simulate=lambda seed: simulate_ads(seed=seed).tables,
     ),
-    "simulated-cities": Source(
+    "simulated-cities": DataSource(
         title="made cities whose people walk from place to place; the truth is known",
         terms=_FREE,
         simulate=lambda seed: simulate_cities(seed=seed).tables,
@@ -151,7 +151,7 @@ SOURCES: Mapping[str, Source] = {
 }
 
 
-def _source(name: str) -> Source:
+def _source(name: str) -> DataSource:
     if name not in SOURCES:
         raise ConfigError(f"no data set '{name}'; there are {', '.join(SOURCES)}. Your own needs a TOML schema")
     return SOURCES[name]
@@ -176,7 +176,7 @@ def locate(name: str, source: Path | None, data_root: Path | None) -> Path | Non
     return None if data_root is None else _holding(data_root, known, itself=False)
 
 
-def _holding(root: Path, known: Source, itself: bool = True) -> Path | None:
+def _holding(root: Path, known: DataSource, itself: bool = True) -> Path | None:
     for folder in ([root] if itself else []) + [root / name for name in known.folders]:
         if any((folder / mark).is_file() for mark in known.marks):
             return folder

@@ -13,16 +13,16 @@ from recsys_meta.core.feature_encoding import LIST
 from recsys_meta.core.schema import FeatureField, Objective, Schema, explain, read_schema
 from recsys_meta.data.build.prepare import prepare
 from recsys_meta.data.geo.geo_columns import CLOCK, placed, wanted
-from recsys_meta.data.readers.csv_reader import Layout, header_of, read_csv
+from recsys_meta.data.readers.csv_reader import CsvDialect, header_of, read_csv
 from recsys_meta.data.readers.parquet_reader import columns_of, read_parquet
 from recsys_meta.data.readers.raw_tables import (
     BLOCK,
-    Chunk,
     Duplicates,
     OnError,
     Progress,
     RawTables,
     ReadChunks,
+    RowChunk,
     SideTable,
 )
 from recsys_meta.data.sources.recbole import recbole
@@ -32,7 +32,7 @@ PARQUET = (".parquet", ".pq")
 """Endings of Parquet files; all others are read as text."""
 
 
-class Files(BaseModel):
+class SchemaFiles(BaseModel):
     """The table [files] of a schema: paths are relative to the schema's directory.
 
     `events` may be a list or a pattern such as "part-*.parquet". Without `entities` or `items` the features
@@ -82,13 +82,13 @@ def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:
         raise DataError("is neither a TOML schema nor an .inter file", file=path, remedy=remedy)
     schema, raw = read_schema(path)
     try:
-        files = Files.model_validate(raw)
+        files = SchemaFiles.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{path}: [files] {explain(error)}") from None
     return _tables(path.parent, schema, files), ()
 
 
-def _tables(folder: Path, schema: Schema, files: Files) -> RawTables:
+def _tables(folder: Path, schema: Schema, files: SchemaFiles) -> RawTables:
     _check_encoding(files)
     events = _expand(folder, [files.events] if isinstance(files.events, str) else files.events)
     # Only for what may have to be made is it of interest what there is.
@@ -112,12 +112,12 @@ def _tables(folder: Path, schema: Schema, files: Files) -> RawTables:
     return placed(tables, want)
 
 
-def _columns(path: Path, files: Files) -> tuple[str, ...]:
+def _columns(path: Path, files: SchemaFiles) -> tuple[str, ...]:
     """The columns that a file has."""
     return columns_of(path) if path.suffix in PARQUET else header_of(path, _layout(files))
 
 
-def _check_encoding(files: Files) -> None:
+def _check_encoding(files: SchemaFiles) -> None:
     try:
         plain = "\n,".encode(files.encoding) == b"\n,"
     except LookupError:
@@ -140,7 +140,7 @@ def _expand(folder: Path, names: list[str]) -> list[Path]:
 
 def _side(
     folder: Path,
-    files: Files,
+    files: SchemaFiles,
     name: str | None,
     events: list[Path],
     key: str,
@@ -157,23 +157,23 @@ def _side(
     return SideTable(key, _chained([_reader(p, columns, files, join) for p in events]), inline=True)
 
 
-def _reader(path: Path, columns: Sequence[str], files: Files, join: dict[str, str] | None = None) -> ReadChunks:
+def _reader(path: Path, columns: Sequence[str], files: SchemaFiles, join: dict[str, str] | None = None) -> ReadChunks:
     if path.suffix in PARQUET:
         return read_parquet(path, columns, join)
     return read_csv(path, columns, _layout(files))
 
 
-def _layout(files: Files) -> Layout:
-    return Layout(files.separator, quotes=files.quotes, encoding=files.encoding)
+def _layout(files: SchemaFiles) -> CsvDialect:
+    return CsvDialect(files.separator, quotes=files.quotes, encoding=files.encoding)
 
 
 def _chained(readers: list[ReadChunks]) -> ReadChunks:
     """Several files as one table."""
 
-    def read(block: int) -> Iterator[Chunk]:
+    def read(block: int) -> Iterator[RowChunk]:
         for i, reader in enumerate(readers):
             for chunk in reader(block):
                 done = (i + chunk.done) / len(readers)
-                yield Chunk(chunk.file, chunk.frame, chunk.lines, chunk.rejects, done)
+                yield RowChunk(chunk.file, chunk.frame, chunk.lines, chunk.rejects, done)
 
     return read

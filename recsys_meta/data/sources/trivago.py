@@ -15,8 +15,17 @@ import pandas as pd
 
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.data.readers.cells import Mask, numbers, or_cells
-from recsys_meta.data.readers.csv_reader import Layout, find, read_csv
-from recsys_meta.data.readers.raw_tables import BLOCK, Chunk, RawTables, ReadChunks, SideTable, each, in_memory, whole
+from recsys_meta.data.readers.csv_reader import CsvDialect, find, read_csv
+from recsys_meta.data.readers.raw_tables import (
+    BLOCK,
+    RawTables,
+    ReadChunks,
+    RowChunk,
+    SideTable,
+    each,
+    in_memory,
+    whole,
+)
 
 _SCHEMA = Schema(
     name="trivago-100k",
@@ -50,12 +59,12 @@ _SHOWING = ("event", "item", "position", "price", "click")
 def trivago(folder: Path) -> RawTables:
     """events.csv.gz (the lists) and impressions.csv.gz (the hotels in them)."""
     lists, showings = find(folder, "events.csv"), find(folder, "impressions.csv")
-    told = _lists(read_csv(lists, _LIST, Layout(",")))
-    shown = whole(read_csv(showings, _SHOWING, Layout(",")))
+    told = _lists(read_csv(lists, _LIST, CsvDialect(",")))
+    shown = whole(read_csv(showings, _SHOWING, CsvDialect(",")))
     return RawTables(
         schema=_SCHEMA,
         events=each(shown, lambda chunk: _shown(chunk, told)),
-        entities=SideTable("hotel", _hotels(read_csv(showings, ("event", "item"), Layout(",")), told)),
+        entities=SideTable("hotel", _hotels(read_csv(showings, ("event", "item"), CsvDialect(",")), told)),
         duplicates="keep",
         origin=(str(lists), str(showings)),
         expected={"entities": 106_866, "items": 6_593, "events": 312_539},
@@ -70,7 +79,7 @@ def _lists(read: ReadChunks) -> pd.DataFrame:
     return table.drop_duplicates("event").set_index("event")
 
 
-def _shown(chunk: Chunk, lists: pd.DataFrame) -> Chunk:
+def _shown(chunk: RowChunk, lists: pd.DataFrame) -> RowChunk:
     """Showings with what their list says, and with their price against the others of the list."""
     frame = chunk.frame
     event = frame["event"].str.strip()
@@ -97,7 +106,7 @@ def _shown(chunk: Chunk, lists: pd.DataFrame) -> Chunk:
     for name in ("user", "timestamp", "device", "platform", "city"):
         made[name] = joined[name].fillna("")
     made["filters"] = joined["filters"].astype(np.float64)
-    return Chunk(chunk.file, made, chunk.lines, chunk.rejects, chunk.done)
+    return RowChunk(chunk.file, made, chunk.lines, chunk.rejects, chunk.done)
 
 
 def _unpriced(cells: pd.Series, empty: Mask) -> pd.Series:
@@ -107,7 +116,7 @@ def _unpriced(cells: pd.Series, empty: Mask) -> pd.Series:
 def _hotels(showings: ReadChunks, lists: pd.DataFrame) -> ReadChunks:
     """Each hotel with the city, and its country, of the list that it was first shown in."""
 
-    def read(block: int) -> Iterator[Chunk]:
+    def read(block: int) -> Iterator[RowChunk]:
         frame = pd.concat([chunk.frame for chunk in showings(block)], ignore_index=True)
         when, city = numbers(lists["timestamp"])[0], lists["city"].str.strip()
         place = lists.index.get_indexer(pd.Index(frame["event"].str.strip()))

@@ -14,7 +14,7 @@ NAME = "rejects.csv"
 COLUMNS = ("file", "line", "field", "reason", "row")
 
 
-class Rejects:
+class RejectWriter:
     """Takes every bad row of a preparation."""
 
     def __init__(self, folder: Path, on_error: OnError) -> None:

@@ -13,7 +13,7 @@ from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, FeatureField, Schema
 from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.data.readers.cells import Mask, numbers
-from recsys_meta.data.readers.raw_tables import REJECT, Chunk, rejects_of
+from recsys_meta.data.readers.raw_tables import REJECT, RowChunk, rejects_of
 from recsys_meta.data.readers.time_columns import BAD, NEGATIVE, seconds
 
 MISSING = ("nan", "na", "null")
@@ -26,7 +26,7 @@ SKIP = "Correct the row, or leave such rows out with --on-error skip, which list
 
 
 @dataclass(frozen=True)
-class GoodRows:
+class ValidRows:
     """Rows that passed: ids as text, label float32, time in seconds or NO_TIME, and their lines; each [n].
 
     context: name -> stripped text, or float32 with NaN for what is missing.
@@ -42,10 +42,10 @@ class GoodRows:
     context: Mapping[str, pd.Series | FloatArray] = field(default_factory=dict)
 
 
-class Refusals:
+class RowErrors:
     """Bad rows of one chunk; a row is refused once, for the first thing found wrong."""
 
-    def __init__(self, chunk: Chunk) -> None:
+    def __init__(self, chunk: RowChunk) -> None:
         self._chunk = chunk
         self._bad: Mask = np.zeros(len(chunk.frame), bool)
         self._parts = [chunk.rejects]
@@ -74,13 +74,13 @@ class Refusals:
         return pd.concat(parts).sort_values("line", kind="stable")[list(REJECT)].reset_index(drop=True)
 
 
-def check_events(schema: Schema, chunk: Chunk, home: pd.Series | None = None) -> tuple[GoodRows, pd.DataFrame]:
+def check_events(schema: Schema, chunk: RowChunk, home: pd.Series | None = None) -> tuple[ValidRows, pd.DataFrame]:
     """The good rows of a chunk of events, and the bad ones with reasons.
 
     `home`: the entity that each item (its index) belongs to, where rows of other entities are to be refused.
     Raises DataError where a whole column has a type that cannot hold ids.
     """
-    refusals, frame = Refusals(chunk), chunk.frame
+    refusals, frame = RowErrors(chunk), chunk.frame
     entity = _ids(chunk, schema.entity, refusals)
     item = _ids(chunk, schema.item, refusals)
     actor = _ids(chunk, schema.actor, refusals) if schema.actor else None
@@ -91,7 +91,7 @@ def check_events(schema: Schema, chunk: Chunk, home: pd.Series | None = None) ->
     if home is not None:
         _check_home(schema, entity, item, home, refusals)
     good = refusals.good
-    rows = GoodRows(
+    rows = ValidRows(
         entity[good],
         item[good],
         label[good],
@@ -104,14 +104,14 @@ def check_events(schema: Schema, chunk: Chunk, home: pd.Series | None = None) ->
     return rows, refusals.table()
 
 
-def _context(of: FeatureField, frame: pd.DataFrame, refusals: Refusals) -> pd.Series | FloatArray:
+def _context(of: FeatureField, frame: pd.DataFrame, refusals: RowErrors) -> pd.Series | FloatArray:
     cells = frame[of.source]
     if of.kind == "numeric":
         return _measure(of, cells, refusals)
     return cells.astype("string").fillna("").astype("str").str.strip()
 
 
-def _measure(of: FeatureField, cells: pd.Series, refusals: Refusals) -> FloatArray:
+def _measure(of: FeatureField, cells: pd.Series, refusals: RowErrors) -> FloatArray:
     """A numeric feature [n], NaN where it is missing; other cells that are no numbers are refused."""
     number, empty = numbers(cells)
     missing = empty | cells.astype("str").str.strip().str.lower().isin(MISSING).to_numpy(bool)
@@ -122,7 +122,7 @@ def _measure(of: FeatureField, cells: pd.Series, refusals: Refusals) -> FloatArr
     return np.where(missing, np.float32(np.nan), value)
 
 
-def _check_home(schema: Schema, entity: pd.Series, item: pd.Series, home: pd.Series, refusals: Refusals) -> None:
+def _check_home(schema: Schema, entity: pd.Series, item: pd.Series, home: pd.Series, refusals: RowErrors) -> None:
     """Refuse rows whose item is at home in another entity, or nowhere: no catalogue would have it."""
     at = home.reindex(item).fillna("").set_axis(item.index)
     remedy = f"Give every item its home in the item feature '{schema.home}'. {SKIP}"
@@ -132,7 +132,7 @@ def _check_home(schema: Schema, entity: pd.Series, item: pd.Series, home: pd.Ser
     refusals.refuse(away, schema.item, told, f"Give the row the {schema.entity} of its {schema.item}. {SKIP}")
 
 
-def _ids(chunk: Chunk, column: str, refusals: Refusals) -> pd.Series:
+def _ids(chunk: RowChunk, column: str, refusals: RowErrors) -> pd.Series:
     cells = chunk.frame[column]
     if pd.api.types.is_float_dtype(cells):
         raise DataError(
@@ -146,7 +146,7 @@ def _ids(chunk: Chunk, column: str, refusals: Refusals) -> pd.Series:
     return text
 
 
-def _labels(schema: Schema, frame: pd.DataFrame, refusals: Refusals) -> FloatArray:
+def _labels(schema: Schema, frame: pd.DataFrame, refusals: RowErrors) -> FloatArray:
     if schema.label is None:
         return np.ones(len(frame), np.float32)
     cells, column = frame[schema.label], schema.label
@@ -166,7 +166,7 @@ def _labels(schema: Schema, frame: pd.DataFrame, refusals: Refusals) -> FloatArr
     return label
 
 
-def _times(schema: Schema, frame: pd.DataFrame, refusals: Refusals) -> IntArray:
+def _times(schema: Schema, frame: pd.DataFrame, refusals: RowErrors) -> IntArray:
     if schema.time is None:
         return np.full(len(frame), NO_TIME)
     cells, column = frame[schema.time], schema.time
@@ -180,9 +180,9 @@ def _times(schema: Schema, frame: pd.DataFrame, refusals: Refusals) -> IntArray:
     return time
 
 
-def check_side(key: str, fields: tuple[FeatureField, ...], chunk: Chunk) -> tuple[Chunk, pd.DataFrame]:
+def check_side(key: str, fields: tuple[FeatureField, ...], chunk: RowChunk) -> tuple[RowChunk, pd.DataFrame]:
     """The good rows of a feature table, and the bad ones with reasons. `key` holds stripped ids afterwards."""
-    refusals, frame = Refusals(chunk), chunk.frame
+    refusals, frame = RowErrors(chunk), chunk.frame
     ids = _ids(chunk, key, refusals)
     for feature in fields:
         if feature.kind == "numeric":
@@ -192,12 +192,12 @@ def check_side(key: str, fields: tuple[FeatureField, ...], chunk: Chunk) -> tupl
             refusals.refuse(away, feature.source, f"is outside -{reach:g} to {reach:g}", remedy, cells)
     good = refusals.good
     kept = frame.assign(**{key: ids})[good].reset_index(drop=True)
-    return Chunk(chunk.file, kept, chunk.lines[good], done=chunk.done), refusals.table()
+    return RowChunk(chunk.file, kept, chunk.lines[good], done=chunk.done), refusals.table()
 
 
-def check_unique(key: str, table: Chunk, inline: bool) -> pd.DataFrame:
+def check_unique(key: str, table: RowChunk, inline: bool) -> pd.DataFrame:
     """Rows of a whole feature table whose id an earlier row has."""
-    refusals = Refusals(table)
+    refusals = RowErrors(table)
     ids = table.frame[key]
     reason = "has other features in an earlier row" if inline else "is the id of an earlier row too"
     remedy = f"Give each id one set of features. {SKIP}"

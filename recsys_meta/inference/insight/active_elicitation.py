@@ -24,7 +24,7 @@ from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST
 from recsys_meta.inference.insight.explanations import FLOATS
 from recsys_meta.inference.recommender import Recommender
-from recsys_meta.inference.requests.entity import Known
+from recsys_meta.inference.requests.entity import EncodedEntity
 
 Strategy = Literal["information", "evidence"]
 
@@ -36,7 +36,7 @@ SEEN = 5000
 
 
 @dataclass(frozen=True)
-class Asked:
+class ElicitationItem:
     """An item worth asking about. `value`: what it adds (see the module); `chance` that the answer is yes, or for
     ratings that the newcomer knows the item."""
 
@@ -46,7 +46,9 @@ class Asked:
     chance: float
 
 
-def informative(recommender: Recommender, known: Known, n: int, strategy: Strategy = "information") -> list[Asked]:
+def informative(
+    recommender: Recommender, known: EncodedEntity, n: int, strategy: Strategy = "information"
+) -> list[ElicitationItem]:
     """The n items most worth asking about next, best first; none that the newcomer has met.
 
     Raises DataError where every entity has items of its own: there is nothing to ask about before they are met.
@@ -65,10 +67,13 @@ def informative(recommender: Recommender, known: Known, n: int, strategy: Strate
         order, value = _greedy(changes, n)
     titles = recommender.bundle.titles
     names = [recommender.name(int(items[i])) for i in order]
-    return [Asked(name, titles.get(name), v, float(chance[i])) for name, i, v in zip(names, order, value, strict=True)]
+    return [
+        ElicitationItem(name, titles.get(name), v, float(chance[i]))
+        for name, i, v in zip(names, order, value, strict=True)
+    ]
 
 
-def _candidates(recommender: Recommender, known: Known) -> Tensor:
+def _candidates(recommender: Recommender, known: EncodedEntity) -> Tensor:
     """The most popular items that were not met, [P], ties by id."""
     popularity = recommender.bundle.popularity.clone()
     popularity[:FIRST] = -1
@@ -95,7 +100,9 @@ def _softmax(scores: Tensor) -> Tensor:
     return scores.softmax(1).float()
 
 
-def _answers(recommender: Recommender, known: Known, now: Tensor, items: Tensor) -> list[tuple[list[float], Tensor]]:
+def _answers(
+    recommender: Recommender, known: EncodedEntity, now: Tensor, items: Tensor
+) -> list[tuple[list[float], Tensor]]:
     """The answers that are tried out: labels of all items and, beside how likely the item is known, their chance."""
     own = now[items]
     match recommender.bundle.schema.objective:
@@ -110,7 +117,7 @@ def _answers(recommender: Recommender, known: Known, now: Tensor, items: Tensor)
             return [([1.0] * len(items), torch.ones_like(own))]
 
 
-def _spread(recommender: Recommender, known: Known, items: Tensor) -> Tensor:
+def _spread(recommender: Recommender, known: EncodedEntity, items: Tensor) -> Tensor:
     """How far a rating is expected from its prediction, [P]; where the model does not know, a quarter of the scale."""
     rows = recommender.rows(known, [(recommender.name(int(i)), {}) for i in items])
     spread = recommender.spread(recommender.adapt([known]), rows)
@@ -120,7 +127,7 @@ def _spread(recommender: Recommender, known: Known, items: Tensor) -> Tensor:
     return torch.full((len(items),), (high - low) / 4)
 
 
-def answered(known: Known, item: int, label: float) -> Known:
+def answered(known: EncodedEntity, item: int, label: float) -> EncodedEntity:
     """The newcomer with one row more."""
     more = replace(known, items=(*known.items, item), labels=(*known.labels, label))
     if known.context:
@@ -128,11 +135,11 @@ def answered(known: Known, item: int, label: float) -> Known:
     return replace(more, history=(*known.history, ())) if known.history else more
 
 
-def _cases(known: Known, items: Tensor, labels: Sequence[float]) -> list[Known]:
+def _cases(known: EncodedEntity, items: Tensor, labels: Sequence[float]) -> list[EncodedEntity]:
     return [answered(known, item, label) for item, label in zip(items.tolist(), labels, strict=True)]
 
 
-def _changes(recommender: Recommender, known: Known, now: Tensor, items: Tensor, chance: Tensor) -> Tensor:
+def _changes(recommender: Recommender, known: EncodedEntity, now: Tensor, items: Tensor, chance: Tensor) -> Tensor:
     """What the answers about each item would change, [P, X]: the square of a row's length is its information."""
     seen = _measured(recommender)
     objective = recommender.bundle.schema.objective
@@ -150,7 +157,7 @@ def _measured(recommender: Recommender) -> Tensor:
     return order.sort().values
 
 
-def _moved(recommender: Recommender, cases: Sequence[Known], now: Tensor, seen: Tensor) -> Tensor:
+def _moved(recommender: Recommender, cases: Sequence[EncodedEntity], now: Tensor, seen: Tensor) -> Tensor:
     """Change of what is predicted by each case, [P, X], in a measure whose squares add up to information."""
     piece = max(1, FLOATS // len(now))
     parts = []
@@ -195,7 +202,7 @@ def _greedy(changes: Tensor, n: int) -> tuple[list[int], list[float]]:
 
 
 def _evidence(
-    recommender: Recommender, known: Known, now: Tensor, items: Tensor, n: int
+    recommender: Recommender, known: EncodedEntity, now: Tensor, items: Tensor, n: int
 ) -> tuple[list[int], list[float]]:
     """MeLU's evidence candidates: norms of gradients times popularity."""
     norms = torch.zeros(len(items))

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FIRST
-from recsys_meta.inference.recommender import Question, Recommender
-from recsys_meta.inference.requests.entity import Known, Words
+from recsys_meta.inference.recommender import EncodedQuery, Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity, RawFeatures
 
 MOST_CHOICES = 50
 """Rows that are looked at where every entity has its own catalogue: the newest. Elsewhere all are."""
@@ -28,26 +28,30 @@ WIDTH = 64
 
 
 @dataclass(frozen=True)
-class Cause:
+class EventAttribution:
     """A row of the support, and by how much the item's score (or log-odds) is higher for it."""
 
     item: str
     label: float
-    context: Words
+    context: RawFeatures
     moved: float
 
 
 @dataclass(frozen=True)
-class Why:
+class ItemExplanation:
     """An item's score (or log-odds) before the first event, and the rows that moved it most, the strongest first."""
 
     prior: float
-    causes: tuple[Cause, ...]
+    causes: tuple[EventAttribution, ...]
 
 
 def explain(
-    recommender: Recommender, known: Known, items: Sequence[int], question: Question | None = None, most: int = 5
-) -> list[Why]:
+    recommender: Recommender,
+    known: EncodedEntity,
+    items: Sequence[int],
+    question: EncodedQuery | None = None,
+    most: int = 5,
+) -> list[ItemExplanation]:
     """Why each of some items (ids) has its score; at most so many causes each, none that moved nothing."""
     first = 0 if known.own is None else max(0, len(known.items) - MOST_CHOICES)
     rows = range(first, len(known.items))
@@ -65,11 +69,11 @@ def explain(
             for i in best
             if float(moved[i, n].abs()) > float(noise[n])
         ]
-        found.append(Why(float(prior[n]), tuple(causes)))
+        found.append(ItemExplanation(float(prior[n]), tuple(causes)))
     return found
 
 
-def without(known: Known, places: Sequence[int]) -> Known:
+def without(known: EncodedEntity, places: Sequence[int]) -> EncodedEntity:
     """The newcomer without some rows of its support; what it met and its catalogue stay."""
     dropped = set(places)
     kept = [i for i in range(len(known.items)) if i not in dropped]
@@ -82,7 +86,9 @@ def without(known: Known, places: Sequence[int]) -> Known:
     )
 
 
-def _scores(recommender: Recommender, cases: Sequence[Known], items: Tensor, question: Question | None) -> Tensor:
+def _scores(
+    recommender: Recommender, cases: Sequence[EncodedEntity], items: Tensor, question: EncodedQuery | None
+) -> Tensor:
     """Scores [N cases, N items]; the catalogue's are never all held."""
     catalogue, rows = recommender.catalogue(cases[0].own), len(cases[0].items)
     # Rows may be compared with all items of an own catalogue: a task there is as large as both together.
@@ -102,7 +108,7 @@ def _log_odds(scores: Tensor, items: Tensor) -> Tensor:
     return (shares - torch.log(-torch.expm1(shares.clamp(max=-1e-12)))).float()
 
 
-def _cause(recommender: Recommender, known: Known, place: int, moved: float) -> Cause:
+def _cause(recommender: Recommender, known: EncodedEntity, place: int, moved: float) -> EventAttribution:
     item = known.items[place]
     name = recommender.name(item, known.own) if item >= FIRST else ""
-    return Cause(name, known.labels[place], known.context[place] if known.context else {}, moved)
+    return EventAttribution(name, known.labels[place], known.context[place] if known.context else {}, moved)

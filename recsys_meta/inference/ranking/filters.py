@@ -15,7 +15,7 @@ from recsys_meta.core.types import FIRST
 
 
 @dataclass(frozen=True)
-class Rule:
+class FeatureFilter:
     """What one feature must be: of values any of some, all of some, none of some; of a number at least and at most.
 
     An item whose number is not known is left out, one without values has none of any.
@@ -37,7 +37,10 @@ class Rule:
 
 
 def passing(
-    rules: Mapping[str, Rule], fields: Sequence[FeatureField], vocab: Vocabulary, features: Mapping[str, Tensor]
+    rules: Mapping[str, FeatureFilter],
+    fields: Sequence[FeatureField],
+    vocab: Vocabulary,
+    features: Mapping[str, Tensor],
 ) -> Tensor:
     """Which items fulfil all rules, [C] bool; features: name -> ids [C, L] or numbers [C].
 
@@ -56,7 +59,7 @@ def passing(
     return kept
 
 
-def _numbers(name: str, rule: Rule, values: Tensor) -> Tensor:
+def _numbers(name: str, rule: FeatureFilter, values: Tensor) -> Tensor:
     if rule.of_values:
         raise DataError("holds numbers", field=name, remedy="Filter it with min and max")
     kept = ~values.isnan()
@@ -73,7 +76,7 @@ def _rounded(bound: float, values: Tensor) -> Tensor:
     return torch.tensor(bound, dtype=torch.float64).to(values)
 
 
-def _values(field: FeatureField, rule: Rule, vocab: Vocabulary, ids: Tensor) -> Tensor:
+def _values(field: FeatureField, rule: FeatureFilter, vocab: Vocabulary, ids: Tensor) -> Tensor:
     if rule.of_numbers:
         raise DataError("holds no numbers", field=field.name, remedy="Filter it with any, all and none")
 

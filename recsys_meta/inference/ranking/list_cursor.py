@@ -15,14 +15,14 @@ import hmac
 import struct
 from typing import NamedTuple
 
-from recsys_meta.inference.requests.entity import Moment, canonical
+from recsys_meta.inference.requests.entity import QueryContext, canonical
 
 _FORM = struct.Struct(">8s16sH8s8sfI")
 _SIGNATURE = 13
 LONGEST = 84
 
 
-class Place(NamedTuple):
+class ListCursor(NamedTuple):
     """Behind which item a list goes on. support: the digest of the newcomer's support, and size: its events; entity and
     moment: digests."""
 
@@ -45,7 +45,7 @@ def digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest() if text else bytes(8)
 
 
-def moment_digest(moment: Moment | None) -> bytes:
+def moment_digest(moment: QueryContext | None) -> bytes:
     """Eight bytes that stand for a moment; zeros where none was told."""
     if moment is None:
         return digest("")
@@ -62,7 +62,7 @@ def secret_of(*parts: str) -> bytes:
     return made.digest()
 
 
-def write(place: Place, secret: bytes) -> str:
+def write(place: ListCursor, secret: bytes) -> str:
     """The cursor of a place."""
     raw = _FORM.pack(
         bytes.fromhex(place.version),
@@ -76,7 +76,7 @@ def write(place: Place, secret: bytes) -> str:
     return base64.urlsafe_b64encode(raw + _sign(raw, secret)).decode()
 
 
-def read(cursor: str, secret: bytes) -> Place:
+def read(cursor: str, secret: bytes) -> ListCursor:
     """The place of a cursor. Raises ValueError for anything that `write` did not make."""
     try:
         signed = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
@@ -86,7 +86,7 @@ def read(cursor: str, secret: bytes) -> Place:
         version, support, size, entity, moment, score, item = _FORM.unpack(raw)
     except (ValueError, struct.error, binascii.Error):
         raise ValueError("This is no cursor of a list; leave `cursor` out to begin with the first page") from None
-    return Place(version.hex(), support.hex(), size, entity, moment, score, item)
+    return ListCursor(version.hex(), support.hex(), size, entity, moment, score, item)
 
 
 def _sign(raw: bytes, secret: bytes) -> bytes:

@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterable
 
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, FeatureField, Schema
-from recsys_meta.inference.requests.entity import Interaction, Words
+from recsys_meta.inference.requests.entity import Interaction, RawFeatures
 
 DEGREES = {LATITUDE: 90.0, LONGITUDE: 180.0}
 ACTOR = "actor"
 """The word that says who acted."""
 
 
-class Fields:
+class ContextFields:
     """The words that a told context may have: fields of a row, fields of an item, the actor."""
 
     def __init__(
@@ -25,12 +25,12 @@ class Fields:
         self._names = frozenset(self.names)
 
     @classmethod
-    def of(cls, schema: Schema) -> Fields:
+    def of(cls, schema: Schema) -> ContextFields:
         """Those of a schema."""
         own = schema.item_features if schema.home else ()
         return cls(schema.context, [f for f in own if f.name != schema.home], schema.actor is not None)
 
-    def interaction(self, item: str, label: float | None, time: float | None, words: Words | None) -> Interaction:
+    def interaction(self, item: str, label: float | None, time: float | None, words: RawFeatures | None) -> Interaction:
         """An event told with flat words, of which `actor` says who acted, where rows have actors."""
         if not words or not self.actors or ACTOR not in words:
             return Interaction(item, label, time, words)
@@ -38,7 +38,7 @@ class Fields:
         rest = {k: v for k, v in words.items() if k != ACTOR}
         return Interaction(item, label, time, rest, None if actor in (None, "") else str(actor))
 
-    def check(self, words: Words, known: Collection[str] | None = None, what: str = "context field") -> None:
+    def check(self, words: RawFeatures, known: Collection[str] | None = None, what: str = "context field") -> None:
         """Raise DataError for a word that is none of the known ones (all, where left out), or degrees beyond the
         globe."""
         names = self._names if known is None else known
@@ -48,7 +48,7 @@ class Fields:
                 raise DataError(f"the model has no such {what}", field=name, remedy=remedy)
             check_degrees(name, value)
 
-    def readable(self, words: Words) -> dict[str, object]:
+    def readable(self, words: RawFeatures) -> dict[str, object]:
         """What of a stored context this model can read: it may have been stored for another."""
         return {k: v for k, v in words.items() if k in self._names and self._reads(k, v)}
 
@@ -61,11 +61,11 @@ class Fields:
         except (TypeError, ValueError):
             return False
 
-    def of_row(self, words: Words | None) -> Words:
+    def of_row(self, words: RawFeatures | None) -> RawFeatures:
         """What is said of the row."""
         return {k: v for k, v in words.items() if k in self.row} if words else {}
 
-    def of_item(self, words: Words | None) -> Words:
+    def of_item(self, words: RawFeatures | None) -> RawFeatures:
         """What is said of the item."""
         return {k: v for k, v in words.items() if k in self.item and v is not None} if words else {}
 
@@ -88,4 +88,4 @@ def beyond_the_globe(name: str, value: object) -> bool:
         return False
 
 
-NO_FIELDS = Fields()
+NO_FIELDS = ContextFields()

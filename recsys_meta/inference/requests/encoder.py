@@ -12,13 +12,13 @@ from torch import Tensor
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.feature_encoding import encode_raw, never_met
 from recsys_meta.core.schema import FeatureField, Schema
-from recsys_meta.core.types import FIRST, PAD, UNKNOWN, Catalogue, Rows, Support
+from recsys_meta.core.types import FIRST, PAD, UNKNOWN, EntityCatalog, Interactions, Support
 from recsys_meta.episodes.event_index import HISTORY, collate
-from recsys_meta.inference.requests.entity import Known, Own, Words
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityCatalogSpec, RawFeatures
 
 
 @dataclass(frozen=True)
-class Encoder:
+class RequestEncoder:
     """Encodes for one model. `ids`: padded ids of its items; `table`: their features [C, ...], where it has them."""
 
     schema: Schema
@@ -26,7 +26,7 @@ class Encoder:
     ids: Mapping[str, int]
     table: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def support(self, known: Sequence[Known]) -> Support:
+    def support(self, known: Sequence[EncodedEntity]) -> Support:
         """The support of T newcomers. Raises DataError for a feature the schema does not have, or a wrong value."""
         features = encode_raw(self.schema.all_entity_features, self.vocab, "entity", [k.features for k in known])
         rows = collate([list(k.items) for k in known], [list(k.labels) for k in known])
@@ -37,24 +37,24 @@ class Encoder:
             rows = replace(
                 rows, history=_histories([h for k in known for h in (k.history or ((),) * len(k.items))], rows.mask)
             )
-        own = None if self.schema.home is None else self.catalogue([k.own or Own() for k in known])
+        own = None if self.schema.home is None else self.catalogue([k.own or EntityCatalogSpec() for k in known])
         return Support(features, rows, own)
 
-    def unknown(self, features: Words) -> list[str]:
+    def unknown(self, features: RawFeatures) -> list[str]:
         """Features of a newcomer, by name, of which a value is none of the data's."""
         if not features:
             return []
         return never_met(self.schema.all_entity_features, self.vocab, "entity", features)
 
-    def rows(self, items: Sequence[int], words: Sequence[Words], history: Sequence[int] = ()) -> Rows:
+    def rows(self, items: Sequence[int], words: Sequence[RawFeatures], history: Sequence[int] = ()) -> Interactions:
         """R rows of one newcomer to be scored, [1, R]; all have the same history. Labels are 0."""
         shape = 1, len(items)
         item = torch.tensor(items, dtype=torch.int64).reshape(shape)
         mask = torch.ones(shape, dtype=torch.bool)
         past = _histories([tuple(history)] * len(items), mask) if self.schema.actor else None
-        return Rows(item, torch.zeros(shape), mask, self._context(words, mask), past)
+        return Interactions(item, torch.zeros(shape), mask, self._context(words, mask), past)
 
-    def catalogue(self, own: Sequence[Own]) -> Catalogue:
+    def catalogue(self, own: Sequence[EntityCatalogSpec]) -> EntityCatalog:
         """The catalogues of T newcomers, padded. What was not told of an item that the model has is looked up."""
         count = torch.tensor([len(o.names) for o in own])
         place = torch.arange(int(count.max()) + FIRST if len(own) else FIRST) - FIRST
@@ -63,9 +63,9 @@ class Encoder:
         item[mask] = torch.tensor([self.ids.get(n, UNKNOWN) for o in own for n in o.names], dtype=torch.int64)
         told = encode_raw(self._item_fields, self.vocab, "item", [w for o in own for w in o.features])
         features = {name: _scattered(self._completed(name, values, item[mask]), mask) for name, values in told.items()}
-        return Catalogue(item, features, mask)
+        return EntityCatalog(item, features, mask)
 
-    def check(self, row: Words, item: Words) -> None:
+    def check(self, row: RawFeatures, item: RawFeatures) -> None:
         """Raise DataError for values of a row or of an item that cannot be read."""
         encode_raw(self.schema.context, self.vocab, "context", [row])
         encode_raw(self._item_fields, self.vocab, "item", [item])
@@ -85,7 +85,7 @@ class Encoder:
         told, here = (torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in (told, here))
         return torch.where((told != PAD).any(1, keepdim=True), told, here)
 
-    def _context(self, words: Sequence[Words], mask: Tensor) -> dict[str, Tensor]:
+    def _context(self, words: Sequence[RawFeatures], mask: Tensor) -> dict[str, Tensor]:
         """Context of rows: ids or numbers [T, R]; words [N] belong to the rows of the mask, in order."""
         found = encode_raw(self.schema.context, self.vocab, "context", words)
         return {n: _scattered(v if v.is_floating_point() else v[:, 0], mask) for n, v in found.items()}

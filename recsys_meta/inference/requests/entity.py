@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from recsys_meta.core.types import FIRST
 
-Words = Mapping[str, object]
+RawFeatures = Mapping[str, object]
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode  # made once: that takes as long as encoding
 
 
@@ -25,54 +25,54 @@ class Interaction(NamedTuple):
     item: str
     label: float | None = None
     time: float | None = None
-    context: Words | None = None
+    context: RawFeatures | None = None
     actor: str | None = None
 
 
 @dataclass(frozen=True)
-class Newcomer:
+class EntityRequest:
     """What a caller knows of one entity: raw feature values and its interactions in any order."""
 
-    features: Words = field(default_factory=dict)
+    features: RawFeatures = field(default_factory=dict)
     events: Sequence[Interaction] = ()
 
 
 @dataclass(frozen=True)
-class Moment:
+class QueryContext:
     """When and by whom a list is asked for: its context, who acts, where, and what that actor met, the last one last.
 
     Without a history it is what the entity's events say of the actor.
     """
 
-    context: Words = field(default_factory=dict)
+    context: RawFeatures = field(default_factory=dict)
     actor: str | None = None
     at: tuple[float, float] | None = None
     history: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
-class Own:
+class EntityCatalogSpec:
     """An entity's own catalogue: its items by local id - FIRST, and what is known of each."""
 
     names: tuple[str, ...] = ()
-    features: tuple[Words, ...] = ()
+    features: tuple[RawFeatures, ...] = ()
 
     @cached_property
     def ids(self) -> dict[str, int]:
         """Local ids by name."""
         return {name: i for i, name in enumerate(self.names, FIRST)}
 
-    def joined(self, told: Mapping[str, Words]) -> Own:
+    def joined(self, told: Mapping[str, RawFeatures]) -> EntityCatalogSpec:
         """With what is told of items: new ones come last, so that no id changes."""
         new = sorted(set(told) - self.ids.keys())
         features = [
             {**old, **told[n]} if told.get(n) else old for n, old in zip(self.names, self.features, strict=True)
         ]
-        return Own((*self.names, *new), (*features, *(told[n] for n in new)))
+        return EntityCatalogSpec((*self.names, *new), (*features, *(told[n] for n in new)))
 
 
 @dataclass(frozen=True)
-class Known:
+class EncodedEntity:
     """A newcomer in the model's terms: support rows, all items it has met, and raw items the model lacks.
 
     Ids are local where the entity has a catalogue of its own (`own`). context and history have an entry for each row,
@@ -84,11 +84,11 @@ class Known:
     labels: tuple[float, ...]
     seen: frozenset[int]
     unknown: tuple[str, ...]
-    features: Words
-    context: tuple[Words, ...] = ()
+    features: RawFeatures
+    context: tuple[RawFeatures, ...] = ()
     history: tuple[tuple[int, ...], ...] = ()
     acts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    own: Own | None = None
+    own: EntityCatalogSpec | None = None
     base: tuple[str, str] | None = None
 
     @cached_property
@@ -106,7 +106,7 @@ class Known:
             return hashlib.sha256(plain.encode(errors="surrogatepass")).hexdigest()[:32]
         return hashlib.sha256(_encode(content).encode()).hexdigest()[:32]
 
-    def joined(self, told: Mapping[str, Words]) -> Known:
+    def joined(self, told: Mapping[str, RawFeatures]) -> EncodedEntity:
         """With what is told of items of its own catalogue; the same where nothing is."""
         if self.own is None or all(not words and name in self.own.ids for name, words in told.items()):
             return self

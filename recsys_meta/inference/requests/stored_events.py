@@ -13,12 +13,12 @@ from typing import Any
 
 from recsys_meta.core.schema import Schema
 from recsys_meta.inference.requests.context_fields import beyond_the_globe
-from recsys_meta.inference.requests.entity import Interaction, Newcomer
-from recsys_meta.inference.requests.support_reader import Reader, fits
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction
+from recsys_meta.inference.requests.support_reader import SupportReader, fits
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredInteraction:
     """An interaction in the database; `time` in seconds since 1970 UTC."""
 
     event_id: str
@@ -29,8 +29,12 @@ class Stored:
 
 
 def join(
-    reader: Reader, features: Mapping[str, Any], events: Sequence[Stored], told: Newcomer, ids: Collection[str] = ()
-) -> Newcomer:
+    reader: SupportReader,
+    features: Mapping[str, Any],
+    events: Sequence[StoredInteraction],
+    told: EntityRequest,
+    ids: Collection[str] = (),
+) -> EntityRequest:
     """The newcomer that stored features and events and those `told` make together. Told features come before stored
     ones; `ids` are the event ids that were told, so that no event counts twice."""
     if not events and not features:
@@ -45,7 +49,7 @@ def join(
         # Sent without an id, an event is known again by its content; else it would count twice.
         same = {_content(e) for e in told.events if e.time is not None}
         kept = [e for e in kept if _content(e) not in same]
-    return Newcomer({**_readable(schema, features), **told.features}, [*kept, *told.events])
+    return EntityRequest({**_readable(schema, features), **told.features}, [*kept, *told.events])
 
 
 def content_id(

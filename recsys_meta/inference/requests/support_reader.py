@@ -13,8 +13,15 @@ from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import ARRIVAL, Schema
 from recsys_meta.core.types import UNKNOWN
 from recsys_meta.episodes.event_index import HISTORY
-from recsys_meta.inference.requests.context_fields import DEGREES, Fields, check_degrees
-from recsys_meta.inference.requests.entity import Interaction, Known, Newcomer, Own, Words, canonical
+from recsys_meta.inference.requests.context_fields import DEGREES, ContextFields, check_degrees
+from recsys_meta.inference.requests.entity import (
+    EncodedEntity,
+    EntityCatalogSpec,
+    EntityRequest,
+    Interaction,
+    RawFeatures,
+    canonical,
+)
 
 MAX_SUPPORT = 500
 """Most recent rows that an adaptation looks at."""
@@ -26,15 +33,15 @@ LATEST = 253_402_300_799.0
 """A time after every other (the end of the year 9999): numbers beyond the training range count as its end."""
 
 
-class Reader:
+class SupportReader:
     """Reads newcomers for one model: its schema, and the padded ids of the items it has."""
 
     def __init__(self, schema: Schema, ids: Mapping[str, int]) -> None:
-        self.schema, self.ids, self.fields = schema, ids, Fields.of(schema)
+        self.schema, self.ids, self.fields = schema, ids, ContextFields.of(schema)
         self.repeats = schema.objective in ("click", "choice")  # whether every event is a row
         self._degrees = [f.name for f in schema.entity_features if f.kind == "numeric" and f.name in DEGREES]
 
-    def read(self, newcomer: Newcomer) -> Known:
+    def read(self, newcomer: EntityRequest) -> EncodedEntity:
         """Translate a newcomer. Items that the model does not have are listed, not guessed.
 
         An event without a time is the latest. For rankings and ratings the last word on an item counts (of events at
@@ -50,9 +57,9 @@ class Reader:
             return self._choices(newcomer.events, features)
         return self._every(newcomer.events, features) if self.repeats else self._last(newcomer.events, features)
 
-    def _last(self, events: Sequence[Interaction], features: Words) -> Known:
+    def _last(self, events: Sequence[Interaction], features: RawFeatures) -> EncodedEntity:
         last: dict[int, tuple[float, float, str]] = {}
-        told: dict[int, Words] = {}
+        told: dict[int, RawFeatures] = {}
         unknown = set()
         happens = self._happens
         for event in events:
@@ -78,9 +85,9 @@ class Reader:
         ranking = self.schema.objective == "ranking"
         labels = (1.0,) * len(recent) if ranking else tuple([label for _, label in recent])
         context = tuple(self.fields.of_row(told[item]) for item in items) if self.fields.row else ()
-        return Known(items, labels, frozenset(last), tuple(sorted(unknown)), features, context)
+        return EncodedEntity(items, labels, frozenset(last), tuple(sorted(unknown)), features, context)
 
-    def _every(self, events: Sequence[Interaction], features: Words) -> Known:
+    def _every(self, events: Sequence[Interaction], features: RawFeatures) -> EncodedEntity:
         """Every event is a row; one whose item the model lacks still tells what its context and label do."""
         rows = self._sorted(events)
         ids = [self.ids.get(e.item, UNKNOWN) for e in rows]
@@ -88,13 +95,13 @@ class Reader:
         seen = frozenset(i for i in ids if i != UNKNOWN)
         return self._known(rows, ids, seen, unknown, features, None, MAX_SUPPORT)
 
-    def _choices(self, events: Sequence[Interaction], features: Words) -> Known:
+    def _choices(self, events: Sequence[Interaction], features: RawFeatures) -> EncodedEntity:
         """Every event is a row, out of a catalogue of the items that were met."""
         rows = self._sorted(events)
         told: dict[str, dict[str, object]] = {}
         for event in rows:
             told.setdefault(event.item, {}).update(self.fields.of_item(event.context))
-        own = Own().joined(told)
+        own = EntityCatalogSpec().joined(told)
         unknown = {name for name, words in told.items() if not words and name not in self.ids}
         liked = [e for e in rows if e.label is None or self._counts(e.label)]
         ids = [own.ids[e.item] for e in liked]
@@ -106,13 +113,13 @@ class Reader:
         ids: Sequence[int],
         seen: frozenset[int],
         unknown: Iterable[str],
-        features: Words,
-        own: Own | None,
+        features: RawFeatures,
+        own: EntityCatalogSpec | None,
         most: int,
-    ) -> Known:
+    ) -> EncodedEntity:
         acts, history = _histories(rows, ids) if self.schema.actor else ({}, [])
         chosen = self.schema.objective == "choice"
-        return Known(
+        return EncodedEntity(
             tuple(ids[-most:]),
             tuple(1.0 if chosen else float(e.label or 0) for e in rows[-most:]),
             seen,
@@ -135,7 +142,7 @@ class Reader:
         # Only their contexts tell some of them apart: written out, and so a hundred times as slow to compare.
         return sorted(events, key=lambda e: (*key(e), canonical(e.context) if e.context else ""))
 
-    def _features(self, newcomer: Newcomer) -> dict[str, object]:
+    def _features(self, newcomer: EntityRequest) -> dict[str, object]:
         """The caller's features; an arrival that was not given is the first known time, or else later than all."""
         features = dict(newcomer.features)
         for name in self._degrees:

@@ -22,15 +22,15 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import IntArray, Params, Rows, State, Support
+from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
 from recsys_meta.models.functional.losses import logistic, softmax, squared
-from recsys_meta.models.protocols import Config
+from recsys_meta.models.protocols import PredictorConfig
 
 RANKING: frozenset[Objective] = frozenset({"ranking"})
 LABELS: frozenset[Objective] = frozenset({"rating", "click"})
 
 
-class BaselineConfig(Config, ABC):
+class BaselineConfig(PredictorConfig, ABC):
     """Base of all baselines; a subclass gives `name`, `objectives`, `fit`, `adapt` and `rank`."""
 
     name: ClassVar[str]
@@ -43,7 +43,7 @@ class BaselineConfig(Config, ABC):
     objective: Objective = "ranking"
 
     @property
-    def config(self) -> Config:
+    def config(self) -> PredictorConfig:
         return self
 
     def choices(self) -> Mapping[str, tuple[Any, ...]]:
@@ -87,7 +87,7 @@ class BaselineConfig(Config, ABC):
     def rank(self, body: Params, state: State) -> Tensor:
         """Scores [T, C] of the whole catalogue."""
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.rank(body, state).gather(1, rows.item)
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.types import IntArray, Params, Rows, State, Support
+from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.registry import BASELINES, baseline
-from recsys_meta.models.protocols import Chooser, Config
+from recsys_meta.models.protocols import ChoicePredictor, PredictorConfig
 
 
-class Tuned(Config):
+class PerShotTuned(PredictorConfig):
     """Settings of one baseline and the support size each is for; a predictor like any other.
 
     `choice[j]` is the setting for supports of `shots[j]` rows. Sizes between are served by the nearest, by
@@ -41,7 +41,7 @@ class Tuned(Config):
         return self
 
     @property
-    def config(self) -> Config:
+    def config(self) -> PredictorConfig:
         return self
 
     @cached_property
@@ -72,19 +72,19 @@ class Tuned(Config):
             parts.append((tasks, self.predictors[j].adapt(self._body(body, j), part)))
         return _joined(parts, support.size) | {"setting": chosen}
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         parts = []
         for j, tasks in _groups(state["setting"]):
             own = _rows(rows, tasks)
             parts.append((tasks, self.predictors[j].score(self._body(body, j), _tasks(state, tasks), own)))
         return _merged(parts, len(rows.item))
 
-    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+    def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         """See `predictor.Chooser`. Raises ConfigError for a baseline that does not choose."""
         parts = []
         for j, tasks in _groups(state["setting"]):
             chooser = self.predictors[j]
-            if not isinstance(chooser, Chooser):
+            if not isinstance(chooser, ChoicePredictor):
                 raise ConfigError(f"baseline '{self.baseline}' ranks or scores, it does not choose")
             asked = candidates if tasks is None else candidates[tasks]
             own = _tasks(state, tasks)
@@ -128,7 +128,7 @@ class Tuned(Config):
         return _within(body, self._bodies[setting])
 
 
-def tuned(name: str, settings: Sequence[BaselineConfig], shots: Sequence[int], choice: Sequence[int]) -> Tuned:
+def tuned(name: str, settings: Sequence[BaselineConfig], shots: Sequence[int], choice: Sequence[int]) -> PerShotTuned:
     """The tuned form of a baseline, under the baseline's own name; settings that no size uses are left out.
     Raises NotFoundError for an unknown one."""
     baseline(name)
@@ -140,8 +140,8 @@ def tuned(name: str, settings: Sequence[BaselineConfig], shots: Sequence[int], c
     )
 
 
-TUNED: dict[str, type[Tuned]] = {
-    name: type(f"Tuned{kind.__name__}", (Tuned,), {"name": name, "baseline": name, "__module__": __name__})
+TUNED: dict[str, type[PerShotTuned]] = {
+    name: type(f"Tuned{kind.__name__}", (PerShotTuned,), {"name": name, "baseline": name, "__module__": __name__})
     for name, kind in BASELINES.items()
 }
 """The tuned form of each baseline."""
@@ -163,7 +163,7 @@ def _groups(chosen: Tensor) -> list[tuple[int, Tensor | None]]:
     return [(j, torch.nonzero(chosen == j).flatten()) for j in met]
 
 
-def _rows(rows: Rows, tasks: Tensor | None) -> Rows:
+def _rows(rows: Interactions, tasks: Tensor | None) -> Interactions:
     return rows if tasks is None else rows.of(tasks)
 
 

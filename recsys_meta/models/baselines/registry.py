@@ -5,54 +5,54 @@ from __future__ import annotations
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.core.schema import Objective
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.choice.item_neighbours import Neighbours
+from recsys_meta.models.baselines.choice.item_neighbours import ItemNeighbours
 from recsys_meta.models.baselines.choice.local_popularity import LocalPopularity
-from recsys_meta.models.baselines.choice.markov import Markov
-from recsys_meta.models.baselines.choice.nearest_item import Nearest
+from recsys_meta.models.baselines.choice.markov import MarkovChain
+from recsys_meta.models.baselines.choice.nearest_item import NearestItem
 from recsys_meta.models.baselines.choice.pooled_logit import PooledLogit
-from recsys_meta.models.baselines.choice.revisit import Revisits
-from recsys_meta.models.baselines.click.bilinear import Bilinear
-from recsys_meta.models.baselines.click.factorization_machine import Machines
-from recsys_meta.models.baselines.click.logistic_regression import Logistic
-from recsys_meta.models.baselines.click.position_bias import Context, Position, PositionRate
-from recsys_meta.models.baselines.click.random_intercept import TwoMeans
+from recsys_meta.models.baselines.choice.revisit import RevisitFrequency
+from recsys_meta.models.baselines.click.bilinear import BilinearModel
+from recsys_meta.models.baselines.click.factorization_machine import FactorizationMachine
+from recsys_meta.models.baselines.click.logistic_regression import LogisticRegression
+from recsys_meta.models.baselines.click.position_bias import ContextOnly, PositionOnly, PositionRate
+from recsys_meta.models.baselines.click.random_intercept import RandomIntercept
 from recsys_meta.models.baselines.counting.bias_model import ItemMean
 from recsys_meta.models.baselines.counting.popularity import Popularity
-from recsys_meta.models.baselines.counting.random_scores import Chance
-from recsys_meta.models.baselines.counting.recent_popularity import Recent
+from recsys_meta.models.baselines.counting.random_scores import RandomScores
+from recsys_meta.models.baselines.counting.recent_popularity import RecentPopularity
 from recsys_meta.models.baselines.item_based.ease import Ease
-from recsys_meta.models.baselines.item_based.gaussian import Gaussian
+from recsys_meta.models.baselines.item_based.gaussian import GaussianPosterior
 from recsys_meta.models.baselines.item_based.itemknn import ItemKNN
 from recsys_meta.models.baselines.item_based.naive_bayes import NaiveBayes
-from recsys_meta.models.baselines.latent.bayesian_linear_regression import Blr
-from recsys_meta.models.baselines.latent.content import Content
+from recsys_meta.models.baselines.latent.bayesian_linear_regression import BayesianLinearRegression
+from recsys_meta.models.baselines.latent.content import ContentOnly
 from recsys_meta.models.baselines.latent.ials import Ials, IalsPrior
 
 BASELINES: dict[str, type[BaselineConfig]] = {
-    "chance": Chance,
+    "chance": RandomScores,
     "popularity": Popularity,
-    "recent": Recent,
+    "recent": RecentPopularity,
     "item-mean": ItemMean,
     "itemknn": ItemKNN,
     "ease": Ease,
     "naive-bayes": NaiveBayes,
     "ials": Ials,
     "ials-prior": IalsPrior,
-    "gaussian": Gaussian,
-    "blr": Blr,
-    "content": Content,
-    "context": Context,
-    "position": Position,
+    "gaussian": GaussianPosterior,
+    "blr": BayesianLinearRegression,
+    "content": ContentOnly,
+    "context": ContextOnly,
+    "position": PositionOnly,
     "position-rate": PositionRate,
-    "two-means": TwoMeans,
-    "logistic": Logistic,
-    "machines": Machines,
-    "blr-content": Bilinear,
+    "two-means": RandomIntercept,
+    "logistic": LogisticRegression,
+    "machines": FactorizationMachine,
+    "blr-content": BilinearModel,
     "local-popularity": LocalPopularity,
-    "nearest": Nearest,
-    "revisits": Revisits,
-    "markov": Markov,
-    "local-itemknn": Neighbours,
+    "nearest": NearestItem,
+    "revisits": RevisitFrequency,
+    "markov": MarkovChain,
+    "local-itemknn": ItemNeighbours,
     "pooled-logit": PooledLogit,
 }
 

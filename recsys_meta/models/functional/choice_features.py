@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import FIRST, Rows, State
+from recsys_meta.core.types import FIRST, Interactions, State
 from recsys_meta.models.functional.choice_statistics import (
     EARTH,
     EXACT,
@@ -69,7 +69,7 @@ MOMENT = ("history", "distinct", "stayed", "log_size", "log_items", "rows_per_it
 """Names of the features of a row alone, in order."""
 
 
-def six(state: State, rows: Rows, candidates: Tensor) -> Tensor:
+def six(state: State, rows: Interactions, candidates: Tensor) -> Tensor:
     """The first six features alone, [T, R, K, 6], from `tallies`."""
     history = _trimmed(history_of(rows))
     same = _same(candidates, history)
@@ -77,7 +77,7 @@ def six(state: State, rows: Rows, candidates: Tensor) -> Tensor:
     return torch.stack(_basic(at(state["count"], candidates), last, least, same), 3)
 
 
-def features(state: State, rows: Rows, candidates: Tensor, own: bool = False) -> Tensor:
+def features(state: State, rows: Interactions, candidates: Tensor, own: bool = False) -> Tensor:
     """Features [T, R, K, F] of the candidates [T, R, K] of each row, given its history and context.
 
     Where there is no history, or a coordinate is missing, a distance counts as FAR; what is not in the catalogue has
@@ -143,7 +143,7 @@ def _without(
     return count - itself, found - fresh * itself, (near - gone).clamp(min=0)
 
 
-def moment(state: State, rows: Rows) -> Tensor:
+def moment(state: State, rows: Interactions) -> Tensor:
     """Features [T, R, G] of each row alone: how long and varied its history is, and how much is known of its entity."""
     history = _trimmed(history_of(rows))
     met = history >= FIRST
@@ -184,7 +184,7 @@ ECHOES = ("log_steps", "log_steps_nearby", "log_together", "log_at_this_time")
 
 
 def echoes(
-    state: State, rows: Rows, candidates: Tensor, names: Sequence[str] = ECHOES, own: bool = False
+    state: State, rows: Interactions, candidates: Tensor, names: Sequence[str] = ECHOES, own: bool = False
 ) -> list[Tensor]:
     """log(1 + support rows of each candidate), [T, R, K] each, counting only the rows that were like this moment:
     the actor came from the same item; from one nearby; had met the same items; at the same time."""
@@ -227,7 +227,7 @@ def _shared(state: State, history: Tensor) -> Tensor:
     return held @ basket.transpose(1, 2) / size
 
 
-def _at_this_time(state: State, rows: Rows) -> Tensor:
+def _at_this_time(state: State, rows: Interactions) -> Tensor:
     """Share of the categorical contexts that each support row [T, R, S] has in common with the row."""
     names = [k for k in rows.context if f"when.{k}" in state]
     if not names:

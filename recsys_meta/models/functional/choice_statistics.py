@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.schema import LATITUDE, LONGITUDE
-from recsys_meta.core.types import FIRST, PAD, Catalogue, Rows, State, Support
+from recsys_meta.core.types import FIRST, PAD, EntityCatalog, Interactions, State, Support
 
 EARTH = 6371.0
 """Radius in km."""
@@ -60,7 +60,7 @@ def summary(support: Support) -> State:
     return state | {"near": near, "dense": dense}
 
 
-def history_of(rows: Rows) -> Tensor:
+def history_of(rows: Interactions) -> Tensor:
     """History [T, R, H], H at least 1."""
     if rows.history is None or not rows.history.shape[2]:
         return torch.zeros(*rows.item.shape, 1, dtype=torch.int64, device=rows.item.device)
@@ -75,7 +75,7 @@ def counted(item: Tensor, weight: Tensor, columns: int) -> Tensor:
     return made
 
 
-def _places(own: Catalogue) -> tuple[Tensor, Tensor]:
+def _places(own: EntityCatalog) -> tuple[Tensor, Tensor]:
     """Points [T, C, 3] in km around each entity's middle, and where there is one [T, C]. Straight lines through the
     globe stand for distances: within 1,000 km they are 0.1% short."""
     blank = torch.full(own.item.shape, torch.nan)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recsys_meta.core.dataset import Column, FeatureTable
+from recsys_meta.core.dataset import FeatureColumn, FeatureTable
 from recsys_meta.core.feature_encoding import gather
 from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Params
 
@@ -43,7 +43,7 @@ def is_buffer(key: str) -> bool:
     return key.startswith("catalogue.") or key.endswith(".knots")
 
 
-def _knots(column: Column, rows: IntArray) -> Tensor:
+def _knots(column: FeatureColumn, rows: IntArray) -> Tensor:
     known = np.asarray(column.values[rows], np.float64)
     known = known[np.isfinite(known)]
     if not len(known):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys_meta.core.types import Rows
+from recsys_meta.core.types import Interactions
 
 
 def mean_rows(loss: Tensor, mask: Tensor) -> Tensor:
@@ -17,23 +17,25 @@ def mean_rows(loss: Tensor, mask: Tensor) -> Tensor:
     return (loss * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
-def squared(predicted: Tensor, rows: Rows) -> Tensor:
+def squared(predicted: Tensor, rows: Interactions) -> Tensor:
     """Mean squared error; predicted [T, R]."""
     return mean_rows((predicted - rows.label).square(), rows.mask)
 
 
-def logistic(logit: Tensor, rows: Rows) -> Tensor:
+def logistic(logit: Tensor, rows: Interactions) -> Tensor:
     """Log-loss of labels in {0, 1}; logit [T, R]."""
     return mean_rows(F.binary_cross_entropy_with_logits(logit, rows.label, reduction="none"), rows.mask)
 
 
-def softmax(logits: Tensor, rows: Rows) -> Tensor:
+def softmax(logits: Tensor, rows: Interactions) -> Tensor:
     """Mean negative log-probability of the rows' items under a softmax over the catalogue; logits [T, C]."""
     log_p = torch.log_softmax(logits, 1)
     return mean_rows(-log_p.gather(1, rows.item), rows.mask)
 
 
-def sampled_softmax(positive: Tensor, negative: Tensor, rows: Rows, log_q: Tensor, positive_log_q: Tensor) -> Tensor:
+def sampled_softmax(
+    positive: Tensor, negative: Tensor, rows: Interactions, log_q: Tensor, positive_log_q: Tensor
+) -> Tensor:
     """Softmax of each row's item against shared sampled negatives, corrected by their log expected counts.
 
     positive [T, R], negative [T, N], log_q [N], positive_log_q [T, R] (Bengio & Senecal 2008: subtracting log q

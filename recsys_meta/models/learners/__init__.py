@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from recsys_meta.models.learners.bayesian.bernoulli import Bernoulli
-from recsys_meta.models.learners.choice.conditional_logit import Choice
+from recsys_meta.models.learners.bayesian.bernoulli import BernoulliPosterior
+from recsys_meta.models.learners.choice.conditional_logit import ConditionalLogit
 from recsys_meta.models.learners.choice.din import Din
 from recsys_meta.models.learners.maml.maml import Maml
-from recsys_meta.models.learners.mixture import ClickBlend
+from recsys_meta.models.learners.mixture import ClickMixture
 from recsys_meta.models.learners.ranking.flagship import Flagship
 from recsys_meta.models.learners.warm_up.cvar import Cvar
 from recsys_meta.models.learners.warm_up.meta_embedding import MetaEmbedding
@@ -16,9 +16,9 @@ from recsys_meta.models.learners.warm_up.mwuf import Mwuf
 
 LEARNERS: dict[str, type[Any]] = {
     "flagship": Flagship,
-    "click-blend": ClickBlend,
-    "bernoulli": Bernoulli,
-    "choice": Choice,
+    "click-blend": ClickMixture,
+    "bernoulli": BernoulliPosterior,
+    "choice": ConditionalLogit,
     "maml": Maml,
     "meta-embedding": MetaEmbedding,
     "mwuf": Mwuf,

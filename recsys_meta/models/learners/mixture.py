@@ -24,15 +24,15 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective, explain
-from recsys_meta.core.types import IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import hats
-from recsys_meta.models.learners.bayesian.bernoulli import Bernoulli
+from recsys_meta.models.learners.bayesian.bernoulli import BernoulliPosterior
 from recsys_meta.models.learners.warm_up.cvar import Cvar
 from recsys_meta.models.learners.warm_up.meta_embedding import MetaEmbedding
 from recsys_meta.models.learners.warm_up.mwuf import Mwuf
-from recsys_meta.models.protocols import Config, Group, Unsure
+from recsys_meta.models.protocols import ParamGroup, PredictorConfig, UncertainPredictor
 
-MEMBERS: dict[str, Any] = {kind.name: kind for kind in (Bernoulli, Cvar, Mwuf, MetaEmbedding)}
+MEMBERS: dict[str, Any] = {kind.name: kind for kind in (BernoulliPosterior, Cvar, Mwuf, MetaEmbedding)}
 """Learners that can be mixed."""
 OWN = ("sizes", "weights", "offset")
 """Parameters of the mixture itself: support sizes [K], weights [K, M], offset [K]."""
@@ -42,7 +42,7 @@ STEPS = 12
 """Of Newton."""
 
 
-class Member(Config):
+class MixtureMember(PredictorConfig):
     """One learner of a mixture. `rate` multiplies its learning rate; `tasks` and `query` bound what it sees of a
     meta-batch (0: all), for members that need less than others."""
 
@@ -60,14 +60,14 @@ class Member(Config):
         return plain
 
 
-class BlendConfig(Config):
+class MixtureConfig(PredictorConfig):
     """The members; at least two."""
 
     objective: Objective = "click"
-    members: tuple[Member, ...] = Field(min_length=2, max_length=4)
+    members: tuple[MixtureMember, ...] = Field(min_length=2, max_length=4)
 
     @model_validator(mode="after")
-    def _known(self) -> BlendConfig:
+    def _known(self) -> MixtureConfig:
         for member in self.members:
             if member.learner not in MEMBERS:
                 raise ValueError(f"'{member.learner}' cannot be mixed; there are {', '.join(MEMBERS)}")
@@ -81,7 +81,7 @@ class BlendConfig(Config):
         return max(int(getattr(m.config, "steps", 1)) for m in made(self))
 
 
-def made(config: BlendConfig) -> list[Any]:
+def made(config: MixtureConfig) -> list[Any]:
     """The members as learners. Raises ConfigError for a wrong configuration of one."""
     built = []
     for member in config.members:
@@ -94,12 +94,12 @@ def made(config: BlendConfig) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class Blend:
+class ScoreMixture:
     """The learner: see the module. What belongs to member i is kept under the prefix "i/"."""
 
-    config: BlendConfig
+    config: MixtureConfig
     name: ClassVar[str] = "blend"
-    Config: ClassVar[type[BlendConfig]] = BlendConfig
+    Config: ClassVar[type[MixtureConfig]] = MixtureConfig
     objectives: ClassVar[frozenset[Objective]] = frozenset()
 
     @cached_property
@@ -129,9 +129,9 @@ class Blend:
         i, own = _whose(key)
         return bool(self.members[i].frozen(own))
 
-    def group(self, key: str) -> Group:
+    def group(self, key: str) -> ParamGroup:
         i, own = _whose(key)
-        group: Group = self.members[i].group(own)
+        group: ParamGroup = self.members[i].group(own)
         return replace(group, rate=group.rate * self.config.members[i].rate)
 
     def body(self, params: Params) -> Params:
@@ -148,7 +148,7 @@ class Blend:
             state |= {k: v.clone() for k, v in _prefixed(i, member.adapt(_within(body, i), support)).items()}
         return state
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         parts = [m.score(_within(body, i), _within(state, i), rows) for i, m in enumerate(self.members)]
         return _mixed(parts, *_weights(body, state))
 
@@ -199,26 +199,26 @@ class Blend:
         return torch.stack([p[query.mask] for p in parts], 1).double()
 
 
-class ClickBlend(Blend):
+class ClickMixture(ScoreMixture):
     """A mixture for clicks."""
 
     name: ClassVar[str] = "click-blend"
     objectives: ClassVar[frozenset[Objective]] = frozenset({"click"})
 
-    class Config(BlendConfig):
+    class Config(MixtureConfig):
         """By default the exact posterior and CVAR on a frozen network."""
 
         objective: Literal["click"] = "click"
-        members: tuple[Member, ...] = (
-            Member(learner="bernoulli"),
-            Member(learner="cvar", config={"dims": 32}, query=20),
+        members: tuple[MixtureMember, ...] = (
+            MixtureMember(learner="bernoulli"),
+            MixtureMember(learner="cvar", config={"dims": 32}, query=20),
         )
 
-    def spread(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def spread(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the logit: that of the members that know theirs, by their weights."""
         parts = [
             m.spread(_within(body, i), _within(state, i), rows)
-            if isinstance(m, Unsure)
+            if isinstance(m, UncertainPredictor)
             else torch.zeros(rows.item.shape, device=rows.item.device)
             for i, m in enumerate(self.members)
         ]

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import ConflictError, NotFoundError
 from recsys_meta.store.access import audit_log as audit
-from recsys_meta.store.database.base import NAME, ApiKey
+from recsys_meta.store.database.base import NAME, ApiKeyRecord
 from recsys_meta.store.database.clock import moment
 
 SCOPES = ("read", "write", "admin")
@@ -30,7 +30,7 @@ _ID_BYTES, _SECRET_BYTES = 5, 32
 class NewKey:
     """A key that was just made. Nobody can read ``text`` again."""
 
-    row: ApiKey
+    row: ApiKeyRecord
     text: str
 
 
@@ -62,29 +62,33 @@ def create(
     id = secrets.token_hex(_ID_BYTES)
     text = f"{_MARK}_{id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
     kept = "+".join(s for s in SCOPES if s in wanted)
-    row = ApiKey(id=id, name=name, digest=digest(text), scopes=kept, created=at, expires=expires, revoked=None)
+    row = ApiKeyRecord(id=id, name=name, digest=digest(text), scopes=kept, created=at, expires=expires, revoked=None)
     session.add(row)
     audit.note(session, "key create", id, actor=actor, now=at)
     session.flush()
     return NewKey(row, text)
 
 
-def list_keys(session: Session) -> list[ApiKey]:
+def list_keys(session: Session) -> list[ApiKeyRecord]:
     """Every key there was, newest first."""
-    return list(session.scalars(select(ApiKey).order_by(ApiKey.created.desc(), ApiKey.id)))
+    return list(session.scalars(select(ApiKeyRecord).order_by(ApiKeyRecord.created.desc(), ApiKeyRecord.id)))
 
 
-def standing(session: Session) -> list[ApiKey]:
+def standing(session: Session) -> list[ApiKeyRecord]:
     """The keys that were not revoked. Those that ended are among them: their time is for the reader to judge."""
-    return list(session.scalars(select(ApiKey).where(ApiKey.revoked.is_(None)).order_by(ApiKey.id)))
+    return list(session.scalars(select(ApiKeyRecord).where(ApiKeyRecord.revoked.is_(None)).order_by(ApiKeyRecord.id)))
 
 
-def revoke(session: Session, wanted: str, *, actor: str, now: datetime | None = None) -> ApiKey:
+def revoke(session: Session, wanted: str, *, actor: str, now: datetime | None = None) -> ApiKeyRecord:
     """Revoke a key by its id, or by its name where one key only has it. Doing so again changes nothing.
 
     Raises NotFoundError, and ConflictError where several keys that stand have the name.
     """
-    query = select(ApiKey).where(or_(ApiKey.id == wanted, ApiKey.name == wanted)).order_by(ApiKey.created.desc())
+    query = (
+        select(ApiKeyRecord)
+        .where(or_(ApiKeyRecord.id == wanted, ApiKeyRecord.name == wanted))
+        .order_by(ApiKeyRecord.created.desc())
+    )
     found = list(session.scalars(query.with_for_update()))
     if not found:
         raise NotFoundError("there is no key with this id or name; `recsys-meta keys list` shows those there are")

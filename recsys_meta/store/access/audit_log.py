@@ -8,9 +8,9 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import AuditEntry
+from recsys_meta.store.database.base import AuditRecord
 from recsys_meta.store.database.clock import moment
-from recsys_meta.store.database.keyset_pagination import Page, beyond, cut, decode, page_size
+from recsys_meta.store.database.keyset_pagination import KeysetPage, beyond, cut, decode, page_size
 
 
 def note(
@@ -23,7 +23,7 @@ def note(
     now: datetime | None = None,
 ) -> None:
     """Write down an act of the transaction at hand."""
-    session.add(AuditEntry(at=moment(now), actor=actor, action=action, target=target, request_id=request_id))
+    session.add(AuditRecord(at=moment(now), actor=actor, action=action, target=target, request_id=request_id))
 
 
 def list_audit(
@@ -33,14 +33,14 @@ def list_audit(
     actor: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
-) -> Page[AuditEntry]:
+) -> KeysetPage[AuditRecord]:
     """Acts, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
-    columns = (AuditEntry.at, AuditEntry.id)
-    query = select(AuditEntry).order_by(*(c.desc() for c in columns)).limit(page_size(limit) + 1)
+    columns = (AuditRecord.at, AuditRecord.id)
+    query = select(AuditRecord).order_by(*(c.desc() for c in columns)).limit(page_size(limit) + 1)
     if action is not None:
-        query = query.where(AuditEntry.action == action)
+        query = query.where(AuditRecord.action == action)
     if actor is not None:
-        query = query.where(AuditEntry.actor == actor)
+        query = query.where(AuditRecord.actor == actor)
     if cursor is not None:
         query = query.where(beyond(columns, decode("audit", cursor, (datetime, int)), descending=True))
     return cut("audit", session.scalars(query).all(), limit, ("at", "id"))

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-class Breaker:
+class CircuitBreaker:
     """Opens after ``failures`` failures in a row, for ``pause`` seconds, doubling up to ``longest``."""
 
     def __init__(
@@ -21,9 +21,9 @@ class Breaker:
         self._pause = pause
         self._until = float("-inf")
 
-    def twin(self) -> "Breaker":
+    def twin(self) -> "CircuitBreaker":
         """A closed breaker with the same settings."""
-        return Breaker(self._limit, self._first, self._longest, self._clock)
+        return CircuitBreaker(self._limit, self._first, self._longest, self._clock)
 
     @property
     def degraded(self) -> bool:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 OVERHEAD = 300  # bytes that the bookkeeping of an entry costs, about
 
 
-class _Entry(NamedTuple):
+class _CacheEntry(NamedTuple):
     value: bytes
     expires: float
     owner: str | None
@@ -23,7 +23,7 @@ class MemoryCache:
 
     def __init__(self, most_bytes: int = 64 * 2**20, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._clock = most_bytes, clock
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: OrderedDict[str, _CacheEntry] = OrderedDict()
         self._owned: dict[str, set[str]] = {}
         self._size = 0
         self._lock = threading.Lock()
@@ -55,7 +55,7 @@ class MemoryCache:
             self._remove(key)
             if size > self._most or ttl <= 0:
                 return
-            self._entries[key] = _Entry(bytes(value), self._clock() + ttl, owner, size)
+            self._entries[key] = _CacheEntry(bytes(value), self._clock() + ttl, owner, size)
             self._size += size
             if owner is not None:
                 self._owned.setdefault(owner, set()).add(key)

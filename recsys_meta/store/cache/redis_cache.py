@@ -16,11 +16,11 @@ from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
 from recsys_meta.core.errors import StoreError
-from recsys_meta.store.cache.circuit_breaker import Breaker
+from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.keys import name_of, owned_names, seal, unseal
-from recsys_meta.store.cache.redis_cluster import Cluster
-from recsys_meta.store.cache.redis_node import FAILURES, Node, note
-from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.cache.redis_cluster import ClusterClient
+from recsys_meta.store.cache.redis_node import FAILURES, RedisNode, note
+from recsys_meta.store.database.engine import StoreUnavailable
 
 LONGEST_TTL = 30 * 24 * 3600.0  # seconds
 PREFIX = "rm"
@@ -36,12 +36,14 @@ class RedisCache:
     Raises StoreError for a url that cannot be read.
     """
 
-    def __init__(self, url: str, *, prefix: str = PREFIX, timeout: float = 0.2, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self, url: str, *, prefix: str = PREFIX, timeout: float = 0.2, breaker: CircuitBreaker | None = None
+    ) -> None:
         retry = AsyncRetry(NoBackoff(), 0)
-        self._client: Any = _open(redis.asyncio.Redis, Cluster, url, timeout, retry)
-        self._clustered = isinstance(self._client, Cluster)
-        self._prefix, self._breaker = prefix, breaker or Breaker()
-        self._nodes: dict[str, Node] = {}
+        self._client: Any = _open(redis.asyncio.Redis, ClusterClient, url, timeout, retry)
+        self._clustered = isinstance(self._client, ClusterClient)
+        self._prefix, self._breaker = prefix, breaker or CircuitBreaker()
+        self._nodes: dict[str, RedisNode] = {}
 
     @property
     def degraded(self) -> bool:
@@ -125,7 +127,7 @@ class RedisCache:
             pipe.execute_command(command, self._prefix + name)
         return list(await pipe.execute())
 
-    async def _set_part(self, node: Node, values: Sequence[tuple[str, bytes, float]]) -> None:
+    async def _set_part(self, node: RedisNode, values: Sequence[tuple[str, bytes, float]]) -> None:
         if not node.writing.allows():
             return
         pipe = self._client.pipeline(transaction=False)
@@ -142,7 +144,7 @@ class RedisCache:
         parts = self._parted(names, str)
         return sum(await _all(self._delete_part(node, part) for node, part in parts.items()))
 
-    async def _delete_part(self, node: Node, names: list[str]) -> int:
+    async def _delete_part(self, node: RedisNode, names: list[str]) -> int:
         try:
             if self._clustered:
                 return sum(await self._each("DEL", names))
@@ -164,17 +166,17 @@ class RedisCache:
         except FAILURES as error:
             raise _unavailable(asked, error) from None
 
-    def _parted(self, items: Iterable[Item], key: Callable[[Item], str]) -> dict[Node, list[Item]]:
+    def _parted(self, items: Iterable[Item], key: Callable[[Item], str]) -> dict[RedisNode, list[Item]]:
         """Items by the nodes that they lie on."""
-        parts: dict[Node, list[Item]] = {}
+        parts: dict[RedisNode, list[Item]] = {}
         for item in items:
             parts.setdefault(self._node(key(item)), []).append(item)
         return parts
 
-    def _node(self, key: str) -> Node:
+    def _node(self, key: str) -> RedisNode:
         where = self._where(name_of(key))
         if where not in self._nodes:
-            self._nodes[where] = Node(self._breaker, self._fetch)
+            self._nodes[where] = RedisNode(self._breaker, self._fetch)
         return self._nodes[where]
 
     def _where(self, name: str) -> str:
@@ -193,10 +195,12 @@ class SyncRedisCache:
     Raises StoreError for a url that cannot be read, Unavailable where it is of a cluster that is away.
     """
 
-    def __init__(self, url: str, *, prefix: str = PREFIX, timeout: float = 0.5, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self, url: str, *, prefix: str = PREFIX, timeout: float = 0.5, breaker: CircuitBreaker | None = None
+    ) -> None:
         self._client: Any = _open(redis.Redis, redis.RedisCluster, url, timeout, Retry(NoBackoff(), 0))
         self._clustered = isinstance(self._client, redis.RedisCluster)
-        self._prefix, self._breaker = prefix, breaker or Breaker()
+        self._prefix, self._breaker = prefix, breaker or CircuitBreaker()
         self._writing = self._breaker.twin()
 
     @property
@@ -283,7 +287,7 @@ def _open(plain: Any, cluster: Any, url: str, timeout: float, retry: Any) -> Any
     except ValueError:
         raise StoreError("the Redis url cannot be read; expected redis://HOST:PORT/NUMBER") from None
     except (redis.RedisError, RedisClusterException) as error:  # the command line's client of a cluster asks at once
-        raise Unavailable(f"Redis cannot be reached: {type(error).__name__}") from None
+        raise StoreUnavailable(f"Redis cannot be reached: {type(error).__name__}") from None
 
 
 def _ms(ttl: float) -> int:
@@ -291,9 +295,9 @@ def _ms(ttl: float) -> int:
     return max(1, round(min(ttl, LONGEST_TTL) * 1000))
 
 
-def _unavailable(breaker: Breaker, error: BaseException) -> Unavailable:
+def _unavailable(breaker: CircuitBreaker, error: BaseException) -> StoreUnavailable:
     note(breaker, error)
-    return Unavailable(f"Redis cannot be reached: {type(error).__name__}")
+    return StoreUnavailable(f"Redis cannot be reached: {type(error).__name__}")
 
 
 async def _all(work: Iterable[Awaitable[Item]]) -> list[Item]:

@@ -12,7 +12,7 @@ from redis.asyncio.cluster import ClusterNode, PipelineCommand
 _ASKING = ("ASKING",)
 
 
-class Cluster(redis.asyncio.cluster.RedisCluster):
+class ClusterClient(redis.asyncio.cluster.RedisCluster):
     """For commands whose keys come first, and all of them where the command is of several."""
 
     def __init__(self, **settings: Any) -> None:
@@ -21,7 +21,7 @@ class Cluster(redis.asyncio.cluster.RedisCluster):
         super().__init__(**{**settings, "reinitialize_steps": 0})
         # It asks the first node which words of a command are keys: one that is started while that node is away would
         # use none of the others.
-        self.commands_parser: Any = _Keys()
+        self.commands_parser: Any = _CommandKeys()
         self._importing: dict[str, ClusterNode] = {}
 
     def get_node(
@@ -32,7 +32,7 @@ class Cluster(redis.asyncio.cluster.RedisCluster):
             return super().get_node(host, port)
         if node_name not in self._importing:
             where, _, number = node_name.rpartition(":")
-            self._importing[node_name] = _Importing(where, int(number), **self.nodes_manager.connection_kwargs)
+            self._importing[node_name] = _ImportingNode(where, int(number), **self.nodes_manager.connection_kwargs)
         return self._importing[node_name]
 
     async def aclose(self) -> None:
@@ -43,7 +43,7 @@ class Cluster(redis.asyncio.cluster.RedisCluster):
         await super().aclose()
 
 
-class _Keys:
+class _CommandKeys:
     """Which words of our commands are keys."""
 
     async def initialize(self, node: Any = None) -> None:
@@ -53,7 +53,7 @@ class _Keys:
         return words[:1] if command in ("GET", "SET") else words
 
 
-class _Importing(ClusterNode):
+class _ImportingNode(ClusterNode):
     """A node, for slots that are on their way to it.
 
     What is ASKING holds for the next command on the same connection; redis-py may send that on another one.

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import redis
 from redis.exceptions import RedisClusterException
 
-from recsys_meta.store.cache.circuit_breaker import Breaker
+from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.keys import name_of, unseal
 
 MOST_KEYS = 256  # keys in one MGET
@@ -21,13 +21,13 @@ FAILURES = (redis.RedisError, RedisClusterException, OSError, TimeoutError, Valu
 log = logging.getLogger(__name__)
 
 
-class Node:
+class RedisNode:
     """A server for one event loop. ``fetch`` gets the values of so many names, None where there is none.
 
     Concurrent GETs travel together: while one MGET is under way, the keys asked for meanwhile gather for the next.
     """
 
-    def __init__(self, breaker: Breaker, fetch: Callable[[list[str]], Awaitable[list[bytes | None]]]) -> None:
+    def __init__(self, breaker: CircuitBreaker, fetch: Callable[[list[str]], Awaitable[list[bytes | None]]]) -> None:
         self.reading, self.writing = breaker.twin(), breaker.twin()
         self._fetch = fetch
         self._waiting: list[tuple[str, asyncio.Future[bytes | None]]] = []
@@ -70,7 +70,7 @@ class Node:
             self._waiting, self._reader = [], None
 
 
-def note(breaker: Breaker, error: BaseException) -> None:
+def note(breaker: CircuitBreaker, error: BaseException) -> None:
     """Count a failure; the first one in a row is logged."""
     if not breaker.degraded:
         log.warning("Redis is away, going on without it: %s", type(error).__name__)

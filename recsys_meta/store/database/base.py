@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from recsys_meta.store.database.column_types import AwareTime, BigKey, Document, Number, Word
+from recsys_meta.store.database.column_types import BigKey, BoundedText, FiniteDouble, JsonDocument, UtcDateTime
 
 ID = 200  # characters of an identifier given by a caller
 NAME = 100  # characters of a name that the project itself gives
@@ -38,11 +38,11 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {
-        datetime: AwareTime(),
-        float: Number(),
+        datetime: UtcDateTime(),
+        float: FiniteDouble(),
         int: BigKey,
-        str: Word(ID),
-        dict[str, Any]: Document(),
+        str: BoundedText(ID),
+        dict[str, Any]: JsonDocument(),
     }
 
     def as_dict(self) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class Base(DeclarativeBase):
         return {column.key: getattr(self, column.key) for column in inspect(type(self)).column_attrs}
 
 
-class Run(Base):
+class RunRecord(Base):
     """One training: who asked for what, and how it ended."""
 
     __tablename__ = "runs"
@@ -60,7 +60,7 @@ class Run(Base):
         Index(None, "status", "started"),
     )
 
-    id: Mapped[str] = mapped_column(Word(NAME), primary_key=True)
+    id: Mapped[str] = mapped_column(BoundedText(NAME), primary_key=True)
     recipe: Mapped[str]
     dataset: Mapped[str]
     learner: Mapped[str]
@@ -68,49 +68,49 @@ class Run(Base):
     seed: Mapped[int]
     device: Mapped[str | None]
     code_version: Mapped[str | None]
-    status: Mapped[str] = mapped_column(Word(20))
-    reason: Mapped[str | None] = mapped_column(Word(2000))
+    status: Mapped[str] = mapped_column(BoundedText(20))
+    reason: Mapped[str | None] = mapped_column(BoundedText(2000))
     started: Mapped[datetime]
     finished: Mapped[datetime | None]
 
 
-class Metric(Base):
+class MetricRecord(Base):
     """A figure of a run at an outer step. A value that was not a number is NULL."""
 
     __tablename__ = "metrics"
 
-    run: Mapped[str] = mapped_column(Word(NAME), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    run: Mapped[str] = mapped_column(BoundedText(NAME), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     value: Mapped[float | None]
 
 
-class LatestMetric(Base):
+class LatestMetricRecord(Base):
     """The figure with the greatest step for each run and key, so that a list of runs needs no aggregate."""
 
     __tablename__ = "latest_metrics"
     __table_args__ = (Index(None, "key", "value"),)
 
-    run: Mapped[str] = mapped_column(Word(NAME), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    run: Mapped[str] = mapped_column(BoundedText(NAME), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     step: Mapped[int]
     value: Mapped[float | None]
     at: Mapped[datetime]
 
 
-class Curriculum(Base):
+class CurriculumRecord(Base):
     """How hard each bucket of tasks was at a step, and the weight it was drawn with."""
 
     __tablename__ = "curriculum"
 
-    run: Mapped[str] = mapped_column(Word(NAME), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    run: Mapped[str] = mapped_column(BoundedText(NAME), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     bucket: Mapped[str] = mapped_column(primary_key=True)
     hardness: Mapped[float | None]
     weight: Mapped[float | None]
 
 
-class Evaluation(Base):
+class EvaluationRecord(Base):
     """One point of a cold-start curve. ``seed`` NULL is the mean over seeds; ``n`` counts tasks."""
 
     __tablename__ = "evaluations"
@@ -126,7 +126,7 @@ class Evaluation(Base):
     dataset: Mapped[str]
     scenario: Mapped[str]
     method: Mapped[str]
-    role: Mapped[str] = mapped_column(Word(20))
+    role: Mapped[str] = mapped_column(BoundedText(20))
     seed: Mapped[int | None]
     shots: Mapped[int]
     metric: Mapped[str]
@@ -137,7 +137,7 @@ class Evaluation(Base):
     created: Mapped[datetime]
 
 
-class Model(Base):
+class ModelRecord(Base):
     """A name under which versions are published. Its row is the lock; ``updated``: when alias or split last changed."""
 
     __tablename__ = "models"
@@ -147,7 +147,7 @@ class Model(Base):
     updated: Mapped[datetime]
 
 
-class ModelVersion(Base):
+class ModelVersionRecord(Base):
     """A bundle under a model's name; ``version`` is the hash of its content."""
 
     __tablename__ = "model_versions"
@@ -155,13 +155,13 @@ class ModelVersion(Base):
 
     model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"), primary_key=True)
     version: Mapped[str] = mapped_column(primary_key=True)
-    path: Mapped[str] = mapped_column(Word(4000))
-    run: Mapped[str | None] = mapped_column(Word(NAME), ForeignKey("runs.id", ondelete="SET NULL"))
+    path: Mapped[str] = mapped_column(BoundedText(4000))
+    run: Mapped[str | None] = mapped_column(BoundedText(NAME), ForeignKey("runs.id", ondelete="SET NULL"))
     metrics: Mapped[dict[str, Any]]
     created: Mapped[datetime]
 
 
-class AliasChange(Base):
+class AliasChangeRecord(Base):
     """One move of an alias. The newest row is what is live; ``sequence`` has no gap and no double."""
 
     __tablename__ = "alias_history"
@@ -176,34 +176,34 @@ class AliasChange(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     model: Mapped[str]
-    alias: Mapped[str] = mapped_column(Word(NAME))
+    alias: Mapped[str] = mapped_column(BoundedText(NAME))
     sequence: Mapped[int]
     version: Mapped[str]
     previous: Mapped[str | None]
-    action: Mapped[str] = mapped_column(Word(20))
+    action: Mapped[str] = mapped_column(BoundedText(20))
     actor: Mapped[str | None]
     at: Mapped[datetime]
 
 
-class Entity(Base):
+class EntityRecord(Base):
     """What is known of an entity besides its events."""
 
     __tablename__ = "entities"
 
-    kind: Mapped[str] = mapped_column(Word(NAME), primary_key=True)
+    kind: Mapped[str] = mapped_column(BoundedText(NAME), primary_key=True)
     external_id: Mapped[str] = mapped_column(primary_key=True)
     features: Mapped[dict[str, Any]]
     created: Mapped[datetime]
     updated: Mapped[datetime]
 
 
-class Event(Base):
+class EventRecord(Base):
     """One interaction of an entity. ``context`` holds the row's other fields, where it has any."""
 
     __tablename__ = "events"
     __table_args__ = (Index(None, "kind", "entity", "time", "event_id"), Index(None, "kind", "received"))
 
-    kind: Mapped[str] = mapped_column(Word(NAME), primary_key=True)
+    kind: Mapped[str] = mapped_column(BoundedText(NAME), primary_key=True)
     event_id: Mapped[str] = mapped_column(primary_key=True)
     entity: Mapped[str]
     item: Mapped[str]
@@ -213,7 +213,7 @@ class Event(Base):
     received: Mapped[datetime]
 
 
-class Adaptation(Base):
+class AdaptationRecord(Base):
     """One adaptation of an entity: losses on its support before and after, and how long it took in milliseconds; or
     `answers` that needed none, about the same and at about the same time, with their mean `ms`. `variant` is the label
     of the arm that answered, NULL where no arm did."""
@@ -227,7 +227,7 @@ class Adaptation(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     model_version: Mapped[str]
-    kind: Mapped[str] = mapped_column(Word(NAME))
+    kind: Mapped[str] = mapped_column(BoundedText(NAME))
     entity: Mapped[str]
     support_size: Mapped[int]
     steps: Mapped[int]
@@ -235,13 +235,13 @@ class Adaptation(Base):
     loss_after: Mapped[float | None]
     gradient_norm: Mapped[float | None]
     ms: Mapped[float]
-    served_by: Mapped[str] = mapped_column(Word(20))
+    served_by: Mapped[str] = mapped_column(BoundedText(20))
     created: Mapped[datetime]
     answers: Mapped[int] = mapped_column(server_default="1")
-    variant: Mapped[str | None] = mapped_column(Word(LABEL))
+    variant: Mapped[str | None] = mapped_column(BoundedText(LABEL))
 
 
-class Erasure(Base):
+class ErasureRecord(Base):
     """The receipt of a deletion. It keeps a digest of the entity, not its id: what was erased stays erased.
 
     ``confirmed`` is when the deletion was last asked for: nothing made before it may be written afterwards.
@@ -250,9 +250,9 @@ class Erasure(Base):
     __tablename__ = "erasures"
     __table_args__ = (Index(None, "entity_digest", "at"),)
 
-    receipt: Mapped[str] = mapped_column(Word(NAME), primary_key=True)
-    kind: Mapped[str] = mapped_column(Word(NAME))
-    entity_digest: Mapped[str] = mapped_column(Word(NAME))
+    receipt: Mapped[str] = mapped_column(BoundedText(NAME), primary_key=True)
+    kind: Mapped[str] = mapped_column(BoundedText(NAME))
+    entity_digest: Mapped[str] = mapped_column(BoundedText(NAME))
     entities: Mapped[int]
     events: Mapped[int]
     adaptations: Mapped[int]
@@ -260,22 +260,22 @@ class Erasure(Base):
     confirmed: Mapped[datetime]
 
 
-class ApiKey(Base):
+class ApiKeyRecord(Base):
     """A key of the API. ``id`` is the part of it that may be shown; of the whole only a digest is kept."""
 
     __tablename__ = "api_keys"
     __table_args__ = (UniqueConstraint("digest"), Index(None, "name"))
 
-    id: Mapped[str] = mapped_column(Word(NAME), primary_key=True)
+    id: Mapped[str] = mapped_column(BoundedText(NAME), primary_key=True)
     name: Mapped[str]
-    digest: Mapped[str] = mapped_column(Word(NAME))
-    scopes: Mapped[str] = mapped_column(Word(NAME))
+    digest: Mapped[str] = mapped_column(BoundedText(NAME))
+    scopes: Mapped[str] = mapped_column(BoundedText(NAME))
     created: Mapped[datetime]
     expires: Mapped[datetime | None]
     revoked: Mapped[datetime | None]
 
 
-class AuditEntry(Base):
+class AuditRecord(Base):
     """Who did what only an administrator may do, and to what. It holds no secret and no erased id."""
 
     __tablename__ = "audit"
@@ -284,22 +284,22 @@ class AuditEntry(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     at: Mapped[datetime]
     actor: Mapped[str]
-    action: Mapped[str] = mapped_column(Word(NAME))
-    target: Mapped[str] = mapped_column(Word(500))
-    request_id: Mapped[str | None] = mapped_column(Word(NAME))
+    action: Mapped[str] = mapped_column(BoundedText(NAME))
+    target: Mapped[str] = mapped_column(BoundedText(500))
+    request_id: Mapped[str | None] = mapped_column(BoundedText(NAME))
 
 
-class Exploration(Base):
+class ExplorationRecord(Base):
     """A list that was explored: the entity in its first place, and how likely it was to come there."""
 
     __tablename__ = "explorations"
     __table_args__ = (Index(None, "created", "id"), Index(None, "kind", "entity", "created"))
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    request_id: Mapped[str] = mapped_column(Word(NAME))
+    request_id: Mapped[str] = mapped_column(BoundedText(NAME))
     model: Mapped[str]
     model_version: Mapped[str]
-    kind: Mapped[str] = mapped_column(Word(NAME))
+    kind: Mapped[str] = mapped_column(BoundedText(NAME))
     entity: Mapped[str]
     item: Mapped[str]
     candidates: Mapped[int]
@@ -308,7 +308,7 @@ class Exploration(Base):
     created: Mapped[datetime]
 
 
-class SplitArm(Base):
+class SplitArmRecord(Base):
     """One arm of a change of a model's split: its version answers for a share (``weight``, 0 to 1) of the entities.
 
     The arms with the greatest ``sequence`` stand. A row without a version says that the split ended.
@@ -328,9 +328,9 @@ class SplitArm(Base):
     model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"))
     sequence: Mapped[int]
     place: Mapped[int]
-    label: Mapped[str] = mapped_column(Word(LABEL))
+    label: Mapped[str] = mapped_column(BoundedText(LABEL))
     version: Mapped[str | None]
     weight: Mapped[float]
-    salt: Mapped[str] = mapped_column(Word(NAME))
+    salt: Mapped[str] = mapped_column(BoundedText(NAME))
     actor: Mapped[str | None]
     at: Mapped[datetime]

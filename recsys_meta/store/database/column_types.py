@@ -18,7 +18,7 @@ from sqlalchemy.types import TypeDecorator
 BigKey = BigInteger().with_variant(Integer(), "sqlite")
 
 
-class AwareTime(TypeDecorator[datetime]):
+class UtcDateTime(TypeDecorator[datetime]):
     """A moment: stored in UTC, returned with UTC attached. A naive datetime raises ValueError."""
 
     impl = DateTime(timezone=True)
@@ -38,7 +38,7 @@ class AwareTime(TypeDecorator[datetime]):
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-class Word(TypeDecorator[str]):
+class BoundedText(TypeDecorator[str]):
     """A short text of at most ``length`` characters. Too long, or not storable as UTF-8 text, raises ValueError."""
 
     impl = String
@@ -57,7 +57,7 @@ class Word(TypeDecorator[str]):
         return value
 
 
-class Number(TypeDecorator[float]):
+class FiniteDouble(TypeDecorator[float]):
     """A double. NaN is stored as NULL and read as None, since SQLite could not keep it and SQL averages skip NULL."""
 
     impl = Double
@@ -67,7 +67,7 @@ class Number(TypeDecorator[float]):
         return None if value is None or math.isnan(value) else float(value)
 
 
-class Document(TypeDecorator[Any]):
+class JsonDocument(TypeDecorator[Any]):
     """JSON (JSONB on PostgreSQL). NaN, infinities, NUL characters and lone surrogates raise ValueError."""
 
     impl = JSON(none_as_null=True)

@@ -23,7 +23,7 @@ POOL_S = 10  # how long a caller waits for a free connection, seconds
 _UPGRADE = "a table or column is missing; run `recsys-meta db upgrade`"
 
 
-class Unavailable(StoreError):
+class StoreUnavailable(StoreError):
     """The database or cache could not be reached, or is not ready. Trying again later may work."""
 
 
@@ -102,11 +102,11 @@ def translate(error: sql.SQLAlchemyError, engine: Engine) -> Exception:
     if isinstance(error, sql.IntegrityError):
         return ConflictError(f"the database refused a row: {text}")
     if type(origin).__name__ in ("UndefinedTable", "UndefinedColumn") or text.startswith(("no such", "table ")):
-        return Unavailable(f"{_UPGRADE} ({text})")
+        return StoreUnavailable(f"{_UPGRADE} ({text})")
     if type(origin).__name__ == "ReadOnlySqlTransaction":  # for a while, as when a replica has been promoted
-        return Unavailable(f"the database takes no writes: {text}")
+        return StoreUnavailable(f"the database takes no writes: {text}")
     if isinstance(error, sql.OperationalError | sql.InterfaceError | sql.TimeoutError):
-        return Unavailable(f"the database cannot be reached: {text}")
+        return StoreUnavailable(f"the database cannot be reached: {text}")
     return StoreError(f"the database failed: {text}")
 
 

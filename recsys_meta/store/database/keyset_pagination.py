@@ -20,7 +20,7 @@ _BIGGEST = 2**63
 
 
 @dataclass(frozen=True)
-class Page(Generic[Row]):
+class KeysetPage(Generic[Row]):
     """Some rows of a list, and the cursor of the next page, None at the end."""
 
     items: list[Row]
@@ -52,12 +52,12 @@ def page_size(limit: int) -> int:
     return limit
 
 
-def cut(listing: str, rows: Sequence[Row], limit: int, keys: Sequence[str]) -> Page[Row]:
+def cut(listing: str, rows: Sequence[Row], limit: int, keys: Sequence[str]) -> KeysetPage[Row]:
     """The page of a query that asked for one row more than the limit."""
     items = list(rows[:limit])
     if len(rows) <= limit:
-        return Page(items, None)
-    return Page(items, encode(listing, [getattr(items[-1], key) for key in keys]))
+        return KeysetPage(items, None)
+    return KeysetPage(items, encode(listing, [getattr(items[-1], key) for key in keys]))
 
 
 def beyond(

@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, Date, Double, Integer, String, column, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import TableClause
 
-from recsys_meta.store.database.column_types import AwareTime
+from recsys_meta.store.database.column_types import UtcDateTime
 
 
 def _view(name: str, columns: dict[str, Any]) -> TableClause:
@@ -19,7 +19,7 @@ COLD_START_CURVE = _view(
     {
         **dict.fromkeys(("model", "model_version", "dataset", "scenario", "method", "role", "metric"), String()),
         **{"shots": Integer(), "value": Double(), "low": Double(), "high": Double(), "n": Integer()},
-        "created": AwareTime(),
+        "created": UtcDateTime(),
     },
 )
 ADAPTATION_DAILY = _view(

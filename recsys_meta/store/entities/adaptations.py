@@ -7,15 +7,15 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import Adaptation, Erasure
+from recsys_meta.store.database.base import AdaptationRecord, ErasureRecord
 from recsys_meta.store.database.bulk_insert import in_chunks, table_of, unique
-from recsys_meta.store.database.keyset_pagination import Page, beyond, cut, decode, page_size
+from recsys_meta.store.database.keyset_pagination import KeysetPage, beyond, cut, decode, page_size
 from recsys_meta.store.entities.entities import digest, hold_erasure_lock
 
 ServedBy = Literal["adapted", "cache", "prior", "popular"]
 
 
-class Made(Protocol):
+class TimedRow(Protocol):
     """A row about an entity, and when it was made."""
 
     @property
@@ -26,7 +26,7 @@ class Made(Protocol):
     def created(self) -> datetime: ...
 
 
-Row = TypeVar("Row", bound=Made)
+Row = TypeVar("Row", bound=TimedRow)
 
 
 class NewAdaptation(NamedTuple):
@@ -62,7 +62,7 @@ def save(session: Session, rows: Sequence[NewAdaptation]) -> int:
     hold_erasure_lock(session, alone=False)
     kept = together(not_erased(session, rows))
     if kept:
-        session.execute(insert(table_of(Adaptation)), [row._asdict() for row in kept])
+        session.execute(insert(table_of(AdaptationRecord)), [row._asdict() for row in kept])
     return len(kept)
 
 
@@ -99,14 +99,14 @@ def list_adaptations(
     served_by: ServedBy | None = None,
     limit: int = 50,
     cursor: str | None = None,
-) -> Page[Adaptation]:
+) -> KeysetPage[AdaptationRecord]:
     """Adaptations, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
-    columns = (Adaptation.created, Adaptation.id)
-    query = select(Adaptation).order_by(*(c.desc() for c in columns)).limit(page_size(limit) + 1)
+    columns = (AdaptationRecord.created, AdaptationRecord.id)
+    query = select(AdaptationRecord).order_by(*(c.desc() for c in columns)).limit(page_size(limit) + 1)
     wanted = {"kind": kind, "entity": entity, "model_version": model_version, "served_by": served_by}
     for name, value in wanted.items():
         if value is not None:
-            query = query.where(getattr(Adaptation, name) == value)
+            query = query.where(getattr(AdaptationRecord, name) == value)
     if cursor is not None:
         keys = decode("adaptations", cursor, (datetime, int))
         query = query.where(beyond(columns, keys, descending=True))
@@ -115,9 +115,9 @@ def list_adaptations(
 
 def prune(session: Session, before: datetime) -> int:
     """Delete adaptations made before a time; answers how many."""
-    old = Adaptation.created < before
-    found = session.scalar(select(func.count()).select_from(Adaptation).where(old)) or 0
-    session.execute(delete(table_of(Adaptation)).where(old))
+    old = AdaptationRecord.created < before
+    found = session.scalar(select(func.count()).select_from(AdaptationRecord).where(old)) or 0
+    session.execute(delete(table_of(AdaptationRecord)).where(old))
     return found
 
 
@@ -127,16 +127,18 @@ def not_erased(session: Session, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if not _is_erased(row, erased)] if erased else list(rows)
 
 
-def _erased(session: Session, rows: Sequence[Made]) -> dict[str, datetime]:
+def _erased(session: Session, rows: Sequence[TimedRow]) -> dict[str, datetime]:
     """When each entity among the rows was last erased, by digest."""
     last: dict[str, datetime] = {}
     for chunk in in_chunks([digest(*name) for name in unique((row.kind, row.entity) for row in rows)]):
-        query = select(Erasure.entity_digest, Erasure.confirmed).where(Erasure.entity_digest.in_(chunk))
-        for name, at in session.execute(query.order_by(Erasure.confirmed)):
+        query = select(ErasureRecord.entity_digest, ErasureRecord.confirmed).where(
+            ErasureRecord.entity_digest.in_(chunk)
+        )
+        for name, at in session.execute(query.order_by(ErasureRecord.confirmed)):
             last[name] = at
     return last
 
 
-def _is_erased(row: Made, erased: dict[str, datetime]) -> bool:
+def _is_erased(row: TimedRow, erased: dict[str, datetime]) -> bool:
     at = erased.get(digest(row.kind, row.entity))
     return at is not None and row.created <= at

@@ -11,17 +11,24 @@ from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import NotFoundError
-from recsys_meta.store.database.base import Adaptation, Base, Entity, Erasure, Event, Exploration
+from recsys_meta.store.database.base import (
+    AdaptationRecord,
+    Base,
+    EntityRecord,
+    ErasureRecord,
+    EventRecord,
+    ExplorationRecord,
+)
 from recsys_meta.store.database.bulk_insert import insert_into, table_of
 from recsys_meta.store.database.clock import moment
-from recsys_meta.store.database.keyset_pagination import Page, beyond, cut, decode, page_size
+from recsys_meta.store.database.keyset_pagination import KeysetPage, beyond, cut, decode, page_size
 
 # Writers of adaptations share this lock, an erasure takes it alone (PostgreSQL; SQLite has one writer anyway).
 ERASURE_LOCK = 0x7265_6373_6572_61
 
 
 @dataclass(frozen=True)
-class Receipt:
+class ErasureReceipt:
     """What a deletion erased; ``entity`` is the caller's own id, which the database no longer holds."""
 
     receipt: str
@@ -40,10 +47,10 @@ def digest(kind: str, entity: str) -> str:
 
 def upsert(
     session: Session, kind: str, entity: str, features: Mapping[str, Any], now: datetime | None = None
-) -> Entity:
+) -> EntityRecord:
     """Set the features of an entity; they replace any it had. Raises ValueError for what is not JSON."""
     at = moment(now)
-    new = insert_into(session, Entity)
+    new = insert_into(session, EntityRecord)
     statement = new.on_conflict_do_update(
         index_elements=["kind", "external_id"],
         set_={"features": new.excluded.features, "updated": new.excluded.updated},
@@ -53,7 +60,7 @@ def upsert(
     return get(session, kind, entity)
 
 
-def get(session: Session, kind: str, entity: str) -> Entity:
+def get(session: Session, kind: str, entity: str) -> EntityRecord:
     """One entity. Raises NotFoundError."""
     row = find(session, kind, entity)
     if row is None:
@@ -61,25 +68,25 @@ def get(session: Session, kind: str, entity: str) -> Entity:
     return row
 
 
-def find(session: Session, kind: str, entity: str) -> Entity | None:
+def find(session: Session, kind: str, entity: str) -> EntityRecord | None:
     """One entity, None where no features of it were stored."""
-    return session.get(Entity, (kind, entity), populate_existing=True)
+    return session.get(EntityRecord, (kind, entity), populate_existing=True)
 
 
 def list_entities(
     session: Session, kind: str | None = None, *, limit: int = 50, cursor: str | None = None
-) -> Page[Entity]:
+) -> KeysetPage[EntityRecord]:
     """Entities by kind and id. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
-    columns = (Entity.kind, Entity.external_id)
-    query = select(Entity).order_by(*columns).limit(page_size(limit) + 1)
+    columns = (EntityRecord.kind, EntityRecord.external_id)
+    query = select(EntityRecord).order_by(*columns).limit(page_size(limit) + 1)
     if kind is not None:
-        query = query.where(Entity.kind == kind)
+        query = query.where(EntityRecord.kind == kind)
     if cursor is not None:
         query = query.where(beyond(columns, decode("entities", cursor, (str, str)), descending=False))
     return cut("entities", session.scalars(query).all(), limit, ("kind", "external_id"))
 
 
-def erase(session: Session, kind: str, entity: str, now: datetime | None = None) -> Receipt:
+def erase(session: Session, kind: str, entity: str, now: datetime | None = None) -> ErasureReceipt:
     """Delete features, events and adaptations of an entity, and keep a receipt.
 
     Asked again with nothing new to delete, it answers the first receipt. Caches are the caller's to clear; rows that
@@ -87,26 +94,28 @@ def erase(session: Session, kind: str, entity: str, now: datetime | None = None)
     """
     hold_erasure_lock(session, alone=True)
     counts = {
-        "entities": _delete(session, Entity, Entity.external_id.key, kind, entity),
-        "events": _delete(session, Event, Event.entity.key, kind, entity),
-        "adaptations": _delete(session, Adaptation, Adaptation.entity.key, kind, entity),
+        "entities": _delete(session, EntityRecord, EntityRecord.external_id.key, kind, entity),
+        "events": _delete(session, EventRecord, EventRecord.entity.key, kind, entity),
+        "adaptations": _delete(session, AdaptationRecord, AdaptationRecord.entity.key, kind, entity),
     }
-    _delete(session, Exploration, Exploration.entity.key, kind, entity)
+    _delete(session, ExplorationRecord, ExplorationRecord.entity.key, kind, entity)
     name = digest(kind, entity)
-    last = select(Erasure).where(Erasure.entity_digest == name).order_by(Erasure.at.desc()).limit(1)
+    last = select(ErasureRecord).where(ErasureRecord.entity_digest == name).order_by(ErasureRecord.at.desc()).limit(1)
     row = session.scalars(last).first()
     at = moment(now)
     if row is None or any(counts.values()):
-        row = Erasure(receipt=uuid.uuid4().hex, kind=kind, entity_digest=name, at=at, **counts)
+        row = ErasureRecord(receipt=uuid.uuid4().hex, kind=kind, entity_digest=name, at=at, **counts)
         session.add(row)
     row.confirmed = at
     session.flush()
-    return Receipt(row.receipt, kind, entity, row.entities, row.events, row.adaptations, row.at)
+    return ErasureReceipt(row.receipt, kind, entity, row.entities, row.events, row.adaptations, row.at)
 
 
 def erased_since(session: Session, kind: str, entity: str, since: datetime) -> bool:
     """Whether an entity was erased at a time or later."""
-    query = select(Erasure.receipt).where(Erasure.entity_digest == digest(kind, entity), Erasure.confirmed >= since)
+    query = select(ErasureRecord.receipt).where(
+        ErasureRecord.entity_digest == digest(kind, entity), ErasureRecord.confirmed >= since
+    )
     return session.scalar(query.limit(1)) is not None
 
 

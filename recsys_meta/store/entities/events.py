@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import Event
+from recsys_meta.store.database.base import EventRecord
 from recsys_meta.store.database.bulk_insert import in_chunks, insert_into, unique
 from recsys_meta.store.database.clock import moment
 
@@ -55,20 +55,20 @@ def insert(session: Session, events: Sequence[NewEvent], now: datetime | None = 
     return outcomes
 
 
-def support(session: Session, kind: str, entity: str, limit: int, before: datetime | None = None) -> list[Event]:
+def support(session: Session, kind: str, entity: str, limit: int, before: datetime | None = None) -> list[EventRecord]:
     """The newest ``limit`` events of an entity, oldest first; ties in time by event id. ``before`` is exclusive."""
     if limit < 1:
         return []
-    query = select(Event).where(Event.kind == kind, Event.entity == entity)
+    query = select(EventRecord).where(EventRecord.kind == kind, EventRecord.entity == entity)
     if before is not None:
-        query = query.where(Event.time < before)
-    newest = query.order_by(Event.time.desc(), Event.event_id.desc()).limit(limit)
+        query = query.where(EventRecord.time < before)
+    newest = query.order_by(EventRecord.time.desc(), EventRecord.event_id.desc()).limit(limit)
     return list(session.scalars(newest).all())[::-1]
 
 
 def count(session: Session, kind: str, entity: str) -> int:
     """How many events of an entity are stored."""
-    query = select(func.count()).select_from(Event).where(Event.kind == kind, Event.entity == entity)
+    query = select(func.count()).select_from(EventRecord).where(EventRecord.kind == kind, EventRecord.entity == entity)
     return session.scalar(query) or 0
 
 
@@ -77,20 +77,20 @@ def _check(event: NewEvent) -> None:
         raise ValueError(f"the label of event '{event.event_id}' is not a finite number")
 
 
-def _key(event: NewEvent | Event) -> _Key:
+def _key(event: NewEvent | EventRecord) -> _Key:
     return event.kind, event.event_id
 
 
-def _content(event: NewEvent | Event) -> tuple[Any, ...]:
+def _content(event: NewEvent | EventRecord) -> tuple[Any, ...]:
     return event.entity, event.item, float(event.label), event.time, event.context or None
 
 
 def _insert_missing(session: Session, events: Sequence[NewEvent], received: datetime) -> set[_Key]:
     """Insert what is not there yet; answers the keys inserted."""
     statement = (
-        insert_into(session, Event)
+        insert_into(session, EventRecord)
         .on_conflict_do_nothing(index_elements=["kind", "event_id"])
-        .returning(Event.kind, Event.event_id)
+        .returning(EventRecord.kind, EventRecord.event_id)
     )
     fresh: set[_Key] = set()
     for chunk in in_chunks(events):
@@ -99,10 +99,10 @@ def _insert_missing(session: Session, events: Sequence[NewEvent], received: date
     return fresh
 
 
-def _stored(session: Session, keys: Sequence[_Key]) -> dict[_Key, Event]:
+def _stored(session: Session, keys: Sequence[_Key]) -> dict[_Key, EventRecord]:
     """The events with these keys. Those that another transaction inserted meanwhile are committed and seen."""
-    found: dict[_Key, Event] = {}
+    found: dict[_Key, EventRecord] = {}
     for chunk in in_chunks(unique(keys)):
-        query = select(Event).where(tuple_(Event.kind, Event.event_id).in_(chunk))
+        query = select(EventRecord).where(tuple_(EventRecord.kind, EventRecord.event_id).in_(chunk))
         found |= {_key(row): row for row in session.scalars(query.execution_options(populate_existing=True))}
     return found

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import Exploration
+from recsys_meta.store.database.base import ExplorationRecord
 from recsys_meta.store.database.bulk_insert import table_of
 from recsys_meta.store.entities.adaptations import not_erased
 from recsys_meta.store.entities.entities import hold_erasure_lock
@@ -36,13 +36,13 @@ def save(session: Session, rows: Sequence[NewExploration]) -> int:
     hold_erasure_lock(session, alone=False)
     kept = not_erased(session, rows)
     if kept:
-        session.execute(insert(table_of(Exploration)), [asdict(row) for row in kept])
+        session.execute(insert(table_of(ExplorationRecord)), [asdict(row) for row in kept])
     return len(kept)
 
 
 def prune(session: Session, before: datetime) -> int:
     """Delete explorations made before a time; answers how many."""
-    old = Exploration.created < before
-    found = session.scalar(select(func.count()).select_from(Exploration).where(old)) or 0
-    session.execute(delete(table_of(Exploration)).where(old))
+    old = ExplorationRecord.created < before
+    found = session.scalar(select(func.count()).select_from(ExplorationRecord).where(old)) or 0
+    session.execute(delete(table_of(ExplorationRecord)).where(old))
     return found

@@ -6,16 +6,16 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from recsys_meta.inference.requests.stored_events import Stored
+from recsys_meta.inference.requests.stored_events import StoredInteraction
 from recsys_meta.store.entities import entities, events
 
 MOST_EVENTS = 2000
 """Newest stored events of an entity that an answer looks at."""
 
 
-def read(session: Session, kind: str, entity: str) -> tuple[dict[str, Any], tuple[Stored, ...]]:
+def read(session: Session, kind: str, entity: str) -> tuple[dict[str, Any], tuple[StoredInteraction, ...]]:
     """Features and newest events, oldest first; an entity never heard of has none of either."""
     row = entities.find(session, kind, entity)
     rows = events.support(session, kind, entity, MOST_EVENTS)
-    stored = tuple(Stored(e.event_id, e.item, e.label, e.time.timestamp(), e.context) for e in rows)
+    stored = tuple(StoredInteraction(e.event_id, e.item, e.label, e.time.timestamp(), e.context) for e in rows)
     return {} if row is None else dict(row.features), stored

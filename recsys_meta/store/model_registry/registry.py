@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import ConflictError, NotFoundError
-from recsys_meta.store.database.base import AliasChange, Model, ModelVersion
+from recsys_meta.store.database.base import AliasChangeRecord, ModelRecord, ModelVersionRecord
 from recsys_meta.store.database.bulk_insert import insert_into
 from recsys_meta.store.database.clock import moment
 from recsys_meta.store.model_registry import split_arms as arms
@@ -41,8 +41,8 @@ class ModelDetail:
 
     name: str
     live: str | None
-    versions: list[ModelVersion]
-    history: list[AliasChange]
+    versions: list[ModelVersionRecord]
+    history: list[AliasChangeRecord]
 
 
 def register(
@@ -54,18 +54,18 @@ def register(
     run: str | None = None,
     metrics: Mapping[str, Any] | None = None,
     now: datetime | None = None,
-) -> ModelVersion:
+) -> ModelVersionRecord:
     """Make a version known without making it live. Known already: path, metrics and run are brought up to date."""
     at = moment(now)
-    new = insert_into(session, Model).on_conflict_do_nothing(index_elements=["name"])
+    new = insert_into(session, ModelRecord).on_conflict_do_nothing(index_elements=["name"])
     session.execute(new, {"name": model, "created": at, "updated": at})
-    new = insert_into(session, ModelVersion)
+    new = insert_into(session, ModelVersionRecord)
     upsert = new.on_conflict_do_update(
         index_elements=["model", "version"],
         set_={
             "path": new.excluded.path,
             "metrics": new.excluded.metrics,
-            "run": func.coalesce(new.excluded.run, ModelVersion.run),
+            "run": func.coalesce(new.excluded.run, ModelVersionRecord.run),
         },
     )
     values = {"model": model, "version": version, "path": path, "run": run, "created": at}
@@ -83,7 +83,7 @@ def publish(
     metrics: Mapping[str, Any] | None = None,
     actor: str | None = None,
     now: datetime | None = None,
-) -> AliasChange:
+) -> AliasChangeRecord:
     """Register a version and make it live. Publishing what is live already adds nothing to the history."""
     register(session, model, version, path, run=run, metrics=metrics, now=now)
     return _move(session, model, version, "publish", actor, moment(now))
@@ -97,7 +97,7 @@ def promote(
     actor: str | None = None,
     now: datetime | None = None,
     force: bool = False,
-) -> AliasChange:
+) -> AliasChangeRecord:
     """Make a registered version live. What is live already stays so, with no new row.
 
     Raises NotFoundError; ConflictError, unless forced, for a version that by its stored evaluation loses to the
@@ -116,7 +116,9 @@ def refuse_loser(session: Session, model: str, version: str) -> None:
         raise ConflictError(f"{model}@{version} loses to the simplest baseline: {found}; force it if you mean it")
 
 
-def rollback(session: Session, model: str, *, actor: str | None = None, now: datetime | None = None) -> AliasChange:
+def rollback(
+    session: Session, model: str, *, actor: str | None = None, now: datetime | None = None
+) -> AliasChangeRecord:
     """Make live what was live before; again, and it goes back one further. Raises NotFoundError, ConflictError."""
     at = moment(now)
     lock(session, model, at)
@@ -127,21 +129,21 @@ def rollback(session: Session, model: str, *, actor: str | None = None, now: dat
     return _append(session, model, before[-2], "rollback", actor, at)
 
 
-def live(session: Session, model: str) -> ModelVersion | None:
+def live(session: Session, model: str) -> ModelVersionRecord | None:
     """The version that answers for a model, None where none was published."""
     change = _newest(session, model)
     return None if change is None else get(session, model, change.version)
 
 
-def get(session: Session, model: str, version: str) -> ModelVersion:
+def get(session: Session, model: str, version: str) -> ModelVersionRecord:
     """One version. Raises NotFoundError."""
-    row = session.get(ModelVersion, (model, version), populate_existing=True)
+    row = session.get(ModelVersionRecord, (model, version), populate_existing=True)
     if row is None:
         raise NotFoundError(f"model '{model}' has no version '{version}'")
     return row
 
 
-def resolve(session: Session, name: str) -> ModelVersion:
+def resolve(session: Session, name: str) -> ModelVersionRecord:
     """The version meant by ``model`` (its live one) or ``model@start-of-a-version``. Raises NotFoundError,
     or ConflictError where several versions start so."""
     model, _, start = name.partition("@")
@@ -150,7 +152,7 @@ def resolve(session: Session, name: str) -> ModelVersion:
         if found is None:
             raise NotFoundError(f"model '{model}' has no live version; see `recsys-meta models list`")
         return found
-    query = select(ModelVersion).where(ModelVersion.model == model)
+    query = select(ModelVersionRecord).where(ModelVersionRecord.model == model)
     matching = [row for row in session.scalars(query) if row.version.startswith(start)]
     if not matching:
         _check_model(session, model)
@@ -163,38 +165,40 @@ def resolve(session: Session, name: str) -> ModelVersion:
 def list_models(session: Session) -> list[ModelSummary]:
     """Every model by name."""
     newest = (
-        select(AliasChange.model, func.max(AliasChange.sequence).label("sequence"))
-        .where(AliasChange.alias == LIVE)
-        .group_by(AliasChange.model)
+        select(AliasChangeRecord.model, func.max(AliasChangeRecord.sequence).label("sequence"))
+        .where(AliasChangeRecord.alias == LIVE)
+        .group_by(AliasChangeRecord.model)
         .subquery()
     )
-    current = select(AliasChange).join(
-        newest, (AliasChange.model == newest.c.model) & (AliasChange.sequence == newest.c.sequence)
+    current = select(AliasChangeRecord).join(
+        newest, (AliasChangeRecord.model == newest.c.model) & (AliasChangeRecord.sequence == newest.c.sequence)
     )
-    versions = {row.model: row.version for row in session.scalars(current.where(AliasChange.alias == LIVE))}
-    counted = select(ModelVersion.model, func.count()).group_by(ModelVersion.model)
+    versions = {row.model: row.version for row in session.scalars(current.where(AliasChangeRecord.alias == LIVE))}
+    counted = select(ModelVersionRecord.model, func.count()).group_by(ModelVersionRecord.model)
     counts = {row[0]: row[1] for row in session.execute(counted)}
     return [
         ModelSummary(m.name, versions.get(m.name), counts.get(m.name, 0), m.created, m.updated)
-        for m in session.scalars(select(Model).order_by(Model.name))
+        for m in session.scalars(select(ModelRecord).order_by(ModelRecord.name))
     ]
 
 
 def show(session: Session, model: str) -> ModelDetail:
     """A model with its versions and history. Raises NotFoundError."""
     _check_model(session, model)
-    query = select(ModelVersion).where(ModelVersion.model == model)
-    versions = session.scalars(query.order_by(ModelVersion.created.desc(), ModelVersion.version)).all()
+    query = select(ModelVersionRecord).where(ModelVersionRecord.model == model)
+    versions = session.scalars(query.order_by(ModelVersionRecord.created.desc(), ModelVersionRecord.version)).all()
     moves = _moves(session, model)
     return ModelDetail(model, moves[-1].version if moves else None, list(versions), moves[::-1])
 
 
-def history(session: Session, model: str) -> list[AliasChange]:
+def history(session: Session, model: str) -> list[AliasChangeRecord]:
     """Every move of the alias, newest first. Raises NotFoundError."""
     return show(session, model).history
 
 
-def _move(session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime) -> AliasChange:
+def _move(
+    session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime
+) -> AliasChangeRecord:
     lock(session, model, at)
     arms.end(session, model, actor, at)
     current = _newest(session, model)
@@ -203,10 +207,12 @@ def _move(session: Session, model: str, version: str, action: Action, actor: str
     return _append(session, model, version, action, actor, at)
 
 
-def _append(session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime) -> AliasChange:
+def _append(
+    session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime
+) -> AliasChangeRecord:
     """One more row of the history; the caller holds the lock."""
     current = _newest(session, model)
-    row = AliasChange(
+    row = AliasChangeRecord(
         model=model,
         alias=LIVE,
         sequence=1 if current is None else current.sequence + 1,
@@ -226,27 +232,29 @@ def lock(session: Session, model: str, at: datetime) -> None:
 
     Raises NotFoundError.
     """
-    touched = session.execute(update(Model).where(Model.name == model).values(updated=at).returning(Model.name))
+    touched = session.execute(
+        update(ModelRecord).where(ModelRecord.name == model).values(updated=at).returning(ModelRecord.name)
+    )
     if touched.first() is None:
         raise NotFoundError(f"there is no model '{model}'; `recsys-meta models list` shows those there are")
 
 
 def _check_model(session: Session, model: str) -> None:
-    if session.get(Model, model) is None:
+    if session.get(ModelRecord, model) is None:
         raise NotFoundError(f"there is no model '{model}'; `recsys-meta models list` shows those there are")
 
 
-def _newest(session: Session, model: str) -> AliasChange | None:
-    query = select(AliasChange).where(AliasChange.model == model, AliasChange.alias == LIVE)
-    return session.scalars(query.order_by(AliasChange.sequence.desc()).limit(1)).first()
+def _newest(session: Session, model: str) -> AliasChangeRecord | None:
+    query = select(AliasChangeRecord).where(AliasChangeRecord.model == model, AliasChangeRecord.alias == LIVE)
+    return session.scalars(query.order_by(AliasChangeRecord.sequence.desc()).limit(1)).first()
 
 
-def _moves(session: Session, model: str) -> list[AliasChange]:
-    query = select(AliasChange).where(AliasChange.model == model, AliasChange.alias == LIVE)
-    return list(session.scalars(query.order_by(AliasChange.sequence)))
+def _moves(session: Session, model: str) -> list[AliasChangeRecord]:
+    query = select(AliasChangeRecord).where(AliasChangeRecord.model == model, AliasChangeRecord.alias == LIVE)
+    return list(session.scalars(query.order_by(AliasChangeRecord.sequence)))
 
 
-def _undo_stack(moves: Sequence[AliasChange]) -> list[str]:
+def _undo_stack(moves: Sequence[AliasChangeRecord]) -> list[str]:
     """What was live in turn, less what was rolled back; the last is live now."""
     stack: list[str] = []
     for move in moves:

@@ -14,11 +14,11 @@ from itertools import accumulate, groupby
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import SplitArm
+from recsys_meta.store.database.base import SplitArmRecord
 
 
 @dataclass(frozen=True)
-class Arm:
+class SplitArm:
     """A version under test, and its share of the entities (0 to 1). `label` is what answers call it."""
 
     label: str
@@ -27,17 +27,17 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Split:
+class TrafficSplit:
     """One change of a model's split; no arms: it ended."""
 
     model: str
     sequence: int
-    arms: tuple[Arm, ...]
+    arms: tuple[SplitArm, ...]
     salt: str
     actor: str | None
     at: datetime
 
-    def arm(self, entity: str) -> Arm | None:
+    def arm(self, entity: str) -> SplitArm | None:
         """The arm of an entity: the same while salt and shares stand, in every process; None where the split ended."""
         if not self.arms:
             return None
@@ -48,49 +48,59 @@ class Split:
         return next((a for a, end in zip(self.arms, ends, strict=True) if place < end), self.arms[-1])
 
 
-def current(session: Session) -> list[Split]:
+def current(session: Session) -> list[TrafficSplit]:
     """The splits that stand, by model."""
-    newest = select(SplitArm.model, func.max(SplitArm.sequence).label("sequence")).group_by(SplitArm.model).subquery()
-    rows = select(SplitArm).join(newest, (SplitArm.model == newest.c.model) & (SplitArm.sequence == newest.c.sequence))
-    return [s for s in _splits(session.scalars(rows.order_by(SplitArm.model, SplitArm.place)).all()) if s.arms]
+    newest = (
+        select(SplitArmRecord.model, func.max(SplitArmRecord.sequence).label("sequence"))
+        .group_by(SplitArmRecord.model)
+        .subquery()
+    )
+    rows = select(SplitArmRecord).join(
+        newest, (SplitArmRecord.model == newest.c.model) & (SplitArmRecord.sequence == newest.c.sequence)
+    )
+    return [
+        s for s in _splits(session.scalars(rows.order_by(SplitArmRecord.model, SplitArmRecord.place)).all()) if s.arms
+    ]
 
 
-def newest(session: Session, model: str) -> Split | None:
+def newest(session: Session, model: str) -> TrafficSplit | None:
     """The last change of a model's split, None where there never was one."""
-    last = select(func.max(SplitArm.sequence)).where(SplitArm.model == model).scalar_subquery()
-    rows = select(SplitArm).where(SplitArm.model == model, SplitArm.sequence == last)
-    return next(iter(_splits(session.scalars(rows.order_by(SplitArm.place)).all())), None)
+    last = select(func.max(SplitArmRecord.sequence)).where(SplitArmRecord.model == model).scalar_subquery()
+    rows = select(SplitArmRecord).where(SplitArmRecord.model == model, SplitArmRecord.sequence == last)
+    return next(iter(_splits(session.scalars(rows.order_by(SplitArmRecord.place)).all())), None)
 
 
-def changes(session: Session, model: str) -> list[Split]:
+def changes(session: Session, model: str) -> list[TrafficSplit]:
     """Every change of a model's split, newest first."""
-    query = select(SplitArm).where(SplitArm.model == model)
-    return _splits(session.scalars(query.order_by(SplitArm.sequence.desc(), SplitArm.place)).all())
+    query = select(SplitArmRecord).where(SplitArmRecord.model == model)
+    return _splits(session.scalars(query.order_by(SplitArmRecord.sequence.desc(), SplitArmRecord.place)).all())
 
 
-def append(session: Session, model: str, arms: Sequence[Arm], salt: str, actor: str | None, at: datetime) -> Split:
+def append(
+    session: Session, model: str, arms: Sequence[SplitArm], salt: str, actor: str | None, at: datetime
+) -> TrafficSplit:
     """One more change, without arms an end. The caller holds the lock of the model."""
     last = newest(session, model)
-    split = Split(model, 1 if last is None else last.sequence + 1, tuple(arms), salt, actor, at)
+    split = TrafficSplit(model, 1 if last is None else last.sequence + 1, tuple(arms), salt, actor, at)
     rows: list[tuple[str, str | None, float]] = [(a.label, a.version, a.weight) for a in arms] or [("", None, 0.0)]
     common = {"model": model, "sequence": split.sequence, "salt": salt, "actor": actor, "at": at}
     for place, (label, version, weight) in enumerate(rows):
-        session.add(SplitArm(**common, place=place, label=label, version=version, weight=weight))
+        session.add(SplitArmRecord(**common, place=place, label=label, version=version, weight=weight))
     session.flush()
     return split
 
 
-def end(session: Session, model: str, actor: str | None, at: datetime) -> Split | None:
+def end(session: Session, model: str, actor: str | None, at: datetime) -> TrafficSplit | None:
     """Say that the split of a model ended, where one stands; answers the last change. The caller holds the lock."""
     last = newest(session, model)
     return append(session, model, (), last.salt, actor, at) if last is not None and last.arms else last
 
 
-def _splits(rows: Sequence[SplitArm]) -> list[Split]:
+def _splits(rows: Sequence[SplitArmRecord]) -> list[TrafficSplit]:
     """Rows, ordered by change and place, as changes."""
     found = []
     for (model, sequence), group in groupby(rows, key=lambda r: (r.model, r.sequence)):
         part = list(group)
-        arms = tuple(Arm(r.label, r.version, r.weight) for r in part if r.version is not None)
-        found.append(Split(model, sequence, arms, part[0].salt, part[0].actor, part[0].at))
+        arms = tuple(SplitArm(r.label, r.version, r.weight) for r in part if r.version is not None)
+        found.append(TrafficSplit(model, sequence, arms, part[0].salt, part[0].actor, part[0].at))
     return found

@@ -19,7 +19,7 @@ from recsys_meta.store.database.base import LABEL
 from recsys_meta.store.database.clock import moment
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry import split_arms as arms
-from recsys_meta.store.model_registry.split_arms import Arm, Split
+from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
 
 MOST_ARMS = 10
 
@@ -30,20 +30,20 @@ class SplitDetail:
 
     name: str
     live: str | None
-    split: Split | None
-    history: list[Split]
+    split: TrafficSplit | None
+    history: list[TrafficSplit]
 
 
 def start(
     session: Session,
     model: str,
-    given: Sequence[Arm],
+    given: Sequence[SplitArm],
     *,
     salt: str | None = None,
     actor: str | None = None,
     now: datetime | None = None,
     force: bool = False,
-) -> Split:
+) -> TrafficSplit:
     """Let versions answer side by side; weights are turned into shares that sum to 1.
 
     Without a salt the last one stays where the arms are the same in the same order, so that with other weights only
@@ -69,7 +69,7 @@ def start(
     return arms.append(session, model, shares, salt, actor, at)
 
 
-def stop(session: Session, model: str, *, actor: str | None = None, now: datetime | None = None) -> Split | None:
+def stop(session: Session, model: str, *, actor: str | None = None, now: datetime | None = None) -> TrafficSplit | None:
     """End the split of a model: its live version answers all again. Where there is none, nothing changes.
 
     Answers the last change, None where there never was a split. Raises NotFoundError.
@@ -86,7 +86,7 @@ def show(session: Session, model: str) -> SplitDetail:
     return SplitDetail(model, live, changes[0] if changes and changes[0].arms else None, changes)
 
 
-def check(given: Sequence[Arm]) -> None:
+def check(given: Sequence[SplitArm]) -> None:
     """Raise ConfigError for arms that cannot be a split."""
     if not 1 <= len(given) <= MOST_ARMS:
         raise ConfigError(f"a split has 1 to {MOST_ARMS} arms, not {len(given)}")
@@ -96,5 +96,5 @@ def check(given: Sequence[Arm]) -> None:
         raise ConfigError("the weights of a split are numbers above 0")
 
 
-def _names(given: Sequence[Arm]) -> list[tuple[str, str]]:
+def _names(given: Sequence[SplitArm]) -> list[tuple[str, str]]:
     return [(arm.label, arm.version) for arm in given]

@@ -8,10 +8,10 @@ from typing import Literal
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import Evaluation
+from recsys_meta.store.database.base import EvaluationRecord
 from recsys_meta.store.database.bulk_insert import table_of
 from recsys_meta.store.database.clock import moment
-from recsys_meta.store.database.keyset_pagination import Page, beyond, cut, decode, page_size
+from recsys_meta.store.database.keyset_pagination import KeysetPage, beyond, cut, decode, page_size
 
 Role = Literal["learner", "flagship", "baseline"]
 
@@ -43,7 +43,7 @@ def save(session: Session, rows: Sequence[NewEvaluation], now: datetime | None =
     """
     if rows:
         created = moment(now)
-        session.execute(insert(table_of(Evaluation)), [{**asdict(row), "created": created} for row in rows])
+        session.execute(insert(table_of(EvaluationRecord)), [{**asdict(row), "created": created} for row in rows])
     return len(rows)
 
 
@@ -53,7 +53,11 @@ def adopt(session: Session, measured: str, model: str, version: str) -> int:
     Points that are another's already, because a bundle may be published twice, stay so and are copied. A copy keeps
     the time, by which the baselines of the same table are found beside it.
     """
-    query = select(Evaluation).where(Evaluation.model_version.in_({measured, version})).order_by(Evaluation.id)
+    query = (
+        select(EvaluationRecord)
+        .where(EvaluationRecord.model_version.in_({measured, version}))
+        .order_by(EvaluationRecord.id)
+    )
     rows = session.scalars(query).all()
     known = {_point(r) for r in rows if (r.model, r.model_version) == (model, version)}
     before = len(known)
@@ -65,12 +69,12 @@ def adopt(session: Session, measured: str, model: str, version: str) -> int:
             row.model, row.model_version = model, version
         else:
             about = {name: value for name, value in row.as_dict().items() if name != "id"}
-            session.add(Evaluation(**{**about, "model": model, "model_version": version}))
+            session.add(EvaluationRecord(**{**about, "model": model, "model_version": version}))
     session.flush()
     return len(known) - before
 
 
-def _point(row: Evaluation) -> tuple[object, ...]:
+def _point(row: EvaluationRecord) -> tuple[object, ...]:
     """What tells a point from the others of one bundle."""
     return row.created, row.dataset, row.scenario, row.method, row.seed, row.shots, row.metric
 
@@ -85,13 +89,13 @@ def list_evaluations(
     metric: str | None = None,
     limit: int = 100,
     cursor: str | None = None,
-) -> Page[Evaluation]:
+) -> KeysetPage[EvaluationRecord]:
     """Points, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
-    query = select(Evaluation).order_by(Evaluation.id.desc()).limit(page_size(limit) + 1)
+    query = select(EvaluationRecord).order_by(EvaluationRecord.id.desc()).limit(page_size(limit) + 1)
     wanted = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
     for name, value in wanted.items():
         if value is not None:
-            query = query.where(getattr(Evaluation, name) == value)
+            query = query.where(getattr(EvaluationRecord, name) == value)
     if cursor is not None:
-        query = query.where(beyond((Evaluation.id,), decode("evaluations", cursor, (int,)), descending=True))
+        query = query.where(beyond((EvaluationRecord.id,), decode("evaluations", cursor, (int,)), descending=True))
     return cut("evaluations", session.scalars(query).all(), limit, ("id",))

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from recsys_meta.metrics.ranking_metrics import CHOICE, CLICK, LOWER_IS_BETTER, RANKING, RATING
-from recsys_meta.store.database.base import Evaluation
+from recsys_meta.store.database.base import EvaluationRecord
 
 SIMPLEST = ("popularity", "local-popularity")
 """Baselines that know nothing of the newcomer but, for the second, how often its items were taken."""
@@ -17,7 +17,7 @@ OBJECTIVES = (RANKING, RATING, CLICK, CHOICE)
 
 
 @dataclass(frozen=True)
-class Standing:
+class PromotionCheck:
     """Means over the common points of the newest stored curve of a version and of the simplest baseline beside it, in
     the metric that choices are made by."""
 
@@ -37,11 +37,11 @@ class Standing:
         return f"{self.metric} {self.ours:.4f} against {self.theirs:.4f} of '{self.baseline}' ({self.points} points)"
 
 
-def standing(session: Session, model: str, version: str) -> Standing | None:
+def standing(session: Session, model: str, version: str) -> PromotionCheck | None:
     """How a version stands; None where it was never evaluated beside such a baseline."""
-    own = select(Evaluation).where(Evaluation.model == model, Evaluation.model_version == version)
-    curves: dict[tuple[datetime, str, str], list[Evaluation]] = {}
-    for row in session.scalars(own.order_by(Evaluation.created.desc(), Evaluation.id)):
+    own = select(EvaluationRecord).where(EvaluationRecord.model == model, EvaluationRecord.model_version == version)
+    curves: dict[tuple[datetime, str, str], list[EvaluationRecord]] = {}
+    for row in session.scalars(own.order_by(EvaluationRecord.created.desc(), EvaluationRecord.id)):
         curves.setdefault((row.created, row.dataset, row.scenario), []).append(row)
     for mine in curves.values():
         found = _against(session, mine)
@@ -60,25 +60,27 @@ def main_metric(stored: Collection[str]) -> str | None:
     return max(fitting, key=lambda metrics: len(set(metrics) & set(stored)))[0] if fitting else None
 
 
-def _against(session: Session, mine: Sequence[Evaluation]) -> Standing | None:
+def _against(session: Session, mine: Sequence[EvaluationRecord]) -> PromotionCheck | None:
     first, metric = mine[0], main_metric({r.metric for r in mine})
     if metric is None:
         return None
     # A mean over several seeds is of no single version: one that was trained with others has its own seed's points.
     seed = None if any(r.seed is None for r in mine) else first.seed
-    beside = select(Evaluation).where(
-        Evaluation.dataset == first.dataset,
-        Evaluation.scenario == first.scenario,
-        Evaluation.metric == metric,
-        Evaluation.created == first.created,
-        Evaluation.seed == seed,
-        Evaluation.method.in_(SIMPLEST),
+    beside = select(EvaluationRecord).where(
+        EvaluationRecord.dataset == first.dataset,
+        EvaluationRecord.scenario == first.scenario,
+        EvaluationRecord.metric == metric,
+        EvaluationRecord.created == first.created,
+        EvaluationRecord.seed == seed,
+        EvaluationRecord.method.in_(SIMPLEST),
     )
-    simple = session.scalars(beside.order_by(Evaluation.id)).all()
+    simple = session.scalars(beside.order_by(EvaluationRecord.id)).all()
     baseline = min((r.method for r in simple), key=SIMPLEST.index, default=None)
     theirs = {r.shots: r.value for r in simple if r.method == baseline and r.value is not None}
     ours = {r.shots: r.value for r in mine if (r.metric, r.seed) == (metric, seed) and r.value is not None}
     common = sorted(ours.keys() & theirs.keys())
     if baseline is None or not common:
         return None
-    return Standing(metric, baseline, fmean(ours[k] for k in common), fmean(theirs[k] for k in common), len(common))
+    return PromotionCheck(
+        metric, baseline, fmean(ours[k] for k in common), fmean(theirs[k] for k in common), len(common)
+    )

@@ -10,10 +10,10 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import NotFoundError
-from recsys_meta.store.database.base import Curriculum, LatestMetric, Metric, Run
+from recsys_meta.store.database.base import CurriculumRecord, LatestMetricRecord, MetricRecord, RunRecord
 from recsys_meta.store.database.bulk_insert import insert_into
 from recsys_meta.store.database.clock import moment
-from recsys_meta.store.database.keyset_pagination import Page, beyond, cut, decode, page_size
+from recsys_meta.store.database.keyset_pagination import KeysetPage, beyond, cut, decode, page_size
 
 Status = Literal["running", "finished", "failed", "stopped"]
 
@@ -53,13 +53,13 @@ def start(
     code_version: str | None = None,
     run: str | None = None,
     now: datetime | None = None,
-) -> Run:
+) -> RunRecord:
     """A new run in status running; its id starts with its time unless ``run`` names it.
 
     Raises ConflictError where the id is taken.
     """
     started = moment(now)
-    row = Run(
+    row = RunRecord(
         id=run if run is not None else f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
         recipe=recipe,
         dataset=dataset,
@@ -85,16 +85,16 @@ def log_metrics(session: Session, points: Sequence[MetricPoint], now: datetime |
         return
     # In a fixed order, so that two writers never wait for each other's rows in a circle.
     ordered = sorted(points, key=lambda p: (p.run, p.key, p.step))
-    new = insert_into(session, Metric)
+    new = insert_into(session, MetricRecord)
     upsert = new.on_conflict_do_update(index_elements=["run", "key", "step"], set_={"value": new.excluded.value})
     session.execute(upsert, [asdict(p) for p in ordered])
     at = moment(now)
     last = {(p.run, p.key): p for p in ordered}
-    new = insert_into(session, LatestMetric)
+    new = insert_into(session, LatestMetricRecord)
     upsert = new.on_conflict_do_update(
         index_elements=["run", "key"],
         set_={name: new.excluded[name] for name in ("step", "value", "at")},
-        where=LatestMetric.step <= new.excluded.step,
+        where=LatestMetricRecord.step <= new.excluded.step,
     )
     session.execute(upsert, [{**asdict(p), "at": at} for p in last.values()])
 
@@ -103,7 +103,7 @@ def log_curriculum(session: Session, points: Sequence[CurriculumPoint]) -> None:
     """Write buckets; a bucket logged again at the same step replaces the first."""
     if not points:
         return
-    new = insert_into(session, Curriculum)
+    new = insert_into(session, CurriculumRecord)
     upsert = new.on_conflict_do_update(
         index_elements=["run", "step", "bucket"],
         set_={name: new.excluded[name] for name in ("hardness", "weight")},
@@ -113,7 +113,7 @@ def log_curriculum(session: Session, points: Sequence[CurriculumPoint]) -> None:
 
 def set_status(
     session: Session, run: str, status: Status, *, reason: str | None = None, now: datetime | None = None
-) -> Run:
+) -> RunRecord:
     """Say how a run stands. Anything but running also notes when it ended. Raises NotFoundError."""
     row = get(session, run)
     row.status = status
@@ -123,9 +123,9 @@ def set_status(
     return row
 
 
-def get(session: Session, run: str) -> Run:
+def get(session: Session, run: str) -> RunRecord:
     """One run. Raises NotFoundError."""
-    row = session.get(Run, run)
+    row = session.get(RunRecord, run)
     if row is None:
         raise NotFoundError(f"there is no run '{run}'; `recsys-meta runs list` shows those there are")
     return row
@@ -133,51 +133,55 @@ def get(session: Session, run: str) -> Run:
 
 def known(session: Session, run: str) -> bool:
     """Whether there is such a run."""
-    return session.get(Run, run) is not None
+    return session.get(RunRecord, run) is not None
 
 
 def list_runs(
     session: Session, *, status: Status | None = None, limit: int = 50, cursor: str | None = None
-) -> Page[Run]:
+) -> KeysetPage[RunRecord]:
     """Runs, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
-    query = select(Run).order_by(Run.started.desc(), Run.id.desc()).limit(page_size(limit) + 1)
+    query = select(RunRecord).order_by(RunRecord.started.desc(), RunRecord.id.desc()).limit(page_size(limit) + 1)
     if status is not None:
-        query = query.where(Run.status == status)
+        query = query.where(RunRecord.status == status)
     if cursor is not None:
         keys = decode("runs", cursor, (datetime, str))
-        query = query.where(beyond((Run.started, Run.id), keys, descending=True))
+        query = query.where(beyond((RunRecord.started, RunRecord.id), keys, descending=True))
     return cut("runs", session.scalars(query).all(), limit, _KEYS)
 
 
-def metrics(session: Session, run: str, key: str | None = None) -> list[Metric]:
+def metrics(session: Session, run: str, key: str | None = None) -> list[MetricRecord]:
     """Every figure of a run by key and step. Raises NotFoundError."""
     get(session, run)
-    query = select(Metric).where(Metric.run == run).order_by(Metric.key, Metric.step)
+    query = select(MetricRecord).where(MetricRecord.run == run).order_by(MetricRecord.key, MetricRecord.step)
     if key is not None:
-        query = query.where(Metric.key == key)
+        query = query.where(MetricRecord.key == key)
     return list(session.scalars(query))
 
 
 def latest_metrics(session: Session, runs: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """The newest figure of each key, for each of the runs."""
     found: dict[str, dict[str, float | None]] = {run: {} for run in runs}
-    query = select(LatestMetric).where(LatestMetric.run.in_(runs)).order_by(LatestMetric.key)
+    query = select(LatestMetricRecord).where(LatestMetricRecord.run.in_(runs)).order_by(LatestMetricRecord.key)
     for row in session.scalars(query):
         found[row.run][row.key] = row.value
     return found
 
 
-def curriculum(session: Session, run: str) -> list[Curriculum]:
+def curriculum(session: Session, run: str) -> list[CurriculumRecord]:
     """Every bucket of a run by step. Raises NotFoundError."""
     get(session, run)
-    query = select(Curriculum).where(Curriculum.run == run).order_by(Curriculum.step, Curriculum.bucket)
+    query = (
+        select(CurriculumRecord)
+        .where(CurriculumRecord.run == run)
+        .order_by(CurriculumRecord.step, CurriculumRecord.bucket)
+    )
     return list(session.scalars(query))
 
 
 def prune(session: Session, before: datetime) -> int:
     """Delete runs that ended before a time, with their metrics and curriculum; answers how many."""
-    ended = delete(Run).where(Run.finished < before)
-    counted = select(func.count()).select_from(Run).where(Run.finished < before)
+    ended = delete(RunRecord).where(RunRecord.finished < before)
+    counted = select(func.count()).select_from(RunRecord).where(RunRecord.finished < before)
     found = session.scalar(counted) or 0
     session.execute(ended, execution_options={"synchronize_session": False})
     return found

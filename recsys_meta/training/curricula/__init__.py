@@ -6,35 +6,35 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.training.curricula.base import Curriculum, Draw, Lesson, Pool, whole
-from recsys_meta.training.curricula.chaml import TwoLevel
-from recsys_meta.training.curricula.hard_task_mining import Hardest
-from recsys_meta.training.curricula.hardness_log import Bucket, Ledger
-from recsys_meta.training.curricula.pacing import Growth, Paced
-from recsys_meta.training.curricula.self_paced import SelfPaced
-from recsys_meta.training.curricula.starvation_guard import Fair
-from recsys_meta.training.curricula.uniform import Uniform
+from recsys_meta.training.curricula.base import Curriculum, TaskDraw, TaskFeedback, TaskPool, whole
+from recsys_meta.training.curricula.chaml import ChamlCurriculum
+from recsys_meta.training.curricula.hard_task_mining import HardTaskMining
+from recsys_meta.training.curricula.hardness_log import HardnessBucket, HardnessLog
+from recsys_meta.training.curricula.pacing import Growth, PacedCurriculum
+from recsys_meta.training.curricula.self_paced import SelfPacedCurriculum
+from recsys_meta.training.curricula.starvation_guard import StarvationGuard
+from recsys_meta.training.curricula.uniform import UniformCurriculum
 
-__all__ = ["CURRICULA", "Bucket", "Curriculum", "Draw", "Ledger", "Lesson", "Pool", "make"]
+__all__ = ["CURRICULA", "Curriculum", "HardnessBucket", "HardnessLog", "TaskDraw", "TaskFeedback", "TaskPool", "make"]
 
 STARVE = 10
 """Epochs within which every task is met, unless a recipe says otherwise."""
 
 
-def _hardness(pool: Pool, *, starve: int = STARVE, **config: Any) -> Curriculum:
-    return _fair(pool, Hardest(pool, **config), starve)
+def _hardness(pool: TaskPool, *, starve: int = STARVE, **config: Any) -> Curriculum:
+    return _fair(pool, HardTaskMining(pool, **config), starve)
 
 
-def _two_level(pool: Pool, *, starve: int = STARVE, **config: Any) -> Curriculum:
-    return _fair(pool, TwoLevel(pool, **config), starve)
+def _two_level(pool: TaskPool, *, starve: int = STARVE, **config: Any) -> Curriculum:
+    return _fair(pool, ChamlCurriculum(pool, **config), starve)
 
 
-def _self_paced(pool: Pool, *, starve: int = STARVE, **config: Any) -> Curriculum:
-    return _fair(pool, SelfPaced(pool, **config), starve)
+def _self_paced(pool: TaskPool, *, starve: int = STARVE, **config: Any) -> Curriculum:
+    return _fair(pool, SelfPacedCurriculum(pool, **config), starve)
 
 
 def _paced(
-    pool: Pool,
+    pool: TaskPool,
     *,
     of: str = "uniform",
     config: Mapping[str, Any] | None = None,
@@ -46,24 +46,24 @@ def _paced(
     """Pacing around any other curriculum. The bound on waiting is outermost: it reaches barred tasks too."""
     if of not in INNER:
         raise ConfigError(f"curriculum.config.of: 'paced' can be around {', '.join(INNER)}, not '{of}'")
-    return _fair(pool, Paced(pool, INNER[of](pool, **(config or {})), first, until, growth), starve)
+    return _fair(pool, PacedCurriculum(pool, INNER[of](pool, **(config or {})), first, until, growth), starve)
 
 
-def _fair(pool: Pool, inner: Curriculum, epochs: int) -> Curriculum:
+def _fair(pool: TaskPool, inner: Curriculum, epochs: int) -> Curriculum:
     """With a bound of so many epochs; 0: none."""
-    return Fair(pool, inner, epochs) if whole("starve", epochs) else inner
+    return StarvationGuard(pool, inner, epochs) if whole("starve", epochs) else inner
 
 
 INNER: dict[str, Callable[..., Curriculum]] = {
-    "uniform": Uniform,
-    "hardness": Hardest,
-    "two-level": TwoLevel,
-    "self-paced": SelfPaced,
+    "uniform": UniformCurriculum,
+    "hardness": HardTaskMining,
+    "two-level": ChamlCurriculum,
+    "self-paced": SelfPacedCurriculum,
 }
 """What may be paced."""
 
 CURRICULA: dict[str, Callable[..., Curriculum]] = {
-    "uniform": Uniform,
+    "uniform": UniformCurriculum,
     "hardness": _hardness,
     "two-level": _two_level,
     "paced": _paced,
@@ -71,7 +71,7 @@ CURRICULA: dict[str, Callable[..., Curriculum]] = {
 }
 
 
-def make(name: str, pool: Pool, config: Mapping[str, Any]) -> Curriculum:
+def make(name: str, pool: TaskPool, config: Mapping[str, Any]) -> Curriculum:
     """A curriculum by name. Raises ConfigError for an unknown name or setting."""
     if name not in CURRICULA:
         raise ConfigError(f"no curriculum '{name}'; there are {', '.join(CURRICULA)}")

@@ -16,7 +16,7 @@ from recsys_meta.episodes.event_index import EventIndex
 
 
 @dataclass(frozen=True)
-class Pool:
+class TaskPool:
     """What a curriculum chooses from: the training entities, in ascending order.
 
     `tasks` are drawn in each of `steps` rounds; `index` has the rows behind the entities, for what looks within them.
@@ -52,7 +52,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Draw:
+class TaskDraw:
     """Entities of a meta-batch [T], why each is in it (its stage, a word), and which rows [N] bool of the index are
     to be asked about first, where the curriculum looks within tasks."""
 
@@ -62,7 +62,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TaskFeedback:
     """How hard a meta-batch was, judged on the query after adapting.
 
     entities [T]; hardness [T], NaN where nothing was asked; error, position and mask [T, Q]: the error of each query
@@ -87,11 +87,11 @@ class Curriculum(Protocol):
     def asks(self) -> bool:
         """Whether it must yet be given the difficulty of every task before it can choose."""
 
-    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> Draw:
+    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
         """The next meta-batch of `tasks` entities; all chance comes from the generator. `allowed` [n] bool restricts
         the choice to some places of the pool (one at least)."""
 
-    def learn(self, lesson: Lesson) -> None:
+    def learn(self, lesson: TaskFeedback) -> None:
         """Hear how hard the last meta-batch was."""
 
     def rate(self, difficulty: FloatArray) -> None:

@@ -10,11 +10,11 @@ from torch import Tensor
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FloatArray
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.training.curricula.base import Draw, Lesson, Pool, share, within, wrapped
-from recsys_meta.training.curricula.hard_task_mining import Hardest
+from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, share, within, wrapped
+from recsys_meta.training.curricula.hard_task_mining import HardTaskMining
 
 
-class TwoLevel:
+class ChamlCurriculum:
     """Odd rounds choose tasks as `Hardest` does; even rounds meet the same tasks again, and there the hardest share
     `members` of their members is asked about first, new members fill the rest (CHAML, Chen et al. 2021).
 
@@ -26,18 +26,18 @@ class TwoLevel:
     asks = False
 
     def __init__(
-        self, pool: Pool, keep: float = 0.5, members: float = 0.5, longest: int = 0, shrink: float = 0.0
+        self, pool: TaskPool, keep: float = 0.5, members: float = 0.5, longest: int = 0, shrink: float = 0.0
     ) -> None:
         if pool.index is None:
             raise ConfigError("the curriculum 'two-level' looks within tasks and needs their rows")
         self._pool, self._index = pool, pool.index
-        self._tasks = Hardest(pool, keep, longest, shrink)
+        self._tasks = HardTaskMining(pool, keep, longest, shrink)
         self._members = share("members", members)
         self._again = False  # whether the next round meets the same tasks
         self._last = torch.zeros(0, dtype=torch.int64)
         self._rows = torch.zeros(0, dtype=torch.int64)  # positions of the rows of hard members
 
-    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> Draw:
+    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
         """New tasks, or the last ones with their hard members in front."""
         again, self._again = self._again, not self._again
         if not again:
@@ -45,16 +45,16 @@ class TwoLevel:
         last = (self._last if allowed is None else self._last[allowed[self._last]])[:tasks]
         prefer = torch.zeros(len(self._index.item), dtype=torch.bool, device=self._index.item.device)
         prefer[self._rows.to(prefer.device)] = True
-        draw = Draw(self._pool.at(last), ("members",) * len(last), prefer)
+        draw = TaskDraw(self._pool.at(last), ("members",) * len(last), prefer)
         if len(last) == tasks:
             return draw
         free = torch.ones(len(self._pool), dtype=torch.bool) if allowed is None else allowed.clone()
         free[last] = False
         more = self._tasks.sample(tasks - len(last), generator, free if free.any() else allowed)
         places = torch.cat([last, self._pool.places(more.entities)])
-        return Draw(self._pool.at(places), draw.stage + more.stage, prefer)
+        return TaskDraw(self._pool.at(places), draw.stage + more.stage, prefer)
 
-    def learn(self, lesson: Lesson) -> None:
+    def learn(self, lesson: TaskFeedback) -> None:
         """Remember the tasks, the hardest first, and where the rows of their hard members are."""
         self._tasks.learn(lesson)
         self._last = torch.unique(self._pool.places(lesson.entities))
@@ -78,7 +78,7 @@ class TwoLevel:
         self._last, self._rows = state["last"].clone(), state["rows"].clone()
 
 
-def _rows_of_hard_members(index: EventIndex, lesson: Lesson, part: float) -> Tensor:
+def _rows_of_hard_members(index: EventIndex, lesson: TaskFeedback, part: float) -> Tensor:
     """Positions of all rows of the hardest part of the members that each task was asked about."""
     if lesson.position is None:
         raise ConfigError("the curriculum 'two-level' needs rows that know their position in the index")

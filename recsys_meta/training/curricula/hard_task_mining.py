@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FloatArray, IntArray
-from recsys_meta.training.curricula.base import Draw, Lesson, Pool, fitting, share, whole, within, wrapped
-from recsys_meta.training.curricula.shuffled_sampler import Deck
+from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, fitting, share, whole, within, wrapped
+from recsys_meta.training.curricula.shuffled_sampler import ShuffledSampler
 
 
-class Hardest:
+class HardTaskMining:
     """A share `keep` of each meta-batch are the hardest tasks of the one before, the rest come fresh from a deck
     (the first level of CHAML, Chen et al. 2021).
 
@@ -25,15 +25,15 @@ class Hardest:
     listens = True
     asks = False
 
-    def __init__(self, pool: Pool, keep: float = 0.5, longest: int = 0, shrink: float = 0.0) -> None:
-        self._pool, self._deck = pool, Deck(len(pool))
+    def __init__(self, pool: TaskPool, keep: float = 0.5, longest: int = 0, shrink: float = 0.0) -> None:
+        self._pool, self._deck = pool, ShuffledSampler(len(pool))
         self._keep, self._longest = share("keep", keep), whole("longest", longest)
         self._shrink = max(0.0, float(shrink))
         self._hard = torch.zeros(0, dtype=torch.int64)  # places of the last round, the hardest first
         self._streak = torch.zeros(len(pool), dtype=torch.int64)
         self._kept = 0
 
-    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> Draw:
+    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
         """The hardest of the last round, and fresh ones."""
         free = torch.ones(len(self._pool), dtype=torch.bool) if allowed is None else allowed.clone()
         hard = self._hard[free[self._hard]]
@@ -46,9 +46,9 @@ class Hardest:
         self._streak = torch.zeros_like(self._streak)
         self._streak[kept] = streak
         self._kept += len(kept)
-        return Draw(self._pool.at(torch.cat([kept, fresh])), ("kept",) * len(kept) + ("fresh",) * len(fresh))
+        return TaskDraw(self._pool.at(torch.cat([kept, fresh])), ("kept",) * len(kept) + ("fresh",) * len(fresh))
 
-    def learn(self, lesson: Lesson) -> None:
+    def learn(self, lesson: TaskFeedback) -> None:
         """Remember the order of the tasks by hardness; one of which nothing was asked is not kept."""
         hardness = _shrunk(lesson, self._shrink)
         entities, first = np.unique(lesson.entities, return_index=True)
@@ -71,7 +71,7 @@ class Hardest:
         self._deck.restore(within(state, "deck."))
 
 
-def _shrunk(lesson: Lesson, rows: float) -> FloatArray:
+def _shrunk(lesson: TaskFeedback, rows: float) -> FloatArray:
     """Hardness [T] as if each task had so many more rows of mean error."""
     known = np.isfinite(lesson.hardness)
     if not rows or not known.any():

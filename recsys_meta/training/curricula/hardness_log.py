@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FloatArray
-from recsys_meta.training.curricula.base import Draw, Lesson, Pool, fitting
+from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, fitting
 
 DECILES = 10
 
 
 @dataclass(frozen=True)
-class Bucket:
+class HardnessBucket:
     """Some tasks of a meta-batch: mean hardness (NaN where it is not known), and the share of the batch they were."""
 
     name: str
@@ -24,14 +24,14 @@ class Bucket:
     weight: float
 
 
-class Ledger:
+class HardnessLog:
     """Keeps the hardness last seen of every task, and says of each meta-batch from where it was drawn."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: TaskPool) -> None:
         self._pool = pool
         self._hardness = torch.full((len(pool),), torch.nan, dtype=torch.float64)
 
-    def note(self, draw: Draw, lesson: Lesson) -> tuple[Bucket, ...]:
+    def note(self, draw: TaskDraw, lesson: TaskFeedback) -> tuple[HardnessBucket, ...]:
         """Buckets of one meta-batch: its stages, and the deciles of the hardness of all tasks met so far.
 
         The last decile is the hardest. A decile is there though nothing was drawn from it, so that one sees which
@@ -47,7 +47,7 @@ class Ledger:
         decile[met[np.argsort(hardness[met], kind="stable")]] = np.arange(len(met)) * bins // max(len(met), 1)
         drawn = decile[places.numpy()]
         deciles = [
-            Bucket(
+            HardnessBucket(
                 f"decile {round((d + 1) * DECILES / bins):02d}",
                 _mean(hardness[decile == d]),
                 float((drawn == d).mean()),
@@ -56,7 +56,7 @@ class Ledger:
         ]
         stage = np.array(draw.stage)
         stages = [
-            Bucket(f"stage {name}", _mean(lesson.hardness[stage == name]), float((stage == name).mean()))
+            HardnessBucket(f"stage {name}", _mean(lesson.hardness[stage == name]), float((stage == name).mean()))
             for name in sorted(set(draw.stage))
         ]
         return (*stages, *deciles)

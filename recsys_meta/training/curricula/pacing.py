@@ -11,12 +11,21 @@ from torch import Tensor
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FloatArray
-from recsys_meta.training.curricula.base import Curriculum, Draw, Lesson, Pool, fitting, share, within, wrapped
+from recsys_meta.training.curricula.base import (
+    Curriculum,
+    TaskDraw,
+    TaskFeedback,
+    TaskPool,
+    fitting,
+    share,
+    within,
+    wrapped,
+)
 
 Growth = Literal["step", "linear"]
 
 
-class Paced:
+class PacedCurriculum:
     """Bars the harder tasks from the curriculum inside while training is young.
 
     Only the easiest `first` of the tasks until a share `until` of the rounds is over, then all (growth "step": the
@@ -25,7 +34,7 @@ class Paced:
     """
 
     def __init__(
-        self, pool: Pool, inner: Curriculum, first: float = 0.5, until: float = 0.5, growth: Growth = "step"
+        self, pool: TaskPool, inner: Curriculum, first: float = 0.5, until: float = 0.5, growth: Growth = "step"
     ) -> None:
         if growth not in ("step", "linear"):
             raise ConfigError(f"curriculum.config.growth must be step or linear, got '{growth}'")
@@ -50,7 +59,7 @@ class Paced:
         grown = (1 - self._first) * self._round / end if self._growth == "linear" else 0.0
         return max(1, round((self._first + grown) * len(self._pool)))
 
-    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> Draw:
+    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
         """What the curriculum inside chooses of the tasks that are easy enough. Raises ConfigError before `rate`."""
         if self.asks:
             raise ConfigError("the curriculum 'paced' has not been told how difficult the tasks are")
@@ -59,7 +68,7 @@ class Paced:
         both = easy if allowed is None else easy & allowed
         return self._inner.sample(tasks, generator, both if both.any() else allowed)
 
-    def learn(self, lesson: Lesson) -> None:
+    def learn(self, lesson: TaskFeedback) -> None:
         self._inner.learn(lesson)
 
     def rate(self, difficulty: FloatArray) -> None:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FloatArray
-from recsys_meta.training.curricula.base import Draw, Lesson, Pool, fitting, share
+from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, fitting, share
 
 
-class SelfPaced:
+class SelfPacedCurriculum:
     """Draws tasks with weights v = max(0, 1 - hardness / threshold)^soft, so v is 0 above the threshold; soft 0 is the
     hard rule, all or nothing (Kumar et al. 2010; the linear weights are those of Jiang et al. 2014).
 
@@ -23,7 +23,7 @@ class SelfPaced:
     listens = True
     asks = False
 
-    def __init__(self, pool: Pool, first: float = 0.5, until: float = 0.5, soft: float = 1.0) -> None:
+    def __init__(self, pool: TaskPool, first: float = 0.5, until: float = 0.5, soft: float = 1.0) -> None:
         self._pool = pool
         self._first, self._until = share("first", first, zero=False), share("until", until)
         self._soft = max(0.0, float(soft))
@@ -49,7 +49,7 @@ class SelfPaced:
         end = self._until * self._pool.steps
         return 1.0 if self._round >= end else self._first + (1 - self._first) * self._round / end
 
-    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> Draw:
+    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
         """Tasks by their weights, without replacement as long as there are enough."""
         weight = self.weights()
         self._round += 1
@@ -63,9 +63,9 @@ class SelfPaced:
         some = min(tasks, int((weight > 0).sum()))
         places = torch.topk(key, some).indices
         places = places.repeat(-(-tasks // some))[:tasks]
-        return Draw(self._pool.at(places), ("weighted",) * len(places))
+        return TaskDraw(self._pool.at(places), ("weighted",) * len(places))
 
-    def learn(self, lesson: Lesson) -> None:
+    def learn(self, lesson: TaskFeedback) -> None:
         """Keep the hardness last seen of each task."""
         hardness = torch.from_numpy(lesson.hardness).double()
         known = hardness.isfinite()

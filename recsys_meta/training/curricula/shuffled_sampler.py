@@ -10,7 +10,7 @@ from torch import Tensor
 from recsys_meta.training.curricula.base import fitting
 
 
-class Deck:
+class ShuffledSampler:
     """Places 0 to size - 1 in a random order, each dealt once a pass; a deal may end one pass and begin the next."""
 
     def __init__(self, size: int) -> None:

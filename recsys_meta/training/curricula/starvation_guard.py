@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FloatArray
-from recsys_meta.training.curricula.base import Curriculum, Draw, Lesson, Pool, fitting, within, wrapped
+from recsys_meta.training.curricula.base import Curriculum, TaskDraw, TaskFeedback, TaskPool, fitting, within, wrapped
 
 
-class Fair:
+class StarvationGuard:
     """Every task is met at least once in any `epochs` epochs' worth of rounds in a row.
 
     Those whose time has come take places of the next meta-batch first, as few as keep the promise (earliest deadline
@@ -19,7 +19,7 @@ class Fair:
     reaches everybody in time by itself never feels it.
     """
 
-    def __init__(self, pool: Pool, inner: Curriculum, epochs: int) -> None:
+    def __init__(self, pool: TaskPool, inner: Curriculum, epochs: int) -> None:
         self._pool, self._inner = pool, inner
         self._rounds = max(1, epochs) * pool.epoch
         # Deadlines start spread over the second half of the bound, so that they do not all come at once.
@@ -39,17 +39,17 @@ class Fair:
         """Meta-batches that no task waits longer than."""
         return self._rounds
 
-    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> Draw:
+    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
         """The tasks that are due, and for the rest what the curriculum inside chooses among the others."""
         due = self._due(tasks)
         self._forced += len(due)
-        draw = Draw(self._pool.at(due), ("due",) * len(due))
+        draw = TaskDraw(self._pool.at(due), ("due",) * len(due))
         if len(due) < tasks:
             others = torch.ones(len(self._pool), dtype=torch.bool) if allowed is None else allowed.clone()
             others[due] = False
             chosen = self._inner.sample(tasks - len(due), generator, others if others.any() else allowed)
             places = torch.cat([due, self._pool.places(chosen.entities)])
-            draw = Draw(self._pool.at(places), draw.stage + chosen.stage, chosen.prefer)
+            draw = TaskDraw(self._pool.at(places), draw.stage + chosen.stage, chosen.prefer)
         self._waited += 1
         self._waited[self._pool.places(draw.entities)] = 0
         return draw
@@ -62,7 +62,7 @@ class Fair:
         count = min(tasks, int((within - torch.arange(len(within)) * tasks).max()))
         return torch.argsort(left, stable=True)[:count] if count > 0 else left[:0]
 
-    def learn(self, lesson: Lesson) -> None:
+    def learn(self, lesson: TaskFeedback) -> None:
         self._inner.learn(lesson)
 
     def rate(self, difficulty: FloatArray) -> None:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FloatArray
-from recsys_meta.training.curricula.base import Draw, Lesson, Pool, within, wrapped
-from recsys_meta.training.curricula.shuffled_sampler import Deck
+from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, within, wrapped
+from recsys_meta.training.curricula.shuffled_sampler import ShuffledSampler
 
 
-class Uniform:
+class UniformCurriculum:
     """Draws entities without replacement; a batch may end one epoch and begin the next.
 
     Where it stands is all in `state`, so that a resumed run draws what the first would have drawn.
@@ -21,16 +21,16 @@ class Uniform:
     listens = False
     asks = False
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool, self._deck, self._drawn = pool, Deck(len(pool)), 0
+    def __init__(self, pool: TaskPool) -> None:
+        self._pool, self._deck, self._drawn = pool, ShuffledSampler(len(pool)), 0
 
-    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> Draw:
+    def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
         """The next `tasks` entities."""
         self._drawn += tasks
         places = self._deck.deal(tasks, generator, allowed)
-        return Draw(self._pool.at(places), ("fresh",) * len(places))
+        return TaskDraw(self._pool.at(places), ("fresh",) * len(places))
 
-    def learn(self, lesson: Lesson) -> None:
+    def learn(self, lesson: TaskFeedback) -> None:
         """All tasks are alike to it."""
 
     def rate(self, difficulty: FloatArray) -> None:

@@ -9,13 +9,13 @@ from fastapi import Request
 from sqlalchemy import update
 from sqlalchemy.engine import make_url
 
-from api.http.api_keys import Keyring, parse_keys
+from api.http.api_keys import ApiKeyStore, parse_keys
 from api.http.authorization import actor, admit, record
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.store.access import api_keys as keys
 from recsys_meta.store.access import audit_log as audit
 from recsys_meta.store.database import migrate
-from recsys_meta.store.database.base import ApiKey
+from recsys_meta.store.database.base import ApiKeyRecord
 from recsys_meta.store.database.engine import connect, session
 from recsys_meta.store.settings import Settings
 from tests.api import bundles
@@ -83,7 +83,7 @@ def test_a_key_that_ends_opens_nothing_afterwards(home, light):
     with serving(settings(home, light)) as server:
         assert ask(server, made.text) == 200
         with writing(light) as s:
-            s.execute(update(ApiKey).values(expires=datetime.now(UTC) + timedelta(seconds=1)))
+            s.execute(update(ApiKeyRecord).values(expires=datetime.now(UTC) + timedelta(seconds=1)))
         wait(lambda: ask(server, made.text) == 401)
 
 
@@ -141,14 +141,14 @@ def test_where_nothing_is_known_of_keys_nobody_gets_in(home, wired_url, wire):
 
 
 def row(text, scopes="read", expires=None, revoked=None, id="abc"):
-    return ApiKey(
+    return ApiKeyRecord(
         id=id, name="app", digest=keys.digest(text), scopes=scopes, created=NOON, expires=expires, revoked=revoked
     )
 
 
 def test_an_act_is_written_down_with_who_did_it_and_when(light):
     """What a route does in the transaction of an act."""
-    ring = Keyring(parse_keys(["mine:admin"]))
+    ring = ApiKeyStore(parse_keys(["mine:admin"]))
     scope = {"type": "http", "headers": [], "state": {"request_id": "r1"}}
     assert actor(Request(scope)) == "this machine"
     admit(ring, scope, "mine", "admin")
@@ -181,7 +181,7 @@ def clock():
 
 
 def test_trust_in_what_the_database_said_has_an_end(clock):
-    ring = Keyring(parse_keys(["fixed:read"]), trusted=60, clock=clock)
+    ring = ApiKeyStore(parse_keys(["fixed:read"]), trusted=60, clock=clock)
     ring.take([row("stored")])
     clock.now += 60
     assert ring.find("stored")
@@ -193,7 +193,7 @@ def test_trust_in_what_the_database_said_has_an_end(clock):
 
 
 def test_a_key_ends_by_the_clock_of_the_process(clock):
-    ring = Keyring(clock=clock)
+    ring = ApiKeyStore(clock=clock)
     ring.take([row("stored", expires=later(10))])
     assert ring.find("stored")
     clock.now += 10
@@ -203,17 +203,17 @@ def test_a_key_ends_by_the_clock_of_the_process(clock):
 
 def test_notes_are_taken_up_where_nothing_newer_is_known(tmp_path, clock):
     notes = tmp_path / "home" / "known.json"
-    ring = Keyring(notes=notes, clock=clock)
+    ring = ApiKeyStore(notes=notes, clock=clock)
     ring.note(ring.take([row("stored", "admin", later(1000)), row("other", id="def")]))
-    again = Keyring(notes=notes, clock=clock)
+    again = ApiKeyStore(notes=notes, clock=clock)
     again.recall()
     assert again.find("stored") == ring.find("stored")
     assert again.find("other").scopes == {"read"}
     clock.now += 24 * 3600 + 1
-    late = Keyring(notes=notes, clock=clock)
+    late = ApiKeyStore(notes=notes, clock=clock)
     late.recall()
     assert late.find("other") is None
-    fresh = Keyring(notes=notes, clock=clock)
+    fresh = ApiKeyStore(notes=notes, clock=clock)
     fresh.take([])
     fresh.recall()
     assert fresh.find("other") is None
@@ -223,19 +223,19 @@ def test_notes_are_taken_up_where_nothing_newer_is_known(tmp_path, clock):
 @pytest.mark.parametrize("damage", ["", "{}", "not json", "cut", "edited"])
 def test_damaged_notes_are_none(tmp_path, clock, damage):
     notes = tmp_path / "known.json"
-    ring = Keyring(notes=notes, clock=clock)
+    ring = ApiKeyStore(notes=notes, clock=clock)
     ring.note(ring.take([row("stored")]))
     text = notes.read_text()
     notes.write_text({"cut": text[:-9], "edited": text.replace('"read"', '"admin"', 1)}.get(damage, damage))
     assert notes.read_text() != text
-    again = Keyring(notes=notes, clock=clock)
+    again = ApiKeyStore(notes=notes, clock=clock)
     again.recall()
     assert (again.find("stored"), again.current) == (None, False)
 
 
 def test_notes_are_not_written_each_second(tmp_path, clock):
     notes = tmp_path / "known.json"
-    ring = Keyring(notes=notes, clock=clock)
+    ring = ApiKeyStore(notes=notes, clock=clock)
     ring.note(ring.take([row("stored")]))
     first = json.loads(notes.read_text())
     clock.now += 1

@@ -8,9 +8,9 @@ import pytest
 import redis
 from sqlalchemy.engine import make_url
 
-from api.http.api_keys import Keyring, parse_keys
+from api.http.api_keys import ApiKeyStore, parse_keys
 from api.http.authorization import admit
-from api.telemetry.logging import Lines
+from api.telemetry.logging import BufferedLogWriter
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.store.database import migrate
 from tests.api import bundles
@@ -116,7 +116,7 @@ REMOTE = [
 
 
 def no_keys():
-    ring = Keyring()
+    ring = ApiKeyStore()
     ring.take([])
     return ring
 
@@ -163,8 +163,8 @@ STRANGE = [
 
 @pytest.mark.parametrize("id", STRANGE)
 def test_an_id_of_anything_printable_is_an_id_and_nothing_else(full, keys_of, id, monkeypatch):
-    told, info = list[bytes](), Lines.info
-    monkeypatch.setattr(Lines, "info", lambda self, line: (told.append(line), info(self, line))[1])
+    told, info = list[bytes](), BufferedLogWriter.info
+    monkeypatch.setattr(BufferedLogWriter, "info", lambda self, line: (told.append(line), info(self, line))[1])
     """Two entities whose ids hold what SQL, Redis, logs, paths and headers would understand stay two entities."""
     neighbour = id[:-1]
     for entity, items in ((id, ("i1", "i2")), (neighbour, ("i30",))):

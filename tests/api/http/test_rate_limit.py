@@ -6,8 +6,8 @@ import socket
 import pytest
 import redis
 
-from api.http.api_keys import Keyring, parse_keys
-from api.http.rate_limit import Limiter, identity
+from api.http.api_keys import ApiKeyStore, parse_keys
+from api.http.rate_limit import RateLimiter, identity
 from recsys_meta.core.errors import ConfigError
 from tests.api.servers import Served, serving, settings, wait
 
@@ -107,7 +107,7 @@ def spend(limiter, who, times):
 
 def test_a_portion_is_spent_without_asking_redis(own_redis):
     with redis.Redis.from_url(own_redis.url) as client:
-        limiter = Limiter("1000 per year", own_redis.url)
+        limiter = RateLimiter("1000 per year", own_redis.url)
         found = spend(limiter, "key-a", 1005)
         asked = client.info("commandstats")["cmdstat_evalsha"]["calls"]
     assert found[:1000] == [None] * 1000
@@ -116,13 +116,13 @@ def test_a_portion_is_spent_without_asking_redis(own_redis):
 
 
 def test_what_is_left_when_no_portion_is_may_be_spent_too():
-    found = spend(Limiter("149 per year"), "key-a", 200)  # portions are of two
+    found = spend(RateLimiter("149 per year"), "key-a", 200)  # portions are of two
     assert found[:149] == [None] * 149 and None not in found[149:]
 
 
 def test_those_who_come_together_share_one_portion():
     async def walk():
-        limiter = Limiter("100 per year")
+        limiter = RateLimiter("100 per year")
         found = await asyncio.gather(*(limiter.take("key-a") for _ in range(150)))
         return [w for w in found if w is None]
 
@@ -131,7 +131,7 @@ def test_those_who_come_together_share_one_portion():
 
 def test_many_addresses_do_not_fill_the_memory():
     async def walk():
-        limiter = Limiter("10 per year")
+        limiter = RateLimiter("10 per year")
         for n in range(10_500):
             await limiter.take(f"address-{n}")
         return len(limiter._callers)
@@ -144,7 +144,7 @@ def test_a_busy_caller_is_remembered_while_many_others_come(monkeypatch):
     monkeypatch.setattr("api.http.rate_limit._MOST_CALLERS", 100)
 
     async def walk():
-        limiter, allowed = Limiter("500 per year"), 0  # portions are of ten
+        limiter, allowed = RateLimiter("500 per year"), 0  # portions are of ten
         for n in range(1800):
             await limiter.take(f"address-{n}")
             if n % 3 == 0:
@@ -157,7 +157,7 @@ def test_a_busy_caller_is_remembered_while_many_others_come(monkeypatch):
 @pytest.mark.parametrize("limit", ["", "many", "0/second", "5", "5 per fortnight", "-1/second"])
 def test_a_limit_that_cannot_be_read_is_refused(limit):
     with pytest.raises(ConfigError, match="RATE_LIMIT"):
-        Limiter(limit)
+        RateLimiter(limit)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_limit_that_cannot_be_read_is_refused(limit):
     ],
 )
 def test_what_a_caller_is_counted_under(client, who):
-    ring = Keyring(parse_keys(["secret:read"]))
+    ring = ApiKeyStore(parse_keys(["secret:read"]))
     assert identity(ring, {"client": client, "headers": [(b"x-api-key", b"wrong\xff")]}) == who
     assert identity(ring, {"client": client, "headers": [(b"x-api-key", b"secret")]}) == "key-environment-1"
 

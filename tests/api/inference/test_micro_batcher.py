@@ -15,10 +15,10 @@ import httpx
 import pytest
 import torch
 
-from api.inference.loaded_model import LONGEST_MS, MOST, Pace
-from api.inference.loaded_model import Served as Model
-from api.inference.micro_batcher import Company, Solved
-from recsys_meta.inference.recommender import Interaction, Known, Newcomer, Recommender
+from api.inference.loaded_model import LONGEST_MS, MOST, LatencyTracker
+from api.inference.loaded_model import LoadedModel as Model
+from api.inference.micro_batcher import BatchResult, MicroBatcher
+from recsys_meta.inference.recommender import EncodedEntity, EntityRequest, Interaction, Recommender
 from recsys_meta.store.database import migrate
 from tests.api import bundles
 from tests.api.servers import Served, change_state, cut_short, serving, settings, wait
@@ -42,7 +42,7 @@ def parties(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     real = Recommender.settle
 
-    def settle(self: Recommender, known: Sequence[Known]) -> Any:
+    def settle(self: Recommender, known: Sequence[EncodedEntity]) -> Any:
         found.append(len(known))
         time.sleep(0.02)  # so that others come meanwhile
         return real(self, known)
@@ -106,7 +106,7 @@ def test_whoever_cannot_be_adapted_spoils_it_for_nobody(flagship: Served, monkey
     bodies = [{**body, "n": 11} for body in bodies]
     real, sick = Recommender.settle, flagship.house.registry.live["users"].recommender.ids(["i7"])[0]
 
-    def settle(self: Recommender, known: Sequence[Known]) -> Any:
+    def settle(self: Recommender, known: Sequence[EncodedEntity]) -> Any:
         if any(sick in one.items for one in known):
             raise RuntimeError("no")
         return real(self, known)
@@ -132,7 +132,7 @@ def test_whose_scores_are_no_numbers_is_answered_by_popularity_and_nobody_else(
     bodies = [{**body, "n": 11} for body in bodies]
     real, sick = Recommender.settle, flagship.house.registry.live["users"].recommender.ids(["i7"])[0]
 
-    def settle(self: Recommender, known: Sequence[Known]) -> Any:
+    def settle(self: Recommender, known: Sequence[EncodedEntity]) -> Any:
         state, raw = real(self, known)
         for leaf in state.values():
             if leaf.is_floating_point():
@@ -171,11 +171,11 @@ def test_a_cached_state_of_older_events_that_does_not_fit_is_not_made_of_newer_o
 def test_equal_newcomers_of_different_forms_are_all_answered() -> None:
     """One who has a state already, and one of the same events who has none; and more than are worked out at once."""
     recommender = Recommender(served.flagship())
-    known = recommender.know(Newcomer(events=[Interaction("i3"), Interaction("i9")]))
+    known = recommender.know(EntityRequest(events=[Interaction("i3"), Interaction("i9")]))
     state = recommender.adapt([known])
-    model, company = Model("users", recommender, state), Company(ThreadPoolExecutor(1))
+    model, company = Model("users", recommender, state), MicroBatcher(ThreadPoolExecutor(1))
 
-    async def work() -> list[Solved | None]:
+    async def work() -> list[BatchResult | None]:
         asked = [
             company.solve(model, known, given)
             for given in (None, state, None, *(copy.deepcopy(state) for _ in range(40)))
@@ -197,10 +197,10 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 @pytest.fixture
-def lonely(parties: list[int], one_thread: None) -> tuple[Model, Known]:
+def lonely(parties: list[int], one_thread: None) -> tuple[Model, EncodedEntity]:
     """A model in service and a newcomer, without a server; `parties` tells who was worked out together."""
     recommender = Recommender(served.flagship())
-    known = recommender.know(Newcomer(events=[Interaction("i3"), Interaction("i9")]))
+    known = recommender.know(EntityRequest(events=[Interaction("i3"), Interaction("i9")]))
     model = Model("users", recommender, recommender.adapt([known]))
     assert recommender.together  # tried once, with a party of its own
     parties.clear()
@@ -208,12 +208,12 @@ def lonely(parties: list[int], one_thread: None) -> tuple[Model, Known]:
 
 
 def test_a_party_waits_for_who_is_on_the_way(
-    lonely: tuple[Model, Known], parties: list[int], monkeypatch: pytest.MonkeyPatch, run: Run
+    lonely: tuple[Model, EncodedEntity], parties: list[int], monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.setattr("api.inference.micro_batcher.PATIENCE_S", 30.0)
-    (model, known), company = lonely, Company(ThreadPoolExecutor(1))
+    (model, known), company = lonely, MicroBatcher(ThreadPoolExecutor(1))
 
-    async def come(steps: int) -> Solved | None:
+    async def come(steps: int) -> BatchResult | None:
         with company.expect():
             for _ in range(steps):
                 await asyncio.sleep(0.01)
@@ -233,9 +233,9 @@ def test_a_party_waits_for_who_is_on_the_way(
 
 
 def test_a_party_waits_no_longer_than_its_patience_nor_for_more_than_fit(
-    lonely: tuple[Model, Known], parties: list[int], monkeypatch: pytest.MonkeyPatch, run: Run
+    lonely: tuple[Model, EncodedEntity], parties: list[int], monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
-    (model, known), company = lonely, Company(ThreadPoolExecutor(1))
+    (model, known), company = lonely, MicroBatcher(ThreadPoolExecutor(1))
     model.pace.party = 4
 
     async def ask(many: int) -> None:
@@ -252,7 +252,7 @@ def test_a_party_waits_no_longer_than_its_patience_nor_for_more_than_fit(
 
 
 def test_a_party_grows_while_it_is_quick_and_shrinks_when_it_is_not() -> None:
-    pace = Pace()
+    pace = LatencyTracker()
     for _ in range(2 * MOST):
         pace.note(1.0, pace.most)
     assert pace.most == MOST
@@ -266,7 +266,7 @@ def test_a_party_grows_while_it_is_quick_and_shrinks_when_it_is_not() -> None:
 
 
 def test_of_a_large_catalogue_few_are_worked_out_together() -> None:
-    pace = Pace(limit=3)
+    pace = LatencyTracker(limit=3)
     for _ in range(10):
         pace.note(0.1, pace.most)
     assert pace.most == 3

@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from api.persistence.async_database import Database
+from api.persistence.async_database import AsyncDatabase
 from api.persistence.profile_cache import read_profile
 from recsys_meta.core.errors import StoreError
-from recsys_meta.store.cache.circuit_breaker import Breaker
+from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.database import migrate
-from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.database.engine import StoreUnavailable
 from tests.api.servers import Wire
 
 
@@ -29,13 +29,13 @@ def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(
     wire = Wire(make_url(postgres_url).port or 5432)
     wire.mend()
     url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
-    database, seen = Database(url), Counter[str]()
+    database, seen = AsyncDatabase(url), Counter[str]()
 
     async def look() -> str:
-        database.breaker = Breaker(failures=1, pause=0.0, longest=0.0)
+        database.breaker = CircuitBreaker(failures=1, pause=0.0, longest=0.0)
         try:
             await database.glance(lambda s: read_profile(s, "user", "anna"))
-        except Unavailable:
+        except StoreUnavailable:
             return "away"
         return "well"
 
@@ -56,7 +56,7 @@ def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(
 
 def test_what_goes_wrong_is_a_line_of_the_log_like_any_other(light: str, capfd: pytest.CaptureFixture[str]) -> None:
     """JSON, with the reason and where it came from; callers are told neither."""
-    database = Database(light)
+    database = AsyncDatabase(light)
     with pytest.raises(StoreError, match="log has the reason") as told:
         asyncio.run(database.read(lambda s: s.execute(text("SELECT :nothing"))))
     assert "nothing" not in str(told.value)
@@ -64,7 +64,7 @@ def test_what_goes_wrong_is_a_line_of_the_log_like_any_other(light: str, capfd: 
     def babble(session: object) -> None:
         raise ArithmeticError("noise")
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(StoreUnavailable):
         asyncio.run(database.glance(babble))
     database.close()
     out, err = capfd.readouterr()

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from api.telemetry.logging import Lines, open_log
+from api.telemetry.logging import BufferedLogWriter, open_log
 from tests.api.servers import serving, settings
 
 FULL = Path("/dev/full")
@@ -39,7 +39,7 @@ def written(log: Path) -> list[str]:
 
 
 def test_lines_wait_for_each_other_and_trouble_waits_for_nobody(out: BinaryIO, log: Path) -> None:
-    lines = Lines(out)
+    lines = BufferedLogWriter(out)
 
     async def work() -> None:
         lines.info(b"one")
@@ -66,14 +66,14 @@ def test_lines_wait_for_each_other_and_trouble_waits_for_nobody(out: BinaryIO, l
 
 
 def test_without_a_loop_a_line_is_written_at_once(out: BinaryIO, log: Path) -> None:
-    lines = Lines(out)
+    lines = BufferedLogWriter(out)
     for n in range(3):
         lines.info(str(n).encode())
         assert written(log) == [str(k) for k in range(n + 1)]
 
 
 def test_a_loop_that_comes_after_one_that_went_is_waited_for_too(out: BinaryIO, log: Path) -> None:
-    lines = Lines(out)
+    lines = BufferedLogWriter(out)
 
     async def work(count: int) -> None:
         lines.info(b"line")
@@ -85,17 +85,17 @@ def test_a_loop_that_comes_after_one_that_went_is_waited_for_too(out: BinaryIO, 
 
 
 def test_threads_that_write_at_once_to_who_reads_late_lose_and_tear_no_line() -> None:
-    def write(lines: Lines, who: int) -> None:
+    def write(lines: BufferedLogWriter, who: int) -> None:
         for n in range(300):
             (lines.error if n % 7 == who % 7 else lines.info)(json.dumps([who, n, "x" * (n % 5 * 300)]).encode())
 
-    async def loop(lines: Lines) -> None:
+    async def loop(lines: BufferedLogWriter) -> None:
         write(lines, 99)
 
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as source, ThreadPoolExecutor(9) as pool:
         with os.fdopen(writer, "wb") as out:
-            lines = Lines(out)
+            lines = BufferedLogWriter(out)
             work = [pool.submit(write, lines, who) for who in range(7)]
             work.append(pool.submit(asyncio.run, loop(lines)))
             found = pool.submit(source.read)  # far more than the pipe holds
@@ -174,7 +174,7 @@ def test_a_stream_that_cannot_be_written_raises_nothing(kind: Any) -> None:
         pytest.skip("this system has no /dev/full")
     trouble: list[Any] = []
 
-    async def work(lines: Lines) -> None:
+    async def work(lines: BufferedLogWriter) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: trouble.append(context))
         lines.info(b"one")
         lines.error(b"two")
@@ -183,7 +183,7 @@ def test_a_stream_that_cannot_be_written_raises_nothing(kind: Any) -> None:
         await asyncio.sleep(0.3)  # the loop's turn to write comes before this one's end, however slow the machine
 
     with kind() as out:
-        lines = Lines(out)
+        lines = BufferedLogWriter(out)
         lines.info(b"zero")
         asyncio.run(asyncio.wait_for(work(lines), 60))
         lines.error(b"x" * 100_000)
@@ -194,7 +194,7 @@ def test_a_stream_that_cannot_be_written_raises_nothing(kind: Any) -> None:
 def test_a_disk_that_has_room_again_is_written_again(out: BinaryIO, log: Path) -> None:
     if not FULL.exists():
         pytest.skip("this system has no /dev/full")
-    lines = Lines(out)
+    lines = BufferedLogWriter(out)
     number = out.fileno()
     well, ill = os.dup(number), os.open(FULL, os.O_WRONLY)
     expected = [f"line {n} {'x' * 100}" for n in range(500)]

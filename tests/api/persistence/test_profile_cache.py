@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from api.persistence.profile_cache import Profile
-from recsys_meta.inference.requests.stored_events import Stored
+from api.persistence.profile_cache import EntityProfile
+from recsys_meta.inference.requests.stored_events import StoredInteraction
 
-EVENT = Stored("e1", "i3", 1.0, 5.0, {"hour": 3})
-PROFILE = Profile({"age": 30}, (EVENT,), "1")
+EVENT = StoredInteraction("e1", "i3", 1.0, 5.0, {"hour": 3})
+PROFILE = EntityProfile({"age": 30}, (EVENT,), "1")
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def test_the_mark_is_another_whatever_of_a_profile_changes(other):
 
 
 def test_the_mark_is_about_what_is_stored_alone():
-    same = Profile({"age": 30}, (replace(EVENT),), "2")
+    same = EntityProfile({"age": 30}, (replace(EVENT),), "2")
     same.memo["some version"] = None
     assert same.mark == PROFILE.mark
     pair = {"age": 30, "group": "a"}
-    assert Profile(pair).mark == Profile(dict(reversed(pair.items()))).mark
+    assert EntityProfile(pair).mark == EntityProfile(dict(reversed(pair.items()))).mark
 
 
 def test_an_entity_continues_while_its_features_stay_and_no_event_is_gone():
@@ -51,7 +51,7 @@ def test_an_entity_continues_while_its_features_stay_and_no_event_is_gone():
     assert not replace(PROFILE, events=(newer,)).continues(PROFILE)
     assert not replace(PROFILE, features={"age": 60}).continues(PROFILE)
     assert not replace(PROFILE, features={}).continues(PROFILE)
-    assert not Profile().continues(Profile()), "who was erased has nothing either"
+    assert not EntityProfile().continues(EntityProfile()), "who was erased has nothing either"
 
 
 def test_the_copy_of_an_entity_that_comes_often_stays_while_others_come(full, monkeypatch):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from recsys_meta.inference.recommender import Interaction, Moment, Newcomer, Recommender, recommend
+from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender, recommend
 from recsys_meta.store.database import migrate
 from tests.api import bundles
 from tests.api.servers import serving, settings, wait
@@ -72,7 +72,9 @@ def test_a_new_city_with_fifty_events_gets_recommendations(kinds, new_id):
         )
         for e in checkins()
     ]
-    offline = recommend(Recommender(choosing.visits()), Newcomer(events=events), 5, moment=Moment({"hour": 12}, "u3"))
+    offline = recommend(
+        Recommender(choosing.visits()), EntityRequest(events=events), 5, moment=QueryContext({"hour": 12}, "u3")
+    )
     assert [(r["item"], r["score"]) for r in found["items"]] == [(s.item, s.score) for s in offline.items]
     again = ask(kinds, entity=entity, moment=moment, n=5)
     assert (again.json()["served_by"], again.headers["x-cache"]) == ("cache", "process")

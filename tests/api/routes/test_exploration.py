@@ -7,9 +7,9 @@ import torch
 from sqlalchemy import select
 
 from recsys_meta.inference.ranking.thompson_sampling import propensity
-from recsys_meta.inference.recommender import Interaction, Newcomer, Recommender
+from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender
 from recsys_meta.store.database import migrate
-from recsys_meta.store.database.base import Exploration
+from recsys_meta.store.database.base import ExplorationRecord
 from recsys_meta.store.database.engine import connect, reading
 from tests.api import bundles
 from tests.api.servers import serving, settings, wait
@@ -35,7 +35,7 @@ def ask(server, members=MEMBERS, **body):
 def rows(url):
     engine = connect(url)
     with reading(engine) as s:
-        found = [row.as_dict() for row in s.scalars(select(Exploration).order_by(Exploration.id))]
+        found = [row.as_dict() for row in s.scalars(select(ExplorationRecord).order_by(ExplorationRecord.id))]
     engine.dispose()
     return found
 
@@ -43,7 +43,7 @@ def rows(url):
 def offline():
     """Means and standard deviations of the logits of a, b and c."""
     recommender = Recommender(choosing.clicks())
-    known = [recommender.know(Newcomer(events=[Interaction("p1", y) for y in ys])) for ys in SHOWN.values()]
+    known = [recommender.know(EntityRequest(events=[Interaction("p1", y) for y in ys])) for ys in SHOWN.values()]
     asked = recommender.rows(known[0], [(ROW["item"], ROW["context"])])
     states = [recommender.adapt([k]) for k in known]
     mean = torch.stack([recommender.judge(s, asked)[0, 0] for s in states])

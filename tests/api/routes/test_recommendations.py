@@ -5,7 +5,7 @@ import random
 import httpx
 import pytest
 
-from recsys_meta.inference.recommender import Interaction, Newcomer, Recommender, recommend
+from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender, recommend
 from tests.api import bundles
 from tests.api.servers import change_state, cut_short, serving, settings, wait
 
@@ -75,7 +75,7 @@ def test_scores_equal_the_offline_ones(server, bundle):
     for size in (0, 1, 3, 12):
         items = rng.sample([f"i{n}" for n in range(80)], size)
         features = {"age": 31, "group": ["group1"]} if size % 2 else {}
-        newcomer = Newcomer(features, [Interaction(item) for item in items])
+        newcomer = EntityRequest(features, [Interaction(item) for item in items])
         offline = recommend(recommender, newcomer, 80)
         response = server.recommend(*items, n=80, entity={"features": features})
         assert listed(response) == [(s.item, s.score) for s in offline.items]

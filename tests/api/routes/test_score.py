@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from api.schemas.requests import AdaptRequest
-from recsys_meta.inference.recommender import Interaction, Newcomer, Recommender
+from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender
 from recsys_meta.store.database import migrate
 from tests.api import bundles
 from tests.api.servers import serving, settings, wait
@@ -48,7 +48,7 @@ def test_rows_are_scored_as_offline_and_with_an_interval(plain):
     found = score(plain, events=SHOWN, rows=rows, items=["p4", "nobody"]).json()
     recommender = Recommender(choosing.clicks())
     events = [Interaction(e["item"], e["label"], None, e["context"]) for e in SHOWN]
-    known = recommender.know(Newcomer(events=events))
+    known = recommender.know(EntityRequest(events=events))
     state = recommender.adapt([known])
     asked = recommender.rows(known, [("p4", {}), *((r["item"], r.get("context", {})) for r in rows)])
     logits, spread = recommender.judge(state, asked)[0].tolist(), float(recommender.spread(state, asked)[0, 0])

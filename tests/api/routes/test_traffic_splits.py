@@ -16,7 +16,7 @@ from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import connect, reading, session
 from recsys_meta.store.model_registry import split_arms as arms
 from recsys_meta.store.model_registry import traffic_splits as splits
-from recsys_meta.store.model_registry.split_arms import Arm
+from recsys_meta.store.model_registry.split_arms import SplitArm
 from recsys_meta.store.tracking import evaluations
 from tests.api import bundles
 from tests.api.servers import Wire, serving, settings, wait
@@ -258,7 +258,7 @@ def test_an_arm_for_other_newcomers_is_refused_and_never_served(home, light, ver
     assert (refused.status_code, "of kind 'ad', not 'user'" in refused.text) == (409, True)
     engine = connect(light)
     with session(engine) as s:  # as the command line does, which loads nothing
-        splits.start(s, "users", [Arm("old", versions[0], 1), Arm("new", ads, 1)])
+        splits.start(s, "users", [SplitArm("old", versions[0], 1), SplitArm("new", ads, 1)])
     engine.dispose()
     wait(lambda: served.client.get("/v1/models").json()["items"][0]["problem"])
     assert {told(ask(served, one)) for one in IDS} == {("old", versions[0]), (None, versions[0])}

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.telemetry.metrics import Metrics
+from api.telemetry.metrics import ServerMetrics
 from tests.api.servers import serving, settings, wait
 from tests.fixtures.services import free_port
 
@@ -173,7 +173,7 @@ def test_a_server_that_stops_leaves_no_figures_behind(workers):
 
 
 def test_counting_by_hand_and_by_gate_is_the_same():
-    metrics = Metrics()
+    metrics = ServerMetrics()
     for status in (200, 200, 503):
         metrics.note("/x", "GET", status, 0.003)
     found = figures(metrics.render().decode())

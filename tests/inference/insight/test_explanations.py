@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recsys_meta.inference.insight.explanations import explain, without
-from recsys_meta.inference.recommender import Interaction, Moment, Newcomer, Recommender
+from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender
 from tests.fixtures import stub_predictors as choosing
 from tests.fixtures import trained_recommenders as served
 
@@ -34,7 +34,7 @@ def check(recommender, known, items, question=None):
 
 def test_of_a_ranking():
     model = served.ranking()
-    known = model.know(Newcomer({"age": 30}, [Interaction(f"i{n}") for n in (1, 5, 9, 20)]))
+    known = model.know(EntityRequest({"age": 30}, [Interaction(f"i{n}") for n in (1, 5, 9, 20)]))
     found = check(model, known, [4, 10, 17])
     assert {c.item for why in found for c in why.causes} <= {"i1", "i5", "i9", "i20"}
     assert all(c.label == 1 and c.context == {} for why in found for c in why.causes)
@@ -44,7 +44,7 @@ def test_of_a_ranking():
 
 def test_of_a_rating():
     model = served.rating()
-    known = model.know(Newcomer(events=[Interaction("i1", 5.0), Interaction("i2", 1.0)]))
+    known = model.know(EntityRequest(events=[Interaction("i1", 5.0), Interaction("i2", 1.0)]))
     found = check(model, known, [7])
     assert {c.item: c.label for c in found[0].causes} == {"i1": 5.0, "i2": 1.0}
 
@@ -52,7 +52,7 @@ def test_of_a_rating():
 def test_of_clicks_in_a_context():
     model = Recommender(choosing.clicks())
     events = [Interaction("p1", 1.0, 1, {"position": 0}), Interaction("new", 0.0, 2), Interaction("p1", 1.0, 3)]
-    known, question = model.ask(model.know(Newcomer(events=events)), Moment({"position": 2}))
+    known, question = model.ask(model.know(EntityRequest(events=events)), QueryContext({"position": 2}))
     found = check(model, known, [3], question)[0]
     assert [(c.item, c.label) for c in found.causes if c.moved < 0] == [("", 0.0)], "an item that the model lacks"
     assert [c.context for c in found.causes if c.context] == [{"position": 0}]
@@ -62,14 +62,14 @@ def test_of_choices():
     model = Recommender(choosing.visits())
     steps = [("ann", "x"), ("bob", "y"), ("ann", "y"), ("bob", "z")]
     events = [Interaction(item, None, n, {"lat": 5.0 + n, "lon": 1.0}, actor) for n, (actor, item) in enumerate(steps)]
-    known, question = model.ask(model.know(Newcomer(events=events)), Moment(actor="ann"))
+    known, question = model.ask(model.know(EntityRequest(events=events)), QueryContext(actor="ann"))
     found = check(model, known, [known.own.ids["y"]], question)[0]
     assert [c.item for c in found.causes if c.moved > 0] == ["y", "y"]
 
 
 def test_before_the_first_event_nothing_moved_anything():
     model = served.ranking()
-    known = model.know(Newcomer())
+    known = model.know(EntityRequest())
     why = explain(model, known, [5])[0]
     assert why.causes == () and why.prior == pytest.approx(share(model, known, 5), abs=1e-5)
     assert explain(model, known, []) == []
@@ -77,7 +77,7 @@ def test_before_the_first_event_nothing_moved_anything():
 
 def test_a_large_catalogue_is_worked_through_piece_by_piece(monkeypatch):
     model = served.ranking()
-    known = model.know(Newcomer(events=[Interaction(f"i{n}") for n in range(9)]))
+    known = model.know(EntityRequest(events=[Interaction(f"i{n}") for n in range(9)]))
     whole = explain(model, known, [20, 25])
     monkeypatch.setattr("recsys_meta.inference.insight.explanations.FLOATS", 70)
     for a, b in zip(whole, explain(model, known, [20, 25]), strict=True):

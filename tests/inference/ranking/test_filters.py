@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField
-from recsys_meta.inference.ranking.filters import Rule, passing
+from recsys_meta.inference.ranking.filters import FeatureFilter, passing
 
 FIELDS = (
     FeatureField(name="tags", kind="multi"),
@@ -39,7 +39,7 @@ SETS = st.lists(st.sampled_from([*WORDS, "?", "zebra"]), max_size=3).map(tuple)
 
 @given(any_of=st.one_of(st.none(), SETS), all_of=SETS, none_of=SETS)
 def test_values_equal_their_definition(any_of, all_of, none_of):
-    kept = passing({"tags": Rule(any_of, all_of, none_of)}, FIELDS, VOCAB, features()).tolist()
+    kept = passing({"tags": FeatureFilter(any_of, all_of, none_of)}, FIELDS, VOCAB, features()).tolist()
     for tags, got in zip(TAGS, kept, strict=True):
         known = set(tags) - {"?"}
         wanted = (any_of is None or bool(known & set(any_of))) and set(all_of) <= known and not known & set(none_of)
@@ -53,18 +53,18 @@ def test_values_equal_their_definition(any_of, all_of, none_of):
 def test_numbers_equal_their_definition(low, high):
     if low is None and high is None:
         return
-    kept = passing({"year": Rule(min=low, max=high)}, FIELDS, VOCAB, features()).tolist()
+    kept = passing({"year": FeatureFilter(min=low, max=high)}, FIELDS, VOCAB, features()).tolist()
     assert kept == [(low is None or y >= low) and (high is None or y <= high) and y == y for y in YEARS]
 
 
 def test_all_rules_must_hold_and_texts_have_no_capitals():
-    rules = {"words": Rule(("BLUE",)), "tags": Rule(all=("a",))}
+    rules = {"words": FeatureFilter(("BLUE",)), "tags": FeatureFilter(all=("a",))}
     assert passing(rules, FIELDS, VOCAB, features()).nonzero().flatten().tolist() == [1]
 
 
 def test_only_features_that_the_model_has_can_be_filtered():
     with pytest.raises(DataError, match=r"'words'.*Known: year"):
-        passing({"words": Rule(("red",))}, FIELDS, VOCAB, {"year": torch.zeros(3)})
+        passing({"words": FeatureFilter(("red",))}, FIELDS, VOCAB, {"year": torch.zeros(3)})
 
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -74,7 +74,7 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 def test_a_number_passes_bounds_of_the_same_number(sent):
     """Also one that a float32 cannot hold: it is kept as infinite, and so are its bounds."""
     stored = {"year": torch.tensor([sent], dtype=torch.float64).float()}
-    for rule in (Rule(min=sent), Rule(max=sent), Rule(min=sent, max=sent)):
+    for rule in (FeatureFilter(min=sent), FeatureFilter(max=sent), FeatureFilter(min=sent, max=sent)):
         assert passing({"year": rule}, FIELDS, VOCAB, stored).tolist() == [True]
 
 
@@ -84,17 +84,21 @@ def test_bounds_are_rounded_and_keep_their_side(value, bound):
     if abs(value - bound) <= 1e-6 * max(abs(value), abs(bound), 1e-30):
         return
     stored = {"year": torch.tensor([value, torch.nan])}
-    assert passing({"year": Rule(min=bound)}, FIELDS, VOCAB, stored).tolist() == [value >= bound, False]
-    assert passing({"year": Rule(max=bound)}, FIELDS, VOCAB, stored).tolist() == [value <= bound, False]
+    assert passing({"year": FeatureFilter(min=bound)}, FIELDS, VOCAB, stored).tolist() == [value >= bound, False]
+    assert passing({"year": FeatureFilter(max=bound)}, FIELDS, VOCAB, stored).tolist() == [value <= bound, False]
 
 
 def test_bounds_beyond_the_range_of_the_values_let_all_pass_or_none():
     stored = {"year": torch.tensor([-3e38, 48.12, 3e38])}
     for rule, kept in (
-        (Rule(min=-1e300), True),
-        (Rule(max=1e300), True),
-        (Rule(min=1e300), False),
-        (Rule(max=-1e300), False),
+        (FeatureFilter(min=-1e300), True),
+        (FeatureFilter(max=1e300), True),
+        (FeatureFilter(min=1e300), False),
+        (FeatureFilter(max=-1e300), False),
     ):
         assert passing({"year": rule}, FIELDS, VOCAB, stored).tolist() == [kept] * 3
-    assert passing({"year": Rule(min=48.12, max=48.12)}, FIELDS, VOCAB, stored).tolist() == [False, True, False]
+    assert passing({"year": FeatureFilter(min=48.12, max=48.12)}, FIELDS, VOCAB, stored).tolist() == [
+        False,
+        True,
+        False,
+    ]

@@ -2,10 +2,10 @@
 
 import pytest
 
-from recsys_meta.inference.ranking.list_cursor import LONGEST, Place, digest, moment_digest, read, secret_of, write
-from recsys_meta.inference.requests.entity import Moment
+from recsys_meta.inference.ranking.list_cursor import LONGEST, ListCursor, digest, moment_digest, read, secret_of, write
+from recsys_meta.inference.requests.entity import QueryContext
 
-PLACE = Place("0123456789abcdef", "ab" * 16, 3, digest("rm{x}"), moment_digest(None), 1.5, 70)
+PLACE = ListCursor("0123456789abcdef", "ab" * 16, 3, digest("rm{x}"), moment_digest(None), 1.5, 70)
 
 
 def test_a_cursor_is_read_as_it_was_written():
@@ -18,8 +18,13 @@ def test_a_cursor_is_read_as_it_was_written():
 
 
 def test_a_moment_is_the_same_however_its_words_are_told():
-    told = Moment({"hour": 12, "device": None}, "ann", (48.0, 11.5))
-    assert moment_digest(told) == moment_digest(Moment({"hour": "12"}, "ann", (48.0, 11.5)))
-    others = [Moment({"hour": 13}, "ann", (48.0, 11.5)), Moment({"hour": 12}, "bob", (48.0, 11.5)), Moment(), None]
+    told = QueryContext({"hour": 12, "device": None}, "ann", (48.0, 11.5))
+    assert moment_digest(told) == moment_digest(QueryContext({"hour": "12"}, "ann", (48.0, 11.5)))
+    others = [
+        QueryContext({"hour": 13}, "ann", (48.0, 11.5)),
+        QueryContext({"hour": 12}, "bob", (48.0, 11.5)),
+        QueryContext(),
+        None,
+    ]
     assert len({moment_digest(one) for one in (told, *others)}) == 5
     assert moment_digest(None) == bytes(8)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.episodes.event_index import HISTORY
-from recsys_meta.inference.recommender import Interaction, Moment, Newcomer, Recommender, recommend
+from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender, recommend
 from recsys_meta.inference.requests.support_reader import MAX_CHOICES, MAX_SUPPORT
 from tests.fixtures import stub_predictors as choosing
 
@@ -34,11 +34,13 @@ def went(actor, item, time=None, **context):
 
 def test_every_click_is_a_row_with_its_context(clicks):
     known = clicks.know(
-        Newcomer(events=[shown("p1", 1.0, 2, position=3), shown("p1", 0.0, 1, device="desktop"), shown("new", 0.0, 3)])
+        EntityRequest(
+            events=[shown("p1", 1.0, 2, position=3), shown("p1", 0.0, 1, device="desktop"), shown("new", 0.0, 3)]
+        )
     )
     assert known.items == (3, 3, 1) and known.labels == (0.0, 1.0, 0.0)
     assert known.unknown == ("new",) and known.seen == {3}
-    rows = clicks.support([known, clicks.know(Newcomer())]).rows
+    rows = clicks.support([known, clicks.know(EntityRequest())]).rows
     assert rows.item.tolist() == [[3, 3, 1], [0, 0, 0]] and rows.mask.tolist() == [[True] * 3, [False] * 3]
     assert rows.context["position"].nan_to_num(-1).tolist() == [[-1, 3, -1], [-1, -1, -1]]
     assert rows.context["device"].tolist() == [[3, 0, 0], [0, 0, 0]]
@@ -50,16 +52,16 @@ def test_the_order_in_which_events_are_told_does_not_matter(clicks, visits, orde
     ads = [shown(f"p{n % 3}", n % 2, n // 3, position=n % 2) for n in range(6)]
     steps = [went(f"a{n % 2}", f"x{n % 3}", n // 2, lat=40 + n % 3, lon=5, hour=n) for n in range(6)]
     for recommender, events in ((clicks, ads), (visits, steps)):
-        known, mixed = (recommender.know(Newcomer(events=e)) for e in (events, [events[i] for i in order]))
+        known, mixed = (recommender.know(EntityRequest(events=e)) for e in (events, [events[i] for i in order]))
         assert known == mixed and known.digest == mixed.digest
 
 
 def test_only_the_newest_rows_count(clicks, visits):
     many = [shown(f"p{n % 10}", n % 2, n) for n in range(MAX_SUPPORT + 7)]
-    known = clicks.know(Newcomer(events=random.Random(0).sample(many, len(many))))
+    known = clicks.know(EntityRequest(events=random.Random(0).sample(many, len(many))))
     assert len(known.items) == MAX_SUPPORT and known.labels[:2] == (1.0, 0.0)
     steps = [went("a", f"x{n}", n) for n in range(MAX_CHOICES + 3)]
-    known = visits.know(Newcomer(events=steps))
+    known = visits.know(EntityRequest(events=steps))
     assert len(known.items) == MAX_CHOICES and len(known.own.names) == MAX_CHOICES + 3
     first = known.own.names[known.items[0] - 2], [known.own.names[i - 2] for i in known.history[0]]
     assert first == ("x3", ["x2", "x1", "x0"])
@@ -67,7 +69,7 @@ def test_only_the_newest_rows_count(clicks, visits):
 
 def test_a_history_is_what_its_actor_did_before_the_last_one_first(visits):
     steps = [went("a", "x", 1), went("b", "y", 2), went("a", "y", 3), went(None, "x", 4), went("a", "x", 5)]
-    known = visits.know(Newcomer(events=steps))
+    known = visits.know(EntityRequest(events=steps))
     x, y = known.own.ids["x"], known.own.ids["y"]
     assert known.history == ((), (), (x,), (), (y, x))
     assert known.acts == {"a": (x, y, x), "b": (y,)}
@@ -77,8 +79,8 @@ def test_a_history_is_what_its_actor_did_before_the_last_one_first(visits):
 
 def test_a_catalogue_is_what_was_met_with_the_last_word_on_each_item(visits):
     steps = [went("a", "k1", 1), went("a", "x", 2, lat=41.0, lon=-70.0), went("a", "x", 3, lat=41.5, category="bar")]
-    known = visits.know(Newcomer(events=[*steps, went("a", "bare", 4)]))
-    own = visits.support([known, visits.know(Newcomer())]).catalogue
+    known = visits.know(EntityRequest(events=[*steps, went("a", "bare", 4)]))
+    own = visits.support([known, visits.know(EntityRequest())]).catalogue
     assert known.own.names == ("bare", "k1", "x") and known.unknown == ("bare",)
     assert own.item.tolist() == [[0, 0, 1, 3, 1], [0] * 5]
     assert own.mask.tolist() == [[False, False, True, True, True], [False] * 5]
@@ -89,14 +91,14 @@ def test_a_catalogue_is_what_was_met_with_the_last_word_on_each_item(visits):
 
 
 def test_what_is_told_in_a_question_extends_the_catalogue_and_moves_no_id(visits):
-    known = visits.know(Newcomer(events=[went("a", "x", 1, lat=1, lon=1)]))
-    same, _ = visits.ask(known, Moment(actor="a"), {"x": {}})
+    known = visits.know(EntityRequest(events=[went("a", "x", 1, lat=1, lon=1)]))
+    same, _ = visits.ask(known, QueryContext(actor="a"), {"x": {}})
     assert same.own is known.own and same.digest == known.digest
-    more, question = visits.ask(known, Moment(at=(2.0, 3.0)), {"w": {"lat": 5}, "who": {}, "k0": {}})
+    more, question = visits.ask(known, QueryContext(at=(2.0, 3.0)), {"w": {"lat": 5}, "who": {}, "k0": {}})
     assert more.own.names == ("x", "", "k0", "w") and more.unknown == ("who",)
     assert question.hidden == {3} and question.catalogue == 6
     assert more.digest != known.digest
-    told, _ = visits.ask(known, Moment(), {"x": {"lat": 9}})
+    told, _ = visits.ask(known, QueryContext(), {"x": {"lat": 9}})
     assert told.own.features == ({"lat": 9, "lon": 1},) and told.digest != known.digest
 
 
@@ -108,7 +110,7 @@ def test_choices_revisit_and_stay_near(visits):
     ]
 
     def best(**moment):
-        answer = recommend(visits, Newcomer(events=steps), 3, moment=Moment(**moment))
+        answer = recommend(visits, EntityRequest(events=steps), 3, moment=QueryContext(**moment))
         return [s.item for s in answer.items]
 
     assert best(actor="ann")[0] == "home" and best(actor="bob")[0] == "near"
@@ -116,19 +118,19 @@ def test_choices_revisit_and_stay_near(visits):
     assert best(history=["far"])[0] == "far"
     assert best()[0] == "near" and set(best()) == {"home", "far", "near"}
     assert best(at=(41.0, -70.0), context={"hour": 12}) == best(at=(41.0, -70.0))
-    alone = recommend(visits, Newcomer(events=steps), 9).items
+    alone = recommend(visits, EntityRequest(events=steps), 9).items
     assert [s.item for s in alone] == best(), "nothing known of the actor"
 
 
 def test_before_the_first_event_candidates_are_ranked(visits):
-    answer = recommend(visits, Newcomer(), 5, ["k0", "k1", "none"], Moment(at=(40.011, -70.0)))
+    answer = recommend(visits, EntityRequest(), 5, ["k0", "k1", "none"], QueryContext(at=(40.011, -70.0)))
     assert [s.item for s in answer.items] == ["k1", "k0"]
     assert (answer.served_by, answer.unknown) == ("prior", ("none",))
 
 
 def test_a_moment_of_clicks_ranks_every_item_in_its_context(clicks):
-    newcomer = Newcomer(events=[shown("p1", 1.0, 1, position=0)])
-    plain, far = (recommend(clicks, newcomer, 9, moment=Moment(context=c)).items for c in ({}, {"position": 4}))
+    newcomer = EntityRequest(events=[shown("p1", 1.0, 1, position=0)])
+    plain, far = (recommend(clicks, newcomer, 9, moment=QueryContext(context=c)).items for c in ({}, {"position": 4}))
     assert [s.item for s in plain] == [s.item for s in far]
     assert plain[0].score - far[0].score == pytest.approx(2.0, abs=1e-5)
     state = clicks.adapt([clicks.know(newcomer)])
@@ -137,7 +139,7 @@ def test_a_moment_of_clicks_ranks_every_item_in_its_context(clicks):
 
 
 def test_only_an_unsure_predictor_has_a_spread(clicks):
-    known = clicks.know(Newcomer())
+    known = clicks.know(EntityRequest())
     rows, state = clicks.rows(known, [("p1", {})]), clicks.adapt([known])
     assert float(clicks.spread(state, rows)) == pytest.approx(math.sqrt(1.25))
     assert Recommender(choosing.clicks(choosing.Blind)).spread(state, rows) is None
@@ -155,7 +157,7 @@ def test_only_an_unsure_predictor_has_a_spread(clicks):
 )
 def test_wrong_clicks_are_refused(clicks, event, says):
     with pytest.raises(DataError, match=says):
-        clicks.support([clicks.know(Newcomer(events=[event]))])
+        clicks.support([clicks.know(EntityRequest(events=[event]))])
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_wrong_clicks_are_refused(clicks, event, says):
 )
 def test_wrong_choices_are_refused(visits, event, says):
     with pytest.raises(DataError, match=says):
-        visits.support([visits.know(Newcomer(events=[event]))])
+        visits.support([visits.know(EntityRequest(events=[event]))])
     with pytest.raises(DataError, match=says):
         visits.check(event.context)
 
@@ -180,21 +182,21 @@ def test_a_predictor_that_cannot_choose_is_refused():
 
 
 def test_questions_that_a_model_has_no_words_for_are_refused(clicks, visits):
-    known = clicks.know(Newcomer())
+    known = clicks.know(EntityRequest())
     for moment, says in (
-        (Moment(actor="me"), "no actors"),
-        (Moment(history=["p1"]), "no actors"),
-        (Moment(at=(1.0, 2.0)), "nothing of places"),
-        (Moment(context={"hour": 3}), r"no such context field.*device, position"),
+        (QueryContext(actor="me"), "no actors"),
+        (QueryContext(history=["p1"]), "no actors"),
+        (QueryContext(at=(1.0, 2.0)), "nothing of places"),
+        (QueryContext(context={"hour": 3}), r"no such context field.*device, position"),
     ):
         with pytest.raises(DataError, match=says):
             clicks.ask(known, moment)
     with pytest.raises(DataError, match=r"no such item feature.*category, lat, lon"):
-        visits.ask(visits.know(Newcomer()), Moment(), {"x": {"stars": 3}})
+        visits.ask(visits.know(EntityRequest()), QueryContext(), {"x": {"stars": 3}})
 
 
 def test_a_model_that_fails_leaves_what_was_met_most(clicks, visits):
-    known = visits.know(Newcomer(events=[went("a", "x", 1), went("b", "y", 2), went("a", "y", 3)]))
+    known = visits.know(EntityRequest(events=[went("a", "x", 1), went("b", "y", 2), went("a", "y", 3)]))
     scores = visits.fallback(known)
     assert [s.item for s in visits.top(scores, 5, own=known.own)] == ["y", "x"]
-    assert clicks.fallback(clicks.know(Newcomer())) is clicks.popular
+    assert clicks.fallback(clicks.know(EntityRequest())) is clicks.popular

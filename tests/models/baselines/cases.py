@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from recsys_meta.core.feature_encoding import gather
-from recsys_meta.core.types import FIRST, Rows, Support
+from recsys_meta.core.types import FIRST, Interactions, Support
 from recsys_meta.models.baselines import BASELINES
 from tests.fixtures.simulated_datasets import dataset
 
@@ -66,7 +66,7 @@ def rows(items, labels=None, width=None):
         item[t, : len(own)] = torch.tensor(own, dtype=torch.int64)
         label[t, : len(own)] = torch.tensor(labels[t]) if labels else 1.0
         mask[t, : len(own)] = True
-    return Rows(item, label, mask)
+    return Interactions(item, label, mask)
 
 
 def supports(data, sizes=(0, 1, 2, 5, 3), seed=1, width=None):
@@ -85,12 +85,12 @@ def supports(data, sizes=(0, 1, 2, 5, 3), seed=1, width=None):
 def change(support, f):
     """The support with f applied to every tensor of its rows."""
     r = support.rows
-    return Support(dict(support.features), Rows(f(r.item), f(r.label), f(r.mask)))
+    return Support(dict(support.features), Interactions(f(r.item), f(r.label), f(r.mask)))
 
 
 def one(support, t):
     """The support of task t alone, without its padding."""
     n = int(support.rows.mask[t].sum())
     r = support.rows
-    own = Rows(r.item[t : t + 1, :n], r.label[t : t + 1, :n], r.mask[t : t + 1, :n])
+    own = Interactions(r.item[t : t + 1, :n], r.label[t : t + 1, :n], r.mask[t : t + 1, :n])
     return Support({k: v[t : t + 1] for k, v in support.features.items()}, own)

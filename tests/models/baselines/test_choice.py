@@ -9,16 +9,16 @@ import torch
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST
 from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
-from recsys_meta.models.baselines.choice.item_neighbours import Neighbours
+from recsys_meta.models.baselines.choice.item_neighbours import ItemNeighbours
 from recsys_meta.models.baselines.choice.local_popularity import LocalPopularity
-from recsys_meta.models.baselines.choice.markov import Markov
-from recsys_meta.models.baselines.choice.nearest_item import Nearest
+from recsys_meta.models.baselines.choice.markov import MarkovChain
+from recsys_meta.models.baselines.choice.nearest_item import NearestItem
 from recsys_meta.models.baselines.choice.pooled_logit import SIZES, PooledLogit
-from recsys_meta.models.baselines.choice.revisit import Revisits
+from recsys_meta.models.baselines.choice.revisit import RevisitFrequency
 from tests.fixtures.choice_datasets import choice_world, place_support, rows_of
 from tests.fixtures.simulated_datasets import ranking_world
 
-PLAIN = [LocalPopularity, Nearest, Revisits, Markov, Neighbours]
+PLAIN = [LocalPopularity, NearestItem, RevisitFrequency, MarkovChain, ItemNeighbours]
 EVERY = [*PLAIN, PooledLogit]
 TRAIN, TEST = np.arange(10), np.arange(10, 16)
 
@@ -62,24 +62,24 @@ def test_local_popularity_orders_by_the_support():
 
 
 def test_nearest_orders_by_distance_from_the_last():
-    assert order(Nearest, [5, 2]) == [5, 6, 4, 3, 2]
-    assert order(Nearest, [])[:3] == order(LocalPopularity, [])[:3]
+    assert order(NearestItem, [5, 2]) == [5, 6, 4, 3, 2]
+    assert order(NearestItem, [])[:3] == order(LocalPopularity, [])[:3]
 
 
 def test_revisits_come_first_then_popularity():
-    assert order(Revisits, [6, 5, 6])[:2] == [6, 5]
-    assert order(Revisits, [6, 5, 6])[2:] == order(LocalPopularity, [])[:3]
+    assert order(RevisitFrequency, [6, 5, 6])[:2] == [6, 5]
+    assert order(RevisitFrequency, [6, 5, 6])[2:] == order(LocalPopularity, [])[:3]
 
 
 def test_markov_follows_the_steps_of_the_support():
-    assert order(Markov, [4])[0] == 3
-    assert order(Markov, [3])[0] == 2
-    assert order(Markov, [6]) == order(LocalPopularity, [6])
+    assert order(MarkovChain, [4])[0] == 3
+    assert order(MarkovChain, [3])[0] == 2
+    assert order(MarkovChain, [6]) == order(LocalPopularity, [6])
 
 
 def test_neighbours_take_what_those_with_the_same_history_took():
-    assert order(Neighbours, [4])[0] == 3
-    assert order(Neighbours, [])[:3] == order(LocalPopularity, [])[:3]
+    assert order(ItemNeighbours, [4])[0] == 3
+    assert order(ItemNeighbours, [])[:3] == order(LocalPopularity, [])[:3]
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -145,7 +145,7 @@ def test_the_logit_beats_what_it_is_made_of(world, logit):
     for shots in (0, 8, 48):
         batch = episodes(world, shots)
         best = hits(PooledLogit(), logit, batch)
-        for kind in (LocalPopularity, Nearest):
+        for kind in (LocalPopularity, NearestItem):
             assert best > hits(kind(), {}, batch) + 0.02
 
 

@@ -14,24 +14,24 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, Support
 from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
-from recsys_meta.models.baselines.click.bilinear import Bilinear
-from recsys_meta.models.baselines.click.factorization_machine import Machines
-from recsys_meta.models.baselines.click.logistic_regression import Logistic
-from recsys_meta.models.baselines.click.position_bias import Context, Position, PositionRate
-from recsys_meta.models.baselines.click.random_intercept import TwoMeans
+from recsys_meta.models.baselines.click.bilinear import BilinearModel
+from recsys_meta.models.baselines.click.factorization_machine import FactorizationMachine
+from recsys_meta.models.baselines.click.logistic_regression import LogisticRegression
+from recsys_meta.models.baselines.click.position_bias import ContextOnly, PositionOnly, PositionRate
+from recsys_meta.models.baselines.click.random_intercept import RandomIntercept
 from recsys_meta.models.baselines.click.solvers.additive_logit import fit_additive
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.click.solvers.field_encoding import encoded, fields_init, filled, of_rows
 from recsys_meta.models.baselines.click.solvers.fm_solver import _slope, fit_machine
-from recsys_meta.models.baselines.click.solvers.laplace_em import Partners, learn_click_prior
+from recsys_meta.models.baselines.click.solvers.laplace_em import FixedSide, learn_click_prior
 from recsys_meta.models.baselines.click.solvers.laplace_posterior import bernoulli_posterior, moderated
 from recsys_meta.models.baselines.counting.popularity import Popularity
-from recsys_meta.models.protocols import Unsure
+from recsys_meta.models.protocols import UncertainPredictor
 from tests.fixtures.simulated_datasets import dataset
 
 PLACES = 5
-ADAPTING = [PositionRate, TwoMeans, Machines, Bilinear]
-EVERY = [Context, Position, Logistic, *ADAPTING]
+ADAPTING = [PositionRate, RandomIntercept, FactorizationMachine, BilinearModel]
+EVERY = [ContextOnly, PositionOnly, LogisticRegression, *ADAPTING]
 PAST, NEW = np.arange(150), np.arange(150, 200)
 
 
@@ -163,7 +163,7 @@ def test_prior_of_past_entities_is_recovered(likelihood):
     label = noisy if likelihood == "squared" else (rng.random(len(eta)) < 1 / (1 + np.exp(-eta))).astype(float)
     given = ClickRows(*map(torch.from_numpy, (task, item, label)), {}, {}, entities, items + FIRST)
     found = learn_click_prior(
-        given, Partners(torch.zeros(len(eta)).double(), torch.from_numpy(vectors)), sp.csr_matrix(x), 1e-3, likelihood
+        given, FixedSide(torch.zeros(len(eta)).double(), torch.from_numpy(vectors)), sp.csr_matrix(x), 1e-3, likelihood
     )
     np.testing.assert_allclose(found.regress.numpy(), regress, atol=0.15)
     np.testing.assert_allclose(found.covariance.numpy(), root @ root.T, atol=0.12)
@@ -182,7 +182,7 @@ def test_prior_with_more_columns_than_entities_is_the_same_ridge():
             torch.from_numpy(task), torch.full((60,), FIRST), torch.from_numpy(label), {}, {}, 12, FIRST + 1
         )
         found = learn_click_prior(
-            given, Partners(torch.zeros(60).double(), torch.ones(FIRST + 1, 1)), sp.csr_matrix(columns), 2.0, "squared"
+            given, FixedSide(torch.zeros(60).double(), torch.ones(FIRST + 1, 1)), sp.csr_matrix(columns), 2.0, "squared"
         )
         penalty = np.diag([1e-6] + [2.0] * (columns.shape[1] - 1))
         expected = np.linalg.solve(columns.T @ columns + penalty, columns.T @ found.weight.numpy())
@@ -201,8 +201,8 @@ def test_partners_that_are_unsure_hold_weights_back():
     half = 0.3 * rng.normal(size=(items + FIRST, 2, 2))
     blur = torch.from_numpy(half @ half.transpose(0, 2, 1))
     offset, constant = torch.zeros(len(task)).double(), sp.csr_matrix(np.ones((entities, 1)))
-    exact = learn_click_prior(given, Partners(offset, vectors), constant, 1.0, "logistic", rounds=40)
-    found = learn_click_prior(given, Partners(offset, vectors, blur), constant, 1.0, "logistic", rounds=200)
+    exact = learn_click_prior(given, FixedSide(offset, vectors), constant, 1.0, "logistic", rounds=40)
+    found = learn_click_prior(given, FixedSide(offset, vectors, blur), constant, 1.0, "logistic", rounds=200)
     assert found.weight.norm() < exact.weight.norm()
     # Where the expected loss has no slope: the blur adds p (1 - p) C w for each row.
     w = found.weight[given.task]
@@ -248,7 +248,7 @@ def test_slope_of_a_machine_is_the_derivative():
 
 
 def test_machine_scores_are_the_sum_over_pairs_of_fields(data, fitted):
-    predictor, body = fitted[Machines]
+    predictor, body = fitted[FactorizationMachine]
     batch = episodes(data, 6)
     state = predictor.adapt(body, batch.support)
     score = predictor.score(body, state, batch.query)
@@ -296,26 +296,26 @@ def test_columns_and_look_ups_agree(data):
 
 
 def test_context_finds_the_planted_effects(fitted):
-    _, body = fitted[Context]
+    _, body = fitted[ContextOnly]
     place = body["context.position"][FIRST:, 0]
     # Marginally a little flatter than the planted -0.5 a place, as entities differ.
     steps = place.diff()
     assert (steps > -0.6).all()
     assert (steps < -0.15).all()
-    assert not any(k.startswith("context.price") for k in fitted[Position][1])
+    assert not any(k.startswith("context.price") for k in fitted[PositionOnly][1])
 
 
 @pytest.mark.parametrize(
     ("better", "worse", "shots"),
     [
-        (Position, None, 0),
-        (Context, Position, 0),
-        (Logistic, Context, 0),
-        (PositionRate, Context, 5),
-        (TwoMeans, PositionRate, 0),
-        (TwoMeans, PositionRate, 5),
-        (Bilinear, TwoMeans, 20),
-        (Machines, Logistic, 10),
+        (PositionOnly, None, 0),
+        (ContextOnly, PositionOnly, 0),
+        (LogisticRegression, ContextOnly, 0),
+        (PositionRate, ContextOnly, 5),
+        (RandomIntercept, PositionRate, 0),
+        (RandomIntercept, PositionRate, 5),
+        (BilinearModel, RandomIntercept, 20),
+        (FactorizationMachine, LogisticRegression, 10),
     ],
 )
 def test_each_knows_what_the_one_before_does_not(data, fitted, better, worse, shots):
@@ -340,7 +340,7 @@ def test_probabilities_are_calibrated(data, fitted, kind):
         assert abs(float(p.flatten()[part].mean() - batch.query.label.flatten()[part].mean())) < 0.1
 
 
-@pytest.mark.parametrize("kind", [Logistic, TwoMeans, Machines, Bilinear])
+@pytest.mark.parametrize("kind", [LogisticRegression, RandomIntercept, FactorizationMachine, BilinearModel])
 def test_features_speak_before_the_first_row(data, fitted, kind):
     predictor, body = fitted[kind]
     batch = episodes(data, 0)
@@ -379,13 +379,15 @@ def test_missing_and_unknown_context_is_accepted(data, fitted, kind):
     ).all()
 
 
-SPREAD = [(kind, {"squared": squared}) for kind in (PositionRate, TwoMeans, Bilinear) for squared in (False, True)]
+SPREAD = [
+    (kind, {"squared": squared}) for kind in (PositionRate, RandomIntercept, BilinearModel) for squared in (False, True)
+]
 
 
-@pytest.mark.parametrize(("kind", "setting"), [*SPREAD, (Machines, {})])
+@pytest.mark.parametrize(("kind", "setting"), [*SPREAD, (FactorizationMachine, {})])
 def test_spread_falls_with_the_support(data, kind, setting):
     predictor = kind(**setting)
-    assert isinstance(predictor, Unsure)
+    assert isinstance(predictor, UncertainPredictor)
     body = predictor.body(predictor.fit(data, PAST))
     spreads = []
     for shots in (0, 5, 20):
@@ -408,7 +410,7 @@ def test_a_click_low_in_the_list_says_more(data, fitted):
 
 
 def test_squared_two_means_is_the_shrunk_mean(data):
-    predictor = TwoMeans(squared=True)
+    predictor = RandomIntercept(squared=True)
     params = predictor.fit(data, PAST)
     body = predictor.body(params)
     batch = episodes(data, 4)

@@ -10,20 +10,20 @@ import torch
 
 from recsys_meta.core.dataset import with_arrival
 from recsys_meta.core.errors import ConfigError, NotFoundError
-from recsys_meta.core.types import FIRST, Rows, Support
+from recsys_meta.core.types import FIRST, Interactions, Support
 from recsys_meta.models.baselines import baseline, serving
 from recsys_meta.models.baselines.counting.bias_model import ItemMean
 from recsys_meta.models.baselines.counting.popularity import Popularity
-from recsys_meta.models.baselines.counting.recent_popularity import Recent
+from recsys_meta.models.baselines.counting.recent_popularity import RecentPopularity
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, memory
 from recsys_meta.models.baselines.item_based import itemknn
 from recsys_meta.models.baselines.item_based.ease import Ease, ease_weights
-from recsys_meta.models.baselines.item_based.gaussian import Gaussian
+from recsys_meta.models.baselines.item_based.gaussian import GaussianPosterior
 from recsys_meta.models.baselines.item_based.item_scores import distinct, mix
 from recsys_meta.models.baselines.item_based.itemknn import ItemKNN
 from recsys_meta.models.baselines.item_based.naive_bayes import NaiveBayes
-from recsys_meta.models.baselines.latent.bayesian_linear_regression import Blr
-from recsys_meta.models.baselines.latent.content import Content
+from recsys_meta.models.baselines.latent.bayesian_linear_regression import BayesianLinearRegression
+from recsys_meta.models.baselines.latent.content import ContentOnly
 from recsys_meta.models.baselines.latent.em_prior import learn_prior, residual_factors
 from recsys_meta.models.baselines.latent.ials import Ials, IalsPrior
 from recsys_meta.models.functional.gaussian import subspace
@@ -142,7 +142,7 @@ def test_gaussian_conditions(page, centred):
     moment = X.T @ X / 6 - np.outer(mean, mean)
     inner = moment[np.ix_(met, met)] + 0.1 * np.eye(2)
     expected = mean + moment[:, met] @ np.linalg.solve(inner, 1 - mean[met])
-    found = answer(Gaussian(noise=0.1, centred=centred, popularity=0.2), page, met)
+    found = answer(GaussianPosterior(noise=0.1, centred=centred, popularity=0.2), page, met)
     np.testing.assert_allclose(found, mixed(expected, 0.2), rtol=1e-4, atol=1e-5)
 
 
@@ -193,7 +193,14 @@ def test_an_empty_or_unknown_support_ranks_by_popularity(name, unknown):
 def test_repetitions_in_a_support_count_once(page):
     weight = distinct(rows([[2, 3, 2, 1, 2], [4, 4, 0, 0, 0]]))
     assert weight.sum(1).tolist() == [2.0, 1.0]
-    for predictor in (ItemKNN(), Ease(), Gaussian(), NaiveBayes(), IalsPrior(dims=3), Blr(dims=3)):
+    for predictor in (
+        ItemKNN(),
+        Ease(),
+        GaussianPosterior(),
+        NaiveBayes(),
+        IalsPrior(dims=3),
+        BayesianLinearRegression(dims=3),
+    ):
         np.testing.assert_allclose(
             answer(predictor, page, [0, 2, 0]), answer(predictor, page, [0, 2]), rtol=1e-4, atol=1e-5
         )
@@ -284,7 +291,7 @@ def test_ratings_adapt_towards_the_support(name):
 def test_content_ranks_for_the_features_and_popularity_without():
     data = world(entities=200, seed=3)
     train = np.arange(200)
-    predictor = Content(strength=5.0, trust=1.0)
+    predictor = ContentOnly(strength=5.0, trust=1.0)
     body = predictor.fit(data, train)
     group = data.entities["group"].values
     support = supports(data, sizes=(0,) * 200)
@@ -297,8 +304,8 @@ def test_content_ranks_for_the_features_and_popularity_without():
     assert means[0] * means[1] < 0
     assert abs(means[0] - means[1]) > 1
     plain = world(entities=50, features=False)
-    own, popular = Content().fit(plain, np.arange(50)), Popularity().fit(plain, np.arange(50))
-    ranked = Content().rank(own, Content().adapt(own, supports(plain, sizes=(0,))))[0, FIRST:]
+    own, popular = ContentOnly().fit(plain, np.arange(50)), Popularity().fit(plain, np.arange(50))
+    ranked = ContentOnly().rank(own, ContentOnly().adapt(own, supports(plain, sizes=(0,))))[0, FIRST:]
     assert torch.equal(ranked.argsort(stable=True), popular["scores"][FIRST:].argsort(stable=True))
 
 
@@ -319,15 +326,15 @@ def test_recent_popularity_counts_those_who_came_at_about_the_same_time():
     when = [np.array([t]) for t in range(40)]
     data = dataset("drift", "ranking", item, [np.ones(1)] * 40, time=when)
     data = replace(data, entities=with_arrival(data.entities, data.events))
-    recent = Recent(width=1.0)
+    recent = RecentPopularity(width=1.0)
     params = recent.fit(data, np.arange(40))
-    nobody = Rows(torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, 0), torch.zeros(3, 0, dtype=torch.bool))
+    nobody = Interactions(torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, 0), torch.zeros(3, 0, dtype=torch.bool))
     early, late, unknown = recent.rank(
         params, recent.adapt(params, Support({"arrival": torch.tensor([1.0, 38.0, torch.nan])}, nobody))
     )
     assert early[2] > early[3] and late[3] > late[2] and unknown[3] > unknown[2]
     backwards = recent.fit(data, np.arange(40)[::-1].copy())
     assert torch.equal(backwards["counts"], params["counts"]), "whoever is named first, rows keep their arrivals"
-    wide = Recent(width=1e9)
+    wide = RecentPopularity(width=1e9)
     even = wide.rank(params, wide.adapt(params, Support({"arrival": torch.tensor([1.0, 38.0, 20.0])}, nobody)))
     assert (even[:, 2] - even[:, 3]).abs().max() < 1e-4, "a wide kernel is popularity"

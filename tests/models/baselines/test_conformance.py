@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_meta.core.types import FIRST, Rows, Support
+from recsys_meta.core.types import FIRST, Interactions, Support
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.baselines import BASELINES, tuned
 from tests.models.baselines.cases import change, make, one, pairs, rows, supports, world
@@ -58,7 +58,9 @@ def test_padding_changes_nothing(case):
     narrow, wide = supports(data), supports(data, width=11)
     # What lies in the padding must not matter either.
     r = wide.rows
-    wide = Support(wide.features, Rows(r.item.masked_fill(~r.mask, 3), r.label.masked_fill(~r.mask, 9.0), r.mask))
+    wide = Support(
+        wide.features, Interactions(r.item.masked_fill(~r.mask, 3), r.label.masked_fill(~r.mask, 9.0), r.mask)
+    )
     before = predictor.rank(body, predictor.adapt(body, narrow))
     close(predictor.rank(body, predictor.adapt(body, wide)), before)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from recsys_meta.core.types import Rows, Support
+from recsys_meta.core.types import Interactions, Support
 from recsys_meta.models.functional.choice_features import (
     EARTH,
     FEATURES,
@@ -154,7 +154,7 @@ def test_pieces_of_rows_and_candidates_are_alike():
 def test_padding_of_support_and_catalogue_changes_nothing():
     own = support()
     rows, there = own.rows, own.catalogue
-    garbage = Rows(
+    garbage = Interactions(
         *(torch.cat([t, torch.full((1, 2), 3).to(t.dtype)], 1) for t in (rows.item, rows.label)),
         torch.cat([rows.mask, torch.zeros(1, 2, dtype=torch.bool)], 1),
         {k: torch.cat([v, torch.full((1, 2), 2)], 1) for k, v in rows.context.items()},

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_meta.core.dataset import Column
+from recsys_meta.core.dataset import FeatureColumn
 from recsys_meta.core.feature_encoding import gather
 from recsys_meta.models.functional.embeddings import (
     bag_fields,
@@ -16,8 +16,8 @@ from recsys_meta.models.functional.embeddings import (
 )
 
 TABLE = {
-    "genres": Column("genres", np.array([2, 3, 4, 2], np.int32), np.array([0, 0, 2, 3, 4]), 5),
-    "age": Column("age", np.array([10.0, 20.0, np.nan, 40.0], np.float32)),
+    "genres": FeatureColumn("genres", np.array([2, 3, 4, 2], np.int32), np.array([0, 0, 2, 3, 4]), 5),
+    "age": FeatureColumn("age", np.array([10.0, 20.0, np.nan, 40.0], np.float32)),
 }
 
 
@@ -67,7 +67,9 @@ def test_hats_sum_to_one_and_interpolate():
 
 @pytest.mark.parametrize("values", [[np.nan, np.nan], [7.0, 7.0]])
 def test_numbers_without_spread_give_no_nan(values):
-    params = bag_init("side", {"x": Column("x", np.array(values, np.float32))}, np.arange(2), 2, 1.0, generator())
+    params = bag_init(
+        "side", {"x": FeatureColumn("x", np.array(values, np.float32))}, np.arange(2), 2, 1.0, generator()
+    )
     assert torch.isfinite(bag_fields(params, "side", {"x": torch.tensor([7.0, 8.0, torch.nan])})[0]).all()
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from recsys_meta.core.types import Rows
+from recsys_meta.core.types import Interactions
 from recsys_meta.models.functional.losses import logistic, sampled_softmax, softmax, squared
 
 
@@ -14,7 +14,7 @@ def rows_of(*tasks, width=None):
     for t, task in enumerate(tasks):
         for column, (i, y) in enumerate(task):
             item[t, column], label[t, column], mask[t, column] = i, y, True
-    return Rows(item, label, mask)
+    return Interactions(item, label, mask)
 
 
 def test_each_loss_is_the_mean_over_a_tasks_own_rows():

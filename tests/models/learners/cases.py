@@ -10,7 +10,7 @@ import torch
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
-from recsys_meta.episodes.splits import Split, split_by_seed
+from recsys_meta.episodes.splits import EntitySplit, split_by_seed
 from recsys_meta.evaluation.cold_start import cold_start
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.training.recipe import recipe_of
@@ -90,7 +90,7 @@ class Case:
     params: dict[str, torch.Tensor]
     data: Dataset
     index: EventIndex
-    split: Split
+    split: EntitySplit
     batch: Any
     aids: Any
 

@@ -13,15 +13,15 @@ import torch
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import FeatureField
-from recsys_meta.core.types import FIRST, Rows
+from recsys_meta.core.types import FIRST, Interactions
 from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.models.functional.laplace_posterior import bound, posterior, variance
 from recsys_meta.models.functional.losses import logistic
-from recsys_meta.models.learners.bayesian.bernoulli import KNOTS, Bernoulli, BernoulliConfig
-from recsys_meta.models.learners.bayesian.design_matrix import Past
+from recsys_meta.models.learners.bayesian.bernoulli import KNOTS, BernoulliConfig, BernoulliPosterior
+from recsys_meta.models.learners.bayesian.design_matrix import DesignData
 from recsys_meta.models.learners.bayesian.temperature_scaling import slope, slopes
-from recsys_meta.models.learners.bayesian.variational_mf import Parabola, factorise, without
+from recsys_meta.models.learners.bayesian.variational_mf import QuadraticBound, factorise, without
 from recsys_meta.training.recipe import recipe_of
 from recsys_meta.training.trainer import fit, start
 from tests.fixtures.simulated_datasets import ranking_world, rating_world
@@ -73,7 +73,7 @@ def trained(shown):
     """(learner, parameters, index, split) after a short training on the world with context."""
     index = EventIndex.of(shown)
     split = split_by_seed(index.having(2), 0)
-    learner = Bernoulli(SMALL)
+    learner = BernoulliPosterior(SMALL)
     recipe = recipe_of(
         {
             "name": "test",
@@ -154,12 +154,12 @@ def test_the_bound_is_smooth_through_zero_and_has_gradients():
 
 def clicks(seed=0):
     data = rating_world(objective="click", entities=200, items=40, rows=30, seed=seed)
-    return data, Past.of(data, np.arange(150), 100)
+    return data, DesignData.of(data, np.arange(150), 100)
 
 
 def test_factors_tell_held_out_clicks_of_known_entities():
     data = rating_world(objective="click", entities=200, items=40, rows=40)
-    past = Past.of(data, np.arange(200), 100)
+    past = DesignData.of(data, np.arange(200), 100)
     rows, rng = past.rows, np.random.default_rng(0)
     kept = rng.random(len(rows.label)) < 0.8
     part = replace(
@@ -179,7 +179,7 @@ def test_parabolas_settle_at_the_mean_slope_and_curvature_of_what_is_believed():
     mean = np.linspace(-4, 4, 9).repeat(3).astype(np.float32)
     variance = np.tile([0.0, 0.5, 4.0], 9).astype(np.float32)
     label = (np.arange(27) % 2).astype(np.float32)
-    parabola = Parabola.fresh(27)
+    parabola = QuadraticBound.fresh(27)
     for _ in range(30):
         parabola = parabola.towards(mean, variance)
     point, weight = np.polynomial.hermite_e.hermegauss(60)
@@ -211,7 +211,7 @@ def test_factors_of_a_fold_do_not_see_its_labels():
 
 def test_training_asks_with_factors_that_do_not_know_the_entity():
     data = rating_world(objective="click")
-    index, learner = EventIndex.of(data), Bernoulli(SMALL)
+    index, learner = EventIndex.of(data), BernoulliPosterior(SMALL)
     entities = np.arange(160)
     params = learner.init(data, entities, generator())
     aids = learner.aids(data, entities, generator())
@@ -227,7 +227,7 @@ def test_rare_labels_get_no_factors_and_equal_labels_are_survived():
     events = data.events
     for label in (np.arange(len(events)) % 40 == 0, np.zeros(len(events)), np.ones(len(events))):
         rare = replace(data, events=replace(events, label=label.astype(np.float32)))
-        params = Bernoulli(SMALL).init(rare, np.arange(60), generator())
+        params = BernoulliPosterior(SMALL).init(rare, np.arange(60), generator())
         assert params["item"].shape[1] == 1
         assert all(torch.isfinite(v).all() for v in params.values())
 
@@ -237,7 +237,7 @@ def test_rare_labels_get_no_factors_and_equal_labels_are_survived():
 
 def test_other_objectives_are_refused():
     with pytest.raises(ConfigError, match="predicts clicks"):
-        Bernoulli(SMALL).init(ranking_world(), np.arange(10), generator())
+        BernoulliPosterior(SMALL).init(ranking_world(), np.arange(10), generator())
 
 
 def test_clicks_in_context_are_predicted_better_with_a_support(shown, trained):
@@ -289,7 +289,7 @@ def test_a_long_one_sided_support_stays_sane(shown, trained):
     body = learner.body(params)
     batch = episode(shown, index, split.test[:3], 5)
     item = torch.arange(500).remainder(40).add(FIRST).expand(3, -1)
-    rows = Rows(item, torch.ones(3, 500), torch.ones(3, 500, dtype=torch.bool))
+    rows = Interactions(item, torch.ones(3, 500), torch.ones(3, 500, dtype=torch.bool))
     state = learner.adapt(body, replace(batch.support, rows=rows))
     score = learner.score(body, state, batch.query)
     before = learner.score(body, learner.adapt(body, batch.support.empty()), batch.query)
@@ -324,7 +324,7 @@ def test_a_slope_undoes_what_was_done_to_true_logits():
     g = generator()
     logit = 1.5 * torch.randn(20, 500, generator=g)
     label = (torch.rand(20, 500, generator=g) < torch.sigmoid(logit)).float()
-    rows = Rows(torch.zeros(20, 500, dtype=torch.int64), label, torch.ones(20, 500, dtype=torch.bool))
+    rows = Interactions(torch.zeros(20, 500, dtype=torch.int64), label, torch.ones(20, 500, dtype=torch.bool))
     assert abs(slope(logit, rows) - 1) < 0.06
     assert abs(slope(2 * logit, rows) - 0.5) < 0.06
     assert slope(logit, replace(rows, mask=torch.zeros_like(rows.mask))) == 1

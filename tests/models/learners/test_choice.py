@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.types import FIRST, Rows
+from recsys_meta.core.types import FIRST, Interactions
 from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
 from recsys_meta.models.learners.choice import conditional_logit as choice
 from recsys_meta.models.learners.choice import experts
-from recsys_meta.models.learners.choice.conditional_logit import Choice, ChoiceConfig
+from recsys_meta.models.learners.choice.conditional_logit import ChoiceConfig, ConditionalLogit
 from recsys_meta.training.recipe import recipe_of
 from recsys_meta.training.trainer import fit, start
 from tests.fixtures.choice_datasets import choice_world
@@ -41,7 +41,7 @@ def world():
 @pytest.fixture(scope="module", params=FORMS.values(), ids=FORMS)
 def fresh(request, world):
     """A learner with parameters that are not all zero."""
-    learner = Choice(ChoiceConfig(negatives=12, **request.param))
+    learner = ConditionalLogit(ChoiceConfig(negatives=12, **request.param))
     params = learner.init(world[0], TRAIN, generator(1))
     for key, value in params.items():
         if not learner.frozen(key) and key != "log_step":
@@ -107,7 +107,7 @@ def test_order_and_padding_of_the_support_change_nothing(fresh, world):
     batch = mixed(world)
     r = batch.support.rows
     backwards = replace(batch.support, rows=r.map(lambda t: t.flip(1)))
-    filled = Rows(
+    filled = Interactions(
         r.item.masked_fill(~r.mask, 5),
         r.label.masked_fill(~r.mask, 9.0),
         r.mask,
@@ -155,7 +155,7 @@ def test_before_any_row_the_loss_is_that_of_the_bare_catalogue(fresh, world):
 
 
 def test_the_step_goes_down_the_support_loss(world):
-    learner = Choice(ChoiceConfig(negatives=12, rate=1e-2))
+    learner = ConditionalLogit(ChoiceConfig(negatives=12, rate=1e-2))
     params = learner.init(world[0], TRAIN, generator(1))
     support = episodes(world, TEST, 40).support
     before = learner.adapt(params, support)
@@ -217,7 +217,7 @@ def test_inputs_and_chance_are_left_alone(fresh, world):
 
 
 def test_what_the_blind_form_is_told_has_no_size(world):
-    learner = Choice(ChoiceConfig(aware=False, hidden=4))
+    learner = ConditionalLogit(ChoiceConfig(aware=False, hidden=4))
     params = learner.init(world[0], TRAIN, generator(1))
     params["net.outer"] = params["net.outer"] + 1
     params["bonus.outer"] = params["bonus.outer"] + 1
@@ -229,13 +229,13 @@ def test_what_the_blind_form_is_told_has_no_size(world):
 
 def test_another_objective_is_refused():
     with pytest.raises(ConfigError, match="choice"):
-        Choice().init(ranking_world(entities=10, items=10, rows=5), np.arange(8), generator())
+        ConditionalLogit().init(ranking_world(entities=10, items=10, rows=5), np.arange(8), generator())
 
 
 @pytest.fixture(scope="module")
 def trained(world):
     data, index = world
-    learner = Choice(ChoiceConfig(negatives=16, hidden=8))
+    learner = ConditionalLogit(ChoiceConfig(negatives=16, hidden=8))
     recipe = recipe_of(
         {
             "name": "test",
@@ -284,4 +284,4 @@ def test_the_step_is_taken_only_where_it_pays(trained, world):
     assert chosen.shape == params["trust"].shape
     assert ((chosen >= 0) & (chosen <= 1)).all()
     assert learner.calibrate(params, tried[:1]) == params, "an empty support says nothing of the step"
-    assert Choice(ChoiceConfig(adapts=False)).calibrate(params, tried) is params
+    assert ConditionalLogit(ChoiceConfig(adapts=False)).calibrate(params, tried) is params

@@ -16,7 +16,7 @@ from recsys_meta.core.types import FIRST
 from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
 from recsys_meta.models.learners.warm_up import ctr_models as click_models
 from recsys_meta.models.learners.warm_up.ctr_models import CONTEXT, ENTITY, ClickConfig
-from recsys_meta.models.learners.warm_up.pretraining import PastRows, loss, pretrained
+from recsys_meta.models.learners.warm_up.pretraining import PretrainingRows, loss, pretrained
 from tests.fixtures.simulated_datasets import rating_world
 
 BASES = ("deepfm", "wide-deep", "two-tower")
@@ -150,7 +150,7 @@ def test_pretraining_learns_the_past(base):
     config = config_of(base, scale=0.05, base_epochs=30, base_batch=100, base_rate=1e-2)
     past = np.arange(40)
     params = pretrained(config, data, past, generator(4))
-    rows = PastRows.of(data, past)
+    rows = PretrainingRows.of(data, past)
     every = torch.arange(len(rows.label))
     rate = rows.label.mean()
     constant = -(rate * rate.log() + (1 - rate) * (1 - rate).log())

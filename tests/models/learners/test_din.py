@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 
 from pipelines.workspace import find_recipe
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.types import FIRST, Catalogue, Rows, Support
+from recsys_meta.core.types import FIRST, EntityCatalog, Interactions, Support
 from recsys_meta.episodes.actor_episodes import ActorIndex
 from recsys_meta.episodes.event_index import EventIndex, batch_of
 from recsys_meta.models.learners.choice import interest_network as interest
@@ -88,7 +88,7 @@ def test_scores_agree_with_choices_and_ranks_are_those_of_an_unknown_actor(name)
     learner, params, batch = case(name)
     chosen, scored, ranked, _ = asked(learner, params, batch.support, batch.query)
     torch.testing.assert_close(chosen.gather(2, batch.query.item[:, :, None]).squeeze(2), scored, **CLOSE)
-    blank = Rows(batch.query.item, batch.query.label, batch.query.mask)
+    blank = Interactions(batch.query.item, batch.query.label, batch.query.mask)
     state = learner.adapt(params, batch.support)
     torch.testing.assert_close(learner.score(params, state, blank), ranked.gather(1, batch.query.item), **CLOSE)
 
@@ -112,7 +112,7 @@ def test_neither_padding_nor_the_order_of_the_support_matters(name):
     turned = torch.randperm(rows.item.shape[1], generator=generator(5))
     mixed = rows.map(lambda t: t[:, turned])
     mask = mixed.mask
-    garbage = Rows(
+    garbage = Interactions(
         torch.cat([mixed.item.masked_fill(~mask, 5), torch.full((tasks, 3), 7)], 1),
         torch.cat([mixed.label, torch.full((tasks, 3), -4.0)], 1),
         torch.cat([mask, torch.zeros(tasks, 3, dtype=torch.bool)], 1),
@@ -134,7 +134,7 @@ def test_items_have_no_ids():
     def turned(rows):
         return replace(rows, item=place[rows.item], history=place[rows.history])
 
-    there = Catalogue(own.item[:, order], {k: v[:, order] for k, v in own.features.items()}, own.mask[:, order])
+    there = EntityCatalog(own.item[:, order], {k: v[:, order] for k, v in own.features.items()}, own.mask[:, order])
     support = Support({}, turned(batch.support.rows), there)
     chosen, scored, ranked, _ = asked(learner, params, support, turned(batch.query))
     before = asked(learner, params, batch.support, batch.query)
@@ -242,7 +242,9 @@ def test_no_actor_is_counted_and_asked_about():
 def test_candidates_are_of_the_own_catalogue_and_spread_over_it():
     listed = torch.zeros(2, 12, dtype=torch.bool)
     listed[0, 2:12], listed[1, 2:5] = True, True
-    rows = Rows(torch.randint(2, 5, (2, 400), generator=generator()), torch.ones(2, 400), torch.ones(2, 400).bool())
+    rows = Interactions(
+        torch.randint(2, 5, (2, 400), generator=generator()), torch.ones(2, 400), torch.ones(2, 400).bool()
+    )
     rows = replace(rows, history=torch.randint(2, 5, (2, 400, 6), generator=generator(1)))
     for among in (candidates.drawn(rows, listed, 5, generator()), candidates.reproducible(rows, listed, 5)):
         assert torch.equal(among[:, :, 0], rows.item)
@@ -256,7 +258,7 @@ def test_candidates_are_of_the_own_catalogue_and_spread_over_it():
 
 def test_an_item_is_not_told_from_itself():
     scores = torch.tensor([[[1.0, 9.0, 2.0]]])
-    rows = Rows(torch.tensor([[3]]), torch.ones(1, 1), torch.ones(1, 1).bool())
+    rows = Interactions(torch.tensor([[3]]), torch.ones(1, 1), torch.ones(1, 1).bool())
     loss = candidates.loss(scores, rows, torch.tensor([[[3, 3, 4]]]))
     assert float(loss) == pytest.approx(np.log1p(np.e))
     unknown = replace(rows, item=torch.tensor([[1]]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_meta.core.types import PAD, UNKNOWN, Rows
+from recsys_meta.core.types import PAD, UNKNOWN, Interactions
 from recsys_meta.models.functional.losses import logistic
 from recsys_meta.models.learners.warm_up import entity_intercept as own_level
 from recsys_meta.models.learners.warm_up.cvar import Cvar, CvarConfig
@@ -22,7 +22,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 def rows_of(label, mask=None):
     label = torch.tensor(label, dtype=torch.float32)
     mask = torch.ones_like(label, dtype=torch.bool) if mask is None else torch.tensor(mask)
-    return Rows(torch.full(label.shape, 2), label, mask)
+    return Interactions(torch.full(label.shape, 2), label, mask)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_meta.core.types import Rows, Support, TaskBatch
+from recsys_meta.core.types import Interactions, Support, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, draw
 from recsys_meta.models.functional import losses as objectives
 from recsys_meta.models.learners.ranking import item_memories as memory
@@ -20,7 +20,7 @@ SEEN = [[0, 1, 2], [0, 1], [1, 2, 3], [0, 2, 3], [3, 4], [0, 1, 4]]
 def rows_of(lists):
     width = max(map(len, lists))
     item = torch.tensor([[*(i + 2 for i in row), *[0] * (width - len(row))] for row in lists])
-    return Rows(item, torch.ones(item.shape), item > 0)
+    return Interactions(item, torch.ones(item.shape), item > 0)
 
 
 def long_form():
@@ -175,8 +175,8 @@ def batches_of(relevant_first, entities=40, items=12):
     return [
         TaskBatch(
             torch.arange(entities),
-            Support(features, Rows(support, torch.ones(support.shape), support > 0)),
-            Rows(query, ones, query > 0),
+            Support(features, Interactions(support, torch.ones(support.shape), support > 0)),
+            Interactions(query, ones, query > 0),
         )
     ]
 

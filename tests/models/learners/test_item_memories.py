@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recsys_meta.core.types import Rows
+from recsys_meta.core.types import Interactions
 from recsys_meta.models.learners.ranking import item_memories as memory
 
 
@@ -17,7 +17,7 @@ def test_what_it_takes_follows_from_the_items_that_were_met(kind):
     assert made["neighbour"].shape == made["weight"].shape == (4, 3)
     assert sum(t.numel() * t.element_size() for t in made.values()) < 5 * 2**20
     asked = torch.tensor([[90_000, 12]])
-    said = memory.speak(made, Rows(asked, torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool)), 1_000_000)[0]
+    said = memory.speak(made, Interactions(asked, torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool)), 1_000_000)[0]
     assert set(said.nonzero()[:, 0].tolist()) <= {7, 90_000, 500_000} and said[7] != 0
 
 
@@ -27,5 +27,5 @@ def test_a_memory_with_a_row_for_each_item_still_speaks():
     made = memory.build("cosine", entity, item, 6, 3, 1.0)
     row = made["row"].long()
     old = {"neighbour": made["neighbour"][row].long(), "weight": made["weight"][row]}
-    rows = Rows(torch.tensor([[2, 5]]), torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool))
+    rows = Interactions(torch.tensor([[2, 5]]), torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool))
     assert torch.equal(memory.speak(old, rows, 6), memory.speak(made, rows, 6))

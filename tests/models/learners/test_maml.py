@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.types import FIRST, Rows, Support, TaskBatch
+from recsys_meta.core.types import FIRST, Interactions, Support, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
 from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.models.learners.maml import inner_loop as inner
@@ -23,7 +23,7 @@ SMALL = {"dropout": 0.0, "decay": 0.0}
 
 def doubled(batch):
     def rows(r):
-        return Rows(r.item, r.label.double(), r.mask)
+        return Interactions(r.item, r.label.double(), r.mask)
 
     features = {k: v.double() if v.is_floating_point() else v for k, v in batch.support.features.items()}
     return TaskBatch(batch.entity, Support(features, rows(batch.support.rows)), rows(batch.query))
@@ -85,7 +85,7 @@ def test_an_item_met_twice_has_one_vector(label):
     case = case_of("maml", label)
     learner = Maml(case.learner.config.model_copy(update={"steps": 1}))
     body = learner.body(case.params)
-    rows = Rows(torch.tensor([[5, 7, 5, 5]]), torch.tensor([[1.0, 2.0, 0.5, 1.5]]), torch.ones(1, 4).bool())
+    rows = Interactions(torch.tensor([[5, 7, 5, 5]]), torch.tensor([[1.0, 2.0, 0.5, 1.5]]), torch.ones(1, 4).bool())
     support = Support({k: v[:1] for k, v in case.batch.support.features.items()}, rows)
     state = learner.adapt(body, support)
     assert state["rows.item"].tolist() == [[5, 7, 0, 0]]
@@ -131,8 +131,8 @@ def test_what_was_seen_is_left_out_of_the_softmax():
     case = case_of("maml", "dot")
     still = Maml(case.learner.config.model_copy(update={"steps": 0, "dropout": 0.0}))
     query, tasks = case.batch.query, case.batch.support.size
-    seen = Rows(torch.full((tasks, 1), 5), torch.ones(tasks, 1), torch.ones(tasks, 1, dtype=torch.bool))
-    unseen = Rows(seen.item, seen.label, ~seen.mask)
+    seen = Interactions(torch.full((tasks, 1), 5), torch.ones(tasks, 1), torch.ones(tasks, 1, dtype=torch.bool))
+    unseen = Interactions(seen.item, seen.label, ~seen.mask)
     louder = own(case.params)
     louder["bias"][5] += 5
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.types import Rows, Support
+from recsys_meta.core.types import Interactions, Support
 from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.models.functional.embeddings import is_buffer
@@ -213,7 +213,7 @@ def test_padding_changes_nothing(case, data):
     learner, params = case
     body, batch = learner.body(params), episodes(data, range(40, 46))
     rows = batch.support.rows
-    wide = Rows(
+    wide = Interactions(
         torch.cat([rows.item, torch.full((6, 3), 7)], 1),
         torch.cat([rows.label, torch.full((6, 3), -4.0)], 1),
         torch.cat([rows.mask, torch.zeros(6, 3, dtype=torch.bool)], 1),

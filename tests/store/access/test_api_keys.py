@@ -6,7 +6,7 @@ from sqlalchemy import select, text
 from recsys_meta.core.errors import ConflictError, NotFoundError
 from recsys_meta.store.access import api_keys as keys
 from recsys_meta.store.access import audit_log as audit
-from recsys_meta.store.database.base import ApiKey
+from recsys_meta.store.database.base import ApiKeyRecord
 from recsys_meta.store.database.engine import reading, session
 from tests.store.samples import NOON, later
 
@@ -79,7 +79,7 @@ def test_a_key_that_makes_no_sense_is_refused(engine, name, scopes, more):
     with pytest.raises(ValueError, match="key"):
         make(engine, name, scopes, **more)
     with reading(engine) as s:
-        assert s.scalars(select(ApiKey)).all() == []
+        assert s.scalars(select(ApiKeyRecord)).all() == []
         assert audit.list_audit(s).items == []
 
 

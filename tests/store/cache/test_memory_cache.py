@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from recsys_meta.store.cache.circuit_breaker import Breaker
+from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.keys import Cache, list_key, owned_names, owner_key, seal, state_key, unseal
 from recsys_meta.store.cache.keys import name_of as name
 from recsys_meta.store.cache.memory_cache import OVERHEAD, MemoryCache
@@ -196,7 +196,7 @@ def test_key_names_all_that_the_state_is_derived_from() -> None:
 
 def test_breaker() -> None:
     clock = Clock()
-    breaker = Breaker(failures=2, pause=1.0, longest=3.0, clock=clock)
+    breaker = CircuitBreaker(failures=2, pause=1.0, longest=3.0, clock=clock)
     assert not breaker.degraded
     breaker.failed()
     assert breaker.degraded
@@ -217,7 +217,7 @@ def test_breaker() -> None:
 
 def test_the_pauses_of_a_breaker_begin_anew_after_a_success() -> None:
     clock = Clock()
-    breaker = Breaker(failures=1, pause=1.0, longest=8.0, clock=clock)
+    breaker = CircuitBreaker(failures=1, pause=1.0, longest=8.0, clock=clock)
     for _ in range(4):
         breaker.failed()
     clock.now = 7.9
@@ -233,7 +233,7 @@ def test_the_pauses_of_a_breaker_begin_anew_after_a_success() -> None:
 @pytest.mark.parametrize("failures", [1, 5])
 def test_breaker_never_pauses_longer_than_its_longest(failures: int) -> None:
     clock = Clock()
-    breaker = Breaker(failures=failures, pause=1.0, longest=3.0, clock=clock)
+    breaker = CircuitBreaker(failures=failures, pause=1.0, longest=3.0, clock=clock)
     for _ in range(20):
         breaker.failed()
     clock.now = 3.0

@@ -7,12 +7,12 @@ import redis
 from redis.crc import key_slot
 
 from recsys_meta.core.errors import StoreError
-from recsys_meta.store.cache.circuit_breaker import Breaker
+from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.keys import SLOTS, AsyncCache, Cache, owned_names, owner_key, seal, state_key
 from recsys_meta.store.cache.layered_cache import LayeredCache
 from recsys_meta.store.cache.memory_cache import MemoryCache
 from recsys_meta.store.cache.redis_cache import PREFIX, RedisCache, SyncRedisCache
-from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.database.engine import StoreUnavailable
 from tests.fixtures.services import PATIENCE_S, OwnRedis, free_port, wait
 
 
@@ -27,8 +27,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(kind.__init__.__kwdefaults__, "timeout", 10.0)
 
 
-def quick_breaker() -> Breaker:
-    return Breaker(failures=2, pause=0.05, longest=0.1)
+def quick_breaker() -> CircuitBreaker:
+    return CircuitBreaker(failures=2, pause=0.05, longest=0.1)
 
 
 def test_both_speak_to_the_same_keys(redis_server: str, redis_prefix: str) -> None:
@@ -120,7 +120,7 @@ def test_a_server_that_cannot_be_written_is_still_read(own_redis: OwnRedis) -> N
                 await cache.set("other#", b"v", 100)
                 assert cache.degraded
                 assert await cache.get("k#") == b"v"
-                with pytest.raises(Unavailable):
+                with pytest.raises(StoreUnavailable):
                     await cache.ping()
             client.execute_command(*allow)
             await cache.ping()
@@ -227,11 +227,11 @@ def test_outage_is_a_miss_and_is_over_when_redis_is_back(own_redis: OwnRedis) ->
             assert await asyncio.gather(*(cache.get("k") for _ in range(50))) == [None] * 50
             await cache.set("k", b"v", 100, owner="o")
         assert cache.degraded
-        with pytest.raises(Unavailable):
+        with pytest.raises(StoreUnavailable):
             await cache.delete(["k"])
-        with pytest.raises(Unavailable):
+        with pytest.raises(StoreUnavailable):
             await cache.delete_owned("o")
-        with pytest.raises(Unavailable):
+        with pytest.raises(StoreUnavailable):
             await cache.ping()
         own_redis.start()
         while await cache.get("k") is None:
@@ -254,7 +254,7 @@ def test_outage_without_an_event_loop(own_redis: OwnRedis) -> None:
         cache.set("k", b"v", 100)
     assert cache.degraded
     for call in (lambda: cache.delete(["k"]), lambda: cache.delete_owned("o"), cache.ping):
-        with pytest.raises(Unavailable):
+        with pytest.raises(StoreUnavailable):
             call()
     own_redis.start()
     wait(lambda: cache.set("k", b"v", 100) or cache.get("k") == b"v")
@@ -269,7 +269,7 @@ def test_server_that_takes_the_call_and_never_answers() -> None:
     async def work() -> None:
         server = await asyncio.start_server(lambda *ends: taken.append(ends), "127.0.0.1", free_port())
         port = server.sockets[0].getsockname()[1]
-        cache = RedisCache(f"redis://127.0.0.1:{port}", timeout=0.05, breaker=Breaker(failures=2, pause=60.0))
+        cache = RedisCache(f"redis://127.0.0.1:{port}", timeout=0.05, breaker=CircuitBreaker(failures=2, pause=60.0))
         for _ in range(20):
             assert await cache.get("k") is None
         assert len(taken) == 2
@@ -321,7 +321,7 @@ def test_layers_without_a_shared_cache_or_with_one_that_is_away() -> None:
             assert await cache.get("k") == b"v"
             assert await cache.get("other") is None
             assert cache.degraded == degraded
-        with pytest.raises(Unavailable):
+        with pytest.raises(StoreUnavailable):
             await cache.delete_owned("o")
         assert cache.memory.get("k") is None
         await cache.close()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import redis
 
-from recsys_meta.store.cache.circuit_breaker import Breaker
+from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.keys import LISTS, SLOTS, list_key, owned_names, owner_key, state_key
 from recsys_meta.store.cache.redis_cache import PREFIX, RedisCache, SyncRedisCache
-from recsys_meta.store.database.engine import Unavailable
+from recsys_meta.store.database.engine import StoreUnavailable
 from tests.fixtures.services import OwnCluster
 
 MANY = 40
@@ -42,7 +42,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 def patient(cluster: OwnCluster, failures: int = 1) -> RedisCache:
     """A cache to which a slow machine is no outage, and that soon tries again after one."""
-    return RedisCache(cluster.url, timeout=10.0, breaker=Breaker(failures, pause=0.05, longest=0.1))
+    return RedisCache(cluster.url, timeout=10.0, breaker=CircuitBreaker(failures, pause=0.05, longest=0.1))
 
 
 def on(cluster: OwnCluster, keys: list[str]) -> list[list[str]]:
@@ -123,7 +123,7 @@ async def until_well(cache: RedisCache) -> None:
         await asyncio.sleep(0.02)
         try:
             await cache.ping()
-        except Unavailable:
+        except StoreUnavailable:
             assert cache.degraded
 
 
@@ -147,12 +147,12 @@ def test_a_node_that_is_lost_costs_nobody_the_others(alone: OwnCluster, number: 
             assert await asyncio.gather(*(cache.get(key) for key in (gone[0], left[0]))) == [None, word]
             assert [await cache.claim(key, b"18", 100) for key in (gone[0], left[0])] == [None, word]
             assert (cache.degraded, cache.away(gone[0]), cache.away(left[0])) == (True, True, False)
-            with pytest.raises(Unavailable):
+            with pytest.raises(StoreUnavailable):
                 await cache.ping()
         # What can be deleted is, and that not all could be is said.
-        with pytest.raises(Unavailable):
+        with pytest.raises(StoreUnavailable):
             await cache.delete(OWNERS[: MANY // 2])
-        with pytest.raises(Unavailable):
+        with pytest.raises(StoreUnavailable):
             await cache.delete_owned(gone[0])
         kept = [key for key in OWNERS[MANY // 2 :] if key in left]
         assert [key for key in left if await cache.get(key)] == [key for key in left if key in kept]
@@ -175,12 +175,12 @@ def test_who_starts_while_a_node_is_lost_uses_the_others(alone: OwnCluster, numb
         lost = alone.nodes[number]
         lost.stop()
         cache = RedisCache(f"redis+cluster://127.0.0.1:{alone.nodes[1].port}", timeout=10.0)
-        with suppress(Unavailable):  # as a server asks before it serves
+        with suppress(StoreUnavailable):  # as a server asks before it serves
             await cache.ping()
         for _ in range(2):
             found = dict(zip(OWNERS, await asyncio.gather(*(cache.get(key) for key in OWNERS)), strict=True))
             assert found == {key: None if alone.node_of(PREFIX + key) is lost else b"17" for key in OWNERS}
-            with pytest.raises(Unavailable):
+            with pytest.raises(StoreUnavailable):
                 await cache.ping()
         alone.start()
         await until_well(cache)
@@ -211,16 +211,16 @@ def test_the_command_line_erases_while_a_slot_is_on_its_way(three: OwnCluster) -
 
 
 def test_a_cluster_that_refuses_and_then_is_gone_comes_back(three: OwnCluster) -> None:
-    here = SyncRedisCache(three.url, timeout=10.0, breaker=Breaker(failures=1, pause=0.05, longest=0.1))
+    here = SyncRedisCache(three.url, timeout=10.0, breaker=CircuitBreaker(failures=1, pause=0.05, longest=0.1))
 
     async def away(cache: RedisCache) -> None:
         assert set(await asyncio.gather(*(cache.get(key) for key in OWNERS))) == {None}
         await cache.set_all([(key, b"18", 100) for key in OWNERS])
         assert here.get(OWNERS[0]) is None
         for ask in (cache.ping, lambda: cache.delete_owned(OWNERS[0])):
-            with pytest.raises(Unavailable):
+            with pytest.raises(StoreUnavailable):
                 await ask()
-        with pytest.raises(Unavailable):
+        with pytest.raises(StoreUnavailable):
             here.delete_owned(OWNERS[0])
         assert all(cache.away(key) for key in OWNERS), "no node is well that answers, but refuses"
         assert here.degraded
@@ -234,7 +234,7 @@ def test_a_cluster_that_refuses_and_then_is_gone_comes_back(three: OwnCluster) -
         await away(cache)
         three.stop()
         await away(cache)
-        with pytest.raises(Unavailable):
+        with pytest.raises(StoreUnavailable):
             here.ping()
         three.start()
         await until_well(cache)

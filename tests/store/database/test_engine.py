@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 from recsys_meta.core.errors import ConflictError, StoreError
-from recsys_meta.store.database.engine import Unavailable, connect, parse, ping, reading, session
+from recsys_meta.store.database.engine import StoreUnavailable, connect, parse, ping, reading, session
 from recsys_meta.store.entities import entities, events
 from recsys_meta.store.tracking import runs
 from tests.fixtures.services import free_port
@@ -40,7 +40,7 @@ def test_bad_url_is_refused_without_repeating_it(url: str) -> None:
 
 def test_outage_is_unavailable_and_shows_no_password() -> None:
     engine = connect(f"postgresql://somebody:pass-word@127.0.0.1:{free_port()}/d")
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(StoreUnavailable) as caught:
         ping(engine)
     assert "pass-word" not in str(caught.value)
 
@@ -71,7 +71,7 @@ def test_foreign_keys_and_checks_hold(engine: Engine) -> None:
 
 def test_database_without_tables_says_what_to_do(empty_url: str) -> None:
     engine = connect(empty_url)
-    with pytest.raises(Unavailable, match="db upgrade"), reading(engine) as s:
+    with pytest.raises(StoreUnavailable, match="db upgrade"), reading(engine) as s:
         runs.list_runs(s)
     engine.dispose()
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.engine import reading, session
-from recsys_meta.store.database.keyset_pagination import Key, Page, decode, encode
+from recsys_meta.store.database.keyset_pagination import Key, KeysetPage, decode, encode
 from recsys_meta.store.entities import adaptations, entities
 from recsys_meta.store.tracking import evaluations, runs
 from tests.store.samples import a_run, an_adaptation, an_evaluation, later
@@ -35,7 +35,7 @@ def _fill_entities(s: Session, start: int, n: int) -> None:
         entities.upsert(s, ("ad", "city", "user")[i % 3], f"{999 - i:03d}", {})
 
 
-LISTS: dict[str, tuple[Callable[..., None], Callable[..., Page], str]] = {  # type: ignore[type-arg]
+LISTS: dict[str, tuple[Callable[..., None], Callable[..., KeysetPage], str]] = {  # type: ignore[type-arg]
     "runs": (_fill_runs, runs.list_runs, "id"),
     "adaptations": (_fill_adaptations, adaptations.list_adaptations, "entity"),
     "evaluations": (_fill_evaluations, evaluations.list_evaluations, "shots"),

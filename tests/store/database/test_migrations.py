@@ -8,8 +8,8 @@ from sqlalchemy import Engine, inspect, text
 
 from recsys_meta.core.errors import StoreError
 from recsys_meta.store.database import migrate, views
-from recsys_meta.store.database.base import AliasChange, Base
-from recsys_meta.store.database.engine import Unavailable, connect, reading, session
+from recsys_meta.store.database.base import AliasChangeRecord, Base
+from recsys_meta.store.database.engine import StoreUnavailable, connect, reading, session
 from recsys_meta.store.entities import adaptations
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.tracking import evaluations, runs
@@ -95,13 +95,13 @@ def test_down_and_up_again_keeps_the_data(empty_url: str) -> None:
         a_run(s, "r1")
         runs.log_metrics(s, [runs.MetricPoint("r1", "loss", 1, 0.5)])
         registry.register(s, "m", "v1", "/bundles/v1", run="r1")
-        s.add(AliasChange(model="m", alias="live", sequence=1, version="v1", action="publish", at=NOON))
+        s.add(AliasChangeRecord(model="m", alias="live", sequence=1, version="v1", action="publish", at=NOON))
         late = {"answers", "variant"}
         old = {k: v for k, v in an_adaptation()._asdict().items() if k not in late}  # a row of that time
         names = ", ".join(old)
         s.execute(text(f"INSERT INTO adaptations ({names}) VALUES (:{', :'.join(old)})"), old)
         evaluations.save(s, [an_evaluation()])
-    with pytest.raises(Unavailable, match="db upgrade"), reading(engine) as s:
+    with pytest.raises(StoreUnavailable, match="db upgrade"), reading(engine) as s:
         views.adaptation_daily(s)
     migrate.upgrade(empty_url)
     assert migrate.current(empty_url) == migrate.head() == "0007"

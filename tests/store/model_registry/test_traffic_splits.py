@@ -14,11 +14,11 @@ from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry import split_arms as arms
 from recsys_meta.store.model_registry import traffic_splits as splits
-from recsys_meta.store.model_registry.split_arms import Arm, Split
+from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
 from recsys_meta.store.tracking import evaluations
 from tests.store.samples import NOON, an_evaluation, later
 
-HALVES = [Arm("old", "aaaa", 1), Arm("new", "bbbb", 1)]
+HALVES = [SplitArm("old", "aaaa", 1), SplitArm("new", "bbbb", 1)]
 IDS = [f"entity {n}" for n in range(4000)]
 
 
@@ -32,16 +32,16 @@ def model(engine: Engine) -> str:
     return "m"
 
 
-def a_split(*given: Arm, salt: str = "salt") -> Split:
-    return Split("m", 1, given, salt, None, NOON)
+def a_split(*given: SplitArm, salt: str = "salt") -> TrafficSplit:
+    return TrafficSplit("m", 1, given, salt, None, NOON)
 
 
-def sides(split: Split) -> list[str]:
+def sides(split: TrafficSplit) -> list[str]:
     return [found.label for one in IDS if (found := split.arm(one)) is not None]
 
 
 def test_entities_are_divided_by_the_shares() -> None:
-    split = a_split(Arm("a", "1", 0.7), Arm("b", "2", 0.2), Arm("c", "3", 0.1))
+    split = a_split(SplitArm("a", "1", 0.7), SplitArm("b", "2", 0.2), SplitArm("c", "3", 0.1))
     counts = Counter(sides(split))
     # 4000 draws: a share of 0.7 has a standard deviation of 0.0073; five of them are allowed.
     for label, share in (("a", 0.7), ("b", 0.2), ("c", 0.1)):
@@ -51,19 +51,19 @@ def test_entities_are_divided_by_the_shares() -> None:
 
 def test_the_side_of_an_entity_is_known_forever() -> None:
     """A change of the hash would turn running experiments over without anybody's wish."""
-    split = a_split(Arm("a", "1", 0.5), Arm("b", "2", 0.5))
+    split = a_split(SplitArm("a", "1", 0.5), SplitArm("b", "2", 0.5))
     assert "".join(sides(split)[:24]) == "aababaaabaaabaaabbabaaab"
 
 
 def test_with_other_weights_only_those_move_that_have_to() -> None:
-    less, more = (a_split(Arm("a", "1", 1 - w), Arm("b", "2", w)) for w in (0.1, 0.3))
+    less, more = (a_split(SplitArm("a", "1", 1 - w), SplitArm("b", "2", w)) for w in (0.1, 0.3))
     moves = Counter(zip(sides(less), sides(more), strict=True))
     assert moves["b", "a"] == 0
     assert 0 < moves["a", "b"] < 0.25 * len(IDS)
 
 
 def test_another_salt_deals_anew() -> None:
-    one, two = (a_split(Arm("a", "1", 0.5), Arm("b", "2", 0.5), salt=salt) for salt in ("x", "y"))
+    one, two = (a_split(SplitArm("a", "1", 0.5), SplitArm("b", "2", 0.5), salt=salt) for salt in ("x", "y"))
     same = sum(a == b for a, b in zip(sides(one), sides(two), strict=True)) / len(IDS)
     assert 0.45 < same < 0.55
 
@@ -76,10 +76,10 @@ def test_a_split_starts_changes_and_ends_and_the_history_says_so(engine: Engine,
     with session(engine) as s:
         first = splits.start(s, model, HALVES, actor="ann", now=later(1))
         assert [a.weight for a in first.arms] == [0.5, 0.5]
-        ramped = splits.start(s, model, [Arm("old", "aaaa", 1), Arm("new", "bbbb", 3)], now=later(2))
+        ramped = splits.start(s, model, [SplitArm("old", "aaaa", 1), SplitArm("new", "bbbb", 3)], now=later(2))
         assert ramped.salt == first.salt
         assert [a.weight for a in ramped.arms] == [0.25, 0.75]
-        other = splits.start(s, model, [*HALVES, Arm("third", "cccc", 2)], now=later(3))
+        other = splits.start(s, model, [*HALVES, SplitArm("third", "cccc", 2)], now=later(3))
         assert other.salt != first.salt
         assert splits.start(s, model, HALVES, salt="mine", now=later(4)).salt == "mine"
         ended = splits.stop(s, model, actor="bob", now=later(5))
@@ -107,7 +107,7 @@ def test_only_what_stands_is_current(engine: Engine, model: str) -> None:
         registry.publish(s, "n", "aaaa", "/a")
         splits.start(s, model, HALVES)
         second = splits.start(s, model, HALVES[::-1])
-        splits.start(s, "n", [Arm("only", "aaaa", 5)])
+        splits.start(s, "n", [SplitArm("only", "aaaa", 5)])
         splits.stop(s, "n")
         assert arms.current(s) == [second]
         assert splits.show(s, model).split == second
@@ -134,17 +134,17 @@ def test_what_goes_live_ends_the_split(engine: Engine, model: str, move: str) ->
     "given",
     [
         [],
-        [Arm("a", "aaaa", 0.0)],
-        [Arm("a", "aaaa", -1.0), Arm("b", "bbbb", 2.0)],
-        [Arm("a", "aaaa", float("nan"))],
-        [Arm("a", "aaaa", float("inf"))],
-        [Arm("a", "aaaa", 1), Arm("a", "bbbb", 1)],
-        [Arm("", "aaaa", 1)],
-        [Arm("x" * 51, "aaaa", 1)],
-        [Arm(str(n), "aaaa", 1) for n in range(11)],
+        [SplitArm("a", "aaaa", 0.0)],
+        [SplitArm("a", "aaaa", -1.0), SplitArm("b", "bbbb", 2.0)],
+        [SplitArm("a", "aaaa", float("nan"))],
+        [SplitArm("a", "aaaa", float("inf"))],
+        [SplitArm("a", "aaaa", 1), SplitArm("a", "bbbb", 1)],
+        [SplitArm("", "aaaa", 1)],
+        [SplitArm("x" * 51, "aaaa", 1)],
+        [SplitArm(str(n), "aaaa", 1) for n in range(11)],
     ],
 )
-def test_arms_that_cannot_be_are_refused(engine: Engine, model: str, given: list[Arm]) -> None:
+def test_arms_that_cannot_be_are_refused(engine: Engine, model: str, given: list[SplitArm]) -> None:
     with session(engine) as s, pytest.raises(ConfigError):
         splits.start(s, model, given)
 
@@ -153,7 +153,7 @@ def test_what_is_not_there_cannot_be_split(engine: Engine, model: str) -> None:
     with session(engine) as s:
         registry.register(s, "n", "aaaa", "/a")
         with pytest.raises(NotFoundError):
-            splits.start(s, model, [Arm("a", "dddd", 1)])
+            splits.start(s, model, [SplitArm("a", "dddd", 1)])
         with pytest.raises(NotFoundError):
             splits.start(s, "nobody", HALVES)
         with pytest.raises(NotFoundError):
@@ -161,7 +161,7 @@ def test_what_is_not_there_cannot_be_split(engine: Engine, model: str) -> None:
         with pytest.raises(NotFoundError):
             splits.show(s, "nobody")
         with pytest.raises(ConflictError, match="no live version"):
-            splits.start(s, "n", [Arm("a", "aaaa", 1)])
+            splits.start(s, "n", [SplitArm("a", "aaaa", 1)])
 
 
 def test_an_arm_that_loses_to_the_simplest_baseline_has_to_be_forced(engine: Engine, model: str) -> None:
@@ -172,7 +172,7 @@ def test_an_arm_that_loses_to_the_simplest_baseline_has_to_be_forced(engine: Eng
         splits.start(s, model, HALVES)
     with session(engine) as s:
         # What is live is so already.
-        assert splits.start(s, model, [Arm("a", "aaaa", 1), Arm("c", "cccc", 1)]).sequence == 1
+        assert splits.start(s, model, [SplitArm("a", "aaaa", 1), SplitArm("c", "cccc", 1)]).sequence == 1
         assert splits.start(s, model, HALVES, force=True).sequence == 2
 
 

@@ -5,7 +5,7 @@ from sqlalchemy import Engine
 
 from recsys_meta.core.errors import ConflictError
 from recsys_meta.metrics.ranking_metrics import CHOICE, CLICK, RANKING, RATING
-from recsys_meta.store.database.base import Evaluation
+from recsys_meta.store.database.base import EvaluationRecord
 from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.tracking import evaluations
@@ -111,7 +111,7 @@ def test_what_was_measured_of_a_bundle_belongs_to_whatever_it_is_published_as(en
             assert (row.model_version, row.value, row.created) == ("aaaa", 0.3, NOON)
             with pytest.raises(ConflictError, match="loses to the simplest baseline"):
                 registry.promote(s, name, "aaaa")
-        other = s.query(Evaluation).filter_by(model_version="bbbb").one()
+        other = s.query(EvaluationRecord).filter_by(model_version="bbbb").one()
         assert other.model is None
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from recsys_meta.training.curricula import CURRICULA, Lesson, Pool, make
+from recsys_meta.training.curricula import CURRICULA, TaskFeedback, TaskPool, make
 from tests.fixtures.small_datasets import index_of
 
 ENTITIES, ROWS, MEMBERS, TASKS = 30, 12, 4, 5
@@ -38,7 +38,7 @@ def pool_of(entities=ENTITIES, tasks=TASKS, steps=400):
     """Entities 0 to n - 1 of an index with twelve rows each, by four members three times."""
     index = index_of([ROWS] * entities)
     index = replace(index, actor=torch.arange(len(index.item)) % MEMBERS)
-    return Pool(np.arange(entities), tasks, steps, index)
+    return TaskPool(np.arange(entities), tasks, steps, index)
 
 
 def echo(draw, hardness, rows=None, index_rows=ROWS):
@@ -47,7 +47,7 @@ def echo(draw, hardness, rows=None, index_rows=ROWS):
     rows = np.repeat(np.asarray(hardness, float)[:, None], index_rows, 1) if rows is None else rows
     error = torch.from_numpy(rows[entities])
     position = torch.from_numpy(entities[:, None] * index_rows + np.arange(index_rows))
-    return Lesson(entities, error.mean(1).numpy(), error, torch.ones_like(error, dtype=torch.bool), position)
+    return TaskFeedback(entities, error.mean(1).numpy(), error, torch.ones_like(error, dtype=torch.bool), position)
 
 
 def ready(name, config, pool=None, difficulty=None):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, save
 
 from recsys_meta.core.errors import CheckpointError, ConfigError
-from recsys_meta.training.curricula import CURRICULA, Pool, make
+from recsys_meta.training.curricula import CURRICULA, TaskPool, make
 from tests.training.curricula.cases import CONFIGS, ENTITIES, NAMES, TASKS, echo, generator, pool_of, ready, rounds
 
 each = pytest.mark.parametrize(("name", "config"), CONFIGS, ids=NAMES)
@@ -140,7 +140,7 @@ def test_wrong_settings_are_refused_in_words(name, config, words):
 
 def test_two_levels_need_rows():
     with pytest.raises(ConfigError, match="needs their rows"):
-        make("two-level", Pool(np.arange(3)), {})
+        make("two-level", TaskPool(np.arange(3)), {})
     assert "two-level" in CURRICULA
 
 

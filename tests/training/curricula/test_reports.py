@@ -10,7 +10,7 @@ from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import connect, reading, session
 from recsys_meta.store.database.views import hardest_tasks
 from recsys_meta.store.tracking import curriculum, runs
-from recsys_meta.training.curricula import Bucket
+from recsys_meta.training.curricula import HardnessBucket
 from recsys_meta.training.recipe import recipe_of
 from recsys_meta.training.trainer import fit, start
 from tests.fixtures.simulated_datasets import ranking_world
@@ -29,11 +29,16 @@ def engine(tmp_path):
 
 
 def test_rows_of_many_steps_in_bulk(engine):
-    steps = [(n, [Bucket(f"decile {d:02d}", d / 10, 0.1) for d in range(10)]) for n in range(150)]
+    steps = [(n, [HardnessBucket(f"decile {d:02d}", d / 10, 0.1) for d in range(10)]) for n in range(150)]
     with session(engine) as s:
         assert curriculum.save(s, "r", steps) == 1500
         assert curriculum.save(s, "r", []) == 0
-        assert curriculum.save(s, "r", [(3, [Bucket("decile 00", 9.0, 0.4), Bucket("new", float("nan"), 0.0)])]) == 2
+        assert (
+            curriculum.save(
+                s, "r", [(3, [HardnessBucket("decile 00", 9.0, 0.4), HardnessBucket("new", float("nan"), 0.0)])]
+            )
+            == 2
+        )
     with reading(engine) as s:
         rows = runs.curriculum(s, "r")
         assert len(rows) == 1501

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_meta.training.curricula import Draw, Ledger, Lesson, Pool, make
-from recsys_meta.training.curricula.chaml import TwoLevel
-from recsys_meta.training.curricula.self_paced import SelfPaced
+from recsys_meta.training.curricula import HardnessLog, TaskDraw, TaskFeedback, TaskPool, make
+from recsys_meta.training.curricula.chaml import ChamlCurriculum
+from recsys_meta.training.curricula.self_paced import SelfPacedCurriculum
 from tests.training.curricula.cases import ENTITIES, MEMBERS, ROWS, TASKS, echo, generator, pool_of, ready, rounds
 
 HARD = np.arange(ENTITIES, dtype=float)
@@ -41,9 +41,9 @@ def test_shrinking_keeps_a_task_of_many_bad_rows_before_one_of_a_single_worse_ro
     entities = np.arange(3)
     mask = torch.zeros(3, 20, dtype=torch.bool)
     mask[0, :1], mask[1:] = True, True
-    lesson = Lesson(entities, np.array([5.0, 4.0, 0.0]), torch.zeros(3, 20), mask)
+    lesson = TaskFeedback(entities, np.array([5.0, 4.0, 0.0]), torch.zeros(3, 20), mask)
     for shrink, first in ((0.0, 0), (5.0, 1)):
-        curriculum = make("hardness", Pool(entities, 3), {"starve": 0, "shrink": shrink, "keep": 0.3})
+        curriculum = make("hardness", TaskPool(entities, 3), {"starve": 0, "shrink": shrink, "keep": 0.3})
         curriculum.sample(3, generator())
         curriculum.learn(lesson)
         assert staged(curriculum.sample(3, generator()), "kept") == [first]
@@ -51,7 +51,7 @@ def test_shrinking_keeps_a_task_of_many_bad_rows_before_one_of_a_single_worse_ro
 
 def test_the_second_level_meets_the_same_tasks_and_prefers_their_hard_members():
     pool = pool_of()
-    curriculum, g = TwoLevel(pool), generator()
+    curriculum, g = ChamlCurriculum(pool), generator()
     # Members 1 and 3 are hard in even tasks, 0 and 2 in odd ones.
     entity, row = np.divmod(np.arange(ENTITIES * ROWS), ROWS)
     member = pool.index.actor.numpy()
@@ -75,7 +75,7 @@ def test_members_are_items_where_nobody_acts():
 
     pool = pool_of()
     index = replace(pool.index, actor=None, item=(2 + torch.arange(len(pool.index.item)) % MEMBERS).int())
-    curriculum, g = TwoLevel(replace(pool, index=index)), generator()
+    curriculum, g = ChamlCurriculum(replace(pool, index=index)), generator()
     rows = np.tile(np.arange(ROWS) % MEMBERS, (ENTITIES, 1)).astype(float)
     draw = curriculum.sample(TASKS, g)
     curriculum.learn(echo(draw, HARD, rows))
@@ -86,11 +86,11 @@ def test_members_are_items_where_nobody_acts():
 
 def test_members_that_were_not_asked_about_are_not_hard():
     pool = pool_of()
-    curriculum, g = TwoLevel(pool, members=1.0), generator()
+    curriculum, g = ChamlCurriculum(pool, members=1.0), generator()
     draw = curriculum.sample(TASKS, g)
     full = echo(draw, HARD)
     mask = full.mask & (pool.index.actor[full.position] == 2)
-    curriculum.learn(Lesson(draw.entities, full.hardness, full.error, mask, full.position))
+    curriculum.learn(TaskFeedback(draw.entities, full.hardness, full.error, mask, full.position))
     prefer = curriculum.sample(TASKS, g).prefer
     assert (pool.index.actor[prefer] == 2).all()
     assert prefer.sum() == TASKS * ROWS // MEMBERS
@@ -124,7 +124,7 @@ def test_pacing_and_two_levels_together():
 
 
 def test_self_pacing_draws_what_is_easy_until_the_threshold_has_grown():
-    curriculum = SelfPaced(pool_of(steps=600), first=0.3, until=0.5, soft=0.0)
+    curriculum = SelfPacedCurriculum(pool_of(steps=600), first=0.3, until=0.5, soft=0.0)
     draws = rounds(curriculum, 600)
     early = np.bincount(np.concatenate([d.entities for d in draws[30:120]]), minlength=ENTITIES)
     late = np.bincount(np.concatenate([d.entities for d in draws[300:]]), minlength=ENTITIES)
@@ -135,9 +135,9 @@ def test_self_pacing_draws_what_is_easy_until_the_threshold_has_grown():
 
 
 def test_self_pacing_weights_are_one_for_the_unknown_and_fall_with_hardness():
-    curriculum = SelfPaced(pool_of(steps=100), first=0.5, until=1.0)
+    curriculum = SelfPacedCurriculum(pool_of(steps=100), first=0.5, until=1.0)
     known = np.arange(20)
-    curriculum.learn(echo(Draw(known, ("x",) * 20), HARD - 40))  # of any sign
+    curriculum.learn(echo(TaskDraw(known, ("x",) * 20), HARD - 40))  # of any sign
     weight = curriculum.weights()
     assert (weight[20:] == 1).all()
     assert weight[0] == 1
@@ -147,14 +147,14 @@ def test_self_pacing_weights_are_one_for_the_unknown_and_fall_with_hardness():
 
 
 def test_more_tasks_than_may_be_met_are_met_again():
-    curriculum = SelfPaced(pool_of(steps=10), first=0.5)
+    curriculum = SelfPacedCurriculum(pool_of(steps=10), first=0.5)
     draw = curriculum.sample(7, generator(), torch.arange(ENTITIES) < 3)
     assert len(draw.entities) == 7
     assert set(draw.entities.tolist()) == {0, 1, 2}
 
 
 def test_the_ledger_tells_stages_and_deciles():
-    ledger, curriculum, g = Ledger(pool_of()), make("hardness", pool_of(), {"starve": 0}), generator()
+    ledger, curriculum, g = HardnessLog(pool_of()), make("hardness", pool_of(), {"starve": 0}), generator()
     names, weights = [], []
     for _ in range(40):
         draw = curriculum.sample(TASKS, g)
@@ -177,8 +177,8 @@ def test_the_ledger_tells_stages_and_deciles():
 
 
 def test_the_ledger_bears_tasks_of_which_nothing_is_known():
-    ledger = Ledger(pool_of())
-    draw = Draw(np.arange(4), ("fresh",) * 4)
+    ledger = HardnessLog(pool_of())
+    draw = TaskDraw(np.arange(4), ("fresh",) * 4)
     (bucket,) = ledger.note(draw, echo(draw, np.full(ENTITIES, np.nan)))
     assert (bucket.name, bucket.weight) == ("stage fresh", 1.0)
     assert np.isnan(bucket.hardness)

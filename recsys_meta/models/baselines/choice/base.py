@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import FIRST, IntArray, Params, Rows, State, Support
+from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.functional.choice_features import tallies
 from recsys_meta.models.functional.losses import mean_rows
@@ -40,17 +40,17 @@ class ChoiceBaseline(BaselineConfig):
         return tallies(support)
 
     @abstractmethod
-    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+    def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         """Scores [T, R, K] of the candidates [T, R, K] of each row."""
 
     def rank(self, body: Params, state: State) -> Tensor:
         tasks, items = state["count"].shape
         nobody = torch.zeros(tasks, 1, dtype=torch.int64, device=state["count"].device)
-        rows = Rows(nobody, nobody.float(), nobody == 0)
+        rows = Interactions(nobody, nobody.float(), nobody == 0)
         every = torch.arange(items, device=nobody.device).expand(tasks, 1, items)
         return self.choose(body, state, rows, every)[:, 0]
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.choose(body, state, rows, rows.item[:, :, None])[..., 0]
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:

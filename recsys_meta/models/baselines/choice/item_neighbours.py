@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from recsys_meta.core.types import Params, Rows, State
+from recsys_meta.core.types import Interactions, Params, State
 from recsys_meta.models.baselines.choice.base import ChoiceBaseline
 from recsys_meta.models.functional.choice_features import echoes, six
 
 
-class Neighbours(ChoiceBaseline):
+class ItemNeighbours(ChoiceBaseline):
     """`popular` weighs log(1 + rows of the item) beside the log of what the neighbours say."""
 
     name: ClassVar[str] = "local-itemknn"
@@ -27,6 +27,6 @@ class Neighbours(ChoiceBaseline):
     def choices(self) -> Mapping[str, tuple[Any, ...]]:
         return {"popular": (0.01, 0.1, 0.3, 1.0, 3.0)}
 
-    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+    def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         (together,) = echoes(state, rows, candidates, ["log_together"])
         return together + self.popular * six(state, rows, candidates)[..., 0]

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from recsys_meta.core.types import Params, Rows, State
+from recsys_meta.core.types import Interactions, Params, State
 from recsys_meta.models.baselines.choice.base import ChoiceBaseline
 from recsys_meta.models.functional.choice_features import six
 
@@ -16,5 +16,5 @@ class LocalPopularity(ChoiceBaseline):
 
     name: ClassVar[str] = "local-popularity"
 
-    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+    def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         return six(state, rows, candidates)[..., 0]

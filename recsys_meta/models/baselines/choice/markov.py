@@ -6,16 +6,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from recsys_meta.core.types import Params, Rows, State
+from recsys_meta.core.types import Interactions, Params, State
 from recsys_meta.models.baselines.choice.base import ChoiceBaseline, in_order
 from recsys_meta.models.functional.choice_features import echoes, six
 
 
-class Markov(ChoiceBaseline):
+class MarkovChain(ChoiceBaseline):
     """See the module."""
 
     name: ClassVar[str] = "markov"
 
-    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+    def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         (steps,) = echoes(state, rows, candidates, ["log_steps"])
         return in_order([steps, six(state, rows, candidates)[..., 0]])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.types import FIRST, IntArray, Params, Rows, State, Support
+from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
 from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
 from recsys_meta.models.baselines.choice.base import ChoiceBaseline
 from recsys_meta.models.functional.choice_features import SIX, history_of, six, tallies
@@ -66,7 +66,7 @@ class PooledLogit(ChoiceBaseline):
         places = torch.log1p(torch.tensor(SIZES, dtype=state["size"].dtype, device=state["size"].device))
         return state | {"weight": hats(torch.log1p(state["size"]), places) @ body["weight"]}
 
-    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+    def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         return torch.einsum("trkf,tf->trk", six(state, rows, candidates), state["weight"])
 
 
@@ -92,7 +92,7 @@ def _choices(
     return torch.cat(x), torch.cat(there)
 
 
-def _offered(state: State, rows: Rows, generator: torch.Generator) -> Tensor:
+def _offered(state: State, rows: Interactions, generator: torch.Generator) -> Tensor:
     """Candidates [T, R, K]: the row's item, its history, and others at random; 0 for what occurs before."""
     items = state["listed"].sum(1)[:, None, None]
     chance = torch.rand(*rows.item.shape, OTHERS, generator=generator)

@@ -13,10 +13,16 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, Params
-from recsys_meta.models.baselines.click.mixed_logit import Additive, Mixed
+from recsys_meta.models.baselines.click.mixed_logit import AdditiveEffects, MixedLogit
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.click.solvers.field_encoding import encoded, fields_init
-from recsys_meta.models.baselines.click.solvers.laplace_em import ROUNDS, Learned, Partners, around, learn_click_prior
+from recsys_meta.models.baselines.click.solvers.laplace_em import (
+    ROUNDS,
+    FixedSide,
+    LearnedPrior,
+    around,
+    learn_click_prior,
+)
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows
 from recsys_meta.models.baselines.latent.em_prior import residual_factors
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
@@ -30,7 +36,7 @@ TURN = 3
 """Rounds of learning a prior in each turn after the first."""
 
 
-class Bilinear(Mixed):
+class BilinearModel(MixedLogit):
     """label ~ base(item) + context + a_e + s_e base(item) + z_e . u(item), where (a, s, z) of an entity is normal
     around a linear map of its features.
 
@@ -40,8 +46,8 @@ class Bilinear(Mixed):
     """
 
     name: ClassVar[str] = "blr-content"
-    fitted: ClassVar[frozenset[str]] = Mixed.fitted | {"dims", "turns", "seed"}
-    noticed: ClassVar[frozenset[str]] = Mixed.noticed | {"dims", "turns"}
+    fitted: ClassVar[frozenset[str]] = MixedLogit.fitted | {"dims", "turns", "seed"}
+    noticed: ClassVar[frozenset[str]] = MixedLogit.noticed | {"dims", "turns"}
 
     dims: int = Field(default=12, ge=1)
     turns: int = Field(default=3, ge=0)
@@ -50,14 +56,14 @@ class Bilinear(Mixed):
     def choices(self) -> Mapping[str, tuple[Any, ...]]:
         return {"turns": (0, 3), "content": (1.0, 5.0), "trust": (0.5, 1.0, 2.0, 4.0)}
 
-    def own(self, data: Dataset, rows: ClickRows, additive: Additive, content: sp.csr_matrix) -> Params:
+    def own(self, data: Dataset, rows: ClickRows, additive: AdditiveEffects, content: sp.csr_matrix) -> Params:
         base = additive.params["base"].double()
         level = base[rows.item].mean() if len(rows) else base.new_zeros(())
         context, items = additive.context + level, torch.cat([(base - level)[:, None], self._start(rows, additive)], 1)
         learned = self._entities(rows, context, items, content)
         side = _item_columns(data, rows)
         for _ in range(0 if self.squared else self.turns):
-            met = Partners(context + learned.weight[rows.task, 0], *_facing_items(learned))
+            met = FixedSide(context + learned.weight[rows.task, 0], *_facing_items(learned))
             other = learn_click_prior(
                 rows.turned(), met, side, ITEM_CONTENT, "logistic", around(items, side.shape[1]), TURN
             )
@@ -67,7 +73,7 @@ class Bilinear(Mixed):
         vectors = torch.cat([torch.ones(rows.catalogue, 1), items.float()], 1)
         return {"base": (items[:, 0] + level).float(), "vectors": vectors, **learned.params()}
 
-    def _start(self, rows: ClickRows, additive: Additive) -> Tensor:
+    def _start(self, rows: ClickRows, additive: AdditiveEffects) -> Tensor:
         """Factors [C, dims] of what the additive effects leave."""
         eta = additive.context + additive.params["base"].double()[rows.item] + additive.entity[rows.task]
         left = (rows.label - (eta if self.squared else torch.sigmoid(eta))).float()
@@ -81,18 +87,18 @@ class Bilinear(Mixed):
         context: Tensor,
         items: Tensor,
         content: sp.csr_matrix,
-        before: Learned | None = None,
+        before: LearnedPrior | None = None,
         spread: Tensor | None = None,
-    ) -> Learned:
+    ) -> LearnedPrior:
         """The entities' side, given items [C, 1 + dims] (base and factors) and their posterior covariances."""
         vectors = torch.cat([torch.ones_like(items[:, :1]), items], 1)
         blur = None if spread is None else torch.nn.functional.pad(spread, (1, 0, 1, 0))
-        partners = Partners(context + items[rows.item, 0], vectors, blur)
+        partners = FixedSide(context + items[rows.item, 0], vectors, blur)
         rounds = ROUNDS if before is None else TURN
         return learn_click_prior(rows, partners, content, self.content, self.likelihood, before, rounds)
 
 
-def _facing_items(entities: Learned) -> tuple[Tensor, Tensor]:
+def _facing_items(entities: LearnedPrior) -> tuple[Tensor, Tensor]:
     """What items meet: 1 + slope and taste of each entity [U, 1 + dims], and their covariances."""
     vectors = torch.cat([1 + entities.weight[:, 1:2], entities.weight[:, 2:]], 1)
     return vectors, entities.spread[:, 1:, 1:].contiguous()

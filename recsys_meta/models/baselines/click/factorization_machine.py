@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import FIRST, IntArray, Params, Rows, State, Support
+from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.click.mixed_logit import CLICK
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
@@ -31,7 +31,7 @@ from recsys_meta.models.functional.embeddings import catalogue_features, item_fe
 from recsys_meta.models.functional.gaussian import moments
 
 
-class Machines(BaselineConfig):
+class FactorizationMachine(BaselineConfig):
     """A factorisation machine over the ids and features of both sides and the context (Rendle 2010).
 
     A newcomer's id has a weight b and a vector v, normal with the moments of past entities'; given the rest, the logit
@@ -97,13 +97,13 @@ class Machines(BaselineConfig):
         mode, covariance = bernoulli_posterior(seen, rows.label, weight, offset, mean, body["precision"])
         return {"level": level, "content": content, "mode": mode, "root": torch.linalg.cholesky(covariance)}
 
-    def _rows(self, body: Params, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _rows(self, body: Params, rows: Interactions) -> tuple[Tensor, Tensor]:
         """Of item and context: what they say alone [T, R], and the vectors that an entity meets [T, R, D]."""
         level, vectors = _pairs(parts_of_rows(body, rows), self.dims, body["base"])
         other = body["vectors"][rows.item]
         return body["base"][rows.item] + level + (vectors * other).sum(2), other + vectors
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self._logit(state, *self._rows(body, rows))
 
     def rank(self, body: Params, state: State) -> Tensor:
@@ -111,7 +111,7 @@ class Machines(BaselineConfig):
         other = body["vectors"]
         return self._logit(state, (body["base"] + level + (vectors * other).sum(1))[None], (other + vectors)[None])
 
-    def spread(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def spread(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the logit, by the newcomer's id alone."""
         return self._variance(state, self._rows(body, rows)[1]).sqrt()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import FIRST, IntArray, Params, Rows, State, Support
+from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.click.mixed_logit import CLICK
 from recsys_meta.models.baselines.click.solvers.additive_logit import fit_additive
@@ -30,7 +30,7 @@ from recsys_meta.models.baselines.click.solvers.field_encoding import (
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
 
 
-class Logistic(BaselineConfig):
+class LogisticRegression(BaselineConfig):
     """logit = features of the entity + features and bias of the item + context, each value one weight, with ridge.
 
     Entity features are shared by few past entities, so they have a ridge of their own.
@@ -75,7 +75,7 @@ class Logistic(BaselineConfig):
         own = body["base"].new_zeros(1) if content is None else content.squeeze(1)
         return {"bias": own.expand(support.size).clone()}
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         found = of_rows(body, rows)
         eta = body["base"][rows.item] + state["bias"][:, None]
         return eta if found is None else eta + found.squeeze(2)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import FIRST, IntArray, Params, Rows, State, Support
+from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.click.solvers.additive_logit import Likelihood, fit_additive
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
@@ -37,7 +37,7 @@ COLUMNS = 2_000
 """Columns of entity features, the most common ones, that a prior is regressed on."""
 
 
-class Mixed(BaselineConfig):
+class MixedLogit(BaselineConfig):
     """A mixed model: label ~ base(item) + context(row) + w_e . v(item), with w_e ~ N(A x_e, S) learned from past
     entities (empirical Bayes) and conditioned on the newcomer's support.
 
@@ -84,7 +84,7 @@ class Mixed(BaselineConfig):
         return True
 
     @abstractmethod
-    def own(self, data: Dataset, rows: ClickRows, additive: Additive, content: sp.csr_matrix) -> Params:
+    def own(self, data: Dataset, rows: ClickRows, additive: AdditiveEffects, content: sp.csr_matrix) -> Params:
         """ "vectors" [C, D] and the prior of an entity's weights on them (see `Learned.params`); may change "base" [C].
 
         content [U, F] are the columns of the entities' features, a constant first.
@@ -110,12 +110,12 @@ class Mixed(BaselineConfig):
         return {"mode": mode, "root": torch.linalg.cholesky(covariance)}
 
     @staticmethod
-    def _offset(body: Params, rows: Rows) -> Tensor:
+    def _offset(body: Params, rows: Interactions) -> Tensor:
         context = of_rows(body, rows)
         base = body["base"][rows.item]
         return base if context is None else base + context.squeeze(2)
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         vectors = body["vectors"][rows.item]
         eta = self._offset(body, rows) + torch.einsum("trd,td->tr", vectors, state["mode"])
         return self._logit(eta, (vectors @ state["root"]).square().sum(2))
@@ -126,7 +126,7 @@ class Mixed(BaselineConfig):
         base = body["base"] if context is None else body["base"] + context
         return self._logit(base + state["mode"] @ vectors.T, (vectors @ state["root"]).square().sum(2))
 
-    def spread(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def spread(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the logit, by the entity's weights alone."""
         vectors = body["vectors"][rows.item]
         deviation = (vectors @ state["root"]).square().sum(2).sqrt()
@@ -140,7 +140,7 @@ class Mixed(BaselineConfig):
 
 
 @dataclass(frozen=True)
-class Additive:
+class AdditiveEffects:
     """Effects of items ("base" [C] in `params`) and of context (tables in `params`; [R] for the rows at hand), and of
     training entities [U]."""
 
@@ -151,7 +151,7 @@ class Additive:
 
 def additive_fit(
     rows: ClickRows, ridge: float, likelihood: Likelihood, *, items: bool, entities: bool = True
-) -> Additive:
+) -> AdditiveEffects:
     """All effects fitted together, so that an item or a place in the list that good entities had is not taken for a
     good one; without `entities` or `items` they have none of their own."""
     tables = fields_init("context", rows.context, np.arange(len(rows)))
@@ -169,4 +169,4 @@ def additive_fit(
     said = filled(tables, "context", weight[first:second, None], context)
     of_context = torch.from_numpy(context @ weight[first:second].numpy())
     of_entity = weight[second:] if entities else weight.new_zeros(rows.entities)
-    return Additive({"base": base.float(), **said}, of_context, of_entity)
+    return AdditiveEffects({"base": base.float(), **said}, of_context, of_entity)

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import IntArray, Params, Rows, State, Support
+from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.click.mixed_logit import CLICK, Additive, Mixed, additive_fit
+from recsys_meta.models.baselines.click.mixed_logit import CLICK, AdditiveEffects, MixedLogit, additive_fit
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.click.solvers.field_encoding import of_rows, without_context
-from recsys_meta.models.baselines.click.solvers.laplace_em import Partners, learn_click_prior
+from recsys_meta.models.baselines.click.solvers.laplace_em import FixedSide, learn_click_prior
 
 POSITION = "position"
 
 
-class Context(BaselineConfig):
+class ContextOnly(BaselineConfig):
     """Logistic regression on the context of a row alone: everybody alike. Without context it is the constant."""
 
     name: ClassVar[str] = "context"
@@ -51,7 +51,7 @@ class Context(BaselineConfig):
     def adapt(self, body: Params, support: Support) -> State:
         return {"size": support.rows.counts}
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         found = of_rows(body, rows)
         base = body["base"][rows.item]
         return base if found is None else base + found.squeeze(2)
@@ -62,7 +62,7 @@ class Context(BaselineConfig):
         return base.expand(len(state["size"]), -1)
 
 
-class Position(Context):
+class PositionOnly(ContextOnly):
     """The same on one field: the one named "position", or else the first of the context."""
 
     name: ClassVar[str] = "position"
@@ -71,7 +71,7 @@ class Position(Context):
         return [POSITION] if POSITION in names else names[:1]
 
 
-class PositionRate(Mixed):
+class PositionRate(MixedLogit):
     """Effects of the context plus one of the entity: its rate given where it was shown, shrunk to that of past
     entities (a Bernoulli posterior in one dimension)."""
 
@@ -86,8 +86,8 @@ class PositionRate(Mixed):
     def with_content(self) -> bool:
         return False
 
-    def own(self, data: Dataset, rows: ClickRows, additive: Additive, content: sp.csr_matrix) -> Params:
+    def own(self, data: Dataset, rows: ClickRows, additive: AdditiveEffects, content: sp.csr_matrix) -> Params:
         vectors = torch.ones(rows.catalogue, 1)
         offset = additive.params["base"].double()[rows.item] + additive.context
-        learned = learn_click_prior(rows, Partners(offset, vectors), content, self.content, self.likelihood)
+        learned = learn_click_prior(rows, FixedSide(offset, vectors), content, self.content, self.likelihood)
         return {"vectors": vectors, **learned.params()}

@@ -10,12 +10,12 @@ import torch
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import Params
-from recsys_meta.models.baselines.click.mixed_logit import Additive, Mixed
+from recsys_meta.models.baselines.click.mixed_logit import AdditiveEffects, MixedLogit
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
-from recsys_meta.models.baselines.click.solvers.laplace_em import Partners, learn_click_prior
+from recsys_meta.models.baselines.click.solvers.laplace_em import FixedSide, learn_click_prior
 
 
-class TwoMeans(Mixed):
+class RandomIntercept(MixedLogit):
     """Effects of item and context plus one of the entity, whose prior mean is a ridge regression on its features."""
 
     name: ClassVar[str] = "two-means"
@@ -23,8 +23,8 @@ class TwoMeans(Mixed):
     def choices(self) -> Mapping[str, tuple[Any, ...]]:
         return {"squared": (False, True), "content": (1.0, 5.0), "trust": (0.5, 1.0, 2.0, 4.0)}
 
-    def own(self, data: Dataset, rows: ClickRows, additive: Additive, content: sp.csr_matrix) -> Params:
+    def own(self, data: Dataset, rows: ClickRows, additive: AdditiveEffects, content: sp.csr_matrix) -> Params:
         vectors = torch.ones(rows.catalogue, 1)
         offset = additive.params["base"].double()[rows.item] + additive.context
-        learned = learn_click_prior(rows, Partners(offset, vectors), content, self.content, self.likelihood)
+        learned = learn_click_prior(rows, FixedSide(offset, vectors), content, self.content, self.likelihood)
         return {"vectors": vectors, **learned.params()}

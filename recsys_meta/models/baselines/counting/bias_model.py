@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import FIRST, IntArray, Params, Rows, State, Support
+from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import LABELS, BaselineConfig
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows
 
@@ -47,7 +47,7 @@ class ItemMean(BaselineConfig):
         left = ((rows.label - body["item"][rows.item]) * rows.mask).sum(1)
         return {"bias": (left + self.user_shrink * body["start"]) / (rows.counts + self.user_shrink)}
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.finish(body["item"][rows.item] + state["bias"][:, None])
 
     def rank(self, body: Params, state: State) -> Tensor:

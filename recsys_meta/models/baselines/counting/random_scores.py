@@ -15,7 +15,7 @@ from recsys_meta.models.baselines.base import LABELS, RANKING, BaselineConfig
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows
 
 
-class Chance(BaselineConfig):
+class RandomScores(BaselineConfig):
     """A ranking of nothing but ties, which the metrics break at random; for labels, a random training label
     for each item."""
 

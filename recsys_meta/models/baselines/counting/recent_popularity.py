@@ -18,7 +18,7 @@ from recsys_meta.models.baselines.interaction_matrix import TrainingRows
 from recsys_meta.models.functional.arrival_popularity import bin_weights, binned_counts
 
 
-class Recent(BaselineConfig):
+class RecentPopularity(BaselineConfig):
     """Items by the number of training entities that met them, those who arrived near the newcomer counting most.
 
     See `arrivals` for the weights. Without arrivals this is popularity.

@@ -16,7 +16,7 @@ from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, 
 from recsys_meta.models.baselines.item_based.item_scores import gathered, mix, recall, spread
 
 
-class Gaussian(BaselineConfig):
+class GaussianPosterior(BaselineConfig):
     """Posterior mean m + K_S (K_SS + noise I)^-1 (1 - m_S) of an entity's row of X, plus popularity.
 
     m and K are the mean and covariance of training rows, or, not `centred`, 0 and the second moment: then one

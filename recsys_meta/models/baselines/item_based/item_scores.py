@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys_meta.core.types import FIRST, Params, Rows, State
+from recsys_meta.core.types import FIRST, Interactions, Params, State
 
 
-def distinct(rows: Rows) -> Tensor:
+def distinct(rows: Interactions) -> Tensor:
     """Weight [T, S] float32 of each row: 1 for the first row of every known item, else 0."""
     known = rows.mask & (rows.item >= FIRST)
     item, order = torch.where(known, rows.item, 0).sort(dim=1, stable=True)
@@ -21,7 +21,7 @@ def distinct(rows: Rows) -> Tensor:
     return (known & ~repeated).to(rows.label.dtype)
 
 
-def recall(body: Params, rows: Rows) -> State:
+def recall(body: Params, rows: Interactions) -> State:
     """The support as places in the memory: place [T, S] int64, weight [T, S]."""
     place = body["place"][rows.item]
     weight = distinct(rows) * (place >= 0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import FIRST, IntArray, Params, Rows, State, Support
+from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import LABELS, RANKING, BaselineConfig
 from recsys_meta.models.baselines.counting.bias_model import two_way_means
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
@@ -22,7 +22,7 @@ from recsys_meta.models.functional.embeddings import catalogue_features, item_fe
 from recsys_meta.models.functional.gaussian import moments, outer, posterior, solve, subspace
 
 
-class Blr(BaselineConfig):
+class BayesianLinearRegression(BaselineConfig):
     """Labels: y = item mean + w . f(i) + noise, w ~ N(m, S) by EM over training entities; f(i) = [1, item term,
     content, `factors` ALS factors of what the means leave]. `noise` multiplies the learned variance.
 
@@ -110,7 +110,7 @@ class Blr(BaselineConfig):
             return mix(state["vector"] @ body["items"].T, body["log_popularity"], self.popularity)
         return self.finish(body["base"] + state["vector"] @ body["features"].T)
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         if self.objective == "ranking":
             return super().score(body, state, rows)
         own = torch.einsum("trd,td->tr", body["features"][rows.item], state["vector"])

@@ -24,7 +24,7 @@ CELLS = 4_000_000
 """Bound on the table of shifts (values times items)."""
 
 
-class Content(BaselineConfig):
+class ContentOnly(BaselineConfig):
     """Ranking: log p(i) + trust * sum over the entity's feature values v of log [p(i | v) / p(i)], where
     p(i | v) = (n_iv + strength p(i)) / (n_v + strength); a field with several values gives their mean.
 

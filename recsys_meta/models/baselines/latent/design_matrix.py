@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_meta.core.dataset import Column, FeatureTable
+from recsys_meta.core.dataset import FeatureColumn, FeatureTable
 from recsys_meta.core.types import FIRST, IntArray, Params
 
 
-def common_values(column: Column, rows: IntArray, limit: int) -> IntArray:
+def common_values(column: FeatureColumn, rows: IntArray, limit: int) -> IntArray:
     """The ids of a column most frequent among some rows (repetitions count), at most `limit`, [V] int64."""
     if column.indptr is None or not len(column.values):
         return np.zeros(0, np.int64)

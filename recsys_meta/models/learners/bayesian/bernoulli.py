@@ -36,15 +36,15 @@ from torch.nn import functional
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional import losses as objectives
 from recsys_meta.models.functional.embeddings import bag_fields, hats, is_buffer
 from recsys_meta.models.functional.laplace_posterior import posterior, variance
 from recsys_meta.models.learners.bayesian.context_effects import context_effect, context_init
-from recsys_meta.models.learners.bayesian.design_matrix import Past
+from recsys_meta.models.learners.bayesian.design_matrix import DesignData
 from recsys_meta.models.learners.bayesian.temperature_scaling import slopes
-from recsys_meta.models.learners.bayesian.variational_mf import Factors, factorise, without
-from recsys_meta.models.protocols import Config, Group
+from recsys_meta.models.learners.bayesian.variational_mf import FactorModel, factorise, without
+from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
 KNOTS = (0, 1, 2, 3, 5, 8, 12, 20, 32, 50, 100, 400)
 """Support sizes at which trust, heat and calibration have values of their own."""
@@ -56,7 +56,7 @@ LARGEST = 2000
 """Rows that an entity counts as at most, where training weighs entities by their rows."""
 
 
-class BernoulliConfig(Config):
+class BernoulliConfig(PredictorConfig):
     """`dims` is the most factors an item gets; fewer where past rows cannot tell so many apart."""
 
     objective: Literal["click"] = "click"
@@ -81,7 +81,7 @@ class BernoulliConfig(Config):
 
 
 @dataclass(frozen=True)
-class Folds:
+class CrossFittedFactors:
     """Factors of items as an entity may see them in training: item [F + 1, C, K], the last from all entities;
     fold [E] of each entity; rows [E] that it has."""
 
@@ -91,7 +91,7 @@ class Folds:
 
 
 @dataclass(frozen=True)
-class Bernoulli:
+class BernoulliPosterior:
     """The learner: see the module."""
 
     config: BernoulliConfig = field(default_factory=BernoulliConfig)
@@ -128,7 +128,7 @@ class Bernoulli:
             "slope": torch.ones(len(KNOTS)),
         }
 
-    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Folds:
+    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> CrossFittedFactors:
         """Factors of items made without each fold of the entities."""
         past, found = self._factors(data, entities)
         folds = min(self.config.folds, len(entities))
@@ -139,21 +139,21 @@ class Bernoulli:
         # An entity this large would be no newcomer, so it stands for one that is about to stop being one.
         most = min(LARGEST, data.schema.past_rows or LARGEST)
         rows = torch.from_numpy(np.array(data.events.counts)).float().clamp(1, most)
-        return Folds(torch.cat([item, found.item.mean[None]]), fold, rows)
+        return CrossFittedFactors(torch.cat([item, found.item.mean[None]]), fold, rows)
 
-    def _factors(self, data: Dataset, entities: IntArray) -> tuple[Past, Factors]:
-        past = Past.of(data, entities, self.config.most_values)
+    def _factors(self, data: Dataset, entities: IntArray) -> tuple[DesignData, FactorModel]:
+        past = DesignData.of(data, entities, self.config.most_values)
         return past, factorise(past, self.config.dims, self.config.sweeps)
 
     def frozen(self, key: str) -> bool:
         return is_buffer(key) or key in ("item", "slope")
 
-    def group(self, key: str) -> Group:
+    def group(self, key: str) -> ParamGroup:
         if key.startswith("context."):
-            return Group(decay=self.config.context_decay)
+            return ParamGroup(decay=self.config.context_decay)
         if key in ("prior", "base", "log_trust", "log_heat", "log_audience"):
-            return Group(rate=self.config.slow)
-        return Group(decay=self.config.decay if key == "audience" or key.startswith("entity.") else 0.0)
+            return ParamGroup(rate=self.config.slow)
+        return ParamGroup(decay=self.config.decay if key == "audience" or key.startswith("entity.") else 0.0)
 
     def body(self, params: Params) -> Params:
         """The parameters; item [1, C, K]: factors, of one fold."""
@@ -178,7 +178,7 @@ class Bernoulli:
         shown = (x * mask.unsqueeze(2)).sum(1) / (size + body["log_audience"].exp())[:, None]
         return mean + shown @ body["audience"]
 
-    def _inputs(self, body: Params, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _inputs(self, body: Params, rows: Interactions) -> tuple[Tensor, Tensor]:
         """What a row's logit is without the entity [T, R], and what its weights are asked about, x [T, R, K]."""
         folds = body["item"]
         item = torch.where(rows.item < folds.shape[1], rows.item, UNKNOWN)
@@ -189,17 +189,17 @@ class Bernoulli:
             base, asked = base + shown[0], [*asked, shown[1]]
         return base, torch.cat(asked, 2) @ body["prior"].tril()
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return (between_knots(state["size"]) @ body["slope"])[:, None] * self._logit(body, state, rows)
 
-    def _logit(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def _logit(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """The logit of the mean probability, [T, R]."""
         base, x = self._inputs(body, rows)
         heat = (between_knots(state["size"]) @ body["log_heat"]).exp()[:, None]
         spread = 1 + math.pi / 8 * heat * variance(x, state["factor"])
         return (base + _dot(x, state["mean"])) / spread.sqrt()
 
-    def spread(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def spread(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the logit under the posterior."""
         return variance(self._inputs(body, rows)[1], state["factor"]).sqrt()
 
@@ -207,14 +207,14 @@ class Bernoulli:
         """Scores [T, C] in the context of a row of which nothing is known."""
         item = torch.arange(body["item"].shape[1], device=body["item"].device).expand(len(state["size"]), -1)
         none = torch.zeros_like(item, dtype=torch.float32)
-        return self.score(body, state, Rows(item, none, none.bool()))
+        return self.score(body, state, Interactions(item, none, none.bool()))
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
         rows = replace(support.rows, label=support.rows.label.masked_fill(~support.rows.mask, 0.0))
         return objectives.logistic(self.score(body, state, rows), rows)
 
     def meta_loss(
-        self, params: Params, batch: TaskBatch, aids: Folds, generator: torch.Generator
+        self, params: Params, batch: TaskBatch, aids: CrossFittedFactors, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Mean log-loss of the query after adapting; figures: the prior's largest and smallest deviation."""
         device = batch.entity.device

@@ -7,15 +7,17 @@ import math
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import PAD, FloatArray, Params, Rows
+from recsys_meta.core.types import PAD, FloatArray, Interactions, Params
 from recsys_meta.models.functional.embeddings import bag_fields
-from recsys_meta.models.learners.bayesian.design_matrix import Fields
+from recsys_meta.models.learners.bayesian.design_matrix import FeatureFields
 
 FACTOR_SCALE, HIDDEN_SCALE = 0.03, 0.3
 """Deviations of fresh factors, and of fresh inputs of the hidden layer."""
 
 
-def context_init(fields: Fields, effects: FloatArray, dims: int, hidden: int, generator: torch.Generator) -> Params:
+def context_init(
+    fields: FeatureFields, effects: FloatArray, dims: int, hidden: int, generator: torch.Generator
+) -> Params:
     """Tables "effect" [V, 1], from effects [P] that a regression found, and "context" [V, dims + hidden]; nothing where
     rows have no context."""
     if not fields.table:
@@ -29,7 +31,7 @@ def context_init(fields: Fields, effects: FloatArray, dims: int, hidden: int, ge
     return made
 
 
-def context_effect(body: Params, rows: Rows, hidden: int) -> tuple[Tensor, Tensor] | None:
+def context_effect(body: Params, rows: Interactions, hidden: int) -> tuple[Tensor, Tensor] | None:
     """What the context adds to every entity's logit [T, R], and its factors [T, R, D]; None where there is none."""
     fields = _filled(body, rows)
     if not fields:
@@ -44,7 +46,7 @@ def context_effect(body: Params, rows: Rows, hidden: int) -> tuple[Tensor, Tenso
     return effect, both[..., :dims]
 
 
-def _filled(body: Params, rows: Rows) -> dict[str, Tensor]:
+def _filled(body: Params, rows: Interactions) -> dict[str, Tensor]:
     """The fields of all rows, one row after the other; a field that the rows lack is missing in each."""
     fields = {}
     for key in sorted(k for k in body if k.startswith("effect.") and not k.endswith(".knots")):

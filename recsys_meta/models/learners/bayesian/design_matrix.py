@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from recsys_meta.core.dataset import Column, Dataset, FeatureTable
+from recsys_meta.core.dataset import Dataset, FeatureColumn, FeatureTable
 from recsys_meta.core.types import FIRST, FloatArray, IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.embeddings import bag_init, hats
@@ -24,7 +24,7 @@ PER_DIMENSION = 3
 
 
 @dataclass(frozen=True)
-class PastRows:
+class InteractionRows:
     """entity [N] counted from 0, item [N] padded ids, label [N], and the inputs of fixed effects [N, P]."""
 
     entity: IntArray
@@ -46,14 +46,14 @@ class PastRows:
 
 
 @dataclass(frozen=True)
-class Fields:
+class FeatureFields:
     """A table of features and the knots of its numbers, which are quantiles among some of its rows."""
 
     table: FeatureTable
     knots: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, table: FeatureTable, rows: IntArray, most: int | None = None) -> Fields:
+    def of(cls, table: FeatureTable, rows: IntArray, most: int | None = None) -> FeatureFields:
         """Fields of at most `most` values; numbers always."""
         kept = {k: v for k, v in sorted(table.items()) if most is None or v.size <= most + FIRST}
         made = bag_init("", kept, rows, 0, 0.0, torch.Generator())
@@ -93,18 +93,18 @@ class Fields:
 
 
 @dataclass(frozen=True)
-class Past:
+class DesignData:
     """All that a factorisation needs: rows, and the fields and designs of entities [entities, F], items [C, G] and
     contexts."""
 
-    rows: PastRows
-    entity_fields: Fields
+    rows: InteractionRows
+    entity_fields: FeatureFields
     entity_design: sp.csr_matrix
     item_design: sp.csr_matrix
-    context_fields: Fields
+    context_fields: FeatureFields
 
     @classmethod
-    def of(cls, data: Dataset, entities: IntArray, most: int) -> Past:
+    def of(cls, data: Dataset, entities: IntArray, most: int) -> DesignData:
         """The rows of some entities. Features of more than `most` values are left out: their values are met too
         rarely. How often an item was met is a feature of it, "met"."""
         entities = np.asarray(entities, np.int64)
@@ -114,23 +114,23 @@ class Past:
         label = np.asarray(data.events.label[position], np.float32)
         met = np.log1p(np.bincount(item, minlength=data.catalogue)).astype(np.float32)
         known = np.arange(FIRST, data.catalogue)
-        items = Fields.of({**data.items, "met": Column("met", met)}, known, most)
-        own = Fields.of(data.entities, entities, most)
-        context = Fields.of(_context(data), position)
+        items = FeatureFields.of({**data.items, "met": FeatureColumn("met", met)}, known, most)
+        own = FeatureFields.of(data.entities, entities, most)
+        context = FeatureFields.of(_context(data), position)
         inputs = context.design(len(data.events))[position] if context.table else sp.csr_matrix((len(item), 0))
-        rows = PastRows(task.numpy(), item, label, inputs.astype(np.float32), len(entities), data.catalogue)
+        rows = InteractionRows(task.numpy(), item, label, inputs.astype(np.float32), len(entities), data.catalogue)
         design = own.design(data.events.entities)[entities]
         return cls(rows, own, design, items.design(data.catalogue), context)
 
 
-def _context(data: Dataset) -> dict[str, Column]:
+def _context(data: Dataset) -> dict[str, FeatureColumn]:
     """The context of all rows as a table of features."""
     table = {}
     for field in data.schema.context:
         values = data.events.context[field.name]
         if field.kind == "numeric":
-            table[field.name] = Column(field.name, values)
+            table[field.name] = FeatureColumn(field.name, values)
         else:
             each = np.arange(len(values) + 1)
-            table[field.name] = Column(field.name, values, each, data.vocab.size(f"context.{field.name}"))
+            table[field.name] = FeatureColumn(field.name, values, each, data.vocab.size(f"context.{field.name}"))
     return table

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import Rows
+from recsys_meta.core.types import Interactions
 
 ROUNDS = 10
 """Newton steps; one unknown needs few."""
@@ -20,7 +20,9 @@ DOUBT = 10.0
 """Information, in rows of unit logit for each entity, by which a slope is held to 1: rows of one entity err alike."""
 
 
-def slopes(sizes: Sequence[float], logits: Sequence[Tensor], queries: Sequence[Rows], knots: Sequence[int]) -> Tensor:
+def slopes(
+    sizes: Sequence[float], logits: Sequence[Tensor], queries: Sequence[Interactions], knots: Sequence[int]
+) -> Tensor:
     """Slope [K] at each knot (a support size), from logits [T, Q] and labels at some support sizes."""
     found = np.array([slope(logit, query) for logit, query in zip(logits, queries, strict=True)])
     order = np.argsort(sizes, kind="stable")
@@ -28,7 +30,7 @@ def slopes(sizes: Sequence[float], logits: Sequence[Tensor], queries: Sequence[R
     return torch.from_numpy(np.interp(places, known, found[order]).astype(np.float32))
 
 
-def slope(logit: Tensor, rows: Rows) -> float:
+def slope(logit: Tensor, rows: Interactions) -> float:
     """The factor on logits [T, Q] of least log-loss, held to 1."""
     x, label = logit[rows.mask].double(), rows.label[rows.mask].double()
     hold = DOUBT * max(1.0, float(rows.mask.any(1).sum()))

@@ -26,7 +26,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from recsys_meta.core.types import FloatArray, IntArray
-from recsys_meta.models.learners.bayesian.design_matrix import Past, PastRows
+from recsys_meta.models.learners.bayesian.design_matrix import DesignData, InteractionRows
 
 PENALTY, CONTEXT_PENALTY = 1.0, 5.0
 """Ridge on the effects of features, and of contexts."""
@@ -39,7 +39,7 @@ CHUNK = 200_000
 
 
 @dataclass(frozen=True)
-class Side:
+class LatentSide:
     """Posterior of one side's [bias, factors]: mean [N, K], covariance [N, K, K]; and the prior it was shrunk to: mean
     [N, K], of which effects [F, K] of features are the source, and covariance `spread` [K, K]."""
 
@@ -50,7 +50,7 @@ class Side:
     effects: Tensor
 
     @classmethod
-    def fresh(cls, rows: int, features: int, width: int, generator: torch.Generator) -> Side:
+    def fresh(cls, rows: int, features: int, width: int, generator: torch.Generator) -> LatentSide:
         """Small random factors, no bias."""
         mean = START * torch.randn(rows, width, generator=generator)
         mean[:, 0] = 0
@@ -60,25 +60,25 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Parabola:
+class QuadraticBound:
     """(label + lean) * logit - curvature * logit^2 / 2, in place of each row's log-likelihood; both [N]."""
 
     lean: FloatArray
     curvature: FloatArray
 
     @classmethod
-    def fresh(cls, rows: int) -> Parabola:
+    def fresh(cls, rows: int) -> QuadraticBound:
         """The one that touches at a logit of 0."""
         return cls(np.full(rows, -0.5, np.float32), np.full(rows, 0.25, np.float32))
 
-    def towards(self, logit: FloatArray, variance: FloatArray) -> Parabola:
+    def towards(self, logit: FloatArray, variance: FloatArray) -> QuadraticBound:
         """Nearer to the one of rows whose logits are believed to be N(logit, variance)."""
         shrunk = 1 / np.sqrt(1 + np.pi / 8 * variance)  # MacKay 1992
         chance = expit(shrunk * logit)
         curvature = shrunk * chance * (1 - chance)
         lean = curvature * logit - chance
         moved = [old + SHARE * (new - old) for old, new in ((self.lean, lean), (self.curvature, curvature))]
-        return Parabola(*(m.astype(np.float32) for m in moved))
+        return QuadraticBound(*(m.astype(np.float32) for m in moved))
 
     def pull(self, label: FloatArray, offset: FloatArray) -> FloatArray:
         """The slope [N] at a logit of offset [N]."""
@@ -86,15 +86,15 @@ class Parabola:
 
 
 @dataclass(frozen=True)
-class Factors:
+class FactorModel:
     """What was found: the offset of every logit, fixed effects [P], the first that of the constant where there are
     any, both sides, and the parabola of each row."""
 
     base: float
     effects: FloatArray
-    entity: Side
-    item: Side
-    parabola: Parabola
+    entity: LatentSide
+    item: LatentSide
+    parabola: QuadraticBound
 
     @property
     def level(self) -> float:
@@ -102,16 +102,16 @@ class Factors:
         return self.base + float(self.effects[:1].sum())
 
 
-def factorise(past: Past, dims: int, sweeps: int) -> Factors:
+def factorise(past: DesignData, dims: int, sweeps: int) -> FactorModel:
     """Fit both sides, with at most `dims` factors; no chance is left in it, so that equal rows give equal factors."""
     rows, width = past.rows, 1 + min(dims, past.rows.affordable)
     generator = torch.Generator().manual_seed(0)
-    item = Side.fresh(rows.catalogue, past.item_design.shape[1], width, generator)
-    entity = Side.fresh(rows.entities, past.entity_design.shape[1], width, generator)
+    item = LatentSide.fresh(rows.catalogue, past.item_design.shape[1], width, generator)
+    entity = LatentSide.fresh(rows.entities, past.entity_design.shape[1], width, generator)
     mean = float(np.clip(rows.label.mean(), 1e-4, 1 - 1e-4)) if len(rows.label) else 0.5
     base = float(np.log(mean / (1 - mean)))
     effects = np.zeros(rows.inputs.shape[1], np.float32)
-    parabola = Parabola.fresh(len(rows.label))
+    parabola = QuadraticBound.fresh(len(rows.label))
     for _ in range(sweeps):
         offset = base + rows.inputs @ effects
         weights, pulls = rows.table(parabola.curvature), rows.table(parabola.pull(rows.label, offset))
@@ -120,10 +120,10 @@ def factorise(past: Past, dims: int, sweeps: int) -> Factors:
         logit, variance = _predicted(rows, entity, item)
         effects = _effects(rows, base + logit, effects, parabola)
         parabola = parabola.towards(base + logit + rows.inputs @ effects, variance)
-    return Factors(base, effects, entity, item, parabola)
+    return FactorModel(base, effects, entity, item, parabola)
 
 
-def without(rows: PastRows, factors: Factors, fold: IntArray, folds: int) -> Tensor:
+def without(rows: InteractionRows, factors: FactorModel, fold: IntArray, folds: int) -> Tensor:
     """[bias, factors] of items from the rows of all entities but those of a fold, for each fold, [folds, C, K]; fold
     [entities] says where each entity is."""
     pull = factors.parabola.pull(rows.label, factors.base + rows.inputs @ factors.effects)
@@ -135,7 +135,7 @@ def without(rows: PastRows, factors: Factors, fold: IntArray, folds: int) -> Ten
     return torch.stack(made)
 
 
-def _solved(weights: sp.csr_matrix, pulls: sp.csr_matrix, other: Side, own: Side) -> Side:
+def _solved(weights: sp.csr_matrix, pulls: sp.csr_matrix, other: LatentSide, own: LatentSide) -> LatentSide:
     """One side given the other. Its rows are regressed on r = [1, factors of the other], the other's bias an offset."""
     width = own.mean.shape[1]
     r = torch.cat([torch.ones_like(other.mean[:, :1]), other.mean[:, 1:]], 1)
@@ -152,7 +152,7 @@ def _solved(weights: sp.csr_matrix, pulls: sp.csr_matrix, other: Side, own: Side
     return replace(own, mean=(covariance @ pull.unsqueeze(2)).squeeze(2), covariance=covariance)
 
 
-def _informed(side: Side, features: sp.csr_matrix) -> Side:
+def _informed(side: LatentSide, features: sp.csr_matrix) -> LatentSide:
     """The same with the prior that fits it best: a ridge regression on features, and the spread around it."""
     penalty = np.full(features.shape[1], PENALTY, np.float32)
     penalty[0] *= 1e-3  # the constant
@@ -164,7 +164,7 @@ def _informed(side: Side, features: sp.csr_matrix) -> Side:
     return replace(side, expected=expected, spread=spread, effects=effects)
 
 
-def _predicted(rows: PastRows, entity: Side, item: Side) -> tuple[FloatArray, FloatArray]:
+def _predicted(rows: InteractionRows, entity: LatentSide, item: LatentSide) -> tuple[FloatArray, FloatArray]:
     """Mean and variance [N] of each row's logit; correlations between the factors of a side are left out."""
     logit, variance = np.empty(len(rows.label), np.float32), np.empty(len(rows.label), np.float32)
     varied = [side.covariance.diagonal(dim1=1, dim2=2) for side in (entity, item)]
@@ -177,7 +177,7 @@ def _predicted(rows: PastRows, entity: Side, item: Side) -> tuple[FloatArray, Fl
     return logit, variance
 
 
-def _effects(rows: PastRows, offset: FloatArray, effects: FloatArray, parabola: Parabola) -> FloatArray:
+def _effects(rows: InteractionRows, offset: FloatArray, effects: FloatArray, parabola: QuadraticBound) -> FloatArray:
     """One weighted least-squares solve of the fixed effects, the rest of the logit given."""
     if not len(effects):
         return effects

@@ -33,13 +33,13 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import FIRST, PAD, IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.core.types import FIRST, PAD, IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
 from recsys_meta.models.functional.choice_features import VISITED, features, history_of, moment, spaced, summary
 from recsys_meta.models.functional.losses import mean_rows
 from recsys_meta.models.learners.choice import experts
 from recsys_meta.models.learners.choice.experts import NEVER
-from recsys_meta.models.protocols import Config, Group
+from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
 SCALES = (0, 1, 4, 16, 64, 256)
 """Support sizes that the spread of the features is taken from."""
@@ -51,7 +51,7 @@ JUDGED = 512
 """Query rows of an entity that the choice of trust looks at."""
 
 
-class ChoiceConfig(Config):
+class ChoiceConfig(PredictorConfig):
     """`aware` off, `split` off and `adapts` off give the same model blind to the support's size, with one expert for
     all items, and without a step: a pooled network."""
 
@@ -73,7 +73,7 @@ class ChoiceConfig(Config):
 
 
 @dataclass(frozen=True)
-class Choice:
+class ConditionalLogit:
     """The learner: see the module."""
 
     config: ChoiceConfig = field(default_factory=ChoiceConfig)
@@ -97,8 +97,8 @@ class Choice:
     def frozen(self, key: str) -> bool:
         return key == "trust" or key.endswith((".centre", ".spread"))
 
-    def group(self, key: str) -> Group:
-        return Group(decay=0.0 if key == "log_step" else self.config.decay)
+    def group(self, key: str) -> ParamGroup:
+        return ParamGroup(decay=0.0 if key == "log_step" else self.config.decay)
 
     def body(self, params: Params) -> Params:
         return params
@@ -131,22 +131,22 @@ class Choice:
         met = (rows.item >= FIRST) & (history_of(rows) >= FIRST).any(2)
         return x, self._told(body, state, rows), _there(state, candidates), met
 
-    def _told(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def _told(self, body: Params, state: State, rows: Interactions) -> Tensor:
         told = experts.scaled(body, moment(state, rows), "moment")
         return told if self.config.aware else told * experts.SIZELESS.to(told.device)
 
-    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+    def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         x = experts.scaled(body, features(state, rows, candidates))
         return experts.logits(body, state, x, self._told(body, state, rows))
 
     def rank(self, body: Params, state: State) -> Tensor:
         tasks, items = state["count"].shape
         one = torch.zeros(tasks, 1, dtype=torch.int64, device=state["count"].device)
-        rows = Rows(one, one.float(), one == 0)
+        rows = Interactions(one, one.float(), one == 0)
         every = torch.arange(items, device=one.device).expand(tasks, 1, items)
         return self.choose(body, state, rows, every)[:, 0]
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.choose(body, state, rows, rows.item[:, :, None])[..., 0]
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
@@ -170,7 +170,7 @@ class Choice:
         total = (every + self.config.new_weight * new).mean()
         return total, {"all": float(every.detach().mean()), "new": float(new.detach().mean())}
 
-    def _losses(self, body: Params, state: State, rows: Rows, others: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, body: Params, state: State, rows: Interactions, others: Tensor) -> tuple[Tensor, Tensor]:
         """Loss [T] of the rows' choices among candidates, and of those of new items among new ones."""
         candidates = _offered(rows, others)
         x = features(state, rows, candidates)
@@ -258,7 +258,7 @@ def _spread_out(state: State, most: int) -> Tensor:
     return items[:, None, :]
 
 
-def _offered(rows: Rows, others: Tensor) -> Tensor:
+def _offered(rows: Interactions, others: Tensor) -> Tensor:
     """Candidates [T, R, 1 + H + N]: the row's item, its history, others; what occurs before is 0."""
     history = history_of(rows)
     item = rows.item[:, :, None]

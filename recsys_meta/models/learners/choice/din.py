@@ -20,12 +20,12 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import is_buffer
 from recsys_meta.models.learners.choice import interest_network as interest
 from recsys_meta.models.learners.choice import negative_sampling as candidates
 from recsys_meta.models.learners.choice.interest_network import InterestConfig
-from recsys_meta.models.protocols import Group
+from recsys_meta.models.protocols import ParamGroup
 
 FAST = "fast."
 WATCHED = 16
@@ -80,9 +80,9 @@ class Din:
     def frozen(self, key: str) -> bool:
         return is_buffer(key) or (key.startswith("rate.") and not self.config.learned_rate)
 
-    def group(self, key: str) -> Group:
+    def group(self, key: str) -> ParamGroup:
         plain = key.startswith("rate.") or key.endswith("bias")
-        return Group(decay=0.0 if plain else self.config.decay)
+        return ParamGroup(decay=0.0 if plain else self.config.decay)
 
     def body(self, params: Params) -> Params:
         return params
@@ -102,7 +102,7 @@ class Din:
     def _moves(self, key: str) -> bool:
         return _part(key) in self.config.groups
 
-    def _step(self, body: Params, half: State, fast: State, asked: Rows, outer: bool) -> State:
+    def _step(self, body: Params, half: State, fast: State, asked: Interactions, outer: bool) -> State:
         """One step down the gradient of each task's own loss: tasks share no fast weight, so that of the sum is it."""
         second, rates = outer and self.config.order == 2, body
         if not second:
@@ -118,17 +118,17 @@ class Din:
             for key, gradient in zip(held, gradients, strict=True)
         }
 
-    def choose(self, body: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+    def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         return interest.scores(self.config, _weights(body, state), state, rows, candidates)
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.choose(body, state, rows, rows.item[:, :, None]).squeeze(2)
 
     def rank(self, body: Params, state: State) -> Tensor:
         """Scores [T, C] for an actor of whom nothing is known, at a time that nobody has told."""
         tasks, items = state["listed"].shape
         nothing = torch.zeros(tasks, 1, dtype=torch.int64, device=state["listed"].device)
-        rows = Rows(nothing, nothing.float(), nothing > 0)
+        rows = Interactions(nothing, nothing.float(), nothing > 0)
         every = torch.arange(items, device=nothing.device).expand(tasks, 1, -1)
         return self.choose(body, state, rows, every).squeeze(1)
 
@@ -154,7 +154,7 @@ class Din:
         return (loss * asked).sum() / asked.sum().clamp(min=1), figures
 
     @torch.no_grad()
-    def _figures(self, params: Params, state: State, query: Rows, among: Tensor) -> dict[str, float]:
+    def _figures(self, params: Params, state: State, query: Interactions, among: Tensor) -> dict[str, float]:
         own = {k: v for k, v in state.items() if k.startswith(FAST)}
         still = {k: params[k.removeprefix(FAST)].expand_as(v) for k, v in own.items()}
         moved = torch.cat([(own[k] - still[k]).flatten(1) for k in own], 1)

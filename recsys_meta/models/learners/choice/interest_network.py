@@ -15,12 +15,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recsys_meta.core.dataset import Column, Dataset, FeatureTable, Homes
+from recsys_meta.core.dataset import Dataset, FeatureColumn, FeatureTable, ItemOwnership
 from recsys_meta.core.schema import LATITUDE, LONGITUDE
-from recsys_meta.core.types import FIRST, Catalogue, IntArray, Params, Rows, State, Support
+from recsys_meta.core.types import FIRST, EntityCatalog, IntArray, Interactions, Params, State, Support
 from recsys_meta.models.functional.choice_features import FEATURES, MOMENT, features, history_of, moment, summary
 from recsys_meta.models.functional.embeddings import bag_fields, bag_init, linear, mlp_init
-from recsys_meta.models.protocols import Config
+from recsys_meta.models.protocols import PredictorConfig
 
 NEVER = -1e9
 ITEM_INPUTS = 12
@@ -31,7 +31,7 @@ PAIR_FLOATS = 20_000_000
 """Activations of the attention that may be held at once while nothing is trained."""
 
 
-class InterestConfig(Config):
+class InterestConfig(PredictorConfig):
     """The network."""
 
     dims: int = Field(default=32, ge=1, description="of item vectors")
@@ -43,7 +43,7 @@ class InterestConfig(Config):
     dropout: float = Field(default=0.2, ge=0, lt=1, description="on hidden units, while training")
 
 
-def init(config: InterestConfig, data: Dataset, homes: Homes, entities: IntArray, g: torch.Generator) -> Params:
+def init(config: InterestConfig, data: Dataset, homes: ItemOwnership, entities: IntArray, g: torch.Generator) -> Params:
     """Fresh weights; numbers are placed among those of the given entities."""
     items = np.isin(homes.owner, entities).nonzero()[0]
     rows = np.isin(np.repeat(np.arange(data.events.entities), data.events.counts), entities).nonzero()[0]
@@ -76,7 +76,7 @@ def seen(config: InterestConfig, weights: Params, support: Support) -> State:
     return state
 
 
-def scores(config: InterestConfig, weights: Params, state: State, rows: Rows, candidates: Tensor) -> Tensor:
+def scores(config: InterestConfig, weights: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
     """Scores [T, R, K] of the candidates of each row, in pieces while nothing is trained, as attention looks at every
     pair; no dropout."""
     if torch.is_grad_enabled() and any(v.requires_grad for v in (*weights.values(), *state.values())):
@@ -94,7 +94,7 @@ def forward(
     config: InterestConfig,
     weights: Params,
     state: State,
-    rows: Rows,
+    rows: Interactions,
     candidates: Tensor,
     chance: torch.Generator | None = None,
 ) -> Tensor:
@@ -136,7 +136,7 @@ def _attend(weights: Params, vectors: Tensor, candidate: Tensor, candidates: Ten
     return weight @ key
 
 
-def _context(config: InterestConfig, weights: Params, rows: Rows) -> list[Tensor]:
+def _context(config: InterestConfig, weights: Params, rows: Interactions) -> list[Tensor]:
     """One vector [T, R, .] for each context field that the network knows; 0 where a row does not tell it."""
     blank = torch.zeros(*rows.item.shape, config.context_dims, device=rows.item.device)
     made = []
@@ -156,10 +156,10 @@ def _contexts(data: Dataset) -> FeatureTable:
     for spec in sorted(data.schema.context, key=lambda f: f.name):
         values = data.events.context[spec.name]
         if spec.kind == "numeric":
-            table[spec.name] = Column(spec.name, values)
+            table[spec.name] = FeatureColumn(spec.name, values)
         else:
             size = data.vocab.size(f"context.{spec.name}")
-            table[spec.name] = Column(spec.name, values, np.arange(len(values) + 1), size)
+            table[spec.name] = FeatureColumn(spec.name, values, np.arange(len(values) + 1), size)
     return table
 
 
@@ -173,7 +173,7 @@ def _names(weights: Params, prefix: str) -> list[str]:
     return sorted({k.split(".")[1] for k in weights if k.startswith(f"{prefix}.")})
 
 
-def _item_inputs(state: State, own: Catalogue) -> Tensor:
+def _item_inputs(state: State, own: EntityCatalog) -> Tensor:
     """Numbers of each item, about 1 in size, [T, C, 12]: place east and north of the middle of the catalogue (tens of
     km), what the support says of it, and what is around it."""
     blank = torch.full(own.item.shape, torch.nan, device=own.item.device)
@@ -198,7 +198,7 @@ def _item_inputs(state: State, own: Catalogue) -> Tensor:
     return torch.stack(columns, 2) * own.mask[:, :, None]
 
 
-def _kinds_of(weights: Params, own: Catalogue, dims: int) -> Tensor:
+def _kinds_of(weights: Params, own: EntityCatalog, dims: int) -> Tensor:
     """Sum of the vectors of an item's features, [T, C, D]."""
     made = torch.zeros(*own.item.shape, dims, device=own.item.device)
     for name in _names(weights, "items"):

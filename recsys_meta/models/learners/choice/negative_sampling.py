@@ -10,14 +10,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import FIRST, Rows
+from recsys_meta.core.types import FIRST, Interactions
 from recsys_meta.models.functional.choice_features import history_of
 from recsys_meta.models.functional.losses import mean_rows
 
 NEVER = -1e9
 
 
-def loss(scores: Tensor, rows: Rows, candidates: Tensor) -> Tensor:
+def loss(scores: Tensor, rows: Interactions, candidates: Tensor) -> Tensor:
     """Mean negative log-probability, [T], of the first candidate among all; scores and candidates [T, R, K].
 
     Rows of unknown items, and candidates that are the row's item again, do not count.
@@ -28,25 +28,25 @@ def loss(scores: Tensor, rows: Rows, candidates: Tensor) -> Tensor:
     return mean_rows(missed, rows.mask & (rows.item >= FIRST))
 
 
-def drawn(rows: Rows, listed: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def drawn(rows: Interactions, listed: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """The row's item and so many drawn uniformly, with replacement, of the catalogue `listed` [T, C]: [T, R, 1 + N]."""
     chance = torch.rand(*rows.item.shape, count, generator=generator, device=generator.device).to(rows.item.device)
     return _beside(rows, (chance * listed.sum(1)[:, None, None]).long(), listed)
 
 
-def reproducible(rows: Rows, listed: Tensor, count: int) -> Tensor:
+def reproducible(rows: Interactions, listed: Tensor, count: int) -> Tensor:
     """The same with items that follow from what each row holds: adapting knows no chance, nor an order of rows."""
     turn = torch.arange(1, count + 1, device=rows.item.device)
     return _beside(rows, mixed(_content(rows)[:, :, None] + turn * 0x9E3779B9), listed)
 
 
-def _beside(rows: Rows, number: Tensor, listed: Tensor) -> Tensor:
+def _beside(rows: Interactions, number: Tensor, listed: Tensor) -> Tensor:
     """The row's item, then items by number, counted round the catalogue; its real items stand side by side."""
     others = FIRST + number % listed.sum(1).clamp(min=1)[:, None, None]
     return torch.cat([rows.item[:, :, None], others.clamp(max=listed.shape[1] - 1)], 2)
 
 
-def halves(rows: Rows, seasoned: int = 0) -> tuple[Rows, Rows]:
+def halves(rows: Interactions, seasoned: int = 0) -> tuple[Interactions, Interactions]:
     """The rows of about half of the actors, which count, and of the others, which are asked about.
 
     A row that counted itself would be no test, and one that counted what its actor did next a leak; actors are told
@@ -60,7 +60,7 @@ def halves(rows: Rows, seasoned: int = 0) -> tuple[Rows, Rows]:
     return _only(rows, rows.mask & ~asked), _only(rows, tell)
 
 
-def _only(rows: Rows, keep: Tensor) -> Rows:
+def _only(rows: Interactions, keep: Tensor) -> Interactions:
     """The rows that are marked [T, R], moved to the left, without the columns that none of them needs."""
     order = torch.argsort((~keep).long(), dim=1, stable=True)[:, : int(keep.sum(1).max()) if len(keep) else 0]
     task = torch.arange(len(keep), device=keep.device)[:, None]
@@ -68,7 +68,7 @@ def _only(rows: Rows, keep: Tensor) -> Rows:
     return replace(kept, mask=keep[task, order])
 
 
-def _content(rows: Rows) -> Tensor:
+def _content(rows: Interactions) -> Tensor:
     """A number for what each row holds, [T, R]: its item and its history."""
     met = history_of(rows)
     weight = mixed(torch.arange(1, met.shape[2] + 1, device=met.device))

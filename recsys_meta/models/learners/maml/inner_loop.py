@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import FIRST, Params, Rows, State
+from recsys_meta.core.types import FIRST, Interactions, Params, State
 from recsys_meta.models.functional import losses as objectives
 from recsys_meta.models.learners.maml import scorer
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
@@ -54,14 +54,16 @@ def logits(config: ScorerConfig, body: Params, state: State) -> Tensor:
     return rank(config, body, state).masked_fill(reserved, NEVER)
 
 
-def known(config: ScorerConfig, rows: Rows) -> Rows:
+def known(config: ScorerConfig, rows: Interactions) -> Interactions:
     """In a ranking an unknown item says nothing; a rating of one still tells how the entity rates."""
     if config.objective != "ranking":
         return rows
     return replace(rows, mask=rows.mask & (rows.item >= FIRST))
 
 
-def loss(config: ScorerConfig, body: Params, state: State, rows: Rows, seen: Rows | None = None) -> Tensor:
+def loss(
+    config: ScorerConfig, body: Params, state: State, rows: Interactions, seen: Interactions | None = None
+) -> Tensor:
     """Loss of each task, [T]. What was `seen` in the support is not recommended: a softmax leaves it out."""
     if config.objective == "ranking" and not config.negatives:
         scores = logits(config, body, state)
@@ -81,7 +83,7 @@ def loss(config: ScorerConfig, body: Params, state: State, rows: Rows, seen: Row
     return objectives.sampled_softmax(scores, other, rows, expected[drawn], own)
 
 
-def slope(config: ScorerConfig, body: Params, z: Tensor, rows: Rows) -> Tensor:
+def slope(config: ScorerConfig, body: Params, z: Tensor, rows: Interactions) -> Tensor:
     """The gradient of a dot product's support loss in z, [T, Z], written out: serving needs no autograd.
 
     Full softmax: E_p[e] - mean e; sampled: each row's miss times the same; labels: mean of error times e.

@@ -22,13 +22,13 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import is_buffer
 from recsys_meta.models.learners.maml import inner_loop as inner
 from recsys_meta.models.learners.maml import scorer
 from recsys_meta.models.learners.maml.item_bias_init import item_level
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
-from recsys_meta.models.protocols import Group
+from recsys_meta.models.protocols import ParamGroup
 
 
 class MamlConfig(ScorerConfig):
@@ -103,13 +103,13 @@ class Maml:
     def frozen(self, key: str) -> bool:
         return is_buffer(key) or key in ("log_q", "negatives")
 
-    def group(self, key: str) -> Group:
+    def group(self, key: str) -> ParamGroup:
         if key.startswith("rate."):
-            return Group(rate=self.config.rate_speed)
+            return ParamGroup(rate=self.config.rate_speed)
         if key == "bias":
-            return Group(rate=self.config.bias_speed)
+            return ParamGroup(rate=self.config.bias_speed)
         level = key == "start" or key.endswith(".bias")  # these hold the mean label: nothing to shrink to 0
-        return Group(decay=0.0 if level else self.config.decay)
+        return ParamGroup(decay=0.0 if level else self.config.decay)
 
     def body(self, params: Params) -> Params:
         return self._body(params, scorer.item_vectors(self.config, params))
@@ -154,7 +154,7 @@ class Maml:
             state["rows.change"] = body["vectors"].new_zeros(*item.shape, body["vectors"].shape[1])
         return state
 
-    def _gradient(self, body: Params, state: State, rows: Rows, outer: bool) -> dict[str, Tensor]:
+    def _gradient(self, body: Params, state: State, rows: Interactions, outer: bool) -> dict[str, Tensor]:
         """Gradient of each task's support loss in what adapts."""
         second = outer and self.config.order == 2
         if not second:
@@ -169,7 +169,7 @@ class Maml:
             gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=second)
         return dict(zip(fast, gradients, strict=True))
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return inner.score(self.config, body, state, rows.item)
 
     def rank(self, body: Params, state: State) -> Tensor:

@@ -29,13 +29,13 @@ from recsys_meta.models.functional.embeddings import (
     linear,
     mlp_init,
 )
-from recsys_meta.models.protocols import Config
+from recsys_meta.models.protocols import PredictorConfig
 
 RANK_FLOATS = 4_000_000
 """Activations that ranking the catalogue may hold at once."""
 
 
-class ScorerConfig(Config):
+class ScorerConfig(PredictorConfig):
     """The model. `objective` is the data set's; `hidden` () is a dot product."""
 
     objective: Objective = "ranking"

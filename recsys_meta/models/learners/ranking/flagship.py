@@ -36,7 +36,7 @@ from torch.nn import functional
 from recsys_meta.core.dataset import Dataset, FeatureTable
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import ARRIVAL, Objective
-from recsys_meta.core.types import FIRST, IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional import losses as objectives
 from recsys_meta.models.functional.arrival_popularity import bin_weights, binned_counts
@@ -52,7 +52,7 @@ from recsys_meta.models.functional.embeddings import (
 from recsys_meta.models.functional.gaussian import posterior
 from recsys_meta.models.learners.ranking import item_memories as memory
 from recsys_meta.models.learners.ranking.memory_gates import SHUT, Kind, search, spread_of, trust
-from recsys_meta.models.protocols import Config, Group
+from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
 KNOTS = (0, 1, 2, 3, 5, 8, 12, 20, 32, 50, 100, 400)
 """Support sizes at which step, start and popularity scale have values of their own."""
@@ -64,7 +64,7 @@ PRIOR_MOST, ZEROS_MOST = 0.1, 0.01
 """Where the posterior's constants stop growing with the support."""
 
 
-class FlagshipConfig(Config):
+class FlagshipConfig(PredictorConfig):
     """`dims` is per tower; `memories` () leaves the adapted vector alone."""
 
     objective: Literal["ranking"] = "ranking"
@@ -153,10 +153,10 @@ class Flagship:
     def frozen(self, key: str) -> bool:
         return is_buffer(key) or key.split(".", 1)[0] in ("memory", "gate", "spread", "log_q", "pool")
 
-    def group(self, key: str) -> Group:
+    def group(self, key: str) -> ParamGroup:
         if key == "popularity_by_size":
-            return Group(rate=5 / 3)
-        return Group(decay=3e-4 if key in ("log_step", "popularity") else self.config.decay)
+            return ParamGroup(rate=5 / 3)
+        return ParamGroup(decay=3e-4 if key in ("log_step", "popularity") else self.config.decay)
 
     def body(self, params: Params) -> Params:
         body = self._body(params, self._vectors(params))
@@ -206,7 +206,7 @@ class Flagship:
         state = {"z": torch.from_numpy(z), "item": torch.from_numpy(item * mask), "size": torch.from_numpy(size)}
         return state | self._arrival(body, support)
 
-    def _state(self, body: Params, support: Support, rows: Rows, z: Tensor) -> State:
+    def _state(self, body: Params, support: Support, rows: Interactions, z: Tensor) -> State:
         state: State = {"z": z, "item": rows.item * rows.mask, "size": rows.counts.long()}
         return state | self._arrival(body, support)
 
@@ -223,7 +223,7 @@ class Flagship:
         scale = knots @ body["popularity_by_size"]
         return torch.cat([z.reshape(-1, self.config.towers, self.config.dims), scale[:, :, None]], 2)
 
-    def _step(self, body: Params, rows: Rows, z: Tensor, knots: Tensor) -> Tensor:
+    def _step(self, body: Params, rows: Interactions, z: Tensor, knots: Tensor) -> Tensor:
         """a(n) times the negative gradient of the support's mean softmax loss in z; 0 for an empty support."""
         weight = rows.mask / rows.counts.clamp(min=1)[:, None]
         chance, vectors = self._chance(body, z)
@@ -264,7 +264,7 @@ class Flagship:
 
     def _said(self, body: Params, kind: Kind, state: State, spread: Tensor) -> Tensor:
         """What a memory says of the catalogue, in units of its spread, [T, C]."""
-        rows = Rows(state["item"], state["item"].float(), state["item"] > 0)
+        rows = Interactions(state["item"], state["item"].float(), state["item"] > 0)
         if kind == "recent":
             return torch.log(state["arrival"] @ body["memory.recent.counts"] + SMOOTH) / spread
         table = {k.rsplit(".", 1)[1]: v for k, v in body.items() if k.startswith(f"memory.{kind}.")}
@@ -273,7 +273,7 @@ class Flagship:
         said = memory.speak(table, rows, body["vectors"].shape[1]) / spread
         return torch.log1p(said) if kind == "cosine" else said
 
-    def _posterior(self, table: Params, rows: Rows) -> Tensor:
+    def _posterior(self, table: Params, rows: Interactions) -> Tensor:
         """Weights [T, D]. Prior and zeros count in proportion to the support, so that they never drown in it."""
         weight = rows.mask.to(table["items"].dtype)
         size = weight.sum(1)[:, None, None]
@@ -281,7 +281,7 @@ class Flagship:
         zeros = (self.config.zeros * size).clamp(max=ZEROS_MOST)
         return posterior(table, table["items"][rows.item], weight, gain=1.0, target=1.0, zeros=zeros, prior=prior)
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.rank(body, state).gather(1, rows.item)
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
@@ -309,7 +309,7 @@ class Flagship:
         total = (loss * weight).sum() / weight.sum().clamp(min=1)
         return total, {"step": float(params["log_step"].detach().exp().mean())}
 
-    def _query_loss(self, body: Params, z: Tensor, tower: int, query: Rows, state: State) -> Tensor:
+    def _query_loss(self, body: Params, z: Tensor, tower: int, query: Interactions, state: State) -> Tensor:
         vectors = body["vectors"][tower]
         if "pool" in body:
             own = torch.einsum("td,tqd->tq", z, vectors[query.item])
@@ -355,7 +355,7 @@ def between_knots(size: Tensor) -> Tensor:
     return hats(torch.log1p(size), places)
 
 
-def _stepped(rate: Tensor, gap: Tensor, rows: Rows) -> Tensor:
+def _stepped(rate: Tensor, gap: Tensor, rows: Interactions) -> Tensor:
     """The step [T, H, D + 1]: rate times gap; 0 for an empty support. The popularity scale does not adapt."""
     return functional.pad(rate * gap[:, :, :-1] * rows.mask.any(1)[:, None, None], (0, 1))
 
@@ -371,6 +371,6 @@ def _fields(params: Params, prefix: str, features: Mapping[str, Tensor]) -> list
     return bag_fields(params, prefix, used)
 
 
-def _known(rows: Rows) -> Rows:
+def _known(rows: Interactions) -> Interactions:
     """An unknown item says nothing in a ranking."""
-    return Rows(rows.item, rows.label, rows.mask & (rows.item >= FIRST))
+    return Interactions(rows.item, rows.label, rows.mask & (rows.item >= FIRST))

@@ -18,7 +18,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import FIRST, FloatArray, Params, Rows
+from recsys_meta.core.types import FIRST, FloatArray, Interactions, Params
 from recsys_meta.models.functional.gaussian import moments, subspace
 
 Kind = Literal["cosine", "ease"]
@@ -102,7 +102,7 @@ def _strongest(weights: FloatArray, width: int) -> tuple[np.ndarray, FloatArray]
     return near, np.take_along_axis(weights, near, 1)
 
 
-def speak(memory: Params, rows: Rows, catalogue: int) -> Tensor:
+def speak(memory: Params, rows: Interactions, catalogue: int) -> Tensor:
     """What the support rows say of every item, summed over rows, [T, C]."""
     tasks, size = rows.item.shape
     said = memory["weight"].new_zeros(tasks, catalogue)

@@ -24,13 +24,13 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import IntArray, Params, Rows, State, Support, TaskBatch
+from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional import losses as objectives
 from recsys_meta.models.learners.warm_up import ctr_models as click_models
 from recsys_meta.models.learners.warm_up import entity_intercept as own_level
 from recsys_meta.models.learners.warm_up.ctr_models import ENTITY, ClickConfig
 from recsys_meta.models.learners.warm_up.pretraining import pretrained
-from recsys_meta.models.protocols import Group
+from recsys_meta.models.protocols import ParamGroup
 
 FORGETS = 1 - 0.999
 """Share of a new squared gradient in Adam's second moment."""
@@ -46,7 +46,7 @@ class WarmUpConfig(ClickConfig):
     own_level: bool = Field(default=False, description="whether a newcomer has a level of its own, see `own_level`")
 
 
-class OnFrozenBase(ABC):
+class FrozenBaseLearner(ABC):
     """A learner whose parameters under 'base.' are trained in `init` and then frozen."""
 
     config: WarmUpConfig
@@ -106,8 +106,8 @@ class OnFrozenBase(ABC):
     def frozen(self, key: str) -> bool:
         return key.startswith(("base.", "catalogue.", "past.", "own."))
 
-    def group(self, key: str) -> Group:
-        return Group(decay=self.config.decay)
+    def group(self, key: str) -> ParamGroup:
+        return ParamGroup(decay=self.config.decay)
 
     def body(self, params: Params) -> Params:
         return click_models.body(self.config, params)
@@ -124,12 +124,12 @@ class OnFrozenBase(ABC):
         """The frozen vectors of the newcomers' features, [T, F, D]."""
         return click_models.fields_of(body, ENTITY, support.features).expand(support.size, -1, -1)
 
-    def score(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         entity = click_models.entity_side(self.config, body, state["z"], state["features"])
         logit = click_models.logits(self.config, body, entity, self._row_side(body, rows))
         return logit + state["level"][:, None] if "level" in state else logit
 
-    def _row_side(self, body: Params, rows: Rows) -> click_models.Side:
+    def _row_side(self, body: Params, rows: Interactions) -> click_models.FieldContribution:
         return click_models.row_side(self.config, body, rows.item, rows.context)
 
     def rank(self, body: Params, state: State) -> Tensor:
@@ -140,12 +140,12 @@ class OnFrozenBase(ABC):
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
         return objectives.logistic(self.score(body, state, support.rows), support.rows)
 
-    def query_loss(self, body: Params, state: State, rows: Rows) -> Tensor:
+    def query_loss(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Mean log-loss over the tasks that have rows."""
         some = rows.mask.any(1)
         return (objectives.logistic(self.score(body, state, rows), rows) * some).sum() / some.sum().clamp(min=1)
 
-    def slope(self, body: Params, z: Tensor, features: Tensor, rows: Rows, *, outer: bool = False) -> Tensor:
+    def slope(self, body: Params, z: Tensor, features: Tensor, rows: Interactions, *, outer: bool = False) -> Tensor:
         """Gradient [T, D] of each task's mean log-loss of its rows in z; with `outer` one that can be differentiated
         again. The base model takes none."""
         with torch.enable_grad():
@@ -153,7 +153,7 @@ class OnFrozenBase(ABC):
             losses = objectives.logistic(self.score(body, {"z": at, "features": features}, rows), rows)
             return torch.autograd.grad(losses.sum(), at, create_graph=outer)[0]
 
-    def warmed(self, body: Params, z: Tensor, features: Tensor, rows: Rows) -> Tensor:
+    def warmed(self, body: Params, z: Tensor, features: Tensor, rows: Interactions) -> Tensor:
         """z [T, D] after one pass over the rows. Steps are constants to an outer gradient."""
         moment, start = torch.zeros_like(z), z
         for first in range(0, rows.item.shape[1], self.config.warm_batch):

@@ -23,7 +23,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from recsys_meta.core.dataset import Column, Dataset
+from recsys_meta.core.dataset import Dataset, FeatureColumn
 from recsys_meta.core.types import FIRST, IntArray, Params
 from recsys_meta.models.functional.embeddings import (
     bag_fields,
@@ -33,7 +33,7 @@ from recsys_meta.models.functional.embeddings import (
     linear,
     mlp_init,
 )
-from recsys_meta.models.protocols import Config
+from recsys_meta.models.protocols import PredictorConfig
 
 RANK_FLOATS = 4_000_000
 """Activations that ranking the catalogue may hold at once."""
@@ -42,7 +42,7 @@ ENTITY, ITEM, CONTEXT = "base.entity", "base.items", "base.context"
 """Prefixes of the tables of the three sides."""
 
 
-class ClickConfig(Config):
+class ClickConfig(PredictorConfig):
     """The base model and its training, which is one pass over all rows of the past entities."""
 
     objective: Literal["click"] = "click"
@@ -65,7 +65,7 @@ class ClickConfig(Config):
 
 
 @dataclass(frozen=True)
-class Side:
+class FieldContribution:
     """What some fields bring to the logit. first [..., H]: their part of the first hidden layer; plain, weighted
     [..., D] sums of their vectors (no columns but for `deepfm`); own [...]: their logit by themselves."""
 
@@ -74,14 +74,14 @@ class Side:
     weighted: Tensor
     own: Tensor
 
-    def at(self, index: Tensor) -> Side:
+    def at(self, index: Tensor) -> FieldContribution:
         """The sides of some rows."""
-        return Side(self.first[index], self.plain[index], self.weighted[index], self.own[index])
+        return FieldContribution(self.first[index], self.plain[index], self.weighted[index], self.own[index])
 
-    def with_(self, other: Side) -> Side:
+    def with_(self, other: FieldContribution) -> FieldContribution:
         """Fields of the same rows joined."""
         crossed = (self.plain * other.weighted + self.weighted * other.plain).sum(-1)
-        return Side(
+        return FieldContribution(
             self.first + other.first,
             self.plain + other.plain,
             self.weighted + other.weighted,
@@ -118,14 +118,14 @@ def init(config: ClickConfig, data: Dataset, entities: IntArray, level: float, g
     return params
 
 
-def _context(data: Dataset) -> tuple[dict[str, Column], IntArray]:
+def _context(data: Dataset) -> tuple[dict[str, FeatureColumn], IntArray]:
     """The context of the events as feature columns of their rows."""
     rows = np.arange(len(data.events) + 1)
     columns = {}
     for name, values in data.events.context.items():
         ids = np.issubdtype(values.dtype, np.integer)
         size = data.vocab.size(f"context.{name}") if ids else 0
-        columns[name] = Column(name, values, rows if ids else None, size)
+        columns[name] = FeatureColumn(name, values, rows if ids else None, size)
     return columns, rows[:-1]
 
 
@@ -163,31 +163,33 @@ def context_fields(params: Mapping[str, Tensor], context: Mapping[str, Tensor], 
     return torch.stack(vectors, -2)
 
 
-def side(config: ClickConfig, params: Mapping[str, Tensor], vectors: Tensor, begin: int) -> Side:
+def side(config: ClickConfig, params: Mapping[str, Tensor], vectors: Tensor, begin: int) -> FieldContribution:
     """Fields [..., F, D], the first of which is the model's field number `begin`."""
     some = slice(begin, begin + vectors.shape[-2])
     first = vectors.flatten(-2) @ params["base.first"][some].flatten(0, 1)
     if config.base != "deepfm":
         own = (vectors * params["base.wide"][some]).sum((-2, -1))
         none = vectors.new_zeros(*vectors.shape[:-2], 0)
-        return Side(first, none, none, own)
+        return FieldContribution(first, none, none, own)
     weight = params["base.crossed"][some]
     plain, weighted = vectors.sum(-2), (vectors * weight[:, None]).sum(-2)
     own = (plain * weighted).sum(-1) - vectors.square().sum(-1) @ weight
-    return Side(first, plain, weighted, own)
+    return FieldContribution(first, plain, weighted, own)
 
 
-def entity_side(config: ClickConfig, params: Mapping[str, Tensor], z: Tensor, features: Tensor) -> Side:
+def entity_side(config: ClickConfig, params: Mapping[str, Tensor], z: Tensor, features: Tensor) -> FieldContribution:
     """Of T entities with ID embeddings z [T, D] and feature vectors [T, F, D]."""
     return side(config, params, torch.cat([z[:, None], features], 1), 0)
 
 
-def item_side(config: ClickConfig, params: Mapping[str, Tensor], vectors: Tensor, before: int) -> Side:
+def item_side(config: ClickConfig, params: Mapping[str, Tensor], vectors: Tensor, before: int) -> FieldContribution:
     """Of items with fields [..., F, D], where an entity has `before` fields."""
     return side(config, params, vectors, before)
 
 
-def logits(config: ClickConfig, params: Mapping[str, Tensor], entity: Side, rows: Side) -> Tensor:
+def logits(
+    config: ClickConfig, params: Mapping[str, Tensor], entity: FieldContribution, rows: FieldContribution
+) -> Tensor:
     """Logits [T, R] of entities [T, ...] in rows [T, R, ...] or, the same for all tasks, [1, R, ...]."""
     crossed = rows.plain @ entity.weighted[:, :, None] + rows.weighted @ entity.plain[:, :, None]
     total = crossed.squeeze(-1) + entity.own[:, None] + rows.own
@@ -221,12 +223,14 @@ def entity_count(params: Mapping[str, Tensor]) -> int:
     return sum(k.startswith(f"{ENTITY}.") and not k.endswith(".knots") for k in params)
 
 
-def catalogue_side(body: Mapping[str, Tensor]) -> Side:
+def catalogue_side(body: Mapping[str, Tensor]) -> FieldContribution:
     """The items of a body."""
-    return Side(body["side.first"], body["side.plain"], body["side.weighted"], body["side.own"])
+    return FieldContribution(body["side.first"], body["side.plain"], body["side.weighted"], body["side.own"])
 
 
-def row_side(config: ClickConfig, body: Mapping[str, Tensor], item: Tensor, context: Mapping[str, Tensor]) -> Side:
+def row_side(
+    config: ClickConfig, body: Mapping[str, Tensor], item: Tensor, context: Mapping[str, Tensor]
+) -> FieldContribution:
     """Of rows with items [T, R] and their context."""
     items = catalogue_side(body).at(item)
     names = context_names(body)
@@ -236,7 +240,7 @@ def row_side(config: ClickConfig, body: Mapping[str, Tensor], item: Tensor, cont
     return items.with_(side(config, body, vectors, len(body["base.first"]) - len(names)))
 
 
-def rank(config: ClickConfig, body: Mapping[str, Tensor], entity: Side) -> Tensor:
+def rank(config: ClickConfig, body: Mapping[str, Tensor], entity: FieldContribution) -> Tensor:
     """Logits [T, C] of the whole catalogue in the mean context of past rows, piece by piece."""
     tasks, count = len(entity.own), len(body["side.own"])
     piece = max(1, RANK_FLOATS // max(1, tasks * max(config.hidden)))

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from recsys_meta.core.types import Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import linear, mlp_init
-from recsys_meta.models.learners.warm_up.base import OnFrozenBase, WarmUpConfig, flat, flat_width
+from recsys_meta.models.learners.warm_up.base import FrozenBaseLearner, WarmUpConfig, flat, flat_width
 from recsys_meta.models.learners.warm_up.pretraining import veiled
 
 START = 0.1
@@ -40,7 +40,7 @@ class CvarConfig(WarmUpConfig):
 
 
 @dataclass(frozen=True)
-class Cvar(OnFrozenBase):
+class Cvar(FrozenBaseLearner):
     """The learner: see the module."""
 
     config: CvarConfig = field(default_factory=CvarConfig)

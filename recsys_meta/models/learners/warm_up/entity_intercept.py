@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import Params, Rows
+from recsys_meta.core.types import Interactions, Params
 from recsys_meta.models.functional.laplace_posterior import posterior
 
 KEPT = (0.0, 0.3, 1.0)
@@ -31,7 +31,7 @@ def fresh() -> Params:
     return {"own.kept": torch.tensor(1.0), "own.variance": torch.tensor(0.0)}
 
 
-def levels(score: Tensor, rows: Rows, variance: Tensor) -> Tensor:
+def levels(score: Tensor, rows: Interactions, variance: Tensor) -> Tensor:
     """The mode u [T] of each newcomer's level, given the scores [T, S] of its support."""
     if not score.shape[1]:
         return score.new_zeros(len(score))

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.types import Params, State, Support, TaskBatch
-from recsys_meta.models.learners.warm_up.base import OnFrozenBase, WarmUpConfig, flat, flat_width
+from recsys_meta.models.learners.warm_up.base import FrozenBaseLearner, WarmUpConfig, flat, flat_width
 
 LARGEST = 0.2
 """The generated embedding lies within this of 0 in every coordinate."""
@@ -39,7 +39,7 @@ class MetaEmbeddingConfig(WarmUpConfig):
 
 
 @dataclass(frozen=True)
-class MetaEmbedding(OnFrozenBase):
+class MetaEmbedding(FrozenBaseLearner):
     """The learner: see the module."""
 
     config: MetaEmbeddingConfig = field(default_factory=MetaEmbeddingConfig)

@@ -18,9 +18,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recsys_meta.core.types import Params, Rows, State, Support, TaskBatch
+from recsys_meta.core.types import Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import linear, mlp_init
-from recsys_meta.models.learners.warm_up.base import OnFrozenBase, WarmUpConfig, flat, flat_width
+from recsys_meta.models.learners.warm_up.base import FrozenBaseLearner, WarmUpConfig, flat, flat_width
 from recsys_meta.models.learners.warm_up.pretraining import veiled
 
 START = 0.1
@@ -34,7 +34,7 @@ class MwufConfig(WarmUpConfig):
 
 
 @dataclass(frozen=True)
-class Mwuf(OnFrozenBase):
+class Mwuf(FrozenBaseLearner):
     """The learner: see the module."""
 
     config: MwufConfig = field(default_factory=MwufConfig)
@@ -62,7 +62,7 @@ class Mwuf(OnFrozenBase):
         z = (1 + _net(body, "scale", flat(features))) * cold + self._shift(body, support.rows)
         return {"z": z, "features": features}
 
-    def _shift(self, body: Params, rows: Rows) -> Tensor:
+    def _shift(self, body: Params, rows: Interactions) -> Tensor:
         weight = rows.mask / rows.counts.clamp(min=1)[:, None]
         mean = torch.einsum("ts,tsd->td", weight, body["base.item"][rows.item])
         return _net(body, "shift", mean) * rows.mask.any(1, keepdim=True)

@@ -26,7 +26,7 @@ CHUNK = 65_536
 
 
 @dataclass(frozen=True)
-class PastRows:
+class PretrainingRows:
     """Rows of P past entities in long form: entity (0 to P - 1), item and label [N]; context name -> [N]; features of
     the entities, name -> [P, ...]."""
 
@@ -37,7 +37,7 @@ class PastRows:
     features: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, data: Dataset, entities: IntArray) -> PastRows:
+    def of(cls, data: Dataset, entities: IntArray) -> PretrainingRows:
         """The rows of some entities of a data set."""
         index = EventIndex.of(data)
         entity, position = index.flat(torch.as_tensor(entities))
@@ -55,7 +55,7 @@ def pretrained(config: ClickConfig, data: Dataset, entities: IntArray, g: torch.
     """Trained parameters of the base model; beside them the ID embeddings of past entities, 'past.id' [P, D], and
     which entities those are, 'past.entity' [P], ascending."""
     entities = np.sort(np.asarray(entities, np.int64))
-    past = PastRows.of(data, entities)
+    past = PretrainingRows.of(data, entities)
     level = float(past.label.mean()) if len(past.label) else 0.5
     params = click_models.init(config, data, entities, level, g)
     params["past.id"] = torch.randn(len(entities), config.dims, generator=g) * config.scale
@@ -89,7 +89,7 @@ def _moves(key: str) -> bool:
     return not is_buffer(key) and key != "base.neutral"
 
 
-def loss(config: ClickConfig, params: Params, past: PastRows, rows: Tensor, g: torch.Generator) -> Tensor:
+def loss(config: ClickConfig, params: Params, past: PretrainingRows, rows: Tensor, g: torch.Generator) -> Tensor:
     """Mean log-loss of some rows, each a task of one row."""
     entity, item, label, context = past.at(rows)
     features = veiled({k: v[entity] for k, v in past.features.items()}, config.unknown, g)
@@ -111,7 +111,7 @@ def loss(config: ClickConfig, params: Params, past: PastRows, rows: Tensor, g: t
     return functional.binary_cross_entropy_with_logits(logit, label)
 
 
-def _neutral(params: Params, past: PastRows) -> Tensor:
+def _neutral(params: Params, past: PretrainingRows) -> Tensor:
     """The mean vector of every context field over past rows, [F, D]."""
     total = torch.zeros_like(params["base.neutral"])
     if not len(total) or not len(past.label):

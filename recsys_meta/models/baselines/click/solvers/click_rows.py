@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from recsys_meta.core.dataset import Column, Dataset, FeatureTable
+from recsys_meta.core.dataset import Dataset, FeatureColumn, FeatureTable
 from recsys_meta.core.feature_encoding import gather
 from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.episodes.event_index import EventIndex
@@ -76,8 +76,8 @@ class ClickRows:
         return torch.bincount(self.task, values, minlength=self.entities)
 
 
-def _column(data: Dataset, name: str, values: Tensor) -> Column:
+def _column(data: Dataset, name: str, values: Tensor) -> FeatureColumn:
     if values.is_floating_point():
-        return Column(name, values.numpy())
+        return FeatureColumn(name, values.numpy())
     size = data.vocab.size(f"context.{name}") if f"context.{name}" in data.vocab.values else int(values.max()) + 1
-    return Column(name, values.numpy(), np.arange(len(values) + 1), max(size, FIRST))
+    return FeatureColumn(name, values.numpy(), np.arange(len(values) + 1), max(size, FIRST))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.dataset import FeatureTable
-from recsys_meta.core.types import FIRST, IntArray, Params, Rows
+from recsys_meta.core.types import FIRST, IntArray, Interactions, Params
 from recsys_meta.models.functional.embeddings import bag_fields, bag_init, hats
 
 
@@ -81,7 +81,7 @@ def parts_of(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Ten
     ]
 
 
-def parts_of_rows(tables: Mapping[str, Tensor], rows: Rows) -> list[Tensor]:
+def parts_of_rows(tables: Mapping[str, Tensor], rows: Interactions) -> list[Tensor]:
     """What each field of the context of rows says, [T, R, D], or [1, 1, D] where nothing is given of it."""
     flat = {k: v.reshape(-1) if v.is_floating_point() else v.reshape(-1, 1) for k, v in rows.context.items()}
     known = [name for name in names_of(tables, "context") if name in flat]
@@ -96,7 +96,7 @@ def looked_up(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Te
     return sum(parts[1:], parts[0]) if parts else None
 
 
-def of_rows(tables: Mapping[str, Tensor], rows: Rows) -> Tensor | None:
+def of_rows(tables: Mapping[str, Tensor], rows: Interactions) -> Tensor | None:
     """What the context of rows adds, [T, R, D] ([1, 1, D] without context), or None if no context is known at all."""
     parts = parts_of_rows(tables, rows)
     return sum(parts[1:], parts[0]) if parts else None

@@ -20,7 +20,7 @@ _LENGTHS = (1.0, 0.3, 0.1)
 
 
 @dataclass(frozen=True)
-class Partners:
+class FixedSide:
     """What is held while one side is learned: `offset` [R], `vectors` [C, D] of the other side and, where those were
     learned too, their posterior covariances `blur` [C, D, D]. Taking them for exact fits the past rows too well."""
 
@@ -30,7 +30,7 @@ class Partners:
 
 
 @dataclass(frozen=True)
-class Learned:
+class LearnedPrior:
     """w_e ~ N(A x_e, S): `regress` A [F, D], `covariance` S [D, D], `variance` of the noise (1 for clicks as they are),
     and of those that it was learned from the weights [U, D] and their posterior covariances `spread` [U, D, D].
     float64."""
@@ -50,32 +50,34 @@ class Learned:
         }
 
 
-def unlearned(entities: int, columns: int, dims: int, likelihood: Likelihood) -> Learned:
+def unlearned(entities: int, columns: int, dims: int, likelihood: Likelihood) -> LearnedPrior:
     """Where learning starts: a normal around 0."""
     logit = likelihood == "logistic"
     covariance = torch.eye(dims, dtype=torch.float64) * (0.25 if logit else 0.02)
     weight = covariance.new_zeros(entities, dims)
     regress, spread = covariance.new_zeros(columns, dims), covariance.expand(entities, -1, -1)
-    return Learned(regress, covariance, 1.0 if logit else 0.25, weight, spread)
+    return LearnedPrior(regress, covariance, 1.0 if logit else 0.25, weight, spread)
 
 
-def around(weight: Tensor, columns: int) -> Learned:
+def around(weight: Tensor, columns: int) -> LearnedPrior:
     """Where learning goes on from weights [U, D] that are known already: their second moments around 0."""
     dims = weight.shape[1]
     covariance = weight.T @ weight / max(len(weight), 1)
     covariance.diagonal().add_(1e-3)
-    return Learned(weight.new_zeros(columns, dims), covariance, 1.0, weight, covariance.expand(len(weight), -1, -1))
+    return LearnedPrior(
+        weight.new_zeros(columns, dims), covariance, 1.0, weight, covariance.expand(len(weight), -1, -1)
+    )
 
 
 def learn_click_prior(
     rows: ClickRows,
-    partners: Partners,
+    partners: FixedSide,
     content: sp.csr_matrix,
     ridge: float,
     likelihood: Likelihood,
-    start: Learned | None = None,
+    start: LearnedPrior | None = None,
     rounds: int = ROUNDS,
-) -> Learned:
+) -> LearnedPrior:
     """The prior of label ~ offset + w_e . v(item), where w_e depends on content [U, F] (a constant first).
 
     Each round takes a damped Newton step for every entity, then the moments of what was found: A by ridge regression
@@ -84,14 +86,14 @@ def learn_click_prior(
     learned = start or unlearned(rows.entities, content.shape[1], partners.vectors.shape[1], likelihood)
     if not len(rows):
         return learned
-    regression = _Regression.of(content, ridge)
+    regression = _RidgeRegression.of(content, ridge)
     for _ in range(rounds):
         learned = _round(learned, rows, partners, regression, likelihood)
     return learned
 
 
 @dataclass(frozen=True)
-class _Regression:
+class _RidgeRegression:
     """Ridge regressions on the same columns: `root` [F, F] of the regularised Gram matrix; `free` is how many of the
     targets' degrees of freedom they leave, at least .3 of them."""
 
@@ -100,7 +102,7 @@ class _Regression:
     free: float
 
     @classmethod
-    def of(cls, content: sp.csr_matrix, ridge: float) -> _Regression:
+    def of(cls, content: sp.csr_matrix, ridge: float) -> _RidgeRegression:
         gram = torch.from_numpy((content.T @ content).toarray())
         penalty = gram.new_full((len(gram),), ridge)
         penalty[0] = 1e-6
@@ -118,8 +120,8 @@ class _Regression:
 
 
 def _round(
-    old: Learned, rows: ClickRows, partners: Partners, regression: _Regression, likelihood: Likelihood
-) -> Learned:
+    old: LearnedPrior, rows: ClickRows, partners: FixedSide, regression: _RidgeRegression, likelihood: Likelihood
+) -> LearnedPrior:
     logit, vectors = likelihood == "logistic", partners.vectors.double()
     at = vectors[rows.item]
     precision = torch.linalg.inv(old.covariance)
@@ -144,7 +146,7 @@ def _round(
     gap = weight - regression.said(regress)
     covariance = spread.mean(0) + gap.T @ gap / regression.free
     covariance.diagonal().add_(1e-6)
-    return Learned(regress, covariance, variance, weight, spread)
+    return LearnedPrior(regress, covariance, variance, weight, spread)
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
