@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.container import open_house
+from api.container import lifespan_container
 from api.http import problem_details as problems
 from api.http.api_keys import ApiKeyStore, parse_keys
 from api.http.fast_path import FastPathMiddleware
@@ -23,7 +23,7 @@ from api.routes import tracking as results
 from api.routes import traffic_splits as splits
 from api.schemas import docs_page as page
 from api.schemas import openapi
-from api.telemetry.logging import open_log, retelling
+from api.telemetry.logging import open_log, stdlib_bridge
 from api.telemetry.metrics import ServerMetrics
 from recsys_meta import __version__
 from recsys_meta.store.settings import Settings
@@ -49,10 +49,10 @@ def create_app() -> FastAPI:
     # What was imported stays. To look through all of it for garbage takes a quarter of a second without an answer.
     gc.collect()
     gc.freeze()
-    return build(Settings())
+    return build_app(Settings())
 
 
-def build(settings: Settings) -> FastAPI:
+def build_app(settings: Settings) -> FastAPI:
     """The application with given settings. Nothing is opened before it starts."""
     metrics, (log, lines) = ServerMetrics(), open_log()
     keys = ApiKeyStore(parse_keys(settings.keys), notes=settings.known_keys, trusted=settings.keys_trusted_s)
@@ -63,8 +63,8 @@ def build(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            with retelling(lines):
-                async with open_house(settings, metrics, log, keys) as house:
+            with stdlib_bridge(lines):
+                async with lifespan_container(settings, metrics, log, keys) as house:
                     app.state.house = house
                     yield
         finally:
@@ -91,9 +91,9 @@ def build(settings: Settings) -> FastAPI:
     if tracing is not None:
         front = TracingMiddleware(front, tracing)
     app.front = RequestContextMiddleware(front, metrics, log, lines)
-    problems.install(app)
+    problems.install_problem_handlers(app)
     for part in (recommendations, onboarding, adapt, events, entities, models, splits, results, health):
         app.include_router(part.router)
-    page.install(app)
-    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    page.install_docs_page(app)
+    app.openapi = lambda: openapi.openapi_document(app)  # type: ignore[method-assign]
     return app

@@ -61,7 +61,7 @@ class AppContainer:
     keys: ApiKeyStore
     noted: RegistrySnapshot
 
-    def missing(self, *, profile: bool = True, model: bool = True) -> list[str]:
+    def degraded_dependencies(self, *, profile: bool = True, model: bool = True) -> list[str]:
         """What an answer had to do without: the database (or, False, the entity's profile), Redis, the model."""
         found = ["database"] if self.database.degraded or not profile else []
         found += ["redis"] if self.redis is not None and self.redis.degraded else []
@@ -73,12 +73,12 @@ class AppContainer:
     async def read_keys(self) -> None:
         """Ask the database which keys stand. While it is away those it told last are trusted, for a time."""
         try:
-            changed = self.keys.take(await self.database.probe(stored_keys.standing))
+            changed = self.keys.take(await self.database.probe(stored_keys.active_keys))
         except StoreUnavailable as error:
             self.keys.away = str(error)
             return
         try:
-            await asyncio.to_thread(self.keys.note, changed)
+            await asyncio.to_thread(self.keys.save, changed)
         except OSError as error:
             self.log.warning("keys could not be noted", reason=type(error).__name__)
 
@@ -87,11 +87,11 @@ class AppContainer:
         for served in await self.registry.refresh():
             self.metrics.swaps.labels(served.name).inc()
             self.log.info("model in service", model=served.name, version=served.version, ms=round(served.pace.ms, 3))
-        await self.noted.keep(self.registry)
+        await self.noted.save(self.registry)
 
 
 @asynccontextmanager
-async def open_house(
+async def lifespan_container(
     settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStore
 ) -> AsyncIterator[AppContainer]:
     """Open everything. What is away is waited for in the background: the server starts without it."""
@@ -104,11 +104,11 @@ async def open_house(
     if settings.database.startswith("sqlite"):
         # Our own file. A PostgreSQL database may be shared: `recsys-meta db upgrade` is for its owner to run.
         with suppress(StoreUnavailable):
-            await asyncio.to_thread(migrate.upgrade, settings.database)
-    keys.recall()
+            await asyncio.to_thread(migrate.upgrade_database, settings.database)
+    keys.restore()
     await asyncio.gather(house.read_keys(), _look(house))
     if not house.registry.asked:
-        await house.noted.recall(house.registry)
+        await house.noted.restore(house.registry)
     closing = asyncio.Event()
     # Polls of their own: loading a model may take long, and a revoked key must not open anything meanwhile.
     polls = [asyncio.create_task(poll(house, closing)) for poll in (_poll, _poll_keys, _poll_parent)]
@@ -222,7 +222,7 @@ async def _look(house: AppContainer) -> None:
     if house.redis is not None:
         with suppress(RecsysMetaError):
             await house.redis.ping()
-        await house.profiles.settle()
+        await house.profiles.flush_pending()
     house.metrics.sample()
 
 

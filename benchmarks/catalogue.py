@@ -35,17 +35,17 @@ from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.types import FIRST, Interactions, State
 from recsys_meta.data import prepare
 from recsys_meta.data.simulators.users import simulate_users
-from recsys_meta.episodes.event_index import EventIndex, ordered
+from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.evaluation.cold_start import episodes_at
-from recsys_meta.inference.ranking.topk import best
+from recsys_meta.inference.ranking.topk import top_k
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
 from recsys_meta.models.bundle import Bundle, load_bundle, make_bundle, save_bundle
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.models.learners.ranking.flagship import Flagship
-from recsys_meta.models.learners.ranking.memory_gates import trust
-from recsys_meta.training.trainer import fit, start
+from recsys_meta.models.learners.ranking.memory_gates import gate_weight
+from recsys_meta.training.trainer import fit, start_training
 
 N, EVENTS, QUERIES, TAKEN = 10, 5, 64, 200
 JITTER = 0.3
@@ -59,19 +59,19 @@ def make(folder: Path, items: int, users: int, events: int, steps: int) -> Path:
     """Train the flagship (one tower, sampled softmax, the posterior memory) on a simulated catalogue."""
     data = prepare(simulate_users(users=users, items=items, events=events).tables, folder / "data")
     index = EventIndex.of(data)
-    split = split_by_seed(index.having(2), 0)
+    split = split_by_seed(index.entities_with(2), 0)
     epochs = -(-steps // -(-len(split.train) // 64))
     settings = ["config.towers=1", "config.negatives=4096", 'config.memories=["posterior"]']
     settings += [f"train.epochs={epochs}", "train.tasks=64", "train.warmup=5", "train.validate_every=1000"]
     recipe = find_recipe("flagship", settings)
     learner = LEARNERS["flagship"](LEARNERS["flagship"].Config(**recipe.config))
-    run = start(learner, recipe, data, index, split.train, 0)
+    run = start_training(learner, recipe, data, index, split.train, 0)
     for step in fit(run, lambda params: 0.0):
         print(f"{step.step} of {steps}: loss {step.loss:.3f}, {step.seconds:.0f} s", file=sys.stderr)
         if step.step == steps:
             break
     # A few newcomers: a calibration holds scores of the whole catalogue for each.
-    rows = ordered(index, data.schema.order, 0)
+    rows = order_rows(index, data.schema.order, 0)
     episodes = [episodes_at(data, rows, split.valid[:16], shots, None, 0) for shots in (1, 5, 20)]
     params = learner.calibrate({k: v.detach() for k, v in run.params.items()}, episodes)
     made = make_bundle(learner, params, data, index, split.train, {"note": f"simulated catalogue, {steps} steps"})
@@ -95,7 +95,7 @@ class Task:
         return self._allowed(self.vectors @ self.queries[q], q).topk(N).indices.tolist()
 
     def listed(self, scores: Tensor, q: int) -> list[int]:
-        return [i for _, i in best(self._allowed(scores, q), N)]
+        return [i for _, i in top_k(self._allowed(scores, q), N)]
 
     def _allowed(self, scores: Tensor, q: int) -> Tensor:
         scores[:FIRST] = -torch.inf
@@ -114,7 +114,8 @@ def newcomers(recommender: Recommender) -> list[EncodedEntity]:
     rng, chance = np.random.default_rng(0), recommender.popular[FIRST:].double().expm1().clamp(min=0).numpy()
     chosen = [rng.choice(len(chance), EVENTS, replace=False, p=chance / chance.sum()) for _ in range(QUERIES)]
     return [
-        recommender.know(EntityRequest(events=[Interaction(recommender.name(i + FIRST)) for i in c])) for c in chosen
+        recommender.read_support(EntityRequest(events=[Interaction(recommender.item_name(i + FIRST)) for i in c]))
+        for c in chosen
     ]
 
 
@@ -129,7 +130,7 @@ def task_of(recommender: Recommender, state: State, known: Sequence[EncodedEntit
         if kind == "posterior" and gate[0]:
             table = {k.rsplit(".", 1)[1]: v for k, v in body.items() if k.startswith("memory.posterior.")}
             rows = Interactions(state["item"], state["item"].float(), state["item"] > 0)
-            trusted = trust(kind, (gate[0], gate[1]), state["size"].float())[:, None]
+            trusted = gate_weight(kind, (gate[0], gate[1]), state["size"].float())[:, None]
             vectors, queries = (
                 [*vectors, table["items"]],
                 [*queries, learner._posterior(table, rows) * trusted / spread],
@@ -232,7 +233,7 @@ def measure(bundle: Path, grow: int) -> list[dict[str, Any]]:
     if not grow:
         rows = [_row(case, "boot of a Recommender", boot, "s"), _row(case, "memory of it", held / 2**20, "MiB")]
         rows += _served(case, recommender, known)
-        rows += _over_http(case, load_bundle(bundle), known, recommender.name)
+        rows += _over_http(case, load_bundle(bundle), known, recommender.item_name)
     truth = [task.exact(q) for q in range(QUERIES)]
     exact = "fp32 product, blocked top 10"
     systems: dict[str, Callable[[], Search]] = {
@@ -273,7 +274,7 @@ def _served(case: str, recommender: Recommender, known: Sequence[EncodedEntity])
         marks.append(time.perf_counter())
         scores = recommender.scores(state)[0]
         marks.append(time.perf_counter())
-        recommender.top(scores, N, exclude=one.seen)
+        recommender.top_k(scores, N, exclude=one.seen)
         marks.append(time.perf_counter())
         for name, begin, end in zip(taken, marks, marks[1:], strict=False):
             taken[name].append(1000 * (end - begin))

@@ -28,13 +28,13 @@ import orjson
 import redis
 import torch
 
-from api.handlers.response_encoding import pack, ranked
+from api.handlers.response_encoding import encode_items, pack
 from benchmarks.caller import Tally, call, post
 from benchmarks.town import EVENTS, ITEMS, api_server, bare_server, flagship, install, redis_server
 from recsys_meta.core.types import State
 from recsys_meta.inference.recommender import EncodedEntity, EntityRequest, Interaction, Recommender
 from recsys_meta.models.bundle import Bundle, load_bundle
-from recsys_meta.store.cache.keys import list_key, name_of, owner_key, seal, state_key
+from recsys_meta.store.cache.keys import list_key, name_of, owner_key, seal_value, state_key
 from recsys_meta.store.cache.redis_cache import PREFIX
 
 BARE = "bare FastAPI route"
@@ -70,7 +70,8 @@ def fill(url: str, recommender: Recommender, chosen: list[list[str]], listed: bo
     with redis.Redis.from_url(url) as client:
         for start in range(0, len(chosen), 500):
             knowns = [
-                recommender.know(EntityRequest(events=[Interaction(i) for i in s])) for s in chosen[start : start + 500]
+                recommender.read_support(EntityRequest(events=[Interaction(i) for i in s]))
+                for s in chosen[start : start + 500]
             ]
             states = recommender.adapt(knowns)
             pipe = client.pipeline(transaction=False)
@@ -78,31 +79,31 @@ def fill(url: str, recommender: Recommender, chosen: list[list[str]], listed: bo
                 raw = recommender.dump({k: v[n : n + 1] for k, v in states.items()})
                 kind = recommender.bundle.schema.kind
                 key = state_key(recommender.version, kind, "", known.digest)
-                pipe.set(PREFIX + name_of(key), seal(key, raw), px=3_600_000)
+                pipe.set(PREFIX + name_of(key), seal_value(key, raw), px=3_600_000)
                 if listed:
                     made = answered(recommender, known, {k: v[n : n + 1] for k, v in states.items()})
                     key = list_key("bench", recommender.version, kind, "", "", asked(chosen[start + n]))
-                    pipe.set(PREFIX + name_of(key), seal(key, made), px=3_600_000)
+                    pipe.set(PREFIX + name_of(key), seal_value(key, made), px=3_600_000)
             pipe.execute()
 
 
 def answered(recommender: Recommender, known: EncodedEntity, state: State) -> bytes:
     """A list as a server keeps it."""
-    items = recommender.top(recommender.answer(state), 10, exclude=known.seen)
-    rest = {"support_size": EVENTS, "unknown_items": [], "items": ranked(items), "next": None}
+    items = recommender.top_k(recommender.score_catalog(state), 10, exclude=known.seen)
+    rest = {"support_size": EVENTS, "unknown_items": [], "items": encode_items(items), "next": None}
     return pack(False, EVENTS, orjson.dumps(rest))
 
 
 def entity_bytes(url: str, recommender: Recommender) -> dict[str, int]:
     """What Redis says that one entity takes: its state and its word, with their names."""
-    known = recommender.know(
+    known = recommender.read_support(
         EntityRequest(events=[Interaction(f"i{n}") for n in range(0, ITEMS, ITEMS // EVENTS)][:EVENTS])
     )
     raw = recommender.dump(recommender.adapt([known]))
     kind = recommender.bundle.schema.kind
     key, owner = state_key(recommender.version, kind, "someone", known.digest), owner_key(kind, "someone")
     with redis.Redis.from_url(url) as client:
-        client.set(PREFIX + name_of(key), seal(key, raw), px=3_600_000)
+        client.set(PREFIX + name_of(key), seal_value(key, raw), px=3_600_000)
         client.set(PREFIX + owner, b"4611686018427387903", px=3_600_000)
         state, word = (int(client.memory_usage(PREFIX + name) or 0) for name in (name_of(key), owner))
         client.delete(PREFIX + name_of(key), PREFIX + owner)

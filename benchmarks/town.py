@@ -55,11 +55,11 @@ def _drawn(items: int, entities: int = 1500, each: int = 40) -> Dataset:
 def install(home: Path, bundle: Bundle) -> str:
     """Publish a bundle in a new installation; answers the url of its database."""
     url = f"sqlite:///{(home / 'recsys-meta.db').resolve()}"
-    migrate.upgrade(url)
+    migrate.upgrade_database(url)
     path = save_bundle(bundle, home / "models" / "bench")
     made = engine.connect(url)
     with engine.session(made) as session:
-        registry.publish(session, "bench", path.name, str(path))
+        registry.publish_version(session, "bench", path.name, str(path))
     made.dispose()
     return url
 

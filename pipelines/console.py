@@ -22,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write machine-readable results to this file.")]
 
 
-def emit(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Print a value as JSON on standard output, times in ISO 8601."""
     sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
 
@@ -35,7 +35,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-def show(
+def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], whole: Collection[str] = ("run",)
 ) -> None:
     """Print a table; columns that hold numbers only are set flush right. Times are not folded, nor what is to be typed
@@ -60,7 +60,7 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def bar(description: str = "") -> Progress:
+def progress_bar(description: str = "") -> Progress:
     """A progress bar on standard error: what is done, of how much, elapsed and left."""
     return Progress(
         TextColumn("{task.description}"),

@@ -39,7 +39,7 @@ class Workspace:
         """
         url = self.settings.database
         if url.startswith("sqlite"):
-            migrate.upgrade(url)
+            migrate.upgrade_database(url)
         return database.connect(url)
 
     @contextmanager
@@ -93,7 +93,7 @@ class Workspace:
         An arm that is for others, or cannot be loaded, is left to the live version."""
         if entity is not None and "@" not in name and not self.is_bundle(name):
             with self.reading() as session:
-                split = arms.newest(session, name)
+                split = arms.newest_split(session, name)
             arm = None if split is None else split.arm(entity)
             if arm is not None:
                 live = self.bundle(name)
@@ -114,7 +114,7 @@ class Workspace:
         if self.is_bundle(name):
             return Path(name)
         with self.reading() as session:
-            return Path(registry.resolve(session, name).path)
+            return Path(registry.resolve_version(session, name).path)
 
 
 @contextmanager

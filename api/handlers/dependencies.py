@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from api.container import AppContainer
-from api.http.authorization import HEADER, Scope, admit
+from api.http.authorization import HEADER, Scope, authorize
 from api.schemas.requests import EntityId, Kind, ModelName
 from recsys_meta.store.database.keyset_pagination import MOST
 
@@ -25,10 +25,10 @@ def request_id(request: Request) -> str:
     return str(request.scope["state"]["request_id"])
 
 
-async def enter(request: Request, scope: Scope, model: type[Body]) -> tuple[AppContainer, Body, bytes]:
+async def authorize_and_parse(request: Request, scope: Scope, model: type[Body]) -> tuple[AppContainer, Body, bytes]:
     """Admit a caller and read its body, also as it was sent. Hot routes call this in place of FastAPI's dependencies,
     which cost more than the whole answer from a cache. Raises Problem and RequestValidationError, as those do."""
-    admit(request.app.state.keys, request.scope, request.headers.get(HEADER), scope)
+    authorize(request.app.state.keys, request.scope, request.headers.get(HEADER), scope)
     raw = await request.body()
     return cast(AppContainer, request.app.state.house), _read(model, request, raw), raw
 
@@ -46,7 +46,7 @@ def _read(model: type[Body], request: Request, raw: bytes) -> Body:
         raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in found]) from None
 
 
-def takes(model: type[BaseModel]) -> dict[str, Any]:
+def request_schema(model: type[BaseModel]) -> dict[str, Any]:
     """The part of OpenAPI that says what `enter` reads; `api.openapi` adds the schema."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 from api.inference.model_registry import LoadedModel, ModelRegistry
 from api.schemas.requests import Event
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.schema import explain
-from recsys_meta.inference.requests.stored_events import content_id, happened
-from recsys_meta.inference.requests.support_reader import fits, labels_of
+from recsys_meta.core.schema import explain_errors
+from recsys_meta.inference.requests.stored_events import content_id, implicit_label
+from recsys_meta.inference.requests.support_reader import describe_labels, is_valid_label
 from recsys_meta.store.database.base import EventRecord as EventRow
 from recsys_meta.store.database.bulk_insert import in_chunks
 from recsys_meta.store.entities import events as store
@@ -40,7 +40,7 @@ class ValidEvent:
     timed: bool
 
 
-def judge(raw: Sequence[Any], registry: ModelRegistry) -> tuple[list[ValidEvent], list[dict[str, Any]]]:
+def validate_events(raw: Sequence[Any], registry: ModelRegistry) -> tuple[list[ValidEvent], list[dict[str, Any]]]:
     """Events fit to be stored, and the refusals of the others."""
     now, judged, refused = time.time(), [], []
     for index, one in enumerate(raw):
@@ -48,18 +48,18 @@ def judge(raw: Sequence[Any], registry: ModelRegistry) -> tuple[list[ValidEvent]
             event = one if isinstance(one, Event) else Event.model_validate(one)
             judged.append(_judge(index, event, registry, now))
         except ValidationError as error:
-            refused.append(refusal(index, one, explain(error)))
+            refused.append(event_rejection(index, one, explain_errors(error)))
         except EventRejected as error:
-            refused.append(refusal(index, one, str(error)))
+            refused.append(event_rejection(index, one, str(error)))
     return judged, refused
 
 
-def save(session: Session, judged: Sequence[ValidEvent]) -> list[Outcome]:
+def save_events(session: Session, judged: Sequence[ValidEvent]) -> list[Outcome]:
     """Store events, one outcome for each. One without a time takes that under which it was stored before."""
-    return store.insert(session, [j.event for j in _with_first_times(session, judged)])
+    return store.insert_events(session, [j.event for j in _with_first_times(session, judged)])
 
 
-def refusal(index: int, one: Any, reason: str) -> dict[str, Any]:
+def event_rejection(index: int, one: Any, reason: str) -> dict[str, Any]:
     """An entry of `refused` in the answer."""
     found = one.get("event_id") if isinstance(one, dict) else getattr(one, "event_id", None)
     # Shown only where it can be: it may be anything here.
@@ -94,12 +94,12 @@ def _label(label: float | None, models: Sequence[LoadedModel]) -> float:
     """The label to store; it must mean something to one model of the kind, where there is any."""
     schemas = [served.recommender.bundle.schema for served in models]
     if label is not None:
-        if schemas and not any(fits(schema, label) for schema in schemas):
-            raise EventRejected(f"label: {label} is not {labels_of(schemas[0])}")
+        if schemas and not any(is_valid_label(schema, label) for schema in schemas):
+            raise EventRejected(f"label: {label} is not {describe_labels(schemas[0])}")
         return label
     if not schemas:
         return 1.0
-    told = [happened(schema) for schema in schemas if schema.objective in ("ranking", "choice")]
+    told = [implicit_label(schema) for schema in schemas if schema.objective in ("ranking", "choice")]
     if not told:
         raise EventRejected("label: is needed; the model predicts " + schemas[0].objective + "s")
     return told[0]

@@ -14,7 +14,7 @@ from api.inference.entity_context import EntityContext
 from api.inference.state_resolver import StateResolution
 from api.telemetry.adaptation_diagnostics import ANONYMOUS
 from recsys_meta.core.types import Interactions
-from recsys_meta.inference.ranking.thompson_sampling import draw, propensity
+from recsys_meta.inference.ranking.thompson_sampling import propensity, thompson_draw
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.store.entities.explorations import NewExploration
 
@@ -50,7 +50,7 @@ def _explore(
         return None
     mean = torch.stack([outcomes[i].scores[0] for i in able])
     spread = torch.stack([_spread(recommender, outcomes[i], rows) for i in able]).nan_to_num(0.0)
-    drawn = draw(mean, spread, seed)
+    drawn = thompson_draw(mean, spread, seed)
     order: list[float | None] = [None] * len(outcomes)
     for i, value in zip(able, drawn.tolist(), strict=True):
         order[i] = value
@@ -59,12 +59,14 @@ def _explore(
 
 def _spread(recommender: Recommender, outcome: StateResolution, rows: Interactions) -> torch.Tensor:
     assert outcome.state is not None
-    spread = recommender.spread(outcome.state, rows)
+    spread = recommender.score_std(outcome.state, rows)
     assert spread is not None  # the caller asks only models that know
     return spread[0, 0]
 
 
-def log_row(call: RequestContext, first: EntityContext, item: str, explored: ExplorationResult) -> NewExploration:
+def exploration_row(
+    call: RequestContext, first: EntityContext, item: str, explored: ExplorationResult
+) -> NewExploration:
     """What the table of explorations is told: without it nobody could say later what the alternatives were worth."""
     return NewExploration(
         request_id=call.request_id,

@@ -11,9 +11,9 @@ from fastapi import Request, Response
 
 from api.container import AppContainer
 from api.handlers.dependencies import request_id
-from api.handlers.response_encoding import joined
+from api.handlers.response_encoding import merge_response
 from api.http.problem_details import ProblemError
-from api.inference.entity_context import EntityContext, find_subject
+from api.inference.entity_context import EntityContext, find_entity_context
 from api.inference.model_registry import LoadedModel
 from api.inference.state_resolver import Source, StateResolution
 from api.schemas.requests import Newcomer
@@ -34,7 +34,7 @@ class RequestContext(NamedTuple):
     began: float
 
 
-async def begin(
+async def open_request(
     model: str | None, entity: Newcomer, request: Request, house: AppContainer, version: str | None = None
 ) -> RequestContext:
     """Find the model, of the version of a cursor where there is one, and what is stored of the entity. Raises
@@ -48,7 +48,7 @@ async def begin(
         served = await house.registry.resolve(model, entity.kind, entity.id)
         if version is not None and version != served.version:
             served = await _of_cursor(house, served.name, version, entity)
-    subject = await find_subject(house.profiles, served, entity)
+    subject = await find_entity_context(house.profiles, served, entity)
     return RequestContext(house, request_id(request), served, subject, at, began)
 
 
@@ -60,7 +60,7 @@ async def _of_cursor(house: AppContainer, name: str, version: str, entity: Newco
         raise ProblemError(422, f"This cursor belongs to no version that model '{name}' has") from None
 
 
-def climbed(
+def finish_resolved(
     call: RequestContext, known: EncodedEntity, outcome: StateResolution, rest: bytes, size: int | None = None
 ) -> Response:
     """The answer after the ladder, with what is to be diagnosed when it has left. `size` is of the support that was
@@ -68,11 +68,11 @@ def climbed(
     size = len(known.items) if size is None else size
     by = served_by(size, outcome)
     profile = call.subject.entity is None or call.subject.profile is not None
-    missing = call.house.missing(profile=profile, model=not outcome.broken)
+    missing = call.house.degraded_dependencies(profile=profile, model=not outcome.broken)
     if by != "adapted":
-        return end(call, by, outcome.source, size, rest, missing)
+        return finish(call, by, outcome.source, size, rest, missing)
     call.house.metrics.adapting.labels(call.served.name).observe(outcome.ms / 1000)
-    return end(call, by, outcome.source, size, rest, missing, known, outcome)
+    return finish(call, by, outcome.source, size, rest, missing, known, outcome)
 
 
 def served_by(size: int, outcome: StateResolution) -> ServedBy:
@@ -84,7 +84,7 @@ def served_by(size: int, outcome: StateResolution) -> ServedBy:
     return "adapted" if outcome.source == "miss" else "cache"
 
 
-def end(
+def finish(
     call: RequestContext,
     by: ServedBy,
     source: Source,
@@ -96,11 +96,11 @@ def end(
 ) -> Response:
     """Answer, and leave a row for the table of adaptations."""
     call.house.metrics.answered(call.served.name, by, source)
-    note(call, call.subject, by, size, known, outcome)
-    return joined(call.request_id, call.served, by, missing, rest, source)
+    record_adaptation(call, call.subject, by, size, known, outcome)
+    return merge_response(call.request_id, call.served, by, missing, rest, source)
 
 
-def note(
+def record_adaptation(
     call: RequestContext,
     subject: EntityContext,
     by: ServedBy,

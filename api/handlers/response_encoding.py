@@ -27,12 +27,12 @@ class RawJsonResponse(Response):
         self.raw_headers = [length, (b"content-type", JSON.encode()), (b"x-cache", cache.encode())]
 
 
-def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An answer that is not in a hurry."""
     return Response(orjson.dumps(content, option=_OPTIONS), status, headers, JSON)
 
 
-def ranked(items: Sequence[ScoredItem], whys: Sequence[ItemExplanation] = ()) -> list[dict[str, Any]]:
+def encode_items(items: Sequence[ScoredItem], whys: Sequence[ItemExplanation] = ()) -> list[dict[str, Any]]:
     """A list in the form of the answer, with reasons where there are any."""
     rows: list[dict[str, Any]] = [
         {"rank": rank, "item": s.item, "score": s.score, "title": s.title} for rank, s in enumerate(items, 1)
@@ -42,7 +42,7 @@ def ranked(items: Sequence[ScoredItem], whys: Sequence[ItemExplanation] = ()) ->
     return rows
 
 
-def joined(
+def merge_response(
     request_id: str, served: LoadedModel, served_by: str, missing: Sequence[str], rest: bytes, cache: str
 ) -> Response:
     """What differs from request to request, in front of what does not (`rest`, a JSON object)."""

@@ -16,11 +16,11 @@ from fastapi import Request, Response
 
 from api.container import AppContainer
 from api.handlers.dependencies import request_id
-from api.handlers.exploration import ExplorationResult, explore, log_row
-from api.handlers.request_lifecycle import RequestContext, begin, climbed, note, served_by
-from api.handlers.response_encoding import joined
+from api.handlers.exploration import ExplorationResult, exploration_row, explore
+from api.handlers.request_lifecycle import RequestContext, finish_resolved, open_request, record_adaptation, served_by
+from api.handlers.response_encoding import merge_response
 from api.http.problem_details import ProblemError
-from api.inference.entity_context import EntityContext, find_subject, know
+from api.inference.entity_context import EntityContext, find_entity_context, read_support
 from api.inference.state_resolver import StateResolution
 from api.schemas.requests import Member, Newcomer, ScoreRequest
 from recsys_meta.core.types import FIRST, Interactions, State
@@ -34,8 +34,8 @@ WIDTH = 1.96
 
 async def score_rows(request: Request, house: AppContainer, body: ScoreRequest) -> Response:
     """Rows for one newcomer."""
-    call = await begin(body.model, body.entity, request, house)
-    known = know(call.served, call.subject, body.entity, body.events)
+    call = await open_request(body.model, body.entity, request, house)
+    known = read_support(call.served, call.subject, body.entity, body.events)
     recommender = call.served.recommender
     clicks = recommender.bundle.schema.objective == "click"
     if not body.rows and not clicks:
@@ -44,29 +44,31 @@ async def score_rows(request: Request, house: AppContainer, body: ScoreRequest) 
         (row.item, row.context) for row in body.rows
     ]
     rows = recommender.rows(known, asked)
-    outcome = await house.ladder.climb(call.served, known, call.subject, ask=partial(_judge, rows))
+    outcome = await house.ladder.resolve(call.served, known, call.subject, ask=partial(_judge, rows))
     ids = rows.item[0].tolist()
-    found = judgements(recommender, outcome, rows, clicks)
+    found = row_scores(recommender, outcome, rows, clicks)
     # An item that the model lacks is a question about nothing, but for the context that clicks come with.
     blank = [i < FIRST and (not clicks or place < len(body.items)) for place, i in enumerate(ids)]
     nothing = {"score": None}
     scores = [
         {"item": item, **(nothing if empty else one)} for (item, _), one, empty in zip(asked, found, blank, strict=True)
     ]
-    return climbed(call, known, outcome, _packed(call, known, _lacking((i for i, _ in asked), ids), {"scores": scores}))
+    return finish_resolved(
+        call, known, outcome, _packed(call, known, _lacking((i for i, _ in asked), ids), {"scores": scores})
+    )
 
 
 async def _score_items(call: RequestContext, known: EncodedEntity, items: list[str]) -> Response:
     """Plain items, out of the scores of the whole catalogue."""
-    outcome = await call.house.ladder.climb(call.served, known, call.subject)
+    outcome = await call.house.ladder.resolve(call.served, known, call.subject)
     recommender = call.served.recommender
-    places = recommender.places(items, known)
+    places = recommender.item_ids(items, known)
     values = outcome.scores[places].tolist()
     scores = [
         {"item": item, "score": value if place >= FIRST else None}
         for item, value, place in zip(items, values, places, strict=True)
     ]
-    return climbed(call, known, outcome, _packed(call, known, _lacking(items, places), {"scores": scores}))
+    return finish_resolved(call, known, outcome, _packed(call, known, _lacking(items, places), {"scores": scores}))
 
 
 async def rank_entities(request: Request, house: AppContainer, body: ScoreRequest) -> Response:
@@ -75,8 +77,8 @@ async def rank_entities(request: Request, house: AppContainer, body: ScoreReques
     at, began = datetime.now(UTC), time.perf_counter()
     served = await house.registry.resolve(body.model, body.entity.kind)
     who = [Newcomer(kind=served.kind, id=m.id, features=m.features) for m in body.entities]
-    subjects = await asyncio.gather(*(find_subject(house.profiles, served, one) for one in who))
-    known = [know(served, s, one, m.events) for s, one, m in zip(subjects, who, body.entities, strict=True)]
+    subjects = await asyncio.gather(*(find_entity_context(house.profiles, served, one) for one in who))
+    known = [read_support(served, s, one, m.events) for s, one, m in zip(subjects, who, body.entities, strict=True)]
     recommender = served.recommender
     if body.explore is not None and not isinstance(recommender.bundle.predictor, UncertainPredictor):
         raise ProblemError(422, "This model does not know how sure it is, so there is nothing to explore by")
@@ -84,7 +86,7 @@ async def rank_entities(request: Request, house: AppContainer, body: ScoreReques
         raise ProblemError(422, "This model's entities have items of their own: they cannot be compared on one row")
     rows = recommender.rows(known[0], [(body.row.item, body.row.context)])
     pairs = list(zip(known, subjects, strict=True))
-    outcomes = await house.ladder.climb_all(served, pairs, partial(_judge, rows))
+    outcomes = await house.ladder.resolve_all(served, pairs, partial(_judge, rows))
     call = RequestContext(house, request_id(request), served, EntityContext(served.kind), at, began)
     found = None if body.explore is None else await explore(recommender, outcomes, rows, body.explore.seed)
     return _ranked(call, body, rows, pairs, outcomes, found)
@@ -107,22 +109,22 @@ def _ranked(
     nothing = bool(strange) and not clicks
     found = [
         _member(i, member, pairs[i][0], ways[i])
-        | ({"score": None} if nothing else judgements(recommender, outcomes[i], rows, clicks)[0])
+        | ({"score": None} if nothing else row_scores(recommender, outcomes[i], rows, clicks)[0])
         for i, member in enumerate(members)
     ]
     order = [one["score"] for one in found] if explored is None else explored.order
     best = sorted(found, key=lambda one: (order[one["index"]] is None, -(order[one["index"]] or 0), one["index"]))
     if explored is not None:
-        call.house.writer.put(log_row(call, pairs[best[0]["index"]][1], body.row.item, explored))
+        call.house.writer.put(exploration_row(call, pairs[best[0]["index"]][1], body.row.item, explored))
     # What was hardest to come by says how the whole came about.
     by = min(ways, key=("popular", "adapted", "cache", "prior").index)
     source = max((o.source for o in outcomes), key=("process", "redis", "miss").index)
     for (known, subject), outcome, way in zip(pairs, outcomes, ways, strict=True):
         if way == "adapted":
-            note(call, subject, way, len(known.items), known, outcome)
+            record_adaptation(call, subject, way, len(known.items), known, outcome)
     call.house.metrics.answers.labels(call.served.name, by, source).inc()
     profile = all(s.entity is None or s.profile is not None for _, s in pairs)
-    missing = call.house.missing(profile=profile, model=by != "popular")
+    missing = call.house.degraded_dependencies(profile=profile, model=by != "popular")
     lacking = sorted(strange.union(i for known, _ in pairs for i in known.unknown))
     rest = {
         "support_size": sum(len(known.items) for known, _ in pairs),
@@ -135,7 +137,7 @@ def _ranked(
         rest["explored"] = {"seed": explored.seed, "propensity": explored.propensity}
     elif body.explore is not None:
         rest["explored"] = None
-    return joined(call.request_id, call.served, by, missing, orjson.dumps(rest), source)
+    return merge_response(call.request_id, call.served, by, missing, orjson.dumps(rest), source)
 
 
 def _member(index: int, member: Member, known: EncodedEntity, by: str) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def _lacking(items: Iterable[str], ids: Iterable[int]) -> set[str]:
     return {item for item, i in zip(items, ids, strict=True) if i < FIRST}
 
 
-def judgements(
+def row_scores(
     recommender: Recommender, outcome: StateResolution, rows: Interactions, clicks: bool
 ) -> list[dict[str, Any]]:
     """Scores of rows and, of clicks, probabilities with their intervals; None where the model failed."""
@@ -158,7 +160,7 @@ def judgements(
     if not clicks:
         return found
     columns = {"probability": scores.sigmoid()}
-    if (spread := recommender.spread(state, rows)) is not None:
+    if (spread := recommender.score_std(state, rows)) is not None:
         columns |= {"low": (scores - WIDTH * spread[0]).sigmoid(), "high": (scores + WIDTH * spread[0]).sigmoid()}
     named = {name: values.tolist() for name, values in columns.items()}
     return [
@@ -167,7 +169,7 @@ def judgements(
 
 
 def _judge(rows: Interactions, recommender: Recommender, state: State) -> torch.Tensor:
-    return recommender.judge(state, rows)[0]
+    return recommender.score_rows(state, rows)[0]
 
 
 def _packed(call: RequestContext, known: EncodedEntity, lacking: set[str], rest: dict[str, Any]) -> bytes:

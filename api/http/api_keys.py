@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from recsys_meta.core.atomic_io import seal, unseal, write_file
-from recsys_meta.store.access.api_keys import SCOPES, digest
+from recsys_meta.core.atomic_io import dump_checksummed, load_checksummed, write_file
+from recsys_meta.store.access.api_keys import SCOPES, key_digest
 from recsys_meta.store.config_entries import read_keys
 from recsys_meta.store.database.base import ApiKeyRecord
 
@@ -73,7 +73,7 @@ class ApiKeyStore:
 
     def find(self, text: str) -> ApiKey | None:
         """The key, None for one that is not ours, has ended, or can no longer be trusted."""
-        name = digest(text)
+        name = key_digest(text)
         found = self._fixed.get(name)
         if found is None and self.current:
             found = self._stored.get(name)
@@ -85,20 +85,20 @@ class ApiKeyStore:
         self._read = self._clock()
         return before != self._stored
 
-    def note(self, changed: bool) -> None:
+    def save(self, changed: bool) -> None:
         """Write down what the database said, now and then where it did not change. Raises OSError."""
         if self._notes is None or not (changed or self._read - self._noted > _NOTED_S):
             return
         keys = [_note(name, key) for name, key in self._stored.items()]
-        write_file(self._notes, seal({"read": self._read, "keys": keys}).encode())
+        write_file(self._notes, dump_checksummed({"read": self._read, "keys": keys}).encode())
         self._noted = self._read
 
-    def recall(self) -> None:
+    def restore(self) -> None:
         """Take up what was written down, where nothing newer is known. Damaged notes are none."""
         if self._notes is None:
             return
         try:
-            found = unseal(self._notes.read_text())
+            found = load_checksummed(self._notes.read_text())
             stored = {k["digest"]: _noted(k) for k in found["keys"]}
             read = min(float(found["read"]), self._clock())
         except (OSError, ValueError, KeyError, TypeError):
@@ -113,7 +113,7 @@ def parse_keys(entries: Iterable[str]) -> dict[str, ApiKey]:
     Raises ConfigError for an unknown scope or an empty key, without repeating the key.
     """
     return {
-        digest(text): ApiKey(f"environment-{number}", f"environment key {number}", _whole(scopes))
+        key_digest(text): ApiKey(f"environment-{number}", f"environment key {number}", _whole(scopes))
         for number, (text, scopes) in enumerate(read_keys(entries), 1)
     }
 

@@ -32,12 +32,12 @@ def require(scope: Scope) -> Any:
 
     # Named here, so that OpenAPI shows the key; `async`, so that it costs no thread.
     async def check(request: Request, key: str | None = Security(_header)) -> Scopes:
-        return admit(request.app.state.keys, request.scope, key, scope)
+        return authorize(request.app.state.keys, request.scope, key, scope)
 
     return Security(check)
 
 
-def admit(keys: ApiKeyStore, scope: Mapping[str, Any], key: str | None, wanted: str) -> Scopes:
+def authorize(keys: ApiKeyStore, scope: Mapping[str, Any], key: str | None, wanted: str) -> Scopes:
     """Scopes of the caller, whom the request then knows by name. Raises Problem 401, 403 or 503."""
     if keys.empty:
         if not _is_local(scope):
@@ -62,10 +62,10 @@ def actor(request: Request) -> str:
     return str(request.scope["state"].get("actor", KEYLESS))
 
 
-def record(request: Request, session: Session, action: str, target: str) -> None:
+def record_audit(request: Request, session: Session, action: str, target: str) -> None:
     """Write into the audit, in the transaction of the act, that the caller did it. `target` holds no id of an entity:
     `entities.digest` names one."""
-    audit.note(session, action, target, actor=actor(request), request_id=request.scope["state"]["request_id"])
+    audit.record_action(session, action, target, actor=actor(request), request_id=request.scope["state"]["request_id"])
 
 
 def _name(scope: Mapping[str, Any], actor: str) -> None:

@@ -59,7 +59,7 @@ def unavailable(detail: str) -> ProblemError:
     return ProblemError(503, detail, headers={"retry-after": str(RETRY_S)})
 
 
-def of(error: RecsysMetaError) -> ProblemError:
+def problem_of(error: RecsysMetaError) -> ProblemError:
     """The problem that one of our errors is."""
     status = next((s for kind, s in _STATUS if isinstance(error, kind)), 500)
     if status == 500:
@@ -89,7 +89,7 @@ def answer(scope: Scope, error: Exception) -> Response | None:
     if isinstance(error, RequestValidationError):
         problem = _invalid(error)
     elif isinstance(error, RecsysMetaError):
-        problem = of(error)
+        problem = problem_of(error)
     elif isinstance(error, HTTPException):
         ours = error.status_code == 413  # the framework's own words are for its own users
         detail = error.detail if ours else _SAID.get(error.status_code, error.detail)
@@ -105,7 +105,7 @@ def answer(scope: Scope, error: Exception) -> Response | None:
     return render(problem, scope["state"]["request_id"], scope["path"])
 
 
-def install(app: FastAPI) -> None:
+def install_problem_handlers(app: FastAPI) -> None:
     """Make every error of the application a problem document."""
 
     async def handle(request: Request, error: Exception) -> Response:

@@ -51,9 +51,9 @@ class RequestContextMiddleware:
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if route != "unmatched" else "any"  # or a client could make labels without end
-        self.metrics.note(route, method, status, seconds)
+        self.metrics.count_event(route, method, status, seconds)
         named = {name: value for name in _NAMED if (value := scope["state"].get(name)) is not None}
-        self.lines.note(
+        self.lines.write_record(
             "request",
             **named,
             method=method,

@@ -10,7 +10,7 @@ from api.persistence.profile_cache import EntityProfile, ProfileCache
 from api.schemas.requests import Newcomer as NewcomerBody
 from api.schemas.requests import SupportEvent
 from recsys_meta.inference.recommender import EncodedEntity, EntityRequest
-from recsys_meta.inference.requests.stored_events import content_id, happened, join
+from recsys_meta.inference.requests.stored_events import content_id, implicit_label, merge_events
 from recsys_meta.store.cache.keys import owner_key
 
 
@@ -35,14 +35,14 @@ class EntityContext(NamedTuple):
         return None if self.profile is None else self.profile.mark
 
 
-async def find_subject(profiles: ProfileCache, served: LoadedModel, body: NewcomerBody) -> EntityContext:
+async def find_entity_context(profiles: ProfileCache, served: LoadedModel, body: NewcomerBody) -> EntityContext:
     """Look up the entity of a request; an anonymous one costs nothing."""
     if body.id is None:
         return EntityContext(served.kind)
     return EntityContext(served.kind, body.id, await profiles.load(served.kind, body.id))
 
 
-def know(
+def read_support(
     served: LoadedModel, subject: EntityContext, body: NewcomerBody, events: Sequence[SupportEvent]
 ) -> EncodedEntity:
     """The newcomer in the model's terms. Features of the body come before stored ones.
@@ -67,14 +67,14 @@ def _read(
     told = EntityRequest(features, given)
     if profile is not None and (profile.events or profile.features):
         ids = {_event_id(served, subject, e) for e in events if e.event_id is not None or recommender.repeats}
-        told = join(recommender.reader, profile.features, profile.events, told, ids)
-    return recommender.know(told)
+        told = merge_events(recommender.reader, profile.features, profile.events, told, ids)
+    return recommender.read_support(told)
 
 
 def _event_id(served: LoadedModel, subject: EntityContext, event: SupportEvent) -> str:
     """Under which id the event is stored, if it is."""
     if event.event_id is not None:
         return event.event_id
-    label = happened(served.recommender.bundle.schema) if event.label is None else event.label
+    label = implicit_label(served.recommender.bundle.schema) if event.label is None else event.label
     context = {k: v for k, v in (event.context or {}).items() if v is not None}
     return content_id(subject.kind, subject.entity or "", event.item, label, event.time, context)

@@ -31,7 +31,7 @@ class LoadFailureLog:
     def __len__(self) -> int:
         return len(self._last)
 
-    def note(self, key: Key, error: Exception) -> bool:
+    def record(self, key: Key, error: Exception) -> bool:
         """Remember a failure. True where it is news: the first of the version, or for another reason than the last."""
         reason = f"{type(error).__name__}: {error}"
         before = self._last.pop(key, None)
@@ -49,7 +49,7 @@ class LoadFailureLog:
         """The version was loaded, or somebody asks for it anew: its next failure is news."""
         self._last.pop(key, None)
 
-    def want(self, keys: Iterable[Key]) -> None:
+    def retain(self, keys: Iterable[Key]) -> None:
         """The versions that are to be in service from now on; those that come or go are forgotten."""
         wanted = frozenset(keys)
         for key in self._wanted ^ wanted:

@@ -39,7 +39,7 @@ class LatencyTracker:
     party: int = 4
     limit: int = MOST
 
-    def note(self, ms: float, newcomers: int = 1) -> None:
+    def record(self, ms: float, newcomers: int = 1) -> None:
         """It took so long for so many."""
         self.ms += 0.1 * (ms / newcomers - self.ms)
         if ms > LONGEST_MS:
@@ -92,7 +92,7 @@ class ActiveSplit:
         return None if arm is None else self.arms.get(arm.label)
 
 
-def divide(split: TrafficSplit, live: LoadedModel | None, found: Sequence[LoadedModel | None]) -> ActiveSplit:
+def activate_split(split: TrafficSplit, live: LoadedModel | None, found: Sequence[LoadedModel | None]) -> ActiveSplit:
     """A split with those of its arms that could be loaded and are for the newcomers that the live version is for."""
     fitting = {
         arm.label: replace(served, variant=arm.label)
@@ -111,16 +111,16 @@ def open_version(folder: Path, row: ModelVersionRecord) -> LoadedModel:
     if bundle.version != row.version:
         raise CheckpointError(f"{path}: holds version {bundle.version}, not {row.version}; publish the run again")
     recommender = Recommender(bundle)
-    pace = LatencyTracker(limit=max(1, min(MOST, _MOST_SCORES // recommender.catalogue())))
+    pace = LatencyTracker(limit=max(1, min(MOST, _MOST_SCORES // recommender.catalog_size())))
     return LoadedModel(row.model, recommender, _try(recommender, pace), pace)
 
 
 def _try(recommender: Recommender, pace: LatencyTracker) -> State | None:
     """A state for the most popular items, None where the model fails."""
-    names = [s.item for s in recommender.top(recommender.popular, _WARM_ITEMS)]
+    names = [s.item for s in recommender.top_k(recommender.popular, _WARM_ITEMS)]
     label_range = recommender.bundle.schema.label_range
     label = label_range[1] if label_range else 1.0
-    known = recommender.know(EntityRequest(events=[Interaction(name, label) for name in names]))
+    known = recommender.read_support(EntityRequest(events=[Interaction(name, label) for name in names]))
     try:
         for _ in range(3):
             began = time.perf_counter()

@@ -82,7 +82,7 @@ class MicroBatcher:
         self._coming = 0
 
     @contextmanager
-    def expect(self) -> Iterator[None]:
+    def announce(self) -> Iterator[None]:
         """Somebody is on the way, who may ask, and asks soon."""
         self._coming += 1
         try:
@@ -198,12 +198,12 @@ def solve_all(served: LoadedModel, asking: Sequence[_PendingRequest]) -> list[Ba
     if kept:
         state = {name: torch.cat([one[name] for one in kept]) for name in kept[0]} if len(kept) > 1 else kept[0]
     else:
-        state, fresh = recommender.settle([one.known for one in asking])
+        state, fresh = recommender.adapt_and_serialize([one.known for one in asking])
     scores = recommender.scores(state)
     # A sum is finite where all of its parts are, and costs a tenth of looking at each.
     finite = [math.isfinite(total) for total in scores.sum(1).tolist()]
     best = _bests(recommender, scores, [one.wish if ok else None for one, ok in zip(asking, finite, strict=True)])
-    served.pace.note(1000 * (time.thread_time() - began), len(asking))
+    served.pace.record(1000 * (time.thread_time() - began), len(asking))
     return [BatchResult(state, scores, i, fresh[i], best.get(i)) if finite[i] else None for i in range(len(asking))]
 
 
@@ -213,4 +213,4 @@ def _bests(recommender: Recommender, scores: Tensor, wishes: Sequence[TopKReques
     if not wished:
         return {}
     rows = scores if len(wished) == len(scores) else scores[list(wished)]
-    return dict(zip(wished, recommender.bests(rows, list(wished.values())), strict=True))
+    return dict(zip(wished, recommender.top_k_ids(rows, list(wished.values())), strict=True))

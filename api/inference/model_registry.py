@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from api.http.problem_details import ProblemError, unavailable
 from api.inference.load_failures import LoadFailureLog
-from api.inference.loaded_model import ActiveSplit, LoadedModel, divide, open_version
+from api.inference.loaded_model import ActiveSplit, LoadedModel, activate_split, open_version
 from api.persistence.async_database import AsyncDatabase
 from api.telemetry.logging import open_log
 from recsys_meta.core.errors import CheckpointError, ConflictError
@@ -53,7 +53,9 @@ class ModelRegistry:
         before it in service. Raises Unavailable; then all stays as it is."""
         async with self._lock:
             wanted, divided = await self._database.probe(_wanted)
-            self._failures.want((r.model, r.version) for rows in (wanted, *(rows for _, rows in divided)) for r in rows)
+            self._failures.retain(
+                (r.model, r.version) for rows in (wanted, *(rows for _, rows in divided)) for r in rows
+            )
             before = {(s.name, s.version, s.variant) for s in self._parts()}
             known = {(s.name, s.version): s for s in self._parts()}
 
@@ -72,7 +74,7 @@ class ModelRegistry:
                 if served is not None:
                     live[row.model] = served if served.variant is None else replace(served, variant=None)
             for split, rows in divided:
-                made = divide(split, live.get(split.model), [await find(row) for row in rows])
+                made = activate_split(split, live.get(split.model), [await find(row) for row in rows])
                 if len(made.arms) < len(split.arms):
                     broken.setdefault(split.model, _LACKING)
                 splits[split.model] = made
@@ -85,7 +87,7 @@ class ModelRegistry:
         """A registered version, loaded, before it goes live. Raises NotFoundError, and ConflictError for one that
         cannot be loaded: to ask again, as after an outage, would not mend it. The reason is logged at every call,
         because the one who asks is told to look for it there."""
-        row = await self._database.read(lambda s: registry.resolve(s, f"{name}@{version}"))
+        row = await self._database.read(lambda s: registry.resolve_version(s, f"{name}@{version}"))
         self._failures.forget((row.model, row.version))
         try:
             return await self._pin(row)
@@ -145,7 +147,7 @@ class ModelRegistry:
         if self._database.degraded and (loaded := self._loaded(name, version)) is not None:
             return loaded
         try:
-            row = await self._database.read(lambda s: registry.resolve(s, f"{name}@{version}"))
+            row = await self._database.read(lambda s: registry.resolve_version(s, f"{name}@{version}"))
         except StoreUnavailable:
             if (loaded := self._loaded(name, version)) is None:
                 raise
@@ -185,7 +187,7 @@ class ModelRegistry:
         try:
             found = await asyncio.to_thread(open_version, self._folder, row)
         except Exception as error:  # one that cannot be read must not keep the others from being served
-            if self._failures.note(key, error):  # a reason is logged once: the version may be tried for days
+            if self._failures.record(key, error):  # a reason is logged once: the version may be tried for days
                 self._log.error("a version cannot be loaded", model=row.model, version=row.version, exc_info=True)
             raise CheckpointError(f"{row.model}@{row.version}: {_UNREADABLE}") from None
         self._failures.forget(key)
@@ -198,6 +200,9 @@ def _wanted(session: Session) -> tuple[list[ModelVersionRecord], list[tuple[Traf
     Splits are read first: a promotion that is committed in between then leaves them standing until the next look. The
     other way round, entities of the new arm would be sent back to the old version for as long.
     """
-    divided = [(s, [registry.get(session, s.model, a.version) for a in s.arms]) for s in arms.current(session)]
-    summaries = [m for m in registry.list_models(session) if m.live is not None]
-    return [registry.get(session, m.name, str(m.live)) for m in summaries], divided
+    divided = [
+        (s, [registry.get_model_record(session, s.model, a.version) for a in s.arms])
+        for s in arms.current_split(session)
+    ]
+    summaries = [m for m in registry.page_models(session) if m.live is not None]
+    return [registry.get_model_record(session, m.name, str(m.live)) for m in summaries], divided

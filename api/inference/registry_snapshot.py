@@ -10,9 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from api.inference.loaded_model import LoadedModel, divide, open_version
+from api.inference.loaded_model import LoadedModel, activate_split, open_version
 from api.inference.model_registry import ModelRegistry
-from recsys_meta.core.atomic_io import seal, unseal, write_file
+from recsys_meta.core.atomic_io import dump_checksummed, load_checksummed, write_file
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.store.database.base import ModelVersionRecord
 from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
@@ -27,20 +27,20 @@ class RegistrySnapshot:
         self._notes, self._folder, self._log = notes, folder, log
         self._written: dict[str, Any] | None = None
 
-    async def keep(self, registry: ModelRegistry) -> None:
+    async def save(self, registry: ModelRegistry) -> None:
         """Write down what is live, where it changed. To be called after the database was asked."""
         live = {name: served.version for name, served in registry.live.items()}
         standing = {"live": live, "splits": [_note(divided.split) for divided in registry.splits.values()]}
         if standing == self._written:
             return
         try:
-            await asyncio.to_thread(write_file, self._notes, seal(standing).encode())
+            await asyncio.to_thread(write_file, self._notes, dump_checksummed(standing).encode())
             self._written = standing
         except OSError as error:  # a home that cannot be written costs no more than this
             self._written = standing
             self._log.warning("live models could not be noted", reason=type(error).__name__)
 
-    async def recall(self, registry: ModelRegistry) -> None:
+    async def restore(self, registry: ModelRegistry) -> None:
         """Take what is noted into service until the database says what is live. Damaged notes are none, and an arm
         that cannot be loaded is left to the live version."""
         live, splits = await asyncio.to_thread(self._read)
@@ -51,7 +51,7 @@ class RegistrySnapshot:
             registry.live = MappingProxyType(models)
             registry.splits = MappingProxyType(
                 {
-                    s.model: divide(s, models.get(s.model), [found.get((s.model, a.version)) for a in s.arms])
+                    s.model: activate_split(s, models.get(s.model), [found.get((s.model, a.version)) for a in s.arms])
                     for s in splits
                 }
             )
@@ -70,7 +70,7 @@ class RegistrySnapshot:
 
     def _read(self) -> tuple[Live, list[TrafficSplit]]:
         try:
-            standing = unseal(self._notes.read_text())
+            standing = load_checksummed(self._notes.read_text())
             live = {str(name): str(version) for name, version in standing["live"].items()}
             return live, [_split(noted) for noted in standing.get("splits", ())]
         except (OSError, ValueError, KeyError, AttributeError, TypeError):

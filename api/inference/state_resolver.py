@@ -101,7 +101,7 @@ class StateResolver:
         """States and lists on their way to Redis."""
         return len(self._unsent) + len(self._sending)
 
-    async def find_list(self, key: str, subject: EntityContext) -> tuple[bytes, Source] | None:
+    async def cached_list(self, key: str, subject: EntityContext) -> tuple[bytes, Source] | None:
         """A whole list that this process or another made. Asked for before the events are read: what is there needs
         no reading."""
         made = self.memory.get(key)
@@ -109,21 +109,21 @@ class StateResolver:
             return made, "process"
         if self._redis is None:
             return None
-        with self._company.expect():
+        with self._company.announce():
             made = await self._redis.get(key)
         if made is None:
             return None
         self.memory.set(key, made, PROCESS_S, subject.owner)
         return made, "redis"
 
-    async def climb(
+    async def resolve(
         self,
         served: LoadedModel,
         known: EncodedEntity,
         subject: EntityContext,
         *,
         fresh: bool = False,
-        ask: Ask = Recommender.answer,
+        ask: Ask = Recommender.score_catalog,
         digest: str | None = None,
         wish: TopKRequest | None = None,
     ) -> StateResolution:
@@ -149,7 +149,7 @@ class StateResolver:
         try:
             raw = None
             if self._redis is not None:
-                with self._company.expect():
+                with self._company.announce():
                     raw = await self._redis.get(key)
             return await self._climb(served, known, subject, ask, digest, wish, key, began, raw, "redis")
         finally:
@@ -172,7 +172,7 @@ class StateResolver:
         """The rest of the way with the bytes that were found of the state, if any."""
         state = None if raw is None else load_state(raw, served.sample)
         if state is None and digest not in (None, known.digest):
-            raise gone()
+            raise list_expired()
         found = await self._work(served, known, state, ask, wish)
         ms = 1000 * (time.perf_counter() - began)
         if found is None:
@@ -182,18 +182,18 @@ class StateResolver:
                 self.memory.set(key, raw, PROCESS_S, subject.owner)
             return StateResolution(found, source, ms)
         if digest not in (None, known.digest):
-            raise gone()
-        self.keep(key, found.fresh, subject, REDIS_S)
+            raise list_expired()
+        self.store(key, found.fresh, subject, REDIS_S)
         return StateResolution(found, "miss", ms)
 
-    async def climb_all(
+    async def resolve_all(
         self, served: LoadedModel, asked: Sequence[tuple[EncodedEntity, EntityContext]], ask: Ask
     ) -> list[StateResolution]:
         """The same for several newcomers at once."""
         found: list[StateResolution] = []
         for start in range(0, len(asked), _TOGETHER):
             part = asked[start : start + _TOGETHER]
-            found += await asyncio.gather(*(self.climb(served, k, s, ask=ask) for k, s in part))
+            found += await asyncio.gather(*(self.resolve(served, k, s, ask=ask) for k, s in part))
             await asyncio.sleep(0)  # others wait for the loop
         return found
 
@@ -227,7 +227,7 @@ class StateResolver:
     ) -> BatchResult | None:
         """The state and its scores, in line or in a thread as the model's pace says; None: it failed."""
         try:
-            if ask is Recommender.answer and served.recommender.together:
+            if ask is Recommender.score_catalog and served.recommender.batch_invariant:
                 return await self._company.solve(served, known, state, wish)
             if not served.pace.slow:
                 return _solve(served, known, state, ask)
@@ -238,7 +238,7 @@ class StateResolver:
             self._log.error("model failed", model=served.name, version=served.version, exc_info=True)
             return None
 
-    def keep(self, key: str, raw: bytes, subject: EntityContext, seconds: float) -> None:
+    def store(self, key: str, raw: bytes, subject: EntityContext, seconds: float) -> None:
         """Keep a state or a list here at once, and in Redis for so long when the answer has left."""
         self.memory.set(key, raw, PROCESS_S, subject.owner)
         if self._redis is None or self.writing >= _MOST_WRITES:
@@ -266,10 +266,10 @@ class StateResolver:
 
     async def _stands(self, subject: EntityContext) -> bool:
         entity = subject.entity
-        return entity is None or await self._profiles.stands(subject.kind, entity, subject.profile)
+        return entity is None or await self._profiles.is_current(subject.kind, entity, subject.profile)
 
 
-def gone() -> ProblemError:
+def list_expired() -> ProblemError:
     """A page was asked for of a list that nobody holds any more."""
     return ProblemError(
         409, "The newcomer's events have changed and the list of this cursor is gone; ask for the first page"
@@ -282,9 +282,9 @@ def _solve(served: LoadedModel, known: EncodedEntity, state: State | None, ask: 
     recommender, fresh = served.recommender, None
     scores = None if state is None else _try(recommender, state, ask)
     if state is None or scores is None:
-        state, (fresh,) = recommender.settle([known])
+        state, (fresh,) = recommender.adapt_and_serialize([known])
         scores = ask(recommender, state)
-    served.pace.note(1000 * (time.thread_time() - began))
+    served.pace.record(1000 * (time.thread_time() - began))
     return BatchResult(state, scores[None], fresh=fresh) if bool(torch.isfinite(scores).all()) else None
 
 

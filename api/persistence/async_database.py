@@ -49,7 +49,7 @@ class AsyncDatabase:
         """Whether the database could not be reached when last asked."""
         return self.breaker.degraded
 
-    async def glance(self, work: Callable[[Session], Result]) -> Result:
+    async def try_read(self, work: Callable[[Session], Result]) -> Result:
         """Read for an answer that can do without. Raises Unavailable at once while the database is away."""
         if not self.breaker.allows():
             raise StoreUnavailable(AWAY)

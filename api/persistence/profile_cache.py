@@ -28,7 +28,7 @@ from recsys_meta.inference.recommender import EncodedEntity
 from recsys_meta.inference.requests.stored_events import StoredInteraction
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.cache.redis_cache import RedisCache
-from recsys_meta.store.database.clock import moment
+from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.entities import entities, profiles
 
@@ -76,7 +76,7 @@ class EntityProfile:
 
 def read_profile(session: Session, kind: str, entity: str) -> EntityProfile:
     """The profile in the database; an entity never heard of has an empty one."""
-    return EntityProfile(*profiles.read(session, kind, entity))
+    return EntityProfile(*profiles.read_stored_profile(session, kind, entity))
 
 
 class ProfileCache:
@@ -108,7 +108,7 @@ class ProfileCache:
 
     async def _read(self, kind: str, entity: str, stamp: str | None) -> EntityProfile | None:
         try:
-            found = await self._database.glance(lambda s: read_profile(s, kind, entity))
+            found = await self._database.try_read(lambda s: read_profile(s, kind, entity))
         except StoreUnavailable:
             return None
         profile = EntityProfile(found.features, found.events, stamp)
@@ -136,7 +136,7 @@ class ProfileCache:
             del self._until[name]
             self._copied -= len(copy.events)
 
-    async def stands(self, kind: str, entity: str, profile: EntityProfile | None) -> bool:
+    async def is_current(self, kind: str, entity: str, profile: EntityProfile | None) -> bool:
         """Whether all that a profile holds is still stored, so that what was made of it may be kept.
 
         Events that came since are no reason against: whoever reads a list page by page goes on in its old order.
@@ -150,16 +150,16 @@ class ProfileCache:
         now = await self._read(kind, entity, None)
         return now is not None and now.continues(profile)
 
-    async def erased(self, kind: str, entity: str, seconds: float) -> bool:
+    async def forget_erased(self, kind: str, entity: str, seconds: float) -> bool:
         """Whether an entity was erased within so many seconds, so that the memory of some process may still have what
         was made of it. False where the database is away: nobody can say, and nothing can be erased."""
-        since = moment(None) - timedelta(seconds=seconds)
+        since = utcnow(None) - timedelta(seconds=seconds)
         try:
-            return await self._database.glance(lambda s: entities.erased_since(s, kind, entity, since))
+            return await self._database.try_read(lambda s: entities.erased_since(s, kind, entity, since))
         except StoreUnavailable:
             return False
 
-    async def changed(self, names: Iterable[Name]) -> bool:
+    async def invalidate(self, names: Iterable[Name]) -> bool:
         """To be called after a commit that changed entities. False where Redis could not be told."""
         names = list(names)
         for name in names:
@@ -179,7 +179,7 @@ class ProfileCache:
         while len(self._owed) > _MOST_OWED:
             self._owed.pop()
 
-    async def settle(self) -> None:
+    async def flush_pending(self) -> None:
         """To be called now and then: delete the stamps that could not be deleted, once Redis is back. It may have kept
         them, and other processes trust their copies of a profile as long as its stamp stands."""
         while self._redis is not None and self._owed and not self._redis.degraded:

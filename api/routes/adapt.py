@@ -11,17 +11,17 @@ from fastapi import APIRouter, Request, Response
 
 from api.container import AppContainer
 from api.handlers.dependencies import AHouse, request_id
-from api.handlers.response_encoding import reply
+from api.handlers.response_encoding import json_response
 from api.http.authorization import Scopes, require
 from api.http.problem_details import ProblemError, unavailable
-from api.inference.entity_context import find_subject, know
+from api.inference.entity_context import find_entity_context, read_support
 from api.inference.model_registry import LoadedModel
 from api.routes.events import receive
 from api.schemas import responses as answers
 from api.schemas.requests import AdaptRequest, Event, SupportEvent
-from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest, finite, row
+from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest, adaptation_row, finite
 from recsys_meta.inference.recommender import AdaptationDiagnostics
-from recsys_meta.store.database.clock import moment
+from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.entities import entities
 
 router = APIRouter(prefix="/v1", tags=["newcomers"])
@@ -44,13 +44,13 @@ async def adapt(
         if "write" not in scopes:
             raise ProblemError(403, "This key lacks the scope 'write', which 'persist' needs")
         persisted = await _persist(house, served, body)
-    at = moment()
-    subject = await find_subject(house.profiles, served, body.entity)
+    at = utcnow()
+    subject = await find_entity_context(house.profiles, served, body.entity)
     # What was just stored is read back; where every event is a row it would count twice else.
     events = body.events if persisted is None or subject.profile is None else _refused(persisted, body.events)
-    known = know(served, subject, body.entity, events)
+    known = read_support(served, subject, body.entity, events)
     began = time.perf_counter()
-    outcome = await house.ladder.climb(served, known, subject, fresh=True)
+    outcome = await house.ladder.resolve(served, known, subject, fresh=True)
     if outcome.broken:
         raise unavailable(f"Model '{served.name}' cannot adapt; recommendations are by popularity meanwhile")
     ms = 1000 * (time.perf_counter() - began)
@@ -58,9 +58,9 @@ async def adapt(
     by: Any = "adapted" if known.items else "prior"
     name = subject.entity or ANONYMOUS
     done = AnsweredRequest(served.recommender, subject.kind, name, by, ms, len(known.items), at, variant=served.variant)
-    house.writer.put(row(done, found if known.items else None))
-    missing = house.missing(profile=subject.entity is None or subject.profile is not None)
-    return reply(
+    house.writer.put(adaptation_row(done, found if known.items else None))
+    missing = house.degraded_dependencies(profile=subject.entity is None or subject.profile is not None)
+    return json_response(
         {
             "request_id": request_id(request),
             "model": {"name": served.name, "version": served.version},
@@ -93,11 +93,13 @@ async def _persist(house: AppContainer, served: LoadedModel, body: AdaptRequest)
     if entity is None:
         raise ProblemError(422, "'persist' needs entity.id", errors=[NEEDS_ID])
     # Raises DataError for what the model cannot read, before any of it is stored.
-    known = know(served, await find_subject(house.profiles, served, body.entity), body.entity, body.events)
+    known = read_support(
+        served, await find_entity_context(house.profiles, served, body.entity), body.entity, body.events
+    )
     served.recommender.support([known])
     if body.entity.features:
         await house.database.write(lambda s: _merge(s, served.kind, entity, body.entity.features))
-        await house.profiles.changed([(served.kind, entity)])
+        await house.profiles.invalidate([(served.kind, entity)])
     given = [e.model_dump(exclude_none=True) for e in body.events]
     return await receive(house, [Event(kind=served.kind, entity=entity, **e) for e in given])
 
@@ -108,5 +110,5 @@ def _refused(receipt: Mapping[str, Any], events: Sequence[SupportEvent]) -> list
 
 
 def _merge(session: Any, kind: str, entity: str, features: dict[str, Any]) -> None:
-    row = entities.find(session, kind, entity)
-    entities.upsert(session, kind, entity, {**(row.features if row else {}), **features})
+    row = entities.find_record(session, kind, entity)
+    entities.upsert_entity(session, kind, entity, {**(row.features if row else {}), **features})

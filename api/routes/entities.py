@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from api.container import AppContainer
 from api.handlers.dependencies import AHouse, IdPath, KindPath
-from api.handlers.response_encoding import reply
-from api.http.authorization import record, require
+from api.handlers.response_encoding import json_response
+from api.http.authorization import record_audit, require
 from api.http.problem_details import ProblemError, unavailable
 from api.inference.model_registry import LoadedModel
 from api.schemas import responses as answers
@@ -36,7 +36,7 @@ Many = Annotated[int, Query(ge=0, le=1000, description="newest events to show")]
 )
 async def get_entity(kind: KindPath, id: IdPath, house: AHouse, events: Many = 100) -> Response:
     """Features, newest events and the figures of the last adaptation of an entity."""
-    return reply(await house.database.read(lambda s: _document(s, kind, id, events)))
+    return json_response(await house.database.read(lambda s: _document(s, kind, id, events)))
 
 
 @router.put(
@@ -48,12 +48,12 @@ async def put_entity(kind: KindPath, id: IdPath, body: EntityBody, house: AHouse
     _check(house, kind, body.features)
 
     def write(session: Session) -> dict[str, Any]:
-        entities.upsert(session, kind, id, body.features)
+        entities.upsert_entity(session, kind, id, body.features)
         return _document(session, kind, id, 100)
 
     document = await house.database.write(write)
-    await house.profiles.changed([(kind, id)])
-    return reply(document)
+    await house.profiles.invalidate([(kind, id)])
+    return json_response(document)
 
 
 @router.delete(
@@ -67,21 +67,21 @@ async def delete_entity(kind: KindPath, id: IdPath, request: Request, house: AHo
     house.writer.discard(lambda row: isinstance(row, NewAdaptation) and (row.kind, row.entity) == (kind, id), 2.0)
 
     def erase(session: Session) -> entities.ErasureReceipt:
-        record(request, session, "delete entity", entities.digest(kind, id))
-        return entities.erase(session, kind, id)
+        record_audit(request, session, "delete entity", entities.entity_digest(kind, id))
+        return entities.erase_entity(session, kind, id)
 
     receipt = await house.database.write(erase)
     cached = await _forget(house, kind, id)
     # Once more: until the caches had forgotten it, a request may have read it, and been noted after the first pass.
-    await house.database.write(lambda s: entities.erase(s, kind, id))
-    return reply({**vars(receipt), "cached": cached})
+    await house.database.write(lambda s: entities.erase_entity(s, kind, id))
+    return json_response({**vars(receipt), "cached": cached})
 
 
 async def _forget(house: AppContainer, kind: str, entity: str) -> int:
     """Empty the caches of an entity; answers how many keys. Raises Problem where Redis is away."""
     owner = owner_key(kind, entity)
     cached = house.memory.delete_owned(owner)
-    await house.profiles.changed([(kind, entity)])
+    await house.profiles.invalidate([(kind, entity)])
     if house.redis is None:
         return cached
     try:
@@ -102,12 +102,12 @@ async def _delete_owned(redis: RedisCache, owner: str) -> int:
 
 
 def _document(session: Session, kind: str, entity: str, many: int) -> dict[str, Any]:
-    row = entities.find(session, kind, entity)
-    total = events.count(session, kind, entity)
+    row = entities.find_record(session, kind, entity)
+    total = events.count_events(session, kind, entity)
     if row is None and not total:
         raise ProblemError(404, f"Nothing is stored of the {kind} with this id")
-    last = adaptations.list_adaptations(session, kind=kind, entity=entity, limit=1).items
-    newest = events.support(session, kind, entity, many)
+    last = adaptations.page_adaptations(session, kind=kind, entity=entity, limit=1).items
+    newest = events.support_events(session, kind, entity, many)
     return {
         "kind": kind,
         "id": entity,
@@ -153,7 +153,7 @@ def _has(model: LoadedModel, name: str) -> bool:
 
 def _complaint(model: LoadedModel, features: dict[str, Any]) -> DataError | None:
     try:
-        model.recommender.support([model.recommender.know(EntityRequest(features))])
+        model.recommender.support([model.recommender.read_support(EntityRequest(features))])
     except DataError as error:
         return error
     return None

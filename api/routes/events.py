@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request, Response
 
 from api.container import AppContainer
 from api.handlers.dependencies import AHouse, request_id
-from api.handlers.event_ingestion import judge, refusal, save
-from api.handlers.response_encoding import reply
+from api.handlers.event_ingestion import event_rejection, save_events, validate_events
+from api.handlers.response_encoding import json_response
 from api.http.authorization import require
 from api.schemas import responses as answers
 from api.schemas.requests import EventBatch
@@ -25,22 +25,22 @@ async def post_events(body: EventBatch, request: Request, house: AHouse) -> Resp
     Sending an event again under its `event_id` changes nothing. A wrong event is refused with its reason and the
     others are stored. 503 with `Retry-After` while the database is away: then none is.
     """
-    return reply({"request_id": request_id(request), **await receive(house, body.events)})
+    return json_response({"request_id": request_id(request), **await receive(house, body.events)})
 
 
 async def receive(house: AppContainer, raw: Sequence[Any]) -> dict[str, Any]:
     """Judge and store events; answers what became of them. Raises Unavailable."""
-    judged, refused = judge(raw, house.registry)
-    outcomes = await house.database.write(lambda s: save(s, judged)) if judged else []
+    judged, refused = validate_events(raw, house.registry)
+    outcomes = await house.database.write(lambda s: save_events(s, judged)) if judged else []
     for one, outcome in zip(judged, outcomes, strict=True):
         if outcome == "conflict":
             reason = "event_id: is known with other content, which stays as it was"
-            refused.append(refusal(one.index, raw[one.index], reason))
+            refused.append(event_rejection(one.index, raw[one.index], reason))
     changed = {(j.event.kind, j.event.entity) for j, outcome in zip(judged, outcomes, strict=True) if outcome == "new"}
-    await house.profiles.changed(changed)
+    await house.profiles.invalidate(changed)
     counts = {"accepted": outcomes.count("new"), "duplicates": outcomes.count("duplicate")}
     for name, count in {**counts, "refused": len(refused)}.items():
         house.metrics.events.labels(name).inc(count)
-    missing = house.missing()
+    missing = house.degraded_dependencies()
     refused.sort(key=lambda r: int(r["index"]))
     return {**counts, "refused": refused, "degraded": bool(missing), "missing": missing}

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.container import AppContainer
 from api.handlers.dependencies import AHouse
-from api.handlers.response_encoding import reply
+from api.handlers.response_encoding import json_response
 from api.http.authorization import require
 from api.schemas import responses as answers
 from recsys_meta.core.errors import RecsysMetaError
@@ -39,7 +39,7 @@ async def readyz(house: AHouse) -> Response:
     ready = bool(house.registry.live)
     well = all(check["ok"] for check in checks.values())
     status = "unready" if not ready else "ready" if well else "degraded"
-    return reply({"status": status, "checks": checks}, 200 if ready else 503)
+    return json_response({"status": status, "checks": checks}, 200 if ready else 503)
 
 
 @router.get(

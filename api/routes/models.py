@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from api.container import AppContainer
 from api.handlers.dependencies import AHouse, ModelPath
-from api.handlers.response_encoding import reply
-from api.http.authorization import actor, record, require
+from api.handlers.response_encoding import json_response
+from api.http.authorization import actor, record_audit, require
 from api.schemas import responses as answers
 from api.schemas.requests import Promotion
 from recsys_meta.store.database.base import AliasChangeRecord
@@ -26,25 +26,25 @@ router = APIRouter(prefix="/v1", tags=["models"])
 async def list_models(house: AHouse) -> Response:
     """Every model, the version that is live and the one that this process serves."""
     try:
-        rows = await house.database.read(registry.list_models)
+        rows = await house.database.read(registry.page_models)
         items = [_summary(house, r.name, r.live, r.versions, r.created, r.updated) for r in rows]
-        return reply({"items": items, "degraded": False})
+        return json_response({"items": items, "degraded": False})
     except StoreUnavailable:
         items = [_summary(house, name, None, None, None, None) for name in sorted(house.registry.live)]
-        return reply({"items": items, "degraded": True})
+        return json_response({"items": items, "degraded": True})
 
 
 @router.get("/models/{name}", responses={200: {"model": answers.ModelDocument}}, dependencies=[require("read")])
 async def get_model(name: ModelPath, house: AHouse) -> Response:
     """A model with its versions and the history of what was live."""
-    detail = await house.database.read(lambda s: registry.show(s, name))
+    detail = await house.database.read(lambda s: registry.model_detail(s, name))
     versions = [
         {"version": v.version, "run": v.run, "metrics": v.metrics, "created": v.created} for v in detail.versions
     ]
     created = min((v.created for v in detail.versions), default=None)
     updated = detail.history[0].at if detail.history else None
     summary = _summary(house, name, detail.live, len(versions), created, updated)
-    return reply({**summary, "registered": versions, "history": [_move(m) for m in detail.history]})
+    return json_response({**summary, "registered": versions, "history": [_move(m) for m in detail.history]})
 
 
 @router.post("/models/{name}/promote", responses={200: {"model": answers.Move}}, dependencies=[require("admin")])
@@ -57,7 +57,7 @@ async def promote(name: ModelPath, body: Promotion, request: Request, house: AHo
     row = await house.registry.check(name, body.version)
 
     def move(session: Session) -> AliasChangeRecord:
-        return registry.promote(session, name, row.version, actor=actor(request), force=force)
+        return registry.promote_version(session, name, row.version, actor=actor(request), force=force)
 
     return await _moved(request, house, "promote", move)
 
@@ -65,7 +65,7 @@ async def promote(name: ModelPath, body: Promotion, request: Request, house: AHo
 @router.post("/models/{name}/rollback", responses={200: {"model": answers.Move}}, dependencies=[require("admin")])
 async def rollback(name: ModelPath, request: Request, house: AHouse) -> Response:
     """Make live what was live before; again, and it goes back one further."""
-    return await _moved(request, house, "rollback", lambda s: registry.rollback(s, name, actor=actor(request)))
+    return await _moved(request, house, "rollback", lambda s: registry.rollback_version(s, name, actor=actor(request)))
 
 
 async def _moved(
@@ -78,14 +78,14 @@ async def _moved(
 
     def write(session: Session) -> dict[str, Any]:
         change = move(session)
-        record(request, session, action, f"{change.model}@{change.version}")
+        record_audit(request, session, action, f"{change.model}@{change.version}")
         return _move(change)
 
     done = await house.database.write(write)
     # What was moved is moved; where the database went away since, the next poll takes it into service.
     with suppress(StoreUnavailable):
         await house.refresh()
-    return reply(done)
+    return json_response(done)
 
 
 def _move(change: AliasChangeRecord) -> dict[str, Any]:

@@ -8,16 +8,16 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from api.handlers.dependencies import AHouse
-from api.handlers.request_lifecycle import begin
-from api.handlers.response_encoding import reply
+from api.handlers.request_lifecycle import open_request
+from api.handlers.response_encoding import json_response
 from api.http.authorization import require
 from api.http.problem_details import unavailable
-from api.inference.entity_context import know
+from api.inference.entity_context import read_support
 from api.inference.state_resolver import PROCESS_S, WorkerBusy
 from api.schemas import responses as answers
 from api.schemas.requests import EntityId, Kind, ModelRef, Newcomer
 from recsys_meta.core.errors import RecsysMetaError
-from recsys_meta.inference.insight.active_elicitation import informative
+from recsys_meta.inference.insight.active_elicitation import most_informative_items
 
 router = APIRouter(prefix="/v1", tags=["newcomers"], dependencies=[require("read")])
 
@@ -39,14 +39,14 @@ async def onboarding(
 ) -> Response:
     """The items whose answers would tell the model most about a newcomer, one after another: each for what it adds to
     those before it."""
-    call = await begin(model, Newcomer(kind=kind, id=id), request, house)
+    call = await open_request(model, Newcomer(kind=kind, id=id), request, house)
     mark = call.subject.mark
     key = f"ask:{call.served.name}:{call.served.version}:{mark}:{call.subject.owner}:{n}:{strategy}"
     rest = None if mark is None else house.memory.get(key)
     if rest is None:
-        known = know(call.served, call.subject, Newcomer(kind=kind, id=id), ())
+        known = read_support(call.served, call.subject, Newcomer(kind=kind, id=id), ())
         try:
-            found = await house.ladder.run(informative, call.served.recommender, known, n, strategy)
+            found = await house.ladder.run(most_informative_items, call.served.recommender, known, n, strategy)
         except RecsysMetaError:
             raise
         except WorkerBusy:
@@ -60,8 +60,8 @@ async def onboarding(
         rest = orjson.dumps({"unit": unit, "support_size": len(known.items), "items": items})
         if mark is not None:
             house.memory.set(key, rest, PROCESS_S, call.subject.owner)
-    missing = house.missing(profile=call.subject.entity is None or call.subject.profile is not None)
-    return reply(
+    missing = house.degraded_dependencies(profile=call.subject.entity is None or call.subject.profile is not None)
+    return json_response(
         {
             "request_id": call.request_id,
             "model": {"name": call.served.name, "version": call.served.version},

@@ -10,23 +10,29 @@ import orjson
 import torch
 from fastapi import APIRouter, Request, Response
 
-from api.handlers.dependencies import enter, takes
-from api.handlers.request_lifecycle import RequestContext, begin, climbed, end
-from api.handlers.response_encoding import pack, ranked, unpack
+from api.handlers.dependencies import authorize_and_parse, request_schema
+from api.handlers.request_lifecycle import RequestContext, finish, finish_resolved, open_request
+from api.handlers.response_encoding import encode_items, pack, unpack
 from api.handlers.score import rank_entities, score_rows
 from api.http.problem_details import ProblemError
-from api.inference.entity_context import know
+from api.inference.entity_context import read_support
 from api.inference.micro_batcher import BatchResult
 from api.inference.model_registry import LoadedModel
-from api.inference.state_resolver import PROCESS_S, Source, StateResolution, WorkerBusy, gone
+from api.inference.state_resolver import PROCESS_S, Source, StateResolution, WorkerBusy, list_expired
 from api.schemas import responses as answers
 from api.schemas.requests import Moment as MomentBody
 from api.schemas.requests import RecommendationRequest, ScoreRequest, Told
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST, State
-from recsys_meta.inference.insight.explanations import ItemExplanation, explain
+from recsys_meta.inference.insight.explanations import ItemExplanation, explain_items
 from recsys_meta.inference.ranking.filters import FeatureFilter
-from recsys_meta.inference.ranking.list_cursor import ListCursor, digest, moment_digest, read, write
+from recsys_meta.inference.ranking.list_cursor import (
+    ListCursor,
+    context_digest,
+    read_cursor,
+    scope_digest,
+    write_cursor,
+)
 from recsys_meta.inference.recommender import (
     EncodedEntity,
     EncodedQuery,
@@ -45,7 +51,7 @@ router = APIRouter(prefix="/v1", tags=["newcomers"])
 @router.post(
     "/recommendations",
     responses={200: {"model": answers.Recommendations}},
-    openapi_extra=takes(RecommendationRequest),
+    openapi_extra=request_schema(RecommendationRequest),
 )
 async def recommend(request: Request) -> Response:
     """The n best items for a newcomer, adapted to its first interactions.
@@ -55,21 +61,21 @@ async def recommend(request: Request) -> Response:
     the state was found: `process`, `redis` or `miss`. `next`, sent back as `cursor` with the same request, gives the
     items that follow. 409: the events have changed since and nobody holds that list any more.
     """
-    house, body, raw = await enter(request, "read", RecommendationRequest)
+    house, body, raw = await authorize_and_parse(request, "read", RecommendationRequest)
     place = _place(body.cursor, house.profiles.secret) if body.cursor else None
-    call = await begin(body.model, body.entity, request, house, place.version if place else None)
+    call = await open_request(body.model, body.entity, request, house, place.version if place else None)
     key = _list_key(call, raw)
-    made = None if key is None else await house.ladder.find_list(key, call.subject)
+    made = None if key is None else await house.ladder.cached_list(key, call.subject)
     if made is not None:
         return _again(call, *made)
-    known = know(call.served, call.subject, body.entity, body.events)
+    known = read_support(call.served, call.subject, body.entity, body.events)
     question = None
     if body.moment is not None or (known.own is not None and body.candidates):
         known, question = _ask(call.served.recommender, known, body)
     if place is not None:
         _check_place(place, call, body, known)
         if place.support != known.digest and await _erased(call):
-            raise gone()
+            raise list_expired()
     outcome = await _climb(call, body, known, question, place)
     items, unknown = _list(call.served, body, known, question, outcome, place)
     more = len(items) > body.n and not outcome.broken
@@ -82,7 +88,7 @@ async def recommend(request: Request) -> Response:
             "support_size": size,
             "unknown_items": unknown,
             "unknown_features": call.served.recommender.unknown_features(known.features),
-            "items": ranked(items, whys),
+            "items": encode_items(items, whys),
             "next": following,
         }
     )
@@ -91,12 +97,14 @@ async def recommend(request: Request) -> Response:
         if outcome.source == "miss":  # few ask twice, and who does elsewhere finds the state in Redis
             house.memory.set(key, kept, PROCESS_S, call.subject.owner)
         else:
-            house.ladder.keep(key, kept, call.subject, PROCESS_S)
-    return climbed(call, known, outcome, rest, size)
+            house.ladder.store(key, kept, call.subject, PROCESS_S)
+    return finish_resolved(call, known, outcome, rest, size)
 
 
 @router.post(
-    "/score", responses={200: {"model": answers.Scores | answers.RankedEntities}}, openapi_extra=takes(ScoreRequest)
+    "/score",
+    responses={200: {"model": answers.Scores | answers.RankedEntities}},
+    openapi_extra=request_schema(ScoreRequest),
 )
 async def score(request: Request) -> Response:
     """Scores of given items or rows for a newcomer: logits for rankings and clicks, label units for ratings.
@@ -104,14 +112,14 @@ async def score(request: Request) -> Response:
     For clicks also probabilities, with a 95% interval where the model knows how sure it is. With `entities` and a
     `row` it is the other way round: the entities ranked for that row.
     """
-    house, body, _ = await enter(request, "read", ScoreRequest)
+    house, body, _ = await authorize_and_parse(request, "read", ScoreRequest)
     return await (rank_entities if body.entities else score_rows)(request, house, body)
 
 
 def _place(cursor: str, secret: bytes) -> ListCursor:
     """Where a list goes on. Raises Problem."""
     try:
-        return read(cursor, secret)
+        return read_cursor(cursor, secret)
     except ValueError as error:
         raise ProblemError(422, str(error)) from None
 
@@ -127,7 +135,7 @@ def _list_key(call: RequestContext, body: bytes) -> str | None:
 def _again(call: RequestContext, kept: bytes, source: Source) -> Response:
     """The answer with a list that was made before."""
     prior, size, rest = unpack(kept)
-    return end(call, "prior" if prior else "cache", source, size, rest, call.house.missing())
+    return finish(call, "prior" if prior else "cache", source, size, rest, call.house.degraded_dependencies())
 
 
 def _ask(
@@ -138,7 +146,7 @@ def _ask(
     for one in [*(body.candidates or ()), *((body.moment and body.moment.history) or ())]:
         name, features = (one.item, one.features) if isinstance(one, Told) else (one, {})
         told[name] = {**told.get(name, {}), **features}
-    return recommender.ask(known, _moment(body.moment) or QueryContext(), told)
+    return recommender.encode_query(known, _moment(body.moment) or QueryContext(), told)
 
 
 def _moment(body: MomentBody | None) -> QueryContext | None:
@@ -164,13 +172,13 @@ async def _climb(
     if question is None:
         plain = place is None and known.own is None and body.candidates is None and not body.filters
         wish = TopKRequest(body.n + 1, _left_out(call.served.recommender, body, known, question)) if plain else None
-        return await ladder.climb(call.served, known, call.subject, digest=support, wish=wish)
+        return await ladder.resolve(call.served, known, call.subject, digest=support, wish=wish)
     ask = partial(_answer, question)
-    return await ladder.climb(call.served, known, call.subject, digest=support, ask=ask)
+    return await ladder.resolve(call.served, known, call.subject, digest=support, ask=ask)
 
 
 def _answer(question: EncodedQuery, recommender: Recommender, state: State) -> Any:
-    return recommender.answer(state, question)
+    return recommender.score_catalog(state, question)
 
 
 def _list(
@@ -184,21 +192,21 @@ def _list(
     """The list and one item more, if there is one; and the items of events and candidates that the model lacks."""
     recommender = served.recommender
     if outcome.best is not None:
-        return recommender.listed(outcome.best), list(known.unknown)
+        return recommender.to_items(outcome.best), list(known.unknown)
     unknown, candidates = list(known.unknown), None
     if body.candidates is not None:
         names = [one if isinstance(one, str) else _name(one, known) for one in body.candidates]
-        ids = recommender.places(names, known)
+        ids = recommender.item_ids(names, known)
         candidates = [i for i in ids if i >= FIRST]
         lacking = {item for item, i in zip(names, ids, strict=True) if i < FIRST}
         unknown = sorted(lacking.union(unknown))
-    items = recommender.top(
+    items = recommender.top_k(
         outcome.scores,
         body.n + 1,
         exclude=_left_out(recommender, body, known, question),
         candidates=candidates,
         own=known.own,
-        among=recommender.passing(_rules(body), known) if body.filters else None,
+        among=recommender.filter_mask(_rules(body), known) if body.filters else None,
         after=None if place is None else place.after,
     )
     return items, unknown
@@ -214,34 +222,34 @@ def _rules(body: RecommendationRequest) -> dict[str, FeatureFilter]:
 
 
 def _entity_digest(call: RequestContext) -> bytes:
-    return digest(call.subject.owner or "")
+    return scope_digest(call.subject.owner or "")
 
 
 def _check_place(place: ListCursor, call: RequestContext, body: RecommendationRequest, known: EncodedEntity) -> None:
     """Raise Problem where a cursor was made for something else, or for a list that can no longer be made."""
     if place.version != call.served.version or not place.version.startswith((body.model or "").partition("@")[2]):
         raise ProblemError(422, "This cursor belongs to another version of the model")
-    if (place.entity, place.moment) != (_entity_digest(call), moment_digest(_moment(body.moment))):
+    if (place.entity, place.moment) != (_entity_digest(call), context_digest(_moment(body.moment))):
         raise ProblemError(422, "This cursor belongs to another newcomer or moment")
     if known.own is not None and place.support != known.digest:
-        raise gone()
+        raise list_expired()
 
 
 async def _erased(call: RequestContext) -> bool:
     """Whether the events of an older page may be gone because they were erased, with its states in this process yet."""
     kind, entity = call.subject.kind, call.subject.entity
-    return entity is not None and await call.house.profiles.erased(kind, entity, 2 * PROCESS_S)
+    return entity is not None and await call.house.profiles.forget_erased(kind, entity, 2 * PROCESS_S)
 
 
 def _next(
     call: RequestContext, body: RecommendationRequest, known: EncodedEntity, last: ScoredItem, place: ListCursor | None
 ) -> str:
     """The cursor of what follows the last item."""
-    item = call.served.recommender.places([last.item], known)[0]
+    item = call.served.recommender.item_ids([last.item], known)[0]
     support, size = (known.digest, len(known.items)) if place is None else (place.support, place.size)
-    moment = moment_digest(_moment(body.moment))
+    moment = context_digest(_moment(body.moment))
     made = ListCursor(call.served.version, support, size, _entity_digest(call), moment, last.score, item)
-    return write(made, call.house.profiles.secret)
+    return write_cursor(made, call.house.profiles.secret)
 
 
 async def _whys(
@@ -256,9 +264,9 @@ async def _whys(
     if outcome.broken or not items or (place is not None and place.support != known.digest):
         return ()
     recommender = call.served.recommender
-    ids = recommender.places([s.item for s in items], known)
+    ids = recommender.item_ids([s.item for s in items], known)
     try:
-        return await call.house.ladder.run(explain, recommender, known, ids, question, patience=_WHY_S)
+        return await call.house.ladder.run(explain_items, recommender, known, ids, question, patience=_WHY_S)
     except WorkerBusy:
         return ()
     except Exception:  # a list without reasons is better than none
@@ -271,7 +279,7 @@ def _left_out(
 ) -> Collection[int]:
     """Ids of what shall not be listed."""
     met = _met(body, known, question)
-    return met.union(recommender.ids(body.exclude, known.own)) if body.exclude else met
+    return met.union(recommender.known_item_ids(body.exclude, known.own)) if body.exclude else met
 
 
 def _met(body: RecommendationRequest, known: EncodedEntity, question: EncodedQuery | None) -> frozenset[int]:

@@ -10,12 +10,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.handlers.dependencies import AHouse, Cursor, Limit, Word
-from api.handlers.response_encoding import reply
+from api.handlers.response_encoding import json_response
 from api.http.authorization import require
 from api.schemas import responses as answers
 from api.schemas.requests import ServedBy
 from recsys_meta.store.database.base import Base, MetricRecord
-from recsys_meta.store.database.keyset_pagination import KeysetPage, beyond, cut, decode
+from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, paginate
 from recsys_meta.store.entities import adaptations
 from recsys_meta.store.tracking import evaluations, runs
 from recsys_meta.store.tracking.runs import Status
@@ -33,11 +33,11 @@ async def list_runs(
     """Training runs with the newest figure of each key, newest first."""
 
     def read(session: Session) -> dict[str, Any]:
-        page = runs.list_runs(session, status=status, limit=limit, cursor=cursor)
+        page = runs.page_runs(session, status=status, limit=limit, cursor=cursor)
         latest = runs.latest_metrics(session, [run.id for run in page.items])
         return {"items": [{**run.as_dict(), "metrics": latest[run.id]} for run in page.items], "next": page.next}
 
-    return reply(await house.database.read(read))
+    return json_response(await house.database.read(read))
 
 
 @router.get("/runs/{id}/metrics")
@@ -45,7 +45,7 @@ async def list_metrics(
     house: AHouse, id: RunPath, key: Word = None, limit: Limit = 500, cursor: Cursor = None
 ) -> Response:
     """Figures of a run by key and step."""
-    return reply(await house.database.read(lambda s: _page(_metrics(s, id, key, limit, cursor))))
+    return json_response(await house.database.read(lambda s: _page(_metrics(s, id, key, limit, cursor))))
 
 
 @router.get("/evaluations")
@@ -61,9 +61,9 @@ async def list_evaluations(
 ) -> Response:
     """Points of cold-start curves, newest first."""
     wanted = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
-    return reply(
+    return json_response(
         await house.database.read(
-            lambda s: _page(evaluations.list_evaluations(s, **wanted, limit=limit, cursor=cursor))
+            lambda s: _page(evaluations.page_evaluations(s, **wanted, limit=limit, cursor=cursor))
         )
     )
 
@@ -79,10 +79,10 @@ async def list_adaptations(
     cursor: Cursor = None,
 ) -> Response:
     """What adapting did, one row for each answer, newest first. Anonymous newcomers have an empty entity."""
-    return reply(
+    return json_response(
         await house.database.read(
             lambda s: _page(
-                adaptations.list_adaptations(
+                adaptations.page_adaptations(
                     s,
                     kind=kind,
                     entity=entity,
@@ -102,11 +102,11 @@ def _page(page: KeysetPage[Any]) -> dict[str, Any]:
 
 
 def _metrics(session: Session, run: str, key: str | None, limit: int, cursor: str | None) -> KeysetPage[MetricRecord]:
-    runs.get(session, run)
+    runs.get_run(session, run)
     columns = MetricRecord.key, MetricRecord.step
     query = select(MetricRecord).where(MetricRecord.run == run).order_by(*columns).limit(limit + 1)
     if key is not None:
         query = query.where(MetricRecord.key == key)
     if cursor is not None:
-        query = query.where(beyond(columns, decode("metrics", cursor, (str, int)), descending=False))
-    return cut("metrics", session.scalars(query).all(), limit, ("key", "step"))
+        query = query.where(after_cursor(columns, decode_cursor("metrics", cursor, (str, int)), descending=False))
+    return paginate("metrics", session.scalars(query).all(), limit, ("key", "step"))

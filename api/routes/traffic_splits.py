@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from api.container import AppContainer
 from api.handlers.dependencies import AHouse, ModelPath
-from api.handlers.response_encoding import reply
-from api.http.authorization import actor, record, require
+from api.handlers.response_encoding import json_response
+from api.http.authorization import actor, record_audit, require
 from api.schemas import responses as answers
 from api.schemas.requests import SplitBody
 from recsys_meta.core.errors import ConflictError
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1", tags=["models"], responses={200: {"model": answ
 @router.get("/models/{name}/split", dependencies=[require("read")])
 async def get_split(name: ModelPath, house: AHouse) -> Response:
     """Which versions of a model answer side by side, and every change of that."""
-    return reply(await house.database.read(lambda s: _document(s, name)))
+    return json_response(await house.database.read(lambda s: _document(s, name)))
 
 
 @router.put("/models/{name}/split", dependencies=[require("admin")])
@@ -40,8 +40,8 @@ async def put_split(name: ModelPath, body: SplitBody, request: Request, house: A
     arms = [await _arm(house, name, share.version, share.weight, share.label) for share in body.arms]
 
     def write(session: Session) -> dict[str, Any]:
-        split = splits.start(session, name, arms, salt=body.salt, actor=actor(request), force=force)
-        record(request, session, "split", f"{name} split {split.sequence}")
+        split = splits.start_split(session, name, arms, salt=body.salt, actor=actor(request), force=force)
+        record_audit(request, session, "split", f"{name} split {split.sequence}")
         return _document(session, name)
 
     return await _changed(house, await house.database.write(write))
@@ -52,8 +52,8 @@ async def delete_split(name: ModelPath, request: Request, house: AHouse) -> Resp
     """End the split: the live version answers all again. Harmless where there is none."""
 
     def write(session: Session) -> dict[str, Any]:
-        splits.stop(session, name, actor=actor(request))
-        record(request, session, "split off", name)
+        splits.stop_split(session, name, actor=actor(request))
+        record_audit(request, session, "split off", name)
         return _document(session, name)
 
     return await _changed(house, await house.database.write(write))
@@ -71,11 +71,11 @@ async def _changed(house: AppContainer, document: dict[str, Any]) -> Response:
     # What was written is written; where the database went away since, the next poll takes it into service.
     with suppress(StoreUnavailable):
         await house.refresh()
-    return reply(document)
+    return json_response(document)
 
 
 def _document(session: Session, name: str) -> dict[str, Any]:
-    detail = splits.show(session, name)
+    detail = splits.split_detail(session, name)
     return {
         "model": detail.name,
         "live": detail.live,

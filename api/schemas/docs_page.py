@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 
-def install(app: FastAPI) -> None:
+def install_docs_page(app: FastAPI) -> None:
     """Add the page, and send `/` there."""
     app.add_api_route("/docs", _page, include_in_schema=False)
     app.add_api_route("/", _home, include_in_schema=False)

@@ -27,7 +27,7 @@ _SAID = {
 }
 
 
-def document(app: FastAPI) -> dict[str, Any]:
+def openapi_document(app: FastAPI) -> dict[str, Any]:
     """The document, made once."""
     if app.openapi_schema is None:
         made = get_openapi(
@@ -46,7 +46,7 @@ def document(app: FastAPI) -> dict[str, Any]:
                 _describe(path, method, operation["responses"])
                 if path.startswith("/v1"):
                     operation["security"] = [{"APIKeyHeader": []}]
-        links.add(made["paths"])
+        links.add_links(made["paths"])
         app.openapi_schema = made
     return app.openapi_schema
 

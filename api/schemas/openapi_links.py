@@ -90,7 +90,7 @@ LINKS: Mapping[str, OpenApiLink] = {
 }
 
 
-def add(paths: dict[str, Any]) -> None:
+def add_links(paths: dict[str, Any]) -> None:
     """Write the links into the paths of a document."""
     for name, link in LINKS.items():
         _operation(paths, link.source)["responses"]["200"].setdefault("links", {})[name] = link.written(paths)

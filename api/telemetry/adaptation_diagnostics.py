@@ -67,13 +67,13 @@ class DiagnosticsWorker:
     def put(self, done: AnsweredRequest) -> None:
         """Take note of what was done, without waiting."""
         if not done.adapted or done.known is None or not done.support_size:
-            self._writer.put(row(done, None))
+            self._writer.put(adaptation_row(done, None))
             return
         try:
             self._queue.put_nowait(done)
         except queue.Full:
             self.skipped += 1
-            self._writer.put(row(done, None))
+            self._writer.put(adaptation_row(done, None))
 
     def close(self, timeout: float = 5.0) -> None:
         """Finish what waits, for at most `timeout` seconds."""
@@ -88,7 +88,7 @@ class DiagnosticsWorker:
         while batch := self._take():
             began = time.perf_counter()
             for done, found in zip(batch, self._diagnose(batch), strict=True):
-                self._writer.put(row(done, found))
+                self._writer.put(adaptation_row(done, found))
             self._closing.wait(min(_REST * (time.perf_counter() - began), _LONGEST_REST))
 
     def _take(self) -> list[AnsweredRequest]:
@@ -122,7 +122,7 @@ class DiagnosticsWorker:
             return [None]
 
 
-def row(done: AnsweredRequest, found: AdaptationDiagnostics | None) -> NewAdaptation:
+def adaptation_row(done: AnsweredRequest, found: AdaptationDiagnostics | None) -> NewAdaptation:
     """The row of one request; figures that are not finite are left out."""
     return NewAdaptation(
         model_version=done.recommender.version,

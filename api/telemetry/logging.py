@@ -53,7 +53,7 @@ class BufferedLogWriter:
 
     debug, warning, critical, exception = info, error, error, error
 
-    def note(self, event: str, **fields: Any) -> None:
+    def write_record(self, event: str, **fields: Any) -> None:
         """The same as `info` of the logger, past it: every request pays for it."""
         self.info(_written({**fields, "event": event, "level": "info", "timestamp": datetime.now(UTC)}))
 
@@ -80,7 +80,7 @@ class StdlibBridgeHandler(logging.Handler):
 
 
 @contextlib.contextmanager
-def retelling(lines: BufferedLogWriter) -> Iterator[None]:
+def stdlib_bridge(lines: BufferedLogWriter) -> Iterator[None]:
     """While it lasts, what the store says is among the lines."""
     store, handler = logging.getLogger("recsys_meta"), StdlibBridgeHandler(lines)
     store.addHandler(handler)

@@ -47,7 +47,7 @@ class ServerMetrics:
         self._counted: dict[tuple[str, str, int], tuple[Any, Any]] = {}
         self._answered: dict[tuple[str, str, str], Any] = {}
 
-    def note(self, route: str, method: str, status: int, seconds: float) -> None:
+    def count_event(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request."""
         found = self._counted.get((route, method, status))
         if found is None:

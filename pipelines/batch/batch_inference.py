@@ -10,12 +10,20 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipelines.batch.event_files import LINE, check_filled, interactions_of, line_at, line_of, readable, tables
+from pipelines.batch.event_files import (
+    LINE,
+    check_filled,
+    coerce_numeric,
+    event_tables,
+    interactions_of,
+    line_at,
+    line_of,
+)
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import Schema
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
-from recsys_meta.inference.requests.support_reader import fits, labels_of
+from recsys_meta.inference.requests.support_reader import describe_labels, is_valid_label
 
 SCHEMA = pa.schema(
     [
@@ -34,15 +42,15 @@ CELLS = 2**24
 """Scores held at once, about."""
 
 
-def checked_tables(path: Path, recommender: Recommender) -> Iterator[pa.Table]:
+def read_tables(path: Path, recommender: Recommender) -> Iterator[pa.Table]:
     """A table in parts, when the model can read them. Raises DataError naming file, line and field where it cannot:
     before hours of work, not after them."""
     fields = recommender.fields
-    for table in tables(path, {"entity", "item", "label", "time", *fields.names}):
+    for table in event_tables(path, {"entity", "item", "label", "time", *fields.names}):
         if "entity" not in table.column_names:
             remedy = "Name the newcomer of each event"
             raise DataError("there is no such column", file=path, field="entity", remedy=remedy)
-        frame = readable(path, table.to_pandas(types_mapper=pd.ArrowDtype).set_index(LINE), fields)
+        frame = coerce_numeric(path, table.to_pandas(types_mapper=pd.ArrowDtype).set_index(LINE), fields)
         check_filled(path, frame, "entity")
         _check_labels(path, frame, recommender.bundle.schema)
         yield table
@@ -54,17 +62,17 @@ def _check_labels(path: Path, frame: pd.DataFrame, schema: Schema) -> None:
         remedy = f"This model predicts {schema.objective}s"
         line = line_of(path, label.isna())
         raise DataError("a label is needed", file=path, line=line, field="label", remedy=remedy)
-    wrong = [value for value in label.dropna().unique() if not fits(schema, float(value))]
+    wrong = [value for value in label.dropna().unique() if not is_valid_label(schema, float(value))]
     if wrong:
         line = line_of(path, label.isin(wrong))
-        raise DataError(f"{wrong[0]:g} is not {labels_of(schema)}", file=path, line=line, field="label")
+        raise DataError(f"{wrong[0]:g} is not {describe_labels(schema)}", file=path, line=line, field="label")
 
 
-def pieces(recommender: Recommender, frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+def chunks_of(recommender: Recommender, frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The rows of a table that holds entities whole, in pieces that do too, in the order of the entities' names."""
     codes, names = pd.factorize(frame["entity"].astype("str").to_numpy(object), sort=True)
     order, ends = np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=len(names)))
-    step = max(1, min(MOST, CELLS // recommender.catalogue()))
+    step = max(1, min(MOST, CELLS // recommender.catalog_size()))
     for first in range(0, len(names), step):
         begin = ends[first - 1] if first else 0
         yield frame.iloc[order[begin : ends[min(first + step, len(names)) - 1]]]
@@ -77,7 +85,7 @@ def answers(recommender: Recommender, path: Path, n: int, piece: pd.DataFrame) -
     events = interactions_of(path, piece, recommender.fields)
     each = [events[begin:end] for begin, end in pairwise([0, *np.cumsum(np.bincount(codes)).tolist()])]
     try:
-        known = [recommender.know(EntityRequest(events=own)) for own in each]
+        known = [recommender.read_support(EntityRequest(events=own)) for own in each]
         return _answers(recommender, names.tolist(), known, n), len(piece)
     except DataError:
         _find(recommender, path, events, piece.index)
@@ -88,7 +96,7 @@ def _find(recommender: Recommender, path: Path, events: Sequence[Interaction], l
     """Raise DataError for the first event that the model cannot read by itself."""
     for event, index in zip(events, lines, strict=True):
         try:
-            recommender.know(EntityRequest(events=[event]))
+            recommender.read_support(EntityRequest(events=[event]))
             recommender.check(event.context or {})
         except DataError as error:
             line = line_at(path, index)
@@ -97,7 +105,7 @@ def _find(recommender: Recommender, path: Path, events: Sequence[Interaction], l
 
 def _answers(recommender: Recommender, names: list[str], known: Sequence[EncodedEntity], n: int) -> pa.Table:
     state = recommender.adapt(known)
-    lists = recommender.tops(recommender.scores(state), n, known)
+    lists = recommender.top_k_batch(recommender.scores(state), n, known)
     columns = [
         names,
         [len(one.items) for one in known],

@@ -27,7 +27,7 @@ DEEPEST = 4
 """How often files are spread again; what is too large then belongs to few entities."""
 
 
-def spread(
+def partition(
     tables: Iterable[pa.Table], rows: int, folder: Path, progress: Callable[[int], None] | None = None
 ) -> dict[str, int]:
     """Write `rows` rows, about, to files in a folder, those of an entity to the same; answers the rows of each file.
@@ -37,7 +37,7 @@ def spread(
     return dict(sorted(_spread(tables, rows, folder, "", 0, progress).items()))
 
 
-def read(file: Path) -> pd.DataFrame:
+def read_partition(file: Path) -> pd.DataFrame:
     """The rows of a file, their index being the lines of the table."""
     with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as stream:
         frame: pd.DataFrame = stream.read_all().to_pandas(types_mapper=pd.ArrowDtype)

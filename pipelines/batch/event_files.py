@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import list_cell
 from recsys_meta.core.timestamps import EXPECTED, LATEST
-from recsys_meta.data.readers.time_columns import exact_seconds
+from recsys_meta.data.readers.time_columns import exact_seconds_column
 from recsys_meta.inference.requests.context_fields import DEGREES, NO_FIELDS, ContextFields
 from recsys_meta.inference.requests.entity import Interaction
 
@@ -51,7 +51,7 @@ def count_rows(path: Path) -> int:
         return max(0, sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b"")) - 1)
 
 
-def tables(path: Path, wanted: Collection[str]) -> Iterator[pa.Table]:
+def event_tables(path: Path, wanted: Collection[str]) -> Iterator[pa.Table]:
     """A table of events in parts of about `BLOCK` rows: its columns that are wanted, and `LINE`. Objects of a column
     `context` become columns of their own, cells of CSV text. Raises DataError naming file and line."""
     try:
@@ -186,7 +186,7 @@ def _check_ids(path: Path, schema: pa.Schema) -> None:
 
 def interactions_of(path: Path, frame: pd.DataFrame, fields: ContextFields | None) -> list[Interaction]:
     """The interactions of a table's rows. Raises DataError naming file, line and field."""
-    frame = readable(path, frame, fields)
+    frame = coerce_numeric(path, frame, fields)
     labels = frame["label"].tolist() if "label" in frame.columns else [None] * len(frame)
     times = frame["time"].tolist() if "time" in frame.columns else [None] * len(frame)
     names = [] if fields is None else [name for name in fields.names if name in frame.columns]
@@ -203,7 +203,7 @@ def interactions_of(path: Path, frame: pd.DataFrame, fields: ContextFields | Non
     ]
 
 
-def readable(path: Path, frame: pd.DataFrame, fields: ContextFields | None) -> pd.DataFrame:
+def coerce_numeric(path: Path, frame: pd.DataFrame, fields: ContextFields | None) -> pd.DataFrame:
     """The table with numbers where numbers belong. Raises DataError for the first cell that is none, or no item."""
     every = {} if fields is None else fields.every
     numeric = [name for name, of in every.items() if of.kind == "numeric" and name in frame.columns]
@@ -229,7 +229,7 @@ def _missing(value: object) -> bool:
 
 def _times(path: Path, cells: pd.Series) -> pd.Series:
     """Seconds since 1970 UTC; NaN where a cell is empty. Raises DataError for the first cell that is no time."""
-    seconds, empty = exact_seconds(cells)
+    seconds, empty = exact_seconds_column(cells)
     bad = ~empty & ~((seconds >= 0) & (seconds < LATEST + 1))
     if bad.any():
         worst, early = cells.iloc[int(bad.argmax())], bool(seconds[bad.argmax()] < 0)

@@ -72,7 +72,7 @@ def check_engine(engine: ExecutionBackend, workers: int | None) -> None:
         raise typer.BadParameter("Ray is missing: pip install 'recsys-meta[ray]'", param_hint="--engine")
 
 
-def started(engine: ExecutionBackend, workers: int | None = None) -> AbstractContextManager[Answers]:
+def backend(engine: ExecutionBackend, workers: int | None = None) -> AbstractContextManager[Answers]:
     """An engine that runs until the block ends. Raises ConfigError where it does not start."""
     return nullcontext(_here) if engine is ExecutionBackend.LOCAL else _ray(workers)
 

@@ -22,8 +22,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.batch.entity_partitioning import read, spread
-from recsys_meta.core.atomic_io import new_directory, new_file, seal, sweep, unseal, write_file
+from pipelines.batch.entity_partitioning import partition, read_partition
+from recsys_meta.core.atomic_io import (
+    atomic_directory,
+    atomic_file,
+    clean_leftovers,
+    dump_checksummed,
+    load_checksummed,
+    write_file,
+)
 from recsys_meta.core.errors import ConfigError, DataError
 
 FORMAT = 1
@@ -49,10 +56,10 @@ class ResumableJob:
         """The files that hold entities whole, and their rows; they are written unless a killed job had got so far."""
         target = self.folder / "spread"
         if not target.exists():
-            with new_directory(target) as beside:
-                sizes = spread(tables(), rows, beside, progress)
-                (beside / "sizes.json").write_text(seal(sizes), encoding="utf-8")
-        sizes = unseal((target / "sizes.json").read_text(encoding="utf-8"))
+            with atomic_directory(target) as beside:
+                sizes = partition(tables(), rows, beside, progress)
+                (beside / "sizes.json").write_text(dump_checksummed(sizes), encoding="utf-8")
+        sizes = load_checksummed((target / "sizes.json").read_text(encoding="utf-8"))
         return {target / name: size for name, size in sorted(sizes.items())}
 
     def made(self, part: Path) -> bool:
@@ -61,15 +68,15 @@ class ResumableJob:
 
     def make(self, part: Path, schema: pa.Schema, answer: Callable[[pd.DataFrame], Tables]) -> None:
         """Write the answers to a part."""
-        with new_file(self._answers(part)) as beside, pq.ParquetWriter(beside, schema) as writer:
-            for table in answer(read(part)):
+        with atomic_file(self._answers(part)) as beside, pq.ParquetWriter(beside, schema) as writer:
+            for table in answer(read_partition(part)):
                 writer.write_table(table)
 
     def finish(self, parts: Iterable[Path], schema: pa.Schema) -> int:
         """Put the answers together as the output; answers their number."""
         about = {ABOUT: json.dumps(dict(self.job), sort_keys=True).encode()}
         total, whole = 0, self.folder / "whole.parquet"
-        with new_file(whole) as beside, pq.ParquetWriter(beside, schema.with_metadata(about)) as writer:
+        with atomic_file(whole) as beside, pq.ParquetWriter(beside, schema.with_metadata(about)) as writer:
             for part in parts:
                 file = pq.ParquetFile(self._answers(part))
                 for batch in file.iter_batches():
@@ -83,7 +90,7 @@ class ResumableJob:
 
 
 @contextmanager
-def batch(out: Path, job: Job) -> Iterator[ResumableJob]:
+def open_job(out: Path, job: Job) -> Iterator[ResumableJob]:
     """The work on `out`. The folder it is done in stays when it is interrupted or killed, and goes when the block ends
     well, or in a DataError, which every run would meet again.
 
@@ -98,9 +105,9 @@ def batch(out: Path, job: Job) -> Iterator[ResumableJob]:
         resumed = _same(folder / "job.json", job)
         if not resumed:
             _clear(folder)
-            write_file(folder / "job.json", seal(job).encode())
+            write_file(folder / "job.json", dump_checksummed(job).encode())
         for place in (folder, folder / "made"):
-            sweep(place)
+            clean_leftovers(place)
         yield ResumableJob(out, folder, job, resumed)
         _remove(folder)
     except DataError:
@@ -135,7 +142,7 @@ def _lock(handle: int, out: Path) -> None:
 
 def _same(file: Path, job: Job) -> bool:
     try:
-        found = unseal(file.read_text(encoding="utf-8"))
+        found = load_checksummed(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return found == job

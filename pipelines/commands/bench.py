@@ -18,7 +18,7 @@ from rich.markup import escape
 from threadpoolctl import threadpool_limits
 
 from pipelines.commands.evaluate import command_line
-from pipelines.console import JsonFile, err, show
+from pipelines.console import JsonFile, err, print_table
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.episodes.event_index import EventIndex
@@ -57,7 +57,7 @@ def newcomer(
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(names), min(events, len(names) - 10), replace=False)
     someone = EntityRequest(events=[Interaction(str(names[i])) for i in chosen])
-    known = recommender.know(someone)
+    known = recommender.read_support(someone)
     state = recommender.adapt([known])
     case = f"{len(chosen)} events, {len(names)} items"
     torch.set_num_threads(1)
@@ -66,7 +66,7 @@ def newcomer(
             {
                 "adapt + rank + top 10": lambda: recommend(recommender, someone),
                 "adapt": lambda: recommender.adapt([known]),
-                "rank + top 10 from a state": lambda: recommender.top(
+                "rank + top 10 from a state": lambda: recommender.top_k(
                     recommender.scores(state)[0], 10, exclude=known.seen
                 ),
                 "implicit: recalculate + recommend": _implicit(len(names), chosen),
@@ -97,11 +97,11 @@ def episodes(
     json_file: JsonFile = None,
 ) -> None:
     """Drawing a meta-batch of episodes, against a loop over its tasks in Python."""
-    from recsys_meta.episodes.event_index import collate, draw
+    from recsys_meta.episodes.event_index import collate, draw_episodes
 
     data, _ = Workspace().dataset(dataset)
     index = EventIndex.of(data)
-    entities = torch.as_tensor(index.having(2))
+    entities = torch.as_tensor(index.entities_with(2))
     generator = torch.Generator().manual_seed(0)
     some = entities[torch.randperm(len(entities), generator=generator)[:tasks]]
     shots = torch.randint(0, 40, (len(some),), generator=generator)
@@ -114,7 +114,7 @@ def episodes(
         both = [[p[0].tolist() for p in pairs], [p[1].tolist() for p in pairs]]
         return [collate(rows, [[1.0] * len(r) for r in rows]) for rows in both]
 
-    cases = {"draw": lambda: draw(index, some, shots, generator=generator), "loop over tasks": loop}
+    cases = {"draw": lambda: draw_episodes(index, some, shots, generator=generator), "loop over tasks": loop}
     times = medians(cases, calls=20)
     rows = [
         _row(f"{len(some)} tasks", s, v, "ms", times["loop over tasks"], "loop over tasks") for s, v in times.items()
@@ -129,7 +129,7 @@ def _row(case: str, system: str, value: float, unit: str, reference: float | Non
 
 def _finish(bench: str, rows: list[dict[str, Any]], json_file: Path | None) -> None:
     columns = ("case", "system", "value", "unit", "ratio", "reference")
-    show(f"bench {bench}", columns, [[r[c] for c in columns] for r in rows])
+    print_table(f"bench {bench}", columns, [[r[c] for c in columns] for r in rows])
     if json_file is not None:
         machine = {"processor": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
         content = {"bench": bench, "machine": machine, "command": command_line(), "rows": rows}

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from pipelines.console import Json, emit, err, out, show
+from pipelines.console import Json, err, out, print_json, print_table
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
@@ -40,10 +40,10 @@ def list_sources(as_json: Json = False) -> None:
         about = {"title": source.title, "terms": source.terms, "url": source.url or None}
         rows.append({"name": name, **about, "raw": found, "prepared": done})
     if as_json:
-        emit(rows)
+        print_json(rows)
         return
     lines = [(r["name"], r["title"], r["raw"] or _missing(str(r["name"])), r["prepared"]) for r in rows]
-    show("Data sets", ("name", "what", "raw files", "prepared"), lines)
+    print_table("Data sets", ("name", "what", "raw files", "prepared"), lines)
 
 
 def _missing(name: str) -> str:
@@ -124,7 +124,7 @@ def _progress() -> Iterator[Seen]:
 def _report(data: Dataset, target: Path, as_json: bool) -> None:
     found = describe(data)
     if as_json:
-        emit({"path": target, **found})
+        print_json({"path": target, **found})
         return
     about: Any = found["about"]
     out.print(
@@ -151,14 +151,14 @@ def describe_data(
     folder = named if not directory.exists() and named.is_dir() else directory
     found = describe(open_dataset(folder))
     if as_json:
-        emit({"path": folder, **found})
+        print_json({"path": folder, **found})
         return
-    show(str(found["name"]), ("figure", "value"), list(_lines(found)))
+    print_table(str(found["name"]), ("figure", "value"), list(_lines(found)))
     for side in ("entity_features", "item_features"):
         table: Any = found[side]
         rows = [(c["name"], c["kind"], c.get("values"), c.get("a_row"), c["missing"]) for c in table]
         if rows:
-            show(side.replace("_", " ").capitalize(), ("feature", "kind", "values", "in a row", "missing"), rows)
+            print_table(side.replace("_", " ").capitalize(), ("feature", "kind", "values", "in a row", "missing"), rows)
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -188,13 +188,13 @@ def validate_data(
     with _progress() as seen:
         report = validate(file, seen, examples)
     if as_json:
-        emit({"path": file, "ok": report.ok, **asdict(report)})
+        print_json({"path": file, "ok": report.ok, **asdict(report)})
     else:
         counts = f"{report.events:,} good events of {report.entities:,} entities and {report.items:,} items"
         out.print(f"{escape(str(file))}: {counts}", soft_wrap=True)
         if report.rejected:
             lost = ", ".join(f"{n:,} of the {t}" for t, n in report.rejected.items())
             rows = [tuple(e.values()) for e in report.examples]
-            show(f"Bad rows: {lost}", ("file", "line", "field", "reason", "row"), rows)
+            print_table(f"Bad rows: {lost}", ("file", "line", "field", "reason", "row"), rows)
     if not report.ok:
         raise typer.Exit(1)

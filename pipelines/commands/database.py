@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.console import Json, emit, err, out, show
+from pipelines.console import Json, err, out, print_json, print_table
 from pipelines.workspace import Workspace
 from recsys_meta.store.access import audit_log as audit
 from recsys_meta.store.database import migrate
@@ -31,39 +31,39 @@ _SHORT = {"support_size": "size", "loss_before": "before", "loss_after": "after"
 
 
 @runs.command("list")
-def list_runs(limit: Limit = 20, as_json: Json = False) -> None:
+def list_runs_command(limit: Limit = 20, as_json: Json = False) -> None:
     """Training runs, newest first."""
     with Workspace().reading() as session:
-        page = trained.list_runs(session, limit=limit).items
+        page = trained.page_runs(session, limit=limit).items
         latest = trained.latest_metrics(session, [r.id for r in page])
         columns = ("id", "recipe", "dataset", "seed", "status", "reason", "started", "finished")
         rows = [{**{c: getattr(r, c) for c in columns}, "metrics": latest[r.id]} for r in page]
     if as_json:
-        emit(rows)
+        print_json(rows)
         return
     lines = [
         (r["id"], r["recipe"], r["dataset"], r["status"], r["metrics"].get("valid"), r["reason"])  # an id has its time
         for r in rows
     ]
-    show("Runs", ("run", "recipe", "data set", "status", "valid", "reason"), lines)
+    print_table("Runs", ("run", "recipe", "data set", "status", "valid", "reason"), lines)
 
 
 @runs.command("show")
-def show_run(run: Annotated[str, typer.Argument()], as_json: Json = False) -> None:
+def show_run_command(run: Annotated[str, typer.Argument()], as_json: Json = False) -> None:
     """One run: its recipe and the course of its metrics."""
     with Workspace().reading() as session:
-        row = trained.get(session, run)
-        figures = [(m.key, m.step, m.value) for m in trained.metrics(session, run)]
+        row = trained.get_run(session, run)
+        figures = [(m.key, m.step, m.value) for m in trained.run_metrics(session, run)]
         about = {c.name: getattr(row, c.name) for c in row.__table__.columns}
     if as_json:
-        emit({**about, "metrics": [dict(zip(("key", "step", "value"), f, strict=True)) for f in figures]})
+        print_json({**about, "metrics": [dict(zip(("key", "step", "value"), f, strict=True)) for f in figures]})
         return
-    show(f"Run {run}", ("field", "value"), [(k, str(v)) for k, v in about.items()])
-    show("Validation", ("step", "value"), [(s, v) for k, s, v in figures if k == "valid"])
+    print_table(f"Run {run}", ("field", "value"), [(k, str(v)) for k, v in about.items()])
+    print_table("Validation", ("step", "value"), [(s, v) for k, s, v in figures if k == "valid"])
 
 
 @adaptations.command("list")
-def list_adaptations(
+def list_adaptations_command(
     kind: Annotated[str | None, typer.Option()] = None,
     entity: Annotated[str | None, typer.Option()] = None,
     limit: Limit = 20,
@@ -73,17 +73,17 @@ def list_adaptations(
     about = ("created", "model_version", "variant", "kind", "entity", "support_size", "steps")
     columns = (*about, "loss_before", "loss_after", "gradient_norm", "ms", "served_by", "answers")
     with Workspace().reading() as session:
-        page = adapted.list_adaptations(session, kind=kind, entity=entity, limit=limit).items
+        page = adapted.page_adaptations(session, kind=kind, entity=entity, limit=limit).items
         rows = [tuple(getattr(r, c) for c in columns) for r in page]
     if as_json:
-        emit([dict(zip(columns, r, strict=True)) for r in rows])
+        print_json([dict(zip(columns, r, strict=True)) for r in rows])
     else:
         hidden = {"model_version", "kind", "steps", "gradient_norm"}
         if all(r.variant is None for r in page):  # without a split it would only make the others narrow
             hidden.add("variant")
         short = [c for c in columns if c not in hidden]
         names = [_SHORT.get(c, c) for c in short]
-        show(
+        print_table(
             "Adaptations: loss of the support before and after",
             names,
             [[r[columns.index(c)] for c in short] for r in rows],
@@ -91,16 +91,16 @@ def list_adaptations(
 
 
 @entities.command("show")
-def show_entity(kind: Kind, entity: Id, as_json: Json = False) -> None:
+def show_entity_command(kind: Kind, entity: Id, as_json: Json = False) -> None:
     """Features and stored events of an entity."""
     with Workspace().reading() as session:
-        row = known.find(session, kind, entity)
-        support = happened.support(session, kind, entity, limit=1000)
+        row = known.find_record(session, kind, entity)
+        support = happened.support_events(session, kind, entity, limit=1000)
         features: dict[str, Any] = dict(row.features) if row else {}
         events = [(e.event_id, e.item, e.label, e.time) for e in support]
     names = ("event_id", "item", "label", "time")
     if as_json:
-        emit(
+        print_json(
             {
                 "kind": kind,
                 "id": entity,
@@ -109,12 +109,12 @@ def show_entity(kind: Kind, entity: Id, as_json: Json = False) -> None:
             }
         )
         return
-    show(f"{kind} {entity}", ("feature", "value"), [(k, str(v)) for k, v in features.items()])
-    show("Events", names, events)
+    print_table(f"{kind} {entity}", ("feature", "value"), [(k, str(v)) for k, v in features.items()])
+    print_table("Events", names, events)
 
 
 @entities.command("delete")
-def delete_entity(
+def delete_entity_command(
     kind: Kind,
     entity: Id,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -125,13 +125,13 @@ def delete_entity(
         typer.confirm(f"Erase all that is known of {kind} {entity}?", abort=True)
     workspace = Workspace()
     with workspace.session() as session:
-        receipt = known.erase(session, kind, entity)
-        audit.note(session, "delete entity", known.digest(kind, entity), actor="command line")
+        receipt = known.erase_entity(session, kind, entity)
+        audit.record_action(session, "delete entity", known.entity_digest(kind, entity), actor="command line")
     told = {**receipt.__dict__, "cached": workspace.forget(kind, entity)}
     if as_json:
-        emit(told)
+        print_json(told)
     else:
-        show("Erased", ("what", "how many"), [(k, None if v is None else str(v)) for k, v in told.items()])
+        print_table("Erased", ("what", "how many"), [(k, None if v is None else str(v)) for k, v in told.items()])
     if told["cached"] is None:
         err.print(
             "RECSYS_META_REDIS_URL is not set: if servers of this database use a Redis, states of the entity lie in it "
@@ -141,37 +141,39 @@ def delete_entity(
 
 
 @db.command("upgrade")
-def upgrade(revision: Annotated[str, typer.Argument()] = "head", as_json: Json = False) -> None:
+def upgrade_command(revision: Annotated[str, typer.Argument()] = "head", as_json: Json = False) -> None:
     """Bring the database to a revision."""
     url = Workspace().settings.database
-    migrate.upgrade(url, revision)
+    migrate.upgrade_database(url, revision)
     _current(url, as_json)
 
 
 @db.command("downgrade")
-def downgrade(revision: Annotated[str, typer.Argument(help="A revision, or base.")], as_json: Json = False) -> None:
+def downgrade_command(
+    revision: Annotated[str, typer.Argument(help="A revision, or base.")], as_json: Json = False
+) -> None:
     """Take the database back to a revision. What later revisions added is lost."""
     url = Workspace().settings.database
-    migrate.downgrade(url, revision)
+    migrate.downgrade_database(url, revision)
     _current(url, as_json)
 
 
 @db.command("current")
-def current(as_json: Json = False) -> None:
+def current_command(as_json: Json = False) -> None:
     """The revision that the database is at."""
     _current(Workspace().settings.database, as_json)
 
 
 def _current(url: str, as_json: bool) -> None:
-    revision = migrate.current(url)
+    revision = migrate.current_revision(url)
     if as_json:
-        emit({"revision": revision})
+        print_json({"revision": revision})
     else:
         out.print(revision or "empty: `recsys-meta db upgrade` makes the tables")
 
 
 @db.command("prune")
-def prune(
+def prune_command(
     days: Annotated[int, typer.Option(min=1, max=36_500, help="Older than this many days.")],
     as_json: Json = False,
 ) -> None:
@@ -179,11 +181,11 @@ def prune(
     before = datetime.now(UTC) - timedelta(days=days)
     with Workspace().session() as session:
         gone = {
-            "runs": trained.prune(session, before),
-            "adaptations": adapted.prune(session, before),
-            "explorations": explored.prune(session, before),
+            "runs": trained.prune_runs(session, before),
+            "adaptations": adapted.prune_adaptations(session, before),
+            "explorations": explored.prune_explorations(session, before),
         }
     if as_json:
-        emit(gone)
+        print_json(gone)
     else:
-        show("Pruned", ("what", "rows"), list(gone.items()))
+        print_table("Pruned", ("what", "rows"), list(gone.items()))

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 import typer
 
-from pipelines.console import Json, emit, show
+from pipelines.console import Json, print_json, print_table
 from pipelines.workspace import Workspace
 from recsys_meta import __version__
 from recsys_meta.core.errors import RecsysMetaError
@@ -36,9 +36,9 @@ def doctor(as_json: Json = False) -> None:
         _tried("models", lambda: _models(workspace)),
     ]
     if as_json:
-        emit([dict(zip(("what", "state", "detail"), c, strict=True)) for c in checks])
+        print_json([dict(zip(("what", "state", "detail"), c, strict=True)) for c in checks])
     else:
-        show("recsys-meta doctor", ("what", "state", "detail"), checks)
+        print_table("recsys-meta doctor", ("what", "state", "detail"), checks)
     if any(state == "failed" for _, state, _ in checks):
         raise typer.Exit(1)
 
@@ -77,7 +77,7 @@ def _data(workspace: Workspace) -> str:
 def _database(workspace: Workspace) -> str:
     kind = workspace.settings.database.partition(":")[0]
     _ = workspace.engine
-    revision = migrate.current(workspace.settings.database)
+    revision = migrate.current_revision(workspace.settings.database)
     if revision is None:
         raise RecsysMetaError("the database has no tables; run `recsys-meta db upgrade`")
     return f"{kind}, revision {revision}"
@@ -96,7 +96,7 @@ def _cache(workspace: Workspace) -> str:
 
 def _models(workspace: Workspace) -> str:
     with workspace.reading() as session:
-        models = registry.list_models(session)
+        models = registry.page_models(session)
     return ", ".join(f"{m.name}@{m.live}" for m in models) or "none published yet"
 
 

@@ -15,12 +15,12 @@ import typer
 from rich.markup import escape
 
 from pipelines.commands.train import StepProgress
-from pipelines.console import JsonFile, Shots, bar, err, out, parse_shots
+from pipelines.console import JsonFile, Shots, err, out, parse_shots, progress_bar
 from pipelines.experiments import compare as comparing
 from pipelines.experiments import report
 from pipelines.experiments.compare import EvaluationProtocol, Scenario, baselines_for
 from pipelines.experiments.comparison import Comparison, MethodCurves, as_json
-from pipelines.experiments.training_run import rows_of
+from pipelines.experiments.training_run import event_index_for
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.dataset import Dataset
@@ -28,7 +28,7 @@ from recsys_meta.core.errors import CheckpointError, ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.episodes.splits import split_of
 from recsys_meta.evaluation.baseline_tuning import fit_tuned
-from recsys_meta.evaluation.cold_start import ColdStartCurve, UnadaptedPredictor, cold_start, metrics_of
+from recsys_meta.evaluation.cold_start import ColdStartCurve, UnadaptedPredictor, cold_start, metric_names
 from recsys_meta.store.tracking import evaluations
 from recsys_meta.training.trainer import TrainStep
 
@@ -67,11 +67,11 @@ def evaluate(
     protocol = EvaluationProtocol(parse_shots(shots), str(bundle.about["split"]), _order(order), min_query, scenario)
     points = protocol.points(data)
     seed = int(bundle.about["seed"])
-    index = rows_of(data, scenario, seed)
+    index = event_index_for(data, scenario, seed)
     split = split_of(data, index, protocol.split, seed)
     name = str(bundle.about.get("recipe", bundle.predictor.name))
-    result = Comparison(data.schema.name, protocol.label(data), metrics_of(data), points)
-    with bar() as progress:
+    result = Comparison(data.schema.name, protocol.label(data), metric_names(data), points)
+    with progress_bar() as progress:
 
         def curve(predictor: Any, params: Any, label: str) -> ColdStartCurve:
             task = progress.add_task(label, total=len(split.test), note="")
@@ -108,12 +108,12 @@ def evaluate(
             fitted = curve(tuned.predictor, tuned.params, other)
             result.methods.append(MethodCurves(other, "baseline", {seed: fitted}, comparing.tuning_note(tuned.report)))
     _store(workspace, result, model)
-    present([result], json_file, html)
+    print_comparison([result], json_file, html)
 
 
 def _beside(asked: list[str], data: Dataset) -> list[str]:
     """The baselines that were asked for and the simplest, without which a promotion could not be judged."""
-    simplest = comparing.simplest_for(data)
+    simplest = comparing.reference_baseline(data)
     return asked if simplest in asked else [simplest, *asked]
 
 
@@ -122,10 +122,10 @@ def _store(workspace: Workspace, result: Comparison, model: str) -> None:
     name = None if workspace.is_bundle(model) else model.partition("@")[0]
     rows = [replace(r, model=name) if r.model_version is not None else r for r in result.rows()]
     with workspace.session() as session:
-        evaluations.save(session, rows)
+        evaluations.save_evaluations(session, rows)
 
 
-def compare(
+def compare_command(
     dataset: Annotated[str, typer.Option(help="Data set by name, or the folder of a prepared one.")],
     learners: Annotated[str, typer.Option(help="all, none, or recipe names separated by commas.")] = "all",
     baselines: Annotated[str, typer.Option(help="all, none, or names separated by commas.")] = "all",
@@ -162,12 +162,12 @@ def compare(
         overrides=set_ or [],
         threads=threads,
     )
-    present(results, json_file, html)
+    print_comparison(results, json_file, html)
 
 
 def run(workspace: Workspace, dataset: str, **settings: Any) -> list[Comparison]:
     """`comparing.compare` with a progress bar."""
-    with bar() as progress:
+    with progress_bar() as progress:
         watches: dict[str, StepProgress] = {}
 
         def on_step(name: str, step: TrainStep) -> None:
@@ -184,7 +184,7 @@ def run(workspace: Workspace, dataset: str, **settings: Any) -> list[Comparison]
         )
 
 
-def present(results: Sequence[Comparison], json_file: Path | None = None, html: Path | None = None) -> None:
+def print_comparison(results: Sequence[Comparison], json_file: Path | None = None, html: Path | None = None) -> None:
     """Print tables and paired tests; write JSON and reports where asked (a folder for each of several scenarios)."""
     for result in results:
         _print(result)
@@ -197,13 +197,13 @@ def present(results: Sequence[Comparison], json_file: Path | None = None, html: 
     if html is not None:
         for result in results:
             folder = html if len(results) == 1 else html / result.scenario.partition("/")[0]
-            for path in report.write(result, folder, command_line()):
+            for path in report.write_report(result, folder, command_line()):
                 err.print(f"[dim]wrote {escape(str(path))}[/]", soft_wrap=True)
 
 
 def _print(result: Comparison) -> None:
     metric = result.metrics[0]
-    out.print(report.table(result, metric))
+    out.print(report.curve_table(result, metric))
     lines = result.versus(metric)
     if lines:
         out.print(
@@ -243,4 +243,4 @@ def _order(text: str | None) -> Order | None:
 def add_to(app: typer.Typer) -> None:
     """Mount the commands."""
     app.command()(evaluate)
-    app.command()(compare)
+    app.command("compare")(compare_command)

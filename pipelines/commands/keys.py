@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.console import Json, emit, err, out, show
+from pipelines.console import Json, err, out, print_json, print_table
 from pipelines.workspace import Workspace
 from recsys_meta.store.access import api_keys as keys
 from recsys_meta.store.access import audit_log as audit
@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("create")
-def create(
+def create_command(
     name: Annotated[str, typer.Option(help="What or whom it is for.")],
     scopes: Annotated[
         str, typer.Option(help="Some of read, write, admin (includes the others), joined by +.")
@@ -31,35 +31,35 @@ def create(
     """Make a key and print it, once: only a digest of it is kept."""
     until = None if expires is None else _end(expires, datetime.now(UTC))
     with Workspace().session() as session:
-        made = keys.create(session, name, scopes.split("+"), expires=until, actor=ACTOR)
+        made = keys.create_key(session, name, scopes.split("+"), expires=until, actor=ACTOR)
     if as_json:
-        emit({**_shown(made.row), "key": made.text})
+        print_json({**_shown(made.row), "key": made.text})
         return
     err.print(f"key [bold]{made.row.id}[/] ({made.row.scopes}) was made; it cannot be shown again:")
     out.print(made.text)
 
 
 @app.command("list")
-def list_keys(as_json: Json = False) -> None:
+def list_command(as_json: Json = False) -> None:
     """Every key there was: its id, never the key."""
     with Workspace().reading() as session:
         rows = [_shown(row) for row in keys.list_keys(session)]
     if as_json:
-        emit(rows)
+        print_json(rows)
     else:
         names = ("id", "name", "scopes", "state", "created", "expires", "revoked")
-        show("Keys", names, [[row[n] for n in names] for row in rows])
+        print_table("Keys", names, [[row[n] for n in names] for row in rows])
 
 
 @app.command("revoke")
-def revoke(key: Annotated[str, typer.Argument(help="Its id, or its name.")], as_json: Json = False) -> None:
+def revoke_command(key: Annotated[str, typer.Argument(help="Its id, or its name.")], as_json: Json = False) -> None:
     """Revoke a key for good; servers notice within about two seconds."""
     workspace = Workspace()
     with workspace.session() as session:
-        row = keys.revoke(session, key, actor=ACTOR)
-        left = len(keys.standing(session)) + len(workspace.settings.keys)
+        row = keys.revoke_key(session, key, actor=ACTOR)
+        left = len(keys.active_keys(session)) + len(workspace.settings.keys)
     if as_json:
-        emit(_shown(row))
+        print_json(_shown(row))
         return
     out.print(f"key [bold]{row.id}[/] is revoked")
     if not left:
@@ -76,10 +76,10 @@ def show_audit(
     with Workspace().reading() as session:
         rows = [row.as_dict() for row in audit.list_audit(session, action=action, actor=actor, limit=limit).items]
     if as_json:
-        emit(rows)
+        print_json(rows)
     else:
         names = ("at", "actor", "action", "target", "request_id")
-        show("Audit", names, [[row[n] for n in names] for row in rows])
+        print_table("Audit", names, [[row[n] for n in names] for row in rows])
 
 
 def add_to(main: typer.Typer) -> None:

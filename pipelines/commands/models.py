@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.console import Json, emit, out, show
-from pipelines.experiments.training_run import read_plan
+from pipelines.console import Json, out, print_json, print_table
+from pipelines.experiments.training_run import read_run_spec
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import CheckpointError, ConfigError
 from recsys_meta.models.bundle import load_bundle, save_bundle
@@ -34,7 +34,7 @@ def publish_run(workspace: Workspace, run: str, name: str | None = None) -> tupl
     """
     if name and not NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name for a model: letters, digits, '_', '.' and '-' only, not dots alone")
-    plan = read_plan(workspace, run)
+    plan = read_run_spec(workspace, run)
     found = sorted((plan.folder(workspace) / "bundle").glob("[0-9a-f]*"))
     if not found:
         raise CheckpointError(f"run {run} has not finished; `recsys-meta train --resume {run}` continues it")
@@ -44,15 +44,15 @@ def publish_run(workspace: Workspace, run: str, name: str | None = None) -> tupl
     metrics: dict[str, Any] = dict(bundle.about.get("metrics", {}))
     with workspace.session() as session:
         # One that was trained beside another database is published all the same, without its course.
-        known = run if runs.known(session, run) else None
-        registry.publish(session, model, target.name, str(target), run=known, metrics=metrics, actor=ACTOR)
-        evaluations.adopt(session, bundle.version, model, target.name)
-        audit.note(session, "publish", f"{model}@{target.name}", actor=ACTOR)
+        known = run if runs.run_exists(session, run) else None
+        registry.publish_version(session, model, target.name, str(target), run=known, metrics=metrics, actor=ACTOR)
+        evaluations.copy_evaluations(session, bundle.version, model, target.name)
+        audit.record_action(session, "publish", f"{model}@{target.name}", actor=ACTOR)
     return model, target.name
 
 
 @app.command("publish")
-def publish(
+def publish_command(
     run: Annotated[str, typer.Argument(help="A finished run.")],
     name: Annotated[str | None, typer.Option(help="Model name; default: RECIPE-DATASET.")] = None,
     as_json: Json = False,
@@ -60,32 +60,34 @@ def publish(
     """Publish a finished run and make it live."""
     model, version = publish_run(Workspace(), run, name)
     if as_json:
-        emit({"model": model, "version": version})
+        print_json({"model": model, "version": version})
     else:
         out.print(f"[bold]{model}@{version}[/] is live")
 
 
 @app.command("list")
-def list_models(as_json: Json = False) -> None:
+def list_command(as_json: Json = False) -> None:
     """Models and the version that is live."""
     with Workspace().reading() as session:
-        rows = registry.list_models(session)
+        rows = registry.page_models(session)
     if as_json:
-        emit([r.__dict__ for r in rows])
+        print_json([r.__dict__ for r in rows])
     else:
-        show("Models", ("name", "live", "versions", "updated"), [(r.name, r.live, r.versions, r.updated) for r in rows])
+        print_table(
+            "Models", ("name", "live", "versions", "updated"), [(r.name, r.live, r.versions, r.updated) for r in rows]
+        )
 
 
 @app.command("show")
-def show_model(name: Name, as_json: Json = False) -> None:
+def show_command(name: Name, as_json: Json = False) -> None:
     """Versions of a model, and the history of what was live."""
     with Workspace().reading() as session:
-        detail = registry.show(session, name)
+        detail = registry.model_detail(session, name)
         versions = [(v.version, v.run, v.metrics, v.created, v.path) for v in detail.versions]
         history = [(h.at, h.action, h.version, h.previous, h.actor) for h in detail.history]
     if as_json:
         names = ("version", "run", "metrics", "created", "path"), ("at", "action", "version", "previous", "actor")
-        emit(
+        print_json(
             {
                 "name": detail.name,
                 "live": detail.live,
@@ -95,12 +97,12 @@ def show_model(name: Name, as_json: Json = False) -> None:
         )
         return
     out.print(f"[bold]{detail.name}[/] live: {detail.live or '-'}")
-    show("Versions", ("version", "run", "metrics", "created"), [v[:4] for v in versions])
-    show("History", ("at", "action", "version", "previous", "actor"), history)
+    print_table("Versions", ("version", "run", "metrics", "created"), [v[:4] for v in versions])
+    print_table("History", ("at", "action", "version", "previous", "actor"), history)
 
 
 @app.command("promote")
-def promote(
+def promote_command(
     name: Name,
     version: Annotated[str, typer.Argument(help="A registered version.")],
     force: Annotated[bool, typer.Option("--force", help="Even if it loses to the simplest baseline.")] = False,
@@ -109,23 +111,23 @@ def promote(
     """Make another version live; refused if by its stored evaluation it loses to the simplest baseline."""
     workspace = Workspace()
     with workspace.session() as session:
-        full = registry.resolve(session, f"{name}@{version}").version
-        registry.promote(session, name, full, actor=ACTOR, force=force)
-        audit.note(session, "promote", f"{name}@{full}", actor=ACTOR)
+        full = registry.resolve_version(session, f"{name}@{version}").version
+        registry.promote_version(session, name, full, actor=ACTOR, force=force)
+        audit.record_action(session, "promote", f"{name}@{full}", actor=ACTOR)
     _say(name, full, as_json)
 
 
 @app.command("rollback")
-def rollback(name: Name, as_json: Json = False) -> None:
+def rollback_command(name: Name, as_json: Json = False) -> None:
     """Make live what was live before."""
     with Workspace().session() as session:
-        version = registry.rollback(session, name, actor=ACTOR).version
-        audit.note(session, "rollback", f"{name}@{version}", actor=ACTOR)
+        version = registry.rollback_version(session, name, actor=ACTOR).version
+        audit.record_action(session, "rollback", f"{name}@{version}", actor=ACTOR)
     _say(name, version, as_json)
 
 
 @app.command("split")
-def split(
+def split_command(
     name: Name,
     arms: Annotated[
         list[str] | None, typer.Argument(help="VERSION=WEIGHT or LABEL:VERSION=WEIGHT, one for each arm.")
@@ -145,16 +147,16 @@ def split(
             full = [
                 SplitArm(a.label or v, v, a.weight)
                 for a in given
-                for v in [registry.resolve(session, f"{name}@{a.version}").version]
+                for v in [registry.resolve_version(session, f"{name}@{a.version}").version]
             ]
-            started = splits.start(session, name, full, salt=salt, actor=ACTOR, force=force)
-            audit.note(session, "split", f"{name} split {started.sequence}", actor=ACTOR)
+            started = splits.start_split(session, name, full, salt=salt, actor=ACTOR, force=force)
+            audit.record_action(session, "split", f"{name} split {started.sequence}", actor=ACTOR)
     elif off:
         with workspace.session() as session:
-            splits.stop(session, name, actor=ACTOR)
-            audit.note(session, "split off", name, actor=ACTOR)
+            splits.stop_split(session, name, actor=ACTOR)
+            audit.record_action(session, "split off", name, actor=ACTOR)
     with workspace.reading() as session:
-        _show_split(splits.show(session, name), as_json)
+        _show_split(splits.split_detail(session, name), as_json)
 
 
 def read_arm(text: str) -> SplitArm:
@@ -180,17 +182,19 @@ def _show_split(detail: splits.SplitDetail, as_json: bool) -> None:
 
     if as_json:
         stands = None if detail.split is None else plain(detail.split)
-        emit({"name": detail.name, "live": detail.live, "split": stands, "history": [plain(c) for c in detail.history]})
+        print_json(
+            {"name": detail.name, "live": detail.live, "split": stands, "history": [plain(c) for c in detail.history]}
+        )
         return
     if detail.split is None:
         out.print(f"[bold]{detail.name}[/] is not split; {detail.live or 'nothing'} is live")
         return
     rows = [(arm.label, arm.version, arm.weight) for arm in detail.split.arms]
-    show(f"{detail.name}, live: {detail.live or '-'}", ("arm", "version", "share"), rows)
+    print_table(f"{detail.name}, live: {detail.live or '-'}", ("arm", "version", "share"), rows)
 
 
 def _say(name: str, version: str, as_json: bool) -> None:
     if as_json:
-        emit({"model": name, "version": version})
+        print_json({"model": name, "version": version})
     else:
         out.print(f"[bold]{name}@{version}[/] is live")

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from pipelines.commands import evaluate as evaluating
 from pipelines.commands.models import publish_run
-from pipelines.console import Json, emit, err, out
+from pipelines.console import Json, err, out, print_json
 from pipelines.experiments import compare as comparing
 from pipelines.experiments import report
 from pipelines.experiments.compare import EvaluationProtocol
@@ -65,12 +65,12 @@ def quickstart(
     run = result.run
     model, version = publish_run(workspace, run, f"flagship-{name}")
     target = out_dir or workspace.settings.home / "quickstart"
-    paths = report.write(result, target, "recsys-meta quickstart")
+    paths = report.write_report(result, target, "recsys-meta quickstart")
     content = machine_readable([result], "recsys-meta quickstart", datetime.now(UTC).isoformat())
     write_file(target / "results.json", json.dumps(content, indent=1).encode())
     seconds = time.perf_counter() - began
     if as_json:
-        emit(
+        print_json(
             {
                 "dataset": name,
                 "why": why,
@@ -82,7 +82,7 @@ def quickstart(
             }
         )
         return
-    evaluating.present([result])
+    evaluating.print_comparison([result])
     out.print(f"\nDone in {seconds:.0f} s. [bold]{model}@{version}[/] is live; report: {escape(str(paths[1]))}\n")
     out.print("What to type next:", style="bold")
     for line in _next(result, model):

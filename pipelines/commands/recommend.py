@@ -16,16 +16,16 @@ import typer
 from rich.markup import escape
 from rich.progress import Progress
 
-from pipelines.batch.batch_inference import SCHEMA, checked_tables, pieces
+from pipelines.batch.batch_inference import SCHEMA, chunks_of, read_tables
 from pipelines.batch.event_files import count_rows, read_events
-from pipelines.batch.executors import BatchTask, ExecutionBackend, check_engine, started
-from pipelines.batch.resumable_job import Job, ResumableJob, batch
-from pipelines.console import Json, bar, emit, err, show
+from pipelines.batch.executors import BatchTask, ExecutionBackend, backend, check_engine
+from pipelines.batch.resumable_job import Job, ResumableJob, open_job
+from pipelines.console import Json, err, print_json, print_table, progress_bar
 from pipelines.workspace import Workspace
 from recsys_meta import __version__
 from recsys_meta.core.atomic_io import sha256
 from recsys_meta.core.errors import ConfigError, DataError
-from recsys_meta.inference.ranking.list_cursor import ListCursor, digest, moment_digest, secret_of, write
+from recsys_meta.inference.ranking.list_cursor import ListCursor, context_digest, scope_digest, secret_of, write_cursor
 from recsys_meta.inference.recommender import (
     EntityRequest,
     Interaction,
@@ -34,7 +34,7 @@ from recsys_meta.inference.recommender import (
     Recommender,
     recommend,
 )
-from recsys_meta.inference.requests.stored_events import join
+from recsys_meta.inference.requests.stored_events import merge_events
 from recsys_meta.models.bundle import load_bundle
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.database.engine import parse
@@ -68,7 +68,9 @@ def recommend_command(
     newcomer = EntityRequest(features, interactions)
     if entity is not None:
         with workspace.reading() as session:
-            newcomer = join(recommender.reader, *profiles.read(session, bundle.schema.kind, entity), newcomer)
+            newcomer = merge_events(
+                recommender.reader, *profiles.read_stored_profile(session, bundle.schema.kind, entity), newcomer
+            )
     chosen = None if candidates is None else [c.strip() for c in candidates.split(",") if c.strip()]
     with _one_thread():
         answer = recommend(recommender, newcomer, n, chosen, moment)
@@ -77,10 +79,10 @@ def recommend_command(
         owner = "" if entity is None else owner_key(bundle.schema.kind, entity)
         secret = secret_of(parse(workspace.settings.database).render_as_string(hide_password=False))
         following = cursor(answer, bundle.version, owner, moment, secret)
-        emit(answer_json(answer, name, bundle.version, variant, following))
+        print_json(answer_json(answer, name, bundle.version, variant, following))
         return
     title = f"{name}@{bundle.version}: {answer.served_by}, {answer.support_size} events"
-    show(
+    print_table(
         title,
         ("rank", "item", "title", "score"),
         [(i + 1, s.item, s.title, s.score) for i, s in enumerate(answer.items)],
@@ -98,9 +100,9 @@ def cursor(answer: RecommendedList, version: str, owner: str, moment: QueryConte
     if answer.following is None:
         return None
     place = ListCursor(
-        version, answer.support, answer.support_size, digest(owner), moment_digest(moment), *answer.following
+        version, answer.support, answer.support_size, scope_digest(owner), context_digest(moment), *answer.following
     )
-    return write(place, secret)
+    return write_cursor(place, secret)
 
 
 def answer_json(
@@ -184,7 +186,7 @@ def adapt_command(
     rows = count_rows(events)
     job: Job = {"version": recommender.version, "events": sha256(events), "n": n, "code": __version__}
     try:
-        with bar() as progress, batch(out_file, job) as work:
+        with progress_bar() as progress, open_job(out_file, job) as work:
             if work.resumed:
                 err.print("an earlier run was interrupted; going on where it stopped")
             total = _adapt(BatchTask(recommender, folder, events, n), rows, work, progress, engine, workers)
@@ -193,7 +195,7 @@ def adapt_command(
         raise
     if as_json:
         version = recommender.version
-        emit({"entities": total, "file": str(out_file), "version": version, "resumed": work.resumed})
+        print_json({"entities": total, "file": str(out_file), "version": version, "resumed": work.resumed})
     else:
         err.print(f"wrote {total} entities to {escape(str(out_file))}", soft_wrap=True)
 
@@ -203,14 +205,14 @@ def _adapt(
 ) -> int:
     """Answer all entities of a table of `rows` events, about; answers their number."""
     task = progress.add_task("reading events", total=rows, note="")
-    tables = partial(checked_tables, todo.events, todo.recommender)
+    tables = partial(read_tables, todo.events, todo.recommender)
     parts = work.parts(tables, rows, lambda done: progress.advance(task, done))
     progress.remove_task(task)
     task = progress.add_task("adapting to events", total=sum(parts.values()), note="")
-    with started(engine, workers) as answers:
+    with backend(engine, workers) as answers:
 
         def answer(frame: pd.DataFrame) -> Iterator[pa.Table]:
-            for table, done in answers(todo, pieces(todo.recommender, frame)):
+            for table, done in answers(todo, chunks_of(todo.recommender, frame)):
                 yield table
                 progress.advance(task, done)
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from pipelines.console import Json, emit, err
+from pipelines.console import Json, err, print_json
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError, StoreError
 from recsys_meta.store.access import api_keys as keys
@@ -56,7 +56,7 @@ def serve(
 def _say(url: str, as_json: bool) -> None:
     """Where it will answer, before it does."""
     if as_json:
-        emit({"url": url, "page": f"{url}/docs"})
+        print_json({"url": url, "page": f"{url}/docs"})
         sys.stdout.flush()
     else:
         err.print(f"serving on {url}  (API page: {url}/docs)")
@@ -123,7 +123,7 @@ def _stored_key(workspace: Workspace) -> bool:
     """Whether the database has a key that opens anything. Raises Unavailable: what is not known is no yes."""
     now = datetime.now(UTC)
     with workspace.reading() as session:
-        return any(row.expires is None or row.expires > now for row in keys.standing(session))
+        return any(row.expires is None or row.expires > now for row in keys.active_keys(session))
 
 
 def _loopback(host: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from pipelines.console import Json, bar, emit, err, out
+from pipelines.console import Json, err, out, print_json, progress_bar
 from pipelines.experiments import training_run as training
 from pipelines.experiments.compare import recipe_for
 from pipelines.workspace import Workspace
@@ -29,7 +29,7 @@ class StepProgress:
         self._progress.update(self._task, total=step.steps, completed=step.step, note=note)
 
 
-def train(
+def train_command(
     recipe: Annotated[str | None, typer.Option(help="Recipe by name or .toml file.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set by name, or the folder of a prepared one.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one key: train.epochs=10.")] = None,
@@ -53,15 +53,15 @@ def train(
     if resume is not None and (recipe or dataset or set_):
         raise typer.BadParameter("a resumed run keeps its own recipe and data set", param_hint="--resume")
     workspace = Workspace()
-    with bar() as progress:
+    with progress_bar() as progress:
         if resume is not None:
-            done = training.resume(workspace, resume, StepProgress(progress, resume))
+            done = training.resume_run(workspace, resume, StepProgress(progress, resume))
         else:
             if dataset is None:
                 raise ConfigError("--dataset is missing: a name of `recsys-meta data list`, or a prepared folder")
             chosen = recipe_for(recipe or "flagship", workspace.dataset(dataset)[0], set_ or [])
             device = _device(device)
-            done = training.train(
+            done = training.train_run(
                 workspace,
                 chosen,
                 dataset,
@@ -84,7 +84,7 @@ def train(
         "version": done.bundle.version,
     }
     if as_json:
-        emit({**figures, "config": asdict(done.plan)["recipe"].model_dump(mode="json")})
+        print_json({**figures, "config": asdict(done.plan)["recipe"].model_dump(mode="json")})
         return
     why = done.stopped or "all epochs done"
     best = "not validated" if done.best is None else f"{done.best:.4f}"
@@ -107,4 +107,4 @@ def _device(name: str) -> str:
 
 def add_to(app: typer.Typer) -> None:
     """Mount the command."""
-    app.command()(train)
+    app.command("train")(train_command)

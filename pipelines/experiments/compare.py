@@ -10,18 +10,18 @@ from pipelines.experiments.comparison import Comparison, MethodCurves
 from pipelines.experiments.training_run import (
     WATCHED_ROWS,
     TrainingResult,
+    default_shots,
     default_threads,
+    event_index_for,
     fixed_threads,
-    rows_of,
-    shots_of,
-    train,
+    train_run,
 )
 from pipelines.workspace import Workspace, find_recipe, recipe_names
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import IntArray
-from recsys_meta.episodes.event_index import EventIndex, seen_only
+from recsys_meta.episodes.event_index import EventIndex, restrict_to_entities
 from recsys_meta.episodes.splits import EntitySplit, split_of
 from recsys_meta.episodes.warm_cold_scenarios import four_corners
 from recsys_meta.evaluation.baseline_tuning import TunedBaseline, TuningReport, fit_tuned
@@ -29,12 +29,12 @@ from recsys_meta.evaluation.cold_start import (
     ColdStartCurve,
     EvalOptions,
     UnadaptedPredictor,
-    change_made,
+    adaptation_effect,
     cold_start,
     episodes_at,
-    metrics_of,
+    metric_names,
 )
-from recsys_meta.evaluation.evaluate_batch import by_row
+from recsys_meta.evaluation.evaluate_batch import is_row_metric
 from recsys_meta.models.baselines import BASELINES
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.models.learners import LEARNERS as LEARNER_CLASSES
@@ -80,7 +80,7 @@ class EvaluationProtocol:
 
     def points(self, data: Dataset) -> tuple[int, ...]:
         """The numbers of shots."""
-        return self.shots or shots_of(data, self.drawn)
+        return self.shots or default_shots(data, self.drawn)
 
 
 def split_name(data: Dataset, split: str) -> str:
@@ -119,13 +119,13 @@ def compare(
     recipes = recipes_for(data, learners, overrides)
     tables: dict[str, _ComparisonBuilder] = {}
     shots = protocol.points(data)
-    for seed in rounds(data, protocol, seeds):
+    for seed in seeds_for(data, protocol, seeds):
         doors = _doors(data, protocol, seed)
         for door in doors:
             tables.setdefault(door.scenario, _ComparisonBuilder(data, door.scenario, shots))
         for recipe in recipes:
             tell(f"seed {seed}: training {recipe.name}")
-            trained = train(
+            trained = train_run(
                 workspace,
                 recipe,
                 str(folder),
@@ -146,11 +146,11 @@ def compare(
                     tables[door.scenario].baseline(door, name, tuned)
     results = [table.comparison() for table in tables.values()]
     with workspace.session() as session:
-        evaluations.save(session, [row for result in results for row in result.rows()])
+        evaluations.save_evaluations(session, [row for result in results for row in result.rows()])
     return results
 
 
-def rounds(data: Dataset, protocol: EvaluationProtocol, seeds: Sequence[int]) -> list[int]:
+def seeds_for(data: Dataset, protocol: EvaluationProtocol, seeds: Sequence[int]) -> list[int]:
     """Seeds of the trainings: where entities are cross-validated, one for each part of each repetition."""
     folds = data.schema.folds if protocol.split == "seed" else 0
     return [seed * folds + part for seed in seeds for part in range(folds)] if folds else list(seeds)
@@ -160,7 +160,7 @@ class _ComparisonBuilder:
     """A comparison in the making."""
 
     def __init__(self, data: Dataset, scenario: str, shots: tuple[int, ...]) -> None:
-        self._result = Comparison(data.schema.name, scenario, metrics_of(data), shots)
+        self._result = Comparison(data.schema.name, scenario, metric_names(data), shots)
         self._curves: dict[tuple[str, Role], dict[int, ColdStartCurve]] = {}
         self._notes: dict[str, str] = {}
         self._seconds: dict[str, float] = {}
@@ -238,18 +238,18 @@ class _EvaluationSetup:
         """Shots -> (norm of the state's change, change of the scores) over up to 64 newcomers."""
         made = {}
         for k in self.protocol.points(self.data):
-            enough = self.index.reaches(self.entities, k, 1, self.data.schema.query_from)
+            enough = self.index.has_support(self.entities, k, 1, self.data.schema.query_from)
             part = self.entities[enough][:64]
             if len(part):
-                batch = episodes_at(self.data, self.index, part, k, WATCHED_ROWS if by_row(self.data) else None)
-                change = change_made(bundle.predictor, bundle.params, batch)
+                batch = episodes_at(self.data, self.index, part, k, WATCHED_ROWS if is_row_metric(self.data) else None)
+                change = adaptation_effect(bundle.predictor, bundle.params, batch)
                 made[k] = (change.state, change.scores)
         return made
 
 
 def _doors(data: Dataset, protocol: EvaluationProtocol, seed: int) -> list[_EvaluationSetup]:
     """The scenarios of a protocol."""
-    index = rows_of(data, protocol.drawn, seed)
+    index = event_index_for(data, protocol.drawn, seed)
     split = split_of(data, index, protocol.split, seed)
     name = protocol.label(data)
     if protocol.drawn == "actors":
@@ -262,7 +262,7 @@ def _doors(data: Dataset, protocol: EvaluationProtocol, seed: int) -> list[_Eval
     if protocol.scenario == "new":
         return [_EvaluationSetup(data, data, index, index, split.test, EvalOptions(), split, name, protocol, seed)]
     cut = four_corners(data, index, split, seed=seed)
-    known = seen_only(data, cut.training, split.train)
+    known = restrict_to_entities(data, cut.training, split.train)
     return [
         _EvaluationSetup(
             data,
@@ -285,7 +285,7 @@ def recipes_for(data: Dataset, names: Sequence[str] | None, overrides: Sequence[
     if names is not None:
         return [recipe_for(name, data, overrides) for name in names]
     known = set(recipe_names())
-    return [r for r in (find_recipe(name, overrides) for name in LEARNERS if name in known) if serves(r, data)]
+    return [r for r in (find_recipe(name, overrides) for name in LEARNERS if name in known) if is_applicable(r, data)]
 
 
 def recipe_for(name: str, data: Dataset, overrides: Sequence[str] = ()) -> Recipe:
@@ -293,11 +293,11 @@ def recipe_for(name: str, data: Dataset, overrides: Sequence[str] = ()) -> Recip
     if name != FLAGSHIPS[0]:
         return find_recipe(name, overrides)
     known = [n for n in FLAGSHIPS if n in recipe_names()]
-    found = [r for r in (find_recipe(n, overrides) for n in known) if serves(r, data)]
+    found = [r for r in (find_recipe(n, overrides) for n in known) if is_applicable(r, data)]
     return found[0] if found else find_recipe(name, overrides)
 
 
-def serves(recipe: Recipe, data: Dataset) -> bool:
+def is_applicable(recipe: Recipe, data: Dataset) -> bool:
     """Whether a recipe's learner serves the objective of a data set."""
     objectives = getattr(LEARNER_CLASSES.get(recipe.learner), "objectives", None)
     return objectives is None or data.schema.objective in objectives
@@ -309,7 +309,7 @@ def tuning_note(report: TuningReport) -> str:
     return f"{report.tried} settings tried on meta-validation" + (f"; at an edge: {', '.join(edges)}" if edges else "")
 
 
-def simplest_for(data: Dataset) -> str:
+def reference_baseline(data: Dataset) -> str:
     """The baseline that a model must not lose to, if it is to go live."""
     return next(name for name in baselines_for(data, None) if name in SIMPLEST)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from recsys_meta.evaluation.cold_start import ColdStartCurve
-from recsys_meta.metrics.bootstrap import ConfidenceInterval, paired_seeds, summarise_seeds
+from recsys_meta.metrics.bootstrap import ConfidenceInterval, paired_difference_over_seeds, summarise_seeds
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.store.tracking.evaluations import NewEvaluation, Role
@@ -130,7 +130,7 @@ class Comparison:
 
     def _difference(self, ours: MethodCurves, other: MethodCurves, shots: int, metric: str) -> PairedComparison:
         seeds = sorted(ours.curves)
-        p = paired_seeds(
+        p = paired_difference_over_seeds(
             metric,
             [ours.curves[s].values[shots][metric] for s in seeds],
             [other.curves[s].values[shots][metric] for s in seeds],

@@ -42,7 +42,7 @@ NAMES = {
 }
 
 
-def table(result: Comparison, metric: str) -> Table:
+def curve_table(result: Comparison, metric: str) -> Table:
     """Methods by shots, best first; the best of each column is bold, newcomers that remain are in the last row."""
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     made = Table(
@@ -96,7 +96,7 @@ def verdict(v: PairedComparison) -> str:
     )
 
 
-def plot(result: Comparison, metric: str) -> bytes:
+def plot_curves(result: Comparison, metric: str) -> bytes:
     """The cold-start curve as PNG: shots against the metric, 95% bands for the learners."""
     # Imported here: a server that only serves should not load a plotting library.
     from matplotlib.figure import Figure
@@ -165,7 +165,7 @@ def reliability_plot(result: Comparison) -> bytes | None:
     return _png(figure)
 
 
-def page(result: Comparison, command: str) -> str:
+def report_page(result: Comparison, command: str) -> str:
     """The HTML report; one file, nothing loaded from elsewhere."""
     template = (files("pipelines.experiments") / "report.html.jinja").read_text(encoding="utf-8")
     tables = [(metric, [_line(result, m, metric) for m in result.methods]) for metric in result.metrics]
@@ -176,7 +176,7 @@ def page(result: Comparison, command: str) -> str:
             result=result,
             tables=tables,
             names=NAMES,
-            png=base64.b64encode(plot(result, result.metrics[0])).decode(),
+            png=base64.b64encode(plot_curves(result, result.metrics[0])).decode(),
             reliability=base64.b64encode(reliability_plot(result) or b"").decode(),
             verdicts=[verdict(v) for v in result.versus(result.metrics[0])],
             command=command,
@@ -190,11 +190,11 @@ def _line(result: Comparison, method: MethodCurves, metric: str) -> tuple[str, s
     return method.name, method.role, list(cells)
 
 
-def write(result: Comparison, folder: Path, command: str) -> list[Path]:
+def write_report(result: Comparison, folder: Path, command: str) -> list[Path]:
     """Write cold_start.png and report.html; returns their paths."""
     image, html = folder / "cold_start.png", folder / "report.html"
-    write_file(image, plot(result, result.metrics[0]))
-    write_file(html, page(result, command).encode())
+    write_file(image, plot_curves(result, result.metrics[0]))
+    write_file(html, report_page(result, command).encode())
     calibration = reliability_plot(result)
     if calibration is None:
         return [image, html]

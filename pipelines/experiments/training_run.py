@@ -25,20 +25,20 @@ from recsys_meta.core.errors import CheckpointError, ConfigError, DivergedError,
 from recsys_meta.core.types import IntArray, Params, TaskBatch
 from recsys_meta.data import SOURCES
 from recsys_meta.episodes.actor_episodes import ActorIndex
-from recsys_meta.episodes.event_index import EventIndex, ordered
+from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.episodes.splits import EntitySplit, split_of
 from recsys_meta.episodes.warm_cold_scenarios import four_corners
-from recsys_meta.evaluation.cold_start import cold_start, episodes_at, metrics_of
-from recsys_meta.evaluation.evaluate_batch import by_row
+from recsys_meta.evaluation.cold_start import cold_start, episodes_at, metric_names
+from recsys_meta.evaluation.evaluate_batch import is_row_metric
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
-from recsys_meta.models.bundle import Bundle, load_bundle, make_bundle, predictor_of, save_bundle
+from recsys_meta.models.bundle import Bundle, build_predictor, load_bundle, make_bundle, save_bundle
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.models.protocols import Learner
 from recsys_meta.store.tracking import curriculum, runs
 from recsys_meta.store.tracking.runs import MetricPoint
 from recsys_meta.training.checkpoint import last_checkpoint, save_checkpoint
 from recsys_meta.training.recipe import Recipe, recipe_of
-from recsys_meta.training.trainer import TrainingRun, TrainStep, fit, freeze, start, thaw
+from recsys_meta.training.trainer import TrainingRun, TrainStep, fit, from_checkpoint, start_training, to_checkpoint
 
 StepCallback = Callable[[TrainStep], None]
 
@@ -90,18 +90,18 @@ def default_threads() -> int:
     return min(2, os.cpu_count() or 1)
 
 
-def rows_of(data: Dataset, scenario: str, seed: int) -> EventIndex:
+def event_index_for(data: Dataset, scenario: str, seed: int) -> EventIndex:
     """The rows of a data set as a scenario draws episodes from them: entity by entity, or actor by actor."""
     index = EventIndex.of(data)
     return ActorIndex.of_rows(index, seed) if scenario == "actors" else index
 
 
-def shots_of(data: Dataset, scenario: str) -> tuple[int, ...]:
+def default_shots(data: Dataset, scenario: str) -> tuple[int, ...]:
     """The numbers of shots that a scenario looks at unless told otherwise."""
     return ACTOR_SHOTS if scenario == "actors" else data.schema.shots
 
 
-def train(
+def train_run(
     workspace: Workspace,
     recipe: Recipe,
     dataset: str,
@@ -116,12 +116,12 @@ def train(
     """A new run. Scenario "new" trains on all rows of the training entities, "corners" on those that no corner of
     `scenarios` asks about, "actors" on episodes of actors (see `actors`)."""
     data, folder = workspace.dataset(dataset)
-    recipe = recipe.suited(len(split_of(data, rows_of(data, scenario, seed), split, seed).train))
+    recipe = recipe.suited(len(split_of(data, event_index_for(data, scenario, seed), split, seed).train))
     if scenario == "actors":
         recipe = recipe_of({**recipe.model_dump(mode="json"), "few": {}}, [f"episodes.max_shots={max(ACTOR_SHOTS)}"])
     plan_threads = threads or default_threads()
     with workspace.session() as session:
-        row = runs.start(
+        row = runs.start_run(
             session,
             recipe=recipe.name,
             dataset=data.schema.name,
@@ -139,18 +139,18 @@ def train(
     return _carry_out(workspace, plan, data, report)
 
 
-def resume(workspace: Workspace, identity: str, report: StepCallback | None = None) -> TrainingResult:
+def resume_run(workspace: Workspace, identity: str, report: StepCallback | None = None) -> TrainingResult:
     """Continue a run from its last whole checkpoint, bit for bit. Raises NotFoundError, CheckpointError."""
-    plan = read_plan(workspace, identity)
+    plan = read_run_spec(workspace, identity)
     data, _ = workspace.dataset(plan.dataset)
     if data.digest != plan.digest:
         raise CheckpointError(f"run {identity} was made from other data than {plan.dataset} holds now")
     with workspace.session() as session:
-        runs.set_status(session, identity, "running")
+        runs.set_run_status(session, identity, "running")
     return _carry_out(workspace, plan, data, report)
 
 
-def read_plan(workspace: Workspace, identity: str) -> RunSpec:
+def read_run_spec(workspace: Workspace, identity: str) -> RunSpec:
     """The plan of a run. Raises NotFoundError, or CheckpointError when run.json is damaged."""
     path = workspace.settings.runs / identity / "run.json"
     if Path(identity).name != identity or not path.is_file():
@@ -179,16 +179,16 @@ def _carry_out(workspace: Workspace, plan: RunSpec, data: Dataset, report: StepC
 
 def _train(workspace: Workspace, plan: RunSpec, data: Dataset, report: StepCallback | None) -> TrainingResult:
     folder = plan.folder(workspace)
-    rows = rows_of(data, plan.scenario, plan.seed).to(plan.device)
+    rows = event_index_for(data, plan.scenario, plan.seed).to(plan.device)
     split = split_of(data, rows, plan.split, plan.seed)
     seen = rows
     if plan.scenario == "corners":
         seen = four_corners(data, EventIndex.of(data), split, seed=plan.seed).training.to(plan.device)
     learner = learner_of(plan.recipe, data)
-    run = start(learner, plan.recipe, data, seen, split.train, plan.seed, plan.device)
+    run = start_training(learner, plan.recipe, data, seen, split.train, plan.seed, plan.device)
     found = last_checkpoint(folder)
     if found is not None:
-        thaw(run, found)
+        from_checkpoint(run, found)
     resumed_at = run.step
     began = time.perf_counter()
     validate = _validation(learner, data, seen, split, plan)
@@ -196,11 +196,11 @@ def _train(workspace: Workspace, plan: RunSpec, data: Dataset, report: StepCallb
         for step in fit(run, validate):
             _record(workspace, plan, step)
             if step.epoch_end or _due(plan.recipe, step):
-                save_checkpoint(folder, freeze(run), plan.recipe.train.keep)
+                save_checkpoint(folder, to_checkpoint(run), plan.recipe.train.keep)
             if report is not None:
                 report(step)
             if asked() and step.step < step.steps:
-                save_checkpoint(folder, freeze(run), plan.recipe.train.keep)
+                save_checkpoint(folder, to_checkpoint(run), plan.recipe.train.keep)
                 raise TrainingInterrupted(
                     f"stopped at step {step.step} of {step.steps}; `recsys-meta train --resume {plan.id}` continues"
                 )
@@ -226,7 +226,7 @@ def learner_of(recipe: Recipe, data: Dataset) -> Learner:
         )
     config = dict(recipe.config)
     config.setdefault("objective", wanted)
-    made = predictor_of(recipe.learner, config)
+    made = build_predictor(recipe.learner, config)
     if not hasattr(made, "meta_loss"):
         raise ConfigError(f"'{recipe.learner}' is a baseline; it is fitted, not trained")
     return made  # type: ignore[return-value]
@@ -242,7 +242,7 @@ def _validation(
     learner: Learner, data: Dataset, rows: EventIndex, split: EntitySplit, plan: RunSpec
 ) -> Callable[[Params], float]:
     chosen = _watched(split, plan)
-    metric = metrics_of(data)[0]
+    metric = metric_names(data)[0]
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     host = rows.to("cpu")
 
@@ -254,7 +254,7 @@ def _validation(
             data,
             host,
             chosen,
-            shots=shots_of(data, plan.scenario),
+            shots=default_shots(data, plan.scenario),
             seed=plan.seed,
             chunk=128,
             most_rows=WATCHED_ROWS,
@@ -276,18 +276,18 @@ def _watched(split: EntitySplit, plan: RunSpec) -> IntArray:
 def _episodes(data: Dataset, rows: EventIndex, split: EntitySplit, plan: RunSpec) -> list[TaskBatch]:
     """Meta-validation episodes to calibrate on, a batch for each support size that somebody reaches."""
     host = rows.to("cpu")
-    index = ordered(host, data.schema.order, plan.seed)
+    index = order_rows(host, data.schema.order, plan.seed)
     chosen = np.sort(_watched(split, plan))
     least, begin = data.schema.min_query, data.schema.query_from
-    parts = {k: chosen[index.reaches(chosen, k, least, begin)] for k in shots_of(data, plan.scenario)}
-    most = WATCHED_ROWS if by_row(data) else None
+    parts = {k: chosen[index.has_support(chosen, k, least, begin)] for k in default_shots(data, plan.scenario)}
+    most = WATCHED_ROWS if is_row_metric(data) else None
     return [episodes_at(data, index, part, k, most, plan.seed) for k, part in parts.items() if len(part)]
 
 
 def _record(workspace: Workspace, plan: RunSpec, step: TrainStep) -> None:
     if step.buckets:
         with workspace.session() as session:
-            curriculum.save(session, plan.id, [(step.step, step.buckets)])
+            curriculum.save_curriculum(session, plan.id, [(step.step, step.buckets)])
     if step.valid is None and not step.epoch_end and step.step % 10:
         return
     figures = {"loss": step.loss, "gradient_norm": step.gradient, "epoch": float(step.epoch), **step.logs}
@@ -321,7 +321,7 @@ def _bundle(
 
 def _close(workspace: Workspace, plan: RunSpec, status: runs.Status, reason: str | None) -> None:
     with workspace.session() as session:
-        runs.set_status(session, plan.id, status, reason=reason)
+        runs.set_run_status(session, plan.id, status, reason=reason)
 
 
 @contextmanager
@@ -364,8 +364,8 @@ __all__ = [
     "TrainingInterrupted",
     "TrainingResult",
     "learner_of",
-    "read_plan",
-    "resume",
+    "read_run_spec",
+    "resume_run",
     "split_of",
-    "train",
+    "train_run",
 ]

@@ -20,7 +20,7 @@ TEMPORARY, ASIDE = ".tmp-", ".old-"
 
 
 @contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path) -> Iterator[Path]:
     """A temporary directory that becomes `target` when the block ends well and vanishes when it does not.
 
     An existing target is replaced. Raises OSError as the file system does.
@@ -55,7 +55,7 @@ def _swap(beside: Path, target: Path) -> None:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """A place for a file that becomes `path` in one step when the block ends well, and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.parent / f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:12]}"
@@ -70,11 +70,11 @@ def new_file(path: Path) -> Iterator[Path]:
 
 def write_file(path: Path, content: bytes) -> None:
     """Replace a file in one step."""
-    with new_file(path) as beside:
+    with atomic_file(path) as beside:
         beside.write_bytes(content)
 
 
-def sweep(directory: Path) -> None:
+def clean_leftovers(directory: Path) -> None:
     """Remove what a killed process left half-written; what it had moved aside for that comes back."""
     for old in directory.glob(f"{ASIDE}*"):
         target = directory / old.name.removeprefix(ASIDE).rpartition("-")[0]
@@ -95,20 +95,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def seal(content: Mapping[str, Any]) -> str:
+def dump_checksummed(content: Mapping[str, Any]) -> str:
     """JSON text that holds its own hash under "seal", so that any change of a byte is noticed by `unseal`."""
     plain = json.loads(json.dumps(content))
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     return json.dumps({**plain, "seal": digest}, indent=1, sort_keys=True)
 
 
-def unseal(text: str) -> dict[str, Any]:
+def load_checksummed(text: str) -> dict[str, Any]:
     """What was sealed. Raises ValueError when the text is not, byte for byte, what `seal` wrote."""
     content = json.loads(text)
     if not isinstance(content, dict):
         raise ValueError("not a table")  # noqa: TRY004
     content.pop("seal", None)
-    if seal(content) != text:
+    if dump_checksummed(content) != text:
         raise ValueError("damaged: its hash differs")
     return content
 

@@ -28,7 +28,7 @@ _WORD = re.compile(r"\w+")
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def values_of(field: FeatureField, cell: str) -> list[str]:
+def split_values(field: FeatureField, cell: str) -> list[str]:
     """Values of one cell, of text or made by `list_cell`: distinct, in order of appearance, at most
     `field.max_values`; none of an empty cell."""
     if field.kind == "text":
@@ -49,7 +49,7 @@ def list_cell(values: Iterable[object]) -> str:
 
 def tokens(field: FeatureField, cells: pd.Series) -> tuple[pd.Series, IntArray]:
     """Values of each cell in long form: (values [V], row of each value [V]); an empty cell has none."""
-    each = [values_of(field, cell) for cell in cells.astype("string").fillna("")]
+    each = [split_values(field, cell) for cell in cells.astype("string").fillna("")]
     rows = np.repeat(np.arange(len(each)), [len(values) for values in each])
     return pd.Series([value for values in each for value in values], dtype="str"), rows
 
@@ -62,7 +62,7 @@ def vocabulary_of(field: FeatureField, cells: pd.Series) -> pd.Index:
     return index
 
 
-def encode(field: FeatureField, cells: pd.Series, vocabulary: pd.Index) -> FeatureColumn:
+def encode_column(field: FeatureField, cells: pd.Series, vocabulary: pd.Index) -> FeatureColumn:
     """A column of `len(cells)` rows; values outside the vocabulary become UNKNOWN, empty cells stay empty.
 
     Raises DataError when a numeric cell is not a number (infinities are refused, NaN means missing).
@@ -93,7 +93,7 @@ def _numbers(field: FeatureField, cells: pd.Series) -> np.ndarray:
     return numbers
 
 
-def gather(table: FeatureTable, rows: IntArray) -> dict[str, Tensor]:
+def lookup_rows(table: FeatureTable, rows: IntArray) -> dict[str, Tensor]:
     """Features of some rows of a table: name -> ids [T, L] int64 (0 is padding) or numbers [T] float32."""
     return {name: _gather(column, np.asarray(rows)) for name, column in table.items()}
 
@@ -135,14 +135,16 @@ def encode_raw(
             made[field.name] = torch.tensor([_number(field, cell) for cell in cells], dtype=torch.float32)
             continue
         index = vocab.values[f"{side}.{field.name}"]
-        ids = [[_id(index, value) for value in values_of(field, _text(field, cell))] for cell in cells]
+        ids = [[_id(index, value) for value in split_values(field, _text(field, cell))] for cell in cells]
         width = max([1, *map(len, ids)])
         padded = [row + [PAD] * (width - len(row)) for row in ids]
         made[field.name] = torch.tensor(padded, dtype=torch.int64).reshape(len(raw), width)
     return made
 
 
-def never_met(fields: Sequence[FeatureField], vocab: Vocabulary, side: str, given: Mapping[str, object]) -> list[str]:
+def unseen_features(
+    fields: Sequence[FeatureField], vocab: Vocabulary, side: str, given: Mapping[str, object]
+) -> list[str]:
     """Features of which a value is given that the data never had, by name: it has no effect. Of words of a text, and of
     numbers, that is nothing to tell."""
     told = [f for f in fields if f.kind in ("categorical", "multi") and f.name in given]
@@ -150,7 +152,7 @@ def never_met(fields: Sequence[FeatureField], vocab: Vocabulary, side: str, give
         field.name
         for field in told
         for index in [vocab.values[f"{side}.{field.name}"]]
-        if any(_id(index, value) == UNKNOWN for value in values_of(field, _text(field, given[field.name])))
+        if any(_id(index, value) == UNKNOWN for value in split_values(field, _text(field, given[field.name])))
     )
 
 

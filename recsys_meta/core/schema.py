@@ -181,10 +181,10 @@ def read_schema(path: Path) -> tuple[Schema, dict[str, Any]]:
     try:
         return Schema.model_validate(raw), files
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error)}") from None
+        raise ConfigError(f"{path}: {explain_errors(error)}") from None
 
 
-def explain(error: ValidationError) -> str:
+def explain_errors(error: ValidationError) -> str:
     """One line for each thing pydantic found wrong, without its internals."""
     lines = []
     for e in error.errors(include_url=False, include_context=False):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import IntArray, Interactions
-from recsys_meta.episodes.event_index import BoolArray, EventIndex, preferred_first, shuffled_within
+from recsys_meta.episodes.event_index import BoolArray, EventIndex, prioritise, shuffle_within
 
 ROWS, SHOWN = 10, 7
 LEAST_ROWS, LEAST_ACTORS = 1000, 20
@@ -49,7 +49,7 @@ class ActorIndex(EventIndex):
         enough = (torch.bincount(entity, minlength=len(index.counts)) >= LEAST_ACTORS) & (index.counts >= LEAST_ROWS)
         steps, entity = steps[enough[entity]], entity[enough[entity]]
         chance = torch.rand(len(steps), generator=torch.Generator().manual_seed(seed)).to(entity.device)
-        steps = steps[shuffled_within(entity, chance)]
+        steps = steps[shuffle_within(entity, chance)]
         actors = torch.bincount(entity, minlength=len(index.counts))
         first = torch.cat([actors.new_zeros(1), actors.cumsum(0)])
         own = {k: getattr(index, k) for k in ("indptr", "item", "label", "context", "actor", "group")}
@@ -61,11 +61,11 @@ class ActorIndex(EventIndex):
         own = {k: getattr(here, k) for k in ("indptr", "item", "label", "context", "actor", "group")}
         return ActorIndex(**own, steps=self.steps.to(device), first=self.first.to(device))
 
-    def having(self, rows: int) -> IntArray:
+    def entities_with(self, rows: int) -> IntArray:
         """Entities with so many rows that can take part."""
         return torch.nonzero((self.first.diff() > 0) & (self.counts >= rows)).flatten().cpu().numpy()
 
-    def reaches(self, entities: IntArray, shots: int, least: int, query_from: int = 0) -> BoolArray:
+    def has_support(self, entities: IntArray, shots: int, least: int, query_from: int = 0) -> BoolArray:
         """Which of the entities have so many actors in their pool."""
         actors = self.first.diff().cpu().numpy()[np.asarray(entities)]
         reached: BoolArray = (actors // 2 >= shots) & (actors > 0)
@@ -92,13 +92,13 @@ class ActorIndex(EventIndex):
         actor = start[task] + rank
         if generator is not None:
             chance = torch.rand(len(task), generator=generator, device=task.device, dtype=torch.float64)
-            actor = actor[shuffled_within(task, chance)]
+            actor = actor[shuffle_within(task, chance)]
         pool = count // 2
         inside = rank < torch.minimum(shots.to(count.device), pool)[task]
         asked = rank >= pool[task]
         turn = rank - pool[task]
         if prefer is not None:
-            turn = preferred_first(task, turn, asked, prefer[self.steps[actor]].any(1))
+            turn = prioritise(task, turn, asked, prefer[self.steps[actor]].any(1))
         most = MOST_ACTORS if max_query is None else max(1, max_query // (ROWS - SHOWN))
         asked = asked & (turn < most)
         support = self._steps(len(entities), task[inside], rank[inside], self.steps[actor[inside]], 0, SHOWN)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.dataset import NO_TIME, Dataset, Events, ItemOwnership
-from recsys_meta.core.feature_encoding import gather
+from recsys_meta.core.feature_encoding import lookup_rows
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import FIRST, PAD, UNKNOWN, EntityCatalog, IntArray, Interactions, Support, TaskBatch
 
@@ -55,7 +55,7 @@ class EventIndex:
         ).to(device)
         if schema.objective not in ("ranking", "choice"):
             return every
-        liked = every if schema.positive is None else every.only(every.label >= schema.positive)
+        liked = every if schema.positive is None else every.select(every.label >= schema.positive)
         return replace(liked, label=torch.ones_like(liked.label))
 
     @property
@@ -92,11 +92,11 @@ class EventIndex:
         fresh[order[1:]] = kind[order[1:]] != kind[order[:-1]]
         return fresh
 
-    def having(self, rows: int) -> IntArray:
+    def entities_with(self, rows: int) -> IntArray:
         """Entities with at least so many rows."""
         return torch.nonzero(self.counts >= rows).flatten().cpu().numpy()
 
-    def reaches(self, entities: IntArray, shots: int, least: int, query_from: int = 0) -> BoolArray:
+    def has_support(self, entities: IntArray, shots: int, least: int, query_from: int = 0) -> BoolArray:
         """Which of the entities have a support of so many shots and at least `least` query rows after it."""
         counts = self.counts.cpu().numpy()[np.asarray(entities)]
         reached: BoolArray = counts >= max(shots, query_from) + least
@@ -104,7 +104,7 @@ class EventIndex:
 
     def of_entities(self, entities: IntArray) -> tuple[Tensor, Tensor, Tensor]:
         """The rows of some entities in long form: (position in `entities`, item, label), each [R]."""
-        task, position = self.flat(torch.as_tensor(entities, device=self.indptr.device))
+        task, position = self.flatten(torch.as_tensor(entities, device=self.indptr.device))
         return task, self.item[position].long(), self.label[position]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> EventIndex:
@@ -122,12 +122,12 @@ class EventIndex:
         """The same on another device."""
         return replace(self.map(lambda t: t.to(device)), indptr=self.indptr.to(device))
 
-    def only(self, keep: Tensor) -> EventIndex:
+    def select(self, keep: Tensor) -> EventIndex:
         """The same entities with the marked rows [N] alone."""
         below = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
         return replace(self.map(lambda t: t[keep]), indptr=below[self.indptr])
 
-    def flat(self, entities: Tensor) -> tuple[Tensor, Tensor]:
+    def flatten(self, entities: Tensor) -> tuple[Tensor, Tensor]:
         """For each row of the entities, task after task: its task and its position in the columns, [R] each."""
         start, count = self.indptr[entities], self.counts[entities]
         task = torch.repeat_interleave(torch.arange(len(entities), device=start.device), count)
@@ -137,7 +137,7 @@ class EventIndex:
     def shuffled(self, seed: int) -> EventIndex:
         """The same rows in a random order within each entity: fixes the order of random supports."""
         every = torch.arange(len(self.indptr) - 1, device=self.indptr.device)
-        task, position = self.flat(every)
+        task, position = self.flatten(every)
         order = position[_shuffle(task, torch.Generator(self.indptr.device).manual_seed(seed))]
         return self.map(lambda t: t[order])
 
@@ -153,7 +153,7 @@ class EventIndex:
         window: bool = False,
     ) -> tuple[Interactions, Interactions]:
         """Support and query of T entities; see `draw`."""
-        task, position = self.flat(entities)
+        task, position = self.flatten(entities)
         count = self.counts[entities]
         start = count.cumsum(0) - count
         rank = torch.arange(len(task), device=task.device) - start[task]
@@ -169,7 +169,7 @@ class EventIndex:
         left = rank >= size.clamp(min=query_from)
         column = rank - size.clamp(min=query_from)
         if prefer is not None:
-            column = preferred_first(task, column, left, prefer[position])
+            column = prioritise(task, column, left, prefer[position])
         if max_query is not None:
             left = left & (column < max_query)
         support = self.rows(len(entities), task[inside], rank[inside], position[inside])
@@ -212,10 +212,10 @@ class EventIndex:
 def _shuffle(task: Tensor, generator: torch.Generator) -> Tensor:
     """A permutation that keeps tasks together and mixes the rows within each."""
     chance = torch.rand(len(task), generator=generator, device=task.device, dtype=torch.float64)
-    return shuffled_within(task, chance)
+    return shuffle_within(task, chance)
 
 
-def shuffled_within(task: Tensor, chance: Tensor) -> Tensor:
+def shuffle_within(task: Tensor, chance: Tensor) -> Tensor:
     """The permutation that puts the rows [R] of each task in the order of their chance in [0, 1). Rows come task after
     task, and stay so."""
     # In float32 the sum would lose the chance to the number of the task, from 32,768 on enough to change the task. In
@@ -223,7 +223,7 @@ def shuffled_within(task: Tensor, chance: Tensor) -> Tensor:
     return torch.argsort(task.double() + chance, stable=True)
 
 
-def preferred_first(task: Tensor, turn: Tensor, asked: Tensor, liked: Tensor) -> Tensor:
+def prioritise(task: Tensor, turn: Tensor, asked: Tensor, liked: Tensor) -> Tensor:
     """Turns [R] with those asked for and liked in front within each task, else in the order they had."""
     place = asked.nonzero().flatten()
     order = place[torch.argsort(turn[place], stable=True)]
@@ -235,7 +235,7 @@ def preferred_first(task: Tensor, turn: Tensor, asked: Tensor, liked: Tensor) ->
     return fresh
 
 
-def draw(
+def draw_episodes(
     index: EventIndex,
     entities: Tensor,
     shots: Tensor,
@@ -265,20 +265,20 @@ def draw(
     )
 
 
-def batch_of(data: Dataset, entities: IntArray, support: Interactions, query: Interactions) -> TaskBatch:
+def episode_batch(data: Dataset, entities: IntArray, support: Interactions, query: Interactions) -> TaskBatch:
     """Join rows with the features of their entities, and with their catalogues where every entity has its own."""
     device = support.item.device
-    features = {k: v.to(device) for k, v in gather(data.entities, entities).items()}
+    features = {k: v.to(device) for k, v in lookup_rows(data.entities, entities).items()}
     entity = torch.as_tensor(entities, device=device)
     homes = data.homes
     if homes is None:
         return TaskBatch(entity, Support(features, support), query)
-    own = catalogue_of(data, homes, np.asarray(entities)).to(device)
+    own = entity_catalog_of(data, homes, np.asarray(entities)).to(device)
     support, query = (_localised(homes, entity, rows) for rows in (support, query))
     return TaskBatch(entity, Support(features, support, own), query)
 
 
-def catalogue_of(data: Dataset, homes: ItemOwnership, entities: IntArray) -> EntityCatalog:
+def entity_catalog_of(data: Dataset, homes: ItemOwnership, entities: IntArray) -> EntityCatalog:
     """The items of T entities, padded."""
     count = np.diff(homes.indptr)[entities]
     width = int(count.max(initial=0)) + FIRST
@@ -286,7 +286,7 @@ def catalogue_of(data: Dataset, homes: ItemOwnership, entities: IntArray) -> Ent
     inside = (offset >= 0) & (offset < count[:, None])
     place = np.where(inside, homes.indptr[entities][:, None] + offset, 0)
     item = np.where(inside, homes.item[place] if len(homes.item) else 0, PAD)
-    flat = gather(data.items, item.reshape(-1))
+    flat = lookup_rows(data.items, item.reshape(-1))
     features = {k: v.reshape(*item.shape, *v.shape[1:]) for k, v in flat.items() if k != data.schema.home}
     return EntityCatalog(torch.from_numpy(item), features, torch.from_numpy(inside))
 
@@ -320,19 +320,19 @@ def collate(items: list[list[int]], labels: list[list[float]]) -> Interactions:
     return Interactions(torch.from_numpy(ids), torch.from_numpy(given), torch.from_numpy(mask))
 
 
-def ordered(index: EventIndex, order: Order, seed: int) -> EventIndex:
+def order_rows(index: EventIndex, order: Order, seed: int) -> EventIndex:
     """The index with rows in the order in which supports grow: by time as stored, or shuffled by the seed."""
     return index if order == "time" else index.shuffled(seed)
 
 
-def seen_only(data: Dataset, index: EventIndex, entities: IntArray) -> Dataset:
+def restrict_to_entities(data: Dataset, index: EventIndex, entities: IntArray) -> Dataset:
     """The data set as if there were no rows but those of the given entities in the index.
 
     What takes statistics from it cannot leak. It has no times, and for a ranking its rows are the positives.
     """
     member = torch.zeros(len(index.counts), dtype=torch.bool, device=index.indptr.device)
     member[torch.as_tensor(entities, device=member.device)] = True
-    own = index.only(member.repeat_interleave(index.counts))
+    own = index.select(member.repeat_interleave(index.counts))
     host = own.to("cpu")
     events = Events(
         host.indptr.numpy(),

@@ -8,7 +8,7 @@ import numpy as np
 
 from recsys_meta.core.dataset import NO_TIME, Dataset, Events, FeatureColumn
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.feature_encoding import gather
+from recsys_meta.core.feature_encoding import lookup_rows
 from recsys_meta.core.types import IntArray
 from recsys_meta.episodes.event_index import EventIndex
 
@@ -57,7 +57,7 @@ def split_of(data: Dataset, index: EventIndex, by: str = "seed", seed: int = 0) 
     if by not in ("seed", "time"):
         raise ConfigError(f"entities cannot be split by '{by}'; there are seed, time")
     schema = data.schema
-    entities = index.having(schema.least_rows)
+    entities = index.entities_with(schema.least_rows)
     if by == "time":
         return split_by_time(data.events, entities)
     if schema.past_rows is not None:
@@ -92,7 +92,7 @@ def _split_together(entities: IntArray, value: IntArray, seed: int) -> EntitySpl
 
 def _first_values(column: FeatureColumn, entities: IntArray) -> IntArray:
     """The (first) value of a categorical feature, 0 where there is none."""
-    return gather({"value": column}, entities)["value"][:, 0].numpy()
+    return lookup_rows({"value": column}, entities)["value"][:, 0].numpy()
 
 
 def _fold(entities: IntArray, seed: int, folds: int) -> EntitySplit:

@@ -58,13 +58,13 @@ def four_corners(
     rows = index if data.schema.order == "time" else index.shuffled(seed)
     fresh = _new_items(data, rows, seed, new_items)
     on_new = fresh[rows.item.long()]
-    known_rows = rows.only(~on_new)
-    new_rows = rows.only(on_new)
+    known_rows = rows.select(~on_new)
+    new_rows = rows.select(on_new)
     late = _late(known_rows, split.train, held_out)
     shown_known, shown_new = ~fresh, fresh.clone()
     shown_known[:FIRST] = False
     corners: dict[Scenario, WarmColdCell] = {
-        "known-known": WarmColdCell("known-known", split.train, known_rows.only(late), shown_known),
+        "known-known": WarmColdCell("known-known", split.train, known_rows.select(late), shown_known),
         "known-new": WarmColdCell("known-new", split.train, new_rows, shown_new),
         "new-known": WarmColdCell("new-known", split.test, known_rows, shown_known),
         "new-new": WarmColdCell("new-new", split.test, new_rows, shown_new),
@@ -72,7 +72,7 @@ def four_corners(
     for name, corner in corners.items():
         if not int(corner.index.counts[torch.from_numpy(corner.entities)].sum()):
             raise ConfigError(f"the corner '{name}' would have no rows: there are too few, or change the shares")
-    return WarmColdGrid(known_rows.only(~late), corners)
+    return WarmColdGrid(known_rows.select(~late), corners)
 
 
 def _new_items(data: Dataset, rows: EventIndex, seed: int, share: float) -> torch.Tensor:
@@ -96,7 +96,7 @@ def _new_items(data: Dataset, rows: EventIndex, seed: int, share: float) -> torc
 
 def _late(rows: EventIndex, train: IntArray, share: float) -> torch.Tensor:
     """The last rows of training entities, [N] bool."""
-    entity, _ = rows.flat(torch.arange(len(rows.counts)))
+    entity, _ = rows.flatten(torch.arange(len(rows.counts)))
     rank = torch.arange(len(entity)) - rows.indptr[entity]
     count = rows.counts[entity]
     member = torch.zeros(len(rows.counts), dtype=torch.bool)

@@ -19,12 +19,12 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import FloatArray, IntArray, Params, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex, ordered
+from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.episodes.splits import EntitySplit
-from recsys_meta.evaluation.cold_start import SHOTS, episodes_at, measure, metrics_of
-from recsys_meta.evaluation.evaluate_batch import batch_metrics, by_row
+from recsys_meta.evaluation.cold_start import SHOTS, episodes_at, evaluate_batch, metric_names
+from recsys_meta.evaluation.evaluate_batch import is_row_metric, tunable_metrics
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
-from recsys_meta.models.baselines import BaselineConfig, PerShotTuned, baseline, tuned
+from recsys_meta.models.baselines import BaselineConfig, PerShotTuned, make_baseline, make_per_shot
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -89,18 +89,18 @@ def fit_tuned(
     baseline, ConfigError for an objective or a metric that it does not serve.
     """
     started = time.monotonic()
-    metric = metric or metrics_of(data)[0]
-    if metric not in (known := batch_metrics(data)):
+    metric = metric or metric_names(data)[0]
+    if metric not in (known := tunable_metrics(data)):
         raise ConfigError(f"a {data.schema.objective} is not tuned by metric '{metric}'; there are {', '.join(known)}")
-    settings = baseline(name)(objective=data.schema.objective).grid()
-    rows = ordered(index, order or data.schema.order, seed)
+    settings = make_baseline(name)(objective=data.schema.objective).grid()
+    rows = order_rows(index, order or data.schema.order, seed)
     episodes = _episodes(data, rows, _drawn(split.valid, most, seed), sorted(set(shots)))
     if not episodes:
         raise ConfigError("no meta-validation entity has enough rows to tune on; give more data or fewer shots")
     trial = _TuningTrial(settings, data, split.train, metric, seed)
     values = trial.run(episodes)
     best = np.nanargmax(values * trial.sign, 1)
-    predictor = tuned(name, settings, list(episodes), best.tolist())
+    predictor = make_per_shot(name, settings, list(episodes), best.tolist())
     counts = [sum(len(b.entity) for b in batches) for batches in episodes.values()]
     choices = tuple(
         TuningChoice(
@@ -133,10 +133,10 @@ def _drawn(entities: IntArray, most: int, seed: int) -> IntArray:
 def _episodes(data: Dataset, rows: EventIndex, entities: IntArray, shots: Sequence[int]) -> dict[int, list[TaskBatch]]:
     """Episodes by support size, in batches that fit in memory; sizes nobody reaches are left out."""
     chunk = min(SCREENED, max(16, CELLS // data.catalogue))
-    most = MOST_ROWS if by_row(data) else None
+    most = MOST_ROWS if is_row_metric(data) else None
     batches: dict[int, list[TaskBatch]] = {}
     for k in shots:
-        enough = entities[rows.reaches(entities, k, data.schema.min_query, data.schema.query_from)]
+        enough = entities[rows.has_support(entities, k, data.schema.min_query, data.schema.query_from)]
         parts = [enough[i : i + chunk] for i in range(0, len(enough), chunk)]
         if parts:
             batches[k] = [episodes_at(data, rows, part, k, most) for part in parts]
@@ -201,7 +201,7 @@ class _TuningTrial:
         parts = []
         for part, batch in enumerate(batches):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + part * 31 + shots)
-            parts.append(measure(setting, body, self.data, batch, generator)[self.metric].flatten())
+            parts.append(evaluate_batch(setting, body, self.data, batch, generator)[self.metric].flatten())
         mean = float(torch.cat(parts).nanmean())
         return mean**0.5 if self.metric == "rmse" else mean
 

@@ -19,10 +19,10 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex, batch_of, draw, ordered
-from recsys_meta.evaluation.curve import ColdStartCurve, choose
-from recsys_meta.evaluation.evaluate_batch import EvalOptions, by_row, measure, metrics_of
-from recsys_meta.evaluation.list_mrr import list_ranks
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch, order_rows
+from recsys_meta.evaluation.curve import ColdStartCurve, best_setting
+from recsys_meta.evaluation.evaluate_batch import EvalOptions, evaluate_batch, is_row_metric, metric_names
+from recsys_meta.evaluation.list_mrr import list_reciprocal_ranks
 from recsys_meta.metrics.bootstrap import Values
 from recsys_meta.metrics.pooled_metrics import RowSample
 from recsys_meta.models.protocols import Predictor
@@ -34,12 +34,12 @@ __all__ = [
     "ColdStartCurve",
     "EvalOptions",
     "UnadaptedPredictor",
-    "change_made",
-    "choose",
+    "adaptation_effect",
+    "best_setting",
     "cold_start",
     "episodes_at",
-    "measure",
-    "metrics_of",
+    "evaluate_batch",
+    "metric_names",
 ]  # fmt: skip
 
 SHOTS = (0, 1, 3, 5, 10, 20)
@@ -82,26 +82,26 @@ def cold_start(
     least = data.schema.min_query if min_query is None else min_query
     if least < 1:
         raise ConfigError(f"min_query must be at least 1, got {least}: without a query row nothing is measured")
-    rows = ordered(index, order or data.schema.order, seed)
+    rows = order_rows(index, order or data.schema.order, seed)
     ask = ask or EvalOptions()
-    most = (ask.rows or most_rows) if by_row(data) else None
+    most = (ask.rows or most_rows) if is_row_metric(data) else None
     body = predictor.body(params)
-    tally = _RowValues(data, rows, shots) if by_row(data) else _TaskValues(data, len(entities), shots)
+    tally = _RowValues(data, rows, shots) if is_row_metric(data) else _TaskValues(data, len(entities), shots)
     for start in range(0, len(entities), chunk):
         part = entities[start : start + chunk]
         for k in shots:
-            enough = index.reaches(part, k, least, data.schema.query_from)
+            enough = index.has_support(part, k, least, data.schema.query_from)
             if not enough.any():
                 continue
             batch = episodes_at(data, rows, part[enough], k, most, seed)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + start * 31 + k)
-            measured = measure(predictor, body, data, batch, generator, ask)
+            measured = evaluate_batch(predictor, body, data, batch, generator, ask)
             tally.add(k, start + np.flatnonzero(enough), batch, measured)
         if progress is not None:
             progress(min(start + chunk, len(entities)), len(entities))
     values = tally.values()
-    if lists and "mrr" in metrics_of(data) and data.schema.objective == "click":
-        ranks = list_ranks(predictor, body, data, rows, entities, shots, least)
+    if lists and "mrr" in metric_names(data) and data.schema.objective == "click":
+        ranks = list_reciprocal_ranks(predictor, body, data, rows, entities, shots, least)
         values = {k: {**v, "mrr": ranks[k]} for k, v in values.items()}
     return ColdStartCurve(predictor.name, entities, values)
 
@@ -110,7 +110,7 @@ class _TaskValues:
     """Values of tasks, as they come in."""
 
     def __init__(self, data: Dataset, entities: int, shots: Sequence[int]) -> None:
-        self._values = {k: {m: np.full(entities, np.nan) for m in metrics_of(data)} for k in shots}
+        self._values = {k: {m: np.full(entities, np.nan) for m in metric_names(data)} for k in shots}
 
     def add(self, shots: int, places: IntArray, batch: TaskBatch, measured: Mapping[str, Tensor]) -> None:
         for name, kept in self._values[shots].items():
@@ -124,7 +124,7 @@ class _RowValues:
     """Values of rows, as they come in."""
 
     def __init__(self, data: Dataset, index: EventIndex, shots: Sequence[int]) -> None:
-        self._names, self._index = metrics_of(data), index
+        self._names, self._index = metric_names(data), index
         self._clicks = data.schema.objective == "click"
         self._parts: dict[int, dict[str, list[Tensor]]] = {k: {} for k in shots}
 
@@ -165,10 +165,10 @@ def episodes_at(
     """
     chosen = torch.as_tensor(entities, device=index.indptr.device)
     wanted = torch.full_like(chosen, shots)
-    support, query = draw(index, chosen, wanted, query_from=data.schema.query_from)
+    support, query = draw_episodes(index, chosen, wanted, query_from=data.schema.query_from)
     if most is not None and query.item.shape[1] > most:
         query = _part(query, most, torch.Generator().manual_seed(seed))
-    return batch_of(data, entities, support, query)
+    return episode_batch(data, entities, support, query)
 
 
 def _part(rows: Interactions, most: int, generator: torch.Generator) -> Interactions:
@@ -207,7 +207,7 @@ class AdaptationEffect:
 
 
 @torch.no_grad()
-def change_made(predictor: Predictor, params: Params, batch: TaskBatch) -> AdaptationEffect:
+def adaptation_effect(predictor: Predictor, params: Params, batch: TaskBatch) -> AdaptationEffect:
     """How far adapting to a batch of supports moved states and predictions (a method that does nothing shows 0)."""
     body = predictor.body(params)
     after, before = predictor.adapt(body, batch.support), predictor.adapt(body, batch.support.empty())

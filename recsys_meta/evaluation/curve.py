@@ -9,8 +9,14 @@ import numpy as np
 
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.core.types import IntArray
-from recsys_meta.metrics.bootstrap import ConfidenceInterval, PairedDifference, Values, paired_seeds, summarise
-from recsys_meta.metrics.pooled_metrics import RowSample, figure
+from recsys_meta.metrics.bootstrap import (
+    ConfidenceInterval,
+    PairedDifference,
+    Values,
+    paired_difference_over_seeds,
+    summarise,
+)
+from recsys_meta.metrics.pooled_metrics import RowSample, compute_metric
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,11 @@ class ColdStartCurve:
         """Paired difference, self less other, at one point."""
         if not np.array_equal(self.entities, other.entities):
             raise ValueError("curves over different entities cannot be paired")
-        return paired_seeds(metric, [self.at(shots, metric)], [other.at(shots, metric)])
+        return paired_difference_over_seeds(metric, [self.at(shots, metric)], [other.at(shots, metric)])
 
     def mean(self, metric: str) -> float:
         """Mean over the points of the curve: the figure that choices on meta-validation are made by."""
-        means = [mean_of(metric, self.at(k, metric)) for k in self.values]
+        means = [mean_value(metric, self.at(k, metric)) for k in self.values]
         finite = [m for m in means if np.isfinite(m)]
         return float(np.mean(finite)) if finite else float("nan")
 
@@ -55,18 +61,18 @@ def _listed(names: Iterable[object]) -> str:
     return ", ".join(map(str, names))
 
 
-def mean_of(metric: str, values: Values) -> float:
+def mean_value(metric: str, values: Values) -> float:
     """The figure of a point, NaN where nobody reached it (for RMSE the mean square)."""
     if isinstance(values, RowSample):
-        return figure(metric, values)
+        return compute_metric(metric, values)
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def choose(curves: Sequence[ColdStartCurve], metric: str, sign: float = 1.0) -> dict[int, int]:
+def best_setting(curves: Sequence[ColdStartCurve], metric: str, sign: float = 1.0) -> dict[int, int]:
     """For each number of shots, which of the curves (of one method's settings, on meta-validation) is best."""
     return {k: int(np.argmax([_worth(metric, c.at(k, metric), sign) for c in curves])) for k in curves[0].values}
 
 
 def _worth(metric: str, values: Values, sign: float) -> float:
-    mean = mean_of(metric, values)
+    mean = mean_value(metric, values)
     return sign * mean if np.isfinite(mean) else -np.inf

@@ -42,7 +42,7 @@ class EvalOptions:
     rows: int | None = None
 
 
-def metrics_of(data: Dataset) -> tuple[str, ...]:
+def metric_names(data: Dataset) -> tuple[str, ...]:
     """Metrics that make sense for the objective; the first one is what choices are made by."""
     match data.schema.objective:
         case "ranking":
@@ -55,7 +55,7 @@ def metrics_of(data: Dataset) -> tuple[str, ...]:
             return CHOICE
 
 
-def batch_metrics(data: Dataset) -> tuple[str, ...]:
+def tunable_metrics(data: Dataset) -> tuple[str, ...]:
     """Those of `metrics_of` that are a mean over what `measure` answers of a batch. The others need more: all rows at
     once (AUC, calibration error), which rows are new or whose they are (choices), or the lists (MRR of clicks)."""
     match data.schema.objective:
@@ -64,15 +64,15 @@ def batch_metrics(data: Dataset) -> tuple[str, ...]:
         case "choice":
             return tuple(name for name in CHOICE if not name.startswith(("new_", "macro_")))
         case _:
-            return metrics_of(data)
+            return metric_names(data)
 
 
-def by_row(data: Dataset) -> bool:
+def is_row_metric(data: Dataset) -> bool:
     """Whether rows are measured rather than tasks."""
     return data.schema.objective in ("click", "choice")
 
 
-def measure(
+def evaluate_batch(
     predictor: Predictor,
     body: Params,
     data: Dataset,

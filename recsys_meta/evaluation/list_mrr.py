@@ -16,14 +16,14 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params
-from recsys_meta.episodes.event_index import EventIndex, batch_of
+from recsys_meta.episodes.event_index import EventIndex, episode_batch
 from recsys_meta.metrics.pooled_metrics import RowSample
 from recsys_meta.models.protocols import Predictor
 
 CHUNK = 256
 
 
-def list_ranks(
+def list_reciprocal_ranks(
     predictor: Predictor,
     body: Params,
     data: Dataset,
@@ -56,7 +56,7 @@ def list_ranks(
         if k not in shots:
             continue
         judged = newcomer[index.entity] & (rank >= max(k, data.schema.query_from))
-        judged &= torch.from_numpy(index.reaches(np.arange(len(index.counts)), k, least, data.schema.query_from))[
+        judged &= torch.from_numpy(index.has_support(np.arange(len(index.counts)), k, least, data.schema.query_from))[
             index.entity
         ]
         found[k] = _reciprocal(index, current, asked, judged)
@@ -71,7 +71,7 @@ def _score(
         part = entities[start : start + CHUNK]
         chosen = torch.from_numpy(part)
         support, query = index.draw(chosen, torch.full_like(chosen, k))
-        batch = batch_of(data, part, support, query)
+        batch = episode_batch(data, part, support, query)
         score = predictor.score(body, predictor.adapt(body, batch.support), batch.query)
         assert query.position is not None
         current[query.position[query.mask]] = score[query.mask].float()

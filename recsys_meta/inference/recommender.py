@@ -20,8 +20,8 @@ from torch import Tensor
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, UNKNOWN, Interactions, State, Support
-from recsys_meta.inference.ranking.filters import FeatureFilter, passing
-from recsys_meta.inference.ranking.topk import Best, best, best_of_each
+from recsys_meta.inference.ranking.filters import FeatureFilter, filter_mask
+from recsys_meta.inference.ranking.topk import Best, top_k, top_k_rows
 from recsys_meta.inference.requests.encoder import RequestEncoder
 from recsys_meta.inference.requests.entity import (
     EncodedEntity,
@@ -34,7 +34,7 @@ from recsys_meta.inference.requests.entity import (
 )
 from recsys_meta.inference.requests.query_context import EncodedQuery, QueryEncoder
 from recsys_meta.inference.requests.support_reader import MAX_SUPPORT, SupportReader
-from recsys_meta.inference.state_codec import dump_state, load_state, settle
+from recsys_meta.inference.state_codec import dump_state, load_state, quantize
 from recsys_meta.models.bundle import Bundle, popular_scores
 from recsys_meta.models.functional.embeddings import catalogue_features
 from recsys_meta.models.protocols import ChoicePredictor, UncertainPredictor, WarmStartPredictor
@@ -120,10 +120,10 @@ class Recommender:
         self._asker = QueryEncoder(bundle.schema, self.reader.fields, self._encoder)
         # Asked once: to hold an object against a protocol takes as long as a small adaptation.
         self._starter = bundle.predictor if isinstance(bundle.predictor, WarmStartPredictor) else None
-        self._starts: dict[tuple[int, bytes], State] = {}
+        self._warm_starts: dict[tuple[int, bytes], State] = {}
         self._coarse: Collection[str] = getattr(bundle.predictor, "coarse", ())
         self.fields, self.repeats = self.reader.fields, self.reader.repeats
-        self.know = self.reader.read
+        self.read_support = self.reader.read
         self.support = self._encoder.support
         self.unknown_features = self._encoder.unknown
         if bundle.schema.objective == "choice" and not isinstance(bundle.predictor, ChoicePredictor):
@@ -143,10 +143,10 @@ class Recommender:
 
     def adapt(self, known: Sequence[EncodedEntity]) -> State:
         """States of T newcomers, rounded as a cache would keep them: an answer never depends on what was cached."""
-        return self.settle(known)[0]
+        return self.adapt_and_serialize(known)[0]
 
     @torch.no_grad()
-    def settle(self, known: Sequence[EncodedEntity]) -> tuple[State, list[bytes]]:
+    def adapt_and_serialize(self, known: Sequence[EncodedEntity]) -> tuple[State, list[bytes]]:
         """The same, and each as small bytes for `load_state`."""
         support = self.support(known)
         starts = None if self._starter is None else self._starts_of(self._starter, known)
@@ -154,7 +154,7 @@ class Recommender:
             state = self.bundle.predictor.adapt(self.body, support)
         else:
             state = self._starter.adapt_from(self.body, starts, support)
-        return settle(state, self._coarse)
+        return quantize(state, self._coarse)
 
     def _starts_of(self, starter: WarmStartPredictor, known: Sequence[EncodedEntity]) -> State | None:
         """Where such newcomers start: worked out for the first one of each kind. None for many who share nothing."""
@@ -177,11 +177,11 @@ class Recommender:
     def _kept_start(self, starter: WarmStartPredictor, kind: tuple[int, bytes], one: EncodedEntity) -> State:
         """The start of a kind, worked out where it is new for one who is of it: alone, so that its features are not
         padded for another's sake, which may cost a last bit."""
-        start = self._starts.get(kind)
+        start = self._warm_starts.get(kind)
         if start is None:
-            if len(self._starts) >= MOST_STARTS:
-                self._starts.clear()
-            start = self._starts[kind] = starter.start(self.body, self.support([one]))
+            if len(self._warm_starts) >= MOST_STARTS:
+                self._warm_starts.clear()
+            start = self._warm_starts[kind] = starter.start(self.body, self.support([one]))
         return start
 
     def dump(self, state: State) -> bytes:
@@ -192,40 +192,42 @@ class Recommender:
     def scores(self, state: State) -> Tensor:
         """Scores of the whole catalogue, [T, C]."""
         tasks = len(next(iter(state.values())))
-        if tasks >= FEWEST or not self.together:
+        if tasks >= FEWEST or not self.batch_invariant:
             return self.bundle.predictor.rank(self.body, state)
         # Joined, not picked out by place: for one newcomer that takes a quarter of the time.
         enough = {name: torch.cat([leaf] * math.ceil(FEWEST / tasks)) for name, leaf in state.items()}
         return self.bundle.predictor.rank(self.body, enough)[:tasks]
 
     @cached_property
-    def together(self) -> bool:
+    def batch_invariant(self) -> bool:
         """Whether newcomers get the same numbers in any company, so that many may be adapted and ranked at once. Tried
         out: how a product is worked out is the business of the library, and of the machine."""
         if self._starter is None:
             return False
         try:
-            return self._alike()
+            return self._is_batch_invariant()
         except Exception:  # whoever asks it to adapt will see
             return False
 
     @torch.no_grad()
-    def _alike(self) -> bool:
+    def _is_batch_invariant(self) -> bool:
         names = self._names[:_TRIED]
         turned = [names[i:] + names[:i] for i in range(len(names))]
-        states = self.adapt([self.know(EntityRequest(events=[Interaction(n) for n in some[:5]])) for some in turned])
+        states = self.adapt(
+            [self.read_support(EntityRequest(events=[Interaction(n) for n in some[:5]])) for some in turned]
+        )
         rank, whole = self.bundle.predictor.rank, self.bundle.predictor.rank(self.body, states)
         parts = [slice(i, i + FEWEST + i % 3) for i in range(len(names) - FEWEST)]
         return bool(parts) and all(
             torch.equal(rank(self.body, {k: v[p] for k, v in states.items()}), whole[p]) for p in parts
         )
 
-    def answer(self, state: State, question: EncodedQuery | None = None) -> Tensor:
+    def score_catalog(self, state: State, question: EncodedQuery | None = None) -> Tensor:
         """Scores [C] of one newcomer's whole catalogue: for nothing in particular, or for a question."""
-        return self.answers(state, question)[0]
+        return self.score_catalogs(state, question)[0]
 
     @torch.no_grad()
-    def answers(self, state: State, question: EncodedQuery | None = None) -> Tensor:
+    def score_catalogs(self, state: State, question: EncodedQuery | None = None) -> Tensor:
         """The same for T states, [T, C]."""
         if question is None:
             return self.scores(state)
@@ -239,39 +241,39 @@ class Recommender:
         return predictor.score(self.body, state, replace(wide, item=every.expand(tasks, -1)))
 
     @torch.no_grad()
-    def judge(self, state: State, rows: Interactions) -> Tensor:
+    def score_rows(self, state: State, rows: Interactions) -> Tensor:
         """Scores [T, R] of rows."""
         return self.bundle.predictor.score(self.body, state, rows)
 
     @torch.no_grad()
-    def spread(self, state: State, rows: Interactions) -> Tensor | None:
+    def score_std(self, state: State, rows: Interactions) -> Tensor | None:
         """Standard deviation [T, R] of the scores of rows, where the predictor knows it."""
         predictor = self.bundle.predictor
-        return predictor.spread(self.body, state, rows) if isinstance(predictor, UncertainPredictor) else None
+        return predictor.score_std(self.body, state, rows) if isinstance(predictor, UncertainPredictor) else None
 
-    def ask(
+    def encode_query(
         self, known: EncodedEntity, moment: QueryContext, told: Mapping[str, RawFeatures] | None = None
     ) -> tuple[EncodedEntity, EncodedQuery]:
         """A question in the model's words, and the newcomer with what was told of items, name to features.
 
         Raises DataError for a context or features that the model does not have, or a place where it knows of none.
         """
-        return self._asker.ask(known, moment, told or {})
+        return self._asker.encode(known, moment, told or {})
 
     def rows(self, known: EncodedEntity, asked: Sequence[tuple[str, RawFeatures]]) -> Interactions:
         """Rows [1, R] to be judged: items with their contexts; an item that the model lacks is UNKNOWN."""
         for _, words in asked:
             self.fields.check(words, self.fields.row)
-        return self._encoder.rows(self.places([item for item, _ in asked], known), [words for _, words in asked])
+        return self._encoder.rows(self.item_ids([item for item, _ in asked], known), [words for _, words in asked])
 
     def fallback(self, known: EncodedEntity) -> Tensor:
         """Scores [C] by popularity, in the newcomer's own catalogue where it has one: for a model that fails."""
         if known.own is None:
             return self.popular
         met = torch.tensor(known.items, dtype=torch.int64)
-        return torch.bincount(met, minlength=self.catalogue(known.own)).float().log1p()
+        return torch.bincount(met, minlength=self.catalog_size(known.own)).float().log1p()
 
-    def top(
+    def top_k(
         self,
         scores: Tensor,
         n: int,
@@ -299,55 +301,55 @@ class Recommender:
             left[list(exclude)] = -np.inf
         allowed = torch.from_numpy(left)
         if candidates is None:
-            return self.listed(best(allowed, n), own)
+            return self.to_items(top_k(allowed, n), own)
         # Few of many: nothing else is looked at.
         chosen = torch.tensor(sorted({c for c in candidates if c >= FIRST}), dtype=torch.int64)
-        return self.listed([(score, int(chosen[i])) for score, i in best(allowed[chosen], n)], own)
+        return self.to_items([(score, int(chosen[i])) for score, i in top_k(allowed[chosen], n)], own)
 
-    def tops(self, scores: Tensor, n: int, known: Sequence[EncodedEntity]) -> list[list[ScoredItem]]:
+    def top_k_batch(self, scores: Tensor, n: int, known: Sequence[EncodedEntity]) -> list[list[ScoredItem]]:
         """The n best of scores [T, C] for each of T newcomers, without what they have met: `top` of each."""
         if self.bundle.schema.home is not None:
-            sizes = [self.catalogue(one.own) for one in known]
-            return [self.top(s[:c], n, own=k.own) for s, c, k in zip(scores, sizes, known, strict=True)]
-        return [self.listed(found) for found in self.bests(scores, [TopKRequest(n, one.seen) for one in known])]
+            sizes = [self.catalog_size(one.own) for one in known]
+            return [self.top_k(s[:c], n, own=k.own) for s, c, k in zip(scores, sizes, known, strict=True)]
+        return [self.to_items(found) for found in self.top_k_ids(scores, [TopKRequest(n, one.seen) for one in known])]
 
-    def bests(self, scores: Tensor, wishes: Sequence[TopKRequest]) -> list[Best]:
+    def top_k_ids(self, scores: Tensor, wishes: Sequence[TopKRequest]) -> list[Best]:
         """What `top` finds for each row of scores [T, C] of the model's catalogue: scores and ids, for `listed`."""
         allowed = scores.numpy().copy()
         allowed[:, :FIRST] = -np.inf
         row = [i for i, wish in enumerate(wishes) for _ in wish.exclude]
         allowed[row, [item for wish in wishes for item in wish.exclude]] = -np.inf
-        found = best_of_each(torch.from_numpy(allowed), max(wish.n for wish in wishes))
+        found = top_k_rows(torch.from_numpy(allowed), max(wish.n for wish in wishes))
         return [some[: wish.n] for some, wish in zip(found, wishes, strict=True)]
 
-    def listed(self, found: Best, own: EntityCatalogSpec | None = None) -> list[ScoredItem]:
+    def to_items(self, found: Best, own: EntityCatalogSpec | None = None) -> list[ScoredItem]:
         """Scores and ids as items."""
         of, titles = self._names if own is None else own.names, self.bundle.titles
         return [ScoredItem(name := of[i - FIRST], score, titles.get(name)) for score, i in found]
 
-    def ids(self, items: Sequence[str], own: EntityCatalogSpec | None = None) -> list[int]:
+    def known_item_ids(self, items: Sequence[str], own: EntityCatalogSpec | None = None) -> list[int]:
         """Padded ids of raw items the model (or the entity's own catalogue) has; others are left out."""
         ids = self._ids if own is None else own.ids
         return [ids[i] for i in items if i in ids]
 
-    def places(self, items: Sequence[str], known: EncodedEntity) -> list[int]:
+    def item_ids(self, items: Sequence[str], known: EncodedEntity) -> list[int]:
         """The id of each raw item, UNKNOWN for those that neither the model nor the newcomer has."""
         ids = self._ids if known.own is None else known.own.ids
         return [ids.get(i, UNKNOWN) for i in items]
 
-    def name(self, item: int, own: EntityCatalogSpec | None = None) -> str:
+    def item_name(self, item: int, own: EntityCatalogSpec | None = None) -> str:
         """The raw item of an id."""
         return (self._names if own is None else own.names)[item - FIRST]
 
-    def passing(self, rules: Mapping[str, FeatureFilter], known: EncodedEntity) -> Tensor:
+    def filter_mask(self, rules: Mapping[str, FeatureFilter], known: EncodedEntity) -> Tensor:
         """Which items of the newcomer's catalogue fulfil rules, [C] bool. Raises DataError for a wrong rule."""
         schema = self.bundle.schema
         features: Mapping[str, Tensor] = self._table
         if known.own is not None:
             features = {n: v[0] for n, v in self._encoder.catalogue([known.own]).features.items()}
-        return passing(rules, schema.item_features, self.bundle.vocab, features)
+        return filter_mask(rules, schema.item_features, self.bundle.vocab, features)
 
-    def catalogue(self, own: EntityCatalogSpec | None = None) -> int:
+    def catalog_size(self, own: EntityCatalogSpec | None = None) -> int:
         """C: items and the two reserved ids, of the model or of an entity's own catalogue."""
         return FIRST + len(self._names if own is None else own.names)
 
@@ -357,7 +359,7 @@ class Recommender:
         with torch.no_grad():
             state = self.bundle.predictor.adapt(self.body, support)
             after = self.bundle.predictor.support_loss(self.body, state, support)
-        loss, norm = self._slopes(support.empty(), support)
+        loss, norm = self._loss_and_gradient_norm(support.empty(), support)
         most = int(getattr(self.bundle.predictor.config, "steps", 1))
         figures = zip(loss.tolist(), after.tolist(), norm.tolist(), strict=True)
         return [
@@ -365,13 +367,13 @@ class Recommender:
             for k, found in zip(known, figures, strict=True)
         ]
 
-    def slopes(self, known: EncodedEntity, cases: Sequence[EncodedEntity]) -> Tensor:
+    def gradient_norms(self, known: EncodedEntity, cases: Sequence[EncodedEntity]) -> Tensor:
         """Norms [T] of the gradients that the supports of some cases have at the state of a newcomer."""
         start = self.support([known])
         start = start.of(torch.zeros(len(cases), dtype=torch.int64))
-        return self._slopes(start, self.support(cases))[1]
+        return self._loss_and_gradient_norm(start, self.support(cases))[1]
 
-    def _slopes(self, start: Support, support: Support) -> tuple[Tensor, Tensor]:
+    def _loss_and_gradient_norm(self, start: Support, support: Support) -> tuple[Tensor, Tensor]:
         """Loss [T] of supports at the states of others, and the norm of its gradient there."""
         predictor = self.bundle.predictor
         with torch.no_grad():
@@ -420,17 +422,19 @@ def recommend(
 ) -> RecommendedList:
     """Adapt to a newcomer and rank, without a cache: what the command line prints and the API must equal."""
     began = time.perf_counter()
-    known, question = recommender.know(newcomer), None
+    known, question = recommender.read_support(newcomer), None
     if moment is not None or (known.own is not None and candidates):
-        known, question = recommender.ask(known, moment or QueryContext(), {name: {} for name in candidates or ()})
-    scores = recommender.answer(recommender.adapt([known]), question)
-    chosen = None if candidates is None else recommender.places(candidates, known)
+        known, question = recommender.encode_query(
+            known, moment or QueryContext(), {name: {} for name in candidates or ()}
+        )
+    scores = recommender.score_catalog(recommender.adapt([known]), question)
+    chosen = None if candidates is None else recommender.item_ids(candidates, known)
     lacking = {name for name, i in zip(candidates or (), chosen or (), strict=True) if i < FIRST}
     exclude = known.seen if known.own is None else question.hidden if question else ()
-    found = recommender.top(scores, n + 1, exclude=exclude, candidates=chosen, own=known.own)
+    found = recommender.top_k(scores, n + 1, exclude=exclude, candidates=chosen, own=known.own)
     items, served_by = found[:n], "adapted" if known.items else "prior"
     more = bool(items) and len(found) > n
-    following = (items[-1].score, recommender.places([items[-1].item], known)[0]) if more else None
+    following = (items[-1].score, recommender.item_ids([items[-1].item], known)[0]) if more else None
     unknown = tuple(sorted(lacking.union(known.unknown)))
     strange = tuple(recommender.unknown_features(known.features))
     ms = 1000 * (time.perf_counter() - began)

@@ -41,10 +41,10 @@ _LIMITS = (2**8 - 1, 2**16 - 1, 2**32 - 1, 2**63 - 1)
 
 def dump_state(state: State, coarse: Collection[str] = ()) -> bytes:
     """A state as a small binary. Raises ValueError for a leaf of a type that is not kept."""
-    return settle({name: leaf.detach()[None] for name, leaf in state.items()}, coarse, one=False)[1][0]
+    return quantize({name: leaf.detach()[None] for name, leaf in state.items()}, coarse, one=False)[1][0]
 
 
-def settle(state: State, coarse: Collection[str] = (), *, one: bool = True) -> tuple[State, list[bytes]]:
+def quantize(state: State, coarse: Collection[str] = (), *, one: bool = True) -> tuple[State, list[bytes]]:
     """States of T newcomers as a cache would give them back, and the binary of each: of a state with T = 1, or, unless
     `one`, without a T. Raises ValueError as above."""
     made = dict(state)

@@ -11,11 +11,19 @@ from recsys_meta.metrics.pooled_metrics import (
     ConfidenceInterval,
     PairedDifference,
     RowSample,
-    paired_samples,
+    paired_sample_difference,
     summarise_samples,
 )
 
-__all__ = ["ConfidenceInterval", "PairedDifference", "Values", "paired", "paired_seeds", "summarise", "summarise_seeds"]
+__all__ = [
+    "ConfidenceInterval",
+    "PairedDifference",
+    "Values",
+    "paired_difference",
+    "paired_difference_over_seeds",
+    "summarise",
+    "summarise_seeds",
+]
 
 Values = FloatArray | RowSample
 """What a method did at one point: one value an entity, or rows of entities."""
@@ -51,17 +59,19 @@ def summarise_seeds(metric: str, seeds: Sequence[Values], draws: int = 1000) -> 
     )
 
 
-def paired_seeds(metric: str, ours: Sequence[Values], theirs: Sequence[Values]) -> PairedDifference:
+def paired_difference_over_seeds(metric: str, ours: Sequence[Values], theirs: Sequence[Values]) -> PairedDifference:
     """Paired difference of two methods over seeds: entities of all seeds for plain values, see `samples` for rows."""
     if any(isinstance(v, RowSample) for v in (*ours, *theirs)):
         pairs = [
             (a, b) for a, b in zip(ours, theirs, strict=True) if isinstance(a, RowSample) and isinstance(b, RowSample)
         ]
-        return paired_samples(metric, pairs)
-    return paired(np.concatenate([np.asarray(v) for v in ours]), np.concatenate([np.asarray(v) for v in theirs]))
+        return paired_sample_difference(metric, pairs)
+    return paired_difference(
+        np.concatenate([np.asarray(v) for v in ours]), np.concatenate([np.asarray(v) for v in theirs])
+    )
 
 
-def paired(ours: FloatArray, theirs: FloatArray, seed: int = 0, draws: int = 2000) -> PairedDifference:
+def paired_difference(ours: FloatArray, theirs: FloatArray, seed: int = 0, draws: int = 2000) -> PairedDifference:
     """Paired bootstrap over entities; the p-value is that of the sign-flip permutation test."""
     gap = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
     gap = gap[~np.isnan(gap)]

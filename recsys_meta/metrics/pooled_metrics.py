@@ -63,7 +63,7 @@ Finish = Callable[[FloatArray], FloatArray]
 """From sums [..., P] to figures [...]."""
 
 
-def figure(metric: str, sample: RowSample) -> float:
+def compute_metric(metric: str, sample: RowSample) -> float:
     """The figure of a sample, NaN without rows."""
     kept = sample.kept()
     if not len(kept.value):
@@ -103,13 +103,15 @@ def summarise_samples(metric: str, seeds: Sequence[RowSample], draws: int = 1000
         return ConfidenceInterval(float("nan"), float("nan"), float("nan"), 0)
     entities = np.unique(np.concatenate([s.entity for s in kept]))
     weight = _weights(len(entities), draws)
-    value = float(np.mean([figure(metric, s) for s in kept]))
+    value = float(np.mean([compute_metric(metric, s) for s in kept]))
     drawn = np.nanmean([_drawn(metric, s, entities, weight) for s in kept], axis=0)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return ConfidenceInterval(value, float(low), float(high), sum(len(np.unique(s.entity)) for s in kept))
 
 
-def paired_samples(metric: str, pairs: Sequence[tuple[RowSample, RowSample]], draws: int = 2000) -> PairedDifference:
+def paired_sample_difference(
+    metric: str, pairs: Sequence[tuple[RowSample, RowSample]], draws: int = 2000
+) -> PairedDifference:
     """Mean over seeds of the difference of two figures on the same rows; entities are drawn with replacement.
 
     The p-value is twice the share of draws on the rarer side of zero. Raises ValueError for rows that differ.
@@ -125,7 +127,7 @@ def paired_samples(metric: str, pairs: Sequence[tuple[RowSample, RowSample]], dr
     weight = _weights(len(entities), draws)
     gaps = [_drawn(metric, a, entities, weight) - _drawn(metric, b, entities, weight) for a, b in kept]
     drawn = np.nanmean(gaps, axis=0)
-    difference = float(np.mean([figure(metric, a) - figure(metric, b) for a, b in kept]))
+    difference = float(np.mean([compute_metric(metric, a) - compute_metric(metric, b) for a, b in kept]))
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     side = min(float((drawn <= 0).mean()), float((drawn >= 0).mean()))
     p = min(1.0, 2 * (side * draws + 1) / (draws + 1))

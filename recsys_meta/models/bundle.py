@@ -25,14 +25,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from recsys_meta import __version__
-from recsys_meta.core.atomic_io import new_directory, seal, sha256, unseal
+from recsys_meta.core.atomic_io import atomic_directory, dump_checksummed, load_checksummed, sha256
 from recsys_meta.core.dataset import Dataset, Vocabulary
 from recsys_meta.core.errors import CheckpointError, ConfigError
-from recsys_meta.core.schema import Schema, explain
+from recsys_meta.core.schema import Schema, explain_errors
 from recsys_meta.core.types import FIRST, IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.baselines import BASELINES
-from recsys_meta.models.functional.embeddings import counts_of, item_features
+from recsys_meta.models.functional.embeddings import item_counts_of, item_features
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.models.protocols import Predictor
 
@@ -75,7 +75,7 @@ def make_bundle(
     return Bundle(
         predictor=predictor,
         params={k: v.detach().cpu() for k, v in {**items, **params}.items()},
-        popularity=counts_of(item.cpu(), data.catalogue),
+        popularity=item_counts_of(item.cpu(), data.catalogue),
         schema=data.schema,
         vocab=Vocabulary(spaces),
         titles=titles if isinstance(titles := data.about.get("titles"), Mapping) else {},
@@ -83,7 +83,7 @@ def make_bundle(
     )
 
 
-def predictor_of(name: str, config: Mapping[str, Any]) -> Predictor:
+def build_predictor(name: str, config: Mapping[str, Any]) -> Predictor:
     """A learner or baseline by name. Raises ConfigError for an unknown name or a wrong configuration."""
     classes: dict[str, Any] = {**LEARNERS, **BASELINES}
     if name not in classes:
@@ -92,7 +92,7 @@ def predictor_of(name: str, config: Mapping[str, Any]) -> Predictor:
         kind = classes[name]  # a baseline is its own configuration
         made: Predictor = kind(kind.Config(**config)) if name in LEARNERS else kind(**config)
     except ValidationError as error:
-        raise ConfigError(f"configuration of '{name}': {explain(error)}") from None
+        raise ConfigError(f"configuration of '{name}': {explain_errors(error)}") from None
     return made
 
 
@@ -110,7 +110,7 @@ def save_bundle(bundle: Bundle, root: Path) -> Path:
     text = _describe(bundle, {name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
     target = root / _version(text)
     if not _whole(target):
-        with new_directory(target) as beside:
+        with atomic_directory(target) as beside:
             for name, content in files.items():
                 (beside / name).write_bytes(content)
             (beside / "bundle.json").write_text(text, encoding="utf-8")
@@ -132,7 +132,7 @@ def _whole(path: Path) -> bool:
 
 
 def _describe(bundle: Bundle, files: Mapping[str, str]) -> str:
-    return seal(
+    return dump_checksummed(
         {
             "format": FORMAT,
             "predictor": bundle.predictor.name,
@@ -155,7 +155,7 @@ def load_bundle(path: Path, verify: bool = True) -> Bundle:
     """Read a bundle. Raises CheckpointError when a file is missing, damaged or of another format."""
     try:
         text = (path / "bundle.json").read_text(encoding="utf-8")
-        about = unseal(text)
+        about = load_checksummed(text)
         if about["format"] != FORMAT:
             raise CheckpointError(f"{path}: bundle format {about['format']}, this version reads {FORMAT}")
         for name, digest in about["files"].items() if verify else ():
@@ -165,7 +165,7 @@ def load_bundle(path: Path, verify: bool = True) -> Bundle:
         vocab = _vocab_of(pd.read_parquet(path / "vocab.parquet"), about["vocabularies"])
         titles = _titles_of(path / "titles.parquet") if "titles.parquet" in about["files"] else {}
         schema = Schema.model_validate(about["schema"])
-        predictor = predictor_of(about["predictor"], about["config"])
+        predictor = build_predictor(about["predictor"], about["config"])
         popularity = params.pop(_POPULARITY)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a whole bundle ({type(error).__name__}: {error})") from None

@@ -65,7 +65,7 @@ class ChoicePredictor(Protocol):
 class UncertainPredictor(Protocol):
     """A predictor that knows how sure it is."""
 
-    def spread(self, body: Params, state: State, rows: Interactions) -> Tensor:
+    def score_std(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the scores of rows, given what is known of the entity."""
 
 
@@ -88,7 +88,7 @@ class Learner(Predictor, Protocol):
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         """Fresh parameters. Statistics may come from the given (training) entities only."""
 
-    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Any:
+    def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Any:
         """What training needs beside parameters and is never published (for example cross-fitted memories)."""
 
     def meta_loss(
@@ -100,10 +100,10 @@ class Learner(Predictor, Protocol):
         """The parameters with what is best chosen after training, on meta-validation episodes (a batch for each
         support size). Most learners return them as they are."""
 
-    def frozen(self, key: str) -> bool:
+    def is_frozen(self, key: str) -> bool:
         """Whether a parameter is a buffer that no gradient reaches."""
 
-    def group(self, key: str) -> ParamGroup:
+    def param_group(self, key: str) -> ParamGroup:
         """How the outer optimiser treats a parameter."""
 
 

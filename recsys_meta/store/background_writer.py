@@ -33,8 +33,8 @@ def to_database(engine: Engine) -> Sink:
         with session(engine) as open_session:
             runs.log_metrics(open_session, [row for row in rows if isinstance(row, MetricPoint)])
             runs.log_curriculum(open_session, [row for row in rows if isinstance(row, CurriculumPoint)])
-            adaptations.save(open_session, [row for row in rows if isinstance(row, NewAdaptation)])
-            explorations.save(open_session, [row for row in rows if isinstance(row, NewExploration)])
+            adaptations.save_adaptations(open_session, [row for row in rows if isinstance(row, NewAdaptation)])
+            explorations.save_explorations(open_session, [row for row in rows if isinstance(row, NewExploration)])
 
     return write
 

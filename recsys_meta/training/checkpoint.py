@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recsys_meta.core.atomic_io import new_directory, seal, sha256, sweep, unseal
+from recsys_meta.core.atomic_io import atomic_directory, clean_leftovers, dump_checksummed, load_checksummed, sha256
 from recsys_meta.core.errors import CheckpointError
 
 FORMAT = 1
@@ -41,11 +41,11 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
     Those of later steps go too: a run that stands at this step has passed them over as damaged.
     """
     target = _folder(run) / f"{checkpoint.step:08d}"
-    with new_directory(target) as beside:
+    with atomic_directory(target) as beside:
         tensors = beside / "state.safetensors"
         save_file({k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}, tensors)
         about = {"format": FORMAT, "step": checkpoint.step, "sha256": sha256(tensors)}
-        (beside / "checkpoint.json").write_text(seal({**about, "counters": dict(checkpoint.counters)}))
+        (beside / "checkpoint.json").write_text(dump_checksummed({**about, "counters": dict(checkpoint.counters)}))
     found = _all(run)
     current = found.index(target)
     for other in found[: max(0, current + 1 - keep)] + found[current + 1 :]:
@@ -59,7 +59,7 @@ def last_checkpoint(run: Path) -> Checkpoint | None:
     Raises CheckpointError when there are checkpoints and none is whole.
     """
     if _folder(run).is_dir():
-        sweep(_folder(run))
+        clean_leftovers(_folder(run))
     found = _all(run)
     for path in reversed(found):
         try:
@@ -74,7 +74,7 @@ def last_checkpoint(run: Path) -> Checkpoint | None:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint and verify it. Raises CheckpointError when it is damaged or of another format."""
     try:
-        about = unseal((path / "checkpoint.json").read_text(encoding="utf-8"))
+        about = load_checksummed((path / "checkpoint.json").read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise CheckpointError(f"{path}: checkpoint format {about['format']}, this version reads {FORMAT}")
         if sha256(path / "state.safetensors") != about["sha256"]:

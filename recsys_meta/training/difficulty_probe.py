@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from recsys_meta.core.types import FloatArray, IntArray, Interactions, Params
-from recsys_meta.training.curricula import TaskDraw, TaskPool, make
-from recsys_meta.training.outer_loop import episodes_of, optimiser_of, update
+from recsys_meta.training.curricula import TaskDraw, TaskPool, make_curriculum
+from recsys_meta.training.outer_loop import build_optimizer, optimizer_step, sample_batch
 from recsys_meta.training.run_state import TrainingRun
 from recsys_meta.training.task_hardness import query_errors, task_hardness
 
@@ -27,7 +27,7 @@ CHUNK = 64
 """Tasks judged at once."""
 
 
-def difficulty_of(run: TrainingRun) -> FloatArray:
+def task_difficulty(run: TrainingRun) -> FloatArray:
     """Mean query error of each training entity, [n]; NaN where nothing could be asked. Python loops over tasks with
     "alone", which is meant for hundreds of them."""
     settings = run.recipe.curriculum
@@ -53,24 +53,24 @@ def _trained(
     """A copy of the run's parameters after a few steps on some entities; on the marked rows [N] alone."""
     recipe, learner = run.recipe, run.learner
     params = {k: v.detach().clone() for k, v in run.params.items()}
-    optimiser = optimiser_of(learner, params, recipe.train.rate)
+    optimiser = build_optimizer(learner, params, recipe.train.rate)
     tasks = min(recipe.train.tasks, len(entities))
-    deck = make("uniform", TaskPool(entities, tasks), {})
+    deck = make_curriculum("uniform", TaskPool(entities, tasks), {})
     for step in range(recipe.curriculum.probe_steps):
-        batch = episodes_of(run.data, run.index, deck.sample(tasks, generator), recipe.episodes, generator)
+        batch = sample_batch(run.data, run.index, deck.sample(tasks, generator), recipe.episodes, generator)
         if rows is not None:
             support = replace(batch.support, rows=_masked(batch.support.rows, rows))
             batch = replace(batch, support=support, query=_masked(batch.query, rows))
         loss, _ = learner.meta_loss(params, batch, run.aids, generator)
         if loss.requires_grad:
-            update(loss, params, optimiser, recipe.train, 1.0, step)
+            optimizer_step(loss, params, optimiser, recipe.train, 1.0, step)
     return {k: v.detach() for k, v in params.items()}
 
 
 def _judged(
     run: TrainingRun, params: Params, entities: IntArray, generator: torch.Generator, rows: torch.Tensor | None = None
 ) -> FloatArray:
-    batch = episodes_of(run.data, run.index, TaskDraw(entities, ()), run.recipe.episodes, generator)
+    batch = sample_batch(run.data, run.index, TaskDraw(entities, ()), run.recipe.episodes, generator)
     objective = run.data.schema.objective
     error, mask = query_errors(run.learner, params, batch, objective, generator)
     if rows is not None and batch.query.position is not None:

@@ -10,19 +10,19 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError, DivergedError
 from recsys_meta.core.types import Params, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex, batch_of
+from recsys_meta.episodes.event_index import EventIndex, episode_batch
 from recsys_meta.models.protocols import Learner
 from recsys_meta.training.curricula import TaskDraw
 from recsys_meta.training.recipe import EpisodeConfig, TrainConfig
 
 
-def optimiser_of(learner: Learner, params: Params, rate: float) -> torch.optim.AdamW:
+def build_optimizer(learner: Learner, params: Params, rate: float) -> torch.optim.AdamW:
     """The outer optimiser of all parameters that train; they are told to keep gradients. Raises ConfigError when there
     is none."""
     groups = []
-    for key in sorted(k for k in params if not learner.frozen(k)):
+    for key in sorted(k for k in params if not learner.is_frozen(k)):
         params[key].requires_grad_(True)
-        group = learner.group(key)
+        group = learner.param_group(key)
         own = rate * group.rate
         groups.append({"params": [params[key]], "lr": own, "initial_lr": own, "weight_decay": group.decay})
     if not groups:
@@ -31,7 +31,7 @@ def optimiser_of(learner: Learner, params: Params, rate: float) -> torch.optim.A
     return torch.optim.AdamW(groups, betas=(0.9, 0.99))
 
 
-def episodes_of(
+def sample_batch(
     data: Dataset, index: EventIndex, draw: TaskDraw, settings: EpisodeConfig, generator: torch.Generator
 ) -> TaskBatch:
     """Training episodes of the drawn entities; rows that the draw prefers are asked about first."""
@@ -46,7 +46,7 @@ def episodes_of(
         prefer=draw.prefer,
         window=order == "window",
     )
-    return batch_of(data, draw.entities, support, query)
+    return episode_batch(data, draw.entities, support, query)
 
 
 def support_sizes(episodes: EpisodeConfig, tasks: int, generator: torch.Generator) -> Tensor:
@@ -69,7 +69,7 @@ def support_sizes(episodes: EpisodeConfig, tasks: int, generator: torch.Generato
     return torch.where(chance[1] < episodes.empty, torch.zeros_like(sizes), sizes).long()
 
 
-def rate_at(settings: TrainConfig, step: int, steps: int) -> float:
+def lr_factor(settings: TrainConfig, step: int, steps: int) -> float:
     """Factor on the learning rate at a step (from 0) of a run of so many."""
     rate = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
     if settings.schedule == "cosine":
@@ -77,7 +77,7 @@ def rate_at(settings: TrainConfig, step: int, steps: int) -> float:
     return rate
 
 
-def update(
+def optimizer_step(
     loss: Tensor, params: Params, optimiser: torch.optim.AdamW, settings: TrainConfig, factor: float, step: int
 ) -> tuple[float, float]:
     """Go down the gradient of the loss once; (loss, norm of the meta-gradient before it is cut).

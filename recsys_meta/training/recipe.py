@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.schema import explain
+from recsys_meta.core.schema import explain_errors
 
 
 class _RecipeSection(BaseModel):
@@ -113,7 +113,7 @@ def recipe_of(raw: Mapping[str, Any], overrides: Iterable[str] = (), where: str 
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error)}") from None
+        raise ConfigError(f"{where}: {explain_errors(error)}") from None
 
 
 def _override(whole: dict[str, Any], text: str) -> None:

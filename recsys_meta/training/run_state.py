@@ -59,7 +59,7 @@ class TrainingRun:
     @property
     def trained(self) -> list[str]:
         """Names of the parameters that the outer loop moves, in a fixed order."""
-        return sorted(k for k in self.params if not self.learner.frozen(k))
+        return sorted(k for k in self.params if not self.learner.is_frozen(k))
 
     def chosen(self) -> Params:
         """The parameters to publish: best on meta-validation, or the last when never validated."""
@@ -78,7 +78,7 @@ def all_steps(recipe: Recipe, entities: int) -> int:
     return epoch * max(train.epochs, math.ceil(train.least_steps / epoch))
 
 
-def freeze(run: TrainingRun) -> Checkpoint:
+def to_checkpoint(run: TrainingRun) -> Checkpoint:
     """The whole state of a run but its buffers, which `start` makes again from data and seed.
 
     A snapshot: training on does not change it.
@@ -107,7 +107,7 @@ def _entities(run: TrainingRun) -> str:
 
 
 @torch.no_grad()
-def thaw(run: TrainingRun, checkpoint: Checkpoint) -> None:
+def from_checkpoint(run: TrainingRun, checkpoint: Checkpoint) -> None:
     """Put a checkpoint into a fresh run of the same recipe, data and seed.
 
     Raises CheckpointError when it belongs to another recipe, other data or another split, or does not fit.

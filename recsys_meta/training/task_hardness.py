@@ -70,7 +70,7 @@ def _choice(
     if own is None:
         raise ValueError("a choice needs the catalogue of each entity")
     query = batch.query
-    others = drawn(own.mask, query.item.shape[1], count, generator)
+    others = sample_candidates(own.mask, query.item.shape[1], count, generator)
     candidates = torch.cat([query.item[:, :, None], others], 2)
     if isinstance(predictor, ChoicePredictor):
         scores = predictor.choose(body, state, query, candidates)
@@ -82,7 +82,7 @@ def _choice(
     return torch.logsumexp(scores, 2) - scores[:, :, 0]
 
 
-def drawn(mask: Tensor, rows: int, count: int, generator: torch.Generator) -> Tensor:
+def sample_candidates(mask: Tensor, rows: int, count: int, generator: torch.Generator) -> Tensor:
     """Items [T, rows, count] drawn uniformly, with replacement, of those in the mask [T, C]; 0 where there is none."""
     size = mask.sum(1)
     chance = torch.rand(len(mask), rows, count, generator=generator, device=generator.device).to(mask.device)

@@ -19,16 +19,32 @@ import torch
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import IntArray, Params, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex, seen_only
+from recsys_meta.episodes.event_index import EventIndex, restrict_to_entities
 from recsys_meta.models.protocols import Learner
-from recsys_meta.training.curricula import HardnessBucket, HardnessLog, TaskDraw, TaskFeedback, TaskPool, make
-from recsys_meta.training.difficulty_probe import difficulty_of
-from recsys_meta.training.outer_loop import episodes_of, optimiser_of, rate_at, support_sizes, update
+from recsys_meta.training.curricula import (
+    HardnessBucket,
+    HardnessLog,
+    TaskDraw,
+    TaskFeedback,
+    TaskPool,
+    make_curriculum,
+)
+from recsys_meta.training.difficulty_probe import task_difficulty
+from recsys_meta.training.outer_loop import build_optimizer, lr_factor, optimizer_step, sample_batch, support_sizes
 from recsys_meta.training.recipe import Recipe
-from recsys_meta.training.run_state import TrainingRun, all_steps, freeze, thaw
+from recsys_meta.training.run_state import TrainingRun, all_steps, from_checkpoint, to_checkpoint
 from recsys_meta.training.task_hardness import query_errors, task_hardness
 
-__all__ = ["TrainStep", "TrainingRun", "Validate", "fit", "freeze", "start", "support_sizes", "thaw"]
+__all__ = [
+    "TrainStep",
+    "TrainingRun",
+    "Validate",
+    "fit",
+    "from_checkpoint",
+    "start_training",
+    "support_sizes",
+    "to_checkpoint",
+]
 
 Validate = Callable[[Params], float]
 
@@ -59,7 +75,7 @@ class TrainStep:
         return self.tasks_so_far / max(self.seconds, 1e-9)
 
 
-def start(
+def start_training(
     learner: Learner,
     recipe: Recipe,
     data: Dataset,
@@ -78,13 +94,13 @@ def start(
         raise ConfigError("no training entity has the two interactions that an episode needs")
     usable = train[enough]
     pool = TaskPool(usable, recipe.train.tasks, all_steps(recipe, len(usable)), index)
-    sampler = make(recipe.curriculum.name, pool, recipe.curriculum.config)
+    sampler = make_curriculum(recipe.curriculum.name, pool, recipe.curriculum.config)
     generator = torch.Generator().manual_seed(seed)
     # Statistics may come from every training entity; episodes only from those with two rows or more.
-    seen = seen_only(data, index, train)
+    seen = restrict_to_entities(data, index, train)
     params = {k: v.to(device) for k, v in learner.init(seen, train, generator).items()}
-    aids = learner.aids(seen, train, torch.Generator().manual_seed(seed + 1))
-    optimiser = optimiser_of(learner, params, recipe.train.rate)
+    aids = learner.training_state(seen, train, torch.Generator().manual_seed(seed + 1))
+    optimiser = build_optimizer(learner, params, recipe.train.rate)
     moving = torch.Generator(device).manual_seed(seed + 2)
     return TrainingRun(
         learner, recipe, data, index, usable, params, optimiser, sampler, HardnessLog(pool), moving, aids
@@ -99,15 +115,17 @@ def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
     """
     settings = run.recipe.train
     began, tasks = time.perf_counter(), 0
-    if run.sampler.asks:
-        run.sampler.rate(difficulty_of(run))
+    if run.sampler.needs_difficulty:
+        run.sampler.set_difficulty(task_difficulty(run))
     while run.step < run.steps and not run.stopped:
         draw = run.sampler.sample(settings.tasks, run.generator)
-        batch = episodes_of(run.data, run.index, draw, run.recipe.episodes, run.generator)
+        batch = sample_batch(run.data, run.index, draw, run.recipe.episodes, run.generator)
         buckets = _learn(run, draw, batch)
         loss, logs = run.learner.meta_loss(run.params, batch, run.aids, run.generator)
-        factor = rate_at(settings, run.step, run.steps)
-        value, norm = update(loss, {k: run.params[k] for k in run.trained}, run.optimiser, settings, factor, run.step)
+        factor = lr_factor(settings, run.step, run.steps)
+        value, norm = optimizer_step(
+            loss, {k: run.params[k] for k in run.trained}, run.optimiser, settings, factor, run.step
+        )
         run.step += 1
         tasks += len(batch.entity)
         end = run.step % run.epoch_steps == 0
@@ -135,14 +153,14 @@ def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
 def _learn(run: TrainingRun, draw: TaskDraw, batch: TaskBatch) -> tuple[HardnessBucket, ...]:
     """Judge a meta-batch on its query after adapting, before the step that it gives, and tell the curriculum; nothing
     where neither it nor the recipe wants to know."""
-    if not (run.sampler.listens or run.recipe.curriculum.watch):
+    if not (run.sampler.needs_feedback or run.recipe.curriculum.watch):
         return ()
     held = {k: v.detach() for k, v in run.params.items()}
     error, mask = query_errors(run.learner, held, batch, run.data.schema.objective, run.generator)
     hardness = task_hardness(error, mask).double().cpu().numpy()
     lesson = TaskFeedback(draw.entities, hardness, error, mask, batch.query.position)
-    run.sampler.learn(lesson)
-    return run.ledger.note(draw, lesson)
+    run.sampler.update(lesson)
+    return run.ledger.record(draw, lesson)
 
 
 def _validated(run: TrainingRun, validate: Validate) -> float:

@@ -15,7 +15,7 @@ from recsys_meta.models.learners import LEARNERS
 from recsys_meta.store.database import engine
 from recsys_meta.store.model_registry import registry
 from recsys_meta.training.recipe import recipe_of
-from recsys_meta.training.trainer import fit, start
+from recsys_meta.training.trainer import fit, start_training
 from tests.fixtures.simulated_datasets import ranking_world, rating_world
 
 
@@ -25,7 +25,7 @@ def trained(objective: str = "ranking", seed: int = 0, epochs: int = 6, **schema
     if schema:
         data = type(data)(**{**vars(data), "schema": data.schema.model_copy(update=schema)})
     index = EventIndex.of(data)
-    split = split_by_seed(index.having(2), 0)
+    split = split_by_seed(index.entities_with(2), 0)
     learner = LEARNERS["maml"](LEARNERS["maml"].Config(dims=8, objective=objective))
     recipe = recipe_of(
         {
@@ -35,7 +35,7 @@ def trained(objective: str = "ranking", seed: int = 0, epochs: int = 6, **schema
             "train": {"tasks": 32, "epochs": epochs, "rate": 0.02, "patience": 1000},
         }
     )
-    run = start(learner, recipe, data, index, split.train, seed)
+    run = start_training(learner, recipe, data, index, split.train, seed)
     for _ in fit(run, lambda _: 0.0):
         pass
     params = {k: v.detach() for k, v in run.params.items()}
@@ -48,7 +48,7 @@ def popular() -> Bundle:
     """A bundle of a baseline."""
     data = ranking_world()
     index = EventIndex.of(data)
-    split = split_by_seed(index.having(2), 0)
+    split = split_by_seed(index.entities_with(2), 0)
     predictor = BASELINES["popularity"]()
     return make_bundle(predictor, predictor.fit(data, split.train), data, index, split.train, {})
 
@@ -64,7 +64,7 @@ def publish(url: str, models: Path, name: str, bundle: Bundle, live: bool = True
     path = save_bundle(bundle, models / name)
     made = engine.connect(url)
     with engine.session(made) as session:
-        act = registry.publish if live else registry.register
+        act = registry.publish_version if live else registry.register_version
         act(session, name, path.name, str(path))
     made.dispose()
     return path.name
@@ -74,5 +74,5 @@ def register(url: str, name: str, path: Path, live: bool = True) -> None:
     """Make a folder live, or a version only, whatever is in it."""
     made = engine.connect(url)
     with engine.session(made) as session:
-        (registry.publish if live else registry.register)(session, name, path.name, str(path))
+        (registry.publish_version if live else registry.register_version)(session, name, path.name, str(path))
     made.dispose()

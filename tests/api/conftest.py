@@ -93,7 +93,7 @@ def published(home: Path, database_url: str, bundle: Bundle) -> str:  # noqa: F8
 @pytest.fixture
 def light(home: Path, sqlite_url: str, bundle: Bundle) -> str:  # noqa: F811
     """The same on SQLite only."""
-    migrate.upgrade(sqlite_url)
+    migrate.upgrade_database(sqlite_url)
     bundles.publish(sqlite_url, home / "models", "users", bundle)
     return sqlite_url
 
@@ -132,7 +132,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, predictors: 
     """A server of these models and 'users' for many tests that leave nothing behind, on SQLite without Redis."""
     home = tmp_path_factory.mktemp("plain")
     url = f"sqlite:///{home}/plain.db"
-    migrate.upgrade(url)
+    migrate.upgrade_database(url)
     bundles.publish(url, home / "models", "ads", choosing.clicks())
     bundles.publish(url, home / "models", "cities", choosing.visits())
     bundles.publish(url, home / "models", "users", bundle)

@@ -23,7 +23,7 @@ import psycopg
 import uvicorn
 from torch import Tensor
 
-from api.app import build
+from api.app import build_app
 from recsys_meta.inference.state_codec import MAGIC, dump_state, load_state
 from recsys_meta.store.settings import Settings
 from tests.fixtures.services import PATIENT, free_port, wait
@@ -38,7 +38,7 @@ class Served:
     """A uvicorn server in a thread, and a client for it."""
 
     def __init__(self, made: Settings, host: str = "127.0.0.1") -> None:
-        self.app, self.port = build(made), free_port()
+        self.app, self.port = build_app(made), free_port()
         options: dict[str, Any] = {
             "log_config": None,
             "access_log": False,

@@ -65,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator[
         own.start()
         made.sql_wire.mend()
         made.redis_wire.mend()
-        migrate.upgrade(postgres.url())
+        migrate.upgrade_database(postgres.url())
         bundles.publish(postgres.url(), made.home / "models", "users", bundle)
         yield made
     finally:

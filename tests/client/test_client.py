@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from api.app import build
+from api.app import build_app
 from recsys_meta.client import (
     ApiError,
     AsyncClient,
@@ -97,7 +97,7 @@ NAMES = {
 @pytest.fixture(scope="module")
 def document(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    made = build(settings(home, f"sqlite:///{home}/x.db"))
+    made = build_app(settings(home, f"sqlite:///{home}/x.db"))
     return json.loads(json.dumps(made.openapi()))
 
 

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_meta.core.atomic_io import new_directory, seal, sha256, sweep, unseal, write_file
+from recsys_meta.core.atomic_io import (
+    atomic_directory,
+    clean_leftovers,
+    dump_checksummed,
+    load_checksummed,
+    sha256,
+    write_file,
+)
 from tests.fixtures.power_cut import each_cut
 
 JSON = st.recursive(
@@ -17,7 +24,7 @@ JSON = st.recursive(
 
 
 def write(target, content):
-    with new_directory(target) as beside:
+    with atomic_directory(target) as beside:
         (beside / "a").write_text(content)
         (beside / "deep").mkdir()
         (beside / "deep" / "b").write_text(content)
@@ -41,7 +48,7 @@ def test_a_directory_appears_whole_and_replaces_the_old_one(tmp_path):
 
 def test_an_error_inside_leaves_nothing_or_the_old(tmp_path):
     def fail(target):
-        with new_directory(target) as beside:
+        with atomic_directory(target) as beside:
             (beside / "a").write_text("half")
             raise RuntimeError("inside")
 
@@ -84,7 +91,7 @@ def test_a_power_cut_at_any_operation_leaves_old_or_new(tmp_path, monkeypatch, o
 
     for n in each_cut(monkeypatch, attempt, before=before):
         folder = tmp_path / str(n)
-        sweep(folder)
+        clean_leftovers(folder)
         left = read(folder / "x") if (folder / "x").exists() else None
         assert left in (old, "new")
         assert [p.name for p in folder.iterdir()] == (["x"] if left else [])
@@ -97,7 +104,7 @@ def test_a_power_cut_at_any_operation_leaves_the_old_file_or_the_new(tmp_path, m
     write_file(path, b"old")
     for _ in each_cut(monkeypatch, lambda n: write_file(path, b"new")):
         met.append(path.read_bytes())
-        sweep(path.parent)
+        clean_leftovers(path.parent)
         assert [p.name for p in path.parent.iterdir()] == ["f"]
         path.write_bytes(b"old")
     assert set(met) == {b"old", b"new"} and met[0] == b"old"
@@ -134,7 +141,7 @@ def test_sweeping_leaves_what_is_no_ones_leftover(tmp_path):
     (tmp_path / ".hidden").write_text("")
     (tmp_path / ".tmp-file-1").write_text("")
     (tmp_path / ".tmp-dir-1").mkdir()
-    sweep(tmp_path)
+    clean_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "x"]
 
 
@@ -146,28 +153,28 @@ def test_digests_are_of_content(tmp_path):
 @given(st.dictionaries(st.text(), JSON, max_size=4))
 def test_what_is_sealed_comes_back(content):
     content.pop("seal", None)
-    assert unseal(seal(content)) == content
+    assert load_checksummed(dump_checksummed(content)) == content
 
 
 def test_numbers_as_keys_and_nan_may_be_sealed():
-    back = unseal(seal({"m": {0: math.nan, 10: 1, 5: 2}, "t": (1, 2)}))
+    back = load_checksummed(dump_checksummed({"m": {0: math.nan, 10: 1, 5: 2}, "t": (1, 2)}))
     assert list(back["m"].values())[1:] != [] and set(back["m"]) == {"0", "5", "10"} and back["t"] == [1, 2]
 
 
 @settings(max_examples=300)
 @given(st.data())
 def test_any_changed_byte_breaks_the_seal(data):
-    text = seal({"step": 12, "best": 0.25, "name": "a b", "list": [1, 2]})
+    text = dump_checksummed({"step": 12, "best": 0.25, "name": "a b", "list": [1, 2]})
     at, byte = data.draw(st.integers(0, len(text) - 1)), data.draw(st.characters(max_codepoint=127))
     changed = text[:at] + byte + text[at + 1 :]
     if changed != text:
         with pytest.raises(ValueError):
-            unseal(changed)
+            load_checksummed(changed)
     with pytest.raises(ValueError):
-        unseal(text[:at])
+        load_checksummed(text[:at])
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "null", json.dumps({"a": 1})])
 def test_what_was_never_sealed_is_refused(text):
     with pytest.raises(ValueError):
-        unseal(text)
+        load_checksummed(text)

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from recsys_meta.core.dataset import FeatureColumn, Vocabulary
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.feature_encoding import encode, encode_raw, gather, list_cell, never_met, tokens, vocabulary_of
+from recsys_meta.core.feature_encoding import (
+    encode_column,
+    encode_raw,
+    list_cell,
+    lookup_rows,
+    tokens,
+    unseen_features,
+    vocabulary_of,
+)
 from recsys_meta.core.schema import FeatureField
 
 KINDS = ("categorical", "multi", "text")
@@ -63,9 +71,9 @@ def test_a_newcomer_is_read_as_the_preparation_reads(kind, cells):
     f = field(kind)
     series = pd.Series(cells, dtype="object")
     vocabulary = vocabulary_of(f, series.iloc[::2])  # half of the cells, so that some values are unknown
-    column = encode(f, series, vocabulary)
+    column = encode_column(f, series, vocabulary)
     for row, cell in enumerate(cells):
-        wanted = gather({"f": column}, np.array([row]))["f"]
+        wanted = lookup_rows({"f": column}, np.array([row]))["f"]
         got = encode_raw((f,), Vocabulary({"entity.f": vocabulary}), "entity", [{"f": cell}])["f"]
         assert torch.equal(wanted, got) and got.dtype == torch.int64
 
@@ -75,7 +83,7 @@ def test_a_newcomer_is_read_as_the_preparation_reads(kind, cells):
 )
 def test_numbers_are_read_alike_and_as_text(cells):
     f = field("numeric")
-    column = encode(f, pd.Series(cells, dtype="object"), pd.Index([]))
+    column = encode_column(f, pd.Series(cells, dtype="object"), pd.Index([]))
     raw = encode_raw((f,), Vocabulary(), "entity", [{"f": c} for c in cells])["f"]
     text = encode_raw((f,), Vocabulary(), "entity", [{"f": None if c is None else repr(c)} for c in cells])["f"]
     np.testing.assert_array_equal(column.values, raw.numpy())
@@ -90,20 +98,20 @@ def test_what_is_no_finite_number_is_refused(cell):
         encode_raw((f,), Vocabulary(), "entity", [{"f": 1}, {"f": cell}])
     if isinstance(cell, str | float):
         with pytest.raises(DataError, match=r"height.*not a finite number"):
-            encode(f, pd.Series([1, cell], dtype="object"), pd.Index([]))
+            encode_column(f, pd.Series([1, cell], dtype="object"), pd.Index([]))
 
 
 @pytest.mark.parametrize("cell", [None, "", "  ", "nan", "NA", "null", math.nan])
 def test_a_missing_number_is_missing(cell):
     assert encode_raw((field("numeric"),), Vocabulary(), "entity", [{"f": cell}])["f"].isnan().all()
-    assert np.isnan(encode(field("numeric"), pd.Series([cell], dtype="object"), pd.Index([])).values).all()
+    assert np.isnan(encode_column(field("numeric"), pd.Series([cell], dtype="object"), pd.Index([])).values).all()
 
 
 def test_rare_values_become_unknown_and_ids_do_not_depend_on_row_order():
     cells = pd.Series(["b", "a", "b", "c", "a", "b"])
     vocabulary = vocabulary_of(field(min_count=2), cells)
     assert vocabulary.tolist() == ["a", "b"] == vocabulary_of(field(min_count=2), cells[::-1]).tolist()
-    assert encode(field(min_count=2), cells, vocabulary).values.tolist() == [3, 2, 3, 1, 2, 3]
+    assert encode_column(field(min_count=2), cells, vocabulary).values.tolist() == [3, 2, 3, 1, 2, 3]
 
 
 @given(st.lists(st.lists(st.integers(2, 9), max_size=4), min_size=1, max_size=6), st.data())
@@ -111,7 +119,7 @@ def test_gather_equals_a_loop(cells, data):
     indptr = np.concatenate([[0], np.cumsum([len(c) for c in cells])])
     column = FeatureColumn("f", np.array([v for c in cells for v in c], np.int32), indptr, 10)
     rows = data.draw(st.lists(st.integers(0, len(cells) - 1), max_size=5))
-    got = gather({"f": column}, np.array(rows, np.int64))["f"]
+    got = lookup_rows({"f": column}, np.array(rows, np.int64))["f"]
     width = max([1, *(len(cells[r]) for r in rows)])
     assert got.tolist() == [cells[r] + [0] * (width - len(cells[r])) for r in rows]
 
@@ -134,10 +142,10 @@ def test_a_value_of_a_list_stays_one_though_it_holds_the_separator(separator):
 
     assert ids(["x", whole]) == ids(("x", whole)) == ids(np.array(["x", whole], object)) == [2, 4]
     assert ids([whole]) == [4] and ids(whole) == [3, 5], "a text is split"
-    assert never_met([f], vocab, "entity", {"f": [whole]}) == []
-    assert never_met([f], vocab, "entity", {"f": [f"x{separator}y"]}) == ["f"], "not two values that are known"
+    assert unseen_features([f], vocab, "entity", {"f": [whole]}) == []
+    assert unseen_features([f], vocab, "entity", {"f": [f"x{separator}y"]}) == ["f"], "not two values that are known"
     assert ids([]) == ids([None]) == ids(["", None]) == [0] and ids([None, "x", math.nan]) == [2]
-    column = encode(f, pd.Series([list_cell(["x", whole]), list_cell([whole]), whole]), vocab.values["entity.f"])
+    column = encode_column(f, pd.Series([list_cell(["x", whole]), list_cell([whole]), whole]), vocab.values["entity.f"])
     assert (column.values.tolist(), column.indptr.tolist()) == ([2, 4, 4, 3, 5], [0, 2, 3, 5])
 
 
@@ -157,7 +165,7 @@ def test_features_of_which_a_value_was_never_met_are_named():
     vocab = Vocabulary({f"entity.{kind}": pd.Index(["a", "b"]) for kind in KINDS})
 
     def strange(**given):
-        return never_met(fields, vocab, "entity", given)
+        return unseen_features(fields, vocab, "entity", given)
 
     assert strange(categorical="a", multi="a|b", text="a z", numeric=3) == []
     assert strange(categorical="z", multi="a|z", text="z", numeric=3) == ["categorical", "multi"]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from api.schemas.requests import SupportEvent
 from recsys_meta.core.timestamps import LATEST, parse_time
-from recsys_meta.data.readers.time_columns import BAD, NEGATIVE, exact_seconds, seconds
+from recsys_meta.data.readers.time_columns import BAD, NEGATIVE, exact_seconds_column, seconds_column
 
 NOON = 1769860800.0  # 2026-01-31T12:00:00Z
 
@@ -44,9 +44,9 @@ EARLY = [-1, -0.5, -1e30, "-5", "1000-01-01", "1969-12-31T23:59:59.5Z"]
 @pytest.mark.parametrize(("told", "expected"), SAME)
 def test_every_door_reads_a_time_alike(told, expected):
     assert parse_time(told) == expected
-    exact, empty = exact_seconds(pd.Series([told]))
+    exact, empty = exact_seconds_column(pd.Series([told]))
     assert (exact.tolist(), empty.tolist()) == ([expected], [False])
-    assert seconds(pd.Series([told])).tolist() == [int(expected)]
+    assert seconds_column(pd.Series([told])).tolist() == [int(expected)]
     if not isinstance(told, str) or told.endswith(("Z", "+01:00")):
         assert SupportEvent(item="x", time=told).time == expected
 
@@ -56,14 +56,14 @@ def test_every_door_refuses_what_is_no_time(told):
     early = told in EARLY
     with pytest.raises(ValueError, match="before 1970" if early else "is not a time: expected ISO 8601 or seconds"):
         parse_time(told)
-    assert seconds(pd.Series([told])).tolist() == [NEGATIVE if early else BAD]
+    assert seconds_column(pd.Series([told])).tolist() == [NEGATIVE if early else BAD]
     with pytest.raises(ValidationError):
         SupportEvent(item="x", time=told)
 
 
 @given(st.one_of(st.integers(0, 10**21), st.floats(0, 1e21)))
 def test_a_number_alone_and_in_a_column_is_the_same(number):
-    exact = exact_seconds(pd.Series([float(number)]))[0][0]
+    exact = exact_seconds_column(pd.Series([float(number)]))[0][0]
     if np.isnan(exact):
         with pytest.raises(ValueError, match="not a time"):
             parse_time(float(number))
@@ -74,7 +74,7 @@ def test_a_number_alone_and_in_a_column_is_the_same(number):
 def test_moments_with_gaps_are_columns_too():
     stamps = pd.Series(pd.to_datetime(["2026-01-31T12:00:00.5", None], format="ISO8601"))
     for cells in (stamps, stamps.dt.tz_localize("UTC"), pd.Series(["2026-01-31T12:00:00.5", None])):
-        exact, empty = exact_seconds(cells)
+        exact, empty = exact_seconds_column(cells)
         assert exact[0] == NOON + 0.5 and empty.tolist() == [False, True]
 
 
@@ -82,6 +82,6 @@ def test_a_column_is_read_at_once():
     """Row by row a million texts would take minutes."""
     texts = pd.Series(pd.to_datetime(np.arange(300_000) * 5000, unit="s").strftime("%Y-%m-%dT%H:%M:%SZ"))
     began = time.perf_counter()
-    found = seconds(texts)
+    found = seconds_column(texts)
     assert time.perf_counter() - began < 5
     assert (found == np.arange(300_000) * 5000).all()

@@ -75,13 +75,13 @@ def test_preferred_actors_are_asked_first(actors, index):
 
 def test_too_small_entities_take_no_part(index):
     data = towns(entities=2, actors=5, rows=50)
-    assert len(ActorIndex.of_rows(EventIndex.of(data), 0).having(1)) == 0
-    assert len(ActorIndex.of_rows(index, 0).having(1)) == 3
+    assert len(ActorIndex.of_rows(EventIndex.of(data), 0).entities_with(1)) == 0
+    assert len(ActorIndex.of_rows(index, 0).entities_with(1)) == 3
 
 
 def test_the_pool_bounds_the_shots(actors):
-    assert actors.reaches(np.array([0, 1, 2]), 12, 1).all()
-    assert not actors.reaches(np.array([0, 1, 2]), 13, 1).any()
+    assert actors.has_support(np.array([0, 1, 2]), 12, 1).all()
+    assert not actors.has_support(np.array([0, 1, 2]), 13, 1).any()
 
 
 def test_rows_without_actors_are_refused(index):

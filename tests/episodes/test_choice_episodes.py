@@ -6,10 +6,10 @@ import torch
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, UNKNOWN
-from recsys_meta.episodes.event_index import EventIndex, draw
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.episodes.splits import split_of
-from recsys_meta.evaluation.cold_start import EvalOptions, cold_start, episodes_at, measure
-from recsys_meta.metrics.pooled_metrics import figure
+from recsys_meta.evaluation.cold_start import EvalOptions, cold_start, episodes_at, evaluate_batch
+from recsys_meta.metrics.pooled_metrics import compute_metric
 from tests.fixtures.city_datasets import towns
 
 DATA = towns()
@@ -77,7 +77,7 @@ def test_an_item_that_is_at_home_elsewhere_is_unknown():
 
 
 def test_context_travels_with_the_rows():
-    support, query = draw(INDEX, torch.tensor([0, 3]), torch.tensor([5, 9]))
+    support, query = draw_episodes(INDEX, torch.tensor([0, 3]), torch.tensor([5, 9]))
     for rows in (support, query):
         assert torch.equal(rows.context["hour"][rows.mask], INDEX.context["hour"][rows.position[rows.mask]].long())
 
@@ -86,7 +86,9 @@ def test_a_window_is_a_stretch_of_rows_as_they_come():
     g = torch.Generator().manual_seed(0)
     begins = set()
     for _ in range(10):
-        support, query = draw(INDEX, torch.tensor([1]), torch.tensor([6]), generator=g, max_query=10, window=True)
+        support, query = draw_episodes(
+            INDEX, torch.tensor([1]), torch.tensor([6]), generator=g, max_query=10, window=True
+        )
         positions = torch.cat([support.position[0], query.position[0]]).tolist()
         assert positions == list(range(positions[0], positions[0] + 16))
         begins.add(positions[0])
@@ -97,9 +99,9 @@ def test_a_window_is_a_stretch_of_rows_as_they_come():
 def test_measured_choices(ask):
     batch = episodes_at(DATA, INDEX, np.array([0, 1]), 8, most=100)
     g = torch.Generator().manual_seed(0)
-    best = measure(Oracle(), {}, DATA, batch, g, ask)
+    best = evaluate_batch(Oracle(), {}, DATA, batch, g, ask)
     assert float(best["mrr"].nanmean()) == 1.0
-    stay = measure(Last(), {}, DATA, batch, g, ask)
+    stay = evaluate_batch(Last(), {}, DATA, batch, g, ask)
     stayed = (batch.query.history[:, :, 0] == batch.query.item)[batch.query.mask].float().mean()
     assert float((stay["mrr"] == 1).float()[batch.query.mask].mean()) >= float(stayed)
 
@@ -126,7 +128,9 @@ def test_the_curve_of_choices_and_of_new_ones_only():
     assert 0 < len(new) < len(all_rows)
     fresh = INDEX.first_time
     assert len(new) == int(fresh[np.isin(INDEX.entity, np.arange(3))].sum()) or len(new) <= int(fresh.sum())
-    assert figure("macro_hit@10", all_rows) == pytest.approx(figure("hit@10", all_rows))  # 200 rows of each
+    assert compute_metric("macro_hit@10", all_rows) == pytest.approx(
+        compute_metric("hit@10", all_rows)
+    )  # 200 rows of each
     again = cold_start(Last(), {}, DATA, INDEX, np.arange(3), shots=(0, 8), most_rows=200)
     assert np.array_equal(again.values[8]["mrr"].value, curve.values[8]["mrr"].value)
 
@@ -149,7 +153,7 @@ def test_a_predictor_that_cannot_choose_is_refused_in_words():
 
     batch = episodes_at(DATA, INDEX, np.array([0]), 8)
     with pytest.raises(ConfigError, match="'blind' cannot choose"):
-        measure(Blind(), {}, DATA, batch, torch.Generator())
+        evaluate_batch(Blind(), {}, DATA, batch, torch.Generator())
 
 
 def test_folds_test_every_entity_once():
@@ -168,7 +172,7 @@ def test_past_entities_train_and_small_ones_are_newcomers():
     counts = torch.tensor([5, 40, 50, 8, 60, 70])
     keep = torch.cat([torch.arange(int(n)) < c for n, c in zip(INDEX.counts, counts, strict=True)])
     data = replace(DATA, schema=DATA.schema.model_copy(update={"past_rows": 30, "least_rows": 6}))
-    split = split_of(data, INDEX.only(keep), "seed", 0)
+    split = split_of(data, INDEX.select(keep), "seed", 0)
     assert split.test.tolist() == [3]  # the first has too few rows to be used at all
     assert sorted([*split.train, *split.valid]) == [1, 2, 4, 5]
 
@@ -180,7 +184,7 @@ def test_those_who_validate_are_the_past_entities_most_like_newcomers():
     index = EventIndex.of(data)
     counts = torch.from_numpy(np.random.default_rng(0).permutation(np.arange(20, 80)))
     keep = torch.cat([torch.arange(int(n)) < c for n, c in zip(index.counts, counts, strict=True)])
-    index = index.only(keep)
+    index = index.select(keep)
     data = replace(data, schema=data.schema.model_copy(update={"past_rows": 30}))
     sizes = [split_of(data, index, "seed", seed) for seed in range(20)]
     small = np.mean([index.counts[torch.from_numpy(s.valid)].float().mean() for s in sizes])

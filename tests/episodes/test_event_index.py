@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.episodes.event_index import (
     EventIndex,
-    batch_of,
     collate,
-    draw,
+    draw_episodes,
+    episode_batch,
     known_times,
-    ordered,
-    seen_only,
-    shuffled_within,
+    order_rows,
+    restrict_to_entities,
+    shuffle_within,
 )
 from tests.fixtures.small_datasets import data_of, index_of
 
@@ -48,7 +48,7 @@ def test_other_objectives_and_rankings_without_a_threshold_keep_every_row():
 def test_only_keeps_the_marked_rows_of_each_entity(counts, data):
     index = index_of(counts)
     keep = data.draw(st.lists(st.booleans(), min_size=sum(counts), max_size=sum(counts)))
-    kept = index.only(torch.tensor(keep, dtype=torch.bool))
+    kept = index.select(torch.tensor(keep, dtype=torch.bool))
     for e in range(len(counts)):
         rows = range(int(index.indptr[e]), int(index.indptr[e + 1]))
         got = kept.label[kept.indptr[e] : kept.indptr[e + 1]].tolist()
@@ -76,16 +76,16 @@ def test_every_row_comes_first_equally_often():
 
 def test_order_says_how_supports_grow():
     index = index_of([6, 6])
-    assert ordered(index, "time", 3) is index
-    assert torch.equal(ordered(index, "random", 3).label, index.shuffled(3).label)
-    assert not torch.equal(ordered(index, "random", 3).label, ordered(index, "random", 4).label)
+    assert order_rows(index, "time", 3) is index
+    assert torch.equal(order_rows(index, "random", 3).label, index.shuffled(3).label)
+    assert not torch.equal(order_rows(index, "random", 3).label, order_rows(index, "random", 4).label)
 
 
 @given(COUNTS, st.data())
 def test_flat_and_of_entities_equal_loops(counts, data):
     index = index_of(counts)
     chosen = data.draw(st.lists(st.integers(0, len(counts) - 1), max_size=5))
-    task, position = index.flat(torch.tensor(chosen, dtype=torch.int64))
+    task, position = index.flatten(torch.tensor(chosen, dtype=torch.int64))
     wanted = [(t, r) for t, e in enumerate(chosen) for r in range(int(index.indptr[e]), int(index.indptr[e + 1]))]
     assert list(zip(task.tolist(), position.tolist(), strict=True)) == wanted
     task, item, label = index.of_entities(np.array(chosen, np.int64))
@@ -94,7 +94,7 @@ def test_flat_and_of_entities_equal_loops(counts, data):
 
 
 def test_having_counts_rows():
-    assert index_of([0, 1, 2, 3]).having(2).tolist() == [2, 3]
+    assert index_of([0, 1, 2, 3]).entities_with(2).tolist() == [2, 3]
 
 
 # Episodes
@@ -113,7 +113,7 @@ def test_draw_equals_a_loop(counts, data):
     chosen = data.draw(st.lists(st.integers(0, len(counts) - 1), min_size=1, max_size=6))
     shots = data.draw(st.lists(st.integers(0, 9), min_size=len(chosen), max_size=len(chosen)))
     most = data.draw(st.one_of(st.none(), st.integers(1, 5)))
-    support, query = draw(index, torch.tensor(chosen), torch.tensor(shots), max_query=most)
+    support, query = draw_episodes(index, torch.tensor(chosen), torch.tensor(shots), max_query=most)
     for t, (e, k) in enumerate(zip(chosen, shots, strict=True)):
         rows = list(range(int(index.indptr[e]), int(index.indptr[e + 1])))
         size = min(k, max(0, len(rows) - 1))
@@ -133,7 +133,7 @@ def test_draw_equals_a_loop(counts, data):
 def test_support_and_query_are_disjoint_and_together_the_entity(counts, k, seed):
     index = index_of(counts)
     chosen = torch.arange(len(counts))
-    support, query = draw(index, chosen, torch.full_like(chosen, k), generator=generator(seed))
+    support, query = draw_episodes(index, chosen, torch.full_like(chosen, k), generator=generator(seed))
     for t, n in enumerate(counts):
         s, q = rows_of(support, t), rows_of(query, t)
         assert len(s) == min(k, max(0, n - 1))
@@ -145,42 +145,46 @@ def test_a_random_support_is_uniform_over_subsets_and_differs_between_seeds_and_
     index = index_of([4])
     g, seen = generator(), {}
     for _ in range(600):
-        support, _ = draw(index, torch.tensor([0]), torch.tensor([2]), generator=g)
+        support, _ = draw_episodes(index, torch.tensor([0]), torch.tensor([2]), generator=g)
         key = tuple(support.label[0].tolist())
         seen[key] = seen.get(key, 0) + 1
     assert len(seen) == 12  # ordered pairs
     assert list(seen.values()) == pytest.approx([50] * 12, abs=32)  # deviation 6.8
     big = index_of([50])
-    one, other = (draw(big, torch.tensor([0]), torch.tensor([9]), generator=generator(s))[0].label for s in (1, 2))
+    one, other = (
+        draw_episodes(big, torch.tensor([0]), torch.tensor([9]), generator=generator(s))[0].label for s in (1, 2)
+    )
     assert not torch.equal(one, other)
 
 
 def test_the_same_entity_twice_is_two_tasks():
     index = index_of([30, 30])
-    support, _ = draw(index, torch.tensor([1, 1]), torch.tensor([9, 9]), generator=generator())
+    support, _ = draw_episodes(index, torch.tensor([1, 1]), torch.tensor([9, 9]), generator=generator())
     assert not torch.equal(support.label[0], support.label[1])
     assert (support.label >= 30).all()
 
 
 def test_a_cut_query_is_random_only_if_shuffled():
     index = index_of([40])
-    by_time = draw(index, torch.tensor([0]), torch.tensor([5]), max_query=3)[1]
+    by_time = draw_episodes(index, torch.tensor([0]), torch.tensor([5]), max_query=3)[1]
     assert by_time.label.tolist() == [[5, 6, 7]]
-    mixed = draw(index, torch.tensor([0]), torch.tensor([5]), max_query=3, generator=generator())[1]
+    mixed = draw_episodes(index, torch.tensor([0]), torch.tensor([5]), max_query=3, generator=generator())[1]
     assert mixed.label.shape == (1, 3) and sorted(mixed.label[0].tolist()) != [5, 6, 7]
 
 
 def test_no_entity_and_no_row_are_empty_batches():
-    support, query = draw(index_of([0, 0]), torch.tensor([0, 1]), torch.tensor([3, 3]))
+    support, query = draw_episodes(index_of([0, 0]), torch.tensor([0, 1]), torch.tensor([3, 3]))
     assert support.item.shape == query.item.shape == (2, 0)
-    support, query = draw(index_of([3]), torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64))
+    support, query = draw_episodes(
+        index_of([3]), torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64)
+    )
     assert support.item.shape == query.item.shape == (0, 0)
 
 
 def test_the_index_is_not_changed_by_drawing():
     index = index_of([5, 6])
     before = [t.clone() for t in (index.indptr, index.item, index.label)]
-    draw(index, torch.tensor([1, 0]), torch.tensor([2, 2]), generator=generator(), max_query=1)
+    draw_episodes(index, torch.tensor([1, 0]), torch.tensor([2, 2]), generator=generator(), max_query=1)
     index.shuffled(1)
     assert all(torch.equal(a, b) for a, b in zip(before, (index.indptr, index.item, index.label), strict=True))
 
@@ -195,7 +199,7 @@ def test_collate_equals_the_padding_of_draw(items):
         label=torch.tensor([x for row in labels for x in [*row, 0.0]] or [0.0], dtype=torch.float32),
     )
     shots = torch.tensor([len(row) for row in items], dtype=torch.int64)
-    support, _ = draw(index, torch.arange(len(items)), shots)
+    support, _ = draw_episodes(index, torch.arange(len(items)), shots)
     for got, wanted in ((rows.item, support.item), (rows.label, support.label), (rows.mask, support.mask)):
         assert torch.equal(got, wanted) and got.dtype == wanted.dtype
 
@@ -207,8 +211,8 @@ def test_collate_wants_a_label_for_each_item():
 
 def test_a_batch_has_the_features_of_its_entities():
     data = data_of([[0, 1], [1, 2], [2, 3]])
-    support, query = draw(EventIndex.of(data), torch.tensor([2, 0]), torch.tensor([1, 1]))
-    batch = batch_of(data, np.array([2, 0]), support, query)
+    support, query = draw_episodes(EventIndex.of(data), torch.tensor([2, 0]), torch.tensor([1, 1]))
+    batch = episode_batch(data, np.array([2, 0]), support, query)
     assert batch.entity.tolist() == [2, 0] and batch.support.features["row"].tolist() == [2.0, 0.0]
     assert batch.support.rows is support and batch.query is query
 
@@ -216,7 +220,7 @@ def test_a_batch_has_the_features_of_its_entities():
 def test_seen_only_is_a_data_set_without_any_other_row():
     data = data_of([[0, 1, 2], [3, 4], [5]], [[5, 1, 5], [5, 5], [5]], positive=4)
     index = EventIndex.of(data)
-    seen = seen_only(data, index.only(torch.tensor([True, False, True, True, True])), np.array([0, 2]))
+    seen = restrict_to_entities(data, index.select(torch.tensor([True, False, True, True, True])), np.array([0, 2]))
     again = EventIndex.of(seen)
     assert again.item.tolist() == [2, 7] and again.indptr.tolist() == [0, 1, 1, 2]
     assert seen.events.time is None and seen.catalogue == data.catalogue and seen.digest == data.digest
@@ -231,25 +235,30 @@ def test_known_times_are_a_share():
 def test_the_query_may_begin_later_so_that_all_shots_share_one():
     index = index_of([30, 45, 10])
     entities = torch.arange(3)
-    queries = [draw(index, entities, torch.full((3,), k), query_from=20)[1] for k in (0, 5, 20)]
+    queries = [draw_episodes(index, entities, torch.full((3,), k), query_from=20)[1] for k in (0, 5, 20)]
     assert queries[0].mask.sum(1).tolist() == [10, 25, 0]
     assert all(torch.equal(q.label, queries[0].label) for q in queries)
-    support, query = draw(index, entities, torch.full((3,), 25), query_from=20)
+    support, query = draw_episodes(index, entities, torch.full((3,), 25), query_from=20)
     assert query.mask.sum(1).tolist() == [5, 20, 0]
     assert support.mask.sum(1).tolist() == [25, 25, 9]
-    assert index.reaches(np.arange(3), 5, 10, query_from=20).tolist() == [True, True, False]
+    assert index.has_support(np.arange(3), 5, 10, query_from=20).tolist() == [True, True, False]
 
 
 def test_preferred_rows_come_first_when_a_query_is_cut():
     index = index_of([40, 40])
     prefer = torch.zeros(80, dtype=torch.bool)
     prefer[[3, 20, 25, 60, 79]] = True
-    support, query = draw(index, torch.arange(2), torch.tensor([5, 5]), max_query=4, prefer=prefer)
+    support, query = draw_episodes(index, torch.arange(2), torch.tensor([5, 5]), max_query=4, prefer=prefer)
     assert support.label[0].tolist() == [0, 1, 2, 3, 4]  # the support is drawn as ever
     assert query.label[0].tolist() == [20, 25, 5, 6]
     assert query.label[1].tolist() == [60, 79, 45, 46]
-    plain = draw(index, torch.arange(2), torch.tensor([5, 5]), max_query=4, prefer=torch.zeros(80, dtype=torch.bool))
-    assert plain[1].label.tolist() == draw(index, torch.arange(2), torch.tensor([5, 5]), max_query=4)[1].label.tolist()
+    plain = draw_episodes(
+        index, torch.arange(2), torch.tensor([5, 5]), max_query=4, prefer=torch.zeros(80, dtype=torch.bool)
+    )
+    assert (
+        plain[1].label.tolist()
+        == draw_episodes(index, torch.arange(2), torch.tensor([5, 5]), max_query=4)[1].label.tolist()
+    )
 
 
 def test_rows_stay_in_their_task_even_where_the_sum_of_task_and_chance_rounds_up():
@@ -257,4 +266,4 @@ def test_rows_stay_in_their_task_even_where_the_sum_of_task_and_chance_rounds_up
     chance = torch.where(torch.arange(256) % 2 == 0, 0.0, 1 - 2.0**-53).double()
     chance[:128] = 1 - 2.0**-53
     chance[128:] = 0.0
-    assert torch.equal(shuffled_within(task, chance), torch.arange(256))
+    assert torch.equal(shuffle_within(task, chance), torch.arange(256))

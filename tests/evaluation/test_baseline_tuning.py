@@ -13,8 +13,8 @@ from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.evaluation import baseline_tuning as tuning
 from recsys_meta.evaluation.baseline_tuning import fit_tuned
 from recsys_meta.evaluation.cold_start import cold_start
-from recsys_meta.evaluation.evaluate_batch import batch_metrics, metrics_of
-from recsys_meta.models.baselines import BASELINES, tuned
+from recsys_meta.evaluation.evaluate_batch import metric_names, tunable_metrics
+from recsys_meta.models.baselines import BASELINES, make_per_shot
 from recsys_meta.models.baselines.counting.bias_model import ItemMean
 from recsys_meta.models.baselines.item_based.itemknn import ItemKNN
 from recsys_meta.models.baselines.item_based.naive_bayes import NaiveBayes
@@ -28,7 +28,7 @@ SHOTS = (0, 1, 3)
 def setting():
     data = world(entities=200, items=40)
     index = EventIndex.of(data)
-    return data, index, split_by_seed(index.having(2), 0, (0.6, 0.2))
+    return data, index, split_by_seed(index.entities_with(2), 0, (0.6, 0.2))
 
 
 @pytest.fixture(scope="module")
@@ -132,21 +132,21 @@ def test_sizes_nobody_reaches_take_the_nearest_choice(setting):
 
 def test_the_nearest_size_serves_and_an_empty_support_has_its_own():
     grid = [NaiveBayes(trust=t) for t in (0.1, 0.2, 0.3)]
-    predictor = tuned("naive-bayes", grid, [0, 1, 10], [0, 1, 2])
+    predictor = make_per_shot("naive-bayes", grid, [0, 1, 10], [0, 1, 2])
     sizes = torch.tensor([0, 1, 3, 4, 10, 400])
     assert predictor._chosen(sizes).tolist() == [0, 1, 1, 2, 2, 2]
 
 
 def test_settings_nobody_chose_are_left_out():
     grid = [NaiveBayes(trust=t) for t in (0.1, 0.2, 0.3)]
-    predictor = tuned("naive-bayes", grid, [0, 1], [2, 2])
+    predictor = make_per_shot("naive-bayes", grid, [0, 1], [2, 2])
     assert [s["trust"] for s in predictor.settings] == [0.3]
     assert predictor.choice == (0, 0)
 
 
 @pytest.mark.parametrize("wrong", [{"shots": (1, 0)}, {"choice": (0, 5)}, {"settings": ()}, {"choice": (0,)}])
 def test_nonsense_is_refused(wrong):
-    good = tuned("naive-bayes", [NaiveBayes()], [0, 1], [0, 0])
+    good = make_per_shot("naive-bayes", [NaiveBayes()], [0, 1], [0, 0])
     with pytest.raises(ValueError, match=r"shots|choice|settings"):
         type(good).model_validate(good.model_dump() | wrong)
 
@@ -154,7 +154,7 @@ def test_nonsense_is_refused(wrong):
 def test_ratings_are_tuned_downwards():
     data = world("rating", entities=500)
     index = EventIndex.of(data)
-    split = split_by_seed(index.having(2), 0)
+    split = split_by_seed(index.entities_with(2), 0)
     found = fit_tuned("item-mean", data, index, split, shots=SHOTS)
     assert found.report.metric == "rmse"
     for choice in found.report.choices:
@@ -189,11 +189,11 @@ def kinds():
 def test_every_metric_is_tuned_by_or_refused_with_those_there_are(kind):
     data = kinds()[kind]
     index = EventIndex.of(data)
-    rest = data, index, split_by_seed(index.having(2), 0, (0.6, 0.2))
+    rest = data, index, split_by_seed(index.entities_with(2), 0, (0.6, 0.2))
     name = {"ranking": "popularity", "choice": "local-popularity"}.get(kind, "item-mean")
-    tunable = batch_metrics(data)
-    assert tunable[0] == metrics_of(data)[0]
-    for metric in (*metrics_of(data), "accuracy"):
+    tunable = tunable_metrics(data)
+    assert tunable[0] == metric_names(data)[0]
+    for metric in (*metric_names(data), "accuracy"):
         if metric in tunable:
             assert np.isfinite(fit_tuned(name, *rest, shots=(0, 1), metric=metric).report.choices[0].value)
         else:
@@ -204,7 +204,7 @@ def test_every_metric_is_tuned_by_or_refused_with_those_there_are(kind):
 
 def test_an_unknown_baseline_has_no_tuned_form():
     with pytest.raises(NotFoundError, match="no baseline 'nothing'; known: chance"):
-        tuned("nothing", [], [0], [])
+        make_per_shot("nothing", [], [0], [])
 
 
 def test_an_empty_batch_is_answered(fitted):

@@ -12,8 +12,8 @@ from recsys_meta.evaluation.cold_start import (
     UnadaptedPredictor,
     cold_start,
     episodes_at,
-    measure,
-    metrics_of,
+    evaluate_batch,
+    metric_names,
 )
 from recsys_meta.metrics.ranking_metrics import RANKING, RATING
 from tests.fixtures.simulated_datasets import ranking_world
@@ -66,7 +66,7 @@ def test_a_perfect_oracle_of_ratings_has_no_error():
     task, item, label = index.of_entities(np.arange(30))
     table = torch.zeros(30, data.catalogue)
     table[task, item] = label
-    assert metrics_of(data) == RATING
+    assert metric_names(data) == RATING
     got = curve(ByRow(table), data, index)
     worse = curve(ByRow(-table), data, index)
     for k in SHOTS:
@@ -157,13 +157,15 @@ def test_support_items_are_not_ranked_and_reserved_ids_never():
     table[:, :2] = 99
     batch = episodes_at(data, index, np.arange(80), 3)
     table.scatter_(1, batch.support.rows.item, 50.0)
-    got = measure(ByRow(table), {}, data, batch, torch.Generator())
+    got = evaluate_batch(ByRow(table), {}, data, batch, torch.Generator())
     assert all(float(v.nan_to_num(1.0).min()) > 1 - 1e-6 for v in got.values())
 
 
 def test_an_item_of_the_support_is_not_relevant_again():
     data = data_of([[4, 4, 4], [4, 4, 5]], time=[[0, 1, 2]] * 2)
-    got = measure(scores(data), {}, data, episodes_at(data, EventIndex.of(data), np.arange(2), 1), torch.Generator())
+    got = evaluate_batch(
+        scores(data), {}, data, episodes_at(data, EventIndex.of(data), np.arange(2), 1), torch.Generator()
+    )
     assert bool(got["mrr"][0].isnan()) and not bool(got["mrr"][1].isnan())
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from recsys_meta.core.errors import NotFoundError
-from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
-from recsys_meta.evaluation.cold_start import ColdStartCurve, change_made, choose
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
+from recsys_meta.evaluation.cold_start import ColdStartCurve, adaptation_effect, best_setting
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import tiny
 
@@ -28,7 +28,7 @@ def test_a_point_or_a_metric_that_a_curve_lacks_is_refused_with_those_it_has():
             ask(3, "mrr")
         with pytest.raises(NotFoundError, match="no metric 'auc'; there are mrr, hit@10"):
             ask(5, "auc")
-    for whole in (curve.mean, lambda m: choose([curve], m)):
+    for whole in (curve.mean, lambda m: best_setting([curve], m)):
         with pytest.raises(NotFoundError, match="no metric 'auc'"):
             whole("auc")
 
@@ -46,19 +46,19 @@ def test_the_best_setting_is_chosen_for_each_number_of_shots(sign, best):
             "a", np.arange(2), {0: {"m": np.array([zero, np.nan])}, 5: {"m": np.array([five, np.nan])}}
         )
 
-    assert choose([made(0.2, 0.3), made(0.4, np.nan)], "m", sign) == best
+    assert best_setting([made(0.2, 0.3), made(0.4, np.nan)], "m", sign) == best
 
 
 def test_change_made_is_zero_for_one_who_does_nothing_and_more_for_one_who_moves():
     data = ranking_world(entities=40, items=30, rows=10, features=False)
     index = EventIndex.of(data)
-    support, query = draw(index, torch.arange(40), torch.full((40,), 4))
-    batch = batch_of(data, np.arange(40), support, query)
+    support, query = draw_episodes(index, torch.arange(40), torch.full((40,), 4))
+    batch = episode_batch(data, np.arange(40), support, query)
     still, some, much = (tiny(rate=r, steps=s) for r, s in ((1.0, 0), (0.5, 1), (2.0, 1)))
     params = some.init(data, np.arange(40), torch.Generator().manual_seed(0))
     changes = []
     for learner in (still, some, much):
         own = {**params, "rate.entity": torch.tensor(float(np.log(learner.config.rate)))}
-        changes.append(change_made(learner, own, batch))
+        changes.append(adaptation_effect(learner, own, batch))
     assert (changes[0].state, changes[0].scores) == (0.0, 0.0)
     assert 0 < changes[1].state < changes[2].state and 0 < changes[1].scores < changes[2].scores

@@ -8,7 +8,7 @@ from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.episodes.warm_cold_scenarios import four_corners
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start, episodes_at
-from recsys_meta.training.trainer import fit, start
+from recsys_meta.training.trainer import fit, start_training
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import data_of, recipe, same, tiny
 
@@ -60,7 +60,7 @@ def test_events_of_meta_test_entities_move_no_parameter(world):
     ends = []
     for touched in ([], np.concatenate([split.test, split.valid]), split.train[:1]):
         data = altered(world, touched)
-        run = start(tiny(negatives=8), recipe(), data, EventIndex.of(data), split.train, 0)
+        run = start_training(tiny(negatives=8), recipe(), data, EventIndex.of(data), split.train, 0)
         list(fit(run, lambda _: 0.0))
         ends.append(run.chosen())
     assert same(ends[0], ends[1])
@@ -73,7 +73,7 @@ def test_rows_held_out_of_the_index_move_no_parameter(world):
     index = EventIndex.of(world)
     corners = four_corners(world, index, split, seed=0)
     new = corners.corners["new-new"].shown
-    run = start(tiny(), recipe(), world, corners.training, split.train, 0)
+    run = start_training(tiny(), recipe(), world, corners.training, split.train, 0)
     bias = run.params["bias"].detach()
     assert torch.equal(bias[new], bias[new][:1].expand(int(new.sum()))), "no popularity of items never trained on"
     kept = set(corners.training.of_entities(split.train)[1].tolist())
@@ -92,7 +92,7 @@ def test_shuffled_labels_fall_to_the_prior():
         split = split_by_seed(np.arange(400), 0)
         made = recipe(epochs=30, tasks=70, max_shots=5, patience=99, schedule="cosine")
         learner = tiny(dims=8, dropout=0.1)
-        run = start(learner, made, data, index, split.train, 0)
+        run = start_training(learner, made, data, index, split.train, 0)
         list(fit(run, lambda _: 0.0))
         curves = [
             cold_start(p, run.chosen(), data, index, split.test, shots=(5,))
@@ -125,7 +125,7 @@ def test_training_by_time_takes_the_earliest_and_at_random_does_not(monkeypatch)
             lambda self, params, batch, *rest, real=real, met=met: (met.append(batch), real(params, batch, *rest))[1],
         )
         index = EventIndex.of(own)
-        list(fit(start(tiny(), recipe(max_shots=6), own, index, np.arange(20), 0), lambda _: 0.0))
+        list(fit(start_training(tiny(), recipe(max_shots=6), own, index, np.arange(20), 0), lambda _: 0.0))
         monkeypatch.undo()
         early = [
             bool(b.support.rows.item[t][b.support.rows.mask[t]].max() < b.query.item[t][b.query.mask[t]].min())

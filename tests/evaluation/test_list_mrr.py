@@ -6,8 +6,8 @@ from recsys_meta.core.dataset import Dataset, Events, Vocabulary
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import cold_start
-from recsys_meta.evaluation.list_mrr import list_ranks
-from recsys_meta.metrics.pooled_metrics import figure
+from recsys_meta.evaluation.list_mrr import list_reciprocal_ranks
+from recsys_meta.metrics.pooled_metrics import compute_metric
 
 SCHEMA = Schema(
     name="shown",
@@ -82,7 +82,7 @@ class Sizes(Places):
 
 
 def ranks(predictor, entities=(1, 2), shots=(0, 2)):
-    return list_ranks(predictor, {}, DATA, INDEX, np.array(entities), shots, 1)
+    return list_reciprocal_ranks(predictor, {}, DATA, INDEX, np.array(entities), shots, 1)
 
 
 @pytest.mark.parametrize(
@@ -90,22 +90,22 @@ def ranks(predictor, entities=(1, 2), shots=(0, 2)):
 )
 def test_the_place_of_the_taken_row(values, wanted):
     found = ranks(Places(values))
-    assert figure("mrr", found[0]) == pytest.approx(wanted)
+    assert compute_metric("mrr", found[0]) == pytest.approx(wanted)
     assert len(found[0]) == 20  # lists in which 1 or 2 are shown
     assert len(found[2]) == 16  # less the first two of each
     assert set(found[2].entity.tolist()) == {1, 2}
 
 
 def test_ties_count_their_mean_rank():
-    assert figure("mrr", ranks(Places([0.0, 0.0, 0.0]))[0]) == pytest.approx(1 / 2)
+    assert compute_metric("mrr", ranks(Places([0.0, 0.0, 0.0]))[0]) == pytest.approx(1 / 2)
 
 
 def test_everybody_in_a_list_has_at_most_the_support_asked_for():
     """Entity 0 has long been there when a list is shown; at two shots it is known by two rows, at none by none."""
     found = ranks(Places([0.0, 1.0, 0.5], least=2), shots=(0, 2))
-    assert figure("mrr", found[0]) == pytest.approx(1 / 2)  # nobody is known: all tie
+    assert compute_metric("mrr", found[0]) == pytest.approx(1 / 2)  # nobody is known: all tie
     # The newcomer and entity 0 are known from their third row on; the third of the list comes seldom.
-    assert figure("mrr", found[2]) == pytest.approx(1.0)
+    assert compute_metric("mrr", found[2]) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("shots", [(2,), (3,), (2, 3), (0, 1, 3)])
@@ -127,8 +127,8 @@ def test_a_figure_does_not_depend_on_the_other_points(others):
 
 def test_a_score_that_is_no_number_is_the_last_of_its_list():
     nan = float("nan")
-    assert figure("mrr", ranks(Places([0.0, nan, 0.5]))[0]) == pytest.approx(1 / 3)
-    assert figure("mrr", ranks(Places([nan, nan, nan]))[0]) == pytest.approx(1 / 2)
+    assert compute_metric("mrr", ranks(Places([0.0, nan, 0.5]))[0]) == pytest.approx(1 / 3)
+    assert compute_metric("mrr", ranks(Places([nan, nan, nan]))[0]) == pytest.approx(1 / 2)
 
 
 def test_lists_are_part_of_the_curve():

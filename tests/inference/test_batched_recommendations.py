@@ -38,38 +38,38 @@ def people(kinds: int, count: int = 24) -> list[EntityRequest]:
 
 @pytest.mark.parametrize("kinds", [1, 3, 24])
 def test_states_and_lists_are_those_of_one_alone(model, kinds):
-    known = [model.know(p) for p in people(kinds)]
+    known = [model.read_support(p) for p in people(kinds)]
     states = model.adapt(known)
     scores = model.scores(states)
     for i, one in enumerate(known):
         alone = model.scores(model.adapt([one]))[0]
         # A state is kept in a byte a number, and sums in another order may round to the next.
         torch.testing.assert_close(scores[i], alone, rtol=1e-2, atol=1e-2)
-    lists = model.tops(scores, 7, known)
-    assert lists == [model.top(s, 7, exclude=one.seen) for s, one in zip(scores, known, strict=True)]
+    lists = model.top_k_batch(scores, 7, known)
+    assert lists == [model.top_k(s, 7, exclude=one.seen) for s, one in zip(scores, known, strict=True)]
     assert all(len(found) == 7 for found in lists)
 
 
 def test_few_candidates_of_many(model):
-    known = model.know(EntityRequest(events=[Interaction("i3")]))
+    known = model.read_support(EntityRequest(events=[Interaction("i3")]))
     scores = model.scores(model.adapt([known]))[0]
-    chosen = model.ids(["i9", "i3", "i1", "i9"])
-    found = model.top(scores, 10, exclude=known.seen, candidates=[*chosen, 0, 1])
+    chosen = model.known_item_ids(["i9", "i3", "i1", "i9"])
+    found = model.top_k(scores, 10, exclude=known.seen, candidates=[*chosen, 0, 1])
     assert {s.item for s in found} == {"i9", "i1"} and len(found) == 2
     assert found == sorted(found, key=lambda s: -s.score)
-    assert model.top(scores, 10, candidates=[]) == []
+    assert model.top_k(scores, 10, candidates=[]) == []
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_lists_that_are_wished_for_are_those_of_one_alone(model, seed):
     rng = np.random.default_rng(seed)
-    states = model.adapt([model.know(one) for one in people(7)])
+    states = model.adapt([model.read_support(one) for one in people(7)])
     scores = model.scores(states)
     scores[seed % len(scores)] = scores[seed % len(scores), 0]  # all are equal
     wishes = [
         TopKRequest(int(rng.integers(1, 40)), set(rng.integers(0, 32, rng.integers(0, 31)).tolist())) for _ in scores
     ]
     before = scores.clone()
-    found = [model.listed(best) for best in model.bests(scores, wishes)]
-    assert found == [model.top(row, w.n, exclude=w.exclude) for row, w in zip(scores, wishes, strict=True)]
+    found = [model.to_items(best) for best in model.top_k_ids(scores, wishes)]
+    assert found == [model.top_k(row, w.n, exclude=w.exclude) for row, w in zip(scores, wishes, strict=True)]
     assert torch.equal(scores, before)

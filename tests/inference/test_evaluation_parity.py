@@ -81,10 +81,10 @@ def test_choices(town, name, shots):
         for i, name in enumerate(names)
         if name
     }
-    known = model.know(EntityRequest(events=told[:-1]))
+    known = model.read_support(EntityRequest(events=told[:-1]))
     moment = QueryContext({"hour": told[-1].context["hour"]}, told[-1].actor)
-    known, question = model.ask(known, moment, places)
-    got = model.answer(model.adapt([known]), question)
+    known, question = model.encode_query(known, moment, places)
+    got = model.score_catalog(model.adapt([known]), question)
     by_name = dict(zip(known.own.names, got[2:].tolist(), strict=True))
     assert len(by_name) == len(places)
     expected = {name: value for name, value in zip(names, wanted.tolist(), strict=True) if name}
@@ -134,10 +134,10 @@ def test_clicks(adverts, name, shots):
     ids = groups.values[groups.indptr[entity] : groups.indptr[entity + 1]]
     features = {"group": [adverts.vocab.value("entity.group", int(i)) for i in ids]}
     features["age"] = float(adverts.entities["age"].values[entity])
-    known = model.know(EntityRequest(features, told[:shots][::-1]))
+    known = model.read_support(EntityRequest(features, told[:shots][::-1]))
     rows = model.rows(known, [(e.item, e.context) for e in told[shots:]])
-    got = model.judge(model.adapt([known]), rows)
+    got = model.score_rows(model.adapt([known]), rows)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
-    spread = model.spread(model.adapt([known]), rows)
+    spread = model.score_std(model.adapt([known]), rows)
     if spread is not None:
-        torch.testing.assert_close(spread, predictor.spread(model.body, state, batch.query), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(spread, predictor.score_std(model.body, state, batch.query), rtol=1e-3, atol=1e-4)

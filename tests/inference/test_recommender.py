@@ -21,7 +21,7 @@ from recsys_meta.inference.recommender import (
     load_state,
     recommend,
 )
-from recsys_meta.models.bundle import make_bundle, predictor_of
+from recsys_meta.models.bundle import build_predictor, make_bundle
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.models.learners.ranking.flagship import FlagshipConfig
 from tests.fixtures import trained_recommenders as served
@@ -63,7 +63,7 @@ def test_the_same_answer_as_offline(model, data):
             for n, i in enumerate(batch.support.rows.item[t].tolist())
         ]
         people.append(EntityRequest(features, events))
-    known = [model.know(p) for p in people]
+    known = [model.read_support(p) for p in people]
     together = model.scores(model.adapt(known))
     torch.testing.assert_close(together, wanted, rtol=1e-5, atol=1e-5)
     one_by_one = torch.cat([model.scores(model.adapt([k])) for k in known])
@@ -96,7 +96,7 @@ def test_candidates_restrict_and_unknown_ones_fall_out(model):
     assert answer(model, [], candidates=[]).items == [] == answer(model, [], candidates=["none"]).items
     free = [s.item for s in answer(model, [Interaction("i4")], 30).items]
     assert [s.item for s in got.items] == [i for i in free if i in ("i1", "i2")]
-    assert model.ids(["i0", "none", "i3"]) == [2, 5]
+    assert model.known_item_ids(["i0", "none", "i3"]) == [2, 5]
 
 
 def naive_top(values, n, exclude, candidates):
@@ -113,7 +113,7 @@ def naive_top(values, n, exclude, candidates):
 )
 def test_top_equals_sorting_with_ties_by_id(model, values, n, exclude, candidates):
     scores = torch.tensor(values)
-    got = model.top(scores, n, exclude=exclude, candidates=candidates)
+    got = model.top_k(scores, n, exclude=exclude, candidates=candidates)
     assert [s.item for s in got] == [f"i{i - 2}" for i in naive_top(values, n, exclude, candidates)]
     assert scores.tolist() == values
 
@@ -132,7 +132,7 @@ def test_newcomers_of_other_features_or_sizes_do_not_share_a_start():
     ]
 
     def scores(recommender, one):
-        return recommender.scores(recommender.adapt([recommender.know(one)]))
+        return recommender.scores(recommender.adapt([recommender.read_support(one)]))
 
     used = Recommender(bundle)
     for one in [*people, *people[::-1]]:
@@ -140,7 +140,7 @@ def test_newcomers_of_other_features_or_sizes_do_not_share_a_start():
 
 
 def test_popularity_stands_in(model):
-    got = model.top(model.popular, 5)
+    got = model.top_k(model.popular, 5)
     counts = model.bundle.popularity
     assert [s.item for s in got] == [f"i{i - 2}" for i in naive_top(counts.tolist(), 5, (), None)]
 
@@ -168,7 +168,7 @@ def test_adapting_lowers_the_loss_of_the_support(kind, request):
     better = []
     for seed in range(10):
         items = random.Random(seed).sample(range(30), 5)
-        known = recommender.know(EntityRequest(events=[Interaction(f"i{i}", 1.0 + i % 3) for i in items]))
+        known = recommender.read_support(EntityRequest(events=[Interaction(f"i{i}", 1.0 + i % 3) for i in items]))
         state = recommender.adapt([known])
         kept = {k: v.clone() for k, v in state.items()}
         got = recommender.diagnose([known])[0]
@@ -180,14 +180,14 @@ def test_adapting_lowers_the_loss_of_the_support(kind, request):
 
 
 def test_without_a_support_there_is_nothing_to_diagnose(model):
-    known = model.know(EntityRequest())
+    known = model.read_support(EntityRequest())
     got = model.diagnose([known])[0]
     assert (got.support_size, got.steps, got.loss_before, got.loss_after, got.gradient_norm) == (0, 0, 0.0, 0.0, 0.0)
 
 
 def test_the_gradient_norm_is_that_of_the_loss(model):
     """Against finite differences of the support's loss at the prior."""
-    known = model.know(EntityRequest(events=[Interaction("i1"), Interaction("i7")]))
+    known = model.read_support(EntityRequest(events=[Interaction("i1"), Interaction("i7")]))
     support, learner = model.support([known]), model.bundle.predictor
     before = learner.adapt(model.body, support.empty())
     total = 0.0
@@ -201,11 +201,11 @@ def test_the_gradient_norm_is_that_of_the_loss(model):
 
 @pytest.mark.parametrize("name", ["popularity", "itemknn"])
 def test_a_baseline_serves_too(data, name):
-    made, index = predictor_of(name, {}), EventIndex.of(data)
+    made, index = build_predictor(name, {}), EventIndex.of(data)
     served = Recommender(make_bundle(made, made.fit(data, np.arange(60)), data, index, np.arange(60), {}))
     got = answer(served, [Interaction("i4"), Interaction("i9")], 8)
     assert len({s.item for s in got.items}) == 8
-    known = served.know(EntityRequest(events=[Interaction("i4")]))
+    known = served.read_support(EntityRequest(events=[Interaction("i4")]))
     state = served.adapt([known])
     assert same(load_state(dump_state(state), state), state)
     assert math.isfinite(served.diagnose([known])[0].loss_after)
@@ -218,17 +218,17 @@ def test_in_any_company_a_newcomer_is_the_same_bit_for_bit(size):
     """A flagship with every memory: states, their bytes and scores, whoever was worked out at the same time and has as
     many rows; their features are of different lengths, and nobody's start was known."""
     model, other = (Recommender(served.flagship()) for _ in range(2))
-    assert model.together
+    assert model.batch_invariant
     rng = random.Random(3)
-    known = [model.know(newcomer_of(rng, rows=n % 7)) for n in range(112)]
+    known = [model.read_support(newcomer_of(rng, rows=n % 7)) for n in range(112)]
     for rows in range(7):
         alike = known[rows::7]
         for start in range(0, len(alike), size):
             party = alike[start : start + size]
-            states, raw = other.settle(party)
+            states, raw = other.adapt_and_serialize(party)
             scores = other.scores(states)
             for row, one in enumerate(party):
-                alone, (content,) = model.settle([one])
+                alone, (content,) = model.adapt_and_serialize([one])
                 assert raw[row] == content and torch.equal(scores[row], model.scores(alone)[0])
                 assert all(torch.equal(leaf[row : row + 1], alone[name]) for name, leaf in states.items())
 
@@ -242,7 +242,7 @@ def test_a_model_of_too_few_items_to_try_is_not_ranked_together(data):
     tiny = served.flagship()
     names = {**tiny.vocab.values, "item": tiny.vocab.values["item"][:3]}
     few = Recommender(replace(tiny, vocab=Vocabulary(names)))
-    assert not few.together
+    assert not few.batch_invariant
 
 
 # Choices out of a catalogue of the entity's own
@@ -267,19 +267,19 @@ def chooser(request):
     data, train = choice_world(entities=16), np.arange(12)
     index = EventIndex.of(data)
     name = {"pooled": "choice", "din-still": "din"}.get(request.param, request.param)
-    made = predictor_of(name, settings.get(request.param, {}))
+    made = build_predictor(name, settings.get(request.param, {}))
     if name not in LEARNERS:
         return Recommender(make_bundle(made, made.fit(data, train), data, index, train, {}))
     generator = torch.Generator().manual_seed(1)
     params = made.init(data, train, generator)
-    noise = {k: 0.05 * torch.randn(v.shape, generator=generator) for k, v in params.items() if not made.frozen(k)}
+    noise = {k: 0.05 * torch.randn(v.shape, generator=generator) for k, v in params.items() if not made.is_frozen(k)}
     params = {k: v + noise.get(k, 0.0) for k, v in params.items()}
     return Recommender(make_bundle(made, params, data, index, train, {}))
 
 
 def test_the_loss_before_adapting_is_of_the_support_in_its_own_catalogue(chooser):
     """Against the state that the same catalogue has without a row."""
-    known = chooser.know(walk(60))
+    known = chooser.read_support(walk(60))
     support, predictor = chooser.support([known]), chooser.bundle.predictor
     bare = EncodedEntity((), (), frozenset(), (), known.features, own=known.own)
     start = chooser.adapt([bare])
@@ -292,7 +292,7 @@ def test_the_loss_before_adapting_is_of_the_support_in_its_own_catalogue(chooser
 
 
 def test_many_are_diagnosed_as_each_alone(chooser):
-    many = [chooser.know(walk(n)) for n in (60, 0, 20)]
+    many = [chooser.read_support(walk(n)) for n in (60, 0, 20)]
     for one, got in zip(many, chooser.diagnose(many), strict=True):
         (alone,) = chooser.diagnose([one])
         assert got.loss_before == pytest.approx(alone.loss_before, rel=1e-4, abs=1e-6)

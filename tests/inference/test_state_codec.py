@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_meta.inference.recommender import EntityRequest, Interaction
-from recsys_meta.inference.state_codec import dump_state, load_state, settle
+from recsys_meta.inference.state_codec import dump_state, load_state, quantize
 from tests.fixtures import trained_recommenders as served
 from tests.fixtures.small_datasets import same
 from tests.fixtures.trained_recommenders import EVENTS
@@ -24,16 +24,16 @@ def liking():
 
 @given(events=EVENTS)
 def test_a_state_survives_the_wire(liking, events):
-    state = liking.adapt([liking.know(EntityRequest(events=events))])
+    state = liking.adapt([liking.read_support(EntityRequest(events=events))])
     back = load_state(dump_state(state), state)
     assert same(back, state)
 
 
 def test_a_slice_of_many_states_is_no_bigger_than_one(model):
-    known = [model.know(EntityRequest(events=[Interaction(f"i{i}")])) for i in range(20)]
+    known = [model.read_support(EntityRequest(events=[Interaction(f"i{i}")])) for i in range(20)]
     many = model.adapt(known)
     one = {k: v[3:4] for k, v in many.items()}
-    assert settle(many)[1][3] == dump_state(one)
+    assert quantize(many)[1][3] == dump_state(one)
     raw = dump_state({**one, "twin": one["z"], "turned": one["z"].T})
     assert len(raw) < 1000
     assert torch.equal(load_state(raw)["z"], one["z"]) and torch.equal(load_state(raw)["turned"], one["z"].T)
@@ -45,7 +45,7 @@ def test_garbage_is_no_state(content):
 
 
 def test_a_state_with_more_behind_it_is_none(model):
-    state = model.adapt([model.know(EntityRequest(events=[Interaction("i1")]))])
+    state = model.adapt([model.read_support(EntityRequest(events=[Interaction("i1")]))])
     assert load_state(dump_state(state) + b"x") is None
 
 
@@ -53,7 +53,7 @@ def test_a_state_with_more_behind_it_is_none(model):
 @given(data=st.data())
 def test_a_damaged_state_is_none_or_fits(model, data):
     """Flipped or cut bytes never raise; what still reads has the same leaves, types and dimensions."""
-    state = model.adapt([model.know(EntityRequest(events=[Interaction("i1")]))])
+    state = model.adapt([model.read_support(EntityRequest(events=[Interaction("i1")]))])
     raw = bytearray(dump_state(state))
     at = data.draw(st.integers(0, len(raw) - 1))
     if data.draw(st.booleans()):
@@ -66,7 +66,7 @@ def test_a_damaged_state_is_none_or_fits(model, data):
 
 
 def test_a_state_of_another_model_does_not_fit(model):
-    state = model.adapt([model.know(EntityRequest())])
+    state = model.adapt([model.read_support(EntityRequest())])
     assert load_state(dump_state({"other": state["z"]}), state) is None
     assert load_state(dump_state({"z": state["z"].double()}), state) is None
     assert load_state(dump_state({"z": state["z"][0]}), state) is None
@@ -76,8 +76,8 @@ def test_a_state_of_another_model_does_not_fit(model):
 def test_what_is_rounded_stays_as_it_is(values, rows):
     """Cached once or ten times, an answer is the same; and no number is off by more than its row's step."""
     leaf = torch.tensor(values).repeat(1, rows, 1)
-    once, (raw,) = settle({"z": leaf, "n": torch.tensor([3])}, {"z"})
-    assert same(settle(once, {"z"})[0], once) and settle(once, {"z"})[1] == [raw]
+    once, (raw,) = quantize({"z": leaf, "n": torch.tensor([3])}, {"z"})
+    assert same(quantize(once, {"z"})[0], once) and quantize(once, {"z"})[1] == [raw]
     assert same(load_state(raw), once)
     assert same(load_state(dump_state(once, {"z"})), once)
     assert same(load_state(dump_state({"z": leaf}, {"z"})), {"z": once["z"]})

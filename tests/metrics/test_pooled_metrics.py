@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from recsys_meta.metrics.bootstrap import paired_seeds, summarise, summarise_seeds
-from recsys_meta.metrics.pooled_metrics import RowSample, auc, figure, reliability
+from recsys_meta.metrics.bootstrap import paired_difference_over_seeds, summarise, summarise_seeds
+from recsys_meta.metrics.pooled_metrics import RowSample, auc, compute_metric, reliability
 
 
 def clicks(rows=4000, entities=50, seed=0, sharp=1.0):
@@ -29,12 +29,12 @@ def test_logloss_is_the_mean_over_rows():
     sample = clicks()
     chance = 1 / (1 + np.exp(-sample.value))
     wanted = -np.mean(sample.label * np.log(chance) + (1 - sample.label) * np.log(1 - chance))
-    assert figure("logloss", sample) == pytest.approx(wanted)
+    assert compute_metric("logloss", sample) == pytest.approx(wanted)
 
 
 def test_calibration_error_sees_overconfidence():
-    assert figure("ece", clicks()) < 0.03
-    assert figure("ece", clicks(sharp=4.0)) > 0.1
+    assert compute_metric("ece", clicks()) < 0.03
+    assert compute_metric("ece", clicks(sharp=4.0)) > 0.1
     mean, rate, rows = reliability(clicks(rows=60_000))
     assert rows.sum() == 60_000
     assert np.abs(mean - rate).max() < 0.03
@@ -58,15 +58,15 @@ def test_rows_of_one_entity_are_not_independent():
 
 def test_macro_means_count_every_entity_once():
     sample = RowSample(np.array([0, 0, 0, 1]), np.array([1.0, 1.0, 1.0, 0.0]))
-    assert figure("hit@10", sample) == 0.75
-    assert figure("macro_hit@10", sample) == 0.5
+    assert compute_metric("hit@10", sample) == 0.75
+    assert compute_metric("macro_hit@10", sample) == 0.5
 
 
 def test_rows_that_are_not_asked_about_leave():
     sample = RowSample(np.array([0, 0, 1]), np.array([1.0, np.nan, 0.0]))
-    assert figure("new_hit@10", sample) == 0.5
+    assert compute_metric("new_hit@10", sample) == 0.5
     assert summarise("new_hit@10", sample).n == 2
-    assert np.isnan(figure("mrr", RowSample(np.empty(0, int), np.empty(0))))
+    assert np.isnan(compute_metric("mrr", RowSample(np.empty(0, int), np.empty(0))))
     assert summarise("mrr", RowSample(np.empty(0, int), np.empty(0))).n == 0
 
 
@@ -75,20 +75,20 @@ def test_a_better_method_is_clearly_better(metric):
     good = [clicks(seed=s) for s in range(3)]
     rng = np.random.default_rng(5)
     bad = [RowSample(s.entity, s.value + rng.normal(scale=1.5, size=len(s.value)), s.label) for s in good]
-    p = paired_seeds(metric, good, bad)
+    p = paired_difference_over_seeds(metric, good, bad)
     assert p.p < 0.01
     assert (p.high < 0) if metric == "logloss" else (p.low > 0)
-    same = paired_seeds(metric, good, good)
+    same = paired_difference_over_seeds(metric, good, good)
     assert same.difference == 0
     assert same.p == 1
 
 
 def test_seeds_are_averaged():
     parts = [clicks(seed=s) for s in range(3)]
-    wanted = np.mean([figure("auc", s) for s in parts])
+    wanted = np.mean([compute_metric("auc", s) for s in parts])
     assert summarise_seeds("auc", parts).value == pytest.approx(wanted)
 
 
 def test_samples_of_other_rows_cannot_be_paired():
     with pytest.raises(ValueError, match="different rows"):
-        paired_seeds("auc", [clicks(seed=0)], [clicks(seed=1)])
+        paired_difference_over_seeds("auc", [clicks(seed=0)], [clicks(seed=1)])

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_meta.metrics.bootstrap import paired, summarise, summarise_seeds
+from recsys_meta.metrics.bootstrap import paired_difference, summarise, summarise_seeds
 from recsys_meta.metrics.ranking_metrics import (
     LOWER_IS_BETTER,
     RANKING,
@@ -224,7 +224,7 @@ def test_blocks_of_the_bootstrap_leave_no_draw_out():
     values = np.random.default_rng(0).normal(size=9000)  # 4 000 000 / 9000 = 444 draws a block
     interval = summarise("mae", values, draws=1000)
     assert interval.high - interval.low == pytest.approx(2 * 1.96 / math.sqrt(9000), rel=0.12)
-    got = paired(values + 1, np.ones(9000), draws=1000)
+    got = paired_difference(values + 1, np.ones(9000), draws=1000)
     assert got.high - got.low == pytest.approx(2 * 1.96 / math.sqrt(9000), rel=0.12)
 
 
@@ -243,24 +243,24 @@ def test_pairing_finds_a_planted_difference_that_unpaired_intervals_hide():
     rng = np.random.default_rng(0)
     hard = rng.normal(size=300)  # entities differ much more than methods do
     ours, theirs = hard + 0.05 + 0.1 * rng.normal(size=300), hard
-    got = paired(ours, theirs)
+    got = paired_difference(ours, theirs)
     assert got.p < 0.001 and got.low > 0 and got.difference == pytest.approx(0.05, abs=0.02) and got.n == 300
     a, b = summarise("mae", ours), summarise("mae", theirs)
     assert a.low < b.high
-    worse = paired(theirs, ours)
+    worse = paired_difference(theirs, ours)
     assert worse.high < 0 and worse.p < 0.001
 
 
 def test_noise_is_called_a_difference_about_as_often_as_promised():
     rng = np.random.default_rng(1)
-    p = np.array([paired(rng.normal(size=40), rng.normal(size=40), seed=i, draws=300).p for i in range(300)])
+    p = np.array([paired_difference(rng.normal(size=40), rng.normal(size=40), seed=i, draws=300).p for i in range(300)])
     assert (p < 0.05).mean() < 0.1 and (p < 0.5).mean() == pytest.approx(0.5, abs=0.12)
 
 
 def test_pairs_with_a_nan_leave_and_equal_methods_do_not_differ():
-    got = paired(np.array([1.0, np.nan, 3.0]), np.array([1.0, 2.0, np.nan]))
+    got = paired_difference(np.array([1.0, np.nan, 3.0]), np.array([1.0, 2.0, np.nan]))
     assert (got.n, got.difference, got.p) == (1, 0.0, 1.0)
-    assert paired(np.array([np.nan]), np.array([1.0])).n == 0
+    assert paired_difference(np.array([np.nan]), np.array([1.0])).n == 0
 
 
 @pytest.mark.parametrize("depth", [3, 10])

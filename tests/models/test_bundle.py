@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from recsys_meta.core.atomic_io import seal
+from recsys_meta.core.atomic_io import dump_checksummed
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import CheckpointError, ConfigError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.models.baselines import BASELINES
-from recsys_meta.models.bundle import load_bundle, make_bundle, popular_scores, predictor_of, save_bundle
+from recsys_meta.models.bundle import build_predictor, load_bundle, make_bundle, popular_scores, save_bundle
 from tests.fixtures.power_cut import each_cut
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import same, tiny
@@ -136,7 +136,7 @@ def test_no_bundle_at_all_is_an_error(tmp_path):
 def rewritten(path, **change):
     about = json.loads((path / "bundle.json").read_text())
     del about["seal"]
-    (path / "bundle.json").write_text(seal({**about, **change}))
+    (path / "bundle.json").write_text(dump_checksummed({**about, **change}))
     return path
 
 
@@ -152,14 +152,14 @@ def test_another_format_and_an_unknown_predictor_are_named(bundle, tmp_path):
 
 @pytest.mark.parametrize("name", ["maml", *BASELINES])
 def test_learners_and_baselines_are_made_by_name(name):
-    made = predictor_of(name, {})
+    made = build_predictor(name, {})
     assert made.name == name
-    assert predictor_of(name, made.config.model_dump(mode="json")) == made
+    assert build_predictor(name, made.config.model_dump(mode="json")) == made
 
 
 def test_a_baseline_is_saved_and_loaded_too(world, tmp_path):
     data, index = world
-    made = predictor_of("itemknn", {})
+    made = build_predictor("itemknn", {})
     bundle = make_bundle(made, made.fit(data, np.arange(40)), data, index, np.arange(40), {})
     back = load_bundle(save_bundle(bundle, tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(scores(back, *world), scores(bundle, *world), strict=True))

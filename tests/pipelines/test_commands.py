@@ -17,7 +17,7 @@ from pipelines.workspace import Workspace
 from recsys_meta.core.errors import DataError
 from recsys_meta.store.settings import Settings
 from recsys_meta.store.tracking import evaluations
-from recsys_meta.store.tracking.promotion_gate import standing
+from recsys_meta.store.tracking.promotion_gate import check_promotion
 from tests.fixtures.services import free_port
 from tests.pipelines.conftest import SMALL
 
@@ -29,7 +29,7 @@ def house(command) -> Workspace:
 def measured(command, model):
     """What the database holds of a model's curves."""
     with house(command).reading() as session:
-        return evaluations.list_evaluations(session, model=model, limit=1000).items
+        return evaluations.page_evaluations(session, model=model, limit=1000).items
 
 
 def test_every_command_explains_itself(command):
@@ -186,7 +186,7 @@ def test_a_run_of_a_comparison_takes_its_points_along_when_published(command, tm
         ("flagship", published["version"], 1, k) for k in (0, 3)
     }
     with house(command).reading() as session:
-        found = standing(session, "second", published["version"])
+        found = check_promotion(session, "second", published["version"])
     assert found is not None and (found.metric, found.baseline, found.points) == ("ndcg@10", "popularity", 2)
 
 

@@ -3,10 +3,10 @@
 import pytest
 
 from recsys_meta.store.database import migrate
-from recsys_meta.store.database.clock import moment
+from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.database.engine import connect, session
-from recsys_meta.store.entities.adaptations import NewAdaptation, save
-from recsys_meta.store.entities.events import NewEvent, insert
+from recsys_meta.store.entities.adaptations import NewAdaptation, save_adaptations
+from recsys_meta.store.entities.events import NewEvent, insert_events
 from tests.pipelines.conftest import Command
 
 STRANGE = "[/x] [red]a"
@@ -16,11 +16,11 @@ STRANGE = "[/x] [red]a"
 def told(tmp_path) -> Command:
     """A home whose database knows an entity, an event and an item of such names."""
     url = f"sqlite:///{tmp_path / 'recsys-meta.db'}"
-    migrate.upgrade(url)
+    migrate.upgrade_database(url)
     engine = connect(url)
     with session(engine) as s:
-        insert(s, [NewEvent("user", STRANGE, STRANGE, STRANGE, 1.0, moment(None))])
-        save(s, [NewAdaptation("v", "user", STRANGE, 1, 1, 2.0, 1.0, 0.5, 0.1, "adapted", moment(None))])
+        insert_events(s, [NewEvent("user", STRANGE, STRANGE, STRANGE, 1.0, utcnow(None))])
+        save_adaptations(s, [NewAdaptation("v", "user", STRANGE, 1, 1, 2.0, 1.0, 0.5, 0.1, "adapted", utcnow(None))])
     engine.dispose()
     return Command(tmp_path)
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch.event_files import LINE, interactions_of, read_events, tables
+from pipelines.batch.event_files import LINE, event_tables, interactions_of, read_events
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import encode_raw
@@ -188,7 +188,7 @@ def test_values_of_lists_in_files_stay_one_though_they_hold_the_separator(tmp_pa
         frame.to_parquet(path)
     else:
         frame.to_json(path, orient="records", lines=suffix == "jsonl")
-    parts = [t.to_pandas(types_mapper=pd.ArrowDtype).set_index(LINE) for t in tables(path, ["item", "tags"])]
+    parts = [t.to_pandas(types_mapper=pd.ArrowDtype).set_index(LINE) for t in event_tables(path, ["item", "tags"])]
     vocab = Vocabulary({"item.tags": pd.Index(["a", "a|b", "b", "c"], dtype="str")})
     last = [5, 2] if "mixed" in suffix else [0, 0]
     for events in (read_events(path, fields), interactions_of(path, pd.concat(parts), fields)):

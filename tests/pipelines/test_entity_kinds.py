@@ -93,9 +93,9 @@ def test_answers_over_http_equal_those_without_a_server_and_erasing_leaves_nothi
         }
         first = server.post("/v1/score", json=body).json()
         assert (first["served_by"], first["support_size"]) == ("adapted", 6)
-        mine = recommender.know(EntityRequest(events=known))
+        mine = recommender.read_support(EntityRequest(events=known))
         asked = recommender.rows(mine, [(events[0]["item"], events[0]["context"])])
-        logit = float(recommender.judge(recommender.adapt([mine]), asked)[0, 0])
+        logit = float(recommender.score_rows(recommender.adapt([mine]), asked)[0, 0])
         assert first["scores"][0]["score"] == pytest.approx(logit, abs=1e-4)
         assert 0 < first["scores"][0]["low"] < first["scores"][0]["probability"] < first["scores"][0]["high"] < 1
         assert server.post("/v1/score", json=body).json()["served_by"] == "cache"

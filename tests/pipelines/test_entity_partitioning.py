@@ -25,10 +25,10 @@ def test_every_row_comes_to_one_file_with_all_of_its_entity(tmp_path_factory, en
         patch.setattr(spreading, "FAN", 3)
         folder = tmp_path_factory.mktemp("spread")
         told: list[int] = []
-        sizes = spreading.spread(tables(entities, step), len(entities), folder, told.append)
+        sizes = spreading.partition(tables(entities, step), len(entities), folder, told.append)
     assert sum(told) == len(entities)
     assert sorted(sizes) == sorted(p.name for p in folder.iterdir())
-    frames = {name: spreading.read(folder / name) for name in sizes}
+    frames = {name: spreading.read_partition(folder / name) for name in sizes}
     assert {name: len(f) for name, f in frames.items()} == sizes
     homes = pd.Series({line: name for name, f in frames.items() for line in f.index}, dtype=object)
     assert sorted(homes.index) == list(range(len(entities)))
@@ -42,7 +42,7 @@ def test_large_parts_are_spread_again_and_one_large_entity_ends_it(tmp_path, mon
     monkeypatch.setattr(spreading, "AT_ONCE", 10)
     monkeypatch.setattr(spreading, "FAN", 3)
     entities = ["large"] * 200 + [f"e{n}" for n in range(300)]
-    sizes = spreading.spread(tables(entities, 50), len(entities), tmp_path)
+    sizes = spreading.partition(tables(entities, 50), len(entities), tmp_path)
     assert any("-" in name for name in sizes), "no part was spread again"
     assert sum(sizes.values()) == 500 and sum(size > 60 for size in sizes.values()) == 1
 
@@ -52,6 +52,6 @@ def test_the_same_table_comes_to_the_same_files(tmp_path, monkeypatch):
     found = []
     for step in (7, 100):
         (folder := tmp_path / str(step)).mkdir()
-        sizes = spreading.spread(tables([f"e{n % 41}" for n in range(100)], step), 100, folder)
-        found.append({name: spreading.read(folder / name).index.tolist() for name in sizes})
+        sizes = spreading.partition(tables([f"e{n % 41}" for n in range(100)], step), 100, folder)
+        found.append({name: spreading.read_partition(folder / name).index.tolist() for name in sizes})
     assert found[0] == found[1]

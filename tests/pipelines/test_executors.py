@@ -23,8 +23,8 @@ import torch
 from pipelines.batch import batch_inference as adapted
 from pipelines.batch import entity_partitioning as spreading
 from pipelines.batch import event_files as told
-from pipelines.batch.batch_inference import checked_tables, pieces
-from pipelines.batch.executors import BatchTask, ExecutionBackend, started
+from pipelines.batch.batch_inference import chunks_of, read_tables
+from pipelines.batch.executors import BatchTask, ExecutionBackend, backend
 from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.data import prepare, simulate_ads, simulate_cities, simulate_users
@@ -48,7 +48,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def under_ray():
-    with started(ExecutionBackend.RAY, WORKERS) as answers:
+    with backend(ExecutionBackend.RAY, WORKERS) as answers:
         yield answers
 
 
@@ -77,7 +77,7 @@ def task_of(kind: str, folder: Path) -> BatchTask:
 
 def frame_of(task: BatchTask) -> pd.DataFrame:
     """The whole table, as `spreading.read` gives a part of it."""
-    read = [t.to_pandas(types_mapper=pd.ArrowDtype) for t in checked_tables(task.events, task.recommender)]
+    read = [t.to_pandas(types_mapper=pd.ArrowDtype) for t in read_tables(task.events, task.recommender)]
     return pd.concat(read).set_index(told.LINE)
 
 
@@ -95,9 +95,9 @@ def test_without_ray_it_says_what_to_install(command, model, items, tmp_path, mo
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_answered_as_without_ray(under_ray, kind, tmp_path):
     task = task_of(kind, tmp_path)
-    cut = list(pieces(task.recommender, frame_of(task)))
+    cut = list(chunks_of(task.recommender, frame_of(task)))
     assert len(cut) > 2 * WORKERS, "more pieces than are given out at once"
-    with started(ExecutionBackend.LOCAL) as here:
+    with backend(ExecutionBackend.LOCAL) as here:
         wanted = list(here(task, cut))
     found = list(under_ray(task, iter(cut)))
     assert [done for _, done in found] == [len(piece) for piece in cut]
@@ -112,10 +112,10 @@ def test_the_first_wrong_event_is_named_as_without_ray(under_ray, tmp_path):
     frame["position"] = frame["position"].astype("float64")
     frame.iloc[[300, 900, 1500], frame.columns.get_loc("position")] = 1e39
     found = []
-    with started(ExecutionBackend.LOCAL) as here:
+    with backend(ExecutionBackend.LOCAL) as here:
         for answers in (here, under_ray):
             with pytest.raises(DataError) as error:
-                list(answers(task, pieces(task.recommender, frame)))
+                list(answers(task, chunks_of(task.recommender, frame)))
             assert error.type is DataError and error.value.field == "position"
             found.append(str(error.value))
     assert found[0] == found[1] and "finite" in found[0]
@@ -126,7 +126,7 @@ def test_a_model_that_was_replaced_is_noticed(under_ray, tmp_path):
     task = task_of("user", tmp_path)
     other = replace(task, recommender=Recommender(replace(task.recommender.bundle, version="another")))
     with pytest.raises(ConfigError, match="was changed meanwhile"):
-        list(under_ray(other, pieces(task.recommender, frame_of(task))))
+        list(under_ray(other, chunks_of(task.recommender, frame_of(task))))
 
 
 @needs_ray

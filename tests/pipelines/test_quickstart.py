@@ -5,7 +5,7 @@ import json
 from pipelines.workspace import Workspace
 from recsys_meta.store.settings import Settings
 from recsys_meta.store.tracking import evaluations
-from recsys_meta.store.tracking.promotion_gate import standing
+from recsys_meta.store.tracking.promotion_gate import check_promotion
 
 
 def test_quickstart_walks_from_data_to_a_live_model_without_data_or_servers(command, tmp_path):
@@ -20,9 +20,9 @@ def test_quickstart_walks_from_data_to_a_live_model_without_data_or_servers(comm
     (model,) = (m for m in models if m["name"] == "flagship-simulated-users")
     settings = Settings(home=command.home, database_url="", redis_url="", api_keys="")
     with Workspace(settings).reading() as session:
-        rows = evaluations.list_evaluations(session, model=model["name"], limit=1000).items
+        rows = evaluations.page_evaluations(session, model=model["name"], limit=1000).items
         assert {r.model_version for r in rows} == {model["live"]} and {r.method for r in rows} == {"flagship"}
-        found = standing(session, model["name"], model["live"])
+        found = check_promotion(session, model["name"], model["live"])
     written = {
         r["shots"]: r["value"]
         for r in json.loads((tmp_path / "results.json").read_text())["rows"]

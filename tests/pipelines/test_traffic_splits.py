@@ -19,11 +19,11 @@ from tests.pipelines.conftest import Command
 def fresh(tmp_path) -> Command:
     """A home with versions a1 and b1 of the model 'shop'; b1 is live."""
     url = f"sqlite:///{tmp_path / 'recsys-meta.db'}"
-    migrate.upgrade(url)
+    migrate.upgrade_database(url)
     engine = connect(url)
     with session(engine) as s:
         for version in ("a1", "b1"):
-            registry.publish(s, "shop", version, f"/{version}")
+            registry.publish_version(s, "shop", version, f"/{version}")
     engine.dispose()
     return Command(tmp_path)
 
@@ -49,7 +49,7 @@ def test_moves_and_erasures_are_in_the_audit(fresh):
     fresh("models", "rollback", "shop")
     fresh("entities", "delete", "user", "anna", "--yes")
     assert acts(fresh) == [
-        ("delete entity", entities.digest("user", "anna"), "command line"),
+        ("delete entity", entities.entity_digest("user", "anna"), "command line"),
         ("rollback", "shop@b1", "command line"),
         ("promote", "shop@a1", "command line"),
     ]
@@ -72,7 +72,7 @@ def test_splits_that_make_no_sense_are_refused(fresh, words):
 @pytest.fixture
 def shop(tmp_path) -> Command:
     """A home in which a baseline is live as 'shop'."""
-    migrate.upgrade(url_of(tmp_path))
+    migrate.upgrade_database(url_of(tmp_path))
     bundles.publish(url_of(tmp_path), tmp_path / "models", "shop", bundles.popular())
     return Command(tmp_path)
 
@@ -86,7 +86,7 @@ def give_all_to(home, bundle):
     version = bundles.publish(url_of(home), home / "models", "shop", bundle, live=False)
     engine = connect(url_of(home))
     with session(engine) as s:
-        splits.start(s, "shop", [SplitArm("new", version, 1)])
+        splits.start_split(s, "shop", [SplitArm("new", version, 1)])
     engine.dispose()
     return version
 

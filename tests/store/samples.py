@@ -20,7 +20,7 @@ def later(seconds: float) -> datetime:
 
 def a_run(session: Session, run: str | None = None, **given: Any) -> RunRecord:
     values: dict[str, Any] = {"recipe": "melu", "dataset": "movielens-100k", "learner": "melu", "config": {"lr": 0.1}}
-    return runs.start(session, **{**values, "seed": 1, "run": run, **given})
+    return runs.start_run(session, **{**values, "seed": 1, "run": run, **given})
 
 
 def an_event(event_id: str = "e1", **given: Any) -> NewEvent:

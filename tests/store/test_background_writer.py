@@ -282,8 +282,8 @@ def test_writer_into_a_database(engine: Engine) -> None:
         assert writer.flush(PATIENCE_S)
         assert (writer.written, writer.dropped) == (60, 2)
     with reading(engine) as s:
-        assert len(runs.metrics(s, "r")) == len(runs.curriculum(s, "r")) == 20
-        assert len(adaptations.list_adaptations(s).items) == 20
+        assert len(runs.run_metrics(s, "r")) == len(runs.run_curriculum(s, "r")) == 20
+        assert len(adaptations.page_adaptations(s).items) == 20
 
 
 def test_database_that_appears_later(tmp_path: Path) -> None:
@@ -293,8 +293,8 @@ def test_database_that_appears_later(tmp_path: Path) -> None:
     with BackgroundWriter(to_database(engine), interval=0.0, backoff=0.01, longest_backoff=0.1) as writer:
         writer.put(an_adaptation())
         assert not writer.flush(0.2)
-        migrate.upgrade(url)
+        migrate.upgrade_database(url)
         assert writer.flush(PATIENCE_S)
     with reading(engine) as s:
-        assert len(adaptations.list_adaptations(s).items) == 1
+        assert len(adaptations.page_adaptations(s).items) == 1
     engine.dispose()

@@ -26,7 +26,7 @@ from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.evaluation.cold_start import cold_start
 from recsys_meta.training.checkpoint import last_checkpoint, save_checkpoint
-from recsys_meta.training.trainer import fit, freeze, start, thaw
+from recsys_meta.training.trainer import fit, from_checkpoint, start_training, to_checkpoint
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import recipe, tiny
 
@@ -40,19 +40,19 @@ def world():
 
 def train(folder: Path, data, index) -> None:
     """Train to the end from whatever is there; the weights of the end go to one file."""
-    split = split_by_seed(index.having(1), 0)
-    run = start(tiny(), recipe(epochs=6, tasks=7, patience=99), data, index, split.train, 0)
+    split = split_by_seed(index.entities_with(1), 0)
+    run = start_training(tiny(), recipe(epochs=6, tasks=7, patience=99), data, index, split.train, 0)
     found = last_checkpoint(folder)
     if found is not None:
-        thaw(run, found)
+        from_checkpoint(run, found)
 
     def validate(params):
         return cold_start(run.learner, params, data, index, split.valid, shots=(0, 2)).mean("ndcg@10")
 
     for _ in fit(run, validate):
-        save_checkpoint(folder, freeze(run), keep=2)
+        save_checkpoint(folder, to_checkpoint(run), keep=2)
     assert run.step == STEPS
-    write_file(folder / "final.safetensors", save({**freeze(run).tensors, **run.chosen()}))
+    write_file(folder / "final.safetensors", save({**to_checkpoint(run).tensors, **run.chosen()}))
 
 
 def threads() -> set[str]:

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from recsys_meta.core.atomic_io import seal
+from recsys_meta.core.atomic_io import dump_checksummed
 from recsys_meta.core.errors import CheckpointError
 from recsys_meta.training.checkpoint import Checkpoint, last_checkpoint, read_checkpoint, save_checkpoint
 from tests.fixtures.power_cut import each_cut
@@ -108,7 +108,7 @@ def test_another_format_is_named(tmp_path):
     path = save_checkpoint(tmp_path, made(1))
     about = json.loads((path / "checkpoint.json").read_text())
     del about["seal"]
-    (path / "checkpoint.json").write_text(seal({**about, "format": 99}))
+    (path / "checkpoint.json").write_text(dump_checksummed({**about, "format": 99}))
     with pytest.raises(CheckpointError, match="format 99"):
         read_checkpoint(path)
 

@@ -7,7 +7,7 @@ import torch
 
 from recsys_meta.core.errors import DivergedError
 from recsys_meta.training.checkpoint import last_checkpoint, save_checkpoint
-from recsys_meta.training.trainer import fit, freeze, thaw
+from recsys_meta.training.trainer import fit, from_checkpoint, to_checkpoint
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import recipe, tiny
 from tests.training.test_trainer import begin, count_up, equal
@@ -47,17 +47,17 @@ def test_a_value_that_is_not_finite_stops_the_run_and_leaves_the_last_good_check
     before = None
     with pytest.raises(DivergedError, match=f"the {what} of step 6 is not finite.*train.rate"):
         for _ in fit(run, count_up()):
-            save_checkpoint(tmp_path, freeze(run))
-            before = freeze(run)
+            save_checkpoint(tmp_path, to_checkpoint(run))
+            before = to_checkpoint(run)
     assert run.step == 5
-    now = freeze(run).tensors
+    now = to_checkpoint(run).tensors
     for key, value in before.tensors.items():
         if key.startswith(("params/", "adam/", "best/")):
             assert torch.equal(value, now[key]) and torch.isfinite(value).all(), key
     good = last_checkpoint(tmp_path)
     assert equal(good, before)
     again = begin(world)
-    thaw(again, good)
+    from_checkpoint(again, good)
     assert [s.step for s in fit(again, count_up())] == list(range(6, again.steps + 1))
 
 
@@ -85,7 +85,7 @@ def test_early_stop_keeps_the_best(world):
     assert not any(v.requires_grad for v in chosen.values()) and chosen.keys() == run.params.keys()
     assert list(fit(run, scripted([]))) == [], "a stopped run stays stopped"
     back = begin(world, made)
-    thaw(back, freeze(run))
+    from_checkpoint(back, to_checkpoint(run))
     assert list(fit(back, scripted([]))) == [] and back.stopped == run.stopped
 
 

@@ -10,7 +10,7 @@ import torch
 
 from recsys_meta.core.types import EntityCatalog, Interactions, Support, TaskBatch
 from recsys_meta.models.protocols import PredictorConfig
-from recsys_meta.training.task_hardness import drawn, query_errors, task_hardness
+from recsys_meta.training.task_hardness import query_errors, sample_candidates, task_hardness
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def test_candidates_are_drawn_from_the_mask_alone_and_evenly():
     mask = torch.tensor(
         [[False, False, True, False, True, True], [False] * 6, [False, False, False, False, False, True]]
     )
-    got = drawn(mask, 40, 500, torch.Generator().manual_seed(1))
+    got = sample_candidates(mask, 40, 500, torch.Generator().manual_seed(1))
     assert got.shape == (3, 40, 500)
     share = torch.bincount(got[0].flatten(), minlength=6) / got[0].numel()
     np.testing.assert_allclose(share, [0, 0, 1 / 3, 0, 1 / 3, 1 / 3], atol=0.02)

@@ -9,10 +9,10 @@ from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
 from recsys_meta.training.curricula import CURRICULA
-from recsys_meta.training.difficulty_probe import difficulty_of
-from recsys_meta.training.outer_loop import episodes_of
+from recsys_meta.training.difficulty_probe import task_difficulty
+from recsys_meta.training.outer_loop import sample_batch
 from recsys_meta.training.recipe import EpisodeConfig, recipe_of
-from recsys_meta.training.trainer import fit, freeze, start, support_sizes, thaw
+from recsys_meta.training.trainer import fit, from_checkpoint, start_training, support_sizes, to_checkpoint
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import data_of, recipe, same, tiny
 
@@ -24,8 +24,8 @@ def world():
 
 def begin(data, made=None, seed=0, learner=None, split=0, index=None):
     rows = EventIndex.of(data)
-    train = split_by_seed(rows.having(1), split).train
-    return start(learner or tiny(), made or recipe(), data, index or rows, train, seed)
+    train = split_by_seed(rows.entities_with(1), split).train
+    return start_training(learner or tiny(), made or recipe(), data, index or rows, train, seed)
 
 
 def count_up():
@@ -57,9 +57,9 @@ def test_resuming_at_any_step_ends_with_the_same_bits(world, tmp_path, curriculu
         return float(params["item"].sum())  # depends on the weights, so that it tells whether they are the same
 
     run = begin(world, made)
-    stops = [freeze(run)]
+    stops = [to_checkpoint(run)]
     for step in fit(run, validate):
-        stops.append(freeze(run))
+        stops.append(to_checkpoint(run))
         if step.step == 1:
             assert not equal(stops[0], stops[1])
     assert run.step == run.steps == 8 and len(stops) == 9
@@ -67,11 +67,11 @@ def test_resuming_at_any_step_ends_with_the_same_bits(world, tmp_path, curriculu
         folder = tmp_path / f"{curriculum}-{schedule}-{stop.step}"
         save_checkpoint(folder, stop)
         resumed = begin(world, made)
-        thaw(resumed, last_checkpoint(folder))
-        assert equal(freeze(resumed), stop)
+        from_checkpoint(resumed, last_checkpoint(folder))
+        assert equal(to_checkpoint(resumed), stop)
         rest = list(fit(resumed, validate))
         assert [s.step for s in rest] == list(range(stop.step + 1, 9))
-        assert equal(freeze(resumed), stops[-1])
+        assert equal(to_checkpoint(resumed), stops[-1])
         assert same(resumed.chosen(), run.chosen())
 
 
@@ -82,7 +82,7 @@ def test_the_pace_of_a_resumed_run_is_that_of_its_own_steps(world):
     paces = [next(steps) for _ in range(3)]
     assert [s.tasks_so_far for s in paces] == [s.tasks * (i + 1) for i, s in enumerate(paces)]
     other = begin(world)
-    thaw(other, freeze(run))
+    from_checkpoint(other, to_checkpoint(run))
     after = next(fit(other, count_up()))
     assert after.step == 4 and after.tasks_so_far == after.tasks
     assert after.tasks_per_second == pytest.approx(after.tasks / after.seconds)
@@ -93,10 +93,10 @@ def test_a_snapshot_does_not_move_with_the_run_it_was_taken_from_or_given_to(wor
     steps = fit(run, count_up())
     for _ in range(5):
         next(steps)
-    stop = freeze(run)
+    stop = to_checkpoint(run)
     kept = {k: v.clone() for k, v in stop.tensors.items()}
     other = begin(world)
-    thaw(other, stop)
+    from_checkpoint(other, stop)
     next(steps)
     next(fit(other, count_up()))
     assert same(stop.tensors, kept)
@@ -107,7 +107,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another(world):
     for seed in (0, 0, 1):
         run = begin(world, seed=seed)
         list(fit(run, count_up()))
-        ends.append(freeze(run))
+        ends.append(to_checkpoint(run))
     assert equal(ends[0], ends[1]) and not same(ends[0].tensors, ends[2].tensors)
 
 
@@ -116,23 +116,23 @@ def changed(checkpoint, **counters):
 
 
 def test_what_does_not_belong_is_refused_in_words(world):
-    stop = freeze(begin(world))
+    stop = to_checkpoint(begin(world))
     with pytest.raises(CheckpointError, match="another recipe"):
-        thaw(begin(world, recipe(epochs=4)), stop)
+        from_checkpoint(begin(world, recipe(epochs=4)), stop)
     other = data_of([[0, 1, 2]] * 40)
     with pytest.raises(CheckpointError, match="other data"):
-        thaw(begin(other), stop)
+        from_checkpoint(begin(other), stop)
     with pytest.raises(CheckpointError, match="other training entities"):
-        thaw(begin(world, split=1), stop)
+        from_checkpoint(begin(world, split=1), stop)
     fewer = {k: v for k, v in stop.tensors.items() if k != "params/item"}
     with pytest.raises(CheckpointError, match="does not fit"):
-        thaw(begin(world), Checkpoint(0, fewer, stop.counters))
+        from_checkpoint(begin(world), Checkpoint(0, fewer, stop.counters))
     wider = {**stop.tensors, "params/item": torch.zeros(3, 3)}
     with pytest.raises(CheckpointError, match="does not fit"):
-        thaw(begin(world), Checkpoint(0, wider, stop.counters))
+        from_checkpoint(begin(world), Checkpoint(0, wider, stop.counters))
     no_rows = {**stop.tensors, "generator": torch.zeros(3, dtype=torch.uint8)}
     with pytest.raises(CheckpointError, match="does not fit"):
-        thaw(begin(world), Checkpoint(0, no_rows, stop.counters))
+        from_checkpoint(begin(world), Checkpoint(0, no_rows, stop.counters))
 
 
 # What training sees
@@ -154,12 +154,12 @@ def test_an_epoch_meets_each_entity_once_and_none_but_training_entities(world, m
 
 def test_entities_of_one_row_are_left_out_and_none_left_is_an_error():
     data = data_of([[0, 1, 2], [0], [1, 2], []])
-    run = start(tiny(), recipe(), data, EventIndex.of(data), np.arange(4), 0)
+    run = start_training(tiny(), recipe(), data, EventIndex.of(data), np.arange(4), 0)
     assert run.train.tolist() == [0, 2]
     with pytest.raises(ConfigError, match="no training entity has the two"):
-        start(tiny(), recipe(), data, EventIndex.of(data), np.array([1, 3]), 0)
+        start_training(tiny(), recipe(), data, EventIndex.of(data), np.array([1, 3]), 0)
     with pytest.raises(ConfigError, match="no training entity"):
-        start(tiny(), recipe(), data, EventIndex.of(data), [], 0)
+        start_training(tiny(), recipe(), data, EventIndex.of(data), [], 0)
 
 
 def with_(made, **parts):
@@ -202,23 +202,23 @@ def test_pacing_goes_from_easy_to_hard_by_a_probe_that_leaves_the_run_alone(prob
     index = EventIndex.of(data)
     curriculum = {"name": "paced", "config": {"starve": 0}, "probe": probe, "probe_steps": 20}
     made = with_(recipe(epochs=4, tasks=6, max_shots=0), curriculum=curriculum)
-    run = start(tiny(), made, data, index, np.arange(24), 0)
-    fresh = freeze(run).tensors
-    difficulty = difficulty_of(run)
+    run = start_training(tiny(), made, data, index, np.arange(24), 0)
+    fresh = to_checkpoint(run).tensors
+    difficulty = task_difficulty(run)
     assert difficulty[1::2].min() > difficulty[::2].max()
-    assert same(freeze(run).tensors, fresh)
-    np.testing.assert_array_equal(difficulty_of(run), difficulty)
+    assert same(to_checkpoint(run).tensors, fresh)
+    np.testing.assert_array_equal(task_difficulty(run), difficulty)
     steps = fit(run, count_up())
     for _ in range(run.steps // 2):
         next(steps)
         assert run.sampler.report()["open"] == (0.5 if run.step < run.steps // 2 else 1.0)
-    assert not run.sampler.asks
+    assert not run.sampler.needs_difficulty
 
 
 @pytest.mark.parametrize("order", ["data", "random", "window"])
 def test_episodes_come_in_the_order_that_the_recipe_says(order):
     data = data_of([list(range(10))] * 6)
-    run = start(
+    run = start_training(
         tiny(),
         with_(recipe(tasks=6), episodes={"max_shots": 3, "empty": 0.0, "max_query": 2, "order": order}),
         data,
@@ -229,7 +229,7 @@ def test_episodes_come_in_the_order_that_the_recipe_says(order):
     starts = set()
     for _ in range(20):
         draw = run.sampler.sample(6, run.generator)
-        batch = episodes_of(run.data, run.index, draw, run.recipe.episodes, run.generator)
+        batch = sample_batch(run.data, run.index, draw, run.recipe.episodes, run.generator)
         for t in range(6):
             item = torch.cat([batch.support.rows.item[t][batch.support.rows.mask[t]], batch.query.item[t]])
             steps = item.diff().tolist()

@@ -10,7 +10,7 @@ import pandas as pd
 
 from recsys_meta.core.dataset import FeatureColumn
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.feature_encoding import encode, vocabulary_of
+from recsys_meta.core.feature_encoding import encode_column, vocabulary_of
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.data.readers.raw_tables import RowChunk, SideTable
 from recsys_meta.data.validation.rejects import RejectWriter
@@ -28,7 +28,7 @@ class AlignedFeatures:
     """Rows of the table whose id no event has."""
 
 
-def read_side(
+def read_features(
     name: str, table: SideTable, fields: tuple[FeatureField, ...], ids: pd.Index, rejects: RejectWriter, block: int
 ) -> AlignedFeatures:
     """Read a table, hand its bad rows to `rejects`, and align the rest to `ids`."""
@@ -94,7 +94,7 @@ def _joined(chunks: list[RowChunk], table: SideTable) -> RowChunk:
     return RowChunk(chunks[0].file, frame, lines)
 
 
-def encode_side(
+def encode_features(
     side: str, fields: tuple[FeatureField, ...], frame: pd.DataFrame, before: int
 ) -> tuple[dict[str, FeatureColumn], Mapping[str, pd.Index]]:
     """Columns with `before` empty rows first, and the vocabulary '<side>.<field>' of each field with ids."""
@@ -107,5 +107,5 @@ def encode_side(
         if field.kind != "numeric":
             index = vocabulary_of(field, cells)
             spaces[f"{side}.{field.name}"] = index
-        table[field.name] = encode(field, cells, index)
+        table[field.name] = encode_column(field, cells, index)
     return table, spaces

@@ -22,7 +22,7 @@ CONTEXT = "context."
 _EMPTY = -1  # a cell without a value; as an index it finds the last place of a table, which is PAD
 
 
-def record(schema: Schema) -> np.dtype[np.void]:
+def record_type(schema: Schema) -> np.dtype[np.void]:
     """The type of one row: 30 bytes, and 4 for the actor, the group and each context field that there is."""
     more = [(name, "<i4") for name, column in (("actor", schema.actor), ("group", schema.group)) if column]
     more += [(CONTEXT + f.name, "<f4" if f.kind == "numeric" else "<i4") for f in schema.context]
@@ -44,7 +44,7 @@ class IdEncoder:
     """Numbers the ids of rows; holds every distinct value in memory."""
 
     def __init__(self, schema: Schema) -> None:
-        self.dtype = record(schema)
+        self.dtype = record_type(schema)
         self._least = {CONTEXT + f.name: f.min_count for f in schema.context if f.kind == "categorical"}
         ids = [n for n in ("entity", "item", "actor", "group") if n in (self.dtype.names or ())]
         self._known = {name: IdInterner() for name in [*ids, *self._least]}

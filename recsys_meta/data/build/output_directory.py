@@ -13,7 +13,7 @@ STALE = 24 * 3600
 """Seconds after which a half-written directory belongs to nobody any more."""
 
 
-def claim(out: Path) -> None:
+def reserve_output(out: Path) -> None:
     """Make sure that `out` may be written, and remove what killed preparations of it left.
 
     Raises DataError when it holds something else than a data set.

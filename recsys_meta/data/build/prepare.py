@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recsys_meta.core.atomic_io import new_directory, seal, sha256
+from recsys_meta.core.atomic_io import atomic_directory, dump_checksummed, sha256
 from recsys_meta.core.dataset import Dataset, FeatureColumn
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.data.build.data_statistics import DataStatistics
 from recsys_meta.data.build.external_sort import BUCKET, SpillFile
-from recsys_meta.data.build.feature_tables import AlignedFeatures, encode_side, read_homes, read_side
+from recsys_meta.data.build.feature_tables import AlignedFeatures, encode_features, read_features, read_homes
 from recsys_meta.data.build.id_encoding import IdEncoder, Records
 from recsys_meta.data.build.npy_columns import ColumnWriter, write_column
-from recsys_meta.data.build.output_directory import claim
+from recsys_meta.data.build.output_directory import reserve_output
 from recsys_meta.data.build.prepared_dataset import FORMAT, open_dataset, vocabulary_frame
 from recsys_meta.data.readers.raw_tables import BLOCK, OnError, Progress, RawTables, rejects_of
 from recsys_meta.data.validation.rejects import RejectWriter
@@ -47,9 +47,9 @@ def prepare(
     `on_error` 'fail' stops at the first bad row, 'skip' writes bad rows to rejects.csv. Raises DataError for
     bad rows, an empty table, a full disk, or an `out` that holds something else.
     """
-    claim(out)
+    reserve_output(out)
     try:
-        with new_directory(out) as folder:
+        with atomic_directory(out) as folder:
             _PreparationRun(tables, folder, on_error, progress or (lambda stage, done: None), block, bucket).run(
                 about or {}
             )
@@ -150,9 +150,9 @@ class _PreparationRun:
         self.columns[side] = []
         if table is None:
             return {}
-        read = read_side(side, table, fields, ids, self.rejects, self.block)
+        read = read_features(side, table, fields, ids, self.rejects, self.block)
         self.facts[f"{side}_without_features"], self.facts[f"{side}_rows_unused"] = read.missing, read.unused
-        columns, spaces = encode_side(side, fields, read.frame, before)
+        columns, spaces = encode_features(side, fields, read.frame, before)
         for name, column in columns.items():
             self._write_column(side, name, column)
         if side == "item" and self.tables.title:
@@ -190,7 +190,7 @@ class _PreparationRun:
             "spaces": spaces,
             "files": files,
         }
-        (self.folder / "dataset.json").write_text(seal(described), encoding="utf-8")
+        (self.folder / "dataset.json").write_text(dump_checksummed(described), encoding="utf-8")
 
     def _facts(self) -> dict[str, object]:
         found = {"entities": len(self.entity_values), "items": len(self.item_values), "events": self.kept}

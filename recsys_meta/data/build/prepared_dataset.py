@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 from pyarrow.lib import ArrowException
 from pydantic import ValidationError
 
-from recsys_meta.core.atomic_io import sha256, unseal
+from recsys_meta.core.atomic_io import load_checksummed, sha256
 from recsys_meta.core.dataset import Dataset, Events, FeatureColumn, Vocabulary, with_arrival
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.schema import Schema, explain
+from recsys_meta.core.schema import Schema, explain_errors
 from recsys_meta.core.types import FIRST
 from recsys_meta.data.build.id_encoding import CONTEXT
 from recsys_meta.data.build.npy_columns import read_column
@@ -79,7 +79,7 @@ def _events(folder: Path, schema: Schema, files: Mapping[str, object]) -> Events
 def _describe(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
     try:
-        described = unseal(path.read_text(encoding="utf-8"))
+        described = load_checksummed(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         remedy = "Make one with `recsys-meta data prepare`"
         raise DataError("no prepared data set is here", file=folder, remedy=remedy) from None
@@ -98,7 +98,7 @@ def _schema(folder: Path, described: Mapping[str, Any]) -> Schema:
     try:
         return Schema.model_validate(described["schema"])
     except ValidationError as error:
-        raise DataError(explain(error), file=folder / "dataset.json", remedy=AGAIN) from None
+        raise DataError(explain_errors(error), file=folder / "dataset.json", remedy=AGAIN) from None
 
 
 def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], verify: bool) -> None:

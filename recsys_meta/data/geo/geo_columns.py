@@ -14,11 +14,19 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, Schema
 from recsys_meta.data.build.feature_tables import first_of_each, read_homes
 from recsys_meta.data.geo.geo_clusters import CityClusters, cities_of
-from recsys_meta.data.readers.cells import numbers
+from recsys_meta.data.readers.cells import parse_numbers
 from recsys_meta.data.readers.id_interner import IdInterner
 from recsys_meta.data.readers.local_time import hour_and_weekday, solar_offset
-from recsys_meta.data.readers.raw_tables import BLOCK, RawTables, RowChunk, SideTable, each, in_memory, mapped
-from recsys_meta.data.readers.time_columns import seconds
+from recsys_meta.data.readers.raw_tables import (
+    BLOCK,
+    RawTables,
+    RowChunk,
+    SideTable,
+    in_memory,
+    map_chunks,
+    rename_columns,
+)
+from recsys_meta.data.readers.time_columns import seconds_column
 from recsys_meta.data.validation.row_checks import DEGREES, SKIP, RowErrors
 
 CLOCK = ("hour", "weekday")
@@ -40,7 +48,9 @@ class DerivedColumns:
         return made
 
 
-def wanted(schema: Schema, radius_km: float | None, columns: tuple[str, ...], has_entities: bool) -> DerivedColumns:
+def plan_derived(
+    schema: Schema, radius_km: float | None, columns: tuple[str, ...], has_entities: bool
+) -> DerivedColumns:
     """What is to be made for a table of events with these columns. Raises ConfigError for what cannot be."""
     named = {f.name for f in schema.item_features if f.kind == "numeric"}
     clock = tuple(f.source for f in schema.context if f.name in CLOCK and f.source not in columns)
@@ -61,7 +71,7 @@ def wanted(schema: Schema, radius_km: float | None, columns: tuple[str, ...], ha
     return DerivedColumns(radius_km, clock)
 
 
-def placed(tables: RawTables, want: DerivedColumns) -> RawTables:
+def derive_columns(tables: RawTables, want: DerivedColumns) -> RawTables:
     """The same tables with the columns that are wanted. The files are read when the tables are."""
     if want.radius_km is None and not want.clock:
         return tables
@@ -76,10 +86,10 @@ class _ColumnDeriver:
         self.raw, self.schema, self.items, self.want = raw, raw.schema, raw.items, want
 
     def tables(self) -> RawTables:
-        told = replace(self.raw, events=each(self.raw.events, self._told))
+        told = replace(self.raw, events=map_chunks(self.raw.events, self._told))
         if self.want.radius_km is None:
             return told
-        items = replace(self.items, read=mapped(self.items.read, self._at_home))
+        items = replace(self.items, read=rename_columns(self.items.read, self._at_home))
         features = self.schema.entity_features
         entities = SideTable(self.schema.entity, self._read_cities) if features else None
         return replace(told, items=items, entities=entities)
@@ -90,7 +100,7 @@ class _ColumnDeriver:
         source = {f.name: f.source for f in self.schema.item_features if f.name in DEGREES}
         found = pd.DataFrame({name: pd.Series(dtype="float64") for name in source})
         for chunk in self.items.read(BLOCK):
-            made = {name: numbers(chunk.frame[column])[0] for name, column in source.items()}
+            made = {name: parse_numbers(chunk.frame[column])[0] for name, column in source.items()}
             found = first_of_each([found, pd.DataFrame(made, index=_text(chunk.frame[self.items.key]))])
         far = pd.concat([found[name].abs() > DEGREES[name] for name in source], axis=1).any(axis=1)
         return found.mask(far)
@@ -155,7 +165,7 @@ class _ColumnDeriver:
         if self.want.clock:
             assert self.schema.time is not None
             offset = self.offset.reindex(item).to_numpy(np.float64)
-            told = hour_and_weekday(seconds(chunk.frame[self.schema.time]), offset)
+            told = hour_and_weekday(seconds_column(chunk.frame[self.schema.time]), offset)
             made |= {
                 f.source: told[f.name].to_numpy(object) for f in self.schema.context if f.source in self.want.clock
             }

@@ -71,7 +71,7 @@ def header_of(path: Path, layout: CsvDialect = CsvDialect()) -> tuple[str, ...]:
     return tuple(_header(path, _blocks(path, 2**16, layout.encoding), (), layout)[0])
 
 
-def find(folder: Path, name: str) -> Path:
+def find_file(folder: Path, name: str) -> Path:
     """A file of a built-in data set, plain or gzipped. Raises DataError when it is missing."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_meta.core.types import IntArray
-from recsys_meta.data.readers.cells import arrow
+from recsys_meta.data.readers.cells import arrow_text
 
 
 class IdInterner:
@@ -24,7 +24,7 @@ class IdInterner:
 
     def add(self, values: pd.Series) -> IntArray:
         """Numbers [n] int32 of values [n]."""
-        coded = arrow(values).dictionary_encode()
+        coded = arrow_text(values).dictionary_encode()
         distinct = coded.dictionary
         found = pc.index_in(distinct, self._known)
         new = found.is_null()
@@ -38,13 +38,13 @@ class IdInterner:
 
     def sorted(self) -> tuple[pd.Index, IntArray]:
         """Values in order, and the place [n] int32 of each number in that order."""
-        order = in_order(self._known)
+        order = sort_ids(self._known)
         place = np.empty(len(order), np.int32)
         place[order] = np.arange(len(order), dtype=np.int32)
         return pd.Index(self._known.take(pa.array(order)).to_pandas(), dtype="str"), place
 
 
-def in_order(values: Any) -> IntArray:
+def sort_ids(values: Any) -> IntArray:
     """The permutation that sorts distinct ids (Arrow text): whole numbers by value, then all else by code point."""
     # The order of UTF-8 bytes is that of code points.
     by_text = pc.sort_indices(values).to_numpy(zero_copy_only=False).astype(np.int64)

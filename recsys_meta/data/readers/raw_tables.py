@@ -89,7 +89,7 @@ class RawTables:
     expected: Mapping[str, int] = field(default_factory=dict)
 
 
-def each(read: ReadChunks, change: Callable[[RowChunk], RowChunk]) -> ReadChunks:
+def map_chunks(read: ReadChunks, change: Callable[[RowChunk], RowChunk]) -> ReadChunks:
     """A reader whose chunks are changed one by one."""
 
     def changed(block: int) -> Iterator[RowChunk]:
@@ -99,12 +99,12 @@ def each(read: ReadChunks, change: Callable[[RowChunk], RowChunk]) -> ReadChunks
     return changed
 
 
-def mapped(read: ReadChunks, change: Callable[[pd.DataFrame], pd.DataFrame]) -> ReadChunks:
+def rename_columns(read: ReadChunks, change: Callable[[pd.DataFrame], pd.DataFrame]) -> ReadChunks:
     """A reader whose frames are changed, row by row in place, by a function of the whole frame."""
-    return each(read, lambda chunk: replace(chunk, frame=change(chunk.frame)))
+    return map_chunks(read, lambda chunk: replace(chunk, frame=change(chunk.frame)))
 
 
-def whole(read: ReadChunks) -> ReadChunks:
+def single_chunk(read: ReadChunks) -> ReadChunks:
     """A reader that gives the table in one piece, for what depends on all rows; nothing of an empty table."""
 
     def joined(block: int) -> Iterator[RowChunk]:

@@ -20,12 +20,12 @@ from recsys_meta.data.simulators.latent_world import (
     START,
     GroundTruth,
     SimulatedDataset,
-    activity,
+    category_vectors,
     check_sizes,
-    mixture,
-    names,
-    some_of,
-    tables,
+    numbered_names,
+    raw_tables,
+    sample_activity,
+    sample_subset,
 )
 from recsys_meta.data.simulators.schemas import ADS, USER_KINDS, WARES, WORDS
 
@@ -42,7 +42,7 @@ class ClickTruth(GroundTruth):
     position: FloatArray
     hour: FloatArray
 
-    def chance(self, entity: IntArray, item: IntArray, position: IntArray, hour: IntArray) -> FloatArray:
+    def click_probability(self, entity: IntArray, item: IntArray, position: IntArray, hour: IntArray) -> FloatArray:
         """Probability of a click of rows [N]: positions count from 1, hours from 0. Nothing predicts better."""
         fashion = (2 * self.arrival[entity] - 1) * self.trend[item]
         liking = (self.taste[entity] * self.latent[item]).sum(1) + self.popularity[item] + fashion
@@ -75,18 +75,18 @@ def simulate_ads(
     rng = np.random.default_rng(seed)
     ware, brand = rng.integers(0, len(WARES), ads), rng.integers(0, 40, ads)
     kinds = {name: rng.integers(0, len(words), users) for name, words in USER_KINDS}
-    interests, interest = some_of(rng, WARES, users, 3, "|")
-    words, word = some_of(rng, WORDS, ads, 4, " ")
+    interests, interest = sample_subset(rng, WARES, users, 3, "|")
+    words, word = sample_subset(rng, WORDS, ads, 4, " ")
     coded = [(kinds[n], len(w)) for n, w in USER_KINDS] + [(interest, len(WARES))]
     shown = _lists(rng, ads, events)
     time = _moments(rng, int(shown.group.max()) + 1)[shown.group]
     begins = np.full(ads, START + SPAN)
     np.minimum.at(begins, shown.entity, time)
     truth = ClickTruth(
-        entity_ids=names("a", ads),
-        item_ids=names("u", users),
-        taste=0.8 * mixture(rng, [(ware, len(WARES)), (brand, 40), (word, len(WORDS))], DIMS, share),
-        latent=0.8 * mixture(rng, coded, DIMS, 0.6),
+        entity_ids=numbered_names("a", ads),
+        item_ids=numbered_names("u", users),
+        taste=0.8 * category_vectors(rng, [(ware, len(WARES)), (brand, 40), (word, len(WORDS))], DIMS, share),
+        latent=0.8 * category_vectors(rng, coded, DIMS, 0.6),
         popularity=-2.5 + 0.5 * rng.normal(size=users),  # how readily a user clicks at all
         trend=drift * rng.normal(size=users),
         arrival=(begins - START) / SPAN,
@@ -96,7 +96,7 @@ def simulate_ads(
     often = rng.lognormal(sigma=0.7, size=users)
     item = rng.choice(users, int(shown.group.max()) + 1, p=often / often.sum())[shown.group]
     hour = time // 3600 % 24
-    click = rng.random(events) < truth.chance(shown.entity, item, shown.position, hour)
+    click = rng.random(events) < truth.click_probability(shown.entity, item, shown.position, hour)
     log = {
         "ad": truth.entity_ids[shown.entity],
         "user": truth.item_ids[item],
@@ -110,12 +110,12 @@ def simulate_ads(
     sides = {
         "ad": truth.entity_ids,
         "category": np.array(WARES)[ware],
-        "advertiser": names("brand", 40)[brand],
+        "advertiser": numbered_names("brand", 40)[brand],
         "words": words,
         "price": price,
     }
     people = {"user": truth.item_ids} | {n: np.array(w)[kinds[n]] for n, w in USER_KINDS} | {"interests": interests}
-    return SimulatedDataset(tables(ADS, rng, log, sides, people, None), truth)
+    return SimulatedDataset(raw_tables(ADS, rng, log, sides, people, None), truth)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _lists(rng: np.random.Generator, ads: int, events: int) -> _ImpressionRows:
     at the first list after the last. So no list has an ad twice, and all are full (but for a remainder)."""
     size = min(LIST, ads)
     lists = -(-events // size)
-    counts = activity(rng, ads, lists, events, LEAST)
+    counts = sample_activity(rng, ads, lists, events, LEAST)
     order = rng.permutation(ads)
     entity = np.repeat(order, counts[order])
     turn = np.arange(events) % lists

@@ -22,10 +22,10 @@ from recsys_meta.data.simulators.latent_world import (
     START,
     SimulatedDataset,
     Texts,
-    activity,
-    mixture,
-    names,
-    tables,
+    category_vectors,
+    numbered_names,
+    raw_tables,
+    sample_activity,
 )
 from recsys_meta.data.simulators.schemas import CITIES, CLIMATES, COUNTRIES, VENUES
 
@@ -125,19 +125,19 @@ def simulate_cities(
     _check(cities, places, people, events)
     rng = np.random.default_rng(seed)
     country, climate = rng.integers(0, len(COUNTRIES), cities), rng.integers(0, len(CLIMATES), cities)
-    held = activity(rng, cities, places, places, _LEAST_PLACES)
+    held = sample_activity(rng, cities, places, places, _LEAST_PLACES)
     owner = np.repeat(np.arange(cities), held)
     venue = rng.integers(0, len(VENUES), places)
     kinds = rng.normal(size=(DIMS, len(VENUES))) / np.sqrt(DIMS)
     quarter = rng.normal(scale=5, size=(cities, 3, 2))  # every city has three quarters
     truth = WalkTruth(
-        entity_ids=names("c", cities),
-        item_ids=names("p", places),
+        entity_ids=numbered_names("c", cities),
+        item_ids=numbered_names("p", places),
         start=np.concatenate([[0], np.cumsum(held)]),
         popularity=rng.normal(size=places),
         venue=venue,
         at=quarter[owner, rng.integers(0, 3, places)] + rng.normal(scale=1.5, size=(places, 2)),
-        taste=mixture(rng, [(country, len(COUNTRIES)), (climate, len(CLIMATES))], DIMS, share) @ kinds,
+        taste=category_vectors(rng, [(country, len(COUNTRIES)), (climate, len(CLIMATES))], DIMS, share) @ kinds,
         hour=_hours(rng),
     )
     lies = _map(rng, country)
@@ -148,7 +148,7 @@ def simulate_cities(
     log = {
         "city": truth.entity_ids[city],
         "place": truth.item_ids[item],
-        "person": names("r", people)[person],
+        "person": numbered_names("r", people)[person],
         "hour": hour,
         "time": time,
     }
@@ -165,7 +165,7 @@ def simulate_cities(
         "city": truth.entity_ids[owner],
         "title": np.array([f"{VENUES[v]} {i}" for v, i in zip(venue, truth.item_ids, strict=True)]),
     } | _point(_degrees(lies[owner], truth.at))
-    return SimulatedDataset(tables(CITIES, rng, log, towns, spots, "title"), truth)
+    return SimulatedDataset(raw_tables(CITIES, rng, log, towns, spots, "title"), truth)
 
 
 def _check(cities: int, places: int, people: int, events: int) -> None:
@@ -208,7 +208,7 @@ def _calendar(
     """Who acts when: city, person and time of each step [N], person after person in order of time."""
     lives = _LEAST_PEOPLE + rng.multinomial(people - _LEAST_PEOPLE * len(held), held / held.sum())
     city_of = np.repeat(np.arange(len(held)), lives)
-    steps = activity(rng, people, max(4 * events // people, 4 * _LEAST_STEPS), events, _LEAST_STEPS)
+    steps = sample_activity(rng, people, max(4 * events // people, 4 * _LEAST_STEPS), events, _LEAST_STEPS)
     person = np.repeat(np.arange(people), steps)
     gap = 1 + rng.exponential(9 * HOUR, events).astype(np.int64)
     first = np.cumsum(steps) - steps

@@ -81,13 +81,15 @@ def check_sizes(entities: int, items: int, events: int, least: int) -> None:
         raise ConfigError(f"{events:,} events do not fit this world: {low:,} to {high:,} do")
 
 
-def names(prefix: str, count: int) -> Texts:
+def numbered_names(prefix: str, count: int) -> Texts:
     """'u0001' and so on: the order of the text is the order of the numbers."""
     width = len(str(count))
     return np.array([f"{prefix}{i:0{width}d}" for i in range(1, count + 1)])
 
 
-def mixture(rng: np.random.Generator, parts: Sequence[tuple[IntArray, int]], dims: int, share: float) -> FloatArray:
+def category_vectors(
+    rng: np.random.Generator, parts: Sequence[tuple[IntArray, int]], dims: int, share: float
+) -> FloatArray:
     """Vectors [n, K] of unit variance, of which categories (codes [n], how many there are) explain a `share`."""
     n = len(parts[0][0])
     known = np.sum([rng.normal(size=(count, dims))[codes] for codes, count in parts], axis=0) / np.sqrt(len(parts))
@@ -95,7 +97,7 @@ def mixture(rng: np.random.Generator, parts: Sequence[tuple[IntArray, int]], dim
     return vectors
 
 
-def activity(rng: np.random.Generator, entities: int, items: int, events: int, least: int) -> IntArray:
+def sample_activity(rng: np.random.Generator, entities: int, items: int, events: int, least: int) -> IntArray:
     """Rows of each entity [E]: skewed, at least `least`, mostly no more than half the items, `events` in all."""
     least = min(least, items)
     most = items if events > entities * (items // 2) else max(items // 2, least)
@@ -108,7 +110,7 @@ def activity(rng: np.random.Generator, entities: int, items: int, events: int, l
     return counts
 
 
-def choose(rng: np.random.Generator, truth: GroundTruth, counts: IntArray) -> tuple[IntArray, IntArray]:
+def sample_choices(rng: np.random.Generator, truth: GroundTruth, counts: IntArray) -> tuple[IntArray, IntArray]:
     """Choices as (entity [N], item [N]) in order of choice."""
     step = max(1, _CELLS // len(truth.item_ids))
     entity, item = [], []
@@ -122,7 +124,7 @@ def choose(rng: np.random.Generator, truth: GroundTruth, counts: IntArray) -> tu
     return np.concatenate(entity), np.concatenate(item)
 
 
-def moments(rng: np.random.Generator, truth: GroundTruth, entity: IntArray) -> IntArray:
+def sample_times(rng: np.random.Generator, truth: GroundTruth, entity: IntArray) -> IntArray:
     """Times [N] of rows sorted by entity: it arrives, then acts every other hour or so, never twice at once."""
     gap = 1 + rng.exponential(2 * 3600, size=len(entity)).astype(np.int64)
     gone = np.cumsum(gap)
@@ -131,12 +133,12 @@ def moments(rng: np.random.Generator, truth: GroundTruth, entity: IntArray) -> I
     return START + (truth.arrival[entity] * SPAN).astype(np.int64) + since
 
 
-def mixed(rng: np.random.Generator, frame: pd.DataFrame) -> pd.DataFrame:
+def shuffle_rows(rng: np.random.Generator, frame: pd.DataFrame) -> pd.DataFrame:
     """Rows in a random order, as a log of many entities has them."""
     return frame.iloc[rng.permutation(len(frame))].reset_index(drop=True)
 
 
-def some_of(
+def sample_subset(
     rng: np.random.Generator, words: Sequence[str], rows: int, most: int, separator: str
 ) -> tuple[Texts, IntArray]:
     """One to `most` distinct words in each of the rows, joined, and the number [n] of the first of each."""
@@ -149,7 +151,7 @@ def some_of(
     return cells.astype(str), order[:, 0]
 
 
-def tables(
+def raw_tables(
     schema: Schema,
     rng: np.random.Generator,
     log: dict[str, npt.NDArray[Any]],
@@ -161,7 +163,7 @@ def tables(
     name = schema.name
     return RawTables(
         schema=schema,
-        events=in_memory(f"{name} events", mixed(rng, pd.DataFrame(log))),
+        events=in_memory(f"{name} events", shuffle_rows(rng, pd.DataFrame(log))),
         entities=SideTable(schema.entity, in_memory(f"{name} entities", pd.DataFrame(entities))),
         items=SideTable(schema.item, in_memory(f"{name} items", pd.DataFrame(items))),
         title=title,

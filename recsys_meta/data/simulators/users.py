@@ -12,14 +12,14 @@ from recsys_meta.data.simulators.latent_world import (
     LEAST,
     GroundTruth,
     SimulatedDataset,
-    activity,
+    category_vectors,
     check_sizes,
-    choose,
-    mixture,
-    moments,
-    names,
-    some_of,
-    tables,
+    numbered_names,
+    raw_tables,
+    sample_activity,
+    sample_choices,
+    sample_subset,
+    sample_times,
 )
 from recsys_meta.data.simulators.schemas import GENRES, USER_KINDS, USERS
 
@@ -33,27 +33,27 @@ def simulate_users(
     check_sizes(users, items, events, LEAST)
     rng = np.random.default_rng(seed)
     kinds = {name: rng.integers(0, len(words), users) for name, words in USER_KINDS}
-    genres, genre = some_of(rng, GENRES, items, 3, "|")
+    genres, genre = sample_subset(rng, GENRES, items, 3, "|")
     truth = GroundTruth(
-        entity_ids=names("u", users),
-        item_ids=names("f", items),
-        taste=0.7 * mixture(rng, [(kinds[n], len(w)) for n, w in USER_KINDS], DIMS, share),
-        latent=0.7 * mixture(rng, [(genre, len(GENRES))], DIMS, 0.6),
+        entity_ids=numbered_names("u", users),
+        item_ids=numbered_names("f", items),
+        taste=0.7 * category_vectors(rng, [(kinds[n], len(w)) for n, w in USER_KINDS], DIMS, share),
+        latent=0.7 * category_vectors(rng, [(genre, len(GENRES))], DIMS, 0.6),
         popularity=rng.normal(size=items),
         trend=drift * rng.normal(size=items),
         arrival=rng.random(users),
     )
-    entity, item = choose(rng, truth, activity(rng, users, items, events, LEAST))
+    entity, item = sample_choices(rng, truth, sample_activity(rng, users, items, events, LEAST))
     liking = (truth.taste[entity] * truth.latent[item]).sum(1) + 0.3 * truth.popularity[item]
     rating = np.clip(np.rint(3.2 + 0.6 * liking + rng.normal(scale=0.5, size=len(entity))), 1, 5)
     log = {
         "user": truth.entity_ids[entity],
         "item": truth.item_ids[item],
         "rating": rating,
-        "time": moments(rng, truth, entity),
+        "time": sample_times(rng, truth, entity),
     }
     people = {"user": truth.entity_ids} | {n: np.array(w)[kinds[n]] for n, w in USER_KINDS}
     year = rng.integers(1980, 2020, items).astype(str)
     title = np.array([f"Film {i}" for i in truth.item_ids])
     films = {"item": truth.item_ids, "title": title, "genres": genres, "year": year}
-    return SimulatedDataset(tables(USERS, rng, log, people, films, "title"), truth)
+    return SimulatedDataset(raw_tables(USERS, rng, log, people, films, "title"), truth)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from recsys_meta.core.atomic_io import new_directory
+from recsys_meta.core.atomic_io import atomic_directory
 from recsys_meta.core.errors import DataError
 
 TIMEOUT = 30.0
@@ -41,7 +41,7 @@ class _DownloadProgress:
         pass
 
 
-def fetch(archive: ZipArchive, folder: Path, show: Callable[[float], None], where: str) -> Path:
+def download_archive(archive: ZipArchive, folder: Path, show: Callable[[float], None], where: str) -> Path:
     """Download an archive and unpack its members into `folder`.
 
     Raises DataError, which says `where` the files may be put by hand, when there is no network, the content
@@ -78,7 +78,7 @@ def fetch(archive: ZipArchive, folder: Path, show: Callable[[float], None], wher
 
 def _unpack(path: Path, archive: ZipArchive, folder: Path) -> None:
     """Only the members that are wanted, by their last name: no path of the archive is ever followed."""
-    with zipfile.ZipFile(path) as packed, new_directory(folder) as beside:
+    with zipfile.ZipFile(path) as packed, atomic_directory(folder) as beside:
         for member in archive.members:
             with packed.open(member) as source, (beside / PurePosixPath(member).name).open("wb") as target:
                 shutil.copyfileobj(source, target)

@@ -12,8 +12,8 @@ import pandas as pd
 
 from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, FeatureField, Schema
-from recsys_meta.data.readers.cells import numbers
-from recsys_meta.data.readers.csv_reader import CsvDialect, find, read_csv
+from recsys_meta.data.readers.cells import parse_numbers
+from recsys_meta.data.readers.csv_reader import CsvDialect, find_file, read_csv
 from recsys_meta.data.readers.local_time import hour_and_weekday, us_summer
 from recsys_meta.data.readers.raw_tables import (
     BLOCK,
@@ -21,12 +21,12 @@ from recsys_meta.data.readers.raw_tables import (
     ReadChunks,
     RowChunk,
     SideTable,
-    each,
-    mapped,
+    map_chunks,
+    rename_columns,
+    single_chunk,
     some_rows,
-    whole,
 )
-from recsys_meta.data.readers.time_columns import seconds
+from recsys_meta.data.readers.time_columns import seconds_column
 
 LEAST = 300
 """Check-ins that a city needs."""
@@ -55,15 +55,15 @@ _NO_SUMMER = ("Honolulu", "Phoenix", "Tucson")
 
 def foursquare(folder: Path) -> RawTables:
     """checkins.csv.gz, items.csv.gz (places) and cities.csv.gz."""
-    visits, places, cities = (find(folder, f"{n}.csv") for n in ("checkins", "items", "cities"))
+    visits, places, cities = (find_file(folder, f"{n}.csv") for n in ("checkins", "items", "cities"))
     offsets = _offsets(read_csv(cities, ("city", "country", "utc_offset_h"), CsvDialect(",")))
     log = read_csv(visits, ("user", "item", "timestamp", "city"), CsvDialect(","))
-    spots = mapped(
+    spots = rename_columns(
         read_csv(places, ("item", "lat", "lon", "city"), CsvDialect(",")), lambda f: f.rename(columns={"item": "place"})
     )
     return RawTables(
         schema=_SCHEMA,
-        events=each(whole(log), lambda chunk: _visits(chunk, offsets)),
+        events=map_chunks(single_chunk(log), lambda chunk: _visits(chunk, offsets)),
         entities=SideTable("city", read_csv(cities, ("city", "country", "lat", "lon"), CsvDialect(","))),
         items=SideTable("place", spots),
         origin=(str(visits), str(places), str(cities)),
@@ -74,7 +74,7 @@ def foursquare(folder: Path) -> RawTables:
 def _offsets(read: ReadChunks) -> pd.DataFrame:
     """Hours ahead of UTC in winter, and whether summer time is kept, by city."""
     table = pd.concat([chunk.frame for chunk in read(BLOCK)])
-    table["offset"] = numbers(table["utc_offset_h"])[0]
+    table["offset"] = parse_numbers(table["utc_offset_h"])[0]
     table["summer"] = table["country"].isin(_COUNTRIES) & ~table["city"].isin(_NO_SUMMER)
     return table.drop_duplicates("city").set_index("city")[["offset", "summer"]]
 
@@ -86,7 +86,7 @@ def _visits(chunk: RowChunk, offsets: pd.DataFrame) -> RowChunk:
     frame = chunk.frame.rename(columns={"item": "place"})
     here = offsets.reindex(frame["city"].str.strip())
     offset, summer = here["offset"].to_numpy(np.float64), here["summer"].fillna(False).to_numpy(bool)
-    time = seconds(frame["timestamp"])
+    time = seconds_column(frame["timestamp"])
     usable = (time >= 0) & (time != NO_TIME) & ~np.isnan(offset)
     later = us_summer(np.where(usable, time, 0), np.where(usable, offset, 0.0)) & summer & usable
     told = hour_and_weekday(time, offset + later)

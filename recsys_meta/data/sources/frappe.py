@@ -15,8 +15,16 @@ import pandas as pd
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.core.types import IntArray
-from recsys_meta.data.readers.csv_reader import CsvDialect, find, read_csv
-from recsys_meta.data.readers.raw_tables import RawTables, RowChunk, SideTable, each, mapped, some_rows, whole
+from recsys_meta.data.readers.csv_reader import CsvDialect, find_file, read_csv
+from recsys_meta.data.readers.raw_tables import (
+    RawTables,
+    RowChunk,
+    SideTable,
+    map_chunks,
+    rename_columns,
+    single_chunk,
+    some_rows,
+)
 
 REFUSALS = 2
 """Made rows for each usage (a pair is drawn)."""
@@ -47,13 +55,13 @@ _SCHEMA = Schema(
 
 def frappe(folder: Path) -> RawTables:
     """interactions.csv.gz (usages) and items.csv.gz (apps)."""
-    usages, apps = find(folder, "interactions.csv"), find(folder, "items.csv")
+    usages, apps = find_file(folder, "interactions.csv"), find_file(folder, "items.csv")
     columns = ("user", "item", *_CONTEXT)
     about = ("item", "category", "downloads", "developer", "language", "price")
     return RawTables(
         schema=_SCHEMA,
-        events=each(whole(read_csv(usages, columns, CsvDialect(","))), with_refusals),
-        entities=SideTable("app", mapped(read_csv(apps, about, CsvDialect(",")), _app)),
+        events=map_chunks(single_chunk(read_csv(usages, columns, CsvDialect(","))), with_refusals),
+        entities=SideTable("app", rename_columns(read_csv(apps, about, CsvDialect(",")), _app)),
         duplicates="keep",
         origin=(str(usages), str(apps)),
         expected={"entities": 4_082, "items": 957, "events": 96_203 * (1 + REFUSALS)},

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from recsys_meta.core.schema import FeatureField, Schema
-from recsys_meta.data.readers.csv_reader import CsvDialect, find, read_csv
-from recsys_meta.data.readers.raw_tables import RawTables, ReadChunks, RowChunk, SideTable, mapped
+from recsys_meta.data.readers.csv_reader import CsvDialect, find_file, read_csv
+from recsys_meta.data.readers.raw_tables import RawTables, ReadChunks, RowChunk, SideTable, rename_columns
 
 GENRES_100K = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
@@ -73,14 +73,14 @@ def _schema(
 
 def movielens_100k(folder: Path) -> RawTables:
     """u.data, u.user and u.item of MovieLens 100K."""
-    ratings, users, films = (find(folder, n) for n in ("u.data", "u.user", "u.item"))
+    ratings, users, films = (find_file(folder, n) for n in ("u.data", "u.user", "u.item"))
     flags = [f"is {g}" for g in GENRES_100K]
     film_names = ("item", "title", "released", "video", "url", *flags)
     return RawTables(
         schema=_schema("movielens-100k", _USER, _FILM, 1),
         events=read_csv(ratings, _EVENT, CsvDialect("\t", _EVENT, quotes=False)),
         entities=_users(users, CsvDialect("|", ("user", "age", "gender", "occupation", "zip"), quotes=False), 1),
-        items=SideTable("item", mapped(_read_films(films, film_names, "|", flags), _flagged_film)),
+        items=SideTable("item", rename_columns(_read_films(films, film_names, "|", flags), _flagged_film)),
         title="title",
         origin=_origin(ratings, users, films),
         expected={"entities": 943, "items": 1682, "events": 100_000},
@@ -91,13 +91,13 @@ def movielens_1m(folder: Path) -> RawTables:
     """MovieLens 1M: ratings.dat, users.dat and movies.dat, or the tidy files with rough times."""
     if not (folder / "ratings.dat").is_file() and (folder / "ratings.csv.gz").is_file():
         return _tidy_1m(folder)
-    ratings, users, films = (find(folder, f"{n}.dat") for n in ("ratings", "users", "movies"))
+    ratings, users, films = (find_file(folder, f"{n}.dat") for n in ("ratings", "users", "movies"))
     return RawTables(
         schema=_schema("movielens-1m", _USER, _FILM, 1),
         events=read_csv(ratings, _EVENT, CsvDialect("::", _EVENT, quotes=False)),
         entities=_users(users, CsvDialect("::", ("user", "gender", "age", "occupation", "zip"), quotes=False), 2),
         items=SideTable(
-            "item", mapped(_read_films(films, ("item", "title", "genres"), "::", ["genres"]), _titled_film)
+            "item", rename_columns(_read_films(films, ("item", "title", "genres"), "::", ["genres"]), _titled_film)
         ),
         title="title",
         origin=_origin(ratings, users, films),
@@ -106,14 +106,14 @@ def movielens_1m(folder: Path) -> RawTables:
 
 
 def _tidy_1m(folder: Path) -> RawTables:
-    ratings, users, films = (find(folder, f"{n}.csv.gz") for n in ("ratings", "users", "items"))
+    ratings, users, films = (find_file(folder, f"{n}.csv.gz") for n in ("ratings", "users", "items"))
     columns = ("item", "title", "genres", "year", "mpaa_rating", "director", "actors")
     rough = CsvDialect(",", rename=lambda name: "time" if name == "approx_ts" else name)
     return RawTables(
         schema=_schema("movielens-1m", _USER, (*_FILM, *_CREDITS), 1, exact=False),
         events=read_csv(ratings, _EVENT, rough),
         entities=_users(users, CsvDialect(","), 2),
-        items=SideTable("item", mapped(read_csv(films, columns, CsvDialect(",")), _dated_film)),
+        items=SideTable("item", rename_columns(read_csv(films, columns, CsvDialect(",")), _dated_film)),
         title="title",
         origin=_origin(ratings, users, films),
         expected=_PUBLISHED_1M,
@@ -122,13 +122,13 @@ def _tidy_1m(folder: Path) -> RawTables:
 
 def movielens_latest(folder: Path) -> RawTables:
     """ratings.csv and movies.csv of the 'latest' editions."""
-    ratings, films = find(folder, "ratings.csv"), find(folder, "movies.csv")
+    ratings, films = find_file(folder, "ratings.csv"), find_file(folder, "movies.csv")
     names = {"userId": "user", "movieId": "item", "timestamp": "time"}
     layout = CsvDialect(",", rename=lambda name: names.get(name, name))
     return RawTables(
         schema=_schema("movielens-latest-small", (), _FILM, 0.5),
         events=read_csv(ratings, _EVENT, layout),
-        items=SideTable("item", mapped(read_csv(films, ("item", "title", "genres"), layout), _titled_film)),
+        items=SideTable("item", rename_columns(read_csv(films, ("item", "title", "genres"), layout), _titled_film)),
         title="title",
         origin=_origin(ratings, films),
         expected={"entities": 610, "items": 9724, "events": 100_836},
@@ -155,7 +155,7 @@ def _users(path: Path, layout: CsvDialect, digits: int) -> SideTable:
             occupation=work.where(~work.isin(named), work.map(named)),
         )
 
-    return SideTable("user", mapped(read_csv(path, columns, layout), change))
+    return SideTable("user", rename_columns(read_csv(path, columns, layout), change))
 
 
 def _age_group(age: pd.Series) -> pd.Series:

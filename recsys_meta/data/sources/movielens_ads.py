@@ -14,8 +14,16 @@ import numpy as np
 import pandas as pd
 
 from recsys_meta.core.schema import FeatureField, Schema
-from recsys_meta.data.readers.cells import numbers, or_cells
-from recsys_meta.data.readers.raw_tables import RawTables, RowChunk, SideTable, each, mapped, some_rows, whole
+from recsys_meta.data.readers.cells import coalesce, parse_numbers
+from recsys_meta.data.readers.raw_tables import (
+    RawTables,
+    RowChunk,
+    SideTable,
+    map_chunks,
+    rename_columns,
+    single_chunk,
+    some_rows,
+)
 from recsys_meta.data.sources.movielens import movielens_1m
 
 LEAST, OLD = 80, 300
@@ -71,8 +79,8 @@ def _ads(folder: Path, schema: Schema, forward: bool) -> RawTables:
     assert films.items is not None
     return RawTables(
         schema=schema,
-        events=each(whole(films.events), lambda chunk: _shown(chunk, forward)),
-        entities=SideTable("movie", mapped(films.items.read, _film)),
+        events=map_chunks(single_chunk(films.events), lambda chunk: _shown(chunk, forward)),
+        entities=SideTable("movie", rename_columns(films.items.read, _film)),
         items=films.entities,
         origin=films.origin,
         expected={"entities": 1_058 + 1_127, "items": 6_040, "events": 765_669 + 191_407},
@@ -90,11 +98,11 @@ def _shown(chunk: RowChunk, forward: bool) -> RowChunk:
     movie = chunk.frame["item"]
     chunk = some_rows(chunk, (movie.map(movie.value_counts()) >= LEAST).to_numpy(bool))
     frame = chunk.frame
-    rating, _ = numbers(frame["rating"])
-    user, _ = numbers(frame["user"])
+    rating, _ = parse_numbers(frame["rating"])
+    user, _ = parse_numbers(frame["user"])
     turn = np.nanmax(user, initial=0) + 1 - user if forward else user
     told = {"movie": frame["item"], "user": frame["user"]}
     # Cells that are no numbers stay as they are, to be refused with their lines.
-    told["click"] = or_cells((rating >= CLICK).astype(int), np.isnan(rating), frame["rating"])
-    told["turn"] = or_cells(turn, np.isnan(user), frame["user"])
+    told["click"] = coalesce((rating >= CLICK).astype(int), np.isnan(rating), frame["rating"])
+    told["turn"] = coalesce(turn, np.isnan(user), frame["user"])
     return RowChunk(chunk.file, pd.DataFrame(told), chunk.lines, chunk.rejects, chunk.done)

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError, DataError
-from recsys_meta.core.schema import Objective, Schema, explain
+from recsys_meta.core.schema import Objective, Schema, explain_errors
 from recsys_meta.data.build.prepare import prepare
 from recsys_meta.data.readers.raw_tables import BLOCK, OnError, Progress, RawTables
 from recsys_meta.data.simulators.ads import simulate_ads
 from recsys_meta.data.simulators.cities import simulate_cities
 from recsys_meta.data.simulators.users import simulate_users
-from recsys_meta.data.sources.download import ZipArchive, fetch
+from recsys_meta.data.sources.download import ZipArchive, download_archive
 from recsys_meta.data.sources.foursquare import foursquare
 from recsys_meta.data.sources.frappe import frappe
 from recsys_meta.data.sources.movielens import movielens_1m, movielens_100k, movielens_latest
@@ -214,7 +214,7 @@ def prepare_named(
         folder = _folder(name, source, data_root, downloads, show if download else None)
         assert known.load is not None
         tables, about = known.load(folder), {}
-    tables = overridden(tables, objective, positive)
+    tables = with_overrides(tables, objective, positive)
     told = {"name": name, "title": known.title, "terms": known.terms, "url": known.url, **about}
     return prepare(tables, out, on_error, progress, told, block)
 
@@ -229,14 +229,14 @@ def _folder(name: str, source: Path | None, data_root: Path | None, downloads: P
         looked = " or ".join(str(p) for p in (data_root, downloads) if p)
         remedy = f"Download it from {known.url}, unpack it, and {where}" if known.url else f"{known.obtain}; {where}"
         raise DataError(f"{name} was not found under {looked}", remedy=remedy)
-    return fetch(known.archive, downloads / known.folders[0], lambda done: show("downloading", done), where)
+    return download_archive(known.archive, downloads / known.folders[0], lambda done: show("downloading", done), where)
 
 
-def overridden(tables: RawTables, objective: Objective | None, positive: float | None) -> RawTables:
+def with_overrides(tables: RawTables, objective: Objective | None, positive: float | None) -> RawTables:
     """The same tables with another objective or threshold. Raises ConfigError when they do not go together."""
     change = {k: v for k, v in {"objective": objective, "positive": positive}.items() if v is not None}
     try:
         schema = Schema.model_validate({**tables.schema.model_dump(), **change})
     except ValidationError as error:
-        raise ConfigError(explain(error)) from None
+        raise ConfigError(explain_errors(error)) from None
     return replace(tables, schema=schema)

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.core.feature_encoding import LIST
-from recsys_meta.core.schema import FeatureField, Objective, Schema, explain, read_schema
+from recsys_meta.core.schema import FeatureField, Objective, Schema, explain_errors, read_schema
 from recsys_meta.data.build.prepare import prepare
-from recsys_meta.data.geo.geo_columns import CLOCK, placed, wanted
+from recsys_meta.data.geo.geo_columns import CLOCK, derive_columns, plan_derived
 from recsys_meta.data.readers.csv_reader import CsvDialect, header_of, read_csv
 from recsys_meta.data.readers.parquet_reader import columns_of, read_parquet
 from recsys_meta.data.readers.raw_tables import (
@@ -26,7 +26,7 @@ from recsys_meta.data.readers.raw_tables import (
     SideTable,
 )
 from recsys_meta.data.sources.recbole import recbole
-from recsys_meta.data.sources.registry import overridden
+from recsys_meta.data.sources.registry import with_overrides
 
 PARQUET = (".parquet", ".pq")
 """Endings of Parquet files; all others are read as text."""
@@ -70,7 +70,7 @@ def prepare_custom(
     """
     tables, unused = read_custom(Path(path))
     about = {"name": tables.schema.name, "unused_columns": list(unused)}
-    return prepare(overridden(tables, objective, positive), Path(out), on_error, progress, about, block)
+    return prepare(with_overrides(tables, objective, positive), Path(out), on_error, progress, about, block)
 
 
 def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:
@@ -84,7 +84,7 @@ def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:
     try:
         files = SchemaFiles.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: [files] {explain(error)}") from None
+        raise ConfigError(f"{path}: [files] {explain_errors(error)}") from None
     return _tables(path.parent, schema, files), ()
 
 
@@ -94,7 +94,7 @@ def _tables(folder: Path, schema: Schema, files: SchemaFiles) -> RawTables:
     # Only for what may have to be made is it of interest what there is.
     asked = files.city_radius_km is not None or any(f.name in CLOCK for f in schema.context)
     there = _columns(events[0], files) if asked else schema.event_columns
-    want = wanted(schema, files.city_radius_km, there, files.entities is not None)
+    want = plan_derived(schema, files.city_radius_km, there, files.entities is not None)
     made = want.columns(schema)
     used = [c for c in schema.event_columns if c not in made]
     of_entities = () if files.city_radius_km else schema.entity_features
@@ -109,7 +109,7 @@ def _tables(folder: Path, schema: Schema, files: SchemaFiles) -> RawTables:
         duplicates=files.duplicates,
         origin=tuple(str(p) for p in [*events, *named]),
     )
-    return placed(tables, want)
+    return derive_columns(tables, want)
 
 
 def _columns(path: Path, files: SchemaFiles) -> tuple[str, ...]:

@@ -14,17 +14,17 @@ import numpy as np
 import pandas as pd
 
 from recsys_meta.core.schema import FeatureField, Schema
-from recsys_meta.data.readers.cells import Mask, numbers, or_cells
-from recsys_meta.data.readers.csv_reader import CsvDialect, find, read_csv
+from recsys_meta.data.readers.cells import Mask, coalesce, parse_numbers
+from recsys_meta.data.readers.csv_reader import CsvDialect, find_file, read_csv
 from recsys_meta.data.readers.raw_tables import (
     BLOCK,
     RawTables,
     ReadChunks,
     RowChunk,
     SideTable,
-    each,
     in_memory,
-    whole,
+    map_chunks,
+    single_chunk,
 )
 
 _SCHEMA = Schema(
@@ -58,12 +58,12 @@ _SHOWING = ("event", "item", "position", "price", "click")
 
 def trivago(folder: Path) -> RawTables:
     """events.csv.gz (the lists) and impressions.csv.gz (the hotels in them)."""
-    lists, showings = find(folder, "events.csv"), find(folder, "impressions.csv")
+    lists, showings = find_file(folder, "events.csv"), find_file(folder, "impressions.csv")
     told = _lists(read_csv(lists, _LIST, CsvDialect(",")))
-    shown = whole(read_csv(showings, _SHOWING, CsvDialect(",")))
+    shown = single_chunk(read_csv(showings, _SHOWING, CsvDialect(",")))
     return RawTables(
         schema=_SCHEMA,
-        events=each(shown, lambda chunk: _shown(chunk, told)),
+        events=map_chunks(shown, lambda chunk: _shown(chunk, told)),
         entities=SideTable("hotel", _hotels(read_csv(showings, ("event", "item"), CsvDialect(",")), told)),
         duplicates="keep",
         origin=(str(lists), str(showings)),
@@ -84,7 +84,7 @@ def _shown(chunk: RowChunk, lists: pd.DataFrame) -> RowChunk:
     frame = chunk.frame
     event = frame["event"].str.strip()
     joined = lists.reindex(event).set_axis(frame.index)
-    price, empty = numbers(frame["price"])
+    price, empty = parse_numbers(frame["price"])
     usable = price > 0
     amount = pd.Series(np.where(usable, price, np.nan))
     in_list = amount.groupby(event.to_numpy())
@@ -97,7 +97,7 @@ def _shown(chunk: RowChunk, lists: pd.DataFrame) -> RowChunk:
             "event": event,
             "position": frame["position"],
             # A price that is none must be refused with its line: zero has no logarithm.
-            "log_price": or_cells(np.log(amount.to_numpy(np.float64)), ~usable, _unpriced(frame["price"], empty)),
+            "log_price": coalesce(np.log(amount.to_numpy(np.float64)), ~usable, _unpriced(frame["price"], empty)),
             "price_to_list": relative,
             "price_rank": rank,
             "click": frame["click"],
@@ -118,7 +118,7 @@ def _hotels(showings: ReadChunks, lists: pd.DataFrame) -> ReadChunks:
 
     def read(block: int) -> Iterator[RowChunk]:
         frame = pd.concat([chunk.frame for chunk in showings(block)], ignore_index=True)
-        when, city = numbers(lists["timestamp"])[0], lists["city"].str.strip()
+        when, city = parse_numbers(lists["timestamp"])[0], lists["city"].str.strip()
         place = lists.index.get_indexer(pd.Index(frame["event"].str.strip()))
         frame, place = frame[place >= 0], place[place >= 0]
         order = np.argsort(when[place], kind="stable")

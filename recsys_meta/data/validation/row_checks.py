@@ -12,9 +12,9 @@ from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, FeatureField, Schema
 from recsys_meta.core.types import FloatArray, IntArray
-from recsys_meta.data.readers.cells import Mask, numbers
+from recsys_meta.data.readers.cells import Mask, parse_numbers
 from recsys_meta.data.readers.raw_tables import REJECT, RowChunk, rejects_of
-from recsys_meta.data.readers.time_columns import BAD, NEGATIVE, seconds
+from recsys_meta.data.readers.time_columns import BAD, NEGATIVE, seconds_column
 
 MISSING = ("nan", "na", "null")
 """Words that mean an empty number, as in `features.encode`."""
@@ -113,7 +113,7 @@ def _context(of: FeatureField, frame: pd.DataFrame, refusals: RowErrors) -> pd.S
 
 def _measure(of: FeatureField, cells: pd.Series, refusals: RowErrors) -> FloatArray:
     """A numeric feature [n], NaN where it is missing; other cells that are no numbers are refused."""
-    number, empty = numbers(cells)
+    number, empty = parse_numbers(cells)
     missing = empty | cells.astype("str").str.strip().str.lower().isin(MISSING).to_numpy(bool)
     with np.errstate(over="ignore"):
         value = number.astype(np.float32)
@@ -150,7 +150,7 @@ def _labels(schema: Schema, frame: pd.DataFrame, refusals: RowErrors) -> FloatAr
     if schema.label is None:
         return np.ones(len(frame), np.float32)
     cells, column = frame[schema.label], schema.label
-    number, empty = numbers(cells)
+    number, empty = parse_numbers(cells)
     refusals.refuse(empty, column, "is empty", SKIP)
     refusals.refuse(np.isnan(number), column, "is not a number", SKIP, cells)
     with np.errstate(over="ignore"):
@@ -170,7 +170,7 @@ def _times(schema: Schema, frame: pd.DataFrame, refusals: RowErrors) -> IntArray
     if schema.time is None:
         return np.full(len(frame), NO_TIME)
     cells, column = frame[schema.time], schema.time
-    time = seconds(cells)
+    time = seconds_column(cells)
     if schema.exact_time:
         remedy = f"{SKIP}; or set exact_time = false in the schema if times may be missing"
         refusals.refuse(time == NO_TIME, column, "is empty", remedy)

@@ -46,7 +46,7 @@ class ElicitationItem:
     chance: float
 
 
-def informative(
+def most_informative_items(
     recommender: Recommender, known: EncodedEntity, n: int, strategy: Strategy = "information"
 ) -> list[ElicitationItem]:
     """The n items most worth asking about next, best first; none that the newcomer has met.
@@ -66,7 +66,7 @@ def informative(
         changes = _changes(recommender, known, now, items, chance)
         order, value = _greedy(changes, n)
     titles = recommender.bundle.titles
-    names = [recommender.name(int(items[i])) for i in order]
+    names = [recommender.item_name(int(items[i])) for i in order]
     return [
         ElicitationItem(name, titles.get(name), v, float(chance[i]))
         for name, i, v in zip(names, order, value, strict=True)
@@ -119,15 +119,15 @@ def _answers(
 
 def _spread(recommender: Recommender, known: EncodedEntity, items: Tensor) -> Tensor:
     """How far a rating is expected from its prediction, [P]; where the model does not know, a quarter of the scale."""
-    rows = recommender.rows(known, [(recommender.name(int(i)), {}) for i in items])
-    spread = recommender.spread(recommender.adapt([known]), rows)
+    rows = recommender.rows(known, [(recommender.item_name(int(i)), {}) for i in items])
+    spread = recommender.score_std(recommender.adapt([known]), rows)
     if spread is not None:
         return spread[0]
     low, high = recommender.bundle.schema.label_range or (0.0, 4.0)
     return torch.full((len(items),), (high - low) / 4)
 
 
-def answered(known: EncodedEntity, item: int, label: float) -> EncodedEntity:
+def simulated_answers(known: EncodedEntity, item: int, label: float) -> EncodedEntity:
     """The newcomer with one row more."""
     more = replace(known, items=(*known.items, item), labels=(*known.labels, label))
     if known.context:
@@ -136,7 +136,7 @@ def answered(known: EncodedEntity, item: int, label: float) -> EncodedEntity:
 
 
 def _cases(known: EncodedEntity, items: Tensor, labels: Sequence[float]) -> list[EncodedEntity]:
-    return [answered(known, item, label) for item, label in zip(items.tolist(), labels, strict=True)]
+    return [simulated_answers(known, item, label) for item, label in zip(items.tolist(), labels, strict=True)]
 
 
 def _changes(recommender: Recommender, known: EncodedEntity, now: Tensor, items: Tensor, chance: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ def _evidence(
     """MeLU's evidence candidates: norms of gradients times popularity."""
     norms = torch.zeros(len(items))
     for labels, likely in _answers(recommender, known, now, items):
-        norms += likely * recommender.slopes(known, _cases(known, items, labels))
+        norms += likely * recommender.gradient_norms(known, _cases(known, items, labels))
     popularity = recommender.bundle.popularity[items]
     value = (norms / norms.max().clamp(min=1e-30)) * (popularity / popularity.max().clamp(min=1e-30))
     order = torch.argsort(value, descending=True, stable=True)[:n]

@@ -45,7 +45,7 @@ class ItemExplanation:
     causes: tuple[EventAttribution, ...]
 
 
-def explain(
+def explain_items(
     recommender: Recommender,
     known: EncodedEntity,
     items: Sequence[int],
@@ -55,7 +55,7 @@ def explain(
     """Why each of some items (ids) has its score; at most so many causes each, none that moved nothing."""
     first = 0 if known.own is None else max(0, len(known.items) - MOST_CHOICES)
     rows = range(first, len(known.items))
-    cases = [known, without(known, range(len(known.items))), *(without(known, [i]) for i in rows)]
+    cases = [known, supports_without(known, range(len(known.items))), *(supports_without(known, [i]) for i in rows)]
     scores = _scores(recommender, cases, torch.tensor(items, dtype=torch.int64), question)
     full, prior, less = scores[0], scores[1], scores[2:]
     moved = full - less  # [S, N]
@@ -73,7 +73,7 @@ def explain(
     return found
 
 
-def without(known: EncodedEntity, places: Sequence[int]) -> EncodedEntity:
+def supports_without(known: EncodedEntity, places: Sequence[int]) -> EncodedEntity:
     """The newcomer without some rows of its support; what it met and its catalogue stay."""
     dropped = set(places)
     kept = [i for i in range(len(known.items)) if i not in dropped]
@@ -90,13 +90,13 @@ def _scores(
     recommender: Recommender, cases: Sequence[EncodedEntity], items: Tensor, question: EncodedQuery | None
 ) -> Tensor:
     """Scores [N cases, N items]; the catalogue's are never all held."""
-    catalogue, rows = recommender.catalogue(cases[0].own), len(cases[0].items)
+    catalogue, rows = recommender.catalog_size(cases[0].own), len(cases[0].items)
     # Rows may be compared with all items of an own catalogue: a task there is as large as both together.
     piece = max(1, FLOATS // (catalogue + WIDTH * rows if cases[0].own is None else catalogue * (1 + rows)))
     compares = recommender.bundle.schema.objective in ("ranking", "choice")
     found = []
     for start in range(0, len(cases), piece):
-        scores = recommender.answers(recommender.adapt(cases[start : start + piece]), question)
+        scores = recommender.score_catalogs(recommender.adapt(cases[start : start + piece]), question)
         found.append(_log_odds(scores, items) if compares else scores[:, items])
     return torch.cat(found)
 
@@ -110,5 +110,5 @@ def _log_odds(scores: Tensor, items: Tensor) -> Tensor:
 
 def _cause(recommender: Recommender, known: EncodedEntity, place: int, moved: float) -> EventAttribution:
     item = known.items[place]
-    name = recommender.name(item, known.own) if item >= FIRST else ""
+    name = recommender.item_name(item, known.own) if item >= FIRST else ""
     return EventAttribution(name, known.labels[place], known.context[place] if known.context else {}, moved)

@@ -36,7 +36,7 @@ class FeatureFilter:
         return self.any is not None or bool(self.all) or bool(self.none)
 
 
-def passing(
+def filter_mask(
     rules: Mapping[str, FeatureFilter],
     fields: Sequence[FeatureField],
     vocab: Vocabulary,

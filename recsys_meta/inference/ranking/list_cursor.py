@@ -40,18 +40,18 @@ class ListCursor(NamedTuple):
         return self.score, self.item
 
 
-def digest(text: str) -> bytes:
+def scope_digest(text: str) -> bytes:
     """Eight bytes that stand for a text; zeros for none."""
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest() if text else bytes(8)
 
 
-def moment_digest(moment: QueryContext | None) -> bytes:
+def context_digest(moment: QueryContext | None) -> bytes:
     """Eight bytes that stand for a moment; zeros where none was told."""
     if moment is None:
-        return digest("")
+        return scope_digest("")
     # A word is told as a number to one door and as a text to another.
     context = {name: str(value) for name, value in moment.context.items() if value is not None}
-    return digest(canonical({**vars(moment), "context": context}))
+    return scope_digest(canonical({**vars(moment), "context": context}))
 
 
 def secret_of(*parts: str) -> bytes:
@@ -62,7 +62,7 @@ def secret_of(*parts: str) -> bytes:
     return made.digest()
 
 
-def write(place: ListCursor, secret: bytes) -> str:
+def write_cursor(place: ListCursor, secret: bytes) -> str:
     """The cursor of a place."""
     raw = _FORM.pack(
         bytes.fromhex(place.version),
@@ -76,7 +76,7 @@ def write(place: ListCursor, secret: bytes) -> str:
     return base64.urlsafe_b64encode(raw + _sign(raw, secret)).decode()
 
 
-def read(cursor: str, secret: bytes) -> ListCursor:
+def read_cursor(cursor: str, secret: bytes) -> ListCursor:
     """The place of a cursor. Raises ValueError for anything that `write` did not make."""
     try:
         signed = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)

@@ -14,7 +14,7 @@ _REACH = 8.0  # standard deviations on each side that the integral covers
 _POINTS = 2001
 
 
-def draw(mean: Tensor, spread: Tensor, seed: int) -> Tensor:
+def thompson_draw(mean: Tensor, spread: Tensor, seed: int) -> Tensor:
     """One draw [N] of scores with means [N] and standard deviations [N]; the same for the same seed."""
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return mean.double() + spread.double() * noise

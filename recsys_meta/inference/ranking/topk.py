@@ -23,7 +23,7 @@ Best = list[tuple[float, int]]
 """Scores and their places."""
 
 
-def best(scores: Tensor, n: int) -> Best:
+def top_k(scores: Tensor, n: int) -> Best:
     """The n best of scores [C]; fewer where fewer are above minus infinity."""
     n = min(n, len(scores))
     if len(scores) >= MANY and n <= len(scores) // BLOCK:
@@ -34,7 +34,7 @@ def best(scores: Tensor, n: int) -> Best:
     return _decided(scores, values[places].tolist(), places.tolist(), n)
 
 
-def best_of_each(scores: Tensor, n: int) -> list[Best]:
+def top_k_rows(scores: Tensor, n: int) -> list[Best]:
     """The same for each row of scores [T, C]."""
     n = min(n, scores.shape[1])
     if not n:

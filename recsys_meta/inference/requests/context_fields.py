@@ -72,12 +72,12 @@ class ContextFields:
 
 def check_degrees(name: str, value: object) -> None:
     """Raise DataError for a latitude or a longitude beyond the globe."""
-    if beyond_the_globe(name, value):
+    if invalid_coordinates(name, value):
         most = DEGREES[name]
         raise DataError(f"{value} is no number of degrees from {-most:g} to {most:g}", field=name)
 
 
-def beyond_the_globe(name: str, value: object) -> bool:
+def invalid_coordinates(name: str, value: object) -> bool:
     """Whether this is a latitude or a longitude, and none that there is."""
     most = DEGREES.get(name)
     if most is None or value is None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.dataset import Vocabulary
-from recsys_meta.core.feature_encoding import encode_raw, never_met
+from recsys_meta.core.feature_encoding import encode_raw, unseen_features
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.core.types import FIRST, PAD, UNKNOWN, EntityCatalog, Interactions, Support
 from recsys_meta.episodes.event_index import HISTORY, collate
@@ -44,7 +44,7 @@ class RequestEncoder:
         """Features of a newcomer, by name, of which a value is none of the data's."""
         if not features:
             return []
-        return never_met(self.schema.all_entity_features, self.vocab, "entity", features)
+        return unseen_features(self.schema.all_entity_features, self.vocab, "entity", features)
 
     def rows(self, items: Sequence[int], words: Sequence[RawFeatures], history: Sequence[int] = ()) -> Interactions:
         """R rows of one newcomer to be scored, [1, R]; all have the same history. Labels are 0."""

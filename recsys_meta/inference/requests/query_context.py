@@ -35,7 +35,7 @@ class QueryEncoder:
     fields: ContextFields
     encoder: RequestEncoder
 
-    def ask(
+    def encode(
         self, known: EncodedEntity, moment: QueryContext, told: Mapping[str, RawFeatures]
     ) -> tuple[EncodedEntity, EncodedQuery]:
         """A question, and the newcomer with what was told of items (name to features).

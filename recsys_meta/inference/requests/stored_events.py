@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys_meta.core.schema import Schema
-from recsys_meta.inference.requests.context_fields import beyond_the_globe
+from recsys_meta.inference.requests.context_fields import invalid_coordinates
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction
-from recsys_meta.inference.requests.support_reader import SupportReader, fits
+from recsys_meta.inference.requests.support_reader import SupportReader, is_valid_label
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class StoredInteraction:
     context: Mapping[str, Any] | None = None
 
 
-def join(
+def merge_events(
     reader: SupportReader,
     features: Mapping[str, Any],
     events: Sequence[StoredInteraction],
@@ -43,7 +43,7 @@ def join(
     kept = [
         fields.interaction(e.item, e.label, e.time, fields.readable(e.context) if e.context else None)
         for e in events
-        if e.event_id not in ids and fits(schema, e.label)
+        if e.event_id not in ids and is_valid_label(schema, e.label)
     ]
     if told.events and reader.repeats:
         # Sent without an id, an event is known again by its content; else it would count twice.
@@ -60,11 +60,11 @@ def content_id(
     return "content-" + hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def happened(schema: Schema) -> float:
+def implicit_label(schema: Schema) -> float:
     """The label that stands for "it happened"."""
     if schema.positive is not None:
         return schema.positive
-    return 1.0 if fits(schema, 1.0) or schema.label_range is None else schema.label_range[1]
+    return 1.0 if is_valid_label(schema, 1.0) or schema.label_range is None else schema.label_range[1]
 
 
 def _content(event: Interaction) -> tuple[Any, ...]:
@@ -78,7 +78,7 @@ def _readable(schema: Schema, features: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_number(name: str, value: Any) -> bool:
-    if beyond_the_globe(name, value):
+    if invalid_coordinates(name, value):
         return False
     try:
         return value is None or abs(float(value)) < 3e38  # beyond, a float32 is infinite

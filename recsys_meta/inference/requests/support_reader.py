@@ -174,18 +174,18 @@ class SupportReader:
                 remedy = f"This model predicts {self.schema.objective}s"
                 raise DataError("a label is needed", field="label", remedy=remedy)
             return math.inf
-        if not fits(self.schema, event.label):
-            raise DataError(f"{event.label} is not {labels_of(self.schema)}", field="label")
+        if not is_valid_label(self.schema, event.label):
+            raise DataError(f"{event.label} is not {describe_labels(self.schema)}", field="label")
         return float(event.label)
 
 
-def fits(schema: Schema, label: float) -> bool:
+def is_valid_label(schema: Schema, label: float) -> bool:
     """Whether a label is one of the schema's."""
     low, high = schema.label_range or (-math.inf, math.inf)
     return math.isfinite(label) and low <= label <= high and (schema.objective != "click" or label in (0, 1))
 
 
-def labels_of(schema: Schema) -> str:
+def describe_labels(schema: Schema) -> str:
     """What labels of the schema are, in words."""
     if schema.objective == "click":
         return "a click: 1 or 0 is expected"

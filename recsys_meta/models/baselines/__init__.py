@@ -1,7 +1,7 @@
 """Baselines: predictors in closed form, tuned on meta-validation like the learners."""
 
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.per_shot_tuned import PerShotTuned, tuned
-from recsys_meta.models.baselines.registry import BASELINES, baseline, serving
+from recsys_meta.models.baselines.per_shot_tuned import PerShotTuned, make_per_shot
+from recsys_meta.models.baselines.registry import BASELINES, baselines_for, make_baseline
 
-__all__ = ["BASELINES", "BaselineConfig", "PerShotTuned", "baseline", "serving", "tuned"]
+__all__ = ["BASELINES", "BaselineConfig", "PerShotTuned", "baselines_for", "make_baseline", "make_per_shot"]

@@ -23,7 +23,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
-from recsys_meta.models.functional.losses import logistic, softmax, squared
+from recsys_meta.models.functional.losses import logistic_loss, softmax_loss, squared_error
 from recsys_meta.models.protocols import PredictorConfig
 
 RANKING: frozenset[Objective] = frozenset({"ranking"})
@@ -94,11 +94,11 @@ class BaselineConfig(PredictorConfig, ABC):
         rows = support.rows
         match self.objective:
             case "ranking":
-                return softmax(self.rank(body, state), rows)
+                return softmax_loss(self.rank(body, state), rows)
             case "rating":
-                return squared(self.score(body, state, rows), rows)
+                return squared_error(self.score(body, state, rows), rows)
             case _:
-                return logistic(self.score(body, state, rows), rows)
+                return logistic_loss(self.score(body, state, rows), rows)
 
     def check(self, data: Dataset) -> None:
         """Raises ConfigError unless this baseline serves the objective and was configured for it."""

@@ -59,7 +59,7 @@ def log_popularity(counts: Tensor) -> Tensor:
     return log / (scale if scale > 0 else 1.0)
 
 
-def memory(matrix: sp.csr_matrix, limit: int = MEMORY_ITEMS) -> tuple[sp.csr_matrix, Params]:
+def item_memory(matrix: sp.csr_matrix, limit: int = MEMORY_ITEMS) -> tuple[sp.csr_matrix, Params]:
     """X over the items that a dense item-item matrix covers, and where they lie.
 
     `kept` [M] are ids, ascending; `place` [C] is an item's position among them, or -1. Items that no training

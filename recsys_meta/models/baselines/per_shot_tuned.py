@@ -14,7 +14,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.registry import BASELINES, baseline
+from recsys_meta.models.baselines.registry import BASELINES, make_baseline
 from recsys_meta.models.protocols import ChoicePredictor, PredictorConfig
 
 
@@ -47,7 +47,7 @@ class PerShotTuned(PredictorConfig):
     @cached_property
     def predictors(self) -> tuple[BaselineConfig, ...]:
         """The baseline under each setting."""
-        kind = baseline(self.baseline)
+        kind = make_baseline(self.baseline)
         return tuple(kind.model_validate(s) for s in self.settings)
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
@@ -128,10 +128,12 @@ class PerShotTuned(PredictorConfig):
         return _within(body, self._bodies[setting])
 
 
-def tuned(name: str, settings: Sequence[BaselineConfig], shots: Sequence[int], choice: Sequence[int]) -> PerShotTuned:
+def make_per_shot(
+    name: str, settings: Sequence[BaselineConfig], shots: Sequence[int], choice: Sequence[int]
+) -> PerShotTuned:
     """The tuned form of a baseline, under the baseline's own name; settings that no size uses are left out.
     Raises NotFoundError for an unknown one."""
-    baseline(name)
+    make_baseline(name)
     used = sorted(set(choice))
     return TUNED[name](
         settings=tuple(settings[j].model_dump() for j in used),

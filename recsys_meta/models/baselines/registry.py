@@ -57,7 +57,7 @@ BASELINES: dict[str, type[BaselineConfig]] = {
 }
 
 
-def baseline(name: str) -> type[BaselineConfig]:
+def make_baseline(name: str) -> type[BaselineConfig]:
     """A baseline by name; NotFoundError lists those there are."""
     try:
         return BASELINES[name]
@@ -65,6 +65,6 @@ def baseline(name: str) -> type[BaselineConfig]:
         raise NotFoundError(f"there is no baseline '{name}'; known: {', '.join(BASELINES)}") from None
 
 
-def serving(objective: Objective) -> list[str]:
+def baselines_for(objective: Objective) -> list[str]:
     """Names of the baselines that serve an objective, in the order of the registry."""
     return [name for name, kind in BASELINES.items() if objective in kind.objectives]

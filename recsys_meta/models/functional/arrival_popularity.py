@@ -13,7 +13,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import ARRIVAL
 from recsys_meta.core.types import Params
-from recsys_meta.models.functional.embeddings import hats
+from recsys_meta.models.functional.embeddings import linear_interpolation_weights
 
 BINS = 32
 
@@ -43,4 +43,4 @@ def bin_weights(arrived: Tensor, edges: Tensor, width: float) -> Tensor:
     """Weight of each bin for newcomers who arrived then, [T, B]."""
     latest = torch.where(torch.isnan(arrived), edges[-1], arrived)
     bins = torch.arange(len(edges), dtype=edges.dtype, device=edges.device)
-    return torch.exp(-(bins - (hats(latest, edges) @ bins)[:, None]).abs() / width)
+    return torch.exp(-(bins - (linear_interpolation_weights(latest, edges) @ bins)[:, None]).abs() / width)

@@ -19,19 +19,30 @@ from recsys_meta.models.functional.choice_statistics import (
     EARTH,
     EXACT,
     WIDTHS,
-    at,
-    counted,
+    distance_kernels,
+    evenly_spaced_items,
+    gather_by_task,
     history_of,
-    kernels,
     located_at,
-    spaced,
-    summary,
-    tallies,
+    log_counts_of,
+    support_statistics,
+    support_summary,
 )  # fmt: skip
 
 __all__ = [
-    "EARTH", "FEATURES", "MOMENT", "SIX", "VISITED",
-    "echoes", "features", "history_of", "moment", "six", "spaced", "summary", "tallies",
+    "EARTH",
+    "FEATURES",
+    "MOMENT",
+    "SIX",
+    "VISITED",
+    "basic_features",
+    "candidate_features",
+    "evenly_spaced_items",
+    "history_of",
+    "row_features",
+    "sequential_features",
+    "support_statistics",
+    "support_summary",
 ]  # fmt: skip
 
 NEAREST = 0.05
@@ -69,22 +80,22 @@ MOMENT = ("history", "distinct", "stayed", "log_size", "log_items", "rows_per_it
 """Names of the features of a row alone, in order."""
 
 
-def six(state: State, rows: Interactions, candidates: Tensor) -> Tensor:
+def basic_features(state: State, rows: Interactions, candidates: Tensor) -> Tensor:
     """The first six features alone, [T, R, K, 6], from `tallies`."""
     history = _trimmed(history_of(rows))
     same = _same(candidates, history)
     last, least, _ = _distances(state, candidates, history)
-    return torch.stack(_basic(at(state["count"], candidates), last, least, same), 3)
+    return torch.stack(_basic(gather_by_task(state["count"], candidates), last, least, same), 3)
 
 
-def features(state: State, rows: Interactions, candidates: Tensor, own: bool = False) -> Tensor:
+def candidate_features(state: State, rows: Interactions, candidates: Tensor, own: bool = False) -> Tensor:
     """Features [T, R, K, F] of the candidates [T, R, K] of each row, given its history and context.
 
     Where there is no history, or a coordinate is missing, a distance counts as FAR; what is not in the catalogue has
     zeros. `own`: the rows are those of the support itself; then each is left out of what the support says of it.
     """
     history = _trimmed(history_of(rows))
-    count, found, listed, near = (at(state[k], candidates) for k in ("count", "found", "listed", "near"))
+    count, found, listed, near = (gather_by_task(state[k], candidates) for k in ("count", "found", "listed", "near"))
     if own:
         count, found, near = _without(state, rows.item, candidates, count, found, near)
     same = _same(candidates, history)
@@ -96,10 +107,10 @@ def features(state: State, rows: Interactions, candidates: Tensor, own: bool = F
         found.log1p(),
         (found == 0).float(),
         *near.log1p().unbind(3),
-        *at(state["dense"], candidates).log1p().unbind(3),
+        *gather_by_task(state["dense"], candidates).log1p().unbind(3),
         around,
         lately,
-        *echoes(state, rows, candidates, own=own),
+        *sequential_features(state, rows, candidates, own=own),
         (~located_at(state, candidates)).float(),
     ]
     return torch.stack(columns, 3) * listed[..., None]
@@ -137,13 +148,13 @@ def _without(
     """What the support says of the candidates without the row itself; item [T, S] are the support's own."""
     itself = ((candidates == item[:, :, None]) & (candidates >= FIRST)).float()
     fresh = ((item >= FIRST) & ~(state["history"] == item[:, :, None]).any(2)).float()[:, :, None]
-    near_it = torch.stack(kernels(_apart(state, candidates, item[:, :, None])[..., 0]), 3)
+    near_it = torch.stack(distance_kernels(_apart(state, candidates, item[:, :, None])[..., 0]), 3)
     known = located_at(state, candidates) & located_at(state, item)[:, :, None]
     gone = near_it * (fresh * known * (1 - itself))[..., None]
     return count - itself, found - fresh * itself, (near - gone).clamp(min=0)
 
 
-def moment(state: State, rows: Interactions) -> Tensor:
+def row_features(state: State, rows: Interactions) -> Tensor:
     """Features [T, R, G] of each row alone: how long and varied its history is, and how much is known of its entity."""
     history = _trimmed(history_of(rows))
     met = history >= FIRST
@@ -174,7 +185,7 @@ def _trimmed(history: Tensor) -> Tensor:
 def _apart(state: State, candidates: Tensor, history: Tensor) -> Tensor:
     """Distances [T, R, K, H] in km, infinite where one is not known."""
     tasks, rows = candidates.shape[:2]
-    there, here = at(state["place"], history), at(state["place"], candidates)
+    there, here = gather_by_task(state["place"], history), gather_by_task(state["place"], candidates)
     apart = torch.cdist(here.flatten(0, 1), there.flatten(0, 1), compute_mode=EXACT)
     known = located_at(state, candidates)[..., None] & located_at(state, history)[:, :, None, :]
     return torch.where(known, apart.view(tasks, rows, *apart.shape[1:]), torch.inf)
@@ -183,7 +194,7 @@ def _apart(state: State, candidates: Tensor, history: Tensor) -> Tensor:
 ECHOES = ("log_steps", "log_steps_nearby", "log_together", "log_at_this_time")
 
 
-def echoes(
+def sequential_features(
     state: State, rows: Interactions, candidates: Tensor, names: Sequence[str] = ECHOES, own: bool = False
 ) -> list[Tensor]:
     """log(1 + support rows of each candidate), [T, R, K] each, counting only the rows that were like this moment:
@@ -200,7 +211,7 @@ def echoes(
     }
     others = 1 - torch.eye(item.shape[1], device=item.device) if own else 1.0
     columns = state["count"].shape[1]
-    said = [counted(item[:, None, :], likeness[n]() * others, columns) for n in names]
+    said = [log_counts_of(item[:, None, :], likeness[n]() * others, columns) for n in names]
     return [s.gather(2, candidates).log1p() for s in said]
 
 
@@ -210,7 +221,9 @@ def _came(state: State, history: Tensor, nearby: bool) -> Tensor:
     known = (last >= FIRST)[:, :, None] & (before >= FIRST)[:, None, :]
     if not nearby:
         return ((last[:, :, None] == before[:, None, :]) & known).float()
-    apart = torch.cdist(at(state["place"], last), at(state["place"], before), compute_mode=EXACT)
+    apart = torch.cdist(
+        gather_by_task(state["place"], last), gather_by_task(state["place"], before), compute_mode=EXACT
+    )
     placed = known & located_at(state, last)[:, :, None] & located_at(state, before)[:, None, :]
     return torch.exp(-apart) * placed
 

@@ -22,7 +22,7 @@ SAMPLE = 256
 """Items of a catalogue that its density is taken from."""
 
 
-def tallies(support: Support) -> State:
+def support_statistics(support: Support) -> State:
     """What counting makes of T supports; C items of their catalogues, S support rows.
 
     size [T]; count, found [T, C]: support rows of each item, and those whose actor met it for the first time; place
@@ -40,8 +40,8 @@ def tallies(support: Support) -> State:
     place, located = _places(own)
     state = {
         "size": real.sum(1),
-        "count": counted(item, real, columns),
-        "found": counted(item, fresh, columns),
+        "count": log_counts_of(item, real, columns),
+        "found": log_counts_of(item, fresh, columns),
         "place": place,
         "located": located,
         "listed": own.mask,
@@ -52,10 +52,10 @@ def tallies(support: Support) -> State:
     return state | {k: torch.where(item >= FIRST, v, PAD) for k, v in when.items()}
 
 
-def summary(support: Support) -> State:
+def support_summary(support: Support) -> State:
     """All that `moments.features` needs: `tallies`, and near, dense [T, C, W]: found rows and items around each item,
     itself left out."""
-    state = tallies(support)
+    state = support_statistics(support)
     near, dense = _nearby(state)
     return state | {"near": near, "dense": dense}
 
@@ -67,7 +67,7 @@ def history_of(rows: Interactions) -> Tensor:
     return rows.history
 
 
-def counted(item: Tensor, weight: Tensor, columns: int) -> Tensor:
+def log_counts_of(item: Tensor, weight: Tensor, columns: int) -> Tensor:
     """Sums [..., C] of weights [..., S] by item [..., S]; the reserved ids count nothing."""
     made = torch.zeros(*weight.shape[:-1], columns, dtype=weight.dtype, device=weight.device)
     made = made.scatter_add(-1, item.expand_as(weight), weight)
@@ -88,7 +88,7 @@ def _places(own: EntityCatalog) -> tuple[Tensor, Tensor]:
     return ((point - middle) * weight).float(), located
 
 
-def spaced(listed: Tensor, most: int) -> tuple[Tensor, Tensor]:
+def evenly_spaced_items(listed: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Items [T, M] at equal spaces in each catalogue, M at most `most`, and which of them count [T, M]: those that do
     not repeat. The same whatever the support."""
     items = listed.sum(1, keepdim=True)
@@ -104,20 +104,20 @@ def _nearby(state: State) -> tuple[Tensor, Tensor]:
     place, item, listed = state["place"], state["item"], state["listed"]
     columns = listed.shape[1]
     fresh = (item >= FIRST) & ~(state["history"] == item[:, :, None]).any(2)
-    others, kept = spaced(listed, SAMPLE)
+    others, kept = evenly_spaced_items(listed, SAMPLE)
     share = kept * (listed.sum(1) / kept.sum(1).clamp(min=1))[:, None]
     sums = []
     for ids, each in ((item, fresh.float()), (others, share)):
         weight = each * located_at(state, ids)
-        apart = torch.cdist(place, at(place, ids), compute_mode=EXACT)
-        around = torch.stack([(kernel @ weight[..., None])[..., 0] for kernel in kernels(apart)], 2)
+        apart = torch.cdist(place, gather_by_task(place, ids), compute_mode=EXACT)
+        around = torch.stack([(kernel @ weight[..., None])[..., 0] for kernel in distance_kernels(apart)], 2)
         # The kernel of an item with itself is 1 at every width.
-        itself = counted(ids, weight, columns)[..., None]
+        itself = log_counts_of(ids, weight, columns)[..., None]
         sums.append(((around - itself) * state["located"][..., None]).clamp(min=0))
     return sums[0], sums[1]
 
 
-def kernels(apart: Tensor) -> list[Tensor]:
+def distance_kernels(apart: Tensor) -> list[Tensor]:
     """exp(-distance / width) for each of WIDTHS: each width is a quarter of the next, so one exponential serves all."""
     wide = torch.exp(apart * (-1 / WIDTHS[-1]))
     made = [wide]
@@ -126,7 +126,7 @@ def kernels(apart: Tensor) -> list[Tensor]:
     return made[::-1]
 
 
-def at(table: Tensor, ids: Tensor) -> Tensor:
+def gather_by_task(table: Tensor, ids: Tensor) -> Tensor:
     """Rows of each task's table [T, C, ...] for its ids [T, ...]."""
     task = torch.arange(len(ids), device=ids.device).view(-1, *[1] * (ids.dim() - 1))
     return table[task, ids]
@@ -134,4 +134,4 @@ def at(table: Tensor, ids: Tensor) -> Tensor:
 
 def located_at(state: State, ids: Tensor) -> Tensor:
     """Whether items lie somewhere known."""
-    return at(state["located"], ids)
+    return gather_by_task(state["located"], ids)

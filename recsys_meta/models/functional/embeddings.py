@@ -14,14 +14,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys_meta.core.dataset import FeatureColumn, FeatureTable
-from recsys_meta.core.feature_encoding import gather
+from recsys_meta.core.feature_encoding import lookup_rows
 from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Params
 
 QUANTILES = 10
 """Knots of a numeric feature."""
 
 
-def bag_init(prefix: str, table: FeatureTable, rows: IntArray, dims: int, scale: float, g: torch.Generator) -> Params:
+def init_embedding_bag(
+    prefix: str, table: FeatureTable, rows: IntArray, dims: int, scale: float, g: torch.Generator
+) -> Params:
     """Parameters of a bag of features: one table [V, D] a field.
 
     A number is placed between knots, quantiles of the values of `rows` (training rows only; a buffer, not trained),
@@ -51,7 +53,7 @@ def _knots(column: FeatureColumn, rows: IntArray) -> Tensor:
     return torch.from_numpy(np.unique(np.quantile(known, np.linspace(0, 1, QUANTILES)).astype(np.float32)))
 
 
-def hats(x: Tensor, places: Tensor) -> Tensor:
+def linear_interpolation_weights(x: Tensor, places: Tensor) -> Tensor:
     """Weights [T, K] that interpolate linearly between increasing places [K]; constant beyond the ends."""
     gap = places.diff()
     # Each place's hat: up over the gap before it, down over the gap after it.
@@ -61,7 +63,7 @@ def hats(x: Tensor, places: Tensor) -> Tensor:
     return torch.minimum(up, down)
 
 
-def bag_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
+def embed_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
     """One vector [T, D] for each field, in the order of the features: the mean of its values' rows.
 
     An empty field is a zero vector; ids beyond the table count as unknown.
@@ -72,7 +74,9 @@ def bag_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str,
         if value.is_floating_point():
             missing = torch.isnan(value)
             places = params[f"{key}.knots"]
-            placed = hats(torch.where(missing, places[0], value), places).masked_fill(missing[:, None], 0.0)
+            placed = linear_interpolation_weights(torch.where(missing, places[0], value), places).masked_fill(
+                missing[:, None], 0.0
+            )
             inputs = torch.cat([placed, missing[:, None].to(placed.dtype)], 1)
             vectors.append(inputs @ params[f"{key}.weight"])
         else:
@@ -82,7 +86,7 @@ def bag_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str,
     return vectors
 
 
-def mlp_init(prefix: str, sizes: tuple[int, ...], g: torch.Generator) -> Params:
+def init_mlp(prefix: str, sizes: tuple[int, ...], g: torch.Generator) -> Params:
     """Layers of the given widths: weight [in, out] (He initialisation) and bias [out]."""
     params: Params = {}
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
@@ -101,7 +105,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def item_features(table: FeatureTable) -> Params:
     """The features of the whole catalogue as tensors, to be kept with the parameters as buffers."""
     rows = np.arange(len(next(iter(table.values()))) if table else 0)
-    return {f"catalogue.{name}": value for name, value in gather(table, rows).items()}
+    return {f"catalogue.{name}": value for name, value in lookup_rows(table, rows).items()}
 
 
 def catalogue_features(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -109,7 +113,7 @@ def catalogue_features(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix("catalogue."): v for k, v in params.items() if k.startswith("catalogue.")}
 
 
-def counts_of(item: Tensor, catalogue: int) -> Tensor:
+def item_counts_of(item: Tensor, catalogue: int) -> Tensor:
     """How often each item occurs, [C] float32; the two reserved ids count zero."""
     counts = torch.bincount(item, minlength=catalogue).float()
     counts[:2] = 0

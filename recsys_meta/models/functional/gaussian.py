@@ -16,12 +16,12 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right.unsqueeze(2), torch.linalg.cholesky(matrix)).squeeze(2)
 
 
-def outer(vectors: Tensor, weight: Tensor) -> Tensor:
+def weighted_outer_sum(vectors: Tensor, weight: Tensor) -> Tensor:
     """Weighted sum of outer products of each task's vectors [T, S, D], [T, D, D]; weight [T, S]."""
     return (vectors * weight.unsqueeze(2)).transpose(1, 2) @ vectors
 
 
-def moments(vectors: Tensor) -> Params:
+def fit_gaussian(vectors: Tensor) -> Params:
     """A Gaussian over rows [U, D]: mean [D] and precision [D, D].
 
     The covariance gets a thousandth of its mean variance on the diagonal, so that one row, or rows in a subspace,
@@ -35,7 +35,7 @@ def moments(vectors: Tensor) -> Params:
     return {"mean": mean.float(), "precision": torch.linalg.inv(covariance).float().contiguous()}
 
 
-def posterior(
+def gaussian_posterior(
     body: Params,
     vectors: Tensor,
     weight: Tensor,
@@ -55,12 +55,12 @@ def posterior(
     """
     met = (weight.sum(1) > 0).to(vectors.dtype)[:, None, None]
     precision = prior * body["precision"]
-    matrix = zeros * met * body["gram"] + gain * outer(vectors, weight) + precision
+    matrix = zeros * met * body["gram"] + gain * weighted_outer_sum(vectors, weight) + precision
     right = target * (vectors * weight.unsqueeze(2)).sum(1) + precision @ body["mean"]
     return solve(matrix, right)
 
 
-def subspace(matrix: sp.csr_matrix, dims: int, seed: int, sweeps: int = 6) -> Tensor:
+def truncated_svd(matrix: sp.csr_matrix, dims: int, seed: int, sweeps: int = 6) -> Tensor:
     """Orthonormal basis [C, dims] of the leading right singular vectors, by subspace iteration.
 
     (Halko, Martinsson, Tropp 2011.) With fewer than `dims` rows or columns the last vectors are zero.

@@ -15,20 +15,20 @@ import torch
 from torch import Tensor
 
 
-def bound(logit: Tensor) -> Tensor:
+def jaakkola_jordan_curvature(logit: Tensor) -> Tensor:
     """tanh(a / 2) / 2a, the curvature of the bound that touches the log-likelihood at a; 1/4 at 0."""
     small = logit.abs() < 1e-2
     a = torch.where(small, torch.ones_like(logit), logit)
     return torch.where(small, 0.25 - logit.square() / 48, torch.tanh(a / 2) / (2 * a))
 
 
-def precision(x: Tensor, curvature: Tensor) -> Tensor:
+def posterior_precision(x: Tensor, curvature: Tensor) -> Tensor:
     """I + sum of curvature x x', [T, K, K]; x [T, S, K], curvature [T, S]."""
     own = torch.eye(x.shape[2], dtype=x.dtype, device=x.device)
     return own + (x * curvature.unsqueeze(2)).transpose(1, 2) @ x
 
 
-def posterior(x: Tensor, offset: Tensor, label: Tensor, weight: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def laplace_posterior(x: Tensor, offset: Tensor, label: Tensor, weight: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Mode z [T, K] and the lower Cholesky factor [T, K, K] of the precision there.
 
     x [T, S, K]; offset, label and weight [T, S]; a row of weight 0 is none, one of weight 2 counts twice. With no rows
@@ -37,16 +37,16 @@ def posterior(x: Tensor, offset: Tensor, label: Tensor, weight: Tensor, steps: i
     z = x.new_zeros(x.shape[0], x.shape[2])
     for _ in range(steps):
         logit = offset + (x @ z.unsqueeze(2)).squeeze(2)
-        curvature = bound(logit)
+        curvature = jaakkola_jordan_curvature(logit)
         pull = (x.transpose(1, 2) @ (weight * (label - 0.5 - curvature * offset)).unsqueeze(2)).squeeze(2)
-        factor = torch.linalg.cholesky(precision(x, weight * curvature))
+        factor = torch.linalg.cholesky(posterior_precision(x, weight * curvature))
         z = torch.cholesky_solve(pull.unsqueeze(2), factor).squeeze(2)
     logit = offset + (x @ z.unsqueeze(2)).squeeze(2)
     chance = torch.sigmoid(logit)
-    return z, torch.linalg.cholesky(precision(x, weight * chance * (1 - chance))).contiguous()
+    return z, torch.linalg.cholesky(posterior_precision(x, weight * chance * (1 - chance))).contiguous()
 
 
-def variance(x: Tensor, factor: Tensor) -> Tensor:
+def logit_variance(x: Tensor, factor: Tensor) -> Tensor:
     """x' P^-1 x of rows x [T, R, K] under precisions given by their Cholesky factors [T, K, K], [T, R]."""
     half: Tensor = torch.linalg.solve_triangular(factor, x.transpose(1, 2), upper=False)
     return half.square().sum(1)

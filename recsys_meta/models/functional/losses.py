@@ -12,28 +12,28 @@ from torch.nn import functional as F
 from recsys_meta.core.types import Interactions
 
 
-def mean_rows(loss: Tensor, mask: Tensor) -> Tensor:
+def mean_over_rows(loss: Tensor, mask: Tensor) -> Tensor:
     """Mean of loss [T, R] over real rows, [T]."""
     return (loss * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
-def squared(predicted: Tensor, rows: Interactions) -> Tensor:
+def squared_error(predicted: Tensor, rows: Interactions) -> Tensor:
     """Mean squared error; predicted [T, R]."""
-    return mean_rows((predicted - rows.label).square(), rows.mask)
+    return mean_over_rows((predicted - rows.label).square(), rows.mask)
 
 
-def logistic(logit: Tensor, rows: Interactions) -> Tensor:
+def logistic_loss(logit: Tensor, rows: Interactions) -> Tensor:
     """Log-loss of labels in {0, 1}; logit [T, R]."""
-    return mean_rows(F.binary_cross_entropy_with_logits(logit, rows.label, reduction="none"), rows.mask)
+    return mean_over_rows(F.binary_cross_entropy_with_logits(logit, rows.label, reduction="none"), rows.mask)
 
 
-def softmax(logits: Tensor, rows: Interactions) -> Tensor:
+def softmax_loss(logits: Tensor, rows: Interactions) -> Tensor:
     """Mean negative log-probability of the rows' items under a softmax over the catalogue; logits [T, C]."""
     log_p = torch.log_softmax(logits, 1)
-    return mean_rows(-log_p.gather(1, rows.item), rows.mask)
+    return mean_over_rows(-log_p.gather(1, rows.item), rows.mask)
 
 
-def sampled_softmax(
+def sampled_softmax_loss(
     positive: Tensor, negative: Tensor, rows: Interactions, log_q: Tensor, positive_log_q: Tensor
 ) -> Tensor:
     """Softmax of each row's item against shared sampled negatives, corrected by their log expected counts.
@@ -43,4 +43,4 @@ def sampled_softmax(
     """
     others = torch.logsumexp(negative - log_q, 1)[:, None]
     own = positive - positive_log_q
-    return mean_rows(F.softplus(others - own), rows.mask)
+    return mean_over_rows(F.softplus(others - own), rows.mask)

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.schema import Objective, explain
+from recsys_meta.core.schema import Objective, explain_errors
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
-from recsys_meta.models.functional.embeddings import hats
+from recsys_meta.models.functional.embeddings import linear_interpolation_weights
 from recsys_meta.models.learners.bayesian.bernoulli import BernoulliPosterior
 from recsys_meta.models.learners.warm_up.cvar import Cvar
 from recsys_meta.models.learners.warm_up.meta_embedding import MetaEmbedding
@@ -78,10 +78,10 @@ class MixtureConfig(PredictorConfig):
     @property
     def steps(self) -> int:
         """Inner steps of the member that takes most."""
-        return max(int(getattr(m.config, "steps", 1)) for m in made(self))
+        return max(int(getattr(m.config, "steps", 1)) for m in make_members(self))
 
 
-def made(config: MixtureConfig) -> list[Any]:
+def make_members(config: MixtureConfig) -> list[Any]:
     """The members as learners. Raises ConfigError for a wrong configuration of one."""
     built = []
     for member in config.members:
@@ -89,7 +89,7 @@ def made(config: MixtureConfig) -> list[Any]:
         try:
             built.append(kind(kind.Config(**member.config)))
         except ValidationError as error:
-            raise ConfigError(f"configuration of '{member.learner}': {explain(error)}") from None
+            raise ConfigError(f"configuration of '{member.learner}': {explain_errors(error)}") from None
     return built
 
 
@@ -105,7 +105,7 @@ class ScoreMixture:
     @cached_property
     def members(self) -> list[Any]:
         """The learners."""
-        return made(self.config)
+        return make_members(self.config)
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         """Fresh parameters of all members; their weights are equal until `calibrate`."""
@@ -119,19 +119,19 @@ class ScoreMixture:
             params |= _prefixed(i, member.init(data, entities, generator))
         return params
 
-    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> list[Any]:
+    def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> list[Any]:
         """Those of the members."""
-        return [member.aids(data, entities, generator) for member in self.members]
+        return [member.training_state(data, entities, generator) for member in self.members]
 
-    def frozen(self, key: str) -> bool:
+    def is_frozen(self, key: str) -> bool:
         if key in OWN:
             return True
         i, own = _whose(key)
-        return bool(self.members[i].frozen(own))
+        return bool(self.members[i].is_frozen(own))
 
-    def group(self, key: str) -> ParamGroup:
+    def param_group(self, key: str) -> ParamGroup:
         i, own = _whose(key)
-        group: ParamGroup = self.members[i].group(own)
+        group: ParamGroup = self.members[i].param_group(own)
         return replace(group, rate=group.rate * self.config.members[i].rate)
 
     def body(self, params: Params) -> Params:
@@ -189,7 +189,7 @@ class ScoreMixture:
         place = torch.log1p(sizes).double()
         rows = torch.tensor([len(y) for y in label])
         near = torch.exp(-(place[:, None] - place).abs()).repeat_interleave(rows, 1)
-        lines = torch.stack([fitted(torch.cat(told), torch.cat(label), row) for row in near]).float()
+        lines = torch.stack([fit_weights(torch.cat(told), torch.cat(label), row) for row in near]).float()
         return params | {"sizes": sizes, "weights": lines[:, :-1].contiguous(), "offset": lines[:, -1].contiguous()}
 
     def _told(self, body: Params, batch: TaskBatch) -> Tensor:
@@ -214,10 +214,10 @@ class ClickMixture(ScoreMixture):
             MixtureMember(learner="cvar", config={"dims": 32}, query=20),
         )
 
-    def spread(self, body: Params, state: State, rows: Interactions) -> Tensor:
+    def score_std(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the logit: that of the members that know theirs, by their weights."""
         parts = [
-            m.spread(_within(body, i), _within(state, i), rows)
+            m.score_std(_within(body, i), _within(state, i), rows)
             if isinstance(m, UncertainPredictor)
             else torch.zeros(rows.item.shape, device=rows.item.device)
             for i, m in enumerate(self.members)
@@ -243,7 +243,7 @@ def _weights(body: Params, state: State) -> tuple[Tensor, Tensor]:
     size = torch.log1p(state["size"].to(body["sizes"].dtype))
     if len(body["sizes"]) == 1:
         return body["weights"].expand(len(size), -1), body["offset"].expand(len(size))
-    near = hats(size, torch.log1p(body["sizes"]))
+    near = linear_interpolation_weights(size, torch.log1p(body["sizes"]))
     return near @ body["weights"], near @ body["offset"]
 
 
@@ -254,7 +254,7 @@ def _mixed(parts: Sequence[Tensor], weights: Tensor, offset: Tensor | None = Non
     return mixed if offset is None else mixed + offset.reshape(-1, *axes)
 
 
-def fitted(told: Tensor, label: Tensor, row: Tensor) -> Tensor:
+def fit_weights(told: Tensor, label: Tensor, row: Tensor) -> Tensor:
     """Weights >= 0 of the members and an offset, [M + 1] float64, of least log-loss given what the members say of N
     rows [N, M], their labels [N] and how much each row counts [N]; held to equal weights and no offset.
 

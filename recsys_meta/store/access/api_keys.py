@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from recsys_meta.core.errors import ConflictError, NotFoundError
 from recsys_meta.store.access import audit_log as audit
 from recsys_meta.store.database.base import NAME, ApiKeyRecord
-from recsys_meta.store.database.clock import moment
+from recsys_meta.store.database.clock import utcnow
 
 SCOPES = ("read", "write", "admin")
 """What a key may be good for; admin includes the other two."""
@@ -34,12 +34,12 @@ class NewKey:
     text: str
 
 
-def digest(text: str) -> str:
+def key_digest(text: str) -> str:
     """What is kept of a key."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-def create(
+def create_key(
     session: Session,
     name: str,
     scopes: Iterable[str],
@@ -52,7 +52,7 @@ def create(
 
     Raises ValueError for a name that cannot be printed, for unknown or no scopes, and for an end that is past.
     """
-    at, wanted = moment(now), set(scopes)
+    at, wanted = utcnow(now), set(scopes)
     if not name.strip() or not name.isprintable() or len(name) > NAME:
         raise ValueError(f"a key's name is 1 to {NAME} printable characters")
     if not wanted or not wanted <= set(SCOPES):
@@ -62,9 +62,11 @@ def create(
     id = secrets.token_hex(_ID_BYTES)
     text = f"{_MARK}_{id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
     kept = "+".join(s for s in SCOPES if s in wanted)
-    row = ApiKeyRecord(id=id, name=name, digest=digest(text), scopes=kept, created=at, expires=expires, revoked=None)
+    row = ApiKeyRecord(
+        id=id, name=name, digest=key_digest(text), scopes=kept, created=at, expires=expires, revoked=None
+    )
     session.add(row)
-    audit.note(session, "key create", id, actor=actor, now=at)
+    audit.record_action(session, "key create", id, actor=actor, now=at)
     session.flush()
     return NewKey(row, text)
 
@@ -74,12 +76,12 @@ def list_keys(session: Session) -> list[ApiKeyRecord]:
     return list(session.scalars(select(ApiKeyRecord).order_by(ApiKeyRecord.created.desc(), ApiKeyRecord.id)))
 
 
-def standing(session: Session) -> list[ApiKeyRecord]:
+def active_keys(session: Session) -> list[ApiKeyRecord]:
     """The keys that were not revoked. Those that ended are among them: their time is for the reader to judge."""
     return list(session.scalars(select(ApiKeyRecord).where(ApiKeyRecord.revoked.is_(None)).order_by(ApiKeyRecord.id)))
 
 
-def revoke(session: Session, wanted: str, *, actor: str, now: datetime | None = None) -> ApiKeyRecord:
+def revoke_key(session: Session, wanted: str, *, actor: str, now: datetime | None = None) -> ApiKeyRecord:
     """Revoke a key by its id, or by its name where one key only has it. Doing so again changes nothing.
 
     Raises NotFoundError, and ConflictError where several keys that stand have the name.
@@ -98,7 +100,7 @@ def revoke(session: Session, wanted: str, *, actor: str, now: datetime | None = 
         raise ConflictError(f"several keys have this name; give an id: {', '.join(row.id for row in standing)}")
     row = standing[0] if standing else found[0]
     if row.revoked is None:
-        row.revoked = moment(now)
-        audit.note(session, "key revoke", row.id, actor=actor, now=row.revoked)
+        row.revoked = utcnow(now)
+        audit.record_action(session, "key revoke", row.id, actor=actor, now=row.revoked)
         session.flush()
     return row

@@ -9,11 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.base import AuditRecord
-from recsys_meta.store.database.clock import moment
-from recsys_meta.store.database.keyset_pagination import KeysetPage, beyond, cut, decode, page_size
+from recsys_meta.store.database.clock import utcnow
+from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
 
 
-def note(
+def record_action(
     session: Session,
     action: str,
     target: str,
@@ -23,7 +23,7 @@ def note(
     now: datetime | None = None,
 ) -> None:
     """Write down an act of the transaction at hand."""
-    session.add(AuditRecord(at=moment(now), actor=actor, action=action, target=target, request_id=request_id))
+    session.add(AuditRecord(at=utcnow(now), actor=actor, action=action, target=target, request_id=request_id))
 
 
 def list_audit(
@@ -42,5 +42,5 @@ def list_audit(
     if actor is not None:
         query = query.where(AuditRecord.actor == actor)
     if cursor is not None:
-        query = query.where(beyond(columns, decode("audit", cursor, (datetime, int)), descending=True))
-    return cut("audit", session.scalars(query).all(), limit, ("at", "id"))
+        query = query.where(after_cursor(columns, decode_cursor("audit", cursor, (datetime, int)), descending=True))
+    return paginate("audit", session.scalars(query).all(), limit, ("at", "id"))

@@ -104,12 +104,12 @@ def owned_names(owner: str) -> list[str]:
     return [owner, *(owner + slot for slot in SLOTS + LISTS)]
 
 
-def seal(key: str, value: bytes) -> bytes:
+def seal_value(key: str, value: bytes) -> bytes:
     """The value as a shared cache keeps it: behind a digest of itself and its key. A word goes in as it is."""
     return value if _is_word(key) else _seal(key, value) + value
 
 
-def unseal(key: str, raw: bytes) -> bytes | None:
+def unseal_value(key: str, raw: bytes) -> bytes | None:
     """The value that was sealed with this key, None where the bytes are anything else."""
     if _is_word(key):
         return raw if raw.isdigit() else None

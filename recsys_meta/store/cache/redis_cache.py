@@ -17,9 +17,9 @@ from redis.retry import Retry
 
 from recsys_meta.core.errors import StoreError
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
-from recsys_meta.store.cache.keys import name_of, owned_names, seal, unseal
+from recsys_meta.store.cache.keys import name_of, owned_names, seal_value, unseal_value
 from recsys_meta.store.cache.redis_cluster import ClusterClient
-from recsys_meta.store.cache.redis_node import FAILURES, RedisNode, note
+from recsys_meta.store.cache.redis_node import FAILURES, RedisNode, log_outage
 from recsys_meta.store.database.engine import StoreUnavailable
 
 LONGEST_TTL = 30 * 24 * 3600.0  # seconds
@@ -64,10 +64,10 @@ class RedisCache:
         if ttl <= 0 or not writing.allows():
             return
         try:
-            await self._client.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl))
+            await self._client.set(self._prefix + name_of(key), seal_value(key, value), px=_ms(ttl))
             writing.succeeded()
         except FAILURES as error:
-            note(writing, error)
+            log_outage(writing, error)
 
     async def claim(self, key: str, value: bytes, ttl: float) -> bytes | None:
         """Keep a value unless there is one; answers the one that is there then, None in an outage. Never raises."""
@@ -75,10 +75,10 @@ class RedisCache:
         if ttl <= 0 or not writing.allows():
             return None
         try:
-            made = await self._client.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl), nx=True)
+            made = await self._client.set(self._prefix + name_of(key), seal_value(key, value), px=_ms(ttl), nx=True)
             writing.succeeded()
         except FAILURES as error:
-            note(writing, error)
+            log_outage(writing, error)
             return None
         if made:
             return value
@@ -133,12 +133,12 @@ class RedisCache:
         pipe = self._client.pipeline(transaction=False)
         for key, value, ttl in values:
             # Not `pipe.set`: what it makes of its options takes as long as all the rest.
-            pipe.execute_command("SET", self._prefix + name_of(key), seal(key, value), "PX", _ms(ttl))
+            pipe.execute_command("SET", self._prefix + name_of(key), seal_value(key, value), "PX", _ms(ttl))
         try:
             await pipe.execute()
             node.writing.succeeded()
         except FAILURES as error:
-            note(node.writing, error)
+            log_outage(node.writing, error)
 
     async def _delete(self, names: list[str]) -> int:
         parts = self._parted(names, str)
@@ -214,9 +214,9 @@ class SyncRedisCache:
             return None
         try:
             raw = self._client.mget([self._prefix + name_of(key)])[0]
-            value = None if raw is None else unseal(key, raw)
+            value = None if raw is None else unseal_value(key, raw)
         except FAILURES as error:
-            note(self._breaker, error)
+            log_outage(self._breaker, error)
             return None
         self._breaker.succeeded()
         return value
@@ -226,10 +226,10 @@ class SyncRedisCache:
         if ttl <= 0 or not self._writing.allows():
             return
         try:
-            self._client.set(self._prefix + name_of(key), seal(key, value), px=_ms(ttl))
+            self._client.set(self._prefix + name_of(key), seal_value(key, value), px=_ms(ttl))
             self._writing.succeeded()
         except FAILURES as error:
-            note(self._writing, error)
+            log_outage(self._writing, error)
 
     def delete(self, keys: Iterable[str]) -> int:
         """Forget keys; answers how many there were. Raises Unavailable."""
@@ -296,7 +296,7 @@ def _ms(ttl: float) -> int:
 
 
 def _unavailable(breaker: CircuitBreaker, error: BaseException) -> StoreUnavailable:
-    note(breaker, error)
+    log_outage(breaker, error)
     return StoreUnavailable(f"Redis cannot be reached: {type(error).__name__}")
 
 

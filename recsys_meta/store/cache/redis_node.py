@@ -12,7 +12,7 @@ import redis
 from redis.exceptions import RedisClusterException
 
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
-from recsys_meta.store.cache.keys import name_of, unseal
+from recsys_meta.store.cache.keys import name_of, unseal_value
 
 MOST_KEYS = 256  # keys in one MGET
 # The last three: an answer of another form than was asked for, by who is no Redis.
@@ -59,10 +59,10 @@ class RedisNode:
                 batch, self._waiting = self._waiting[:MOST_KEYS], self._waiting[MOST_KEYS:]
                 values = await self._fetch([name_of(key) for key, _ in batch])
                 for (key, answer), raw in zip(batch, values, strict=True):
-                    _answer(answer, None if raw is None else unseal(key, raw))
+                    _answer(answer, None if raw is None else unseal_value(key, raw))
                 self.reading.succeeded()
         except FAILURES as error:
-            note(self.reading, error)
+            log_outage(self.reading, error)
         finally:
             # After a failure nobody may be left waiting, nor wait for a time-out of their own.
             for _, answer in [*batch, *self._waiting]:
@@ -70,7 +70,7 @@ class RedisNode:
             self._waiting, self._reader = [], None
 
 
-def note(breaker: CircuitBreaker, error: BaseException) -> None:
+def log_outage(breaker: CircuitBreaker, error: BaseException) -> None:
     """Count a failure; the first one in a row is logged."""
     if not breaker.degraded:
         log.warning("Redis is away, going on without it: %s", type(error).__name__)

@@ -27,14 +27,14 @@ class KeysetPage(Generic[Row]):
     next: str | None
 
 
-def encode(listing: str, keys: Sequence[Key]) -> str:
+def encode_cursor(listing: str, keys: Sequence[Key]) -> str:
     """The cursor after the row with these keys in the named list."""
     words = [listing, *(k.astimezone(UTC).isoformat() if isinstance(k, datetime) else k for k in keys)]
     raw = json.dumps(words, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def decode(listing: str, cursor: str, types: Sequence[type[Key]]) -> list[Key]:
+def decode_cursor(listing: str, cursor: str, types: Sequence[type[Key]]) -> list[Key]:
     """The keys that `encode` was given. Raises ValueError for anything that it did not make for this list."""
     try:
         words = _unpack(cursor)
@@ -52,15 +52,15 @@ def page_size(limit: int) -> int:
     return limit
 
 
-def cut(listing: str, rows: Sequence[Row], limit: int, keys: Sequence[str]) -> KeysetPage[Row]:
+def paginate(listing: str, rows: Sequence[Row], limit: int, keys: Sequence[str]) -> KeysetPage[Row]:
     """The page of a query that asked for one row more than the limit."""
     items = list(rows[:limit])
     if len(rows) <= limit:
         return KeysetPage(items, None)
-    return KeysetPage(items, encode(listing, [getattr(items[-1], key) for key in keys]))
+    return KeysetPage(items, encode_cursor(listing, [getattr(items[-1], key) for key in keys]))
 
 
-def beyond(
+def after_cursor(
     columns: Sequence[InstrumentedAttribute[Any]], keys: Sequence[Key], *, descending: bool
 ) -> ColumnElement[bool]:
     """Rows after the keys in the order of the columns: a > x, or a = x and b > y, and so on."""

@@ -29,23 +29,23 @@ WAIT_MS = 120_000  # how long to wait for another process on SQLite, millisecond
 _one_at_a_time = threading.Lock()
 
 
-def upgrade(url: str, revision: str = "head") -> None:
+def upgrade_database(url: str, revision: str = "head") -> None:
     """Go forward to a revision. Raises Unavailable or StoreError; then nothing was changed."""
     _run(url, lambda config: command.upgrade(config, revision))
 
 
-def downgrade(url: str, revision: str) -> None:
+def downgrade_database(url: str, revision: str) -> None:
     """Go back to a revision, or with ``base`` to an empty database. Raises as `upgrade` does."""
     _run(url, lambda config: command.downgrade(config, revision))
 
 
-def current(url: str) -> str | None:
+def current_revision(url: str) -> str | None:
     """The revision of a database, None where it was never upgraded. Raises Unavailable."""
     with _connection(url, write=False) as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def head() -> str | None:
+def head_revision() -> str | None:
     """The newest revision there is."""
     return ScriptDirectory.from_config(_config()).get_current_head()
 

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.base import AdaptationRecord, ErasureRecord
 from recsys_meta.store.database.bulk_insert import in_chunks, table_of, unique
-from recsys_meta.store.database.keyset_pagination import KeysetPage, beyond, cut, decode, page_size
-from recsys_meta.store.entities.entities import digest, hold_erasure_lock
+from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
+from recsys_meta.store.entities.entities import entity_digest, hold_erasure_lock
 
 ServedBy = Literal["adapted", "cache", "prior", "popular"]
 
@@ -51,7 +51,7 @@ class NewAdaptation(NamedTuple):
     variant: str | None = None
 
 
-def save(session: Session, rows: Sequence[NewAdaptation]) -> int:
+def save_adaptations(session: Session, rows: Sequence[NewAdaptation]) -> int:
     """Write rows in bulk; answers how many. Those of answers that adapted nothing are put `together`.
 
     Rows wait in a queue before they come here. Those of an entity that was erased after they were made are left out,
@@ -60,13 +60,13 @@ def save(session: Session, rows: Sequence[NewAdaptation]) -> int:
     if not rows:
         return 0
     hold_erasure_lock(session, alone=False)
-    kept = together(not_erased(session, rows))
+    kept = merge_answers(drop_erased(session, rows))
     if kept:
         session.execute(insert(table_of(AdaptationRecord)), [row._asdict() for row in kept])
     return len(kept)
 
 
-def together(rows: Sequence[NewAdaptation]) -> list[NewAdaptation]:
+def merge_answers(rows: Sequence[NewAdaptation]) -> list[NewAdaptation]:
     """Every adaptation, and one row for the answers of one arm that needed none about the same newcomer, made when the
     first was.
 
@@ -90,7 +90,7 @@ def _merged(rows: Sequence[NewAdaptation]) -> NewAdaptation:
     return rows[0]._replace(ms=ms, answers=answers, created=min(row.created for row in rows))
 
 
-def list_adaptations(
+def page_adaptations(
     session: Session,
     *,
     kind: str | None = None,
@@ -108,12 +108,12 @@ def list_adaptations(
         if value is not None:
             query = query.where(getattr(AdaptationRecord, name) == value)
     if cursor is not None:
-        keys = decode("adaptations", cursor, (datetime, int))
-        query = query.where(beyond(columns, keys, descending=True))
-    return cut("adaptations", session.scalars(query).all(), limit, ("created", "id"))
+        keys = decode_cursor("adaptations", cursor, (datetime, int))
+        query = query.where(after_cursor(columns, keys, descending=True))
+    return paginate("adaptations", session.scalars(query).all(), limit, ("created", "id"))
 
 
-def prune(session: Session, before: datetime) -> int:
+def prune_adaptations(session: Session, before: datetime) -> int:
     """Delete adaptations made before a time; answers how many."""
     old = AdaptationRecord.created < before
     found = session.scalar(select(func.count()).select_from(AdaptationRecord).where(old)) or 0
@@ -121,7 +121,7 @@ def prune(session: Session, before: datetime) -> int:
     return found
 
 
-def not_erased(session: Session, rows: Sequence[Row]) -> list[Row]:
+def drop_erased(session: Session, rows: Sequence[Row]) -> list[Row]:
     """Rows whose entity was not erased after they were made. The caller holds the lock of erasures."""
     erased = _erased(session, rows)
     return [row for row in rows if not _is_erased(row, erased)] if erased else list(rows)
@@ -130,7 +130,7 @@ def not_erased(session: Session, rows: Sequence[Row]) -> list[Row]:
 def _erased(session: Session, rows: Sequence[TimedRow]) -> dict[str, datetime]:
     """When each entity among the rows was last erased, by digest."""
     last: dict[str, datetime] = {}
-    for chunk in in_chunks([digest(*name) for name in unique((row.kind, row.entity) for row in rows)]):
+    for chunk in in_chunks([entity_digest(*name) for name in unique((row.kind, row.entity) for row in rows)]):
         query = select(ErasureRecord.entity_digest, ErasureRecord.confirmed).where(
             ErasureRecord.entity_digest.in_(chunk)
         )
@@ -140,5 +140,5 @@ def _erased(session: Session, rows: Sequence[TimedRow]) -> dict[str, datetime]:
 
 
 def _is_erased(row: TimedRow, erased: dict[str, datetime]) -> bool:
-    at = erased.get(digest(row.kind, row.entity))
+    at = erased.get(entity_digest(row.kind, row.entity))
     return at is not None and row.created <= at

@@ -20,8 +20,8 @@ from recsys_meta.store.database.base import (
     ExplorationRecord,
 )
 from recsys_meta.store.database.bulk_insert import insert_into, table_of
-from recsys_meta.store.database.clock import moment
-from recsys_meta.store.database.keyset_pagination import KeysetPage, beyond, cut, decode, page_size
+from recsys_meta.store.database.clock import utcnow
+from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
 
 # Writers of adaptations share this lock, an erasure takes it alone (PostgreSQL; SQLite has one writer anyway).
 ERASURE_LOCK = 0x7265_6373_6572_61
@@ -40,16 +40,16 @@ class ErasureReceipt:
     at: datetime
 
 
-def digest(kind: str, entity: str) -> str:
+def entity_digest(kind: str, entity: str) -> str:
     """A name for an entity from which its id cannot be read back without trying ids."""
     return hashlib.sha256(f"{len(kind)}:{kind}{entity}".encode(errors="surrogatepass")).hexdigest()
 
 
-def upsert(
+def upsert_entity(
     session: Session, kind: str, entity: str, features: Mapping[str, Any], now: datetime | None = None
 ) -> EntityRecord:
     """Set the features of an entity; they replace any it had. Raises ValueError for what is not JSON."""
-    at = moment(now)
+    at = utcnow(now)
     new = insert_into(session, EntityRecord)
     statement = new.on_conflict_do_update(
         index_elements=["kind", "external_id"],
@@ -57,18 +57,18 @@ def upsert(
     )
     values = {"kind": kind, "external_id": entity, "created": at, "updated": at}
     session.execute(statement, {**values, "features": dict(features)})
-    return get(session, kind, entity)
+    return get_record(session, kind, entity)
 
 
-def get(session: Session, kind: str, entity: str) -> EntityRecord:
+def get_record(session: Session, kind: str, entity: str) -> EntityRecord:
     """One entity. Raises NotFoundError."""
-    row = find(session, kind, entity)
+    row = find_record(session, kind, entity)
     if row is None:
         raise NotFoundError(f"there are no features of the {kind} with this id")
     return row
 
 
-def find(session: Session, kind: str, entity: str) -> EntityRecord | None:
+def find_record(session: Session, kind: str, entity: str) -> EntityRecord | None:
     """One entity, None where no features of it were stored."""
     return session.get(EntityRecord, (kind, entity), populate_existing=True)
 
@@ -82,11 +82,11 @@ def list_entities(
     if kind is not None:
         query = query.where(EntityRecord.kind == kind)
     if cursor is not None:
-        query = query.where(beyond(columns, decode("entities", cursor, (str, str)), descending=False))
-    return cut("entities", session.scalars(query).all(), limit, ("kind", "external_id"))
+        query = query.where(after_cursor(columns, decode_cursor("entities", cursor, (str, str)), descending=False))
+    return paginate("entities", session.scalars(query).all(), limit, ("kind", "external_id"))
 
 
-def erase(session: Session, kind: str, entity: str, now: datetime | None = None) -> ErasureReceipt:
+def erase_entity(session: Session, kind: str, entity: str, now: datetime | None = None) -> ErasureReceipt:
     """Delete features, events and adaptations of an entity, and keep a receipt.
 
     Asked again with nothing new to delete, it answers the first receipt. Caches are the caller's to clear; rows that
@@ -99,10 +99,10 @@ def erase(session: Session, kind: str, entity: str, now: datetime | None = None)
         "adaptations": _delete(session, AdaptationRecord, AdaptationRecord.entity.key, kind, entity),
     }
     _delete(session, ExplorationRecord, ExplorationRecord.entity.key, kind, entity)
-    name = digest(kind, entity)
+    name = entity_digest(kind, entity)
     last = select(ErasureRecord).where(ErasureRecord.entity_digest == name).order_by(ErasureRecord.at.desc()).limit(1)
     row = session.scalars(last).first()
-    at = moment(now)
+    at = utcnow(now)
     if row is None or any(counts.values()):
         row = ErasureRecord(receipt=uuid.uuid4().hex, kind=kind, entity_digest=name, at=at, **counts)
         session.add(row)
@@ -114,7 +114,7 @@ def erase(session: Session, kind: str, entity: str, now: datetime | None = None)
 def erased_since(session: Session, kind: str, entity: str, since: datetime) -> bool:
     """Whether an entity was erased at a time or later."""
     query = select(ErasureRecord.receipt).where(
-        ErasureRecord.entity_digest == digest(kind, entity), ErasureRecord.confirmed >= since
+        ErasureRecord.entity_digest == entity_digest(kind, entity), ErasureRecord.confirmed >= since
     )
     return session.scalar(query.limit(1)) is not None
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.base import EventRecord
 from recsys_meta.store.database.bulk_insert import in_chunks, insert_into, unique
-from recsys_meta.store.database.clock import moment
+from recsys_meta.store.database.clock import utcnow
 
 Outcome = Literal["new", "duplicate", "conflict"]
 _Key = tuple[str, str]
@@ -30,7 +30,7 @@ class NewEvent:
     context: dict[str, Any] | None = None
 
 
-def insert(session: Session, events: Sequence[NewEvent], now: datetime | None = None) -> list[Outcome]:
+def insert_events(session: Session, events: Sequence[NewEvent], now: datetime | None = None) -> list[Outcome]:
     """Store events, one outcome for each: ``new``; ``duplicate``, known with the same content; ``conflict``, its
     ``event_id`` is known with other content, which stays as it was.
 
@@ -43,7 +43,7 @@ def insert(session: Session, events: Sequence[NewEvent], now: datetime | None = 
         first.setdefault(_key(event), event)
     # In a fixed order, so that two senders of the same events never wait for each other in a circle.
     ordered = [first[key] for key in sorted(first)]
-    fresh = _insert_missing(session, ordered, moment(now))
+    fresh = _insert_missing(session, ordered, utcnow(now))
     stored = _stored(session, [_key(event) for event in ordered if _key(event) not in fresh])
     outcomes: list[Outcome] = []
     for event in events:
@@ -55,7 +55,9 @@ def insert(session: Session, events: Sequence[NewEvent], now: datetime | None = 
     return outcomes
 
 
-def support(session: Session, kind: str, entity: str, limit: int, before: datetime | None = None) -> list[EventRecord]:
+def support_events(
+    session: Session, kind: str, entity: str, limit: int, before: datetime | None = None
+) -> list[EventRecord]:
     """The newest ``limit`` events of an entity, oldest first; ties in time by event id. ``before`` is exclusive."""
     if limit < 1:
         return []
@@ -66,7 +68,7 @@ def support(session: Session, kind: str, entity: str, limit: int, before: dateti
     return list(session.scalars(newest).all())[::-1]
 
 
-def count(session: Session, kind: str, entity: str) -> int:
+def count_events(session: Session, kind: str, entity: str) -> int:
     """How many events of an entity are stored."""
     query = select(func.count()).select_from(EventRecord).where(EventRecord.kind == kind, EventRecord.entity == entity)
     return session.scalar(query) or 0

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.base import ExplorationRecord
 from recsys_meta.store.database.bulk_insert import table_of
-from recsys_meta.store.entities.adaptations import not_erased
+from recsys_meta.store.entities.adaptations import drop_erased
 from recsys_meta.store.entities.entities import hold_erasure_lock
 
 
@@ -29,18 +29,18 @@ class NewExploration:
     created: datetime
 
 
-def save(session: Session, rows: Sequence[NewExploration]) -> int:
+def save_explorations(session: Session, rows: Sequence[NewExploration]) -> int:
     """Write rows in bulk, but for those of entities that were erased since; answers how many."""
     if not rows:
         return 0
     hold_erasure_lock(session, alone=False)
-    kept = not_erased(session, rows)
+    kept = drop_erased(session, rows)
     if kept:
         session.execute(insert(table_of(ExplorationRecord)), [asdict(row) for row in kept])
     return len(kept)
 
 
-def prune(session: Session, before: datetime) -> int:
+def prune_explorations(session: Session, before: datetime) -> int:
     """Delete explorations made before a time; answers how many."""
     old = ExplorationRecord.created < before
     found = session.scalar(select(func.count()).select_from(ExplorationRecord).where(old)) or 0

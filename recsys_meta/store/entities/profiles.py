@@ -13,9 +13,11 @@ MOST_EVENTS = 2000
 """Newest stored events of an entity that an answer looks at."""
 
 
-def read(session: Session, kind: str, entity: str) -> tuple[dict[str, Any], tuple[StoredInteraction, ...]]:
+def read_stored_profile(
+    session: Session, kind: str, entity: str
+) -> tuple[dict[str, Any], tuple[StoredInteraction, ...]]:
     """Features and newest events, oldest first; an entity never heard of has none of either."""
-    row = entities.find(session, kind, entity)
-    rows = events.support(session, kind, entity, MOST_EVENTS)
+    row = entities.find_record(session, kind, entity)
+    rows = events.support_events(session, kind, entity, MOST_EVENTS)
     stored = tuple(StoredInteraction(e.event_id, e.item, e.label, e.time.timestamp(), e.context) for e in rows)
     return {} if row is None else dict(row.features), stored

@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 from recsys_meta.core.errors import ConflictError, NotFoundError
 from recsys_meta.store.database.base import AliasChangeRecord, ModelRecord, ModelVersionRecord
 from recsys_meta.store.database.bulk_insert import insert_into
-from recsys_meta.store.database.clock import moment
+from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.model_registry import split_arms as arms
-from recsys_meta.store.tracking.promotion_gate import standing
+from recsys_meta.store.tracking.promotion_gate import check_promotion
 
 LIVE = "live"
 Action = Literal["publish", "promote", "rollback"]
@@ -45,7 +45,7 @@ class ModelDetail:
     history: list[AliasChangeRecord]
 
 
-def register(
+def register_version(
     session: Session,
     model: str,
     version: str,
@@ -56,7 +56,7 @@ def register(
     now: datetime | None = None,
 ) -> ModelVersionRecord:
     """Make a version known without making it live. Known already: path, metrics and run are brought up to date."""
-    at = moment(now)
+    at = utcnow(now)
     new = insert_into(session, ModelRecord).on_conflict_do_nothing(index_elements=["name"])
     session.execute(new, {"name": model, "created": at, "updated": at})
     new = insert_into(session, ModelVersionRecord)
@@ -70,10 +70,10 @@ def register(
     )
     values = {"model": model, "version": version, "path": path, "run": run, "created": at}
     session.execute(upsert, {**values, "metrics": dict(metrics or {})})
-    return get(session, model, version)
+    return get_model_record(session, model, version)
 
 
-def publish(
+def publish_version(
     session: Session,
     model: str,
     version: str,
@@ -85,11 +85,11 @@ def publish(
     now: datetime | None = None,
 ) -> AliasChangeRecord:
     """Register a version and make it live. Publishing what is live already adds nothing to the history."""
-    register(session, model, version, path, run=run, metrics=metrics, now=now)
-    return _move(session, model, version, "publish", actor, moment(now))
+    register_version(session, model, version, path, run=run, metrics=metrics, now=now)
+    return _move(session, model, version, "publish", actor, utcnow(now))
 
 
-def promote(
+def promote_version(
     session: Session,
     model: str,
     version: str,
@@ -103,39 +103,39 @@ def promote(
     Raises NotFoundError; ConflictError, unless forced, for a version that by its stored evaluation loses to the
     simplest baseline.
     """
-    get(session, model, version)
+    get_model_record(session, model, version)
     if not force:
-        refuse_loser(session, model, version)
-    return _move(session, model, version, "promote", actor, moment(now))
+        check_beats_baseline(session, model, version)
+    return _move(session, model, version, "promote", actor, utcnow(now))
 
 
-def refuse_loser(session: Session, model: str, version: str) -> None:
+def check_beats_baseline(session: Session, model: str, version: str) -> None:
     """Raise ConflictError for a version that by its stored evaluation loses to the simplest baseline."""
-    found = standing(session, model, version)
+    found = check_promotion(session, model, version)
     if found is not None and found.loses:
         raise ConflictError(f"{model}@{version} loses to the simplest baseline: {found}; force it if you mean it")
 
 
-def rollback(
+def rollback_version(
     session: Session, model: str, *, actor: str | None = None, now: datetime | None = None
 ) -> AliasChangeRecord:
     """Make live what was live before; again, and it goes back one further. Raises NotFoundError, ConflictError."""
-    at = moment(now)
-    lock(session, model, at)
+    at = utcnow(now)
+    lock_model(session, model, at)
     before = _undo_stack(_moves(session, model))
     if len(before) < 2:
         raise ConflictError(f"model '{model}' has no earlier live version to go back to")
-    arms.end(session, model, actor, at)
+    arms.end_split(session, model, actor, at)
     return _append(session, model, before[-2], "rollback", actor, at)
 
 
-def live(session: Session, model: str) -> ModelVersionRecord | None:
+def live_version(session: Session, model: str) -> ModelVersionRecord | None:
     """The version that answers for a model, None where none was published."""
     change = _newest(session, model)
-    return None if change is None else get(session, model, change.version)
+    return None if change is None else get_model_record(session, model, change.version)
 
 
-def get(session: Session, model: str, version: str) -> ModelVersionRecord:
+def get_model_record(session: Session, model: str, version: str) -> ModelVersionRecord:
     """One version. Raises NotFoundError."""
     row = session.get(ModelVersionRecord, (model, version), populate_existing=True)
     if row is None:
@@ -143,12 +143,12 @@ def get(session: Session, model: str, version: str) -> ModelVersionRecord:
     return row
 
 
-def resolve(session: Session, name: str) -> ModelVersionRecord:
+def resolve_version(session: Session, name: str) -> ModelVersionRecord:
     """The version meant by ``model`` (its live one) or ``model@start-of-a-version``. Raises NotFoundError,
     or ConflictError where several versions start so."""
     model, _, start = name.partition("@")
     if not start:
-        found = live(session, model)
+        found = live_version(session, model)
         if found is None:
             raise NotFoundError(f"model '{model}' has no live version; see `recsys-meta models list`")
         return found
@@ -162,7 +162,7 @@ def resolve(session: Session, name: str) -> ModelVersionRecord:
     return matching[0]
 
 
-def list_models(session: Session) -> list[ModelSummary]:
+def page_models(session: Session) -> list[ModelSummary]:
     """Every model by name."""
     newest = (
         select(AliasChangeRecord.model, func.max(AliasChangeRecord.sequence).label("sequence"))
@@ -182,7 +182,7 @@ def list_models(session: Session) -> list[ModelSummary]:
     ]
 
 
-def show(session: Session, model: str) -> ModelDetail:
+def model_detail(session: Session, model: str) -> ModelDetail:
     """A model with its versions and history. Raises NotFoundError."""
     _check_model(session, model)
     query = select(ModelVersionRecord).where(ModelVersionRecord.model == model)
@@ -191,16 +191,16 @@ def show(session: Session, model: str) -> ModelDetail:
     return ModelDetail(model, moves[-1].version if moves else None, list(versions), moves[::-1])
 
 
-def history(session: Session, model: str) -> list[AliasChangeRecord]:
+def alias_history(session: Session, model: str) -> list[AliasChangeRecord]:
     """Every move of the alias, newest first. Raises NotFoundError."""
-    return show(session, model).history
+    return model_detail(session, model).history
 
 
 def _move(
     session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime
 ) -> AliasChangeRecord:
-    lock(session, model, at)
-    arms.end(session, model, actor, at)
+    lock_model(session, model, at)
+    arms.end_split(session, model, actor, at)
     current = _newest(session, model)
     if current is not None and current.version == version:
         return current
@@ -227,7 +227,7 @@ def _append(
     return row
 
 
-def lock(session: Session, model: str, at: datetime) -> None:
+def lock_model(session: Session, model: str, at: datetime) -> None:
     """Hold the model's row until the transaction ends: the update takes the lock on either database.
 
     Raises NotFoundError.

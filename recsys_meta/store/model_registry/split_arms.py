@@ -48,7 +48,7 @@ class TrafficSplit:
         return next((a for a, end in zip(self.arms, ends, strict=True) if place < end), self.arms[-1])
 
 
-def current(session: Session) -> list[TrafficSplit]:
+def current_split(session: Session) -> list[TrafficSplit]:
     """The splits that stand, by model."""
     newest = (
         select(SplitArmRecord.model, func.max(SplitArmRecord.sequence).label("sequence"))
@@ -63,24 +63,24 @@ def current(session: Session) -> list[TrafficSplit]:
     ]
 
 
-def newest(session: Session, model: str) -> TrafficSplit | None:
+def newest_split(session: Session, model: str) -> TrafficSplit | None:
     """The last change of a model's split, None where there never was one."""
     last = select(func.max(SplitArmRecord.sequence)).where(SplitArmRecord.model == model).scalar_subquery()
     rows = select(SplitArmRecord).where(SplitArmRecord.model == model, SplitArmRecord.sequence == last)
     return next(iter(_splits(session.scalars(rows.order_by(SplitArmRecord.place)).all())), None)
 
 
-def changes(session: Session, model: str) -> list[TrafficSplit]:
+def split_changes(session: Session, model: str) -> list[TrafficSplit]:
     """Every change of a model's split, newest first."""
     query = select(SplitArmRecord).where(SplitArmRecord.model == model)
     return _splits(session.scalars(query.order_by(SplitArmRecord.sequence.desc(), SplitArmRecord.place)).all())
 
 
-def append(
+def append_split(
     session: Session, model: str, arms: Sequence[SplitArm], salt: str, actor: str | None, at: datetime
 ) -> TrafficSplit:
     """One more change, without arms an end. The caller holds the lock of the model."""
-    last = newest(session, model)
+    last = newest_split(session, model)
     split = TrafficSplit(model, 1 if last is None else last.sequence + 1, tuple(arms), salt, actor, at)
     rows: list[tuple[str, str | None, float]] = [(a.label, a.version, a.weight) for a in arms] or [("", None, 0.0)]
     common = {"model": model, "sequence": split.sequence, "salt": salt, "actor": actor, "at": at}
@@ -90,10 +90,10 @@ def append(
     return split
 
 
-def end(session: Session, model: str, actor: str | None, at: datetime) -> TrafficSplit | None:
+def end_split(session: Session, model: str, actor: str | None, at: datetime) -> TrafficSplit | None:
     """Say that the split of a model ended, where one stands; answers the last change. The caller holds the lock."""
-    last = newest(session, model)
-    return append(session, model, (), last.salt, actor, at) if last is not None and last.arms else last
+    last = newest_split(session, model)
+    return append_split(session, model, (), last.salt, actor, at) if last is not None and last.arms else last
 
 
 def _splits(rows: Sequence[SplitArmRecord]) -> list[TrafficSplit]:

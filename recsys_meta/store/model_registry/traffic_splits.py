@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import ConfigError, ConflictError
 from recsys_meta.store.database.base import LABEL
-from recsys_meta.store.database.clock import moment
+from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry import split_arms as arms
 from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
@@ -34,7 +34,7 @@ class SplitDetail:
     history: list[TrafficSplit]
 
 
-def start(
+def start_split(
     session: Session,
     model: str,
     given: Sequence[SplitArm],
@@ -51,42 +51,44 @@ def start(
     NotFoundError, ConflictError where nothing is live, or, unless forced, where an arm that is not live loses to the
     simplest baseline by its stored evaluation.
     """
-    check(given)
-    at = moment(now)
-    registry.lock(session, model, at)
-    live = registry.live(session, model)
+    check_arms(given)
+    at = utcnow(now)
+    registry.lock_model(session, model, at)
+    live = registry.live_version(session, model)
     if live is None:
         raise ConflictError(f"model '{model}' has no live version to split from; promote one first")
     for arm in given:
-        registry.get(session, model, arm.version)
+        registry.get_model_record(session, model, arm.version)
         if arm.version != live.version and not force:
-            registry.refuse_loser(session, model, arm.version)
+            registry.check_beats_baseline(session, model, arm.version)
     if salt is None:
-        last = arms.newest(session, model)
+        last = arms.newest_split(session, model)
         salt = last.salt if last is not None and _names(last.arms) == _names(given) else secrets.token_hex(8)
     total = sum(arm.weight for arm in given)
     shares = [replace(arm, weight=arm.weight / total) for arm in given]
-    return arms.append(session, model, shares, salt, actor, at)
+    return arms.append_split(session, model, shares, salt, actor, at)
 
 
-def stop(session: Session, model: str, *, actor: str | None = None, now: datetime | None = None) -> TrafficSplit | None:
+def stop_split(
+    session: Session, model: str, *, actor: str | None = None, now: datetime | None = None
+) -> TrafficSplit | None:
     """End the split of a model: its live version answers all again. Where there is none, nothing changes.
 
     Answers the last change, None where there never was a split. Raises NotFoundError.
     """
-    at = moment(now)
-    registry.lock(session, model, at)
-    return arms.end(session, model, actor, at)
+    at = utcnow(now)
+    registry.lock_model(session, model, at)
+    return arms.end_split(session, model, actor, at)
 
 
-def show(session: Session, model: str) -> SplitDetail:
+def split_detail(session: Session, model: str) -> SplitDetail:
     """The split of a model. Raises NotFoundError."""
-    live = registry.show(session, model).live
-    changes = arms.changes(session, model)
+    live = registry.model_detail(session, model).live
+    changes = arms.split_changes(session, model)
     return SplitDetail(model, live, changes[0] if changes and changes[0].arms else None, changes)
 
 
-def check(given: Sequence[SplitArm]) -> None:
+def check_arms(given: Sequence[SplitArm]) -> None:
     """Raise ConfigError for arms that cannot be a split."""
     if not 1 <= len(given) <= MOST_ARMS:
         raise ConfigError(f"a split has 1 to {MOST_ARMS} arms, not {len(given)}")

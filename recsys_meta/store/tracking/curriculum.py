@@ -10,14 +10,14 @@ from recsys_meta.store.tracking.runs import CurriculumPoint
 from recsys_meta.training.curricula import HardnessBucket
 
 
-def points(run: str, step: int, buckets: Iterable[HardnessBucket]) -> list[CurriculumPoint]:
+def curriculum_points(run: str, step: int, buckets: Iterable[HardnessBucket]) -> list[CurriculumPoint]:
     """Rows of one step: `hardness` of a bucket, NaN where unknown, and `weight`, its share of the meta-batch."""
     return [CurriculumPoint(run, step, b.name, b.hardness, b.weight) for b in buckets]
 
 
-def save(session: Session, run: str, steps: Sequence[tuple[int, Sequence[HardnessBucket]]]) -> int:
+def save_curriculum(session: Session, run: str, steps: Sequence[tuple[int, Sequence[HardnessBucket]]]) -> int:
     """Write the buckets of many steps; one written again replaces the first. Answers how many rows."""
-    rows = [point for step, buckets in steps for point in points(run, step, buckets)]
+    rows = [point for step, buckets in steps for point in curriculum_points(run, step, buckets)]
     for chunk in in_chunks(rows):
         runs.log_curriculum(session, chunk)
     return len(rows)

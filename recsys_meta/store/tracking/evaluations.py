@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.base import EvaluationRecord
 from recsys_meta.store.database.bulk_insert import table_of
-from recsys_meta.store.database.clock import moment
-from recsys_meta.store.database.keyset_pagination import KeysetPage, beyond, cut, decode, page_size
+from recsys_meta.store.database.clock import utcnow
+from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
 
 Role = Literal["learner", "flagship", "baseline"]
 
@@ -36,18 +36,18 @@ class NewEvaluation:
     model_version: str | None = None
 
 
-def save(session: Session, rows: Sequence[NewEvaluation], now: datetime | None = None) -> int:
+def save_evaluations(session: Session, rows: Sequence[NewEvaluation], now: datetime | None = None) -> int:
     """Write points that belong together: they share their time, by which views find the newest set.
 
     Answers how many. Raises ConflictError for an unknown role.
     """
     if rows:
-        created = moment(now)
+        created = utcnow(now)
         session.execute(insert(table_of(EvaluationRecord)), [{**asdict(row), "created": created} for row in rows])
     return len(rows)
 
 
-def adopt(session: Session, measured: str, model: str, version: str) -> int:
+def copy_evaluations(session: Session, measured: str, model: str, version: str) -> int:
     """Give a version of a model the points that were measured of the bundle it was published from; answers how many.
 
     Points that are another's already, because a bundle may be published twice, stay so and are copied. A copy keeps
@@ -79,7 +79,7 @@ def _point(row: EvaluationRecord) -> tuple[object, ...]:
     return row.created, row.dataset, row.scenario, row.method, row.seed, row.shots, row.metric
 
 
-def list_evaluations(
+def page_evaluations(
     session: Session,
     *,
     dataset: str | None = None,
@@ -97,5 +97,7 @@ def list_evaluations(
         if value is not None:
             query = query.where(getattr(EvaluationRecord, name) == value)
     if cursor is not None:
-        query = query.where(beyond((EvaluationRecord.id,), decode("evaluations", cursor, (int,)), descending=True))
-    return cut("evaluations", session.scalars(query).all(), limit, ("id",))
+        query = query.where(
+            after_cursor((EvaluationRecord.id,), decode_cursor("evaluations", cursor, (int,)), descending=True)
+        )
+    return paginate("evaluations", session.scalars(query).all(), limit, ("id",))

@@ -37,7 +37,7 @@ class PromotionCheck:
         return f"{self.metric} {self.ours:.4f} against {self.theirs:.4f} of '{self.baseline}' ({self.points} points)"
 
 
-def standing(session: Session, model: str, version: str) -> PromotionCheck | None:
+def check_promotion(session: Session, model: str, version: str) -> PromotionCheck | None:
     """How a version stands; None where it was never evaluated beside such a baseline."""
     own = select(EvaluationRecord).where(EvaluationRecord.model == model, EvaluationRecord.model_version == version)
     curves: dict[tuple[datetime, str, str], list[EvaluationRecord]] = {}

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.store.database.base import CurriculumRecord, LatestMetricRecord, MetricRecord, RunRecord
 from recsys_meta.store.database.bulk_insert import insert_into
-from recsys_meta.store.database.clock import moment
-from recsys_meta.store.database.keyset_pagination import KeysetPage, beyond, cut, decode, page_size
+from recsys_meta.store.database.clock import utcnow
+from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
 
 Status = Literal["running", "finished", "failed", "stopped"]
 
@@ -41,7 +41,7 @@ class CurriculumPoint:
     weight: float
 
 
-def start(
+def start_run(
     session: Session,
     *,
     recipe: str,
@@ -58,7 +58,7 @@ def start(
 
     Raises ConflictError where the id is taken.
     """
-    started = moment(now)
+    started = utcnow(now)
     row = RunRecord(
         id=run if run is not None else f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
         recipe=recipe,
@@ -88,7 +88,7 @@ def log_metrics(session: Session, points: Sequence[MetricPoint], now: datetime |
     new = insert_into(session, MetricRecord)
     upsert = new.on_conflict_do_update(index_elements=["run", "key", "step"], set_={"value": new.excluded.value})
     session.execute(upsert, [asdict(p) for p in ordered])
-    at = moment(now)
+    at = utcnow(now)
     last = {(p.run, p.key): p for p in ordered}
     new = insert_into(session, LatestMetricRecord)
     upsert = new.on_conflict_do_update(
@@ -111,19 +111,19 @@ def log_curriculum(session: Session, points: Sequence[CurriculumPoint]) -> None:
     session.execute(upsert, [asdict(p) for p in sorted(points, key=lambda p: (p.run, p.step, p.bucket))])
 
 
-def set_status(
+def set_run_status(
     session: Session, run: str, status: Status, *, reason: str | None = None, now: datetime | None = None
 ) -> RunRecord:
     """Say how a run stands. Anything but running also notes when it ended. Raises NotFoundError."""
-    row = get(session, run)
+    row = get_run(session, run)
     row.status = status
     row.reason = None if reason is None else reason[:2000]
-    row.finished = None if status == "running" else moment(now)
+    row.finished = None if status == "running" else utcnow(now)
     session.flush()
     return row
 
 
-def get(session: Session, run: str) -> RunRecord:
+def get_run(session: Session, run: str) -> RunRecord:
     """One run. Raises NotFoundError."""
     row = session.get(RunRecord, run)
     if row is None:
@@ -131,12 +131,12 @@ def get(session: Session, run: str) -> RunRecord:
     return row
 
 
-def known(session: Session, run: str) -> bool:
+def run_exists(session: Session, run: str) -> bool:
     """Whether there is such a run."""
     return session.get(RunRecord, run) is not None
 
 
-def list_runs(
+def page_runs(
     session: Session, *, status: Status | None = None, limit: int = 50, cursor: str | None = None
 ) -> KeysetPage[RunRecord]:
     """Runs, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
@@ -144,14 +144,14 @@ def list_runs(
     if status is not None:
         query = query.where(RunRecord.status == status)
     if cursor is not None:
-        keys = decode("runs", cursor, (datetime, str))
-        query = query.where(beyond((RunRecord.started, RunRecord.id), keys, descending=True))
-    return cut("runs", session.scalars(query).all(), limit, _KEYS)
+        keys = decode_cursor("runs", cursor, (datetime, str))
+        query = query.where(after_cursor((RunRecord.started, RunRecord.id), keys, descending=True))
+    return paginate("runs", session.scalars(query).all(), limit, _KEYS)
 
 
-def metrics(session: Session, run: str, key: str | None = None) -> list[MetricRecord]:
+def run_metrics(session: Session, run: str, key: str | None = None) -> list[MetricRecord]:
     """Every figure of a run by key and step. Raises NotFoundError."""
-    get(session, run)
+    get_run(session, run)
     query = select(MetricRecord).where(MetricRecord.run == run).order_by(MetricRecord.key, MetricRecord.step)
     if key is not None:
         query = query.where(MetricRecord.key == key)
@@ -167,9 +167,9 @@ def latest_metrics(session: Session, runs: Sequence[str]) -> dict[str, dict[str,
     return found
 
 
-def curriculum(session: Session, run: str) -> list[CurriculumRecord]:
+def run_curriculum(session: Session, run: str) -> list[CurriculumRecord]:
     """Every bucket of a run by step. Raises NotFoundError."""
-    get(session, run)
+    get_run(session, run)
     query = (
         select(CurriculumRecord)
         .where(CurriculumRecord.run == run)
@@ -178,7 +178,7 @@ def curriculum(session: Session, run: str) -> list[CurriculumRecord]:
     return list(session.scalars(query))
 
 
-def prune(session: Session, before: datetime) -> int:
+def prune_runs(session: Session, before: datetime) -> int:
     """Delete runs that ended before a time, with their metrics and curriculum; answers how many."""
     ended = delete(RunRecord).where(RunRecord.finished < before)
     counted = select(func.count()).select_from(RunRecord).where(RunRecord.finished < before)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.training.curricula.base import Curriculum, TaskDraw, TaskFeedback, TaskPool, whole
+from recsys_meta.training.curricula.base import Curriculum, TaskDraw, TaskFeedback, TaskPool, require_count
 from recsys_meta.training.curricula.chaml import ChamlCurriculum
 from recsys_meta.training.curricula.hard_task_mining import HardTaskMining
 from recsys_meta.training.curricula.hardness_log import HardnessBucket, HardnessLog
@@ -15,7 +15,16 @@ from recsys_meta.training.curricula.self_paced import SelfPacedCurriculum
 from recsys_meta.training.curricula.starvation_guard import StarvationGuard
 from recsys_meta.training.curricula.uniform import UniformCurriculum
 
-__all__ = ["CURRICULA", "Curriculum", "HardnessBucket", "HardnessLog", "TaskDraw", "TaskFeedback", "TaskPool", "make"]
+__all__ = [
+    "CURRICULA",
+    "Curriculum",
+    "HardnessBucket",
+    "HardnessLog",
+    "TaskDraw",
+    "TaskFeedback",
+    "TaskPool",
+    "make_curriculum",
+]
 
 STARVE = 10
 """Epochs within which every task is met, unless a recipe says otherwise."""
@@ -51,7 +60,7 @@ def _paced(
 
 def _fair(pool: TaskPool, inner: Curriculum, epochs: int) -> Curriculum:
     """With a bound of so many epochs; 0: none."""
-    return StarvationGuard(pool, inner, epochs) if whole("starve", epochs) else inner
+    return StarvationGuard(pool, inner, epochs) if require_count("starve", epochs) else inner
 
 
 INNER: dict[str, Callable[..., Curriculum]] = {
@@ -71,7 +80,7 @@ CURRICULA: dict[str, Callable[..., Curriculum]] = {
 }
 
 
-def make(name: str, pool: TaskPool, config: Mapping[str, Any]) -> Curriculum:
+def make_curriculum(name: str, pool: TaskPool, config: Mapping[str, Any]) -> Curriculum:
     """A curriculum by name. Raises ConfigError for an unknown name or setting."""
     if name not in CURRICULA:
         raise ConfigError(f"no curriculum '{name}'; there are {', '.join(CURRICULA)}")

@@ -80,21 +80,21 @@ class Curriculum(Protocol):
     """Chooses the entities of each meta-batch, from those of its pool."""
 
     @property
-    def listens(self) -> bool:
+    def needs_feedback(self) -> bool:
         """Whether it must be told how hard each meta-batch was."""
 
     @property
-    def asks(self) -> bool:
+    def needs_difficulty(self) -> bool:
         """Whether it must yet be given the difficulty of every task before it can choose."""
 
     def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
         """The next meta-batch of `tasks` entities; all chance comes from the generator. `allowed` [n] bool restricts
         the choice to some places of the pool (one at least)."""
 
-    def learn(self, lesson: TaskFeedback) -> None:
+    def update(self, lesson: TaskFeedback) -> None:
         """Hear how hard the last meta-batch was."""
 
-    def rate(self, difficulty: FloatArray) -> None:
+    def set_difficulty(self, difficulty: FloatArray) -> None:
         """Hear how difficult each task of the pool is, [n]; higher is harder, NaN counts as hardest."""
 
     def report(self) -> Mapping[str, float]:
@@ -107,21 +107,21 @@ class Curriculum(Protocol):
         """Go on from `state`, bit for bit. Raises CheckpointError when it belongs to another pool."""
 
 
-def share(name: str, value: float, *, zero: bool = True) -> float:
+def require_share(name: str, value: float, *, zero: bool = True) -> float:
     """A share from 0 (or just above it) to 1. Raises ConfigError otherwise."""
     if not (0 <= value <= 1) or (value == 0 and not zero):
         raise ConfigError(f"curriculum.config.{name} must be a share {'from' if zero else 'above'} 0 to 1, got {value}")
     return float(value)
 
 
-def whole(name: str, value: int) -> int:
+def require_count(name: str, value: int) -> int:
     """A whole number of at least 0. Raises ConfigError otherwise."""
     if int(value) != value or value < 0:
         raise ConfigError(f"curriculum.config.{name} must be a whole number from 0, got {value}")
     return int(value)
 
 
-def fitting(kept: Tensor, now: Tensor) -> Tensor:
+def copy_task_values(kept: Tensor, now: Tensor) -> Tensor:
     """A copy of what a checkpoint kept for each task. Raises CheckpointError when there are not as many."""
     if kept.shape != now.shape:
         raise CheckpointError(
@@ -131,11 +131,11 @@ def fitting(kept: Tensor, now: Tensor) -> Tensor:
     return kept.clone()
 
 
-def within(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def unwrap_state(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The part of a state that a wrapped curriculum owns."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def wrapped(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def wrap_state(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The state of a wrapped curriculum, as a part of its wrapper's."""
     return {f"{prefix}{k}": v for k, v in state.items()}

@@ -10,7 +10,14 @@ from torch import Tensor
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FloatArray
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, share, within, wrapped
+from recsys_meta.training.curricula.base import (
+    TaskDraw,
+    TaskFeedback,
+    TaskPool,
+    require_share,
+    unwrap_state,
+    wrap_state,
+)
 from recsys_meta.training.curricula.hard_task_mining import HardTaskMining
 
 
@@ -22,8 +29,8 @@ class ChamlCurriculum:
     episode (recipe key episodes.max_query): without one everybody is asked about anyway.
     """
 
-    listens = True
-    asks = False
+    needs_feedback = True
+    needs_difficulty = False
 
     def __init__(
         self, pool: TaskPool, keep: float = 0.5, members: float = 0.5, longest: int = 0, shrink: float = 0.0
@@ -32,7 +39,7 @@ class ChamlCurriculum:
             raise ConfigError("the curriculum 'two-level' looks within tasks and needs their rows")
         self._pool, self._index = pool, pool.index
         self._tasks = HardTaskMining(pool, keep, longest, shrink)
-        self._members = share("members", members)
+        self._members = require_share("members", members)
         self._again = False  # whether the next round meets the same tasks
         self._last = torch.zeros(0, dtype=torch.int64)
         self._rows = torch.zeros(0, dtype=torch.int64)  # positions of the rows of hard members
@@ -54,13 +61,13 @@ class ChamlCurriculum:
         places = torch.cat([last, self._pool.places(more.entities)])
         return TaskDraw(self._pool.at(places), draw.stage + more.stage, prefer)
 
-    def learn(self, lesson: TaskFeedback) -> None:
+    def update(self, lesson: TaskFeedback) -> None:
         """Remember the tasks, the hardest first, and where the rows of their hard members are."""
-        self._tasks.learn(lesson)
+        self._tasks.update(lesson)
         self._last = torch.unique(self._pool.places(lesson.entities))
         self._rows = _rows_of_hard_members(self._index, lesson, self._members).cpu()
 
-    def rate(self, difficulty: FloatArray) -> None:
+    def set_difficulty(self, difficulty: FloatArray) -> None:
         """It finds out by itself."""
 
     def report(self) -> Mapping[str, float]:
@@ -70,10 +77,10 @@ class ChamlCurriculum:
 
     def state(self) -> dict[str, Tensor]:
         own = {"again": torch.tensor(self._again), "last": self._last.clone(), "rows": self._rows.clone()}
-        return {**own, **wrapped(self._tasks.state(), "tasks.")}
+        return {**own, **wrap_state(self._tasks.state(), "tasks.")}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self._tasks.restore(within(state, "tasks."))
+        self._tasks.restore(unwrap_state(state, "tasks."))
         self._again = bool(state["again"])
         self._last, self._rows = state["last"].clone(), state["rows"].clone()
 
@@ -97,6 +104,6 @@ def _rows_of_hard_members(index: EventIndex, lesson: TaskFeedback, part: float) 
     many = torch.bincount(owner, minlength=len(task)).double()
     rank = torch.arange(len(order), device=member.device) - (many.cumsum(0) - many)[owner[order]]
     hard = keys[order[rank < (many[owner[order]] * part - 1e-9).ceil()]]
-    of_task, rows = index.flat(torch.as_tensor(lesson.entities, device=member.device))
+    of_task, rows = index.flatten(torch.as_tensor(lesson.entities, device=member.device))
     # An entity that was drawn twice has its rows twice: they are only marks.
     return rows[torch.isin(of_task * most + member[rows], hard)]

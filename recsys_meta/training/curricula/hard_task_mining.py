@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FloatArray, IntArray
-from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, fitting, share, whole, within, wrapped
+from recsys_meta.training.curricula.base import (
+    TaskDraw,
+    TaskFeedback,
+    TaskPool,
+    copy_task_values,
+    require_count,
+    require_share,
+    unwrap_state,
+    wrap_state,
+)
 from recsys_meta.training.curricula.shuffled_sampler import ShuffledSampler
 
 
@@ -22,12 +31,12 @@ class HardTaskMining:
     mean of the meta-batch as if each task had `shrink` more query rows of mean error.
     """
 
-    listens = True
-    asks = False
+    needs_feedback = True
+    needs_difficulty = False
 
     def __init__(self, pool: TaskPool, keep: float = 0.5, longest: int = 0, shrink: float = 0.0) -> None:
         self._pool, self._deck = pool, ShuffledSampler(len(pool))
-        self._keep, self._longest = share("keep", keep), whole("longest", longest)
+        self._keep, self._longest = require_share("keep", keep), require_count("longest", longest)
         self._shrink = max(0.0, float(shrink))
         self._hard = torch.zeros(0, dtype=torch.int64)  # places of the last round, the hardest first
         self._streak = torch.zeros(len(pool), dtype=torch.int64)
@@ -41,20 +50,20 @@ class HardTaskMining:
             hard = hard[self._streak[hard] < self._longest]
         kept = hard[: round(self._keep * tasks)]
         free[kept] = False
-        fresh = self._deck.deal(tasks - len(kept), generator, free if free.any() else allowed)
+        fresh = self._deck.sample(tasks - len(kept), generator, free if free.any() else allowed)
         streak = self._streak[kept] + 1
         self._streak = torch.zeros_like(self._streak)
         self._streak[kept] = streak
         self._kept += len(kept)
         return TaskDraw(self._pool.at(torch.cat([kept, fresh])), ("kept",) * len(kept) + ("fresh",) * len(fresh))
 
-    def learn(self, lesson: TaskFeedback) -> None:
+    def update(self, lesson: TaskFeedback) -> None:
         """Remember the order of the tasks by hardness; one of which nothing was asked is not kept."""
         hardness = _shrunk(lesson, self._shrink)
         entities, first = np.unique(lesson.entities, return_index=True)
         self._hard = self._pool.places(_by_hardness(entities, hardness[first]))
 
-    def rate(self, difficulty: FloatArray) -> None:
+    def set_difficulty(self, difficulty: FloatArray) -> None:
         """It finds out by itself."""
 
     def report(self) -> Mapping[str, float]:
@@ -63,12 +72,12 @@ class HardTaskMining:
 
     def state(self) -> dict[str, Tensor]:
         own = {"hard": self._hard.clone(), "streak": self._streak.clone(), "kept": torch.tensor(self._kept)}
-        return {**own, **wrapped(self._deck.state(), "deck.")}
+        return {**own, **wrap_state(self._deck.state(), "deck.")}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self._streak = fitting(state["streak"], self._streak)
+        self._streak = copy_task_values(state["streak"], self._streak)
         self._hard, self._kept = state["hard"].clone(), int(state["kept"])
-        self._deck.restore(within(state, "deck."))
+        self._deck.restore(unwrap_state(state, "deck."))
 
 
 def _shrunk(lesson: TaskFeedback, rows: float) -> FloatArray:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FloatArray
-from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, fitting
+from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, copy_task_values
 
 DECILES = 10
 
@@ -31,7 +31,7 @@ class HardnessLog:
         self._pool = pool
         self._hardness = torch.full((len(pool),), torch.nan, dtype=torch.float64)
 
-    def note(self, draw: TaskDraw, lesson: TaskFeedback) -> tuple[HardnessBucket, ...]:
+    def record(self, draw: TaskDraw, lesson: TaskFeedback) -> tuple[HardnessBucket, ...]:
         """Buckets of one meta-batch: its stages, and the deciles of the hardness of all tasks met so far.
 
         The last decile is the hardest. A decile is there though nothing was drawn from it, so that one sees which
@@ -67,7 +67,7 @@ class HardnessLog:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state`. Raises CheckpointError when it belongs to another pool."""
-        self._hardness = fitting(state["hardness"], self._hardness)
+        self._hardness = copy_task_values(state["hardness"], self._hardness)
 
 
 def _mean(values: FloatArray) -> float:

@@ -16,10 +16,10 @@ from recsys_meta.training.curricula.base import (
     TaskDraw,
     TaskFeedback,
     TaskPool,
-    fitting,
-    share,
-    within,
-    wrapped,
+    copy_task_values,
+    require_share,
+    unwrap_state,
+    wrap_state,
 )
 
 Growth = Literal["step", "linear"]
@@ -39,16 +39,16 @@ class PacedCurriculum:
         if growth not in ("step", "linear"):
             raise ConfigError(f"curriculum.config.growth must be step or linear, got '{growth}'")
         self._pool, self._inner, self._growth = pool, inner, growth
-        self._first, self._until = share("first", first, zero=False), share("until", until)
+        self._first, self._until = require_share("first", first, zero=False), require_share("until", until)
         self._rank = torch.full((len(pool),), -1)
         self._round = 0
 
     @property
-    def listens(self) -> bool:
-        return self._inner.listens
+    def needs_feedback(self) -> bool:
+        return self._inner.needs_feedback
 
     @property
-    def asks(self) -> bool:
+    def needs_difficulty(self) -> bool:
         return int(self._rank[0]) < 0
 
     def open(self) -> int:
@@ -61,23 +61,23 @@ class PacedCurriculum:
 
     def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
         """What the curriculum inside chooses of the tasks that are easy enough. Raises ConfigError before `rate`."""
-        if self.asks:
+        if self.needs_difficulty:
             raise ConfigError("the curriculum 'paced' has not been told how difficult the tasks are")
         easy = self._rank < self.open()
         self._round += 1
         both = easy if allowed is None else easy & allowed
         return self._inner.sample(tasks, generator, both if both.any() else allowed)
 
-    def learn(self, lesson: TaskFeedback) -> None:
-        self._inner.learn(lesson)
+    def update(self, lesson: TaskFeedback) -> None:
+        self._inner.update(lesson)
 
-    def rate(self, difficulty: FloatArray) -> None:
+    def set_difficulty(self, difficulty: FloatArray) -> None:
         """Order the tasks by difficulty [n], ties by number."""
         if len(difficulty) != len(self._pool):
             raise ValueError(f"{len(difficulty)} difficulties for {len(self._pool)} tasks")
         order = np.argsort(np.asarray(difficulty, np.float64), kind="stable")  # NaN last
         self._rank[torch.from_numpy(order)] = torch.arange(len(order))
-        self._inner.rate(difficulty)
+        self._inner.set_difficulty(difficulty)
 
     def report(self) -> Mapping[str, float]:
         """What the curriculum inside reports, and the share of tasks that may be met."""
@@ -85,9 +85,9 @@ class PacedCurriculum:
 
     def state(self) -> dict[str, Tensor]:
         own = {"rank": self._rank.clone(), "round": torch.tensor(self._round)}
-        return {**own, **wrapped(self._inner.state(), "inner.")}
+        return {**own, **wrap_state(self._inner.state(), "inner.")}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self._rank = fitting(state["rank"], self._rank)
+        self._rank = copy_task_values(state["rank"], self._rank)
         self._round = int(state["round"])
-        self._inner.restore(within(state, "inner."))
+        self._inner.restore(unwrap_state(state, "inner."))

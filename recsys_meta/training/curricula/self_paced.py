@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FloatArray
-from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, fitting, share
+from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, copy_task_values, require_share
 
 
 class SelfPacedCurriculum:
@@ -20,12 +20,12 @@ class SelfPacedCurriculum:
     from its least so far seen, so that a loss may be of any sign.
     """
 
-    listens = True
-    asks = False
+    needs_feedback = True
+    needs_difficulty = False
 
     def __init__(self, pool: TaskPool, first: float = 0.5, until: float = 0.5, soft: float = 1.0) -> None:
         self._pool = pool
-        self._first, self._until = share("first", first, zero=False), share("until", until)
+        self._first, self._until = require_share("first", first, zero=False), require_share("until", until)
         self._soft = max(0.0, float(soft))
         self._hardness = torch.full((len(pool),), torch.nan, dtype=torch.float64)
         self._round = 0
@@ -65,13 +65,13 @@ class SelfPacedCurriculum:
         places = places.repeat(-(-tasks // some))[:tasks]
         return TaskDraw(self._pool.at(places), ("weighted",) * len(places))
 
-    def learn(self, lesson: TaskFeedback) -> None:
+    def update(self, lesson: TaskFeedback) -> None:
         """Keep the hardness last seen of each task."""
         hardness = torch.from_numpy(lesson.hardness).double()
         known = hardness.isfinite()
         self._hardness[self._pool.places(lesson.entities)[known]] = hardness[known]
 
-    def rate(self, difficulty: FloatArray) -> None:
+    def set_difficulty(self, difficulty: FloatArray) -> None:
         """It finds out by itself."""
 
     def report(self) -> Mapping[str, float]:
@@ -82,5 +82,5 @@ class SelfPacedCurriculum:
         return {"hardness": self._hardness.clone(), "round": torch.tensor(self._round)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self._hardness = fitting(state["hardness"], self._hardness)
+        self._hardness = copy_task_values(state["hardness"], self._hardness)
         self._round = int(state["round"])

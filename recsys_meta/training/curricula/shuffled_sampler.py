@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recsys_meta.training.curricula.base import fitting
+from recsys_meta.training.curricula.base import copy_task_values
 
 
 class ShuffledSampler:
@@ -17,7 +17,7 @@ class ShuffledSampler:
         self._order = torch.arange(size)
         self._left = torch.zeros(size, dtype=torch.bool)
 
-    def deal(self, count: int, generator: torch.Generator, allowed: Tensor | None = None) -> Tensor:
+    def sample(self, count: int, generator: torch.Generator, allowed: Tensor | None = None) -> Tensor:
         """The next `count` places [count] int64, of those `allowed` [size] bool. The others stay in the deck, so that
         nobody's turn is lost by having been barred for a while."""
         allowed = torch.ones_like(self._left) if allowed is None or not allowed.any() else allowed
@@ -41,4 +41,7 @@ class ShuffledSampler:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state`. Raises CheckpointError for another size."""
-        self._order, self._left = fitting(state["order"], self._order), fitting(state["left"], self._left)
+        self._order, self._left = (
+            copy_task_values(state["order"], self._order),
+            copy_task_values(state["left"], self._left),
+        )

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FloatArray
-from recsys_meta.training.curricula.base import Curriculum, TaskDraw, TaskFeedback, TaskPool, fitting, within, wrapped
+from recsys_meta.training.curricula.base import (
+    Curriculum,
+    TaskDraw,
+    TaskFeedback,
+    TaskPool,
+    copy_task_values,
+    unwrap_state,
+    wrap_state,
+)
 
 
 class StarvationGuard:
@@ -27,12 +35,12 @@ class StarvationGuard:
         self._forced = 0
 
     @property
-    def listens(self) -> bool:
-        return self._inner.listens
+    def needs_feedback(self) -> bool:
+        return self._inner.needs_feedback
 
     @property
-    def asks(self) -> bool:
-        return self._inner.asks
+    def needs_difficulty(self) -> bool:
+        return self._inner.needs_difficulty
 
     @property
     def rounds(self) -> int:
@@ -62,11 +70,11 @@ class StarvationGuard:
         count = min(tasks, int((within - torch.arange(len(within)) * tasks).max()))
         return torch.argsort(left, stable=True)[:count] if count > 0 else left[:0]
 
-    def learn(self, lesson: TaskFeedback) -> None:
-        self._inner.learn(lesson)
+    def update(self, lesson: TaskFeedback) -> None:
+        self._inner.update(lesson)
 
-    def rate(self, difficulty: FloatArray) -> None:
-        self._inner.rate(difficulty)
+    def set_difficulty(self, difficulty: FloatArray) -> None:
+        self._inner.set_difficulty(difficulty)
 
     def report(self) -> Mapping[str, float]:
         """What the curriculum inside reports, the longest wait in rounds, and how many tasks were drawn for it."""
@@ -74,9 +82,9 @@ class StarvationGuard:
 
     def state(self) -> dict[str, Tensor]:
         own = {"waited": self._waited.clone(), "forced": torch.tensor(self._forced)}
-        return {**own, **wrapped(self._inner.state(), "inner.")}
+        return {**own, **wrap_state(self._inner.state(), "inner.")}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self._waited = fitting(state["waited"], self._waited)
+        self._waited = copy_task_values(state["waited"], self._waited)
         self._forced = int(state["forced"])
-        self._inner.restore(within(state, "inner."))
+        self._inner.restore(unwrap_state(state, "inner."))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FloatArray
-from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, within, wrapped
+from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, unwrap_state, wrap_state
 from recsys_meta.training.curricula.shuffled_sampler import ShuffledSampler
 
 
@@ -18,8 +18,8 @@ class UniformCurriculum:
     Where it stands is all in `state`, so that a resumed run draws what the first would have drawn.
     """
 
-    listens = False
-    asks = False
+    needs_feedback = False
+    needs_difficulty = False
 
     def __init__(self, pool: TaskPool) -> None:
         self._pool, self._deck, self._drawn = pool, ShuffledSampler(len(pool)), 0
@@ -27,13 +27,13 @@ class UniformCurriculum:
     def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
         """The next `tasks` entities."""
         self._drawn += tasks
-        places = self._deck.deal(tasks, generator, allowed)
+        places = self._deck.sample(tasks, generator, allowed)
         return TaskDraw(self._pool.at(places), ("fresh",) * len(places))
 
-    def learn(self, lesson: TaskFeedback) -> None:
+    def update(self, lesson: TaskFeedback) -> None:
         """All tasks are alike to it."""
 
-    def rate(self, difficulty: FloatArray) -> None:
+    def set_difficulty(self, difficulty: FloatArray) -> None:
         """All tasks are alike to it."""
 
     def report(self) -> Mapping[str, float]:
@@ -42,9 +42,9 @@ class UniformCurriculum:
 
     def state(self) -> dict[str, Tensor]:
         """Where it stands, as tensors."""
-        return {**wrapped(self._deck.state(), "deck."), "drawn": torch.tensor(self._drawn)}
+        return {**wrap_state(self._deck.state(), "deck."), "drawn": torch.tensor(self._drawn)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state`. Raises CheckpointError when it belongs to another set of entities."""
-        self._deck.restore(within(state, "deck."))
+        self._deck.restore(unwrap_state(state, "deck."))
         self._drawn = int(state["drawn"])

@@ -10,7 +10,7 @@ from sqlalchemy import update
 from sqlalchemy.engine import make_url
 
 from api.http.api_keys import ApiKeyStore, parse_keys
-from api.http.authorization import actor, admit, record
+from api.http.authorization import actor, authorize, record_audit
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.store.access import api_keys as keys
 from recsys_meta.store.access import audit_log as audit
@@ -35,12 +35,12 @@ def writing(url):
 
 def make(url, name="app", scopes=("read",), **more):
     with writing(url) as s:
-        return keys.create(s, name, scopes, actor="test", **more)
+        return keys.create_key(s, name, scopes, actor="test", **more)
 
 
 def revoke(url, id):
     with writing(url) as s:
-        keys.revoke(s, id, actor="test")
+        keys.revoke_key(s, id, actor="test")
 
 
 def ask(server, key=None, method="POST", path="/v1/recommendations"):
@@ -97,7 +97,7 @@ def wire(postgres_url):
 
 @pytest.fixture
 def wired_url(home, postgres_url, bundle, wire):
-    migrate.upgrade(postgres_url)
+    migrate.upgrade_database(postgres_url)
     bundles.publish(postgres_url, home / "models", "users", bundle)
     return make_url(postgres_url).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
 
@@ -142,7 +142,7 @@ def test_where_nothing_is_known_of_keys_nobody_gets_in(home, wired_url, wire):
 
 def row(text, scopes="read", expires=None, revoked=None, id="abc"):
     return ApiKeyRecord(
-        id=id, name="app", digest=keys.digest(text), scopes=scopes, created=NOON, expires=expires, revoked=revoked
+        id=id, name="app", digest=keys.key_digest(text), scopes=scopes, created=NOON, expires=expires, revoked=revoked
     )
 
 
@@ -151,9 +151,9 @@ def test_an_act_is_written_down_with_who_did_it_and_when(light):
     ring = ApiKeyStore(parse_keys(["mine:admin"]))
     scope = {"type": "http", "headers": [], "state": {"request_id": "r1"}}
     assert actor(Request(scope)) == "this machine"
-    admit(ring, scope, "mine", "admin")
+    authorize(ring, scope, "mine", "admin")
     with writing(light) as s:
-        record(Request(scope), s, "promote", "users@abc")
+        record_audit(Request(scope), s, "promote", "users@abc")
     with writing(light) as s:
         (entry,) = audit.list_audit(s).items
         assert (entry.actor, entry.action, entry.target) == ("environment key 1", "promote", "users@abc")
@@ -204,18 +204,18 @@ def test_a_key_ends_by_the_clock_of_the_process(clock):
 def test_notes_are_taken_up_where_nothing_newer_is_known(tmp_path, clock):
     notes = tmp_path / "home" / "known.json"
     ring = ApiKeyStore(notes=notes, clock=clock)
-    ring.note(ring.take([row("stored", "admin", later(1000)), row("other", id="def")]))
+    ring.save(ring.take([row("stored", "admin", later(1000)), row("other", id="def")]))
     again = ApiKeyStore(notes=notes, clock=clock)
-    again.recall()
+    again.restore()
     assert again.find("stored") == ring.find("stored")
     assert again.find("other").scopes == {"read"}
     clock.now += 24 * 3600 + 1
     late = ApiKeyStore(notes=notes, clock=clock)
-    late.recall()
+    late.restore()
     assert late.find("other") is None
     fresh = ApiKeyStore(notes=notes, clock=clock)
     fresh.take([])
-    fresh.recall()
+    fresh.restore()
     assert fresh.find("other") is None
     assert fresh.empty
 
@@ -224,23 +224,23 @@ def test_notes_are_taken_up_where_nothing_newer_is_known(tmp_path, clock):
 def test_damaged_notes_are_none(tmp_path, clock, damage):
     notes = tmp_path / "known.json"
     ring = ApiKeyStore(notes=notes, clock=clock)
-    ring.note(ring.take([row("stored")]))
+    ring.save(ring.take([row("stored")]))
     text = notes.read_text()
     notes.write_text({"cut": text[:-9], "edited": text.replace('"read"', '"admin"', 1)}.get(damage, damage))
     assert notes.read_text() != text
     again = ApiKeyStore(notes=notes, clock=clock)
-    again.recall()
+    again.restore()
     assert (again.find("stored"), again.current) == (None, False)
 
 
 def test_notes_are_not_written_each_second(tmp_path, clock):
     notes = tmp_path / "known.json"
     ring = ApiKeyStore(notes=notes, clock=clock)
-    ring.note(ring.take([row("stored")]))
+    ring.save(ring.take([row("stored")]))
     first = json.loads(notes.read_text())
     clock.now += 1
-    ring.note(ring.take([row("stored")]))
+    ring.save(ring.take([row("stored")]))
     assert json.loads(notes.read_text()) == first
     clock.now += 700
-    ring.note(ring.take([row("stored")]))
+    ring.save(ring.take([row("stored")]))
     assert json.loads(notes.read_text()) != first

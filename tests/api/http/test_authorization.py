@@ -9,7 +9,7 @@ import redis
 from sqlalchemy.engine import make_url
 
 from api.http.api_keys import ApiKeyStore, parse_keys
-from api.http.authorization import admit
+from api.http.authorization import authorize
 from api.telemetry.logging import BufferedLogWriter
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.store.database import migrate
@@ -123,13 +123,13 @@ def no_keys():
 
 @pytest.mark.parametrize("caller", LOCAL)
 def test_without_keys_this_machine_is_served(caller):
-    assert "admin" in admit(no_keys(), caller, None, "admin")
+    assert "admin" in authorize(no_keys(), caller, None, "admin")
 
 
 @pytest.mark.parametrize("caller", REMOTE)
 def test_without_keys_nobody_else_is(caller):
     with pytest.raises(Exception, match="only this machine") as caught:
-        admit(no_keys(), caller, None, "read")
+        authorize(no_keys(), caller, None, "read")
     assert caught.value.status == 403
 
 
@@ -220,7 +220,7 @@ def test_no_secret_is_ever_logged(home, postgres_url, bundle, own_redis, capfd, 
     is away, and while a request fails."""
     from tests.api.http.test_api_keys import make
 
-    migrate.upgrade(postgres_url)
+    migrate.upgrade_database(postgres_url)
     bundles.publish(postgres_url, home / "models", "users", bundle)
     made = make(postgres_url, "app", ["admin"])
     secrets = {
@@ -260,7 +260,7 @@ def test_no_secret_is_ever_logged(home, postgres_url, bundle, own_redis, capfd, 
 
 
 def test_answers_tell_nothing_of_hosts_ports_tables_or_files(home, postgres_url, bundle):
-    migrate.upgrade(postgres_url)
+    migrate.upgrade_database(postgres_url)
     bundles.publish(postgres_url, home / "models", "users", bundle)
     wire = Wire(make_url(postgres_url).port or 5432)
     wire.mend()

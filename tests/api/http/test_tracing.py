@@ -7,7 +7,7 @@ from threading import Thread
 
 import pytest
 
-from api.app import build
+from api.app import build_app
 from api.http.tracing import ENDPOINT
 from tests.api.servers import serving, settings, wait
 
@@ -82,11 +82,11 @@ def test_without_the_packages_there_is_a_line_in_the_log_and_no_tracing(tmp_path
 
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:1")
     monkeypatch.setattr(builtins, "__import__", without)
-    app = build(settings(tmp_path, f"sqlite:///{tmp_path}/x.db"))
+    app = build_app(settings(tmp_path, f"sqlite:///{tmp_path}/x.db"))
     assert "Traced" not in str(app.user_middleware)
     assert "extra `otel`" in capsys.readouterr().out
 
 
 def test_no_collector_no_tracing(tmp_path, monkeypatch):
     monkeypatch.delenv(ENDPOINT, raising=False)
-    assert "Traced" not in str(build(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")).user_middleware)
+    assert "Traced" not in str(build_app(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")).user_middleware)

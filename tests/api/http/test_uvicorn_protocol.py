@@ -201,13 +201,13 @@ def test_neither_idling_nor_answering_counts(soon, caller, monkeypatch):
     caller.sendall(WHOLE)
     assert answer(caller)[0] == 200
     time.sleep(1.5)
-    real = StateResolver.climb
+    real = StateResolver.resolve
 
     async def late(self, *given, **named):
         await asyncio.sleep(2.5)
         return await real(self, *given, **named)
 
-    monkeypatch.setattr(StateResolver, "climb", late)
+    monkeypatch.setattr(StateResolver, "resolve", late)
     other = WHOLE.replace(b"i1", b"i2")  # of whom no list is at hand
     caller.sendall(other + other[:-1])  # the second is not read on while the first is answered
     began = time.monotonic()
@@ -245,14 +245,14 @@ def test_who_goes_away_is_no_failure_of_ours(home, light, path, way, capsys):
 
 def test_who_goes_away_with_two_requests_under_way_is_no_failure_of_ours(home, light, capsys, monkeypatch):
     """The first is being answered, the second waits for its turn."""
-    real = StateResolver.climb
+    real = StateResolver.resolve
 
     async def late(self, *given, **named):
         await asyncio.sleep(0.5)
         return await real(self, *given, **named)
 
     with serving(settings(home, light)) as server:
-        monkeypatch.setattr(StateResolver, "climb", late)
+        monkeypatch.setattr(StateResolver, "resolve", late)
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as caller:
             caller.sendall(WHOLE + WHOLE)
             time.sleep(0.2)

@@ -29,10 +29,10 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 
 @pytest.fixture
 def flagship(home: Path, sqlite_url: str, own_redis: Any) -> Iterator[Served]:
-    migrate.upgrade(sqlite_url)
+    migrate.upgrade_database(sqlite_url)
     bundles.publish(sqlite_url, home / "models", "users", served.flagship())
     with serving(settings(home, sqlite_url, own_redis.url)) as made:
-        assert made.house.registry.live["users"].recommender.together, "else nobody has company"
+        assert made.house.registry.live["users"].recommender.batch_invariant, "else nobody has company"
         yield made
 
 
@@ -40,14 +40,14 @@ def flagship(home: Path, sqlite_url: str, own_redis: Any) -> Iterator[Served]:
 def parties(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many were adapted at once, each time."""
     found: list[int] = []
-    real = Recommender.settle
+    real = Recommender.adapt_and_serialize
 
-    def settle(self: Recommender, known: Sequence[EncodedEntity]) -> Any:
+    def adapt_and_serialize(self: Recommender, known: Sequence[EncodedEntity]) -> Any:
         found.append(len(known))
         time.sleep(0.02)  # so that others come meanwhile
         return real(self, known)
 
-    monkeypatch.setattr(Recommender, "settle", settle)
+    monkeypatch.setattr(Recommender, "adapt_and_serialize", adapt_and_serialize)
     return found
 
 
@@ -69,7 +69,7 @@ def at_once(url: str, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def keep_pace(server: Served, ms: float) -> None:
     """Let a model pass for one that takes so long, whatever the machine is like."""
-    server.house.registry.live["users"].pace.note = lambda ms, newcomers: None  # type: ignore[method-assign]
+    server.house.registry.live["users"].pace.record = lambda ms, newcomers: None  # type: ignore[method-assign]
     server.house.registry.live["users"].pace.ms = ms
 
 
@@ -104,14 +104,17 @@ def test_whoever_cannot_be_adapted_spoils_it_for_nobody(flagship: Served, monkey
     whole = shown(at_once(flagship.url, bodies))
     flagship.house.memory.close()
     bodies = [{**body, "n": 11} for body in bodies]
-    real, sick = Recommender.settle, flagship.house.registry.live["users"].recommender.ids(["i7"])[0]
+    real, sick = (
+        Recommender.adapt_and_serialize,
+        flagship.house.registry.live["users"].recommender.known_item_ids(["i7"])[0],
+    )
 
-    def settle(self: Recommender, known: Sequence[EncodedEntity]) -> Any:
+    def adapt_and_serialize(self: Recommender, known: Sequence[EncodedEntity]) -> Any:
         if any(sick in one.items for one in known):
             raise RuntimeError("no")
         return real(self, known)
 
-    monkeypatch.setattr(Recommender, "settle", settle)
+    monkeypatch.setattr(Recommender, "adapt_and_serialize", adapt_and_serialize)
     monkeypatch.setattr(flagship.house.redis, "get", nothing)
     for body, answer, (items, _) in zip(bodies, at_once(flagship.url, bodies), whole, strict=True):
         failed = {"item": "i7"} in body["events"]
@@ -130,16 +133,19 @@ def test_whose_scores_are_no_numbers_is_answered_by_popularity_and_nobody_else(
     whole = shown(at_once(flagship.url, bodies))
     flagship.house.memory.close()
     bodies = [{**body, "n": 11} for body in bodies]
-    real, sick = Recommender.settle, flagship.house.registry.live["users"].recommender.ids(["i7"])[0]
+    real, sick = (
+        Recommender.adapt_and_serialize,
+        flagship.house.registry.live["users"].recommender.known_item_ids(["i7"])[0],
+    )
 
-    def settle(self: Recommender, known: Sequence[EncodedEntity]) -> Any:
+    def adapt_and_serialize(self: Recommender, known: Sequence[EncodedEntity]) -> Any:
         state, raw = real(self, known)
         for leaf in state.values():
             if leaf.is_floating_point():
                 leaf[[sick in one.items for one in known]] = torch.nan
         return state, raw
 
-    monkeypatch.setattr(Recommender, "settle", settle)
+    monkeypatch.setattr(Recommender, "adapt_and_serialize", adapt_and_serialize)
     monkeypatch.setattr(flagship.house.redis, "get", nothing)
     parties.clear()
     answers = at_once(flagship.url, bodies)
@@ -171,7 +177,7 @@ def test_a_cached_state_of_older_events_that_does_not_fit_is_not_made_of_newer_o
 def test_equal_newcomers_of_different_forms_are_all_answered() -> None:
     """One who has a state already, and one of the same events who has none; and more than are worked out at once."""
     recommender = Recommender(served.flagship())
-    known = recommender.know(EntityRequest(events=[Interaction("i3"), Interaction("i9")]))
+    known = recommender.read_support(EntityRequest(events=[Interaction("i3"), Interaction("i9")]))
     state = recommender.adapt([known])
     model, company = Model("users", recommender, state), MicroBatcher(ThreadPoolExecutor(1))
 
@@ -200,9 +206,9 @@ def run(request: pytest.FixtureRequest) -> Run:
 def lonely(parties: list[int], one_thread: None) -> tuple[Model, EncodedEntity]:
     """A model in service and a newcomer, without a server; `parties` tells who was worked out together."""
     recommender = Recommender(served.flagship())
-    known = recommender.know(EntityRequest(events=[Interaction("i3"), Interaction("i9")]))
+    known = recommender.read_support(EntityRequest(events=[Interaction("i3"), Interaction("i9")]))
     model = Model("users", recommender, recommender.adapt([known]))
-    assert recommender.together  # tried once, with a party of its own
+    assert recommender.batch_invariant  # tried once, with a party of its own
     parties.clear()
     return model, known
 
@@ -214,13 +220,13 @@ def test_a_party_waits_for_who_is_on_the_way(
     (model, known), company = lonely, MicroBatcher(ThreadPoolExecutor(1))
 
     async def come(steps: int) -> BatchResult | None:
-        with company.expect():
+        with company.announce():
             for _ in range(steps):
                 await asyncio.sleep(0.01)
         return await company.solve(model, known, None)
 
     async def goes_away() -> None:
-        with company.expect():
+        with company.announce():
             await asyncio.sleep(0.01)
 
     async def work() -> None:
@@ -239,7 +245,7 @@ def test_a_party_waits_no_longer_than_its_patience_nor_for_more_than_fit(
     model.pace.party = 4
 
     async def ask(many: int) -> None:
-        with company.expect():  # somebody who never comes
+        with company.announce():  # somebody who never comes
             await asyncio.wait_for(asyncio.gather(*(company.solve(model, known, None) for _ in range(many))), 20)
 
     run(ask(2))
@@ -254,21 +260,21 @@ def test_a_party_waits_no_longer_than_its_patience_nor_for_more_than_fit(
 def test_a_party_grows_while_it_is_quick_and_shrinks_when_it_is_not() -> None:
     pace = LatencyTracker()
     for _ in range(2 * MOST):
-        pace.note(1.0, pace.most)
+        pace.record(1.0, pace.most)
     assert pace.most == MOST
-    pace.note(LONGEST_MS + 1, MOST)
+    pace.record(LONGEST_MS + 1, MOST)
     assert pace.most == MOST // 2
-    pace.note(1.0, 2)  # fewer than might have come tell nothing
+    pace.record(1.0, 2)  # fewer than might have come tell nothing
     assert pace.most == MOST // 2
     for _ in range(4):
-        pace.note(LONGEST_MS + 1, pace.most)
+        pace.record(LONGEST_MS + 1, pace.most)
     assert pace.most == 1
 
 
 def test_of_a_large_catalogue_few_are_worked_out_together() -> None:
     pace = LatencyTracker(limit=3)
     for _ in range(10):
-        pace.note(0.1, pace.most)
+        pace.record(0.1, pace.most)
     assert pace.most == 3
     pace.ms = 1000.0
     assert pace.slow and pace.most == 3

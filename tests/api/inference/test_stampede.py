@@ -34,14 +34,14 @@ def rush(url: str, body: dict, times: int = MANY) -> list[httpx.Response]:
 def adapted(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """How often a model adapted, by size of the support."""
     count: Counter[int] = Counter()
-    real = Recommender.settle
+    real = Recommender.adapt_and_serialize
 
-    def settle(self, known):
+    def adapt_and_serialize(self, known):
         count.update(len(k.items) for k in known)
         time.sleep(0.02)  # so that others come meanwhile where they can
         return real(self, known)
 
-    monkeypatch.setattr(Recommender, "settle", settle)
+    monkeypatch.setattr(Recommender, "adapt_and_serialize", adapt_and_serialize)
     return count
 
 
@@ -50,13 +50,13 @@ def test_a_rush_for_a_cold_entity_adapts_once(full: Served, adapted: Counter[int
     served = full.house.registry.live["users"]
     full.client.post("/v1/events", json={"events": [{"entity": new_id, **event} for event in THREE]})
     read: list[float] = []
-    real = full.house.database.glance
+    real = full.house.database.try_read
 
     async def glance(work):
         read.append(time.monotonic())
         return await real(work)
 
-    full.house.database.glance = glance  # type: ignore[method-assign]
+    full.house.database.try_read = glance  # type: ignore[method-assign]
     served.pace.ms = 1000.0 if slow else 0.0
     # Bodies differ, so that lists do: what is shared is the state.
     found = rush(full.url, {"entity": {"id": new_id}, "n": 5})
@@ -81,7 +81,7 @@ def test_whoever_makes_the_state_may_fail(full: Served, adapted: Counter[int], m
         adapted.update([len(known[0].items)])
         raise RuntimeError("no")
 
-    monkeypatch.setattr(Recommender, "settle", broken)
+    monkeypatch.setattr(Recommender, "adapt_and_serialize", broken)
     found = rush(full.url, {"events": THREE}, 20)
     assert {(r.status_code, r.json()["served_by"]) for r in found} == {(200, "popular")}
     assert not full.house.ladder._flights

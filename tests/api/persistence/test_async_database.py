@@ -25,7 +25,7 @@ def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(
 ) -> None:
     """Whatever psycopg makes of noise: a glance ends well or says that the database is away."""
     hasty("database")
-    migrate.upgrade(postgres_url)
+    migrate.upgrade_database(postgres_url)
     wire = Wire(make_url(postgres_url).port or 5432)
     wire.mend()
     url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
@@ -34,7 +34,7 @@ def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(
     async def look() -> str:
         database.breaker = CircuitBreaker(failures=1, pause=0.0, longest=0.0)
         try:
-            await database.glance(lambda s: read_profile(s, "user", "anna"))
+            await database.try_read(lambda s: read_profile(s, "user", "anna"))
         except StoreUnavailable:
             return "away"
         return "well"
@@ -65,7 +65,7 @@ def test_what_goes_wrong_is_a_line_of_the_log_like_any_other(light: str, capfd: 
         raise ArithmeticError("noise")
 
     with pytest.raises(StoreUnavailable):
-        asyncio.run(database.glance(babble))
+        asyncio.run(database.try_read(babble))
     database.close()
     out, err = capfd.readouterr()
     first, second = map(json.loads, out.splitlines())

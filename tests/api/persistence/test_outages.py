@@ -25,7 +25,7 @@ def wire(postgres_url):
 @pytest.fixture
 def wired(home, postgres_url, bundle, wire):
     """A server whose database is behind the wire."""
-    migrate.upgrade(postgres_url)
+    migrate.upgrade_database(postgres_url)
     bundles.publish(postgres_url, home / "models", "users", bundle)
     url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
     with serving(settings(home, url)) as server:
@@ -167,7 +167,7 @@ def test_few_answers_wait_for_a_database_that_hangs(wired, wire, hasty):
 
 
 def test_a_server_that_starts_before_its_database_serves_when_it_is_there(home, postgres_url, bundle, wire):
-    migrate.upgrade(postgres_url)
+    migrate.upgrade_database(postgres_url)
     bundles.publish(postgres_url, home / "models", "users", bundle)
     wire.cut()
     url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)

@@ -14,7 +14,7 @@ def test_acts_are_in_the_audit_with_actor_and_request(home, light, other):
         ("POST", "/v1/models/users/promote", {"version": version}, "promote", f"users@{version}"),
         ("PUT", "/v1/models/users/split", {"arms": [{"version": version, "weight": 1}]}, "split", "users split 1"),
         ("DELETE", "/v1/models/users/split", None, "split off", "users"),
-        ("DELETE", "/v1/entities/user/anna", None, "delete entity", entities.digest("user", "anna")),
+        ("DELETE", "/v1/entities/user/anna", None, "delete entity", entities.entity_digest("user", "anna")),
     ]
     with serving(settings(home, light, keys="secret:admin,seeing:read")) as server:
         ids = []

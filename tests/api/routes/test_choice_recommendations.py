@@ -36,7 +36,7 @@ def located(tmp_path_factory, predictors):
     """A server whose cities themselves have coordinates."""
     home = tmp_path_factory.mktemp("located")
     url = f"sqlite:///{home}/located.db"
-    migrate.upgrade(url)
+    migrate.upgrade_database(url)
     made = choosing.visits()
     point = tuple(f for f in made.schema.item_features if f.name in ("lat", "lon"))
     schema = made.schema.model_copy(update={"entity_features": point})
@@ -252,7 +252,7 @@ def test_cities_cannot_be_ranked_for_a_row(plain):
 
 
 def test_a_predictor_that_cannot_choose_is_named_and_not_served(capsys, home, sqlite_url, predictors):
-    migrate.upgrade(sqlite_url)
+    migrate.upgrade_database(sqlite_url)
     bundles.publish(sqlite_url, home / "models", "cities", choosing.visits(choosing.Dumb))
     with serving(settings(home, sqlite_url)) as server:
         assert server.client.get("/v1/models").json()["items"][0]["problem"]
@@ -261,7 +261,7 @@ def test_a_predictor_that_cannot_choose_is_named_and_not_served(capsys, home, sq
 
 
 def test_a_broken_model_lists_what_was_met_most(home, sqlite_url, predictors):
-    migrate.upgrade(sqlite_url)
+    migrate.upgrade_database(sqlite_url)
     bundle = choosing.visits()
     broken = type(bundle)(**{**vars(bundle), "params": {k: v * 0 for k, v in bundle.params.items() if "lat" not in k}})
     bundles.publish(sqlite_url, home / "models", "cities", broken)

@@ -127,7 +127,7 @@ def test_an_unknown_kind_is_kept_for_models_to_come(server, new_id):
 
 def test_stored_labels_and_features_that_a_model_cannot_read_do_not_lock_an_entity_out(home, light, new_id):
     from recsys_meta.store.database import engine
-    from recsys_meta.store.database.clock import moment
+    from recsys_meta.store.database.clock import utcnow
     from recsys_meta.store.entities import entities, events
     from tests.api import bundles
     from tests.api.servers import serving, settings
@@ -135,9 +135,9 @@ def test_stored_labels_and_features_that_a_model_cannot_read_do_not_lock_an_enti
     bundles.publish(light, home / "models", "users", bundles.trained(epochs=1, label_range=(0, 1)))
     made = engine.connect(light)
     with engine.session(made) as session:
-        entities.upsert(session, "user", new_id, {"age": "old", "from another model": 1})
+        entities.upsert_entity(session, "user", new_id, {"age": "old", "from another model": 1})
         rows = [("a", "i1", 5.0), ("b", "i2", 1.0)]
-        events.insert(session, [events.NewEvent("user", e, new_id, i, label, moment()) for e, i, label in rows])
+        events.insert_events(session, [events.NewEvent("user", e, new_id, i, label, utcnow()) for e, i, label in rows])
     made.dispose()
     with serving(settings(home, light)) as server:
         found = server.recommend(entity={"id": new_id})

@@ -22,7 +22,7 @@ MEMBERS = [{"id": n, "events": [{"item": "p1", "label": y} for y in ys]} for n, 
 
 @pytest.fixture
 def ads(home, sqlite_url, predictors):
-    migrate.upgrade(sqlite_url)
+    migrate.upgrade_database(sqlite_url)
     bundles.publish(sqlite_url, home / "models", "ads", choosing.clicks())
     with serving(settings(home, sqlite_url)) as made:
         yield made
@@ -43,11 +43,13 @@ def rows(url):
 def offline():
     """Means and standard deviations of the logits of a, b and c."""
     recommender = Recommender(choosing.clicks())
-    known = [recommender.know(EntityRequest(events=[Interaction("p1", y) for y in ys])) for ys in SHOWN.values()]
+    known = [
+        recommender.read_support(EntityRequest(events=[Interaction("p1", y) for y in ys])) for ys in SHOWN.values()
+    ]
     asked = recommender.rows(known[0], [(ROW["item"], ROW["context"])])
     states = [recommender.adapt([k]) for k in known]
-    mean = torch.stack([recommender.judge(s, asked)[0, 0] for s in states])
-    return mean, torch.stack([recommender.spread(s, asked)[0, 0] for s in states])
+    mean = torch.stack([recommender.score_rows(s, asked)[0, 0] for s in states])
+    return mean, torch.stack([recommender.score_std(s, asked)[0, 0] for s in states])
 
 
 def test_entities_come_first_as_often_as_they_may_be_the_best(ads):
@@ -107,7 +109,7 @@ def test_without_a_spread_or_without_entities_there_is_nothing_to_explore_by(ads
 
 
 def test_where_the_model_fails_nothing_is_drawn(home, sqlite_url, predictors):
-    migrate.upgrade(sqlite_url)
+    migrate.upgrade_database(sqlite_url)
     bundles.publish(sqlite_url, home / "models", "ads", bundles.diverged(choosing.clicks()))
     with serving(settings(home, sqlite_url)) as server:
         found = ask(server, explore={"seed": 1}).json()

@@ -136,7 +136,7 @@ def test_a_version_that_loses_to_popularity_is_refused_and_may_be_forced(server,
     engine = connect(light)
     with session(engine) as s:
         theirs = NewEvaluation(method="popularity", role="baseline", value=0.3, **common)
-        evaluations.save(s, [NewEvaluation(**mine, **common), theirs])
+        evaluations.save_evaluations(s, [NewEvaluation(**mine, **common), theirs])
     engine.dispose()
     before = server.recommend("i1").json()["model"]
     refused = server.client.post("/v1/models/users/promote", json={"version": version})

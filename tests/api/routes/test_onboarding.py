@@ -4,7 +4,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from api.schemas import responses as answers
-from recsys_meta.inference.insight.active_elicitation import informative
+from recsys_meta.inference.insight.active_elicitation import most_informative_items
 from recsys_meta.inference.recommender import EntityRequest, Recommender
 
 
@@ -19,7 +19,7 @@ def test_it_is_what_the_model_says_offline(plain, bundle, strategy):
     TypeAdapter(answers.Onboarding).validate_json(response.content, extra="forbid")
     found = response.json()
     recommender = Recommender(bundle)
-    offline = informative(recommender, recommender.know(EntityRequest()), 7, strategy)
+    offline = most_informative_items(recommender, recommender.read_support(EntityRequest()), 7, strategy)
     assert [(row["item"], row["value"], row["title"]) for row in found["items"]] == [
         (a.item, pytest.approx(a.value), a.title) for a in offline
     ]

@@ -142,7 +142,7 @@ def test_without_redis_the_process_remembers(server, new_id):
 
 
 def test_a_cached_state_that_does_not_fit_is_made_anew(server):
-    assert not server.house.registry.live["users"].recommender.together, "else it is adapted in company"
+    assert not server.house.registry.live["users"].recommender.batch_invariant, "else it is adapted in company"
     first = server.recommend(*THREE)
     change_state(server, cut_short)
     again = server.recommend(*THREE)

@@ -48,10 +48,10 @@ def test_rows_are_scored_as_offline_and_with_an_interval(plain):
     found = score(plain, events=SHOWN, rows=rows, items=["p4", "nobody"]).json()
     recommender = Recommender(choosing.clicks())
     events = [Interaction(e["item"], e["label"], None, e["context"]) for e in SHOWN]
-    known = recommender.know(EntityRequest(events=events))
+    known = recommender.read_support(EntityRequest(events=events))
     state = recommender.adapt([known])
     asked = recommender.rows(known, [("p4", {}), *((r["item"], r.get("context", {})) for r in rows)])
-    logits, spread = recommender.judge(state, asked)[0].tolist(), float(recommender.spread(state, asked)[0, 0])
+    logits, spread = recommender.score_rows(state, asked)[0].tolist(), float(recommender.score_std(state, asked)[0, 0])
     got = [s for s in found["scores"] if s["item"] != "nobody"]
     assert [s["item"] for s in got] == ["p4", *(r["item"] for r in rows)]
     assert [s["score"] for s in got] == pytest.approx(logits)
@@ -82,14 +82,14 @@ def test_an_event_that_the_store_refuses_is_one_row(kinds, new_id):
 
 
 def test_without_a_spread_there_is_no_interval(home, sqlite_url, predictors):
-    migrate.upgrade(sqlite_url)
+    migrate.upgrade_database(sqlite_url)
     bundles.publish(sqlite_url, home / "models", "ads", choosing.clicks(choosing.Blind))
     with serving(settings(home, sqlite_url)) as server:
         assert set(score(server, items=["p1"]).json()["scores"][0]) == {"item", "score", "probability"}
 
 
 def test_a_trained_learner_serves_clicks(home, sqlite_url):
-    migrate.upgrade(sqlite_url)
+    migrate.upgrade_database(sqlite_url)
     bundles.publish(sqlite_url, home / "models", "ads", bundles.trained("click"))
     with serving(settings(home, sqlite_url)) as server:
 
@@ -217,7 +217,7 @@ def test_wrong_events_are_refused_each_with_its_reason(kinds, new_id):
 
 
 def test_a_broken_model_names_no_probability(home, sqlite_url, predictors):
-    migrate.upgrade(sqlite_url)
+    migrate.upgrade_database(sqlite_url)
     bundles.publish(sqlite_url, home / "models", "ads", bundles.diverged(choosing.clicks()))
     with serving(settings(home, sqlite_url)) as server:
         found = score(server, events=SHOWN, items=["p1"]).json()

@@ -55,11 +55,11 @@ def filled(full, published):
     made = engine.connect(published)
     with engine.session(made) as session:
         for n in range(5):
-            runs.start(session, run=f"run-{n}", recipe="r", dataset="d", learner="maml", config={"dims": n}, seed=n)
+            runs.start_run(session, run=f"run-{n}", recipe="r", dataset="d", learner="maml", config={"dims": n}, seed=n)
         points = [runs.MetricPoint("run-1", key, step, step / 2) for key in ("loss", "ndcg") for step in range(6)]
         runs.log_metrics(session, points)
-        runs.set_status(session, "run-1", "finished")
-        evaluations.save(
+        runs.set_run_status(session, "run-1", "finished")
+        evaluations.save_evaluations(
             session,
             [
                 evaluations.NewEvaluation("d", "users", "maml", "learner", s, 3, "ndcg", 0.1 * s, None, None, 9)

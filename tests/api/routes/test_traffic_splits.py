@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from recsys_meta.core.atomic_io import seal
+from recsys_meta.core.atomic_io import dump_checksummed
 from recsys_meta.store.access import audit_log as audit
 from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import connect, reading, session
@@ -72,7 +72,7 @@ def test_every_entity_has_its_arm_and_every_answer_says_which(served, light, ver
         ("old", versions[0], 0.25), ("new", versions[1], 0.75),
     ]  # fmt: skip
     assert served.client.get("/v1/models/users/split").json() == document
-    (stored,) = read(light, arms.current)
+    (stored,) = read(light, arms.current_split)
     found = {one: told(ask(served, one)) for one in IDS}
     assert found == {one: (stored.arm(one).label, stored.arm(one).version) for one in IDS}
     assert set(found.values()) == {("old", versions[0]), ("new", versions[1])}
@@ -139,7 +139,7 @@ def test_other_processes_give_the_same_entity_the_same_arm(home, light, versions
 
 
 def test_a_server_that_starts_without_its_database_keeps_the_arms(home, postgres_url, bundle, other):
-    migrate.upgrade(postgres_url)
+    migrate.upgrade_database(postgres_url)
     versions = [bundles.publish(postgres_url, home / "models", "users", one) for one in (other, bundle)]
     wire = Wire(make_url(postgres_url).port or 5432)
     url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
@@ -166,7 +166,7 @@ def test_a_server_that_starts_without_its_database_keeps_the_arms(home, postgres
 def test_notes_of_before_splits_were_noted_are_read(home, light, versions):
     with serving(settings(home, light)):  # so that it is known that there are no keys
         pass
-    (home / "live-models.json").write_text(seal({"live": {"users": versions[0]}}))
+    (home / "live-models.json").write_text(dump_checksummed({"live": {"users": versions[0]}}))
     nowhere = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
     with serving(settings(home, nowhere)) as server:
         assert told(ask(server, IDS[0])) == (None, versions[0])
@@ -228,7 +228,7 @@ def test_an_arm_that_loses_to_popularity_has_to_be_forced(served, light, version
     engine = connect(light)
     with session(engine) as s:
         ours = an_evaluation(model="users", model_version=versions[1], value=0.1)
-        evaluations.save(s, [ours, an_evaluation(method="popularity", role="baseline", value=0.2)])
+        evaluations.save_evaluations(s, [ours, an_evaluation(method="popularity", role="baseline", value=0.2)])
     engine.dispose()
     refused = split(served, 1, 1, versions=versions)
     assert (refused.status_code, "loses to the simplest baseline" in refused.text) == (409, True)
@@ -258,7 +258,7 @@ def test_an_arm_for_other_newcomers_is_refused_and_never_served(home, light, ver
     assert (refused.status_code, "of kind 'ad', not 'user'" in refused.text) == (409, True)
     engine = connect(light)
     with session(engine) as s:  # as the command line does, which loads nothing
-        splits.start(s, "users", [SplitArm("old", versions[0], 1), SplitArm("new", ads, 1)])
+        splits.start_split(s, "users", [SplitArm("old", versions[0], 1), SplitArm("new", ads, 1)])
     engine.dispose()
     wait(lambda: served.client.get("/v1/models").json()["items"][0]["problem"])
     assert {told(ask(served, one)) for one in IDS} == {("old", versions[0]), (None, versions[0])}

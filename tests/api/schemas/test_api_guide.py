@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from api.app import build
+from api.app import build_app
 from api.schemas import requests as models
 from api.schemas import responses as answers
 from recsys_meta.data.simulators.schemas import CITIES, USER_KINDS, USERS
@@ -35,7 +35,7 @@ def told():
 
 
 def test_the_calls_are_those_there_are(tmp_path):
-    document = build(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")).openapi()
+    document = build_app(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")).openapi()
     real = {(method, path) for path, operations in document["paths"].items() for method in operations}
     assert real == set(told())
 

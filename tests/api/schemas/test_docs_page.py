@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from api.app import build
+from api.app import build_app
 from tests.api.servers import settings
 
 STAND_IN = """
@@ -80,7 +80,7 @@ def test_pages_of_the_framework_are_gone(server):
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="runs the page's script in node, which is not installed")
 def test_the_script_draws_every_call(server, tmp_path):
-    document = build(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")).openapi()
+    document = build_app(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")).openapi()
     page = server.client.get("/docs").text
     done = subprocess.run(
         ["node", "-e", STAND_IN % script(page)], input=json.dumps(document), capture_output=True, text=True, check=True

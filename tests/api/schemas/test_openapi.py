@@ -3,7 +3,7 @@
 import pytest
 from pydantic import TypeAdapter
 
-from api.app import build
+from api.app import build_app
 from api.schemas import responses as answers
 from tests.api.bundles import register
 from tests.api.servers import settings
@@ -36,7 +36,7 @@ ROUTES = {
 
 @pytest.fixture
 def document(tmp_path):
-    return build(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")).openapi()
+    return build_app(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")).openapi()
 
 
 def references(node):

@@ -50,7 +50,7 @@ def furnished(
     with session(engine) as s:
         a_run(s, "run 1")
         runs.log_metrics(s, [MetricPoint("run 1", "loss", 1, 0.5)])
-        evaluations.save(s, [an_evaluation(shots=n) for n in range(3)])
+        evaluations.save_evaluations(s, [an_evaluation(shots=n) for n in range(3)])
     engine.dispose()
     with serving(settings(home, published, own_redis.url, f"{KEY}:admin")) as made:
         made.client.headers["X-API-Key"] = KEY

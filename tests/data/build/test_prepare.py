@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recsys_meta.core.atomic_io import seal
+from recsys_meta.core.atomic_io import dump_checksummed
 from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField, Schema
@@ -221,7 +221,7 @@ def test_damage_is_noticed(tmp_path, name):
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
         ("{}", "cannot be read"),
-        (seal({}), "does not describe"),
+        (dump_checksummed({}), "does not describe"),
     ],
 )
 def test_a_damaged_description(tmp_path, text, says):
@@ -246,7 +246,7 @@ def test_a_description_of_another_kind(tmp_path, change, says):
     described = json.loads(path.read_text())
     change(described)
     described.pop("seal")
-    path.write_text(seal(described))
+    path.write_text(dump_checksummed(described))
     if says is None:
         assert open_dataset(tmp_path / "out").events.time is None
         return
@@ -261,7 +261,7 @@ def test_an_array_of_objects_is_never_unpickled(tmp_path):
     described = json.loads((tmp_path / "out" / "dataset.json").read_text())
     described["files"][path.name]["bytes"] = path.stat().st_size
     described.pop("seal")
-    (tmp_path / "out" / "dataset.json").write_text(seal(described))
+    (tmp_path / "out" / "dataset.json").write_text(dump_checksummed(described))
     with pytest.raises(DataError, match="damaged"):
         open_dataset(tmp_path / "out")
 

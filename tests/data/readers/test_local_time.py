@@ -5,13 +5,13 @@ import pytest
 
 from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.data.readers.local_time import hour_and_weekday, solar_offset, us_summer
-from recsys_meta.data.readers.time_columns import seconds
+from recsys_meta.data.readers.time_columns import seconds_column
 
 
 def at(*moments):
     import pandas as pd
 
-    return seconds(pd.Series(moments))
+    return seconds_column(pd.Series(moments))
 
 
 def test_hour_and_weekday_of_known_moments():

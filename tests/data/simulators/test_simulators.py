@@ -83,7 +83,7 @@ def test_the_truth_of_clicks_is_calibrated_and_informative(tmp_path):
     entity = np.repeat(entities, data.events.counts)
     item, y = items[np.asarray(data.events.item) - FIRST], np.asarray(data.events.label)
     position, hour = context(data, "position"), context(data, "hour")
-    p = truth.chance(entity, item, position, hour)
+    p = truth.click_probability(entity, item, position, hour)
     assert abs(p.mean() - y.mean()) < 0.01
     high = p > np.quantile(p, 0.9)
     assert abs(p[high].mean() - y[high].mean()) < 0.03
@@ -103,7 +103,9 @@ def test_the_truth_of_clicks_is_calibrated_and_informative(tmp_path):
 def test_the_mean_chance_is_that_over_all_contexts():
     truth = simulate_ads(ads=20, users=30, events=400, seed=0).truth
     ad, user, position, hour = (g.ravel() for g in np.meshgrid([3], [7], range(1, 9), range(24), indexing="ij"))
-    assert truth.probability(np.array([3]))[0, 7] == pytest.approx(truth.chance(ad, user, position, hour).mean())
+    assert truth.probability(np.array([3]))[0, 7] == pytest.approx(
+        truth.click_probability(ad, user, position, hour).mean()
+    )
 
 
 @pytest.mark.parametrize("sizes", [{}, {"ads": 12, "users": 30, "events": 203}, {"ads": 3, "users": 19, "events": 40}])

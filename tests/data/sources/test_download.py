@@ -12,7 +12,7 @@ import pytest
 from recsys_meta.core.errors import DataError
 from recsys_meta.data import SOURCES, prepare_named
 from recsys_meta.data.sources import registry
-from recsys_meta.data.sources.download import ZipArchive, fetch
+from recsys_meta.data.sources.download import ZipArchive, download_archive
 
 RATINGS = "userId,movieId,rating,timestamp\n1,1,0.5,964982703\n"
 MOVIES = "movieId,title,genres\n1,Heat (1995),Action\n"
@@ -127,7 +127,7 @@ def test_a_place_that_refuses(server, source, tmp_path):
 def test_an_archive_that_lacks_a_member(server, tmp_path):
     archive = ZipArchive(server.url, ("ml-latest-small/nothing.csv",))
     with pytest.raises(DataError, match="is not what was published"):
-        fetch(archive, tmp_path / "ml", lambda done: None, "put it there")
+        download_archive(archive, tmp_path / "ml", lambda done: None, "put it there")
     assert not (tmp_path / "ml").exists()
 
 

@@ -197,7 +197,7 @@ def test_real_1m_features_and_times(real):
 def test_real_data_can_be_learnt_from(real):
     for name in PUBLISHED:
         index = EventIndex.of(real(name))
-        assert len(index.having(20)) == PUBLISHED[name][0]
+        assert len(index.entities_with(20)) == PUBLISHED[name][0]
 
 
 def test_real_preparation_is_reproducible(real, data_root, tmp_path):

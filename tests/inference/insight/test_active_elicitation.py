@@ -11,7 +11,7 @@ import torch
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import Schema
-from recsys_meta.inference.insight.active_elicitation import answered, informative
+from recsys_meta.inference.insight.active_elicitation import most_informative_items, simulated_answers
 from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.bundle import Bundle
@@ -59,12 +59,12 @@ def test_of_ratings_it_is_the_expected_reduction_of_variance(gauss):
     """Gaussian beliefs know theirs: cov(i, j)^2 / (var(i) + noise^2), the mean over items j."""
     x = gauss.body["x"][2:].double()
     for events in ([], [Interaction("i3", 1.0), Interaction("i5", -1.0)]):
-        known = gauss.know(EntityRequest(events=events))
+        known = gauss.read_support(EntityRequest(events=events))
         state = gauss.adapt([known])
         covariance = x @ state["covariance"][0].double() @ x.T
         wanted = covariance.square().mean(1) / (covariance.diagonal() + NOISE**2)
         wanted[[i - 2 for i in known.seen]] = -1
-        best = informative(gauss, known, 1)[0]
+        best = most_informative_items(gauss, known, 1)[0]
         assert best.item == f"i{int(wanted.argmax())}"
         assert best.value == pytest.approx(float(wanted.max()), rel=1e-3)
         assert best.chance == 1
@@ -72,11 +72,11 @@ def test_of_ratings_it_is_the_expected_reduction_of_variance(gauss):
 
 def test_asking_what_was_chosen_lowers_the_variance_more_than_asking_at_random(gauss):
     def left(items):
-        known = gauss.know(EntityRequest(events=[Interaction(i, 0.0) for i in items]))
+        known = gauss.read_support(EntityRequest(events=[Interaction(i, 0.0) for i in items]))
         x = gauss.body["x"][2:]
         return float((x @ gauss.adapt([known])["covariance"][0] * x).sum(1).mean())
 
-    chosen = left([a.item for a in informative(gauss, gauss.know(EntityRequest()), 3)])
+    chosen = left([a.item for a in most_informative_items(gauss, gauss.read_support(EntityRequest()), 3)])
     others = [left(random.Random(seed).sample([f"i{n}" for n in range(40)], 3)) for seed in range(60)]
     assert sum(chosen < other for other in others) >= 57
 
@@ -91,7 +91,7 @@ def naive_ranking(model, known):
     before, found = shares([known])[0], {}
     for item in range(2, len(before) + 2):
         if item not in known.seen:
-            after = shares([answered(known, item, 1.0)])[0]
+            after = shares([simulated_answers(known, item, 1.0)])[0]
             found[item] = float(before[item - 2].exp() * (after.exp() * (after - before)).sum())
     return found
 
@@ -99,9 +99,9 @@ def naive_ranking(model, known):
 def test_of_rankings_it_is_the_expected_divergence():
     model = served.ranking()
     for events in ([], [Interaction("i4"), Interaction("i9")]):
-        known = model.know(EntityRequest(events=events))
+        known = model.read_support(EntityRequest(events=events))
         exact = naive_ranking(model, known)
-        best = informative(model, known, 1)[0]
+        best = most_informative_items(model, known, 1)[0]
         value = exact[int(best.item[1:]) + 2]
         assert best.value == pytest.approx(value, rel=0.15) and value >= 0.8 * max(exact.values())
 
@@ -112,32 +112,32 @@ def test_questions_are_different_items_that_were_not_met(strategy, kind):
     model = Recommender(choosing.clicks()) if kind == "clicks" else getattr(served, kind)()
     met = ["p1", "p2"] if kind == "clicks" else ["i1", "i2", "i3"]
     events = [Interaction(i, float(n % 2)) for n, i in enumerate(met)]
-    known = model.know(EntityRequest(events=events))
+    known = model.read_support(EntityRequest(events=events))
     catalogue = model.catalogue() - 2
-    found = informative(model, known, 1000, strategy)
+    found = most_informative_items(model, known, 1000, strategy)
     names = [a.item for a in found]
     assert len(set(names)) == len(names) == catalogue - len(met) and not set(names) & set(met)
     assert [a.value for a in found] == sorted((a.value for a in found), reverse=True)
     assert all(a.value >= 0 and 0 <= a.chance <= 1 for a in found)
-    assert informative(model, known, 3, strategy) == found[:3]
-    again = model.know(EntityRequest(events=events[::-1]))
-    assert informative(model, again, 3, strategy) == found[:3]
+    assert most_informative_items(model, known, 3, strategy) == found[:3]
+    again = model.read_support(EntityRequest(events=events[::-1]))
+    assert most_informative_items(model, again, 3, strategy) == found[:3]
 
 
 def test_evidence_is_the_norm_of_the_gradient_times_popularity():
     model = served.ranking()
-    known = model.know(EntityRequest({"age": 40}))
+    known = model.read_support(EntityRequest({"age": 40}))
     norms = {}
     for item in range(2, model.catalogue()):
-        one = answered(known, item, 1.0)
+        one = simulated_answers(known, item, 1.0)
         norms[item] = model.diagnose([one])[0].gradient_norm
     popularity = model.bundle.popularity
     wanted = {f"i{i - 2}": norms[i] / max(norms.values()) * float(popularity[i] / popularity[2:].max()) for i in norms}
-    found = informative(model, known, 30, "evidence")
+    found = most_informative_items(model, known, 30, "evidence")
     assert {a.item: a.value for a in found} == pytest.approx(wanted, rel=1e-3)
 
 
 def test_nothing_can_be_asked_about_items_that_nobody_has_met():
     model = Recommender(choosing.visits())
     with pytest.raises(DataError, match="items of its own"):
-        informative(model, model.know(EntityRequest()), 3)
+        most_informative_items(model, model.read_support(EntityRequest()), 3)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recsys_meta.inference.insight.explanations import explain, without
+from recsys_meta.inference.insight.explanations import explain_items, supports_without
 from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender
 from tests.fixtures import stub_predictors as choosing
 from tests.fixtures import trained_recommenders as served
@@ -11,7 +11,7 @@ from tests.fixtures import trained_recommenders as served
 
 def share(recommender, known, item, question=None):
     """The score, or of what only compares items the log-odds of its share."""
-    scores = recommender.answer(recommender.adapt([known]), question).double()
+    scores = recommender.score_catalog(recommender.adapt([known]), question).double()
     if recommender.bundle.schema.objective not in ("ranking", "choice"):
         return float(scores[item])
     others = torch.cat([scores[2:item], scores[item + 1 :]])
@@ -20,12 +20,14 @@ def share(recommender, known, item, question=None):
 
 def check(recommender, known, items, question=None):
     """Every cause against its definition; answers them all."""
-    found = explain(recommender, known, items, question, most=99)
+    found = explain_items(recommender, known, items, question, most=99)
     everything = range(len(known.items))
     for item, why in zip(items, found, strict=True):
-        assert why.prior == pytest.approx(share(recommender, without(known, everything), item, question), abs=1e-4)
+        assert why.prior == pytest.approx(
+            share(recommender, supports_without(known, everything), item, question), abs=1e-4
+        )
         full = share(recommender, known, item, question)
-        naive = [full - share(recommender, without(known, [i]), item, question) for i in everything]
+        naive = [full - share(recommender, supports_without(known, [i]), item, question) for i in everything]
         big = sorted((m for m in naive if abs(m) > 1e-4), key=abs, reverse=True)
         assert [c.moved for c in why.causes][: len(big)] == pytest.approx(big, abs=1e-4)
         assert all(abs(c.moved) < 2e-4 for c in why.causes[len(big) :])
@@ -34,17 +36,17 @@ def check(recommender, known, items, question=None):
 
 def test_of_a_ranking():
     model = served.ranking()
-    known = model.know(EntityRequest({"age": 30}, [Interaction(f"i{n}") for n in (1, 5, 9, 20)]))
+    known = model.read_support(EntityRequest({"age": 30}, [Interaction(f"i{n}") for n in (1, 5, 9, 20)]))
     found = check(model, known, [4, 10, 17])
     assert {c.item for why in found for c in why.causes} <= {"i1", "i5", "i9", "i20"}
     assert all(c.label == 1 and c.context == {} for why in found for c in why.causes)
-    few = explain(model, known, [4], most=2)[0]
-    assert few.causes == explain(model, known, [4])[0].causes[:2] and len(few.causes) == 2
+    few = explain_items(model, known, [4], most=2)[0]
+    assert few.causes == explain_items(model, known, [4])[0].causes[:2] and len(few.causes) == 2
 
 
 def test_of_a_rating():
     model = served.rating()
-    known = model.know(EntityRequest(events=[Interaction("i1", 5.0), Interaction("i2", 1.0)]))
+    known = model.read_support(EntityRequest(events=[Interaction("i1", 5.0), Interaction("i2", 1.0)]))
     found = check(model, known, [7])
     assert {c.item: c.label for c in found[0].causes} == {"i1": 5.0, "i2": 1.0}
 
@@ -52,7 +54,9 @@ def test_of_a_rating():
 def test_of_clicks_in_a_context():
     model = Recommender(choosing.clicks())
     events = [Interaction("p1", 1.0, 1, {"position": 0}), Interaction("new", 0.0, 2), Interaction("p1", 1.0, 3)]
-    known, question = model.ask(model.know(EntityRequest(events=events)), QueryContext({"position": 2}))
+    known, question = model.encode_query(
+        model.read_support(EntityRequest(events=events)), QueryContext({"position": 2})
+    )
     found = check(model, known, [3], question)[0]
     assert [(c.item, c.label) for c in found.causes if c.moved < 0] == [("", 0.0)], "an item that the model lacks"
     assert [c.context for c in found.causes if c.context] == [{"position": 0}]
@@ -62,24 +66,24 @@ def test_of_choices():
     model = Recommender(choosing.visits())
     steps = [("ann", "x"), ("bob", "y"), ("ann", "y"), ("bob", "z")]
     events = [Interaction(item, None, n, {"lat": 5.0 + n, "lon": 1.0}, actor) for n, (actor, item) in enumerate(steps)]
-    known, question = model.ask(model.know(EntityRequest(events=events)), QueryContext(actor="ann"))
+    known, question = model.encode_query(model.read_support(EntityRequest(events=events)), QueryContext(actor="ann"))
     found = check(model, known, [known.own.ids["y"]], question)[0]
     assert [c.item for c in found.causes if c.moved > 0] == ["y", "y"]
 
 
 def test_before_the_first_event_nothing_moved_anything():
     model = served.ranking()
-    known = model.know(EntityRequest())
-    why = explain(model, known, [5])[0]
+    known = model.read_support(EntityRequest())
+    why = explain_items(model, known, [5])[0]
     assert why.causes == () and why.prior == pytest.approx(share(model, known, 5), abs=1e-5)
-    assert explain(model, known, []) == []
+    assert explain_items(model, known, []) == []
 
 
 def test_a_large_catalogue_is_worked_through_piece_by_piece(monkeypatch):
     model = served.ranking()
-    known = model.know(EntityRequest(events=[Interaction(f"i{n}") for n in range(9)]))
-    whole = explain(model, known, [20, 25])
+    known = model.read_support(EntityRequest(events=[Interaction(f"i{n}") for n in range(9)]))
+    whole = explain_items(model, known, [20, 25])
     monkeypatch.setattr("recsys_meta.inference.insight.explanations.FLOATS", 70)
-    for a, b in zip(whole, explain(model, known, [20, 25]), strict=True):
+    for a, b in zip(whole, explain_items(model, known, [20, 25]), strict=True):
         assert a.prior == pytest.approx(b.prior, abs=1e-5)
         assert {c.item: pytest.approx(c.moved, abs=1e-5) for c in a.causes} == {c.item: c.moved for c in b.causes}

@@ -2,29 +2,37 @@
 
 import pytest
 
-from recsys_meta.inference.ranking.list_cursor import LONGEST, ListCursor, digest, moment_digest, read, secret_of, write
+from recsys_meta.inference.ranking.list_cursor import (
+    LONGEST,
+    ListCursor,
+    context_digest,
+    read_cursor,
+    scope_digest,
+    secret_of,
+    write_cursor,
+)
 from recsys_meta.inference.requests.entity import QueryContext
 
-PLACE = ListCursor("0123456789abcdef", "ab" * 16, 3, digest("rm{x}"), moment_digest(None), 1.5, 70)
+PLACE = ListCursor("0123456789abcdef", "ab" * 16, 3, scope_digest("rm{x}"), context_digest(None), 1.5, 70)
 
 
 def test_a_cursor_is_read_as_it_was_written():
     secret = secret_of("a database")
-    cursor = write(PLACE, secret)
-    assert read(cursor, secret) == PLACE and len(cursor) == LONGEST
+    cursor = write_cursor(PLACE, secret)
+    assert read_cursor(cursor, secret) == PLACE and len(cursor) == LONGEST
     for wrong, key in ((cursor, secret_of("another")), (cursor[:-1] + "A" * (cursor[-1] != "A"), secret), ("", secret)):
         with pytest.raises(ValueError, match="no cursor"):
-            read(wrong, key)
+            read_cursor(wrong, key)
 
 
 def test_a_moment_is_the_same_however_its_words_are_told():
     told = QueryContext({"hour": 12, "device": None}, "ann", (48.0, 11.5))
-    assert moment_digest(told) == moment_digest(QueryContext({"hour": "12"}, "ann", (48.0, 11.5)))
+    assert context_digest(told) == context_digest(QueryContext({"hour": "12"}, "ann", (48.0, 11.5)))
     others = [
         QueryContext({"hour": 13}, "ann", (48.0, 11.5)),
         QueryContext({"hour": 12}, "bob", (48.0, 11.5)),
         QueryContext(),
         None,
     ]
-    assert len({moment_digest(one) for one in (told, *others)}) == 5
-    assert moment_digest(None) == bytes(8)
+    assert len({context_digest(one) for one in (told, *others)}) == 5
+    assert context_digest(None) == bytes(8)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_meta.inference.ranking import topk
-from recsys_meta.inference.ranking.topk import best, best_of_each
+from recsys_meta.inference.ranking.topk import top_k, top_k_rows
 
 
 def plain(scores: torch.Tensor, n: int) -> topk.Best:
@@ -29,9 +29,9 @@ def test_against_a_sort_with_many_ties(values, n, block):
         for many in (0, 10**9):
             patch.setattr(topk, "BLOCK", block)
             patch.setattr(topk, "MANY", many)
-            assert best(scores, n) == plain(scores, n)
+            assert top_k(scores, n) == plain(scores, n)
         patch.setattr(topk, "PILES", block)
-        assert best_of_each(torch.stack([scores, scores.flip(0)]), n) == [plain(scores, n), plain(scores.flip(0), n)]
+        assert top_k_rows(torch.stack([scores, scores.flip(0)]), n) == [plain(scores, n), plain(scores.flip(0), n)]
 
 
 @pytest.mark.parametrize("size", [topk.MANY - 1, topk.MANY, topk.MANY + 7, 100_000])
@@ -39,8 +39,8 @@ def test_against_a_sort_with_many_ties(values, n, block):
 def test_a_large_catalogue(size, n):
     scores = torch.randn(size, generator=torch.Generator().manual_seed(size)).round(decimals=2)
     scores[::3] = -math.inf
-    assert best(scores, n) == plain(scores, n)
-    assert best(torch.zeros(size), n) == [(0.0, i) for i in range(n)]
-    assert best(torch.full((size,), -math.inf), n) == []
+    assert top_k(scores, n) == plain(scores, n)
+    assert top_k(torch.zeros(size), n) == [(0.0, i) for i in range(n)]
+    assert top_k(torch.full((size,), -math.inf), n) == []
     every = torch.stack([scores, torch.zeros(size), torch.full((size,), -math.inf), scores.flip(0)])
-    assert best_of_each(every, n) == [plain(row, n) for row in every]
+    assert top_k_rows(every, n) == [plain(row, n) for row in every]

@@ -33,14 +33,14 @@ def went(actor, item, time=None, **context):
 
 
 def test_every_click_is_a_row_with_its_context(clicks):
-    known = clicks.know(
+    known = clicks.read_support(
         EntityRequest(
             events=[shown("p1", 1.0, 2, position=3), shown("p1", 0.0, 1, device="desktop"), shown("new", 0.0, 3)]
         )
     )
     assert known.items == (3, 3, 1) and known.labels == (0.0, 1.0, 0.0)
     assert known.unknown == ("new",) and known.seen == {3}
-    rows = clicks.support([known, clicks.know(EntityRequest())]).rows
+    rows = clicks.support([known, clicks.read_support(EntityRequest())]).rows
     assert rows.item.tolist() == [[3, 3, 1], [0, 0, 0]] and rows.mask.tolist() == [[True] * 3, [False] * 3]
     assert rows.context["position"].nan_to_num(-1).tolist() == [[-1, 3, -1], [-1, -1, -1]]
     assert rows.context["device"].tolist() == [[3, 0, 0], [0, 0, 0]]
@@ -52,16 +52,16 @@ def test_the_order_in_which_events_are_told_does_not_matter(clicks, visits, orde
     ads = [shown(f"p{n % 3}", n % 2, n // 3, position=n % 2) for n in range(6)]
     steps = [went(f"a{n % 2}", f"x{n % 3}", n // 2, lat=40 + n % 3, lon=5, hour=n) for n in range(6)]
     for recommender, events in ((clicks, ads), (visits, steps)):
-        known, mixed = (recommender.know(EntityRequest(events=e)) for e in (events, [events[i] for i in order]))
+        known, mixed = (recommender.read_support(EntityRequest(events=e)) for e in (events, [events[i] for i in order]))
         assert known == mixed and known.digest == mixed.digest
 
 
 def test_only_the_newest_rows_count(clicks, visits):
     many = [shown(f"p{n % 10}", n % 2, n) for n in range(MAX_SUPPORT + 7)]
-    known = clicks.know(EntityRequest(events=random.Random(0).sample(many, len(many))))
+    known = clicks.read_support(EntityRequest(events=random.Random(0).sample(many, len(many))))
     assert len(known.items) == MAX_SUPPORT and known.labels[:2] == (1.0, 0.0)
     steps = [went("a", f"x{n}", n) for n in range(MAX_CHOICES + 3)]
-    known = visits.know(EntityRequest(events=steps))
+    known = visits.read_support(EntityRequest(events=steps))
     assert len(known.items) == MAX_CHOICES and len(known.own.names) == MAX_CHOICES + 3
     first = known.own.names[known.items[0] - 2], [known.own.names[i - 2] for i in known.history[0]]
     assert first == ("x3", ["x2", "x1", "x0"])
@@ -69,7 +69,7 @@ def test_only_the_newest_rows_count(clicks, visits):
 
 def test_a_history_is_what_its_actor_did_before_the_last_one_first(visits):
     steps = [went("a", "x", 1), went("b", "y", 2), went("a", "y", 3), went(None, "x", 4), went("a", "x", 5)]
-    known = visits.know(EntityRequest(events=steps))
+    known = visits.read_support(EntityRequest(events=steps))
     x, y = known.own.ids["x"], known.own.ids["y"]
     assert known.history == ((), (), (x,), (), (y, x))
     assert known.acts == {"a": (x, y, x), "b": (y,)}
@@ -79,8 +79,8 @@ def test_a_history_is_what_its_actor_did_before_the_last_one_first(visits):
 
 def test_a_catalogue_is_what_was_met_with_the_last_word_on_each_item(visits):
     steps = [went("a", "k1", 1), went("a", "x", 2, lat=41.0, lon=-70.0), went("a", "x", 3, lat=41.5, category="bar")]
-    known = visits.know(EntityRequest(events=[*steps, went("a", "bare", 4)]))
-    own = visits.support([known, visits.know(EntityRequest())]).catalogue
+    known = visits.read_support(EntityRequest(events=[*steps, went("a", "bare", 4)]))
+    own = visits.support([known, visits.read_support(EntityRequest())]).catalogue
     assert known.own.names == ("bare", "k1", "x") and known.unknown == ("bare",)
     assert own.item.tolist() == [[0, 0, 1, 3, 1], [0] * 5]
     assert own.mask.tolist() == [[False, False, True, True, True], [False] * 5]
@@ -91,14 +91,14 @@ def test_a_catalogue_is_what_was_met_with_the_last_word_on_each_item(visits):
 
 
 def test_what_is_told_in_a_question_extends_the_catalogue_and_moves_no_id(visits):
-    known = visits.know(EntityRequest(events=[went("a", "x", 1, lat=1, lon=1)]))
-    same, _ = visits.ask(known, QueryContext(actor="a"), {"x": {}})
+    known = visits.read_support(EntityRequest(events=[went("a", "x", 1, lat=1, lon=1)]))
+    same, _ = visits.encode_query(known, QueryContext(actor="a"), {"x": {}})
     assert same.own is known.own and same.digest == known.digest
-    more, question = visits.ask(known, QueryContext(at=(2.0, 3.0)), {"w": {"lat": 5}, "who": {}, "k0": {}})
+    more, question = visits.encode_query(known, QueryContext(at=(2.0, 3.0)), {"w": {"lat": 5}, "who": {}, "k0": {}})
     assert more.own.names == ("x", "", "k0", "w") and more.unknown == ("who",)
     assert question.hidden == {3} and question.catalogue == 6
     assert more.digest != known.digest
-    told, _ = visits.ask(known, QueryContext(), {"x": {"lat": 9}})
+    told, _ = visits.encode_query(known, QueryContext(), {"x": {"lat": 9}})
     assert told.own.features == ({"lat": 9, "lon": 1},) and told.digest != known.digest
 
 
@@ -133,16 +133,16 @@ def test_a_moment_of_clicks_ranks_every_item_in_its_context(clicks):
     plain, far = (recommend(clicks, newcomer, 9, moment=QueryContext(context=c)).items for c in ({}, {"position": 4}))
     assert [s.item for s in plain] == [s.item for s in far]
     assert plain[0].score - far[0].score == pytest.approx(2.0, abs=1e-5)
-    state = clicks.adapt([clicks.know(newcomer)])
-    rows = clicks.rows(clicks.know(newcomer), [(far[0].item, {"position": 4})])
-    assert float(clicks.judge(state, rows)) == far[0].score
+    state = clicks.adapt([clicks.read_support(newcomer)])
+    rows = clicks.rows(clicks.read_support(newcomer), [(far[0].item, {"position": 4})])
+    assert float(clicks.score_rows(state, rows)) == far[0].score
 
 
 def test_only_an_unsure_predictor_has_a_spread(clicks):
-    known = clicks.know(EntityRequest())
+    known = clicks.read_support(EntityRequest())
     rows, state = clicks.rows(known, [("p1", {})]), clicks.adapt([known])
-    assert float(clicks.spread(state, rows)) == pytest.approx(math.sqrt(1.25))
-    assert Recommender(choosing.clicks(choosing.Blind)).spread(state, rows) is None
+    assert float(clicks.score_std(state, rows)) == pytest.approx(math.sqrt(1.25))
+    assert Recommender(choosing.clicks(choosing.Blind)).score_std(state, rows) is None
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_only_an_unsure_predictor_has_a_spread(clicks):
 )
 def test_wrong_clicks_are_refused(clicks, event, says):
     with pytest.raises(DataError, match=says):
-        clicks.support([clicks.know(EntityRequest(events=[event]))])
+        clicks.support([clicks.read_support(EntityRequest(events=[event]))])
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_wrong_clicks_are_refused(clicks, event, says):
 )
 def test_wrong_choices_are_refused(visits, event, says):
     with pytest.raises(DataError, match=says):
-        visits.support([visits.know(EntityRequest(events=[event]))])
+        visits.support([visits.read_support(EntityRequest(events=[event]))])
     with pytest.raises(DataError, match=says):
         visits.check(event.context)
 
@@ -182,7 +182,7 @@ def test_a_predictor_that_cannot_choose_is_refused():
 
 
 def test_questions_that_a_model_has_no_words_for_are_refused(clicks, visits):
-    known = clicks.know(EntityRequest())
+    known = clicks.read_support(EntityRequest())
     for moment, says in (
         (QueryContext(actor="me"), "no actors"),
         (QueryContext(history=["p1"]), "no actors"),
@@ -190,13 +190,13 @@ def test_questions_that_a_model_has_no_words_for_are_refused(clicks, visits):
         (QueryContext(context={"hour": 3}), r"no such context field.*device, position"),
     ):
         with pytest.raises(DataError, match=says):
-            clicks.ask(known, moment)
+            clicks.encode_query(known, moment)
     with pytest.raises(DataError, match=r"no such item feature.*category, lat, lon"):
-        visits.ask(visits.know(EntityRequest()), QueryContext(), {"x": {"stars": 3}})
+        visits.encode_query(visits.read_support(EntityRequest()), QueryContext(), {"x": {"stars": 3}})
 
 
 def test_a_model_that_fails_leaves_what_was_met_most(clicks, visits):
-    known = visits.know(EntityRequest(events=[went("a", "x", 1), went("b", "y", 2), went("a", "y", 3)]))
+    known = visits.read_support(EntityRequest(events=[went("a", "x", 1), went("b", "y", 2), went("a", "y", 3)]))
     scores = visits.fallback(known)
-    assert [s.item for s in visits.top(scores, 5, own=known.own)] == ["y", "x"]
-    assert clicks.fallback(clicks.know(EntityRequest())) is clicks.popular
+    assert [s.item for s in visits.top_k(scores, 5, own=known.own)] == ["y", "x"]
+    assert clicks.fallback(clicks.read_support(EntityRequest())) is clicks.popular

@@ -4,7 +4,7 @@ import pytest
 
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction
-from recsys_meta.inference.requests.stored_events import StoredInteraction, join
+from recsys_meta.inference.requests.stored_events import StoredInteraction, merge_events
 from recsys_meta.inference.requests.support_reader import SupportReader
 from tests.fixtures import stub_predictors as choosing
 from tests.fixtures import trained_recommenders as served
@@ -42,40 +42,42 @@ def visit(event_id="stored", item="new1", time=5.0, **words) -> StoredInteractio
 )
 def test_of_clicks_and_choices_only_the_same_event_counts_once(cities, stored, counts):
     told = EntityRequest(events=[Interaction("new1", None, 5.0, {"hour": 9}, "u1")])
-    joined = join(cities, {}, [stored], told)
+    joined = merge_events(cities, {}, [stored], told)
     assert len(joined.events) == counts
     assert joined.events[-1] == told.events[0]
 
 
 def test_an_event_that_was_told_without_a_time_swallows_none(cities):
     told = EntityRequest(events=[Interaction("new1", None, None, {}, "u1")])
-    assert len(join(cities, {}, [visit(actor="u1")], told).events) == 2
+    assert len(merge_events(cities, {}, [visit(actor="u1")], told).events) == 2
 
 
 def test_an_event_whose_id_was_told_counts_as_it_was_told(cities):
     told = EntityRequest(events=[Interaction("new2", None, 7.0, {}, "u1")])
     others = [visit("one", actor="u1"), visit("two", actor="u1", time=6.0)]
-    joined = join(cities, {}, others, told, {"one"})
+    joined = merge_events(cities, {}, others, told, {"one"})
     assert [(e.item, e.time) for e in joined.events] == [("new1", 6.0), ("new2", 7.0)]
 
 
 def test_stored_features_that_the_model_cannot_read_are_left_out_and_told_ones_win(ads):
-    assert join(ads, {"age": 30, "shoe size": 44}, [], EntityRequest()).features == {"age": 30}
+    assert merge_events(ads, {"age": 30, "shoe size": 44}, [], EntityRequest()).features == {"age": 30}
     for unreadable in ("old", [1, 2], 1e39, float("nan"), {"years": 3}):
-        assert join(ads, {"age": unreadable}, [], EntityRequest()).features == {}, unreadable
-    assert join(ads, {"age": "30"}, [], EntityRequest()).features == {"age": "30"}
-    assert join(ads, {"age": 30}, [], EntityRequest({"age": 60})).features == {"age": 60}
+        assert merge_events(ads, {"age": unreadable}, [], EntityRequest()).features == {}, unreadable
+    assert merge_events(ads, {"age": "30"}, [], EntityRequest()).features == {"age": "30"}
+    assert merge_events(ads, {"age": 30}, [], EntityRequest({"age": 60})).features == {"age": 60}
     strange = EntityRequest({"shoe size": 44})
-    assert join(ads, {"age": 30}, [], strange).features == {"age": 30, "shoe size": 44}, "the model refuses it later"
+    assert merge_events(ads, {"age": 30}, [], strange).features == {"age": 30, "shoe size": 44}, (
+        "the model refuses it later"
+    )
 
 
 def test_stored_events_whose_label_is_none_of_the_models_are_left_out():
     stars = served.liking().reader
     stored = [StoredInteraction(f"e{label}", "i1", label, 1.0) for label in (0.9, 1.0, 5.0, 5.1)]
-    assert [e.label for e in join(stars, {}, stored, EntityRequest()).events] == [1.0, 5.0]
+    assert [e.label for e in merge_events(stars, {}, stored, EntityRequest()).events] == [1.0, 5.0]
     clicks = reader_of(choosing.clicks())
     stored = [StoredInteraction(f"e{label}", "p1", label, 1.0) for label in (0.0, 0.5, 1.0)]
-    assert [e.label for e in join(clicks, {}, stored, EntityRequest()).events] == [0.0, 1.0]
+    assert [e.label for e in merge_events(clicks, {}, stored, EntityRequest()).events] == [0.0, 1.0]
 
 
 def test_words_of_a_stored_event_that_the_model_cannot_read_are_left_out(ads):
@@ -84,10 +86,10 @@ def test_words_of_a_stored_event_that_the_model_cannot_read_are_left_out(ads):
         StoredInteraction("e1", "p1", 1.0, 1.0, words),
         StoredInteraction("e2", "p1", 1.0, 2.0, {"position": "top"}),
     ]
-    joined = join(ads, {}, stored, EntityRequest())
+    joined = merge_events(ads, {}, stored, EntityRequest())
     assert [e.context for e in joined.events] == [{"position": 2, "device": "mobile"}, {}]
 
 
 def test_where_nothing_is_stored_a_newcomer_is_what_is_told(ads):
     told = EntityRequest({"age": 30}, [Interaction("p1", 1.0, 5.0)])
-    assert join(ads, {}, [], told) is told
+    assert merge_events(ads, {}, [], told) is told

@@ -37,14 +37,14 @@ def rating():
 @given(events=EVENTS, seed=st.integers(0, 99))
 def test_the_order_of_events_does_not_matter(liking, events, seed):
     mixed = random.Random(seed).sample(events, len(events))
-    one, other = (liking.know(EntityRequest(events=e)) for e in (events, mixed))
+    one, other = (liking.read_support(EntityRequest(events=e)) for e in (events, mixed))
     assert one == other and one.digest == other.digest
 
 
 @given(events=EVENTS)
 def test_knowing_equals_its_rules_one_by_one(liking, events):
     """The last word on an item counts (the higher of two at once, one without a time is last); likes are support."""
-    known = liking.know(EntityRequest(events=events))
+    known = liking.read_support(EntityRequest(events=events))
     items = {e.item for e in events}
     assert known.unknown == tuple(sorted(items & {"none", "other"}))
     here = sorted(items - {"none", "other"})
@@ -67,12 +67,14 @@ def test_repeated_items_count_once_with_the_latest_label(rating, liking):
         Interaction("i4", 3.0, 20),
         Interaction("i4", 9, 3),
     ]
-    known = rating.know(EntityRequest(events=events))
+    known = rating.read_support(EntityRequest(events=events))
     assert dict(zip(known.items, known.labels, strict=True)) == {6: 3.0, 7: 2.0}
     changed = [Interaction("i4", 5.0, 1), Interaction("i4", 2.0, 2)]
-    assert liking.know(EntityRequest(events=changed)).items == (), "taken back"
-    assert liking.know(EntityRequest(events=changed[::-1])).seen == {6}
-    assert liking.know(EntityRequest(events=[Interaction("i4", 2.0, 1), Interaction("i4", 5.0, 2)])).items == (6,)
+    assert liking.read_support(EntityRequest(events=changed)).items == (), "taken back"
+    assert liking.read_support(EntityRequest(events=changed[::-1])).seen == {6}
+    assert liking.read_support(EntityRequest(events=[Interaction("i4", 2.0, 1), Interaction("i4", 5.0, 2)])).items == (
+        6,
+    )
 
 
 def test_labels_below_positive_are_seen_but_no_support(liking):
@@ -86,7 +88,7 @@ def test_only_the_most_recent_are_support(model, data):
     values = {**model.bundle.vocab.values, "item": type(data.vocab.values["item"])(names, dtype="str")}
     big = Recommender(replace(model.bundle, vocab=replace(model.bundle.vocab, values=values)))
     events = [Interaction(n, time=float(i)) for i, n in enumerate(names)]
-    known = big.know(EntityRequest(events=random.Random(0).sample(events, len(events))))
+    known = big.read_support(EntityRequest(events=random.Random(0).sample(events, len(events))))
     assert known.items == tuple(range(2 + 40, 2 + 40 + MAX_SUPPORT)) and len(known.seen) == MAX_SUPPORT + 40
 
 
@@ -104,19 +106,19 @@ def test_only_the_most_recent_are_support(model, data):
 )
 def test_wrong_events_are_refused(liking, event, says):
     with pytest.raises(DataError, match=says):
-        liking.know(EntityRequest(events=[Interaction("i1", 5.0), event]))
+        liking.read_support(EntityRequest(events=[Interaction("i1", 5.0), event]))
 
 
 def test_a_rating_needs_a_label_and_a_feature_must_be_one(rating):
     with pytest.raises(DataError, match=r"a label is needed.*ratings"):
-        rating.know(EntityRequest(events=[Interaction("i0")]))
+        rating.read_support(EntityRequest(events=[Interaction("i0")]))
     with pytest.raises(DataError, match=r"no such feature.*age, group"):
-        rating.adapt([rating.know(EntityRequest({"height": 3}))])
+        rating.adapt([rating.read_support(EntityRequest({"height": 3}))])
 
 
 def test_the_digest_changes_exactly_when_the_support_or_the_features_do(liking):
     def digest(events, features=None):
-        return liking.know(EntityRequest(features or {}, events)).digest
+        return liking.read_support(EntityRequest(features or {}, events)).digest
 
     like, dislike = Interaction("i1", 5.0, 1), Interaction("i2", 2.0, 1)
     base = digest([like])
@@ -132,7 +134,7 @@ def test_the_digest_changes_exactly_when_the_support_or_the_features_do(liking):
 
 def test_the_digest_tells_labels_apart_and_not_their_spelling(rating):
     one, same_one, other = (
-        rating.know(EntityRequest(events=[Interaction("i1", label)])).digest for label in (3, 3.0, 3.5)
+        rating.read_support(EntityRequest(events=[Interaction("i1", label)])).digest for label in (3, 3.0, 3.5)
     )
     assert one == same_one != other
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from recsys_meta.core.feature_encoding import gather
+from recsys_meta.core.feature_encoding import lookup_rows
 from recsys_meta.core.types import FIRST, Interactions, Support
 from recsys_meta.models.baselines import BASELINES
 from tests.fixtures.simulated_datasets import dataset
@@ -79,7 +79,7 @@ def supports(data, sizes=(0, 1, 2, 5, 3), seed=1, width=None):
         labels = [rng.integers(1, 6, len(i)).astype(float).tolist() for i in items]
     if data.schema.objective == "click":
         labels = [rng.integers(0, 2, len(i)).astype(float).tolist() for i in items]
-    return Support(gather(data.entities, np.arange(len(sizes))), rows(items, labels, width))
+    return Support(lookup_rows(data.entities, np.arange(len(sizes))), rows(items, labels, width))
 
 
 def change(support, f):

@@ -8,7 +8,7 @@ import torch
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST
-from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
 from recsys_meta.models.baselines.choice.item_neighbours import ItemNeighbours
 from recsys_meta.models.baselines.choice.local_popularity import LocalPopularity
 from recsys_meta.models.baselines.choice.markov import MarkovChain
@@ -42,8 +42,8 @@ def episodes(world, shots, entities=TEST):
     data, index = world
     chosen = torch.as_tensor(entities)
     sizes = torch.tensor(shots) if np.ndim(shots) else torch.full_like(chosen, shots)
-    support, query = draw(index, chosen, sizes, query_from=48)
-    return batch_of(data, entities, support, query)
+    support, query = draw_episodes(index, chosen, sizes, query_from=48)
+    return episode_batch(data, entities, support, query)
 
 
 def order(kind, history, params=None):

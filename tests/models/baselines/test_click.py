@@ -13,7 +13,7 @@ from recsys_meta.core.dataset import Dataset, Vocabulary
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, Support
-from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
 from recsys_meta.models.baselines.click.bilinear import BilinearModel
 from recsys_meta.models.baselines.click.factorization_machine import FactorizationMachine
 from recsys_meta.models.baselines.click.logistic_regression import LogisticRegression
@@ -21,10 +21,15 @@ from recsys_meta.models.baselines.click.position_bias import ContextOnly, Positi
 from recsys_meta.models.baselines.click.random_intercept import RandomIntercept
 from recsys_meta.models.baselines.click.solvers.additive_logit import fit_additive
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
-from recsys_meta.models.baselines.click.solvers.field_encoding import encoded, fields_init, filled, of_rows
+from recsys_meta.models.baselines.click.solvers.field_encoding import (
+    encode_context,
+    fields_of_rows,
+    fill_missing,
+    init_fields,
+)
 from recsys_meta.models.baselines.click.solvers.fm_solver import _slope, fit_machine
 from recsys_meta.models.baselines.click.solvers.laplace_em import FixedSide, learn_click_prior
-from recsys_meta.models.baselines.click.solvers.laplace_posterior import bernoulli_posterior, moderated
+from recsys_meta.models.baselines.click.solvers.laplace_posterior import bernoulli_posterior, probit_adjusted_logit
 from recsys_meta.models.baselines.counting.popularity import Popularity
 from recsys_meta.models.protocols import UncertainPredictor
 from tests.fixtures.simulated_datasets import dataset
@@ -78,8 +83,8 @@ def fitted(data):
 
 def episodes(data, shots, entities=NEW):
     chosen = torch.from_numpy(entities)
-    support, query = draw(EventIndex.of(data), chosen, torch.full_like(chosen, shots), query_from=20)
-    return batch_of(data, entities, support, query)
+    support, query = draw_episodes(EventIndex.of(data), chosen, torch.full_like(chosen, shots), query_from=20)
+    return episode_batch(data, entities, support, query)
 
 
 def loss(fitted, data, kind, shots):
@@ -144,7 +149,7 @@ def test_moderated_logit_is_nearly_the_mean_probability():
     draws = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
     for mean, deviation in ((1.0, 0.5), (-2.0, 1.5), (0.0, 3.0)):
         true = torch.sigmoid(mean + deviation * draws).mean()
-        found = torch.sigmoid(moderated(torch.tensor(mean), torch.tensor(deviation**2)))
+        found = torch.sigmoid(probit_adjusted_logit(torch.tensor(mean), torch.tensor(deviation**2)))
         assert abs(float(true - found)) < 0.02
 
 
@@ -256,7 +261,7 @@ def test_machine_scores_are_the_sum_over_pairs_of_fields(data, fitted):
     mode = state["mode"][t]
     kind = batch.support.features["kind"][t, 0]
     place = batch.query.context["position"][t, r]
-    price = of_rows({k: v for k, v in body.items() if "price" in k}, batch.query)[t, r]
+    price = fields_of_rows({k: v for k, v in body.items() if "price" in k}, batch.query)[t, r]
     one_hot = torch.zeros(1)
     fields = [mode, body["entity.kind"][kind], body["context.position"][place], price]
     item = torch.cat([one_hot, body["vectors"][batch.query.item[t, r]]])
@@ -267,7 +272,7 @@ def test_machine_scores_are_the_sum_over_pairs_of_fields(data, fitted):
             eta = eta + parts[f][1:] @ parts[g][1:]
     seen = torch.cat([torch.ones(1), sum(p[1:] for p in parts[1:])])
     variance = (seen @ state["root"][t]).square().sum()
-    torch.testing.assert_close(score[t, r], moderated(eta, variance), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(score[t, r], probit_adjusted_logit(eta, variance), rtol=1e-4, atol=1e-4)
 
 
 def test_machine_finds_an_interaction():
@@ -282,15 +287,15 @@ def test_machine_finds_an_interaction():
 
 def test_columns_and_look_ups_agree(data):
     rows = ClickRows.of(data, PAST)
-    tables = fields_init("context", rows.context, np.arange(len(rows)))
-    columns = encoded(tables, "context", rows.given(), len(rows))
+    tables = init_fields("context", rows.context, np.arange(len(rows)))
+    columns = encode_context(tables, "context", rows.given(), len(rows))
     weights = torch.from_numpy(np.random.default_rng(6).normal(size=(columns.shape[1], 3)))
-    said = filled(tables, "context", weights, columns)
+    said = fill_missing(tables, "context", weights, columns)
     batch = episodes(data, 40, PAST)
     expected = (columns @ weights.numpy()).reshape(len(PAST), -1, 3)[:, :39]
-    found = of_rows(said, batch.support.rows)
+    found = fields_of_rows(said, batch.support.rows)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
-    nothing = of_rows(said, replace(batch.support.rows, context={}))
+    nothing = fields_of_rows(said, replace(batch.support.rows, context={}))
     assert nothing.shape == (1, 1, 3)
     np.testing.assert_allclose(nothing[0, 0].numpy(), (columns @ weights.numpy()).mean(0), atol=1e-5)
 
@@ -392,7 +397,7 @@ def test_spread_falls_with_the_support(data, kind, setting):
     spreads = []
     for shots in (0, 5, 20):
         batch = episodes(data, shots)
-        spreads.append(float(predictor.spread(body, predictor.adapt(body, batch.support), batch.query).mean()))
+        spreads.append(float(predictor.score_std(body, predictor.adapt(body, batch.support), batch.query).mean()))
     assert spreads[0] > spreads[1] > spreads[2] > 0
 
 
@@ -416,7 +421,7 @@ def test_squared_two_means_is_the_shrunk_mean(data):
     batch = episodes(data, 4)
     state = predictor.adapt(body, batch.support)
     rows = batch.support.rows
-    left = (rows.label - body["base"][rows.item] - of_rows(body, rows).squeeze(2)).sum(1)
+    left = (rows.label - body["base"][rows.item] - fields_of_rows(body, rows).squeeze(2)).sum(1)
     prior = body["start"] + body["entity.kind"][batch.support.features["kind"][:, 0]]
     shrink = body["variance"] * body["precision"][0, 0]
     torch.testing.assert_close(state["mode"][:, 0], (left + shrink * prior[:, 0]) / (4 + shrink), rtol=1e-3, atol=1e-4)

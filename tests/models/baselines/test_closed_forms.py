@@ -11,22 +11,22 @@ import torch
 from recsys_meta.core.dataset import with_arrival
 from recsys_meta.core.errors import ConfigError, NotFoundError
 from recsys_meta.core.types import FIRST, Interactions, Support
-from recsys_meta.models.baselines import baseline, serving
+from recsys_meta.models.baselines import baselines_for, make_baseline
 from recsys_meta.models.baselines.counting.bias_model import ItemMean
 from recsys_meta.models.baselines.counting.popularity import Popularity
 from recsys_meta.models.baselines.counting.recent_popularity import RecentPopularity
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, memory
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_memory
 from recsys_meta.models.baselines.item_based import itemknn
 from recsys_meta.models.baselines.item_based.ease import Ease, ease_weights
 from recsys_meta.models.baselines.item_based.gaussian import GaussianPosterior
-from recsys_meta.models.baselines.item_based.item_scores import distinct, mix
+from recsys_meta.models.baselines.item_based.item_scores import distinct_weights, mix_with_popularity
 from recsys_meta.models.baselines.item_based.itemknn import ItemKNN
 from recsys_meta.models.baselines.item_based.naive_bayes import NaiveBayes
 from recsys_meta.models.baselines.latent.bayesian_linear_regression import BayesianLinearRegression
 from recsys_meta.models.baselines.latent.content import ContentOnly
 from recsys_meta.models.baselines.latent.em_prior import learn_prior, residual_factors
 from recsys_meta.models.baselines.latent.ials import Ials, IalsPrior
-from recsys_meta.models.functional.gaussian import subspace
+from recsys_meta.models.functional.gaussian import truncated_svd
 from tests.fixtures.simulated_datasets import dataset
 from tests.models.baselines.cases import make, rows, supports, world
 
@@ -191,7 +191,7 @@ def test_an_empty_or_unknown_support_ranks_by_popularity(name, unknown):
 
 
 def test_repetitions_in_a_support_count_once(page):
-    weight = distinct(rows([[2, 3, 2, 1, 2], [4, 4, 0, 0, 0]]))
+    weight = distinct_weights(rows([[2, 3, 2, 1, 2], [4, 4, 0, 0, 0]]))
     assert weight.sum(1).tolist() == [2.0, 1.0]
     for predictor in (
         ItemKNN(),
@@ -209,14 +209,14 @@ def test_repetitions_in_a_support_count_once(page):
 def test_flat_evidence_leaves_popularity_alone():
     popular = torch.tensor([0.0, 0.0, 1.0, 3.0, 2.0])
     evidence = torch.tensor([[0.0, 0, 0, 0, 0], [0, 0, 7, 7, 7], [0, 0, 1, 0, 0]])
-    scores = mix(evidence, popular, 0.0)
+    scores = mix_with_popularity(evidence, popular, 0.0)
     assert scores[0, FIRST:].argsort().tolist() == [0, 2, 1]
     assert scores[1, FIRST:].argsort().tolist() == [0, 2, 1]
     assert scores[2, FIRST:].argmax() == 0
 
 
 def test_memory_keeps_the_most_popular_items():
-    part, where = memory(sp.csr_matrix(X), limit=2)
+    part, where = item_memory(sp.csr_matrix(X), limit=2)
     assert where["kept"].tolist() == [0, 1]
     assert where["place"].tolist() == [0, 1, -1, -1, -1]
     assert part.shape == (6, 2)
@@ -225,7 +225,7 @@ def test_memory_keeps_the_most_popular_items():
 @pytest.mark.parametrize("name", ["itemknn", "ease", "naive-bayes", "gaussian"])
 def test_items_outside_the_memory_get_their_popularity(name, monkeypatch):
     data = world(items=24, entities=80)
-    monkeypatch.setattr("recsys_meta.models.baselines.interaction_matrix.memory.__defaults__", (8,))
+    monkeypatch.setattr("recsys_meta.models.baselines.interaction_matrix.item_memory.__defaults__", (8,))
     predictor = make(name, "ranking")
     body = predictor.body(predictor.fit(data, np.arange(60)))
     assert len(body["kept"]) == 8
@@ -236,10 +236,10 @@ def test_items_outside_the_memory_get_their_popularity(name, monkeypatch):
 def test_subspace_spans_the_leading_singular_vectors():
     rng = np.random.default_rng(0)
     matrix = (rng.random((40, 30)) < 0.3).astype(np.float32)
-    basis = subspace(sp.csr_matrix(matrix), 4, seed=0, sweeps=30).double().numpy()
+    basis = truncated_svd(sp.csr_matrix(matrix), 4, seed=0, sweeps=30).double().numpy()
     right = np.linalg.svd(matrix.astype(float))[2][:4].T
     np.testing.assert_allclose(basis @ basis.T, right @ right.T, atol=1e-3)
-    assert subspace(sp.csr_matrix(X), 9, seed=0).shape == (5, 9)
+    assert truncated_svd(sp.csr_matrix(X), 9, seed=0).shape == (5, 9)
 
 
 def test_em_finds_the_prior_that_made_the_data():
@@ -315,9 +315,9 @@ def test_objectives_are_checked():
     with pytest.raises(ConfigError, match="configured for 'ranking'"):
         Popularity().fit(world("rating"), np.arange(5))
     with pytest.raises(NotFoundError, match="known: chance"):
-        baseline("nothing")
-    assert serving("rating") == ["chance", "popularity", "item-mean", "blr", "content"]
-    assert "item-mean" not in serving("ranking")
+        make_baseline("nothing")
+    assert baselines_for("rating") == ["chance", "popularity", "item-mean", "blr", "content"]
+    assert "item-mean" not in baselines_for("ranking")
 
 
 def test_recent_popularity_counts_those_who_came_at_about_the_same_time():

@@ -8,7 +8,7 @@ import torch
 
 from recsys_meta.core.types import FIRST, Interactions, Support
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.models.baselines import BASELINES, tuned
+from recsys_meta.models.baselines import BASELINES, make_per_shot
 from tests.models.baselines.cases import change, make, one, pairs, rows, supports, world
 
 TRAIN = np.arange(40)
@@ -21,7 +21,7 @@ def plain(name, objective):
 def mixed(name, objective):
     """A tuned form whose settings differ between support sizes."""
     settings = make(name, objective).grid()
-    return tuned(name, [settings[0], settings[len(settings) // 2], settings[-1]], [0, 1, 5], [0, 1, 2])
+    return make_per_shot(name, [settings[0], settings[len(settings) // 2], settings[-1]], [0, 1, 5], [0, 1, 2])
 
 
 @pytest.fixture(
@@ -229,4 +229,4 @@ def test_settings_of_a_grid_share_states_and_say_what_they_share(name, objective
 def test_names_are_those_of_the_registry():
     for name, kind in BASELINES.items():
         assert kind.name == name
-        assert tuned(name, [kind()], [0], [0]).name == name
+        assert make_per_shot(name, [kind()], [0], [0]).name == name

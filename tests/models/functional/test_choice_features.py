@@ -14,13 +14,13 @@ from recsys_meta.models.functional.choice_features import (
     FEATURES,
     MOMENT,
     SIX,
-    echoes,
-    features,
-    moment,
-    six,
-    spaced,
-    summary,
-    tallies,
+    basic_features,
+    candidate_features,
+    evenly_spaced_items,
+    row_features,
+    sequential_features,
+    support_statistics,
+    support_summary,
 )
 from tests.fixtures.choice_datasets import place_support, rows_of
 
@@ -43,7 +43,7 @@ def named(x, name):
 
 
 def told(history, own=None):
-    x = features(summary(own or support()), asked(history), EVERY)
+    x = candidate_features(support_summary(own or support()), asked(history), EVERY)
     assert x.shape == (1, 1, 4, len(FEATURES))
     assert torch.isfinite(x).all()
     return x
@@ -76,9 +76,9 @@ def test_own_history():
 
 
 def test_echoes_of_the_support():
-    state = summary(support())
+    state = support_summary(support())
     rows = asked([2], hour=3)
-    steps, together, now = echoes(state, rows, EVERY, ["log_steps", "log_together", "log_at_this_time"])
+    steps, together, now = sequential_features(state, rows, EVERY, ["log_steps", "log_together", "log_at_this_time"])
     assert steps[0, 0].tolist() == pytest.approx([0, math.log(2), 0, 0])
     # Those who had met item 2 took 3, and 2 again having met two items.
     assert together[0, 0].tolist() == pytest.approx([math.log1p(0.5**0.5), math.log(2), 0, 0])
@@ -86,7 +86,7 @@ def test_echoes_of_the_support():
 
 
 def test_what_is_nearby_leaves_the_item_out():
-    state = summary(support())
+    state = support_summary(support())
     alone = state["near"][0, 5, 0], state["dense"][0, 5, 0]
     assert float(alone[0]) == pytest.approx(0, abs=1e-5)
     assert float(alone[1]) == pytest.approx(0, abs=1e-5)
@@ -100,14 +100,14 @@ def test_what_is_nearby_leaves_the_item_out():
 
 def test_a_row_of_the_support_is_left_out_of_what_it_is_told():
     own = support()
-    state = summary(own)
+    state = support_summary(own)
     rows = replace(own.rows, history=state["history"])
     every = torch.arange(2, 6).expand(1, 5, 4)
-    x = features(state, rows, every, own=True)
+    x = candidate_features(state, rows, every, own=True)
     for r in range(5):
         others = [c for c in range(5) if c != r]
         rest = own.rows.map(lambda t, others=others: t[:, others])
-        left = features(summary(replace(own, rows=rest)), rows.columns(r, r + 1), every[:, r : r + 1])
+        left = candidate_features(support_summary(replace(own, rows=rest)), rows.columns(r, r + 1), every[:, r : r + 1])
         torch.testing.assert_close(x[:, r], left[:, 0], atol=1e-4, rtol=1e-4)
 
 
@@ -126,13 +126,13 @@ def test_no_history_is_neutral():
         assert len(set(named(x, name))) == 1
     rows = asked([])
     none = replace(rows, history=None)
-    torch.testing.assert_close(features(summary(support()), none, EVERY), x)
+    torch.testing.assert_close(candidate_features(support_summary(support()), none, EVERY), x)
 
 
 def test_empty_support():
     own = support()
-    state = summary(own.empty())
-    x = features(state, asked([2, 3]), EVERY)
+    state = support_summary(own.empty())
+    x = candidate_features(state, asked([2, 3]), EVERY)
     assert torch.isfinite(x).all()
     assert named(x, "log_count") == [0, 0, 0, 0]
     assert named(x, "is_visited") == [1, 1, 0, 0]
@@ -140,14 +140,18 @@ def test_empty_support():
 
 def test_pieces_of_rows_and_candidates_are_alike():
     own = support()
-    state = summary(own)
+    state = support_summary(own)
     rows = rows_of([2, 3, 4], [[3], [2, 4, 5], []], [2, 3, 2])
     every = torch.arange(0, 6).expand(1, 3, 6)
-    whole = features(state, rows, every)
+    whole = candidate_features(state, rows, every)
     for r in range(3):
-        torch.testing.assert_close(features(state, rows.columns(r, r + 1), every[:, r : r + 1]), whole[:, r : r + 1])
-    torch.testing.assert_close(features(state, rows, every[..., 3:]), whole[..., 3:, :])
-    torch.testing.assert_close(six(tallies(own), rows, every)[:, :, 2:], whole[:, :, 2:, : len(SIX)])
+        torch.testing.assert_close(
+            candidate_features(state, rows.columns(r, r + 1), every[:, r : r + 1]), whole[:, r : r + 1]
+        )
+    torch.testing.assert_close(candidate_features(state, rows, every[..., 3:]), whole[..., 3:, :])
+    torch.testing.assert_close(
+        basic_features(support_statistics(own), rows, every)[:, :, 2:], whole[:, :, 2:, : len(SIX)]
+    )
     assert (whole[:, :, :2] == 0).all(), "reserved ids have no features"
 
 
@@ -168,12 +172,15 @@ def test_padding_of_support_and_catalogue_changes_nothing():
     )
     padded = Support({}, garbage, wide)
     query = asked([2, 4])
-    torch.testing.assert_close(features(summary(padded), query, EVERY), features(summary(own), query, EVERY))
-    torch.testing.assert_close(moment(summary(padded), query), moment(summary(own), query))
+    torch.testing.assert_close(
+        candidate_features(support_summary(padded), query, EVERY),
+        candidate_features(support_summary(own), query, EVERY),
+    )
+    torch.testing.assert_close(row_features(support_summary(padded), query), row_features(support_summary(own), query))
 
 
 def test_moment():
-    x = moment(summary(support()), asked([3, 3, 2]))[0, 0]
+    x = row_features(support_summary(support()), asked([3, 3, 2]))[0, 0]
     values = dict(zip(MOMENT, x.tolist(), strict=True))
     assert values["history"] == pytest.approx(math.log(4))
     assert values["distinct"] == pytest.approx(2 / 3)
@@ -186,7 +193,7 @@ def test_spaced_items_do_not_repeat():
     listed = torch.zeros(2, 12, dtype=torch.bool)
     listed[0, 2:12] = True
     listed[1, 2:5] = True
-    items, kept = spaced(listed, 5)
+    items, kept = evenly_spaced_items(listed, 5)
     assert items[0].tolist() == [2, 4, 6, 8, 10]
     assert sorted(items[1][kept[1]].tolist()) == [2, 3, 4]
     assert kept[0].all()
@@ -194,4 +201,4 @@ def test_spaced_items_do_not_repeat():
 
 def test_a_support_without_a_catalogue_is_refused():
     with pytest.raises(ValueError, match="catalogue"):
-        tallies(replace(support(), catalogue=None))
+        support_statistics(replace(support(), catalogue=None))

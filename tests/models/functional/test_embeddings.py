@@ -3,16 +3,16 @@ import pytest
 import torch
 
 from recsys_meta.core.dataset import FeatureColumn
-from recsys_meta.core.feature_encoding import gather
+from recsys_meta.core.feature_encoding import lookup_rows
 from recsys_meta.models.functional.embeddings import (
-    bag_fields,
-    bag_init,
     catalogue_features,
-    counts_of,
-    hats,
+    embed_fields,
+    init_embedding_bag,
+    init_mlp,
+    item_counts_of,
     item_features,
     linear,
-    mlp_init,
+    linear_interpolation_weights,
 )
 
 TABLE = {
@@ -26,8 +26,8 @@ def generator(seed=0):
 
 
 def test_a_bag_is_the_mean_of_its_values_and_empty_is_zero():
-    params = bag_init("side", TABLE, np.arange(4), 3, 1.0, generator())
-    genres, _ = bag_fields(params, "side", gather(TABLE, np.arange(4)))
+    params = init_embedding_bag("side", TABLE, np.arange(4), 3, 1.0, generator())
+    genres, _ = embed_fields(params, "side", lookup_rows(TABLE, np.arange(4)))
     table = params["side.genres"]
     assert table.shape == (5, 3)
     assert torch.equal(genres[0], torch.zeros(3))
@@ -36,22 +36,22 @@ def test_a_bag_is_the_mean_of_its_values_and_empty_is_zero():
 
 
 def test_padding_changes_no_bag_and_ids_beyond_the_table_are_unknown():
-    params = bag_init("side", {"genres": TABLE["genres"]}, np.arange(4), 3, 1.0, generator())
-    narrow = bag_fields(params, "side", {"genres": torch.tensor([[2, 3]])})[0]
-    wide = bag_fields(params, "side", {"genres": torch.tensor([[2, 3, 0, 0, 0]])})[0]
+    params = init_embedding_bag("side", {"genres": TABLE["genres"]}, np.arange(4), 3, 1.0, generator())
+    narrow = embed_fields(params, "side", {"genres": torch.tensor([[2, 3]])})[0]
+    wide = embed_fields(params, "side", {"genres": torch.tensor([[2, 3, 0, 0, 0]])})[0]
     assert torch.equal(narrow, wide)
-    unknown = bag_fields(params, "side", {"genres": torch.tensor([[1], [99]])})[0]
+    unknown = embed_fields(params, "side", {"genres": torch.tensor([[1], [99]])})[0]
     assert torch.equal(unknown[0], unknown[1]) and torch.equal(unknown[0], params["side.genres"][1])
 
 
 def test_numbers_lie_between_knots_of_the_given_rows_only():
-    params = bag_init("side", TABLE, np.array([0, 1, 2]), 3, 1.0, generator())
+    params = init_embedding_bag("side", TABLE, np.array([0, 1, 2]), 3, 1.0, generator())
     knots, weight = params["side.age.knots"], params["side.age.weight"]
     assert knots[0] == 10 and knots[-1] == 20  # not 40, which is another's
     between = (knots[3] + knots[4]) / 2
-    age = bag_fields(params, "side", {"age": torch.stack([knots[2], between, torch.tensor(torch.nan), knots[-1] * 9])})[
-        0
-    ]
+    age = embed_fields(
+        params, "side", {"age": torch.stack([knots[2], between, torch.tensor(torch.nan), knots[-1] * 9])}
+    )[0]
     assert torch.allclose(age[0], weight[2])
     assert torch.allclose(age[1], (weight[3] + weight[4]) / 2, atol=1e-5)
     assert torch.allclose(age[2], weight[-1]), "missing has a vector of its own"
@@ -62,24 +62,24 @@ def test_hats_sum_to_one_and_interpolate():
     places = torch.tensor([0.0, 1.0, 4.0])
     x = torch.tensor([-5.0, 0.0, 0.25, 1.0, 2.5, 9.0])
     expected = [[1, 0, 0], [1, 0, 0], [0.75, 0.25, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1]]
-    assert torch.allclose(hats(x, places), torch.tensor(expected))
+    assert torch.allclose(linear_interpolation_weights(x, places), torch.tensor(expected))
 
 
 @pytest.mark.parametrize("values", [[np.nan, np.nan], [7.0, 7.0]])
 def test_numbers_without_spread_give_no_nan(values):
-    params = bag_init(
+    params = init_embedding_bag(
         "side", {"x": FeatureColumn("x", np.array(values, np.float32))}, np.arange(2), 2, 1.0, generator()
     )
-    assert torch.isfinite(bag_fields(params, "side", {"x": torch.tensor([7.0, 8.0, torch.nan])})[0]).all()
+    assert torch.isfinite(embed_fields(params, "side", {"x": torch.tensor([7.0, 8.0, torch.nan])})[0]).all()
 
 
 def test_fields_come_in_the_order_of_the_features_and_draws_depend_on_the_generator():
-    params = bag_init("side", TABLE, np.arange(4), 3, 1.0, generator())
-    forward = bag_fields(params, "side", gather(TABLE, np.arange(4)))
-    backward = bag_fields(params, "side", dict(reversed(gather(TABLE, np.arange(4)).items())))
+    params = init_embedding_bag("side", TABLE, np.arange(4), 3, 1.0, generator())
+    forward = embed_fields(params, "side", lookup_rows(TABLE, np.arange(4)))
+    backward = embed_fields(params, "side", dict(reversed(lookup_rows(TABLE, np.arange(4)).items())))
     assert all(torch.equal(a, b) for a, b in zip(forward, reversed(backward), strict=True))
-    again = bag_init("side", TABLE, np.arange(4), 3, 1.0, generator())
-    other = bag_init("side", TABLE, np.arange(4), 3, 1.0, generator(1))
+    again = init_embedding_bag("side", TABLE, np.arange(4), 3, 1.0, generator())
+    other = init_embedding_bag("side", TABLE, np.arange(4), 3, 1.0, generator(1))
     assert torch.equal(params["side.genres"], again["side.genres"])
     assert not torch.equal(params["side.genres"], other["side.genres"])
 
@@ -95,7 +95,7 @@ def test_fast_weights_of_each_task_equal_the_tasks_one_by_one():
 
 
 def test_layers_have_the_given_widths_and_keep_the_variance():
-    params = mlp_init("head", (200, 300, 1), generator())
+    params = init_mlp("head", (200, 300, 1), generator())
     assert {k: tuple(v.shape) for k, v in params.items()} == {
         "head.0.weight": (200, 300), "head.0.bias": (300,), "head.1.weight": (300, 1), "head.1.bias": (1,)
     }  # fmt: skip
@@ -107,11 +107,11 @@ def test_the_catalogues_features_are_kept_with_the_parameters():
     kept = item_features(TABLE)
     assert set(kept) == {"catalogue.genres", "catalogue.age"}
     back = catalogue_features({**kept, "item": torch.zeros(1)})
-    wanted = gather(TABLE, np.arange(4))
+    wanted = lookup_rows(TABLE, np.arange(4))
     assert torch.equal(back["genres"], wanted["genres"]) and back["age"].shape == (4,)
     assert item_features({}) == {}
 
 
 def test_counts_leave_reserved_ids_out():
-    assert counts_of(torch.tensor([0, 1, 2, 4, 4]), 6).tolist() == [0, 0, 1, 0, 2, 0]
-    assert counts_of(torch.tensor([], dtype=torch.int64), 4).tolist() == [0, 0, 0, 0]
+    assert item_counts_of(torch.tensor([0, 1, 2, 4, 4]), 6).tolist() == [0, 0, 1, 0, 2, 0]
+    assert item_counts_of(torch.tensor([], dtype=torch.int64), 4).tolist() == [0, 0, 0, 0]

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
 from recsys_meta.episodes.splits import EntitySplit, split_by_seed
 from recsys_meta.evaluation.cold_start import cold_start
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.training.recipe import recipe_of
-from recsys_meta.training.trainer import fit, start
+from recsys_meta.training.trainer import fit, start_training
 from tests.fixtures.city_datasets import towns
 from tests.fixtures.simulated_datasets import ranking_world, rating_world
 
@@ -95,7 +95,7 @@ class Case:
     aids: Any
 
     def loss(self, params, batch=None, seed=0):
-        return self.learner.meta_loss(params, batch or self.batch, self.aids, generator(seed))
+        return self.learner.meta_loss(params, batch or self.batch, self.training_state, generator(seed))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -117,24 +117,24 @@ def case_of(name: str, label: str) -> Case:
     config = CONFIGS.get(name, {}).get(label, {})
     data = WORLDS[objective_of(name, config)]()
     index = EventIndex.of(data)
-    split = split_by_seed(index.having(2), 0)
+    split = split_by_seed(index.entities_with(2), 0)
     learner = learner_of(name, config)
     params = learner.init(data, split.train, generator(1))
-    aids = learner.aids(data, split.train, generator(2))
+    aids = learner.training_state(data, split.train, generator(2))
     return Case(learner, params, data, index, split, episodes(data, index, split.train[:12]), aids)
 
 
 def episodes(data, index, entities, most=6, seed=3):
     """A batch with supports of 0 to `most` rows."""
     shots = torch.arange(len(entities)) % (most + 1)
-    support, query = draw(index, torch.as_tensor(entities), shots, generator=generator(seed))
-    return batch_of(data, entities, support, query)
+    support, query = draw_episodes(index, torch.as_tensor(entities), shots, generator=generator(seed))
+    return episode_batch(data, entities, support, query)
 
 
 def train(learner, data, *, seed=0, epochs=15, tasks=32, rate=1e-2, max_shots=10, empty=0.1):
     """Train without early stop; (parameters, index, split, mean loss of the last epoch)."""
     index = EventIndex.of(data)
-    split = split_by_seed(index.having(2), seed)
+    split = split_by_seed(index.entities_with(2), seed)
     recipe = recipe_of(
         {
             "name": "test",
@@ -143,7 +143,7 @@ def train(learner, data, *, seed=0, epochs=15, tasks=32, rate=1e-2, max_shots=10
             "train": {"tasks": tasks, "epochs": epochs, "rate": rate, "schedule": "cosine", "patience": 10**6},
         }
     )
-    run = start(learner, recipe, data, index, split.train, seed)
+    run = start_training(learner, recipe, data, index, split.train, seed)
     losses = [step.loss for step in fit(run, lambda _: 0.0)]
     params = {k: v.detach() for k, v in run.params.items()}
     return params, index, split, sum(losses[-run.epoch_steps :]) / run.epoch_steps
@@ -161,4 +161,4 @@ def own(tensors):
 
 def trainable(learner, params):
     """Copies of the parameters, those that train asking for gradients."""
-    return {k: v if learner.frozen(k) else v.requires_grad_() for k, v in own(params).items()}
+    return {k: v if learner.is_frozen(k) else v.requires_grad_() for k, v in own(params).items()}

@@ -14,16 +14,16 @@ from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, Interactions
-from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
 from recsys_meta.episodes.splits import split_by_seed
-from recsys_meta.models.functional.laplace_posterior import bound, posterior, variance
-from recsys_meta.models.functional.losses import logistic
+from recsys_meta.models.functional.laplace_posterior import jaakkola_jordan_curvature, laplace_posterior, logit_variance
+from recsys_meta.models.functional.losses import logistic_loss
 from recsys_meta.models.learners.bayesian.bernoulli import KNOTS, BernoulliConfig, BernoulliPosterior
 from recsys_meta.models.learners.bayesian.design_matrix import DesignData
-from recsys_meta.models.learners.bayesian.temperature_scaling import slope, slopes
-from recsys_meta.models.learners.bayesian.variational_mf import QuadraticBound, factorise, without
+from recsys_meta.models.learners.bayesian.temperature_scaling import fit_temperature, fit_temperatures
+from recsys_meta.models.learners.bayesian.variational_mf import QuadraticBound, fit_factors, leave_fold_out
 from recsys_meta.training.recipe import recipe_of
-from recsys_meta.training.trainer import fit, start
+from recsys_meta.training.trainer import fit, start_training
 from tests.fixtures.simulated_datasets import ranking_world, rating_world
 
 SMALL = BernoulliConfig(dims=3, sweeps=6, hidden=4, context_dims=2)
@@ -72,7 +72,7 @@ def shown():
 def trained(shown):
     """(learner, parameters, index, split) after a short training on the world with context."""
     index = EventIndex.of(shown)
-    split = split_by_seed(index.having(2), 0)
+    split = split_by_seed(index.entities_with(2), 0)
     learner = BernoulliPosterior(SMALL)
     recipe = recipe_of(
         {
@@ -82,7 +82,7 @@ def trained(shown):
             "train": {"tasks": 32, "epochs": 15, "rate": 1e-2, "patience": 100},
         }
     )
-    run = start(learner, recipe, shown, index, split.train, 0)
+    run = start_training(learner, recipe, shown, index, split.train, 0)
     for _ in fit(run, lambda _: 0.0):
         pass
     return learner, {k: v.detach() for k, v in run.params.items()}, index, split
@@ -90,8 +90,8 @@ def trained(shown):
 
 def episode(data, index, entities, shots, seed=4):
     count = torch.full((len(entities),), shots)
-    support, query = draw(index, torch.as_tensor(entities), count, generator=generator(seed))
-    return batch_of(data, entities, support, query)
+    support, query = draw_episodes(index, torch.as_tensor(entities), count, generator=generator(seed))
+    return episode_batch(data, entities, support, query)
 
 
 # The posterior
@@ -99,15 +99,15 @@ def episode(data, index, entities, shots, seed=4):
 
 def test_the_mode_is_found_in_a_few_steps():
     given = problem()
-    z, _ = posterior(*given, steps=4)
-    best, _ = posterior(*given, steps=200)
+    z, _ = laplace_posterior(*given, steps=4)
+    best, _ = laplace_posterior(*given, steps=200)
     assert uphill(*given, best).abs().max() < 1e-3
     assert (z - best).norm() < 0.1 * best.norm()
 
 
 def test_curvature_at_the_mode_is_the_posterior_precision():
     x, offset, label, weight = problem(tasks=1)
-    z, factor = posterior(x, offset, label, weight, steps=50)
+    z, factor = laplace_posterior(x, offset, label, weight, steps=50)
     hessian = torch.autograd.functional.jacobian(lambda v: uphill(x, offset, label, weight, v).sum(0), z)[:, 0]
     torch.testing.assert_close((factor @ factor.transpose(1, 2))[0], -hessian, rtol=1e-3, atol=1e-3)
 
@@ -118,7 +118,7 @@ def test_hundreds_of_equal_labels_and_large_inputs_stay_finite_and_go_uphill():
     for label in (torch.ones_like(offset), torch.zeros_like(offset)):
         worth = []
         for steps in (0, 1, 2, 4, 8):
-            z, factor = posterior(x, offset - 40, label, weight, steps)
+            z, factor = laplace_posterior(x, offset - 40, label, weight, steps)
             logit = offset - 40 + (x @ z.unsqueeze(2)).squeeze(2)
             fit_now = -torch.nn.functional.binary_cross_entropy_with_logits(logit, label, reduction="none").sum(1)
             worth.append(fit_now - 0.5 * z.square().sum(1))
@@ -130,18 +130,20 @@ def test_hundreds_of_equal_labels_and_large_inputs_stay_finite_and_go_uphill():
 
 def test_no_rows_leave_the_prior_and_weight_two_is_a_row_twice():
     x, offset, label, weight = problem(rows=7)
-    z, factor = posterior(x[:, :0], offset[:, :0], label[:, :0], weight[:, :0], steps=4)
+    z, factor = laplace_posterior(x[:, :0], offset[:, :0], label[:, :0], weight[:, :0], steps=4)
     assert (z == 0).all()
     torch.testing.assert_close(factor, torch.eye(6).expand(5, 6, 6))
-    torch.testing.assert_close(variance(x, factor), x.square().sum(2))
+    torch.testing.assert_close(logit_variance(x, factor), x.square().sum(2))
     twice = [torch.cat([t, t], 1) for t in (x, offset, label, weight)]
-    for ours, theirs in zip(posterior(*twice, steps=4), posterior(x, offset, label, 2 * weight, steps=4), strict=True):
+    for ours, theirs in zip(
+        laplace_posterior(*twice, steps=4), laplace_posterior(x, offset, label, 2 * weight, steps=4), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_the_bound_is_smooth_through_zero_and_has_gradients():
     logit = torch.tensor([-30.0, -0.011, -0.009, 0.0, 0.009, 0.011, 30.0], requires_grad=True)
-    made = bound(logit)
+    made = jaakkola_jordan_curvature(logit)
     torch.testing.assert_close(made[1:6], torch.full((5,), 0.25), rtol=1e-4, atol=1e-5)
     made.sum().backward()
     assert torch.isfinite(logit.grad).all()
@@ -165,7 +167,7 @@ def test_factors_tell_held_out_clicks_of_known_entities():
     part = replace(
         rows, entity=rows.entity[kept], item=rows.item[kept], label=rows.label[kept], inputs=rows.inputs[kept]
     )
-    found = factorise(replace(past, rows=part), 3, 8)
+    found = fit_factors(replace(past, rows=part), 3, 8)
     e, i = found.entity.mean[rows.entity[~kept]], found.item.mean[rows.item[~kept]]
     logit = (found.base + e[:, 0] + i[:, 0] + (e[:, 1:] * i[:, 1:]).sum(1)).numpy()
     held = rows.label[~kept]
@@ -194,17 +196,17 @@ def test_the_factorisation_comes_to_rest_where_labels_are_extreme():
     nearly = (past.rows.entity % 2 == 0).astype(np.float32)  # entities that always, or never, are clicked
     nearly[::50] = 1 - nearly[::50]
     past = replace(past, rows=replace(past.rows, label=nearly))
-    first, second = (factorise(past, 3, sweeps).entity.mean[:, 0] for sweeps in (60, 61))
+    first, second = (fit_factors(past, 3, sweeps).entity.mean[:, 0] for sweeps in (60, 61))
     assert torch.isfinite(second).all()
     assert (second - first).abs().max() < 0.02 * first.std()
 
 
 def test_factors_of_a_fold_do_not_see_its_labels():
     _, past = clicks()
-    found = factorise(past, 3, 4)
+    found = fit_factors(past, 3, 4)
     fold = np.arange(150) % 5
     flipped = np.where(fold[past.rows.entity] == 2, 1 - past.rows.label, past.rows.label).astype(np.float32)
-    ours, theirs = (without(rows, found, fold, 5) for rows in (past.rows, replace(past.rows, label=flipped)))
+    ours, theirs = (leave_fold_out(rows, found, fold, 5) for rows in (past.rows, replace(past.rows, label=flipped)))
     assert torch.equal(ours[2], theirs[2])
     assert not torch.allclose(ours[1], theirs[1])
 
@@ -214,7 +216,7 @@ def test_training_asks_with_factors_that_do_not_know_the_entity():
     index, learner = EventIndex.of(data), BernoulliPosterior(SMALL)
     entities = np.arange(160)
     params = learner.init(data, entities, generator())
-    aids = learner.aids(data, entities, generator())
+    aids = learner.training_state(data, entities, generator())
     batch = episode(data, index, entities[:30], 5)
     honest = learner.meta_loss(params, batch, aids, generator())[0]
     known = replace(aids, fold=torch.full_like(aids.fold, len(aids.item) - 1))
@@ -248,7 +250,7 @@ def test_clicks_in_context_are_predicted_better_with_a_support(shown, trained):
     losses = []
     batch = episode(shown, index, split.test, 10)
     for support in (batch.support.empty(), batch.support):
-        losses.append(logistic(learner.score(body, learner.adapt(body, support), batch.query), batch.query).mean())
+        losses.append(logistic_loss(learner.score(body, learner.adapt(body, support), batch.query), batch.query).mean())
     assert losses[0] < 0.95 * constant
     assert losses[1] < losses[0]
 
@@ -304,7 +306,7 @@ def test_what_is_known_of_an_entity_makes_it_surer(shown, trained):
     batch = episode(shown, index, split.test, 8)
     query, mask = batch.query, batch.query.mask
     before, after = (
-        learner.spread(body, learner.adapt(body, s), query)[mask] for s in (batch.support.empty(), batch.support)
+        learner.score_std(body, learner.adapt(body, s), query)[mask] for s in (batch.support.empty(), batch.support)
     )
     assert (after < before).all()
     assert after.mean() < 0.95 * before.mean()
@@ -325,10 +327,10 @@ def test_a_slope_undoes_what_was_done_to_true_logits():
     logit = 1.5 * torch.randn(20, 500, generator=g)
     label = (torch.rand(20, 500, generator=g) < torch.sigmoid(logit)).float()
     rows = Interactions(torch.zeros(20, 500, dtype=torch.int64), label, torch.ones(20, 500, dtype=torch.bool))
-    assert abs(slope(logit, rows) - 1) < 0.06
-    assert abs(slope(2 * logit, rows) - 0.5) < 0.06
-    assert slope(logit, replace(rows, mask=torch.zeros_like(rows.mask))) == 1
-    made = slopes([10.0, 0.0], [2 * logit, logit], [rows, rows], KNOTS)
+    assert abs(fit_temperature(logit, rows) - 1) < 0.06
+    assert abs(fit_temperature(2 * logit, rows) - 0.5) < 0.06
+    assert fit_temperature(logit, replace(rows, mask=torch.zeros_like(rows.mask))) == 1
+    made = fit_temperatures([10.0, 0.0], [2 * logit, logit], [rows, rows], KNOTS)
     assert made.shape == (len(KNOTS),)
     assert (made.diff() <= 1e-6).all(), "between the sizes it goes from one slope to the other"
     assert made[0] - made[-1] > 0.4
@@ -341,6 +343,6 @@ def test_calibrating_takes_back_overconfidence(shown, trained):
     body, unset = learner.body(learner.calibrate(wrong, batches)), learner.body(wrong)
     for batch in batches:
         query, support = batch.query, batch.support
-        loss = [logistic(learner.score(b, learner.adapt(b, support), query), query).mean() for b in (body, unset)]
+        loss = [logistic_loss(learner.score(b, learner.adapt(b, support), query), query).mean() for b in (body, unset)]
         assert loss[0] < loss[1]
     assert learner.calibrate(wrong, []) is wrong

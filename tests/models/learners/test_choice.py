@@ -10,12 +10,12 @@ import torch
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, Interactions
-from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
 from recsys_meta.models.learners.choice import conditional_logit as choice
 from recsys_meta.models.learners.choice import experts
 from recsys_meta.models.learners.choice.conditional_logit import ChoiceConfig, ConditionalLogit
 from recsys_meta.training.recipe import recipe_of
-from recsys_meta.training.trainer import fit, start
+from recsys_meta.training.trainer import fit, start_training
 from tests.fixtures.choice_datasets import choice_world
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.models.learners.cases import generator, own, trainable
@@ -44,7 +44,7 @@ def fresh(request, world):
     learner = ConditionalLogit(ChoiceConfig(negatives=12, **request.param))
     params = learner.init(world[0], TRAIN, generator(1))
     for key, value in params.items():
-        if not learner.frozen(key) and key != "log_step":
+        if not learner.is_frozen(key) and key != "log_step":
             params[key] = value + 0.1 * torch.randn(value.shape, generator=generator(2))
     params["trust"] = torch.full_like(params["trust"], float(learner.config.adapts))
     return learner, params
@@ -54,8 +54,8 @@ def episodes(world, entities, shots, max_query=None):
     data, index = world
     chosen = torch.as_tensor(entities)
     sizes = torch.as_tensor(shots) if np.ndim(shots) else torch.full_like(chosen, shots)
-    support, query = draw(index, chosen, sizes, query_from=40, max_query=max_query)
-    return batch_of(data, entities, support, query)
+    support, query = draw_episodes(index, chosen, sizes, query_from=40, max_query=max_query)
+    return episode_batch(data, entities, support, query)
 
 
 def mixed(world):
@@ -126,7 +126,7 @@ def test_empty_support_has_no_loss_and_no_step(fresh, world):
     for none in (support.empty(), hidden):
         state = learner.adapt(params, none)
         assert learner.support_loss(params, state, none).tolist() == [0.0] * 8
-        knots = experts.between(torch.zeros(8), len(params["weight_by_size"]))
+        knots = experts.interpolate_by_size(torch.zeros(8), len(params["weight_by_size"]))
         expected = params["weight"] + torch.einsum("tk,kef->tef", knots, params["weight_by_size"])
         torch.testing.assert_close(state["weight"], expected, **CLOSE)
 
@@ -171,7 +171,7 @@ def test_the_written_gradient_is_the_gradient(fresh, world):
     x, told, mask, met = learner._own(params, state, support)
     weight = state["weight"].clone().requires_grad_()
     learner.support_loss(params, state | {"weight": weight}, support).sum().backward()
-    torch.testing.assert_close(experts.step(params, state, x, told, mask, met), -weight.grad, **CLOSE)
+    torch.testing.assert_close(experts.expert_step(params, state, x, told, mask, met), -weight.grad, **CLOSE)
 
 
 def test_small_catalogues_are_offered_whole_and_great_ones_by_chance():
@@ -194,7 +194,7 @@ def test_every_trained_parameter_gets_a_gradient(fresh, world):
         loss.backward()
         assert all(np.isfinite(v) for v in figures.values())
     for key, value in tried.items():
-        if learner.frozen(key):
+        if learner.is_frozen(key):
             assert not value.requires_grad
         elif key != "log_step" or learner.config.adapts:
             assert value.grad is not None, key
@@ -244,7 +244,7 @@ def trained(world):
             "train": {"tasks": 12, "epochs": 1, "least_steps": 300, "rate": 0.01, "schedule": "cosine"},
         }
     )
-    run = start(learner, recipe, data, index, TRAIN, 0)
+    run = start_training(learner, recipe, data, index, TRAIN, 0)
     losses = [s.loss for s in fit(run, lambda _: 0.0)]
     return learner, {k: v.detach() for k, v in run.params.items()}, losses
 

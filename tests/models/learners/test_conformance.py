@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from recsys_meta.models.functional.losses import logistic
+from recsys_meta.models.functional.losses import logistic_loss
 from recsys_meta.models.learners import LEARNERS
 from tests.models.learners.cases import (
     CASES,
@@ -230,7 +230,7 @@ def test_same_seed_same_result(case):
 
 def test_every_trainable_parameter_gets_an_outer_gradient(case):
     params = trainable(case.learner, case.params)
-    assert any(case.learner.frozen(k) for k in params)
+    assert any(case.learner.is_frozen(k) for k in params)
     for seed in range(4):
         some = case.split.train.take(range(seed * 20, seed * 20 + 20), mode="wrap")
         batch = episodes(case.data, case.index, some, seed=seed)
@@ -238,7 +238,7 @@ def test_every_trainable_parameter_gets_an_outer_gradient(case):
         loss.backward()
         assert all(np.isfinite(v) for v in figures.values())
     for key, value in params.items():
-        if case.learner.frozen(key):
+        if case.learner.is_frozen(key):
             assert not value.requires_grad
             continue
         assert value.grad is not None, key
@@ -283,7 +283,7 @@ def test_query_labels_never_reach_adapt(case):
     query = batch.query
     other = replace(query, item=query.item.flip(0), label=1 - query.label, mask=query.mask.flip(0))
     for query in (batch.query, other):
-        spy.meta_loss(own(case.params), replace(batch, query=query), case.aids, generator(0))
+        spy.meta_loss(own(case.params), replace(batch, query=query), case.training_state, generator(0))
     assert len(met) == 2, "the meta-loss must adapt through `adapt`, once"
     (support, state), (_, state_other) = met
     assert torch.equal(support.rows.item, batch.support.rows.item)
@@ -320,7 +320,7 @@ def test_adapting_beats_not_adapting(name, label):
         losses = []
         for support in (batch.support, batch.support.empty()):
             scores = case.learner.score(body, case.learner.adapt(body, support), batch.query)
-            losses.append(logistic(scores, batch.query))
+            losses.append(logistic_loss(scores, batch.query))
         gain = (losses[1] - losses[0]).numpy()
     else:
         metric, sign = {"ranking": ("ndcg@10", 1), "rating": ("rmse", -1), "choice": ("mrr", 1)}[data.schema.objective]

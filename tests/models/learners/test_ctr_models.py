@@ -13,10 +13,10 @@ import torch
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST
-from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
 from recsys_meta.models.learners.warm_up import ctr_models as click_models
 from recsys_meta.models.learners.warm_up.ctr_models import CONTEXT, ENTITY, ClickConfig
-from recsys_meta.models.learners.warm_up.pretraining import PretrainingRows, loss, pretrained
+from recsys_meta.models.learners.warm_up.pretraining import PretrainingRows, pretrain, pretraining_loss
 from tests.fixtures.simulated_datasets import rating_world
 
 BASES = ("deepfm", "wide-deep", "two-tower")
@@ -50,7 +50,7 @@ def config_of(base, **more):
 def fresh(base, data, **more):
     """Parameters with no zero in them, so that nothing is equal by being nothing."""
     config = config_of(base, **more)
-    params = click_models.init(config, data, np.arange(40), 0.4, generator(1))
+    params = click_models.init_ctr_model(config, data, np.arange(40), 0.4, generator(1))
     for key in ("base.wide", "base.neutral", "base.crossed"):
         if key in params:
             params[key] = params[key] + 0.1 * torch.randn(params[key].shape, generator=generator(2))
@@ -59,8 +59,8 @@ def fresh(base, data, **more):
 
 def batch(data, tasks=5):
     chosen = torch.arange(tasks)
-    support, query = draw(EventIndex.of(data), chosen, torch.full((tasks,), 4))
-    return batch_of(data, chosen.numpy(), support, query)
+    support, query = draw_episodes(EventIndex.of(data), chosen, torch.full((tasks,), 4))
+    return episode_batch(data, chosen.numpy(), support, query)
 
 
 def by_hand(config, params, z, b):
@@ -103,10 +103,12 @@ def test_sides_add_up_to_all_fields_spelt_out(base):
     config, params = fresh(base, data)
     b = batch(data)
     z = torch.randn(5, 6, generator=generator(3))
-    body = click_models.body(config, params)
-    entity = click_models.entity_side(config, body, z, click_models.fields_of(body, ENTITY, b.support.features))
-    rows = click_models.row_side(config, body, b.query.item, b.query.context)
-    torch.testing.assert_close(click_models.logits(config, body, entity, rows), by_hand(config, params, z, b), **CLOSE)
+    body = click_models.ctr_body(config, params)
+    entity = click_models.entity_contribution(config, body, z, click_models.fields_of(body, ENTITY, b.support.features))
+    rows = click_models.row_contribution(config, body, b.query.item, b.query.context)
+    torch.testing.assert_close(
+        click_models.ctr_logits(config, body, entity, rows), by_hand(config, params, z, b), **CLOSE
+    )
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -114,15 +116,17 @@ def test_ranking_is_scoring_in_the_mean_context(base, monkeypatch):
     data = clicks()
     config, params = fresh(base, data)
     b = batch(data)
-    body = click_models.body(config, params)
+    body = click_models.ctr_body(config, params)
     z = torch.randn(5, 6, generator=generator(3))
-    entity = click_models.entity_side(config, body, z, click_models.fields_of(body, ENTITY, b.support.features))
-    whole = click_models.rank(config, body, entity)
+    entity = click_models.entity_contribution(config, body, z, click_models.fields_of(body, ENTITY, b.support.features))
+    whole = click_models.ctr_rank(config, body, entity)
     assert whole.shape == (5, data.catalogue)
-    rows = click_models.row_side(config, body, b.query.item, {})
-    torch.testing.assert_close(whole.gather(1, b.query.item), click_models.logits(config, body, entity, rows), **CLOSE)
+    rows = click_models.row_contribution(config, body, b.query.item, {})
+    torch.testing.assert_close(
+        whole.gather(1, b.query.item), click_models.ctr_logits(config, body, entity, rows), **CLOSE
+    )
     monkeypatch.setattr(click_models, "RANK_FLOATS", 5 * 12 * 7)  # pieces of seven items
-    torch.testing.assert_close(click_models.rank(config, body, entity), whole, **CLOSE)
+    torch.testing.assert_close(click_models.ctr_rank(config, body, entity), whole, **CLOSE)
 
 
 def test_context_moves_scores_and_unknown_values_are_accepted():
@@ -149,12 +153,12 @@ def test_pretraining_learns_the_past(base):
     data = clicks()
     config = config_of(base, scale=0.05, base_epochs=30, base_batch=100, base_rate=1e-2)
     past = np.arange(40)
-    params = pretrained(config, data, past, generator(4))
+    params = pretrain(config, data, past, generator(4))
     rows = PretrainingRows.of(data, past)
     every = torch.arange(len(rows.label))
     rate = rows.label.mean()
     constant = -(rate * rate.log() + (1 - rate) * (1 - rate).log())
-    assert loss(config, params, rows, every, generator()) < 0.8 * constant
+    assert pretraining_loss(config, params, rows, every, generator()) < 0.8 * constant
     assert torch.equal(params["past.entity"], torch.arange(40))
     assert not any(v.requires_grad for v in params.values())
 
@@ -163,20 +167,20 @@ def test_pretraining_is_of_the_given_entities_alone_and_repeats():
     data = clicks()
     config = config_of("deepfm", base_epochs=2)
     past = np.arange(10, 40)
-    ours = pretrained(config, data, past, generator(4))
+    ours = pretrain(config, data, past, generator(4))
     label = data.events.label.copy()
     begin, end = data.events.indptr[10], data.events.indptr[40]
     label[:begin], label[end:] = 1 - label[:begin], 1 - label[end:]
-    turned = pretrained(config, replace(data, events=replace(data.events, label=label)), past, generator(4))
+    turned = pretrain(config, replace(data, events=replace(data.events, label=label)), past, generator(4))
     # A missing number is a NaN nowhere here, so equal means equal.
     assert all(torch.equal(ours[k], turned[k]) for k in ours if not k.startswith("catalogue."))
-    other = pretrained(config, data, past, generator(5))
+    other = pretrain(config, data, past, generator(5))
     assert not torch.equal(ours["base.first"], other["base.first"])
 
 
 def test_the_neutral_context_is_the_mean_of_past_rows():
     data = clicks()
-    params = pretrained(config_of("deepfm", base_epochs=1), data, np.arange(30), generator(4))
+    params = pretrain(config_of("deepfm", base_epochs=1), data, np.arange(30), generator(4))
     events = data.events
     rows = slice(0, events.indptr[30])
     place = torch.from_numpy(events.context["place"][rows]).long()
@@ -186,9 +190,9 @@ def test_the_neutral_context_is_the_mean_of_past_rows():
 
 def test_dropout_and_decay_change_the_base_model():
     data = clicks(context=False)
-    plain = pretrained(config_of("deepfm"), data, np.arange(40), generator(4))
+    plain = pretrain(config_of("deepfm"), data, np.arange(40), generator(4))
     for more in ({"base_dropout": 0.5}, {"base_decay": 1.0}):
-        other = pretrained(config_of("deepfm", **more), data, np.arange(40), generator(4))
+        other = pretrain(config_of("deepfm", **more), data, np.arange(40), generator(4))
         assert not torch.equal(plain["base.first"], other["base.first"])
         assert all(torch.isfinite(v).all() for k, v in other.items() if not k.startswith("catalogue."))
 
@@ -204,7 +208,9 @@ def test_a_tower_may_have_one_layer():
     config, params = fresh("two-tower", data, hidden=(7,))
     b = batch(data)
     z = torch.randn(5, 6, generator=generator(3))
-    body = click_models.body(config, params)
-    entity = click_models.entity_side(config, body, z, click_models.fields_of(body, ENTITY, b.support.features))
-    rows = click_models.row_side(config, body, b.query.item, b.query.context)
-    torch.testing.assert_close(click_models.logits(config, body, entity, rows), by_hand(config, params, z, b), **CLOSE)
+    body = click_models.ctr_body(config, params)
+    entity = click_models.entity_contribution(config, body, z, click_models.fields_of(body, ENTITY, b.support.features))
+    rows = click_models.row_contribution(config, body, b.query.item, b.query.context)
+    torch.testing.assert_close(
+        click_models.ctr_logits(config, body, entity, rows), by_hand(config, params, z, b), **CLOSE
+    )

@@ -15,12 +15,12 @@ from pipelines.workspace import find_recipe
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, EntityCatalog, Interactions, Support
 from recsys_meta.episodes.actor_episodes import ActorIndex
-from recsys_meta.episodes.event_index import EventIndex, batch_of
+from recsys_meta.episodes.event_index import EventIndex, episode_batch
 from recsys_meta.models.learners.choice import interest_network as interest
 from recsys_meta.models.learners.choice import negative_sampling as candidates
 from recsys_meta.models.learners.choice.din import Din, DinConfig
 from recsys_meta.training.recipe import recipe_of
-from recsys_meta.training.trainer import fit, start
+from recsys_meta.training.trainer import fit, start_training
 from tests.fixtures.city_datasets import towns
 from tests.fixtures.simulated_datasets import ranking_world
 
@@ -63,7 +63,7 @@ def meta_batch(entities=(0, 2, 3), shots=(6, 3, 0), seed=3):
     data, index = world()
     chosen = np.array(entities)
     support, query = index.draw(torch.tensor(entities), torch.tensor(shots), generator=generator(seed), max_query=15)
-    return batch_of(data, chosen, support, query)
+    return episode_batch(data, chosen, support, query)
 
 
 def asked(learner, body, support, query):
@@ -181,12 +181,12 @@ def test_the_step_is_the_gradient_of_each_tasks_own_loss(name):
     state = learner.adapt(params, batch.support)
     for t in range(2):
         one = batch.support.of(torch.tensor([t]))
-        known, tell = candidates.halves(one.rows)
-        seen = interest.seen(learner.config, params, replace(one, rows=known))
+        known, tell = candidates.split_halves(one.rows)
+        seen = interest.encode_history(learner.config, params, replace(one, rows=known))
         own = {k: v.clone().requires_grad_() for k, v in params.items() if k.split(".")[0] in learner.config.groups}
-        among = candidates.reproducible(tell, seen["listed"], 3)
+        among = candidates.fixed_negatives(tell, seen["listed"], 3)
         scores = interest.forward(learner.config, params | own, seen, tell, among)
-        candidates.loss(scores, tell, among).sum().backward()
+        candidates.choice_loss(scores, tell, among).sum().backward()
         for key, value in own.items():
             wanted = params[key] - 0.1 * value.grad
             torch.testing.assert_close(state[f"fast.{key}"][t], wanted, rtol=1e-3, atol=1e-6)
@@ -197,7 +197,9 @@ def test_second_order_gradients_differ_from_first_order_ones():
     for name in ("all-second", "all"):
         learner, params, batch = case(name)
         learner = Din(learner.config.model_copy(update={"steps": 1}))
-        free = {k: v.clone().requires_grad_(v.is_floating_point() and not learner.frozen(k)) for k, v in params.items()}
+        free = {
+            k: v.clone().requires_grad_(v.is_floating_point() and not learner.is_frozen(k)) for k, v in params.items()
+        }
         learner.meta_loss(free, batch, None, generator())[0].backward()
         gradients.append({k: v.grad for k, v in free.items() if v.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
@@ -207,25 +209,25 @@ def test_second_order_gradients_differ_from_first_order_ones():
 @each
 def test_every_parameter_that_trains_gets_a_gradient(name):
     learner, params, batch = case(name)
-    free = {k: v.clone() if learner.frozen(k) else v.clone().requires_grad_() for k, v in params.items()}
+    free = {k: v.clone() if learner.is_frozen(k) else v.clone().requires_grad_() for k, v in params.items()}
     loss, figures = learner.meta_loss(free, batch, None, generator())
     loss.backward()
     for key, value in free.items():
-        if not learner.frozen(key):
+        if not learner.is_frozen(key):
             assert value.grad is not None, key
             assert torch.isfinite(value.grad).all(), key
             assert value.grad.abs().max() > 0, key
     assert all(np.isfinite(v) for v in figures.values())
     assert bool(figures) is (name != "none")
-    fixed = {k for k in params if k.startswith("rate.") and learner.frozen(k)}
+    fixed = {k for k in params if k.startswith("rate.") and learner.is_frozen(k)}
     assert bool(fixed) is (name in ("head", "narrow"))
 
 
 def test_no_actor_is_counted_and_asked_about():
     data, index = world()
     support, _ = index.draw(torch.arange(4), torch.full((4,), 12), generator=generator())
-    rows = batch_of(data, np.arange(4), support, support).support.rows
-    known, tell = candidates.halves(rows, seasoned=4)
+    rows = episode_batch(data, np.arange(4), support, support).support.rows
+    known, tell = candidates.split_halves(rows, seasoned=4)
     of = {id(part): index.actor[part.position] for part in (known, tell)}
     for t in range(4):
         counted, told = (set(of[id(part)][t][part.mask[t]].tolist()) for part in (known, tell))
@@ -246,23 +248,26 @@ def test_candidates_are_of_the_own_catalogue_and_spread_over_it():
         torch.randint(2, 5, (2, 400), generator=generator()), torch.ones(2, 400), torch.ones(2, 400).bool()
     )
     rows = replace(rows, history=torch.randint(2, 5, (2, 400, 6), generator=generator(1)))
-    for among in (candidates.drawn(rows, listed, 5, generator()), candidates.reproducible(rows, listed, 5)):
+    for among in (
+        candidates.sample_negatives(rows, listed, 5, generator()),
+        candidates.fixed_negatives(rows, listed, 5),
+    ):
         assert torch.equal(among[:, :, 0], rows.item)
         for t, size in enumerate((10, 3)):
             share = torch.bincount(among[t, :, 1:].flatten(), minlength=12) / among[t, :, 1:].numel()
             assert (share[2 : 2 + size] - 1 / size).abs().max() < 0.05
             assert float(share[2 : 2 + size].sum()) == pytest.approx(1)
-    again = candidates.reproducible(rows.map(lambda t: t.flip(1)), listed, 5)
-    assert torch.equal(again.flip(1), candidates.reproducible(rows, listed, 5))
+    again = candidates.fixed_negatives(rows.map(lambda t: t.flip(1)), listed, 5)
+    assert torch.equal(again.flip(1), candidates.fixed_negatives(rows, listed, 5))
 
 
 def test_an_item_is_not_told_from_itself():
     scores = torch.tensor([[[1.0, 9.0, 2.0]]])
     rows = Interactions(torch.tensor([[3]]), torch.ones(1, 1), torch.ones(1, 1).bool())
-    loss = candidates.loss(scores, rows, torch.tensor([[[3, 3, 4]]]))
+    loss = candidates.choice_loss(scores, rows, torch.tensor([[[3, 3, 4]]]))
     assert float(loss) == pytest.approx(np.log1p(np.e))
     unknown = replace(rows, item=torch.tensor([[1]]))
-    assert float(candidates.loss(scores, unknown, torch.tensor([[[1, 3, 4]]]))) == 0
+    assert float(candidates.choice_loss(scores, unknown, torch.tensor([[[1, 3, 4]]]))) == 0
 
 
 @each
@@ -335,7 +340,7 @@ def test_the_recipes_train(name):
     raw["curriculum"] |= {"probe_steps": 3}
     raw["episodes"] |= {"max_shots": 10}
     recipe = recipe_of(raw)
-    run = start(Din(DinConfig(**recipe.config)), recipe, data, index, np.arange(4), 0)
+    run = start_training(Din(DinConfig(**recipe.config)), recipe, data, index, np.arange(4), 0)
     steps = list(fit(run, lambda _: 0.0))
     assert len(steps) == 12
     stages = {b.name.removeprefix("stage ") for s in steps for b in s.buckets} - {f"decile {d:02d}" for d in range(11)}
@@ -356,7 +361,7 @@ def test_training_finds_what_the_world_is_made_of():
         }
     )
     learner = Din(DinConfig(**{**SMALL, "negatives": 5}))
-    run = start(learner, recipe, data, index, np.arange(4), 0)
+    run = start_training(learner, recipe, data, index, np.arange(4), 0)
     for _ in fit(run, lambda _: 0.0):
         pass
     batch = meta_batch((4, 5), (10, 10))

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from recsys_meta.core.types import PAD, UNKNOWN, Interactions
-from recsys_meta.models.functional.losses import logistic
+from recsys_meta.models.functional.losses import logistic_loss
 from recsys_meta.models.learners.warm_up import entity_intercept as own_level
 from recsys_meta.models.learners.warm_up.cvar import Cvar, CvarConfig
-from recsys_meta.models.learners.warm_up.pretraining import veiled
+from recsys_meta.models.learners.warm_up.pretraining import mask_features
 from tests.models.learners.test_ctr_models import clicks, generator
 from tests.models.learners.test_meta_embedding import BASE, MADE, episodes, learner_of
 
@@ -47,7 +47,7 @@ def moody(batch):
 def test_a_level_is_where_the_posterior_is_flat():
     score, variance = torch.tensor([[-3.0, -2.0, 0.5], [-3.0, -3.0, -3.0]]), torch.tensor(0.4)
     rows = rows_of([[1, 0, 1], [0, 0, 0]])
-    u = own_level.levels(score, rows, variance)
+    u = own_level.entity_intercepts(score, rows, variance)
     pull = (rows.label - torch.sigmoid(score + u[:, None])).sum(1)
     torch.testing.assert_close(pull, u / variance, **CLOSE)
     assert u[0] > 0.3
@@ -56,17 +56,17 @@ def test_a_level_is_where_the_posterior_is_flat():
 
 def test_padding_says_nothing_and_no_rows_or_no_variance_is_no_level():
     score = torch.tensor([[-1.0, 2.0]])
-    one = own_level.levels(score[:, :1], rows_of([[1]]), torch.tensor(0.4))
-    padded = own_level.levels(score, rows_of([[1, torch.nan]], [[True, False]]), torch.tensor(0.4))
+    one = own_level.entity_intercepts(score[:, :1], rows_of([[1]]), torch.tensor(0.4))
+    padded = own_level.entity_intercepts(score, rows_of([[1, torch.nan]], [[True, False]]), torch.tensor(0.4))
     torch.testing.assert_close(one, padded)
-    assert (own_level.levels(score[:, :0], rows_of([[1, 0]]).first(0), torch.tensor(0.4)) == 0).all()
-    assert (own_level.levels(score, rows_of([[1, 0]]), torch.tensor(0.0)) == 0).all()
+    assert (own_level.entity_intercepts(score[:, :0], rows_of([[1, 0]]).first(0), torch.tensor(0.4)) == 0).all()
+    assert (own_level.entity_intercepts(score, rows_of([[1, 0]]), torch.tensor(0.0)) == 0).all()
 
 
 def test_the_pair_of_least_error_over_all_sizes_is_chosen():
     errors = torch.ones(2, len(own_level.KEPT), len(own_level.VARIANCES))
     errors[0, 0, 1], errors[:, 2, 3] = 0.5, 0.6  # the best of one size is not the best of both
-    found = own_level.chosen(list(errors))
+    found = own_level.choose_shrinkage(list(errors))
     assert float(found["own.kept"]) == pytest.approx(own_level.KEPT[2])
     assert float(found["own.variance"]) == pytest.approx(own_level.VARIANCES[3])
 
@@ -93,7 +93,7 @@ def test_newcomers_that_differ_in_level_get_one_and_others_none(data, made):
         m.score(b, m.adapt(b, batch.support), batch.query)
         for m, b in ((learner, learner.body(params)), (learner, body))
     )
-    assert logistic(after, batch.query).mean() < 0.9 * logistic(before, batch.query).mean()
+    assert logistic_loss(after, batch.query).mean() < 0.9 * logistic_loss(before, batch.query).mean()
     gap = learner.rank(body, state) - learner.rank(body, {k: v for k, v in state.items() if k != "level"})
     torch.testing.assert_close(gap, state["level"][:, None].expand_as(gap), **CLOSE)
     # Labels of the query that have nothing to do with the support's: a level would only harm.
@@ -104,8 +104,8 @@ def test_newcomers_that_differ_in_level_get_one_and_others_none(data, made):
 
 def test_values_are_hidden_and_padding_is_not():
     features = {"a": torch.tensor([[3, 4, PAD]]).repeat(500, 1), "n": torch.ones(500)}
-    assert all(veiled(features, 0.0, generator())[k] is v for k, v in features.items())
-    found = veiled(features, 0.3, generator())
+    assert all(mask_features(features, 0.0, generator())[k] is v for k, v in features.items())
+    found = mask_features(features, 0.3, generator())
     assert torch.equal(found["n"], features["n"])
     assert (found["a"][:, 2] == PAD).all()
     hidden = found["a"][:, :2] == UNKNOWN

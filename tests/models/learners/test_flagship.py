@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from recsys_meta.core.types import Interactions, Support, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex, draw
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.models.functional import losses as objectives
 from recsys_meta.models.learners.ranking import item_memories as memory
-from recsys_meta.models.learners.ranking.flagship import KNOTS, Flagship, FlagshipConfig, between_knots
-from recsys_meta.models.learners.ranking.memory_gates import search
+from recsys_meta.models.learners.ranking.flagship import KNOTS, Flagship, FlagshipConfig, knot_weights
+from recsys_meta.models.learners.ranking.memory_gates import search_gates
 from tests.fixtures.simulated_datasets import ranking_world
 
 SEEN = [[0, 1, 2], [0, 1], [1, 2, 3], [0, 2, 3], [3, 4], [0, 1, 4]]
@@ -48,10 +48,10 @@ def fresh(learner, data=None, seed=0):
 
 def support_of(data, shots=(0, 1, 3, 5)):
     index = EventIndex.of(data)
-    support, query = draw(index, torch.arange(40, 40 + len(shots)), torch.tensor(shots))
-    from recsys_meta.episodes.event_index import batch_of
+    support, query = draw_episodes(index, torch.arange(40, 40 + len(shots)), torch.tensor(shots))
+    from recsys_meta.episodes.event_index import episode_batch
 
-    return batch_of(data, np.arange(40, 40 + len(shots)), support, query)
+    return episode_batch(data, np.arange(40, 40 + len(shots)), support, query)
 
 
 def test_the_step_is_the_gradient_of_the_support_loss():
@@ -96,7 +96,7 @@ def test_rates_are_those_of_the_support_size():
 
 
 def test_sizes_lie_between_knots():
-    weights = between_knots(torch.tensor([0.0, 1.0, 4.0, 1e6]))
+    weights = knot_weights(torch.tensor([0.0, 1.0, 4.0, 1e6]))
     assert torch.allclose(weights.sum(1), torch.ones(4))
     assert weights[0, 0] == 1 and weights[1, 1] == 1 and weights[3, -1] == 1
     place = KNOTS.index(3)
@@ -107,8 +107,8 @@ def test_sizes_lie_between_knots():
 @pytest.mark.parametrize("ridge", [0.5, 50.0])
 def test_ease_memory_equals_its_closed_form(ridge):
     entity, item = long_form()
-    made = memory.build("ease", entity, item, 7, 5, ridge)
-    said = memory.speak(made, rows_of([[0, 3], [2]]), 7).numpy()[:, 2:]
+    made = memory.build_memories("ease", entity, item, 7, 5, ridge)
+    said = memory.memory_scores(made, rows_of([[0, 3], [2]]), 7).numpy()[:, 2:]
     x = dense()
     p = np.linalg.inv(x.T @ x + ridge * np.eye(5))
     b = np.eye(5) - p / np.diag(p)
@@ -123,8 +123,8 @@ def test_ease_is_the_same_from_the_entities_side():
     p = np.linalg.inv(x.T @ x + 2 * np.eye(4))
     b = -p / np.diag(p)
     np.fill_diagonal(b, 0)
-    made = memory.build("ease", *few, 9, 9, 2.0)
-    said = memory.speak(made, rows_of([[2]]), 9).numpy()[0, [2, 3, 4, 8]]
+    made = memory.build_memories("ease", *few, 9, 9, 2.0)
+    said = memory.memory_scores(made, rows_of([[2]]), 9).numpy()[0, [2, 3, 4, 8]]
     np.testing.assert_allclose(said, b[2], atol=1e-6)
 
 
@@ -134,10 +134,12 @@ def test_cosine_memory_equals_its_definition_and_keeps_the_strongest():
     norm = np.sqrt((x * x).sum(0))
     cosine = x.T @ x / norm / norm[:, None]
     np.fill_diagonal(cosine, 0)
-    whole = memory.build("cosine", entity, item, 7, 5, 1.0)
-    np.testing.assert_allclose(memory.speak(whole, rows_of([[1, 4]]), 7)[0, 2:], cosine[1] + cosine[4], atol=1e-6)
-    short = memory.build("cosine", entity, item, 7, 2, 1.0)
-    kept = memory.speak(short, rows_of([[1]]), 7)[0, 2:].numpy()
+    whole = memory.build_memories("cosine", entity, item, 7, 5, 1.0)
+    np.testing.assert_allclose(
+        memory.memory_scores(whole, rows_of([[1, 4]]), 7)[0, 2:], cosine[1] + cosine[4], atol=1e-6
+    )
+    short = memory.build_memories("cosine", entity, item, 7, 2, 1.0)
+    kept = memory.memory_scores(short, rows_of([[1]]), 7)[0, 2:].numpy()
     strongest = np.argsort(-cosine[1])[:2]
     assert set(np.flatnonzero(kept)) == set(strongest)
     np.testing.assert_allclose(kept[strongest], cosine[1][strongest], atol=1e-6)
@@ -146,19 +148,19 @@ def test_cosine_memory_equals_its_definition_and_keeps_the_strongest():
 def test_a_memory_of_nothing_says_nothing():
     empty = torch.zeros(0, dtype=torch.int64)
     for kind in ("cosine", "ease"):
-        made = memory.build(kind, empty, empty, 6, 4, 1.0)
-        assert not memory.speak(made, rows_of([[1, 2]]), 6).any()
-    one = memory.build("ease", torch.tensor([0]), torch.tensor([2]), 3, 4, 1.0)
-    assert not memory.speak(one, rows_of([[0]]), 3).any()
+        made = memory.build_memories(kind, empty, empty, 6, 4, 1.0)
+        assert not memory.memory_scores(made, rows_of([[1, 2]]), 6).any()
+    one = memory.build_memories("ease", torch.tensor([0]), torch.tensor([2]), 3, 4, 1.0)
+    assert not memory.memory_scores(one, rows_of([[0]]), 3).any()
 
 
 def test_the_posterior_memory_prefers_what_goes_with_the_support():
     entity, item = long_form()
     learner = learner_of(memories=("posterior",), subspace=4, trust=0.1)
-    table = memory.gaussian(entity, item, 7, 4)
+    table = memory.gaussian_memory(entity, item, 7, 4)
     body = {f"memory.posterior.{k}": v for k, v in table.items()} | {"vectors": torch.zeros(1, 7, 2)}
     said = [
-        learner._said(body, "posterior", {"item": r.item}, torch.tensor(1.0))[0]
+        learner._memory_scores(body, "posterior", {"item": r.item}, torch.tensor(1.0))[0]
         for r in (rows_of([[3]]), rows_of([[], [0]]))
     ]
     gain = said[0] - said[1]
@@ -188,9 +190,9 @@ def test_a_gate_opens_for_a_memory_that_helps_and_stays_shut_for_one_that_does_n
     truth = torch.zeros(40, 14)
     truth[:, 2:4] = 3.0
     noise = torch.randn(40, 14, generator=g) * 0.1
-    helpful = search(("cosine", "ease"), base, {"cosine": [truth], "ease": [noise]}, batches)
+    helpful = search_gates(("cosine", "ease"), base, {"cosine": [truth], "ease": [noise]}, batches)
     assert helpful["cosine"][0] > 0.3
-    harmful = search(("cosine",), [truth], {"cosine": [-truth + noise]}, batches)
+    harmful = search_gates(("cosine",), [truth], {"cosine": [-truth + noise]}, batches)
     assert harmful["cosine"] == (0.0, 0.0)
 
 
@@ -201,7 +203,7 @@ def test_luck_on_few_entities_opens_no_gate():
         base = [torch.randn(12, 14, generator=g) * 2]
         noise = [torch.randn(12, 14, generator=g)]
         batches = batches_of(2, entities=12)
-        opened += search(("cosine",), base, {"cosine": noise}, batches)["cosine"] != (0.0, 0.0)
+        opened += search_gates(("cosine",), base, {"cosine": noise}, batches)["cosine"] != (0.0, 0.0)
     assert opened <= 6, "a search over thirty settings always finds some gain in noise"
 
 
@@ -266,4 +268,4 @@ def test_what_is_in_the_support_is_no_target():
     loss, _ = learner.meta_loss(params, repeated, None, torch.Generator())
     assert float(loss) == 0
     logits = torch.zeros(2, 22)
-    assert objectives.softmax(logits, batch.query).mean() > 0
+    assert objectives.softmax_loss(logits, batch.query).mean() > 0

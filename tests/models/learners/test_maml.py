@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, Interactions, Support, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
 from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.models.learners.maml import inner_loop as inner
 from recsys_meta.models.learners.maml import scorer
@@ -94,7 +94,7 @@ def test_an_item_met_twice_has_one_vector(label):
     if learner.config.negatives:
         # The shared negatives do not move, so only the own rows may carry gradient.
         other = inner.score_shared(learner.config, {**body, "vectors": table.detach()}, start, body["negatives"])
-        scores = inner.score(learner.config, {**body, "vectors": table}, start, rows.item)
+        scores = inner.score_rows(learner.config, {**body, "vectors": table}, start, rows.item)
         other = (other - body["log_q"][body["negatives"]]).logsumexp(1)[:, None]
         scores = scores - body["log_q"][rows.item]
         loss = torch.nn.functional.softplus(other - scores).mean()
@@ -188,8 +188,8 @@ LINEAR = dict(dims=4, item_id=False, item_bias=False, objective="rating", rate=0
 def mixed_batch(world, index, entities, seed):
     """Supports of 1 to 10 rows."""
     shots = torch.arange(len(entities)) % 10 + 1
-    support, query = draw(index, torch.as_tensor(entities), shots, generator=generator(seed))
-    return batch_of(world.data, entities, support, query)
+    support, query = draw_episodes(index, torch.as_tensor(entities), shots, generator=generator(seed))
+    return episode_batch(world.data, entities, support, query)
 
 
 def numbers(world, batch):

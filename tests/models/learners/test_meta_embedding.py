@@ -10,10 +10,10 @@ import torch
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import Interactions, Support
-from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.models.functional.embeddings import is_buffer
-from recsys_meta.models.functional.losses import logistic
+from recsys_meta.models.functional.losses import logistic_loss
 from recsys_meta.models.learners.warm_up import ctr_models as click_models
 from recsys_meta.models.learners.warm_up.base import FORGETS
 from recsys_meta.models.learners.warm_up.ctr_models import ENTITY
@@ -55,24 +55,26 @@ def case(request, started):
 
 def episodes(data, entities, shots=6, query=8):
     chosen = np.asarray(entities)
-    support, asked = draw(
+    support, asked = draw_episodes(
         EventIndex.of(data), torch.as_tensor(chosen), torch.full((len(chosen),), shots), max_query=query
     )
-    return batch_of(data, chosen, support, asked)
+    return episode_batch(data, chosen, support, asked)
 
 
 def trainable(learner, params):
-    return {k: v.clone() if learner.frozen(k) else v.clone().requires_grad_() for k, v in params.items()}
+    return {k: v.clone() if learner.is_frozen(k) else v.clone().requires_grad_() for k, v in params.items()}
 
 
 def slope_by_hand(learner, params, z, batch, t):
     """The gradient of one task's mean log-loss in its own embedding, with nothing batched."""
     at = z[t : t + 1].clone().requires_grad_()
     one = batch.support.of(torch.tensor([t]))
-    body = click_models.body(learner.config, params)
-    entity = click_models.entity_side(learner.config, body, at, click_models.fields_of(body, ENTITY, one.features))
-    rows = click_models.row_side(learner.config, body, one.rows.item, one.rows.context)
-    logit = click_models.logits(learner.config, body, entity, rows)[one.rows.mask]
+    body = click_models.ctr_body(learner.config, params)
+    entity = click_models.entity_contribution(
+        learner.config, body, at, click_models.fields_of(body, ENTITY, one.features)
+    )
+    rows = click_models.row_contribution(learner.config, body, one.rows.item, one.rows.context)
+    logit = click_models.ctr_logits(learner.config, body, entity, rows)[one.rows.mask]
     label = one.rows.label[one.rows.mask]
     loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, label)
     return torch.autograd.grad(loss, at)[0][0]
@@ -143,8 +145,8 @@ def test_the_meta_loss_is_the_share_of_cold_and_of_stepped(data):
     cold = learner.adapt(body, batch.support.empty())
     slope = torch.stack([slope_by_hand(learner, params, cold["z"], batch, t) for t in range(6)])
     warm = {**cold, "z": cold["z"] - 0.5 * slope}
-    a = logistic(learner.score(body, cold, batch.support.rows), batch.support.rows).mean()
-    b = logistic(learner.score(body, warm, batch.query), batch.query).mean()
+    a = logistic_loss(learner.score(body, cold, batch.support.rows), batch.support.rows).mean()
+    b = logistic_loss(learner.score(body, warm, batch.query), batch.query).mean()
     loss, _ = learner.meta_loss(params, batch, None, generator())
     torch.testing.assert_close(loss, 0.3 * a + 0.7 * b, **CLOSE)
 
@@ -189,13 +191,13 @@ def test_the_base_model_gets_no_outer_gradient(case, data):
     live = trainable(learner, params)
     loss, figures = learner.meta_loss(live, episodes(data, range(8)), None, generator())
     loss.backward()
-    trained = {k for k in params if not learner.frozen(k)}
+    trained = {k for k in params if not learner.is_frozen(k)}
     assert trained
     assert all(k.startswith(("base.", "catalogue.", "past.")) for k in params if k not in trained)
     assert all(live[k].grad is not None and live[k].grad.abs().max() > 0 for k in trained)
     assert all(live[k].grad is None for k in params if k not in trained)
     assert all(np.isfinite(v) for v in figures.values())
-    assert {k for k in params if is_buffer(k)} <= {k for k in params if learner.frozen(k)}
+    assert {k for k in params if is_buffer(k)} <= {k for k in params if learner.is_frozen(k)}
 
 
 def test_a_batch_equals_its_tasks_one_by_one(case, data):
@@ -345,7 +347,7 @@ def test_cvar_recovers_the_embeddings_of_past_entities(data):
     learner = learner_of("cvar", recover=1.0, latent=8)
     params = trainable(learner, learner.init(data, np.arange(40), generator(1)))
     assert torch.equal(params["past.entity"], torch.arange(40))
-    moving = [v for k, v in params.items() if not learner.frozen(k)]
+    moving = [v for k, v in params.items() if not learner.is_frozen(k)]
     optimiser = torch.optim.Adam(moving, lr=1e-2)
     batch, figures = episodes(data, range(40)), []
     for _ in range(60):
@@ -364,18 +366,18 @@ def test_adapting_lowers_the_loss_of_newcomers(name):
     split = split_by_seed(np.arange(200), 0)
     learner = learner_of(name, dims=16, base_epochs=10, base_batch=100)
     params = trainable(learner, learner.init(world, split.train, generator(1)))
-    optimiser = torch.optim.Adam([v for k, v in params.items() if not learner.frozen(k)], lr=3e-3)
+    optimiser = torch.optim.Adam([v for k, v in params.items() if not learner.is_frozen(k)], lr=3e-3)
     index, rng = EventIndex.of(world), np.random.default_rng(0)
     for step in range(40):
         part = rng.choice(split.train, 25, replace=False)
         shots = torch.full((25,), 12 if step % 4 else 0)
-        support, query = draw(index, torch.as_tensor(part), shots, generator=generator(step), max_query=12)
+        support, query = draw_episodes(index, torch.as_tensor(part), shots, generator=generator(step), max_query=12)
         optimiser.zero_grad()
-        learner.meta_loss(params, batch_of(world, part, support, query), None, generator(step))[0].backward()
+        learner.meta_loss(params, episode_batch(world, part, support, query), None, generator(step))[0].backward()
         optimiser.step()
     body = learner.body({k: v.detach() for k, v in params.items()})
     batch = episodes(world, split.test, shots=12, query=28)
     cold, warm = (learner.adapt(body, s) for s in (batch.support.empty(), batch.support))
-    before, after = (logistic(learner.score(body, s, batch.query), batch.query) for s in (cold, warm))
+    before, after = (logistic_loss(learner.score(body, s, batch.query), batch.query) for s in (cold, warm))
     gain = before - after
     assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5

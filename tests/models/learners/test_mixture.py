@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recsys_meta.models.learners.mixture import fitted
+from recsys_meta.models.learners.mixture import fit_weights
 
 ROWS = 4000
 
@@ -26,7 +26,7 @@ def loss(line, says, label):
 
 def test_a_mixture_beats_its_members_and_forgets_those_that_know_nothing():
     says, label = told()
-    line = fitted(says, label, torch.ones(ROWS, dtype=torch.float64))
+    line = fit_weights(says, label, torch.ones(ROWS, dtype=torch.float64))
     assert line[0] == pytest.approx(float(line[1]), abs=0.1)
     assert line[2] < 0.05
     alone = [loss(torch.tensor([*(float(i == m) for i in range(3)), 0.0]).double(), says, label) for m in range(3)]
@@ -35,16 +35,16 @@ def test_a_mixture_beats_its_members_and_forgets_those_that_know_nothing():
 
 def test_without_rows_all_count_alike_and_few_rows_say_little():
     says, label = told()
-    none = fitted(says, label, torch.zeros(ROWS, dtype=torch.float64))
+    none = fit_weights(says, label, torch.zeros(ROWS, dtype=torch.float64))
     torch.testing.assert_close(none, torch.tensor([1 / 3, 1 / 3, 1 / 3, 0.0]).double())
-    little = fitted(says, label, torch.full((ROWS,), 1e-3, dtype=torch.float64))
+    little = fit_weights(says, label, torch.full((ROWS,), 1e-3, dtype=torch.float64))
     assert (little - none).abs().max() < 0.02
 
 
 def test_a_member_that_says_the_contrary_gets_nothing():
     says, label = told()
     says[:, 2] = 1 - 2 * label
-    line = fitted(says, label, torch.ones(ROWS, dtype=torch.float64))
+    line = fit_weights(says, label, torch.ones(ROWS, dtype=torch.float64))
     assert line[2] == 0
     assert (line[:2] > 0).all()
     assert torch.isfinite(line).all()
@@ -52,6 +52,6 @@ def test_a_member_that_says_the_contrary_gets_nothing():
 
 def test_the_offset_makes_up_for_another_level():
     says, label = told()
-    line = fitted(says[:, :2] - 2, label, torch.ones(ROWS, dtype=torch.float64))
+    line = fit_weights(says[:, :2] - 2, label, torch.ones(ROWS, dtype=torch.float64))
     chance = torch.sigmoid((says[:, :2] - 2) @ line[:2] + line[2])
     assert float(chance.mean()) == pytest.approx(float(label.mean()), abs=0.03)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
-from recsys_meta.store.cache.keys import Cache, list_key, owned_names, owner_key, seal, state_key, unseal
+from recsys_meta.store.cache.keys import Cache, list_key, owned_names, owner_key, seal_value, state_key, unseal_value
 from recsys_meta.store.cache.keys import name_of as name
 from recsys_meta.store.cache.memory_cache import OVERHEAD, MemoryCache
 
@@ -142,29 +142,29 @@ def test_threads() -> None:
 
 @given(st.binary(max_size=300))
 def test_what_is_sealed_comes_back(value: bytes) -> None:
-    assert unseal("k#", seal("k#", value)) == value
+    assert unseal_value("k#", seal_value("k#", value)) == value
     # What lies there was put under the same name for another state.
-    assert unseal("k#2", seal("k#", value)) is None
+    assert unseal_value("k#2", seal_value("k#", value)) is None
 
 
 @given(st.binary(max_size=60))
 def test_garbage_is_no_value(raw: bytes) -> None:
-    assert unseal("k#", raw) is None
+    assert unseal_value("k#", raw) is None
 
 
 @given(st.binary(max_size=60))
 def test_a_word_is_of_digits(raw: bytes) -> None:
-    assert unseal("{owner}", raw) == (raw if raw.isdigit() else None)
+    assert unseal_value("{owner}", raw) == (raw if raw.isdigit() else None)
 
 
 @given(value=st.binary(min_size=1, max_size=60), data=st.data())
 def test_damage_is_no_value(value: bytes, data: st.DataObject) -> None:
-    whole = seal("k#", value)
+    whole = seal_value("k#", value)
     at = data.draw(st.integers(0, len(whole) - 1))
     bit = 1 << data.draw(st.integers(0, 7))
-    assert unseal("k#", whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]) is None
-    assert unseal("k#", whole[:at]) is None
-    assert unseal("k#", whole + b"x") is None
+    assert unseal_value("k#", whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]) is None
+    assert unseal_value("k#", whole[:at]) is None
+    assert unseal_value("k#", whole + b"x") is None
 
 
 def test_names_of_an_entity_are_known_beforehand() -> None:

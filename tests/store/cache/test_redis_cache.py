@@ -8,7 +8,7 @@ from redis.crc import key_slot
 
 from recsys_meta.core.errors import StoreError
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
-from recsys_meta.store.cache.keys import SLOTS, AsyncCache, Cache, owned_names, owner_key, seal, state_key
+from recsys_meta.store.cache.keys import SLOTS, AsyncCache, Cache, owned_names, owner_key, seal_value, state_key
 from recsys_meta.store.cache.layered_cache import LayeredCache
 from recsys_meta.store.cache.memory_cache import MemoryCache
 from recsys_meta.store.cache.redis_cache import PREFIX, RedisCache, SyncRedisCache
@@ -162,9 +162,9 @@ def test_garbage_is_a_miss(redis_server: str, redis_prefix: str) -> None:
             for name, raw in {
                 "a": b"",
                 "b": b"garbage",
-                "c": seal("c", b"value")[:-1],
-                "d": seal("d", b"value") + b"!",
-                "e": seal("d", b"value"),
+                "c": seal_value("c", b"value")[:-1],
+                "d": seal_value("d", b"value") + b"!",
+                "e": seal_value("d", b"value"),
             }.items():
                 client.set(redis_prefix + name, raw)
                 assert cache.get(name) is None

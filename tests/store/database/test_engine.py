@@ -56,7 +56,7 @@ def test_session_commits_or_rolls_back(engine: Engine) -> None:
         a_run(s, "lost")
         raise RuntimeError
     with reading(engine) as s:
-        assert [run.id for run in runs.list_runs(s).items] == ["kept"]
+        assert [run.id for run in runs.page_runs(s).items] == ["kept"]
 
 
 def test_foreign_keys_and_checks_hold(engine: Engine) -> None:
@@ -72,20 +72,20 @@ def test_foreign_keys_and_checks_hold(engine: Engine) -> None:
 def test_database_without_tables_says_what_to_do(empty_url: str) -> None:
     engine = connect(empty_url)
     with pytest.raises(StoreUnavailable, match="db upgrade"), reading(engine) as s:
-        runs.list_runs(s)
+        runs.page_runs(s)
     engine.dispose()
 
 
 def test_writers_wait_for_each_other(engine: Engine) -> None:
     """Read, then write: on SQLite a deferred transaction would fail here instead of waiting."""
     with session(engine) as s:
-        entities.upsert(s, "user", "u", {"n": 0})
+        entities.upsert_entity(s, "user", "u", {"n": 0})
 
     def add() -> None:
         for _ in range(20):
             with session(engine) as s:
                 s.execute(text("UPDATE entities SET updated = updated"))  # the lock on PostgreSQL
-                entities.upsert(s, "user", "u", {"n": entities.get(s, "user", "u").features["n"] + 1})
+                entities.upsert_entity(s, "user", "u", {"n": entities.get_record(s, "user", "u").features["n"] + 1})
 
     threads = [threading.Thread(target=add) for _ in range(4)]
     for thread in threads:
@@ -93,14 +93,14 @@ def test_writers_wait_for_each_other(engine: Engine) -> None:
     for thread in threads:
         thread.join()
     with reading(engine) as s:
-        assert entities.get(s, "user", "u").features == {"n": 80}
+        assert entities.get_record(s, "user", "u").features == {"n": 80}
 
 
 def test_reader_does_not_wait_for_a_writer(engine: Engine) -> None:
     with session(engine) as writing:
         a_run(writing, "r")
         with reading(engine) as s:
-            assert runs.list_runs(s).items == []
+            assert runs.page_runs(s).items == []
 
 
 @reuse
@@ -113,18 +113,18 @@ def test_reader_does_not_wait_for_a_writer(engine: Engine) -> None:
 )
 def test_times_come_back_aware_and_equal(engine: Engine, moment: datetime) -> None:
     with session(engine) as s:
-        entities.upsert(s, "user", "u", {}, now=moment)
+        entities.upsert_entity(s, "user", "u", {}, now=moment)
     with reading(engine) as s:
-        stored = entities.get(s, "user", "u").updated
+        stored = entities.get_record(s, "user", "u").updated
     assert stored == moment
     assert stored.tzinfo is UTC
 
 
 def test_naive_time_is_refused(engine: Engine) -> None:
     with pytest.raises(ValueError, match="time zone"), session(engine) as s:
-        events.insert(s, [an_event(time=datetime(2024, 1, 1))])
+        events.insert_events(s, [an_event(time=datetime(2024, 1, 1))])
     with reading(engine) as s:
-        assert events.count(s, "user", "u1") == 0
+        assert events.count_events(s, "user", "u1") == 0
 
 
 @reuse
@@ -133,20 +133,20 @@ def test_texts_are_kept_or_refused_alike(engine: Engine, word: str) -> None:
     good = len(word) <= 200 and "\x00" not in word and word.encode(errors="replace").decode() == word
     try:
         with session(engine) as s:
-            entities.upsert(s, "user", word, {word: [word]})
+            entities.upsert_entity(s, "user", word, {word: [word]})
     except ValueError:
         assert not good
         return
     assert good
     with reading(engine) as s:
-        row = entities.get(s, "user", word)
+        row = entities.get_record(s, "user", word)
         assert (row.external_id, row.features) == (word, {word: [word]})
 
 
 @pytest.mark.parametrize("features", [{"x": float("nan")}, {"x": float("inf")}, {"x": {1, 2}}, {"x": ["\x00"]}])
 def test_what_is_not_json_is_refused(engine: Engine, features: dict[str, object]) -> None:
     with pytest.raises(ValueError), session(engine) as s:
-        entities.upsert(s, "user", "u", features)
+        entities.upsert_entity(s, "user", "u", features)
 
 
 def test_numbers_too_large_are_refused(engine: Engine) -> None:
@@ -164,9 +164,9 @@ def test_numbers_beyond_64_bits_stay_numbers_that_json_writers_can_write(databas
     numbers = {"huge": 1.7976931348623157e308, "low": -1e19, "tiny": 5e-324, "most": 2**63 - 1, "least": -(2**63)}
     made = connect(database_url)
     with session(made) as s:
-        entities.upsert(s, "user", "u", numbers)
+        entities.upsert_entity(s, "user", "u", numbers)
     with reading(made) as s:
-        found = entities.find(s, "user", "u")
+        found = entities.find_record(s, "user", "u")
         assert found is not None
         assert found.features == numbers
         assert [type(v) for v in found.features.values()] == [type(numbers[k]) for k in found.features]

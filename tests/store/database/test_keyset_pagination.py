@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.engine import reading, session
-from recsys_meta.store.database.keyset_pagination import Key, KeysetPage, decode, encode
+from recsys_meta.store.database.keyset_pagination import Key, KeysetPage, decode_cursor, encode_cursor
 from recsys_meta.store.entities import adaptations, entities
 from recsys_meta.store.tracking import evaluations, runs
 from tests.store.samples import a_run, an_adaptation, an_evaluation, later
@@ -22,23 +22,23 @@ def _fill_runs(s: Session, start: int, n: int) -> None:
 
 
 def _fill_adaptations(s: Session, start: int, n: int) -> None:
-    adaptations.save(s, [an_adaptation(f"u{i}", created=later(i // 4)) for i in range(start, start + n)])
+    adaptations.save_adaptations(s, [an_adaptation(f"u{i}", created=later(i // 4)) for i in range(start, start + n)])
 
 
 def _fill_evaluations(s: Session, start: int, n: int) -> None:
-    evaluations.save(s, [an_evaluation(shots=i) for i in range(start, start + n)])
+    evaluations.save_evaluations(s, [an_evaluation(shots=i) for i in range(start, start + n)])
 
 
 def _fill_entities(s: Session, start: int, n: int) -> None:
     for i in range(start, start + n):
         # What comes later sorts first here, as new rows do in the other lists.
-        entities.upsert(s, ("ad", "city", "user")[i % 3], f"{999 - i:03d}", {})
+        entities.upsert_entity(s, ("ad", "city", "user")[i % 3], f"{999 - i:03d}", {})
 
 
 LISTS: dict[str, tuple[Callable[..., None], Callable[..., KeysetPage], str]] = {  # type: ignore[type-arg]
-    "runs": (_fill_runs, runs.list_runs, "id"),
-    "adaptations": (_fill_adaptations, adaptations.list_adaptations, "entity"),
-    "evaluations": (_fill_evaluations, evaluations.list_evaluations, "shots"),
+    "runs": (_fill_runs, runs.page_runs, "id"),
+    "adaptations": (_fill_adaptations, adaptations.page_adaptations, "entity"),
+    "evaluations": (_fill_evaluations, evaluations.page_evaluations, "shots"),
     "entities": (_fill_entities, entities.list_entities, "external_id"),
 }
 
@@ -71,19 +71,21 @@ def test_filters(engine: Engine) -> None:
     with session(engine) as s:
         a_run(s, "r1")
         a_run(s, "r2")
-        runs.set_status(s, "r2", "finished")
-        adaptations.save(
+        runs.set_run_status(s, "r2", "finished")
+        adaptations.save_adaptations(
             s, [an_adaptation("u1"), an_adaptation("u2", kind="ad"), an_adaptation("u3", served_by="prior")]
         )
-        evaluations.save(s, [an_evaluation(method="melu", model="m"), an_evaluation(method="popular", role="baseline")])
-        entities.upsert(s, "ad", "a", {})
-        entities.upsert(s, "user", "u", {})
+        evaluations.save_evaluations(
+            s, [an_evaluation(method="melu", model="m"), an_evaluation(method="popular", role="baseline")]
+        )
+        entities.upsert_entity(s, "ad", "a", {})
+        entities.upsert_entity(s, "user", "u", {})
     with reading(engine) as s:
-        assert [r.id for r in runs.list_runs(s, status="finished").items] == ["r2"]
-        assert [a.entity for a in adaptations.list_adaptations(s, kind="user", served_by="adapted").items] == ["u1"]
-        assert [a.entity for a in adaptations.list_adaptations(s, entity="u2", model_version="v1").items] == ["u2"]
-        assert [e.method for e in evaluations.list_evaluations(s, model="m").items] == ["melu"]
-        assert [e.method for e in evaluations.list_evaluations(s, method="popular", metric="ndcg@10").items] == [
+        assert [r.id for r in runs.page_runs(s, status="finished").items] == ["r2"]
+        assert [a.entity for a in adaptations.page_adaptations(s, kind="user", served_by="adapted").items] == ["u1"]
+        assert [a.entity for a in adaptations.page_adaptations(s, entity="u2", model_version="v1").items] == ["u2"]
+        assert [e.method for e in evaluations.page_evaluations(s, model="m").items] == ["melu"]
+        assert [e.method for e in evaluations.page_evaluations(s, method="popular", metric="ndcg@10").items] == [
             "popular"
         ]
         assert [e.external_id for e in entities.list_entities(s, "ad").items] == ["a"]
@@ -92,7 +94,7 @@ def test_filters(engine: Engine) -> None:
 @pytest.mark.parametrize("limit", [0, -1, 1001])
 def test_limit_has_bounds(engine: Engine, limit: int) -> None:
     with pytest.raises(ValueError, match="1 to 1000"), reading(engine) as s:
-        runs.list_runs(s, limit=limit)
+        runs.page_runs(s, limit=limit)
 
 
 def _packed(words: object) -> str:
@@ -105,7 +107,7 @@ GARBAGE = [
     "é",
     "@@@@",
     "A" * 5000,
-    encode("entities", ["a", "b"]),
+    encode_cursor("entities", ["a", "b"]),
     _packed(["runs", "2024-01-01T00:00:00", "r"]),
     _packed(["runs", "2024-01-01T00:00:00+00:00", 3]),
     _packed(["runs", 5, "r"]),
@@ -119,19 +121,19 @@ GARBAGE = [
 @pytest.mark.parametrize("cursor", GARBAGE)
 def test_garbage_for_a_cursor(engine: Engine, cursor: str) -> None:
     with pytest.raises(ValueError, match="not a cursor of the list of runs"), reading(engine) as s:
-        runs.list_runs(s, cursor=cursor)
+        runs.page_runs(s, cursor=cursor)
 
 
 @pytest.mark.parametrize("number", [True, 2**63, -(2**70), 1.5])
 def test_strange_number_in_a_cursor(number: float) -> None:
     with pytest.raises(ValueError, match="not a cursor"):
-        decode("evaluations", _packed(["evaluations", number]), (int,))
+        decode_cursor("evaluations", _packed(["evaluations", number]), (int,))
 
 
 @given(st.text(max_size=60))
 def test_no_text_makes_decoding_fail_otherwise(text: str) -> None:
     with pytest.raises(ValueError, match="not a cursor"):
-        decode("runs", text, (datetime, str))
+        decode_cursor("runs", text, (datetime, str))
 
 
 @given(
@@ -141,4 +143,4 @@ def test_no_text_makes_decoding_fail_otherwise(text: str) -> None:
 )
 def test_cursor_round_trip(moment: datetime, word: str, number: int) -> None:
     keys: list[Key] = [moment.astimezone(UTC), word[:100], number]
-    assert decode("x", encode("x", keys), (datetime, str, int)) == keys
+    assert decode_cursor("x", encode_cursor("x", keys), (datetime, str, int)) == keys

@@ -88,84 +88,84 @@ def test_every_reference_has_an_index(engine: Engine) -> None:
 
 
 def test_down_and_up_again_keeps_the_data(empty_url: str) -> None:
-    migrate.upgrade(empty_url, "0001")
-    assert migrate.current(empty_url) == "0001"
+    migrate.upgrade_database(empty_url, "0001")
+    assert migrate.current_revision(empty_url) == "0001"
     engine = connect(empty_url)
     with session(engine) as s:
         a_run(s, "r1")
         runs.log_metrics(s, [runs.MetricPoint("r1", "loss", 1, 0.5)])
-        registry.register(s, "m", "v1", "/bundles/v1", run="r1")
+        registry.register_version(s, "m", "v1", "/bundles/v1", run="r1")
         s.add(AliasChangeRecord(model="m", alias="live", sequence=1, version="v1", action="publish", at=NOON))
         late = {"answers", "variant"}
         old = {k: v for k, v in an_adaptation()._asdict().items() if k not in late}  # a row of that time
         names = ", ".join(old)
         s.execute(text(f"INSERT INTO adaptations ({names}) VALUES (:{', :'.join(old)})"), old)
-        evaluations.save(s, [an_evaluation()])
+        evaluations.save_evaluations(s, [an_evaluation()])
     with pytest.raises(StoreUnavailable, match="db upgrade"), reading(engine) as s:
         views.adaptation_daily(s)
-    migrate.upgrade(empty_url)
-    assert migrate.current(empty_url) == migrate.head() == "0007"
+    migrate.upgrade_database(empty_url)
+    assert migrate.current_revision(empty_url) == migrate.head_revision() == "0007"
     assert set(inspect(engine).get_view_names()) >= VIEWS
     with reading(engine) as s:
         assert len(views.adaptation_daily(s)) == 1
-    migrate.downgrade(empty_url, "0001")
+    migrate.downgrade_database(empty_url, "0001")
     assert not VIEWS & set(inspect(engine).get_view_names())
-    migrate.upgrade(empty_url)
+    migrate.upgrade_database(empty_url)
     with reading(engine) as s:
-        assert runs.get(s, "r1").config == {"lr": 0.1}
-        assert [m.value for m in runs.metrics(s, "r1")] == [0.5]
-        live = registry.live(s, "m")
+        assert runs.get_run(s, "r1").config == {"lr": 0.1}
+        assert [m.value for m in runs.run_metrics(s, "r1")] == [0.5]
+        live = registry.live_version(s, "m")
         assert live is not None
         assert live.version == "v1"
-    migrate.downgrade(empty_url, "base")
-    assert migrate.current(empty_url) is None
+    migrate.downgrade_database(empty_url, "base")
+    assert migrate.current_revision(empty_url) is None
     assert set(inspect(engine).get_table_names()) <= {"alembic_version"}
-    migrate.upgrade(empty_url)
+    migrate.upgrade_database(empty_url)
     with reading(engine) as s:
-        assert runs.list_runs(s).items == []
+        assert runs.page_runs(s).items == []
     engine.dispose()
 
 
 def test_the_daily_view_is_that_of_its_revision(empty_url: str) -> None:
     """Arms are told apart from 0007 on; before, and after going back, their rows are counted together."""
-    migrate.upgrade(empty_url)
+    migrate.upgrade_database(empty_url)
     engine = connect(empty_url)
     with session(engine) as s:
-        adaptations.save(s, [an_adaptation(variant=arm) for arm in (None, "a", "b", "b")])
+        adaptations.save_adaptations(s, [an_adaptation(variant=arm) for arm in (None, "a", "b", "b")])
 
     def days() -> list[tuple[object, ...]]:
         with reading(engine) as s:
             return [tuple(row) for row in s.execute(text("SELECT adaptations FROM adaptation_daily ORDER BY 1"))]
 
     assert days() == [(1,), (1,), (2,)]
-    migrate.downgrade(empty_url, "0006")
+    migrate.downgrade_database(empty_url, "0006")
     assert "variant" not in {column["name"] for column in inspect(engine).get_columns("adaptations")}
     assert days() == [(4,)]
-    migrate.upgrade(empty_url)
+    migrate.upgrade_database(empty_url)
     assert days() == [(4,)]
     engine.dispose()
 
 
 def test_upgrading_twice_changes_nothing(database_url: str) -> None:
-    migrate.upgrade(database_url)
-    assert migrate.current(database_url) == migrate.head()
+    migrate.upgrade_database(database_url)
+    assert migrate.current_revision(database_url) == migrate.head_revision()
 
 
 def test_processes_upgrade_at_the_same_time(empty_url: str) -> None:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=migrate.upgrade, args=(empty_url,)) for _ in range(4)]
+    processes = [context.Process(target=migrate.upgrade_database, args=(empty_url,)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(240)
     assert [process.exitcode for process in processes] == [0] * 4
-    assert migrate.current(empty_url) == migrate.head()
+    assert migrate.current_revision(empty_url) == migrate.head_revision()
 
 
 def test_threads_upgrade_at_the_same_time(empty_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(migrate.upgrade, [empty_url] * 4))
-    assert migrate.current(empty_url) == migrate.head()
+        list(pool.map(migrate.upgrade_database, [empty_url] * 4))
+    assert migrate.current_revision(empty_url) == migrate.head_revision()
 
 
 def test_failed_upgrade_leaves_nothing(empty_url: str) -> None:
@@ -174,19 +174,19 @@ def test_failed_upgrade_leaves_nothing(empty_url: str) -> None:
     with session(engine) as s:
         s.execute(text("CREATE VIEW hardest_tasks AS SELECT 1 AS one"))
     with pytest.raises(StoreError):
-        migrate.upgrade(empty_url)
-    assert migrate.current(empty_url) is None
+        migrate.upgrade_database(empty_url)
+    assert migrate.current_revision(empty_url) is None
     assert inspect(engine).get_table_names() == []
     engine.dispose()
 
 
 def test_unknown_revision(empty_url: str) -> None:
     with pytest.raises(StoreError, match="nowhere"):
-        migrate.upgrade(empty_url, "nowhere")
+        migrate.upgrade_database(empty_url, "nowhere")
 
 
 def test_rows_that_refer_to_nothing_undo_a_migration(sqlite_url: str) -> None:
-    migrate.upgrade(sqlite_url, "0001")
+    migrate.upgrade_database(sqlite_url, "0001")
     engine = connect(sqlite_url)
     raw = engine.raw_connection()
     raw.execute("PRAGMA foreign_keys = OFF")
@@ -194,5 +194,5 @@ def test_rows_that_refer_to_nothing_undo_a_migration(sqlite_url: str) -> None:
     raw.close()
     engine.dispose()
     with pytest.raises(StoreError, match="refer to nothing"):
-        migrate.upgrade(sqlite_url)
-    assert migrate.current(sqlite_url) == "0001"
+        migrate.upgrade_database(sqlite_url)
+    assert migrate.current_revision(sqlite_url) == "0001"

@@ -14,11 +14,13 @@ from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation, later
 def test_cold_start_curve_takes_the_mean_of_the_newest_set(engine: Engine) -> None:
     with session(engine) as s:
         old = [an_evaluation(shots=n, value=0.1) for n in (0, 5)]
-        assert evaluations.save(s, old, now=NOON) == 2
+        assert evaluations.save_evaluations(s, old, now=NOON) == 2
         seeds = [an_evaluation(shots=5, seed=seed, value=0.2 + seed) for seed in (1, 2)]
-        evaluations.save(s, [an_evaluation(shots=5, value=0.5), *seeds], now=later(1))
-        evaluations.save(s, [an_evaluation(method="popular", role="baseline", seed=1, value=0.05)], now=later(1))
-        evaluations.save(s, [an_evaluation(dataset="frappe"), an_evaluation(scenario="item")], now=later(1))
+        evaluations.save_evaluations(s, [an_evaluation(shots=5, value=0.5), *seeds], now=later(1))
+        evaluations.save_evaluations(
+            s, [an_evaluation(method="popular", role="baseline", seed=1, value=0.05)], now=later(1)
+        )
+        evaluations.save_evaluations(s, [an_evaluation(dataset="frappe"), an_evaluation(scenario="item")], now=later(1))
     with reading(engine) as s:
         rows = views.cold_start_curve(s, dataset="movielens-100k", metric="ndcg@10", scenario="user")
         assert len(views.cold_start_curve(s, dataset="movielens-100k", metric="ndcg@10")) == 4
@@ -38,7 +40,7 @@ def test_adaptation_daily(engine: Engine) -> None:
             an_adaptation("u2", support_size=0, loss_before=None, loss_after=math.nan, gradient_norm=None, ms=2.0),
             an_adaptation("u3", created=later(13 * 3600)),
         ]
-        adaptations.save(s, rows)
+        adaptations.save_adaptations(s, rows)
     with reading(engine) as s:
         newest, day = views.adaptation_daily(s)
         assert [row["day"] for row in views.adaptation_daily(s, since=date(2024, 5, 18))] == [date(2024, 5, 18)]
@@ -53,10 +55,10 @@ def test_adaptation_daily(engine: Engine) -> None:
 def test_adaptation_daily_counts_every_answer_of_a_row(engine: Engine) -> None:
     with session(engine) as s:
         rows = [an_adaptation(served_by="cache", support_size=n, ms=float(n)) for n in (1, 1, 1, 4)]
-        assert adaptations.save(s, rows) == 2
+        assert adaptations.save_adaptations(s, rows) == 2
     with reading(engine) as s:
         (day,) = views.adaptation_daily(s)
-        listed = adaptations.list_adaptations(s).items
+        listed = adaptations.page_adaptations(s).items
     assert (day["adaptations"], float(day["support_size"]), float(day["ms"])) == (4, 7 / 4, 7 / 4)
     assert sorted((row.support_size, row.answers) for row in listed) == [(1, 3), (4, 1)]
 
@@ -65,10 +67,10 @@ def test_arms_of_one_version_are_told_apart(engine: Engine) -> None:
     """A/A: rows of the two arms are neither put together nor counted together."""
     with session(engine) as s:
         cached = [an_adaptation(served_by="cache", variant=arm) for arm in ("a", "b", "b", None)]
-        assert adaptations.save(s, [*cached, an_adaptation(variant="b")]) == 4
+        assert adaptations.save_adaptations(s, [*cached, an_adaptation(variant="b")]) == 4
     with reading(engine) as s:
         days = views.adaptation_daily(s)
-        listed = adaptations.list_adaptations(s, served_by="cache").items
+        listed = adaptations.page_adaptations(s, served_by="cache").items
     found = [(row["variant"], row["served_by"], row["adaptations"]) for row in days]
     assert found == [(None, "cache", 1), ("a", "cache", 1), ("b", "adapted", 1), ("b", "cache", 2)]
     assert {(row.variant, row.answers) for row in listed} == {(None, 1), ("a", 1), ("b", 2)}

@@ -16,10 +16,10 @@ SECRET = "someone-in-particular"
 def fill(engine: Engine) -> None:
     with session(engine) as s:
         for name in (SECRET, "neighbour"):
-            entities.upsert(s, "user", name, {"age": 30})
-            events.insert(s, [an_event(f"{name}-{i}", entity=name) for i in range(3)])
-            adaptations.save(s, [an_adaptation(name), an_adaptation(name)])
-        entities.upsert(s, "ad", SECRET, {})
+            entities.upsert_entity(s, "user", name, {"age": 30})
+            events.insert_events(s, [an_event(f"{name}-{i}", entity=name) for i in range(3)])
+            adaptations.save_adaptations(s, [an_adaptation(name), an_adaptation(name)])
+        entities.upsert_entity(s, "ad", SECRET, {})
 
 
 def everything(engine: Engine) -> str:
@@ -32,51 +32,51 @@ def everything(engine: Engine) -> str:
 def test_erasing_leaves_nothing_of_it_and_all_of_others(engine: Engine) -> None:
     fill(engine)
     with session(engine) as s:
-        receipt = entities.erase(s, "user", SECRET, now=NOON)
+        receipt = entities.erase_entity(s, "user", SECRET, now=NOON)
         assert (receipt.entities, receipt.events, receipt.adaptations) == (1, 3, 2)
         assert (receipt.kind, receipt.entity, receipt.at) == ("user", SECRET, NOON)
-        assert entities.get(s, "ad", SECRET).features == {}
-        entities.erase(s, "ad", SECRET)
+        assert entities.get_record(s, "ad", SECRET).features == {}
+        entities.erase_entity(s, "ad", SECRET)
     left = everything(engine)
     assert SECRET not in left
     assert receipt.receipt in left
     with reading(engine) as s:
-        assert entities.find(s, "user", SECRET) is None
+        assert entities.find_record(s, "user", SECRET) is None
         with pytest.raises(NotFoundError) as caught:
-            entities.get(s, "user", SECRET)
+            entities.get_record(s, "user", SECRET)
         assert SECRET not in str(caught.value)
-        assert events.count(s, "user", "neighbour") == 3
-        assert len(adaptations.list_adaptations(s, entity="neighbour").items) == 2
+        assert events.count_events(s, "user", "neighbour") == 3
+        assert len(adaptations.page_adaptations(s, entity="neighbour").items) == 2
 
 
 def test_erasing_again_answers_the_same_receipt(engine: Engine) -> None:
     fill(engine)
     with session(engine) as s:
-        first = entities.erase(s, "user", SECRET, now=NOON)
+        first = entities.erase_entity(s, "user", SECRET, now=NOON)
     with session(engine) as s:
-        assert entities.erase(s, "user", SECRET, now=later(5)) == first
-        events.insert(s, [an_event("new", entity=SECRET)])
-        second = entities.erase(s, "user", SECRET, now=later(9))
+        assert entities.erase_entity(s, "user", SECRET, now=later(5)) == first
+        events.insert_events(s, [an_event("new", entity=SECRET)])
+        second = entities.erase_entity(s, "user", SECRET, now=later(9))
     assert second.receipt != first.receipt
     assert (second.events, second.entities) == (1, 0)
 
 
 def test_erasing_what_was_never_known(engine: Engine) -> None:
     with session(engine) as s:
-        first = entities.erase(s, "user", "nobody")
+        first = entities.erase_entity(s, "user", "nobody")
         assert (first.entities, first.events, first.adaptations) == (0, 0, 0)
-        assert entities.erase(s, "user", "nobody") == first
+        assert entities.erase_entity(s, "user", "nobody") == first
 
 
 def test_queue_brings_nothing_back(engine: Engine) -> None:
     """Rows made before the erasure, or before it was last asked for, are refused; later ones are welcome."""
     with session(engine) as s:
-        entities.erase(s, "user", SECRET, now=later(10))
+        entities.erase_entity(s, "user", SECRET, now=later(10))
         rows = [an_adaptation(SECRET, created=later(t)) for t in (5, 10, 15)]
-        assert adaptations.save(s, [*rows[:2], an_adaptation("other", created=later(5))]) == 1
-        entities.erase(s, "user", SECRET, now=later(20))
-        assert adaptations.save(s, rows) == 0
-        assert adaptations.save(s, [an_adaptation(SECRET, created=later(25))]) == 1
+        assert adaptations.save_adaptations(s, [*rows[:2], an_adaptation("other", created=later(5))]) == 1
+        entities.erase_entity(s, "user", SECRET, now=later(20))
+        assert adaptations.save_adaptations(s, rows) == 0
+        assert adaptations.save_adaptations(s, [an_adaptation(SECRET, created=later(25))]) == 1
 
 
 def test_erasure_waits_for_rows_on_their_way(engine: Engine) -> None:
@@ -86,11 +86,11 @@ def test_erasure_waits_for_rows_on_their_way(engine: Engine) -> None:
     def erase() -> int:
         started.set()
         with session(engine) as s:
-            return entities.erase(s, "user", SECRET, now=later(10)).adaptations
+            return entities.erase_entity(s, "user", SECRET, now=later(10)).adaptations
 
     with ThreadPoolExecutor(1) as pool:
         with session(engine) as s:
-            adaptations.save(s, [an_adaptation(SECRET)])
+            adaptations.save_adaptations(s, [an_adaptation(SECRET)])
             waiting = pool.submit(erase)
             started.wait()
             with pytest.raises(TimeoutError):
@@ -101,18 +101,20 @@ def test_erasure_waits_for_rows_on_their_way(engine: Engine) -> None:
 
 def test_features_are_replaced(engine: Engine) -> None:
     with session(engine) as s:
-        entities.upsert(s, "city", "oslo", {"country": "no", "n": [1, 2.5, None]}, now=NOON)
-        row = entities.upsert(s, "city", "oslo", {"country": "NO"}, now=later(1))
+        entities.upsert_entity(s, "city", "oslo", {"country": "no", "n": [1, 2.5, None]}, now=NOON)
+        row = entities.upsert_entity(s, "city", "oslo", {"country": "NO"}, now=later(1))
         assert (row.features, row.created, row.updated) == ({"country": "NO"}, NOON, later(1))
 
 
 def test_prune_adaptations(engine: Engine) -> None:
     with session(engine) as s:
-        adaptations.save(s, [an_adaptation(created=later(t)) for t in range(10)])
-        assert adaptations.prune(s, later(4)) == 4
-        assert len(adaptations.list_adaptations(s).items) == 6
+        adaptations.save_adaptations(s, [an_adaptation(created=later(t)) for t in range(10)])
+        assert adaptations.prune_adaptations(s, later(4)) == 4
+        assert len(adaptations.page_adaptations(s).items) == 6
 
 
 def test_digest_keeps_kind_and_id_apart() -> None:
-    names = {entities.digest(*pair) for pair in (("a", "bc"), ("ab", "c"), ("1:a", "b"), ("", "abc"), ("a", "\ud800"))}
+    names = {
+        entities.entity_digest(*pair) for pair in (("a", "bc"), ("ab", "c"), ("1:a", "b"), ("", "abc"), ("a", "\ud800"))
+    }
     assert len(names) == 5

@@ -16,7 +16,7 @@ from tests.store.samples import NOON, an_event, later
 
 def test_new_duplicate_and_conflict(engine: Engine) -> None:
     with session(engine) as s:
-        assert events.insert(s, [an_event("e1"), an_event("e2", context={"hour": 3})]) == ["new", "new"]
+        assert events.insert_events(s, [an_event("e1"), an_event("e2", context={"hour": 3})]) == ["new", "new"]
     with session(engine) as s:
         again = [
             an_event("e2", context={"hour": 3}),
@@ -27,10 +27,10 @@ def test_new_duplicate_and_conflict(engine: Engine) -> None:
             an_event("e1", time=NOON.astimezone(timezone(timedelta(hours=9)))),
         ]
         outcomes = ["duplicate", "conflict", "new", "new", "conflict", "duplicate"]
-        assert events.insert(s, again) == outcomes
-        assert events.insert(s, []) == []
+        assert events.insert_events(s, again) == outcomes
+        assert events.insert_events(s, []) == []
     with reading(engine) as s:
-        assert [(e.event_id, e.label) for e in events.support(s, "user", "u1", 10)] == [
+        assert [(e.event_id, e.label) for e in events.support_events(s, "user", "u1", 10)] == [
             ("e1", 1.0),
             ("e2", 1.0),
             ("e3", 1.0),
@@ -40,41 +40,41 @@ def test_new_duplicate_and_conflict(engine: Engine) -> None:
 def test_twice_in_one_call(engine: Engine) -> None:
     with session(engine) as s:
         same = [an_event("e1"), an_event("e1"), an_event("e1", item="other")]
-        assert events.insert(s, same) == ["new", "duplicate", "conflict"]
+        assert events.insert_events(s, same) == ["new", "duplicate", "conflict"]
 
 
 @pytest.mark.parametrize("label", [float("nan"), float("inf")])
 def test_label_must_be_finite(engine: Engine, label: float) -> None:
     with pytest.raises(ValueError, match="finite"), session(engine) as s:
-        events.insert(s, [an_event("e1"), an_event("e2", label=label)])
+        events.insert_events(s, [an_event("e1"), an_event("e2", label=label)])
     with reading(engine) as s:
-        assert events.count(s, "user", "u1") == 0
+        assert events.count_events(s, "user", "u1") == 0
 
 
 def test_support_is_the_newest_in_order_of_time(engine: Engine) -> None:
     rows = [an_event(f"e{i:04d}", time=later(i // 2)) for i in range(2000)]
     random.Random(0).shuffle(rows)
     with session(engine) as s:
-        assert set(events.insert(s, rows)) == {"new"}
-        events.insert(s, [an_event("other", entity="u2"), an_event("another", kind="ad")])
+        assert set(events.insert_events(s, rows)) == {"new"}
+        events.insert_events(s, [an_event("other", entity="u2"), an_event("another", kind="ad")])
     with reading(engine) as s:
-        assert [e.event_id for e in events.support(s, "user", "u1", 3)] == ["e1997", "e1998", "e1999"]
-        assert [e.event_id for e in events.support(s, "user", "u1", 3, before=later(5))] == [
+        assert [e.event_id for e in events.support_events(s, "user", "u1", 3)] == ["e1997", "e1998", "e1999"]
+        assert [e.event_id for e in events.support_events(s, "user", "u1", 3, before=later(5))] == [
             "e0007",
             "e0008",
             "e0009",
         ]
-        assert len(events.support(s, "user", "u1", 5000)) == events.count(s, "user", "u1") == 2000
-        assert events.support(s, "user", "u1", 0) == []
-        assert events.support(s, "user", "nobody", 3) == []
+        assert len(events.support_events(s, "user", "u1", 5000)) == events.count_events(s, "user", "u1") == 2000
+        assert events.support_events(s, "user", "u1", 0) == []
+        assert events.support_events(s, "user", "nobody", 3) == []
 
 
 def test_an_answer_looks_at_the_newest_events_of_an_entity(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiles, "MOST_EVENTS", 3)
     with session(engine) as s:
-        events.insert(s, [an_event(f"e{i}", time=later(i)) for i in (4, 0, 3, 1, 2)])
+        events.insert_events(s, [an_event(f"e{i}", time=later(i)) for i in (4, 0, 3, 1, 2)])
     with reading(engine) as s:
-        _, stored = profiles.read(s, "user", "u1")
+        _, stored = profiles.read_stored_profile(s, "user", "u1")
     assert [e.event_id for e in stored] == ["e2", "e3", "e4"]
 
 
@@ -88,14 +88,14 @@ def test_senders_of_the_same_events_at_once(engine: Engine) -> None:
         random.Random(worker).shuffle(mine)
         together.wait()
         with session(engine) as s:
-            outcomes = events.insert(s, mine)
+            outcomes = events.insert_events(s, mine)
         return [event.event_id for event, outcome in zip(mine, outcomes, strict=True) if outcome == "new"]
 
     with ThreadPoolExecutor(4) as pool:
         new = [event_id for found in pool.map(send, range(4)) for event_id in found]
     assert sorted(new) == [row.event_id for row in rows]
     with reading(engine) as s:
-        assert events.count(s, "user", "u1") == len(rows)
+        assert events.count_events(s, "user", "u1") == len(rows)
 
 
 SENT = st.builds(
@@ -120,7 +120,7 @@ def test_first_one_wins_as_in_a_dictionary(engine: Engine, batches: list[list[ev
             same = (known.item, known.label, known.context or None) == (row.item, row.label, row.context or None)
             expected.append("new" if known is row else "duplicate" if same else "conflict")
         with session(engine) as s:
-            assert events.insert(s, rows) == expected
+            assert events.insert_events(s, rows) == expected
     with reading(engine) as s:
-        stored = {e.event_id: (e.item, e.label, e.context) for e in events.support(s, "user", n, 100)}
+        stored = {e.event_id: (e.item, e.label, e.context) for e in events.support_events(s, "user", n, 100)}
     assert stored == {key: (e.item, e.label, e.context) for key, e in truth.items()}

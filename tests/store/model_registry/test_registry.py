@@ -15,32 +15,32 @@ from tests.store.samples import NOON, a_run, later
 
 
 def live_of(s: Session, model: str = "m") -> str | None:
-    found = registry.live(s, model)
+    found = registry.live_version(s, model)
     return None if found is None else found.version
 
 
 def three_versions(engine: Engine) -> None:
     with session(engine) as s:
         for version in ("aaaa", "bbbb", "cccc"):
-            registry.register(s, "m", version, f"/bundles/{version}", now=NOON)
+            registry.register_version(s, "m", version, f"/bundles/{version}", now=NOON)
 
 
 def test_publish_promote_rollback_and_the_history(engine: Engine) -> None:
     with session(engine) as s:
         a_run(s, "r")
-        registry.publish(s, "m", "aaaa", "/a", run="r", metrics={"ndcg": 0.3}, actor="ann", now=NOON)
-        registry.publish(s, "m", "bbbb", "/b", now=later(1))
-        registry.register(s, "m", "cccc", "/c", now=later(2))
+        registry.publish_version(s, "m", "aaaa", "/a", run="r", metrics={"ndcg": 0.3}, actor="ann", now=NOON)
+        registry.publish_version(s, "m", "bbbb", "/b", now=later(1))
+        registry.register_version(s, "m", "cccc", "/c", now=later(2))
         assert live_of(s) == "bbbb"
-        registry.promote(s, "m", "cccc", actor="bob", now=later(3))
-        registry.rollback(s, "m", actor="cat", now=later(4))
+        registry.promote_version(s, "m", "cccc", actor="bob", now=later(3))
+        registry.rollback_version(s, "m", actor="cat", now=later(4))
         assert live_of(s) == "bbbb"
-        registry.rollback(s, "m", now=later(5))
+        registry.rollback_version(s, "m", now=later(5))
         assert live_of(s) == "aaaa"
         with pytest.raises(ConflictError, match="no earlier"):
-            registry.rollback(s, "m")
+            registry.rollback_version(s, "m")
     with reading(engine) as s:
-        detail = registry.show(s, "m")
+        detail = registry.model_detail(s, "m")
     moves = [(h.sequence, h.action, h.previous, h.version, h.actor, h.at) for h in detail.history[::-1]]
     assert moves == [
         (1, "publish", None, "aaaa", "ann", NOON),
@@ -55,17 +55,17 @@ def test_publish_promote_rollback_and_the_history(engine: Engine) -> None:
 
 def test_what_is_live_stays_so_without_a_new_row(engine: Engine) -> None:
     with session(engine) as s:
-        first = registry.publish(s, "m", "aaaa", "/a").id
-        assert registry.publish(s, "m", "aaaa", "/a").id == first
-        assert registry.promote(s, "m", "aaaa").id == first
-        assert len(registry.history(s, "m")) == 1
+        first = registry.publish_version(s, "m", "aaaa", "/a").id
+        assert registry.publish_version(s, "m", "aaaa", "/a").id == first
+        assert registry.promote_version(s, "m", "aaaa").id == first
+        assert len(registry.alias_history(s, "m")) == 1
 
 
 def test_registering_again_brings_it_up_to_date(engine: Engine) -> None:
     with session(engine) as s:
         a_run(s, "r")
-        registry.register(s, "m", "aaaa", "/old", run="r", now=NOON)
-        again = registry.register(s, "m", "aaaa", "/new", metrics={"ndcg": 0.5})
+        registry.register_version(s, "m", "aaaa", "/old", run="r", now=NOON)
+        again = registry.register_version(s, "m", "aaaa", "/new", metrics={"ndcg": 0.5})
         assert (again.path, again.run, again.metrics, again.created) == ("/new", "r", {"ndcg": 0.5}, NOON)
         assert live_of(s) is None
 
@@ -74,51 +74,51 @@ def test_unknown_names(engine: Engine) -> None:
     three_versions(engine)
     with session(engine) as s:
         for call in (
-            lambda: registry.promote(s, "m", "dddd"),
-            lambda: registry.promote(s, "nobody", "aaaa"),
-            lambda: registry.rollback(s, "nobody"),
-            lambda: registry.show(s, "nobody"),
-            lambda: registry.resolve(s, "m"),
-            lambda: registry.resolve(s, "m@dd"),
+            lambda: registry.promote_version(s, "m", "dddd"),
+            lambda: registry.promote_version(s, "nobody", "aaaa"),
+            lambda: registry.rollback_version(s, "nobody"),
+            lambda: registry.model_detail(s, "nobody"),
+            lambda: registry.resolve_version(s, "m"),
+            lambda: registry.resolve_version(s, "m@dd"),
         ):
             with pytest.raises(NotFoundError):
                 call()
-        for nobody in (lambda: registry.show(s, "nobody"), lambda: registry.resolve(s, "nobody@aa")):
+        for nobody in (lambda: registry.model_detail(s, "nobody"), lambda: registry.resolve_version(s, "nobody@aa")):
             with pytest.raises(NotFoundError, match="there is no model 'nobody'"):
                 nobody()
-        assert registry.live(s, "nobody") is None
+        assert registry.live_version(s, "nobody") is None
 
 
 def test_resolve(engine: Engine) -> None:
     with session(engine) as s:
         for version in ("abc1", "abc2", "b_%"):
-            registry.publish(s, "m", version, f"/{version}")
-        assert registry.resolve(s, "m").version == "b_%"
-        assert registry.resolve(s, "m@abc2").version == "abc2"
+            registry.publish_version(s, "m", version, f"/{version}")
+        assert registry.resolve_version(s, "m").version == "b_%"
+        assert registry.resolve_version(s, "m@abc2").version == "abc2"
         with pytest.raises(ConflictError, match="2 versions"):
-            registry.resolve(s, "m@ab")
+            registry.resolve_version(s, "m@ab")
 
 
 def test_list(engine: Engine) -> None:
     three_versions(engine)
     with session(engine) as s:
-        registry.publish(s, "ads", "aaaa", "/a")
-        registry.promote(s, "m", "bbbb")
-        registry.promote(s, "m", "aaaa")
-        found = [(m.name, m.live, m.versions) for m in registry.list_models(s)]
+        registry.publish_version(s, "ads", "aaaa", "/a")
+        registry.promote_version(s, "m", "bbbb")
+        registry.promote_version(s, "m", "aaaa")
+        found = [(m.name, m.live, m.versions) for m in registry.page_models(s)]
     assert found == [("ads", "aaaa", 1), ("m", "aaaa", 3)]
 
 
 def test_failed_transaction_leaves_what_was_live(engine: Engine) -> None:
     three_versions(engine)
     with session(engine) as s:
-        registry.promote(s, "m", "aaaa")
+        registry.promote_version(s, "m", "aaaa")
     with pytest.raises(RuntimeError), session(engine) as s:
-        registry.promote(s, "m", "bbbb")
+        registry.promote_version(s, "m", "bbbb")
         raise RuntimeError
     with reading(engine) as s:
         assert live_of(s) == "aaaa"
-        assert len(registry.history(s, "m")) == 1
+        assert len(registry.alias_history(s, "m")) == 1
 
 
 def test_concurrent_promotes_follow_one_another(engine: Engine) -> None:
@@ -130,12 +130,12 @@ def test_concurrent_promotes_follow_one_another(engine: Engine) -> None:
         together.wait()
         for i in range(15):
             with session(engine) as s:
-                registry.promote(s, "m", ("aaaa", "bbbb", "cccc")[(worker + i) % 3], actor=str(worker))
+                registry.promote_version(s, "m", ("aaaa", "bbbb", "cccc")[(worker + i) % 3], actor=str(worker))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(promote, range(4)))
     with reading(engine) as s:
-        moves = registry.history(s, "m")[::-1]
+        moves = registry.alias_history(s, "m")[::-1]
         assert live_of(s) == moves[-1].version
     assert [m.sequence for m in moves] == list(range(1, len(moves) + 1))
     assert [m.previous for m in moves] == [None, *(m.version for m in moves[:-1])]
@@ -148,11 +148,11 @@ def test_second_promote_waits_for_the_first(engine: Engine) -> None:
     def second() -> str | None:
         started.set()
         with session(engine) as s:
-            return registry.promote(s, "m", "bbbb").previous
+            return registry.promote_version(s, "m", "bbbb").previous
 
     with ThreadPoolExecutor(1) as pool:
         with session(engine) as s:
-            registry.promote(s, "m", "aaaa")
+            registry.promote_version(s, "m", "aaaa")
             waiting = pool.submit(second)
             started.wait()
             with pytest.raises(TimeoutError):
@@ -166,15 +166,15 @@ def test_rollback_is_undo(engine: Engine, moves: list[str]) -> None:
     model, stack = uuid.uuid4().hex, list[str]()
     with session(engine) as s:
         for version in ("aaaa", "bbbb", "cccc"):
-            registry.register(s, model, version, "/x")
+            registry.register_version(s, model, version, "/x")
         for move in moves:
             if move != "back":
-                registry.promote(s, model, move)
+                registry.promote_version(s, model, move)
                 stack += [move] if stack[-1:] != [move] else []
             elif len(stack) < 2:
                 with pytest.raises(ConflictError):
-                    registry.rollback(s, model)
+                    registry.rollback_version(s, model)
             else:
-                registry.rollback(s, model)
+                registry.rollback_version(s, model)
                 stack.pop()
             assert live_of(s, model) == (stack[-1] if stack else None)

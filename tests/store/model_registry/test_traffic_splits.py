@@ -27,8 +27,8 @@ def model(engine: Engine) -> str:
     """Versions aaaa (live), bbbb and cccc of 'm'."""
     with session(engine) as s:
         for version in ("bbbb", "cccc", "aaaa"):
-            registry.register(s, "m", version, f"/{version}", now=NOON)
-        registry.publish(s, "m", "aaaa", "/aaaa", now=NOON)
+            registry.register_version(s, "m", version, f"/{version}", now=NOON)
+        registry.publish_version(s, "m", "aaaa", "/aaaa", now=NOON)
     return "m"
 
 
@@ -74,18 +74,18 @@ def test_an_ended_split_has_no_side() -> None:
 
 def test_a_split_starts_changes_and_ends_and_the_history_says_so(engine: Engine, model: str) -> None:
     with session(engine) as s:
-        first = splits.start(s, model, HALVES, actor="ann", now=later(1))
+        first = splits.start_split(s, model, HALVES, actor="ann", now=later(1))
         assert [a.weight for a in first.arms] == [0.5, 0.5]
-        ramped = splits.start(s, model, [SplitArm("old", "aaaa", 1), SplitArm("new", "bbbb", 3)], now=later(2))
+        ramped = splits.start_split(s, model, [SplitArm("old", "aaaa", 1), SplitArm("new", "bbbb", 3)], now=later(2))
         assert ramped.salt == first.salt
         assert [a.weight for a in ramped.arms] == [0.25, 0.75]
-        other = splits.start(s, model, [*HALVES, SplitArm("third", "cccc", 2)], now=later(3))
+        other = splits.start_split(s, model, [*HALVES, SplitArm("third", "cccc", 2)], now=later(3))
         assert other.salt != first.salt
-        assert splits.start(s, model, HALVES, salt="mine", now=later(4)).salt == "mine"
-        ended = splits.stop(s, model, actor="bob", now=later(5))
-        assert splits.stop(s, model, now=later(6)) == ended
+        assert splits.start_split(s, model, HALVES, salt="mine", now=later(4)).salt == "mine"
+        ended = splits.stop_split(s, model, actor="bob", now=later(5))
+        assert splits.stop_split(s, model, now=later(6)) == ended
     with reading(engine) as s:
-        detail = splits.show(s, model)
+        detail = splits.split_detail(s, model)
     assert (detail.live, detail.split) == ("aaaa", None)
     assert [(c.sequence, len(c.arms), c.actor, c.at) for c in detail.history] == [
         (5, 0, "bob", later(5)), (4, 2, None, later(4)), (3, 3, None, later(3)),
@@ -96,37 +96,37 @@ def test_a_split_starts_changes_and_ends_and_the_history_says_so(engine: Engine,
 
 def test_another_version_under_an_old_label_is_another_experiment(engine: Engine, model: str) -> None:
     with session(engine) as s:
-        first = splits.start(s, model, HALVES)
-        other = splits.start(s, model, [HALVES[0], replace(HALVES[1], version="cccc")])
+        first = splits.start_split(s, model, HALVES)
+        other = splits.start_split(s, model, [HALVES[0], replace(HALVES[1], version="cccc")])
     assert [a.label for a in first.arms] == [a.label for a in other.arms]
     assert first.salt != other.salt
 
 
 def test_only_what_stands_is_current(engine: Engine, model: str) -> None:
     with session(engine) as s:
-        registry.publish(s, "n", "aaaa", "/a")
-        splits.start(s, model, HALVES)
-        second = splits.start(s, model, HALVES[::-1])
-        splits.start(s, "n", [SplitArm("only", "aaaa", 5)])
-        splits.stop(s, "n")
-        assert arms.current(s) == [second]
-        assert splits.show(s, model).split == second
+        registry.publish_version(s, "n", "aaaa", "/a")
+        splits.start_split(s, model, HALVES)
+        second = splits.start_split(s, model, HALVES[::-1])
+        splits.start_split(s, "n", [SplitArm("only", "aaaa", 5)])
+        splits.stop_split(s, "n")
+        assert arms.current_split(s) == [second]
+        assert splits.split_detail(s, model).split == second
 
 
 @pytest.mark.parametrize("move", ["promote", "promote what is live", "publish", "rollback"])
 def test_what_goes_live_ends_the_split(engine: Engine, model: str, move: str) -> None:
     with session(engine) as s:
-        registry.promote(s, model, "cccc")
-        splits.start(s, model, HALVES)
+        registry.promote_version(s, model, "cccc")
+        splits.start_split(s, model, HALVES)
     with session(engine) as s:
         if move == "rollback":
-            registry.rollback(s, model, actor="cat", now=later(9))
+            registry.rollback_version(s, model, actor="cat", now=later(9))
         elif move == "publish":
-            registry.publish(s, model, "dddd", "/d", actor="cat", now=later(9))
+            registry.publish_version(s, model, "dddd", "/d", actor="cat", now=later(9))
         else:
-            registry.promote(s, model, "bbbb" if move == "promote" else "cccc", actor="cat", now=later(9))
-        detail = splits.show(s, model)
-        assert arms.current(s) == []
+            registry.promote_version(s, model, "bbbb" if move == "promote" else "cccc", actor="cat", now=later(9))
+        detail = splits.split_detail(s, model)
+        assert arms.current_split(s) == []
         assert (detail.history[0].actor, detail.history[0].at) == ("cat", later(9))
 
 
@@ -146,34 +146,34 @@ def test_what_goes_live_ends_the_split(engine: Engine, model: str, move: str) ->
 )
 def test_arms_that_cannot_be_are_refused(engine: Engine, model: str, given: list[SplitArm]) -> None:
     with session(engine) as s, pytest.raises(ConfigError):
-        splits.start(s, model, given)
+        splits.start_split(s, model, given)
 
 
 def test_what_is_not_there_cannot_be_split(engine: Engine, model: str) -> None:
     with session(engine) as s:
-        registry.register(s, "n", "aaaa", "/a")
+        registry.register_version(s, "n", "aaaa", "/a")
         with pytest.raises(NotFoundError):
-            splits.start(s, model, [SplitArm("a", "dddd", 1)])
+            splits.start_split(s, model, [SplitArm("a", "dddd", 1)])
         with pytest.raises(NotFoundError):
-            splits.start(s, "nobody", HALVES)
+            splits.start_split(s, "nobody", HALVES)
         with pytest.raises(NotFoundError):
-            splits.stop(s, "nobody")
+            splits.stop_split(s, "nobody")
         with pytest.raises(NotFoundError):
-            splits.show(s, "nobody")
+            splits.split_detail(s, "nobody")
         with pytest.raises(ConflictError, match="no live version"):
-            splits.start(s, "n", [SplitArm("a", "aaaa", 1)])
+            splits.start_split(s, "n", [SplitArm("a", "aaaa", 1)])
 
 
 def test_an_arm_that_loses_to_the_simplest_baseline_has_to_be_forced(engine: Engine, model: str) -> None:
     with session(engine) as s:
         ours = [an_evaluation(model="m", model_version=v, value=0.1) for v in ("aaaa", "bbbb")]
-        evaluations.save(s, [*ours, an_evaluation(method="popularity", role="baseline", value=0.2)])
+        evaluations.save_evaluations(s, [*ours, an_evaluation(method="popularity", role="baseline", value=0.2)])
     with session(engine) as s, pytest.raises(ConflictError, match="bbbb loses"):
-        splits.start(s, model, HALVES)
+        splits.start_split(s, model, HALVES)
     with session(engine) as s:
         # What is live is so already.
-        assert splits.start(s, model, [SplitArm("a", "aaaa", 1), SplitArm("c", "cccc", 1)]).sequence == 1
-        assert splits.start(s, model, HALVES, force=True).sequence == 2
+        assert splits.start_split(s, model, [SplitArm("a", "aaaa", 1), SplitArm("c", "cccc", 1)]).sequence == 1
+        assert splits.start_split(s, model, HALVES, force=True).sequence == 2
 
 
 def test_concurrent_changes_follow_one_another(engine: Engine, model: str) -> None:
@@ -184,13 +184,13 @@ def test_concurrent_changes_follow_one_another(engine: Engine, model: str) -> No
         for turn in range(6):
             with session(engine) as s:
                 if (worker + turn) % 3:
-                    splits.start(s, model, HALVES, actor=str(worker))
+                    splits.start_split(s, model, HALVES, actor=str(worker))
                 else:
-                    registry.promote(s, model, ("aaaa", "bbbb")[turn % 2], actor=str(worker))
+                    registry.promote_version(s, model, ("aaaa", "bbbb")[turn % 2], actor=str(worker))
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(change, range(3)))
     with reading(engine) as s:
-        changes = splits.show(s, model).history[::-1]
+        changes = splits.split_detail(s, model).history[::-1]
     assert [c.sequence for c in changes] == list(range(1, len(changes) + 1))
     assert all(one.arms or before.arms for before, one in pairwise(changes))

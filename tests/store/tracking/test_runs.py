@@ -16,17 +16,17 @@ def test_life_of_a_run(engine: Engine) -> None:
         name = a_run(s, now=NOON).id
         assert name.startswith("20240517-120000-")
     with session(engine) as s:
-        done = runs.set_status(s, name, "failed", reason="x" * 3000, now=later(60))
+        done = runs.set_run_status(s, name, "failed", reason="x" * 3000, now=later(60))
         assert (done.finished, len(done.reason or "")) == (later(60), 2000)
     with session(engine) as s:
-        assert runs.set_status(s, name, "running").finished is None
+        assert runs.set_run_status(s, name, "running").finished is None
     with reading(engine) as s:
-        assert runs.get(s, name).status == "running"
+        assert runs.get_run(s, name).status == "running"
 
 
 def test_unknown_and_taken_names(engine: Engine) -> None:
     with pytest.raises(NotFoundError, match="nobody"), reading(engine) as s:
-        runs.get(s, "nobody")
+        runs.get_run(s, "nobody")
     with session(engine) as s:
         a_run(s, "r")
     with pytest.raises(ConflictError), session(engine) as s:
@@ -42,9 +42,9 @@ def test_metrics_and_the_newest_of_each(engine: Engine) -> None:
         runs.log_metrics(s, [MetricPoint("r", "loss", 5, 9.0), MetricPoint("r", "loss", 5, 8.0)])
         runs.log_metrics(s, [])
     with reading(engine) as s:
-        assert [m.step for m in runs.metrics(s, "r", "loss")] == list(range(600))
-        assert runs.metrics(s, "r", "loss")[5].value == 8.0
-        assert len(runs.metrics(s, "r")) == 1200
+        assert [m.step for m in runs.run_metrics(s, "r", "loss")] == list(range(600))
+        assert runs.run_metrics(s, "r", "loss")[5].value == 8.0
+        assert len(runs.run_metrics(s, "r")) == 1200
         # An older step that is logged again, as after a resumed checkpoint, is not the newest.
         assert runs.latest_metrics(s, ["r", "empty"]) == {"r": {"loss": 59.9, "ndcg": 59.9}, "empty": {}}
 
@@ -85,7 +85,7 @@ def test_curriculum(engine: Engine) -> None:
         runs.log_curriculum(s, [CurriculumPoint("r", 1, "easy", 0.1, 0.5), CurriculumPoint("r", 1, "hard", 0.9, 0.5)])
         runs.log_curriculum(s, [CurriculumPoint("r", 1, "easy", 0.2, 0.4)])
     with reading(engine) as s:
-        found = [(c.bucket, c.hardness, c.weight) for c in runs.curriculum(s, "r")]
+        found = [(c.bucket, c.hardness, c.weight) for c in runs.run_curriculum(s, "r")]
     assert found == [("easy", 0.2, 0.4), ("hard", 0.9, 0.5)]
 
 
@@ -94,10 +94,10 @@ def test_prune_takes_ended_runs_with_all_that_is_theirs(engine: Engine) -> None:
         for name in ("old", "new", "running"):
             a_run(s, name)
             runs.log_metrics(s, [MetricPoint(name, "loss", 1, 0.5)])
-        runs.set_status(s, "old", "finished", now=NOON)
-        runs.set_status(s, "new", "finished", now=later(60))
+        runs.set_run_status(s, "old", "finished", now=NOON)
+        runs.set_run_status(s, "new", "finished", now=later(60))
     with session(engine) as s:
-        assert runs.prune(s, later(30)) == 1
+        assert runs.prune_runs(s, later(30)) == 1
     with reading(engine) as s:
-        assert {r.id for r in runs.list_runs(s).items} == {"new", "running"}
+        assert {r.id for r in runs.page_runs(s).items} == {"new", "running"}
         assert runs.latest_metrics(s, ["old", "new"]) == {"old": {}, "new": {"loss": 0.5}}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from recsys_meta.training.curricula import CURRICULA, TaskFeedback, TaskPool, make
+from recsys_meta.training.curricula import CURRICULA, TaskFeedback, TaskPool, make_curriculum
 from tests.fixtures.small_datasets import index_of
 
 ENTITIES, ROWS, MEMBERS, TASKS = 30, 12, 4, 5
@@ -53,9 +53,9 @@ def echo(draw, hardness, rows=None, index_rows=ROWS):
 def ready(name, config, pool=None, difficulty=None):
     """A curriculum that has been told the difficulty of its tasks where it asks for it."""
     pool = pool or pool_of()
-    curriculum = make(name, pool, config)
-    if curriculum.asks:
-        curriculum.rate(np.arange(len(pool), dtype=float) if difficulty is None else difficulty)
+    curriculum = make_curriculum(name, pool, config)
+    if curriculum.needs_difficulty:
+        curriculum.set_difficulty(np.arange(len(pool), dtype=float) if difficulty is None else difficulty)
     return curriculum
 
 
@@ -66,6 +66,6 @@ def rounds(curriculum, count, seed=0, tasks=TASKS, noise=0.0, entities=ENTITIES)
     for _ in range(count):
         draw = curriculum.sample(tasks, g)
         draws.append(draw)
-        if curriculum.listens:
-            curriculum.learn(echo(draw, np.arange(entities) + noise * rng.normal(size=entities)))
+        if curriculum.needs_feedback:
+            curriculum.update(echo(draw, np.arange(entities) + noise * rng.normal(size=entities)))
     return draws

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, save
 
 from recsys_meta.core.errors import CheckpointError, ConfigError
-from recsys_meta.training.curricula import CURRICULA, TaskPool, make
+from recsys_meta.training.curricula import CURRICULA, TaskPool, make_curriculum
 from tests.training.curricula.cases import CONFIGS, ENTITIES, NAMES, TASKS, echo, generator, pool_of, ready, rounds
 
 each = pytest.mark.parametrize(("name", "config"), CONFIGS, ids=NAMES)
@@ -30,8 +30,8 @@ def test_a_resumed_run_draws_the_same(name, config, before):
 
     def go(curriculum, chance):
         draw = curriculum.sample(4, chance)
-        if curriculum.listens:
-            curriculum.learn(echo(draw, HARD))
+        if curriculum.needs_feedback:
+            curriculum.update(echo(draw, HARD))
         prefer = None if draw.prefer is None else draw.prefer.nonzero().flatten().tolist()
         return draw.entities.tolist(), draw.stage, prefer
 
@@ -42,10 +42,10 @@ def test_a_resumed_run_draws_the_same(name, config, before):
     copies = {k: v.clone() for k, v in kept.items()}
     expected = [go(whole, g) for _ in range(12)]
     assert all(torch.equal(copies[k].nan_to_num(), kept[k].nan_to_num()) for k in kept), "a state is a copy"
-    again, h = make(name, pool_of(), config), generator(99)
+    again, h = make_curriculum(name, pool_of(), config), generator(99)
     again.restore(state)
     h.set_state(chance)
-    assert not again.asks, "the difficulty is part of the state"
+    assert not again.needs_difficulty, "the difficulty is part of the state"
     assert [go(again, h) for _ in range(12)] == expected
     assert again.report() == whole.report()
 
@@ -91,8 +91,8 @@ def test_barred_tasks_are_left_alone_unless_due(name, config):
         draw = curriculum.sample(TASKS, g, allowed)
         inside = [e for e, s in zip(draw.entities.tolist(), draw.stage, strict=True) if s != "due"]
         assert all(e % 3 == 0 for e in inside)
-        if curriculum.listens:
-            curriculum.learn(echo(draw, HARD))
+        if curriculum.needs_feedback:
+            curriculum.update(echo(draw, HARD))
 
 
 @each
@@ -101,8 +101,8 @@ def test_tasks_that_cannot_be_judged_do_no_harm(name, config):
     for _ in range(10):
         draw = curriculum.sample(TASKS, g)
         assert len(draw.entities) == TASKS
-        if curriculum.listens:
-            curriculum.learn(echo(draw, np.full(ENTITIES, np.nan)))
+        if curriculum.needs_feedback:
+            curriculum.update(echo(draw, np.full(ENTITIES, np.nan)))
 
 
 @each
@@ -115,7 +115,7 @@ def test_figures_are_numbers(name, config):
 @each
 def test_a_state_of_another_pool_is_refused(name, config):
     with pytest.raises(CheckpointError, match="30 entities, this run has 12"):
-        make(name, pool_of(12), config).restore(ready(name, config).state())
+        make_curriculum(name, pool_of(12), config).restore(ready(name, config).state())
 
 
 @pytest.mark.parametrize(
@@ -135,19 +135,19 @@ def test_a_state_of_another_pool_is_refused(name, config):
 )
 def test_wrong_settings_are_refused_in_words(name, config, words):
     with pytest.raises(ConfigError, match=words):
-        make(name, pool_of(), config)
+        make_curriculum(name, pool_of(), config)
 
 
 def test_two_levels_need_rows():
     with pytest.raises(ConfigError, match="needs their rows"):
-        make("two-level", TaskPool(np.arange(3)), {})
+        make_curriculum("two-level", TaskPool(np.arange(3)), {})
     assert "two-level" in CURRICULA
 
 
 def test_pacing_needs_to_be_told():
-    curriculum = make("paced", pool_of(), {})
-    assert curriculum.asks
+    curriculum = make_curriculum("paced", pool_of(), {})
+    assert curriculum.needs_difficulty
     with pytest.raises(ConfigError, match="how difficult"):
         curriculum.sample(3, generator())
     with pytest.raises(ValueError, match="2 difficulties for 30"):
-        curriculum.rate(np.zeros(2))
+        curriculum.set_difficulty(np.zeros(2))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_meta.training.curricula import HardnessLog, TaskDraw, TaskFeedback, TaskPool, make
+from recsys_meta.training.curricula import HardnessLog, TaskDraw, TaskFeedback, TaskPool, make_curriculum
 from recsys_meta.training.curricula.chaml import ChamlCurriculum
 from recsys_meta.training.curricula.self_paced import SelfPacedCurriculum
 from tests.training.curricula.cases import ENTITIES, MEMBERS, ROWS, TASKS, echo, generator, pool_of, ready, rounds
@@ -21,7 +21,7 @@ def staged(draw, stage):
 
 
 def test_the_hardest_of_the_last_round_are_kept_the_rest_are_new():
-    draws = rounds(make("hardness", pool_of(tasks=6), {"starve": 0}), 30, tasks=6)
+    draws = rounds(make_curriculum("hardness", pool_of(tasks=6), {"starve": 0}), 30, tasks=6)
     assert draws[0].stage == ("fresh",) * 6
     for before, now in itertools.pairwise(draws):
         assert staged(now, "kept") == sorted(before.entities.tolist())[::-1][:3]
@@ -29,11 +29,11 @@ def test_the_hardest_of_the_last_round_are_kept_the_rest_are_new():
 
 
 def test_a_task_is_not_kept_for_ever_where_a_bound_says_so():
-    draws = rounds(make("hardness", pool_of(), {"starve": 0, "longest": 2}), 60)
+    draws = rounds(make_curriculum("hardness", pool_of(), {"starve": 0, "longest": 2}), 60)
     kept = np.array([[e in staged(d, "kept") for e in range(ENTITIES)] for d in draws])
     runs = [len(list(g)) for column in kept.T for g in np.split(column, np.flatnonzero(np.diff(column)) + 1) if g[0]]
     assert max(runs) == 2
-    free = rounds(make("hardness", pool_of(), {"starve": 0}), 60)
+    free = rounds(make_curriculum("hardness", pool_of(), {"starve": 0}), 60)
     assert sum(ENTITIES - 1 in staged(d, "kept") for d in free) > 30, "without it the hardest stays"
 
 
@@ -43,9 +43,9 @@ def test_shrinking_keeps_a_task_of_many_bad_rows_before_one_of_a_single_worse_ro
     mask[0, :1], mask[1:] = True, True
     lesson = TaskFeedback(entities, np.array([5.0, 4.0, 0.0]), torch.zeros(3, 20), mask)
     for shrink, first in ((0.0, 0), (5.0, 1)):
-        curriculum = make("hardness", TaskPool(entities, 3), {"starve": 0, "shrink": shrink, "keep": 0.3})
+        curriculum = make_curriculum("hardness", TaskPool(entities, 3), {"starve": 0, "shrink": shrink, "keep": 0.3})
         curriculum.sample(3, generator())
-        curriculum.learn(lesson)
+        curriculum.update(lesson)
         assert staged(curriculum.sample(3, generator()), "kept") == [first]
 
 
@@ -60,13 +60,13 @@ def test_the_second_level_meets_the_same_tasks_and_prefers_their_hard_members():
     for _ in range(5):
         first = curriculum.sample(TASKS, g)
         assert first.prefer is None
-        curriculum.learn(echo(first, HARD, rows))
+        curriculum.update(echo(first, HARD, rows))
         second = curriculum.sample(TASKS, g)
         assert sorted(second.entities) == sorted(first.entities)
         assert second.stage == ("members",) * TASKS
         chosen = np.isin(entity, first.entities)
         np.testing.assert_array_equal(second.prefer.numpy(), hard & chosen)
-        curriculum.learn(echo(second, HARD, rows))
+        curriculum.update(echo(second, HARD, rows))
     assert row.max() == ROWS - 1
 
 
@@ -78,7 +78,7 @@ def test_members_are_items_where_nobody_acts():
     curriculum, g = ChamlCurriculum(replace(pool, index=index)), generator()
     rows = np.tile(np.arange(ROWS) % MEMBERS, (ENTITIES, 1)).astype(float)
     draw = curriculum.sample(TASKS, g)
-    curriculum.learn(echo(draw, HARD, rows))
+    curriculum.update(echo(draw, HARD, rows))
     prefer = curriculum.sample(TASKS, g).prefer
     assert prefer.sum() == TASKS * ROWS // 2
     assert (index.item[prefer] >= 4).all()
@@ -90,7 +90,7 @@ def test_members_that_were_not_asked_about_are_not_hard():
     draw = curriculum.sample(TASKS, g)
     full = echo(draw, HARD)
     mask = full.mask & (pool.index.actor[full.position] == 2)
-    curriculum.learn(TaskFeedback(draw.entities, full.hardness, full.error, mask, full.position))
+    curriculum.update(TaskFeedback(draw.entities, full.hardness, full.error, mask, full.position))
     prefer = curriculum.sample(TASKS, g).prefer
     assert (pool.index.actor[prefer] == 2).all()
     assert prefer.sum() == TASKS * ROWS // MEMBERS
@@ -137,7 +137,7 @@ def test_self_pacing_draws_what_is_easy_until_the_threshold_has_grown():
 def test_self_pacing_weights_are_one_for_the_unknown_and_fall_with_hardness():
     curriculum = SelfPacedCurriculum(pool_of(steps=100), first=0.5, until=1.0)
     known = np.arange(20)
-    curriculum.learn(echo(TaskDraw(known, ("x",) * 20), HARD - 40))  # of any sign
+    curriculum.update(echo(TaskDraw(known, ("x",) * 20), HARD - 40))  # of any sign
     weight = curriculum.weights()
     assert (weight[20:] == 1).all()
     assert weight[0] == 1
@@ -154,13 +154,13 @@ def test_more_tasks_than_may_be_met_are_met_again():
 
 
 def test_the_ledger_tells_stages_and_deciles():
-    ledger, curriculum, g = HardnessLog(pool_of()), make("hardness", pool_of(), {"starve": 0}), generator()
+    ledger, curriculum, g = HardnessLog(pool_of()), make_curriculum("hardness", pool_of(), {"starve": 0}), generator()
     names, weights = [], []
     for _ in range(40):
         draw = curriculum.sample(TASKS, g)
         lesson = echo(draw, HARD)
-        curriculum.learn(lesson)
-        buckets = {b.name: b for b in ledger.note(draw, lesson)}
+        curriculum.update(lesson)
+        buckets = {b.name: b for b in ledger.record(draw, lesson)}
         stages = [b for n, b in buckets.items() if n.startswith("stage")]
         deciles = [b for n, b in buckets.items() if n.startswith("decile")]
         assert sum(b.weight for b in stages) == pytest.approx(1)
@@ -179,6 +179,6 @@ def test_the_ledger_tells_stages_and_deciles():
 def test_the_ledger_bears_tasks_of_which_nothing_is_known():
     ledger = HardnessLog(pool_of())
     draw = TaskDraw(np.arange(4), ("fresh",) * 4)
-    (bucket,) = ledger.note(draw, echo(draw, np.full(ENTITIES, np.nan)))
+    (bucket,) = ledger.record(draw, echo(draw, np.full(ENTITIES, np.nan)))
     assert (bucket.name, bucket.weight) == ("stage fresh", 1.0)
     assert np.isnan(bucket.hardness)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recsys_meta.core.errors import CheckpointError, ConfigError
-from recsys_meta.training.curricula import TaskPool, make
+from recsys_meta.training.curricula import TaskPool, make_curriculum
 
 PLACES = np.array([3, 5, 8, 13, 21, 34, 55])
 
@@ -17,7 +17,7 @@ def generator(seed=0):
 
 
 def uniform(entities=PLACES):
-    return make("uniform", TaskPool(entities), {})
+    return make_curriculum("uniform", TaskPool(entities), {})
 
 
 @pytest.mark.parametrize("tasks", [1, 3, 7, 20])

@@ -17,8 +17,8 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.functional.choice_features import tallies
-from recsys_meta.models.functional.losses import mean_rows
+from recsys_meta.models.functional.choice_features import support_statistics
+from recsys_meta.models.functional.losses import mean_over_rows
 
 CHOICES: frozenset[Objective] = frozenset({"choice"})
 ABOVE = 1e4
@@ -37,7 +37,7 @@ class ChoiceBaseline(BaselineConfig):
         return {}
 
     def adapt(self, body: Params, support: Support) -> State:
-        return tallies(support)
+        return support_statistics(support)
 
     @abstractmethod
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
@@ -60,10 +60,10 @@ class ChoiceBaseline(BaselineConfig):
         rows = support.rows
         known = rows.mask & (rows.item >= FIRST)
         item = torch.where(known, rows.item, FIRST)
-        return mean_rows(torch.where(known, -log_p.gather(1, item), 0.0), known)
+        return mean_over_rows(torch.where(known, -log_p.gather(1, item), 0.0), known)
 
 
-def in_order(columns: Sequence[Tensor]) -> Tensor:
+def lexicographic_scores(columns: Sequence[Tensor]) -> Tensor:
     """Scores that order by the first column [T, R, K], ties by the next and so on; none may reach ABOVE."""
     score = columns[-1]
     for column in reversed(columns[:-1]):

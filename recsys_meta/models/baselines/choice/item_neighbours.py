@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params, State
 from recsys_meta.models.baselines.choice.base import ChoiceBaseline
-from recsys_meta.models.functional.choice_features import echoes, six
+from recsys_meta.models.functional.choice_features import basic_features, sequential_features
 
 
 class ItemNeighbours(ChoiceBaseline):
@@ -28,5 +28,5 @@ class ItemNeighbours(ChoiceBaseline):
         return {"popular": (0.01, 0.1, 0.3, 1.0, 3.0)}
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        (together,) = echoes(state, rows, candidates, ["log_together"])
-        return together + self.popular * six(state, rows, candidates)[..., 0]
+        (together,) = sequential_features(state, rows, candidates, ["log_together"])
+        return together + self.popular * basic_features(state, rows, candidates)[..., 0]

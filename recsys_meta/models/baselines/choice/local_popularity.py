@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params, State
 from recsys_meta.models.baselines.choice.base import ChoiceBaseline
-from recsys_meta.models.functional.choice_features import six
+from recsys_meta.models.functional.choice_features import basic_features
 
 
 class LocalPopularity(ChoiceBaseline):
@@ -17,4 +17,4 @@ class LocalPopularity(ChoiceBaseline):
     name: ClassVar[str] = "local-popularity"
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        return six(state, rows, candidates)[..., 0]
+        return basic_features(state, rows, candidates)[..., 0]

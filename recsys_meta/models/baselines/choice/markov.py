@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params, State
-from recsys_meta.models.baselines.choice.base import ChoiceBaseline, in_order
-from recsys_meta.models.functional.choice_features import echoes, six
+from recsys_meta.models.baselines.choice.base import ChoiceBaseline, lexicographic_scores
+from recsys_meta.models.functional.choice_features import basic_features, sequential_features
 
 
 class MarkovChain(ChoiceBaseline):
@@ -17,5 +17,5 @@ class MarkovChain(ChoiceBaseline):
     name: ClassVar[str] = "markov"
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        (steps,) = echoes(state, rows, candidates, ["log_steps"])
-        return in_order([steps, six(state, rows, candidates)[..., 0]])
+        (steps,) = sequential_features(state, rows, candidates, ["log_steps"])
+        return lexicographic_scores([steps, basic_features(state, rows, candidates)[..., 0]])

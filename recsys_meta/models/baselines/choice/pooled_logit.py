@@ -17,10 +17,10 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
-from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
 from recsys_meta.models.baselines.choice.base import ChoiceBaseline
-from recsys_meta.models.functional.choice_features import SIX, history_of, six, tallies
-from recsys_meta.models.functional.embeddings import hats
+from recsys_meta.models.functional.choice_features import SIX, basic_features, history_of, support_statistics
+from recsys_meta.models.functional.embeddings import linear_interpolation_weights
 
 SIZES = (0, 8, 28, 64, 112, 256, 1024)
 """Support sizes, in rows, that weights are fitted for; between them they are interpolated in log(1 + n)."""
@@ -62,12 +62,12 @@ class PooledLogit(ChoiceBaseline):
         return {"weight": torch.stack(weight + weight[-1:] * (len(SIZES) - len(weight)))}
 
     def adapt(self, body: Params, support: Support) -> State:
-        state = tallies(support)
+        state = support_statistics(support)
         places = torch.log1p(torch.tensor(SIZES, dtype=state["size"].dtype, device=state["size"].device))
-        return state | {"weight": hats(torch.log1p(state["size"]), places) @ body["weight"]}
+        return state | {"weight": linear_interpolation_weights(torch.log1p(state["size"]), places) @ body["weight"]}
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        return torch.einsum("trkf,tf->trk", six(state, rows, candidates), state["weight"])
+        return torch.einsum("trkf,tf->trk", basic_features(state, rows, candidates), state["weight"])
 
 
 def _choices(
@@ -79,15 +79,15 @@ def _choices(
     by_rows = entities[np.argsort(index.counts.numpy()[entities], kind="stable")]  # alike in width: less padding
     for part in np.array_split(np.repeat(by_rows, ROUNDS), max(1, len(entities) * ROUNDS // 16)):
         chosen = torch.as_tensor(part)
-        support, query = draw(
+        support, query = draw_episodes(
             index, chosen, torch.full_like(chosen, size), generator=generator, max_query=QUERY, window=True
         )
-        batch = batch_of(data, part, support, query)
-        state, rows = tallies(batch.support), batch.query
+        batch = episode_batch(data, part, support, query)
+        state, rows = support_statistics(batch.support), batch.query
         candidates = _offered(state, rows, generator)
         listed = state["listed"].gather(1, candidates.flatten(1)).reshape(candidates.shape)
         asked = rows.mask & listed[..., 0]
-        x.append(six(state, rows, candidates)[asked])
+        x.append(basic_features(state, rows, candidates)[asked])
         there.append(listed[asked])
     return torch.cat(x), torch.cat(there)
 

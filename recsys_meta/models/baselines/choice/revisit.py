@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params, State
-from recsys_meta.models.baselines.choice.base import ChoiceBaseline, in_order
-from recsys_meta.models.functional.choice_features import six
+from recsys_meta.models.baselines.choice.base import ChoiceBaseline, lexicographic_scores
+from recsys_meta.models.functional.choice_features import basic_features
 
 
 class RevisitFrequency(ChoiceBaseline):
@@ -17,5 +17,5 @@ class RevisitFrequency(ChoiceBaseline):
     name: ClassVar[str] = "revisits"
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        x = six(state, rows, candidates)
-        return in_order([x[..., 4], x[..., 0]])
+        x = basic_features(state, rows, candidates)
+        return lexicographic_scores([x[..., 4], x[..., 0]])

@@ -15,13 +15,13 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, Params
 from recsys_meta.models.baselines.click.mixed_logit import AdditiveEffects, MixedLogit
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
-from recsys_meta.models.baselines.click.solvers.field_encoding import encoded, fields_init
+from recsys_meta.models.baselines.click.solvers.field_encoding import encode_context, init_fields
 from recsys_meta.models.baselines.click.solvers.laplace_em import (
     ROUNDS,
     FixedSide,
     LearnedPrior,
-    around,
     learn_click_prior,
+    prior_around,
 )
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows
 from recsys_meta.models.baselines.latent.em_prior import residual_factors
@@ -65,10 +65,10 @@ class BilinearModel(MixedLogit):
         for _ in range(0 if self.squared else self.turns):
             met = FixedSide(context + learned.weight[rows.task, 0], *_facing_items(learned))
             other = learn_click_prior(
-                rows.turned(), met, side, ITEM_CONTENT, "logistic", around(items, side.shape[1]), TURN
+                rows.turned(), met, side, ITEM_CONTENT, "logistic", prior_around(items, side.shape[1]), TURN
             )
             items = other.weight
-            learned = self._entities(rows, context, items, content, learned, other.spread)
+            learned = self._entities(rows, context, items, content, learned, other.weight_covariance)
         items[:FIRST] = 0
         vectors = torch.cat([torch.ones(rows.catalogue, 1), items.float()], 1)
         return {"base": (items[:, 0] + level).float(), "vectors": vectors, **learned.params()}
@@ -101,11 +101,11 @@ class BilinearModel(MixedLogit):
 def _facing_items(entities: LearnedPrior) -> tuple[Tensor, Tensor]:
     """What items meet: 1 + slope and taste of each entity [U, 1 + dims], and their covariances."""
     vectors = torch.cat([1 + entities.weight[:, 1:2], entities.weight[:, 2:]], 1)
-    return vectors, entities.spread[:, 1:, 1:].contiguous()
+    return vectors, entities.weight_covariance[:, 1:, 1:].contiguous()
 
 
 def _item_columns(data: Dataset, rows: ClickRows) -> sp.csr_matrix:
     """A constant and the columns of item features, [C, F]."""
-    tables = fields_init("item", data.items, rows.item.numpy())
-    columns = encoded(tables, "item", catalogue_features(item_features(data.items)), rows.catalogue)
+    tables = init_fields("item", data.items, rows.item.numpy())
+    columns = encode_context(tables, "item", catalogue_features(item_features(data.items)), rows.catalogue)
     return sp.hstack([sp.csr_matrix(np.ones((rows.catalogue, 1))), columns], "csr")

@@ -18,17 +18,17 @@ from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.click.mixed_logit import CLICK
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.click.solvers.field_encoding import (
-    encoded_fields,
-    fields_init,
-    filled,
+    encode_fields,
+    fill_missing,
+    init_fields,
     item_columns,
     parts_of,
     parts_of_rows,
 )
 from recsys_meta.models.baselines.click.solvers.fm_solver import fit_machine
-from recsys_meta.models.baselines.click.solvers.laplace_posterior import bernoulli_posterior, moderated
+from recsys_meta.models.baselines.click.solvers.laplace_posterior import bernoulli_posterior, probit_adjusted_logit
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
-from recsys_meta.models.functional.gaussian import moments
+from recsys_meta.models.functional.gaussian import fit_gaussian
 
 
 class FactorizationMachine(BaselineConfig):
@@ -56,13 +56,13 @@ class FactorizationMachine(BaselineConfig):
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check(data)
         rows = ClickRows.of(data, entities)
-        tables = fields_init("entity", data.entities, np.asarray(entities, np.int64))
-        tables |= fields_init("item", data.items, rows.item.numpy())
-        tables |= fields_init("context", rows.context, np.arange(len(rows)))
+        tables = init_fields("entity", data.entities, np.asarray(entities, np.int64))
+        tables |= init_fields("item", data.items, rows.item.numpy())
+        tables |= init_fields("context", rows.context, np.arange(len(rows)))
         known = catalogue_features(item_features(data.items))
-        mine = encoded_fields(tables, "entity", rows.features)
-        theirs = [item_columns(rows.catalogue), *encoded_fields(tables, "item", known)]
-        context = encoded_fields(tables, "context", rows.given())
+        mine = encode_fields(tables, "entity", rows.features)
+        theirs = [item_columns(rows.catalogue), *encode_fields(tables, "item", known)]
+        context = encode_fields(tables, "context", rows.given())
         task, item = rows.task.numpy(), rows.item.numpy()
         ids = sp.identity(rows.entities, format="csr")
         constant = sp.csr_matrix(np.ones((len(rows), 1)))
@@ -76,7 +76,7 @@ class FactorizationMachine(BaselineConfig):
         return {
             "base": (found[0][0, 0] + level).float(),
             "vectors": vectors.float(),
-            **moments(own if len(own) else torch.zeros(1, 1 + self.dims)),
+            **fit_gaussian(own if len(own) else torch.zeros(1, 1 + self.dims)),
             **_tables(tables, "entity", found[1 : split[0]], left[1:]),
             **_tables(tables, "context", found[split[1] :], context),
         }
@@ -111,7 +111,7 @@ class FactorizationMachine(BaselineConfig):
         other = body["vectors"]
         return self._logit(state, (body["base"] + level + (vectors * other).sum(1))[None], (other + vectors)[None])
 
-    def spread(self, body: Params, state: State, rows: Interactions) -> Tensor:
+    def score_std(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the logit, by the newcomer's id alone."""
         return self._variance(state, self._rows(body, rows)[1]).sqrt()
 
@@ -124,7 +124,7 @@ class FactorizationMachine(BaselineConfig):
         own = state["mode"][:, :1] + (state["mode"][:, 1:] * state["content"]).sum(1, keepdim=True)
         taste = state["content"] + state["mode"][:, 1:]
         eta = base + state["level"][:, None] + own + (vectors @ taste.unsqueeze(2)).squeeze(2)
-        return moderated(eta, self._variance(state, vectors))
+        return probit_adjusted_logit(eta, self._variance(state, vectors))
 
 
 def _pairs(parts: list[Tensor], dims: int = 0, like: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -141,4 +141,4 @@ def _pairs(parts: list[Tensor], dims: int = 0, like: Tensor | None = None) -> tu
 def _tables(tables: Params, side: str, found: list[Tensor], columns: list[sp.csr_matrix]) -> Params:
     if not found:
         return {}
-    return filled(tables, side, torch.cat(found), sp.hstack(columns, "csr"))
+    return fill_missing(tables, side, torch.cat(found), sp.hstack(columns, "csr"))

@@ -19,12 +19,12 @@ from recsys_meta.models.baselines.click.mixed_logit import CLICK
 from recsys_meta.models.baselines.click.solvers.additive_logit import fit_additive
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.click.solvers.field_encoding import (
-    encoded,
-    fields_init,
-    filled,
+    encode_context,
+    fields_of_rows,
+    fill_missing,
+    init_fields,
     item_columns,
-    looked_up,
-    of_rows,
+    lookup_weights,
     without_context,
 )
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
@@ -51,15 +51,15 @@ class LogisticRegression(BaselineConfig):
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check(data)
         rows = ClickRows.of(data, entities)
-        tables = fields_init("entity", data.entities, np.asarray(entities, np.int64))
-        tables |= fields_init("item", data.items, rows.item.numpy())
-        tables |= fields_init("context", rows.context, np.arange(len(rows)))
+        tables = init_fields("entity", data.entities, np.asarray(entities, np.int64))
+        tables |= init_fields("item", data.items, rows.item.numpy())
+        tables |= init_fields("context", rows.context, np.arange(len(rows)))
         known = catalogue_features(item_features(data.items))
         constant = sp.csr_matrix(np.ones((rows.catalogue, 1)))
-        mine = encoded(tables, "entity", rows.features, rows.entities)
-        theirs = encoded(tables, "item", known, rows.catalogue)
+        mine = encode_context(tables, "entity", rows.features, rows.entities)
+        theirs = encode_context(tables, "item", known, rows.catalogue)
         per_item = sp.hstack([constant, item_columns(rows.catalogue), theirs], "csr")
-        context = encoded(tables, "context", rows.given(), len(rows))
+        context = encode_context(tables, "context", rows.given(), len(rows))
         blocks = [per_item[rows.item.numpy()], context, mine[rows.task.numpy()]]
         ends = np.cumsum([b.shape[1] for b in blocks])
         penalty = np.full(ends[-1], self.ridge)
@@ -67,16 +67,16 @@ class LogisticRegression(BaselineConfig):
         weight = fit_additive(sp.hstack(blocks, "csr"), rows.label, penalty, "logistic")
         base = torch.from_numpy(per_item @ weight[: ends[0]].numpy())
         base[:FIRST] = weight[0]
-        said = filled(tables, "context", weight[ends[0] : ends[1], None], context)
-        return {"base": base.float(), **said, **filled(tables, "entity", weight[ends[1] :, None], blocks[2])}
+        said = fill_missing(tables, "context", weight[ends[0] : ends[1], None], context)
+        return {"base": base.float(), **said, **fill_missing(tables, "entity", weight[ends[1] :, None], blocks[2])}
 
     def adapt(self, body: Params, support: Support) -> State:
-        content = looked_up(body, "entity", support.features)
+        content = lookup_weights(body, "entity", support.features)
         own = body["base"].new_zeros(1) if content is None else content.squeeze(1)
         return {"bias": own.expand(support.size).clone()}
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        found = of_rows(body, rows)
+        found = fields_of_rows(body, rows)
         eta = body["base"][rows.item] + state["bias"][:, None]
         return eta if found is None else eta + found.squeeze(2)
 

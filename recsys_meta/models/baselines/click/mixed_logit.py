@@ -19,16 +19,16 @@ from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.click.solvers.additive_logit import Likelihood, fit_additive
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.click.solvers.field_encoding import (
-    encoded,
-    fields_init,
-    filled,
+    encode_context,
+    fields_of_rows,
+    fill_missing,
+    init_fields,
     item_columns,
-    looked_up,
-    of_rows,
+    lookup_weights,
     without_context,
 )
-from recsys_meta.models.baselines.click.solvers.laplace_posterior import bernoulli_posterior, moderated
-from recsys_meta.models.functional.gaussian import outer, solve
+from recsys_meta.models.baselines.click.solvers.laplace_posterior import bernoulli_posterior, probit_adjusted_logit
+from recsys_meta.models.functional.gaussian import solve, weighted_outer_sum
 
 CLICK: frozenset[Objective] = frozenset({"click"})
 LOW, HIGH = 0.02, 0.98
@@ -63,9 +63,9 @@ class MixedLogit(BaselineConfig):
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check(data)
         rows = ClickRows.of(data, entities)
-        additive = additive_fit(rows, self.ridge, self.likelihood, items=self.with_items())
-        tables = fields_init("entity", data.entities, np.asarray(entities, np.int64)) if self.with_content() else {}
-        columns = encoded(tables, "entity", rows.features, rows.entities)
+        additive = fit_additive_effects(rows, self.ridge, self.likelihood, items=self.with_items())
+        tables = init_fields("entity", data.entities, np.asarray(entities, np.int64)) if self.with_content() else {}
+        columns = encode_context(tables, "entity", rows.features, rows.entities)
         common = np.argsort(-columns.getnnz(0), kind="stable")[:COLUMNS]
         common = np.sort(common[columns.getnnz(0)[common] > 0])
         constant = sp.csr_matrix(np.ones((rows.entities, 1)))
@@ -73,7 +73,7 @@ class MixedLogit(BaselineConfig):
         prior = own.pop("prior")
         weight = prior.new_zeros(columns.shape[1], prior.shape[1])
         weight[torch.from_numpy(common)] = prior[1:]
-        return {**additive.params, **own, "start": prior[0], **filled(tables, "entity", weight, columns)}
+        return {**additive.params, **own, "start": prior[0], **fill_missing(tables, "entity", weight, columns)}
 
     def with_items(self) -> bool:
         """Whether items have effects of their own."""
@@ -95,7 +95,7 @@ class MixedLogit(BaselineConfig):
 
     def adapt(self, body: Params, support: Support) -> State:
         rows = support.rows
-        content = looked_up(body, "entity", support.features)
+        content = lookup_weights(body, "entity", support.features)
         mean = (body["start"] if content is None else body["start"] + content).expand(support.size, -1)
         vectors, weight = body["vectors"][rows.item], rows.mask.to(rows.label.dtype)
         offset = self._offset(body, rows)
@@ -103,7 +103,7 @@ class MixedLogit(BaselineConfig):
             mode, covariance = bernoulli_posterior(vectors, rows.label, weight, offset, mean, body["precision"])
         else:
             noise = 1 / body["variance"]
-            matrix = outer(vectors, weight * noise) + body["precision"]
+            matrix = weighted_outer_sum(vectors, weight * noise) + body["precision"]
             left = (rows.label - offset) * weight * noise
             right = (vectors * left.unsqueeze(2)).sum(1) + mean @ body["precision"]
             mode, covariance = solve(matrix, right), torch.linalg.inv(matrix)
@@ -111,7 +111,7 @@ class MixedLogit(BaselineConfig):
 
     @staticmethod
     def _offset(body: Params, rows: Interactions) -> Tensor:
-        context = of_rows(body, rows)
+        context = fields_of_rows(body, rows)
         base = body["base"][rows.item]
         return base if context is None else base + context.squeeze(2)
 
@@ -126,7 +126,7 @@ class MixedLogit(BaselineConfig):
         base = body["base"] if context is None else body["base"] + context
         return self._logit(base + state["mode"] @ vectors.T, (vectors @ state["root"]).square().sum(2))
 
-    def spread(self, body: Params, state: State, rows: Interactions) -> Tensor:
+    def score_std(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the logit, by the entity's weights alone."""
         vectors = body["vectors"][rows.item]
         deviation = (vectors @ state["root"]).square().sum(2).sqrt()
@@ -136,7 +136,7 @@ class MixedLogit(BaselineConfig):
         return deviation / (p * (1 - p))
 
     def _logit(self, eta: Tensor, variance: Tensor) -> Tensor:
-        return torch.logit(eta.clamp(LOW, HIGH)) if self.squared else moderated(eta, variance)
+        return torch.logit(eta.clamp(LOW, HIGH)) if self.squared else probit_adjusted_logit(eta, variance)
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,13 @@ class AdditiveEffects:
     entity: Tensor
 
 
-def additive_fit(
+def fit_additive_effects(
     rows: ClickRows, ridge: float, likelihood: Likelihood, *, items: bool, entities: bool = True
 ) -> AdditiveEffects:
     """All effects fitted together, so that an item or a place in the list that good entities had is not taken for a
     good one; without `entities` or `items` they have none of their own."""
-    tables = fields_init("context", rows.context, np.arange(len(rows)))
-    context = encoded(tables, "context", rows.given(), len(rows))
+    tables = init_fields("context", rows.context, np.arange(len(rows)))
+    context = encode_context(tables, "context", rows.given(), len(rows))
     own = [item_columns(rows.catalogue)] if items else []
     per_item = sp.hstack([sp.csr_matrix(np.ones((rows.catalogue, 1))), *own], "csr")
     who = sp.csr_matrix((np.ones(len(rows)), (np.arange(len(rows)), rows.task.numpy())), (len(rows), rows.entities))
@@ -166,7 +166,7 @@ def additive_fit(
     first, second = per_item.shape[1], per_item.shape[1] + context.shape[1]
     base = torch.from_numpy(per_item @ weight[:first].numpy())
     base[:FIRST] = weight[0]
-    said = filled(tables, "context", weight[first:second, None], context)
+    said = fill_missing(tables, "context", weight[first:second, None], context)
     of_context = torch.from_numpy(context @ weight[first:second].numpy())
     of_entity = weight[second:] if entities else weight.new_zeros(rows.entities)
     return AdditiveEffects({"base": base.float(), **said}, of_context, of_entity)

@@ -15,9 +15,9 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.click.mixed_logit import CLICK, AdditiveEffects, MixedLogit, additive_fit
+from recsys_meta.models.baselines.click.mixed_logit import CLICK, AdditiveEffects, MixedLogit, fit_additive_effects
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
-from recsys_meta.models.baselines.click.solvers.field_encoding import of_rows, without_context
+from recsys_meta.models.baselines.click.solvers.field_encoding import fields_of_rows, without_context
 from recsys_meta.models.baselines.click.solvers.laplace_em import FixedSide, learn_click_prior
 
 POSITION = "position"
@@ -46,13 +46,13 @@ class ContextOnly(BaselineConfig):
         rows = ClickRows.of(data, entities)
         kept = self.seen(list(rows.context))
         rows = replace(rows, context={k: v for k, v in rows.context.items() if k in kept})
-        return additive_fit(rows, self.ridge, "logistic", items=False, entities=False).params
+        return fit_additive_effects(rows, self.ridge, "logistic", items=False, entities=False).params
 
     def adapt(self, body: Params, support: Support) -> State:
         return {"size": support.rows.counts}
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        found = of_rows(body, rows)
+        found = fields_of_rows(body, rows)
         base = body["base"][rows.item]
         return base if found is None else base + found.squeeze(2)
 

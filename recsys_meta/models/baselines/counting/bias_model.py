@@ -39,7 +39,7 @@ class ItemMean(BaselineConfig):
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check(data)
-        mean, item, user = two_way_means(TrainingRows.of(data, entities), self.item_shrink)
+        mean, item, user = fit_two_way_means(TrainingRows.of(data, entities), self.item_shrink)
         return {"item": mean + item, "start": user.mean() if len(user) else torch.tensor(0.0)}
 
     def adapt(self, body: Params, support: Support) -> State:
@@ -54,7 +54,9 @@ class ItemMean(BaselineConfig):
         return self.finish(body["item"] + state["bias"][:, None])
 
 
-def two_way_means(rows: TrainingRows, item_shrink: float, user_shrink: float = 5.0) -> tuple[Tensor, Tensor, Tensor]:
+def fit_two_way_means(
+    rows: TrainingRows, item_shrink: float, user_shrink: float = 5.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [], item terms [C] and user terms [U] of the labels, fitted in turn, each shrunk towards 0."""
     task, item = torch.from_numpy(rows.task), torch.from_numpy(rows.item)
     label = rows.label.double()

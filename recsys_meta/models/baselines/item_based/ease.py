@@ -13,8 +13,13 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, log_popularity, memory
-from recsys_meta.models.baselines.item_based.item_scores import gathered, mix, recall, spread
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, item_memory, log_popularity
+from recsys_meta.models.baselines.item_based.item_scores import (
+    gather_scores,
+    locate_support,
+    mix_with_popularity,
+    scatter_scores,
+)
 
 
 class Ease(BaselineConfig):
@@ -39,7 +44,7 @@ class Ease(BaselineConfig):
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check(data)
         matrix = TrainingRows.of(data, entities).binary()
-        part, where = memory(matrix)
+        part, where = item_memory(matrix)
         return {
             **where,
             "log_popularity": log_popularity(item_counts(matrix)),
@@ -47,12 +52,12 @@ class Ease(BaselineConfig):
         }
 
     def adapt(self, body: Params, support: Support) -> State:
-        return recall(body, support.rows)
+        return locate_support(body, support.rows)
 
     def rank(self, body: Params, state: State) -> Tensor:
-        found = gathered(body["weights"], state["place"], state["weight"])
-        evidence = spread(found, body["kept"], len(body["log_popularity"]))
-        return mix(evidence, body["log_popularity"], self.popularity)
+        found = gather_scores(body["weights"], state["place"], state["weight"])
+        evidence = scatter_scores(found, body["kept"], len(body["log_popularity"]))
+        return mix_with_popularity(evidence, body["log_popularity"], self.popularity)
 
 
 def ease_weights(matrix: sp.csr_matrix, ridge: float) -> Tensor:

@@ -12,8 +12,13 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, log_popularity, memory
-from recsys_meta.models.baselines.item_based.item_scores import gathered, mix, recall, spread
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, item_memory, log_popularity
+from recsys_meta.models.baselines.item_based.item_scores import (
+    gather_scores,
+    locate_support,
+    mix_with_popularity,
+    scatter_scores,
+)
 
 
 class GaussianPosterior(BaselineConfig):
@@ -40,7 +45,7 @@ class GaussianPosterior(BaselineConfig):
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check(data)
         matrix = TrainingRows.of(data, entities).binary()
-        part, where = memory(matrix)
+        part, where = item_memory(matrix)
         counts = item_counts(matrix)
         users = max(matrix.shape[0], 1)
         return {
@@ -51,7 +56,7 @@ class GaussianPosterior(BaselineConfig):
         }
 
     def adapt(self, body: Params, support: Support) -> State:
-        state = recall(body, support.rows)
+        state = locate_support(body, support.rows)
         place, weight = state["place"], state["weight"]
         if place.shape[1] == 0 or not len(body["mean"]):
             return state
@@ -65,8 +70,10 @@ class GaussianPosterior(BaselineConfig):
 
     def rank(self, body: Params, state: State) -> Tensor:
         mean = body["mean"] * self.centred
-        found = gathered(body["moment"], state["place"], state["weight"])
+        found = gather_scores(body["moment"], state["place"], state["weight"])
         if self.centred:
             along = (mean[state["place"]] * state["weight"]).sum(1) if len(mean) else mean.new_zeros(len(found))
             found = found + (1 - along)[:, None] * mean
-        return mix(spread(found, body["kept"], len(body["place"])), body["log_popularity"], self.popularity)
+        return mix_with_popularity(
+            scatter_scores(found, body["kept"], len(body["place"])), body["log_popularity"], self.popularity
+        )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from recsys_meta.core.types import FIRST, Interactions, Params, State
 
 
-def distinct(rows: Interactions) -> Tensor:
+def distinct_weights(rows: Interactions) -> Tensor:
     """Weight [T, S] float32 of each row: 1 for the first row of every known item, else 0."""
     known = rows.mask & (rows.item >= FIRST)
     item, order = torch.where(known, rows.item, 0).sort(dim=1, stable=True)
@@ -21,28 +21,28 @@ def distinct(rows: Interactions) -> Tensor:
     return (known & ~repeated).to(rows.label.dtype)
 
 
-def recall(body: Params, rows: Interactions) -> State:
+def locate_support(body: Params, rows: Interactions) -> State:
     """The support as places in the memory: place [T, S] int64, weight [T, S]."""
     place = body["place"][rows.item]
-    weight = distinct(rows) * (place >= 0)
+    weight = distinct_weights(rows) * (place >= 0)
     return {"place": place.clamp(min=0), "weight": weight}
 
 
-def gathered(table: Tensor, place: Tensor, weight: Tensor) -> Tensor:
+def gather_scores(table: Tensor, place: Tensor, weight: Tensor) -> Tensor:
     """Weighted sum of the support's rows of table [M, M], [T, M]; nothing of size T x S x M is made."""
     if place.shape[1] == 0 or not len(table):
         return table.new_zeros(len(place), table.shape[1])
     return F.embedding_bag(place, table, mode="sum", per_sample_weights=weight)
 
 
-def spread(values: Tensor, kept: Tensor, catalogue: int) -> Tensor:
+def scatter_scores(values: Tensor, kept: Tensor, catalogue: int) -> Tensor:
     """Scores of the memory's items [T, M] among the whole catalogue [T, C]; the others score 0."""
     if len(kept) == catalogue:
         return values
     return values.new_zeros(len(values), catalogue).index_copy(1, kept, values)
 
 
-def mix(evidence: Tensor, log_popularity: Tensor, weight: float) -> Tensor:
+def mix_with_popularity(evidence: Tensor, log_popularity: Tensor, weight: float) -> Tensor:
     """Evidence [T, C] in units of its deviation over the catalogue, plus weight times popularity [C].
 
     Where the evidence is flat (an empty or unknown support) popularity alone decides, whatever its weight.

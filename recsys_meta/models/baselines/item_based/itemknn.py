@@ -14,8 +14,14 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, log_popularity, memory
-from recsys_meta.models.baselines.item_based.item_scores import distinct, gathered, mix, recall, spread
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, item_memory, log_popularity
+from recsys_meta.models.baselines.item_based.item_scores import (
+    distinct_weights,
+    gather_scores,
+    locate_support,
+    mix_with_popularity,
+    scatter_scores,
+)
 
 BLOCK = 1_024
 SPARSE_ABOVE = 20_000
@@ -52,7 +58,7 @@ class ItemKNN(BaselineConfig):
         params = {"counts": counts, "log_popularity": log_popularity(counts)}
         if data.catalogue > SPARSE_ABOVE:
             return params | _nearest(matrix, counts.numpy(), self.neighbours)
-        part, where = memory(matrix)
+        part, where = item_memory(matrix)
         return params | where | {"together": gram(part).fill_diagonal_(0)}
 
     def body(self, params: Params) -> Params:
@@ -68,16 +74,16 @@ class ItemKNN(BaselineConfig):
 
     def adapt(self, body: Params, support: Support) -> State:
         if "neighbour" in body:
-            return {"place": support.rows.item, "weight": distinct(support.rows)}
-        return recall(body, support.rows)
+            return {"place": support.rows.item, "weight": distinct_weights(support.rows)}
+        return locate_support(body, support.rows)
 
     def rank(self, body: Params, state: State) -> Tensor:
         if "neighbour" in body:
             evidence = _scattered(body, state["place"], state["weight"])
         else:
-            found = gathered(body["similar"], state["place"], state["weight"])
-            evidence = spread(found, body["kept"], len(body["log_popularity"]))
-        return mix(evidence, body["log_popularity"], self.popularity)
+            found = gather_scores(body["similar"], state["place"], state["weight"])
+            evidence = scatter_scores(found, body["kept"], len(body["log_popularity"]))
+        return mix_with_popularity(evidence, body["log_popularity"], self.popularity)
 
 
 def _scattered(body: Params, place: Tensor, weight: Tensor) -> Tensor:

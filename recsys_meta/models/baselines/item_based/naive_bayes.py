@@ -12,8 +12,8 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, memory
-from recsys_meta.models.baselines.item_based.item_scores import gathered, recall, spread
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, item_memory
+from recsys_meta.models.baselines.item_based.item_scores import gather_scores, locate_support, scatter_scores
 
 
 class NaiveBayes(BaselineConfig):
@@ -39,7 +39,7 @@ class NaiveBayes(BaselineConfig):
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check(data)
         matrix = TrainingRows.of(data, entities).binary()
-        part, where = memory(matrix)
+        part, where = item_memory(matrix)
         counts = item_counts(matrix)
         prior = torch.log1p(counts)
         prior[:FIRST] = 0
@@ -55,8 +55,8 @@ class NaiveBayes(BaselineConfig):
         return {k: params[k] for k in ("kept", "place", "log_popularity")} | {"shift": shift}
 
     def adapt(self, body: Params, support: Support) -> State:
-        return recall(body, support.rows)
+        return locate_support(body, support.rows)
 
     def rank(self, body: Params, state: State) -> Tensor:
-        shift = gathered(body["shift"], state["place"], state["weight"])
-        return body["log_popularity"] + self.trust * spread(shift, body["kept"], len(body["place"]))
+        shift = gather_scores(body["shift"], state["place"], state["weight"])
+        return body["log_popularity"] + self.trust * scatter_scores(shift, body["kept"], len(body["place"]))

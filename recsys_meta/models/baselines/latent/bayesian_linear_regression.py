@@ -13,13 +13,19 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import LABELS, RANKING, BaselineConfig
-from recsys_meta.models.baselines.counting.bias_model import two_way_means
+from recsys_meta.models.baselines.counting.bias_model import fit_two_way_means
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
-from recsys_meta.models.baselines.item_based.item_scores import distinct, mix
-from recsys_meta.models.baselines.latent.design_matrix import design, design_init
+from recsys_meta.models.baselines.item_based.item_scores import distinct_weights, mix_with_popularity
+from recsys_meta.models.baselines.latent.design_matrix import design_matrix, init_design
 from recsys_meta.models.baselines.latent.em_prior import learn_prior, residual_factors
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
-from recsys_meta.models.functional.gaussian import moments, outer, posterior, solve, subspace
+from recsys_meta.models.functional.gaussian import (
+    fit_gaussian,
+    gaussian_posterior,
+    solve,
+    truncated_svd,
+    weighted_outer_sum,
+)
 
 
 class BayesianLinearRegression(BaselineConfig):
@@ -62,18 +68,18 @@ class BayesianLinearRegression(BaselineConfig):
 
     def _fit_ranking(self, rows: TrainingRows) -> Params:
         matrix = rows.binary()
-        items = subspace(matrix, self.dims, self.seed)
+        items = truncated_svd(matrix, self.dims, self.seed)
         return {
             "items": items,
             "gram": items.T @ items,
             "log_popularity": log_popularity(item_counts(matrix)),
-            **moments(torch.from_numpy(matrix @ items.numpy())),
+            **fit_gaussian(torch.from_numpy(matrix @ items.numpy())),
         }
 
     def _fit_labels(self, data: Dataset, rows: TrainingRows) -> Params:
-        mean, item, user = two_way_means(rows, self.item_shrink)
+        mean, item, user = fit_two_way_means(rows, self.item_shrink)
         catalogue = catalogue_features(item_features(data.items))
-        content = design(design_init(data.items, rows.item, self.values), catalogue)
+        content = design_matrix(init_design(data.items, rows.item, self.values), catalogue)
         task, met = torch.from_numpy(rows.task), torch.from_numpy(rows.item)
         left = rows.label - mean - item[met]
         factors = residual_factors(rows, left - user[task], self.factors, self.seed)
@@ -95,19 +101,19 @@ class BayesianLinearRegression(BaselineConfig):
     def adapt(self, body: Params, support: Support) -> State:
         rows = support.rows
         if self.objective == "ranking":
-            weight = distinct(rows)
+            weight = distinct_weights(rows)
             vectors = body["items"][rows.item]
-            w = posterior(body, vectors, weight, gain=1.0, target=1.0, zeros=self.zeros, prior=self.noise)
+            w = gaussian_posterior(body, vectors, weight, gain=1.0, target=1.0, zeros=self.zeros, prior=self.noise)
             return {"vector": w}
         vectors, weight = body["features"][rows.item], rows.mask.to(rows.label.dtype)
         left = (rows.label - body["base"][rows.item]) * weight
         precision = self.noise * body["variance"] * body["precision"]
         right = (vectors * left.unsqueeze(2)).sum(1) + precision @ body["mean"]
-        return {"vector": solve(outer(vectors, weight) + precision, right)}
+        return {"vector": solve(weighted_outer_sum(vectors, weight) + precision, right)}
 
     def rank(self, body: Params, state: State) -> Tensor:
         if self.objective == "ranking":
-            return mix(state["vector"] @ body["items"].T, body["log_popularity"], self.popularity)
+            return mix_with_popularity(state["vector"] @ body["items"].T, body["log_popularity"], self.popularity)
         return self.finish(body["base"] + state["vector"] @ body["features"].T)
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:

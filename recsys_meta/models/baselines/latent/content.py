@@ -12,12 +12,12 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.feature_encoding import gather
+from recsys_meta.core.feature_encoding import lookup_rows
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import LABELS, RANKING, BaselineConfig
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts
-from recsys_meta.models.baselines.latent.design_matrix import design, design_init
+from recsys_meta.models.baselines.latent.design_matrix import design_matrix, init_design
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
 
 CELLS = 4_000_000
@@ -59,8 +59,8 @@ class ContentOnly(BaselineConfig):
         counts = item_counts(matrix)
         table = {name: column for name, column in data.entities.items() if not column.numeric}
         limit = max(1, CELLS // (rows.catalogue * max(len(table), 1)))
-        learned = design_init(table, entities, limit)
-        carried = sp.csr_matrix(_rows_of(learned, gather(table, entities), len(entities)).numpy())
+        learned = init_design(table, entities, limit)
+        carried = sp.csr_matrix(_rows_of(learned, lookup_rows(table, entities), len(entities)).numpy())
         base = (counts.numpy() + 1) / (rows.entities + 2)
         seen = np.asarray(carried.sum(0)).reshape(-1, 1)
         share = ((carried.T @ matrix).toarray() + self.strength * base) / (seen + self.strength)
@@ -73,9 +73,9 @@ class ContentOnly(BaselineConfig):
 
     def _fit_labels(self, data: Dataset, entities: IntArray, rows: TrainingRows) -> Params:
         limit = max(1, 400 // max(len(data.entities) + len(data.items), 1))
-        learned = design_init(data.entities, entities, limit)
-        own = _rows_of(learned, gather(data.entities, entities), len(entities))
-        content = design_init(data.items, rows.item, limit)
+        learned = init_design(data.entities, entities, limit)
+        own = _rows_of(learned, lookup_rows(data.entities, entities), len(entities))
+        content = init_design(data.items, rows.item, limit)
         other = _rows_of(content, catalogue_features(item_features(data.items)), rows.catalogue)
         mean = rows.label.mean() if len(rows.label) else torch.tensor(0.0)
         weight = _ridge(rows, own, other, rows.label - mean, self.ridge)
@@ -96,7 +96,7 @@ class ContentOnly(BaselineConfig):
 
 
 def _rows_of(learned: Mapping[str, Tensor], features: Mapping[str, Tensor], size: int) -> Tensor:
-    return design(learned, features) if features else torch.zeros(size, 0)
+    return design_matrix(learned, features) if features else torch.zeros(size, 0)
 
 
 def _ridge(rows: TrainingRows, own: Tensor, other: Tensor, label: Tensor, ridge: float) -> Tensor:

@@ -24,7 +24,7 @@ def common_values(column: FeatureColumn, rows: IntArray, limit: int) -> IntArray
     return order[count[order] > 0]
 
 
-def design_init(table: FeatureTable, rows: IntArray, limit: int) -> Params:
+def init_design(table: FeatureTable, rows: IntArray, limit: int) -> Params:
     """What `design` needs: for ids the map of each to its column (-1: none), for numbers mean and deviation.
 
     `limit` bounds the values kept of one field. Statistics come from `rows` only, repetitions counting.
@@ -44,7 +44,7 @@ def design_init(table: FeatureTable, rows: IntArray, limit: int) -> Params:
     return params
 
 
-def design(params: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> Tensor:
+def design_matrix(params: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> Tensor:
     """Columns [T, F]: a share for each kept value of a field (one value: 1; three values: 1/3 each), a number in
     deviations from its mean (missing: 0)."""
     columns = [_field(params[name], value) for name, value in features.items()]

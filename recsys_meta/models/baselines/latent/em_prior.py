@@ -58,14 +58,14 @@ def _statistics(
     given = sp.csr_matrix((label.numpy(), (rows.task, rows.item)), shape=shape)[chosen]
     energy = np.bincount(rows.task, label.double().numpy() ** 2, minlength=rows.entities)[chosen]
     return (
-        outer_sums(met, features).double(),
+        segment_outer_sums(met, features).double(),
         torch.from_numpy(given @ features.numpy()).double(),
         torch.from_numpy(energy),
         torch.from_numpy(counts[chosen].astype(np.float64)),
     )
 
 
-def outer_sums(matrix: sp.csr_matrix, vectors: Tensor) -> Tensor:
+def segment_outer_sums(matrix: sp.csr_matrix, vectors: Tensor) -> Tensor:
     """For each row of matrix [N, M] the weighted sum of outer products of vectors [M, D], [N, D, D]."""
     dims = vectors.shape[1]
     upper = np.triu_indices(dims)
@@ -97,7 +97,7 @@ def residual_factors(
 
 
 def _ridge(met: sp.csr_matrix, given: sp.csr_matrix, vectors: Tensor, ridge: float) -> Tensor:
-    matrix = outer_sums(met, vectors)
+    matrix = segment_outer_sums(met, vectors)
     matrix.diagonal(dim1=1, dim2=2).add_(ridge)
     right = torch.from_numpy(given @ vectors.numpy())
     return torch.cholesky_solve(right.unsqueeze(2), torch.linalg.cholesky(matrix)).squeeze(2)

@@ -22,8 +22,8 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
-from recsys_meta.models.baselines.item_based.item_scores import distinct, mix
-from recsys_meta.models.functional.gaussian import moments, outer, posterior, solve
+from recsys_meta.models.baselines.item_based.item_scores import distinct_weights, mix_with_popularity
+from recsys_meta.models.functional.gaussian import fit_gaussian, gaussian_posterior, solve, weighted_outer_sum
 
 
 class Ials(BaselineConfig):
@@ -61,18 +61,18 @@ class Ials(BaselineConfig):
             "items": items,
             "gram": items.T @ items,
             "log_popularity": log_popularity(item_counts(matrix)),
-            **moments(users),
+            **fit_gaussian(users),
         }
 
     def adapt(self, body: Params, support: Support) -> State:
-        weight = distinct(support.rows)
+        weight = distinct_weights(support.rows)
         vectors = body["items"][support.rows.item]
         ridge = self.fold_ridge * torch.eye(self.dims, device=vectors.device)
-        matrix = body["gram"] + ridge + (self.confidence - 1) * outer(vectors, weight)
+        matrix = body["gram"] + ridge + (self.confidence - 1) * weighted_outer_sum(vectors, weight)
         return {"vector": solve(matrix, self.confidence * (vectors * weight.unsqueeze(2)).sum(1))}
 
     def rank(self, body: Params, state: State) -> Tensor:
-        return mix(state["vector"] @ body["items"].T, body["log_popularity"], self.popularity)
+        return mix_with_popularity(state["vector"] @ body["items"].T, body["log_popularity"], self.popularity)
 
 
 class IalsPrior(Ials):
@@ -99,9 +99,9 @@ class IalsPrior(Ials):
         }
 
     def adapt(self, body: Params, support: Support) -> State:
-        weight = distinct(support.rows)
+        weight = distinct_weights(support.rows)
         vectors = body["items"][support.rows.item]
-        w = posterior(body, vectors, weight, gain=10.0, target=11.0, zeros=self.zeros, prior=self.trust)
+        w = gaussian_posterior(body, vectors, weight, gain=10.0, target=11.0, zeros=self.zeros, prior=self.trust)
         return {"vector": w}
 
 

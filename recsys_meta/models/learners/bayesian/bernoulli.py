@@ -38,12 +38,12 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional import losses as objectives
-from recsys_meta.models.functional.embeddings import bag_fields, hats, is_buffer
-from recsys_meta.models.functional.laplace_posterior import posterior, variance
-from recsys_meta.models.learners.bayesian.context_effects import context_effect, context_init
+from recsys_meta.models.functional.embeddings import embed_fields, is_buffer, linear_interpolation_weights
+from recsys_meta.models.functional.laplace_posterior import laplace_posterior, logit_variance
+from recsys_meta.models.learners.bayesian.context_effects import context_effect, init_context
 from recsys_meta.models.learners.bayesian.design_matrix import DesignData
-from recsys_meta.models.learners.bayesian.temperature_scaling import slopes
-from recsys_meta.models.learners.bayesian.variational_mf import FactorModel, factorise, without
+from recsys_meta.models.learners.bayesian.temperature_scaling import fit_temperatures
+from recsys_meta.models.learners.bayesian.variational_mf import FactorModel, fit_factors, leave_fold_out
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
 KNOTS = (0, 1, 2, 3, 5, 8, 12, 20, 32, 50, 100, 400)
@@ -109,7 +109,7 @@ class BernoulliPosterior:
         c = self.config
         past, found = self._factors(data, entities)
         extra = c.context_dims if past.context_fields.table else 0
-        root = torch.linalg.cholesky(found.entity.spread).contiguous()
+        root = torch.linalg.cholesky(found.entity.prior_covariance).contiguous()
         prior = functional.pad(root, (0, extra, 0, extra)) + _new(len(root), extra)
         own = torch.linalg.solve_triangular(root, found.entity.effects.T, upper=False).T
         own = torch.cat([own, own.new_zeros(len(own), extra)], 1)
@@ -117,7 +117,7 @@ class BernoulliPosterior:
         width = len(prior)
         return {
             **past.entity_fields.bags("entity", fresh),
-            **context_init(past.context_fields, found.effects, extra, c.hidden, generator),
+            **init_context(past.context_fields, found.effects, extra, c.hidden, generator),
             "item": found.item.mean.contiguous(),
             "base": torch.tensor(found.level),
             "start": own[0].clone(),
@@ -128,12 +128,12 @@ class BernoulliPosterior:
             "slope": torch.ones(len(KNOTS)),
         }
 
-    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> CrossFittedFactors:
+    def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> CrossFittedFactors:
         """Factors of items made without each fold of the entities."""
         past, found = self._factors(data, entities)
         folds = min(self.config.folds, len(entities))
         order = torch.randperm(len(entities), generator=generator).numpy()
-        item = without(past.rows, found, order % folds, folds)
+        item = leave_fold_out(past.rows, found, order % folds, folds)
         fold = torch.full((data.events.entities,), folds)
         fold[torch.as_tensor(np.asarray(entities))] = torch.from_numpy(order % folds)
         # An entity this large would be no newcomer, so it stands for one that is about to stop being one.
@@ -143,12 +143,12 @@ class BernoulliPosterior:
 
     def _factors(self, data: Dataset, entities: IntArray) -> tuple[DesignData, FactorModel]:
         past = DesignData.of(data, entities, self.config.most_values)
-        return past, factorise(past, self.config.dims, self.config.sweeps)
+        return past, fit_factors(past, self.config.dims, self.config.sweeps)
 
-    def frozen(self, key: str) -> bool:
+    def is_frozen(self, key: str) -> bool:
         return is_buffer(key) or key in ("item", "slope")
 
-    def group(self, key: str) -> ParamGroup:
+    def param_group(self, key: str) -> ParamGroup:
         if key.startswith("context."):
             return ParamGroup(decay=self.config.context_decay)
         if key in ("prior", "base", "log_trust", "log_heat", "log_audience"):
@@ -165,14 +165,14 @@ class BernoulliPosterior:
         size = rows.counts
         base, x = self._inputs(body, rows)
         mean = self._mean(body, support.features, x, rows.mask, size)
-        weight = rows.mask * (between_knots(size) @ body["log_trust"]).exp()[:, None]
-        z, factor = posterior(x, base + _dot(x, mean), rows.label, weight, self.config.newton_steps)
+        weight = rows.mask * (support_size_weights(size) @ body["log_trust"]).exp()[:, None]
+        z, factor = laplace_posterior(x, base + _dot(x, mean), rows.label, weight, self.config.newton_steps)
         return {"mean": mean + z, "factor": factor, "size": size}
 
     def _mean(self, body: Params, features: Mapping[str, Tensor], x: Tensor, mask: Tensor, size: Tensor) -> Tensor:
         """The prior mean [T, K]."""
         used = {k: v for k, v in sorted(features.items()) if f"entity.{k}" in body or f"entity.{k}.knots" in body}
-        mean = torch.stack([body["start"].expand(len(size), -1), *bag_fields(body, "entity", used)]).sum(0)
+        mean = torch.stack([body["start"].expand(len(size), -1), *embed_fields(body, "entity", used)]).sum(0)
         if not self.config.audience:
             return mean
         shown = (x * mask.unsqueeze(2)).sum(1) / (size + body["log_audience"].exp())[:, None]
@@ -190,18 +190,18 @@ class BernoulliPosterior:
         return base, torch.cat(asked, 2) @ body["prior"].tril()
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        return (between_knots(state["size"]) @ body["slope"])[:, None] * self._logit(body, state, rows)
+        return (support_size_weights(state["size"]) @ body["slope"])[:, None] * self._logit(body, state, rows)
 
     def _logit(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """The logit of the mean probability, [T, R]."""
         base, x = self._inputs(body, rows)
-        heat = (between_knots(state["size"]) @ body["log_heat"]).exp()[:, None]
-        spread = 1 + math.pi / 8 * heat * variance(x, state["factor"])
+        heat = (support_size_weights(state["size"]) @ body["log_heat"]).exp()[:, None]
+        spread = 1 + math.pi / 8 * heat * logit_variance(x, state["factor"])
         return (base + _dot(x, state["mean"])) / spread.sqrt()
 
-    def spread(self, body: Params, state: State, rows: Interactions) -> Tensor:
+    def score_std(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the logit under the posterior."""
-        return variance(self._inputs(body, rows)[1], state["factor"]).sqrt()
+        return logit_variance(self._inputs(body, rows)[1], state["factor"]).sqrt()
 
     def rank(self, body: Params, state: State) -> Tensor:
         """Scores [T, C] in the context of a row of which nothing is known."""
@@ -211,7 +211,7 @@ class BernoulliPosterior:
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
         rows = replace(support.rows, label=support.rows.label.masked_fill(~support.rows.mask, 0.0))
-        return objectives.logistic(self.score(body, state, rows), rows)
+        return objectives.logistic_loss(self.score(body, state, rows), rows)
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: CrossFittedFactors, generator: torch.Generator
@@ -220,7 +220,7 @@ class BernoulliPosterior:
         device = batch.entity.device
         body = params | {"item": aids.item.to(device), "fold": aids.fold.to(device)[batch.entity]}
         state = self.adapt(body, _veiled(batch.support, self.config.unknown, generator))
-        losses = objectives.logistic(self._logit(body, state, batch.query), batch.query)
+        losses = objectives.logistic_loss(self._logit(body, state, batch.query), batch.query)
         weight = aids.rows.to(device)[batch.entity] ** self.config.size_weight * batch.query.mask.any(1)
         deviation = params["prior"].detach().tril().norm(dim=1)
         figures = {"prior_largest": float(deviation.max()), "prior_smallest": float(deviation.min())}
@@ -235,13 +235,13 @@ class BernoulliPosterior:
         body = self.body(params)
         sizes = [float(b.support.rows.counts.mean()) for b in batches]
         logits = [self._logit(body, self.adapt(body, b.support), b.query) for b in batches]
-        return params | {"slope": slopes(sizes, logits, [b.query for b in batches], KNOTS)}
+        return params | {"slope": fit_temperatures(sizes, logits, [b.query for b in batches], KNOTS)}
 
 
-def between_knots(size: Tensor) -> Tensor:
+def support_size_weights(size: Tensor) -> Tensor:
     """Weights [T, K] that interpolate linearly in log(1 + n) between the knots; constant beyond the last."""
     places = torch.log1p(torch.tensor(KNOTS, dtype=size.dtype, device=size.device))
-    return hats(torch.log1p(size), places)
+    return linear_interpolation_weights(torch.log1p(size), places)
 
 
 def _audience_params(width: int, generator: torch.Generator) -> Params:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import PAD, FloatArray, Interactions, Params
-from recsys_meta.models.functional.embeddings import bag_fields
+from recsys_meta.models.functional.embeddings import embed_fields
 from recsys_meta.models.learners.bayesian.design_matrix import FeatureFields
 
 FACTOR_SCALE, HIDDEN_SCALE = 0.03, 0.3
 """Deviations of fresh factors, and of fresh inputs of the hidden layer."""
 
 
-def context_init(
+def init_context(
     fields: FeatureFields, effects: FloatArray, dims: int, hidden: int, generator: torch.Generator
 ) -> Params:
     """Tables "effect" [V, 1], from effects [P] that a regression found, and "context" [V, dims + hidden]; nothing where
@@ -37,8 +37,8 @@ def context_effect(body: Params, rows: Interactions, hidden: int) -> tuple[Tenso
     if not fields:
         return None
     shape = rows.item.shape
-    effect = torch.stack(bag_fields(body, "effect", fields)).sum(0).reshape(shape)
-    both = torch.stack(bag_fields(body, "context", fields)).sum(0)
+    effect = torch.stack(embed_fields(body, "effect", fields)).sum(0).reshape(shape)
+    both = torch.stack(embed_fields(body, "context", fields)).sum(0)
     both = both.reshape(*shape, both.shape[1])
     dims = both.shape[2] - hidden
     if hidden:

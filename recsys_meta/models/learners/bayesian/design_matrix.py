@@ -17,7 +17,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset, FeatureColumn, FeatureTable
 from recsys_meta.core.types import FIRST, FloatArray, IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.models.functional.embeddings import bag_init, hats
+from recsys_meta.models.functional.embeddings import init_embedding_bag, linear_interpolation_weights
 
 PER_DIMENSION = 3
 """Rows of the rarer label that an average item must have for each factor it gets."""
@@ -56,7 +56,7 @@ class FeatureFields:
     def of(cls, table: FeatureTable, rows: IntArray, most: int | None = None) -> FeatureFields:
         """Fields of at most `most` values; numbers always."""
         kept = {k: v for k, v in sorted(table.items()) if most is None or v.size <= most + FIRST}
-        made = bag_init("", kept, rows, 0, 0.0, torch.Generator())
+        made = init_embedding_bag("", kept, rows, 0, 0.0, torch.Generator())
         return cls(kept, {k: made[f".{k}.knots"] for k, v in kept.items() if v.numeric})
 
     def design(self, rows: int) -> sp.csr_matrix:
@@ -67,7 +67,7 @@ class FeatureFields:
             if column.indptr is None:
                 number = torch.from_numpy(np.array(column.values, np.float32))
                 missing = torch.isnan(number)
-                placed = hats(torch.where(missing, 0.0, number), self.knots[name])
+                placed = linear_interpolation_weights(torch.where(missing, 0.0, number), self.knots[name])
                 parts.append(sp.csr_matrix(placed.masked_fill(missing[:, None], 0.0).numpy()))
                 continue
             count = np.diff(column.indptr)
@@ -108,7 +108,7 @@ class DesignData:
         """The rows of some entities. Features of more than `most` values are left out: their values are met too
         rarely. How often an item was met is a feature of it, "met"."""
         entities = np.asarray(entities, np.int64)
-        task, chosen = EventIndex.of(data).flat(torch.from_numpy(entities))
+        task, chosen = EventIndex.of(data).flatten(torch.from_numpy(entities))
         position = chosen.numpy()
         item = np.asarray(data.events.item[position], np.int64)
         label = np.asarray(data.events.label[position], np.float32)

@@ -20,17 +20,17 @@ DOUBT = 10.0
 """Information, in rows of unit logit for each entity, by which a slope is held to 1: rows of one entity err alike."""
 
 
-def slopes(
+def fit_temperatures(
     sizes: Sequence[float], logits: Sequence[Tensor], queries: Sequence[Interactions], knots: Sequence[int]
 ) -> Tensor:
     """Slope [K] at each knot (a support size), from logits [T, Q] and labels at some support sizes."""
-    found = np.array([slope(logit, query) for logit, query in zip(logits, queries, strict=True)])
+    found = np.array([fit_temperature(logit, query) for logit, query in zip(logits, queries, strict=True)])
     order = np.argsort(sizes, kind="stable")
     places, known = np.log1p(np.asarray(knots, float)), np.log1p(np.asarray(sizes, float)[order])
     return torch.from_numpy(np.interp(places, known, found[order]).astype(np.float32))
 
 
-def slope(logit: Tensor, rows: Interactions) -> float:
+def fit_temperature(logit: Tensor, rows: Interactions) -> float:
     """The factor on logits [T, Q] of least log-loss, held to 1."""
     x, label = logit[rows.mask].double(), rows.label[rows.mask].double()
     hold = DOUBT * max(1.0, float(rows.mask.any(1).sum()))

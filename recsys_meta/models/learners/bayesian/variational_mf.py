@@ -41,12 +41,12 @@ CHUNK = 200_000
 @dataclass(frozen=True)
 class LatentSide:
     """Posterior of one side's [bias, factors]: mean [N, K], covariance [N, K, K]; and the prior it was shrunk to: mean
-    [N, K], of which effects [F, K] of features are the source, and covariance `spread` [K, K]."""
+    [N, K], of which effects [F, K] of features are the source, and covariance `prior_covariance` [K, K]."""
 
     mean: Tensor
     covariance: Tensor
     expected: Tensor
-    spread: Tensor
+    prior_covariance: Tensor
     effects: Tensor
 
     @classmethod
@@ -102,7 +102,7 @@ class FactorModel:
         return self.base + float(self.effects[:1].sum())
 
 
-def factorise(past: DesignData, dims: int, sweeps: int) -> FactorModel:
+def fit_factors(past: DesignData, dims: int, sweeps: int) -> FactorModel:
     """Fit both sides, with at most `dims` factors; no chance is left in it, so that equal rows give equal factors."""
     rows, width = past.rows, 1 + min(dims, past.rows.affordable)
     generator = torch.Generator().manual_seed(0)
@@ -123,7 +123,7 @@ def factorise(past: DesignData, dims: int, sweeps: int) -> FactorModel:
     return FactorModel(base, effects, entity, item, parabola)
 
 
-def without(rows: InteractionRows, factors: FactorModel, fold: IntArray, folds: int) -> Tensor:
+def leave_fold_out(rows: InteractionRows, factors: FactorModel, fold: IntArray, folds: int) -> Tensor:
     """[bias, factors] of items from the rows of all entities but those of a fold, for each fold, [folds, C, K]; fold
     [entities] says where each entity is."""
     pull = factors.parabola.pull(rows.label, factors.base + rows.inputs @ factors.effects)
@@ -144,7 +144,7 @@ def _solved(weights: sp.csr_matrix, pulls: sp.csr_matrix, other: LatentSide, own
     with_bias[:, 0] = 0
     unsure[:, 0], unsure[:, :, 0] = 0, 0
     products = (r[:, :, None] * r[:, None, :] + unsure).reshape(len(r), -1)
-    prior = torch.linalg.inv(own.spread)
+    prior = torch.linalg.inv(own.prior_covariance)
     precision = torch.from_numpy(weights @ products.numpy()).reshape(-1, width, width) + prior
     offset = other.mean[:, :1] * r + with_bias
     pull = torch.from_numpy(pulls @ r.numpy() - weights @ offset.numpy()) + own.expected @ prior
@@ -161,7 +161,7 @@ def _informed(side: LatentSide, features: sp.csr_matrix) -> LatentSide:
     expected = torch.from_numpy(features @ effects.numpy())
     rest = side.mean - expected
     spread = side.covariance.mean(0) + rest.T @ rest / len(rest)
-    return replace(side, expected=expected, spread=spread, effects=effects)
+    return replace(side, expected=expected, prior_covariance=spread, effects=effects)
 
 
 def _predicted(rows: InteractionRows, entity: LatentSide, item: LatentSide) -> tuple[FloatArray, FloatArray]:

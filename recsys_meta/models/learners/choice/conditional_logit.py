@@ -34,9 +34,16 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, PAD, IntArray, Interactions, Params, State, Support, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex, batch_of, draw
-from recsys_meta.models.functional.choice_features import VISITED, features, history_of, moment, spaced, summary
-from recsys_meta.models.functional.losses import mean_rows
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
+from recsys_meta.models.functional.choice_features import (
+    VISITED,
+    candidate_features,
+    evenly_spaced_items,
+    history_of,
+    row_features,
+    support_summary,
+)
+from recsys_meta.models.functional.losses import mean_over_rows
 from recsys_meta.models.learners.choice import experts
 from recsys_meta.models.learners.choice.experts import NEVER
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
@@ -89,15 +96,17 @@ class ConditionalLogit:
                 f"'{self.name}' chooses, but '{data.schema.name}' has objective '{data.schema.objective}'"
             )
         c = self.config
-        return experts.init(c.aware, c.split, c.hidden, c.bonus, c.rate, generator) | _spread(data, entities, generator)
+        return experts.init_experts(c.aware, c.split, c.hidden, c.bonus, c.rate, generator) | _spread(
+            data, entities, generator
+        )
 
-    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
+    def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
         """Nothing is needed beside the parameters."""
 
-    def frozen(self, key: str) -> bool:
+    def is_frozen(self, key: str) -> bool:
         return key == "trust" or key.endswith((".centre", ".spread"))
 
-    def group(self, key: str) -> ParamGroup:
+    def param_group(self, key: str) -> ParamGroup:
         return ParamGroup(decay=0.0 if key == "log_step" else self.config.decay)
 
     def body(self, params: Params) -> Params:
@@ -105,15 +114,15 @@ class ConditionalLogit:
 
     def adapt(self, body: Params, support: Support) -> State:
         """What `moments.summary` keeps, and the entity's weights [T, E, F] and bonus [T]."""
-        state = summary(support)
-        knots = experts.between(state["size"], len(body["weight_by_size"]))
+        state = support_summary(support)
+        knots = experts.interpolate_by_size(state["size"], len(body["weight_by_size"]))
         state["weight"] = body["weight"] + torch.einsum("tk,kef->tef", knots, body["weight_by_size"])
         state["bonus"] = knots @ body["bonus_by_size"]
-        trust = experts.between(state["size"], len(body["trust"])) @ body["trust"]
+        trust = experts.interpolate_by_size(state["size"], len(body["trust"])) @ body["trust"]
         if self.config.adapts and support.rows.item.shape[1] and bool((trust > 0).any()):
             rate = torch.einsum("tk,kef->tef", knots, body["log_step"]).exp()
             x, told, mask, met = self._own(body, state, support)
-            step = experts.step(body, state, x, told, mask, met)
+            step = experts.expert_step(body, state, x, told, mask, met)
             state["weight"] = state["weight"] + trust[:, None, None] * rate * step
         return state
 
@@ -127,17 +136,17 @@ class ConditionalLogit:
         rows = replace(rows, item=torch.where(rows.mask & (rows.item >= FIRST), rows.item, PAD))
         candidates = _offered(rows, _spread_out(state, self.config.negatives))
         counted = torch.equal(state["item"], rows.item)
-        x = experts.scaled(body, features(state, rows, candidates, own=counted))
+        x = experts.scale_features(body, candidate_features(state, rows, candidates, own=counted))
         met = (rows.item >= FIRST) & (history_of(rows) >= FIRST).any(2)
         return x, self._told(body, state, rows), _there(state, candidates), met
 
     def _told(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        told = experts.scaled(body, moment(state, rows), "moment")
+        told = experts.scale_features(body, row_features(state, rows), "moment")
         return told if self.config.aware else told * experts.SIZELESS.to(told.device)
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        x = experts.scaled(body, features(state, rows, candidates))
-        return experts.logits(body, state, x, self._told(body, state, rows))
+        x = experts.scale_features(body, candidate_features(state, rows, candidates))
+        return experts.expert_logits(body, state, x, self._told(body, state, rows))
 
     def rank(self, body: Params, state: State) -> Tensor:
         tasks, items = state["count"].shape
@@ -155,8 +164,8 @@ class ConditionalLogit:
         if not support.rows.item.shape[1]:
             return torch.zeros(support.size)
         x, told, mask, met = self._own(body, state, support)
-        logits = experts.logits(body, state, x, told).masked_fill(~mask, NEVER)
-        return mean_rows(-torch.log_softmax(logits, 2)[..., 0], met)
+        logits = experts.expert_logits(body, state, x, told).masked_fill(~mask, NEVER)
+        return mean_over_rows(-torch.log_softmax(logits, 2)[..., 0], met)
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
@@ -173,12 +182,12 @@ class ConditionalLogit:
     def _losses(self, body: Params, state: State, rows: Interactions, others: Tensor) -> tuple[Tensor, Tensor]:
         """Loss [T] of the rows' choices among candidates, and of those of new items among new ones."""
         candidates = _offered(rows, others)
-        x = features(state, rows, candidates)
-        logits = experts.logits(body, state, experts.scaled(body, x), self._told(body, state, rows))
+        x = candidate_features(state, rows, candidates)
+        logits = experts.expert_logits(body, state, experts.scale_features(body, x), self._told(body, state, rows))
         logits = logits.masked_fill(~_there(state, candidates), NEVER)
         met = x[..., VISITED] > 0
         asked = rows.mask & (rows.item >= FIRST)
-        every = mean_rows(-torch.log_softmax(logits, 2)[..., 0], asked)
+        every = mean_over_rows(-torch.log_softmax(logits, 2)[..., 0], asked)
         fresh = -torch.log_softmax(logits.masked_fill(met, NEVER), 2)[..., 0]
         return every, (torch.where(met[..., 0], 0.0, fresh) * asked).sum(1) / asked.sum(1).clamp(min=1)
 
@@ -228,13 +237,13 @@ def _spread(data: Dataset, entities: IntArray, generator: torch.Generator) -> Pa
     x, m = [], []
     for size in SCALES:
         chosen = torch.as_tensor(usable)[torch.randperm(len(usable), generator=generator)[:8]]
-        support, query = draw(index, chosen, torch.full_like(chosen, size), max_query=64)
-        batch = batch_of(data, chosen.numpy(), support, query)
-        state = summary(batch.support)
+        support, query = draw_episodes(index, chosen, torch.full_like(chosen, size), max_query=64)
+        batch = episode_batch(data, chosen.numpy(), support, query)
+        state = support_summary(batch.support)
         candidates = _offered(batch.query, _others(state, batch.query.item.shape[1], 16, generator))
         kept = _there(state, candidates) & batch.query.mask[:, :, None]
-        x.append(features(state, batch.query, candidates)[kept])
-        m.append(moment(state, batch.query)[batch.query.mask])
+        x.append(candidate_features(state, batch.query, candidates)[kept])
+        m.append(row_features(state, batch.query)[batch.query.mask])
     made = {"feature": torch.cat(x), "moment": torch.cat(m)}
     return {f"{k}.centre": v.mean(0) for k, v in made.items()} | {
         f"{k}.spread": v.std(0, correction=0).clamp(min=0.05) for k, v in made.items()
@@ -254,7 +263,7 @@ def _others(state: State, rows: int, most: int, generator: torch.Generator) -> T
 
 def _spread_out(state: State, most: int) -> Tensor:
     """Items [T, 1, N] at equal spaces in each catalogue."""
-    items, _ = spaced(state["listed"], most)
+    items, _ = evenly_spaced_items(state["listed"], most)
     return items[:, None, :]
 
 

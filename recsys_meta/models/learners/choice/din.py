@@ -67,20 +67,20 @@ class Din:
         homes = data.homes
         if data.schema.objective != "choice" or homes is None:
             raise ConfigError(f"'din' serves choices, but '{data.schema.name}' has '{data.schema.objective}'")
-        params = interest.init(self.config, data, homes, entities, generator)
+        params = interest.init_network(self.config, data, homes, entities, generator)
         return params | {f"rate.{group}": torch.tensor(math.log(self.config.rate)) for group in self.config.groups}
 
-    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
+    def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
         """Nothing is needed beside the parameters."""
 
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
         """Nothing is left to choose after training."""
         return params
 
-    def frozen(self, key: str) -> bool:
+    def is_frozen(self, key: str) -> bool:
         return is_buffer(key) or (key.startswith("rate.") and not self.config.learned_rate)
 
-    def group(self, key: str) -> ParamGroup:
+    def param_group(self, key: str) -> ParamGroup:
         plain = key.startswith("rate.") or key.endswith("bias")
         return ParamGroup(decay=0.0 if plain else self.config.decay)
 
@@ -89,11 +89,11 @@ class Din:
 
     def adapt(self, body: Params, support: Support) -> State:
         """What `interest.seen` keeps and, of what adapts, the entity's own weights, each with a leading T."""
-        state = interest.seen(self.config, body, support)
+        state = interest.encode_history(self.config, body, support)
         fast = {f"{FAST}{k}": v.expand(support.size, *v.shape) for k, v in body.items() if self._moves(k)}
-        known, asked = candidates.halves(support.rows, self.config.seasoned)
+        known, asked = candidates.split_halves(support.rows, self.config.seasoned)
         if fast and self.config.steps and asked.item.shape[1]:
-            half = interest.seen(self.config, body, replace(support, rows=known))
+            half = interest.encode_history(self.config, body, replace(support, rows=known))
             outer = torch.is_grad_enabled() and any(v.requires_grad for v in body.values())
             for _ in range(self.config.steps):
                 fast = self._step(body, half, fast, asked, outer)
@@ -110,8 +110,8 @@ class Din:
         with torch.enable_grad():
             held = fast if second else {k: v.detach() for k, v in fast.items()}
             held = {k: v if v.requires_grad else v.requires_grad_() for k, v in held.items()}
-            among = candidates.reproducible(asked, half["listed"], self.config.inner_negatives)
-            total = candidates.loss(self.choose(body, half | held, asked, among), asked, among).sum()
+            among = candidates.fixed_negatives(asked, half["listed"], self.config.inner_negatives)
+            total = candidates.choice_loss(self.choose(body, half | held, asked, among), asked, among).sum()
             gradients = torch.autograd.grad(total, list(held.values()), create_graph=second)
         return {
             key: fast[key] - rates[f"rate.{_part(key.removeprefix(FAST))}"].exp() * gradient
@@ -119,7 +119,7 @@ class Din:
         }
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        return interest.scores(self.config, _weights(body, state), state, rows, candidates)
+        return interest.candidate_scores(self.config, _weights(body, state), state, rows, candidates)
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.choose(body, state, rows, rows.item[:, :, None]).squeeze(2)
@@ -137,8 +137,8 @@ class Din:
         rows = support.rows
         if not rows.item.shape[1]:
             return torch.zeros(support.size, device=rows.item.device)
-        among = candidates.reproducible(rows, state["listed"], self.config.inner_negatives)
-        return candidates.loss(self.choose(body, state, rows, among), rows, among)
+        among = candidates.fixed_negatives(rows, state["listed"], self.config.inner_negatives)
+        return candidates.choice_loss(self.choose(body, state, rows, among), rows, among)
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
@@ -146,9 +146,9 @@ class Din:
         """Mean query loss after adapting, against items drawn uniformly; figures: how far adapting moved weights and
         query scores, and the inner rates."""
         state, query = self.adapt(params, batch.support), batch.query
-        among = candidates.drawn(query, state["listed"], self.config.negatives, generator)
+        among = candidates.sample_negatives(query, state["listed"], self.config.negatives, generator)
         scores = interest.forward(self.config, _weights(params, state), state, query, among, generator)
-        loss = candidates.loss(scores, query, among)
+        loss = candidates.choice_loss(scores, query, among)
         asked = query.mask.any(1)
         figures = self._figures(params, state, query, among) if self.config.groups else {}
         return (loss * asked).sum() / asked.sum().clamp(min=1), figures

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recsys_meta.core.types import Params, State
 from recsys_meta.models.functional.choice_features import FEATURES, MOMENT, VISITED
-from recsys_meta.models.functional.embeddings import hats
+from recsys_meta.models.functional.embeddings import linear_interpolation_weights
 
 EXPERTS = 2
 KNOTS = (0, 8, 32, 128, 512, 2048)
@@ -23,14 +23,14 @@ SIZELESS = torch.tensor([0.0 if "size" in name or "rows" in name else 1.0 for na
 """Which features of a moment say nothing of the support's size."""
 
 
-def between(size: Tensor, knots: int) -> Tensor:
+def interpolate_by_size(size: Tensor, knots: int) -> Tensor:
     """Weights [T, K] that interpolate linearly in log(1 + n) between the knots; [T, 1] of ones where there is one."""
     if knots == 1:
         return torch.ones(len(size), 1, dtype=size.dtype, device=size.device)
-    return hats(torch.log1p(size), PLACES.to(size))
+    return linear_interpolation_weights(torch.log1p(size), PLACES.to(size))
 
 
-def init(aware: bool, split: bool, hidden: int, bonus: int, rate: float, generator: torch.Generator) -> Params:
+def init_experts(aware: bool, split: bool, hidden: int, bonus: int, rate: float, generator: torch.Generator) -> Params:
     """Fresh parameters; every logit starts at 0."""
     sizes, kinds = len(KNOTS) if aware else 1, EXPERTS if split else 1
     width = len(FEATURES) + len(MOMENT)
@@ -56,19 +56,19 @@ def init(aware: bool, split: bool, hidden: int, bonus: int, rate: float, generat
     return params
 
 
-def scaled(body: Params, values: Tensor, kind: str = "feature") -> Tensor:
+def scale_features(body: Params, values: Tensor, kind: str = "feature") -> Tensor:
     """Values around 0 with a spread around 1."""
     return (values - body[f"{kind}.centre"]) / body[f"{kind}.spread"]
 
 
-def met_before(body: Params, x: Tensor) -> Tensor:
+def is_revisit(body: Params, x: Tensor) -> Tensor:
     """Which candidates [T, R, K] the actor had met, from scaled features."""
     return x[..., VISITED] * body["feature.spread"][VISITED] + body["feature.centre"][VISITED] > 0.5
 
 
-def logits(body: Params, state: State, x: Tensor, told: Tensor) -> Tensor:
+def expert_logits(body: Params, state: State, x: Tensor, told: Tensor) -> Tensor:
     """Logits [T, R, K]."""
-    met = met_before(body, x)
+    met = is_revisit(body, x)
     bonus = state["bonus"][:, None]
     if "bonus.inner" in body:
         bonus = bonus + torch.tanh(told @ body["bonus.inner"] + body["bonus.bias"]) @ body["bonus.outer"]
@@ -89,18 +89,18 @@ def _net(body: Params, x: Tensor, told: Tensor) -> Tensor:
     return (active.reshape(*x.shape[:3], kinds, hidden) * body["net.outer"]).sum(4)
 
 
-def step(body: Params, state: State, x: Tensor, told: Tensor, there: Tensor, counts: Tensor) -> Tensor:
+def expert_step(body: Params, state: State, x: Tensor, told: Tensor, there: Tensor, counts: Tensor) -> Tensor:
     """Negative gradient [T, E, F] of the mean softmax loss of rows whose first candidate was taken, in the weights.
 
     there [T, R, K]: which candidates are offered; counts [T, R]: which rows. Zero where none does.
     """
-    chance = torch.softmax(logits(body, state, x, told).masked_fill(~there, NEVER), 2)
+    chance = torch.softmax(expert_logits(body, state, x, told).masked_fill(~there, NEVER), 2)
     taken = torch.zeros_like(chance)
     taken[..., 0] = 1.0
     weight = counts / counts.sum(1, keepdim=True).clamp(min=1)
     gap = (taken - chance) * weight[:, :, None]
     if state["weight"].shape[1] == 1:
         return torch.einsum("trk,trkf->tf", gap, x)[:, None]
-    met = met_before(body, x)
+    met = is_revisit(body, x)
     kinds = torch.stack([torch.where(met, 0.0, gap), torch.where(met, gap, 0.0)], 1)
     return torch.einsum("terk,trkf->tef", kinds, x)

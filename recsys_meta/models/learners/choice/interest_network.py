@@ -18,8 +18,15 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset, FeatureColumn, FeatureTable, ItemOwnership
 from recsys_meta.core.schema import LATITUDE, LONGITUDE
 from recsys_meta.core.types import FIRST, EntityCatalog, IntArray, Interactions, Params, State, Support
-from recsys_meta.models.functional.choice_features import FEATURES, MOMENT, features, history_of, moment, summary
-from recsys_meta.models.functional.embeddings import bag_fields, bag_init, linear, mlp_init
+from recsys_meta.models.functional.choice_features import (
+    FEATURES,
+    MOMENT,
+    candidate_features,
+    history_of,
+    row_features,
+    support_summary,
+)
+from recsys_meta.models.functional.embeddings import embed_fields, init_embedding_bag, init_mlp, linear
 from recsys_meta.models.protocols import PredictorConfig
 
 NEVER = -1e9
@@ -43,18 +50,20 @@ class InterestConfig(PredictorConfig):
     dropout: float = Field(default=0.2, ge=0, lt=1, description="on hidden units, while training")
 
 
-def init(config: InterestConfig, data: Dataset, homes: ItemOwnership, entities: IntArray, g: torch.Generator) -> Params:
+def init_network(
+    config: InterestConfig, data: Dataset, homes: ItemOwnership, entities: IntArray, g: torch.Generator
+) -> Params:
     """Fresh weights; numbers are placed among those of the given entities."""
     items = np.isin(homes.owner, entities).nonzero()[0]
     rows = np.isin(np.repeat(np.arange(data.events.entities), data.events.counts), entities).nonzero()[0]
     contexts, dims = _contexts(data), config.dims
     width = 2 * dims + len(contexts) * config.context_dims + len(FEATURES) + len(MOMENT)
     params: Params = {
-        **bag_init("items", _kinds(data), items, dims, 0.1, g),
-        **bag_init("context", contexts, rows, config.context_dims, 0.1, g),
-        **mlp_init("item", (ITEM_INPUTS, dims), g),
-        **mlp_init("head", (width, *config.hidden, 1), g),
-        **mlp_init("attention.out", (config.attention, 1), g),
+        **init_embedding_bag("items", _kinds(data), items, dims, 0.1, g),
+        **init_embedding_bag("context", contexts, rows, config.context_dims, 0.1, g),
+        **init_mlp("item", (ITEM_INPUTS, dims), g),
+        **init_mlp("head", (width, *config.hidden, 1), g),
+        **init_mlp("attention.out", (config.attention, 1), g),
         "attention.bias": torch.zeros(config.attention),
     }
     for part, size in (("key", dims), ("candidate", dims), ("product", dims), ("pair", 2)):
@@ -66,9 +75,9 @@ def init(config: InterestConfig, data: Dataset, homes: ItemOwnership, entities: 
     return params
 
 
-def seen(config: InterestConfig, weights: Params, support: Support) -> State:
+def encode_history(config: InterestConfig, weights: Params, support: Support) -> State:
     """What scoring needs of T supports: `moments.summary`, inputs of items [T, C, .] and their kinds [T, C, D]."""
-    state = summary(support)
+    state = support_summary(support)
     own = support.catalogue
     assert own is not None, "summary refuses a support without a catalogue"
     state["inputs"] = _item_inputs(state, own)
@@ -76,7 +85,9 @@ def seen(config: InterestConfig, weights: Params, support: Support) -> State:
     return state
 
 
-def scores(config: InterestConfig, weights: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
+def candidate_scores(
+    config: InterestConfig, weights: Params, state: State, rows: Interactions, candidates: Tensor
+) -> Tensor:
     """Scores [T, R, K] of the candidates of each row, in pieces while nothing is trained, as attention looks at every
     pair; no dropout."""
     if torch.is_grad_enabled() and any(v.requires_grad for v in (*weights.values(), *state.values())):
@@ -103,8 +114,8 @@ def forward(
     vectors = torch.tanh(linear(state["inputs"], weights["item.0.weight"], weights["item.0.bias"]) + state["kinds"])
     candidate, met = _of(vectors, candidates), history_of(rows)[:, :, : config.history]
     answer = _attend(weights, vectors, candidate, candidates, met)
-    given = features(state, rows, candidates)
-    alone = torch.cat([*_context(config, weights, rows), moment(state, rows)], 2)
+    given = candidate_features(state, rows, candidates)
+    alone = torch.cat([*_context(config, weights, rows), row_features(state, rows)], 2)
     alone = alone[:, :, None, :].expand(-1, -1, width, -1)
     x = torch.cat([candidate, answer, alone, given], 3).flatten(1, 2)
     for i in range(len(config.hidden)):
@@ -146,7 +157,7 @@ def _context(config: InterestConfig, weights: Params, rows: Interactions) -> lis
             made.append(blank)
             continue
         flat = value.flatten() if value.is_floating_point() else value.flatten()[:, None]
-        made.append(bag_fields(weights, "context", {name: flat})[0].view(blank.shape))
+        made.append(embed_fields(weights, "context", {name: flat})[0].view(blank.shape))
     return made
 
 
@@ -205,7 +216,7 @@ def _kinds_of(weights: Params, own: EntityCatalog, dims: int) -> Tensor:
         value = own.features.get(name)
         if value is not None:
             flat = value.flatten() if value.is_floating_point() else value.flatten(0, 1)
-            made = made + bag_fields(weights, "items", {name: flat})[0].view(made.shape)
+            made = made + embed_fields(weights, "items", {name: flat})[0].view(made.shape)
     return made
 
 

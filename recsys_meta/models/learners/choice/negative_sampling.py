@@ -12,12 +12,12 @@ from torch import Tensor
 
 from recsys_meta.core.types import FIRST, Interactions
 from recsys_meta.models.functional.choice_features import history_of
-from recsys_meta.models.functional.losses import mean_rows
+from recsys_meta.models.functional.losses import mean_over_rows
 
 NEVER = -1e9
 
 
-def loss(scores: Tensor, rows: Interactions, candidates: Tensor) -> Tensor:
+def choice_loss(scores: Tensor, rows: Interactions, candidates: Tensor) -> Tensor:
     """Mean negative log-probability, [T], of the first candidate among all; scores and candidates [T, R, K].
 
     Rows of unknown items, and candidates that are the row's item again, do not count.
@@ -25,19 +25,19 @@ def loss(scores: Tensor, rows: Interactions, candidates: Tensor) -> Tensor:
     again = candidates[:, :, 1:] == candidates[:, :, :1]
     rest = scores[:, :, 1:].masked_fill(again, NEVER)
     missed = torch.logsumexp(torch.cat([scores[:, :, :1], rest], 2), 2) - scores[:, :, 0]
-    return mean_rows(missed, rows.mask & (rows.item >= FIRST))
+    return mean_over_rows(missed, rows.mask & (rows.item >= FIRST))
 
 
-def drawn(rows: Interactions, listed: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def sample_negatives(rows: Interactions, listed: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """The row's item and so many drawn uniformly, with replacement, of the catalogue `listed` [T, C]: [T, R, 1 + N]."""
     chance = torch.rand(*rows.item.shape, count, generator=generator, device=generator.device).to(rows.item.device)
     return _beside(rows, (chance * listed.sum(1)[:, None, None]).long(), listed)
 
 
-def reproducible(rows: Interactions, listed: Tensor, count: int) -> Tensor:
+def fixed_negatives(rows: Interactions, listed: Tensor, count: int) -> Tensor:
     """The same with items that follow from what each row holds: adapting knows no chance, nor an order of rows."""
     turn = torch.arange(1, count + 1, device=rows.item.device)
-    return _beside(rows, mixed(_content(rows)[:, :, None] + turn * 0x9E3779B9), listed)
+    return _beside(rows, hash_numbers(_content(rows)[:, :, None] + turn * 0x9E3779B9), listed)
 
 
 def _beside(rows: Interactions, number: Tensor, listed: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def _beside(rows: Interactions, number: Tensor, listed: Tensor) -> Tensor:
     return torch.cat([rows.item[:, :, None], others.clamp(max=listed.shape[1] - 1)], 2)
 
 
-def halves(rows: Interactions, seasoned: int = 0) -> tuple[Interactions, Interactions]:
+def split_halves(rows: Interactions, seasoned: int = 0) -> tuple[Interactions, Interactions]:
     """The rows of about half of the actors, which count, and of the others, which are asked about.
 
     A row that counted itself would be no test, and one that counted what its actor did next a leak; actors are told
@@ -55,7 +55,7 @@ def halves(rows: Interactions, seasoned: int = 0) -> tuple[Interactions, Interac
     met = history_of(rows)
     length = (met >= FIRST).sum(2)
     root = torch.where(length > 0, met.gather(2, (length - 1).clamp(min=0)[:, :, None]).squeeze(2), rows.item)
-    asked = mixed(root) % 2 == 0
+    asked = hash_numbers(root) % 2 == 0
     tell = rows.mask & asked & (length >= seasoned) & (rows.item >= FIRST)
     return _only(rows, rows.mask & ~asked), _only(rows, tell)
 
@@ -71,11 +71,11 @@ def _only(rows: Interactions, keep: Tensor) -> Interactions:
 def _content(rows: Interactions) -> Tensor:
     """A number for what each row holds, [T, R]: its item and its history."""
     met = history_of(rows)
-    weight = mixed(torch.arange(1, met.shape[2] + 1, device=met.device))
-    return mixed(rows.item + (met * weight).sum(2))
+    weight = hash_numbers(torch.arange(1, met.shape[2] + 1, device=met.device))
+    return hash_numbers(rows.item + (met * weight).sum(2))
 
 
-def mixed(number: Tensor) -> Tensor:
+def hash_numbers(number: Tensor) -> Tensor:
     """Whole numbers of at least 0 that look random, from whole numbers (a congruential step and a shift)."""
     spread = number * 6364136223846793005 + 1442695040888963407  # wraps around on purpose
     return (spread ^ (spread >> 29)) & 0x7FFFFFFF

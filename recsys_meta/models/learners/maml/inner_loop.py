@@ -20,70 +20,70 @@ NEVER = -1e9
 """Logit of what can never be drawn; finite, so that masked rows stay numbers."""
 
 
-def score(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
+def score_rows(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
     """Scores [T, R] of items [T, R]."""
     e = body["vectors"][item]
     if "rows.item" in state:
         same = item[:, :, None] == state["rows.item"][:, None, :]
         e = e + same.to(e.dtype) @ state["rows.change"]
-    return _biased(config, body, item, scorer.pairs(config, body, state["z"], scorer.head_of(state), e))
+    return _biased(config, body, item, scorer.pair_inputs(config, body, state["z"], scorer.head_of(state), e))
 
 
 def score_shared(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
     """Scores [T, N] of the same items [N] for all tasks; changes of a task's own rows do not reach them."""
     e = body["vectors"][item]
-    return _biased(config, body, item, scorer.pairs(config, body, state["z"], scorer.head_of(state), e))
+    return _biased(config, body, item, scorer.pair_inputs(config, body, state["z"], scorer.head_of(state), e))
 
 
 def _biased(config: ScorerConfig, body: Params, item: Tensor, scores: Tensor) -> Tensor:
     return scores + body["bias"][item] if config.item_bias else scores
 
 
-def rank(config: ScorerConfig, body: Params, state: State) -> Tensor:
+def rank_catalogue(config: ScorerConfig, body: Params, state: State) -> Tensor:
     """Scores [T, C] of the whole catalogue."""
-    scores = scorer.catalogue(config, body, state["z"], scorer.head_of(state))
+    scores = scorer.catalogue_inputs(config, body, state["z"], scorer.head_of(state))
     if "rows.item" not in state:
         return scores
     item = state["rows.item"]
-    return scores.scatter(1, item, score(config, body, state, item))
+    return scores.scatter(1, item, score_rows(config, body, state, item))
 
 
-def logits(config: ScorerConfig, body: Params, state: State) -> Tensor:
+def row_logits(config: ScorerConfig, body: Params, state: State) -> Tensor:
     """Logits [T, C] of a softmax over the catalogue: the reserved ids are never drawn."""
     reserved = torch.arange(body["vectors"].shape[0], device=body["vectors"].device) < FIRST
-    return rank(config, body, state).masked_fill(reserved, NEVER)
+    return rank_catalogue(config, body, state).masked_fill(reserved, NEVER)
 
 
-def known(config: ScorerConfig, rows: Interactions) -> Interactions:
+def support_mask(config: ScorerConfig, rows: Interactions) -> Interactions:
     """In a ranking an unknown item says nothing; a rating of one still tells how the entity rates."""
     if config.objective != "ranking":
         return rows
     return replace(rows, mask=rows.mask & (rows.item >= FIRST))
 
 
-def loss(
+def inner_loss(
     config: ScorerConfig, body: Params, state: State, rows: Interactions, seen: Interactions | None = None
 ) -> Tensor:
     """Loss of each task, [T]. What was `seen` in the support is not recommended: a softmax leaves it out."""
     if config.objective == "ranking" and not config.negatives:
-        scores = logits(config, body, state)
+        scores = row_logits(config, body, state)
         if seen is not None:
             out = torch.zeros_like(scores, dtype=torch.bool).scatter(1, seen.item * seen.mask, True)
             scores = scores.masked_fill(out, NEVER)
             rows = replace(rows, mask=rows.mask & ~out.gather(1, rows.item))
-        return objectives.softmax(scores, rows)
-    scores = score(config, body, state, rows.item)
+        return objectives.softmax_loss(scores, rows)
+    scores = score_rows(config, body, state, rows.item)
     if config.objective == "rating":
-        return objectives.squared(scores, rows)
+        return objectives.squared_error(scores, rows)
     if config.objective == "click":
-        return objectives.logistic(scores, rows)
+        return objectives.logistic_loss(scores, rows)
     drawn, expected = body["negatives"], body["log_q"]
     other = score_shared(config, body, state, drawn)
     own = expected[rows.item].masked_fill(~rows.mask, 0.0)
-    return objectives.sampled_softmax(scores, other, rows, expected[drawn], own)
+    return objectives.sampled_softmax_loss(scores, other, rows, expected[drawn], own)
 
 
-def slope(config: ScorerConfig, body: Params, z: Tensor, rows: Interactions) -> Tensor:
+def loss_gradient(config: ScorerConfig, body: Params, z: Tensor, rows: Interactions) -> Tensor:
     """The gradient of a dot product's support loss in z, [T, Z], written out: serving needs no autograd.
 
     Full softmax: E_p[e] - mean e; sampled: each row's miss times the same; labels: mean of error times e.
@@ -92,9 +92,9 @@ def slope(config: ScorerConfig, body: Params, z: Tensor, rows: Interactions) -> 
     own = vectors[rows.item]
     weight = (rows.mask / rows.counts.clamp(min=1)[:, None]).to(own.dtype)  # [T, S]: the mean over rows
     if config.objective == "ranking" and not config.negatives:
-        expected = torch.softmax(logits(config, body, state), 1) @ vectors
+        expected = torch.softmax(row_logits(config, body, state), 1) @ vectors
         return expected * rows.mask.any(1, keepdim=True) - torch.einsum("ts,tsv->tv", weight, own)
-    scores = score(config, body, state, rows.item)
+    scores = score_rows(config, body, state, rows.item)
     if config.objective == "ranking":
         drawn, log_count = body["negatives"], body["log_q"]
         other = score_shared(config, body, state, drawn) - log_count[drawn]

@@ -8,20 +8,20 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.models.functional.embeddings import counts_of
+from recsys_meta.models.functional.embeddings import item_counts_of
 
 SHRINK = 5.0
 """Rows of the overall mean that every item's own mean is mixed with."""
 
 
-def item_level(data: Dataset, entities: IntArray) -> tuple[Tensor, Tensor]:
+def item_bias_prior(data: Dataset, entities: IntArray) -> tuple[Tensor, Tensor]:
     """Counts [C] of the items among the given entities, and the best constant score of each item [C].
 
     The constant is log popularity for a ranking, the shrunk mean for ratings, its log-odds for clicks. The two
     reserved ids have the level of an item never seen.
     """
     _, item, label = EventIndex.of(data).of_entities(entities)
-    counts = counts_of(item, data.catalogue)
+    counts = item_counts_of(item, data.catalogue)
     if data.schema.objective == "ranking":
         level = torch.log(counts + 1)
         return counts, level - level[FIRST:].mean() if data.catalogue > FIRST else level

@@ -26,7 +26,7 @@ from recsys_meta.core.types import IntArray, Interactions, Params, State, Suppor
 from recsys_meta.models.functional.embeddings import is_buffer
 from recsys_meta.models.learners.maml import inner_loop as inner
 from recsys_meta.models.learners.maml import scorer
-from recsys_meta.models.learners.maml.item_bias_init import item_level
+from recsys_meta.models.learners.maml.item_bias_init import item_bias_prior
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
 from recsys_meta.models.protocols import ParamGroup
 
@@ -84,8 +84,8 @@ class Maml:
                 f"the learner is configured for objective '{config.objective}', "
                 f"but '{data.schema.name}' has '{data.schema.objective}'"
             )
-        counts, level = item_level(data, entities)
-        params = scorer.init(config, data, entities, level, generator)
+        counts, level = item_bias_prior(data, entities)
+        params = scorer.init_scorer(config, data, entities, level, generator)
         for group in config.rates:
             params[f"rate.{group}"] = torch.tensor(math.log(config.first_rate))
         if config.objective == "ranking" and config.negatives:
@@ -93,17 +93,17 @@ class Maml:
             params["negatives"] = inner.negatives(config, params, generator)
         return params
 
-    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
+    def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
         """Nothing is needed beside the parameters."""
 
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
         """Nothing is left to choose after training."""
         return params
 
-    def frozen(self, key: str) -> bool:
+    def is_frozen(self, key: str) -> bool:
         return is_buffer(key) or key in ("log_q", "negatives")
 
-    def group(self, key: str) -> ParamGroup:
+    def param_group(self, key: str) -> ParamGroup:
         if key.startswith("rate."):
             return ParamGroup(rate=self.config.rate_speed)
         if key == "bias":
@@ -115,7 +115,7 @@ class Maml:
         return self._body(params, scorer.item_vectors(self.config, params))
 
     def _body(self, params: Params, vectors: Tensor) -> Params:
-        return scorer.body(self.config, params, vectors, fixed_head=self.config.adapts == "entity")
+        return scorer.scorer_body(self.config, params, vectors, fixed_head=self.config.adapts == "entity")
 
     def adapt(self, body: Params, support: Support) -> State:
         """z [T, Z]; with a head that adapts its layers [T, ...]; with rows their items [T, S] and changes [T, S, V].
@@ -123,7 +123,7 @@ class Maml:
         Works with and without an outer graph: one is kept only if the body asks for gradients.
         """
         state, steps = self._start(body, support), self.config.steps
-        rows = inner.known(self.config, support.rows)
+        rows = inner.support_mask(self.config, support.rows)
         outer = torch.is_grad_enabled() and any(v.requires_grad for v in body.values())
         for _ in range(steps if rows.item.shape[1] else 0):
             state = state | {
@@ -147,7 +147,7 @@ class Maml:
         if "head" in groups:
             state |= {k: v.expand(tasks, *v.shape) for k, v in scorer.head_of(body).items()}
         if "rows" in groups:
-            item = support.rows.item * inner.known(self.config, support.rows).mask
+            item = support.rows.item * inner.support_mask(self.config, support.rows).mask
             # An item met twice has one vector: its first slot owns the change, in the others nothing moves.
             earlier = (item[:, :, None] == item[:, None, :]).tril(-1).any(2)
             state["rows.item"] = item.masked_fill(earlier, 0)
@@ -161,22 +161,22 @@ class Maml:
             body = {k: v.detach() for k, v in body.items()}
             state = {k: v.detach() for k, v in state.items()}
         if self.config.adapts == "entity" and not self.config.hidden:
-            return {"z": inner.slope(self.config, body, state["z"], rows)}
+            return {"z": inner.loss_gradient(self.config, body, state["z"], rows)}
         with torch.enable_grad():
             keys = [k for k in state if _group(k) in self.config.groups]
             fast = {k: v if v.requires_grad else v.requires_grad_() for k, v in state.items() if k in keys}
-            loss = inner.loss(self.config, body, state | fast, rows).sum()
+            loss = inner.inner_loss(self.config, body, state | fast, rows).sum()
             gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=second)
         return dict(zip(fast, gradients, strict=True))
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        return inner.score(self.config, body, state, rows.item)
+        return inner.score_rows(self.config, body, state, rows.item)
 
     def rank(self, body: Params, state: State) -> Tensor:
-        return inner.rank(self.config, body, state)
+        return inner.rank_catalogue(self.config, body, state)
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
-        return inner.loss(self.config, body, state, inner.known(self.config, support.rows))
+        return inner.inner_loss(self.config, body, state, inner.support_mask(self.config, support.rows))
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
@@ -190,8 +190,8 @@ class Maml:
         if "negatives" in body:
             body["negatives"] = inner.negatives(self.config, body, generator)
         state = self.adapt(body, batch.support)
-        query = inner.known(self.config, batch.query)
-        losses = inner.loss(self.config, body, state, query, batch.support.rows)
+        query = inner.support_mask(self.config, batch.query)
+        losses = inner.inner_loss(self.config, body, state, query, batch.support.rows)
         weight = query.counts.to(losses.dtype) ** self.config.size_weight * query.mask.any(1)
         loss = (losses * weight).sum() / weight.sum().clamp(min=1)
         return loss, self._figures(body, state, batch.support)

@@ -22,12 +22,12 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Params, Support
 from recsys_meta.models.functional.embeddings import (
-    bag_fields,
-    bag_init,
     catalogue_features,
+    embed_fields,
+    init_embedding_bag,
+    init_mlp,
     item_features,
     linear,
-    mlp_init,
 )
 from recsys_meta.models.protocols import PredictorConfig
 
@@ -64,7 +64,7 @@ class ScorerConfig(PredictorConfig):
         return not self.hidden and self.objective != "ranking"
 
 
-def init(config: ScorerConfig, data: Dataset, entities: IntArray, base: Tensor, g: torch.Generator) -> Params:
+def init_scorer(config: ScorerConfig, data: Dataset, entities: IntArray, base: Tensor, g: torch.Generator) -> Params:
     """Fresh parameters. base [C] is where the item biases start; its mean over items is the scores' level.
 
     Raises ConfigError when nothing is left to tell items apart.
@@ -77,8 +77,8 @@ def init(config: ScorerConfig, data: Dataset, entities: IntArray, base: Tensor, 
     extra = int(config.constant)
     items = torch.arange(FIRST, data.catalogue).numpy()
     params = {
-        **bag_init("items", data.items, items, config.dims, config.scale, g),
-        **bag_init("entity", data.entities, entities, config.dims + extra, config.scale, g),
+        **init_embedding_bag("items", data.items, items, config.dims, config.scale, g),
+        **init_embedding_bag("entity", data.entities, entities, config.dims + extra, config.scale, g),
         **item_features(data.items),
     }
     if config.item_id:
@@ -92,7 +92,7 @@ def init(config: ScorerConfig, data: Dataset, entities: IntArray, base: Tensor, 
     if config.hidden:
         sides = [len(data.entities) + ("start" in params), len(data.items) + config.item_id]
         width = sum(config.dims * (n if config.combine == "concat" else 1) for n in sides)
-        params |= mlp_init("head", (width, *config.hidden, 1), g)
+        params |= init_mlp("head", (width, *config.hidden, 1), g)
         if config.objective != "ranking":
             params[f"head.{len(config.hidden)}.bias"] += level
     elif config.constant and "start" in params:
@@ -106,7 +106,7 @@ def item_vectors(config: ScorerConfig, params: Mapping[str, Tensor]) -> Tensor:
     return _combine(config, own + _fields(params, "items", catalogue_features(params)))
 
 
-def body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_head: bool) -> Params:
+def scorer_body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_head: bool) -> Params:
     """What adapting and scoring need, from the parameters and the item vectors.
 
     With a head that no task adapts `vectors` [C, H] is already through the first layer.
@@ -127,7 +127,7 @@ def entity_vectors(config: ScorerConfig, body: Mapping[str, Tensor], support: Su
 
 def _fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
     """One vector a field, by name: neither a file of parameters nor a caller keeps the order of fields."""
-    return bag_fields(params, prefix, dict(sorted(features.items())))
+    return embed_fields(params, prefix, dict(sorted(features.items())))
 
 
 def _combine(config: ScorerConfig, vectors: list[Tensor]) -> Tensor:
@@ -141,7 +141,7 @@ def head_of(body: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in body.items() if k.startswith("head.")}
 
 
-def pairs(config: ScorerConfig, body: Params, z: Tensor, head: Params, e: Tensor) -> Tensor:
+def pair_inputs(config: ScorerConfig, body: Params, z: Tensor, head: Params, e: Tensor) -> Tensor:
     """Scores [T, R] less the item bias; z [T, Z]; e [T, R, V] or, the same for all tasks, [R, V].
 
     `head` is empty where no task adapts it; then e of a perceptron is already through its first layer.
@@ -165,11 +165,11 @@ def pairs(config: ScorerConfig, body: Params, z: Tensor, head: Params, e: Tensor
     return x.squeeze(-1)
 
 
-def catalogue(config: ScorerConfig, body: Params, z: Tensor, head: Params) -> Tensor:
+def catalogue_inputs(config: ScorerConfig, body: Params, z: Tensor, head: Params) -> Tensor:
     """Scores [T, C] of every item, item bias included; a perceptron works through it piece by piece."""
     vectors = body["vectors"]
     widest = max(config.hidden, default=0)
     piece = max(1, RANK_FLOATS // max(1, widest * z.shape[0])) if widest else len(vectors)
-    parts = [pairs(config, body, z, head, e) for e in torch.split(vectors, piece)]
+    parts = [pair_inputs(config, body, z, head, e) for e in torch.split(vectors, piece)]
     scores = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
     return scores + body["bias"] if config.item_bias else scores

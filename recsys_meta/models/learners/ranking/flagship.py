@@ -41,17 +41,17 @@ from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional import losses as objectives
 from recsys_meta.models.functional.arrival_popularity import bin_weights, binned_counts
 from recsys_meta.models.functional.embeddings import (
-    bag_fields,
-    bag_init,
     catalogue_features,
-    counts_of,
-    hats,
+    embed_fields,
+    init_embedding_bag,
     is_buffer,
+    item_counts_of,
     item_features,
+    linear_interpolation_weights,
 )
-from recsys_meta.models.functional.gaussian import posterior
+from recsys_meta.models.functional.gaussian import gaussian_posterior
 from recsys_meta.models.learners.ranking import item_memories as memory
-from recsys_meta.models.learners.ranking.memory_gates import SHUT, Kind, search, spread_of, trust
+from recsys_meta.models.learners.ranking.memory_gates import SHUT, Kind, gate_weight, score_scale_of, search_gates
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
 KNOTS = (0, 1, 2, 3, 5, 8, 12, 20, 32, 50, 100, 400)
@@ -110,14 +110,14 @@ class Flagship:
             raise ConfigError(f"the flagship ranks, but '{data.schema.name}' has objective '{data.schema.objective}'")
         c, width = self.config, self.config.towers * self.config.dims
         entity, item, _ = EventIndex.of(data).of_entities(entities)
-        counts = counts_of(item, data.catalogue)
+        counts = item_counts_of(item, data.catalogue)
         popularity = torch.log(counts + 1)
         popularity -= popularity[FIRST:].mean()
         rows = np.arange(FIRST, data.catalogue)
         items, features = (_common(table, c.most_values) for table in (data.items, data.entities))
         params = {
-            **bag_init("items", items, rows, width, 0.0, generator),
-            **bag_init("entity", features, entities, width, 0.0, generator),
+            **init_embedding_bag("items", items, rows, width, 0.0, generator),
+            **init_embedding_bag("entity", features, entities, width, 0.0, generator),
             **item_features(items),
             "item": torch.randn(data.catalogue, width, generator=generator) * c.scale,
             "start": torch.zeros(width),
@@ -141,19 +141,19 @@ class Flagship:
             if kind == "recent":
                 continue  # made above, where there are arrivals
             if kind == "posterior":
-                made = memory.gaussian(entity, item, data.catalogue, c.subspace)
+                made = memory.gaussian_memory(entity, item, data.catalogue, c.subspace)
             else:
-                made = memory.build(kind, entity, item, data.catalogue, c.neighbours, c.ridge)
+                made = memory.build_memories(kind, entity, item, data.catalogue, c.neighbours, c.ridge)
             params |= {f"memory.{kind}.{k}": v for k, v in made.items()}
         return params
 
-    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
+    def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
         """Nothing is needed beside the parameters."""
 
-    def frozen(self, key: str) -> bool:
+    def is_frozen(self, key: str) -> bool:
         return is_buffer(key) or key.split(".", 1)[0] in ("memory", "gate", "spread", "log_q", "pool")
 
-    def group(self, key: str) -> ParamGroup:
+    def param_group(self, key: str) -> ParamGroup:
         if key == "popularity_by_size":
             return ParamGroup(rate=5 / 3)
         return ParamGroup(decay=3e-4 if key in ("log_step", "popularity") else self.config.decay)
@@ -177,7 +177,7 @@ class Flagship:
         """z [T, H, D + 1], its last coordinate the popularity scale; for the memories item [T, S], size [T] and, where
         the data drift, the weights of the bins of arrivals [T, B]."""
         rows = _known(support.rows)
-        knots = between_knots(rows.counts)
+        knots = knot_weights(rows.counts)
         z = self._start(body, support, knots)
         if rows.item.shape[1]:
             z = z + self._step(body, rows, z, knots)
@@ -186,7 +186,7 @@ class Flagship:
     def start(self, body: Params, support: Support) -> State:
         """What is known of T newcomers before their rows are looked at, from their features and numbers of rows: where
         they start and what would be expected there, z and expected [T, H, D + 1], and rate [T, H, D]."""
-        knots = between_knots(_known(support.rows).counts)
+        knots = knot_weights(_known(support.rows).counts)
         z = self._start(body, support, knots)
         chance, vectors = self._chance(body, z)
         return {"z": z, "expected": (chance @ vectors).transpose(0, 1), "rate": self._rate(body, knots)}
@@ -254,15 +254,15 @@ class Flagship:
         scores = self._towers(body, state)
         for place, (kind, (most, half)) in enumerate(zip(self.config.memories, body["gate"].tolist(), strict=True)):
             if most:
-                trusted = trust(kind, (most, half), state["size"].float())
-                scores = scores + trusted[:, None] * self._said(body, kind, state, body["spread"][place])
+                trusted = gate_weight(kind, (most, half), state["size"].float())
+                scores = scores + trusted[:, None] * self._memory_scores(body, kind, state, body["spread"][place])
         return scores
 
     def _towers(self, body: Params, state: State) -> Tensor:
         """Mean logits of the towers, [T, C]."""
         return state["z"].flatten(1) @ body["towers"]
 
-    def _said(self, body: Params, kind: Kind, state: State, spread: Tensor) -> Tensor:
+    def _memory_scores(self, body: Params, kind: Kind, state: State, spread: Tensor) -> Tensor:
         """What a memory says of the catalogue, in units of its spread, [T, C]."""
         rows = Interactions(state["item"], state["item"].float(), state["item"] > 0)
         if kind == "recent":
@@ -270,7 +270,7 @@ class Flagship:
         table = {k.rsplit(".", 1)[1]: v for k, v in body.items() if k.startswith(f"memory.{kind}.")}
         if kind == "posterior":
             return self._posterior(table, rows) @ table["items"].T / spread
-        said = memory.speak(table, rows, body["vectors"].shape[1]) / spread
+        said = memory.memory_scores(table, rows, body["vectors"].shape[1]) / spread
         return torch.log1p(said) if kind == "cosine" else said
 
     def _posterior(self, table: Params, rows: Interactions) -> Tensor:
@@ -279,7 +279,9 @@ class Flagship:
         size = weight.sum(1)[:, None, None]
         prior = (self.config.trust * size).clamp(min=self.config.trust, max=PRIOR_MOST)
         zeros = (self.config.zeros * size).clamp(max=ZEROS_MOST)
-        return posterior(table, table["items"][rows.item], weight, gain=1.0, target=1.0, zeros=zeros, prior=prior)
+        return gaussian_posterior(
+            table, table["items"][rows.item], weight, gain=1.0, target=1.0, zeros=zeros, prior=prior
+        )
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.rank(body, state).gather(1, rows.item)
@@ -288,7 +290,7 @@ class Flagship:
         """Of the adapted vector alone: that is what the step goes down."""
         logits = self._towers(body, state)
         reserved = torch.arange(logits.shape[1], device=logits.device) < FIRST
-        return objectives.softmax(logits.masked_fill(reserved, NEVER), _known(support.rows))
+        return objectives.softmax_loss(logits.masked_fill(reserved, NEVER), _known(support.rows))
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
@@ -315,12 +317,12 @@ class Flagship:
             own = torch.einsum("td,tqd->tq", z, vectors[query.item])
             others = z @ vectors[body["pool"]].T
             own_log_q = body["log_q"][query.item].masked_fill(~query.mask, 0.0)
-            return objectives.sampled_softmax(own, others, query, body["log_q"][body["pool"]], own_log_q)
+            return objectives.sampled_softmax_loss(own, others, query, body["log_q"][body["pool"]], own_log_q)
         logits = self._corrected(body, z @ vectors.T)
         # Padding points at item 0, which is reserved, so nothing else is masked by it.
         logits = logits.scatter(1, state["item"], NEVER)
         seen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, state["item"], True)
-        return objectives.softmax(logits, replace(query, mask=query.mask & ~seen.gather(1, query.item)))
+        return objectives.softmax_loss(logits, replace(query, mask=query.mask & ~seen.gather(1, query.item)))
 
     def _sampled(self, catalogue: int) -> bool:
         return 0 < self.config.negatives < catalogue - FIRST
@@ -340,19 +342,19 @@ class Flagship:
         states = [self.adapt(body, b.support) for b in batches]
         middle = min(range(len(batches)), key=lambda i: abs(batches[i].support.rows.item.shape[1] - 5))
         one = torch.tensor(1.0)
-        spread = {k: spread_of(k, self._said(body, k, states[middle], one)) for k in kinds}
-        said = {k: [self._said(body, k, s, spread[k]) for s in states] for k in kinds}
-        gates = search(kinds, [self._towers(body, s) for s in states], said, batches)
+        spread = {k: score_scale_of(k, self._memory_scores(body, k, states[middle], one)) for k in kinds}
+        said = {k: [self._memory_scores(body, k, s, spread[k]) for s in states] for k in kinds}
+        gates = search_gates(kinds, [self._towers(body, s) for s in states], said, batches)
         return params | {
             "gate": torch.tensor([gates.get(k, SHUT) for k in self.config.memories]),
             "spread": torch.stack([spread.get(k, one) for k in self.config.memories]),
         }
 
 
-def between_knots(size: Tensor) -> Tensor:
+def knot_weights(size: Tensor) -> Tensor:
     """Weights [T, K] that interpolate linearly in log(1 + n) between the knots; constant beyond the last."""
     places = torch.log1p(torch.tensor(KNOTS, dtype=size.dtype, device=size.device))
-    return hats(torch.log1p(size), places)
+    return linear_interpolation_weights(torch.log1p(size), places)
 
 
 def _stepped(rate: Tensor, gap: Tensor, rows: Interactions) -> Tensor:
@@ -368,7 +370,7 @@ def _common(table: FeatureTable, most: int) -> FeatureTable:
 def _fields(params: Params, prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
     """One vector for each field in use, by name: neither a file of parameters nor a caller keeps their order."""
     used = {k: v for k, v in sorted(features.items()) if f"{prefix}.{k}" in params or f"{prefix}.{k}.knots" in params}
-    return bag_fields(params, prefix, used)
+    return embed_fields(params, prefix, used)
 
 
 def _known(rows: Interactions) -> Interactions:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FIRST, FloatArray, Interactions, Params
-from recsys_meta.models.functional.gaussian import moments, subspace
+from recsys_meta.models.functional.gaussian import fit_gaussian, truncated_svd
 
 Kind = Literal["cosine", "ease"]
 MOST_ITEMS = 20_000
@@ -28,7 +28,7 @@ tell."""
 BLOCK = 1024
 
 
-def build(kind: Kind, entity: Tensor, item: Tensor, catalogue: int, neighbours: int, ridge: float) -> Params:
+def build_memories(kind: Kind, entity: Tensor, item: Tensor, catalogue: int, neighbours: int, ridge: float) -> Params:
     """A memory from the rows (entity [R], item [R]) of past entities: row [C], neighbour [V, N], all int32, weight
     [V, N] float32. Row row[i] of the tables has the items that having met i speaks for (or against) most; row 0 is of
     items that are not covered, and says nothing. Memory is O(C + V N + V^2).
@@ -102,7 +102,7 @@ def _strongest(weights: FloatArray, width: int) -> tuple[np.ndarray, FloatArray]
     return near, np.take_along_axis(weights, near, 1)
 
 
-def speak(memory: Params, rows: Interactions, catalogue: int) -> Tensor:
+def memory_scores(memory: Params, rows: Interactions, catalogue: int) -> Tensor:
     """What the support rows say of every item, summed over rows, [T, C]."""
     tasks, size = rows.item.shape
     said = memory["weight"].new_zeros(tasks, catalogue)
@@ -114,11 +114,11 @@ def speak(memory: Params, rows: Interactions, catalogue: int) -> Tensor:
     return said.scatter_add_(1, near.flatten(1), strength.flatten(1))
 
 
-def gaussian(entity: Tensor, item: Tensor, catalogue: int, dims: int) -> Params:
+def gaussian_memory(entity: Tensor, item: Tensor, catalogue: int, dims: int) -> Params:
     """The leading subspace of past entities' rows, items [C, D], and the Gaussian of their weights in it."""
     pairs = (entity.cpu().numpy(), item.cpu().numpy())
     shape = (int(entity.max()) + 1 if len(entity) else 1, catalogue)
     matrix = sp.csr_matrix((np.ones(len(item), np.float32), pairs), shape=shape)
     matrix.data[:] = 1.0
-    items = subspace(matrix, min(dims, *shape), seed=0)
-    return {"items": items, "gram": items.T @ items, **moments(torch.from_numpy(matrix @ items.numpy()))}
+    items = truncated_svd(matrix, min(dims, *shape), seed=0)
+    return {"items": items, "gram": items.T @ items, **fit_gaussian(torch.from_numpy(matrix @ items.numpy()))}

@@ -28,20 +28,20 @@ WEIGHTS: Mapping[Kind, tuple[float, ...]] = {
 HALVES = (0.0, 2.0, 6.0, 15.0, 40.0)
 
 
-def trust(kind: Kind, gate: Gate, size: Tensor) -> Tensor:
+def gate_weight(kind: Kind, gate: Gate, size: Tensor) -> Tensor:
     """g(n) for supports of `size` rows (any shape, float)."""
     weight, half = gate
     grows = size / (size + half).clamp(min=1e-9)
     return weight * (1 - grows if kind == "recent" else grows)
 
 
-def spread_of(kind: Kind, said: Tensor) -> Tensor:
+def score_scale_of(kind: Kind, said: Tensor) -> Tensor:
     """The spread of what a memory says, before any logarithm."""
     plain = torch.expm1(said) if kind == "cosine" else said
     return plain[:, FIRST:].std().clamp(min=1e-6)
 
 
-def search(
+def search_gates(
     kinds: Sequence[Kind],
     base: Sequence[Tensor],
     said: Mapping[Kind, Sequence[Tensor]],
@@ -62,7 +62,7 @@ def search(
             scores = base[i]
             for kind, (weight, half) in tried.items():
                 if weight:
-                    scores = scores + trust(kind, (weight, half), size) * said[kind][i]
+                    scores = scores + gate_weight(kind, (weight, half), size) * said[kind][i]
             each.append(ndcg(scores, *targets[i]))
         return torch.cat(each)
 

@@ -29,7 +29,7 @@ from recsys_meta.models.functional import losses as objectives
 from recsys_meta.models.learners.warm_up import ctr_models as click_models
 from recsys_meta.models.learners.warm_up import entity_intercept as own_level
 from recsys_meta.models.learners.warm_up.ctr_models import ENTITY, ClickConfig
-from recsys_meta.models.learners.warm_up.pretraining import pretrained
+from recsys_meta.models.learners.warm_up.pretraining import pretrain
 from recsys_meta.models.protocols import ParamGroup
 
 FORGETS = 1 - 0.999
@@ -74,12 +74,12 @@ class FrozenBaseLearner(ABC):
             raise ConfigError(
                 f"{self.name} is made for clicks, but '{data.schema.name}' has objective '{data.schema.objective}'"
             )
-        params = pretrained(self.config, data, entities, generator)
+        params = pretrain(self.config, data, entities, generator)
         made = self.meta(params, generator)
-        own = own_level.fresh() if self.config.own_level else {}
+        own = own_level.init_intercepts() if self.config.own_level else {}
         return {k: v for k, v in params.items() if not k.startswith("past.")} | made | own
 
-    def aids(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
+    def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
         """Nothing is needed beside the parameters."""
         return
 
@@ -90,7 +90,7 @@ class FrozenBaseLearner(ABC):
         if not self.config.own_level or not batches:
             return params
         body = self.body(params)
-        return params | own_level.chosen([self._errors(body, b) for b in batches])
+        return params | own_level.choose_shrinkage([self._errors(body, b) for b in batches])
 
     def _errors(self, body: Params, batch: TaskBatch) -> Tensor:
         """Summed log-loss of the query under each share of the warm-up and variance of levels, [KEPT, VARIANCES]."""
@@ -99,18 +99,18 @@ class FrozenBaseLearner(ABC):
             state = self.place({**body, "own.kept": torch.tensor(kept)}, batch.support)
             before, after = self.score(body, state, rows), self.score(body, state, query)
             for variance in own_level.VARIANCES:
-                logit = after + own_level.levels(before, rows, torch.tensor(variance))[:, None]
-                made.append((objectives.logistic(logit, query) * query.counts).sum())
+                logit = after + own_level.entity_intercepts(before, rows, torch.tensor(variance))[:, None]
+                made.append((objectives.logistic_loss(logit, query) * query.counts).sum())
         return torch.stack(made).reshape(len(own_level.KEPT), -1)
 
-    def frozen(self, key: str) -> bool:
+    def is_frozen(self, key: str) -> bool:
         return key.startswith(("base.", "catalogue.", "past.", "own."))
 
-    def group(self, key: str) -> ParamGroup:
+    def param_group(self, key: str) -> ParamGroup:
         return ParamGroup(decay=self.config.decay)
 
     def body(self, params: Params) -> Params:
-        return click_models.body(self.config, params)
+        return click_models.ctr_body(self.config, params)
 
     def adapt(self, body: Params, support: Support) -> State:
         """z [T, D], features [T, F, D] and, once a variance of levels has been chosen, level [T]."""
@@ -118,39 +118,39 @@ class FrozenBaseLearner(ABC):
         if not self.config.own_level or body["own.variance"] == 0:
             return state
         before = self.score(body, state, support.rows)
-        return {**state, "level": own_level.levels(before, support.rows, body["own.variance"])}
+        return {**state, "level": own_level.entity_intercepts(before, support.rows, body["own.variance"])}
 
     def features(self, body: Params, support: Support) -> Tensor:
         """The frozen vectors of the newcomers' features, [T, F, D]."""
         return click_models.fields_of(body, ENTITY, support.features).expand(support.size, -1, -1)
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        entity = click_models.entity_side(self.config, body, state["z"], state["features"])
-        logit = click_models.logits(self.config, body, entity, self._row_side(body, rows))
+        entity = click_models.entity_contribution(self.config, body, state["z"], state["features"])
+        logit = click_models.ctr_logits(self.config, body, entity, self._row_side(body, rows))
         return logit + state["level"][:, None] if "level" in state else logit
 
     def _row_side(self, body: Params, rows: Interactions) -> click_models.FieldContribution:
-        return click_models.row_side(self.config, body, rows.item, rows.context)
+        return click_models.row_contribution(self.config, body, rows.item, rows.context)
 
     def rank(self, body: Params, state: State) -> Tensor:
-        entity = click_models.entity_side(self.config, body, state["z"], state["features"])
-        logit = click_models.rank(self.config, body, entity)
+        entity = click_models.entity_contribution(self.config, body, state["z"], state["features"])
+        logit = click_models.ctr_rank(self.config, body, entity)
         return logit + state["level"][:, None] if "level" in state else logit
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
-        return objectives.logistic(self.score(body, state, support.rows), support.rows)
+        return objectives.logistic_loss(self.score(body, state, support.rows), support.rows)
 
     def query_loss(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Mean log-loss over the tasks that have rows."""
         some = rows.mask.any(1)
-        return (objectives.logistic(self.score(body, state, rows), rows) * some).sum() / some.sum().clamp(min=1)
+        return (objectives.logistic_loss(self.score(body, state, rows), rows) * some).sum() / some.sum().clamp(min=1)
 
     def slope(self, body: Params, z: Tensor, features: Tensor, rows: Interactions, *, outer: bool = False) -> Tensor:
         """Gradient [T, D] of each task's mean log-loss of its rows in z; with `outer` one that can be differentiated
         again. The base model takes none."""
         with torch.enable_grad():
             at = z if outer and z.requires_grad else z.detach().requires_grad_()
-            losses = objectives.logistic(self.score(body, {"z": at, "features": features}, rows), rows)
+            losses = objectives.logistic_loss(self.score(body, {"z": at, "features": features}, rows), rows)
             return torch.autograd.grad(losses.sum(), at, create_graph=outer)[0]
 
     def warmed(self, body: Params, z: Tensor, features: Tensor, rows: Interactions) -> Tensor:
@@ -170,7 +170,7 @@ class FrozenBaseLearner(ABC):
         return start + body["own.kept"] * (z - start)
 
 
-def flat(features: Tensor) -> Tensor:
+def flatten_fields(features: Tensor) -> Tensor:
     """The features [T, F, D] of each entity as one vector [T, F D]; a constant [T, 1] where there are none."""
     return features.flatten(1) if features.shape[1] else features.new_ones(len(features), 1)
 

@@ -26,12 +26,12 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset, FeatureColumn
 from recsys_meta.core.types import FIRST, IntArray, Params
 from recsys_meta.models.functional.embeddings import (
-    bag_fields,
-    bag_init,
     catalogue_features,
+    embed_fields,
+    init_embedding_bag,
+    init_mlp,
     item_features,
     linear,
-    mlp_init,
 )
 from recsys_meta.models.protocols import PredictorConfig
 
@@ -89,13 +89,13 @@ class FieldContribution:
         )
 
 
-def init(config: ClickConfig, data: Dataset, entities: IntArray, level: float, g: torch.Generator) -> Params:
+def init_ctr_model(config: ClickConfig, data: Dataset, entities: IntArray, level: float, g: torch.Generator) -> Params:
     """Fresh parameters, all under 'base.' and 'catalogue.'; `level` is the mean label of past rows."""
     items = np.arange(FIRST, data.catalogue)
     tables = ((ENTITY, data.entities, entities), (ITEM, data.items, items), (CONTEXT, *_context(data)))
     params: Params = {**item_features(data.items)}
     for prefix, table, rows in tables:
-        params |= bag_init(prefix, dict(sorted(table.items())), rows, config.dims, config.scale, g)
+        params |= init_embedding_bag(prefix, dict(sorted(table.items())), rows, config.dims, config.scale, g)
     params["base.item"] = torch.randn(data.catalogue, config.dims, generator=g) * config.scale
     params["base.item"][:FIRST] = 0  # an item nobody has seen says nothing
     count = 2 + sum(len(table) for _, table, _ in tables)
@@ -106,10 +106,10 @@ def init(config: ClickConfig, data: Dataset, entities: IntArray, level: float, g
     if config.base == "two-tower":
         params |= {"base.bias": torch.zeros(2, config.hidden[0]), "base.level": torch.tensor(logit)}
         for tower in ("entity", "row"):
-            params |= mlp_init(f"base.tower.{tower}", config.hidden, g)
+            params |= init_mlp(f"base.tower.{tower}", config.hidden, g)
     else:
         params["base.bias"] = torch.zeros(config.hidden[0])
-        params |= mlp_init("base.deep", (*config.hidden, 1), g)
+        params |= init_mlp("base.deep", (*config.hidden, 1), g)
         params[f"base.deep.{len(config.hidden) - 1}.bias"] += logit
     if config.base == "deepfm":
         params["base.crossed"] = torch.full((count,), 0.5)  # every pair once: a factorisation machine
@@ -133,7 +133,7 @@ def fields_of(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, 
     """Vectors [N, F, D] of the features of one side, by name: no caller keeps the order of fields."""
     used = dict(sorted(features.items()))
     if used:
-        return torch.stack(bag_fields(params, prefix, used), 1)
+        return torch.stack(embed_fields(params, prefix, used), 1)
     return params["base.first"].new_zeros(1, 0, params["base.first"].shape[1])
 
 
@@ -157,13 +157,15 @@ def context_fields(params: Mapping[str, Tensor], context: Mapping[str, Tensor], 
         if name in context:
             value = context[name].reshape(-1)
             cells = value if value.is_floating_point() else value[:, None]
-            vectors.append(bag_fields(params, CONTEXT, {name: cells})[0].reshape(*shape, dims))
+            vectors.append(embed_fields(params, CONTEXT, {name: cells})[0].reshape(*shape, dims))
         else:
             vectors.append(params["base.neutral"][place].expand(*shape, dims))
     return torch.stack(vectors, -2)
 
 
-def side(config: ClickConfig, params: Mapping[str, Tensor], vectors: Tensor, begin: int) -> FieldContribution:
+def field_contribution(
+    config: ClickConfig, params: Mapping[str, Tensor], vectors: Tensor, begin: int
+) -> FieldContribution:
     """Fields [..., F, D], the first of which is the model's field number `begin`."""
     some = slice(begin, begin + vectors.shape[-2])
     first = vectors.flatten(-2) @ params["base.first"][some].flatten(0, 1)
@@ -177,17 +179,21 @@ def side(config: ClickConfig, params: Mapping[str, Tensor], vectors: Tensor, beg
     return FieldContribution(first, plain, weighted, own)
 
 
-def entity_side(config: ClickConfig, params: Mapping[str, Tensor], z: Tensor, features: Tensor) -> FieldContribution:
+def entity_contribution(
+    config: ClickConfig, params: Mapping[str, Tensor], z: Tensor, features: Tensor
+) -> FieldContribution:
     """Of T entities with ID embeddings z [T, D] and feature vectors [T, F, D]."""
-    return side(config, params, torch.cat([z[:, None], features], 1), 0)
+    return field_contribution(config, params, torch.cat([z[:, None], features], 1), 0)
 
 
-def item_side(config: ClickConfig, params: Mapping[str, Tensor], vectors: Tensor, before: int) -> FieldContribution:
+def item_contribution(
+    config: ClickConfig, params: Mapping[str, Tensor], vectors: Tensor, before: int
+) -> FieldContribution:
     """Of items with fields [..., F, D], where an entity has `before` fields."""
-    return side(config, params, vectors, before)
+    return field_contribution(config, params, vectors, before)
 
 
-def logits(
+def ctr_logits(
     config: ClickConfig, params: Mapping[str, Tensor], entity: FieldContribution, rows: FieldContribution
 ) -> Tensor:
     """Logits [T, R] of entities [T, ...] in rows [T, R, ...] or, the same for all tasks, [1, R, ...]."""
@@ -209,10 +215,10 @@ def _layers(params: Mapping[str, Tensor], prefix: str, x: Tensor) -> Tensor:
     return x
 
 
-def body(config: ClickConfig, params: Params) -> Params:
+def ctr_body(config: ClickConfig, params: Params) -> Params:
     """What scoring needs: the item side of the catalogue ('catalogue side', [C, ...]) in place of the items' tables."""
     every = torch.arange(len(params["base.item"]), device=params["base.item"].device)
-    made = item_side(config, params, item_fields(params, every), 1 + entity_count(params))
+    made = item_contribution(config, params, item_fields(params, every), 1 + entity_count(params))
     out = ("catalogue.", f"{ITEM}.", "past.")
     kept = {k: v for k, v in params.items() if not k.startswith(out) and k != "base.item"}
     return kept | {f"side.{name}": value for name, value in vars(made).items()}
@@ -223,27 +229,30 @@ def entity_count(params: Mapping[str, Tensor]) -> int:
     return sum(k.startswith(f"{ENTITY}.") and not k.endswith(".knots") for k in params)
 
 
-def catalogue_side(body: Mapping[str, Tensor]) -> FieldContribution:
+def catalogue_contribution(body: Mapping[str, Tensor]) -> FieldContribution:
     """The items of a body."""
     return FieldContribution(body["side.first"], body["side.plain"], body["side.weighted"], body["side.own"])
 
 
-def row_side(
+def row_contribution(
     config: ClickConfig, body: Mapping[str, Tensor], item: Tensor, context: Mapping[str, Tensor]
 ) -> FieldContribution:
     """Of rows with items [T, R] and their context."""
-    items = catalogue_side(body).at(item)
+    items = catalogue_contribution(body).at(item)
     names = context_names(body)
     if not names:
         return items
     vectors = context_fields(body, context, item.shape)
-    return items.with_(side(config, body, vectors, len(body["base.first"]) - len(names)))
+    return items.with_(field_contribution(config, body, vectors, len(body["base.first"]) - len(names)))
 
 
-def rank(config: ClickConfig, body: Mapping[str, Tensor], entity: FieldContribution) -> Tensor:
+def ctr_rank(config: ClickConfig, body: Mapping[str, Tensor], entity: FieldContribution) -> Tensor:
     """Logits [T, C] of the whole catalogue in the mean context of past rows, piece by piece."""
     tasks, count = len(entity.own), len(body["side.own"])
     piece = max(1, RANK_FLOATS // max(1, tasks * max(config.hidden)))
     every = torch.arange(count, device=entity.own.device)
-    parts = [logits(config, body, entity, row_side(config, body, ids[None], {})) for ids in torch.split(every, piece)]
+    parts = [
+        ctr_logits(config, body, entity, row_contribution(config, body, ids[None], {}))
+        for ids in torch.split(every, piece)
+    ]
     return torch.cat(parts, 1)

@@ -22,9 +22,9 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.types import Params, State, Support, TaskBatch
-from recsys_meta.models.functional.embeddings import linear, mlp_init
-from recsys_meta.models.learners.warm_up.base import FrozenBaseLearner, WarmUpConfig, flat, flat_width
-from recsys_meta.models.learners.warm_up.pretraining import veiled
+from recsys_meta.models.functional.embeddings import init_mlp, linear
+from recsys_meta.models.learners.warm_up.base import FrozenBaseLearner, WarmUpConfig, flat_width, flatten_fields
+from recsys_meta.models.learners.warm_up.pretraining import mask_features
 
 START = 0.1
 """The decoder begins at this share of its usual size: fresh embeddings are small."""
@@ -52,9 +52,9 @@ class Cvar(FrozenBaseLearner):
         dims, latent = self.config.dims, self.config.latent
         features = flat_width(self.config, params)
         made = {
-            **mlp_init("from_id", (dims, 2 * latent), generator),
-            **mlp_init("from_features", (features, 2 * latent), generator),
-            **mlp_init("decode", (latent + 1, dims), generator),
+            **init_mlp("from_id", (dims, 2 * latent), generator),
+            **init_mlp("from_features", (features, 2 * latent), generator),
+            **init_mlp("decode", (latent + 1, dims), generator),
         }
         made["decode.0.weight"] *= START
         made["decode.0.weight"][-1] = 0  # at first the size of the support says nothing
@@ -63,7 +63,7 @@ class Cvar(FrozenBaseLearner):
     def place(self, body: Params, support: Support) -> State:
         """z [T, D] and features [T, F, D]; in training, where the body has 'cold', z is not warmed up."""
         features = self.features(body, support)
-        mean, _ = self._encode(body, "from_features", flat(features))
+        mean, _ = self._encode(body, "from_features", flatten_fields(features))
         z = self._decode(body, mean, support.rows.counts)
         if "cold" not in body:
             z = self.warmed(body, z, features, support.rows)
@@ -84,14 +84,14 @@ class Cvar(FrozenBaseLearner):
         """Query loss cold, recovery of past ID embeddings and distance of the two Gaussians; all are logged."""
         body = self.body(params)
         body["cold"] = body["base.first"].new_ones(())
-        support = replace(batch.support, features=veiled(batch.support.features, self.config.unknown, generator))
+        support = replace(batch.support, features=mask_features(batch.support.features, self.config.unknown, generator))
         state = self.adapt(body, support)
         query = self.query_loss(body, state, batch.query)
         past = params["past.entity"]
         place = torch.searchsorted(past, batch.entity).clamp(max=len(past) - 1)
         known = (past[place] == batch.entity).to(query.dtype)  # another entity has no embedding to recover
         own = params["past.id"][place]
-        p_mean, p_deviation = self._encode(params, "from_features", flat(state["features"]))
+        p_mean, p_deviation = self._encode(params, "from_features", flatten_fields(state["features"]))
         q_mean, q_deviation = self._encode(params, "from_id", own)
         drawn = torch.randn(q_mean.shape, generator=generator, device=q_mean.device)
         v = q_mean + self.config.noise * q_deviation * drawn

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params
-from recsys_meta.models.functional.laplace_posterior import posterior
+from recsys_meta.models.functional.laplace_posterior import laplace_posterior
 
 KEPT = (0.0, 0.3, 1.0)
 """Shares of the steps on the embedding that are tried."""
@@ -26,22 +26,22 @@ STEPS = 6
 """Of Newton."""
 
 
-def fresh() -> Params:
+def init_intercepts() -> Params:
     """Before anything is chosen: all of the steps, no level."""
     return {"own.kept": torch.tensor(1.0), "own.variance": torch.tensor(0.0)}
 
 
-def levels(score: Tensor, rows: Interactions, variance: Tensor) -> Tensor:
+def entity_intercepts(score: Tensor, rows: Interactions, variance: Tensor) -> Tensor:
     """The mode u [T] of each newcomer's level, given the scores [T, S] of its support."""
     if not score.shape[1]:
         return score.new_zeros(len(score))
     x = variance.sqrt().expand(*score.shape, 1)
     offset, label = (v.masked_fill(~rows.mask, 0.0) for v in (score, rows.label))
-    mode, _ = posterior(x, offset, label, rows.mask.to(score.dtype), STEPS)
+    mode, _ = laplace_posterior(x, offset, label, rows.mask.to(score.dtype), STEPS)
     return variance.sqrt() * mode[:, 0]
 
 
-def chosen(errors: Sequence[Tensor]) -> Params:
+def choose_shrinkage(errors: Sequence[Tensor]) -> Params:
     """The share and the variance of least error, from errors [KEPT, VARIANCES] summed over the rows of episodes."""
     best = int(torch.stack(list(errors)).sum(0).argmin())
     kept, variance = KEPT[best // len(VARIANCES)], VARIANCES[best % len(VARIANCES)]

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.types import Params, State, Support, TaskBatch
-from recsys_meta.models.learners.warm_up.base import FrozenBaseLearner, WarmUpConfig, flat, flat_width
+from recsys_meta.models.learners.warm_up.base import FrozenBaseLearner, WarmUpConfig, flat_width, flatten_fields
 
 LARGEST = 0.2
 """The generated embedding lies within this of 0 in every coordinate."""
@@ -71,7 +71,7 @@ class MetaEmbedding(FrozenBaseLearner):
         return {"z": z, "features": features}
 
     def _start(self, body: Params, features: Tensor) -> Tensor:
-        x = flat(features)
+        x = flatten_fields(features)
         if "base.noise" in body and "cold_rate" not in body:
             drawn = x @ body["base.noise"]
             return self.config.scale * drawn / drawn.std(1, keepdim=True).clamp(min=1e-8)

@@ -19,9 +19,9 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params, State, Support, TaskBatch
-from recsys_meta.models.functional.embeddings import linear, mlp_init
-from recsys_meta.models.learners.warm_up.base import FrozenBaseLearner, WarmUpConfig, flat, flat_width
-from recsys_meta.models.learners.warm_up.pretraining import veiled
+from recsys_meta.models.functional.embeddings import init_mlp, linear
+from recsys_meta.models.learners.warm_up.base import FrozenBaseLearner, WarmUpConfig, flat_width, flatten_fields
+from recsys_meta.models.learners.warm_up.pretraining import mask_features
 
 START = 0.1
 """Last layers begin at this share of their usual size: training starts near z = e."""
@@ -46,8 +46,8 @@ class Mwuf(FrozenBaseLearner):
         dims, width = self.config.dims, self.config.width
         features = flat_width(self.config, params)
         made = {
-            **mlp_init("scale", (features, width, dims), generator),
-            **mlp_init("shift", (dims, width, dims), generator),
+            **init_mlp("scale", (features, width, dims), generator),
+            **init_mlp("shift", (dims, width, dims), generator),
             "base.mean": params["past.id"].mean(0),
         }
         return {k: v * START if k.endswith("1.weight") else v for k, v in made.items()}
@@ -59,7 +59,7 @@ class Mwuf(FrozenBaseLearner):
         """z [T, D] and features [T, F, D]."""
         features = self.features(body, support)
         cold = self.warmed(body, body["base.mean"].expand(support.size, -1), features, support.rows)
-        z = (1 + _net(body, "scale", flat(features))) * cold + self._shift(body, support.rows)
+        z = (1 + _net(body, "scale", flatten_fields(features))) * cold + self._shift(body, support.rows)
         return {"z": z, "features": features}
 
     def _shift(self, body: Params, rows: Interactions) -> Tensor:
@@ -72,7 +72,7 @@ class Mwuf(FrozenBaseLearner):
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Mean loss of the queries with the scaled and shifted embedding."""
         body = self.body(params)
-        support = replace(batch.support, features=veiled(batch.support.features, self.config.unknown, generator))
+        support = replace(batch.support, features=mask_features(batch.support.features, self.config.unknown, generator))
         state = self.adapt(body, support)
         return self.query_loss(body, state, batch.query), {"size": float(state["z"].detach().norm(dim=1).mean())}
 

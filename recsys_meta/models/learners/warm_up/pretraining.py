@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.feature_encoding import gather
+from recsys_meta.core.feature_encoding import lookup_rows
 from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.embeddings import is_buffer
@@ -40,24 +40,24 @@ class PretrainingRows:
     def of(cls, data: Dataset, entities: IntArray) -> PretrainingRows:
         """The rows of some entities of a data set."""
         index = EventIndex.of(data)
-        entity, position = index.flat(torch.as_tensor(entities))
+        entity, position = index.flatten(torch.as_tensor(entities))
         context = {k: v[position] for k, v in index.context.items()}
         numbers = {k: v if v.is_floating_point() else v.long() for k, v in context.items()}
         item = index.item[position].long()
-        return cls(entity, item, index.label[position], numbers, gather(data.entities, entities))
+        return cls(entity, item, index.label[position], numbers, lookup_rows(data.entities, entities))
 
     def at(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Entity, item, label and context of some rows."""
         return self.entity[rows], self.item[rows], self.label[rows], {k: v[rows] for k, v in self.context.items()}
 
 
-def pretrained(config: ClickConfig, data: Dataset, entities: IntArray, g: torch.Generator) -> Params:
+def pretrain(config: ClickConfig, data: Dataset, entities: IntArray, g: torch.Generator) -> Params:
     """Trained parameters of the base model; beside them the ID embeddings of past entities, 'past.id' [P, D], and
     which entities those are, 'past.entity' [P], ascending."""
     entities = np.sort(np.asarray(entities, np.int64))
     past = PretrainingRows.of(data, entities)
     level = float(past.label.mean()) if len(past.label) else 0.5
-    params = click_models.init(config, data, entities, level, g)
+    params = click_models.init_ctr_model(config, data, entities, level, g)
     params["past.id"] = torch.randn(len(entities), config.dims, generator=g) * config.scale
     trained = [params[k].requires_grad_() for k in sorted(params) if _moves(k)]
     with torch.enable_grad():
@@ -66,14 +66,14 @@ def pretrained(config: ClickConfig, data: Dataset, entities: IntArray, g: torch.
             order = torch.randperm(len(past.label), generator=g)
             for rows in torch.split(order, config.base_batch):
                 optimiser.zero_grad(set_to_none=True)
-                loss(config, params, past, rows, g).backward()  # type: ignore[no-untyped-call]
+                pretraining_loss(config, params, past, rows, g).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
     done = {k: v.detach() for k, v in params.items()}
     done["past.entity"] = torch.from_numpy(entities)
     return done | {"base.neutral": _neutral(done, past)}
 
 
-def veiled(features: Mapping[str, Tensor], share: float, generator: torch.Generator) -> dict[str, Tensor]:
+def mask_features(features: Mapping[str, Tensor], share: float, generator: torch.Generator) -> dict[str, Tensor]:
     """The same with a share of the values unknown: newcomers have values that no past entity had."""
     made = dict(features)
     if not share:
@@ -89,11 +89,13 @@ def _moves(key: str) -> bool:
     return not is_buffer(key) and key != "base.neutral"
 
 
-def loss(config: ClickConfig, params: Params, past: PretrainingRows, rows: Tensor, g: torch.Generator) -> Tensor:
+def pretraining_loss(
+    config: ClickConfig, params: Params, past: PretrainingRows, rows: Tensor, g: torch.Generator
+) -> Tensor:
     """Mean log-loss of some rows, each a task of one row."""
     entity, item, label, context = past.at(rows)
-    features = veiled({k: v[entity] for k, v in past.features.items()}, config.unknown, g)
-    item = veiled({"item": item}, config.unknown, g)["item"]
+    features = mask_features({k: v[entity] for k, v in past.features.items()}, config.unknown, g)
+    item = mask_features({"item": item}, config.unknown, g)["item"]
     own = click_models.fields_of(params, ENTITY, features).expand(len(rows), -1, -1)
     fields = [
         torch.cat([params["past.id"][entity][:, None], own], 1),
@@ -105,9 +107,9 @@ def loss(config: ClickConfig, params: Params, past: PretrainingRows, rows: Tenso
         kept = torch.rand(whole.shape, generator=g) >= config.base_dropout
         whole = whole * kept / (1 - config.base_dropout)
     ours, theirs = whole[:, : fields[0].shape[1]], whole[:, None, fields[0].shape[1] :]
-    entity_side = click_models.side(config, params, ours, 0)
-    row_side = click_models.side(config, params, theirs, ours.shape[1])
-    logit = click_models.logits(config, params, entity_side, row_side)[:, 0]
+    entity_side = click_models.field_contribution(config, params, ours, 0)
+    row_side = click_models.field_contribution(config, params, theirs, ours.shape[1])
+    logit = click_models.ctr_logits(config, params, entity_side, row_side)[:, 0]
     return functional.binary_cross_entropy_with_logits(logit, label)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset, FeatureColumn, FeatureTable
-from recsys_meta.core.feature_encoding import gather
+from recsys_meta.core.feature_encoding import lookup_rows
 from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.episodes.event_index import EventIndex
 
@@ -33,13 +33,13 @@ class ClickRows:
     def of(cls, data: Dataset, entities: IntArray) -> ClickRows:
         chosen = np.asarray(entities, np.int64)
         index = EventIndex.of(data)
-        task, position = index.flat(torch.from_numpy(chosen))
+        task, position = index.flatten(torch.from_numpy(chosen))
         return cls(
             task,
             index.item[position].long(),
             index.label[position].double(),
             {name: _column(data, name, values[position]) for name, values in index.context.items()},
-            gather(data.entities, chosen),
+            lookup_rows(data.entities, chosen),
             len(chosen),
             data.catalogue,
         )
@@ -49,7 +49,7 @@ class ClickRows:
 
     def given(self) -> dict[str, Tensor]:
         """The context as tensors: name -> ids [R, 1] or numbers [R]."""
-        return gather(self.context, np.arange(len(self)))
+        return lookup_rows(self.context, np.arange(len(self)))
 
     def sums(self, values: Tensor) -> sp.csr_matrix:
         """Values [R] at their entity and item, [U, C]; those of one pair count as their sum."""

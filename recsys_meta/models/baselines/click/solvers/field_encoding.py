@@ -16,30 +16,30 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import FeatureTable
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params
-from recsys_meta.models.functional.embeddings import bag_fields, bag_init, hats
+from recsys_meta.models.functional.embeddings import embed_fields, init_embedding_bag, linear_interpolation_weights
 
 
-def fields_init(side: str, table: FeatureTable, rows: IntArray) -> Params:
+def init_fields(side: str, table: FeatureTable, rows: IntArray) -> Params:
     """Empty tables [V, 1] of a side's fields; knots of numbers are quantiles over `rows`."""
     some = {name: column for name, column in table.items() if not column.numeric or len(rows)}
-    return bag_init(side, some, rows, 1, 0.0, torch.Generator())
+    return init_embedding_bag(side, some, rows, 1, 0.0, torch.Generator())
 
 
-def names_of(tables: Mapping[str, Tensor], side: str) -> list[str]:
+def field_names(tables: Mapping[str, Tensor], side: str) -> list[str]:
     """The fields of a side, in the order of their columns."""
     ends = (".knots", ".mean")
     own = [k.removeprefix(f"{side}.") for k in tables if k.startswith(f"{side}.") and not k.endswith(ends)]
     return [k.removesuffix(".weight") for k in own]
 
 
-def encoded_fields(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor]) -> list[sp.csr_matrix]:
+def encode_fields(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor]) -> list[sp.csr_matrix]:
     """Columns [N, V] of N rows, for each field of a side: a share for each value, hats for a number."""
-    return [_encoded(tables, f"{side}.{name}", features[name]) for name in names_of(tables, side)]
+    return [_encoded(tables, f"{side}.{name}", features[name]) for name in field_names(tables, side)]
 
 
-def encoded(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor], rows: int) -> sp.csr_matrix:
+def encode_context(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor], rows: int) -> sp.csr_matrix:
     """The columns of all fields side by side, [N, V]."""
-    blocks = encoded_fields(tables, side, features)
+    blocks = encode_fields(tables, side, features)
     return sp.hstack(blocks, "csr", np.float64) if blocks else sp.csr_matrix((rows, 0))
 
 
@@ -47,7 +47,9 @@ def _encoded(tables: Mapping[str, Tensor], key: str, value: Tensor) -> sp.csr_ma
     if value.is_floating_point():
         places = tables[f"{key}.knots"]
         missing = torch.isnan(value)
-        placed = hats(torch.where(missing, places[0], value), places).masked_fill(missing[:, None], 0.0)
+        placed = linear_interpolation_weights(torch.where(missing, places[0], value), places).masked_fill(
+            missing[:, None], 0.0
+        )
         return sp.csr_matrix(torch.cat([placed, missing[:, None].float()], 1).double().numpy())
     inside = value > 0
     share = inside.double() / inside.sum(1, keepdim=True).clamp(min=1)
@@ -57,12 +59,12 @@ def _encoded(tables: Mapping[str, Tensor], key: str, value: Tensor) -> sp.csr_ma
     )
 
 
-def filled(tables: Mapping[str, Tensor], side: str, weights: Tensor, columns: sp.csr_matrix) -> Params:
+def fill_missing(tables: Mapping[str, Tensor], side: str, weights: Tensor, columns: sp.csr_matrix) -> Params:
     """The tables of a side with weights [V, D] in the order of `encoded`, and their means over those columns."""
     made: Params = {k: v for k, v in tables.items() if k.startswith(f"{side}.") and k.endswith(".knots")}
     share = torch.from_numpy(np.asarray(columns.mean(0)).reshape(-1)) if columns.shape[0] else weights.new_zeros(0)
     start = 0
-    for name in names_of(tables, side):
+    for name in field_names(tables, side):
         key = f"{side}.{name}"
         table = f"{key}.weight" if f"{key}.weight" in tables else key
         stop = start + len(tables[table])
@@ -74,9 +76,9 @@ def filled(tables: Mapping[str, Tensor], side: str, weights: Tensor, columns: sp
 
 def parts_of(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor]) -> list[Tensor]:
     """What each field of a side says, [N, D], or [1, D] where nothing is given of it."""
-    names = names_of(tables, side)
+    names = field_names(tables, side)
     known = {name: features[name] for name in names if name in features}
-    return bag_fields(tables, side, known) + [
+    return embed_fields(tables, side, known) + [
         tables[f"{side}.{name}.mean"][None] for name in names if name not in known
     ]
 
@@ -84,19 +86,19 @@ def parts_of(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Ten
 def parts_of_rows(tables: Mapping[str, Tensor], rows: Interactions) -> list[Tensor]:
     """What each field of the context of rows says, [T, R, D], or [1, 1, D] where nothing is given of it."""
     flat = {k: v.reshape(-1) if v.is_floating_point() else v.reshape(-1, 1) for k, v in rows.context.items()}
-    known = [name for name in names_of(tables, "context") if name in flat]
+    known = [name for name in field_names(tables, "context") if name in flat]
     parts = parts_of(tables, "context", flat)
     shaped = [p.reshape(*rows.item.shape, p.shape[1]) for p in parts[: len(known)]]
     return shaped + [p[None] for p in parts[len(known) :]]
 
 
-def looked_up(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor]) -> Tensor | None:
+def lookup_weights(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor]) -> Tensor | None:
     """Sum over the fields of a side, [N, D]; [1, D] if nothing is given, None if the side has no fields."""
     parts = parts_of(tables, side, features)
     return sum(parts[1:], parts[0]) if parts else None
 
 
-def of_rows(tables: Mapping[str, Tensor], rows: Interactions) -> Tensor | None:
+def fields_of_rows(tables: Mapping[str, Tensor], rows: Interactions) -> Tensor | None:
     """What the context of rows adds, [T, R, D] ([1, 1, D] without context), or None if no context is known at all."""
     parts = parts_of_rows(tables, rows)
     return sum(parts[1:], parts[0]) if parts else None
@@ -104,7 +106,7 @@ def of_rows(tables: Mapping[str, Tensor], rows: Interactions) -> Tensor | None:
 
 def without_context(tables: Mapping[str, Tensor]) -> Tensor | None:
     """What an average context adds, [D], or None if no context is known at all."""
-    found = looked_up(tables, "context", {})
+    found = lookup_weights(tables, "context", {})
     return None if found is None else found[0]
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from recsys_meta.core.types import Params
 from recsys_meta.models.baselines.click.solvers.additive_logit import Likelihood
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
-from recsys_meta.models.baselines.latent.em_prior import outer_sums
+from recsys_meta.models.baselines.latent.em_prior import segment_outer_sums
 
 ROUNDS = 12
 _LENGTHS = (1.0, 0.3, 0.1)
@@ -32,14 +32,14 @@ class FixedSide:
 @dataclass(frozen=True)
 class LearnedPrior:
     """w_e ~ N(A x_e, S): `regress` A [F, D], `covariance` S [D, D], `variance` of the noise (1 for clicks as they are),
-    and of those that it was learned from the weights [U, D] and their posterior covariances `spread` [U, D, D].
+    and of those that it was learned from the weights [U, D] and their posterior covariances `weight_covariance` [U, D, D].
     float64."""
 
     regress: Tensor
     covariance: Tensor
     variance: float
     weight: Tensor
-    spread: Tensor
+    weight_covariance: Tensor
 
     def params(self) -> Params:
         """As float32: "prior" [F, D], "precision" [D, D], "variance" []."""
@@ -50,7 +50,7 @@ class LearnedPrior:
         }
 
 
-def unlearned(entities: int, columns: int, dims: int, likelihood: Likelihood) -> LearnedPrior:
+def flat_prior(entities: int, columns: int, dims: int, likelihood: Likelihood) -> LearnedPrior:
     """Where learning starts: a normal around 0."""
     logit = likelihood == "logistic"
     covariance = torch.eye(dims, dtype=torch.float64) * (0.25 if logit else 0.02)
@@ -59,7 +59,7 @@ def unlearned(entities: int, columns: int, dims: int, likelihood: Likelihood) ->
     return LearnedPrior(regress, covariance, 1.0 if logit else 0.25, weight, spread)
 
 
-def around(weight: Tensor, columns: int) -> LearnedPrior:
+def prior_around(weight: Tensor, columns: int) -> LearnedPrior:
     """Where learning goes on from weights [U, D] that are known already: their second moments around 0."""
     dims = weight.shape[1]
     covariance = weight.T @ weight / max(len(weight), 1)
@@ -83,7 +83,7 @@ def learn_click_prior(
     Each round takes a damped Newton step for every entity, then the moments of what was found: A by ridge regression
     (the constant is free), S from the residuals and the posterior covariances, for "squared" the noise too.
     """
-    learned = start or unlearned(rows.entities, content.shape[1], partners.vectors.shape[1], likelihood)
+    learned = start or flat_prior(rows.entities, content.shape[1], partners.vectors.shape[1], likelihood)
     if not len(rows):
         return learned
     regression = _RidgeRegression.of(content, ridge)
@@ -155,7 +155,7 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 def _outer(rows: ClickRows, weight: Tensor, vectors: Tensor) -> Tensor:
-    return outer_sums(rows.sums(weight.float()), vectors.float()).double()
+    return segment_outer_sums(rows.sums(weight.float()), vectors.float()).double()
 
 
 def _blurred(rows: ClickRows, weight: Tensor, blur: Tensor) -> Tensor:

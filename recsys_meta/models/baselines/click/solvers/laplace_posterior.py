@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recsys_meta.models.functional.gaussian import outer
+from recsys_meta.models.functional.gaussian import weighted_outer_sum
 
 ROUNDS = 8
 _LENGTHS = (1.0, 0.5, 0.0)
@@ -23,7 +23,7 @@ def bernoulli_posterior(
     """
     w = mean
     if vectors.shape[1]:
-        bound = torch.linalg.cholesky(outer(vectors, 0.25 * weight) + precision)
+        bound = torch.linalg.cholesky(weighted_outer_sum(vectors, 0.25 * weight) + precision)
         lengths = torch.tensor(_LENGTHS, device=w.device)[:, None, None]
     for _ in range(ROUNDS if vectors.shape[1] else 0):
         eta = offset + torch.einsum("tsd,td->ts", vectors, w)
@@ -40,7 +40,7 @@ def bernoulli_posterior(
 
 
 def _root(vectors: Tensor, p: Tensor, weight: Tensor, precision: Tensor) -> Tensor:
-    root: Tensor = torch.linalg.cholesky(outer(vectors, p * (1 - p) * weight) + precision)
+    root: Tensor = torch.linalg.cholesky(weighted_outer_sum(vectors, p * (1 - p) * weight) + precision)
     return root
 
 
@@ -48,6 +48,6 @@ def _solved(root: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right.unsqueeze(2), root).squeeze(2)
 
 
-def moderated(logit: Tensor, variance: Tensor) -> Tensor:
+def probit_adjusted_logit(logit: Tensor, variance: Tensor) -> Tensor:
     """The logit of the mean probability of a normal logit (MacKay 1992): towards 0 the less is known."""
     return logit / torch.sqrt(1 + torch.pi / 8 * variance)

@@ -52,7 +52,7 @@ def test_a_version_that_cannot_be_loaded_is_logged_once_a_reason_and_again_after
         first = looked.live["users"].version
 
         (path / "bundle.json").write_text("{}")
-        move(store.promote, path.name)
+        move(store.promote_version, path.name)
         assert await look() == 1
         with pytest.raises(CheckpointError):  # a caller who names it learns no more than the log has
             await looked.resolve(f"users@{path.name}", None)
@@ -65,15 +65,15 @@ def test_a_version_that_cannot_be_loaded_is_logged_once_a_reason_and_again_after
         save_bundle(other, path.parent)
         assert await look() == 2 and looked.live["users"].version == path.name
 
-        move(store.promote, first)
+        move(store.promote_version, first)
         assert await look() == 2
         (path / "bundle.json").unlink()  # the same reason as the last time, but it was well in between
-        move(store.promote, path.name)
+        move(store.promote_version, path.name)
         assert await look() == 3
 
-        move(store.promote, first)
+        move(store.promote_version, first)
         assert await look() == 3
-        move(store.promote, path.name)  # promoted again, and not mended
+        move(store.promote_version, path.name)  # promoted again, and not mended
         assert await look() == 4
 
         for count in (5, 6):  # who promotes by hand is told to look into the log
@@ -91,7 +91,7 @@ def test_failures_are_forgotten_in_the_end(monkeypatch):
     monkeypatch.setattr(failures, "MOST", 3)
     known = LoadFailureLog()
     for n in range(5):
-        assert known.note(("users", str(n)), ValueError("damaged"))
+        assert known.record(("users", str(n)), ValueError("damaged"))
     assert len(known) == 3
-    assert not known.note(("users", "4"), ValueError("damaged"))
-    assert known.note(("users", "0"), ValueError("damaged"))
+    assert not known.record(("users", "4"), ValueError("damaged"))
+    assert known.record(("users", "0"), ValueError("damaged"))
