@@ -39,7 +39,7 @@ class Gauss(BaselineConfig):
     def rank(self, body, state):
         return state["mean"] @ body["x"].T
 
-    def spread(self, body, state, rows):
+    def score_std(self, body, state, rows):
         x = body["x"][rows.item]
         return (torch.einsum("trd,tde,tre->tr", x, state["covariance"], x) + NOISE**2).sqrt()
 
@@ -113,7 +113,7 @@ def test_questions_are_different_items_that_were_not_met(strategy, kind):
     met = ["p1", "p2"] if kind == "clicks" else ["i1", "i2", "i3"]
     events = [Interaction(i, float(n % 2)) for n, i in enumerate(met)]
     known = model.read_support(EntityRequest(events=events))
-    catalogue = model.catalogue() - 2
+    catalogue = model.catalog_size() - 2
     found = most_informative_items(model, known, 1000, strategy)
     names = [a.item for a in found]
     assert len(set(names)) == len(names) == catalogue - len(met) and not set(names) & set(met)
@@ -128,7 +128,7 @@ def test_evidence_is_the_norm_of_the_gradient_times_popularity():
     model = served.ranking()
     known = model.read_support(EntityRequest({"age": 40}))
     norms = {}
-    for item in range(2, model.catalogue()):
+    for item in range(2, model.catalog_size()):
         one = simulated_answers(known, item, 1.0)
         norms[item] = model.diagnose([one])[0].gradient_norm
     popularity = model.bundle.popularity
