@@ -64,8 +64,8 @@ def build_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             with stdlib_bridge(lines):
-                async with lifespan_container(settings, metrics, log, keys) as house:
-                    app.state.house = house
+                async with lifespan_container(settings, metrics, log, keys) as container:
+                    app.state.container = container
                     yield
         finally:
             lines.drain()

@@ -53,7 +53,7 @@ class AppContainer:
     memory: MemoryCache
     profiles: ProfileCache
     registry: ModelRegistry
-    ladder: StateResolver
+    resolver: StateResolver
     writer: BackgroundWriter
     diagnoser: DiagnosticsWorker
     metrics: ServerMetrics
@@ -84,9 +84,9 @@ class AppContainer:
 
     async def refresh(self) -> None:
         """Take into service what went live. Raises Unavailable."""
-        for served in await self.registry.refresh():
-            self.metrics.swaps.labels(served.name).inc()
-            self.log.info("model in service", model=served.name, version=served.version, ms=round(served.pace.ms, 3))
+        for model in await self.registry.refresh():
+            self.metrics.swaps.labels(model.name).inc()
+            self.log.info("model in service", model=model.name, version=model.version, ms=round(model.pace.ms, 3))
         await self.noted.save(self.registry)
 
 
@@ -99,28 +99,28 @@ async def lifespan_container(
     torch.set_num_threads(1)
     # Whoever writes rows or works out figures beside the loop gives the interpreter's lock back soon.
     sys.setswitchinterval(SWITCH_S)
-    house = _open(settings, metrics, log, keys)
-    _watch(house)
+    container = _open(settings, metrics, log, keys)
+    _watch(container)
     if settings.database.startswith("sqlite"):
         # Our own file. A PostgreSQL database may be shared: `recsys-meta db upgrade` is for its owner to run.
         with suppress(StoreUnavailable):
             await asyncio.to_thread(migrate.upgrade_database, settings.database)
     keys.restore()
-    await asyncio.gather(house.read_keys(), _look(house))
-    if not house.registry.asked:
-        await house.noted.restore(house.registry)
+    await asyncio.gather(container.read_keys(), _look(container))
+    if not container.registry.asked:
+        await container.noted.restore(container.registry)
     closing = asyncio.Event()
     # Polls of their own: loading a model may take long, and a revoked key must not open anything meanwhile.
-    polls = [asyncio.create_task(poll(house, closing)) for poll in (_poll, _poll_keys, _poll_parent)]
+    polls = [asyncio.create_task(poll(container, closing)) for poll in (_poll, _poll_keys, _poll_parent)]
     try:
-        yield house
+        yield container
     finally:
         # Python 3.11's wait_for loses a cancellation that comes as its work ends: the polls must see the event too.
         closing.set()
         for poll in polls:
             poll.cancel()
         await asyncio.gather(*polls, return_exceptions=True)
-        await _close(house)
+        await _close(container)
 
 
 def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStore) -> AppContainer:
@@ -138,7 +138,7 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
         memory=memory,
         profiles=profiles,
         registry=ModelRegistry(database, models, log),
-        ladder=StateResolver(memory, redis, profiles, log),
+        resolver=StateResolver(memory, redis, profiles, log),
         writer=writer,
         diagnoser=DiagnosticsWorker(writer, log),
         metrics=metrics,
@@ -148,28 +148,30 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
     )
 
 
-def _watch(house: AppContainer) -> None:
-    watch = house.metrics.watch
-    watch("writer_waiting_rows", "Rows waiting for the database", lambda: house.writer.waiting)
-    watch("writer_dropped_rows", "Rows lost", lambda: house.writer.dropped)
-    watch("diagnoses_waiting", "Adaptations waiting for their figures", lambda: house.diagnoser.waiting)
-    watch("diagnoses_skipped", "Adaptations written without figures", lambda: house.diagnoser.skipped)
-    watch("redis_writes", "States on their way to Redis", lambda: house.ladder.writing)
-    watch("memory_cache_bytes", "Size of the cache in this process", lambda: house.memory.size)
-    watch("models_in_service", "Models that answer", partial(_count, house), "min")
-    watch("database_up", "Whether the database answered when last asked", lambda: not house.database.degraded, "min")
-    watch("redis_up", "Whether Redis answered when last asked", partial(_redis_up, house), "min")
-    watch("keys_age_seconds", "Time since the keys of the database were read", lambda: house.keys.age, "max")
+def _watch(container: AppContainer) -> None:
+    watch = container.metrics.watch
+    watch("writer_waiting_rows", "Rows waiting for the database", lambda: container.writer.waiting)
+    watch("writer_dropped_rows", "Rows lost", lambda: container.writer.dropped)
+    watch("diagnoses_waiting", "Adaptations waiting for their figures", lambda: container.diagnoser.waiting)
+    watch("diagnoses_skipped", "Adaptations written without figures", lambda: container.diagnoser.skipped)
+    watch("redis_writes", "States on their way to Redis", lambda: container.resolver.writing)
+    watch("memory_cache_bytes", "Size of the cache in this process", lambda: container.memory.size)
+    watch("models_in_service", "Models that answer", partial(_count, container), "min")
+    watch(
+        "database_up", "Whether the database answered when last asked", lambda: not container.database.degraded, "min"
+    )
+    watch("redis_up", "Whether Redis answered when last asked", partial(_redis_up, container), "min")
+    watch("keys_age_seconds", "Time since the keys of the database were read", lambda: container.keys.age, "max")
     watch("resident_bytes", "Memory of the process", resident_bytes)
 
 
-def _count(house: AppContainer) -> int:
-    return len(house.registry.live)
+def _count(container: AppContainer) -> int:
+    return len(container.registry.live)
 
 
-def _redis_up(house: AppContainer) -> bool:
+def _redis_up(container: AppContainer) -> bool:
     """True also where none is set up: nothing is missing then."""
-    return house.redis is None or not house.redis.degraded
+    return container.redis is None or not container.redis.degraded
 
 
 def resident_bytes() -> int:
@@ -180,57 +182,57 @@ def resident_bytes() -> int:
         return 0
 
 
-async def _poll(house: AppContainer, closing: asyncio.Event) -> None:
+async def _poll(container: AppContainer, closing: asyncio.Event) -> None:
     while not closing.is_set():
         await asyncio.sleep(POLL_S)
-        await _look(house)
+        await _look(container)
 
 
-async def _poll_keys(house: AppContainer, closing: asyncio.Event) -> None:
+async def _poll_keys(container: AppContainer, closing: asyncio.Event) -> None:
     while not closing.is_set():
         await asyncio.sleep(POLL_S)
         try:
-            await house.read_keys()
+            await container.read_keys()
         except Exception:
-            house.log.error("reading the keys failed", exc_info=True)
+            container.log.error("reading the keys failed", exc_info=True)
 
 
-async def _poll_parent(house: AppContainer, closing: asyncio.Event) -> None:
+async def _poll_parent(container: AppContainer, closing: asyncio.Event) -> None:
     """End, as when told to, once the process that keeps the workers is gone: nobody else would stop this one, and it
     would hold the port against a server that starts afresh."""
     parent = multiprocessing.parent_process()
     while parent is not None and not closing.is_set():
         await asyncio.sleep(POLL_S)
         if not parent.is_alive():
-            house.log.warning("the parent process is gone")
+            container.log.warning("the parent process is gone")
             os.kill(os.getpid(), signal.SIGTERM)
             return
 
 
-async def _look(house: AppContainer) -> None:
+async def _look(container: AppContainer) -> None:
     """Ask the database and Redis once. Nothing that goes wrong here may end the asking."""
-    was_away = house.database.degraded
+    was_away = container.database.degraded
     try:
-        await house.refresh()
+        await container.refresh()
         if was_away:
-            house.log.info("database is back")
+            container.log.info("database is back")
     except StoreUnavailable as error:
         if not was_away:
-            house.log.warning("database is away", reason=str(error.__cause__ or error))
+            container.log.warning("database is away", reason=str(error.__cause__ or error))
     except Exception:
-        house.log.error("refresh failed", exc_info=True)
-    if house.redis is not None:
+        container.log.error("refresh failed", exc_info=True)
+    if container.redis is not None:
         with suppress(RecsysMetaError):
-            await house.redis.ping()
-        await house.profiles.flush_pending()
-    house.metrics.sample()
+            await container.redis.ping()
+        await container.profiles.flush_pending()
+    container.metrics.sample()
 
 
-async def _close(house: AppContainer) -> None:
-    await house.ladder.close()
-    await asyncio.to_thread(house.diagnoser.close)
-    await asyncio.to_thread(house.writer.close, 5.0)
-    if house.redis is not None:
-        await house.redis.close()
-    house.memory.close()
-    await asyncio.to_thread(house.database.close)
+async def _close(container: AppContainer) -> None:
+    await container.resolver.close()
+    await asyncio.to_thread(container.diagnoser.close)
+    await asyncio.to_thread(container.writer.close, 5.0)
+    if container.redis is not None:
+        await container.redis.close()
+    container.memory.close()
+    await asyncio.to_thread(container.database.close)

@@ -16,8 +16,8 @@ from recsys_meta.store.database.keyset_pagination import MOST
 Body = TypeVar("Body", bound=BaseModel)
 
 
-async def _house(request: Request) -> AppContainer:
-    return cast(AppContainer, request.app.state.house)
+async def _container(request: Request) -> AppContainer:
+    return cast(AppContainer, request.app.state.container)
 
 
 def request_id(request: Request) -> str:
@@ -30,7 +30,7 @@ async def authorize_and_parse(request: Request, scope: Scope, model: type[Body])
     which cost more than the whole answer from a cache. Raises Problem and RequestValidationError, as those do."""
     authorize(request.app.state.keys, request.scope, request.headers.get(HEADER), scope)
     raw = await request.body()
-    return cast(AppContainer, request.app.state.house), _read(model, request, raw), raw
+    return cast(AppContainer, request.app.state.container), _read(model, request, raw), raw
 
 
 def _read(model: type[Body], request: Request, raw: bytes) -> Body:
@@ -52,7 +52,7 @@ def request_schema(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-AHouse = Annotated[AppContainer, Depends(_house)]
+ContainerDependency = Annotated[AppContainer, Depends(_container)]
 KindPath = Annotated[Kind, Path(description="kind of newcomer: user, ad, city ...")]
 IdPath = Annotated[EntityId, Path(description="the entity's id; slashes may stand in it")]
 ModelPath = Annotated[ModelName, Path(description="the model's name")]

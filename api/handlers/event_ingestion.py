@@ -84,7 +84,7 @@ def _judge(index: int, event: Event, registry: ModelRegistry, now: float) -> Val
 
 
 def _only_kind(registry: ModelRegistry) -> str:
-    kinds = sorted({served.kind for served in registry.live.values()})
+    kinds = sorted({model.kind for model in registry.live.values()})
     if len(kinds) != 1:
         raise EventRejected(f"kind: is needed; models in service are for {', '.join(kinds) or 'no kind yet'}")
     return kinds[0]
@@ -92,7 +92,7 @@ def _only_kind(registry: ModelRegistry) -> str:
 
 def _label(label: float | None, models: Sequence[LoadedModel]) -> float:
     """The label to store; it must mean something to one model of the kind, where there is any."""
-    schemas = [served.recommender.bundle.schema for served in models]
+    schemas = [model.recommender.bundle.schema for model in models]
     if label is not None:
         if schemas and not any(is_valid_label(schema, label) for schema in schemas):
             raise EventRejected(f"label: {label} is not {describe_labels(schemas[0])}")
@@ -119,9 +119,9 @@ def _check(context: dict[str, Any], models: Sequence[LoadedModel]) -> None:
             )
 
 
-def _complaint(served: LoadedModel, context: dict[str, Any]) -> str | None:
+def _complaint(model: LoadedModel, context: dict[str, Any]) -> str | None:
     try:
-        served.recommender.check(context)
+        model.recommender.check(context)
     except DataError as error:
         return str(error)
     return None

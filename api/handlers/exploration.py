@@ -70,8 +70,8 @@ def exploration_row(
     """What the table of explorations is told: without it nobody could say later what the alternatives were worth."""
     return NewExploration(
         request_id=call.request_id,
-        model=call.served.name,
-        model_version=call.served.version,
+        model=call.model.name,
+        model_version=call.model.version,
         kind=first.kind,
         entity=first.entity or ANONYMOUS,
         item=item,

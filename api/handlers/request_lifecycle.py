@@ -26,36 +26,36 @@ from recsys_meta.store.entities.adaptations import ServedBy
 class RequestContext(NamedTuple):
     """One request, from its start to its end with one model and one reading of what is stored."""
 
-    house: AppContainer
+    container: AppContainer
     request_id: str
-    served: LoadedModel
-    subject: EntityContext
+    model: LoadedModel
+    entity_context: EntityContext
     at: datetime
     began: float
 
 
 async def open_request(
-    model: str | None, entity: Newcomer, request: Request, house: AppContainer, version: str | None = None
+    model_name: str | None, entity: Newcomer, request: Request, container: AppContainer, version: str | None = None
 ) -> RequestContext:
     """Find the model, of the version of a cursor where there is one, and what is stored of the entity. Raises
     Problem."""
     at, began = datetime.now(UTC), time.perf_counter()
-    name, _, start = (model or "").partition("@")
+    name, _, start = (model_name or "").partition("@")
     if version is not None and start and version.startswith(start):
         # Not by the start that was asked for: since the first page it may have become that of several versions.
-        served = await _of_cursor(house, name, version, entity)
+        model = await _of_cursor(container, name, version, entity)
     else:
-        served = await house.registry.resolve(model, entity.kind, entity.id)
-        if version is not None and version != served.version:
-            served = await _of_cursor(house, served.name, version, entity)
-    subject = await find_entity_context(house.profiles, served, entity)
-    return RequestContext(house, request_id(request), served, subject, at, began)
+        model = await container.registry.resolve(model_name, entity.kind, entity.id)
+        if version is not None and version != model.version:
+            model = await _of_cursor(container, model.name, version, entity)
+    entity_context = await find_entity_context(container.profiles, model, entity)
+    return RequestContext(container, request_id(request), model, entity_context, at, began)
 
 
-async def _of_cursor(house: AppContainer, name: str, version: str, entity: Newcomer) -> LoadedModel:
+async def _of_cursor(container: AppContainer, name: str, version: str, entity: Newcomer) -> LoadedModel:
     """The version that answered the first page. Raises Problem."""
     try:
-        return await house.registry.resolve(f"{name}@{version}", entity.kind)
+        return await container.registry.resolve(f"{name}@{version}", entity.kind)
     except NotFoundError:  # what is wrong with the request is its cursor
         raise ProblemError(422, f"This cursor belongs to no version that model '{name}' has") from None
 
@@ -63,20 +63,20 @@ async def _of_cursor(house: AppContainer, name: str, version: str, entity: Newco
 def finish_resolved(
     call: RequestContext, known: EncodedEntity, outcome: StateResolution, rest: bytes, size: int | None = None
 ) -> Response:
-    """The answer after the ladder, with what is to be diagnosed when it has left. `size` is of the support that was
+    """The answer of a resolution, with what is to be diagnosed when it has left. `size` is of the support that was
     answered for, where that is an older one."""
     size = len(known.items) if size is None else size
     by = served_by(size, outcome)
-    profile = call.subject.entity is None or call.subject.profile is not None
-    missing = call.house.degraded_dependencies(profile=profile, model=not outcome.broken)
+    profile = call.entity_context.entity is None or call.entity_context.profile is not None
+    missing = call.container.degraded_dependencies(profile=profile, model=not outcome.broken)
     if by != "adapted":
         return finish(call, by, outcome.source, size, rest, missing)
-    call.house.metrics.adapting.labels(call.served.name).observe(outcome.ms / 1000)
+    call.container.metrics.adapting.labels(call.model.name).observe(outcome.ms / 1000)
     return finish(call, by, outcome.source, size, rest, missing, known, outcome)
 
 
 def served_by(size: int, outcome: StateResolution) -> ServedBy:
-    """Which step of the ladder answered for a support of so many events."""
+    """Which step of the resolution answered for a support of so many events."""
     if outcome.broken:
         return "popular"
     if not size:
@@ -95,14 +95,14 @@ def finish(
     outcome: StateResolution | None = None,
 ) -> Response:
     """Answer, and leave a row for the table of adaptations."""
-    call.house.metrics.answered(call.served.name, by, source)
-    record_adaptation(call, call.subject, by, size, known, outcome)
-    return merge_response(call.request_id, call.served, by, missing, rest, source)
+    call.container.metrics.answered(call.model.name, by, source)
+    record_adaptation(call, call.entity_context, by, size, known, outcome)
+    return merge_response(call.request_id, call.model, by, missing, rest, source)
 
 
 def record_adaptation(
     call: RequestContext,
-    subject: EntityContext,
+    entity_context: EntityContext,
     by: ServedBy,
     size: int,
     known: EncodedEntity | None = None,
@@ -110,16 +110,16 @@ def record_adaptation(
 ) -> None:
     """Leave a row about a newcomer when the answer is on its way."""
     done = AnsweredRequest(
-        recommender=call.served.recommender,
-        kind=subject.kind,
-        entity=subject.entity or ANONYMOUS,
+        recommender=call.model.recommender,
+        kind=entity_context.kind,
+        entity=entity_context.entity or ANONYMOUS,
         served_by=by,
         ms=1000 * (time.perf_counter() - call.began),
         support_size=size,
         at=call.at,
         known=known,
         adapted=outcome is not None and not outcome.broken,
-        variant=call.served.variant,
+        variant=call.model.variant,
     )
     # When the loop comes round again the answer is on its way.
-    asyncio.get_running_loop().call_soon(call.house.diagnoser.put, done)
+    asyncio.get_running_loop().call_soon(call.container.diagnoser.put, done)

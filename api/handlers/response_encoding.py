@@ -43,14 +43,14 @@ def encode_items(items: Sequence[ScoredItem], whys: Sequence[ItemExplanation] = 
 
 
 def merge_response(
-    request_id: str, served: LoadedModel, served_by: str, missing: Sequence[str], rest: bytes, cache: str
+    request_id: str, model: LoadedModel, served_by: str, missing: Sequence[str], rest: bytes, cache: str
 ) -> Response:
     """What differs from request to request, in front of what does not (`rest`, a JSON object)."""
     head = orjson.dumps(
         {
             "request_id": request_id,
-            "model": {"name": served.name, "version": served.version},
-            "variant": served.variant,
+            "model": {"name": model.name, "version": model.version},
+            "variant": model.variant,
             "served_by": served_by,
             "degraded": bool(missing),
             "missing": missing,

@@ -32,11 +32,11 @@ WIDTH = 1.96
 """Standard deviations on each side of a 95% interval."""
 
 
-async def score_rows(request: Request, house: AppContainer, body: ScoreRequest) -> Response:
+async def score_rows(request: Request, container: AppContainer, body: ScoreRequest) -> Response:
     """Rows for one newcomer."""
-    call = await open_request(body.model, body.entity, request, house)
-    known = read_support(call.served, call.subject, body.entity, body.events)
-    recommender = call.served.recommender
+    call = await open_request(body.model, body.entity, request, container)
+    known = read_support(call.model, call.entity_context, body.entity, body.events)
+    recommender = call.model.recommender
     clicks = recommender.bundle.schema.objective == "click"
     if not body.rows and not clicks:
         return await _score_items(call, known, body.items)
@@ -44,7 +44,7 @@ async def score_rows(request: Request, house: AppContainer, body: ScoreRequest) 
         (row.item, row.context) for row in body.rows
     ]
     rows = recommender.rows(known, asked)
-    outcome = await house.ladder.resolve(call.served, known, call.subject, ask=partial(_judge, rows))
+    outcome = await container.resolver.resolve(call.model, known, call.entity_context, ask=partial(_judge, rows))
     ids = rows.item[0].tolist()
     found = row_scores(recommender, outcome, rows, clicks)
     # An item that the model lacks is a question about nothing, but for the context that clicks come with.
@@ -60,8 +60,8 @@ async def score_rows(request: Request, house: AppContainer, body: ScoreRequest) 
 
 async def _score_items(call: RequestContext, known: EncodedEntity, items: list[str]) -> Response:
     """Plain items, out of the scores of the whole catalogue."""
-    outcome = await call.house.ladder.resolve(call.served, known, call.subject)
-    recommender = call.served.recommender
+    outcome = await call.container.resolver.resolve(call.model, known, call.entity_context)
+    recommender = call.model.recommender
     places = recommender.item_ids(items, known)
     values = outcome.scores[places].tolist()
     scores = [
@@ -71,23 +71,25 @@ async def _score_items(call: RequestContext, known: EncodedEntity, items: list[s
     return finish_resolved(call, known, outcome, _packed(call, known, _lacking(items, places), {"scores": scores}))
 
 
-async def rank_entities(request: Request, house: AppContainer, body: ScoreRequest) -> Response:
+async def rank_entities(request: Request, container: AppContainer, body: ScoreRequest) -> Response:
     """Newcomers for one row, best first; all meet the same model."""
     assert body.row is not None
     at, began = datetime.now(UTC), time.perf_counter()
-    served = await house.registry.resolve(body.model, body.entity.kind)
-    who = [Newcomer(kind=served.kind, id=m.id, features=m.features) for m in body.entities]
-    subjects = await asyncio.gather(*(find_entity_context(house.profiles, served, one) for one in who))
-    known = [read_support(served, s, one, m.events) for s, one, m in zip(subjects, who, body.entities, strict=True)]
-    recommender = served.recommender
+    model = await container.registry.resolve(body.model, body.entity.kind)
+    who = [Newcomer(kind=model.kind, id=m.id, features=m.features) for m in body.entities]
+    entity_contexts = await asyncio.gather(*(find_entity_context(container.profiles, model, one) for one in who))
+    known = [
+        read_support(model, s, one, m.events) for s, one, m in zip(entity_contexts, who, body.entities, strict=True)
+    ]
+    recommender = model.recommender
     if body.explore is not None and not isinstance(recommender.bundle.predictor, UncertainPredictor):
         raise ProblemError(422, "This model does not know how sure it is, so there is nothing to explore by")
     if recommender.bundle.schema.home is not None:
         raise ProblemError(422, "This model's entities have items of their own: they cannot be compared on one row")
     rows = recommender.rows(known[0], [(body.row.item, body.row.context)])
-    pairs = list(zip(known, subjects, strict=True))
-    outcomes = await house.ladder.resolve_all(served, pairs, partial(_judge, rows))
-    call = RequestContext(house, request_id(request), served, EntityContext(served.kind), at, began)
+    pairs = list(zip(known, entity_contexts, strict=True))
+    outcomes = await container.resolver.resolve_all(model, pairs, partial(_judge, rows))
+    call = RequestContext(container, request_id(request), model, EntityContext(model.kind), at, began)
     found = None if body.explore is None else await explore(recommender, outcomes, rows, body.explore.seed)
     return _ranked(call, body, rows, pairs, outcomes, found)
 
@@ -100,7 +102,7 @@ def _ranked(
     outcomes: list[StateResolution],
     explored: ExplorationResult | None,
 ) -> Response:
-    recommender, members = call.served.recommender, body.entities
+    recommender, members = call.model.recommender, body.entities
     clicks = recommender.bundle.schema.objective == "click"
     ways = [served_by(len(known.items), outcome) for (known, _), outcome in zip(pairs, outcomes, strict=True)]
     assert body.row is not None
@@ -115,16 +117,16 @@ def _ranked(
     order = [one["score"] for one in found] if explored is None else explored.order
     best = sorted(found, key=lambda one: (order[one["index"]] is None, -(order[one["index"]] or 0), one["index"]))
     if explored is not None:
-        call.house.writer.put(exploration_row(call, pairs[best[0]["index"]][1], body.row.item, explored))
+        call.container.writer.put(exploration_row(call, pairs[best[0]["index"]][1], body.row.item, explored))
     # What was hardest to come by says how the whole came about.
     by = min(ways, key=("popular", "adapted", "cache", "prior").index)
     source = max((o.source for o in outcomes), key=("process", "redis", "miss").index)
-    for (known, subject), outcome, way in zip(pairs, outcomes, ways, strict=True):
+    for (known, entity_context), outcome, way in zip(pairs, outcomes, ways, strict=True):
         if way == "adapted":
-            record_adaptation(call, subject, way, len(known.items), known, outcome)
-    call.house.metrics.answers.labels(call.served.name, by, source).inc()
+            record_adaptation(call, entity_context, way, len(known.items), known, outcome)
+    call.container.metrics.answers.labels(call.model.name, by, source).inc()
     profile = all(s.entity is None or s.profile is not None for _, s in pairs)
-    missing = call.house.degraded_dependencies(profile=profile, model=by != "popular")
+    missing = call.container.degraded_dependencies(profile=profile, model=by != "popular")
     lacking = sorted(strange.union(i for known, _ in pairs for i in known.unknown))
     rest = {
         "support_size": sum(len(known.items) for known, _ in pairs),
@@ -137,7 +139,7 @@ def _ranked(
         rest["explored"] = {"seed": explored.seed, "propensity": explored.propensity}
     elif body.explore is not None:
         rest["explored"] = None
-    return merge_response(call.request_id, call.served, by, missing, orjson.dumps(rest), source)
+    return merge_response(call.request_id, call.model, by, missing, orjson.dumps(rest), source)
 
 
 def _member(index: int, member: Member, known: EncodedEntity, by: str) -> dict[str, Any]:
@@ -177,8 +179,8 @@ def _packed(call: RequestContext, known: EncodedEntity, lacking: set[str], rest:
         {
             "support_size": len(known.items),
             "unknown_items": sorted(lacking.union(known.unknown)),
-            "unknown_features": call.served.recommender.unknown_features(known.features),
-            "objective": call.served.recommender.bundle.schema.objective,
+            "unknown_features": call.model.recommender.unknown_features(known.features),
+            "objective": call.model.recommender.bundle.schema.objective,
             **rest,
         }
     )

@@ -35,46 +35,46 @@ class EntityContext(NamedTuple):
         return None if self.profile is None else self.profile.mark
 
 
-async def find_entity_context(profiles: ProfileCache, served: LoadedModel, body: NewcomerBody) -> EntityContext:
+async def find_entity_context(profiles: ProfileCache, model: LoadedModel, body: NewcomerBody) -> EntityContext:
     """Look up the entity of a request; an anonymous one costs nothing."""
     if body.id is None:
-        return EntityContext(served.kind)
-    return EntityContext(served.kind, body.id, await profiles.load(served.kind, body.id))
+        return EntityContext(model.kind)
+    return EntityContext(model.kind, body.id, await profiles.load(model.kind, body.id))
 
 
 def read_support(
-    served: LoadedModel, subject: EntityContext, body: NewcomerBody, events: Sequence[SupportEvent]
+    model: LoadedModel, entity_context: EntityContext, body: NewcomerBody, events: Sequence[SupportEvent]
 ) -> EncodedEntity:
     """The newcomer in the model's terms. Features of the body come before stored ones.
 
     What is stored may have been sent for another model: what this one cannot read is left out. What the body says
     must fit: raises DataError.
     """
-    profile = subject.profile
+    profile = entity_context.profile
     if profile is None or body.features or events:
-        return _read(served, subject, body.features, events)
-    found = profile.memo.get(served.version)
+        return _read(model, entity_context, body.features, events)
+    found = profile.memo.get(model.version)
     if found is None:
-        found = profile.memo[served.version] = _read(served, subject, {}, ())
+        found = profile.memo[model.version] = _read(model, entity_context, {}, ())
     return found
 
 
 def _read(
-    served: LoadedModel, subject: EntityContext, features: Mapping[str, Any], events: Sequence[SupportEvent]
+    model: LoadedModel, entity_context: EntityContext, features: Mapping[str, Any], events: Sequence[SupportEvent]
 ) -> EncodedEntity:
-    recommender, profile = served.recommender, subject.profile
+    recommender, profile = model.recommender, entity_context.profile
     given = [recommender.fields.interaction(e.item, e.label, e.time, e.context) for e in events]
     told = EntityRequest(features, given)
     if profile is not None and (profile.events or profile.features):
-        ids = {_event_id(served, subject, e) for e in events if e.event_id is not None or recommender.repeats}
+        ids = {_event_id(model, entity_context, e) for e in events if e.event_id is not None or recommender.repeats}
         told = merge_events(recommender.reader, profile.features, profile.events, told, ids)
     return recommender.read_support(told)
 
 
-def _event_id(served: LoadedModel, subject: EntityContext, event: SupportEvent) -> str:
+def _event_id(model: LoadedModel, entity_context: EntityContext, event: SupportEvent) -> str:
     """Under which id the event is stored, if it is."""
     if event.event_id is not None:
         return event.event_id
-    label = implicit_label(served.recommender.bundle.schema) if event.label is None else event.label
+    label = implicit_label(model.recommender.bundle.schema) if event.label is None else event.label
     context = {k: v for k, v in (event.context or {}).items() if v is not None}
-    return content_id(subject.kind, subject.entity or "", event.item, label, event.time, context)
+    return content_id(entity_context.kind, entity_context.entity or "", event.item, label, event.time, context)

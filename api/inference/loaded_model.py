@@ -95,9 +95,9 @@ class ActiveSplit:
 def activate_split(split: TrafficSplit, live: LoadedModel | None, found: Sequence[LoadedModel | None]) -> ActiveSplit:
     """A split with those of its arms that could be loaded and are for the newcomers that the live version is for."""
     fitting = {
-        arm.label: replace(served, variant=arm.label)
-        for arm, served in zip(split.arms, found, strict=True)
-        if served is not None and live is not None and served.kind == live.kind
+        arm.label: replace(model, variant=arm.label)
+        for arm, model in zip(split.arms, found, strict=True)
+        if model is not None and live is not None and model.kind == live.kind
     }
     return ActiveSplit(split, MappingProxyType(fitting))
 

@@ -93,76 +93,74 @@ class MicroBatcher:
                 self._hurry()
 
     async def solve(
-        self, served: LoadedModel, known: EncodedEntity, state: State | None, wish: TopKRequest | None = None
+        self, model: LoadedModel, known: EncodedEntity, state: State | None, wish: TopKRequest | None = None
     ) -> BatchResult | None:
         """Adapt a newcomer, unless it has a state, and rank for it. A state that does not fit is made anew. None where
         the scores are not finite. Raises what the model raises."""
         try:
-            return await self._solve(served, known, state, wish)
+            return await self._solve(model, known, state, wish)
         except MISFITS:
             if state is None:
                 raise
-            return await self._solve(served, known, None, wish)
+            return await self._solve(model, known, None, wish)
 
     async def _solve(
-        self, served: LoadedModel, known: EncodedEntity, state: State | None, wish: TopKRequest | None
+        self, model: LoadedModel, known: EncodedEntity, state: State | None, wish: TopKRequest | None
     ) -> BatchResult | None:
         loop = asyncio.get_running_loop()
         asking = _PendingRequest(known, state, wish, loop.create_future(), loop.time())
-        party = self._asking.setdefault(id(served), [])
+        party = self._asking.setdefault(id(model), [])
         party.append(asking)
-        if id(served) not in self._settled:
-            self._next(served)
-        elif len(party) == served.pace.most:
+        if id(model) not in self._settled:
+            self._next(model)
+        elif len(party) == model.pace.most:
             self._hurry()
         return await asking.answer
 
     def _hurry(self) -> None:
         """Let no party wait any longer."""
         waiting, self._waiting = self._waiting, {}
-        for served, timer in waiting.values():
+        for model, timer in waiting.values():
             timer.cancel()
-            self._next(served)
+            self._next(model)
 
-    def _next(self, served: LoadedModel) -> None:
+    def _next(self, model: LoadedModel) -> None:
         """Work in the next turn of the loop, if somebody waits."""
-        if id(served) in self._asking:
-            self._settled.add(id(served))
-            asyncio.get_running_loop().call_soon(self._work, served)
+        if id(model) in self._asking:
+            self._settled.add(id(model))
+            asyncio.get_running_loop().call_soon(self._work, model)
         else:
-            self._settled.discard(id(served))
+            self._settled.discard(id(model))
 
-    def _waits(self, served: LoadedModel, asking: Sequence[_PendingRequest]) -> float:
+    def _waits(self, model: LoadedModel, asking: Sequence[_PendingRequest]) -> float:
         """For how long a party may still wait for others, seconds."""
-        if not self._coming or len(asking) >= served.pace.most:
+        if not self._coming or len(asking) >= model.pace.most:
             return 0.0
         return asking[0].since + PATIENCE_S - asyncio.get_running_loop().time()
 
-    def _work(self, served: LoadedModel) -> None:
+    def _work(self, model: LoadedModel) -> None:
         """Work out the first who wait and are alike, and leave the others to the next turn."""
-        self._waiting.pop(id(served), None)
-        if (waits := self._waits(served, self._asking[id(served)])) > 0:
-            self._waiting[id(served)] = served, asyncio.get_running_loop().call_later(waits, self._work, served)
+        self._waiting.pop(id(model), None)
+        if (waits := self._waits(model, self._asking[id(model)])) > 0:
+            self._waiting[id(model)] = model, asyncio.get_running_loop().call_later(waits, self._work, model)
             return
         alike: dict[Hashable, list[_PendingRequest]] = {}
-        for one in self._asking.pop(id(served)):
+        for one in self._asking.pop(id(model)):
             alike.setdefault(one.form, []).append(one)
         first, *others = alike.values()
-        most = served.pace.most
+        most = model.pace.most
         chosen, left = first[:most], [*first[most:], *(one for group in others for one in group)]
         if left:
-            self._asking[id(served)] = left
-        if served.pace.slow:
-            work = asyncio.get_running_loop().run_in_executor(self._pool, _found, served, chosen)
-            work.add_done_callback(lambda done: self._worked(served, chosen, done))
+            self._asking[id(model)] = left
+        if model.pace.slow:
+            work = asyncio.get_running_loop().run_in_executor(self._pool, _found, model, chosen)
+            work.add_done_callback(lambda done: self._worked(model, chosen, done))
         else:
-            _give(chosen, _found(served, chosen))
-            self._next(served)
+            _give(chosen, _found(model, chosen))
+            self._next(model)
 
-    def _worked(
-        self, served: LoadedModel, asking: Sequence[_PendingRequest], done: asyncio.Future[list[Found]]
-    ) -> None:
-        self._next(served)
+    def _worked(self, model: LoadedModel, asking: Sequence[_PendingRequest], done: asyncio.Future[list[Found]]) -> None:
+        self._next(model)
         if done.cancelled():  # the server stops
             for one in asking:
                 one.answer.cancel()
@@ -170,13 +168,13 @@ class MicroBatcher:
             _give(asking, done.result())
 
 
-def _found(served: LoadedModel, asking: Sequence[_PendingRequest]) -> list[Found]:
+def _found(model: LoadedModel, asking: Sequence[_PendingRequest]) -> list[Found]:
     try:
-        return list(solve_all(served, asking))
+        return list(solve_all(model, asking))
     except Exception as error:
         if len(asking) == 1:
             return [error]
-        return [found for one in asking for found in _found(served, [one])]  # one may have spoilt it for all
+        return [found for one in asking for found in _found(model, [one])]  # one may have spoilt it for all
 
 
 def _give(asking: Sequence[_PendingRequest], found: Sequence[Found]) -> None:
@@ -189,10 +187,10 @@ def _give(asking: Sequence[_PendingRequest], found: Sequence[Found]) -> None:
             one.answer.set_result(solved)
 
 
-def solve_all(served: LoadedModel, asking: Sequence[_PendingRequest]) -> list[BatchResult | None]:
+def solve_all(model: LoadedModel, asking: Sequence[_PendingRequest]) -> list[BatchResult | None]:
     """The same for several who are alike: all with a state of the same form, or none."""
     began = time.thread_time()  # of other threads' work this one is not to blame
-    recommender = served.recommender
+    recommender = model.recommender
     kept = [one.state for one in asking if one.state is not None]
     fresh: Sequence[bytes | None] = [None] * len(asking)
     if kept:
@@ -203,7 +201,7 @@ def solve_all(served: LoadedModel, asking: Sequence[_PendingRequest]) -> list[Ba
     # A sum is finite where all of its parts are, and costs a tenth of looking at each.
     finite = [math.isfinite(total) for total in scores.sum(1).tolist()]
     best = _bests(recommender, scores, [one.wish if ok else None for one, ok in zip(asking, finite, strict=True)])
-    served.pace.record(1000 * (time.thread_time() - began), len(asking))
+    model.pace.record(1000 * (time.thread_time() - began), len(asking))
     return [BatchResult(state, scores, i, fresh[i], best.get(i)) if finite[i] else None for i in range(len(asking))]
 
 

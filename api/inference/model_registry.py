@@ -67,12 +67,12 @@ class ModelRegistry:
 
             live, broken, splits = dict[str, LoadedModel](), dict[str, str](), dict[str, ActiveSplit]()
             for row in wanted:
-                served = await find(row)
-                if served is None:
+                model = await find(row)
+                if model is None:
                     broken[row.model] = _UNREADABLE
-                    served = self.live.get(row.model)
-                if served is not None:
-                    live[row.model] = served if served.variant is None else replace(served, variant=None)
+                    model = self.live.get(row.model)
+                if model is not None:
+                    live[row.model] = model if model.variant is None else replace(model, variant=None)
             for split, rows in divided:
                 made = activate_split(split, live.get(split.model), [await find(row) for row in rows])
                 if len(made.arms) < len(split.arms):
@@ -94,29 +94,29 @@ class ModelRegistry:
         except CheckpointError as error:
             raise ConflictError(str(error)) from None
 
-    async def resolve(self, model: str | None, kind: str | None, entity: str | None = None) -> LoadedModel:
+    async def resolve(self, model_name: str | None, kind: str | None, entity: str | None = None) -> LoadedModel:
         """The model meant by `name`, `name@version`, or by the kind of the newcomer. Raises Problem.
 
         While a split stands an entity is answered by its arm, unless a version was named. Without an entity the live
         version answers: an anonymous newcomer cannot be known again, and would change sides with every event.
         """
-        if model is None:
+        if model_name is None:
             return self._arm(self._for_kind(kind), entity)
-        name, _, version = model.partition("@")
-        served = self.live.get(name)
-        if served is None or (version and served.version != version):
-            served = await self._other(name, version)
-        if kind is not None and kind != served.kind:
-            raise ProblemError(422, f"Model '{name}' is for newcomers of kind '{served.kind}', not '{kind}'")
-        return served if version else self._arm(served, entity)
+        name, _, version = model_name.partition("@")
+        model = self.live.get(name)
+        if model is None or (version and model.version != version):
+            model = await self._other(name, version)
+        if kind is not None and kind != model.kind:
+            raise ProblemError(422, f"Model '{name}' is for newcomers of kind '{model.kind}', not '{kind}'")
+        return model if version else self._arm(model, entity)
 
     def of_kind(self, kind: str) -> list[LoadedModel]:
         """Live models for a kind of newcomer, by name."""
         return [s for _, s in sorted(self.live.items()) if s.kind == kind]
 
-    def _arm(self, served: LoadedModel, entity: str | None) -> LoadedModel:
-        divided = None if entity is None else self.splits.get(served.name)
-        return served if divided is None or entity is None else divided.of(entity) or served
+    def _arm(self, model: LoadedModel, entity: str | None) -> LoadedModel:
+        divided = None if entity is None else self.splits.get(model.name)
+        return model if divided is None or entity is None else divided.of(entity) or model
 
     def _parts(self) -> list[LoadedModel]:
         """All that is in service: live versions and arms."""

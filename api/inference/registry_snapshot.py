@@ -29,7 +29,7 @@ class RegistrySnapshot:
 
     async def save(self, registry: ModelRegistry) -> None:
         """Write down what is live, where it changed. To be called after the database was asked."""
-        live = {name: served.version for name, served in registry.live.items()}
+        live = {name: model.version for name, model in registry.live.items()}
         standing = {"live": live, "splits": [_note(divided.split) for divided in registry.splits.values()]}
         if standing == self._written:
             return

@@ -1,4 +1,4 @@
-"""The ladder: a list from this process, a state from this process or from Redis, adapting in line, popularity.
+"""Resolution of a state: a list of this process, a state of this process or Redis, adapting in line, or popularity.
 
 A key names all that its value is derived from (model version, entity, support, request), so nothing is ever
 invalidated. No step waits for SQL but the reading of an entity that changed since it was last read.
@@ -101,7 +101,7 @@ class StateResolver:
         """States and lists on their way to Redis."""
         return len(self._unsent) + len(self._sending)
 
-    async def cached_list(self, key: str, subject: EntityContext) -> tuple[bytes, Source] | None:
+    async def cached_list(self, key: str, entity_context: EntityContext) -> tuple[bytes, Source] | None:
         """A whole list that this process or another made. Asked for before the events are read: what is there needs
         no reading."""
         made = self.memory.get(key)
@@ -113,14 +113,14 @@ class StateResolver:
             made = await self._redis.get(key)
         if made is None:
             return None
-        self.memory.set(key, made, PROCESS_S, subject.owner)
+        self.memory.set(key, made, PROCESS_S, entity_context.owner)
         return made, "redis"
 
     async def resolve(
         self,
-        served: LoadedModel,
+        model: LoadedModel,
         known: EncodedEntity,
-        subject: EntityContext,
+        entity_context: EntityContext,
         *,
         fresh: bool = False,
         ask: Ask = Recommender.score_catalog,
@@ -134,33 +134,33 @@ class StateResolver:
         scores are by popularity. Raises DataError for a wrong feature, Problem 409 for a state that is gone.
         """
         began = time.perf_counter()
-        if served.sample is None:
-            return StateResolution(None, "miss", 0.0, served.recommender.fallback(known))
-        key = state_key(served.version, subject.kind, subject.entity or "", digest or known.digest)
+        if model.sample is None:
+            return StateResolution(None, "miss", 0.0, model.recommender.fallback(known))
+        key = state_key(model.version, entity_context.kind, entity_context.entity or "", digest or known.digest)
         if fresh or (raw := self.memory.get(key)) is not None:
             raw = None if fresh else raw
-            return await self._climb(served, known, subject, ask, digest, wish, key, began, raw, "process")
+            return await self._climb(model, known, entity_context, ask, digest, wish, key, began, raw, "process")
         if (ahead := self._flights.get(key)) is not None:
             # Somebody finds or makes the same state already. Once it has, it is in the memory, whatever Redis does.
             await asyncio.wait((ahead,))
             raw = self.memory.get(key)
-            return await self._climb(served, known, subject, ask, digest, wish, key, began, raw, "process")
+            return await self._climb(model, known, entity_context, ask, digest, wish, key, began, raw, "process")
         flight = self._flights[key] = asyncio.get_running_loop().create_future()
         try:
             raw = None
             if self._redis is not None:
                 with self._company.announce():
                     raw = await self._redis.get(key)
-            return await self._climb(served, known, subject, ask, digest, wish, key, began, raw, "redis")
+            return await self._climb(model, known, entity_context, ask, digest, wish, key, began, raw, "redis")
         finally:
             del self._flights[key]
             flight.set_result(None)
 
     async def _climb(
         self,
-        served: LoadedModel,
+        model: LoadedModel,
         known: EncodedEntity,
-        subject: EntityContext,
+        entity_context: EntityContext,
         ask: Ask,
         digest: str | None,
         wish: TopKRequest | None,
@@ -170,30 +170,30 @@ class StateResolver:
         source: Source,
     ) -> StateResolution:
         """The rest of the way with the bytes that were found of the state, if any."""
-        state = None if raw is None else load_state(raw, served.sample)
+        state = None if raw is None else load_state(raw, model.sample)
         if state is None and digest not in (None, known.digest):
             raise list_expired()
-        found = await self._work(served, known, state, ask, wish)
+        found = await self._work(model, known, state, ask, wish)
         ms = 1000 * (time.perf_counter() - began)
         if found is None:
-            return StateResolution(None, "miss", ms, served.recommender.fallback(known))
+            return StateResolution(None, "miss", ms, model.recommender.fallback(known))
         if found.fresh is None:
             if raw is not None and source == "redis":
-                self.memory.set(key, raw, PROCESS_S, subject.owner)
+                self.memory.set(key, raw, PROCESS_S, entity_context.owner)
             return StateResolution(found, source, ms)
         if digest not in (None, known.digest):
             raise list_expired()
-        self.store(key, found.fresh, subject, REDIS_S)
+        self.store(key, found.fresh, entity_context, REDIS_S)
         return StateResolution(found, "miss", ms)
 
     async def resolve_all(
-        self, served: LoadedModel, asked: Sequence[tuple[EncodedEntity, EntityContext]], ask: Ask
+        self, model: LoadedModel, asked: Sequence[tuple[EncodedEntity, EntityContext]], ask: Ask
     ) -> list[StateResolution]:
         """The same for several newcomers at once."""
         found: list[StateResolution] = []
         for start in range(0, len(asked), _TOGETHER):
             part = asked[start : start + _TOGETHER]
-            found += await asyncio.gather(*(self.resolve(served, k, s, ask=ask) for k, s in part))
+            found += await asyncio.gather(*(self.resolve(model, k, s, ask=ask) for k, s in part))
             await asyncio.sleep(0)  # others wait for the loop
         return found
 
@@ -223,27 +223,27 @@ class StateResolver:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _work(
-        self, served: LoadedModel, known: EncodedEntity, state: State | None, ask: Ask, wish: TopKRequest | None
+        self, model: LoadedModel, known: EncodedEntity, state: State | None, ask: Ask, wish: TopKRequest | None
     ) -> BatchResult | None:
         """The state and its scores, in line or in a thread as the model's pace says; None: it failed."""
         try:
-            if ask is Recommender.score_catalog and served.recommender.batch_invariant:
-                return await self._company.solve(served, known, state, wish)
-            if not served.pace.slow:
-                return _solve(served, known, state, ask)
-            return await asyncio.get_running_loop().run_in_executor(self._pool, _solve, served, known, state, ask)
+            if ask is Recommender.score_catalog and model.recommender.batch_invariant:
+                return await self._company.solve(model, known, state, wish)
+            if not model.pace.slow:
+                return _solve(model, known, state, ask)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, _solve, model, known, state, ask)
         except RecsysMetaError:
             raise
         except Exception:  # a model that fails is no reason to leave a newcomer without a list
-            self._log.error("model failed", model=served.name, version=served.version, exc_info=True)
+            self._log.error("model failed", model=model.name, version=model.version, exc_info=True)
             return None
 
-    def store(self, key: str, raw: bytes, subject: EntityContext, seconds: float) -> None:
+    def store(self, key: str, raw: bytes, entity_context: EntityContext, seconds: float) -> None:
         """Keep a state or a list here at once, and in Redis for so long when the answer has left."""
-        self.memory.set(key, raw, PROCESS_S, subject.owner)
+        self.memory.set(key, raw, PROCESS_S, entity_context.owner)
         if self._redis is None or self.writing >= _MOST_WRITES:
             return
-        self._unsent.append((key, raw, subject, seconds))
+        self._unsent.append((key, raw, entity_context, seconds))
         if self._sender is None:
             self._sender = asyncio.get_running_loop().create_task(self._send(self._redis))
 
@@ -256,7 +256,9 @@ class StateResolver:
                 await redis.set_all([(key, raw, seconds) for key, raw, _, seconds in self._sending])
                 # What belongs to an entity that was erased meanwhile must not come back. Asked once it is written: so
                 # an erasure by any process either finds it or is seen.
-                stands = await asyncio.gather(*(self._stands(subject) for _, _, subject, _ in self._sending))
+                stands = await asyncio.gather(
+                    *(self._stands(entity_context) for _, _, entity_context, _ in self._sending)
+                )
                 old = [one[0] for one, stood in zip(self._sending, stands, strict=True) if not stood]
                 self.memory.delete(old)
                 with suppress(StoreUnavailable):
@@ -264,9 +266,9 @@ class StateResolver:
         finally:
             self._sending, self._sender = [], None
 
-    async def _stands(self, subject: EntityContext) -> bool:
-        entity = subject.entity
-        return entity is None or await self._profiles.is_current(subject.kind, entity, subject.profile)
+    async def _stands(self, entity_context: EntityContext) -> bool:
+        entity = entity_context.entity
+        return entity is None or await self._profiles.is_current(entity_context.kind, entity, entity_context.profile)
 
 
 def list_expired() -> ProblemError:
@@ -276,15 +278,15 @@ def list_expired() -> ProblemError:
     )
 
 
-def _solve(served: LoadedModel, known: EncodedEntity, state: State | None, ask: Ask) -> BatchResult | None:
+def _solve(model: LoadedModel, known: EncodedEntity, state: State | None, ask: Ask) -> BatchResult | None:
     """Adapt where there is no state, and ask. A cached state that does not fit is made anew; None: not finite."""
     began = time.thread_time()  # of other threads' work this one is not to blame
-    recommender, fresh = served.recommender, None
+    recommender, fresh = model.recommender, None
     scores = None if state is None else _try(recommender, state, ask)
     if state is None or scores is None:
         state, (fresh,) = recommender.adapt_and_serialize([known])
         scores = ask(recommender, state)
-    served.pace.record(1000 * (time.thread_time() - began))
+    model.pace.record(1000 * (time.thread_time() - began))
     return BatchResult(state, scores[None], fresh=fresh) if bool(torch.isfinite(scores).all()) else None
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 
 from api.container import AppContainer
-from api.handlers.dependencies import AHouse, request_id
+from api.handlers.dependencies import ContainerDependency, request_id
 from api.handlers.response_encoding import json_response
 from api.http.authorization import Scopes, require
 from api.http.problem_details import ProblemError, unavailable
@@ -31,45 +31,49 @@ NEEDS_ID = {"in": "body", "pointer": "/entity/id", "detail": "is needed"}
 
 @router.post("/adapt", responses={200: {"model": answers.Adapted}})
 async def adapt(
-    body: AdaptRequest, request: Request, house: AHouse, scopes: Annotated[Scopes, require("read")]
+    body: AdaptRequest, request: Request, container: ContainerDependency, scopes: Annotated[Scopes, require("read")]
 ) -> Response:
     """Adapt to a newcomer and measure it: loss of the support before and after, and the norm of its gradient.
 
     `persist` stores the features and events given (scope write), so that later calls need the id only. An event that
     the store refuses, as `persisted` says, is adapted to this once.
     """
-    served = await house.registry.resolve(body.model, body.entity.kind, body.entity.id)
+    model = await container.registry.resolve(body.model, body.entity.kind, body.entity.id)
     persisted = None
     if body.persist:
         if "write" not in scopes:
             raise ProblemError(403, "This key lacks the scope 'write', which 'persist' needs")
-        persisted = await _persist(house, served, body)
+        persisted = await _persist(container, model, body)
     at = utcnow()
-    subject = await find_entity_context(house.profiles, served, body.entity)
+    entity_context = await find_entity_context(container.profiles, model, body.entity)
     # What was just stored is read back; where every event is a row it would count twice else.
-    events = body.events if persisted is None or subject.profile is None else _refused(persisted, body.events)
-    known = read_support(served, subject, body.entity, events)
+    events = body.events if persisted is None or entity_context.profile is None else _refused(persisted, body.events)
+    known = read_support(model, entity_context, body.entity, events)
     began = time.perf_counter()
-    outcome = await house.ladder.resolve(served, known, subject, fresh=True)
+    outcome = await container.resolver.resolve(model, known, entity_context, fresh=True)
     if outcome.broken:
-        raise unavailable(f"Model '{served.name}' cannot adapt; recommendations are by popularity meanwhile")
+        raise unavailable(f"Model '{model.name}' cannot adapt; recommendations are by popularity meanwhile")
     ms = 1000 * (time.perf_counter() - began)
-    (found,) = await asyncio.to_thread(served.recommender.diagnose, [known])
+    (found,) = await asyncio.to_thread(model.recommender.diagnose, [known])
     by: Any = "adapted" if known.items else "prior"
-    name = subject.entity or ANONYMOUS
-    done = AnsweredRequest(served.recommender, subject.kind, name, by, ms, len(known.items), at, variant=served.variant)
-    house.writer.put(adaptation_row(done, found if known.items else None))
-    missing = house.degraded_dependencies(profile=subject.entity is None or subject.profile is not None)
+    name = entity_context.entity or ANONYMOUS
+    done = AnsweredRequest(
+        model.recommender, entity_context.kind, name, by, ms, len(known.items), at, variant=model.variant
+    )
+    container.writer.put(adaptation_row(done, found if known.items else None))
+    missing = container.degraded_dependencies(
+        profile=entity_context.entity is None or entity_context.profile is not None
+    )
     return json_response(
         {
             "request_id": request_id(request),
-            "model": {"name": served.name, "version": served.version},
-            "variant": served.variant,
+            "model": {"name": model.name, "version": model.version},
+            "variant": model.variant,
             "degraded": bool(missing),
             "missing": missing,
             "support_size": len(known.items),
             "unknown_items": known.unknown,
-            "unknown_features": served.recommender.unknown_features(known.features),
+            "unknown_features": model.recommender.unknown_features(known.features),
             **_figures(found),
             "ms": ms,
             "persisted": persisted and {"request_id": request_id(request), **persisted},
@@ -87,21 +91,21 @@ def _figures(found: AdaptationDiagnostics) -> dict[str, Any]:
     return {"steps": found.steps} | {k: None if empty else finite(v) for k, v in figures.items()}
 
 
-async def _persist(house: AppContainer, served: LoadedModel, body: AdaptRequest) -> dict[str, Any]:
+async def _persist(container: AppContainer, model: LoadedModel, body: AdaptRequest) -> dict[str, Any]:
     """Store what the body says of the entity; nothing of it where the model could not read it."""
     entity = body.entity.id
     if entity is None:
         raise ProblemError(422, "'persist' needs entity.id", errors=[NEEDS_ID])
     # Raises DataError for what the model cannot read, before any of it is stored.
     known = read_support(
-        served, await find_entity_context(house.profiles, served, body.entity), body.entity, body.events
+        model, await find_entity_context(container.profiles, model, body.entity), body.entity, body.events
     )
-    served.recommender.support([known])
+    model.recommender.support([known])
     if body.entity.features:
-        await house.database.write(lambda s: _merge(s, served.kind, entity, body.entity.features))
-        await house.profiles.invalidate([(served.kind, entity)])
+        await container.database.write(lambda s: _merge(s, model.kind, entity, body.entity.features))
+        await container.profiles.invalidate([(model.kind, entity)])
     given = [e.model_dump(exclude_none=True) for e in body.events]
-    return await receive(house, [Event(kind=served.kind, entity=entity, **e) for e in given])
+    return await receive(container, [Event(kind=model.kind, entity=entity, **e) for e in given])
 
 
 def _refused(receipt: Mapping[str, Any], events: Sequence[SupportEvent]) -> list[SupportEvent]:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from api.container import AppContainer
-from api.handlers.dependencies import AHouse, IdPath, KindPath
+from api.handlers.dependencies import ContainerDependency, IdPath, KindPath
 from api.handlers.response_encoding import json_response
 from api.http.authorization import record_audit, require
 from api.http.problem_details import ProblemError, unavailable
@@ -34,58 +34,58 @@ Many = Annotated[int, Query(ge=0, le=1000, description="newest events to show")]
 @router.get(
     "/entities/{kind}/{id:path}", responses={200: {"model": answers.EntityDocument}}, dependencies=[require("read")]
 )
-async def get_entity(kind: KindPath, id: IdPath, house: AHouse, events: Many = 100) -> Response:
+async def get_entity(kind: KindPath, id: IdPath, container: ContainerDependency, events: Many = 100) -> Response:
     """Features, newest events and the figures of the last adaptation of an entity."""
-    return json_response(await house.database.read(lambda s: _document(s, kind, id, events)))
+    return json_response(await container.database.read(lambda s: _document(s, kind, id, events)))
 
 
 @router.put(
     "/entities/{kind}/{id:path}", responses={200: {"model": answers.EntityDocument}}, dependencies=[require("write")]
 )
-async def put_entity(kind: KindPath, id: IdPath, body: EntityBody, house: AHouse) -> Response:
+async def put_entity(kind: KindPath, id: IdPath, body: EntityBody, container: ContainerDependency) -> Response:
     """Set the features of an entity; they replace those it had. A feature that no model of the kind has, or
     none of them can read, is refused."""
-    _check(house, kind, body.features)
+    _check(container, kind, body.features)
 
     def write(session: Session) -> dict[str, Any]:
         entities.upsert_entity(session, kind, id, body.features)
         return _document(session, kind, id, 100)
 
-    document = await house.database.write(write)
-    await house.profiles.invalidate([(kind, id)])
+    document = await container.database.write(write)
+    await container.profiles.invalidate([(kind, id)])
     return json_response(document)
 
 
 @router.delete(
     "/entities/{kind}/{id:path}", responses={200: {"model": answers.Receipt}}, dependencies=[require("write")]
 )
-async def delete_entity(kind: KindPath, id: IdPath, request: Request, house: AHouse) -> Response:
+async def delete_entity(kind: KindPath, id: IdPath, request: Request, container: ContainerDependency) -> Response:
     """Erase features, events, adaptations, adapted states and lists of an entity, and answer a receipt.
 
     Asking again is harmless. 503 where the database or Redis could not be reached: ask again then.
     """
-    house.writer.discard(lambda row: isinstance(row, NewAdaptation) and (row.kind, row.entity) == (kind, id), 2.0)
+    container.writer.discard(lambda row: isinstance(row, NewAdaptation) and (row.kind, row.entity) == (kind, id), 2.0)
 
     def erase(session: Session) -> entities.ErasureReceipt:
         record_audit(request, session, "delete entity", entities.entity_digest(kind, id))
         return entities.erase_entity(session, kind, id)
 
-    receipt = await house.database.write(erase)
-    cached = await _forget(house, kind, id)
+    receipt = await container.database.write(erase)
+    cached = await _forget(container, kind, id)
     # Once more: until the caches had forgotten it, a request may have read it, and been noted after the first pass.
-    await house.database.write(lambda s: entities.erase_entity(s, kind, id))
+    await container.database.write(lambda s: entities.erase_entity(s, kind, id))
     return json_response({**vars(receipt), "cached": cached})
 
 
-async def _forget(house: AppContainer, kind: str, entity: str) -> int:
+async def _forget(container: AppContainer, kind: str, entity: str) -> int:
     """Empty the caches of an entity; answers how many keys. Raises Problem where Redis is away."""
     owner = owner_key(kind, entity)
-    cached = house.memory.delete_owned(owner)
-    await house.profiles.invalidate([(kind, entity)])
-    if house.redis is None:
+    cached = container.memory.delete_owned(owner)
+    await container.profiles.invalidate([(kind, entity)])
+    if container.redis is None:
         return cached
     try:
-        return cached + await _delete_owned(house.redis, owner)
+        return cached + await _delete_owned(container.redis, owner)
     except StoreUnavailable:
         raise unavailable(
             "The database has erased the entity, but Redis cannot be reached and may hold its adapted state; ask again"
@@ -129,10 +129,10 @@ def _document(session: Session, kind: str, entity: str, many: int) -> dict[str, 
     }
 
 
-def _check(house: AppContainer, kind: str, features: dict[str, Any]) -> None:
+def _check(container: AppContainer, kind: str, features: dict[str, Any]) -> None:
     """Raise DataError for a feature that no model of the kind has, or none of them can read: each leaves out what it
     cannot read of what is stored."""
-    models = house.registry.of_kind(kind)
+    models = container.registry.of_kind(kind)
     every = {f.name for m in models for f in m.recommender.bundle.schema.entity_features}
     strange = sorted(set(features) - every)
     if models and strange:

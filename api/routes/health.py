@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.container import AppContainer
-from api.handlers.dependencies import AHouse
+from api.handlers.dependencies import ContainerDependency
 from api.handlers.response_encoding import json_response
 from api.http.authorization import require
 from api.schemas import responses as answers
@@ -28,15 +28,15 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz", responses={200: {"model": answers.Readiness}, 503: {"model": answers.Readiness}})
 @router.head("/readyz", include_in_schema=False)
-async def readyz(house: AHouse) -> Response:
+async def readyz(container: ContainerDependency) -> Response:
     """Whether recommendations can be answered, and how each dependency is. 503 while there is no model."""
-    pings: dict[str, Awaitable[None]] = {"database": house.database.ping()}
-    if house.redis is not None:
-        pings["redis"] = house.redis.ping()
+    pings: dict[str, Awaitable[None]] = {"database": container.database.ping()}
+    if container.redis is not None:
+        pings["redis"] = container.redis.ping()
     results = await asyncio.gather(*pings.values(), return_exceptions=True)
     checks = {name: _check(result) for name, result in zip(pings, results, strict=True)}
-    checks["models"] = _models(house)
-    ready = bool(house.registry.live)
+    checks["models"] = _models(container)
+    ready = bool(container.registry.live)
     well = all(check["ok"] for check in checks.values())
     status = "unready" if not ready else "ready" if well else "degraded"
     return json_response({"status": status, "checks": checks}, 200 if ready else 503)
@@ -48,9 +48,9 @@ async def readyz(house: AHouse) -> Response:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     dependencies=[require("read")],
 )
-async def metrics(house: AHouse) -> Response:
+async def metrics(container: ContainerDependency) -> Response:
     """Figures for Prometheus."""
-    return Response(house.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    return Response(container.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _check(result: BaseException | None) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def _check(result: BaseException | None) -> dict[str, Any]:
     return {"ok": result is None, "needed": False, "detail": detail}
 
 
-def _models(house: AppContainer) -> dict[str, Any]:
-    live, broken = house.registry.live, house.registry.broken
+def _models(container: AppContainer) -> dict[str, Any]:
+    live, broken = container.registry.live, container.registry.broken
     parts = [f"{s.name}@{s.version}" for s in live.values()] or ["none in service"]
     parts += [f"{name}: the live version cannot be loaded" for name in broken]
     parts += [f"{s.name}: fails, popularity answers" for s in live.values() if s.sample is None]

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
 from api.container import AppContainer
-from api.handlers.dependencies import AHouse, ModelPath
+from api.handlers.dependencies import ContainerDependency, ModelPath
 from api.handlers.response_encoding import json_response
 from api.http.authorization import actor, record_audit, require
 from api.schemas import responses as answers
@@ -23,54 +23,58 @@ router = APIRouter(prefix="/v1", tags=["models"])
 
 
 @router.get("/models", responses={200: {"model": answers.Models}}, dependencies=[require("read")])
-async def list_models(house: AHouse) -> Response:
+async def list_models(container: ContainerDependency) -> Response:
     """Every model, the version that is live and the one that this process serves."""
     try:
-        rows = await house.database.read(registry.page_models)
-        items = [_summary(house, r.name, r.live, r.versions, r.created, r.updated) for r in rows]
+        rows = await container.database.read(registry.page_models)
+        items = [_summary(container, r.name, r.live, r.versions, r.created, r.updated) for r in rows]
         return json_response({"items": items, "degraded": False})
     except StoreUnavailable:
-        items = [_summary(house, name, None, None, None, None) for name in sorted(house.registry.live)]
+        items = [_summary(container, name, None, None, None, None) for name in sorted(container.registry.live)]
         return json_response({"items": items, "degraded": True})
 
 
 @router.get("/models/{name}", responses={200: {"model": answers.ModelDocument}}, dependencies=[require("read")])
-async def get_model(name: ModelPath, house: AHouse) -> Response:
+async def get_model(name: ModelPath, container: ContainerDependency) -> Response:
     """A model with its versions and the history of what was live."""
-    detail = await house.database.read(lambda s: registry.model_detail(s, name))
+    detail = await container.database.read(lambda s: registry.model_detail(s, name))
     versions = [
         {"version": v.version, "run": v.run, "metrics": v.metrics, "created": v.created} for v in detail.versions
     ]
     created = min((v.created for v in detail.versions), default=None)
     updated = detail.history[0].at if detail.history else None
-    summary = _summary(house, name, detail.live, len(versions), created, updated)
+    summary = _summary(container, name, detail.live, len(versions), created, updated)
     return json_response({**summary, "registered": versions, "history": [_move(m) for m in detail.history]})
 
 
 @router.post("/models/{name}/promote", responses={200: {"model": answers.Move}}, dependencies=[require("admin")])
-async def promote(name: ModelPath, body: Promotion, request: Request, house: AHouse, force: bool = False) -> Response:
+async def promote(
+    name: ModelPath, body: Promotion, request: Request, container: ContainerDependency, force: bool = False
+) -> Response:
     """Make a registered version live, after it was loaded to see that it can be.
 
     This process serves it at once, others within about a second; no request is lost. Refused (409), unless forced,
     where its stored evaluation says that it loses to the simplest baseline.
     """
-    row = await house.registry.check(name, body.version)
+    row = await container.registry.check(name, body.version)
 
     def move(session: Session) -> AliasChangeRecord:
         return registry.promote_version(session, name, row.version, actor=actor(request), force=force)
 
-    return await _moved(request, house, "promote", move)
+    return await _moved(request, container, "promote", move)
 
 
 @router.post("/models/{name}/rollback", responses={200: {"model": answers.Move}}, dependencies=[require("admin")])
-async def rollback(name: ModelPath, request: Request, house: AHouse) -> Response:
+async def rollback(name: ModelPath, request: Request, container: ContainerDependency) -> Response:
     """Make live what was live before; again, and it goes back one further."""
-    return await _moved(request, house, "rollback", lambda s: registry.rollback_version(s, name, actor=actor(request)))
+    return await _moved(
+        request, container, "rollback", lambda s: registry.rollback_version(s, name, actor=actor(request))
+    )
 
 
 async def _moved(
     request: Request,
-    house: AppContainer,
+    container: AppContainer,
     action: Literal["promote", "rollback"],
     move: Callable[[Session], AliasChangeRecord],
 ) -> Response:
@@ -81,10 +85,10 @@ async def _moved(
         record_audit(request, session, action, f"{change.model}@{change.version}")
         return _move(change)
 
-    done = await house.database.write(write)
+    done = await container.database.write(write)
     # What was moved is moved; where the database went away since, the next poll takes it into service.
     with suppress(StoreUnavailable):
-        await house.refresh()
+        await container.refresh()
     return json_response(done)
 
 
@@ -93,22 +97,22 @@ def _move(change: AliasChangeRecord) -> dict[str, Any]:
 
 
 def _summary(
-    house: AppContainer, name: str, live: str | None, versions: int | None, created: Any, updated: Any
+    container: AppContainer, name: str, live: str | None, versions: int | None, created: Any, updated: Any
 ) -> dict[str, Any]:
-    served = house.registry.live.get(name)
-    bundle = served.recommender.bundle if served else None
-    failed = "it fails when tried; popularity answers" if served and served.sample is None else None
+    model = container.registry.live.get(name)
+    bundle = model.recommender.bundle if model else None
+    failed = "it fails when tried; popularity answers" if model and model.sample is None else None
     return {
         "name": name,
         "live": live,
         "versions": versions,
         "created": created,
         "updated": updated,
-        "loaded": served.version if served else None,
-        "kind": served.kind if served else None,
+        "loaded": model.version if model else None,
+        "kind": model.kind if model else None,
         "objective": bundle.schema.objective if bundle else None,
         "predictor": bundle.predictor.name if bundle else None,
         "items": len(bundle.vocab.values["item"]) if bundle else None,
         "features": [f.name for f in bundle.schema.entity_features] if bundle else [],
-        "problem": house.registry.broken.get(name) or failed,
+        "problem": container.registry.broken.get(name) or failed,
     }

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
-from api.handlers.dependencies import AHouse
+from api.handlers.dependencies import ContainerDependency
 from api.handlers.request_lifecycle import open_request
 from api.handlers.response_encoding import json_response
 from api.http.authorization import require
@@ -27,7 +27,7 @@ UNITS = {"ranking": "nats", "click": "nats", "rating": "squared label units"}
 @router.get("/onboarding", responses={200: {"model": answers.Onboarding}})
 async def onboarding(
     request: Request,
-    house: AHouse,
+    container: ContainerDependency,
     model: Annotated[ModelRef | None, Query(description="name, or name@version")] = None,
     kind: Annotated[Kind | None, Query(description="kind of newcomer")] = None,
     id: Annotated[EntityId | None, Query(description="a stored newcomer, whose events are taken as answers")] = None,
@@ -39,33 +39,35 @@ async def onboarding(
 ) -> Response:
     """The items whose answers would tell the model most about a newcomer, one after another: each for what it adds to
     those before it."""
-    call = await open_request(model, Newcomer(kind=kind, id=id), request, house)
-    mark = call.subject.mark
-    key = f"ask:{call.served.name}:{call.served.version}:{mark}:{call.subject.owner}:{n}:{strategy}"
-    rest = None if mark is None else house.memory.get(key)
+    call = await open_request(model, Newcomer(kind=kind, id=id), request, container)
+    mark = call.entity_context.mark
+    key = f"ask:{call.model.name}:{call.model.version}:{mark}:{call.entity_context.owner}:{n}:{strategy}"
+    rest = None if mark is None else container.memory.get(key)
     if rest is None:
-        known = read_support(call.served, call.subject, Newcomer(kind=kind, id=id), ())
+        known = read_support(call.model, call.entity_context, Newcomer(kind=kind, id=id), ())
         try:
-            found = await house.ladder.run(most_informative_items, call.served.recommender, known, n, strategy)
+            found = await container.resolver.run(most_informative_items, call.model.recommender, known, n, strategy)
         except RecsysMetaError:
             raise
         except WorkerBusy:
             raise unavailable("Too many ask what to ask") from None
         except Exception:  # a model that fails has nothing to ask
-            house.log.error("onboarding failed", model=call.served.name, version=call.served.version, exc_info=True)
-            raise unavailable(f"Model '{call.served.name}' cannot say what to ask") from None
-        objective = call.served.recommender.bundle.schema.objective
+            container.log.error("onboarding failed", model=call.model.name, version=call.model.version, exc_info=True)
+            raise unavailable(f"Model '{call.model.name}' cannot say what to ask") from None
+        objective = call.model.recommender.bundle.schema.objective
         items: list[dict[str, Any]] = [{"rank": rank, **vars(one)} for rank, one in enumerate(found, 1)]
         unit = UNITS[objective] if strategy == "information" else "share of the most"
         rest = orjson.dumps({"unit": unit, "support_size": len(known.items), "items": items})
         if mark is not None:
-            house.memory.set(key, rest, PROCESS_S, call.subject.owner)
-    missing = house.degraded_dependencies(profile=call.subject.entity is None or call.subject.profile is not None)
+            container.memory.set(key, rest, PROCESS_S, call.entity_context.owner)
+    missing = container.degraded_dependencies(
+        profile=call.entity_context.entity is None or call.entity_context.profile is not None
+    )
     return json_response(
         {
             "request_id": call.request_id,
-            "model": {"name": call.served.name, "version": call.served.version},
-            "variant": call.served.variant,
+            "model": {"name": call.model.name, "version": call.model.version},
+            "variant": call.model.variant,
             "degraded": bool(missing),
             "missing": missing,
             "strategy": strategy,

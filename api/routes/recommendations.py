@@ -61,23 +61,23 @@ async def recommend(request: Request) -> Response:
     the state was found: `process`, `redis` or `miss`. `next`, sent back as `cursor` with the same request, gives the
     items that follow. 409: the events have changed since and nobody holds that list any more.
     """
-    house, body, raw = await authorize_and_parse(request, "read", RecommendationRequest)
-    place = _place(body.cursor, house.profiles.secret) if body.cursor else None
-    call = await open_request(body.model, body.entity, request, house, place.version if place else None)
+    container, body, raw = await authorize_and_parse(request, "read", RecommendationRequest)
+    place = _place(body.cursor, container.profiles.secret) if body.cursor else None
+    call = await open_request(body.model, body.entity, request, container, place.version if place else None)
     key = _list_key(call, raw)
-    made = None if key is None else await house.ladder.cached_list(key, call.subject)
+    made = None if key is None else await container.resolver.cached_list(key, call.entity_context)
     if made is not None:
         return _again(call, *made)
-    known = read_support(call.served, call.subject, body.entity, body.events)
+    known = read_support(call.model, call.entity_context, body.entity, body.events)
     question = None
     if body.moment is not None or (known.own is not None and body.candidates):
-        known, question = _ask(call.served.recommender, known, body)
+        known, question = _ask(call.model.recommender, known, body)
     if place is not None:
         _check_place(place, call, body, known)
         if place.support != known.digest and await _erased(call):
             raise list_expired()
     outcome = await _climb(call, body, known, question, place)
-    items, unknown = _list(call.served, body, known, question, outcome, place)
+    items, unknown = _list(call.model, body, known, question, outcome, place)
     more = len(items) > body.n and not outcome.broken
     items = items[: body.n]
     following = _next(call, body, known, items[-1], place) if more else None
@@ -87,7 +87,7 @@ async def recommend(request: Request) -> Response:
         {
             "support_size": size,
             "unknown_items": unknown,
-            "unknown_features": call.served.recommender.unknown_features(known.features),
+            "unknown_features": call.model.recommender.unknown_features(known.features),
             "items": encode_items(items, whys),
             "next": following,
         }
@@ -95,9 +95,9 @@ async def recommend(request: Request) -> Response:
     if key is not None and not outcome.broken and (whys or not body.explain):
         kept = pack(not size, size, rest)
         if outcome.source == "miss":  # few ask twice, and who does elsewhere finds the state in Redis
-            house.memory.set(key, kept, PROCESS_S, call.subject.owner)
+            container.memory.set(key, kept, PROCESS_S, call.entity_context.owner)
         else:
-            house.ladder.store(key, kept, call.subject, PROCESS_S)
+            container.resolver.store(key, kept, call.entity_context, PROCESS_S)
     return finish_resolved(call, known, outcome, rest, size)
 
 
@@ -112,8 +112,8 @@ async def score(request: Request) -> Response:
     For clicks also probabilities, with a 95% interval where the model knows how sure it is. With `entities` and a
     `row` it is the other way round: the entities ranked for that row.
     """
-    house, body, _ = await authorize_and_parse(request, "read", ScoreRequest)
-    return await (rank_entities if body.entities else score_rows)(request, house, body)
+    container, body, _ = await authorize_and_parse(request, "read", ScoreRequest)
+    return await (rank_entities if body.entities else score_rows)(request, container, body)
 
 
 def _place(cursor: str, secret: bytes) -> ListCursor:
@@ -126,16 +126,18 @@ def _place(cursor: str, secret: bytes) -> ListCursor:
 
 def _list_key(call: RequestContext, body: bytes) -> str | None:
     """The key of a list in the caches; None where an equal request may get another answer."""
-    subject, served = call.subject, call.served
-    if subject.mark is None:
+    entity_context, model = call.entity_context, call.model
+    if entity_context.mark is None:
         return None
-    return list_key(served.name, served.version, subject.kind, subject.entity or "", subject.mark, body)
+    return list_key(
+        model.name, model.version, entity_context.kind, entity_context.entity or "", entity_context.mark, body
+    )
 
 
 def _again(call: RequestContext, kept: bytes, source: Source) -> Response:
     """The answer with a list that was made before."""
     prior, size, rest = unpack(kept)
-    return finish(call, "prior" if prior else "cache", source, size, rest, call.house.degraded_dependencies())
+    return finish(call, "prior" if prior else "cache", source, size, rest, call.container.degraded_dependencies())
 
 
 def _ask(
@@ -164,17 +166,17 @@ async def _climb(
     question: EncodedQuery | None,
     place: ListCursor | None,
 ) -> StateResolution:
-    ladder = call.house.ladder
+    resolver = call.container.resolver
     if known.own is not None and not known.own.names:  # there is nothing to choose from yet
-        call.served.recommender.support([known])  # wrong features are refused all the same
+        call.model.recommender.support([known])  # wrong features are refused all the same
         return StateResolution(BatchResult({}, torch.zeros(1, FIRST)), "miss", 0.0)
     support = None if place is None else place.support
     if question is None:
         plain = place is None and known.own is None and body.candidates is None and not body.filters
-        wish = TopKRequest(body.n + 1, _left_out(call.served.recommender, body, known, question)) if plain else None
-        return await ladder.resolve(call.served, known, call.subject, digest=support, wish=wish)
+        wish = TopKRequest(body.n + 1, _left_out(call.model.recommender, body, known, question)) if plain else None
+        return await resolver.resolve(call.model, known, call.entity_context, digest=support, wish=wish)
     ask = partial(_answer, question)
-    return await ladder.resolve(call.served, known, call.subject, digest=support, ask=ask)
+    return await resolver.resolve(call.model, known, call.entity_context, digest=support, ask=ask)
 
 
 def _answer(question: EncodedQuery, recommender: Recommender, state: State) -> Any:
@@ -182,7 +184,7 @@ def _answer(question: EncodedQuery, recommender: Recommender, state: State) -> A
 
 
 def _list(
-    served: LoadedModel,
+    model: LoadedModel,
     body: RecommendationRequest,
     known: EncodedEntity,
     question: EncodedQuery | None,
@@ -190,7 +192,7 @@ def _list(
     place: ListCursor | None,
 ) -> tuple[list[ScoredItem], list[str]]:
     """The list and one item more, if there is one; and the items of events and candidates that the model lacks."""
-    recommender = served.recommender
+    recommender = model.recommender
     if outcome.best is not None:
         return recommender.to_items(outcome.best), list(known.unknown)
     unknown, candidates = list(known.unknown), None
@@ -222,12 +224,12 @@ def _rules(body: RecommendationRequest) -> dict[str, FeatureFilter]:
 
 
 def _entity_digest(call: RequestContext) -> bytes:
-    return scope_digest(call.subject.owner or "")
+    return scope_digest(call.entity_context.owner or "")
 
 
 def _check_place(place: ListCursor, call: RequestContext, body: RecommendationRequest, known: EncodedEntity) -> None:
     """Raise Problem where a cursor was made for something else, or for a list that can no longer be made."""
-    if place.version != call.served.version or not place.version.startswith((body.model or "").partition("@")[2]):
+    if place.version != call.model.version or not place.version.startswith((body.model or "").partition("@")[2]):
         raise ProblemError(422, "This cursor belongs to another version of the model")
     if (place.entity, place.moment) != (_entity_digest(call), context_digest(_moment(body.moment))):
         raise ProblemError(422, "This cursor belongs to another newcomer or moment")
@@ -237,19 +239,19 @@ def _check_place(place: ListCursor, call: RequestContext, body: RecommendationRe
 
 async def _erased(call: RequestContext) -> bool:
     """Whether the events of an older page may be gone because they were erased, with its states in this process yet."""
-    kind, entity = call.subject.kind, call.subject.entity
-    return entity is not None and await call.house.profiles.forget_erased(kind, entity, 2 * PROCESS_S)
+    kind, entity = call.entity_context.kind, call.entity_context.entity
+    return entity is not None and await call.container.profiles.forget_erased(kind, entity, 2 * PROCESS_S)
 
 
 def _next(
     call: RequestContext, body: RecommendationRequest, known: EncodedEntity, last: ScoredItem, place: ListCursor | None
 ) -> str:
     """The cursor of what follows the last item."""
-    item = call.served.recommender.item_ids([last.item], known)[0]
+    item = call.model.recommender.item_ids([last.item], known)[0]
     support, size = (known.digest, len(known.items)) if place is None else (place.support, place.size)
     moment = context_digest(_moment(body.moment))
-    made = ListCursor(call.served.version, support, size, _entity_digest(call), moment, last.score, item)
-    return write_cursor(made, call.house.profiles.secret)
+    made = ListCursor(call.model.version, support, size, _entity_digest(call), moment, last.score, item)
+    return write_cursor(made, call.container.profiles.secret)
 
 
 async def _whys(
@@ -263,14 +265,14 @@ async def _whys(
     """Why each item is there; nothing for a list of older events or of a failed model, or where too many ask."""
     if outcome.broken or not items or (place is not None and place.support != known.digest):
         return ()
-    recommender = call.served.recommender
+    recommender = call.model.recommender
     ids = recommender.item_ids([s.item for s in items], known)
     try:
-        return await call.house.ladder.run(explain_items, recommender, known, ids, question, patience=_WHY_S)
+        return await call.container.resolver.run(explain_items, recommender, known, ids, question, patience=_WHY_S)
     except WorkerBusy:
         return ()
     except Exception:  # a list without reasons is better than none
-        call.house.log.error("explanation failed", model=call.served.name, version=call.served.version, exc_info=True)
+        call.container.log.error("explanation failed", model=call.model.name, version=call.model.version, exc_info=True)
         return ()
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.handlers.dependencies import AHouse, Cursor, Limit, Word
+from api.handlers.dependencies import ContainerDependency, Cursor, Limit, Word
 from api.handlers.response_encoding import json_response
 from api.http.authorization import require
 from api.schemas import responses as answers
@@ -28,7 +28,10 @@ RunPath = Annotated[str, Path(max_length=100)]
 
 @router.get("/runs")
 async def list_runs(
-    house: AHouse, status: Annotated[Status | None, Query()] = None, limit: Limit = 50, cursor: Cursor = None
+    container: ContainerDependency,
+    status: Annotated[Status | None, Query()] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> Response:
     """Training runs with the newest figure of each key, newest first."""
 
@@ -37,20 +40,20 @@ async def list_runs(
         latest = runs.latest_metrics(session, [run.id for run in page.items])
         return {"items": [{**run.as_dict(), "metrics": latest[run.id]} for run in page.items], "next": page.next}
 
-    return json_response(await house.database.read(read))
+    return json_response(await container.database.read(read))
 
 
 @router.get("/runs/{id}/metrics")
 async def list_metrics(
-    house: AHouse, id: RunPath, key: Word = None, limit: Limit = 500, cursor: Cursor = None
+    container: ContainerDependency, id: RunPath, key: Word = None, limit: Limit = 500, cursor: Cursor = None
 ) -> Response:
     """Figures of a run by key and step."""
-    return json_response(await house.database.read(lambda s: _page(_metrics(s, id, key, limit, cursor))))
+    return json_response(await container.database.read(lambda s: _page(_metrics(s, id, key, limit, cursor))))
 
 
 @router.get("/evaluations")
 async def list_evaluations(
-    house: AHouse,
+    container: ContainerDependency,
     dataset: Word = None,
     scenario: Word = None,
     method: Word = None,
@@ -62,7 +65,7 @@ async def list_evaluations(
     """Points of cold-start curves, newest first."""
     wanted = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
     return json_response(
-        await house.database.read(
+        await container.database.read(
             lambda s: _page(evaluations.page_evaluations(s, **wanted, limit=limit, cursor=cursor))
         )
     )
@@ -70,7 +73,7 @@ async def list_evaluations(
 
 @router.get("/adaptations")
 async def list_adaptations(
-    house: AHouse,
+    container: ContainerDependency,
     kind: Word = None,
     entity: Word = None,
     model_version: Word = None,
@@ -80,7 +83,7 @@ async def list_adaptations(
 ) -> Response:
     """What adapting did, one row for each answer, newest first. Anonymous newcomers have an empty entity."""
     return json_response(
-        await house.database.read(
+        await container.database.read(
             lambda s: _page(
                 adaptations.page_adaptations(
                     s,

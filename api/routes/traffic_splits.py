@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
 from api.container import AppContainer
-from api.handlers.dependencies import AHouse, ModelPath
+from api.handlers.dependencies import ContainerDependency, ModelPath
 from api.handlers.response_encoding import json_response
 from api.http.authorization import actor, record_audit, require
 from api.schemas import responses as answers
@@ -23,13 +23,15 @@ router = APIRouter(prefix="/v1", tags=["models"], responses={200: {"model": answ
 
 
 @router.get("/models/{name}/split", dependencies=[require("read")])
-async def get_split(name: ModelPath, house: AHouse) -> Response:
+async def get_split(name: ModelPath, container: ContainerDependency) -> Response:
     """Which versions of a model answer side by side, and every change of that."""
-    return json_response(await house.database.read(lambda s: _document(s, name)))
+    return json_response(await container.database.read(lambda s: _document(s, name)))
 
 
 @router.put("/models/{name}/split", dependencies=[require("admin")])
-async def put_split(name: ModelPath, body: SplitBody, request: Request, house: AHouse, force: bool = False) -> Response:
+async def put_split(
+    name: ModelPath, body: SplitBody, request: Request, container: ContainerDependency, force: bool = False
+) -> Response:
     """Let versions answer side by side, after each was loaded to see that it can be.
 
     Which one answers for an entity follows from a hash of the salt and the entity's id: always the same one, in every
@@ -37,18 +39,18 @@ async def put_split(name: ModelPath, body: SplitBody, request: Request, house: A
     entities and calls that name a version are answered as without a split. Whatever goes live ends it. Refused (409),
     unless forced, where the stored evaluation of an arm says that it loses to the simplest baseline.
     """
-    arms = [await _arm(house, name, share.version, share.weight, share.label) for share in body.arms]
+    arms = [await _arm(container, name, share.version, share.weight, share.label) for share in body.arms]
 
     def write(session: Session) -> dict[str, Any]:
         split = splits.start_split(session, name, arms, salt=body.salt, actor=actor(request), force=force)
         record_audit(request, session, "split", f"{name} split {split.sequence}")
         return _document(session, name)
 
-    return await _changed(house, await house.database.write(write))
+    return await _changed(container, await container.database.write(write))
 
 
 @router.delete("/models/{name}/split", dependencies=[require("admin")])
-async def delete_split(name: ModelPath, request: Request, house: AHouse) -> Response:
+async def delete_split(name: ModelPath, request: Request, container: ContainerDependency) -> Response:
     """End the split: the live version answers all again. Harmless where there is none."""
 
     def write(session: Session) -> dict[str, Any]:
@@ -56,21 +58,21 @@ async def delete_split(name: ModelPath, request: Request, house: AHouse) -> Resp
         record_audit(request, session, "split off", name)
         return _document(session, name)
 
-    return await _changed(house, await house.database.write(write))
+    return await _changed(container, await container.database.write(write))
 
 
-async def _arm(house: AppContainer, name: str, version: str, weight: float, label: str | None) -> SplitArm:
+async def _arm(container: AppContainer, name: str, version: str, weight: float, label: str | None) -> SplitArm:
     """An arm that can be loaded and is for the newcomers that the live version is for. Raises ConflictError."""
-    served, live = await house.registry.check(name, version), house.registry.live.get(name)
-    if live is not None and live.kind != served.kind:
-        raise ConflictError(f"{name}@{served.version} is for newcomers of kind '{served.kind}', not '{live.kind}'")
-    return SplitArm(label or served.version, served.version, weight)
+    model, live = await container.registry.check(name, version), container.registry.live.get(name)
+    if live is not None and live.kind != model.kind:
+        raise ConflictError(f"{name}@{model.version} is for newcomers of kind '{model.kind}', not '{live.kind}'")
+    return SplitArm(label or model.version, model.version, weight)
 
 
-async def _changed(house: AppContainer, document: dict[str, Any]) -> Response:
+async def _changed(container: AppContainer, document: dict[str, Any]) -> Response:
     # What was written is written; where the database went away since, the next poll takes it into service.
     with suppress(StoreUnavailable):
-        await house.refresh()
+        await container.refresh()
     return json_response(document)
 
 

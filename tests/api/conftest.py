@@ -10,7 +10,7 @@ import pytest
 import redis
 import torch
 
-from api import container as house
+from api import container
 from api.http import rate_limit as limits
 from api.persistence import async_database as database
 from recsys_meta.models.bundle import Bundle
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-TIMES = {"redis": ((house, "REDIS_S"), (limits, "_REDIS_S")), "database": ((database, "READ_S"),)}
+TIMES = {"redis": ((container, "REDIS_S"), (limits, "_REDIS_S")), "database": ((database, "READ_S"),)}
 OWN = {place: getattr(*place) for places in TIMES.values() for place in places}
 
 

@@ -51,8 +51,8 @@ class Served:
         self.client = httpx.Client(base_url=self.url, timeout=60)
 
     @property
-    def house(self):
-        return self.app.state.house
+    def container(self):
+        return self.app.state.container
 
     def start(self) -> Served:
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
@@ -83,7 +83,7 @@ def serving(made: Settings, **options: str) -> Iterator[Served]:
 
 def change_state(server: Served, change: Callable[[Tensor], Tensor]) -> None:
     """Let the process hold another state of the one newcomer that it knows, and no list."""
-    memory = server.house.memory
+    memory = server.container.memory
     ((key, raw),) = [(key, one.value) for key, one in memory._entries.items() if one.value.startswith(MAGIC)]
     state = load_state(raw)
     assert state is not None

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from api import container as house
+from api import container
 
 
 def test_a_poll_that_loses_its_cancellation_still_ends(monkeypatch):
@@ -16,10 +16,10 @@ def test_a_poll_that_loses_its_cancellation_still_ends(monkeypatch):
             except asyncio.CancelledError:
                 return  # what wait_for of Python 3.11 does when its work ends at that moment
 
-        monkeypatch.setattr(house, "_look", look)
-        monkeypatch.setattr(house, "POLL_S", 0.0)
+        monkeypatch.setattr(container, "_look", look)
+        monkeypatch.setattr(container, "POLL_S", 0.0)
         closing = asyncio.Event()
-        poll = asyncio.create_task(house._poll(None, closing))
+        poll = asyncio.create_task(container._poll(None, closing))
         await looking.wait()
         closing.set()
         poll.cancel()

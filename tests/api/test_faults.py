@@ -241,7 +241,7 @@ def test_two_workers_that_start_without_both_keep_the_arms_of_a_split(
 ) -> None:
     second = bundles.publish(place.postgres.url(), place.home / "models", "users", other, live=False)
     with serving(settings(place.home, *place.urls)) as server:
-        live = server.house.registry.live["users"].version
+        live = server.container.registry.live["users"].version
         arms = [{"version": version, "weight": 1} for version in (live, second)]
         assert server.client.put("/v1/models/users/split", json={"arms": arms}).status_code == 200
         bodies = [{"entity": {"id": f"boot {n}"}, "events": [{"item": f"i{n}"}]} for n in range(24)]

@@ -228,7 +228,7 @@ def test_against_a_real_server(server, new_id):
         assert client.promote(model.name, model.live).version == model.live
         with pytest.raises(ApiError, match="409"):
             client.rollback(model.name)
-        server.house.writer.flush()
+        server.container.writer.flush()
         assert client.list_adaptations(entity=new_id, limit=1).items[0]["entity"] == new_id
         for page in (client.list_runs(), client.list_evaluations()):
             assert (page.items, page.next) == ([], None)

@@ -107,7 +107,7 @@ def test_known_keys_open_while_the_database_is_away(home, postgres_url, wired_ur
     with serving(settings(home, wired_url)) as server:
         assert ask(server, made.text) == 200
         wire.cut()
-        wait(lambda: server.recommend().status_code == 401 and server.house.database.degraded)
+        wait(lambda: server.recommend().status_code == 401 and server.container.database.degraded)
         assert ask(server, made.text) == 200
         assert ask(server, "rsm_no_key") == 401
         revoke(postgres_url, made.row.id)
@@ -198,7 +198,7 @@ def test_a_key_ends_by_the_clock_of_the_process(clock):
     assert ring.find("stored")
     clock.now += 10
     assert ring.find("stored") is None
-    assert not ring.empty  # an ended key does not open the house to everybody on the machine
+    assert not ring.empty  # an ended key does not open the API to everybody on the machine
 
 
 def test_notes_are_taken_up_where_nothing_newer_is_known(tmp_path, clock):

@@ -119,7 +119,7 @@ def test_a_wrong_feature_is_one_error_at_a_pointer_that_exists(server, value):
 
 def test_a_failure_of_ours_shows_nothing_and_is_logged(home, light, monkeypatch, capsys):
     def fail(*_):
-        raise RuntimeError("secret of the house")
+        raise RuntimeError("secret of the server")
 
     monkeypatch.setattr("api.routes.recommendations.know", fail)
     with serving(settings(home, light)) as server:
@@ -129,7 +129,7 @@ def test_a_failure_of_ours_shows_nothing_and_is_logged(home, light, monkeypatch,
     assert response.headers["content-type"] == "application/problem+json"
     assert "secret" not in response.text
     log = capsys.readouterr().out
-    assert "secret of the house" in log
+    assert "secret of the server" in log
     assert "find-me" in log
 
 

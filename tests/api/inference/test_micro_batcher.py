@@ -22,7 +22,7 @@ from recsys_meta.inference.recommender import EncodedEntity, EntityRequest, Inte
 from recsys_meta.store.database import migrate
 from tests.api import bundles
 from tests.api.servers import Served, change_state, cut_short, serving, settings, wait
-from tests.fixtures import trained_recommenders as served
+from tests.fixtures import trained_recommenders
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -30,9 +30,9 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 @pytest.fixture
 def flagship(home: Path, sqlite_url: str, own_redis: Any) -> Iterator[Served]:
     migrate.upgrade_database(sqlite_url)
-    bundles.publish(sqlite_url, home / "models", "users", served.flagship())
+    bundles.publish(sqlite_url, home / "models", "users", trained_recommenders.flagship())
     with serving(settings(home, sqlite_url, own_redis.url)) as made:
-        assert made.house.registry.live["users"].recommender.batch_invariant, "else nobody has company"
+        assert made.container.registry.live["users"].recommender.batch_invariant, "else nobody has company"
         yield made
 
 
@@ -69,8 +69,8 @@ def at_once(url: str, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def keep_pace(server: Served, ms: float) -> None:
     """Let a model pass for one that takes so long, whatever the machine is like."""
-    server.house.registry.live["users"].pace.record = lambda ms, newcomers: None  # type: ignore[method-assign]
-    server.house.registry.live["users"].pace.ms = ms
+    server.container.registry.live["users"].pace.record = lambda ms, newcomers: None  # type: ignore[method-assign]
+    server.container.registry.live["users"].pace.ms = ms
 
 
 def shown(answers: Sequence[dict[str, Any]]) -> list[Any]:
@@ -85,15 +85,15 @@ def test_in_company_answers_are_those_of_each_alone(
     bodies = newcomers(120)
     alone = [flagship.client.post("/v1/recommendations", json=body).json() for body in bodies]
     assert set(parties) == {1}
-    wait(lambda: not flagship.house.ladder.writing)
-    flagship.house.memory.close()
+    wait(lambda: not flagship.container.resolver.writing)
+    flagship.container.memory.close()
     own_redis.ask("FLUSHALL")
     together = at_once(flagship.url, bodies)
     assert max(parties) > 1
     assert shown(together) == shown(alone)
     # Other lists, from states that Redis holds.
-    wait(lambda: not flagship.house.ladder.writing)
-    flagship.house.memory.close()
+    wait(lambda: not flagship.container.resolver.writing)
+    flagship.container.memory.close()
     kept = at_once(flagship.url, [{**body, "n": 5} for body in bodies])
     assert {answer["served_by"] for answer in kept} == {"cache", "prior"}
     assert [items[:5] for items, _ in shown(alone)] == [items for items, _ in shown(kept)]
@@ -102,11 +102,11 @@ def test_in_company_answers_are_those_of_each_alone(
 def test_whoever_cannot_be_adapted_spoils_it_for_nobody(flagship: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     bodies = newcomers(60, seed=1)
     whole = shown(at_once(flagship.url, bodies))
-    flagship.house.memory.close()
+    flagship.container.memory.close()
     bodies = [{**body, "n": 11} for body in bodies]
     real, sick = (
         Recommender.adapt_and_serialize,
-        flagship.house.registry.live["users"].recommender.known_item_ids(["i7"])[0],
+        flagship.container.registry.live["users"].recommender.known_item_ids(["i7"])[0],
     )
 
     def adapt_and_serialize(self: Recommender, known: Sequence[EncodedEntity]) -> Any:
@@ -115,7 +115,7 @@ def test_whoever_cannot_be_adapted_spoils_it_for_nobody(flagship: Served, monkey
         return real(self, known)
 
     monkeypatch.setattr(Recommender, "adapt_and_serialize", adapt_and_serialize)
-    monkeypatch.setattr(flagship.house.redis, "get", nothing)
+    monkeypatch.setattr(flagship.container.redis, "get", nothing)
     for body, answer, (items, _) in zip(bodies, at_once(flagship.url, bodies), whole, strict=True):
         failed = {"item": "i7"} in body["events"]
         assert (answer["served_by"] == "popular") == failed
@@ -131,11 +131,11 @@ def test_whose_scores_are_no_numbers_is_answered_by_popularity_and_nobody_else(
 ) -> None:
     bodies = newcomers(60, seed=1)
     whole = shown(at_once(flagship.url, bodies))
-    flagship.house.memory.close()
+    flagship.container.memory.close()
     bodies = [{**body, "n": 11} for body in bodies]
     real, sick = (
         Recommender.adapt_and_serialize,
-        flagship.house.registry.live["users"].recommender.known_item_ids(["i7"])[0],
+        flagship.container.registry.live["users"].recommender.known_item_ids(["i7"])[0],
     )
 
     def adapt_and_serialize(self: Recommender, known: Sequence[EncodedEntity]) -> Any:
@@ -146,7 +146,7 @@ def test_whose_scores_are_no_numbers_is_answered_by_popularity_and_nobody_else(
         return state, raw
 
     monkeypatch.setattr(Recommender, "adapt_and_serialize", adapt_and_serialize)
-    monkeypatch.setattr(flagship.house.redis, "get", nothing)
+    monkeypatch.setattr(flagship.container.redis, "get", nothing)
     parties.clear()
     answers = at_once(flagship.url, bodies)
     assert max(parties) > 1
@@ -176,14 +176,14 @@ def test_a_cached_state_of_older_events_that_does_not_fit_is_not_made_of_newer_o
 
 def test_equal_newcomers_of_different_forms_are_all_answered() -> None:
     """One who has a state already, and one of the same events who has none; and more than are worked out at once."""
-    recommender = Recommender(served.flagship())
+    recommender = Recommender(trained_recommenders.flagship())
     known = recommender.read_support(EntityRequest(events=[Interaction("i3"), Interaction("i9")]))
     state = recommender.adapt([known])
-    model, company = Model("users", recommender, state), MicroBatcher(ThreadPoolExecutor(1))
+    model, batcher = Model("users", recommender, state), MicroBatcher(ThreadPoolExecutor(1))
 
     async def work() -> list[BatchResult | None]:
         asked = [
-            company.solve(model, known, given)
+            batcher.solve(model, known, given)
             for given in (None, state, None, *(copy.deepcopy(state) for _ in range(40)))
         ]
         return await asyncio.wait_for(asyncio.gather(*asked), 30)
@@ -205,7 +205,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 @pytest.fixture
 def lonely(parties: list[int], one_thread: None) -> tuple[Model, EncodedEntity]:
     """A model in service and a newcomer, without a server; `parties` tells who was worked out together."""
-    recommender = Recommender(served.flagship())
+    recommender = Recommender(trained_recommenders.flagship())
     known = recommender.read_support(EntityRequest(events=[Interaction("i3"), Interaction("i9")]))
     model = Model("users", recommender, recommender.adapt([known]))
     assert recommender.batch_invariant  # tried once, with a party of its own
@@ -217,16 +217,16 @@ def test_a_party_waits_for_who_is_on_the_way(
     lonely: tuple[Model, EncodedEntity], parties: list[int], monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.setattr("api.inference.micro_batcher.PATIENCE_S", 30.0)
-    (model, known), company = lonely, MicroBatcher(ThreadPoolExecutor(1))
+    (model, known), batcher = lonely, MicroBatcher(ThreadPoolExecutor(1))
 
     async def come(steps: int) -> BatchResult | None:
-        with company.announce():
+        with batcher.announce():
             for _ in range(steps):
                 await asyncio.sleep(0.01)
-        return await company.solve(model, known, None)
+        return await batcher.solve(model, known, None)
 
     async def goes_away() -> None:
-        with company.announce():
+        with batcher.announce():
             await asyncio.sleep(0.01)
 
     async def work() -> None:
@@ -241,12 +241,12 @@ def test_a_party_waits_for_who_is_on_the_way(
 def test_a_party_waits_no_longer_than_its_patience_nor_for_more_than_fit(
     lonely: tuple[Model, EncodedEntity], parties: list[int], monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
-    (model, known), company = lonely, MicroBatcher(ThreadPoolExecutor(1))
+    (model, known), batcher = lonely, MicroBatcher(ThreadPoolExecutor(1))
     model.pace.party = 4
 
     async def ask(many: int) -> None:
-        with company.announce():  # somebody who never comes
-            await asyncio.wait_for(asyncio.gather(*(company.solve(model, known, None) for _ in range(many))), 20)
+        with batcher.announce():  # somebody who never comes
+            await asyncio.wait_for(asyncio.gather(*(batcher.solve(model, known, None) for _ in range(many))), 20)
 
     run(ask(2))
     assert parties == [2]

@@ -243,7 +243,7 @@ def test_a_server_whose_log_cannot_be_written_answers(home: Path, light: str) ->
             async def fail(*given: object) -> None:
                 raise RuntimeError("\ud800")
 
-            patch.setattr(server.house.profiles, "load", fail)
+            patch.setattr(server.container.profiles, "load", fail)
             assert server.recommend("i1").status_code == 200
             answer = server.recommend("i1", entity={"id": "anna"})
             assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")

@@ -59,20 +59,20 @@ def test_redis_stops_in_mid_run_and_comes_back(full, own_redis, new_id):
     wait(lambda: not full.recommend("i1").json()["degraded"])
     assert full.client.delete(f"/v1/entities/user/{new_id}").status_code == 200
     assert full.recommend(*THREE, entity=entity).json()["degraded"] is False
-    wait(lambda: not full.house.ladder.writing)
-    full.house.memory.close()
+    wait(lambda: not full.container.resolver.writing)
+    full.container.memory.close()
     assert full.recommend(*THREE, entity=entity).headers["x-cache"] == "redis"
 
 
 def test_an_erasure_outlasts_a_moment_in_which_redis_does_not_answer(full, own_redis, keys_of, new_id):
     full.client.post("/v1/events", json=events(new_id, *THREE))
     full.recommend(entity={"id": new_id})
-    wait(lambda: not full.house.ladder.writing)
+    wait(lambda: not full.container.resolver.writing)
     assert keys_of()
     own_redis.hang()
     with ThreadPoolExecutor(1) as pool:
         erased = pool.submit(full.client.delete, f"/v1/entities/user/{new_id}")
-        wait(lambda: full.house.redis.degraded)
+        wait(lambda: full.container.redis.degraded)
         own_redis.go_on()
         assert erased.result(60).status_code == 200
     assert keys_of() == []
@@ -111,7 +111,7 @@ def test_the_database_goes_and_comes_back(wired, wire, new_id):
     assert wired.client.post("/v1/events", json=events(new_id, *THREE)).json()["accepted"] == 3
     before = wired.recommend("i20", entity={"id": new_id}).json()
     assert (before["support_size"], before["degraded"]) == (4, False)
-    assert wired.house.writer.flush()
+    assert wired.container.writer.flush()
     wire.cut()
     # At once, before anything could notice: what the body says is enough.
     during = wired.recommend("i20", "i21", entity={"id": new_id}).json()

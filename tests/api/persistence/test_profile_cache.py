@@ -58,7 +58,7 @@ def test_the_copy_of_an_entity_that_comes_often_stays_while_others_come(full, mo
     """A copy that is dropped too early costs its entity a reading of the database at every request."""
     monkeypatch.setattr("api.persistence.profile_cache._COPIES", 2)
     monkeypatch.setattr("api.persistence.profile_cache._COPY_S", 1000.0)
-    profiles = full.house.profiles
+    profiles = full.container.profiles
     for entity in ("often", "second", "often", "third"):
         assert full.recommend("i3", entity={"id": entity}).status_code == 200
     assert [entity for _, entity in profiles._copies] == ["often", "third"]

@@ -86,7 +86,7 @@ def share(pair: Pair, ids: Sequence[str], size: int) -> dict[str, list[str]]:
     with ThreadPoolExecutor(8) as pool:
         here = list(pool.map(lambda entity: ask(one, entity), ids))
         assert {(found[0], found[2]) for found in here} == {(size, "miss")}
-        wait(lambda: not one.house.ladder.writing)
+        wait(lambda: not one.container.resolver.writing)
         there = list(pool.map(lambda entity: ask(two, entity), ids))
     assert {found[:3] for found in there} == {(size, "cache", "redis")}
     assert [found[3] for found in there] == [found[3] for found in here]
@@ -119,7 +119,7 @@ def test_a_node_is_killed_while_they_answer_and_comes_back(pair: Pair, cluster: 
     one, two = pair
     tell(one, IDS, "i3", "i14")
     lists = share(pair, IDS, 2)
-    two.house.memory.close()
+    two.container.memory.close()
     lost = the_one_that_counts(cluster)
     gone, left = parted(cluster, lost)
     with asking(one, lists) as asked:
@@ -141,7 +141,7 @@ def test_a_node_is_killed_while_they_answer_and_comes_back(pair: Pair, cluster: 
     refused = one.client.delete(f"/v1/entities/user/{gone[0]}")
     assert (refused.status_code, "ask again" in refused.json()["detail"]) == (503, True)
     cluster.start()
-    wait(lambda: not any(server.house.redis.degraded for server in pair))
+    wait(lambda: not any(server.container.redis.degraded for server in pair))
     assert one.client.delete(f"/v1/entities/user/{gone[0]}").status_code == 200
     assert not any(names_of(cluster, left[0]) + names_of(cluster, gone[0]))
     stayed = left[1:] + gone[1:]
@@ -164,7 +164,7 @@ def test_a_node_hangs_while_they_answer_and_goes_on(
             lost.hang()
         # What lies on the other nodes comes from there, what lies on this one is made anew.
         wait(lambda: shared(one, two, left, 2))
-        two.house.memory.close()
+        two.container.memory.close()
         assert {check(two.recommend(entity={"id": entity}), lists[entity]) for entity in gone} == {("adapted", "miss")}
         ready = one.client.get("/readyz")
         assert (ready.status_code, ready.json()["checks"]["redis"]["ok"]) == (200, False)
@@ -172,7 +172,7 @@ def test_a_node_hangs_while_they_answer_and_goes_on(
         assert one.client.delete(f"/v1/entities/user/{gone[0]}").status_code == 503
         wait(lambda: {found(server, entity)[0] for server in (one, two) for entity in left + gone[1:]} == {3})
         lost.go_on()
-        wait(lambda: not any(server.house.redis.degraded for server in (one, two)))
+        wait(lambda: not any(server.container.redis.degraded for server in (one, two)))
         wait(lambda: one.client.delete(f"/v1/entities/user/{gone[0]}").status_code == 200)
         assert not any(names_of(cluster, gone[0]))
         # What it was not told while it hung it is told now.
@@ -193,7 +193,7 @@ def test_slots_move_to_a_new_node_while_they_answer(home: Path, light: str, chan
                 # On their way they are shared as ever, also with a server that knows the new node from nowhere.
                 with one_on(home, light, changing) as late:
                     for server in (two, late):
-                        server.house.memory.close()
+                        server.container.memory.close()
                         answers = [server.recommend(entity={"id": entity}) for entity in IDS]
                         assert {check(answer, lists[entity]) for entity, answer in zip(IDS, answers, strict=True)} == {
                             ("cache", "redis")
@@ -204,7 +204,7 @@ def test_slots_move_to_a_new_node_while_they_answer(home: Path, light: str, chan
         assert tell(two, stayed, "i70") == []
         share(pair, stayed, 3)
         assert [bool(names_of(changing, entity)[-1]) for entity in stayed] == [entity in IDS[::2] for entity in stayed]
-        assert not any(server.house.redis.degraded for server in pair)
+        assert not any(server.container.redis.degraded for server in pair)
         erase(one, changing, stayed)
 
 
@@ -222,7 +222,7 @@ def test_a_replica_takes_the_place_of_its_node_while_they_answer(home: Path, lig
             wait(asked[len(asked) // 2].done)
             changing.promote(replica, lost)
         # The node that was lost is none of theirs.
-        wait(lambda: not any(server.house.redis.degraded for server in pair))
+        wait(lambda: not any(server.container.redis.degraded for server in pair))
         assert tell(two, IDS, "i70") == []
         share(pair, IDS, 3)
         place = changing.nodes.index(replica)
@@ -244,10 +244,10 @@ def asking(server: Served, lists: dict[str, list[str]]) -> Iterator[list[Future[
 def shared(one: Served, two: Served, ids: Sequence[str], size: int) -> bool:
     """Whether what one server finds or makes is found by the other, where neither holds any of it. What is late by a
     time-out is not, so that it may need to be asked again."""
-    one.house.memory.close()
+    one.container.memory.close()
     here = [found(one, entity) for entity in ids]
-    wait(lambda: not one.house.ladder.writing)
-    two.house.memory.close()
+    wait(lambda: not one.container.resolver.writing)
+    two.container.memory.close()
     there = [found(two, entity) for entity in ids]
     return {answer[0] for answer in here} == {size} and set(there) == {(size, "cache", "redis")}
 

@@ -80,8 +80,8 @@ def test_a_new_city_with_fifty_events_gets_recommendations(kinds, new_id):
     assert (again.json()["served_by"], again.headers["x-cache"]) == ("cache", "process")
     other = ask(kinds, entity=entity, moment={"actor": "u1"}, n=5)
     assert other.json()["served_by"] == "cache" and places(other) != places(first), "one state, another actor"
-    wait(lambda: not kinds.house.ladder.writing)
-    kinds.house.memory.close()
+    wait(lambda: not kinds.container.resolver.writing)
+    kinds.container.memory.close()
     assert ask(kinds, entity=entity, moment=moment, n=5).headers["x-cache"] == "redis"
 
 
@@ -99,7 +99,7 @@ def test_deletion_leaves_nothing(kinds, new_id, keys_of):
     assert len(places(ask(kinds, entity=entity, moment={"actor": "u1"}))) > 3
     stored = kinds.client.get(f"/v1/entities/city/{new_id}").json()
     assert stored["events_total"] == 20 and stored["events"][3]["context"] == checkins()[3]["context"]
-    wait(lambda: not kinds.house.ladder.writing)
+    wait(lambda: not kinds.container.resolver.writing)
     receipt = kinds.client.delete(f"/v1/entities/city/{new_id}").json()
     assert receipt["events"] == 20 and receipt["cached"] > 0
     assert not keys_of()
@@ -267,7 +267,7 @@ def test_a_broken_model_lists_what_was_met_most(home, sqlite_url, predictors):
     bundles.publish(sqlite_url, home / "models", "cities", broken)
     events = [{"item": place, "context": {"actor": "a"}} for place in ("x", "y", "y")]
     with serving(settings(home, sqlite_url)) as server:
-        sick = server.house.registry.live["cities"].recommender.bundle.predictor
+        sick = server.container.registry.live["cities"].recommender.bundle.predictor
         type(sick).adapt, kept = (lambda *_: 1 / 0), type(sick).adapt
         try:
             found = ask(server, events=events)

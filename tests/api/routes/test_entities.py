@@ -23,7 +23,7 @@ def path(entity: str, kind: str = "user") -> str:
 def rows_about(server, entity: str) -> int:
     """Rows of any table with the id in any column."""
     found = 0
-    with server.house.database.engine.connect() as connection:
+    with server.container.database.engine.connect() as connection:
         for table in inspect(connection).get_table_names():
             for row in connection.execute(text(f'SELECT * FROM "{table}"')):
                 found += any(entity in str(value) for value in row)
@@ -62,7 +62,7 @@ def aged() -> Bundle:
 def test_only_what_no_model_of_the_kind_can_read_is_refused(home, light, new_id):
     bundles.publish(light, home / "models", "aged", aged())
     with serving(settings(home, light)) as server:
-        assert {"aged", "users"} <= set(server.house.registry.live)
+        assert {"aged", "users"} <= set(server.container.registry.live)
         for features in ({"age": "18-24"}, {"age": 30}, {"age": "18-24", "group": "group1"}):
             put = server.client.put(path(new_id), json={"features": features})
             assert put.status_code == 200, put.text
@@ -121,10 +121,10 @@ def test_erasing_leaves_no_row_and_no_key(full, keys_of, new_id):
     assert (told["entity"], told["entities"], told["events"]) == (new_id, 1, 3)
     assert told["adaptations"] >= 1
     assert told["cached"] >= 2
-    assert full.house.writer.flush()
+    assert full.container.writer.flush()
     assert rows_about(full, new_id) == 0
     assert keys_of() == []
-    assert len(full.house.memory) == 0
+    assert len(full.container.memory) == 0
     assert full.client.get(path(new_id)).status_code == 404
     again = full.client.delete(path(new_id)).json()
     assert again["receipt"] == told["receipt"]
@@ -138,12 +138,12 @@ def test_what_a_process_found_in_redis_is_gone_from_its_memory_once_it_is_erased
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": i} for i in THREE]})
     for made in (5, 6):  # a list whose state was at hand is kept in Redis
         full.recommend(entity={"id": new_id}, n=made)
-    wait(lambda: not full.house.ladder.writing)
-    full.house.memory.close()
+    wait(lambda: not full.container.resolver.writing)
+    full.container.memory.close()
     assert full.recommend(entity={"id": new_id}, n=n).headers["x-cache"] == "redis"
-    assert len(full.house.memory) == (1 if n == 6 else 2), "the list, or the state and the list made of it"
+    assert len(full.container.memory) == (1 if n == 6 else 2), "the list, or the state and the list made of it"
     assert full.client.delete(path(new_id)).status_code == 200
-    assert len(full.house.memory) == 0
+    assert len(full.container.memory) == 0
 
 
 def test_erasing_under_load_leaves_nothing_made_before(full, keys_of, new_id):
@@ -170,6 +170,6 @@ def test_erasing_under_load_leaves_nothing_made_before(full, keys_of, new_id):
         asker.join()
     assert not failed
     assert after.json()["support_size"] == 0
-    assert full.house.writer.flush()
+    assert full.container.writer.flush()
     rows = full.client.get("/v1/adaptations", params={"entity": new_id, "limit": 1000}).json()["items"]
     assert all(row["support_size"] == 0 for row in rows)

@@ -102,7 +102,7 @@ def test_the_order_of_a_support_is_irrelevant_and_answers_repeat(plain, body, or
     mixed = {**body, "events": order.sample(body["events"], len(body["events"]))}
     first, second, again = ask(plain, **body), ask(plain, **mixed), ask(plain, **body)
     assert first["items"] == second["items"] == again["items"]
-    plain.house.memory.close()
+    plain.container.memory.close()
     assert ask(plain, **body)["items"] == first["items"], "made anew"
 
 
@@ -130,16 +130,16 @@ def test_pages_go_on_where_events_come_in_between(full, new_id):
     first = ask(full, entity=entity, n=10)
     clicked = names(whole)[14]
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": clicked}]})
-    wait(lambda: not full.house.ladder.writing)
+    wait(lambda: not full.container.resolver.writing)
     for forget in (False, True):
         if forget:
-            full.house.memory.close()
+            full.container.memory.close()
         second = ask(full, entity=entity, n=10, cursor=first["next"])
         assert names(second) == [i for i in names(whole)[10:21] if i != clicked]
         assert second["support_size"] == 1, "of the list, not of what came since"
     third = ask(full, entity=entity, n=80, cursor=second["next"])
     assert (names(third), third["support_size"]) == (names(whole)[21:], 1)
-    assert full.house.writer.flush()
+    assert full.container.writer.flush()
     rows = full.client.get("/v1/adaptations", params={"entity": new_id, "served_by": "cache"}).json()["items"]
     assert rows and {row["support_size"] for row in rows} == {1}, "so do their rows"
     assert names(ask(full, entity=entity, n=10)) != names(first), "a new first page knows the click"
@@ -149,12 +149,12 @@ def test_pages_go_on_where_an_event_comes_before_the_state_was_sent(full, new_id
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i3"}]})
     first = ask(full, entity={"id": new_id}, n=10)
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i5"}]})
-    assert full.house.ladder.writing, "else this is another test"
+    assert full.container.resolver.writing, "else this is another test"
     held.free.set()
-    wait(lambda: not full.house.ladder.writing)
+    wait(lambda: not full.container.resolver.writing)
     for _ in range(2):
         ask(full, entity={"id": new_id}, n=10, cursor=first["next"])
-        full.house.memory.close()
+        full.container.memory.close()
 
 
 def test_a_state_that_is_sent_when_its_entity_is_erased_does_not_stay(full, new_id, held):
@@ -162,9 +162,9 @@ def test_a_state_that_is_sent_when_its_entity_is_erased_does_not_stay(full, new_
     first = ask(full, entity={"id": new_id}, n=10)
     assert full.client.delete(f"/v1/entities/user/{new_id}").status_code == 200
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i5"}]})
-    assert full.house.ladder.writing, "else this is another test"
+    assert full.container.resolver.writing, "else this is another test"
     held.free.set()
-    wait(lambda: not full.house.ladder.writing)
+    wait(lambda: not full.container.resolver.writing)
     body = {"model": "users", "entity": {"id": new_id}, "n": 10, "cursor": first["next"]}
     assert full.client.post("/v1/recommendations", json=body).status_code == 409
 
@@ -179,29 +179,29 @@ def test_a_state_that_is_sent_when_its_entity_is_erased_and_back_does_not_stay(f
     ask(full, entity={"id": new_id}, n=10)
     assert full.client.delete(f"/v1/entities/user/{new_id}").status_code == 200
     ask(full, entity={"id": new_id}, n=10)  # there is a stamp again, and it is another
-    assert full.house.ladder.writing, "else this is another test"
+    assert full.container.resolver.writing, "else this is another test"
     held.free.set()
-    wait(lambda: not full.house.ladder.writing)
+    wait(lambda: not full.container.resolver.writing)
     assert cached(full, new_id) == "miss"
 
 
 def test_a_state_that_is_sent_when_its_entity_is_erased_elsewhere_does_not_stay_here(
     full, home, own_redis, new_id, held
 ):
-    url = full.house.database.engine.url.render_as_string(hide_password=False)
+    url = full.container.database.engine.url.render_as_string(hide_password=False)
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i3"}]})
     ask(full, entity={"id": new_id}, n=10)
     with serving(own(home, url, own_redis.url)) as elsewhere:
         assert elsewhere.client.delete(f"/v1/entities/user/{new_id}").status_code == 200
-    assert full.house.ladder.writing, "else this is another test"
+    assert full.container.resolver.writing, "else this is another test"
     held.free.set()
-    wait(lambda: not full.house.ladder.writing)
+    wait(lambda: not full.container.resolver.writing)
     assert cached(full, new_id) == "miss"
 
 
 def test_a_list_that_nobody_holds_any_more_is_gone(plain):
     first = ask(plain, events=[{"item": "i3"}], n=5)
-    plain.house.memory.close()
+    plain.container.memory.close()
     body = {"model": "users", "events": [{"item": "i3"}, {"item": "i4"}], "n": 5, "cursor": first["next"]}
     response = plain.client.post("/v1/recommendations", json=body)
     assert response.status_code == 409 and response.headers["content-type"] == "application/problem+json"
@@ -212,9 +212,9 @@ def test_a_list_that_nobody_holds_any_more_is_gone(plain):
 def test_pages_stay_with_the_version_they_began_with(full, home, other, new_id):
     events = [{"item": "i3"}, {"item": "i9"}]
     whole, first = ask(full, events=events, n=80), ask(full, events=events, n=7)
-    url = full.house.database.engine.url.render_as_string(hide_password=False)
+    url = full.container.database.engine.url.render_as_string(hide_password=False)
     version = bundles.publish(url, home / "models", "users", other)
-    wait(lambda: full.house.registry.live["users"].version == version)
+    wait(lambda: full.container.registry.live["users"].version == version)
     second = ask(full, events=events, n=80, cursor=first["next"])
     assert second["model"]["version"] == first["model"]["version"] != version
     assert names(first) + names(second) == names(whole)
@@ -225,7 +225,7 @@ def test_pages_stay_with_the_version_they_began_with(full, home, other, new_id):
 
 @pytest.mark.parametrize("length", [1, 6, 16])
 def test_pages_of_a_version_named_by_its_start_go_on(plain, length):
-    version = plain.house.registry.live["users"].version
+    version = plain.container.registry.live["users"].version
     model, events = f"users@{version[:length]}", [{"item": "i3"}]
     whole = names(ask(plain, model, events=events, n=40))
     first = ask(plain, model, events=events, n=7)
@@ -239,10 +239,10 @@ def test_pages_of_a_version_named_by_its_start_go_on(plain, length):
 def test_pages_go_on_where_the_start_of_a_version_became_that_of_several(full, home, new_id):
     """The first page was unambiguous: its cursor says which of the versions was meant."""
     events = [{"item": "i3"}, {"item": "i9"}]
-    version = full.house.registry.live["users"].version
+    version = full.container.registry.live["users"].version
     start = version[:1]
     first = ask(full, f"users@{start}", events=events, n=7)
-    url = full.house.database.engine.url.render_as_string(hide_password=False)
+    url = full.container.database.engine.url.render_as_string(hide_password=False)
     second = start + ("0" if version[1:] != "0" * 15 else "1") * 15
     bundles.register(url, "users", home / second, live=False)
     body = {"model": f"users@{start}", "events": events, "n": 7}
@@ -273,7 +273,7 @@ def test_only_our_cursors_are_followed(plain):
 
 def test_a_cursor_belongs_to_its_model(plain):
     cursor = ask(plain, "users", events=[{"item": "i3"}], n=5)["next"]
-    for model in ("ads", "cities", f"ads@{plain.house.registry.live['ads'].version}"):
+    for model in ("ads", "cities", f"ads@{plain.container.registry.live['ads'].version}"):
         refused = plain.client.post("/v1/recommendations", json={"model": model, "n": 5, "cursor": cursor})
         assert (refused.status_code, "This cursor" in refused.json()["detail"]) == (422, True), model
     unknown = plain.client.post("/v1/recommendations", json={"model": "users@abc", "n": 5, "cursor": cursor})

@@ -75,7 +75,7 @@ def test_versions_asked_for_by_name_stay_loaded_while_they_are_asked_for(home, l
     with serving(settings(home, light)) as server:
         for name in (often, second, often, third):
             assert server.recommend("i1", model=f"users@{name}").json()["model"]["version"] == name
-        assert [name for _, name in server.house.registry._pinned] == [often, third]
+        assert [name for _, name in server.container.registry._pinned] == [often, third]
 
 
 def test_other_processes_follow_within_seconds(home, light, versions):

@@ -22,7 +22,7 @@ def test_three_events_give_a_never_seen_user_ten_items(full, bundle, new_id):
     found = response.json()
     assert [row["rank"] for row in found["items"]] == list(range(1, 11))
     assert len({row["item"] for row in found["items"]} - set(THREE)) == 10
-    assert found["model"] == {"name": "users", "version": full.house.registry.live["users"].version}
+    assert found["model"] == {"name": "users", "version": full.container.registry.live["users"].version}
     assert (found["served_by"], found["support_size"], found["unknown_items"]) == ("adapted", 3, [])
     assert (found["degraded"], found["missing"]) == (False, [])
     assert found["request_id"] == response.headers["x-request-id"]
@@ -96,8 +96,8 @@ def test_the_second_call_comes_from_a_cache_and_from_redis_where_this_process_ha
     assert (first.json()["served_by"], first.headers["x-cache"]) == ("adapted", "miss")
     second = full.recommend(*THREE, **body)
     assert (second.json()["served_by"], second.headers["x-cache"]) == ("cache", "process")
-    wait(lambda: not full.house.ladder.writing)
-    full.house.memory.close()
+    wait(lambda: not full.container.resolver.writing)
+    full.container.memory.close()
     third = full.recommend(*THREE, **body)
     assert (third.json()["served_by"], third.headers["x-cache"]) == ("cache", "redis")
     assert listed(first) == listed(second) == listed(third)
@@ -105,8 +105,8 @@ def test_the_second_call_comes_from_a_cache_and_from_redis_where_this_process_ha
 
 def test_another_process_finds_the_state_in_redis(full, home, new_id):
     first = full.recommend(*THREE, entity={"id": new_id})
-    wait(lambda: not full.house.ladder.writing)
-    twin = settings(home, full.house.database.engine.url.render_as_string(hide_password=False))
+    wait(lambda: not full.container.resolver.writing)
+    twin = settings(home, full.container.database.engine.url.render_as_string(hide_password=False))
     twin.redis_url = full_redis(full)
     with serving(twin) as sister:
         again = sister.recommend(*THREE, entity={"id": new_id})
@@ -117,12 +117,12 @@ def test_another_process_finds_the_state_in_redis(full, home, new_id):
 def full_redis(full):
     from pydantic import SecretStr
 
-    options = full.house.redis._client.connection_pool.connection_kwargs
+    options = full.container.redis._client.connection_pool.connection_kwargs
     return SecretStr(f"redis://{options['host']}:{options['port']}/0")
 
 
 def test_another_process_sees_new_events_at_once(full, home, new_id):
-    twin = settings(home, full.house.database.engine.url.render_as_string(hide_password=False))
+    twin = settings(home, full.container.database.engine.url.render_as_string(hide_password=False))
     twin.redis_url = full_redis(full)
     with serving(twin) as sister:
         for count in (1, 2, 3):
@@ -142,7 +142,7 @@ def test_without_redis_the_process_remembers(server, new_id):
 
 
 def test_a_cached_state_that_does_not_fit_is_made_anew(server):
-    assert not server.house.registry.live["users"].recommender.batch_invariant, "else it is adapted in company"
+    assert not server.container.registry.live["users"].recommender.batch_invariant, "else it is adapted in company"
     first = server.recommend(*THREE)
     change_state(server, cut_short)
     again = server.recommend(*THREE)
@@ -280,7 +280,7 @@ def test_persist_is_all_or_nothing_where_the_model_cannot_read_it(server, new_id
 def test_a_rating_model_wants_labels(home, light):
     version = bundles.publish(light, home / "models", "stars", bundles.trained("rating", epochs=1))
     with serving(settings(home, light)) as server:
-        wait(lambda: "stars" in server.house.registry.live)
+        wait(lambda: "stars" in server.container.registry.live)
         bare = server.client.post("/v1/recommendations", json={"model": "stars", "events": [{"item": "i3"}]})
         assert bare.status_code == 422
         assert "label" in bare.json()["detail"]

@@ -22,7 +22,7 @@ def test_every_answer_leaves_a_row(full, new_id):
     assert Counter(row["served_by"] for row in rows) == {"adapted": 3, "cache": 1, "prior": 1}
     for row in rows:
         assert (row["kind"], row["entity"]) == ("user", new_id)
-        assert row["model_version"] == full.house.registry.live["users"].version
+        assert row["model_version"] == full.container.registry.live["users"].version
         assert 0 < row["ms"] < 10_000
         if row["served_by"] == "adapted":
             assert 0 < row["loss_after"] < row["loss_before"]

@@ -82,7 +82,7 @@ def test_every_route_is_documented(document):
 )
 def test_the_start_of_several_versions_is_a_conflict_as_documented(server, home, document, method, path):
     """The database has two versions that begin alike; nothing is loaded for that."""
-    database = server.house.database.engine.url.render_as_string(hide_password=False)
+    database = server.container.database.engine.url.render_as_string(hide_password=False)
     for version in ("5d00aa", "5d00bb"):
         register(database, "users", home / "models" / "users" / version, live=False)
     body: dict[str, object] = {"model": "users@5d00"}
@@ -141,7 +141,7 @@ def test_answers_are_as_documented(server, new_id):
     check(answers.Receipt, client.delete(f"/v1/entities/user/{new_id}"))
     check(answers.Models, client.get("/v1/models"))
     check(answers.ModelDocument, client.get("/v1/models/users"))
-    version = {"version": server.house.registry.live["users"].version}
+    version = {"version": server.container.registry.live["users"].version}
     check(answers.Move, client.post("/v1/models/users/promote", json=version))
     check(answers.SplitDocument, client.put("/v1/models/users/split", json={"arms": [{**version, "weight": 1.0}]}))
     check(answers.SplitDocument, client.get("/v1/models/users/split"))

@@ -105,7 +105,7 @@ def machine(pair: list[Served], own_redis: OwnRedis) -> type[RuleBasedStateMachi
 
         @rule(server=server)
         def forget_copies(self, server: Served) -> None:
-            server.house.memory.close()
+            server.container.memory.close()
 
     return Walk
 
@@ -127,8 +127,8 @@ def forget(pair: list[Served], own_redis: OwnRedis, server: Served, entity: str)
     answer = server.client.delete(path(entity))
     assert answer.status_code == 200, answer.text
     for one in pair:
-        wait(lambda one=one: not one.house.ladder.writing)
-        assert one.house.writer.flush()
+        wait(lambda one=one: not one.container.resolver.writing)
+        assert one.container.writer.flush()
     assert rows_about(server, entity) == 0
     with redis.Redis.from_url(own_redis.url) as client:
         owner = (PREFIX + owner_key("user", entity)).encode()
@@ -157,7 +157,7 @@ def test_what_is_on_its_way_to_redis_while_its_entity_is_erased_does_not_come_ba
     assert held.there.wait(60)
     assert full.client.delete(path(new_id)).status_code == 200
     held.free.set()
-    wait(lambda: not full.house.ladder.writing)
+    wait(lambda: not full.container.resolver.writing)
     assert keys_of() == []
 
 

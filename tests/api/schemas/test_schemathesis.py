@@ -63,7 +63,7 @@ def furnished(
 @pytest.mark.timeout(0)  # the process has a limit of its own
 def test_the_document_is_kept(furnished: Served, tmp_path: Path) -> None:
     config = tmp_path / CONFIG.name
-    live = json.dumps(furnished.house.registry.live["users"].version)
+    live = json.dumps(furnished.container.registry.live["users"].version)
     config.write_text(CONFIG.read_text().replace('"VERSION"', live))
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"]
     command += [f"{furnished.url}/openapi.json", "--header", f"X-API-Key: {KEY}", *HOW_MANY]
