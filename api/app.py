@@ -16,7 +16,7 @@ from api.http import problem_details as problems
 from api.http.api_keys import ApiKeyStore, parse_keys
 from api.http.fast_path import FastPathMiddleware
 from api.http.rate_limit import RateLimiter, RateLimitMiddleware
-from api.http.request_context import RequestContextMiddleware
+from api.http.request_context_middleware import RequestContextMiddleware
 from api.http.tracing import TracingMiddleware, open_tracing
 from api.routes import adapt, entities, events, health, models, onboarding, recommendations
 from api.routes import tracking as results

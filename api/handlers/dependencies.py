@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from api.container import AppContainer
 from api.http.authorization import HEADER, Scope, authorize
+from api.http.request_context import request_context
 from api.schemas.requests import EntityId, Kind, ModelName
 from recsys_meta.store.database.keyset_pagination import MOST
 
@@ -22,7 +23,7 @@ async def _container(request: Request) -> AppContainer:
 
 def request_id(request: Request) -> str:
     """The id under which the log has this request."""
-    return str(request.scope["state"]["request_id"])
+    return request_context(request.scope).request_id
 
 
 async def authorize_and_parse(request: Request, scope: Scope, model: type[Body]) -> tuple[AppContainer, Body, bytes]:

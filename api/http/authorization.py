@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from api.http.api_keys import ALL, ApiKeyStore
 from api.http.problem_details import ProblemError, unavailable
+from api.http.request_context import request_context
 from recsys_meta.store.access import audit_log as audit
 
 Scope = Literal["read", "write", "admin"]
@@ -51,7 +52,7 @@ def authorize(keys: ApiKeyStore, scope: Mapping[str, Any], key: str | None, want
             # It may be one that the database knows; and where nothing is known of keys, nobody may do without.
             raise unavailable(f"The key cannot be checked: {keys.away}")
         raise ProblemError(401, f"A valid key is needed in the header {HEADER}", headers={"www-authenticate": "ApiKey"})
-    _name(scope, found.actor)
+    request_context(scope).actor = found.actor
     if wanted not in found.scopes:
         raise ProblemError(403, f"This key lacks the scope '{wanted}'")
     return found.scopes
@@ -59,19 +60,14 @@ def authorize(keys: ApiKeyStore, scope: Mapping[str, Any], key: str | None, want
 
 def actor(request: Request) -> str:
     """Who calls: the name and id of the key, never the key. For the audit; a route asks after it was entered."""
-    return str(request.scope["state"].get("actor", KEYLESS))
+    return request_context(request.scope).actor or KEYLESS
 
 
 def record_audit(request: Request, session: Session, action: str, target: str) -> None:
     """Write into the audit, in the transaction of the act, that the caller did it. `target` holds no id of an entity:
     `entities.digest` names one."""
-    audit.record_action(session, action, target, actor=actor(request), request_id=request.scope["state"]["request_id"])
-
-
-def _name(scope: Mapping[str, Any], actor: str) -> None:
-    state = scope.get("state")
-    if state is not None:
-        state["actor"] = actor
+    request_id = request_context(request.scope).request_id
+    audit.record_action(session, action, target, actor=actor(request), request_id=request_id)
 
 
 def _is_local(scope: Mapping[str, Any]) -> bool:

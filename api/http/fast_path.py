@@ -34,7 +34,7 @@ class FastPathMiddleware:
         try:
             response = await way.endpoint(Request(scope, receive))
         except Exception as error:
-            response = problems.answer(scope, error)
+            response = problems.error_response(scope, error)
             if response is None:
                 raise
         await response(scope, receive, send)

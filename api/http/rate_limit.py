@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.http.api_keys import ApiKeyStore
 from api.http.authorization import HEADER
-from api.http.problem_details import ProblemError, render
+from api.http.problem_details import ProblemError, problem_response
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.redis_cache import CLUSTER
@@ -140,7 +140,7 @@ class RateLimitMiddleware:
             if wait is not None:
                 headers = {"retry-after": str(max(1, math.ceil(wait)))}
                 problem = ProblemError(429, "Too many requests; Retry-After says when to come back", headers=headers)
-                await render(problem, scope["state"]["request_id"], scope["path"])(scope, receive, send)
+                await problem_response(problem, scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

@@ -1,101 +1,58 @@
-"""What every request passes: its id, the bound on its body, its line in the log, and the last net for errors."""
+"""The context of an HTTP request: one object in the ASGI scope, read by middlewares, authorization, audit and log."""
 
 from __future__ import annotations
 
-import os
-import random
-import re
-import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
-from api.http.problem_details import ProblemError, render
-from api.telemetry.logging import BufferedLogWriter
-from api.telemetry.metrics import ServerMetrics
+UNMATCHED = "unmatched"
+"""The route label of a request whose path has no route."""
 
-MOST_BYTES = 1_000_000
-"""The largest body that is accepted."""
-
-_DRAINED = 32 * MOST_BYTES  # read and thrown away, so that the client gets to read the answer
-_random = random.Random(os.urandom(32))  # unlike any other process's; a call of the system each time costs more
-_ID = re.compile(rb"[A-Za-z0-9._\-]{1,64}")
-_NAMED = ("request_id", "actor", "trace_id")
-_SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+_SCOPE_KEY = "recsys_meta.request_context"
 
 
-class RequestContextMiddleware:
-    """ASGI middleware. Takes the caller's `X-Request-ID` where it is harmless, else makes one."""
+@dataclass(slots=True)
+class HttpRequestContext:
+    """Identity and outcome of one HTTP request.
 
-    def __init__(self, app: ASGIApp, metrics: ServerMetrics, log: Any, lines: BufferedLogWriter) -> None:
-        self.app, self.metrics, self.log, self.lines = app, metrics, log, lines
+    `request_id` is the `X-Request-ID` of the caller or a generated one. `actor` names the API key (name and public id)
+    once authorization has accepted it. `trace_id` holds the 32 hex digits of the OpenTelemetry trace, where spans are
+    recorded. `status` is the HTTP status once the response has started, 0 before.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        began = time.perf_counter()
-        request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
-        reply = _ResponseHeaders(send, request_id)
-        try:
-            await self.app(scope, _bounded(scope, receive), reply)
-        except Exception:
-            self.log.error("request failed", request_id=request_id, exc_info=True)
-            if not reply.status:
-                problem = ProblemError(500, "The server failed; its log has the reason under this request id")
-                await render(problem, request_id, scope["path"])(scope, receive, reply)
-        self._note(scope, reply.status, time.perf_counter() - began)
+    request_id: str
+    actor: str | None = None
+    trace_id: str | None = None
+    status: int = 0
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if route != "unmatched" else "any"  # or a client could make labels without end
-        self.metrics.count_event(route, method, status, seconds)
-        named = {name: value for name in _NAMED if (value := scope["state"].get(name)) is not None}
-        self.lines.write_record(
-            "request",
-            **named,
-            method=method,
-            route=route,
-            status=status,
-            ms=round(1000 * seconds, 3),
-        )
+    def log_fields(self) -> dict[str, str]:
+        """Return the ids that are known, under their names in the log."""
+        fields = {"request_id": self.request_id}
+        if self.actor is not None:
+            fields["actor"] = self.actor
+        if self.trace_id is not None:
+            fields["trace_id"] = self.trace_id
+        return fields
 
 
-class _ResponseHeaders:
-    """Adds headers to the answer and remembers its status."""
-
-    def __init__(self, send: Send, request_id: str) -> None:
-        self.send, self.request_id, self.status = send, request_id, 0
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            message["headers"] = [*message["headers"], *_SAFE, (b"x-request-id", self.request_id.encode())]
-        await self.send(message)
+def open_request_context(scope: Scope, request_id: str) -> HttpRequestContext:
+    """Create the context of a request and attach it to the ASGI scope, where `request_context` finds it."""
+    context = scope[_SCOPE_KEY] = HttpRequestContext(request_id)
+    return context
 
 
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _ID.fullmatch(value):
-            return str(value.decode())
-    return f"{_random.getrandbits(128):032x}"
+def request_context(scope: Mapping[str, Any]) -> HttpRequestContext:
+    """Return the context of the request that an ASGI scope belongs to. Raises KeyError where none was opened."""
+    context: HttpRequestContext = scope[_SCOPE_KEY]
+    return context
 
 
-def _bounded(scope: Scope, receive: Receive) -> Receive:
-    """`receive` that raises 413 (an HTTPException, which FastAPI lets through) once a body is too large."""
-    size = 0
+def route_template(scope: Mapping[str, Any]) -> str:
+    """Return the path template of the matched route, such as `/v1/models/{name}`, or `UNMATCHED`.
 
-    async def bounded() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size <= MOST_BYTES:
-            return message
-        while message.get("more_body") and size <= _DRAINED:
-            message = await receive()
-            size += len(message.get("body", b""))
-        raise HTTPException(413, f"The body is larger than {MOST_BYTES} bytes; send it in parts")
-
-    return bounded
+    Labels, logs and spans hold the template, never the path: paths hold ids of entities, and have no bound in number.
+    """
+    return getattr(scope.get("route"), "path", UNMATCHED)

@@ -10,8 +10,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.http.request_context import UNMATCHED, request_context, route_template
 from recsys_meta import __version__
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -35,19 +36,20 @@ class SpanExporter:
         given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         parent = self._propagator.extract({k: given[k] for k in ("traceparent", "tracestate") if k in given})
         span = self._tracer.start_span(scope["method"], context=parent, kind=self._trace.SpanKind.SERVER)
-        scope["state"]["trace_id"] = f"{span.get_span_context().trace_id:032x}"
+        request_context(scope).trace_id = f"{span.get_span_context().trace_id:032x}"
         return span
 
-    def end(self, span: Any, scope: Scope, status: int) -> None:
+    def end(self, span: Any, scope: Scope) -> None:
         """End a span under the names of the semantic conventions; the route, never the path, which holds ids."""
-        route = getattr(scope.get("route"), "path", "unmatched")
-        span.update_name(f"{scope['method']} {route}" if route != "unmatched" else "unmatched")
+        context, route = request_context(scope), route_template(scope)
+        status = context.status or 500  # nothing sent: the outermost middleware will say that the server failed
+        span.update_name(f"{scope['method']} {route}" if route != UNMATCHED else UNMATCHED)
         span.set_attributes(
             {
                 "http.request.method": scope["method"],
                 "http.route": route,
                 "http.response.status_code": status,
-                "recsys_meta.request_id": scope["state"]["request_id"],
+                "recsys_meta.request_id": context.request_id,
             }
         )
         if status >= 500:
@@ -90,16 +92,8 @@ class TracingMiddleware:
         if scope["type"] != "http" or scope["path"] in _SILENT:
             await self.app(scope, receive, send)
             return
-        status = 500
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         span = self.tracing.start(scope)
         try:
-            await self.app(scope, receive, noting)
+            await self.app(scope, receive, send)
         finally:
-            self.tracing.end(span, scope, status)
+            self.tracing.end(span, scope)

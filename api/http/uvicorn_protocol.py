@@ -14,7 +14,7 @@ import orjson
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from api.http.problem_details import MEDIA_TYPE, ProblemError, plain
+from api.http.problem_details import MEDIA_TYPE, ProblemError, problem_document
 
 MOST_HEAD = 64 * 1024
 """The most that may come before a body, or after one, bytes."""
@@ -148,7 +148,7 @@ def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
 
 
 def _answer(problem: ProblemError) -> bytes:
-    document = orjson.dumps(plain(problem))
+    document = orjson.dumps(problem_document(problem))
     named = {
         "content-type": MEDIA_TYPE,
         "content-length": str(len(document)),

@@ -11,6 +11,7 @@ from sqlalchemy.engine import make_url
 
 from api.http.api_keys import ApiKeyStore, parse_keys
 from api.http.authorization import actor, authorize, record_audit
+from api.http.request_context import open_request_context
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.store.access import api_keys as keys
 from recsys_meta.store.access import audit_log as audit
@@ -149,7 +150,8 @@ def row(text, scopes="read", expires=None, revoked=None, id="abc"):
 def test_an_act_is_written_down_with_who_did_it_and_when(light):
     """What a route does in the transaction of an act."""
     ring = ApiKeyStore(parse_keys(["mine:admin"]))
-    scope = {"type": "http", "headers": [], "state": {"request_id": "r1"}}
+    scope = {"type": "http", "headers": []}
+    open_request_context(scope, "r1")
     assert actor(Request(scope)) == "this machine"
     authorize(ring, scope, "mine", "admin")
     with writing(light) as s:

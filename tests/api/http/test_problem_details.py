@@ -121,7 +121,7 @@ def test_a_failure_of_ours_shows_nothing_and_is_logged(home, light, monkeypatch,
     def fail(*_):
         raise RuntimeError("secret of the server")
 
-    monkeypatch.setattr("api.routes.recommendations.know", fail)
+    monkeypatch.setattr("api.routes.recommendations.open_request", fail)
     with serving(settings(home, light)) as server:
         response = server.client.post("/v1/recommendations", json={}, headers={"x-request-id": "find-me"})
     found = response.json()

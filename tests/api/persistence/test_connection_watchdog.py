@@ -109,7 +109,7 @@ def test_threads_that_write_at_once_to_who_reads_late_lose_and_tear_no_line() ->
 
 WRITER = """
 import asyncio, json, sys
-from api.telemetry.logging import Lines
+from api.telemetry.logging import BufferedLogWriter
 
 async def work(lines, who):
     for n in range(1000):
@@ -117,7 +117,7 @@ async def work(lines, who):
         if n % 100 == 99:
             lines.drain()
 
-asyncio.run(work(Lines(sys.stdout.buffer), sys.argv[1]))
+asyncio.run(work(BufferedLogWriter(sys.stdout.buffer), sys.argv[1]))
 """
 
 
