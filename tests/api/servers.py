@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import psycopg
 import uvicorn
+from fastapi import FastAPI
 from torch import Tensor
 
 from api.app import build_app
@@ -32,6 +33,14 @@ from tests.fixtures.services import PATIENT, free_port, wait
 def settings(home: Path, database: str, redis: str | None = None, keys: str | None = None) -> Settings:
     """Settings of a test, whatever the environment says."""
     return Settings(home=home, database_url=database, redis_url=redis or "", api_keys=keys or "")
+
+
+def passes(app: FastAPI, middleware: type) -> bool:
+    """Whether requests pass a middleware of a class, in front of the framework."""
+    layer: Any = app.front
+    while layer is not None and not isinstance(layer, middleware):
+        layer = getattr(layer, "app", None)
+    return layer is not None
 
 
 class Served:

@@ -6,10 +6,11 @@ import socket
 import pytest
 import redis
 
+from api.app import build_app
 from api.http.api_keys import ApiKeyStore, parse_keys
-from api.http.rate_limit import RateLimiter, identity
+from api.http.rate_limit import RateLimiter, RateLimitMiddleware, identity
 from recsys_meta.core.errors import ConfigError
-from tests.api.servers import Served, serving, settings, wait
+from tests.api.servers import passes, serving, settings, wait
 
 KEYS = "first:read,second:read"
 
@@ -178,6 +179,6 @@ def test_what_a_caller_is_counted_under(client, who):
 
 
 def test_the_house_is_without_a_limit_unless_told(home, light):
-    made = Served(settings(home, light))
-    assert "Throttle" not in str(made.app.user_middleware)
-    made.client.close()
+    made = settings(home, light)
+    assert not passes(build_app(made), RateLimitMiddleware)
+    assert passes(build_app(made.model_copy(update={"rate_limit": "5 per year"})), RateLimitMiddleware)

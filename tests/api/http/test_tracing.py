@@ -8,8 +8,8 @@ from threading import Thread
 import pytest
 
 from api.app import build_app
-from api.http.tracing import ENDPOINT
-from tests.api.servers import serving, settings, wait
+from api.http.tracing import ENDPOINT, TracingMiddleware
+from tests.api.servers import passes, serving, settings, wait
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -83,10 +83,14 @@ def test_without_the_packages_there_is_a_line_in_the_log_and_no_tracing(tmp_path
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:1")
     monkeypatch.setattr(builtins, "__import__", without)
     app = build_app(settings(tmp_path, f"sqlite:///{tmp_path}/x.db"))
-    assert "Traced" not in str(app.user_middleware)
+    assert not passes(app, TracingMiddleware)
     assert "extra `otel`" in capsys.readouterr().out
 
 
 def test_no_collector_no_tracing(tmp_path, monkeypatch):
     monkeypatch.delenv(ENDPOINT, raising=False)
-    assert "Traced" not in str(build_app(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")).user_middleware)
+    assert not passes(build_app(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")), TracingMiddleware)
+
+
+def test_a_collector_named_is_a_middleware_more(tmp_path, collector):
+    assert passes(build_app(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")), TracingMiddleware)
