@@ -1,1 +1,1 @@
-"""The history of the database's schema. `recsys_meta.store.migrate` runs it."""
+"""Revisions of the database schema, run by `recsys_meta.store.database.migrate`."""

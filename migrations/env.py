@@ -1,13 +1,13 @@
-"""How alembic reaches the database: over the connection that `recsys_meta.store.migrate` hands in.
+"""Alembic's environment: run the revisions over the connection that `recsys_meta.store.database.migrate` passes in.
 
-To write a new revision by hand, copy the newest one; a test says whether it and the tables agree.
+A new revision is written by hand: copy the newest one. A test compares the migrated schema with the tables.
 """
 
 from alembic import context
 from sqlalchemy import Connection
 
 from recsys_meta.core.errors import StoreError
-from recsys_meta.store.database.base import Base
+from recsys_meta.store.tables import METADATA
 
 
 def run() -> None:
@@ -17,7 +17,7 @@ def run() -> None:
         raise StoreError("run migrations through `recsys-meta db upgrade`, which takes the lock they need")
     context.configure(
         connection=connection,
-        target_metadata=Base.metadata,
+        target_metadata=METADATA,
         render_as_batch=True,
         compare_type=True,
         transactional_ddl=True,

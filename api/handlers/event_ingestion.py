@@ -18,10 +18,10 @@ from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import explain_errors
 from recsys_meta.inference.requests.stored_events import content_id, implicit_label
 from recsys_meta.inference.requests.support_reader import describe_labels, is_valid_label
-from recsys_meta.store.database.base import EventRecord as EventRow
 from recsys_meta.store.database.bulk_insert import in_chunks
 from recsys_meta.store.entities import events as store
 from recsys_meta.store.entities.events import NewEvent, Outcome
+from recsys_meta.store.entities.tables import EventRecord as EventRow
 
 AHEAD_S = 300.0
 """How far the sender's clock may be ahead, seconds."""

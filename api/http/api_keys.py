@@ -12,8 +12,8 @@ from typing import Any
 
 from recsys_meta.core.atomic_io import dump_checksummed, load_checksummed, write_file
 from recsys_meta.store.access.api_keys import SCOPES, key_digest
+from recsys_meta.store.access.tables import ApiKeyRecord
 from recsys_meta.store.config_entries import read_keys
-from recsys_meta.store.database.base import ApiKeyRecord
 
 ALL: frozenset[str] = frozenset(SCOPES)
 

@@ -14,8 +14,8 @@ from recsys_meta.core.errors import CheckpointError
 from recsys_meta.core.types import State
 from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender
 from recsys_meta.models.bundle import load_bundle
-from recsys_meta.store.database.base import ModelVersionRecord
 from recsys_meta.store.model_registry.split_arms import TrafficSplit
+from recsys_meta.store.model_registry.tables import ModelVersionRecord
 
 SLOW_MS = 3.0
 """Work longer than this leaves the event loop."""

@@ -19,11 +19,11 @@ from api.inference.loaded_model import ActiveSplit, LoadedModel, activate_split,
 from api.persistence.async_database import AsyncDatabase
 from api.telemetry.logging import open_log
 from recsys_meta.core.errors import CheckpointError, ConflictError
-from recsys_meta.store.database.base import ModelVersionRecord
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry import split_arms as arms
 from recsys_meta.store.model_registry.split_arms import TrafficSplit
+from recsys_meta.store.model_registry.tables import ModelVersionRecord
 
 __all__ = ["LoadedModel", "ModelRegistry"]
 

@@ -14,8 +14,8 @@ from api.inference.loaded_model import LoadedModel, activate_split, open_version
 from api.inference.model_registry import ModelRegistry
 from recsys_meta.core.atomic_io import dump_checksummed, load_checksummed, write_file
 from recsys_meta.core.errors import RecsysMetaError
-from recsys_meta.store.database.base import ModelVersionRecord
 from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
+from recsys_meta.store.model_registry.tables import ModelVersionRecord
 
 Live = dict[str, str]
 

@@ -15,9 +15,9 @@ from api.handlers.response_encoding import json_response
 from api.http.authorization import actor, record_audit, require
 from api.schemas import responses as answers
 from api.schemas.requests import Promotion
-from recsys_meta.store.database.base import AliasChangeRecord
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import registry
+from recsys_meta.store.model_registry.tables import AliasChangeRecord
 
 router = APIRouter(prefix="/v1", tags=["models"])
 

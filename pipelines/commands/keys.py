@@ -12,7 +12,7 @@ from pipelines.console import Json, err, out, print_json, print_table
 from pipelines.workspace import Workspace
 from recsys_meta.store.access import api_keys as keys
 from recsys_meta.store.access import audit_log as audit
-from recsys_meta.store.database.base import ApiKeyRecord
+from recsys_meta.store.access.tables import ApiKeyRecord
 
 ACTOR = "command line"
 

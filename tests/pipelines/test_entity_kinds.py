@@ -9,8 +9,8 @@ from sqlalchemy import select
 
 from pipelines.workspace import Workspace
 from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender, recommend
-from recsys_meta.store.database.base import CurriculumRecord
 from recsys_meta.store.settings import Settings
+from recsys_meta.store.tracking.tables import CurriculumRecord
 
 FEW = ("--threads", "1", "--set", "train.epochs=2", "--set", "train.least_steps=0")
 KINDS = {

@@ -5,11 +5,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import RunRecord
 from recsys_meta.store.entities.adaptations import NewAdaptation
 from recsys_meta.store.entities.events import NewEvent
 from recsys_meta.store.tracking import runs
 from recsys_meta.store.tracking.evaluations import NewEvaluation
+from recsys_meta.store.tracking.tables import RunRecord
 
 NOON = datetime(2024, 5, 17, 12, 0, tzinfo=UTC)
 

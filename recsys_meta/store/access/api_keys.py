@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import ConflictError, NotFoundError
 from recsys_meta.store.access import audit_log as audit
-from recsys_meta.store.database.base import NAME, ApiKeyRecord
+from recsys_meta.store.access.tables import ApiKeyRecord
+from recsys_meta.store.database.base import NAME
 from recsys_meta.store.database.clock import utcnow
 
 SCOPES = ("read", "write", "admin")

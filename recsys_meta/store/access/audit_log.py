@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import AuditRecord
+from recsys_meta.store.access.tables import AuditRecord
 from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
 

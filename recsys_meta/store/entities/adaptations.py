@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import AdaptationRecord, ErasureRecord
 from recsys_meta.store.database.bulk_insert import in_chunks, table_of, unique
 from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
 from recsys_meta.store.entities.entities import entity_digest, hold_erasure_lock
+from recsys_meta.store.entities.tables import AdaptationRecord, ErasureRecord
 
 ServedBy = Literal["adapted", "cache", "prior", "popular"]
 

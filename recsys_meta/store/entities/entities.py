@@ -11,17 +11,17 @@ from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import NotFoundError
-from recsys_meta.store.database.base import (
+from recsys_meta.store.database.base import Base
+from recsys_meta.store.database.bulk_insert import insert_into, table_of
+from recsys_meta.store.database.clock import utcnow
+from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
+from recsys_meta.store.entities.tables import (
     AdaptationRecord,
-    Base,
     EntityRecord,
     ErasureRecord,
     EventRecord,
     ExplorationRecord,
 )
-from recsys_meta.store.database.bulk_insert import insert_into, table_of
-from recsys_meta.store.database.clock import utcnow
-from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
 
 # Writers of adaptations share this lock, an erasure takes it alone (PostgreSQL; SQLite has one writer anyway).
 ERASURE_LOCK = 0x7265_6373_6572_61

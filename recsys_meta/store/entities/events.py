@@ -9,9 +9,9 @@ from typing import Any, Literal
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import EventRecord
 from recsys_meta.store.database.bulk_insert import in_chunks, insert_into, unique
 from recsys_meta.store.database.clock import utcnow
+from recsys_meta.store.entities.tables import EventRecord
 
 Outcome = Literal["new", "duplicate", "conflict"]
 _Key = tuple[str, str]

@@ -7,10 +7,10 @@ from datetime import datetime
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import ExplorationRecord
 from recsys_meta.store.database.bulk_insert import table_of
 from recsys_meta.store.entities.adaptations import drop_erased
 from recsys_meta.store.entities.entities import hold_erasure_lock
+from recsys_meta.store.entities.tables import ExplorationRecord
 
 
 @dataclass(frozen=True)

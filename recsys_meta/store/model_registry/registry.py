@@ -14,10 +14,10 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import ConflictError, NotFoundError
-from recsys_meta.store.database.base import AliasChangeRecord, ModelRecord, ModelVersionRecord
 from recsys_meta.store.database.bulk_insert import insert_into
 from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.model_registry import split_arms as arms
+from recsys_meta.store.model_registry.tables import AliasChangeRecord, ModelRecord, ModelVersionRecord
 from recsys_meta.store.tracking.promotion_gate import check_promotion
 
 LIVE = "live"

@@ -14,7 +14,7 @@ from itertools import accumulate, groupby
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import SplitArmRecord
+from recsys_meta.store.model_registry.tables import SplitArmRecord
 
 
 @dataclass(frozen=True)

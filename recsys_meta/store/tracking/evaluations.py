@@ -8,10 +8,10 @@ from typing import Literal
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from recsys_meta.store.database.base import EvaluationRecord
 from recsys_meta.store.database.bulk_insert import table_of
 from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
+from recsys_meta.store.tracking.tables import EvaluationRecord
 
 Role = Literal["learner", "flagship", "baseline"]
 

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from recsys_meta.metrics.ranking_metrics import CHOICE, CLICK, LOWER_IS_BETTER, RANKING, RATING
-from recsys_meta.store.database.base import EvaluationRecord
+from recsys_meta.store.tracking.tables import EvaluationRecord
 
 SIMPLEST = ("popularity", "local-popularity")
 """Baselines that know nothing of the newcomer but, for the second, how often its items were taken."""

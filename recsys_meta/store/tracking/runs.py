@@ -10,10 +10,10 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import NotFoundError
-from recsys_meta.store.database.base import CurriculumRecord, LatestMetricRecord, MetricRecord, RunRecord
 from recsys_meta.store.database.bulk_insert import insert_into
 from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
+from recsys_meta.store.tracking.tables import CurriculumRecord, LatestMetricRecord, MetricRecord, RunRecord
 
 Status = Literal["running", "finished", "failed", "stopped"]
 

@@ -15,8 +15,8 @@ from api.http.request_context import open_request_context
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.store.access import api_keys as keys
 from recsys_meta.store.access import audit_log as audit
+from recsys_meta.store.access.tables import ApiKeyRecord
 from recsys_meta.store.database import migrate
-from recsys_meta.store.database.base import ApiKeyRecord
 from recsys_meta.store.database.engine import connect, session
 from recsys_meta.store.settings import Settings
 from tests.api import bundles

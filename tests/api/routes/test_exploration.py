@@ -9,8 +9,8 @@ from sqlalchemy import select
 from recsys_meta.inference.ranking.thompson_sampling import propensity
 from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender
 from recsys_meta.store.database import migrate
-from recsys_meta.store.database.base import ExplorationRecord
 from recsys_meta.store.database.engine import connect, reading
+from recsys_meta.store.entities.tables import ExplorationRecord
 from tests.api import bundles
 from tests.api.servers import serving, settings, wait
 from tests.fixtures import stub_predictors as choosing

@@ -6,7 +6,7 @@ from sqlalchemy import select, text
 from recsys_meta.core.errors import ConflictError, NotFoundError
 from recsys_meta.store.access import api_keys as keys
 from recsys_meta.store.access import audit_log as audit
-from recsys_meta.store.database.base import ApiKeyRecord
+from recsys_meta.store.access.tables import ApiKeyRecord
 from recsys_meta.store.database.engine import reading, session
 from tests.store.samples import NOON, later
 

@@ -8,10 +8,11 @@ from sqlalchemy import Engine, inspect, text
 
 from recsys_meta.core.errors import StoreError
 from recsys_meta.store.database import migrate, views
-from recsys_meta.store.database.base import AliasChangeRecord, Base
 from recsys_meta.store.database.engine import StoreUnavailable, connect, reading, session
 from recsys_meta.store.entities import adaptations
 from recsys_meta.store.model_registry import registry
+from recsys_meta.store.model_registry.tables import AliasChangeRecord
+from recsys_meta.store.tables import METADATA
 from recsys_meta.store.tracking import evaluations, runs
 from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
 
@@ -21,13 +22,13 @@ VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks"}
 def test_schema_is_the_one_of_the_tables(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-        assert compare_metadata(context, Base.metadata) == []
+        assert compare_metadata(context, METADATA) == []
 
 
 def test_checks_and_foreign_keys_are_the_ones_of_the_tables(engine: Engine) -> None:
     """What compare_metadata does not look at."""
     seen = inspect(engine)
-    for table in Base.metadata.sorted_tables:
+    for table in METADATA.sorted_tables:
         named = {str(c.name) for c in table.constraints if type(c).__name__ == "CheckConstraint"}
         assert {c["name"] for c in seen.get_check_constraints(table.name)} == named
         wanted = {(tuple(k.column_keys), k.referred_table.name, k.ondelete) for k in table.foreign_key_constraints}

@@ -5,9 +5,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from recsys_meta.core.errors import NotFoundError
-from recsys_meta.store.database.base import Base
 from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.entities import adaptations, entities, events
+from recsys_meta.store.tables import METADATA
 from tests.store.samples import NOON, an_adaptation, an_event, later
 
 SECRET = "someone-in-particular"
@@ -25,7 +25,7 @@ def fill(engine: Engine) -> None:
 def everything(engine: Engine) -> str:
     """All rows of all tables as text."""
     with engine.connect() as connection:
-        tables = Base.metadata.sorted_tables
+        tables = METADATA.sorted_tables
         return "\n".join(str(row) for t in tables for row in connection.execute(text(f"SELECT * FROM {t.name}")))
 
 

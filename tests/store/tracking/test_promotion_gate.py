@@ -5,12 +5,12 @@ from sqlalchemy import Engine
 
 from recsys_meta.core.errors import ConflictError
 from recsys_meta.metrics.ranking_metrics import CHOICE, CLICK, RANKING, RATING
-from recsys_meta.store.database.base import EvaluationRecord
 from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.tracking import evaluations
 from recsys_meta.store.tracking.evaluations import NewEvaluation
 from recsys_meta.store.tracking.promotion_gate import check_promotion
+from recsys_meta.store.tracking.tables import EvaluationRecord
 from tests.store.samples import NOON, an_evaluation, later
 
 

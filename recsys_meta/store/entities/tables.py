@@ -1,0 +1,108 @@
+"""Tables of entities: features, events, adaptations, explorations and receipts of erasures.
+
+Events are the source of truth and have no foreign keys: feedback is stored even where its entity, item or model is
+not known yet.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from recsys_meta.store.database.base import LABEL, NAME, Base
+from recsys_meta.store.database.column_types import BoundedText
+
+
+class EntityRecord(Base):
+    """What is known of an entity besides its events."""
+
+    __tablename__ = "entities"
+
+    kind: Mapped[str] = mapped_column(BoundedText(NAME), primary_key=True)
+    external_id: Mapped[str] = mapped_column(primary_key=True)
+    features: Mapped[dict[str, Any]]
+    created: Mapped[datetime]
+    updated: Mapped[datetime]
+
+
+class EventRecord(Base):
+    """One interaction of an entity. ``context`` holds the row's other fields, where it has any."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index(None, "kind", "entity", "time", "event_id"), Index(None, "kind", "received"))
+
+    kind: Mapped[str] = mapped_column(BoundedText(NAME), primary_key=True)
+    event_id: Mapped[str] = mapped_column(primary_key=True)
+    entity: Mapped[str]
+    item: Mapped[str]
+    label: Mapped[float]
+    time: Mapped[datetime]
+    context: Mapped[dict[str, Any] | None]
+    received: Mapped[datetime]
+
+
+class AdaptationRecord(Base):
+    """One adaptation of an entity: losses on its support before and after, and how long it took in milliseconds; or
+    `answers` that needed none, about the same and at about the same time, with their mean `ms`. `variant` is the label
+    of the arm that answered, NULL where no arm did."""
+
+    __tablename__ = "adaptations"
+    __table_args__ = (
+        Index(None, "created", "id"),
+        Index(None, "kind", "entity", "created"),
+        Index(None, "model_version", "created"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_version: Mapped[str]
+    kind: Mapped[str] = mapped_column(BoundedText(NAME))
+    entity: Mapped[str]
+    support_size: Mapped[int]
+    steps: Mapped[int]
+    loss_before: Mapped[float | None]
+    loss_after: Mapped[float | None]
+    gradient_norm: Mapped[float | None]
+    ms: Mapped[float]
+    served_by: Mapped[str] = mapped_column(BoundedText(20))
+    created: Mapped[datetime]
+    answers: Mapped[int] = mapped_column(server_default="1")
+    variant: Mapped[str | None] = mapped_column(BoundedText(LABEL))
+
+
+class ErasureRecord(Base):
+    """The receipt of a deletion. It keeps a digest of the entity, not its id: what was erased stays erased.
+
+    ``confirmed`` is when the deletion was last asked for: nothing made before it may be written afterwards.
+    """
+
+    __tablename__ = "erasures"
+    __table_args__ = (Index(None, "entity_digest", "at"),)
+
+    receipt: Mapped[str] = mapped_column(BoundedText(NAME), primary_key=True)
+    kind: Mapped[str] = mapped_column(BoundedText(NAME))
+    entity_digest: Mapped[str] = mapped_column(BoundedText(NAME))
+    entities: Mapped[int]
+    events: Mapped[int]
+    adaptations: Mapped[int]
+    at: Mapped[datetime]
+    confirmed: Mapped[datetime]
+
+
+class ExplorationRecord(Base):
+    """A list that was explored: the entity in its first place, and how likely it was to come there."""
+
+    __tablename__ = "explorations"
+    __table_args__ = (Index(None, "created", "id"), Index(None, "kind", "entity", "created"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    request_id: Mapped[str] = mapped_column(BoundedText(NAME))
+    model: Mapped[str]
+    model_version: Mapped[str]
+    kind: Mapped[str] = mapped_column(BoundedText(NAME))
+    entity: Mapped[str]
+    item: Mapped[str]
+    candidates: Mapped[int]
+    propensity: Mapped[float]
+    seed: Mapped[int]
+    created: Mapped[datetime]

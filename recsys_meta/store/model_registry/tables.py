@@ -1,0 +1,87 @@
+"""Tables of the model registry: models, versions, the history of the live alias, and traffic splits."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from recsys_meta.store.database.base import LABEL, NAME, Base
+from recsys_meta.store.database.column_types import BoundedText
+from recsys_meta.store.tracking.tables import RunRecord
+
+
+class ModelRecord(Base):
+    """A name under which versions are published. Its row is the lock; ``updated``: when alias or split last changed."""
+
+    __tablename__ = "models"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    created: Mapped[datetime]
+    updated: Mapped[datetime]
+
+
+class ModelVersionRecord(Base):
+    """A bundle under a model's name; ``version`` is the hash of its content."""
+
+    __tablename__ = "model_versions"
+    __table_args__ = (Index(None, "version"), Index(None, "run"))
+
+    model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"), primary_key=True)
+    version: Mapped[str] = mapped_column(primary_key=True)
+    path: Mapped[str] = mapped_column(BoundedText(4000))
+    run: Mapped[str | None] = mapped_column(BoundedText(NAME), ForeignKey(RunRecord.id, ondelete="SET NULL"))
+    metrics: Mapped[dict[str, Any]]
+    created: Mapped[datetime]
+
+
+class AliasChangeRecord(Base):
+    """One move of an alias. The newest row is what is live; ``sequence`` has no gap and no double."""
+
+    __tablename__ = "alias_history"
+    __table_args__ = (
+        CheckConstraint("action IN ('publish', 'promote', 'rollback')", name="action"),
+        UniqueConstraint("model", "alias", "sequence"),
+        ForeignKeyConstraint(
+            ["model", "version"], ["model_versions.model", "model_versions.version"], ondelete="CASCADE"
+        ),
+        Index(None, "model", "version"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    alias: Mapped[str] = mapped_column(BoundedText(NAME))
+    sequence: Mapped[int]
+    version: Mapped[str]
+    previous: Mapped[str | None]
+    action: Mapped[str] = mapped_column(BoundedText(20))
+    actor: Mapped[str | None]
+    at: Mapped[datetime]
+
+
+class SplitArmRecord(Base):
+    """One arm of a change of a model's split: its version answers for a share (``weight``, 0 to 1) of the entities.
+
+    The arms with the greatest ``sequence`` stand. A row without a version says that the split ended.
+    """
+
+    __tablename__ = "splits"
+    __table_args__ = (
+        CheckConstraint("weight >= 0 AND weight <= 1", name="weight"),
+        UniqueConstraint("model", "sequence", "place"),
+        ForeignKeyConstraint(
+            ["model", "version"], ["model_versions.model", "model_versions.version"], ondelete="CASCADE"
+        ),
+        Index(None, "model", "version"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"))
+    sequence: Mapped[int]
+    place: Mapped[int]
+    label: Mapped[str] = mapped_column(BoundedText(LABEL))
+    version: Mapped[str | None]
+    weight: Mapped[float]
+    salt: Mapped[str] = mapped_column(BoundedText(NAME))
+    actor: Mapped[str | None]
+    at: Mapped[datetime]

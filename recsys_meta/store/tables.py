@@ -1,0 +1,47 @@
+"""All tables of the database, of every domain: what migrations compare the database with.
+
+SQLAlchemy knows a table only once its module has been imported, so whoever needs the whole schema takes it from here.
+"""
+
+from sqlalchemy import MetaData
+
+from recsys_meta.store.access.tables import ApiKeyRecord, AuditRecord
+from recsys_meta.store.database.base import Base
+from recsys_meta.store.entities.tables import (
+    AdaptationRecord,
+    EntityRecord,
+    ErasureRecord,
+    EventRecord,
+    ExplorationRecord,
+)
+from recsys_meta.store.model_registry.tables import AliasChangeRecord, ModelRecord, ModelVersionRecord, SplitArmRecord
+from recsys_meta.store.tracking.tables import (
+    CurriculumRecord,
+    EvaluationRecord,
+    LatestMetricRecord,
+    MetricRecord,
+    RunRecord,
+)
+
+RECORDS: tuple[type[Base], ...] = (
+    EntityRecord,
+    EventRecord,
+    AdaptationRecord,
+    ErasureRecord,
+    ExplorationRecord,
+    RunRecord,
+    MetricRecord,
+    LatestMetricRecord,
+    CurriculumRecord,
+    EvaluationRecord,
+    ModelRecord,
+    ModelVersionRecord,
+    AliasChangeRecord,
+    SplitArmRecord,
+    ApiKeyRecord,
+    AuditRecord,
+)
+"""The mapped class of every table; a test compares them with the modules `store/*/tables.py`."""
+
+METADATA: MetaData = Base.metadata
+"""The schema that the tables above make up."""
