@@ -3,13 +3,14 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from recsys_meta.store.entities.adaptations import NewAdaptation
 from recsys_meta.store.entities.events import NewEvent
 from recsys_meta.store.tracking import runs
 from recsys_meta.store.tracking.evaluations import NewEvaluation
-from recsys_meta.store.tracking.tables import RunRecord
+from recsys_meta.store.tracking.tables import CurriculumRecord, RunRecord
 
 NOON = datetime(2024, 5, 17, 12, 0, tzinfo=UTC)
 
@@ -38,3 +39,8 @@ def an_evaluation(**given: Any) -> NewEvaluation:
     names: dict[str, Any] = {"dataset": "movielens-100k", "scenario": "user", "method": "melu", "role": "learner"}
     figures = {"seed": None, "shots": 5, "metric": "ndcg@10", "value": 0.3, "low": 0.2, "high": 0.4, "n": 100}
     return NewEvaluation(**{**names, **figures, **given})
+
+
+def curriculum_rows(session: Session, run: str) -> list[CurriculumRecord]:
+    query = select(CurriculumRecord).where(CurriculumRecord.run == run)
+    return list(session.scalars(query.order_by(CurriculumRecord.step, CurriculumRecord.bucket)))

@@ -15,7 +15,7 @@ from recsys_meta.store.entities import adaptations
 from recsys_meta.store.tracking import runs
 from recsys_meta.store.tracking.runs import CurriculumPoint, MetricPoint
 from tests.fixtures.services import PATIENCE_S, wait
-from tests.store.samples import NOON, a_run, an_adaptation
+from tests.store.samples import NOON, a_run, an_adaptation, curriculum_rows
 
 
 def point(step: int) -> MetricPoint:
@@ -282,7 +282,7 @@ def test_writer_into_a_database(engine: Engine) -> None:
         assert writer.flush(PATIENCE_S)
         assert (writer.written, writer.dropped) == (60, 2)
     with reading(engine) as s:
-        assert len(runs.run_metrics(s, "r")) == len(runs.run_curriculum(s, "r")) == 20
+        assert len(runs.run_metrics(s, "r")) == len(curriculum_rows(s, "r")) == 20
         assert len(adaptations.page_adaptations(s).items) == 20
 
 

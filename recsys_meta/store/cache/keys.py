@@ -17,60 +17,11 @@ now and then. The braces make the tag decide the slot on a Redis Cluster: all na
 import base64
 import hashlib
 import hmac
-from collections.abc import Iterable
-from typing import Protocol
 
 SLOTS = "0123456789abcdefghijklmnopqrstuv"
 LISTS = "ABCDEFGH"
 _SEAL = 8  # bytes; a stray value passes once in 2^64
 _TAG = 6  # bytes; entities that share a tag lose each other's states, never see them
-
-
-class Cache(Protocol):
-    """A cache for synchronous callers. ``ttl`` is in seconds, ``owner`` comes from `owner_key`: a cache in the process
-    keeps an index of what belongs to whom, the shared one reads it off the key."""
-
-    @property
-    def degraded(self) -> bool:
-        """Whether the cache could not be reached when last asked."""
-
-    def get(self, key: str) -> bytes | None:
-        """The value, None for a miss, an outage or a value that is damaged. Never raises."""
-
-    def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
-        """Keep a value. Never raises; an outage loses it."""
-
-    def delete(self, keys: Iterable[str]) -> int:
-        """Forget keys; answers how many there were. Raises Unavailable: a deletion may not silently fail."""
-
-    def delete_owned(self, owner: str) -> int:
-        """Forget all that was set for an owner; answers how many keys. Raises Unavailable."""
-
-    def close(self) -> None:
-        """Let go of connections."""
-
-
-class AsyncCache(Protocol):
-    """The same for an event loop."""
-
-    @property
-    def degraded(self) -> bool:
-        """Whether the cache could not be reached when last asked."""
-
-    async def get(self, key: str, owner: str | None = None) -> bytes | None:
-        """As `Cache.get`; ``owner`` is for caches that keep a copy nearer by."""
-
-    async def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
-        """As `Cache.set`."""
-
-    async def delete(self, keys: Iterable[str]) -> int:
-        """As `Cache.delete`."""
-
-    async def delete_owned(self, owner: str) -> int:
-        """As `Cache.delete_owned`."""
-
-    async def close(self) -> None:
-        """As `Cache.close`."""
 
 
 def state_key(model_version: str, kind: str, entity: str, support_digest: str) -> str:

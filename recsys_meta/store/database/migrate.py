@@ -14,7 +14,6 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -43,11 +42,6 @@ def current_revision(url: str) -> str | None:
     """The revision of a database, None where it was never upgraded. Raises Unavailable."""
     with _connection(url, write=False) as connection:
         return MigrationContext.configure(connection).get_current_revision()
-
-
-def head_revision() -> str | None:
-    """The newest revision there is."""
-    return ScriptDirectory.from_config(_config()).get_current_head()
 
 
 def _run(url: str, step: Callable[[Config], None]) -> None:

@@ -14,7 +14,6 @@ from recsys_meta.core.errors import NotFoundError
 from recsys_meta.store.database.base import Base
 from recsys_meta.store.database.bulk_insert import insert_into, table_of
 from recsys_meta.store.database.clock import utcnow
-from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
 from recsys_meta.store.entities.tables import (
     AdaptationRecord,
     EntityRecord,
@@ -71,19 +70,6 @@ def get_record(session: Session, kind: str, entity: str) -> EntityRecord:
 def find_record(session: Session, kind: str, entity: str) -> EntityRecord | None:
     """One entity, None where no features of it were stored."""
     return session.get(EntityRecord, (kind, entity), populate_existing=True)
-
-
-def list_entities(
-    session: Session, kind: str | None = None, *, limit: int = 50, cursor: str | None = None
-) -> KeysetPage[EntityRecord]:
-    """Entities by kind and id. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
-    columns = (EntityRecord.kind, EntityRecord.external_id)
-    query = select(EntityRecord).order_by(*columns).limit(page_size(limit) + 1)
-    if kind is not None:
-        query = query.where(EntityRecord.kind == kind)
-    if cursor is not None:
-        query = query.where(after_cursor(columns, decode_cursor("entities", cursor, (str, str)), descending=False))
-    return paginate("entities", session.scalars(query).all(), limit, ("kind", "external_id"))
 
 
 def erase_entity(session: Session, kind: str, entity: str, now: datetime | None = None) -> ErasureReceipt:

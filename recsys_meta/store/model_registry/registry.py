@@ -191,11 +191,6 @@ def model_detail(session: Session, model: str) -> ModelDetail:
     return ModelDetail(model, moves[-1].version if moves else None, list(versions), moves[::-1])
 
 
-def alias_history(session: Session, model: str) -> list[AliasChangeRecord]:
-    """Every move of the alias, newest first. Raises NotFoundError."""
-    return model_detail(session, model).history
-
-
 def _move(
     session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime
 ) -> AliasChangeRecord:

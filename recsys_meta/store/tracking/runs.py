@@ -167,17 +167,6 @@ def latest_metrics(session: Session, runs: Sequence[str]) -> dict[str, dict[str,
     return found
 
 
-def run_curriculum(session: Session, run: str) -> list[CurriculumRecord]:
-    """Every bucket of a run by step. Raises NotFoundError."""
-    get_run(session, run)
-    query = (
-        select(CurriculumRecord)
-        .where(CurriculumRecord.run == run)
-        .order_by(CurriculumRecord.step, CurriculumRecord.bucket)
-    )
-    return list(session.scalars(query))
-
-
 def prune_runs(session: Session, before: datetime) -> int:
     """Delete runs that ended before a time, with their metrics and curriculum; answers how many."""
     ended = delete(RunRecord).where(RunRecord.finished < before)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
-from recsys_meta.store.cache.keys import Cache, list_key, owned_names, owner_key, seal_value, state_key, unseal_value
+from recsys_meta.store.cache.keys import list_key, owned_names, owner_key, seal_value, state_key, unseal_value
 from recsys_meta.store.cache.keys import name_of as name
 from recsys_meta.store.cache.memory_cache import OVERHEAD, MemoryCache
 
@@ -19,8 +19,8 @@ class Clock:
         return self.now
 
 
-def test_keeps_the_protocol() -> None:
-    cache: Cache = MemoryCache()
+def test_keeps_a_value() -> None:
+    cache = MemoryCache()
     cache.set("k", b"v", 10)
     assert cache.get("k") == b"v"
     assert not cache.degraded

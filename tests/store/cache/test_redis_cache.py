@@ -8,9 +8,7 @@ from redis.crc import key_slot
 
 from recsys_meta.core.errors import StoreError
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
-from recsys_meta.store.cache.keys import SLOTS, AsyncCache, Cache, owned_names, owner_key, seal_value, state_key
-from recsys_meta.store.cache.layered_cache import LayeredCache
-from recsys_meta.store.cache.memory_cache import MemoryCache
+from recsys_meta.store.cache.keys import SLOTS, owned_names, owner_key, seal_value, state_key
 from recsys_meta.store.cache.redis_cache import PREFIX, RedisCache, SyncRedisCache
 from recsys_meta.store.database.engine import StoreUnavailable
 from tests.fixtures.services import PATIENCE_S, OwnRedis, free_port, wait
@@ -32,10 +30,10 @@ def quick_breaker() -> CircuitBreaker:
 
 
 def test_both_speak_to_the_same_keys(redis_server: str, redis_prefix: str) -> None:
-    here: Cache = SyncRedisCache(redis_server, prefix=redis_prefix)
+    here = SyncRedisCache(redis_server, prefix=redis_prefix)
 
     async def work() -> None:
-        there: AsyncCache = RedisCache(redis_server, prefix=redis_prefix)
+        there = RedisCache(redis_server, prefix=redis_prefix)
         here.set("a", b"\x00\xff", 10)
         await there.set("b", b"", 10)
         assert await there.get("a") == b"\x00\xff"
@@ -287,46 +285,6 @@ def test_bad_url_is_refused_without_repeating_it(url: str) -> None:
             made(url)
         assert "secret" not in str(caught.value)
         assert caught.value.__cause__ is None
-
-
-def test_layers(redis_server: str, redis_prefix: str) -> None:
-    me = owner_key("user", "me")
-    key = state_key("v", "user", "me", "digest")
-
-    async def work() -> None:
-        one = LayeredCache(MemoryCache(), RedisCache(redis_server, prefix=redis_prefix))
-        two = LayeredCache(MemoryCache(), RedisCache(redis_server, prefix=redis_prefix))
-        await one.set(key, b"v", 10, owner=me)
-        assert two.memory.get(key) is None
-        assert await two.get(key, owner=me) == b"v"
-        assert two.memory.get(key) == b"v"
-        assert await one.delete_owned(me) == 1
-        assert await one.get(key) is None
-        # The other process keeps its copy until its time is over, or until it is asked itself.
-        assert await two.delete_owned(me) == 1
-        assert await two.get(key) is None
-        await one.set("x", b"v", 10)
-        assert await one.delete(["x", "y"]) == 1
-        await one.close()
-        await two.close()
-
-    run(work())
-
-
-def test_layers_without_a_shared_cache_or_with_one_that_is_away() -> None:
-    async def work() -> None:
-        away = RedisCache(f"redis://127.0.0.1:{free_port()}")
-        for cache, degraded in ((LayeredCache(MemoryCache()), False), (LayeredCache(MemoryCache(), away), True)):
-            await cache.set("k", b"v", 10, owner="o")
-            assert await cache.get("k") == b"v"
-            assert await cache.get("other") is None
-            assert cache.degraded == degraded
-        with pytest.raises(StoreUnavailable):
-            await cache.delete_owned("o")
-        assert cache.memory.get("k") is None
-        await cache.close()
-
-    run(work())
 
 
 def test_of_two_who_claim_a_key_both_get_what_the_first_one_kept(redis_server: str, redis_prefix: str) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.database.keyset_pagination import Key, KeysetPage, decode_cursor, encode_cursor
-from recsys_meta.store.entities import adaptations, entities
+from recsys_meta.store.entities import adaptations
 from recsys_meta.store.tracking import evaluations, runs
 from tests.store.samples import a_run, an_adaptation, an_evaluation, later
 
@@ -29,17 +29,10 @@ def _fill_evaluations(s: Session, start: int, n: int) -> None:
     evaluations.save_evaluations(s, [an_evaluation(shots=i) for i in range(start, start + n)])
 
 
-def _fill_entities(s: Session, start: int, n: int) -> None:
-    for i in range(start, start + n):
-        # What comes later sorts first here, as new rows do in the other lists.
-        entities.upsert_entity(s, ("ad", "city", "user")[i % 3], f"{999 - i:03d}", {})
-
-
 LISTS: dict[str, tuple[Callable[..., None], Callable[..., KeysetPage], str]] = {  # type: ignore[type-arg]
     "runs": (_fill_runs, runs.page_runs, "id"),
     "adaptations": (_fill_adaptations, adaptations.page_adaptations, "entity"),
     "evaluations": (_fill_evaluations, evaluations.page_evaluations, "shots"),
-    "entities": (_fill_entities, entities.list_entities, "external_id"),
 }
 
 
@@ -78,8 +71,6 @@ def test_filters(engine: Engine) -> None:
         evaluations.save_evaluations(
             s, [an_evaluation(method="melu", model="m"), an_evaluation(method="popular", role="baseline")]
         )
-        entities.upsert_entity(s, "ad", "a", {})
-        entities.upsert_entity(s, "user", "u", {})
     with reading(engine) as s:
         assert [r.id for r in runs.page_runs(s, status="finished").items] == ["r2"]
         assert [a.entity for a in adaptations.page_adaptations(s, kind="user", served_by="adapted").items] == ["u1"]
@@ -88,7 +79,6 @@ def test_filters(engine: Engine) -> None:
         assert [e.method for e in evaluations.page_evaluations(s, method="popular", metric="ndcg@10").items] == [
             "popular"
         ]
-        assert [e.external_id for e in entities.list_entities(s, "ad").items] == ["a"]
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])

@@ -7,15 +7,17 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from recsys_meta.core.errors import StoreError
-from recsys_meta.store.database import migrate, views
+from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import StoreUnavailable, connect, reading, session
 from recsys_meta.store.entities import adaptations
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry.tables import AliasChangeRecord
 from recsys_meta.store.tables import METADATA
 from recsys_meta.store.tracking import evaluations, runs
+from tests.store.database import view_rows
 from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
 
+HEAD = "0007"  # the newest revision
 VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks"}
 
 
@@ -103,12 +105,12 @@ def test_down_and_up_again_keeps_the_data(empty_url: str) -> None:
         s.execute(text(f"INSERT INTO adaptations ({names}) VALUES (:{', :'.join(old)})"), old)
         evaluations.save_evaluations(s, [an_evaluation()])
     with pytest.raises(StoreUnavailable, match="db upgrade"), reading(engine) as s:
-        views.adaptation_daily(s)
+        view_rows.adaptation_daily(s)
     migrate.upgrade_database(empty_url)
-    assert migrate.current_revision(empty_url) == migrate.head_revision() == "0007"
+    assert migrate.current_revision(empty_url) == HEAD
     assert set(inspect(engine).get_view_names()) >= VIEWS
     with reading(engine) as s:
-        assert len(views.adaptation_daily(s)) == 1
+        assert len(view_rows.adaptation_daily(s)) == 1
     migrate.downgrade_database(empty_url, "0001")
     assert not VIEWS & set(inspect(engine).get_view_names())
     migrate.upgrade_database(empty_url)
@@ -149,7 +151,7 @@ def test_the_daily_view_is_that_of_its_revision(empty_url: str) -> None:
 
 def test_upgrading_twice_changes_nothing(database_url: str) -> None:
     migrate.upgrade_database(database_url)
-    assert migrate.current_revision(database_url) == migrate.head_revision()
+    assert migrate.current_revision(database_url) == HEAD
 
 
 def test_processes_upgrade_at_the_same_time(empty_url: str) -> None:
@@ -160,13 +162,13 @@ def test_processes_upgrade_at_the_same_time(empty_url: str) -> None:
     for process in processes:
         process.join(240)
     assert [process.exitcode for process in processes] == [0] * 4
-    assert migrate.current_revision(empty_url) == migrate.head_revision()
+    assert migrate.current_revision(empty_url) == HEAD
 
 
 def test_threads_upgrade_at_the_same_time(empty_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(migrate.upgrade_database, [empty_url] * 4))
-    assert migrate.current_revision(empty_url) == migrate.head_revision()
+    assert migrate.current_revision(empty_url) == HEAD
 
 
 def test_failed_upgrade_leaves_nothing(empty_url: str) -> None:

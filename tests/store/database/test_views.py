@@ -3,11 +3,11 @@ from datetime import date
 
 from sqlalchemy import Engine
 
-from recsys_meta.store.database import views
 from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.entities import adaptations
 from recsys_meta.store.tracking import evaluations, runs
 from recsys_meta.store.tracking.runs import CurriculumPoint
+from tests.store.database import view_rows
 from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation, later
 
 
@@ -22,8 +22,8 @@ def test_cold_start_curve_takes_the_mean_of_the_newest_set(engine: Engine) -> No
         )
         evaluations.save_evaluations(s, [an_evaluation(dataset="frappe"), an_evaluation(scenario="item")], now=later(1))
     with reading(engine) as s:
-        rows = views.cold_start_curve(s, dataset="movielens-100k", metric="ndcg@10", scenario="user")
-        assert len(views.cold_start_curve(s, dataset="movielens-100k", metric="ndcg@10")) == 4
+        rows = view_rows.cold_start_curve(s, dataset="movielens-100k", metric="ndcg@10", scenario="user")
+        assert len(view_rows.cold_start_curve(s, dataset="movielens-100k", metric="ndcg@10")) == 4
     assert [(r["method"], r["shots"], r["value"]) for r in rows] == [
         ("melu", 0, 0.1),
         ("melu", 5, 0.5),
@@ -42,8 +42,8 @@ def test_adaptation_daily(engine: Engine) -> None:
         ]
         adaptations.save_adaptations(s, rows)
     with reading(engine) as s:
-        newest, day = views.adaptation_daily(s)
-        assert [row["day"] for row in views.adaptation_daily(s, since=date(2024, 5, 18))] == [date(2024, 5, 18)]
+        newest, day = view_rows.adaptation_daily(s)
+        assert [row["day"] for row in view_rows.adaptation_daily(s, since=date(2024, 5, 18))] == [date(2024, 5, 18)]
     assert newest["day"] == date(2024, 5, 18)
     assert day["day"] == date(2024, 5, 17)
     assert (day["adaptations"], day["entities"], day["slowest_ms"]) == (3, 2, 3.0)
@@ -57,7 +57,7 @@ def test_adaptation_daily_counts_every_answer_of_a_row(engine: Engine) -> None:
         rows = [an_adaptation(served_by="cache", support_size=n, ms=float(n)) for n in (1, 1, 1, 4)]
         assert adaptations.save_adaptations(s, rows) == 2
     with reading(engine) as s:
-        (day,) = views.adaptation_daily(s)
+        (day,) = view_rows.adaptation_daily(s)
         listed = adaptations.page_adaptations(s).items
     assert (day["adaptations"], float(day["support_size"]), float(day["ms"])) == (4, 7 / 4, 7 / 4)
     assert sorted((row.support_size, row.answers) for row in listed) == [(1, 3), (4, 1)]
@@ -69,7 +69,7 @@ def test_arms_of_one_version_are_told_apart(engine: Engine) -> None:
         cached = [an_adaptation(served_by="cache", variant=arm) for arm in ("a", "b", "b", None)]
         assert adaptations.save_adaptations(s, [*cached, an_adaptation(variant="b")]) == 4
     with reading(engine) as s:
-        days = views.adaptation_daily(s)
+        days = view_rows.adaptation_daily(s)
         listed = adaptations.page_adaptations(s, served_by="cache").items
     found = [(row["variant"], row["served_by"], row["adaptations"]) for row in days]
     assert found == [(None, "cache", 1), ("a", "cache", 1), ("b", "adapted", 1), ("b", "cache", 2)]
@@ -89,8 +89,8 @@ def test_hardest_tasks(engine: Engine) -> None:
         ]
         runs.log_curriculum(s, points)
     with reading(engine) as s:
-        rows = views.hardest_tasks(s, "r")
-        assert views.hardest_tasks(s, "r", limit=1) == rows[:1]
+        rows = view_rows.hardest_tasks(s, "r")
+        assert view_rows.hardest_tasks(s, "r", limit=1) == rows[:1]
     found = [(r["rank"], r["bucket"], r["step"], r["hardness"]) for r in rows]
     assert found == [(1, "b", 1, 0.5), (2, "a", 2, 0.2), (3, "c", 2, None)]
     assert {r["learner"] for r in rows} == {"melu"}

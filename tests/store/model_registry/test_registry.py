@@ -58,7 +58,7 @@ def test_what_is_live_stays_so_without_a_new_row(engine: Engine) -> None:
         first = registry.publish_version(s, "m", "aaaa", "/a").id
         assert registry.publish_version(s, "m", "aaaa", "/a").id == first
         assert registry.promote_version(s, "m", "aaaa").id == first
-        assert len(registry.alias_history(s, "m")) == 1
+        assert len(registry.model_detail(s, "m").history) == 1
 
 
 def test_registering_again_brings_it_up_to_date(engine: Engine) -> None:
@@ -118,7 +118,7 @@ def test_failed_transaction_leaves_what_was_live(engine: Engine) -> None:
         raise RuntimeError
     with reading(engine) as s:
         assert live_of(s) == "aaaa"
-        assert len(registry.alias_history(s, "m")) == 1
+        assert len(registry.model_detail(s, "m").history) == 1
 
 
 def test_concurrent_promotes_follow_one_another(engine: Engine) -> None:
@@ -135,7 +135,7 @@ def test_concurrent_promotes_follow_one_another(engine: Engine) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(promote, range(4)))
     with reading(engine) as s:
-        moves = registry.alias_history(s, "m")[::-1]
+        moves = registry.model_detail(s, "m").history[::-1]
         assert live_of(s) == moves[-1].version
     assert [m.sequence for m in moves] == list(range(1, len(moves) + 1))
     assert [m.previous for m in moves] == [None, *(m.version for m in moves[:-1])]

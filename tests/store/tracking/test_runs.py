@@ -8,7 +8,7 @@ from recsys_meta.core.errors import ConflictError, NotFoundError
 from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.tracking import runs
 from recsys_meta.store.tracking.runs import CurriculumPoint, MetricPoint
-from tests.store.samples import NOON, a_run, later
+from tests.store.samples import NOON, a_run, curriculum_rows, later
 
 
 def test_life_of_a_run(engine: Engine) -> None:
@@ -85,7 +85,7 @@ def test_curriculum(engine: Engine) -> None:
         runs.log_curriculum(s, [CurriculumPoint("r", 1, "easy", 0.1, 0.5), CurriculumPoint("r", 1, "hard", 0.9, 0.5)])
         runs.log_curriculum(s, [CurriculumPoint("r", 1, "easy", 0.2, 0.4)])
     with reading(engine) as s:
-        found = [(c.bucket, c.hardness, c.weight) for c in runs.run_curriculum(s, "r")]
+        found = [(c.bucket, c.hardness, c.weight) for c in curriculum_rows(s, "r")]
     assert found == [("easy", 0.2, 0.4), ("hard", 0.9, 0.5)]
 
 

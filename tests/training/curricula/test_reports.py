@@ -8,13 +8,14 @@ import pytest
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import connect, reading, session
-from recsys_meta.store.database.views import hardest_tasks
 from recsys_meta.store.tracking import curriculum, runs
 from recsys_meta.training.curricula import HardnessBucket
 from recsys_meta.training.recipe import recipe_of
 from recsys_meta.training.trainer import fit, start_training
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import recipe, tiny
+from tests.store.database.view_rows import hardest_tasks
+from tests.store.samples import curriculum_rows
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_rows_of_many_steps_in_bulk(engine):
             == 2
         )
     with reading(engine) as s:
-        rows = runs.run_curriculum(s, "r")
+        rows = curriculum_rows(s, "r")
         assert len(rows) == 1501
         assert next((r.hardness, r.weight) for r in rows if r.step == 3) == (9.0, 0.4)
         assert [r.hardness for r in rows if r.bucket == "new"] == [None]
@@ -57,7 +58,7 @@ def test_the_hardest_tasks_of_a_run_are_in_the_view(engine):
         worst = hardest_tasks(s, "r", limit=3)
         every = hardest_tasks(s, "r", limit=100)
         drawn = {step: 0.0 for step, _ in steps}
-        for row in runs.run_curriculum(s, "r"):
+        for row in curriculum_rows(s, "r"):
             drawn[row.step] += row.weight if row.bucket.startswith("decile") else 0.0
     assert worst[0]["bucket"] == "decile 10"
     assert worst[0]["hardness"] > worst[-1]["hardness"]

@@ -1,4 +1,4 @@
-"""The views of the database, read into plain dictionaries."""
+"""Rows of the views that people read with SQL, as plain dictionaries."""
 
 from datetime import date
 from typing import Any
