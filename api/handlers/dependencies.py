@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 from api.container import AppContainer
 from api.http.authorization import HEADER, Scope, authorize
 from api.http.request_context import request_context
-from api.schemas.requests import EntityId, Kind, ModelName
 from recsys_meta.store.database.keyset_pagination import MOST
+from recsys_meta.wire.field_types import EntityId, Kind, ModelName
 
 Body = TypeVar("Body", bound=BaseModel)
 

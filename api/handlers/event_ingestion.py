@@ -13,7 +13,6 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from api.inference.model_registry import LoadedModel, ModelRegistry
-from api.schemas.requests import Event
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import explain_errors
 from recsys_meta.inference.requests.stored_events import content_id, implicit_label
@@ -22,6 +21,7 @@ from recsys_meta.store.database.bulk_insert import in_chunks
 from recsys_meta.store.entities import events as store
 from recsys_meta.store.entities.events import NewEvent, Outcome
 from recsys_meta.store.entities.tables import EventRecord as EventRow
+from recsys_meta.wire.requests import Event
 
 AHEAD_S = 300.0
 """How far the sender's clock may be ahead, seconds."""

@@ -16,11 +16,11 @@ from api.http.problem_details import ProblemError
 from api.inference.entity_context import EntityContext, find_entity_context
 from api.inference.model_registry import LoadedModel
 from api.inference.state_resolver import Source, StateResolution
-from api.schemas.requests import Newcomer
 from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.inference.recommender import EncodedEntity
 from recsys_meta.store.entities.adaptations import ServedBy
+from recsys_meta.wire.requests import EntityInput
 
 
 class RequestContext(NamedTuple):
@@ -35,7 +35,7 @@ class RequestContext(NamedTuple):
 
 
 async def open_request(
-    model_name: str | None, entity: Newcomer, request: Request, container: AppContainer, version: str | None = None
+    model_name: str | None, entity: EntityInput, request: Request, container: AppContainer, version: str | None = None
 ) -> RequestContext:
     """Find the model, of the version of a cursor where there is one, and what is stored of the entity. Raises
     Problem."""
@@ -52,7 +52,7 @@ async def open_request(
     return RequestContext(container, request_id(request), model, entity_context, at, began)
 
 
-async def _of_cursor(container: AppContainer, name: str, version: str, entity: Newcomer) -> LoadedModel:
+async def _of_cursor(container: AppContainer, name: str, version: str, entity: EntityInput) -> LoadedModel:
     """The version that answered the first page. Raises Problem."""
     try:
         return await container.registry.resolve(f"{name}@{version}", entity.kind)

@@ -22,11 +22,11 @@ from api.handlers.response_encoding import merge_response
 from api.http.problem_details import ProblemError
 from api.inference.entity_context import EntityContext, find_entity_context, read_support
 from api.inference.state_resolver import StateResolution
-from api.schemas.requests import Member, Newcomer, ScoreRequest
 from recsys_meta.core.types import FIRST, Interactions, State
 from recsys_meta.inference.recommender import EncodedEntity, Recommender
 from recsys_meta.inference.requests.entity import RawFeatures
 from recsys_meta.models.protocols import UncertainPredictor
+from recsys_meta.wire.requests import CandidateEntity, EntityInput, ScoreRequest
 
 WIDTH = 1.96
 """Standard deviations on each side of a 95% interval."""
@@ -76,7 +76,7 @@ async def rank_entities(request: Request, container: AppContainer, body: ScoreRe
     assert body.row is not None
     at, began = datetime.now(UTC), time.perf_counter()
     model = await container.registry.resolve(body.model, body.entity.kind)
-    who = [Newcomer(kind=model.kind, id=m.id, features=m.features) for m in body.entities]
+    who = [EntityInput(kind=model.kind, id=m.id, features=m.features) for m in body.entities]
     entity_contexts = await asyncio.gather(*(find_entity_context(container.profiles, model, one) for one in who))
     known = [
         read_support(model, s, one, m.events) for s, one, m in zip(entity_contexts, who, body.entities, strict=True)
@@ -142,7 +142,7 @@ def _ranked(
     return merge_response(call.request_id, call.model, by, missing, orjson.dumps(rest), source)
 
 
-def _member(index: int, member: Member, known: EncodedEntity, by: str) -> dict[str, Any]:
+def _member(index: int, member: CandidateEntity, known: EncodedEntity, by: str) -> dict[str, Any]:
     return {"index": index, "id": member.id, "support_size": len(known.items), "served_by": by}
 
 

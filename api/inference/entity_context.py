@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 from api.inference.model_registry import LoadedModel
 from api.persistence.profile_cache import EntityProfile, ProfileCache
-from api.schemas.requests import Newcomer as NewcomerBody
-from api.schemas.requests import SupportEvent
 from recsys_meta.inference.recommender import EncodedEntity, EntityRequest
 from recsys_meta.inference.requests.stored_events import content_id, implicit_label, merge_events
 from recsys_meta.store.cache.keys import owner_key
+from recsys_meta.wire.requests import EntityInput, SupportEvent
 
 
 class EntityContext(NamedTuple):
@@ -35,7 +34,7 @@ class EntityContext(NamedTuple):
         return None if self.profile is None else self.profile.mark
 
 
-async def find_entity_context(profiles: ProfileCache, model: LoadedModel, body: NewcomerBody) -> EntityContext:
+async def find_entity_context(profiles: ProfileCache, model: LoadedModel, body: EntityInput) -> EntityContext:
     """Look up the entity of a request; an anonymous one costs nothing."""
     if body.id is None:
         return EntityContext(model.kind)
@@ -43,7 +42,7 @@ async def find_entity_context(profiles: ProfileCache, model: LoadedModel, body: 
 
 
 def read_support(
-    model: LoadedModel, entity_context: EntityContext, body: NewcomerBody, events: Sequence[SupportEvent]
+    model: LoadedModel, entity_context: EntityContext, body: EntityInput, events: Sequence[SupportEvent]
 ) -> EncodedEntity:
     """The newcomer in the model's terms. Features of the body come before stored ones.
 

@@ -17,19 +17,19 @@ from api.http.problem_details import ProblemError, unavailable
 from api.inference.entity_context import find_entity_context, read_support
 from api.inference.model_registry import LoadedModel
 from api.routes.events import receive
-from api.schemas import responses as answers
-from api.schemas.requests import AdaptRequest, Event, SupportEvent
 from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest, adaptation_row, finite
 from recsys_meta.inference.recommender import AdaptationDiagnostics
 from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.entities import entities
+from recsys_meta.wire.requests import AdaptRequest, Event, SupportEvent
+from recsys_meta.wire.responses import AdaptationResponse
 
 router = APIRouter(prefix="/v1", tags=["newcomers"])
 
 NEEDS_ID = {"in": "body", "pointer": "/entity/id", "detail": "is needed"}
 
 
-@router.post("/adapt", responses={200: {"model": answers.Adapted}})
+@router.post("/adapt", responses={200: {"model": AdaptationResponse}})
 async def adapt(
     body: AdaptRequest, request: Request, container: ContainerDependency, scopes: Annotated[Scopes, require("read")]
 ) -> Response:

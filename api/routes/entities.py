@@ -15,8 +15,6 @@ from api.handlers.response_encoding import json_response
 from api.http.authorization import record_audit, require
 from api.http.problem_details import ProblemError, unavailable
 from api.inference.model_registry import LoadedModel
-from api.schemas import responses as answers
-from api.schemas.requests import EntityBody
 from recsys_meta.core.errors import DataError
 from recsys_meta.inference.recommender import EntityRequest
 from recsys_meta.store.cache.keys import owner_key
@@ -24,6 +22,8 @@ from recsys_meta.store.cache.redis_cache import RedisCache
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.entities import adaptations, entities, events
 from recsys_meta.store.entities.adaptations import NewAdaptation
+from recsys_meta.wire.requests import EntityBody
+from recsys_meta.wire.responses import DeletionReceipt, EntityDocument
 
 router = APIRouter(prefix="/v1", tags=["entities"])
 
@@ -31,17 +31,13 @@ _PAUSES_S = (0.1, 0.2, 0.4, 0.8)  # after attempts to tell Redis of an erasure t
 Many = Annotated[int, Query(ge=0, le=1000, description="newest events to show")]
 
 
-@router.get(
-    "/entities/{kind}/{id:path}", responses={200: {"model": answers.EntityDocument}}, dependencies=[require("read")]
-)
+@router.get("/entities/{kind}/{id:path}", responses={200: {"model": EntityDocument}}, dependencies=[require("read")])
 async def get_entity(kind: KindPath, id: IdPath, container: ContainerDependency, events: Many = 100) -> Response:
     """Features, newest events and the figures of the last adaptation of an entity."""
     return json_response(await container.database.read(lambda s: _document(s, kind, id, events)))
 
 
-@router.put(
-    "/entities/{kind}/{id:path}", responses={200: {"model": answers.EntityDocument}}, dependencies=[require("write")]
-)
+@router.put("/entities/{kind}/{id:path}", responses={200: {"model": EntityDocument}}, dependencies=[require("write")])
 async def put_entity(kind: KindPath, id: IdPath, body: EntityBody, container: ContainerDependency) -> Response:
     """Set the features of an entity; they replace those it had. A feature that no model of the kind has, or
     none of them can read, is refused."""
@@ -57,7 +53,7 @@ async def put_entity(kind: KindPath, id: IdPath, body: EntityBody, container: Co
 
 
 @router.delete(
-    "/entities/{kind}/{id:path}", responses={200: {"model": answers.Receipt}}, dependencies=[require("write")]
+    "/entities/{kind}/{id:path}", responses={200: {"model": DeletionReceipt}}, dependencies=[require("write")]
 )
 async def delete_entity(kind: KindPath, id: IdPath, request: Request, container: ContainerDependency) -> Response:
     """Erase features, events, adaptations, adapted states and lists of an entity, and answer a receipt.

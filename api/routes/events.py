@@ -12,13 +12,13 @@ from api.handlers.dependencies import ContainerDependency, request_id
 from api.handlers.event_ingestion import event_rejection, save_events, validate_events
 from api.handlers.response_encoding import json_response
 from api.http.authorization import require
-from api.schemas import responses as answers
-from api.schemas.requests import EventBatch
+from recsys_meta.wire.requests import EventBatch
+from recsys_meta.wire.responses import EventReceipt
 
 router = APIRouter(prefix="/v1", tags=["newcomers"], dependencies=[require("write")])
 
 
-@router.post("/events", responses={200: {"model": answers.EventReceipt}})
+@router.post("/events", responses={200: {"model": EventReceipt}})
 async def post_events(body: EventBatch, request: Request, container: ContainerDependency) -> Response:
     """Store interactions of any entities, at most 1000 a call.
 

@@ -13,8 +13,8 @@ from api.container import AppContainer
 from api.handlers.dependencies import ContainerDependency
 from api.handlers.response_encoding import json_response
 from api.http.authorization import require
-from api.schemas import responses as answers
 from recsys_meta.core.errors import RecsysMetaError
+from recsys_meta.wire.responses import ReadinessReport
 
 router = APIRouter(tags=["health"])
 
@@ -26,7 +26,7 @@ async def livez() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@router.get("/readyz", responses={200: {"model": answers.Readiness}, 503: {"model": answers.Readiness}})
+@router.get("/readyz", responses={200: {"model": ReadinessReport}, 503: {"model": ReadinessReport}})
 @router.head("/readyz", include_in_schema=False)
 async def readyz(container: ContainerDependency) -> Response:
     """Whether recommendations can be answered, and how each dependency is. 503 while there is no model."""

@@ -13,16 +13,16 @@ from api.container import AppContainer
 from api.handlers.dependencies import ContainerDependency, ModelPath
 from api.handlers.response_encoding import json_response
 from api.http.authorization import actor, record_audit, require
-from api.schemas import responses as answers
-from api.schemas.requests import Promotion
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry.tables import AliasChangeRecord
+from recsys_meta.wire.requests import PromotionRequest
+from recsys_meta.wire.responses import AliasChange, ModelDocument, ModelList
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
 
-@router.get("/models", responses={200: {"model": answers.Models}}, dependencies=[require("read")])
+@router.get("/models", responses={200: {"model": ModelList}}, dependencies=[require("read")])
 async def list_models(container: ContainerDependency) -> Response:
     """Every model, the version that is live and the one that this process serves."""
     try:
@@ -34,7 +34,7 @@ async def list_models(container: ContainerDependency) -> Response:
         return json_response({"items": items, "degraded": True})
 
 
-@router.get("/models/{name}", responses={200: {"model": answers.ModelDocument}}, dependencies=[require("read")])
+@router.get("/models/{name}", responses={200: {"model": ModelDocument}}, dependencies=[require("read")])
 async def get_model(name: ModelPath, container: ContainerDependency) -> Response:
     """A model with its versions and the history of what was live."""
     detail = await container.database.read(lambda s: registry.model_detail(s, name))
@@ -47,9 +47,9 @@ async def get_model(name: ModelPath, container: ContainerDependency) -> Response
     return json_response({**summary, "registered": versions, "history": [_move(m) for m in detail.history]})
 
 
-@router.post("/models/{name}/promote", responses={200: {"model": answers.Move}}, dependencies=[require("admin")])
+@router.post("/models/{name}/promote", responses={200: {"model": AliasChange}}, dependencies=[require("admin")])
 async def promote(
-    name: ModelPath, body: Promotion, request: Request, container: ContainerDependency, force: bool = False
+    name: ModelPath, body: PromotionRequest, request: Request, container: ContainerDependency, force: bool = False
 ) -> Response:
     """Make a registered version live, after it was loaded to see that it can be.
 
@@ -64,7 +64,7 @@ async def promote(
     return await _moved(request, container, "promote", move)
 
 
-@router.post("/models/{name}/rollback", responses={200: {"model": answers.Move}}, dependencies=[require("admin")])
+@router.post("/models/{name}/rollback", responses={200: {"model": AliasChange}}, dependencies=[require("admin")])
 async def rollback(name: ModelPath, request: Request, container: ContainerDependency) -> Response:
     """Make live what was live before; again, and it goes back one further."""
     return await _moved(

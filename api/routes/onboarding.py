@@ -14,17 +14,18 @@ from api.http.authorization import require
 from api.http.problem_details import unavailable
 from api.inference.entity_context import read_support
 from api.inference.state_resolver import PROCESS_S, WorkerBusy
-from api.schemas import responses as answers
-from api.schemas.requests import EntityId, Kind, ModelRef, Newcomer
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.inference.insight.active_elicitation import most_informative_items
+from recsys_meta.wire.field_types import EntityId, Kind, ModelRef
+from recsys_meta.wire.requests import EntityInput
+from recsys_meta.wire.responses import OnboardingResponse
 
 router = APIRouter(prefix="/v1", tags=["newcomers"], dependencies=[require("read")])
 
 UNITS = {"ranking": "nats", "click": "nats", "rating": "squared label units"}
 
 
-@router.get("/onboarding", responses={200: {"model": answers.Onboarding}})
+@router.get("/onboarding", responses={200: {"model": OnboardingResponse}})
 async def onboarding(
     request: Request,
     container: ContainerDependency,
@@ -39,12 +40,12 @@ async def onboarding(
 ) -> Response:
     """The items whose answers would tell the model most about a newcomer, one after another: each for what it adds to
     those before it."""
-    call = await open_request(model, Newcomer(kind=kind, id=id), request, container)
+    call = await open_request(model, EntityInput(kind=kind, id=id), request, container)
     mark = call.entity_context.mark
     key = f"ask:{call.model.name}:{call.model.version}:{mark}:{call.entity_context.owner}:{n}:{strategy}"
     rest = None if mark is None else container.memory.get(key)
     if rest is None:
-        known = read_support(call.model, call.entity_context, Newcomer(kind=kind, id=id), ())
+        known = read_support(call.model, call.entity_context, EntityInput(kind=kind, id=id), ())
         try:
             found = await container.resolver.run(most_informative_items, call.model.recommender, known, n, strategy)
         except RecsysMetaError:

@@ -19,9 +19,6 @@ from api.inference.entity_context import read_support
 from api.inference.micro_batcher import BatchResult
 from api.inference.model_registry import LoadedModel
 from api.inference.state_resolver import PROCESS_S, Source, StateResolution, WorkerBusy, list_expired
-from api.schemas import responses as answers
-from api.schemas.requests import Moment as MomentBody
-from api.schemas.requests import RecommendationRequest, ScoreRequest, Told
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST, State
 from recsys_meta.inference.insight.explanations import ItemExplanation, explain_items
@@ -42,6 +39,8 @@ from recsys_meta.inference.recommender import (
     TopKRequest,
 )
 from recsys_meta.store.cache.keys import list_key
+from recsys_meta.wire.requests import ItemWithFeatures, QueryContextInput, RecommendationRequest, ScoreRequest
+from recsys_meta.wire.responses import EntityRankingResponse, RecommendationResponse, ScoreResponse
 
 _WHY_S = 1.0  # how long a list waits for the turn of its reasons, seconds
 
@@ -50,7 +49,7 @@ router = APIRouter(prefix="/v1", tags=["newcomers"])
 
 @router.post(
     "/recommendations",
-    responses={200: {"model": answers.Recommendations}},
+    responses={200: {"model": RecommendationResponse}},
     openapi_extra=request_schema(RecommendationRequest),
 )
 async def recommend(request: Request) -> Response:
@@ -103,7 +102,7 @@ async def recommend(request: Request) -> Response:
 
 @router.post(
     "/score",
-    responses={200: {"model": answers.Scores | answers.RankedEntities}},
+    responses={200: {"model": ScoreResponse | EntityRankingResponse}},
     openapi_extra=request_schema(ScoreRequest),
 )
 async def score(request: Request) -> Response:
@@ -146,12 +145,12 @@ def _ask(
     """The moment of a request, and the newcomer with what the request says of items."""
     told: dict[str, Mapping[str, Any]] = {}
     for one in [*(body.candidates or ()), *((body.moment and body.moment.history) or ())]:
-        name, features = (one.item, one.features) if isinstance(one, Told) else (one, {})
+        name, features = (one.item, one.features) if isinstance(one, ItemWithFeatures) else (one, {})
         told[name] = {**told.get(name, {}), **features}
     return recommender.encode_query(known, _moment(body.moment) or QueryContext(), told)
 
 
-def _moment(body: MomentBody | None) -> QueryContext | None:
+def _moment(body: QueryContextInput | None) -> QueryContext | None:
     if body is None:
         return None
     at = None if body.lat is None or body.lon is None else (body.lat, body.lon)
@@ -295,7 +294,7 @@ def _met(body: RecommendationRequest, known: EncodedEntity, question: EncodedQue
     return hidden | (question.met if question and by_actor else known.seen)
 
 
-def _name(told: Told, known: EncodedEntity) -> str:
+def _name(told: ItemWithFeatures, known: EncodedEntity) -> str:
     """The name of an item that was told with features, where there is room for them."""
     if known.own is None and told.features:
         raise DataError("only entities with items of their own can be told of new ones", field="features")

@@ -12,14 +12,14 @@ from api.container import AppContainer
 from api.handlers.dependencies import ContainerDependency, ModelPath
 from api.handlers.response_encoding import json_response
 from api.http.authorization import actor, record_audit, require
-from api.schemas import responses as answers
-from api.schemas.requests import SplitBody
 from recsys_meta.core.errors import ConflictError
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import traffic_splits as splits
 from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
+from recsys_meta.wire.requests import SplitBody
+from recsys_meta.wire.responses import SplitDocument
 
-router = APIRouter(prefix="/v1", tags=["models"], responses={200: {"model": answers.SplitDocument}})
+router = APIRouter(prefix="/v1", tags=["models"], responses={200: {"model": SplitDocument}})
 
 
 @router.get("/models/{name}/split", dependencies=[require("read")])

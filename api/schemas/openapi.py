@@ -9,8 +9,9 @@ from fastapi.openapi.utils import get_openapi
 
 from api.http.problem_details import MEDIA_TYPE
 from api.schemas import openapi_links as links
-from api.schemas.requests import Event, RecommendationRequest, ScoreRequest
-from api.schemas.responses import ProblemDocument
+from api.schemas.component_names import rename_components
+from recsys_meta.wire.requests import Event, RecommendationRequest, ScoreRequest
+from recsys_meta.wire.responses import ProblemDocument
 
 _REF = "#/components/schemas/{model}"
 _BY_VERSION = ("/recommendations", "/score", "/adapt", "/onboarding")
@@ -47,7 +48,7 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
                 if path.startswith("/v1"):
                     operation["security"] = [{"APIKeyHeader": []}]
         links.add_links(made["paths"])
-        app.openapi_schema = made
+        app.openapi_schema = rename_components(made)
     return app.openapi_schema
 
 

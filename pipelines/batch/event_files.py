@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import list_cell
-from recsys_meta.core.timestamps import EXPECTED, LATEST
+from recsys_meta.core.time_parsing import EXPECTED, LATEST
 from recsys_meta.data.readers.time_columns import exact_seconds_column
 from recsys_meta.inference.requests.context_fields import DEGREES, NO_FIELDS, ContextFields
 from recsys_meta.inference.requests.entity import Interaction

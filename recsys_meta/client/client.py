@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: each call of `calls` as a method, sent over httpx and tried again with patience."""
+"""`Client` and `AsyncClient`: each call of `endpoints` as a method, sent over httpx by a retry policy."""
 
 from __future__ import annotations
 
@@ -12,67 +12,71 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from recsys_meta.client import endpoints as calls
-from recsys_meta.client.endpoints import Call
-from recsys_meta.client.errors import ApiError, NoAnswer
-from recsys_meta.client.responses import Problem
-from recsys_meta.client.retry_policy import Patience
+from recsys_meta.client import endpoints
+from recsys_meta.client.endpoints import EndpointCall
+from recsys_meta.client.errors import ApiError, TransportError
+from recsys_meta.client.retry_policy import RetryPolicy
+from recsys_meta.wire.responses import ProblemDocument
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
-_AGAIN = frozenset((429, 503))
+_RETRY_STATUSES = frozenset((429, 503))
 
 
-def _now(make: Callable[Params, Call[Result]]) -> Callable[Concatenate[Client, Params], Result]:
-    """A call as a method of `Client`."""
+def _sync_method(build: Callable[Params, EndpointCall[Result]]) -> Callable[Concatenate[Client, Params], Result]:
+    """Make a method of `Client` of a function that builds a call."""
 
-    @wraps(make)
+    @wraps(build)
     def method(self: Client, /, *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        return self.send(make(*args, **kwargs))
+        return self.send(build(*args, **kwargs))
 
     return method
 
 
-def _later(make: Callable[Params, Call[Result]]) -> Callable[Concatenate[AsyncClient, Params], Awaitable[Result]]:
-    """A call as a method of `AsyncClient`."""
+def _async_method(
+    build: Callable[Params, EndpointCall[Result]],
+) -> Callable[Concatenate[AsyncClient, Params], Awaitable[Result]]:
+    """Make a method of `AsyncClient` of a function that builds a call."""
 
-    @wraps(make)
+    @wraps(build)
     async def method(self: AsyncClient, /, *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        return await self.send(make(*args, **kwargs))
+        return await self.send(build(*args, **kwargs))
 
     return method
 
 
 class Client:
-    """The API at a URL. Safe for threads; holds connections, so close it or use it in a `with`.
+    """Client of the API at a URL. Safe for threads; holds connections, so close it or use it in a `with`.
 
-    Methods raise ApiError for a refusal and NoAnswer where none came. `transport` is httpx's, for tests.
+    Methods raise pydantic's ValidationError for a wrong field or value, before anything is sent; ApiError for a refusal
+    by the API; TransportError where no response of the API came. `patience` is the retry policy, `timeout` in seconds,
+    `transport` httpx's, for tests.
     """
 
-    recommend = _now(calls.recommend)
-    score = _now(calls.score)
-    rank_entities = _now(calls.rank_entities)
-    onboarding = _now(calls.onboarding)
-    adapt = _now(calls.adapt)
-    send_events = _now(calls.send_events)
-    get_entity = _now(calls.get_entity)
-    put_entity = _now(calls.put_entity)
-    delete_entity = _now(calls.delete_entity)
-    list_models = _now(calls.list_models)
-    get_model = _now(calls.get_model)
-    promote = _now(calls.promote)
-    rollback = _now(calls.rollback)
-    get_split = _now(calls.get_split)
-    put_split = _now(calls.put_split)
-    delete_split = _now(calls.delete_split)
-    list_runs = _now(calls.list_runs)
-    list_metrics = _now(calls.list_metrics)
-    list_evaluations = _now(calls.list_evaluations)
-    list_adaptations = _now(calls.list_adaptations)
-    live = _now(calls.live)
-    ready = _now(calls.ready)
-    metrics = _now(calls.metrics)
+    recommend = _sync_method(endpoints.recommend)
+    score = _sync_method(endpoints.score)
+    rank_entities = _sync_method(endpoints.rank_entities)
+    onboarding = _sync_method(endpoints.onboarding)
+    adapt = _sync_method(endpoints.adapt)
+    send_events = _sync_method(endpoints.send_events)
+    get_entity = _sync_method(endpoints.get_entity)
+    put_entity = _sync_method(endpoints.put_entity)
+    delete_entity = _sync_method(endpoints.delete_entity)
+    list_models = _sync_method(endpoints.list_models)
+    get_model = _sync_method(endpoints.get_model)
+    promote = _sync_method(endpoints.promote)
+    rollback = _sync_method(endpoints.rollback)
+    get_split = _sync_method(endpoints.get_split)
+    put_split = _sync_method(endpoints.put_split)
+    delete_split = _sync_method(endpoints.delete_split)
+    list_runs = _sync_method(endpoints.list_runs)
+    list_metrics = _sync_method(endpoints.list_metrics)
+    list_evaluations = _sync_method(endpoints.list_evaluations)
+    list_adaptations = _sync_method(endpoints.list_adaptations)
+    live = _sync_method(endpoints.live)
+    ready = _sync_method(endpoints.ready)
+    metrics = _sync_method(endpoints.metrics)
 
     def __init__(
         self,
@@ -80,25 +84,25 @@ class Client:
         key: str | None = None,
         *,
         timeout: float = 10.0,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._patience = patience or Patience()
+        self._retry_policy = patience or RetryPolicy()
         self._http = httpx.Client(base_url=url, headers=_headers(key), timeout=timeout, transport=transport)
 
-    def send(self, call: Call[Result]) -> Result:
-        """Make a call."""
-        attempt, waited = 1, 0.0
+    def send(self, call: EndpointCall[Result]) -> Result:
+        """Send a call, again as the retry policy says, and return its result."""
+        attempt, total_pause = 1, 0.0
         while True:
             try:
-                response: httpx.Response | httpx.TransportError = self._http.request(**_request(call))
+                outcome: httpx.Response | httpx.TransportError = self._http.request(**_request(call))
             except httpx.TransportError as error:
-                response = error
-            pause = _pause(self._patience, call, response, attempt, waited)
+                outcome = error
+            pause = _retry_pause(self._retry_policy, call, outcome, attempt, total_pause)
             if pause is None:
-                return _result(call, response)
+                return _result(call, outcome)
             time.sleep(pause)
-            attempt, waited = attempt + 1, waited + pause
+            attempt, total_pause = attempt + 1, total_pause + pause
 
     def close(self) -> None:
         """Close the connections."""
@@ -112,31 +116,31 @@ class Client:
 
 
 class AsyncClient:
-    """The same for an event loop; its methods are awaited."""
+    """Client for an event loop: the methods of `Client`, to be awaited."""
 
-    recommend = _later(calls.recommend)
-    score = _later(calls.score)
-    rank_entities = _later(calls.rank_entities)
-    onboarding = _later(calls.onboarding)
-    adapt = _later(calls.adapt)
-    send_events = _later(calls.send_events)
-    get_entity = _later(calls.get_entity)
-    put_entity = _later(calls.put_entity)
-    delete_entity = _later(calls.delete_entity)
-    list_models = _later(calls.list_models)
-    get_model = _later(calls.get_model)
-    promote = _later(calls.promote)
-    rollback = _later(calls.rollback)
-    get_split = _later(calls.get_split)
-    put_split = _later(calls.put_split)
-    delete_split = _later(calls.delete_split)
-    list_runs = _later(calls.list_runs)
-    list_metrics = _later(calls.list_metrics)
-    list_evaluations = _later(calls.list_evaluations)
-    list_adaptations = _later(calls.list_adaptations)
-    live = _later(calls.live)
-    ready = _later(calls.ready)
-    metrics = _later(calls.metrics)
+    recommend = _async_method(endpoints.recommend)
+    score = _async_method(endpoints.score)
+    rank_entities = _async_method(endpoints.rank_entities)
+    onboarding = _async_method(endpoints.onboarding)
+    adapt = _async_method(endpoints.adapt)
+    send_events = _async_method(endpoints.send_events)
+    get_entity = _async_method(endpoints.get_entity)
+    put_entity = _async_method(endpoints.put_entity)
+    delete_entity = _async_method(endpoints.delete_entity)
+    list_models = _async_method(endpoints.list_models)
+    get_model = _async_method(endpoints.get_model)
+    promote = _async_method(endpoints.promote)
+    rollback = _async_method(endpoints.rollback)
+    get_split = _async_method(endpoints.get_split)
+    put_split = _async_method(endpoints.put_split)
+    delete_split = _async_method(endpoints.delete_split)
+    list_runs = _async_method(endpoints.list_runs)
+    list_metrics = _async_method(endpoints.list_metrics)
+    list_evaluations = _async_method(endpoints.list_evaluations)
+    list_adaptations = _async_method(endpoints.list_adaptations)
+    live = _async_method(endpoints.live)
+    ready = _async_method(endpoints.ready)
+    metrics = _async_method(endpoints.metrics)
 
     def __init__(
         self,
@@ -144,25 +148,25 @@ class AsyncClient:
         key: str | None = None,
         *,
         timeout: float = 10.0,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._patience = patience or Patience()
+        self._retry_policy = patience or RetryPolicy()
         self._http = httpx.AsyncClient(base_url=url, headers=_headers(key), timeout=timeout, transport=transport)
 
-    async def send(self, call: Call[Result]) -> Result:
-        """Make a call."""
-        attempt, waited = 1, 0.0
+    async def send(self, call: EndpointCall[Result]) -> Result:
+        """Send a call, again as the retry policy says, and return its result."""
+        attempt, total_pause = 1, 0.0
         while True:
             try:
-                response: httpx.Response | httpx.TransportError = await self._http.request(**_request(call))
+                outcome: httpx.Response | httpx.TransportError = await self._http.request(**_request(call))
             except httpx.TransportError as error:
-                response = error
-            pause = _pause(self._patience, call, response, attempt, waited)
+                outcome = error
+            pause = _retry_pause(self._retry_policy, call, outcome, attempt, total_pause)
             if pause is None:
-                return _result(call, response)
+                return _result(call, outcome)
             await asyncio.sleep(pause)
-            attempt, waited = attempt + 1, waited + pause
+            attempt, total_pause = attempt + 1, total_pause + pause
 
     async def close(self) -> None:
         """Close the connections."""
@@ -181,46 +185,54 @@ def _headers(key: str | None) -> dict[str, str]:
     return {} if key is None else {"X-API-Key": key}
 
 
-def _request(call: Call[Any]) -> dict[str, Any]:
+def _request(call: EndpointCall[Any]) -> dict[str, Any]:
     return {"method": call.method, "url": call.path, "params": call.params, "json": call.body}
 
 
-def _pause(
-    patience: Patience, call: Call[Any], found: httpx.Response | httpx.TransportError, attempt: int, waited: float
+def _retry_pause(
+    policy: RetryPolicy,
+    call: EndpointCall[Any],
+    outcome: httpx.Response | httpx.TransportError,
+    attempt: int,
+    total_pause: float,
 ) -> float | None:
-    """Seconds until the call is made again; None where it is not."""
-    if isinstance(found, httpx.Response):
-        # 429 is said before anything was done. 503 may be said of work that went on after its time was up.
-        again = found.status_code in _AGAIN - call.also and (call.repeatable or found.status_code == 429)
-        named = found.headers.get("retry-after")
+    """Return the seconds until the next attempt; None where there is none."""
+    if isinstance(outcome, httpx.Response):
+        # 429 precedes any work. 503 may come after work that went on when its time was up.
+        retryable = outcome.status_code in _RETRY_STATUSES - call.response_statuses
+        retryable = retryable and (call.repeatable or outcome.status_code == 429)
+        retry_after = outcome.headers.get("retry-after")
     else:
-        again, named = call.repeatable or isinstance(found, httpx.ConnectError | httpx.ConnectTimeout), None
-    return patience.wait(attempt, named, waited) if again else None
+        retryable = call.repeatable or isinstance(outcome, httpx.ConnectError | httpx.ConnectTimeout)
+        retry_after = None
+    return policy.wait(attempt, retry_after, total_pause) if retryable else None
 
 
-def _result(call: Call[Result], found: httpx.Response | httpx.TransportError) -> Result:
-    if isinstance(found, httpx.TransportError):
-        raise NoAnswer(f"{call.method} {call.path}: {type(found).__name__}: {found}") from found
-    if not (found.is_success or found.status_code in call.also):
-        raise ApiError(_problem(found))
-    if call.answer is str:
-        return found.text  # type: ignore[return-value]
+def _result(call: EndpointCall[Result], outcome: httpx.Response | httpx.TransportError) -> Result:
+    """Return the parsed response. Raises ApiError for a refusal, TransportError without a response of the API."""
+    if isinstance(outcome, httpx.TransportError):
+        raise TransportError(f"{call.method} {call.path}: {type(outcome).__name__}: {outcome}") from outcome
+    if not (outcome.is_success or outcome.status_code in call.response_statuses):
+        raise ApiError(_problem(outcome))
+    if call.response_type is str:
+        return outcome.text  # type: ignore[return-value]
     try:
-        wanted: Any = call.answer
-        answer: Result = _reader(wanted).validate_json(found.content)
-        return answer
+        response_type: Any = call.response_type
+        result: Result = _type_adapter(response_type).validate_json(outcome.content)
+        return result
     except ValidationError as error:
-        raise NoAnswer(f"{call.method} {call.path}: the answer is not the API's: {error.errors()[0]['msg']}") from error
+        reason = error.errors()[0]["msg"]
+        raise TransportError(f"{call.method} {call.path}: the answer is not the API's: {reason}") from error
 
 
 @cache
-def _reader(answer: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(answer)
+def _type_adapter(response_type: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(response_type)
 
 
-def _problem(found: httpx.Response) -> Problem:
-    """The problem document, or what can be said where something between answered instead of the API."""
+def _problem(response: httpx.Response) -> ProblemDocument:
+    """Return the problem document; one made of the status and the text where a proxy answered in place of the API."""
     try:
-        return Problem.model_validate_json(found.content)
+        return ProblemDocument.model_validate_json(response.content)
     except ValidationError:
-        return Problem(status=found.status_code, title=found.reason_phrase, detail=found.text[:200])
+        return ProblemDocument(status=response.status_code, title=response.reason_phrase, detail=response.text[:200])

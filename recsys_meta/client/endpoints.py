@@ -1,4 +1,5 @@
-"""Every call of the API: what is sent where, and what comes back. `Client` and `AsyncClient` have each as a method."""
+"""Every call of the API: its method, path, parameters, body and response. `Client` and `AsyncClient` have each as a
+method."""
 
 from __future__ import annotations
 
@@ -7,61 +8,83 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
-from recsys_meta.client import requests as bodies
-from recsys_meta.client import responses as answers
-from recsys_meta.client.requests import (
+from recsys_meta.wire.base import RequestModel
+from recsys_meta.wire.field_types import Feature, ServedBy
+from recsys_meta.wire.requests import (
+    AdaptRequest,
+    CandidateEntity,
+    EntityBody,
+    EntityInput,
     Event,
-    Explore,
+    EventBatch,
+    ExplorationOptions,
     Filter,
-    Member,
-    Moment,
-    Newcomer,
-    Row,
-    Share,
+    ItemWithFeatures,
+    PromotionRequest,
+    QueryContextInput,
+    RecommendationRequest,
+    ScoreRequest,
+    ScoringRow,
+    SplitBody,
+    SplitShare,
     SupportEvent,
-    Told,
-    given,
 )
-from recsys_meta.client.responses import ServedBy
+from recsys_meta.wire.responses import (
+    AdaptationResponse,
+    AliasChange,
+    DeletionReceipt,
+    EntityDocument,
+    EntityRankingResponse,
+    EventReceipt,
+    ModelDocument,
+    ModelList,
+    OnboardingResponse,
+    ReadinessReport,
+    RecommendationResponse,
+    RowPage,
+    ScoreResponse,
+    SplitDocument,
+)
 
 Result = TypeVar("Result")
-Who = Newcomer | str | None
+EntityOrId = EntityInput | str | None
 Events = Sequence[SupportEvent | str]
-Features = Mapping[str, bodies.Cell | Sequence[bodies.Cell]]
+Features = Mapping[str, Feature]
 
 
 @dataclass(frozen=True)
-class Call(Generic[Result]):
-    """One call. `repeatable`: doing it twice is doing it once; `also` are statuses whose body is an answer too."""
+class EndpointCall(Generic[Result]):
+    """One HTTP call. `repeatable`: sent twice it has the effect of once; `response_statuses` are statuses besides
+    success whose body is of the response type too."""
 
     method: str
     path: str
-    answer: type[Result]
+    response_type: type[Result]
     body: dict[str, Any] | None = None
     params: dict[str, Any] = field(default_factory=dict)
     repeatable: bool = True
-    also: frozenset[int] = frozenset()
+    response_statuses: frozenset[int] = frozenset()
 
 
 def recommend(
     events: Events = (),
     *,
-    entity: Who = None,
+    entity: EntityOrId = None,
     n: int = 10,
     model: str | None = None,
-    candidates: Sequence[str | Told] | None = None,
+    candidates: Sequence[str | ItemWithFeatures] | None = None,
     exclude: Sequence[str] = (),
     include_seen: bool | None = None,
     filters: Mapping[str, Filter] | None = None,
-    moment: Moment | None = None,
+    moment: QueryContextInput | None = None,
     cursor: str | None = None,
     explain: bool = False,
-) -> Call[answers.Recommendations]:
-    """The n best items for a newcomer. Events and the entity may be given as plain ids; `cursor` is `next` of the page
+) -> EndpointCall[RecommendationResponse]:
+    """Rank the n best items for an entity. Events and the entity may be plain ids. `cursor` is `next` of the page
     before, with the rest of the request as it was."""
-    asked = _known(
-        entity=_who(entity),
-        events=_events(events),
+    fields = _without_none(
+        entity=_entity_input(entity),
+        events=_support_events(events),
         n=n,
         model=model,
         candidates=None if candidates is None else list(candidates),
@@ -72,39 +95,41 @@ def recommend(
         cursor=cursor,
         explain=explain or None,
     )
-    return Call("POST", "/v1/recommendations", answers.Recommendations, given(bodies.RecommendationRequest(**asked)))
+    return EndpointCall(
+        "POST", "/v1/recommendations", RecommendationResponse, _to_json(RecommendationRequest(**fields))
+    )
 
 
 def score(
     items: Sequence[str] = (),
     *,
-    rows: Sequence[Row] = (),
+    rows: Sequence[ScoringRow] = (),
     events: Events = (),
-    entity: Who = None,
+    entity: EntityOrId = None,
     model: str | None = None,
-) -> Call[answers.Scores]:
-    """Scores of items, or of rows (items in contexts), for a newcomer."""
-    asked = _known(
+) -> EndpointCall[ScoreResponse]:
+    """Score items, or rows (items in contexts), for an entity."""
+    fields = _without_none(
         items=list(items) or None,
         rows=list(rows) or None,
-        events=_events(events),
-        entity=_who(entity),
+        events=_support_events(events),
+        entity=_entity_input(entity),
         model=model,
     )
-    return Call("POST", "/v1/score", answers.Scores, given(bodies.ScoreRequest(**asked)))
+    return EndpointCall("POST", "/v1/score", ScoreResponse, _to_json(ScoreRequest(**fields)))
 
 
 def rank_entities(
-    entities: Sequence[Member],
-    row: Row,
+    entities: Sequence[CandidateEntity],
+    row: ScoringRow,
     *,
-    entity: Newcomer | None = None,
+    entity: EntityInput | None = None,
     model: str | None = None,
-    explore: Explore | None = None,
-) -> Call[answers.RankedEntities]:
-    """Which of several newcomers fits a row best. Of `entity` only the kind may be given; `explore` draws the order."""
-    asked = _known(entities=list(entities), row=row, entity=entity, model=model, explore=explore)
-    return Call("POST", "/v1/score", answers.RankedEntities, given(bodies.ScoreRequest(**asked)))
+    explore: ExplorationOptions | None = None,
+) -> EndpointCall[EntityRankingResponse]:
+    """Rank several entities for one row, best first. `entity` has the kind only; `explore` draws the order."""
+    fields = _without_none(entities=list(entities), row=row, entity=entity, model=model, explore=explore)
+    return EndpointCall("POST", "/v1/score", EntityRankingResponse, _to_json(ScoreRequest(**fields)))
 
 
 def onboarding(
@@ -114,94 +139,102 @@ def onboarding(
     model: str | None = None,
     n: int | None = None,
     strategy: Literal["information", "evidence"] | None = None,
-) -> Call[answers.Onboarding]:
-    """The items whose answers would tell the model most about a newcomer."""
-    params = _known(kind=kind, id=id, model=model, n=n, strategy=strategy)
-    return Call("GET", "/v1/onboarding", answers.Onboarding, params=params)
+) -> EndpointCall[OnboardingResponse]:
+    """Get the items whose labels would tell the model most about an entity."""
+    params = _without_none(kind=kind, id=id, model=model, n=n, strategy=strategy)
+    return EndpointCall("GET", "/v1/onboarding", OnboardingResponse, params=params)
 
 
 def adapt(
-    events: Events = (), *, entity: Who = None, model: str | None = None, persist: bool = False
-) -> Call[answers.Adapted]:
-    """Adapt now, and say what it did. `persist` stores the features and events given."""
-    asked = _known(entity=_who(entity), events=_events(events), model=model, persist=persist or None)
+    events: Events = (), *, entity: EntityOrId = None, model: str | None = None, persist: bool = False
+) -> EndpointCall[AdaptationResponse]:
+    """Adapt to an entity at once, and measure the adaptation. `persist` stores the features and events of the call."""
+    fields = _without_none(
+        entity=_entity_input(entity), events=_support_events(events), model=model, persist=persist or None
+    )
     # An event without event_id stands for its content: stored twice is stored once.
-    return Call("POST", "/v1/adapt", answers.Adapted, given(bodies.AdaptRequest(**asked)))
+    return EndpointCall("POST", "/v1/adapt", AdaptationResponse, _to_json(AdaptRequest(**fields)))
 
 
-def send_events(events: Sequence[Event]) -> Call[answers.EventReceipt]:
+def send_events(events: Sequence[Event]) -> EndpointCall[EventReceipt]:
     """Store interactions of any entities."""
-    batch = given(bodies.EventBatch(events=list(events)))
-    # Without time an event is of the moment it arrives, so only one with an id or a time is the same event again.
-    known = all(e.event_id is not None or e.time is not None for e in events)
-    return Call("POST", "/v1/events", answers.EventReceipt, batch, repeatable=known)
+    batch = _to_json(EventBatch(events=list(events)))
+    # Without time an event has the time of its arrival, so only one with an id or a time is the same event again.
+    repeatable = all(e.event_id is not None or e.time is not None for e in events)
+    return EndpointCall("POST", "/v1/events", EventReceipt, batch, repeatable=repeatable)
 
 
-def get_entity(kind: str, id: str, *, events: int | None = None) -> Call[answers.EntityDocument]:
-    """What is stored of an entity, with so many of its newest events."""
-    return Call("GET", _entity(kind, id), answers.EntityDocument, params=_known(events=events))
+def get_entity(kind: str, id: str, *, events: int | None = None) -> EndpointCall[EntityDocument]:
+    """Get the stored features and figures of an entity, and as many of its newest events as `events` says."""
+    return EndpointCall("GET", _entity_path(kind, id), EntityDocument, params=_without_none(events=events))
 
 
-def put_entity(kind: str, id: str, features: Features) -> Call[answers.EntityDocument]:
+def put_entity(kind: str, id: str, features: Features) -> EndpointCall[EntityDocument]:
     """Set the features of an entity; they replace those it had."""
-    return Call("PUT", _entity(kind, id), answers.EntityDocument, given(bodies.EntityBody(features=features)))
+    return EndpointCall("PUT", _entity_path(kind, id), EntityDocument, _to_json(EntityBody(features=dict(features))))
 
 
-def delete_entity(kind: str, id: str) -> Call[answers.Receipt]:
-    """Erase all that is known of an entity."""
-    return Call("DELETE", _entity(kind, id), answers.Receipt)
+def delete_entity(kind: str, id: str) -> EndpointCall[DeletionReceipt]:
+    """Erase everything stored of an entity."""
+    return EndpointCall("DELETE", _entity_path(kind, id), DeletionReceipt)
 
 
-def list_models() -> Call[answers.Models]:
-    """Every model, and what is live."""
-    return Call("GET", "/v1/models", answers.Models)
+def list_models() -> EndpointCall[ModelList]:
+    """List every model and its live version."""
+    return EndpointCall("GET", "/v1/models", ModelList)
 
 
-def get_model(name: str) -> Call[answers.ModelDocument]:
-    """A model with its versions and history."""
-    return Call("GET", f"/v1/models/{_part(name)}", answers.ModelDocument)
+def get_model(name: str) -> EndpointCall[ModelDocument]:
+    """Get a model with its versions and its history."""
+    return EndpointCall("GET", f"/v1/models/{_quote_segment(name)}", ModelDocument)
 
 
-def promote(name: str, version: str, *, force: bool = False) -> Call[answers.Move]:
+def promote(name: str, version: str, *, force: bool = False) -> EndpointCall[AliasChange]:
     """Make a registered version live; with `force` also one that loses to the simplest baseline."""
-    body = given(bodies.Promotion(version=version))
-    return Call("POST", f"/v1/models/{_part(name)}/promote", answers.Move, body, _known(force=force or None))
+    body = _to_json(PromotionRequest(version=version))
+    return EndpointCall(
+        "POST", f"/v1/models/{_quote_segment(name)}/promote", AliasChange, body, _without_none(force=force or None)
+    )
 
 
-def rollback(name: str) -> Call[answers.Move]:
-    """Make live what was live before."""
-    return Call("POST", f"/v1/models/{_part(name)}/rollback", answers.Move, repeatable=False)
+def rollback(name: str) -> EndpointCall[AliasChange]:
+    """Make the version live that was live before."""
+    return EndpointCall("POST", f"/v1/models/{_quote_segment(name)}/rollback", AliasChange, repeatable=False)
 
 
-def get_split(name: str) -> Call[answers.SplitDocument]:
-    """Which versions of a model answer side by side."""
-    return Call("GET", f"/v1/models/{_part(name)}/split", answers.SplitDocument)
+def get_split(name: str) -> EndpointCall[SplitDocument]:
+    """Get the versions of a model that answer side by side."""
+    return EndpointCall("GET", f"/v1/models/{_quote_segment(name)}/split", SplitDocument)
 
 
 def put_split(
-    name: str, arms: Sequence[Share], *, salt: str | None = None, force: bool = False
-) -> Call[answers.SplitDocument]:
+    name: str, arms: Sequence[SplitShare], *, salt: str | None = None, force: bool = False
+) -> EndpointCall[SplitDocument]:
     """Let versions answer side by side; with `force` also one that loses to the simplest baseline."""
-    body = given(bodies.SplitBody(arms=list(arms), salt=salt))
-    return Call("PUT", f"/v1/models/{_part(name)}/split", answers.SplitDocument, body, _known(force=force or None))
+    body = _to_json(SplitBody(arms=list(arms), salt=salt))
+    return EndpointCall(
+        "PUT", f"/v1/models/{_quote_segment(name)}/split", SplitDocument, body, _without_none(force=force or None)
+    )
 
 
-def delete_split(name: str) -> Call[answers.SplitDocument]:
+def delete_split(name: str) -> EndpointCall[SplitDocument]:
     """End the split: the live version answers all again."""
-    return Call("DELETE", f"/v1/models/{_part(name)}/split", answers.SplitDocument)
+    return EndpointCall("DELETE", f"/v1/models/{_quote_segment(name)}/split", SplitDocument)
 
 
-def list_runs(*, status: str | None = None, limit: int | None = None, cursor: str | None = None) -> Call[answers.Page]:
-    """Training runs, newest first."""
-    return Call("GET", "/v1/runs", answers.Page, params=_known(status=status, limit=limit, cursor=cursor))
+def list_runs(
+    *, status: str | None = None, limit: int | None = None, cursor: str | None = None
+) -> EndpointCall[RowPage]:
+    """List training runs, newest first."""
+    return EndpointCall("GET", "/v1/runs", RowPage, params=_without_none(status=status, limit=limit, cursor=cursor))
 
 
 def list_metrics(
     id: str, *, key: str | None = None, limit: int | None = None, cursor: str | None = None
-) -> Call[answers.Page]:
-    """Figures of a run by key and step."""
-    params = _known(key=key, limit=limit, cursor=cursor)
-    return Call("GET", f"/v1/runs/{_part(id)}/metrics", answers.Page, params=params)
+) -> EndpointCall[RowPage]:
+    """List the metrics of a run by key and step."""
+    params = _without_none(key=key, limit=limit, cursor=cursor)
+    return EndpointCall("GET", f"/v1/runs/{_quote_segment(id)}/metrics", RowPage, params=params)
 
 
 def list_evaluations(
@@ -213,10 +246,12 @@ def list_evaluations(
     metric: str | None = None,
     limit: int | None = None,
     cursor: str | None = None,
-) -> Call[answers.Page]:
-    """Points of cold-start curves, newest first."""
-    wanted = _known(dataset=dataset, scenario=scenario, method=method, model=model, metric=metric)
-    return Call("GET", "/v1/evaluations", answers.Page, params={**wanted, **_known(limit=limit, cursor=cursor)})
+) -> EndpointCall[RowPage]:
+    """List points of cold-start curves, newest first."""
+    filters = _without_none(dataset=dataset, scenario=scenario, method=method, model=model, metric=metric)
+    return EndpointCall(
+        "GET", "/v1/evaluations", RowPage, params={**filters, **_without_none(limit=limit, cursor=cursor)}
+    )
 
 
 def list_adaptations(
@@ -227,42 +262,49 @@ def list_adaptations(
     served_by: ServedBy | None = None,
     limit: int | None = None,
     cursor: str | None = None,
-) -> Call[answers.Page]:
-    """What adapting did, newest first."""
-    wanted = _known(kind=kind, entity=entity, model_version=model_version, served_by=served_by)
-    return Call("GET", "/v1/adaptations", answers.Page, params={**wanted, **_known(limit=limit, cursor=cursor)})
+) -> EndpointCall[RowPage]:
+    """List adaptations with their losses and times, newest first."""
+    filters = _without_none(kind=kind, entity=entity, model_version=model_version, served_by=served_by)
+    return EndpointCall(
+        "GET", "/v1/adaptations", RowPage, params={**filters, **_without_none(limit=limit, cursor=cursor)}
+    )
 
 
-def live() -> Call[dict[str, str]]:
-    """Whether the process answers."""
-    return Call("GET", "/livez", dict[str, str])
+def live() -> EndpointCall[dict[str, str]]:
+    """Check that the process answers."""
+    return EndpointCall("GET", "/livez", dict[str, str])
 
 
-def ready() -> Call[answers.Readiness]:
-    """Whether recommendations can be answered, and how each dependency is."""
-    return Call("GET", "/readyz", answers.Readiness, also=frozenset((503,)))
+def ready() -> EndpointCall[ReadinessReport]:
+    """Check whether recommendations can be answered, and each dependency."""
+    return EndpointCall("GET", "/readyz", ReadinessReport, response_statuses=frozenset((503,)))
 
 
-def metrics() -> Call[str]:
-    """Figures in the text format of Prometheus."""
-    return Call("GET", "/metrics", str)
+def metrics() -> EndpointCall[str]:
+    """Get the metrics in the text format of Prometheus."""
+    return EndpointCall("GET", "/metrics", str)
 
 
-def _known(**values: Any) -> dict[str, Any]:
+def _without_none(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _who(entity: Who) -> Newcomer | None:
-    return Newcomer(id=entity) if isinstance(entity, str) else entity
+def _to_json(body: RequestModel) -> dict[str, Any]:
+    """Return the fields of a body that were set; the server has the defaults of the others."""
+    return body.model_dump(mode="json", exclude_unset=True)
 
 
-def _events(events: Events) -> list[SupportEvent] | None:
+def _entity_input(entity: EntityOrId) -> EntityInput | None:
+    return EntityInput(id=entity) if isinstance(entity, str) else entity
+
+
+def _support_events(events: Events) -> list[SupportEvent] | None:
     return [SupportEvent(item=e) if isinstance(e, str) else e for e in events] or None
 
 
-def _part(text: str) -> str:
+def _quote_segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def _entity(kind: str, id: str) -> str:
-    return f"/v1/entities/{_part(kind)}/{_part(id)}"
+def _entity_path(kind: str, id: str) -> str:
+    return f"/v1/entities/{_quote_segment(kind)}/{_quote_segment(id)}"

@@ -1,17 +1,19 @@
-"""What a call can end in besides an answer."""
+"""Errors of a call: a refusal of the API, and no response of the API at all."""
 
 from __future__ import annotations
 
-from recsys_meta.client.responses import Problem
+from recsys_meta.wire.responses import ProblemDocument
 
 
 class ApiError(Exception):
-    """The API said no. `status` and `problem` say why; `problem.request_id` finds it in the server's log."""
+    """A refusal by the API. `status` and `problem` give the reason; `problem.request_id` finds it in the server's
+    log."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: ProblemDocument) -> None:
         super().__init__(f"{problem.status} {problem.title}: {problem.detail} (request {problem.request_id})")
         self.problem, self.status = problem, problem.status
 
 
-class NoAnswer(Exception):
-    """The API could not be reached, or its answer did not arrive, or was none of its own."""
+class TransportError(Exception):
+    """A call without a response of the API: it could not be reached, the response did not arrive, or something else
+    sent it."""

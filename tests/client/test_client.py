@@ -3,9 +3,12 @@
 import asyncio
 import inspect
 import json
+import os
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import unquote
 
 import httpx
@@ -13,37 +16,38 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, ValidationError
 
+import recsys_meta.client
 from api.app import build_app
+from api.schemas.component_names import COMPONENT_NAMES, component_name
 from recsys_meta.client import (
     ApiError,
     AsyncClient,
+    CandidateEntity,
     Client,
+    EntityInput,
     Event,
-    Explore,
+    ExplorationOptions,
     Filter,
-    Member,
-    Moment,
-    Newcomer,
-    NoAnswer,
-    Patience,
-    Row,
-    Share,
+    ItemWithFeatures,
+    QueryContextInput,
+    RetryPolicy,
+    ScoringRow,
+    SplitShare,
     SupportEvent,
-    Told,
+    TransportError,
+    endpoints,
 )
-from recsys_meta.client import endpoints as calls
-from recsys_meta.client import requests as bodies
-from recsys_meta.client import responses as answers
+from recsys_meta.wire import requests, responses
 from tests.api.servers import serving, settings
 
 NOON = datetime(2024, 5, 17, 12, tzinfo=UTC)
-ANNA = Newcomer(kind="user", id="anna/1", features={"age": 31, "tags": ["a", None], "new": True})
+ANNA = EntityInput(kind="user", id="anna/1", features={"age": 31, "tags": ["a", None], "new": True})
 RICH = SupportEvent(item="i1", label=1.0, time=NOON, event_id="e1", context={"price": 1.5, "device": "phone"})
 SAMPLES = {
     "recommend": [
         ((), {}),
         ((["i1", RICH],), {"entity": ANNA, "n": 5, "model": "users@abc", "exclude": ["i2"], "include_seen": True}),
-        ((), {"entity": "anna", "candidates": ["i1", Told(item="i2", features={"lat": 1.0})]}),
+        ((), {"entity": "anna", "candidates": ["i1", ItemWithFeatures(item="i2", features={"lat": 1.0})]}),
         (
             (),
             {
@@ -52,12 +56,19 @@ SAMPLES = {
                 "explain": True,
             },
         ),
-        ((), {"moment": Moment(context={"hour": 3}, actor="bob", lat=1.0, lon=2.0, history=["i1", Told(item="i2")])}),
+        (
+            (),
+            {
+                "moment": QueryContextInput(
+                    context={"hour": 3}, actor="bob", lat=1.0, lon=2.0, history=["i1", ItemWithFeatures(item="i2")]
+                )
+            },
+        ),
     ],
-    "score": [((["i1", "i2"],), {"entity": "anna"}), ((), {"rows": [Row(item="i1", context={"hour": 3})]})],
+    "score": [((["i1", "i2"],), {"entity": "anna"}), ((), {"rows": [ScoringRow(item="i1", context={"hour": 3})]})],
     "rank_entities": [
-        (([Member(id="a", events=[RICH]), Member(features={"age": 3})], Row(item="i1")), {}),
-        (([Member(id="a")], Row(item="i1")), {"explore": Explore(seed=3)}),
+        (([CandidateEntity(id="a", events=[RICH]), CandidateEntity(features={"age": 3})], ScoringRow(item="i1")), {}),
+        (([CandidateEntity(id="a")], ScoringRow(item="i1")), {"explore": ExplorationOptions(seed=3)}),
     ],
     "onboarding": [((), {"kind": "user", "id": "anna", "model": "users", "n": 3, "strategy": "evidence"})],
     "adapt": [((["i1"],), {"entity": ANNA, "persist": True, "model": "users"})],
@@ -71,8 +82,8 @@ SAMPLES = {
     "rollback": [(("users",), {})],
     "get_split": [(("users",), {})],
     "put_split": [
-        (("users", [Share(version="abc", weight=0.9), Share(version="abd", weight=0.1, label="new")]), {}),
-        (("users", [Share(version="abc", weight=1.0)]), {"salt": "x", "force": True}),
+        (("users", [SplitShare(version="abc", weight=0.9), SplitShare(version="abd", weight=0.1, label="new")]), {}),
+        (("users", [SplitShare(version="abc", weight=1.0)]), {"salt": "x", "force": True}),
     ],
     "delete_split": [(("users",), {})],
     "list_runs": [((), {"status": "failed", "limit": 3, "cursor": "x"})],
@@ -89,8 +100,8 @@ SAMPLES = {
 }
 NAMES = {
     name
-    for name, made in vars(calls).items()
-    if inspect.isfunction(made) and made.__module__ == calls.__name__ and not name.startswith("_")
+    for name, made in vars(endpoints).items()
+    if inspect.isfunction(made) and made.__module__ == endpoints.__name__ and not name.startswith("_")
 }
 
 
@@ -112,7 +123,7 @@ def operation(document, call):
 
 
 def made_calls():
-    return [(name, getattr(calls, name)(*args, **more)) for name in SAMPLES for args, more in SAMPLES[name]]
+    return [(name, getattr(endpoints, name)(*args, **more)) for name in SAMPLES for args, more in SAMPLES[name]]
 
 
 def test_samples_are_of_every_call_and_both_clients_have_them():
@@ -120,7 +131,7 @@ def test_samples_are_of_every_call_and_both_clients_have_them():
     for client in (Client, AsyncClient):
         for name in NAMES:
             method = inspect.signature(getattr(client, name))
-            assert method == inspect.signature(getattr(calls, name))
+            assert method == inspect.signature(getattr(endpoints, name))
             assert getattr(client, name).__doc__
 
 
@@ -154,27 +165,33 @@ def test_a_body_that_the_document_does_not_want_would_be_noticed(document):
         assert list(jsonschema.Draft202012Validator(schema).iter_errors(wrong))
 
 
-def test_the_client_has_the_fields_of_the_document(document):
-    """Every schema, every field of it, and what is always there."""
-    seen = set()
-    for name, schema in document["components"]["schemas"].items():
-        in_bodies, in_answers = getattr(bodies, name, None), getattr(answers, name, None)
-        mine = in_bodies or in_answers
-        assert mine is not None, f"the client has no {name}"
-        seen.add(name)
-        assert {f.alias or n for n, f in mine.model_fields.items()} == set(schema["properties"]), name
-        required = {n for n, f in mine.model_fields.items() if f.is_required()}
-        if in_bodies:
-            assert required == set(schema.get("required", [])), name
-        elif name != "Problem":
-            assert required <= set(schema.get("required", [])), name
-    mine = {
-        n
-        for module in (bodies, answers)
-        for n, c in vars(module).items()
-        if isinstance(c, type) and issubclass(c, BaseModel)
+def wire_models():
+    """Classes of bodies by the name of their component."""
+    models = {
+        component_name(name): model
+        for module in (requests, responses)
+        for name, model in vars(module).items()
+        if isinstance(model, type) and issubclass(model, BaseModel)
     }
-    assert mine - seen <= {"BaseModel", "Body", "Form", "Answer", "Judgement"}
+    models["Problem"] = models.pop("ProblemDocument")
+    return models
+
+
+def test_the_bodies_are_the_components_of_the_document(document):
+    """Every schema, every field of it, and what is always there."""
+    models = wire_models()
+    for name, schema in document["components"]["schemas"].items():
+        model = models.pop(name)
+        assert {f.alias or n for n, f in model.model_fields.items()} == set(schema["properties"]), name
+        required = {f.alias or n for n, f in model.model_fields.items() if f.is_required()}
+        always = {f.alias or n for n, f in model.model_fields.items() if f.json_schema_extra}
+        assert required | always == set(schema.get("required", [])), name
+    assert set(models) == {"RequestModel", "ResponseModel", "EntityResponse", "RowScore"}
+
+
+def test_every_component_that_keeps_an_older_name_is_one_of_a_body():
+    assert set(COMPONENT_NAMES) <= {n for module in (requests, responses) for n in vars(module)}
+    assert len(set(COMPONENT_NAMES.values()) - set(COMPONENT_NAMES)) == len(COMPONENT_NAMES)
 
 
 def test_answers_are_read_as_the_document_says(document):
@@ -182,11 +199,11 @@ def test_answers_are_read_as_the_document_says(document):
     for name, call in made_calls():
         content = operation(document, call)[1]["responses"]["200"].get("content")
         if not content or "application/json" not in content or name == "live":
-            assert call.answer in (str, dict[str, str]), name
+            assert call.response_type in (str, dict[str, str]), name
             continue
         schema = content["application/json"]["schema"]
         promised = {s.get("$ref", "").rpartition("/")[2] for s in schema.get("anyOf", [schema])}
-        assert call.answer.__name__ in promised, name
+        assert component_name(call.response_type.__name__) in promised, name
 
 
 def strict(answer):
@@ -200,7 +217,7 @@ def strict(answer):
 def test_against_a_real_server(server, new_id):
     with Client(server.url) as client:
         events = [Event(entity=new_id, item=f"i{n}", event_id=f"{new_id} {n}", time=NOON) for n in range(3)]
-        receipt = client.send_events([*events, Event(entity=new_id, item="")])
+        receipt = client.send_events([*events, Event(entity=new_id, item="i1", time=4e9)])
         assert (receipt.accepted, len(receipt.refused)) == (3, 1)
         assert client.send_events(events).duplicates == 3
         listed = strict(client.recommend(entity=new_id, n=5))
@@ -264,14 +281,17 @@ def test_a_key_opens_and_a_refusal_names_the_request(home, light):
 
 def test_a_limited_client_waits_and_gets_its_answer(home, light):
     made = settings(home, light).model_copy(update={"rate_limit": "3 per 2 seconds"})
-    with serving(made) as server, Client(server.url, patience=Patience(tries=9)) as client:
+    with serving(made) as server, Client(server.url, patience=RetryPolicy(tries=9)) as client:
         assert all(client.recommend(["i1"]).items for _ in range(5))
 
 
 def test_a_server_that_is_gone_gives_no_answer(home, light):
     with serving(settings(home, light)) as server:
         port = server.port
-    with Client(f"http://127.0.0.1:{port}", patience=Patience(tries=2, first=0.01)) as client, pytest.raises(NoAnswer):
+    with (
+        Client(f"http://127.0.0.1:{port}", patience=RetryPolicy(tries=2, first=0.01)) as client,
+        pytest.raises(TransportError),
+    ):
         client.live()
 
 
@@ -304,7 +324,7 @@ def slept(monkeypatch):
 
 
 def ask(kind, script, name, *args, **patience):
-    made = Patience(chance=lambda: 0.5, **patience)
+    made = RetryPolicy(jitter=lambda: 0.5, **patience)
     if kind is Client:
         with Client("http://x", patience=made, transport=httpx.MockTransport(script)) as client:
             return getattr(client, name)(*args)
@@ -336,7 +356,7 @@ def test_patience_has_an_end(kind, slept):
 
 
 def test_a_date_is_a_time_to_come_back_too():
-    patience = Patience(chance=lambda: 0.0)
+    patience = RetryPolicy(jitter=lambda: 0.0)
     assert patience.wait(1, "Fri, 17 May 2024 12:00:00 GMT", 0.0) == 0.0
     assert patience.wait(1, "Fri, 17 May 2999 12:00:00 GMT", 0.0) is None
     assert patience.wait(1, "soon", 0.0) == 0.0
@@ -359,7 +379,7 @@ def test_a_date_is_a_time_to_come_back_too():
 )
 def test_only_what_may_be_repeated_is(slept, name, args, first, asked):
     script = Script(first, (404, {}))
-    with pytest.raises((ApiError, NoAnswer)):
+    with pytest.raises((ApiError, TransportError)):
         ask(Client, script, name, *args)
     assert script.asked == asked
 
@@ -370,7 +390,7 @@ def test_an_answer_that_is_not_the_apis_is_said_to_be_so():
 
     with (
         Client("http://x", transport=httpx.MockTransport(proxy)) as client,
-        pytest.raises(NoAnswer, match="not the API"),
+        pytest.raises(TransportError, match="not the API"),
     ):
         client.recommend()
 
@@ -385,19 +405,74 @@ def test_a_misspelt_field_does_not_travel():
     with pytest.raises(ValidationError):
         SupportEvent(item="i1", labl=1)
     with pytest.raises(TypeError):
-        calls.recommend(nn=3)
+        endpoints.recommend(nn=3)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: SupportEvent(item=""),
+        lambda: SupportEvent(item="i1", time=datetime(2024, 5, 17)),
+        lambda: QueryContextInput(lat=1.0),
+        lambda: endpoints.recommend(["i1"], n=0),
+        endpoints.score,
+        lambda: endpoints.promote("users", "../x"),
+        lambda: endpoints.put_entity("user", "anna", {"age": float("nan")}),
+    ],
+)
+def test_a_value_that_the_api_would_refuse_does_not_travel(build):
+    with pytest.raises(ValidationError):
+        build()
+
+
+def test_times_are_read_by_the_rule_of_the_server():
+    for value in (NOON, NOON.isoformat(), NOON.timestamp(), NOON.timestamp() * 1000):
+        assert SupportEvent(item="i1", time=value).time == NOON.timestamp()
+
+
+def test_an_answer_of_another_release_is_read():
+    """Fields that a newer server adds are kept; fields that an older one lacks have a default."""
+    answer = {
+        "request_id": "r", "model": {"name": "users", "version": "abc", "new": 1}, "degraded": True,
+        "missing": ["clock"], "support_size": 0, "unknown_items": [], "served_by": "prior", "items": [], "next": None,
+        "also": {"new": True},
+    }  # fmt: skip
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=answer))
+    with Client("http://x", transport=transport) as client:
+        response = client.recommend()
+    assert (response.also, response.model.new) == ({"new": True}, 1)
+    assert (response.variant, response.unknown_features, response.missing) == (None, [], ["clock"])
+
+
+def test_the_names_of_earlier_versions_are_importable():
+    client = recsys_meta.client
+    assert (client.Newcomer, client.Told, client.Moment) == (EntityInput, ItemWithFeatures, QueryContextInput)
+    assert (client.Row, client.Member, client.Share) == (ScoringRow, CandidateEntity, SplitShare)
+    assert (client.Explore, client.Patience, client.NoAnswer) == (ExplorationOptions, RetryPolicy, TransportError)
 
 
 def test_ids_travel_in_paths_whole():
     for id in ("a/b", "?x=1", "#", "%2F", "a b", "ü", "..a"):
-        assert unquote(calls.get_entity("user", id).path.removeprefix("/v1/entities/user/")) == id
+        assert unquote(endpoints.get_entity("user", id).path.removeprefix("/v1/entities/user/")) == id
 
 
-def test_it_needs_httpx_and_pydantic_only():
+def test_it_needs_httpx_and_pydantic_only(tmp_path):
+    """Copied to another project with the bodies, and with nothing else of this one."""
+    root = Path(recsys_meta.client.__file__).parents[1]
+    (tmp_path / "recsys_meta").mkdir()
+    shutil.copy(root / "__init__.py", tmp_path / "recsys_meta")
+    for package in ("client", "wire", "core"):
+        shutil.copytree(
+            root / package, tmp_path / "recsys_meta" / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     words = (
         "import sys, recsys_meta.client;"
+        "recsys_meta.client.SupportEvent(item='i', time='2024-05-17T12:00:00Z');"
         "heavy = {'torch', 'numpy', 'pandas', 'sqlalchemy', 'fastapi', 'redis'} & set(sys.modules);"
-        "sys.exit(', '.join(heavy) or 0)"
+        "sys.exit(', '.join(heavy) or recsys_meta.client.__file__)"
     )
-    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    alone = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", words], cwd=tmp_path, env=alone, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip() == str(tmp_path / "recsys_meta" / "client" / "__init__.py")

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from api.schemas.requests import SupportEvent
-from recsys_meta.core.timestamps import LATEST, parse_time
+from recsys_meta.core.time_parsing import LATEST
+from recsys_meta.core.timestamps import parse_time
 from recsys_meta.data.readers.time_columns import BAD, NEGATIVE, exact_seconds_column, seconds_column
+from recsys_meta.wire.requests import SupportEvent
 
 NOON = 1769860800.0  # 2026-01-31T12:00:00Z
 

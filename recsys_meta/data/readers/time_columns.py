@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from recsys_meta.core.dataset import NO_TIME
-from recsys_meta.core.timestamps import LATEST, number_seconds, stamp_seconds, text_seconds
+from recsys_meta.core.time_parsing import LATEST
+from recsys_meta.core.timestamps import number_seconds, stamp_seconds, text_seconds
 from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.data.readers.cells import Mask, parse_numbers
 

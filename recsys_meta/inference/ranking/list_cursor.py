@@ -19,7 +19,6 @@ from recsys_meta.inference.requests.entity import QueryContext, canonical
 
 _FORM = struct.Struct(">8s16sH8s8sfI")
 _SIGNATURE = 13
-LONGEST = 84
 
 
 class ListCursor(NamedTuple):

@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 from sqlalchemy import MetaData, inspect
 from sqlalchemy.orm import DeclarativeBase
 
+from recsys_meta.core.limits import ID_LENGTH, LABEL_LENGTH, NAME_LENGTH
 from recsys_meta.store.database.column_types import BigKey, BoundedText, FiniteDouble, JsonDocument, UtcDateTime
 
-ID = 200  # characters of an identifier given by a caller
-NAME = 100  # characters of a name that the project itself gives
-LABEL = 50  # characters of the label of a split's arm
+ID, NAME, LABEL = ID_LENGTH, NAME_LENGTH, LABEL_LENGTH
 
 
 class Base(DeclarativeBase):

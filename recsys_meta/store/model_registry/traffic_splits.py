@@ -15,13 +15,11 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import ConfigError, ConflictError
-from recsys_meta.store.database.base import LABEL
+from recsys_meta.core.limits import LABEL_LENGTH, MOST_ARMS
 from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry import split_arms as arms
 from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
-
-MOST_ARMS = 10
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,8 @@ def check_arms(given: Sequence[SplitArm]) -> None:
     """Raise ConfigError for arms that cannot be a split."""
     if not 1 <= len(given) <= MOST_ARMS:
         raise ConfigError(f"a split has 1 to {MOST_ARMS} arms, not {len(given)}")
-    if len({arm.label for arm in given}) < len(given) or not all(0 < len(arm.label) <= LABEL for arm in given):
-        raise ConfigError(f"every arm of a split needs a label of its own, of at most {LABEL} characters")
+    if len({arm.label for arm in given}) < len(given) or not all(0 < len(arm.label) <= LABEL_LENGTH for arm in given):
+        raise ConfigError(f"every arm of a split needs a label of its own, of at most {LABEL_LENGTH} characters")
     if not all(math.isfinite(arm.weight) and arm.weight > 0 for arm in given):
         raise ConfigError("the weights of a split are numbers above 0")
 

@@ -5,7 +5,7 @@ import socket
 import pytest
 from pydantic import TypeAdapter
 
-from api.schemas import responses as answers
+from recsys_meta.wire.responses import ProblemDocument
 from tests.api.servers import serving, settings
 
 JSON = {"content-type": "application/json"}
@@ -88,7 +88,7 @@ def test_validation_says_where(server):
     body = {"events": [{"item": "i1"}, {"item": ""}], "n": 0, "a/b~c": 1}
     found = server.client.post("/v1/recommendations", json=body).json()
     assert {e["pointer"] for e in found["errors"]} == {"/events/1/item", "/n", "/a~1b~0c"}
-    TypeAdapter(answers.ProblemDocument).validate_python(found, extra="forbid")
+    TypeAdapter(ProblemDocument).validate_python(found, extra="forbid")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_validation_says_where(server):
 def test_errors_name_the_part_of_the_request(server, method, path, body, where):
     found = server.client.request(method, path, json=body).json()
     assert [(e["in"], e["pointer"]) for e in found["errors"]] == [where]
-    TypeAdapter(answers.ProblemDocument).validate_python(found, extra="forbid")
+    TypeAdapter(ProblemDocument).validate_python(found, extra="forbid")
     assert set(found["errors"][0]) == set(server.app.openapi()["components"]["schemas"]["FieldError"]["required"])
 
 

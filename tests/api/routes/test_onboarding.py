@@ -3,9 +3,9 @@
 import pytest
 from pydantic import TypeAdapter
 
-from api.schemas import responses as answers
 from recsys_meta.inference.insight.active_elicitation import most_informative_items
 from recsys_meta.inference.recommender import EntityRequest, Recommender
+from recsys_meta.wire.responses import OnboardingResponse
 
 
 def ask(server, **query):
@@ -16,7 +16,7 @@ def ask(server, **query):
 def test_it_is_what_the_model_says_offline(plain, bundle, strategy):
     response = ask(plain, n=7, strategy=strategy)
     assert response.status_code == 200, response.text
-    TypeAdapter(answers.Onboarding).validate_json(response.content, extra="forbid")
+    TypeAdapter(OnboardingResponse).validate_json(response.content, extra="forbid")
     found = response.json()
     recommender = Recommender(bundle)
     offline = most_informative_items(recommender, recommender.read_support(EntityRequest()), 7, strategy)

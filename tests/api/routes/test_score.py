@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from api.schemas.requests import AdaptRequest
 from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender
 from recsys_meta.store.database import migrate
+from recsys_meta.wire.requests import AdaptRequest
 from tests.api import bundles
 from tests.api.servers import serving, settings, wait
 from tests.fixtures import stub_predictors as choosing

@@ -7,16 +7,24 @@ from pathlib import Path
 import pytest
 
 from api.app import build_app
-from api.schemas import requests as models
-from api.schemas import responses as answers
 from recsys_meta.data.simulators.schemas import CITIES, USER_KINDS, USERS
+from recsys_meta.wire.requests import (
+    Event,
+    EventBatch,
+    Filter,
+    QueryContextInput,
+    RecommendationRequest,
+    ScoreRequest,
+    SupportEvent,
+)
+from recsys_meta.wire.responses import RowScore, ScoreExplanation
 from tests.api.servers import settings
 
 PAGE = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
 BODIES = {
-    "/v1/recommendations": models.RecommendationRequest,
-    "/v1/score": models.ScoreRequest,
-    "/v1/events": models.EventBatch,
+    "/v1/recommendations": RecommendationRequest,
+    "/v1/score": ScoreRequest,
+    "/v1/events": EventBatch,
 }
 EXAMPLES = re.findall(r"curl -s localhost:8000(/v1/\S+) .*?-d '(\{.*?\})'", PAGE, re.S)
 
@@ -45,7 +53,7 @@ def test_the_requests_can_be_read(path, body):
     made = BODIES[path].model_validate_json(body)
     for event in getattr(made, "events", []):
         if isinstance(event, dict):
-            models.Event.model_validate(event)
+            Event.model_validate(event)
 
 
 def test_there_are_examples_of_every_kind():
@@ -59,7 +67,7 @@ def test_filters_are_such_as_models_of_the_quickstart_have():
     filters = [json.loads(line)["filters"] for line in re.findall(r'^\{"filters": .*$', PAGE, re.M)]
     assert len(filters) > 1
     for name, rule in [pair for one in filters for pair in one.items()]:
-        made = models.Filter.model_validate(rule)
+        made = Filter.model_validate(rule)
         of_numbers = made.min is not None or made.max is not None
         assert of_numbers == (kinds[name] == "numeric"), name
 
@@ -74,13 +82,13 @@ def test_features_are_such_as_models_of_the_quickstart_have():
 @pytest.mark.parametrize(
     "model",
     [
-        models.RecommendationRequest,
-        models.ScoreRequest,
-        models.Moment,
-        models.Filter,
-        models.SupportEvent,
-        answers.Why,
-        answers.Judgement,
+        RecommendationRequest,
+        ScoreRequest,
+        QueryContextInput,
+        Filter,
+        SupportEvent,
+        ScoreExplanation,
+        RowScore,
     ],
     ids=lambda m: m.__name__,
 )

@@ -2,8 +2,8 @@
 
 import pytest
 
+from recsys_meta.core.limits import CURSOR_LENGTH
 from recsys_meta.inference.ranking.list_cursor import (
-    LONGEST,
     ListCursor,
     context_digest,
     read_cursor,
@@ -19,7 +19,7 @@ PLACE = ListCursor("0123456789abcdef", "ab" * 16, 3, scope_digest("rm{x}"), cont
 def test_a_cursor_is_read_as_it_was_written():
     secret = secret_of("a database")
     cursor = write_cursor(PLACE, secret)
-    assert read_cursor(cursor, secret) == PLACE and len(cursor) == LONGEST
+    assert read_cursor(cursor, secret) == PLACE and len(cursor) == CURSOR_LENGTH
     for wrong, key in ((cursor, secret_of("another")), (cursor[:-1] + "A" * (cursor[-1] != "A"), secret), ("", secret)):
         with pytest.raises(ValueError, match="no cursor"):
             read_cursor(wrong, key)

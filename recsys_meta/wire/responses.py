@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import WithJsonSchema
 
-from api.schemas.requests import ServedBy
+from recsys_meta.wire.base import ResponseModel, always_present
+from recsys_meta.wire.field_types import ServedBy
+
+# A text by the document; None where a proxy answered in place of the server.
+PresentText = Annotated[str | None, WithJsonSchema({"type": "string"})]
+# Texts of a few values by the document; a newer server may have others.
+Dependency = Annotated[str, WithJsonSchema({"enum": ["database", "redis", "model"], "type": "string"})]
+RequestPart = Annotated[str, WithJsonSchema({"enum": ["body", "query", "path", "header"], "type": "string"})]
 
 
-class Version(BaseModel):
+class ModelVersion(ResponseModel):
     """The model version that answered."""
 
     name: str
     version: str
 
 
-class Cause(BaseModel):
+class EventContribution(ResponseModel):
     """An event, and by how much the item is higher for it: of clicks its logit, of ratings its rating, of rankings and
     choices its log-odds against all other items."""
 
@@ -27,47 +34,47 @@ class Cause(BaseModel):
     moved: float
 
 
-class Why(BaseModel):
+class ScoreExplanation(ResponseModel):
     """Where the item was before any event, in the unit of `moved`, and the events that moved it most."""
 
     prior: float
-    events: list[Cause]
+    events: list[EventContribution]
 
 
-class Item(BaseModel):
+class RecommendedItem(ResponseModel):
     """One item of a list. `score` compares items of one list only. `why` is there where it was asked for."""
 
     item: str
     score: float
     title: str | None
     rank: int
-    why: Why | None = None
+    why: ScoreExplanation | None = None
 
 
-class Answer(BaseModel):
+class EntityResponse(ResponseModel):
     """What every answer about a newcomer says. `variant` is the arm of a split that answered, if one did; `missing`
     names what could not be reached. The model has no `unknown_items`, and lacks a value of each of `unknown_features`:
     either has no effect."""
 
     request_id: str
-    model: Version
-    variant: str | None
+    model: ModelVersion
+    variant: str | None = always_present(None)
     degraded: bool
-    missing: list[Literal["database", "redis", "model"]]
+    missing: list[Dependency]
     support_size: int
     unknown_items: list[str]
-    unknown_features: list[str]
+    unknown_features: list[str] = always_present([])
 
 
-class Recommendations(Answer):
+class RecommendationResponse(EntityResponse):
     """A list, best first; `next` is the cursor of the page that follows, null at the end."""
 
     served_by: ServedBy
-    items: list[Item]
+    items: list[RecommendedItem]
     next: str | None
 
 
-class Question(BaseModel):
+class OnboardingItem(ResponseModel):
     """An item worth asking about: `value` is what its answer adds, in `unit`; `chance` that a yes is to be expected
     (for ratings: that the newcomer knows the item)."""
 
@@ -78,21 +85,21 @@ class Question(BaseModel):
     chance: float
 
 
-class Onboarding(BaseModel):
+class OnboardingResponse(ResponseModel):
     """What to ask a newcomer, best first."""
 
     request_id: str
-    model: Version
-    variant: str | None
+    model: ModelVersion
+    variant: str | None = always_present(None)
     degraded: bool
     missing: list[str]
     strategy: str
     unit: str
     support_size: int
-    items: list[Question]
+    items: list[OnboardingItem]
 
 
-class Judgement(BaseModel):
+class RowScore(ResponseModel):
     """A score, None where there is none. For clicks it is a logit, with its probability and, from a model that knows
     how sure it is, a 95% interval of the probability."""
 
@@ -102,21 +109,21 @@ class Judgement(BaseModel):
     high: float | None = None
 
 
-class Score(Judgement):
+class ItemScore(RowScore):
     """The score of one item, None where the model does not have it (but for clicks, whose rows have a context)."""
 
     item: str
 
 
-class Scores(Answer):
+class ScoreResponse(EntityResponse):
     """Scores in the order asked for: logits for rankings and clicks, label units for ratings."""
 
     served_by: ServedBy
     objective: str
-    scores: list[Score]
+    scores: list[ItemScore]
 
 
-class Ranked(Judgement):
+class RankedEntity(RowScore):
     """One of several entities for a row; `index` is its place in the body."""
 
     rank: int
@@ -126,24 +133,24 @@ class Ranked(Judgement):
     served_by: ServedBy
 
 
-class Explored(BaseModel):
+class ExplorationDraw(ResponseModel):
     """The seed of the draw that entities are ordered by, and how likely the first of them was to be first."""
 
     seed: int
     propensity: float
 
 
-class RankedEntities(Answer):
+class EntityRankingResponse(EntityResponse):
     """Entities, best first. `support_size` and `unknown_items` are those of all together. `explored` is there where it
     was asked for, and null where the model failed."""
 
     served_by: ServedBy
     objective: str
-    entities: list[Ranked]
-    explored: Explored | None = None
+    entities: list[RankedEntity]
+    explored: ExplorationDraw | None = None
 
 
-class Refusal(BaseModel):
+class EventRejection(ResponseModel):
     """Why an event was not stored; `index` is its place in the body."""
 
     index: int
@@ -151,18 +158,18 @@ class Refusal(BaseModel):
     reason: str
 
 
-class EventReceipt(BaseModel):
+class EventReceipt(ResponseModel):
     """What became of a batch. `duplicates` were stored before, with the same content."""
 
     request_id: str
     accepted: int
     duplicates: int
-    refused: list[Refusal]
+    refused: list[EventRejection]
     degraded: bool
     missing: list[str]
 
 
-class Adapted(Answer):
+class AdaptationResponse(EntityResponse):
     """What adapting did. Losses are of the support, before the first step and after the last."""
 
     steps: int
@@ -173,7 +180,7 @@ class Adapted(Answer):
     persisted: EventReceipt | None
 
 
-class StoredEvent(BaseModel):
+class StoredEvent(ResponseModel):
     """An event as stored; `time` in seconds since 1970 UTC."""
 
     event_id: str
@@ -183,7 +190,7 @@ class StoredEvent(BaseModel):
     context: dict[str, Any] | None
 
 
-class AdaptationRow(BaseModel):
+class AdaptationRow(ResponseModel):
     """One row of the table `adaptations`: one adaptation, or `answers` that needed none, with their mean `ms`.
     `variant` is the arm of a split that answered, if one did."""
 
@@ -200,10 +207,10 @@ class AdaptationRow(BaseModel):
     served_by: ServedBy
     created: datetime
     answers: int
-    variant: str | None
+    variant: str | None = always_present(None)
 
 
-class EntityDocument(BaseModel):
+class EntityDocument(ResponseModel):
     """All that is stored of an entity; `events` are the newest, oldest first, `events_total` counts all."""
 
     kind: str
@@ -216,7 +223,7 @@ class EntityDocument(BaseModel):
     last_adaptation: AdaptationRow | None
 
 
-class Receipt(BaseModel):
+class DeletionReceipt(ResponseModel):
     """What a deletion erased."""
 
     receipt: str
@@ -229,7 +236,7 @@ class Receipt(BaseModel):
     cached: int
 
 
-class ModelSummary(BaseModel):
+class ModelStatus(ResponseModel):
     """A model. `loaded` is the version that this process serves; `problem` why it is not the live one."""
 
     name: str
@@ -246,14 +253,14 @@ class ModelSummary(BaseModel):
     problem: str | None
 
 
-class Models(BaseModel):
+class ModelList(ResponseModel):
     """All models."""
 
-    items: list[ModelSummary]
+    items: list[ModelStatus]
     degraded: bool
 
 
-class VersionRow(BaseModel):
+class VersionRow(ResponseModel):
     """A version of a model."""
 
     version: str
@@ -262,7 +269,7 @@ class VersionRow(BaseModel):
     created: datetime
 
 
-class Move(BaseModel):
+class AliasChange(ResponseModel):
     """A change of what is live."""
 
     model: str
@@ -273,14 +280,14 @@ class Move(BaseModel):
     at: datetime
 
 
-class ModelDocument(ModelSummary):
+class ModelDocument(ModelStatus):
     """A model with its versions and the history of what was live, both newest first."""
 
     registered: list[VersionRow]
-    history: list[Move]
+    history: list[AliasChange]
 
 
-class Arm(BaseModel):
+class ArmShare(ResponseModel):
     """A version of a split, and its share of the entities, 0 to 1."""
 
     label: str
@@ -288,16 +295,16 @@ class Arm(BaseModel):
     weight: float
 
 
-class SplitChange(BaseModel):
+class SplitChange(ResponseModel):
     """A change of a split; without arms it ended."""
 
-    arms: list[Arm]
+    arms: list[ArmShare]
     salt: str
     actor: str | None
     at: datetime
 
 
-class SplitDocument(BaseModel):
+class SplitDocument(ResponseModel):
     """Which versions of a model answer, and every change of that, newest first. Without a split the live one does."""
 
     model: str
@@ -306,14 +313,14 @@ class SplitDocument(BaseModel):
     history: list[SplitChange]
 
 
-class Page(BaseModel):
+class RowPage(ResponseModel):
     """Some rows; `next` is the cursor of the page that follows, null at the end."""
 
     items: list[dict[str, Any]]
     next: str | None
 
 
-class Check(BaseModel):
+class DependencyCheck(ResponseModel):
     """How one dependency is."""
 
     ok: bool
@@ -321,28 +328,28 @@ class Check(BaseModel):
     detail: str | None
 
 
-class Readiness(BaseModel):
+class ReadinessReport(ResponseModel):
     """Whether requests can be answered, and how each dependency is."""
 
     status: Literal["ready", "degraded", "unready"]
-    checks: dict[str, Check]
+    checks: dict[str, DependencyCheck]
 
 
-class FieldError(BaseModel):
+class FieldError(ResponseModel):
     """One thing wrong with a request, in which part of it, and where there (a JSON pointer)."""
 
-    in_: Literal["body", "query", "path", "header"] = Field(alias="in")
+    in_: RequestPart = always_present("body", alias="in")
     pointer: str
     detail: str
 
 
-class ProblemDocument(BaseModel):
+class ProblemDocument(ResponseModel):
     """An error, after RFC 9457."""
 
-    type: str
-    title: str
+    type: str = always_present("about:blank")
+    title: str = always_present("")
     status: int
-    detail: str
-    instance: str
-    request_id: str
+    detail: str = always_present("")
+    instance: PresentText = always_present(None)
+    request_id: PresentText = always_present(None)
     errors: list[FieldError] | None = None

@@ -1,0 +1,63 @@
+"""Single times as seconds since 1970 UTC: the rule for numbers, and texts with a time zone.
+
+It needs the standard library only, so that the client reads times by the server's rule without pandas; columns of
+times, and texts without a zone, are in `timestamps`.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+
+LATEST = 253_402_300_799
+"""The last second of the year 9999; a time lies between 0 and this, whole."""
+
+EXPECTED = "expected ISO 8601 or seconds (or milli-, micro- or nanoseconds) since 1970 UTC, up to the year 9999"
+
+# The unit of a number is told by its size: seconds reach 1e11 in the year 5138, milliseconds do in 1973.
+UNITS = (1e11, 1e14, 1e17, 1e20)
+"""Ends of the ranges of numbers that are seconds, milli-, micro- and nanoseconds."""
+
+PER_SECOND = (1.0, 1e3, 1e6, 1e9)
+"""How many of each unit a second has."""
+
+
+def parse_zoned_time(value: float | str | datetime) -> float:
+    """Return seconds since 1970 UTC of a number, whose unit is told by its size, of an ISO 8601 text with a time zone,
+    or of a datetime with one. Raises ValueError."""
+    return check_seconds(scalar_seconds(value) if isinstance(value, int | float) else _zoned_seconds(value), value)
+
+
+def scalar_seconds(value: float) -> float:
+    """Return the seconds of a number; NaN where it is no time. Times before 1970 stay negative."""
+    if isinstance(value, bool):
+        return math.nan
+    if value < 0:
+        return value
+    return next(
+        (value / per for end, per in zip(UNITS, PER_SECOND, strict=True) if value < end), math.nan
+    )  # of NaN too
+
+
+def check_seconds(seconds: float, value: object) -> float:
+    """Return the seconds that `value` was read as. Raises ValueError where it was no time (NaN), or lies before 1970
+    or after the year 9999."""
+    if math.isnan(seconds) or seconds >= LATEST + 1:
+        raise ValueError(f"{_shown(value)} is not a time: {EXPECTED}")
+    if seconds < 0:
+        raise ValueError(f"{_shown(value)} is a time before 1970: {EXPECTED}")
+    return seconds
+
+
+def _zoned_seconds(value: str | datetime) -> float:
+    try:
+        stamp = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        return math.nan
+    if stamp.tzinfo is None:
+        raise ValueError("a text needs a time zone, for example 2026-01-31T12:00:00Z")
+    return stamp.timestamp()
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:80]

@@ -1,0 +1,113 @@
+"""Types of the fields of bodies: every text and list is bounded, every number finite."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
+
+from recsys_meta.core.limits import ID_LENGTH, LABEL_LENGTH, NAME_LENGTH
+from recsys_meta.core.time_parsing import parse_zoned_time
+
+MOST_FEATURES = 200
+"""Features of an entity or an item."""
+
+MOST_CONTEXT = 50
+"""Fields of the context of a row."""
+
+ServedBy = Literal["adapted", "cache", "prior", "popular"]
+"""Kinds of answer: a state adapted now, one of a cache, the prior of a newcomer without events, plain popularity."""
+
+
+def one_error(message: str) -> WrapValidator:
+    """Return a validator that puts one message in place of every error of a type.
+
+    Pydantic reports one error for each member of a union, at pointers that the caller's document does not have.
+    """
+
+    def validate(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(message) from None
+
+    return WrapValidator(validate)
+
+
+def _not_dots(value: str) -> str:
+    # Clients shorten paths that end in dots, so such an entity could be stored but never be read.
+    if value in (".", ".."):
+        raise ValueError("an id of dots alone cannot be part of a path")
+    return value
+
+
+def _read_time(value: Any) -> Any:
+    # Pydantic's own reading has another rule for the units of numbers.
+    if isinstance(value, bool) or not isinstance(value, str | int | float | datetime):
+        return value
+    return parse_zoned_time(value)
+
+
+# Anything that can be seen: no control characters, no line or paragraph separators.
+Text = Annotated[
+    str, Field(min_length=1, max_length=ID_LENGTH, pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$")
+]
+EntityId = Annotated[Text, AfterValidator(_not_dots)]
+Kind = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=r"^[a-z][a-z0-9_\-]*$")]
+ModelName = Annotated[str, Field(min_length=1, max_length=ID_LENGTH, pattern=r"^[A-Za-z0-9_.\-]+$")]
+ModelRef = Annotated[str, Field(min_length=1, max_length=2 * ID_LENGTH, pattern=r"^[A-Za-z0-9_.\-]+(@[A-Za-z0-9]+)?$")]
+VersionRef = Annotated[str, Field(min_length=1, max_length=ID_LENGTH, pattern=r"^[A-Za-z0-9]+$")]
+ArmLabel = Annotated[str, Field(min_length=1, max_length=LABEL_LENGTH, pattern=r"^[A-Za-z0-9_.\-]+$")]
+SplitSalt = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=r"^[A-Za-z0-9_.\-]+$")]
+
+# A whole number beyond 64 bits is read as a float: what JSON writers can write again.
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Cell = Annotated[str, Field(max_length=1000)] | bool | Whole | Annotated[float, Field(allow_inf_nan=False)] | None
+Feature = Annotated[
+    Cell | Annotated[list[Cell], Field(max_length=100)],
+    one_error(
+        "a feature is a text of at most 1000 characters, a finite number, true, false, null, "
+        "or a list of at most 100 of these"
+    ),
+]
+Features = Annotated[
+    dict[Annotated[str, Field(max_length=ID_LENGTH)], Feature],
+    Field(max_length=MOST_FEATURES, description="raw feature values by name; lists for features of several values"),
+]
+ContextValue = Annotated[
+    Cell, one_error("a context value is a text of at most 1000 characters, a finite number, true, false or null")
+]
+Context = Annotated[
+    dict[Annotated[str, Field(max_length=ID_LENGTH)], ContextValue],
+    Field(
+        max_length=MOST_CONTEXT,
+        description="what the row was like, flat: fields of the model's context; where every entity has items of its "
+        "own also `actor` and features of the item (lat, lon, category ...)",
+    ),
+]
+Values = Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(max_length=100)]
+
+Latitude = Annotated[float, Field(strict=True, ge=-90, le=90, description="degrees")]
+Longitude = Annotated[float, Field(strict=True, ge=-180, le=180, description="degrees")]
+Time = Annotated[
+    float,
+    Field(strict=True),
+    BeforeValidator(_read_time),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "format": "date-time"}],
+            "description": "seconds since 1970 UTC, or ISO 8601 with a time zone",
+        }
+    ),
+]
+Label = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]

@@ -1,0 +1,265 @@
+"""Bodies of requests. Unknown fields are refused, and every list and text is bounded."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+
+from recsys_meta.core.limits import CURSOR_LENGTH, ID_LENGTH, MOST_ARMS
+from recsys_meta.wire.base import RequestModel
+from recsys_meta.wire.field_types import (
+    ArmLabel,
+    Context,
+    EntityId,
+    Features,
+    Flag,
+    Kind,
+    Label,
+    Latitude,
+    Longitude,
+    ModelRef,
+    SplitSalt,
+    Text,
+    Time,
+    Values,
+    VersionRef,
+)
+
+MOST_EVENTS = 1000
+MOST_ITEMS = 10_000
+MOST_N = 1000
+MOST_ROWS = 2000
+MOST_HISTORY = 100
+MOST_ENTITIES = 200
+
+
+class EntityInput(RequestModel):
+    """Whom the call is about. Without an id nothing stored is looked up and nothing can be kept."""
+
+    kind: Kind | None = Field(default=None, description="the kind that the model is for, where left out")
+    id: EntityId | None = None
+    features: Features = Field(default_factory=dict)
+
+
+class SupportEvent(RequestModel):
+    """An interaction of the newcomer of the call. Without a label it means "it happened"; the order is free."""
+
+    event_id: Text | None = None
+    item: Text
+    label: Label | None = None
+    time: Time | None = Field(default=None, description="without a time it counts as the latest")
+    context: Context | None = None
+
+
+class Event(SupportEvent):
+    """An interaction to be stored. Without `event_id` its content stands for it; without `time` it is now."""
+
+    kind: Kind | None = Field(default=None, description="needed where several kinds of newcomers are served")
+    entity: EntityId
+
+
+Events = Annotated[list[SupportEvent], Field(max_length=MOST_EVENTS)]
+Items = Annotated[list[Text], Field(max_length=MOST_ITEMS)]
+
+
+class ItemWithFeatures(RequestModel):
+    """An item with what is known of it, for models whose entities have items of their own."""
+
+    item: Text
+    features: Features = Field(default_factory=dict)
+
+
+def _one_list_error(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    """Put one message in place of the errors of both forms of a list of items."""
+    try:
+        return handler(value)
+    except ValidationError as error:
+        # Those about the form with features say most; the names of our types are not the caller's.
+        ours = ItemWithFeatures.__name__
+        errors = [e for e in error.errors(include_url=False, include_context=False) if ours in str(e["loc"])]
+        path = [p for p in errors[-1]["loc"] if isinstance(p, int) or str(p).isidentifier()] if errors else []
+        where = "".join(f"{p}: " for p in path if p not in ("str", ours))
+        reason = errors[-1]["msg"].partition(" or instance")[0] if errors else "a list is expected"
+        raise ValueError(
+            f'{where}{reason}; an item is a text, or an object {{"item": "x", "features": {{}}}}'
+        ) from None
+
+
+# Plain names come first: they cost what they always did.
+_Mixed = Annotated[Text | ItemWithFeatures, Field(union_mode="left_to_right")]
+_Past = Annotated[list[Text], Field(max_length=MOST_HISTORY)]
+_MixedPast = Annotated[list[_Mixed], Field(max_length=MOST_HISTORY)]
+_MixedItems = Annotated[list[_Mixed], Field(max_length=MOST_ITEMS)]
+Candidates = Annotated[Items | _MixedItems, Field(union_mode="left_to_right"), WrapValidator(_one_list_error)]
+History = Annotated[_Past | _MixedPast, Field(union_mode="left_to_right"), WrapValidator(_one_list_error)]
+
+
+class QueryContextInput(RequestModel):
+    """When, where and by whom a list is asked for. Without `history` it is what the entity's events say of `actor`."""
+
+    context: Context = Field(default_factory=dict)
+    actor: Text | None = None
+    lat: Latitude | None = None
+    lon: Longitude | None = None
+    history: History | None = Field(default=None, description="items the actor met, the last one last")
+
+    @model_validator(mode="after")
+    def _check_coordinates(self) -> Self:
+        if (self.lat is None) != (self.lon is None):
+            raise ValueError("lat and lon go together")
+        return self
+
+
+class Filter(RequestModel):
+    """What a feature of items must be: of values `any`, `all`, `none` of some; of a number at least `min`, at most
+    `max`. An item whose number is not known is left out."""
+
+    any: Values | None = None
+    all: Values = Field(default_factory=list)
+    none: Values = Field(default_factory=list)
+    min: Label | None = None
+    max: Label | None = None
+
+    @model_validator(mode="after")
+    def _check_conditions(self) -> Self:
+        if self.any is None and not self.all and not self.none and self.min is None and self.max is None:
+            raise ValueError("a filter needs any, all or none (values), or min or max (numbers)")
+        return self
+
+
+class RecommendationRequest(RequestModel):
+    """Who wants a list, and which. Events given here are joined with those stored under the entity's id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"entity": {"kind": "user"}, "events": [{"item": "50"}, {"item": "181"}, {"item": "172"}], "n": 10}
+            ]
+        },
+    )
+
+    model: ModelRef | None = Field(
+        default=None, description="name, or name@version; may be left out where one model fits"
+    )
+    entity: EntityInput = Field(default_factory=EntityInput)
+    events: Events = Field(default_factory=list)
+    n: Annotated[int, Field(strict=True, ge=1, le=MOST_N)] = 10
+    candidates: Candidates | None = Field(
+        default=None, description="rank these items only; with features where the model may never have met them"
+    )
+    exclude: Items = Field(default_factory=list, description="leave these items out")
+    include_seen: Flag | None = Field(
+        default=None,
+        description="whether items that were met may come again; left out: only where the model predicts choices",
+    )
+    moment: QueryContextInput | None = Field(default=None, description="for models whose rows have a context or actors")
+    filters: Annotated[dict[Annotated[str, Field(max_length=ID_LENGTH)], Filter], Field(max_length=20)] = Field(
+        default_factory=dict, description="by features of items: all must be fulfilled"
+    )
+    cursor: Annotated[str, Field(max_length=CURSOR_LENGTH, pattern=r"^[A-Za-z0-9_=-]*$")] | None = Field(
+        default=None, description="`next` of the page before, with the rest of the request as it was"
+    )
+    explain: Flag = Field(default=False, description="whether to name the events that moved each item")
+
+
+class ScoringRow(RequestModel):
+    """An item in a context, to be scored."""
+
+    item: Text
+    context: Context = Field(default_factory=dict)
+
+
+class CandidateEntity(RequestModel):
+    """One of several newcomers to be ranked."""
+
+    id: EntityId | None = None
+    features: Features = Field(default_factory=dict)
+    events: Events = Field(default_factory=list)
+
+
+class ExplorationOptions(RequestModel):
+    """Order entities by one draw of what their scores may be. The same seed draws the same."""
+
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**53)] | None = None
+
+
+class ScoreRequest(RequestModel):
+    """Whom to score items for, and which items, plain or as rows with a context; or, the other way round, which of
+    several `entities` fits one `row` best."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"entity": {"kind": "user"}, "events": [{"item": "50"}], "items": ["181"]}]},
+    )
+
+    model: ModelRef | None = None
+    entity: EntityInput = Field(default_factory=EntityInput)
+    events: Events = Field(default_factory=list)
+    items: Items = Field(default_factory=list)
+    rows: Annotated[list[ScoringRow], Field(max_length=MOST_ROWS)] = Field(default_factory=list)
+    entities: Annotated[list[CandidateEntity], Field(max_length=MOST_ENTITIES)] = Field(default_factory=list)
+    row: ScoringRow | None = None
+    explore: ExplorationOptions | None = Field(
+        default=None, description="order entities by Thompson sampling, for clicks"
+    )
+
+    @model_validator(mode="after")
+    def _check_form(self) -> Self:
+        if self.explore is not None and not self.entities:
+            raise ValueError("explore orders entities: it needs entities and a row")
+        if self.entities or self.row is not None:
+            if self.items or self.rows or self.events or self.entity.model_fields_set - {"kind"}:
+                raise ValueError("entities and row ask which entity fits; items, rows, entity and events go without")
+            if not (self.entities and self.row is not None):
+                raise ValueError("entities are ranked for one row: both are needed")
+        elif not (self.items or self.rows):
+            raise ValueError("items or rows are needed, or entities and a row")
+        return self
+
+
+class AdaptRequest(RequestModel):
+    """Whom to adapt to. `persist` stores features and events given; it needs the scope write and an id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"entity": {"kind": "user"}, "events": [{"item": "50"}, {"item": "181"}]}]},
+    )
+
+    model: ModelRef | None = None
+    entity: EntityInput = Field(default_factory=EntityInput)
+    events: Events = Field(default_factory=list)
+    persist: Flag = False
+
+
+class EventBatch(RequestModel):
+    """Events of any entities. Each is judged by itself: a wrong one does not keep the others out."""
+
+    model_config = ConfigDict(json_schema_extra={"x-item-schema": "Event"})
+
+    events: Annotated[list[Any], Field(min_length=1, max_length=MOST_EVENTS)]
+
+
+class EntityBody(RequestModel):
+    """Features of an entity; they replace those it had."""
+
+    features: Features
+
+
+class PromotionRequest(RequestModel):
+    """A registered version, or the start of one that no other version shares."""
+
+    version: VersionRef
+
+
+class SplitShare(RequestModel):
+    """A version's part in a split: entities in proportion to its weight. Without a label its version is one."""
+
+    version: VersionRef
+    weight: Annotated[float, Field(strict=True, gt=0, le=1e9, allow_inf_nan=False)]
+    label: ArmLabel | None = None
+
+
+class SplitBody(RequestModel):
+    """Versions that answer side by side. Without a salt the one before stays, where only weights change."""
+
+    arms: Annotated[list[SplitShare], Field(min_length=1, max_length=MOST_ARMS)]
+    salt: SplitSalt | None = None

@@ -1,0 +1,12 @@
+"""Servers for the client to talk to: those of the tests of the API."""
+
+from tests.api.conftest import (  # noqa: F401  (fixtures are found by name)
+    bundle,
+    home,
+    light,
+    new_id,
+    one_thread,
+    patient,
+    server,
+    sqlite_url,
+)
