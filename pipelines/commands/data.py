@@ -18,10 +18,10 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.data import SOURCES, describe, locate, open_dataset, prepare_custom, prepare_named, validate
 from recsys_meta.data.readers.raw_tables import OnError
-from recsys_meta.data.readers.raw_tables import Progress as Seen
-from recsys_meta.data.sources.registry import DOWNLOADS
+from recsys_meta.data.readers.raw_tables import ProgressCallback as Seen
+from recsys_meta.data.sources.registry import DOWNLOADS_FOLDER
 from recsys_meta.data.sources.toml_schema import read_custom
-from recsys_meta.data.validation.rejects import NAME as REJECTS
+from recsys_meta.data.validation.rejects import REJECTS_FILE as REJECTS
 from recsys_meta.store.settings import Settings
 
 app = typer.Typer(no_args_is_help=True)
@@ -34,7 +34,7 @@ def list_sources(as_json: Json = False) -> None:
     rows: list[dict[str, Any]] = []
     for name, source in SOURCES.items():
         prepared = settings.prepared / name
-        raw = locate(name, None, settings.data) or locate(name, None, settings.prepared / DOWNLOADS)
+        raw = locate(name, None, settings.data) or locate(name, None, settings.prepared / DOWNLOADS_FOLDER)
         found = "simulated" if source.simulate else raw
         done = prepared if (prepared / "dataset.json").is_file() else None
         about = {"title": source.title, "terms": source.terms, "url": source.url or None}

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-TEMPORARY, ASIDE = ".tmp-", ".old-"
+TEMPORARY_PREFIX, REPLACED_PREFIX = ".tmp-", ".old-"
 
 
 @contextmanager
@@ -26,25 +26,25 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     An existing target is replaced. Raises OSError as the file system does.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.parent / f"{TEMPORARY}{target.name}-{uuid.uuid4().hex[:12]}"
+    beside = target.parent / f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:12]}"
     beside.mkdir()
     try:
         yield beside
         for path in sorted(beside.rglob("*")):
             _flush(path)
         _flush(beside)
-        _swap(beside, target)
+        _replace_directory(beside, target)
         _flush(target.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _swap(beside: Path, target: Path) -> None:
+def _replace_directory(beside: Path, target: Path) -> None:
     if not target.exists():
         beside.rename(target)
         return
     # A directory cannot be renamed over a full one: move the old one aside first.
-    old = target.parent / f"{ASIDE}{target.name}-{uuid.uuid4().hex[:12]}"
+    old = target.parent / f"{REPLACED_PREFIX}{target.name}-{uuid.uuid4().hex[:12]}"
     target.rename(old)
     try:
         beside.rename(target)
@@ -58,7 +58,7 @@ def _swap(beside: Path, target: Path) -> None:
 def atomic_file(path: Path) -> Iterator[Path]:
     """A place for a file that becomes `path` in one step when the block ends well, and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.parent / f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:12]}"
+    beside = path.parent / f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:12]}"
     try:
         yield beside
         _flush(beside)
@@ -76,13 +76,13 @@ def write_file(path: Path, content: bytes) -> None:
 
 def clean_leftovers(directory: Path) -> None:
     """Remove what a killed process left half-written; what it had moved aside for that comes back."""
-    for old in directory.glob(f"{ASIDE}*"):
-        target = directory / old.name.removeprefix(ASIDE).rpartition("-")[0]
+    for old in directory.glob(f"{REPLACED_PREFIX}*"):
+        target = directory / old.name.removeprefix(REPLACED_PREFIX).rpartition("-")[0]
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:
             old.rename(target)
-    for path in directory.glob(f"{TEMPORARY}*"):
+    for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -37,7 +37,7 @@ class Events:
     group: IntArray | None = None
 
     @property
-    def entities(self) -> int:
+    def entity_count(self) -> int:
         return len(self.indptr) - 1
 
     def __len__(self) -> int:
@@ -96,11 +96,11 @@ class Vocabulary:
         return len(self.values[space]) + FIRST
 
 
-def with_arrival(entities: FeatureTable, events: Events) -> FeatureTable:
+def add_arrival(entities: FeatureTable, events: Events) -> FeatureTable:
     """The table with the time of each entity's first event as the feature "arrival" (NaN where it is not known)."""
     if events.time is None:
         return entities
-    first = np.full(events.entities, np.nan, np.float32)
+    first = np.full(events.entity_count, np.nan, np.float32)
     some = np.flatnonzero(events.counts > 0)
     earliest = np.asarray(events.time[events.indptr[some]])
     first[some] = np.where(earliest == NO_TIME, np.nan, earliest)
@@ -129,7 +129,7 @@ class Dataset:
         return self.vocab.size("item")
 
     @cached_property
-    def homes(self) -> ItemOwnership | None:
+    def ownership(self) -> ItemOwnership | None:
         """Whose items are whose, where the schema has a `home`."""
         home = self.schema.home
         if home is None:
@@ -141,7 +141,7 @@ class Dataset:
         owner = np.full(self.catalogue, -1, np.int64)
         value = np.asarray(column.values)[np.asarray(column.indptr[:-1])[known]]
         owner[known] = np.where(value >= FIRST, entity_of[np.maximum(value - FIRST, 0)], -1)
-        return ItemOwnership.of(owner, self.events.entities)
+        return ItemOwnership.from_owners(owner, self.events.entity_count)
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class ItemOwnership:
     local: IntArray
 
     @classmethod
-    def of(cls, owner: IntArray, entities: int) -> ItemOwnership:
+    def from_owners(cls, owner: IntArray, entities: int) -> ItemOwnership:
         """From the owner of each item."""
         order = np.argsort(owner, kind="stable")
         order = order[owner[order] >= 0]

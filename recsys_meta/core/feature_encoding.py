@@ -20,21 +20,21 @@ from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, PAD, UNKNOWN, IntArray
 
-LIST = "\ufdd0"
+LIST_MARK = "\ufdd0"
 """Before each value of a list that is written as one cell. No text holds it: Unicode keeps it out of what is
 interchanged. Joined by the separator of its field, a value that holds the separator would be cut in two."""
 
-_WORD = re.compile(r"\w+")
-_LARGEST = float(np.finfo(np.float32).max)
+_WORD_PATTERN = re.compile(r"\w+")
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def split_values(field: FeatureField, cell: str) -> list[str]:
     """Values of one cell, of text or made by `list_cell`: distinct, in order of appearance, at most
     `field.max_values`; none of an empty cell."""
     if field.kind == "text":
-        parts = _WORD.findall(cell.lower())
+        parts = _WORD_PATTERN.findall(cell.lower())
     else:
-        separator = LIST if LIST in cell else field.separator
+        separator = LIST_MARK if LIST_MARK in cell else field.separator
         parts = cell.split(separator) if field.kind == "multi" else [cell]
     stripped = dict.fromkeys(part.strip() for part in parts)
     stripped.pop("", None)
@@ -44,19 +44,19 @@ def split_values(field: FeatureField, cell: str) -> list[str]:
 def list_cell(values: Iterable[object]) -> str:
     """A list as one cell of a multi-valued field: each of its values stays one, whatever it holds. Missing ones are
     left out."""
-    return LIST + LIST.join(str(v) for v in values if not _missing(v))
+    return LIST_MARK + LIST_MARK.join(str(v) for v in values if not _is_missing(v))
 
 
-def tokens(field: FeatureField, cells: pd.Series) -> tuple[pd.Series, IntArray]:
+def explode_values(field: FeatureField, cells: pd.Series) -> tuple[pd.Series, IntArray]:
     """Values of each cell in long form: (values [V], row of each value [V]); an empty cell has none."""
     each = [split_values(field, cell) for cell in cells.astype("string").fillna("")]
     rows = np.repeat(np.arange(len(each)), [len(values) for values in each])
     return pd.Series([value for values in each for value in values], dtype="str"), rows
 
 
-def vocabulary_of(field: FeatureField, cells: pd.Series) -> pd.Index:
+def build_vocabulary(field: FeatureField, cells: pd.Series) -> pd.Index:
     """Distinct values seen at least `field.min_count` times, sorted, so that ids do not depend on row order."""
-    values, _ = tokens(field, cells)
+    values, _ = explode_values(field, cells)
     counts = values.value_counts()
     index: pd.Index = pd.Index(sorted(counts[counts >= field.min_count].index), dtype="str")
     return index
@@ -68,8 +68,8 @@ def encode_column(field: FeatureField, cells: pd.Series, vocabulary: pd.Index) -
     Raises DataError when a numeric cell is not a number (infinities are refused, NaN means missing).
     """
     if field.kind == "numeric":
-        return FeatureColumn(field.name, _numbers(field, cells))
-    values, rows = tokens(field, cells)
+        return FeatureColumn(field.name, _parse_numbers(field, cells))
+    values, rows = explode_values(field, cells)
     found = vocabulary.get_indexer(pd.Index(values, dtype=vocabulary.dtype))
     ids = np.where(found >= 0, found + FIRST, UNKNOWN).astype(np.int32)
     indptr = np.zeros(len(cells) + 1, np.int64)
@@ -77,7 +77,7 @@ def encode_column(field: FeatureField, cells: pd.Series, vocabulary: pd.Index) -
     return FeatureColumn(field.name, ids, indptr, len(vocabulary) + FIRST)
 
 
-def _numbers(field: FeatureField, cells: pd.Series) -> np.ndarray:
+def _parse_numbers(field: FeatureField, cells: pd.Series) -> np.ndarray:
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
         numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float32, na_value=np.nan)
     given = cells.notna().to_numpy() & (cells.astype("string").str.strip() != "").fillna(False).to_numpy(bool)
@@ -112,7 +112,7 @@ def _gather(column: FeatureColumn, rows: IntArray) -> Tensor:
 
 
 def encode_raw(
-    fields: Sequence[FeatureField], vocab: Vocabulary, side: str, raw: Sequence[Mapping[str, object]]
+    fields: Sequence[FeatureField], vocab: Vocabulary, table: str, rows: Sequence[Mapping[str, object]]
 ) -> dict[str, Tensor]:
     """Features of newcomers as a caller gives them: T mappings of field name to value, missing ones allowed.
 
@@ -120,7 +120,7 @@ def encode_raw(
     number that is none. On the hot path of serving, so it stays clear of pandas frames.
     """
     known = {f.name for f in fields}
-    for given in raw:
+    for given in rows:
         for name in given:
             if name not in known:
                 raise DataError(
@@ -130,54 +130,57 @@ def encode_raw(
                 )
     made: dict[str, Tensor] = {}
     for field in fields:
-        cells = [given.get(field.name) for given in raw]
+        cells = [given.get(field.name) for given in rows]
         if field.kind == "numeric":
-            made[field.name] = torch.tensor([_number(field, cell) for cell in cells], dtype=torch.float32)
+            made[field.name] = torch.tensor([_parse_number(field, cell) for cell in cells], dtype=torch.float32)
             continue
-        index = vocab.values[f"{side}.{field.name}"]
-        ids = [[_id(index, value) for value in split_values(field, _text(field, cell))] for cell in cells]
+        index = vocab.values[f"{table}.{field.name}"]
+        ids = [[_padded_id(index, value) for value in split_values(field, _cell_text(field, cell))] for cell in cells]
         width = max([1, *map(len, ids)])
         padded = [row + [PAD] * (width - len(row)) for row in ids]
-        made[field.name] = torch.tensor(padded, dtype=torch.int64).reshape(len(raw), width)
+        made[field.name] = torch.tensor(padded, dtype=torch.int64).reshape(len(rows), width)
     return made
 
 
 def unseen_features(
-    fields: Sequence[FeatureField], vocab: Vocabulary, side: str, given: Mapping[str, object]
+    fields: Sequence[FeatureField], vocab: Vocabulary, table: str, features: Mapping[str, object]
 ) -> list[str]:
     """Features of which a value is given that the data never had, by name: it has no effect. Of words of a text, and of
     numbers, that is nothing to tell."""
-    told = [f for f in fields if f.kind in ("categorical", "multi") and f.name in given]
+    told = [f for f in fields if f.kind in ("categorical", "multi") and f.name in features]
     return sorted(
         field.name
         for field in told
-        for index in [vocab.values[f"{side}.{field.name}"]]
-        if any(_id(index, value) == UNKNOWN for value in split_values(field, _text(field, given[field.name])))
+        for index in [vocab.values[f"{table}.{field.name}"]]
+        if any(
+            _padded_id(index, value) == UNKNOWN
+            for value in split_values(field, _cell_text(field, features[field.name]))
+        )
     )
 
 
-def _text(field: FeatureField, value: object) -> str:
+def _cell_text(field: FeatureField, value: object) -> str:
     if isinstance(value, list | tuple | np.ndarray):  # a cell of an Arrow list is an array
         if field.kind == "multi":
             return list_cell(value)
-        return (" " if field.kind == "text" else field.separator).join(str(v) for v in value if not _missing(v))
-    return "" if _missing(value) else str(value)
+        return (" " if field.kind == "text" else field.separator).join(str(v) for v in value if not _is_missing(v))
+    return "" if _is_missing(value) else str(value)
 
 
-def _missing(value: object) -> bool:
+def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _id(vocabulary: pd.Index, value: str) -> int:
+def _padded_id(vocabulary: pd.Index, value: str) -> int:
     try:
         return int(vocabulary.get_loc(value)) + FIRST  # type: ignore[arg-type]  # an int, as values are distinct
     except KeyError:
         return UNKNOWN
 
 
-def _number(field: FeatureField, value: object) -> float:
-    if _missing(value):
+def _parse_number(field: FeatureField, value: object) -> float:
+    if _is_missing(value):
         return math.nan
-    if isinstance(value, int | float) and abs(value) <= _LARGEST:
+    if isinstance(value, int | float) and abs(value) <= _MAX_FLOAT32:
         return float(value)
-    return float(_numbers(field, pd.Series([_text(field, value)], dtype="object"))[0])
+    return float(_parse_numbers(field, pd.Series([_cell_text(field, value)], dtype="object"))[0])

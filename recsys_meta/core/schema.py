@@ -98,12 +98,12 @@ class Schema(BaseModel):
     folds: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
         columns = [c for c in (self.entity, self.item, self.label, self.time) if c]
         if len(set(columns)) != len(columns):
             raise ValueError(f"entity, item, label and time must be different columns, got {columns}")
         self._check_rows()
-        self._check_trials()
+        self._check_evaluation()
         for side in (self.entity_features, self.item_features, self.context):
             names = [f.name for f in side]
             if len(set(names)) != len(names):
@@ -132,7 +132,7 @@ class Schema(BaseModel):
         if self.objective != "choice" and self.home is not None:
             raise ValueError("home is for the objective 'choice'")
 
-    def _check_trials(self) -> None:
+    def _check_evaluation(self) -> None:
         if not self.shots or min(self.shots) < 0 or list(self.shots) != sorted(set(self.shots)):
             raise ValueError(f"shots must be distinct ascending numbers >= 0, got {list(self.shots)}")
         if self.together is not None and not any(

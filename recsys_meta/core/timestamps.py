@@ -14,7 +14,7 @@ from recsys_meta.core.types import FloatArray
 
 _UNITS, _PER_SECOND = np.array(UNITS), np.array(PER_SECOND)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_WORDS = ("now", "today")  # pandas takes them for times
+_RELATIVE_WORDS = ("now", "today")  # pandas takes them for times
 
 
 def parse_time(value: float | str) -> float:
@@ -36,14 +36,14 @@ def text_seconds(texts: pd.Series) -> FloatArray:
     """Seconds [n] float64 of ISO 8601 texts [n], by the rule of `parse_time`, to microseconds; NaN where a text is
     none. Times before 1970 are negative."""
     stamps = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
-    found = stamp_seconds(stamps)
-    found[texts.isin(_WORDS).to_numpy(bool)] = np.nan
+    found = datetime_seconds(stamps)
+    found[texts.isin(_RELATIVE_WORDS).to_numpy(bool)] = np.nan
     for row in np.flatnonzero(np.isnan(found) & texts.notna().to_numpy(bool)):  # rare: forms that only Python reads
         found[row] = _iso_seconds(str(texts.iloc[row]))
     return found
 
 
-def stamp_seconds(stamps: pd.Series) -> FloatArray:
+def datetime_seconds(stamps: pd.Series) -> FloatArray:
     """Seconds [n] float64 of moments [n] with a zone; NaN where there is none."""
     # In microseconds, for which a year is neither too early nor too late.
     ticks = stamps.dt.tz_convert(None).to_numpy("datetime64[us]")

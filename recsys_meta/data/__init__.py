@@ -6,7 +6,7 @@ from recsys_meta.data.build.prepared_dataset import open_dataset
 from recsys_meta.data.readers.raw_tables import RawTables
 from recsys_meta.data.simulators.ads import ClickTruth, simulate_ads
 from recsys_meta.data.simulators.cities import WalkTruth, simulate_cities
-from recsys_meta.data.simulators.latent_world import GroundTruth, SimulatedDataset
+from recsys_meta.data.simulators.latent_factors import GroundTruth, SimulatedDataset
 from recsys_meta.data.simulators.users import simulate_users
 from recsys_meta.data.sources.registry import SOURCES, DataSource, locate, prepare_named
 from recsys_meta.data.sources.toml_schema import prepare_custom

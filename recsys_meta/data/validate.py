@@ -11,9 +11,9 @@ import pandas as pd
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.data.build.prepared_dataset import open_dataset
-from recsys_meta.data.readers.raw_tables import BLOCK, Progress
+from recsys_meta.data.readers.raw_tables import BLOCK_BYTES, ProgressCallback
 from recsys_meta.data.sources.toml_schema import prepare_custom
-from recsys_meta.data.validation.rejects import NAME
+from recsys_meta.data.validation.rejects import REJECTS_FILE
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ValidationReport:
 
 
 def validate(
-    path: Path | str, progress: Progress | None = None, examples: int = 20, block: int = BLOCK
+    path: Path | str, progress: ProgressCallback | None = None, examples: int = 20, block: int = BLOCK_BYTES
 ) -> ValidationReport:
     """Read a TOML schema's data, an .inter file, or a prepared directory, and report what is wrong with the rows.
 
@@ -46,13 +46,13 @@ def validate(
         return _report(open_dataset(path, verify=True), {}, ())
     with tempfile.TemporaryDirectory(prefix="recsys-meta-") as folder:
         data = prepare_custom(path, Path(folder) / "data", "skip", progress, block=block)
-        return _report(data, data.about.get("rows_rejected"), _examples(Path(folder) / "data" / NAME, examples))
+        return _report(data, data.about.get("rows_rejected"), _examples(Path(folder) / "data" / REJECTS_FILE, examples))
 
 
 def _report(data: Dataset, rejected: object, examples: tuple[Mapping[str, object], ...]) -> ValidationReport:
     warnings = data.about.get("warnings")
     return ValidationReport(
-        entities=data.events.entities,
+        entities=data.events.entity_count,
         items=len(data.vocab.values["item"]),
         events=len(data.events),
         rejected={str(k): int(v) for k, v in rejected.items()} if isinstance(rejected, Mapping) else {},

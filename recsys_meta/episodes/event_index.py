@@ -270,7 +270,7 @@ def episode_batch(data: Dataset, entities: IntArray, support: Interactions, quer
     device = support.item.device
     features = {k: v.to(device) for k, v in lookup_rows(data.entities, entities).items()}
     entity = torch.as_tensor(entities, device=device)
-    homes = data.homes
+    homes = data.ownership
     if homes is None:
         return TaskBatch(entity, Support(features, support), query)
     own = entity_catalog_of(data, homes, np.asarray(entities)).to(device)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from recsys_meta.core.dataset import FeatureColumn, Vocabulary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import (
+    build_vocabulary,
     encode_column,
     encode_raw,
+    explode_values,
     list_cell,
     lookup_rows,
-    tokens,
     unseen_features,
-    vocabulary_of,
 )
 from recsys_meta.core.schema import FeatureField
 
@@ -52,7 +52,7 @@ def naive(f, cell):
 @given(cells=CELLS, most=st.integers(1, 3))
 def test_tokens_equal_a_loop(kind, cells, most):
     f = field(kind, max_values=most)
-    values, rows = tokens(f, pd.Series(cells, dtype="object"))
+    values, rows = explode_values(f, pd.Series(cells, dtype="object"))
     assert list(zip(rows.tolist(), values, strict=True)) == [(i, v) for i, c in enumerate(cells) for v in naive(f, c)]
 
 
@@ -61,7 +61,7 @@ def test_tokens_equal_a_loop(kind, cells, most):
     [("The  Matrix, the END", ["the", "matrix", "end"]), ("L'été 2021!", ["l", "été", "2021"]), ("..", [])],
 )
 def test_text_is_split_into_lower_case_words(text, words):
-    assert tokens(field("text"), pd.Series([text]))[0].tolist() == words == naive(field("text"), text)
+    assert explode_values(field("text"), pd.Series([text]))[0].tolist() == words == naive(field("text"), text)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,7 +70,7 @@ def test_a_newcomer_is_read_as_the_preparation_reads(kind, cells):
     """One cell at serving time gives the ids that the same cell gives in a prepared table."""
     f = field(kind)
     series = pd.Series(cells, dtype="object")
-    vocabulary = vocabulary_of(f, series.iloc[::2])  # half of the cells, so that some values are unknown
+    vocabulary = build_vocabulary(f, series.iloc[::2])  # half of the cells, so that some values are unknown
     column = encode_column(f, series, vocabulary)
     for row, cell in enumerate(cells):
         wanted = lookup_rows({"f": column}, np.array([row]))["f"]
@@ -109,8 +109,8 @@ def test_a_missing_number_is_missing(cell):
 
 def test_rare_values_become_unknown_and_ids_do_not_depend_on_row_order():
     cells = pd.Series(["b", "a", "b", "c", "a", "b"])
-    vocabulary = vocabulary_of(field(min_count=2), cells)
-    assert vocabulary.tolist() == ["a", "b"] == vocabulary_of(field(min_count=2), cells[::-1]).tolist()
+    vocabulary = build_vocabulary(field(min_count=2), cells)
+    assert vocabulary.tolist() == ["a", "b"] == build_vocabulary(field(min_count=2), cells[::-1]).tolist()
     assert encode_column(field(min_count=2), cells, vocabulary).values.tolist() == [3, 2, 3, 1, 2, 3]
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from recsys_meta.core.time_parsing import LATEST
 from recsys_meta.core.timestamps import parse_time
-from recsys_meta.data.readers.time_columns import BAD, NEGATIVE, exact_seconds_column, seconds_column
+from recsys_meta.data.readers.time_columns import BEFORE_1970, INVALID_TIME, exact_seconds_column, seconds_column
 from recsys_meta.wire.requests import SupportEvent
 
 NOON = 1769860800.0  # 2026-01-31T12:00:00Z
@@ -57,7 +57,7 @@ def test_every_door_refuses_what_is_no_time(told):
     early = told in EARLY
     with pytest.raises(ValueError, match="before 1970" if early else "is not a time: expected ISO 8601 or seconds"):
         parse_time(told)
-    assert seconds_column(pd.Series([told])).tolist() == [NEGATIVE if early else BAD]
+    assert seconds_column(pd.Series([told])).tolist() == [BEFORE_1970 if early else INVALID_TIME]
     with pytest.raises(ValidationError):
         SupportEvent(item="x", time=told)
 

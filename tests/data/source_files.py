@@ -52,7 +52,7 @@ def prepared(folder: Path, events, on_error: str = "fail", block: int = 2**20, *
 
 def rows(data) -> list[tuple]:
     """(entity, item, label, time) of every row in stored order; None for an unknown time."""
-    entity = np.repeat(np.arange(data.events.entities), data.events.counts)
+    entity = np.repeat(np.arange(data.events.entity_count), data.events.counts)
     time = data.events.time if data.events.time is not None else np.full(len(data.events), NO_TIME)
     return [
         (

@@ -69,14 +69,14 @@ def test_the_example_of_cities_works(tmp_path, made):
     data = prepare_custom(tmp_path / "schema.toml", tmp_path / "out")
     assert sorted(data.events.counts.tolist()) == [1, 2]
     assert sorted(data.vocab.values["context.hour"], key=int) == ["9", "20", "21"]
-    assert sorted(data.homes.owner.tolist())[:2] == [-1, -1]
+    assert sorted(data.ownership.owner.tolist())[:2] == [-1, -1]
 
 
 def test_every_source_is_told_with_its_wanted_files():
     for name, source in SOURCES.items():
         if source.load is not None:
-            assert set(source.folders) & {name, *re.findall(r"`([a-z0-9-]+)`", PAGE)}
-        assert bool(source.url) or bool(source.obtain) or source.simulate is not None
+            assert set(source.folder_names) & {name, *re.findall(r"`([a-z0-9-]+)`", PAGE)}
+        assert bool(source.url) or bool(source.manual_download) or source.simulate is not None
 
 
 def test_the_figures_of_the_simulators_are_right(tmp_path):

@@ -25,7 +25,7 @@ def world(time=True, entities=60, items=40, rows=12, seed=0, **schema) -> Datase
 
 def cut(data, seed=0, **more):
     index = EventIndex.of(data)
-    split = split_by_seed(np.arange(data.events.entities), 0)
+    split = split_by_seed(np.arange(data.events.entity_count), 0)
     return index, split, four_corners(data, index, split, seed=seed, **more)
 
 
@@ -61,7 +61,7 @@ def test_items_shown_are_those_of_the_corner_and_new_items_were_never_trained_on
     new, known = got.corners["new-new"].shown, got.corners["new-known"].shown
     assert not (new & known).any() and (new | known)[2:].all() and not (new | known)[:2].any()
     assert int(new.sum()) == 8  # a fifth of 40
-    trained = set(got.training.of_entities(np.arange(data.events.entities))[1].tolist())
+    trained = set(got.training.of_entities(np.arange(data.events.entity_count))[1].tolist())
     assert not trained & set(new.nonzero()[:, 0].tolist())
     for name, corner in got.corners.items():
         assert torch.equal(corner.shown, new if name.endswith("-new") else known)

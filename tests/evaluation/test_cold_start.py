@@ -41,11 +41,11 @@ def oracle(data, index):
 def scores(data, seed=0):
     """Distinct scores of every entity and item, unrelated to the truth."""
     g = torch.Generator().manual_seed(seed)
-    return ByRow(torch.randn(data.events.entities, data.catalogue, generator=g))
+    return ByRow(torch.randn(data.events.entity_count, data.catalogue, generator=g))
 
 
 def curve(predictor, data, index, **more):
-    return cold_start(predictor, {}, data, index, np.arange(data.events.entities), **{"shots": SHOTS, **more})
+    return cold_start(predictor, {}, data, index, np.arange(data.events.entity_count), **{"shots": SHOTS, **more})
 
 
 @pytest.mark.parametrize("time", [True, False])

@@ -107,7 +107,7 @@ def _dealt(data):
     """Each entity gets items drawn by popularity alone."""
     rng = np.random.default_rng(3)
     count = np.bincount(data.events.item, minlength=data.catalogue)[2:]
-    keys = np.log(np.maximum(count, 0.5)) + rng.gumbel(size=(data.events.entities, len(count)))
+    keys = np.log(np.maximum(count, 0.5)) + rng.gumbel(size=(data.events.entity_count, len(count)))
     item = np.argsort(-keys, 1)[:, :8]
     made = data_of(list(item))
     return type(data)(data.schema, made.events, data.entities, data.items, data.vocab, "dealt")

@@ -11,14 +11,14 @@ from recsys_meta.core.dataset import NO_TIME, Dataset, Events, FeatureColumn
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, PAD, FloatArray, IntArray
 
-_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-_LABELS = 12
+_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_MAX_LABEL_VALUES = 12
 
 
 def describe(data: Dataset) -> dict[str, object]:
     """Counts, rows of an entity and of an item, labels, times, features and origin of a data set."""
     events = data.events
-    entities, items = events.entities, data.catalogue - FIRST
+    entities, items = events.entity_count, data.catalogue - FIRST
     seen = np.bincount(np.asarray(events.item), minlength=data.catalogue)[FIRST:]
     return {
         "name": data.schema.name,
@@ -28,32 +28,34 @@ def describe(data: Dataset) -> dict[str, object]:
         "items": items,
         "events": len(events),
         "density": len(events) / max(entities * items, 1),
-        "rows_of_an_entity": _spread(events.counts),
-        "rows_of_an_item": _spread(seen),
+        "rows_of_an_entity": _quantiles(events.counts),
+        "rows_of_an_item": _quantiles(seen),
         "labels": _labels(events.label) if data.schema.label else {},
         "time": _time(events),
-        **_shared("actor", events.actor),
-        **_shared("group", events.group),
-        **_catalogues(data),
+        **_group_sizes("actor", events.actor),
+        **_group_sizes("group", events.group),
+        **_ownership(data),
         "context": [_context(f, data) for f in data.schema.context],
-        "entity_features": [_column(c, 0) for c in data.entities.values()],
-        "item_features": [_column(c, FIRST) for c in data.items.values()],
+        "entity_features": [_feature(c, 0) for c in data.entities.values()],
+        "item_features": [_feature(c, FIRST) for c in data.items.values()],
         "titles": len(titles) if isinstance(titles := data.about.get("titles"), Mapping) else 0,
         "about": {k: v for k, v in data.about.items() if k != "titles"},
     }
 
 
-def _spread(counts: IntArray) -> dict[str, float]:
+def _quantiles(counts: IntArray) -> dict[str, float]:
     names = ("least", "lower quartile", "median", "upper quartile", "most")
-    return dict(zip(names, (float(q) for q in np.quantile(counts, _SHARES)), strict=True))
+    return dict(zip(names, (float(q) for q in np.quantile(counts, _QUANTILES)), strict=True))
 
 
 def _labels(label: FloatArray) -> dict[str, float]:
     """How often each label occurs where they are few, else how they spread."""
     values, counts = np.unique(np.asarray(label), return_counts=True)
-    if len(values) <= _LABELS:
+    if len(values) <= _MAX_LABEL_VALUES:
         return {f"{v:g}": int(n) for v, n in zip(values, counts, strict=True)}
-    return {"mean": float(np.mean(label)), "deviation": float(np.std(label))} | _spread(np.asarray(label, np.float64))
+    return {"mean": float(np.mean(label)), "deviation": float(np.std(label))} | _quantiles(
+        np.asarray(label, np.float64)
+    )
 
 
 def _time(events: Events) -> dict[str, object]:
@@ -65,21 +67,21 @@ def _time(events: Events) -> dict[str, object]:
     return span | ({"first": _iso(known.min()), "last": _iso(known.max())} if len(known) else {})
 
 
-def _shared(name: str, numbers: IntArray | None) -> dict[str, object]:
+def _group_sizes(name: str, numbers: IntArray | None) -> dict[str, object]:
     """How many actors or groups there are, and how many rows they have."""
     if numbers is None:
         return {}
     rows = np.bincount(np.asarray(numbers))
     rows = rows[rows > 0]
-    return {f"{name}s": len(rows), f"rows_of_{'an' if name == 'actor' else 'a'}_{name}": _spread(rows)}
+    return {f"{name}s": len(rows), f"rows_of_{'an' if name == 'actor' else 'a'}_{name}": _quantiles(rows)}
 
 
-def _catalogues(data: Dataset) -> dict[str, object]:
+def _ownership(data: Dataset) -> dict[str, object]:
     """Where every entity has items of its own: how many, and how many of all belong to nobody."""
-    if data.homes is None:
+    if data.ownership is None:
         return {}
-    nobodys = int((data.homes.owner[FIRST:] < 0).sum())
-    return {"items_of_an_entity": _spread(np.diff(data.homes.indptr)), "items_of_nobody": nobodys}
+    nobodys = int((data.ownership.owner[FIRST:] < 0).sum())
+    return {"items_of_an_entity": _quantiles(np.diff(data.ownership.indptr)), "items_of_nobody": nobodys}
 
 
 def _context(field: FeatureField, data: Dataset) -> dict[str, object]:
@@ -94,7 +96,7 @@ def _iso(seconds: int) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).isoformat()
 
 
-def _column(column: FeatureColumn, before: int) -> dict[str, object]:
+def _feature(column: FeatureColumn, before: int) -> dict[str, object]:
     """One feature; the first `before` rows stand for no item."""
     rows = max(len(column) - before, 1)
     if column.indptr is None:

@@ -10,11 +10,11 @@ import pandas as pd
 
 from recsys_meta.core.dataset import FeatureColumn
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.feature_encoding import encode_column, vocabulary_of
+from recsys_meta.core.feature_encoding import build_vocabulary, encode_column
 from recsys_meta.core.schema import FeatureField, Schema
-from recsys_meta.data.readers.raw_tables import RowChunk, SideTable
+from recsys_meta.data.readers.raw_tables import RawFeatureTable, RowChunk
 from recsys_meta.data.validation.rejects import RejectWriter
-from recsys_meta.data.validation.row_checks import check_side, check_unique
+from recsys_meta.data.validation.row_checks import check_features, check_unique_ids
 
 
 @dataclass(frozen=True)
@@ -22,33 +22,38 @@ class AlignedFeatures:
     """Rows of one table, one for each id in order, empty where the table had none."""
 
     frame: pd.DataFrame
-    missing: int
+    ids_without_row: int
     """Ids of events without a row in the table."""
-    unused: int
+    unused_rows: int
     """Rows of the table whose id no event has."""
 
 
 def read_features(
-    name: str, table: SideTable, fields: tuple[FeatureField, ...], ids: pd.Index, rejects: RejectWriter, block: int
+    name: str,
+    table: RawFeatureTable,
+    fields: tuple[FeatureField, ...],
+    ids: pd.Index,
+    rejects: RejectWriter,
+    block: int,
 ) -> AlignedFeatures:
     """Read a table, hand its bad rows to `rejects`, and align the rest to `ids`."""
     chunks = []
     for chunk in table.read(block):
         if table.inline:
-            chunk = _without_repeats(table.key, chunk)  # noqa: PLW2901 the smaller one is all we need
-        good, bad = check_side(table.key, fields, chunk)
-        rejects.take(chunk.file, bad, name)
+            chunk = _distinct_inline_rows(table.key, chunk)  # noqa: PLW2901 the smaller one is all we need
+        good, bad = check_features(table.key, fields, chunk)
+        rejects.add(chunk.file, bad, name)
         chunks.append(good)
-    whole = _joined(chunks, table)
-    again = check_unique(table.key, whole, table.inline)
-    rejects.take(whole.file, again, name)
+    whole = _concatenate(chunks, table)
+    again = check_unique_ids(table.key, whole, table.inline)
+    rejects.add(whole.file, again, name)
     frame = whole.frame.drop_duplicates(table.key).set_index(table.key, drop=False)
     found = frame.index.isin(ids)
     aligned = frame.reindex(ids)
     return AlignedFeatures(aligned, int((~ids.isin(frame.index)).sum()), int((~found).sum()))
 
 
-def read_homes(schema: Schema, items: SideTable | None, block: int) -> pd.Series | None:
+def read_homes(schema: Schema, items: RawFeatureTable | None, block: int) -> pd.Series | None:
     """The entity that each item belongs to (index: items, empty text for none), where the schema has a `home`.
 
     Raises DataError where there is no table to tell.
@@ -65,25 +70,25 @@ def read_homes(schema: Schema, items: SideTable | None, block: int) -> pd.Series
     for chunk in items.read(block):
         text = chunk.frame[[items.key, field.source]].astype("string").fillna("").astype("str")
         home = pd.DataFrame({"home": text[field.source].str.strip().to_numpy()}, index=text[items.key].str.strip())
-        found = first_of_each([found, home])
+        found = first_row_per_id([found, home])
     return found["home"]
 
 
-def first_of_each(parts: list[pd.DataFrame]) -> pd.DataFrame:
+def first_row_per_id(parts: list[pd.DataFrame]) -> pd.DataFrame:
     """All parts together, of each id in their index the first row only."""
     whole = pd.concat(parts)
     return whole[~whole.index.duplicated()]
 
 
-def _without_repeats(key: str, chunk: RowChunk) -> RowChunk:
+def _distinct_inline_rows(key: str, chunk: RowChunk) -> RowChunk:
     """Distinct rows of a table inside the events; rows without an id are reported with the events."""
     ids = chunk.frame[key].astype("str").str.strip()
     frame = chunk.frame.assign(**{key: ids})
     kept = ~frame.duplicated().to_numpy(bool) & (ids != "").to_numpy(bool)
-    return RowChunk(chunk.file, frame[kept].reset_index(drop=True), chunk.lines[kept], done=chunk.done)
+    return RowChunk(chunk.file, frame[kept].reset_index(drop=True), chunk.lines[kept], fraction=chunk.fraction)
 
 
-def _joined(chunks: list[RowChunk], table: SideTable) -> RowChunk:
+def _concatenate(chunks: list[RowChunk], table: RawFeatureTable) -> RowChunk:
     if not chunks:
         raise DataError("the file has a header but no rows", remedy="Leave the file out of the schema")
     frame = pd.concat([c.frame for c in chunks], ignore_index=True)
@@ -105,7 +110,7 @@ def encode_features(
         cells = pd.concat([pd.Series([None] * before, dtype=cells.dtype), cells], ignore_index=True)
         index: pd.Index = pd.Index([], dtype="str")
         if field.kind != "numeric":
-            index = vocabulary_of(field, cells)
+            index = build_vocabulary(field, cells)
             spaces[f"{side}.{field.name}"] = index
         table[field.name] = encode_column(field, cells, index)
     return table, spaces

@@ -6,10 +6,10 @@ import shutil
 import time
 from pathlib import Path
 
-from recsys_meta.core.atomic_io import ASIDE, TEMPORARY
+from recsys_meta.core.atomic_io import REPLACED_PREFIX, TEMPORARY_PREFIX
 from recsys_meta.core.errors import DataError
 
-STALE = 24 * 3600
+STALE_SECONDS = 24 * 3600
 """Seconds after which a half-written directory belongs to nobody any more."""
 
 
@@ -22,7 +22,7 @@ def reserve_output(out: Path) -> None:
         problem = "exists and is not a prepared data set, so it is left as it is"
         raise DataError(problem, file=out, remedy="Choose another directory")
     for path in out.parent.iterdir() if out.parent.is_dir() else ():
-        left = path.name.startswith((f"{TEMPORARY}{out.name}-", f"{ASIDE}{out.name}-"))
+        left = path.name.startswith((f"{TEMPORARY_PREFIX}{out.name}-", f"{REPLACED_PREFIX}{out.name}-"))
         # Younger ones may be another process at work.
-        if left and time.time() - path.stat().st_mtime > STALE:
+        if left and time.time() - path.stat().st_mtime > STALE_SECONDS:
             shutil.rmtree(path, ignore_errors=True)

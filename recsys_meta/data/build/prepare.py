@@ -22,25 +22,25 @@ from recsys_meta.core.dataset import Dataset, FeatureColumn
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.data.build.data_statistics import DataStatistics
-from recsys_meta.data.build.external_sort import BUCKET, SpillFile
+from recsys_meta.data.build.external_sort import BUCKET_ROWS, SpillFile
 from recsys_meta.data.build.feature_tables import AlignedFeatures, encode_features, read_features, read_homes
 from recsys_meta.data.build.id_encoding import IdEncoder, Records
 from recsys_meta.data.build.npy_columns import ColumnWriter, write_column
 from recsys_meta.data.build.output_directory import reserve_output
-from recsys_meta.data.build.prepared_dataset import FORMAT, open_dataset, vocabulary_frame
-from recsys_meta.data.readers.raw_tables import BLOCK, OnError, Progress, RawTables, rejects_of
+from recsys_meta.data.build.prepared_dataset import FORMAT_VERSION, open_dataset, vocabulary_frame
+from recsys_meta.data.readers.raw_tables import BLOCK_BYTES, OnError, ProgressCallback, RawTables, reject_rows
 from recsys_meta.data.validation.rejects import RejectWriter
-from recsys_meta.data.validation.row_checks import SKIP, check_events
+from recsys_meta.data.validation.row_checks import SKIP_REMEDY, check_events
 
 
 def prepare(
     tables: RawTables,
     out: Path,
     on_error: OnError = "fail",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     about: Mapping[str, object] | None = None,
-    block: int = BLOCK,
-    bucket: int = BUCKET,
+    block: int = BLOCK_BYTES,
+    bucket: int = BUCKET_ROWS,
 ) -> Dataset:
     """Prepare a data set in the directory `out`, which is replaced if it holds one already, and open it.
 
@@ -63,47 +63,47 @@ class _PreparationRun:
     """One run of `prepare`; each step leaves its result for the next."""
 
     def __init__(
-        self, tables: RawTables, folder: Path, on_error: OnError, progress: Progress, block: int, bucket: int
+        self, tables: RawTables, folder: Path, on_error: OnError, progress: ProgressCallback, block: int, bucket: int
     ) -> None:
         self.tables, self.schema, self.folder = tables, tables.schema, folder
         self.progress, self.block, self.bucket = progress, block, bucket
-        self.coder = IdEncoder(self.schema)
+        self.encoder = IdEncoder(self.schema)
         self.rejects, self.rows_read = RejectWriter(folder, on_error), 0
-        self.names: list[str] = []
+        self.file_names: list[str] = []
         self.digests: dict[str, object] = {}
         self.columns: dict[str, list[dict[str, object]]] = {}
-        self.facts: dict[str, object] = {}
+        self.feature_row_counts: dict[str, object] = {}
 
     def run(self, about: Mapping[str, object]) -> None:
         scratch = self.folder / "scratch"
         scratch.mkdir()
-        spill = self._read_events(SpillFile(scratch, self.coder.dtype))
-        coding = self.coder.coding()
+        spill = self._read_events(SpillFile(scratch, self.encoder.dtype))
+        coding = self.encoder.final_coding()
         spaces = dict(coding.values)
         self.entity_values, self.item_values = spaces["entity"], spaces["item"]
-        self._write_events(spill, coding.place)
+        self._write_events(spill, coding.renumbering)
         shutil.rmtree(scratch)
-        spaces.update(self._write_side("entity", self.entity_values, 0))
-        spaces.update(self._write_side("item", self.item_values, FIRST))
+        spaces.update(self._write_feature_table("entity", self.entity_values, 0))
+        spaces.update(self._write_feature_table("item", self.item_values, FIRST))
         vocabulary_frame(spaces).to_parquet(self.folder / "vocab.parquet", index=False)
         self.digests["vocab"] = {s: _hash_texts(v) for s, v in spaces.items()}
-        self._describe(about, list(spaces))
+        self._write_description(about, list(spaces))
 
     def _read_events(self, spill: SpillFile) -> SpillFile:
         home = read_homes(self.schema, self.tables.items, self.block)
         for chunk in self.tables.events(self.block):
             good, bad = check_events(self.schema, chunk, home)
             self.rows_read += len(chunk.frame) + len(chunk.rejects)
-            self.rejects.take(chunk.file, bad, "events")
-            if chunk.file not in self.names:
-                self.names.append(chunk.file)
-            spill.add(self.coder.records(good, self.names.index(chunk.file)))
-            self.progress("reading", chunk.done)
-        if not spill.rows:
-            self._complain(", ".join(self.names))
+            self.rejects.add(chunk.file, bad, "events")
+            if chunk.file not in self.file_names:
+                self.file_names.append(chunk.file)
+            spill.add(self.encoder.records(good, self.file_names.index(chunk.file)))
+            self.progress("reading", chunk.fraction)
+        if not spill.row_count:
+            self._raise_no_rows(", ".join(self.file_names))
         return spill
 
-    def _complain(self, files: str) -> None:
+    def _raise_no_rows(self, files: str) -> None:
         if self.rejects.first is not None:
             problem = f"none of the {self.rows_read:,} rows is good; the first problem: {self.rejects.first}"
             raise DataError(problem)
@@ -113,8 +113,8 @@ class _PreparationRun:
     def _write_events(self, spill: SpillFile, place: Mapping[str, IntArray]) -> None:
         counts = np.zeros(len(self.entity_values), np.int64)
         repeated: list[Records] = []
-        columns = tuple(n for n in self.coder.dtype.names or () if n not in ("entity", "line", "file"))
-        self.tally = DataStatistics(self.schema, columns, len(place.get("group", ())))
+        columns = tuple(n for n in self.encoder.dtype.names or () if n not in ("entity", "line", "file"))
+        self.statistics = DataStatistics(self.schema, columns, len(place.get("group", ())))
         with ExitStack() as files:
             writers = {n: files.enter_context(self._writer(n)) for n in columns if n != "time" or self.schema.time}
             for part in spill.buckets(place, self.tables.duplicates == "refuse", self.bucket):
@@ -122,36 +122,39 @@ class _PreparationRun:
                 for name, writer in writers.items():
                     writer.add(part.rows[name] + FIRST if name == "item" else part.rows[name])
                 repeated.append(part.duplicates)
-                self.tally.add(part)
-                self.progress("sorting", part.done)
-        self._refuse_repeated(np.concatenate(repeated))
+                self.statistics.add(part)
+                self.progress("sorting", part.fraction)
+        self._reject_duplicates(np.concatenate(repeated))
         write_column(self.folder / "events.indptr.npy", np.concatenate([[0], np.cumsum(counts)]))
-        self.digests["events"] = self.tally.digests
+        self.digests["events"] = self.statistics.digests
         self.digests["counts"] = hashlib.sha256(counts.tobytes()).hexdigest()
-        self.kept = int(counts.sum())
+        self.event_count = int(counts.sum())
 
     def _writer(self, name: str) -> ColumnWriter:
-        return ColumnWriter(self.folder / f"events.{name}.npy", self.coder.dtype[name].str)
+        return ColumnWriter(self.folder / f"events.{name}.npy", self.encoder.dtype[name].str)
 
-    def _refuse_repeated(self, rows: Records) -> None:
+    def _reject_duplicates(self, rows: Records) -> None:
         rows = rows[np.lexsort((rows["line"], rows["file"]))]
-        same = [n for n in ("entity", "item", "time", "actor", "group") if n in (self.coder.dtype.names or ())]
+        same = [n for n in ("entity", "item", "time", "actor", "group") if n in (self.encoder.dtype.names or ())]
         reason = f"repeats an earlier row: the same {', '.join(same[:-1])} and {same[-1]}"
-        remedy = f'Remove the row, or set duplicates = "keep" under [files] of the schema. {SKIP}'
+        remedy = f'Remove the row, or set duplicates = "keep" under [files] of the schema. {SKIP_REMEDY}'
         for number in np.unique(rows["file"]):
             of = rows[rows["file"] == number]
             text = self.entity_values[of["entity"]] + "," + self.item_values[of["item"]]
-            bad = rejects_of(of["line"], self.schema.item, reason, remedy, text.to_numpy())
-            self.rejects.take(self.names[number], bad, "events")
+            bad = reject_rows(of["line"], self.schema.item, reason, remedy, text.to_numpy())
+            self.rejects.add(self.file_names[number], bad, "events")
 
-    def _write_side(self, side: str, ids: pd.Index, before: int) -> Mapping[str, pd.Index]:
+    def _write_feature_table(self, side: str, ids: pd.Index, before: int) -> Mapping[str, pd.Index]:
         fields = self.schema.entity_features if side == "entity" else self.schema.item_features
         table = self.tables.entities if side == "entity" else self.tables.items
         self.columns[side] = []
         if table is None:
             return {}
         read = read_features(side, table, fields, ids, self.rejects, self.block)
-        self.facts[f"{side}_without_features"], self.facts[f"{side}_rows_unused"] = read.missing, read.unused
+        self.feature_row_counts[f"{side}_without_features"], self.feature_row_counts[f"{side}_rows_unused"] = (
+            read.ids_without_row,
+            read.unused_rows,
+        )
         columns, spaces = encode_features(side, fields, read.frame, before)
         for name, column in columns.items():
             self._write_column(side, name, column)
@@ -175,34 +178,34 @@ class _PreparationRun:
             frame.to_parquet(self.folder / "titles.parquet", index=False)
             self.digests["titles"] = _hash_texts(pd.Index(frame["item"] + "\n" + frame["title"]))
 
-    def _describe(self, about: Mapping[str, object], spaces: list[str]) -> None:
+    def _write_description(self, about: Mapping[str, object], spaces: list[str]) -> None:
         schema = self.schema.model_dump(mode="json")
         # Without defaults, so that a new option of the schema leaves the digests of old data alone.
         meant = self.schema.model_dump(mode="json", exclude_defaults=True)
         content = json.dumps({"schema": meant, **self.digests}, sort_keys=True, ensure_ascii=False)
         files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(self.folder.iterdir())}
         described = {
-            "format": FORMAT,
+            "format": FORMAT_VERSION,
             "digest": hashlib.sha256(content.encode()).hexdigest(),
             "schema": schema,
-            "about": {**about, **self._facts()},
+            "about": {**about, **self._about()},
             "columns": self.columns,
             "spaces": spaces,
             "files": files,
         }
         (self.folder / "dataset.json").write_text(dump_checksummed(described), encoding="utf-8")
 
-    def _facts(self) -> dict[str, object]:
-        found = {"entities": len(self.entity_values), "items": len(self.item_values), "events": self.kept}
+    def _about(self) -> dict[str, object]:
+        found = {"entities": len(self.entity_values), "items": len(self.item_values), "events": self.event_count}
         return {
             **found,
             "origin": list(self.tables.origin),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "rows_read": self.rows_read,
             "rows_rejected": self.rejects.counts,
-            "unknown_times": self.tally.unknown_times,
-            **self.facts,
-            "warnings": [*_warnings(found, self.tables.expected), *self.tally.warnings],
+            "unknown_times": self.statistics.unknown_times,
+            **self.feature_row_counts,
+            "warnings": [*_warnings(found, self.tables.expected), *self.statistics.warnings],
         }
 
 

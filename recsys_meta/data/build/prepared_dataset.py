@@ -24,15 +24,15 @@ from pyarrow.lib import ArrowException
 from pydantic import ValidationError
 
 from recsys_meta.core.atomic_io import load_checksummed, sha256
-from recsys_meta.core.dataset import Dataset, Events, FeatureColumn, Vocabulary, with_arrival
+from recsys_meta.core.dataset import Dataset, Events, FeatureColumn, Vocabulary, add_arrival
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import Schema, explain_errors
 from recsys_meta.core.types import FIRST
-from recsys_meta.data.build.id_encoding import CONTEXT
+from recsys_meta.data.build.id_encoding import CONTEXT_PREFIX
 from recsys_meta.data.build.npy_columns import read_column
 
-FORMAT = 1
-AGAIN = "Prepare the data set again"
+FORMAT_VERSION = 1
+PREPARE_AGAIN = "Prepare the data set again"
 
 
 def open_dataset(directory: Path | str, verify: bool = False) -> Dataset:
@@ -42,17 +42,17 @@ def open_dataset(directory: Path | str, verify: bool = False) -> Dataset:
     the data has them. Raises DataError for a directory that is missing, damaged or of another format.
     """
     folder = Path(directory)
-    described = _describe(folder)
+    described = _read_description(folder)
     _check_files(folder, described["files"], verify)
     schema = _schema(folder, described)
     events = _events(folder, schema, described["files"])
     vocab = _vocabulary(folder, described["spaces"])
-    entities = _table(folder, "entity", described["columns"]["entity"])
+    entities = _feature_table(folder, "entity", described["columns"]["entity"])
     data = Dataset(
         schema=schema,
         events=events,
-        entities=with_arrival(entities, events) if schema.arrival else entities,
-        items=_table(folder, "item", described["columns"]["item"]),
+        entities=add_arrival(entities, events) if schema.arrival else entities,
+        items=_feature_table(folder, "item", described["columns"]["item"]),
         vocab=vocab,
         digest=described["digest"],
         about={**described["about"], **_titles(folder, described["files"])},
@@ -63,20 +63,20 @@ def open_dataset(directory: Path | str, verify: bool = False) -> Dataset:
 
 def _events(folder: Path, schema: Schema, files: Mapping[str, object]) -> Events:
     def column(name: str) -> np.ndarray[Any, np.dtype[Any]] | None:
-        return _load(folder, f"events.{name}") if f"events.{name}.npy" in files else None
+        return _map_array(folder, f"events.{name}") if f"events.{name}.npy" in files else None
 
     return Events(
-        _load(folder, "events.indptr"),
-        _load(folder, "events.item"),
-        _load(folder, "events.label"),
+        _map_array(folder, "events.indptr"),
+        _map_array(folder, "events.item"),
+        _map_array(folder, "events.label"),
         column("time"),
-        {f.name: _load(folder, f"events.{CONTEXT}{f.name}") for f in schema.context},
+        {f.name: _map_array(folder, f"events.{CONTEXT_PREFIX}{f.name}") for f in schema.context},
         column("actor"),
         column("group"),
     )
 
 
-def _describe(folder: Path) -> dict[str, Any]:
+def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
     try:
         described = load_checksummed(path.read_text(encoding="utf-8"))
@@ -84,13 +84,13 @@ def _describe(folder: Path) -> dict[str, Any]:
         remedy = "Make one with `recsys-meta data prepare`"
         raise DataError("no prepared data set is here", file=folder, remedy=remedy) from None
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {error}", file=path, remedy=AGAIN) from None
+        raise DataError(f"cannot be read: {error}", file=path, remedy=PREPARE_AGAIN) from None
     wanted = {"format", "schema", "digest", "files", "columns", "spaces", "about"}
     if not wanted <= set(described):
-        raise DataError("does not describe a data set", file=path, remedy=AGAIN)
-    if described["format"] != FORMAT:
-        problem = f"has format {described['format']}, this version reads {FORMAT}"
-        raise DataError(problem, file=path, remedy=AGAIN)
+        raise DataError("does not describe a data set", file=path, remedy=PREPARE_AGAIN)
+    if described["format"] != FORMAT_VERSION:
+        problem = f"has format {described['format']}, this version reads {FORMAT_VERSION}"
+        raise DataError(problem, file=path, remedy=PREPARE_AGAIN)
     return described
 
 
@@ -98,19 +98,19 @@ def _schema(folder: Path, described: Mapping[str, Any]) -> Schema:
     try:
         return Schema.model_validate(described["schema"])
     except ValidationError as error:
-        raise DataError(explain_errors(error), file=folder / "dataset.json", remedy=AGAIN) from None
+        raise DataError(explain_errors(error), file=folder / "dataset.json", remedy=PREPARE_AGAIN) from None
 
 
 def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], verify: bool) -> None:
     for name, known in files.items():
         path = folder / name
         if not path.is_file():
-            raise DataError("the file is missing", file=path, remedy=AGAIN)
+            raise DataError("the file is missing", file=path, remedy=PREPARE_AGAIN)
         if (size := path.stat().st_size) != known["bytes"]:
             problem = f"has {size:,} bytes where {known['bytes']:,} were written"
-            raise DataError(problem, file=path, remedy=AGAIN)
+            raise DataError(problem, file=path, remedy=PREPARE_AGAIN)
         if verify and sha256(path) != known["sha256"]:
-            raise DataError("its content is not what was written", file=path, remedy=AGAIN)
+            raise DataError("its content is not what was written", file=path, remedy=PREPARE_AGAIN)
 
 
 def _check_shape(folder: Path, data: Dataset) -> None:
@@ -122,32 +122,34 @@ def _check_shape(folder: Path, data: Dataset) -> None:
     sound = sound and all(len(c) == entities for c in data.entities.values())
     sound = sound and all(len(c) == data.catalogue for c in data.items.values())
     if not sound:
-        raise DataError("its columns do not fit together", file=folder, remedy=AGAIN)
+        raise DataError("its columns do not fit together", file=folder, remedy=PREPARE_AGAIN)
 
 
-def _load(folder: Path, name: str) -> np.ndarray[Any, np.dtype[Any]]:
+def _map_array(folder: Path, name: str) -> np.ndarray[Any, np.dtype[Any]]:
     return read_column(folder / f"{name}.npy")
 
 
-def _table(folder: Path, side: str, columns: list[Mapping[str, Any]]) -> dict[str, FeatureColumn]:
+def _feature_table(folder: Path, side: str, columns: list[Mapping[str, Any]]) -> dict[str, FeatureColumn]:
     table = {}
     for column in columns:
         name = f"{side}.{column['name']}"
-        indptr = None if column["numeric"] else _load(folder, f"{name}.indptr")
-        table[column["name"]] = FeatureColumn(column["name"], _load(folder, f"{name}.values"), indptr, column["size"])
+        indptr = None if column["numeric"] else _map_array(folder, f"{name}.indptr")
+        table[column["name"]] = FeatureColumn(
+            column["name"], _map_array(folder, f"{name}.values"), indptr, column["size"]
+        )
     return table
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read_frame(path: Path) -> pd.DataFrame:
     try:
         frame: pd.DataFrame = pq.read_table(path).to_pandas()
     except (ArrowException, OSError) as error:
-        raise DataError(f"the file is damaged: {error}", file=path, remedy=AGAIN) from None
+        raise DataError(f"the file is damaged: {error}", file=path, remedy=PREPARE_AGAIN) from None
     return frame
 
 
 def _vocabulary(folder: Path, spaces: list[str]) -> Vocabulary:
-    frame = _read(folder / "vocab.parquet")
+    frame = _read_frame(folder / "vocab.parquet")
     groups = {str(space): part["value"] for space, part in frame.groupby("space", sort=False)}
     empty = pd.Series(dtype="str")
     return Vocabulary({space: pd.Index(groups.get(space, empty), dtype="str") for space in spaces})
@@ -165,5 +167,5 @@ def vocabulary_frame(spaces: Mapping[str, pd.Index]) -> pd.DataFrame:
 def _titles(folder: Path, files: Mapping[str, object]) -> dict[str, object]:
     if "titles.parquet" not in files:
         return {}
-    frame = _read(folder / "titles.parquet")
+    frame = _read_frame(folder / "titles.parquet")
     return {"titles": dict(zip(frame["item"], frame["title"], strict=True))}

@@ -20,7 +20,7 @@ from recsys_meta.core.types import FloatArray, IntArray
 Points = npt.NDArray[np.float64]
 
 EARTH_KM = 6371.0
-_CELLS = 4
+_CELLS_PER_RADIUS = 4
 """Cells in a radius."""
 
 
@@ -30,7 +30,7 @@ class CityClusters:
 
     lat: FloatArray
     lon: FloatArray
-    of: IntArray
+    city: IntArray
 
     @property
     def names(self) -> list[str]:
@@ -38,7 +38,7 @@ class CityClusters:
         return [f"{a:.3f},{b:.3f}" for a, b in zip(self.lat, self.lon, strict=True)]
 
 
-def cities_of(lat: FloatArray, lon: FloatArray, visits: IntArray, radius_km: float) -> CityClusters:
+def cluster_cities(lat: FloatArray, lon: FloatArray, visits: IntArray, radius_km: float) -> CityClusters:
     """Cities of about this radius from places [n] in degrees (NaN: not known) with so many visits [n]."""
     known = np.flatnonzero(~(np.isnan(lat) | np.isnan(lon)))
     # In an order of their own, so that sums do not depend on that of the file.
@@ -46,18 +46,18 @@ def cities_of(lat: FloatArray, lon: FloatArray, visits: IntArray, radius_km: flo
     city = np.full(len(lat), -1)
     if not len(known):
         return CityClusters(np.zeros(0), np.zeros(0), city)
-    cell = _cells(lat[known], lon[known], radius_km / _CELLS)
+    cell = _grid_cells(lat[known], lon[known], radius_km / _CELLS_PER_RADIUS)
     visited = visits[known].clip(min=1e-9)  # a place that nobody went to yet lies somewhere too
     weight = np.bincount(cell, visited).astype(np.float64)
     share = visited / weight[cell]
     centre: Points = np.column_stack([np.bincount(cell, share * x[known]) for x in (lat, lon)])
-    chosen: Points = centre[_centres(_on_sphere(centre), weight, _chord(radius_km))]
+    chosen: Points = centre[_choose_centres(_on_sphere(centre), weight, _chord_length(radius_km))]
     _, nearest = cKDTree(_on_sphere(chosen)).query(_on_sphere(np.column_stack([lat[known], lon[known]])))
     kept, city[known] = np.unique(nearest, return_inverse=True)
     return CityClusters(chosen[kept, 0], chosen[kept, 1], city)
 
 
-def _cells(lat: FloatArray, lon: FloatArray, size_km: float) -> IntArray:
+def _grid_cells(lat: FloatArray, lon: FloatArray, size_km: float) -> IntArray:
     """The cell [n] of each point in a grid of about square cells."""
     step = np.degrees(size_km / EARTH_KM)
     row = np.floor(lat / step)
@@ -74,12 +74,12 @@ def _on_sphere(degrees: Points) -> Points:
     return points
 
 
-def _chord(km: float) -> float:
+def _chord_length(km: float) -> float:
     """The straight distance between points of the unit sphere so far apart along the ground."""
     return float(2 * np.sin(min(km / EARTH_KM, np.pi) / 2))
 
 
-def _centres(points: Points, weight: Points, reach: float) -> list[int]:
+def _choose_centres(points: Points, weight: Points, reach: float) -> list[int]:
     """Which cells are centres: always the one with the most untaken weight around it."""
     tree = cKDTree(points)
     near = tree.sparse_distance_matrix(tree, reach, output_type="coo_matrix")

@@ -12,24 +12,24 @@ import pandas as pd
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, Schema
-from recsys_meta.data.build.feature_tables import first_of_each, read_homes
-from recsys_meta.data.geo.geo_clusters import CityClusters, cities_of
+from recsys_meta.data.build.feature_tables import first_row_per_id, read_homes
+from recsys_meta.data.geo.geo_clusters import CityClusters, cluster_cities
 from recsys_meta.data.readers.cells import parse_numbers
 from recsys_meta.data.readers.id_interner import IdInterner
 from recsys_meta.data.readers.local_time import hour_and_weekday, solar_offset
 from recsys_meta.data.readers.raw_tables import (
-    BLOCK,
+    BLOCK_BYTES,
+    RawFeatureTable,
     RawTables,
     RowChunk,
-    SideTable,
-    in_memory,
     map_chunks,
-    rename_columns,
+    map_frames,
+    read_frame,
 )
 from recsys_meta.data.readers.time_columns import seconds_column
-from recsys_meta.data.validation.row_checks import DEGREES, SKIP, RowErrors
+from recsys_meta.data.validation.row_checks import DEGREE_LIMITS, SKIP_REMEDY, RowErrors
 
-CLOCK = ("hour", "weekday")
+LOCAL_TIME_FIELDS = ("hour", "weekday")
 """Context fields that follow from a time and a place."""
 
 
@@ -38,11 +38,11 @@ class DerivedColumns:
     """Columns to be made: the entity and the item's home where there is a radius, and those of `clock`."""
 
     radius_km: float | None
-    clock: tuple[str, ...]
+    local_time: tuple[str, ...]
 
     def columns(self, schema: Schema) -> set[str]:
         """Columns that no file needs to have."""
-        made = set(self.clock)
+        made = set(self.local_time)
         if self.radius_km is not None:
             made |= {schema.entity, *(f.source for f in schema.item_features if f.name == schema.home)}
         return made
@@ -53,7 +53,7 @@ def plan_derived(
 ) -> DerivedColumns:
     """What is to be made for a table of events with these columns. Raises ConfigError for what cannot be."""
     named = {f.name for f in schema.item_features if f.kind == "numeric"}
-    clock = tuple(f.source for f in schema.context if f.name in CLOCK and f.source not in columns)
+    clock = tuple(f.source for f in schema.context if f.name in LOCAL_TIME_FIELDS and f.source not in columns)
     clock = clock if schema.time and LONGITUDE in named else ()
     if radius_km is None:
         return DerivedColumns(None, clock)
@@ -65,7 +65,7 @@ def plan_derived(
         raise ConfigError(
             f"[files] city_radius_km makes the column '{schema.entity}', but the events have it; leave one out"
         )
-    others = sorted({f.name for f in schema.entity_features} - set(DEGREES))
+    others = sorted({f.name for f in schema.entity_features} - set(DEGREE_LIMITS))
     if has_entities or others:
         raise ConfigError("[files] city_radius_km: of a city made from places only 'lat' and 'lon' are known")
     return DerivedColumns(radius_km, clock)
@@ -73,7 +73,7 @@ def plan_derived(
 
 def derive_columns(tables: RawTables, want: DerivedColumns) -> RawTables:
     """The same tables with the columns that are wanted. The files are read when the tables are."""
-    if want.radius_km is None and not want.clock:
+    if want.radius_km is None and not want.local_time:
         return tables
     return _ColumnDeriver(tables, want).tables()
 
@@ -83,96 +83,102 @@ class _ColumnDeriver:
 
     def __init__(self, raw: RawTables, want: DerivedColumns) -> None:
         assert raw.items is not None
-        self.raw, self.schema, self.items, self.want = raw, raw.schema, raw.items, want
+        self.raw, self.schema, self.items, self.plan = raw, raw.schema, raw.items, want
 
     def tables(self) -> RawTables:
-        told = replace(self.raw, events=map_chunks(self.raw.events, self._told))
-        if self.want.radius_km is None:
+        told = replace(self.raw, events=map_chunks(self.raw.events, self._derive_event_columns))
+        if self.plan.radius_km is None:
             return told
-        items = replace(self.items, read=rename_columns(self.items.read, self._at_home))
+        items = replace(self.items, read=map_frames(self.items.read, self._set_home))
         features = self.schema.entity_features
-        entities = SideTable(self.schema.entity, self._read_cities) if features else None
+        entities = RawFeatureTable(self.schema.entity, self._read_cities) if features else None
         return replace(told, items=items, entities=entities)
 
     @cached_property
-    def spots(self) -> pd.DataFrame:
+    def coordinates(self) -> pd.DataFrame:
         """Items with lat and lon in degrees (NaN where there is no usable one), in the order of their ids."""
-        source = {f.name: f.source for f in self.schema.item_features if f.name in DEGREES}
+        source = {f.name: f.source for f in self.schema.item_features if f.name in DEGREE_LIMITS}
         found = pd.DataFrame({name: pd.Series(dtype="float64") for name in source})
-        for chunk in self.items.read(BLOCK):
+        for chunk in self.items.read(BLOCK_BYTES):
             made = {name: parse_numbers(chunk.frame[column])[0] for name, column in source.items()}
-            found = first_of_each([found, pd.DataFrame(made, index=_text(chunk.frame[self.items.key]))])
-        far = pd.concat([found[name].abs() > DEGREES[name] for name in source], axis=1).any(axis=1)
+            found = first_row_per_id([found, pd.DataFrame(made, index=_stripped_text(chunk.frame[self.items.key]))])
+        far = pd.concat([found[name].abs() > DEGREE_LIMITS[name] for name in source], axis=1).any(axis=1)
         return found.mask(far)
 
     @cached_property
     def cities(self) -> CityClusters:
         """Cities of the spots, where they are to be made."""
-        assert self.want.radius_km is not None
-        visits = self._visits().reindex(self.spots.index).fillna(0).to_numpy(np.int64)
-        lat, lon = (self.spots[name].to_numpy(np.float64) for name in (LATITUDE, LONGITUDE))
-        return cities_of(lat, lon, visits, self.want.radius_km)
+        assert self.plan.radius_km is not None
+        visits = self._count_visits().reindex(self.coordinates.index).fillna(0).to_numpy(np.int64)
+        lat, lon = (self.coordinates[name].to_numpy(np.float64) for name in (LATITUDE, LONGITUDE))
+        return cluster_cities(lat, lon, visits, self.plan.radius_km)
 
     @cached_property
-    def city(self) -> pd.Series:
+    def city_of_item(self) -> pd.Series:
         """The city of each spot, empty where there is none."""
-        if self.want.radius_km is not None:
-            return pd.Series(np.array([*self.cities.names, ""])[self.cities.of], index=self.spots.index, dtype="str")
-        homes = read_homes(self.schema, self.items, BLOCK)
-        return pd.Series("", index=self.spots.index) if homes is None else homes.reindex(self.spots.index).fillna("")
+        if self.plan.radius_km is not None:
+            return pd.Series(
+                np.array([*self.cities.names, ""])[self.cities.city], index=self.coordinates.index, dtype="str"
+            )
+        homes = read_homes(self.schema, self.items, BLOCK_BYTES)
+        return (
+            pd.Series("", index=self.coordinates.index)
+            if homes is None
+            else homes.reindex(self.coordinates.index).fillna("")
+        )
 
     @cached_property
-    def offset(self) -> pd.Series:
+    def utc_offset(self) -> pd.Series:
         """Hours ahead of UTC: one for a whole city, the middle one of its places; else that of the place."""
-        own = pd.Series(solar_offset(self.spots[LONGITUDE].to_numpy(np.float64)), index=self.spots.index)
-        shared = own.groupby(self.city.to_numpy()).transform("median").round()
-        return own.where(self.city == "", shared)
+        own = pd.Series(solar_offset(self.coordinates[LONGITUDE].to_numpy(np.float64)), index=self.coordinates.index)
+        shared = own.groupby(self.city_of_item.to_numpy()).transform("median").round()
+        return own.where(self.city_of_item == "", shared)
 
-    def _visits(self) -> pd.Series:
+    def _count_visits(self) -> pd.Series:
         """Rows of each item."""
         known, counts = IdInterner(), np.zeros(0, np.int64)
-        for chunk in self.raw.events(BLOCK):
-            number = known.add(_text(chunk.frame[self.schema.item]))
+        for chunk in self.raw.events(BLOCK_BYTES):
+            number = known.add(_stripped_text(chunk.frame[self.schema.item]))
             counts = np.pad(counts, (0, len(known) - len(counts))) + np.bincount(number, minlength=len(known))
-        index, place = known.sorted()
+        index, place = known.sort()
         in_order = np.zeros_like(counts)
         in_order[place] = counts
         return pd.Series(in_order, index=index)
 
-    def _at_home(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def _set_home(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Items with the city as their home."""
         home = next(f.source for f in self.schema.item_features if f.name == self.schema.home)
-        found = self.city.reindex(_text(frame[self.items.key])).fillna("")
+        found = self.city_of_item.reindex(_stripped_text(frame[self.items.key])).fillna("")
         return frame.assign(**{home: found.to_numpy()})
 
     def _read_cities(self, block: int) -> Iterator[RowChunk]:
         place = {LATITUDE: self.cities.lat, LONGITUDE: self.cities.lon}
         told = {f.source: place[f.name] for f in self.schema.entity_features}
         frame = pd.DataFrame({self.schema.entity: self.cities.names, **told})
-        yield from in_memory("cities made from places", frame)(block)
+        yield from read_frame("cities made from places", frame)(block)
 
-    def _told(self, chunk: RowChunk) -> RowChunk:
+    def _derive_event_columns(self, chunk: RowChunk) -> RowChunk:
         """Events with the columns made. Visits to places in no city are refused."""
-        item = _text(chunk.frame[self.schema.item])
+        item = _stripped_text(chunk.frame[self.schema.item])
         made: dict[str, npt.NDArray[np.object_]] = {}
         refusals = RowErrors(chunk)
-        if self.want.radius_km is not None:
-            city = self.city.reindex(item).fillna("").to_numpy(object)
+        if self.plan.radius_km is not None:
+            city = self.city_of_item.reindex(item).fillna("").to_numpy(object)
             made[self.schema.entity] = city
-            remedy = f"Give its latitude and longitude in degrees. {SKIP}"
+            remedy = f"Give its latitude and longitude in degrees. {SKIP_REMEDY}"
             nowhere = (city == "") & (item != "").to_numpy(bool)
-            refusals.refuse(nowhere, self.schema.item, "has no usable coordinates, so it lies in no city", remedy, item)
-        if self.want.clock:
+            refusals.reject(nowhere, self.schema.item, "has no usable coordinates, so it lies in no city", remedy, item)
+        if self.plan.local_time:
             assert self.schema.time is not None
-            offset = self.offset.reindex(item).to_numpy(np.float64)
+            offset = self.utc_offset.reindex(item).to_numpy(np.float64)
             told = hour_and_weekday(seconds_column(chunk.frame[self.schema.time]), offset)
             made |= {
-                f.source: told[f.name].to_numpy(object) for f in self.schema.context if f.source in self.want.clock
+                f.source: told[f.name].to_numpy(object) for f in self.schema.context if f.source in self.plan.local_time
             }
         good = refusals.good
         frame = chunk.frame.assign(**made)[good].reset_index(drop=True)
-        return RowChunk(chunk.file, frame, chunk.lines[good], refusals.table(), chunk.done)
+        return RowChunk(chunk.file, frame, chunk.lines[good], refusals.table(), chunk.fraction)
 
 
-def _text(cells: pd.Series) -> pd.Series:
+def _stripped_text(cells: pd.Series) -> pd.Series:
     return cells.astype("str").str.strip()

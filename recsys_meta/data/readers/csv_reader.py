@@ -23,10 +23,17 @@ from pyarrow.lib import ArrowInvalid
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import IntArray
 from recsys_meta.data.readers.quoted_csv import read_quoted
-from recsys_meta.data.readers.raw_tables import SPLIT_REMEDY, UTF8_REMEDY, ReadChunks, RowChunk, no_rejects, rejects_of
+from recsys_meta.data.readers.raw_tables import (
+    SPLIT_REMEDY,
+    UTF8_REMEDY,
+    ReadChunks,
+    RowChunk,
+    empty_rejects,
+    reject_rows,
+)
 
 SEPARATORS = (",", "\t", ";", "|")
-_UNIT = b"\x1f"  # stands in for a separator of several characters, which Arrow cannot split by
+_UNIT_SEPARATOR = b"\x1f"  # stands in for a separator of several characters, which Arrow cannot split by
 
 
 @dataclass(frozen=True)
@@ -44,31 +51,31 @@ class CsvDialect:
 class _TextBlock:
     text: bytes
     line: int
-    done: float
+    fraction: float
 
 
-def read_csv(path: Path, columns: Sequence[str], layout: CsvDialect = CsvDialect()) -> ReadChunks:
+def read_csv(path: Path, columns: Sequence[str], dialect: CsvDialect = CsvDialect()) -> ReadChunks:
     """A reader of some columns of a CSV file, plain or gzipped, as text.
 
     The reader raises DataError for a file that is missing, empty, damaged or lacks a column.
     """
 
     def read(block: int) -> Iterator[RowChunk]:
-        blocks = _blocks(path, block, layout.encoding)
-        names, separator, first = _header(path, blocks, columns, layout)
-        for part in _with_first(first, blocks):
-            if layout.quotes and b'"' in part.text:
-                texts = ((b.text, b.line, b.done) for b in _with_first(part, blocks))
+        blocks = _line_blocks(path, block, dialect.encoding)
+        names, separator, first = _split_header(path, blocks, columns, dialect)
+        for part in _prepend(first, blocks):
+            if dialect.quotes and b'"' in part.text:
+                texts = ((b.text, b.line, b.fraction) for b in _prepend(part, blocks))
                 yield from read_quoted(path, texts, names, columns, separator)
                 return
-            yield _fast(path, part, names, columns, separator)
+            yield _read_unquoted(path, part, names, columns, separator)
 
     return read
 
 
-def header_of(path: Path, layout: CsvDialect = CsvDialect()) -> tuple[str, ...]:
+def read_header(path: Path, dialect: CsvDialect = CsvDialect()) -> tuple[str, ...]:
     """The column names of a CSV file."""
-    return tuple(_header(path, _blocks(path, 2**16, layout.encoding), (), layout)[0])
+    return tuple(_split_header(path, _line_blocks(path, 2**16, dialect.encoding), (), dialect)[0])
 
 
 def find_file(folder: Path, name: str) -> Path:
@@ -79,21 +86,21 @@ def find_file(folder: Path, name: str) -> Path:
     raise DataError("the file is missing", file=folder / name, remedy="Is this the folder of the data set as unpacked?")
 
 
-def _with_first(first: _TextBlock, rest: Iterator[_TextBlock]) -> Iterator[_TextBlock]:
+def _prepend(first: _TextBlock, rest: Iterator[_TextBlock]) -> Iterator[_TextBlock]:
     yield first
     yield from rest
 
 
-def _blocks(path: Path, size: int, encoding: str) -> Iterator[_TextBlock]:
+def _line_blocks(path: Path, size: int, encoding: str) -> Iterator[_TextBlock]:
     """Blocks of whole lines in UTF-8 with line feeds only, and the 1-based line each starts at."""
     line, rest, first = 1, b"", True
-    for part, done in _raw(path, size):
+    for part, done in _read_bytes(path, size):
         if first and part[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise DataError("is UTF-16", file=path, line=1, remedy="Save it as UTF-8")
         raw, first = part.removeprefix(b"\xef\xbb\xbf") if first else part, False
         cut = raw.rfind(b"\n") + 1
         if cut:
-            text = _plain(path, line, rest + raw[:cut], encoding)
+            text = _to_utf8(path, line, rest + raw[:cut], encoding)
             yield _TextBlock(text, line, done)
             line += text.count(b"\n")
             rest = raw[cut:]
@@ -102,10 +109,10 @@ def _blocks(path: Path, size: int, encoding: str) -> Iterator[_TextBlock]:
         if len(rest) > max(64 * size, 2**26):
             raise DataError("a line is too long to be one", file=path, line=line, remedy="Is this a CSV file?")
     if rest:
-        yield _TextBlock(_plain(path, line, rest, encoding), line, 1.0)
+        yield _TextBlock(_to_utf8(path, line, rest, encoding), line, 1.0)
 
 
-def _plain(path: Path, line: int, text: bytes, encoding: str) -> bytes:
+def _to_utf8(path: Path, line: int, text: bytes, encoding: str) -> bytes:
     text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in text else text
     if encoding == "utf-8":
         return text
@@ -116,10 +123,10 @@ def _plain(path: Path, line: int, text: bytes, encoding: str) -> bytes:
         raise DataError(f"is not valid {encoding}", file=path, line=at, remedy="Correct the encoding") from None
 
 
-def _raw(path: Path, size: int) -> Iterator[tuple[bytes, float]]:
+def _read_bytes(path: Path, size: int) -> Iterator[tuple[bytes, float]]:
     try:
         total = max(path.stat().st_size, 1)
-        with path.open("rb") as file, _unzipped(path, file) as stream:
+        with path.open("rb") as file, _decompress(path, file) as stream:
             while raw := stream.read(size):
                 yield raw, min(file.tell() / total, 1.0)
     except FileNotFoundError:
@@ -131,11 +138,11 @@ def _raw(path: Path, size: int) -> Iterator[tuple[bytes, float]]:
         raise DataError(f"cannot be read: {error.strerror or error}", file=path) from None
 
 
-def _unzipped(path: Path, file: IO[bytes]) -> IO[bytes]:
+def _decompress(path: Path, file: IO[bytes]) -> IO[bytes]:
     return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
 
 
-def _header(
+def _split_header(
     path: Path, blocks: Iterator[_TextBlock], columns: Sequence[str], layout: CsvDialect
 ) -> tuple[list[str], str, _TextBlock]:
     """Column names, the separator, and the rest of the first block."""
@@ -145,26 +152,26 @@ def _header(
     if layout.names is not None:
         return list(layout.names), layout.separator or ",", block
     head, _, rest = block.text.partition(b"\n")
-    text = _decoded(head)
+    text = _decode_utf8(head)
     if text is None:
         raise DataError("the header is not valid UTF-8", file=path, line=1, remedy=UTF8_REMEDY)
-    names, separator = _names(text, columns, layout)
+    names, separator = _detect_separator(text, columns, layout)
     _check_names(path, names, columns)
-    return names, separator, _TextBlock(rest, block.line + 1, block.done)
+    return names, separator, _TextBlock(rest, block.line + 1, block.fraction)
 
 
-def _names(head: str, columns: Sequence[str], layout: CsvDialect) -> tuple[list[str], str]:
+def _detect_separator(head: str, columns: Sequence[str], layout: CsvDialect) -> tuple[list[str], str]:
     """The header's names under the separator that yields most of the wanted columns, then most names."""
     found = []
     for separator in [layout.separator] if layout.separator else SEPARATORS:
-        cells = _cells(head, separator) if layout.quotes else head.split(separator)
+        cells = _split_cells(head, separator) if layout.quotes else head.split(separator)
         names = [layout.rename(c.strip()) for c in cells]
         found.append((len(set(names) & set(columns)), len(names), names, separator))
     best = max(found, key=lambda f: f[:2])
     return best[2], best[3]
 
 
-def _cells(text: str, separator: str) -> list[str]:
+def _split_cells(text: str, separator: str) -> list[str]:
     try:
         return next(csv.reader([text], delimiter=separator), [])
     except csv.Error:
@@ -179,33 +186,33 @@ def _check_names(path: Path, names: list[str], columns: Sequence[str]) -> None:
             raise DataError(problem, file=path, line=1, field=column, remedy=f"The header has: {listed}")
 
 
-def _decoded(text: bytes) -> str | None:
+def _decode_utf8(text: bytes) -> str | None:
     try:
         return text.decode("utf-8")
     except UnicodeDecodeError:
         return None
 
 
-def _fast(path: Path, block: _TextBlock, names: list[str], columns: Sequence[str], separator: str) -> RowChunk:
+def _read_unquoted(path: Path, block: _TextBlock, names: list[str], columns: Sequence[str], separator: str) -> RowChunk:
     """Split a block without quotes: a line is a row. Bad lines are blanked, which keeps the numbering."""
     text = block.text if block.text.endswith(b"\n") else block.text + b"\n"
     rejects = []
-    if _decoded(text) is None:
-        text, bad = _blank(text, [i for i, t in enumerate(text.split(b"\n")) if _decoded(t) is None])
-        rejects.append(_malformed(block.line, bad, "is not valid UTF-8", UTF8_REMEDY))
+    if _decode_utf8(text) is None:
+        text, bad = _blank_lines(text, [i for i, t in enumerate(text.split(b"\n")) if _decode_utf8(t) is None])
+        rejects.append(_malformed_rows(block.line, bad, "is not valid UTF-8", UTF8_REMEDY))
     if len(separator) > 1:
-        text = text.replace(separator.encode(), _UNIT)
-    width, kept, short = _widths(text, _UNIT if len(separator) > 1 else separator.encode(), len(names))
+        text = text.replace(separator.encode(), _UNIT_SEPARATOR)
+    width, kept, short = _count_fields(text, _UNIT_SEPARATOR if len(separator) > 1 else separator.encode(), len(names))
     if len(short):
-        text, bad = _blank(text, short)
+        text, bad = _blank_lines(text, short)
         reason = [f"has {n} fields where {len(names)} are expected" for n in width[short]]
-        rejects.append(_malformed(block.line, bad, reason, SPLIT_REMEDY))
-    frame = _parse(path, text, names, columns, separator) if len(kept) else _empty(columns)
-    lost = pd.concat(rejects) if rejects else no_rejects()
-    return RowChunk(str(path), frame, kept + block.line, lost, block.done)
+        rejects.append(_malformed_rows(block.line, bad, reason, SPLIT_REMEDY))
+    frame = _parse_block(path, text, names, columns, separator) if len(kept) else _empty_frame(columns)
+    lost = pd.concat(rejects) if rejects else empty_rejects()
+    return RowChunk(str(path), frame, kept + block.line, lost, block.fraction)
 
 
-def _widths(text: bytes, separator: bytes, expected: int) -> tuple[IntArray, IntArray, IntArray]:
+def _count_fields(text: bytes, separator: bytes, expected: int) -> tuple[IntArray, IntArray, IntArray]:
     """Fields of each line, and the line offsets with as many as expected and with another number."""
     array = np.frombuffer(text, np.uint8)
     ends = np.flatnonzero(array == ord("\n"))
@@ -215,7 +222,7 @@ def _widths(text: bytes, separator: bytes, expected: int) -> tuple[IntArray, Int
     return width, np.flatnonzero(filled & (width == expected)), np.flatnonzero(filled & (width != expected))
 
 
-def _blank(text: bytes, which: Sequence[int] | IntArray) -> tuple[bytes, dict[int, bytes]]:
+def _blank_lines(text: bytes, which: Sequence[int] | IntArray) -> tuple[bytes, dict[int, bytes]]:
     lines = text.split(b"\n")
     bad = {int(i): lines[i] for i in which}
     for i in bad:
@@ -223,17 +230,17 @@ def _blank(text: bytes, which: Sequence[int] | IntArray) -> tuple[bytes, dict[in
     return b"\n".join(lines), bad
 
 
-def _malformed(line: int, bad: dict[int, bytes], reason: object, remedy: str) -> pd.DataFrame:
-    shown = [t.replace(_UNIT, b"::").decode("utf-8", "backslashreplace") for t in bad.values()]
-    return rejects_of(np.fromiter(bad, np.int64) + line, "", reason, remedy, shown)
+def _malformed_rows(line: int, bad: dict[int, bytes], reason: object, remedy: str) -> pd.DataFrame:
+    shown = [t.replace(_UNIT_SEPARATOR, b"::").decode("utf-8", "backslashreplace") for t in bad.values()]
+    return reject_rows(np.fromiter(bad, np.int64) + line, "", reason, remedy, shown)
 
 
-def _empty(columns: Sequence[str]) -> pd.DataFrame:
+def _empty_frame(columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({c: pd.Series(dtype="str") for c in columns})
 
 
-def _parse(path: Path, text: bytes, names: list[str], columns: Sequence[str], separator: str) -> pd.DataFrame:
-    delimiter = separator if len(separator) == 1 else _UNIT.decode()
+def _parse_block(path: Path, text: bytes, names: list[str], columns: Sequence[str], separator: str) -> pd.DataFrame:
+    delimiter = separator if len(separator) == 1 else _UNIT_SEPARATOR.decode()
     try:
         table = arrow_csv.read_csv(
             pa.py_buffer(text),

@@ -17,31 +17,31 @@ class IdInterner:
     """Numbers values in order of first appearance. Holds every distinct value in memory, as bare text."""
 
     def __init__(self) -> None:
-        self._known: Any = pa.array([], pa.large_string())
+        self._values: Any = pa.array([], pa.large_string())
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._values)
 
     def add(self, values: pd.Series) -> IntArray:
         """Numbers [n] int32 of values [n]."""
         coded = arrow_text(values).dictionary_encode()
         distinct = coded.dictionary
-        found = pc.index_in(distinct, self._known)
+        found = pc.index_in(distinct, self._values)
         new = found.is_null()
         number = found.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32)
         unseen = new.to_numpy(zero_copy_only=False)
-        number[unseen] = len(self._known) + np.arange(unseen.sum(), dtype=np.int32)
+        number[unseen] = len(self._values) + np.arange(unseen.sum(), dtype=np.int32)
         if unseen.any():
-            self._known = pa.concat_arrays([self._known, distinct.filter(new)])
+            self._values = pa.concat_arrays([self._values, distinct.filter(new)])
         numbers: IntArray = number[coded.indices.to_numpy(zero_copy_only=False)]
         return numbers
 
-    def sorted(self) -> tuple[pd.Index, IntArray]:
+    def sort(self) -> tuple[pd.Index, IntArray]:
         """Values in order, and the place [n] int32 of each number in that order."""
-        order = sort_ids(self._known)
+        order = sort_ids(self._values)
         place = np.empty(len(order), np.int32)
         place[order] = np.arange(len(order), dtype=np.int32)
-        return pd.Index(self._known.take(pa.array(order)).to_pandas(), dtype="str"), place
+        return pd.Index(self._values.take(pa.array(order)).to_pandas(), dtype="str"), place
 
 
 def sort_ids(values: Any) -> IntArray:

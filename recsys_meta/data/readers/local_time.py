@@ -30,17 +30,17 @@ def solar_offset(longitude: FloatArray) -> FloatArray:
     return zone
 
 
-def us_summer(time: IntArray, offset: FloatArray) -> npt.NDArray[np.bool_]:
+def us_summer_time(time: IntArray, offset: FloatArray) -> npt.NDArray[np.bool_]:
     """Whether the summer time of the United States (the rule since 2007) is on at times [n] UTC, where standard time
     is offset [n] hours ahead: from 2 o'clock on the second Sunday of March to 1 o'clock standard time on the first of
     November.
     """
     local = (time + offset * HOUR).astype("datetime64[s]")
     year = local.astype("datetime64[Y]")
-    return (local >= _sunday(year, 3, 2, 2)) & (local < _sunday(year, 11, 1, 1))
+    return (local >= _nth_sunday(year, 3, 2, 2)) & (local < _nth_sunday(year, 11, 1, 1))
 
 
-def _sunday(year: npt.NDArray[np.datetime64], month: int, which: int, hour: int) -> npt.NDArray[np.datetime64]:
+def _nth_sunday(year: npt.NDArray[np.datetime64], month: int, which: int, hour: int) -> npt.NDArray[np.datetime64]:
     """An hour of the first, second ... Sunday of a month in each year [n]."""
     first = (year.astype("datetime64[M]") + (month - 1)).astype("datetime64[D]")
     day = (first.astype(np.int64) + 3) % 7

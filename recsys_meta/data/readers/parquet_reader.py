@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 from pyarrow.lib import ArrowException
 
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.feature_encoding import LIST
+from recsys_meta.core.feature_encoding import LIST_MARK
 from recsys_meta.data.readers.raw_tables import ReadChunks, RowChunk
 
-_BYTES_A_ROW = 32
+_BYTES_PER_ROW = 32
 
 
-def read_parquet(path: Path, columns: Sequence[str], join: Mapping[str, str] | None = None) -> ReadChunks:
+def read_parquet(path: Path, columns: Sequence[str], list_separators: Mapping[str, str] | None = None) -> ReadChunks:
     """A reader of some columns of a Parquet file; lists of text are joined by the column's text in `join`;
     joined by LIST they are what `list_cell` makes.
 
@@ -29,21 +29,21 @@ def read_parquet(path: Path, columns: Sequence[str], join: Mapping[str, str] | N
     """
 
     def read(block: int) -> Iterator[RowChunk]:
-        with _opened(path) as file:
-            _check(path, file.schema_arrow, columns)
-            yield from _batches(path, file, columns, join or {}, max(1, block // _BYTES_A_ROW))
+        with _open_parquet(path) as file:
+            _check_columns(path, file.schema_arrow, columns)
+            yield from _read_batches(path, file, columns, list_separators or {}, max(1, block // _BYTES_PER_ROW))
 
     return read
 
 
-def columns_of(path: Path) -> tuple[str, ...]:
+def read_column_names(path: Path) -> tuple[str, ...]:
     """The column names of a Parquet file."""
-    with _opened(path) as file:
+    with _open_parquet(path) as file:
         return tuple(file.schema_arrow.names)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
             yield file
@@ -54,18 +54,23 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         raise DataError(problem, file=path, remedy="Is it damaged, or of another format?") from None
 
 
-def _batches(
+def _read_batches(
     path: Path, file: pq.ParquetFile, columns: Sequence[str], join: Mapping[str, str], rows: int
 ) -> Iterator[RowChunk]:
     seen, total = 0, max(file.metadata.num_rows, 1)
     for batch in file.iter_batches(rows, columns=list(columns), use_threads=False):
-        cells = {c: _plain(path, c, batch.column(batch.schema.get_field_index(c)), join.get(c, "|")) for c in columns}
+        cells = {
+            c: _to_text_or_number(path, c, batch.column(batch.schema.get_field_index(c)), join.get(c, "|"))
+            for c in columns
+        }
         frame = pd.DataFrame({c: v.to_pandas() for c, v in cells.items()})
-        yield RowChunk(str(path), frame, np.arange(seen + 1, seen + 1 + len(frame)), done=(seen + len(frame)) / total)
+        yield RowChunk(
+            str(path), frame, np.arange(seen + 1, seen + 1 + len(frame)), fraction=(seen + len(frame)) / total
+        )
         seen += len(frame)
 
 
-def _check(path: Path, schema: pa.Schema, columns: Sequence[str]) -> None:
+def _check_columns(path: Path, schema: pa.Schema, columns: Sequence[str]) -> None:
     for column in columns:
         if schema.names.count(column) != 1:
             problem = "the column is missing" if column not in schema.names else "two columns have this name"
@@ -73,7 +78,7 @@ def _check(path: Path, schema: pa.Schema, columns: Sequence[str]) -> None:
             raise DataError(problem, file=path, field=column, remedy=f"The file has: {listed}")
 
 
-def _plain(path: Path, column: str, cells: pa.Array, lists: str) -> pa.Array:
+def _to_text_or_number(path: Path, column: str, cells: pa.Array, lists: str) -> pa.Array:
     """Cells as text or as numbers, missing ones as empty text or NaN."""
     kind = cells.type
     if pa.types.is_dictionary(kind):
@@ -81,8 +86,8 @@ def _plain(path: Path, column: str, cells: pa.Array, lists: str) -> pa.Array:
         kind = cells.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         cells = pc.binary_join(cells.cast(pa.list_(pa.string())), lists)
-        if lists == LIST:  # before the first value too: what it is shows where there is but one
-            cells = pc.binary_join_element_wise(LIST, cells, "")
+        if lists == LIST_MARK:  # before the first value too: what it is shows where there is but one
+            cells = pc.binary_join_element_wise(LIST_MARK, cells, "")
         kind = cells.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return _seconds(cells)

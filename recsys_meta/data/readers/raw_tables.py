@@ -18,26 +18,26 @@ from recsys_meta.core.types import IntArray
 
 OnError = Literal["fail", "skip"]
 Duplicates = Literal["refuse", "keep"]
-Progress = Callable[[str, float], None]
+ProgressCallback = Callable[[str, float], None]
 """Called with the name of a stage and the share of it that is done, 0 to 1."""
 
-BLOCK = 24 * 2**20
+BLOCK_BYTES = 24 * 2**20
 """Bytes of a file read at a time: about a million short rows."""
 
 SPLIT_REMEDY = "Correct the line: is a separator missing, doubled or of another kind?"
 UTF8_REMEDY = "Save the file as UTF-8"
-REJECT = ("line", "field", "reason", "remedy", "row")
+REJECT_COLUMNS = ("line", "field", "reason", "remedy", "row")
 
 
-def no_rejects() -> pd.DataFrame:
+def empty_rejects() -> pd.DataFrame:
     """An empty table of rejected rows: line, field, reason, remedy and the row's text."""
-    return pd.DataFrame({name: pd.Series(dtype="int64" if name == "line" else "object") for name in REJECT})
+    return pd.DataFrame({name: pd.Series(dtype="int64" if name == "line" else "object") for name in REJECT_COLUMNS})
 
 
-def rejects_of(lines: IntArray, field: str, reason: object, remedy: object, row: object) -> pd.DataFrame:
+def reject_rows(lines: IntArray, field: str, reason: object, remedy: object, row: object) -> pd.DataFrame:
     """Rejected rows at these lines [n]; reason, remedy and row are one text or n of them."""
     cells = {"line": np.asarray(lines, np.int64), "field": field, "reason": reason, "remedy": remedy, "row": row}
-    return pd.DataFrame(cells, columns=list(REJECT))
+    return pd.DataFrame(cells, columns=list(REJECT_COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class RowChunk:
     file: str
     frame: pd.DataFrame
     lines: IntArray
-    rejects: pd.DataFrame = field(default_factory=no_rejects)
-    done: float = 1.0
+    rejects: pd.DataFrame = field(default_factory=empty_rejects)
+    fraction: float = 1.0
 
 
 ReadChunks = Callable[[int], Iterator[RowChunk]]
@@ -60,7 +60,7 @@ ReadChunks = Callable[[int], Iterator[RowChunk]]
 
 
 @dataclass(frozen=True)
-class SideTable:
+class RawFeatureTable:
     """Features of entities or of items: rows identified by the column `key`, read whole.
 
     `inline`: the columns stand in the events themselves, where the rows of an id must agree.
@@ -81,8 +81,8 @@ class RawTables:
 
     schema: Schema
     events: ReadChunks
-    entities: SideTable | None = None
-    items: SideTable | None = None
+    entities: RawFeatureTable | None = None
+    items: RawFeatureTable | None = None
     title: str | None = None
     duplicates: Duplicates = "refuse"
     origin: tuple[str, ...] = ()
@@ -99,12 +99,12 @@ def map_chunks(read: ReadChunks, change: Callable[[RowChunk], RowChunk]) -> Read
     return changed
 
 
-def rename_columns(read: ReadChunks, change: Callable[[pd.DataFrame], pd.DataFrame]) -> ReadChunks:
+def map_frames(read: ReadChunks, change: Callable[[pd.DataFrame], pd.DataFrame]) -> ReadChunks:
     """A reader whose frames are changed, row by row in place, by a function of the whole frame."""
     return map_chunks(read, lambda chunk: replace(chunk, frame=change(chunk.frame)))
 
 
-def single_chunk(read: ReadChunks) -> ReadChunks:
+def merge_chunks(read: ReadChunks) -> ReadChunks:
     """A reader that gives the table in one piece, for what depends on all rows; nothing of an empty table."""
 
     def joined(block: int) -> Iterator[RowChunk]:
@@ -118,13 +118,13 @@ def single_chunk(read: ReadChunks) -> ReadChunks:
     return joined
 
 
-def some_rows(chunk: RowChunk, rows: IntArray | npt.NDArray[np.bool_]) -> RowChunk:
+def select_rows(chunk: RowChunk, rows: IntArray | npt.NDArray[np.bool_]) -> RowChunk:
     """Some rows of a chunk with their lines: a mask [n], or positions, of which one may come more than once."""
     place = np.flatnonzero(rows) if rows.dtype == bool else rows
     return replace(chunk, frame=chunk.frame.iloc[place].reset_index(drop=True), lines=chunk.lines[place])
 
 
-def in_memory(file: str, frame: pd.DataFrame) -> ReadChunks:
+def read_frame(file: str, frame: pd.DataFrame) -> ReadChunks:
     """A reader of a table that exists already; rows count from 1."""
 
     def read(block: int) -> Iterator[RowChunk]:
@@ -132,7 +132,7 @@ def in_memory(file: str, frame: pd.DataFrame) -> ReadChunks:
         for start in range(0, len(frame), step):
             part = frame.iloc[start : start + step].reset_index(drop=True)
             yield RowChunk(
-                file, part, np.arange(start + 1, start + 1 + len(part)), done=(start + len(part)) / len(frame)
+                file, part, np.arange(start + 1, start + 1 + len(part)), fraction=(start + len(part)) / len(frame)
             )
 
     return read

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys_meta.core.types import FloatArray, IntArray
-from recsys_meta.data.simulators.latent_world import (
-    DIMS,
-    LEAST,
-    SPAN,
-    START,
+from recsys_meta.data.simulators.latent_factors import (
+    DURATION,
+    LATENT_DIMS,
+    MIN_ROWS,
+    START_TIME,
     GroundTruth,
     SimulatedDataset,
     category_vectors,
@@ -27,12 +27,12 @@ from recsys_meta.data.simulators.latent_world import (
     sample_activity,
     sample_subset,
 )
-from recsys_meta.data.simulators.schemas import ADS, USER_KINDS, WARES, WORDS
+from recsys_meta.data.simulators.schemas import AD_CATEGORIES, AD_WORDS, ADS, USER_ATTRIBUTES
 
-LIST = 8
+LIST_SIZE = 8
 """Ads in a list."""
 
-_NEARBY = 0.05  # by what share of all time lists are moved from their turn, which mixes the ads of a season
+_LIST_JITTER = 0.05  # by what share of all time lists are moved from their turn, which mixes the ads of a season
 
 
 @dataclass(frozen=True)
@@ -71,26 +71,27 @@ def simulate_ads(
     `share` of what an ad is like follows from its features, `drift` is the strength of fashion. Raises ConfigError
     for sizes that do not fit together.
     """
-    check_sizes(ads, users, events, LEAST)
+    check_sizes(ads, users, events, MIN_ROWS)
     rng = np.random.default_rng(seed)
-    ware, brand = rng.integers(0, len(WARES), ads), rng.integers(0, 40, ads)
-    kinds = {name: rng.integers(0, len(words), users) for name, words in USER_KINDS}
-    interests, interest = sample_subset(rng, WARES, users, 3, "|")
-    words, word = sample_subset(rng, WORDS, ads, 4, " ")
-    coded = [(kinds[n], len(w)) for n, w in USER_KINDS] + [(interest, len(WARES))]
-    shown = _lists(rng, ads, events)
-    time = _moments(rng, int(shown.group.max()) + 1)[shown.group]
-    begins = np.full(ads, START + SPAN)
+    ware, brand = rng.integers(0, len(AD_CATEGORIES), ads), rng.integers(0, 40, ads)
+    kinds = {name: rng.integers(0, len(words), users) for name, words in USER_ATTRIBUTES}
+    interests, interest = sample_subset(rng, AD_CATEGORIES, users, 3, "|")
+    words, word = sample_subset(rng, AD_WORDS, ads, 4, " ")
+    coded = [(kinds[n], len(w)) for n, w in USER_ATTRIBUTES] + [(interest, len(AD_CATEGORIES))]
+    shown = _sample_lists(rng, ads, events)
+    time = _sample_list_times(rng, int(shown.group.max()) + 1)[shown.group]
+    begins = np.full(ads, START_TIME + DURATION)
     np.minimum.at(begins, shown.entity, time)
     truth = ClickTruth(
         entity_ids=numbered_names("a", ads),
         item_ids=numbered_names("u", users),
-        taste=0.8 * category_vectors(rng, [(ware, len(WARES)), (brand, 40), (word, len(WORDS))], DIMS, share),
-        latent=0.8 * category_vectors(rng, coded, DIMS, 0.6),
+        taste=0.8
+        * category_vectors(rng, [(ware, len(AD_CATEGORIES)), (brand, 40), (word, len(AD_WORDS))], LATENT_DIMS, share),
+        latent=0.8 * category_vectors(rng, coded, LATENT_DIMS, 0.6),
         popularity=-2.5 + 0.5 * rng.normal(size=users),  # how readily a user clicks at all
         trend=drift * rng.normal(size=users),
-        arrival=(begins - START) / SPAN,
-        position=0.9 - 0.8 * np.log(np.arange(1, LIST + 1)),
+        arrival=(begins - START_TIME) / DURATION,
+        position=0.9 - 0.8 * np.log(np.arange(1, LIST_SIZE + 1)),
         hour=0.4 * np.cos(2 * np.pi * (np.arange(24) - 20) / 24),  # best in the evening
     )
     often = rng.lognormal(sigma=0.7, size=users)
@@ -109,12 +110,14 @@ def simulate_ads(
     price = np.round(rng.lognormal(3, 0.8, ads), 2)
     sides = {
         "ad": truth.entity_ids,
-        "category": np.array(WARES)[ware],
+        "category": np.array(AD_CATEGORIES)[ware],
         "advertiser": numbered_names("brand", 40)[brand],
         "words": words,
         "price": price,
     }
-    people = {"user": truth.item_ids} | {n: np.array(w)[kinds[n]] for n, w in USER_KINDS} | {"interests": interests}
+    people = (
+        {"user": truth.item_ids} | {n: np.array(w)[kinds[n]] for n, w in USER_ATTRIBUTES} | {"interests": interests}
+    )
     return SimulatedDataset(raw_tables(ADS, rng, log, sides, people, None), truth)
 
 
@@ -127,16 +130,16 @@ class _ImpressionRows:
     position: npt.NDArray[np.int64]
 
 
-def _lists(rng: np.random.Generator, ads: int, events: int) -> _ImpressionRows:
+def _sample_lists(rng: np.random.Generator, ads: int, events: int) -> _ImpressionRows:
     """Ads dealt into lists: every ad takes lists one after the other, where the ad before it ended, and begins again
     at the first list after the last. So no list has an ad twice, and all are full (but for a remainder)."""
-    size = min(LIST, ads)
+    size = min(LIST_SIZE, ads)
     lists = -(-events // size)
-    counts = sample_activity(rng, ads, lists, events, LEAST)
+    counts = sample_activity(rng, ads, lists, events, MIN_ROWS)
     order = rng.permutation(ads)
     entity = np.repeat(order, counts[order])
     turn = np.arange(events) % lists
-    when = np.argsort(np.argsort(np.arange(lists) + rng.uniform(-_NEARBY, _NEARBY, lists) * lists))
+    when = np.argsort(np.argsort(np.arange(lists) + rng.uniform(-_LIST_JITTER, _LIST_JITTER, lists) * lists))
     group = when[turn]
     # A random place for each row among those of its list.
     within = np.lexsort((rng.random(events), group))
@@ -146,6 +149,6 @@ def _lists(rng: np.random.Generator, ads: int, events: int) -> _ImpressionRows:
     return _ImpressionRows(entity, group, position)
 
 
-def _moments(rng: np.random.Generator, lists: int) -> npt.NDArray[np.int64]:
+def _sample_list_times(rng: np.random.Generator, lists: int) -> npt.NDArray[np.int64]:
     """Distinct times of the lists, ascending, over the whole span."""
-    return START + np.sort(rng.integers(0, SPAN - lists, lists)) + np.arange(lists)
+    return START_TIME + np.sort(rng.integers(0, DURATION - lists, lists)) + np.arange(lists)

@@ -6,13 +6,13 @@ from recsys_meta.core.schema import FeatureField, Schema
 
 GENDERS = ("F", "M")
 AGES = ("under 18", "18-24", "25-34", "35-44", "45-54", "55+")
-JOBS = ("artist", "clerk", "doctor", "driver", "engineer", "farmer", "lawyer", "retired", "student", "teacher")
+OCCUPATIONS = ("artist", "clerk", "doctor", "driver", "engineer", "farmer", "lawyer", "retired", "student", "teacher")
 GENRES = ("action", "animation", "comedy", "crime", "documentary", "drama", "fantasy", "horror", "musical", "romance")
-WARES = ("books", "cars", "fashion", "food", "games", "garden", "phones", "travel")
-WORDS = ("best", "cheap", "daily", "fast", "fresh", "gift", "new", "outlet", "premium", "sale", "season", "smart")
+AD_CATEGORIES = ("books", "cars", "fashion", "food", "games", "garden", "phones", "travel")
+AD_WORDS = ("best", "cheap", "daily", "fast", "fresh", "gift", "new", "outlet", "premium", "sale", "season", "smart")
 COUNTRIES = tuple("ABCDEFGHIJ")
 CLIMATES = ("arid", "cold", "mild", "tropical")
-VENUES = (
+VENUE_KINDS = (
     "bakery",
     "bar",
     "cafe",
@@ -27,7 +27,7 @@ VENUES = (
     "theatre",
 )
 
-USER_KINDS = (("gender", GENDERS), ("age", AGES), ("occupation", JOBS))
+USER_ATTRIBUTES = (("gender", GENDERS), ("age", AGES), ("occupation", OCCUPATIONS))
 _POINT = (FeatureField(name="lat", kind="numeric"), FeatureField(name="lon", kind="numeric"))
 
 USERS = Schema(
@@ -35,7 +35,7 @@ USERS = Schema(
     label="rating",
     label_range=(1, 5),
     time="time",
-    entity_features=tuple(FeatureField(name=n) for n, _ in USER_KINDS),
+    entity_features=tuple(FeatureField(name=n) for n, _ in USER_ATTRIBUTES),
     item_features=(FeatureField(name="genres", kind="multi"), FeatureField(name="year")),
 )
 
@@ -57,7 +57,7 @@ ADS = Schema(
         FeatureField(name="price", kind="numeric"),
     ),
     item_features=(
-        *(FeatureField(name=n) for n, _ in USER_KINDS),
+        *(FeatureField(name=n) for n, _ in USER_ATTRIBUTES),
         FeatureField(name="interests", kind="multi"),
     ),
 )

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys_meta.data.simulators.latent_world import (
-    DIMS,
-    LEAST,
+from recsys_meta.data.simulators.latent_factors import (
+    LATENT_DIMS,
+    MIN_ROWS,
     GroundTruth,
     SimulatedDataset,
     category_vectors,
@@ -21,7 +21,7 @@ from recsys_meta.data.simulators.latent_world import (
     sample_subset,
     sample_times,
 )
-from recsys_meta.data.simulators.schemas import GENRES, USER_KINDS, USERS
+from recsys_meta.data.simulators.schemas import GENRES, USER_ATTRIBUTES, USERS
 
 
 def simulate_users(
@@ -30,20 +30,20 @@ def simulate_users(
     """Users who watch and rate films. `share` of a taste follows from demographics, `drift` is the strength of
     fashion. Raises ConfigError for sizes that do not fit together.
     """
-    check_sizes(users, items, events, LEAST)
+    check_sizes(users, items, events, MIN_ROWS)
     rng = np.random.default_rng(seed)
-    kinds = {name: rng.integers(0, len(words), users) for name, words in USER_KINDS}
+    kinds = {name: rng.integers(0, len(words), users) for name, words in USER_ATTRIBUTES}
     genres, genre = sample_subset(rng, GENRES, items, 3, "|")
     truth = GroundTruth(
         entity_ids=numbered_names("u", users),
         item_ids=numbered_names("f", items),
-        taste=0.7 * category_vectors(rng, [(kinds[n], len(w)) for n, w in USER_KINDS], DIMS, share),
-        latent=0.7 * category_vectors(rng, [(genre, len(GENRES))], DIMS, 0.6),
+        taste=0.7 * category_vectors(rng, [(kinds[n], len(w)) for n, w in USER_ATTRIBUTES], LATENT_DIMS, share),
+        latent=0.7 * category_vectors(rng, [(genre, len(GENRES))], LATENT_DIMS, 0.6),
         popularity=rng.normal(size=items),
         trend=drift * rng.normal(size=items),
         arrival=rng.random(users),
     )
-    entity, item = sample_choices(rng, truth, sample_activity(rng, users, items, events, LEAST))
+    entity, item = sample_choices(rng, truth, sample_activity(rng, users, items, events, MIN_ROWS))
     liking = (truth.taste[entity] * truth.latent[item]).sum(1) + 0.3 * truth.popularity[item]
     rating = np.clip(np.rint(3.2 + 0.6 * liking + rng.normal(scale=0.5, size=len(entity))), 1, 5)
     log = {
@@ -52,7 +52,7 @@ def simulate_users(
         "rating": rating,
         "time": sample_times(rng, truth, entity),
     }
-    people = {"user": truth.entity_ids} | {n: np.array(w)[kinds[n]] for n, w in USER_KINDS}
+    people = {"user": truth.entity_ids} | {n: np.array(w)[kinds[n]] for n, w in USER_ATTRIBUTES}
     year = rng.integers(1980, 2020, items).astype(str)
     title = np.array([f"Film {i}" for i in truth.item_ids])
     films = {"item": truth.item_ids, "title": title, "genres": genres, "year": year}

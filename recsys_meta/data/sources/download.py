@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from recsys_meta.core.atomic_io import atomic_directory
 from recsys_meta.core.errors import DataError
 
-TIMEOUT = 30.0
+TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ def download_archive(archive: ZipArchive, folder: Path, show: Callable[[float], 
             known_hash=f"md5:{archive.md5}" if archive.md5 else None,
             fname="archive.zip",
             path=scratch,
-            downloader=pooch.HTTPDownloader(progressbar=_DownloadProgress(show), timeout=TIMEOUT),
+            downloader=pooch.HTTPDownloader(progressbar=_DownloadProgress(show), timeout=TIMEOUT_SECONDS),
         )
-        _unpack(Path(path), archive, folder)
+        _unpack_members(Path(path), archive, folder)
     except RequestException as error:
         problem = f"{archive.url} cannot be fetched ({type(error).__name__})"
         raise DataError(problem, remedy=remedy) from None
@@ -76,7 +76,7 @@ def download_archive(archive: ZipArchive, folder: Path, show: Callable[[float], 
     return folder
 
 
-def _unpack(path: Path, archive: ZipArchive, folder: Path) -> None:
+def _unpack_members(path: Path, archive: ZipArchive, folder: Path) -> None:
     """Only the members that are wanted, by their last name: no path of the archive is ever followed."""
     with zipfile.ZipFile(path) as packed, atomic_directory(folder) as beside:
         for member in archive.members:

@@ -14,21 +14,21 @@ from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, FeatureField, Schema
 from recsys_meta.data.readers.cells import parse_numbers
 from recsys_meta.data.readers.csv_reader import CsvDialect, find_file, read_csv
-from recsys_meta.data.readers.local_time import hour_and_weekday, us_summer
+from recsys_meta.data.readers.local_time import hour_and_weekday, us_summer_time
 from recsys_meta.data.readers.raw_tables import (
-    BLOCK,
+    BLOCK_BYTES,
+    RawFeatureTable,
     RawTables,
     ReadChunks,
     RowChunk,
-    SideTable,
     map_chunks,
-    rename_columns,
-    single_chunk,
-    some_rows,
+    map_frames,
+    merge_chunks,
+    select_rows,
 )
 from recsys_meta.data.readers.time_columns import seconds_column
 
-LEAST = 300
+MIN_CHECKINS = 300
 """Check-ins that a city needs."""
 
 _POINT = (FeatureField(name=LATITUDE, kind="numeric"), FeatureField(name=LONGITUDE, kind="numeric"))
@@ -46,48 +46,48 @@ _SCHEMA = Schema(
     item_features=(*_POINT, FeatureField(name="city")),
     shots=(0, 64, 256, 1024),
     min_query=50,
-    least_rows=LEAST,
+    least_rows=MIN_CHECKINS,
     folds=5,
 )
-_COUNTRIES = ("US", "CA")  # where the rule for summer time holds; Mexico's dates were others
-_NO_SUMMER = ("Honolulu", "Phoenix", "Tucson")
+_SUMMER_TIME_COUNTRIES = ("US", "CA")  # where the rule for summer time holds; Mexico's dates were others
+_NO_SUMMER_TIME_CITIES = ("Honolulu", "Phoenix", "Tucson")
 
 
-def foursquare(folder: Path) -> RawTables:
+def read_foursquare(folder: Path) -> RawTables:
     """checkins.csv.gz, items.csv.gz (places) and cities.csv.gz."""
     visits, places, cities = (find_file(folder, f"{n}.csv") for n in ("checkins", "items", "cities"))
-    offsets = _offsets(read_csv(cities, ("city", "country", "utc_offset_h"), CsvDialect(",")))
+    offsets = _read_utc_offsets(read_csv(cities, ("city", "country", "utc_offset_h"), CsvDialect(",")))
     log = read_csv(visits, ("user", "item", "timestamp", "city"), CsvDialect(","))
-    spots = rename_columns(
+    spots = map_frames(
         read_csv(places, ("item", "lat", "lon", "city"), CsvDialect(",")), lambda f: f.rename(columns={"item": "place"})
     )
     return RawTables(
         schema=_SCHEMA,
-        events=map_chunks(single_chunk(log), lambda chunk: _visits(chunk, offsets)),
-        entities=SideTable("city", read_csv(cities, ("city", "country", "lat", "lon"), CsvDialect(","))),
-        items=SideTable("place", spots),
+        events=map_chunks(merge_chunks(log), lambda chunk: _checkins(chunk, offsets)),
+        entities=RawFeatureTable("city", read_csv(cities, ("city", "country", "lat", "lon"), CsvDialect(","))),
+        items=RawFeatureTable("place", spots),
         origin=(str(visits), str(places), str(cities)),
         expected={"entities": 41, "items": 7_878, "events": 183_958},
     )
 
 
-def _offsets(read: ReadChunks) -> pd.DataFrame:
+def _read_utc_offsets(read: ReadChunks) -> pd.DataFrame:
     """Hours ahead of UTC in winter, and whether summer time is kept, by city."""
-    table = pd.concat([chunk.frame for chunk in read(BLOCK)])
+    table = pd.concat([chunk.frame for chunk in read(BLOCK_BYTES)])
     table["offset"] = parse_numbers(table["utc_offset_h"])[0]
-    table["summer"] = table["country"].isin(_COUNTRIES) & ~table["city"].isin(_NO_SUMMER)
+    table["summer"] = table["country"].isin(_SUMMER_TIME_COUNTRIES) & ~table["city"].isin(_NO_SUMMER_TIME_CITIES)
     return table.drop_duplicates("city").set_index("city")[["offset", "summer"]]
 
 
-def _visits(chunk: RowChunk, offsets: pd.DataFrame) -> RowChunk:
+def _checkins(chunk: RowChunk, offsets: pd.DataFrame) -> RowChunk:
     city = chunk.frame["city"].str.strip()
-    large = city.map(city.value_counts()) >= LEAST
-    chunk = some_rows(chunk, (large & (city != "")).to_numpy(bool))
+    large = city.map(city.value_counts()) >= MIN_CHECKINS
+    chunk = select_rows(chunk, (large & (city != "")).to_numpy(bool))
     frame = chunk.frame.rename(columns={"item": "place"})
     here = offsets.reindex(frame["city"].str.strip())
     offset, summer = here["offset"].to_numpy(np.float64), here["summer"].fillna(False).to_numpy(bool)
     time = seconds_column(frame["timestamp"])
     usable = (time >= 0) & (time != NO_TIME) & ~np.isnan(offset)
-    later = us_summer(np.where(usable, time, 0), np.where(usable, offset, 0.0)) & summer & usable
+    later = us_summer_time(np.where(usable, time, 0), np.where(usable, offset, 0.0)) & summer & usable
     told = hour_and_weekday(time, offset + later)
-    return RowChunk(chunk.file, pd.concat([frame, told], axis=1), chunk.lines, chunk.rejects, chunk.done)
+    return RowChunk(chunk.file, pd.concat([frame, told], axis=1), chunk.lines, chunk.rejects, chunk.fraction)

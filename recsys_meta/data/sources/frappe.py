@@ -17,16 +17,16 @@ from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.core.types import IntArray
 from recsys_meta.data.readers.csv_reader import CsvDialect, find_file, read_csv
 from recsys_meta.data.readers.raw_tables import (
+    RawFeatureTable,
     RawTables,
     RowChunk,
-    SideTable,
     map_chunks,
-    rename_columns,
-    single_chunk,
-    some_rows,
+    map_frames,
+    merge_chunks,
+    select_rows,
 )
 
-REFUSALS = 2
+NEGATIVES = 2
 """Made rows for each usage (a pair is drawn)."""
 
 SEED = 20_150_512
@@ -53,42 +53,42 @@ _SCHEMA = Schema(
 )
 
 
-def frappe(folder: Path) -> RawTables:
+def read_frappe(folder: Path) -> RawTables:
     """interactions.csv.gz (usages) and items.csv.gz (apps)."""
     usages, apps = find_file(folder, "interactions.csv"), find_file(folder, "items.csv")
     columns = ("user", "item", *_CONTEXT)
     about = ("item", "category", "downloads", "developer", "language", "price")
     return RawTables(
         schema=_SCHEMA,
-        events=map_chunks(single_chunk(read_csv(usages, columns, CsvDialect(","))), with_refusals),
-        entities=SideTable("app", rename_columns(read_csv(apps, about, CsvDialect(",")), _app)),
+        events=map_chunks(merge_chunks(read_csv(usages, columns, CsvDialect(","))), add_negatives),
+        entities=RawFeatureTable("app", map_frames(read_csv(apps, about, CsvDialect(",")), _clean_apps)),
         duplicates="keep",
         origin=(str(usages), str(apps)),
-        expected={"entities": 4_082, "items": 957, "events": 96_203 * (1 + REFUSALS)},
+        expected={"entities": 4_082, "items": 957, "events": 96_203 * (1 + NEGATIVES)},
     )
 
 
-def _app(frame: pd.DataFrame) -> pd.DataFrame:
+def _clean_apps(frame: pd.DataFrame) -> pd.DataFrame:
     """Side information with 'unknown' as an empty cell; a price is free or paid."""
     known = frame.rename(columns={"item": "app"}).replace("unknown", "")
     price = known["price"].str.strip().str.lower()
     return known.assign(price=price.where(price.isin(["", "free"]), "paid"))
 
 
-def with_refusals(chunk: RowChunk) -> RowChunk:
+def add_negatives(chunk: RowChunk) -> RowChunk:
     """Each usage followed by its made refusals, which have its line."""
     user, _ = pd.factorize(chunk.frame["user"].str.strip())
     app, apps = pd.factorize(chunk.frame["item"].str.strip(), sort=True)
-    drawn = never_used(user, app, len(apps), np.random.default_rng(SEED))
-    rows = np.repeat(np.arange(len(user)), 1 + REFUSALS)
-    many = some_rows(chunk, rows)
+    drawn = sample_unused_apps(user, app, len(apps), np.random.default_rng(SEED))
+    rows = np.repeat(np.arange(len(user)), 1 + NEGATIVES)
+    many = select_rows(chunk, rows)
     shown = apps.take(np.column_stack([app, drawn]).reshape(-1))
-    click = np.tile([1] + [0] * REFUSALS, len(user))
+    click = np.tile([1] + [0] * NEGATIVES, len(user))
     frame = many.frame.drop(columns="item").assign(app=shown.to_numpy(), click=click)
-    return RowChunk(many.file, frame, many.lines, many.rejects, many.done)
+    return RowChunk(many.file, frame, many.lines, many.rejects, many.fraction)
 
 
-def never_used(user: IntArray, app: IntArray, apps: int, rng: np.random.Generator) -> IntArray:
+def sample_unused_apps(user: IntArray, app: IntArray, apps: int, rng: np.random.Generator) -> IntArray:
     """For each row [n] two different apps [n, 2] that its user never used, uniformly.
 
     Raises DataError where a user has used all apps but one.
@@ -97,7 +97,7 @@ def never_used(user: IntArray, app: IntArray, apps: int, rng: np.random.Generato
     owner = used // apps
     count = np.bincount(owner)
     left = apps - count[user]
-    if (left < REFUSALS).any():
+    if (left < NEGATIVES).any():
         raise DataError("a user has used every app, so that no refusals can be made", remedy="Is the file complete?")
     first = rng.integers(0, left)
     second = rng.integers(0, left - 1)

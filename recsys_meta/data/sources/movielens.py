@@ -14,7 +14,7 @@ import pandas as pd
 
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.data.readers.csv_reader import CsvDialect, find_file, read_csv
-from recsys_meta.data.readers.raw_tables import RawTables, ReadChunks, RowChunk, SideTable, rename_columns
+from recsys_meta.data.readers.raw_tables import RawFeatureTable, RawTables, ReadChunks, RowChunk, map_frames
 
 GENRES_100K = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
@@ -31,18 +31,18 @@ OCCUPATIONS_1M = (
 _AGE_FROM = np.array([0, 18, 25, 35, 45, 50, 56])
 _AGE_NAMES = np.array(["under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+"])
 
-_USER = (
+_USER_FIELDS = (
     FeatureField(name="gender"),
     FeatureField(name="age", column="age_group"),
     FeatureField(name="occupation"),
     FeatureField(name="zip", column="zip_prefix", min_count=5),
 )
-_FILM = (
+_FILM_FIELDS = (
     FeatureField(name="genres", kind="multi"),
     FeatureField(name="year", min_count=5),
     FeatureField(name="decade"),
 )
-_CREDITS = (
+_CREDIT_FIELDS = (
     FeatureField(name="director", kind="multi", separator=", ", min_count=2),
     FeatureField(name="actors", kind="multi", separator=", ", min_count=2),
     FeatureField(name="mpaa_rating"),
@@ -71,79 +71,81 @@ def _schema(
     )
 
 
-def movielens_100k(folder: Path) -> RawTables:
+def read_movielens_100k(folder: Path) -> RawTables:
     """u.data, u.user and u.item of MovieLens 100K."""
     ratings, users, films = (find_file(folder, n) for n in ("u.data", "u.user", "u.item"))
     flags = [f"is {g}" for g in GENRES_100K]
     film_names = ("item", "title", "released", "video", "url", *flags)
     return RawTables(
-        schema=_schema("movielens-100k", _USER, _FILM, 1),
-        events=read_csv(ratings, _EVENT, CsvDialect("\t", _EVENT, quotes=False)),
-        entities=_users(users, CsvDialect("|", ("user", "age", "gender", "occupation", "zip"), quotes=False), 1),
-        items=SideTable("item", rename_columns(_read_films(films, film_names, "|", flags), _flagged_film)),
+        schema=_schema("movielens-100k", _USER_FIELDS, _FILM_FIELDS, 1),
+        events=read_csv(ratings, _EVENT_COLUMNS, CsvDialect("\t", _EVENT_COLUMNS, quotes=False)),
+        entities=_user_table(users, CsvDialect("|", ("user", "age", "gender", "occupation", "zip"), quotes=False), 1),
+        items=RawFeatureTable("item", map_frames(_read_films(films, film_names, "|", flags), _genres_from_flags)),
         title="title",
         origin=_origin(ratings, users, films),
         expected={"entities": 943, "items": 1682, "events": 100_000},
     )
 
 
-def movielens_1m(folder: Path) -> RawTables:
+def read_movielens_1m(folder: Path) -> RawTables:
     """MovieLens 1M: ratings.dat, users.dat and movies.dat, or the tidy files with rough times."""
     if not (folder / "ratings.dat").is_file() and (folder / "ratings.csv.gz").is_file():
-        return _tidy_1m(folder)
+        return _read_tidy_1m(folder)
     ratings, users, films = (find_file(folder, f"{n}.dat") for n in ("ratings", "users", "movies"))
     return RawTables(
-        schema=_schema("movielens-1m", _USER, _FILM, 1),
-        events=read_csv(ratings, _EVENT, CsvDialect("::", _EVENT, quotes=False)),
-        entities=_users(users, CsvDialect("::", ("user", "gender", "age", "occupation", "zip"), quotes=False), 2),
-        items=SideTable(
-            "item", rename_columns(_read_films(films, ("item", "title", "genres"), "::", ["genres"]), _titled_film)
+        schema=_schema("movielens-1m", _USER_FIELDS, _FILM_FIELDS, 1),
+        events=read_csv(ratings, _EVENT_COLUMNS, CsvDialect("::", _EVENT_COLUMNS, quotes=False)),
+        entities=_user_table(users, CsvDialect("::", ("user", "gender", "age", "occupation", "zip"), quotes=False), 2),
+        items=RawFeatureTable(
+            "item", map_frames(_read_films(films, ("item", "title", "genres"), "::", ["genres"]), _year_from_title)
         ),
         title="title",
         origin=_origin(ratings, users, films),
-        expected=_PUBLISHED_1M,
+        expected=_PUBLISHED_COUNTS_1M,
     )
 
 
-def _tidy_1m(folder: Path) -> RawTables:
+def _read_tidy_1m(folder: Path) -> RawTables:
     ratings, users, films = (find_file(folder, f"{n}.csv.gz") for n in ("ratings", "users", "items"))
     columns = ("item", "title", "genres", "year", "mpaa_rating", "director", "actors")
     rough = CsvDialect(",", rename=lambda name: "time" if name == "approx_ts" else name)
     return RawTables(
-        schema=_schema("movielens-1m", _USER, (*_FILM, *_CREDITS), 1, exact=False),
-        events=read_csv(ratings, _EVENT, rough),
-        entities=_users(users, CsvDialect(","), 2),
-        items=SideTable("item", rename_columns(read_csv(films, columns, CsvDialect(",")), _dated_film)),
+        schema=_schema("movielens-1m", _USER_FIELDS, (*_FILM_FIELDS, *_CREDIT_FIELDS), 1, exact=False),
+        events=read_csv(ratings, _EVENT_COLUMNS, rough),
+        entities=_user_table(users, CsvDialect(","), 2),
+        items=RawFeatureTable("item", map_frames(read_csv(films, columns, CsvDialect(",")), _add_decade)),
         title="title",
         origin=_origin(ratings, users, films),
-        expected=_PUBLISHED_1M,
+        expected=_PUBLISHED_COUNTS_1M,
     )
 
 
-def movielens_latest(folder: Path) -> RawTables:
+def read_movielens_latest(folder: Path) -> RawTables:
     """ratings.csv and movies.csv of the 'latest' editions."""
     ratings, films = find_file(folder, "ratings.csv"), find_file(folder, "movies.csv")
     names = {"userId": "user", "movieId": "item", "timestamp": "time"}
     layout = CsvDialect(",", rename=lambda name: names.get(name, name))
     return RawTables(
-        schema=_schema("movielens-latest-small", (), _FILM, 0.5),
-        events=read_csv(ratings, _EVENT, layout),
-        items=SideTable("item", rename_columns(read_csv(films, ("item", "title", "genres"), layout), _titled_film)),
+        schema=_schema("movielens-latest-small", (), _FILM_FIELDS, 0.5),
+        events=read_csv(ratings, _EVENT_COLUMNS, layout),
+        items=RawFeatureTable(
+            "item", map_frames(read_csv(films, ("item", "title", "genres"), layout), _year_from_title)
+        ),
         title="title",
         origin=_origin(ratings, films),
         expected={"entities": 610, "items": 9724, "events": 100_836},
     )
 
 
-_EVENT = ("user", "item", "rating", "time")
-_PUBLISHED_1M = {"entities": 6040, "items": 3706, "events": 1_000_209}
+_EVENT_COLUMNS = ("user", "item", "rating", "time")
+_PUBLISHED_COUNTS_1M = {"entities": 6040, "items": 3706, "events": 1_000_209}
 
 
 def _origin(*paths: Path) -> tuple[str, ...]:
     return tuple(str(p) for p in paths)
 
 
-def _users(path: Path, layout: CsvDialect, digits: int) -> SideTable:
+def _user_table(path: Path, layout: CsvDialect, digits: int) -> RawFeatureTable:
     columns = ("user", "age", "gender", "occupation", "zip")
 
     def change(frame: pd.DataFrame) -> pd.DataFrame:
@@ -155,7 +157,7 @@ def _users(path: Path, layout: CsvDialect, digits: int) -> SideTable:
             occupation=work.where(~work.isin(named), work.map(named)),
         )
 
-    return SideTable("user", rename_columns(read_csv(path, columns, layout), change))
+    return RawFeatureTable("user", map_frames(read_csv(path, columns, layout), change))
 
 
 def _age_group(age: pd.Series) -> pd.Series:
@@ -168,13 +170,13 @@ def _read_films(path: Path, names: tuple[str, ...], separator: str, more: list[s
     """Old films files are Latin-1; copies of them have often been turned into UTF-8."""
 
     def read(block: int) -> Iterator[RowChunk]:
-        layout = CsvDialect(separator, names, quotes=False, encoding=_encoding(path))
+        layout = CsvDialect(separator, names, quotes=False, encoding=_detect_encoding(path))
         return read_csv(path, ["item", "title", *more], layout)(block)
 
     return read
 
 
-def _encoding(path: Path) -> str:
+def _detect_encoding(path: Path) -> str:
     try:
         path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
@@ -182,21 +184,21 @@ def _encoding(path: Path) -> str:
     return "utf-8"
 
 
-def _flagged_film(frame: pd.DataFrame) -> pd.DataFrame:
+def _genres_from_flags(frame: pd.DataFrame) -> pd.DataFrame:
     """100K: one column of 0 or 1 for each genre."""
     genres = pd.Series("", index=frame.index, dtype="str")
     for name in GENRES_100K[1:]:
         genres = genres + np.where(frame[f"is {name}"].str.strip() == "1", f"{name}|", "")
-    return _titled_film(frame.assign(genres=genres))
+    return _year_from_title(frame.assign(genres=genres))
 
 
-def _titled_film(frame: pd.DataFrame) -> pd.DataFrame:
+def _year_from_title(frame: pd.DataFrame) -> pd.DataFrame:
     """The year stands at the end of the title: 'Heat (1995)'."""
     year = frame["title"].str.extract(r"\((\d{4})(?:[-\u2013]\d{0,4})?\)\s*$", expand=False).fillna("")
-    return _dated_film(frame.assign(year=year))
+    return _add_decade(frame.assign(year=year))
 
 
-def _dated_film(frame: pd.DataFrame) -> pd.DataFrame:
+def _add_decade(frame: pd.DataFrame) -> pd.DataFrame:
     decade = frame["year"].str[:3].where(frame["year"].str.len() == 4, "")
     return frame.assign(
         genres=frame["genres"].replace("(no genres listed)", ""),

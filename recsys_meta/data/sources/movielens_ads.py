@@ -16,23 +16,23 @@ import pandas as pd
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.data.readers.cells import coalesce, parse_numbers
 from recsys_meta.data.readers.raw_tables import (
+    RawFeatureTable,
     RawTables,
     RowChunk,
-    SideTable,
     map_chunks,
-    rename_columns,
-    single_chunk,
-    some_rows,
+    map_frames,
+    merge_chunks,
+    select_rows,
 )
-from recsys_meta.data.sources.movielens import movielens_1m
+from recsys_meta.data.sources.movielens import read_movielens_1m
 
-LEAST, OLD = 80, 300
+MIN_ROWS, OLD_AD_ROWS = 80, 300
 """Rows that an ad needs, and rows that make it an old one."""
 
 BLOCK_ROWS = 20
 """Rows of a published block; there are three before the rows that everything is judged on."""
 
-CLICK = 4
+CLICK_RATING = 4
 """The rating that is a click."""
 
 _SCHEMA = Schema(
@@ -59,50 +59,50 @@ _SCHEMA = Schema(
     shots=(0, BLOCK_ROWS, 2 * BLOCK_ROWS, 3 * BLOCK_ROWS),
     query_from=3 * BLOCK_ROWS,
     min_query=20,
-    least_rows=LEAST,
-    past_rows=OLD,
+    least_rows=MIN_ROWS,
+    past_rows=OLD_AD_ROWS,
 )
 
 
-def movielens_1m_ads(folder: Path) -> RawTables:
+def read_movielens_1m_ads(folder: Path) -> RawTables:
     """The published order: rows of an ad by ascending user id."""
-    return _ads(folder, _SCHEMA, forward=False)
+    return _read_ads(folder, _SCHEMA, forward=False)
 
 
-def movielens_1m_ads_forward(folder: Path) -> RawTables:
+def read_movielens_1m_ads_forward(folder: Path) -> RawTables:
     """True order: rows of an ad by descending user id."""
-    return _ads(folder, _SCHEMA.model_copy(update={"name": "movielens-1m-ads-forward"}), forward=True)
+    return _read_ads(folder, _SCHEMA.model_copy(update={"name": "movielens-1m-ads-forward"}), forward=True)
 
 
-def _ads(folder: Path, schema: Schema, forward: bool) -> RawTables:
-    films = movielens_1m(folder)
+def _read_ads(folder: Path, schema: Schema, forward: bool) -> RawTables:
+    films = read_movielens_1m(folder)
     assert films.items is not None
     return RawTables(
         schema=schema,
-        events=map_chunks(single_chunk(films.events), lambda chunk: _shown(chunk, forward)),
-        entities=SideTable("movie", rename_columns(films.items.read, _film)),
+        events=map_chunks(merge_chunks(films.events), lambda chunk: _impressions(chunk, forward)),
+        entities=RawFeatureTable("movie", map_frames(films.items.read, _ad_features)),
         items=films.entities,
         origin=films.origin,
         expected={"entities": 1_058 + 1_127, "items": 6_040, "events": 765_669 + 191_407},
     )
 
 
-def _film(frame: pd.DataFrame) -> pd.DataFrame:
+def _ad_features(frame: pd.DataFrame) -> pd.DataFrame:
     """Films by the name of the entity; the year at the end of a title is a feature of its own."""
     title = frame["title"].str.replace(r"\s*\(\d{4}[^)]*\)\s*$", "", regex=True)
     return frame.rename(columns={"item": "movie"}).assign(title=title)
 
 
-def _shown(chunk: RowChunk, forward: bool) -> RowChunk:
+def _impressions(chunk: RowChunk, forward: bool) -> RowChunk:
     """Ratings of films with enough of them, as ads shown to users."""
     movie = chunk.frame["item"]
-    chunk = some_rows(chunk, (movie.map(movie.value_counts()) >= LEAST).to_numpy(bool))
+    chunk = select_rows(chunk, (movie.map(movie.value_counts()) >= MIN_ROWS).to_numpy(bool))
     frame = chunk.frame
     rating, _ = parse_numbers(frame["rating"])
     user, _ = parse_numbers(frame["user"])
     turn = np.nanmax(user, initial=0) + 1 - user if forward else user
     told = {"movie": frame["item"], "user": frame["user"]}
     # Cells that are no numbers stay as they are, to be refused with their lines.
-    told["click"] = coalesce((rating >= CLICK).astype(int), np.isnan(rating), frame["rating"])
+    told["click"] = coalesce((rating >= CLICK_RATING).astype(int), np.isnan(rating), frame["rating"])
     told["turn"] = coalesce(turn, np.isnan(user), frame["user"])
-    return RowChunk(chunk.file, pd.DataFrame(told), chunk.lines, chunk.rejects, chunk.done)
+    return RowChunk(chunk.file, pd.DataFrame(told), chunk.lines, chunk.rejects, chunk.fraction)

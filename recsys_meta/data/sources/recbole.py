@@ -12,23 +12,23 @@ from pathlib import Path
 
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField, Schema
-from recsys_meta.data.readers.csv_reader import CsvDialect, header_of, read_csv
-from recsys_meta.data.readers.raw_tables import RawTables, SideTable
+from recsys_meta.data.readers.csv_reader import CsvDialect, read_csv, read_header
+from recsys_meta.data.readers.raw_tables import RawFeatureTable, RawTables
 
 _KINDS = {"token": "categorical", "token_seq": "multi", "float": "numeric"}
 _LABELS = ("rating", "label", "click")
 _TITLES = ("title", "movie_title", "name")
-_LAYOUT = CsvDialect("\t", quotes=False, rename=lambda name: name.partition(":")[0])
+_DIALECT = CsvDialect("\t", quotes=False, rename=lambda name: name.partition(":")[0])
 
 
-def recbole(path: Path) -> tuple[RawTables, tuple[str, ...]]:
+def read_recbole(path: Path) -> tuple[RawTables, tuple[str, ...]]:
     """The tables of an .inter file, or of the one in a directory, and the columns that were left out.
 
     The first column of .inter is the entity, the second the item, as in RecBole's own data sets unless they are
     called user_id and item_id. A column named rating, label or click is the label; timestamp is the time.
     """
-    inter = _inter(path)
-    columns = _columns(inter)
+    inter = _find_inter_file(path)
+    columns = _read_column_types(inter)
     entity = "user_id" if "user_id" in columns else next(iter(columns))
     item = "item_id" if "item_id" in columns else next(c for c in columns if c != entity)
     label = next((c for c in _LABELS if columns.get(c) == "float"), None)
@@ -36,9 +36,10 @@ def recbole(path: Path) -> tuple[RawTables, tuple[str, ...]]:
     sides = {}
     for ending, key in ((".user", entity), (".item", item)):
         file = inter.with_suffix(ending)
-        sides[ending] = (file, _columns(file)) if file.is_file() else (None, {key: "token"})
+        sides[ending] = (file, _read_column_types(file)) if file.is_file() else (None, {key: "token"})
     fields = {
-        ending: _fields(known, key) for (ending, (_, known)), key in zip(sides.items(), (entity, item), strict=True)
+        ending: _feature_fields(known, key)
+        for (ending, (_, known)), key in zip(sides.items(), (entity, item), strict=True)
     }
     schema = Schema(
         name=inter.stem,
@@ -54,9 +55,9 @@ def recbole(path: Path) -> tuple[RawTables, tuple[str, ...]]:
     title = next((t for t in _TITLES if t in sides[".item"][1]), None)
     tables = RawTables(
         schema=schema,
-        events=read_csv(inter, used, _LAYOUT),
-        entities=_side(sides[".user"][0], entity, fields[".user"]),
-        items=_side(sides[".item"][0], item, fields[".item"], title),
+        events=read_csv(inter, used, _DIALECT),
+        entities=_feature_table(sides[".user"][0], entity, fields[".user"]),
+        items=_feature_table(sides[".item"][0], item, fields[".item"], title),
         title=title,
         origin=tuple(str(p) for p in (inter, sides[".user"][0], sides[".item"][0]) if p),
     )
@@ -65,7 +66,7 @@ def recbole(path: Path) -> tuple[RawTables, tuple[str, ...]]:
     return tables, tuple(unused)
 
 
-def _inter(path: Path) -> Path:
+def _find_inter_file(path: Path) -> Path:
     if not path.exists():
         raise DataError("no such file or directory", file=path, remedy="Give an .inter file or its directory")
     if path.is_file():
@@ -77,9 +78,9 @@ def _inter(path: Path) -> Path:
     return found[0]
 
 
-def _columns(path: Path) -> dict[str, str]:
+def _read_column_types(path: Path) -> dict[str, str]:
     """Column -> type, from the header."""
-    header = header_of(path, CsvDialect("\t", quotes=False))
+    header = read_header(path, CsvDialect("\t", quotes=False))
     columns = dict(c.partition(":")[::2] for c in header)
     for name, kind in columns.items():
         if kind not in (*_KINDS, "float_seq"):
@@ -92,7 +93,7 @@ def _columns(path: Path) -> dict[str, str]:
     return columns
 
 
-def _fields(columns: Mapping[str, str], key: str) -> tuple[FeatureField, ...]:
+def _feature_fields(columns: Mapping[str, str], key: str) -> tuple[FeatureField, ...]:
     named = {c: "".join(x if x.isalnum() or x in "_-" else "_" for x in c) for c in columns}
     return tuple(
         FeatureField.model_validate({"name": named[c], "kind": _KINDS[kind], "column": c, "separator": " "})
@@ -101,8 +102,10 @@ def _fields(columns: Mapping[str, str], key: str) -> tuple[FeatureField, ...]:
     )
 
 
-def _side(file: Path | None, key: str, fields: tuple[FeatureField, ...], title: str | None = None) -> SideTable | None:
+def _feature_table(
+    file: Path | None, key: str, fields: tuple[FeatureField, ...], title: str | None = None
+) -> RawFeatureTable | None:
     if file is None:
         return None
     columns = dict.fromkeys([key, *(f.source for f in fields), *([title] if title else [])])
-    return SideTable(key, read_csv(file, list(columns), _LAYOUT))
+    return RawFeatureTable(key, read_csv(file, list(columns), _DIALECT))

@@ -12,16 +12,16 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.core.schema import Objective, Schema, explain_errors
 from recsys_meta.data.build.prepare import prepare
-from recsys_meta.data.readers.raw_tables import BLOCK, OnError, Progress, RawTables
+from recsys_meta.data.readers.raw_tables import BLOCK_BYTES, OnError, ProgressCallback, RawTables
 from recsys_meta.data.simulators.ads import simulate_ads
 from recsys_meta.data.simulators.cities import simulate_cities
 from recsys_meta.data.simulators.users import simulate_users
 from recsys_meta.data.sources.download import ZipArchive, download_archive
-from recsys_meta.data.sources.foursquare import foursquare
-from recsys_meta.data.sources.frappe import frappe
-from recsys_meta.data.sources.movielens import movielens_1m, movielens_100k, movielens_latest
-from recsys_meta.data.sources.movielens_ads import movielens_1m_ads, movielens_1m_ads_forward
-from recsys_meta.data.sources.trivago import trivago
+from recsys_meta.data.sources.foursquare import read_foursquare
+from recsys_meta.data.sources.frappe import read_frappe
+from recsys_meta.data.sources.movielens import read_movielens_1m, read_movielens_100k, read_movielens_latest
+from recsys_meta.data.sources.movielens_ads import read_movielens_1m_ads, read_movielens_1m_ads_forward
+from recsys_meta.data.sources.trivago import read_trivago
 
 _GROUPLENS = (
     "GroupLens licence: research use with acknowledgement (Harper and Konstan, 2015); no redistribution without "
@@ -30,7 +30,7 @@ _GROUPLENS = (
 _NOT_SHIPPED = "Nobody is licensed to pass the files on, so they are not fetched; docs/data.md lists their columns"
 _FREE = "made by this project, free of any terms"
 
-DOWNLOADS = "downloads"
+DOWNLOADS_FOLDER = "downloads"
 """Name of the directory beside the prepared data sets where fetched files are kept."""
 
 
@@ -45,34 +45,34 @@ class DataSource:
     title: str
     terms: str
     url: str = ""
-    obtain: str = ""
-    folders: tuple[str, ...] = ()
-    marks: tuple[str, ...] = ()
+    manual_download: str = ""
+    folder_names: tuple[str, ...] = ()
+    marker_files: tuple[str, ...] = ()
     load: Callable[[Path], RawTables] | None = None
     simulate: Callable[[int], RawTables] | None = None
     archive: ZipArchive | None = None
 
 
-def _archive(name: str, files: tuple[str, ...], md5: str | None = None) -> ZipArchive:
+def _grouplens_archive(name: str, files: tuple[str, ...], md5: str | None = None) -> ZipArchive:
     members = tuple(f"{name}/{file}" for file in files)
     return ZipArchive(f"https://files.grouplens.org/datasets/movielens/{name}.zip", members, md5)
 
 
 _FOLDERS_1M = ("ml-1m", "movielens-1m", "1m")
 _MARKS_1M = ("ratings.dat", "ratings.dat.gz", "ratings.csv.gz")
-_ARCHIVE_1M = _archive(
+_ARCHIVE_1M = _grouplens_archive(
     "ml-1m", ("ratings.dat", "users.dat", "movies.dat", "README"), "c4d9eecfca2ab87c1945afe126590906"
 )
 
 
-def _ads(order: str, load: Callable[[Path], RawTables]) -> DataSource:
+def _ads_source(order: str, load: Callable[[Path], RawTables]) -> DataSource:
     """MovieLens 1M as advertisements: the files are those of movielens-1m."""
     return DataSource(
         title=f"MovieLens 1M as a log of ads: a film is an ad, a rating of 4 or more a click; {order}",
         terms=_GROUPLENS,
         url="https://grouplens.org/datasets/movielens/1m/",
-        folders=_FOLDERS_1M,
-        marks=_MARKS_1M,
+        folder_names=_FOLDERS_1M,
+        marker_files=_MARKS_1M,
         load=load,
         archive=_ARCHIVE_1M,
     )
@@ -83,55 +83,57 @@ SOURCES: Mapping[str, DataSource] = {
         title="100,000 film ratings of 943 users with age, gender and occupation",
         terms=_GROUPLENS,
         url="https://grouplens.org/datasets/movielens/100k/",
-        folders=("ml-100k", "movielens-100k", "100k"),
-        marks=("u.data", "u.data.gz"),
-        load=movielens_100k,
-        archive=_archive("ml-100k", ("u.data", "u.user", "u.item", "README"), "0e33842e24a9c977be4e0107933c0723"),
+        folder_names=("ml-100k", "movielens-100k", "100k"),
+        marker_files=("u.data", "u.data.gz"),
+        load=read_movielens_100k,
+        archive=_grouplens_archive(
+            "ml-100k", ("u.data", "u.user", "u.item", "README"), "0e33842e24a9c977be4e0107933c0723"
+        ),
     ),
     "movielens-1m": DataSource(
         title="1,000,209 film ratings of 6,040 users with age, gender and occupation",
         terms=_GROUPLENS,
         url="https://grouplens.org/datasets/movielens/1m/",
-        folders=_FOLDERS_1M,
-        marks=_MARKS_1M,
-        load=movielens_1m,
+        folder_names=_FOLDERS_1M,
+        marker_files=_MARKS_1M,
+        load=read_movielens_1m,
         archive=_ARCHIVE_1M,
     ),
     "movielens-latest-small": DataSource(
         title="100,836 film ratings of 610 users, in half stars, 1996 to 2018",
         terms=_GROUPLENS,
         url="https://grouplens.org/datasets/movielens/latest/",
-        folders=("ml-latest-small", "movielens-latest-small", "latest-small"),
-        marks=("ratings.csv", "ratings.csv.gz"),
-        load=movielens_latest,
-        archive=_archive("ml-latest-small", ("ratings.csv", "movies.csv", "README.txt")),
+        folder_names=("ml-latest-small", "movielens-latest-small", "latest-small"),
+        marker_files=("ratings.csv", "ratings.csv.gz"),
+        load=read_movielens_latest,
+        archive=_grouplens_archive("ml-latest-small", ("ratings.csv", "movies.csv", "README.txt")),
     ),
-    "movielens-1m-ads": _ads("in the published order, which runs back in time", movielens_1m_ads),
-    "movielens-1m-ads-forward": _ads("in the order of time", movielens_1m_ads_forward),
+    "movielens-1m-ads": _ads_source("in the published order, which runs back in time", read_movielens_1m_ads),
+    "movielens-1m-ads-forward": _ads_source("in the order of time", read_movielens_1m_ads_forward),
     "trivago-100k": DataSource(
         title="312,539 showings of 106,866 hotels in lists with prices and positions, 2 days of 2018",
         terms="released by trivago for the RecSys Challenge 2019: research; no open licence is known",
-        obtain=_NOT_SHIPPED,
-        folders=("trivago-100k",),
-        marks=("impressions.csv.gz", "impressions.csv"),
-        load=trivago,
+        manual_download=_NOT_SHIPPED,
+        folder_names=("trivago-100k",),
+        marker_files=("impressions.csv.gz", "impressions.csv"),
+        load=read_trivago,
     ),
     "frappe": DataSource(
         title="96,203 usages of 4,082 phone apps by 957 users in context, each with two made refusals",
         terms="research use with citation of Baltrunas et al. (2015, arXiv:1505.03014); no redistribution without "
         "permission, no commercial use, no attempt to identify people",
-        obtain=_NOT_SHIPPED,
-        folders=("frappe",),
-        marks=("interactions.csv.gz", "interactions.csv"),
-        load=frappe,
+        manual_download=_NOT_SHIPPED,
+        folder_names=("frappe",),
+        marker_files=("interactions.csv.gz", "interactions.csv"),
+        load=read_frappe,
     ),
     "foursquare-us": DataSource(
         title="check-ins at places of 41 cities with coordinates, 2012 and 2013",
         terms="research use with citation of Liu et al. (2017) and Yang et al.",
-        obtain=_NOT_SHIPPED,
-        folders=("foursquare-us",),
-        marks=("checkins.csv.gz", "checkins.csv"),
-        load=foursquare,
+        manual_download=_NOT_SHIPPED,
+        folder_names=("foursquare-us",),
+        marker_files=("checkins.csv.gz", "checkins.csv"),
+        load=read_foursquare,
     ),
     "simulated-users": DataSource(
         title="made users who watch and rate films; the truth is known",
@@ -151,7 +153,7 @@ SOURCES: Mapping[str, DataSource] = {
 }
 
 
-def _source(name: str) -> DataSource:
+def _get_source(name: str) -> DataSource:
     if name not in SOURCES:
         raise ConfigError(f"no data set '{name}'; there are {', '.join(SOURCES)}. Your own needs a TOML schema")
     return SOURCES[name]
@@ -163,22 +165,22 @@ def locate(name: str, source: Path | None, data_root: Path | None) -> Path | Non
     None when it is in neither, or needs no files. Raises ConfigError for an unknown name and DataError for a
     `source` that does not hold the data set.
     """
-    known = _source(name)
+    known = _get_source(name)
     if source is not None:
         if known.load is None:
             raise ConfigError(f"'{name}' is simulated and reads no files")
         if not source.is_dir():
-            raise DataError("no such directory", file=source, remedy=f"Give the directory with {known.marks[0]}")
-        if (found := _holding(source, known)) is None:
-            wanted = " or ".join(known.marks)
+            raise DataError("no such directory", file=source, remedy=f"Give the directory with {known.marker_files[0]}")
+        if (found := _find_folder(source, known)) is None:
+            wanted = " or ".join(known.marker_files)
             raise DataError(f"does not hold {name}", file=source, remedy=f"A file {wanted} is expected there")
         return found
-    return None if data_root is None else _holding(data_root, known, itself=False)
+    return None if data_root is None else _find_folder(data_root, known, itself=False)
 
 
-def _holding(root: Path, known: DataSource, itself: bool = True) -> Path | None:
-    for folder in ([root] if itself else []) + [root / name for name in known.folders]:
-        if any((folder / mark).is_file() for mark in known.marks):
+def _find_folder(root: Path, known: DataSource, itself: bool = True) -> Path | None:
+    for folder in ([root] if itself else []) + [root / name for name in known.folder_names]:
+        if any((folder / mark).is_file() for mark in known.marker_files):
             return folder
     return None
 
@@ -189,14 +191,14 @@ def prepare_named(
     source: Path | None = None,
     data_root: Path | None = None,
     on_error: OnError = "fail",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     *,
     objective: Objective | None = None,
     positive: float | None = None,
     seed: int = 0,
     download: bool = True,
     downloads: Path | None = None,
-    block: int = BLOCK,
+    block: int = BLOCK_BYTES,
 ) -> Dataset:
     """Prepare a built-in data set in the directory `out` and open it.
 
@@ -204,35 +206,43 @@ def prepare_named(
     into `downloads` (by default beside `out`). `objective` and `positive` override the schema's; `seed` is
     the simulators'. Raises ConfigError for an unknown name or a wrong combination, DataError for the data.
     """
-    known, out = _source(name), Path(out)
+    known, out = _get_source(name), Path(out)
     show = progress or (lambda stage, done: None)
     if known.simulate is not None:
         locate(name, source, None)
         tables, about = known.simulate(seed), {"seed": seed}
     else:
-        downloads = downloads or out.parent / DOWNLOADS
-        folder = _folder(name, source, data_root, downloads, show if download else None)
+        downloads = downloads or out.parent / DOWNLOADS_FOLDER
+        folder = _obtain_folder(name, source, data_root, downloads, show if download else None)
         assert known.load is not None
         tables, about = known.load(folder), {}
-    tables = with_overrides(tables, objective, positive)
+    tables = override_schema(tables, objective, positive)
     told = {"name": name, "title": known.title, "terms": known.terms, "url": known.url, **about}
     return prepare(tables, out, on_error, progress, told, block)
 
 
-def _folder(name: str, source: Path | None, data_root: Path | None, downloads: Path, show: Progress | None) -> Path:
+def _obtain_folder(
+    name: str, source: Path | None, data_root: Path | None, downloads: Path, show: ProgressCallback | None
+) -> Path:
     known = SOURCES[name]
-    found = locate(name, source, data_root) or _holding(downloads, known, itself=False)
+    found = locate(name, source, data_root) or _find_folder(downloads, known, itself=False)
     if found is not None:
         return found
-    where = f"name its directory with --source, or put it as {known.folders[0]} under RECSYS_META_DATA"
+    where = f"name its directory with --source, or put it as {known.folder_names[0]} under RECSYS_META_DATA"
     if show is None or known.archive is None:
         looked = " or ".join(str(p) for p in (data_root, downloads) if p)
-        remedy = f"Download it from {known.url}, unpack it, and {where}" if known.url else f"{known.obtain}; {where}"
+        remedy = (
+            f"Download it from {known.url}, unpack it, and {where}"
+            if known.url
+            else f"{known.manual_download}; {where}"
+        )
         raise DataError(f"{name} was not found under {looked}", remedy=remedy)
-    return download_archive(known.archive, downloads / known.folders[0], lambda done: show("downloading", done), where)
+    return download_archive(
+        known.archive, downloads / known.folder_names[0], lambda done: show("downloading", done), where
+    )
 
 
-def with_overrides(tables: RawTables, objective: Objective | None, positive: float | None) -> RawTables:
+def override_schema(tables: RawTables, objective: Objective | None, positive: float | None) -> RawTables:
     """The same tables with another objective or threshold. Raises ConfigError when they do not go together."""
     change = {k: v for k, v in {"objective": objective, "positive": positive}.items() if v is not None}
     try:

@@ -9,26 +9,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError, DataError
-from recsys_meta.core.feature_encoding import LIST
+from recsys_meta.core.feature_encoding import LIST_MARK
 from recsys_meta.core.schema import FeatureField, Objective, Schema, explain_errors, read_schema
 from recsys_meta.data.build.prepare import prepare
-from recsys_meta.data.geo.geo_columns import CLOCK, derive_columns, plan_derived
-from recsys_meta.data.readers.csv_reader import CsvDialect, header_of, read_csv
-from recsys_meta.data.readers.parquet_reader import columns_of, read_parquet
+from recsys_meta.data.geo.geo_columns import LOCAL_TIME_FIELDS, derive_columns, plan_derived
+from recsys_meta.data.readers.csv_reader import CsvDialect, read_csv, read_header
+from recsys_meta.data.readers.parquet_reader import read_column_names, read_parquet
 from recsys_meta.data.readers.raw_tables import (
-    BLOCK,
+    BLOCK_BYTES,
     Duplicates,
     OnError,
-    Progress,
+    ProgressCallback,
+    RawFeatureTable,
     RawTables,
     ReadChunks,
     RowChunk,
-    SideTable,
 )
-from recsys_meta.data.sources.recbole import recbole
-from recsys_meta.data.sources.registry import with_overrides
+from recsys_meta.data.sources.recbole import read_recbole
+from recsys_meta.data.sources.registry import override_schema
 
-PARQUET = (".parquet", ".pq")
+PARQUET_SUFFIXES = (".parquet", ".pq")
 """Endings of Parquet files; all others are read as text."""
 
 
@@ -57,11 +57,11 @@ def prepare_custom(
     path: Path | str,
     out: Path | str,
     on_error: OnError = "fail",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     *,
     objective: Objective | None = None,
     positive: float | None = None,
-    block: int = BLOCK,
+    block: int = BLOCK_BYTES,
 ) -> Dataset:
     """Prepare a user's data in the directory `out` and open it.
 
@@ -70,13 +70,13 @@ def prepare_custom(
     """
     tables, unused = read_custom(Path(path))
     about = {"name": tables.schema.name, "unused_columns": list(unused)}
-    return prepare(with_overrides(tables, objective, positive), Path(out), on_error, progress, about, block)
+    return prepare(override_schema(tables, objective, positive), Path(out), on_error, progress, about, block)
 
 
 def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:
     """The tables that a schema or an .inter file describes, and the columns that could not be used."""
     if path.is_dir() or path.suffix == ".inter":
-        return recbole(path)
+        return read_recbole(path)
     if path.suffix != ".toml":
         remedy = "Write a TOML schema beside it that says what its columns mean (docs/data.md)"
         raise DataError("is neither a TOML schema nor an .inter file", file=path, remedy=remedy)
@@ -85,15 +85,15 @@ def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:
         files = SchemaFiles.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{path}: [files] {explain_errors(error)}") from None
-    return _tables(path.parent, schema, files), ()
+    return _build_tables(path.parent, schema, files), ()
 
 
-def _tables(folder: Path, schema: Schema, files: SchemaFiles) -> RawTables:
+def _build_tables(folder: Path, schema: Schema, files: SchemaFiles) -> RawTables:
     _check_encoding(files)
-    events = _expand(folder, [files.events] if isinstance(files.events, str) else files.events)
+    events = _expand_patterns(folder, [files.events] if isinstance(files.events, str) else files.events)
     # Only for what may have to be made is it of interest what there is.
-    asked = files.city_radius_km is not None or any(f.name in CLOCK for f in schema.context)
-    there = _columns(events[0], files) if asked else schema.event_columns
+    asked = files.city_radius_km is not None or any(f.name in LOCAL_TIME_FIELDS for f in schema.context)
+    there = _read_columns(events[0], files) if asked else schema.event_columns
     want = plan_derived(schema, files.city_radius_km, there, files.entities is not None)
     made = want.columns(schema)
     used = [c for c in schema.event_columns if c not in made]
@@ -102,9 +102,9 @@ def _tables(folder: Path, schema: Schema, files: SchemaFiles) -> RawTables:
     named = [folder / name for name in (files.entities, files.items) if name]
     tables = RawTables(
         schema=schema,
-        events=_chained([_reader(p, used, files) for p in events]),
-        entities=_side(folder, files, files.entities, events, schema.entity, of_entities, None),
-        items=_side(folder, files, files.items, events, schema.item, of_items, files.title),
+        events=_chain_readers([_reader(p, used, files) for p in events]),
+        entities=_feature_table(folder, files, files.entities, events, schema.entity, of_entities, None),
+        items=_feature_table(folder, files, files.items, events, schema.item, of_items, files.title),
         title=files.title,
         duplicates=files.duplicates,
         origin=tuple(str(p) for p in [*events, *named]),
@@ -112,9 +112,9 @@ def _tables(folder: Path, schema: Schema, files: SchemaFiles) -> RawTables:
     return derive_columns(tables, want)
 
 
-def _columns(path: Path, files: SchemaFiles) -> tuple[str, ...]:
+def _read_columns(path: Path, files: SchemaFiles) -> tuple[str, ...]:
     """The columns that a file has."""
-    return columns_of(path) if path.suffix in PARQUET else header_of(path, _layout(files))
+    return read_column_names(path) if path.suffix in PARQUET_SUFFIXES else read_header(path, _dialect(files))
 
 
 def _check_encoding(files: SchemaFiles) -> None:
@@ -126,7 +126,7 @@ def _check_encoding(files: SchemaFiles) -> None:
         raise ConfigError(f"[files] encoding '{files.encoding}' cannot be read; save the files as utf-8 or latin-1")
 
 
-def _expand(folder: Path, names: list[str]) -> list[Path]:
+def _expand_patterns(folder: Path, names: list[str]) -> list[Path]:
     paths: list[Path] = []
     for name in names:
         found = sorted(folder.glob(name)) if any(c in name for c in "*?[") else [folder / name]
@@ -138,7 +138,7 @@ def _expand(folder: Path, names: list[str]) -> list[Path]:
     return paths
 
 
-def _side(
+def _feature_table(
     folder: Path,
     files: SchemaFiles,
     name: str | None,
@@ -146,34 +146,34 @@ def _side(
     key: str,
     fields: tuple[FeatureField, ...],
     title: str | None,
-) -> SideTable | None:
+) -> RawFeatureTable | None:
     """A table of its own, or the features as columns of the events."""
     columns = list(dict.fromkeys([key, *(f.source for f in fields), *([title] if title else [])]))
-    join = {f.source: LIST for f in fields if f.kind == "multi" and f.source != title}
+    join = {f.source: LIST_MARK for f in fields if f.kind == "multi" and f.source != title}
     if name is not None:
-        return SideTable(key, _reader(folder / name, columns, files, join))
+        return RawFeatureTable(key, _reader(folder / name, columns, files, join))
     if len(columns) == 1:
         return None
-    return SideTable(key, _chained([_reader(p, columns, files, join) for p in events]), inline=True)
+    return RawFeatureTable(key, _chain_readers([_reader(p, columns, files, join) for p in events]), inline=True)
 
 
 def _reader(path: Path, columns: Sequence[str], files: SchemaFiles, join: dict[str, str] | None = None) -> ReadChunks:
-    if path.suffix in PARQUET:
+    if path.suffix in PARQUET_SUFFIXES:
         return read_parquet(path, columns, join)
-    return read_csv(path, columns, _layout(files))
+    return read_csv(path, columns, _dialect(files))
 
 
-def _layout(files: SchemaFiles) -> CsvDialect:
+def _dialect(files: SchemaFiles) -> CsvDialect:
     return CsvDialect(files.separator, quotes=files.quotes, encoding=files.encoding)
 
 
-def _chained(readers: list[ReadChunks]) -> ReadChunks:
+def _chain_readers(readers: list[ReadChunks]) -> ReadChunks:
     """Several files as one table."""
 
     def read(block: int) -> Iterator[RowChunk]:
         for i, reader in enumerate(readers):
             for chunk in reader(block):
-                done = (i + chunk.done) / len(readers)
+                done = (i + chunk.fraction) / len(readers)
                 yield RowChunk(chunk.file, chunk.frame, chunk.lines, chunk.rejects, done)
 
     return read

@@ -17,14 +17,14 @@ from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.data.readers.cells import Mask, coalesce, parse_numbers
 from recsys_meta.data.readers.csv_reader import CsvDialect, find_file, read_csv
 from recsys_meta.data.readers.raw_tables import (
-    BLOCK,
+    BLOCK_BYTES,
+    RawFeatureTable,
     RawTables,
     ReadChunks,
     RowChunk,
-    SideTable,
-    in_memory,
     map_chunks,
-    single_chunk,
+    merge_chunks,
+    read_frame,
 )
 
 _SCHEMA = Schema(
@@ -52,34 +52,34 @@ _SCHEMA = Schema(
     least_rows=10,
     min_query=5,
 )
-_LIST = ("event", "user", "timestamp", "platform", "city", "device", "filters")
-_SHOWING = ("event", "item", "position", "price", "click")
+_LIST_COLUMNS = ("event", "user", "timestamp", "platform", "city", "device", "filters")
+_IMPRESSION_COLUMNS = ("event", "item", "position", "price", "click")
 
 
-def trivago(folder: Path) -> RawTables:
+def read_trivago(folder: Path) -> RawTables:
     """events.csv.gz (the lists) and impressions.csv.gz (the hotels in them)."""
     lists, showings = find_file(folder, "events.csv"), find_file(folder, "impressions.csv")
-    told = _lists(read_csv(lists, _LIST, CsvDialect(",")))
-    shown = single_chunk(read_csv(showings, _SHOWING, CsvDialect(",")))
+    told = _read_lists(read_csv(lists, _LIST_COLUMNS, CsvDialect(",")))
+    shown = merge_chunks(read_csv(showings, _IMPRESSION_COLUMNS, CsvDialect(",")))
     return RawTables(
         schema=_SCHEMA,
-        events=map_chunks(shown, lambda chunk: _shown(chunk, told)),
-        entities=SideTable("hotel", _hotels(read_csv(showings, ("event", "item"), CsvDialect(",")), told)),
+        events=map_chunks(shown, lambda chunk: _impressions(chunk, told)),
+        entities=RawFeatureTable("hotel", _hotels(read_csv(showings, ("event", "item"), CsvDialect(",")), told)),
         duplicates="keep",
         origin=(str(lists), str(showings)),
         expected={"entities": 106_866, "items": 6_593, "events": 312_539},
     )
 
 
-def _lists(read: ReadChunks) -> pd.DataFrame:
+def _read_lists(read: ReadChunks) -> pd.DataFrame:
     """The lists by event. Those that cannot be read are missed by their rows, which are refused."""
-    table = pd.concat([chunk.frame for chunk in read(BLOCK)])
+    table = pd.concat([chunk.frame for chunk in read(BLOCK_BYTES)])
     table["filters"] = np.where(table["filters"].str.strip() == "", 0, table["filters"].str.count(r"\|") + 1)
     table["event"] = table["event"].str.strip()
     return table.drop_duplicates("event").set_index("event")
 
 
-def _shown(chunk: RowChunk, lists: pd.DataFrame) -> RowChunk:
+def _impressions(chunk: RowChunk, lists: pd.DataFrame) -> RowChunk:
     """Showings with what their list says, and with their price against the others of the list."""
     frame = chunk.frame
     event = frame["event"].str.strip()
@@ -97,7 +97,7 @@ def _shown(chunk: RowChunk, lists: pd.DataFrame) -> RowChunk:
             "event": event,
             "position": frame["position"],
             # A price that is none must be refused with its line: zero has no logarithm.
-            "log_price": coalesce(np.log(amount.to_numpy(np.float64)), ~usable, _unpriced(frame["price"], empty)),
+            "log_price": coalesce(np.log(amount.to_numpy(np.float64)), ~usable, _price_problem(frame["price"], empty)),
             "price_to_list": relative,
             "price_rank": rank,
             "click": frame["click"],
@@ -106,10 +106,10 @@ def _shown(chunk: RowChunk, lists: pd.DataFrame) -> RowChunk:
     for name in ("user", "timestamp", "device", "platform", "city"):
         made[name] = joined[name].fillna("")
     made["filters"] = joined["filters"].astype(np.float64)
-    return RowChunk(chunk.file, made, chunk.lines, chunk.rejects, chunk.done)
+    return RowChunk(chunk.file, made, chunk.lines, chunk.rejects, chunk.fraction)
 
 
-def _unpriced(cells: pd.Series, empty: Mask) -> pd.Series:
+def _price_problem(cells: pd.Series, empty: Mask) -> pd.Series:
     return ("the price " + cells.str.strip()).where(~empty, "")
 
 
@@ -125,6 +125,6 @@ def _hotels(showings: ReadChunks, lists: pd.DataFrame) -> ReadChunks:
         first = frame["item"].str.strip().iloc[order].drop_duplicates()
         found = city.iloc[place[order]].set_axis(frame.index[order]).loc[first.index]
         told = pd.DataFrame({"hotel": first, "city": found, "country": found.str.rpartition(",")[2].str.strip()})
-        yield from in_memory("the first list of each hotel", told)(block)
+        yield from read_frame("the first list of each hotel", told)(block)
 
     return read

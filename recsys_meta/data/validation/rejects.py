@@ -10,15 +10,15 @@ import pandas as pd
 from recsys_meta.core.errors import DataError
 from recsys_meta.data.readers.raw_tables import OnError
 
-NAME = "rejects.csv"
-COLUMNS = ("file", "line", "field", "reason", "row")
+REJECTS_FILE = "rejects.csv"
+REJECTS_FILE_COLUMNS = ("file", "line", "field", "reason", "row")
 
 
 class RejectWriter:
     """Takes every bad row of a preparation."""
 
     def __init__(self, folder: Path, on_error: OnError) -> None:
-        self._path, self._fail = folder / NAME, on_error == "fail"
+        self._path, self._fail = folder / REJECTS_FILE, on_error == "fail"
         self.counts: dict[str, int] = {}
         self.first: DataError | None = None
 
@@ -26,22 +26,22 @@ class RejectWriter:
     def total(self) -> int:
         return sum(self.counts.values())
 
-    def take(self, file: str, rows: pd.DataFrame, table: str) -> None:
+    def add(self, file: str, rows: pd.DataFrame, table: str) -> None:
         """Write bad rows of one file down, counted under the name of a table. Raises DataError for the first
         of them when the preparation is to fail.
         """
         if not len(rows):
             return
         if self.first is None:
-            self.first = _error(file, {str(k): v for k, v in rows.iloc[0].items()}, len(rows))
+            self.first = _first_error(file, {str(k): v for k, v in rows.iloc[0].items()}, len(rows))
         if self._fail:
             raise self.first
-        listed = rows.assign(file=file)[list(COLUMNS)]
+        listed = rows.assign(file=file)[list(REJECTS_FILE_COLUMNS)]
         listed.to_csv(self._path, mode="a", header=not self._path.exists(), index=False, encoding="utf-8")
         self.counts[table] = self.counts.get(table, 0) + len(rows)
 
 
-def _error(file: str, row: Mapping[str, object], count: int) -> DataError:
+def _first_error(file: str, row: Mapping[str, object], count: int) -> DataError:
     more = f" (and {count - 1:,} more bad rows near it)" if count > 1 else ""
     return DataError(
         f"{row['reason']}{more}",

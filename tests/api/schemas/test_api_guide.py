@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from api.app import build_app
-from recsys_meta.data.simulators.schemas import CITIES, USER_KINDS, USERS
+from recsys_meta.data.simulators.schemas import CITIES, USER_ATTRIBUTES, USERS
 from recsys_meta.wire.requests import (
     Event,
     EventBatch,
@@ -76,7 +76,7 @@ def test_features_are_such_as_models_of_the_quickstart_have():
     given = [json.loads(one) for one in re.findall(r'"features": (\{"(?:age|gender)".*?\})', PAGE)]
     assert given
     for features in given:
-        assert all(value in dict(USER_KINDS)[name] for name, value in features.items())
+        assert all(value in dict(USER_ATTRIBUTES)[name] for name, value in features.items())
 
 
 @pytest.mark.parametrize(

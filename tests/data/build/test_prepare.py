@@ -16,7 +16,7 @@ from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.data import open_dataset, prepare, prepare_custom
-from recsys_meta.data.readers.raw_tables import RawTables, SideTable, in_memory
+from recsys_meta.data.readers.raw_tables import RawFeatureTable, RawTables, read_frame
 from tests.data.source_files import GOOD, HEAD, SCHEMA, bag, cells, prepared, rows, write
 from tests.fixtures.power_cut import each_cut
 
@@ -58,7 +58,7 @@ def test_any_table_comes_back_whatever_the_chunks(tmp_path_factory, table, block
 def tables(rows_, **more) -> RawTables:
     frame = pd.DataFrame(rows_, columns=["user", "item", "rating", "time"])
     schema = Schema(name="t", label="rating", time="time", exact_time=False)
-    return RawTables(schema, in_memory("memory", frame), origin=("memory",), **more)
+    return RawTables(schema, read_frame("memory", frame), origin=("memory",), **more)
 
 
 @pytest.mark.parametrize("bucket", [1, 7, 100, 10_000])
@@ -276,7 +276,7 @@ def test_items_without_events_are_left_out_and_counted(tmp_path):
     fields = (FeatureField(name="colour"),)
     schema = Schema(name="t", label="rating", time="time", item_features=fields)
     events = pd.DataFrame({"user": ["u"], "item": ["b"], "rating": [1.0], "time": [1]})
-    raw = RawTables(schema, in_memory("e", events), items=SideTable("item", in_memory("i", frame)))
+    raw = RawTables(schema, read_frame("e", events), items=RawFeatureTable("item", read_frame("i", frame)))
     data = prepare(raw, tmp_path / "out")
     assert data.catalogue == 3
     assert cells(data, "item", "colour") == [[], [], ["blue"]]

@@ -7,7 +7,7 @@ import pytest
 from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.core.types import FIRST
 from recsys_meta.data import prepare_custom
-from recsys_meta.data.geo.geo_clusters import cities_of
+from recsys_meta.data.geo.geo_clusters import cluster_cities
 from tests.data.source_files import write
 
 SCHEMA = """
@@ -50,7 +50,7 @@ def test_cities_are_made_of_places(tmp_path, block):
     lat, lon = np.array([[float(x) for x in n.split(",")] for n in names]).T
     np.testing.assert_allclose(sorted(lat), [0, 35.68, 51.5], atol=0.03)
     np.testing.assert_allclose(sorted(lon), [-30, -0.12, 139.76], atol=0.07)
-    owner = data.homes.owner[FIRST:]
+    owner = data.ownership.owner[FIRST:]
     spots = list(data.vocab.values["item"])
     assert spots == ["l1", "l2", "l3", "s", "t1", "t2"]
     assert len({owner[0], owner[1], owner[2]}) == 1
@@ -157,9 +157,9 @@ def test_clusters_find_towns_and_keep_to_the_radius():
     which = rng.integers(0, 5, 2000)
     at = towns[which] + rng.normal(scale=0.05, size=(2000, 2))
     at[:, 1] = (at[:, 1] + 180) % 360 - 180  # the last town lies on both sides of the date line
-    found = cities_of(at[:, 0], at[:, 1], rng.integers(0, 9, 2000), 40)
+    found = cluster_cities(at[:, 0], at[:, 1], rng.integers(0, 9, 2000), 40)
     assert len(found.names) == len(set(found.names)) == 5
-    table = pd.crosstab(which, found.of)
+    table = pd.crosstab(which, found.city)
     assert ((table > 0).sum(axis=1) == 1).all()
     assert ((table > 0).sum(axis=0) == 1).all()
     order = [int(np.argmax(table.loc[t])) for t in range(4)]
@@ -169,16 +169,16 @@ def test_clusters_find_towns_and_keep_to_the_radius():
 def test_a_wide_plain_is_cut_into_many_cities():
     rng = np.random.default_rng(1)
     lat, lon = rng.uniform(40, 44, 5000), rng.uniform(0, 5, 5000)
-    found = cities_of(lat, lon, np.ones(5000, int), 30)
-    away = np.hypot(lat - found.lat[found.of], (lon - found.lon[found.of]) * np.cos(np.radians(42))) * 111.2
+    found = cluster_cities(lat, lon, np.ones(5000, int), 30)
+    away = np.hypot(lat - found.lat[found.city], (lon - found.lon[found.city]) * np.cos(np.radians(42))) * 111.2
     assert away.max() < 30 * 1.4
     assert 30 < len(found.names) < 150
     turn = rng.permutation(5000)
-    again = cities_of(lat[turn], lon[turn], np.ones(5000, int), 30)
-    assert (np.array(again.names)[again.of] == np.array(found.names)[found.of][turn]).all()
+    again = cluster_cities(lat[turn], lon[turn], np.ones(5000, int), 30)
+    assert (np.array(again.names)[again.city] == np.array(found.names)[found.city][turn]).all()
 
 
 def test_clusters_of_nothing():
-    found = cities_of(np.array([np.nan, 1]), np.array([2, np.nan]), np.array([3, 4]), 40)
-    assert found.of.tolist() == [-1, -1]
+    found = cluster_cities(np.array([np.nan, 1]), np.array([2, np.nan]), np.array([3, 4]), 40)
+    assert found.city.tolist() == [-1, -1]
     assert found.names == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recsys_meta.core.dataset import NO_TIME
-from recsys_meta.data.readers.local_time import hour_and_weekday, solar_offset, us_summer
+from recsys_meta.data.readers.local_time import hour_and_weekday, solar_offset, us_summer_time
 from recsys_meta.data.readers.time_columns import seconds_column
 
 
@@ -54,4 +54,4 @@ def test_zones_of_longitudes():
     ],
 )
 def test_summer_time_of_the_united_states(moment, offset, summer):
-    assert us_summer(at(moment), np.array([float(offset)])).tolist() == [summer]
+    assert us_summer_time(at(moment), np.array([float(offset)])).tolist() == [summer]

@@ -10,7 +10,7 @@ from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.core.types import FIRST, PAD, UNKNOWN
 from recsys_meta.data import describe, open_dataset, prepare, prepare_custom, validate
-from recsys_meta.data.readers.raw_tables import RawTables, SideTable, in_memory
+from recsys_meta.data.readers.raw_tables import RawFeatureTable, RawTables, read_frame
 from tests.data.source_files import write
 
 SHOWN = """
@@ -104,13 +104,13 @@ def test_any_rows_come_back_whatever_the_chunks_and_buckets(tmp_path):
         context=tuple(FeatureField(name=name, kind=kind) for name, kind in fields),
     )
     made = [
-        prepare(RawTables(schema, in_memory("t", f), duplicates="keep"), tmp_path / str(i), block=b, bucket=s)
+        prepare(RawTables(schema, read_frame("t", f), duplicates="keep"), tmp_path / str(i), block=b, bucket=s)
         for i, (f, b, s) in enumerate([(frame, 2**20, 2**20), (frame.sample(frac=1, random_state=1), 640, 7)])
     ]
     assert made[0].digest == made[1].digest
     for data in made:
         e = data.events
-        entity = data.vocab.values["entity"][np.repeat(np.arange(e.entities), e.counts)]
+        entity = data.vocab.values["entity"][np.repeat(np.arange(e.entity_count), e.counts)]
         user = data.vocab.values["item"][np.asarray(e.item) - FIRST]
         back = pd.DataFrame({"ad": entity, "user": user, "click": e.label.astype(int), "time": e.time})
         for name in ("position", "site"):
@@ -238,7 +238,7 @@ def test_choices_out_of_an_entitys_own_items(tmp_path, block):
     assert data.events.label.tolist() == [1] * 4, "a choice needs no label"
     assert data.events.time.tolist() == [10, 15, 20, 30], "out of order in the file, sorted here"
     assert data.events.actor.tolist() == [1, 1, 0, 2]
-    assert data.homes.owner.tolist() == [-1, -1, 0, 0, 1]
+    assert data.ownership.owner.tolist() == [-1, -1, 0, 0, 1]
     found = describe(data)
     assert found["items_of_an_entity"]["most"] == 2
     assert found["items_of_nobody"] == 0
@@ -266,9 +266,10 @@ def test_an_item_at_home_nowhere_known_is_nobodys(tmp_path):
     walks = pd.DataFrame({"city": ["A", "A", "B"], "place": ["p", "q", "r"], "who": "x", "time": [1, 2, 3]})
     places = pd.DataFrame({"place": ["p", "q", "r"], "town": ["A", "A", "B"]})
     data = prepare(
-        RawTables(schema, in_memory("w", walks), items=SideTable("place", in_memory("p", places))), tmp_path / "o"
+        RawTables(schema, read_frame("w", walks), items=RawFeatureTable("place", read_frame("p", places))),
+        tmp_path / "o",
     )
-    assert data.homes.owner.tolist() == [-1, -1, 0, 0, -1], "B is too rare to be a value of town"
+    assert data.ownership.owner.tolist() == [-1, -1, 0, 0, -1], "B is too rare to be a value of town"
     assert describe(data)["items_of_nobody"] == 1
 
 
@@ -319,7 +320,7 @@ def test_homes_may_stand_in_the_events(tmp_path):
     schema = VISITS.replace('name = "town"', 'name = "town"\ncolumn = "city"')
     head, rows = "city,place,who,time,lat,lon\n", "A,p1,x,1,1,2\nA,p1,y,2,1,2\nB,p2,x,3,0,0\n"
     data = prepare_custom(write(tmp_path / "raw", head + rows, schema), tmp_path / "out")
-    assert data.homes.owner.tolist() == [-1, -1, 0, 1]
+    assert data.ownership.owner.tolist() == [-1, -1, 0, 1]
     for block in (1, 2**20):
         with pytest.raises(DataError, match="'p1' is at home in 'A', not in 'B'") as caught:
             prepare_custom(write(tmp_path / "two", head + rows + "B,p1,x,9,1,2\n", schema), tmp_path / "x", block=block)
@@ -339,4 +340,4 @@ def test_homes_need_a_table(tmp_path):
     )
     walks = pd.DataFrame({"city": ["A"], "place": ["p"], "who": ["x"], "time": [1]})
     with pytest.raises(DataError, match="no item table with the feature 'town'"):
-        prepare(RawTables(schema, in_memory("w", walks)), tmp_path / "o")
+        prepare(RawTables(schema, read_frame("w", walks)), tmp_path / "o")

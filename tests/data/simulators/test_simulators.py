@@ -32,7 +32,7 @@ def test_it_is_what_its_schema_says(world):
     assert data.schema.name == name
     assert data.schema.exact_time
     assert data.about["rows_rejected"] == {}
-    assert data.events.entities == len(made.truth.entity_ids)
+    assert data.events.entity_count == len(made.truth.entity_ids)
     assert data.catalogue - FIRST > (0.5 if name == "simulated-cities" else 0.9) * len(made.truth.item_ids)
     assert data.events.counts.min() >= 10
     for a, b in zip(data.events.indptr[:20], data.events.indptr[1:21], strict=True):
@@ -113,8 +113,8 @@ def test_lists_of_ads(tmp_path, sizes):
     made = simulate_ads(seed=2, **sizes)
     data = prepare(made.tables, tmp_path / "out")
     events = data.events
-    size = min(8, events.entities)
-    ad = np.repeat(np.arange(events.entities), events.counts)
+    size = min(8, events.entity_count)
+    ad = np.repeat(np.arange(events.entity_count), events.counts)
     group, position = np.asarray(events.group), context(data, "position")
     held = np.bincount(group)
     assert held.sum() == len(events) == sizes.get("events", 60_000)
@@ -133,7 +133,7 @@ def steps(data):
     index = EventIndex.of(data)
     every = torch.arange(len(index.item))
     rows = index.rows(1, torch.zeros_like(every), every, every)
-    entity = np.repeat(np.arange(data.events.entities), data.events.counts)
+    entity = np.repeat(np.arange(data.events.entity_count), data.events.counts)
     return entity, rows.history[0].numpy(), rows.context["hour"][0].numpy(), rows.item[0].numpy()
 
 
@@ -141,7 +141,7 @@ def test_nobody_knows_the_next_place_better_than_the_truth(tmp_path):
     made = simulate_cities(seed=1)
     data = prepare(made.tables, tmp_path / "out")
     entity, history, hour, item = steps(data)
-    local = data.homes.local
+    local = data.ownership.local
     pick = np.random.default_rng(0).choice(len(item), 4000, replace=False)
     entity, history, hour, mine = entity[pick], history[pick], hour[pick], local[item[pick]]
     score = made.truth.scores(data, entity, history, hour)
@@ -154,7 +154,7 @@ def test_nobody_knows_the_next_place_better_than_the_truth(tmp_path):
 
     counts = np.zeros(data.catalogue)
     np.add.at(counts, np.asarray(data.events.item), 1)
-    homes = data.homes
+    homes = data.ownership
     place = np.where(open_, homes.indptr[entity][:, None] + np.arange(score.shape[1]) - FIRST, 0)
     where = np.stack([data.items["lat"].values, data.items["lon"].values], -1)
     last = np.where(history[:, 0] >= FIRST, history[:, 0], FIRST)
@@ -172,11 +172,11 @@ def test_nobody_knows_the_next_place_better_than_the_truth(tmp_path):
 def test_people_live_in_one_city_and_come_again(tmp_path):
     made = simulate_cities(cities=12, places=300, people=60, events=1500, seed=4)
     data = prepare(made.tables, tmp_path / "out")
-    assert (data.events.entities, len(data.events)) == (12, 1500)
+    assert (data.events.entity_count, len(data.events)) == (12, 1500)
     entity, history, _, item = steps(data)
     pairs = {(int(a), int(e)) for a, e in zip(data.events.actor, entity, strict=True)}
     assert len(pairs) == len({a for a, _ in pairs}) == 60
-    assert data.homes.owner[item].tolist() == entity.tolist()
+    assert data.ownership.owner[item].tolist() == entity.tolist()
     assert np.isin(item, history).any()
     again = (history == item[:, None]).any(1)
     assert 0.2 < again.mean() < 0.9
@@ -186,7 +186,7 @@ def test_people_live_in_one_city_and_come_again(tmp_path):
 
 def test_the_hour_is_that_of_the_place(tmp_path):
     data = prepare(simulate_cities(seed=0).tables, tmp_path / "out")
-    entity = np.repeat(np.arange(data.events.entities), data.events.counts)
+    entity = np.repeat(np.arange(data.events.entity_count), data.events.counts)
     ahead = np.rint(np.asarray(data.entities["lon"].values) / 15).astype(int)[entity]
     assert (context(data, "hour") == (data.events.time // 3600 + ahead) % 24).all()
 
@@ -243,7 +243,7 @@ def test_it_is_quick(name, tmp_path):
 
 def test_sizes(tmp_path):
     data = prepare(simulate_users(users=12, items=30, events=200, seed=0).tables, tmp_path / "out")
-    assert (data.events.entities, len(data.events)) == (12, 200)
+    assert (data.events.entity_count, len(data.events)) == (12, 200)
     full = prepare(simulate_users(users=3, items=5, events=15, seed=0).tables, tmp_path / "full")
     assert len(full.events) == 15
     for wrong in ({"events": 10}, {"users": 0}, {"events": 10**9}):

@@ -6,7 +6,7 @@ import pytest
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST
 from recsys_meta.data import describe, prepare_named
-from recsys_meta.data.sources.frappe import never_used
+from recsys_meta.data.sources.frappe import sample_unused_apps
 from tests.data.source_files import cells, put
 
 LISTS = (
@@ -119,7 +119,7 @@ def test_usages_and_made_refusals(tmp_path):
     events = data.events
     assert len(events) == 15
     assert events.label.sum() == 5
-    app = data.vocab.values["entity"][np.repeat(np.arange(events.entities), events.counts)]
+    app = data.vocab.values["entity"][np.repeat(np.arange(events.entity_count), events.counts)]
     user = data.vocab.values["item"][np.asarray(events.item) - FIRST]
     rows = list(zip(user, app, events.label, strict=True))
     used = {("a", "x"), ("a", "y"), ("b", "x"), ("c", "z"), ("c", "w")}
@@ -145,7 +145,7 @@ def test_a_user_of_everything_is_an_error(tmp_path):
 def test_refusals_are_uniform_over_what_was_never_used():
     user = np.repeat([0, 1], 6000)
     app = np.concatenate([np.arange(6000) % 3, np.full(6000, 9)])
-    drawn = never_used(user, app, 10, np.random.default_rng(0))
+    drawn = sample_unused_apps(user, app, 10, np.random.default_rng(0))
     assert (drawn[:, 0] != drawn[:, 1]).all()
     for u, never in ((0, range(3, 10)), (1, range(9))):
         counts = np.bincount(drawn[user == u].ravel(), minlength=10)
@@ -156,11 +156,11 @@ def test_refusals_are_uniform_over_what_was_never_used():
 
 def test_real_usages(real):
     data = real("frappe")
-    assert (data.events.entities, data.catalogue - FIRST, len(data.events)) == (4_082, 957, 288_609)
+    assert (data.events.entity_count, data.catalogue - FIRST, len(data.events)) == (4_082, 957, 288_609)
     assert data.about["warnings"] == []
     assert data.about["entity_without_features"] == 0
     assert data.events.label.sum() == 96_203
-    app = np.repeat(np.arange(data.events.entities), data.events.counts)
+    app = np.repeat(np.arange(data.events.entity_count), data.events.counts)
     pair = app * 10_000 + np.asarray(data.events.item)
     clicked = np.asarray(data.events.label) > 0
     assert not np.intersect1d(pair[clicked], pair[~clicked]).size

@@ -6,7 +6,7 @@ import pytest
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST
 from recsys_meta.data import describe, prepare_named
-from recsys_meta.data.sources.foursquare import LEAST
+from recsys_meta.data.sources.foursquare import MIN_CHECKINS
 from tests.data.source_files import cells, put
 
 CITIES = (
@@ -18,10 +18,10 @@ WINTER, SUMMER = 1357009200, 1372647600  # the first of January and of July 2013
 
 
 def layout(folder, more="", places=PLACES):
-    rows = [f"u{i % 7},n{1 + i % 2},{WINTER + i},New York\n" for i in range(LEAST - 1)]
+    rows = [f"u{i % 7},n{1 + i % 2},{WINTER + i},New York\n" for i in range(MIN_CHECKINS - 1)]
     rows += [f"u1,n1,{SUMMER},New York\n"]
-    rows += [f"u{i % 5},p1,{SUMMER + i},Phoenix\n" for i in range(LEAST)]
-    rows += [f"u1,s1,{SUMMER + i},Small\n" for i in range(LEAST - 1)] + ["u1,x1,1357009200,\n"]
+    rows += [f"u{i % 5},p1,{SUMMER + i},Phoenix\n" for i in range(MIN_CHECKINS)]
+    rows += [f"u1,s1,{SUMMER + i},Small\n" for i in range(MIN_CHECKINS - 1)] + ["u1,x1,1357009200,\n"]
     head = "user,item,timestamp,city\n"
     return put(
         folder / "foursquare-us", checkins__csv=head + "".join(rows) + more, items__csv=places, cities__csv=CITIES
@@ -32,13 +32,13 @@ def test_cities_of_enough_check_ins(tmp_path):
     layout(tmp_path)
     data = prepare_named("foursquare-us", tmp_path / "out", data_root=tmp_path)
     assert list(data.vocab.values["entity"]) == ["New York", "Phoenix"]
-    assert data.events.counts.tolist() == [LEAST, LEAST]
-    assert data.homes.owner.tolist() == [-1, -1, 0, 0, 1]
+    assert data.events.counts.tolist() == [MIN_CHECKINS, MIN_CHECKINS]
+    assert data.ownership.owner.tolist() == [-1, -1, 0, 0, 1]
     hours = data.vocab.values["context.hour"]
     told = [hours[h - FIRST] for h in data.events.context["hour"]]
-    assert set(told[: LEAST - 1]) == {"22"}, "five hours behind in winter"
-    assert told[LEAST - 1] == "23", "four in summer"
-    assert set(told[LEAST:]) == {"20"}, "Phoenix keeps no summer time"
+    assert set(told[: MIN_CHECKINS - 1]) == {"22"}, "five hours behind in winter"
+    assert told[MIN_CHECKINS - 1] == "23", "four in summer"
+    assert set(told[MIN_CHECKINS:]) == {"20"}, "Phoenix keeps no summer time"
     assert set(data.vocab.values["context.weekday"]) == {"mon", "sun"}
     assert cells(data, "entity", "country") == [["US"], ["US"]]
     assert data.about["rows_rejected"] == {}
@@ -58,7 +58,7 @@ def test_bad_check_ins_keep_their_lines(tmp_path, row, field, says):
     layout(tmp_path, row)
     with pytest.raises(DataError, match=says) as caught:
         prepare_named("foursquare-us", tmp_path / "out", data_root=tmp_path)
-    assert (caught.value.line, caught.value.field) == (2 + 3 * LEAST, field)
+    assert (caught.value.line, caught.value.field) == (2 + 3 * MIN_CHECKINS, field)
 
 
 def test_real_check_ins(real):

@@ -159,7 +159,7 @@ PUBLISHED = {
 def test_real_data_have_the_published_counts(real, name):
     data = real(name)
     users, films, ratings, histogram = PUBLISHED[name]
-    assert (data.events.entities, data.catalogue - FIRST, len(data.events)) == (users, films, ratings)
+    assert (data.events.entity_count, data.catalogue - FIRST, len(data.events)) == (users, films, ratings)
     values, counts = np.unique(data.events.label, return_counts=True)
     found = dict(zip(values.tolist(), counts.tolist(), strict=True))
     assert {k: found[k] for k in histogram} == histogram

@@ -5,7 +5,7 @@ import pytest
 
 from recsys_meta.core.errors import DataError
 from recsys_meta.data import prepare_named
-from recsys_meta.data.sources.movielens_ads import LEAST
+from recsys_meta.data.sources.movielens_ads import MIN_ROWS
 from tests.data.source_files import cells, put
 
 BOTH = ("movielens-1m-ads", "movielens-1m-ads-forward")
@@ -13,7 +13,7 @@ BOTH = ("movielens-1m-ads", "movielens-1m-ads-forward")
 
 def layout(folder, more=""):
     """Film 1 was rated by 90 users, film 2 by 80, film 3 by 79; odd users liked it."""
-    rows = [(u, f) for u in range(1, 91) for f, n in ((1, 90), (2, 80), (3, LEAST - 1)) if u <= n]
+    rows = [(u, f) for u in range(1, 91) for f, n in ((1, 90), (2, 80), (3, MIN_ROWS - 1)) if u <= n]
     return put(
         folder / "ml-1m",
         ratings__dat="".join(f"{u}::{f}::{4 + u % 2 * 1 if f == 1 else 3 + u % 2}::97\n" for u, f in rows) + more,

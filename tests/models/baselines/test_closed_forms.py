@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from recsys_meta.core.dataset import with_arrival
+from recsys_meta.core.dataset import add_arrival
 from recsys_meta.core.errors import ConfigError, NotFoundError
 from recsys_meta.core.types import FIRST, Interactions, Support
 from recsys_meta.models.baselines import baselines_for, make_baseline
@@ -44,7 +44,7 @@ def page():
 
 def answer(predictor, data, items, labels=None):
     """Scores of the real items for one support given as indices of X's columns."""
-    body = predictor.body(predictor.fit(data, np.arange(data.events.entities)))
+    body = predictor.body(predictor.fit(data, np.arange(data.events.entity_count)))
     support = Support({}, rows([[i + FIRST for i in items]], [labels] if labels else None))
     return predictor.rank(body, predictor.adapt(body, support))[0, FIRST:].double().numpy()
 
@@ -325,7 +325,7 @@ def test_recent_popularity_counts_those_who_came_at_about_the_same_time():
     item = [[0]] * 20 + [[1]] * 20
     when = [np.array([t]) for t in range(40)]
     data = dataset("drift", "ranking", item, [np.ones(1)] * 40, time=when)
-    data = replace(data, entities=with_arrival(data.entities, data.events))
+    data = replace(data, entities=add_arrival(data.entities, data.events))
     recent = RecentPopularity(width=1.0)
     params = recent.fit(data, np.arange(40))
     nobody = Interactions(torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, 0), torch.zeros(3, 0, dtype=torch.bool))

@@ -134,7 +134,7 @@ class BernoulliPosterior:
         folds = min(self.config.folds, len(entities))
         order = torch.randperm(len(entities), generator=generator).numpy()
         item = leave_fold_out(past.rows, found, order % folds, folds)
-        fold = torch.full((data.events.entities,), folds)
+        fold = torch.full((data.events.entity_count,), folds)
         fold[torch.as_tensor(np.asarray(entities))] = torch.from_numpy(order % folds)
         # An entity this large would be no newcomer, so it stands for one that is about to stop being one.
         most = min(LARGEST, data.schema.past_rows or LARGEST)

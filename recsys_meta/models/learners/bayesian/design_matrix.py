@@ -119,7 +119,7 @@ class DesignData:
         context = FeatureFields.of(_context(data), position)
         inputs = context.design(len(data.events))[position] if context.table else sp.csr_matrix((len(item), 0))
         rows = InteractionRows(task.numpy(), item, label, inputs.astype(np.float32), len(entities), data.catalogue)
-        design = own.design(data.events.entities)[entities]
+        design = own.design(data.events.entity_count)[entities]
         return cls(rows, own, design, items.design(data.catalogue), context)
 
 

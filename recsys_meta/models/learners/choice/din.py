@@ -64,7 +64,7 @@ class Din:
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         """Fresh parameters. Raises ConfigError unless the data set is one of choices."""
-        homes = data.homes
+        homes = data.ownership
         if data.schema.objective != "choice" or homes is None:
             raise ConfigError(f"'din' serves choices, but '{data.schema.name}' has '{data.schema.objective}'")
         params = interest.init_network(self.config, data, homes, entities, generator)

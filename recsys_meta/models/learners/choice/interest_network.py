@@ -55,7 +55,7 @@ def init_network(
 ) -> Params:
     """Fresh weights; numbers are placed among those of the given entities."""
     items = np.isin(homes.owner, entities).nonzero()[0]
-    rows = np.isin(np.repeat(np.arange(data.events.entities), data.events.counts), entities).nonzero()[0]
+    rows = np.isin(np.repeat(np.arange(data.events.entity_count), data.events.counts), entities).nonzero()[0]
     contexts, dims = _contexts(data), config.dims
     width = 2 * dims + len(contexts) * config.context_dims + len(FEATURES) + len(MOMENT)
     params: Params = {

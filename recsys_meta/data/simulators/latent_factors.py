@@ -19,30 +19,30 @@ import pandas as pd
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Schema
 from recsys_meta.core.types import FloatArray, IntArray
-from recsys_meta.data.readers.raw_tables import RawTables, SideTable, in_memory
+from recsys_meta.data.readers.raw_tables import RawFeatureTable, RawTables, read_frame
 
-START = 1_577_836_800
+START_TIME = 1_577_836_800
 """2020-01-01 UTC, when every simulated world begins."""
 
-SPAN = 2 * 365 * 86_400
+DURATION = 2 * 365 * 86_400
 """Two years in seconds."""
 
-DIMS = 8
+LATENT_DIMS = 8
 """Size of tastes and latent traits."""
 
-LEAST = 10
+MIN_ROWS = 10
 """Rows that every entity has."""
 
-_CELLS = 2**22  # utilities worked on at a time
-Texts = npt.NDArray[np.str_]
+_MAX_UTILITIES = 2**22  # utilities worked on at a time
+TextArray = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True)
 class GroundTruth:
     """How a world really is: taste [E, K], latent [I, K], popularity and trend [I], arrival [E] in 0 to 1."""
 
-    entity_ids: Texts
-    item_ids: Texts
+    entity_ids: TextArray
+    item_ids: TextArray
     taste: FloatArray
     latent: FloatArray
     popularity: FloatArray
@@ -61,15 +61,15 @@ class GroundTruth:
         return product
 
 
-World = TypeVar("World")
+Truth = TypeVar("Truth")
 
 
 @dataclass(frozen=True)
-class SimulatedDataset(Generic[World]):
+class SimulatedDataset(Generic[Truth]):
     """A made world: tables to prepare, and the truth behind them."""
 
     tables: RawTables
-    truth: World
+    truth: Truth
 
 
 def check_sizes(entities: int, items: int, events: int, least: int) -> None:
@@ -81,7 +81,7 @@ def check_sizes(entities: int, items: int, events: int, least: int) -> None:
         raise ConfigError(f"{events:,} events do not fit this world: {low:,} to {high:,} do")
 
 
-def numbered_names(prefix: str, count: int) -> Texts:
+def numbered_names(prefix: str, count: int) -> TextArray:
     """'u0001' and so on: the order of the text is the order of the numbers."""
     width = len(str(count))
     return np.array([f"{prefix}{i:0{width}d}" for i in range(1, count + 1)])
@@ -112,7 +112,7 @@ def sample_activity(rng: np.random.Generator, entities: int, items: int, events:
 
 def sample_choices(rng: np.random.Generator, truth: GroundTruth, counts: IntArray) -> tuple[IntArray, IntArray]:
     """Choices as (entity [N], item [N]) in order of choice."""
-    step = max(1, _CELLS // len(truth.item_ids))
+    step = max(1, _MAX_UTILITIES // len(truth.item_ids))
     entity, item = [], []
     for start in range(0, len(counts), step):
         rows = np.arange(start, min(start + step, len(counts)))
@@ -130,7 +130,7 @@ def sample_times(rng: np.random.Generator, truth: GroundTruth, entity: IntArray)
     gone = np.cumsum(gap)
     first = np.searchsorted(entity, np.arange(len(truth.arrival)))
     since = gone - gone[first][entity]
-    return START + (truth.arrival[entity] * SPAN).astype(np.int64) + since
+    return START_TIME + (truth.arrival[entity] * DURATION).astype(np.int64) + since
 
 
 def shuffle_rows(rng: np.random.Generator, frame: pd.DataFrame) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def shuffle_rows(rng: np.random.Generator, frame: pd.DataFrame) -> pd.DataFrame:
 
 def sample_subset(
     rng: np.random.Generator, words: Sequence[str], rows: int, most: int, separator: str
-) -> tuple[Texts, IntArray]:
+) -> tuple[TextArray, IntArray]:
     """One to `most` distinct words in each of the rows, joined, and the number [n] of the first of each."""
     order = np.argsort(rng.random((rows, len(words))), axis=1)[:, :most]
     many = rng.integers(1, most + 1, rows)
@@ -163,9 +163,9 @@ def raw_tables(
     name = schema.name
     return RawTables(
         schema=schema,
-        events=in_memory(f"{name} events", shuffle_rows(rng, pd.DataFrame(log))),
-        entities=SideTable(schema.entity, in_memory(f"{name} entities", pd.DataFrame(entities))),
-        items=SideTable(schema.item, in_memory(f"{name} items", pd.DataFrame(items))),
+        events=read_frame(f"{name} events", shuffle_rows(rng, pd.DataFrame(log))),
+        entities=RawFeatureTable(schema.entity, read_frame(f"{name} entities", pd.DataFrame(entities))),
+        items=RawFeatureTable(schema.item, read_frame(f"{name} items", pd.DataFrame(items))),
         title=title,
         origin=(f"the simulator: {name}",),
     )
