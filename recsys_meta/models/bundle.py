@@ -32,7 +32,8 @@ from recsys_meta.core.schema import Schema, explain_errors
 from recsys_meta.core.types import FIRST, IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.baselines import BASELINES
-from recsys_meta.models.functional.embeddings import item_counts_of, item_features
+from recsys_meta.models.functional.embeddings import item_features
+from recsys_meta.models.functional.item_popularity import item_counts_of
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.models.protocols import Predictor
 

@@ -8,11 +8,11 @@ from torch.nn import functional
 
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, Params, State, TaskBatch
+from recsys_meta.models.functional.masking import MASKED_LOGIT
 from recsys_meta.models.protocols import ChoicePredictor, Predictor
 
 CANDIDATES = 20
 """Items that a choice is judged against."""
-NEVER = -1e9
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def _ranking(scores: Tensor, batch: TaskBatch) -> tuple[Tensor, Tensor]:
     seen = batch.support.rows
     out = torch.zeros_like(scores, dtype=torch.bool).scatter(1, seen.item * seen.mask, True)
     out[:, :FIRST] = True
-    log_p = torch.log_softmax(scores.masked_fill(out, NEVER), 1)
+    log_p = torch.log_softmax(scores.masked_fill(out, MASKED_LOGIT), 1)
     return -log_p.gather(1, batch.query.item), ~out.gather(1, batch.query.item)
 
 
@@ -78,7 +78,7 @@ def _choice(
         ranked = predictor.rank(body, state)
         scores = ranked.gather(1, candidates.flatten(1)).view(candidates.shape)
     # One that is drawn twice, or is the row's own item, would count twice.
-    scores[:, :, 1:] = scores[:, :, 1:].masked_fill(others == query.item[:, :, None], NEVER)
+    scores[:, :, 1:] = scores[:, :, 1:].masked_fill(others == query.item[:, :, None], MASKED_LOGIT)
     return torch.logsumexp(scores, 2) - scores[:, :, 0]
 
 

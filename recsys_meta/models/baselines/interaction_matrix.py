@@ -15,6 +15,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.models.functional.item_similarity import binary_matrix, most_frequent_items
 
 MEMORY_ITEMS = 5_000
 """Items that a dense item-item matrix covers. Beyond it, the most popular ones (100 MB a matrix)."""
@@ -38,12 +39,7 @@ class TrainingRows:
     def binary(self) -> sp.csr_matrix:
         """X [U, C] float32 of zeros and ones; the reserved ids are empty."""
         keep = self.item >= FIRST
-        ones = np.ones(int(keep.sum()), np.float32)
-        shape = (self.entities, self.catalogue)
-        matrix = sp.csr_matrix((ones, (self.task[keep], self.item[keep])), shape=shape)
-        matrix.sum_duplicates()
-        matrix.data[:] = 1
-        return matrix
+        return binary_matrix(self.task[keep], self.item[keep], (self.entities, self.catalogue))
 
 
 def item_counts(matrix: sp.csr_matrix) -> Tensor:
@@ -65,20 +61,5 @@ def item_memory(matrix: sp.csr_matrix, limit: int = MEMORY_ITEMS) -> tuple[sp.cs
     `kept` [M] are ids, ascending; `place` [C] is an item's position among them, or -1. Items that no training
     entity met are left out, and of more than `limit` the most popular stay.
     """
-    counts = item_counts(matrix).numpy()
-    order = np.argsort(-counts, kind="stable")[:limit]
-    kept = np.sort(order[counts[order] > 0])
-    place = np.full(matrix.shape[1], -1, np.int64)
-    place[kept] = np.arange(len(kept))
-    where = {"kept": torch.from_numpy(kept.astype(np.int64)), "place": torch.from_numpy(place)}
-    return matrix[:, kept].tocsr(), where
-
-
-def gram(matrix: sp.csr_matrix) -> Tensor:
-    """Co-occurrence counts X'X [M, M] float32 (exact: counts stay far below 2^24)."""
-    block = 2_048
-    total = torch.zeros(matrix.shape[1], matrix.shape[1])
-    for start in range(0, matrix.shape[0], block):
-        part = torch.from_numpy(matrix[start : start + block].toarray())
-        total.addmm_(part.T, part)
-    return total
+    items, position = most_frequent_items(item_counts(matrix).numpy(), limit)
+    return matrix[:, items].tocsr(), {"kept": torch.from_numpy(items), "place": torch.from_numpy(position)}

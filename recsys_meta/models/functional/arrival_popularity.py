@@ -13,7 +13,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import ARRIVAL
 from recsys_meta.core.types import Params
-from recsys_meta.models.functional.embeddings import linear_interpolation_weights
+from recsys_meta.models.functional.interpolation import linear_interpolation_weights, quantile_knots
 
 BINS = 32
 
@@ -25,12 +25,11 @@ def binned_counts(data: Dataset, entity: Tensor, item: Tensor, entities: np.ndar
     """
     column = data.entities.get(ARRIVAL.name)
     arrived = np.zeros(len(entities)) if column is None else np.asarray(column.values[entities], np.float64)
-    known = arrived[np.isfinite(arrived)]
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, BINS)).astype(np.float32)) if len(known) else np.zeros(1)
-    place = bin_of(torch.from_numpy(arrived).float(), torch.from_numpy(edges).float())
+    edges = quantile_knots(arrived, BINS)
+    place = bin_of(torch.from_numpy(arrived).float(), edges)
     counts = torch.zeros(len(edges) * data.catalogue)
     counts += torch.bincount(place[entity] * data.catalogue + item, minlength=len(counts))
-    return {"edges": torch.from_numpy(edges).float(), "counts": counts.reshape(len(edges), data.catalogue)}
+    return {"edges": edges, "counts": counts.reshape(len(edges), data.catalogue)}
 
 
 def bin_of(arrived: Tensor, edges: Tensor) -> Tensor:

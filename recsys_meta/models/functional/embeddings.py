@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recsys_meta.core.dataset import FeatureColumn, FeatureTable
+from recsys_meta.core.dataset import FeatureTable
 from recsys_meta.core.feature_encoding import lookup_rows
 from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Params
+from recsys_meta.models.functional.interpolation import encode_numbers, quantile_knots
 
 QUANTILES = 10
 """Knots of a numeric feature."""
@@ -33,7 +34,8 @@ def init_embedding_bag(
     for name, column in table.items():
         key = f"{prefix}.{name}"
         if column.numeric:
-            params[f"{key}.knots"] = _knots(column, rows)
+            values = np.asarray(column.values[rows], np.float64)
+            params[f"{key}.knots"] = quantile_knots(values, QUANTILES)
             params[f"{key}.weight"] = torch.randn(len(params[f"{key}.knots"]) + 1, dims, generator=g) * scale
         else:
             params[key] = torch.randn(column.size, dims, generator=g) * scale
@@ -45,45 +47,27 @@ def is_buffer(key: str) -> bool:
     return key.startswith("catalogue.") or key.endswith(".knots")
 
 
-def _knots(column: FeatureColumn, rows: IntArray) -> Tensor:
-    known = np.asarray(column.values[rows], np.float64)
-    known = known[np.isfinite(known)]
-    if not len(known):
-        return torch.zeros(1)
-    return torch.from_numpy(np.unique(np.quantile(known, np.linspace(0, 1, QUANTILES)).astype(np.float32)))
-
-
-def linear_interpolation_weights(x: Tensor, places: Tensor) -> Tensor:
-    """Weights [T, K] that interpolate linearly between increasing places [K]; constant beyond the ends."""
-    gap = places.diff()
-    # Each place's hat: up over the gap before it, down over the gap after it.
-    end = torch.ones_like(x)[:, None]
-    up = torch.cat([end, ((x[:, None] - places[:-1]) / gap).clamp(0, 1)], 1)
-    down = torch.cat([((places[1:] - x[:, None]) / gap).clamp(0, 1), end], 1)
-    return torch.minimum(up, down)
-
-
 def embed_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
-    """One vector [T, D] for each field, in the order of the features: the mean of its values' rows.
+    """One vector [T, D] for each field, in the order of their names: the mean of its values' rows.
 
-    An empty field is a zero vector; ids beyond the table count as unknown.
+    By name, because neither a file of parameters nor a caller keeps the order of fields. An empty field is a zero
+    vector; ids beyond the table count as unknown.
     """
     vectors = []
-    for name, value in features.items():
+    for name, value in sorted(features.items()):
         key = f"{prefix}.{name}"
         if value.is_floating_point():
-            missing = torch.isnan(value)
-            places = params[f"{key}.knots"]
-            placed = linear_interpolation_weights(torch.where(missing, places[0], value), places).masked_fill(
-                missing[:, None], 0.0
-            )
-            inputs = torch.cat([placed, missing[:, None].to(placed.dtype)], 1)
-            vectors.append(inputs @ params[f"{key}.weight"])
+            vectors.append(encode_numbers(value, params[f"{key}.knots"]) @ params[f"{key}.weight"])
         else:
             table = params[key]
             ids = torch.where(value < table.shape[0], value, UNKNOWN)
             vectors.append(functional.embedding_bag(ids, table, mode="mean", padding_idx=PAD))
     return vectors
+
+
+def select_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The features that an embedding bag has parameters for: fields of too many values may have been left out."""
+    return {k: v for k, v in features.items() if f"{prefix}.{k}" in params or f"{prefix}.{k}.knots" in params}
 
 
 def init_mlp(prefix: str, sizes: tuple[int, ...], g: torch.Generator) -> Params:
@@ -111,10 +95,3 @@ def item_features(table: FeatureTable) -> Params:
 def catalogue_features(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What `item_features` kept: name -> tensor."""
     return {k.removeprefix("catalogue."): v for k, v in params.items() if k.startswith("catalogue.")}
-
-
-def item_counts_of(item: Tensor, catalogue: int) -> Tensor:
-    """How often each item occurs, [C] float32; the two reserved ids count zero."""
-    counts = torch.bincount(item, minlength=catalogue).float()
-    counts[:2] = 0
-    return counts

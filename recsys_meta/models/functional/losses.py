@@ -33,14 +33,6 @@ def softmax_loss(logits: Tensor, rows: Interactions) -> Tensor:
     return mean_over_rows(-log_p.gather(1, rows.item), rows.mask)
 
 
-def sampled_softmax_loss(
-    positive: Tensor, negative: Tensor, rows: Interactions, log_q: Tensor, positive_log_q: Tensor
-) -> Tensor:
-    """Softmax of each row's item against shared sampled negatives, corrected by their log expected counts.
-
-    positive [T, R], negative [T, N], log_q [N], positive_log_q [T, R] (Bengio & Senecal 2008: subtracting log q
-    makes the sampled loss estimate the full one).
-    """
-    others = torch.logsumexp(negative - log_q, 1)[:, None]
-    own = positive - positive_log_q
-    return mean_over_rows(F.softplus(others - own), rows.mask)
+def mean_over_tasks(loss: Tensor, weight: Tensor) -> Tensor:
+    """Mean of loss [T] weighted by weight [T]; 0 where no task has a weight."""
+    return (loss * weight).sum() / weight.sum().clamp(min=1)

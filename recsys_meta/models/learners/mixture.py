@@ -25,7 +25,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective, explain_errors
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
-from recsys_meta.models.functional.embeddings import linear_interpolation_weights
+from recsys_meta.models.functional.interpolation import support_size_weights
 from recsys_meta.models.learners.bayesian.bernoulli import BernoulliPosterior
 from recsys_meta.models.learners.warm_up.cvar import Cvar
 from recsys_meta.models.learners.warm_up.meta_embedding import MetaEmbedding
@@ -240,10 +240,7 @@ def _whose(key: str) -> tuple[int, str]:
 
 def _weights(body: Params, state: State) -> tuple[Tensor, Tensor]:
     """Weights of the members [T, M] and the offset [T], for each task's support size."""
-    size = torch.log1p(state["size"].to(body["sizes"].dtype))
-    if len(body["sizes"]) == 1:
-        return body["weights"].expand(len(size), -1), body["offset"].expand(len(size))
-    near = linear_interpolation_weights(size, torch.log1p(body["sizes"]))
+    near = support_size_weights(state["size"].to(body["sizes"].dtype), body["sizes"])
     return near @ body["weights"], near @ body["offset"]
 
 

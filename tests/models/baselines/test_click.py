@@ -29,8 +29,8 @@ from recsys_meta.models.baselines.click.solvers.field_encoding import (
 )
 from recsys_meta.models.baselines.click.solvers.fm_solver import _slope, fit_machine
 from recsys_meta.models.baselines.click.solvers.laplace_em import FixedSide, learn_click_prior
-from recsys_meta.models.baselines.click.solvers.laplace_posterior import bernoulli_posterior, probit_adjusted_logit
 from recsys_meta.models.baselines.counting.popularity import Popularity
+from recsys_meta.models.functional.laplace_posterior import probit_adjusted_logit
 from recsys_meta.models.protocols import UncertainPredictor
 from tests.fixtures.simulated_datasets import dataset
 
@@ -104,53 +104,6 @@ def test_additive_logistic_is_at_the_minimum():
     np.testing.assert_allclose(slope / np.sqrt((x**2).sum(0)), 0, atol=2e-3)
     w = fit_additive(sp.csr_matrix(x), torch.from_numpy(y), ridge, "squared").numpy()
     np.testing.assert_allclose(w, np.linalg.solve(x.T @ x + np.diag(ridge), x.T @ y), rtol=1e-3, atol=1e-5)
-
-
-def test_posterior_of_clicks_is_a_mode_with_its_curvature():
-    rng = np.random.default_rng(1)
-    v = torch.from_numpy(rng.normal(size=(3, 6, 2))).float()
-    label, weight = torch.from_numpy(rng.integers(0, 2, (3, 6))).float(), torch.ones(3, 6)
-    weight[0, 2:] = 0
-    weight[1] = 0
-    offset, mean = torch.full((3, 6), -0.7), torch.tensor([[0.3, -0.2]]).expand(3, -1)
-    precision = torch.tensor([[2.0, 0.5], [0.5, 1.0]])
-    mode, covariance = bernoulli_posterior(v, label, weight, offset, mean, precision)
-    w = mode.clone().double().requires_grad_()
-
-    def negative(w):
-        eta = offset + torch.einsum("tsd,td->ts", v.double(), w)
-        gap = w - mean
-        return (log_loss(eta, label.double(), reduction="none") * weight).sum() + 0.5 * (
-            (gap @ precision.double()) * gap
-        ).sum()
-
-    (slope,) = torch.autograd.grad(negative(w), w)
-    torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-4, rtol=0)
-    curvature = torch.autograd.functional.hessian(negative, mode.double())
-    for t in range(3):
-        torch.testing.assert_close(covariance[t].double(), torch.linalg.inv(curvature[t, :, t]), rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(mode[1], mean[1])
-    torch.testing.assert_close(covariance[1], torch.linalg.inv(precision))
-
-
-def test_posterior_of_clicks_stays_finite_where_newton_alone_would_leap():
-    n = 200
-    label = torch.zeros(2, n)
-    label[1] = 1
-    offset = torch.tensor([[25.0], [-25.0]]).expand(2, n)
-    start, vague = torch.zeros(2, 1), torch.tensor([[1e-3]])
-    mode, covariance = bernoulli_posterior(torch.ones(2, n, 1), label, torch.ones(2, n), offset, start, vague)
-    assert torch.isfinite(covariance).all()
-    assert mode[0, 0] < -5
-    assert mode[1, 0] > 5
-
-
-def test_moderated_logit_is_nearly_the_mean_probability():
-    draws = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
-    for mean, deviation in ((1.0, 0.5), (-2.0, 1.5), (0.0, 3.0)):
-        true = torch.sigmoid(mean + deviation * draws).mean()
-        found = torch.sigmoid(probit_adjusted_logit(torch.tensor(mean), torch.tensor(deviation**2)))
-        assert abs(float(true - found)) < 0.02
 
 
 @pytest.mark.parametrize("likelihood", ["logistic", "squared"])

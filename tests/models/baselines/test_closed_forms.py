@@ -17,7 +17,7 @@ from recsys_meta.models.baselines.counting.popularity import Popularity
 from recsys_meta.models.baselines.counting.recent_popularity import RecentPopularity
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_memory
 from recsys_meta.models.baselines.item_based import itemknn
-from recsys_meta.models.baselines.item_based.ease import Ease, ease_weights
+from recsys_meta.models.baselines.item_based.ease import Ease
 from recsys_meta.models.baselines.item_based.gaussian import GaussianPosterior
 from recsys_meta.models.baselines.item_based.item_scores import distinct_weights, mix_with_popularity
 from recsys_meta.models.baselines.item_based.itemknn import ItemKNN
@@ -26,7 +26,6 @@ from recsys_meta.models.baselines.latent.bayesian_linear_regression import Bayes
 from recsys_meta.models.baselines.latent.content import ContentOnly
 from recsys_meta.models.baselines.latent.em_prior import learn_prior, residual_factors
 from recsys_meta.models.baselines.latent.ials import Ials, IalsPrior
-from recsys_meta.models.functional.gaussian import truncated_svd
 from tests.fixtures.simulated_datasets import dataset
 from tests.models.baselines.cases import make, rows, supports, world
 
@@ -64,19 +63,6 @@ def ease_by_hand(ridge):
 def test_ease_is_what_the_formula_says(page, ridge, met):
     found = answer(Ease(ridge=ridge, popularity=0.4), page, met)
     np.testing.assert_allclose(found, mixed(ease_by_hand(ridge)[met].sum(0), 0.4), rtol=1e-4, atol=1e-5)
-
-
-def test_ease_is_the_same_from_either_side():
-    rng = np.random.default_rng(0)
-    wide = (rng.random((7, 20)) < 0.4).astype(np.float32)
-    inverse = np.linalg.inv(wide.T @ wide + 3.0 * np.eye(20))
-    expected = np.eye(20) - inverse @ np.diag(1 / np.diag(inverse))
-    np.testing.assert_allclose(ease_weights(sp.csr_matrix(wide), 3.0), expected, atol=1e-4)
-    tall = wide.T.copy()
-    inverse = np.linalg.inv(tall.T @ tall + 3.0 * np.eye(7))
-    np.testing.assert_allclose(
-        ease_weights(sp.csr_matrix(tall), 3.0), np.eye(7) - inverse @ np.diag(1 / np.diag(inverse)), atol=1e-4
-    )
 
 
 def test_ials_prior_is_what_the_formula_says(page):
@@ -231,15 +217,6 @@ def test_items_outside_the_memory_get_their_popularity(name, monkeypatch):
     assert len(body["kept"]) == 8
     support = supports(data, sizes=(4, 0, 24))
     assert torch.isfinite(predictor.rank(body, predictor.adapt(body, support))).all()
-
-
-def test_subspace_spans_the_leading_singular_vectors():
-    rng = np.random.default_rng(0)
-    matrix = (rng.random((40, 30)) < 0.3).astype(np.float32)
-    basis = truncated_svd(sp.csr_matrix(matrix), 4, seed=0, sweeps=30).double().numpy()
-    right = np.linalg.svd(matrix.astype(float))[2][:4].T
-    np.testing.assert_allclose(basis @ basis.T, right @ right.T, atol=1e-3)
-    assert truncated_svd(sp.csr_matrix(X), 9, seed=0).shape == (5, 9)
 
 
 def test_em_finds_the_prior_that_made_the_data():

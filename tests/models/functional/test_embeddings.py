@@ -9,10 +9,8 @@ from recsys_meta.models.functional.embeddings import (
     embed_fields,
     init_embedding_bag,
     init_mlp,
-    item_counts_of,
     item_features,
     linear,
-    linear_interpolation_weights,
 )
 
 TABLE = {
@@ -27,7 +25,7 @@ def generator(seed=0):
 
 def test_a_bag_is_the_mean_of_its_values_and_empty_is_zero():
     params = init_embedding_bag("side", TABLE, np.arange(4), 3, 1.0, generator())
-    genres, _ = embed_fields(params, "side", lookup_rows(TABLE, np.arange(4)))
+    _, genres = embed_fields(params, "side", lookup_rows(TABLE, np.arange(4)))
     table = params["side.genres"]
     assert table.shape == (5, 3)
     assert torch.equal(genres[0], torch.zeros(3))
@@ -58,13 +56,6 @@ def test_numbers_lie_between_knots_of_the_given_rows_only():
     assert torch.allclose(age[3], weight[-2]), "beyond the last knot nothing changes"
 
 
-def test_hats_sum_to_one_and_interpolate():
-    places = torch.tensor([0.0, 1.0, 4.0])
-    x = torch.tensor([-5.0, 0.0, 0.25, 1.0, 2.5, 9.0])
-    expected = [[1, 0, 0], [1, 0, 0], [0.75, 0.25, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1]]
-    assert torch.allclose(linear_interpolation_weights(x, places), torch.tensor(expected))
-
-
 @pytest.mark.parametrize("values", [[np.nan, np.nan], [7.0, 7.0]])
 def test_numbers_without_spread_give_no_nan(values):
     params = init_embedding_bag(
@@ -73,11 +64,13 @@ def test_numbers_without_spread_give_no_nan(values):
     assert torch.isfinite(embed_fields(params, "side", {"x": torch.tensor([7.0, 8.0, torch.nan])})[0]).all()
 
 
-def test_fields_come_in_the_order_of_the_features_and_draws_depend_on_the_generator():
+def test_fields_come_by_name_and_draws_depend_on_the_generator():
     params = init_embedding_bag("side", TABLE, np.arange(4), 3, 1.0, generator())
-    forward = embed_fields(params, "side", lookup_rows(TABLE, np.arange(4)))
-    backward = embed_fields(params, "side", dict(reversed(lookup_rows(TABLE, np.arange(4)).items())))
-    assert all(torch.equal(a, b) for a, b in zip(forward, reversed(backward), strict=True))
+    features = lookup_rows(TABLE, np.arange(4))
+    both = embed_fields(params, "side", features)
+    assert torch.equal(both[1], embed_fields(params, "side", {"genres": features["genres"]})[0])
+    backward = embed_fields(params, "side", dict(reversed(features.items())))
+    assert all(torch.equal(a, b) for a, b in zip(both, backward, strict=True))
     again = init_embedding_bag("side", TABLE, np.arange(4), 3, 1.0, generator())
     other = init_embedding_bag("side", TABLE, np.arange(4), 3, 1.0, generator(1))
     assert torch.equal(params["side.genres"], again["side.genres"])
@@ -110,8 +103,3 @@ def test_the_catalogues_features_are_kept_with_the_parameters():
     wanted = lookup_rows(TABLE, np.arange(4))
     assert torch.equal(back["genres"], wanted["genres"]) and back["age"].shape == (4,)
     assert item_features({}) == {}
-
-
-def test_counts_leave_reserved_ids_out():
-    assert item_counts_of(torch.tensor([0, 1, 2, 4, 4]), 6).tolist() == [0, 0, 1, 0, 2, 0]
-    assert item_counts_of(torch.tensor([], dtype=torch.int64), 4).tolist() == [0, 0, 0, 0]

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from recsys_meta.core.types import Interactions
-from recsys_meta.models.functional.losses import logistic_loss, sampled_softmax_loss, softmax_loss, squared_error
+from recsys_meta.models.functional.losses import logistic_loss, softmax_loss, squared_error
+from recsys_meta.models.functional.sampled_softmax import sampled_softmax_loss
 
 
 def rows_of(*tasks, width=None):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +15,9 @@ from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, Interactions
 from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
 from recsys_meta.episodes.splits import split_by_seed
-from recsys_meta.models.functional.laplace_posterior import jaakkola_jordan_curvature, laplace_posterior, logit_variance
+from recsys_meta.models.functional.interpolation import SIZE_KNOTS
 from recsys_meta.models.functional.losses import logistic_loss
-from recsys_meta.models.learners.bayesian.bernoulli import KNOTS, BernoulliConfig, BernoulliPosterior
+from recsys_meta.models.learners.bayesian.bernoulli import BernoulliConfig, BernoulliPosterior
 from recsys_meta.models.learners.bayesian.design_matrix import DesignData
 from recsys_meta.models.learners.bayesian.temperature_scaling import fit_temperature, fit_temperatures
 from recsys_meta.models.learners.bayesian.variational_mf import QuadraticBound, fit_factors, leave_fold_out
@@ -31,20 +30,6 @@ SMALL = BernoulliConfig(dims=3, sweeps=6, hidden=4, context_dims=2)
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def problem(tasks=5, rows=40, width=6, scale=1.5, seed=0):
-    g = generator(seed)
-    x = scale * torch.randn(tasks, rows, width, generator=g)
-    offset = torch.randn(tasks, rows, generator=g)
-    label = (torch.rand(tasks, rows, generator=g) < 0.4).float()
-    return x, offset, label, torch.ones(tasks, rows)
-
-
-def uphill(x, offset, label, weight, z):
-    """Gradient of the log-posterior, 0 at its mode."""
-    chance = torch.sigmoid(offset + (x @ z.unsqueeze(2)).squeeze(2))
-    return (x.transpose(1, 2) @ (weight * (label - chance)).unsqueeze(2)).squeeze(2) - z
 
 
 @pytest.fixture(scope="module")
@@ -92,63 +77,6 @@ def episode(data, index, entities, shots, seed=4):
     count = torch.full((len(entities),), shots)
     support, query = draw_episodes(index, torch.as_tensor(entities), count, generator=generator(seed))
     return episode_batch(data, entities, support, query)
-
-
-# The posterior
-
-
-def test_the_mode_is_found_in_a_few_steps():
-    given = problem()
-    z, _ = laplace_posterior(*given, steps=4)
-    best, _ = laplace_posterior(*given, steps=200)
-    assert uphill(*given, best).abs().max() < 1e-3
-    assert (z - best).norm() < 0.1 * best.norm()
-
-
-def test_curvature_at_the_mode_is_the_posterior_precision():
-    x, offset, label, weight = problem(tasks=1)
-    z, factor = laplace_posterior(x, offset, label, weight, steps=50)
-    hessian = torch.autograd.functional.jacobian(lambda v: uphill(x, offset, label, weight, v).sum(0), z)[:, 0]
-    torch.testing.assert_close((factor @ factor.transpose(1, 2))[0], -hessian, rtol=1e-3, atol=1e-3)
-
-
-def test_hundreds_of_equal_labels_and_large_inputs_stay_finite_and_go_uphill():
-    x, offset, _, weight = problem(rows=500, width=17, scale=8)
-    x[..., 0] = 30.0
-    for label in (torch.ones_like(offset), torch.zeros_like(offset)):
-        worth = []
-        for steps in (0, 1, 2, 4, 8):
-            z, factor = laplace_posterior(x, offset - 40, label, weight, steps)
-            logit = offset - 40 + (x @ z.unsqueeze(2)).squeeze(2)
-            fit_now = -torch.nn.functional.binary_cross_entropy_with_logits(logit, label, reduction="none").sum(1)
-            worth.append(fit_now - 0.5 * z.square().sum(1))
-            assert torch.isfinite(z).all()
-            assert torch.isfinite(factor).all()
-        for before, after in itertools.pairwise(worth):
-            assert (after >= before - 1e-2 * before.abs().clamp(min=1)).all()
-
-
-def test_no_rows_leave_the_prior_and_weight_two_is_a_row_twice():
-    x, offset, label, weight = problem(rows=7)
-    z, factor = laplace_posterior(x[:, :0], offset[:, :0], label[:, :0], weight[:, :0], steps=4)
-    assert (z == 0).all()
-    torch.testing.assert_close(factor, torch.eye(6).expand(5, 6, 6))
-    torch.testing.assert_close(logit_variance(x, factor), x.square().sum(2))
-    twice = [torch.cat([t, t], 1) for t in (x, offset, label, weight)]
-    for ours, theirs in zip(
-        laplace_posterior(*twice, steps=4), laplace_posterior(x, offset, label, 2 * weight, steps=4), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-def test_the_bound_is_smooth_through_zero_and_has_gradients():
-    logit = torch.tensor([-30.0, -0.011, -0.009, 0.0, 0.009, 0.011, 30.0], requires_grad=True)
-    made = jaakkola_jordan_curvature(logit)
-    torch.testing.assert_close(made[1:6], torch.full((5,), 0.25), rtol=1e-4, atol=1e-5)
-    made.sum().backward()
-    assert torch.isfinite(logit.grad).all()
-    chance = torch.sigmoid(logit)
-    assert (made + 1e-6 >= chance * (1 - chance)).all(), "a curvature below the true one would overshoot"
 
 
 # The factors
@@ -330,15 +258,15 @@ def test_a_slope_undoes_what_was_done_to_true_logits():
     assert abs(fit_temperature(logit, rows) - 1) < 0.06
     assert abs(fit_temperature(2 * logit, rows) - 0.5) < 0.06
     assert fit_temperature(logit, replace(rows, mask=torch.zeros_like(rows.mask))) == 1
-    made = fit_temperatures([10.0, 0.0], [2 * logit, logit], [rows, rows], KNOTS)
-    assert made.shape == (len(KNOTS),)
+    made = fit_temperatures([10.0, 0.0], [2 * logit, logit], [rows, rows], SIZE_KNOTS)
+    assert made.shape == (len(SIZE_KNOTS),)
     assert (made.diff() <= 1e-6).all(), "between the sizes it goes from one slope to the other"
     assert made[0] - made[-1] > 0.4
 
 
 def test_calibrating_takes_back_overconfidence(shown, trained):
     learner, params, index, split = trained
-    wrong = params | {"slope": torch.ones(len(KNOTS)), "prior": 3 * params["prior"]}
+    wrong = params | {"slope": torch.ones(len(SIZE_KNOTS)), "prior": 3 * params["prior"]}
     batches = [episode(shown, index, split.valid, k) for k in (0, 10)]
     body, unset = learner.body(learner.calibrate(wrong, batches)), learner.body(wrong)
     for batch in batches:

@@ -9,8 +9,9 @@ import torch
 from recsys_meta.core.types import Interactions, Support, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.models.functional import losses as objectives
+from recsys_meta.models.functional.interpolation import SIZE_KNOTS
 from recsys_meta.models.learners.ranking import item_memories as memory
-from recsys_meta.models.learners.ranking.flagship import KNOTS, Flagship, FlagshipConfig, knot_weights
+from recsys_meta.models.learners.ranking.flagship import Flagship, FlagshipConfig
 from recsys_meta.models.learners.ranking.memory_gates import search_gates
 from tests.fixtures.simulated_datasets import ranking_world
 
@@ -87,21 +88,12 @@ def test_a_start_that_was_kept_leads_where_adapting_does(negatives):
 def test_rates_are_those_of_the_support_size():
     learner = learner_of()
     data, params = fresh(learner)
-    params["log_step"][KNOTS.index(3)] = -50.0  # nobody with three rows moves
+    params["log_step"][SIZE_KNOTS.index(3)] = -50.0  # nobody with three rows moves
     body, batch = learner.body(params), support_of(data)
     moved = (
         (learner.adapt(body, batch.support)["z"] - learner.adapt(body, batch.support.empty())["z"]).abs().sum((1, 2))
     )
     assert moved[2] < 1e-6 and moved[1] > 1e-3 and moved[3] > 1e-3
-
-
-def test_sizes_lie_between_knots():
-    weights = knot_weights(torch.tensor([0.0, 1.0, 4.0, 1e6]))
-    assert torch.allclose(weights.sum(1), torch.ones(4))
-    assert weights[0, 0] == 1 and weights[1, 1] == 1 and weights[3, -1] == 1
-    place = KNOTS.index(3)
-    share = (np.log(5) - np.log(4)) / (np.log(6) - np.log(4))
-    assert weights[2, place + 1] == pytest.approx(share, abs=1e-5)
 
 
 @pytest.mark.parametrize("ridge", [0.5, 50.0])

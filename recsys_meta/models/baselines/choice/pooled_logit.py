@@ -20,7 +20,7 @@ from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State,
 from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
 from recsys_meta.models.baselines.choice.base import ChoiceBaseline
 from recsys_meta.models.functional.choice_features import SIX, basic_features, history_of, support_statistics
-from recsys_meta.models.functional.embeddings import linear_interpolation_weights
+from recsys_meta.models.functional.interpolation import support_size_weights
 
 SIZES = (0, 8, 28, 64, 112, 256, 1024)
 """Support sizes, in rows, that weights are fitted for; between them they are interpolated in log(1 + n)."""
@@ -63,8 +63,7 @@ class PooledLogit(ChoiceBaseline):
 
     def adapt(self, body: Params, support: Support) -> State:
         state = support_statistics(support)
-        places = torch.log1p(torch.tensor(SIZES, dtype=state["size"].dtype, device=state["size"].device))
-        return state | {"weight": linear_interpolation_weights(torch.log1p(state["size"]), places) @ body["weight"]}
+        return state | {"weight": support_size_weights(state["size"], SIZES) @ body["weight"]}
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         return torch.einsum("trkf,tf->trk", basic_features(state, rows, candidates), state["weight"])

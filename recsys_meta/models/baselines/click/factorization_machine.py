@@ -26,9 +26,9 @@ from recsys_meta.models.baselines.click.solvers.field_encoding import (
     parts_of_rows,
 )
 from recsys_meta.models.baselines.click.solvers.fm_solver import fit_machine
-from recsys_meta.models.baselines.click.solvers.laplace_posterior import bernoulli_posterior, probit_adjusted_logit
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
-from recsys_meta.models.functional.gaussian import fit_gaussian
+from recsys_meta.models.functional.gaussian_posterior import fit_gaussian
+from recsys_meta.models.functional.laplace_posterior import newton_laplace_posterior, probit_adjusted_logit
 
 
 class FactorizationMachine(BaselineConfig):
@@ -94,7 +94,7 @@ class FactorizationMachine(BaselineConfig):
         offset = base + level[:, None] + torch.einsum("trd,td->tr", vectors, content)
         weight = rows.mask.to(rows.label.dtype)
         mean = body["mean"].expand(support.size, -1)
-        mode, covariance = bernoulli_posterior(seen, rows.label, weight, offset, mean, body["precision"])
+        mode, covariance = newton_laplace_posterior(seen, rows.label, weight, offset, mean, body["precision"])
         return {"level": level, "content": content, "mode": mode, "root": torch.linalg.cholesky(covariance)}
 
     def _rows(self, body: Params, rows: Interactions) -> tuple[Tensor, Tensor]:

@@ -27,8 +27,8 @@ from recsys_meta.models.baselines.click.solvers.field_encoding import (
     lookup_weights,
     without_context,
 )
-from recsys_meta.models.baselines.click.solvers.laplace_posterior import bernoulli_posterior, probit_adjusted_logit
-from recsys_meta.models.functional.gaussian import solve, weighted_outer_sum
+from recsys_meta.models.functional.laplace_posterior import newton_laplace_posterior, probit_adjusted_logit
+from recsys_meta.models.functional.linear_algebra import solve, weighted_outer_sum
 
 CLICK: frozenset[Objective] = frozenset({"click"})
 LOW, HIGH = 0.02, 0.98
@@ -100,7 +100,7 @@ class MixedLogit(BaselineConfig):
         vectors, weight = body["vectors"][rows.item], rows.mask.to(rows.label.dtype)
         offset = self._offset(body, rows)
         if not self.squared:
-            mode, covariance = bernoulli_posterior(vectors, rows.label, weight, offset, mean, body["precision"])
+            mode, covariance = newton_laplace_posterior(vectors, rows.label, weight, offset, mean, body["precision"])
         else:
             noise = 1 / body["variance"]
             matrix = weighted_outer_sum(vectors, weight * noise) + body["precision"]

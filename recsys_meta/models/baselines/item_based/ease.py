@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import scipy.sparse as sp
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, item_memory, log_popularity
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, item_memory, log_popularity
 from recsys_meta.models.baselines.item_based.item_scores import (
     gather_scores,
     locate_support,
     mix_with_popularity,
     scatter_scores,
 )
+from recsys_meta.models.functional.item_similarity import ease_weights
 
 
 class Ease(BaselineConfig):
@@ -58,23 +57,3 @@ class Ease(BaselineConfig):
         found = gather_scores(body["weights"], state["place"], state["weight"])
         evidence = scatter_scores(found, body["kept"], len(body["log_popularity"]))
         return mix_with_popularity(evidence, body["log_popularity"], self.popularity)
-
-
-def ease_weights(matrix: sp.csr_matrix, ridge: float) -> Tensor:
-    """B [M, M] of EASE for X [U, M]. With fewer entities than items the inverse is taken on their side:
-    (X'X + L I)^-1 = (I - X' (XX' + L I)^-1 X) / L.
-    """
-    entities, items = matrix.shape
-    if entities < items:
-        dense = torch.from_numpy(matrix.toarray())
-        small = dense @ dense.T
-        small.diagonal().add_(ridge)
-        inverse = dense.T @ torch.cholesky_solve(dense, torch.linalg.cholesky(small))
-        inverse.neg_().diagonal().add_(1)
-        inverse /= ridge
-    else:
-        full = gram(matrix)
-        full.diagonal().add_(ridge)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(full))
-    weights = inverse.div_(-inverse.diagonal().clone())
-    return weights.fill_diagonal_(0)

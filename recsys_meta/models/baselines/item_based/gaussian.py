@@ -12,13 +12,14 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, item_memory, log_popularity
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, item_memory, log_popularity
 from recsys_meta.models.baselines.item_based.item_scores import (
     gather_scores,
     locate_support,
     mix_with_popularity,
     scatter_scores,
 )
+from recsys_meta.models.functional.item_similarity import cooccurrence_counts
 
 
 class GaussianPosterior(BaselineConfig):
@@ -52,7 +53,7 @@ class GaussianPosterior(BaselineConfig):
             **where,
             "log_popularity": log_popularity(counts),
             "mean": counts[where["kept"]] / users,
-            "moment": gram(part).div_(users),
+            "moment": cooccurrence_counts(part).div_(users),
         }
 
     def adapt(self, body: Params, support: Support) -> State:

@@ -14,7 +14,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, item_memory, log_popularity
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, item_memory, log_popularity
 from recsys_meta.models.baselines.item_based.item_scores import (
     distinct_weights,
     gather_scores,
@@ -22,6 +22,7 @@ from recsys_meta.models.baselines.item_based.item_scores import (
     mix_with_popularity,
     scatter_scores,
 )
+from recsys_meta.models.functional.item_similarity import cooccurrence_counts, normalize_cooccurrence
 
 BLOCK = 1_024
 SPARSE_ABOVE = 20_000
@@ -59,7 +60,7 @@ class ItemKNN(BaselineConfig):
         if data.catalogue > SPARSE_ABOVE:
             return params | _nearest(matrix, counts.numpy(), self.neighbours)
         part, where = item_memory(matrix)
-        return params | where | {"together": gram(part).fill_diagonal_(0)}
+        return params | where | {"together": cooccurrence_counts(part).fill_diagonal_(0)}
 
     def body(self, params: Params) -> Params:
         counts, together = params["counts"].clamp(min=1), params["together"]
@@ -68,9 +69,9 @@ class ItemKNN(BaselineConfig):
         else:
             kept = counts[params["kept"]]
             source, target = kept[:, None], kept
-        weight = source ** (1 - self.power) * target**self.power
+        similar = normalize_cooccurrence(together, source, target, self.power, self.shrink)
         shaped = {k: v for k, v in params.items() if k not in {"together", "counts"}}
-        return shaped | {"similar": together / (weight + self.shrink)}
+        return shaped | {"similar": similar}
 
     def adapt(self, body: Params, support: Support) -> State:
         if "neighbour" in body:

@@ -12,8 +12,9 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, gram, item_counts, item_memory
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, item_memory
 from recsys_meta.models.baselines.item_based.item_scores import gather_scores, locate_support, scatter_scores
+from recsys_meta.models.functional.item_similarity import cooccurrence_counts
 
 
 class NaiveBayes(BaselineConfig):
@@ -44,7 +45,7 @@ class NaiveBayes(BaselineConfig):
         prior = torch.log1p(counts)
         prior[:FIRST] = 0
         share = (counts[where["kept"]] / max(matrix.shape[0], 1)).clamp(min=1e-12)
-        return {**where, "log_popularity": prior, "share": share, "together": gram(part)}
+        return {**where, "log_popularity": prior, "share": share, "together": cooccurrence_counts(part)}
 
     def body(self, params: Params) -> Params:
         share, together = params["share"], params["together"]

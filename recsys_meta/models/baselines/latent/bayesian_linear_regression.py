@@ -19,13 +19,8 @@ from recsys_meta.models.baselines.item_based.item_scores import distinct_weights
 from recsys_meta.models.baselines.latent.design_matrix import design_matrix, init_design
 from recsys_meta.models.baselines.latent.em_prior import learn_prior, residual_factors
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
-from recsys_meta.models.functional.gaussian import (
-    fit_gaussian,
-    gaussian_posterior,
-    solve,
-    truncated_svd,
-    weighted_outer_sum,
-)
+from recsys_meta.models.functional.gaussian_posterior import fit_gaussian, gaussian_posterior
+from recsys_meta.models.functional.linear_algebra import solve, truncated_svd, weighted_outer_sum
 
 
 class BayesianLinearRegression(BaselineConfig):

@@ -23,7 +23,8 @@ from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
 from recsys_meta.models.baselines.item_based.item_scores import distinct_weights, mix_with_popularity
-from recsys_meta.models.functional.gaussian import fit_gaussian, gaussian_posterior, solve, weighted_outer_sum
+from recsys_meta.models.functional.gaussian_posterior import fit_gaussian, gaussian_posterior
+from recsys_meta.models.functional.linear_algebra import solve, weighted_outer_sum
 
 
 class Ials(BaselineConfig):

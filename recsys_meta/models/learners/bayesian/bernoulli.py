@@ -36,18 +36,18 @@ from torch.nn import functional
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Interactions, Params, State, Support, TaskBatch
-from recsys_meta.models.functional import losses as objectives
-from recsys_meta.models.functional.embeddings import embed_fields, is_buffer, linear_interpolation_weights
-from recsys_meta.models.functional.laplace_posterior import laplace_posterior, logit_variance
+from recsys_meta.core.types import UNKNOWN, IntArray, Interactions, Params, State, Support, TaskBatch
+from recsys_meta.models.functional.embeddings import embed_fields, is_buffer, select_fields
+from recsys_meta.models.functional.interpolation import SIZE_KNOTS, support_size_weights
+from recsys_meta.models.functional.laplace_posterior import laplace_posterior, logit_variance, probit_adjusted_logit
+from recsys_meta.models.functional.losses import logistic_loss, mean_over_tasks
+from recsys_meta.models.functional.regularization import mask_features
 from recsys_meta.models.learners.bayesian.context_effects import context_effect, init_context
 from recsys_meta.models.learners.bayesian.design_matrix import DesignData
 from recsys_meta.models.learners.bayesian.temperature_scaling import fit_temperatures
 from recsys_meta.models.learners.bayesian.variational_mf import FactorModel, fit_factors, leave_fold_out
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
-KNOTS = (0, 1, 2, 3, 5, 8, 12, 20, 32, 50, 100, 400)
-"""Support sizes at which trust, heat and calibration have values of their own."""
 CONTEXT_DEVIATION = 0.3
 """Prior deviation of an entity's weights on factors of context, at the start."""
 NOISE = 0.03
@@ -123,9 +123,9 @@ class BernoulliPosterior:
             "start": own[0].clone(),
             "prior": prior,
             **(_audience_params(width, generator) if c.audience else {}),
-            "log_trust": torch.zeros(len(KNOTS)),
-            "log_heat": torch.zeros(len(KNOTS)),
-            "slope": torch.ones(len(KNOTS)),
+            "log_trust": torch.zeros(len(SIZE_KNOTS)),
+            "log_heat": torch.zeros(len(SIZE_KNOTS)),
+            "slope": torch.ones(len(SIZE_KNOTS)),
         }
 
     def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> CrossFittedFactors:
@@ -165,14 +165,14 @@ class BernoulliPosterior:
         size = rows.counts
         base, x = self._inputs(body, rows)
         mean = self._mean(body, support.features, x, rows.mask, size)
-        weight = rows.mask * (support_size_weights(size) @ body["log_trust"]).exp()[:, None]
+        weight = rows.mask * (support_size_weights(size, SIZE_KNOTS) @ body["log_trust"]).exp()[:, None]
         z, factor = laplace_posterior(x, base + _dot(x, mean), rows.label, weight, self.config.newton_steps)
         return {"mean": mean + z, "factor": factor, "size": size}
 
     def _mean(self, body: Params, features: Mapping[str, Tensor], x: Tensor, mask: Tensor, size: Tensor) -> Tensor:
         """The prior mean [T, K]."""
-        used = {k: v for k, v in sorted(features.items()) if f"entity.{k}" in body or f"entity.{k}.knots" in body}
-        mean = torch.stack([body["start"].expand(len(size), -1), *embed_fields(body, "entity", used)]).sum(0)
+        fields = embed_fields(body, "entity", select_fields(body, "entity", features))
+        mean = torch.stack([body["start"].expand(len(size), -1), *fields]).sum(0)
         if not self.config.audience:
             return mean
         shown = (x * mask.unsqueeze(2)).sum(1) / (size + body["log_audience"].exp())[:, None]
@@ -190,14 +190,15 @@ class BernoulliPosterior:
         return base, torch.cat(asked, 2) @ body["prior"].tril()
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        return (support_size_weights(state["size"]) @ body["slope"])[:, None] * self._logit(body, state, rows)
+        return (support_size_weights(state["size"], SIZE_KNOTS) @ body["slope"])[:, None] * self._logit(
+            body, state, rows
+        )
 
     def _logit(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """The logit of the mean probability, [T, R]."""
         base, x = self._inputs(body, rows)
-        heat = (support_size_weights(state["size"]) @ body["log_heat"]).exp()[:, None]
-        spread = 1 + math.pi / 8 * heat * logit_variance(x, state["factor"])
-        return (base + _dot(x, state["mean"])) / spread.sqrt()
+        heat = (support_size_weights(state["size"], SIZE_KNOTS) @ body["log_heat"]).exp()[:, None]
+        return probit_adjusted_logit(base + _dot(x, state["mean"]), heat * logit_variance(x, state["factor"]))
 
     def score_std(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the logit under the posterior."""
@@ -211,7 +212,7 @@ class BernoulliPosterior:
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
         rows = replace(support.rows, label=support.rows.label.masked_fill(~support.rows.mask, 0.0))
-        return objectives.logistic_loss(self.score(body, state, rows), rows)
+        return logistic_loss(self.score(body, state, rows), rows)
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: CrossFittedFactors, generator: torch.Generator
@@ -219,12 +220,13 @@ class BernoulliPosterior:
         """Mean log-loss of the query after adapting; figures: the prior's largest and smallest deviation."""
         device = batch.entity.device
         body = params | {"item": aids.item.to(device), "fold": aids.fold.to(device)[batch.entity]}
-        state = self.adapt(body, _veiled(batch.support, self.config.unknown, generator))
-        losses = objectives.logistic_loss(self._logit(body, state, batch.query), batch.query)
+        support = replace(batch.support, features=mask_features(batch.support.features, self.config.unknown, generator))
+        state = self.adapt(body, support)
+        losses = logistic_loss(self._logit(body, state, batch.query), batch.query)
         weight = aids.rows.to(device)[batch.entity] ** self.config.size_weight * batch.query.mask.any(1)
         deviation = params["prior"].detach().tril().norm(dim=1)
         figures = {"prior_largest": float(deviation.max()), "prior_smallest": float(deviation.min())}
-        return (losses * weight).sum() / weight.sum().clamp(min=1), figures
+        return mean_over_tasks(losses, weight), figures
 
     @torch.no_grad()
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
@@ -235,13 +237,7 @@ class BernoulliPosterior:
         body = self.body(params)
         sizes = [float(b.support.rows.counts.mean()) for b in batches]
         logits = [self._logit(body, self.adapt(body, b.support), b.query) for b in batches]
-        return params | {"slope": fit_temperatures(sizes, logits, [b.query for b in batches], KNOTS)}
-
-
-def support_size_weights(size: Tensor) -> Tensor:
-    """Weights [T, K] that interpolate linearly in log(1 + n) between the knots; constant beyond the last."""
-    places = torch.log1p(torch.tensor(KNOTS, dtype=size.dtype, device=size.device))
-    return linear_interpolation_weights(torch.log1p(size), places)
+        return params | {"slope": fit_temperatures(sizes, logits, [b.query for b in batches], SIZE_KNOTS)}
 
 
 def _audience_params(width: int, generator: torch.Generator) -> Params:
@@ -257,17 +253,3 @@ def _new(known: int, extra: int) -> Tensor:
 def _dot(x: Tensor, weights: Tensor) -> Tensor:
     """x [T, R, K] times weights [T, K], [T, R]."""
     return (x @ weights.unsqueeze(2)).squeeze(2)
-
-
-def _veiled(support: Support, share: float, generator: torch.Generator) -> Support:
-    """The same with some values of features unknown: newcomers have values that no past entity had."""
-    if not share:
-        return support
-    features = {}
-    for name, value in sorted(support.features.items()):
-        if value.is_floating_point():
-            features[name] = value
-            continue
-        hidden = torch.rand(value.shape, generator=generator, device=value.device) < share
-        features[name] = torch.where(hidden & (value != PAD), UNKNOWN, value)
-    return replace(support, features=features)

@@ -17,7 +17,9 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset, FeatureColumn, FeatureTable
 from recsys_meta.core.types import FIRST, FloatArray, IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.models.functional.embeddings import init_embedding_bag, linear_interpolation_weights
+from recsys_meta.models.functional.embeddings import init_embedding_bag
+from recsys_meta.models.functional.feature_tables import context_table, limit_cardinality
+from recsys_meta.models.functional.interpolation import encode_numbers
 
 PER_DIMENSION = 3
 """Rows of the rarer label that an average item must have for each factor it gets."""
@@ -55,7 +57,7 @@ class FeatureFields:
     @classmethod
     def of(cls, table: FeatureTable, rows: IntArray, most: int | None = None) -> FeatureFields:
         """Fields of at most `most` values; numbers always."""
-        kept = {k: v for k, v in sorted(table.items()) if most is None or v.size <= most + FIRST}
+        kept = dict(sorted((table if most is None else limit_cardinality(table, most)).items()))
         made = init_embedding_bag("", kept, rows, 0, 0.0, torch.Generator())
         return cls(kept, {k: made[f".{k}.knots"] for k, v in kept.items() if v.numeric})
 
@@ -66,9 +68,7 @@ class FeatureFields:
         for name, column in self.table.items():
             if column.indptr is None:
                 number = torch.from_numpy(np.array(column.values, np.float32))
-                missing = torch.isnan(number)
-                placed = linear_interpolation_weights(torch.where(missing, 0.0, number), self.knots[name])
-                parts.append(sp.csr_matrix(placed.masked_fill(missing[:, None], 0.0).numpy()))
+                parts.append(sp.csr_matrix(encode_numbers(number, self.knots[name])[:, :-1].numpy()))
                 continue
             count = np.diff(column.indptr)
             share = np.repeat(1 / np.maximum(count, 1), count).astype(np.float32)
@@ -116,21 +116,8 @@ class DesignData:
         known = np.arange(FIRST, data.catalogue)
         items = FeatureFields.of({**data.items, "met": FeatureColumn("met", met)}, known, most)
         own = FeatureFields.of(data.entities, entities, most)
-        context = FeatureFields.of(_context(data), position)
+        context = FeatureFields.of(context_table(data), position)
         inputs = context.design(len(data.events))[position] if context.table else sp.csr_matrix((len(item), 0))
         rows = InteractionRows(task.numpy(), item, label, inputs.astype(np.float32), len(entities), data.catalogue)
         design = own.design(data.events.entity_count)[entities]
         return cls(rows, own, design, items.design(data.catalogue), context)
-
-
-def _context(data: Dataset) -> dict[str, FeatureColumn]:
-    """The context of all rows as a table of features."""
-    table = {}
-    for field in data.schema.context:
-        values = data.events.context[field.name]
-        if field.kind == "numeric":
-            table[field.name] = FeatureColumn(field.name, values)
-        else:
-            each = np.arange(len(values) + 1)
-            table[field.name] = FeatureColumn(field.name, values, each, data.vocab.size(f"context.{field.name}"))
-    return table

@@ -44,8 +44,8 @@ from recsys_meta.models.functional.choice_features import (
     support_summary,
 )
 from recsys_meta.models.functional.losses import mean_over_rows
+from recsys_meta.models.functional.masking import MASKED_LOGIT
 from recsys_meta.models.learners.choice import experts
-from recsys_meta.models.learners.choice.experts import NEVER
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
 SCALES = (0, 1, 4, 16, 64, 256)
@@ -164,7 +164,7 @@ class ConditionalLogit:
         if not support.rows.item.shape[1]:
             return torch.zeros(support.size)
         x, told, mask, met = self._own(body, state, support)
-        logits = experts.expert_logits(body, state, x, told).masked_fill(~mask, NEVER)
+        logits = experts.expert_logits(body, state, x, told).masked_fill(~mask, MASKED_LOGIT)
         return mean_over_rows(-torch.log_softmax(logits, 2)[..., 0], met)
 
     def meta_loss(
@@ -184,11 +184,11 @@ class ConditionalLogit:
         candidates = _offered(rows, others)
         x = candidate_features(state, rows, candidates)
         logits = experts.expert_logits(body, state, experts.scale_features(body, x), self._told(body, state, rows))
-        logits = logits.masked_fill(~_there(state, candidates), NEVER)
+        logits = logits.masked_fill(~_there(state, candidates), MASKED_LOGIT)
         met = x[..., VISITED] > 0
         asked = rows.mask & (rows.item >= FIRST)
         every = mean_over_rows(-torch.log_softmax(logits, 2)[..., 0], asked)
-        fresh = -torch.log_softmax(logits.masked_fill(met, NEVER), 2)[..., 0]
+        fresh = -torch.log_softmax(logits.masked_fill(met, MASKED_LOGIT), 2)[..., 0]
         return every, (torch.where(met[..., 0], 0.0, fresh) * asked).sum(1) / asked.sum(1).clamp(min=1)
 
     @torch.no_grad()
@@ -204,8 +204,8 @@ class ConditionalLogit:
                 chosen.append(self._best_trust(params, batch))
         if not sizes:
             return params
-        places = experts.PLACES[:, None] - torch.tensor(sizes)
-        nearest = places.abs().argmin(1)
+        distance = torch.log1p(torch.tensor(experts.KNOTS, dtype=torch.float32))[:, None] - torch.tensor(sizes)
+        nearest = distance.abs().argmin(1)
         return params | {"trust": torch.tensor(chosen)[nearest]}
 
     def _best_trust(self, params: Params, batch: TaskBatch) -> float:

@@ -22,6 +22,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import is_buffer
+from recsys_meta.models.functional.losses import mean_over_tasks
 from recsys_meta.models.learners.choice import interest_network as interest
 from recsys_meta.models.learners.choice import negative_sampling as candidates
 from recsys_meta.models.learners.choice.interest_network import InterestConfig
@@ -149,9 +150,8 @@ class Din:
         among = candidates.sample_negatives(query, state["listed"], self.config.negatives, generator)
         scores = interest.forward(self.config, _weights(params, state), state, query, among, generator)
         loss = candidates.choice_loss(scores, query, among)
-        asked = query.mask.any(1)
         figures = self._figures(params, state, query, among) if self.config.groups else {}
-        return (loss * asked).sum() / asked.sum().clamp(min=1), figures
+        return mean_over_tasks(loss, query.mask.any(1)), figures
 
     @torch.no_grad()
     def _figures(self, params: Params, state: State, query: Interactions, among: Tensor) -> dict[str, float]:

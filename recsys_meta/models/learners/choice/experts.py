@@ -11,23 +11,19 @@ from torch import Tensor
 
 from recsys_meta.core.types import Params, State
 from recsys_meta.models.functional.choice_features import FEATURES, MOMENT, VISITED
-from recsys_meta.models.functional.embeddings import linear_interpolation_weights
+from recsys_meta.models.functional.interpolation import support_size_weights
+from recsys_meta.models.functional.masking import MASKED_LOGIT
 
 EXPERTS = 2
 KNOTS = (0, 8, 32, 128, 512, 2048)
 """Support sizes, in rows, at which weights have values of their own."""
-PLACES = torch.log1p(torch.tensor(KNOTS, dtype=torch.float32))
-NEVER = -1e9
-"""Logit of what is not offered; finite, so that masked rows stay numbers."""
 SIZELESS = torch.tensor([0.0 if "size" in name or "rows" in name else 1.0 for name in MOMENT])
 """Which features of a moment say nothing of the support's size."""
 
 
 def interpolate_by_size(size: Tensor, knots: int) -> Tensor:
-    """Weights [T, K] that interpolate linearly in log(1 + n) between the knots; [T, 1] of ones where there is one."""
-    if knots == 1:
-        return torch.ones(len(size), 1, dtype=size.dtype, device=size.device)
-    return linear_interpolation_weights(torch.log1p(size), PLACES.to(size))
+    """Weights [T, K] of the first so many knots; [T, 1] of ones where there is one."""
+    return support_size_weights(size, KNOTS[:knots])
 
 
 def init_experts(aware: bool, split: bool, hidden: int, bonus: int, rate: float, generator: torch.Generator) -> Params:
@@ -94,7 +90,7 @@ def expert_step(body: Params, state: State, x: Tensor, told: Tensor, there: Tens
 
     there [T, R, K]: which candidates are offered; counts [T, R]: which rows. Zero where none does.
     """
-    chance = torch.softmax(expert_logits(body, state, x, told).masked_fill(~there, NEVER), 2)
+    chance = torch.softmax(expert_logits(body, state, x, told).masked_fill(~there, MASKED_LOGIT), 2)
     taken = torch.zeros_like(chance)
     taken[..., 0] = 1.0
     weight = counts / counts.sum(1, keepdim=True).clamp(min=1)

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recsys_meta.core.dataset import Dataset, FeatureColumn, FeatureTable, ItemOwnership
+from recsys_meta.core.dataset import Dataset, FeatureTable, ItemOwnership
 from recsys_meta.core.schema import LATITUDE, LONGITUDE
 from recsys_meta.core.types import FIRST, EntityCatalog, IntArray, Interactions, Params, State, Support
 from recsys_meta.models.functional.choice_features import (
@@ -26,10 +26,13 @@ from recsys_meta.models.functional.choice_features import (
     row_features,
     support_summary,
 )
+from recsys_meta.models.functional.choice_statistics import gather_by_task
 from recsys_meta.models.functional.embeddings import embed_fields, init_embedding_bag, init_mlp, linear
+from recsys_meta.models.functional.feature_tables import context_table
+from recsys_meta.models.functional.masking import MASKED_LOGIT
+from recsys_meta.models.functional.regularization import dropout
 from recsys_meta.models.protocols import PredictorConfig
 
-NEVER = -1e9
 ITEM_INPUTS = 12
 """Numbers that an item's vector is made from, beside what kind it is."""
 DEGREE = 111.2
@@ -56,7 +59,7 @@ def init_network(
     """Fresh weights; numbers are placed among those of the given entities."""
     items = np.isin(homes.owner, entities).nonzero()[0]
     rows = np.isin(np.repeat(np.arange(data.events.entity_count), data.events.counts), entities).nonzero()[0]
-    contexts, dims = _contexts(data), config.dims
+    contexts, dims = context_table(data), config.dims
     width = 2 * dims + len(contexts) * config.context_dims + len(FEATURES) + len(MOMENT)
     params: Params = {
         **init_embedding_bag("items", _kinds(data), items, dims, 0.1, g),
@@ -112,7 +115,7 @@ def forward(
     """The same at once; with a generator hidden units are dropped."""
     tasks, count, width = candidates.shape
     vectors = torch.tanh(linear(state["inputs"], weights["item.0.weight"], weights["item.0.bias"]) + state["kinds"])
-    candidate, met = _of(vectors, candidates), history_of(rows)[:, :, : config.history]
+    candidate, met = gather_by_task(vectors, candidates), history_of(rows)[:, :, : config.history]
     answer = _attend(weights, vectors, candidate, candidates, met)
     given = candidate_features(state, rows, candidates)
     alone = torch.cat([*_context(config, weights, rows), row_features(state, rows)], 2)
@@ -120,7 +123,7 @@ def forward(
     x = torch.cat([candidate, answer, alone, given], 3).flatten(1, 2)
     for i in range(len(config.hidden)):
         x = torch.relu(linear(x, weights[f"head.{i}.weight"], weights[f"head.{i}.bias"]))
-        x = _dropped(x, config.dropout, chance)
+        x = dropout(x, config.dropout, chance)
     x = _times(x, weights[f"head.{len(config.hidden)}.weight"])
     if config.wide:
         x = x + _times(given.flatten(1, 2), weights["wide"])
@@ -129,7 +132,7 @@ def forward(
 
 def _attend(weights: Params, vectors: Tensor, candidate: Tensor, candidates: Tensor, met: Tensor) -> Tensor:
     """What the history [T, R, H] says to each candidate: a weighted mean of its vectors, [T, R, K, D]; 0 without."""
-    key = _of(vectors, met)
+    key = gather_by_task(vectors, met)
     there = (met >= FIRST)[:, :, None, :]
     order = torch.arange(1, met.shape[2] + 1, device=met.device)
     same = (met[:, :, None, :] == candidates[..., None]).float()
@@ -143,7 +146,7 @@ def _attend(weights: Params, vectors: Tensor, candidate: Tensor, candidates: Ten
     bias = weights["attention.bias"]
     hidden = torch.relu(hidden + (bias if bias.dim() == 1 else bias[:, None, None, None]))
     out = _times(hidden, weights["attention.out.0.weight"]).squeeze(4)
-    weight = torch.softmax(out.masked_fill(~there, NEVER), 3) * there
+    weight = torch.softmax(out.masked_fill(~there, MASKED_LOGIT), 3) * there
     return weight @ key
 
 
@@ -159,19 +162,6 @@ def _context(config: InterestConfig, weights: Params, rows: Interactions) -> lis
         flat = value.flatten() if value.is_floating_point() else value.flatten()[:, None]
         made.append(embed_fields(weights, "context", {name: flat})[0].view(blank.shape))
     return made
-
-
-def _contexts(data: Dataset) -> FeatureTable:
-    """The context of rows as a table of columns."""
-    table = {}
-    for spec in sorted(data.schema.context, key=lambda f: f.name):
-        values = data.events.context[spec.name]
-        if spec.kind == "numeric":
-            table[spec.name] = FeatureColumn(spec.name, values)
-        else:
-            size = data.vocab.size(f"context.{spec.name}")
-            table[spec.name] = FeatureColumn(spec.name, values, np.arange(len(values) + 1), size)
-    return table
 
 
 def _kinds(data: Dataset) -> FeatureTable:
@@ -220,21 +210,8 @@ def _kinds_of(weights: Params, own: EntityCatalog, dims: int) -> Tensor:
     return made
 
 
-def _of(table: Tensor, ids: Tensor) -> Tensor:
-    """Rows of each task's table [T, C, D] for its ids [T, ...]."""
-    task = torch.arange(len(ids), device=ids.device).view(-1, *[1] * (ids.dim() - 1))
-    return table[task, ids]
-
-
 def _times(x: Tensor, weight: Tensor) -> Tensor:
     """x [T, ..., in] times weight [in, out] or, of each task its own, [T, in, out]."""
     if weight.dim() == 2:
         return x @ weight
     return (x.flatten(1, -2) @ weight).view(*x.shape[:-1], weight.shape[-1])
-
-
-def _dropped(x: Tensor, rate: float, chance: torch.Generator | None) -> Tensor:
-    if chance is None or not rate:
-        return x
-    kept = torch.rand(x.shape, generator=chance, device=chance.device).to(x.device) >= rate
-    return x * kept / (1 - rate)

@@ -13,8 +13,7 @@ from torch import Tensor
 from recsys_meta.core.types import FIRST, Interactions
 from recsys_meta.models.functional.choice_features import history_of
 from recsys_meta.models.functional.losses import mean_over_rows
-
-NEVER = -1e9
+from recsys_meta.models.functional.masking import MASKED_LOGIT
 
 
 def choice_loss(scores: Tensor, rows: Interactions, candidates: Tensor) -> Tensor:
@@ -23,7 +22,7 @@ def choice_loss(scores: Tensor, rows: Interactions, candidates: Tensor) -> Tenso
     Rows of unknown items, and candidates that are the row's item again, do not count.
     """
     again = candidates[:, :, 1:] == candidates[:, :, :1]
-    rest = scores[:, :, 1:].masked_fill(again, NEVER)
+    rest = scores[:, :, 1:].masked_fill(again, MASKED_LOGIT)
     missed = torch.logsumexp(torch.cat([scores[:, :, :1], rest], 2), 2) - scores[:, :, 0]
     return mean_over_rows(missed, rows.mask & (rows.item >= FIRST))
 

@@ -6,18 +6,15 @@ A state holds z [T, Z]; with layers of its own their weights [T, ...]; with item
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import FIRST, Interactions, Params, State
-from recsys_meta.models.functional import losses as objectives
+from recsys_meta.core.types import Interactions, Params, State
+from recsys_meta.models.functional.losses import logistic_loss, softmax_loss, squared_error
+from recsys_meta.models.functional.masking import mask_reserved_ids, mask_support_items, mask_unknown_items
+from recsys_meta.models.functional.sampled_softmax import sampled_softmax_loss
 from recsys_meta.models.learners.maml import scorer
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
-
-NEVER = -1e9
-"""Logit of what can never be drawn; finite, so that masked rows stay numbers."""
 
 
 def score_rows(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
@@ -50,15 +47,14 @@ def rank_catalogue(config: ScorerConfig, body: Params, state: State) -> Tensor:
 
 def row_logits(config: ScorerConfig, body: Params, state: State) -> Tensor:
     """Logits [T, C] of a softmax over the catalogue: the reserved ids are never drawn."""
-    reserved = torch.arange(body["vectors"].shape[0], device=body["vectors"].device) < FIRST
-    return rank_catalogue(config, body, state).masked_fill(reserved, NEVER)
+    return mask_reserved_ids(rank_catalogue(config, body, state))
 
 
 def support_mask(config: ScorerConfig, rows: Interactions) -> Interactions:
     """In a ranking an unknown item says nothing; a rating of one still tells how the entity rates."""
     if config.objective != "ranking":
         return rows
-    return replace(rows, mask=rows.mask & (rows.item >= FIRST))
+    return mask_unknown_items(rows)
 
 
 def inner_loss(
@@ -68,19 +64,17 @@ def inner_loss(
     if config.objective == "ranking" and not config.negatives:
         scores = row_logits(config, body, state)
         if seen is not None:
-            out = torch.zeros_like(scores, dtype=torch.bool).scatter(1, seen.item * seen.mask, True)
-            scores = scores.masked_fill(out, NEVER)
-            rows = replace(rows, mask=rows.mask & ~out.gather(1, rows.item))
-        return objectives.softmax_loss(scores, rows)
+            scores, rows = mask_support_items(scores, seen.item * seen.mask, rows)
+        return softmax_loss(scores, rows)
     scores = score_rows(config, body, state, rows.item)
     if config.objective == "rating":
-        return objectives.squared_error(scores, rows)
+        return squared_error(scores, rows)
     if config.objective == "click":
-        return objectives.logistic_loss(scores, rows)
+        return logistic_loss(scores, rows)
     drawn, expected = body["negatives"], body["log_q"]
     other = score_shared(config, body, state, drawn)
     own = expected[rows.item].masked_fill(~rows.mask, 0.0)
-    return objectives.sampled_softmax_loss(scores, other, rows, expected[drawn], own)
+    return sampled_softmax_loss(scores, other, rows, expected[drawn], own)
 
 
 def loss_gradient(config: ScorerConfig, body: Params, z: Tensor, rows: Interactions) -> Tensor:
@@ -104,16 +98,3 @@ def loss_gradient(config: ScorerConfig, body: Params, z: Tensor, rows: Interacti
         return miss.sum(1, keepdim=True) * pushed - torch.einsum("ts,tsv->tv", miss, own)
     error = 2 * (scores - rows.label) if config.objective == "rating" else torch.sigmoid(scores) - rows.label
     return torch.einsum("ts,tsv->tv", error * weight, own)
-
-
-def log_q(config: ScorerConfig, counts: Tensor) -> Tensor:
-    """Log of how often each item is expected among the negatives, [C]: popularity to the power 3/4."""
-    weight = (counts + 1) ** 0.75
-    weight[:FIRST] = 0
-    return torch.log(config.negatives * weight / weight.sum()).clamp(min=NEVER)
-
-
-def negatives(config: ScorerConfig, params: Params, generator: torch.Generator) -> Tensor:
-    """Negatives [N], drawn by `log_q` with replacement."""
-    weight = (params["log_q"] - params["log_q"].max()).exp()
-    return torch.multinomial(weight, config.negatives, replacement=True, generator=generator)

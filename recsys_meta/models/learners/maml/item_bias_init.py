@@ -8,7 +8,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.models.functional.embeddings import item_counts_of
+from recsys_meta.models.functional.item_popularity import centred_log_popularity, item_counts_of
 
 SHRINK = 5.0
 """Rows of the overall mean that every item's own mean is mixed with."""
@@ -23,8 +23,7 @@ def item_bias_prior(data: Dataset, entities: IntArray) -> tuple[Tensor, Tensor]:
     _, item, label = EventIndex.of(data).of_entities(entities)
     counts = item_counts_of(item, data.catalogue)
     if data.schema.objective == "ranking":
-        level = torch.log(counts + 1)
-        return counts, level - level[FIRST:].mean() if data.catalogue > FIRST else level
+        return counts, centred_log_popularity(counts)
     overall = label.mean() if len(label) else torch.zeros(())
     total = torch.bincount(item, label.double(), minlength=data.catalogue).float()
     mean = (total + SHRINK * overall) / (torch.bincount(item, minlength=data.catalogue) + SHRINK)

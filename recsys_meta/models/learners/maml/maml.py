@@ -24,6 +24,9 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import is_buffer
+from recsys_meta.models.functional.losses import mean_over_tasks
+from recsys_meta.models.functional.regularization import dropout
+from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_expected_counts
 from recsys_meta.models.learners.maml import inner_loop as inner
 from recsys_meta.models.learners.maml import scorer
 from recsys_meta.models.learners.maml.item_bias_init import item_bias_prior
@@ -89,8 +92,8 @@ class Maml:
         for group in config.rates:
             params[f"rate.{group}"] = torch.tensor(math.log(config.first_rate))
         if config.objective == "ranking" and config.negatives:
-            params["log_q"] = inner.log_q(config, counts)
-            params["negatives"] = inner.negatives(config, params, generator)
+            params["log_q"] = log_expected_counts(counts, config.negatives)
+            params["negatives"] = draw_negatives(params["log_q"], config.negatives, generator)
         return params
 
     def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
@@ -183,18 +186,14 @@ class Maml:
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Mean query loss after adapting; figures: how far adapting moved, and the inner rates."""
         vectors = scorer.item_vectors(self.config, params)
-        if self.config.dropout:
-            kept = torch.rand(vectors.shape, generator=generator, device=vectors.device) >= self.config.dropout
-            vectors = vectors * kept / (1 - self.config.dropout)
-        body = self._body(params, vectors)
+        body = self._body(params, dropout(vectors, self.config.dropout, generator))
         if "negatives" in body:
-            body["negatives"] = inner.negatives(self.config, body, generator)
+            body["negatives"] = draw_negatives(body["log_q"], self.config.negatives, generator)
         state = self.adapt(body, batch.support)
         query = inner.support_mask(self.config, batch.query)
         losses = inner.inner_loss(self.config, body, state, query, batch.support.rows)
         weight = query.counts.to(losses.dtype) ** self.config.size_weight * query.mask.any(1)
-        loss = (losses * weight).sum() / weight.sum().clamp(min=1)
-        return loss, self._figures(body, state, batch.support)
+        return mean_over_tasks(losses, weight), self._figures(body, state, batch.support)
 
     @torch.no_grad()
     def _figures(self, body: Params, state: State, support: Support) -> dict[str, float]:

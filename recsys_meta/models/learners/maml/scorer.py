@@ -103,7 +103,7 @@ def init_scorer(config: ScorerConfig, data: Dataset, entities: IntArray, base: T
 def item_vectors(config: ScorerConfig, params: Mapping[str, Tensor]) -> Tensor:
     """Vectors of the whole catalogue, [C, V], without the constant."""
     own = [params["item"]] if config.item_id else []
-    return _combine(config, own + _fields(params, "items", catalogue_features(params)))
+    return _combine(config, own + embed_fields(params, "items", catalogue_features(params)))
 
 
 def scorer_body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_head: bool) -> Params:
@@ -122,12 +122,7 @@ def scorer_body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_
 def entity_vectors(config: ScorerConfig, body: Mapping[str, Tensor], support: Support) -> Tensor:
     """Where T newcomers start, [T, Z], from their features alone."""
     own = [body["start"].expand(support.size, -1)] if "start" in body else []
-    return _combine(config, own + _fields(body, "entity", support.features))
-
-
-def _fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
-    """One vector a field, by name: neither a file of parameters nor a caller keeps the order of fields."""
-    return embed_fields(params, prefix, dict(sorted(features.items())))
+    return _combine(config, own + embed_fields(body, "entity", support.features))
 
 
 def _combine(config: ScorerConfig, vectors: list[Tensor]) -> Tensor:

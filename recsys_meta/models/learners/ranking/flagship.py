@@ -24,7 +24,7 @@ Nearest relatives: CAVIA (Zintgraf 2019), Meta-SGD (Li 2017), RESUS (2022).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -33,31 +33,32 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from recsys_meta.core.dataset import Dataset, FeatureTable
+from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import ARRIVAL, Objective
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.models.functional import losses as objectives
 from recsys_meta.models.functional.arrival_popularity import bin_weights, binned_counts
 from recsys_meta.models.functional.embeddings import (
     catalogue_features,
     embed_fields,
     init_embedding_bag,
     is_buffer,
-    item_counts_of,
     item_features,
-    linear_interpolation_weights,
+    select_fields,
 )
-from recsys_meta.models.functional.gaussian import gaussian_posterior
+from recsys_meta.models.functional.feature_tables import limit_cardinality
+from recsys_meta.models.functional.gaussian_posterior import gaussian_posterior
+from recsys_meta.models.functional.interpolation import SIZE_KNOTS, support_size_weights
+from recsys_meta.models.functional.item_popularity import centred_log_popularity, item_counts_of
+from recsys_meta.models.functional.losses import mean_over_tasks, softmax_loss
+from recsys_meta.models.functional.masking import mask_reserved_ids, mask_support_items, mask_unknown_items
+from recsys_meta.models.functional.regularization import dropout
+from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_expected_counts, sampled_softmax_loss
 from recsys_meta.models.learners.ranking import item_memories as memory
 from recsys_meta.models.learners.ranking.memory_gates import SHUT, Kind, gate_weight, score_scale_of, search_gates
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
-KNOTS = (0, 1, 2, 3, 5, 8, 12, 20, 32, 50, 100, 400)
-"""Support sizes at which step, start and popularity scale have values of their own."""
-NEVER = -1e9
-"""Logit of what can never be drawn; finite, so that masked rows stay numbers."""
 SMOOTH = 0.01
 """Events an item is taken to have had in every bin of arrivals."""
 PRIOR_MOST, ZEROS_MOST = 0.1, 0.01
@@ -111,20 +112,18 @@ class Flagship:
         c, width = self.config, self.config.towers * self.config.dims
         entity, item, _ = EventIndex.of(data).of_entities(entities)
         counts = item_counts_of(item, data.catalogue)
-        popularity = torch.log(counts + 1)
-        popularity -= popularity[FIRST:].mean()
         rows = np.arange(FIRST, data.catalogue)
-        items, features = (_common(table, c.most_values) for table in (data.items, data.entities))
+        items, features = (limit_cardinality(table, c.most_values) for table in (data.items, data.entities))
         params = {
             **init_embedding_bag("items", items, rows, width, 0.0, generator),
             **init_embedding_bag("entity", features, entities, width, 0.0, generator),
             **item_features(items),
             "item": torch.randn(data.catalogue, width, generator=generator) * c.scale,
             "start": torch.zeros(width),
-            "start_by_size": torch.zeros(len(KNOTS), width),
-            "log_step": torch.zeros(len(KNOTS), width),
-            "popularity": popularity.repeat(c.towers, 1),
-            "popularity_by_size": torch.ones(len(KNOTS), c.towers),
+            "start_by_size": torch.zeros(len(SIZE_KNOTS), width),
+            "log_step": torch.zeros(len(SIZE_KNOTS), width),
+            "popularity": centred_log_popularity(counts).repeat(c.towers, 1),
+            "popularity_by_size": torch.ones(len(SIZE_KNOTS), c.towers),
             "gate": torch.zeros(len(c.memories), 2),
             "spread": torch.ones(len(c.memories)),
         }
@@ -133,10 +132,8 @@ class Flagship:
             made = binned_counts(data, entity, item, np.asarray(entities))
             params |= {f"memory.recent.{k}": v for k, v in made.items()}
         if self._sampled(data.catalogue):
-            weight = (counts + 1) ** 0.75
-            weight[:FIRST] = 0
-            params["log_q"] = torch.log(c.negatives * weight / weight.sum()).clamp(min=NEVER)
-            params["pool"] = self._pool(params["log_q"], generator)
+            params["log_q"] = log_expected_counts(counts, c.negatives)
+            params["pool"] = draw_negatives(params["log_q"], c.negatives, generator)
         for kind in c.memories:
             if kind == "recent":
                 continue  # made above, where there are arrivals
@@ -176,8 +173,8 @@ class Flagship:
     def adapt(self, body: Params, support: Support) -> State:
         """z [T, H, D + 1], its last coordinate the popularity scale; for the memories item [T, S], size [T] and, where
         the data drift, the weights of the bins of arrivals [T, B]."""
-        rows = _known(support.rows)
-        knots = knot_weights(rows.counts)
+        rows = mask_unknown_items(support.rows)
+        knots = support_size_weights(rows.counts, SIZE_KNOTS)
         z = self._start(body, support, knots)
         if rows.item.shape[1]:
             z = z + self._step(body, rows, z, knots)
@@ -186,7 +183,7 @@ class Flagship:
     def start(self, body: Params, support: Support) -> State:
         """What is known of T newcomers before their rows are looked at, from their features and numbers of rows: where
         they start and what would be expected there, z and expected [T, H, D + 1], and rate [T, H, D]."""
-        knots = knot_weights(_known(support.rows).counts)
+        knots = support_size_weights(mask_unknown_items(support.rows).counts, SIZE_KNOTS)
         z = self._start(body, support, knots)
         chance, vectors = self._chance(body, z)
         return {"z": z, "expected": (chance @ vectors).transpose(0, 1), "rate": self._rate(body, knots)}
@@ -247,8 +244,7 @@ class Flagship:
         """Logits of the items that a softmax is over: all but the reserved ids, or the pool less log q."""
         if "pool" in body:
             return logits - body["log_q"][body["pool"]]
-        reserved = torch.arange(logits.shape[-1], device=logits.device) < FIRST
-        return logits.masked_fill(reserved, NEVER)
+        return mask_reserved_ids(logits)
 
     def rank(self, body: Params, state: State) -> Tensor:
         scores = self._towers(body, state)
@@ -288,28 +284,21 @@ class Flagship:
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
         """Of the adapted vector alone: that is what the step goes down."""
-        logits = self._towers(body, state)
-        reserved = torch.arange(logits.shape[1], device=logits.device) < FIRST
-        return objectives.softmax_loss(logits.masked_fill(reserved, NEVER), _known(support.rows))
+        return softmax_loss(mask_reserved_ids(self._towers(body, state)), mask_unknown_items(support.rows))
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Query loss of each tower after the step, summed over towers; what is in the support is not recommended."""
-        vectors = self._vectors(params)
-        if self.config.dropout:
-            kept = torch.rand(vectors.shape, generator=generator, device=vectors.device) >= self.config.dropout
-            vectors = vectors * kept / (1 - self.config.dropout)
-        body = self._body(params, vectors)
+        body = self._body(params, dropout(self._vectors(params), self.config.dropout, generator))
         if "pool" in body:
-            body["pool"] = self._pool(body["log_q"], generator)
+            body["pool"] = draw_negatives(body["log_q"], self.config.negatives, generator)
         state = self.adapt(body, batch.support)
-        query = _known(batch.query)
+        query = mask_unknown_items(batch.query)
         towers = range(self.config.towers)
         loss = torch.stack([self._query_loss(body, state["z"][:, h], h, query, state) for h in towers])
         weight = query.counts**self.config.size_weight * query.mask.any(1)
-        total = (loss * weight).sum() / weight.sum().clamp(min=1)
-        return total, {"step": float(params["log_step"].detach().exp().mean())}
+        return mean_over_tasks(loss, weight), {"step": float(params["log_step"].detach().exp().mean())}
 
     def _query_loss(self, body: Params, z: Tensor, tower: int, query: Interactions, state: State) -> Tensor:
         vectors = body["vectors"][tower]
@@ -317,19 +306,12 @@ class Flagship:
             own = torch.einsum("td,tqd->tq", z, vectors[query.item])
             others = z @ vectors[body["pool"]].T
             own_log_q = body["log_q"][query.item].masked_fill(~query.mask, 0.0)
-            return objectives.sampled_softmax_loss(own, others, query, body["log_q"][body["pool"]], own_log_q)
+            return sampled_softmax_loss(own, others, query, body["log_q"][body["pool"]], own_log_q)
         logits = self._corrected(body, z @ vectors.T)
-        # Padding points at item 0, which is reserved, so nothing else is masked by it.
-        logits = logits.scatter(1, state["item"], NEVER)
-        seen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, state["item"], True)
-        return objectives.softmax_loss(logits, replace(query, mask=query.mask & ~seen.gather(1, query.item)))
+        return softmax_loss(*mask_support_items(logits, state["item"], query))
 
     def _sampled(self, catalogue: int) -> bool:
         return 0 < self.config.negatives < catalogue - FIRST
-
-    def _pool(self, log_q: Tensor, generator: torch.Generator) -> Tensor:
-        """Items [N] drawn by popularity to the power 3/4, with replacement."""
-        return torch.multinomial(log_q.exp(), self.config.negatives, replacement=True, generator=generator)
 
     @torch.no_grad()
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
@@ -351,28 +333,11 @@ class Flagship:
         }
 
 
-def knot_weights(size: Tensor) -> Tensor:
-    """Weights [T, K] that interpolate linearly in log(1 + n) between the knots; constant beyond the last."""
-    places = torch.log1p(torch.tensor(KNOTS, dtype=size.dtype, device=size.device))
-    return linear_interpolation_weights(torch.log1p(size), places)
-
-
 def _stepped(rate: Tensor, gap: Tensor, rows: Interactions) -> Tensor:
     """The step [T, H, D + 1]: rate times gap; 0 for an empty support. The popularity scale does not adapt."""
     return functional.pad(rate * gap[:, :, :-1] * rows.mask.any(1)[:, None, None], (0, 1))
 
 
-def _common(table: FeatureTable, most: int) -> FeatureTable:
-    """The features of at most so many values (numbers have none)."""
-    return {k: v for k, v in table.items() if v.size <= most + FIRST}
-
-
 def _fields(params: Params, prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
-    """One vector for each field in use, by name: neither a file of parameters nor a caller keeps their order."""
-    used = {k: v for k, v in sorted(features.items()) if f"{prefix}.{k}" in params or f"{prefix}.{k}.knots" in params}
-    return embed_fields(params, prefix, used)
-
-
-def _known(rows: Interactions) -> Interactions:
-    """An unknown item says nothing in a ranking."""
-    return Interactions(rows.item, rows.label, rows.mask & (rows.item >= FIRST))
+    """One vector for each field in use."""
+    return embed_fields(params, prefix, select_fields(params, prefix, features))

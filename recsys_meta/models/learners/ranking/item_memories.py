@@ -18,8 +18,16 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import FIRST, FloatArray, Interactions, Params
-from recsys_meta.models.functional.gaussian import fit_gaussian, truncated_svd
+from recsys_meta.core.types import FIRST, FloatArray, IntArray, Interactions, Params
+from recsys_meta.models.functional.gaussian_posterior import fit_gaussian
+from recsys_meta.models.functional.item_similarity import (
+    binary_matrix,
+    cooccurrence_counts,
+    ease_weights,
+    most_frequent_items,
+    normalize_cooccurrence,
+)
+from recsys_meta.models.functional.linear_algebra import truncated_svd
 
 Kind = Literal["cosine", "ease"]
 MOST_ITEMS = 20_000
@@ -33,63 +41,36 @@ def build_memories(kind: Kind, entity: Tensor, item: Tensor, catalogue: int, nei
     [V, N] float32. Row row[i] of the tables has the items that having met i speaks for (or against) most; row 0 is of
     items that are not covered, and says nothing. Memory is O(C + V N + V^2).
     """
-    x, covered = _incidence(entity, item, catalogue)
+    matrix, covered = _covered_matrix(entity, item, catalogue)
     width = max(1, min(neighbours, len(covered)))
     row = torch.zeros(catalogue, dtype=torch.int32)
     neighbour = torch.zeros(len(covered) + 1, width, dtype=torch.int32)
     weight = torch.zeros(len(covered) + 1, width)
     if len(covered) > 1:
-        near, strength = _strongest(_cosine(x) if kind == "cosine" else _ease(x, ridge), width)
+        weights = _cosine_similarity(matrix) if kind == "cosine" else ease_weights(matrix, ridge)
+        near, strength = _strongest(weights.numpy(), width)
         row[torch.from_numpy(covered)] = torch.arange(1, len(covered) + 1, dtype=torch.int32)
         neighbour[1:] = torch.from_numpy(covered[near].astype(np.int32))
         weight[1:] = torch.from_numpy(strength.astype(np.float32))
     return {"row": row, "neighbour": neighbour, "weight": weight}
 
 
-def _incidence(entity: Tensor, item: Tensor, catalogue: int) -> tuple[sp.csr_matrix, np.ndarray]:
-    """Binary matrix [entities, covered] and the padded ids of its columns: items met at least once."""
+def _covered_matrix(entity: Tensor, item: Tensor, catalogue: int) -> tuple[sp.csr_matrix, IntArray]:
+    """Binary matrix [entities, covered] and the padded ids of its columns: the most popular items."""
     rows, items = entity.cpu().numpy(), item.cpu().numpy()
     counts = np.bincount(items, minlength=catalogue)
     counts[:FIRST] = 0
-    covered = np.sort(np.argsort(-counts, kind="stable")[: min(MOST_ITEMS, int((counts > 0).sum()))])
-    place = np.full(catalogue, -1)
-    place[covered] = np.arange(len(covered))
-    keep = place[items] >= 0
+    covered, position = most_frequent_items(counts, MOST_ITEMS)
+    keep = position[items] >= 0
     shape = (int(rows.max(initial=-1)) + 1, len(covered))
-    x = sp.csr_matrix((np.ones(int(keep.sum()), np.float32), (rows[keep], place[items[keep]])), shape=shape)
-    x.data[:] = 1.0
-    return x, covered
+    return binary_matrix(rows[keep], position[items[keep]], shape), covered
 
 
-def _cosine(x: sp.csr_matrix) -> FloatArray:
-    together = np.asarray((x.T @ x).todense(), np.float32)
-    size = np.sqrt(together.diagonal().clip(min=1e-6))
-    together /= size
-    together /= size[:, None]
-    np.fill_diagonal(together, 0)
-    return together
-
-
-def _ease(x: sp.csr_matrix, ridge: float) -> FloatArray:
-    """B = I - P diag(1 / diag P) with P = (X'X + ridge I)^-1; rows are what an item of the support says.
-
-    With far fewer entities than items the inverse is taken on the entities' side (Woodbury).
-    """
-    entities, items = x.shape
-    if items <= 2 * entities:
-        gram = np.asarray((x.T @ x).todense(), np.float32)
-        gram[np.diag_indices(items)] += ridge
-        p = np.linalg.inv(gram)
-    else:
-        small = np.asarray((x @ x.T).todense(), np.float32)
-        small[np.diag_indices(entities)] += ridge
-        dense = np.asarray(x.todense(), np.float32)
-        p = -(dense.T @ np.linalg.solve(small, dense))
-        p[np.diag_indices(items)] += 1
-        p /= ridge
-    weights = -p / p.diagonal()
-    np.fill_diagonal(weights, 0)
-    return weights
+def _cosine_similarity(matrix: sp.csr_matrix) -> Tensor:
+    """Cosine of the columns of a binary matrix [U, M], [M, M]; 0 with themselves."""
+    together = cooccurrence_counts(matrix)
+    counts = together.diagonal().clone()
+    return normalize_cooccurrence(together, counts[:, None], counts).fill_diagonal_(0)
 
 
 def _strongest(weights: FloatArray, width: int) -> tuple[np.ndarray, FloatArray]:
@@ -116,9 +97,7 @@ def memory_scores(memory: Params, rows: Interactions, catalogue: int) -> Tensor:
 
 def gaussian_memory(entity: Tensor, item: Tensor, catalogue: int, dims: int) -> Params:
     """The leading subspace of past entities' rows, items [C, D], and the Gaussian of their weights in it."""
-    pairs = (entity.cpu().numpy(), item.cpu().numpy())
     shape = (int(entity.max()) + 1 if len(entity) else 1, catalogue)
-    matrix = sp.csr_matrix((np.ones(len(item), np.float32), pairs), shape=shape)
-    matrix.data[:] = 1.0
+    matrix = binary_matrix(entity.cpu().numpy(), item.cpu().numpy(), shape)
     items = truncated_svd(matrix, min(dims, *shape), seed=0)
     return {"items": items, "gram": items.T @ items, **fit_gaussian(torch.from_numpy(matrix @ items.numpy()))}

@@ -25,7 +25,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
-from recsys_meta.models.functional import losses as objectives
+from recsys_meta.models.functional.losses import logistic_loss, mean_over_tasks
 from recsys_meta.models.learners.warm_up import ctr_models as click_models
 from recsys_meta.models.learners.warm_up import entity_intercept as own_level
 from recsys_meta.models.learners.warm_up.ctr_models import ENTITY, ClickConfig
@@ -100,7 +100,7 @@ class FrozenBaseLearner(ABC):
             before, after = self.score(body, state, rows), self.score(body, state, query)
             for variance in own_level.VARIANCES:
                 logit = after + own_level.entity_intercepts(before, rows, torch.tensor(variance))[:, None]
-                made.append((objectives.logistic_loss(logit, query) * query.counts).sum())
+                made.append((logistic_loss(logit, query) * query.counts).sum())
         return torch.stack(made).reshape(len(own_level.KEPT), -1)
 
     def is_frozen(self, key: str) -> bool:
@@ -138,19 +138,18 @@ class FrozenBaseLearner(ABC):
         return logit + state["level"][:, None] if "level" in state else logit
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
-        return objectives.logistic_loss(self.score(body, state, support.rows), support.rows)
+        return logistic_loss(self.score(body, state, support.rows), support.rows)
 
     def query_loss(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Mean log-loss over the tasks that have rows."""
-        some = rows.mask.any(1)
-        return (objectives.logistic_loss(self.score(body, state, rows), rows) * some).sum() / some.sum().clamp(min=1)
+        return mean_over_tasks(logistic_loss(self.score(body, state, rows), rows), rows.mask.any(1))
 
     def slope(self, body: Params, z: Tensor, features: Tensor, rows: Interactions, *, outer: bool = False) -> Tensor:
         """Gradient [T, D] of each task's mean log-loss of its rows in z; with `outer` one that can be differentiated
         again. The base model takes none."""
         with torch.enable_grad():
             at = z if outer and z.requires_grad else z.detach().requires_grad_()
-            losses = objectives.logistic_loss(self.score(body, {"z": at, "features": features}, rows), rows)
+            losses = logistic_loss(self.score(body, {"z": at, "features": features}, rows), rows)
             return torch.autograd.grad(losses.sum(), at, create_graph=outer)[0]
 
     def warmed(self, body: Params, z: Tensor, features: Tensor, rows: Interactions) -> Tensor:

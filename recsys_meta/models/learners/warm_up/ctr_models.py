@@ -23,7 +23,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from recsys_meta.core.dataset import Dataset, FeatureColumn
+from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params
 from recsys_meta.models.functional.embeddings import (
     catalogue_features,
@@ -33,6 +33,7 @@ from recsys_meta.models.functional.embeddings import (
     item_features,
     linear,
 )
+from recsys_meta.models.functional.feature_tables import context_table
 from recsys_meta.models.protocols import PredictorConfig
 
 RANK_FLOATS = 4_000_000
@@ -92,10 +93,11 @@ class FieldContribution:
 def init_ctr_model(config: ClickConfig, data: Dataset, entities: IntArray, level: float, g: torch.Generator) -> Params:
     """Fresh parameters, all under 'base.' and 'catalogue.'; `level` is the mean label of past rows."""
     items = np.arange(FIRST, data.catalogue)
-    tables = ((ENTITY, data.entities, entities), (ITEM, data.items, items), (CONTEXT, *_context(data)))
+    rows = np.arange(len(data.events))
+    tables = ((ENTITY, data.entities, entities), (ITEM, data.items, items), (CONTEXT, context_table(data), rows))
     params: Params = {**item_features(data.items)}
-    for prefix, table, rows in tables:
-        params |= init_embedding_bag(prefix, dict(sorted(table.items())), rows, config.dims, config.scale, g)
+    for prefix, table, some in tables:
+        params |= init_embedding_bag(prefix, dict(sorted(table.items())), some, config.dims, config.scale, g)
     params["base.item"] = torch.randn(data.catalogue, config.dims, generator=g) * config.scale
     params["base.item"][:FIRST] = 0  # an item nobody has seen says nothing
     count = 2 + sum(len(table) for _, table, _ in tables)
@@ -118,22 +120,10 @@ def init_ctr_model(config: ClickConfig, data: Dataset, entities: IntArray, level
     return params
 
 
-def _context(data: Dataset) -> tuple[dict[str, FeatureColumn], IntArray]:
-    """The context of the events as feature columns of their rows."""
-    rows = np.arange(len(data.events) + 1)
-    columns = {}
-    for name, values in data.events.context.items():
-        ids = np.issubdtype(values.dtype, np.integer)
-        size = data.vocab.size(f"context.{name}") if ids else 0
-        columns[name] = FeatureColumn(name, values, rows if ids else None, size)
-    return columns, rows[:-1]
-
-
 def fields_of(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> Tensor:
     """Vectors [N, F, D] of the features of one side, by name: no caller keeps the order of fields."""
-    used = dict(sorted(features.items()))
-    if used:
-        return torch.stack(embed_fields(params, prefix, used), 1)
+    if features:
+        return torch.stack(embed_fields(params, prefix, features), 1)
     return params["base.first"].new_zeros(1, 0, params["base.first"].shape[1])
 
 

@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.feature_encoding import lookup_rows
-from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Params
+from recsys_meta.core.types import IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.embeddings import is_buffer
+from recsys_meta.models.functional.regularization import dropout, mask_features
 from recsys_meta.models.learners.warm_up import ctr_models as click_models
 from recsys_meta.models.learners.warm_up.ctr_models import ENTITY, ClickConfig
 
@@ -73,18 +74,6 @@ def pretrain(config: ClickConfig, data: Dataset, entities: IntArray, g: torch.Ge
     return done | {"base.neutral": _neutral(done, past)}
 
 
-def mask_features(features: Mapping[str, Tensor], share: float, generator: torch.Generator) -> dict[str, Tensor]:
-    """The same with a share of the values unknown: newcomers have values that no past entity had."""
-    made = dict(features)
-    if not share:
-        return made
-    for name, value in sorted(features.items()):
-        if not value.is_floating_point():
-            hidden = torch.rand(value.shape, generator=generator, device=value.device) < share
-            made[name] = torch.where(hidden & (value != PAD), UNKNOWN, value)
-    return made
-
-
 def _moves(key: str) -> bool:
     return not is_buffer(key) and key != "base.neutral"
 
@@ -102,10 +91,7 @@ def pretraining_loss(
         click_models.item_fields(params, item),
         click_models.context_fields(params, context, rows.shape) if context else own[:, :0],
     ]
-    whole = torch.cat(fields, 1)
-    if config.base_dropout:
-        kept = torch.rand(whole.shape, generator=g) >= config.base_dropout
-        whole = whole * kept / (1 - config.base_dropout)
+    whole = dropout(torch.cat(fields, 1), config.base_dropout, g)
     ours, theirs = whole[:, : fields[0].shape[1]], whole[:, None, fields[0].shape[1] :]
     entity_side = click_models.field_contribution(config, params, ours, 0)
     row_side = click_models.field_contribution(config, params, theirs, ours.shape[1])

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import FeatureTable
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params
-from recsys_meta.models.functional.embeddings import embed_fields, init_embedding_bag, linear_interpolation_weights
+from recsys_meta.models.functional.embeddings import embed_fields, init_embedding_bag
+from recsys_meta.models.functional.interpolation import encode_numbers
 
 
 def init_fields(side: str, table: FeatureTable, rows: IntArray) -> Params:
@@ -45,12 +46,7 @@ def encode_context(tables: Mapping[str, Tensor], side: str, features: Mapping[st
 
 def _encoded(tables: Mapping[str, Tensor], key: str, value: Tensor) -> sp.csr_matrix:
     if value.is_floating_point():
-        places = tables[f"{key}.knots"]
-        missing = torch.isnan(value)
-        placed = linear_interpolation_weights(torch.where(missing, places[0], value), places).masked_fill(
-            missing[:, None], 0.0
-        )
-        return sp.csr_matrix(torch.cat([placed, missing[:, None].float()], 1).double().numpy())
+        return sp.csr_matrix(encode_numbers(value, tables[f"{key}.knots"]).double().numpy())
     inside = value > 0
     share = inside.double() / inside.sum(1, keepdim=True).clamp(min=1)
     row = torch.arange(len(value))[:, None].expand_as(value)

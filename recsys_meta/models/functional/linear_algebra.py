@@ -1,0 +1,35 @@
+"""Linear algebra for batches of tasks, and the leading subspace of a sparse matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """x [T, D] with matrix [T, D, D] x = right [T, D]; the matrices are symmetric and positive definite."""
+    return torch.cholesky_solve(right.unsqueeze(2), torch.linalg.cholesky(matrix)).squeeze(2)
+
+
+def weighted_outer_sum(vectors: Tensor, weight: Tensor) -> Tensor:
+    """Weighted sum of outer products of each task's vectors [T, S, D], [T, D, D]; weight [T, S]."""
+    return (vectors * weight.unsqueeze(2)).transpose(1, 2) @ vectors
+
+
+def truncated_svd(matrix: sp.csr_matrix, dims: int, seed: int, sweeps: int = 6) -> Tensor:
+    """Orthonormal basis [C, dims] of the leading right singular vectors, by subspace iteration.
+
+    (Halko, Martinsson, Tropp 2011.) With fewer than `dims` rows or columns the last vectors are zero.
+    """
+    rank = min(dims + 16, *matrix.shape)
+    start = np.random.default_rng(seed).standard_normal((matrix.shape[1], rank)).astype(np.float32)
+    basis = np.linalg.qr(start)[0]
+    for _ in range(sweeps):
+        basis = np.linalg.qr(matrix.T @ (matrix @ basis))[0]
+    _, _, right = np.linalg.svd(matrix @ basis, full_matrices=False)
+    vectors = torch.from_numpy(np.ascontiguousarray((basis @ right.T)[:, :dims]))
+    # The sign of a singular vector is arbitrary: fix it, so that equal data give equal parameters.
+    vectors = vectors * torch.where(vectors.sum(0) < 0, -1.0, 1.0)
+    return torch.nn.functional.pad(vectors, (0, dims - vectors.shape[1]))
