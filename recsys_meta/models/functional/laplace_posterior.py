@@ -69,9 +69,9 @@ def newton_laplace_posterior(
 ) -> tuple[Tensor, Tensor]:
     """Mode [T, D] of w and the covariance [T, D, D] there, for label ~ Bernoulli(sigmoid(offset + w . v)).
 
-    vectors [T, S, D]; label, weight (0: padding) and offset [T, S]; mean [T, D] and precision [D, D] of the prior. Each round takes the
-    best of a Newton step, half of it, none, and a step by the largest curvature there can be (Boehning and Lindsay
-    1988), which never goes uphill however far away the mode is. An empty support gives the prior.
+    vectors [T, S, D]; label, weight (0: padding) and offset [T, S]; mean [T, D] and precision [D, D] of the prior.
+    Each round takes the best of a Newton step, half of it, none, and a step by the largest curvature there can be
+    (Boehning and Lindsay 1988), which never goes uphill however far away the mode is. An empty support gives the prior.
     """
     w = mean
     if vectors.shape[1]:
@@ -104,5 +104,5 @@ def _solve_cholesky(factor: Tensor, right: Tensor) -> Tensor:
 
 
 def probit_adjusted_logit(logit: Tensor, variance: Tensor) -> Tensor:
-    """Logit of the mean probability of a logit ~ N(logit, variance) (MacKay 1992): nearer to 0, the larger the variance."""
+    """Logit of the mean probability of N(logit, variance) (MacKay 1992): the larger the variance, the nearer to 0."""
     return logit / torch.sqrt(1 + torch.pi / 8 * variance)
