@@ -1,7 +1,7 @@
-"""Single times as seconds since 1970 UTC: the rule for numbers, and texts with a time zone.
+"""The rule for times: numbers, and texts with a time zone, as seconds since 1970 UTC.
 
-It needs the standard library only, so that the client reads times by the server's rule without pandas; columns of
-times, and texts without a zone, are in `timestamps`.
+It needs the standard library only, so that the client reads times by the server's rule without pandas.
+`recsys_meta.data.readers.time_columns` applies the same rule to columns.
 """
 
 from __future__ import annotations

@@ -37,6 +37,17 @@ def test_timestamps_of_parquet_are_instants(tmp_path, unit, zone):
     assert [r[3] for r in rows(data)] == [978352205, 978352206, 978352205]
 
 
+@pytest.mark.parametrize(("kind", "unit"), [(pa.timestamp, "s"), (pa.timestamp, "us"), (pa.date32, None)])
+def test_times_of_parquet_far_in_the_future_are_not_taken_for_milliseconds(tmp_path, kind, unit):
+    """The number of seconds since 1970 reaches 1e11, from where on numbers are milliseconds, in November 5138."""
+    before, after, last = dt.datetime(5138, 1, 1), dt.datetime(5139, 1, 1), dt.datetime(9999, 12, 31)
+    columns = {**COLUMNS, "time": [before, after, last]}
+    path = parquet(tmp_path, columns, time=kind(unit) if unit else kind())
+    data = prepare_custom(path, tmp_path / "out")
+    epoch = dt.datetime(1970, 1, 1)
+    assert [r[3] for r in rows(data)] == [(t - epoch).total_seconds() for t in (before, after, last)]
+
+
 def test_dates_and_dictionaries_and_decimals(tmp_path):
     columns = {**COLUMNS, "time": [dt.date(1970, 1, 2)] * 3, "item": pa.array(["i1", "i2", "i1"]).dictionary_encode()}
     data = prepare_custom(parquet(tmp_path, columns), tmp_path / "out")
@@ -89,6 +100,27 @@ def test_lists_in_parquet_are_multi_valued(tmp_path):
     columns = {**COLUMNS, "tags": [["a", "b"], None, ["a", "b"]]}
     data = prepare_custom(parquet(tmp_path, columns, schema), tmp_path / "out")
     assert cells(data, "item", "tags") == [[], [], ["a", "b"], []]
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.string())], ids=["list", "large_list"])
+def test_a_null_in_a_list_of_parquet_drops_only_that_value(tmp_path, kind):
+    schema = SCHEMA + '\n[[item_features]]\nname = "tags"\nkind = "multi"\n'
+    columns = {
+        "user": [1, 2, 3, 4, 5],
+        "item": ["i1", "i2", "i3", "i4", "i5"],
+        "rating": [1, 2, 3, 4, 5],
+        "time": [1, 2, 3, 4, 5],
+        "tags": [["a", None, "b"], [None], None, [], ["b", None]],
+    }
+    data = prepare_custom(parquet(tmp_path / "raw", columns, schema, tags=kind), tmp_path / "out")
+    assert cells(data, "item", "tags") == [[], [], ["a", "b"], [], [], [], ["b"]]
+
+
+def test_missing_numbers_in_a_list_of_parquet_are_left_out(tmp_path):
+    schema = SCHEMA + '\n[[entity_features]]\nname = "sizes"\nkind = "multi"\n'
+    sizes = [[1.5, None, float("nan"), 2.5]] * 3
+    data = prepare_custom(parquet(tmp_path / "raw", {**COLUMNS, "sizes": sizes}, schema), tmp_path / "out")
+    assert cells(data, "entity", "sizes") == [["1.5", "2.5"]] * 2
 
 
 def test_a_value_of_a_list_in_parquet_stays_one_though_it_holds_the_separator(tmp_path):

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from recsys_meta.core.time_parsing import LATEST
-from recsys_meta.core.timestamps import parse_time
+from recsys_meta.core.time_parsing import LATEST, parse_zoned_time
 from recsys_meta.data.readers.time_columns import BEFORE_1970, INVALID_TIME, exact_seconds_column, seconds_column
 from recsys_meta.wire.requests import SupportEvent
 
@@ -42,24 +41,33 @@ WRONG = [1e20, np.inf, "soon", "now", "today", "12:00", "1_000", "0x10", "2026-1
 EARLY = [-1, -0.5, -1e30, "-5", "1000-01-01", "1969-12-31T23:59:59.5Z"]
 
 
-@pytest.mark.parametrize(("told", "expected"), SAME)
-def test_every_door_reads_a_time_alike(told, expected):
-    assert parse_time(told) == expected
-    exact, empty = exact_seconds_column(pd.Series([told]))
+def zoned(value) -> bool:
+    """Return whether a value needs no assumption about its time zone."""
+    return not isinstance(value, str) or value.endswith(("Z", "+01:00"))
+
+
+@pytest.mark.parametrize(("value", "expected"), SAME)
+def test_every_reader_reads_a_time_alike(value, expected):
+    exact, empty = exact_seconds_column(pd.Series([value]))
     assert (exact.tolist(), empty.tolist()) == ([expected], [False])
-    assert seconds_column(pd.Series([told])).tolist() == [int(expected)]
-    if not isinstance(told, str) or told.endswith(("Z", "+01:00")):
-        assert SupportEvent(item="x", time=told).time == expected
+    assert seconds_column(pd.Series([value])).tolist() == [int(expected)]
+    if zoned(value):
+        assert parse_zoned_time(value) == expected
+        assert SupportEvent(item="x", time=value).time == expected
+    else:
+        with pytest.raises(ValueError, match=r"needs a time zone|is not a time"):
+            parse_zoned_time(value)
 
 
-@pytest.mark.parametrize("told", [*WRONG, *EARLY])
-def test_every_door_refuses_what_is_no_time(told):
-    early = told in EARLY
-    with pytest.raises(ValueError, match="before 1970" if early else "is not a time: expected ISO 8601 or seconds"):
-        parse_time(told)
-    assert seconds_column(pd.Series([told])).tolist() == [BEFORE_1970 if early else INVALID_TIME]
+@pytest.mark.parametrize("value", [*WRONG, *EARLY])
+def test_every_reader_refuses_what_is_no_time(value):
+    early = value in EARLY
+    assert seconds_column(pd.Series([value])).tolist() == [BEFORE_1970 if early else INVALID_TIME]
+    if zoned(value):
+        with pytest.raises(ValueError, match="before 1970" if early else "is not a time: expected ISO 8601 or seconds"):
+            parse_zoned_time(value)
     with pytest.raises(ValidationError):
-        SupportEvent(item="x", time=told)
+        SupportEvent(item="x", time=value)
 
 
 @given(st.one_of(st.integers(0, 10**21), st.floats(0, 1e21)))
@@ -67,9 +75,9 @@ def test_a_number_alone_and_in_a_column_is_the_same(number):
     exact = exact_seconds_column(pd.Series([float(number)]))[0][0]
     if np.isnan(exact):
         with pytest.raises(ValueError, match="not a time"):
-            parse_time(float(number))
+            parse_zoned_time(float(number))
     else:
-        assert parse_time(float(number)) == exact
+        assert parse_zoned_time(float(number)) == exact
 
 
 def test_moments_with_gaps_are_columns_too():
