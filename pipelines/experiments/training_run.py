@@ -31,7 +31,8 @@ from recsys_meta.episodes.warm_cold_scenarios import four_corners
 from recsys_meta.evaluation.cold_start import cold_start, episodes_at, metric_names
 from recsys_meta.evaluation.evaluate_batch import is_row_metric
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
-from recsys_meta.models.bundle import Bundle, build_predictor, load_bundle, make_bundle, save_bundle
+from recsys_meta.models.bundle import Bundle, load_bundle, make_bundle, save_bundle
+from recsys_meta.models.factory import build_predictor
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.models.protocols import Learner
 from recsys_meta.store.tracking import curriculum, runs

@@ -19,7 +19,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -27,14 +26,13 @@ from torch import Tensor
 from recsys_meta import __version__
 from recsys_meta.core.atomic_io import atomic_directory, dump_checksummed, load_checksummed, sha256
 from recsys_meta.core.dataset import Dataset, Vocabulary
-from recsys_meta.core.errors import CheckpointError, ConfigError
-from recsys_meta.core.schema import Schema, explain_errors
+from recsys_meta.core.errors import CheckpointError
+from recsys_meta.core.schema import Schema
 from recsys_meta.core.types import FIRST, IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.models.baselines import BASELINES
+from recsys_meta.models.factory import build_predictor
 from recsys_meta.models.functional.embeddings import item_features
-from recsys_meta.models.functional.item_popularity import item_counts_of
-from recsys_meta.models.learners import LEARNERS
+from recsys_meta.models.functional.item_popularity import item_occurrences
 from recsys_meta.models.protocols import Predictor
 
 FORMAT = 1
@@ -76,25 +74,12 @@ def make_bundle(
     return Bundle(
         predictor=predictor,
         params={k: v.detach().cpu() for k, v in {**items, **params}.items()},
-        popularity=item_counts_of(item.cpu(), data.catalogue),
+        popularity=item_occurrences(item.cpu(), data.catalogue),
         schema=data.schema,
         vocab=Vocabulary(spaces),
         titles=titles if isinstance(titles := data.about.get("titles"), Mapping) else {},
         about={**about, "data_digest": data.digest},
     )
-
-
-def build_predictor(name: str, config: Mapping[str, Any]) -> Predictor:
-    """A learner or baseline by name. Raises ConfigError for an unknown name or a wrong configuration."""
-    classes: dict[str, Any] = {**LEARNERS, **BASELINES}
-    if name not in classes:
-        raise ConfigError(f"no learner or baseline '{name}'; there are {', '.join(sorted(classes))}")
-    try:
-        kind = classes[name]  # a baseline is its own configuration
-        made: Predictor = kind(kind.Config(**config)) if name in LEARNERS else kind(**config)
-    except ValidationError as error:
-        raise ConfigError(f"configuration of '{name}': {explain_errors(error)}") from None
-    return made
 
 
 def save_bundle(bundle: Bundle, root: Path) -> Path:

@@ -21,7 +21,8 @@ from recsys_meta.inference.recommender import (
     load_state,
     recommend,
 )
-from recsys_meta.models.bundle import build_predictor, make_bundle
+from recsys_meta.models.bundle import make_bundle
+from recsys_meta.models.factory import build_predictor
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.models.learners.ranking.flagship import FlagshipConfig
 from tests.fixtures import trained_recommenders as served

@@ -14,8 +14,8 @@ from recsys_meta.core.errors import CheckpointError, ConfigError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import episodes_at
-from recsys_meta.models.baselines import BASELINES
-from recsys_meta.models.bundle import build_predictor, load_bundle, make_bundle, popular_scores, save_bundle
+from recsys_meta.models.bundle import load_bundle, make_bundle, popular_scores, save_bundle
+from recsys_meta.models.factory import build_predictor
 from tests.fixtures.power_cut import each_cut
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import same, tiny
@@ -148,13 +148,6 @@ def test_another_format_and_an_unknown_predictor_are_named(bundle, tmp_path):
         load_bundle(rewritten(path, format=1, predictor="oracle"))
     with pytest.raises(ConfigError, match="configuration of 'maml': colour"):
         load_bundle(rewritten(path, predictor="maml", config={"colour": 1}))
-
-
-@pytest.mark.parametrize("name", ["maml", *BASELINES])
-def test_learners_and_baselines_are_made_by_name(name):
-    made = build_predictor(name, {})
-    assert made.name == name
-    assert build_predictor(name, made.config.model_dump(mode="json")) == made
 
 
 def test_a_baseline_is_saved_and_loaded_too(world, tmp_path):

@@ -16,40 +16,40 @@ from torch import Tensor
 
 from recsys_meta.core.types import FIRST, Interactions, State
 from recsys_meta.models.functional.choice_statistics import (
-    EARTH,
-    EXACT,
-    WIDTHS,
+    EARTH_RADIUS,
+    EXACT_DISTANCE,
+    KERNEL_WIDTHS,
+    are_located,
     distance_kernels,
     evenly_spaced_items,
     gather_by_task,
-    history_of,
-    located_at,
-    log_counts_of,
+    row_history,
+    sum_by_item,
     support_statistics,
     support_summary,
 )  # fmt: skip
 
 __all__ = [
-    "EARTH",
-    "FEATURES",
-    "MOMENT",
-    "SIX",
+    "BASIC",
+    "CANDIDATE_FEATURES",
+    "EARTH_RADIUS",
+    "ROW_FEATURES",
     "VISITED",
     "basic_features",
     "candidate_features",
     "evenly_spaced_items",
-    "history_of",
     "row_features",
+    "row_history",
     "sequential_features",
     "support_statistics",
     "support_summary",
 ]  # fmt: skip
 
-NEAREST = 0.05
+DISTANCE_RESOLUTION = 0.05
 """Distances below so many km are alike: coordinates are no better."""
-FAR = 5.0
+UNKNOWN_DISTANCE = 5.0
 """Distance in km that stands where none is known."""
-FEATURES = (
+CANDIDATE_FEATURES = (
     "log_count",
     "uncounted",
     "near_last",
@@ -59,8 +59,8 @@ FEATURES = (
     "is_visited",
     "log_finders",
     "unfound",
-    *(f"popular_nearby_{w:g}" for w in WIDTHS),
-    *(f"dense_nearby_{w:g}" for w in WIDTHS),
+    *(f"popular_nearby_{w:g}" for w in KERNEL_WIDTHS),
+    *(f"dense_nearby_{w:g}" for w in KERNEL_WIDTHS),
     "around_history",
     "recency",
     "log_steps",
@@ -72,17 +72,17 @@ FEATURES = (
 """Names of the features, in order. Finders are the support's rows in which an actor met the item for the first time;
 steps its moves from the actor's last item (or one nearby); together, how much of the actor's history those who took
 the item had met too."""
-SIX = tuple(range(6))
+BASIC = tuple(range(6))
 """Places of the pooled logit's six features."""
-VISITED = FEATURES.index("is_visited")
+VISITED = CANDIDATE_FEATURES.index("is_visited")
 
-MOMENT = ("history", "distinct", "stayed", "log_size", "log_items", "rows_per_item")
+ROW_FEATURES = ("history", "distinct", "stayed", "log_size", "log_items", "rows_per_item")
 """Names of the features of a row alone, in order."""
 
 
 def basic_features(state: State, rows: Interactions, candidates: Tensor) -> Tensor:
     """The first six features alone, [T, R, K, 6], from `tallies`."""
-    history = _trimmed(history_of(rows))
+    history = _trimmed(row_history(rows))
     same = _same(candidates, history)
     last, least, _ = _distances(state, candidates, history)
     return torch.stack(_basic(gather_by_task(state["count"], candidates), last, least, same), 3)
@@ -94,7 +94,7 @@ def candidate_features(state: State, rows: Interactions, candidates: Tensor, own
     Where there is no history, or a coordinate is missing, a distance counts as FAR; what is not in the catalogue has
     zeros. `own`: the rows are those of the support itself; then each is left out of what the support says of it.
     """
-    history = _trimmed(history_of(rows))
+    history = _trimmed(row_history(rows))
     count, found, listed, near = (gather_by_task(state[k], candidates) for k in ("count", "found", "listed", "near"))
     if own:
         count, found, near = _without(state, rows.item, candidates, count, found, near)
@@ -111,7 +111,7 @@ def candidate_features(state: State, rows: Interactions, candidates: Tensor, own
         around,
         lately,
         *sequential_features(state, rows, candidates, own=own),
-        (~located_at(state, candidates)).float(),
+        (~are_located(state, candidates)).float(),
     ]
     return torch.stack(columns, 3) * listed[..., None]
 
@@ -128,15 +128,19 @@ def _distances(state: State, candidates: Tensor, history: Tensor) -> tuple[Tenso
     last, least = apart[..., 0], apart.amin(3)
     met = (history >= FIRST).sum(2)[:, :, None].clamp(min=1)
     around = torch.exp(-apart / 2).sum(3) / met
-    return torch.where(last.isinf(), FAR, last), torch.where(least.isinf(), FAR, least), around
+    return (
+        torch.where(last.isinf(), UNKNOWN_DISTANCE, last),
+        torch.where(least.isinf(), UNKNOWN_DISTANCE, least),
+        around,
+    )
 
 
 def _basic(count: Tensor, last: Tensor, least: Tensor, same: Tensor) -> list[Tensor]:
     return [
         count.log1p(),
         (count == 0).float(),
-        -torch.log(last + NEAREST),
-        -torch.log(least + NEAREST),
+        -torch.log(last + DISTANCE_RESOLUTION),
+        -torch.log(least + DISTANCE_RESOLUTION),
         same.sum(3).float().log1p(),
         same[..., 0].float(),
     ]
@@ -149,14 +153,14 @@ def _without(
     itself = ((candidates == item[:, :, None]) & (candidates >= FIRST)).float()
     fresh = ((item >= FIRST) & ~(state["history"] == item[:, :, None]).any(2)).float()[:, :, None]
     near_it = torch.stack(distance_kernels(_apart(state, candidates, item[:, :, None])[..., 0]), 3)
-    known = located_at(state, candidates) & located_at(state, item)[:, :, None]
+    known = are_located(state, candidates) & are_located(state, item)[:, :, None]
     gone = near_it * (fresh * known * (1 - itself))[..., None]
     return count - itself, found - fresh * itself, (near - gone).clamp(min=0)
 
 
 def row_features(state: State, rows: Interactions) -> Tensor:
     """Features [T, R, G] of each row alone: how long and varied its history is, and how much is known of its entity."""
-    history = _trimmed(history_of(rows))
+    history = _trimmed(row_history(rows))
     met = history >= FIRST
     length = met.sum(2).float()
     again = ((history[..., :, None] == history[..., None, :]) & met[..., None, :]).tril(-1).any(3) & met
@@ -186,23 +190,23 @@ def _apart(state: State, candidates: Tensor, history: Tensor) -> Tensor:
     """Distances [T, R, K, H] in km, infinite where one is not known."""
     tasks, rows = candidates.shape[:2]
     there, here = gather_by_task(state["place"], history), gather_by_task(state["place"], candidates)
-    apart = torch.cdist(here.flatten(0, 1), there.flatten(0, 1), compute_mode=EXACT)
-    known = located_at(state, candidates)[..., None] & located_at(state, history)[:, :, None, :]
+    apart = torch.cdist(here.flatten(0, 1), there.flatten(0, 1), compute_mode=EXACT_DISTANCE)
+    known = are_located(state, candidates)[..., None] & are_located(state, history)[:, :, None, :]
     return torch.where(known, apart.view(tasks, rows, *apart.shape[1:]), torch.inf)
 
 
-ECHOES = ("log_steps", "log_steps_nearby", "log_together", "log_at_this_time")
+SEQUENTIAL = ("log_steps", "log_steps_nearby", "log_together", "log_at_this_time")
 
 
 def sequential_features(
-    state: State, rows: Interactions, candidates: Tensor, names: Sequence[str] = ECHOES, own: bool = False
+    state: State, rows: Interactions, candidates: Tensor, names: Sequence[str] = SEQUENTIAL, own: bool = False
 ) -> list[Tensor]:
     """log(1 + support rows of each candidate), [T, R, K] each, counting only the rows that were like this moment:
     the actor came from the same item; from one nearby; had met the same items; at the same time."""
     item = state["item"]
     if not item.shape[1]:
         return [torch.zeros(candidates.shape, device=item.device)] * len(names)
-    history = _trimmed(history_of(rows))
+    history = _trimmed(row_history(rows))
     likeness = {
         "log_steps": lambda: _came(state, history, nearby=False),
         "log_steps_nearby": lambda: _came(state, history, nearby=True),
@@ -211,7 +215,7 @@ def sequential_features(
     }
     others = 1 - torch.eye(item.shape[1], device=item.device) if own else 1.0
     columns = state["count"].shape[1]
-    said = [log_counts_of(item[:, None, :], likeness[n]() * others, columns) for n in names]
+    said = [sum_by_item(item[:, None, :], likeness[n]() * others, columns) for n in names]
     return [s.gather(2, candidates).log1p() for s in said]
 
 
@@ -222,9 +226,9 @@ def _came(state: State, history: Tensor, nearby: bool) -> Tensor:
     if not nearby:
         return ((last[:, :, None] == before[:, None, :]) & known).float()
     apart = torch.cdist(
-        gather_by_task(state["place"], last), gather_by_task(state["place"], before), compute_mode=EXACT
+        gather_by_task(state["place"], last), gather_by_task(state["place"], before), compute_mode=EXACT_DISTANCE
     )
-    placed = known & located_at(state, last)[:, :, None] & located_at(state, before)[:, None, :]
+    placed = known & are_located(state, last)[:, :, None] & are_located(state, before)[:, None, :]
     return torch.exp(-apart) * placed
 
 

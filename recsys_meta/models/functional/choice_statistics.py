@@ -11,14 +11,14 @@ from torch import Tensor
 from recsys_meta.core.schema import LATITUDE, LONGITUDE
 from recsys_meta.core.types import FIRST, PAD, EntityCatalog, Interactions, State, Support
 
-EARTH = 6371.0
+EARTH_RADIUS = 6371.0
 """Radius in km."""
-EXACT = "donot_use_mm_for_euclid_dist"
+EXACT_DISTANCE = "donot_use_mm_for_euclid_dist"
 """Distances as differences: products of coordinates would lose the last hundred metres."""
-WIDTHS = (0.25, 1.0, 4.0)
+KERNEL_WIDTHS = (0.25, 1.0, 4.0)
 """Widths in km of the kernels for what is nearby, each four times the one before."""
 
-SAMPLE = 256
+DENSITY_SAMPLE = 256
 """Items of a catalogue that its density is taken from."""
 
 
@@ -34,14 +34,14 @@ def support_statistics(support: Support) -> State:
         raise ValueError("choices are made out of an entity's own catalogue, but the support has none")
     item = torch.where(rows.mask & (rows.item >= FIRST), rows.item, PAD)
     real = (item >= FIRST).float()
-    history = torch.where((item >= FIRST)[:, :, None], history_of(rows), PAD)
+    history = torch.where((item >= FIRST)[:, :, None], row_history(rows), PAD)
     fresh = real * ~(history == item[:, :, None]).any(2)
     columns = own.item.shape[1]
     place, located = _places(own)
     state = {
         "size": real.sum(1),
-        "count": log_counts_of(item, real, columns),
-        "found": log_counts_of(item, fresh, columns),
+        "count": sum_by_item(item, real, columns),
+        "found": sum_by_item(item, fresh, columns),
         "place": place,
         "located": located,
         "listed": own.mask,
@@ -60,14 +60,14 @@ def support_summary(support: Support) -> State:
     return state | {"near": near, "dense": dense}
 
 
-def history_of(rows: Interactions) -> Tensor:
+def row_history(rows: Interactions) -> Tensor:
     """History [T, R, H], H at least 1."""
     if rows.history is None or not rows.history.shape[2]:
         return torch.zeros(*rows.item.shape, 1, dtype=torch.int64, device=rows.item.device)
     return rows.history
 
 
-def log_counts_of(item: Tensor, weight: Tensor, columns: int) -> Tensor:
+def sum_by_item(item: Tensor, weight: Tensor, columns: int) -> Tensor:
     """Sums [..., C] of weights [..., S] by item [..., S]; the reserved ids count nothing."""
     made = torch.zeros(*weight.shape[:-1], columns, dtype=weight.dtype, device=weight.device)
     made = made.scatter_add(-1, item.expand_as(weight), weight)
@@ -82,7 +82,7 @@ def _places(own: EntityCatalog) -> tuple[Tensor, Tensor]:
     lat, lon = (own.features.get(name, blank).double() for name in (LATITUDE, LONGITUDE))
     located = own.mask & torch.isfinite(lat) & torch.isfinite(lon)
     lat, lon = (torch.deg2rad(torch.where(located, x, 0.0)) for x in (lat, lon))
-    point = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], 2) * EARTH
+    point = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], 2) * EARTH_RADIUS
     weight = located.double()[:, :, None]
     middle = (point * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
     return ((point - middle) * weight).float(), located
@@ -104,24 +104,24 @@ def _nearby(state: State) -> tuple[Tensor, Tensor]:
     place, item, listed = state["place"], state["item"], state["listed"]
     columns = listed.shape[1]
     fresh = (item >= FIRST) & ~(state["history"] == item[:, :, None]).any(2)
-    others, kept = evenly_spaced_items(listed, SAMPLE)
+    others, kept = evenly_spaced_items(listed, DENSITY_SAMPLE)
     share = kept * (listed.sum(1) / kept.sum(1).clamp(min=1))[:, None]
     sums = []
     for ids, each in ((item, fresh.float()), (others, share)):
-        weight = each * located_at(state, ids)
-        apart = torch.cdist(place, gather_by_task(place, ids), compute_mode=EXACT)
+        weight = each * are_located(state, ids)
+        apart = torch.cdist(place, gather_by_task(place, ids), compute_mode=EXACT_DISTANCE)
         around = torch.stack([(kernel @ weight[..., None])[..., 0] for kernel in distance_kernels(apart)], 2)
         # The kernel of an item with itself is 1 at every width.
-        itself = log_counts_of(ids, weight, columns)[..., None]
+        itself = sum_by_item(ids, weight, columns)[..., None]
         sums.append(((around - itself) * state["located"][..., None]).clamp(min=0))
     return sums[0], sums[1]
 
 
 def distance_kernels(apart: Tensor) -> list[Tensor]:
     """exp(-distance / width) for each of WIDTHS: each width is a quarter of the next, so one exponential serves all."""
-    wide = torch.exp(apart * (-1 / WIDTHS[-1]))
+    wide = torch.exp(apart * (-1 / KERNEL_WIDTHS[-1]))
     made = [wide]
-    for _ in WIDTHS[1:]:
+    for _ in KERNEL_WIDTHS[1:]:
         made.append(made[-1].square().square())
     return made[::-1]
 
@@ -132,6 +132,6 @@ def gather_by_task(table: Tensor, ids: Tensor) -> Tensor:
     return table[task, ids]
 
 
-def located_at(state: State, ids: Tensor) -> Tensor:
+def are_located(state: State, ids: Tensor) -> Tensor:
     """Whether items lie somewhere known."""
     return gather_by_task(state["located"], ids)

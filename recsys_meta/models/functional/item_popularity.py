@@ -8,7 +8,7 @@ from torch import Tensor
 from recsys_meta.core.types import FIRST
 
 
-def item_counts_of(item: Tensor, catalogue: int) -> Tensor:
+def item_occurrences(item: Tensor, catalogue: int) -> Tensor:
     """How often each item occurs, [C] float32; the two reserved ids count zero."""
     counts = torch.bincount(item, minlength=catalogue).float()
     counts[:FIRST] = 0

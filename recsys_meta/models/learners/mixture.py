@@ -34,7 +34,7 @@ from recsys_meta.models.protocols import ParamGroup, PredictorConfig, UncertainP
 
 MEMBERS: dict[str, Any] = {kind.name: kind for kind in (BernoulliPosterior, Cvar, Mwuf, MetaEmbedding)}
 """Learners that can be mixed."""
-OWN = ("sizes", "weights", "offset")
+MIXTURE_KEYS = ("sizes", "weights", "offset")
 """Parameters of the mixture itself: support sizes [K], weights [K, M], offset [K]."""
 RIDGE = 200.0
 """Rows that equal weights and no offset count as."""
@@ -124,7 +124,7 @@ class ScoreMixture:
         return [member.training_state(data, entities, generator) for member in self.members]
 
     def is_frozen(self, key: str) -> bool:
-        if key in OWN:
+        if key in MIXTURE_KEYS:
             return True
         i, own = _whose(key)
         return bool(self.members[i].is_frozen(own))
@@ -135,7 +135,7 @@ class ScoreMixture:
         return replace(group, rate=group.rate * self.config.members[i].rate)
 
     def body(self, params: Params) -> Params:
-        body = {k: params[k] for k in OWN}
+        body = {k: params[k] for k in MIXTURE_KEYS}
         for i, member in enumerate(self.members):
             body |= _prefixed(i, member.body(_within(params, i)))
         return body

@@ -10,10 +10,10 @@ import torch
 
 from recsys_meta.core.types import Interactions, Support
 from recsys_meta.models.functional.choice_features import (
-    EARTH,
-    FEATURES,
-    MOMENT,
-    SIX,
+    BASIC,
+    CANDIDATE_FEATURES,
+    EARTH_RADIUS,
+    ROW_FEATURES,
     basic_features,
     candidate_features,
     evenly_spaced_items,
@@ -26,7 +26,7 @@ from tests.fixtures.choice_datasets import place_support, rows_of
 
 LAT, LON = (40.0, 40.0, 40.0, 40.2), (-80.0, -79.99, -79.95, -80.0)
 EVERY = torch.arange(2, 6).view(1, 1, 4)
-KM = EARTH * math.radians(1)
+KM = EARTH_RADIUS * math.radians(1)
 
 
 def support(lat=LAT, lon=LON):
@@ -39,12 +39,12 @@ def asked(history, hour=2, item=2):
 
 
 def named(x, name):
-    return x[0, 0, :, FEATURES.index(name)].tolist()
+    return x[0, 0, :, CANDIDATE_FEATURES.index(name)].tolist()
 
 
 def told(history, own=None):
     x = candidate_features(support_summary(own or support()), asked(history), EVERY)
-    assert x.shape == (1, 1, 4, len(FEATURES))
+    assert x.shape == (1, 1, 4, len(CANDIDATE_FEATURES))
     assert torch.isfinite(x).all()
     return x
 
@@ -150,7 +150,7 @@ def test_pieces_of_rows_and_candidates_are_alike():
         )
     torch.testing.assert_close(candidate_features(state, rows, every[..., 3:]), whole[..., 3:, :])
     torch.testing.assert_close(
-        basic_features(support_statistics(own), rows, every)[:, :, 2:], whole[:, :, 2:, : len(SIX)]
+        basic_features(support_statistics(own), rows, every)[:, :, 2:], whole[:, :, 2:, : len(BASIC)]
     )
     assert (whole[:, :, :2] == 0).all(), "reserved ids have no features"
 
@@ -181,7 +181,7 @@ def test_padding_of_support_and_catalogue_changes_nothing():
 
 def test_moment():
     x = row_features(support_summary(support()), asked([3, 3, 2]))[0, 0]
-    values = dict(zip(MOMENT, x.tolist(), strict=True))
+    values = dict(zip(ROW_FEATURES, x.tolist(), strict=True))
     assert values["history"] == pytest.approx(math.log(4))
     assert values["distinct"] == pytest.approx(2 / 3)
     assert values["stayed"] == 1

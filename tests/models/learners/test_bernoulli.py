@@ -18,7 +18,7 @@ from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.models.functional.interpolation import SIZE_KNOTS
 from recsys_meta.models.functional.losses import logistic_loss
 from recsys_meta.models.learners.bayesian.bernoulli import BernoulliConfig, BernoulliPosterior
-from recsys_meta.models.learners.bayesian.design_matrix import DesignData
+from recsys_meta.models.learners.bayesian.factorization_data import FactorizationData
 from recsys_meta.models.learners.bayesian.temperature_scaling import fit_temperature, fit_temperatures
 from recsys_meta.models.learners.bayesian.variational_mf import QuadraticBound, fit_factors, leave_fold_out
 from recsys_meta.training.recipe import recipe_of
@@ -84,12 +84,12 @@ def episode(data, index, entities, shots, seed=4):
 
 def clicks(seed=0):
     data = rating_world(objective="click", entities=200, items=40, rows=30, seed=seed)
-    return data, DesignData.of(data, np.arange(150), 100)
+    return data, FactorizationData.of(data, np.arange(150), 100)
 
 
 def test_factors_tell_held_out_clicks_of_known_entities():
     data = rating_world(objective="click", entities=200, items=40, rows=40)
-    past = DesignData.of(data, np.arange(200), 100)
+    past = FactorizationData.of(data, np.arange(200), 100)
     rows, rng = past.rows, np.random.default_rng(0)
     kept = rng.random(len(rows.label)) < 0.8
     part = replace(

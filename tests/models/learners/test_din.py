@@ -185,7 +185,7 @@ def test_the_step_is_the_gradient_of_each_tasks_own_loss(name):
         seen = interest.encode_history(learner.config, params, replace(one, rows=known))
         own = {k: v.clone().requires_grad_() for k, v in params.items() if k.split(".")[0] in learner.config.groups}
         among = candidates.fixed_negatives(tell, seen["listed"], 3)
-        scores = interest.forward(learner.config, params | own, seen, tell, among)
+        scores = interest.network_scores(learner.config, params | own, seen, tell, among)
         candidates.choice_loss(scores, tell, among).sum().backward()
         for key, value in own.items():
             wanted = params[key] - 0.1 * value.grad

@@ -64,10 +64,10 @@ def test_padding_says_nothing_and_no_rows_or_no_variance_is_no_level():
 
 
 def test_the_pair_of_least_error_over_all_sizes_is_chosen():
-    errors = torch.ones(2, len(own_level.KEPT), len(own_level.VARIANCES))
+    errors = torch.ones(2, len(own_level.STEP_SHARES), len(own_level.VARIANCES))
     errors[0, 0, 1], errors[:, 2, 3] = 0.5, 0.6  # the best of one size is not the best of both
     found = own_level.choose_shrinkage(list(errors))
-    assert float(found["own.kept"]) == pytest.approx(own_level.KEPT[2])
+    assert float(found["own.kept"]) == pytest.approx(own_level.STEP_SHARES[2])
     assert float(found["own.variance"]) == pytest.approx(own_level.VARIANCES[3])
 
 

@@ -93,8 +93,8 @@ def test_an_item_met_twice_has_one_vector(label):
     table = body["vectors"].clone().requires_grad_()
     if learner.config.negatives:
         # The shared negatives do not move, so only the own rows may carry gradient.
-        other = inner.score_shared(learner.config, {**body, "vectors": table.detach()}, start, body["negatives"])
-        scores = inner.score_rows(learner.config, {**body, "vectors": table}, start, rows.item)
+        other = inner.shared_item_scores(learner.config, {**body, "vectors": table.detach()}, start, body["negatives"])
+        scores = inner.row_scores(learner.config, {**body, "vectors": table}, start, rows.item)
         other = (other - body["log_q"][body["negatives"]]).logsumexp(1)[:, None]
         scores = scores - body["log_q"][rows.item]
         loss = torch.nn.functional.softplus(other - scores).mean()

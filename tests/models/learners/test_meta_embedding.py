@@ -15,10 +15,10 @@ from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.models.functional.embeddings import is_buffer
 from recsys_meta.models.functional.losses import logistic_loss
 from recsys_meta.models.learners.warm_up import ctr_models as click_models
-from recsys_meta.models.learners.warm_up.base import FORGETS
 from recsys_meta.models.learners.warm_up.ctr_models import ENTITY
 from recsys_meta.models.learners.warm_up.cvar import Cvar, CvarConfig
-from recsys_meta.models.learners.warm_up.meta_embedding import LARGEST, MetaEmbedding, MetaEmbeddingConfig
+from recsys_meta.models.learners.warm_up.frozen_base_learner import SECOND_MOMENT_RATE
+from recsys_meta.models.learners.warm_up.meta_embedding import EMBEDDING_BOUND, MetaEmbedding, MetaEmbeddingConfig
 from recsys_meta.models.learners.warm_up.mwuf import Mwuf, MwufConfig
 from tests.fixtures.simulated_datasets import ranking_world, rating_world
 from tests.models.learners.test_ctr_models import clicks, generator
@@ -104,7 +104,7 @@ def test_a_warm_up_goes_over_the_mini_batches_in_order(data):
     for start in (0, 4, 8):
         part = replace(batch, support=replace(batch.support, rows=batch.support.rows.columns(start, start + 4)))
         slope = torch.stack([slope_by_hand(learner, params, z, part, t) for t in range(4)])
-        moment = moment + FORGETS * slope**2
+        moment = moment + SECOND_MOMENT_RATE * slope**2
         share = 1.0 if start < 8 else 0.5  # the last mini-batch is half full
         z = z - share * 1e-3 * slope / moment.sqrt()
     torch.testing.assert_close(learner.adapt(body, batch.support)["z"], z, **CLOSE)
@@ -283,7 +283,7 @@ def test_generated_embeddings_are_bounded_and_random_ones_are_not_learned(data):
     learner = learner_of()
     params = learner.init(data, np.arange(40), generator(1))
     body, support = learner.body(params), episodes(data, range(40, 50)).support.empty()
-    assert learner.adapt(body, support)["z"].abs().max() < LARGEST
+    assert learner.adapt(body, support)["z"].abs().max() < EMBEDDING_BOUND
     drawn = learner_of(initial="random")
     params = drawn.init(data, np.arange(40), generator(1))
     other = {**params, "generator": params["generator"] + 1}

@@ -19,7 +19,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
 from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
 from recsys_meta.models.baselines.choice.base import ChoiceBaseline
-from recsys_meta.models.functional.choice_features import SIX, basic_features, history_of, support_statistics
+from recsys_meta.models.functional.choice_features import BASIC, basic_features, row_history, support_statistics
 from recsys_meta.models.functional.interpolation import support_size_weights
 
 SIZES = (0, 8, 28, 64, 112, 256, 1024)
@@ -96,7 +96,7 @@ def _offered(state: State, rows: Interactions, generator: torch.Generator) -> Te
     items = state["listed"].sum(1)[:, None, None]
     chance = torch.rand(*rows.item.shape, OTHERS, generator=generator)
     others = FIRST + (chance * items).long().minimum((items - 1).clamp(min=0))
-    item, history = rows.item[:, :, None], history_of(rows)
+    item, history = rows.item[:, :, None], row_history(rows)
     again = (history[..., :, None] == history[..., None, :]).tril(-1).any(3) | (history == item)
     known = torch.cat([item, history], 2)
     repeated = (others[..., :, None] == known[..., None, :]).any(3)
@@ -105,7 +105,7 @@ def _offered(state: State, rows: Interactions, generator: torch.Generator) -> Te
 
 def _logit(x: Tensor, there: Tensor, ridge: float) -> Tensor:
     """Weights [F] of a conditional logit. The first candidate of each row was taken."""
-    weight = torch.zeros(len(SIX), requires_grad=True)
+    weight = torch.zeros(len(BASIC), requires_grad=True)
     if not len(x):
         return weight.detach()
     solver = torch.optim.LBFGS([weight], max_iter=STEPS, line_search_fn="strong_wolfe")

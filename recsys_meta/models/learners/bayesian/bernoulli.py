@@ -43,7 +43,7 @@ from recsys_meta.models.functional.laplace_posterior import laplace_posterior, l
 from recsys_meta.models.functional.losses import logistic_loss, mean_over_tasks
 from recsys_meta.models.functional.regularization import mask_features
 from recsys_meta.models.learners.bayesian.context_effects import context_effect, init_context
-from recsys_meta.models.learners.bayesian.design_matrix import DesignData
+from recsys_meta.models.learners.bayesian.factorization_data import FactorizationData
 from recsys_meta.models.learners.bayesian.temperature_scaling import fit_temperatures
 from recsys_meta.models.learners.bayesian.variational_mf import FactorModel, fit_factors, leave_fold_out
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
@@ -52,7 +52,7 @@ CONTEXT_DEVIATION = 0.3
 """Prior deviation of an entity's weights on factors of context, at the start."""
 NOISE = 0.03
 """Deviation of fresh effects of features around what the factorisation found."""
-LARGEST = 2000
+MOST_ROWS = 2000
 """Rows that an entity counts as at most, where training weighs entities by their rows."""
 
 
@@ -137,12 +137,12 @@ class BernoulliPosterior:
         fold = torch.full((data.events.entity_count,), folds)
         fold[torch.as_tensor(np.asarray(entities))] = torch.from_numpy(order % folds)
         # An entity this large would be no newcomer, so it stands for one that is about to stop being one.
-        most = min(LARGEST, data.schema.past_rows or LARGEST)
+        most = min(MOST_ROWS, data.schema.past_rows or MOST_ROWS)
         rows = torch.from_numpy(np.array(data.events.counts)).float().clamp(1, most)
         return CrossFittedFactors(torch.cat([item, found.item.mean[None]]), fold, rows)
 
-    def _factors(self, data: Dataset, entities: IntArray) -> tuple[DesignData, FactorModel]:
-        past = DesignData.of(data, entities, self.config.most_values)
+    def _factors(self, data: Dataset, entities: IntArray) -> tuple[FactorizationData, FactorModel]:
+        past = FactorizationData.of(data, entities, self.config.most_values)
         return past, fit_factors(past, self.config.dims, self.config.sweeps)
 
     def is_frozen(self, key: str) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recsys_meta.core.types import PAD, FloatArray, Interactions, Params
 from recsys_meta.models.functional.embeddings import embed_fields
-from recsys_meta.models.learners.bayesian.design_matrix import FeatureFields
+from recsys_meta.models.learners.bayesian.factorization_data import FeatureFields
 
 FACTOR_SCALE, HIDDEN_SCALE = 0.03, 0.3
 """Deviations of fresh factors, and of fresh inputs of the hidden layer."""

@@ -16,7 +16,7 @@ from recsys_meta.core.types import Interactions
 
 ROUNDS = 10
 """Newton steps; one unknown needs few."""
-DOUBT = 10.0
+SHRINKAGE = 10.0
 """Information, in rows of unit logit for each entity, by which a slope is held to 1: rows of one entity err alike."""
 
 
@@ -33,7 +33,7 @@ def fit_temperatures(
 def fit_temperature(logit: Tensor, rows: Interactions) -> float:
     """The factor on logits [T, Q] of least log-loss, held to 1."""
     x, label = logit[rows.mask].double(), rows.label[rows.mask].double()
-    hold = DOUBT * max(1.0, float(rows.mask.any(1).sum()))
+    hold = SHRINKAGE * max(1.0, float(rows.mask.any(1).sum()))
     factor = torch.ones((), dtype=torch.float64, device=x.device)
     for _ in range(ROUNDS):
         chance = torch.sigmoid(factor * x)

@@ -26,7 +26,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from recsys_meta.core.types import FloatArray, IntArray
-from recsys_meta.models.learners.bayesian.design_matrix import DesignData, InteractionRows
+from recsys_meta.models.learners.bayesian.factorization_data import FactorizationData, InteractionRows
 
 PENALTY, CONTEXT_PENALTY = 1.0, 5.0
 """Ridge on the effects of features, and of contexts."""
@@ -102,7 +102,7 @@ class FactorModel:
         return self.base + float(self.effects[:1].sum())
 
 
-def fit_factors(past: DesignData, dims: int, sweeps: int) -> FactorModel:
+def fit_factors(past: FactorizationData, dims: int, sweeps: int) -> FactorModel:
     """Fit both sides, with at most `dims` factors; no chance is left in it, so that equal rows give equal factors."""
     rows, width = past.rows, 1 + min(dims, past.rows.affordable)
     generator = torch.Generator().manual_seed(0)

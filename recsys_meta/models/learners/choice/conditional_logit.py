@@ -39,8 +39,8 @@ from recsys_meta.models.functional.choice_features import (
     VISITED,
     candidate_features,
     evenly_spaced_items,
-    history_of,
     row_features,
+    row_history,
     support_summary,
 )
 from recsys_meta.models.functional.losses import mean_over_rows
@@ -50,11 +50,11 @@ from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
 SCALES = (0, 1, 4, 16, 64, 256)
 """Support sizes that the spread of the features is taken from."""
-TRUSTS = (0.0, 0.25, 0.5, 1.0)
+STEP_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 """How much of the learned step may be taken."""
-STEPPING = 0.25
+STEP_SHARE = 0.25
 """Share of meta-batches that take the step."""
-JUDGED = 512
+CALIBRATION_ROWS = 512
 """Query rows of an entity that the choice of trust looks at."""
 
 
@@ -137,12 +137,12 @@ class ConditionalLogit:
         candidates = _offered(rows, _spread_out(state, self.config.negatives))
         counted = torch.equal(state["item"], rows.item)
         x = experts.scale_features(body, candidate_features(state, rows, candidates, own=counted))
-        met = (rows.item >= FIRST) & (history_of(rows) >= FIRST).any(2)
+        met = (rows.item >= FIRST) & (row_history(rows) >= FIRST).any(2)
         return x, self._told(body, state, rows), _there(state, candidates), met
 
     def _told(self, body: Params, state: State, rows: Interactions) -> Tensor:
         told = experts.scale_features(body, row_features(state, rows), "moment")
-        return told if self.config.aware else told * experts.SIZELESS.to(told.device)
+        return told if self.config.aware else told * experts.SIZE_BLIND_MASK.to(told.device)
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         x = experts.scale_features(body, candidate_features(state, rows, candidates))
@@ -172,7 +172,7 @@ class ConditionalLogit:
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Loss of the query's choices. In some meta-batches the tasks take the step: the weights must be good
         without it too."""
-        steps = torch.rand(1, generator=generator, device=batch.query.item.device) < STEPPING
+        steps = torch.rand(1, generator=generator, device=batch.query.item.device) < STEP_SHARE
         state = self.adapt(_trusting(params, float(steps)), batch.support)
         others = _others(state, batch.query.item.shape[1], self.config.negatives, generator)
         every, new = self._losses(params, state, batch.query, others)
@@ -209,9 +209,9 @@ class ConditionalLogit:
         return params | {"trust": torch.tensor(chosen)[nearest]}
 
     def _best_trust(self, params: Params, batch: TaskBatch) -> float:
-        rows = batch.query.columns(0, JUDGED)
+        rows = batch.query.columns(0, CALIBRATION_ROWS)
         losses = []
-        for trust in TRUSTS:
+        for trust in STEP_WEIGHTS:
             state = self.adapt(_trusting(params, trust), batch.support)
             every, new = self._losses(params, state, rows, _spread_out(state, self.config.negatives))
             losses.append(every + new)
@@ -220,7 +220,7 @@ class ConditionalLogit:
             return 0.0  # one entity says nothing of how sure the gain is
         mean, error = gain.mean(1), gain.std(1) / gain.shape[1] ** 0.5
         best = int(mean.argmax())
-        return TRUSTS[best] if float(mean[best]) > float(error[best]) else 0.0
+        return STEP_WEIGHTS[best] if float(mean[best]) > float(error[best]) else 0.0
 
 
 def _trusting(params: Params, trust: float) -> Params:
@@ -269,7 +269,7 @@ def _spread_out(state: State, most: int) -> Tensor:
 
 def _offered(rows: Interactions, others: Tensor) -> Tensor:
     """Candidates [T, R, 1 + H + N]: the row's item, its history, others; what occurs before is 0."""
-    history = history_of(rows)
+    history = row_history(rows)
     item = rows.item[:, :, None]
     others = others.expand(*rows.item.shape, -1)
     again = (history[..., :, None] == history[..., None, :]).tril(-1).any(3) | (history == item)

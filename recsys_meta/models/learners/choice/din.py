@@ -28,8 +28,8 @@ from recsys_meta.models.learners.choice import negative_sampling as candidates
 from recsys_meta.models.learners.choice.interest_network import InterestConfig
 from recsys_meta.models.protocols import ParamGroup
 
-FAST = "fast."
-WATCHED = 16
+FAST_PREFIX = "fast."
+LOGGED_ROWS = 16
 """Query rows of an entity by which it is told how far adapting moves scores."""
 
 
@@ -91,7 +91,7 @@ class Din:
     def adapt(self, body: Params, support: Support) -> State:
         """What `interest.seen` keeps and, of what adapts, the entity's own weights, each with a leading T."""
         state = interest.encode_history(self.config, body, support)
-        fast = {f"{FAST}{k}": v.expand(support.size, *v.shape) for k, v in body.items() if self._moves(k)}
+        fast = {f"{FAST_PREFIX}{k}": v.expand(support.size, *v.shape) for k, v in body.items() if self._moves(k)}
         known, asked = candidates.split_halves(support.rows, self.config.seasoned)
         if fast and self.config.steps and asked.item.shape[1]:
             half = interest.encode_history(self.config, body, replace(support, rows=known))
@@ -115,7 +115,7 @@ class Din:
             total = candidates.choice_loss(self.choose(body, half | held, asked, among), asked, among).sum()
             gradients = torch.autograd.grad(total, list(held.values()), create_graph=second)
         return {
-            key: fast[key] - rates[f"rate.{_part(key.removeprefix(FAST))}"].exp() * gradient
+            key: fast[key] - rates[f"rate.{_part(key.removeprefix(FAST_PREFIX))}"].exp() * gradient
             for key, gradient in zip(held, gradients, strict=True)
         }
 
@@ -148,17 +148,17 @@ class Din:
         query scores, and the inner rates."""
         state, query = self.adapt(params, batch.support), batch.query
         among = candidates.sample_negatives(query, state["listed"], self.config.negatives, generator)
-        scores = interest.forward(self.config, _weights(params, state), state, query, among, generator)
+        scores = interest.network_scores(self.config, _weights(params, state), state, query, among, generator)
         loss = candidates.choice_loss(scores, query, among)
         figures = self._figures(params, state, query, among) if self.config.groups else {}
         return mean_over_tasks(loss, query.mask.any(1)), figures
 
     @torch.no_grad()
     def _figures(self, params: Params, state: State, query: Interactions, among: Tensor) -> dict[str, float]:
-        own = {k: v for k, v in state.items() if k.startswith(FAST)}
-        still = {k: params[k.removeprefix(FAST)].expand_as(v) for k, v in own.items()}
+        own = {k: v for k, v in state.items() if k.startswith(FAST_PREFIX)}
+        still = {k: params[k.removeprefix(FAST_PREFIX)].expand_as(v) for k, v in own.items()}
         moved = torch.cat([(own[k] - still[k]).flatten(1) for k in own], 1)
-        some, among = query.first(WATCHED), among[:, :WATCHED]
+        some, among = query.first(LOGGED_ROWS), among[:, :LOGGED_ROWS]
         gap = self.choose(params, state, some, among) - self.choose(params, state | still, some, among)
         rates = {f"inner_rate.{g}": float(params[f"rate.{g}"].exp()) for g in self.config.groups}
         return {"change": float(moved.norm(dim=1).mean()), "moved": float(gap.abs().mean()), **rates}
@@ -170,4 +170,4 @@ def _part(key: str) -> str:
 
 def _weights(body: Params, state: State) -> Params:
     """The network's weights, those that an entity has adapted with a leading T."""
-    return {k: state.get(f"{FAST}{k}", v) for k, v in body.items()}
+    return {k: state.get(f"{FAST_PREFIX}{k}", v) for k, v in body.items()}

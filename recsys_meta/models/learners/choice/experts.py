@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import Params, State
-from recsys_meta.models.functional.choice_features import FEATURES, MOMENT, VISITED
+from recsys_meta.models.functional.choice_features import CANDIDATE_FEATURES, ROW_FEATURES, VISITED
 from recsys_meta.models.functional.interpolation import support_size_weights
 from recsys_meta.models.functional.masking import MASKED_LOGIT
 
 EXPERTS = 2
 KNOTS = (0, 8, 32, 128, 512, 2048)
 """Support sizes, in rows, at which weights have values of their own."""
-SIZELESS = torch.tensor([0.0 if "size" in name or "rows" in name else 1.0 for name in MOMENT])
+SIZE_BLIND_MASK = torch.tensor([0.0 if "size" in name or "rows" in name else 1.0 for name in ROW_FEATURES])
 """Which features of a moment say nothing of the support's size."""
 
 
@@ -29,12 +29,12 @@ def interpolate_by_size(size: Tensor, knots: int) -> Tensor:
 def init_experts(aware: bool, split: bool, hidden: int, bonus: int, rate: float, generator: torch.Generator) -> Params:
     """Fresh parameters; every logit starts at 0."""
     sizes, kinds = len(KNOTS) if aware else 1, EXPERTS if split else 1
-    width = len(FEATURES) + len(MOMENT)
+    width = len(CANDIDATE_FEATURES) + len(ROW_FEATURES)
     params = {
-        "weight": torch.zeros(kinds, len(FEATURES)),
-        "weight_by_size": torch.zeros(sizes, kinds, len(FEATURES)),
+        "weight": torch.zeros(kinds, len(CANDIDATE_FEATURES)),
+        "weight_by_size": torch.zeros(sizes, kinds, len(CANDIDATE_FEATURES)),
         "bonus_by_size": torch.zeros(sizes),
-        "log_step": torch.full((sizes, kinds, len(FEATURES)), rate).log(),
+        "log_step": torch.full((sizes, kinds, len(CANDIDATE_FEATURES)), rate).log(),
         "trust": torch.zeros(len(KNOTS)),
     }
     if hidden:
@@ -45,7 +45,7 @@ def init_experts(aware: bool, split: bool, hidden: int, bonus: int, rate: float,
         }
     if bonus:
         params |= {
-            "bonus.inner": torch.randn(len(MOMENT), bonus, generator=generator) * len(MOMENT) ** -0.5,
+            "bonus.inner": torch.randn(len(ROW_FEATURES), bonus, generator=generator) * len(ROW_FEATURES) ** -0.5,
             "bonus.bias": torch.zeros(bonus),
             "bonus.outer": torch.randn(bonus, generator=generator) * 0.01,
         }

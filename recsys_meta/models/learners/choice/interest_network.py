@@ -19,11 +19,11 @@ from recsys_meta.core.dataset import Dataset, FeatureTable, ItemOwnership
 from recsys_meta.core.schema import LATITUDE, LONGITUDE
 from recsys_meta.core.types import FIRST, EntityCatalog, IntArray, Interactions, Params, State, Support
 from recsys_meta.models.functional.choice_features import (
-    FEATURES,
-    MOMENT,
+    CANDIDATE_FEATURES,
+    ROW_FEATURES,
     candidate_features,
-    history_of,
     row_features,
+    row_history,
     support_summary,
 )
 from recsys_meta.models.functional.choice_statistics import gather_by_task
@@ -60,7 +60,7 @@ def init_network(
     items = np.isin(homes.owner, entities).nonzero()[0]
     rows = np.isin(np.repeat(np.arange(data.events.entity_count), data.events.counts), entities).nonzero()[0]
     contexts, dims = context_table(data), config.dims
-    width = 2 * dims + len(contexts) * config.context_dims + len(FEATURES) + len(MOMENT)
+    width = 2 * dims + len(contexts) * config.context_dims + len(CANDIDATE_FEATURES) + len(ROW_FEATURES)
     params: Params = {
         **init_embedding_bag("items", _kinds(data), items, dims, 0.1, g),
         **init_embedding_bag("context", contexts, rows, config.context_dims, 0.1, g),
@@ -72,7 +72,7 @@ def init_network(
     for part, size in (("key", dims), ("candidate", dims), ("product", dims), ("pair", 2)):
         params[f"attention.{part}"] = torch.randn(size, config.attention, generator=g) * (0.5 / dims) ** 0.5
     if config.wide:
-        params["wide"] = torch.zeros(len(FEATURES), 1)
+        params["wide"] = torch.zeros(len(CANDIDATE_FEATURES), 1)
     # Behind these there is a softmax, which no constant moves.
     del params[f"head.{len(config.hidden)}.bias"], params["attention.out.0.bias"]
     return params
@@ -94,17 +94,17 @@ def candidate_scores(
     """Scores [T, R, K] of the candidates of each row, in pieces while nothing is trained, as attention looks at every
     pair; no dropout."""
     if torch.is_grad_enabled() and any(v.requires_grad for v in (*weights.values(), *state.values())):
-        return forward(config, weights, state, rows, candidates)
-    depth = min(config.history, history_of(rows).shape[2]) * (config.attention + config.dims)
+        return network_scores(config, weights, state, rows, candidates)
+    depth = min(config.history, row_history(rows).shape[2]) * (config.attention + config.dims)
     piece = max(1, PAIR_FLOATS // max(1, len(candidates) * candidates.shape[2] * depth))
     parts = [
-        forward(config, weights, state, rows.columns(i, i + piece), candidates[:, i : i + piece])
+        network_scores(config, weights, state, rows.columns(i, i + piece), candidates[:, i : i + piece])
         for i in range(0, candidates.shape[1], piece)
     ]
     return torch.cat(parts, 1) if parts else candidates.float()
 
 
-def forward(
+def network_scores(
     config: InterestConfig,
     weights: Params,
     state: State,
@@ -115,7 +115,7 @@ def forward(
     """The same at once; with a generator hidden units are dropped."""
     tasks, count, width = candidates.shape
     vectors = torch.tanh(linear(state["inputs"], weights["item.0.weight"], weights["item.0.bias"]) + state["kinds"])
-    candidate, met = gather_by_task(vectors, candidates), history_of(rows)[:, :, : config.history]
+    candidate, met = gather_by_task(vectors, candidates), row_history(rows)[:, :, : config.history]
     answer = _attend(weights, vectors, candidate, candidates, met)
     given = candidate_features(state, rows, candidates)
     alone = torch.cat([*_context(config, weights, rows), row_features(state, rows)], 2)

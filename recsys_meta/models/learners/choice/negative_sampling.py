@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FIRST, Interactions
-from recsys_meta.models.functional.choice_features import history_of
+from recsys_meta.models.functional.choice_features import row_history
 from recsys_meta.models.functional.losses import mean_over_rows
 from recsys_meta.models.functional.masking import MASKED_LOGIT
 
@@ -51,7 +51,7 @@ def split_halves(rows: Interactions, seasoned: int = 0) -> tuple[Interactions, I
     A row that counted itself would be no test, and one that counted what its actor did next a leak; actors are told
     apart by the first item of their history. Rows with less history than `seasoned` are not asked about.
     """
-    met = history_of(rows)
+    met = row_history(rows)
     length = (met >= FIRST).sum(2)
     root = torch.where(length > 0, met.gather(2, (length - 1).clamp(min=0)[:, :, None]).squeeze(2), rows.item)
     asked = hash_numbers(root) % 2 == 0
@@ -69,7 +69,7 @@ def _only(rows: Interactions, keep: Tensor) -> Interactions:
 
 def _content(rows: Interactions) -> Tensor:
     """A number for what each row holds, [T, R]: its item and its history."""
-    met = history_of(rows)
+    met = row_history(rows)
     weight = hash_numbers(torch.arange(1, met.shape[2] + 1, device=met.device))
     return hash_numbers(rows.item + (met * weight).sum(2))
 

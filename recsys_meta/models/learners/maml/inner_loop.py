@@ -17,19 +17,19 @@ from recsys_meta.models.learners.maml import scorer
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
 
 
-def score_rows(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
+def row_scores(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
     """Scores [T, R] of items [T, R]."""
     e = body["vectors"][item]
     if "rows.item" in state:
         same = item[:, :, None] == state["rows.item"][:, None, :]
         e = e + same.to(e.dtype) @ state["rows.change"]
-    return _biased(config, body, item, scorer.pair_inputs(config, body, state["z"], scorer.head_of(state), e))
+    return _biased(config, body, item, scorer.pair_scores(config, body, state["z"], scorer.head_layers(state), e))
 
 
-def score_shared(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
+def shared_item_scores(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
     """Scores [T, N] of the same items [N] for all tasks; changes of a task's own rows do not reach them."""
     e = body["vectors"][item]
-    return _biased(config, body, item, scorer.pair_inputs(config, body, state["z"], scorer.head_of(state), e))
+    return _biased(config, body, item, scorer.pair_scores(config, body, state["z"], scorer.head_layers(state), e))
 
 
 def _biased(config: ScorerConfig, body: Params, item: Tensor, scores: Tensor) -> Tensor:
@@ -38,19 +38,19 @@ def _biased(config: ScorerConfig, body: Params, item: Tensor, scores: Tensor) ->
 
 def rank_catalogue(config: ScorerConfig, body: Params, state: State) -> Tensor:
     """Scores [T, C] of the whole catalogue."""
-    scores = scorer.catalogue_inputs(config, body, state["z"], scorer.head_of(state))
+    scores = scorer.catalogue_scores(config, body, state["z"], scorer.head_layers(state))
     if "rows.item" not in state:
         return scores
     item = state["rows.item"]
-    return scores.scatter(1, item, score_rows(config, body, state, item))
+    return scores.scatter(1, item, row_scores(config, body, state, item))
 
 
-def row_logits(config: ScorerConfig, body: Params, state: State) -> Tensor:
+def catalogue_logits(config: ScorerConfig, body: Params, state: State) -> Tensor:
     """Logits [T, C] of a softmax over the catalogue: the reserved ids are never drawn."""
     return mask_reserved_ids(rank_catalogue(config, body, state))
 
 
-def support_mask(config: ScorerConfig, rows: Interactions) -> Interactions:
+def informative_rows(config: ScorerConfig, rows: Interactions) -> Interactions:
     """In a ranking an unknown item says nothing; a rating of one still tells how the entity rates."""
     if config.objective != "ranking":
         return rows
@@ -62,17 +62,17 @@ def inner_loss(
 ) -> Tensor:
     """Loss of each task, [T]. What was `seen` in the support is not recommended: a softmax leaves it out."""
     if config.objective == "ranking" and not config.negatives:
-        scores = row_logits(config, body, state)
+        scores = catalogue_logits(config, body, state)
         if seen is not None:
             scores, rows = mask_support_items(scores, seen.item * seen.mask, rows)
         return softmax_loss(scores, rows)
-    scores = score_rows(config, body, state, rows.item)
+    scores = row_scores(config, body, state, rows.item)
     if config.objective == "rating":
         return squared_error(scores, rows)
     if config.objective == "click":
         return logistic_loss(scores, rows)
     drawn, expected = body["negatives"], body["log_q"]
-    other = score_shared(config, body, state, drawn)
+    other = shared_item_scores(config, body, state, drawn)
     own = expected[rows.item].masked_fill(~rows.mask, 0.0)
     return sampled_softmax_loss(scores, other, rows, expected[drawn], own)
 
@@ -86,12 +86,12 @@ def loss_gradient(config: ScorerConfig, body: Params, z: Tensor, rows: Interacti
     own = vectors[rows.item]
     weight = (rows.mask / rows.counts.clamp(min=1)[:, None]).to(own.dtype)  # [T, S]: the mean over rows
     if config.objective == "ranking" and not config.negatives:
-        expected = torch.softmax(row_logits(config, body, state), 1) @ vectors
+        expected = torch.softmax(catalogue_logits(config, body, state), 1) @ vectors
         return expected * rows.mask.any(1, keepdim=True) - torch.einsum("ts,tsv->tv", weight, own)
-    scores = score_rows(config, body, state, rows.item)
+    scores = row_scores(config, body, state, rows.item)
     if config.objective == "ranking":
         drawn, log_count = body["negatives"], body["log_q"]
-        other = score_shared(config, body, state, drawn) - log_count[drawn]
+        other = shared_item_scores(config, body, state, drawn) - log_count[drawn]
         margin = other.logsumexp(1)[:, None] - scores + log_count[rows.item].masked_fill(~rows.mask, 0.0)
         miss = torch.sigmoid(margin) * weight
         pushed = torch.softmax(other, 1) @ vectors[drawn]

@@ -8,7 +8,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.models.functional.item_popularity import centred_log_popularity, item_counts_of
+from recsys_meta.models.functional.item_popularity import centred_log_popularity, item_occurrences
 
 SHRINK = 5.0
 """Rows of the overall mean that every item's own mean is mixed with."""
@@ -21,7 +21,7 @@ def item_bias_prior(data: Dataset, entities: IntArray) -> tuple[Tensor, Tensor]:
     reserved ids have the level of an item never seen.
     """
     _, item, label = EventIndex.of(data).of_entities(entities)
-    counts = item_counts_of(item, data.catalogue)
+    counts = item_occurrences(item, data.catalogue)
     if data.schema.objective == "ranking":
         return counts, centred_log_popularity(counts)
     overall = label.mean() if len(label) else torch.zeros(())

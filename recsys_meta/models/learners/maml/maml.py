@@ -126,7 +126,7 @@ class Maml:
         Works with and without an outer graph: one is kept only if the body asks for gradients.
         """
         state, steps = self._start(body, support), self.config.steps
-        rows = inner.support_mask(self.config, support.rows)
+        rows = inner.informative_rows(self.config, support.rows)
         outer = torch.is_grad_enabled() and any(v.requires_grad for v in body.values())
         for _ in range(steps if rows.item.shape[1] else 0):
             state = state | {
@@ -148,9 +148,9 @@ class Maml:
         tasks, groups = support.size, self.config.groups
         state = {"z": scorer.entity_vectors(self.config, body, support)}
         if "head" in groups:
-            state |= {k: v.expand(tasks, *v.shape) for k, v in scorer.head_of(body).items()}
+            state |= {k: v.expand(tasks, *v.shape) for k, v in scorer.head_layers(body).items()}
         if "rows" in groups:
-            item = support.rows.item * inner.support_mask(self.config, support.rows).mask
+            item = support.rows.item * inner.informative_rows(self.config, support.rows).mask
             # An item met twice has one vector: its first slot owns the change, in the others nothing moves.
             earlier = (item[:, :, None] == item[:, None, :]).tril(-1).any(2)
             state["rows.item"] = item.masked_fill(earlier, 0)
@@ -173,13 +173,13 @@ class Maml:
         return dict(zip(fast, gradients, strict=True))
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        return inner.score_rows(self.config, body, state, rows.item)
+        return inner.row_scores(self.config, body, state, rows.item)
 
     def rank(self, body: Params, state: State) -> Tensor:
         return inner.rank_catalogue(self.config, body, state)
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
-        return inner.inner_loss(self.config, body, state, inner.support_mask(self.config, support.rows))
+        return inner.inner_loss(self.config, body, state, inner.informative_rows(self.config, support.rows))
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
@@ -190,7 +190,7 @@ class Maml:
         if "negatives" in body:
             body["negatives"] = draw_negatives(body["log_q"], self.config.negatives, generator)
         state = self.adapt(body, batch.support)
-        query = inner.support_mask(self.config, batch.query)
+        query = inner.informative_rows(self.config, batch.query)
         losses = inner.inner_loss(self.config, body, state, query, batch.support.rows)
         weight = query.counts.to(losses.dtype) ** self.config.size_weight * query.mask.any(1)
         return mean_over_tasks(losses, weight), self._figures(body, state, batch.support)

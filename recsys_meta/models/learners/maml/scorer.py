@@ -131,12 +131,12 @@ def _combine(config: ScorerConfig, vectors: list[Tensor]) -> Tensor:
     return torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0]
 
 
-def head_of(body: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def head_layers(body: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The layers: name -> weight or bias."""
     return {k: v for k, v in body.items() if k.startswith("head.")}
 
 
-def pair_inputs(config: ScorerConfig, body: Params, z: Tensor, head: Params, e: Tensor) -> Tensor:
+def pair_scores(config: ScorerConfig, body: Params, z: Tensor, head: Params, e: Tensor) -> Tensor:
     """Scores [T, R] less the item bias; z [T, Z]; e [T, R, V] or, the same for all tasks, [R, V].
 
     `head` is empty where no task adapts it; then e of a perceptron is already through its first layer.
@@ -144,7 +144,7 @@ def pair_inputs(config: ScorerConfig, body: Params, z: Tensor, head: Params, e: 
     if not config.hidden:
         return z @ e.T if e.dim() == 2 else torch.einsum("trv,tv->tr", e, z)
     fixed = not head
-    layers = head_of(body) if fixed else head
+    layers = head_layers(body) if fixed else head
     first = layers["head.0.weight"]
     split = z.shape[1]
     if not fixed:
@@ -160,11 +160,11 @@ def pair_inputs(config: ScorerConfig, body: Params, z: Tensor, head: Params, e: 
     return x.squeeze(-1)
 
 
-def catalogue_inputs(config: ScorerConfig, body: Params, z: Tensor, head: Params) -> Tensor:
+def catalogue_scores(config: ScorerConfig, body: Params, z: Tensor, head: Params) -> Tensor:
     """Scores [T, C] of every item, item bias included; a perceptron works through it piece by piece."""
     vectors = body["vectors"]
     widest = max(config.hidden, default=0)
     piece = max(1, RANK_FLOATS // max(1, widest * z.shape[0])) if widest else len(vectors)
-    parts = [pair_inputs(config, body, z, head, e) for e in torch.split(vectors, piece)]
+    parts = [pair_scores(config, body, z, head, e) for e in torch.split(vectors, piece)]
     scores = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
     return scores + body["bias"] if config.item_bias else scores

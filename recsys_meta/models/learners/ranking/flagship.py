@@ -50,13 +50,13 @@ from recsys_meta.models.functional.embeddings import (
 from recsys_meta.models.functional.feature_tables import limit_cardinality
 from recsys_meta.models.functional.gaussian_posterior import gaussian_posterior
 from recsys_meta.models.functional.interpolation import SIZE_KNOTS, support_size_weights
-from recsys_meta.models.functional.item_popularity import centred_log_popularity, item_counts_of
+from recsys_meta.models.functional.item_popularity import centred_log_popularity, item_occurrences
 from recsys_meta.models.functional.losses import mean_over_tasks, softmax_loss
 from recsys_meta.models.functional.masking import mask_reserved_ids, mask_support_items, mask_unknown_items
 from recsys_meta.models.functional.regularization import dropout
 from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_expected_counts, sampled_softmax_loss
 from recsys_meta.models.learners.ranking import item_memories as memory
-from recsys_meta.models.learners.ranking.memory_gates import SHUT, Kind, gate_weight, score_scale_of, search_gates
+from recsys_meta.models.learners.ranking.memory_gates import CLOSED_GATE, Kind, gate_weight, score_scale_of, search_gates
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
 SMOOTH = 0.01
@@ -111,7 +111,7 @@ class Flagship:
             raise ConfigError(f"the flagship ranks, but '{data.schema.name}' has objective '{data.schema.objective}'")
         c, width = self.config, self.config.towers * self.config.dims
         entity, item, _ = EventIndex.of(data).of_entities(entities)
-        counts = item_counts_of(item, data.catalogue)
+        counts = item_occurrences(item, data.catalogue)
         rows = np.arange(FIRST, data.catalogue)
         items, features = (limit_cardinality(table, c.most_values) for table in (data.items, data.entities))
         params = {
@@ -328,7 +328,7 @@ class Flagship:
         said = {k: [self._memory_scores(body, k, s, spread[k]) for s in states] for k in kinds}
         gates = search_gates(kinds, [self._towers(body, s) for s in states], said, batches)
         return params | {
-            "gate": torch.tensor([gates.get(k, SHUT) for k in self.config.memories]),
+            "gate": torch.tensor([gates.get(k, CLOSED_GATE) for k in self.config.memories]),
             "spread": torch.stack([spread.get(k, one) for k in self.config.memories]),
         }
 

@@ -18,7 +18,7 @@ from recsys_meta.metrics.ranking_metrics import ndcg
 
 Kind = Literal["posterior", "ease", "cosine", "recent"]
 Gate = tuple[float, float]
-SHUT: Gate = (0.0, 0.0)
+CLOSED_GATE: Gate = (0.0, 0.0)
 WEIGHTS: Mapping[Kind, tuple[float, ...]] = {
     "posterior": (0.1, 0.2, 0.4, 0.7, 1.0, 1.4),
     "ease": (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4),
@@ -52,7 +52,7 @@ def search_gates(
     base[i] [T, C] are the scores without memories, said[kind][i] [T, C] what each memory says. Coordinate search
     over a small grid, twice round.
     """
-    gates: dict[Kind, Gate] = dict.fromkeys(kinds, SHUT)
+    gates: dict[Kind, Gate] = dict.fromkeys(kinds, CLOSED_GATE)
     targets = [_targets(b, len(x[0])) for b, x in zip(batches, base, strict=True)]
 
     def value(tried: Mapping[Kind, Gate]) -> Tensor:
@@ -72,7 +72,7 @@ def search_gates(
         found = value(tried)
         if float((found - best).nanmean()) > 1e-5:
             best, gates = found, tried
-    return gates if _clear(best - closed, batches) else dict.fromkeys(kinds, SHUT)
+    return gates if _clear(best - closed, batches) else dict.fromkeys(kinds, CLOSED_GATE)
 
 
 def _clear(gain: Tensor, batches: Sequence[TaskBatch]) -> bool:

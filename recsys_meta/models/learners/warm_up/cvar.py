@@ -24,7 +24,12 @@ from torch import Tensor
 from recsys_meta.core.types import Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import init_mlp, linear
 from recsys_meta.models.functional.regularization import mask_features
-from recsys_meta.models.learners.warm_up.base import FrozenBaseLearner, WarmUpConfig, flat_width, flatten_fields
+from recsys_meta.models.learners.warm_up.frozen_base_learner import (
+    FrozenBaseLearner,
+    WarmUpConfig,
+    flat_width,
+    flatten_fields,
+)
 
 START = 0.1
 """The decoder begins at this share of its usual size: fresh embeddings are small."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from recsys_meta.core.types import Interactions, Params
 from recsys_meta.models.functional.laplace_posterior import laplace_posterior
 
-KEPT = (0.0, 0.3, 1.0)
+STEP_SHARES = (0.0, 0.3, 1.0)
 """Shares of the steps on the embedding that are tried."""
 VARIANCES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Prior variances of a level that are tried."""
@@ -44,5 +44,5 @@ def entity_intercepts(score: Tensor, rows: Interactions, variance: Tensor) -> Te
 def choose_shrinkage(errors: Sequence[Tensor]) -> Params:
     """The share and the variance of least error, from errors [KEPT, VARIANCES] summed over the rows of episodes."""
     best = int(torch.stack(list(errors)).sum(0).argmin())
-    kept, variance = KEPT[best // len(VARIANCES)], VARIANCES[best % len(VARIANCES)]
+    kept, variance = STEP_SHARES[best // len(VARIANCES)], VARIANCES[best % len(VARIANCES)]
     return {"own.kept": torch.tensor(kept), "own.variance": torch.tensor(variance)}

@@ -24,9 +24,14 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.types import Params, State, Support, TaskBatch
-from recsys_meta.models.learners.warm_up.base import FrozenBaseLearner, WarmUpConfig, flat_width, flatten_fields
+from recsys_meta.models.learners.warm_up.frozen_base_learner import (
+    FrozenBaseLearner,
+    WarmUpConfig,
+    flat_width,
+    flatten_fields,
+)
 
-LARGEST = 0.2
+EMBEDDING_BOUND = 0.2
 """The generated embedding lies within this of 0 in every coordinate."""
 
 
@@ -75,7 +80,7 @@ class MetaEmbedding(FrozenBaseLearner):
         if "base.noise" in body and "cold_rate" not in body:
             drawn = x @ body["base.noise"]
             return self.config.scale * drawn / drawn.std(1, keepdim=True).clamp(min=1e-8)
-        return LARGEST * torch.tanh(x @ body["generator"])
+        return EMBEDDING_BOUND * torch.tanh(x @ body["generator"])
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator

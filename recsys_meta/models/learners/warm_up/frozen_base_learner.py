@@ -32,7 +32,7 @@ from recsys_meta.models.learners.warm_up.ctr_models import ENTITY, ClickConfig
 from recsys_meta.models.learners.warm_up.pretraining import pretrain
 from recsys_meta.models.protocols import ParamGroup
 
-FORGETS = 1 - 0.999
+SECOND_MOMENT_RATE = 1 - 0.999
 """Share of a new squared gradient in Adam's second moment."""
 
 
@@ -95,13 +95,13 @@ class FrozenBaseLearner(ABC):
     def _errors(self, body: Params, batch: TaskBatch) -> Tensor:
         """Summed log-loss of the query under each share of the warm-up and variance of levels, [KEPT, VARIANCES]."""
         rows, query, made = batch.support.rows, batch.query, []
-        for kept in own_level.KEPT:
+        for kept in own_level.STEP_SHARES:
             state = self.place({**body, "own.kept": torch.tensor(kept)}, batch.support)
             before, after = self.score(body, state, rows), self.score(body, state, query)
             for variance in own_level.VARIANCES:
                 logit = after + own_level.entity_intercepts(before, rows, torch.tensor(variance))[:, None]
                 made.append((logistic_loss(logit, query) * query.counts).sum())
-        return torch.stack(made).reshape(len(own_level.KEPT), -1)
+        return torch.stack(made).reshape(len(own_level.STEP_SHARES), -1)
 
     def is_frozen(self, key: str) -> bool:
         return key.startswith(("base.", "catalogue.", "past.", "own."))
@@ -162,7 +162,7 @@ class FrozenBaseLearner(ABC):
             if self.config.warm_up == "sgd":
                 z = z - rate * slope
             else:
-                moment = moment + FORGETS * slope.square()
+                moment = moment + SECOND_MOMENT_RATE * slope.square()
                 z = z - rate * slope / (moment.sqrt() + 1e-8)
         if not self.config.own_level:
             return z

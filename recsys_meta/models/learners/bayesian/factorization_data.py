@@ -93,7 +93,7 @@ class FeatureFields:
 
 
 @dataclass(frozen=True)
-class DesignData:
+class FactorizationData:
     """All that a factorisation needs: rows, and the fields and designs of entities [entities, F], items [C, G] and
     contexts."""
 
@@ -104,7 +104,7 @@ class DesignData:
     context_fields: FeatureFields
 
     @classmethod
-    def of(cls, data: Dataset, entities: IntArray, most: int) -> DesignData:
+    def of(cls, data: Dataset, entities: IntArray, most: int) -> FactorizationData:
         """The rows of some entities. Features of more than `most` values are left out: their values are met too
         rarely. How often an item was met is a feature of it, "met"."""
         entities = np.asarray(entities, np.int64)
