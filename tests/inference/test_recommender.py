@@ -24,7 +24,7 @@ from recsys_meta.inference.recommender import (
 from recsys_meta.models.bundle import make_bundle
 from recsys_meta.models.factory import build_predictor
 from recsys_meta.models.learners import LEARNERS
-from recsys_meta.models.learners.ranking.flagship import FlagshipConfig
+from recsys_meta.models.learners.ranking.flagship_config import FlagshipConfig
 from tests.fixtures import trained_recommenders as served
 from tests.fixtures.choice_datasets import choice_world
 from tests.fixtures.small_datasets import same

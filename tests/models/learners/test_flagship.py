@@ -10,9 +10,12 @@ from recsys_meta.core.types import Interactions, Support, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.models.functional import losses as objectives
 from recsys_meta.models.functional.interpolation import SIZE_KNOTS
+from recsys_meta.models.functional.sampled_softmax import draw_negatives
 from recsys_meta.models.learners.ranking import item_memories as memory
-from recsys_meta.models.learners.ranking.flagship import Flagship, FlagshipConfig
+from recsys_meta.models.learners.ranking.flagship import Flagship
+from recsys_meta.models.learners.ranking.flagship_config import FlagshipConfig
 from recsys_meta.models.learners.ranking.memory_gates import search_gates
+from recsys_meta.models.learners.ranking.memory_logits import memory_logits
 from tests.fixtures.simulated_datasets import ranking_world
 
 SEEN = [[0, 1, 2], [0, 1], [1, 2, 3], [0, 2, 3], [3, 4], [0, 1, 4]]
@@ -148,11 +151,11 @@ def test_a_memory_of_nothing_says_nothing():
 
 def test_the_posterior_memory_prefers_what_goes_with_the_support():
     entity, item = long_form()
-    learner = learner_of(memories=("posterior",), subspace=4, trust=0.1)
+    config = FlagshipConfig(memories=("posterior",), subspace=4, trust=0.1)
     table = memory.gaussian_memory(entity, item, 7, 4)
     body = {f"memory.posterior.{k}": v for k, v in table.items()} | {"vectors": torch.zeros(1, 7, 2)}
     said = [
-        learner._memory_scores(body, "posterior", {"item": r.item}, torch.tensor(1.0))[0]
+        memory_logits(config, body, "posterior", {"item": r.item}, torch.tensor(1.0))[0]
         for r in (rows_of([[3]]), rows_of([[], [0]]))
     ]
     gain = said[0] - said[1]
@@ -230,7 +233,7 @@ def test_a_sampled_softmax_steps_almost_like_the_whole_one():
     batch = support_of(data)
     steps = []
     for seed in range(200):
-        drawn = params | {"pool": sampled._pool(params["log_q"], torch.Generator().manual_seed(seed))}
+        drawn = params | {"pool": draw_negatives(params["log_q"], 50, torch.Generator().manual_seed(seed))}
         steps.append(sampled.adapt(sampled.body(drawn), batch.support)["z"])
     exact = whole.adapt(whole.body(plain), batch.support)["z"]
     error = (torch.stack(steps).mean(0) - exact).norm() / (exact - steps[0]).norm().clamp(min=1e-9)

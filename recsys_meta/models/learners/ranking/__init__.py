@@ -1,1 +1,1 @@
-"""The flagship for rankings, its item memories and their gates."""
+"""The flagship for rankings: its towers, its item memories and their gates."""

@@ -1,12 +1,11 @@
-"""Memories: what past entities' rows say about which items go together.
+"""Memories of the past entities' rows: which items are met together.
 
-Item-item memories are of two kinds: `cosine`, the cosine of two items' columns (ItemKNN), and `ease`, the
-closed-form ridge weights of Steck (2019). Each item keeps its strongest neighbours only, so a memory is two tables
-[V, N] for V covered items, and what a support of S rows says of the catalogue is a gather and a scatter of S x N
-numbers.
+Item-item memories are of two kinds: `cosine`, the cosine of two items' columns (ItemKNN), and `ease`, the closed-form
+ridge weights of Steck (2019). Each item keeps the neighbours of largest weight, so that a memory is two tables [V, N]
+for V covered items, and scoring a support of S rows gathers and scatters S x N numbers.
 
 The third memory is a Gaussian: past entities' weights in the leading subspace of their rows, the prior of a linear
-model whose posterior is solved for each newcomer (`linear.posterior`).
+model whose posterior is solved for each new entity (`memory_logits.posterior_weights`).
 """
 
 from __future__ import annotations
@@ -29,28 +28,32 @@ from recsys_meta.models.functional.item_similarity import (
 )
 from recsys_meta.models.functional.linear_algebra import truncated_svd
 
-Kind = Literal["cosine", "ease"]
+ItemMemoryKind = Literal["cosine", "ease"]
 MOST_ITEMS = 20_000
-"""Memories cover so many of the most popular items: their cost grows with the square, and rare items have nothing to
-tell."""
+"""Covered items, the most popular ones: the cost grows with the square, and rare items have little evidence."""
 BLOCK = 1024
+"""Rows of a weight matrix that are partitioned at a time: bounds the memory."""
 
 
-def build_memories(kind: Kind, entity: Tensor, item: Tensor, catalogue: int, neighbours: int, ridge: float) -> Params:
-    """A memory from the rows (entity [R], item [R]) of past entities: row [C], neighbour [V, N], all int32, weight
-    [V, N] float32. Row row[i] of the tables has the items that having met i speaks for (or against) most; row 0 is of
-    items that are not covered, and says nothing. Memory is O(C + V N + V^2).
+def build_memories(
+    kind: ItemMemoryKind, entity: Tensor, item: Tensor, catalogue: int, neighbours: int, ridge: float
+) -> Params:
+    """Build an item-item memory from the rows (entity [R], item [R]) of past entities.
+
+    Returns row [C], neighbour [V, N], both int32, and weight [V, N] float32. Row row[i] of the tables has the items on
+    which having met i has the largest weights, positive or negative; row 0 is that of items which are not covered, with
+    weights of 0. Memory is O(C + V N + V^2).
     """
-    matrix, covered = _covered_matrix(entity, item, catalogue)
-    width = max(1, min(neighbours, len(covered)))
+    matrix, items = _covered_matrix(entity, item, catalogue)
+    width = max(1, min(neighbours, len(items)))
     row = torch.zeros(catalogue, dtype=torch.int32)
-    neighbour = torch.zeros(len(covered) + 1, width, dtype=torch.int32)
-    weight = torch.zeros(len(covered) + 1, width)
-    if len(covered) > 1:
+    neighbour = torch.zeros(len(items) + 1, width, dtype=torch.int32)
+    weight = torch.zeros(len(items) + 1, width)
+    if len(items) > 1:
         weights = _cosine_similarity(matrix) if kind == "cosine" else ease_weights(matrix, ridge)
-        near, strength = _strongest(weights.numpy(), width)
-        row[torch.from_numpy(covered)] = torch.arange(1, len(covered) + 1, dtype=torch.int32)
-        neighbour[1:] = torch.from_numpy(covered[near].astype(np.int32))
+        near, strength = _strongest_columns(weights.numpy(), width)
+        row[torch.from_numpy(items)] = torch.arange(1, len(items) + 1, dtype=torch.int32)
+        neighbour[1:] = torch.from_numpy(items[near].astype(np.int32))
         weight[1:] = torch.from_numpy(strength.astype(np.float32))
     return {"row": row, "neighbour": neighbour, "weight": weight}
 
@@ -60,10 +63,10 @@ def _covered_matrix(entity: Tensor, item: Tensor, catalogue: int) -> tuple[sp.cs
     rows, items = entity.cpu().numpy(), item.cpu().numpy()
     counts = np.bincount(items, minlength=catalogue)
     counts[:FIRST] = 0
-    covered, position = most_frequent_items(counts, MOST_ITEMS)
+    columns, position = most_frequent_items(counts, MOST_ITEMS)
     keep = position[items] >= 0
-    shape = (int(rows.max(initial=-1)) + 1, len(covered))
-    return binary_matrix(rows[keep], position[items[keep]], shape), covered
+    shape = (int(rows.max(initial=-1)) + 1, len(columns))
+    return binary_matrix(rows[keep], position[items[keep]], shape), columns
 
 
 def _cosine_similarity(matrix: sp.csr_matrix) -> Tensor:
@@ -73,10 +76,10 @@ def _cosine_similarity(matrix: sp.csr_matrix) -> Tensor:
     return normalize_cooccurrence(together, counts[:, None], counts).fill_diagonal_(0)
 
 
-def _strongest(weights: FloatArray, width: int) -> tuple[np.ndarray, FloatArray]:
-    """The `width` largest in absolute value of each row, [covered, width] columns and values."""
+def _strongest_columns(weights: FloatArray, width: int) -> tuple[IntArray, FloatArray]:
+    """Columns of the `width` largest absolute values of each row, ascending, and those values: both [V, width]."""
     near = np.empty((len(weights), width), np.int64)
-    for start in range(0, len(weights), BLOCK):  # blocks bound what argpartition holds
+    for start in range(0, len(weights), BLOCK):
         part = np.abs(weights[start : start + BLOCK])
         near[start : start + BLOCK] = np.argpartition(-part, width - 1, axis=1)[:, :width]
     near.sort(axis=1)
@@ -84,19 +87,20 @@ def _strongest(weights: FloatArray, width: int) -> tuple[np.ndarray, FloatArray]
 
 
 def memory_scores(memory: Params, rows: Interactions, catalogue: int) -> Tensor:
-    """What the support rows say of every item, summed over rows, [T, C]."""
+    """Scores [T, C] of the catalogue: the sum over support rows of the weights of the item's neighbours."""
     tasks, size = rows.item.shape
-    said = memory["weight"].new_zeros(tasks, catalogue)
+    scores = memory["weight"].new_zeros(tasks, catalogue)
     if not size:
-        return said
-    # Bundles made before there was a `row` have one for each item.
-    place = memory["row"][rows.item].long() if "row" in memory else rows.item
-    near, strength = memory["neighbour"][place].long(), memory["weight"][place] * rows.mask[:, :, None]
-    return said.scatter_add_(1, near.flatten(1), strength.flatten(1))
+        return scores
+    # Bundles written before there was a `row` have one table row for each item.
+    position = memory["row"][rows.item].long() if "row" in memory else rows.item
+    near, strength = memory["neighbour"][position].long(), memory["weight"][position] * rows.mask[:, :, None]
+    return scores.scatter_add_(1, near.flatten(1), strength.flatten(1))
 
 
 def gaussian_memory(entity: Tensor, item: Tensor, catalogue: int, dims: int) -> Params:
-    """The leading subspace of past entities' rows, items [C, D], and the Gaussian of their weights in it."""
+    """Leading subspace of the past entities' rows, items [C, D] and gram [D, D], and the Gaussian of their weights in
+    it, mean [D] and precision [D, D]."""
     shape = (int(entity.max()) + 1 if len(entity) else 1, catalogue)
     matrix = binary_matrix(entity.cpu().numpy(), item.cpu().numpy(), shape)
     items = truncated_svd(matrix, min(dims, *shape), seed=0)

@@ -1,7 +1,7 @@
-"""Gates: how much each memory is trusted at each support size, chosen on meta-validation episodes.
+"""Gates: the weight of each memory's logits at each support size, chosen on meta-validation episodes.
 
-A gate is (w, h). For a support of n rows it trusts g(n) = w n / (n + h), more with every row; what speaks of the
-newcomer's time alone ("recent") is trusted w h / (n + h), less with every row. (0, 0) is shut.
+A gate is (w, h). For a support of n rows the weight is g(n) = w n / (n + h), which grows with every row; for the memory
+that depends on the entity's time of arrival alone ("recent") it is w h / (n + h), which falls. (0, 0) is closed.
 """
 
 from __future__ import annotations
@@ -16,86 +16,90 @@ from torch import Tensor
 from recsys_meta.core.types import FIRST, TaskBatch
 from recsys_meta.metrics.ranking_metrics import ndcg
 
-Kind = Literal["posterior", "ease", "cosine", "recent"]
+MemoryKind = Literal["posterior", "ease", "cosine", "recent"]
 Gate = tuple[float, float]
 CLOSED_GATE: Gate = (0.0, 0.0)
-WEIGHTS: Mapping[Kind, tuple[float, ...]] = {
+WEIGHTS: Mapping[MemoryKind, tuple[float, ...]] = {
     "posterior": (0.1, 0.2, 0.4, 0.7, 1.0, 1.4),
     "ease": (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4),
     "cosine": (0.1, 0.2, 0.4, 0.7, 1.2),
     "recent": (0.25, 0.5, 1.0, 2.0, 4.0),
 }
+"""Candidates for w."""
 HALVES = (0.0, 2.0, 6.0, 15.0, 40.0)
+"""Candidates for h: the support size at which a gate is half open."""
+LEAST_GAIN = 1e-5
+"""Gain in mean nDCG below which a search step counts as none."""
 
 
-def gate_weight(kind: Kind, gate: Gate, size: Tensor) -> Tensor:
-    """g(n) for supports of `size` rows (any shape, float)."""
+def gate_weight(kind: MemoryKind, gate: Gate, size: Tensor) -> Tensor:
+    """Weight g(n) of a memory for supports of `size` rows (any shape, float)."""
     weight, half = gate
-    grows = size / (size + half).clamp(min=1e-9)
-    return weight * (1 - grows if kind == "recent" else grows)
+    growth = size / (size + half).clamp(min=1e-9)
+    return weight * (1 - growth if kind == "recent" else growth)
 
 
-def score_scale_of(kind: Kind, said: Tensor) -> Tensor:
-    """The spread of what a memory says, before any logarithm."""
-    plain = torch.expm1(said) if kind == "cosine" else said
+def score_scale_of(kind: MemoryKind, logits: Tensor) -> Tensor:
+    """Standard deviation of a memory's logits [T, C] over items and tasks, before any logarithm."""
+    plain = torch.expm1(logits) if kind == "cosine" else logits
     return plain[:, FIRST:].std().clamp(min=1e-6)
 
 
 def search_gates(
-    kinds: Sequence[Kind],
+    kinds: Sequence[MemoryKind],
     base: Sequence[Tensor],
-    said: Mapping[Kind, Sequence[Tensor]],
+    logits: Mapping[MemoryKind, Sequence[Tensor]],
     batches: Sequence[TaskBatch],
-) -> dict[Kind, Gate]:
-    """The gates with the best mean nDCG@10 over the batches, one batch a support size; all shut without a clear gain.
+) -> dict[MemoryKind, Gate]:
+    """Gates with the best mean nDCG@10 over the batches, one batch a support size; all closed without a clear gain.
 
-    base[i] [T, C] are the scores without memories, said[kind][i] [T, C] what each memory says. Coordinate search
-    over a small grid, twice round.
+    base[i] [T, C] are the scores without memories, logits[kind][i] [T, C] those of each memory. Coordinate search over
+    a small grid, twice round.
     """
-    gates: dict[Kind, Gate] = dict.fromkeys(kinds, CLOSED_GATE)
-    targets = [_targets(b, len(x[0])) for b, x in zip(batches, base, strict=True)]
+    gates: dict[MemoryKind, Gate] = dict.fromkeys(kinds, CLOSED_GATE)
+    targets = [_relevant_and_candidates(b, len(x[0])) for b, x in zip(batches, base, strict=True)]
 
-    def value(tried: Mapping[Kind, Gate]) -> Tensor:
-        each = []
+    def task_ndcg(candidate: Mapping[MemoryKind, Gate]) -> Tensor:
+        values = []
         for i, batch in enumerate(batches):
             size = batch.support.rows.counts[:, None]
             scores = base[i]
-            for kind, (weight, half) in tried.items():
-                if weight:
-                    scores = scores + gate_weight(kind, (weight, half), size) * said[kind][i]
-            each.append(ndcg(scores, *targets[i]))
-        return torch.cat(each)
+            for kind, gate in candidate.items():
+                if gate[0]:
+                    scores = scores + gate_weight(kind, gate, size) * logits[kind][i]
+            values.append(ndcg(scores, *targets[i]))
+        return torch.cat(values)
 
-    closed = best = value(gates)
-    for kind, weight, half in itertools.chain(*(_grid(kinds) for _ in range(2))):
-        tried = gates | {kind: (weight, half)}
-        found = value(tried)
-        if float((found - best).nanmean()) > 1e-5:
-            best, gates = found, tried
-    return gates if _clear(best - closed, batches) else dict.fromkeys(kinds, CLOSED_GATE)
+    without = best = task_ndcg(gates)
+    for kind, gate in itertools.chain(*(_gate_grid(kinds) for _ in range(2))):
+        candidate = gates | {kind: gate}
+        value = task_ndcg(candidate)
+        if float((value - best).nanmean()) > LEAST_GAIN:
+            best, gates = value, candidate
+    return gates if _is_clear(best - without, batches) else dict.fromkeys(kinds, CLOSED_GATE)
 
 
-def _clear(gain: Tensor, batches: Sequence[TaskBatch]) -> bool:
-    """Whether the mean gain is above its standard error over entities: with few of them a search finds gains that
-    are luck. An entity's points of the curve count as one."""
+def _is_clear(gain: Tensor, batches: Sequence[TaskBatch]) -> bool:
+    """True if the mean gain is above its standard error over entities: among few entities a search finds gains that
+    are luck. The points of an entity's curve count as one."""
     entity = torch.cat([b.entity for b in batches])
-    known = ~gain.isnan()
-    _, place = torch.unique(entity[known], return_inverse=True)
-    count = torch.bincount(place)
-    mean = torch.bincount(place, gain[known].double()) / count
+    defined = ~gain.isnan()
+    _, position = torch.unique(entity[defined], return_inverse=True)
+    count = torch.bincount(position)
+    mean = torch.bincount(position, gain[defined].double()) / count
     return len(mean) > 1 and float(mean.mean()) > float(mean.std() / len(mean) ** 0.5)
 
 
-def _grid(kinds: Sequence[Kind]) -> list[tuple[Kind, float, float]]:
-    open_gates = [(k, w, h) for k in kinds for w in WEIGHTS[k] for h in HALVES if h or k != "recent"]
-    return open_gates + [(k, 0.0, 0.0) for k in kinds]
+def _gate_grid(kinds: Sequence[MemoryKind]) -> list[tuple[MemoryKind, Gate]]:
+    grid = [(k, (w, h)) for k in kinds for w in WEIGHTS[k] for h in HALVES if h or k != "recent"]
+    return grid + [(k, CLOSED_GATE) for k in kinds]
 
 
-def _targets(batch: TaskBatch, catalogue: int) -> tuple[Tensor, Tensor]:
-    """(relevant, shown), each [T, C] bool."""
+def _relevant_and_candidates(batch: TaskBatch, catalogue: int) -> tuple[Tensor, Tensor]:
+    """Masks [T, C] of the items of the query, and of those that are ranked: all but the support's."""
     rows = batch.support.rows
     relevant = torch.zeros(batch.support.size, catalogue, dtype=torch.bool)
     relevant.scatter_(1, batch.query.item * batch.query.mask, True)
-    shown = torch.ones_like(relevant).scatter_(1, rows.item * rows.mask, False)
-    shown[:, :FIRST] = False
-    return relevant, shown
+    candidates = torch.ones_like(relevant).scatter_(1, rows.item * rows.mask, False)
+    candidates[:, :FIRST] = False
+    return relevant, candidates
