@@ -1,1 +1,1 @@
-"""Request and response bodies, the OpenAPI document and the page of the API."""
+"""The OpenAPI document of the API, and the page that shows it."""

@@ -49,10 +49,10 @@ def component_name(class_name: str) -> str:
 
 def rename_components(document: dict[str, Any]) -> dict[str, Any]:
     """Return an OpenAPI document whose components, their titles and the references to them have the lasting names."""
-    renamed: dict[str, Any] = _with_renamed_references(document)
-    components = renamed["components"]
+    result: dict[str, Any] = _with_renamed_references(document)
+    components = result["components"]
     components["schemas"] = {component_name(n): _titled(n, s) for n, s in components["schemas"].items()}
-    return renamed
+    return result
 
 
 def _titled(class_name: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The API's own page at `/docs`: it draws the OpenAPI document and sends calls, with nothing from anywhere else.
+"""Page of the API at `/docs`: it shows the OpenAPI document and sends calls, with nothing from other hosts.
 
 Swagger UI would come from a CDN, which a machine without the internet does not reach and others have to trust.
 """
@@ -16,14 +16,14 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 
 def install_docs_page(app: FastAPI) -> None:
-    """Add the page, and send `/` there."""
+    """Add the page to an application, and redirect `/` to it."""
     app.add_api_route("/docs", _page, include_in_schema=False)
     app.add_api_route("/", _home, include_in_schema=False)
 
 
 @cache
 def _read() -> tuple[str, str]:
-    """The page, and the policy under which browsers run its own script and no other."""
+    """Return the page, and the content security policy by which browsers run its own script and no other."""
     text = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     script, style = (_hash(text, tag) for tag in ("script", "style"))
     policy = f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; base-uri 'none'"

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI makes, with errors as they are (problem documents)."""
+"""The OpenAPI document: that of FastAPI, with problem documents for errors, links and the lasting component names."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from api.http.problem_details import MEDIA_TYPE
-from api.schemas import openapi_links as links
 from api.schemas.component_names import rename_components
+from api.schemas.openapi_links import add_links
 from recsys_meta.wire.requests import Event, RecommendationRequest, ScoreRequest
 from recsys_meta.wire.responses import ProblemDocument
 
 _REF = "#/components/schemas/{model}"
 _BY_VERSION = ("/recommendations", "/score", "/adapt", "/onboarding")
-_SAID = {
+_DESCRIPTIONS = {
     400: "The body cannot be read as JSON",
     401: "A key is needed, and this is none of ours",
     403: "The key lacks the scope; or no key is configured and the caller is not on this machine",
@@ -29,35 +30,46 @@ _SAID = {
 
 
 def openapi_document(app: FastAPI) -> dict[str, Any]:
-    """The document, made once."""
+    """Return the document of an application, built by the first call."""
     if app.openapi_schema is None:
-        made = get_openapi(
-            title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
-        )
-        schemas = made.setdefault("components", {}).setdefault("schemas", {})
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        _add(schemas, "Problem", ProblemDocument.model_json_schema(ref_template=_REF))
-        for model in (Event, RecommendationRequest, ScoreRequest):
-            _add(schemas, model.__name__, model.model_json_schema(ref_template=_REF))
-        schemas["EventBatch"].pop("x-item-schema", None)
-        schemas["EventBatch"]["properties"]["events"]["items"] = {"$ref": "#/components/schemas/Event"}
-        for path, operations in made["paths"].items():
-            for method, operation in operations.items():
-                _describe(path, method, operation["responses"])
-                if path.startswith("/v1"):
-                    operation["security"] = [{"APIKeyHeader": []}]
-        links.add_links(made["paths"])
-        app.openapi_schema = rename_components(made)
+        app.openapi_schema = _build(app)
     return app.openapi_schema
 
 
-def _add(schemas: dict[str, Any], name: str, schema: dict[str, Any]) -> None:
+def _build(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
+    )
+    _add_bodies(document.setdefault("components", {}).setdefault("schemas", {}))
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            _add_problems(path, method, operation["responses"])
+            if path.startswith("/v1"):
+                operation["security"] = [{"APIKeyHeader": []}]
+    add_links(document["paths"])
+    return rename_components(document)
+
+
+def _add_bodies(schemas: dict[str, Any]) -> None:
+    """Add the components that FastAPI does not see: errors, and bodies that routes parse by themselves."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    _add_component(schemas, "Problem", ProblemDocument)
+    for model in (Event, RecommendationRequest, ScoreRequest):
+        _add_component(schemas, model.__name__, model)
+    # Each event of a batch is validated by itself, so the type of its items is open in the class.
+    schemas["EventBatch"].pop("x-item-schema", None)
+    schemas["EventBatch"]["properties"]["events"]["items"] = {"$ref": "#/components/schemas/Event"}
+
+
+def _add_component(schemas: dict[str, Any], name: str, model: type[BaseModel]) -> None:
+    schema = model.model_json_schema(ref_template=_REF)
     schemas.update(schema.pop("$defs", {}))
     schemas[name] = schema
 
 
-def _describe(path: str, method: str, responses: dict[str, Any]) -> None:
+def _add_problems(path: str, method: str, responses: dict[str, Any]) -> None:
+    """Replace the framework's error response by the problem documents of an operation."""
     responses.pop("422", None)
     if path != "/metrics" and not path.startswith("/v1"):
         return
@@ -68,7 +80,7 @@ def _describe(path: str, method: str, responses: dict[str, Any]) -> None:
     codes |= {409} if path.endswith(("/promote", "/rollback", "/split", *_BY_VERSION)) else set()
     for code in sorted(codes):
         problem: dict[str, Any] = {
-            "description": _SAID[code],
+            "description": _DESCRIPTIONS[code],
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         if code in (429, 503):

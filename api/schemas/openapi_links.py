@@ -1,5 +1,7 @@
-"""Links of the OpenAPI document: which call an answer leads to, and what it hands over. For readers of the document,
-and for tests that walk from call to call."""
+"""Links of the OpenAPI document: from the response of one call to the next call, with the values that it takes over.
+
+They are for readers of the document, and for tests that walk from call to call.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +21,22 @@ _NEWEST = "$response.body#/registered/0/version"
 
 @dataclass(frozen=True)
 class OpenApiLink:
-    """From the good answer of one call, `METHOD PATH`, to another: parameters and body by runtime expression."""
+    """Link from the successful response of one call, `METHOD PATH`, to another call, whose parameters and body are
+    runtime expressions."""
 
     source: str
     target: str
-    says: str
+    description: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
 
-    def written(self, paths: Mapping[str, Any]) -> dict[str, Any]:
-        """The link as the document has it."""
-        made: dict[str, Any] = {"operationId": _operation(paths, self.target)["operationId"], "description": self.says}
+    def as_openapi(self, paths: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the Link Object of the document with these paths."""
+        target = _operation(paths, self.target)
+        link: dict[str, Any] = {"operationId": target["operationId"], "description": self.description}
         if self.parameters:
-            made["parameters"] = dict(self.parameters)
-        return made if self.body is None else {**made, "requestBody": self.body}
+            link["parameters"] = dict(self.parameters)
+        return link if self.body is None else {**link, "requestBody": self.body}
 
 
 _OF_ENTITY = {"kind": _KIND, "id": _ID}
@@ -91,12 +95,12 @@ LINKS: Mapping[str, OpenApiLink] = {
 
 
 def add_links(paths: dict[str, Any]) -> None:
-    """Write the links into the paths of a document."""
+    """Add the links to the paths of a document."""
     for name, link in LINKS.items():
-        _operation(paths, link.source)["responses"]["200"].setdefault("links", {})[name] = link.written(paths)
+        _operation(paths, link.source)["responses"]["200"].setdefault("links", {})[name] = link.as_openapi(paths)
 
 
 def _operation(paths: Mapping[str, Any], call: str) -> dict[str, Any]:
     method, path = call.split(" ")
-    found: dict[str, Any] = paths[path][method]
-    return found
+    operation: dict[str, Any] = paths[path][method]
+    return operation

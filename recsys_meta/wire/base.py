@@ -28,13 +28,13 @@ class ResponseModel(BaseModel):
         reference = handler(core_schema)
         schema = handler.resolve_ref_schema(reference)
         schema.pop("additionalProperties", None)
-        required = set(schema.get("required", ()))
+        names = set(schema.get("required", ()))
         for name, value in schema["properties"].items():
             if value.pop(_MARK, False):
                 value.pop("default", None)
-                required.add(name)
-        if required:
-            schema["required"] = [name for name in schema["properties"] if name in required]
+                names.add(name)
+        if names:
+            schema["required"] = [name for name in schema["properties"] if name in names]
         return reference
 
 

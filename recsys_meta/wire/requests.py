@@ -27,11 +27,22 @@ from recsys_meta.wire.field_types import (
 )
 
 MOST_EVENTS = 1000
+"""Events of a request."""
+
 MOST_ITEMS = 10_000
+"""Items of a list of candidates, of exclusions, or of items to score."""
+
 MOST_N = 1000
+"""Items of a list that is asked for."""
+
 MOST_ROWS = 2000
+"""Rows to score."""
+
 MOST_HISTORY = 100
+"""Items of an actor's history."""
+
 MOST_ENTITIES = 200
+"""Entities that are ranked for one row."""
 
 
 class EntityInput(RequestModel):
@@ -86,7 +97,7 @@ def _one_list_error(value: object, handler: ValidatorFunctionWrapHandler) -> obj
         ) from None
 
 
-# Plain names come first: they cost what they always did.
+# Plain ids come first, so that a list of these alone is read without trying the form with features.
 _Mixed = Annotated[Text | ItemWithFeatures, Field(union_mode="left_to_right")]
 _Past = Annotated[list[Text], Field(max_length=MOST_HISTORY)]
 _MixedPast = Annotated[list[_Mixed], Field(max_length=MOST_HISTORY)]

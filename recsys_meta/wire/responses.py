@@ -52,9 +52,9 @@ class RecommendedItem(ResponseModel):
 
 
 class EntityResponse(ResponseModel):
-    """What every answer about a newcomer says. `variant` is the arm of a split that answered, if one did; `missing`
-    names what could not be reached. The model has no `unknown_items`, and lacks a value of each of `unknown_features`:
-    either has no effect."""
+    """Base of responses about an entity. `variant` is the arm of a split that answered, if one did; `missing` names
+    dependencies that could not be reached. The model does not have the `unknown_items`, and lacks a value of each of
+    the `unknown_features`: either has no effect."""
 
     request_id: str
     model: ModelVersion

@@ -100,29 +100,31 @@ SAMPLES = {
 }
 NAMES = {
     name
-    for name, made in vars(endpoints).items()
-    if inspect.isfunction(made) and made.__module__ == endpoints.__name__ and not name.startswith("_")
+    for name, function in vars(endpoints).items()
+    if inspect.isfunction(function) and function.__module__ == endpoints.__name__ and not name.startswith("_")
 }
 
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    made = build_app(settings(home, f"sqlite:///{home}/x.db"))
-    return json.loads(json.dumps(made.openapi()))
+    app = build_app(settings(home, f"sqlite:///{home}/x.db"))
+    return json.loads(json.dumps(app.openapi()))
 
 
 def operation(document, call):
     """The operation of the document that a call is, and its path there."""
-    given = call.path.split("/")
+    segments = call.path.split("/")
     for path, operations in document["paths"].items():
         parts = path.split("/")
-        if len(parts) == len(given) and all(p == g or p.startswith("{") for p, g in zip(parts, given, strict=True)):
+        if len(parts) == len(segments) and all(
+            p == s or p.startswith("{") for p, s in zip(parts, segments, strict=True)
+        ):
             return path, operations[call.method.lower()]
     raise AssertionError(call.path)
 
 
-def made_calls():
+def sample_calls():
     return [(name, getattr(endpoints, name)(*args, **more)) for name in SAMPLES for args, more in SAMPLES[name]]
 
 
@@ -136,26 +138,26 @@ def test_samples_are_of_every_call_and_both_clients_have_them():
 
 
 def test_every_call_of_the_document_has_a_method(document):
-    found = {(operation(document, call)[0], call.method.lower()) for _, call in made_calls()}
-    assert found == {(path, method) for path, ops in document["paths"].items() for method in ops}
+    operations = {(operation(document, call)[0], call.method.lower()) for _, call in sample_calls()}
+    assert operations == {(path, method) for path, ops in document["paths"].items() for method in ops}
 
 
 def test_every_parameter_of_the_document_can_be_given(document):
-    sent = {}
-    for _, call in made_calls():
+    params = {}
+    for _, call in sample_calls():
         path, _ = operation(document, call)
-        sent.setdefault((path, call.method.lower()), set()).update(call.params)
-    for (path, method), names in sent.items():
-        wanted = {p["name"] for p in document["paths"][path][method].get("parameters", []) if p["in"] == "query"}
-        assert names == wanted, (path, method)
+        params.setdefault((path, call.method.lower()), set()).update(call.params)
+    for (path, method), names in params.items():
+        expected = {p["name"] for p in document["paths"][path][method].get("parameters", []) if p["in"] == "query"}
+        assert names == expected, (path, method)
 
 
 def test_bodies_are_what_the_document_wants(document):
-    for name, call in made_calls():
-        _, found = operation(document, call)
-        assert ("requestBody" in found) == (call.body is not None), name
+    for name, call in sample_calls():
+        _, described = operation(document, call)
+        assert ("requestBody" in described) == (call.body is not None), name
         if call.body is not None:
-            schema = found["requestBody"]["content"]["application/json"]["schema"]
+            schema = described["requestBody"]["content"]["application/json"]["schema"]
             jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(call.body)
 
 
@@ -196,7 +198,7 @@ def test_every_component_that_keeps_an_older_name_is_one_of_a_body():
 
 def test_answers_are_read_as_the_document_says(document):
     """The type that a call reads is the schema that the document promises."""
-    for name, call in made_calls():
+    for name, call in sample_calls():
         content = operation(document, call)[1]["responses"]["200"].get("content")
         if not content or "application/json" not in content or name == "live":
             assert call.response_type in (str, dict[str, str]), name
@@ -208,9 +210,9 @@ def test_answers_are_read_as_the_document_says(document):
 
 def strict(answer):
     """An answer, after a look that it has nothing that the client does not know."""
-    for found in [answer, *(getattr(answer, "items", None) or [])]:
-        if isinstance(found, BaseModel):
-            assert not found.model_extra, found
+    for body in [answer, *(getattr(answer, "items", None) or [])]:
+        if isinstance(body, BaseModel):
+            assert not body.model_extra, body
     return answer
 
 
@@ -259,7 +261,7 @@ def test_the_async_client_answers_the_same(server, new_id):
     async def walk():
         async with AsyncClient(server.url) as client:
             lists = await asyncio.gather(*(client.recommend(["i1", "i2"], n=n) for n in range(1, 9)))
-            assert [len(found.items) for found in lists] == list(range(1, 9))
+            assert [len(response.items) for response in lists] == list(range(1, 9))
             assert (await client.ready()).status == "ready"
             with pytest.raises(ApiError, match="404"):
                 await client.get_model("nobody")
@@ -280,8 +282,8 @@ def test_a_key_opens_and_a_refusal_names_the_request(home, light):
 
 
 def test_a_limited_client_waits_and_gets_its_answer(home, light):
-    made = settings(home, light).model_copy(update={"rate_limit": "3 per 2 seconds"})
-    with serving(made) as server, Client(server.url, patience=RetryPolicy(tries=9)) as client:
+    limited = settings(home, light).model_copy(update={"rate_limit": "3 per 2 seconds"})
+    with serving(limited) as server, Client(server.url, patience=RetryPolicy(tries=9)) as client:
         assert all(client.recommend(["i1"]).items for _ in range(5))
 
 
@@ -299,60 +301,60 @@ class Script:
     """A transport that answers from a list, and counts."""
 
     def __init__(self, *answers):
-        self.answers, self.asked = list(answers), 0
+        self.answers, self.requests = list(answers), 0
 
     def __call__(self, request):
-        self.asked += 1
-        found = self.answers.pop(0)
-        if isinstance(found, Exception):
-            raise found
-        status, headers = found
+        self.requests += 1
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        status, headers = answer
         body = {"status": "alive"} if status == 200 else {"status": status, "title": "t", "detail": "d"}
         return httpx.Response(status, json=body, headers=headers)
 
 
 @pytest.fixture
-def slept(monkeypatch):
-    pauses = []
-    monkeypatch.setattr("time.sleep", pauses.append)
+def pauses(monkeypatch):
+    seconds_slept = []
+    monkeypatch.setattr("time.sleep", seconds_slept.append)
 
     async def later(seconds):
-        pauses.append(seconds)
+        seconds_slept.append(seconds)
 
     monkeypatch.setattr("recsys_meta.client.client.asyncio.sleep", later)
-    return pauses
+    return seconds_slept
 
 
-def ask(kind, script, name, *args, **patience):
-    made = RetryPolicy(jitter=lambda: 0.5, **patience)
+def ask(kind, script, name, *args, **options):
+    policy = RetryPolicy(jitter=lambda: 0.5, **options)
     if kind is Client:
-        with Client("http://x", patience=made, transport=httpx.MockTransport(script)) as client:
+        with Client("http://x", patience=policy, transport=httpx.MockTransport(script)) as client:
             return getattr(client, name)(*args)
 
     async def walk():
-        async with AsyncClient("http://x", patience=made, transport=httpx.MockTransport(script)) as client:
+        async with AsyncClient("http://x", patience=policy, transport=httpx.MockTransport(script)) as client:
             return await getattr(client, name)(*args)
 
     return asyncio.run(walk())
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-def test_what_the_server_asks_for_is_waited(kind, slept):
+def test_what_the_server_asks_for_is_waited(kind, pauses):
     script = Script((503, {"retry-after": "2"}), (429, {"retry-after": "7"}), (503, {}), (200, {}))
     assert ask(kind, script, "live", first=0.2) == {"status": "alive"}
-    assert slept == pytest.approx([2.1, 7.1, 0.4])
+    assert pauses == pytest.approx([2.1, 7.1, 0.4])
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-def test_patience_has_an_end(kind, slept):
+def test_patience_has_an_end(kind, pauses):
     script = Script(*[(503, {})] * 9)
     with pytest.raises(ApiError, match="503"):
         ask(kind, script, "live", tries=3)
-    assert (script.asked, len(slept)) == (3, 2)
+    assert (script.requests, len(pauses)) == (3, 2)
     script = Script((429, {"retry-after": "3600"}))
     with pytest.raises(ApiError, match="429"):
         ask(kind, script, "live")
-    assert script.asked == 1
+    assert script.requests == 1
 
 
 def test_a_date_is_a_time_to_come_back_too():
@@ -363,7 +365,7 @@ def test_a_date_is_a_time_to_come_back_too():
 
 
 @pytest.mark.parametrize(
-    ("name", "args", "first", "asked"),
+    ("name", "args", "first", "requests_sent"),
     [
         ("rollback", ("users",), (503, {}), 1),  # it may have happened
         ("rollback", ("users",), (429, {}), 2),
@@ -377,11 +379,11 @@ def test_a_date_is_a_time_to_come_back_too():
         ("send_events", ([Event(entity="e", item="i", event_id="1")],), (503, {}), 2),
     ],
 )
-def test_only_what_may_be_repeated_is(slept, name, args, first, asked):
+def test_only_what_may_be_repeated_is(pauses, name, args, first, requests_sent):
     script = Script(first, (404, {}))
     with pytest.raises((ApiError, TransportError)):
         ask(Client, script, name, *args)
-    assert script.asked == asked
+    assert script.requests == requests_sent
 
 
 def test_an_answer_that_is_not_the_apis_is_said_to_be_so():
