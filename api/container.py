@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from api.http.api_keys import ApiKeyStore
+from api.inference.cache_writer import CacheWriter
+from api.inference.long_tasks import LongTaskQueue
 from api.inference.model_registry import ModelRegistry
 from api.inference.registry_snapshot import RegistrySnapshot
 from api.inference.state_resolver import StateResolver
@@ -54,6 +56,8 @@ class AppContainer:
     profiles: ProfileCache
     registry: ModelRegistry
     resolver: StateResolver
+    cache_writer: CacheWriter
+    long_tasks: LongTaskQueue
     writer: BackgroundWriter
     diagnoser: DiagnosticsWorker
     metrics: ServerMetrics
@@ -86,7 +90,7 @@ class AppContainer:
         """Take into service what went live. Raises Unavailable."""
         for model in await self.registry.refresh():
             self.metrics.swaps.labels(model.name).inc()
-            self.log.info("model in service", model=model.name, version=model.version, ms=round(model.pace.ms, 3))
+            self.log.info("model in service", model=model.name, version=model.version, ms=round(model.latency.ms, 3))
         await self.noted.save(self.registry)
 
 
@@ -130,6 +134,7 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
         breaker = CircuitBreaker(failures=2, pause=0.5, longest=2.0)
         redis = RedisCache(settings.redis, timeout=REDIS_S, breaker=breaker)
     memory, profiles = MemoryCache(), ProfileCache(database, redis)
+    cache_writer = CacheWriter(memory, redis, profiles)
     models = settings.models.resolve()
     writer = BackgroundWriter(to_database(database.engine), longest_backoff=2.0)
     return AppContainer(
@@ -138,7 +143,9 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
         memory=memory,
         profiles=profiles,
         registry=ModelRegistry(database, models, log),
-        resolver=StateResolver(memory, redis, profiles, log),
+        resolver=StateResolver(memory, redis, cache_writer, log),
+        cache_writer=cache_writer,
+        long_tasks=LongTaskQueue(),
         writer=writer,
         diagnoser=DiagnosticsWorker(writer, log),
         metrics=metrics,
@@ -154,7 +161,7 @@ def _watch(container: AppContainer) -> None:
     watch("writer_dropped_rows", "Rows lost", lambda: container.writer.dropped)
     watch("diagnoses_waiting", "Adaptations waiting for their figures", lambda: container.diagnoser.waiting)
     watch("diagnoses_skipped", "Adaptations written without figures", lambda: container.diagnoser.skipped)
-    watch("redis_writes", "States on their way to Redis", lambda: container.resolver.writing)
+    watch("redis_writes", "States on their way to Redis", lambda: container.cache_writer.pending)
     watch("memory_cache_bytes", "Size of the cache in this process", lambda: container.memory.size)
     watch("models_in_service", "Models that answer", partial(_count, container), "min")
     watch(
@@ -229,7 +236,9 @@ async def _look(container: AppContainer) -> None:
 
 
 async def _close(container: AppContainer) -> None:
-    await container.resolver.close()
+    await container.cache_writer.close()
+    container.resolver.close()
+    container.long_tasks.close()
     await asyncio.to_thread(container.diagnoser.close)
     await asyncio.to_thread(container.writer.close, 5.0)
     if container.redis is not None:

@@ -45,7 +45,7 @@ async def explore(
 def _explore(
     recommender: Recommender, outcomes: Sequence[StateResolution], rows: Interactions, seed: int
 ) -> ExplorationResult | None:
-    able = [i for i, outcome in enumerate(outcomes) if not outcome.broken]
+    able = [i for i, outcome in enumerate(outcomes) if not outcome.model_failed]
     if not able:
         return None
     mean = torch.stack([outcomes[i].scores[0] for i in able])

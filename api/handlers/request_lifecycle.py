@@ -68,7 +68,7 @@ def finish_resolved(
     size = len(known.items) if size is None else size
     by = served_by(size, outcome)
     profile = call.entity_context.entity is None or call.entity_context.profile is not None
-    missing = call.container.degraded_dependencies(profile=profile, model=not outcome.broken)
+    missing = call.container.degraded_dependencies(profile=profile, model=not outcome.model_failed)
     if by != "adapted":
         return finish(call, by, outcome.source, size, rest, missing)
     call.container.metrics.adapting.labels(call.model.name).observe(outcome.ms / 1000)
@@ -77,7 +77,7 @@ def finish_resolved(
 
 def served_by(size: int, outcome: StateResolution) -> ServedBy:
     """Which step of the resolution answered for a support of so many events."""
-    if outcome.broken:
+    if outcome.model_failed:
         return "popular"
     if not size:
         return "prior"
@@ -118,7 +118,7 @@ def record_adaptation(
         support_size=size,
         at=call.at,
         known=known,
-        adapted=outcome is not None and not outcome.broken,
+        adapted=outcome is not None and not outcome.model_failed,
         variant=call.model.variant,
     )
     # When the loop comes round again the answer is on its way.

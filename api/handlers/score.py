@@ -21,7 +21,7 @@ from api.handlers.request_lifecycle import RequestContext, finish_resolved, open
 from api.handlers.response_encoding import merge_response
 from api.http.problem_details import ProblemError
 from api.inference.entity_context import EntityContext, find_entity_context, read_support
-from api.inference.state_resolver import StateResolution
+from api.inference.state_resolver import StateRequest, StateResolution
 from recsys_meta.core.types import FIRST, Interactions, State
 from recsys_meta.inference.recommender import EncodedEntity, Recommender
 from recsys_meta.inference.requests.entity import RawFeatures
@@ -44,7 +44,9 @@ async def score_rows(request: Request, container: AppContainer, body: ScoreReque
         (row.item, row.context) for row in body.rows
     ]
     rows = recommender.rows(known, asked)
-    outcome = await container.resolver.resolve(call.model, known, call.entity_context, ask=partial(_judge, rows))
+    outcome = await container.resolver.resolve(
+        StateRequest(call.model, known, call.entity_context, score=partial(_score_rows, rows))
+    )
     ids = rows.item[0].tolist()
     found = row_scores(recommender, outcome, rows, clicks)
     # An item that the model lacks is a question about nothing, but for the context that clicks come with.
@@ -60,7 +62,7 @@ async def score_rows(request: Request, container: AppContainer, body: ScoreReque
 
 async def _score_items(call: RequestContext, known: EncodedEntity, items: list[str]) -> Response:
     """Plain items, out of the scores of the whole catalogue."""
-    outcome = await call.container.resolver.resolve(call.model, known, call.entity_context)
+    outcome = await call.container.resolver.resolve(StateRequest(call.model, known, call.entity_context))
     recommender = call.model.recommender
     places = recommender.item_ids(items, known)
     values = outcome.scores[places].tolist()
@@ -88,7 +90,8 @@ async def rank_entities(request: Request, container: AppContainer, body: ScoreRe
         raise ProblemError(422, "This model's entities have items of their own: they cannot be compared on one row")
     rows = recommender.rows(known[0], [(body.row.item, body.row.context)])
     pairs = list(zip(known, entity_contexts, strict=True))
-    outcomes = await container.resolver.resolve_all(model, pairs, partial(_judge, rows))
+    requests = [StateRequest(model, entity, context, score=partial(_score_rows, rows)) for entity, context in pairs]
+    outcomes = await container.resolver.resolve_all(requests)
     call = RequestContext(container, request_id(request), model, EntityContext(model.kind), at, began)
     found = None if body.explore is None else await explore(recommender, outcomes, rows, body.explore.seed)
     return _ranked(call, body, rows, pairs, outcomes, found)
@@ -170,7 +173,7 @@ def row_scores(
     ]
 
 
-def _judge(rows: Interactions, recommender: Recommender, state: State) -> torch.Tensor:
+def _score_rows(rows: Interactions, recommender: Recommender, state: State) -> torch.Tensor:
     return recommender.score_rows(state, rows)[0]
 
 

@@ -1,4 +1,4 @@
-"""One version of a model in service, and the versions that share a model's newcomers."""
+"""One loaded version of a model, and a traffic split of loaded versions."""
 
 from __future__ import annotations
 
@@ -18,115 +18,123 @@ from recsys_meta.store.model_registry.split_arms import TrafficSplit
 from recsys_meta.store.model_registry.tables import ModelVersionRecord
 
 SLOW_MS = 3.0
-"""Work longer than this leaves the event loop."""
+"""Adapting and ranking that takes longer than this runs in a thread, beside the event loop; milliseconds."""
 
-LONGEST_MS = 2 * SLOW_MS
-"""For so long the event loop may work for several who ask at once: one after another would take longer still."""
+MAX_BATCH_MS = 2 * SLOW_MS
+"""Longest time that the event loop may spend on one batch, milliseconds: its requests one by one would take longer."""
 
-MOST = 32
-"""Newcomers that are worked out in one go, at most."""
+MAX_BATCH = 32
+"""Most entities that are adapted in one batch."""
 
-_MOST_SCORES = 2**24  # of one party, all catalogues together: 64 MiB, and as much again to find the best
-_WARM_ITEMS = 10
+_MAX_BATCH_SCORES = 2**24  # of one batch, all catalogues together: 64 MiB, and as much again to rank them
+_WARM_UP_ITEMS = 10
 
 
 @dataclass
 class LatencyTracker:
-    """How long adapting and ranking takes with one model: a moving average in milliseconds for one newcomer, and how
-    many may be worked out in one go: in the event loop `party`, in a thread up to `limit`."""
+    """Time that adapting and ranking takes with one model, and the size of batch that follows from it.
+
+    `ms`: moving average for one entity, milliseconds; `loop_batch`: entities that the event loop may adapt at once;
+    `limit`: entities that a thread may adapt at once.
+    """
 
     ms: float = 0.0
-    party: int = 4
-    limit: int = MOST
+    loop_batch: int = 4
+    limit: int = MAX_BATCH
 
-    def record(self, ms: float, newcomers: int = 1) -> None:
-        """It took so long for so many."""
-        self.ms += 0.1 * (ms / newcomers - self.ms)
-        if ms > LONGEST_MS:
-            self.party = max(1, newcomers // 2)
-        elif newcomers >= self.party:
-            self.party = newcomers + 1
+    def record(self, ms: float, entities: int = 1) -> None:
+        """Take in the time of one batch. A batch that took too long halves the next ones; one that was full and quick
+        makes them larger by one."""
+        self.ms += 0.1 * (ms / entities - self.ms)
+        if ms > MAX_BATCH_MS:
+            self.loop_batch = max(1, entities // 2)
+        elif entities >= self.loop_batch:
+            self.loop_batch = entities + 1
 
     @property
     def slow(self) -> bool:
-        """Whether the event loop has no time for it."""
+        """True where the model is too slow for the event loop, and computes in a thread."""
         return self.ms > SLOW_MS
 
     @property
-    def most(self) -> int:
-        """Newcomers that may be worked out in one go now."""
-        return self.limit if self.slow else min(self.party, self.limit)
+    def max_batch(self) -> int:
+        """Most entities of the next batch."""
+        return self.limit if self.slow else min(self.loop_batch, self.limit)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """One version in service. `sample` is a state of it; None: the model cannot adapt, and popularity answers.
-    `variant` is the label of the arm that it is of a split."""
+    """One loaded version of a model. `sample` is a state of it; None: the model cannot adapt, and popularity answers.
+    `variant` is the label of the arm of a traffic split that it answers for."""
 
     name: str
     recommender: Recommender
     sample: State | None
-    pace: LatencyTracker = field(default_factory=LatencyTracker, compare=False)
+    latency: LatencyTracker = field(default_factory=LatencyTracker, compare=False)
     variant: str | None = None
 
     @property
     def version(self) -> str:
+        """The bundle's version."""
         return self.recommender.version
 
     @property
     def kind(self) -> str:
-        """Kind of the newcomers that the model is for."""
+        """Kind of the entities that the model is for."""
         return self.recommender.bundle.schema.kind
 
 
 @dataclass(frozen=True)
 class ActiveSplit:
-    """A split in service: its arms by label. An arm that could not be loaded is left to the live version."""
+    """A traffic split and its loaded arms by label. The live version answers for an arm that could not be loaded."""
 
     split: TrafficSplit
     arms: Mapping[str, LoadedModel]
 
-    def of(self, entity: str) -> LoadedModel | None:
-        """Who answers for an entity."""
+    def model_of(self, entity: str) -> LoadedModel | None:
+        """The loaded version of the arm of an entity; None where there is none."""
         arm = self.split.arm(entity)
         return None if arm is None else self.arms.get(arm.label)
 
 
-def activate_split(split: TrafficSplit, live: LoadedModel | None, found: Sequence[LoadedModel | None]) -> ActiveSplit:
-    """A split with those of its arms that could be loaded and are for the newcomers that the live version is for."""
-    fitting = {
+def activate_split(split: TrafficSplit, live: LoadedModel | None, models: Sequence[LoadedModel | None]) -> ActiveSplit:
+    """A split with those of its arms that are loaded (`models`, one for each arm) and for the live version's kind."""
+    arms = {
         arm.label: replace(model, variant=arm.label)
-        for arm, model in zip(split.arms, found, strict=True)
+        for arm, model in zip(split.arms, models, strict=True)
         if model is not None and live is not None and model.kind == live.kind
     }
-    return ActiveSplit(split, MappingProxyType(fitting))
+    return ActiveSplit(split, MappingProxyType(arms))
 
 
 def open_version(folder: Path, row: ModelVersionRecord) -> LoadedModel:
-    """Load a version, and try it once, so that the first newcomer does not pay for what is lazy."""
-    given = Path(row.path)
-    places = [folder / row.model / row.version, folder / given, given]
-    path = next((p for p in places if (p / "bundle.json").is_file()), places[0])
+    """Load a version and adapt with it once, so that no request pays for what torch sets up at first use.
+
+    Raises CheckpointError where the folder holds another version, and what `load_bundle` raises for a damaged one.
+    """
+    stored = Path(row.path)
+    paths = [folder / row.model / row.version, folder / stored, stored]
+    path = next((p for p in paths if (p / "bundle.json").is_file()), paths[0])
     bundle = load_bundle(path)
     if bundle.version != row.version:
         raise CheckpointError(f"{path}: holds version {bundle.version}, not {row.version}; publish the run again")
     recommender = Recommender(bundle)
-    pace = LatencyTracker(limit=max(1, min(MOST, _MOST_SCORES // recommender.catalog_size())))
-    return LoadedModel(row.model, recommender, _try(recommender, pace), pace)
+    latency = LatencyTracker(limit=max(1, min(MAX_BATCH, _MAX_BATCH_SCORES // recommender.catalog_size())))
+    return LoadedModel(row.model, recommender, _warm_up(recommender, latency), latency)
 
 
-def _try(recommender: Recommender, pace: LatencyTracker) -> State | None:
-    """A state for the most popular items, None where the model fails."""
-    names = [s.item for s in recommender.top_k(recommender.popular, _WARM_ITEMS)]
+def _warm_up(recommender: Recommender, latency: LatencyTracker) -> State | None:
+    """Adapt to the most popular items and measure it; the state, or None where the model fails."""
+    names = [s.item for s in recommender.top_k(recommender.popular, _WARM_UP_ITEMS)]
     label_range = recommender.bundle.schema.label_range
     label = label_range[1] if label_range else 1.0
-    known = recommender.read_support(EntityRequest(events=[Interaction(name, label) for name in names]))
+    entity = recommender.read_support(EntityRequest(events=[Interaction(name, label) for name in names]))
     try:
         for _ in range(3):
             began = time.perf_counter()
-            state = recommender.adapt([known])
+            state = recommender.adapt([entity])
             scores = recommender.scores(state)
-            pace.ms = 1000 * (time.perf_counter() - began)
+            latency.ms = 1000 * (time.perf_counter() - began)
     except Exception:  # whatever is wrong with a model, popularity still answers
         return None
     return state if bool(torch.isfinite(scores).all()) else None

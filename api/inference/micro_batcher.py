@@ -1,8 +1,8 @@
-"""Adapting in company: those who ask a model at about the same time are adapted and ranked in one go.
+"""Micro-batching: requests that ask a model at about the same time are adapted and ranked in one go.
 
-For sixteen it takes a third of what one after another takes, and a fifth with what a server does in between. A party
-waits for those who are on their way, for two milliseconds; who asks while nobody else does is answered in the next turn
-of the loop. Only models that give everybody the same numbers in any company are asked so (`Recommender.together`).
+For sixteen it takes a third of what one after another takes, and a fifth with what a server does in between. A batch
+waits for requests that are under way, for two milliseconds; a request that comes alone is answered in the next turn of
+the event loop. Only models whose numbers do not depend on the batch come here (`Recommender.batch_invariant`).
 """
 
 from __future__ import annotations
@@ -23,192 +23,212 @@ from recsys_meta.core.types import State
 from recsys_meta.inference.ranking.topk import Best
 from recsys_meta.inference.recommender import EncodedEntity, Recommender, TopKRequest
 
-MISFITS = (RuntimeError, IndexError, KeyError)
-"""What a model raises for a state of another form."""
+STATE_MISMATCH = (RuntimeError, IndexError, KeyError)
+"""Exceptions that a model raises for a state of another shape."""
 
-PATIENCE_S = 0.002
-"""How long a party waits for who is on the way, seconds: about what it costs to be two parties."""
+MAX_WAIT_S = 0.002
+"""Longest time that a batch waits for requests under way, seconds: about what two batches cost more than one."""
 
 
 class BatchResult(NamedTuple):
-    """What was found for one of several: the states and the scores [T, C] of all, its place among them, its own state
-    as bytes where it was adapted just now, and the best of its scores where they were wished for."""
+    """The result of one request of a batch: `states` (leaves [T, ...]) and `batch_scores` [T, C] are those of the whole
+    batch, `row` is the request's place in them. `serialized`: its state as `load_state` reads it, where it was adapted
+    just now; `top_k`: its list, where one was asked for."""
 
     states: State
-    all_scores: Tensor
-    place: int = 0
-    fresh: bytes | None = None
-    best: Best | None = None
+    batch_scores: Tensor
+    row: int = 0
+    serialized: bytes | None = None
+    top_k: Best | None = None
 
-    # Cut out only where somebody asks for them: few do, and it takes as long as ranking.
+    # Cut out only on demand: few requests read them, and cutting takes as long as ranking.
 
     @property
     def state(self) -> State:
-        """Its own state, T = 1."""
-        return {name: leaf[self.place : self.place + 1] for name, leaf in self.states.items()}
+        """The request's own state, T = 1."""
+        return {name: leaf[self.row : self.row + 1] for name, leaf in self.states.items()}
 
     @property
     def scores(self) -> Tensor:
-        """Its own scores [C]."""
-        return self.all_scores[self.place]
+        """The request's own scores [C]."""
+        return self.batch_scores[self.row]
 
 
-Found = BatchResult | Exception | None
+Outcome = BatchResult | Exception | None
 
 
 class _PendingRequest(NamedTuple):
-    known: EncodedEntity
+    entity: EncodedEntity
     state: State | None
-    wish: TopKRequest | None
-    answer: asyncio.Future[BatchResult | None]
-    since: float
+    top_k: TopKRequest | None
+    result: asyncio.Future[BatchResult | None]
+    arrived: float
 
     @property
-    def form(self) -> Hashable:
-        """What those have in common who may be worked out together: nobody is padded for another's sake."""
+    def batch_key(self) -> Hashable:
+        """Requests of one batch have equal keys: supports of one size, or states of one shape, so that none is padded
+        to the size of another."""
         if self.state is None:
-            return len(self.known.items)
+            return len(self.entity.items)
         return tuple((name, *leaf.shape) for name, leaf in self.state.items())
 
 
 class MicroBatcher:
-    """Who waits to be worked out, by model. A slow one works in a thread of a pool, for one party at a time."""
+    """Pending requests by model. A slow model computes in a thread of the pool, one batch at a time."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
-        self._asking: dict[int, list[_PendingRequest]] = {}
-        self._settled: set[int] = set()  # models whose next turn is settled
-        self._waiting: dict[int, tuple[LoadedModel, asyncio.TimerHandle]] = {}  # those that wait for others until then
-        self._coming = 0
+        self._pending: dict[int, list[_PendingRequest]] = {}
+        self._scheduled: set[int] = set()  # models whose next batch is scheduled or being computed
+        self._delayed: dict[int, tuple[LoadedModel, asyncio.TimerHandle]] = {}  # of those, the ones that wait
+        self._announced = 0
 
     @contextmanager
     def announce(self) -> Iterator[None]:
-        """Somebody is on the way, who may ask, and asks soon."""
-        self._coming += 1
+        """Announce a request that may ask a model soon: while it is under way, batches wait for it."""
+        self._announced += 1
         try:
             yield
         finally:
-            self._coming -= 1
-            if not self._coming:
-                self._hurry()
+            self._announced -= 1
+            if not self._announced:
+                self._end_waits()
 
-    async def solve(
-        self, model: LoadedModel, known: EncodedEntity, state: State | None, wish: TopKRequest | None = None
+    async def adapt_and_score(
+        self, model: LoadedModel, entity: EncodedEntity, state: State | None, top_k: TopKRequest | None = None
     ) -> BatchResult | None:
-        """Adapt a newcomer, unless it has a state, and rank for it. A state that does not fit is made anew. None where
-        the scores are not finite. Raises what the model raises."""
+        """Adapt to an entity, unless its state is given, and score the whole catalogue. A state that does not fit the
+        model is replaced by adapting. None where the scores are not finite. Raises what the model raises."""
         try:
-            return await self._solve(model, known, state, wish)
-        except MISFITS:
+            return await self._enqueue(model, entity, state, top_k)
+        except STATE_MISMATCH:
             if state is None:
                 raise
-            return await self._solve(model, known, None, wish)
+            return await self._enqueue(model, entity, None, top_k)
 
-    async def _solve(
-        self, model: LoadedModel, known: EncodedEntity, state: State | None, wish: TopKRequest | None
+    async def _enqueue(
+        self, model: LoadedModel, entity: EncodedEntity, state: State | None, top_k: TopKRequest | None
     ) -> BatchResult | None:
         loop = asyncio.get_running_loop()
-        asking = _PendingRequest(known, state, wish, loop.create_future(), loop.time())
-        party = self._asking.setdefault(id(model), [])
-        party.append(asking)
-        if id(model) not in self._settled:
-            self._next(model)
-        elif len(party) == model.pace.most:
-            self._hurry()
-        return await asking.answer
+        request = _PendingRequest(entity, state, top_k, loop.create_future(), loop.time())
+        pending = self._pending.setdefault(id(model), [])
+        pending.append(request)
+        if id(model) not in self._scheduled:
+            self._schedule(model)
+        elif len(pending) == model.latency.max_batch:
+            self._end_waits()
+        return await request.result
 
-    def _hurry(self) -> None:
-        """Let no party wait any longer."""
-        waiting, self._waiting = self._waiting, {}
-        for model, timer in waiting.values():
+    def _end_waits(self) -> None:
+        """Schedule every batch that waits for requests under way."""
+        delayed, self._delayed = self._delayed, {}
+        for model, timer in delayed.values():
             timer.cancel()
-            self._next(model)
+            self._schedule(model)
 
-    def _next(self, model: LoadedModel) -> None:
-        """Work in the next turn of the loop, if somebody waits."""
-        if id(model) in self._asking:
-            self._settled.add(id(model))
-            asyncio.get_running_loop().call_soon(self._work, model)
+    def _schedule(self, model: LoadedModel) -> None:
+        """Compute a batch in the next turn of the loop, if requests are pending."""
+        if id(model) in self._pending:
+            self._scheduled.add(id(model))
+            asyncio.get_running_loop().call_soon(self._start_batch, model)
         else:
-            self._settled.discard(id(model))
+            self._scheduled.discard(id(model))
 
-    def _waits(self, model: LoadedModel, asking: Sequence[_PendingRequest]) -> float:
-        """For how long a party may still wait for others, seconds."""
-        if not self._coming or len(asking) >= model.pace.most:
-            return 0.0
-        return asking[0].since + PATIENCE_S - asyncio.get_running_loop().time()
-
-    def _work(self, model: LoadedModel) -> None:
-        """Work out the first who wait and are alike, and leave the others to the next turn."""
-        self._waiting.pop(id(model), None)
-        if (waits := self._waits(model, self._asking[id(model)])) > 0:
-            self._waiting[id(model)] = model, asyncio.get_running_loop().call_later(waits, self._work, model)
+    def _start_batch(self, model: LoadedModel) -> None:
+        """Compute the next batch of a model now, or wait for requests under way."""
+        self._delayed.pop(id(model), None)
+        loop = asyncio.get_running_loop()
+        if (wait := self._remaining_wait(model)) > 0:
+            self._delayed[id(model)] = model, loop.call_later(wait, self._start_batch, model)
             return
-        alike: dict[Hashable, list[_PendingRequest]] = {}
-        for one in self._asking.pop(id(model)):
-            alike.setdefault(one.form, []).append(one)
-        first, *others = alike.values()
-        most = model.pace.most
-        chosen, left = first[:most], [*first[most:], *(one for group in others for one in group)]
-        if left:
-            self._asking[id(model)] = left
-        if model.pace.slow:
-            work = asyncio.get_running_loop().run_in_executor(self._pool, _found, model, chosen)
-            work.add_done_callback(lambda done: self._worked(model, chosen, done))
+        batch = self._take_batch(model)
+        if model.latency.slow:
+            work = loop.run_in_executor(self._pool, _outcomes, model, batch)
+            work.add_done_callback(lambda task: self._finish_batch(model, batch, task))
         else:
-            _give(chosen, _found(model, chosen))
-            self._next(model)
+            _set_results(batch, _outcomes(model, batch))
+            self._schedule(model)
 
-    def _worked(self, model: LoadedModel, asking: Sequence[_PendingRequest], done: asyncio.Future[list[Found]]) -> None:
-        self._next(model)
-        if done.cancelled():  # the server stops
-            for one in asking:
-                one.answer.cancel()
+    def _remaining_wait(self, model: LoadedModel) -> float:
+        """Time for which the next batch may still wait for requests under way, seconds; 0 where it is full."""
+        pending = self._pending[id(model)]
+        if not self._announced or len(pending) >= model.latency.max_batch:
+            return 0.0
+        return pending[0].arrived + MAX_WAIT_S - asyncio.get_running_loop().time()
+
+    def _take_batch(self, model: LoadedModel) -> list[_PendingRequest]:
+        """Take the pending requests that share the oldest one's key, as many as a batch holds; the rest stays."""
+        groups: dict[Hashable, list[_PendingRequest]] = {}
+        for request in self._pending.pop(id(model)):
+            groups.setdefault(request.batch_key, []).append(request)
+        first, *others = groups.values()
+        size = model.latency.max_batch
+        if rest := [*first[size:], *(request for group in others for request in group)]:
+            self._pending[id(model)] = rest
+        return first[:size]
+
+    def _finish_batch(
+        self, model: LoadedModel, batch: Sequence[_PendingRequest], task: asyncio.Future[list[Outcome]]
+    ) -> None:
+        self._schedule(model)
+        if task.cancelled():  # the server stops
+            for request in batch:
+                request.result.cancel()
         else:
-            _give(asking, done.result())
+            _set_results(batch, task.result())
 
 
-def _found(model: LoadedModel, asking: Sequence[_PendingRequest]) -> list[Found]:
+def _outcomes(model: LoadedModel, batch: Sequence[_PendingRequest]) -> list[Outcome]:
+    """Compute a batch; where that raises, compute each request alone, since one may have failed all others."""
     try:
-        return list(solve_all(model, asking))
+        return list(compute_batch(model, batch))
     except Exception as error:
-        if len(asking) == 1:
+        if len(batch) == 1:
             return [error]
-        return [found for one in asking for found in _found(model, [one])]  # one may have spoilt it for all
+        return [outcome for request in batch for outcome in _outcomes(model, [request])]
 
 
-def _give(asking: Sequence[_PendingRequest], found: Sequence[Found]) -> None:
-    for one, solved in zip(asking, found, strict=True):
-        if one.answer.done():  # its caller may have gone away
+def _set_results(batch: Sequence[_PendingRequest], outcomes: Sequence[Outcome]) -> None:
+    for request, outcome in zip(batch, outcomes, strict=True):
+        if request.result.done():  # cancelled, where the client disconnected
             continue
-        if isinstance(solved, Exception):
-            one.answer.set_exception(solved)
+        if isinstance(outcome, Exception):
+            request.result.set_exception(outcome)
         else:
-            one.answer.set_result(solved)
+            request.result.set_result(outcome)
 
 
-def solve_all(model: LoadedModel, asking: Sequence[_PendingRequest]) -> list[BatchResult | None]:
-    """The same for several who are alike: all with a state of the same form, or none."""
-    began = time.thread_time()  # of other threads' work this one is not to blame
+def compute_batch(model: LoadedModel, batch: Sequence[_PendingRequest]) -> list[BatchResult | None]:
+    """Adapt and score requests of one key: all have a state of the same shape, or none has one. A result is None where
+    the scores are not finite. Raises what the model raises."""
+    began = time.thread_time()  # CPU time of this thread: that of other threads is not the model's
     recommender = model.recommender
-    kept = [one.state for one in asking if one.state is not None]
-    fresh: Sequence[bytes | None] = [None] * len(asking)
-    if kept:
-        state = {name: torch.cat([one[name] for one in kept]) for name in kept[0]} if len(kept) > 1 else kept[0]
+    states = [request.state for request in batch if request.state is not None]
+    serialized: Sequence[bytes | None] = [None] * len(batch)
+    if states:
+        state = _concatenate(states)
     else:
-        state, fresh = recommender.adapt_and_serialize([one.known for one in asking])
+        state, serialized = recommender.adapt_and_serialize([request.entity for request in batch])
     scores = recommender.scores(state)
-    # A sum is finite where all of its parts are, and costs a tenth of looking at each.
+    # A sum is finite where all of its terms are, and costs a tenth of looking at each.
     finite = [math.isfinite(total) for total in scores.sum(1).tolist()]
-    best = _bests(recommender, scores, [one.wish if ok else None for one, ok in zip(asking, finite, strict=True)])
-    model.pace.record(1000 * (time.thread_time() - began), len(asking))
-    return [BatchResult(state, scores, i, fresh[i], best.get(i)) if finite[i] else None for i in range(len(asking))]
+    lists = _top_k_lists(recommender, scores, [r.top_k if ok else None for r, ok in zip(batch, finite, strict=True)])
+    model.latency.record(1000 * (time.thread_time() - began), len(batch))
+    return [
+        BatchResult(state, scores, i, serialized[i], lists.get(i)) if finite[i] else None for i in range(len(batch))
+    ]
 
 
-def _bests(recommender: Recommender, scores: Tensor, wishes: Sequence[TopKRequest | None]) -> dict[int, Best]:
-    """The best for each who wished for them, by place."""
-    wished = {i: wish for i, wish in enumerate(wishes) if wish is not None}
-    if not wished:
+def _concatenate(states: Sequence[State]) -> State:
+    if len(states) == 1:
+        return states[0]
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+
+
+def _top_k_lists(recommender: Recommender, scores: Tensor, requests: Sequence[TopKRequest | None]) -> dict[int, Best]:
+    """Rank scores [T, C] for the rows that asked for a list; lists by row."""
+    by_row = {row: request for row, request in enumerate(requests) if request is not None}
+    if not by_row:
         return {}
-    rows = scores if len(wished) == len(scores) else scores[list(wished)]
-    return dict(zip(wished, recommender.top_k_ids(rows, list(wished.values())), strict=True))
+    selected = scores if len(by_row) == len(scores) else scores[list(by_row)]
+    return dict(zip(by_row, recommender.top_k_ids(selected, list(by_row.values())), strict=True))

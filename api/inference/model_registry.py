@@ -116,7 +116,7 @@ class ModelRegistry:
 
     def _arm(self, model: LoadedModel, entity: str | None) -> LoadedModel:
         divided = None if entity is None else self.splits.get(model.name)
-        return model if divided is None or entity is None else divided.of(entity) or model
+        return model if divided is None or entity is None else divided.model_of(entity) or model
 
     def _parts(self) -> list[LoadedModel]:
         """All that is in service: live versions and arms."""

@@ -16,6 +16,7 @@ from api.http.authorization import Scopes, require
 from api.http.problem_details import ProblemError, unavailable
 from api.inference.entity_context import find_entity_context, read_support
 from api.inference.model_registry import LoadedModel
+from api.inference.state_resolver import StateRequest
 from api.routes.events import receive
 from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest, adaptation_row, finite
 from recsys_meta.inference.recommender import AdaptationDiagnostics
@@ -50,8 +51,8 @@ async def adapt(
     events = body.events if persisted is None or entity_context.profile is None else _refused(persisted, body.events)
     known = read_support(model, entity_context, body.entity, events)
     began = time.perf_counter()
-    outcome = await container.resolver.resolve(model, known, entity_context, fresh=True)
-    if outcome.broken:
+    outcome = await container.resolver.resolve(StateRequest(model, known, entity_context, adapt_anew=True))
+    if outcome.model_failed:
         raise unavailable(f"Model '{model.name}' cannot adapt; recommendations are by popularity meanwhile")
     ms = 1000 * (time.perf_counter() - began)
     (found,) = await asyncio.to_thread(model.recommender.diagnose, [known])

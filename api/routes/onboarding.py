@@ -12,8 +12,9 @@ from api.handlers.request_lifecycle import open_request
 from api.handlers.response_encoding import json_response
 from api.http.authorization import require
 from api.http.problem_details import unavailable
+from api.inference.cache_writer import MEMORY_TTL_S
 from api.inference.entity_context import read_support
-from api.inference.state_resolver import PROCESS_S, WorkerBusy
+from api.inference.long_tasks import WorkerBusy
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.inference.insight.active_elicitation import most_informative_items
 from recsys_meta.wire.field_types import EntityId, Kind, ModelRef
@@ -47,7 +48,7 @@ async def onboarding(
     if rest is None:
         known = read_support(call.model, call.entity_context, EntityInput(kind=kind, id=id), ())
         try:
-            found = await container.resolver.run(most_informative_items, call.model.recommender, known, n, strategy)
+            found = await container.long_tasks.run(most_informative_items, call.model.recommender, known, n, strategy)
         except RecsysMetaError:
             raise
         except WorkerBusy:
@@ -60,7 +61,7 @@ async def onboarding(
         unit = UNITS[objective] if strategy == "information" else "share of the most"
         rest = orjson.dumps({"unit": unit, "support_size": len(known.items), "items": items})
         if mark is not None:
-            container.memory.set(key, rest, PROCESS_S, call.entity_context.owner)
+            container.memory.set(key, rest, MEMORY_TTL_S, call.entity_context.owner)
     missing = container.degraded_dependencies(
         profile=call.entity_context.entity is None or call.entity_context.profile is not None
     )

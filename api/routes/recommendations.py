@@ -15,10 +15,12 @@ from api.handlers.request_lifecycle import RequestContext, finish, finish_resolv
 from api.handlers.response_encoding import encode_items, pack, unpack
 from api.handlers.score import rank_entities, score_rows
 from api.http.problem_details import ProblemError
+from api.inference.cache_writer import MEMORY_TTL_S
 from api.inference.entity_context import read_support
+from api.inference.long_tasks import WorkerBusy
 from api.inference.micro_batcher import BatchResult
 from api.inference.model_registry import LoadedModel
-from api.inference.state_resolver import PROCESS_S, Source, StateResolution, WorkerBusy, list_expired
+from api.inference.state_resolver import Source, StateRequest, StateResolution, list_expired
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST, State
 from recsys_meta.inference.insight.explanations import ItemExplanation, explain_items
@@ -77,7 +79,7 @@ async def recommend(request: Request) -> Response:
             raise list_expired()
     outcome = await _climb(call, body, known, question, place)
     items, unknown = _list(call.model, body, known, question, outcome, place)
-    more = len(items) > body.n and not outcome.broken
+    more = len(items) > body.n and not outcome.model_failed
     items = items[: body.n]
     following = _next(call, body, known, items[-1], place) if more else None
     whys = await _whys(call, known, question, items, outcome, place) if body.explain else ()
@@ -91,12 +93,12 @@ async def recommend(request: Request) -> Response:
             "next": following,
         }
     )
-    if key is not None and not outcome.broken and (whys or not body.explain):
+    if key is not None and not outcome.model_failed and (whys or not body.explain):
         kept = pack(not size, size, rest)
         if outcome.source == "miss":  # few ask twice, and who does elsewhere finds the state in Redis
-            container.memory.set(key, kept, PROCESS_S, call.entity_context.owner)
+            container.memory.set(key, kept, MEMORY_TTL_S, call.entity_context.owner)
         else:
-            container.resolver.store(key, kept, call.entity_context, PROCESS_S)
+            container.cache_writer.put(key, kept, call.entity_context, MEMORY_TTL_S)
     return finish_resolved(call, known, outcome, rest, size)
 
 
@@ -173,9 +175,9 @@ async def _climb(
     if question is None:
         plain = place is None and known.own is None and body.candidates is None and not body.filters
         wish = TopKRequest(body.n + 1, _left_out(call.model.recommender, body, known, question)) if plain else None
-        return await resolver.resolve(call.model, known, call.entity_context, digest=support, wish=wish)
+        return await resolver.resolve(StateRequest(call.model, known, call.entity_context, digest=support, top_k=wish))
     ask = partial(_answer, question)
-    return await resolver.resolve(call.model, known, call.entity_context, digest=support, ask=ask)
+    return await resolver.resolve(StateRequest(call.model, known, call.entity_context, digest=support, score=ask))
 
 
 def _answer(question: EncodedQuery, recommender: Recommender, state: State) -> Any:
@@ -192,8 +194,8 @@ def _list(
 ) -> tuple[list[ScoredItem], list[str]]:
     """The list and one item more, if there is one; and the items of events and candidates that the model lacks."""
     recommender = model.recommender
-    if outcome.best is not None:
-        return recommender.to_items(outcome.best), list(known.unknown)
+    if outcome.top_k is not None:
+        return recommender.to_items(outcome.top_k), list(known.unknown)
     unknown, candidates = list(known.unknown), None
     if body.candidates is not None:
         names = [one if isinstance(one, str) else _name(one, known) for one in body.candidates]
@@ -239,7 +241,7 @@ def _check_place(place: ListCursor, call: RequestContext, body: RecommendationRe
 async def _erased(call: RequestContext) -> bool:
     """Whether the events of an older page may be gone because they were erased, with its states in this process yet."""
     kind, entity = call.entity_context.kind, call.entity_context.entity
-    return entity is not None and await call.container.profiles.forget_erased(kind, entity, 2 * PROCESS_S)
+    return entity is not None and await call.container.profiles.forget_erased(kind, entity, 2 * MEMORY_TTL_S)
 
 
 def _next(
@@ -262,12 +264,12 @@ async def _whys(
     place: ListCursor | None,
 ) -> Sequence[ItemExplanation]:
     """Why each item is there; nothing for a list of older events or of a failed model, or where too many ask."""
-    if outcome.broken or not items or (place is not None and place.support != known.digest):
+    if outcome.model_failed or not items or (place is not None and place.support != known.digest):
         return ()
     recommender = call.model.recommender
     ids = recommender.item_ids([s.item for s in items], known)
     try:
-        return await call.container.resolver.run(explain_items, recommender, known, ids, question, patience=_WHY_S)
+        return await call.container.long_tasks.run(explain_items, recommender, known, ids, question, max_wait=_WHY_S)
     except WorkerBusy:
         return ()
     except Exception:  # a list without reasons is better than none

@@ -180,7 +180,7 @@ def test_an_id_of_anything_printable_is_an_id_and_nothing_else(full, keys_of, id
         assert (answer.status_code, answer.json()["unknown_items"]) == (200, [id]), call
     listed = full.client.get("/v1/adaptations", params={"entity": id, "model_version": id}).json()
     assert listed["items"] == []
-    wait(lambda: not full.container.resolver.writing)
+    wait(lambda: not full.container.cache_writer.pending)
     assert all(b"\r" not in key and b"\n" not in key for key in keys_of())
     receipt = full.client.delete(path)
     assert (receipt.status_code, receipt.json()["events"]) == (200, 2)

@@ -1,11 +1,10 @@
-"""Newcomers who ask at about the same time are adapted in one go, and nobody can tell."""
+"""Requests of about the same time are adapted in one batch, and get the answers that each gets alone."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
 import random
-import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +14,7 @@ import httpx
 import pytest
 import torch
 
-from api.inference.loaded_model import LONGEST_MS, MOST, LatencyTracker
-from api.inference.loaded_model import LoadedModel as Model
+from api.inference.loaded_model import MAX_BATCH, MAX_BATCH_MS, LatencyTracker, LoadedModel
 from api.inference.micro_batcher import BatchResult, MicroBatcher
 from recsys_meta.inference.recommender import EncodedEntity, EntityRequest, Interaction, Recommender
 from recsys_meta.store.database import migrate
@@ -31,24 +29,23 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 def flagship(home: Path, sqlite_url: str, own_redis: Any) -> Iterator[Served]:
     migrate.upgrade_database(sqlite_url)
     bundles.publish(sqlite_url, home / "models", "users", trained_recommenders.flagship())
-    with serving(settings(home, sqlite_url, own_redis.url)) as made:
-        assert made.container.registry.live["users"].recommender.batch_invariant, "else nobody has company"
-        yield made
+    with serving(settings(home, sqlite_url, own_redis.url)) as server:
+        assert server.container.registry.live["users"].recommender.batch_invariant, "else there are no batches"
+        yield server
 
 
 @pytest.fixture
-def parties(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many were adapted at once, each time."""
-    found: list[int] = []
+def support_sizes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Numbers of events of the entities of each batch that was adapted."""
+    batches: list[list[int]] = []
     real = Recommender.adapt_and_serialize
 
-    def adapt_and_serialize(self: Recommender, known: Sequence[EncodedEntity]) -> Any:
-        found.append(len(known))
-        time.sleep(0.02)  # so that others come meanwhile
-        return real(self, known)
+    def adapt_and_serialize(self: Recommender, entities: Sequence[EncodedEntity]) -> Any:
+        batches.append([len(entity.items) for entity in entities])
+        return real(self, entities)
 
     monkeypatch.setattr(Recommender, "adapt_and_serialize", adapt_and_serialize)
-    return found
+    return batches
 
 
 def newcomers(many: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -62,15 +59,15 @@ def at_once(url: str, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             return await asyncio.gather(*(client.post("/v1/recommendations", json=body) for body in bodies))
 
-    found = asyncio.run(work())
-    assert {response.status_code for response in found} == {200}
-    return [response.json() for response in found]
+    responses = asyncio.run(work())
+    assert {response.status_code for response in responses} == {200}
+    return [response.json() for response in responses]
 
 
-def keep_pace(server: Served, ms: float) -> None:
+def fix_latency(server: Served, ms: float) -> None:
     """Let a model pass for one that takes so long, whatever the machine is like."""
-    server.container.registry.live["users"].pace.record = lambda ms, newcomers: None  # type: ignore[method-assign]
-    server.container.registry.live["users"].pace.ms = ms
+    server.container.registry.live["users"].latency.record = lambda ms, newcomers: None  # type: ignore[method-assign]
+    server.container.registry.live["users"].latency.ms = ms
 
 
 def shown(answers: Sequence[dict[str, Any]]) -> list[Any]:
@@ -78,21 +75,21 @@ def shown(answers: Sequence[dict[str, Any]]) -> list[Any]:
 
 
 @pytest.mark.parametrize("ms", [0.1, 1000.0], ids=["in line", "in a thread"])
-def test_in_company_answers_are_those_of_each_alone(
-    flagship: Served, own_redis: Any, parties: list[int], ms: float
+def test_answers_of_a_batch_are_those_of_each_alone(
+    flagship: Served, own_redis: Any, batch_sizes: list[int], ms: float
 ) -> None:
-    keep_pace(flagship, ms)
+    fix_latency(flagship, ms)
     bodies = newcomers(120)
     alone = [flagship.client.post("/v1/recommendations", json=body).json() for body in bodies]
-    assert set(parties) == {1}
-    wait(lambda: not flagship.container.resolver.writing)
+    assert set(batch_sizes) == {1}
+    wait(lambda: not flagship.container.cache_writer.pending)
     flagship.container.memory.close()
     own_redis.ask("FLUSHALL")
     together = at_once(flagship.url, bodies)
-    assert max(parties) > 1
+    assert max(batch_sizes) > 1
     assert shown(together) == shown(alone)
     # Other lists, from states that Redis holds.
-    wait(lambda: not flagship.container.resolver.writing)
+    wait(lambda: not flagship.container.cache_writer.pending)
     flagship.container.memory.close()
     kept = at_once(flagship.url, [{**body, "n": 5} for body in bodies])
     assert {answer["served_by"] for answer in kept} == {"cache", "prior"}
@@ -127,7 +124,7 @@ async def nothing(key: str) -> None:
 
 
 def test_whose_scores_are_no_numbers_is_answered_by_popularity_and_nobody_else(
-    flagship: Served, parties: list[int], monkeypatch: pytest.MonkeyPatch
+    flagship: Served, batch_sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bodies = newcomers(60, seed=1)
     whole = shown(at_once(flagship.url, bodies))
@@ -147,9 +144,9 @@ def test_whose_scores_are_no_numbers_is_answered_by_popularity_and_nobody_else(
 
     monkeypatch.setattr(Recommender, "adapt_and_serialize", adapt_and_serialize)
     monkeypatch.setattr(flagship.container.redis, "get", nothing)
-    parties.clear()
+    batch_sizes.clear()
     answers = at_once(flagship.url, bodies)
-    assert max(parties) > 1
+    assert max(batch_sizes) > 1
     failed = [{"item": "i7"} in body["events"] for body in bodies]
     assert 0 < sum(failed) < len(failed)
     assert [answer["served_by"] == "popular" for answer in answers] == failed
@@ -179,19 +176,19 @@ def test_equal_newcomers_of_different_forms_are_all_answered() -> None:
     recommender = Recommender(trained_recommenders.flagship())
     known = recommender.read_support(EntityRequest(events=[Interaction("i3"), Interaction("i9")]))
     state = recommender.adapt([known])
-    model, batcher = Model("users", recommender, state), MicroBatcher(ThreadPoolExecutor(1))
+    model, batcher = LoadedModel("users", recommender, state), MicroBatcher(ThreadPoolExecutor(1))
 
     async def work() -> list[BatchResult | None]:
         asked = [
-            batcher.solve(model, known, given)
+            batcher.adapt_and_score(model, known, given)
             for given in (None, state, None, *(copy.deepcopy(state) for _ in range(40)))
         ]
         return await asyncio.wait_for(asyncio.gather(*asked), 30)
 
-    found = [solved for solved in asyncio.run(work()) if solved is not None]
-    assert len(found) == 43
-    assert [solved.fresh is None for solved in found] == [False, True, False, *[True] * 40]
-    assert all(torch.equal(solved.scores, found[0].scores) for solved in found)
+    results = [result for result in asyncio.run(work()) if result is not None]
+    assert len(results) == 43
+    assert [result.serialized is None for result in results] == [False, True, False, *[True] * 40]
+    assert all(torch.equal(result.scores, results[0].scores) for result in results)
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -203,27 +200,27 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 @pytest.fixture
-def lonely(parties: list[int], one_thread: None) -> tuple[Model, EncodedEntity]:
-    """A model in service and a newcomer, without a server; `parties` tells who was worked out together."""
+def without_server(batch_sizes: list[int], one_thread: None) -> tuple[LoadedModel, EncodedEntity]:
+    """A model in service and a newcomer, without a server; `batch_sizes` tells who was worked out together."""
     recommender = Recommender(trained_recommenders.flagship())
     known = recommender.read_support(EntityRequest(events=[Interaction("i3"), Interaction("i9")]))
-    model = Model("users", recommender, recommender.adapt([known]))
-    assert recommender.batch_invariant  # tried once, with a party of its own
-    parties.clear()
+    model = LoadedModel("users", recommender, recommender.adapt([known]))
+    assert recommender.batch_invariant  # tried once, with a batch of its own
+    batch_sizes.clear()
     return model, known
 
 
-def test_a_party_waits_for_who_is_on_the_way(
-    lonely: tuple[Model, EncodedEntity], parties: list[int], monkeypatch: pytest.MonkeyPatch, run: Run
+def test_a_batch_waits_for_requests_under_way(
+    without_server: tuple[LoadedModel, EncodedEntity], batch_sizes: list[int], monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
-    monkeypatch.setattr("api.inference.micro_batcher.PATIENCE_S", 30.0)
-    (model, known), batcher = lonely, MicroBatcher(ThreadPoolExecutor(1))
+    monkeypatch.setattr("api.inference.micro_batcher.MAX_WAIT_S", 30.0)
+    (model, known), batcher = without_server, MicroBatcher(ThreadPoolExecutor(1))
 
     async def come(steps: int) -> BatchResult | None:
         with batcher.announce():
             for _ in range(steps):
                 await asyncio.sleep(0.01)
-        return await batcher.solve(model, known, None)
+        return await batcher.adapt_and_score(model, known, None)
 
     async def goes_away() -> None:
         with batcher.announce():
@@ -231,50 +228,96 @@ def test_a_party_waits_for_who_is_on_the_way(
 
     async def work() -> None:
         await asyncio.wait_for(asyncio.gather(come(0), come(3), goes_away(), come(5)), 20)
-        assert parties == [3]
+        assert batch_sizes == [3]
         await asyncio.wait_for(come(1), 20)  # alone again: nobody is waited for
-        assert parties == [3, 1]
+        assert batch_sizes == [3, 1]
 
     run(work())
 
 
-def test_a_party_waits_no_longer_than_its_patience_nor_for_more_than_fit(
-    lonely: tuple[Model, EncodedEntity], parties: list[int], monkeypatch: pytest.MonkeyPatch, run: Run
+def test_a_batch_waits_no_longer_than_its_limit_nor_for_more_than_fit(
+    without_server: tuple[LoadedModel, EncodedEntity], batch_sizes: list[int], monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
-    (model, known), batcher = lonely, MicroBatcher(ThreadPoolExecutor(1))
-    model.pace.party = 4
+    (model, known), batcher = without_server, MicroBatcher(ThreadPoolExecutor(1))
+    model.latency.loop_batch = 4
 
     async def ask(many: int) -> None:
         with batcher.announce():  # somebody who never comes
-            await asyncio.wait_for(asyncio.gather(*(batcher.solve(model, known, None) for _ in range(many))), 20)
+            await asyncio.wait_for(
+                asyncio.gather(*(batcher.adapt_and_score(model, known, None) for _ in range(many))), 20
+            )
 
     run(ask(2))
-    assert parties == [2]
-    monkeypatch.setattr("api.inference.micro_batcher.PATIENCE_S", 30.0)
-    parties.clear()
-    model.pace.party = 4
+    assert batch_sizes == [2]
+    monkeypatch.setattr("api.inference.micro_batcher.MAX_WAIT_S", 30.0)
+    batch_sizes.clear()
+    model.latency.loop_batch = 4
     run(ask(4))
-    assert parties == [4]
+    assert batch_sizes == [4]
 
 
-def test_a_party_grows_while_it_is_quick_and_shrinks_when_it_is_not() -> None:
-    pace = LatencyTracker()
-    for _ in range(2 * MOST):
-        pace.record(1.0, pace.most)
-    assert pace.most == MOST
-    pace.record(LONGEST_MS + 1, MOST)
-    assert pace.most == MOST // 2
-    pace.record(1.0, 2)  # fewer than might have come tell nothing
-    assert pace.most == MOST // 2
+@pytest.mark.parametrize("ms", [0.1, 1000.0], ids=["in line", "in a thread"])
+def test_a_batch_holds_no_more_than_the_model_takes_at_once(
+    without_server: tuple[LoadedModel, EncodedEntity],
+    batch_sizes: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    run: Run,
+    ms: float,
+) -> None:
+    (model, entity), batcher = without_server, MicroBatcher(ThreadPoolExecutor(1))
+    monkeypatch.setattr(model.latency, "record", lambda ms, entities: None)
+    model.latency.ms, model.latency.loop_batch, model.latency.limit = ms, 4, 4
+
+    async def work() -> None:
+        asked = [batcher.adapt_and_score(model, entity, None) for _ in range(15)]
+        results = await asyncio.wait_for(asyncio.gather(*asked), 20)
+        assert all(result is not None for result in results)
+
+    run(work())
+    assert batch_sizes == [4, 4, 4, 3]
+
+
+def test_supports_of_different_sizes_are_never_in_one_batch(
+    without_server: tuple[LoadedModel, EncodedEntity], support_sizes: list[list[int]], run: Run
+) -> None:
+    """None is padded to the size of another, which costs time, and may cost a last bit."""
+    (model, _), batcher = without_server, MicroBatcher(ThreadPoolExecutor(1))
+    model.latency.loop_batch = 16
+    sizes = [1, 3, 2, 1, 2, 3, 0, 1, 0]
+    entities = [
+        model.recommender.read_support(EntityRequest(events=[Interaction(f"i{i + j}") for i in range(size)]))
+        for j, size in enumerate(sizes)
+    ]
+    alone = [model.recommender.scores(model.recommender.adapt([entity]))[0] for entity in entities]
+    support_sizes.clear()
+
+    async def work() -> None:
+        asked = [batcher.adapt_and_score(model, entity, None) for entity in entities]
+        results = await asyncio.wait_for(asyncio.gather(*asked), 20)
+        assert all(r is not None and torch.equal(r.scores, own) for r, own in zip(results, alone, strict=True))
+
+    run(work())
+    assert sorted(support_sizes) == [[0, 0], [1, 1, 1], [2, 2], [3, 3]]
+
+
+def test_a_batch_grows_while_it_is_quick_and_shrinks_when_it_is_not() -> None:
+    latency = LatencyTracker()
+    for _ in range(2 * MAX_BATCH):
+        latency.record(1.0, latency.max_batch)
+    assert latency.max_batch == MAX_BATCH
+    latency.record(MAX_BATCH_MS + 1, MAX_BATCH)
+    assert latency.max_batch == MAX_BATCH // 2
+    latency.record(1.0, 2)  # fewer than might have come tell nothing
+    assert latency.max_batch == MAX_BATCH // 2
     for _ in range(4):
-        pace.record(LONGEST_MS + 1, pace.most)
-    assert pace.most == 1
+        latency.record(MAX_BATCH_MS + 1, latency.max_batch)
+    assert latency.max_batch == 1
 
 
 def test_of_a_large_catalogue_few_are_worked_out_together() -> None:
-    pace = LatencyTracker(limit=3)
+    latency = LatencyTracker(limit=3)
     for _ in range(10):
-        pace.record(0.1, pace.most)
-    assert pace.most == 3
-    pace.ms = 1000.0
-    assert pace.slow and pace.most == 3
+        latency.record(0.1, latency.max_batch)
+    assert latency.max_batch == 3
+    latency.ms = 1000.0
+    assert latency.slow and latency.max_batch == 3

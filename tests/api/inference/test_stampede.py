@@ -57,7 +57,7 @@ def test_a_rush_for_a_cold_entity_adapts_once(full: Served, adapted: Counter[int
         return await real(work)
 
     full.container.database.try_read = glance  # type: ignore[method-assign]
-    model.pace.ms = 1000.0 if slow else 0.0
+    model.latency.ms = 1000.0 if slow else 0.0
     # Bodies differ, so that lists do: what is shared is the state.
     found = rush(full.url, {"entity": {"id": new_id}, "n": 5})
     assert {r.status_code for r in found} == {200}
@@ -68,7 +68,7 @@ def test_a_rush_for_a_cold_entity_adapts_once(full: Served, adapted: Counter[int
 
 
 def test_a_rush_without_redis_and_without_an_id(server: Served, adapted: Counter[int]) -> None:
-    server.container.registry.live["users"].pace.ms = 1000.0
+    server.container.registry.live["users"].latency.ms = 1000.0
     found = rush(server.url, {"events": THREE})
     assert {r.status_code for r in found} == {200}
     assert adapted[3] == 1
@@ -84,7 +84,7 @@ def test_whoever_makes_the_state_may_fail(full: Served, adapted: Counter[int], m
     monkeypatch.setattr(Recommender, "adapt_and_serialize", broken)
     found = rush(full.url, {"events": THREE}, 20)
     assert {(r.status_code, r.json()["served_by"]) for r in found} == {(200, "popular")}
-    assert not full.container.resolver._flights
+    assert not full.container.resolver._in_flight
 
 
 @pytest.mark.slow
@@ -116,11 +116,11 @@ def test_what_redis_holds_of_an_entity(full: Served, own_redis, new_id: str) -> 
     """A state, a list and a word, under names that are known beforehand; nothing else, and nothing of it for ever. The
     list of who asks again: a newcomer who asks once leaves none."""
     full.recommend("i3", "i14", entity={"id": new_id})
-    wait(lambda: not full.container.resolver.writing)
+    wait(lambda: not full.container.cache_writer.pending)
     with redis.Redis.from_url(own_redis.url) as client:
         assert not [key for key in client.keys("*") if chr(key[-1]) in LISTS]
         full.recommend("i3", "i14", entity={"id": new_id}, n=3)
-        wait(lambda: not full.container.resolver.writing)
+        wait(lambda: not full.container.cache_writer.pending)
         keys = client.keys("*")
         word, *derived = sorted(keys, key=len)
         assert {key[:-1] for key in derived} == {word}
@@ -142,7 +142,7 @@ def test_a_list_that_another_process_made_is_not_made_again(
     with serving(made) as one:
         one.client.post("/v1/recommendations", json={**asked, "n": 9})  # the list of who asks once is kept at home
         fresh = one.client.post("/v1/recommendations", json=asked)
-        wait(lambda: not one.container.resolver.writing)
+        wait(lambda: not one.container.cache_writer.pending)
     with redis.Redis.from_url(own_redis.url) as client:
         client.delete(*(key for key in client.keys("*") if chr(key[-1]) in SLOTS))  # no state is left to rank by
     with serving(made) as two:
@@ -163,12 +163,12 @@ def test_a_rush_where_only_one_of_the_lists_is_in_redis_adapts_once(
     with serving(made) as one:
         for n in (9, 4):  # the list of who asks once is kept at home
             one.client.post("/v1/recommendations", json={**asked, "n": n})
-        wait(lambda: not one.container.resolver.writing)
+        wait(lambda: not one.container.cache_writer.pending)
     with redis.Redis.from_url(own_redis.url) as client:
         client.delete(*(key for key in client.keys("*") if chr(key[-1]) in SLOTS))
     with serving(made) as two:
         adapted.clear()
-        two.container.registry.live["users"].pace.ms = 1000.0
+        two.container.registry.live["users"].latency.ms = 1000.0
 
         async def ask() -> list[httpx.Response]:
             async with httpx.AsyncClient(base_url=two.url, timeout=30) as client:
@@ -186,7 +186,7 @@ def test_fresh_and_cached_answers_are_equal(home: Path, light: str, own_redis) -
     with serving(made) as one:
         fresh = one.client.post("/v1/recommendations", json={"events": THREE})
         near = one.client.post("/v1/recommendations", json={"events": THREE, "n": 11})
-        wait(lambda: not one.container.resolver.writing)
+        wait(lambda: not one.container.cache_writer.pending)
     with serving(made) as two:
         far = two.client.post("/v1/recommendations", json={"events": THREE})
     assert [r.headers["x-cache"] for r in (fresh, near, far)] == ["miss", "process", "redis"]

@@ -59,7 +59,7 @@ def test_redis_stops_in_mid_run_and_comes_back(full, own_redis, new_id):
     wait(lambda: not full.recommend("i1").json()["degraded"])
     assert full.client.delete(f"/v1/entities/user/{new_id}").status_code == 200
     assert full.recommend(*THREE, entity=entity).json()["degraded"] is False
-    wait(lambda: not full.container.resolver.writing)
+    wait(lambda: not full.container.cache_writer.pending)
     full.container.memory.close()
     assert full.recommend(*THREE, entity=entity).headers["x-cache"] == "redis"
 
@@ -67,7 +67,7 @@ def test_redis_stops_in_mid_run_and_comes_back(full, own_redis, new_id):
 def test_an_erasure_outlasts_a_moment_in_which_redis_does_not_answer(full, own_redis, keys_of, new_id):
     full.client.post("/v1/events", json=events(new_id, *THREE))
     full.recommend(entity={"id": new_id})
-    wait(lambda: not full.container.resolver.writing)
+    wait(lambda: not full.container.cache_writer.pending)
     assert keys_of()
     own_redis.hang()
     with ThreadPoolExecutor(1) as pool:

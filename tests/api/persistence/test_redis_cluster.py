@@ -86,7 +86,7 @@ def share(pair: Pair, ids: Sequence[str], size: int) -> dict[str, list[str]]:
     with ThreadPoolExecutor(8) as pool:
         here = list(pool.map(lambda entity: ask(one, entity), ids))
         assert {(found[0], found[2]) for found in here} == {(size, "miss")}
-        wait(lambda: not one.container.resolver.writing)
+        wait(lambda: not one.container.cache_writer.pending)
         there = list(pool.map(lambda entity: ask(two, entity), ids))
     assert {found[:3] for found in there} == {(size, "cache", "redis")}
     assert [found[3] for found in there] == [found[3] for found in here]
@@ -246,7 +246,7 @@ def shared(one: Served, two: Served, ids: Sequence[str], size: int) -> bool:
     time-out is not, so that it may need to be asked again."""
     one.container.memory.close()
     here = [found(one, entity) for entity in ids]
-    wait(lambda: not one.container.resolver.writing)
+    wait(lambda: not one.container.cache_writer.pending)
     two.container.memory.close()
     there = [found(two, entity) for entity in ids]
     return {answer[0] for answer in here} == {size} and set(there) == {(size, "cache", "redis")}

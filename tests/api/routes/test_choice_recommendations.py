@@ -80,7 +80,7 @@ def test_a_new_city_with_fifty_events_gets_recommendations(kinds, new_id):
     assert (again.json()["served_by"], again.headers["x-cache"]) == ("cache", "process")
     other = ask(kinds, entity=entity, moment={"actor": "u1"}, n=5)
     assert other.json()["served_by"] == "cache" and places(other) != places(first), "one state, another actor"
-    wait(lambda: not kinds.container.resolver.writing)
+    wait(lambda: not kinds.container.cache_writer.pending)
     kinds.container.memory.close()
     assert ask(kinds, entity=entity, moment=moment, n=5).headers["x-cache"] == "redis"
 
@@ -99,7 +99,7 @@ def test_deletion_leaves_nothing(kinds, new_id, keys_of):
     assert len(places(ask(kinds, entity=entity, moment={"actor": "u1"}))) > 3
     stored = kinds.client.get(f"/v1/entities/city/{new_id}").json()
     assert stored["events_total"] == 20 and stored["events"][3]["context"] == checkins()[3]["context"]
-    wait(lambda: not kinds.container.resolver.writing)
+    wait(lambda: not kinds.container.cache_writer.pending)
     receipt = kinds.client.delete(f"/v1/entities/city/{new_id}").json()
     assert receipt["events"] == 20 and receipt["cached"] > 0
     assert not keys_of()

@@ -138,7 +138,7 @@ def test_what_a_process_found_in_redis_is_gone_from_its_memory_once_it_is_erased
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": i} for i in THREE]})
     for made in (5, 6):  # a list whose state was at hand is kept in Redis
         full.recommend(entity={"id": new_id}, n=made)
-    wait(lambda: not full.container.resolver.writing)
+    wait(lambda: not full.container.cache_writer.pending)
     full.container.memory.close()
     assert full.recommend(entity={"id": new_id}, n=n).headers["x-cache"] == "redis"
     assert len(full.container.memory) == (1 if n == 6 else 2), "the list, or the state and the list made of it"

@@ -63,7 +63,7 @@ def test_pages_are_explained_while_they_are_of_the_current_events(plain):
 
 def test_where_too_many_ask_the_list_comes_without_reasons(plain, monkeypatch):
     wanted = ask(plain, events=EVENTS[:2], n=4)
-    monkeypatch.setattr(plain.container.resolver, "_waiting", 99)
+    monkeypatch.setattr(plain.container.long_tasks, "_tasks", 99)
     found = ask(plain, events=EVENTS[:2], n=4, explain=True)
     assert found["items"] == wanted["items"]
     asked = plain.client.get("/v1/onboarding", params={"model": "users", "n": 99})
@@ -79,11 +79,11 @@ def test_whose_turn_comes_too_late_gets_the_list_without_reasons(plain, monkeypa
         # Somebody's long work is under way, as of a newcomer with hundreds of events.
         monkeypatch.setattr("api.routes.recommendations.explain", lambda *_: release.wait(60) and [])
         first = pool.submit(ask, plain, events=EVENTS[:1], n=5, explain=True)
-        wait(lambda: plain.container.resolver._waiting)
+        wait(lambda: plain.container.long_tasks._tasks)
         monkeypatch.setattr("api.routes.recommendations.explain", lambda *_: pytest.fail("it came too late"))
         with ThreadPoolExecutor(1) as other:
             late = other.submit(ask, plain, events=EVENTS[:2], n=5, explain=True)
-            wait(lambda: plain.container.resolver._waiting == 2)
+            wait(lambda: plain.container.long_tasks._tasks == 2)
             time.sleep(0.1)
             release.set()
             assert all("why" not in row for row in late.result(60)["items"])

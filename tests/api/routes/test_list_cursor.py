@@ -130,7 +130,7 @@ def test_pages_go_on_where_events_come_in_between(full, new_id):
     first = ask(full, entity=entity, n=10)
     clicked = names(whole)[14]
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": clicked}]})
-    wait(lambda: not full.container.resolver.writing)
+    wait(lambda: not full.container.cache_writer.pending)
     for forget in (False, True):
         if forget:
             full.container.memory.close()
@@ -149,9 +149,9 @@ def test_pages_go_on_where_an_event_comes_before_the_state_was_sent(full, new_id
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i3"}]})
     first = ask(full, entity={"id": new_id}, n=10)
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i5"}]})
-    assert full.container.resolver.writing, "else this is another test"
+    assert full.container.cache_writer.pending, "else this is another test"
     held.free.set()
-    wait(lambda: not full.container.resolver.writing)
+    wait(lambda: not full.container.cache_writer.pending)
     for _ in range(2):
         ask(full, entity={"id": new_id}, n=10, cursor=first["next"])
         full.container.memory.close()
@@ -162,9 +162,9 @@ def test_a_state_that_is_sent_when_its_entity_is_erased_does_not_stay(full, new_
     first = ask(full, entity={"id": new_id}, n=10)
     assert full.client.delete(f"/v1/entities/user/{new_id}").status_code == 200
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i5"}]})
-    assert full.container.resolver.writing, "else this is another test"
+    assert full.container.cache_writer.pending, "else this is another test"
     held.free.set()
-    wait(lambda: not full.container.resolver.writing)
+    wait(lambda: not full.container.cache_writer.pending)
     body = {"model": "users", "entity": {"id": new_id}, "n": 10, "cursor": first["next"]}
     assert full.client.post("/v1/recommendations", json=body).status_code == 409
 
@@ -179,9 +179,9 @@ def test_a_state_that_is_sent_when_its_entity_is_erased_and_back_does_not_stay(f
     ask(full, entity={"id": new_id}, n=10)
     assert full.client.delete(f"/v1/entities/user/{new_id}").status_code == 200
     ask(full, entity={"id": new_id}, n=10)  # there is a stamp again, and it is another
-    assert full.container.resolver.writing, "else this is another test"
+    assert full.container.cache_writer.pending, "else this is another test"
     held.free.set()
-    wait(lambda: not full.container.resolver.writing)
+    wait(lambda: not full.container.cache_writer.pending)
     assert cached(full, new_id) == "miss"
 
 
@@ -193,9 +193,9 @@ def test_a_state_that_is_sent_when_its_entity_is_erased_elsewhere_does_not_stay_
     ask(full, entity={"id": new_id}, n=10)
     with serving(own(home, url, own_redis.url)) as elsewhere:
         assert elsewhere.client.delete(f"/v1/entities/user/{new_id}").status_code == 200
-    assert full.container.resolver.writing, "else this is another test"
+    assert full.container.cache_writer.pending, "else this is another test"
     held.free.set()
-    wait(lambda: not full.container.resolver.writing)
+    wait(lambda: not full.container.cache_writer.pending)
     assert cached(full, new_id) == "miss"
 
 

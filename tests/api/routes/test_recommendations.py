@@ -96,7 +96,7 @@ def test_the_second_call_comes_from_a_cache_and_from_redis_where_this_process_ha
     assert (first.json()["served_by"], first.headers["x-cache"]) == ("adapted", "miss")
     second = full.recommend(*THREE, **body)
     assert (second.json()["served_by"], second.headers["x-cache"]) == ("cache", "process")
-    wait(lambda: not full.container.resolver.writing)
+    wait(lambda: not full.container.cache_writer.pending)
     full.container.memory.close()
     third = full.recommend(*THREE, **body)
     assert (third.json()["served_by"], third.headers["x-cache"]) == ("cache", "redis")
@@ -105,7 +105,7 @@ def test_the_second_call_comes_from_a_cache_and_from_redis_where_this_process_ha
 
 def test_another_process_finds_the_state_in_redis(full, home, new_id):
     first = full.recommend(*THREE, entity={"id": new_id})
-    wait(lambda: not full.container.resolver.writing)
+    wait(lambda: not full.container.cache_writer.pending)
     twin = settings(home, full.container.database.engine.url.render_as_string(hide_password=False))
     twin.redis_url = full_redis(full)
     with serving(twin) as sister:

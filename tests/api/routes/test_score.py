@@ -105,7 +105,7 @@ def test_the_second_call_comes_from_a_cache(kinds, new_id):
     first, second = (score(kinds, **body) for _ in range(2))
     assert (first.json()["served_by"], first.headers["x-cache"]) == ("adapted", "miss")
     assert (second.json()["served_by"], second.headers["x-cache"]) == ("cache", "process")
-    wait(lambda: not kinds.container.resolver.writing)
+    wait(lambda: not kinds.container.cache_writer.pending)
     kinds.container.memory.close()
     third = score(kinds, **body)
     assert (third.json()["served_by"], third.headers["x-cache"]) == ("cache", "redis")
@@ -171,7 +171,7 @@ def test_deletion_leaves_nothing(kinds, new_id, keys_of):
     events = [{"kind": "ad", "entity": new_id, **e, "time": n} for n, e in enumerate(SHOWN)]
     kinds.client.post("/v1/events", json={"events": events})
     assert probability(kinds, entity={"id": new_id}) != before
-    wait(lambda: not kinds.container.resolver.writing)
+    wait(lambda: not kinds.container.cache_writer.pending)
     receipt = kinds.client.delete(f"/v1/entities/ad/{new_id}").json()
     assert receipt["events"] == 2 and receipt["cached"] > 0
     assert not keys_of()

@@ -127,7 +127,7 @@ def forget(pair: list[Served], own_redis: OwnRedis, server: Served, entity: str)
     answer = server.client.delete(path(entity))
     assert answer.status_code == 200, answer.text
     for one in pair:
-        wait(lambda one=one: not one.container.resolver.writing)
+        wait(lambda one=one: not one.container.cache_writer.pending)
         assert one.container.writer.flush()
     assert rows_about(server, entity) == 0
     with redis.Redis.from_url(own_redis.url) as client:
@@ -157,7 +157,7 @@ def test_what_is_on_its_way_to_redis_while_its_entity_is_erased_does_not_come_ba
     assert held.there.wait(60)
     assert full.client.delete(path(new_id)).status_code == 200
     held.free.set()
-    wait(lambda: not full.container.resolver.writing)
+    wait(lambda: not full.container.cache_writer.pending)
     assert keys_of() == []
 
 
