@@ -134,3 +134,29 @@ def test_no_text_makes_decoding_fail_otherwise(text: str) -> None:
 def test_cursor_round_trip(moment: datetime, word: str, number: int) -> None:
     keys: list[Key] = [moment.astimezone(UTC), word[:100], number]
     assert decode_cursor("x", encode_cursor("x", keys), (datetime, str, int)) == keys
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("limit", [10, 30])
+def test_a_page_that_ends_with_the_list_has_no_cursor(engine: Engine, name: str, limit: int) -> None:
+    """Else a client asks once more, for a page of nothing."""
+    fill, listed, _ = LISTS[name]
+    with session(engine) as s:
+        fill(s, 0, 30)
+    with reading(engine) as s:
+        cursors, cursor = [], None
+        for _ in range(30 // limit):
+            page = listed(s, limit=limit, cursor=cursor)
+            assert len(page.items) == limit
+            cursors.append(cursor := page.next)
+        assert [cursor is None for cursor in cursors] == [*[False] * (30 // limit - 1), True]
+
+
+def test_a_cursor_of_another_list_is_refused_though_its_keys_fit(engine: Engine) -> None:
+    keys: list[Key] = [later(3), 7]
+    with reading(engine) as s:
+        assert adaptations.page_adaptations(s, cursor=encode_cursor("adaptations", keys)).items == []
+        with pytest.raises(ValueError, match="not a cursor of the list of adaptations"):
+            adaptations.page_adaptations(s, cursor=encode_cursor("audit", keys))
+        with pytest.raises(ValueError, match="not a cursor of the list of evaluations"):
+            evaluations.page_evaluations(s, cursor=encode_cursor("other", [7]))
