@@ -77,10 +77,10 @@ def test_whose_turn_comes_too_late_gets_the_list_without_reasons(plain, monkeypa
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         # Somebody's long work is under way, as of a newcomer with hundreds of events.
-        monkeypatch.setattr("api.routes.recommendations.explain", lambda *_: release.wait(60) and [])
+        monkeypatch.setattr("api.routes.recommendations.explain_items", lambda *_: release.wait(60) and [])
         first = pool.submit(ask, plain, events=EVENTS[:1], n=5, explain=True)
         wait(lambda: plain.container.long_tasks._tasks)
-        monkeypatch.setattr("api.routes.recommendations.explain", lambda *_: pytest.fail("it came too late"))
+        monkeypatch.setattr("api.routes.recommendations.explain_items", lambda *_: pytest.fail("it came too late"))
         with ThreadPoolExecutor(1) as other:
             late = other.submit(ask, plain, events=EVENTS[:2], n=5, explain=True)
             wait(lambda: plain.container.long_tasks._tasks == 2)
@@ -93,7 +93,7 @@ def test_whose_turn_comes_too_late_gets_the_list_without_reasons(plain, monkeypa
 
 
 def test_where_explaining_fails_the_list_comes_without_reasons(plain, monkeypatch):
-    monkeypatch.setattr("api.routes.recommendations.explain", lambda *_: 1 / 0)
+    monkeypatch.setattr("api.routes.recommendations.explain_items", lambda *_: 1 / 0)
     assert all("why" not in row for row in ask(plain, events=EVENTS[:1], n=4, explain=True)["items"])
 
 
