@@ -5,16 +5,25 @@ BIN     = $(VENV)/bin
 DATASET ?= movielens-1m
 MODEL  ?= flagship-$(DATASET)
 
-.PHONY: quickstart test check format serve bench compare install clean help
+# The part of the suite that needs neither servers nor training: seconds, for use while editing.
+FAST    = tests/contract tests/core tests/metrics tests/episodes tests/inference/ranking tests/models/functional \
+          tests/training/curricula tests/store/cache/test_memory_cache.py tests/store/tracking tests/data/readers \
+          tests/data/validation tests/data/geo
+WORKERS ?= auto
+
+.PHONY: quickstart test test-fast check format serve bench compare install clean help
 
 help:            ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
 
 quickstart: $(VENV)/.installed   ## prepare, meta-train, evaluate, publish; prints the cold-start table
 	$(BIN)/recsys-meta quickstart
 
-test: $(VENV)/.installed   ## the whole test suite; what needs data or servers skips with a reason
-	$(BIN)/pytest $(PYTEST_ARGS)
+test: $(VENV)/.installed   ## the test suite, in parallel; SLOW=1 adds what is marked slow; what needs data or servers skips with a reason
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(if $(SLOW),,-m "not slow") $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.installed   ## the quick part of the suite: under a minute
+	$(BIN)/pytest -n $(WORKERS) -m "not slow" -q $(FAST) $(PYTEST_ARGS)
 
 check: $(VENV)/.installed   ## format, lint, strict types, import contract, dependency audit
 	$(BIN)/ruff format --check .
