@@ -92,7 +92,7 @@ class Case:
     index: EventIndex
     split: EntitySplit
     batch: Any
-    aids: Any
+    training_state: Any
 
     def loss(self, params, batch=None, seed=0):
         return self.learner.meta_loss(params, batch or self.batch, self.training_state, generator(seed))
@@ -120,8 +120,8 @@ def case_of(name: str, label: str) -> Case:
     split = split_by_seed(index.entities_with(2), 0)
     learner = learner_of(name, config)
     params = learner.init(data, split.train, generator(1))
-    aids = learner.training_state(data, split.train, generator(2))
-    return Case(learner, params, data, index, split, episodes(data, index, split.train[:12]), aids)
+    training_state = learner.training_state(data, split.train, generator(2))
+    return Case(learner, params, data, index, split, episodes(data, index, split.train[:12]), training_state)
 
 
 def episodes(data, index, entities, most=6, seed=3):

@@ -244,7 +244,7 @@ def test_every_trainable_parameter_gets_an_outer_gradient(case):
         assert value.grad is not None, key
         assert torch.isfinite(value.grad).all(), key
         assert value.grad.abs().max() > 0, key
-        group = case.learner.group(key)
+        group = case.learner.param_group(key)
         assert group.rate > 0
         assert group.decay >= 0
 
