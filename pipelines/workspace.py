@@ -18,9 +18,9 @@ from recsys_meta.models.bundle import Bundle, load_bundle
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.cache.redis_cache import SyncRedisCache
 from recsys_meta.store.database import engine as database
-from recsys_meta.store.database import migrate
-from recsys_meta.store.model_registry import registry
-from recsys_meta.store.model_registry import split_arms as arms
+from recsys_meta.store.database.migrate import upgrade_database
+from recsys_meta.store.model_registry.registry import resolve_version
+from recsys_meta.store.model_registry.split_arms import newest_split
 from recsys_meta.store.settings import Settings
 from recsys_meta.training.recipe import Recipe, read_recipe
 
@@ -39,7 +39,7 @@ class Workspace:
         """
         url = self.settings.database
         if url.startswith("sqlite"):
-            migrate.upgrade_database(url)
+            upgrade_database(url)
         return database.connect(url)
 
     @contextmanager
@@ -93,7 +93,7 @@ class Workspace:
         An arm that is for others, or cannot be loaded, is left to the live version."""
         if entity is not None and "@" not in name and not self.is_bundle(name):
             with self.reading() as session:
-                split = arms.newest_split(session, name)
+                split = newest_split(session, name)
             arm = None if split is None else split.arm(entity)
             if arm is not None:
                 live = self.bundle(name)
@@ -114,7 +114,7 @@ class Workspace:
         if self.is_bundle(name):
             return Path(name)
         with self.reading() as session:
-            return Path(registry.resolve_version(session, name).path)
+            return Path(resolve_version(session, name).path)
 
 
 @contextmanager

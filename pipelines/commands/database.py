@@ -9,13 +9,13 @@ import typer
 
 from pipelines.console import Json, err, out, print_json, print_table
 from pipelines.workspace import Workspace
-from recsys_meta.store.access import audit_log as audit
-from recsys_meta.store.database import migrate
-from recsys_meta.store.entities import adaptations as adapted
-from recsys_meta.store.entities import entities as known
-from recsys_meta.store.entities import events as happened
-from recsys_meta.store.entities import explorations as explored
-from recsys_meta.store.tracking import runs as trained
+from recsys_meta.store.access.audit_log import record_action
+from recsys_meta.store.database.migrate import current_revision, downgrade_database, upgrade_database
+from recsys_meta.store.entities.adaptations import page_adaptations, prune_adaptations
+from recsys_meta.store.entities.entities import entity_digest, erase_entity, find_record
+from recsys_meta.store.entities.events import support_events
+from recsys_meta.store.entities.explorations import prune_explorations
+from recsys_meta.store.tracking.runs import get_run, latest_metrics, page_runs, prune_runs, run_metrics
 
 runs = typer.Typer(no_args_is_help=True)
 adaptations = typer.Typer(no_args_is_help=True)
@@ -34,8 +34,8 @@ _SHORT = {"support_size": "size", "loss_before": "before", "loss_after": "after"
 def list_runs_command(limit: Limit = 20, as_json: Json = False) -> None:
     """Training runs, newest first."""
     with Workspace().reading() as session:
-        page = trained.page_runs(session, limit=limit).items
-        latest = trained.latest_metrics(session, [r.id for r in page])
+        page = page_runs(session, limit=limit).items
+        latest = latest_metrics(session, [r.id for r in page])
         columns = ("id", "recipe", "dataset", "seed", "status", "reason", "started", "finished")
         rows = [{**{c: getattr(r, c) for c in columns}, "metrics": latest[r.id]} for r in page]
     if as_json:
@@ -52,8 +52,8 @@ def list_runs_command(limit: Limit = 20, as_json: Json = False) -> None:
 def show_run_command(run: Annotated[str, typer.Argument()], as_json: Json = False) -> None:
     """One run: its recipe and the course of its metrics."""
     with Workspace().reading() as session:
-        row = trained.get_run(session, run)
-        figures = [(m.key, m.step, m.value) for m in trained.run_metrics(session, run)]
+        row = get_run(session, run)
+        figures = [(m.key, m.step, m.value) for m in run_metrics(session, run)]
         about = {c.name: getattr(row, c.name) for c in row.__table__.columns}
     if as_json:
         print_json({**about, "metrics": [dict(zip(("key", "step", "value"), f, strict=True)) for f in figures]})
@@ -73,7 +73,7 @@ def list_adaptations_command(
     about = ("created", "model_version", "variant", "kind", "entity", "support_size", "steps")
     columns = (*about, "loss_before", "loss_after", "gradient_norm", "ms", "served_by", "answers")
     with Workspace().reading() as session:
-        page = adapted.page_adaptations(session, kind=kind, entity=entity, limit=limit).items
+        page = page_adaptations(session, kind=kind, entity=entity, limit=limit).items
         rows = [tuple(getattr(r, c) for c in columns) for r in page]
     if as_json:
         print_json([dict(zip(columns, r, strict=True)) for r in rows])
@@ -94,8 +94,8 @@ def list_adaptations_command(
 def show_entity_command(kind: Kind, entity: Id, as_json: Json = False) -> None:
     """Features and stored events of an entity."""
     with Workspace().reading() as session:
-        row = known.find_record(session, kind, entity)
-        support = happened.support_events(session, kind, entity, limit=1000)
+        row = find_record(session, kind, entity)
+        support = support_events(session, kind, entity, limit=1000)
         features: dict[str, Any] = dict(row.features) if row else {}
         events = [(e.event_id, e.item, e.label, e.time) for e in support]
     names = ("event_id", "item", "label", "time")
@@ -125,8 +125,8 @@ def delete_entity_command(
         typer.confirm(f"Erase all that is known of {kind} {entity}?", abort=True)
     workspace = Workspace()
     with workspace.session() as session:
-        receipt = known.erase_entity(session, kind, entity)
-        audit.record_action(session, "delete entity", known.entity_digest(kind, entity), actor="command line")
+        receipt = erase_entity(session, kind, entity)
+        record_action(session, "delete entity", entity_digest(kind, entity), actor="command line")
     told = {**receipt.__dict__, "cached": workspace.forget(kind, entity)}
     if as_json:
         print_json(told)
@@ -144,7 +144,7 @@ def delete_entity_command(
 def upgrade_command(revision: Annotated[str, typer.Argument()] = "head", as_json: Json = False) -> None:
     """Bring the database to a revision."""
     url = Workspace().settings.database
-    migrate.upgrade_database(url, revision)
+    upgrade_database(url, revision)
     _current(url, as_json)
 
 
@@ -154,7 +154,7 @@ def downgrade_command(
 ) -> None:
     """Take the database back to a revision. What later revisions added is lost."""
     url = Workspace().settings.database
-    migrate.downgrade_database(url, revision)
+    downgrade_database(url, revision)
     _current(url, as_json)
 
 
@@ -165,7 +165,7 @@ def current_command(as_json: Json = False) -> None:
 
 
 def _current(url: str, as_json: bool) -> None:
-    revision = migrate.current_revision(url)
+    revision = current_revision(url)
     if as_json:
         print_json({"revision": revision})
     else:
@@ -181,9 +181,9 @@ def prune_command(
     before = datetime.now(UTC) - timedelta(days=days)
     with Workspace().session() as session:
         gone = {
-            "runs": trained.prune_runs(session, before),
-            "adaptations": adapted.prune_adaptations(session, before),
-            "explorations": explored.prune_explorations(session, before),
+            "runs": prune_runs(session, before),
+            "adaptations": prune_adaptations(session, before),
+            "explorations": prune_explorations(session, before),
         }
     if as_json:
         print_json(gone)

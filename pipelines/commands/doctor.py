@@ -14,8 +14,8 @@ from pipelines.workspace import Workspace
 from recsys_meta import __version__
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.store.cache.redis_cache import SyncRedisCache
-from recsys_meta.store.database import migrate
-from recsys_meta.store.model_registry import registry
+from recsys_meta.store.database.migrate import current_revision
+from recsys_meta.store.model_registry.registry import page_models
 
 Check = tuple[str, str, str]
 
@@ -77,7 +77,7 @@ def _data(workspace: Workspace) -> str:
 def _database(workspace: Workspace) -> str:
     kind = workspace.settings.database.partition(":")[0]
     _ = workspace.engine
-    revision = migrate.current_revision(workspace.settings.database)
+    revision = current_revision(workspace.settings.database)
     if revision is None:
         raise RecsysMetaError("the database has no tables; run `recsys-meta db upgrade`")
     return f"{kind}, revision {revision}"
@@ -96,7 +96,7 @@ def _cache(workspace: Workspace) -> str:
 
 def _models(workspace: Workspace) -> str:
     with workspace.reading() as session:
-        models = registry.page_models(session)
+        models = page_models(session)
     return ", ".join(f"{m.name}@{m.live}" for m in models) or "none published yet"
 
 

@@ -10,8 +10,8 @@ import typer
 
 from pipelines.console import Json, err, out, print_json, print_table
 from pipelines.workspace import Workspace
-from recsys_meta.store.access import api_keys as keys
-from recsys_meta.store.access import audit_log as audit
+from recsys_meta.store.access.api_keys import active_keys, create_key, list_keys, revoke_key
+from recsys_meta.store.access.audit_log import list_audit
 from recsys_meta.store.access.tables import ApiKeyRecord
 
 ACTOR = "command line"
@@ -31,7 +31,7 @@ def create_command(
     """Make a key and print it, once: only a digest of it is kept."""
     until = None if expires is None else _end(expires, datetime.now(UTC))
     with Workspace().session() as session:
-        made = keys.create_key(session, name, scopes.split("+"), expires=until, actor=ACTOR)
+        made = create_key(session, name, scopes.split("+"), expires=until, actor=ACTOR)
     if as_json:
         print_json({**_shown(made.row), "key": made.text})
         return
@@ -43,7 +43,7 @@ def create_command(
 def list_command(as_json: Json = False) -> None:
     """Every key there was: its id, never the key."""
     with Workspace().reading() as session:
-        rows = [_shown(row) for row in keys.list_keys(session)]
+        rows = [_shown(row) for row in list_keys(session)]
     if as_json:
         print_json(rows)
     else:
@@ -56,8 +56,8 @@ def revoke_command(key: Annotated[str, typer.Argument(help="Its id, or its name.
     """Revoke a key for good; servers notice within about two seconds."""
     workspace = Workspace()
     with workspace.session() as session:
-        row = keys.revoke_key(session, key, actor=ACTOR)
-        left = len(keys.active_keys(session)) + len(workspace.settings.keys)
+        row = revoke_key(session, key, actor=ACTOR)
+        left = len(active_keys(session)) + len(workspace.settings.keys)
     if as_json:
         print_json(_shown(row))
         return
@@ -74,7 +74,7 @@ def show_audit(
 ) -> None:
     """What administrators did, newest first: promotions, rollbacks, erasures, keys made and revoked."""
     with Workspace().reading() as session:
-        rows = [row.as_dict() for row in audit.list_audit(session, action=action, actor=actor, limit=limit).items]
+        rows = [row.as_dict() for row in list_audit(session, action=action, actor=actor, limit=limit).items]
     if as_json:
         print_json(rows)
     else:

@@ -12,11 +12,19 @@ from pipelines.experiments.training_run import read_run_spec
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import CheckpointError, ConfigError
 from recsys_meta.models.bundle import load_bundle, save_bundle
-from recsys_meta.store.access import audit_log as audit
-from recsys_meta.store.model_registry import registry
-from recsys_meta.store.model_registry import traffic_splits as splits
+from recsys_meta.store.access.audit_log import record_action
+from recsys_meta.store.model_registry.registry import (
+    model_detail,
+    page_models,
+    promote_version,
+    publish_version,
+    resolve_version,
+    rollback_version,
+)
 from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
-from recsys_meta.store.tracking import evaluations, runs
+from recsys_meta.store.model_registry.traffic_splits import SplitDetail, split_detail, start_split, stop_split
+from recsys_meta.store.tracking.evaluations import copy_evaluations
+from recsys_meta.store.tracking.runs import run_exists
 
 app = typer.Typer(no_args_is_help=True)
 ACTOR = "command line"
@@ -44,10 +52,10 @@ def publish_run(workspace: Workspace, run: str, name: str | None = None) -> tupl
     metrics: dict[str, Any] = dict(bundle.about.get("metrics", {}))
     with workspace.session() as session:
         # One that was trained beside another database is published all the same, without its course.
-        known = run if runs.run_exists(session, run) else None
-        registry.publish_version(session, model, target.name, str(target), run=known, metrics=metrics, actor=ACTOR)
-        evaluations.copy_evaluations(session, bundle.version, model, target.name)
-        audit.record_action(session, "publish", f"{model}@{target.name}", actor=ACTOR)
+        known = run if run_exists(session, run) else None
+        publish_version(session, model, target.name, str(target), run=known, metrics=metrics, actor=ACTOR)
+        copy_evaluations(session, bundle.version, model, target.name)
+        record_action(session, "publish", f"{model}@{target.name}", actor=ACTOR)
     return model, target.name
 
 
@@ -69,7 +77,7 @@ def publish_command(
 def list_command(as_json: Json = False) -> None:
     """Models and the version that is live."""
     with Workspace().reading() as session:
-        rows = registry.page_models(session)
+        rows = page_models(session)
     if as_json:
         print_json([r.__dict__ for r in rows])
     else:
@@ -82,7 +90,7 @@ def list_command(as_json: Json = False) -> None:
 def show_command(name: Name, as_json: Json = False) -> None:
     """Versions of a model, and the history of what was live."""
     with Workspace().reading() as session:
-        detail = registry.model_detail(session, name)
+        detail = model_detail(session, name)
         versions = [(v.version, v.run, v.metrics, v.created, v.path) for v in detail.versions]
         history = [(h.at, h.action, h.version, h.previous, h.actor) for h in detail.history]
     if as_json:
@@ -111,9 +119,9 @@ def promote_command(
     """Make another version live; refused if by its stored evaluation it loses to the simplest baseline."""
     workspace = Workspace()
     with workspace.session() as session:
-        full = registry.resolve_version(session, f"{name}@{version}").version
-        registry.promote_version(session, name, full, actor=ACTOR, force=force)
-        audit.record_action(session, "promote", f"{name}@{full}", actor=ACTOR)
+        full = resolve_version(session, f"{name}@{version}").version
+        promote_version(session, name, full, actor=ACTOR, force=force)
+        record_action(session, "promote", f"{name}@{full}", actor=ACTOR)
     _say(name, full, as_json)
 
 
@@ -121,8 +129,8 @@ def promote_command(
 def rollback_command(name: Name, as_json: Json = False) -> None:
     """Make live what was live before."""
     with Workspace().session() as session:
-        version = registry.rollback_version(session, name, actor=ACTOR).version
-        audit.record_action(session, "rollback", f"{name}@{version}", actor=ACTOR)
+        version = rollback_version(session, name, actor=ACTOR).version
+        record_action(session, "rollback", f"{name}@{version}", actor=ACTOR)
     _say(name, version, as_json)
 
 
@@ -147,16 +155,16 @@ def split_command(
             full = [
                 SplitArm(a.label or v, v, a.weight)
                 for a in given
-                for v in [registry.resolve_version(session, f"{name}@{a.version}").version]
+                for v in [resolve_version(session, f"{name}@{a.version}").version]
             ]
-            started = splits.start_split(session, name, full, salt=salt, actor=ACTOR, force=force)
-            audit.record_action(session, "split", f"{name} split {started.sequence}", actor=ACTOR)
+            started = start_split(session, name, full, salt=salt, actor=ACTOR, force=force)
+            record_action(session, "split", f"{name} split {started.sequence}", actor=ACTOR)
     elif off:
         with workspace.session() as session:
-            splits.stop_split(session, name, actor=ACTOR)
-            audit.record_action(session, "split off", name, actor=ACTOR)
+            stop_split(session, name, actor=ACTOR)
+            record_action(session, "split off", name, actor=ACTOR)
     with workspace.reading() as session:
-        _show_split(splits.split_detail(session, name), as_json)
+        _show_split(split_detail(session, name), as_json)
 
 
 def read_arm(text: str) -> SplitArm:
@@ -174,7 +182,7 @@ def read_arm(text: str) -> SplitArm:
     return SplitArm(found[1] or "", found[2], weight)
 
 
-def _show_split(detail: splits.SplitDetail, as_json: bool) -> None:
+def _show_split(detail: SplitDetail, as_json: bool) -> None:
     def plain(change: TrafficSplit) -> dict[str, Any]:
         return {
             "arms": [vars(arm) for arm in change.arms], "salt": change.salt, "actor": change.actor, "at": change.at

@@ -18,7 +18,7 @@ import uvicorn
 from pipelines.console import Json, err, print_json
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError, StoreError
-from recsys_meta.store.access import api_keys as keys
+from recsys_meta.store.access.api_keys import active_keys
 from recsys_meta.store.cache.redis_cache import RedisCache
 from recsys_meta.store.config_entries import read_keys, read_limit
 from recsys_meta.store.settings import Settings
@@ -123,7 +123,7 @@ def _stored_key(workspace: Workspace) -> bool:
     """Whether the database has a key that opens anything. Raises Unavailable: what is not known is no yes."""
     now = datetime.now(UTC)
     with workspace.reading() as session:
-        return any(row.expires is None or row.expires > now for row in keys.active_keys(session))
+        return any(row.expires is None or row.expires > now for row in active_keys(session))
 
 
 def _loopback(host: str) -> bool:

@@ -14,11 +14,9 @@ from sqlalchemy import Engine
 
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.store.database.engine import StoreUnavailable, session
-from recsys_meta.store.entities import adaptations, explorations
-from recsys_meta.store.entities.adaptations import NewAdaptation
-from recsys_meta.store.entities.explorations import NewExploration
-from recsys_meta.store.tracking import runs
-from recsys_meta.store.tracking.runs import CurriculumPoint, MetricPoint
+from recsys_meta.store.entities.adaptations import NewAdaptation, save_adaptations
+from recsys_meta.store.entities.explorations import NewExploration, save_explorations
+from recsys_meta.store.tracking.runs import CurriculumPoint, MetricPoint, log_curriculum, log_metrics
 
 Row = MetricPoint | CurriculumPoint | NewAdaptation | NewExploration
 Sink = Callable[[Sequence[Row]], None]
@@ -31,10 +29,10 @@ def to_database(engine: Engine) -> Sink:
 
     def write(rows: Sequence[Row]) -> None:
         with session(engine) as open_session:
-            runs.log_metrics(open_session, [row for row in rows if isinstance(row, MetricPoint)])
-            runs.log_curriculum(open_session, [row for row in rows if isinstance(row, CurriculumPoint)])
-            adaptations.save_adaptations(open_session, [row for row in rows if isinstance(row, NewAdaptation)])
-            explorations.save_explorations(open_session, [row for row in rows if isinstance(row, NewExploration)])
+            log_metrics(open_session, [row for row in rows if isinstance(row, MetricPoint)])
+            log_curriculum(open_session, [row for row in rows if isinstance(row, CurriculumPoint)])
+            save_adaptations(open_session, [row for row in rows if isinstance(row, NewAdaptation)])
+            save_explorations(open_session, [row for row in rows if isinstance(row, NewExploration)])
 
     return write
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from recsys_meta.store.access import api_keys as stored
+from recsys_meta.store.access.api_keys import active_keys, key_digest
 from recsys_meta.store.database.engine import connect, reading
 from tests.fixtures.services import free_port
 from tests.pipelines.conftest import Command
@@ -31,7 +31,7 @@ def test_a_key_is_printed_once(fresh):
     assert text.split("_", 2)[2] not in said
     database = connect(f"sqlite:///{fresh.home / 'recsys-meta.db'}")
     with reading(database) as s:
-        assert [found.digest for found in stored.active_keys(s)] == [stored.key_digest(text)]
+        assert [found.digest for found in active_keys(s)] == [key_digest(text)]
     database.dispose()
     for file in Path(fresh.home).rglob("*"):
         assert not file.is_file() or text.encode() not in file.read_bytes(), file

@@ -8,8 +8,8 @@ from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import connect, session
 from recsys_meta.store.entities import entities
 from recsys_meta.store.model_registry import registry
-from recsys_meta.store.model_registry import traffic_splits as splits
 from recsys_meta.store.model_registry.split_arms import SplitArm
+from recsys_meta.store.model_registry.traffic_splits import start_split
 from tests.api import bundles
 from tests.fixtures import stub_predictors as choosing
 from tests.pipelines.conftest import Command
@@ -86,7 +86,7 @@ def give_all_to(home, bundle):
     version = bundles.publish(url_of(home), home / "models", "shop", bundle, live=False)
     engine = connect(url_of(home))
     with session(engine) as s:
-        splits.start_split(s, "shop", [SplitArm("new", version, 1)])
+        start_split(s, "shop", [SplitArm("new", version, 1)])
     engine.dispose()
     return version
 

@@ -15,7 +15,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import ConflictError, NotFoundError
-from recsys_meta.store.access import audit_log as audit
+from recsys_meta.store.access.audit_log import record_action
 from recsys_meta.store.access.tables import ApiKeyRecord
 from recsys_meta.store.database.base import NAME
 from recsys_meta.store.database.clock import utcnow
@@ -67,7 +67,7 @@ def create_key(
         id=id, name=name, digest=key_digest(text), scopes=kept, created=at, expires=expires, revoked=None
     )
     session.add(row)
-    audit.record_action(session, "key create", id, actor=actor, now=at)
+    record_action(session, "key create", id, actor=actor, now=at)
     session.flush()
     return NewKey(row, text)
 
@@ -102,6 +102,6 @@ def revoke_key(session: Session, wanted: str, *, actor: str, now: datetime | Non
     row = standing[0] if standing else found[0]
     if row.revoked is None:
         row.revoked = utcnow(now)
-        audit.record_action(session, "key revoke", row.id, actor=actor, now=row.revoked)
+        record_action(session, "key revoke", row.id, actor=actor, now=row.revoked)
         session.flush()
     return row

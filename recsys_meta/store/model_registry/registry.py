@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from recsys_meta.core.errors import ConflictError, NotFoundError
 from recsys_meta.store.database.bulk_insert import insert_into
 from recsys_meta.store.database.clock import utcnow
-from recsys_meta.store.model_registry import split_arms as arms
+from recsys_meta.store.model_registry.split_arms import end_split
 from recsys_meta.store.model_registry.tables import AliasChangeRecord, ModelRecord, ModelVersionRecord
 from recsys_meta.store.tracking.promotion_gate import check_promotion
 
@@ -125,7 +125,7 @@ def rollback_version(
     before = _undo_stack(_moves(session, model))
     if len(before) < 2:
         raise ConflictError(f"model '{model}' has no earlier live version to go back to")
-    arms.end_split(session, model, actor, at)
+    end_split(session, model, actor, at)
     return _append(session, model, before[-2], "rollback", actor, at)
 
 
@@ -195,7 +195,7 @@ def _move(
     session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime
 ) -> AliasChangeRecord:
     lock_model(session, model, at)
-    arms.end_split(session, model, actor, at)
+    end_split(session, model, actor, at)
     current = _newest(session, model)
     if current is not None and current.version == version:
         return current

@@ -17,9 +17,21 @@ from sqlalchemy.orm import Session
 from recsys_meta.core.errors import ConfigError, ConflictError
 from recsys_meta.core.limits import LABEL_LENGTH, MOST_ARMS
 from recsys_meta.store.database.clock import utcnow
-from recsys_meta.store.model_registry import registry
-from recsys_meta.store.model_registry import split_arms as arms
-from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
+from recsys_meta.store.model_registry.registry import (
+    check_beats_baseline,
+    get_model_record,
+    live_version,
+    lock_model,
+    model_detail,
+)
+from recsys_meta.store.model_registry.split_arms import (
+    SplitArm,
+    TrafficSplit,
+    append_split,
+    end_split,
+    newest_split,
+    split_changes,
+)
 
 
 @dataclass(frozen=True)
@@ -51,20 +63,20 @@ def start_split(
     """
     check_arms(given)
     at = utcnow(now)
-    registry.lock_model(session, model, at)
-    live = registry.live_version(session, model)
+    lock_model(session, model, at)
+    live = live_version(session, model)
     if live is None:
         raise ConflictError(f"model '{model}' has no live version to split from; promote one first")
     for arm in given:
-        registry.get_model_record(session, model, arm.version)
+        get_model_record(session, model, arm.version)
         if arm.version != live.version and not force:
-            registry.check_beats_baseline(session, model, arm.version)
+            check_beats_baseline(session, model, arm.version)
     if salt is None:
-        last = arms.newest_split(session, model)
+        last = newest_split(session, model)
         salt = last.salt if last is not None and _names(last.arms) == _names(given) else secrets.token_hex(8)
     total = sum(arm.weight for arm in given)
     shares = [replace(arm, weight=arm.weight / total) for arm in given]
-    return arms.append_split(session, model, shares, salt, actor, at)
+    return append_split(session, model, shares, salt, actor, at)
 
 
 def stop_split(
@@ -75,14 +87,14 @@ def stop_split(
     Answers the last change, None where there never was a split. Raises NotFoundError.
     """
     at = utcnow(now)
-    registry.lock_model(session, model, at)
-    return arms.end_split(session, model, actor, at)
+    lock_model(session, model, at)
+    return end_split(session, model, actor, at)
 
 
 def split_detail(session: Session, model: str) -> SplitDetail:
     """The split of a model. Raises NotFoundError."""
-    live = registry.model_detail(session, model).live
-    changes = arms.split_changes(session, model)
+    live = model_detail(session, model).live
+    changes = split_changes(session, model)
     return SplitDetail(model, live, changes[0] if changes and changes[0].arms else None, changes)
 
 

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.bulk_insert import in_chunks
-from recsys_meta.store.tracking import runs
-from recsys_meta.store.tracking.runs import CurriculumPoint
+from recsys_meta.store.tracking.runs import CurriculumPoint, log_curriculum
 from recsys_meta.training.curricula import HardnessBucket
 
 
@@ -19,5 +18,5 @@ def save_curriculum(session: Session, run: str, steps: Sequence[tuple[int, Seque
     """Write the buckets of many steps; one written again replaces the first. Answers how many rows."""
     rows = [point for step, buckets in steps for point in curriculum_points(run, step, buckets)]
     for chunk in in_chunks(rows):
-        runs.log_curriculum(session, chunk)
+        log_curriculum(session, chunk)
     return len(rows)

@@ -12,9 +12,8 @@ from sqlalchemy import Engine
 from recsys_meta.core.errors import ConfigError, ConflictError, NotFoundError
 from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.model_registry import registry
-from recsys_meta.store.model_registry import split_arms as arms
-from recsys_meta.store.model_registry import traffic_splits as splits
-from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
+from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit, current_split
+from recsys_meta.store.model_registry.traffic_splits import split_detail, start_split, stop_split
 from recsys_meta.store.tracking import evaluations
 from tests.store.samples import NOON, an_evaluation, later
 
@@ -74,18 +73,18 @@ def test_an_ended_split_has_no_side() -> None:
 
 def test_a_split_starts_changes_and_ends_and_the_history_says_so(engine: Engine, model: str) -> None:
     with session(engine) as s:
-        first = splits.start_split(s, model, HALVES, actor="ann", now=later(1))
+        first = start_split(s, model, HALVES, actor="ann", now=later(1))
         assert [a.weight for a in first.arms] == [0.5, 0.5]
-        ramped = splits.start_split(s, model, [SplitArm("old", "aaaa", 1), SplitArm("new", "bbbb", 3)], now=later(2))
+        ramped = start_split(s, model, [SplitArm("old", "aaaa", 1), SplitArm("new", "bbbb", 3)], now=later(2))
         assert ramped.salt == first.salt
         assert [a.weight for a in ramped.arms] == [0.25, 0.75]
-        other = splits.start_split(s, model, [*HALVES, SplitArm("third", "cccc", 2)], now=later(3))
+        other = start_split(s, model, [*HALVES, SplitArm("third", "cccc", 2)], now=later(3))
         assert other.salt != first.salt
-        assert splits.start_split(s, model, HALVES, salt="mine", now=later(4)).salt == "mine"
-        ended = splits.stop_split(s, model, actor="bob", now=later(5))
-        assert splits.stop_split(s, model, now=later(6)) == ended
+        assert start_split(s, model, HALVES, salt="mine", now=later(4)).salt == "mine"
+        ended = stop_split(s, model, actor="bob", now=later(5))
+        assert stop_split(s, model, now=later(6)) == ended
     with reading(engine) as s:
-        detail = splits.split_detail(s, model)
+        detail = split_detail(s, model)
     assert (detail.live, detail.split) == ("aaaa", None)
     assert [(c.sequence, len(c.arms), c.actor, c.at) for c in detail.history] == [
         (5, 0, "bob", later(5)), (4, 2, None, later(4)), (3, 3, None, later(3)),
@@ -96,8 +95,8 @@ def test_a_split_starts_changes_and_ends_and_the_history_says_so(engine: Engine,
 
 def test_another_version_under_an_old_label_is_another_experiment(engine: Engine, model: str) -> None:
     with session(engine) as s:
-        first = splits.start_split(s, model, HALVES)
-        other = splits.start_split(s, model, [HALVES[0], replace(HALVES[1], version="cccc")])
+        first = start_split(s, model, HALVES)
+        other = start_split(s, model, [HALVES[0], replace(HALVES[1], version="cccc")])
     assert [a.label for a in first.arms] == [a.label for a in other.arms]
     assert first.salt != other.salt
 
@@ -105,19 +104,19 @@ def test_another_version_under_an_old_label_is_another_experiment(engine: Engine
 def test_only_what_stands_is_current(engine: Engine, model: str) -> None:
     with session(engine) as s:
         registry.publish_version(s, "n", "aaaa", "/a")
-        splits.start_split(s, model, HALVES)
-        second = splits.start_split(s, model, HALVES[::-1])
-        splits.start_split(s, "n", [SplitArm("only", "aaaa", 5)])
-        splits.stop_split(s, "n")
-        assert arms.current_split(s) == [second]
-        assert splits.split_detail(s, model).split == second
+        start_split(s, model, HALVES)
+        second = start_split(s, model, HALVES[::-1])
+        start_split(s, "n", [SplitArm("only", "aaaa", 5)])
+        stop_split(s, "n")
+        assert current_split(s) == [second]
+        assert split_detail(s, model).split == second
 
 
 @pytest.mark.parametrize("move", ["promote", "promote what is live", "publish", "rollback"])
 def test_what_goes_live_ends_the_split(engine: Engine, model: str, move: str) -> None:
     with session(engine) as s:
         registry.promote_version(s, model, "cccc")
-        splits.start_split(s, model, HALVES)
+        start_split(s, model, HALVES)
     with session(engine) as s:
         if move == "rollback":
             registry.rollback_version(s, model, actor="cat", now=later(9))
@@ -125,8 +124,8 @@ def test_what_goes_live_ends_the_split(engine: Engine, model: str, move: str) ->
             registry.publish_version(s, model, "dddd", "/d", actor="cat", now=later(9))
         else:
             registry.promote_version(s, model, "bbbb" if move == "promote" else "cccc", actor="cat", now=later(9))
-        detail = splits.split_detail(s, model)
-        assert arms.current_split(s) == []
+        detail = split_detail(s, model)
+        assert current_split(s) == []
         assert (detail.history[0].actor, detail.history[0].at) == ("cat", later(9))
 
 
@@ -146,22 +145,22 @@ def test_what_goes_live_ends_the_split(engine: Engine, model: str, move: str) ->
 )
 def test_arms_that_cannot_be_are_refused(engine: Engine, model: str, given: list[SplitArm]) -> None:
     with session(engine) as s, pytest.raises(ConfigError):
-        splits.start_split(s, model, given)
+        start_split(s, model, given)
 
 
 def test_what_is_not_there_cannot_be_split(engine: Engine, model: str) -> None:
     with session(engine) as s:
         registry.register_version(s, "n", "aaaa", "/a")
         with pytest.raises(NotFoundError):
-            splits.start_split(s, model, [SplitArm("a", "dddd", 1)])
+            start_split(s, model, [SplitArm("a", "dddd", 1)])
         with pytest.raises(NotFoundError):
-            splits.start_split(s, "nobody", HALVES)
+            start_split(s, "nobody", HALVES)
         with pytest.raises(NotFoundError):
-            splits.stop_split(s, "nobody")
+            stop_split(s, "nobody")
         with pytest.raises(NotFoundError):
-            splits.split_detail(s, "nobody")
+            split_detail(s, "nobody")
         with pytest.raises(ConflictError, match="no live version"):
-            splits.start_split(s, "n", [SplitArm("a", "aaaa", 1)])
+            start_split(s, "n", [SplitArm("a", "aaaa", 1)])
 
 
 def test_an_arm_that_loses_to_the_simplest_baseline_has_to_be_forced(engine: Engine, model: str) -> None:
@@ -169,11 +168,11 @@ def test_an_arm_that_loses_to_the_simplest_baseline_has_to_be_forced(engine: Eng
         ours = [an_evaluation(model="m", model_version=v, value=0.1) for v in ("aaaa", "bbbb")]
         evaluations.save_evaluations(s, [*ours, an_evaluation(method="popularity", role="baseline", value=0.2)])
     with session(engine) as s, pytest.raises(ConflictError, match="bbbb loses"):
-        splits.start_split(s, model, HALVES)
+        start_split(s, model, HALVES)
     with session(engine) as s:
         # What is live is so already.
-        assert splits.start_split(s, model, [SplitArm("a", "aaaa", 1), SplitArm("c", "cccc", 1)]).sequence == 1
-        assert splits.start_split(s, model, HALVES, force=True).sequence == 2
+        assert start_split(s, model, [SplitArm("a", "aaaa", 1), SplitArm("c", "cccc", 1)]).sequence == 1
+        assert start_split(s, model, HALVES, force=True).sequence == 2
 
 
 def test_concurrent_changes_follow_one_another(engine: Engine, model: str) -> None:
@@ -184,13 +183,13 @@ def test_concurrent_changes_follow_one_another(engine: Engine, model: str) -> No
         for turn in range(6):
             with session(engine) as s:
                 if (worker + turn) % 3:
-                    splits.start_split(s, model, HALVES, actor=str(worker))
+                    start_split(s, model, HALVES, actor=str(worker))
                 else:
                     registry.promote_version(s, model, ("aaaa", "bbbb")[turn % 2], actor=str(worker))
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(change, range(3)))
     with reading(engine) as s:
-        changes = splits.split_detail(s, model).history[::-1]
+        changes = split_detail(s, model).history[::-1]
     assert [c.sequence for c in changes] == list(range(1, len(changes) + 1))
     assert all(one.arms or before.arms for before, one in pairwise(changes))
