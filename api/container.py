@@ -28,7 +28,7 @@ from api.telemetry.adaptation_diagnostics import DiagnosticsWorker
 from api.telemetry.metrics import ServerMetrics
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.store.access import api_keys as stored_keys
-from recsys_meta.store.background_writer import BackgroundWriter, to_database
+from recsys_meta.store.background_writer import BackgroundWriter, database_sink
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.memory_cache import MemoryCache
 from recsys_meta.store.cache.redis_cache import RedisCache
@@ -131,12 +131,12 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
     database = AsyncDatabase(settings.database, log)
     redis = None
     if settings.redis is not None:
-        breaker = CircuitBreaker(failures=2, pause=0.5, longest=2.0)
+        breaker = CircuitBreaker(failures=2, pause=0.5, max_pause=2.0)
         redis = RedisCache(settings.redis, timeout=REDIS_S, breaker=breaker)
     memory, profiles = MemoryCache(), ProfileCache(database, redis)
     cache_writer = CacheWriter(memory, redis, profiles)
     models = settings.models.resolve()
-    writer = BackgroundWriter(to_database(database.engine), longest_backoff=2.0)
+    writer = BackgroundWriter(database_sink(database.engine), max_backoff=2.0)
     return AppContainer(
         database=database,
         redis=redis,

@@ -34,7 +34,7 @@ from benchmarks.town import EVENTS, ITEMS, api_server, bare_server, flagship, in
 from recsys_meta.core.types import State
 from recsys_meta.inference.recommender import EncodedEntity, EntityRequest, Interaction, Recommender
 from recsys_meta.models.bundle import Bundle, load_bundle
-from recsys_meta.store.cache.keys import list_key, name_of, owner_key, seal_value, state_key
+from recsys_meta.store.cache.keys import list_key, owner_key, redis_name, seal_value, state_key
 from recsys_meta.store.cache.redis_cache import PREFIX
 
 BARE = "bare FastAPI route"
@@ -79,11 +79,11 @@ def fill(url: str, recommender: Recommender, chosen: list[list[str]], listed: bo
                 raw = recommender.dump({k: v[n : n + 1] for k, v in states.items()})
                 kind = recommender.bundle.schema.kind
                 key = state_key(recommender.version, kind, "", known.digest)
-                pipe.set(PREFIX + name_of(key), seal_value(key, raw), px=3_600_000)
+                pipe.set(PREFIX + redis_name(key), seal_value(key, raw), px=3_600_000)
                 if listed:
                     made = answered(recommender, known, {k: v[n : n + 1] for k, v in states.items()})
                     key = list_key("bench", recommender.version, kind, "", "", asked(chosen[start + n]))
-                    pipe.set(PREFIX + name_of(key), seal_value(key, made), px=3_600_000)
+                    pipe.set(PREFIX + redis_name(key), seal_value(key, made), px=3_600_000)
             pipe.execute()
 
 
@@ -103,10 +103,10 @@ def entity_bytes(url: str, recommender: Recommender) -> dict[str, int]:
     kind = recommender.bundle.schema.kind
     key, owner = state_key(recommender.version, kind, "someone", known.digest), owner_key(kind, "someone")
     with redis.Redis.from_url(url) as client:
-        client.set(PREFIX + name_of(key), seal_value(key, raw), px=3_600_000)
+        client.set(PREFIX + redis_name(key), seal_value(key, raw), px=3_600_000)
         client.set(PREFIX + owner, b"4611686018427387903", px=3_600_000)
-        state, word = (int(client.memory_usage(PREFIX + name) or 0) for name in (name_of(key), owner))
-        client.delete(PREFIX + name_of(key), PREFIX + owner)
+        state, word = (int(client.memory_usage(PREFIX + name) or 0) for name in (redis_name(key), owner))
+        client.delete(PREFIX + redis_name(key), PREFIX + owner)
     return {"state": state, "word": word, "payload": len(raw)}
 
 

@@ -24,10 +24,10 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Write machine-rea
 
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output, times in ISO 8601."""
-    sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2, default=_json_default) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def _json_default(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Path):
@@ -36,7 +36,7 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], whole: Collection[str] = ("run",)
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], unwrapped: Collection[str] = ("run",)
 ) -> None:
     """Print a table; columns that hold numbers only are set flush right. Times are not folded, nor what is to be typed
     again (`whole`). No text is markup: an id may look like it."""
@@ -44,7 +44,9 @@ def print_table(
     for i, name in enumerate(columns):
         numbers = bool(rows) and all(isinstance(row[i], int | float | None) for row in rows)
         times = bool(rows) and all(isinstance(row[i], datetime | None) for row in rows)
-        table.add_column(name, justify="right" if numbers else "left", overflow="fold", no_wrap=times or name in whole)
+        table.add_column(
+            name, justify="right" if numbers else "left", overflow="fold", no_wrap=times or name in unwrapped
+        )
     for row in rows:
         table.add_row(*(escape(_cell(v)) for v in row))
     out.print(table)
@@ -87,11 +89,12 @@ def parse_shots(text: str | None) -> tuple[int, ...] | None:
     return tuple(sorted(shots))
 
 
-def _checked(text: str | None) -> str | None:
+def _validate_shots(text: str | None) -> str | None:
     parse_shots(text)
     return text
 
 
 Shots = Annotated[
-    str | None, typer.Option(help="Support sizes of the curve, as 0,1,3; default: the data set's.", callback=_checked)
+    str | None,
+    typer.Option(help="Support sizes of the curve, as 0,1,3; default: the data set's.", callback=_validate_shots),
 ]

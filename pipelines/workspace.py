@@ -45,25 +45,25 @@ class Workspace:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A transaction. Raises DataError for a value that the database cannot hold."""
-        with _values(), database.session(self.engine) as session:
+        with _value_errors_as_data_errors(), database.session(self.engine) as session:
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A transaction that only reads. Raises as `session` does."""
-        with _values(), database.reading(self.engine) as session:
+        with _value_errors_as_data_errors(), database.reading(self.engine) as session:
             yield session
 
-    def forget(self, kind: str, entity: str) -> int | None:
+    def evict_cached_states(self, kind: str, entity: str) -> int | None:
         """Drop what the shared cache holds of an entity; answers how many keys, None where no Redis is set. Raises
         StoreError when it cannot be reached."""
         if self.settings.redis is None:
             return None
-        shared = SyncRedisCache(self.settings.redis)
+        cache = SyncRedisCache(self.settings.redis)
         try:
-            return shared.delete_owned(owner_key(kind, entity))
+            return cache.delete_owned(owner_key(kind, entity))
         finally:
-            shared.close()
+            cache.close()
 
     def dataset(self, name: str) -> tuple[Dataset, Path]:
         """A prepared data set by folder or name; a named one is prepared first if it is not there yet.
@@ -88,19 +88,19 @@ class Workspace:
         """A published model: NAME (its live version), NAME@VERSION, or the folder of a bundle."""
         return load_bundle(self.bundle_folder(name))
 
-    def answering(self, name: str, entity: str | None) -> tuple[Bundle, str | None]:
+    def bundle_for_entity(self, name: str, entity: str | None) -> tuple[Bundle, str | None]:
         """Who answers for an entity: of a model that is split its arm, and the arm's label, unless a version is named.
         An arm that is for others, or cannot be loaded, is left to the live version."""
         if entity is not None and "@" not in name and not self.is_bundle(name):
             with self.reading() as session:
                 split = newest_split(session, name)
-            arm = None if split is None else split.arm(entity)
+            arm = None if split is None else split.arm_for(entity)
             if arm is not None:
                 live = self.bundle(name)
                 with suppress(CheckpointError):
-                    found = self.bundle(f"{name}@{arm.version}")
-                    if found.schema.kind == live.schema.kind:
-                        return found, arm.label
+                    bundle = self.bundle(f"{name}@{arm.version}")
+                    if bundle.schema.kind == live.schema.kind:
+                        return bundle, arm.label
                 return live, None
         return self.bundle(name), None
 
@@ -118,7 +118,7 @@ class Workspace:
 
 
 @contextmanager
-def _values() -> Iterator[None]:
+def _value_errors_as_data_errors() -> Iterator[None]:
     """The store's ValueError is the caller's to see: a text that is too long, or that no database holds."""
     try:
         yield

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from api.container import AppContainer
 from api.http.authorization import HEADER, Scope, authorize
 from api.http.request_context import request_context
-from recsys_meta.store.database.keyset_pagination import MOST
+from recsys_meta.store.database.keyset_pagination import MAX_PAGE_SIZE
 from recsys_meta.wire.field_types import EntityId, Kind, ModelName
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -57,6 +57,6 @@ ContainerDependency = Annotated[AppContainer, Depends(_container)]
 KindPath = Annotated[Kind, Path(description="kind of newcomer: user, ad, city ...")]
 IdPath = Annotated[EntityId, Path(description="the entity's id; slashes may stand in it")]
 ModelPath = Annotated[ModelName, Path(description="the model's name")]
-Limit = Annotated[int, Query(ge=1, le=MOST, description="rows of a page")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="rows of a page")]
 Cursor = Annotated[str | None, Query(max_length=2000, description="`next` of the page before")]
 Word = Annotated[str | None, Query(max_length=200)]

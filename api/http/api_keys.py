@@ -13,7 +13,7 @@ from typing import Any
 from recsys_meta.core.atomic_io import dump_checksummed, load_checksummed, write_file
 from recsys_meta.store.access.api_keys import SCOPES, key_digest
 from recsys_meta.store.access.tables import ApiKeyRecord
-from recsys_meta.store.config_entries import read_keys
+from recsys_meta.store.config_entries import parse_api_keys
 
 ALL: frozenset[str] = frozenset(SCOPES)
 
@@ -114,7 +114,7 @@ def parse_keys(entries: Iterable[str]) -> dict[str, ApiKey]:
     """
     return {
         key_digest(text): ApiKey(f"environment-{number}", f"environment key {number}", _whole(scopes))
-        for number, (text, scopes) in enumerate(read_keys(entries), 1)
+        for number, (text, scopes) in enumerate(parse_api_keys(entries), 1)
     }
 
 

@@ -28,9 +28,9 @@ from api.http.authorization import HEADER
 from api.http.problem_details import ProblemError, problem_response
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
-from recsys_meta.store.cache.redis_cache import CLUSTER
+from recsys_meta.store.cache.redis_cache import CLUSTER_SUFFIX
 from recsys_meta.store.cache.redis_node import FAILURES
-from recsys_meta.store.config_entries import read_limit
+from recsys_meta.store.config_entries import parse_rate_limit
 
 PORTION = 50
 """A portion is the limit divided by this, at least one request."""
@@ -57,12 +57,12 @@ class RateLimiter:
     """Counts callers in a sliding window. Raises ConfigError for a limit that cannot be read."""
 
     def __init__(self, limit: str, redis_url: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._item = read_limit(limit)
+        self._item = parse_rate_limit(limit)
         self._portion = max(1, self._item.amount // PORTION)
         self._seconds = float(self._item.get_expiry())
         self._clock = clock
         self._callers: OrderedDict[str, _CallerWindow] = OrderedDict()
-        self._breaker = CircuitBreaker(failures=2, pause=0.5, longest=2.0)
+        self._breaker = CircuitBreaker(failures=2, pause=0.5, max_pause=2.0)
         self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._storage = None if redis_url is None else _storage(redis_url)
         self._shared = None if self._storage is None else SlidingWindowCounterRateLimiter(self._storage)
@@ -97,13 +97,13 @@ class RateLimiter:
 
     async def _portions(self, who: str) -> tuple[int, float]:
         """A portion, or else one request, or none and the seconds to wait."""
-        if self._shared is not None and self._breaker.allows():
+        if self._shared is not None and self._breaker.allow_request():
             try:
                 found = await self._draw(self._shared, who)
-                self._breaker.succeeded()
+                self._breaker.record_success()
                 return found
             except FAILURES:
-                self._breaker.failed()
+                self._breaker.record_failure()
         return await self._draw(self._local, who)
 
     async def _draw(self, window: SlidingWindowCounterRateLimiter, who: str) -> tuple[int, float]:
@@ -178,10 +178,10 @@ def _storage(url: str) -> RedisStorage:
     waits: Any = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S, "retry": retry}
     scheme, _, rest = url.partition("://")
     try:
-        if not scheme.endswith(CLUSTER):
+        if not scheme.endswith(CLUSTER_SUFFIX):
             pool: Any = redis.asyncio.ConnectionPool.from_url(url, **waits)
             return RedisStorage("async+redis://", connection_pool=pool, **common)
         secure: Any = {"ssl": True} if scheme.startswith("rediss") else {}
-        return RedisClusterStorage(f"async+redis{CLUSTER}://{rest}", **common, **waits, **secure)
+        return RedisClusterStorage(f"async+redis{CLUSTER_SUFFIX}://{rest}", **common, **waits, **secure)
     except ValueError:
         raise ConfigError("the Redis url cannot be read; expected redis://HOST:PORT/NUMBER") from None

@@ -93,7 +93,7 @@ class ActiveSplit:
 
     def model_of(self, entity: str) -> LoadedModel | None:
         """The loaded version of the arm of an entity; None where there is none."""
-        arm = self.split.arm(entity)
+        arm = self.split.arm_for(entity)
         return None if arm is None else self.arms.get(arm.label)
 
 

@@ -202,7 +202,7 @@ def _wanted(session: Session) -> tuple[list[ModelVersionRecord], list[tuple[Traf
     """
     divided = [
         (s, [registry.get_model_record(session, s.model, a.version) for a in s.arms])
-        for s in arms.current_split(session)
+        for s in arms.current_splits(session)
     ]
     summaries = [m for m in registry.page_models(session) if m.live is not None]
     return [registry.get_model_record(session, m.name, str(m.live)) for m in summaries], divided

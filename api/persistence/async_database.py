@@ -39,7 +39,7 @@ class AsyncDatabase:
     def __init__(self, url: str, log: Any = None) -> None:
         self._log = open_log()[0] if log is None else log
         self.engine = sql.connect(url)
-        self.breaker = CircuitBreaker(failures=1, pause=0.5, longest=2.0)
+        self.breaker = CircuitBreaker(failures=1, pause=0.5, max_pause=2.0)
         self._lines = ConnectionWatchdog(self.engine)
         self._glances = ThreadPoolExecutor(GLANCES, thread_name_prefix="recsys-meta-glance")
         self._calls = ThreadPoolExecutor(CALLS, thread_name_prefix="recsys-meta-sql")
@@ -51,7 +51,7 @@ class AsyncDatabase:
 
     async def try_read(self, work: Callable[[Session], Result]) -> Result:
         """Read for an answer that can do without. Raises Unavailable at once while the database is away."""
-        if not self.breaker.allows():
+        if not self.breaker.allow_request():
             raise StoreUnavailable(AWAY)
         return await self._look(lambda: self._reading(work))
 
@@ -113,9 +113,9 @@ class AsyncDatabase:
         try:
             result = await running
         except StoreUnavailable:
-            self.breaker.failed()
+            self.breaker.record_failure()
             raise
-        self.breaker.succeeded()
+        self.breaker.record_success()
         return result
 
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], Result], seconds: float) -> Result:

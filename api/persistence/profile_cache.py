@@ -198,7 +198,7 @@ class ProfileCache:
         raw = await self._redis.get(key)
         if raw is not None:
             return raw.decode()
-        if self._redis.away(key):
+        if self._redis.is_unavailable(key):
             return None
         # Those who come before it is set take the same one: their reading begins after it, too.
         return await _shared(self._stamping, (kind, entity), lambda: self._set_stamp(key))

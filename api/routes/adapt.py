@@ -115,5 +115,5 @@ def _refused(receipt: Mapping[str, Any], events: Sequence[SupportEvent]) -> list
 
 
 def _merge(session: Any, kind: str, entity: str, features: dict[str, Any]) -> None:
-    row = entities.find_record(session, kind, entity)
+    row = entities.find_entity(session, kind, entity)
     entities.upsert_entity(session, kind, entity, {**(row.features if row else {}), **features})

@@ -98,7 +98,7 @@ async def _delete_owned(redis: RedisCache, owner: str) -> int:
 
 
 def _document(session: Session, kind: str, entity: str, many: int) -> dict[str, Any]:
-    row = entities.find_record(session, kind, entity)
+    row = entities.find_entity(session, kind, entity)
     total = events.count_events(session, kind, entity)
     if row is None and not total:
         raise ProblemError(404, f"Nothing is stored of the {kind} with this id")

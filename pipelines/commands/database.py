@@ -12,7 +12,7 @@ from pipelines.workspace import Workspace
 from recsys_meta.store.access.audit_log import record_action
 from recsys_meta.store.database.migrate import current_revision, downgrade_database, upgrade_database
 from recsys_meta.store.entities.adaptations import page_adaptations, prune_adaptations
-from recsys_meta.store.entities.entities import entity_digest, erase_entity, find_record
+from recsys_meta.store.entities.entities import entity_digest, erase_entity, find_entity
 from recsys_meta.store.entities.events import support_events
 from recsys_meta.store.entities.explorations import prune_explorations
 from recsys_meta.store.tracking.runs import get_run, latest_metrics, page_runs, prune_runs, run_metrics
@@ -27,7 +27,7 @@ Kind = Annotated[str, typer.Argument(help="Kind of entity: user, ad, city, ...")
 Id = Annotated[str, typer.Argument(help="The entity's id.")]
 
 
-_SHORT = {"support_size": "size", "loss_before": "before", "loss_after": "after", "served_by": "by"}
+_COLUMN_TITLES = {"support_size": "size", "loss_before": "before", "loss_after": "after", "served_by": "by"}
 
 
 @runs.command("list")
@@ -53,13 +53,13 @@ def show_run_command(run: Annotated[str, typer.Argument()], as_json: Json = Fals
     """One run: its recipe and the course of its metrics."""
     with Workspace().reading() as session:
         row = get_run(session, run)
-        figures = [(m.key, m.step, m.value) for m in run_metrics(session, run)]
-        about = {c.name: getattr(row, c.name) for c in row.__table__.columns}
+        metrics = [(m.key, m.step, m.value) for m in run_metrics(session, run)]
+        fields = {c.name: getattr(row, c.name) for c in row.__table__.columns}
     if as_json:
-        print_json({**about, "metrics": [dict(zip(("key", "step", "value"), f, strict=True)) for f in figures]})
+        print_json({**fields, "metrics": [dict(zip(("key", "step", "value"), f, strict=True)) for f in metrics]})
         return
-    print_table(f"Run {run}", ("field", "value"), [(k, str(v)) for k, v in about.items()])
-    print_table("Validation", ("step", "value"), [(s, v) for k, s, v in figures if k == "valid"])
+    print_table(f"Run {run}", ("field", "value"), [(k, str(v)) for k, v in fields.items()])
+    print_table("Validation", ("step", "value"), [(s, v) for k, s, v in metrics if k == "valid"])
 
 
 @adaptations.command("list")
@@ -70,23 +70,23 @@ def list_adaptations_command(
     as_json: Json = False,
 ) -> None:
     """Adaptations, newest first: support size, loss before and after, milliseconds, who served."""
-    about = ("created", "model_version", "variant", "kind", "entity", "support_size", "steps")
-    columns = (*about, "loss_before", "loss_after", "gradient_norm", "ms", "served_by", "answers")
+    identity = ("created", "model_version", "variant", "kind", "entity", "support_size", "steps")
+    columns = (*identity, "loss_before", "loss_after", "gradient_norm", "ms", "served_by", "answers")
     with Workspace().reading() as session:
         page = page_adaptations(session, kind=kind, entity=entity, limit=limit).items
         rows = [tuple(getattr(r, c) for c in columns) for r in page]
     if as_json:
         print_json([dict(zip(columns, r, strict=True)) for r in rows])
     else:
-        hidden = {"model_version", "kind", "steps", "gradient_norm"}
+        hidden_columns = {"model_version", "kind", "steps", "gradient_norm"}
         if all(r.variant is None for r in page):  # without a split it would only make the others narrow
-            hidden.add("variant")
-        short = [c for c in columns if c not in hidden]
-        names = [_SHORT.get(c, c) for c in short]
+            hidden_columns.add("variant")
+        table_columns = [c for c in columns if c not in hidden_columns]
+        names = [_COLUMN_TITLES.get(c, c) for c in table_columns]
         print_table(
             "Adaptations: loss of the support before and after",
             names,
-            [[r[columns.index(c)] for c in short] for r in rows],
+            [[r[columns.index(c)] for c in table_columns] for r in rows],
         )
 
 
@@ -94,7 +94,7 @@ def list_adaptations_command(
 def show_entity_command(kind: Kind, entity: Id, as_json: Json = False) -> None:
     """Features and stored events of an entity."""
     with Workspace().reading() as session:
-        row = find_record(session, kind, entity)
+        row = find_entity(session, kind, entity)
         support = support_events(session, kind, entity, limit=1000)
         features: dict[str, Any] = dict(row.features) if row else {}
         events = [(e.event_id, e.item, e.label, e.time) for e in support]
@@ -127,12 +127,12 @@ def delete_entity_command(
     with workspace.session() as session:
         receipt = erase_entity(session, kind, entity)
         record_action(session, "delete entity", entity_digest(kind, entity), actor="command line")
-    told = {**receipt.__dict__, "cached": workspace.forget(kind, entity)}
+    result = {**receipt.__dict__, "cached": workspace.evict_cached_states(kind, entity)}
     if as_json:
-        print_json(told)
+        print_json(result)
     else:
-        print_table("Erased", ("what", "how many"), [(k, None if v is None else str(v)) for k, v in told.items()])
-    if told["cached"] is None:
+        print_table("Erased", ("what", "how many"), [(k, None if v is None else str(v)) for k, v in result.items()])
+    if result["cached"] is None:
         err.print(
             "RECSYS_META_REDIS_URL is not set: if servers of this database use a Redis, states of the entity lie in it "
             "for up to a day, though none is served; erase through the API, or again with it set",
@@ -145,7 +145,7 @@ def upgrade_command(revision: Annotated[str, typer.Argument()] = "head", as_json
     """Bring the database to a revision."""
     url = Workspace().settings.database
     upgrade_database(url, revision)
-    _current(url, as_json)
+    _print_revision(url, as_json)
 
 
 @db.command("downgrade")
@@ -155,16 +155,16 @@ def downgrade_command(
     """Take the database back to a revision. What later revisions added is lost."""
     url = Workspace().settings.database
     downgrade_database(url, revision)
-    _current(url, as_json)
+    _print_revision(url, as_json)
 
 
 @db.command("current")
 def current_command(as_json: Json = False) -> None:
     """The revision that the database is at."""
-    _current(Workspace().settings.database, as_json)
+    _print_revision(Workspace().settings.database, as_json)
 
 
-def _current(url: str, as_json: bool) -> None:
+def _print_revision(url: str, as_json: bool) -> None:
     revision = current_revision(url)
     if as_json:
         print_json({"revision": revision})
@@ -180,12 +180,12 @@ def prune_command(
     """Delete ended runs with their metrics, adaptations and explorations that are older than so many days."""
     before = datetime.now(UTC) - timedelta(days=days)
     with Workspace().session() as session:
-        gone = {
+        counts = {
             "runs": prune_runs(session, before),
             "adaptations": prune_adaptations(session, before),
             "explorations": prune_explorations(session, before),
         }
     if as_json:
-        print_json(gone)
+        print_json(counts)
     else:
-        print_table("Pruned", ("what", "rows"), list(gone.items()))
+        print_table("Pruned", ("what", "rows"), list(counts.items()))

@@ -27,13 +27,13 @@ def doctor(as_json: Json = False) -> None:
         ("recsys-meta", "ok", __version__),
         ("python", "ok", platform.python_version()),
         ("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads, cuda {torch.cuda.is_available()}"),
-        _optional("implicit", "the iALS baselines"),
-        _optional("psycopg", "PostgreSQL"),
-        _tried("home", lambda: _home(workspace)),
-        _tried("data", lambda: _data(workspace)),
-        _tried("database", lambda: _database(workspace)),
-        _tried("cache", lambda: _cache(workspace)),
-        _tried("models", lambda: _models(workspace)),
+        _check_package("implicit", "the iALS baselines"),
+        _check_package("psycopg", "PostgreSQL"),
+        _run_check("home", lambda: _check_home(workspace)),
+        _run_check("data", lambda: _check_data(workspace)),
+        _run_check("database", lambda: _check_database(workspace)),
+        _run_check("cache", lambda: _check_cache(workspace)),
+        _run_check("models", lambda: _check_models(workspace)),
     ]
     if as_json:
         print_json([dict(zip(("what", "state", "detail"), c, strict=True)) for c in checks])
@@ -43,7 +43,7 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _tried(what: str, check: Callable[[], str]) -> Check:
+def _run_check(what: str, check: Callable[[], str]) -> Check:
     try:
         return what, "ok", check()
     except (RecsysMetaError, OSError) as error:
@@ -51,14 +51,14 @@ def _tried(what: str, check: Callable[[], str]) -> Check:
         return what, "failed", detail
 
 
-def _optional(package: str, purpose: str) -> Check:
+def _check_package(package: str, purpose: str) -> Check:
     try:
         return package, "ok", version(package)
     except PackageNotFoundError:
         return package, "absent", f"only needed for {purpose}"
 
 
-def _home(workspace: Workspace) -> str:
+def _check_home(workspace: Workspace) -> str:
     home = workspace.settings.home
     home.mkdir(parents=True, exist_ok=True)
     probe = home / ".doctor"
@@ -67,14 +67,14 @@ def _home(workspace: Workspace) -> str:
     return f"{home.resolve()} can be written"
 
 
-def _data(workspace: Workspace) -> str:
-    prepared = sorted(p.parent.name for p in workspace.settings.prepared.glob("*/dataset.json"))
+def _check_data(workspace: Workspace) -> str:
+    names = sorted(p.parent.name for p in workspace.settings.prepared.glob("*/dataset.json"))
     raw = workspace.settings.data
-    where = f"raw data in {raw}" if raw else "RECSYS_META_DATA is not set"
-    return f"{where}; prepared: {', '.join(prepared) or 'none'}"
+    source = f"raw data in {raw}" if raw else "RECSYS_META_DATA is not set"
+    return f"{source}; prepared: {', '.join(names) or 'none'}"
 
 
-def _database(workspace: Workspace) -> str:
+def _check_database(workspace: Workspace) -> str:
     kind = workspace.settings.database.partition(":")[0]
     _ = workspace.engine
     revision = current_revision(workspace.settings.database)
@@ -83,7 +83,7 @@ def _database(workspace: Workspace) -> str:
     return f"{kind}, revision {revision}"
 
 
-def _cache(workspace: Workspace) -> str:
+def _check_cache(workspace: Workspace) -> str:
     url = workspace.settings.redis
     if url is None:
         return "in-process (RECSYS_META_REDIS_URL is not set)"
@@ -94,7 +94,7 @@ def _cache(workspace: Workspace) -> str:
         cache.close()
 
 
-def _models(workspace: Workspace) -> str:
+def _check_models(workspace: Workspace) -> str:
     with workspace.reading() as session:
         models = page_models(session)
     return ", ".join(f"{m.name}@{m.live}" for m in models) or "none published yet"

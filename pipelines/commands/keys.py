@@ -29,21 +29,21 @@ def create_command(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it, once: only a digest of it is kept."""
-    until = None if expires is None else _end(expires, datetime.now(UTC))
+    expiry = None if expires is None else _parse_expiry(expires, datetime.now(UTC))
     with Workspace().session() as session:
-        made = create_key(session, name, scopes.split("+"), expires=until, actor=ACTOR)
+        new_key = create_key(session, name, scopes.split("+"), expires=expiry, actor=ACTOR)
     if as_json:
-        print_json({**_shown(made.row), "key": made.text})
+        print_json({**_public_fields(new_key.row), "key": new_key.text})
         return
-    err.print(f"key [bold]{made.row.id}[/] ({made.row.scopes}) was made; it cannot be shown again:")
-    out.print(made.text)
+    err.print(f"key [bold]{new_key.row.id}[/] ({new_key.row.scopes}) was made; it cannot be shown again:")
+    out.print(new_key.text)
 
 
 @app.command("list")
 def list_command(as_json: Json = False) -> None:
     """Every key there was: its id, never the key."""
     with Workspace().reading() as session:
-        rows = [_shown(row) for row in list_keys(session)]
+        rows = [_public_fields(row) for row in list_keys(session)]
     if as_json:
         print_json(rows)
     else:
@@ -57,12 +57,12 @@ def revoke_command(key: Annotated[str, typer.Argument(help="Its id, or its name.
     workspace = Workspace()
     with workspace.session() as session:
         row = revoke_key(session, key, actor=ACTOR)
-        left = len(active_keys(session)) + len(workspace.settings.keys)
+        remaining = len(active_keys(session)) + len(workspace.settings.keys)
     if as_json:
-        print_json(_shown(row))
+        print_json(_public_fields(row))
         return
     out.print(f"key [bold]{row.id}[/] is revoked")
-    if not left:
+    if not remaining:
         err.print("No key is left: servers now answer callers on their own machine, without a key, and nobody else.")
 
 
@@ -88,23 +88,23 @@ def add_to(main: typer.Typer) -> None:
     main.command("audit")(show_audit)
 
 
-def _shown(row: ApiKeyRecord) -> dict[str, Any]:
+def _public_fields(row: ApiKeyRecord) -> dict[str, Any]:
     """A key as it may be shown. Its digest is no secret, and of no use to anybody."""
     now = datetime.now(UTC)
-    ended = row.expires is not None and row.expires <= now
-    state = "revoked" if row.revoked else "ended" if ended else "stands"
-    found = {k: v for k, v in row.as_dict().items() if k != "digest"}
-    return {**found, "state": state}
+    is_expired = row.expires is not None and row.expires <= now
+    state = "revoked" if row.revoked else "ended" if is_expired else "stands"
+    fields = {k: v for k, v in row.as_dict().items() if k != "digest"}
+    return {**fields, "state": state}
 
 
-def _end(text: str, now: datetime) -> datetime:
+def _parse_expiry(text: str, now: datetime) -> datetime:
     """`90d`, `12h`, or a time in ISO 8601, in UTC where it says no zone. Raises typer.BadParameter."""
     span = re.fullmatch(r"(\d{1,5})([dh])", text)
     if span:
-        many = int(span[1])
-        return now + (timedelta(days=many) if span[2] == "d" else timedelta(hours=many))
+        count = int(span[1])
+        return now + (timedelta(days=count) if span[2] == "d" else timedelta(hours=count))
     try:
-        end = datetime.fromisoformat(text)
+        expiry = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is neither like 90d or 12h nor a time such as 2030-01-31") from None
-    return end if end.tzinfo else end.replace(tzinfo=UTC)
+    return expiry if expiry.tzinfo else expiry.replace(tzinfo=UTC)

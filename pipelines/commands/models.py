@@ -42,18 +42,18 @@ def publish_run(workspace: Workspace, run: str, name: str | None = None) -> tupl
     """
     if name and not NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name for a model: letters, digits, '_', '.' and '-' only, not dots alone")
-    plan = read_run_spec(workspace, run)
-    found = sorted((plan.folder(workspace) / "bundle").glob("[0-9a-f]*"))
-    if not found:
+    spec = read_run_spec(workspace, run)
+    bundle_folders = sorted((spec.folder(workspace) / "bundle").glob("[0-9a-f]*"))
+    if not bundle_folders:
         raise CheckpointError(f"run {run} has not finished; `recsys-meta train --resume {run}` continues it")
-    bundle = load_bundle(found[-1])
-    model = name or f"{plan.recipe.name}-{bundle.schema.name}"
+    bundle = load_bundle(bundle_folders[-1])
+    model = name or f"{spec.recipe.name}-{bundle.schema.name}"
     target = save_bundle(bundle, workspace.settings.models.resolve() / model)
     metrics: dict[str, Any] = dict(bundle.about.get("metrics", {}))
     with workspace.session() as session:
         # One that was trained beside another database is published all the same, without its course.
-        known = run if run_exists(session, run) else None
-        publish_version(session, model, target.name, str(target), run=known, metrics=metrics, actor=ACTOR)
+        known_run = run if run_exists(session, run) else None
+        publish_version(session, model, target.name, str(target), run=known_run, metrics=metrics, actor=ACTOR)
         copy_evaluations(session, bundle.version, model, target.name)
         record_action(session, "publish", f"{model}@{target.name}", actor=ACTOR)
     return model, target.name
@@ -122,7 +122,7 @@ def promote_command(
         full = resolve_version(session, f"{name}@{version}").version
         promote_version(session, name, full, actor=ACTOR, force=force)
         record_action(session, "promote", f"{name}@{full}", actor=ACTOR)
-    _say(name, full, as_json)
+    _print_live_version(name, full, as_json)
 
 
 @app.command("rollback")
@@ -131,7 +131,7 @@ def rollback_command(name: Name, as_json: Json = False) -> None:
     with Workspace().session() as session:
         version = rollback_version(session, name, actor=ACTOR).version
         record_action(session, "rollback", f"{name}@{version}", actor=ACTOR)
-    _say(name, version, as_json)
+    _print_live_version(name, version, as_json)
 
 
 @app.command("split")
@@ -150,15 +150,15 @@ def split_command(
         raise ConfigError("either arms or --off")
     workspace = Workspace()
     if arms:
-        given = [read_arm(text) for text in arms]
+        parsed_arms = [parse_arm(text) for text in arms]
         with workspace.session() as session:
-            full = [
+            resolved_arms = [
                 SplitArm(a.label or v, v, a.weight)
-                for a in given
+                for a in parsed_arms
                 for v in [resolve_version(session, f"{name}@{a.version}").version]
             ]
-            started = start_split(session, name, full, salt=salt, actor=ACTOR, force=force)
-            record_action(session, "split", f"{name} split {started.sequence}", actor=ACTOR)
+            split = start_split(session, name, resolved_arms, salt=salt, actor=ACTOR, force=force)
+            record_action(session, "split", f"{name} split {split.sequence}", actor=ACTOR)
     elif off:
         with workspace.session() as session:
             stop_split(session, name, actor=ACTOR)
@@ -167,19 +167,19 @@ def split_command(
         _show_split(split_detail(session, name), as_json)
 
 
-def read_arm(text: str) -> SplitArm:
+def parse_arm(text: str) -> SplitArm:
     """An arm of VERSION=WEIGHT or LABEL:VERSION=WEIGHT, with an empty label where none was given.
 
     Raises ConfigError.
     """
-    found = re.fullmatch(r"(?:([A-Za-z0-9_.\-]+):)?([A-Za-z0-9]+)=([0-9.eE+\-]+)", text)
+    match = re.fullmatch(r"(?:([A-Za-z0-9_.\-]+):)?([A-Za-z0-9]+)=([0-9.eE+\-]+)", text)
     try:
-        weight = float(found[3]) if found else None
+        weight = float(match[3]) if match else None
     except ValueError:
         weight = None
-    if found is None or weight is None:
+    if match is None or weight is None:
         raise ConfigError(f"{text!r} is no arm; write VERSION=WEIGHT, for example 3f2a=0.1, or LABEL:VERSION=WEIGHT")
-    return SplitArm(found[1] or "", found[2], weight)
+    return SplitArm(match[1] or "", match[2], weight)
 
 
 def _show_split(detail: SplitDetail, as_json: bool) -> None:
@@ -201,7 +201,7 @@ def _show_split(detail: SplitDetail, as_json: bool) -> None:
     print_table(f"{detail.name}, live: {detail.live or '-'}", ("arm", "version", "share"), rows)
 
 
-def _say(name: str, version: str, as_json: bool) -> None:
+def _print_live_version(name: str, version: str, as_json: bool) -> None:
     if as_json:
         print_json({"model": name, "version": version})
     else:

@@ -37,7 +37,7 @@ from recsys_meta.inference.recommender import (
 from recsys_meta.inference.requests.stored_events import merge_events
 from recsys_meta.models.bundle import load_bundle
 from recsys_meta.store.cache.keys import owner_key
-from recsys_meta.store.database.engine import parse
+from recsys_meta.store.database.engine import parse_url
 from recsys_meta.store.entities import profiles
 
 
@@ -56,7 +56,7 @@ def recommend_command(
 ) -> None:
     """Adapt to one newcomer and rank the catalogue: the same answer as the API's, without a server."""
     workspace = Workspace()
-    bundle, variant = workspace.answering(model, entity)
+    bundle, variant = workspace.bundle_for_entity(model, entity)
     recommender = Recommender(bundle)
     features = _pairs("--feature", feature or [])
     moment = _moment(context or [], actor, at)
@@ -77,7 +77,7 @@ def recommend_command(
     name = model.partition("@")[0]
     if as_json:
         owner = "" if entity is None else owner_key(bundle.schema.kind, entity)
-        secret = secret_of(parse(workspace.settings.database).render_as_string(hide_password=False))
+        secret = secret_of(parse_url(workspace.settings.database).render_as_string(hide_password=False))
         following = cursor(answer, bundle.version, owner, moment, secret)
         print_json(answer_json(answer, name, bundle.version, variant, following))
         return

@@ -20,13 +20,13 @@ from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError, StoreError
 from recsys_meta.store.access.api_keys import active_keys
 from recsys_meta.store.cache.redis_cache import RedisCache
-from recsys_meta.store.config_entries import read_keys, read_limit
+from recsys_meta.store.config_entries import parse_api_keys, parse_rate_limit
 from recsys_meta.store.settings import Settings
 
 KEEP_ALIVE_S = 75
 """How long a connection that nobody uses stays open, seconds."""
 
-SHARED = "PROMETHEUS_MULTIPROC_DIR"
+MULTIPROC_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Where prometheus_client keeps the figures of several processes; it looks when it is imported."""
 
 
@@ -40,20 +40,20 @@ def serve(
 ) -> None:
     """Serve the published models; the API's own page is at /docs."""
     workspace = Workspace()
-    _check(workspace.settings)
-    if not _loopback(host) and not workspace.settings.keys and not _stored_key(workspace):
+    _check_settings(workspace.settings)
+    if not _is_loopback(host) and not workspace.settings.keys and not _has_stored_key(workspace):
         raise ConfigError(
             f"{host} can be reached from other machines and there is no API key; "
             "make one with `recsys-meta keys create`, set RECSYS_META_API_KEYS, or use --host 127.0.0.1"
         )
     # Opening the engine brings our own SQLite file to the newest revision before the first worker looks at it.
     _ = workspace.engine
-    with _figures(workspace, workers):
-        _say(f"http://{host}:{port}", as_json)
-        _serve(host, port, workers)
+    with _metrics_folder(workspace, workers):
+        _announce_url(f"http://{host}:{port}", as_json)
+        _run_uvicorn(host, port, workers)
 
 
-def _say(url: str, as_json: bool) -> None:
+def _announce_url(url: str, as_json: bool) -> None:
     """Where it will answer, before it does."""
     if as_json:
         print_json({"url": url, "page": f"{url}/docs"})
@@ -62,7 +62,7 @@ def _say(url: str, as_json: bool) -> None:
         err.print(f"serving on {url}  (API page: {url}/docs)")
 
 
-def _serve(host: str, port: int, workers: int) -> None:
+def _run_uvicorn(host: str, port: int, workers: int) -> None:
     try:
         # A factory by name, so that each worker process makes its own; doors do not import each other.
         uvicorn.run(
@@ -87,11 +87,11 @@ def _serve(host: str, port: int, workers: int) -> None:
         raise typer.Exit(1 if ended.code else 0) from None
 
 
-def _check(settings: Settings) -> None:
+def _check_settings(settings: Settings) -> None:
     """Raise ConfigError for what cannot be read. Else each worker would end in a traceback, and be started again."""
-    read_keys(settings.keys)
+    parse_api_keys(settings.keys)
     if settings.rate_limit:
-        read_limit(settings.rate_limit)
+        parse_rate_limit(settings.rate_limit)
     _check_redis(settings.redis)
 
 
@@ -104,29 +104,29 @@ def _check_redis(url: str | None) -> None:
 
 
 @contextmanager
-def _figures(workspace: Workspace, workers: int) -> Iterator[None]:
+def _metrics_folder(workspace: Workspace, workers: int) -> Iterator[None]:
     """A folder in which workers keep their figures for each other; those of an earlier start would count again."""
-    if workers == 1 or SHARED in os.environ:
+    if workers == 1 or MULTIPROC_VARIABLE in os.environ:
         yield
         return
     home = workspace.settings.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="metrics-", dir=home, ignore_cleanup_errors=True) as folder:
-        os.environ[SHARED] = folder
+        os.environ[MULTIPROC_VARIABLE] = folder
         try:
             yield
         finally:
-            del os.environ[SHARED]
+            del os.environ[MULTIPROC_VARIABLE]
 
 
-def _stored_key(workspace: Workspace) -> bool:
+def _has_stored_key(workspace: Workspace) -> bool:
     """Whether the database has a key that opens anything. Raises Unavailable: what is not known is no yes."""
     now = datetime.now(UTC)
     with workspace.reading() as session:
         return any(row.expires is None or row.expires > now for row in active_keys(session))
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

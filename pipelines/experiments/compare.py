@@ -40,7 +40,7 @@ from recsys_meta.models.bundle import Bundle
 from recsys_meta.models.learners import LEARNERS as LEARNER_CLASSES
 from recsys_meta.store.tracking import evaluations
 from recsys_meta.store.tracking.evaluations import Role
-from recsys_meta.store.tracking.promotion_gate import SIMPLEST
+from recsys_meta.store.tracking.promotion_gate import SIMPLEST_BASELINES
 from recsys_meta.training.recipe import Recipe
 from recsys_meta.training.trainer import TrainStep
 
@@ -311,7 +311,7 @@ def tuning_note(report: TuningReport) -> str:
 
 def reference_baseline(data: Dataset) -> str:
     """The baseline that a model must not lose to, if it is to go live."""
-    return next(name for name in baselines_for(data, None) if name in SIMPLEST)
+    return next(name for name in baselines_for(data, None) if name in SIMPLEST_BASELINES)
 
 
 def _idle(name: str, data: Dataset) -> bool:

@@ -24,7 +24,7 @@ Sink = Callable[[Sequence[Row]], None]
 log = logging.getLogger(__name__)
 
 
-def to_database(engine: Engine) -> Sink:
+def database_sink(engine: Engine) -> Sink:
     """A sink that writes each batch in one transaction."""
 
     def write(rows: Sequence[Row]) -> None:
@@ -50,22 +50,22 @@ class BackgroundWriter:
         sink: Sink,
         *,
         capacity: int = 10_000,
-        batch: int = 500,
+        batch_size: int = 500,
         interval: float = 0.5,
         backoff: float = 0.2,
-        longest_backoff: float = 10.0,
+        max_backoff: float = 10.0,
     ) -> None:
-        if capacity < 1 or batch < 1:
+        if capacity < 1 or batch_size < 1:
             raise ValueError("a writer needs room for at least one row")
-        self._sink, self._capacity, self._batch = sink, capacity, batch
-        self._interval, self._backoff, self._longest = interval, backoff, longest_backoff
+        self._sink, self._capacity, self._batch_size = sink, capacity, batch_size
+        self._interval, self._backoff, self._max_backoff = interval, backoff, max_backoff
         self._rows: deque[Row] = deque()
         self._changed = threading.Condition()
-        self._busy = 0  # rows in the batch that is being written
-        self._hurry = self._again = self._closed = False
+        self._in_flight = 0  # rows in the batch that is being written
+        self._flush_now = self._retry_now = self._closed = False
         self._dropped: Counter[str] = Counter()
         self._written = self._accepted = 0
-        self._said = float("-inf")
+        self._last_warning = float("-inf")
         self._unavailable = False
         self._thread = threading.Thread(target=self._run, name="recsys-meta-writer", daemon=True)
         self._thread.start()
@@ -73,10 +73,10 @@ class BackgroundWriter:
     def put(self, row: Row) -> bool:
         """Queue a row without waiting; False where it was dropped because the queue is full or closed."""
         with self._changed:
-            if not self._closed and len(self._rows) + self._busy < self._capacity:
+            if not self._closed and len(self._rows) + self._in_flight < self._capacity:
                 self._rows.append(row)
                 self._accepted += 1
-                if len(self._rows) == 1 or len(self._rows) >= self._batch:
+                if len(self._rows) == 1 or len(self._rows) >= self._batch_size:
                     self._changed.notify_all()
                 return True
         self._drop("closed" if self._closed else "full", 1)
@@ -95,7 +95,7 @@ class BackgroundWriter:
     @property
     def waiting(self) -> int:
         """Rows not written yet."""
-        return len(self._rows) + self._busy
+        return len(self._rows) + self._in_flight
 
     @property
     def degraded(self) -> bool:
@@ -105,7 +105,7 @@ class BackgroundWriter:
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until the rows queued so far are written or dropped; False where it takes over ``timeout`` seconds."""
         with self._changed:
-            self._hurry = self._again = bool(self.waiting)
+            self._flush_now = self._retry_now = bool(self.waiting)
             self._changed.notify_all()
             target = self._accepted  # and no further: others may go on putting rows
             return self._changed.wait_for(lambda: self._accepted - self.waiting >= target, timeout)
@@ -114,25 +114,25 @@ class BackgroundWriter:
         """Take rows out of the queue, as an erasure must; answers how many. First waits, for at most ``timeout``
         seconds, for a batch that is being written; one that waits out an outage is in the queue and found."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._busy, timeout)
-            kept = [row for row in self._rows if not match(row)]
-            removed = len(self._rows) - len(kept)
-            self._rows = deque(kept)
+            self._changed.wait_for(lambda: not self._in_flight, timeout)
+            remaining = [row for row in self._rows if not match(row)]
+            count = len(self._rows) - len(remaining)
+            self._rows = deque(remaining)
             self._changed.notify_all()
-            return removed
+            return count
 
     def close(self, timeout: float = 10.0) -> bool:
         """Write what waits, for at most ``timeout`` seconds, and stop. False where rows had to be dropped."""
-        done = self.flush(timeout)
+        flushed_all = self.flush(timeout)
         with self._changed:
             self._closed = True
-            left = len(self._rows)
+            unwritten = len(self._rows)
             self._rows.clear()
             self._changed.notify_all()
-        if left:
-            self._drop("closed", left)
+        if unwritten:
+            self._drop("closed", unwritten)
         self._thread.join(timeout)
-        return done and not left
+        return flushed_all and not unwritten
 
     def __enter__(self) -> "BackgroundWriter":
         return self
@@ -144,35 +144,35 @@ class BackgroundWriter:
 
     def _run(self) -> None:
         pause = self._backoff
-        while (batch := self._take()) is not None:
-            left = self._write(batch)
+        while (batch := self._next_batch()) is not None:
+            unwritten = self._write(batch)
             with self._changed:
-                self._busy = 0
+                self._in_flight = 0
                 if self._closed:
-                    self._drop("closed", len(left))
+                    self._drop("closed", len(unwritten))
                     return
-                self._rows.extendleft(reversed(left))
+                self._rows.extendleft(reversed(unwritten))
                 self._changed.notify_all()
-                if left:
-                    self._hurry, self._again = True, False
-                    self._changed.wait_for(lambda: self._closed or self._again, pause)
-            pause = min(2 * pause, self._longest) if left else self._backoff
+                if unwritten:
+                    self._flush_now, self._retry_now = True, False
+                    self._changed.wait_for(lambda: self._closed or self._retry_now, pause)
+            pause = min(2 * pause, self._max_backoff) if unwritten else self._backoff
 
-    def _take(self) -> list[Row] | None:
+    def _next_batch(self) -> list[Row] | None:
         """The next batch, after its time or its size has come; None once closed."""
         with self._changed:
             while not self._closed:
                 self._changed.wait_for(lambda: self._closed or self._rows)
                 self._changed.wait_for(self._is_due, self._interval)
-                batch = [self._rows.popleft() for _ in range(min(self._batch, len(self._rows)))]
-                self._hurry = self._hurry and bool(self._rows)
+                batch = [self._rows.popleft() for _ in range(min(self._batch_size, len(self._rows)))]
+                self._flush_now = self._flush_now and bool(self._rows)
                 if batch:  # none where `discard` was quicker
-                    self._busy = len(batch)
+                    self._in_flight = len(batch)
                     return batch
         return None
 
     def _is_due(self) -> bool:
-        return self._closed or self._hurry or len(self._rows) >= self._batch
+        return self._closed or self._flush_now or len(self._rows) >= self._batch_size
 
     def _write(self, batch: Sequence[Row]) -> Sequence[Row]:
         """Hand over a batch; answers the rows to try again since the database is away. Refused rows are dropped."""
@@ -197,9 +197,9 @@ class BackgroundWriter:
         """Count, and say so at most once a second."""
         with self._changed:
             self._dropped[reason] += rows
-            quiet = not rows or time.monotonic() - self._said < 1.0
-            if not quiet:
-                self._said = time.monotonic()
-        if not quiet:
-            why = f": {error}" if isinstance(error, RecsysMetaError | ValueError) else ""
-            log.warning("rows dropped so far: %s%s", dict(self._dropped), why)
+            is_quiet = not rows or time.monotonic() - self._last_warning < 1.0
+            if not is_quiet:
+                self._last_warning = time.monotonic()
+        if not is_quiet:
+            detail = f": {error}" if isinstance(error, RecsysMetaError | ValueError) else ""
+            log.warning("rows dropped so far: %s%s", dict(self._dropped), detail)

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from limits import RateLimitItem
 
 
-def read_keys(entries: Iterable[str]) -> list[tuple[str, frozenset[str]]]:
+def parse_api_keys(entries: Iterable[str]) -> list[tuple[str, frozenset[str]]]:
     """Keys and their scopes from `key` (all of them), `key:read`, `key:read+write` or `key:admin`.
 
     Raises ConfigError for an unknown scope or an empty key, without repeating the key.
     """
-    return [_read_key(number, entry) for number, entry in enumerate(entries, 1)]
+    return [_parse_key(number, entry) for number, entry in enumerate(entries, 1)]
 
 
-def _read_key(number: int, entry: str) -> tuple[str, frozenset[str]]:
-    text, colon, words = entry.partition(":")
-    scopes = frozenset(words.split("+") if colon else SCOPES)
+def _parse_key(number: int, entry: str) -> tuple[str, frozenset[str]]:
+    text, colon, scope_text = entry.partition(":")
+    scopes = frozenset(scope_text.split("+") if colon else SCOPES)
     if not text or not scopes <= frozenset(SCOPES):
         raise ConfigError(
             f"RECSYS_META_API_KEYS: entry {number} must be KEY or KEY:SCOPES with scopes from "
@@ -32,7 +32,7 @@ def _read_key(number: int, entry: str) -> tuple[str, frozenset[str]]:
     return text, scopes
 
 
-def read_limit(limit: str) -> RateLimitItem:
+def parse_rate_limit(limit: str) -> RateLimitItem:
     """A number of requests in a time. Raises ConfigError for one that cannot be read, or that lets nobody in."""
     from limits import parse  # slow to import, and most commands have no use for it
 

@@ -33,8 +33,8 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             # The values stay out of the message: one of them may be a secret.
-            found = "; ".join(f"RECSYS_META_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
-            raise ConfigError(found) from None
+            problems = "; ".join(f"RECSYS_META_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+            raise ConfigError(problems) from None
 
     @property
     def database(self) -> str:
@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         return tuple(k.strip() for k in text.split(",") if k.strip())
 
     @property
-    def known_keys(self) -> Path:
+    def key_digest_file(self) -> Path:
         """Where a server notes digests of the database's keys, for one that starts while the database is away."""
         return self.home / "known-keys.json"
 

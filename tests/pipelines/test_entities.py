@@ -28,12 +28,12 @@ def shared(own_redis):  # noqa: F811
 def test_stamp_states_and_lists_of_an_entity_are_forgotten_and_of_no_other(tmp_path, own_redis, shared):  # noqa: F811
     workspace = Workspace(Settings(home=tmp_path, database_url="", redis_url=own_redis.url, api_keys=""))
     assert [shared.get(key) for key in keys_of("anna")] == [b"7"] * 3
-    assert workspace.forget("user", "anna") == 3
+    assert workspace.evict_cached_states("user", "anna") == 3
     assert [shared.get(key) for key in keys_of("anna")] == [None] * 3
     assert [shared.get(key) for key in keys_of("bert")] == [b"7"] * 3
-    assert workspace.forget("user", "anna") == 0
+    assert workspace.evict_cached_states("user", "anna") == 0
 
 
 def test_without_a_redis_there_is_nothing_to_forget(tmp_path):
     workspace = Workspace(Settings(home=tmp_path, database_url="", redis_url="", api_keys=""))
-    assert workspace.forget("user", "anna") is None
+    assert workspace.evict_cached_states("user", "anna") is None

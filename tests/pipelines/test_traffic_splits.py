@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.commands.models import read_arm
+from pipelines.commands.models import parse_arm
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import connect, session
@@ -56,11 +56,11 @@ def test_moves_and_erasures_are_in_the_audit(fresh):
 
 
 def test_arms_are_read():
-    assert read_arm("3f2a=0.1") == SplitArm("", "3f2a", 0.1)
-    assert read_arm("control:3f2a=2e-1") == SplitArm("control", "3f2a", 0.2)
+    assert parse_arm("3f2a=0.1") == SplitArm("", "3f2a", 0.1)
+    assert parse_arm("control:3f2a=2e-1") == SplitArm("control", "3f2a", 0.2)
     for wrong in ("3f2a", "=1", "3f2a=", "3f2a=e", "a b=1", "a:b:c=1", "3f2a=nan"):
         with pytest.raises(ConfigError, match="is no arm"):
-            read_arm(wrong)
+            parse_arm(wrong)
 
 
 @pytest.mark.parametrize("words", [("a1=0",), ("a1=-1",), ("zz=1",), ("a1=1", "a1=1"), ("a1=1", "--off")])

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from recsys_meta.core.errors import ConflictError
-from recsys_meta.store.background_writer import BackgroundWriter, Row, to_database
+from recsys_meta.store.background_writer import BackgroundWriter, Row, database_sink
 from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import StoreUnavailable, connect, reading, session
 from recsys_meta.store.entities import adaptations
@@ -60,7 +60,7 @@ def sink() -> Iterator[Sink]:
 
 
 def test_rows_arrive_in_order_and_in_batches(sink: Sink) -> None:
-    with BackgroundWriter(sink, batch=10, interval=5.0) as writer:
+    with BackgroundWriter(sink, batch_size=10, interval=5.0) as writer:
         assert all(writer.put(point(i)) for i in range(25))
         assert writer.flush(PATIENCE_S)
         assert (writer.written, writer.waiting, writer.dropped) == (25, 0, 0)
@@ -77,7 +77,7 @@ def test_row_alone_is_written_after_the_interval(sink: Sink) -> None:
 def test_full_queue_drops_counts_and_says_so(sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     sink.go.clear()
-    with BackgroundWriter(sink, capacity=5, batch=2, interval=0.0) as writer:
+    with BackgroundWriter(sink, capacity=5, batch_size=2, interval=0.0) as writer:
         start = time.monotonic()
         taken = [writer.put(point(i)) for i in range(1000)]
         seconds = time.monotonic() - start
@@ -93,7 +93,7 @@ def test_full_queue_drops_counts_and_says_so(sink: Sink, caplog: pytest.LogCaptu
 
 def test_rows_under_way_take_room_until_they_are_written(sink: Sink) -> None:
     sink.go.clear()
-    with BackgroundWriter(sink, capacity=5, batch=2, interval=0.0) as writer:
+    with BackgroundWriter(sink, capacity=5, batch_size=2, interval=0.0) as writer:
         assert writer.put(point(0))
         assert sink.inside.wait(PATIENCE_S)
         assert [writer.put(point(i)) for i in range(1, 8)] == [True] * 4 + [False] * 3
@@ -120,7 +120,7 @@ def pauses_of(writer: BackgroundWriter, monkeypatch: pytest.MonkeyPatch) -> list
 def test_the_pauses_of_a_writer_grow_and_begin_anew_once_rows_are_written(
     sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with BackgroundWriter(sink, interval=0.0, backoff=0.01, longest_backoff=0.04) as writer:
+    with BackgroundWriter(sink, interval=0.0, backoff=0.01, max_backoff=0.04) as writer:
         pauses = pauses_of(writer, monkeypatch)
         for step in range(2):
             pauses.clear()
@@ -135,7 +135,7 @@ def test_the_pauses_of_a_writer_grow_and_begin_anew_once_rows_are_written(
 def test_outage_keeps_rows_within_the_bound_and_in_order(sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     sink.away = True
-    with BackgroundWriter(sink, capacity=30, batch=7, interval=0.0, backoff=0.01, longest_backoff=0.05) as writer:
+    with BackgroundWriter(sink, capacity=30, batch_size=7, interval=0.0, backoff=0.01, max_backoff=0.05) as writer:
         for i in range(20):
             assert writer.put(point(i))
         start = time.monotonic()
@@ -153,7 +153,7 @@ def test_outage_keeps_rows_within_the_bound_and_in_order(sink: Sink, caplog: pyt
 
 def test_flush_does_not_wait_for_a_long_pause(sink: Sink) -> None:
     sink.away = True
-    with BackgroundWriter(sink, interval=0.0, backoff=60.0, longest_backoff=60.0) as writer:
+    with BackgroundWriter(sink, interval=0.0, backoff=60.0, max_backoff=60.0) as writer:
         writer.put(point(1))
         wait(lambda: writer.degraded)
         sink.away = False
@@ -168,7 +168,7 @@ def test_flush_waits_only_for_what_was_there(sink: Sink) -> None:
             writer.put(point(0))
             time.sleep(0.0005)
 
-    with BackgroundWriter(sink, batch=5, interval=0.001) as writer:
+    with BackgroundWriter(sink, batch_size=5, interval=0.001) as writer:
         thread = threading.Thread(target=go_on)
         thread.start()
         assert all(writer.flush(PATIENCE_S) for _ in range(10))
@@ -178,7 +178,7 @@ def test_flush_waits_only_for_what_was_there(sink: Sink) -> None:
 
 def test_refused_row_goes_alone(sink: Sink) -> None:
     sink.bad = {3, 8}
-    with BackgroundWriter(sink, batch=20, interval=5.0) as writer:
+    with BackgroundWriter(sink, batch_size=20, interval=5.0) as writer:
         for i in range(10):
             writer.put(point(i))
         assert writer.flush(PATIENCE_S)
@@ -201,7 +201,7 @@ def test_outage_between_the_halves_of_a_refused_batch_writes_nothing_twice() -> 
             raise ConflictError("bad row")
         seen.extend(steps)
 
-    with BackgroundWriter(sink, batch=10, interval=5.0, backoff=0.01) as writer:
+    with BackgroundWriter(sink, batch_size=10, interval=5.0, backoff=0.01) as writer:
         for i in range(10):
             writer.put(point(i))
         assert writer.flush(PATIENCE_S)
@@ -211,7 +211,7 @@ def test_outage_between_the_halves_of_a_refused_batch_writes_nothing_twice() -> 
 def test_discard_also_finds_what_is_under_way(sink: Sink) -> None:
     sink.away = True
     sink.go.clear()
-    with BackgroundWriter(sink, batch=2, interval=0.0, backoff=0.01) as writer:
+    with BackgroundWriter(sink, batch_size=2, interval=0.0, backoff=0.01) as writer:
         for name in ("u1", "u2", "u1", "u3"):
             writer.put(an_adaptation(name))
         assert sink.inside.wait(PATIENCE_S)
@@ -223,7 +223,7 @@ def test_discard_also_finds_what_is_under_way(sink: Sink) -> None:
 
 
 def test_discarding_everything_does_not_stop_the_writer(sink: Sink) -> None:
-    with BackgroundWriter(sink, batch=100, interval=1.0) as writer:
+    with BackgroundWriter(sink, batch_size=100, interval=1.0) as writer:
         writer.put(point(1))
         time.sleep(0.02)
         assert writer.discard(lambda row: True) == 1
@@ -245,7 +245,7 @@ def test_close_writes_what_waits_and_then_takes_no_more(sink: Sink) -> None:
 
 def test_close_in_an_outage_ends_in_time_and_counts(sink: Sink) -> None:
     sink.away = True
-    writer = BackgroundWriter(sink, batch=2, interval=0.0, backoff=30.0, longest_backoff=30.0)
+    writer = BackgroundWriter(sink, batch_size=2, interval=0.0, backoff=30.0, max_backoff=30.0)
     for i in range(5):
         writer.put(point(i))
     assert not writer.close(0.2)
@@ -259,7 +259,7 @@ def test_no_row_is_lost_or_doubled_with_many_writers(sink: Sink) -> None:
         for i in range(500):
             writer.put(point(worker * 500 + i))
 
-    with BackgroundWriter(sink, capacity=100_000, batch=64, interval=0.001) as writer:
+    with BackgroundWriter(sink, capacity=100_000, batch_size=64, interval=0.001) as writer:
         threads = [threading.Thread(target=put, args=(w,)) for w in range(8)]
         for thread in threads:
             thread.start()
@@ -272,7 +272,7 @@ def test_no_row_is_lost_or_doubled_with_many_writers(sink: Sink) -> None:
 def test_writer_into_a_database(engine: Engine) -> None:
     with session(engine) as s:
         a_run(s, "r")
-    with BackgroundWriter(to_database(engine), interval=0.01) as writer:
+    with BackgroundWriter(database_sink(engine), interval=0.01) as writer:
         for i in range(20):
             writer.put(point(i))
             writer.put(an_adaptation(f"u{i}", created=NOON))
@@ -290,7 +290,7 @@ def test_database_that_appears_later(tmp_path: Path) -> None:
     """Rows wait for a database that is not even migrated."""
     url = f"sqlite:///{tmp_path / 'late.db'}"
     engine = connect(url)
-    with BackgroundWriter(to_database(engine), interval=0.0, backoff=0.01, longest_backoff=0.1) as writer:
+    with BackgroundWriter(database_sink(engine), interval=0.0, backoff=0.01, max_backoff=0.1) as writer:
         writer.put(an_adaptation())
         assert not writer.flush(0.2)
         migrate.upgrade_database(url)

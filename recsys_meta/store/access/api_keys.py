@@ -23,7 +23,7 @@ from recsys_meta.store.database.clock import utcnow
 SCOPES = ("read", "write", "admin")
 """What a key may be good for; admin includes the other two."""
 
-_MARK = "rsm"  # what scanners for leaked secrets look for
+_PREFIX = "rsm"  # what scanners for leaked secrets look for
 _ID_BYTES, _SECRET_BYTES = 5, 32
 
 
@@ -53,18 +53,18 @@ def create_key(
 
     Raises ValueError for a name that cannot be printed, for unknown or no scopes, and for an end that is past.
     """
-    at, wanted = utcnow(now), set(scopes)
+    at, scope_set = utcnow(now), set(scopes)
     if not name.strip() or not name.isprintable() or len(name) > NAME:
         raise ValueError(f"a key's name is 1 to {NAME} printable characters")
-    if not wanted or not wanted <= set(SCOPES):
+    if not scope_set or not scope_set <= set(SCOPES):
         raise ValueError(f"the scopes of a key are some of {', '.join(SCOPES)}")
     if expires is not None and expires <= at:
         raise ValueError("a key must end in the future")
     id = secrets.token_hex(_ID_BYTES)
-    text = f"{_MARK}_{id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
-    kept = "+".join(s for s in SCOPES if s in wanted)
+    text = f"{_PREFIX}_{id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+    scope_text = "+".join(s for s in SCOPES if s in scope_set)
     row = ApiKeyRecord(
-        id=id, name=name, digest=key_digest(text), scopes=kept, created=at, expires=expires, revoked=None
+        id=id, name=name, digest=key_digest(text), scopes=scope_text, created=at, expires=expires, revoked=None
     )
     session.add(row)
     record_action(session, "key create", id, actor=actor, now=at)
@@ -82,24 +82,24 @@ def active_keys(session: Session) -> list[ApiKeyRecord]:
     return list(session.scalars(select(ApiKeyRecord).where(ApiKeyRecord.revoked.is_(None)).order_by(ApiKeyRecord.id)))
 
 
-def revoke_key(session: Session, wanted: str, *, actor: str, now: datetime | None = None) -> ApiKeyRecord:
+def revoke_key(session: Session, id_or_name: str, *, actor: str, now: datetime | None = None) -> ApiKeyRecord:
     """Revoke a key by its id, or by its name where one key only has it. Doing so again changes nothing.
 
     Raises NotFoundError, and ConflictError where several keys that stand have the name.
     """
     query = (
         select(ApiKeyRecord)
-        .where(or_(ApiKeyRecord.id == wanted, ApiKeyRecord.name == wanted))
+        .where(or_(ApiKeyRecord.id == id_or_name, ApiKeyRecord.name == id_or_name))
         .order_by(ApiKeyRecord.created.desc())
     )
-    found = list(session.scalars(query.with_for_update()))
-    if not found:
+    rows = list(session.scalars(query.with_for_update()))
+    if not rows:
         raise NotFoundError("there is no key with this id or name; `recsys-meta keys list` shows those there are")
-    exact = [row for row in found if row.id == wanted]
-    standing = exact or [row for row in found if row.revoked is None]
-    if len(standing) > 1:
-        raise ConflictError(f"several keys have this name; give an id: {', '.join(row.id for row in standing)}")
-    row = standing[0] if standing else found[0]
+    same_id = [row for row in rows if row.id == id_or_name]
+    candidates = same_id or [row for row in rows if row.revoked is None]
+    if len(candidates) > 1:
+        raise ConflictError(f"several keys have this name; give an id: {', '.join(row.id for row in candidates)}")
+    row = candidates[0] if candidates else rows[0]
     if row.revoked is None:
         row.revoked = utcnow(now)
         record_action(session, "key revoke", row.id, actor=actor, now=row.revoked)

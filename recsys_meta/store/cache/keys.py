@@ -29,10 +29,10 @@ def state_key(model_version: str, kind: str, entity: str, support_digest: str) -
     return _key(SLOTS, kind, entity, _digest(model_version, kind, entity, support_digest))
 
 
-def list_key(model: str, model_version: str, kind: str, entity: str, mark: str, request: bytes) -> str:
+def list_key(model: str, model_version: str, kind: str, entity: str, profile_mark: str, request: bytes) -> str:
     """The key of a list: what was asked, of which model, and a digest of what is stored of the entity."""
-    asked = hashlib.blake2b(request, digest_size=16).hexdigest()
-    return _key(LISTS, kind, entity, _digest("list", model, model_version, kind, entity, mark, asked))
+    request_digest = hashlib.blake2b(request, digest_size=16).hexdigest()
+    return _key(LISTS, kind, entity, _digest("list", model, model_version, kind, entity, profile_mark, request_digest))
 
 
 def _key(slots: str, kind: str, entity: str, digest: bytes) -> str:
@@ -45,7 +45,7 @@ def owner_key(kind: str, entity: str) -> str:
     return f"{{{_text(_digest(kind, entity)[:_TAG])}}}"
 
 
-def name_of(key: str) -> str:
+def redis_name(key: str) -> str:
     """Under which name a shared cache keeps a key."""
     return key.partition("#")[0]
 
@@ -57,18 +57,18 @@ def owned_names(owner: str) -> list[str]:
 
 def seal_value(key: str, value: bytes) -> bytes:
     """The value as a shared cache keeps it: behind a digest of itself and its key. A word goes in as it is."""
-    return value if _is_word(key) else _seal(key, value) + value
+    return value if _is_digits_key(key) else _seal(key, value) + value
 
 
 def unseal_value(key: str, raw: bytes) -> bytes | None:
     """The value that was sealed with this key, None where the bytes are anything else."""
-    if _is_word(key):
+    if _is_digits_key(key):
         return raw if raw.isdigit() else None
     value = raw[_SEAL:]
     return value if hmac.compare_digest(raw[:_SEAL], _seal(key, value)) else None
 
 
-def _is_word(key: str) -> bool:
+def _is_digits_key(key: str) -> bool:
     # Only ever compared: what else lies there is at worst a word that nobody knows. Digits take Redis no room.
     return key.endswith("}")
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-OVERHEAD = 300  # bytes that the bookkeeping of an entry costs, about
+ENTRY_OVERHEAD_BYTES = 300  # bytes that the bookkeeping of an entry costs, about
 
 
 class _CacheEntry(NamedTuple):
@@ -21,8 +21,8 @@ class MemoryCache:
 
     degraded = False
 
-    def __init__(self, most_bytes: int = 64 * 2**20, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._clock = most_bytes, clock
+    def __init__(self, max_bytes: int = 64 * 2**20, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_bytes, self._clock = max_bytes, clock
         self._entries: OrderedDict[str, _CacheEntry] = OrderedDict()
         self._owned: dict[str, set[str]] = {}
         self._size = 0
@@ -50,16 +50,16 @@ class MemoryCache:
 
     def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
         """Keep a value for ``ttl`` seconds. One that alone is larger than the cache is not kept."""
-        size = len(value) + len(key) + OVERHEAD
+        size = len(value) + len(key) + ENTRY_OVERHEAD_BYTES
         with self._lock:
             self._remove(key)
-            if size > self._most or ttl <= 0:
+            if size > self._max_bytes or ttl <= 0:
                 return
             self._entries[key] = _CacheEntry(bytes(value), self._clock() + ttl, owner, size)
             self._size += size
             if owner is not None:
                 self._owned.setdefault(owner, set()).add(key)
-            while self._size > self._most:
+            while self._size > self._max_bytes:
                 self._remove(next(iter(self._entries)))
 
     def delete(self, keys: Iterable[str]) -> int:

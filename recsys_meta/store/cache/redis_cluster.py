@@ -31,14 +31,14 @@ class ClusterClient(redis.asyncio.cluster.RedisCluster):
         if node_name is None:
             return super().get_node(host, port)
         if node_name not in self._importing:
-            where, _, number = node_name.rpartition(":")
-            self._importing[node_name] = _ImportingNode(where, int(number), **self.nodes_manager.connection_kwargs)
+            address, _, port_text = node_name.rpartition(":")
+            self._importing[node_name] = _ImportingNode(address, int(port_text), **self.nodes_manager.connection_kwargs)
         return self._importing[node_name]
 
     async def aclose(self) -> None:
         """Close the connections."""
-        left, self._importing = self._importing, {}
-        for node in left.values():
+        importing, self._importing = self._importing, {}
+        for node in importing.values():
             await node.disconnect()
         await super().aclose()
 
@@ -62,8 +62,8 @@ class _ImportingNode(ClusterNode):
     async def execute_command(self, *words: Any, asking: bool = False, **given: Any) -> Any:
         if words == _ASKING:
             return True
-        asked, wanted = PipelineCommand(0, *_ASKING), PipelineCommand(1, *words, **given)
-        await self.execute_pipeline([asked, wanted])
-        if isinstance(wanted.result, Exception):
-            raise wanted.result
-        return wanted.result
+        asking_command, command = PipelineCommand(0, *_ASKING), PipelineCommand(1, *words, **given)
+        await self.execute_pipeline([asking_command, command])
+        if isinstance(command.result, Exception):
+            raise command.result
+        return command.result

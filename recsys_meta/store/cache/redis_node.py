@@ -12,9 +12,9 @@ import redis
 from redis.exceptions import RedisClusterException
 
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
-from recsys_meta.store.cache.keys import name_of, unseal_value
+from recsys_meta.store.cache.keys import redis_name, unseal_value
 
-MOST_KEYS = 256  # keys in one MGET
+MAX_KEYS = 256  # keys in one MGET
 # The last three: an answer of another form than was asked for, by who is no Redis.
 FAILURES = (redis.RedisError, RedisClusterException, OSError, TimeoutError, ValueError, TypeError, AttributeError)
 
@@ -28,7 +28,7 @@ class RedisNode:
     """
 
     def __init__(self, breaker: CircuitBreaker, fetch: Callable[[list[str]], Awaitable[list[bytes | None]]]) -> None:
-        self.reading, self.writing = breaker.twin(), breaker.twin()
+        self.reading, self.writing = breaker.fresh_copy(), breaker.fresh_copy()
         self._fetch = fetch
         self._waiting: list[tuple[str, asyncio.Future[bytes | None]]] = []
         self._reader: asyncio.Task[None] | None = None
@@ -42,7 +42,7 @@ class RedisNode:
         """The value, None for a miss, an outage or damage. Asked for now, whenever it is awaited; never raises."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bytes | None] = loop.create_future()
-        if not self.reading.allows():
+        if not self.reading.allow_request():
             answer.set_result(None)
             return answer
         self._waiting.append((key, answer))
@@ -56,17 +56,17 @@ class RedisNode:
         batch: list[tuple[str, asyncio.Future[bytes | None]]] = []
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[:MOST_KEYS], self._waiting[MOST_KEYS:]
-                values = await self._fetch([name_of(key) for key, _ in batch])
+                batch, self._waiting = self._waiting[:MAX_KEYS], self._waiting[MAX_KEYS:]
+                values = await self._fetch([redis_name(key) for key, _ in batch])
                 for (key, answer), raw in zip(batch, values, strict=True):
-                    _answer(answer, None if raw is None else unseal_value(key, raw))
-                self.reading.succeeded()
+                    _set_result(answer, None if raw is None else unseal_value(key, raw))
+                self.reading.record_success()
         except FAILURES as error:
             log_outage(self.reading, error)
         finally:
             # After a failure nobody may be left waiting, nor wait for a time-out of their own.
             for _, answer in [*batch, *self._waiting]:
-                _answer(answer, None)
+                _set_result(answer, None)
             self._waiting, self._reader = [], None
 
 
@@ -74,9 +74,9 @@ def log_outage(breaker: CircuitBreaker, error: BaseException) -> None:
     """Count a failure; the first one in a row is logged."""
     if not breaker.degraded:
         log.warning("Redis is away, going on without it: %s", type(error).__name__)
-    breaker.failed()
+    breaker.record_failure()
 
 
-def _answer(waiting: "asyncio.Future[bytes | None]", value: bytes | None) -> None:
+def _set_result(waiting: "asyncio.Future[bytes | None]", value: bytes | None) -> None:
     if not waiting.done():  # its caller may have gone away
         waiting.set_result(value)

@@ -3,6 +3,6 @@
 from datetime import UTC, datetime
 
 
-def utcnow(given: datetime | None = None) -> datetime:
+def utcnow(time: datetime | None = None) -> datetime:
     """The given time, or now in UTC."""
-    return datetime.now(UTC) if given is None else given
+    return datetime.now(UTC) if time is None else time

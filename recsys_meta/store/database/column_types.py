@@ -34,8 +34,8 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        moment: datetime = value
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        time: datetime = value
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 class BoundedText(TypeDecorator[str]):
@@ -86,7 +86,7 @@ class JsonDocument(TypeDecorator[Any]):
 def read_document(raw: str | bytes) -> Any:
     """JSON as it comes from the database. PostgreSQL writes 1e300 with all its digits: beyond 64 bits a number is the
     float it was when it was stored, which other writers of JSON can write again."""
-    return json.loads(raw, parse_int=_whole)
+    return json.loads(raw, parse_int=_read_integer)
 
 
 def check_text(value: str) -> None:
@@ -109,22 +109,22 @@ def check_document(value: Any) -> None:
         check_text(text)
 
 
-def _whole(digits: str) -> int | float:
+def _read_integer(digits: str) -> int | float:
     number = int(digits)
     return number if -(2**63) <= number < 2**63 else float(digits)
 
 
 def _texts(value: Any) -> list[str]:
     """Every text in a JSON value, names of fields included."""
-    found: list[str] = []
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
+    texts: list[str] = []
+    stack = [value]
+    while stack:
+        item = stack.pop()
         if isinstance(item, str):
-            found.append(item)
+            texts.append(item)
         elif isinstance(item, dict):
-            waiting.extend(item.keys())
-            waiting.extend(item.values())
+            stack.extend(item.keys())
+            stack.extend(item.values())
         elif isinstance(item, list | tuple):
-            waiting.extend(item)
-    return found
+            stack.extend(item)
+    return texts

@@ -32,7 +32,7 @@ def connect(url: str) -> Engine:
 
     Raises StoreError where the url cannot be used; the message never holds the url, as it may hold a password.
     """
-    target = parse(url)
+    target = parse_url(url)
     if target.get_backend_name() == "sqlite":
         return _sqlite(target)
     return create_engine(
@@ -73,7 +73,7 @@ def ping(engine: Engine) -> None:
         open_session.connection().exec_driver_sql("SELECT 1")
 
 
-def parse(url: str) -> URL:
+def parse_url(url: str) -> URL:
     """The url with its driver spelt out. Raises StoreError without repeating the url."""
     try:
         target = make_url(url)
@@ -91,7 +91,7 @@ def parse(url: str) -> URL:
     return target
 
 
-def translate(error: sql.SQLAlchemyError, engine: Engine) -> Exception:
+def translate_error(error: sql.SQLAlchemyError, engine: Engine) -> Exception:
     """Our error for one of SQLAlchemy's. Statements, parameters and passwords stay out of the message."""
     origin = getattr(error, "orig", None)
     text = _clean(str(origin if origin is not None else error), engine.url)
@@ -117,7 +117,7 @@ def _transaction(engine: Engine) -> Iterator[Session]:
     except RecsysMetaError:
         raise
     except sql.SQLAlchemyError as error:
-        raise translate(error, engine) from None
+        raise translate_error(error, engine) from None
     except OverflowError as error:  # SQLite's driver raises it past SQLAlchemy
         raise ValueError(f"a number is too large: {error}") from None
 

@@ -14,9 +14,9 @@ from sqlalchemy.orm import InstrumentedAttribute
 Row = TypeVar("Row")
 Key = str | int | datetime
 
-MOST = 1000  # rows that one page may hold
-_LONGEST = 2000  # characters of a cursor
-_BIGGEST = 2**63
+MAX_PAGE_SIZE = 1000  # rows that one page may hold
+_MAX_CURSOR_LENGTH = 2000  # characters of a cursor
+_INTEGER_LIMIT = 2**63
 
 
 @dataclass(frozen=True)
@@ -29,26 +29,26 @@ class KeysetPage(Generic[Row]):
 
 def encode_cursor(listing: str, keys: Sequence[Key]) -> str:
     """The cursor after the row with these keys in the named list."""
-    words = [listing, *(k.astimezone(UTC).isoformat() if isinstance(k, datetime) else k for k in keys)]
-    raw = json.dumps(words, separators=(",", ":")).encode()
+    values = [listing, *(k.astimezone(UTC).isoformat() if isinstance(k, datetime) else k for k in keys)]
+    raw = json.dumps(values, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def decode_cursor(listing: str, cursor: str, types: Sequence[type[Key]]) -> list[Key]:
     """The keys that `encode` was given. Raises ValueError for anything that it did not make for this list."""
     try:
-        words = _unpack(cursor)
-        if len(words) != 1 + len(types) or words[0] != listing:
+        values = _unpack(cursor)
+        if len(values) != 1 + len(types) or values[0] != listing:
             raise ValueError("another list")
-        return [_read(word, kind) for word, kind in zip(words[1:], types, strict=True)]
+        return [_read_key(value, kind) for value, kind in zip(values[1:], types, strict=True)]
     except (ValueError, TypeError, RecursionError):
         raise ValueError(f"this is not a cursor of the list of {listing}") from None
 
 
 def page_size(limit: int) -> int:
     """The limit itself. Raises ValueError outside 1 to 1000."""
-    if not 1 <= limit <= MOST:
-        raise ValueError(f"a page holds 1 to {MOST} rows, not {limit}")
+    if not 1 <= limit <= MAX_PAGE_SIZE:
+        raise ValueError(f"a page holds 1 to {MAX_PAGE_SIZE} rows, not {limit}")
     return limit
 
 
@@ -72,26 +72,26 @@ def after_cursor(
 
 
 def _unpack(cursor: str) -> list[Any]:
-    if len(cursor) > _LONGEST:
+    if len(cursor) > _MAX_CURSOR_LENGTH:
         raise ValueError("too long")
     try:
         raw = base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError):
         raise ValueError("not base64") from None
-    words = json.loads(raw)
-    if not isinstance(words, list):
+    values = json.loads(raw)
+    if not isinstance(values, list):
         raise TypeError("not a list")
-    return words
+    return values
 
 
-def _read(word: Any, kind: type[Key]) -> Key:
+def _read_key(value: Any, kind: type[Key]) -> Key:
     if kind is datetime:
-        moment = datetime.fromisoformat(word)
-        if moment.tzinfo is None:
+        time = datetime.fromisoformat(value)
+        if time.tzinfo is None:
             raise ValueError("no time zone")
-        return moment
-    if type(word) is not kind:
+        return time
+    if type(value) is not kind:
         raise ValueError("wrong type")
-    if isinstance(word, int) and not -_BIGGEST <= word < _BIGGEST:
+    if isinstance(value, int) and not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
         raise ValueError("too large")
-    return word
+    return value

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from recsys_meta.core.errors import StoreError
-from recsys_meta.store.database.engine import connect, translate
+from recsys_meta.store.database.engine import connect, translate_error
 
 MIGRATION_LOCK = 0x7265_6373_6D69_67  # any number that no other user of the database locks
 WAIT_MS = 120_000  # how long to wait for another process on SQLite, milliseconds
@@ -68,7 +68,7 @@ def _connection(url: str, *, write: bool) -> Iterator[Connection]:
         with engine.execution_options(**options).begin() as connection:
             yield connection
     except SQLAlchemyError as error:
-        raise translate(error, engine) from None
+        raise translate_error(error, engine) from None
     finally:
         engine.dispose()
 
@@ -88,14 +88,14 @@ def _check_keys(connection: Connection) -> None:
 def _config() -> Config:
     config = Config()
     # Interpolated like an ini file: a per cent sign in a path must be doubled.
-    config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
+    config.set_main_option("script_location", str(_script_folder()).replace("%", "%%"))
     return config
 
 
-def _scripts() -> Path:
+def _script_folder() -> Path:
     """Where the package `migrations` lies: found, not imported, since a door is above this room."""
-    found = importlib.util.find_spec("migrations")
-    for place in (found.submodule_search_locations or ()) if found else ():
-        if (Path(place) / "env.py").is_file():
-            return Path(place)
+    spec = importlib.util.find_spec("migrations")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(folder) / "env.py").is_file():
+            return Path(folder)
     raise StoreError("the package `migrations` is not installed beside recsys_meta")

@@ -59,11 +59,11 @@ def save_adaptations(session: Session, rows: Sequence[NewAdaptation]) -> int:
     """
     if not rows:
         return 0
-    hold_erasure_lock(session, alone=False)
-    kept = merge_answers(drop_erased(session, rows))
-    if kept:
-        session.execute(insert(table_of(AdaptationRecord)), [row._asdict() for row in kept])
-    return len(kept)
+    hold_erasure_lock(session, exclusive=False)
+    records = merge_answers(drop_erased(session, rows))
+    if records:
+        session.execute(insert(table_of(AdaptationRecord)), [row._asdict() for row in records])
+    return len(records)
 
 
 def merge_answers(rows: Sequence[NewAdaptation]) -> list[NewAdaptation]:
@@ -72,18 +72,18 @@ def merge_answers(rows: Sequence[NewAdaptation]) -> list[NewAdaptation]:
 
     A row each would cost more than an answer from a cache does, and tell nothing more.
     """
-    kept: list[NewAdaptation] = []
-    alike: dict[tuple[object, ...], list[NewAdaptation]] = {}
+    adapted_rows: list[NewAdaptation] = []
+    groups: dict[tuple[object, ...], list[NewAdaptation]] = {}
     for row in rows:
         if row.served_by == "adapted":
-            kept.append(row)
+            adapted_rows.append(row)
         else:
             key = (row.model_version, row.variant, row.kind, row.entity, row.support_size, row.served_by)
-            alike.setdefault(key, []).append(row)
-    return kept + [_merged(group) for group in alike.values()]
+            groups.setdefault(key, []).append(row)
+    return adapted_rows + [_merge_group(group) for group in groups.values()]
 
 
-def _merged(rows: Sequence[NewAdaptation]) -> NewAdaptation:
+def _merge_group(rows: Sequence[NewAdaptation]) -> NewAdaptation:
     answers = sum(row.answers for row in rows)
     ms = sum(row.ms * row.answers for row in rows) / answers
     # An erasure takes what is older than itself, so the row is as old as its oldest answer.
@@ -103,8 +103,8 @@ def page_adaptations(
     """Adaptations, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
     columns = (AdaptationRecord.created, AdaptationRecord.id)
     query = select(AdaptationRecord).order_by(*(c.desc() for c in columns)).limit(page_size(limit) + 1)
-    wanted = {"kind": kind, "entity": entity, "model_version": model_version, "served_by": served_by}
-    for name, value in wanted.items():
+    filters = {"kind": kind, "entity": entity, "model_version": model_version, "served_by": served_by}
+    for name, value in filters.items():
         if value is not None:
             query = query.where(getattr(AdaptationRecord, name) == value)
     if cursor is not None:
@@ -116,18 +116,18 @@ def page_adaptations(
 def prune_adaptations(session: Session, before: datetime) -> int:
     """Delete adaptations made before a time; answers how many."""
     old = AdaptationRecord.created < before
-    found = session.scalar(select(func.count()).select_from(AdaptationRecord).where(old)) or 0
+    count = session.scalar(select(func.count()).select_from(AdaptationRecord).where(old)) or 0
     session.execute(delete(table_of(AdaptationRecord)).where(old))
-    return found
+    return count
 
 
 def drop_erased(session: Session, rows: Sequence[Row]) -> list[Row]:
     """Rows whose entity was not erased after they were made. The caller holds the lock of erasures."""
-    erased = _erased(session, rows)
-    return [row for row in rows if not _is_erased(row, erased)] if erased else list(rows)
+    erasures = _erasure_times(session, rows)
+    return [row for row in rows if not _is_erased(row, erasures)] if erasures else list(rows)
 
 
-def _erased(session: Session, rows: Sequence[TimedRow]) -> dict[str, datetime]:
+def _erasure_times(session: Session, rows: Sequence[TimedRow]) -> dict[str, datetime]:
     """When each entity among the rows was last erased, by digest."""
     last: dict[str, datetime] = {}
     for chunk in in_chunks([entity_digest(*name) for name in unique((row.kind, row.entity) for row in rows)]):
@@ -139,6 +139,6 @@ def _erased(session: Session, rows: Sequence[TimedRow]) -> dict[str, datetime]:
     return last
 
 
-def _is_erased(row: TimedRow, erased: dict[str, datetime]) -> bool:
-    at = erased.get(entity_digest(row.kind, row.entity))
+def _is_erased(row: TimedRow, erasures: dict[str, datetime]) -> bool:
+    at = erasures.get(entity_digest(row.kind, row.entity))
     return at is not None and row.created <= at

@@ -56,18 +56,18 @@ def upsert_entity(
     )
     values = {"kind": kind, "external_id": entity, "created": at, "updated": at}
     session.execute(statement, {**values, "features": dict(features)})
-    return get_record(session, kind, entity)
+    return get_entity(session, kind, entity)
 
 
-def get_record(session: Session, kind: str, entity: str) -> EntityRecord:
+def get_entity(session: Session, kind: str, entity: str) -> EntityRecord:
     """One entity. Raises NotFoundError."""
-    row = find_record(session, kind, entity)
+    row = find_entity(session, kind, entity)
     if row is None:
         raise NotFoundError(f"there are no features of the {kind} with this id")
     return row
 
 
-def find_record(session: Session, kind: str, entity: str) -> EntityRecord | None:
+def find_entity(session: Session, kind: str, entity: str) -> EntityRecord | None:
     """One entity, None where no features of it were stored."""
     return session.get(EntityRecord, (kind, entity), populate_existing=True)
 
@@ -78,7 +78,7 @@ def erase_entity(session: Session, kind: str, entity: str, now: datetime | None 
     Asked again with nothing new to delete, it answers the first receipt. Caches are the caller's to clear; rows that
     still wait in a writer are refused by `adaptations.save`.
     """
-    hold_erasure_lock(session, alone=True)
+    hold_erasure_lock(session, exclusive=True)
     counts = {
         "entities": _delete(session, EntityRecord, EntityRecord.external_id.key, kind, entity),
         "events": _delete(session, EventRecord, EventRecord.entity.key, kind, entity),
@@ -105,10 +105,10 @@ def erased_since(session: Session, kind: str, entity: str, since: datetime) -> b
     return session.scalar(query.limit(1)) is not None
 
 
-def hold_erasure_lock(session: Session, *, alone: bool) -> None:
+def hold_erasure_lock(session: Session, *, exclusive: bool) -> None:
     """Until the transaction ends: keep erasures out, or with ``alone`` everyone who respects them."""
     if session.get_bind().dialect.name == "postgresql":
-        lock = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
+        lock = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
         session.execute(text(f"SELECT {lock}(:key)"), {"key": ERASURE_LOCK})
 
 

@@ -37,21 +37,21 @@ def insert_events(session: Session, events: Sequence[NewEvent], now: datetime | 
     Raises ValueError where a label is not finite, a time has no zone or a text cannot be stored; then none is.
     """
     for event in events:
-        _check(event)
+        _check_label(event)
     first: dict[_Key, NewEvent] = {}
     for event in events:
         first.setdefault(_key(event), event)
     # In a fixed order, so that two senders of the same events never wait for each other in a circle.
-    ordered = [first[key] for key in sorted(first)]
-    fresh = _insert_missing(session, ordered, utcnow(now))
-    stored = _stored(session, [_key(event) for event in ordered if _key(event) not in fresh])
+    sorted_events = [first[key] for key in sorted(first)]
+    inserted_keys = _insert_missing(session, sorted_events, utcnow(now))
+    present = _read_events(session, [_key(event) for event in sorted_events if _key(event) not in inserted_keys])
     outcomes: list[Outcome] = []
     for event in events:
-        truth = first[_key(event)] if _key(event) in fresh else stored[_key(event)]
-        if _content(event) != _content(truth):
+        reference = first[_key(event)] if _key(event) in inserted_keys else present[_key(event)]
+        if _content(event) != _content(reference):
             outcomes.append("conflict")
         else:
-            outcomes.append("new" if event is truth else "duplicate")
+            outcomes.append("new" if event is reference else "duplicate")
     return outcomes
 
 
@@ -74,7 +74,7 @@ def count_events(session: Session, kind: str, entity: str) -> int:
     return session.scalar(query) or 0
 
 
-def _check(event: NewEvent) -> None:
+def _check_label(event: NewEvent) -> None:
     if not math.isfinite(event.label):
         raise ValueError(f"the label of event '{event.event_id}' is not a finite number")
 
@@ -94,17 +94,17 @@ def _insert_missing(session: Session, events: Sequence[NewEvent], received: date
         .on_conflict_do_nothing(index_elements=["kind", "event_id"])
         .returning(EventRecord.kind, EventRecord.event_id)
     )
-    fresh: set[_Key] = set()
+    inserted_keys: set[_Key] = set()
     for chunk in in_chunks(events):
         rows = [{**asdict(event), "received": received} for event in chunk]
-        fresh |= {(kind, event_id) for kind, event_id in session.execute(statement, rows)}
-    return fresh
+        inserted_keys |= {(kind, event_id) for kind, event_id in session.execute(statement, rows)}
+    return inserted_keys
 
 
-def _stored(session: Session, keys: Sequence[_Key]) -> dict[_Key, EventRecord]:
+def _read_events(session: Session, keys: Sequence[_Key]) -> dict[_Key, EventRecord]:
     """The events with these keys. Those that another transaction inserted meanwhile are committed and seen."""
-    found: dict[_Key, EventRecord] = {}
+    rows: dict[_Key, EventRecord] = {}
     for chunk in in_chunks(unique(keys)):
         query = select(EventRecord).where(tuple_(EventRecord.kind, EventRecord.event_id).in_(chunk))
-        found |= {_key(row): row for row in session.scalars(query.execution_options(populate_existing=True))}
-    return found
+        rows |= {_key(row): row for row in session.scalars(query.execution_options(populate_existing=True))}
+    return rows

@@ -33,16 +33,16 @@ def save_explorations(session: Session, rows: Sequence[NewExploration]) -> int:
     """Write rows in bulk, but for those of entities that were erased since; answers how many."""
     if not rows:
         return 0
-    hold_erasure_lock(session, alone=False)
-    kept = drop_erased(session, rows)
-    if kept:
-        session.execute(insert(table_of(ExplorationRecord)), [asdict(row) for row in kept])
-    return len(kept)
+    hold_erasure_lock(session, exclusive=False)
+    records = drop_erased(session, rows)
+    if records:
+        session.execute(insert(table_of(ExplorationRecord)), [asdict(row) for row in records])
+    return len(records)
 
 
 def prune_explorations(session: Session, before: datetime) -> int:
     """Delete explorations made before a time; answers how many."""
     old = ExplorationRecord.created < before
-    found = session.scalar(select(func.count()).select_from(ExplorationRecord).where(old)) or 0
+    count = session.scalar(select(func.count()).select_from(ExplorationRecord).where(old)) or 0
     session.execute(delete(table_of(ExplorationRecord)).where(old))
-    return found
+    return count

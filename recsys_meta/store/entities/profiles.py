@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from recsys_meta.inference.requests.stored_events import StoredInteraction
-from recsys_meta.store.entities.entities import find_record
+from recsys_meta.store.entities.entities import find_entity
 from recsys_meta.store.entities.events import support_events
 
-MOST_EVENTS = 2000
+MAX_EVENTS = 2000
 """Newest stored events of an entity that an answer looks at."""
 
 
@@ -18,7 +18,7 @@ def read_stored_profile(
     session: Session, kind: str, entity: str
 ) -> tuple[dict[str, Any], tuple[StoredInteraction, ...]]:
     """Features and newest events, oldest first; an entity never heard of has none of either."""
-    row = find_record(session, kind, entity)
-    rows = support_events(session, kind, entity, MOST_EVENTS)
-    stored = tuple(StoredInteraction(e.event_id, e.item, e.label, e.time.timestamp(), e.context) for e in rows)
-    return {} if row is None else dict(row.features), stored
+    row = find_entity(session, kind, entity)
+    rows = support_events(session, kind, entity, MAX_EVENTS)
+    interactions = tuple(StoredInteraction(e.event_id, e.item, e.label, e.time.timestamp(), e.context) for e in rows)
+    return {} if row is None else dict(row.features), interactions

@@ -111,9 +111,9 @@ def promote_version(
 
 def check_beats_baseline(session: Session, model: str, version: str) -> None:
     """Raise ConflictError for a version that by its stored evaluation loses to the simplest baseline."""
-    found = check_promotion(session, model, version)
-    if found is not None and found.loses:
-        raise ConflictError(f"{model}@{version} loses to the simplest baseline: {found}; force it if you mean it")
+    check = check_promotion(session, model, version)
+    if check is not None and check.loses:
+        raise ConflictError(f"{model}@{version} loses to the simplest baseline: {check}; force it if you mean it")
 
 
 def rollback_version(
@@ -122,11 +122,11 @@ def rollback_version(
     """Make live what was live before; again, and it goes back one further. Raises NotFoundError, ConflictError."""
     at = utcnow(now)
     lock_model(session, model, at)
-    before = _undo_stack(_moves(session, model))
-    if len(before) < 2:
+    live_versions = _live_stack(_moves(session, model))
+    if len(live_versions) < 2:
         raise ConflictError(f"model '{model}' has no earlier live version to go back to")
     end_split(session, model, actor, at)
-    return _append(session, model, before[-2], "rollback", actor, at)
+    return _append(session, model, live_versions[-2], "rollback", actor, at)
 
 
 def live_version(session: Session, model: str) -> ModelVersionRecord | None:
@@ -148,10 +148,10 @@ def resolve_version(session: Session, name: str) -> ModelVersionRecord:
     or ConflictError where several versions start so."""
     model, _, start = name.partition("@")
     if not start:
-        found = live_version(session, model)
-        if found is None:
+        live = live_version(session, model)
+        if live is None:
             raise NotFoundError(f"model '{model}' has no live version; see `recsys-meta models list`")
-        return found
+        return live
     query = select(ModelVersionRecord).where(ModelVersionRecord.model == model)
     matching = [row for row in session.scalars(query) if row.version.startswith(start)]
     if not matching:
@@ -174,8 +174,8 @@ def page_models(session: Session) -> list[ModelSummary]:
         newest, (AliasChangeRecord.model == newest.c.model) & (AliasChangeRecord.sequence == newest.c.sequence)
     )
     versions = {row.model: row.version for row in session.scalars(current.where(AliasChangeRecord.alias == LIVE))}
-    counted = select(ModelVersionRecord.model, func.count()).group_by(ModelVersionRecord.model)
-    counts = {row[0]: row[1] for row in session.execute(counted)}
+    version_counts = select(ModelVersionRecord.model, func.count()).group_by(ModelVersionRecord.model)
+    counts = {row[0]: row[1] for row in session.execute(version_counts)}
     return [
         ModelSummary(m.name, versions.get(m.name), counts.get(m.name, 0), m.created, m.updated)
         for m in session.scalars(select(ModelRecord).order_by(ModelRecord.name))
@@ -227,10 +227,10 @@ def lock_model(session: Session, model: str, at: datetime) -> None:
 
     Raises NotFoundError.
     """
-    touched = session.execute(
+    updated_rows = session.execute(
         update(ModelRecord).where(ModelRecord.name == model).values(updated=at).returning(ModelRecord.name)
     )
-    if touched.first() is None:
+    if updated_rows.first() is None:
         raise NotFoundError(f"there is no model '{model}'; `recsys-meta models list` shows those there are")
 
 
@@ -249,7 +249,7 @@ def _moves(session: Session, model: str) -> list[AliasChangeRecord]:
     return list(session.scalars(query.order_by(AliasChangeRecord.sequence)))
 
 
-def _undo_stack(moves: Sequence[AliasChangeRecord]) -> list[str]:
+def _live_stack(moves: Sequence[AliasChangeRecord]) -> list[str]:
     """What was live in turn, less what was rolled back; the last is live now."""
     stack: list[str] = []
     for move in moves:

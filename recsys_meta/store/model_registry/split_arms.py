@@ -37,18 +37,18 @@ class TrafficSplit:
     actor: str | None
     at: datetime
 
-    def arm(self, entity: str) -> SplitArm | None:
+    def arm_for(self, entity: str) -> SplitArm | None:
         """The arm of an entity: the same while salt and shares stand, in every process; None where the split ended."""
         if not self.arms:
             return None
-        number = blake2b(f"{self.salt}\0{entity}".encode(errors="surrogatepass"), digest_size=8).digest()
-        place = int.from_bytes(number, "big") / 2**64
+        digest = blake2b(f"{self.salt}\0{entity}".encode(errors="surrogatepass"), digest_size=8).digest()
+        position = int.from_bytes(digest, "big") / 2**64
         ends = accumulate(arm.weight for arm in self.arms)
         # Rounding may leave the last end a little below 1.
-        return next((a for a, end in zip(self.arms, ends, strict=True) if place < end), self.arms[-1])
+        return next((a for a, end in zip(self.arms, ends, strict=True) if position < end), self.arms[-1])
 
 
-def current_split(session: Session) -> list[TrafficSplit]:
+def current_splits(session: Session) -> list[TrafficSplit]:
     """The splits that stand, by model."""
     newest = (
         select(SplitArmRecord.model, func.max(SplitArmRecord.sequence).label("sequence"))
@@ -59,7 +59,9 @@ def current_split(session: Session) -> list[TrafficSplit]:
         newest, (SplitArmRecord.model == newest.c.model) & (SplitArmRecord.sequence == newest.c.sequence)
     )
     return [
-        s for s in _splits(session.scalars(rows.order_by(SplitArmRecord.model, SplitArmRecord.place)).all()) if s.arms
+        s
+        for s in _group_changes(session.scalars(rows.order_by(SplitArmRecord.model, SplitArmRecord.place)).all())
+        if s.arms
     ]
 
 
@@ -67,13 +69,13 @@ def newest_split(session: Session, model: str) -> TrafficSplit | None:
     """The last change of a model's split, None where there never was one."""
     last = select(func.max(SplitArmRecord.sequence)).where(SplitArmRecord.model == model).scalar_subquery()
     rows = select(SplitArmRecord).where(SplitArmRecord.model == model, SplitArmRecord.sequence == last)
-    return next(iter(_splits(session.scalars(rows.order_by(SplitArmRecord.place)).all())), None)
+    return next(iter(_group_changes(session.scalars(rows.order_by(SplitArmRecord.place)).all())), None)
 
 
 def split_changes(session: Session, model: str) -> list[TrafficSplit]:
     """Every change of a model's split, newest first."""
     query = select(SplitArmRecord).where(SplitArmRecord.model == model)
-    return _splits(session.scalars(query.order_by(SplitArmRecord.sequence.desc(), SplitArmRecord.place)).all())
+    return _group_changes(session.scalars(query.order_by(SplitArmRecord.sequence.desc(), SplitArmRecord.place)).all())
 
 
 def append_split(
@@ -96,11 +98,11 @@ def end_split(session: Session, model: str, actor: str | None, at: datetime) -> 
     return append_split(session, model, (), last.salt, actor, at) if last is not None and last.arms else last
 
 
-def _splits(rows: Sequence[SplitArmRecord]) -> list[TrafficSplit]:
+def _group_changes(rows: Sequence[SplitArmRecord]) -> list[TrafficSplit]:
     """Rows, ordered by change and place, as changes."""
-    found = []
+    changes = []
     for (model, sequence), group in groupby(rows, key=lambda r: (r.model, r.sequence)):
-        part = list(group)
-        arms = tuple(SplitArm(r.label, r.version, r.weight) for r in part if r.version is not None)
-        found.append(TrafficSplit(model, sequence, arms, part[0].salt, part[0].actor, part[0].at))
-    return found
+        members = list(group)
+        arms = tuple(SplitArm(r.label, r.version, r.weight) for r in members if r.version is not None)
+        changes.append(TrafficSplit(model, sequence, arms, members[0].salt, members[0].actor, members[0].at))
+    return changes

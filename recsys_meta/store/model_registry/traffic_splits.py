@@ -47,7 +47,7 @@ class SplitDetail:
 def start_split(
     session: Session,
     model: str,
-    given: Sequence[SplitArm],
+    arms: Sequence[SplitArm],
     *,
     salt: str | None = None,
     actor: str | None = None,
@@ -61,21 +61,21 @@ def start_split(
     NotFoundError, ConflictError where nothing is live, or, unless forced, where an arm that is not live loses to the
     simplest baseline by its stored evaluation.
     """
-    check_arms(given)
+    check_arms(arms)
     at = utcnow(now)
     lock_model(session, model, at)
     live = live_version(session, model)
     if live is None:
         raise ConflictError(f"model '{model}' has no live version to split from; promote one first")
-    for arm in given:
+    for arm in arms:
         get_model_record(session, model, arm.version)
         if arm.version != live.version and not force:
             check_beats_baseline(session, model, arm.version)
     if salt is None:
         last = newest_split(session, model)
-        salt = last.salt if last is not None and _names(last.arms) == _names(given) else secrets.token_hex(8)
-    total = sum(arm.weight for arm in given)
-    shares = [replace(arm, weight=arm.weight / total) for arm in given]
+        salt = last.salt if last is not None and _arm_keys(last.arms) == _arm_keys(arms) else secrets.token_hex(8)
+    total = sum(arm.weight for arm in arms)
+    shares = [replace(arm, weight=arm.weight / total) for arm in arms]
     return append_split(session, model, shares, salt, actor, at)
 
 
@@ -98,15 +98,15 @@ def split_detail(session: Session, model: str) -> SplitDetail:
     return SplitDetail(model, live, changes[0] if changes and changes[0].arms else None, changes)
 
 
-def check_arms(given: Sequence[SplitArm]) -> None:
+def check_arms(arms: Sequence[SplitArm]) -> None:
     """Raise ConfigError for arms that cannot be a split."""
-    if not 1 <= len(given) <= MOST_ARMS:
-        raise ConfigError(f"a split has 1 to {MOST_ARMS} arms, not {len(given)}")
-    if len({arm.label for arm in given}) < len(given) or not all(0 < len(arm.label) <= LABEL_LENGTH for arm in given):
+    if not 1 <= len(arms) <= MOST_ARMS:
+        raise ConfigError(f"a split has 1 to {MOST_ARMS} arms, not {len(arms)}")
+    if len({arm.label for arm in arms}) < len(arms) or not all(0 < len(arm.label) <= LABEL_LENGTH for arm in arms):
         raise ConfigError(f"every arm of a split needs a label of its own, of at most {LABEL_LENGTH} characters")
-    if not all(math.isfinite(arm.weight) and arm.weight > 0 for arm in given):
+    if not all(math.isfinite(arm.weight) and arm.weight > 0 for arm in arms):
         raise ConfigError("the weights of a split are numbers above 0")
 
 
-def _names(given: Sequence[SplitArm]) -> list[tuple[str, str]]:
-    return [(arm.label, arm.version) for arm in given]
+def _arm_keys(arms: Sequence[SplitArm]) -> list[tuple[str, str]]:
+    return [(arm.label, arm.version) for arm in arms]

@@ -42,12 +42,12 @@ def save_evaluations(session: Session, rows: Sequence[NewEvaluation], now: datet
     Answers how many. Raises ConflictError for an unknown role.
     """
     if rows:
-        created = utcnow(now)
-        session.execute(insert(table_of(EvaluationRecord)), [{**asdict(row), "created": created} for row in rows])
+        time = utcnow(now)
+        session.execute(insert(table_of(EvaluationRecord)), [{**asdict(row), "created": time} for row in rows])
     return len(rows)
 
 
-def copy_evaluations(session: Session, measured: str, model: str, version: str) -> int:
+def copy_evaluations(session: Session, bundle_version: str, model: str, version: str) -> int:
     """Give a version of a model the points that were measured of the bundle it was published from; answers how many.
 
     Points that are another's already, because a bundle may be published twice, stay so and are copied. A copy keeps
@@ -55,26 +55,26 @@ def copy_evaluations(session: Session, measured: str, model: str, version: str) 
     """
     query = (
         select(EvaluationRecord)
-        .where(EvaluationRecord.model_version.in_({measured, version}))
+        .where(EvaluationRecord.model_version.in_({bundle_version, version}))
         .order_by(EvaluationRecord.id)
     )
     rows = session.scalars(query).all()
-    known = {_point(r) for r in rows if (r.model, r.model_version) == (model, version)}
-    before = len(known)
+    point_keys = {_point_key(r) for r in rows if (r.model, r.model_version) == (model, version)}
+    before = len(point_keys)
     for row in rows:
-        if _point(row) in known:
+        if _point_key(row) in point_keys:
             continue
-        known.add(_point(row))
+        point_keys.add(_point_key(row))
         if row.model is None:
             row.model, row.model_version = model, version
         else:
-            about = {name: value for name, value in row.as_dict().items() if name != "id"}
-            session.add(EvaluationRecord(**{**about, "model": model, "model_version": version}))
+            columns = {name: value for name, value in row.as_dict().items() if name != "id"}
+            session.add(EvaluationRecord(**{**columns, "model": model, "model_version": version}))
     session.flush()
-    return len(known) - before
+    return len(point_keys) - before
 
 
-def _point(row: EvaluationRecord) -> tuple[object, ...]:
+def _point_key(row: EvaluationRecord) -> tuple[object, ...]:
     """What tells a point from the others of one bundle."""
     return row.created, row.dataset, row.scenario, row.method, row.seed, row.shots, row.metric
 
@@ -92,8 +92,8 @@ def page_evaluations(
 ) -> KeysetPage[EvaluationRecord]:
     """Points, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
     query = select(EvaluationRecord).order_by(EvaluationRecord.id.desc()).limit(page_size(limit) + 1)
-    wanted = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
-    for name, value in wanted.items():
+    filters = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
+    for name, value in filters.items():
         if value is not None:
             query = query.where(getattr(EvaluationRecord, name) == value)
     if cursor is not None:

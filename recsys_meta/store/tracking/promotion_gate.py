@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from recsys_meta.metrics.ranking_metrics import CHOICE, CLICK, LOWER_IS_BETTER, RANKING, RATING
 from recsys_meta.store.tracking.tables import EvaluationRecord
 
-SIMPLEST = ("popularity", "local-popularity")
+SIMPLEST_BASELINES = ("popularity", "local-popularity")
 """Baselines that know nothing of the newcomer but, for the second, how often its items were taken."""
 OBJECTIVES = (RANKING, RATING, CLICK, CHOICE)
 
@@ -39,44 +39,44 @@ class PromotionCheck:
 
 def check_promotion(session: Session, model: str, version: str) -> PromotionCheck | None:
     """How a version stands; None where it was never evaluated beside such a baseline."""
-    own = select(EvaluationRecord).where(EvaluationRecord.model == model, EvaluationRecord.model_version == version)
+    query = select(EvaluationRecord).where(EvaluationRecord.model == model, EvaluationRecord.model_version == version)
     curves: dict[tuple[datetime, str, str], list[EvaluationRecord]] = {}
-    for row in session.scalars(own.order_by(EvaluationRecord.created.desc(), EvaluationRecord.id)):
+    for row in session.scalars(query.order_by(EvaluationRecord.created.desc(), EvaluationRecord.id)):
         curves.setdefault((row.created, row.dataset, row.scenario), []).append(row)
-    for mine in curves.values():
-        found = _against(session, mine)
-        if found is not None:
-            return found
+    for curve in curves.values():
+        check = _compare_with_baseline(session, curve)
+        if check is not None:
+            return check
     return None
 
 
-def main_metric(stored: Collection[str]) -> str | None:
+def main_metric(names: Collection[str]) -> str | None:
     """The first metric of the objective that was evaluated, None where it is none of ours.
 
     A ranking and a choice share metrics, and the first of one is among those of the other: all that was stored
     together says which it was.
     """
-    fitting = [metrics for metrics in OBJECTIVES if metrics[0] in stored]
-    return max(fitting, key=lambda metrics: len(set(metrics) & set(stored)))[0] if fitting else None
+    candidates = [metrics for metrics in OBJECTIVES if metrics[0] in names]
+    return max(candidates, key=lambda metrics: len(set(metrics) & set(names)))[0] if candidates else None
 
 
-def _against(session: Session, mine: Sequence[EvaluationRecord]) -> PromotionCheck | None:
+def _compare_with_baseline(session: Session, mine: Sequence[EvaluationRecord]) -> PromotionCheck | None:
     first, metric = mine[0], main_metric({r.metric for r in mine})
     if metric is None:
         return None
     # A mean over several seeds is of no single version: one that was trained with others has its own seed's points.
     seed = None if any(r.seed is None for r in mine) else first.seed
-    beside = select(EvaluationRecord).where(
+    query = select(EvaluationRecord).where(
         EvaluationRecord.dataset == first.dataset,
         EvaluationRecord.scenario == first.scenario,
         EvaluationRecord.metric == metric,
         EvaluationRecord.created == first.created,
         EvaluationRecord.seed == seed,
-        EvaluationRecord.method.in_(SIMPLEST),
+        EvaluationRecord.method.in_(SIMPLEST_BASELINES),
     )
-    simple = session.scalars(beside.order_by(EvaluationRecord.id)).all()
-    baseline = min((r.method for r in simple), key=SIMPLEST.index, default=None)
-    theirs = {r.shots: r.value for r in simple if r.method == baseline and r.value is not None}
+    baseline_rows = session.scalars(query.order_by(EvaluationRecord.id)).all()
+    baseline = min((r.method for r in baseline_rows), key=SIMPLEST_BASELINES.index, default=None)
+    theirs = {r.shots: r.value for r in baseline_rows if r.method == baseline and r.value is not None}
     ours = {r.shots: r.value for r in mine if (r.metric, r.seed) == (metric, seed) and r.value is not None}
     common = sorted(ours.keys() & theirs.keys())
     if baseline is None or not common:

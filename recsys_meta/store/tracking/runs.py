@@ -17,7 +17,7 @@ from recsys_meta.store.tracking.tables import CurriculumRecord, LatestMetricReco
 
 Status = Literal["running", "finished", "failed", "stopped"]
 
-_KEYS = ("started", "id")
+_CURSOR_KEYS = ("started", "id")
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ def start_run(
 
     Raises ConflictError where the id is taken.
     """
-    started = utcnow(now)
+    start = utcnow(now)
     row = RunRecord(
-        id=run if run is not None else f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
+        id=run if run is not None else f"{start:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
         recipe=recipe,
         dataset=dataset,
         learner=learner,
@@ -69,7 +69,7 @@ def start_run(
         device=device,
         code_version=code_version,
         status="running",
-        started=started,
+        started=start,
     )
     session.add(row)
     session.flush()
@@ -84,12 +84,12 @@ def log_metrics(session: Session, points: Sequence[MetricPoint], now: datetime |
     if not points:
         return
     # In a fixed order, so that two writers never wait for each other's rows in a circle.
-    ordered = sorted(points, key=lambda p: (p.run, p.key, p.step))
+    sorted_points = sorted(points, key=lambda p: (p.run, p.key, p.step))
     new = insert_into(session, MetricRecord)
     upsert = new.on_conflict_do_update(index_elements=["run", "key", "step"], set_={"value": new.excluded.value})
-    session.execute(upsert, [asdict(p) for p in ordered])
+    session.execute(upsert, [asdict(p) for p in sorted_points])
     at = utcnow(now)
-    last = {(p.run, p.key): p for p in ordered}
+    last = {(p.run, p.key): p for p in sorted_points}
     new = insert_into(session, LatestMetricRecord)
     upsert = new.on_conflict_do_update(
         index_elements=["run", "key"],
@@ -146,7 +146,7 @@ def page_runs(
     if cursor is not None:
         keys = decode_cursor("runs", cursor, (datetime, str))
         query = query.where(after_cursor((RunRecord.started, RunRecord.id), keys, descending=True))
-    return paginate("runs", session.scalars(query).all(), limit, _KEYS)
+    return paginate("runs", session.scalars(query).all(), limit, _CURSOR_KEYS)
 
 
 def run_metrics(session: Session, run: str, key: str | None = None) -> list[MetricRecord]:
@@ -160,17 +160,17 @@ def run_metrics(session: Session, run: str, key: str | None = None) -> list[Metr
 
 def latest_metrics(session: Session, runs: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """The newest figure of each key, for each of the runs."""
-    found: dict[str, dict[str, float | None]] = {run: {} for run in runs}
+    metrics: dict[str, dict[str, float | None]] = {run: {} for run in runs}
     query = select(LatestMetricRecord).where(LatestMetricRecord.run.in_(runs)).order_by(LatestMetricRecord.key)
     for row in session.scalars(query):
-        found[row.run][row.key] = row.value
-    return found
+        metrics[row.run][row.key] = row.value
+    return metrics
 
 
 def prune_runs(session: Session, before: datetime) -> int:
     """Delete runs that ended before a time, with their metrics and curriculum; answers how many."""
-    ended = delete(RunRecord).where(RunRecord.finished < before)
-    counted = select(func.count()).select_from(RunRecord).where(RunRecord.finished < before)
-    found = session.scalar(counted) or 0
-    session.execute(ended, execution_options={"synchronize_session": False})
-    return found
+    deletion = delete(RunRecord).where(RunRecord.finished < before)
+    count_query = select(func.count()).select_from(RunRecord).where(RunRecord.finished < before)
+    count = session.scalar(count_query) or 0
+    session.execute(deletion, execution_options={"synchronize_session": False})
+    return count

@@ -32,7 +32,7 @@ def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(
     database, seen = AsyncDatabase(url), Counter[str]()
 
     async def look() -> str:
-        database.breaker = CircuitBreaker(failures=1, pause=0.0, longest=0.0)
+        database.breaker = CircuitBreaker(failures=1, pause=0.0, max_pause=0.0)
         try:
             await database.try_read(lambda s: read_profile(s, "user", "anna"))
         except StoreUnavailable:

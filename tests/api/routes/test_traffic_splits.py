@@ -72,9 +72,9 @@ def test_every_entity_has_its_arm_and_every_answer_says_which(server, light, ver
         ("old", versions[0], 0.25), ("new", versions[1], 0.75),
     ]  # fmt: skip
     assert server.client.get("/v1/models/users/split").json() == document
-    (stored,) = read(light, arms.current_split)
+    (stored,) = read(light, arms.current_splits)
     found = {one: told(ask(server, one)) for one in IDS}
-    assert found == {one: (stored.arm(one).label, stored.arm(one).version) for one in IDS}
+    assert found == {one: (stored.arm_for(one).label, stored.arm_for(one).version) for one in IDS}
     assert set(found.values()) == {("old", versions[0]), ("new", versions[1])}
     assert found == {one: told(ask(server, one, n=3)) for one in IDS}
     ended = server.client.delete("/v1/models/users/split").json()

@@ -7,8 +7,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.keys import list_key, owned_names, owner_key, seal_value, state_key, unseal_value
-from recsys_meta.store.cache.keys import name_of as name
-from recsys_meta.store.cache.memory_cache import OVERHEAD, MemoryCache
+from recsys_meta.store.cache.keys import redis_name as name
+from recsys_meta.store.cache.memory_cache import ENTRY_OVERHEAD_BYTES, MemoryCache
 
 
 class Clock:
@@ -27,7 +27,7 @@ def test_keeps_a_value() -> None:
 
 
 def test_oldest_use_goes_first() -> None:
-    cache = MemoryCache(3 * (OVERHEAD + 2))
+    cache = MemoryCache(3 * (ENTRY_OVERHEAD_BYTES + 2))
     for key in "abc":
         cache.set(key, b"1", 10)
     assert cache.get("a") == b"1"
@@ -196,38 +196,38 @@ def test_key_names_all_that_the_state_is_derived_from() -> None:
 
 def test_breaker() -> None:
     clock = Clock()
-    breaker = CircuitBreaker(failures=2, pause=1.0, longest=3.0, clock=clock)
+    breaker = CircuitBreaker(failures=2, pause=1.0, max_pause=3.0, clock=clock)
     assert not breaker.degraded
-    breaker.failed()
+    breaker.record_failure()
     assert breaker.degraded
-    assert breaker.allows()
-    breaker.failed()
-    assert not breaker.allows()
+    assert breaker.allow_request()
+    breaker.record_failure()
+    assert not breaker.allow_request()
     clock.now = 1.0
-    assert [breaker.allows() for _ in range(3)] == [True, False, False]
-    breaker.failed()
+    assert [breaker.allow_request() for _ in range(3)] == [True, False, False]
+    breaker.record_failure()
     clock.now = 2.9
-    assert not breaker.allows()
+    assert not breaker.allow_request()
     clock.now = 3.0
-    assert breaker.allows()
-    breaker.succeeded()
+    assert breaker.allow_request()
+    breaker.record_success()
     assert not breaker.degraded
-    assert breaker.allows()
+    assert breaker.allow_request()
 
 
 def test_the_pauses_of_a_breaker_begin_anew_after_a_success() -> None:
     clock = Clock()
-    breaker = CircuitBreaker(failures=1, pause=1.0, longest=8.0, clock=clock)
+    breaker = CircuitBreaker(failures=1, pause=1.0, max_pause=8.0, clock=clock)
     for _ in range(4):
-        breaker.failed()
+        breaker.record_failure()
     clock.now = 7.9
-    assert not breaker.allows()
-    breaker.succeeded()
-    breaker.failed()
+    assert not breaker.allow_request()
+    breaker.record_success()
+    breaker.record_failure()
     clock.now = 8.8
-    assert not breaker.allows()
+    assert not breaker.allow_request()
     clock.now = 8.9
-    assert breaker.allows()
+    assert breaker.allow_request()
 
 
 @pytest.mark.parametrize("failures", [1, 5])
@@ -235,6 +235,6 @@ def test_breaker_never_pauses_longer_than_its_longest(failures: int) -> None:
     clock = Clock()
     breaker = CircuitBreaker(failures=failures, pause=1.0, longest=3.0, clock=clock)
     for _ in range(20):
-        breaker.failed()
+        breaker.record_failure()
     clock.now = 3.0
-    assert breaker.allows()
+    assert breaker.allow_request()

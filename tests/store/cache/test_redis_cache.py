@@ -26,7 +26,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quick_breaker() -> CircuitBreaker:
-    return CircuitBreaker(failures=2, pause=0.05, longest=0.1)
+    return CircuitBreaker(failures=2, pause=0.05, max_pause=0.1)
 
 
 def test_both_speak_to_the_same_keys(redis_server: str, redis_prefix: str) -> None:

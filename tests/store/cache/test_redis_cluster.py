@@ -42,7 +42,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 def patient(cluster: OwnCluster, failures: int = 1) -> RedisCache:
     """A cache to which a slow machine is no outage, and that soon tries again after one."""
-    return RedisCache(cluster.url, timeout=10.0, breaker=CircuitBreaker(failures, pause=0.05, longest=0.1))
+    return RedisCache(cluster.url, timeout=10.0, breaker=CircuitBreaker(failures, pause=0.05, max_pause=0.1))
 
 
 def on(cluster: OwnCluster, keys: list[str]) -> list[list[str]]:
@@ -146,7 +146,7 @@ def test_a_node_that_is_lost_costs_nobody_the_others(alone: OwnCluster, number: 
             assert [await cache.get(key) for key in left] == [word] * len(left)
             assert await asyncio.gather(*(cache.get(key) for key in (gone[0], left[0]))) == [None, word]
             assert [await cache.claim(key, b"18", 100) for key in (gone[0], left[0])] == [None, word]
-            assert (cache.degraded, cache.away(gone[0]), cache.away(left[0])) == (True, True, False)
+            assert (cache.degraded, cache.is_unavailable(gone[0]), cache.is_unavailable(left[0])) == (True, True, False)
             with pytest.raises(StoreUnavailable):
                 await cache.ping()
         # What can be deleted is, and that not all could be is said.
@@ -211,7 +211,7 @@ def test_the_command_line_erases_while_a_slot_is_on_its_way(three: OwnCluster) -
 
 
 def test_a_cluster_that_refuses_and_then_is_gone_comes_back(three: OwnCluster) -> None:
-    here = SyncRedisCache(three.url, timeout=10.0, breaker=CircuitBreaker(failures=1, pause=0.05, longest=0.1))
+    here = SyncRedisCache(three.url, timeout=10.0, breaker=CircuitBreaker(failures=1, pause=0.05, max_pause=0.1))
 
     async def away(cache: RedisCache) -> None:
         assert set(await asyncio.gather(*(cache.get(key) for key in OWNERS))) == {None}
@@ -222,7 +222,7 @@ def test_a_cluster_that_refuses_and_then_is_gone_comes_back(three: OwnCluster) -
                 await ask()
         with pytest.raises(StoreUnavailable):
             here.delete_owned(OWNERS[0])
-        assert all(cache.away(key) for key in OWNERS), "no node is well that answers, but refuses"
+        assert all(cache.is_unavailable(key) for key in OWNERS), "no node is well that answers, but refuses"
         assert here.degraded
 
     async def work() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 from recsys_meta.core.errors import ConflictError, StoreError
-from recsys_meta.store.database.engine import StoreUnavailable, connect, parse, ping, reading, session
+from recsys_meta.store.database.engine import StoreUnavailable, connect, parse_url, ping, reading, session
 from recsys_meta.store.entities import entities, events
 from recsys_meta.store.tracking import runs
 from tests.fixtures.services import free_port
@@ -27,7 +27,7 @@ def test_sqlite_pragmas(tmp_path: Path) -> None:
 
 def test_plain_postgresql_url_means_psycopg_3() -> None:
     for plain in ("postgresql://a:b@h/d", "postgres://a:b@h/d", "postgresql+psycopg2://a:b@h/d"):
-        assert parse(plain).drivername == "postgresql+psycopg"
+        assert parse_url(plain).drivername == "postgresql+psycopg"
 
 
 @pytest.mark.parametrize("url", ["", "secret", "postgresql://u:secret@h:port/d", "oracle://u:secret@h/d", "sqlite://"])
@@ -85,7 +85,7 @@ def test_writers_wait_for_each_other(engine: Engine) -> None:
         for _ in range(20):
             with session(engine) as s:
                 s.execute(text("UPDATE entities SET updated = updated"))  # the lock on PostgreSQL
-                entities.upsert_entity(s, "user", "u", {"n": entities.get_record(s, "user", "u").features["n"] + 1})
+                entities.upsert_entity(s, "user", "u", {"n": entities.get_entity(s, "user", "u").features["n"] + 1})
 
     threads = [threading.Thread(target=add) for _ in range(4)]
     for thread in threads:
@@ -93,7 +93,7 @@ def test_writers_wait_for_each_other(engine: Engine) -> None:
     for thread in threads:
         thread.join()
     with reading(engine) as s:
-        assert entities.get_record(s, "user", "u").features == {"n": 80}
+        assert entities.get_entity(s, "user", "u").features == {"n": 80}
 
 
 def test_reader_does_not_wait_for_a_writer(engine: Engine) -> None:
@@ -115,7 +115,7 @@ def test_times_come_back_aware_and_equal(engine: Engine, moment: datetime) -> No
     with session(engine) as s:
         entities.upsert_entity(s, "user", "u", {}, now=moment)
     with reading(engine) as s:
-        stored = entities.get_record(s, "user", "u").updated
+        stored = entities.get_entity(s, "user", "u").updated
     assert stored == moment
     assert stored.tzinfo is UTC
 
@@ -139,7 +139,7 @@ def test_texts_are_kept_or_refused_alike(engine: Engine, word: str) -> None:
         return
     assert good
     with reading(engine) as s:
-        row = entities.get_record(s, "user", word)
+        row = entities.get_entity(s, "user", word)
         assert (row.external_id, row.features) == (word, {word: [word]})
 
 
@@ -166,7 +166,7 @@ def test_numbers_beyond_64_bits_stay_numbers_that_json_writers_can_write(databas
     with session(made) as s:
         entities.upsert_entity(s, "user", "u", numbers)
     with reading(made) as s:
-        found = entities.find_record(s, "user", "u")
+        found = entities.find_entity(s, "user", "u")
         assert found is not None
         assert found.features == numbers
         assert [type(v) for v in found.features.values()] == [type(numbers[k]) for k in found.features]

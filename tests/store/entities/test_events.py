@@ -70,7 +70,7 @@ def test_support_is_the_newest_in_order_of_time(engine: Engine) -> None:
 
 
 def test_an_answer_looks_at_the_newest_events_of_an_entity(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiles, "MOST_EVENTS", 3)
+    monkeypatch.setattr(profiles, "MAX_EVENTS", 3)
     with session(engine) as s:
         events.insert_events(s, [an_event(f"e{i}", time=later(i)) for i in (4, 0, 3, 1, 2)])
     with reading(engine) as s:

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from recsys_meta.core.errors import ConfigError, ConflictError, NotFoundError
 from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.model_registry import registry
-from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit, current_split
+from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit, current_splits
 from recsys_meta.store.model_registry.traffic_splits import split_detail, start_split, stop_split
 from recsys_meta.store.tracking import evaluations
 from tests.store.samples import NOON, an_evaluation, later
@@ -36,7 +36,7 @@ def a_split(*given: SplitArm, salt: str = "salt") -> TrafficSplit:
 
 
 def sides(split: TrafficSplit) -> list[str]:
-    return [found.label for one in IDS if (found := split.arm(one)) is not None]
+    return [found.label for one in IDS if (found := split.arm_for(one)) is not None]
 
 
 def test_entities_are_divided_by_the_shares() -> None:
@@ -68,7 +68,7 @@ def test_another_salt_deals_anew() -> None:
 
 
 def test_an_ended_split_has_no_side() -> None:
-    assert a_split().arm("x") is None
+    assert a_split().arm_for("x") is None
 
 
 def test_a_split_starts_changes_and_ends_and_the_history_says_so(engine: Engine, model: str) -> None:
@@ -108,7 +108,7 @@ def test_only_what_stands_is_current(engine: Engine, model: str) -> None:
         second = start_split(s, model, HALVES[::-1])
         start_split(s, "n", [SplitArm("only", "aaaa", 5)])
         stop_split(s, "n")
-        assert current_split(s) == [second]
+        assert current_splits(s) == [second]
         assert split_detail(s, model).split == second
 
 
@@ -125,7 +125,7 @@ def test_what_goes_live_ends_the_split(engine: Engine, model: str, move: str) ->
         else:
             registry.promote_version(s, model, "bbbb" if move == "promote" else "cccc", actor="cat", now=later(9))
         detail = split_detail(s, model)
-        assert current_split(s) == []
+        assert current_splits(s) == []
         assert (detail.history[0].actor, detail.history[0].at) == ("cat", later(9))
 
 
