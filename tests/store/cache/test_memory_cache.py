@@ -233,7 +233,7 @@ def test_the_pauses_of_a_breaker_begin_anew_after_a_success() -> None:
 @pytest.mark.parametrize("failures", [1, 5])
 def test_breaker_never_pauses_longer_than_its_longest(failures: int) -> None:
     clock = Clock()
-    breaker = CircuitBreaker(failures=failures, pause=1.0, longest=3.0, clock=clock)
+    breaker = CircuitBreaker(failures=failures, pause=1.0, max_pause=3.0, clock=clock)
     for _ in range(20):
         breaker.record_failure()
     clock.now = 3.0
