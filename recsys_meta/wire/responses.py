@@ -1,4 +1,7 @@
-"""Bodies of answers, for OpenAPI. Hot routes hand over bytes of this form without building these objects."""
+"""Bodies of responses: the client reads them, and the OpenAPI document describes them.
+
+The server builds none of these objects: its routes encode plain dictionaries, and tests hold these to the document.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ BODIES = {
 EXAMPLES = re.findall(r"curl -s localhost:8000(/v1/\S+) .*?-d '(\{.*?\})'", PAGE, re.S)
 
 
-def told():
+def documented_calls():
     """Method and path of every call of the page's table."""
     for row in re.findall(r"^\| (`(?:GET|POST|PUT|DELETE) /.*?) \|", PAGE, re.M):
         method, before = "", ""
@@ -45,13 +45,13 @@ def told():
 def test_the_calls_are_those_there_are(tmp_path):
     document = build_app(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")).openapi()
     real = {(method, path) for path, operations in document["paths"].items() for method in operations}
-    assert real == set(told())
+    assert real == set(documented_calls())
 
 
 @pytest.mark.parametrize(("path", "body"), EXAMPLES)
 def test_the_requests_can_be_read(path, body):
-    made = BODIES[path].model_validate_json(body)
-    for event in getattr(made, "events", []):
+    request = BODIES[path].model_validate_json(body)
+    for event in getattr(request, "events", []):
         if isinstance(event, dict):
             Event.model_validate(event)
 
@@ -67,15 +67,15 @@ def test_filters_are_such_as_models_of_the_quickstart_have():
     filters = [json.loads(line)["filters"] for line in re.findall(r'^\{"filters": .*$', PAGE, re.M)]
     assert len(filters) > 1
     for name, rule in [pair for one in filters for pair in one.items()]:
-        made = Filter.model_validate(rule)
-        of_numbers = made.min is not None or made.max is not None
+        condition = Filter.model_validate(rule)
+        of_numbers = condition.min is not None or condition.max is not None
         assert of_numbers == (kinds[name] == "numeric"), name
 
 
 def test_features_are_such_as_models_of_the_quickstart_have():
-    given = [json.loads(one) for one in re.findall(r'"features": (\{"(?:age|gender)".*?\})', PAGE)]
-    assert given
-    for features in given:
+    examples = [json.loads(one) for one in re.findall(r'"features": (\{"(?:age|gender)".*?\})', PAGE)]
+    assert examples
+    for features in examples:
         assert all(value in dict(USER_ATTRIBUTES)[name] for name, value in features.items())
 
 

@@ -49,8 +49,8 @@ setTimeout(async () => {
 
 
 def script(page):
-    (found,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
-    return found
+    (text,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    return text
 
 
 def test_the_page_needs_nothing_from_elsewhere(server):
@@ -85,15 +85,17 @@ def test_the_script_draws_every_call(server, tmp_path):
     done = subprocess.run(
         ["node", "-e", STAND_IN % script(page)], input=json.dumps(document), capture_output=True, text=True, check=True
     )
-    found = json.loads(done.stdout)
+    page_calls = json.loads(done.stdout)
     calls = [(method, path) for path, operations in document["paths"].items() for method in operations]
-    assert len(found["paths"]) == len(calls)
-    assert len(found["bodies"]) == sum("requestBody" in op for ops in document["paths"].values() for op in ops.values())
-    assert found["asked"][0][0] == "openapi.json"
-    at, how = found["asked"][1]
+    assert len(page_calls["paths"]) == len(calls)
+    assert len(page_calls["bodies"]) == sum(
+        "requestBody" in op for ops in document["paths"].values() for op in ops.values()
+    )
+    assert page_calls["asked"][0][0] == "openapi.json"
+    at, how = page_calls["asked"][1]
     assert (at, how["method"], how["headers"]["X-API-Key"]) == ("v1/recommendations", "POST", "my key")
-    assert found["links"] == "v1/e/a%2Fb%3F?n=3"
+    assert page_calls["links"] == "v1/e/a%2Fb%3F?n=3"
     # What the form offers for the first call is something the API takes.
-    first = json.loads(found["bodies"][0])
+    first = json.loads(page_calls["bodies"][0])
     assert first["entity"]["kind"] == "user"
     assert server.client.post("/v1/recommendations", json=first).status_code == 200

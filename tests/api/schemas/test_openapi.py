@@ -69,8 +69,8 @@ def references(node):
 
 def test_every_route_is_documented(document):
     assert document["openapi"].startswith("3.1")
-    found = {(method, path) for path, operations in document["paths"].items() for method in operations}
-    assert found == ROUTES
+    routes = {(method, path) for path, operations in document["paths"].items() for method in operations}
+    assert routes == ROUTES
     for path, operations in document["paths"].items():
         for operation in operations.values():
             assert operation["description"], path
@@ -106,8 +106,8 @@ def test_the_start_of_several_versions_is_a_conflict_as_documented(server, home,
         body["items"] = ["i1"]
     if "{name}" in path:
         body = {"version": "5d00"} if method == "post" else {"arms": [{"version": "5d00", "weight": 1.0}]}
-    given = {"params": body} if method == "get" else {"json": body}
-    answer = server.client.request(method, path.replace("{name}", "users"), **given)
+    arguments = {"params": body} if method == "get" else {"json": body}
+    answer = server.client.request(method, path.replace("{name}", "users"), **arguments)
     assert answer.status_code == 409, answer.text
     assert "409" in document["paths"][path][method]["responses"]
 
@@ -129,9 +129,9 @@ def test_every_link_leads_to_a_call_that_takes_what_it_hands_over(document):
 
 def test_every_reference_leads_somewhere(document):
     schemas = document["components"]["schemas"]
-    used = set(references(document))
-    assert used
-    for reference in used:
+    targets = set(references(document))
+    assert targets
+    for reference in targets:
         assert reference.removeprefix("#/components/schemas/") in schemas, reference
     assert "HTTPValidationError" not in schemas
 

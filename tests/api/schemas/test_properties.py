@@ -31,9 +31,9 @@ FEATURES: list[dict[str, Any]] = [{}, {"age": 31}, {"age": 70, "group": ["group1
 
 @pytest.fixture
 def pair(home: Path, published: str, own_redis: OwnRedis) -> Iterator[list[Served]]:
-    made = servers.settings(home, published, own_redis.url)
+    shared = servers.settings(home, published, own_redis.url)
     with ExitStack() as stack:
-        yield [stack.enter_context(serving(made)) for _ in range(2)]
+        yield [stack.enter_context(serving(shared)) for _ in range(2)]
 
 
 def machine(pair: list[Served], own_redis: OwnRedis) -> type[RuleBasedStateMachine]:
@@ -51,8 +51,8 @@ def machine(pair: list[Served], own_redis: OwnRedis) -> type[RuleBasedStateMachi
         @rule(server=server, batch=st.lists(st.tuples(entity, st.sampled_from(ITEMS[:30])), min_size=1, max_size=5))
         def send(self, server: Served, batch: list[tuple[str, str]]) -> None:
             body = {"events": [{"entity": one, "item": item} for one, item in batch]}
-            told = server.client.post("/v1/events", json=body).json()
-            assert told["refused"] == [] and told["accepted"] + told["duplicates"] == len(batch)
+            receipt = server.client.post("/v1/events", json=body).json()
+            assert receipt["refused"] == [] and receipt["accepted"] + receipt["duplicates"] == len(batch)
             for one, item in batch:
                 self.events[one].add(item)
 
@@ -64,30 +64,33 @@ def machine(pair: list[Served], own_redis: OwnRedis) -> type[RuleBasedStateMachi
         @rule(server=server, one=entity, more=SOME, exclude=SOME, n=st.integers(1, 90), seen=st.booleans())
         def ask(self, server: Served, one: str, more: list[str], exclude: list[str], n: int, seen: bool) -> None:
             body = {"events": [{"item": i} for i in more], "exclude": exclude, "n": n, "include_seen": seen}
-            found = listed(server, {"entity": {"id": one}, **body})
-            known = self.events[one].union(more) & set(ITEMS)
-            items = [row["item"] for row in found["items"]]
-            may = set(ITEMS) - set(exclude) - (set() if seen else known)
+            response = recommend(server, {"entity": {"id": one}, **body})
+            support = self.events[one].union(more) & set(ITEMS)
+            items = [row["item"] for row in response["items"]]
+            may = set(ITEMS) - set(exclude) - (set() if seen else support)
             assert len(items) == len(set(items)) == min(n, len(may))
             assert set(items) <= may
-            assert found["support_size"] == len(known)
-            assert found["served_by"] in (("adapted", "cache") if known else ("prior",))
-            scores = [row["score"] for row in found["items"]]
+            assert response["support_size"] == len(support)
+            assert response["served_by"] in (("adapted", "cache") if support else ("prior",))
+            scores = [row["score"] for row in response["items"]]
             assert scores == sorted(scores, reverse=True)
             # One answer to one question, whoever is asked, in whatever order the events came, stored or not.
-            question = str((sorted(known), self.features[one], sorted(set(exclude)), n, seen, found["model"]))
-            assert answers.setdefault(question, found["items"]) == found["items"]
-            nameless = {**body, "events": [{"item": i} for i in sorted(known, reverse=True)]}
-            assert listed(server, {"entity": {"features": self.features[one]}, **nameless})["items"] == found["items"]
+            question = str((sorted(support), self.features[one], sorted(set(exclude)), n, seen, response["model"]))
+            assert answers.setdefault(question, response["items"]) == response["items"]
+            nameless = {**body, "events": [{"item": i} for i in sorted(support, reverse=True)]}
+            assert (
+                recommend(server, {"entity": {"features": self.features[one]}, **nameless})["items"]
+                == response["items"]
+            )
 
         @rule(server=server, one=entity, sizes=st.lists(st.integers(1, 40), min_size=1, max_size=3), exclude=SOME)
         def turn_pages(self, server: Served, one: str, sizes: list[int], exclude: list[str]) -> None:
             body = {"entity": {"id": one}, "exclude": exclude}
-            whole, pages, cursor = listed(server, {**body, "n": 200})["items"], [], None
+            whole, pages, cursor = recommend(server, {**body, "n": 200})["items"], [], None
             for turn in range(90):
-                asked = {**body, "n": sizes[turn % len(sizes)], **({"cursor": cursor} if cursor else {})}
+                request = {**body, "n": sizes[turn % len(sizes)], **({"cursor": cursor} if cursor else {})}
                 # Any server goes on where another began.
-                page = listed(pair[turn % 2], asked)
+                page = recommend(pair[turn % 2], request)
                 pages += page["items"]
                 if (cursor := page["next"]) is None:
                     break
@@ -99,9 +102,9 @@ def machine(pair: list[Served], own_redis: OwnRedis) -> type[RuleBasedStateMachi
             assert receipt["entity"] == one
             self.events[one], self.features[one] = set(), {}
             for every in pair:
-                found = listed(every, {"entity": {"id": one}, "n": 80})
-                assert (found["support_size"], found["served_by"]) == (0, "prior")
-                assert found["items"] == listed(every, {"n": 80})["items"]
+                response = recommend(every, {"entity": {"id": one}, "n": 80})
+                assert (response["support_size"], response["served_by"]) == (0, "prior")
+                assert response["items"] == recommend(every, {"n": 80})["items"]
 
         @rule(server=server)
         def forget_copies(self, server: Served) -> None:
@@ -114,12 +117,12 @@ def path(entity: str) -> str:
     return f"/v1/entities/user/{quote(entity, safe='')}"
 
 
-def listed(server: Served, body: dict[str, Any]) -> Any:
-    response = server.client.post("/v1/recommendations", json=body)
+def recommend(server: Served, request: dict[str, Any]) -> Any:
+    response = server.client.post("/v1/recommendations", json=request)
     assert response.status_code == 200, response.text
-    found = response.json()
-    assert found["missing"] == []
-    return found
+    body = response.json()
+    assert body["missing"] == []
+    return body
 
 
 def forget(pair: list[Served], own_redis: OwnRedis, server: Served, entity: str) -> Any:
@@ -153,7 +156,7 @@ def test_what_is_on_its_way_to_redis_while_its_entity_is_erased_does_not_come_ba
     full: Served, keys_of: Callable[[], list[bytes]], new_id: str, held: Held
 ) -> None:
     full.client.post("/v1/events", json={"events": [{"entity": new_id, "item": "i3"}]})
-    assert listed(full, {"entity": {"id": new_id}})["support_size"] == 1
+    assert recommend(full, {"entity": {"id": new_id}})["support_size"] == 1
     assert held.there.wait(60)
     assert full.client.delete(path(new_id)).status_code == 200
     held.free.set()
@@ -165,15 +168,15 @@ def test_no_server_goes_on_with_a_list_of_what_was_erased(pair: list[Served], ow
     """A cursor names a state of older events, which the memory of a server that erased nothing still has."""
     entity = {"id": new_id}
     pair[0].client.post("/v1/events", json={"events": [{"entity": new_id, "item": i} for i in ITEMS[:3]]})
-    cursors = [listed(one, {"entity": entity, "n": 5})["next"] for one in pair]
+    cursors = [recommend(one, {"entity": entity, "n": 5})["next"] for one in pair]
     more = {"events": [{"entity": new_id, "item": ITEMS[3]}]}
     pair[0].client.post("/v1/events", json=more)
     for one in pair:
-        assert listed(one, {"entity": entity, "n": 5, "cursor": cursors[0]})["support_size"] == 3, "of the old list"
+        assert recommend(one, {"entity": entity, "n": 5, "cursor": cursors[0]})["support_size"] == 3, "of the old list"
     forget(pair, own_redis, pair[0], new_id)
-    for told in (None, more):  # also once it is told of anew
-        if told is not None:
-            pair[0].client.post("/v1/events", json=told)
+    for events in (None, more):  # also once it has events again
+        if events is not None:
+            pair[0].client.post("/v1/events", json=events)
         for one, cursor in zip(pair, cursors, strict=True):
             answer = one.client.post("/v1/recommendations", json={"entity": entity, "n": 5, "cursor": cursor})
             assert answer.status_code == 409, answer.text

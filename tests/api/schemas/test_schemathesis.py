@@ -52,11 +52,11 @@ def furnished(
         runs.log_metrics(s, [MetricPoint("run 1", "loss", 1, 0.5)])
         evaluations.save_evaluations(s, [an_evaluation(shots=n) for n in range(3)])
     engine.dispose()
-    with serving(settings(home, published, own_redis.url, f"{KEY}:admin")) as made:
-        made.client.headers["X-API-Key"] = KEY
+    with serving(settings(home, published, own_redis.url, f"{KEY}:admin")) as server:
+        server.client.headers["X-API-Key"] = KEY
         events = [{"kind": "user", "entity": "anna", "item": item} for item in THREE]
-        assert made.client.post("/v1/events", json={"events": events}).json()["accepted"] == 3
-        yield made
+        assert server.client.post("/v1/events", json={"events": events}).json()["accepted"] == 3
+        yield server
 
 
 @pytest.mark.slow
@@ -71,12 +71,12 @@ def test_the_document_is_kept(furnished: Served, tmp_path: Path) -> None:
     ran = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=int(DEEP or 0) + 500
     )
-    told = "\n".join(line[:500] for line in ran.stdout.splitlines())  # bodies may be long
-    assert ran.returncode == 0, told + ran.stderr[-2000:]
+    output = "\n".join(line[:500] for line in ran.stdout.splitlines())  # bodies may be long
+    assert ran.returncode == 0, output + ran.stderr[-2000:]
     every = json.loads((tmp_path / "report.json").read_text())["operations"]
     assert every["tested"] == every["total"] == len(ROUTES)
     # Calls that all are refused would show nothing of what lies behind.
-    assert set(ROUTES) <= well_answered(furnished), told
+    assert set(ROUTES) <= well_answered(furnished), output
 
 
 def well_answered(server: Served) -> set[tuple[str, str]]:
