@@ -46,7 +46,7 @@ MOST_ENTITIES = 200
 
 
 class EntityInput(RequestModel):
-    """Whom the call is about. Without an id nothing stored is looked up and nothing can be kept."""
+    """The entity of a request. Without an id nothing stored is looked up, and nothing can be stored."""
 
     kind: Kind | None = Field(default=None, description="the kind that the model is for, where left out")
     id: EntityId | None = None
@@ -54,7 +54,7 @@ class EntityInput(RequestModel):
 
 
 class SupportEvent(RequestModel):
-    """An interaction of the newcomer of the call. Without a label it means "it happened"; the order is free."""
+    """An interaction of the entity of a request. Without a label it means "it happened"; the order is free."""
 
     event_id: Text | None = None
     item: Text
@@ -75,7 +75,7 @@ Items = Annotated[list[Text], Field(max_length=MOST_ITEMS)]
 
 
 class ItemWithFeatures(RequestModel):
-    """An item with what is known of it, for models whose entities have items of their own."""
+    """An item with its features, for models whose entities have items of their own."""
 
     item: Text
     features: Features = Field(default_factory=dict)
@@ -107,7 +107,7 @@ History = Annotated[_Past | _MixedPast, Field(union_mode="left_to_right"), WrapV
 
 
 class QueryContextInput(RequestModel):
-    """When, where and by whom a list is asked for. Without `history` it is what the entity's events say of `actor`."""
+    """The context of a list: time, place and actor. Without `history` it is that of `actor` in the entity's events."""
 
     context: Context = Field(default_factory=dict)
     actor: Text | None = None
@@ -123,8 +123,8 @@ class QueryContextInput(RequestModel):
 
 
 class Filter(RequestModel):
-    """What a feature of items must be: of values `any`, `all`, `none` of some; of a number at least `min`, at most
-    `max`. An item whose number is not known is left out."""
+    """A condition on a feature of items: `any`, `all` or `none` of some values; a number of at least `min`, at most
+    `max`. An item whose number is missing is left out."""
 
     any: Values | None = None
     all: Values = Field(default_factory=list)
@@ -140,7 +140,7 @@ class Filter(RequestModel):
 
 
 class RecommendationRequest(RequestModel):
-    """Who wants a list, and which. Events given here are joined with those stored under the entity's id."""
+    """Request of a list for an entity. Its events are merged with those stored under the entity's id."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -182,7 +182,7 @@ class ScoringRow(RequestModel):
 
 
 class CandidateEntity(RequestModel):
-    """One of several newcomers to be ranked."""
+    """One of several entities to be ranked."""
 
     id: EntityId | None = None
     features: Features = Field(default_factory=dict)
@@ -190,14 +190,14 @@ class CandidateEntity(RequestModel):
 
 
 class ExplorationOptions(RequestModel):
-    """Order entities by one draw of what their scores may be. The same seed draws the same."""
+    """Order of entities by one draw from the distribution of their scores. The same seed draws the same."""
 
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**53)] | None = None
 
 
 class ScoreRequest(RequestModel):
-    """Whom to score items for, and which items, plain or as rows with a context; or, the other way round, which of
-    several `entities` fits one `row` best."""
+    """Request of the scores of items, plain or as rows with a context, for an entity; or of the ranking of several
+    `entities` for one `row`."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"entity": {"kind": "user"}, "events": [{"item": "50"}], "items": ["181"]}]},
@@ -229,7 +229,7 @@ class ScoreRequest(RequestModel):
 
 
 class AdaptRequest(RequestModel):
-    """Whom to adapt to. `persist` stores features and events given; it needs the scope write and an id."""
+    """Request to adapt to an entity. `persist` stores its features and events; it needs the scope write and an id."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"entity": {"kind": "user"}, "events": [{"item": "50"}, {"item": "181"}]}]},
@@ -242,7 +242,7 @@ class AdaptRequest(RequestModel):
 
 
 class EventBatch(RequestModel):
-    """Events of any entities. Each is judged by itself: a wrong one does not keep the others out."""
+    """Events of any entities. Each is validated by itself: a wrong one does not keep the others out."""
 
     model_config = ConfigDict(json_schema_extra={"x-item-schema": "Event"})
 

@@ -38,14 +38,14 @@ class EventContribution(ResponseModel):
 
 
 class ScoreExplanation(ResponseModel):
-    """Where the item was before any event, in the unit of `moved`, and the events that moved it most."""
+    """The item's score before any event, in the unit of `moved`, and the events that moved it most."""
 
     prior: float
     events: list[EventContribution]
 
 
 class RecommendedItem(ResponseModel):
-    """One item of a list. `score` compares items of one list only. `why` is there where it was asked for."""
+    """One item of a list. `score` compares items of one list only. `why` is present where the request has `explain`."""
 
     item: str
     score: float
@@ -89,7 +89,7 @@ class OnboardingItem(ResponseModel):
 
 
 class OnboardingResponse(ResponseModel):
-    """What to ask a newcomer, best first."""
+    """Items to ask an entity about, the most informative first."""
 
     request_id: str
     model: ModelVersion
@@ -127,7 +127,7 @@ class ScoreResponse(EntityResponse):
 
 
 class RankedEntity(RowScore):
-    """One of several entities for a row; `index` is its place in the body."""
+    """One of several entities for a row; `index` is its position in the body."""
 
     rank: int
     index: int
@@ -144,8 +144,8 @@ class ExplorationDraw(ResponseModel):
 
 
 class EntityRankingResponse(EntityResponse):
-    """Entities, best first. `support_size` and `unknown_items` are those of all together. `explored` is there where it
-    was asked for, and null where the model failed."""
+    """Entities, best first. `support_size` and `unknown_items` are those of all together. `explored` is present where
+    the request has `explore`, and null where the model failed."""
 
     served_by: ServedBy
     objective: str
@@ -154,7 +154,7 @@ class EntityRankingResponse(EntityResponse):
 
 
 class EventRejection(ResponseModel):
-    """Why an event was not stored; `index` is its place in the body."""
+    """An event that was not stored, with the reason; `index` is its position in the body."""
 
     index: int
     event_id: str | None
@@ -162,7 +162,7 @@ class EventRejection(ResponseModel):
 
 
 class EventReceipt(ResponseModel):
-    """What became of a batch. `duplicates` were stored before, with the same content."""
+    """Counts of a batch of events. `duplicates` were stored before, with the same content."""
 
     request_id: str
     accepted: int
@@ -173,7 +173,7 @@ class EventReceipt(ResponseModel):
 
 
 class AdaptationResponse(EntityResponse):
-    """What adapting did. Losses are of the support, before the first step and after the last."""
+    """Figures of an adaptation. Losses are of the support, before the first step and after the last."""
 
     steps: int
     loss_before: float | None
@@ -227,7 +227,7 @@ class EntityDocument(ResponseModel):
 
 
 class DeletionReceipt(ResponseModel):
-    """What a deletion erased."""
+    """Counts of the rows and cache keys that a deletion erased."""
 
     receipt: str
     kind: str
@@ -308,7 +308,7 @@ class SplitChange(ResponseModel):
 
 
 class SplitDocument(ResponseModel):
-    """Which versions of a model answer, and every change of that, newest first. Without a split the live one does."""
+    """The versions of a model that answer, and all changes, newest first. Without a split the live one answers."""
 
     model: str
     live: str | None
@@ -324,7 +324,7 @@ class RowPage(ResponseModel):
 
 
 class DependencyCheck(ResponseModel):
-    """How one dependency is."""
+    """State of one dependency."""
 
     ok: bool
     needed: bool
@@ -332,7 +332,7 @@ class DependencyCheck(ResponseModel):
 
 
 class ReadinessReport(ResponseModel):
-    """Whether requests can be answered, and how each dependency is."""
+    """Readiness to answer requests, with the state of each dependency."""
 
     status: Literal["ready", "degraded", "unready"]
     checks: dict[str, DependencyCheck]
