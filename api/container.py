@@ -71,15 +71,15 @@ class AppContainer:
         found += ["redis"] if self.redis is not None and self.redis.degraded else []
         found += [] if model else ["model"]
         for name in found:
-            self.metrics.degraded.labels(name).inc()
+            self.metrics.degraded_responses.labels(name).inc()
         return found
 
     async def read_keys(self) -> None:
         """Ask the database which keys stand. While it is away those it told last are trusted, for a time."""
         try:
-            changed = self.keys.take(await self.database.probe(stored_keys.active_keys))
+            changed = self.keys.replace_stored(await self.database.probe(stored_keys.active_keys))
         except StoreUnavailable as error:
-            self.keys.away = str(error)
+            self.keys.outage_reason = str(error)
             return
         try:
             await asyncio.to_thread(self.keys.save, changed)
@@ -89,7 +89,7 @@ class AppContainer:
     async def refresh(self) -> None:
         """Take into service what went live. Raises Unavailable."""
         for model in await self.registry.refresh():
-            self.metrics.swaps.labels(model.name).inc()
+            self.metrics.model_swaps.labels(model.name).inc()
             self.log.info("model in service", model=model.name, version=model.version, ms=round(model.latency.ms, 3))
         await self.noted.save(self.registry)
 
@@ -156,20 +156,20 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
 
 
 def _watch(container: AppContainer) -> None:
-    watch = container.metrics.watch
-    watch("writer_waiting_rows", "Rows waiting for the database", lambda: container.writer.waiting)
-    watch("writer_dropped_rows", "Rows lost", lambda: container.writer.dropped)
-    watch("diagnoses_waiting", "Adaptations waiting for their figures", lambda: container.diagnoser.waiting)
-    watch("diagnoses_skipped", "Adaptations written without figures", lambda: container.diagnoser.skipped)
-    watch("redis_writes", "States on their way to Redis", lambda: container.cache_writer.pending)
-    watch("memory_cache_bytes", "Size of the cache in this process", lambda: container.memory.size)
-    watch("models_in_service", "Models that answer", partial(_count, container), "min")
+    add_gauge = container.metrics.add_gauge
+    add_gauge("writer_waiting_rows", "Rows waiting for the database", lambda: container.writer.waiting)
+    add_gauge("writer_dropped_rows", "Rows lost", lambda: container.writer.dropped)
+    add_gauge("diagnoses_waiting", "Adaptations waiting for their figures", lambda: container.diagnoser.waiting)
+    add_gauge("diagnoses_skipped", "Adaptations written without figures", lambda: container.diagnoser.skipped)
+    add_gauge("redis_writes", "States on their way to Redis", lambda: container.cache_writer.pending)
+    add_gauge("memory_cache_bytes", "Size of the cache in this process", lambda: container.memory.size)
+    add_gauge("models_in_service", "Models that answer", partial(_count, container), "min")
     watch(
         "database_up", "Whether the database answered when last asked", lambda: not container.database.degraded, "min"
     )
-    watch("redis_up", "Whether Redis answered when last asked", partial(_redis_up, container), "min")
-    watch("keys_age_seconds", "Time since the keys of the database were read", lambda: container.keys.age, "max")
-    watch("resident_bytes", "Memory of the process", resident_bytes)
+    add_gauge("redis_up", "Whether Redis answered when last asked", partial(_redis_up, container), "min")
+    add_gauge("keys_age_seconds", "Time since the keys of the database were read", lambda: container.keys.age, "max")
+    add_gauge("resident_bytes", "Memory of the process", resident_bytes)
 
 
 def _count(container: AppContainer) -> int:
@@ -232,7 +232,7 @@ async def _look(container: AppContainer) -> None:
         with suppress(RecsysMetaError):
             await container.redis.ping()
         await container.profiles.flush_pending()
-    container.metrics.sample()
+    container.metrics.write_gauges()
 
 
 async def _close(container: AppContainer) -> None:

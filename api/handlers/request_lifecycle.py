@@ -71,7 +71,7 @@ def finish_resolved(
     missing = call.container.degraded_dependencies(profile=profile, model=not outcome.model_failed)
     if by != "adapted":
         return finish(call, by, outcome.source, size, rest, missing)
-    call.container.metrics.adapting.labels(call.model.name).observe(outcome.ms / 1000)
+    call.container.metrics.adapt_seconds.labels(call.model.name).observe(outcome.ms / 1000)
     return finish(call, by, outcome.source, size, rest, missing, known, outcome)
 
 
@@ -95,7 +95,7 @@ def finish(
     outcome: StateResolution | None = None,
 ) -> Response:
     """Answer, and leave a row for the table of adaptations."""
-    call.container.metrics.answered(call.model.name, by, source)
+    call.container.metrics.count_response(call.model.name, by, source)
     record_adaptation(call, call.entity_context, by, size, known, outcome)
     return merge_response(call.request_id, call.model, by, missing, rest, source)
 
@@ -117,7 +117,7 @@ def record_adaptation(
         ms=1000 * (time.perf_counter() - call.began),
         support_size=size,
         at=call.at,
-        known=known,
+        support=known,
         adapted=outcome is not None and not outcome.model_failed,
         variant=call.model.variant,
     )

@@ -127,7 +127,7 @@ def _ranked(
     for (known, entity_context), outcome, way in zip(pairs, outcomes, ways, strict=True):
         if way == "adapted":
             record_adaptation(call, entity_context, way, len(known.items), known, outcome)
-    call.container.metrics.answers.labels(call.model.name, by, source).inc()
+    call.container.metrics.responses.labels(call.model.name, by, source).inc()
     profile = all(s.entity is None or s.profile is not None for _, s in pairs)
     missing = call.container.degraded_dependencies(profile=profile, model=by != "popular")
     lacking = sorted(strange.union(i for known, _ in pairs for i in known.unknown))

@@ -15,7 +15,7 @@ from recsys_meta.store.access.api_keys import SCOPES, key_digest
 from recsys_meta.store.access.tables import ApiKeyRecord
 from recsys_meta.store.config_entries import parse_api_keys
 
-ALL: frozenset[str] = frozenset(SCOPES)
+ALL_SCOPES: frozenset[str] = frozenset(SCOPES)
 
 _NOTED_S = 600.0  # how often what was read is noted again though it is the same, seconds
 
@@ -40,19 +40,19 @@ class ApiKeyStore:
 
     def __init__(
         self,
-        fixed: Mapping[str, ApiKey] | None = None,
+        environment_keys: Mapping[str, ApiKey] | None = None,
         *,
-        notes: Path | None = None,
-        trusted: float = 24 * 3600.0,
+        snapshot: Path | None = None,
+        trusted_s: float = 24 * 3600.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._fixed, self._notes, self._trusted, self._clock = dict(fixed or {}), notes, trusted, clock
+        self._fixed, self._notes, self._trusted, self._clock = dict(environment_keys or {}), snapshot, trusted_s, clock
         self._stored: Mapping[str, ApiKey] = MappingProxyType({})
         self._read = self._noted = -math.inf
-        self.away = "the database was not asked yet"
+        self.outage_reason = "the database was not asked yet"
 
     @property
-    def current(self) -> bool:
+    def is_current(self) -> bool:
         """Whether the database was read recently enough to say that a key is none of its own."""
         return self.age <= self._trusted
 
@@ -62,12 +62,12 @@ class ApiKeyStore:
         return self._clock() - self._read
 
     @property
-    def empty(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether it is known that there is no key at all."""
-        return not self._fixed and not self._stored and self.current
+        return not self._fixed and not self._stored and self.is_current
 
     @property
-    def demanded(self) -> bool:
+    def has_keys(self) -> bool:
         """Whether there is any key."""
         return bool(self._fixed or self._stored)
 
@@ -75,11 +75,11 @@ class ApiKeyStore:
         """The key, None for one that is not ours, has ended, or can no longer be trusted."""
         name = key_digest(text)
         found = self._fixed.get(name)
-        if found is None and self.current:
+        if found is None and self.is_current:
             found = self._stored.get(name)
         return found if found is not None and self._clock() < found.expires else None
 
-    def take(self, rows: Sequence[ApiKeyRecord]) -> bool:
+    def replace_stored(self, rows: Sequence[ApiKeyRecord]) -> bool:
         """Replace the database's keys by those it has now, in one assignment; answers whether they are others."""
         before, self._stored = self._stored, MappingProxyType({row.digest: _key(row) for row in rows})
         self._read = self._clock()
@@ -135,4 +135,4 @@ def _noted(found: Mapping[str, Any]) -> ApiKey:
 
 def _whole(scopes: Iterable[str]) -> frozenset[str]:
     found = frozenset(scopes)
-    return ALL if "admin" in found else found
+    return ALL_SCOPES if "admin" in found else found

@@ -11,7 +11,7 @@ from fastapi import Request, Security
 from fastapi.security import APIKeyHeader
 from sqlalchemy.orm import Session
 
-from api.http.api_keys import ALL, ApiKeyStore
+from api.http.api_keys import ALL_SCOPES, ApiKeyStore
 from api.http.problem_details import ProblemError, unavailable
 from api.http.request_context import request_context
 from recsys_meta.store.access import audit_log as audit
@@ -40,17 +40,17 @@ def require(scope: Scope) -> Any:
 
 def authorize(keys: ApiKeyStore, scope: Mapping[str, Any], key: str | None, wanted: str) -> Scopes:
     """Scopes of the caller, whom the request then knows by name. Raises Problem 401, 403 or 503."""
-    if keys.empty:
+    if keys.is_empty:
         if not _is_local(scope):
             raise ProblemError(
                 403, "There is no API key, so only this machine is served; make one with `recsys-meta keys create`"
             )
-        return ALL
+        return ALL_SCOPES
     found = keys.find(key) if key else None
     if found is None:
-        if not keys.current and (key or not keys.demanded):
+        if not keys.is_current and (key or not keys.has_keys):
             # It may be one that the database knows; and where nothing is known of keys, nobody may do without.
-            raise unavailable(f"The key cannot be checked: {keys.away}")
+            raise unavailable(f"The key cannot be checked: {keys.outage_reason}")
         raise ProblemError(401, f"A valid key is needed in the header {HEADER}", headers={"www-authenticate": "ApiKey"})
     request_context(scope).actor = found.actor
     if wanted not in found.scopes:

@@ -32,10 +32,10 @@ from recsys_meta.store.cache.redis_cache import CLUSTER_SUFFIX
 from recsys_meta.store.cache.redis_node import FAILURES
 from recsys_meta.store.config_entries import parse_rate_limit
 
-PORTION = 50
+PORTIONS = 50
 """A portion is the limit divided by this, at least one request."""
 
-_MOST_CALLERS = 10_000
+_MAX_CALLERS = 10_000
 _LONGEST_REFUSAL_S = 1.0  # how long a refusal stands without asking again, seconds
 _REDIS_S = 0.25  # how long Redis may take, seconds
 _FREE = frozenset(("/livez", "/readyz", "/metrics"))
@@ -57,8 +57,8 @@ class RateLimiter:
     """Counts callers in a sliding window. Raises ConfigError for a limit that cannot be read."""
 
     def __init__(self, limit: str, redis_url: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._item = parse_rate_limit(limit)
-        self._portion = max(1, self._item.amount // PORTION)
+        self._item = read_limit(limit)
+        self._portion = max(1, self._item.amount // PORTIONS)
         self._seconds = float(self._item.get_expiry())
         self._clock = clock
         self._callers: OrderedDict[str, _CallerWindow] = OrderedDict()
@@ -67,7 +67,7 @@ class RateLimiter:
         self._storage = None if redis_url is None else _storage(redis_url)
         self._shared = None if self._storage is None else SlidingWindowCounterRateLimiter(self._storage)
 
-    async def take(self, who: str) -> float | None:
+    async def hit(self, who: str) -> float | None:
         """Count a request; None where it may go on, else the seconds to wait. Never raises."""
         caller = self._caller(who)
         while True:
@@ -121,7 +121,7 @@ class RateLimiter:
         found = self._callers.get(who)
         if found is None:
             found = self._callers[who] = _CallerWindow()
-            if len(self._callers) > _MOST_CALLERS:
+            if len(self._callers) > _MAX_CALLERS:
                 self._callers.popitem(last=False)
         else:
             self._callers.move_to_end(who)
@@ -136,7 +136,7 @@ class RateLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in _FREE:
-            wait = await self.limiter.take(identity(self.keys, scope))
+            wait = await self.limiter.hit(caller_identity(self.keys, scope))
             if wait is not None:
                 headers = {"retry-after": str(max(1, math.ceil(wait)))}
                 problem = ProblemError(429, "Too many requests; Retry-After says when to come back", headers=headers)
@@ -145,7 +145,7 @@ class RateLimitMiddleware:
         await self.app(scope, receive, send)
 
 
-def identity(keys: ApiKeyStore, scope: Scope) -> str:
+def caller_identity(keys: ApiKeyStore, scope: Scope) -> str:
     """Who is counted: a key by its public id, else the address (of IPv6 the network of a customer).
 
     A key that is none of ours is counted by address, or guessing keys would be free. Nothing a caller sends becomes

@@ -16,11 +16,11 @@ from api.http.request_context import UNMATCHED, HttpRequestContext, open_request
 from api.telemetry.logging import BufferedLogWriter
 from api.telemetry.metrics import ServerMetrics
 
-MOST_BYTES = 1_000_000
+MAX_BODY_BYTES = 1_000_000
 """The largest request body that is accepted, bytes."""
 
 # A body that is too large is read and discarded up to this size, so that the client gets to read the 413.
-_DISCARD_BYTES = 32 * MOST_BYTES
+_DISCARD_BYTES = 32 * MAX_BODY_BYTES
 # Seeded by the system once for each process: a system call for each id costs more than the rest of the id.
 _random = random.Random(os.urandom(32))
 _ID = re.compile(rb"[A-Za-z0-9._\-]{1,64}")
@@ -57,7 +57,7 @@ class RequestContextMiddleware:
         route = route_template(scope)
         # The methods of unmatched requests are the client's to invent, and each would be a label for ever.
         method = scope["method"] if route != UNMATCHED else "any"
-        self.metrics.count_event(route, method, context.status, seconds)
+        self.metrics.count_request(route, method, context.status, seconds)
         self.lines.write_record(
             "request",
             **context.log_fields(),
@@ -96,11 +96,11 @@ def _bounded(receive: Receive) -> Receive:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
-        if size <= MOST_BYTES:
+        if size <= MAX_BODY_BYTES:
             return message
         while message.get("more_body") and size <= _DISCARD_BYTES:
             message = await receive()
             size += len(message.get("body", b""))
-        raise HTTPException(413, f"The body is larger than {MOST_BYTES} bytes; send it in parts")
+        raise HTTPException(413, f"The body is larger than {MAX_BODY_BYTES} bytes; send it in parts")
 
     return receive_bounded

@@ -15,12 +15,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.http.request_context import UNMATCHED, request_context, route_template
 from recsys_meta import __version__
 
-ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 _SILENT = frozenset(("/livez", "/readyz", "/metrics"))
 
 
-class SpanExporter:
+class RequestTracer:
     """Makes spans. `close` sends those that wait, and waits for that five seconds at most."""
 
     def __init__(self, provider: Any) -> None:
@@ -62,9 +62,9 @@ class SpanExporter:
         self._provider.shutdown()
 
 
-def open_tracing(environment: Mapping[str, str], log: Any) -> SpanExporter | None:
+def open_tracing(environment: Mapping[str, str], log: Any) -> RequestTracer | None:
     """Tracing where a collector is named; without the packages a line in the log, and none."""
-    if not environment.get(ENDPOINT):
+    if not environment.get(ENDPOINT_VARIABLE):
         return None
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -72,20 +72,20 @@ def open_tracing(environment: Mapping[str, str], log: Any) -> SpanExporter | Non
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        log.warning("no tracing", reason=f"{ENDPOINT} is set, but the extra `otel` is not installed")
+        log.warning("no tracing", reason=f"{ENDPOINT_VARIABLE} is set, but the extra `otel` is not installed")
         return None
     about = Resource.create(
         {"service.name": environment.get("OTEL_SERVICE_NAME", "recsys-meta"), "process.pid": os.getpid()}
     )
     provider = TracerProvider(resource=about)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=5)))
-    return SpanExporter(provider)
+    return RequestTracer(provider)
 
 
 class TracingMiddleware:
     """ASGI middleware: a span around each request but those of probes."""
 
-    def __init__(self, app: ASGIApp, tracing: SpanExporter) -> None:
+    def __init__(self, app: ASGIApp, tracing: RequestTracer) -> None:
         self.app, self.tracing = app, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

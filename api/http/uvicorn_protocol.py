@@ -16,10 +16,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.http.problem_details import MEDIA_TYPE, ProblemError, problem_document
 
-MOST_HEAD = 64 * 1024
+MAX_HEAD_BYTES = 64 * 1024
 """The most that may come before a body, or after one, bytes."""
 
-ARRIVAL_S = 30.0
+ARRIVAL_TIMEOUT_S = 30.0
 """How long a request may take to arrive, from its first byte to its last, seconds."""
 
 LINGER_S = 2.0
@@ -49,10 +49,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         self._read += len(data)
         super().data_received(data)
-        if self._read - self._used > MOST_HEAD:
+        if self._read - self._used > MAX_HEAD_BYTES:
             self._refuse(_TOO_LARGE)
         elif self._arriving and self._timer is None:
-            self._timer = self.loop.call_later(ARRIVAL_S, self._late)
+            self._timer = self.loop.call_later(ARRIVAL_TIMEOUT_S, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
@@ -68,7 +68,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._used = self._read
-        if _size(self.url, self.headers) > MOST_HEAD:
+        if _size(self.url, self.headers) > MAX_HEAD_BYTES:
             self._refuse(_TOO_LARGE)
         else:
             super().on_headers_complete()
@@ -100,7 +100,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _late(self) -> None:
         self._timer = None
         if self.flow.read_paused or self._earlier():  # it is us who are late
-            self._timer = self.loop.call_later(ARRIVAL_S, self._late)
+            self._timer = self.loop.call_later(ARRIVAL_TIMEOUT_S, self._late)
         else:
             self._refuse(_TOO_LATE)
 
@@ -161,5 +161,5 @@ def _answer(problem: ProblemError) -> bytes:
 
 
 _MALFORMED = _answer(ProblemError(400, "The request cannot be read as HTTP"))
-_TOO_LARGE = _answer(ProblemError(431, f"The headers are larger than {MOST_HEAD} bytes"))
-_TOO_LATE = _answer(ProblemError(408, f"The request did not arrive within {ARRIVAL_S:.0f} seconds"))
+_TOO_LARGE = _answer(ProblemError(431, f"The headers are larger than {MAX_HEAD_BYTES} bytes"))
+_TOO_LATE = _answer(ProblemError(408, f"The request did not arrive within {ARRIVAL_TIMEOUT_S:.0f} seconds"))

@@ -31,7 +31,7 @@ class EntityContext(NamedTuple):
         newcomer, None where it is not known."""
         if self.entity is None:
             return ""
-        return None if self.profile is None else self.profile.mark
+        return None if self.profile is None else self.profile.digest
 
 
 async def find_entity_context(profiles: ProfileCache, model: LoadedModel, body: EntityInput) -> EntityContext:
@@ -52,9 +52,9 @@ def read_support(
     profile = entity_context.profile
     if profile is None or body.features or events:
         return _read(model, entity_context, body.features, events)
-    found = profile.memo.get(model.version)
+    found = profile.encodings.get(model.version)
     if found is None:
-        found = profile.memo[model.version] = _read(model, entity_context, {}, ())
+        found = profile.encodings[model.version] = _read(model, entity_context, {}, ())
     return found
 
 

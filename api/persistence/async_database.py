@@ -21,12 +21,12 @@ from recsys_meta.store.database.engine import StoreUnavailable
 
 Result = TypeVar("Result")
 
-GLANCES = 8  # threads for what answers can do without; those that hang in a connection are free after its time-out
-CALLS = 4  # threads for all else, so that it keeps no answer waiting
+READ_THREADS = 8  # threads for what answers can do without; those that hang in a connection are free after its time-out
+CALL_THREADS = 4  # threads for all else, so that it keeps no answer waiting
 READ_S = 1.0  # how long an answer waits for a read that it can do without, seconds
 CALL_S = 15.0  # how long any other call may take, seconds; once the database is known to be away READ_S
-AWAY = "the database cannot be reached"
-OLD = "the database is not ready; run `recsys-meta db upgrade`"
+UNAVAILABLE = "the database cannot be reached"
+OUTDATED_SCHEMA = "the database is not ready; run `recsys-meta db upgrade`"
 
 
 class AsyncDatabase:
@@ -41,8 +41,8 @@ class AsyncDatabase:
         self.engine = sql.connect(url)
         self.breaker = CircuitBreaker(failures=1, pause=0.5, max_pause=2.0)
         self._lines = ConnectionWatchdog(self.engine)
-        self._glances = ThreadPoolExecutor(GLANCES, thread_name_prefix="recsys-meta-glance")
-        self._calls = ThreadPoolExecutor(CALLS, thread_name_prefix="recsys-meta-sql")
+        self._glances = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="recsys-meta-glance")
+        self._calls = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="recsys-meta-sql")
 
     @property
     def degraded(self) -> bool:
@@ -51,8 +51,8 @@ class AsyncDatabase:
 
     async def try_read(self, work: Callable[[Session], Result]) -> Result:
         """Read for an answer that can do without. Raises Unavailable at once while the database is away."""
-        if not self.breaker.allow_request():
-            raise StoreUnavailable(AWAY)
+        if not self.breaker.allows():
+            raise StoreUnavailable(UNAVAILABLE)
         return await self._look(lambda: self._reading(work))
 
     async def probe(self, work: Callable[[Session], Result]) -> Result:
@@ -87,7 +87,7 @@ class AsyncDatabase:
         except StoreUnavailable:
             raise
         except UnicodeDecodeError as error:
-            raise StoreUnavailable(AWAY) from error
+            raise StoreUnavailable(UNAVAILABLE) from error
         except StoreError as error:
             self._log.error("the database failed", exc_info=True)
             raise StoreError("the database failed; the server's log has the reason") from error
@@ -106,7 +106,7 @@ class AsyncDatabase:
             if isinstance(error, RecsysMetaError) and not isinstance(error, StoreError):
                 raise
             self._log.warning("the database gave an answer that cannot be read", exc_info=True)
-            raise StoreUnavailable(AWAY) from error
+            raise StoreUnavailable(UNAVAILABLE) from error
 
     async def _noting(self, running: Awaitable[Result]) -> Result:
         """Tell the breaker how it went."""
@@ -141,7 +141,7 @@ class AsyncDatabase:
             return await running
         except StoreUnavailable as error:
             # The driver names hosts, ports and tables: that is for our log (see the cause), not for callers.
-            raise StoreUnavailable(OLD if "db upgrade" in str(error) else AWAY) from error
+            raise StoreUnavailable(OUTDATED_SCHEMA if "db upgrade" in str(error) else UNAVAILABLE) from error
 
     def _reading(self, work: Callable[[Session], Result]) -> Result:
         with sql.reading(self.engine) as session:

@@ -32,7 +32,7 @@ from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.entities import entities, profiles
 
-Name = tuple[str, str]
+EntityKey = tuple[str, str]
 """Kind and id."""
 
 ProfileKey = TypeVar("ProfileKey")
@@ -57,10 +57,10 @@ class EntityProfile:
     features: Mapping[str, Any] = field(default_factory=dict)
     events: tuple[StoredInteraction, ...] = ()
     stamp: str | None = None
-    memo: dict[str, EncodedEntity] = field(default_factory=dict, compare=False, repr=False)
+    encodings: dict[str, EncodedEntity] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
-    def mark(self) -> str:
+    def digest(self) -> str:
         """A digest of all that is stored: what was made of it is good as long as it is the same, whatever became of
         the stamp, which Redis may keep though it was told to delete it."""
         told = [(e.event_id, e.item, e.label, e.time, e.context) for e in self.events]
@@ -84,12 +84,12 @@ class ProfileCache:
 
     def __init__(self, database: AsyncDatabase, redis: RedisCache | None) -> None:
         self._database, self._redis = database, redis
-        self._copies: OrderedDict[Name, EntityProfile] = OrderedDict()  # the one used last comes last
-        self._until: OrderedDict[Name, float] = OrderedDict()  # when they are too old, the oldest first
+        self._copies: OrderedDict[EntityKey, EntityProfile] = OrderedDict()  # the one used last comes last
+        self._until: OrderedDict[EntityKey, float] = OrderedDict()  # when they are too old, the oldest first
         self._copied = 0  # events in them
         self._owed: set[str] = set()  # keys of stamps that Redis could not be told to forget
-        self._stamping: dict[Name, asyncio.Task[str | None]] = {}
-        self._reading: dict[tuple[Name, str], asyncio.Task[EntityProfile | None]] = {}
+        self._stamping: dict[EntityKey, asyncio.Task[str | None]] = {}
+        self._reading: dict[tuple[EntityKey, str], asyncio.Task[EntityProfile | None]] = {}
         self.secret = secret_of(database.engine.url.render_as_string(hide_password=False))
 
     async def load(self, kind: str, entity: str) -> EntityProfile | None:
@@ -116,7 +116,7 @@ class ProfileCache:
             self._copy((kind, entity), profile)
         return profile
 
-    def _copy(self, name: Name, profile: EntityProfile) -> None:
+    def _copy(self, name: EntityKey, profile: EntityProfile) -> None:
         """Keep a copy, and as many of those used last as there is room for."""
         self._drop(name)
         self._copies[name], self._until[name] = profile, time.monotonic() + _COPY_S
@@ -130,7 +130,7 @@ class ProfileCache:
         while self._until and (name := next(iter(self._until))) and self._until[name] <= now:
             self._drop(name)
 
-    def _drop(self, name: Name) -> None:
+    def _drop(self, name: EntityKey) -> None:
         copy = self._copies.pop(name, None)
         if copy is not None:
             del self._until[name]
@@ -150,7 +150,7 @@ class ProfileCache:
         now = await self._read(kind, entity, None)
         return now is not None and now.continues(profile)
 
-    async def forget_erased(self, kind: str, entity: str, seconds: float) -> bool:
+    async def was_erased(self, kind: str, entity: str, seconds: float) -> bool:
         """Whether an entity was erased within so many seconds, so that the memory of some process may still have what
         was made of it. False where the database is away: nobody can say, and nothing can be erased."""
         since = utcnow(None) - timedelta(seconds=seconds)
@@ -159,7 +159,7 @@ class ProfileCache:
         except StoreUnavailable:
             return False
 
-    async def invalidate(self, names: Iterable[Name]) -> bool:
+    async def invalidate(self, names: Iterable[EntityKey]) -> bool:
         """To be called after a commit that changed entities. False where Redis could not be told."""
         names = list(names)
         for name in names:

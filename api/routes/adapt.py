@@ -18,7 +18,7 @@ from api.inference.entity_context import find_entity_context, read_support
 from api.inference.model_registry import LoadedModel
 from api.inference.state_resolver import StateRequest
 from api.routes.events import receive
-from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest, adaptation_row, finite
+from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest, adaptation_row, finite_or_none
 from recsys_meta.inference.recommender import AdaptationDiagnostics
 from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.entities import entities
@@ -89,7 +89,7 @@ def _figures(found: AdaptationDiagnostics) -> dict[str, Any]:
         "loss_after": found.loss_after,
         "gradient_norm": found.gradient_norm,
     }
-    return {"steps": found.steps} | {k: None if empty else finite(v) for k, v in figures.items()}
+    return {"steps": found.steps} | {k: None if empty else finite_or_none(v) for k, v in figures.items()}
 
 
 async def _persist(container: AppContainer, model: LoadedModel, body: AdaptRequest) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def _check_place(place: ListCursor, call: RequestContext, body: RecommendationRe
 async def _erased(call: RequestContext) -> bool:
     """Whether the events of an older page may be gone because they were erased, with its states in this process yet."""
     kind, entity = call.entity_context.kind, call.entity_context.entity
-    return entity is not None and await call.container.profiles.forget_erased(kind, entity, 2 * MEMORY_TTL_S)
+    return entity is not None and await call.container.profiles.was_erased(kind, entity, 2 * MEMORY_TTL_S)
 
 
 def _next(

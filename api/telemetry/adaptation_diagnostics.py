@@ -37,7 +37,7 @@ class AnsweredRequest(NamedTuple):
     ms: float
     support_size: int
     at: datetime
-    known: EncodedEntity | None = None
+    support: EncodedEntity | None = None
     adapted: bool = False
     variant: str | None = None
 
@@ -66,7 +66,7 @@ class DiagnosticsWorker:
 
     def put(self, done: AnsweredRequest) -> None:
         """Take note of what was done, without waiting."""
-        if not done.adapted or done.known is None or not done.support_size:
+        if not done.adapted or done.support is None or not done.support_size:
             self._writer.put(adaptation_row(done, None))
             return
         try:
@@ -114,7 +114,7 @@ class DiagnosticsWorker:
 
     def _diagnose(self, batch: Sequence[AnsweredRequest]) -> Sequence[AdaptationDiagnostics | None]:
         try:
-            return batch[0].recommender.diagnose([done.known for done in batch if done.known is not None])
+            return batch[0].recommender.diagnose([done.support for done in batch if done.support is not None])
         except Exception:  # figures are a courtesy: their failure must not end the thread
             if len(batch) > 1:  # one may have spoilt it for all
                 return [found for done in batch for found in self._diagnose([done])]
@@ -130,9 +130,9 @@ def adaptation_row(done: AnsweredRequest, found: AdaptationDiagnostics | None) -
         entity=done.entity,
         support_size=done.support_size,
         steps=found.steps if found else 0,
-        loss_before=finite(found.loss_before) if found else None,
-        loss_after=finite(found.loss_after) if found else None,
-        gradient_norm=finite(found.gradient_norm) if found else None,
+        loss_before=finite_or_none(found.loss_before) if found else None,
+        loss_after=finite_or_none(found.loss_after) if found else None,
+        gradient_norm=finite_or_none(found.gradient_norm) if found else None,
         ms=done.ms,
         served_by=done.served_by,
         created=done.at,
@@ -140,6 +140,6 @@ def adaptation_row(done: AnsweredRequest, found: AdaptationDiagnostics | None) -
     )
 
 
-def finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """The value, None where it is not a finite number."""
     return value if math.isfinite(value) else None

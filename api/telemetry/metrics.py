@@ -14,8 +14,8 @@ from typing import Any, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-SHARED = "PROMETHEUS_MULTIPROC_DIR"
-Across = Literal["sum", "min", "max"]
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+GaugeAggregation = Literal["sum", "min", "max"]
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
 
@@ -27,43 +27,43 @@ class ServerMetrics:
         self.registry = CollectorRegistry()
         r = self.registry
         self.requests = Counter("recsys_meta_requests", "Requests answered", ("route", "method", "status"), registry=r)
-        self.seconds = Histogram(
+        self.request_seconds = Histogram(
             "recsys_meta_request_seconds", "Time to answer", ("route",), buckets=_SECONDS, registry=r
         )
-        self.answers = Counter(
+        self.responses = Counter(
             "recsys_meta_answers", "Lists served, and from which cache", ("model", "served_by", "cache"), registry=r
         )
-        self.adapting = Histogram(
+        self.adapt_seconds = Histogram(
             "recsys_meta_adapt_seconds", "Time to adapt and rank", ("model",), buckets=_SECONDS, registry=r
         )
-        self.degraded = Counter(
+        self.degraded_responses = Counter(
             "recsys_meta_degraded_answers", "Answers without a dependency", ("missing",), registry=r
         )
         self.events = Counter("recsys_meta_events", "Events received, by outcome", ("outcome",), registry=r)
-        self.swaps = Counter("recsys_meta_model_swaps", "Versions taken into service", ("model",), registry=r)
-        self._shared = os.environ.get(SHARED)
+        self.model_swaps = Counter("recsys_meta_model_swaps", "Versions taken into service", ("model",), registry=r)
+        self._shared = os.environ.get(MULTIPROCESS_VARIABLE)
         self._watched: list[tuple[Gauge, Callable[[], float]]] = []
         # Finding the child of a label takes longer than counting in it.
         self._counted: dict[tuple[str, str, int], tuple[Any, Any]] = {}
         self._answered: dict[tuple[str, str, str], Any] = {}
 
-    def count_event(self, route: str, method: str, status: int, seconds: float) -> None:
+    def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request."""
         found = self._counted.get((route, method, status))
         if found is None:
-            found = self.requests.labels(route, method, str(status)), self.seconds.labels(route)
+            found = self.requests.labels(route, method, str(status)), self.request_seconds.labels(route)
             self._counted[route, method, status] = found
         found[0].inc()
         found[1].observe(seconds)
 
-    def answered(self, model: str, served_by: str, cache: str) -> None:
+    def count_response(self, model: str, served_by: str, cache: str) -> None:
         """Count an answer about a newcomer."""
         found = self._answered.get((model, served_by, cache))
         if found is None:
-            found = self._answered[model, served_by, cache] = self.answers.labels(model, served_by, cache)
+            found = self._answered[model, served_by, cache] = self.responses.labels(model, served_by, cache)
         found.inc()
 
-    def watch(self, name: str, about: str, value: Callable[[], float], across: Across = "sum") -> None:
+    def add_gauge(self, name: str, about: str, value: Callable[[], float], across: GaugeAggregation = "sum") -> None:
         """A gauge; over several workers their sum, least or greatest."""
         gauge = Gauge(f"recsys_meta_{name}", about, registry=self.registry, multiprocess_mode=_MODES[across])
         if self._shared is None:
@@ -71,7 +71,7 @@ class ServerMetrics:
         else:
             self._watched.append((gauge, value))
 
-    def sample(self) -> None:
+    def write_gauges(self) -> None:
         """Write down the gauges for sister workers, who cannot ask this process when they are asked."""
         for gauge, value in self._watched:
             gauge.set(value())
@@ -80,14 +80,18 @@ class ServerMetrics:
         """The text format."""
         if self._shared is None:
             return generate_latest(self.registry)
-        self.sample()
+        self.write_gauges()
         _bury(Path(self._shared))
         every = CollectorRegistry()
         MultiProcessCollector(every, self._shared)  # type: ignore[no-untyped-call]
         return generate_latest(every)
 
 
-_MODES: dict[Across, Literal["livesum", "livemin", "livemax"]] = {"sum": "livesum", "min": "livemin", "max": "livemax"}
+_MODES: dict[GaugeAggregation, Literal["livesum", "livemin", "livemax"]] = {
+    "sum": "livesum",
+    "min": "livemin",
+    "max": "livemax",
+}
 
 
 def _bury(folder: Path) -> None:

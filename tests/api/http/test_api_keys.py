@@ -183,43 +183,43 @@ def clock():
 
 
 def test_trust_in_what_the_database_said_has_an_end(clock):
-    ring = ApiKeyStore(parse_keys(["fixed:read"]), trusted=60, clock=clock)
-    ring.take([row("stored")])
+    ring = ApiKeyStore(parse_keys(["fixed:read"]), trusted_s=60, clock=clock)
+    ring.replace_stored([row("stored")])
     clock.now += 60
     assert ring.find("stored")
     clock.now += 1
     assert ring.find("stored") is None
     assert ring.find("fixed")
-    assert not ring.current
-    assert not ring.empty
+    assert not ring.is_current
+    assert not ring.is_empty
 
 
 def test_a_key_ends_by_the_clock_of_the_process(clock):
     ring = ApiKeyStore(clock=clock)
-    ring.take([row("stored", expires=later(10))])
+    ring.replace_stored([row("stored", expires=later(10))])
     assert ring.find("stored")
     clock.now += 10
     assert ring.find("stored") is None
-    assert not ring.empty  # an ended key does not open the API to everybody on the machine
+    assert not ring.is_empty  # an ended key does not open the API to everybody on the machine
 
 
 def test_notes_are_taken_up_where_nothing_newer_is_known(tmp_path, clock):
     notes = tmp_path / "home" / "known.json"
-    ring = ApiKeyStore(notes=notes, clock=clock)
-    ring.save(ring.take([row("stored", "admin", later(1000)), row("other", id="def")]))
-    again = ApiKeyStore(notes=notes, clock=clock)
+    ring = ApiKeyStore(snapshot=notes, clock=clock)
+    ring.save(ring.replace_stored([row("stored", "admin", later(1000)), row("other", id="def")]))
+    again = ApiKeyStore(snapshot=notes, clock=clock)
     again.restore()
     assert again.find("stored") == ring.find("stored")
     assert again.find("other").scopes == {"read"}
     clock.now += 24 * 3600 + 1
-    late = ApiKeyStore(notes=notes, clock=clock)
+    late = ApiKeyStore(snapshot=notes, clock=clock)
     late.restore()
     assert late.find("other") is None
-    fresh = ApiKeyStore(notes=notes, clock=clock)
-    fresh.take([])
+    fresh = ApiKeyStore(snapshot=notes, clock=clock)
+    fresh.replace_stored([])
     fresh.restore()
     assert fresh.find("other") is None
-    assert fresh.empty
+    assert fresh.is_empty
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "not json", "cut", "edited"])
@@ -232,17 +232,17 @@ def test_damaged_notes_are_none(tmp_path, clock, damage):
     assert notes.read_text() != text
     again = ApiKeyStore(notes=notes, clock=clock)
     again.restore()
-    assert (again.find("stored"), again.current) == (None, False)
+    assert (again.find("stored"), again.is_current) == (None, False)
 
 
 def test_notes_are_not_written_each_second(tmp_path, clock):
     notes = tmp_path / "known.json"
-    ring = ApiKeyStore(notes=notes, clock=clock)
-    ring.save(ring.take([row("stored")]))
+    ring = ApiKeyStore(snapshot=notes, clock=clock)
+    ring.save(ring.replace_stored([row("stored")]))
     first = json.loads(notes.read_text())
     clock.now += 1
-    ring.save(ring.take([row("stored")]))
+    ring.save(ring.replace_stored([row("stored")]))
     assert json.loads(notes.read_text()) == first
     clock.now += 700
-    ring.save(ring.take([row("stored")]))
+    ring.save(ring.replace_stored([row("stored")]))
     assert json.loads(notes.read_text()) != first

@@ -117,7 +117,7 @@ REMOTE = [
 
 def no_keys():
     ring = ApiKeyStore()
-    ring.take([])
+    ring.replace_stored([])
     return ring
 
 

@@ -8,7 +8,7 @@ import redis
 
 from api.app import build_app
 from api.http.api_keys import ApiKeyStore, parse_keys
-from api.http.rate_limit import RateLimiter, RateLimitMiddleware, identity
+from api.http.rate_limit import RateLimiter, RateLimitMiddleware, caller_identity
 from recsys_meta.core.errors import ConfigError
 from tests.api.servers import passes, serving, settings, wait
 
@@ -124,7 +124,7 @@ def test_what_is_left_when_no_portion_is_may_be_spent_too():
 def test_those_who_come_together_share_one_portion():
     async def walk():
         limiter = RateLimiter("100 per year")
-        found = await asyncio.gather(*(limiter.take("key-a") for _ in range(150)))
+        found = await asyncio.gather(*(limiter.hit("key-a") for _ in range(150)))
         return [w for w in found if w is None]
 
     assert len(asyncio.run(walk())) == 100
@@ -134,7 +134,7 @@ def test_many_addresses_do_not_fill_the_memory():
     async def walk():
         limiter = RateLimiter("10 per year")
         for n in range(10_500):
-            await limiter.take(f"address-{n}")
+            await limiter.hit(f"address-{n}")
         return len(limiter._callers)
 
     assert asyncio.run(walk()) == 10_000
@@ -142,14 +142,14 @@ def test_many_addresses_do_not_fill_the_memory():
 
 def test_a_busy_caller_is_remembered_while_many_others_come(monkeypatch):
     """To be forgotten is to lose the rest of a portion: the limit would be spent without being used."""
-    monkeypatch.setattr("api.http.rate_limit._MOST_CALLERS", 100)
+    monkeypatch.setattr("api.http.rate_limit._MAX_CALLERS", 100)
 
     async def walk():
         limiter, allowed = RateLimiter("500 per year"), 0  # portions are of ten
         for n in range(1800):
-            await limiter.take(f"address-{n}")
+            await limiter.hit(f"address-{n}")
             if n % 3 == 0:
-                allowed += await limiter.take("key-busy") is None
+                allowed += await limiter.hit("key-busy") is None
         return allowed, "key-busy" in limiter._callers, len(limiter._callers)
 
     assert asyncio.run(walk()) == (500, True, 100)
@@ -174,8 +174,8 @@ def test_a_limit_that_cannot_be_read_is_refused(limit):
 )
 def test_what_a_caller_is_counted_under(client, who):
     ring = ApiKeyStore(parse_keys(["secret:read"]))
-    assert identity(ring, {"client": client, "headers": [(b"x-api-key", b"wrong\xff")]}) == who
-    assert identity(ring, {"client": client, "headers": [(b"x-api-key", b"secret")]}) == "key-environment-1"
+    assert caller_identity(ring, {"client": client, "headers": [(b"x-api-key", b"wrong\xff")]}) == who
+    assert caller_identity(ring, {"client": client, "headers": [(b"x-api-key", b"secret")]}) == "key-environment-1"
 
 
 def test_the_house_is_without_a_limit_unless_told(home, light):

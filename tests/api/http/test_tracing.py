@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 
 from api.app import build_app
-from api.http.tracing import ENDPOINT, TracingMiddleware
+from api.http.tracing import ENDPOINT_VARIABLE, TracingMiddleware
 from tests.api.servers import passes, serving, settings, wait
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -39,7 +39,7 @@ def collector(monkeypatch):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
     Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv(ENDPOINT, f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv(ENDPOINT_VARIABLE, f"http://127.0.0.1:{server.server_port}")
     yield spans
     server.shutdown()
     server.server_close()
@@ -69,7 +69,7 @@ def test_a_request_is_a_span_of_its_callers_trace(home, light, collector, capsys
 
 def test_a_collector_that_is_away_costs_no_answer(home, light, monkeypatch):
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
-    monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:1")
+    monkeypatch.setenv(ENDPOINT_VARIABLE, "http://127.0.0.1:1")
     with serving(settings(home, light)) as server:
         assert server.recommend("i1").status_code == 200
 
@@ -80,7 +80,7 @@ def test_without_the_packages_there_is_a_line_in_the_log_and_no_tracing(tmp_path
             raise ImportError(name)
         return real(name, *more)
 
-    monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:1")
+    monkeypatch.setenv(ENDPOINT_VARIABLE, "http://127.0.0.1:1")
     monkeypatch.setattr(builtins, "__import__", without)
     app = build_app(settings(tmp_path, f"sqlite:///{tmp_path}/x.db"))
     assert not passes(app, TracingMiddleware)
@@ -88,7 +88,7 @@ def test_without_the_packages_there_is_a_line_in_the_log_and_no_tracing(tmp_path
 
 
 def test_no_collector_no_tracing(tmp_path, monkeypatch):
-    monkeypatch.delenv(ENDPOINT, raising=False)
+    monkeypatch.delenv(ENDPOINT_VARIABLE, raising=False)
     assert not passes(build_app(settings(tmp_path, f"sqlite:///{tmp_path}/x.db")), TracingMiddleware)
 
 

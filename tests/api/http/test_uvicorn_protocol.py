@@ -26,7 +26,7 @@ BROKEN = {
 @pytest.fixture
 def soon(monkeypatch):
     """Requests have to arrive within a second."""
-    monkeypatch.setattr(wire, "ARRIVAL_S", 1.0)
+    monkeypatch.setattr(wire, "ARRIVAL_TIMEOUT_S", 1.0)
 
 
 @pytest.fixture

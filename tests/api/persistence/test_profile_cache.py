@@ -33,15 +33,15 @@ PROFILE = EntityProfile({"age": 30}, (EVENT,), "1")
     ],
 )
 def test_the_mark_is_another_whatever_of_a_profile_changes(other):
-    assert other.mark != PROFILE.mark
+    assert other.digest != PROFILE.digest
 
 
 def test_the_mark_is_about_what_is_stored_alone():
     same = EntityProfile({"age": 30}, (replace(EVENT),), "2")
-    same.memo["some version"] = None
-    assert same.mark == PROFILE.mark
+    same.encodings["some version"] = None
+    assert same.digest == PROFILE.digest
     pair = {"age": 30, "group": "a"}
-    assert EntityProfile(pair).mark == EntityProfile(dict(reversed(pair.items()))).mark
+    assert EntityProfile(pair).digest == EntityProfile(dict(reversed(pair.items()))).digest
 
 
 def test_an_entity_continues_while_its_features_stay_and_no_event_is_gone():

@@ -175,7 +175,7 @@ def test_a_server_that_stops_leaves_no_figures_behind(workers):
 def test_counting_by_hand_and_by_gate_is_the_same():
     metrics = ServerMetrics()
     for status in (200, 200, 503):
-        metrics.count_event("/x", "GET", status, 0.003)
+        metrics.count_request("/x", "GET", status, 0.003)
     found = figures(metrics.render().decode())
     assert total(found, "recsys_meta_requests_total", status="200") == 2
     assert total(found, "recsys_meta_requests_total") == 3
