@@ -1,8 +1,9 @@
-"""How many requests a key, or an address without one, may make: counted in Redis, or in the process without it.
+"""Rate limit of each API key, and of each address without one: counted in Redis, or in the process without it.
 
-Asking Redis at every request would cost more than an answer from the cache. So a process takes requests from the
-common window in portions and spends a portion without asking; a caller that was refused is refused here until its
-time has come. What each process still holds of a portion, at most 2% of the limit, is how far the count may be off.
+Asking Redis for every request would cost more than a response from the cache. So a process draws requests from the
+common sliding window in portions and spends a portion without asking; a caller that was refused is refused in the
+process until its time has come. The unspent rest of the portions of all processes, at most 2% of the limit each, is
+how far the count may be off.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import asyncio
 import ipaddress
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import redis.asyncio
+from cachetools import LRUCache
 from limits.aio.storage import MemoryStorage, RedisClusterStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio.retry import Retry
@@ -33,109 +34,103 @@ from recsys_meta.store.cache.redis_node import FAILURES
 from recsys_meta.store.config_entries import parse_rate_limit
 
 PORTIONS = 50
-"""A portion is the limit divided by this, at least one request."""
+"""Portions of a limit; a portion is at least one request."""
 
 _MAX_CALLERS = 10_000
-_LONGEST_REFUSAL_S = 1.0  # how long a refusal stands without asking again, seconds
+_MAX_REFUSAL_S = 1.0  # how long a refusal stands without asking the window again, seconds
 _REDIS_S = 0.25  # how long Redis may take, seconds
-_FREE = frozenset(("/livez", "/readyz", "/metrics"))
+_EXEMPT_PATHS = frozenset(("/livez", "/readyz", "/metrics"))
 _HEADER = HEADER.lower().encode()
 
 
 @dataclass
-class _CallerWindow:
-    """What a caller may still spend here, until when; until when it is refused unasked, and when its time comes."""
+class _CallerPortion:
+    """Portion of one caller. Times are those of the limiter's clock, seconds.
 
-    left: int = 0
-    until: float = 0.0
-    refused: float = 0.0
-    free: float = 0.0
+    `remaining` requests may be made without asking until `expires`; all are refused without asking until
+    `refused_until`, and told to come back at `free_at`.
+    """
+
+    remaining: int = 0
+    expires: float = 0.0
+    refused_until: float = 0.0
+    free_at: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class RateLimiter:
-    """Counts callers in a sliding window. Raises ConfigError for a limit that cannot be read."""
+    """Sliding-window rate limiter. Raises ConfigError for a limit that cannot be read."""
 
     def __init__(self, limit: str, redis_url: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._item = read_limit(limit)
         self._portion = max(1, self._item.amount // PORTIONS)
         self._seconds = float(self._item.get_expiry())
         self._clock = clock
-        self._callers: OrderedDict[str, _CallerWindow] = OrderedDict()
-        self._breaker = CircuitBreaker(failures=2, pause=0.5, max_pause=2.0)
+        # To evict a caller is to lose the rest of its portion: it would be refused before its limit is reached.
+        self._callers: LRUCache[str, _CallerPortion] = LRUCache(_MAX_CALLERS)
+        self._breaker = CircuitBreaker(failures=2, pause=0.5, longest=2.0)
         self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._storage = None if redis_url is None else _storage(redis_url)
         self._shared = None if self._storage is None else SlidingWindowCounterRateLimiter(self._storage)
 
-    async def hit(self, who: str) -> float | None:
-        """Count a request; None where it may go on, else the seconds to wait. Never raises."""
-        caller = self._caller(who)
+    async def hit(self, identity: str) -> float | None:
+        """Count a request of a caller; return None where it is admitted, else the seconds to wait. Never raises."""
+        portion = self._callers.get(identity)
+        if portion is None:
+            portion = self._callers[identity] = _CallerPortion()
         while True:
             now = self._clock()
-            if caller.left and now < caller.until:
-                caller.left -= 1
+            if portion.remaining and now < portion.expires:
+                portion.remaining -= 1
                 return None
-            if now < caller.refused:
-                return caller.free - now
-            if not caller.lock.locked():
-                async with caller.lock:
-                    await self._ask(who, caller)
-            else:  # one asks; those who came meanwhile see what it got
-                async with caller.lock:
+            if now < portion.refused_until:
+                return portion.free_at - now
+            if not portion.lock.locked():
+                async with portion.lock:
+                    await self._refill(identity, portion)
+            else:  # another request of this caller draws the portion that this one then spends from
+                async with portion.lock:
                     pass
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to Redis."""
         if self._storage is not None:
             await self._storage.bridge.get_connection().aclose()  # type: ignore[attr-defined]
 
-    async def _ask(self, who: str, caller: _CallerWindow) -> None:
-        caller.left, wait = await self._portions(who)
+    async def _refill(self, identity: str, portion: _CallerPortion) -> None:
+        portion.remaining, wait = await self._draw(identity)
         now = self._clock()
-        caller.until, caller.free = now + self._seconds, now + wait
-        caller.refused = 0.0 if caller.left else now + min(wait, _LONGEST_REFUSAL_S)
+        portion.expires, portion.free_at = now + self._seconds, now + wait
+        portion.refused_until = 0.0 if portion.remaining else now + min(wait, _MAX_REFUSAL_S)
 
-    async def _portions(self, who: str) -> tuple[int, float]:
-        """A portion, or else one request, or none and the seconds to wait."""
-        if self._shared is not None and self._breaker.allow_request():
+    async def _draw(self, identity: str) -> tuple[int, float]:
+        """Draw requests from the window of all processes, or from that of this one while Redis is unavailable."""
+        if self._shared is not None and self._breaker.allows():
             try:
-                found = await self._draw(self._shared, who)
-                self._breaker.record_success()
-                return found
+                portion = await self._draw_from(self._shared, identity)
+                self._breaker.succeeded()
+                return portion
             except FAILURES:
-                self._breaker.record_failure()
-        return await self._draw(self._local, who)
+                self._breaker.failed()
+        return await self._draw_from(self._local, identity)
 
-    async def _draw(self, window: SlidingWindowCounterRateLimiter, who: str) -> tuple[int, float]:
+    async def _draw_from(self, window: SlidingWindowCounterRateLimiter, identity: str) -> tuple[int, float]:
+        """Return the size of a portion, or 1 near the end of the limit, or 0 and the seconds to wait."""
         for cost in dict.fromkeys((self._portion, 1)):
-            if await window.hit(self._item, who, cost=cost):
+            if await window.hit(self._item, identity, cost=cost):
                 return cost, 0.0
-        stats = await window.get_window_stats(self._item, who)
+        stats = await window.get_window_stats(self._item, identity)
         return 0, max(0.001, stats.reset_time - time.time())
-
-    def _caller(self, who: str) -> _CallerWindow:
-        """What is known of a caller; where there are too many, the one not seen longest is forgotten.
-
-        To forget a caller is to lose what is left of its portion: it would be refused before its limit is reached.
-        """
-        found = self._callers.get(who)
-        if found is None:
-            found = self._callers[who] = _CallerWindow()
-            if len(self._callers) > _MAX_CALLERS:
-                self._callers.popitem(last=False)
-        else:
-            self._callers.move_to_end(who)
-        return found
 
 
 class RateLimitMiddleware:
-    """ASGI middleware: 429 with `Retry-After` for who asks too often. Probes are never refused."""
+    """ASGI middleware that answers 429 with `Retry-After` beyond the limit. Probes are never refused."""
 
     def __init__(self, app: ASGIApp, keys: ApiKeyStore, limiter: RateLimiter) -> None:
         self.app, self.keys, self.limiter = app, keys, limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in _FREE:
+        if scope["type"] == "http" and scope["path"] not in _EXEMPT_PATHS:
             wait = await self.limiter.hit(caller_identity(self.keys, scope))
             if wait is not None:
                 headers = {"retry-after": str(max(1, math.ceil(wait)))}
@@ -146,42 +141,42 @@ class RateLimitMiddleware:
 
 
 def caller_identity(keys: ApiKeyStore, scope: Scope) -> str:
-    """Who is counted: a key by its public id, else the address (of IPv6 the network of a customer).
+    """Return the name under which a caller is counted: its key's public id, else its address.
 
-    A key that is none of ours is counted by address, or guessing keys would be free. Nothing a caller sends becomes
-    part of a name in Redis.
+    An unknown key is counted by address, or guessing keys would be free. Of an IPv6 address the /64 network counts,
+    the smallest that one customer gets. No text that a caller sends becomes part of a name in Redis.
     """
     for name, value in scope["headers"]:
         if name == _HEADER:
-            found = keys.find(value.decode("latin-1"))
-            if found is not None:
-                return f"key-{found.id}"
+            key = keys.find(value.decode("latin-1"))
+            if key is not None:
+                return f"key-{key.id}"
     client = scope.get("client")
-    return f"address-{_address(str(client[0]))}" if client else "address-unknown"
+    return f"address-{_network(str(client[0]))}" if client else "address-unknown"
 
 
-def _address(text: str) -> str:
+def _network(host: str) -> str:
     try:
-        address = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(host)
     except ValueError:
         return "unknown"
     if address.version == 4:
         return str(address)
-    mapped = address.ipv4_mapped
-    return str(mapped) if mapped else str(ipaddress.ip_network((address.packed[:8] + bytes(8), 64)).network_address)
+    ipv4 = address.ipv4_mapped
+    return str(ipv4) if ipv4 else str(ipaddress.ip_network((address.packed[:8] + bytes(8), 64)).network_address)
 
 
 def _storage(url: str) -> RedisStorage:
-    """Where all processes count. On a cluster the names of one caller lie on one node: limits puts them in braces."""
+    """Open the storage that all processes count in; on a cluster `limits` keeps one caller's names on one node."""
     retry = Retry(NoBackoff(), 0)
     common: Any = {"implementation": "redispy", "key_prefix": "recsys-meta:rate"}
-    waits: Any = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S, "retry": retry}
+    timeouts: Any = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S, "retry": retry}
     scheme, _, rest = url.partition("://")
     try:
-        if not scheme.endswith(CLUSTER_SUFFIX):
-            pool: Any = redis.asyncio.ConnectionPool.from_url(url, **waits)
+        if not scheme.endswith(CLUSTER):
+            pool: Any = redis.asyncio.ConnectionPool.from_url(url, **timeouts)
             return RedisStorage("async+redis://", connection_pool=pool, **common)
-        secure: Any = {"ssl": True} if scheme.startswith("rediss") else {}
-        return RedisClusterStorage(f"async+redis{CLUSTER_SUFFIX}://{rest}", **common, **waits, **secure)
+        tls: Any = {"ssl": True} if scheme.startswith("rediss") else {}
+        return RedisClusterStorage(f"async+redis{CLUSTER}://{rest}", **common, **timeouts, **tls)
     except ValueError:
         raise ConfigError("the Redis url cannot be read; expected redis://HOST:PORT/NUMBER") from None

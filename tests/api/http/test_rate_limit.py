@@ -99,7 +99,7 @@ def test_a_redis_that_hangs_or_refuses_costs_no_answer(home, light, own_redis, h
 
 def spend(limiter, who, times):
     async def walk():
-        found = [await limiter.take(who) for _ in range(times)]
+        found = [await limiter.hit(who) for _ in range(times)]
         await limiter.close()
         return found
 

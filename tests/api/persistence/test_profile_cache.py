@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from api.persistence.profile_cache import EntityProfile
+from api.persistence.async_database import AsyncDatabase
+from api.persistence.profile_cache import EntityProfile, ProfileCache, copy_cache
 from recsys_meta.inference.requests.stored_events import StoredInteraction
 
 EVENT = StoredInteraction("e1", "i3", 1.0, 5.0, {"hour": 3})
@@ -56,15 +57,32 @@ def test_an_entity_continues_while_its_features_stay_and_no_event_is_gone():
 
 def test_the_copy_of_an_entity_that_comes_often_stays_while_others_come(full, monkeypatch):
     """A copy that is dropped too early costs its entity a reading of the database at every request."""
-    monkeypatch.setattr("api.persistence.profile_cache._COPIES", 2)
-    monkeypatch.setattr("api.persistence.profile_cache._COPY_S", 1000.0)
+    now = [0.0]
+    monkeypatch.setattr("api.persistence.profile_cache._MAX_COPIES", 2)
     profiles = full.container.profiles
+    monkeypatch.setattr(profiles, "_copies", copy_cache(lambda: now[0]))
     for entity in ("often", "second", "often", "third"):
         assert full.recommend("i3", entity={"id": entity}).status_code == 200
     assert [entity for _, entity in profiles._copies] == ["often", "third"]
     first = profiles._copies["user", "often"]
     full.recommend("i3", entity={"id": "often"})
     assert profiles._copies["user", "often"] is first
-    profiles._until.update(dict.fromkeys(profiles._until, 0.0))
+    now[0] = 5.0
     full.recommend("i3", entity={"id": "fourth"})
+    now[0] = 0.0  # what was only hidden as too old would be there again
     assert [entity for _, entity in profiles._copies] == ["fourth"], "what is too old does not stay, used or not"
+
+
+def test_copies_are_bounded_in_events_too_and_one_larger_than_all_is_not_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr("api.persistence.profile_cache._MAX_COPIED_EVENTS", 5)
+    database = AsyncDatabase(f"sqlite:///{tmp_path}/x.db")
+    profiles = ProfileCache(database, None)
+    of = {n: EntityProfile(events=(EVENT,) * n, stamp="1") for n in (1, 2, 3, 5, 6)}
+    for entity, n in (("a", 2), ("b", 3), ("c", 1)):
+        profiles._copy(("user", entity), of[n])
+    assert list(profiles._copies) == [("user", "b"), ("user", "c")]
+    profiles._copy(("user", "c"), of[6])
+    assert list(profiles._copies) == [("user", "b")], "neither the new one nor the old one of the same entity"
+    profiles._copy(("user", "d"), of[5])
+    assert list(profiles._copies) == [("user", "d")]
+    database.close()
