@@ -1,4 +1,4 @@
-"""The keys that open this process: those of its environment, and those of the database as it last read them."""
+"""API keys that this process accepts: those of its environment, and those of the database as last read."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from recsys_meta.store.config_entries import parse_api_keys
 
 ALL_SCOPES: frozenset[str] = frozenset(SCOPES)
 
-_NOTED_S = 600.0  # how often what was read is noted again though it is the same, seconds
+# Unchanged keys are written to the snapshot again after so long, seconds: a process that starts reads their age there.
+_SNAPSHOT_INTERVAL_S = 600.0
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a key is good for. `id` and `actor` name it, in counters and for people; `expires` is seconds since 1970."""
+    """Rights of an API key. `id` names it in counters, `actor` in the audit log; `expires` is seconds since 1970."""
 
     id: str
     actor: str
@@ -31,11 +32,11 @@ class ApiKey:
 
 
 class ApiKeyStore:
-    """Keys by digest; the keys themselves are not kept.
+    """Keys by digest; the keys themselves are not held.
 
-    A lookup is that of a dict: what its time could give away is a digest, from which no key follows. What the
-    database said outlives it by `trusted` seconds: in this process, and in the file `notes` for a process that starts
-    meanwhile.
+    A lookup is that of a dict: what its timing could leak is a digest, from which no key follows. Keys read from the
+    database are trusted for `trusted_s` seconds after the reading, in this process and, by way of the file `snapshot`,
+    in a process that starts while the database cannot be reached. `outage_reason` says why it was not read.
     """
 
     def __init__(
@@ -46,93 +47,94 @@ class ApiKeyStore:
         trusted_s: float = 24 * 3600.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._fixed, self._notes, self._trusted, self._clock = dict(environment_keys or {}), snapshot, trusted_s, clock
-        self._stored: Mapping[str, ApiKey] = MappingProxyType({})
-        self._read = self._noted = -math.inf
+        self._environment_keys = dict(environment_keys or {})
+        self._snapshot, self._trusted_s, self._clock = snapshot, trusted_s, clock
+        self._database_keys: Mapping[str, ApiKey] = MappingProxyType({})
+        self._read_at = self._saved_at = -math.inf
         self.outage_reason = "the database was not asked yet"
 
     @property
     def is_current(self) -> bool:
-        """Whether the database was read recently enough to say that a key is none of its own."""
-        return self.age <= self._trusted
+        """Return whether the database was read recently enough to call a key unknown."""
+        return self.age <= self._trusted_s
 
     @property
     def age(self) -> float:
-        """Seconds since the database was read; infinite where it never was."""
-        return self._clock() - self._read
+        """Return the seconds since the database was read; infinite where it never was."""
+        return self._clock() - self._read_at
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is known that there is no key at all."""
-        return not self._fixed and not self._stored and self.is_current
+        """Return whether there is certainly no key at all."""
+        return not self._environment_keys and not self._database_keys and self.is_current
 
     @property
     def has_keys(self) -> bool:
-        """Whether there is any key."""
-        return bool(self._fixed or self._stored)
+        """Return whether there is any key, expired or not."""
+        return bool(self._environment_keys or self._database_keys)
 
     def find(self, text: str) -> ApiKey | None:
-        """The key, None for one that is not ours, has ended, or can no longer be trusted."""
-        name = key_digest(text)
-        found = self._fixed.get(name)
-        if found is None and self.is_current:
-            found = self._stored.get(name)
-        return found if found is not None and self._clock() < found.expires else None
+        """Return a key; None for one that is unknown, has expired, or was read too long ago to be trusted."""
+        digest = key_digest(text)
+        key = self._environment_keys.get(digest)
+        if key is None and self.is_current:
+            key = self._database_keys.get(digest)
+        return key if key is not None and self._clock() < key.expires else None
 
     def replace_stored(self, rows: Sequence[ApiKeyRecord]) -> bool:
-        """Replace the database's keys by those it has now, in one assignment; answers whether they are others."""
-        before, self._stored = self._stored, MappingProxyType({row.digest: _key(row) for row in rows})
-        self._read = self._clock()
-        return before != self._stored
+        """Replace the database's keys by its present ones, in one assignment; return whether they differ."""
+        previous, self._database_keys = self._database_keys, MappingProxyType({row.digest: _key(row) for row in rows})
+        self._read_at = self._clock()
+        return previous != self._database_keys
 
     def save(self, changed: bool) -> None:
-        """Write down what the database said, now and then where it did not change. Raises OSError."""
-        if self._notes is None or not (changed or self._read - self._noted > _NOTED_S):
+        """Write the database's keys to the snapshot: at once where they changed, else now and then. Raises OSError."""
+        if self._snapshot is None or not (changed or self._read_at - self._saved_at > _SNAPSHOT_INTERVAL_S):
             return
-        keys = [_note(name, key) for name, key in self._stored.items()]
-        write_file(self._notes, dump_checksummed({"read": self._read, "keys": keys}).encode())
-        self._noted = self._read
+        keys = [_to_json(digest, key) for digest, key in self._database_keys.items()]
+        write_file(self._snapshot, dump_checksummed({"read": self._read_at, "keys": keys}).encode())
+        self._saved_at = self._read_at
 
     def restore(self) -> None:
-        """Take up what was written down, where nothing newer is known. Damaged notes are none."""
-        if self._notes is None:
+        """Load the snapshot where nothing newer is known; a damaged one counts as none."""
+        if self._snapshot is None:
             return
         try:
-            found = load_checksummed(self._notes.read_text())
-            stored = {k["digest"]: _noted(k) for k in found["keys"]}
-            read = min(float(found["read"]), self._clock())
+            document = load_checksummed(self._snapshot.read_text())
+            keys = {entry["digest"]: _from_json(entry) for entry in document["keys"]}
+            read_at = min(float(document["read"]), self._clock())
         except (OSError, ValueError, KeyError, TypeError):
             return
-        if read > self._read:
-            self._stored, self._read = MappingProxyType(stored), read
+        if read_at > self._read_at:
+            self._database_keys, self._read_at = MappingProxyType(keys), read_at
 
 
 def parse_keys(entries: Iterable[str]) -> dict[str, ApiKey]:
-    """Keys from `key`, `key:read`, `key:read+write` or `key:admin`; admin includes the other two.
+    """Parse `key`, `key:read`, `key:read+write` or `key:admin` into keys by digest; admin includes the other scopes.
 
     Raises ConfigError for an unknown scope or an empty key, without repeating the key.
     """
     return {
-        key_digest(text): ApiKey(f"environment-{number}", f"environment key {number}", _whole(scopes))
-        for number, (text, scopes) in enumerate(parse_api_keys(entries), 1)
+        key_digest(text): ApiKey(f"environment-{number}", f"environment key {number}", _expand_admin(scopes))
+        for number, (text, scopes) in enumerate(read_keys(entries), 1)
     }
 
 
 def _key(row: ApiKeyRecord) -> ApiKey:
     expires = math.inf if row.expires is None else row.expires.timestamp()
-    return ApiKey(row.id, f"{row.name} ({row.id})", _whole(row.scopes.split("+")), expires)
+    return ApiKey(row.id, f"{row.name} ({row.id})", _expand_admin(row.scopes.split("+")), expires)
 
 
-def _note(name: str, key: ApiKey) -> dict[str, Any]:
+def _to_json(digest: str, key: ApiKey) -> dict[str, Any]:
     expires = None if key.expires == math.inf else key.expires  # JSON has no infinity
-    return {"digest": name, "id": key.id, "actor": key.actor, "scopes": sorted(key.scopes), "expires": expires}
+    return {"digest": digest, "id": key.id, "actor": key.actor, "scopes": sorted(key.scopes), "expires": expires}
 
 
-def _noted(found: Mapping[str, Any]) -> ApiKey:
-    expires = math.inf if found["expires"] is None else float(found["expires"])
-    return ApiKey(str(found["id"]), str(found["actor"]), frozenset(found["scopes"]), expires)
+def _from_json(entry: Mapping[str, Any]) -> ApiKey:
+    expires = math.inf if entry["expires"] is None else float(entry["expires"])
+    return ApiKey(str(entry["id"]), str(entry["actor"]), frozenset(entry["scopes"]), expires)
 
 
-def _whole(scopes: Iterable[str]) -> frozenset[str]:
-    found = frozenset(scopes)
-    return ALL_SCOPES if "admin" in found else found
+def _expand_admin(scopes: Iterable[str]) -> frozenset[str]:
+    names = frozenset(scopes)
+    return ALL_SCOPES if "admin" in names else names

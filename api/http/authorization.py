@@ -1,4 +1,4 @@
-"""Who may call: keys with scopes, or without any key this machine only."""
+"""Authorization of callers: API keys with scopes or, where there is no key at all, loopback only."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 from api.http.api_keys import ALL_SCOPES, ApiKeyStore
 from api.http.problem_details import ProblemError, unavailable
 from api.http.request_context import request_context
-from recsys_meta.store.access import audit_log as audit
+from recsys_meta.store.access import audit_log
 
 Scope = Literal["read", "write", "admin"]
 Scopes = frozenset[str]
 HEADER = "X-API-Key"
 KEYLESS = "this machine"
-"""The actor where there is no key."""
+"""The actor of a request without a key."""
 
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
 _header = APIKeyHeader(
@@ -29,52 +29,58 @@ _header = APIKeyHeader(
 
 
 def require(scope: Scope) -> Any:
-    """A dependency that lets in only callers with a scope."""
+    """Return a FastAPI dependency that admits only callers with a scope and yields all scopes of the caller."""
 
-    # Named here, so that OpenAPI shows the key; `async`, so that it costs no thread.
+    # The header is declared here, so that OpenAPI shows it; `async`, so that the check costs no thread.
     async def check(request: Request, key: str | None = Security(_header)) -> Scopes:
         return authorize(request.app.state.keys, request.scope, key, scope)
 
     return Security(check)
 
 
-def authorize(keys: ApiKeyStore, scope: Mapping[str, Any], key: str | None, wanted: str) -> Scopes:
-    """Scopes of the caller, whom the request then knows by name. Raises Problem 401, 403 or 503."""
+def authorize(keys: ApiKeyStore, scope: Mapping[str, Any], key: str | None, required: str) -> Scopes:
+    """Return the scopes of the caller and write its name into the request context.
+
+    Raises ProblemError 401 for no key or an unknown one, 403 for a key that lacks the scope and for a remote caller of
+    a server without keys, 503 where the key cannot be checked.
+    """
     if keys.is_empty:
         if not _is_local(scope):
             raise ProblemError(
                 403, "There is no API key, so only this machine is served; make one with `recsys-meta keys create`"
             )
         return ALL_SCOPES
-    found = keys.find(key) if key else None
-    if found is None:
+    api_key = keys.find(key) if key else None
+    if api_key is None:
         if not keys.is_current and (key or not keys.has_keys):
-            # It may be one that the database knows; and where nothing is known of keys, nobody may do without.
+            # The database may know this key; and while nothing is known of any key, nobody is admitted without one.
             raise unavailable(f"The key cannot be checked: {keys.outage_reason}")
         raise ProblemError(401, f"A valid key is needed in the header {HEADER}", headers={"www-authenticate": "ApiKey"})
-    request_context(scope).actor = found.actor
-    if wanted not in found.scopes:
-        raise ProblemError(403, f"This key lacks the scope '{wanted}'")
-    return found.scopes
+    request_context(scope).actor = api_key.actor
+    if required not in api_key.scopes:
+        raise ProblemError(403, f"This key lacks the scope '{required}'")
+    return api_key.scopes
 
 
 def actor(request: Request) -> str:
-    """Who calls: the name and id of the key, never the key. For the audit; a route asks after it was entered."""
+    """Return the name and id of the caller's key, never the key, once the request is authorized."""
     return request_context(request.scope).actor or KEYLESS
 
 
 def record_audit(request: Request, session: Session, action: str, target: str) -> None:
-    """Write into the audit, in the transaction of the act, that the caller did it. `target` holds no id of an entity:
-    `entities.digest` names one."""
+    """Write an action of the caller into the audit log, in the transaction of the action itself.
+
+    `target` must hold no id of an entity: `entities.digest` names one.
+    """
     request_id = request_context(request.scope).request_id
-    audit.record_action(session, action, target, actor=actor(request), request_id=request_id)
+    audit_log.record_action(session, action, target, actor=actor(request), request_id=request_id)
 
 
 def _is_local(scope: Mapping[str, Any]) -> bool:
-    """Whether the caller is on this machine and asks for it by a name of this machine.
+    """Return whether the caller is on this machine and addresses it by a name of this machine.
 
-    A proxy on this machine makes the whole world look local, and a web page may point a name of its own at
-    127.0.0.1: the first is known by its headers, the second by the dots in its name.
+    Two traps: behind a proxy on this machine every caller looks local, and a web page may point a name of its own at
+    127.0.0.1 (DNS rebinding). The proxy is recognised by its headers, the name by its dots.
     """
     client = scope.get("client")
     if not client or not _is_loopback(str(client[0])):
@@ -93,5 +99,5 @@ def _is_loopback(host: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+    ipv4 = getattr(address, "ipv4_mapped", None)
+    return (ipv4 or address).is_loopback

@@ -1,7 +1,7 @@
-"""The hot calls, past the framework: its routing and its dependencies cost more than an answer from a cache.
+"""The hot routes, called without FastAPI: its routing and dependencies cost more than a response from a cache.
 
-FastAPI has the same routes and describes them in the OpenAPI document; who asks by another method, or for a path
-spelled otherwise, meets them there.
+FastAPI has the same routes and describes them in the OpenAPI document; a request with another method, or with the path
+spelled otherwise, reaches them there.
 """
 
 from __future__ import annotations
@@ -13,28 +13,31 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.http import problem_details as problems
+from api.http.problem_details import error_response
 
 
 class FastPathMiddleware:
-    """ASGI middleware. `routes`: those of a router whose endpoints want nothing but the request."""
+    """ASGI middleware. `routes`: those of a router whose endpoints take nothing but the request."""
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
         self.app = app
-        self._ways = {
-            (method, way.path): way for way in routes if isinstance(way, APIRoute) for method in way.methods or ()
+        self._routes = {
+            (method, route.path): route
+            for route in routes
+            if isinstance(route, APIRoute)
+            for method in route.methods or ()
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        way = self._ways.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-        if way is None:
+        route = self._routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if route is None:
             await self.app(scope, receive, send)
             return
-        scope["route"] = way
+        scope["route"] = route
         try:
-            response = await way.endpoint(Request(scope, receive))
+            response = await route.endpoint(Request(scope, receive))
         except Exception as error:
-            response = problems.error_response(scope, error)
+            response = error_response(scope, error)
             if response is None:
                 raise
         await response(scope, receive, send)

@@ -1,7 +1,7 @@
-"""HTTP as uvicorn reads it, with a bound on headers and on the time that a request may take to arrive.
+"""HTTP protocol of uvicorn with bounds on the size of headers and on the time that a request may take to arrive.
 
-uvicorn by itself keeps all headers that come, for as long as they come: one connection could take all the memory, and
-a few thousand that say little could keep out everybody else.
+uvicorn itself keeps all headers that come, for as long as they come: one connection could take all the memory, and a
+few thousand slow ones could keep everybody else out.
 """
 
 from __future__ import annotations
@@ -17,47 +17,49 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from api.http.problem_details import MEDIA_TYPE, ProblemError, problem_document
 
 MAX_HEAD_BYTES = 64 * 1024
-"""The most that may come before a body, or after one, bytes."""
+"""Bound on the bytes before a body (request line and headers) and on those after one (trailers)."""
 
 ARRIVAL_TIMEOUT_S = 30.0
-"""How long a request may take to arrive, from its first byte to its last, seconds."""
+"""Time a request may take to arrive, from its first byte to its last, seconds."""
 
 LINGER_S = 2.0
-"""How long a refused caller may go on sending, so that it gets to read why, seconds."""
+"""Time the connection of a refused request stays open, so that its sender gets to read why, seconds."""
 
-_SIGNS = 4  # bytes around a name and a value: a colon, a space, the end of the line
+_HEADER_OVERHEAD = 4  # bytes around a name and a value: a colon, a space, the end of the line
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """A connection. Refuses (431) headers that are too large, whole or not, (408) what does not arrive in time, and
-    (400) what is no HTTP.
+    """One connection. Refuses headers that are too large, complete or not (431), a request that does not arrive in
+    time (408), and bytes that are no HTTP (400).
 
-    What is not whole is counted by reads: those since the one that last ended something, be it a head, a piece of a
-    body or a request. So nothing is to be looked at while a line has no end. A request that comes in one read, as
-    nearly all do, costs no timer.
+    Incomplete input is counted by reads: the bytes since the read that last completed a head, a chunk of a body or a
+    request. So input needs no scanning while a line has no end. A request that comes in one read, as nearly all do,
+    costs no timer.
     """
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self._read = self._used = 0  # bytes read so far, and up to the read that last ended something
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._read_bytes = 0
+        self._complete_bytes = 0  # up to and with the read that last completed something
         self._arriving = self._refused = False
-        self._answering: RequestResponseCycle | None = None  # `cycle` is the last that came, and may wait for this one
+        # uvicorn's `cycle` is the newest request, which may wait for the response of this one (pipelining).
+        self._active_cycle: RequestResponseCycle | None = None
         self._timer: TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._read += len(data)
+        self._read_bytes += len(data)
         super().data_received(data)
-        if self._read - self._used > MAX_HEAD_BYTES:
+        if self._read_bytes - self._complete_bytes > MAX_HEAD_BYTES:
             self._refuse(_TOO_LARGE)
         elif self._arriving and self._timer is None:
-            self._timer = self.loop.call_later(ARRIVAL_TIMEOUT_S, self._late)
+            self._timer = self.loop.call_later(ARRIVAL_TIMEOUT_S, self._on_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop()
-        if self._answering is not None:
-            _leave(self._answering)
+        self._stop_timer()
+        if self._active_cycle is not None:
+            _disconnect(self._active_cycle)
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -67,99 +69,100 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._refused:
             return
-        self._used = self._read
-        if _size(self.url, self.headers) > MAX_HEAD_BYTES:
+        self._complete_bytes = self._read_bytes
+        if _head_size(self.url, self.headers) > MAX_HEAD_BYTES:
             self._refuse(_TOO_LARGE)
         else:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         if not self._refused:
-            self._used = self._read
+            self._complete_bytes = self._read_bytes
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         if not self._refused:
-            self._stop()
-            self._used = self._read
+            self._stop_timer()
+            self._complete_bytes = self._read_bytes
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(_MALFORMED)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._answering = cycle
+        self._active_cycle = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _stop(self) -> None:
+    def _stop_timer(self) -> None:
         self._arriving = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _late(self) -> None:
+    def _on_timeout(self) -> None:
         self._timer = None
-        if self.flow.read_paused or self._earlier():  # it is us who are late
-            self._timer = self.loop.call_later(ARRIVAL_TIMEOUT_S, self._late)
+        if self.flow.read_paused or self._earlier_cycle():  # the server is what delays the request
+            self._timer = self.loop.call_later(ARRIVAL_TIMEOUT_S, self._on_timeout)
         else:
             self._refuse(_TOO_LATE)
 
-    def _refuse(self, answer: bytes) -> None:
-        """Take nothing more, say why where that can be said, and close."""
+    def _refuse(self, response: bytes) -> None:
+        """Read nothing more, send the reason where no response has begun, and close."""
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
-        self._stop()
-        if earlier := self._earlier():
-            earlier.keep_alive = False  # its answer shall come whole, and is the last
+        self._stop_timer()
+        if earlier := self._earlier_cycle():
+            earlier.keep_alive = False  # its response is sent whole, and is the last
             return
-        own = self._answering if self._answering and self._answering.scope is self.scope else None
-        if own is not None:
-            _leave(own)
-        if own is not None and own.response_started:
+        active = self._active_cycle
+        cycle = active if active is not None and active.scope is self.scope else None
+        if cycle is not None:
+            _disconnect(cycle)
+        if cycle is not None and cycle.response_started:
             self.transport.close()
         else:
-            self._say(answer)
+            self._send_and_linger(response)
 
-    def _earlier(self) -> RequestResponseCycle | None:
-        """What is being answered, where that is not the request that comes now."""
-        found = self._answering
-        return None if found is None or found.response_complete or found.scope is self.scope else found
+    def _earlier_cycle(self) -> RequestResponseCycle | None:
+        """Return the request that is being answered, unless it is the one that is arriving."""
+        cycle = self._active_cycle
+        return None if cycle is None or cycle.response_complete or cycle.scope is self.scope else cycle
 
-    def _say(self, answer: bytes) -> None:
-        """To close at once would take back an answer that lies behind bytes that nobody has read."""
+    def _send_and_linger(self, response: bytes) -> None:
+        """Send a response and close later: closing while input is unread resets the connection and loses it."""
         self._unset_keepalive_if_required()
         self.flow.resume_reading()
-        self.transport.write(answer)
+        self.transport.write(response)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._timer = self.loop.call_later(LINGER_S, self.transport.close)
 
 
-def _leave(cycle: RequestResponseCycle) -> None:
-    """Tell the application that nobody reads on."""
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    """Tell the application that the client reads no more."""
     cycle.disconnected = True
     cycle.message_event.set()
 
 
-def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
-    """The bytes of a head, about as they came."""
-    return len(url) + sum(map(len, chain.from_iterable(headers))) + _SIGNS * len(headers)
+def _head_size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    """Return the bytes of a head, to within a few of those received."""
+    return len(url) + sum(map(len, chain.from_iterable(headers))) + _HEADER_OVERHEAD * len(headers)
 
 
-def _answer(problem: ProblemError) -> bytes:
+def _response(problem: ProblemError) -> bytes:
     document = orjson.dumps(problem_document(problem))
-    named = {
+    headers = {
         "content-type": MEDIA_TYPE,
         "content-length": str(len(document)),
         "x-content-type-options": "nosniff",
         "cache-control": "no-store",
         "connection": "close",
     }
-    lines = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return STATUS_LINE[problem.status] + lines.encode() + b"\r\n" + document
 
 
-_MALFORMED = _answer(ProblemError(400, "The request cannot be read as HTTP"))
-_TOO_LARGE = _answer(ProblemError(431, f"The headers are larger than {MAX_HEAD_BYTES} bytes"))
-_TOO_LATE = _answer(ProblemError(408, f"The request did not arrive within {ARRIVAL_TIMEOUT_S:.0f} seconds"))
+_MALFORMED = _response(ProblemError(400, "The request cannot be read as HTTP"))
+_TOO_LARGE = _response(ProblemError(431, f"The headers are larger than {MAX_HEAD_BYTES} bytes"))
+_TOO_LATE = _response(ProblemError(408, f"The request did not arrive within {ARRIVAL_TIMEOUT_S:.0f} seconds"))

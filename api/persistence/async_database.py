@@ -1,4 +1,4 @@
-"""The database for an event loop: every call in a thread of its own pool, bounded in time, behind a breaker."""
+"""The database for an event loop: calls run in threads, bounded in time, behind a circuit breaker."""
 
 from __future__ import annotations
 
@@ -11,77 +11,101 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from api.http.problem_details import ProblemError
 from api.persistence.connection_watchdog import ConnectionWatchdog
 from api.telemetry.logging import open_log
-from recsys_meta.core.errors import ConflictError, RecsysMetaError, StoreError
+from recsys_meta.core.errors import ConflictError, DataError, RecsysMetaError, StoreError
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.database import engine as sql
 from recsys_meta.store.database.engine import StoreUnavailable
 
 Result = TypeVar("Result")
 
-READ_THREADS = 8  # threads for what answers can do without; those that hang in a connection are free after its time-out
-CALL_THREADS = 4  # threads for all else, so that it keeps no answer waiting
-READ_S = 1.0  # how long an answer waits for a read that it can do without, seconds
-CALL_S = 15.0  # how long any other call may take, seconds; once the database is known to be away READ_S
+READ_THREADS = 8
+"""Threads for optional reads; one that hangs in a connection is free again after `READ_S`."""
+CALL_THREADS = 4
+"""Threads for all other calls, so that none of those delays a response."""
+READ_S = 1.0
+"""Time that a response waits for an optional read, seconds."""
+CALL_S = 15.0
+"""Time that any other call may take, seconds; while the database is known to be unavailable, `READ_S`."""
 UNAVAILABLE = "the database cannot be reached"
 OUTDATED_SCHEMA = "the database is not ready; run `recsys-meta db upgrade`"
 
 
 class AsyncDatabase:
-    """Runs functions of a session. Opens nothing until first asked.
+    """Runs functions of a SQLAlchemy session in threads. Opens no connection until the first call.
 
-    The breaker is about reading: a database that is full or read-only refuses what is written, each caller by itself,
-    and is no less good for answers. Without a log it writes lines of the same form to one of its own.
+    The circuit breaker is about reading: a database that is full or read-only refuses writes, each caller on its own,
+    and is no less good for responses. Without a log it writes lines of the same form to one of its own.
     """
 
     def __init__(self, url: str, log: Any = None) -> None:
         self._log = open_log()[0] if log is None else log
         self.engine = sql.connect(url)
-        self.breaker = CircuitBreaker(failures=1, pause=0.5, max_pause=2.0)
-        self._lines = ConnectionWatchdog(self.engine)
-        self._glances = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="recsys-meta-glance")
-        self._calls = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="recsys-meta-sql")
+        self.breaker = CircuitBreaker(failures=1, pause=0.5, longest=2.0)
+        self._watchdog = ConnectionWatchdog(self.engine)
+        self._read_pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="recsys-meta-read")
+        self._call_pool = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="recsys-meta-sql")
 
     @property
     def degraded(self) -> bool:
-        """Whether the database could not be reached when last asked."""
+        """Return whether the last call failed to reach the database."""
         return self.breaker.degraded
 
     async def try_read(self, work: Callable[[Session], Result]) -> Result:
-        """Read for an answer that can do without. Raises Unavailable at once while the database is away."""
+        """Run an optional read, which a response can do without.
+
+        Raises StoreUnavailable, at once while the breaker is open.
+        """
         if not self.breaker.allows():
             raise StoreUnavailable(UNAVAILABLE)
-        return await self._look(lambda: self._reading(work))
+        return await self._run_read(lambda: self._read_session(work))
 
     async def probe(self, work: Callable[[Session], Result]) -> Result:
-        """The same, but asks even while the database was away a moment ago: how its return is noticed."""
-        self._lines.cut_older(CALL_S)
-        return await self._look(lambda: self._reading(work))
+        """Run an optional read even while the breaker is open, so that the database's return is noticed.
+
+        Raises StoreUnavailable.
+        """
+        self._watchdog.cut_older(CALL_S)
+        return await self._run_read(lambda: self._read_session(work))
 
     async def read(self, work: Callable[[Session], Result]) -> Result:
-        """Read. Raises Unavailable, and Problem 422 for a value that the store refuses."""
-        return await self._checked(self._noting(self._run(self._calls, lambda: self._reading(work), CALL_S)))
+        """Run a read. Raises StoreUnavailable, and DataError for a value that the database refuses."""
+        running = self._run(self._call_pool, lambda: self._read_session(work), CALL_S)
+        return await self._translate_errors(self._update_breaker(running))
 
     async def write(self, work: Callable[[Session], Result]) -> Result:
-        """Do something in one transaction. Raises as `read` does; what timed out may still have happened."""
-        return await self._checked(self._run(self._calls, lambda: self._writing(work), CALL_S))
+        """Run a function in one transaction. Raises as `read` does; after a time-out it may still be committed."""
+        return await self._translate_errors(self._run(self._call_pool, lambda: self._write_session(work), CALL_S))
 
     async def ping(self) -> None:
-        """Ask for an answer. Raises Unavailable."""
-        await self._look(lambda: sql.ping(self.engine))
+        """Check the connection. Raises StoreUnavailable."""
+        await self._run_read(lambda: sql.ping(self.engine))
 
     def close(self) -> None:
-        """Let go of threads and connections; what hangs in a thread is not waited for."""
-        for pool in (self._glances, self._calls):
+        """Release threads and connections, without waiting for a thread that hangs."""
+        for pool in (self._read_pool, self._call_pool):
             pool.shutdown(wait=False, cancel_futures=True)
         self.engine.dispose()
 
-    async def _look(self, call: Callable[[], Result]) -> Result:
-        return await self._sensible(self._noting(self._run(self._glances, call, READ_S)))
+    async def _run_read(self, call: Callable[[], Result]) -> Result:
+        """Run an optional read; any failure but an error of the library's own means that the database is unavailable.
 
-    async def _checked(self, running: Awaitable[Result]) -> Result:
+        A response that cannot be read is none: a peer that sends noise in the middle of a connection raises errors of
+        any kind in the driver.
+        """
+        try:
+            return await self._update_breaker(self._run(self._read_pool, call, READ_S))
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            if isinstance(error, RecsysMetaError) and not isinstance(error, StoreError):
+                raise
+            self._log.warning("the database gave an answer that cannot be read", exc_info=True)
+            raise StoreUnavailable(UNAVAILABLE) from error
+
+    async def _translate_errors(self, running: Awaitable[Result]) -> Result:
+        """Raise errors whose messages may be shown to a client; the log gets the rest."""
         try:
             return await running
         except StoreUnavailable:
@@ -92,24 +116,11 @@ class AsyncDatabase:
             self._log.error("the database failed", exc_info=True)
             raise StoreError("the database failed; the server's log has the reason") from error
         except ConflictError as error:
-            raise ConflictError(_told(str(error), "the database refused a row")) from None
+            raise ConflictError(_without_driver_text(str(error), "the database refused a row")) from None
         except ValueError as error:
-            raise ProblemError(422, _told(str(error), "the database refused a value")) from None
+            raise DataError(_without_driver_text(str(error), "the database refused a value")) from None
 
-    async def _sensible(self, running: Awaitable[Result]) -> Result:
-        """An answer that cannot be read is none: who babbles in the middle of a connection is as good as away."""
-        try:
-            return await running
-        except StoreUnavailable:
-            raise
-        except Exception as error:
-            if isinstance(error, RecsysMetaError) and not isinstance(error, StoreError):
-                raise
-            self._log.warning("the database gave an answer that cannot be read", exc_info=True)
-            raise StoreUnavailable(UNAVAILABLE) from error
-
-    async def _noting(self, running: Awaitable[Result]) -> Result:
-        """Tell the breaker how it went."""
+    async def _update_breaker(self, running: Awaitable[Result]) -> Result:
         try:
             result = await running
         except StoreUnavailable:
@@ -119,8 +130,11 @@ class AsyncDatabase:
         return result
 
     async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], Result], seconds: float) -> Result:
-        """Do something in a thread. Raises Unavailable; what hangs is cut off, so that the thread is free again."""
-        threads: list[int] = []
+        """Run a call in a thread, for `seconds` at most. Raises StoreUnavailable.
+
+        The connection of a call that hangs is cut, so that its thread is free again.
+        """
+        threads: list[int] = []  # the thread of the call while it runs
 
         def work() -> Result:
             threads.append(threading.get_ident())
@@ -130,35 +144,35 @@ class AsyncDatabase:
                 threads.clear()
 
         running = asyncio.get_running_loop().run_in_executor(pool, work)
-        began = time.monotonic()
-        while not await _ended(running, READ_S):
-            if time.monotonic() - began > seconds - READ_S / 2 or self.degraded:
-                running.cancel()  # where it has not begun
+        start = time.monotonic()
+        while not await _ends_within(running, READ_S):
+            if time.monotonic() - start > seconds - READ_S / 2 or self.degraded:
+                running.cancel()  # where it is still queued
                 for thread in threads:
-                    self._lines.cut(thread)
-                raise StoreUnavailable(f"the database did not answer within {time.monotonic() - began:.0f} s")
+                    self._watchdog.cut(thread)
+                raise StoreUnavailable(f"the database did not answer within {time.monotonic() - start:.0f} s")
         try:
             return await running
         except StoreUnavailable as error:
-            # The driver names hosts, ports and tables: that is for our log (see the cause), not for callers.
+            # The driver names hosts, ports and tables: those are for the log (see the cause), not for clients.
             raise StoreUnavailable(OUTDATED_SCHEMA if "db upgrade" in str(error) else UNAVAILABLE) from error
 
-    def _reading(self, work: Callable[[Session], Result]) -> Result:
+    def _read_session(self, work: Callable[[Session], Result]) -> Result:
         with sql.reading(self.engine) as session:
             return work(session)
 
-    def _writing(self, work: Callable[[Session], Result]) -> Result:
+    def _write_session(self, work: Callable[[Session], Result]) -> Result:
         with sql.session(self.engine) as session:
             return work(session)
 
 
-def _told(text: str, beginning: str) -> str:
-    """What may be told of an error: our own words, and where the database spoke only that it did."""
-    return beginning if text.startswith(beginning) else text
+def _without_driver_text(message: str, opening: str) -> str:
+    """Cut a message to its opening where that is one of a driver's error: the driver repeats values and tables."""
+    return opening if message.startswith(opening) else message
 
 
-async def _ended(running: asyncio.Future[Any], seconds: float) -> bool:
-    """Whether it ends in time. What has not begun when its caller goes away never will."""
+async def _ends_within(running: asyncio.Future[Any], seconds: float) -> bool:
+    """Wait for a call, for `seconds` at most; one that is still queued when its caller is cancelled never starts."""
     try:
         return bool((await asyncio.wait((running,), timeout=seconds))[0])
     except asyncio.CancelledError:

@@ -1,7 +1,7 @@
-"""Cutting the connection of a call that hangs.
+"""Cutting the PostgreSQL connection of a call that hangs.
 
-A server that took a statement and never answers holds the calling thread for ever: no time-out of PostgreSQL's client
-library ends that wait. Shutting down the socket does, and the thread gets an error as if the server had gone away.
+A server that took a statement and never answers holds the calling thread for ever: no time-out of libpq ends that
+wait. Shutting down the socket does, and the thread gets the error of a server that has gone away.
 """
 
 from __future__ import annotations
@@ -18,51 +18,54 @@ from sqlalchemy import Engine, event
 
 
 class ConnectionWatchdog:
-    """The connections of an engine, by the thread that uses them. Does nothing for SQLite, which has no line."""
+    """Connections of an engine, by the thread that uses them. Does nothing for SQLite, which has no socket."""
 
     def __init__(self, engine: Engine) -> None:
-        self._every: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._held: dict[int, tuple[Any, float]] = {}
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._in_use: dict[int, tuple[Any, float]] = {}  # by thread; the time of the checkout
         if engine.dialect.name == "postgresql":
-            event.listen(engine, "connect", self._made)
-            event.listen(engine, "checkout", self._taken)
-            event.listen(engine, "checkin", self._given)
+            event.listen(engine, "connect", self._on_connect)
+            event.listen(engine, "checkout", self._on_checkout)
+            event.listen(engine, "checkin", self._on_checkin)
 
     def cut(self, thread: int) -> None:
-        """End what a thread waits for. Where it holds no connection it is still trying one: then all that nobody
-        holds and that wait for an answer are cut."""
-        held = self._held.get(thread)
-        if held is not None:
-            _shut(held[0])
+        """End the wait of a thread, by its identifier.
+
+        A thread without a connection is still testing one that the pool gave it: then all connections are cut that no
+        thread holds and that wait for an answer.
+        """
+        checkout = self._in_use.get(thread)
+        if checkout is not None:
+            _shut_down(checkout[0])
             return
-        taken = {id(connection) for connection, _ in list(self._held.values())}
-        for connection in list(self._every):
-            if id(connection) not in taken and _waits(connection):
-                _shut(connection)
+        in_use = {id(connection) for connection, _ in list(self._in_use.values())}
+        for connection in list(self._connections):
+            if id(connection) not in in_use and _is_waiting(connection):
+                _shut_down(connection)
 
     def cut_older(self, seconds: float) -> None:
-        """End what waits for an answer on a connection that was taken longer ago than that."""
-        since = time.monotonic() - seconds
-        for connection, taken in list(self._held.values()):
-            if taken < since and _waits(connection):
-                _shut(connection)
+        """End the waits for an answer on connections that were checked out longer ago than `seconds`."""
+        limit = time.monotonic() - seconds
+        for connection, checkout_time in list(self._in_use.values()):
+            if checkout_time < limit and _is_waiting(connection):
+                _shut_down(connection)
 
-    def _made(self, connection: Any, record: Any) -> None:
-        self._every.add(connection)
+    def _on_connect(self, connection: Any, record: Any) -> None:
+        self._connections.add(connection)
 
-    def _taken(self, connection: Any, record: Any, proxy: Any) -> None:
-        self._held[threading.get_ident()] = connection, time.monotonic()
+    def _on_checkout(self, connection: Any, record: Any, proxy: Any) -> None:
+        self._in_use[threading.get_ident()] = connection, time.monotonic()
 
-    def _given(self, connection: Any, record: Any) -> None:
-        self._held.pop(threading.get_ident(), None)
+    def _on_checkin(self, connection: Any, record: Any) -> None:
+        self._in_use.pop(threading.get_ident(), None)
 
 
-def _waits(connection: Any) -> bool:
-    """Whether a statement is under way."""
+def _is_waiting(connection: Any) -> bool:
+    """Return whether a statement is under way."""
     return bool(connection.pgconn.transaction_status == 1)  # PQTRANS_ACTIVE
 
 
-def _shut(connection: Any) -> None:
-    # Where it was closed meanwhile, that is what was wanted.
-    with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.pgconn.socket)) as line:
-        line.shutdown(socket.SHUT_RDWR)
+def _shut_down(connection: Any) -> None:
+    # A connection that was closed meanwhile needs no cutting.
+    with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.pgconn.socket)) as connected:
+        connected.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""A row for every adaptation, made after the answer has left and written by the store's background writer."""
+"""Rows of the table `adaptations`: made after the response has left, and written by the store's background writer."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from recsys_meta.store.background_writer import BackgroundWriter
 from recsys_meta.store.entities.adaptations import NewAdaptation, ServedBy
 
 ANONYMOUS = ""
-"""The entity of rows about newcomers without an id; no id is empty."""
+"""The entity id of rows about entities without one; no real id is empty."""
 
 _CAPACITY = 500
-_TOGETHER = 16
-_REST = 9.0  # times as long as it worked
-_LONGEST_REST = 2.0  # seconds
+_BATCH_SIZE = 16
+_REST_RATIO = 9.0  # rest after a batch, in times of the batch's own duration
+_MAX_REST_S = 2.0
 
 
 class AnsweredRequest(NamedTuple):
-    """What was done for one request. `adapted` says that there is something to diagnose, for `known`.
+    """Record of one answered request.
 
-    `at` is when the request came, before anything was read for it: an erasure that comes later must know its row as
-    older. `variant` is the arm that answered, if one did.
+    `adapted` says that an adaptation took place, from the `support_size` events of `support`. `ms` is its duration.
+    `at` is when the request arrived, before anything was read for it: an erasure that comes later has to recognise
+    its row as older. `variant` names the arm of a traffic split, if one answered.
     """
 
     recommender: Recommender
@@ -43,40 +44,40 @@ class AnsweredRequest(NamedTuple):
 
 
 class DiagnosticsWorker:
-    """A thread that works out losses and gradient norms. What it has no time for is written without them.
+    """Thread that computes losses and gradient norms of adaptations; when it falls behind, rows are written without.
 
-    It takes what waits together, for a third of the time of one after another, and rests nine times as long as it
-    works: the event loop needs the interpreter's lock more.
+    It diagnoses the requests that wait for one model in one batch, in a third of the time of one after another, and
+    rests nine times as long as it works: the event loop needs the interpreter's lock more.
     """
 
     def __init__(self, writer: BackgroundWriter, log: Any) -> None:
         self._writer, self._log = writer, log
         self._queue: queue.Queue[AnsweredRequest | None] = queue.Queue(_CAPACITY)
         self._closing = threading.Event()
-        self._held: AnsweredRequest | None = None  # for another model than those before it
+        self._next: AnsweredRequest | None = None  # taken from the queue, but of another model than its batch
         self._ending = False
-        self.skipped = 0  # rows written without figures, because the queue was full
+        self.skipped = 0  # rows written without diagnostics, because the queue was full
         self._thread = threading.Thread(target=self._run, name="recsys-meta-diagnoser", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """Rows not worked out yet."""
+        """Return the number of requests that are not diagnosed yet."""
         return self._queue.qsize()
 
-    def put(self, done: AnsweredRequest) -> None:
-        """Take note of what was done, without waiting."""
-        if not done.adapted or done.support is None or not done.support_size:
-            self._writer.put(adaptation_row(done, None))
+    def put(self, request: AnsweredRequest) -> None:
+        """Queue a request for diagnosis, or write its row at once where there is nothing to diagnose. Never waits."""
+        if not request.adapted or request.support is None or not request.support_size:
+            self._writer.put(adaptation_row(request, None))
             return
         try:
-            self._queue.put_nowait(done)
+            self._queue.put_nowait(request)
         except queue.Full:
             self.skipped += 1
-            self._writer.put(adaptation_row(done, None))
+            self._writer.put(adaptation_row(request, None))
 
     def close(self, timeout: float = 5.0) -> None:
-        """Finish what waits, for at most `timeout` seconds."""
+        """Diagnose what is queued, for at most `timeout` seconds, and end the thread."""
         self._closing.set()
         try:
             self._queue.put(None, timeout=timeout)
@@ -85,61 +86,62 @@ class DiagnosticsWorker:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        while batch := self._take():
-            began = time.perf_counter()
-            for done, found in zip(batch, self._diagnose(batch), strict=True):
-                self._writer.put(adaptation_row(done, found))
-            self._closing.wait(min(_REST * (time.perf_counter() - began), _LONGEST_REST))
+        while batch := self._next_batch():
+            start = time.perf_counter()
+            for request, diagnostics in zip(batch, self._diagnose(batch), strict=True):
+                self._writer.put(adaptation_row(request, diagnostics))
+            self._closing.wait(min(_REST_RATIO * (time.perf_counter() - start), _MAX_REST_S))
 
-    def _take(self) -> list[AnsweredRequest]:
-        """What waits for the same model, at most `_TOGETHER`; nothing at the end."""
+    def _next_batch(self) -> list[AnsweredRequest]:
+        """Wait for requests of one model, at most `_BATCH_SIZE`; return none at the end."""
         if self._ending:
             return []
-        first = self._held or self._queue.get()
-        self._held = None
+        first = self._next or self._queue.get()
+        self._next = None
         batch = [] if first is None else [first]
-        while batch and len(batch) < _TOGETHER:
+        while batch and len(batch) < _BATCH_SIZE:
             try:
-                done = self._queue.get_nowait()
+                request = self._queue.get_nowait()
             except queue.Empty:
                 break
-            if done is None:
+            if request is None:
                 self._ending = True
                 break
-            if done.recommender is not batch[0].recommender:
-                self._held = done
+            if request.recommender is not batch[0].recommender:
+                self._next = request
                 break
-            batch.append(done)
+            batch.append(request)
         return batch
 
     def _diagnose(self, batch: Sequence[AnsweredRequest]) -> Sequence[AdaptationDiagnostics | None]:
+        recommender = batch[0].recommender
         try:
-            return batch[0].recommender.diagnose([done.support for done in batch if done.support is not None])
-        except Exception:  # figures are a courtesy: their failure must not end the thread
-            if len(batch) > 1:  # one may have spoilt it for all
-                return [found for done in batch for found in self._diagnose([done])]
-            self._log.error("diagnosis failed", model_version=batch[0].recommender.version, exc_info=True)
+            return recommender.diagnose([request.support for request in batch if request.support is not None])
+        except Exception:  # diagnostics are optional: their failure must not end the thread
+            if len(batch) > 1:  # one request may have failed all: diagnose each alone
+                return [diagnostics for request in batch for diagnostics in self._diagnose([request])]
+            self._log.error("diagnosis failed", model_version=recommender.version, exc_info=True)
             return [None]
 
 
-def adaptation_row(done: AnsweredRequest, found: AdaptationDiagnostics | None) -> NewAdaptation:
-    """The row of one request; figures that are not finite are left out."""
+def adaptation_row(request: AnsweredRequest, diagnostics: AdaptationDiagnostics | None) -> NewAdaptation:
+    """Return the row of one request; values that are not finite are left out."""
     return NewAdaptation(
-        model_version=done.recommender.version,
-        kind=done.kind,
-        entity=done.entity,
-        support_size=done.support_size,
-        steps=found.steps if found else 0,
-        loss_before=finite_or_none(found.loss_before) if found else None,
-        loss_after=finite_or_none(found.loss_after) if found else None,
-        gradient_norm=finite_or_none(found.gradient_norm) if found else None,
-        ms=done.ms,
-        served_by=done.served_by,
-        created=done.at,
-        variant=done.variant,
+        model_version=request.recommender.version,
+        kind=request.kind,
+        entity=request.entity,
+        support_size=request.support_size,
+        steps=diagnostics.steps if diagnostics else 0,
+        loss_before=finite_or_none(diagnostics.loss_before) if diagnostics else None,
+        loss_after=finite_or_none(diagnostics.loss_after) if diagnostics else None,
+        gradient_norm=finite_or_none(diagnostics.gradient_norm) if diagnostics else None,
+        ms=request.ms,
+        served_by=request.served_by,
+        created=request.at,
+        variant=request.variant,
     )
 
 
 def finite_or_none(value: float) -> float | None:
-    """The value, None where it is not a finite number."""
+    """Return a value, or None where it is infinite or not a number."""
     return value if math.isfinite(value) else None

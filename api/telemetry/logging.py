@@ -16,37 +16,38 @@ from typing import Any, BinaryIO
 import orjson
 import structlog
 
-_GATHER_S = 0.1
-_WHOLE = getattr(select, "PIPE_BUF", 512)  # bytes that a pipe takes in one piece; not every system says
+_FLUSH_INTERVAL_S = 0.1
+# Writes of up to so many bytes to a pipe are atomic (POSIX); not every system defines the constant.
+_ATOMIC_BYTES = getattr(select, "PIPE_BUF", 512)
 
 
 class BufferedLogWriter:
-    """Where lines go: to a file, those that came within a tenth of a second together, since a call of the system for
-    each request costs as much as the rest of its line. What tells of trouble is written at once.
+    """Logger that writes lines to a binary stream, those of a tenth of a second together.
 
-    Safe for threads. A stream that cannot be written costs its lines, and nobody an answer.
+    A system call for each request would cost as much as the rest of its line. Lines of level warning or above are
+    written at once. Safe for threads. A stream that cannot be written loses its lines and fails no request.
     """
 
     def __init__(self, out: BinaryIO) -> None:
         self._out, self._lines, self._lock = out, list[bytes](), threading.Lock()
-        self._awaited = False
+        self._scheduled = False
 
     def info(self, line: bytes) -> None:
-        """Take a line; where no event loop runs, write it."""
+        """Buffer a line; without a running event loop, write it."""
         with self._lock:
             self._lines.append(line)
-        if self._awaited:
+        if self._scheduled:
             return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             self.drain()
             return
-        self._awaited = True
-        loop.call_later(_GATHER_S, self.drain)
+        self._scheduled = True
+        loop.call_later(_FLUSH_INTERVAL_S, self.drain)
 
     def error(self, line: bytes) -> None:
-        """Write a line, and all that wait."""
+        """Write a line, after all that are buffered."""
         with self._lock:
             self._lines.append(line)
         self.drain()
@@ -54,21 +55,21 @@ class BufferedLogWriter:
     debug, warning, critical, exception = info, error, error, error
 
     def write_record(self, event: str, **fields: Any) -> None:
-        """The same as `info` of the logger, past it: every request pays for it."""
-        self.info(_written({**fields, "event": event, "level": "info", "timestamp": datetime.now(UTC)}))
+        """Buffer a record of level info, without the cost of structlog, which every request would pay."""
+        self.info(_serialize({**fields, "event": event, "level": "info", "timestamp": datetime.now(UTC)}))
 
     def drain(self) -> None:
-        """Write what waits."""
+        """Write the buffered lines."""
         with self._lock:
-            self._awaited, lines, self._lines = False, self._lines, []
-            with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
-                for part in _parts(lines):
-                    self._out.write(part)
+            self._scheduled, lines, self._lines = False, self._lines, []
+            with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
+                for chunk in _chunks(lines):
+                    self._out.write(chunk)
                     self._out.flush()
 
 
 class StdlibBridgeHandler(logging.Handler):
-    """What the store says, through Python's own logging, of a server that is away: as lines like all others."""
+    """Handler that turns records of Python's `logging`, level warning or above, into lines of the same form."""
 
     def __init__(self, lines: BufferedLogWriter) -> None:
         super().__init__(logging.WARNING)
@@ -76,53 +77,55 @@ class StdlibBridgeHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level, now = record.levelname.lower(), datetime.now(UTC)
-        self._lines.error(_written({"event": record.getMessage(), "level": level, "timestamp": now}))
+        self._lines.error(_serialize({"event": record.getMessage(), "level": level, "timestamp": now}))
 
 
 @contextlib.contextmanager
 def stdlib_bridge(lines: BufferedLogWriter) -> Iterator[None]:
-    """While it lasts, what the store says is among the lines."""
-    store, handler = logging.getLogger("recsys_meta"), StdlibBridgeHandler(lines)
-    store.addHandler(handler)
+    """Write warnings of the library, such as the store's of a server that is unavailable, to `lines` meanwhile."""
+    logger, handler = logging.getLogger("recsys_meta"), StdlibBridgeHandler(lines)
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        store.removeHandler(handler)
-
-
-def _parts(lines: list[bytes]) -> Iterator[bytes]:
-    """Lines together, as many as a pipe takes whole: of more, other processes' lines may come between the halves."""
-    part, size = list[bytes](), 0
-    for line in lines:
-        if part and size + len(line) >= _WHOLE:
-            yield b"".join(part)
-            part, size = [], 0
-        part += (line, b"\n")
-        size += len(line) + 1
-    if part:
-        yield b"".join(part)
+        logger.removeHandler(handler)
 
 
 def open_log() -> tuple[Any, BufferedLogWriter]:
-    """A logger of its own configuration, nothing global is touched; and its lines, on standard output, for whoever
-    closes it to drain."""
+    """Return a structlog logger on standard output, and its writer, which the caller drains at the end.
+
+    The configuration is the logger's own; nothing global is touched.
+    """
     lines = BufferedLogWriter(sys.stdout.buffer)
-    made = structlog.wrap_logger(
-        lines, processors=[_line], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
+    logger = structlog.wrap_logger(
+        lines, processors=[_render], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
     )
-    # Bound at once: left to be bound at each line, it would take half the time again.
-    return made.bind(), lines
+    # Bound once: a logger that binds itself at every line takes half the time again.
+    return logger.bind(), lines
 
 
-def _line(logger: Any, level: str, event: MutableMapping[str, Any]) -> bytes:
-    """One processor for all: every request pays for each of them."""
+def _chunks(lines: list[bytes]) -> Iterator[bytes]:
+    """Join lines into chunks of an atomic write: within a larger one, another process may write between two halves."""
+    chunk, size = list[bytes](), 0
+    for line in lines:
+        if chunk and size + len(line) >= _ATOMIC_BYTES:
+            yield b"".join(chunk)
+            chunk, size = [], 0
+        chunk += (line, b"\n")
+        size += len(line) + 1
+    if chunk:
+        yield b"".join(chunk)
+
+
+def _render(logger: Any, level: str, event: MutableMapping[str, Any]) -> bytes:
+    """Render an event, in one processor: each further one is a cost of every line."""
     event["level"], event["timestamp"] = level, datetime.now(UTC)
     if "exc_info" in event:
         event = structlog.processors.format_exc_info(logger, level, event)
-    return _written(event)
+    return _serialize(event)
 
 
-def _written(event: Mapping[str, Any]) -> bytes:
+def _serialize(event: Mapping[str, Any]) -> bytes:
     try:
         return orjson.dumps(event, default=str, option=orjson.OPT_UTC_Z)
     except orjson.JSONEncodeError:  # half a surrogate pair in the message of an exception, say

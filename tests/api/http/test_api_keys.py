@@ -225,12 +225,12 @@ def test_notes_are_taken_up_where_nothing_newer_is_known(tmp_path, clock):
 @pytest.mark.parametrize("damage", ["", "{}", "not json", "cut", "edited"])
 def test_damaged_notes_are_none(tmp_path, clock, damage):
     notes = tmp_path / "known.json"
-    ring = ApiKeyStore(notes=notes, clock=clock)
-    ring.save(ring.take([row("stored")]))
+    ring = ApiKeyStore(snapshot=notes, clock=clock)
+    ring.save(ring.replace_stored([row("stored")]))
     text = notes.read_text()
     notes.write_text({"cut": text[:-9], "edited": text.replace('"read"', '"admin"', 1)}.get(damage, damage))
     assert notes.read_text() != text
-    again = ApiKeyStore(notes=notes, clock=clock)
+    again = ApiKeyStore(snapshot=notes, clock=clock)
     again.restore()
     assert (again.find("stored"), again.is_current) == (None, False)
 
