@@ -164,7 +164,7 @@ def _watch(container: AppContainer) -> None:
     add_gauge("redis_writes", "States on their way to Redis", lambda: container.cache_writer.pending)
     add_gauge("memory_cache_bytes", "Size of the cache in this process", lambda: container.memory.size)
     add_gauge("models_in_service", "Models that answer", partial(_count, container), "min")
-    watch(
+    add_gauge(
         "database_up", "Whether the database answered when last asked", lambda: not container.database.degraded, "min"
     )
     add_gauge("redis_up", "Whether Redis answered when last asked", partial(_redis_up, container), "min")
