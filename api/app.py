@@ -55,7 +55,7 @@ def create_app() -> FastAPI:
 def build_app(settings: Settings) -> FastAPI:
     """The application with given settings. Nothing is opened before it starts."""
     metrics, (log, lines) = ServerMetrics(), open_log()
-    keys = ApiKeyStore(parse_keys(settings.keys), snapshot=settings.known_keys, trusted_s=settings.keys_trusted_s)
+    keys = ApiKeyStore(parse_keys(settings.keys), snapshot=settings.key_digest_file, trusted_s=settings.keys_trusted_s)
 
     limiter = RateLimiter(settings.rate_limit, settings.redis) if settings.rate_limit else None
     tracing = open_tracing(os.environ, log)

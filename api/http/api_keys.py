@@ -116,7 +116,7 @@ def parse_keys(entries: Iterable[str]) -> dict[str, ApiKey]:
     """
     return {
         key_digest(text): ApiKey(f"environment-{number}", f"environment key {number}", _expand_admin(scopes))
-        for number, (text, scopes) in enumerate(read_keys(entries), 1)
+        for number, (text, scopes) in enumerate(parse_api_keys(entries), 1)
     }
 
 

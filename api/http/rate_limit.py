@@ -62,13 +62,13 @@ class RateLimiter:
     """Sliding-window rate limiter. Raises ConfigError for a limit that cannot be read."""
 
     def __init__(self, limit: str, redis_url: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._item = read_limit(limit)
+        self._item = parse_rate_limit(limit)
         self._portion = max(1, self._item.amount // PORTIONS)
         self._seconds = float(self._item.get_expiry())
         self._clock = clock
         # To evict a caller is to lose the rest of its portion: it would be refused before its limit is reached.
         self._callers: LRUCache[str, _CallerPortion] = LRUCache(_MAX_CALLERS)
-        self._breaker = CircuitBreaker(failures=2, pause=0.5, longest=2.0)
+        self._breaker = CircuitBreaker(failures=2, pause=0.5, max_pause=2.0)
         self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._storage = None if redis_url is None else _storage(redis_url)
         self._shared = None if self._storage is None else SlidingWindowCounterRateLimiter(self._storage)
@@ -105,13 +105,13 @@ class RateLimiter:
 
     async def _draw(self, identity: str) -> tuple[int, float]:
         """Draw requests from the window of all processes, or from that of this one while Redis is unavailable."""
-        if self._shared is not None and self._breaker.allows():
+        if self._shared is not None and self._breaker.allow_request():
             try:
                 portion = await self._draw_from(self._shared, identity)
-                self._breaker.succeeded()
+                self._breaker.record_success()
                 return portion
             except FAILURES:
-                self._breaker.failed()
+                self._breaker.record_failure()
         return await self._draw_from(self._local, identity)
 
     async def _draw_from(self, window: SlidingWindowCounterRateLimiter, identity: str) -> tuple[int, float]:
@@ -173,10 +173,10 @@ def _storage(url: str) -> RedisStorage:
     timeouts: Any = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S, "retry": retry}
     scheme, _, rest = url.partition("://")
     try:
-        if not scheme.endswith(CLUSTER):
+        if not scheme.endswith(CLUSTER_SUFFIX):
             pool: Any = redis.asyncio.ConnectionPool.from_url(url, **timeouts)
             return RedisStorage("async+redis://", connection_pool=pool, **common)
         tls: Any = {"ssl": True} if scheme.startswith("rediss") else {}
-        return RedisClusterStorage(f"async+redis{CLUSTER}://{rest}", **common, **timeouts, **tls)
+        return RedisClusterStorage(f"async+redis{CLUSTER_SUFFIX}://{rest}", **common, **timeouts, **tls)
     except ValueError:
         raise ConfigError("the Redis url cannot be read; expected redis://HOST:PORT/NUMBER") from None

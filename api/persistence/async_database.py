@@ -42,7 +42,7 @@ class AsyncDatabase:
     def __init__(self, url: str, log: Any = None) -> None:
         self._log = open_log()[0] if log is None else log
         self.engine = sql.connect(url)
-        self.breaker = CircuitBreaker(failures=1, pause=0.5, longest=2.0)
+        self.breaker = CircuitBreaker(failures=1, pause=0.5, max_pause=2.0)
         self._watchdog = ConnectionWatchdog(self.engine)
         self._read_pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="recsys-meta-read")
         self._call_pool = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="recsys-meta-sql")
@@ -57,7 +57,7 @@ class AsyncDatabase:
 
         Raises StoreUnavailable, at once while the breaker is open.
         """
-        if not self.breaker.allows():
+        if not self.breaker.allow_request():
             raise StoreUnavailable(UNAVAILABLE)
         return await self._run_read(lambda: self._read_session(work))
 
