@@ -111,10 +111,15 @@ class Task:
 
 def newcomers(recommender: Recommender) -> list[EncodedEntity]:
     """Newcomers with five events each."""
-    rng, chance = np.random.default_rng(0), recommender.popular[FIRST:].double().expm1().clamp(min=0).numpy()
+    rng, chance = (
+        np.random.default_rng(0),
+        recommender.catalog.popularity_scores[FIRST:].double().expm1().clamp(min=0).numpy(),
+    )
     chosen = [rng.choice(len(chance), EVENTS, replace=False, p=chance / chance.sum()) for _ in range(QUERIES)]
     return [
-        recommender.read_support(EntityRequest(events=[Interaction(recommender.item_name(i + FIRST)) for i in c]))
+        recommender.read_support(
+            EntityRequest(events=[Interaction(recommender.catalog.item_name(i + FIRST)) for i in c])
+        )
         for c in chosen
     ]
 
@@ -233,7 +238,7 @@ def measure(bundle: Path, grow: int) -> list[dict[str, Any]]:
     if not grow:
         rows = [_row(case, "boot of a Recommender", boot, "s"), _row(case, "memory of it", held / 2**20, "MiB")]
         rows += _served(case, recommender, known)
-        rows += _over_http(case, load_bundle(bundle), known, recommender.item_name)
+        rows += _over_http(case, load_bundle(bundle), known, recommender.catalog.item_name)
     truth = [task.exact(q) for q in range(QUERIES)]
     exact = "fp32 product, blocked top 10"
     systems: dict[str, Callable[[], Search]] = {
@@ -274,7 +279,7 @@ def _served(case: str, recommender: Recommender, known: Sequence[EncodedEntity])
         marks.append(time.perf_counter())
         scores = recommender.scores(state)[0]
         marks.append(time.perf_counter())
-        recommender.top_k(scores, N, exclude=one.seen)
+        recommender.lists.top_k(scores, N, exclude=one.seen)
         marks.append(time.perf_counter())
         for name, begin, end in zip(taken, marks, marks[1:], strict=False):
             taken[name].append(1000 * (end - begin))

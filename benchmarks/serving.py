@@ -32,7 +32,8 @@ from api.handlers.response_encoding import encode_items, pack
 from benchmarks.caller import Tally, call, post
 from benchmarks.town import EVENTS, ITEMS, api_server, bare_server, flagship, install, redis_server
 from recsys_meta.core.types import State
-from recsys_meta.inference.recommender import EncodedEntity, EntityRequest, Interaction, Recommender
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
 from recsys_meta.models.bundle import Bundle, load_bundle
 from recsys_meta.store.cache.keys import list_key, owner_key, redis_name, seal_value, state_key
 from recsys_meta.store.cache.redis_cache import PREFIX
@@ -89,7 +90,7 @@ def fill(url: str, recommender: Recommender, chosen: list[list[str]], listed: bo
 
 def answered(recommender: Recommender, known: EncodedEntity, state: State) -> bytes:
     """A list as a server keeps it."""
-    items = recommender.top_k(recommender.score_catalog(state), 10, exclude=known.seen)
+    items = recommender.lists.top_k(recommender.score_catalog(state), 10, exclude=known.seen)
     rest = {"support_size": EVENTS, "unknown_items": [], "items": encode_items(items), "next": None}
     return pack(False, EVENTS, orjson.dumps(rest))
 

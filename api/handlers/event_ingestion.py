@@ -110,7 +110,7 @@ def _check(context: dict[str, Any], models: Sequence[LoadedModel]) -> None:
     for name, value in context.items():
         complaints = [why for m in models if (why := _complaint(m, {name: value})) is not None]
         if len(complaints) == len(models):
-            known = sorted({n for m in models for n in m.recommender.fields.names})
+            known = sorted({n for m in models for n in m.recommender.reader.fields.names})
             unknown = name not in known
             raise EventRejected(
                 f"context: no model has a field '{name}'; known: {', '.join(known) or 'none'}"
@@ -121,7 +121,7 @@ def _check(context: dict[str, Any], models: Sequence[LoadedModel]) -> None:
 
 def _complaint(model: LoadedModel, context: dict[str, Any]) -> str | None:
     try:
-        model.recommender.check(context)
+        model.recommender.queries.check_context(context)
     except DataError as error:
         return str(error)
     return None

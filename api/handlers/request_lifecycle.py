@@ -18,7 +18,7 @@ from api.inference.model_registry import LoadedModel
 from api.inference.state_resolver import Source, StateResolution
 from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest
 from recsys_meta.core.errors import NotFoundError
-from recsys_meta.inference.recommender import EncodedEntity
+from recsys_meta.inference.requests.entity import EncodedEntity
 from recsys_meta.store.entities.adaptations import ServedBy
 from recsys_meta.wire.requests import EntityInput
 

@@ -11,7 +11,7 @@ from fastapi import Response
 
 from api.inference.model_registry import LoadedModel
 from recsys_meta.inference.insight.explanations import ItemExplanation
-from recsys_meta.inference.recommender import ScoredItem
+from recsys_meta.inference.ranking.item_catalog import ScoredItem
 
 JSON = "application/json"
 _OPTIONS = orjson.OPT_UTC_Z

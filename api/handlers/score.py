@@ -23,8 +23,8 @@ from api.http.problem_details import ProblemError
 from api.inference.entity_context import EntityContext, find_entity_context, read_support
 from api.inference.state_resolver import StateRequest, StateResolution
 from recsys_meta.core.types import FIRST, Interactions, State
-from recsys_meta.inference.recommender import EncodedEntity, Recommender
-from recsys_meta.inference.requests.entity import RawFeatures
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity, RawFeatures
 from recsys_meta.models.protocols import UncertainPredictor
 from recsys_meta.wire.requests import CandidateEntity, EntityInput, ScoreRequest
 
@@ -43,7 +43,7 @@ async def score_rows(request: Request, container: AppContainer, body: ScoreReque
     asked: list[tuple[str, RawFeatures]] = [(item, {}) for item in body.items] + [
         (row.item, row.context) for row in body.rows
     ]
-    rows = recommender.rows(known, asked)
+    rows = recommender.queries.rows(known, asked)
     outcome = await container.resolver.resolve(
         StateRequest(call.model, known, call.entity_context, score=partial(_score_rows, rows))
     )
@@ -64,7 +64,7 @@ async def _score_items(call: RequestContext, known: EncodedEntity, items: list[s
     """Plain items, out of the scores of the whole catalogue."""
     outcome = await call.container.resolver.resolve(StateRequest(call.model, known, call.entity_context))
     recommender = call.model.recommender
-    places = recommender.item_ids(items, known)
+    places = recommender.catalog.item_ids(items, known.own)
     values = outcome.scores[places].tolist()
     scores = [
         {"item": item, "score": value if place >= FIRST else None}
@@ -88,7 +88,7 @@ async def rank_entities(request: Request, container: AppContainer, body: ScoreRe
         raise ProblemError(422, "This model does not know how sure it is, so there is nothing to explore by")
     if recommender.bundle.schema.home is not None:
         raise ProblemError(422, "This model's entities have items of their own: they cannot be compared on one row")
-    rows = recommender.rows(known[0], [(body.row.item, body.row.context)])
+    rows = recommender.queries.rows(known[0], [(body.row.item, body.row.context)])
     pairs = list(zip(known, entity_contexts, strict=True))
     requests = [StateRequest(model, entity, context, score=partial(_score_rows, rows)) for entity, context in pairs]
     outcomes = await container.resolver.resolve_all(requests)
@@ -134,7 +134,7 @@ def _ranked(
     rest = {
         "support_size": sum(len(known.items) for known, _ in pairs),
         "unknown_items": lacking,
-        "unknown_features": sorted({f for known, _ in pairs for f in recommender.unknown_features(known.features)}),
+        "unknown_features": sorted({f for known, _ in pairs for f in recommender.encoder.unknown(known.features)}),
         "objective": recommender.bundle.schema.objective,
         "entities": [{"rank": rank, **one} for rank, one in enumerate(best, 1)],
     }
@@ -182,7 +182,7 @@ def _packed(call: RequestContext, known: EncodedEntity, lacking: set[str], rest:
         {
             "support_size": len(known.items),
             "unknown_items": sorted(lacking.union(known.unknown)),
-            "unknown_features": call.model.recommender.unknown_features(known.features),
+            "unknown_features": call.model.recommender.encoder.unknown(known.features),
             "objective": call.model.recommender.bundle.schema.objective,
             **rest,
         }

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from api.inference.model_registry import LoadedModel
 from api.persistence.profile_cache import EntityProfile, ProfileCache
-from recsys_meta.inference.recommender import EncodedEntity, EntityRequest
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest
 from recsys_meta.inference.requests.stored_events import content_id, implicit_label, merge_events
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.wire.requests import EntityInput, SupportEvent
@@ -62,10 +62,12 @@ def _read(
     model: LoadedModel, entity_context: EntityContext, features: Mapping[str, Any], events: Sequence[SupportEvent]
 ) -> EncodedEntity:
     recommender, profile = model.recommender, entity_context.profile
-    given = [recommender.fields.interaction(e.item, e.label, e.time, e.context) for e in events]
+    given = [recommender.reader.fields.interaction(e.item, e.label, e.time, e.context) for e in events]
     told = EntityRequest(features, given)
     if profile is not None and (profile.events or profile.features):
-        ids = {_event_id(model, entity_context, e) for e in events if e.event_id is not None or recommender.repeats}
+        ids = {
+            _event_id(model, entity_context, e) for e in events if e.event_id is not None or recommender.reader.repeats
+        }
         told = merge_events(recommender.reader, profile.features, profile.events, told, ids)
     return recommender.read_support(told)
 

@@ -12,7 +12,8 @@ import torch
 
 from recsys_meta.core.errors import CheckpointError
 from recsys_meta.core.types import State
-from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction
 from recsys_meta.models.bundle import load_bundle
 from recsys_meta.store.model_registry.split_arms import TrafficSplit
 from recsys_meta.store.model_registry.tables import ModelVersionRecord
@@ -119,13 +120,13 @@ def open_version(folder: Path, row: ModelVersionRecord) -> LoadedModel:
     if bundle.version != row.version:
         raise CheckpointError(f"{path}: holds version {bundle.version}, not {row.version}; publish the run again")
     recommender = Recommender(bundle)
-    latency = LatencyTracker(limit=max(1, min(MAX_BATCH, _MAX_BATCH_SCORES // recommender.catalog_size())))
+    latency = LatencyTracker(limit=max(1, min(MAX_BATCH, _MAX_BATCH_SCORES // recommender.catalog.size())))
     return LoadedModel(row.model, recommender, _warm_up(recommender, latency), latency)
 
 
 def _warm_up(recommender: Recommender, latency: LatencyTracker) -> State | None:
     """Adapt to the most popular items and measure it; the state, or None where the model fails."""
-    names = [s.item for s in recommender.top_k(recommender.popular, _WARM_UP_ITEMS)]
+    names = [s.item for s in recommender.lists.top_k(recommender.catalog.popularity_scores, _WARM_UP_ITEMS)]
     label_range = recommender.bundle.schema.label_range
     label = label_range[1] if label_range else 1.0
     entity = recommender.read_support(EntityRequest(events=[Interaction(name, label) for name in names]))

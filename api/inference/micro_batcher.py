@@ -20,8 +20,10 @@ from torch import Tensor
 
 from api.inference.loaded_model import LoadedModel
 from recsys_meta.core.types import State
+from recsys_meta.inference.ranking.list_builder import TopKRequest
 from recsys_meta.inference.ranking.topk import Best
-from recsys_meta.inference.recommender import EncodedEntity, Recommender, TopKRequest
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity
 
 STATE_MISMATCH = (RuntimeError, IndexError, KeyError)
 """Exceptions that a model raises for a state of another shape."""
@@ -231,4 +233,4 @@ def _top_k_lists(recommender: Recommender, scores: Tensor, requests: Sequence[To
     if not by_row:
         return {}
     selected = scores if len(by_row) == len(scores) else scores[list(by_row)]
-    return dict(zip(by_row, recommender.top_k_ids(selected, list(by_row.values())), strict=True))
+    return dict(zip(by_row, recommender.lists.top_k_ids(selected, list(by_row.values())), strict=True))

@@ -24,8 +24,11 @@ from api.inference.micro_batcher import STATE_MISMATCH, BatchResult, MicroBatche
 from api.inference.model_registry import LoadedModel
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.core.types import State
+from recsys_meta.inference.ranking.list_builder import TopKRequest
 from recsys_meta.inference.ranking.topk import Best
-from recsys_meta.inference.recommender import EncodedEntity, Recommender, TopKRequest, load_state
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity
+from recsys_meta.inference.state_codec import load_state
 from recsys_meta.store.cache.keys import state_key
 from recsys_meta.store.cache.memory_cache import MemoryCache
 from recsys_meta.store.cache.redis_cache import RedisCache
@@ -134,7 +137,7 @@ class StateResolver:
         """
         began = time.perf_counter()
         if request.model.sample is None:
-            return StateResolution(None, "miss", 0.0, request.model.recommender.fallback(request.entity))
+            return StateResolution(None, "miss", 0.0, request.model.recommender.catalog.fallback_scores(request.entity))
         if request.adapt_anew:
             return await self._resolve_from(request, None, "process", began)
         key = request.key
@@ -182,7 +185,7 @@ class StateResolver:
         result = await self._compute(request, state)
         ms = 1000 * (time.perf_counter() - began)
         if result is None:
-            return StateResolution(None, "miss", ms, request.model.recommender.fallback(request.entity))
+            return StateResolution(None, "miss", ms, request.model.recommender.catalog.fallback_scores(request.entity))
         if result.serialized is None:
             if cached is not None and source == "redis":
                 self._memory.set(request.key, cached, MEMORY_TTL_S, request.entity_context.owner)

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from api.persistence.async_database import AsyncDatabase
 from recsys_meta.inference.ranking.list_cursor import secret_of
-from recsys_meta.inference.recommender import EncodedEntity
+from recsys_meta.inference.requests.entity import EncodedEntity
 from recsys_meta.inference.requests.stored_events import StoredInteraction
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.cache.redis_cache import RedisCache

@@ -19,7 +19,7 @@ from api.inference.model_registry import LoadedModel
 from api.inference.state_resolver import StateRequest
 from api.routes.events import receive
 from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest, adaptation_row, finite_or_none
-from recsys_meta.inference.recommender import AdaptationDiagnostics
+from recsys_meta.inference.insight.diagnostics import AdaptationDiagnostics, diagnose
 from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.entities import entities
 from recsys_meta.wire.requests import AdaptRequest, Event, SupportEvent
@@ -55,7 +55,7 @@ async def adapt(
     if outcome.model_failed:
         raise unavailable(f"Model '{model.name}' cannot adapt; recommendations are by popularity meanwhile")
     ms = 1000 * (time.perf_counter() - began)
-    (found,) = await asyncio.to_thread(model.recommender.diagnose, [known])
+    (found,) = await asyncio.to_thread(diagnose, model.recommender, [known])
     by: Any = "adapted" if known.items else "prior"
     name = entity_context.entity or ANONYMOUS
     done = AnsweredRequest(
@@ -74,7 +74,7 @@ async def adapt(
             "missing": missing,
             "support_size": len(known.items),
             "unknown_items": known.unknown,
-            "unknown_features": model.recommender.unknown_features(known.features),
+            "unknown_features": model.recommender.encoder.unknown(known.features),
             **_figures(found),
             "ms": ms,
             "persisted": persisted and {"request_id": request_id(request), **persisted},
@@ -101,7 +101,7 @@ async def _persist(container: AppContainer, model: LoadedModel, body: AdaptReque
     known = read_support(
         model, await find_entity_context(container.profiles, model, body.entity), body.entity, body.events
     )
-    model.recommender.support([known])
+    model.recommender.encoder.support([known])
     if body.entity.features:
         await container.database.write(lambda s: _merge(s, model.kind, entity, body.entity.features))
         await container.profiles.invalidate([(model.kind, entity)])

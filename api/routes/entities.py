@@ -16,7 +16,7 @@ from api.http.authorization import record_audit, require
 from api.http.problem_details import ProblemError, unavailable
 from api.inference.model_registry import LoadedModel
 from recsys_meta.core.errors import DataError
-from recsys_meta.inference.recommender import EntityRequest
+from recsys_meta.inference.requests.entity import EntityRequest
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.cache.redis_cache import RedisCache
 from recsys_meta.store.database.engine import StoreUnavailable
@@ -149,7 +149,7 @@ def _has(model: LoadedModel, name: str) -> bool:
 
 def _complaint(model: LoadedModel, features: dict[str, Any]) -> DataError | None:
     try:
-        model.recommender.support([model.recommender.read_support(EntityRequest(features))])
+        model.recommender.encoder.support([model.recommender.read_support(EntityRequest(features))])
     except DataError as error:
         return error
     return None

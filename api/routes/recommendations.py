@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import orjson
 import torch
 from fastapi import APIRouter, Request, Response
+from torch import Tensor
 
 from api.handlers.dependencies import authorize_and_parse, request_schema
+from api.handlers.list_request import to_list_request
 from api.handlers.request_lifecycle import RequestContext, finish, finish_resolved, open_request
 from api.handlers.response_encoding import encode_items, pack, unpack
 from api.handlers.score import rank_entities, score_rows
@@ -19,32 +21,27 @@ from api.inference.cache_writer import MEMORY_TTL_S
 from api.inference.entity_context import read_support
 from api.inference.long_tasks import WorkerBusy
 from api.inference.micro_batcher import BatchResult
-from api.inference.model_registry import LoadedModel
 from api.inference.state_resolver import Source, StateRequest, StateResolution, list_expired
-from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST, State
 from recsys_meta.inference.insight.explanations import ItemExplanation, explain_items
-from recsys_meta.inference.ranking.filters import FeatureFilter
+from recsys_meta.inference.ranking.item_catalog import ScoredItem
+from recsys_meta.inference.ranking.list_builder import ItemList, ListRequest
 from recsys_meta.inference.ranking.list_cursor import (
+    CursorMismatch,
     ListCursor,
-    context_digest,
+    ListPosition,
+    ListScope,
     read_cursor,
-    scope_digest,
     write_cursor,
 )
-from recsys_meta.inference.recommender import (
-    EncodedEntity,
-    EncodedQuery,
-    QueryContext,
-    Recommender,
-    ScoredItem,
-    TopKRequest,
-)
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity
+from recsys_meta.inference.requests.query_context import EncodedQuery
 from recsys_meta.store.cache.keys import list_key
-from recsys_meta.wire.requests import ItemWithFeatures, QueryContextInput, RecommendationRequest, ScoreRequest
+from recsys_meta.wire.requests import RecommendationRequest, ScoreRequest
 from recsys_meta.wire.responses import EntityRankingResponse, RecommendationResponse, ScoreResponse
 
-_WHY_S = 1.0  # how long a list waits for the turn of its reasons, seconds
+_EXPLANATION_WAIT_S = 1.0  # how long a list waits for its turn to be explained, seconds
 
 router = APIRouter(prefix="/v1", tags=["newcomers"])
 
@@ -63,43 +60,35 @@ async def recommend(request: Request) -> Response:
     items that follow. 409: the events have changed since and nobody holds that list any more.
     """
     container, body, raw = await authorize_and_parse(request, "read", RecommendationRequest)
-    place = _place(body.cursor, container.profiles.secret) if body.cursor else None
-    call = await open_request(body.model, body.entity, request, container, place.version if place else None)
+    cursor = _read_cursor(body.cursor, container.profiles.secret) if body.cursor else None
+    call = await open_request(body.model, body.entity, request, container, cursor.version if cursor else None)
     key = _list_key(call, raw)
-    made = None if key is None else await container.resolver.cached_list(key, call.entity_context)
-    if made is not None:
-        return _again(call, *made)
-    known = read_support(call.model, call.entity_context, body.entity, body.events)
-    question = None
-    if body.moment is not None or (known.own is not None and body.candidates):
-        known, question = _ask(call.model.recommender, known, body)
-    if place is not None:
-        _check_place(place, call, body, known)
-        if place.support != known.digest and await _erased(call):
-            raise list_expired()
-    outcome = await _climb(call, body, known, question, place)
-    items, unknown = _list(call.model, body, known, question, outcome, place)
-    more = len(items) > body.n and not outcome.model_failed
-    items = items[: body.n]
-    following = _next(call, body, known, items[-1], place) if more else None
-    whys = await _whys(call, known, question, items, outcome, place) if body.explain else ()
-    size = len(known.items) if place is None else place.size
+    cached = None if key is None else await container.resolver.cached_list(key, call.entity_context)
+    if cached is not None:
+        return _cached_response(call, *cached)
+    page = _open_page(call, body, cursor)
+    if cursor is not None:
+        await _check_cursor(page, cursor, (body.model or "").partition("@")[2])
+    resolution = await _resolve(page)
+    items, unknown_items, end = _build_list(page, resolution)
+    explanations = await _explain(page, items, resolution) if body.explain else ()
+    size = len(page.entity.items) if cursor is None else cursor.size
     rest = orjson.dumps(
         {
             "support_size": size,
-            "unknown_items": unknown,
-            "unknown_features": call.model.recommender.unknown_features(known.features),
-            "items": encode_items(items, whys),
-            "next": following,
+            "unknown_items": unknown_items,
+            "unknown_features": call.model.recommender.encoder.unknown(page.entity.features),
+            "items": encode_items(items, explanations),
+            "next": None if end is None or resolution.model_failed else _next_cursor(page, end),
         }
     )
-    if key is not None and not outcome.model_failed and (whys or not body.explain):
-        kept = pack(not size, size, rest)
-        if outcome.source == "miss":  # few ask twice, and who does elsewhere finds the state in Redis
-            container.memory.set(key, kept, MEMORY_TTL_S, call.entity_context.owner)
+    if key is not None and not resolution.model_failed and (explanations or not body.explain):
+        content = pack(not size, size, rest)
+        if resolution.source == "miss":  # few ask twice, and who does elsewhere finds the state in Redis
+            container.memory.set(key, content, MEMORY_TTL_S, call.entity_context.owner)
         else:
-            container.cache_writer.put(key, kept, call.entity_context, MEMORY_TTL_S)
-    return finish_resolved(call, known, outcome, rest, size)
+            container.cache_writer.put(key, content, call.entity_context, MEMORY_TTL_S)
+    return finish_resolved(call, page.entity, resolution, rest, size)
 
 
 @router.post(
@@ -117,16 +106,61 @@ async def score(request: Request) -> Response:
     return await (rank_entities if body.entities else score_rows)(request, container, body)
 
 
-def _place(cursor: str, secret: bytes) -> ListCursor:
-    """Where a list goes on. Raises Problem."""
+class _PageRequest(NamedTuple):
+    """A page of a list: the request for the list, the entity and the context it is for, and the cursor that the page
+    begins behind, None for the first page."""
+
+    call: RequestContext
+    request: ListRequest
+    entity: EncodedEntity
+    query: EncodedQuery | None
+    cursor: ListCursor | None
+
+    @property
+    def scope(self) -> ListScope:
+        """The list that its cursors belong to."""
+        return ListScope(self.call.model.version, self.call.entity_context.owner or "", self.request.context)
+
+    @property
+    def is_current(self) -> bool:
+        """False where the page is of a list that was made from older events."""
+        return self.cursor is None or self.cursor.is_current(self.entity)
+
+
+def _open_page(call: RequestContext, body: RecommendationRequest, cursor: ListCursor | None) -> _PageRequest:
+    """Read the entity and the list that a body asks for. Raises DataError for what the model cannot read."""
+    request = to_list_request(body)
+    entity = read_support(call.model, call.entity_context, body.entity, body.events)
+    entity, query = call.model.recommender.lists.encode_query(entity, request)
+    return _PageRequest(call, request, entity, query, cursor)
+
+
+def _read_cursor(cursor: str, secret: bytes) -> ListCursor:
+    """Read the cursor of a request. Raises ProblemError for one that this deployment did not write."""
     try:
         return read_cursor(cursor, secret)
     except ValueError as error:
         raise ProblemError(422, str(error)) from None
 
 
+async def _check_cursor(page: _PageRequest, cursor: ListCursor, pinned_version: str) -> None:
+    """Raise ProblemError for a cursor of another list, or of a list that can no longer be made."""
+    try:
+        page.scope.check(cursor, pinned_version)
+    except CursorMismatch as error:
+        raise ProblemError(422, str(error)) from None
+    if not cursor.can_continue(page.entity) or (not page.is_current and await _is_erased(page.call)):
+        raise list_expired()
+
+
+async def _is_erased(call: RequestContext) -> bool:
+    """Return True where the events of an older page may have been erased, while this process still holds its state."""
+    kind, entity = call.entity_context.kind, call.entity_context.entity
+    return entity is not None and await call.container.profiles.was_erased(kind, entity, 2 * MEMORY_TTL_S)
+
+
 def _list_key(call: RequestContext, body: bytes) -> str | None:
-    """The key of a list in the caches; None where an equal request may get another answer."""
+    """Make the key of a list in the caches; None where an equal request may get another answer."""
     entity_context, model = call.entity_context, call.model
     if entity_context.mark is None:
         return None
@@ -135,169 +169,61 @@ def _list_key(call: RequestContext, body: bytes) -> str | None:
     )
 
 
-def _again(call: RequestContext, kept: bytes, source: Source) -> Response:
-    """The answer with a list that was made before."""
-    prior, size, rest = unpack(kept)
+def _cached_response(call: RequestContext, content: bytes, source: Source) -> Response:
+    """Respond with a list that was made before."""
+    prior, size, rest = unpack(content)
     return finish(call, "prior" if prior else "cache", source, size, rest, call.container.degraded_dependencies())
 
 
-def _ask(
-    recommender: Recommender, known: EncodedEntity, body: RecommendationRequest
-) -> tuple[EncodedEntity, EncodedQuery]:
-    """The moment of a request, and the newcomer with what the request says of items."""
-    told: dict[str, Mapping[str, Any]] = {}
-    for one in [*(body.candidates or ()), *((body.moment and body.moment.history) or ())]:
-        name, features = (one.item, one.features) if isinstance(one, ItemWithFeatures) else (one, {})
-        told[name] = {**told.get(name, {}), **features}
-    return recommender.encode_query(known, _moment(body.moment) or QueryContext(), told)
-
-
-def _moment(body: QueryContextInput | None) -> QueryContext | None:
-    if body is None:
-        return None
-    at = None if body.lat is None or body.lon is None else (body.lat, body.lon)
-    history = None if body.history is None else [one if isinstance(one, str) else one.item for one in body.history]
-    return QueryContext(body.context, body.actor, at, history)
-
-
-async def _climb(
-    call: RequestContext,
-    body: RecommendationRequest,
-    known: EncodedEntity,
-    question: EncodedQuery | None,
-    place: ListCursor | None,
-) -> StateResolution:
-    resolver = call.container.resolver
-    if known.own is not None and not known.own.names:  # there is nothing to choose from yet
-        call.model.recommender.support([known])  # wrong features are refused all the same
+async def _resolve(page: _PageRequest) -> StateResolution:
+    """Find or make the entity's state, and score its catalogue in the context of the request."""
+    call, entity, query = page.call, page.entity, page.query
+    lists = call.model.recommender.lists
+    if entity.own is not None and not entity.own.names:  # there is nothing to choose from yet
+        call.model.recommender.encoder.support([entity])  # wrong features are refused all the same
         return StateResolution(BatchResult({}, torch.zeros(1, FIRST)), "miss", 0.0)
-    support = None if place is None else place.support
-    if question is None:
-        plain = place is None and known.own is None and body.candidates is None and not body.filters
-        wish = TopKRequest(body.n + 1, _left_out(call.model.recommender, body, known, question)) if plain else None
-        return await resolver.resolve(StateRequest(call.model, known, call.entity_context, digest=support, top_k=wish))
-    ask = partial(_answer, question)
-    return await resolver.resolve(StateRequest(call.model, known, call.entity_context, digest=support, score=ask))
+    digest = None if page.cursor is None else page.cursor.support
+    if query is not None:
+        score = partial(_score_catalog, query)
+        request = StateRequest(call.model, entity, call.entity_context, digest=digest, score=score)
+    else:
+        top_k = lists.batch_request(entity, page.request) if page.cursor is None else None
+        request = StateRequest(call.model, entity, call.entity_context, digest=digest, top_k=top_k)
+    return await call.container.resolver.resolve(request)
 
 
-def _answer(question: EncodedQuery, recommender: Recommender, state: State) -> Any:
-    return recommender.score_catalog(state, question)
+def _score_catalog(query: EncodedQuery, recommender: Recommender, state: State) -> Tensor:
+    return recommender.score_catalog(state, query)
 
 
-def _list(
-    model: LoadedModel,
-    body: RecommendationRequest,
-    known: EncodedEntity,
-    question: EncodedQuery | None,
-    outcome: StateResolution,
-    place: ListCursor | None,
-) -> tuple[list[ScoredItem], list[str]]:
-    """The list and one item more, if there is one; and the items of events and candidates that the model lacks."""
-    recommender = model.recommender
-    if outcome.top_k is not None:
-        return recommender.to_items(outcome.top_k), list(known.unknown)
-    unknown, candidates = list(known.unknown), None
-    if body.candidates is not None:
-        names = [one if isinstance(one, str) else _name(one, known) for one in body.candidates]
-        ids = recommender.item_ids(names, known)
-        candidates = [i for i in ids if i >= FIRST]
-        lacking = {item for item, i in zip(names, ids, strict=True) if i < FIRST}
-        unknown = sorted(lacking.union(unknown))
-    items = recommender.top_k(
-        outcome.scores,
-        body.n + 1,
-        exclude=_left_out(recommender, body, known, question),
-        candidates=candidates,
-        own=known.own,
-        among=recommender.filter_mask(_rules(body), known) if body.filters else None,
-        after=None if place is None else place.after,
-    )
-    return items, unknown
+def _build_list(page: _PageRequest, resolution: StateResolution) -> ItemList:
+    lists = page.call.model.recommender.lists
+    if resolution.top_k is not None:
+        return lists.build_from_best(resolution.top_k, page.entity, page.request)
+    after = None if page.cursor is None else page.cursor.position
+    return lists.build(resolution.scores, page.entity, page.request, page.query, after)
 
 
-def _rules(body: RecommendationRequest) -> dict[str, FeatureFilter]:
-    return {
-        name: FeatureFilter(
-            None if one.any is None else tuple(one.any), tuple(one.all), tuple(one.none), one.min, one.max
-        )
-        for name, one in body.filters.items()
-    }
+def _next_cursor(page: _PageRequest, end: ListPosition) -> str:
+    """Write the cursor of what follows the end of the page."""
+    entity, cursor = page.entity, page.cursor
+    support, size = (entity.digest, len(entity.items)) if cursor is None else (cursor.support, cursor.size)
+    return write_cursor(page.scope.cursor(support, size, end), page.call.container.profiles.secret)
 
 
-def _entity_digest(call: RequestContext) -> bytes:
-    return scope_digest(call.entity_context.owner or "")
-
-
-def _check_place(place: ListCursor, call: RequestContext, body: RecommendationRequest, known: EncodedEntity) -> None:
-    """Raise Problem where a cursor was made for something else, or for a list that can no longer be made."""
-    if place.version != call.model.version or not place.version.startswith((body.model or "").partition("@")[2]):
-        raise ProblemError(422, "This cursor belongs to another version of the model")
-    if (place.entity, place.moment) != (_entity_digest(call), context_digest(_moment(body.moment))):
-        raise ProblemError(422, "This cursor belongs to another newcomer or moment")
-    if known.own is not None and place.support != known.digest:
-        raise list_expired()
-
-
-async def _erased(call: RequestContext) -> bool:
-    """Whether the events of an older page may be gone because they were erased, with its states in this process yet."""
-    kind, entity = call.entity_context.kind, call.entity_context.entity
-    return entity is not None and await call.container.profiles.was_erased(kind, entity, 2 * MEMORY_TTL_S)
-
-
-def _next(
-    call: RequestContext, body: RecommendationRequest, known: EncodedEntity, last: ScoredItem, place: ListCursor | None
-) -> str:
-    """The cursor of what follows the last item."""
-    item = call.model.recommender.item_ids([last.item], known)[0]
-    support, size = (known.digest, len(known.items)) if place is None else (place.support, place.size)
-    moment = context_digest(_moment(body.moment))
-    made = ListCursor(call.model.version, support, size, _entity_digest(call), moment, last.score, item)
-    return write_cursor(made, call.container.profiles.secret)
-
-
-async def _whys(
-    call: RequestContext,
-    known: EncodedEntity,
-    question: EncodedQuery | None,
-    items: list[ScoredItem],
-    outcome: StateResolution,
-    place: ListCursor | None,
+async def _explain(
+    page: _PageRequest, items: list[ScoredItem], resolution: StateResolution
 ) -> Sequence[ItemExplanation]:
-    """Why each item is there; nothing for a list of older events or of a failed model, or where too many ask."""
-    if outcome.model_failed or not items or (place is not None and place.support != known.digest):
+    """Explain each item; nothing for a list of older events or of a failed model, or while too many wait for theirs."""
+    if resolution.model_failed or not items or not page.is_current:
         return ()
-    recommender = call.model.recommender
-    ids = recommender.item_ids([s.item for s in items], known)
+    call, entity = page.call, page.entity
+    recommender, run = call.model.recommender, call.container.long_tasks.run
+    ids = recommender.catalog.item_ids([one.item for one in items], entity.own)
     try:
-        return await call.container.long_tasks.run(explain_items, recommender, known, ids, question, max_wait=_WHY_S)
+        return await run(explain_items, recommender, entity, ids, page.query, max_wait=_EXPLANATION_WAIT_S)
     except WorkerBusy:
         return ()
-    except Exception:  # a list without reasons is better than none
+    except Exception:  # a list without explanations is better than none
         call.container.log.error("explanation failed", model=call.model.name, version=call.model.version, exc_info=True)
         return ()
-
-
-def _left_out(
-    recommender: Recommender, body: RecommendationRequest, known: EncodedEntity, question: EncodedQuery | None
-) -> Collection[int]:
-    """Ids of what shall not be listed."""
-    met = _met(body, known, question)
-    return met.union(recommender.known_item_ids(body.exclude, known.own)) if body.exclude else met
-
-
-def _met(body: RecommendationRequest, known: EncodedEntity, question: EncodedQuery | None) -> frozenset[int]:
-    """What was met and shall not come again, and what is never an answer."""
-    if known.own is None:
-        return frozenset() if body.include_seen else known.seen
-    hidden = question.hidden if question else frozenset()
-    if body.include_seen is not False:  # who chooses may well choose the same again
-        return hidden
-    by_actor = body.moment is not None and (body.moment.actor is not None or body.moment.history is not None)
-    return hidden | (question.met if question and by_actor else known.seen)
-
-
-def _name(told: ItemWithFeatures, known: EncodedEntity) -> str:
-    """The name of an item that was told with features, where there is room for them."""
-    if known.own is None and told.features:
-        raise DataError("only entities with items of their own can be told of new ones", field="features")
-    return told.item

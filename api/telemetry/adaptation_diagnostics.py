@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from recsys_meta.inference.recommender import AdaptationDiagnostics, EncodedEntity, Recommender
+from recsys_meta.inference.insight.diagnostics import AdaptationDiagnostics, diagnose
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity
 from recsys_meta.store.background_writer import BackgroundWriter
 from recsys_meta.store.entities.adaptations import NewAdaptation, ServedBy
 
@@ -116,7 +118,7 @@ class DiagnosticsWorker:
     def _diagnose(self, batch: Sequence[AnsweredRequest]) -> Sequence[AdaptationDiagnostics | None]:
         recommender = batch[0].recommender
         try:
-            return recommender.diagnose([request.support for request in batch if request.support is not None])
+            return diagnose(recommender, [request.support for request in batch if request.support is not None])
         except Exception:  # diagnostics are optional: their failure must not end the thread
             if len(batch) > 1:  # one request may have failed all: diagnose each alone
                 return [diagnostics for request in batch for diagnostics in self._diagnose([request])]

@@ -45,7 +45,7 @@ CELLS = 2**24
 def read_tables(path: Path, recommender: Recommender) -> Iterator[pa.Table]:
     """A table in parts, when the model can read them. Raises DataError naming file, line and field where it cannot:
     before hours of work, not after them."""
-    fields = recommender.fields
+    fields = recommender.reader.fields
     for table in event_tables(path, {"entity", "item", "label", "time", *fields.names}):
         if "entity" not in table.column_names:
             remedy = "Name the newcomer of each event"
@@ -72,7 +72,7 @@ def chunks_of(recommender: Recommender, frame: pd.DataFrame) -> Iterator[pd.Data
     """The rows of a table that holds entities whole, in pieces that do too, in the order of the entities' names."""
     codes, names = pd.factorize(frame["entity"].astype("str").to_numpy(object), sort=True)
     order, ends = np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=len(names)))
-    step = max(1, min(MOST, CELLS // recommender.catalog_size()))
+    step = max(1, min(MOST, CELLS // recommender.catalog.size()))
     for first in range(0, len(names), step):
         begin = ends[first - 1] if first else 0
         yield frame.iloc[order[begin : ends[min(first + step, len(names)) - 1]]]
@@ -82,7 +82,7 @@ def answers(recommender: Recommender, path: Path, n: int, piece: pd.DataFrame) -
     """The answers to a piece of a table of events, and how many events it has. Raises DataError naming file, line and
     field."""
     codes, names = pd.factorize(piece["entity"].astype("str").to_numpy(object))
-    events = interactions_of(path, piece, recommender.fields)
+    events = interactions_of(path, piece, recommender.reader.fields)
     each = [events[begin:end] for begin, end in pairwise([0, *np.cumsum(np.bincount(codes)).tolist()])]
     try:
         known = [recommender.read_support(EntityRequest(events=own)) for own in each]
@@ -97,7 +97,7 @@ def _find(recommender: Recommender, path: Path, events: Sequence[Interaction], l
     for event, index in zip(events, lines, strict=True):
         try:
             recommender.read_support(EntityRequest(events=[event]))
-            recommender.check(event.context or {})
+            recommender.queries.check_context(event.context or {})
         except DataError as error:
             line = line_at(path, index)
             raise DataError(error.problem, file=path, line=line, field=error.field, remedy=error.remedy) from None
@@ -105,7 +105,7 @@ def _find(recommender: Recommender, path: Path, events: Sequence[Interaction], l
 
 def _answers(recommender: Recommender, names: list[str], known: Sequence[EncodedEntity], n: int) -> pa.Table:
     state = recommender.adapt(known)
-    lists = recommender.top_k_batch(recommender.scores(state), n, known)
+    lists = recommender.lists.top_k_batch(recommender.scores(state), n, known)
     columns = [
         names,
         [len(one.items) for one in known],

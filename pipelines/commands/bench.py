@@ -22,7 +22,10 @@ from pipelines.console import JsonFile, err, print_table
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender, dump_state, recommend
+from recsys_meta.inference.one_shot import recommend
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction
+from recsys_meta.inference.state_codec import dump_state
 
 app = typer.Typer(no_args_is_help=True)
 REPEATS = 7
@@ -66,7 +69,7 @@ def newcomer(
             {
                 "adapt + rank + top 10": lambda: recommend(recommender, someone),
                 "adapt": lambda: recommender.adapt([known]),
-                "rank + top 10 from a state": lambda: recommender.top_k(
+                "rank + top 10 from a state": lambda: recommender.lists.top_k(
                     recommender.scores(state)[0], 10, exclude=known.seen
                 ),
                 "implicit: recalculate + recommend": _implicit(len(names), chosen),

@@ -25,15 +25,10 @@ from pipelines.workspace import Workspace
 from recsys_meta import __version__
 from recsys_meta.core.atomic_io import sha256
 from recsys_meta.core.errors import ConfigError, DataError
-from recsys_meta.inference.ranking.list_cursor import ListCursor, context_digest, scope_digest, secret_of, write_cursor
-from recsys_meta.inference.recommender import (
-    EntityRequest,
-    Interaction,
-    QueryContext,
-    RecommendedList,
-    Recommender,
-    recommend,
-)
+from recsys_meta.inference.one_shot import RecommendedList, recommend
+from recsys_meta.inference.ranking.list_cursor import ListScope, secret_of, write_cursor
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction, QueryContext
 from recsys_meta.inference.requests.stored_events import merge_events
 from recsys_meta.models.bundle import load_bundle
 from recsys_meta.store.cache.keys import owner_key
@@ -59,70 +54,66 @@ def recommend_command(
     bundle, variant = workspace.bundle_for_entity(model, entity)
     recommender = Recommender(bundle)
     features = _pairs("--feature", feature or [])
-    moment = _moment(context or [], actor, at)
-    interactions = read_events(events, recommender.fields) if events is not None else []
+    query_context = _query_context(context or [], actor, at)
+    interactions = read_events(events, recommender.reader.fields) if events is not None else []
     interactions += [Interaction(i.strip()) for i in (items or "").split(",") if i.strip()]
-    labelled = bundle.schema.objective in ("rating", "click")
-    if interactions and labelled and any(i.label is None for i in interactions):
+    needs_labels = bundle.schema.objective in ("rating", "click")
+    if needs_labels and any(i.label is None for i in interactions):
         raise DataError("events need a label", field="label", remedy="Give --events with a label column")
-    newcomer = EntityRequest(features, interactions)
+    request = EntityRequest(features, interactions)
     if entity is not None:
         with workspace.reading() as session:
-            newcomer = merge_events(
-                recommender.reader, *profiles.read_stored_profile(session, bundle.schema.kind, entity), newcomer
-            )
-    chosen = None if candidates is None else [c.strip() for c in candidates.split(",") if c.strip()]
+            profile = profiles.read_stored_profile(session, bundle.schema.kind, entity)
+        request = merge_events(recommender.reader, *profile, request)
+    only = None if candidates is None else [c.strip() for c in candidates.split(",") if c.strip()]
     with _one_thread():
-        answer = recommend(recommender, newcomer, n, chosen, moment)
+        result = recommend(recommender, request, n, only, query_context)
     name = model.partition("@")[0]
     if as_json:
         owner = "" if entity is None else owner_key(bundle.schema.kind, entity)
+        scope = ListScope(bundle.version, owner, query_context)
         secret = secret_of(parse_url(workspace.settings.database).render_as_string(hide_password=False))
-        following = cursor(answer, bundle.version, owner, moment, secret)
-        print_json(answer_json(answer, name, bundle.version, variant, following))
+        print_json(list_json(result, name, bundle.version, variant, next_cursor(result, scope, secret)))
         return
-    title = f"{name}@{bundle.version}: {answer.served_by}, {answer.support_size} events"
+    title = f"{name}@{bundle.version}: {result.served_by}, {result.support_size} events"
     print_table(
         title,
         ("rank", "item", "title", "score"),
-        [(i + 1, s.item, s.title, s.score) for i, s in enumerate(answer.items)],
+        [(i + 1, s.item, s.title, s.score) for i, s in enumerate(result.items)],
     )
-    if answer.unknown:
-        names = escape(", ".join(answer.unknown[:5]))
+    if result.unknown_items:
+        names = escape(", ".join(result.unknown_items[:5]))
         err.print(f"[yellow]the model does not know {names}; they were left out[/]")
-    if answer.unknown_features:
-        names = escape(", ".join(answer.unknown_features))
+    if result.unknown_features:
+        names = escape(", ".join(result.unknown_features))
         err.print(f"[yellow]the model never met a value of {names}: it has no effect[/]")
 
 
-def cursor(answer: RecommendedList, version: str, owner: str, moment: QueryContext | None, secret: bytes) -> str | None:
-    """What follows the list, for the API; None at its end."""
-    if answer.following is None:
+def next_cursor(result: RecommendedList, scope: ListScope, secret: bytes) -> str | None:
+    """Write the cursor of what follows a list, for the API; None at the list's end."""
+    if result.end is None:
         return None
-    place = ListCursor(
-        version, answer.support, answer.support_size, scope_digest(owner), context_digest(moment), *answer.following
-    )
-    return write_cursor(place, secret)
+    return write_cursor(scope.cursor(result.support_digest, result.support_size, result.end), secret)
 
 
-def answer_json(
-    answer: RecommendedList, model: str, version: str, variant: str | None, following: str | None
+def list_json(
+    result: RecommendedList, model: str, version: str, variant: str | None, cursor: str | None
 ) -> dict[str, Any]:
-    """An answer in the API's form."""
+    """Return a list in the form of the API's response."""
     return {
         "request_id": uuid4().hex,
         "model": {"name": model, "version": version},
         "variant": variant,
-        "served_by": answer.served_by,
+        "served_by": result.served_by,
         "degraded": False,
         "missing": [],
-        "support_size": answer.support_size,
-        "unknown_items": list(answer.unknown),
-        "unknown_features": list(answer.unknown_features),
+        "support_size": result.support_size,
+        "unknown_items": list(result.unknown_items),
+        "unknown_features": list(result.unknown_features),
         "items": [
-            {"rank": i + 1, "item": s.item, "score": s.score, "title": s.title} for i, s in enumerate(answer.items)
+            {"rank": i + 1, "item": s.item, "score": s.score, "title": s.title} for i, s in enumerate(result.items)
         ],
-        "next": following,
+        "next": cursor,
     }
 
 
@@ -138,28 +129,30 @@ def _one_thread() -> Iterator[None]:
 
 
 def _pairs(option: str, pairs: Sequence[str]) -> dict[str, object]:
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise ConfigError(f"{option} {pair!r} is not name=value")
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
-def _moment(context: Sequence[str], actor: str | None, at: str | None) -> QueryContext | None:
+def _query_context(context: Sequence[str], actor: str | None, at: str | None) -> QueryContext | None:
+    """Read the options that say when, where and by whom a list is asked for; None where none is given."""
     if not context and actor is None and at is None:
         return None
-    place = None
-    if at is not None:
-        try:
-            lat, lon = (float(part) for part in at.split(","))
-        except ValueError:
-            raise ConfigError(f"--at {at!r} is not LATITUDE,LONGITUDE") from None
-        if not (abs(lat) <= 90 and abs(lon) <= 180):
-            raise ConfigError(f"--at {at!r}: latitudes go from -90 to 90, longitudes from -180 to 180")
-        place = lat, lon
-    return QueryContext(_pairs("--context", context), actor, place)
+    return QueryContext(_pairs("--context", context), actor, None if at is None else _location(at))
+
+
+def _location(at: str) -> tuple[float, float]:
+    try:
+        lat, lon = (float(part) for part in at.split(","))
+    except ValueError:
+        raise ConfigError(f"--at {at!r} is not LATITUDE,LONGITUDE") from None
+    if not (abs(lat) <= 90 and abs(lon) <= 180):
+        raise ConfigError(f"--at {at!r}: latitudes go from -90 to 90, longitudes from -180 to 180")
+    return lat, lon
 
 
 def adapt_command(

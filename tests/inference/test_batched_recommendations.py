@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender, TopKRequest
+from recsys_meta.inference.ranking.list_builder import TopKRequest
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction
 from recsys_meta.models.bundle import make_bundle
 from recsys_meta.models.learners import LEARNERS
 from tests.fixtures import trained_recommenders as served
@@ -45,19 +47,19 @@ def test_states_and_lists_are_those_of_one_alone(model, kinds):
         alone = model.scores(model.adapt([one]))[0]
         # A state is kept in a byte a number, and sums in another order may round to the next.
         torch.testing.assert_close(scores[i], alone, rtol=1e-2, atol=1e-2)
-    lists = model.top_k_batch(scores, 7, known)
-    assert lists == [model.top_k(s, 7, exclude=one.seen) for s, one in zip(scores, known, strict=True)]
+    lists = model.lists.top_k_batch(scores, 7, known)
+    assert lists == [model.lists.top_k(s, 7, exclude=one.seen) for s, one in zip(scores, known, strict=True)]
     assert all(len(found) == 7 for found in lists)
 
 
 def test_few_candidates_of_many(model):
     known = model.read_support(EntityRequest(events=[Interaction("i3")]))
     scores = model.scores(model.adapt([known]))[0]
-    chosen = model.known_item_ids(["i9", "i3", "i1", "i9"])
-    found = model.top_k(scores, 10, exclude=known.seen, candidates=[*chosen, 0, 1])
+    chosen = model.catalog.known_item_ids(["i9", "i3", "i1", "i9"])
+    found = model.lists.top_k(scores, 10, exclude=known.seen, candidates=[*chosen, 0, 1])
     assert {s.item for s in found} == {"i9", "i1"} and len(found) == 2
     assert found == sorted(found, key=lambda s: -s.score)
-    assert model.top_k(scores, 10, candidates=[]) == []
+    assert model.lists.top_k(scores, 10, candidates=[]) == []
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -70,6 +72,6 @@ def test_lists_that_are_wished_for_are_those_of_one_alone(model, seed):
         TopKRequest(int(rng.integers(1, 40)), set(rng.integers(0, 32, rng.integers(0, 31)).tolist())) for _ in scores
     ]
     before = scores.clone()
-    found = [model.to_items(best) for best in model.top_k_ids(scores, wishes)]
-    assert found == [model.top_k(row, w.n, exclude=w.exclude) for row, w in zip(scores, wishes, strict=True)]
+    found = [model.catalog.to_items(best) for best in model.lists.top_k_ids(scores, wishes)]
+    assert found == [model.lists.top_k(row, w.n, exclude=w.exclude) for row, w in zip(scores, wishes, strict=True)]
     assert torch.equal(scores, before)

@@ -10,7 +10,8 @@ import torch
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import episodes_at
-from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction, QueryContext
 from recsys_meta.models.baselines import BASELINES
 from recsys_meta.models.bundle import make_bundle
 from recsys_meta.models.learners import LEARNERS
@@ -83,7 +84,7 @@ def test_choices(town, name, shots):
     }
     known = model.read_support(EntityRequest(events=told[:-1]))
     moment = QueryContext({"hour": told[-1].context["hour"]}, told[-1].actor)
-    known, question = model.encode_query(known, moment, places)
+    known, question = model.queries.encode(known, moment, places)
     got = model.score_catalog(model.adapt([known]), question)
     by_name = dict(zip(known.own.names, got[2:].tolist(), strict=True))
     assert len(by_name) == len(places)
@@ -135,7 +136,7 @@ def test_clicks(adverts, name, shots):
     features = {"group": [adverts.vocab.value("entity.group", int(i)) for i in ids]}
     features["age"] = float(adverts.entities["age"].values[entity])
     known = model.read_support(EntityRequest(features, told[:shots][::-1]))
-    rows = model.rows(known, [(e.item, e.context) for e in told[shots:]])
+    rows = model.queries.rows(known, [(e.item, e.context) for e in told[shots:]])
     got = model.score_rows(model.adapt([known]), rows)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
     spread = model.score_std(model.adapt([known]), rows)

@@ -12,15 +12,11 @@ from hypothesis import strategies as st
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import episodes_at
-from recsys_meta.inference.recommender import (
-    EncodedEntity,
-    EntityRequest,
-    Interaction,
-    Recommender,
-    dump_state,
-    load_state,
-    recommend,
-)
+from recsys_meta.inference.insight.diagnostics import diagnose
+from recsys_meta.inference.one_shot import recommend
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
+from recsys_meta.inference.state_codec import dump_state, load_state
 from recsys_meta.models.bundle import make_bundle
 from recsys_meta.models.factory import build_predictor
 from recsys_meta.models.learners import LEARNERS
@@ -78,7 +74,7 @@ def test_exactly_n_different_items_best_first_without_those_seen(model, n):
     assert len(items) == len(set(items)) == min(n, 28)
     assert not {"i4", "i9", "none"} & set(items)
     assert [s.score for s in got.items] == sorted((s.score for s in got.items), reverse=True)
-    assert got.unknown == ("none",) and got.support_size == 2 and got.served_by == "adapted"
+    assert got.unknown_items == ("none",) and got.support_size == 2 and got.served_by == "adapted"
     assert {s.item: s.title for s in got.items}.get("i3") in (None, "Three")
     whole = answer(model, [Interaction("i4"), Interaction("i9")], 28).items
     assert [s.item for s in whole][:n] == items
@@ -97,7 +93,7 @@ def test_candidates_restrict_and_unknown_ones_fall_out(model):
     assert answer(model, [], candidates=[]).items == [] == answer(model, [], candidates=["none"]).items
     free = [s.item for s in answer(model, [Interaction("i4")], 30).items]
     assert [s.item for s in got.items] == [i for i in free if i in ("i1", "i2")]
-    assert model.known_item_ids(["i0", "none", "i3"]) == [2, 5]
+    assert model.catalog.known_item_ids(["i0", "none", "i3"]) == [2, 5]
 
 
 def naive_top(values, n, exclude, candidates):
@@ -114,7 +110,7 @@ def naive_top(values, n, exclude, candidates):
 )
 def test_top_equals_sorting_with_ties_by_id(model, values, n, exclude, candidates):
     scores = torch.tensor(values)
-    got = model.top_k(scores, n, exclude=exclude, candidates=candidates)
+    got = model.lists.top_k(scores, n, exclude=exclude, candidates=candidates)
     assert [s.item for s in got] == [f"i{i - 2}" for i in naive_top(values, n, exclude, candidates)]
     assert scores.tolist() == values
 
@@ -141,7 +137,7 @@ def test_newcomers_of_other_features_or_sizes_do_not_share_a_start():
 
 
 def test_popularity_stands_in(model):
-    got = model.top_k(model.popular, 5)
+    got = model.lists.top_k(model.catalog.popularity_scores, 5)
     counts = model.bundle.popularity
     assert [s.item for s in got] == [f"i{i - 2}" for i in naive_top(counts.tolist(), 5, (), None)]
 
@@ -172,7 +168,7 @@ def test_adapting_lowers_the_loss_of_the_support(kind, request):
         known = recommender.read_support(EntityRequest(events=[Interaction(f"i{i}", 1.0 + i % 3) for i in items]))
         state = recommender.adapt([known])
         kept = {k: v.clone() for k, v in state.items()}
-        got = recommender.diagnose([known])[0]
+        got = diagnose(recommender, [known])[0]
         assert got.support_size == 5 and got.steps == 1 and got.gradient_norm > 0
         better.append(got.loss_after < got.loss_before)
         assert same(state, kept) and not any(v.requires_grad for v in state.values())
@@ -182,14 +178,14 @@ def test_adapting_lowers_the_loss_of_the_support(kind, request):
 
 def test_without_a_support_there_is_nothing_to_diagnose(model):
     known = model.read_support(EntityRequest())
-    got = model.diagnose([known])[0]
+    got = diagnose(model, [known])[0]
     assert (got.support_size, got.steps, got.loss_before, got.loss_after, got.gradient_norm) == (0, 0, 0.0, 0.0, 0.0)
 
 
 def test_the_gradient_norm_is_that_of_the_loss(model):
     """Against finite differences of the support's loss at the prior."""
     known = model.read_support(EntityRequest(events=[Interaction("i1"), Interaction("i7")]))
-    support, learner = model.support([known]), model.bundle.predictor
+    support, learner = model.encoder.support([known]), model.bundle.predictor
     before = learner.adapt(model.body, support.empty())
     total = 0.0
     for i in range(before["z"].shape[1]):
@@ -197,7 +193,7 @@ def test_the_gradient_norm_is_that_of_the_loss(model):
         step[0, i] = 1e-2
         up, down = (float(learner.support_loss(model.body, {"z": before["z"] + s * step}, support)[0]) for s in (1, -1))
         total += ((up - down) / 2e-2) ** 2
-    assert model.diagnose([known])[0].gradient_norm == pytest.approx(math.sqrt(total), rel=0.02)
+    assert diagnose(model, [known])[0].gradient_norm == pytest.approx(math.sqrt(total), rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["popularity", "itemknn"])
@@ -209,7 +205,7 @@ def test_a_baseline_serves_too(data, name):
     known = served.read_support(EntityRequest(events=[Interaction("i4")]))
     state = served.adapt([known])
     assert same(load_state(dump_state(state), state), state)
-    assert math.isfinite(served.diagnose([known])[0].loss_after)
+    assert math.isfinite(diagnose(served, [known])[0].loss_after)
     assert served.version == ""
 
 
@@ -281,10 +277,10 @@ def chooser(request):
 def test_the_loss_before_adapting_is_of_the_support_in_its_own_catalogue(chooser):
     """Against the state that the same catalogue has without a row."""
     known = chooser.read_support(walk(60))
-    support, predictor = chooser.support([known]), chooser.bundle.predictor
+    support, predictor = chooser.encoder.support([known]), chooser.bundle.predictor
     bare = EncodedEntity((), (), frozenset(), (), known.features, own=known.own)
     start = chooser.adapt([bare])
-    got = chooser.diagnose([known])[0]
+    got = diagnose(chooser, [known])[0]
     wanted = predictor.support_loss(chooser.body, start, support)
     assert got.loss_before == pytest.approx(float(wanted[0]), rel=1e-5)
     assert 0.1 < got.loss_before < 20 and 0 < got.loss_after < 20
@@ -294,8 +290,8 @@ def test_the_loss_before_adapting_is_of_the_support_in_its_own_catalogue(chooser
 
 def test_many_are_diagnosed_as_each_alone(chooser):
     many = [chooser.read_support(walk(n)) for n in (60, 0, 20)]
-    for one, got in zip(many, chooser.diagnose(many), strict=True):
-        (alone,) = chooser.diagnose([one])
+    for one, got in zip(many, diagnose(chooser, many), strict=True):
+        (alone,) = diagnose(chooser, [one])
         assert got.loss_before == pytest.approx(alone.loss_before, rel=1e-4, abs=1e-6)
         assert got.loss_after == pytest.approx(alone.loss_after, rel=1e-4, abs=1e-6)
         assert (got.loss_before == 0) == (not one.items)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_meta.inference.recommender import EntityRequest, Interaction
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction
 from recsys_meta.inference.state_codec import dump_state, load_state, quantize
 from tests.fixtures import trained_recommenders as served
 from tests.fixtures.small_datasets import same

@@ -13,8 +13,10 @@ from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import encode_raw
 from recsys_meta.core.schema import FeatureField
-from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender, recommend
+from recsys_meta.inference.one_shot import recommend
+from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.context_fields import ContextFields
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction, QueryContext
 from recsys_meta.models.bundle import save_bundle
 from tests.fixtures import stub_predictors as choosing
 
@@ -47,7 +49,7 @@ def told(path, city=None):
 
 
 def test_columns_of_the_models_context_are_read_and_others_left(town):
-    fields = Recommender(choosing.visits()).fields
+    fields = Recommender(choosing.visits()).reader.fields
     assert read_events(town, fields) == told(town)
     assert read_events(town)[3] == Interaction("place3", None, 3.0, {}), "without a model there is no context"
 
@@ -56,7 +58,7 @@ def test_recommend_answers_for_an_actor_at_a_moment(command, bundles, town):
     words = ("--events", town, "--actor", "u1", "--context", "hour=12", "-n", "5")
     found = command.json("recommend", bundles["cities"], *words)
     offline = recommend(
-        Recommender(choosing.visits()), EntityRequest(events=told(town)), 5, moment=QueryContext({"hour": 12}, "u1")
+        Recommender(choosing.visits()), EntityRequest(events=told(town)), 5, context=QueryContext({"hour": 12}, "u1")
     )
     assert [(i["item"], i["score"]) for i in found["items"]] == [(s.item, s.score) for s in offline.items]
     assert found["support_size"] == 20
@@ -87,7 +89,7 @@ def test_clicks_are_read_with_their_contexts(command, bundles, tmp_path):
         {"entity": "y", "item": "p2", "label": 0, "context": {"position": 0}},
     ]
     path.write_text("\n".join(map(json.dumps, events)))
-    fields = Recommender(choosing.clicks()).fields
+    fields = Recommender(choosing.clicks()).reader.fields
     assert [e.context for e in read_events(path, fields)] == [{"position": 3, "device": "desktop"}, {}, {"position": 0}]
     near, far = (
         command.json("recommend", bundles["ads"], "--events", path, "--context", f"position={p}")["items"]
@@ -202,7 +204,7 @@ def test_columns_of_parquet_keep_their_types(tmp_path):
     moments = pa.array([5_000_000, None, 7_500_000], pa.timestamp("us"))
     columns = {"item": [1, 2, 3], "label": [1, None, 0], "device": [7, None, 8], "position": [1.5, None, None]}
     pq.write_table(pa.table({**columns, "time": moments}), path)
-    events = read_events(path, Recommender(choosing.clicks()).fields)
+    events = read_events(path, Recommender(choosing.clicks()).reader.fields)
     assert [e.context for e in events] == [{"device": 7, "position": 1.5}, {}, {"device": 8}]
     assert [(e.item, e.label, e.time) for e in events] == [("1", 1, 5), ("2", None, None), ("3", 0, 7.5)]
     assert all(isinstance(e.context.get("device", 0), int) for e in events)

@@ -8,7 +8,9 @@ import pytest
 from sqlalchemy import select
 
 from pipelines.workspace import Workspace
-from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender, recommend
+from recsys_meta.inference.one_shot import recommend
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction, QueryContext
 from recsys_meta.store.settings import Settings
 from recsys_meta.store.tracking.tables import CurriculumRecord
 
@@ -94,7 +96,7 @@ def test_answers_over_http_equal_those_without_a_server_and_erasing_leaves_nothi
         first = server.post("/v1/score", json=body).json()
         assert (first["served_by"], first["support_size"]) == ("adapted", 6)
         mine = recommender.read_support(EntityRequest(events=known))
-        asked = recommender.rows(mine, [(events[0]["item"], events[0]["context"])])
+        asked = recommender.queries.rows(mine, [(events[0]["item"], events[0]["context"])])
         logit = float(recommender.score_rows(recommender.adapt([mine]), asked)[0, 0])
         assert first["scores"][0]["score"] == pytest.approx(logit, abs=1e-4)
         assert 0 < first["scores"][0]["low"] < first["scores"][0]["probability"] < first["scores"][0]["high"] < 1
@@ -107,7 +109,7 @@ def test_answers_over_http_equal_those_without_a_server_and_erasing_leaves_nothi
         body = {"model": model, "entity": entity, "moment": moment, "n": 5}
         first = server.post("/v1/recommendations", json=body).json()
         assert (first["served_by"], first["support_size"]) == ("adapted", 30)
-        offline = recommend(recommender, EntityRequest(events=known), 5, moment=QueryContext({}, moment["actor"]))
+        offline = recommend(recommender, EntityRequest(events=known), 5, context=QueryContext({}, moment["actor"]))
         assert [i["item"] for i in first["items"]] == [s.item for s in offline.items]
         assert server.post("/v1/recommendations", json=body).json()["served_by"] == "cache"
     assert server.get(f"/v1/entities/{kind}/fresh").json()["events_total"] >= len(events)

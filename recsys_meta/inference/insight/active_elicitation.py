@@ -22,6 +22,7 @@ from torch import Tensor
 
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST
+from recsys_meta.inference.insight.diagnostics import gradient_norms
 from recsys_meta.inference.insight.explanations import FLOATS
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity
@@ -66,7 +67,7 @@ def most_informative_items(
         changes = _changes(recommender, known, now, items, chance)
         order, value = _greedy(changes, n)
     titles = recommender.bundle.titles
-    names = [recommender.item_name(int(items[i])) for i in order]
+    names = [recommender.catalog.item_name(int(items[i])) for i in order]
     return [
         ElicitationItem(name, titles.get(name), v, float(chance[i]))
         for name, i, v in zip(names, order, value, strict=True)
@@ -119,7 +120,7 @@ def _answers(
 
 def _spread(recommender: Recommender, known: EncodedEntity, items: Tensor) -> Tensor:
     """How far a rating is expected from its prediction, [P]; where the model does not know, a quarter of the scale."""
-    rows = recommender.rows(known, [(recommender.item_name(int(i)), {}) for i in items])
+    rows = recommender.queries.rows(known, [(recommender.catalog.item_name(int(i)), {}) for i in items])
     spread = recommender.score_std(recommender.adapt([known]), rows)
     if spread is not None:
         return spread[0]
@@ -207,7 +208,7 @@ def _evidence(
     """MeLU's evidence candidates: norms of gradients times popularity."""
     norms = torch.zeros(len(items))
     for labels, likely in _answers(recommender, known, now, items):
-        norms += likely * recommender.gradient_norms(known, _cases(known, items, labels))
+        norms += likely * gradient_norms(recommender, known, _cases(known, items, labels))
     popularity = recommender.bundle.popularity[items]
     value = (norms / norms.max().clamp(min=1e-30)) * (popularity / popularity.max().clamp(min=1e-30))
     order = torch.argsort(value, descending=True, stable=True)[:n]

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FIRST
-from recsys_meta.inference.recommender import EncodedQuery, Recommender
+from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity, RawFeatures
+from recsys_meta.inference.requests.query_context import EncodedQuery
 
 MOST_CHOICES = 50
 """Rows that are looked at where every entity has its own catalogue: the newest. Elsewhere all are."""
@@ -90,7 +91,7 @@ def _scores(
     recommender: Recommender, cases: Sequence[EncodedEntity], items: Tensor, question: EncodedQuery | None
 ) -> Tensor:
     """Scores [N cases, N items]; the catalogue's are never all held."""
-    catalogue, rows = recommender.catalog_size(cases[0].own), len(cases[0].items)
+    catalogue, rows = recommender.catalog.size(cases[0].own), len(cases[0].items)
     # Rows may be compared with all items of an own catalogue: a task there is as large as both together.
     piece = max(1, FLOATS // (catalogue + WIDTH * rows if cases[0].own is None else catalogue * (1 + rows)))
     compares = recommender.bundle.schema.objective in ("ranking", "choice")
@@ -110,5 +111,5 @@ def _log_odds(scores: Tensor, items: Tensor) -> Tensor:
 
 def _cause(recommender: Recommender, known: EncodedEntity, place: int, moved: float) -> EventAttribution:
     item = known.items[place]
-    name = recommender.item_name(item, known.own) if item >= FIRST else ""
+    name = recommender.catalog.item_name(item, known.own) if item >= FIRST else ""
     return EventAttribution(name, known.labels[place], known.context[place] if known.context else {}, moved)

@@ -1,6 +1,6 @@
-"""Cursors of lists: after which item, of which state, a list goes on. They are signed, so only ours are followed.
+"""Cursors of lists: behind which item, of which state, a list goes on. They are signed, so only ours are followed.
 
-    version 8 | support 16 | size 2 | entity 8 | moment 8 | score 4 | item 4 | signature 13     bytes, as 84 characters
+    version 8 | support 16 | size 2 | entity 8 | context 8 | score 4 | item 4 | signature 13    bytes, as 84 characters
 
 A page holds what comes behind an item in the order of one state's scores, so pages never repeat an item, whatever is
 met or excluded meanwhile, and together they are the list that one page would have been.
@@ -15,77 +15,117 @@ import hmac
 import struct
 from typing import NamedTuple
 
-from recsys_meta.inference.requests.entity import QueryContext, canonical
+from recsys_meta.inference.requests.entity import EncodedEntity, QueryContext, canonical
 
 _FORM = struct.Struct(">8s16sH8s8sfI")
 _SIGNATURE = 13
 
 
+class CursorMismatch(ValueError):
+    """A cursor that was made for another list than the one that is asked for."""
+
+
+class ListPosition(NamedTuple):
+    """A place in the order of a state's scores: the score and the id of the item there. Ties are ordered by id."""
+
+    score: float
+    item: int
+
+
 class ListCursor(NamedTuple):
-    """Behind which item a list goes on. support: the digest of the newcomer's support, and size: its events; entity and
-    moment: digests."""
+    """The item behind which a list goes on, and the list. support: digest of the entity's support; size: its events;
+    entity and context: digests."""
 
     version: str
     support: str
     size: int
     entity: bytes
-    moment: bytes
+    context: bytes
     score: float
     item: int
 
     @property
-    def after(self) -> tuple[float, int]:
-        """What `Recommender.top` wants."""
-        return self.score, self.item
+    def position(self) -> ListPosition:
+        """The position behind which the list goes on."""
+        return ListPosition(self.score, self.item)
+
+    def is_current(self, entity: EncodedEntity) -> bool:
+        """Return True where the list was made from the support that the entity has now."""
+        return self.support == entity.digest
+
+    def can_continue(self, entity: EncodedEntity) -> bool:
+        """Return True where the list can still be made, if its state is found: ids of a catalogue of the entity's own
+        hold for one support only."""
+        return entity.own is None or self.is_current(entity)
+
+
+class ListScope(NamedTuple):
+    """A list without its support: the model's version, the owner of the entity (empty for an anonymous one), and the
+    context it is asked for in."""
+
+    version: str
+    owner: str = ""
+    context: QueryContext | None = None
+
+    def cursor(self, support: str, size: int, end: ListPosition) -> ListCursor:
+        """Make the cursor of what follows a position in a list that was made from a support of `size` events."""
+        return ListCursor(self.version, support, size, scope_digest(self.owner), context_digest(self.context), *end)
+
+    def check(self, cursor: ListCursor, pinned_version: str = "") -> None:
+        """Raise CursorMismatch for a cursor of another list, or of a version that does not start as the pinned one."""
+        if cursor.version != self.version or not cursor.version.startswith(pinned_version):
+            raise CursorMismatch("This cursor belongs to another version of the model")
+        if (cursor.entity, cursor.context) != (scope_digest(self.owner), context_digest(self.context)):
+            raise CursorMismatch("This cursor belongs to another newcomer or moment")
 
 
 def scope_digest(text: str) -> bytes:
-    """Eight bytes that stand for a text; zeros for none."""
+    """Hash a text to eight bytes; zeros for an empty one."""
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest() if text else bytes(8)
 
 
-def context_digest(moment: QueryContext | None) -> bytes:
-    """Eight bytes that stand for a moment; zeros where none was told."""
-    if moment is None:
+def context_digest(context: QueryContext | None) -> bytes:
+    """Hash a context to eight bytes; zeros where there is none."""
+    if context is None:
         return scope_digest("")
-    # A word is told as a number to one door and as a text to another.
-    context = {name: str(value) for name, value in moment.context.items() if value is not None}
-    return scope_digest(canonical({**vars(moment), "context": context}))
+    # A category such as 7 is a number in JSON and a text on the command line.
+    values = {name: str(value) for name, value in context.context.items() if value is not None}
+    return scope_digest(canonical({**vars(context), "context": values}))
 
 
 def secret_of(*parts: str) -> bytes:
-    """The key that all processes of a deployment sign with, from what only they know."""
-    made = hashlib.blake2b(digest_size=32, person=b"cursors")
+    """Derive the key that all processes of a deployment sign with, from what only they know."""
+    digest = hashlib.blake2b(digest_size=32, person=b"cursors")
     for part in parts:
-        made.update(part.encode() + b"\0")
-    return made.digest()
+        digest.update(part.encode() + b"\0")
+    return digest.digest()
 
 
-def write_cursor(place: ListCursor, secret: bytes) -> str:
-    """The cursor of a place."""
+def write_cursor(cursor: ListCursor, secret: bytes) -> str:
+    """Serialize and sign a cursor."""
     raw = _FORM.pack(
-        bytes.fromhex(place.version),
-        bytes.fromhex(place.support),
-        place.size,
-        place.entity,
-        place.moment,
-        place.score,
-        place.item,
+        bytes.fromhex(cursor.version),
+        bytes.fromhex(cursor.support),
+        cursor.size,
+        cursor.entity,
+        cursor.context,
+        cursor.score,
+        cursor.item,
     )
     return base64.urlsafe_b64encode(raw + _sign(raw, secret)).decode()
 
 
-def read_cursor(cursor: str, secret: bytes) -> ListCursor:
-    """The place of a cursor. Raises ValueError for anything that `write` did not make."""
+def read_cursor(text: str, secret: bytes) -> ListCursor:
+    """Read a cursor. Raises ValueError for any text that `write_cursor` did not write with this secret."""
     try:
-        signed = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
-        raw, signature = signed[: _FORM.size], signed[_FORM.size :]
+        content = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
+        raw, signature = content[: _FORM.size], content[_FORM.size :]
         if not hmac.compare_digest(signature, _sign(raw, secret)):
             raise ValueError("another signature")
-        version, support, size, entity, moment, score, item = _FORM.unpack(raw)
+        version, support, size, entity, context, score, item = _FORM.unpack(raw)
     except (ValueError, struct.error, binascii.Error):
         raise ValueError("This is no cursor of a list; leave `cursor` out to begin with the first page") from None
-    return ListCursor(version.hex(), support.hex(), size, entity, moment, score, item)
+    return ListCursor(version.hex(), support.hex(), size, entity, context, score, item)
 
 
 def _sign(raw: bytes, secret: bytes) -> bytes:

@@ -1,8 +1,8 @@
-"""Questions: a moment told by a caller, in a model's words."""
+"""Queries: the context that a caller asks in, and the rows that it wants scored, encoded for one model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from recsys_meta.core.errors import DataError
@@ -13,13 +13,15 @@ from recsys_meta.inference.requests.encoder import RequestEncoder
 from recsys_meta.inference.requests.entity import EncodedEntity, QueryContext, RawFeatures
 
 HERE = ""
-"""The item of its own catalogue that a place without a name becomes; no item has an empty name."""
+"""The item of its own catalogue that a location without a name becomes; no item has an empty name."""
 
 
 @dataclass(frozen=True)
 class EncodedQuery:
-    """A moment in a model's words: a row [1, 1] without an item, to be asked of a catalogue of so many ids. `hidden`
-    is never an answer; `met` is what the actor met before."""
+    """A context as a row [1, 1] without an item, to be scored with each of the `catalogue` ids.
+
+    hidden: ids that are never an answer; met: ids that the actor met before.
+    """
 
     rows: Interactions
     catalogue: int
@@ -29,44 +31,67 @@ class EncodedQuery:
 
 @dataclass(frozen=True)
 class QueryEncoder:
-    """Understands moments for one model."""
+    """Encodes contexts and rows for one model."""
 
     schema: Schema
     fields: ContextFields
     encoder: RequestEncoder
 
     def encode(
-        self, known: EncodedEntity, moment: QueryContext, told: Mapping[str, RawFeatures]
+        self, entity: EncodedEntity, context: QueryContext, item_features: Mapping[str, RawFeatures] | None = None
     ) -> tuple[EncodedEntity, EncodedQuery]:
-        """A question, and the newcomer with what was told of items (name to features).
+        """Encode a context; return with it the entity, whose own catalogue has got the items and features of
+        `item_features` (features by item).
 
-        Raises DataError for a context or features that the model does not have, or a place where it knows of none.
+        Raises DataError for a context or features that the model does not have, or a location where it knows of none.
         """
-        self._check(moment, told)
-        where: RawFeatures = {} if moment.at is None else dict(zip((LATITUDE, LONGITUDE), moment.at, strict=True))
-        past = list(moment.history or ())
-        met = known.own.ids.keys() if known.own is not None else ()
-        strange = {n for n in [*told, *past] if not told.get(n) and n not in self.encoder.ids and n not in met}
-        if known.own is not None:
+        features = item_features or {}
+        self._check(context, features)
+        where: RawFeatures = {} if context.at is None else dict(zip((LATITUDE, LONGITUDE), context.at, strict=True))
+        past = list(context.history or ())
+        names = entity.own.ids.keys() if entity.own is not None else ()
+        unknown = {
+            n for n in [*features, *past] if not features.get(n) and n not in self.encoder.ids and n not in names
+        }
+        if entity.own is not None:
             here = {HERE: where} if where and where.keys() <= self.fields.item.keys() else {}
-            known = known.joined({n: told.get(n, {}) for n in [*told, *past] if n not in strange} | here)
-        ids = self.encoder.ids if known.own is None else known.own.ids
-        if moment.history is None:
-            history = known.acts.get(moment.actor, ()) if moment.actor is not None else ()
-        else:
-            history = tuple(ids[n] for n in past[::-1] if n in ids)
+            entity = entity.joined({n: features.get(n, {}) for n in [*features, *past] if n not in unknown} | here)
+        ids = self.encoder.ids if entity.own is None else entity.own.ids
+        history = _history(entity, context, ids)
         hidden = frozenset([ids[HERE]]) if where and HERE in ids else frozenset[int]()
-        words = {**moment.context, **self.fields.of_row(where)}
-        rows = self.encoder.rows([UNKNOWN], [words], [*hidden, *history])
-        if not strange <= set(known.unknown):
-            known = replace(known, unknown=tuple(sorted(strange.union(known.unknown))))
-        return known, EncodedQuery(rows, FIRST + len(ids), hidden, frozenset(history))
+        values = {**context.context, **self.fields.of_row(where)}
+        rows = self.encoder.rows([UNKNOWN], [values], [*hidden, *history])
+        if not unknown <= set(entity.unknown):
+            entity = replace(entity, unknown=tuple(sorted(unknown.union(entity.unknown))))
+        return entity, EncodedQuery(rows, FIRST + len(ids), hidden, frozenset(history))
 
-    def _check(self, moment: QueryContext, told: Mapping[str, RawFeatures]) -> None:
-        self.fields.check(moment.context, self.fields.row)
-        if not self.schema.actor and (moment.actor is not None or moment.history is not None):
-            raise DataError("the model's rows have no actors", field="actor" if moment.actor else "history")
-        for words in told.values():
-            self.fields.check(words, self.fields.item, "item feature")
-        if moment.at is not None and not {LATITUDE, LONGITUDE} <= self.fields.every.keys():
+    def rows(self, entity: EncodedEntity, rows: Sequence[tuple[str, RawFeatures]]) -> Interactions:
+        """Encode items with their contexts as rows [1, R] to be scored; an item that the model lacks is UNKNOWN.
+
+        Raises DataError for a context that the model does not have.
+        """
+        for _, context in rows:
+            self.fields.check(context, self.fields.row)
+        ids = self.encoder.ids if entity.own is None else entity.own.ids
+        return self.encoder.rows([ids.get(item, UNKNOWN) for item, _ in rows], [context for _, context in rows])
+
+    def check_context(self, context: RawFeatures) -> None:
+        """Raise DataError for the context of an event that the model cannot read."""
+        self.fields.check(context)
+        self.encoder.check(self.fields.of_row(context), self.fields.of_item(context))
+
+    def _check(self, context: QueryContext, item_features: Mapping[str, RawFeatures]) -> None:
+        self.fields.check(context.context, self.fields.row)
+        if not self.schema.actor and (context.actor is not None or context.history is not None):
+            raise DataError("the model's rows have no actors", field="actor" if context.actor else "history")
+        for features in item_features.values():
+            self.fields.check(features, self.fields.item, "item feature")
+        if context.at is not None and not {LATITUDE, LONGITUDE} <= self.fields.every.keys():
             raise DataError("the model knows nothing of places", field=LATITUDE)
+
+
+def _history(entity: EncodedEntity, context: QueryContext, ids: Mapping[str, int]) -> tuple[int, ...]:
+    """Look up the items that the actor met, last first: those of the context, or else of the entity's events."""
+    if context.history is not None:
+        return tuple(ids[name] for name in reversed(context.history) if name in ids)
+    return entity.acts.get(context.actor, ()) if context.actor is not None else ()

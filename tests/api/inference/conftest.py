@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from recsys_meta.inference.recommender import EncodedEntity, Recommender
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity
 
 
 @pytest.fixture

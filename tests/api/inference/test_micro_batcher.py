@@ -16,7 +16,8 @@ import torch
 
 from api.inference.loaded_model import MAX_BATCH, MAX_BATCH_MS, LatencyTracker, LoadedModel
 from api.inference.micro_batcher import BatchResult, MicroBatcher
-from recsys_meta.inference.recommender import EncodedEntity, EntityRequest, Interaction, Recommender
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
 from recsys_meta.store.database import migrate
 from tests.api import bundles
 from tests.api.servers import Served, change_state, cut_short, serving, settings, wait
@@ -103,7 +104,7 @@ def test_whoever_cannot_be_adapted_spoils_it_for_nobody(flagship: Served, monkey
     bodies = [{**body, "n": 11} for body in bodies]
     real, sick = (
         Recommender.adapt_and_serialize,
-        flagship.container.registry.live["users"].recommender.known_item_ids(["i7"])[0],
+        flagship.container.registry.live["users"].recommender.catalog.known_item_ids(["i7"])[0],
     )
 
     def adapt_and_serialize(self: Recommender, known: Sequence[EncodedEntity]) -> Any:
@@ -132,7 +133,7 @@ def test_whose_scores_are_no_numbers_is_answered_by_popularity_and_nobody_else(
     bodies = [{**body, "n": 11} for body in bodies]
     real, sick = (
         Recommender.adapt_and_serialize,
-        flagship.container.registry.live["users"].recommender.known_item_ids(["i7"])[0],
+        flagship.container.registry.live["users"].recommender.catalog.known_item_ids(["i7"])[0],
     )
 
     def adapt_and_serialize(self: Recommender, known: Sequence[EncodedEntity]) -> Any:

@@ -19,7 +19,9 @@ from api.persistence.async_database import AsyncDatabase
 from api.persistence.profile_cache import ProfileCache
 from api.telemetry.logging import open_log
 from recsys_meta.core.types import Interactions, State
-from recsys_meta.inference.recommender import EncodedEntity, EntityRequest, Interaction, Recommender, TopKRequest
+from recsys_meta.inference.ranking.list_builder import TopKRequest
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
 from recsys_meta.store.cache.memory_cache import MemoryCache
 from tests.fixtures import trained_recommenders
 
@@ -76,7 +78,7 @@ def test_scores_of_rows_are_computed_alone(model: LoadedModel, resolver: StateRe
     """The micro-batcher scores whole catalogues, so that it would answer another question."""
     recommender = model.recommender
     entities = [entity_of(recommender, i) for i in range(4)]
-    score = partial(score_rows, recommender.rows(entities[0], [("i7", {}), ("i9", {})]))
+    score = partial(score_rows, recommender.queries.rows(entities[0], [("i7", {}), ("i9", {})]))
     requests = [StateRequest(model, entity, ANONYMOUS, score=score) for entity in entities]
     assert not any(request.batchable for request in requests)
     resolutions = resolve_at_once(resolver, requests)

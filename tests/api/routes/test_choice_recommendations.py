@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender, recommend
+from recsys_meta.inference.one_shot import recommend
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction, QueryContext
 from recsys_meta.store.database import migrate
 from tests.api import bundles
 from tests.api.servers import serving, settings, wait
@@ -73,7 +75,7 @@ def test_a_new_city_with_fifty_events_gets_recommendations(kinds, new_id):
         for e in checkins()
     ]
     offline = recommend(
-        Recommender(choosing.visits()), EntityRequest(events=events), 5, moment=QueryContext({"hour": 12}, "u3")
+        Recommender(choosing.visits()), EntityRequest(events=events), 5, context=QueryContext({"hour": 12}, "u3")
     )
     assert [(r["item"], r["score"]) for r in found["items"]] == [(s.item, s.score) for s in offline.items]
     again = ask(kinds, entity=entity, moment=moment, n=5)

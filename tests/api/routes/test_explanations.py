@@ -73,7 +73,7 @@ def test_where_too_many_ask_the_list_comes_without_reasons(plain, monkeypatch):
 
 
 def test_whose_turn_comes_too_late_gets_the_list_without_reasons(plain, monkeypatch):
-    monkeypatch.setattr("api.routes.recommendations._WHY_S", 0.05)
+    monkeypatch.setattr("api.routes.recommendations._EXPLANATION_WAIT_S", 0.05)
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         # Somebody's long work is under way, as of a newcomer with hundreds of events.

@@ -7,7 +7,8 @@ import torch
 from sqlalchemy import select
 
 from recsys_meta.inference.ranking.thompson_sampling import propensity
-from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction
 from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import connect, reading
 from recsys_meta.store.entities.tables import ExplorationRecord
@@ -46,7 +47,7 @@ def offline():
     known = [
         recommender.read_support(EntityRequest(events=[Interaction("p1", y) for y in ys])) for ys in SHOWN.values()
     ]
-    asked = recommender.rows(known[0], [(ROW["item"], ROW["context"])])
+    asked = recommender.queries.rows(known[0], [(ROW["item"], ROW["context"])])
     states = [recommender.adapt([k]) for k in known]
     mean = torch.stack([recommender.score_rows(s, asked)[0, 0] for s in states])
     return mean, torch.stack([recommender.score_std(s, asked)[0, 0] for s in states])

@@ -4,7 +4,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from recsys_meta.inference.insight.active_elicitation import most_informative_items
-from recsys_meta.inference.recommender import EntityRequest, Recommender
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest
 from recsys_meta.wire.responses import OnboardingResponse
 
 

@@ -5,7 +5,9 @@ import random
 import httpx
 import pytest
 
-from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender, recommend
+from recsys_meta.inference.one_shot import recommend
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction
 from tests.api import bundles
 from tests.api.servers import change_state, cut_short, serving, settings, wait
 

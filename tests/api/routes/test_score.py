@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction
 from recsys_meta.store.database import migrate
 from recsys_meta.wire.requests import AdaptRequest
 from tests.api import bundles
@@ -50,7 +51,7 @@ def test_rows_are_scored_as_offline_and_with_an_interval(plain):
     events = [Interaction(e["item"], e["label"], None, e["context"]) for e in SHOWN]
     known = recommender.read_support(EntityRequest(events=events))
     state = recommender.adapt([known])
-    asked = recommender.rows(known, [("p4", {}), *((r["item"], r.get("context", {})) for r in rows)])
+    asked = recommender.queries.rows(known, [("p4", {}), *((r["item"], r.get("context", {})) for r in rows)])
     logits, spread = recommender.score_rows(state, asked)[0].tolist(), float(recommender.score_std(state, asked)[0, 0])
     got = [s for s in found["scores"] if s["item"] != "nobody"]
     assert [s["item"] for s in got] == ["p4", *(r["item"] for r in rows)]

@@ -12,7 +12,9 @@ from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import Schema
 from recsys_meta.inference.insight.active_elicitation import most_informative_items, simulated_answers
-from recsys_meta.inference.recommender import EntityRequest, Interaction, Recommender
+from recsys_meta.inference.insight.diagnostics import diagnose
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.bundle import Bundle
 from tests.fixtures import stub_predictors as choosing
@@ -113,7 +115,7 @@ def test_questions_are_different_items_that_were_not_met(strategy, kind):
     met = ["p1", "p2"] if kind == "clicks" else ["i1", "i2", "i3"]
     events = [Interaction(i, float(n % 2)) for n, i in enumerate(met)]
     known = model.read_support(EntityRequest(events=events))
-    catalogue = model.catalog_size() - 2
+    catalogue = model.catalog.size() - 2
     found = most_informative_items(model, known, 1000, strategy)
     names = [a.item for a in found]
     assert len(set(names)) == len(names) == catalogue - len(met) and not set(names) & set(met)
@@ -128,9 +130,9 @@ def test_evidence_is_the_norm_of_the_gradient_times_popularity():
     model = served.ranking()
     known = model.read_support(EntityRequest({"age": 40}))
     norms = {}
-    for item in range(2, model.catalog_size()):
+    for item in range(2, model.catalog.size()):
         one = simulated_answers(known, item, 1.0)
-        norms[item] = model.diagnose([one])[0].gradient_norm
+        norms[item] = diagnose(model, [one])[0].gradient_norm
     popularity = model.bundle.popularity
     wanted = {f"i{i - 2}": norms[i] / max(norms.values()) * float(popularity[i] / popularity[2:].max()) for i in norms}
     found = most_informative_items(model, known, 30, "evidence")

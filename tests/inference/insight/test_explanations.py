@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from recsys_meta.inference.insight.explanations import explain_items, supports_without
-from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction, QueryContext
 from tests.fixtures import stub_predictors as choosing
 from tests.fixtures import trained_recommenders as served
 
@@ -54,7 +55,7 @@ def test_of_a_rating():
 def test_of_clicks_in_a_context():
     model = Recommender(choosing.clicks())
     events = [Interaction("p1", 1.0, 1, {"position": 0}), Interaction("new", 0.0, 2), Interaction("p1", 1.0, 3)]
-    known, question = model.encode_query(
+    known, question = model.queries.encode(
         model.read_support(EntityRequest(events=events)), QueryContext({"position": 2})
     )
     found = check(model, known, [3], question)[0]
@@ -66,7 +67,7 @@ def test_of_choices():
     model = Recommender(choosing.visits())
     steps = [("ann", "x"), ("bob", "y"), ("ann", "y"), ("bob", "z")]
     events = [Interaction(item, None, n, {"lat": 5.0 + n, "lon": 1.0}, actor) for n, (actor, item) in enumerate(steps)]
-    known, question = model.encode_query(model.read_support(EntityRequest(events=events)), QueryContext(actor="ann"))
+    known, question = model.queries.encode(model.read_support(EntityRequest(events=events)), QueryContext(actor="ann"))
     found = check(model, known, [known.own.ids["y"]], question)[0]
     assert [c.item for c in found.causes if c.moved > 0] == ["y", "y"]
 

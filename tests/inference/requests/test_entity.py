@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.episodes.event_index import HISTORY
-from recsys_meta.inference.recommender import EntityRequest, Interaction, QueryContext, Recommender, recommend
+from recsys_meta.inference.one_shot import recommend
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, Interaction, QueryContext
 from recsys_meta.inference.requests.support_reader import MAX_CHOICES, MAX_SUPPORT
 from tests.fixtures import stub_predictors as choosing
 
@@ -40,7 +42,7 @@ def test_every_click_is_a_row_with_its_context(clicks):
     )
     assert known.items == (3, 3, 1) and known.labels == (0.0, 1.0, 0.0)
     assert known.unknown == ("new",) and known.seen == {3}
-    rows = clicks.support([known, clicks.read_support(EntityRequest())]).rows
+    rows = clicks.encoder.support([known, clicks.read_support(EntityRequest())]).rows
     assert rows.item.tolist() == [[3, 3, 1], [0, 0, 0]] and rows.mask.tolist() == [[True] * 3, [False] * 3]
     assert rows.context["position"].nan_to_num(-1).tolist() == [[-1, 3, -1], [-1, -1, -1]]
     assert rows.context["device"].tolist() == [[3, 0, 0], [0, 0, 0]]
@@ -73,14 +75,14 @@ def test_a_history_is_what_its_actor_did_before_the_last_one_first(visits):
     x, y = known.own.ids["x"], known.own.ids["y"]
     assert known.history == ((), (), (x,), (), (y, x))
     assert known.acts == {"a": (x, y, x), "b": (y,)}
-    rows = visits.support([known]).rows
+    rows = visits.encoder.support([known]).rows
     assert rows.history[0, 4, :3].tolist() == [y, x, 0] and rows.history.shape == (1, 5, HISTORY)
 
 
 def test_a_catalogue_is_what_was_met_with_the_last_word_on_each_item(visits):
     steps = [went("a", "k1", 1), went("a", "x", 2, lat=41.0, lon=-70.0), went("a", "x", 3, lat=41.5, category="bar")]
     known = visits.read_support(EntityRequest(events=[*steps, went("a", "bare", 4)]))
-    own = visits.support([known, visits.read_support(EntityRequest())]).catalogue
+    own = visits.encoder.support([known, visits.read_support(EntityRequest())]).catalogue
     assert known.own.names == ("bare", "k1", "x") and known.unknown == ("bare",)
     assert own.item.tolist() == [[0, 0, 1, 3, 1], [0] * 5]
     assert own.mask.tolist() == [[False, False, True, True, True], [False] * 5]
@@ -92,13 +94,13 @@ def test_a_catalogue_is_what_was_met_with_the_last_word_on_each_item(visits):
 
 def test_what_is_told_in_a_question_extends_the_catalogue_and_moves_no_id(visits):
     known = visits.read_support(EntityRequest(events=[went("a", "x", 1, lat=1, lon=1)]))
-    same, _ = visits.encode_query(known, QueryContext(actor="a"), {"x": {}})
+    same, _ = visits.queries.encode(known, QueryContext(actor="a"), {"x": {}})
     assert same.own is known.own and same.digest == known.digest
-    more, question = visits.encode_query(known, QueryContext(at=(2.0, 3.0)), {"w": {"lat": 5}, "who": {}, "k0": {}})
+    more, question = visits.queries.encode(known, QueryContext(at=(2.0, 3.0)), {"w": {"lat": 5}, "who": {}, "k0": {}})
     assert more.own.names == ("x", "", "k0", "w") and more.unknown == ("who",)
     assert question.hidden == {3} and question.catalogue == 6
     assert more.digest != known.digest
-    told, _ = visits.encode_query(known, QueryContext(), {"x": {"lat": 9}})
+    told, _ = visits.queries.encode(known, QueryContext(), {"x": {"lat": 9}})
     assert told.own.features == ({"lat": 9, "lon": 1},) and told.digest != known.digest
 
 
@@ -110,7 +112,7 @@ def test_choices_revisit_and_stay_near(visits):
     ]
 
     def best(**moment):
-        answer = recommend(visits, EntityRequest(events=steps), 3, moment=QueryContext(**moment))
+        answer = recommend(visits, EntityRequest(events=steps), 3, context=QueryContext(**moment))
         return [s.item for s in answer.items]
 
     assert best(actor="ann")[0] == "home" and best(actor="bob")[0] == "near"
@@ -125,22 +127,22 @@ def test_choices_revisit_and_stay_near(visits):
 def test_before_the_first_event_candidates_are_ranked(visits):
     answer = recommend(visits, EntityRequest(), 5, ["k0", "k1", "none"], QueryContext(at=(40.011, -70.0)))
     assert [s.item for s in answer.items] == ["k1", "k0"]
-    assert (answer.served_by, answer.unknown) == ("prior", ("none",))
+    assert (answer.served_by, answer.unknown_items) == ("prior", ("none",))
 
 
 def test_a_moment_of_clicks_ranks_every_item_in_its_context(clicks):
     newcomer = EntityRequest(events=[shown("p1", 1.0, 1, position=0)])
-    plain, far = (recommend(clicks, newcomer, 9, moment=QueryContext(context=c)).items for c in ({}, {"position": 4}))
+    plain, far = (recommend(clicks, newcomer, 9, context=QueryContext(context=c)).items for c in ({}, {"position": 4}))
     assert [s.item for s in plain] == [s.item for s in far]
     assert plain[0].score - far[0].score == pytest.approx(2.0, abs=1e-5)
     state = clicks.adapt([clicks.read_support(newcomer)])
-    rows = clicks.rows(clicks.read_support(newcomer), [(far[0].item, {"position": 4})])
+    rows = clicks.queries.rows(clicks.read_support(newcomer), [(far[0].item, {"position": 4})])
     assert float(clicks.score_rows(state, rows)) == far[0].score
 
 
 def test_only_an_unsure_predictor_has_a_spread(clicks):
     known = clicks.read_support(EntityRequest())
-    rows, state = clicks.rows(known, [("p1", {})]), clicks.adapt([known])
+    rows, state = clicks.queries.rows(known, [("p1", {})]), clicks.adapt([known])
     assert float(clicks.score_std(state, rows)) == pytest.approx(math.sqrt(1.25))
     assert Recommender(choosing.clicks(choosing.Blind)).score_std(state, rows) is None
 
@@ -157,7 +159,7 @@ def test_only_an_unsure_predictor_has_a_spread(clicks):
 )
 def test_wrong_clicks_are_refused(clicks, event, says):
     with pytest.raises(DataError, match=says):
-        clicks.support([clicks.read_support(EntityRequest(events=[event]))])
+        clicks.encoder.support([clicks.read_support(EntityRequest(events=[event]))])
 
 
 @pytest.mark.parametrize(
@@ -171,9 +173,9 @@ def test_wrong_clicks_are_refused(clicks, event, says):
 )
 def test_wrong_choices_are_refused(visits, event, says):
     with pytest.raises(DataError, match=says):
-        visits.support([visits.read_support(EntityRequest(events=[event]))])
+        visits.encoder.support([visits.read_support(EntityRequest(events=[event]))])
     with pytest.raises(DataError, match=says):
-        visits.check(event.context)
+        visits.queries.check_context(event.context)
 
 
 def test_a_predictor_that_cannot_choose_is_refused():
@@ -190,13 +192,13 @@ def test_questions_that_a_model_has_no_words_for_are_refused(clicks, visits):
         (QueryContext(context={"hour": 3}), r"no such context field.*device, position"),
     ):
         with pytest.raises(DataError, match=says):
-            clicks.encode_query(known, moment)
+            clicks.queries.encode(known, moment)
     with pytest.raises(DataError, match=r"no such item feature.*category, lat, lon"):
-        visits.encode_query(visits.read_support(EntityRequest()), QueryContext(), {"x": {"stars": 3}})
+        visits.queries.encode(visits.read_support(EntityRequest()), QueryContext(), {"x": {"stars": 3}})
 
 
 def test_a_model_that_fails_leaves_what_was_met_most(clicks, visits):
     known = visits.read_support(EntityRequest(events=[went("a", "x", 1), went("b", "y", 2), went("a", "y", 3)]))
-    scores = visits.fallback(known)
-    assert [s.item for s in visits.top_k(scores, 5, own=known.own)] == ["y", "x"]
-    assert clicks.fallback(clicks.read_support(EntityRequest())) is clicks.popular
+    scores = visits.catalog.fallback_scores(known)
+    assert [s.item for s in visits.lists.top_k(scores, 5, entity_catalog=known.own)] == ["y", "x"]
+    assert clicks.catalog.fallback_scores(clicks.read_support(EntityRequest())) is clicks.catalog.popularity_scores

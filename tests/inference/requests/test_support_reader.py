@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_meta.core.errors import DataError
-from recsys_meta.inference.recommender import MAX_SUPPORT, EncodedEntity, EntityRequest, Interaction, Recommender
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
+from recsys_meta.inference.requests.support_reader import MAX_SUPPORT
 from tests.fixtures import trained_recommenders as served
 from tests.fixtures.trained_recommenders import EVENTS, answer
 

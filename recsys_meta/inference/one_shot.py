@@ -1,0 +1,60 @@
+"""A list for one entity in one call, without a cache: what the command line prints and the API must equal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from recsys_meta.inference.ranking.item_catalog import ScoredItem
+from recsys_meta.inference.ranking.list_builder import ListRequest
+from recsys_meta.inference.ranking.list_cursor import ListPosition
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EntityRequest, QueryContext
+
+
+@dataclass(frozen=True)
+class RecommendedList:
+    """A list for one entity, and how it came about.
+
+    served_by: adapted or prior; unknown_items: items that the model lacks; unknown_features: names of features of
+    which the model lacks the value; support_digest: digest of the support; end: the position of the last item where
+    more items follow it.
+    """
+
+    items: list[ScoredItem]
+    served_by: str
+    support_size: int
+    unknown_items: tuple[str, ...]
+    unknown_features: tuple[str, ...]
+    milliseconds: float
+    support_digest: str
+    end: ListPosition | None
+
+
+def recommend(
+    recommender: Recommender,
+    request: EntityRequest,
+    n: int = 10,
+    candidates: Sequence[str] | None = None,
+    context: QueryContext | None = None,
+) -> RecommendedList:
+    """Adapt to an entity and rank for it: all items or some candidates, in a context where there is one.
+
+    Raises DataError for features, events or a context that the model cannot read.
+    """
+    start = time.perf_counter()
+    list_request = ListRequest(n, candidates, context=context)
+    entity, query = recommender.lists.encode_query(recommender.read_support(request), list_request)
+    scores = recommender.score_catalog(recommender.adapt([entity]), query)
+    items, unknown_items, end = recommender.lists.build(scores, entity, list_request, query)
+    return RecommendedList(
+        items,
+        "adapted" if entity.items else "prior",
+        len(entity.items),
+        tuple(unknown_items),
+        tuple(recommender.encoder.unknown(entity.features)),
+        1000 * (time.perf_counter() - start),
+        entity.digest,
+        end,
+    )

@@ -1,0 +1,67 @@
+"""The items that a model ranks: their names, padded ids, titles, features and popularity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from recsys_meta.core.types import FIRST, UNKNOWN
+from recsys_meta.inference.ranking.topk import Best
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityCatalogSpec
+from recsys_meta.models.bundle import Bundle, popular_scores
+from recsys_meta.models.functional.embeddings import catalogue_features
+
+
+class ScoredItem(NamedTuple):
+    """An item of a list: its raw name, its score and, where the bundle has one, its title."""
+
+    item: str
+    score: float
+    title: str | None = None
+
+
+class ItemCatalog:
+    """The items of one model. Methods take the catalogue of an entity where it has one of its own, None elsewhere."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        # Plain lists and dictionaries: an index of pandas costs more than adapting does.
+        self.names: list[str] = bundle.vocab.values["item"].tolist()
+        self.ids: dict[str, int] = {name: i for i, name in enumerate(self.names, FIRST)}
+        self.titles: Mapping[str, str] = bundle.titles
+        self.features: dict[str, Tensor] = catalogue_features(bundle.params)
+        with torch.no_grad():
+            self.popularity_scores = popular_scores(bundle)
+
+    def size(self, entity_catalog: EntityCatalogSpec | None = None) -> int:
+        """Count the ids of a catalogue, C: its items and the two reserved ids."""
+        return FIRST + len(self.names if entity_catalog is None else entity_catalog.names)
+
+    def item_ids(self, names: Sequence[str], entity_catalog: EntityCatalogSpec | None = None) -> list[int]:
+        """Look up the id of each raw item; UNKNOWN for an item that is not in the catalogue."""
+        ids = self.ids if entity_catalog is None else entity_catalog.ids
+        return [ids.get(name, UNKNOWN) for name in names]
+
+    def known_item_ids(self, names: Sequence[str], entity_catalog: EntityCatalogSpec | None = None) -> list[int]:
+        """Look up the ids of raw items, leaving out those that are not in the catalogue."""
+        ids = self.ids if entity_catalog is None else entity_catalog.ids
+        return [ids[name] for name in names if name in ids]
+
+    def item_name(self, item: int, entity_catalog: EntityCatalogSpec | None = None) -> str:
+        """Look up the raw item of an id."""
+        return (self.names if entity_catalog is None else entity_catalog.names)[item - FIRST]
+
+    def to_items(self, best: Best, entity_catalog: EntityCatalogSpec | None = None) -> list[ScoredItem]:
+        """Convert scores and ids to items with names and titles."""
+        names, titles = self.names if entity_catalog is None else entity_catalog.names, self.titles
+        return [ScoredItem(name := names[i - FIRST], score, titles.get(name)) for score, i in best]
+
+    def fallback_scores(self, entity: EncodedEntity) -> Tensor:
+        """Return scores [C] by popularity, for a model that fails: among training entities or, where the entity has a
+        catalogue of its own, in its support."""
+        if entity.own is None:
+            return self.popularity_scores
+        items = torch.tensor(entity.items, dtype=torch.int64)
+        return torch.bincount(items, minlength=self.size(entity.own)).float().log1p()
