@@ -1,4 +1,4 @@
-"""The application. Start it with `uvicorn --factory api.app:create_app`."""
+"""ASGI application: middlewares, routes and lifespan. Start it with `uvicorn --factory api.app:create_app`."""
 
 from __future__ import annotations
 
@@ -12,53 +12,82 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.container import lifespan_container
-from api.http import problem_details as problems
 from api.http.api_keys import ApiKeyStore, parse_keys
 from api.http.fast_path import FastPathMiddleware
+from api.http.problem_details import install_problem_handlers
 from api.http.rate_limit import RateLimiter, RateLimitMiddleware
 from api.http.request_context_middleware import RequestContextMiddleware
 from api.http.tracing import TracingMiddleware, open_tracing
-from api.routes import adapt, entities, events, health, models, onboarding, recommendations
-from api.routes import tracking as results
-from api.routes import traffic_splits as splits
-from api.schemas import docs_page as page
-from api.schemas import openapi
+from api.routes import (
+    adapt,
+    entities,
+    events,
+    health,
+    models,
+    onboarding,
+    recommendations,
+    tracking,
+    traffic_splits,
+)
+from api.schemas.docs_page import install_docs_page
+from api.schemas.openapi import openapi_document
 from api.telemetry.logging import open_log, stdlib_bridge
 from api.telemetry.metrics import ServerMetrics
 from recsys_meta import __version__
 from recsys_meta.store.settings import Settings
 
+_ROUTERS = (
+    recommendations.router,
+    onboarding.router,
+    adapt.router,
+    events.router,
+    entities.router,
+    models.router,
+    traffic_splits.router,
+    tracking.router,
+    health.router,
+)
+
 
 class ApiApplication(FastAPI):
-    """FastAPI behind doors of our own: what they answer by themselves does not pass through the framework."""
+    """FastAPI with ASGI middlewares in front of it.
+
+    Not FastAPI's own list of middlewares: that lies behind its exception handling, and a request that a middleware
+    answers by itself, as the fast path does, would pay for the framework all the same.
+    """
 
     front: ASGIApp
+    """The outermost middleware."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
         await self.front(scope, receive, send)
 
     async def framework(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What lies behind the doors."""
+        """Run FastAPI itself, as the innermost application."""
         await super().__call__(scope, receive, send)
 
 
 def create_app() -> FastAPI:
-    """The application with the settings of the environment, in a process of its own. Raises ConfigError for keys that
-    cannot be read."""
-    # What was imported stays. To look through all of it for garbage takes a quarter of a second without an answer.
+    """Build the application with the settings of the environment, in a process of its own.
+
+    Raises ConfigError for a setting that cannot be read.
+    """
+    # Imported modules stay for good. A full collection that walks them stops all responses for a quarter of a second.
     gc.collect()
     gc.freeze()
     return build_app(Settings())
 
 
 def build_app(settings: Settings) -> FastAPI:
-    """The application with given settings. Nothing is opened before it starts."""
+    """Build the application. It opens no connection before its lifespan starts.
+
+    Raises ConfigError for keys or a rate limit that cannot be read.
+    """
     metrics, (log, lines) = ServerMetrics(), open_log()
     keys = ApiKeyStore(parse_keys(settings.keys), snapshot=settings.key_digest_file, trusted_s=settings.keys_trusted_s)
-
     limiter = RateLimiter(settings.rate_limit, settings.redis) if settings.rate_limit else None
-    tracing = open_tracing(os.environ, log)
+    tracer = open_tracing(os.environ, log)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -71,8 +100,8 @@ def build_app(settings: Settings) -> FastAPI:
             lines.drain()
         if limiter is not None:
             await limiter.close()
-        if tracing is not None:
-            await asyncio.to_thread(tracing.close)
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
 
     app = ApiApplication(
         title="recsys-meta",
@@ -85,15 +114,16 @@ def build_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.keys = keys
+    # From the innermost to the outermost; a request passes them the other way.
     front: ASGIApp = FastPathMiddleware(app.framework, recommendations.router.routes)
     if limiter is not None:
         front = RateLimitMiddleware(front, keys, limiter)
-    if tracing is not None:
-        front = TracingMiddleware(front, tracing)
+    if tracer is not None:
+        front = TracingMiddleware(front, tracer)
     app.front = RequestContextMiddleware(front, metrics, log, lines)
-    problems.install_problem_handlers(app)
-    for part in (recommendations, onboarding, adapt, events, entities, models, splits, results, health):
-        app.include_router(part.router)
-    page.install_docs_page(app)
-    app.openapi = lambda: openapi.openapi_document(app)  # type: ignore[method-assign]
+    install_problem_handlers(app)
+    for router in _ROUTERS:
+        app.include_router(router)
+    install_docs_page(app)
+    app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     return app

@@ -67,5 +67,5 @@ def _is_waiting(connection: Any) -> bool:
 
 def _shut_down(connection: Any) -> None:
     # A connection that was closed meanwhile needs no cutting.
-    with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.pgconn.socket)) as connected:
-        connected.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.pgconn.socket)) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)

@@ -113,10 +113,10 @@ class ProfileCache:
 
     async def _read(self, kind: str, entity: str, stamp: str | None) -> EntityProfile | None:
         try:
-            stored = await self._database.try_read(lambda s: read_profile(s, kind, entity))
+            profile = await self._database.try_read(lambda s: read_profile(s, kind, entity))
         except StoreUnavailable:
             return None
-        profile = EntityProfile(stored.features, stored.events, stamp)
+        profile = EntityProfile(profile.features, profile.events, stamp)
         if stamp is not None:
             self._copy((kind, entity), profile)
         return profile
@@ -140,8 +140,8 @@ class ProfileCache:
         raw = await self._redis.get(stamp_key(kind, entity))
         if raw is not None and raw.decode() == profile.stamp:
             return True
-        stored = await self._read(kind, entity, None)
-        return stored is not None and stored.continues(profile)
+        later = await self._read(kind, entity, None)
+        return later is not None and later.continues(profile)
 
     async def was_erased(self, kind: str, entity: str, seconds: float) -> bool:
         """Return whether an entity was erased in the last `seconds`, and a process may still remember it.

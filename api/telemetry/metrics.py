@@ -93,9 +93,9 @@ class ServerMetrics:
             return generate_latest(self.registry)
         self.write_gauges()
         _remove_dead_gauges(Path(self._directory))
-        merged = CollectorRegistry()
-        MultiProcessCollector(merged, self._directory)  # type: ignore[no-untyped-call]
-        return generate_latest(merged)
+        all_workers = CollectorRegistry()
+        MultiProcessCollector(all_workers, self._directory)  # type: ignore[no-untyped-call]
+        return generate_latest(all_workers)
 
 
 def _remove_dead_gauges(directory: Path) -> None:
