@@ -1,1 +1,1 @@
-"""Types, schema, data set and durable files: what every other package stands on."""
+"""Types, schema, data set, errors and durable files: the layer that every other package imports."""

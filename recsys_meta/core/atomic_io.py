@@ -1,7 +1,8 @@
-"""Directories that appear whole or not at all, and files whose damage is noticed.
+"""Atomic writes of files and directories, and JSON with a checksum.
 
-Written beside, flushed to the disk, then renamed: after a crash at any instant a reader finds the old or the new
-(where an old directory is replaced, once `sweep` has run).
+Content is written under a temporary name in the same directory, flushed to the disk and renamed. After a crash at any
+instant a reader finds the old content or the new one; where a directory was being replaced, once `clean_leftovers` has
+run.
 """
 
 from __future__ import annotations
@@ -21,33 +22,33 @@ TEMPORARY_PREFIX, REPLACED_PREFIX = ".tmp-", ".old-"
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """A temporary directory that becomes `target` when the block ends well and vanishes when it does not.
+    """Yield a temporary directory that replaces `target` when the block succeeds and is removed when it fails.
 
-    An existing target is replaced. Raises OSError as the file system does.
+    Raises OSError as the file system does.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.parent / f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:12]}"
-    beside.mkdir()
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:12]}"
+    temporary.mkdir()
     try:
-        yield beside
-        for path in sorted(beside.rglob("*")):
+        yield temporary
+        for path in sorted(temporary.rglob("*")):
             _flush(path)
-        _flush(beside)
-        _replace_directory(beside, target)
+        _flush(temporary)
+        _replace_directory(temporary, target)
         _flush(target.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _replace_directory(beside: Path, target: Path) -> None:
+def _replace_directory(temporary: Path, target: Path) -> None:
     if not target.exists():
-        beside.rename(target)
+        temporary.rename(target)
         return
     # A directory cannot be renamed over a full one: move the old one aside first.
     old = target.parent / f"{REPLACED_PREFIX}{target.name}-{uuid.uuid4().hex[:12]}"
     target.rename(old)
     try:
-        beside.rename(target)
+        temporary.rename(target)
     except BaseException:
         old.rename(target)
         raise
@@ -56,26 +57,30 @@ def _replace_directory(beside: Path, target: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A place for a file that becomes `path` in one step when the block ends well, and vanishes when it does not."""
+    """Yield a temporary path whose file replaces `path` in one step when the block succeeds, and is removed when it
+    fails. Raises OSError as the file system does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.parent / f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:12]}"
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:12]}"
     try:
-        yield beside
-        _flush(beside)
-        beside.replace(path)
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
         _flush(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace a file in one step."""
-    with atomic_file(path) as beside:
-        beside.write_bytes(content)
+    """Write a file in one step, replacing any of that name. Raises OSError as the file system does."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def clean_leftovers(directory: Path) -> None:
-    """Remove what a killed process left half-written; what it had moved aside for that comes back."""
+    """Remove the temporary files and directories of killed processes from a directory.
+
+    A directory that had been moved aside, but not replaced yet, is restored.
+    """
     for old in directory.glob(f"{REPLACED_PREFIX}*"):
         target = directory / old.name.removeprefix(REPLACED_PREFIX).rpartition("-")[0]
         if target.exists():
@@ -90,20 +95,20 @@ def clean_leftovers(directory: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the SHA-256 of a file's content in hexadecimal."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def dump_checksummed(content: Mapping[str, Any]) -> str:
-    """JSON text that holds its own hash under "seal", so that any change of a byte is noticed by `unseal`."""
+    """Return JSON text that holds its own SHA-256 under "seal", for `load_checksummed` to verify."""
     plain = json.loads(json.dumps(content))
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     return json.dumps({**plain, "seal": digest}, indent=1, sort_keys=True)
 
 
 def load_checksummed(text: str) -> dict[str, Any]:
-    """What was sealed. Raises ValueError when the text is not, byte for byte, what `seal` wrote."""
+    """Return the content of a text that `dump_checksummed` wrote. Raises ValueError where any byte of it differs."""
     content = json.loads(text)
     if not isinstance(content, dict):
         raise ValueError("not a table")  # noqa: TRY004

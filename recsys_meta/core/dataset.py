@@ -1,6 +1,6 @@
-"""A prepared data set: events in compressed rows by entity, feature tables, vocabulary.
+"""Prepared data sets: events grouped by entity as in a CSR matrix, feature tables and vocabulary.
 
-Ragged at rest. Arrays may be memory-mapped, so nothing here copies a column.
+Arrays may be memory-mapped, so no function here copies a whole column of the events.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from recsys_meta.core.schema import ARRIVAL, Schema
 from recsys_meta.core.types import FIRST, UNKNOWN, FloatArray, IntArray
 
 NO_TIME = np.iinfo(np.int64).max
-"""Marks a row whose time is not known; such rows sort after those whose time is."""
+"""Marks a row of unknown time. It is the largest number, so such rows sort after all others."""
 
 
 @dataclass(frozen=True)
 class Events:
-    """Interactions sorted by entity, then time: entity e owns rows indptr[e] to indptr[e + 1].
+    """Interactions of E entities in N rows, sorted by entity, then time: entity e has rows indptr[e] to indptr[e + 1].
 
-    indptr [E + 1] int64; item [N] int32, padded ids; label [N] float32; time [N] int64 in seconds since 1970
-    UTC, or None when the data set has no times at all. context: name -> [N] float32 (NaN missing) or int32 (padded ids
-    of the space 'context.<field>'). actor and group [N] int32: numbers that equal ones share, no padded ids.
+    indptr [E + 1] int64; item [N] int32, padded ids; label [N] float32; time [N] int64 in seconds since 1970 UTC
+    (NO_TIME where unknown), or None when the data set has no times at all. context: name -> [N] float32 (NaN missing)
+    or int32 (padded ids of the space 'context.<field>'). actor and group [N] int32: equal numbers mean the same actor
+    or group; they are not padded ids and no vocabulary names them.
     """
 
     indptr: IntArray
@@ -38,6 +39,7 @@ class Events:
 
     @property
     def entity_count(self) -> int:
+        """Number of entities, E."""
         return len(self.indptr) - 1
 
     def __len__(self) -> int:
@@ -45,22 +47,27 @@ class Events:
 
     @property
     def counts(self) -> IntArray:
-        """Rows of each entity, [E]."""
+        """Number of rows of each entity, [E]."""
         return np.diff(self.indptr)
 
 
 @dataclass(frozen=True)
 class FeatureColumn:
-    """One feature of n rows. Ids: values [V] with indptr [n + 1]; numbers: values [n] float32, NaN missing."""
+    """One feature of n rows.
+
+    An id feature has the values [V] of all rows one after the other, and row i has values[indptr[i] : indptr[i + 1]],
+    indptr [n + 1]. A numeric feature has values [n] float32, NaN where missing, and no indptr.
+    """
 
     name: str
     values: IntArray | FloatArray
     indptr: IntArray | None = None
     size: int = 0
-    """Rows that an embedding table for the ids needs (0 for numbers)."""
+    """Number of rows that an embedding table for the ids needs (0 for a numeric feature)."""
 
     @property
     def numeric(self) -> bool:
+        """True for numbers, False for ids."""
         return self.indptr is None
 
     def __len__(self) -> int:
@@ -68,51 +75,56 @@ class FeatureColumn:
 
 
 FeatureTable = Mapping[str, FeatureColumn]
+"""Features of all entities or of all items: name -> column."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """Raw values of every id space: 'item', 'entity', 'item.<field>', 'entity.<field>', 'context.<field>'.
 
-    `values[space][i]` has the padded id i + 2.
+    `values[space][i]` has the padded id i + FIRST.
     """
 
     values: Mapping[str, pd.Index] = field(default_factory=dict)
 
     def ids(self, space: str, raw: Iterable[object]) -> IntArray:
-        """Padded ids [n] of raw values; those never seen are UNKNOWN. KeyError for an unknown space."""
+        """Return the padded ids [n] of n raw values, UNKNOWN for values that are not in the space.
+
+        Raises KeyError for an unknown space.
+        """
         index = self.values[space]
-        found = index.get_indexer(pd.Index([str(r) for r in raw], dtype=index.dtype))
-        return np.where(found >= 0, found + FIRST, UNKNOWN)
+        position = index.get_indexer(pd.Index([str(r) for r in raw], dtype=index.dtype))
+        return np.where(position >= 0, position + FIRST, UNKNOWN)
 
     def value(self, space: str, padded: int) -> str:
-        """The raw value of one padded id; IndexError for padding, unknown and ids beyond the table."""
+        """Return the raw value of one padded id. Raises IndexError for PAD, UNKNOWN and ids beyond the space."""
         if padded < FIRST:
             raise IndexError(f"id {padded} of '{space}' stands for no value")
         return str(self.values[space][padded - FIRST])
 
     def size(self, space: str) -> int:
-        """Rows that a table indexed by these padded ids needs."""
+        """Return the number of rows of a table that is indexed by the padded ids of a space."""
         return len(self.values[space]) + FIRST
 
 
 def add_arrival(entities: FeatureTable, events: Events) -> FeatureTable:
-    """The table with the time of each entity's first event as the feature "arrival" (NaN where it is not known)."""
+    """Return the feature table of the entities with the numeric feature "arrival": the time of the first event of each
+    entity, NaN where it is unknown. Without times the table is returned unchanged."""
     if events.time is None:
         return entities
-    first = np.full(events.entity_count, np.nan, np.float32)
-    some = np.flatnonzero(events.counts > 0)
-    earliest = np.asarray(events.time[events.indptr[some]])
-    first[some] = np.where(earliest == NO_TIME, np.nan, earliest)
-    return {**entities, ARRIVAL.name: FeatureColumn(ARRIVAL.name, first)}
+    arrival = np.full(events.entity_count, np.nan, np.float32)
+    active = np.flatnonzero(events.counts > 0)
+    earliest = np.asarray(events.time[events.indptr[active]])
+    arrival[active] = np.where(earliest == NO_TIME, np.nan, earliest)
+    return {**entities, ARRIVAL.name: FeatureColumn(ARRIVAL.name, arrival)}
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What `data prepare` makes and everything else reads.
+    """A prepared data set, as `data prepare` writes it.
 
-    `entities` has a row for each entity (E rows), `items` one for each padded item id (C rows, the first two
-    empty). `digest` is the hash of all content; `about` says where it came from.
+    `entities` is the feature table of the entities (E rows), `items` that of the items, a row for each padded item id
+    (C rows, the first two empty). `digest` is the hash of all content; `about` holds its origin and its counts.
     """
 
     schema: Schema
@@ -125,30 +137,31 @@ class Dataset:
 
     @cached_property
     def catalogue(self) -> int:
-        """C: items and the two reserved ids."""
+        """C, the number of padded item ids: the items and the two reserved ids."""
         return self.vocab.size("item")
 
     @cached_property
     def ownership(self) -> ItemOwnership | None:
-        """Whose items are whose, where the schema has a `home`."""
+        """Owner of each item by the feature `home` of the schema; None where the schema has none."""
         home = self.schema.home
         if home is None:
             return None
         column = self.items[home]
         assert column.indptr is not None
-        entity_of = self.vocab.values["entity"].get_indexer(self.vocab.values[f"item.{home}"])
-        known = np.diff(column.indptr) > 0
+        entity_of_value = self.vocab.values["entity"].get_indexer(self.vocab.values[f"item.{home}"])
+        has_home = np.diff(column.indptr) > 0
         owner = np.full(self.catalogue, -1, np.int64)
-        value = np.asarray(column.values)[np.asarray(column.indptr[:-1])[known]]
-        owner[known] = np.where(value >= FIRST, entity_of[np.maximum(value - FIRST, 0)], -1)
+        value = np.asarray(column.values)[np.asarray(column.indptr[:-1])[has_home]]
+        owner[has_home] = np.where(value >= FIRST, entity_of_value[np.maximum(value - FIRST, 0)], -1)
         return ItemOwnership.from_owners(owner, self.events.entity_count)
 
 
 @dataclass(frozen=True)
 class ItemOwnership:
-    """The items of each entity: entity e owns items item[indptr[e] : indptr[e + 1]], whose local ids are FIRST on.
+    """Items that each of E entities owns: entity e has item[indptr[e] : indptr[e + 1]], padded ids in ascending order.
 
-    owner [C]: the entity of each padded item id, -1 for none; local [C]: its id in the owner's catalogue.
+    indptr [E + 1]. owner [C]: the entity of each padded item id, -1 for none. local [C]: the id of the item within the
+    catalogue of its owner, counted from FIRST on; UNKNOWN without an owner.
     """
 
     indptr: IntArray
@@ -158,7 +171,7 @@ class ItemOwnership:
 
     @classmethod
     def from_owners(cls, owner: IntArray, entities: int) -> ItemOwnership:
-        """From the owner of each item."""
+        """Build the ownership from the owner [C] of each padded item id (-1 for none) and the number of entities."""
         order = np.argsort(owner, kind="stable")
         order = order[owner[order] >= 0]
         counts = np.bincount(owner[order], minlength=entities)

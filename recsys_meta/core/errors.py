@@ -1,18 +1,18 @@
-"""What can go wrong, in words a user can act on.
+"""Errors that a user's input can cause, with messages that say what to do.
 
-Every error that a user's input can cause is one of these; doors turn them into exit code 1 or a problem
-document and show nothing but the message. Anything else that escapes is a bug of ours.
+The command line turns them into exit code 1, the HTTP API into a problem document; both show the message only. Any
+other exception that escapes is a bug of this project.
 """
 
 from __future__ import annotations
 
 
 class RecsysMetaError(Exception):
-    """Base of all expected errors. The message says what was wrong and what to do about it."""
+    """Base of all expected errors. The message says what is wrong and what to do about it."""
 
 
 class DataError(RecsysMetaError):
-    """A raw or prepared data file is wrong; says where (file, line, field) and the remedy."""
+    """Error in a raw or prepared data file, with its location (file, line, field) and the remedy."""
 
     def __init__(
         self,
@@ -24,32 +24,32 @@ class DataError(RecsysMetaError):
         remedy: str | None = None,
     ) -> None:
         self.problem, self.file, self.line, self.field, self.remedy = problem, file, line, field, remedy
-        where = [str(file)] if file is not None else []
-        where += [f"line {line}"] if line is not None else []
-        where += [f"field '{field}'"] if field is not None else []
-        text = f"{', '.join(where)}: {problem}" if where else problem
+        location = [str(file)] if file is not None else []
+        location += [f"line {line}"] if line is not None else []
+        location += [f"field '{field}'"] if field is not None else []
+        text = f"{', '.join(location)}: {problem}" if location else problem
         super().__init__(f"{text}. {remedy}" if remedy else text)
 
 
 class ConfigError(RecsysMetaError):
-    """A recipe, a schema or an option is wrong."""
+    """Error in a recipe, a schema or an option."""
 
 
 class CheckpointError(RecsysMetaError):
-    """A checkpoint or bundle is missing, damaged or belongs to something else."""
+    """Error of a checkpoint or bundle: missing, damaged, or of another run or model."""
 
 
 class DivergedError(RecsysMetaError):
-    """Training met a value that is not a number; the last good checkpoint is kept."""
+    """Divergence of a training run: a loss or gradient is not finite. The last good checkpoint stays on disk."""
 
 
 class StoreError(RecsysMetaError):
-    """The database could not do what was asked."""
+    """Failure of a database operation."""
 
 
 class NotFoundError(RecsysMetaError):
-    """What was asked for by name does not exist."""
+    """Absence of an object that was requested by name."""
 
 
 class ConflictError(RecsysMetaError):
-    """The request contradicts what is stored."""
+    """Conflict of a request with the stored state."""

@@ -1,7 +1,7 @@
-"""Features: raw cells to columns of padded ids, and columns to the tensors of a batch.
+"""Encoding of features: raw cells to columns of padded ids, and columns to the tensors of a batch.
 
-The same `values_of` serves the preparation of a data set and a single newcomer at serving time, so that a value
-can never be read in two ways.
+`split_values` serves both the preparation of a data set and single requests, so that a value is never read in two
+ways.
 """
 
 from __future__ import annotations
@@ -21,41 +21,52 @@ from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, PAD, UNKNOWN, IntArray
 
 LIST_MARK = "\ufdd0"
-"""Before each value of a list that is written as one cell. No text holds it: Unicode keeps it out of what is
-interchanged. Joined by the separator of its field, a value that holds the separator would be cut in two."""
+"""Character before each value of a list that is written as one cell.
+
+It is a Unicode noncharacter, which no interchanged text holds. If the separator of the field were used instead, a value
+that holds the separator would be split in two.
+"""
 
 _WORD_PATTERN = re.compile(r"\w+")
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def split_values(field: FeatureField, cell: str) -> list[str]:
-    """Values of one cell, of text or made by `list_cell`: distinct, in order of appearance, at most
-    `field.max_values`; none of an empty cell."""
+    """Split one cell (text, or the result of `list_cell`) into its values.
+
+    Values are stripped and distinct, in order of appearance, at most `field.max_values` of them; an empty cell has
+    none.
+    """
     if field.kind == "text":
         parts = _WORD_PATTERN.findall(cell.lower())
     else:
         separator = LIST_MARK if LIST_MARK in cell else field.separator
         parts = cell.split(separator) if field.kind == "multi" else [cell]
-    stripped = dict.fromkeys(part.strip() for part in parts)
-    stripped.pop("", None)
-    return list(stripped)[: field.max_values]
+    values = dict.fromkeys(part.strip() for part in parts)
+    values.pop("", None)
+    return list(values)[: field.max_values]
 
 
 def list_cell(values: Iterable[object]) -> str:
-    """A list as one cell of a multi-valued field: each of its values stays one, whatever it holds. Missing ones are
-    left out."""
+    """Join a list to one cell of a multi-valued field, for `split_values` to split into the same values.
+
+    Missing values (None, NaN) are left out.
+    """
     return LIST_MARK + LIST_MARK.join(str(v) for v in values if not _is_missing(v))
 
 
 def explode_values(field: FeatureField, cells: pd.Series) -> tuple[pd.Series, IntArray]:
-    """Values of each cell in long form: (values [V], row of each value [V]); an empty cell has none."""
-    each = [split_values(field, cell) for cell in cells.astype("string").fillna("")]
-    rows = np.repeat(np.arange(len(each)), [len(values) for values in each])
-    return pd.Series([value for values in each for value in values], dtype="str"), rows
+    """Split cells [n] into the V values of all of them: return the values [V] and the row of each value [V]."""
+    values_of_row = [split_values(field, cell) for cell in cells.astype("string").fillna("")]
+    rows = np.repeat(np.arange(len(values_of_row)), [len(values) for values in values_of_row])
+    return pd.Series([value for values in values_of_row for value in values], dtype="str"), rows
 
 
 def build_vocabulary(field: FeatureField, cells: pd.Series) -> pd.Index:
-    """Distinct values seen at least `field.min_count` times, sorted, so that ids do not depend on row order."""
+    """Return the distinct values that occur at least `field.min_count` times, sorted.
+
+    Sorted, because ids must not depend on the order of the rows.
+    """
     values, _ = explode_values(field, cells)
     counts = values.value_counts()
     index: pd.Index = pd.Index(sorted(counts[counts >= field.min_count].index), dtype="str")
@@ -63,28 +74,29 @@ def build_vocabulary(field: FeatureField, cells: pd.Series) -> pd.Index:
 
 
 def encode_column(field: FeatureField, cells: pd.Series, vocabulary: pd.Index) -> FeatureColumn:
-    """A column of `len(cells)` rows; values outside the vocabulary become UNKNOWN, empty cells stay empty.
+    """Encode cells [n] as a column of n rows; values outside the vocabulary become UNKNOWN, empty cells stay empty.
 
-    Raises DataError when a numeric cell is not a number (infinities are refused, NaN means missing).
+    Raises DataError if a cell of a numeric field is not a finite number (NaN means missing).
     """
     if field.kind == "numeric":
         return FeatureColumn(field.name, _parse_numbers(field, cells))
     values, rows = explode_values(field, cells)
-    found = vocabulary.get_indexer(pd.Index(values, dtype=vocabulary.dtype))
-    ids = np.where(found >= 0, found + FIRST, UNKNOWN).astype(np.int32)
+    position = vocabulary.get_indexer(pd.Index(values, dtype=vocabulary.dtype))
+    ids = np.where(position >= 0, position + FIRST, UNKNOWN).astype(np.int32)
     indptr = np.zeros(len(cells) + 1, np.int64)
     np.cumsum(np.bincount(rows, minlength=len(cells)), out=indptr[1:])
     return FeatureColumn(field.name, ids, indptr, len(vocabulary) + FIRST)
 
 
 def _parse_numbers(field: FeatureField, cells: pd.Series) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+    with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, and are refused below
         numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float32, na_value=np.nan)
-    given = cells.notna().to_numpy() & (cells.astype("string").str.strip() != "").fillna(False).to_numpy(bool)
-    bad = given & ~np.isfinite(numbers)
-    bad &= ~cells.astype("string").str.strip().str.lower().isin(["nan", "na", "null"]).fillna(False).to_numpy(bool)
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
+    text = cells.astype("string").str.strip()
+    present = cells.notna().to_numpy() & (text != "").fillna(False).to_numpy(bool)
+    invalid = present & ~np.isfinite(numbers)
+    invalid &= ~text.str.lower().isin(["nan", "na", "null"]).fillna(False).to_numpy(bool)
+    if invalid.any():
+        first = int(np.flatnonzero(invalid)[0])
         raise DataError(
             f"{cells.iloc[first]!r} is not a finite number",
             field=field.source,
@@ -94,7 +106,7 @@ def _parse_numbers(field: FeatureField, cells: pd.Series) -> np.ndarray:
 
 
 def lookup_rows(table: FeatureTable, rows: IntArray) -> dict[str, Tensor]:
-    """Features of some rows of a table: name -> ids [T, L] int64 (0 is padding) or numbers [T] float32."""
+    """Return the features of T rows of a table: name -> ids [T, L] int64, padded, or numbers [T] float32."""
     return {name: _gather(column, np.asarray(rows)) for name, column in table.items()}
 
 
@@ -114,53 +126,56 @@ def _gather(column: FeatureColumn, rows: IntArray) -> Tensor:
 def encode_raw(
     fields: Sequence[FeatureField], vocab: Vocabulary, table: str, rows: Sequence[Mapping[str, object]]
 ) -> dict[str, Tensor]:
-    """Features of newcomers as a caller gives them: T mappings of field name to value, missing ones allowed.
+    """Encode the features of T entities or items as a request has them: a mapping of field name to value for each.
 
-    Lists are accepted for multi-valued fields. Raises DataError for a field that the schema does not have, or a
-    number that is none. On the hot path of serving, so it stays clear of pandas frames.
+    `table` is "entity" or "item", the prefix of the id spaces. Fields may be missing; multi-valued fields may be lists.
+    Returns name -> ids [T, L] int64 or numbers [T] float32, as `lookup_rows` does. Raises DataError for a field that
+    the schema does not have, or a value of a numeric field that is not a number.
     """
-    known = {f.name for f in fields}
-    for given in rows:
-        for name in given:
-            if name not in known:
+    # On the hot path of serving: pandas frames would cost more than the rest of the request.
+    names = {f.name for f in fields}
+    for row in rows:
+        for name in row:
+            if name not in names:
                 raise DataError(
                     "the model has no such feature",
                     field=name,
-                    remedy=f"Known features: {', '.join(sorted(known)) or 'none'}",
+                    remedy=f"Known features: {', '.join(sorted(names)) or 'none'}",
                 )
-    made: dict[str, Tensor] = {}
+    features: dict[str, Tensor] = {}
     for field in fields:
-        cells = [given.get(field.name) for given in rows]
+        cells = [row.get(field.name) for row in rows]
         if field.kind == "numeric":
-            made[field.name] = torch.tensor([_parse_number(field, cell) for cell in cells], dtype=torch.float32)
+            features[field.name] = torch.tensor([_parse_number(field, cell) for cell in cells], dtype=torch.float32)
             continue
         index = vocab.values[f"{table}.{field.name}"]
         ids = [[_padded_id(index, value) for value in split_values(field, _cell_text(field, cell))] for cell in cells]
         width = max([1, *map(len, ids)])
-        padded = [row + [PAD] * (width - len(row)) for row in ids]
-        made[field.name] = torch.tensor(padded, dtype=torch.int64).reshape(len(rows), width)
-    return made
+        padded_ids = [row_ids + [PAD] * (width - len(row_ids)) for row_ids in ids]
+        features[field.name] = torch.tensor(padded_ids, dtype=torch.int64).reshape(len(rows), width)
+    return features
 
 
 def unseen_features(
     fields: Sequence[FeatureField], vocab: Vocabulary, table: str, features: Mapping[str, object]
 ) -> list[str]:
-    """Features of which a value is given that the data never had, by name: it has no effect. Of words of a text, and of
-    numbers, that is nothing to tell."""
-    told = [f for f in fields if f.kind in ("categorical", "multi") and f.name in features]
-    return sorted(
-        field.name
-        for field in told
-        for index in [vocab.values[f"{table}.{field.name}"]]
-        if any(
-            _padded_id(index, value) == UNKNOWN
-            for value in split_values(field, _cell_text(field, features[field.name]))
-        )
-    )
+    """Return the names of categorical and multi-valued features that hold a value outside the vocabulary, sorted.
+
+    Such a value has no effect on a score. `table` is "entity" or "item". Text features are not listed: words that the
+    data never had are common in them.
+    """
+
+    def has_unknown_value(field: FeatureField) -> bool:
+        index = vocab.values[f"{table}.{field.name}"]
+        values = split_values(field, _cell_text(field, features[field.name]))
+        return any(_padded_id(index, value) == UNKNOWN for value in values)
+
+    candidates = [f for f in fields if f.kind in ("categorical", "multi") and f.name in features]
+    return sorted(field.name for field in candidates if has_unknown_value(field))
 
 
 def _cell_text(field: FeatureField, value: object) -> str:
-    if isinstance(value, list | tuple | np.ndarray):  # a cell of an Arrow list is an array
+    if isinstance(value, list | tuple | np.ndarray):  # pandas holds a cell of an Arrow list as an array
         if field.kind == "multi":
             return list_cell(value)
         return (" " if field.kind == "text" else field.separator).join(str(v) for v in value if not _is_missing(v))

@@ -1,4 +1,4 @@
-"""The schema of a data set: which column means what, and what is to be predicted.
+"""The schema of a data set: the meaning of each column, and the objective.
 
 User, ad and city tasks differ here and nowhere else.
 """
@@ -35,39 +35,40 @@ class FeatureField(BaseModel):
 
     @property
     def source(self) -> str:
-        """The column it is read from."""
+        """Name of the column that the feature is read from."""
         return self.column or self.name
 
 
 LATITUDE, LONGITUDE = "lat", "lon"
-"""Numeric features of items, in degrees, by which distances are known."""
+"""Names of the numeric features of items, in degrees, that distances are computed from."""
 
 ARRIVAL = FeatureField(name="arrival", kind="numeric")
 """The feature that `Schema.arrival` adds, in seconds since 1970 UTC."""
 
 
 class Schema(BaseModel):
-    """What the columns of an interaction table mean.
+    """Meaning of the columns of an interaction table, the objective, and the default evaluation.
 
-    `entity` is the newcomer (the task), `item` the other side. `label_range` bounds valid labels, both ends
-    included. Rows with a label of at least `positive` are the positives of a ranking; None: every row is.
-    `exact_time` is False where times are rough or partly missing: then supports are drawn at random.
-    With `arrival` the time of an entity's first event is a feature of it, named "arrival": for data that drift.
-    `min_query` is how many query rows a newcomer needs to count at a point of the cold-start curve.
+    `entity` is the column of the task (user, ad or city), `item` that of the items it interacts with. `label_range`
+    bounds valid labels, both ends included. Rows with a label of at least `positive` are the positives of a ranking;
+    None: every row is one. `exact_time` is False where times are rough or partly missing: supports are then drawn at
+    random. With `arrival` the time of an entity's first event becomes its feature "arrival", for data that drift.
+    `min_query` is the number of query rows that an entity needs to count at a point of the cold-start curve.
 
-    What a row was like beside entity, item and label is its `context` (categorical or numeric columns). `actor` names
-    who acts in a row, where entity and item do not say; `group` the rows that were shown together, of which one is
-    taken. `home` is a categorical feature of items whose value is an entity: each entity then has a catalogue of its
-    own, and an item of an entity never seen is known by its features only.
+    `context` are categorical or numeric columns that describe a row beside entity, item and label. `actor` is the
+    column of the person who acts, where that is neither entity nor item. `group` is the column of the list in which
+    rows were shown together. `home` is a categorical feature of items whose value is an entity: each entity then has a
+    catalogue of its own, and the items of an entity outside the training data are known by their features only.
 
-    The objective "choice" is the next item that an actor takes, out of the entity's own catalogue, given what the
-    actor had taken before: it needs `actor`, `home` and `time`.
+    The objective "choice" predicts the next item that an actor takes from the entity's own catalogue, given the items
+    that the actor took before; it needs `actor`, `home` and `time`.
 
-    How newcomers are judged unless asked otherwise: `shots`; `query_from`, the row at which the query begins at the
-    earliest, so that every number of shots meets the same query; `least_rows` that an entity must have to be used at
-    all; `past_rows`, from which on an entity is a past one and below which it is a newcomer (otherwise entities are
-    split at random or by time); `together`, a categorical feature of entities whose sharers are never split;
-    `folds`, the number of parts of a cross-validation over entities (over values of `together` where it is given).
+    Defaults of the evaluation: `shots`; `query_from`, the first row that may belong to the query, so that the query is
+    the same for every number of shots; `least_rows`, the rows that an entity needs to be used at all; `past_rows`, the
+    number of rows from which on an entity belongs to training and below which it is a new entity (None: entities are
+    split at random or by time); `together`, a categorical feature of entities: those with equal values stay in the same
+    part of a split; `folds`, the number of folds of a cross-validation over entities (over values of `together` where
+    that is set).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -104,8 +105,8 @@ class Schema(BaseModel):
             raise ValueError(f"entity, item, label and time must be different columns, got {columns}")
         self._check_rows()
         self._check_evaluation()
-        for side in (self.entity_features, self.item_features, self.context):
-            names = [f.name for f in side]
+        for fields in (self.entity_features, self.item_features, self.context):
+            names = [f.name for f in fields]
             if len(set(names)) != len(names):
                 raise ValueError(f"a feature is named twice: {sorted(names)}")
         if self.arrival and (self.time is None or any(f.name == ARRIVAL.name for f in self.entity_features)):
@@ -146,26 +147,26 @@ class Schema(BaseModel):
 
     @property
     def event_columns(self) -> tuple[str, ...]:
-        """The columns of the events that are read."""
-        own = (self.entity, self.item, self.label, self.time, self.actor, self.group)
-        # A column may serve twice: the actor is the other side where people are the items.
-        return tuple(dict.fromkeys(c for c in (*own, *(f.source for f in self.context)) if c))
+        """Columns to read from the table of events, each once."""
+        columns = (self.entity, self.item, self.label, self.time, self.actor, self.group)
+        # One column may have two meanings: actor and item are the same where the items are people.
+        return tuple(dict.fromkeys(c for c in (*columns, *(f.source for f in self.context)) if c))
 
     @property
     def all_entity_features(self) -> tuple[FeatureField, ...]:
-        """Those read from a table, and the arrival where there is one."""
+        """Entity features of the data set: those of the feature table, and "arrival" where the schema adds it."""
         return (*self.entity_features, ARRIVAL) if self.arrival else self.entity_features
 
     @property
     def order(self) -> Order:
-        """How a support is drawn: the earliest rows where times are exact, else at random."""
+        """Order in which support rows are taken: by time where times are exact, else at random."""
         return "time" if self.time and self.exact_time else "random"
 
 
 def read_schema(path: Path) -> tuple[Schema, dict[str, Any]]:
-    """Read a TOML schema; the optional table [files] names the files beside it (events, entities, items).
+    """Read a TOML schema; return it with its optional table [files], which is not checked here.
 
-    Raises ConfigError naming the file and every wrong key.
+    Raises ConfigError, which names the file and every wrong key.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -185,9 +186,9 @@ def read_schema(path: Path) -> tuple[Schema, dict[str, Any]]:
 
 
 def explain_errors(error: ValidationError) -> str:
-    """One line for each thing pydantic found wrong, without its internals."""
-    lines = []
+    """Return the errors that pydantic found as one text: "key: message; key: message"."""
+    messages = []
     for e in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(p) for p in e["loc"]) or "value"
-        lines.append(f"{where}: {e['msg'].removeprefix('Value error, ')}")
-    return "; ".join(lines)
+        location = ".".join(str(p) for p in e["loc"]) or "value"
+        messages.append(f"{location}: {e['msg'].removeprefix('Value error, ')}")
+    return "; ".join(messages)

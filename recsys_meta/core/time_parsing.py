@@ -10,21 +10,21 @@ import math
 from datetime import datetime
 
 LATEST = 253_402_300_799
-"""The last second of the year 9999; a time lies between 0 and this, whole."""
+"""The last second of the year 9999; a time lies between 0 and this."""
 
 EXPECTED = "expected ISO 8601 or seconds (or milli-, micro- or nanoseconds) since 1970 UTC, up to the year 9999"
 
-# The unit of a number is told by its size: seconds reach 1e11 in the year 5138, milliseconds do in 1973.
+# The size of a number decides its unit: seconds reach 1e11 in the year 5138, milliseconds do in 1973.
 UNITS = (1e11, 1e14, 1e17, 1e20)
 """Ends of the ranges of numbers that are seconds, milli-, micro- and nanoseconds."""
 
 PER_SECOND = (1.0, 1e3, 1e6, 1e9)
-"""How many of each unit a second has."""
+"""Number of each unit in a second."""
 
 
 def parse_zoned_time(value: float | str | datetime) -> float:
-    """Return seconds since 1970 UTC of a number, whose unit is told by its size, of an ISO 8601 text with a time zone,
-    or of a datetime with one. Raises ValueError."""
+    """Return seconds since 1970 UTC of a number (its size decides the unit), of an ISO 8601 text with a time zone, or
+    of a datetime with one. Raises ValueError for anything else, and for times before 1970 or after the year 9999."""
     return check_seconds(scalar_seconds(value) if isinstance(value, int | float) else _zoned_seconds(value), value)
 
 

@@ -1,4 +1,4 @@
-"""The words of the house: what the rooms hand to one another.
+"""Tensors that packages pass to one another: interactions, supports and batches of tasks.
 
 Shape letters, used in every signature: T tasks, S support rows, Q query rows, R rows of either kind,
 C items of the catalogue, K candidates of a row, H items of a history, L values in a field, D embedding size.
@@ -19,25 +19,26 @@ import torch
 from torch import Tensor
 
 PAD, UNKNOWN, FIRST = 0, 1, 2
+"""Padded ids: padding, a value outside the vocabulary, and the first real value."""
 
 IntArray = npt.NDArray[np.integer[Any]]
 FloatArray = npt.NDArray[np.floating[Any]]
 
 Params = dict[str, Tensor]
-"""Shared by all tasks."""
+"""Parameters of a model that all tasks share: name -> tensor."""
 
 State = dict[str, Tensor]
-"""All that is particular to an entity after adaptation; each leaf has a leading T."""
+"""Adapted state of T entities: name -> tensor whose first dimension is T."""
 
 
 @dataclass(frozen=True)
 class Interactions:
     """Interactions of T tasks, padded: item [T, R] int64, label [T, R] float32, mask [T, R] bool.
 
-    `context`: what each row was like, name -> numbers [T, R] float32 (NaN missing) or ids [T, R] int64. `history`
-    [T, R, H] int64: items that the actor of the row had met before in the same task, the last one first, 0 where there
-    are no more. `position` [T, R] int64: which row of the index it is (0 under padding).
-    Where items are a task's own (`Support.catalogue`), item and history are ids local to that catalogue.
+    `mask` is True where a row is real. `context`: features of each row, name -> numbers [T, R] float32 (NaN missing)
+    or ids [T, R] int64. `history` [T, R, H] int64: items of earlier rows of the same actor in the same task, the latest
+    first, PAD after the last. `position` [T, R] int64: index of the row in the data set's events (0 under padding).
+    Where tasks have catalogues of their own (`Support.catalogue`), item and history are ids local to that catalogue.
     """
 
     item: Tensor
@@ -49,11 +50,11 @@ class Interactions:
 
     @property
     def counts(self) -> Tensor:
-        """Rows that are real, [T] float32."""
+        """Number of real rows of each task, [T] float32."""
         return self.mask.sum(1).to(self.label.dtype)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Interactions:
-        """The same with every tensor changed."""
+        """Apply a function to every tensor."""
         return Interactions(
             change(self.item),
             change(self.label),
@@ -64,28 +65,29 @@ class Interactions:
         )
 
     def first(self, n: int) -> Interactions:
-        """The first n columns."""
+        """Select the first n rows of each task."""
         return self.map(lambda t: t[:, :n])
 
     def columns(self, start: int, stop: int) -> Interactions:
-        """Some of the columns."""
+        """Select rows start to stop (exclusive) of each task."""
         return self.map(lambda t: t[:, start:stop])
 
     def of(self, tasks: Tensor) -> Interactions:
-        """The rows of some of the tasks."""
+        """Select tasks by index or mask."""
         return self.map(lambda t: t[tasks])
 
     def to(self, device: torch.device) -> Interactions:
+        """Move all tensors to a device."""
         return self.map(lambda t: t.to(device))
 
 
 @dataclass(frozen=True)
 class EntityCatalog:
-    """The items that each of T entities may choose from, where every entity has its own.
+    """Catalogues of T entities, where every entity has items of its own to choose from.
 
-    Column i of every tensor is local id i: 0 is padding, 1 unknown, real items start at 2. item [T, C]: their global
-    ids (UNKNOWN where the model has none, 0 where there is no item); features: name -> ids [T, C, L] or numbers [T, C];
-    mask [T, C]: where there is an item.
+    Column i of every tensor is local id i: 0 is padding, 1 unknown, real items start at 2. item [T, C]: global ids
+    (UNKNOWN where the model has no id for the item, PAD where there is no item); features: name -> ids [T, C, L] or
+    numbers [T, C]; mask [T, C]: True where there is an item.
     """
 
     item: Tensor
@@ -93,10 +95,11 @@ class EntityCatalog:
     mask: Tensor
 
     def of(self, tasks: Tensor) -> EntityCatalog:
-        """Those of some of the tasks."""
+        """Select tasks by index or mask."""
         return EntityCatalog(self.item[tasks], {k: v[tasks] for k, v in self.features.items()}, self.mask[tasks])
 
     def to(self, device: torch.device) -> EntityCatalog:
+        """Move all tensors to a device."""
         return EntityCatalog(
             self.item.to(device), {k: v.to(device) for k, v in self.features.items()}, self.mask.to(device)
         )
@@ -104,8 +107,8 @@ class EntityCatalog:
 
 @dataclass(frozen=True)
 class Support:
-    """What is known of T newcomers: entity features (name -> ids [T, L] or numbers [T]), first rows and, where items
-    are a task's own, the catalogue of each."""
+    """Support sets of T tasks: entity features (name -> ids [T, L] or numbers [T]), support rows and, where entities
+    have items of their own, their catalogues."""
 
     features: Mapping[str, Tensor]
     rows: Interactions
@@ -113,29 +116,35 @@ class Support:
 
     @property
     def size(self) -> int:
+        """Number of tasks, T."""
         return int(self.rows.item.shape[0])
 
     def empty(self) -> Support:
-        """The same newcomers before their first interaction."""
+        """Return the supports of the same entities without rows, as before their first interaction."""
         return replace(self, rows=self.rows.first(0))
 
     def of(self, tasks: Tensor) -> Support:
-        """Some of the tasks."""
-        own = None if self.catalogue is None else self.catalogue.of(tasks)
-        return Support({k: v[tasks] for k, v in self.features.items()}, self.rows.of(tasks), own)
+        """Select tasks by index or mask."""
+        catalogue = None if self.catalogue is None else self.catalogue.of(tasks)
+        return Support({k: v[tasks] for k, v in self.features.items()}, self.rows.of(tasks), catalogue)
 
     def to(self, device: torch.device) -> Support:
-        own = None if self.catalogue is None else self.catalogue.to(device)
-        return Support({k: v.to(device) for k, v in self.features.items()}, self.rows.to(device), own)
+        """Move all tensors to a device."""
+        catalogue = None if self.catalogue is None else self.catalogue.to(device)
+        return Support({k: v.to(device) for k, v in self.features.items()}, self.rows.to(device), catalogue)
 
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """T episodes: `entity` [T] indexes the data set's entities; query labels never reach `adapt`."""
+    """Batch of T episodes: the entities of the data set [T], their supports, and their query rows.
+
+    Labels of the query are for losses and metrics only; `adapt` must never see them.
+    """
 
     entity: Tensor
     support: Support
     query: Interactions
 
     def to(self, device: torch.device) -> TaskBatch:
+        """Move all tensors to a device."""
         return TaskBatch(self.entity.to(device), self.support.to(device), self.query.to(device))

@@ -1,4 +1,4 @@
-"""Data in: raw files or a simulator to prepared data sets."""
+"""Preparation of data sets from raw files or simulators, and access to prepared ones."""
 
 from recsys_meta.data.build.describe import describe
 from recsys_meta.data.build.prepare import prepare

@@ -1,4 +1,4 @@
-"""What the rows of a data set were found to hold, bucket by bucket: their hash and what is worth a warning."""
+"""Statistics of the rows of a data set, gathered bucket by bucket: hashes of the columns and warnings."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from recsys_meta.data.build.external_sort import SortedBucket
 
 
 class DataStatistics:
-    """Counts of the rows that are kept; the hash of each column does not depend on the order of the file."""
+    """Hashes and counts of the rows that are written; the hashes do not depend on the order of the file."""
 
     def __init__(self, schema: Schema, columns: tuple[str, ...], groups: int) -> None:
         self._schema = schema
         self._hashes = {name: hashlib.sha256() for name in columns}
-        self._seen, self._taken = np.zeros(groups, bool), np.zeros(groups, bool)
+        self._group_has_rows, self._group_has_click = np.zeros(groups, bool), np.zeros(groups, bool)
         self.unknown_times = 0
 
-    def add(self, part: SortedBucket) -> None:
-        """Take the rows of one bucket."""
-        for name, known in self._hashes.items():
-            known.update(np.ascontiguousarray(part.rows[name][part.canonical]).data)
+    def add(self, bucket: SortedBucket) -> None:
+        """Add the rows of one bucket."""
+        for name, digest in self._hashes.items():
+            digest.update(np.ascontiguousarray(bucket.rows[name][bucket.canonical]).data)
         if self._schema.time is not None:
-            self.unknown_times += int((part.rows["time"] == NO_TIME).sum())
+            self.unknown_times += int((bucket.rows["time"] == NO_TIME).sum())
         if self._schema.group is not None:
-            self._seen[part.rows["group"]] = True
-            self._taken[part.rows["group"][part.rows["label"] > 0]] = True
+            self._group_has_rows[bucket.rows["group"]] = True
+            self._group_has_click[bucket.rows["group"][bucket.rows["label"] > 0]] = True
 
     @property
     def digests(self) -> dict[str, str]:
-        """The hash of each column."""
-        return {name: known.hexdigest() for name, known in self._hashes.items()}
+        """SHA-256 of each column in hexadecimal: name -> hash."""
+        return {name: digest.hexdigest() for name, digest in self._hashes.items()}
 
     @property
     def warnings(self) -> list[str]:
-        """What is allowed but should be known."""
-        none = int((self._seen & ~self._taken).sum())
-        if self._schema.objective != "click" or not none:
+        """Warnings about rows that are valid but unusual, each a sentence."""
+        without_click = int((self._group_has_rows & ~self._group_has_click).sum())
+        if self._schema.objective != "click" or not without_click:
             return []
-        return [f"{none:,} of {int(self._seen.sum()):,} groups of '{self._schema.group}' have no click"]
+        groups = int(self._group_has_rows.sum())
+        return [f"{without_click:,} of {groups:,} groups of '{self._schema.group}' have no click"]

@@ -1,4 +1,4 @@
-"""A prepared data set in figures that can be printed or written as JSON."""
+"""Description of a prepared data set in numbers that can be printed or written as JSON."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MAX_LABEL_VALUES = 12
 
 
 def describe(data: Dataset) -> dict[str, object]:
-    """Counts, rows of an entity and of an item, labels, times, features and origin of a data set."""
+    """Describe a data set: counts, rows per entity and per item, labels, times, features and origin."""
     events = data.events
     entities, items = events.entity_count, data.catalogue - FIRST
-    seen = np.bincount(np.asarray(events.item), minlength=data.catalogue)[FIRST:]
+    rows_of_item = np.bincount(np.asarray(events.item), minlength=data.catalogue)[FIRST:]
     return {
         "name": data.schema.name,
         "digest": data.digest,
@@ -29,7 +29,7 @@ def describe(data: Dataset) -> dict[str, object]:
         "events": len(events),
         "density": len(events) / max(entities * items, 1),
         "rows_of_an_entity": _quantiles(events.counts),
-        "rows_of_an_item": _quantiles(seen),
+        "rows_of_an_item": _quantiles(rows_of_item),
         "labels": _labels(events.label) if data.schema.label else {},
         "time": _time(events),
         **_group_sizes("actor", events.actor),
@@ -49,7 +49,7 @@ def _quantiles(counts: IntArray) -> dict[str, float]:
 
 
 def _labels(label: FloatArray) -> dict[str, float]:
-    """How often each label occurs where they are few, else how they spread."""
+    """Count each distinct label; where they are more than _MAX_LABEL_VALUES, return mean, deviation and quantiles."""
     values, counts = np.unique(np.asarray(label), return_counts=True)
     if len(values) <= _MAX_LABEL_VALUES:
         return {f"{v:g}": int(n) for v, n in zip(values, counts, strict=True)}
@@ -62,13 +62,13 @@ def _time(events: Events) -> dict[str, object]:
     if events.time is None:
         return {}
     time = np.asarray(events.time)
-    known = time[time != NO_TIME]
-    span = {"unknown": len(time) - len(known)}
-    return span | ({"first": _iso(known.min()), "last": _iso(known.max())} if len(known) else {})
+    valid = time[time != NO_TIME]
+    span = {"unknown": len(time) - len(valid)}
+    return span | ({"first": _iso(valid.min()), "last": _iso(valid.max())} if len(valid) else {})
 
 
 def _group_sizes(name: str, numbers: IntArray | None) -> dict[str, object]:
-    """How many actors or groups there are, and how many rows they have."""
+    """Number of actors or groups (`name` says which), and quantiles of their rows."""
     if numbers is None:
         return {}
     rows = np.bincount(np.asarray(numbers))
@@ -77,30 +77,34 @@ def _group_sizes(name: str, numbers: IntArray | None) -> dict[str, object]:
 
 
 def _ownership(data: Dataset) -> dict[str, object]:
-    """Where every entity has items of its own: how many, and how many of all belong to nobody."""
+    """Quantiles of the items that an entity owns, and the number of items without an owner; empty without a home."""
     if data.ownership is None:
         return {}
-    nobodys = int((data.ownership.owner[FIRST:] < 0).sum())
-    return {"items_of_an_entity": _quantiles(np.diff(data.ownership.indptr)), "items_of_nobody": nobodys}
+    without_owner = int((data.ownership.owner[FIRST:] < 0).sum())
+    return {"items_of_an_entity": _quantiles(np.diff(data.ownership.indptr)), "items_of_nobody": without_owner}
 
 
 def _context(field: FeatureField, data: Dataset) -> dict[str, object]:
     values = np.asarray(data.events.context[field.name])
     if field.kind == "numeric":
         return {"name": field.name, "kind": "numeric", "missing": float(np.isnan(values).mean())}
-    known = data.vocab.size(f"context.{field.name}") - FIRST
-    return {"name": field.name, "kind": "ids", "values": known, "missing": float((values == PAD).mean())}
+    distinct = data.vocab.size(f"context.{field.name}") - FIRST
+    return {"name": field.name, "kind": "ids", "values": distinct, "missing": float((values == PAD).mean())}
 
 
 def _iso(seconds: int) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).isoformat()
 
 
-def _feature(column: FeatureColumn, before: int) -> dict[str, object]:
-    """One feature; the first `before` rows stand for no item."""
-    rows = max(len(column) - before, 1)
+def _feature(column: FeatureColumn, reserved: int) -> dict[str, object]:
+    """Describe one feature; the first `reserved` rows of the column belong to reserved ids."""
+    rows = max(len(column) - reserved, 1)
     if column.indptr is None:
-        return {"name": column.name, "kind": "numeric", "missing": float(np.isnan(column.values[before:]).sum()) / rows}
-    empty = int((np.diff(column.indptr)[before:] == 0).sum())
+        return {
+            "name": column.name,
+            "kind": "numeric",
+            "missing": float(np.isnan(column.values[reserved:]).sum()) / rows,
+        }
+    empty = int((np.diff(column.indptr)[reserved:] == 0).sum())
     values = {"values": column.size - FIRST, "a_row": len(column.values) / rows}
     return {"name": column.name, "kind": "ids", **values, "missing": empty / rows}

@@ -19,13 +19,13 @@ from recsys_meta.data.validation.row_checks import check_features, check_unique_
 
 @dataclass(frozen=True)
 class AlignedFeatures:
-    """Rows of one table, one for each id in order, empty where the table had none."""
+    """Rows of one table, one for each id in the order of the ids, empty where the table has none."""
 
     frame: pd.DataFrame
     ids_without_row: int
-    """Ids of events without a row in the table."""
+    """Number of ids of the events without a row in the table."""
     unused_rows: int
-    """Rows of the table whose id no event has."""
+    """Number of rows of the table whose id no event has."""
 
 
 def read_features(
@@ -36,27 +36,29 @@ def read_features(
     rejects: RejectWriter,
     block: int,
 ) -> AlignedFeatures:
-    """Read a table, hand its bad rows to `rejects`, and align the rest to `ids`."""
+    """Read a table, pass its bad rows to `rejects`, and align the others to `ids`.
+
+    Raises DataError if the table has no rows, or for the first bad row where `rejects` raises it.
+    """
     chunks = []
     for chunk in table.read(block):
         if table.inline:
-            chunk = _distinct_inline_rows(table.key, chunk)  # noqa: PLW2901 the smaller one is all we need
+            chunk = _distinct_inline_rows(table.key, chunk)  # noqa: PLW2901 frees the larger chunk
         good, bad = check_features(table.key, fields, chunk)
         rejects.add(chunk.file, bad, name)
         chunks.append(good)
     whole = _concatenate(chunks, table)
-    again = check_unique_ids(table.key, whole, table.inline)
-    rejects.add(whole.file, again, name)
+    rejects.add(whole.file, check_unique_ids(table.key, whole, table.inline), name)
     frame = whole.frame.drop_duplicates(table.key).set_index(table.key, drop=False)
-    found = frame.index.isin(ids)
-    aligned = frame.reindex(ids)
-    return AlignedFeatures(aligned, int((~ids.isin(frame.index)).sum()), int((~found).sum()))
+    ids_without_row = int((~ids.isin(frame.index)).sum())
+    unused_rows = int((~frame.index.isin(ids)).sum())
+    return AlignedFeatures(frame.reindex(ids), ids_without_row, unused_rows)
 
 
 def read_homes(schema: Schema, items: RawFeatureTable | None, block: int) -> pd.Series | None:
-    """The entity that each item belongs to (index: items, empty text for none), where the schema has a `home`.
+    """Read the feature `home` of all items: a series of entities, indexed by item, empty text where there is none.
 
-    Raises DataError where there is no table to tell.
+    None where the schema has no `home`. Raises DataError if there is no item table to read it from.
     """
     if schema.home is None:
         return None
@@ -66,26 +68,29 @@ def read_homes(schema: Schema, items: RawFeatureTable | None, block: int) -> pd.
             remedy="Name the table of the items under [files], or have the column in the events",
         )
     field = next(f for f in schema.item_features if f.name == schema.home)
-    found = pd.DataFrame({"home": pd.Series(dtype="str")})
+    homes = pd.DataFrame({"home": pd.Series(dtype="str")})
     for chunk in items.read(block):
         text = chunk.frame[[items.key, field.source]].astype("string").fillna("").astype("str")
         home = pd.DataFrame({"home": text[field.source].str.strip().to_numpy()}, index=text[items.key].str.strip())
-        found = first_row_per_id([found, home])
-    return found["home"]
+        homes = first_row_per_id([homes, home])
+    return homes["home"]
 
 
 def first_row_per_id(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """All parts together, of each id in their index the first row only."""
+    """Concatenate frames that are indexed by id, with only the first row of each id."""
     whole = pd.concat(parts)
     return whole[~whole.index.duplicated()]
 
 
 def _distinct_inline_rows(key: str, chunk: RowChunk) -> RowChunk:
-    """Distinct rows of a table inside the events; rows without an id are reported with the events."""
+    """Return the distinct rows of a feature table whose columns stand in the events.
+
+    Rows without an id are left out; the check of the events rejects them.
+    """
     ids = chunk.frame[key].astype("str").str.strip()
     frame = chunk.frame.assign(**{key: ids})
-    kept = ~frame.duplicated().to_numpy(bool) & (ids != "").to_numpy(bool)
-    return RowChunk(chunk.file, frame[kept].reset_index(drop=True), chunk.lines[kept], fraction=chunk.fraction)
+    distinct = ~frame.duplicated().to_numpy(bool) & (ids != "").to_numpy(bool)
+    return RowChunk(chunk.file, frame[distinct].reset_index(drop=True), chunk.lines[distinct], fraction=chunk.fraction)
 
 
 def _concatenate(chunks: list[RowChunk], table: RawFeatureTable) -> RowChunk:
@@ -94,23 +99,26 @@ def _concatenate(chunks: list[RowChunk], table: RawFeatureTable) -> RowChunk:
     frame = pd.concat([c.frame for c in chunks], ignore_index=True)
     lines = np.concatenate([c.lines for c in chunks])
     if table.inline:
-        kept = ~frame.duplicated().to_numpy(bool)
-        frame, lines = frame[kept].reset_index(drop=True), lines[kept]
+        distinct = ~frame.duplicated().to_numpy(bool)
+        frame, lines = frame[distinct].reset_index(drop=True), lines[distinct]
     return RowChunk(chunks[0].file, frame, lines)
 
 
 def encode_features(
-    side: str, fields: tuple[FeatureField, ...], frame: pd.DataFrame, before: int
+    table_name: str, fields: tuple[FeatureField, ...], frame: pd.DataFrame, reserved: int
 ) -> tuple[dict[str, FeatureColumn], Mapping[str, pd.Index]]:
-    """Columns with `before` empty rows first, and the vocabulary '<side>.<field>' of each field with ids."""
+    """Encode a feature table: name -> column, and the vocabulary '<table_name>.<field>' of each field with ids.
+
+    `table_name` is "entity" or "item". Columns begin with `reserved` empty rows, those of the reserved ids.
+    """
     table: dict[str, FeatureColumn] = {}
     spaces: dict[str, pd.Index] = {}
     for field in fields:
         cells = frame[field.source].reset_index(drop=True)
-        cells = pd.concat([pd.Series([None] * before, dtype=cells.dtype), cells], ignore_index=True)
+        cells = pd.concat([pd.Series([None] * reserved, dtype=cells.dtype), cells], ignore_index=True)
         index: pd.Index = pd.Index([], dtype="str")
         if field.kind != "numeric":
             index = build_vocabulary(field, cells)
-            spaces[f"{side}.{field.name}"] = index
+            spaces[f"{table_name}.{field.name}"] = index
         table[field.name] = encode_column(field, cells, index)
     return table, spaces

@@ -1,4 +1,7 @@
-"""Rows as records of numbers: ids are numbered as they come and renumbered by value once all rows are read."""
+"""Encoding of rows as records of numbers.
+
+Ids get provisional numbers in order of appearance, and final ones in order of value once all rows are read.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +20,25 @@ from recsys_meta.data.validation.row_checks import ValidRows
 Records = npt.NDArray[np.void]
 
 CONTEXT_PREFIX = "context."
-"""Before the name of a context field in records, id spaces and file names."""
+"""Prefix of the name of a context field in records, id spaces and file names."""
 
-_EMPTY = -1  # a cell without a value; as an index it finds the last place of a table, which is PAD
+_EMPTY = -1  # number of an empty cell; as an index it selects the last entry of the renumbering, which is PAD
 
 
 def record_dtype(schema: Schema) -> np.dtype[np.void]:
-    """The type of one row: 30 bytes, and 4 for the actor, the group and each context field that there is."""
-    more = [(name, "<i4") for name, column in (("actor", schema.actor), ("group", schema.group)) if column]
-    more += [(CONTEXT_PREFIX + f.name, "<f4" if f.kind == "numeric" else "<i4") for f in schema.context]
-    own = [("entity", "<i4"), ("item", "<i4"), ("label", "<f4"), ("time", "<i8")]
-    return np.dtype([*own, *more, ("line", "<i8"), ("file", "<i2")])
+    """Return the type of one encoded row: 30 bytes, and 4 each for actor, group and every context field."""
+    optional = [(name, "<i4") for name, column in (("actor", schema.actor), ("group", schema.group)) if column]
+    optional += [(CONTEXT_PREFIX + f.name, "<f4" if f.kind == "numeric" else "<i4") for f in schema.context]
+    required = [("entity", "<i4"), ("item", "<i4"), ("label", "<f4"), ("time", "<i8")]
+    return np.dtype([*required, *optional, ("line", "<i8"), ("file", "<i2")])
 
 
 @dataclass(frozen=True)
 class IdCoding:
-    """All ids of a table, sorted. place: field of a record -> what each of its numbers becomes; values: id space ->
-    its values. Actors and groups have places but no space: nobody is named.
+    """Final numbers of all ids. renumbering: field of a record -> final number of each provisional one; values: id
+    space -> its values in order.
+
+    Actors and groups are renumbered but have no id space, so that a prepared data set names no person.
     """
 
     renumbering: Mapping[str, IntArray]
@@ -41,7 +46,7 @@ class IdCoding:
 
 
 class IdEncoder:
-    """Numbers the ids of rows; holds every distinct value in memory."""
+    """Encoder of rows with provisional numbers; it holds every distinct value in memory."""
 
     def __init__(self, schema: Schema) -> None:
         self.dtype = record_dtype(schema)
@@ -51,10 +56,10 @@ class IdEncoder:
         self._counts = {name: np.zeros(0, np.int64) for name in self._min_counts}
 
     def records(self, good: ValidRows, file: int) -> Records:
-        """The rows of a chunk; 'entity' and all other ids are provisional numbers."""
+        """Encode the rows of a chunk; ids are provisional numbers. `file` is the number of the file they come from."""
         rows = np.empty(len(good.lines), self.dtype)
         rows["line"], rows["file"] = good.lines, file
-        rows["label"], rows["time"] = good.label + np.float32(0), good.time  # no -0.0
+        rows["label"], rows["time"] = good.label + np.float32(0), good.time  # turns -0.0 into 0.0
         for name, ids in (("entity", good.entity), ("item", good.item), ("actor", good.actor), ("group", good.group)):
             if ids is not None:
                 rows[name] = self._interners[name].add(ids)
@@ -65,29 +70,36 @@ class IdEncoder:
 
     def _categories(self, name: str, cells: pd.Series) -> IntArray:
         number = np.full(len(cells), _EMPTY, np.int32)
-        given = (cells != "").to_numpy(bool)
-        number[given] = self._interners[name].add(cells[given])
-        seen = np.bincount(number[given], minlength=len(self._interners[name]))
-        seen[: len(self._counts[name])] += self._counts[name]
-        self._counts[name] = seen
+        present = (cells != "").to_numpy(bool)
+        number[present] = self._interners[name].add(cells[present])
+        counts = np.bincount(number[present], minlength=len(self._interners[name]))
+        counts[: len(self._counts[name])] += self._counts[name]
+        self._counts[name] = counts
         return number
 
     def final_coding(self) -> IdCoding:
-        """The final numbers: ids from 0 on in order of value; context as padded ids, rare values unknown."""
-        place, values = {}, {}
-        for name, known in self._interners.items():
-            index, order = known.sort()
+        """Return the final numbers: ids from 0 on in order of value, context values as padded ids (rare ones unknown).
+
+        Call it after the last row.
+        """
+        renumbering, values = {}, {}
+        for name, interner in self._interners.items():
+            index, rank = interner.sort()
             if name in self._min_counts:
-                index, order = _drop_rare_values(index, order, self._counts[name] >= self._min_counts[name])
-            place[name] = order
+                index, rank = _drop_rare_values(index, rank, self._counts[name] >= self._min_counts[name])
+            renumbering[name] = rank
             if name not in ("actor", "group"):
                 values[name] = index
-        return IdCoding(place, values)
+        return IdCoding(renumbering, values)
 
 
-def _drop_rare_values(index: pd.Index, order: IntArray, frequent: npt.NDArray[np.bool_]) -> tuple[pd.Index, IntArray]:
-    """The values that occur often enough, and the padded id of each number, with that of an empty cell at the end."""
-    kept = np.zeros(len(order), bool)
-    kept[order] = frequent
-    padded = np.where(kept, np.cumsum(kept) - 1 + FIRST, UNKNOWN)
-    return index[kept], np.append(padded[order], PAD).astype(np.int32)
+def _drop_rare_values(index: pd.Index, rank: IntArray, frequent: npt.NDArray[np.bool_]) -> tuple[pd.Index, IntArray]:
+    """Return the frequent values, and the padded id of each provisional number, followed by that of an empty cell.
+
+    `index` are the sorted values, `rank` [n] the rank of each provisional number among them, `frequent` [n] the mask of
+    provisional numbers to keep.
+    """
+    frequent_by_rank = np.zeros(len(rank), bool)
+    frequent_by_rank[rank] = frequent
+    padded_id = np.where(frequent_by_rank, np.cumsum(frequent_by_rank) - 1 + FIRST, UNKNOWN)
+    return index[frequent_by_rank], np.append(padded_id[rank], PAD).astype(np.int32)

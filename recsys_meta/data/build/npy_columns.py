@@ -1,4 +1,4 @@
-"""Columns as .npy files: written row by row without knowing how many there will be, read by memory map."""
+"""Columns as .npy files, written without knowing the number of rows in advance and read by memory map."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 
 class ColumnWriter:
-    """Appends to a one-dimensional .npy file; the count in its header is written on closing."""
+    """Writer of a one-dimensional .npy file, a context manager; the row count in the header is written on exit."""
 
     def __init__(self, path: Path, dtype: str) -> None:
         self._dtype, self._rows = np.dtype(dtype), 0
@@ -31,6 +31,7 @@ class ColumnWriter:
         return buffer.getvalue()
 
     def add(self, values: Array) -> None:
+        """Append values [n]."""
         self._file.write(np.ascontiguousarray(values, self._dtype).data)
         self._rows += len(values)
 
@@ -44,14 +45,14 @@ class ColumnWriter:
 
 
 def write_column(path: Path, values: Array) -> None:
-    """Write one array."""
+    """Write one array as an .npy file. Raises OSError as the file system does."""
     np.save(path, values, allow_pickle=False)
 
 
 def read_column(path: Path) -> Array:
-    """Map an array from disk. Raises DataError when the file is not one."""
+    """Memory-map the array of an .npy file. Raises DataError if the file is damaged."""
     try:
-        # An empty array cannot be mapped.
+        # An empty array cannot be mapped, and a header alone has 128 bytes.
         empty = path.stat().st_size <= 128
         array: Array = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

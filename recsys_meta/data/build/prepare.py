@@ -1,7 +1,7 @@
-"""Raw tables to a prepared data set, in one pass over the events and bounded memory.
+"""Preparation of a data set from raw tables, in one pass over the events and bounded memory.
 
-Held in memory: one chunk of the file, one bucket of rows, the distinct ids (of actors and groups too), and the
-feature tables. Bad rows are refused (see `rejects`). The directory appears whole or not at all.
+Memory holds one chunk of the file, one bucket of rows, the distinct ids (of actors and groups too), and the feature
+tables. Bad rows are rejected (see `recsys_meta.data.validation.rejects`). The output directory is complete or absent.
 """
 
 from __future__ import annotations
@@ -42,25 +42,26 @@ def prepare(
     block: int = BLOCK_BYTES,
     bucket: int = BUCKET_ROWS,
 ) -> Dataset:
-    """Prepare a data set in the directory `out`, which is replaced if it holds one already, and open it.
+    """Prepare a data set in the directory `out`, replacing one that is there already, and open it.
 
-    `on_error` 'fail' stops at the first bad row, 'skip' writes bad rows to rejects.csv. Raises DataError for
-    bad rows, an empty table, a full disk, or an `out` that holds something else.
+    `on_error` "fail" stops at the first bad row, "skip" writes bad rows to rejects.csv. `about` is stored with the
+    data set. `block` is the number of bytes read, `bucket` the number of rows sorted at a time. Raises DataError for
+    bad rows, an empty table, a full disk, or an `out` that holds anything but a prepared data set.
     """
     reserve_output(out)
     try:
         with atomic_directory(out) as folder:
-            _PreparationRun(tables, folder, on_error, progress or (lambda stage, done: None), block, bucket).run(
-                about or {}
-            )
+            report = progress or (lambda stage, fraction: None)
+            _PreparationRun(tables, folder, on_error, report, block, bucket).run(about or {})
     except OSError as error:
         problem = f"cannot be written: {error.strerror or error}"
-        raise DataError(problem, file=out, remedy="Is there room on the disk, and are you allowed to write?") from None
+        remedy = "Is there enough space on the disk, and are you allowed to write?"
+        raise DataError(problem, file=out, remedy=remedy) from None
     return open_dataset(out)
 
 
 class _PreparationRun:
-    """One run of `prepare`; each step leaves its result for the next."""
+    """One run of `prepare`, whose steps leave their results in attributes for the following ones."""
 
     def __init__(
         self, tables: RawTables, folder: Path, on_error: OnError, progress: ProgressCallback, block: int, bucket: int
@@ -90,9 +91,9 @@ class _PreparationRun:
         self._write_description(about, list(spaces))
 
     def _read_events(self, spill: SpillFile) -> SpillFile:
-        home = read_homes(self.schema, self.tables.items, self.block)
+        homes = read_homes(self.schema, self.tables.items, self.block)
         for chunk in self.tables.events(self.block):
-            good, bad = check_events(self.schema, chunk, home)
+            good, bad = check_events(self.schema, chunk, homes)
             self.rows_read += len(chunk.frame) + len(chunk.rejects)
             self.rejects.add(chunk.file, bad, "events")
             if chunk.file not in self.file_names:
@@ -110,21 +111,21 @@ class _PreparationRun:
         files = files or ", ".join(self.tables.origin)
         raise DataError("has a header but no rows", file=files or None, remedy="Give a file with events")
 
-    def _write_events(self, spill: SpillFile, place: Mapping[str, IntArray]) -> None:
+    def _write_events(self, spill: SpillFile, renumbering: Mapping[str, IntArray]) -> None:
         counts = np.zeros(len(self.entity_values), np.int64)
-        repeated: list[Records] = []
+        duplicates: list[Records] = []
         columns = tuple(n for n in self.encoder.dtype.names or () if n not in ("entity", "line", "file"))
-        self.statistics = DataStatistics(self.schema, columns, len(place.get("group", ())))
+        self.statistics = DataStatistics(self.schema, columns, len(renumbering.get("group", ())))
         with ExitStack() as files:
             writers = {n: files.enter_context(self._writer(n)) for n in columns if n != "time" or self.schema.time}
-            for part in spill.buckets(place, self.tables.duplicates == "refuse", self.bucket):
-                counts += np.bincount(part.rows["entity"], minlength=len(counts))
+            for bucket in spill.buckets(renumbering, self.tables.duplicates == "refuse", self.bucket):
+                counts += np.bincount(bucket.rows["entity"], minlength=len(counts))
                 for name, writer in writers.items():
-                    writer.add(part.rows[name] + FIRST if name == "item" else part.rows[name])
-                repeated.append(part.duplicates)
-                self.statistics.add(part)
-                self.progress("sorting", part.fraction)
-        self._reject_duplicates(np.concatenate(repeated))
+                    writer.add(bucket.rows[name] + FIRST if name == "item" else bucket.rows[name])
+                duplicates.append(bucket.duplicates)
+                self.statistics.add(bucket)
+                self.progress("sorting", bucket.fraction)
+        self._reject_duplicates(np.concatenate(duplicates))
         write_column(self.folder / "events.indptr.npy", np.concatenate([[0], np.cumsum(counts)]))
         self.digests["events"] = self.statistics.digests
         self.digests["counts"] = hashlib.sha256(counts.tobytes()).hexdigest()
@@ -135,40 +136,38 @@ class _PreparationRun:
 
     def _reject_duplicates(self, rows: Records) -> None:
         rows = rows[np.lexsort((rows["line"], rows["file"]))]
-        same = [n for n in ("entity", "item", "time", "actor", "group") if n in (self.encoder.dtype.names or ())]
-        reason = f"repeats an earlier row: the same {', '.join(same[:-1])} and {same[-1]}"
+        columns = [n for n in ("entity", "item", "time", "actor", "group") if n in (self.encoder.dtype.names or ())]
+        reason = f"repeats an earlier row: the same {', '.join(columns[:-1])} and {columns[-1]}"
         remedy = f'Remove the row, or set duplicates = "keep" under [files] of the schema. {SKIP_REMEDY}'
         for number in np.unique(rows["file"]):
-            of = rows[rows["file"] == number]
-            text = self.entity_values[of["entity"]] + "," + self.item_values[of["item"]]
-            bad = reject_rows(of["line"], self.schema.item, reason, remedy, text.to_numpy())
-            self.rejects.add(self.file_names[number], bad, "events")
+            rows_of_file = rows[rows["file"] == number]
+            text = self.entity_values[rows_of_file["entity"]] + "," + self.item_values[rows_of_file["item"]]
+            rejects = reject_rows(rows_of_file["line"], self.schema.item, reason, remedy, text.to_numpy())
+            self.rejects.add(self.file_names[number], rejects, "events")
 
-    def _write_feature_table(self, side: str, ids: pd.Index, before: int) -> Mapping[str, pd.Index]:
-        fields = self.schema.entity_features if side == "entity" else self.schema.item_features
-        table = self.tables.entities if side == "entity" else self.tables.items
-        self.columns[side] = []
+    def _write_feature_table(self, table_name: str, ids: pd.Index, reserved: int) -> Mapping[str, pd.Index]:
+        fields = self.schema.entity_features if table_name == "entity" else self.schema.item_features
+        table = self.tables.entities if table_name == "entity" else self.tables.items
+        self.columns[table_name] = []
         if table is None:
             return {}
-        read = read_features(side, table, fields, ids, self.rejects, self.block)
-        self.feature_row_counts[f"{side}_without_features"], self.feature_row_counts[f"{side}_rows_unused"] = (
-            read.ids_without_row,
-            read.unused_rows,
-        )
-        columns, spaces = encode_features(side, fields, read.frame, before)
+        features = read_features(table_name, table, fields, ids, self.rejects, self.block)
+        self.feature_row_counts[f"{table_name}_without_features"] = features.ids_without_row
+        self.feature_row_counts[f"{table_name}_rows_unused"] = features.unused_rows
+        columns, spaces = encode_features(table_name, fields, features.frame, reserved)
         for name, column in columns.items():
-            self._write_column(side, name, column)
-        if side == "item" and self.tables.title:
-            self._write_titles(read, self.tables.title)
-        self.progress(f"{side} features", 1.0)
+            self._write_column(table_name, name, column)
+        if table_name == "item" and self.tables.title:
+            self._write_titles(features, self.tables.title)
+        self.progress(f"{table_name} features", 1.0)
         return spaces
 
-    def _write_column(self, side: str, name: str, column: FeatureColumn) -> None:
+    def _write_column(self, table_name: str, name: str, column: FeatureColumn) -> None:
         parts = {"values": column.values} | ({} if column.indptr is None else {"indptr": column.indptr})
         for part, values in parts.items():
-            write_column(self.folder / f"{side}.{name}.{part}.npy", values)
-            self.digests[f"{side}.{name}.{part}"] = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
-        self.columns[side].append({"name": name, "numeric": column.numeric, "size": column.size})
+            write_column(self.folder / f"{table_name}.{name}.{part}.npy", values)
+            self.digests[f"{table_name}.{name}.{part}"] = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
+        self.columns[table_name].append({"name": name, "numeric": column.numeric, "size": column.size})
 
     def _write_titles(self, items: AlignedFeatures, column: str) -> None:
         titles = items.frame[column].astype("string").fillna("").str.strip()
@@ -180,11 +179,11 @@ class _PreparationRun:
 
     def _write_description(self, about: Mapping[str, object], spaces: list[str]) -> None:
         schema = self.schema.model_dump(mode="json")
-        # Without defaults, so that a new option of the schema leaves the digests of old data alone.
-        meant = self.schema.model_dump(mode="json", exclude_defaults=True)
-        content = json.dumps({"schema": meant, **self.digests}, sort_keys=True, ensure_ascii=False)
+        # Hashed without defaults, so that a new option of the schema does not change the digests of existing data.
+        explicit_schema = self.schema.model_dump(mode="json", exclude_defaults=True)
+        content = json.dumps({"schema": explicit_schema, **self.digests}, sort_keys=True, ensure_ascii=False)
         files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(self.folder.iterdir())}
-        described = {
+        description = {
             "format": FORMAT_VERSION,
             "digest": hashlib.sha256(content.encode()).hexdigest(),
             "schema": schema,
@@ -193,19 +192,19 @@ class _PreparationRun:
             "spaces": spaces,
             "files": files,
         }
-        (self.folder / "dataset.json").write_text(dump_checksummed(described), encoding="utf-8")
+        (self.folder / "dataset.json").write_text(dump_checksummed(description), encoding="utf-8")
 
     def _about(self) -> dict[str, object]:
-        found = {"entities": len(self.entity_values), "items": len(self.item_values), "events": self.event_count}
+        counts = {"entities": len(self.entity_values), "items": len(self.item_values), "events": self.event_count}
         return {
-            **found,
+            **counts,
             "origin": list(self.tables.origin),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "rows_read": self.rows_read,
             "rows_rejected": self.rejects.counts,
             "unknown_times": self.statistics.unknown_times,
             **self.feature_row_counts,
-            "warnings": [*_warnings(found, self.tables.expected), *self.statistics.warnings],
+            "warnings": [*_warnings(counts, self.tables.expected), *self.statistics.warnings],
         }
 
 
@@ -213,9 +212,9 @@ def _hash_texts(values: pd.Index) -> str:
     return hashlib.sha256(json.dumps(values.to_list(), ensure_ascii=False).encode()).hexdigest()
 
 
-def _warnings(found: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
+def _warnings(counts: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
     return [
-        f"{found[k]:,} {k} where {n:,} were published: a different edition, or not the whole of it"
-        for k, n in expected.items()
-        if found[k] != n
+        f"{counts[name]:,} {name} where {count:,} were published: a different edition, or not the whole of it"
+        for name, count in expected.items()
+        if counts[name] != count
     ]

@@ -1,14 +1,14 @@
-"""A prepared data set on disk.
+"""Prepared data sets on disk: the layout of the directory, and how it is opened.
 
-dataset.json                      schema, counts, digest, where it came from, bytes and sha256 of every file
-events.{indptr,item,label,time}.npy
-events.{actor,group}.npy          numbers that equal ones share, where the data have them; nobody is named
-events.context.<field>.npy        padded ids of 'context.<field>' or numbers
-entity.<field>.{values,indptr}.npy    features of entities; numbers have no indptr
-item.<field>.{values,indptr}.npy      features of items, the first two rows empty
-vocab.parquet                     space, id, value
-titles.parquet                    item, title: for display, where the data has titles
-rejects.csv                       bad rows that were left out, with the reason
+dataset.json                          schema, counts, digest, origin, bytes and sha256 of every file
+events.{indptr,item,label,time}.npy   see `recsys_meta.core.dataset.Events`
+events.{actor,group}.npy              numbers of actors and groups, where the schema has them; their names are not kept
+events.context.<field>.npy            padded ids of 'context.<field>', or numbers
+entity.<field>.{values,indptr}.npy    feature table of the entities; numeric features have no indptr
+item.<field>.{values,indptr}.npy      feature table of the items, the first two rows empty
+vocab.parquet                         space, id, value
+titles.parquet                        item, title: for display, where the data have titles
+rejects.csv                           bad rows that were left out, with the reason
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ PREPARE_AGAIN = "Prepare the data set again"
 
 
 def open_dataset(directory: Path | str, verify: bool = False) -> Dataset:
-    """Open a prepared data set; the arrays stay on disk until they are touched.
+    """Open a prepared data set; its arrays are memory-mapped, so they are read from disk on use.
 
-    Sizes of all files are checked, with `verify` their hashes too. `about` has 'titles' (item to title) where
-    the data has them. Raises DataError for a directory that is missing, damaged or of another format.
+    The sizes of all files are checked, with `verify` their hashes too. `about` has "titles" (item -> title) where the
+    data have titles. Raises DataError if the directory is missing, damaged or of another format.
     """
     folder = Path(directory)
-    described = _read_description(folder)
-    _check_files(folder, described["files"], verify)
-    schema = _schema(folder, described)
-    events = _events(folder, schema, described["files"])
-    vocab = _vocabulary(folder, described["spaces"])
-    entities = _feature_table(folder, "entity", described["columns"]["entity"])
+    description = _read_description(folder)
+    _check_files(folder, description["files"], verify)
+    schema = _schema(folder, description)
+    events = _events(folder, schema, description["files"])
+    vocab = _vocabulary(folder, description["spaces"])
+    entities = _feature_table(folder, "entity", description["columns"]["entity"])
     data = Dataset(
         schema=schema,
         events=events,
         entities=add_arrival(entities, events) if schema.arrival else entities,
-        items=_feature_table(folder, "item", described["columns"]["item"]),
+        items=_feature_table(folder, "item", description["columns"]["item"]),
         vocab=vocab,
-        digest=described["digest"],
-        about={**described["about"], **_titles(folder, described["files"])},
+        digest=description["digest"],
+        about={**description["about"], **_titles(folder, description["files"])},
     )
     _check_shape(folder, data)
     return data
@@ -79,49 +79,49 @@ def _events(folder: Path, schema: Schema, files: Mapping[str, object]) -> Events
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
     try:
-        described = load_checksummed(path.read_text(encoding="utf-8"))
+        description = load_checksummed(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         remedy = "Make one with `recsys-meta data prepare`"
         raise DataError("no prepared data set is here", file=folder, remedy=remedy) from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", file=path, remedy=PREPARE_AGAIN) from None
-    wanted = {"format", "schema", "digest", "files", "columns", "spaces", "about"}
-    if not wanted <= set(described):
+    required = {"format", "schema", "digest", "files", "columns", "spaces", "about"}
+    if not required <= set(description):
         raise DataError("does not describe a data set", file=path, remedy=PREPARE_AGAIN)
-    if described["format"] != FORMAT_VERSION:
-        problem = f"has format {described['format']}, this version reads {FORMAT_VERSION}"
+    if description["format"] != FORMAT_VERSION:
+        problem = f"has format {description['format']}, this version reads {FORMAT_VERSION}"
         raise DataError(problem, file=path, remedy=PREPARE_AGAIN)
-    return described
+    return description
 
 
-def _schema(folder: Path, described: Mapping[str, Any]) -> Schema:
+def _schema(folder: Path, description: Mapping[str, Any]) -> Schema:
     try:
-        return Schema.model_validate(described["schema"])
+        return Schema.model_validate(description["schema"])
     except ValidationError as error:
         raise DataError(explain_errors(error), file=folder / "dataset.json", remedy=PREPARE_AGAIN) from None
 
 
 def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], verify: bool) -> None:
-    for name, known in files.items():
+    for name, entry in files.items():
         path = folder / name
         if not path.is_file():
             raise DataError("the file is missing", file=path, remedy=PREPARE_AGAIN)
-        if (size := path.stat().st_size) != known["bytes"]:
-            problem = f"has {size:,} bytes where {known['bytes']:,} were written"
+        if (size := path.stat().st_size) != entry["bytes"]:
+            problem = f"has {size:,} bytes where {entry['bytes']:,} were written"
             raise DataError(problem, file=path, remedy=PREPARE_AGAIN)
-        if verify and sha256(path) != known["sha256"]:
+        if verify and sha256(path) != entry["sha256"]:
             raise DataError("its content is not what was written", file=path, remedy=PREPARE_AGAIN)
 
 
 def _check_shape(folder: Path, data: Dataset) -> None:
     events, rows = data.events, len(data.events.item)
     entities = len(data.vocab.values.get("entity", ()))
-    sound = events.indptr.shape == (entities + 1,) and int(events.indptr[-1]) == rows == len(events.label)
-    sound = sound and all(len(c) == rows for c in (events.time, events.actor, events.group) if c is not None)
-    sound = sound and all(len(c) == rows for c in events.context.values())
-    sound = sound and all(len(c) == entities for c in data.entities.values())
-    sound = sound and all(len(c) == data.catalogue for c in data.items.values())
-    if not sound:
+    consistent = events.indptr.shape == (entities + 1,) and int(events.indptr[-1]) == rows == len(events.label)
+    consistent = consistent and all(len(c) == rows for c in (events.time, events.actor, events.group) if c is not None)
+    consistent = consistent and all(len(c) == rows for c in events.context.values())
+    consistent = consistent and all(len(c) == entities for c in data.entities.values())
+    consistent = consistent and all(len(c) == data.catalogue for c in data.items.values())
+    if not consistent:
         raise DataError("its columns do not fit together", file=folder, remedy=PREPARE_AGAIN)
 
 
@@ -129,10 +129,10 @@ def _map_array(folder: Path, name: str) -> np.ndarray[Any, np.dtype[Any]]:
     return read_column(folder / f"{name}.npy")
 
 
-def _feature_table(folder: Path, side: str, columns: list[Mapping[str, Any]]) -> dict[str, FeatureColumn]:
+def _feature_table(folder: Path, table_name: str, columns: list[Mapping[str, Any]]) -> dict[str, FeatureColumn]:
     table = {}
     for column in columns:
-        name = f"{side}.{column['name']}"
+        name = f"{table_name}.{column['name']}"
         indptr = None if column["numeric"] else _map_array(folder, f"{name}.indptr")
         table[column["name"]] = FeatureColumn(
             column["name"], _map_array(folder, f"{name}.values"), indptr, column["size"]
@@ -156,7 +156,7 @@ def _vocabulary(folder: Path, spaces: list[str]) -> Vocabulary:
 
 
 def vocabulary_frame(spaces: Mapping[str, pd.Index]) -> pd.DataFrame:
-    """The rows of vocab.parquet: space, padded id, value."""
+    """Build the table that vocab.parquet holds, with the columns space, id (padded) and value."""
     parts = [
         pd.DataFrame({"space": space, "id": np.arange(FIRST, len(v) + FIRST, dtype=np.int32), "value": v.astype("str")})
         for space, v in spaces.items()

@@ -1,1 +1,1 @@
-"""Columns and clusters derived from coordinates."""
+"""Cities and local times derived from coordinates."""

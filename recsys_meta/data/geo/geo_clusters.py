@@ -1,8 +1,9 @@
-"""Cities from coordinates: places that lie together, the busiest first.
+"""Clustering of places into cities by their coordinates, greedily by visits.
 
-Places are put into small cells. The cell with the most visits around it (the farther they are the less they count, and
-nothing beyond the radius) becomes the centre of a city and takes all cells there; then the next of what is left, and
-so on. In the end each place belongs to its nearest centre. The order of the places does not matter.
+Places are grouped into the cells of a fine grid. The cell with the most visits around it becomes the centre of a city
+and takes all cells within the radius; visits count less with distance and not at all beyond the radius. This repeats
+with the cells that remain until none is left. Finally each place is assigned to its nearest centre. The result does
+not depend on the order of the places.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ Points = npt.NDArray[np.float64]
 
 EARTH_KM = 6371.0
 _CELLS_PER_RADIUS = 4
-"""Cells in a radius."""
+"""Number of grid cells along one radius."""
 
 
 @dataclass(frozen=True)
 class CityClusters:
-    """lat, lon [K] of the centres, and the city [n] of each place, -1 for one without coordinates."""
+    """Centres of K cities in degrees, lat [K] and lon [K], and the city [n] of each place, -1 without coordinates."""
 
     lat: FloatArray
     lon: FloatArray
@@ -34,31 +35,35 @@ class CityClusters:
 
     @property
     def names(self) -> list[str]:
-        """'40.749,-73.988' and so on, distinct from a radius of 1 km on."""
+        """Name of each city, its coordinates: '40.749,-73.988'. They are distinct for radii of 1 km or more."""
         return [f"{a:.3f},{b:.3f}" for a, b in zip(self.lat, self.lon, strict=True)]
 
 
 def cluster_cities(lat: FloatArray, lon: FloatArray, visits: IntArray, radius_km: float) -> CityClusters:
-    """Cities of about this radius from places [n] in degrees (NaN: not known) with so many visits [n]."""
-    known = np.flatnonzero(~(np.isnan(lat) | np.isnan(lon)))
-    # In an order of their own, so that sums do not depend on that of the file.
-    known = known[np.lexsort((visits[known], lon[known], lat[known]))]
+    """Cluster n places into cities of about `radius_km`.
+
+    lat, lon [n] in degrees, NaN where unknown; visits [n]: number of visits of each place.
+    """
+    located = np.flatnonzero(~(np.isnan(lat) | np.isnan(lon)))
+    # Sorted by value, so that rounding of the sums does not depend on the order of the places.
+    located = located[np.lexsort((visits[located], lon[located], lat[located]))]
     city = np.full(len(lat), -1)
-    if not len(known):
+    if not len(located):
         return CityClusters(np.zeros(0), np.zeros(0), city)
-    cell = _grid_cells(lat[known], lon[known], radius_km / _CELLS_PER_RADIUS)
-    visited = visits[known].clip(min=1e-9)  # a place that nobody went to yet lies somewhere too
-    weight = np.bincount(cell, visited).astype(np.float64)
-    share = visited / weight[cell]
-    centre: Points = np.column_stack([np.bincount(cell, share * x[known]) for x in (lat, lon)])
-    chosen: Points = centre[_choose_centres(_on_sphere(centre), weight, _chord_length(radius_km))]
-    _, nearest = cKDTree(_on_sphere(chosen)).query(_on_sphere(np.column_stack([lat[known], lon[known]])))
-    kept, city[known] = np.unique(nearest, return_inverse=True)
-    return CityClusters(chosen[kept, 0], chosen[kept, 1], city)
+    cell = _grid_cells(lat[located], lon[located], radius_km / _CELLS_PER_RADIUS)
+    place_weight = visits[located].clip(min=1e-9)  # above zero, so that places without visits get a city too
+    cell_weight = np.bincount(cell, place_weight).astype(np.float64)
+    share = place_weight / cell_weight[cell]
+    cell_centre: Points = np.column_stack([np.bincount(cell, share * x[located]) for x in (lat, lon)])
+    chosen_cells = _choose_centres(_on_sphere(cell_centre), cell_weight, _chord_length(radius_km))
+    city_centre: Points = cell_centre[chosen_cells]
+    _, nearest = cKDTree(_on_sphere(city_centre)).query(_on_sphere(np.column_stack([lat[located], lon[located]])))
+    nonempty, city[located] = np.unique(nearest, return_inverse=True)
+    return CityClusters(city_centre[nonempty, 0], city_centre[nonempty, 1], city)
 
 
 def _grid_cells(lat: FloatArray, lon: FloatArray, size_km: float) -> IntArray:
-    """The cell [n] of each point in a grid of about square cells."""
+    """Return the number of the cell [n] of each point, in a grid of cells about `size_km` wide and high."""
     step = np.degrees(size_km / EARTH_KM)
     row = np.floor(lat / step)
     across = step / np.cos(np.radians(np.clip((row + 0.5) * step, -89, 89)))
@@ -68,38 +73,43 @@ def _grid_cells(lat: FloatArray, lon: FloatArray, size_km: float) -> IntArray:
 
 
 def _on_sphere(degrees: Points) -> Points:
-    """Points [n, 3] of the unit sphere from lat, lon [n, 2]."""
+    """Convert latitudes and longitudes [n, 2] in degrees to points [n, 3] of the unit sphere."""
     lat, lon = np.radians(degrees).T
     points: Points = np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
     return points
 
 
 def _chord_length(km: float) -> float:
-    """The straight distance between points of the unit sphere so far apart along the ground."""
+    """Convert a distance along the ground to the straight distance between two points of the unit sphere."""
     return float(2 * np.sin(min(km / EARTH_KM, np.pi) / 2))
 
 
 def _choose_centres(points: Points, weight: Points, reach: float) -> list[int]:
-    """Which cells are centres: always the one with the most untaken weight around it."""
+    """Choose centres among n cells greedily by the weight of free cells within `reach`; return their numbers.
+
+    points [n, 3] of the unit sphere, weight [n], `reach` the straight distance up to which a centre takes cells.
+    """
     tree = cKDTree(points)
     near = tree.sparse_distance_matrix(tree, reach, output_type="coo_matrix")
     edges = csr_matrix((1 - (near.data / reach) ** 2, (near.row, near.col)), shape=near.shape)
     edges.setdiag(1)
-    around, free = edges @ weight, np.ones(len(weight), bool)
-    queue = [(-w, i) for i, w in enumerate(around)]
+    free_weight, free = edges @ weight, np.ones(len(weight), bool)
+    queue = [(-w, i) for i, w in enumerate(free_weight)]
     heapq.heapify(queue)
-    chosen = []
-    while queue:  # a step for each city, not for each place
-        known, i = heapq.heappop(queue)
+    centres = []
+    while queue:
+        negative_weight, i = heapq.heappop(queue)
         if not free[i]:
             continue
-        if -known > around[i]:  # some of what was near it has been taken since
-            heapq.heappush(queue, (-around[i], i))
+        if -negative_weight > free_weight[i]:
+            # The entry is stale: a centre chosen since it was pushed took some of the cells around this one.
+            heapq.heappush(queue, (-free_weight[i], i))
             continue
-        chosen.append(i)
-        taken = edges.indices[edges.indptr[i] : edges.indptr[i + 1]]
-        taken = taken[free[taken]]
-        free[taken] = False
-        lost = edges[taken]
-        np.subtract.at(around, lost.indices, np.repeat(weight[taken], np.diff(lost.indptr)) * lost.data)
-    return chosen
+        centres.append(i)
+        members = edges.indices[edges.indptr[i] : edges.indptr[i + 1]]
+        members = members[free[members]]
+        free[members] = False
+        member_edges = edges[members]
+        member_weight = np.repeat(weight[members], np.diff(member_edges.indptr))
+        np.subtract.at(free_weight, member_edges.indices, member_weight * member_edges.data)
+    return centres

@@ -311,14 +311,14 @@ def _peak(folder: Path, n: int, duplicates: str) -> int:
 import threading, time, numpy as np, pandas as pd
 from pathlib import Path
 from recsys_meta.data import prepare
-from recsys_meta.data.readers.raw_tables import RawTables, Chunk
+from recsys_meta.data.readers.raw_tables import RawTables, RowChunk
 from recsys_meta.core.schema import Schema
 def read(block):
     step = 50_000
     for a in range(0, {n}, step):
         i = np.arange(a, a + step)
         frame = pd.DataFrame(dict(user=(i % 5003).astype(str), item=(i % 997).astype(str), rating=1.0, time=i))
-        yield Chunk("m", frame, i)
+        yield RowChunk("m", frame, i)
 peak, on = 0, True
 def anonymous():
     for line in Path("/proc/self/status").read_text().splitlines():
