@@ -1,4 +1,4 @@
-"""Data sets: what there is, preparing one, describing it, checking one's own."""
+"""Commands for data sets: list, prepare, describe and validate."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.data import SOURCES, describe, locate, open_dataset, prepare_custom, prepare_named, validate
-from recsys_meta.data.readers.raw_tables import OnError
-from recsys_meta.data.readers.raw_tables import ProgressCallback as Seen
+from recsys_meta.data.readers.raw_tables import OnError, ProgressCallback
 from recsys_meta.data.sources.registry import DOWNLOADS_FOLDER
 from recsys_meta.data.sources.toml_schema import read_custom
-from recsys_meta.data.validation.rejects import REJECTS_FILE as REJECTS
+from recsys_meta.data.validation.rejects import REJECTS_FILE
 from recsys_meta.store.settings import Settings
 
 app = typer.Typer(no_args_is_help=True)
@@ -29,16 +28,16 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("list")
 def list_sources(as_json: Json = False) -> None:
-    """The built-in data sets, where their raw files were found, and whether they are prepared."""
+    """List the built-in data sets, with the directories of their raw files and of the prepared data."""
     settings = Settings()
     rows: list[dict[str, Any]] = []
     for name, source in SOURCES.items():
-        prepared = settings.prepared / name
+        directory = settings.prepared / name
         raw = locate(name, None, settings.data) or locate(name, None, settings.prepared / DOWNLOADS_FOLDER)
-        found = "simulated" if source.simulate else raw
-        done = prepared if (prepared / "dataset.json").is_file() else None
+        raw_files = "simulated" if source.simulate else raw
+        prepared_at = directory if (directory / "dataset.json").is_file() else None
         about = {"title": source.title, "terms": source.terms, "url": source.url or None}
-        rows.append({"name": name, **about, "raw": found, "prepared": done})
+        rows.append({"name": name, **about, "raw": raw_files, "prepared": prepared_at})
     if as_json:
         print_json(rows)
         return
@@ -47,7 +46,7 @@ def list_sources(as_json: Json = False) -> None:
 
 
 def _missing(name: str) -> str:
-    """What is to be done about raw files that were not found."""
+    """Return the note for raw files that are not on this machine."""
     return "to be downloaded" if SOURCES[name].archive else "bring your own"
 
 
@@ -65,12 +64,12 @@ def prepare_data(
 ) -> None:
     """Read raw files, check every row, and write a data set that the other commands read.
 
-    A data set that is not found under RECSYS_META_DATA is fetched from its publisher, under the publisher's terms.
+    A data set that is not under RECSYS_META_DATA is downloaded from its publisher, under the publisher's terms.
     """
-    skip = _one_of(on_error, get_args(OnError), "--on-error")
-    aim = None if objective is None else _one_of(objective, get_args(Objective), "--objective")
+    on_bad_row = _one_of(on_error, get_args(OnError), "--on-error")
+    new_objective = None if objective is None else _one_of(objective, get_args(Objective), "--objective")
     settings = Settings()
-    with _progress() as seen:
+    with _progress() as report_progress:
         if name in SOURCES:
             target = to or settings.prepared / name
             data = prepare_named(
@@ -78,27 +77,28 @@ def prepare_data(
                 target,
                 source,
                 settings.data,
-                skip,
-                seen,
-                objective=aim,
+                on_bad_row,
+                report_progress,
+                objective=new_objective,
                 positive=positive,
                 seed=seed,
                 download=download,
             )
         else:
             target = to or settings.prepared / _name_of(name, source)
-            data = prepare_custom(name, target, skip, seen, objective=aim, positive=positive)
+            data = prepare_custom(name, target, on_bad_row, report_progress, objective=new_objective, positive=positive)
     _report(data, target, as_json)
 
 
-def _one_of(value: str, known: tuple[Any, ...], option: str) -> Any:
-    if value not in known:
-        raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}", param_hint=option)
+def _one_of(value: str, choices: tuple[Any, ...], option: str) -> Any:
+    if value not in choices:
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}", param_hint=option)
     return value
 
 
 def _name_of(path: str, source: Path | None) -> str:
-    """The name in a user's schema; checks the file before anything is read."""
+    """Read the name of a user's data set from its schema. Raises ConfigError for a wrong path or option, and errors of
+    the schema, before any data are read."""
     if source is not None:
         raise ConfigError("--source is for built-in data sets; a schema names its files under [files]")
     if not Path(path).exists() and Path(path).suffix not in (".toml", ".inter"):
@@ -107,36 +107,37 @@ def _name_of(path: str, source: Path | None) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[Seen]:
-    """A bar on standard error, one line for each stage."""
+def _progress() -> Iterator[ProgressCallback]:
+    """Show progress bars on standard error, one for each stage; yield the callback that moves them."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as shown:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         tasks = {}
 
-        def seen(stage: str, done: float) -> None:
+        def report(stage: str, fraction: float) -> None:
             if stage not in tasks:
-                tasks[stage] = shown.add_task(stage, total=1.0)
-            shown.update(tasks[stage], completed=done)
+                tasks[stage] = bars.add_task(stage, total=1.0)
+            bars.update(tasks[stage], completed=fraction)
 
-        yield seen
+        yield report
 
 
 def _report(data: Dataset, target: Path, as_json: bool) -> None:
-    found = describe(data)
+    description = describe(data)
     if as_json:
-        print_json({"path": target, **found})
+        print_json({"path": target, **description})
         return
-    about: Any = found["about"]
+    about: Any = description["about"]
     out.print(
-        f"{escape(data.schema.name)}: {found['events']:,} events of {found['entities']:,} entities "
-        f"and {found['items']:,} items in {escape(str(target))}",
+        f"{escape(data.schema.name)}: {description['events']:,} events of {description['entities']:,} entities "
+        f"and {description['items']:,} items in {escape(str(target))}",
         soft_wrap=True,
     )
     for warning in about["warnings"]:
         err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     if about["rows_rejected"]:
-        lost = ", ".join(f"{n:,} of the {t}" for t, n in about["rows_rejected"].items())
-        err.print(f"[yellow]bad rows left out:[/] {lost}; reasons in {escape(str(target / REJECTS))}", soft_wrap=True)
+        counts = ", ".join(f"{n:,} of the {t}" for t, n in about["rows_rejected"].items())
+        file = escape(str(target / REJECTS_FILE))
+        err.print(f"[yellow]bad rows left out:[/] {counts}; reasons in {file}", soft_wrap=True)
     for column in about.get("unused_columns", ()):
         err.print(f"[yellow]column not used:[/] {escape(column)}", soft_wrap=True)
 
@@ -146,31 +147,31 @@ def describe_data(
     directory: Annotated[Path, typer.Argument(help="A prepared directory, or the name of one under HOME/data.")],
     as_json: Json = False,
 ) -> None:
-    """Counts, spread, labels, times and features of a prepared data set."""
-    named = Settings().prepared / directory
-    folder = named if not directory.exists() and named.is_dir() else directory
-    found = describe(open_dataset(folder))
+    """Describe a prepared data set: counts, quantiles, labels, times and features."""
+    in_home = Settings().prepared / directory
+    folder = in_home if not directory.exists() and in_home.is_dir() else directory
+    description = describe(open_dataset(folder))
     if as_json:
-        print_json({"path": folder, **found})
+        print_json({"path": folder, **description})
         return
-    print_table(str(found["name"]), ("figure", "value"), list(_lines(found)))
-    for side in ("entity_features", "item_features"):
-        table: Any = found[side]
+    print_table(str(description["name"]), ("figure", "value"), list(_lines(description)))
+    for key in ("entity_features", "item_features"):
+        table: Any = description[key]
         rows = [(c["name"], c["kind"], c.get("values"), c.get("a_row"), c["missing"]) for c in table]
         if rows:
-            print_table(side.replace("_", " ").capitalize(), ("feature", "kind", "values", "in a row", "missing"), rows)
+            print_table(key.replace("_", " ").capitalize(), ("feature", "kind", "values", "in a row", "missing"), rows)
 
 
-def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _lines(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in ("digest", "entities", "items", "events", "density"):
-        yield key, f"{found[key]:,.4g}" if isinstance(found[key], float) else f"{found[key]}"
+        yield key, f"{description[key]:,.4g}" if isinstance(description[key], float) else f"{description[key]}"
     for key in ("rows_of_an_entity", "rows_of_an_item", "labels", "time"):
-        if found[key]:
-            yield key.replace("_", " "), ", ".join(f"{k}: {_short(v)}" for k, v in found[key].items())
-    schema = found["schema"]
+        if description[key]:
+            yield key.replace("_", " "), ", ".join(f"{k}: {_short(v)}" for k, v in description[key].items())
+    schema = description["schema"]
     yield "objective", schema["objective"] + (f", positive from {schema['positive']:g}" if schema["positive"] else "")
-    for key, value in found["about"].items():
-        if key not in found and value not in (None, "", [], {}):
+    for key, value in description["about"].items():
+        if key not in description and value not in (None, "", [], {}):
             yield key.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -185,16 +186,16 @@ def validate_data(
     as_json: Json = False,
 ) -> None:
     """Check every row of one's own data, or every byte of a prepared directory; exit 1 when something is wrong."""
-    with _progress() as seen:
-        report = validate(file, seen, examples)
+    with _progress() as report_progress:
+        report = validate(file, report_progress, examples)
     if as_json:
         print_json({"path": file, "ok": report.ok, **asdict(report)})
     else:
         counts = f"{report.events:,} good events of {report.entities:,} entities and {report.items:,} items"
         out.print(f"{escape(str(file))}: {counts}", soft_wrap=True)
         if report.rejected:
-            lost = ", ".join(f"{n:,} of the {t}" for t, n in report.rejected.items())
+            rejected_counts = ", ".join(f"{n:,} of the {t}" for t, n in report.rejected.items())
             rows = [tuple(e.values()) for e in report.examples]
-            print_table(f"Bad rows: {lost}", ("file", "line", "field", "reason", "row"), rows)
+            print_table(f"Bad rows: {rejected_counts}", ("file", "line", "field", "reason", "row"), rows)
     if not report.ok:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Checking data without keeping anything: every row is read, and every problem is counted."""
+"""Validation of data without writing a data set: every row is read, and every problem is counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from recsys_meta.data.validation.rejects import REJECTS_FILE
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What a validation found. `examples` are the first bad rows: file, line, field, reason, row."""
+    """Result of a validation: counts of good rows, and the rejected ones.
+
+    `rejected` maps the name of a table to its number of bad rows; `examples` are the first of them, with the keys file,
+    line, field, reason and row.
+    """
 
     entities: int
     items: int
@@ -29,20 +33,21 @@ class ValidationReport:
 
     @property
     def ok(self) -> bool:
+        """True if no row is bad."""
         return not self.rejected
 
 
 def validate(
     path: Path | str, progress: ProgressCallback | None = None, examples: int = 20, block: int = BLOCK_BYTES
 ) -> ValidationReport:
-    """Read a TOML schema's data, an .inter file, or a prepared directory, and report what is wrong with the rows.
+    """Check the data of a TOML schema, an .inter file, or a prepared directory, and report the bad rows.
 
-    Raises ConfigError for a wrong schema, DataError when a file as a whole cannot be used, when no row is
-    good, or when a prepared directory is damaged.
+    `examples` is the number of bad rows to return. Raises ConfigError for a wrong schema, and DataError if a file as a
+    whole cannot be used, if no row is good, or if a prepared directory is damaged.
     """
     path = Path(path)
     if (path / "dataset.json").is_file():
-        # What was left out when it was prepared is no fault of the directory.
+        # Rows that were left out when the directory was prepared are no fault of the directory.
         return _report(open_dataset(path, verify=True), {}, ())
     with tempfile.TemporaryDirectory(prefix="recsys-meta-") as folder:
         data = prepare_custom(path, Path(folder) / "data", "skip", progress, block=block)

@@ -27,10 +27,10 @@ _EMPTY = -1  # number of an empty cell; as an index it selects the last entry of
 
 def record_dtype(schema: Schema) -> np.dtype[np.void]:
     """Return the type of one encoded row: 30 bytes, and 4 each for actor, group and every context field."""
-    optional = [(name, "<i4") for name, column in (("actor", schema.actor), ("group", schema.group)) if column]
-    optional += [(CONTEXT_PREFIX + f.name, "<f4" if f.kind == "numeric" else "<i4") for f in schema.context]
-    required = [("entity", "<i4"), ("item", "<i4"), ("label", "<f4"), ("time", "<i8")]
-    return np.dtype([*required, *optional, ("line", "<i8"), ("file", "<i2")])
+    optional_fields = [(name, "<i4") for name, column in (("actor", schema.actor), ("group", schema.group)) if column]
+    optional_fields += [(CONTEXT_PREFIX + f.name, "<f4" if f.kind == "numeric" else "<i4") for f in schema.context]
+    required_fields = [("entity", "<i4"), ("item", "<i4"), ("label", "<f4"), ("time", "<i8")]
+    return np.dtype([*required_fields, *optional_fields, ("line", "<i8"), ("file", "<i2")])
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise DataError("no prepared data set is here", file=folder, remedy=remedy) from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", file=path, remedy=PREPARE_AGAIN) from None
-    required = {"format", "schema", "digest", "files", "columns", "spaces", "about"}
-    if not required <= set(description):
+    required_keys = {"format", "schema", "digest", "files", "columns", "spaces", "about"}
+    if not required_keys <= set(description):
         raise DataError("does not describe a data set", file=path, remedy=PREPARE_AGAIN)
     if description["format"] != FORMAT_VERSION:
         problem = f"has format {description['format']}, this version reads {FORMAT_VERSION}"

@@ -44,21 +44,21 @@ def cluster_cities(lat: FloatArray, lon: FloatArray, visits: IntArray, radius_km
 
     lat, lon [n] in degrees, NaN where unknown; visits [n]: number of visits of each place.
     """
-    located = np.flatnonzero(~(np.isnan(lat) | np.isnan(lon)))
+    valid = np.flatnonzero(~(np.isnan(lat) | np.isnan(lon)))
     # Sorted by value, so that rounding of the sums does not depend on the order of the places.
-    located = located[np.lexsort((visits[located], lon[located], lat[located]))]
+    valid = valid[np.lexsort((visits[valid], lon[valid], lat[valid]))]
     city = np.full(len(lat), -1)
-    if not len(located):
+    if not len(valid):
         return CityClusters(np.zeros(0), np.zeros(0), city)
-    cell = _grid_cells(lat[located], lon[located], radius_km / _CELLS_PER_RADIUS)
-    place_weight = visits[located].clip(min=1e-9)  # above zero, so that places without visits get a city too
+    cell = _grid_cells(lat[valid], lon[valid], radius_km / _CELLS_PER_RADIUS)
+    place_weight = visits[valid].clip(min=1e-9)  # above zero, so that places without visits get a city too
     cell_weight = np.bincount(cell, place_weight).astype(np.float64)
     share = place_weight / cell_weight[cell]
-    cell_centre: Points = np.column_stack([np.bincount(cell, share * x[located]) for x in (lat, lon)])
+    cell_centre: Points = np.column_stack([np.bincount(cell, share * x[valid]) for x in (lat, lon)])
     chosen_cells = _choose_centres(_on_sphere(cell_centre), cell_weight, _chord_length(radius_km))
     city_centre: Points = cell_centre[chosen_cells]
-    _, nearest = cKDTree(_on_sphere(city_centre)).query(_on_sphere(np.column_stack([lat[located], lon[located]])))
-    nonempty, city[located] = np.unique(nearest, return_inverse=True)
+    _, nearest = cKDTree(_on_sphere(city_centre)).query(_on_sphere(np.column_stack([lat[valid], lon[valid]])))
+    nonempty, city[valid] = np.unique(nearest, return_inverse=True)
     return CityClusters(city_centre[nonempty, 0], city_centre[nonempty, 1], city)
 
 

@@ -1,1 +1,1 @@
-"""Readers of raw files: delimited text and Parquet, cells, ids and times."""
+"""Readers of raw files: delimited text, Parquet, and the conversion of cells, ids and times."""

@@ -1,7 +1,7 @@
-"""Reading tables from disk a block at a time, with the line of every row.
+"""Reader of CSV files, a block at a time, with the line number of every row.
 
-CSV is split by whole arrays as long as no quote appears; from the block with the first quote on, Python's csv
-module reads the file, which is slower but right about separators and line breaks inside quotes.
+Arrow splits the rows as long as no quote appears. From the block with the first quote on, Python's csv module reads the
+file: it is slower, but it reads separators and line breaks inside quotes.
 """
 
 from __future__ import annotations
@@ -33,12 +33,16 @@ from recsys_meta.data.readers.raw_tables import (
 )
 
 SEPARATORS = (",", "\t", ";", "|")
-_UNIT_SEPARATOR = b"\x1f"  # stands in for a separator of several characters, which Arrow cannot split by
+_UNIT_SEPARATOR = b"\x1f"  # replaces a separator of several characters, which Arrow does not support
 
 
 @dataclass(frozen=True)
 class CsvDialect:
-    """How a text file is laid out. No `separator`: found out from the header. `names`: the file has no header."""
+    """Format of a text file.
+
+    `separator` None: detected from the header. `names`: column names of a file without a header. `quotes` False: a
+    quote is a character like any other. `rename` is applied to the column names of the header.
+    """
 
     separator: str | None = None
     names: tuple[str, ...] | None = None
@@ -55,9 +59,9 @@ class _TextBlock:
 
 
 def read_csv(path: Path, columns: Sequence[str], dialect: CsvDialect = CsvDialect()) -> ReadChunks:
-    """A reader of some columns of a CSV file, plain or gzipped, as text.
+    """Return a reader of some columns of a CSV file, plain or gzipped, as text.
 
-    The reader raises DataError for a file that is missing, empty, damaged or lacks a column.
+    The reader raises DataError for a file that is missing, empty or damaged, or that lacks a column.
     """
 
     def read(block: int) -> Iterator[RowChunk]:
@@ -74,12 +78,12 @@ def read_csv(path: Path, columns: Sequence[str], dialect: CsvDialect = CsvDialec
 
 
 def read_header(path: Path, dialect: CsvDialect = CsvDialect()) -> tuple[str, ...]:
-    """The column names of a CSV file."""
+    """Read the column names of a CSV file. Raises DataError as `read_csv` does."""
     return tuple(_split_header(path, _line_blocks(path, 2**16, dialect.encoding), (), dialect)[0])
 
 
 def find_file(folder: Path, name: str) -> Path:
-    """A file of a built-in data set, plain or gzipped. Raises DataError when it is missing."""
+    """Return the path of a file of a built-in data set, plain or gzipped. Raises DataError if it is missing."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
@@ -92,16 +96,16 @@ def _prepend(first: _TextBlock, rest: Iterator[_TextBlock]) -> Iterator[_TextBlo
 
 
 def _line_blocks(path: Path, size: int, encoding: str) -> Iterator[_TextBlock]:
-    """Blocks of whole lines in UTF-8 with line feeds only, and the 1-based line each starts at."""
+    """Yield blocks of whole lines in UTF-8 with line feeds only, each with the number of its first line, from 1."""
     line, rest, first = 1, b"", True
-    for part, done in _read_bytes(path, size):
+    for part, fraction in _read_bytes(path, size):
         if first and part[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise DataError("is UTF-16", file=path, line=1, remedy="Save it as UTF-8")
         raw, first = part.removeprefix(b"\xef\xbb\xbf") if first else part, False
         cut = raw.rfind(b"\n") + 1
         if cut:
             text = _to_utf8(path, line, rest + raw[:cut], encoding)
-            yield _TextBlock(text, line, done)
+            yield _TextBlock(text, line, fraction)
             line += text.count(b"\n")
             rest = raw[cut:]
         else:
@@ -119,8 +123,8 @@ def _to_utf8(path: Path, line: int, text: bytes, encoding: str) -> bytes:
     try:
         return text.decode(encoding).encode()
     except UnicodeDecodeError as error:
-        at = line + text.count(b"\n", 0, error.start)
-        raise DataError(f"is not valid {encoding}", file=path, line=at, remedy="Correct the encoding") from None
+        error_line = line + text.count(b"\n", 0, error.start)
+        raise DataError(f"is not valid {encoding}", file=path, line=error_line, remedy="Correct the encoding") from None
 
 
 def _read_bytes(path: Path, size: int) -> Iterator[tuple[bytes, float]]:
@@ -143,32 +147,32 @@ def _decompress(path: Path, file: IO[bytes]) -> IO[bytes]:
 
 
 def _split_header(
-    path: Path, blocks: Iterator[_TextBlock], columns: Sequence[str], layout: CsvDialect
+    path: Path, blocks: Iterator[_TextBlock], columns: Sequence[str], dialect: CsvDialect
 ) -> tuple[list[str], str, _TextBlock]:
-    """Column names, the separator, and the rest of the first block."""
+    """Split the header from the first block; return the column names, the separator, and the rest of the block."""
     block = next(blocks, None)
     if block is None or not block.text.strip():
         raise DataError("the file is empty", file=path, remedy="Give a file with rows")
-    if layout.names is not None:
-        return list(layout.names), layout.separator or ",", block
+    if dialect.names is not None:
+        return list(dialect.names), dialect.separator or ",", block
     head, _, rest = block.text.partition(b"\n")
     text = _decode_utf8(head)
     if text is None:
         raise DataError("the header is not valid UTF-8", file=path, line=1, remedy=UTF8_REMEDY)
-    names, separator = _detect_separator(text, columns, layout)
+    names, separator = _detect_separator(text, columns, dialect)
     _check_names(path, names, columns)
     return names, separator, _TextBlock(rest, block.line + 1, block.fraction)
 
 
-def _detect_separator(head: str, columns: Sequence[str], layout: CsvDialect) -> tuple[list[str], str]:
-    """The header's names under the separator that yields most of the wanted columns, then most names."""
-    found = []
-    for separator in [layout.separator] if layout.separator else SEPARATORS:
-        cells = _split_cells(head, separator) if layout.quotes else head.split(separator)
-        names = [layout.rename(c.strip()) for c in cells]
-        found.append((len(set(names) & set(columns)), len(names), names, separator))
-    best = max(found, key=lambda f: f[:2])
-    return best[2], best[3]
+def _detect_separator(head: str, columns: Sequence[str], dialect: CsvDialect) -> tuple[list[str], str]:
+    """Return the names of the header and its separator: that with which most of `columns` appear, then most names."""
+    candidates = []
+    for separator in [dialect.separator] if dialect.separator else SEPARATORS:
+        cells = _split_cells(head, separator) if dialect.quotes else head.split(separator)
+        names = [dialect.rename(c.strip()) for c in cells]
+        candidates.append((len(set(names) & set(columns)), len(names), names, separator))
+    _, _, names, separator = max(candidates, key=lambda c: c[:2])
+    return names, separator
 
 
 def _split_cells(text: str, separator: str) -> list[str]:
@@ -182,8 +186,8 @@ def _check_names(path: Path, names: list[str], columns: Sequence[str]) -> None:
     for column in columns:
         if names.count(column) != 1:
             problem = "the column is missing" if column not in names else "two columns have this name"
-            listed = ", ".join(names[:40])
-            raise DataError(problem, file=path, line=1, field=column, remedy=f"The header has: {listed}")
+            header = ", ".join(names[:40])
+            raise DataError(problem, file=path, line=1, field=column, remedy=f"The header has: {header}")
 
 
 def _decode_utf8(text: bytes) -> str | None:
@@ -194,7 +198,10 @@ def _decode_utf8(text: bytes) -> str | None:
 
 
 def _read_unquoted(path: Path, block: _TextBlock, names: list[str], columns: Sequence[str], separator: str) -> RowChunk:
-    """Split a block without quotes: a line is a row. Bad lines are blanked, which keeps the numbering."""
+    """Split a block without quotes, in which every line is a row.
+
+    Malformed lines are rejected and replaced by empty ones, so that line numbers stay right.
+    """
     text = block.text if block.text.endswith(b"\n") else block.text + b"\n"
     rejects = []
     if _decode_utf8(text) is None:
@@ -202,37 +209,43 @@ def _read_unquoted(path: Path, block: _TextBlock, names: list[str], columns: Seq
         rejects.append(_malformed_rows(block.line, bad, "is not valid UTF-8", UTF8_REMEDY))
     if len(separator) > 1:
         text = text.replace(separator.encode(), _UNIT_SEPARATOR)
-    width, kept, short = _count_fields(text, _UNIT_SEPARATOR if len(separator) > 1 else separator.encode(), len(names))
-    if len(short):
-        text, bad = _blank_lines(text, short)
-        reason = [f"has {n} fields where {len(names)} are expected" for n in width[short]]
+    width, valid, wrong_width = _count_fields(
+        text, _UNIT_SEPARATOR if len(separator) > 1 else separator.encode(), len(names)
+    )
+    if len(wrong_width):
+        text, bad = _blank_lines(text, wrong_width)
+        reason = [f"has {n} fields where {len(names)} are expected" for n in width[wrong_width]]
         rejects.append(_malformed_rows(block.line, bad, reason, SPLIT_REMEDY))
-    frame = _parse_block(path, text, names, columns, separator) if len(kept) else _empty_frame(columns)
-    lost = pd.concat(rejects) if rejects else empty_rejects()
-    return RowChunk(str(path), frame, kept + block.line, lost, block.fraction)
+    frame = _parse_block(path, text, names, columns, separator) if len(valid) else _empty_frame(columns)
+    all_rejects = pd.concat(rejects) if rejects else empty_rejects()
+    return RowChunk(str(path), frame, valid + block.line, all_rejects, block.fraction)
 
 
 def _count_fields(text: bytes, separator: bytes, expected: int) -> tuple[IntArray, IntArray, IntArray]:
-    """Fields of each line, and the line offsets with as many as expected and with another number."""
+    """Count the fields of each line; return the counts, and the offsets of lines with the expected and another count.
+
+    Empty lines are in neither list.
+    """
     array = np.frombuffer(text, np.uint8)
     ends = np.flatnonzero(array == ord("\n"))
     before = np.searchsorted(np.flatnonzero(array == separator[0]), ends)
     width = np.diff(before, prepend=0) + 1
-    filled = np.diff(ends, prepend=-1) > 1
-    return width, np.flatnonzero(filled & (width == expected)), np.flatnonzero(filled & (width != expected))
+    nonempty = np.diff(ends, prepend=-1) > 1
+    return width, np.flatnonzero(nonempty & (width == expected)), np.flatnonzero(nonempty & (width != expected))
 
 
-def _blank_lines(text: bytes, which: Sequence[int] | IntArray) -> tuple[bytes, dict[int, bytes]]:
+def _blank_lines(text: bytes, offsets: Sequence[int] | IntArray) -> tuple[bytes, dict[int, bytes]]:
+    """Replace the lines at these offsets by empty ones; also return the lines, by offset."""
     lines = text.split(b"\n")
-    bad = {int(i): lines[i] for i in which}
+    bad = {int(i): lines[i] for i in offsets}
     for i in bad:
         lines[i] = b""
     return b"\n".join(lines), bad
 
 
 def _malformed_rows(line: int, bad: dict[int, bytes], reason: object, remedy: str) -> pd.DataFrame:
-    shown = [t.replace(_UNIT_SEPARATOR, b"::").decode("utf-8", "backslashreplace") for t in bad.values()]
-    return reject_rows(np.fromiter(bad, np.int64) + line, "", reason, remedy, shown)
+    rows = [t.replace(_UNIT_SEPARATOR, b"::").decode("utf-8", "backslashreplace") for t in bad.values()]
+    return reject_rows(np.fromiter(bad, np.int64) + line, "", reason, remedy, rows)
 
 
 def _empty_frame(columns: Sequence[str]) -> pd.DataFrame:

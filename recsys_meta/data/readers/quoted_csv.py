@@ -1,4 +1,4 @@
-"""CSV with quotes: rows whose cells may hold separators, doubled quotes and line breaks."""
+"""Reader of CSV with quotes, whose cells may hold separators, doubled quotes and line breaks."""
 
 from __future__ import annotations
 
@@ -12,35 +12,45 @@ import pandas as pd
 from recsys_meta.data.readers.raw_tables import SPLIT_REMEDY, UTF8_REMEDY, RowChunk, empty_rejects, reject_rows
 
 TextBlock = tuple[bytes, int, float]
-"""Whole lines in UTF-8 with line feeds, the 1-based line they start at, the share of the file read."""
+"""Whole lines in UTF-8 with line feeds, the 1-based number of the first of them, the fraction of the file read."""
 
 
 def read_quoted(
     path: Path, texts: Iterator[TextBlock], names: Sequence[str], columns: Sequence[str], separator: str
 ) -> Iterator[RowChunk]:
-    """Chunks of some columns as text; a row that cannot be split becomes a reject and the next line goes on."""
+    """Yield chunks of some columns as text, one for each block of text.
+
+    `names` are the columns of the file, `columns` those to read. A row that cannot be split is rejected, and reading
+    goes on with the next line.
+    """
     lines = _LineReader(texts)
     reader = csv.reader(lines, delimiter=separator, strict=True)
-    part, before = _ChunkBuffer(str(path), names, columns), 0
+    buffer, lines_before = _ChunkBuffer(str(path), names, columns), 0
     while True:
         try:
             row = next(reader)
         except StopIteration:
             break
         except csv.Error as error:
-            part.reject(lines.first_line + before, f"cannot be split: {error}", SPLIT_REMEDY, lines.latest_line)
+            number = lines.first_line + lines_before
+            buffer.reject(number, f"cannot be split: {error}", SPLIT_REMEDY, lines.latest_line)
         else:
-            part.add(lines.first_line + before, row)
-        before = reader.line_num
+            buffer.add(lines.first_line + lines_before, row)
+        lines_before = reader.line_num
         if lines.block_changed:
             lines.block_changed = False
-            yield part.chunk(lines)
-            part = _ChunkBuffer(str(path), names, columns)
-    yield part.chunk(lines)
+            yield buffer.chunk(lines)
+            buffer = _ChunkBuffer(str(path), names, columns)
+    yield buffer.chunk(lines)
 
 
 class _LineReader:
-    """Lines of the blocks, for the csv module. A line that is not UTF-8 is passed on as a blank one."""
+    """Iterator over the lines of all blocks, for the csv module. A line that is not UTF-8 is replaced by an empty one.
+
+    `first_line` is the number of the very first line, `latest_line` the text of the latest. `block_changed` becomes
+    True when a new block begins; the reader of the rows resets it. `invalid_lines` are the lines that are not UTF-8,
+    with their numbers.
+    """
 
     def __init__(self, texts: Iterator[TextBlock]) -> None:
         self._texts: Iterator[TextBlock] = texts
@@ -69,7 +79,7 @@ class _LineReader:
 
 
 class _ChunkBuffer:
-    """Rows gathered for one chunk."""
+    """Rows and rejects of one chunk while it is read."""
 
     def __init__(self, file: str, names: Sequence[str], columns: Sequence[str]) -> None:
         self._file, self._width, self._columns = file, len(names), columns
@@ -79,6 +89,7 @@ class _ChunkBuffer:
         self._rejects: list[tuple[int, str, str, str]] = []
 
     def add(self, line: int, row: list[str]) -> None:
+        """Add the row that starts at a line; reject it if its number of cells is wrong."""
         if not row:
             return
         if len(row) != self._width:
@@ -89,10 +100,12 @@ class _ChunkBuffer:
         self._lines.append(line)
 
     def reject(self, line: int, reason: str, remedy: str, row: str) -> None:
+        """Add a rejected row with its text."""
         self._rejects.append((line, reason, remedy, row.rstrip("\n")))
 
     def chunk(self, lines: _LineReader) -> RowChunk:
-        refused = self._rejects + [(n, "is not valid UTF-8", UTF8_REMEDY, row) for n, row in lines.invalid_lines]
+        """Return the rows as a chunk; the invalid lines of the reader become rejects of it."""
+        items = self._rejects + [(n, "is not valid UTF-8", UTF8_REMEDY, row) for n, row in lines.invalid_lines]
         lines.invalid_lines = []
         frame = pd.DataFrame(
             {
@@ -101,8 +114,8 @@ class _ChunkBuffer:
             }
         )
         rejects = empty_rejects()
-        if refused:
-            n, reason, remedy, row = zip(*refused, strict=True)
+        if items:
+            n, reason, remedy, row = zip(*items, strict=True)
             rejects = reject_rows(np.array(n), "", list(reason), list(remedy), list(row))
         return RowChunk(self._file, frame, np.array(self._lines, np.int64), rejects, lines.fraction)
 

@@ -1,6 +1,6 @@
-"""Raw tables: what every reader of a file format hands to the preparation, whatever the format was.
+"""Raw tables: the common form in which readers of all file formats pass rows to the preparation.
 
-Cells of a CSV file arrive as text, those of Parquet or of a simulator may be numbers; `checks` reads both.
+Cells of a CSV file are text, those of Parquet or of a simulator may be numbers; the checks of rows read both.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from recsys_meta.core.types import IntArray
 OnError = Literal["fail", "skip"]
 Duplicates = Literal["refuse", "keep"]
 ProgressCallback = Callable[[str, float], None]
-"""Called with the name of a stage and the share of it that is done, 0 to 1."""
+"""Function that is called with the name of a stage and the fraction of it that is complete, 0 to 1."""
 
 BLOCK_BYTES = 24 * 2**20
-"""Bytes of a file read at a time: about a million short rows."""
+"""Bytes of a file that are read at a time: about a million short rows."""
 
 SPLIT_REMEDY = "Correct the line: is a separator missing, doubled or of another kind?"
 UTF8_REMEDY = "Save the file as UTF-8"
@@ -30,12 +30,12 @@ REJECT_COLUMNS = ("line", "field", "reason", "remedy", "row")
 
 
 def empty_rejects() -> pd.DataFrame:
-    """An empty table of rejected rows: line, field, reason, remedy and the row's text."""
+    """Return an empty table of rejected rows, with the columns line, field, reason, remedy and row (its text)."""
     return pd.DataFrame({name: pd.Series(dtype="int64" if name == "line" else "object") for name in REJECT_COLUMNS})
 
 
 def reject_rows(lines: IntArray, field: str, reason: object, remedy: object, row: object) -> pd.DataFrame:
-    """Rejected rows at these lines [n]; reason, remedy and row are one text or n of them."""
+    """Build a table of rejected rows at these lines [n]; reason, remedy and row are one text each, or n of them."""
     cells = {"line": np.asarray(lines, np.int64), "field": field, "reason": reason, "remedy": remedy, "row": row}
     return pd.DataFrame(cells, columns=list(REJECT_COLUMNS))
 
@@ -44,8 +44,9 @@ def reject_rows(lines: IntArray, field: str, reason: object, remedy: object, row
 class RowChunk:
     """Some rows of one file.
 
-    `lines` [n] are the 1-based lines where rows start, the header counted (row numbers in Parquet). `rejects`
-    are rows that could not even be split into cells. `done` is the share of the file read so far.
+    `lines` [n] are the 1-based lines where rows start, the header counted (row numbers in Parquet). `rejects` are rows
+    that could not be split into cells, as `reject_rows` returns them. `fraction` is the fraction of the file that has
+    been read, 0 to 1.
     """
 
     file: str
@@ -56,14 +57,14 @@ class RowChunk:
 
 
 ReadChunks = Callable[[int], Iterator[RowChunk]]
-"""Reads a table from its start, about so many bytes at a time."""
+"""Reader of a table: a function that yields its chunks from the start, each of about the given number of bytes."""
 
 
 @dataclass(frozen=True)
 class RawFeatureTable:
-    """Features of entities or of items: rows identified by the column `key`, read whole.
+    """Feature table of entities or of items before encoding: rows identified by the id in the column `key`.
 
-    `inline`: the columns stand in the events themselves, where the rows of an id must agree.
+    With `inline` the columns are part of the events, and all rows of an id must have the same features.
     """
 
     key: str
@@ -73,10 +74,11 @@ class RawFeatureTable:
 
 @dataclass(frozen=True)
 class RawTables:
-    """A data set before preparation.
+    """A data set before preparation: its schema, the reader of the events, and the feature tables.
 
-    `title` names the column of the item table to show to people. `origin` are the files it was read from,
-    `expected` the published counts (entities, items, events) to compare with.
+    `title` is the column of the item table with names for display. `duplicates` says what happens to rows that repeat
+    an earlier one. `origin` are the files that are read; `expected` the published counts (entities, items, events), of
+    which a deviation is reported as a warning.
     """
 
     schema: Schema
@@ -90,24 +92,24 @@ class RawTables:
 
 
 def map_chunks(read: ReadChunks, change: Callable[[RowChunk], RowChunk]) -> ReadChunks:
-    """A reader whose chunks are changed one by one."""
+    """Return a reader that applies a function to every chunk."""
 
-    def changed(block: int) -> Iterator[RowChunk]:
+    def read_mapped(block: int) -> Iterator[RowChunk]:
         for chunk in read(block):
             yield change(chunk)
 
-    return changed
+    return read_mapped
 
 
 def map_frames(read: ReadChunks, change: Callable[[pd.DataFrame], pd.DataFrame]) -> ReadChunks:
-    """A reader whose frames are changed, row by row in place, by a function of the whole frame."""
+    """Return a reader that applies a function to every frame; the function must keep the number and order of rows."""
     return map_chunks(read, lambda chunk: replace(chunk, frame=change(chunk.frame)))
 
 
 def merge_chunks(read: ReadChunks) -> ReadChunks:
-    """A reader that gives the table in one piece, for what depends on all rows; nothing of an empty table."""
+    """Return a reader that yields the whole table as one chunk, for functions of all rows; an empty table has none."""
 
-    def joined(block: int) -> Iterator[RowChunk]:
+    def read_merged(block: int) -> Iterator[RowChunk]:
         chunks = list(read(block))
         if chunks:
             frame = pd.concat([c.frame for c in chunks], ignore_index=True)
@@ -115,17 +117,17 @@ def merge_chunks(read: ReadChunks) -> ReadChunks:
             rejects = pd.concat([c.rejects for c in chunks], ignore_index=True)
             yield RowChunk(chunks[0].file, frame, lines, rejects)
 
-    return joined
+    return read_merged
 
 
 def select_rows(chunk: RowChunk, rows: IntArray | npt.NDArray[np.bool_]) -> RowChunk:
-    """Some rows of a chunk with their lines: a mask [n], or positions, of which one may come more than once."""
-    place = np.flatnonzero(rows) if rows.dtype == bool else rows
-    return replace(chunk, frame=chunk.frame.iloc[place].reset_index(drop=True), lines=chunk.lines[place])
+    """Select rows of a chunk with their lines, by a mask [n] or by positions, which may repeat."""
+    position = np.flatnonzero(rows) if rows.dtype == bool else rows
+    return replace(chunk, frame=chunk.frame.iloc[position].reset_index(drop=True), lines=chunk.lines[position])
 
 
 def read_frame(file: str, frame: pd.DataFrame) -> ReadChunks:
-    """A reader of a table that exists already; rows count from 1."""
+    """Return a reader of a frame in memory, called `file` in messages; its rows are numbered from 1."""
 
     def read(block: int) -> Iterator[RowChunk]:
         step = max(1, block // 32)

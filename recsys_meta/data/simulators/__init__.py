@@ -1,1 +1,1 @@
-"""Simulated users, ads and cities whose truth is known."""
+"""Simulated data sets of users, ads and cities with known ground truth."""

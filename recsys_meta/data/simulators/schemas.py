@@ -1,4 +1,4 @@
-"""What simulated people, ads and cities are like: the words of their features, and the schemas."""
+"""Schemas of the simulated data sets, and the values of their features."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Data sets by name, and data sets of one's own by a TOML schema."""
+"""Built-in data sets by name, and the user's own data by a TOML schema."""

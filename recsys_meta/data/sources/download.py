@@ -1,4 +1,4 @@
-"""Fetching a data set from its publisher: checked, shown as it comes, and kept for the next time."""
+"""Download of a data set from its publisher, verified and unpacked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class ZipArchive:
-    """A zip file at a publisher. Without `md5` the counts of the data are compared after loading instead."""
+    """Zip file of a publisher: its URL, the members to unpack, and its MD5 if the publisher states one."""
 
     url: str
     members: tuple[str, ...]
@@ -24,35 +24,38 @@ class ZipArchive:
 
 
 class _DownloadProgress:
-    """What pooch reports the bytes to."""
+    """Progress bar for pooch, in the form of tqdm: pooch sets `total` and calls the methods."""
 
-    def __init__(self, show: Callable[[float], None]) -> None:
-        self.total, self._seen, self._show = 0, 0, show
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self.total, self._received, self._report = 0, 0, report
 
     def update(self, count: int) -> None:
-        self._seen += count
+        """Add received bytes."""
+        self._received += count
         if self.total:
-            self._show(min(self._seen / self.total, 1.0))
+            self._report(min(self._received / self.total, 1.0))
 
     def reset(self) -> None:
-        self._seen = 0
+        """Start again at 0 bytes."""
+        self._received = 0
 
     def close(self) -> None:
-        pass
+        """Do nothing; the method belongs to the interface."""
 
 
-def download_archive(archive: ZipArchive, folder: Path, show: Callable[[float], None], where: str) -> Path:
-    """Download an archive and unpack its members into `folder`.
+def download_archive(archive: ZipArchive, folder: Path, report: Callable[[float], None], placement: str) -> Path:
+    """Download an archive and unpack its members into `folder`, which is returned.
 
-    Raises DataError, which says `where` the files may be put by hand, when there is no network, the content
-    is not what was published, or the disk refuses.
+    `report` is called with the fraction that has been received. Raises DataError if the network fails, the content is
+    not what was published, or the disk cannot be written; the message tells the user to download the file and
+    `placement`, the imperative that says where to put it.
     """
-    # Imported here: only a download needs it, and it takes as long to import as all else together.
+    # Imported here, because only a download needs it and its import takes longer than all others together.
     import pooch
     from requests import RequestException
 
     pooch.get_logger().setLevel("WARNING")
-    remedy = f"Download it yourself, unpack it, and {where}"
+    remedy = f"Download it yourself, unpack it, and {placement}"
     scratch = folder.parent / f".{folder.name}.download"
     try:
         path = pooch.retrieve(
@@ -60,7 +63,7 @@ def download_archive(archive: ZipArchive, folder: Path, show: Callable[[float], 
             known_hash=f"md5:{archive.md5}" if archive.md5 else None,
             fname="archive.zip",
             path=scratch,
-            downloader=pooch.HTTPDownloader(progressbar=_DownloadProgress(show), timeout=TIMEOUT_SECONDS),
+            downloader=pooch.HTTPDownloader(progressbar=_DownloadProgress(report), timeout=TIMEOUT_SECONDS),
         )
         _unpack_members(Path(path), archive, folder)
     except RequestException as error:
@@ -77,8 +80,8 @@ def download_archive(archive: ZipArchive, folder: Path, show: Callable[[float], 
 
 
 def _unpack_members(path: Path, archive: ZipArchive, folder: Path) -> None:
-    """Only the members that are wanted, by their last name: no path of the archive is ever followed."""
-    with zipfile.ZipFile(path) as packed, atomic_directory(folder) as beside:
+    """Unpack the listed members under their last name only, so that no path in the archive leads out of the folder."""
+    with zipfile.ZipFile(path) as zip_file, atomic_directory(folder) as temporary:
         for member in archive.members:
-            with packed.open(member) as source, (beside / PurePosixPath(member).name).open("wb") as target:
+            with zip_file.open(member) as source, (temporary / PurePosixPath(member).name).open("wb") as target:
                 shutil.copyfileobj(source, target)

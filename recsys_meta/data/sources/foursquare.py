@@ -1,6 +1,6 @@
-"""Check-ins at places of American cities (Foursquare; Liu et al., 2017): where somebody goes next within a city.
+"""Check-ins at places of North American cities (Foursquare; Liu et al., 2017), to predict the next place in a city.
 
-A city is the newcomer. Rows without a city, and cities of too few rows, are left out.
+The entity is the city. Rows without a city, and cities with fewer than MIN_CHECKINS rows, are left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from recsys_meta.data.readers.raw_tables import (
 from recsys_meta.data.readers.time_columns import seconds_column
 
 MIN_CHECKINS = 300
-"""Check-ins that a city needs."""
+"""Smallest number of check-ins of a city."""
 
 _POINT = (FeatureField(name=LATITUDE, kind="numeric"), FeatureField(name=LONGITUDE, kind="numeric"))
 _SCHEMA = Schema(
@@ -49,30 +49,30 @@ _SCHEMA = Schema(
     least_rows=MIN_CHECKINS,
     folds=5,
 )
-_SUMMER_TIME_COUNTRIES = ("US", "CA")  # where the rule for summer time holds; Mexico's dates were others
+_SUMMER_TIME_COUNTRIES = ("US", "CA")  # countries with the dates of the United States; those of Mexico differ
 _NO_SUMMER_TIME_CITIES = ("Honolulu", "Phoenix", "Tucson")
 
 
 def read_foursquare(folder: Path) -> RawTables:
-    """checkins.csv.gz, items.csv.gz (places) and cities.csv.gz."""
+    """Read checkins.csv.gz, items.csv.gz (places) and cities.csv.gz. Raises DataError if a file is missing."""
     visits, places, cities = (find_file(folder, f"{n}.csv") for n in ("checkins", "items", "cities"))
     offsets = _read_utc_offsets(read_csv(cities, ("city", "country", "utc_offset_h"), CsvDialect(",")))
     log = read_csv(visits, ("user", "item", "timestamp", "city"), CsvDialect(","))
-    spots = map_frames(
+    place_table = map_frames(
         read_csv(places, ("item", "lat", "lon", "city"), CsvDialect(",")), lambda f: f.rename(columns={"item": "place"})
     )
     return RawTables(
         schema=_SCHEMA,
         events=map_chunks(merge_chunks(log), lambda chunk: _checkins(chunk, offsets)),
         entities=RawFeatureTable("city", read_csv(cities, ("city", "country", "lat", "lon"), CsvDialect(","))),
-        items=RawFeatureTable("place", spots),
+        items=RawFeatureTable("place", place_table),
         origin=(str(visits), str(places), str(cities)),
         expected={"entities": 41, "items": 7_878, "events": 183_958},
     )
 
 
 def _read_utc_offsets(read: ReadChunks) -> pd.DataFrame:
-    """Hours ahead of UTC in winter, and whether summer time is kept, by city."""
+    """Read the columns offset (hours ahead of UTC in winter) and summer (True where there is summer time), by city."""
     table = pd.concat([chunk.frame for chunk in read(BLOCK_BYTES)])
     table["offset"] = parse_numbers(table["utc_offset_h"])[0]
     table["summer"] = table["country"].isin(_SUMMER_TIME_COUNTRIES) & ~table["city"].isin(_NO_SUMMER_TIME_CITIES)
@@ -84,10 +84,10 @@ def _checkins(chunk: RowChunk, offsets: pd.DataFrame) -> RowChunk:
     large = city.map(city.value_counts()) >= MIN_CHECKINS
     chunk = select_rows(chunk, (large & (city != "")).to_numpy(bool))
     frame = chunk.frame.rename(columns={"item": "place"})
-    here = offsets.reindex(frame["city"].str.strip())
-    offset, summer = here["offset"].to_numpy(np.float64), here["summer"].fillna(False).to_numpy(bool)
+    city_offset = offsets.reindex(frame["city"].str.strip())
+    offset, summer = city_offset["offset"].to_numpy(np.float64), city_offset["summer"].fillna(False).to_numpy(bool)
     time = seconds_column(frame["timestamp"])
     usable = (time >= 0) & (time != NO_TIME) & ~np.isnan(offset)
-    later = us_summer_time(np.where(usable, time, 0), np.where(usable, offset, 0.0)) & summer & usable
-    told = hour_and_weekday(time, offset + later)
-    return RowChunk(chunk.file, pd.concat([frame, told], axis=1), chunk.lines, chunk.rejects, chunk.fraction)
+    in_summer = us_summer_time(np.where(usable, time, 0), np.where(usable, offset, 0.0)) & summer & usable
+    local_time = hour_and_weekday(time, offset + in_summer)
+    return RowChunk(chunk.file, pd.concat([frame, local_time], axis=1), chunk.lines, chunk.rejects, chunk.fraction)

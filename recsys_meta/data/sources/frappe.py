@@ -1,8 +1,8 @@
-"""Frappe (Baltrunas et al., 2015): which app was used by whom, when, where and in what weather.
+"""Frappe (Baltrunas et al., 2015): usages of phone apps with their context, such as time of day, place and weather.
 
-An app is the ad and every usage a click. There are no real refusals, so each usage is given two made ones, as the
-literature on click models does: another app that its user never used, drawn uniformly with a fixed seed, in the same
-context. The share of clicks of an app therefore says how popular it is.
+The entity is the app, and every usage is a click. The data have no negatives, so each usage gets two sampled ones, as
+is usual for click models on these data: apps that its user never used, drawn uniformly with a fixed seed, in the same
+context. The click rate of an app is therefore a measure of its popularity.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from recsys_meta.data.readers.raw_tables import (
 )
 
 NEGATIVES = 2
-"""Made rows for each usage (a pair is drawn)."""
+"""Number of sampled negatives for each usage; `sample_unused_apps` draws pairs."""
 
 SEED = 20_150_512
 
@@ -54,14 +54,14 @@ _SCHEMA = Schema(
 
 
 def read_frappe(folder: Path) -> RawTables:
-    """interactions.csv.gz (usages) and items.csv.gz (apps)."""
+    """Read interactions.csv.gz (usages) and items.csv.gz (apps). Raises DataError if a file is missing."""
     usages, apps = find_file(folder, "interactions.csv"), find_file(folder, "items.csv")
     columns = ("user", "item", *_CONTEXT)
-    about = ("item", "category", "downloads", "developer", "language", "price")
+    app_columns = ("item", "category", "downloads", "developer", "language", "price")
     return RawTables(
         schema=_SCHEMA,
         events=map_chunks(merge_chunks(read_csv(usages, columns, CsvDialect(","))), add_negatives),
-        entities=RawFeatureTable("app", map_frames(read_csv(apps, about, CsvDialect(",")), _clean_apps)),
+        entities=RawFeatureTable("app", map_frames(read_csv(apps, app_columns, CsvDialect(",")), _clean_apps)),
         duplicates="keep",
         origin=(str(usages), str(apps)),
         expected={"entities": 4_082, "items": 957, "events": 96_203 * (1 + NEGATIVES)},
@@ -69,42 +69,47 @@ def read_frappe(folder: Path) -> RawTables:
 
 
 def _clean_apps(frame: pd.DataFrame) -> pd.DataFrame:
-    """Side information with 'unknown' as an empty cell; a price is free or paid."""
-    known = frame.rename(columns={"item": "app"}).replace("unknown", "")
-    price = known["price"].str.strip().str.lower()
-    return known.assign(price=price.where(price.isin(["", "free"]), "paid"))
+    """Empty the cells that say "unknown", and reduce prices to "free" and "paid"."""
+    apps = frame.rename(columns={"item": "app"}).replace("unknown", "")
+    price = apps["price"].str.strip().str.lower()
+    return apps.assign(price=price.where(price.isin(["", "free"]), "paid"))
 
 
 def add_negatives(chunk: RowChunk) -> RowChunk:
-    """Each usage followed by its made refusals, which have its line."""
+    """Add NEGATIVES sampled negatives after each usage, with its line number.
+
+    Raises DataError as `sample_unused_apps` does.
+    """
     user, _ = pd.factorize(chunk.frame["user"].str.strip())
     app, apps = pd.factorize(chunk.frame["item"].str.strip(), sort=True)
-    drawn = sample_unused_apps(user, app, len(apps), np.random.default_rng(SEED))
+    negatives = sample_unused_apps(user, app, len(apps), np.random.default_rng(SEED))
     rows = np.repeat(np.arange(len(user)), 1 + NEGATIVES)
-    many = select_rows(chunk, rows)
-    shown = apps.take(np.column_stack([app, drawn]).reshape(-1))
+    usages = select_rows(chunk, rows)
+    names = apps.take(np.column_stack([app, negatives]).reshape(-1))
     click = np.tile([1] + [0] * NEGATIVES, len(user))
-    frame = many.frame.drop(columns="item").assign(app=shown.to_numpy(), click=click)
-    return RowChunk(many.file, frame, many.lines, many.rejects, many.fraction)
+    frame = usages.frame.drop(columns="item").assign(app=names.to_numpy(), click=click)
+    return RowChunk(usages.file, frame, usages.lines, usages.rejects, usages.fraction)
 
 
 def sample_unused_apps(user: IntArray, app: IntArray, apps: int, rng: np.random.Generator) -> IntArray:
-    """For each row [n] two different apps [n, 2] that its user never used, uniformly.
+    """Draw two different apps [n, 2] for each row that its user never used, uniformly.
 
-    Raises DataError where a user has used all apps but one.
+    user and app [n]: numbers of the user and the app of each row; apps: number of all apps. Raises DataError if a user
+    has used all apps but one.
     """
-    used = np.unique(user * apps + app)
-    owner = used // apps
+    pairs = np.unique(user * apps + app)
+    owner = pairs // apps
     count = np.bincount(owner)
-    left = apps - count[user]
-    if (left < NEGATIVES).any():
+    unused_count = apps - count[user]
+    if (unused_count < NEGATIVES).any():
         raise DataError("a user has used every app, so that no refusals can be made", remedy="Is the file complete?")
-    first = rng.integers(0, left)
-    second = rng.integers(0, left - 1)
-    turn = np.column_stack([first, second + (second >= first)])
-    # Before the r-th unused app stand as many used ones as have at most r unused ones before them.
+    first = rng.integers(0, unused_count)
+    second = rng.integers(0, unused_count - 1)
+    rank = np.column_stack([first, second + (second >= first)])  # among the unused apps of the user
+    # The number of the r-th unused app is r plus the number of used apps before it, which are those with at most r
+    # unused apps before them.
     start = np.cumsum(count) - count
-    unused_before = used % apps - (np.arange(len(used)) - start[owner])
-    stands = np.searchsorted(owner * (apps + 1) + unused_before, user[:, None] * (apps + 1) + turn, side="right")
-    drawn: IntArray = turn + stands - start[user][:, None]
-    return drawn
+    unused_before = pairs % apps - (np.arange(len(pairs)) - start[owner])
+    used_before = np.searchsorted(owner * (apps + 1) + unused_before, user[:, None] * (apps + 1) + rank, side="right")
+    negatives: IntArray = rank + used_before - start[user][:, None]
+    return negatives

@@ -1,7 +1,7 @@
-"""MovieLens in the layouts it comes in: 100K (u.data), 1M (*.dat, or tidy CSV with rough times), latest (*.csv).
+"""MovieLens in its original files: 100K (u.data), 1M (*.dat, or tidy CSV with rough times), latest (*.csv).
 
-The data are GroupLens's (Harper and Konstan, 2015, doi:10.1145/2827872) and are fetched or pointed to, never
-shipped. Objective 'ranking' over all rows: a rating of any height means that the film was seen.
+The data belong to GroupLens (Harper and Konstan, 2015, doi:10.1145/2827872); they are downloaded or read from disk and
+never part of this project. The objective is "ranking" over all rows, because any rating means that the film was seen.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OCCUPATIONS_1M = (
     "unemployed", "writer",
 )  # fmt: skip
 
-# The brackets of MovieLens 1M, by their lower ends; the years of 100K are put into the same ones.
+# Age groups of MovieLens 1M by their lower ends; the ages in years of 100K are mapped to the same groups.
 _AGE_FROM = np.array([0, 18, 25, 35, 45, 50, 56])
 _AGE_NAMES = np.array(["under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+"])
 
@@ -62,7 +62,7 @@ def _schema(
         label_range=(low, 5),
         time="time",
         exact_time=exact,
-        # Users of the latest edition came over 22 years: what they watch depends on when.
+        # Users of the latest edition arrived over 22 years, and the films that they watch depend on the year.
         arrival=name == "movielens-latest-small",
         # Users of every edition have 20 ratings or more; see docs/evaluation.md.
         min_query=5,
@@ -72,7 +72,7 @@ def _schema(
 
 
 def read_movielens_100k(folder: Path) -> RawTables:
-    """u.data, u.user and u.item of MovieLens 100K."""
+    """Read u.data, u.user and u.item of MovieLens 100K. Raises DataError if a file is missing."""
     ratings, users, films = (find_file(folder, n) for n in ("u.data", "u.user", "u.item"))
     flags = [f"is {g}" for g in GENRES_100K]
     film_names = ("item", "title", "released", "video", "url", *flags)
@@ -88,7 +88,8 @@ def read_movielens_100k(folder: Path) -> RawTables:
 
 
 def read_movielens_1m(folder: Path) -> RawTables:
-    """MovieLens 1M: ratings.dat, users.dat and movies.dat, or the tidy files with rough times."""
+    """Read MovieLens 1M: ratings.dat, users.dat and movies.dat, or ratings.csv.gz, users.csv.gz and items.csv.gz with
+    rough times. Raises DataError if a file is missing."""
     if not (folder / "ratings.dat").is_file() and (folder / "ratings.csv.gz").is_file():
         return _read_tidy_1m(folder)
     ratings, users, films = (find_file(folder, f"{n}.dat") for n in ("ratings", "users", "movies"))
@@ -121,15 +122,15 @@ def _read_tidy_1m(folder: Path) -> RawTables:
 
 
 def read_movielens_latest(folder: Path) -> RawTables:
-    """ratings.csv and movies.csv of the 'latest' editions."""
+    """Read ratings.csv and movies.csv of the "latest" editions. Raises DataError if a file is missing."""
     ratings, films = find_file(folder, "ratings.csv"), find_file(folder, "movies.csv")
     names = {"userId": "user", "movieId": "item", "timestamp": "time"}
-    layout = CsvDialect(",", rename=lambda name: names.get(name, name))
+    dialect = CsvDialect(",", rename=lambda name: names.get(name, name))
     return RawTables(
         schema=_schema("movielens-latest-small", (), _FILM_FIELDS, 0.5),
-        events=read_csv(ratings, _EVENT_COLUMNS, layout),
+        events=read_csv(ratings, _EVENT_COLUMNS, dialect),
         items=RawFeatureTable(
-            "item", map_frames(read_csv(films, ("item", "title", "genres"), layout), _year_from_title)
+            "item", map_frames(read_csv(films, ("item", "title", "genres"), dialect), _year_from_title)
         ),
         title="title",
         origin=_origin(ratings, films),
@@ -145,33 +146,33 @@ def _origin(*paths: Path) -> tuple[str, ...]:
     return tuple(str(p) for p in paths)
 
 
-def _user_table(path: Path, layout: CsvDialect, digits: int) -> RawFeatureTable:
+def _user_table(path: Path, dialect: CsvDialect, digits: int) -> RawFeatureTable:
     columns = ("user", "age", "gender", "occupation", "zip")
 
     def change(frame: pd.DataFrame) -> pd.DataFrame:
-        work = frame["occupation"]
-        named = {str(i): name for i, name in enumerate(OCCUPATIONS_1M)}
+        occupation = frame["occupation"]
+        name_of_code = {str(i): name for i, name in enumerate(OCCUPATIONS_1M)}
         return frame.assign(
             age_group=_age_group(frame["age"]),
             zip_prefix=frame["zip"].str.strip().str[:digits],
-            occupation=work.where(~work.isin(named), work.map(named)),
+            occupation=occupation.where(~occupation.isin(name_of_code), occupation.map(name_of_code)),
         )
 
-    return RawFeatureTable("user", map_frames(read_csv(path, columns, layout), change))
+    return RawFeatureTable("user", map_frames(read_csv(path, columns, dialect), change))
 
 
 def _age_group(age: pd.Series) -> pd.Series:
     years = pd.to_numeric(age, errors="coerce").fillna(-1).to_numpy(np.float64)
-    found = np.searchsorted(_AGE_FROM, years, side="right") - 1
-    return pd.Series(np.where(found < 0, "", _AGE_NAMES[found]), index=age.index, dtype="str")
+    group = np.searchsorted(_AGE_FROM, years, side="right") - 1
+    return pd.Series(np.where(group < 0, "", _AGE_NAMES[group]), index=age.index, dtype="str")
 
 
 def _read_films(path: Path, names: tuple[str, ...], separator: str, more: list[str]) -> ReadChunks:
-    """Old films files are Latin-1; copies of them have often been turned into UTF-8."""
+    """Return a reader of a films file in Latin-1, as published, or UTF-8, as many copies are."""
 
     def read(block: int) -> Iterator[RowChunk]:
-        layout = CsvDialect(separator, names, quotes=False, encoding=_detect_encoding(path))
-        return read_csv(path, ["item", "title", *more], layout)(block)
+        dialect = CsvDialect(separator, names, quotes=False, encoding=_detect_encoding(path))
+        return read_csv(path, ["item", "title", *more], dialect)(block)
 
     return read
 
@@ -185,7 +186,7 @@ def _detect_encoding(path: Path) -> str:
 
 
 def _genres_from_flags(frame: pd.DataFrame) -> pd.DataFrame:
-    """100K: one column of 0 or 1 for each genre."""
+    """Build the genres of 100K, which has a column of 0 or 1 for each genre."""
     genres = pd.Series("", index=frame.index, dtype="str")
     for name in GENRES_100K[1:]:
         genres = genres + np.where(frame[f"is {name}"].str.strip() == "1", f"{name}|", "")
@@ -193,7 +194,7 @@ def _genres_from_flags(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _year_from_title(frame: pd.DataFrame) -> pd.DataFrame:
-    """The year stands at the end of the title: 'Heat (1995)'."""
+    """Extract the year from the end of the title, as in "Heat (1995)"."""
     year = frame["title"].str.extract(r"\((\d{4})(?:[-\u2013]\d{0,4})?\)\s*$", expand=False).fillna("")
     return _add_decade(frame.assign(year=year))
 

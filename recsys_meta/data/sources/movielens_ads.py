@@ -1,9 +1,9 @@
-"""MovieLens 1M read as a log of advertisements (Pan et al., 2019, Meta-Embedding): a film is an ad, a rating of 4 or
-more a click.
+"""MovieLens 1M as a log of advertisements (Pan et al., 2019, Meta-Embedding): a film is an ad, a rating of 4 or more a
+click.
 
-Films with 300 rows or more are the old ads, those with 80 to 299 the new ones. The rows of an ad are taken by
-ascending user id, 20 at a time: those are the published blocks, and they run backwards, since MovieLens 1M numbered
-its users from the last to come to the first. The variant "forward" takes them by descending user id, in true order.
+Films with 300 rows or more are the old ads, those with 80 to 299 the new ones. The published protocol takes the rows of
+an ad by ascending user id in blocks of 20. That order is backwards in time, because MovieLens 1M numbers its users from
+the latest to the earliest. The variant "forward" takes them by descending user id, in the order of time.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from recsys_meta.data.readers.raw_tables import (
 from recsys_meta.data.sources.movielens import read_movielens_1m
 
 MIN_ROWS, OLD_AD_ROWS = 80, 300
-"""Rows that an ad needs, and rows that make it an old one."""
+"""Smallest number of rows of an ad, and of an old ad."""
 
 BLOCK_ROWS = 20
-"""Rows of a published block; there are three before the rows that everything is judged on."""
+"""Rows of a block of the published protocol; the query begins after three blocks."""
 
 CLICK_RATING = 4
-"""The rating that is a click."""
+"""Lowest rating that is a click."""
 
 _SCHEMA = Schema(
     name="movielens-1m-ads",
@@ -43,7 +43,7 @@ _SCHEMA = Schema(
     item="user",
     label="click",
     label_range=(0, 1),
-    # No time of day: the turn of a row among those of its ad, written as seconds so that it sorts as times do.
+    # Not a real time: a number by which the rows of an ad are sorted.
     time="turn",
     entity_features=(
         FeatureField(name="title", kind="text", min_count=2),
@@ -65,12 +65,12 @@ _SCHEMA = Schema(
 
 
 def read_movielens_1m_ads(folder: Path) -> RawTables:
-    """The published order: rows of an ad by ascending user id."""
+    """Read MovieLens 1M as ads in the published order: rows of an ad by ascending user id."""
     return _read_ads(folder, _SCHEMA, forward=False)
 
 
 def read_movielens_1m_ads_forward(folder: Path) -> RawTables:
-    """True order: rows of an ad by descending user id."""
+    """Read MovieLens 1M as ads in the order of time: rows of an ad by descending user id."""
     return _read_ads(folder, _SCHEMA.model_copy(update={"name": "movielens-1m-ads-forward"}), forward=True)
 
 
@@ -88,21 +88,21 @@ def _read_ads(folder: Path, schema: Schema, forward: bool) -> RawTables:
 
 
 def _ad_features(frame: pd.DataFrame) -> pd.DataFrame:
-    """Films by the name of the entity; the year at the end of a title is a feature of its own."""
+    """Rename the key to that of the entity, and remove the year, a feature of its own, from the title."""
     title = frame["title"].str.replace(r"\s*\(\d{4}[^)]*\)\s*$", "", regex=True)
     return frame.rename(columns={"item": "movie"}).assign(title=title)
 
 
 def _impressions(chunk: RowChunk, forward: bool) -> RowChunk:
-    """Ratings of films with enough of them, as ads shown to users."""
+    """Convert the ratings of films with at least MIN_ROWS of them to impressions of ads."""
     movie = chunk.frame["item"]
     chunk = select_rows(chunk, (movie.map(movie.value_counts()) >= MIN_ROWS).to_numpy(bool))
     frame = chunk.frame
     rating, _ = parse_numbers(frame["rating"])
     user, _ = parse_numbers(frame["user"])
     turn = np.nanmax(user, initial=0) + 1 - user if forward else user
-    told = {"movie": frame["item"], "user": frame["user"]}
-    # Cells that are no numbers stay as they are, to be refused with their lines.
-    told["click"] = coalesce((rating >= CLICK_RATING).astype(int), np.isnan(rating), frame["rating"])
-    told["turn"] = coalesce(turn, np.isnan(user), frame["user"])
-    return RowChunk(chunk.file, pd.DataFrame(told), chunk.lines, chunk.rejects, chunk.fraction)
+    columns = {"movie": frame["item"], "user": frame["user"]}
+    # Cells that are not numbers stay as they are, for the check of the rows to reject them with their lines.
+    columns["click"] = coalesce((rating >= CLICK_RATING).astype(int), np.isnan(rating), frame["rating"])
+    columns["turn"] = coalesce(turn, np.isnan(user), frame["user"])
+    return RowChunk(chunk.file, pd.DataFrame(columns), chunk.lines, chunk.rejects, chunk.fraction)

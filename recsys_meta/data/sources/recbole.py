@@ -1,8 +1,8 @@
 """RecBole's atomic files: NAME.inter, NAME.user and NAME.item, tab-separated, with types in the header.
 
-A header reads `user_id:token<TAB>item_id:token<TAB>rating:float<TAB>timestamp:float`. A token becomes a
-categorical field, a token_seq (words joined by blanks) a multi-valued one, a float a number; a float_seq has no
-place in the schema and is left out, which `describe` says.
+A header is for example `user_id:token<TAB>item_id:token<TAB>rating:float<TAB>timestamp:float`. A token becomes a
+categorical field, a token_seq (values joined by blanks) a multi-valued one, a float a numeric one. The schema has no
+kind for a float_seq, so it is left out and listed by `describe` as an unused column.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ _DIALECT = CsvDialect("\t", quotes=False, rename=lambda name: name.partition(":"
 
 
 def read_recbole(path: Path) -> tuple[RawTables, tuple[str, ...]]:
-    """The tables of an .inter file, or of the one in a directory, and the columns that were left out.
+    """Return the raw tables of an .inter file, or of the only one in a directory, and the columns that are not used.
 
-    The first column of .inter is the entity, the second the item, as in RecBole's own data sets unless they are
-    called user_id and item_id. A column named rating, label or click is the label; timestamp is the time.
+    The columns user_id and item_id are the entity and the item; without them these are the first and the second column
+    of the .inter file. A float column named rating, label or click is the label, one named timestamp the time. Raises
+    DataError if there is no such file, or if its header is wrong.
     """
     inter = _find_inter_file(path)
     columns = _read_column_types(inter)
@@ -33,14 +34,9 @@ def read_recbole(path: Path) -> tuple[RawTables, tuple[str, ...]]:
     item = "item_id" if "item_id" in columns else next(c for c in columns if c != entity)
     label = next((c for c in _LABELS if columns.get(c) == "float"), None)
     time = "timestamp" if columns.get("timestamp") == "float" else None
-    sides = {}
-    for ending, key in ((".user", entity), (".item", item)):
-        file = inter.with_suffix(ending)
-        sides[ending] = (file, _read_column_types(file)) if file.is_file() else (None, {key: "token"})
-    fields = {
-        ending: _feature_fields(known, key)
-        for (ending, (_, known)), key in zip(sides.items(), (entity, item), strict=True)
-    }
+    user_file, user_types = _find_feature_file(inter, ".user", entity)
+    item_file, item_types = _find_feature_file(inter, ".item", item)
+    user_fields, item_fields = _feature_fields(user_types, entity), _feature_fields(item_types, item)
     schema = Schema(
         name=inter.stem,
         objective="click" if label in ("label", "click") else "ranking",
@@ -48,22 +44,22 @@ def read_recbole(path: Path) -> tuple[RawTables, tuple[str, ...]]:
         item=item,
         label=label,
         time=time,
-        entity_features=fields[".user"],
-        item_features=fields[".item"],
+        entity_features=user_fields,
+        item_features=item_fields,
     )
-    used = [c for c in (entity, item, label, time) if c]
-    title = next((t for t in _TITLES if t in sides[".item"][1]), None)
+    event_columns = [c for c in (entity, item, label, time) if c]
+    title = next((t for t in _TITLES if t in item_types), None)
     tables = RawTables(
         schema=schema,
-        events=read_csv(inter, used, _DIALECT),
-        entities=_feature_table(sides[".user"][0], entity, fields[".user"]),
-        items=_feature_table(sides[".item"][0], item, fields[".item"], title),
+        events=read_csv(inter, event_columns, _DIALECT),
+        entities=_feature_table(user_file, entity, user_fields),
+        items=_feature_table(item_file, item, item_fields, title),
         title=title,
-        origin=tuple(str(p) for p in (inter, sides[".user"][0], sides[".item"][0]) if p),
+        origin=tuple(str(p) for p in (inter, user_file, item_file) if p),
     )
-    unused = [c for c in columns if c not in used]
-    unused += [c for _, known in sides.values() for c, kind in known.items() if kind not in _KINDS]
-    return tables, tuple(unused)
+    unused_columns = [c for c in columns if c not in event_columns]
+    unused_columns += [c for types in (user_types, item_types) for c, kind in types.items() if kind not in _KINDS]
+    return tables, tuple(unused_columns)
 
 
 def _find_inter_file(path: Path) -> Path:
@@ -71,15 +67,21 @@ def _find_inter_file(path: Path) -> Path:
         raise DataError("no such file or directory", file=path, remedy="Give an .inter file or its directory")
     if path.is_file():
         return path
-    found = sorted(path.glob("*.inter"))
-    if len(found) != 1:
-        problem = f"holds {len(found)} .inter files where one is expected"
+    files = sorted(path.glob("*.inter"))
+    if len(files) != 1:
+        problem = f"holds {len(files)} .inter files where one is expected"
         raise DataError(problem, file=path, remedy="Name the .inter file itself")
-    return found[0]
+    return files[0]
+
+
+def _find_feature_file(inter: Path, suffix: str, key: str) -> tuple[Path | None, Mapping[str, str]]:
+    """Return the feature file beside an .inter file and its column types; without one, None and the type of the key."""
+    file = inter.with_suffix(suffix)
+    return (file, _read_column_types(file)) if file.is_file() else (None, {key: "token"})
 
 
 def _read_column_types(path: Path) -> dict[str, str]:
-    """Column -> type, from the header."""
+    """Read the header of a file: column name -> type. Raises DataError for an unknown type."""
     header = read_header(path, CsvDialect("\t", quotes=False))
     columns = dict(c.partition(":")[::2] for c in header)
     for name, kind in columns.items():
@@ -94,9 +96,9 @@ def _read_column_types(path: Path) -> dict[str, str]:
 
 
 def _feature_fields(columns: Mapping[str, str], key: str) -> tuple[FeatureField, ...]:
-    named = {c: "".join(x if x.isalnum() or x in "_-" else "_" for x in c) for c in columns}
+    names = {c: "".join(x if x.isalnum() or x in "_-" else "_" for x in c) for c in columns}
     return tuple(
-        FeatureField.model_validate({"name": named[c], "kind": _KINDS[kind], "column": c, "separator": " "})
+        FeatureField.model_validate({"name": names[c], "kind": _KINDS[kind], "column": c, "separator": " "})
         for c, kind in columns.items()
         if c != key and kind in _KINDS
     )

@@ -1,4 +1,4 @@
-"""The built-in data sets: where each comes from, how it is read, and under what terms."""
+"""Registry of the built-in data sets: their origin, terms of use and readers."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ _NOT_SHIPPED = "Nobody is licensed to pass the files on, so they are not fetched
 _FREE = "made by this project, free of any terms"
 
 DOWNLOADS_FOLDER = "downloads"
-"""Name of the directory beside the prepared data sets where fetched files are kept."""
+"""Name of the directory beside the prepared data sets that holds downloaded files."""
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set that is known by name.
+    """Built-in data set.
 
-    `folders` are the names its directory may have under a data root, `marks` files of which one must be there.
-    A simulated one has `simulate` instead of `load`. `obtain` says how to come by files that cannot be fetched.
+    `folder_names` are the names that its directory may have under a data root, `marker_files` the files of which one
+    must be in it. `load` reads the raw files of a directory; a simulated data set has `simulate` instead, a function of
+    the seed. `archive` is what can be downloaded; `manual_download` says what to do where that is not allowed.
     """
 
     title: str
@@ -66,7 +67,7 @@ _ARCHIVE_1M = _grouplens_archive(
 
 
 def _ads_source(order: str, load: Callable[[Path], RawTables]) -> DataSource:
-    """MovieLens 1M as advertisements: the files are those of movielens-1m."""
+    """Build the source of MovieLens 1M as advertisements, which has the files of movielens-1m."""
     return DataSource(
         title=f"MovieLens 1M as a log of ads: a film is an ad, a rating of 4 or more a click; {order}",
         terms=_GROUPLENS,
@@ -160,27 +161,29 @@ def _get_source(name: str) -> DataSource:
 
 
 def locate(name: str, source: Path | None, data_root: Path | None) -> Path | None:
-    """The directory of a data set's raw files: `source` itself, or one of its names under `data_root`.
+    """Return the directory of the raw files of a data set: `source` or a folder in it, else a folder in `data_root`.
 
-    None when it is in neither, or needs no files. Raises ConfigError for an unknown name and DataError for a
-    `source` that does not hold the data set.
+    None where there is no such directory, or where the data set is simulated. Raises ConfigError for an unknown name,
+    or a `source` for a simulated data set, and DataError if `source` does not hold the data set.
     """
-    known = _get_source(name)
+    data_source = _get_source(name)
     if source is not None:
-        if known.load is None:
+        if data_source.load is None:
             raise ConfigError(f"'{name}' is simulated and reads no files")
         if not source.is_dir():
-            raise DataError("no such directory", file=source, remedy=f"Give the directory with {known.marker_files[0]}")
-        if (found := _find_folder(source, known)) is None:
-            wanted = " or ".join(known.marker_files)
-            raise DataError(f"does not hold {name}", file=source, remedy=f"A file {wanted} is expected there")
-        return found
-    return None if data_root is None else _find_folder(data_root, known, itself=False)
+            remedy = f"Give the directory with {data_source.marker_files[0]}"
+            raise DataError("no such directory", file=source, remedy=remedy)
+        if (folder := _find_folder(source, data_source)) is None:
+            markers = " or ".join(data_source.marker_files)
+            raise DataError(f"does not hold {name}", file=source, remedy=f"A file {markers} is expected there")
+        return folder
+    return None if data_root is None else _find_folder(data_root, data_source, itself=False)
 
 
-def _find_folder(root: Path, known: DataSource, itself: bool = True) -> Path | None:
-    for folder in ([root] if itself else []) + [root / name for name in known.folder_names]:
-        if any((folder / mark).is_file() for mark in known.marker_files):
+def _find_folder(root: Path, data_source: DataSource, itself: bool = True) -> Path | None:
+    """Return the directory under `root`, or `root` itself, that holds a marker file of the data set."""
+    for folder in ([root] if itself else []) + [root / name for name in data_source.folder_names]:
+        if any((folder / marker).is_file() for marker in data_source.marker_files):
             return folder
     return None
 
@@ -202,48 +205,51 @@ def prepare_named(
 ) -> Dataset:
     """Prepare a built-in data set in the directory `out` and open it.
 
-    Raw files are looked for in `source`, or under `data_root`, or among earlier downloads, and else fetched
-    into `downloads` (by default beside `out`). `objective` and `positive` override the schema's; `seed` is
-    the simulators'. Raises ConfigError for an unknown name or a wrong combination, DataError for the data.
+    Raw files are taken from `source`, from `data_root` or from earlier downloads, and else downloaded into `downloads`
+    (by default a folder beside `out`) unless `download` is False. `objective` and `positive` override the schema;
+    `seed` is that of a simulator. `on_error`, `progress` and `block` are those of `prepare`. Raises ConfigError for an
+    unknown name or options that do not go together, and DataError for missing or wrong data.
     """
-    known, out = _get_source(name), Path(out)
-    show = progress or (lambda stage, done: None)
-    if known.simulate is not None:
-        locate(name, source, None)
-        tables, about = known.simulate(seed), {"seed": seed}
+    data_source, out = _get_source(name), Path(out)
+    report = progress or (lambda stage, fraction: None)
+    if data_source.simulate is not None:
+        locate(name, source, None)  # refuses a `source`
+        tables, seed_entry = data_source.simulate(seed), {"seed": seed}
     else:
         downloads = downloads or out.parent / DOWNLOADS_FOLDER
-        folder = _obtain_folder(name, source, data_root, downloads, show if download else None)
-        assert known.load is not None
-        tables, about = known.load(folder), {}
+        folder = _obtain_folder(name, source, data_root, downloads, report if download else None)
+        assert data_source.load is not None
+        tables, seed_entry = data_source.load(folder), {}
     tables = override_schema(tables, objective, positive)
-    told = {"name": name, "title": known.title, "terms": known.terms, "url": known.url, **about}
-    return prepare(tables, out, on_error, progress, told, block)
+    origin = {"title": data_source.title, "terms": data_source.terms, "url": data_source.url}
+    return prepare(tables, out, on_error, progress, {"name": name, **origin, **seed_entry}, block)
 
 
 def _obtain_folder(
-    name: str, source: Path | None, data_root: Path | None, downloads: Path, show: ProgressCallback | None
+    name: str, source: Path | None, data_root: Path | None, downloads: Path, report: ProgressCallback | None
 ) -> Path:
-    known = SOURCES[name]
-    found = locate(name, source, data_root) or _find_folder(downloads, known, itself=False)
-    if found is not None:
-        return found
-    where = f"name its directory with --source, or put it as {known.folder_names[0]} under RECSYS_META_DATA"
-    if show is None or known.archive is None:
-        looked = " or ".join(str(p) for p in (data_root, downloads) if p)
-        remedy = (
-            f"Download it from {known.url}, unpack it, and {where}"
-            if known.url
-            else f"{known.manual_download}; {where}"
-        )
-        raise DataError(f"{name} was not found under {looked}", remedy=remedy)
+    """Return the directory of the raw files, downloading them if necessary and `report` is not None."""
+    data_source = SOURCES[name]
+    folder = locate(name, source, data_root) or _find_folder(downloads, data_source, itself=False)
+    if folder is not None:
+        return folder
+    folder_name = data_source.folder_names[0]
+    placement = f"name its directory with --source, or put it as {folder_name} under RECSYS_META_DATA"
+    if report is None or data_source.archive is None:
+        roots = " or ".join(str(p) for p in (data_root, downloads) if p)
+        manual = f"Download it from {data_source.url}, unpack it, and {placement}"
+        remedy = manual if data_source.url else f"{data_source.manual_download}; {placement}"
+        raise DataError(f"{name} was not found under {roots}", remedy=remedy)
     return download_archive(
-        known.archive, downloads / known.folder_names[0], lambda done: show("downloading", done), where
+        data_source.archive, downloads / folder_name, lambda fraction: report("downloading", fraction), placement
     )
 
 
 def override_schema(tables: RawTables, objective: Objective | None, positive: float | None) -> RawTables:
-    """The same tables with another objective or threshold. Raises ConfigError when they do not go together."""
+    """Replace the objective and the threshold of positives in the schema of raw tables, where they are not None.
+
+    Raises ConfigError if the result is not a valid schema.
+    """
     change = {k: v for k, v in {"objective": objective, "positive": positive}.items() if v is not None}
     try:
         schema = Schema.model_validate({**tables.schema.model_dump(), **change})

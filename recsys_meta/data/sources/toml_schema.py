@@ -1,4 +1,4 @@
-"""The user's own data: CSV, CSV.gz or Parquet described by a TOML schema, or RecBole's atomic files."""
+"""Reader of the user's own data: CSV, CSV.gz or Parquet described by a TOML schema, or RecBole's atomic files."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ PARQUET_SUFFIXES = (".parquet", ".pq")
 
 
 class SchemaFiles(BaseModel):
-    """The table [files] of a schema: paths are relative to the schema's directory.
+    """Table [files] of a schema; paths are relative to the directory of the schema.
 
-    `events` may be a list or a pattern such as "part-*.parquet". Without `entities` or `items` the features
-    of that side are columns of the events. `title` is the column of the items to show to people. With
-    `city_radius_km` the entities are cities made from the coordinates of the items.
+    `events` may be a list or a pattern such as "part-*.parquet". Without `entities` or `items` the features of these
+    are columns of the events. `title` is the column of the items with names for display. With `city_radius_km` the
+    entities are cities made from the coordinates of the items.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,16 +65,20 @@ def prepare_custom(
 ) -> Dataset:
     """Prepare a user's data in the directory `out` and open it.
 
-    `path` is a TOML schema, an .inter file, or a directory with one. Raises ConfigError for a wrong schema and
+    `path` is a TOML schema, an .inter file, or a directory with an .inter file. `objective` and `positive` override the
+    schema; `on_error`, `progress` and `block` are those of `prepare`. Raises ConfigError for a wrong schema and
     DataError for wrong data.
     """
-    tables, unused = read_custom(Path(path))
-    about = {"name": tables.schema.name, "unused_columns": list(unused)}
+    tables, unused_columns = read_custom(Path(path))
+    about = {"name": tables.schema.name, "unused_columns": list(unused_columns)}
     return prepare(override_schema(tables, objective, positive), Path(out), on_error, progress, about, block)
 
 
 def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:
-    """The tables that a schema or an .inter file describes, and the columns that could not be used."""
+    """Return the raw tables that a schema or an .inter file describes, and the columns that cannot be used.
+
+    Raises ConfigError for a wrong schema and DataError for a file that is missing or of another kind.
+    """
     if path.is_dir() or path.suffix == ".inter":
         return read_recbole(path)
     if path.suffix != ".toml":
@@ -91,48 +95,48 @@ def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:
 def _build_tables(folder: Path, schema: Schema, files: SchemaFiles) -> RawTables:
     _check_encoding(files)
     events = _expand_patterns(folder, [files.events] if isinstance(files.events, str) else files.events)
-    # Only for what may have to be made is it of interest what there is.
-    asked = files.city_radius_km is not None or any(f.name in LOCAL_TIME_FIELDS for f in schema.context)
-    there = _read_columns(events[0], files) if asked else schema.event_columns
-    want = plan_derived(schema, files.city_radius_km, there, files.entities is not None)
-    made = want.columns(schema)
-    used = [c for c in schema.event_columns if c not in made]
-    of_entities = () if files.city_radius_km else schema.entity_features
-    of_items = tuple(f for f in schema.item_features if f.source not in made)
-    named = [folder / name for name in (files.entities, files.items) if name]
+    # The header is read here only where columns may have to be derived; else no file is opened before it is used.
+    may_derive = files.city_radius_km is not None or any(f.name in LOCAL_TIME_FIELDS for f in schema.context)
+    columns = _read_columns(events[0], files) if may_derive else schema.event_columns
+    plan = plan_derived(schema, files.city_radius_km, columns, files.entities is not None)
+    derived_columns = plan.columns(schema)
+    event_columns = [c for c in schema.event_columns if c not in derived_columns]
+    entity_fields = () if files.city_radius_km else schema.entity_features
+    item_fields = tuple(f for f in schema.item_features if f.source not in derived_columns)
+    feature_files = [folder / name for name in (files.entities, files.items) if name]
     tables = RawTables(
         schema=schema,
-        events=_chain_readers([_reader(p, used, files) for p in events]),
-        entities=_feature_table(folder, files, files.entities, events, schema.entity, of_entities, None),
-        items=_feature_table(folder, files, files.items, events, schema.item, of_items, files.title),
+        events=_chain_readers([_reader(p, event_columns, files) for p in events]),
+        entities=_feature_table(folder, files, files.entities, events, schema.entity, entity_fields, None),
+        items=_feature_table(folder, files, files.items, events, schema.item, item_fields, files.title),
         title=files.title,
         duplicates=files.duplicates,
-        origin=tuple(str(p) for p in [*events, *named]),
+        origin=tuple(str(p) for p in [*events, *feature_files]),
     )
-    return derive_columns(tables, want)
+    return derive_columns(tables, plan)
 
 
 def _read_columns(path: Path, files: SchemaFiles) -> tuple[str, ...]:
-    """The columns that a file has."""
+    """Read the column names of a file."""
     return read_column_names(path) if path.suffix in PARQUET_SUFFIXES else read_header(path, _dialect(files))
 
 
 def _check_encoding(files: SchemaFiles) -> None:
     try:
-        plain = "\n,".encode(files.encoding) == b"\n,"
+        ascii_compatible = "\n,".encode(files.encoding) == b"\n,"
     except LookupError:
-        plain = False
-    if not plain:
+        ascii_compatible = False
+    if not ascii_compatible:
         raise ConfigError(f"[files] encoding '{files.encoding}' cannot be read; save the files as utf-8 or latin-1")
 
 
 def _expand_patterns(folder: Path, names: list[str]) -> list[Path]:
     paths: list[Path] = []
     for name in names:
-        found = sorted(folder.glob(name)) if any(c in name for c in "*?[") else [folder / name]
-        if not found:
+        matches = sorted(folder.glob(name)) if any(c in name for c in "*?[") else [folder / name]
+        if not matches:
             raise DataError("no file matches this", file=folder / name, remedy="Correct events under [files]")
-        paths += found
+        paths += matches
     if not paths:
         raise ConfigError("[files] events: no file is named")
     return paths
@@ -147,19 +151,22 @@ def _feature_table(
     fields: tuple[FeatureField, ...],
     title: str | None,
 ) -> RawFeatureTable | None:
-    """A table of its own, or the features as columns of the events."""
+    """Return the feature table in the file `name`, or, without a name, in the columns of the events; None without
+    features."""
     columns = list(dict.fromkeys([key, *(f.source for f in fields), *([title] if title else [])]))
-    join = {f.source: LIST_MARK for f in fields if f.kind == "multi" and f.source != title}
+    separators = {f.source: LIST_MARK for f in fields if f.kind == "multi" and f.source != title}
     if name is not None:
-        return RawFeatureTable(key, _reader(folder / name, columns, files, join))
+        return RawFeatureTable(key, _reader(folder / name, columns, files, separators))
     if len(columns) == 1:
         return None
-    return RawFeatureTable(key, _chain_readers([_reader(p, columns, files, join) for p in events]), inline=True)
+    return RawFeatureTable(key, _chain_readers([_reader(p, columns, files, separators) for p in events]), inline=True)
 
 
-def _reader(path: Path, columns: Sequence[str], files: SchemaFiles, join: dict[str, str] | None = None) -> ReadChunks:
+def _reader(
+    path: Path, columns: Sequence[str], files: SchemaFiles, list_separators: dict[str, str] | None = None
+) -> ReadChunks:
     if path.suffix in PARQUET_SUFFIXES:
-        return read_parquet(path, columns, join)
+        return read_parquet(path, columns, list_separators)
     return read_csv(path, columns, _dialect(files))
 
 
@@ -168,12 +175,12 @@ def _dialect(files: SchemaFiles) -> CsvDialect:
 
 
 def _chain_readers(readers: list[ReadChunks]) -> ReadChunks:
-    """Several files as one table."""
+    """Return a reader of several files as one table."""
 
     def read(block: int) -> Iterator[RowChunk]:
         for i, reader in enumerate(readers):
             for chunk in reader(block):
-                done = (i + chunk.fraction) / len(readers)
-                yield RowChunk(chunk.file, chunk.frame, chunk.lines, chunk.rejects, done)
+                fraction = (i + chunk.fraction) / len(readers)
+                yield RowChunk(chunk.file, chunk.frame, chunk.lines, chunk.rejects, fraction)
 
     return read

@@ -1,8 +1,8 @@
-"""Hotels shown in lists, of which one is clicked: the log of the RecSys Challenge 2019 (trivago).
+"""Hotels in lists of search results, of which one is clicked: the log of the RecSys Challenge 2019 (trivago).
 
-A hotel is the ad, every row one showing of it in a list. Rows say where in the list it stood, at what price, how that
-compares with the list, on which device and country site, and how many filters were set. The log knows nothing else
-of a hotel, so its city is the one that was searched for when it was first shown.
+The entity is the hotel, and every row is one impression of it in a list. The context is its position in the list, its
+price, the price relative to the list, the device, the country site, and the number of filters. The log has no other
+features of a hotel, so its city is that of the search in which it was first shown.
 """
 
 from __future__ import annotations
@@ -57,22 +57,27 @@ _IMPRESSION_COLUMNS = ("event", "item", "position", "price", "click")
 
 
 def read_trivago(folder: Path) -> RawTables:
-    """events.csv.gz (the lists) and impressions.csv.gz (the hotels in them)."""
-    lists, showings = find_file(folder, "events.csv"), find_file(folder, "impressions.csv")
-    told = _read_lists(read_csv(lists, _LIST_COLUMNS, CsvDialect(",")))
-    shown = merge_chunks(read_csv(showings, _IMPRESSION_COLUMNS, CsvDialect(",")))
+    """Read events.csv.gz (the lists) and impressions.csv.gz (the hotels in them). Raises DataError if a file is
+    missing."""
+    list_file, impression_file = find_file(folder, "events.csv"), find_file(folder, "impressions.csv")
+    lists = _read_lists(read_csv(list_file, _LIST_COLUMNS, CsvDialect(",")))
+    hotels = _hotels(read_csv(impression_file, ("event", "item"), CsvDialect(",")), lists)
+    impressions = merge_chunks(read_csv(impression_file, _IMPRESSION_COLUMNS, CsvDialect(",")))
     return RawTables(
         schema=_SCHEMA,
-        events=map_chunks(shown, lambda chunk: _impressions(chunk, told)),
-        entities=RawFeatureTable("hotel", _hotels(read_csv(showings, ("event", "item"), CsvDialect(",")), told)),
+        events=map_chunks(impressions, lambda chunk: _impressions(chunk, lists)),
+        entities=RawFeatureTable("hotel", hotels),
         duplicates="keep",
-        origin=(str(lists), str(showings)),
+        origin=(str(list_file), str(impression_file)),
         expected={"entities": 106_866, "items": 6_593, "events": 312_539},
     )
 
 
 def _read_lists(read: ReadChunks) -> pd.DataFrame:
-    """The lists by event. Those that cannot be read are missed by their rows, which are refused."""
+    """Read the lists, indexed by event.
+
+    Malformed rows are left out here; the check of the impressions rejects their rows, which lack the cells of the list.
+    """
     table = pd.concat([chunk.frame for chunk in read(BLOCK_BYTES)])
     table["filters"] = np.where(table["filters"].str.strip() == "", 0, table["filters"].str.count(r"\|") + 1)
     table["event"] = table["event"].str.strip()
@@ -80,23 +85,23 @@ def _read_lists(read: ReadChunks) -> pd.DataFrame:
 
 
 def _impressions(chunk: RowChunk, lists: pd.DataFrame) -> RowChunk:
-    """Showings with what their list says, and with their price against the others of the list."""
+    """Add to impressions the columns of their list, and their price relative to the list."""
     frame = chunk.frame
     event = frame["event"].str.strip()
-    joined = lists.reindex(event).set_axis(frame.index)
+    list_columns = lists.reindex(event).set_axis(frame.index)
     price, empty = parse_numbers(frame["price"])
     usable = price > 0
     amount = pd.Series(np.where(usable, price, np.nan))
     in_list = amount.groupby(event.to_numpy())
     relative = (amount / in_list.transform("median")).transform(np.log)
-    # 0 is the cheapest of its list, 1 the dearest; equal prices share the place between them.
+    # 0 for the cheapest of the list, 1 for the most expensive; equal prices have the mean of their ranks.
     rank = (in_list.rank() - 1) / (in_list.transform("count") - 1).clip(lower=1)
-    made = pd.DataFrame(
+    events = pd.DataFrame(
         {
             "hotel": frame["item"],
             "event": event,
             "position": frame["position"],
-            # A price that is none must be refused with its line: zero has no logarithm.
+            # A price that is not positive has no logarithm; as text the check of the rows rejects it with its line.
             "log_price": coalesce(np.log(amount.to_numpy(np.float64)), ~usable, _price_problem(frame["price"], empty)),
             "price_to_list": relative,
             "price_rank": rank,
@@ -104,27 +109,28 @@ def _impressions(chunk: RowChunk, lists: pd.DataFrame) -> RowChunk:
         }
     )
     for name in ("user", "timestamp", "device", "platform", "city"):
-        made[name] = joined[name].fillna("")
-    made["filters"] = joined["filters"].astype(np.float64)
-    return RowChunk(chunk.file, made, chunk.lines, chunk.rejects, chunk.fraction)
+        events[name] = list_columns[name].fillna("")
+    events["filters"] = list_columns["filters"].astype(np.float64)
+    return RowChunk(chunk.file, events, chunk.lines, chunk.rejects, chunk.fraction)
 
 
 def _price_problem(cells: pd.Series, empty: Mask) -> pd.Series:
     return ("the price " + cells.str.strip()).where(~empty, "")
 
 
-def _hotels(showings: ReadChunks, lists: pd.DataFrame) -> ReadChunks:
-    """Each hotel with the city, and its country, of the list that it was first shown in."""
+def _hotels(impressions: ReadChunks, lists: pd.DataFrame) -> ReadChunks:
+    """Return a reader of the hotels with the city and the country of the list in which each was first shown."""
 
     def read(block: int) -> Iterator[RowChunk]:
-        frame = pd.concat([chunk.frame for chunk in showings(block)], ignore_index=True)
-        when, city = parse_numbers(lists["timestamp"])[0], lists["city"].str.strip()
-        place = lists.index.get_indexer(pd.Index(frame["event"].str.strip()))
-        frame, place = frame[place >= 0], place[place >= 0]
-        order = np.argsort(when[place], kind="stable")
-        first = frame["item"].str.strip().iloc[order].drop_duplicates()
-        found = city.iloc[place[order]].set_axis(frame.index[order]).loc[first.index]
-        told = pd.DataFrame({"hotel": first, "city": found, "country": found.str.rpartition(",")[2].str.strip()})
-        yield from read_frame("the first list of each hotel", told)(block)
+        frame = pd.concat([chunk.frame for chunk in impressions(block)], ignore_index=True)
+        time, city = parse_numbers(lists["timestamp"])[0], lists["city"].str.strip()
+        position = lists.index.get_indexer(pd.Index(frame["event"].str.strip()))
+        frame, position = frame[position >= 0], position[position >= 0]
+        order = np.argsort(time[position], kind="stable")
+        hotel = frame["item"].str.strip().iloc[order].drop_duplicates()
+        first_city = city.iloc[position[order]].set_axis(frame.index[order]).loc[hotel.index]
+        country = first_city.str.rpartition(",")[2].str.strip()
+        hotels = pd.DataFrame({"hotel": hotel, "city": first_city, "country": country})
+        yield from read_frame("the first list of each hotel", hotels)(block)
 
     return read

@@ -1,1 +1,1 @@
-"""Checks of raw rows, and the report of those that are refused."""
+"""Checks of raw rows, and the file of rejected ones."""

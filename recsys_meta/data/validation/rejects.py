@@ -1,4 +1,4 @@
-"""Bad rows: the first one stops the preparation, or all of them go to rejects.csv with their reasons."""
+"""Handling of rejected rows: the first one stops the preparation, or all are written to rejects.csv with reasons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ REJECTS_FILE_COLUMNS = ("file", "line", "field", "reason", "row")
 
 
 class RejectWriter:
-    """Takes every bad row of a preparation."""
+    """Writer of the rejected rows of a preparation.
+
+    `counts` maps the name of a table to its number of rejected rows; `first` is the error of the first of all.
+    """
 
     def __init__(self, folder: Path, on_error: OnError) -> None:
         self._path, self._fail = folder / REJECTS_FILE, on_error == "fail"
@@ -24,11 +27,13 @@ class RejectWriter:
 
     @property
     def total(self) -> int:
+        """Number of rejected rows of all tables."""
         return sum(self.counts.values())
 
     def add(self, file: str, rows: pd.DataFrame, table: str) -> None:
-        """Write bad rows of one file down, counted under the name of a table. Raises DataError for the first
-        of them when the preparation is to fail.
+        """Write rejected rows of one file, counted under the name of a table.
+
+        Raises DataError for the first of them where `on_error` is "fail".
         """
         if not len(rows):
             return
@@ -36,8 +41,8 @@ class RejectWriter:
             self.first = _first_error(file, {str(k): v for k, v in rows.iloc[0].items()}, len(rows))
         if self._fail:
             raise self.first
-        listed = rows.assign(file=file)[list(REJECTS_FILE_COLUMNS)]
-        listed.to_csv(self._path, mode="a", header=not self._path.exists(), index=False, encoding="utf-8")
+        report = rows.assign(file=file)[list(REJECTS_FILE_COLUMNS)]
+        report.to_csv(self._path, mode="a", header=not self._path.exists(), index=False, encoding="utf-8")
         self.counts[table] = self.counts.get(table, 0) + len(rows)
 
 

@@ -250,7 +250,7 @@ def test_sizes(tmp_path):
         with pytest.raises(ConfigError, match="events"):
             simulate_users(**wrong)
     for wrong in ({"cities": 0}, {"places": 100}, {"people": 100}, {"events": 10}):
-        with pytest.raises(ConfigError, match="do not fit this world"):
+        with pytest.raises(ConfigError, match="do not fit this simulation"):
             simulate_cities(**wrong)
     odd = prepare(simulate_users(users=10, items=21, events=105, seed=0).tables, tmp_path / "odd")
     assert len(odd.events) == 105
