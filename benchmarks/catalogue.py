@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.town import api_server, install, resident
+from benchmarks.bench_servers import api_server, install, resident
 from pipelines.workspace import find_recipe
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.types import FIRST, Interactions, State

@@ -29,8 +29,8 @@ import redis
 import torch
 
 from api.handlers.response_encoding import encode_items, pack
-from benchmarks.caller import Tally, call, post
-from benchmarks.town import EVENTS, ITEMS, api_server, bare_server, flagship, install, redis_server
+from benchmarks.bench_servers import EVENTS, ITEMS, api_server, bare_server, flagship, install, redis_server
+from benchmarks.http_load import Tally, call, post
 from recsys_meta.core.types import State
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction

@@ -27,7 +27,7 @@ from pathlib import Path
 import httpx
 import torch
 
-from benchmarks.town import EVENTS, ITEMS, api_server, flagship, install, redis_server, resident
+from benchmarks.bench_servers import EVENTS, ITEMS, api_server, flagship, install, redis_server, resident
 
 WINDOWS = 10
 

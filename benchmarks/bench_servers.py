@@ -99,7 +99,7 @@ def api_server(home: Path, redis: str | None, workers: int = 1) -> Iterator[tupl
 def bare_server(folder: Path, workers: int = 1) -> Iterator[int]:
     """The bare route under the same uvicorn settings; answers its port."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "benchmarks.bare:app", "--port", str(port), "--no-access-log"]
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.bare_route:app", "--port", str(port), "--no-access-log"]
     command += ["--workers", str(workers), "--log-level", "warning"]
     with _running(command, dict(os.environ), folder / "bare.log"):
         _wait(port, "/openapi.json")
