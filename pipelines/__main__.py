@@ -1,4 +1,4 @@
-"""The console command: what must be set before the first import of torch, then the command line."""
+"""Entry point of the console command: set the environment that torch reads at import, then run the command line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 def main() -> None:
     """Run `recsys-meta`."""
-    # Threads that wait must not spin: on a machine shared with anything else that costs several times the time.
+    # Waiting threads must not spin: on a machine shared with other processes that multiplies the run time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from pipelines.cli import main as run

@@ -1,4 +1,4 @@
-"""The command line `recsys-meta`: every command is a thin door to the house. Exit 0 done, 1 failed, 2 wrong usage."""
+"""The command line `recsys-meta`. Exit status: 0 done, 1 failed, 2 wrong usage."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _options(
 
 
 def main() -> None:
-    """Run a command; an expected error is one red line and exit 1, never a traceback."""
+    """Run a command; print an expected error as one red line and exit with 1, never with a traceback."""
     try:
         app()
     except RecsysMetaError as error:

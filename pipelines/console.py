@@ -1,4 +1,4 @@
-"""What every command shares: how it prints, and how it fails."""
+"""Output and options that the commands share: JSON, tables, progress bars, support sizes."""
 
 from __future__ import annotations
 
@@ -38,8 +38,11 @@ def _json_default(value: Any) -> Any:
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], unwrapped: Collection[str] = ("run",)
 ) -> None:
-    """Print a table; columns that hold numbers only are set flush right. Times are not folded, nor what is to be typed
-    again (`whole`). No text is markup: an id may look like it."""
+    """Print a table, with columns of numbers set flush right.
+
+    Times are not wrapped, nor columns whose values users type again (`unwrapped`). Text is escaped: an id may look like
+    markup.
+    """
     table = Table(title=escape(title), title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
     for i, name in enumerate(columns):
         numbers = bool(rows) and all(isinstance(row[i], int | float | None) for row in rows)
@@ -63,7 +66,7 @@ def _cell(value: object) -> str:
 
 
 def progress_bar(description: str = "") -> Progress:
-    """A progress bar on standard error: what is done, of how much, elapsed and left."""
+    """Return a progress bar on standard error: steps done and total, time elapsed and remaining."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -77,7 +80,7 @@ def progress_bar(description: str = "") -> Progress:
 
 
 def parse_shots(text: str | None) -> tuple[int, ...] | None:
-    """'0,1,3' -> (0, 1, 3); None stays None. Raises typer.BadParameter."""
+    """Parse support sizes, '0,1,3' to (0, 1, 3); None stays None. Raises typer.BadParameter."""
     if text is None:
         return None
     try:

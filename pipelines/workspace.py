@@ -1,4 +1,4 @@
-"""Where a command works: settings, database, prepared data sets, recipes, runs and published models."""
+"""Workspace of a command: settings, database, prepared data sets, recipes, runs and published models."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from recsys_meta.training.recipe import Recipe, read_recipe
 
 
 class Workspace:
-    """Opened lazily: a command that needs no database touches none."""
+    """Settings and the resources that they name, each opened on first use."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
 
     @cached_property
     def engine(self) -> Engine:
-        """The database, at the newest revision where it is our own SQLite file.
+        """Engine of the database; a SQLite file is upgraded to the newest revision first.
 
-        A PostgreSQL database is upgraded by `recsys-meta db upgrade` only: it may be shared.
+        A PostgreSQL database may be shared, so only `recsys-meta db upgrade` upgrades it.
         """
         url = self.settings.database
         if url.startswith("sqlite"):
@@ -44,19 +44,21 @@ class Workspace:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A transaction. Raises DataError for a value that the database cannot hold."""
+        """Open a transaction that may write. Raises DataError for a value that the database cannot store."""
         with _value_errors_as_data_errors(), database.session(self.engine) as session:
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A transaction that only reads. Raises as `session` does."""
+        """Open a transaction that only reads. Raises like `session`."""
         with _value_errors_as_data_errors(), database.reading(self.engine) as session:
             yield session
 
     def evict_cached_states(self, kind: str, entity: str) -> int | None:
-        """Drop what the shared cache holds of an entity; answers how many keys, None where no Redis is set. Raises
-        StoreError when it cannot be reached."""
+        """Delete an entity's values from the shared cache; return how many, None without a Redis URL.
+
+        Raises StoreError if Redis cannot be reached.
+        """
         if self.settings.redis is None:
             return None
         cache = SyncRedisCache(self.settings.redis)
@@ -66,9 +68,9 @@ class Workspace:
             cache.close()
 
     def dataset(self, name: str) -> tuple[Dataset, Path]:
-        """A prepared data set by folder or name; a named one is prepared first if it is not there yet.
+        """Return a prepared data set, by folder or name, and its folder; prepare a built-in one on first use.
 
-        Raises DataError with what to do when it can be found nowhere.
+        Raises ConfigError for an unknown name, DataError if its data cannot be read.
         """
         folder = Path(name)
         if (folder / "dataset.json").is_file():
@@ -85,12 +87,15 @@ class Workspace:
         return prepare_named(name, folder, data_root=self.settings.data), folder
 
     def bundle(self, name: str) -> Bundle:
-        """A published model: NAME (its live version), NAME@VERSION, or the folder of a bundle."""
+        """Load a published model by NAME (its live version) or NAME@VERSION, or a bundle by its folder."""
         return load_bundle(self.bundle_folder(name))
 
     def bundle_for_entity(self, name: str, entity: str | None) -> tuple[Bundle, str | None]:
-        """Who answers for an entity: of a model that is split its arm, and the arm's label, unless a version is named.
-        An arm that is for others, or cannot be loaded, is left to the live version."""
+        """Return the bundle that answers for an entity, and the label of its arm if the model is split.
+
+        A version that is named explicitly is never replaced by an arm. The live version answers for an arm of another
+        kind of entity, or one that cannot be loaded.
+        """
         if entity is not None and "@" not in name and not self.is_bundle(name):
             with self.reading() as session:
                 split = newest_split(session, name)
@@ -106,11 +111,11 @@ class Workspace:
 
     @staticmethod
     def is_bundle(name: str) -> bool:
-        """Whether a bundle is meant by its folder, rather than by what it was published as."""
+        """Return whether a name is the folder of a bundle rather than a published name."""
         return (Path(name) / "bundle.json").is_file()
 
     def bundle_folder(self, name: str) -> Path:
-        """Where a published model lies."""
+        """Return the folder of a bundle or of a published model. Raises NotFoundError, ConflictError."""
         if self.is_bundle(name):
             return Path(name)
         with self.reading() as session:
@@ -119,7 +124,7 @@ class Workspace:
 
 @contextmanager
 def _value_errors_as_data_errors() -> Iterator[None]:
-    """The store's ValueError is the caller's to see: a text that is too long, or that no database holds."""
+    """Turn the store's ValueError, for a text that is too long or not storable, into a DataError for the caller."""
     try:
         yield
     except ValueError as error:
@@ -127,14 +132,14 @@ def _value_errors_as_data_errors() -> Iterator[None]:
 
 
 def recipe_names() -> list[str]:
-    """Recipes that come with the project."""
+    """Return the names of the recipes that come with the project."""
     return sorted(
         p.name.removesuffix(".toml") for p in files("pipelines.recipes").iterdir() if p.name.endswith(".toml")
     )
 
 
 def find_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """A recipe by name or file. Raises NotFoundError with the names there are, ConfigError for wrong content."""
+    """Return a recipe by name or .toml file. Raises NotFoundError with the known names, ConfigError for bad content."""
     if name.endswith(".toml"):
         if not Path(name).is_file():
             raise NotFoundError(f"{name}: no such recipe file")

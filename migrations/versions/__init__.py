@@ -1,1 +1,1 @@
-"""One file for each revision."""
+"""Revisions of the schema, one file each."""

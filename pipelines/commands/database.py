@@ -1,4 +1,4 @@
-"""What the database knows: runs, adaptations, entities; and the database itself."""
+"""`recsys-meta runs`, `adaptations`, `entities` and `db`: contents of the database, and its migrations."""
 
 from __future__ import annotations
 

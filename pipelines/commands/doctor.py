@@ -1,4 +1,4 @@
-"""`recsys-meta doctor`: the health of an installation, one line for each thing it needs."""
+"""`recsys-meta doctor`: check of an installation, one line for each part of it."""
 
 from __future__ import annotations
 
@@ -101,5 +101,5 @@ def _check_models(workspace: Workspace) -> str:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Mount the command."""
+    """Add the command to the command line."""
     app.command()(doctor)

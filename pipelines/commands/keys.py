@@ -1,4 +1,4 @@
-"""`recsys-meta keys` and `recsys-meta audit`: who may call the API, and what administrators did."""
+"""`recsys-meta keys` and `recsys-meta audit`: API keys, and the log of administrative actions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def create_command(
     expires: Annotated[str | None, typer.Option(help="When it ends: 90d, 12h, or a time such as 2030-01-31.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key and print it, once: only a digest of it is kept."""
+    """Create a key and print it, once: only a digest of it is stored."""
     expiry = None if expires is None else _parse_expiry(expires, datetime.now(UTC))
     with Workspace().session() as session:
         new_key = create_key(session, name, scopes.split("+"), expires=expiry, actor=ACTOR)
@@ -40,8 +40,8 @@ def create_command(
 
 
 @app.command("list")
-def list_command(as_json: Json = False) -> None:
-    """Every key there was: its id, never the key."""
+def list_keys_command(as_json: Json = False) -> None:
+    """List every key by its id, revoked ones included; the keys themselves are not stored."""
     with Workspace().reading() as session:
         rows = [_public_fields(row) for row in list_keys(session)]
     if as_json:
@@ -72,7 +72,7 @@ def show_audit(
     actor: Annotated[str | None, typer.Option(help="Only this actor.")] = None,
     as_json: Json = False,
 ) -> None:
-    """What administrators did, newest first: promotions, rollbacks, erasures, keys made and revoked."""
+    """Administrative actions, newest first: promotions, rollbacks, erasures, keys made and revoked."""
     with Workspace().reading() as session:
         rows = [row.as_dict() for row in list_audit(session, action=action, actor=actor, limit=limit).items]
     if as_json:
@@ -83,13 +83,13 @@ def show_audit(
 
 
 def add_to(main: typer.Typer) -> None:
-    """Mount the commands."""
+    """Add the commands to the command line."""
     main.add_typer(app, name="keys", help="Keys of the API: scoped, with an end, revocable.")
     main.command("audit")(show_audit)
 
 
 def _public_fields(row: ApiKeyRecord) -> dict[str, Any]:
-    """A key as it may be shown. Its digest is no secret, and of no use to anybody."""
+    """Return the fields of a key that are printed, with its state: all but the digest."""
     now = datetime.now(UTC)
     is_expired = row.expires is not None and row.expires <= now
     state = "revoked" if row.revoked else "ended" if is_expired else "stands"
@@ -98,7 +98,7 @@ def _public_fields(row: ApiKeyRecord) -> dict[str, Any]:
 
 
 def _parse_expiry(text: str, now: datetime) -> datetime:
-    """`90d`, `12h`, or a time in ISO 8601, in UTC where it says no zone. Raises typer.BadParameter."""
+    """Parse `90d`, `12h` or a time in ISO 8601, in UTC if it has no zone. Raises typer.BadParameter."""
     span = re.fullmatch(r"(\d{1,5})([dh])", text)
     if span:
         count = int(span[1])

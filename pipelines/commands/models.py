@@ -1,4 +1,4 @@
-"""`recsys-meta models`: publish, promote, roll back, split, look."""
+"""`recsys-meta models`: publish, list, show, promote, roll back and split."""
 
 from __future__ import annotations
 
@@ -29,16 +29,15 @@ from recsys_meta.store.tracking.runs import run_exists
 app = typer.Typer(no_args_is_help=True)
 ACTOR = "command line"
 NAME = re.compile(r"(?!\.+$)[A-Za-z0-9_.\-]+")
-"""What the API can be asked for; it is a folder's name too."""
+"""Model names that a URL and a folder can both hold."""
 
 Name = Annotated[str, typer.Argument(help="Model name.")]
 
 
 def publish_run(workspace: Workspace, run: str, name: str | None = None) -> tuple[str, str]:
-    """Copy a finished run's bundle into the registry and make it live, with what was measured of it; returns (model,
-    version).
+    """Copy a finished run's bundle into the registry with its evaluations, make it live; return (model, version).
 
-    Raises CheckpointError when the run has not finished, ConfigError for a name that could not be asked for.
+    Raises CheckpointError if the run has not finished, ConfigError for an invalid name.
     """
     if name and not NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name for a model: letters, digits, '_', '.' and '-' only, not dots alone")
@@ -51,7 +50,7 @@ def publish_run(workspace: Workspace, run: str, name: str | None = None) -> tupl
     target = save_bundle(bundle, workspace.settings.models.resolve() / model)
     metrics: dict[str, Any] = dict(bundle.about.get("metrics", {}))
     with workspace.session() as session:
-        # One that was trained beside another database is published all the same, without its course.
+        # A run that was trained with another database is published too, without a reference to its metrics.
         known_run = run if run_exists(session, run) else None
         publish_version(session, model, target.name, str(target), run=known_run, metrics=metrics, actor=ACTOR)
         copy_evaluations(session, bundle.version, model, target.name)
@@ -74,7 +73,7 @@ def publish_command(
 
 
 @app.command("list")
-def list_command(as_json: Json = False) -> None:
+def list_models_command(as_json: Json = False) -> None:
     """Models and the version that is live."""
     with Workspace().reading() as session:
         rows = page_models(session)
@@ -127,7 +126,7 @@ def promote_command(
 
 @app.command("rollback")
 def rollback_command(name: Name, as_json: Json = False) -> None:
-    """Make live what was live before."""
+    """Make the previously live version live again."""
     with Workspace().session() as session:
         version = rollback_version(session, name, actor=ACTOR).version
         record_action(session, "rollback", f"{name}@{version}", actor=ACTOR)
@@ -145,7 +144,7 @@ def split_command(
     force: Annotated[bool, typer.Option("--force", help="Even an arm that loses to the simplest baseline.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Let versions answer side by side, each for its share of the entities; without arms, show how it stands."""
+    """Let versions answer side by side, each for its share of the entities; without arms, show the split in force."""
     if arms and off:
         raise ConfigError("either arms or --off")
     workspace = Workspace()
@@ -168,7 +167,7 @@ def split_command(
 
 
 def parse_arm(text: str) -> SplitArm:
-    """An arm of VERSION=WEIGHT or LABEL:VERSION=WEIGHT, with an empty label where none was given.
+    """Parse an arm, VERSION=WEIGHT or LABEL:VERSION=WEIGHT, with an empty label by default.
 
     Raises ConfigError.
     """

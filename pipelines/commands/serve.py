@@ -24,10 +24,10 @@ from recsys_meta.store.config_entries import parse_api_keys, parse_rate_limit
 from recsys_meta.store.settings import Settings
 
 KEEP_ALIVE_S = 75
-"""How long a connection that nobody uses stays open, seconds."""
+"""Seconds that an idle connection stays open."""
 
 MULTIPROC_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Where prometheus_client keeps the figures of several processes; it looks when it is imported."""
+"""Variable with the folder of prometheus_client's multiprocess mode, which reads it when it is imported."""
 
 
 def serve(
@@ -46,7 +46,7 @@ def serve(
             f"{host} can be reached from other machines and there is no API key; "
             "make one with `recsys-meta keys create`, set RECSYS_META_API_KEYS, or use --host 127.0.0.1"
         )
-    # Opening the engine brings our own SQLite file to the newest revision before the first worker looks at it.
+    # Opening the engine upgrades a SQLite file to the newest revision before the first worker reads it.
     _ = workspace.engine
     with _metrics_folder(workspace, workers):
         _announce_url(f"http://{host}:{port}", as_json)
@@ -54,7 +54,7 @@ def serve(
 
 
 def _announce_url(url: str, as_json: bool) -> None:
-    """Where it will answer, before it does."""
+    """Print the address before the server listens on it."""
     if as_json:
         print_json({"url": url, "page": f"{url}/docs"})
         sys.stdout.flush()
@@ -64,31 +64,31 @@ def _announce_url(url: str, as_json: bool) -> None:
 
 def _run_uvicorn(host: str, port: int, workers: int) -> None:
     try:
-        # A factory by name, so that each worker process makes its own; doors do not import each other.
+        # A factory by name: each worker process builds its own app, and `pipelines` does not import `api`.
         uvicorn.run(
             "api.app:create_app",
             factory=True,
             host=host,
             port=port,
             workers=workers,
-            # By name as well. The other protocol there is has a bound on headers of its own.
+            # By name as well. uvicorn's other protocol, h11, bounds the size of headers itself.
             http="api.http.uvicorn_protocol:BoundedHttpProtocol" if find_spec("httptools") else "h11",
-            # There are none, and whoever asked for one would be handed to a protocol with bounds of its own.
+            # No WebSockets: an upgrade would be handed to a protocol with other bounds.
             ws="none",
             access_log=False,
             log_level="warning",
             # A stuck connection must not keep a stopped server alive.
             timeout_graceful_shutdown=10,
-            # Longer than proxies and clients keep one that nobody uses (60 s at most, mostly 5): whoever closes first
-            # may close on a request that is on its way.
+            # Longer than proxies and clients keep idle connections (mostly 5 s, at most 60): the side that closes first
+            # may close while a request is in transit.
             timeout_keep_alive=KEEP_ALIVE_S,
         )
-    except SystemExit as ended:  # uvicorn's own 3: it could not start, and has said why
+    except SystemExit as ended:  # uvicorn exits with 3 if it could not start, after logging why
         raise typer.Exit(1 if ended.code else 0) from None
 
 
 def _check_settings(settings: Settings) -> None:
-    """Raise ConfigError for what cannot be read. Else each worker would end in a traceback, and be started again."""
+    """Raise ConfigError for a setting that cannot be parsed: each worker would end in a traceback and be restarted."""
     parse_api_keys(settings.keys)
     if settings.rate_limit:
         parse_rate_limit(settings.rate_limit)
@@ -98,14 +98,14 @@ def _check_settings(settings: Settings) -> None:
 def _check_redis(url: str | None) -> None:
     try:
         if url is not None:
-            RedisCache(url)  # reaches for nothing yet
+            RedisCache(url)  # opens no connection yet
     except StoreError as error:
         raise ConfigError(f"RECSYS_META_REDIS_URL: {error}") from None
 
 
 @contextmanager
 def _metrics_folder(workspace: Workspace, workers: int) -> Iterator[None]:
-    """A folder in which workers keep their figures for each other; those of an earlier start would count again."""
+    """Provide an empty folder for the metrics of several workers: those of an earlier start would be counted again."""
     if workers == 1 or MULTIPROC_VARIABLE in os.environ:
         yield
         return
@@ -120,7 +120,7 @@ def _metrics_folder(workspace: Workspace, workers: int) -> Iterator[None]:
 
 
 def _has_stored_key(workspace: Workspace) -> bool:
-    """Whether the database has a key that opens anything. Raises Unavailable: what is not known is no yes."""
+    """Return whether the database has a valid API key. Raises StoreUnavailable rather than assume that it has one."""
     now = datetime.now(UTC)
     with workspace.reading() as session:
         return any(row.expires is None or row.expires > now for row in active_keys(session))
@@ -134,5 +134,5 @@ def _is_loopback(host: str) -> bool:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Mount the command."""
+    """Add the command to the command line."""
     app.command()(serve)

@@ -1,4 +1,5 @@
-"""What the house remembers: SQL (the truth) and caches (derived, always safe to lose).
+"""Persistence: the SQL database, which is the source of truth, and caches, whose values may be lost.
 
-Import the room you need: ``engine``, ``migrate``, one repository for each noun, ``writer``, ``cache``.
+`database` holds engine, migrations and column types; `entities`, `tracking`, `model_registry` and `access` hold the
+tables of a domain and the functions that read and write them; `cache` holds the caches in the process and in Redis.
 """

@@ -1,6 +1,6 @@
-"""A bounded queue in front of the database, so that nothing on the hot path waits for SQL.
+"""A bounded queue in front of the database, so that no request waits for SQL.
 
-What does not fit is dropped, counted and said; while the database is away rows wait within the bound.
+Rows that do not fit are dropped, counted and logged; while the database is unavailable rows wait within the bound.
 """
 
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def database_sink(engine: Engine) -> Sink:
-    """A sink that writes each batch in one transaction."""
+    """Return a sink that writes each batch of rows in one transaction."""
 
     def write(rows: Sequence[Row]) -> None:
         with session(engine) as open_session:
@@ -38,11 +38,12 @@ def database_sink(engine: Engine) -> Sink:
 
 
 class BackgroundWriter:
-    """Hands rows to a sink from a thread of its own.
+    """Queue that passes rows to a sink in batches, from a thread of its own.
 
-    ``capacity`` and ``batch`` count rows; ``interval`` is how long a row waits for company, ``backoff`` and
-    ``longest_backoff`` how long the first and the longest pause after an outage is, in seconds. A sink that raises
-    Unavailable is tried again; any other error drops the rows that cause it, and those alone.
+    ``capacity`` and ``batch_size`` count rows; ``interval`` bounds how long a row waits for its batch to fill,
+    ``backoff`` and ``max_backoff`` are the first and the longest pause after an outage, in seconds. A batch whose sink
+    raises StoreUnavailable is tried again; any other error drops the rows that cause it, and those alone. Raises
+    ValueError if ``capacity`` or ``batch_size`` is below 1.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class BackgroundWriter:
         max_backoff: float = 10.0,
     ) -> None:
         if capacity < 1 or batch_size < 1:
-            raise ValueError("a writer needs room for at least one row")
+            raise ValueError("capacity and batch_size of a background writer must be at least 1")
         self._sink, self._capacity, self._batch_size = sink, capacity, batch_size
         self._interval, self._backoff, self._max_backoff = interval, backoff, max_backoff
         self._rows: deque[Row] = deque()
@@ -71,7 +72,7 @@ class BackgroundWriter:
         self._thread.start()
 
     def put(self, row: Row) -> bool:
-        """Queue a row without waiting; False where it was dropped because the queue is full or closed."""
+        """Queue a row without waiting; return False if it was dropped because the queue is full or closed."""
         with self._changed:
             if not self._closed and len(self._rows) + self._in_flight < self._capacity:
                 self._rows.append(row)
@@ -84,35 +85,38 @@ class BackgroundWriter:
 
     @property
     def dropped(self) -> int:
-        """Rows lost since the start, for whatever reason."""
+        """Number of rows lost since the start, for any reason."""
         return self._dropped.total()
 
     @property
     def written(self) -> int:
-        """Rows that the sink took."""
+        """Number of rows that the sink has accepted."""
         return self._written
 
     @property
     def waiting(self) -> int:
-        """Rows not written yet."""
+        """Number of rows not written yet, those in flight included."""
         return len(self._rows) + self._in_flight
 
     @property
     def degraded(self) -> bool:
-        """Whether the last attempt to write found the database away."""
+        """True if the database was unavailable at the last attempt to write."""
         return self._unavailable
 
     def flush(self, timeout: float = 10.0) -> bool:
-        """Wait until the rows queued so far are written or dropped; False where it takes over ``timeout`` seconds."""
+        """Wait until the rows queued so far are written or dropped; return False after ``timeout`` seconds."""
         with self._changed:
             self._flush_now = self._retry_now = bool(self.waiting)
             self._changed.notify_all()
-            target = self._accepted  # and no further: others may go on putting rows
+            target = self._accepted  # rows that other threads put meanwhile do not count
             return self._changed.wait_for(lambda: self._accepted - self.waiting >= target, timeout)
 
     def discard(self, match: Callable[[Row], bool], timeout: float = 10.0) -> int:
-        """Take rows out of the queue, as an erasure must; answers how many. First waits, for at most ``timeout``
-        seconds, for a batch that is being written; one that waits out an outage is in the queue and found."""
+        """Remove matching rows from the queue, as an erasure must; return how many.
+
+        Waits at most ``timeout`` seconds for a batch that is being written. A batch that waits out an outage is back
+        in the queue and is searched too.
+        """
         with self._changed:
             self._changed.wait_for(lambda: not self._in_flight, timeout)
             remaining = [row for row in self._rows if not match(row)]
@@ -122,7 +126,7 @@ class BackgroundWriter:
             return count
 
     def close(self, timeout: float = 10.0) -> bool:
-        """Write what waits, for at most ``timeout`` seconds, and stop. False where rows had to be dropped."""
+        """Write the queued rows for at most ``timeout`` seconds, and stop; return False if rows had to be dropped."""
         flushed_all = self.flush(timeout)
         with self._changed:
             self._closed = True
@@ -159,14 +163,14 @@ class BackgroundWriter:
             pause = min(2 * pause, self._max_backoff) if unwritten else self._backoff
 
     def _next_batch(self) -> list[Row] | None:
-        """The next batch, after its time or its size has come; None once closed."""
+        """Return the next batch once it is full or its interval is over; None after `close`."""
         with self._changed:
             while not self._closed:
                 self._changed.wait_for(lambda: self._closed or self._rows)
                 self._changed.wait_for(self._is_due, self._interval)
                 batch = [self._rows.popleft() for _ in range(min(self._batch_size, len(self._rows)))]
                 self._flush_now = self._flush_now and bool(self._rows)
-                if batch:  # none where `discard` was quicker
+                if batch:  # empty if `discard` took the rows first
                     self._in_flight = len(batch)
                     return batch
         return None
@@ -175,7 +179,7 @@ class BackgroundWriter:
         return self._closed or self._flush_now or len(self._rows) >= self._batch_size
 
     def _write(self, batch: Sequence[Row]) -> Sequence[Row]:
-        """Hand over a batch; answers the rows to try again since the database is away. Refused rows are dropped."""
+        """Pass a batch to the sink; return the rows to try again after an outage. Refused rows are dropped."""
         try:
             self._sink(batch)
         except StoreUnavailable as error:
@@ -183,7 +187,7 @@ class BackgroundWriter:
                 log.warning("rows wait for the database: %s", error)
             self._unavailable = True
             return batch
-        except Exception as error:  # one bad row must not end the thread, nor take its neighbours with it
+        except Exception as error:  # one bad row must neither end the thread nor cost the rows beside it
             if len(batch) == 1:
                 self._drop("refused", 1, error)
                 return ()
@@ -194,7 +198,7 @@ class BackgroundWriter:
         return ()
 
     def _drop(self, reason: str, rows: int, error: Exception | None = None) -> None:
-        """Count, and say so at most once a second."""
+        """Count dropped rows, and log the counts at most once a second."""
         with self._changed:
             self._dropped[reason] += rows
             is_quiet = not rows or time.monotonic() - self._last_warning < 1.0

@@ -1,5 +1,7 @@
-"""What an operator wrote of keys and limits, read strictly: every door that starts a server does so before it starts,
-where a mistake is one line, and each worker once more."""
+"""Strict parsing of the settings for API keys and the rate limit.
+
+The command that starts a server parses them first, where a mistake is one line of output, and each worker does again.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def parse_api_keys(entries: Iterable[str]) -> list[tuple[str, frozenset[str]]]:
-    """Keys and their scopes from `key` (all of them), `key:read`, `key:read+write` or `key:admin`.
+    """Return keys with their scopes from entries `key` (all scopes), `key:read`, `key:read+write` or `key:admin`.
 
     Raises ConfigError for an unknown scope or an empty key, without repeating the key.
     """
@@ -33,8 +35,8 @@ def _parse_key(number: int, entry: str) -> tuple[str, frozenset[str]]:
 
 
 def parse_rate_limit(limit: str) -> RateLimitItem:
-    """A number of requests in a time. Raises ConfigError for one that cannot be read, or that lets nobody in."""
-    from limits import parse  # slow to import, and most commands have no use for it
+    """Parse a rate limit such as `1000/second`. Raises ConfigError for any other form, or a limit below one request."""
+    from limits import parse  # slow to import, and most commands do not need it
 
     try:
         item = parse(limit)

@@ -1,4 +1,4 @@
-"""Where this installation keeps its things, read from the environment by the doors (never at import)."""
+"""Settings of an installation, read from the environment by the commands and the server, never at import."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from recsys_meta.core.errors import ConfigError
 
 
 class Settings(BaseSettings):
-    """The variables RECSYS_META_HOME, _DATA, _DATABASE_URL, _REDIS_URL, _API_KEYS, _KEYS_TRUSTED_S and _RATE_LIMIT.
+    """Values of RECSYS_META_HOME, _DATA, _DATABASE_URL, _REDIS_URL, _API_KEYS, _KEYS_TRUSTED_S and _RATE_LIMIT.
 
-    Without a database URL the database is a SQLite file under HOME; without a Redis URL the cache lives in the
-    process. API keys are separated by commas. A rate limit reads `1000/second` or `60000 per minute`.
+    Without a database URL the database is a SQLite file under HOME; without a Redis URL the cache is in the process.
+    API keys are separated by commas. A rate limit reads `1000/second` or `60000 per minute`. Raises ConfigError for a
+    value of the wrong form.
     """
 
     model_config = SettingsConfigDict(env_prefix="RECSYS_META_", extra="ignore")
@@ -32,7 +33,7 @@ class Settings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            # The values stay out of the message: one of them may be a secret.
+            # The message holds no values: one of them may be a secret.
             problems = "; ".join(f"RECSYS_META_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
             raise ConfigError(problems) from None
 
@@ -56,7 +57,7 @@ class Settings(BaseSettings):
 
     @property
     def key_digest_file(self) -> Path:
-        """Where a server notes digests of the database's keys, for one that starts while the database is away."""
+        """File with the digests of stored API keys, for a server that starts while the database is unavailable."""
         return self.home / "known-keys.json"
 
     @property

@@ -1,8 +1,8 @@
-"""Keys of the API: made once, shown once, kept as a digest, revoked for good.
+"""API keys: shown once when they are created, stored as a digest, revoked for good.
 
 A key is `rsm_ID_SECRET`. The secret is 256 random bits, so a plain SHA-256 of the key is enough: there is no
 dictionary to try, and a slow hash, which passwords need, would only be paid at every request. ID is drawn apart from
-the secret; it is what lists, logs and the audit show.
+the secret; lists, logs and the audit log show it.
 """
 
 import hashlib
@@ -15,28 +15,28 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import ConflictError, NotFoundError
+from recsys_meta.core.limits import NAME_LENGTH
 from recsys_meta.store.access.audit_log import record_action
 from recsys_meta.store.access.tables import ApiKeyRecord
-from recsys_meta.store.database.base import NAME
 from recsys_meta.store.database.clock import utcnow
 
 SCOPES = ("read", "write", "admin")
-"""What a key may be good for; admin includes the other two."""
+"""Scopes that a key may have; admin includes the other two."""
 
-_PREFIX = "rsm"  # what scanners for leaked secrets look for
+_PREFIX = "rsm"  # the prefix by which scanners for leaked secrets recognise a key
 _ID_BYTES, _SECRET_BYTES = 5, 32
 
 
 @dataclass(frozen=True)
 class NewKey:
-    """A key that was just made. Nobody can read ``text`` again."""
+    """A key that was just created: its row, and the key itself (``text``), which cannot be read again."""
 
     row: ApiKeyRecord
     text: str
 
 
 def key_digest(text: str) -> str:
-    """What is kept of a key."""
+    """Return the SHA-256 of a key, hexadecimal: all that is stored of it."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
@@ -49,13 +49,13 @@ def create_key(
     actor: str,
     now: datetime | None = None,
 ) -> NewKey:
-    """Make a key. Several may share a name, so that one can take over from another.
+    """Create a key. Several keys may share a name, so that one can replace another without a gap.
 
-    Raises ValueError for a name that cannot be printed, for unknown or no scopes, and for an end that is past.
+    Raises ValueError for a name that is not printable, for unknown or no scopes, and for an expiry in the past.
     """
     at, scope_set = utcnow(now), set(scopes)
-    if not name.strip() or not name.isprintable() or len(name) > NAME:
-        raise ValueError(f"a key's name is 1 to {NAME} printable characters")
+    if not name.strip() or not name.isprintable() or len(name) > NAME_LENGTH:
+        raise ValueError(f"a key's name is 1 to {NAME_LENGTH} printable characters")
     if not scope_set or not scope_set <= set(SCOPES):
         raise ValueError(f"the scopes of a key are some of {', '.join(SCOPES)}")
     if expires is not None and expires <= at:
@@ -73,19 +73,19 @@ def create_key(
 
 
 def list_keys(session: Session) -> list[ApiKeyRecord]:
-    """Every key there was, newest first."""
+    """Return every key, revoked and expired ones included, newest first."""
     return list(session.scalars(select(ApiKeyRecord).order_by(ApiKeyRecord.created.desc(), ApiKeyRecord.id)))
 
 
 def active_keys(session: Session) -> list[ApiKeyRecord]:
-    """The keys that were not revoked. Those that ended are among them: their time is for the reader to judge."""
+    """Return the keys that are not revoked; the caller compares their expiry with its clock."""
     return list(session.scalars(select(ApiKeyRecord).where(ApiKeyRecord.revoked.is_(None)).order_by(ApiKeyRecord.id)))
 
 
 def revoke_key(session: Session, id_or_name: str, *, actor: str, now: datetime | None = None) -> ApiKeyRecord:
-    """Revoke a key by its id, or by its name where one key only has it. Doing so again changes nothing.
+    """Revoke a key by its id, or by its name where only one key has it. Revoking a key again changes nothing.
 
-    Raises NotFoundError, and ConflictError where several keys that stand have the name.
+    Raises NotFoundError for an unknown id or name, ConflictError if several keys that are not revoked share the name.
     """
     query = (
         select(ApiKeyRecord)

@@ -1,6 +1,6 @@
-"""The record of what administrators did: written in the transaction of the act, so that neither is without the other.
+"""Audit log of administrative actions, written in the transaction of the action: neither is stored without the other.
 
-The target of an erasure is named by `entities.digest`, never by its id: what was erased stays erased.
+The target of an erasure is the digest of `entities.entity_digest`, never the id, which the erasure has removed.
 """
 
 from datetime import datetime
@@ -22,7 +22,7 @@ def record_action(
     request_id: str | None = None,
     now: datetime | None = None,
 ) -> None:
-    """Write down an act of the transaction at hand."""
+    """Add an audit entry to the current transaction."""
     session.add(AuditRecord(at=utcnow(now), actor=actor, action=action, target=target, request_id=request_id))
 
 
@@ -34,7 +34,10 @@ def list_audit(
     limit: int = 50,
     cursor: str | None = None,
 ) -> KeysetPage[AuditRecord]:
-    """Acts, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
+    """Return a page of audit entries, newest first.
+
+    Raises ValueError for a limit outside 1 to 1000 or a cursor of another list.
+    """
     columns = (AuditRecord.at, AuditRecord.id)
     query = select(AuditRecord).order_by(*(c.desc() for c in columns)).limit(page_size(limit) + 1)
     if action is not None:

@@ -1,4 +1,4 @@
-"""A breaker: after some failures in a row nobody tries for a while, then one does."""
+"""Circuit breaker: after some failures in a row no call is tried for a pause, then a single one is."""
 
 import threading
 import time
@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 
 class CircuitBreaker:
-    """Opens after ``failures`` failures in a row, for ``pause`` seconds, doubling up to ``longest``."""
+    """Breaker that opens after ``failures`` failures in a row, for ``pause`` seconds, doubling up to ``max_pause``.
+
+    Safe for threads. ``clock`` returns seconds that never go back.
+    """
 
     def __init__(
         self,
@@ -22,16 +25,16 @@ class CircuitBreaker:
         self._open_until = float("-inf")
 
     def fresh_copy(self) -> "CircuitBreaker":
-        """A closed breaker with the same settings."""
+        """Return a closed breaker with the same settings."""
         return CircuitBreaker(self._threshold, self._first_pause, self._max_pause, self._clock)
 
     @property
     def degraded(self) -> bool:
-        """Whether the last attempt failed."""
+        """True if the last attempt failed."""
         return self._failures > 0
 
     def allow_request(self) -> bool:
-        """Whether to try now. While open, one caller is let through after each pause."""
+        """Return whether to try now. While the breaker is open, one caller is let through after each pause."""
         if self._failures < self._threshold:
             return True
         with self._lock:
@@ -41,13 +44,13 @@ class CircuitBreaker:
             return True
 
     def record_success(self) -> None:
-        """An attempt went well: close."""
+        """Record a success: close the breaker and reset its pause."""
         if self._failures:
             with self._lock:
                 self._failures, self._pause = 0, self._first_pause
 
     def record_failure(self) -> None:
-        """An attempt failed: count it, and open when that was one too many."""
+        """Record a failure: count it, and open the breaker once the threshold is reached."""
         with self._lock:
             self._failures += 1
             if self._failures >= self._threshold:

@@ -1,17 +1,17 @@
-"""What every cache of derived bytes promises, and how its keys and values look.
+"""Keys of cached states and lists, and the sealed form of values in the shared cache.
 
 A key names all that its value was derived from, so nothing is ever invalidated. It reads `NAME#REST`: the shared cache
-stores the value under NAME alone, and each value is sealed with the whole key, so that what was put under the same
+stores the value under NAME alone, and each value is sealed with the whole key, so that a value stored under the same
 name for another key is a miss.
 
-    owner  {TAG}            what belongs to an entity; the owner key itself may hold a word of digits
+    owner  {TAG}            prefix of all that belongs to an entity; the owner key itself may hold a number in digits
     state  {TAG}s#DIGEST    s is one of `SLOTS`, chosen by the digest
-    list   {TAG}S#DIGEST    S is one of `LISTS`, likewise
-    state  DIGEST#          of an anonymous newcomer, who owns nothing; a list likewise
+    list   {TAG}S#DIGEST    S is one of `LISTS`, chosen by the digest
+    state  DIGEST#          of an anonymous entity, which owns nothing; a list likewise
 
-So all that a shared cache may hold of an entity has names that are known beforehand: an erasure needs no index, an
-entity that interacts all day holds no more than its slots, and two states that fall on one slot cost an adaptation
-now and then. The braces make the tag decide the slot on a Redis Cluster: all names of an entity lie on one node.
+All names that the shared cache may hold of an entity can therefore be listed: an erasure needs no index, an entity
+with many interactions holds no more than its slots, and two states that fall on one slot cost an adaptation now and
+then. The braces make the tag decide the hash slot on a Redis Cluster: all names of an entity lie on one node.
 """
 
 import base64
@@ -20,17 +20,17 @@ import hmac
 
 SLOTS = "0123456789abcdefghijklmnopqrstuv"
 LISTS = "ABCDEFGH"
-_SEAL = 8  # bytes; a stray value passes once in 2^64
-_TAG = 6  # bytes; entities that share a tag lose each other's states, never see them
+_SEAL = 8  # bytes; a foreign value passes once in 2^64
+_TAG = 6  # bytes; entities that share a tag overwrite each other's states, but never read them
 
 
 def state_key(model_version: str, kind: str, entity: str, support_digest: str) -> str:
-    """The key of an adapted state: the digest of all that it is derived from. An empty entity is anonymous."""
+    """Return the key of an adapted state: a digest of all that it is derived from. An empty entity is anonymous."""
     return _key(SLOTS, kind, entity, _digest(model_version, kind, entity, support_digest))
 
 
 def list_key(model: str, model_version: str, kind: str, entity: str, profile_mark: str, request: bytes) -> str:
-    """The key of a list: what was asked, of which model, and a digest of what is stored of the entity."""
+    """Return the key of a ranked list: of the request, the model version and the mark of the stored profile."""
     request_digest = hashlib.blake2b(request, digest_size=16).hexdigest()
     return _key(LISTS, kind, entity, _digest("list", model, model_version, kind, entity, profile_mark, request_digest))
 
@@ -41,27 +41,27 @@ def _key(slots: str, kind: str, entity: str, digest: bytes) -> str:
 
 
 def owner_key(kind: str, entity: str) -> str:
-    """The key under which all that belongs to an entity is found again."""
+    """Return the key that all keys of an entity start with."""
     return f"{{{_text(_digest(kind, entity)[:_TAG])}}}"
 
 
 def redis_name(key: str) -> str:
-    """Under which name a shared cache keeps a key."""
+    """Return the name under which the shared cache stores the value of a key."""
     return key.partition("#")[0]
 
 
 def owned_names(owner: str) -> list[str]:
-    """All names that a shared cache may hold for an owner."""
+    """Return all names that the shared cache may hold for an owner."""
     return [owner, *(owner + slot for slot in SLOTS + LISTS)]
 
 
 def seal_value(key: str, value: bytes) -> bytes:
-    """The value as a shared cache keeps it: behind a digest of itself and its key. A word goes in as it is."""
+    """Return the value as the shared cache stores it: after a digest of key and value. An owner's number has none."""
     return value if _is_digits_key(key) else _seal(key, value) + value
 
 
 def unseal_value(key: str, raw: bytes) -> bytes | None:
-    """The value that was sealed with this key, None where the bytes are anything else."""
+    """Return the value that was sealed with this key, None if the bytes are anything else."""
     if _is_digits_key(key):
         return raw if raw.isdigit() else None
     value = raw[_SEAL:]
@@ -69,7 +69,7 @@ def unseal_value(key: str, raw: bytes) -> bytes | None:
 
 
 def _is_digits_key(key: str) -> bool:
-    # Only ever compared: what else lies there is at worst a word that nobody knows. Digits take Redis no room.
+    # Such a value is only compared, so a foreign one is at worst a mismatch. Redis stores digits without extra memory.
     return key.endswith("}")
 
 
@@ -80,7 +80,7 @@ def _seal(key: str, value: bytes) -> bytes:
 
 
 def _digest(*parts: str) -> bytes:
-    """128 bits of the parts. Each goes in behind its length: ("ab", "c") and ("a", "bc") differ."""
+    """Return a digest of 128 bits. Each part is preceded by its length: ("ab", "c") and ("a", "bc") differ."""
     raw = [part.encode(errors="surrogatepass") for part in parts]
     return hashlib.blake2b(b"".join([len(r).to_bytes(8, "big") + r for r in raw]), digest_size=16).digest()
 

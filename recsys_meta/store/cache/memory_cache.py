@@ -1,4 +1,4 @@
-"""The cache in the process itself: bounded by bytes, oldest use first out."""
+"""LRU cache in the process, bounded by bytes."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-ENTRY_OVERHEAD_BYTES = 300  # bytes that the bookkeeping of an entry costs, about
+ENTRY_OVERHEAD_BYTES = 300  # estimated cost of an entry's bookkeeping
 
 
 class _CacheEntry(NamedTuple):
@@ -17,7 +17,10 @@ class _CacheEntry(NamedTuple):
 
 
 class MemoryCache:
-    """A `Cache` for all threads of a process. ``most_bytes`` bounds values, keys and bookkeeping together."""
+    """LRU cache for all threads of a process. ``max_bytes`` bounds values, keys and bookkeeping together.
+
+    An index by owner (`keys.owner_key`) lets an erasure delete all values of an entity.
+    """
 
     degraded = False
 
@@ -33,11 +36,11 @@ class MemoryCache:
 
     @property
     def size(self) -> int:
-        """Bytes held."""
+        """Size of all entries in bytes, bookkeeping included."""
         return self._size
 
     def get(self, key: str) -> bytes | None:
-        """The value, None for a miss or where its time is over."""
+        """Return the value, None for a miss or an expired entry."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -49,7 +52,7 @@ class MemoryCache:
             return entry.value
 
     def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
-        """Keep a value for ``ttl`` seconds. One that alone is larger than the cache is not kept."""
+        """Store a value for ``ttl`` seconds. A value larger than the whole cache is not stored."""
         size = len(value) + len(key) + ENTRY_OVERHEAD_BYTES
         with self._lock:
             self._remove(key)
@@ -63,17 +66,17 @@ class MemoryCache:
                 self._remove(next(iter(self._entries)))
 
     def delete(self, keys: Iterable[str]) -> int:
-        """Forget keys; answers how many there were."""
+        """Delete keys; return how many were present."""
         with self._lock:
             return sum([self._remove(key) for key in keys])
 
     def delete_owned(self, owner: str) -> int:
-        """Forget all that was set for an owner; answers how many keys."""
+        """Delete all entries of an owner; return how many."""
         with self._lock:
             return sum([self._remove(key) for key in list(self._owned.get(owner, ()))])
 
     def close(self) -> None:
-        """Forget everything."""
+        """Delete all entries."""
         with self._lock:
             self._entries.clear()
             self._owned.clear()

@@ -1,7 +1,7 @@
-"""The cache that replicas share. Losing it costs one adaptation for each newcomer and nothing else.
+"""Redis cache that replicas of the server share. Losing it costs one adaptation for each entity and nothing else.
 
-`RedisCache` serves an event loop, `SyncRedisCache` the command line; both speak to the same keys. One command keeps a
-value and one command erases an owner, whose names `cache` knows; neither needs a script or an index.
+`RedisCache` is for an event loop, `SyncRedisCache` for the command line; both use the same keys. One command stores a
+value and one command erases an owner, whose names `keys.owned_names` lists; neither needs a script or an index.
 """
 
 import asyncio
@@ -24,16 +24,17 @@ from recsys_meta.store.database.engine import StoreUnavailable
 
 MAX_TTL_S = 30 * 24 * 3600.0  # seconds
 PREFIX = "rm"
-CLUSTER_SUFFIX = "+cluster"  # what a scheme ends with where the server is a node of a Redis Cluster: redis+cluster://
-_PROBE_NAMES = [str(n) for n in range(256)]  # names that lie on all nodes of a cluster that is not large
+CLUSTER_SUFFIX = "+cluster"  # suffix of the scheme for a node of a Redis Cluster: redis+cluster://
+_PROBE_NAMES = [str(n) for n in range(256)]  # enough names to reach every node of a small cluster
 
 Item = TypeVar("Item")
 
 
 class RedisCache:
-    """An `AsyncCache` on Redis; one for each event loop. ``timeout`` is in seconds, for each exchange.
+    """Redis cache for one event loop. ``timeout`` is in seconds, for each exchange.
 
-    Raises StoreError for a url that cannot be read.
+    Reads and writes never raise: an outage is a miss. Deletions raise StoreUnavailable, as they may not fail silently.
+    Raises StoreError for a url that cannot be parsed.
     """
 
     def __init__(
@@ -47,19 +48,19 @@ class RedisCache:
 
     @property
     def degraded(self) -> bool:
-        """Whether Redis, or a node of the cluster, could not be read or written when last asked."""
+        """True if Redis, or a node of the cluster, could not be read or written at the last attempt."""
         return any(node.degraded for node in self._nodes.values())
 
     def is_unavailable(self, key: str) -> bool:
-        """The same of the one node on which a key lies."""
+        """Return whether the node of a key could not be read or written at the last attempt."""
         return self._node(key).degraded
 
     async def get(self, key: str, owner: str | None = None) -> bytes | None:
-        """The value, None for a miss, an outage or damage. Never raises."""
+        """Return the value, None for a miss, an outage or a damaged value. Never raises."""
         return await self._node(key).get(key)
 
     async def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
-        """Keep a value for ``ttl`` seconds, at most 30 days. Never raises."""
+        """Store a value for ``ttl`` seconds, at most 30 days. Never raises; an outage loses the value."""
         writing = self._node(key).writing
         if ttl <= 0 or not writing.allow_request():
             return
@@ -70,7 +71,7 @@ class RedisCache:
             log_outage(writing, error)
 
     async def claim(self, key: str, value: bytes, ttl: float) -> bytes | None:
-        """Keep a value unless there is one; answers the one that is there then, None in an outage. Never raises."""
+        """Store a value unless one is present; return the one that is then present, None in an outage. Never raises."""
         writing = self._node(key).writing
         if ttl <= 0 or not writing.allow_request():
             return None
@@ -85,28 +86,28 @@ class RedisCache:
         if is_set:
             return value
         present = await self.get(key)
-        if present is None:  # gone again, or nothing that was ever ours
+        if present is None:  # expired meanwhile, or not a value of this project
             await self.set(key, value, ttl)
             return None if self.is_unavailable(key) else value
         return present
 
     async def set_all(self, values: Sequence[tuple[str, bytes, float]]) -> None:
-        """Keep (key, value, ttl)s, in one exchange with each node. Never raises."""
+        """Store triples (key, value, ttl in seconds), in one exchange with each node. Never raises."""
         parts = self._group_by_node(values, lambda value: value[0])
         await asyncio.gather(*(self._set_part(node, part) for node, part in parts.items()))
 
     async def delete(self, keys: Iterable[str]) -> int:
-        """Forget keys; answers how many there were. Raises Unavailable, once all nodes were asked."""
+        """Delete keys; return how many were present. Raises StoreUnavailable, after all nodes were tried."""
         return await self._delete([redis_name(key) for key in keys])
 
     async def delete_owned(self, owner: str) -> int:
-        """Forget all that was set for an owner; answers how many keys. Raises Unavailable."""
+        """Delete all values of an owner; return how many were present. Raises StoreUnavailable."""
         return await self._delete(owned_names(owner))
 
     async def ping(self) -> None:
-        """Ask each node for an answer, and to be written where it last refused. Raises Unavailable where one does not.
+        """Check that each node can be read, and written if it last refused a write. Raises StoreUnavailable.
 
-        From here on a node that left the cluster is none of ours.
+        Nodes that have left the cluster are dropped from the list of nodes.
         """
         probes = {self._node_name(name): name for name in _PROBE_NAMES}
         self._nodes = {node_name: node for node_name, node in self._nodes.items() if node_name in probes}
@@ -122,8 +123,10 @@ class RedisCache:
         return await self._execute_each("GET", names)
 
     async def _execute_each(self, command: str, names: list[str]) -> list[Any]:
-        """A command for each name, in one exchange. No command of a cluster may cross slots, and one of several names
-        is refused while their slot is on its way to another node."""
+        """Run a command for each name, in one exchange.
+
+        A command of a cluster may not cross slots, and one of several names is refused while their slot migrates.
+        """
         pipe = self._client.pipeline(transaction=False)
         for name in names:
             pipe.execute_command(command, self._prefix + name)
@@ -134,7 +137,7 @@ class RedisCache:
             return
         pipe = self._client.pipeline(transaction=False)
         for key, value, ttl in values:
-            # Not `pipe.set`: what it makes of its options takes as long as all the rest.
+            # Not `pipe.set`: its handling of options takes as long as everything else together.
             pipe.execute_command(
                 "SET", self._prefix + redis_name(key), seal_value(key, value), "PX", _ttl_milliseconds(ttl)
             )
@@ -157,7 +160,7 @@ class RedisCache:
             raise _unavailable(node.writing, error) from None
 
     async def _ping(self, name: str) -> None:
-        # A name is read: of a cluster that is down each node still answers a PING.
+        # Read a name: the nodes of a cluster that is down still answer a PING.
         node = self._node(name)
         breaker = node.reading
         try:
@@ -171,7 +174,7 @@ class RedisCache:
             raise _unavailable(breaker, error) from None
 
     def _group_by_node(self, items: Iterable[Item], key: Callable[[Item], str]) -> dict[RedisNode, list[Item]]:
-        """Items by the nodes that they lie on."""
+        """Group items by the node of their key."""
         parts: dict[RedisNode, list[Item]] = {}
         for item in items:
             parts.setdefault(self._node(key(item)), []).append(item)
@@ -184,7 +187,7 @@ class RedisCache:
         return self._nodes[node_name]
 
     def _node_name(self, name: str) -> str:
-        """Which node a name lies on. Redis by itself is one, and so is a cluster that was never reached."""
+        """Return the name of the node of a key; "" for a single Redis and for a cluster that was never reached."""
         if not self._clustered:
             return ""
         try:
@@ -194,9 +197,9 @@ class RedisCache:
 
 
 class SyncRedisCache:
-    """A `Cache` on the same keys for callers without an event loop; safe for threads.
+    """Redis cache on the same keys for callers without an event loop; safe for threads.
 
-    Raises StoreError for a url that cannot be read, Unavailable where it is of a cluster that is away.
+    Raises StoreError for a url that cannot be parsed, StoreUnavailable for a cluster that cannot be reached.
     """
 
     def __init__(
@@ -209,11 +212,11 @@ class SyncRedisCache:
 
     @property
     def degraded(self) -> bool:
-        """Whether Redis could not be read or written when last asked."""
+        """True if Redis could not be read or written at the last attempt."""
         return self._breaker.degraded or self._writing.degraded
 
     def get(self, key: str) -> bytes | None:
-        """The value, None for a miss, an outage or damage. Never raises."""
+        """Return the value, None for a miss, an outage or a damaged value. Never raises."""
         if not self._breaker.allow_request():
             return None
         try:
@@ -226,7 +229,7 @@ class SyncRedisCache:
         return value
 
     def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
-        """Keep a value for ``ttl`` seconds, at most 30 days. Never raises."""
+        """Store a value for ``ttl`` seconds, at most 30 days. Never raises; an outage loses the value."""
         if ttl <= 0 or not self._writing.allow_request():
             return
         try:
@@ -236,15 +239,15 @@ class SyncRedisCache:
             log_outage(self._writing, error)
 
     def delete(self, keys: Iterable[str]) -> int:
-        """Forget keys; answers how many there were. Raises Unavailable."""
+        """Delete keys; return how many were present. Raises StoreUnavailable."""
         return self._delete([redis_name(key) for key in keys])
 
     def delete_owned(self, owner: str) -> int:
-        """Forget all that was set for an owner; answers how many keys. Raises Unavailable."""
+        """Delete all values of an owner; return how many were present. Raises StoreUnavailable."""
         return self._delete(owned_names(owner))
 
     def ping(self) -> None:
-        """Ask Redis for an answer, and to be written where it last refused. Raises Unavailable where it does not."""
+        """Check that Redis answers, and can be written if it last refused a write. Raises StoreUnavailable."""
         try:
             self._client.ping()
             self._breaker.record_success()
@@ -258,7 +261,7 @@ class SyncRedisCache:
                 raise _unavailable(self._writing, error) from None
 
     def version(self) -> str:
-        """Which version the server is, of a cluster one of its nodes. Raises Unavailable."""
+        """Return the version of the server, of a cluster that of a random node. Raises StoreUnavailable."""
         target = {"target_nodes": redis.RedisCluster.RANDOM} if self._clustered else {}
         try:
             return str(self._client.info("server", **target)["redis_version"])
@@ -274,7 +277,7 @@ class SyncRedisCache:
             return 0
         full = [self._prefix + name for name in names]
         try:
-            # One after another on a cluster, which refuses several while their slot is on its way.
+            # One by one on a cluster, which refuses several names while their slot migrates.
             if self._clustered:
                 return sum(int(self._client.delete(name)) for name in full)
             return int(self._client.delete(*full))
@@ -283,7 +286,7 @@ class SyncRedisCache:
 
 
 def _open_client(plain: Any, cluster: Any, url: str, timeout: float, retry: Any) -> Any:
-    """A client that fails fast instead of trying again behind our back."""
+    """Return a client that fails fast instead of retrying by itself."""
     scheme, _, rest = url.partition("://")
     kind, url = (
         (cluster, f"{scheme.removesuffix(CLUSTER_SUFFIX)}://{rest}")
@@ -294,12 +297,12 @@ def _open_client(plain: Any, cluster: Any, url: str, timeout: float, retry: Any)
         return kind.from_url(url, socket_timeout=timeout, socket_connect_timeout=max(timeout, 0.25), retry=retry)
     except ValueError:
         raise StoreError("the Redis url cannot be read; expected redis://HOST:PORT/NUMBER") from None
-    except (redis.RedisError, RedisClusterException) as error:  # the command line's client of a cluster asks at once
+    except (redis.RedisError, RedisClusterException) as error:  # the synchronous client of a cluster connects at once
         raise StoreUnavailable(f"Redis cannot be reached: {type(error).__name__}") from None
 
 
 def _ttl_milliseconds(ttl: float) -> int:
-    """A time to live as Redis wants it."""
+    """Return a time to live in whole milliseconds, from 1 to 30 days."""
     return max(1, round(min(ttl, MAX_TTL_S) * 1000))
 
 
@@ -309,7 +312,7 @@ def _unavailable(breaker: CircuitBreaker, error: BaseException) -> StoreUnavaila
 
 
 async def _gather_all(work: Iterable[Awaitable[Item]]) -> list[Item]:
-    """The results, once everything has ended. Raises the first of the errors."""
+    """Return the results after every awaitable has ended. Raises the first error."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for one in results:
         if isinstance(one, BaseException):

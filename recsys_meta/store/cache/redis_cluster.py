@@ -1,7 +1,7 @@
-"""A client of a Redis Cluster that goes on while the cluster changes: nodes are lost, and slots are on their way.
+"""Client of a Redis Cluster that keeps working while nodes are lost and slots migrate.
 
-redis-py's own does three things that cost more than the slot or the node that they are about. Each is put right here,
-and the rest is left to it.
+redis-py's own client reacts to such changes in three ways that cost more than the slot or node concerned. Each of them
+is overridden here; everything else is inherited.
 """
 
 from typing import Any
@@ -13,13 +13,13 @@ _ASKING = ("ASKING",)
 
 
 class ClusterClient(redis.asyncio.cluster.RedisCluster):
-    """For commands whose keys come first, and all of them where the command is of several."""
+    """Cluster client for GET and SET, whose first argument is the key, and commands with only keys as arguments."""
 
     def __init__(self, **settings: Any) -> None:
-        # Every fifth slot that moved would have it hang up on all nodes, whoever waits for an answer; it learns of a
-        # slot from the node that had it, and of nodes that were lost from the others, without that.
+        # At every fifth moved slot it would close all connections, with replies pending. It needs no such reset: the
+        # former node of a slot names the new one, and the remaining nodes name those that were lost.
         super().__init__(**{**settings, "reinitialize_steps": 0})
-        # It asks the first node which words of a command are keys: one that is started while that node is away would
+        # It asks the first node which arguments of a command are keys: a client started while that node is down would
         # use none of the others.
         self.commands_parser: Any = _CommandKeys()
         self._importing: dict[str, ClusterNode] = {}
@@ -27,7 +27,7 @@ class ClusterClient(redis.asyncio.cluster.RedisCluster):
     def get_node(
         self, host: str | None = None, port: int | None = None, node_name: str | None = None
     ) -> ClusterNode | None:
-        """A node; by its name one that a slot is on its way to, which need not be known yet."""
+        """Return a node; by its name one that a slot migrates to, which may not be part of the topology yet."""
         if node_name is None:
             return super().get_node(host, port)
         if node_name not in self._importing:
@@ -44,25 +44,26 @@ class ClusterClient(redis.asyncio.cluster.RedisCluster):
 
 
 class _CommandKeys:
-    """Which words of our commands are keys."""
+    """Positions of the keys in the commands that this project sends."""
 
     async def initialize(self, node: Any = None) -> None:
-        """Nothing needs to be asked."""
+        """Do nothing: the keys are known without asking a node."""
 
-    async def get_keys(self, command: str, *words: Any) -> tuple[Any, ...]:
-        return words[:1] if command in ("GET", "SET") else words
+    async def get_keys(self, command: str, *arguments: Any) -> tuple[Any, ...]:
+        return arguments[:1] if command in ("GET", "SET") else arguments
 
 
 class _ImportingNode(ClusterNode):
-    """A node, for slots that are on their way to it.
+    """Node that slots migrate to.
 
-    What is ASKING holds for the next command on the same connection; redis-py may send that on another one.
+    ASKING holds for the next command on the same connection; redis-py may send that command on another connection, so
+    both are sent in one pipeline here.
     """
 
-    async def execute_command(self, *words: Any, asking: bool = False, **given: Any) -> Any:
-        if words == _ASKING:
+    async def execute_command(self, *arguments: Any, asking: bool = False, **options: Any) -> Any:
+        if arguments == _ASKING:
             return True
-        asking_command, command = PipelineCommand(0, *_ASKING), PipelineCommand(1, *words, **given)
+        asking_command, command = PipelineCommand(0, *_ASKING), PipelineCommand(1, *arguments, **options)
         await self.execute_pipeline([asking_command, command])
         if isinstance(command.result, Exception):
             raise command.result

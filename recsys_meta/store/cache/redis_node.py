@@ -1,7 +1,7 @@
-"""One server of the shared cache, as this process sees it: Redis, or a node of a Redis Cluster.
+"""One server of the shared cache: a single Redis, or a node of a Redis Cluster.
 
-Of several nodes each has breakers and waiting GETs of its own: one that is away costs nobody the others.
-Reading and writing have a breaker each: a replica that refuses to be written, or a server that is full, still answers.
+Each node has circuit breakers and pending GETs of its own: an outage of one does not affect the others. Reads and
+writes have a breaker each: a replica that refuses writes, or a server whose memory is full, can still be read.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.keys import redis_name, unseal_value
 
 MAX_KEYS = 256  # keys in one MGET
-# The last three: an answer of another form than was asked for, by who is no Redis.
+# The last three: a reply of an unexpected form, from a server that is not Redis.
 FAILURES = (redis.RedisError, RedisClusterException, OSError, TimeoutError, ValueError, TypeError, AttributeError)
 
 log = logging.getLogger(__name__)
 
 
 class RedisNode:
-    """A server for one event loop. ``fetch`` gets the values of so many names, None where there is none.
+    """Server for one event loop. ``fetch`` returns the values of a list of names, None where a name has none.
 
-    Concurrent GETs travel together: while one MGET is under way, the keys asked for meanwhile gather for the next.
+    Concurrent GETs are batched: keys requested while one MGET is in flight make up the next.
     """
 
     def __init__(self, breaker: CircuitBreaker, fetch: Callable[[list[str]], Awaitable[list[bytes | None]]]) -> None:
@@ -35,11 +35,14 @@ class RedisNode:
 
     @property
     def degraded(self) -> bool:
-        """Whether it could not be read or written when last asked."""
+        """True if the server could not be read or written at the last attempt."""
         return self.reading.degraded or self.writing.degraded
 
     def get(self, key: str) -> "asyncio.Future[bytes | None]":
-        """The value, None for a miss, an outage or damage. Asked for now, whenever it is awaited; never raises."""
+        """Return a future of the value: None for a miss, an outage or a damaged value. Never raises.
+
+        The request is queued at once, not when the future is awaited.
+        """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[bytes | None] = loop.create_future()
         if not self.reading.allow_request():
@@ -52,7 +55,7 @@ class RedisNode:
         return answer
 
     async def _read(self) -> None:
-        """Answer those who wait, one MGET after another, until nobody does."""
+        """Resolve the pending GETs, one MGET after another, until none is left."""
         batch: list[tuple[str, asyncio.Future[bytes | None]]] = []
         try:
             while self._waiting:
@@ -64,19 +67,19 @@ class RedisNode:
         except FAILURES as error:
             log_outage(self.reading, error)
         finally:
-            # After a failure nobody may be left waiting, nor wait for a time-out of their own.
+            # After a failure no GET may stay pending, nor wait for a timeout of its own.
             for _, answer in [*batch, *self._waiting]:
                 _set_result(answer, None)
             self._waiting, self._reader = [], None
 
 
 def log_outage(breaker: CircuitBreaker, error: BaseException) -> None:
-    """Count a failure; the first one in a row is logged."""
+    """Record a failure, and log it if it is the first in a row."""
     if not breaker.degraded:
         log.warning("Redis is away, going on without it: %s", type(error).__name__)
     breaker.record_failure()
 
 
 def _set_result(waiting: "asyncio.Future[bytes | None]", value: bytes | None) -> None:
-    if not waiting.done():  # its caller may have gone away
+    if not waiting.done():  # its caller may have been cancelled
         waiting.set_result(value)

@@ -1,7 +1,7 @@
-"""The declarative base of all tables, its naming of constraints, and the lengths of text columns.
+"""Declarative base of all tables, with its naming of constraints and its column types.
 
-The tables stand with their domains (`store/*/tables.py`); `recsys_meta.store.tables` imports all of them. `migrations/`
-builds the same schema, and a test compares the two.
+The tables are declared in their domains (`store/*/tables.py`); `recsys_meta.store.tables` imports all of them.
+`migrations/` builds the same schema, and a test compares the two.
 """
 
 from datetime import datetime
@@ -10,14 +10,12 @@ from typing import Any, ClassVar
 from sqlalchemy import MetaData, inspect
 from sqlalchemy.orm import DeclarativeBase
 
-from recsys_meta.core.limits import ID_LENGTH, LABEL_LENGTH, NAME_LENGTH
+from recsys_meta.core.limits import ID_LENGTH
 from recsys_meta.store.database.column_types import BigKey, BoundedText, FiniteDouble, JsonDocument, UtcDateTime
-
-ID, NAME, LABEL = ID_LENGTH, NAME_LENGTH, LABEL_LENGTH
 
 
 class Base(DeclarativeBase):
-    """Named constraints: without names a later migration could not drop them."""
+    """Declarative base that names every constraint: a migration could not drop one without a name."""
 
     metadata: ClassVar[MetaData] = MetaData(
         naming_convention={
@@ -32,10 +30,10 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime(),
         float: FiniteDouble(),
         int: BigKey,
-        str: BoundedText(ID),
+        str: BoundedText(ID_LENGTH),
         dict[str, Any]: JsonDocument(),
     }
 
     def as_dict(self) -> dict[str, Any]:
-        """The columns by name, for answers and printing."""
+        """Return the columns by name, for responses and printing."""
         return {column.key: getattr(self, column.key) for column in inspect(type(self)).column_attrs}

@@ -1,8 +1,8 @@
-"""The present, in one place so that callers and tests can pass a moment of their own."""
+"""The current time, in one place so that callers and tests can pass another."""
 
 from datetime import UTC, datetime
 
 
 def utcnow(time: datetime | None = None) -> datetime:
-    """The given time, or now in UTC."""
+    """Return the given time, or the current time in UTC."""
     return datetime.now(UTC) if time is None else time

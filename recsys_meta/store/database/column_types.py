@@ -19,7 +19,7 @@ BigKey = BigInteger().with_variant(Integer(), "sqlite")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment: stored in UTC, returned with UTC attached. A naive datetime raises ValueError."""
+    """A datetime, stored in UTC and returned with UTC attached. Raises ValueError for a naive one."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -39,7 +39,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class BoundedText(TypeDecorator[str]):
-    """A short text of at most ``length`` characters. Too long, or not storable as UTF-8 text, raises ValueError."""
+    """A text of at most ``length`` characters. Raises ValueError for a longer one, or one not storable as UTF-8."""
 
     impl = String
     cache_ok = True
@@ -58,7 +58,7 @@ class BoundedText(TypeDecorator[str]):
 
 
 class FiniteDouble(TypeDecorator[float]):
-    """A double. NaN is stored as NULL and read as None, since SQLite could not keep it and SQL averages skip NULL."""
+    """A double. NaN is stored as NULL and read as None: SQLite cannot store it, and SQL averages skip NULL."""
 
     impl = Double
     cache_ok = True
@@ -68,7 +68,7 @@ class FiniteDouble(TypeDecorator[float]):
 
 
 class JsonDocument(TypeDecorator[Any]):
-    """JSON (JSONB on PostgreSQL). NaN, infinities, NUL characters and lone surrogates raise ValueError."""
+    """JSON (JSONB on PostgreSQL). Raises ValueError for NaN, infinities, NUL characters and lone surrogates."""
 
     impl = JSON(none_as_null=True)
     cache_ok = True
@@ -84,13 +84,15 @@ class JsonDocument(TypeDecorator[Any]):
 
 
 def read_document(raw: str | bytes) -> Any:
-    """JSON as it comes from the database. PostgreSQL writes 1e300 with all its digits: beyond 64 bits a number is the
-    float it was when it was stored, which other writers of JSON can write again."""
+    """Parse JSON from the database, with integers beyond 64 bits as floats.
+
+    PostgreSQL returns 1e300 with all its digits; as a float it is what was stored, and other JSON writers accept it.
+    """
     return json.loads(raw, parse_int=_read_integer)
 
 
 def check_text(value: str) -> None:
-    """Raise ValueError where PostgreSQL could not store the text."""
+    """Raise ValueError if PostgreSQL could not store the text."""
     if "\x00" in value:
         raise ValueError("a text may not contain the NUL character")
     try:
@@ -100,7 +102,7 @@ def check_text(value: str) -> None:
 
 
 def check_document(value: Any) -> None:
-    """Raise ValueError where the value is not JSON that both databases keep unchanged."""
+    """Raise ValueError if the value is not JSON that both databases store unchanged."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -115,7 +117,7 @@ def _read_integer(digits: str) -> int | float:
 
 
 def _texts(value: Any) -> list[str]:
-    """Every text in a JSON value, names of fields included."""
+    """Return every text in a JSON value, names of fields included."""
     texts: list[str] = []
     stack = [value]
     while stack:

@@ -1,4 +1,4 @@
-"""The database connection: one way in for SQLite and PostgreSQL, and one place where its errors become ours."""
+"""Database connections for SQLite and PostgreSQL, and the translation of their errors into the project's."""
 
 import sqlite3
 import time
@@ -17,7 +17,7 @@ from recsys_meta.store.database.column_types import read_document
 
 BUSY_MS = 10_000  # how long a writer on SQLite waits for another, milliseconds
 CONNECT_S = 5  # how long a connection to PostgreSQL may take, seconds
-SILENT_MS = 30_000  # how long a server may leave what we sent unacknowledged, milliseconds
+SILENT_MS = 30_000  # how long sent data may stay unacknowledged by the server, milliseconds
 POOL_S = 10  # how long a caller waits for a free connection, seconds
 
 _UPGRADE = "a table or column is missing; run `recsys-meta db upgrade`"
@@ -28,9 +28,10 @@ class StoreUnavailable(StoreError):
 
 
 def connect(url: str) -> Engine:
-    """An engine for a ``sqlite:///file`` or ``postgresql://`` url. Opens nothing yet; makes SQLite's directory.
+    """Return an engine for a ``sqlite:///file`` or ``postgresql://`` url, without opening a connection.
 
-    Raises StoreError where the url cannot be used; the message never holds the url, as it may hold a password.
+    Creates the directory of a SQLite file. Raises StoreError if the url cannot be used; the message never holds the
+    url, which may contain a password.
     """
     target = parse_url(url)
     if target.get_backend_name() == "sqlite":
@@ -52,33 +53,33 @@ def connect(url: str) -> Engine:
 
 @contextmanager
 def session(engine: Engine) -> Iterator[Session]:
-    """A transaction that may write: commits at the end, rolls back on any error.
+    """Open a transaction that may write: it commits at the end and rolls back on any error.
 
     On SQLite it takes the write lock at once, since a reader that turns writer half-way fails instead of waiting.
-    Raises ValueError for a value that cannot be stored, ConflictError where a constraint refuses, Unavailable where
-    the database cannot be reached, StoreError for the rest.
+    Raises ValueError for a value that cannot be stored, ConflictError if a constraint is violated, StoreUnavailable if
+    the database cannot be reached, StoreError for any other failure.
     """
     yield from _transaction(engine.execution_options(sqlite_begin="BEGIN IMMEDIATE"))
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
-    """A transaction that only reads; on SQLite it never waits for a writer. Raises as `session` does."""
+    """Open a transaction that only reads; on SQLite it never waits for a writer. Raises like `session`."""
     yield from _transaction(engine)
 
 
 def ping(engine: Engine) -> None:
-    """Ask the database for an answer. Raises Unavailable where there is none."""
+    """Check that the database answers. Raises StoreUnavailable if it does not."""
     with reading(engine) as open_session:
         open_session.connection().exec_driver_sql("SELECT 1")
 
 
 def parse_url(url: str) -> URL:
-    """The url with its driver spelt out. Raises StoreError without repeating the url."""
+    """Parse a url and set its driver. Raises StoreError without repeating the url."""
     try:
         target = make_url(url)
     except (sql.ArgumentError, ValueError):
-        # `from None`: the cause quotes pieces of the url.
+        # `from None`: the message of the cause quotes parts of the url.
         raise StoreError("the database url cannot be read; expected sqlite:///FILE or postgresql://...") from None
     backend = target.get_backend_name()
     if backend in ("postgresql", "postgres"):
@@ -92,7 +93,7 @@ def parse_url(url: str) -> URL:
 
 
 def translate_error(error: sql.SQLAlchemyError, engine: Engine) -> Exception:
-    """Our error for one of SQLAlchemy's. Statements, parameters and passwords stay out of the message."""
+    """Return the project's error for one of SQLAlchemy's. The message holds no statement, parameter or password."""
     origin = getattr(error, "orig", None)
     text = _clean(str(origin if origin is not None else error), engine.url)
     if isinstance(origin, ValueError | OverflowError):
@@ -103,7 +104,7 @@ def translate_error(error: sql.SQLAlchemyError, engine: Engine) -> Exception:
         return ConflictError(f"the database refused a row: {text}")
     if type(origin).__name__ in ("UndefinedTable", "UndefinedColumn") or text.startswith(("no such", "table ")):
         return StoreUnavailable(f"{_UPGRADE} ({text})")
-    if type(origin).__name__ == "ReadOnlySqlTransaction":  # for a while, as when a replica has been promoted
+    if type(origin).__name__ == "ReadOnlySqlTransaction":  # temporary, as while a replica is being promoted
         return StoreUnavailable(f"the database takes no writes: {text}")
     if isinstance(error, sql.OperationalError | sql.InterfaceError | sql.TimeoutError):
         return StoreUnavailable(f"the database cannot be reached: {text}")
@@ -123,7 +124,7 @@ def _transaction(engine: Engine) -> Iterator[Session]:
 
 
 def _clean(text: str, url: URL) -> str:
-    """One line of at most 300 characters, less the password."""
+    """Return a text as one line of at most 300 characters, with the password masked."""
     if url.password:
         text = text.replace(str(url.password), "***")
     return " ".join(text.split())[:300]
@@ -142,7 +143,7 @@ def _sqlite(target: URL) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:
-    # The driver's own BEGIN comes too late (before the first write, never before DDL): we send it ourselves.
+    # The driver's BEGIN comes too late (before the first write, never before DDL): `_begin_sqlite` sends it instead.
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     _use_wal(connection)
@@ -151,7 +152,7 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
 
 
 def _use_wal(connection: Any) -> None:
-    """Switch to write-ahead logging. SQLite does not apply its busy timeout to this switch, so we wait here."""
+    """Switch to write-ahead logging. SQLite does not apply its busy timeout to this switch, so this loop waits."""
     deadline = time.monotonic() + BUSY_MS / 1000
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Pages of a list: opaque cursors that name the last row seen, so that pages stay complete while rows come in."""
+"""Keyset pagination: an opaque cursor names the last row seen, so that pages stay complete while rows are inserted."""
 
 import base64
 import binascii
@@ -21,21 +21,21 @@ _INTEGER_LIMIT = 2**63
 
 @dataclass(frozen=True)
 class KeysetPage(Generic[Row]):
-    """Some rows of a list, and the cursor of the next page, None at the end."""
+    """Rows of one page, and the cursor of the next page, None on the last."""
 
     items: list[Row]
     next: str | None
 
 
 def encode_cursor(listing: str, keys: Sequence[Key]) -> str:
-    """The cursor after the row with these keys in the named list."""
+    """Return the cursor after the row with these keys in the named list."""
     values = [listing, *(k.astimezone(UTC).isoformat() if isinstance(k, datetime) else k for k in keys)]
     raw = json.dumps(values, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def decode_cursor(listing: str, cursor: str, types: Sequence[type[Key]]) -> list[Key]:
-    """The keys that `encode` was given. Raises ValueError for anything that it did not make for this list."""
+    """Return the keys of a cursor of `encode_cursor`. Raises ValueError for any other text or another list's cursor."""
     try:
         values = _unpack(cursor)
         if len(values) != 1 + len(types) or values[0] != listing:
@@ -46,14 +46,14 @@ def decode_cursor(listing: str, cursor: str, types: Sequence[type[Key]]) -> list
 
 
 def page_size(limit: int) -> int:
-    """The limit itself. Raises ValueError outside 1 to 1000."""
+    """Return the limit. Raises ValueError outside 1 to 1000."""
     if not 1 <= limit <= MAX_PAGE_SIZE:
         raise ValueError(f"a page holds 1 to {MAX_PAGE_SIZE} rows, not {limit}")
     return limit
 
 
 def paginate(listing: str, rows: Sequence[Row], limit: int, keys: Sequence[str]) -> KeysetPage[Row]:
-    """The page of a query that asked for one row more than the limit."""
+    """Return the page of a query that fetched one row more than the limit."""
     items = list(rows[:limit])
     if len(rows) <= limit:
         return KeysetPage(items, None)
@@ -63,7 +63,7 @@ def paginate(listing: str, rows: Sequence[Row], limit: int, keys: Sequence[str])
 def after_cursor(
     columns: Sequence[InstrumentedAttribute[Any]], keys: Sequence[Key], *, descending: bool
 ) -> ColumnElement[bool]:
-    """Rows after the keys in the order of the columns: a > x, or a = x and b > y, and so on."""
+    """Return the condition for rows after the keys in the order of the columns: a > x, or a = x and b > y, ..."""
     alternatives: list[ColumnElement[bool]] = []
     for i, (column, key) in enumerate(zip(columns, keys, strict=True)):
         same = [c == k for c, k in zip(columns[:i], keys[:i], strict=True)]

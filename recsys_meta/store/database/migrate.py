@@ -1,7 +1,7 @@
-"""Bring a database to a revision of `migrations/`, in this process and with no alembic.ini.
+"""Migration of a database to a revision of `migrations/`, in this process and without an alembic.ini.
 
-Processes that start at the same time all ask for this: a lock of the database lets one do it while the others wait,
-and they find it done. Each upgrade is one transaction, also on SQLite: it happens wholly or not at all.
+Processes that start at the same time may all request it: a database lock lets one migrate while the others wait and
+then find nothing left to do. Each upgrade is one transaction, also on SQLite: it happens completely or not at all.
 """
 
 import importlib.util
@@ -21,25 +21,25 @@ from sqlalchemy.exc import SQLAlchemyError
 from recsys_meta.core.errors import StoreError
 from recsys_meta.store.database.engine import connect, translate_error
 
-MIGRATION_LOCK = 0x7265_6373_6D69_67  # any number that no other user of the database locks
+MIGRATION_LOCK = 0x7265_6373_6D69_67  # an arbitrary number that nothing else in the database locks
 WAIT_MS = 120_000  # how long to wait for another process on SQLite, milliseconds
 
-# Alembic keeps the migration under way in a global of its own.
+# Alembic holds the running migration in a module global.
 _one_at_a_time = threading.Lock()
 
 
 def upgrade_database(url: str, revision: str = "head") -> None:
-    """Go forward to a revision. Raises Unavailable or StoreError; then nothing was changed."""
+    """Upgrade to a revision. Raises StoreUnavailable or StoreError, with the database left unchanged."""
     _run(url, lambda config: command.upgrade(config, revision))
 
 
 def downgrade_database(url: str, revision: str) -> None:
-    """Go back to a revision, or with ``base`` to an empty database. Raises as `upgrade` does."""
+    """Downgrade to a revision, or with ``base`` to an empty database. Raises like `upgrade_database`."""
     _run(url, lambda config: command.downgrade(config, revision))
 
 
 def current_revision(url: str) -> str | None:
-    """The revision of a database, None where it was never upgraded. Raises Unavailable."""
+    """Return the revision of a database, None if it was never upgraded. Raises StoreUnavailable."""
     with _connection(url, write=False) as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
@@ -59,7 +59,7 @@ def _run(url: str, step: Callable[[Config], None]) -> None:
 
 @contextmanager
 def _connection(url: str, *, write: bool) -> Iterator[Connection]:
-    """A connection in a transaction, from an engine that is gone afterwards."""
+    """Open a connection in a transaction, from an engine that is disposed of afterwards."""
     engine = connect(url)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
@@ -74,13 +74,13 @@ def _connection(url: str, *, write: bool) -> Iterator[Connection]:
 
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:
-    # SQLite alters a table by making a new one in its place: dropping the old one would delete what refers to it.
+    # SQLite alters a table by replacing it: dropping the old one would cascade to the rows that refer to it.
     connection.execute("PRAGMA foreign_keys = OFF")
     connection.execute(f"PRAGMA busy_timeout = {WAIT_MS}")
 
 
 def _check_keys(connection: Connection) -> None:
-    """Raise StoreError, and so undo the migration, where it left a reference to nothing (SQLite)."""
+    """Raise StoreError, which rolls the migration back, if it left a dangling reference (SQLite)."""
     if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
         raise StoreError("the migration would leave rows that refer to nothing; it was undone")
 
@@ -93,7 +93,7 @@ def _config() -> Config:
 
 
 def _script_folder() -> Path:
-    """Where the package `migrations` lies: found, not imported, since a door is above this room."""
+    """Return the folder of the package `migrations`, which is located but not imported: it depends on this package."""
     spec = importlib.util.find_spec("migrations")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(folder) / "env.py").is_file():

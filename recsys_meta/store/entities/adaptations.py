@@ -1,4 +1,4 @@
-"""What adapting did: a row for each adapted newcomer, written off the hot path."""
+"""Log of adaptations: a row for each adapted entity, written outside of requests."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,7 +16,7 @@ ServedBy = Literal["adapted", "cache", "prior", "popular"]
 
 
 class TimedRow(Protocol):
-    """A row about an entity, and when it was made."""
+    """A row about an entity with the time of its creation."""
 
     @property
     def kind(self) -> str: ...
@@ -30,10 +30,10 @@ Row = TypeVar("Row", bound=TimedRow)
 
 
 class NewAdaptation(NamedTuple):
-    """One adaptation; ``ms`` is milliseconds, losses are means over the support, None where there was none.
+    """One adaptation: ``ms`` in milliseconds, losses as means over the support, None if the support was empty.
 
-    A row may stand for several ``answers`` that needed no adaptation; ``ms`` is their mean then. ``variant`` is the arm
-    of a split that answered, if one did: one version may be two arms.
+    A row may stand for several ``answers`` that needed no adaptation; ``ms`` is their mean then. ``variant`` is the
+    label of the split's arm that answered, if one did: one version may be two arms.
     """
 
     model_version: str
@@ -52,10 +52,10 @@ class NewAdaptation(NamedTuple):
 
 
 def save_adaptations(session: Session, rows: Sequence[NewAdaptation]) -> int:
-    """Write rows in bulk; answers how many. Those of answers that adapted nothing are put `together`.
+    """Write rows in bulk, merged by `merge_answers`; return how many were written.
 
-    Rows wait in a queue before they come here. Those of an entity that was erased after they were made are left out,
-    or the queue of any process would bring back what the erasure took away.
+    Rows wait in a queue before they are written. Those of an entity that was erased after their creation are dropped,
+    or the queue of any process would restore what the erasure removed.
     """
     if not rows:
         return 0
@@ -67,10 +67,9 @@ def save_adaptations(session: Session, rows: Sequence[NewAdaptation]) -> int:
 
 
 def merge_answers(rows: Sequence[NewAdaptation]) -> list[NewAdaptation]:
-    """Every adaptation, and one row for the answers of one arm that needed none about the same newcomer, made when the
-    first was.
+    """Return every adaptation, and one row for all answers of one arm to the same entity that needed no adaptation.
 
-    A row each would cost more than an answer from a cache does, and tell nothing more.
+    A row for each of these would cost more than the cached answer itself and hold no more information.
     """
     adapted_rows: list[NewAdaptation] = []
     groups: dict[tuple[object, ...], list[NewAdaptation]] = {}
@@ -86,7 +85,7 @@ def merge_answers(rows: Sequence[NewAdaptation]) -> list[NewAdaptation]:
 def _merge_group(rows: Sequence[NewAdaptation]) -> NewAdaptation:
     answers = sum(row.answers for row in rows)
     ms = sum(row.ms * row.answers for row in rows) / answers
-    # An erasure takes what is older than itself, so the row is as old as its oldest answer.
+    # An erasure removes older rows, so the merged row is as old as its oldest answer.
     return rows[0]._replace(ms=ms, answers=answers, created=min(row.created for row in rows))
 
 
@@ -100,7 +99,10 @@ def page_adaptations(
     limit: int = 50,
     cursor: str | None = None,
 ) -> KeysetPage[AdaptationRecord]:
-    """Adaptations, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
+    """Return a page of adaptations, newest first.
+
+    Raises ValueError for a limit outside 1 to 1000 or a cursor of another list.
+    """
     columns = (AdaptationRecord.created, AdaptationRecord.id)
     query = select(AdaptationRecord).order_by(*(c.desc() for c in columns)).limit(page_size(limit) + 1)
     filters = {"kind": kind, "entity": entity, "model_version": model_version, "served_by": served_by}
@@ -114,7 +116,7 @@ def page_adaptations(
 
 
 def prune_adaptations(session: Session, before: datetime) -> int:
-    """Delete adaptations made before a time; answers how many."""
+    """Delete adaptations created before a time; return how many."""
     old = AdaptationRecord.created < before
     count = session.scalar(select(func.count()).select_from(AdaptationRecord).where(old)) or 0
     session.execute(delete(table_of(AdaptationRecord)).where(old))
@@ -122,13 +124,13 @@ def prune_adaptations(session: Session, before: datetime) -> int:
 
 
 def drop_erased(session: Session, rows: Sequence[Row]) -> list[Row]:
-    """Rows whose entity was not erased after they were made. The caller holds the lock of erasures."""
+    """Return the rows whose entity was not erased after their creation. The caller holds the erasure lock."""
     erasures = _erasure_times(session, rows)
     return [row for row in rows if not _is_erased(row, erasures)] if erasures else list(rows)
 
 
 def _erasure_times(session: Session, rows: Sequence[TimedRow]) -> dict[str, datetime]:
-    """When each entity among the rows was last erased, by digest."""
+    """Return the time of the last erasure of each entity among the rows, by digest."""
     last: dict[str, datetime] = {}
     for chunk in in_chunks([entity_digest(*name) for name in unique((row.kind, row.entity) for row in rows)]):
         query = select(ErasureRecord.entity_digest, ErasureRecord.confirmed).where(

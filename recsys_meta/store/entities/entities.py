@@ -1,4 +1,4 @@
-"""Features of entities, and the erasure of all that is known of one."""
+"""Features of entities, and the erasure of all data of an entity."""
 
 import hashlib
 import uuid
@@ -22,13 +22,13 @@ from recsys_meta.store.entities.tables import (
     ExplorationRecord,
 )
 
-# Writers of adaptations share this lock, an erasure takes it alone (PostgreSQL; SQLite has one writer anyway).
+# Writers of adaptations share this lock, an erasure holds it exclusively (PostgreSQL; SQLite has a single writer).
 ERASURE_LOCK = 0x7265_6373_6572_61
 
 
 @dataclass(frozen=True)
 class ErasureReceipt:
-    """What a deletion erased; ``entity`` is the caller's own id, which the database no longer holds."""
+    """Counts of erased rows; ``entity`` is the id given by the caller, which the database no longer holds."""
 
     receipt: str
     kind: str
@@ -40,14 +40,14 @@ class ErasureReceipt:
 
 
 def entity_digest(kind: str, entity: str) -> str:
-    """A name for an entity from which its id cannot be read back without trying ids."""
+    """Return a digest of an entity, from which its id can be recovered only by trying ids."""
     return hashlib.sha256(f"{len(kind)}:{kind}{entity}".encode(errors="surrogatepass")).hexdigest()
 
 
 def upsert_entity(
     session: Session, kind: str, entity: str, features: Mapping[str, Any], now: datetime | None = None
 ) -> EntityRecord:
-    """Set the features of an entity; they replace any it had. Raises ValueError for what is not JSON."""
+    """Set the features of an entity, replacing any earlier ones. Raises ValueError for features that are not JSON."""
     at = utcnow(now)
     new = insert_into(session, EntityRecord)
     statement = new.on_conflict_do_update(
@@ -56,11 +56,11 @@ def upsert_entity(
     )
     values = {"kind": kind, "external_id": entity, "created": at, "updated": at}
     session.execute(statement, {**values, "features": dict(features)})
-    return get_entity(session, kind, entity)
+    return load_entity(session, kind, entity)
 
 
-def get_entity(session: Session, kind: str, entity: str) -> EntityRecord:
-    """One entity. Raises NotFoundError."""
+def load_entity(session: Session, kind: str, entity: str) -> EntityRecord:
+    """Return an entity. Raises NotFoundError if it has no stored features."""
     row = find_entity(session, kind, entity)
     if row is None:
         raise NotFoundError(f"there are no features of the {kind} with this id")
@@ -68,15 +68,15 @@ def get_entity(session: Session, kind: str, entity: str) -> EntityRecord:
 
 
 def find_entity(session: Session, kind: str, entity: str) -> EntityRecord | None:
-    """One entity, None where no features of it were stored."""
+    """Return an entity, None if it has no stored features."""
     return session.get(EntityRecord, (kind, entity), populate_existing=True)
 
 
 def erase_entity(session: Session, kind: str, entity: str, now: datetime | None = None) -> ErasureReceipt:
-    """Delete features, events and adaptations of an entity, and keep a receipt.
+    """Delete features, events, adaptations and explorations of an entity, and store a receipt.
 
-    Asked again with nothing new to delete, it answers the first receipt. Caches are the caller's to clear; rows that
-    still wait in a writer are refused by `adaptations.save`.
+    A repeated erasure that finds nothing new returns the earlier receipt. The caller clears the caches; rows that still
+    wait in a background writer are dropped by `drop_erased`.
     """
     hold_erasure_lock(session, exclusive=True)
     counts = {
@@ -98,7 +98,7 @@ def erase_entity(session: Session, kind: str, entity: str, now: datetime | None 
 
 
 def erased_since(session: Session, kind: str, entity: str, since: datetime) -> bool:
-    """Whether an entity was erased at a time or later."""
+    """Return whether an entity was erased at a time or later."""
     query = select(ErasureRecord.receipt).where(
         ErasureRecord.entity_digest == entity_digest(kind, entity), ErasureRecord.confirmed >= since
     )
@@ -106,7 +106,7 @@ def erased_since(session: Session, kind: str, entity: str, since: datetime) -> b
 
 
 def hold_erasure_lock(session: Session, *, exclusive: bool) -> None:
-    """Until the transaction ends: keep erasures out, or with ``alone`` everyone who respects them."""
+    """Hold the erasure lock until the transaction ends: shared by writers, or ``exclusive`` for an erasure."""
     if session.get_bind().dialect.name == "postgresql":
         lock = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
         session.execute(text(f"SELECT {lock}(:key)"), {"key": ERASURE_LOCK})

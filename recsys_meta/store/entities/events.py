@@ -1,4 +1,4 @@
-"""Interactions: the truth from which every adapted state is derived."""
+"""Events of entities: the interactions from which every adapted state is derived."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class NewEvent:
-    """An interaction as its sender told it. ``context`` holds further fields of the row."""
+    """An interaction as it was sent. ``context`` holds further fields of the row."""
 
     kind: str
     event_id: str
@@ -31,17 +31,18 @@ class NewEvent:
 
 
 def insert_events(session: Session, events: Sequence[NewEvent], now: datetime | None = None) -> list[Outcome]:
-    """Store events, one outcome for each: ``new``; ``duplicate``, known with the same content; ``conflict``, its
-    ``event_id`` is known with other content, which stays as it was.
+    """Store events and return one outcome for each.
 
-    Raises ValueError where a label is not finite, a time has no zone or a text cannot be stored; then none is.
+    ``new``: stored; ``duplicate``: already stored with the same content; ``conflict``: its ``event_id`` is stored with
+    other content, which stays unchanged. Raises ValueError, without storing any event, if a label is not finite, a time
+    has no zone or a text cannot be stored.
     """
     for event in events:
         _check_label(event)
     first: dict[_Key, NewEvent] = {}
     for event in events:
         first.setdefault(_key(event), event)
-    # In a fixed order, so that two senders of the same events never wait for each other in a circle.
+    # In a fixed order, so that two senders of the same events cannot deadlock.
     sorted_events = [first[key] for key in sorted(first)]
     inserted_keys = _insert_missing(session, sorted_events, utcnow(now))
     present = _read_events(session, [_key(event) for event in sorted_events if _key(event) not in inserted_keys])
@@ -58,7 +59,7 @@ def insert_events(session: Session, events: Sequence[NewEvent], now: datetime | 
 def support_events(
     session: Session, kind: str, entity: str, limit: int, before: datetime | None = None
 ) -> list[EventRecord]:
-    """The newest ``limit`` events of an entity, oldest first; ties in time by event id. ``before`` is exclusive."""
+    """Return the newest ``limit`` events of an entity, oldest first; ties by event id. ``before`` is exclusive."""
     if limit < 1:
         return []
     query = select(EventRecord).where(EventRecord.kind == kind, EventRecord.entity == entity)
@@ -69,7 +70,7 @@ def support_events(
 
 
 def count_events(session: Session, kind: str, entity: str) -> int:
-    """How many events of an entity are stored."""
+    """Return the number of stored events of an entity."""
     query = select(func.count()).select_from(EventRecord).where(EventRecord.kind == kind, EventRecord.entity == entity)
     return session.scalar(query) or 0
 
@@ -88,7 +89,7 @@ def _content(event: NewEvent | EventRecord) -> tuple[Any, ...]:
 
 
 def _insert_missing(session: Session, events: Sequence[NewEvent], received: datetime) -> set[_Key]:
-    """Insert what is not there yet; answers the keys inserted."""
+    """Insert the events whose key is not stored yet; return the inserted keys."""
     statement = (
         insert_into(session, EventRecord)
         .on_conflict_do_nothing(index_elements=["kind", "event_id"])
@@ -102,7 +103,7 @@ def _insert_missing(session: Session, events: Sequence[NewEvent], received: date
 
 
 def _read_events(session: Session, keys: Sequence[_Key]) -> dict[_Key, EventRecord]:
-    """The events with these keys. Those that another transaction inserted meanwhile are committed and seen."""
+    """Return the events with these keys, those that another transaction has committed meanwhile included."""
     rows: dict[_Key, EventRecord] = {}
     for chunk in in_chunks(unique(keys)):
         query = select(EventRecord).where(tuple_(EventRecord.kind, EventRecord.event_id).in_(chunk))

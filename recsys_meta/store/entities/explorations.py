@@ -1,4 +1,4 @@
-"""What exploring did: a row for each explored list, so that it can be judged by inverse propensity weighting."""
+"""Log of explorations: a row for each explored list, for evaluation by inverse propensity weighting."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from recsys_meta.store.entities.tables import ExplorationRecord
 
 @dataclass(frozen=True)
 class NewExploration:
-    """One explored list of `candidates` entities for an item: which came first, and how likely that was."""
+    """One explored list of `candidates` entities for an item: the one put first, and its propensity (0 to 1)."""
 
     request_id: str
     model: str
@@ -30,7 +30,7 @@ class NewExploration:
 
 
 def save_explorations(session: Session, rows: Sequence[NewExploration]) -> int:
-    """Write rows in bulk, but for those of entities that were erased since; answers how many."""
+    """Write rows in bulk, except those of entities erased since their creation; return how many were written."""
     if not rows:
         return 0
     hold_erasure_lock(session, exclusive=False)
@@ -41,7 +41,7 @@ def save_explorations(session: Session, rows: Sequence[NewExploration]) -> int:
 
 
 def prune_explorations(session: Session, before: datetime) -> int:
-    """Delete explorations made before a time; answers how many."""
+    """Delete explorations created before a time; return how many."""
     old = ExplorationRecord.created < before
     count = session.scalar(select(func.count()).select_from(ExplorationRecord).where(old)) or 0
     session.execute(delete(table_of(ExplorationRecord)).where(old))

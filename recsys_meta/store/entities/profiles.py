@@ -1,4 +1,4 @@
-"""All that answers about an entity look at."""
+"""Stored profile of an entity: the features and events that recommendations are computed from."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from recsys_meta.store.entities.entities import find_entity
 from recsys_meta.store.entities.events import support_events
 
 MAX_EVENTS = 2000
-"""Newest stored events of an entity that an answer looks at."""
+"""Number of newest stored events of an entity that are read."""
 
 
 def read_stored_profile(
     session: Session, kind: str, entity: str
 ) -> tuple[dict[str, Any], tuple[StoredInteraction, ...]]:
-    """Features and newest events, oldest first; an entity never heard of has none of either."""
+    """Return the features and the newest events of an entity, oldest first; both empty for an unknown entity."""
     row = find_entity(session, kind, entity)
     rows = support_events(session, kind, entity, MAX_EVENTS)
     interactions = tuple(StoredInteraction(e.event_id, e.item, e.label, e.time.timestamp(), e.context) for e in rows)

@@ -10,16 +10,17 @@ from typing import Any
 from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from recsys_meta.store.database.base import LABEL, NAME, Base
+from recsys_meta.core.limits import LABEL_LENGTH, NAME_LENGTH
+from recsys_meta.store.database.base import Base
 from recsys_meta.store.database.column_types import BoundedText
 
 
 class EntityRecord(Base):
-    """What is known of an entity besides its events."""
+    """Features of an entity."""
 
     __tablename__ = "entities"
 
-    kind: Mapped[str] = mapped_column(BoundedText(NAME), primary_key=True)
+    kind: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH), primary_key=True)
     external_id: Mapped[str] = mapped_column(primary_key=True)
     features: Mapped[dict[str, Any]]
     created: Mapped[datetime]
@@ -32,7 +33,7 @@ class EventRecord(Base):
     __tablename__ = "events"
     __table_args__ = (Index(None, "kind", "entity", "time", "event_id"), Index(None, "kind", "received"))
 
-    kind: Mapped[str] = mapped_column(BoundedText(NAME), primary_key=True)
+    kind: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH), primary_key=True)
     event_id: Mapped[str] = mapped_column(primary_key=True)
     entity: Mapped[str]
     item: Mapped[str]
@@ -43,9 +44,11 @@ class EventRecord(Base):
 
 
 class AdaptationRecord(Base):
-    """One adaptation of an entity: losses on its support before and after, and how long it took in milliseconds; or
-    `answers` that needed none, about the same and at about the same time, with their mean `ms`. `variant` is the label
-    of the arm that answered, NULL where no arm did."""
+    """One adaptation of an entity: losses on its support before and after, and its duration in milliseconds.
+
+    A row may also stand for several `answers` that needed no adaptation, to the same entity at about the same time;
+    `ms` is their mean then. `variant` is the label of the split's arm that answered, NULL where no split was active.
+    """
 
     __tablename__ = "adaptations"
     __table_args__ = (
@@ -56,7 +59,7 @@ class AdaptationRecord(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     model_version: Mapped[str]
-    kind: Mapped[str] = mapped_column(BoundedText(NAME))
+    kind: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH))
     entity: Mapped[str]
     support_size: Mapped[int]
     steps: Mapped[int]
@@ -67,21 +70,21 @@ class AdaptationRecord(Base):
     served_by: Mapped[str] = mapped_column(BoundedText(20))
     created: Mapped[datetime]
     answers: Mapped[int] = mapped_column(server_default="1")
-    variant: Mapped[str | None] = mapped_column(BoundedText(LABEL))
+    variant: Mapped[str | None] = mapped_column(BoundedText(LABEL_LENGTH))
 
 
 class ErasureRecord(Base):
-    """The receipt of a deletion. It keeps a digest of the entity, not its id: what was erased stays erased.
+    """Receipt of an erasure. It holds a digest of the entity instead of its id, which is erased too.
 
-    ``confirmed`` is when the deletion was last asked for: nothing made before it may be written afterwards.
+    ``confirmed`` is the time of the last request for it: no row created before then may be written afterwards.
     """
 
     __tablename__ = "erasures"
     __table_args__ = (Index(None, "entity_digest", "at"),)
 
-    receipt: Mapped[str] = mapped_column(BoundedText(NAME), primary_key=True)
-    kind: Mapped[str] = mapped_column(BoundedText(NAME))
-    entity_digest: Mapped[str] = mapped_column(BoundedText(NAME))
+    receipt: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH), primary_key=True)
+    kind: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH))
+    entity_digest: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH))
     entities: Mapped[int]
     events: Mapped[int]
     adaptations: Mapped[int]
@@ -90,16 +93,16 @@ class ErasureRecord(Base):
 
 
 class ExplorationRecord(Base):
-    """A list that was explored: the entity in its first place, and how likely it was to come there."""
+    """A list that exploration changed: the entity put first, and the probability with which it was chosen."""
 
     __tablename__ = "explorations"
     __table_args__ = (Index(None, "created", "id"), Index(None, "kind", "entity", "created"))
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    request_id: Mapped[str] = mapped_column(BoundedText(NAME))
+    request_id: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH))
     model: Mapped[str]
     model_version: Mapped[str]
-    kind: Mapped[str] = mapped_column(BoundedText(NAME))
+    kind: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH))
     entity: Mapped[str]
     item: Mapped[str]
     candidates: Mapped[int]

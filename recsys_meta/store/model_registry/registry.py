@@ -1,8 +1,8 @@
-"""Models, their versions, and which version is live.
+"""Models, their versions, and the live version of each.
 
-Nothing but the history says what is live: its newest row does. A change of the alias first takes the lock of the
-model's row, so two of them happen one after the other and each knows what the other did; the unique sequence of
-the history would refuse them otherwise. What goes live answers all: it ends the split of the model, if there is one.
+The newest row of the alias history alone determines the live version. A change of the alias first locks the model's
+row, so that two changes happen one after the other; the unique sequence of the history would refuse them otherwise. A
+version that goes live answers all requests: the traffic split of the model ends, if there is one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ Action = Literal["publish", "promote", "rollback"]
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model with the version that is live, if any, and how many there are."""
+    """A model with its live version, if any, and its number of versions."""
 
     name: str
     live: str | None
@@ -37,7 +37,7 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class ModelDetail:
-    """A model with its versions and the moves of its alias, both newest first."""
+    """A model with its versions and its alias history, both newest first."""
 
     name: str
     live: str | None
@@ -55,7 +55,7 @@ def register_version(
     metrics: Mapping[str, Any] | None = None,
     now: datetime | None = None,
 ) -> ModelVersionRecord:
-    """Make a version known without making it live. Known already: path, metrics and run are brought up to date."""
+    """Register a version without making it live; path, metrics and run of a registered one are updated."""
     at = utcnow(now)
     new = insert_into(session, ModelRecord).on_conflict_do_nothing(index_elements=["name"])
     session.execute(new, {"name": model, "created": at, "updated": at})
@@ -84,7 +84,7 @@ def publish_version(
     actor: str | None = None,
     now: datetime | None = None,
 ) -> AliasChangeRecord:
-    """Register a version and make it live. Publishing what is live already adds nothing to the history."""
+    """Register a version and make it live. Publishing the live version again adds nothing to the history."""
     register_version(session, model, version, path, run=run, metrics=metrics, now=now)
     return _move(session, model, version, "publish", actor, utcnow(now))
 
@@ -98,10 +98,10 @@ def promote_version(
     now: datetime | None = None,
     force: bool = False,
 ) -> AliasChangeRecord:
-    """Make a registered version live. What is live already stays so, with no new row.
+    """Make a registered version live. Promoting the live version again adds nothing to the history.
 
-    Raises NotFoundError; ConflictError, unless forced, for a version that by its stored evaluation loses to the
-    simplest baseline.
+    Raises NotFoundError for an unknown version; ConflictError, unless forced, for a version that loses to the simplest
+    baseline by its stored evaluation.
     """
     get_model_record(session, model, version)
     if not force:
@@ -110,7 +110,7 @@ def promote_version(
 
 
 def check_beats_baseline(session: Session, model: str, version: str) -> None:
-    """Raise ConflictError for a version that by its stored evaluation loses to the simplest baseline."""
+    """Raise ConflictError for a version that loses to the simplest baseline by its stored evaluation."""
     check = check_promotion(session, model, version)
     if check is not None and check.loses:
         raise ConflictError(f"{model}@{version} loses to the simplest baseline: {check}; force it if you mean it")
@@ -119,7 +119,10 @@ def check_beats_baseline(session: Session, model: str, version: str) -> None:
 def rollback_version(
     session: Session, model: str, *, actor: str | None = None, now: datetime | None = None
 ) -> AliasChangeRecord:
-    """Make live what was live before; again, and it goes back one further. Raises NotFoundError, ConflictError."""
+    """Make the previously live version live; repeated, go back one further.
+
+    Raises NotFoundError for an unknown model, ConflictError if there is no earlier live version.
+    """
     at = utcnow(now)
     lock_model(session, model, at)
     live_versions = _live_stack(_moves(session, model))
@@ -130,13 +133,13 @@ def rollback_version(
 
 
 def live_version(session: Session, model: str) -> ModelVersionRecord | None:
-    """The version that answers for a model, None where none was published."""
+    """Return the live version of a model, None if none was published."""
     change = _newest(session, model)
     return None if change is None else get_model_record(session, model, change.version)
 
 
 def get_model_record(session: Session, model: str, version: str) -> ModelVersionRecord:
-    """One version. Raises NotFoundError."""
+    """Return a version. Raises NotFoundError."""
     row = session.get(ModelVersionRecord, (model, version), populate_existing=True)
     if row is None:
         raise NotFoundError(f"model '{model}' has no version '{version}'")
@@ -144,8 +147,10 @@ def get_model_record(session: Session, model: str, version: str) -> ModelVersion
 
 
 def resolve_version(session: Session, name: str) -> ModelVersionRecord:
-    """The version meant by ``model`` (its live one) or ``model@start-of-a-version``. Raises NotFoundError,
-    or ConflictError where several versions start so."""
+    """Return the version named by ``model`` (its live one) or ``model@PREFIX``, a prefix of a version.
+
+    Raises NotFoundError, or ConflictError if several versions have the prefix.
+    """
     model, _, start = name.partition("@")
     if not start:
         live = live_version(session, model)
@@ -163,7 +168,7 @@ def resolve_version(session: Session, name: str) -> ModelVersionRecord:
 
 
 def page_models(session: Session) -> list[ModelSummary]:
-    """Every model by name."""
+    """Return every model, by name."""
     newest = (
         select(AliasChangeRecord.model, func.max(AliasChangeRecord.sequence).label("sequence"))
         .where(AliasChangeRecord.alias == LIVE)
@@ -183,7 +188,7 @@ def page_models(session: Session) -> list[ModelSummary]:
 
 
 def model_detail(session: Session, model: str) -> ModelDetail:
-    """A model with its versions and history. Raises NotFoundError."""
+    """Return a model with its versions and history. Raises NotFoundError."""
     _check_model(session, model)
     query = select(ModelVersionRecord).where(ModelVersionRecord.model == model)
     versions = session.scalars(query.order_by(ModelVersionRecord.created.desc(), ModelVersionRecord.version)).all()
@@ -205,7 +210,7 @@ def _move(
 def _append(
     session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime
 ) -> AliasChangeRecord:
-    """One more row of the history; the caller holds the lock."""
+    """Append a row to the history; the caller holds the lock."""
     current = _newest(session, model)
     row = AliasChangeRecord(
         model=model,
@@ -223,7 +228,7 @@ def _append(
 
 
 def lock_model(session: Session, model: str, at: datetime) -> None:
-    """Hold the model's row until the transaction ends: the update takes the lock on either database.
+    """Lock the model's row until the transaction ends: the update takes the lock on either database.
 
     Raises NotFoundError.
     """
@@ -250,7 +255,7 @@ def _moves(session: Session, model: str) -> list[AliasChangeRecord]:
 
 
 def _live_stack(moves: Sequence[AliasChangeRecord]) -> list[str]:
-    """What was live in turn, less what was rolled back; the last is live now."""
+    """Return the versions that were live in order, less those rolled back; the last is live now."""
     stack: list[str] = []
     for move in moves:
         if move.action == "rollback":

@@ -1,6 +1,6 @@
-"""The arms of a split: versions of a model that answer side by side, each for its share of the entities.
+"""Arms of a traffic split: versions of a model that answer side by side, each for its share of the entities.
 
-The newest change of a model is what stands; without arms it says that a split ended.
+The newest change of a model is in force; one without arms records the end of a split.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recsys_meta.store.model_registry.tables import SplitArmRecord
 
 @dataclass(frozen=True)
 class SplitArm:
-    """A version under test, and its share of the entities (0 to 1). `label` is what answers call it."""
+    """A version under test and its share of the entities (0 to 1). `label` is its name in responses."""
 
     label: str
     version: str
@@ -28,7 +28,7 @@ class SplitArm:
 
 @dataclass(frozen=True)
 class TrafficSplit:
-    """One change of a model's split; no arms: it ended."""
+    """One change of a model's traffic split; without arms, its end."""
 
     model: str
     sequence: int
@@ -38,7 +38,7 @@ class TrafficSplit:
     at: datetime
 
     def arm_for(self, entity: str) -> SplitArm | None:
-        """The arm of an entity: the same while salt and shares stand, in every process; None where the split ended."""
+        """Return the arm of an entity, None if the split ended: the same in every process for a salt and shares."""
         if not self.arms:
             return None
         digest = blake2b(f"{self.salt}\0{entity}".encode(errors="surrogatepass"), digest_size=8).digest()
@@ -49,7 +49,7 @@ class TrafficSplit:
 
 
 def current_splits(session: Session) -> list[TrafficSplit]:
-    """The splits that stand, by model."""
+    """Return the splits in force, by model."""
     newest = (
         select(SplitArmRecord.model, func.max(SplitArmRecord.sequence).label("sequence"))
         .group_by(SplitArmRecord.model)
@@ -66,14 +66,14 @@ def current_splits(session: Session) -> list[TrafficSplit]:
 
 
 def newest_split(session: Session, model: str) -> TrafficSplit | None:
-    """The last change of a model's split, None where there never was one."""
+    """Return the last change of a model's split, None if there never was one."""
     last = select(func.max(SplitArmRecord.sequence)).where(SplitArmRecord.model == model).scalar_subquery()
     rows = select(SplitArmRecord).where(SplitArmRecord.model == model, SplitArmRecord.sequence == last)
     return next(iter(_group_changes(session.scalars(rows.order_by(SplitArmRecord.place)).all())), None)
 
 
 def split_changes(session: Session, model: str) -> list[TrafficSplit]:
-    """Every change of a model's split, newest first."""
+    """Return every change of a model's split, newest first."""
     query = select(SplitArmRecord).where(SplitArmRecord.model == model)
     return _group_changes(session.scalars(query.order_by(SplitArmRecord.sequence.desc(), SplitArmRecord.place)).all())
 
@@ -81,7 +81,7 @@ def split_changes(session: Session, model: str) -> list[TrafficSplit]:
 def append_split(
     session: Session, model: str, arms: Sequence[SplitArm], salt: str, actor: str | None, at: datetime
 ) -> TrafficSplit:
-    """One more change, without arms an end. The caller holds the lock of the model."""
+    """Append a change, without arms an end; return it. The caller holds the lock of the model."""
     last = newest_split(session, model)
     split = TrafficSplit(model, 1 if last is None else last.sequence + 1, tuple(arms), salt, actor, at)
     rows: list[tuple[str, str | None, float]] = [(a.label, a.version, a.weight) for a in arms] or [("", None, 0.0)]
@@ -93,13 +93,13 @@ def append_split(
 
 
 def end_split(session: Session, model: str, actor: str | None, at: datetime) -> TrafficSplit | None:
-    """Say that the split of a model ended, where one stands; answers the last change. The caller holds the lock."""
+    """End the split of a model if one is in force; return the last change. The caller holds the lock of the model."""
     last = newest_split(session, model)
     return append_split(session, model, (), last.salt, actor, at) if last is not None and last.arms else last
 
 
 def _group_changes(rows: Sequence[SplitArmRecord]) -> list[TrafficSplit]:
-    """Rows, ordered by change and place, as changes."""
+    """Group rows, ordered by change and place, into changes."""
     changes = []
     for (model, sequence), group in groupby(rows, key=lambda r: (r.model, r.sequence)):
         members = list(group)

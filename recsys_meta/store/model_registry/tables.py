@@ -6,13 +6,17 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from recsys_meta.store.database.base import LABEL, NAME, Base
+from recsys_meta.core.limits import LABEL_LENGTH, NAME_LENGTH
+from recsys_meta.store.database.base import Base
 from recsys_meta.store.database.column_types import BoundedText
 from recsys_meta.store.tracking.tables import RunRecord
 
 
 class ModelRecord(Base):
-    """A name under which versions are published. Its row is the lock; ``updated``: when alias or split last changed."""
+    """A name under which versions are published. Its row serves as the lock of alias and split.
+
+    ``updated`` is when either of them last changed.
+    """
 
     __tablename__ = "models"
 
@@ -30,13 +34,13 @@ class ModelVersionRecord(Base):
     model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"), primary_key=True)
     version: Mapped[str] = mapped_column(primary_key=True)
     path: Mapped[str] = mapped_column(BoundedText(4000))
-    run: Mapped[str | None] = mapped_column(BoundedText(NAME), ForeignKey(RunRecord.id, ondelete="SET NULL"))
+    run: Mapped[str | None] = mapped_column(BoundedText(NAME_LENGTH), ForeignKey(RunRecord.id, ondelete="SET NULL"))
     metrics: Mapped[dict[str, Any]]
     created: Mapped[datetime]
 
 
 class AliasChangeRecord(Base):
-    """One move of an alias. The newest row is what is live; ``sequence`` has no gap and no double."""
+    """One change of an alias. The newest row names the live version; ``sequence`` has no gaps and no duplicates."""
 
     __tablename__ = "alias_history"
     __table_args__ = (
@@ -50,7 +54,7 @@ class AliasChangeRecord(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     model: Mapped[str]
-    alias: Mapped[str] = mapped_column(BoundedText(NAME))
+    alias: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH))
     sequence: Mapped[int]
     version: Mapped[str]
     previous: Mapped[str | None]
@@ -60,9 +64,9 @@ class AliasChangeRecord(Base):
 
 
 class SplitArmRecord(Base):
-    """One arm of a change of a model's split: its version answers for a share (``weight``, 0 to 1) of the entities.
+    """One arm of a traffic split: its version answers for a share (``weight``, 0 to 1) of the entities.
 
-    The arms with the greatest ``sequence`` stand. A row without a version says that the split ended.
+    Rows of one change share a ``sequence``; the greatest is in force. A row without a version records the split's end.
     """
 
     __tablename__ = "splits"
@@ -79,9 +83,9 @@ class SplitArmRecord(Base):
     model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"))
     sequence: Mapped[int]
     place: Mapped[int]
-    label: Mapped[str] = mapped_column(BoundedText(LABEL))
+    label: Mapped[str] = mapped_column(BoundedText(LABEL_LENGTH))
     version: Mapped[str | None]
     weight: Mapped[float]
-    salt: Mapped[str] = mapped_column(BoundedText(NAME))
+    salt: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH))
     actor: Mapped[str | None]
     at: Mapped[datetime]

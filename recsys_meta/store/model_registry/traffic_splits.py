@@ -1,7 +1,7 @@
-"""How a split starts and ends: versions of a model that answer side by side, each for its share of the entities.
+"""Start and end of traffic splits: versions of a model answer side by side, each for its share of the entities.
 
-Every move of the live alias ends the split too, so that a promotion concludes an experiment and a rollback is never
-without effect.
+Every change of the live alias ends the split too, so that a promotion concludes an experiment and a rollback always
+takes effect.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from recsys_meta.store.model_registry.split_arms import (
 
 @dataclass(frozen=True)
 class SplitDetail:
-    """How a model stands: its live version, its split (None: there is none), and every change of that, newest first."""
+    """A model with its live version, its split in force (None without one) and every change of it, newest first."""
 
     name: str
     live: str | None
@@ -54,12 +54,12 @@ def start_split(
     now: datetime | None = None,
     force: bool = False,
 ) -> TrafficSplit:
-    """Let versions answer side by side; weights are turned into shares that sum to 1.
+    """Start a split between versions; weights are normalized to shares that sum to 1.
 
-    Without a salt the last one stays where the arms are the same in the same order, so that with other weights only
-    those entities change sides that have to; else a new one is drawn. Raises ConfigError for arms that cannot be,
-    NotFoundError, ConflictError where nothing is live, or, unless forced, where an arm that is not live loses to the
-    simplest baseline by its stored evaluation.
+    Without a salt the last one is reused if the arms are the same in the same order, so that new weights move as few
+    entities as possible between arms; otherwise a new one is drawn. Raises ConfigError for invalid arms, NotFoundError
+    for an unknown model or version, ConflictError if no version is live or, unless forced, if an arm that is not live
+    loses to the simplest baseline by its stored evaluation.
     """
     check_arms(arms)
     at = utcnow(now)
@@ -82,9 +82,9 @@ def start_split(
 def stop_split(
     session: Session, model: str, *, actor: str | None = None, now: datetime | None = None
 ) -> TrafficSplit | None:
-    """End the split of a model: its live version answers all again. Where there is none, nothing changes.
+    """End the split of a model, so that its live version answers all requests; without a split nothing changes.
 
-    Answers the last change, None where there never was a split. Raises NotFoundError.
+    Returns the last change, None if there never was a split. Raises NotFoundError for an unknown model.
     """
     at = utcnow(now)
     lock_model(session, model, at)
@@ -92,14 +92,14 @@ def stop_split(
 
 
 def split_detail(session: Session, model: str) -> SplitDetail:
-    """The split of a model. Raises NotFoundError."""
+    """Return the split of a model. Raises NotFoundError."""
     live = model_detail(session, model).live
     changes = split_changes(session, model)
     return SplitDetail(model, live, changes[0] if changes and changes[0].arms else None, changes)
 
 
 def check_arms(arms: Sequence[SplitArm]) -> None:
-    """Raise ConfigError for arms that cannot be a split."""
+    """Raise ConfigError for arms that cannot make up a split."""
     if not 1 <= len(arms) <= MOST_ARMS:
         raise ConfigError(f"a split has 1 to {MOST_ARMS} arms, not {len(arms)}")
     if len({arm.label for arm in arms}) < len(arms) or not all(0 < len(arm.label) <= LABEL_LENGTH for arm in arms):

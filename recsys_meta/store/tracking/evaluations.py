@@ -1,4 +1,4 @@
-"""Points of cold-start curves, as `evaluate` and `compare` write them."""
+"""Points of cold-start curves, written by the commands `evaluate` and `compare`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,8 +18,11 @@ Role = Literal["learner", "flagship", "baseline"]
 
 @dataclass(frozen=True)
 class NewEvaluation:
-    """One point: ``seed`` None is the mean over seeds, ``low`` and ``high`` bound its confidence interval,
-    ``n`` counts the tasks behind it. ``model_version`` without a model: of a bundle that is not published yet."""
+    """One point of a cold-start curve at a support size (``shots``).
+
+    ``seed`` None is the mean over seeds, ``low`` and ``high`` bound the confidence interval, ``n`` counts tasks. A
+    ``model_version`` without a model is that of a bundle that is not published yet.
+    """
 
     dataset: str
     scenario: str
@@ -37,9 +40,9 @@ class NewEvaluation:
 
 
 def save_evaluations(session: Session, rows: Sequence[NewEvaluation], now: datetime | None = None) -> int:
-    """Write points that belong together: they share their time, by which views find the newest set.
+    """Write the points of one evaluation: they share their time, by which views find the newest set.
 
-    Answers how many. Raises ConflictError for an unknown role.
+    Returns the number of rows. Raises ConflictError for an unknown role.
     """
     if rows:
         time = utcnow(now)
@@ -48,10 +51,10 @@ def save_evaluations(session: Session, rows: Sequence[NewEvaluation], now: datet
 
 
 def copy_evaluations(session: Session, bundle_version: str, model: str, version: str) -> int:
-    """Give a version of a model the points that were measured of the bundle it was published from; answers how many.
+    """Assign the points measured on a bundle to the model version published from it; return how many are new.
 
-    Points that are another's already, because a bundle may be published twice, stay so and are copied. A copy keeps
-    the time, by which the baselines of the same table are found beside it.
+    Points that already belong to another version, since a bundle may be published twice, are copied. A copy has the
+    time of the original, by which the baselines of the same evaluation are found.
     """
     query = (
         select(EvaluationRecord)
@@ -75,7 +78,7 @@ def copy_evaluations(session: Session, bundle_version: str, model: str, version:
 
 
 def _point_key(row: EvaluationRecord) -> tuple[object, ...]:
-    """What tells a point from the others of one bundle."""
+    """Return the columns that identify a point among those of one bundle."""
     return row.created, row.dataset, row.scenario, row.method, row.seed, row.shots, row.metric
 
 
@@ -90,7 +93,10 @@ def page_evaluations(
     limit: int = 100,
     cursor: str | None = None,
 ) -> KeysetPage[EvaluationRecord]:
-    """Points, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
+    """Return a page of points, newest first.
+
+    Raises ValueError for a limit outside 1 to 1000 or a cursor of another list.
+    """
     query = select(EvaluationRecord).order_by(EvaluationRecord.id.desc()).limit(page_size(limit) + 1)
     filters = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
     for name, value in filters.items():

@@ -1,4 +1,4 @@
-"""Whether a version may go live: what its stored evaluation says beside the simplest baseline of the same table."""
+"""Promotion gate: comparison of a version's stored evaluation with the simplest baseline of the same evaluation."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,16 @@ from recsys_meta.metrics.ranking_metrics import CHOICE, CLICK, LOWER_IS_BETTER, 
 from recsys_meta.store.tracking.tables import EvaluationRecord
 
 SIMPLEST_BASELINES = ("popularity", "local-popularity")
-"""Baselines that know nothing of the newcomer but, for the second, how often its items were taken."""
+"""Baselines that use nothing of the entity; the second uses how often each of its items was chosen."""
 OBJECTIVES = (RANKING, RATING, CLICK, CHOICE)
 
 
 @dataclass(frozen=True)
 class PromotionCheck:
-    """Means over the common points of the newest stored curve of a version and of the simplest baseline beside it, in
-    the metric that choices are made by."""
+    """Means of a version (``ours``) and of the simplest baseline (``theirs``) over the common points of a stored curve.
+
+    The metric is the main one of the objective, see `main_metric`.
+    """
 
     metric: str
     baseline: str
@@ -29,7 +31,7 @@ class PromotionCheck:
 
     @property
     def loses(self) -> bool:
-        """Whether the baseline is the better of the two."""
+        """True if the baseline is the better of the two."""
         sign = -1 if self.metric in LOWER_IS_BETTER else 1
         return sign * self.ours < sign * self.theirs
 
@@ -38,7 +40,7 @@ class PromotionCheck:
 
 
 def check_promotion(session: Session, model: str, version: str) -> PromotionCheck | None:
-    """How a version stands; None where it was never evaluated beside such a baseline."""
+    """Compare a version with the simplest baseline on its newest curve; None if it was never evaluated beside one."""
     query = select(EvaluationRecord).where(EvaluationRecord.model == model, EvaluationRecord.model_version == version)
     curves: dict[tuple[datetime, str, str], list[EvaluationRecord]] = {}
     for row in session.scalars(query.order_by(EvaluationRecord.created.desc(), EvaluationRecord.id)):
@@ -51,10 +53,10 @@ def check_promotion(session: Session, model: str, version: str) -> PromotionChec
 
 
 def main_metric(names: Collection[str]) -> str | None:
-    """The first metric of the objective that was evaluated, None where it is none of ours.
+    """Return the first metric of the evaluated objective, None for metrics of no known objective.
 
-    A ranking and a choice share metrics, and the first of one is among those of the other: all that was stored
-    together says which it was.
+    Ranking and choice share metrics, and the first of one is among those of the other: the objective is the one that
+    most of the stored metrics belong to.
     """
     candidates = [metrics for metrics in OBJECTIVES if metrics[0] in names]
     return max(candidates, key=lambda metrics: len(set(metrics) & set(names)))[0] if candidates else None
@@ -64,7 +66,7 @@ def _compare_with_baseline(session: Session, mine: Sequence[EvaluationRecord]) -
     first, metric = mine[0], main_metric({r.metric for r in mine})
     if metric is None:
         return None
-    # A mean over several seeds is of no single version: one that was trained with others has its own seed's points.
+    # A mean over several seeds belongs to no single version: a version of such a run has the points of its own seed.
     seed = None if any(r.seed is None for r in mine) else first.seed
     query = select(EvaluationRecord).where(
         EvaluationRecord.dataset == first.dataset,

@@ -22,7 +22,7 @@ _CURSOR_KEYS = ("started", "id")
 
 @dataclass(frozen=True)
 class MetricPoint:
-    """A figure of a run at an outer step."""
+    """A metric of a run at an outer step."""
 
     run: str
     key: str
@@ -32,7 +32,7 @@ class MetricPoint:
 
 @dataclass(frozen=True)
 class CurriculumPoint:
-    """The hardness of a bucket of tasks at a step, and the weight it was drawn with."""
+    """Hardness of a bucket of tasks at a step, and the weight with which it was sampled."""
 
     run: str
     step: int
@@ -54,9 +54,9 @@ def start_run(
     run: str | None = None,
     now: datetime | None = None,
 ) -> RunRecord:
-    """A new run in status running; its id starts with its time unless ``run`` names it.
+    """Insert a run with status running; its id starts with its time unless ``run`` gives one.
 
-    Raises ConflictError where the id is taken.
+    Raises ConflictError if the id is taken.
     """
     start = utcnow(now)
     row = RunRecord(
@@ -77,13 +77,13 @@ def start_run(
 
 
 def log_metrics(session: Session, points: Sequence[MetricPoint], now: datetime | None = None) -> None:
-    """Write figures and keep the newest of each key at hand. A figure logged again replaces the first.
+    """Write metrics and update the latest value of each key. A point logged again replaces the first.
 
-    Raises ConflictError where a run is unknown.
+    Raises ConflictError for an unknown run.
     """
     if not points:
         return
-    # In a fixed order, so that two writers never wait for each other's rows in a circle.
+    # In a fixed order, so that two writers cannot deadlock.
     sorted_points = sorted(points, key=lambda p: (p.run, p.key, p.step))
     new = insert_into(session, MetricRecord)
     upsert = new.on_conflict_do_update(index_elements=["run", "key", "step"], set_={"value": new.excluded.value})
@@ -114,7 +114,7 @@ def log_curriculum(session: Session, points: Sequence[CurriculumPoint]) -> None:
 def set_run_status(
     session: Session, run: str, status: Status, *, reason: str | None = None, now: datetime | None = None
 ) -> RunRecord:
-    """Say how a run stands. Anything but running also notes when it ended. Raises NotFoundError."""
+    """Set the status of a run, and its end time unless it is running. Raises NotFoundError."""
     row = get_run(session, run)
     row.status = status
     row.reason = None if reason is None else reason[:2000]
@@ -124,7 +124,7 @@ def set_run_status(
 
 
 def get_run(session: Session, run: str) -> RunRecord:
-    """One run. Raises NotFoundError."""
+    """Return a run. Raises NotFoundError."""
     row = session.get(RunRecord, run)
     if row is None:
         raise NotFoundError(f"there is no run '{run}'; `recsys-meta runs list` shows those there are")
@@ -132,14 +132,17 @@ def get_run(session: Session, run: str) -> RunRecord:
 
 
 def run_exists(session: Session, run: str) -> bool:
-    """Whether there is such a run."""
+    """Return whether a run with this id exists."""
     return session.get(RunRecord, run) is not None
 
 
 def page_runs(
     session: Session, *, status: Status | None = None, limit: int = 50, cursor: str | None = None
 ) -> KeysetPage[RunRecord]:
-    """Runs, newest first. Raises ValueError for a limit outside 1 to 1000 or a strange cursor."""
+    """Return a page of runs, newest first.
+
+    Raises ValueError for a limit outside 1 to 1000 or a cursor of another list.
+    """
     query = select(RunRecord).order_by(RunRecord.started.desc(), RunRecord.id.desc()).limit(page_size(limit) + 1)
     if status is not None:
         query = query.where(RunRecord.status == status)
@@ -150,7 +153,7 @@ def page_runs(
 
 
 def run_metrics(session: Session, run: str, key: str | None = None) -> list[MetricRecord]:
-    """Every figure of a run by key and step. Raises NotFoundError."""
+    """Return every metric of a run, by key and step. Raises NotFoundError."""
     get_run(session, run)
     query = select(MetricRecord).where(MetricRecord.run == run).order_by(MetricRecord.key, MetricRecord.step)
     if key is not None:
@@ -159,7 +162,7 @@ def run_metrics(session: Session, run: str, key: str | None = None) -> list[Metr
 
 
 def latest_metrics(session: Session, runs: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """The newest figure of each key, for each of the runs."""
+    """Return the latest value of each metric, for each of the runs."""
     metrics: dict[str, dict[str, float | None]] = {run: {} for run in runs}
     query = select(LatestMetricRecord).where(LatestMetricRecord.run.in_(runs)).order_by(LatestMetricRecord.key)
     for row in session.scalars(query):
@@ -168,7 +171,7 @@ def latest_metrics(session: Session, runs: Sequence[str]) -> dict[str, dict[str,
 
 
 def prune_runs(session: Session, before: datetime) -> int:
-    """Delete runs that ended before a time, with their metrics and curriculum; answers how many."""
+    """Delete runs that ended before a time, with their metrics and curriculum; return how many."""
     deletion = delete(RunRecord).where(RunRecord.finished < before)
     count_query = select(func.count()).select_from(RunRecord).where(RunRecord.finished < before)
     count = session.scalar(count_query) or 0

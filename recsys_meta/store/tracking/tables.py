@@ -6,12 +6,13 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from recsys_meta.store.database.base import NAME, Base
+from recsys_meta.core.limits import NAME_LENGTH
+from recsys_meta.store.database.base import Base
 from recsys_meta.store.database.column_types import BoundedText
 
 
 class RunRecord(Base):
-    """One training: who asked for what, and how it ended."""
+    """One training run: recipe, data set and configuration, and its status."""
 
     __tablename__ = "runs"
     __table_args__ = (
@@ -20,7 +21,7 @@ class RunRecord(Base):
         Index(None, "status", "started"),
     )
 
-    id: Mapped[str] = mapped_column(BoundedText(NAME), primary_key=True)
+    id: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH), primary_key=True)
     recipe: Mapped[str]
     dataset: Mapped[str]
     learner: Mapped[str]
@@ -35,23 +36,27 @@ class RunRecord(Base):
 
 
 class MetricRecord(Base):
-    """A figure of a run at an outer step. A value that was not a number is NULL."""
+    """A metric of a run at an outer step. NaN is stored as NULL."""
 
     __tablename__ = "metrics"
 
-    run: Mapped[str] = mapped_column(BoundedText(NAME), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    run: Mapped[str] = mapped_column(
+        BoundedText(NAME_LENGTH), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True
+    )
     key: Mapped[str] = mapped_column(primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     value: Mapped[float | None]
 
 
 class LatestMetricRecord(Base):
-    """The figure with the greatest step for each run and key, so that a list of runs needs no aggregate."""
+    """The metric with the greatest step for each run and key, so that a list of runs needs no aggregate."""
 
     __tablename__ = "latest_metrics"
     __table_args__ = (Index(None, "key", "value"),)
 
-    run: Mapped[str] = mapped_column(BoundedText(NAME), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    run: Mapped[str] = mapped_column(
+        BoundedText(NAME_LENGTH), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True
+    )
     key: Mapped[str] = mapped_column(primary_key=True)
     step: Mapped[int]
     value: Mapped[float | None]
@@ -59,11 +64,13 @@ class LatestMetricRecord(Base):
 
 
 class CurriculumRecord(Base):
-    """How hard each bucket of tasks was at a step, and the weight it was drawn with."""
+    """Hardness of a bucket of tasks at a step, and the weight with which it was sampled."""
 
     __tablename__ = "curriculum"
 
-    run: Mapped[str] = mapped_column(BoundedText(NAME), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    run: Mapped[str] = mapped_column(
+        BoundedText(NAME_LENGTH), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True
+    )
     step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     bucket: Mapped[str] = mapped_column(primary_key=True)
     hardness: Mapped[float | None]
