@@ -85,7 +85,7 @@ def test_writers_wait_for_each_other(engine: Engine) -> None:
         for _ in range(20):
             with session(engine) as s:
                 s.execute(text("UPDATE entities SET updated = updated"))  # the lock on PostgreSQL
-                entities.upsert_entity(s, "user", "u", {"n": entities.get_entity(s, "user", "u").features["n"] + 1})
+                entities.upsert_entity(s, "user", "u", {"n": entities.load_entity(s, "user", "u").features["n"] + 1})
 
     threads = [threading.Thread(target=add) for _ in range(4)]
     for thread in threads:
@@ -93,7 +93,7 @@ def test_writers_wait_for_each_other(engine: Engine) -> None:
     for thread in threads:
         thread.join()
     with reading(engine) as s:
-        assert entities.get_entity(s, "user", "u").features == {"n": 80}
+        assert entities.load_entity(s, "user", "u").features == {"n": 80}
 
 
 def test_reader_does_not_wait_for_a_writer(engine: Engine) -> None:
@@ -115,7 +115,7 @@ def test_times_come_back_aware_and_equal(engine: Engine, moment: datetime) -> No
     with session(engine) as s:
         entities.upsert_entity(s, "user", "u", {}, now=moment)
     with reading(engine) as s:
-        stored = entities.get_entity(s, "user", "u").updated
+        stored = entities.load_entity(s, "user", "u").updated
     assert stored == moment
     assert stored.tzinfo is UTC
 
@@ -139,7 +139,7 @@ def test_texts_are_kept_or_refused_alike(engine: Engine, word: str) -> None:
         return
     assert good
     with reading(engine) as s:
-        row = entities.get_entity(s, "user", word)
+        row = entities.load_entity(s, "user", word)
         assert (row.external_id, row.features) == (word, {word: [word]})
 
 

@@ -35,7 +35,7 @@ def test_erasing_leaves_nothing_of_it_and_all_of_others(engine: Engine) -> None:
         receipt = entities.erase_entity(s, "user", SECRET, now=NOON)
         assert (receipt.entities, receipt.events, receipt.adaptations) == (1, 3, 2)
         assert (receipt.kind, receipt.entity, receipt.at) == ("user", SECRET, NOON)
-        assert entities.get_entity(s, "ad", SECRET).features == {}
+        assert entities.load_entity(s, "ad", SECRET).features == {}
         entities.erase_entity(s, "ad", SECRET)
     left = everything(engine)
     assert SECRET not in left
@@ -43,7 +43,7 @@ def test_erasing_leaves_nothing_of_it_and_all_of_others(engine: Engine) -> None:
     with reading(engine) as s:
         assert entities.find_entity(s, "user", SECRET) is None
         with pytest.raises(NotFoundError) as caught:
-            entities.get_entity(s, "user", SECRET)
+            entities.load_entity(s, "user", SECRET)
         assert SECRET not in str(caught.value)
         assert events.count_events(s, "user", "neighbour") == 3
         assert len(adaptations.page_adaptations(s, entity="neighbour").items) == 2
