@@ -70,10 +70,10 @@ def bag(data) -> Counter:
     return Counter(rows(data))
 
 
-def cells(data, side: str, name: str) -> list[list[str]]:
+def cells(data, table: str, name: str) -> list[list[str]]:
     """Values of an id feature, row by row; '?' for unknown."""
-    column = (data.entities if side == "entity" else data.items)[name]
-    space = f"{side}.{name}"
+    column = (data.entities if table == "entity" else data.items)[name]
+    space = f"{table}.{name}"
     return [
         ["?" if v < FIRST else data.vocab.value(space, int(v)) for v in column.values[a:b]]
         for a, b in zip(column.indptr[:-1], column.indptr[1:], strict=True)

@@ -77,7 +77,7 @@ def test_prepare_simulated(data, tmp_path):
 def test_prepare_and_validate_ones_own(data, tmp_path):
     path = write(tmp_path / "own", GOOD + "u3,i3,[bold]x,400\n")
     failed = data("prepare", path)
-    assert isinstance(failed.exception, DataError), "the door turns it into one line and exit code 1"
+    assert isinstance(failed.exception, DataError), "the command line turns it into one line and exit code 1"
     assert not (tmp_path / "home" / "data" / "small").exists()
     shown = data("prepare", path, "--on-error", "skip")
     assert "1 of the events" in shown.stderr

@@ -102,7 +102,7 @@ def sample_unused_apps(user: IntArray, app: IntArray, apps: int, rng: np.random.
     count = np.bincount(owner)
     unused_count = apps - count[user]
     if (unused_count < NEGATIVES).any():
-        raise DataError("a user has used every app, so that no refusals can be made", remedy="Is the file complete?")
+        raise DataError("a user has used every app, so that no negatives can be drawn", remedy="Is the file complete?")
     first = rng.integers(0, unused_count)
     second = rng.integers(0, unused_count - 1)
     rank = np.column_stack([first, second + (second >= first)])  # among the unused apps of the user

@@ -120,7 +120,7 @@ SOURCES: Mapping[str, DataSource] = {
         load=read_trivago,
     ),
     "frappe": DataSource(
-        title="96,203 usages of 4,082 phone apps by 957 users in context, each with two made refusals",
+        title="96,203 usages of 4,082 phone apps by 957 users in context, each with two sampled negatives",
         terms="research use with citation of Baltrunas et al. (2015, arXiv:1505.03014); no redistribution without "
         "permission, no commercial use, no attempt to identify people",
         manual_download=_NOT_SHIPPED,
@@ -137,17 +137,17 @@ SOURCES: Mapping[str, DataSource] = {
         load=read_foursquare,
     ),
     "simulated-users": DataSource(
-        title="made users who watch and rate films; the truth is known",
+        title="simulated users who watch and rate films; the truth is known",
         terms=_FREE,
         simulate=lambda seed: simulate_users(seed=seed).tables,
     ),
     "simulated-ads": DataSource(
-        title="made ads shown to users who click or do not; the truth is known",
+        title="simulated ads shown to users who click or do not; the truth is known",
         terms=_FREE,
         simulate=lambda seed: simulate_ads(seed=seed).tables,
     ),
     "simulated-cities": DataSource(
-        title="made cities whose people walk from place to place; the truth is known",
+        title="simulated cities whose people visit places; the truth is known",
         terms=_FREE,
         simulate=lambda seed: simulate_cities(seed=seed).tables,
     ),

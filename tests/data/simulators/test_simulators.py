@@ -15,9 +15,9 @@ MAKERS = {"simulated-users": simulate_users, "simulated-ads": simulate_ads, "sim
 
 
 @pytest.fixture(scope="module", params=MAKERS)
-def world(request, tmp_path_factory):
-    made = MAKERS[request.param](seed=3)
-    return request.param, made, prepare(made.tables, tmp_path_factory.mktemp("s") / "out")
+def simulation(request, tmp_path_factory):
+    dataset = MAKERS[request.param](seed=3)
+    return request.param, dataset, prepare(dataset.tables, tmp_path_factory.mktemp("s") / "out")
 
 
 def aligned(data, truth):
@@ -27,13 +27,13 @@ def aligned(data, truth):
     return entities, items
 
 
-def test_it_is_what_its_schema_says(world):
-    name, made, data = world
+def test_it_is_what_its_schema_says(simulation):
+    name, dataset, data = simulation
     assert data.schema.name == name
     assert data.schema.exact_time
     assert data.about["rows_rejected"] == {}
-    assert data.events.entity_count == len(made.truth.entity_ids)
-    assert data.catalogue - FIRST > (0.5 if name == "simulated-cities" else 0.9) * len(made.truth.item_ids)
+    assert data.events.entity_count == len(dataset.truth.entity_ids)
+    assert data.catalogue - FIRST > (0.5 if name == "simulated-cities" else 0.9) * len(dataset.truth.item_ids)
     assert data.events.counts.min() >= 10
     for a, b in zip(data.events.indptr[:20], data.events.indptr[1:21], strict=True):
         gap = np.diff(np.asarray(data.events.time[a:b]))
@@ -56,8 +56,8 @@ def recall(scores, data, n=20):
 
 
 def test_the_truth_beats_popularity_and_taste_matters(tmp_path):
-    made = simulate_users(seed=1)
-    data, truth = prepare(made.tables, tmp_path / "out"), made.truth
+    dataset = simulate_users(seed=1)
+    data, truth = prepare(dataset.tables, tmp_path / "out"), dataset.truth
     entities, items = aligned(data, truth)
     utility = truth.utility(entities)[:, items]
     popular = np.tile(np.bincount(data.events.item, minlength=data.catalogue)[FIRST:], (len(entities), 1))
@@ -77,8 +77,8 @@ def log_loss(p, y):
 
 
 def test_the_truth_of_clicks_is_calibrated_and_informative(tmp_path):
-    made = simulate_ads(seed=1)
-    data, truth = prepare(made.tables, tmp_path / "out"), made.truth
+    dataset = simulate_ads(seed=1)
+    data, truth = prepare(dataset.tables, tmp_path / "out"), dataset.truth
     entities, items = aligned(data, truth)
     entity = np.repeat(entities, data.events.counts)
     item, y = items[np.asarray(data.events.item) - FIRST], np.asarray(data.events.label)
@@ -110,8 +110,8 @@ def test_the_mean_chance_is_that_over_all_contexts():
 
 @pytest.mark.parametrize("sizes", [{}, {"ads": 12, "users": 30, "events": 203}, {"ads": 3, "users": 19, "events": 40}])
 def test_lists_of_ads(tmp_path, sizes):
-    made = simulate_ads(seed=2, **sizes)
-    data = prepare(made.tables, tmp_path / "out")
+    dataset = simulate_ads(seed=2, **sizes)
+    data = prepare(dataset.tables, tmp_path / "out")
     events = data.events
     size = min(8, events.entity_count)
     ad = np.repeat(np.arange(events.entity_count), events.counts)
@@ -129,7 +129,7 @@ def test_lists_of_ads(tmp_path, sizes):
 
 
 def steps(data):
-    """All rows of a world of walks as tensors: entity, history, hour, item, each in order of the rows."""
+    """All rows of a simulation of cities as tensors: entity, history, hour, item, each in order of the rows."""
     index = EventIndex.of(data)
     every = torch.arange(len(index.item))
     rows = index.rows(1, torch.zeros_like(every), every, every)
@@ -138,13 +138,13 @@ def steps(data):
 
 
 def test_nobody_knows_the_next_place_better_than_the_truth(tmp_path):
-    made = simulate_cities(seed=1)
-    data = prepare(made.tables, tmp_path / "out")
+    dataset = simulate_cities(seed=1)
+    data = prepare(dataset.tables, tmp_path / "out")
     entity, history, hour, item = steps(data)
     local = data.ownership.local
     pick = np.random.default_rng(0).choice(len(item), 4000, replace=False)
     entity, history, hour, mine = entity[pick], history[pick], hour[pick], local[item[pick]]
-    score = made.truth.scores(data, entity, history, hour)
+    score = dataset.truth.scores(data, entity, history, hour)
     assert np.isneginf(score[:, :FIRST]).all()
     rank = lambda s: (s > np.take_along_axis(s, mine[:, None], 1)).sum(1)  # noqa: E731
     open_ = np.isfinite(score)
@@ -159,7 +159,7 @@ def test_nobody_knows_the_next_place_better_than_the_truth(tmp_path):
     where = np.stack([data.items["lat"].values, data.items["lon"].values], -1)
     last = np.where(history[:, 0] >= FIRST, history[:, 0], FIRST)
     near = -np.abs(where[homes.item[place]] - where[last][:, None]).sum(-1)
-    shuffled = made.truth.scores(data, entity, history[np.random.default_rng(1).permutation(len(pick))] * 0, hour)
+    shuffled = dataset.truth.scores(data, entity, history[np.random.default_rng(1).permutation(len(pick))] * 0, hour)
     oracle, crowd, nearest, forgetful = hit(score), hit(counts[homes.item[place]]), hit(near), hit(shuffled)
     assert oracle > 1.1 * max(crowd, nearest, forgetful)
     # The truth is a choice model: its softmax is calibrated at the row's own place.
@@ -170,8 +170,8 @@ def test_nobody_knows_the_next_place_better_than_the_truth(tmp_path):
 
 
 def test_people_live_in_one_city_and_come_again(tmp_path):
-    made = simulate_cities(cities=12, places=300, people=60, events=1500, seed=4)
-    data = prepare(made.tables, tmp_path / "out")
+    dataset = simulate_cities(cities=12, places=300, people=60, events=1500, seed=4)
+    data = prepare(dataset.tables, tmp_path / "out")
     assert (data.events.entity_count, len(data.events)) == (12, 1500)
     entity, history, _, item = steps(data)
     pairs = {(int(a), int(e)) for a, e in zip(data.events.actor, entity, strict=True)}
@@ -192,8 +192,8 @@ def test_the_hour_is_that_of_the_place(tmp_path):
 
 
 def test_ratings_follow_the_taste(tmp_path):
-    made = simulate_users(seed=2)
-    data, truth = prepare(made.tables, tmp_path / "out"), made.truth
+    dataset = simulate_users(seed=2)
+    data, truth = prepare(dataset.tables, tmp_path / "out"), dataset.truth
     entities, items = aligned(data, truth)
     entity = np.repeat(entities, data.events.counts)
     liking = (truth.taste[entity] * truth.latent[items[np.asarray(data.events.item) - FIRST]]).sum(1)
@@ -203,13 +203,13 @@ def test_ratings_follow_the_taste(tmp_path):
 
 def test_demographics_explain_the_share_they_should():
     def explained(share):
-        made = simulate_users(users=3000, seed=0, share=share)
-        people = next(made.tables.entities.read(2**30)).frame
+        dataset = simulate_users(users=3000, seed=0, share=share)
+        people = next(dataset.tables.entities.read(2**30)).frame
         design = np.concatenate(
             [(people[c].to_numpy()[:, None] == np.unique(people[c])[None]) for c in people if c != "user"], axis=1
         ).astype(float)
-        fitted = design @ np.linalg.lstsq(design, made.truth.taste, rcond=None)[0]
-        return fitted.var() / made.truth.taste.var()
+        fitted = design @ np.linalg.lstsq(design, dataset.truth.taste, rcond=None)[0]
+        return fitted.var() / dataset.truth.taste.var()
 
     assert explained(0.0) < 0.05
     assert 0.2 < explained(0.5) < 0.8
@@ -218,8 +218,8 @@ def test_demographics_explain_the_share_they_should():
 
 def test_fashion_changes_what_is_popular(tmp_path):
     def shift(drift):
-        made = simulate_users(seed=5, drift=drift)
-        data = prepare(made.tables, tmp_path / str(drift))
+        dataset = simulate_users(seed=5, drift=drift)
+        data = prepare(dataset.tables, tmp_path / str(drift))
         late = np.asarray(data.events.time) > np.median(data.events.time)
         counts = [np.bincount(data.events.item[part], minlength=data.catalogue) for part in (late, ~late)]
         return np.corrcoef(*counts)[0, 1]
