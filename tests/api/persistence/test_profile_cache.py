@@ -67,8 +67,11 @@ def test_the_copy_of_an_entity_that_comes_often_stays_while_others_come(full, mo
     first = profiles._copies["user", "often"]
     full.recommend("i3", entity={"id": "often"})
     assert profiles._copies["user", "often"] is first
-    now[0] = 5.0
+    now[0] = 3.0
     full.recommend("i3", entity={"id": "fourth"})
+    assert [entity for _, entity in profiles._copies] == ["often", "fourth"]
+    now[0] = 5.0
+    full.recommend("i3", entity={"id": "fourth"})  # reads a copy and writes none
     now[0] = 0.0  # what was only hidden as too old would be there again
     assert [entity for _, entity in profiles._copies] == ["fourth"], "what is too old does not stay, used or not"
 
