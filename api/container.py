@@ -1,4 +1,4 @@
-"""All that the routes share, opened when the server starts and closed when it stops."""
+"""The container of what the routes share, opened when the server starts and closed when it stops."""
 
 from __future__ import annotations
 
@@ -37,18 +37,20 @@ from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.settings import Settings
 
 POLL_S = 1.0
-"""How often a process asks what went live, which keys there are, and whether what was away is back, seconds."""
+"""Interval at which a process polls the live versions, the API keys, and the database and Redis after outages,
+seconds."""
 
 REDIS_S = 0.25
-"""How long an answer waits for Redis, seconds; after two such waits nobody waits for a while."""
+"""Time that a request waits for Redis, seconds; after two such waits the circuit breaker opens."""
 
 SWITCH_S = 0.0005
-"""How long a thread may keep the event loop from the interpreter, seconds; Python's own 5 ms are half a tail."""
+"""Time for which a thread may hold the interpreter's lock against the event loop, seconds; Python's default of 5 ms is
+half of the latency's tail."""
 
 
 @dataclass(frozen=True)
 class AppContainer:
-    """One process's share of the service."""
+    """Connections, caches, models and background workers of one process."""
 
     database: AsyncDatabase
     redis: RedisCache | None
@@ -63,59 +65,61 @@ class AppContainer:
     metrics: ServerMetrics
     log: Any
     keys: ApiKeyStore
-    noted: RegistrySnapshot
+    snapshot: RegistrySnapshot
 
     def degraded_dependencies(self, *, profile: bool = True, model: bool = True) -> list[str]:
-        """What an answer had to do without: the database (or, False, the entity's profile), Redis, the model."""
-        found = ["database"] if self.database.degraded or not profile else []
-        found += ["redis"] if self.redis is not None and self.redis.degraded else []
-        found += [] if model else ["model"]
-        for name in found:
+        """Names of the dependencies that a response does without, counted in the metrics: database (also where
+        `profile` is False: the entity's is unknown), redis, model."""
+        missing = ["database"] if self.database.degraded or not profile else []
+        missing += ["redis"] if self.redis is not None and self.redis.degraded else []
+        missing += [] if model else ["model"]
+        for name in missing:
             self.metrics.degraded_responses.labels(name).inc()
-        return found
+        return missing
 
     async def read_keys(self) -> None:
-        """Ask the database which keys stand. While it is away those it told last are trusted, for a time."""
+        """Read the API keys from the database. While it is away the last ones read are trusted, for a time."""
         try:
-            changed = self.keys.replace_stored(await self.database.probe(stored_keys.active_keys))
+            is_new = self.keys.replace_stored(await self.database.probe(stored_keys.active_keys))
         except StoreUnavailable as error:
             self.keys.outage_reason = str(error)
             return
         try:
-            await asyncio.to_thread(self.keys.save, changed)
+            await asyncio.to_thread(self.keys.save, is_new)
         except OSError as error:
             self.log.warning("keys could not be noted", reason=type(error).__name__)
 
     async def refresh(self) -> None:
-        """Take into service what went live. Raises Unavailable."""
+        """Take into service the versions that went live. Raises StoreUnavailable."""
         for model in await self.registry.refresh():
             self.metrics.model_swaps.labels(model.name).inc()
             self.log.info("model in service", model=model.name, version=model.version, ms=round(model.latency.ms, 3))
-        await self.noted.save(self.registry)
+        await self.snapshot.save(self.registry)
 
 
 @asynccontextmanager
 async def lifespan_container(
     settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStore
 ) -> AsyncIterator[AppContainer]:
-    """Open everything. What is away is waited for in the background: the server starts without it."""
-    # Requests are served side by side; threads within one operation would only fight each other.
+    """Open the container. The server starts without a database or Redis that is away; they are polled in the
+    background."""
+    # Requests run in parallel; threads within one operation would only compete with each other.
     torch.set_num_threads(1)
-    # Whoever writes rows or works out figures beside the loop gives the interpreter's lock back soon.
+    # Threads that write rows or diagnose adaptations give the interpreter's lock back soon.
     sys.setswitchinterval(SWITCH_S)
     container = _open(settings, metrics, log, keys)
-    _watch(container)
+    _register_gauges(container)
     if settings.database.startswith("sqlite"):
-        # Our own file. A PostgreSQL database may be shared: `recsys-meta db upgrade` is for its owner to run.
+        # A file of this server. A PostgreSQL database may be shared: its owner runs `recsys-meta db upgrade`.
         with suppress(StoreUnavailable):
             await asyncio.to_thread(migrate.upgrade_database, settings.database)
     keys.restore()
-    await asyncio.gather(container.read_keys(), _look(container))
+    await asyncio.gather(container.read_keys(), _poll_once(container))
     if not container.registry.asked:
-        await container.noted.restore(container.registry)
+        await container.snapshot.restore(container.registry)
     closing = asyncio.Event()
-    # Polls of their own: loading a model may take long, and a revoked key must not open anything meanwhile.
-    polls = [asyncio.create_task(poll(container, closing)) for poll in (_poll, _poll_keys, _poll_parent)]
+    # Tasks of their own: loading a model may take long, and a revoked key must not be accepted meanwhile.
+    polls = [asyncio.create_task(poll(container, closing)) for poll in (_poll_stores, _poll_keys, _poll_parent)]
     try:
         yield container
     finally:
@@ -151,11 +155,11 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
         metrics=metrics,
         log=log,
         keys=keys,
-        noted=RegistrySnapshot(settings.home.resolve() / "live-models.json", models, log),
+        snapshot=RegistrySnapshot(settings.home.resolve() / "live-models.json", models, log),
     )
 
 
-def _watch(container: AppContainer) -> None:
+def _register_gauges(container: AppContainer) -> None:
     add_gauge = container.metrics.add_gauge
     add_gauge("writer_waiting_rows", "Rows waiting for the database", lambda: container.writer.waiting)
     add_gauge("writer_dropped_rows", "Rows lost", lambda: container.writer.dropped)
@@ -163,7 +167,7 @@ def _watch(container: AppContainer) -> None:
     add_gauge("diagnoses_skipped", "Adaptations written without figures", lambda: container.diagnoser.skipped)
     add_gauge("redis_writes", "States on their way to Redis", lambda: container.cache_writer.pending)
     add_gauge("memory_cache_bytes", "Size of the cache in this process", lambda: container.memory.size)
-    add_gauge("models_in_service", "Models that answer", partial(_count, container), "min")
+    add_gauge("models_in_service", "Models that answer", lambda: len(container.registry.live), "min")
     add_gauge(
         "database_up", "Whether the database answered when last asked", lambda: not container.database.degraded, "min"
     )
@@ -172,27 +176,23 @@ def _watch(container: AppContainer) -> None:
     add_gauge("resident_bytes", "Memory of the process", resident_bytes)
 
 
-def _count(container: AppContainer) -> int:
-    return len(container.registry.live)
-
-
 def _redis_up(container: AppContainer) -> bool:
-    """True also where none is set up: nothing is missing then."""
+    """True also where no Redis is configured: nothing is missing then."""
     return container.redis is None or not container.redis.degraded
 
 
 def resident_bytes() -> int:
-    """Memory of this process; 0 where the system does not tell."""
+    """Resident memory of this process, bytes; 0 where the system does not say."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
 
 
-async def _poll(container: AppContainer, closing: asyncio.Event) -> None:
+async def _poll_stores(container: AppContainer, closing: asyncio.Event) -> None:
     while not closing.is_set():
         await asyncio.sleep(POLL_S)
-        await _look(container)
+        await _poll_once(container)
 
 
 async def _poll_keys(container: AppContainer, closing: asyncio.Event) -> None:
@@ -205,8 +205,8 @@ async def _poll_keys(container: AppContainer, closing: asyncio.Event) -> None:
 
 
 async def _poll_parent(container: AppContainer, closing: asyncio.Event) -> None:
-    """End, as when told to, once the process that keeps the workers is gone: nobody else would stop this one, and it
-    would hold the port against a server that starts afresh."""
+    """Terminate once the parent process is gone: nothing else would stop this worker, and it would hold the port
+    against a server that is started anew."""
     parent = multiprocessing.parent_process()
     while parent is not None and not closing.is_set():
         await asyncio.sleep(POLL_S)
@@ -216,8 +216,8 @@ async def _poll_parent(container: AppContainer, closing: asyncio.Event) -> None:
             return
 
 
-async def _look(container: AppContainer) -> None:
-    """Ask the database and Redis once. Nothing that goes wrong here may end the asking."""
+async def _poll_once(container: AppContainer) -> None:
+    """Poll the database and Redis once. No error may end the polling."""
     was_away = container.database.degraded
     try:
         await container.refresh()

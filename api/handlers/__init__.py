@@ -1,1 +1,1 @@
-"""What routes do once a request is read: adaptation, scoring, exploration, events."""
+"""Handlers of the routes: the life of a request, scoring, exploration, ingestion of events, encoding."""

@@ -1,4 +1,4 @@
-"""What routes ask of a request."""
+"""Dependencies of the routes: the container, the parsed body, parameters of paths and queries."""
 
 from __future__ import annotations
 
@@ -22,33 +22,37 @@ async def _container(request: Request) -> AppContainer:
 
 
 def request_id(request: Request) -> str:
-    """The id under which the log has this request."""
+    """The request's id, which the log has too."""
     return request_context(request.scope).request_id
 
 
 async def authorize_and_parse(request: Request, scope: Scope, model: type[Body]) -> tuple[AppContainer, Body, bytes]:
-    """Admit a caller and read its body, also as it was sent. Hot routes call this in place of FastAPI's dependencies,
-    which cost more than the whole answer from a cache. Raises Problem and RequestValidationError, as those do."""
+    """Authorize a caller and parse its body; the container, the parsed body and the body as it was sent. Hot routes
+    call this in place of FastAPI's dependencies, which cost more than a whole response from a cache. Raises Problem and
+    RequestValidationError, as those do."""
     authorize(request.app.state.keys, request.scope, request.headers.get(HEADER), scope)
     raw = await request.body()
-    return cast(AppContainer, request.app.state.container), _read(model, request, raw), raw
+    return cast(AppContainer, request.app.state.container), _parse(model, request, raw), raw
 
 
-def _read(model: type[Body], request: Request, raw: bytes) -> Body:
-    # A web page may send any other type to this machine without asking the browser's leave.
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))):
+def _parse(model: type[Body], request: Request, raw: bytes) -> Body:
+    # Browsers let a web page send any other type here without a preflight request.
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_json = media_type == "application/json" or (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    )
+    if not is_json:
         message = "a body of content-type application/json is needed"
         raise RequestValidationError([{"type": "content_type", "loc": ("body",), "msg": message}])
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in found]) from None
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in errors]) from None
 
 
 def request_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """The part of OpenAPI that says what `enter` reads; `api.openapi` adds the schema."""
+    """Refer to the OpenAPI schema of a body that `authorize_and_parse` reads; `api.schemas.openapi` adds the schema."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 

@@ -21,7 +21,8 @@ from recsys_meta.store.entities.explorations import NewExploration
 
 @dataclass(frozen=True)
 class ExplorationResult:
-    """What entities are ordered by (None: the model failed for it), and how likely the first was to be first."""
+    """A draw among entities: the scores that order them (None: the model failed for it), its seed, and the propensity
+    of the first one: the probability with which it came first."""
 
     order: list[float | None]
     seed: int
@@ -29,45 +30,44 @@ class ExplorationResult:
 
     @property
     def candidates(self) -> int:
-        """Entities that could have come first."""
+        """Number of entities that could have come first."""
         return sum(value is not None for value in self.order)
 
 
 async def explore(
-    recommender: Recommender, outcomes: Sequence[StateResolution], rows: Interactions, seed: int | None
+    recommender: Recommender, resolutions: Sequence[StateResolution], rows: Interactions, seed: int | None
 ) -> ExplorationResult | None:
-    """Draw a score for each entity; None where the model failed for all of them."""
+    """Draw a score for each entity from its posterior of rows [1, 1]; None where the model failed for all. Without
+    a seed one is drawn."""
     seed = secrets.randbits(53) if seed is None else seed
-    # For 200 entities the integral takes some milliseconds, which others should not wait for.
-    return await asyncio.to_thread(_explore, recommender, outcomes, rows, seed)
+    # For 200 entities the integral takes some milliseconds, too long for the event loop.
+    return await asyncio.to_thread(_explore, recommender, resolutions, rows, seed)
 
 
 def _explore(
-    recommender: Recommender, outcomes: Sequence[StateResolution], rows: Interactions, seed: int
+    recommender: Recommender, resolutions: Sequence[StateResolution], rows: Interactions, seed: int
 ) -> ExplorationResult | None:
-    able = [i for i, outcome in enumerate(outcomes) if not outcome.model_failed]
-    if not able:
+    answering = [i for i, resolution in enumerate(resolutions) if not resolution.model_failed]
+    if not answering:
         return None
-    mean = torch.stack([outcomes[i].scores[0] for i in able])
-    spread = torch.stack([_spread(recommender, outcomes[i], rows) for i in able]).nan_to_num(0.0)
-    drawn = thompson_draw(mean, spread, seed)
-    order: list[float | None] = [None] * len(outcomes)
-    for i, value in zip(able, drawn.tolist(), strict=True):
+    mean = torch.stack([resolutions[i].scores[0] for i in answering])
+    spread = torch.stack([_spread(recommender, resolutions[i], rows) for i in answering]).nan_to_num(0.0)
+    draws = thompson_draw(mean, spread, seed)
+    order: list[float | None] = [None] * len(resolutions)
+    for i, value in zip(answering, draws.tolist(), strict=True):
         order[i] = value
-    return ExplorationResult(order, seed, propensity(int(drawn.argmax()), mean, spread))
+    return ExplorationResult(order, seed, propensity(int(draws.argmax()), mean, spread))
 
 
-def _spread(recommender: Recommender, outcome: StateResolution, rows: Interactions) -> torch.Tensor:
-    assert outcome.state is not None
-    spread = recommender.score_std(outcome.state, rows)
-    assert spread is not None  # the caller asks only models that know
+def _spread(recommender: Recommender, resolution: StateResolution, rows: Interactions) -> torch.Tensor:
+    assert resolution.state is not None
+    spread = recommender.score_std(resolution.state, rows)
+    assert spread is not None  # only uncertain predictors are asked
     return spread[0, 0]
 
 
-def exploration_row(
-    call: RequestContext, first: EntityContext, item: str, explored: ExplorationResult
-) -> NewExploration:
-    """What the table of explorations is told: without it nobody could say later what the alternatives were worth."""
+def exploration_row(call: RequestContext, first: EntityContext, item: str, result: ExplorationResult) -> NewExploration:
+    """The row of the table `explorations`: without it off-policy evaluation has no propensities."""
     return NewExploration(
         request_id=call.request_id,
         model=call.model.name,
@@ -75,8 +75,8 @@ def exploration_row(
         kind=first.kind,
         entity=first.entity or ANONYMOUS,
         item=item,
-        candidates=explored.candidates,
-        propensity=explored.propensity,
-        seed=explored.seed,
+        candidates=result.candidates,
+        propensity=result.propensity,
+        seed=result.seed,
         created=call.at,
     )

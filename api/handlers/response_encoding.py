@@ -1,4 +1,4 @@
-"""Answers as bytes: orjson, no response validation on the way."""
+"""Responses as bytes: orjson, no validation on the way out."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import orjson
 from fastapi import Response
 
-from api.inference.model_registry import LoadedModel
+from api.inference.loaded_model import LoadedModel
 from recsys_meta.inference.insight.explanations import ItemExplanation
 from recsys_meta.inference.ranking.item_catalog import ScoredItem
 
 JSON = "application/json"
 _OPTIONS = orjson.OPT_UTC_Z
-_KEPT = struct.Struct(">?I")  # prior, size of the support
+_HEAD = struct.Struct(">?I")  # of a cached list: served by the prior, events of the support
 
 
 class RawJsonResponse(Response):
-    """A good answer with its headers as bytes: to read them from a mapping takes as long as all the rest of it."""
+    """A response of status 200 with its headers as bytes: reading them from a mapping takes as long as the rest."""
 
     def __init__(self, body: bytes, cache: str) -> None:
         self.status_code, self.background, self.body = 200, None, body
@@ -28,24 +28,24 @@ class RawJsonResponse(Response):
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer that is not in a hurry."""
+    """Encode the content of a response, for routes off the hot path."""
     return Response(orjson.dumps(content, option=_OPTIONS), status, headers, JSON)
 
 
-def encode_items(items: Sequence[ScoredItem], whys: Sequence[ItemExplanation] = ()) -> list[dict[str, Any]]:
-    """A list in the form of the answer, with reasons where there are any."""
+def encode_items(items: Sequence[ScoredItem], explanations: Sequence[ItemExplanation] = ()) -> list[dict[str, Any]]:
+    """Encode a list, with explanations where there are any."""
     rows: list[dict[str, Any]] = [
         {"rank": rank, "item": s.item, "score": s.score, "title": s.title} for rank, s in enumerate(items, 1)
     ]
-    for row, why in zip(rows, whys, strict=False):
-        row["why"] = {"prior": why.prior, "events": [vars(cause) for cause in why.causes]}
+    for row, explanation in zip(rows, explanations, strict=False):
+        row["why"] = {"prior": explanation.prior, "events": [vars(cause) for cause in explanation.causes]}
     return rows
 
 
 def merge_response(
     request_id: str, model: LoadedModel, served_by: str, missing: Sequence[str], rest: bytes, cache: str
 ) -> Response:
-    """What differs from request to request, in front of what does not (`rest`, a JSON object)."""
+    """Put the fields that differ from request to request before the cacheable ones (`rest`, a JSON object)."""
     head = orjson.dumps(
         {
             "request_id": request_id,
@@ -60,11 +60,11 @@ def merge_response(
 
 
 def pack(prior: bool, support_size: int, rest: bytes) -> bytes:
-    """A list as the cache of the process keeps it."""
-    return _KEPT.pack(prior, support_size) + rest
+    """Pack a list for the caches: whether the prior alone made it, the events of the support, and the JSON object."""
+    return _HEAD.pack(prior, support_size) + rest
 
 
-def unpack(kept: bytes) -> tuple[bool, int, bytes]:
-    """What `pack` was given."""
-    prior, size = _KEPT.unpack_from(kept)
-    return prior, size, kept[_KEPT.size :]
+def unpack(packed: bytes) -> tuple[bool, int, bytes]:
+    """Unpack what `pack` packed."""
+    prior, size = _HEAD.unpack_from(packed)
+    return prior, size, packed[_HEAD.size :]

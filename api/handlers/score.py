@@ -1,11 +1,11 @@
-"""`POST /v1/score`: rows for a newcomer, or newcomers for a row."""
+"""`POST /v1/score`: scores of rows for one entity, or a ranking of entities for one row."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -29,147 +29,160 @@ from recsys_meta.models.protocols import UncertainPredictor
 from recsys_meta.wire.requests import CandidateEntity, EntityInput, ScoreRequest
 
 WIDTH = 1.96
-"""Standard deviations on each side of a 95% interval."""
+"""Half the width of a 95% interval, in standard deviations."""
 
 
 async def score_rows(request: Request, container: AppContainer, body: ScoreRequest) -> Response:
-    """Rows for one newcomer."""
+    """Score rows for one entity."""
     call = await open_request(body.model, body.entity, request, container)
-    known = read_support(call.model, call.entity_context, body.entity, body.events)
+    entity = read_support(call.model, call.entity_context, body.entity, body.events)
     recommender = call.model.recommender
     clicks = recommender.bundle.schema.objective == "click"
     if not body.rows and not clicks:
-        return await _score_items(call, known, body.items)
-    asked: list[tuple[str, RawFeatures]] = [(item, {}) for item in body.items] + [
+        return await _score_items(call, entity, body.items)
+    raw_rows: list[tuple[str, RawFeatures]] = [(item, {}) for item in body.items] + [
         (row.item, row.context) for row in body.rows
     ]
-    rows = recommender.queries.rows(known, asked)
-    outcome = await container.resolver.resolve(
-        StateRequest(call.model, known, call.entity_context, score=partial(_score_rows, rows))
-    )
+    rows = recommender.queries.rows(entity, raw_rows)
+    state_request = StateRequest(call.model, entity, call.entity_context, score=partial(_score_rows, rows))
+    resolution = await container.resolver.resolve(state_request)
     ids = rows.item[0].tolist()
-    found = row_scores(recommender, outcome, rows, clicks)
-    # An item that the model lacks is a question about nothing, but for the context that clicks come with.
-    blank = [i < FIRST and (not clicks or place < len(body.items)) for place, i in enumerate(ids)]
-    nothing = {"score": None}
+    # A plain item that the model lacks has no score; a row with a context has one, since clicks depend on that too.
+    skips = [i < FIRST and (not clicks or index < len(body.items)) for index, i in enumerate(ids)]
     scores = [
-        {"item": item, **(nothing if empty else one)} for (item, _), one, empty in zip(asked, found, blank, strict=True)
+        {"item": item, **({"score": None} if skip else score)}
+        for (item, _), score, skip in zip(
+            raw_rows, row_scores(recommender, resolution, rows, clicks), skips, strict=True
+        )
     ]
-    return finish_resolved(
-        call, known, outcome, _packed(call, known, _lacking((i for i, _ in asked), ids), {"scores": scores})
-    )
+    rest = _encode_scores(call, entity, _unknown_items((item for item, _ in raw_rows), ids), scores)
+    return finish_resolved(call, entity, resolution, rest)
 
 
-async def _score_items(call: RequestContext, known: EncodedEntity, items: list[str]) -> Response:
-    """Plain items, out of the scores of the whole catalogue."""
-    outcome = await call.container.resolver.resolve(StateRequest(call.model, known, call.entity_context))
-    recommender = call.model.recommender
-    places = recommender.catalog.item_ids(items, known.own)
-    values = outcome.scores[places].tolist()
+async def _score_items(call: RequestContext, entity: EncodedEntity, items: list[str]) -> Response:
+    """Score plain items, from the scores of the whole catalogue, which may be computed in a batch."""
+    resolution = await call.container.resolver.resolve(StateRequest(call.model, entity, call.entity_context))
+    ids = call.model.recommender.catalog.item_ids(items, entity.own)
+    values = resolution.scores[ids].tolist()
     scores = [
-        {"item": item, "score": value if place >= FIRST else None}
-        for item, value, place in zip(items, values, places, strict=True)
+        {"item": item, "score": value if i >= FIRST else None}
+        for item, value, i in zip(items, values, ids, strict=True)
     ]
-    return finish_resolved(call, known, outcome, _packed(call, known, _lacking(items, places), {"scores": scores}))
+    return finish_resolved(call, entity, resolution, _encode_scores(call, entity, _unknown_items(items, ids), scores))
 
 
 async def rank_entities(request: Request, container: AppContainer, body: ScoreRequest) -> Response:
-    """Newcomers for one row, best first; all meet the same model."""
+    """Rank entities for one row, best first, all by the same version of the model."""
     assert body.row is not None
     at, began = datetime.now(UTC), time.perf_counter()
     model = await container.registry.resolve(body.model, body.entity.kind)
-    who = [EntityInput(kind=model.kind, id=m.id, features=m.features) for m in body.entities]
-    entity_contexts = await asyncio.gather(*(find_entity_context(container.profiles, model, one) for one in who))
-    known = [
-        read_support(model, s, one, m.events) for s, one, m in zip(entity_contexts, who, body.entities, strict=True)
-    ]
     recommender = model.recommender
+    inputs = [EntityInput(kind=model.kind, id=m.id, features=m.features) for m in body.entities]
+    contexts = await asyncio.gather(*(find_entity_context(container.profiles, model, one) for one in inputs))
+    entities = [
+        read_support(model, context, one, member.events)
+        for context, one, member in zip(contexts, inputs, body.entities, strict=True)
+    ]
     if body.explore is not None and not isinstance(recommender.bundle.predictor, UncertainPredictor):
         raise ProblemError(422, "This model does not know how sure it is, so there is nothing to explore by")
     if recommender.bundle.schema.home is not None:
         raise ProblemError(422, "This model's entities have items of their own: they cannot be compared on one row")
-    rows = recommender.queries.rows(known[0], [(body.row.item, body.row.context)])
-    pairs = list(zip(known, entity_contexts, strict=True))
-    requests = [StateRequest(model, entity, context, score=partial(_score_rows, rows)) for entity, context in pairs]
-    outcomes = await container.resolver.resolve_all(requests)
+    rows = recommender.queries.rows(entities[0], [(body.row.item, body.row.context)])
+    requests = [
+        StateRequest(model, entity, context, score=partial(_score_rows, rows))
+        for entity, context in zip(entities, contexts, strict=True)
+    ]
+    resolutions = await container.resolver.resolve_all(requests)
     call = RequestContext(container, request_id(request), model, EntityContext(model.kind), at, began)
-    found = None if body.explore is None else await explore(recommender, outcomes, rows, body.explore.seed)
-    return _ranked(call, body, rows, pairs, outcomes, found)
+    exploration = None if body.explore is None else await explore(recommender, resolutions, rows, body.explore.seed)
+    return _ranked_response(call, body, rows, requests, resolutions, exploration)
 
 
-def _ranked(
+def _ranked_response(
     call: RequestContext,
     body: ScoreRequest,
     rows: Interactions,
-    pairs: list[tuple[EncodedEntity, EntityContext]],
-    outcomes: list[StateResolution],
-    explored: ExplorationResult | None,
+    requests: list[StateRequest],
+    resolutions: list[StateResolution],
+    exploration: ExplorationResult | None,
 ) -> Response:
-    recommender, members = call.model.recommender, body.entities
-    clicks = recommender.bundle.schema.objective == "click"
-    ways = [served_by(len(known.items), outcome) for (known, _), outcome in zip(pairs, outcomes, strict=True)]
     assert body.row is not None
-    strange = _lacking([body.row.item], rows.item[0].tolist())
-    # Without the item rankings and ratings have nothing to tell the newcomers apart by; clicks have the context.
-    nothing = bool(strange) and not clicks
-    found = [
-        _member(i, member, pairs[i][0], ways[i])
-        | ({"score": None} if nothing else row_scores(recommender, outcomes[i], rows, clicks)[0])
-        for i, member in enumerate(members)
-    ]
-    order = [one["score"] for one in found] if explored is None else explored.order
-    best = sorted(found, key=lambda one: (order[one["index"]] is None, -(order[one["index"]] or 0), one["index"]))
-    if explored is not None:
-        call.container.writer.put(exploration_row(call, pairs[best[0]["index"]][1], body.row.item, explored))
-    # What was hardest to come by says how the whole came about.
-    by = min(ways, key=("popular", "adapted", "cache", "prior").index)
-    source = max((o.source for o in outcomes), key=("process", "redis", "miss").index)
-    for (known, entity_context), outcome, way in zip(pairs, outcomes, ways, strict=True):
-        if way == "adapted":
-            record_adaptation(call, entity_context, way, len(known.items), known, outcome)
+    recommender = call.model.recommender
+    entities = [request.entity for request in requests]
+    steps = [served_by(len(r.entity.items), resolution) for r, resolution in zip(requests, resolutions, strict=True)]
+    unknown_items = _unknown_items([body.row.item], rows.item[0].tolist())
+    members = _member_scores(recommender, body.entities, rows, bool(unknown_items), entities, resolutions, steps)
+    order = [member["score"] for member in members] if exploration is None else exploration.order
+    ranking = sorted(members, key=lambda m: (order[m["index"]] is None, -(order[m["index"]] or 0), m["index"]))
+    if exploration is not None:
+        first = requests[ranking[0]["index"]].entity_context
+        call.container.writer.put(exploration_row(call, first, body.row.item, exploration))
+    # The response as a whole came about as the costliest of its entities did.
+    by = min(steps, key=("popular", "adapted", "cache", "prior").index)
+    source = max((r.source for r in resolutions), key=("process", "redis", "miss").index)
+    for state_request, resolution, step in zip(requests, resolutions, steps, strict=True):
+        if step == "adapted":
+            entity = state_request.entity
+            record_adaptation(call, state_request.entity_context, step, len(entity.items), entity, resolution)
     call.container.metrics.responses.labels(call.model.name, by, source).inc()
-    profile = all(s.entity is None or s.profile is not None for _, s in pairs)
-    missing = call.container.degraded_dependencies(profile=profile, model=by != "popular")
-    lacking = sorted(strange.union(i for known, _ in pairs for i in known.unknown))
+    known = all(request.entity_context.is_known for request in requests)
+    missing = call.container.degraded_dependencies(profile=known, model=by != "popular")
     rest = {
-        "support_size": sum(len(known.items) for known, _ in pairs),
-        "unknown_items": lacking,
-        "unknown_features": sorted({f for known, _ in pairs for f in recommender.encoder.unknown(known.features)}),
+        "support_size": sum(len(entity.items) for entity in entities),
+        "unknown_items": sorted(unknown_items.union(i for entity in entities for i in entity.unknown)),
+        "unknown_features": sorted({f for e in entities for f in recommender.encoder.unknown(e.features)}),
         "objective": recommender.bundle.schema.objective,
-        "entities": [{"rank": rank, **one} for rank, one in enumerate(best, 1)],
+        "entities": [{"rank": rank, **member} for rank, member in enumerate(ranking, 1)],
     }
-    if explored is not None:
-        rest["explored"] = {"seed": explored.seed, "propensity": explored.propensity}
+    if exploration is not None:
+        rest["explored"] = {"seed": exploration.seed, "propensity": exploration.propensity}
     elif body.explore is not None:
         rest["explored"] = None
     return merge_response(call.request_id, call.model, by, missing, orjson.dumps(rest), source)
 
 
-def _member(index: int, member: CandidateEntity, known: EncodedEntity, by: str) -> dict[str, Any]:
-    return {"index": index, "id": member.id, "support_size": len(known.items), "served_by": by}
+def _member_scores(
+    recommender: Recommender,
+    members: Sequence[CandidateEntity],
+    rows: Interactions,
+    unknown_item: bool,
+    entities: Sequence[EncodedEntity],
+    resolutions: Sequence[StateResolution],
+    steps: Sequence[str],
+) -> list[dict[str, Any]]:
+    """The entities of a response with their scores, in the order of the request."""
+    clicks = recommender.bundle.schema.objective == "click"
+    # Without the item rankings and ratings have nothing to tell the entities apart by; clicks have the context.
+    skip = unknown_item and not clicks
+    scores = [{"score": None} if skip else row_scores(recommender, r, rows, clicks)[0] for r in resolutions]
+    return [
+        {"index": index, "id": member.id, "support_size": len(entity.items), "served_by": step, **score}
+        for index, (member, entity, step, score) in enumerate(zip(members, entities, steps, scores, strict=True))
+    ]
 
 
-def _lacking(items: Iterable[str], ids: Iterable[int]) -> set[str]:
-    """Those of some raw items that the model does not have."""
+def _unknown_items(items: Iterable[str], ids: Iterable[int]) -> set[str]:
+    """Raw items whose id says that the model does not have them."""
     return {item for item, i in zip(items, ids, strict=True) if i < FIRST}
 
 
 def row_scores(
-    recommender: Recommender, outcome: StateResolution, rows: Interactions, clicks: bool
+    recommender: Recommender, resolution: StateResolution, rows: Interactions, clicks: bool
 ) -> list[dict[str, Any]]:
-    """Scores of rows and, of clicks, probabilities with their intervals; None where the model failed."""
-    if (state := outcome.state) is None:
+    """Scores of rows [1, R] and, for clicks, probabilities with their intervals; None where the model failed."""
+    if (state := resolution.state) is None:
         return [{"score": None}] * rows.item.shape[1]
-    scores = outcome.scores
-    found: list[dict[str, Any]] = [{"score": s} for s in scores.tolist()]
+    values = resolution.scores
+    scores: list[dict[str, Any]] = [{"score": s} for s in values.tolist()]
     if not clicks:
-        return found
-    columns = {"probability": scores.sigmoid()}
-    if (spread := recommender.score_std(state, rows)) is not None:
-        columns |= {"low": (scores - WIDTH * spread[0]).sigmoid(), "high": (scores + WIDTH * spread[0]).sigmoid()}
-    named = {name: values.tolist() for name, values in columns.items()}
+        return scores
+    columns = {"probability": values.sigmoid()}
+    if (std := recommender.score_std(state, rows)) is not None:
+        columns |= {"low": (values - WIDTH * std[0]).sigmoid(), "high": (values + WIDTH * std[0]).sigmoid()}
+    lists = {name: column.tolist() for name, column in columns.items()}
     return [
-        {**one, **{n: v[i] if math.isfinite(v[i]) else None for n, v in named.items()}} for i, one in enumerate(found)
+        {**score, **{n: v[i] if math.isfinite(v[i]) else None for n, v in lists.items()}}
+        for i, score in enumerate(scores)
     ]
 
 
@@ -177,13 +190,15 @@ def _score_rows(rows: Interactions, recommender: Recommender, state: State) -> t
     return recommender.score_rows(state, rows)[0]
 
 
-def _packed(call: RequestContext, known: EncodedEntity, lacking: set[str], rest: dict[str, Any]) -> bytes:
+def _encode_scores(
+    call: RequestContext, entity: EncodedEntity, unknown_items: set[str], scores: list[dict[str, Any]]
+) -> bytes:
     return orjson.dumps(
         {
-            "support_size": len(known.items),
-            "unknown_items": sorted(lacking.union(known.unknown)),
-            "unknown_features": call.model.recommender.encoder.unknown(known.features),
+            "support_size": len(entity.items),
+            "unknown_items": sorted(unknown_items.union(entity.unknown)),
+            "unknown_features": call.model.recommender.encoder.unknown(entity.features),
             "objective": call.model.recommender.bundle.schema.objective,
-            **rest,
+            "scores": scores,
         }
     )

@@ -61,10 +61,10 @@ class CacheWriter:
                 # What belongs to an entity that was erased meanwhile must not come back. Checked after the write: so an
                 # erasure by any process either finds the keys or is seen here.
                 current = await asyncio.gather(*(self._is_current(context) for _, _, context, _ in self._sending))
-                erased = [write[0] for write, ok in zip(self._sending, current, strict=True) if not ok]
-                self._memory.delete(erased)
+                erased_keys = [write[0] for write, ok in zip(self._sending, current, strict=True) if not ok]
+                self._memory.delete(erased_keys)
                 with suppress(StoreUnavailable):
-                    await redis.delete(erased)
+                    await redis.delete(erased_keys)
         finally:
             self._sending, self._task = [], None
 

@@ -1,11 +1,11 @@
-"""Whom a request is about: what the body says, joined with what is stored."""
+"""The entity of a request: what the body says of it, merged with what is stored."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from api.inference.model_registry import LoadedModel
+from api.inference.loaded_model import LoadedModel
 from api.persistence.profile_cache import EntityProfile, ProfileCache
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest
 from recsys_meta.inference.requests.stored_events import content_id, implicit_label, merge_events
@@ -14,7 +14,8 @@ from recsys_meta.wire.requests import EntityInput, SupportEvent
 
 
 class EntityContext(NamedTuple):
-    """An entity: `entity` None is anonymous, `profile` None is not known because the database is away."""
+    """Identity and stored profile of an entity: `entity` None is anonymous; `profile` None is unknown, because the
+    database is away, or because the entity is anonymous."""
 
     kind: str
     entity: str | None = None
@@ -22,60 +23,63 @@ class EntityContext(NamedTuple):
 
     @property
     def owner(self) -> str | None:
-        """Under which the caches keep what belongs to the entity."""
+        """The key under which the caches list what belongs to the entity; None for an anonymous one."""
         return None if self.entity is None else owner_key(self.kind, self.entity)
 
     @property
+    def is_known(self) -> bool:
+        """False where the database is away, so that what is stored of the entity is unknown."""
+        return self.entity is None or self.profile is not None
+
+    @property
     def mark(self) -> str | None:
-        """A digest of what is stored: an equal request gets an equal answer while it is the same. Empty of an anonymous
-        newcomer, None where it is not known."""
+        """A digest of what is stored: equal requests get equal responses while it stays. Empty for an anonymous entity,
+        None where what is stored is unknown."""
         if self.entity is None:
             return ""
         return None if self.profile is None else self.profile.digest
 
 
-async def find_entity_context(profiles: ProfileCache, model: LoadedModel, body: EntityInput) -> EntityContext:
+async def find_entity_context(profiles: ProfileCache, model: LoadedModel, entity: EntityInput) -> EntityContext:
     """Look up the entity of a request; an anonymous one costs nothing."""
-    if body.id is None:
+    if entity.id is None:
         return EntityContext(model.kind)
-    return EntityContext(model.kind, body.id, await profiles.load(model.kind, body.id))
+    return EntityContext(model.kind, entity.id, await profiles.load(model.kind, entity.id))
 
 
 def read_support(
-    model: LoadedModel, entity_context: EntityContext, body: EntityInput, events: Sequence[SupportEvent]
+    model: LoadedModel, context: EntityContext, entity: EntityInput, events: Sequence[SupportEvent]
 ) -> EncodedEntity:
-    """The newcomer in the model's terms. Features of the body come before stored ones.
+    """Encode the entity for a model: the events and features of the body, before those that are stored.
 
     What is stored may have been sent for another model: what this one cannot read is left out. What the body says
     must fit: raises DataError.
     """
-    profile = entity_context.profile
-    if profile is None or body.features or events:
-        return _read(model, entity_context, body.features, events)
-    found = profile.encodings.get(model.version)
-    if found is None:
-        found = profile.encodings[model.version] = _read(model, entity_context, {}, ())
-    return found
+    profile = context.profile
+    if profile is None or entity.features or events:
+        return _read(model, context, entity.features, events)
+    encoded_entity = profile.encodings.get(model.version)
+    if encoded_entity is None:
+        encoded_entity = profile.encodings[model.version] = _read(model, context, {}, ())
+    return encoded_entity
 
 
 def _read(
-    model: LoadedModel, entity_context: EntityContext, features: Mapping[str, Any], events: Sequence[SupportEvent]
+    model: LoadedModel, context: EntityContext, features: Mapping[str, Any], events: Sequence[SupportEvent]
 ) -> EncodedEntity:
-    recommender, profile = model.recommender, entity_context.profile
-    given = [recommender.reader.fields.interaction(e.item, e.label, e.time, e.context) for e in events]
-    told = EntityRequest(features, given)
+    recommender, profile = model.recommender, context.profile
+    interactions = [recommender.reader.fields.interaction(e.item, e.label, e.time, e.context) for e in events]
+    request = EntityRequest(features, interactions)
     if profile is not None and (profile.events or profile.features):
-        ids = {
-            _event_id(model, entity_context, e) for e in events if e.event_id is not None or recommender.reader.repeats
-        }
-        told = merge_events(recommender.reader, profile.features, profile.events, told, ids)
-    return recommender.read_support(told)
+        ids = {_event_id(model, context, e) for e in events if e.event_id is not None or recommender.reader.repeats}
+        request = merge_events(recommender.reader, profile.features, profile.events, request, ids)
+    return recommender.read_support(request)
 
 
-def _event_id(model: LoadedModel, entity_context: EntityContext, event: SupportEvent) -> str:
-    """Under which id the event is stored, if it is."""
+def _event_id(model: LoadedModel, context: EntityContext, event: SupportEvent) -> str:
+    """The id under which the event is stored, if it is."""
     if event.event_id is not None:
         return event.event_id
     label = implicit_label(model.recommender.bundle.schema) if event.label is None else event.label
-    context = {k: v for k, v in (event.context or {}).items() if v is not None}
-    return content_id(entity_context.kind, entity_context.entity or "", event.item, label, event.time, context)
+    row_context = {k: v for k, v in (event.context or {}).items() if v is not None}
+    return content_id(context.kind, context.entity or "", event.item, label, event.time, row_context)

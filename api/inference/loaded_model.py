@@ -113,8 +113,8 @@ def open_version(folder: Path, row: ModelVersionRecord) -> LoadedModel:
 
     Raises CheckpointError where the folder holds another version, and what `load_bundle` raises for a damaged one.
     """
-    stored = Path(row.path)
-    paths = [folder / row.model / row.version, folder / stored, stored]
+    stored_path = Path(row.path)
+    paths = [folder / row.model / row.version, folder / stored_path, stored_path]
     path = next((p for p in paths if (p / "bundle.json").is_file()), paths[0])
     bundle = load_bundle(path)
     if bundle.version != row.version:

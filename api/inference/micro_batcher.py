@@ -34,13 +34,13 @@ MAX_WAIT_S = 0.002
 
 class BatchResult(NamedTuple):
     """The result of one request of a batch: `states` (leaves [T, ...]) and `batch_scores` [T, C] are those of the whole
-    batch, `row` is the request's place in them. `serialized`: its state as `load_state` reads it, where it was adapted
+    batch, `row` is the request's place in them. `state_bytes`: its state as `load_state` reads it, where it was adapted
     just now; `top_k`: its list, where one was asked for."""
 
     states: State
     batch_scores: Tensor
     row: int = 0
-    serialized: bytes | None = None
+    state_bytes: bytes | None = None
     top_k: Best | None = None
 
     # Cut out only on demand: few requests read them, and cutting takes as long as ranking.
@@ -123,8 +123,8 @@ class MicroBatcher:
 
     def _end_waits(self) -> None:
         """Schedule every batch that waits for requests under way."""
-        delayed, self._delayed = self._delayed, {}
-        for model, timer in delayed.values():
+        waits, self._delayed = self._delayed, {}
+        for model, timer in waits.values():
             timer.cancel()
             self._schedule(model)
 
@@ -206,18 +206,18 @@ def compute_batch(model: LoadedModel, batch: Sequence[_PendingRequest]) -> list[
     began = time.thread_time()  # CPU time of this thread: that of other threads is not the model's
     recommender = model.recommender
     states = [request.state for request in batch if request.state is not None]
-    serialized: Sequence[bytes | None] = [None] * len(batch)
+    state_bytes: Sequence[bytes | None] = [None] * len(batch)
     if states:
         state = _concatenate(states)
     else:
-        state, serialized = recommender.adapt_and_serialize([request.entity for request in batch])
+        state, state_bytes = recommender.adapt_and_serialize([request.entity for request in batch])
     scores = recommender.scores(state)
     # A sum is finite where all of its terms are, and costs a tenth of looking at each.
     finite = [math.isfinite(total) for total in scores.sum(1).tolist()]
     lists = _top_k_lists(recommender, scores, [r.top_k if ok else None for r, ok in zip(batch, finite, strict=True)])
     model.latency.record(1000 * (time.thread_time() - began), len(batch))
     return [
-        BatchResult(state, scores, i, serialized[i], lists.get(i)) if finite[i] else None for i in range(len(batch))
+        BatchResult(state, scores, i, state_bytes[i], lists.get(i)) if finite[i] else None for i in range(len(batch))
     ]
 
 
@@ -232,5 +232,5 @@ def _top_k_lists(recommender: Recommender, scores: Tensor, requests: Sequence[To
     by_row = {row: request for row, request in enumerate(requests) if request is not None}
     if not by_row:
         return {}
-    selected = scores if len(by_row) == len(scores) else scores[list(by_row)]
-    return dict(zip(by_row, recommender.lists.top_k_ids(selected, list(by_row.values())), strict=True))
+    rows = scores if len(by_row) == len(scores) else scores[list(by_row)]
+    return dict(zip(by_row, recommender.lists.top_k_ids(rows, list(by_row.values())), strict=True))

@@ -1,5 +1,5 @@
-"""Which versions were live, and which splits stood, when the database last said so: for a server that starts while it
-is away."""
+"""Snapshot of the live versions and active splits that the database last named, for a server that starts while it is
+away."""
 
 from __future__ import annotations
 
@@ -21,63 +21,65 @@ Live = dict[str, str]
 
 
 class RegistrySnapshot:
-    """The file `notes`, and the bundles it names in `folder` (models/NAME/VERSION)."""
+    """The file `path`, and the bundles that it names in `folder` (models/NAME/VERSION)."""
 
-    def __init__(self, notes: Path, folder: Path, log: Any) -> None:
-        self._notes, self._folder, self._log = notes, folder, log
+    def __init__(self, path: Path, folder: Path, log: Any) -> None:
+        self._path, self._folder, self._log = path, folder, log
         self._written: dict[str, Any] | None = None
 
     async def save(self, registry: ModelRegistry) -> None:
-        """Write down what is live, where it changed. To be called after the database was asked."""
+        """Write the snapshot where it changed. To be called after the database was read."""
         live = {name: model.version for name, model in registry.live.items()}
-        standing = {"live": live, "splits": [_note(divided.split) for divided in registry.splits.values()]}
-        if standing == self._written:
+        content = {"live": live, "splits": [_encode_split(active.split) for active in registry.splits.values()]}
+        if content == self._written:
             return
         try:
-            await asyncio.to_thread(write_file, self._notes, dump_checksummed(standing).encode())
-            self._written = standing
-        except OSError as error:  # a home that cannot be written costs no more than this
-            self._written = standing
+            await asyncio.to_thread(write_file, self._path, dump_checksummed(content).encode())
+            self._written = content
+        except OSError as error:  # costs no more than a start while the database is away
+            self._written = content
             self._log.warning("live models could not be noted", reason=type(error).__name__)
 
     async def restore(self, registry: ModelRegistry) -> None:
-        """Take what is noted into service until the database says what is live. Damaged notes are none, and an arm
-        that cannot be loaded is left to the live version."""
+        """Take the snapshot into service until the database says what is live. A damaged file counts as none, and an
+        arm that cannot be loaded is left to the live version."""
         live, splits = await asyncio.to_thread(self._read)
         arms = [(split.model, arm.version) for split in splits for arm in split.arms]
-        found = await self._open([*live.items(), *arms])
-        models = {key[0]: found[key] for key in live.items() if key in found}
+        models_by_key = await self._open([*live.items(), *arms])
+        models = {key[0]: models_by_key[key] for key in live.items() if key in models_by_key}
         if models and not registry.asked:
             registry.live = MappingProxyType(models)
             registry.splits = MappingProxyType(
                 {
-                    s.model: activate_split(s, models.get(s.model), [found.get((s.model, a.version)) for a in s.arms])
+                    s.model: activate_split(
+                        s, models.get(s.model), [models_by_key.get((s.model, a.version)) for a in s.arms]
+                    )
                     for s in splits
                 }
             )
             self._log.warning("the database is away: models are those it named last", models=sorted(models))
 
-    async def _open(self, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], LoadedModel]:
-        """Versions by model and version, less those that cannot be loaded."""
-        found: dict[tuple[str, str], LoadedModel] = {}
-        for model, version in dict.fromkeys(wanted):
+    async def _open(self, versions: Iterable[tuple[str, str]]) -> dict[tuple[str, str], LoadedModel]:
+        """Load versions, by model and version, without those that cannot be loaded."""
+        models_by_key: dict[tuple[str, str], LoadedModel] = {}
+        for model, version in dict.fromkeys(versions):
             row = ModelVersionRecord(model=model, version=version, path=version)
             try:
-                found[model, version] = await asyncio.to_thread(open_version, self._folder, row)
+                models_by_key[model, version] = await asyncio.to_thread(open_version, self._folder, row)
             except (RecsysMetaError, OSError, ValueError, KeyError) as error:
                 self._log.warning("a noted model cannot be loaded", model=model, reason=type(error).__name__)
-        return found
+        return models_by_key
 
     def _read(self) -> tuple[Live, list[TrafficSplit]]:
         try:
-            standing = load_checksummed(self._notes.read_text())
-            live = {str(name): str(version) for name, version in standing["live"].items()}
-            return live, [_split(noted) for noted in standing.get("splits", ())]
+            content = load_checksummed(self._path.read_text())
+            live = {str(name): str(version) for name, version in content["live"].items()}
+            return live, [_decode_split(record) for record in content.get("splits", ())]
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return {}, []
 
 
-def _note(split: TrafficSplit) -> dict[str, Any]:
+def _encode_split(split: TrafficSplit) -> dict[str, Any]:
     arms = [[arm.label, arm.version, arm.weight] for arm in split.arms]
     return {
         "model": split.model,
@@ -88,7 +90,7 @@ def _note(split: TrafficSplit) -> dict[str, Any]:
     }
 
 
-def _split(noted: dict[str, Any]) -> TrafficSplit:
-    arms = tuple(SplitArm(str(label), str(version), float(weight)) for label, version, weight in noted["arms"])
-    at = datetime.fromtimestamp(float(noted["at"]), UTC)
-    return TrafficSplit(str(noted["model"]), int(noted["change"]), arms, str(noted["salt"]), None, at)
+def _decode_split(record: dict[str, Any]) -> TrafficSplit:
+    arms = tuple(SplitArm(str(label), str(version), float(weight)) for label, version, weight in record["arms"])
+    at = datetime.fromtimestamp(float(record["at"]), UTC)
+    return TrafficSplit(str(record["model"]), int(record["change"]), arms, str(record["salt"]), None, at)

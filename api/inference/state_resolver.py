@@ -77,8 +77,8 @@ class StateRequest:
 
 
 class StateResolution(NamedTuple):
-    """What a request resolved to: the result (None: the model failed, and `popular` scores stand in), where the state
-    came from, and the time that took, milliseconds."""
+    """The result of a request (None: the model failed, and `popular` scores stand in), where its state came from, and
+    the time that took, milliseconds."""
 
     result: BatchResult | None
     source: Source
@@ -141,14 +141,14 @@ class StateResolver:
         if request.adapt_anew:
             return await self._resolve_from(request, None, "process", began)
         key = request.key
-        cached = self._memory.get(key)
-        if cached is None and (flight := self._in_flight.get(key)) is not None:
+        cached_state = self._memory.get(key)
+        if cached_state is None and (flight := self._in_flight.get(key)) is not None:
             # Once that request has its state, the state is in the memory, whatever Redis does.
             await asyncio.wait((flight,))
-            cached = self._memory.get(key)
-            return await self._resolve_from(request, cached, "process", began)
-        if cached is not None:
-            return await self._resolve_from(request, cached, "process", began)
+            cached_state = self._memory.get(key)
+            return await self._resolve_from(request, cached_state, "process", began)
+        if cached_state is not None:
+            return await self._resolve_from(request, cached_state, "process", began)
         flight = self._in_flight[key] = asyncio.get_running_loop().create_future()
         try:
             return await self._resolve_from(request, await self._read_redis(key), "redis", began)
@@ -176,23 +176,23 @@ class StateResolver:
             return await self._redis.get(key)
 
     async def _resolve_from(
-        self, request: StateRequest, cached: bytes | None, source: Source, began: float
+        self, request: StateRequest, cached_state: bytes | None, source: Source, began: float
     ) -> StateResolution:
         """Resolve with the serialized state of a cache, or None where no cache has one."""
-        state = None if cached is None else load_state(cached, request.model.sample)
+        state = None if cached_state is None else load_state(cached_state, request.model.sample)
         if state is None and request.of_older_support:
             raise list_expired()
         result = await self._compute(request, state)
         ms = 1000 * (time.perf_counter() - began)
         if result is None:
             return StateResolution(None, "miss", ms, request.model.recommender.catalog.fallback_scores(request.entity))
-        if result.serialized is None:
-            if cached is not None and source == "redis":
-                self._memory.set(request.key, cached, MEMORY_TTL_S, request.entity_context.owner)
+        if result.state_bytes is None:
+            if cached_state is not None and source == "redis":
+                self._memory.set(request.key, cached_state, MEMORY_TTL_S, request.entity_context.owner)
             return StateResolution(result, source, ms)
         if request.of_older_support:  # its cached state did not fit the model, so the present support was adapted to
             raise list_expired()
-        self._writer.put(request.key, result.serialized, request.entity_context, REDIS_TTL_S)
+        self._writer.put(request.key, result.state_bytes, request.entity_context, REDIS_TTL_S)
         return StateResolution(result, "miss", ms)
 
     async def _compute(self, request: StateRequest, state: State | None) -> BatchResult | None:
@@ -223,16 +223,16 @@ def _compute_alone(request: StateRequest, state: State | None) -> BatchResult | 
     """Adapt where there is no state, and score. A cached state that does not fit the model is replaced by adapting.
     None where the scores are not finite."""
     began = time.thread_time()  # CPU time of this thread: that of other threads is not the model's
-    recommender, serialized = request.model.recommender, None
+    recommender, state_bytes = request.model.recommender, None
     score = request.score or Recommender.score_catalog
     scores = None if state is None else _score_cached(recommender, state, score)
     if state is None or scores is None:
-        state, (serialized,) = recommender.adapt_and_serialize([request.entity])
+        state, (state_bytes,) = recommender.adapt_and_serialize([request.entity])
         scores = score(recommender, state)
     request.model.latency.record(1000 * (time.thread_time() - began))
     if not bool(torch.isfinite(scores).all()):
         return None
-    return BatchResult(state, scores[None], serialized=serialized)
+    return BatchResult(state, scores[None], state_bytes=state_bytes)
 
 
 def _score_cached(recommender: Recommender, state: State, score: ScoreFunction) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""`POST /v1/adapt`: adapt now, and say what it did."""
+"""`POST /v1/adapt`: adapt now, and measure it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fastapi import APIRouter, Request, Response
 
 from api.container import AppContainer
 from api.handlers.dependencies import ContainerDependency, request_id
+from api.handlers.event_ingestion import ingest_events
 from api.handlers.response_encoding import json_response
 from api.http.authorization import Scopes, require
 from api.http.problem_details import ProblemError, unavailable
 from api.inference.entity_context import find_entity_context, read_support
-from api.inference.model_registry import LoadedModel
+from api.inference.loaded_model import LoadedModel
 from api.inference.state_resolver import StateRequest
-from api.routes.events import receive
 from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest, adaptation_row, finite_or_none
 from recsys_meta.inference.insight.diagnostics import AdaptationDiagnostics, diagnose
 from recsys_meta.store.database.clock import utcnow
@@ -40,31 +40,35 @@ async def adapt(
     the store refuses, as `persisted` says, is adapted to this once.
     """
     model = await container.registry.resolve(body.model, body.entity.kind, body.entity.id)
-    persisted = None
+    receipt = None
     if body.persist:
         if "write" not in scopes:
             raise ProblemError(403, "This key lacks the scope 'write', which 'persist' needs")
-        persisted = await _persist(container, model, body)
+        receipt = await _persist(container, model, body)
     at = utcnow()
-    entity_context = await find_entity_context(container.profiles, model, body.entity)
-    # What was just stored is read back; where every event is a row it would count twice else.
-    events = body.events if persisted is None or entity_context.profile is None else _refused(persisted, body.events)
-    known = read_support(model, entity_context, body.entity, events)
+    context = await find_entity_context(container.profiles, model, body.entity)
+    # Stored events are read back; given again, they would count twice where every event is a row of the support.
+    events = body.events if receipt is None or context.profile is None else _rejected_events(receipt, body.events)
+    entity = read_support(model, context, body.entity, events)
     began = time.perf_counter()
-    outcome = await container.resolver.resolve(StateRequest(model, known, entity_context, adapt_anew=True))
-    if outcome.model_failed:
+    resolution = await container.resolver.resolve(StateRequest(model, entity, context, adapt_anew=True))
+    if resolution.model_failed:
         raise unavailable(f"Model '{model.name}' cannot adapt; recommendations are by popularity meanwhile")
     ms = 1000 * (time.perf_counter() - began)
-    (found,) = await asyncio.to_thread(diagnose, model.recommender, [known])
-    by: Any = "adapted" if known.items else "prior"
-    name = entity_context.entity or ANONYMOUS
-    done = AnsweredRequest(
-        model.recommender, entity_context.kind, name, by, ms, len(known.items), at, variant=model.variant
+    (diagnostics,) = await asyncio.to_thread(diagnose, model.recommender, [entity])
+    size = len(entity.items)
+    record = AnsweredRequest(
+        recommender=model.recommender,
+        kind=context.kind,
+        entity=context.entity or ANONYMOUS,
+        served_by="adapted" if size else "prior",
+        ms=ms,
+        support_size=size,
+        at=at,
+        variant=model.variant,
     )
-    container.writer.put(adaptation_row(done, found if known.items else None))
-    missing = container.degraded_dependencies(
-        profile=entity_context.entity is None or entity_context.profile is not None
-    )
+    container.writer.put(adaptation_row(record, diagnostics if size else None))
+    missing = container.degraded_dependencies(profile=context.is_known)
     return json_response(
         {
             "request_id": request_id(request),
@@ -72,46 +76,43 @@ async def adapt(
             "variant": model.variant,
             "degraded": bool(missing),
             "missing": missing,
-            "support_size": len(known.items),
-            "unknown_items": known.unknown,
-            "unknown_features": model.recommender.encoder.unknown(known.features),
-            **_figures(found),
+            "support_size": size,
+            "unknown_items": entity.unknown,
+            "unknown_features": model.recommender.encoder.unknown(entity.features),
+            **_diagnostic_fields(diagnostics),
             "ms": ms,
-            "persisted": persisted and {"request_id": request_id(request), **persisted},
+            "persisted": receipt and {"request_id": request_id(request), **receipt},
         }
     )
 
 
-def _figures(found: AdaptationDiagnostics) -> dict[str, Any]:
-    empty = not found.support_size
-    figures = {
-        "loss_before": found.loss_before,
-        "loss_after": found.loss_after,
-        "gradient_norm": found.gradient_norm,
+def _diagnostic_fields(diagnostics: AdaptationDiagnostics) -> dict[str, Any]:
+    empty = not diagnostics.support_size
+    values = {
+        "loss_before": diagnostics.loss_before,
+        "loss_after": diagnostics.loss_after,
+        "gradient_norm": diagnostics.gradient_norm,
     }
-    return {"steps": found.steps} | {k: None if empty else finite_or_none(v) for k, v in figures.items()}
+    return {"steps": diagnostics.steps} | {k: None if empty else finite_or_none(v) for k, v in values.items()}
 
 
 async def _persist(container: AppContainer, model: LoadedModel, body: AdaptRequest) -> dict[str, Any]:
-    """Store what the body says of the entity; nothing of it where the model could not read it."""
+    """Store the features and events of the body; none of them where the model cannot read one. Raises DataError."""
     entity = body.entity.id
     if entity is None:
         raise ProblemError(422, "'persist' needs entity.id", errors=[NEEDS_ID])
-    # Raises DataError for what the model cannot read, before any of it is stored.
-    known = read_support(
-        model, await find_entity_context(container.profiles, model, body.entity), body.entity, body.events
-    )
-    model.recommender.encoder.support([known])
+    context = await find_entity_context(container.profiles, model, body.entity)
+    model.recommender.encoder.support([read_support(model, context, body.entity, body.events)])
     if body.entity.features:
         await container.database.write(lambda s: _merge(s, model.kind, entity, body.entity.features))
         await container.profiles.invalidate([(model.kind, entity)])
-    given = [e.model_dump(exclude_none=True) for e in body.events]
-    return await receive(container, [Event(kind=model.kind, entity=entity, **e) for e in given])
+    events = [event.model_dump(exclude_none=True) for event in body.events]
+    return await ingest_events(container, [Event(kind=model.kind, entity=entity, **event) for event in events])
 
 
-def _refused(receipt: Mapping[str, Any], events: Sequence[SupportEvent]) -> list[SupportEvent]:
-    """The events that the store did not take: they are adapted to all the same, as without `persist`."""
-    return [events[one["index"]] for one in receipt["refused"]]
+def _rejected_events(receipt: Mapping[str, Any], events: Sequence[SupportEvent]) -> list[SupportEvent]:
+    """The events that were not stored: they are adapted to all the same, as without `persist`."""
+    return [events[rejection["index"]] for rejection in receipt["refused"]]
 
 
 def _merge(session: Any, kind: str, entity: str, features: dict[str, Any]) -> None:

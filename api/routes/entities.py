@@ -1,4 +1,4 @@
-"""`/v1/entities/{kind}/{id}`: what is stored of a newcomer, and its erasure."""
+"""`/v1/entities/{kind}/{id}`: stored data of an entity, and its erasure."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from recsys_meta.wire.responses import DeletionReceipt, EntityDocument
 
 router = APIRouter(prefix="/v1", tags=["entities"])
 
-_PAUSES_S = (0.1, 0.2, 0.4, 0.8)  # after attempts to tell Redis of an erasure that failed, seconds
-Many = Annotated[int, Query(ge=0, le=1000, description="newest events to show")]
+_RETRY_PAUSES_S = (0.1, 0.2, 0.4, 0.8)  # after failed attempts to erase from Redis, seconds
+EventCount = Annotated[int, Query(ge=0, le=1000, description="newest events to show")]
 
 
 @router.get("/entities/{kind}/{id:path}", responses={200: {"model": EntityDocument}}, dependencies=[require("read")])
-async def get_entity(kind: KindPath, id: IdPath, container: ContainerDependency, events: Many = 100) -> Response:
+async def get_entity(kind: KindPath, id: IdPath, container: ContainerDependency, events: EventCount = 100) -> Response:
     """Features, newest events and the figures of the last adaptation of an entity."""
     return json_response(await container.database.read(lambda s: _document(s, kind, id, events)))
 
@@ -41,7 +41,7 @@ async def get_entity(kind: KindPath, id: IdPath, container: ContainerDependency,
 async def put_entity(kind: KindPath, id: IdPath, body: EntityBody, container: ContainerDependency) -> Response:
     """Set the features of an entity; they replace those it had. A feature that no model of the kind has, or
     none of them can read, is refused."""
-    _check(container, kind, body.features)
+    _check_features(container, kind, body.features)
 
     def write(session: Session) -> dict[str, Any]:
         entities.upsert_entity(session, kind, id, body.features)
@@ -67,21 +67,21 @@ async def delete_entity(kind: KindPath, id: IdPath, request: Request, container:
         return entities.erase_entity(session, kind, id)
 
     receipt = await container.database.write(erase)
-    cached = await _forget(container, kind, id)
-    # Once more: until the caches had forgotten it, a request may have read it, and been noted after the first pass.
+    cached_keys = await _erase_from_caches(container, kind, id)
+    # Once more: until the caches were emptied, a request may have read the entity and recorded an adaptation since.
     await container.database.write(lambda s: entities.erase_entity(s, kind, id))
-    return json_response({**vars(receipt), "cached": cached})
+    return json_response({**vars(receipt), "cached": cached_keys})
 
 
-async def _forget(container: AppContainer, kind: str, entity: str) -> int:
-    """Empty the caches of an entity; answers how many keys. Raises Problem where Redis is away."""
+async def _erase_from_caches(container: AppContainer, kind: str, entity: str) -> int:
+    """Delete an entity from the caches; the number of keys. Raises Problem where Redis is away."""
     owner = owner_key(kind, entity)
-    cached = container.memory.delete_owned(owner)
+    count = container.memory.delete_owned(owner)
     await container.profiles.invalidate([(kind, entity)])
     if container.redis is None:
-        return cached
+        return count
     try:
-        return cached + await _delete_owned(container.redis, owner)
+        return count + await _delete_owned(container.redis, owner)
     except StoreUnavailable:
         raise unavailable(
             "The database has erased the entity, but Redis cannot be reached and may hold its adapted state; ask again"
@@ -89,21 +89,22 @@ async def _forget(container: AppContainer, kind: str, entity: str) -> int:
 
 
 async def _delete_owned(redis: RedisCache, owner: str) -> int:
-    """A list can do without Redis, an erasure cannot: it outlasts a moment in which Redis does not answer."""
-    for pause in _PAUSES_S:
+    """Delete with retries: unlike a list, an erasure cannot do without Redis, so that it outlasts a short outage.
+    Raises StoreUnavailable."""
+    for pause in _RETRY_PAUSES_S:
         with suppress(StoreUnavailable):
             return await redis.delete_owned(owner)
         await asyncio.sleep(pause)
     return await redis.delete_owned(owner)
 
 
-def _document(session: Session, kind: str, entity: str, many: int) -> dict[str, Any]:
+def _document(session: Session, kind: str, entity: str, limit: int) -> dict[str, Any]:
     row = entities.find_entity(session, kind, entity)
     total = events.count_events(session, kind, entity)
     if row is None and not total:
         raise ProblemError(404, f"Nothing is stored of the {kind} with this id")
     last = adaptations.page_adaptations(session, kind=kind, entity=entity, limit=1).items
-    newest = events.support_events(session, kind, entity, many)
+    newest = events.support_events(session, kind, entity, limit)
     return {
         "kind": kind,
         "id": entity,
@@ -125,25 +126,25 @@ def _document(session: Session, kind: str, entity: str, many: int) -> dict[str, 
     }
 
 
-def _check(container: AppContainer, kind: str, features: dict[str, Any]) -> None:
-    """Raise DataError for a feature that no model of the kind has, or none of them can read: each leaves out what it
-    cannot read of what is stored."""
+def _check_features(container: AppContainer, kind: str, features: dict[str, Any]) -> None:
+    """Raise DataError for a feature that no model of the kind has, or none of them can read. One that only some can
+    read is stored, since each model leaves out what it cannot read."""
     models = container.registry.of_kind(kind)
-    every = {f.name for m in models for f in m.recommender.bundle.schema.entity_features}
-    strange = sorted(set(features) - every)
-    if models and strange:
+    names = {f.name for m in models for f in m.recommender.bundle.schema.entity_features}
+    unknown = sorted(set(features) - names)
+    if models and unknown:
         raise DataError(
             "the model has no such feature",
-            field=strange[0],
-            remedy=f"Known features: {', '.join(sorted(every)) or 'none'}",
+            field=unknown[0],
+            remedy=f"Known features: {', '.join(sorted(names)) or 'none'}",
         )
     for name, value in features.items():
-        complaints = [_complaint(model, {name: value}) for model in models if _has(model, name)]
+        complaints = [_complaint(model, {name: value}) for model in models if _has_feature(model, name)]
         if complaints and None not in complaints:
             raise next(why for why in complaints if why is not None)
 
 
-def _has(model: LoadedModel, name: str) -> bool:
+def _has_feature(model: LoadedModel, name: str) -> bool:
     return any(f.name == name for f in model.recommender.bundle.schema.entity_features)
 
 

@@ -1,4 +1,4 @@
-"""`/livez`, `/readyz` and `/metrics`: for those who watch over the process."""
+"""`/livez`, `/readyz` and `/metrics`: liveness, readiness and metrics of the process."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ async def readyz(container: ContainerDependency) -> Response:
     if container.redis is not None:
         pings["redis"] = container.redis.ping()
     results = await asyncio.gather(*pings.values(), return_exceptions=True)
-    checks = {name: _check(result) for name, result in zip(pings, results, strict=True)}
-    checks["models"] = _models(container)
+    checks = {name: _check_result(result) for name, result in zip(pings, results, strict=True)}
+    checks["models"] = _check_models(container)
     ready = bool(container.registry.live)
-    well = all(check["ok"] for check in checks.values())
-    status = "unready" if not ready else "ready" if well else "degraded"
+    all_ok = all(check["ok"] for check in checks.values())
+    status = "unready" if not ready else "ready" if all_ok else "degraded"
     return json_response({"status": status, "checks": checks}, 200 if ready else 503)
 
 
@@ -53,15 +53,15 @@ async def metrics(container: ContainerDependency) -> Response:
     return Response(container.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _check(result: BaseException | None) -> dict[str, Any]:
+def _check_result(result: BaseException | None) -> dict[str, Any]:
     detail = None if result is None else str(result) if isinstance(result, RecsysMetaError) else type(result).__name__
     return {"ok": result is None, "needed": False, "detail": detail}
 
 
-def _models(container: AppContainer) -> dict[str, Any]:
-    live, broken = container.registry.live, container.registry.broken
+def _check_models(container: AppContainer) -> dict[str, Any]:
+    live, load_errors = container.registry.live, container.registry.broken
     parts = [f"{s.name}@{s.version}" for s in live.values()] or ["none in service"]
-    parts += [f"{name}: the live version cannot be loaded" for name in broken]
+    parts += [f"{name}: the live version cannot be loaded" for name in load_errors]
     parts += [f"{s.name}: fails, popularity answers" for s in live.values() if s.sample is None]
-    well = bool(live) and not broken and all(s.sample is not None for s in live.values())
-    return {"ok": well, "needed": True, "detail": ", ".join(parts)}
+    ok = bool(live) and not load_errors and all(s.sample is not None for s in live.values())
+    return {"ok": ok, "needed": True, "detail": ", ".join(parts)}

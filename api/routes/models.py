@@ -1,4 +1,4 @@
-"""`/v1/models`: the registry."""
+"""`/v1/models`: the model registry."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def get_model(name: ModelPath, container: ContainerDependency) -> Response
     created = min((v.created for v in detail.versions), default=None)
     updated = detail.history[0].at if detail.history else None
     summary = _summary(container, name, detail.live, len(versions), created, updated)
-    return json_response({**summary, "registered": versions, "history": [_move(m) for m in detail.history]})
+    return json_response({**summary, "registered": versions, "history": [_change_document(m) for m in detail.history]})
 
 
 @router.post("/models/{name}/promote", responses={200: {"model": AliasChange}}, dependencies=[require("admin")])
@@ -58,41 +58,41 @@ async def promote(
     """
     row = await container.registry.check(name, body.version)
 
-    def move(session: Session) -> AliasChangeRecord:
+    def promote_row(session: Session) -> AliasChangeRecord:
         return registry.promote_version(session, name, row.version, actor=actor(request), force=force)
 
-    return await _moved(request, container, "promote", move)
+    return await _change_live(request, container, "promote", promote_row)
 
 
 @router.post("/models/{name}/rollback", responses={200: {"model": AliasChange}}, dependencies=[require("admin")])
 async def rollback(name: ModelPath, request: Request, container: ContainerDependency) -> Response:
     """Make live what was live before; again, and it goes back one further."""
-    return await _moved(
+    return await _change_live(
         request, container, "rollback", lambda s: registry.rollback_version(s, name, actor=actor(request))
     )
 
 
-async def _moved(
+async def _change_live(
     request: Request,
     container: AppContainer,
     action: Literal["promote", "rollback"],
-    move: Callable[[Session], AliasChangeRecord],
+    change_alias: Callable[[Session], AliasChangeRecord],
 ) -> Response:
-    """Move, and write down that it was asked for: what was live already has no new row that says so."""
+    """Promote or roll back, and record it in the audit log: a version that was live already leaves no other row."""
 
     def write(session: Session) -> dict[str, Any]:
-        change = move(session)
+        change = change_alias(session)
         record_audit(request, session, action, f"{change.model}@{change.version}")
-        return _move(change)
+        return _change_document(change)
 
-    done = await container.database.write(write)
-    # What was moved is moved; where the database went away since, the next poll takes it into service.
+    document = await container.database.write(write)
+    # The change is committed; where the database went away since, the next poll takes it into service.
     with suppress(StoreUnavailable):
         await container.refresh()
-    return json_response(done)
+    return json_response(document)
 
 
-def _move(change: AliasChangeRecord) -> dict[str, Any]:
+def _change_document(change: AliasChangeRecord) -> dict[str, Any]:
     return {k: getattr(change, k) for k in ("model", "version", "previous", "action", "actor", "at")}
 
 
@@ -101,7 +101,7 @@ def _summary(
 ) -> dict[str, Any]:
     model = container.registry.live.get(name)
     bundle = model.recommender.bundle if model else None
-    failed = "it fails when tried; popularity answers" if model and model.sample is None else None
+    problem = "it fails when tried; popularity answers" if model and model.sample is None else None
     return {
         "name": name,
         "live": live,
@@ -114,5 +114,5 @@ def _summary(
         "predictor": bundle.predictor.name if bundle else None,
         "items": len(bundle.vocab.values["item"]) if bundle else None,
         "features": [f.name for f in bundle.schema.entity_features] if bundle else [],
-        "problem": container.registry.broken.get(name) or failed,
+        "problem": container.registry.broken.get(name) or problem,
     }

@@ -1,4 +1,4 @@
-"""`GET /v1/onboarding`: what to ask a newcomer."""
+"""`GET /v1/onboarding`: items to ask an entity about."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ async def onboarding(
     if rest is None:
         known = read_support(call.model, call.entity_context, EntityInput(kind=kind, id=id), ())
         try:
-            found = await container.long_tasks.run(most_informative_items, call.model.recommender, known, n, strategy)
+            questions = await container.long_tasks.run(
+                most_informative_items, call.model.recommender, known, n, strategy
+            )
         except RecsysMetaError:
             raise
         except WorkerBusy:
@@ -57,7 +59,7 @@ async def onboarding(
             container.log.error("onboarding failed", model=call.model.name, version=call.model.version, exc_info=True)
             raise unavailable(f"Model '{call.model.name}' cannot say what to ask") from None
         objective = call.model.recommender.bundle.schema.objective
-        items: list[dict[str, Any]] = [{"rank": rank, **vars(one)} for rank, one in enumerate(found, 1)]
+        items: list[dict[str, Any]] = [{"rank": rank, **vars(one)} for rank, one in enumerate(questions, 1)]
         unit = UNITS[objective] if strategy == "information" else "share of the most"
         rest = orjson.dumps({"unit": unit, "support_size": len(known.items), "items": items})
         if mark is not None:

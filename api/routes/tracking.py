@@ -1,4 +1,4 @@
-"""`/v1/runs`, `/v1/evaluations` and `/v1/adaptations`: what was trained, how well, and what adapting did."""
+"""`/v1/runs`, `/v1/evaluations` and `/v1/adaptations`: training runs, their evaluations, and adaptations served."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ async def list_evaluations(
     cursor: Cursor = None,
 ) -> Response:
     """Points of cold-start curves, newest first."""
-    wanted = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
+    filters = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
     return json_response(
         await container.database.read(
-            lambda s: _page(evaluations.page_evaluations(s, **wanted, limit=limit, cursor=cursor))
+            lambda s: _page(evaluations.page_evaluations(s, **filters, limit=limit, cursor=cursor))
         )
     )
 

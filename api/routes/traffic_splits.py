@@ -46,7 +46,7 @@ async def put_split(
         record_audit(request, session, "split", f"{name} split {split.sequence}")
         return _document(session, name)
 
-    return await _changed(container, await container.database.write(write))
+    return await _respond_and_refresh(container, await container.database.write(write))
 
 
 @router.delete("/models/{name}/split", dependencies=[require("admin")])
@@ -58,19 +58,19 @@ async def delete_split(name: ModelPath, request: Request, container: ContainerDe
         record_audit(request, session, "split off", name)
         return _document(session, name)
 
-    return await _changed(container, await container.database.write(write))
+    return await _respond_and_refresh(container, await container.database.write(write))
 
 
 async def _arm(container: AppContainer, name: str, version: str, weight: float, label: str | None) -> SplitArm:
-    """An arm that can be loaded and is for the newcomers that the live version is for. Raises ConflictError."""
+    """An arm that can be loaded and is for the kind of entity that the live version is for. Raises ConflictError."""
     model, live = await container.registry.check(name, version), container.registry.live.get(name)
     if live is not None and live.kind != model.kind:
         raise ConflictError(f"{name}@{model.version} is for newcomers of kind '{model.kind}', not '{live.kind}'")
     return SplitArm(label or model.version, model.version, weight)
 
 
-async def _changed(container: AppContainer, document: dict[str, Any]) -> Response:
-    # What was written is written; where the database went away since, the next poll takes it into service.
+async def _respond_and_refresh(container: AppContainer, document: dict[str, Any]) -> Response:
+    # The change is committed; where the database went away since, the next poll takes it into service.
     with suppress(StoreUnavailable):
         await container.refresh()
     return json_response(document)

@@ -16,10 +16,10 @@ def test_a_poll_that_loses_its_cancellation_still_ends(monkeypatch):
             except asyncio.CancelledError:
                 return  # what wait_for of Python 3.11 does when its work ends at that moment
 
-        monkeypatch.setattr(container, "_look", look)
+        monkeypatch.setattr(container, "_poll_once", look)
         monkeypatch.setattr(container, "POLL_S", 0.0)
         closing = asyncio.Event()
-        poll = asyncio.create_task(container._poll(None, closing))
+        poll = asyncio.create_task(container._poll_stores(None, closing))
         await looking.wait()
         closing.set()
         poll.cancel()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -19,14 +19,15 @@ _Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class NewEvent:
-    """An interaction as it was sent. ``context`` holds further fields of the row."""
+    """An interaction to store. ``time`` None: the sender gave none, and the event gets that under which it was stored
+    before, or else the time of storing. ``context`` holds further fields of the row."""
 
     kind: str
     event_id: str
     entity: str
     item: str
     label: float
-    time: datetime
+    time: datetime | None
     context: dict[str, Any] | None = None
 
 
@@ -39,12 +40,14 @@ def insert_events(session: Session, events: Sequence[NewEvent], now: datetime | 
     """
     for event in events:
         _check_label(event)
+    received = utcnow(now)
+    events = _with_times(session, events, received)
     first: dict[_Key, NewEvent] = {}
     for event in events:
         first.setdefault(_key(event), event)
     # In a fixed order, so that two senders of the same events cannot deadlock.
     sorted_events = [first[key] for key in sorted(first)]
-    inserted_keys = _insert_missing(session, sorted_events, utcnow(now))
+    inserted_keys = _insert_missing(session, sorted_events, received)
     present = _read_events(session, [_key(event) for event in sorted_events if _key(event) not in inserted_keys])
     outcomes: list[Outcome] = []
     for event in events:
@@ -78,6 +81,13 @@ def count_events(session: Session, kind: str, entity: str) -> int:
 def _check_label(event: NewEvent) -> None:
     if not math.isfinite(event.label):
         raise ValueError(f"the label of event '{event.event_id}' is not a finite number")
+
+
+def _with_times(session: Session, events: Sequence[NewEvent], now: datetime) -> list[NewEvent]:
+    """Fill in the times that senders left out: an event sent again is then a duplicate, and no conflict."""
+    rows = _read_events(session, [_key(event) for event in events if event.time is None])
+    times = {key: row.time for key, row in rows.items()}
+    return [e if e.time is not None else replace(e, time=times.get(_key(e), now)) for e in events]
 
 
 def _key(event: NewEvent | EventRecord) -> _Key:

@@ -88,7 +88,7 @@ def test_a_version_that_cannot_be_loaded_is_logged_once_a_reason_and_again_after
 
 
 def test_failures_are_forgotten_in_the_end(monkeypatch):
-    monkeypatch.setattr(failures, "MOST", 3)
+    monkeypatch.setattr(failures, "MAX_VERSIONS", 3)
     known = LoadFailureLog()
     for n in range(5):
         assert known.record(("users", str(n)), ValueError("damaged"))

@@ -188,7 +188,7 @@ def test_equal_newcomers_of_different_forms_are_all_answered() -> None:
 
     results = [result for result in asyncio.run(work()) if result is not None]
     assert len(results) == 43
-    assert [result.serialized is None for result in results] == [False, True, False, *[True] * 40]
+    assert [result.state_bytes is None for result in results] == [False, True, False, *[True] * 40]
     assert all(torch.equal(result.scores, results[0].scores) for result in results)
 
 

@@ -63,7 +63,7 @@ def test_promote_and_rollback_take_effect_at_once(home, light, versions):
 
 
 def test_versions_asked_for_by_name_stay_loaded_while_they_are_asked_for(home, light, bundle, monkeypatch):
-    monkeypatch.setattr("api.inference.model_registry._PINNED", 2)
+    monkeypatch.setattr("api.inference.model_registry._MAX_PINNED", 2)
 
     def version(scale, live=False):
         params = {k: scale * v if v.is_floating_point() else v for k, v in bundle.params.items()}

@@ -78,6 +78,17 @@ def test_an_answer_looks_at_the_newest_events_of_an_entity(engine: Engine, monke
     assert [e.event_id for e in stored] == ["e2", "e3", "e4"]
 
 
+def test_an_event_without_a_time_keeps_that_under_which_it_was_stored(engine: Engine) -> None:
+    """Else it would be a conflict with itself, sent again."""
+    with session(engine) as s:
+        events.insert_events(s, [an_event("e1", time=later(2))])
+        again = [an_event("e1", time=None), an_event("e2", time=None), an_event("e2", time=None)]
+        assert events.insert_events(s, again, now=later(5)) == ["duplicate", "new", "duplicate"]
+        assert events.insert_events(s, again, now=later(9)) == ["duplicate"] * 3
+    with reading(engine) as s:
+        assert [e.time for e in events.support_events(s, "user", "u1", 5)] == [later(2), later(5)]
+
+
 def test_senders_of_the_same_events_at_once(engine: Engine) -> None:
     """Each event is new exactly once, whatever the order in which it is sent."""
     rows = [an_event(f"e{i:04d}", time=later(i)) for i in range(1200)]
