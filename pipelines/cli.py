@@ -8,12 +8,19 @@ import sys
 import typer
 from rich.markup import escape
 
-from pipelines.commands import bench, data, doctor, keys, models, quickstart
-from pipelines.commands import database as records
-from pipelines.commands import evaluate as evaluating
-from pipelines.commands import recommend as adapting
-from pipelines.commands import serve as serving
-from pipelines.commands import train as trainer
+from pipelines.commands import (
+    bench,
+    data,
+    database,
+    doctor,
+    evaluate,
+    keys,
+    models,
+    quickstart,
+    recommend,
+    serve,
+    train,
+)
 from pipelines.console import err
 from recsys_meta import __version__
 from recsys_meta.core.errors import RecsysMetaError
@@ -28,16 +35,16 @@ app = typer.Typer(
 
 quickstart.add_to(app)
 app.add_typer(data.app, name="data", help="Built-in data sets, and your own CSV or Parquet with a TOML schema.")
-trainer.add_to(app)
-evaluating.add_to(app)
+train.add_to(app)
+evaluate.add_to(app)
 app.add_typer(models.app, name="models", help="The registry of published models, with the history of what was live.")
-adapting.add_to(app)
-serving.add_to(app)
+recommend.add_to(app)
+serve.add_to(app)
 keys.add_to(app)
-app.add_typer(records.runs, name="runs", help="Training runs and their metrics.")
-app.add_typer(records.adaptations, name="adaptations", help="What adapting did to each newcomer.")
-app.add_typer(records.entities, name="entities", help="What is stored of an entity, and its erasure.")
-app.add_typer(records.db, name="db", help="The database: migrations and pruning.")
+app.add_typer(database.runs, name="runs", help="Training runs and their metrics.")
+app.add_typer(database.adaptations, name="adaptations", help="What adapting did to each newcomer.")
+app.add_typer(database.entities, name="entities", help="What is stored of an entity, and its erasure.")
+app.add_typer(database.db, name="db", help="The database: migrations and pruning.")
 doctor.add_to(app)
 app.add_typer(bench.app, name="bench", help="Benchmarks; each row is a ratio to a reference measured in the same run.")
 

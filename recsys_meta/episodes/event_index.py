@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from recsys_meta.core.dataset import NO_TIME, Dataset, Events, ItemOwnership
+from recsys_meta.core.dataset import Dataset, Events, ItemOwnership
 from recsys_meta.core.feature_encoding import lookup_rows
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import FIRST, PAD, UNKNOWN, EntityCatalog, IntArray, Interactions, Support, TaskBatch
@@ -343,10 +343,3 @@ def restrict_to_entities(data: Dataset, index: EventIndex, entities: IntArray) -
         group=None if host.group is None else host.group.numpy(),
     )
     return replace(data, events=events, schema=data.schema.model_copy(update={"positive": None}))
-
-
-def known_times(events: Events) -> float:
-    """Share of rows whose time is known."""
-    if events.time is None or not len(events):
-        return 0.0
-    return float(np.mean(np.asarray(events.time) != NO_TIME))

@@ -6,13 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.episodes.event_index import (
     EventIndex,
     collate,
     draw_episodes,
     episode_batch,
-    known_times,
     order_rows,
     restrict_to_entities,
     shuffle_within,
@@ -225,11 +223,6 @@ def test_seen_only_is_a_data_set_without_any_other_row():
     assert again.item.tolist() == [2, 7] and again.indptr.tolist() == [0, 1, 1, 2]
     assert seen.events.time is None and seen.catalogue == data.catalogue and seen.digest == data.digest
     assert len(data.events) == 6
-
-
-def test_known_times_are_a_share():
-    assert known_times(data_of([[0, 1]], time=[[3, NO_TIME]]).events) == 0.5
-    assert known_times(data_of([[0, 1]]).events) == 0.0
 
 
 def test_the_query_may_begin_later_so_that_all_shots_share_one():

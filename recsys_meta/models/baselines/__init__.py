@@ -2,6 +2,6 @@
 
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.per_shot_tuned import PerShotTuned, make_per_shot
-from recsys_meta.models.baselines.registry import BASELINES, baselines_for, make_baseline
+from recsys_meta.models.baselines.registry import BASELINES, make_baseline
 
-__all__ = ["BASELINES", "BaselineConfig", "PerShotTuned", "baselines_for", "make_baseline", "make_per_shot"]
+__all__ = ["BASELINES", "BaselineConfig", "PerShotTuned", "make_baseline", "make_per_shot"]

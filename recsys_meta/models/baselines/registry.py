@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from recsys_meta.core.errors import NotFoundError
-from recsys_meta.core.schema import Objective
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.choice.item_neighbours import ItemNeighbours
 from recsys_meta.models.baselines.choice.local_popularity import LocalPopularity
@@ -63,8 +62,3 @@ def make_baseline(name: str) -> type[BaselineConfig]:
         return BASELINES[name]
     except KeyError:
         raise NotFoundError(f"there is no baseline '{name}'; known: {', '.join(BASELINES)}") from None
-
-
-def baselines_for(objective: Objective) -> list[str]:
-    """Names of the baselines that serve an objective, in the order of the registry."""
-    return [name for name, kind in BASELINES.items() if objective in kind.objectives]

@@ -11,7 +11,7 @@ import torch
 from recsys_meta.core.dataset import add_arrival
 from recsys_meta.core.errors import ConfigError, NotFoundError
 from recsys_meta.core.types import FIRST, Interactions, Support
-from recsys_meta.models.baselines import baselines_for, make_baseline
+from recsys_meta.models.baselines import BASELINES, make_baseline
 from recsys_meta.models.baselines.counting.bias_model import ItemMean
 from recsys_meta.models.baselines.counting.popularity import Popularity
 from recsys_meta.models.baselines.counting.recent_popularity import RecentPopularity
@@ -293,8 +293,9 @@ def test_objectives_are_checked():
         Popularity().fit(world("rating"), np.arange(5))
     with pytest.raises(NotFoundError, match="known: chance"):
         make_baseline("nothing")
-    assert baselines_for("rating") == ["chance", "popularity", "item-mean", "blr", "content"]
-    assert "item-mean" not in baselines_for("ranking")
+    rating = [name for name, kind in BASELINES.items() if "rating" in kind.objectives]
+    assert rating == ["chance", "popularity", "item-mean", "blr", "content"]
+    assert "ranking" not in BASELINES["item-mean"].objectives
 
 
 def test_recent_popularity_counts_those_who_came_at_about_the_same_time():
