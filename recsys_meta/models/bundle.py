@@ -88,14 +88,14 @@ def save_bundle(bundle: Bundle, root: Path) -> Path:
     tensors = {**bundle.params, _POPULARITY: bundle.popularity}
     files = {
         "model.safetensors": save({k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}),
-        "vocab.parquet": _parquet(_vocab_frame(bundle.vocab)),
+        "vocab.parquet": _parquet_bytes(_vocabulary_frame(bundle.vocab)),
     }
     if bundle.titles:
         titles = pd.DataFrame({"item": list(bundle.titles), "title": list(bundle.titles.values())})
-        files["titles.parquet"] = _parquet(titles)
-    text = _describe(bundle, {name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+        files["titles.parquet"] = _parquet_bytes(titles)
+    text = _manifest(bundle, {name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
     target = root / _version(text)
-    if not _whole(target):
+    if not _is_whole(target):
         with atomic_directory(target) as beside:
             for name, content in files.items():
                 (beside / name).write_bytes(content)
@@ -103,13 +103,13 @@ def save_bundle(bundle: Bundle, root: Path) -> Path:
     return target
 
 
-def _parquet(frame: pd.DataFrame) -> bytes:
+def _parquet_bytes(frame: pd.DataFrame) -> bytes:
     stream = io.BytesIO()
     frame.to_parquet(stream, index=False)
     return stream.getvalue()
 
 
-def _whole(path: Path) -> bool:
+def _is_whole(path: Path) -> bool:
     try:
         load_bundle(path)
     except CheckpointError:
@@ -117,7 +117,7 @@ def _whole(path: Path) -> bool:
     return True
 
 
-def _describe(bundle: Bundle, files: Mapping[str, str]) -> str:
+def _manifest(bundle: Bundle, files: Mapping[str, str]) -> str:
     return dump_checksummed(
         {
             "format": FORMAT,
@@ -148,8 +148,8 @@ def load_bundle(path: Path, verify: bool = True) -> Bundle:
             if sha256(path / name) != digest:
                 raise CheckpointError(f"{path / name}: damaged (its hash differs); publish the run again")
         params = load_file(path / "model.safetensors")
-        vocab = _vocab_of(pd.read_parquet(path / "vocab.parquet"), about["vocabularies"])
-        titles = _titles_of(path / "titles.parquet") if "titles.parquet" in about["files"] else {}
+        vocab = _read_vocabulary(pd.read_parquet(path / "vocab.parquet"), about["vocabularies"])
+        titles = _read_titles(path / "titles.parquet") if "titles.parquet" in about["files"] else {}
         schema = Schema.model_validate(about["schema"])
         predictor = build_predictor(about["predictor"], about["config"])
         popularity = params.pop(_POPULARITY)
@@ -158,7 +158,7 @@ def load_bundle(path: Path, verify: bool = True) -> Bundle:
     return Bundle(predictor, params, popularity, schema, vocab, titles, about["about"], _version(text))
 
 
-def _vocab_frame(vocab: Vocabulary) -> pd.DataFrame:
+def _vocabulary_frame(vocab: Vocabulary) -> pd.DataFrame:
     parts = [
         pd.DataFrame({"space": space, "id": range(FIRST, FIRST + len(values)), "value": values.astype("str")})
         for space, values in sorted(vocab.values.items())
@@ -166,14 +166,14 @@ def _vocab_frame(vocab: Vocabulary) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"space": [], "id": [], "value": []})
 
 
-def _vocab_of(frame: pd.DataFrame, spaces: Sequence[str]) -> Vocabulary:
+def _read_vocabulary(frame: pd.DataFrame, spaces: Sequence[str]) -> Vocabulary:
     """`spaces` names them all: one without values has no row in the frame."""
     groups = frame.sort_values(["space", "id"]).groupby("space", sort=True)["value"]
-    found = {str(space): pd.Index(values, dtype="str") for space, values in groups}
-    return Vocabulary({space: found.get(space, pd.Index([], dtype="str")) for space in spaces})
+    values_by_space = {str(space): pd.Index(values, dtype="str") for space, values in groups}
+    return Vocabulary({space: values_by_space.get(space, pd.Index([], dtype="str")) for space in spaces})
 
 
-def _titles_of(path: Path) -> dict[str, str]:
+def _read_titles(path: Path) -> dict[str, str]:
     frame = pd.read_parquet(path)
     # As lists: to walk over a column of Arrow takes twenty times as long.
     return dict(zip(frame["item"].astype(str).tolist(), frame["title"].astype(str).tolist(), strict=True))

@@ -24,22 +24,22 @@ def binned_counts(data: Dataset, entity: Tensor, item: Tensor, entities: np.ndar
     Rows (entity [R], a position in `entities`, item [R]); one bin where the data have no arrivals.
     """
     column = data.entities.get(ARRIVAL.name)
-    arrived = np.zeros(len(entities)) if column is None else np.asarray(column.values[entities], np.float64)
-    edges = quantile_knots(arrived, BINS)
-    place = bin_of(torch.from_numpy(arrived).float(), edges)
+    arrivals = np.zeros(len(entities)) if column is None else np.asarray(column.values[entities], np.float64)
+    edges = quantile_knots(arrivals, BINS)
+    bins = bin_of(torch.from_numpy(arrivals).float(), edges)
     counts = torch.zeros(len(edges) * data.catalogue)
-    counts += torch.bincount(place[entity] * data.catalogue + item, minlength=len(counts))
+    counts += torch.bincount(bins[entity] * data.catalogue + item, minlength=len(counts))
     return {"edges": edges, "counts": counts.reshape(len(edges), data.catalogue)}
 
 
-def bin_of(arrived: Tensor, edges: Tensor) -> Tensor:
+def bin_of(arrival: Tensor, edges: Tensor) -> Tensor:
     """The bin of each arrival, [T] int64."""
-    latest = torch.where(torch.isnan(arrived), edges[-1], arrived)
+    latest = torch.where(torch.isnan(arrival), edges[-1], arrival)
     return (torch.searchsorted(edges, latest.contiguous(), right=True) - 1).clamp(0, len(edges) - 1)
 
 
-def bin_weights(arrived: Tensor, edges: Tensor, width: float) -> Tensor:
+def bin_weights(arrival: Tensor, edges: Tensor, width: float) -> Tensor:
     """Weight of each bin for newcomers who arrived then, [T, B]."""
-    latest = torch.where(torch.isnan(arrived), edges[-1], arrived)
+    latest = torch.where(torch.isnan(arrival), edges[-1], arrival)
     bins = torch.arange(len(edges), dtype=edges.dtype, device=edges.device)
     return torch.exp(-(bins - (linear_interpolation_weights(latest, edges) @ bins)[:, None]).abs() / width)

@@ -82,41 +82,43 @@ ROW_FEATURES = ("history", "distinct", "stayed", "log_size", "log_items", "rows_
 
 def basic_features(state: State, rows: Interactions, candidates: Tensor) -> Tensor:
     """The first six features alone, [T, R, K, 6], from `tallies`."""
-    history = _trimmed(row_history(rows))
-    same = _same(candidates, history)
+    history = _trim_columns(row_history(rows))
+    same = _in_history(candidates, history)
     last, least, _ = _distances(state, candidates, history)
-    return torch.stack(_basic(gather_by_task(state["count"], candidates), last, least, same), 3)
+    return torch.stack(_basic_columns(gather_by_task(state["count"], candidates), last, least, same), 3)
 
 
-def candidate_features(state: State, rows: Interactions, candidates: Tensor, own: bool = False) -> Tensor:
+def candidate_features(state: State, rows: Interactions, candidates: Tensor, leave_one_out: bool = False) -> Tensor:
     """Features [T, R, K, F] of the candidates [T, R, K] of each row, given its history and context.
 
     Where there is no history, or a coordinate is missing, a distance counts as FAR; what is not in the catalogue has
     zeros. `own`: the rows are those of the support itself; then each is left out of what the support says of it.
     """
-    history = _trimmed(row_history(rows))
-    count, found, listed, near = (gather_by_task(state[k], candidates) for k in ("count", "found", "listed", "near"))
-    if own:
-        count, found, near = _without(state, rows.item, candidates, count, found, near)
-    same = _same(candidates, history)
+    history = _trim_columns(row_history(rows))
+    count, discoveries, exists, near = (
+        gather_by_task(state[k], candidates) for k in ("count", "found", "listed", "near")
+    )
+    if leave_one_out:
+        count, discoveries, near = _leave_row_out(state, rows.item, candidates, count, discoveries, near)
+    same = _in_history(candidates, history)
     last, least, around = _distances(state, candidates, history)
     lately = (same / torch.arange(1, history.shape[2] + 1, device=history.device)).amax(3)
     columns = [
-        *_basic(count, last, least, same),
+        *_basic_columns(count, last, least, same),
         same.any(3).float(),
-        found.log1p(),
-        (found == 0).float(),
+        discoveries.log1p(),
+        (discoveries == 0).float(),
         *near.log1p().unbind(3),
         *gather_by_task(state["dense"], candidates).log1p().unbind(3),
         around,
         lately,
-        *sequential_features(state, rows, candidates, own=own),
+        *sequential_features(state, rows, candidates, leave_one_out=leave_one_out),
         (~are_located(state, candidates)).float(),
     ]
-    return torch.stack(columns, 3) * listed[..., None]
+    return torch.stack(columns, 3) * exists[..., None]
 
 
-def _same(candidates: Tensor, history: Tensor) -> Tensor:
+def _in_history(candidates: Tensor, history: Tensor) -> Tensor:
     """Which of each row's history each candidate is, [T, R, K, H]."""
     return (candidates[..., None] == history[:, :, None, :]) & (history >= FIRST)[:, :, None, :]
 
@@ -124,10 +126,10 @@ def _same(candidates: Tensor, history: Tensor) -> Tensor:
 def _distances(state: State, candidates: Tensor, history: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """km from each candidate to the last item and to the nearest of the history, FAR where not known, and the mean of
     exp(-km / 2) over the history; each [T, R, K]."""
-    apart = _apart(state, candidates, history)
+    apart = _distance_matrix(state, candidates, history)
     last, least = apart[..., 0], apart.amin(3)
-    met = (history >= FIRST).sum(2)[:, :, None].clamp(min=1)
-    around = torch.exp(-apart / 2).sum(3) / met
+    history_length = (history >= FIRST).sum(2)[:, :, None].clamp(min=1)
+    around = torch.exp(-apart / 2).sum(3) / history_length
     return (
         torch.where(last.isinf(), UNKNOWN_DISTANCE, last),
         torch.where(least.isinf(), UNKNOWN_DISTANCE, least),
@@ -135,7 +137,7 @@ def _distances(state: State, candidates: Tensor, history: Tensor) -> tuple[Tenso
     )
 
 
-def _basic(count: Tensor, last: Tensor, least: Tensor, same: Tensor) -> list[Tensor]:
+def _basic_columns(count: Tensor, last: Tensor, least: Tensor, same: Tensor) -> list[Tensor]:
     return [
         count.log1p(),
         (count == 0).float(),
@@ -146,32 +148,32 @@ def _basic(count: Tensor, last: Tensor, least: Tensor, same: Tensor) -> list[Ten
     ]
 
 
-def _without(
-    state: State, item: Tensor, candidates: Tensor, count: Tensor, found: Tensor, near: Tensor
+def _leave_row_out(
+    state: State, item: Tensor, candidates: Tensor, count: Tensor, discoveries: Tensor, near: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the support says of the candidates without the row itself; item [T, S] are the support's own."""
     itself = ((candidates == item[:, :, None]) & (candidates >= FIRST)).float()
     fresh = ((item >= FIRST) & ~(state["history"] == item[:, :, None]).any(2)).float()[:, :, None]
-    near_it = torch.stack(distance_kernels(_apart(state, candidates, item[:, :, None])[..., 0]), 3)
+    near_it = torch.stack(distance_kernels(_distance_matrix(state, candidates, item[:, :, None])[..., 0]), 3)
     known = are_located(state, candidates) & are_located(state, item)[:, :, None]
-    gone = near_it * (fresh * known * (1 - itself))[..., None]
-    return count - itself, found - fresh * itself, (near - gone).clamp(min=0)
+    contribution = near_it * (fresh * known * (1 - itself))[..., None]
+    return count - itself, discoveries - fresh * itself, (near - contribution).clamp(min=0)
 
 
 def row_features(state: State, rows: Interactions) -> Tensor:
     """Features [T, R, G] of each row alone: how long and varied its history is, and how much is known of its entity."""
-    history = _trimmed(row_history(rows))
-    met = history >= FIRST
-    length = met.sum(2).float()
-    again = ((history[..., :, None] == history[..., None, :]) & met[..., None, :]).tril(-1).any(3) & met
+    history = _trim_columns(row_history(rows))
+    real = history >= FIRST
+    length = real.sum(2).float()
+    again = ((history[..., :, None] == history[..., None, :]) & real[..., None, :]).tril(-1).any(3) & real
     distinct = length - again.sum(2)
-    stayed = (met[..., 0] & (history[..., :1] == history[..., 1:]).any(2)).float()
+    last_revisited = (real[..., 0] & (history[..., :1] == history[..., 1:]).any(2)).float()
     items = state["listed"].sum(1).float()[:, None].expand_as(length)
     size = state["size"][:, None].expand_as(length)
     columns = [
         length.log1p(),
         distinct / length.clamp(min=1),
-        stayed,
+        last_revisited,
         size.log1p(),
         items.log1p(),
         (size / items.clamp(min=1)).log1p(),
@@ -179,14 +181,14 @@ def row_features(state: State, rows: Interactions) -> Tensor:
     return torch.stack(columns, 2)
 
 
-def _trimmed(history: Tensor) -> Tensor:
+def _trim_columns(history: Tensor) -> Tensor:
     """Without columns at the end that are empty for all rows."""
-    used = (history >= FIRST).flatten(0, 1).any(0)
-    width = int(used.nonzero().max()) + 1 if used.any() else 1
+    filled = (history >= FIRST).flatten(0, 1).any(0)
+    width = int(filled.nonzero().max()) + 1 if filled.any() else 1
     return history[:, :, :width]
 
 
-def _apart(state: State, candidates: Tensor, history: Tensor) -> Tensor:
+def _distance_matrix(state: State, candidates: Tensor, history: Tensor) -> Tensor:
     """Distances [T, R, K, H] in km, infinite where one is not known."""
     tasks, rows = candidates.shape[:2]
     there, here = gather_by_task(state["place"], history), gather_by_task(state["place"], candidates)
@@ -199,27 +201,27 @@ SEQUENTIAL = ("log_steps", "log_steps_nearby", "log_together", "log_at_this_time
 
 
 def sequential_features(
-    state: State, rows: Interactions, candidates: Tensor, names: Sequence[str] = SEQUENTIAL, own: bool = False
+    state: State, rows: Interactions, candidates: Tensor, names: Sequence[str] = SEQUENTIAL, leave_one_out: bool = False
 ) -> list[Tensor]:
     """log(1 + support rows of each candidate), [T, R, K] each, counting only the rows that were like this moment:
     the actor came from the same item; from one nearby; had met the same items; at the same time."""
-    item = state["item"]
-    if not item.shape[1]:
-        return [torch.zeros(candidates.shape, device=item.device)] * len(names)
-    history = _trimmed(row_history(rows))
+    items = state["item"]
+    if not items.shape[1]:
+        return [torch.zeros(candidates.shape, device=items.device)] * len(names)
+    history = _trim_columns(row_history(rows))
     likeness = {
-        "log_steps": lambda: _came(state, history, nearby=False),
-        "log_steps_nearby": lambda: _came(state, history, nearby=True),
-        "log_together": lambda: _shared(state, history),
-        "log_at_this_time": lambda: _at_this_time(state, rows),
+        "log_steps": lambda: _transition_similarity(state, history, nearby=False),
+        "log_steps_nearby": lambda: _transition_similarity(state, history, nearby=True),
+        "log_together": lambda: _history_overlap(state, history),
+        "log_at_this_time": lambda: _context_similarity(state, rows),
     }
-    others = 1 - torch.eye(item.shape[1], device=item.device) if own else 1.0
+    others = 1 - torch.eye(items.shape[1], device=items.device) if leave_one_out else 1.0
     columns = state["count"].shape[1]
-    said = [sum_by_item(item[:, None, :], likeness[n]() * others, columns) for n in names]
-    return [s.gather(2, candidates).log1p() for s in said]
+    counts = [sum_by_item(items[:, None, :], likeness[n]() * others, columns) for n in names]
+    return [s.gather(2, candidates).log1p() for s in counts]
 
 
-def _came(state: State, history: Tensor, nearby: bool) -> Tensor:
+def _transition_similarity(state: State, history: Tensor, nearby: bool) -> Tensor:
     """Whether a support row [T, R, S] came from where the row comes from; with `nearby` how near that was."""
     last, before = history[..., 0], state["history"][..., 0]
     known = (last >= FIRST)[:, :, None] & (before >= FIRST)[:, None, :]
@@ -228,23 +230,23 @@ def _came(state: State, history: Tensor, nearby: bool) -> Tensor:
     apart = torch.cdist(
         gather_by_task(state["place"], last), gather_by_task(state["place"], before), compute_mode=EXACT_DISTANCE
     )
-    placed = known & are_located(state, last)[:, :, None] & are_located(state, before)[:, None, :]
-    return torch.exp(-apart) * placed
+    locations = known & are_located(state, last)[:, :, None] & are_located(state, before)[:, None, :]
+    return torch.exp(-apart) * locations
 
 
-def _shared(state: State, history: Tensor) -> Tensor:
+def _history_overlap(state: State, history: Tensor) -> Tensor:
     """How much of each row's history each support row's actor had met too, [T, R, S], at most 1."""
     item, past = state["item"], state["history"]
     columns = state["count"].shape[1]
-    held = torch.zeros(*history.shape[:2], columns, device=history.device).scatter(2, history, 1.0)
-    held[..., :FIRST] = 0
-    basket = torch.zeros(*item.shape, columns, device=history.device).scatter(2, past, 1.0)
-    basket[..., :FIRST] = 0
-    size = (held.sum(2)[:, :, None] * basket.sum(2)[:, None, :]).clamp(min=1).sqrt()
-    return held @ basket.transpose(1, 2) / size
+    row_basket = torch.zeros(*history.shape[:2], columns, device=history.device).scatter(2, history, 1.0)
+    row_basket[..., :FIRST] = 0
+    support_basket = torch.zeros(*item.shape, columns, device=history.device).scatter(2, past, 1.0)
+    support_basket[..., :FIRST] = 0
+    size = (row_basket.sum(2)[:, :, None] * support_basket.sum(2)[:, None, :]).clamp(min=1).sqrt()
+    return row_basket @ support_basket.transpose(1, 2) / size
 
 
-def _at_this_time(state: State, rows: Interactions) -> Tensor:
+def _context_similarity(state: State, rows: Interactions) -> Tensor:
     """Share of the categorical contexts that each support row [T, R, S] has in common with the row."""
     names = [k for k in rows.context if f"when.{k}" in state]
     if not names:

@@ -29,22 +29,22 @@ def support_statistics(support: Support) -> State:
     [T, C, 3] in km; located, listed [T, C] bool; item [T, S] and history [T, S, H]: the support's rows; when.<name>
     [T, S]: their categorical context. Raises ValueError without a catalogue.
     """
-    own, rows = support.catalogue, support.rows
-    if own is None:
+    catalogue, rows = support.catalogue, support.rows
+    if catalogue is None:
         raise ValueError("choices are made out of an entity's own catalogue, but the support has none")
     item = torch.where(rows.mask & (rows.item >= FIRST), rows.item, PAD)
     real = (item >= FIRST).float()
     history = torch.where((item >= FIRST)[:, :, None], row_history(rows), PAD)
     fresh = real * ~(history == item[:, :, None]).any(2)
-    columns = own.item.shape[1]
-    place, located = _places(own)
+    columns = catalogue.item.shape[1]
+    points, has_location = _locations(catalogue)
     state = {
         "size": real.sum(1),
         "count": sum_by_item(item, real, columns),
         "found": sum_by_item(item, fresh, columns),
-        "place": place,
-        "located": located,
-        "listed": own.mask,
+        "place": points,
+        "located": has_location,
+        "listed": catalogue.mask,
         "item": item,
         "history": history,
     }
@@ -69,23 +69,23 @@ def row_history(rows: Interactions) -> Tensor:
 
 def sum_by_item(item: Tensor, weight: Tensor, columns: int) -> Tensor:
     """Sums [..., C] of weights [..., S] by item [..., S]; the reserved ids count nothing."""
-    made = torch.zeros(*weight.shape[:-1], columns, dtype=weight.dtype, device=weight.device)
-    made = made.scatter_add(-1, item.expand_as(weight), weight)
-    made[..., :FIRST] = 0
-    return made
+    sums = torch.zeros(*weight.shape[:-1], columns, dtype=weight.dtype, device=weight.device)
+    sums = sums.scatter_add(-1, item.expand_as(weight), weight)
+    sums[..., :FIRST] = 0
+    return sums
 
 
-def _places(own: EntityCatalog) -> tuple[Tensor, Tensor]:
+def _locations(catalogue: EntityCatalog) -> tuple[Tensor, Tensor]:
     """Points [T, C, 3] in km around each entity's middle, and where there is one [T, C]. Straight lines through the
     globe stand for distances: within 1,000 km they are 0.1% short."""
-    blank = torch.full(own.item.shape, torch.nan)
-    lat, lon = (own.features.get(name, blank).double() for name in (LATITUDE, LONGITUDE))
-    located = own.mask & torch.isfinite(lat) & torch.isfinite(lon)
-    lat, lon = (torch.deg2rad(torch.where(located, x, 0.0)) for x in (lat, lon))
+    blank = torch.full(catalogue.item.shape, torch.nan)
+    lat, lon = (catalogue.features.get(name, blank).double() for name in (LATITUDE, LONGITUDE))
+    has_location = catalogue.mask & torch.isfinite(lat) & torch.isfinite(lon)
+    lat, lon = (torch.deg2rad(torch.where(has_location, x, 0.0)) for x in (lat, lon))
     point = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], 2) * EARTH_RADIUS
-    weight = located.double()[:, :, None]
+    weight = has_location.double()[:, :, None]
     middle = (point * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
-    return ((point - middle) * weight).float(), located
+    return ((point - middle) * weight).float(), has_location
 
 
 def evenly_spaced_items(listed: Tensor, most: int) -> tuple[Tensor, Tensor]:
@@ -93,23 +93,23 @@ def evenly_spaced_items(listed: Tensor, most: int) -> tuple[Tensor, Tensor]:
     not repeat. The same whatever the support."""
     items = listed.sum(1, keepdim=True)
     most = max(1, min(most, int(items.max()) if items.numel() else 1))
-    place = torch.arange(most, device=listed.device) * items // most
-    kept = torch.cat([items > 0, place[:, 1:] > place[:, :-1]], 1)
-    return torch.where(kept, place + FIRST, PAD), kept
+    position = torch.arange(most, device=listed.device) * items // most
+    distinct = torch.cat([items > 0, position[:, 1:] > position[:, :-1]], 1)
+    return torch.where(distinct, position + FIRST, PAD), distinct
 
 
 def _nearby(state: State) -> tuple[Tensor, Tensor]:
     """Sums of found rows and of items around each item, each [T, C, W], itself left out. Items are counted from a
     sample of the catalogue, so that the cost is bounded."""
-    place, item, listed = state["place"], state["item"], state["listed"]
-    columns = listed.shape[1]
+    points, item, exists = state["place"], state["item"], state["listed"]
+    columns = exists.shape[1]
     fresh = (item >= FIRST) & ~(state["history"] == item[:, :, None]).any(2)
-    others, kept = evenly_spaced_items(listed, DENSITY_SAMPLE)
-    share = kept * (listed.sum(1) / kept.sum(1).clamp(min=1))[:, None]
+    others, distinct = evenly_spaced_items(exists, DENSITY_SAMPLE)
+    share = distinct * (exists.sum(1) / distinct.sum(1).clamp(min=1))[:, None]
     sums = []
     for ids, each in ((item, fresh.float()), (others, share)):
         weight = each * are_located(state, ids)
-        apart = torch.cdist(place, gather_by_task(place, ids), compute_mode=EXACT_DISTANCE)
+        apart = torch.cdist(points, gather_by_task(points, ids), compute_mode=EXACT_DISTANCE)
         around = torch.stack([(kernel @ weight[..., None])[..., 0] for kernel in distance_kernels(apart)], 2)
         # The kernel of an item with itself is 1 at every width.
         itself = sum_by_item(ids, weight, columns)[..., None]
@@ -120,10 +120,10 @@ def _nearby(state: State) -> tuple[Tensor, Tensor]:
 def distance_kernels(apart: Tensor) -> list[Tensor]:
     """exp(-distance / width) for each of WIDTHS: each width is a quarter of the next, so one exponential serves all."""
     wide = torch.exp(apart * (-1 / KERNEL_WIDTHS[-1]))
-    made = [wide]
+    kernels = [wide]
     for _ in KERNEL_WIDTHS[1:]:
-        made.append(made[-1].square().square())
-    return made[::-1]
+        kernels.append(kernels[-1].square().square())
+    return kernels[::-1]
 
 
 def gather_by_task(table: Tensor, ids: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ def fit_gaussian(vectors: Tensor) -> Params:
     """
     rows = vectors.double()
     mean = rows.mean(0)
-    centred = rows - mean
-    covariance = centred.T @ centred / max(len(rows), 1)
+    deviations = rows - mean
+    covariance = deviations.T @ deviations / max(len(rows), 1)
     covariance.diagonal().add_(1e-3 * float(covariance.diagonal().mean()) + 1e-8)
     return {"mean": mean.float(), "precision": torch.linalg.inv(covariance).float().contiguous()}
 
@@ -41,8 +41,8 @@ def gaussian_posterior(
     how much the items not met count as refused: a newcomer has not refused what it has not seen yet, so nothing
     at all with an empty support, where w = m. `zeros` and `prior` are numbers, or [T, 1, 1] for each task its own.
     """
-    met = (weight.sum(1) > 0).to(vectors.dtype)[:, None, None]
+    has_rows = (weight.sum(1) > 0).to(vectors.dtype)[:, None, None]
     precision = prior * body["precision"]
-    matrix = zeros * met * body["gram"] + gain * weighted_outer_sum(vectors, weight) + precision
+    matrix = zeros * has_rows * body["gram"] + gain * weighted_outer_sum(vectors, weight) + precision
     right = target * (vectors * weight.unsqueeze(2)).sum(1) + precision @ body["mean"]
     return solve(matrix, right)

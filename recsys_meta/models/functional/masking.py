@@ -15,8 +15,8 @@ MASKED_LOGIT = -1e9
 
 def mask_reserved_ids(logits: Tensor) -> Tensor:
     """Logits [..., C] of the catalogue in which padding and the unknown item are never drawn."""
-    reserved = torch.arange(logits.shape[-1], device=logits.device) < FIRST
-    return logits.masked_fill(reserved, MASKED_LOGIT)
+    is_reserved = torch.arange(logits.shape[-1], device=logits.device) < FIRST
+    return logits.masked_fill(is_reserved, MASKED_LOGIT)
 
 
 def mask_unknown_items(rows: Interactions) -> Interactions:
@@ -29,6 +29,6 @@ def mask_support_items(logits: Tensor, support: Tensor, query: Interactions) -> 
 
     support [T, S] are item ids, 0 where there is none: the reserved id 0 is masked with them.
     """
-    seen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, support, True)
-    rows = replace(query, mask=query.mask & ~seen.gather(1, query.item))
-    return logits.masked_fill(seen, MASKED_LOGIT), rows
+    in_support = torch.zeros_like(logits, dtype=torch.bool).scatter(1, support, True)
+    rows = replace(query, mask=query.mask & ~in_support.gather(1, query.item))
+    return logits.masked_fill(in_support, MASKED_LOGIT), rows

@@ -27,11 +27,11 @@ def mask_features(features: Mapping[str, Tensor], share: float, generator: torch
 
     Numbers and padding stay. Fields are masked in the order of their names.
     """
-    masked = dict(features)
+    values = dict(features)
     if not share:
-        return masked
+        return values
     for name, value in sorted(features.items()):
         if not value.is_floating_point():
-            hidden = torch.rand(value.shape, generator=generator, device=value.device) < share
-            masked[name] = torch.where(hidden & (value != PAD), UNKNOWN, value)
-    return masked
+            mask = torch.rand(value.shape, generator=generator, device=value.device) < share
+            values[name] = torch.where(mask & (value != PAD), UNKNOWN, value)
+    return values

@@ -54,9 +54,9 @@ class MixtureMember(PredictorConfig):
 
     @field_validator("config")
     @classmethod
-    def _plain(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def _plain(cls, config: dict[str, Any]) -> dict[str, Any]:
         """As JSON has it, so that a configuration equals itself after a round trip."""
-        plain: dict[str, Any] = json.loads(json.dumps(given))
+        plain: dict[str, Any] = json.loads(json.dumps(config))
         return plain
 
 
@@ -83,14 +83,14 @@ class MixtureConfig(PredictorConfig):
 
 def make_members(config: MixtureConfig) -> list[Any]:
     """The members as learners. Raises ConfigError for a wrong configuration of one."""
-    built = []
+    members = []
     for member in config.members:
         kind = MEMBERS[member.learner]
         try:
-            built.append(kind(kind.Config(**member.config)))
+            members.append(kind(kind.Config(**member.config)))
         except ValidationError as error:
             raise ConfigError(f"configuration of '{member.learner}': {explain_errors(error)}") from None
-    return built
+    return members
 
 
 @dataclass(frozen=True)
@@ -126,18 +126,18 @@ class ScoreMixture:
     def is_frozen(self, key: str) -> bool:
         if key in MIXTURE_KEYS:
             return True
-        i, own = _whose(key)
+        i, own = _member_of(key)
         return bool(self.members[i].is_frozen(own))
 
     def param_group(self, key: str) -> ParamGroup:
-        i, own = _whose(key)
+        i, own = _member_of(key)
         group: ParamGroup = self.members[i].param_group(own)
         return replace(group, rate=group.rate * self.config.members[i].rate)
 
     def body(self, params: Params) -> Params:
         body = {k: params[k] for k in MIXTURE_KEYS}
         for i, member in enumerate(self.members):
-            body |= _prefixed(i, member.body(_within(params, i)))
+            body |= _prefixed(i, member.body(_of_member(params, i)))
         return body
 
     def adapt(self, body: Params, support: Support) -> State:
@@ -145,20 +145,20 @@ class ScoreMixture:
         state: State = {"size": support.rows.counts}
         for i, member in enumerate(self.members):
             # Copies: members may keep the same tensor of the support, and a state's leaves are its own.
-            state |= {k: v.clone() for k, v in _prefixed(i, member.adapt(_within(body, i), support)).items()}
+            state |= {k: v.clone() for k, v in _prefixed(i, member.adapt(_of_member(body, i), support)).items()}
         return state
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        parts = [m.score(_within(body, i), _within(state, i), rows) for i, m in enumerate(self.members)]
-        return _mixed(parts, *_weights(body, state))
+        parts = [m.score(_of_member(body, i), _of_member(state, i), rows) for i, m in enumerate(self.members)]
+        return _mix_scores(parts, *_weights(body, state))
 
     def rank(self, body: Params, state: State) -> Tensor:
-        parts = [m.rank(_within(body, i), _within(state, i)) for i, m in enumerate(self.members)]
-        return _mixed(parts, *_weights(body, state))
+        parts = [m.rank(_of_member(body, i), _of_member(state, i)) for i, m in enumerate(self.members)]
+        return _mix_scores(parts, *_weights(body, state))
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
-        parts = [m.support_loss(_within(body, i), _within(state, i), support) for i, m in enumerate(self.members)]
-        return _mixed(parts, _weights(body, state)[0])
+        parts = [m.support_loss(_of_member(body, i), _of_member(state, i), support) for i, m in enumerate(self.members)]
+        return _mix_scores(parts, _weights(body, state)[0])
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: list[Any], generator: torch.Generator
@@ -166,8 +166,8 @@ class ScoreMixture:
         """Sum of the members' losses: no gradient passes from one to another."""
         total, figures = torch.zeros((), device=batch.entity.device), dict[str, float]()
         for i, (member, settings) in enumerate(zip(self.members, self.config.members, strict=True)):
-            own = _part(batch, settings.tasks, settings.query)
-            loss, logs = member.meta_loss(_within(params, i), own, aids[i], generator)
+            own = _limit_batch(batch, settings.tasks, settings.query)
+            loss, logs = member.meta_loss(_of_member(params, i), own, aids[i], generator)
             total = total + loss
             figures |= {f"{member.name}.{k}": v for k, v in logs.items()} | {
                 f"{member.name}.loss": float(loss.detach())
@@ -178,24 +178,24 @@ class ScoreMixture:
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
         """Each member's own calibration, then weights and offset by support size."""
         for i, member in enumerate(self.members):
-            params = params | _prefixed(i, member.calibrate(_within(params, i), episodes))
-        batches = sorted((b for b in episodes if b.query.mask.any()), key=_size)
+            params = params | _prefixed(i, member.calibrate(_of_member(params, i), episodes))
+        batches = sorted((b for b in episodes if b.query.mask.any()), key=_mean_size)
         if not batches:
             return params
         body = self.body(params)
-        told = [self._told(body, b) for b in batches]
+        scores = [self._member_scores(body, b) for b in batches]
         label = [b.query.label[b.query.mask].double() for b in batches]
-        sizes = torch.tensor([_size(b) for b in batches])
-        place = torch.log1p(sizes).double()
+        sizes = torch.tensor([_mean_size(b) for b in batches])
+        position = torch.log1p(sizes).double()
         rows = torch.tensor([len(y) for y in label])
-        near = torch.exp(-(place[:, None] - place).abs()).repeat_interleave(rows, 1)
-        lines = torch.stack([fit_weights(torch.cat(told), torch.cat(label), row) for row in near]).float()
+        near = torch.exp(-(position[:, None] - position).abs()).repeat_interleave(rows, 1)
+        lines = torch.stack([fit_weights(torch.cat(scores), torch.cat(label), row) for row in near]).float()
         return params | {"sizes": sizes, "weights": lines[:, :-1].contiguous(), "offset": lines[:, -1].contiguous()}
 
-    def _told(self, body: Params, batch: TaskBatch) -> Tensor:
+    def _member_scores(self, body: Params, batch: TaskBatch) -> Tensor:
         """What each member says of the query rows, [N, M]."""
         state, query = self.adapt(body, batch.support), batch.query
-        parts = [m.score(_within(body, i), _within(state, i), query) for i, m in enumerate(self.members)]
+        parts = [m.score(_of_member(body, i), _of_member(state, i), query) for i, m in enumerate(self.members)]
         return torch.stack([p[query.mask] for p in parts], 1).double()
 
 
@@ -217,23 +217,23 @@ class ClickMixture(ScoreMixture):
     def score_std(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the logit: that of the members that know theirs, by their weights."""
         parts = [
-            m.score_std(_within(body, i), _within(state, i), rows)
+            m.score_std(_of_member(body, i), _of_member(state, i), rows)
             if isinstance(m, UncertainPredictor)
             else torch.zeros(rows.item.shape, device=rows.item.device)
             for i, m in enumerate(self.members)
         ]
-        return _mixed(parts, _weights(body, state)[0])
+        return _mix_scores(parts, _weights(body, state)[0])
 
 
 def _prefixed(i: int, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{i}/{k}": v for k, v in values.items()}
 
 
-def _within(values: Mapping[str, Tensor], i: int) -> dict[str, Tensor]:
+def _of_member(values: Mapping[str, Tensor], i: int) -> dict[str, Tensor]:
     return {k[len(f"{i}/") :]: v for k, v in values.items() if k.startswith(f"{i}/")}
 
 
-def _whose(key: str) -> tuple[int, str]:
+def _member_of(key: str) -> tuple[int, str]:
     i, _, own = key.partition("/")
     return int(i), own
 
@@ -244,38 +244,40 @@ def _weights(body: Params, state: State) -> tuple[Tensor, Tensor]:
     return near @ body["weights"], near @ body["offset"]
 
 
-def _mixed(parts: Sequence[Tensor], weights: Tensor, offset: Tensor | None = None) -> Tensor:
+def _mix_scores(parts: Sequence[Tensor], weights: Tensor, offset: Tensor | None = None) -> Tensor:
     """Sum of the parts [T, ...] by each task's weights [T, M], plus its offset [T] where there is one."""
     axes = [1] * (parts[0].dim() - 1)
-    mixed = torch.stack([p * weights[:, m].reshape(-1, *axes) for m, p in enumerate(parts)]).sum(0)
-    return mixed if offset is None else mixed + offset.reshape(-1, *axes)
+    mixture = torch.stack([p * weights[:, m].reshape(-1, *axes) for m, p in enumerate(parts)]).sum(0)
+    return mixture if offset is None else mixture + offset.reshape(-1, *axes)
 
 
-def fit_weights(told: Tensor, label: Tensor, row: Tensor) -> Tensor:
+def fit_weights(scores: Tensor, label: Tensor, row_weight: Tensor) -> Tensor:
     """Weights >= 0 of the members and an offset, [M + 1] float64, of least log-loss given what the members say of N
     rows [N, M], their labels [N] and how much each row counts [N]; held to equal weights and no offset.
 
     Newton steps over the weights that are not 0; one that would fall below leaves for good.
     """
-    members = told.shape[1]
-    x = torch.cat([told, torch.ones_like(told[:, :1])], 1)
-    start = torch.cat([told.new_full((members,), 1 / members), told.new_zeros(1)])
+    members = scores.shape[1]
+    x = torch.cat([scores, torch.ones_like(scores[:, :1])], 1)
+    start = torch.cat([scores.new_full((members,), 1 / members), scores.new_zeros(1)])
     line, free = start.clone(), torch.ones(members + 1, dtype=torch.bool)
     for _ in range(STEPS):
-        chance = torch.sigmoid(x @ line)
-        slope = x.T @ (row * (chance - label)) + RIDGE * (line - start)
-        curve = (x * (row * chance * (1 - chance))[:, None]).T @ x + RIDGE * torch.eye(len(line), dtype=x.dtype)
+        probability = torch.sigmoid(x @ line)
+        slope = x.T @ (row_weight * (probability - label)) + RIDGE * (line - start)
+        curve = (x * (row_weight * probability * (1 - probability))[:, None]).T @ x + RIDGE * torch.eye(
+            len(line), dtype=x.dtype
+        )
         line[free] -= torch.linalg.solve(curve[free][:, free], slope[free])
         free[:-1] &= line[:-1] > 0
         line[:-1] = line[:-1].clamp(min=0)
     return line
 
 
-def _size(batch: TaskBatch) -> float:
+def _mean_size(batch: TaskBatch) -> float:
     return float(batch.support.rows.counts.mean())
 
 
-def _part(batch: TaskBatch, tasks: int, query: int) -> TaskBatch:
+def _limit_batch(batch: TaskBatch, tasks: int, query: int) -> TaskBatch:
     """The first tasks and the first query rows of a meta-batch."""
     if tasks and tasks < len(batch.entity):
         some = torch.arange(tasks, device=batch.entity.device)

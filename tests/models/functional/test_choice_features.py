@@ -103,7 +103,7 @@ def test_a_row_of_the_support_is_left_out_of_what_it_is_told():
     state = support_summary(own)
     rows = replace(own.rows, history=state["history"])
     every = torch.arange(2, 6).expand(1, 5, 4)
-    x = candidate_features(state, rows, every, own=True)
+    x = candidate_features(state, rows, every, leave_one_out=True)
     for r in range(5):
         others = [c for c in range(5) if c != r]
         rest = own.rows.map(lambda t, others=others: t[:, others])

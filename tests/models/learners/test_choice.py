@@ -137,7 +137,7 @@ def test_before_any_row_the_loss_is_that_of_the_bare_catalogue(fresh, world):
     support = episodes(world, TEST[:3], 20).support
     start = learner.adapt(params, support.empty())
     got = learner.support_loss(params, start, support)
-    others = choice._spread_out(start, learner.config.negatives)
+    others = choice._fixed_candidates(start, learner.config.negatives)
     for t in range(3):
         losses = []
         for r in range(20):
@@ -168,7 +168,7 @@ def test_the_written_gradient_is_the_gradient(fresh, world):
     learner, params = fresh
     support = episodes(world, TEST[:3], 20).support
     state = learner.adapt(params, support)
-    x, told, mask, met = learner._own(params, state, support)
+    x, told, mask, met = learner._support_inputs(params, state, support)
     weight = state["weight"].clone().requires_grad_()
     learner.support_loss(params, state | {"weight": weight}, support).sum().backward()
     torch.testing.assert_close(experts.expert_step(params, state, x, told, mask, met), -weight.grad, **CLOSE)
@@ -178,12 +178,14 @@ def test_small_catalogues_are_offered_whole_and_great_ones_by_chance():
     listed = torch.zeros(3, FIRST + 9, dtype=torch.bool)
     for task, items in enumerate((0, 4, 9)):
         listed[task, FIRST : FIRST + items] = True
-    others = choice._others({"listed": listed}, 50, 6, generator())
+    others = choice._sample_candidates({"listed": listed}, 50, 6, generator())
     assert others.shape == (3, 50, 6)
     assert (others[0] == 0).all()
     assert (others[1] == torch.tensor([FIRST + i for i in range(4)] + [0, 0])).all()
     assert set(others[2].unique().tolist()) == set(range(FIRST, FIRST + 9))
-    assert choice._others({"listed": listed[:2]}, 5, 500, generator()).shape == (2, 5, 4), "no wider than the widest"
+    assert choice._sample_candidates({"listed": listed[:2]}, 5, 500, generator()).shape == (2, 5, 4), (
+        "no wider than the widest"
+    )
 
 
 def test_every_trained_parameter_gets_a_gradient(fresh, world):
@@ -224,7 +226,7 @@ def test_what_the_blind_form_is_told_has_no_size(world):
     small, great = (learner.adapt(params, episodes(world, TEST, n).support) for n in (2, 40))
     torch.testing.assert_close(small["weight"], great["weight"])
     rows = mixed(world).query
-    torch.testing.assert_close(learner._told(params, small, rows), learner._told(params, great, rows))
+    torch.testing.assert_close(learner._row_inputs(params, small, rows), learner._row_inputs(params, great, rows))
 
 
 def test_another_objective_is_refused():

@@ -318,7 +318,7 @@ def test_mwuf_is_scale_and_shift_by_hand(started, data):
     learner, params = started["mwuf"]
     body, batch = learner.body(params), episodes(data, range(40, 44))
     features = learner.features(body, batch.support)
-    cold = learner.warmed(body, params["base.mean"].expand(4, -1), features, batch.support.rows)
+    cold = learner.warm_up(body, params["base.mean"].expand(4, -1), features, batch.support.rows)
 
     def net(prefix, x):
         hidden = torch.relu(x @ params[f"{prefix}.0.weight"] + params[f"{prefix}.0.bias"])

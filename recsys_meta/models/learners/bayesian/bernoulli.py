@@ -107,20 +107,20 @@ class BernoulliPosterior:
                 f"'{self.name}' predicts clicks, but '{data.schema.name}' has objective '{data.schema.objective}'"
             )
         c = self.config
-        past, found = self._factors(data, entities)
+        past, model = self._factors(data, entities)
         extra = c.context_dims if past.context_fields.table else 0
-        root = torch.linalg.cholesky(found.entity.prior_covariance).contiguous()
-        prior = functional.pad(root, (0, extra, 0, extra)) + _new(len(root), extra)
-        own = torch.linalg.solve_triangular(root, found.entity.effects.T, upper=False).T
-        own = torch.cat([own, own.new_zeros(len(own), extra)], 1)
-        fresh = own + NOISE * torch.randn(own.shape, generator=generator)
+        root = torch.linalg.cholesky(model.entity.prior_covariance).contiguous()
+        prior = functional.pad(root, (0, extra, 0, extra)) + _context_deviations(len(root), extra)
+        effects = torch.linalg.solve_triangular(root, model.entity.effects.T, upper=False).T
+        effects = torch.cat([effects, effects.new_zeros(len(effects), extra)], 1)
+        tables = effects + NOISE * torch.randn(effects.shape, generator=generator)
         width = len(prior)
         return {
-            **past.entity_fields.bags("entity", fresh),
-            **init_context(past.context_fields, found.effects, extra, c.hidden, generator),
-            "item": found.item.mean.contiguous(),
-            "base": torch.tensor(found.level),
-            "start": own[0].clone(),
+            **past.entity_fields.bags("entity", tables),
+            **init_context(past.context_fields, model.effects, extra, c.hidden, generator),
+            "item": model.item.mean.contiguous(),
+            "base": torch.tensor(model.level),
+            "start": effects[0].clone(),
             "prior": prior,
             **(_audience_params(width, generator) if c.audience else {}),
             "log_trust": torch.zeros(len(SIZE_KNOTS)),
@@ -130,16 +130,16 @@ class BernoulliPosterior:
 
     def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> CrossFittedFactors:
         """Factors of items made without each fold of the entities."""
-        past, found = self._factors(data, entities)
+        past, model = self._factors(data, entities)
         folds = min(self.config.folds, len(entities))
         order = torch.randperm(len(entities), generator=generator).numpy()
-        item = leave_fold_out(past.rows, found, order % folds, folds)
+        item = leave_fold_out(past.rows, model, order % folds, folds)
         fold = torch.full((data.events.entity_count,), folds)
         fold[torch.as_tensor(np.asarray(entities))] = torch.from_numpy(order % folds)
         # An entity this large would be no newcomer, so it stands for one that is about to stop being one.
         most = min(MOST_ROWS, data.schema.past_rows or MOST_ROWS)
         rows = torch.from_numpy(np.array(data.events.counts)).float().clamp(1, most)
-        return CrossFittedFactors(torch.cat([item, found.item.mean[None]]), fold, rows)
+        return CrossFittedFactors(torch.cat([item, model.item.mean[None]]), fold, rows)
 
     def _factors(self, data: Dataset, entities: IntArray) -> tuple[FactorizationData, FactorModel]:
         past = FactorizationData.of(data, entities, self.config.most_values)
@@ -175,19 +175,19 @@ class BernoulliPosterior:
         mean = torch.stack([body["start"].expand(len(size), -1), *fields]).sum(0)
         if not self.config.audience:
             return mean
-        shown = (x * mask.unsqueeze(2)).sum(1) / (size + body["log_audience"].exp())[:, None]
-        return mean + shown @ body["audience"]
+        exposure = (x * mask.unsqueeze(2)).sum(1) / (size + body["log_audience"].exp())[:, None]
+        return mean + exposure @ body["audience"]
 
     def _inputs(self, body: Params, rows: Interactions) -> tuple[Tensor, Tensor]:
         """What a row's logit is without the entity [T, R], and what its weights are asked about, x [T, R, K]."""
         folds = body["item"]
         item = torch.where(rows.item < folds.shape[1], rows.item, UNKNOWN)
-        known = folds[body["fold"][:, None] if "fold" in body else torch.zeros_like(item), item]
-        base, asked = body["base"] + known[..., 0], [torch.ones_like(known[..., :1]), known[..., 1:]]
-        shown = context_effect(body, rows, self.config.hidden)
-        if shown is not None:
-            base, asked = base + shown[0], [*asked, shown[1]]
-        return base, torch.cat(asked, 2) @ body["prior"].tril()
+        factors = folds[body["fold"][:, None] if "fold" in body else torch.zeros_like(item), item]
+        base, inputs = body["base"] + factors[..., 0], [torch.ones_like(factors[..., :1]), factors[..., 1:]]
+        context = context_effect(body, rows, self.config.hidden)
+        if context is not None:
+            base, inputs = base + context[0], [*inputs, context[1]]
+        return base, torch.cat(inputs, 2) @ body["prior"].tril()
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return (support_size_weights(state["size"], SIZE_KNOTS) @ body["slope"])[:, None] * self._logit(
@@ -241,13 +241,13 @@ class BernoulliPosterior:
 
 
 def _audience_params(width: int, generator: torch.Generator) -> Params:
-    made = NOISE * torch.randn(width, width, generator=generator)
-    return {"audience": made, "log_audience": torch.tensor(math.log(10.0))}
+    audience = NOISE * torch.randn(width, width, generator=generator)
+    return {"audience": audience, "log_audience": torch.tensor(math.log(10.0))}
 
 
-def _new(known: int, extra: int) -> Tensor:
+def _context_deviations(width: int, extra: int) -> Tensor:
     """What the prior gets for factors that no factorisation knows, [known + extra, known + extra]."""
-    return torch.diag(torch.cat([torch.zeros(known), torch.full((extra,), CONTEXT_DEVIATION)]))
+    return torch.diag(torch.cat([torch.zeros(width), torch.full((extra,), CONTEXT_DEVIATION)]))
 
 
 def _dot(x: Tensor, weights: Tensor) -> Tensor:

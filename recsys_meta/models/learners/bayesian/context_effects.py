@@ -22,18 +22,18 @@ def init_context(
     rows have no context."""
     if not fields.table:
         return {}
-    mixed = torch.randn(len(effects), dims + hidden, generator=generator)
-    mixed *= torch.cat([torch.full((dims,), FACTOR_SCALE), torch.full((hidden,), HIDDEN_SCALE)])
-    made = {**fields.bags("effect", torch.from_numpy(effects)[:, None]), **fields.bags("context", mixed)}
+    tables = torch.randn(len(effects), dims + hidden, generator=generator)
+    tables *= torch.cat([torch.full((dims,), FACTOR_SCALE), torch.full((hidden,), HIDDEN_SCALE)])
+    params = {**fields.bags("effect", torch.from_numpy(effects)[:, None]), **fields.bags("context", tables)}
     if hidden:
-        made["hidden_bias"] = 0.5 * torch.randn(hidden, generator=generator)
-        made["hidden_weight"] = 0.05 * torch.randn(hidden, generator=generator)
-    return made
+        params["hidden_bias"] = 0.5 * torch.randn(hidden, generator=generator)
+        params["hidden_weight"] = 0.05 * torch.randn(hidden, generator=generator)
+    return params
 
 
 def context_effect(body: Params, rows: Interactions, hidden: int) -> tuple[Tensor, Tensor] | None:
     """What the context adds to every entity's logit [T, R], and its factors [T, R, D]; None where there is none."""
-    fields = _filled(body, rows)
+    fields = _context_fields(body, rows)
     if not fields:
         return None
     shape = rows.item.shape
@@ -46,14 +46,14 @@ def context_effect(body: Params, rows: Interactions, hidden: int) -> tuple[Tenso
     return effect, both[..., :dims]
 
 
-def _filled(body: Params, rows: Interactions) -> dict[str, Tensor]:
+def _context_fields(body: Params, rows: Interactions) -> dict[str, Tensor]:
     """The fields of all rows, one row after the other; a field that the rows lack is missing in each."""
     fields = {}
     for key in sorted(k for k in body if k.startswith("effect.") and not k.endswith(".knots")):
         numeric = key.endswith(".weight")
         name = key.removeprefix("effect.").removesuffix(".weight" if numeric else "")
-        given = rows.context.get(name)
-        if given is None:
-            given = rows.label.new_full(rows.item.shape, math.nan) if numeric else torch.full_like(rows.item, PAD)
-        fields[name] = given.reshape(-1) if numeric else given.reshape(-1, 1)
+        values = rows.context.get(name)
+        if values is None:
+            values = rows.label.new_full(rows.item.shape, math.nan) if numeric else torch.full_like(rows.item, PAD)
+        fields[name] = values.reshape(-1) if numeric else values.reshape(-1, 1)
     return fields

@@ -57,9 +57,9 @@ class FeatureFields:
     @classmethod
     def of(cls, table: FeatureTable, rows: IntArray, most: int | None = None) -> FeatureFields:
         """Fields of at most `most` values; numbers always."""
-        kept = dict(sorted((table if most is None else limit_cardinality(table, most)).items()))
-        made = init_embedding_bag("", kept, rows, 0, 0.0, torch.Generator())
-        return cls(kept, {k: made[f".{k}.knots"] for k, v in kept.items() if v.numeric})
+        fields = dict(sorted((table if most is None else limit_cardinality(table, most)).items()))
+        bag = init_embedding_bag("", fields, rows, 0, 0.0, torch.Generator())
+        return cls(fields, {k: bag[f".{k}.knots"] for k, v in fields.items() if v.numeric})
 
     def design(self, rows: int) -> sp.csr_matrix:
         """Columns [rows, F]: a one, then for each field the share of each of its values, or the hats of its number;
@@ -78,18 +78,18 @@ class FeatureFields:
 
     def bags(self, prefix: str, effects: Tensor) -> Params:
         """Tables of `nets.bag_fields` from effects [F, D] of the columns of `design` (without the one's)."""
-        made, at = {}, 1
+        tables, at = {}, 1
         for name, column in self.table.items():
             key = f"{prefix}.{name}"
             width = len(self.knots[name]) if column.numeric else column.size
             part = effects[at : at + width]
             at += width
             if column.numeric:
-                made[f"{key}.knots"] = self.knots[name].clone()
-                made[f"{key}.weight"] = torch.cat([part, part.new_zeros(1, part.shape[1])])  # the last: missing
+                tables[f"{key}.knots"] = self.knots[name].clone()
+                tables[f"{key}.weight"] = torch.cat([part, part.new_zeros(1, part.shape[1])])  # the last: missing
             else:
-                made[key] = part.clone()
-        return made
+                tables[key] = part.clone()
+        return tables
 
 
 @dataclass(frozen=True)
@@ -108,16 +108,16 @@ class FactorizationData:
         """The rows of some entities. Features of more than `most` values are left out: their values are met too
         rarely. How often an item was met is a feature of it, "met"."""
         entities = np.asarray(entities, np.int64)
-        task, chosen = EventIndex.of(data).flatten(torch.from_numpy(entities))
-        position = chosen.numpy()
+        task, rows_of_entities = EventIndex.of(data).flatten(torch.from_numpy(entities))
+        position = rows_of_entities.numpy()
         item = np.asarray(data.events.item[position], np.int64)
         label = np.asarray(data.events.label[position], np.float32)
-        met = np.log1p(np.bincount(item, minlength=data.catalogue)).astype(np.float32)
-        known = np.arange(FIRST, data.catalogue)
-        items = FeatureFields.of({**data.items, "met": FeatureColumn("met", met)}, known, most)
-        own = FeatureFields.of(data.entities, entities, most)
+        log_count = np.log1p(np.bincount(item, minlength=data.catalogue)).astype(np.float32)
+        real_items = np.arange(FIRST, data.catalogue)
+        items = FeatureFields.of({**data.items, "met": FeatureColumn("met", log_count)}, real_items, most)
+        entity_fields = FeatureFields.of(data.entities, entities, most)
         context = FeatureFields.of(context_table(data), position)
         inputs = context.design(len(data.events))[position] if context.table else sp.csr_matrix((len(item), 0))
         rows = InteractionRows(task.numpy(), item, label, inputs.astype(np.float32), len(entities), data.catalogue)
-        design = own.design(data.events.entity_count)[entities]
-        return cls(rows, own, design, items.design(data.catalogue), context)
+        design = entity_fields.design(data.events.entity_count)[entities]
+        return cls(rows, entity_fields, design, items.design(data.catalogue), context)

@@ -24,10 +24,10 @@ def fit_temperatures(
     sizes: Sequence[float], logits: Sequence[Tensor], queries: Sequence[Interactions], knots: Sequence[int]
 ) -> Tensor:
     """Slope [K] at each knot (a support size), from logits [T, Q] and labels at some support sizes."""
-    found = np.array([fit_temperature(logit, query) for logit, query in zip(logits, queries, strict=True)])
+    factors = np.array([fit_temperature(logit, query) for logit, query in zip(logits, queries, strict=True)])
     order = np.argsort(sizes, kind="stable")
-    places, known = np.log1p(np.asarray(knots, float)), np.log1p(np.asarray(sizes, float)[order])
-    return torch.from_numpy(np.interp(places, known, found[order]).astype(np.float32))
+    places, positions = np.log1p(np.asarray(knots, float)), np.log1p(np.asarray(sizes, float)[order])
+    return torch.from_numpy(np.interp(places, positions, factors[order]).astype(np.float32))
 
 
 def fit_temperature(logit: Tensor, rows: Interactions) -> float:
@@ -36,7 +36,7 @@ def fit_temperature(logit: Tensor, rows: Interactions) -> float:
     hold = SHRINKAGE * max(1.0, float(rows.mask.any(1).sum()))
     factor = torch.ones((), dtype=torch.float64, device=x.device)
     for _ in range(ROUNDS):
-        chance = torch.sigmoid(factor * x)
-        pull = (x * (label - chance)).sum() - hold * (factor - 1)
-        factor = factor + (pull / ((x * x * chance * (1 - chance)).sum() + hold)).clamp(-0.5, 0.5)
+        probability = torch.sigmoid(factor * x)
+        pull = (x * (label - probability)).sum() - hold * (factor - 1)
+        factor = factor + (pull / ((x * x * probability * (1 - probability)).sum() + hold)).clamp(-0.5, 0.5)
     return float(factor)

@@ -45,7 +45,7 @@ class LatentSide:
 
     mean: Tensor
     covariance: Tensor
-    expected: Tensor
+    prior_mean: Tensor
     prior_covariance: Tensor
     effects: Tensor
 
@@ -54,9 +54,11 @@ class LatentSide:
         """Small random factors, no bias."""
         mean = START * torch.randn(rows, width, generator=generator)
         mean[:, 0] = 0
-        own = torch.eye(width)
+        identity = torch.eye(width)
         none = torch.zeros(rows, width)
-        return cls(mean, (0.05 * own).expand(rows, width, width), none, START * own, torch.zeros(features, width))
+        return cls(
+            mean, (0.05 * identity).expand(rows, width, width), none, START * identity, torch.zeros(features, width)
+        )
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,12 @@ class QuadraticBound:
 
     def towards(self, logit: FloatArray, variance: FloatArray) -> QuadraticBound:
         """Nearer to the one of rows whose logits are believed to be N(logit, variance)."""
-        shrunk = 1 / np.sqrt(1 + np.pi / 8 * variance)  # MacKay 1992
-        chance = expit(shrunk * logit)
-        curvature = shrunk * chance * (1 - chance)
-        lean = curvature * logit - chance
-        moved = [old + SHARE * (new - old) for old, new in ((self.lean, lean), (self.curvature, curvature))]
-        return QuadraticBound(*(m.astype(np.float32) for m in moved))
+        shrinkage = 1 / np.sqrt(1 + np.pi / 8 * variance)  # MacKay 1992
+        probability = expit(shrinkage * logit)
+        curvature = shrinkage * probability * (1 - probability)
+        lean = curvature * logit - probability
+        values = [old + SHARE * (new - old) for old, new in ((self.lean, lean), (self.curvature, curvature))]
+        return QuadraticBound(*(m.astype(np.float32) for m in values))
 
     def pull(self, label: FloatArray, offset: FloatArray) -> FloatArray:
         """The slope [N] at a logit of offset [N]."""
@@ -94,7 +96,7 @@ class FactorModel:
     effects: FloatArray
     entity: LatentSide
     item: LatentSide
-    parabola: QuadraticBound
+    bound: QuadraticBound
 
     @property
     def level(self) -> float:
@@ -111,81 +113,83 @@ def fit_factors(past: FactorizationData, dims: int, sweeps: int) -> FactorModel:
     mean = float(np.clip(rows.label.mean(), 1e-4, 1 - 1e-4)) if len(rows.label) else 0.5
     base = float(np.log(mean / (1 - mean)))
     effects = np.zeros(rows.inputs.shape[1], np.float32)
-    parabola = QuadraticBound.fresh(len(rows.label))
+    bound = QuadraticBound.fresh(len(rows.label))
     for _ in range(sweeps):
         offset = base + rows.inputs @ effects
-        weights, pulls = rows.table(parabola.curvature), rows.table(parabola.pull(rows.label, offset))
-        entity = _informed(_solved(weights, pulls, item, entity), past.entity_design)
-        item = _informed(_solved(weights.T.tocsr(), pulls.T.tocsr(), entity, item), past.item_design)
-        logit, variance = _predicted(rows, entity, item)
-        effects = _effects(rows, base + logit, effects, parabola)
-        parabola = parabola.towards(base + logit + rows.inputs @ effects, variance)
-    return FactorModel(base, effects, entity, item, parabola)
+        weights, pulls = rows.table(bound.curvature), rows.table(bound.pull(rows.label, offset))
+        entity = _fit_prior(_solve_side(weights, pulls, item, entity), past.entity_design)
+        item = _fit_prior(_solve_side(weights.T.tocsr(), pulls.T.tocsr(), entity, item), past.item_design)
+        logit, variance = _predict_logits(rows, entity, item)
+        effects = _fit_fixed_effects(rows, base + logit, effects, bound)
+        bound = bound.towards(base + logit + rows.inputs @ effects, variance)
+    return FactorModel(base, effects, entity, item, bound)
 
 
 def leave_fold_out(rows: InteractionRows, factors: FactorModel, fold: IntArray, folds: int) -> Tensor:
     """[bias, factors] of items from the rows of all entities but those of a fold, for each fold, [folds, C, K]; fold
     [entities] says where each entity is."""
-    pull = factors.parabola.pull(rows.label, factors.base + rows.inputs @ factors.effects)
-    made = []
+    pull = factors.bound.pull(rows.label, factors.base + rows.inputs @ factors.effects)
+    factor_sets = []
     for number in range(folds):  # a handful
-        kept = (fold[rows.entity] != number).astype(np.float32)
-        weights, pulls = rows.table(factors.parabola.curvature * kept), rows.table(pull * kept)
-        made.append(_solved(weights.T.tocsr(), pulls.T.tocsr(), factors.entity, factors.item).mean)
-    return torch.stack(made)
+        outside = (fold[rows.entity] != number).astype(np.float32)
+        weights, pulls = rows.table(factors.bound.curvature * outside), rows.table(pull * outside)
+        factor_sets.append(_solve_side(weights.T.tocsr(), pulls.T.tocsr(), factors.entity, factors.item).mean)
+    return torch.stack(factor_sets)
 
 
-def _solved(weights: sp.csr_matrix, pulls: sp.csr_matrix, other: LatentSide, own: LatentSide) -> LatentSide:
+def _solve_side(weights: sp.csr_matrix, pulls: sp.csr_matrix, other: LatentSide, side: LatentSide) -> LatentSide:
     """One side given the other. Its rows are regressed on r = [1, factors of the other], the other's bias an offset."""
-    width = own.mean.shape[1]
+    width = side.mean.shape[1]
     r = torch.cat([torch.ones_like(other.mean[:, :1]), other.mean[:, 1:]], 1)
     unsure = other.covariance.clone()
     with_bias = unsure[:, 0].clone()  # covariance of the offset with the factors
     with_bias[:, 0] = 0
     unsure[:, 0], unsure[:, :, 0] = 0, 0
     products = (r[:, :, None] * r[:, None, :] + unsure).reshape(len(r), -1)
-    prior = torch.linalg.inv(own.prior_covariance)
+    prior = torch.linalg.inv(side.prior_covariance)
     precision = torch.from_numpy(weights @ products.numpy()).reshape(-1, width, width) + prior
     offset = other.mean[:, :1] * r + with_bias
-    pull = torch.from_numpy(pulls @ r.numpy() - weights @ offset.numpy()) + own.expected @ prior
+    pull = torch.from_numpy(pulls @ r.numpy() - weights @ offset.numpy()) + side.prior_mean @ prior
     covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision))
-    return replace(own, mean=(covariance @ pull.unsqueeze(2)).squeeze(2), covariance=covariance)
+    return replace(side, mean=(covariance @ pull.unsqueeze(2)).squeeze(2), covariance=covariance)
 
 
-def _informed(side: LatentSide, features: sp.csr_matrix) -> LatentSide:
+def _fit_prior(side: LatentSide, features: sp.csr_matrix) -> LatentSide:
     """The same with the prior that fits it best: a ridge regression on features, and the spread around it."""
     penalty = np.full(features.shape[1], PENALTY, np.float32)
     penalty[0] *= 1e-3  # the constant
     gram = (features.T @ features).toarray() + np.diag(penalty)
     effects = torch.from_numpy(np.linalg.solve(gram, features.T @ side.mean.numpy()).astype(np.float32))
-    expected = torch.from_numpy(features @ effects.numpy())
-    rest = side.mean - expected
-    spread = side.covariance.mean(0) + rest.T @ rest / len(rest)
-    return replace(side, expected=expected, prior_covariance=spread, effects=effects)
+    prior_mean = torch.from_numpy(features @ effects.numpy())
+    residual = side.mean - prior_mean
+    spread = side.covariance.mean(0) + residual.T @ residual / len(residual)
+    return replace(side, prior_mean=prior_mean, prior_covariance=spread, effects=effects)
 
 
-def _predicted(rows: InteractionRows, entity: LatentSide, item: LatentSide) -> tuple[FloatArray, FloatArray]:
+def _predict_logits(rows: InteractionRows, entity: LatentSide, item: LatentSide) -> tuple[FloatArray, FloatArray]:
     """Mean and variance [N] of each row's logit; correlations between the factors of a side are left out."""
     logit, variance = np.empty(len(rows.label), np.float32), np.empty(len(rows.label), np.float32)
-    varied = [side.covariance.diagonal(dim1=1, dim2=2) for side in (entity, item)]
+    variances = [side.covariance.diagonal(dim1=1, dim2=2) for side in (entity, item)]
     for part in _chunks(len(rows.label)):
         e, i = torch.from_numpy(rows.entity[part]), torch.from_numpy(rows.item[part])
-        w, v, sw, sv = entity.mean[e], item.mean[i], varied[0][e], varied[1][i]
+        w, v, sw, sv = entity.mean[e], item.mean[i], variances[0][e], variances[1][i]
         logit[part] = (w[:, 0] + v[:, 0] + (w[:, 1:] * v[:, 1:]).sum(1)).numpy()
-        mixed = w[:, 1:].square() * sv[:, 1:] + v[:, 1:].square() * sw[:, 1:] + sw[:, 1:] * sv[:, 1:]
-        variance[part] = (sw[:, 0] + sv[:, 0] + mixed.sum(1)).numpy()
+        product_variance = w[:, 1:].square() * sv[:, 1:] + v[:, 1:].square() * sw[:, 1:] + sw[:, 1:] * sv[:, 1:]
+        variance[part] = (sw[:, 0] + sv[:, 0] + product_variance.sum(1)).numpy()
     return logit, variance
 
 
-def _effects(rows: InteractionRows, offset: FloatArray, effects: FloatArray, parabola: QuadraticBound) -> FloatArray:
+def _fit_fixed_effects(
+    rows: InteractionRows, offset: FloatArray, effects: FloatArray, bound: QuadraticBound
+) -> FloatArray:
     """One weighted least-squares solve of the fixed effects, the rest of the logit given."""
     if not len(effects):
         return effects
-    weighted = rows.inputs.multiply(parabola.curvature[:, None]).tocsr()
-    gram = (rows.inputs.T @ weighted).toarray() + CONTEXT_PENALTY * np.eye(len(effects), dtype=np.float32)
-    pull = rows.inputs.T @ parabola.pull(rows.label, offset)
-    found: FloatArray = np.linalg.solve(gram, pull).astype(np.float32)
-    return found
+    weighted_inputs = rows.inputs.multiply(bound.curvature[:, None]).tocsr()
+    gram = (rows.inputs.T @ weighted_inputs).toarray() + CONTEXT_PENALTY * np.eye(len(effects), dtype=np.float32)
+    pull = rows.inputs.T @ bound.pull(rows.label, offset)
+    solution: FloatArray = np.linalg.solve(gram, pull).astype(np.float32)
+    return solution
 
 
 def _chunks(rows: int) -> Iterator[slice]:

@@ -96,7 +96,7 @@ class ConditionalLogit:
                 f"'{self.name}' chooses, but '{data.schema.name}' has objective '{data.schema.objective}'"
             )
         c = self.config
-        return experts.init_experts(c.aware, c.split, c.hidden, c.bonus, c.rate, generator) | _spread(
+        return experts.init_experts(c.aware, c.split, c.hidden, c.bonus, c.rate, generator) | _feature_scales(
             data, entities, generator
         )
 
@@ -121,12 +121,12 @@ class ConditionalLogit:
         trust = experts.interpolate_by_size(state["size"], len(body["trust"])) @ body["trust"]
         if self.config.adapts and support.rows.item.shape[1] and bool((trust > 0).any()):
             rate = torch.einsum("tk,kef->tef", knots, body["log_step"]).exp()
-            x, told, mask, met = self._own(body, state, support)
-            step = experts.expert_step(body, state, x, told, mask, met)
+            x, row, mask, counts = self._support_inputs(body, state, support)
+            step = experts.expert_step(body, state, x, row, mask, counts)
             state["weight"] = state["weight"] + trust[:, None, None] * rate * step
         return state
 
-    def _own(self, body: Params, state: State, support: Support) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _support_inputs(self, body: Params, state: State, support: Support) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Candidates of the support's own rows, scaled features [T, S, K, F] with the row's item first, moments
         [T, S, G], which candidates are there [T, S, K] and which rows count [T, S].
 
@@ -134,25 +134,25 @@ class ConditionalLogit:
         these very rows is each left out of what it says of it."""
         rows = support.rows
         rows = replace(rows, item=torch.where(rows.mask & (rows.item >= FIRST), rows.item, PAD))
-        candidates = _offered(rows, _spread_out(state, self.config.negatives))
-        counted = torch.equal(state["item"], rows.item)
-        x = experts.scale_features(body, candidate_features(state, rows, candidates, own=counted))
-        met = (rows.item >= FIRST) & (row_history(rows) >= FIRST).any(2)
-        return x, self._told(body, state, rows), _there(state, candidates), met
+        candidates = _candidate_set(rows, _fixed_candidates(state, self.config.negatives))
+        state_has_rows = torch.equal(state["item"], rows.item)
+        x = experts.scale_features(body, candidate_features(state, rows, candidates, leave_one_out=state_has_rows))
+        counts = (rows.item >= FIRST) & (row_history(rows) >= FIRST).any(2)
+        return x, self._row_inputs(body, state, rows), _candidate_mask(state, candidates), counts
 
-    def _told(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        told = experts.scale_features(body, row_features(state, rows), "moment")
-        return told if self.config.aware else told * experts.SIZE_BLIND_MASK.to(told.device)
+    def _row_inputs(self, body: Params, state: State, rows: Interactions) -> Tensor:
+        row = experts.scale_features(body, row_features(state, rows), "moment")
+        return row if self.config.aware else row * experts.SIZE_BLIND_MASK.to(row.device)
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         x = experts.scale_features(body, candidate_features(state, rows, candidates))
-        return experts.expert_logits(body, state, x, self._told(body, state, rows))
+        return experts.expert_logits(body, state, x, self._row_inputs(body, state, rows))
 
     def rank(self, body: Params, state: State) -> Tensor:
         tasks, items = state["count"].shape
-        one = torch.zeros(tasks, 1, dtype=torch.int64, device=state["count"].device)
-        rows = Interactions(one, one.float(), one == 0)
-        every = torch.arange(items, device=one.device).expand(tasks, 1, items)
+        padding = torch.zeros(tasks, 1, dtype=torch.int64, device=state["count"].device)
+        rows = Interactions(padding, padding.float(), padding == 0)
+        every = torch.arange(items, device=padding.device).expand(tasks, 1, items)
         return self.choose(body, state, rows, every)[:, 0]
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
@@ -163,9 +163,9 @@ class ConditionalLogit:
         another support, by all that says."""
         if not support.rows.item.shape[1]:
             return torch.zeros(support.size)
-        x, told, mask, met = self._own(body, state, support)
-        logits = experts.expert_logits(body, state, x, told).masked_fill(~mask, MASKED_LOGIT)
-        return mean_over_rows(-torch.log_softmax(logits, 2)[..., 0], met)
+        x, row, mask, counts = self._support_inputs(body, state, support)
+        logits = experts.expert_logits(body, state, x, row).masked_fill(~mask, MASKED_LOGIT)
+        return mean_over_rows(-torch.log_softmax(logits, 2)[..., 0], counts)
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
@@ -173,23 +173,25 @@ class ConditionalLogit:
         """Loss of the query's choices. In some meta-batches the tasks take the step: the weights must be good
         without it too."""
         steps = torch.rand(1, generator=generator, device=batch.query.item.device) < STEP_SHARE
-        state = self.adapt(_trusting(params, float(steps)), batch.support)
-        others = _others(state, batch.query.item.shape[1], self.config.negatives, generator)
+        state = self.adapt(_with_step_weight(params, float(steps)), batch.support)
+        others = _sample_candidates(state, batch.query.item.shape[1], self.config.negatives, generator)
         every, new = self._losses(params, state, batch.query, others)
         total = (every + self.config.new_weight * new).mean()
         return total, {"all": float(every.detach().mean()), "new": float(new.detach().mean())}
 
     def _losses(self, body: Params, state: State, rows: Interactions, others: Tensor) -> tuple[Tensor, Tensor]:
         """Loss [T] of the rows' choices among candidates, and of those of new items among new ones."""
-        candidates = _offered(rows, others)
+        candidates = _candidate_set(rows, others)
         x = candidate_features(state, rows, candidates)
-        logits = experts.expert_logits(body, state, experts.scale_features(body, x), self._told(body, state, rows))
-        logits = logits.masked_fill(~_there(state, candidates), MASKED_LOGIT)
-        met = x[..., VISITED] > 0
-        asked = rows.mask & (rows.item >= FIRST)
-        every = mean_over_rows(-torch.log_softmax(logits, 2)[..., 0], asked)
-        fresh = -torch.log_softmax(logits.masked_fill(met, MASKED_LOGIT), 2)[..., 0]
-        return every, (torch.where(met[..., 0], 0.0, fresh) * asked).sum(1) / asked.sum(1).clamp(min=1)
+        logits = experts.expert_logits(
+            body, state, experts.scale_features(body, x), self._row_inputs(body, state, rows)
+        )
+        logits = logits.masked_fill(~_candidate_mask(state, candidates), MASKED_LOGIT)
+        revisit = x[..., VISITED] > 0
+        counts = rows.mask & (rows.item >= FIRST)
+        every = mean_over_rows(-torch.log_softmax(logits, 2)[..., 0], counts)
+        new = -torch.log_softmax(logits.masked_fill(revisit, MASKED_LOGIT), 2)[..., 0]
+        return every, (torch.where(revisit[..., 0], 0.0, new) * counts).sum(1) / counts.sum(1).clamp(min=1)
 
     @torch.no_grad()
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
@@ -197,23 +199,23 @@ class ConditionalLogit:
         entities is above its standard error."""
         if not self.config.adapts:
             return params
-        sizes, chosen = [], []
+        sizes, weights = [], []
         for batch in episodes:
             if batch.support.rows.item.shape[1]:
                 sizes.append(float(batch.support.rows.counts.log1p().mean()))
-                chosen.append(self._best_trust(params, batch))
+                weights.append(self._best_step_weight(params, batch))
         if not sizes:
             return params
         distance = torch.log1p(torch.tensor(experts.KNOTS, dtype=torch.float32))[:, None] - torch.tensor(sizes)
         nearest = distance.abs().argmin(1)
-        return params | {"trust": torch.tensor(chosen)[nearest]}
+        return params | {"trust": torch.tensor(weights)[nearest]}
 
-    def _best_trust(self, params: Params, batch: TaskBatch) -> float:
+    def _best_step_weight(self, params: Params, batch: TaskBatch) -> float:
         rows = batch.query.columns(0, CALIBRATION_ROWS)
         losses = []
         for trust in STEP_WEIGHTS:
-            state = self.adapt(_trusting(params, trust), batch.support)
-            every, new = self._losses(params, state, rows, _spread_out(state, self.config.negatives))
+            state = self.adapt(_with_step_weight(params, trust), batch.support)
+            every, new = self._losses(params, state, rows, _fixed_candidates(state, self.config.negatives))
             losses.append(every + new)
         gain = losses[0] - torch.stack(losses)
         if gain.shape[1] < 2:
@@ -223,12 +225,12 @@ class ConditionalLogit:
         return STEP_WEIGHTS[best] if float(mean[best]) > float(error[best]) else 0.0
 
 
-def _trusting(params: Params, trust: float) -> Params:
+def _with_step_weight(params: Params, trust: float) -> Params:
     """The parameters with so much of the step taken at every size of the support."""
     return {**params, "trust": torch.full_like(params["trust"], trust)}
 
 
-def _spread(data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
+def _feature_scales(data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
     """Centre and spread of features and moments at a few support sizes."""
     index = EventIndex.of(data)
     usable = np.asarray(entities)[index.counts.numpy()[np.asarray(entities)] >= 2]
@@ -236,49 +238,49 @@ def _spread(data: Dataset, entities: IntArray, generator: torch.Generator) -> Pa
         raise ConfigError("no training entity has the two interactions that an episode needs")
     x, m = [], []
     for size in SCALES:
-        chosen = torch.as_tensor(usable)[torch.randperm(len(usable), generator=generator)[:8]]
-        support, query = draw_episodes(index, chosen, torch.full_like(chosen, size), max_query=64)
-        batch = episode_batch(data, chosen.numpy(), support, query)
+        sample = torch.as_tensor(usable)[torch.randperm(len(usable), generator=generator)[:8]]
+        support, query = draw_episodes(index, sample, torch.full_like(sample, size), max_query=64)
+        batch = episode_batch(data, sample.numpy(), support, query)
         state = support_summary(batch.support)
-        candidates = _offered(batch.query, _others(state, batch.query.item.shape[1], 16, generator))
-        kept = _there(state, candidates) & batch.query.mask[:, :, None]
-        x.append(candidate_features(state, batch.query, candidates)[kept])
+        candidates = _candidate_set(batch.query, _sample_candidates(state, batch.query.item.shape[1], 16, generator))
+        real = _candidate_mask(state, candidates) & batch.query.mask[:, :, None]
+        x.append(candidate_features(state, batch.query, candidates)[real])
         m.append(row_features(state, batch.query)[batch.query.mask])
-    made = {"feature": torch.cat(x), "moment": torch.cat(m)}
-    return {f"{k}.centre": v.mean(0) for k, v in made.items()} | {
-        f"{k}.spread": v.std(0, correction=0).clamp(min=0.05) for k, v in made.items()
+    features = {"feature": torch.cat(x), "moment": torch.cat(m)}
+    return {f"{k}.centre": v.mean(0) for k, v in features.items()} | {
+        f"{k}.spread": v.std(0, correction=0).clamp(min=0.05) for k, v in features.items()
     }
 
 
-def _others(state: State, rows: int, most: int, generator: torch.Generator) -> Tensor:
+def _sample_candidates(state: State, rows: int, most: int, generator: torch.Generator) -> Tensor:
     """Items [T, R, N] for each of so many rows, N at most `most`: a catalogue of no more than N whole, each item once,
     of a larger one N drawn uniformly."""
-    listed = state["listed"]
-    items = listed.sum(1)[:, None, None]
+    exists = state["listed"]
+    items = exists.sum(1)[:, None, None]
     width = max(1, min(most, int(items.max()) if items.numel() else 1))
-    chance = torch.rand(len(listed), rows, width, generator=generator, device=listed.device)
-    place = torch.where(items <= width, torch.arange(width, device=listed.device), (chance * items).long())
-    return torch.where(place < items, FIRST + place, PAD)
+    uniform = torch.rand(len(exists), rows, width, generator=generator, device=exists.device)
+    position = torch.where(items <= width, torch.arange(width, device=exists.device), (uniform * items).long())
+    return torch.where(position < items, FIRST + position, PAD)
 
 
-def _spread_out(state: State, most: int) -> Tensor:
+def _fixed_candidates(state: State, most: int) -> Tensor:
     """Items [T, 1, N] at equal spaces in each catalogue."""
     items, _ = evenly_spaced_items(state["listed"], most)
     return items[:, None, :]
 
 
-def _offered(rows: Interactions, others: Tensor) -> Tensor:
+def _candidate_set(rows: Interactions, others: Tensor) -> Tensor:
     """Candidates [T, R, 1 + H + N]: the row's item, its history, others; what occurs before is 0."""
     history = row_history(rows)
     item = rows.item[:, :, None]
     others = others.expand(*rows.item.shape, -1)
     again = (history[..., :, None] == history[..., None, :]).tril(-1).any(3) | (history == item)
-    known = torch.cat([item, history], 2)
-    repeated = (others[..., :, None] == known[..., None, :]).any(3)
-    return torch.cat([item, history.masked_fill(again, 0), others.masked_fill(repeated, 0)], 2)
+    before = torch.cat([item, history], 2)
+    duplicate = (others[..., :, None] == before[..., None, :]).any(3)
+    return torch.cat([item, history.masked_fill(again, 0), others.masked_fill(duplicate, 0)], 2)
 
 
-def _there(state: State, candidates: Tensor) -> Tensor:
+def _candidate_mask(state: State, candidates: Tensor) -> Tensor:
     """Which candidates are items of the catalogue; the first of each row always counts, so that no row is empty."""
-    listed = state["listed"].gather(1, candidates.flatten(1)).reshape(candidates.shape)
-    return torch.cat([torch.ones_like(listed[..., :1]), listed[..., 1:]], 2)
+    exists = state["listed"].gather(1, candidates.flatten(1)).reshape(candidates.shape)
+    return torch.cat([torch.ones_like(exists[..., :1]), exists[..., 1:]], 2)

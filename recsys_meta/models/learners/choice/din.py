@@ -91,32 +91,32 @@ class Din:
     def adapt(self, body: Params, support: Support) -> State:
         """What `interest.seen` keeps and, of what adapts, the entity's own weights, each with a leading T."""
         state = interest.encode_history(self.config, body, support)
-        fast = {f"{FAST_PREFIX}{k}": v.expand(support.size, *v.shape) for k, v in body.items() if self._moves(k)}
-        known, asked = candidates.split_halves(support.rows, self.config.seasoned)
-        if fast and self.config.steps and asked.item.shape[1]:
-            half = interest.encode_history(self.config, body, replace(support, rows=known))
+        fast = {f"{FAST_PREFIX}{k}": v.expand(support.size, *v.shape) for k, v in body.items() if self._adapts(k)}
+        history_rows, targets = candidates.split_halves(support.rows, self.config.seasoned)
+        if fast and self.config.steps and targets.item.shape[1]:
+            half = interest.encode_history(self.config, body, replace(support, rows=history_rows))
             outer = torch.is_grad_enabled() and any(v.requires_grad for v in body.values())
             for _ in range(self.config.steps):
-                fast = self._step(body, half, fast, asked, outer)
+                fast = self._step(body, half, fast, targets, outer)
         return {k: v.contiguous() for k, v in (state | fast).items()}
 
-    def _moves(self, key: str) -> bool:
+    def _adapts(self, key: str) -> bool:
         return _part(key) in self.config.groups
 
-    def _step(self, body: Params, half: State, fast: State, asked: Interactions, outer: bool) -> State:
+    def _step(self, body: Params, half: State, fast: State, targets: Interactions, outer: bool) -> State:
         """One step down the gradient of each task's own loss: tasks share no fast weight, so that of the sum is it."""
         second, rates = outer and self.config.order == 2, body
         if not second:
             body, half = ({k: v.detach() for k, v in x.items()} for x in (body, half))
         with torch.enable_grad():
-            held = fast if second else {k: v.detach() for k, v in fast.items()}
-            held = {k: v if v.requires_grad else v.requires_grad_() for k, v in held.items()}
-            among = candidates.fixed_negatives(asked, half["listed"], self.config.inner_negatives)
-            total = candidates.choice_loss(self.choose(body, half | held, asked, among), asked, among).sum()
-            gradients = torch.autograd.grad(total, list(held.values()), create_graph=second)
+            leaves = fast if second else {k: v.detach() for k, v in fast.items()}
+            leaves = {k: v if v.requires_grad else v.requires_grad_() for k, v in leaves.items()}
+            choices = candidates.fixed_negatives(targets, half["listed"], self.config.inner_negatives)
+            total = candidates.choice_loss(self.choose(body, half | leaves, targets, choices), targets, choices).sum()
+            gradients = torch.autograd.grad(total, list(leaves.values()), create_graph=second)
         return {
             key: fast[key] - rates[f"rate.{_part(key.removeprefix(FAST_PREFIX))}"].exp() * gradient
-            for key, gradient in zip(held, gradients, strict=True)
+            for key, gradient in zip(leaves, gradients, strict=True)
         }
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
@@ -138,8 +138,8 @@ class Din:
         rows = support.rows
         if not rows.item.shape[1]:
             return torch.zeros(support.size, device=rows.item.device)
-        among = candidates.fixed_negatives(rows, state["listed"], self.config.inner_negatives)
-        return candidates.choice_loss(self.choose(body, state, rows, among), rows, among)
+        choices = candidates.fixed_negatives(rows, state["listed"], self.config.inner_negatives)
+        return candidates.choice_loss(self.choose(body, state, rows, choices), rows, choices)
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
@@ -147,21 +147,21 @@ class Din:
         """Mean query loss after adapting, against items drawn uniformly; figures: how far adapting moved weights and
         query scores, and the inner rates."""
         state, query = self.adapt(params, batch.support), batch.query
-        among = candidates.sample_negatives(query, state["listed"], self.config.negatives, generator)
-        scores = interest.network_scores(self.config, _weights(params, state), state, query, among, generator)
-        loss = candidates.choice_loss(scores, query, among)
-        figures = self._figures(params, state, query, among) if self.config.groups else {}
+        choices = candidates.sample_negatives(query, state["listed"], self.config.negatives, generator)
+        scores = interest.network_scores(self.config, _weights(params, state), state, query, choices, generator)
+        loss = candidates.choice_loss(scores, query, choices)
+        figures = self._figures(params, state, query, choices) if self.config.groups else {}
         return mean_over_tasks(loss, query.mask.any(1)), figures
 
     @torch.no_grad()
-    def _figures(self, params: Params, state: State, query: Interactions, among: Tensor) -> dict[str, float]:
-        own = {k: v for k, v in state.items() if k.startswith(FAST_PREFIX)}
-        still = {k: params[k.removeprefix(FAST_PREFIX)].expand_as(v) for k, v in own.items()}
-        moved = torch.cat([(own[k] - still[k]).flatten(1) for k in own], 1)
-        some, among = query.first(LOGGED_ROWS), among[:, :LOGGED_ROWS]
-        gap = self.choose(params, state, some, among) - self.choose(params, state | still, some, among)
+    def _figures(self, params: Params, state: State, query: Interactions, choices: Tensor) -> dict[str, float]:
+        fast = {k: v for k, v in state.items() if k.startswith(FAST_PREFIX)}
+        initial = {k: params[k.removeprefix(FAST_PREFIX)].expand_as(v) for k, v in fast.items()}
+        change = torch.cat([(fast[k] - initial[k]).flatten(1) for k in fast], 1)
+        some, choices = query.first(LOGGED_ROWS), choices[:, :LOGGED_ROWS]
+        score_change = self.choose(params, state, some, choices) - self.choose(params, state | initial, some, choices)
         rates = {f"inner_rate.{g}": float(params[f"rate.{g}"].exp()) for g in self.config.groups}
-        return {"change": float(moved.norm(dim=1).mean()), "moved": float(gap.abs().mean()), **rates}
+        return {"change": float(change.norm(dim=1).mean()), "moved": float(score_change.abs().mean()), **rates}
 
 
 def _part(key: str) -> str:

@@ -62,41 +62,41 @@ def is_revisit(body: Params, x: Tensor) -> Tensor:
     return x[..., VISITED] * body["feature.spread"][VISITED] + body["feature.centre"][VISITED] > 0.5
 
 
-def expert_logits(body: Params, state: State, x: Tensor, told: Tensor) -> Tensor:
+def expert_logits(body: Params, state: State, x: Tensor, row: Tensor) -> Tensor:
     """Logits [T, R, K]."""
-    met = is_revisit(body, x)
+    revisit = is_revisit(body, x)
     bonus = state["bonus"][:, None]
     if "bonus.inner" in body:
-        bonus = bonus + torch.tanh(told @ body["bonus.inner"] + body["bonus.bias"]) @ body["bonus.outer"]
+        bonus = bonus + torch.tanh(row @ body["bonus.inner"] + body["bonus.bias"]) @ body["bonus.outer"]
     each = torch.einsum("trkf,tef->trke", x, state["weight"])
     if "net.inner" in body:
-        each = each + _net(body, x, told)
-    own = each[..., 0] if each.shape[3] == 1 else torch.where(met, each[..., 1], each[..., 0])
-    return own + torch.where(met, bonus[..., None], 0.0)
+        each = each + _net(body, x, row)
+    own = each[..., 0] if each.shape[3] == 1 else torch.where(revisit, each[..., 1], each[..., 0])
+    return own + torch.where(revisit, bonus[..., None], 0.0)
 
 
 def _net(body: Params, x: Tensor, told: Tensor) -> Tensor:
     """One hidden layer for each expert, [T, R, K, E]. What a row alone says is multiplied once for all candidates."""
-    kinds, _, hidden = body["net.inner"].shape
-    inner = body["net.inner"].transpose(0, 1).reshape(-1, kinds * hidden)
+    kinds, _, units = body["net.inner"].shape
+    inner = body["net.inner"].transpose(0, 1).reshape(-1, kinds * units)
     features = x.shape[3]
-    row = told @ inner[features:] + body["net.bias"].reshape(-1)
-    active = torch.relu(x @ inner[:features] + row[:, :, None, :])
-    return (active.reshape(*x.shape[:3], kinds, hidden) * body["net.outer"]).sum(4)
+    row_part = told @ inner[features:] + body["net.bias"].reshape(-1)
+    active = torch.relu(x @ inner[:features] + row_part[:, :, None, :])
+    return (active.reshape(*x.shape[:3], kinds, units) * body["net.outer"]).sum(4)
 
 
-def expert_step(body: Params, state: State, x: Tensor, told: Tensor, there: Tensor, counts: Tensor) -> Tensor:
+def expert_step(body: Params, state: State, x: Tensor, row: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
     """Negative gradient [T, E, F] of the mean softmax loss of rows whose first candidate was taken, in the weights.
 
     there [T, R, K]: which candidates are offered; counts [T, R]: which rows. Zero where none does.
     """
-    chance = torch.softmax(expert_logits(body, state, x, told).masked_fill(~there, MASKED_LOGIT), 2)
-    taken = torch.zeros_like(chance)
-    taken[..., 0] = 1.0
+    probability = torch.softmax(expert_logits(body, state, x, row).masked_fill(~mask, MASKED_LOGIT), 2)
+    choice = torch.zeros_like(probability)
+    choice[..., 0] = 1.0
     weight = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    gap = (taken - chance) * weight[:, :, None]
+    residual = (choice - probability) * weight[:, :, None]
     if state["weight"].shape[1] == 1:
-        return torch.einsum("trk,trkf->tf", gap, x)[:, None]
-    met = is_revisit(body, x)
-    kinds = torch.stack([torch.where(met, 0.0, gap), torch.where(met, gap, 0.0)], 1)
+        return torch.einsum("trk,trkf->tf", residual, x)[:, None]
+    revisit = is_revisit(body, x)
+    kinds = torch.stack([torch.where(revisit, 0.0, residual), torch.where(revisit, residual, 0.0)], 1)
     return torch.einsum("terk,trkf->tef", kinds, x)

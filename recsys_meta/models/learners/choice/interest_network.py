@@ -62,7 +62,7 @@ def init_network(
     contexts, dims = context_table(data), config.dims
     width = 2 * dims + len(contexts) * config.context_dims + len(CANDIDATE_FEATURES) + len(ROW_FEATURES)
     params: Params = {
-        **init_embedding_bag("items", _kinds(data), items, dims, 0.1, g),
+        **init_embedding_bag("items", _kind_table(data), items, dims, 0.1, g),
         **init_embedding_bag("context", contexts, rows, config.context_dims, 0.1, g),
         **init_mlp("item", (ITEM_INPUTS, dims), g),
         **init_mlp("head", (width, *config.hidden, 1), g),
@@ -81,10 +81,10 @@ def init_network(
 def encode_history(config: InterestConfig, weights: Params, support: Support) -> State:
     """What scoring needs of T supports: `moments.summary`, inputs of items [T, C, .] and their kinds [T, C, D]."""
     state = support_summary(support)
-    own = support.catalogue
-    assert own is not None, "summary refuses a support without a catalogue"
-    state["inputs"] = _item_inputs(state, own)
-    state["kinds"] = _kinds_of(weights, own, config.dims)
+    catalogue = support.catalogue
+    assert catalogue is not None, "summary refuses a support without a catalogue"
+    state["inputs"] = _item_inputs(state, catalogue)
+    state["kinds"] = _kind_vectors(weights, catalogue, config.dims)
     return state
 
 
@@ -96,10 +96,10 @@ def candidate_scores(
     if torch.is_grad_enabled() and any(v.requires_grad for v in (*weights.values(), *state.values())):
         return network_scores(config, weights, state, rows, candidates)
     depth = min(config.history, row_history(rows).shape[2]) * (config.attention + config.dims)
-    piece = max(1, PAIR_FLOATS // max(1, len(candidates) * candidates.shape[2] * depth))
+    chunk = max(1, PAIR_FLOATS // max(1, len(candidates) * candidates.shape[2] * depth))
     parts = [
-        network_scores(config, weights, state, rows.columns(i, i + piece), candidates[:, i : i + piece])
-        for i in range(0, candidates.shape[1], piece)
+        network_scores(config, weights, state, rows.columns(i, i + chunk), candidates[:, i : i + chunk])
+        for i in range(0, candidates.shape[1], chunk)
     ]
     return torch.cat(parts, 1) if parts else candidates.float()
 
@@ -110,76 +110,76 @@ def network_scores(
     state: State,
     rows: Interactions,
     candidates: Tensor,
-    chance: torch.Generator | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """The same at once; with a generator hidden units are dropped."""
     tasks, count, width = candidates.shape
     vectors = torch.tanh(linear(state["inputs"], weights["item.0.weight"], weights["item.0.bias"]) + state["kinds"])
-    candidate, met = gather_by_task(vectors, candidates), row_history(rows)[:, :, : config.history]
-    answer = _attend(weights, vectors, candidate, candidates, met)
-    given = candidate_features(state, rows, candidates)
-    alone = torch.cat([*_context(config, weights, rows), row_features(state, rows)], 2)
-    alone = alone[:, :, None, :].expand(-1, -1, width, -1)
-    x = torch.cat([candidate, answer, alone, given], 3).flatten(1, 2)
+    candidate, history = gather_by_task(vectors, candidates), row_history(rows)[:, :, : config.history]
+    answer = _attend(weights, vectors, candidate, candidates, history)
+    features = candidate_features(state, rows, candidates)
+    row_inputs = torch.cat([*_context_vectors(config, weights, rows), row_features(state, rows)], 2)
+    row_inputs = row_inputs[:, :, None, :].expand(-1, -1, width, -1)
+    x = torch.cat([candidate, answer, row_inputs, features], 3).flatten(1, 2)
     for i in range(len(config.hidden)):
         x = torch.relu(linear(x, weights[f"head.{i}.weight"], weights[f"head.{i}.bias"]))
-        x = dropout(x, config.dropout, chance)
-    x = _times(x, weights[f"head.{len(config.hidden)}.weight"])
+        x = dropout(x, config.dropout, generator)
+    x = _matmul(x, weights[f"head.{len(config.hidden)}.weight"])
     if config.wide:
-        x = x + _times(given.flatten(1, 2), weights["wide"])
+        x = x + _matmul(features.flatten(1, 2), weights["wide"])
     return x.view(tasks, count, width)
 
 
-def _attend(weights: Params, vectors: Tensor, candidate: Tensor, candidates: Tensor, met: Tensor) -> Tensor:
+def _attend(weights: Params, vectors: Tensor, candidate: Tensor, candidates: Tensor, history: Tensor) -> Tensor:
     """What the history [T, R, H] says to each candidate: a weighted mean of its vectors, [T, R, K, D]; 0 without."""
-    key = gather_by_task(vectors, met)
-    there = (met >= FIRST)[:, :, None, :]
-    order = torch.arange(1, met.shape[2] + 1, device=met.device)
-    same = (met[:, :, None, :] == candidates[..., None]).float()
+    key = gather_by_task(vectors, history)
+    mask = (history >= FIRST)[:, :, None, :]
+    order = torch.arange(1, history.shape[2] + 1, device=history.device)
+    same = (history[:, :, None, :] == candidates[..., None]).float()
     pair = torch.stack([same, (1 / order).expand_as(same)], 4)
-    hidden = (
-        _times(key[:, :, None] * candidate[..., None, :], weights["attention.product"])
-        + _times(pair, weights["attention.pair"])
-        + _times(key, weights["attention.key"])[:, :, None]
-        + _times(candidate, weights["attention.candidate"])[..., None, :]
+    units = (
+        _matmul(key[:, :, None] * candidate[..., None, :], weights["attention.product"])
+        + _matmul(pair, weights["attention.pair"])
+        + _matmul(key, weights["attention.key"])[:, :, None]
+        + _matmul(candidate, weights["attention.candidate"])[..., None, :]
     )
     bias = weights["attention.bias"]
-    hidden = torch.relu(hidden + (bias if bias.dim() == 1 else bias[:, None, None, None]))
-    out = _times(hidden, weights["attention.out.0.weight"]).squeeze(4)
-    weight = torch.softmax(out.masked_fill(~there, MASKED_LOGIT), 3) * there
+    units = torch.relu(units + (bias if bias.dim() == 1 else bias[:, None, None, None]))
+    logits = _matmul(units, weights["attention.out.0.weight"]).squeeze(4)
+    weight = torch.softmax(logits.masked_fill(~mask, MASKED_LOGIT), 3) * mask
     return weight @ key
 
 
-def _context(config: InterestConfig, weights: Params, rows: Interactions) -> list[Tensor]:
+def _context_vectors(config: InterestConfig, weights: Params, rows: Interactions) -> list[Tensor]:
     """One vector [T, R, .] for each context field that the network knows; 0 where a row does not tell it."""
     blank = torch.zeros(*rows.item.shape, config.context_dims, device=rows.item.device)
-    made = []
-    for name in _names(weights, "context"):
+    vectors = []
+    for name in _field_names(weights, "context"):
         value = rows.context.get(name)
         if value is None:
-            made.append(blank)
+            vectors.append(blank)
             continue
         flat = value.flatten() if value.is_floating_point() else value.flatten()[:, None]
-        made.append(embed_fields(weights, "context", {name: flat})[0].view(blank.shape))
-    return made
+        vectors.append(embed_fields(weights, "context", {name: flat})[0].view(blank.shape))
+    return vectors
 
 
-def _kinds(data: Dataset) -> FeatureTable:
+def _kind_table(data: Dataset) -> FeatureTable:
     """Features of items beside where they are and whose."""
     return {k: v for k, v in data.items.items() if k not in (LATITUDE, LONGITUDE, data.schema.home)}
 
 
-def _names(weights: Params, prefix: str) -> list[str]:
+def _field_names(weights: Params, prefix: str) -> list[str]:
     """The fields that a bag has, in a fixed order."""
     return sorted({k.split(".")[1] for k in weights if k.startswith(f"{prefix}.")})
 
 
-def _item_inputs(state: State, own: EntityCatalog) -> Tensor:
+def _item_inputs(state: State, catalogue: EntityCatalog) -> Tensor:
     """Numbers of each item, about 1 in size, [T, C, 12]: place east and north of the middle of the catalogue (tens of
     km), what the support says of it, and what is around it."""
-    blank = torch.full(own.item.shape, torch.nan, device=own.item.device)
+    blank = torch.full(catalogue.item.shape, torch.nan, device=catalogue.item.device)
     here = state["located"]
-    lat, lon = (torch.where(here, own.features.get(name, blank), 0.0) for name in (LATITUDE, LONGITUDE))
+    lat, lon = (torch.where(here, catalogue.features.get(name, blank), 0.0) for name in (LATITUDE, LONGITUDE))
     total = here.sum(1, keepdim=True).clamp(min=1)
     # Longitudes from that of one item, so that a catalogue astride the date line stays together.
     first = lon.gather(1, here.long().argmax(1, keepdim=True))
@@ -196,21 +196,21 @@ def _item_inputs(state: State, own: EntityCatalog) -> Tensor:
         *(state["dense"].log1p() / 3).unbind(2),
         (~here).float(),
     ]
-    return torch.stack(columns, 2) * own.mask[:, :, None]
+    return torch.stack(columns, 2) * catalogue.mask[:, :, None]
 
 
-def _kinds_of(weights: Params, own: EntityCatalog, dims: int) -> Tensor:
+def _kind_vectors(weights: Params, catalogue: EntityCatalog, dims: int) -> Tensor:
     """Sum of the vectors of an item's features, [T, C, D]."""
-    made = torch.zeros(*own.item.shape, dims, device=own.item.device)
-    for name in _names(weights, "items"):
-        value = own.features.get(name)
+    vectors = torch.zeros(*catalogue.item.shape, dims, device=catalogue.item.device)
+    for name in _field_names(weights, "items"):
+        value = catalogue.features.get(name)
         if value is not None:
             flat = value.flatten() if value.is_floating_point() else value.flatten(0, 1)
-            made = made + embed_fields(weights, "items", {name: flat})[0].view(made.shape)
-    return made
+            vectors = vectors + embed_fields(weights, "items", {name: flat})[0].view(vectors.shape)
+    return vectors
 
 
-def _times(x: Tensor, weight: Tensor) -> Tensor:
+def _matmul(x: Tensor, weight: Tensor) -> Tensor:
     """x [T, ..., in] times weight [in, out] or, of each task its own, [T, in, out]."""
     if weight.dim() == 2:
         return x @ weight

@@ -23,23 +23,23 @@ def choice_loss(scores: Tensor, rows: Interactions, candidates: Tensor) -> Tenso
     """
     again = candidates[:, :, 1:] == candidates[:, :, :1]
     rest = scores[:, :, 1:].masked_fill(again, MASKED_LOGIT)
-    missed = torch.logsumexp(torch.cat([scores[:, :, :1], rest], 2), 2) - scores[:, :, 0]
-    return mean_over_rows(missed, rows.mask & (rows.item >= FIRST))
+    loss = torch.logsumexp(torch.cat([scores[:, :, :1], rest], 2), 2) - scores[:, :, 0]
+    return mean_over_rows(loss, rows.mask & (rows.item >= FIRST))
 
 
 def sample_negatives(rows: Interactions, listed: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """The row's item and so many drawn uniformly, with replacement, of the catalogue `listed` [T, C]: [T, R, 1 + N]."""
-    chance = torch.rand(*rows.item.shape, count, generator=generator, device=generator.device).to(rows.item.device)
-    return _beside(rows, (chance * listed.sum(1)[:, None, None]).long(), listed)
+    uniform = torch.rand(*rows.item.shape, count, generator=generator, device=generator.device).to(rows.item.device)
+    return _with_others(rows, (uniform * listed.sum(1)[:, None, None]).long(), listed)
 
 
 def fixed_negatives(rows: Interactions, listed: Tensor, count: int) -> Tensor:
     """The same with items that follow from what each row holds: adapting knows no chance, nor an order of rows."""
-    turn = torch.arange(1, count + 1, device=rows.item.device)
-    return _beside(rows, hash_numbers(_content(rows)[:, :, None] + turn * 0x9E3779B9), listed)
+    rank = torch.arange(1, count + 1, device=rows.item.device)
+    return _with_others(rows, hash_numbers(_row_hash(rows)[:, :, None] + rank * 0x9E3779B9), listed)
 
 
-def _beside(rows: Interactions, number: Tensor, listed: Tensor) -> Tensor:
+def _with_others(rows: Interactions, number: Tensor, listed: Tensor) -> Tensor:
     """The row's item, then items by number, counted round the catalogue; its real items stand side by side."""
     others = FIRST + number % listed.sum(1).clamp(min=1)[:, None, None]
     return torch.cat([rows.item[:, :, None], others.clamp(max=listed.shape[1] - 1)], 2)
@@ -51,27 +51,27 @@ def split_halves(rows: Interactions, seasoned: int = 0) -> tuple[Interactions, I
     A row that counted itself would be no test, and one that counted what its actor did next a leak; actors are told
     apart by the first item of their history. Rows with less history than `seasoned` are not asked about.
     """
-    met = row_history(rows)
-    length = (met >= FIRST).sum(2)
-    root = torch.where(length > 0, met.gather(2, (length - 1).clamp(min=0)[:, :, None]).squeeze(2), rows.item)
-    asked = hash_numbers(root) % 2 == 0
-    tell = rows.mask & asked & (length >= seasoned) & (rows.item >= FIRST)
-    return _only(rows, rows.mask & ~asked), _only(rows, tell)
+    history = row_history(rows)
+    length = (history >= FIRST).sum(2)
+    root = torch.where(length > 0, history.gather(2, (length - 1).clamp(min=0)[:, :, None]).squeeze(2), rows.item)
+    is_target = hash_numbers(root) % 2 == 0
+    targets = rows.mask & is_target & (length >= seasoned) & (rows.item >= FIRST)
+    return _select_rows(rows, rows.mask & ~is_target), _select_rows(rows, targets)
 
 
-def _only(rows: Interactions, keep: Tensor) -> Interactions:
+def _select_rows(rows: Interactions, keep: Tensor) -> Interactions:
     """The rows that are marked [T, R], moved to the left, without the columns that none of them needs."""
     order = torch.argsort((~keep).long(), dim=1, stable=True)[:, : int(keep.sum(1).max()) if len(keep) else 0]
     task = torch.arange(len(keep), device=keep.device)[:, None]
-    kept = rows.map(lambda t: t[task, order])
-    return replace(kept, mask=keep[task, order])
+    selection = rows.map(lambda t: t[task, order])
+    return replace(selection, mask=keep[task, order])
 
 
-def _content(rows: Interactions) -> Tensor:
+def _row_hash(rows: Interactions) -> Tensor:
     """A number for what each row holds, [T, R]: its item and its history."""
-    met = row_history(rows)
-    weight = hash_numbers(torch.arange(1, met.shape[2] + 1, device=met.device))
-    return hash_numbers(rows.item + (met * weight).sum(2))
+    history = row_history(rows)
+    weight = hash_numbers(torch.arange(1, history.shape[2] + 1, device=history.device))
+    return hash_numbers(rows.item + (history * weight).sum(2))
 
 
 def hash_numbers(number: Tensor) -> Tensor:

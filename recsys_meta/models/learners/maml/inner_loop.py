@@ -23,16 +23,20 @@ def row_scores(config: ScorerConfig, body: Params, state: State, item: Tensor) -
     if "rows.item" in state:
         same = item[:, :, None] == state["rows.item"][:, None, :]
         e = e + same.to(e.dtype) @ state["rows.change"]
-    return _biased(config, body, item, scorer.pair_scores(config, body, state["z"], scorer.head_layers(state), e))
+    return _add_item_bias(
+        config, body, item, scorer.pair_scores(config, body, state["z"], scorer.head_layers(state), e)
+    )
 
 
 def shared_item_scores(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
     """Scores [T, N] of the same items [N] for all tasks; changes of a task's own rows do not reach them."""
     e = body["vectors"][item]
-    return _biased(config, body, item, scorer.pair_scores(config, body, state["z"], scorer.head_layers(state), e))
+    return _add_item_bias(
+        config, body, item, scorer.pair_scores(config, body, state["z"], scorer.head_layers(state), e)
+    )
 
 
-def _biased(config: ScorerConfig, body: Params, item: Tensor, scores: Tensor) -> Tensor:
+def _add_item_bias(config: ScorerConfig, body: Params, item: Tensor, scores: Tensor) -> Tensor:
     return scores + body["bias"][item] if config.item_bias else scores
 
 
@@ -58,23 +62,23 @@ def informative_rows(config: ScorerConfig, rows: Interactions) -> Interactions:
 
 
 def inner_loss(
-    config: ScorerConfig, body: Params, state: State, rows: Interactions, seen: Interactions | None = None
+    config: ScorerConfig, body: Params, state: State, rows: Interactions, support: Interactions | None = None
 ) -> Tensor:
     """Loss of each task, [T]. What was `seen` in the support is not recommended: a softmax leaves it out."""
     if config.objective == "ranking" and not config.negatives:
         scores = catalogue_logits(config, body, state)
-        if seen is not None:
-            scores, rows = mask_support_items(scores, seen.item * seen.mask, rows)
+        if support is not None:
+            scores, rows = mask_support_items(scores, support.item * support.mask, rows)
         return softmax_loss(scores, rows)
     scores = row_scores(config, body, state, rows.item)
     if config.objective == "rating":
         return squared_error(scores, rows)
     if config.objective == "click":
         return logistic_loss(scores, rows)
-    drawn, expected = body["negatives"], body["log_q"]
-    other = shared_item_scores(config, body, state, drawn)
-    own = expected[rows.item].masked_fill(~rows.mask, 0.0)
-    return sampled_softmax_loss(scores, other, rows, expected[drawn], own)
+    negatives, log_q = body["negatives"], body["log_q"]
+    negative_scores = shared_item_scores(config, body, state, negatives)
+    row_log_q = log_q[rows.item].masked_fill(~rows.mask, 0.0)
+    return sampled_softmax_loss(scores, negative_scores, rows, log_q[negatives], row_log_q)
 
 
 def loss_gradient(config: ScorerConfig, body: Params, z: Tensor, rows: Interactions) -> Tensor:
@@ -83,18 +87,18 @@ def loss_gradient(config: ScorerConfig, body: Params, z: Tensor, rows: Interacti
     Full softmax: E_p[e] - mean e; sampled: each row's miss times the same; labels: mean of error times e.
     """
     vectors, state = body["vectors"], {"z": z}
-    own = vectors[rows.item]
-    weight = (rows.mask / rows.counts.clamp(min=1)[:, None]).to(own.dtype)  # [T, S]: the mean over rows
+    row_vectors = vectors[rows.item]
+    weight = (rows.mask / rows.counts.clamp(min=1)[:, None]).to(row_vectors.dtype)  # [T, S]: the mean over rows
     if config.objective == "ranking" and not config.negatives:
-        expected = torch.softmax(catalogue_logits(config, body, state), 1) @ vectors
-        return expected * rows.mask.any(1, keepdim=True) - torch.einsum("ts,tsv->tv", weight, own)
+        mean_vector = torch.softmax(catalogue_logits(config, body, state), 1) @ vectors
+        return mean_vector * rows.mask.any(1, keepdim=True) - torch.einsum("ts,tsv->tv", weight, row_vectors)
     scores = row_scores(config, body, state, rows.item)
     if config.objective == "ranking":
-        drawn, log_count = body["negatives"], body["log_q"]
-        other = shared_item_scores(config, body, state, drawn) - log_count[drawn]
-        margin = other.logsumexp(1)[:, None] - scores + log_count[rows.item].masked_fill(~rows.mask, 0.0)
-        miss = torch.sigmoid(margin) * weight
-        pushed = torch.softmax(other, 1) @ vectors[drawn]
-        return miss.sum(1, keepdim=True) * pushed - torch.einsum("ts,tsv->tv", miss, own)
+        negatives, log_q = body["negatives"], body["log_q"]
+        negative_logits = shared_item_scores(config, body, state, negatives) - log_q[negatives]
+        margin = negative_logits.logsumexp(1)[:, None] - scores + log_q[rows.item].masked_fill(~rows.mask, 0.0)
+        error_weight = torch.sigmoid(margin) * weight
+        negative_mean = torch.softmax(negative_logits, 1) @ vectors[negatives]
+        return error_weight.sum(1, keepdim=True) * negative_mean - torch.einsum("ts,tsv->tv", error_weight, row_vectors)
     error = 2 * (scores - rows.label) if config.objective == "rating" else torch.sigmoid(scores) - rows.label
-    return torch.einsum("ts,tsv->tv", error * weight, own)
+    return torch.einsum("ts,tsv->tv", error * weight, row_vectors)

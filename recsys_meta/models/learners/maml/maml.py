@@ -198,9 +198,9 @@ class Maml:
     @torch.no_grad()
     def _figures(self, body: Params, state: State, support: Support) -> dict[str, float]:
         start = self._start(body, support)
-        moved = [(state[k] - start[k]).flatten(1) for k in start if _group(k) in self.config.groups]
+        changes = [(state[k] - start[k]).flatten(1) for k in start if _group(k) in self.config.groups]
         rates = {f"inner_rate.{g}": float(body[f"rate.{g}"].exp()) for g in self.config.rates}
-        return {"change": float(torch.cat(moved, 1).norm(dim=1).mean()), **rates}
+        return {"change": float(torch.cat(changes, 1).norm(dim=1).mean()), **rates}
 
 
 def _group(key: str) -> str:

@@ -102,8 +102,8 @@ def init_scorer(config: ScorerConfig, data: Dataset, entities: IntArray, base: T
 
 def item_vectors(config: ScorerConfig, params: Mapping[str, Tensor]) -> Tensor:
     """Vectors of the whole catalogue, [C, V], without the constant."""
-    own = [params["item"]] if config.item_id else []
-    return _combine(config, own + embed_fields(params, "items", catalogue_features(params)))
+    id_vectors = [params["item"]] if config.item_id else []
+    return _combine(config, id_vectors + embed_fields(params, "items", catalogue_features(params)))
 
 
 def scorer_body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_head: bool) -> Params:
@@ -111,18 +111,18 @@ def scorer_body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_
 
     With a head that no task adapts `vectors` [C, H] is already through the first layer.
     """
-    kept = {k: v for k, v in params.items() if not k.startswith(("catalogue.", "items.")) and k != "item"}
+    body = {k: v for k, v in params.items() if not k.startswith(("catalogue.", "items.")) and k != "item"}
     if config.constant:
         vectors = torch.cat([vectors, torch.ones_like(vectors[:, :1])], 1)
     if config.hidden and fixed_head:
         vectors = vectors @ params["head.0.weight"][-vectors.shape[1] :]
-    return kept | {"vectors": vectors}
+    return body | {"vectors": vectors}
 
 
 def entity_vectors(config: ScorerConfig, body: Mapping[str, Tensor], support: Support) -> Tensor:
     """Where T newcomers start, [T, Z], from their features alone."""
-    own = [body["start"].expand(support.size, -1)] if "start" in body else []
-    return _combine(config, own + embed_fields(body, "entity", support.features))
+    shared = [body["start"].expand(support.size, -1)] if "start" in body else []
+    return _combine(config, shared + embed_fields(body, "entity", support.features))
 
 
 def _combine(config: ScorerConfig, vectors: list[Tensor]) -> Tensor:
@@ -143,11 +143,11 @@ def pair_scores(config: ScorerConfig, body: Params, z: Tensor, head: Params, e: 
     """
     if not config.hidden:
         return z @ e.T if e.dim() == 2 else torch.einsum("trv,tv->tr", e, z)
-    fixed = not head
-    layers = head_layers(body) if fixed else head
+    is_shared = not head
+    layers = head_layers(body) if is_shared else head
     first = layers["head.0.weight"]
     split = z.shape[1]
-    if not fixed:
+    if not is_shared:
         e = torch.einsum("nv,tvh->tnh" if e.dim() == 2 else "trv,tvh->trh", e, first[:, split:])
     if first.dim() == 3:
         start = torch.einsum("tz,tzh->th", z, first[:, :split]) + layers["head.0.bias"]
@@ -164,7 +164,7 @@ def catalogue_scores(config: ScorerConfig, body: Params, z: Tensor, head: Params
     """Scores [T, C] of every item, item bias included; a perceptron works through it piece by piece."""
     vectors = body["vectors"]
     widest = max(config.hidden, default=0)
-    piece = max(1, RANK_FLOATS // max(1, widest * z.shape[0])) if widest else len(vectors)
-    parts = [pair_scores(config, body, z, head, e) for e in torch.split(vectors, piece)]
+    chunk = max(1, RANK_FLOATS // max(1, widest * z.shape[0])) if widest else len(vectors)
+    parts = [pair_scores(config, body, z, head, e) for e in torch.split(vectors, chunk)]
     scores = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
     return scores + body["bias"] if config.item_bias else scores

@@ -79,14 +79,14 @@ class FieldContribution:
         """The sides of some rows."""
         return FieldContribution(self.first[index], self.plain[index], self.weighted[index], self.own[index])
 
-    def with_(self, other: FieldContribution) -> FieldContribution:
+    def join(self, other: FieldContribution) -> FieldContribution:
         """Fields of the same rows joined."""
-        crossed = (self.plain * other.weighted + self.weighted * other.plain).sum(-1)
+        interaction = (self.plain * other.weighted + self.weighted * other.plain).sum(-1)
         return FieldContribution(
             self.first + other.first,
             self.plain + other.plain,
             self.weighted + other.weighted,
-            self.own + other.own + crossed,
+            self.own + other.own + interaction,
         )
 
 
@@ -164,9 +164,9 @@ def field_contribution(
         none = vectors.new_zeros(*vectors.shape[:-2], 0)
         return FieldContribution(first, none, none, own)
     weight = params["base.crossed"][some]
-    plain, weighted = vectors.sum(-2), (vectors * weight[:, None]).sum(-2)
-    own = (plain * weighted).sum(-1) - vectors.square().sum(-1) @ weight
-    return FieldContribution(first, plain, weighted, own)
+    total, weighted_sum = vectors.sum(-2), (vectors * weight[:, None]).sum(-2)
+    own = (total * weighted_sum).sum(-1) - vectors.square().sum(-1) @ weight
+    return FieldContribution(first, total, weighted_sum, own)
 
 
 def entity_contribution(
@@ -187,8 +187,8 @@ def ctr_logits(
     config: ClickConfig, params: Mapping[str, Tensor], entity: FieldContribution, rows: FieldContribution
 ) -> Tensor:
     """Logits [T, R] of entities [T, ...] in rows [T, R, ...] or, the same for all tasks, [1, R, ...]."""
-    crossed = rows.plain @ entity.weighted[:, :, None] + rows.weighted @ entity.plain[:, :, None]
-    total = crossed.squeeze(-1) + entity.own[:, None] + rows.own
+    interaction = rows.plain @ entity.weighted[:, :, None] + rows.weighted @ entity.plain[:, :, None]
+    total = interaction.squeeze(-1) + entity.own[:, None] + rows.own
     if config.base == "two-tower":
         ours = _layers(params, "base.tower.entity", entity.first + params["base.bias"][0])
         theirs = _layers(params, "base.tower.row", rows.first + params["base.bias"][1])
@@ -208,10 +208,10 @@ def _layers(params: Mapping[str, Tensor], prefix: str, x: Tensor) -> Tensor:
 def ctr_body(config: ClickConfig, params: Params) -> Params:
     """What scoring needs: the item side of the catalogue ('catalogue side', [C, ...]) in place of the items' tables."""
     every = torch.arange(len(params["base.item"]), device=params["base.item"].device)
-    made = item_contribution(config, params, item_fields(params, every), 1 + entity_count(params))
+    items = item_contribution(config, params, item_fields(params, every), 1 + entity_count(params))
     out = ("catalogue.", f"{ITEM}.", "past.")
-    kept = {k: v for k, v in params.items() if not k.startswith(out) and k != "base.item"}
-    return kept | {f"side.{name}": value for name, value in vars(made).items()}
+    body = {k: v for k, v in params.items() if not k.startswith(out) and k != "base.item"}
+    return body | {f"side.{name}": value for name, value in vars(items).items()}
 
 
 def entity_count(params: Mapping[str, Tensor]) -> int:
@@ -233,16 +233,16 @@ def row_contribution(
     if not names:
         return items
     vectors = context_fields(body, context, item.shape)
-    return items.with_(field_contribution(config, body, vectors, len(body["base.first"]) - len(names)))
+    return items.join(field_contribution(config, body, vectors, len(body["base.first"]) - len(names)))
 
 
 def ctr_rank(config: ClickConfig, body: Mapping[str, Tensor], entity: FieldContribution) -> Tensor:
     """Logits [T, C] of the whole catalogue in the mean context of past rows, piece by piece."""
     tasks, count = len(entity.own), len(body["side.own"])
-    piece = max(1, RANK_FLOATS // max(1, tasks * max(config.hidden)))
+    chunk = max(1, RANK_FLOATS // max(1, tasks * max(config.hidden)))
     every = torch.arange(count, device=entity.own.device)
     parts = [
         ctr_logits(config, body, entity, row_contribution(config, body, ids[None], {}))
-        for ids in torch.split(every, piece)
+        for ids in torch.split(every, chunk)
     ]
     return torch.cat(parts, 1)

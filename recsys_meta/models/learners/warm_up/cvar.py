@@ -52,26 +52,26 @@ class Cvar(FrozenBaseLearner):
     name: ClassVar[str] = "cvar"
     Config: ClassVar[type[CvarConfig]] = CvarConfig
 
-    def meta(self, params: Params, generator: torch.Generator) -> Params:
+    def init_meta(self, params: Params, generator: torch.Generator) -> Params:
         """Both encoders and the decoder, and the ID embeddings of past entities, to be recovered."""
         dims, latent = self.config.dims, self.config.latent
         features = flat_width(self.config, params)
-        made = {
+        nets = {
             **init_mlp("from_id", (dims, 2 * latent), generator),
             **init_mlp("from_features", (features, 2 * latent), generator),
             **init_mlp("decode", (latent + 1, dims), generator),
         }
-        made["decode.0.weight"] *= START
-        made["decode.0.weight"][-1] = 0  # at first the size of the support says nothing
-        return made | {key: params[key] for key in ("past.id", "past.entity")}
+        nets["decode.0.weight"] *= START
+        nets["decode.0.weight"][-1] = 0  # at first the size of the support says nothing
+        return nets | {key: params[key] for key in ("past.id", "past.entity")}
 
-    def place(self, body: Params, support: Support) -> State:
+    def embed(self, body: Params, support: Support) -> State:
         """z [T, D] and features [T, F, D]; in training, where the body has 'cold', z is not warmed up."""
         features = self.features(body, support)
         mean, _ = self._encode(body, "from_features", flatten_fields(features))
         z = self._decode(body, mean, support.rows.counts)
         if "cold" not in body:
-            z = self.warmed(body, z, features, support.rows)
+            z = self.warm_up(body, z, features, support.rows)
         return {"z": z, "features": features}
 
     def _encode(self, params: Params, prefix: str, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,8 +79,8 @@ class Cvar(FrozenBaseLearner):
         mean, log = linear(x, params[f"{prefix}.0.weight"], params[f"{prefix}.0.bias"]).chunk(2, 1)
         return mean, log.exp()
 
-    def _decode(self, params: Params, v: Tensor, met: Tensor) -> Tensor:
-        x = torch.cat([v, torch.log1p(met)[:, None]], 1)
+    def _decode(self, params: Params, v: Tensor, counts: Tensor) -> Tensor:
+        x = torch.cat([v, torch.log1p(counts)[:, None]], 1)
         return linear(x, params["decode.0.weight"], params["decode.0.bias"])
 
     def meta_loss(
@@ -93,16 +93,16 @@ class Cvar(FrozenBaseLearner):
         state = self.adapt(body, support)
         query = self.query_loss(body, state, batch.query)
         past = params["past.entity"]
-        place = torch.searchsorted(past, batch.entity).clamp(max=len(past) - 1)
-        known = (past[place] == batch.entity).to(query.dtype)  # another entity has no embedding to recover
-        own = params["past.id"][place]
+        position = torch.searchsorted(past, batch.entity).clamp(max=len(past) - 1)
+        is_past = (past[position] == batch.entity).to(query.dtype)  # another entity has no embedding to recover
+        id_embedding = params["past.id"][position]
         p_mean, p_deviation = self._encode(params, "from_features", flatten_fields(state["features"]))
-        q_mean, q_deviation = self._encode(params, "from_id", own)
-        drawn = torch.randn(q_mean.shape, generator=generator, device=q_mean.device)
-        v = q_mean + self.config.noise * q_deviation * drawn
-        missed = (self._decode(params, v, batch.support.rows.counts) - own).square().sum(1)
-        gap = ((q_mean - p_mean).square() + (q_deviation - p_deviation).square()).sum(1)
-        recovered, apart = ((x * known).sum() / known.sum().clamp(min=1) for x in (missed, gap))
-        loss = query + self.config.recover * recovered + self.config.align * apart
-        parts = {"query": query, "recovered": recovered, "apart": apart}
+        q_mean, q_deviation = self._encode(params, "from_id", id_embedding)
+        noise = torch.randn(q_mean.shape, generator=generator, device=q_mean.device)
+        v = q_mean + self.config.noise * q_deviation * noise
+        recovery_error = (self._decode(params, v, batch.support.rows.counts) - id_embedding).square().sum(1)
+        distance = ((q_mean - p_mean).square() + (q_deviation - p_deviation).square()).sum(1)
+        recovery, alignment = ((x * is_past).sum() / is_past.sum().clamp(min=1) for x in (recovery_error, distance))
+        loss = query + self.config.recover * recovery + self.config.align * alignment
+        parts = {"query": query, "recovered": recovery, "apart": alignment}
         return loss, {k: float(v.detach()) for k, v in parts.items()}

@@ -44,5 +44,5 @@ def entity_intercepts(score: Tensor, rows: Interactions, variance: Tensor) -> Te
 def choose_shrinkage(errors: Sequence[Tensor]) -> Params:
     """The share and the variance of least error, from errors [KEPT, VARIANCES] summed over the rows of episodes."""
     best = int(torch.stack(list(errors)).sum(0).argmin())
-    kept, variance = STEP_SHARES[best // len(VARIANCES)], VARIANCES[best % len(VARIANCES)]
-    return {"own.kept": torch.tensor(kept), "own.variance": torch.tensor(variance)}
+    step_share, variance = STEP_SHARES[best // len(VARIANCES)], VARIANCES[best % len(VARIANCES)]
+    return {"own.kept": torch.tensor(step_share), "own.variance": torch.tensor(variance)}

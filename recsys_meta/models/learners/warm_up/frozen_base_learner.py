@@ -54,11 +54,11 @@ class FrozenBaseLearner(ABC):
     objectives: ClassVar[frozenset[Objective]] = frozenset({"click"})
 
     @abstractmethod
-    def meta(self, params: Params, generator: torch.Generator) -> Params:
+    def init_meta(self, params: Params, generator: torch.Generator) -> Params:
         """Fresh parameters of what is meta-trained, given those of the base model, and what is kept beside them."""
 
     @abstractmethod
-    def place(self, body: Params, support: Support) -> State:
+    def embed(self, body: Params, support: Support) -> State:
         """The newcomers' ID embeddings z [T, D] and the vectors of their features [T, F, D]."""
 
     @abstractmethod
@@ -75,9 +75,9 @@ class FrozenBaseLearner(ABC):
                 f"{self.name} is made for clicks, but '{data.schema.name}' has objective '{data.schema.objective}'"
             )
         params = pretrain(self.config, data, entities, generator)
-        made = self.meta(params, generator)
-        own = own_level.init_intercepts() if self.config.own_level else {}
-        return {k: v for k, v in params.items() if not k.startswith("past.")} | made | own
+        meta_params = self.init_meta(params, generator)
+        intercepts = own_level.init_intercepts() if self.config.own_level else {}
+        return {k: v for k, v in params.items() if not k.startswith("past.")} | meta_params | intercepts
 
     def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
         """Nothing is needed beside the parameters."""
@@ -94,14 +94,14 @@ class FrozenBaseLearner(ABC):
 
     def _errors(self, body: Params, batch: TaskBatch) -> Tensor:
         """Summed log-loss of the query under each share of the warm-up and variance of levels, [KEPT, VARIANCES]."""
-        rows, query, made = batch.support.rows, batch.query, []
-        for kept in own_level.STEP_SHARES:
-            state = self.place({**body, "own.kept": torch.tensor(kept)}, batch.support)
+        rows, query, errors = batch.support.rows, batch.query, []
+        for step_share in own_level.STEP_SHARES:
+            state = self.embed({**body, "own.kept": torch.tensor(step_share)}, batch.support)
             before, after = self.score(body, state, rows), self.score(body, state, query)
             for variance in own_level.VARIANCES:
                 logit = after + own_level.entity_intercepts(before, rows, torch.tensor(variance))[:, None]
-                made.append((logistic_loss(logit, query) * query.counts).sum())
-        return torch.stack(made).reshape(len(own_level.STEP_SHARES), -1)
+                errors.append((logistic_loss(logit, query) * query.counts).sum())
+        return torch.stack(errors).reshape(len(own_level.STEP_SHARES), -1)
 
     def is_frozen(self, key: str) -> bool:
         return key.startswith(("base.", "catalogue.", "past.", "own."))
@@ -114,7 +114,7 @@ class FrozenBaseLearner(ABC):
 
     def adapt(self, body: Params, support: Support) -> State:
         """z [T, D], features [T, F, D] and, once a variance of levels has been chosen, level [T]."""
-        state = self.place(body, support)
+        state = self.embed(body, support)
         if not self.config.own_level or body["own.variance"] == 0:
             return state
         before = self.score(body, state, support.rows)
@@ -144,7 +144,7 @@ class FrozenBaseLearner(ABC):
         """Mean log-loss over the tasks that have rows."""
         return mean_over_tasks(logistic_loss(self.score(body, state, rows), rows), rows.mask.any(1))
 
-    def slope(self, body: Params, z: Tensor, features: Tensor, rows: Interactions, *, outer: bool = False) -> Tensor:
+    def gradient(self, body: Params, z: Tensor, features: Tensor, rows: Interactions, *, outer: bool = False) -> Tensor:
         """Gradient [T, D] of each task's mean log-loss of its rows in z; with `outer` one that can be differentiated
         again. The base model takes none."""
         with torch.enable_grad():
@@ -152,18 +152,18 @@ class FrozenBaseLearner(ABC):
             losses = logistic_loss(self.score(body, {"z": at, "features": features}, rows), rows)
             return torch.autograd.grad(losses.sum(), at, create_graph=outer)[0]
 
-    def warmed(self, body: Params, z: Tensor, features: Tensor, rows: Interactions) -> Tensor:
+    def warm_up(self, body: Params, z: Tensor, features: Tensor, rows: Interactions) -> Tensor:
         """z [T, D] after one pass over the rows. Steps are constants to an outer gradient."""
         moment, start = torch.zeros_like(z), z
         for first in range(0, rows.item.shape[1], self.config.warm_batch):
             some = rows.columns(first, first + self.config.warm_batch)
-            slope = self.slope(body, z, features, some)
+            gradient = self.gradient(body, z, features, some)
             rate = self.config.warm_rate * some.counts[:, None] / self.config.warm_batch
             if self.config.warm_up == "sgd":
-                z = z - rate * slope
+                z = z - rate * gradient
             else:
-                moment = moment + SECOND_MOMENT_RATE * slope.square()
-                z = z - rate * slope / (moment.sqrt() + 1e-8)
+                moment = moment + SECOND_MOMENT_RATE * gradient.square()
+                z = z - rate * gradient / (moment.sqrt() + 1e-8)
         if not self.config.own_level:
             return z
         return start + body["own.kept"] * (z - start)

@@ -51,7 +51,7 @@ class MetaEmbedding(FrozenBaseLearner):
     name: ClassVar[str] = "meta-embedding"
     Config: ClassVar[type[MetaEmbeddingConfig]] = MetaEmbeddingConfig
 
-    def meta(self, params: Params, generator: torch.Generator) -> Params:
+    def init_meta(self, params: Params, generator: torch.Generator) -> Params:
         """The generator: [F D, D], or [1, D] where entities have no features and all start alike."""
         dims = self.config.dims
         width = flat_width(self.config, params)
@@ -62,7 +62,7 @@ class MetaEmbedding(FrozenBaseLearner):
             made["base.noise"] = torch.randn(width, dims, generator=generator)
         return made
 
-    def place(self, body: Params, support: Support) -> State:
+    def embed(self, body: Params, support: Support) -> State:
         """z [T, D] and features [T, F, D]. In training, where the body has 'cold_rate', one plain step of that rate
         through which the outer gradient goes; else the warm-up."""
         features = self.features(body, support)
@@ -70,16 +70,16 @@ class MetaEmbedding(FrozenBaseLearner):
         if "cold_rate" in body:
             outer = torch.is_grad_enabled() and z.requires_grad
             if support.rows.item.shape[1]:
-                z = z - body["cold_rate"] * self.slope(body, z, features, support.rows, outer=outer)
+                z = z - body["cold_rate"] * self.gradient(body, z, features, support.rows, outer=outer)
         else:
-            z = self.warmed(body, z, features, support.rows)
+            z = self.warm_up(body, z, features, support.rows)
         return {"z": z, "features": features}
 
     def _start(self, body: Params, features: Tensor) -> Tensor:
         x = flatten_fields(features)
         if "base.noise" in body and "cold_rate" not in body:
-            drawn = x @ body["base.noise"]
-            return self.config.scale * drawn / drawn.std(1, keepdim=True).clamp(min=1e-8)
+            direction = x @ body["base.noise"]
+            return self.config.scale * direction / direction.std(1, keepdim=True).clamp(min=1e-8)
         return EMBEDDING_BOUND * torch.tanh(x @ body["generator"])
 
     def meta_loss(

@@ -46,24 +46,24 @@ class Mwuf(FrozenBaseLearner):
     name: ClassVar[str] = "mwuf"
     Config: ClassVar[type[MwufConfig]] = MwufConfig
 
-    def meta(self, params: Params, generator: torch.Generator) -> Params:
+    def init_meta(self, params: Params, generator: torch.Generator) -> Params:
         """The two nets, and the mean ID embedding of past entities. Without features the scale is the same for all."""
         dims, width = self.config.dims, self.config.width
         features = flat_width(self.config, params)
-        made = {
+        nets = {
             **init_mlp("scale", (features, width, dims), generator),
             **init_mlp("shift", (dims, width, dims), generator),
             "base.mean": params["past.id"].mean(0),
         }
-        return {k: v * START if k.endswith("1.weight") else v for k, v in made.items()}
+        return {k: v * START if k.endswith("1.weight") else v for k, v in nets.items()}
 
     def body(self, params: Params) -> Params:
         return super().body(params) | {"base.item": params["base.item"]}
 
-    def place(self, body: Params, support: Support) -> State:
+    def embed(self, body: Params, support: Support) -> State:
         """z [T, D] and features [T, F, D]."""
         features = self.features(body, support)
-        cold = self.warmed(body, body["base.mean"].expand(support.size, -1), features, support.rows)
+        cold = self.warm_up(body, body["base.mean"].expand(support.size, -1), features, support.rows)
         z = (1 + _net(body, "scale", flatten_fields(features))) * cold + self._shift(body, support.rows)
         return {"z": z, "features": features}
 
@@ -84,5 +84,5 @@ class Mwuf(FrozenBaseLearner):
 
 def _net(body: Params, prefix: str, x: Tensor) -> Tensor:
     """A perceptron with one hidden layer, [T, in] -> [T, out]."""
-    hidden = torch.relu(linear(x, body[f"{prefix}.0.weight"], body[f"{prefix}.0.bias"]))
-    return linear(hidden, body[f"{prefix}.1.weight"], body[f"{prefix}.1.bias"])
+    units = torch.relu(linear(x, body[f"{prefix}.0.weight"], body[f"{prefix}.0.bias"]))
+    return linear(units, body[f"{prefix}.1.weight"], body[f"{prefix}.1.bias"])

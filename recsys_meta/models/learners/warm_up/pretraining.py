@@ -60,21 +60,21 @@ def pretrain(config: ClickConfig, data: Dataset, entities: IntArray, g: torch.Ge
     level = float(past.label.mean()) if len(past.label) else 0.5
     params = click_models.init_ctr_model(config, data, entities, level, g)
     params["past.id"] = torch.randn(len(entities), config.dims, generator=g) * config.scale
-    trained = [params[k].requires_grad_() for k in sorted(params) if _moves(k)]
+    leaves = [params[k].requires_grad_() for k in sorted(params) if _is_trained(k)]
     with torch.enable_grad():
-        optimiser = torch.optim.AdamW(trained, lr=config.base_rate, weight_decay=config.base_decay, fused=True)
+        optimiser = torch.optim.AdamW(leaves, lr=config.base_rate, weight_decay=config.base_decay, fused=True)
         for _ in range(config.base_epochs):
             order = torch.randperm(len(past.label), generator=g)
             for rows in torch.split(order, config.base_batch):
                 optimiser.zero_grad(set_to_none=True)
                 pretraining_loss(config, params, past, rows, g).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
-    done = {k: v.detach() for k, v in params.items()}
-    done["past.entity"] = torch.from_numpy(entities)
-    return done | {"base.neutral": _neutral(done, past)}
+    result = {k: v.detach() for k, v in params.items()}
+    result["past.entity"] = torch.from_numpy(entities)
+    return result | {"base.neutral": _mean_context(result, past)}
 
 
-def _moves(key: str) -> bool:
+def _is_trained(key: str) -> bool:
     return not is_buffer(key) and key != "base.neutral"
 
 
@@ -85,21 +85,21 @@ def pretraining_loss(
     entity, item, label, context = past.at(rows)
     features = mask_features({k: v[entity] for k, v in past.features.items()}, config.unknown, g)
     item = mask_features({"item": item}, config.unknown, g)["item"]
-    own = click_models.fields_of(params, ENTITY, features).expand(len(rows), -1, -1)
+    features_of_entities = click_models.fields_of(params, ENTITY, features).expand(len(rows), -1, -1)
     fields = [
-        torch.cat([params["past.id"][entity][:, None], own], 1),
+        torch.cat([params["past.id"][entity][:, None], features_of_entities], 1),
         click_models.item_fields(params, item),
-        click_models.context_fields(params, context, rows.shape) if context else own[:, :0],
+        click_models.context_fields(params, context, rows.shape) if context else features_of_entities[:, :0],
     ]
-    whole = dropout(torch.cat(fields, 1), config.base_dropout, g)
-    ours, theirs = whole[:, : fields[0].shape[1]], whole[:, None, fields[0].shape[1] :]
-    entity_side = click_models.field_contribution(config, params, ours, 0)
-    row_side = click_models.field_contribution(config, params, theirs, ours.shape[1])
+    vectors = dropout(torch.cat(fields, 1), config.base_dropout, g)
+    entity_vectors, row_vectors = vectors[:, : fields[0].shape[1]], vectors[:, None, fields[0].shape[1] :]
+    entity_side = click_models.field_contribution(config, params, entity_vectors, 0)
+    row_side = click_models.field_contribution(config, params, row_vectors, entity_vectors.shape[1])
     logit = click_models.ctr_logits(config, params, entity_side, row_side)[:, 0]
     return functional.binary_cross_entropy_with_logits(logit, label)
 
 
-def _neutral(params: Params, past: PretrainingRows) -> Tensor:
+def _mean_context(params: Params, past: PretrainingRows) -> Tensor:
     """The mean vector of every context field over past rows, [F, D]."""
     total = torch.zeros_like(params["base.neutral"])
     if not len(total) or not len(past.label):
