@@ -1,11 +1,11 @@
-"""The bundle: a trained predictor with all that serving needs, content-addressed.
+"""Bundles: a trained predictor with all that serving needs, in a content-addressed directory.
 
     model.safetensors   parameters, and the popularity of items among the training entities
-    vocab.parquet       space, id, value: the items and feature values (no entity is named in it)
+    vocab.parquet       space, id, value: the items and feature values (no ids of entities)
     titles.parquet      item, title: for display, where the data has titles
     bundle.json         predictor and its configuration, schema, digests, metrics, code version, sha256 of the files
 
-The version is the hash of bundle.json, which holds the hashes of all else: equal content, equal version.
+The version is the hash of bundle.json, which holds the hashes of all other files: equal content, equal version.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def make_bundle(
     train: IntArray,
     about: Mapping[str, Any],
 ) -> Bundle:
-    """A bundle from a trained predictor. `about` is kept as given (metrics, data digest, run).
+    """Make a bundle from a trained predictor. `about` is stored as it is (metrics, run), with the digest of the data.
 
-    The features of items are kept with the parameters whether the predictor looks at them or not: serving does, to
+    The features of items are stored with the parameters even if the predictor does not use them: serving does, to
     filter lists and to describe items.
     """
     _, item, _ = index.of_entities(train)
     home = data.schema.home
-    # No entity is named in a bundle, nor whose an item is.
+    # A bundle holds no ids of entities, nor the owners of items.
     spaces = {k: v for k, v in data.vocab.values.items() if k not in ("entity", f"item.{home}")}
     items = item_features({k: v for k, v in data.items.items() if k != home})
     return Bundle(
@@ -83,7 +83,7 @@ def make_bundle(
 
 
 def save_bundle(bundle: Bundle, root: Path) -> Path:
-    """Write a bundle under root/<version> and return that path; one that is there already and whole stays."""
+    """Write a bundle under root/<version> and return that path; an intact one that exists already stays."""
     # Clones, because safetensors refuses tensors that share memory.
     tensors = {**bundle.params, _POPULARITY: bundle.popularity}
     files = {
@@ -138,7 +138,8 @@ def _version(text: str) -> str:
 
 
 def load_bundle(path: Path, verify: bool = True) -> Bundle:
-    """Read a bundle. Raises CheckpointError when a file is missing, damaged or of another format."""
+    """Read a bundle; with `verify` the hash of every file is checked. Raises CheckpointError when a file is missing,
+    damaged or of another format, ConfigError for an unknown predictor or a wrong configuration of it."""
     try:
         text = (path / "bundle.json").read_text(encoding="utf-8")
         about = load_checksummed(text)
@@ -167,7 +168,7 @@ def _vocabulary_frame(vocab: Vocabulary) -> pd.DataFrame:
 
 
 def _read_vocabulary(frame: pd.DataFrame, spaces: Sequence[str]) -> Vocabulary:
-    """`spaces` names them all: one without values has no row in the frame."""
+    """Vocabulary of a frame; `spaces` lists all id spaces, as one without values has no row in the frame."""
     groups = frame.sort_values(["space", "id"]).groupby("space", sort=True)["value"]
     values_by_space = {str(space): pd.Index(values, dtype="str") for space, values in groups}
     return Vocabulary({space: values_by_space.get(space, pd.Index([], dtype="str")) for space in spaces})
@@ -175,10 +176,10 @@ def _read_vocabulary(frame: pd.DataFrame, spaces: Sequence[str]) -> Vocabulary:
 
 def _read_titles(path: Path) -> dict[str, str]:
     frame = pd.read_parquet(path)
-    # As lists: to walk over a column of Arrow takes twenty times as long.
+    # As lists: iterating over an Arrow column takes twenty times as long.
     return dict(zip(frame["item"].astype(str).tolist(), frame["title"].astype(str).tolist(), strict=True))
 
 
 def popular_scores(bundle: Bundle) -> Tensor:
-    """Scores [C] by popularity among training entities, ties by id: what is served when nothing else can be."""
+    """Scores [C] by popularity among training entities, ties by id: the fallback when no predictor can answer."""
     return torch.log1p(bundle.popularity)

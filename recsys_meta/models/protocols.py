@@ -1,8 +1,11 @@
-"""The learner contract, and what every learner has in common with every baseline.
+"""Protocols of predictors: the contract of learners and baselines.
 
 A *predictor* is a frozen, typed configuration plus pure functions of (parameters, state, rows). A *learner* is a
-predictor trained by gradient on episodes; a *baseline* is one that is computed by `fit`. Evaluation, serving and
-the conformance suite see predictors only.
+predictor trained by gradient on episodes; a *baseline* is computed by `fit` in closed form or by a solver. Evaluation,
+serving and the conformance suite see predictors only.
+
+Parameters pass through `body` before anything else: the *body* is all that is precomputed from the parameters and
+shared by all tasks, and `adapt`, `score`, `rank` and `support_loss` take it in place of the parameters.
 """
 
 from __future__ import annotations
@@ -20,13 +23,13 @@ from recsys_meta.core.types import IntArray, Interactions, Params, State, Suppor
 
 
 class PredictorConfig(BaseModel):
-    """Base of all configurations: frozen, unknown keys refused."""
+    """Base class of all configurations: frozen; unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Predictor(Protocol):
-    """What can adapt to newcomers and score items for them."""
+    """A model that adapts to new entities from their support rows and scores items for them."""
 
     name: ClassVar[str]
 
@@ -34,28 +37,29 @@ class Predictor(Protocol):
     def config(self) -> PredictorConfig: ...
 
     def body(self, params: Params) -> Params:
-        """What all tasks share, worked out once from the parameters (for example item vectors from features).
+        """Precompute from the parameters what all tasks share (for example item vectors from their features).
 
-        All other functions take the result. Depends on parameters only.
+        The result, the body, is the first argument of all other functions. It depends on the parameters only, so that
+        a server computes it once for a model; where nothing can be precomputed it is the parameters themselves.
         """
 
     def adapt(self, body: Params, support: Support) -> State:
-        """State of T newcomers from their features and support rows. Shared parameters are never touched."""
+        """Adapt to T entities: their states from features and support rows. The body is never changed."""
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        """Scores [T, R] of given rows: logits for a ranking or clicks, label units for ratings."""
+        """Scores [T, R] of rows: logits for rankings and clicks, label units for ratings."""
 
     def rank(self, body: Params, state: State) -> Tensor:
-        """Scores [T, C] of the whole catalogue; padding and unknown may score anything finite."""
+        """Scores [T, C] of the whole catalogue; the two reserved ids may score anything finite."""
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
-        """Loss of each task's own support under a state, [T]; 0 for an empty support."""
+        """Loss [T] of each task's own support under a state; 0 for an empty support."""
 
 
 @runtime_checkable
 class ChoicePredictor(Protocol):
-    """A predictor of the objective "choice". Items are local ids of the state's own catalogue, and `rank` gives scores
-    [T, C] over it for an actor of whom nothing is known."""
+    """A predictor of the objective "choice". Items are local ids of the entity's own catalogue, and `rank` gives scores
+    [T, C] over it for an actor without a history."""
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         """Scores [T, R, K] of the candidates [T, R, K] of each row, given its history and context."""
@@ -63,58 +67,59 @@ class ChoicePredictor(Protocol):
 
 @runtime_checkable
 class UncertainPredictor(Protocol):
-    """A predictor that knows how sure it is."""
+    """A predictor with a posterior: it gives the uncertainty of its scores."""
 
     def score_std(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        """Standard deviation [T, R] of the scores of rows, given what is known of the entity."""
+        """Standard deviation [T, R] of the scores of rows under the posterior that a state holds."""
 
 
 @runtime_checkable
 class WarmStartPredictor(Protocol):
-    """A predictor whose adaptation begins with what depends on features and the number of rows alone. Many newcomers
-    share that, so serving keeps it."""
+    """A predictor whose adaptation has a first part that depends on features and the number of rows alone. Many new
+    entities share it, so a server caches it."""
 
     def start(self, body: Params, support: Support) -> State:
-        """What T newcomers with these features and numbers of rows start from; which rows does not matter."""
+        """Start state of T entities, from their features and numbers of rows; the content of the rows has no
+        influence."""
 
     def adapt_from(self, body: Params, start: State, support: Support) -> State:
-        """The same as `adapt` up to the last bits, from a start that was kept; bit for bit the same for a newcomer
-        whoever the others are."""
+        """Adapt from a precomputed start. Equals `adapt` up to rounding; bit for bit independent of the other entities
+        of the batch."""
 
 
 class Learner(Predictor, Protocol):
-    """A predictor that is meta-trained."""
+    """A predictor that is meta-trained on episodes."""
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
-        """Fresh parameters. Statistics may come from the given (training) entities only."""
+        """Initialize parameters. Statistics may come from the given (training) entities only."""
 
     def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Any:
-        """What training needs beside parameters and is never published (for example cross-fitted memories)."""
+        """State that training needs beside the parameters and no bundle holds (for example cross-fitted factors)."""
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: Any, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
-        """Loss of a meta-batch after adaptation, and figures worth logging."""
+        """Loss of a meta-batch after adaptation, a scalar, and values to log by name."""
 
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
-        """The parameters with what is best chosen after training, on meta-validation episodes (a batch for each
-        support size). Most learners return them as they are."""
+        """Choose constants after training, on meta-validation episodes (a batch for each support size), and return the
+        parameters with them. Most learners return the parameters unchanged."""
 
     def is_frozen(self, key: str) -> bool:
-        """Whether a parameter is a buffer that no gradient reaches."""
+        """True for a buffer: a parameter that is not trained by gradient."""
 
     def param_group(self, key: str) -> ParamGroup:
-        """How the outer optimiser treats a parameter."""
+        """Learning rate factor and weight decay of a parameter in the outer optimiser."""
 
 
 class Baseline(Predictor, Protocol):
     """A predictor computed directly from training entities."""
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        """Parameters from the given (training) entities only."""
+        """Fit parameters to the given (training) entities only."""
 
     def grid(self) -> list[Any]:
-        """Settings of the same baseline to choose from on meta-validation (itself included)."""
+        """Configurations of the same baseline to choose from on meta-validation, itself included."""
 
 
 @dataclass(frozen=True)

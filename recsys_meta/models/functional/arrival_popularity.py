@@ -1,7 +1,7 @@
-"""When entities came: bins of arrival times, and how much each bin says about a newcomer of a given time.
+"""Popularity by time of arrival: counts of items in bins of arrival times, and weights of the bins for a new entity.
 
-Arrivals of past entities are cut into equally filled bins; to a newcomer a bin counts exp(-d / width), d the distance
-between them in bins. An arrival that is not known counts as the latest.
+Arrivals of past entities are cut into equally filled bins; for a new entity a bin weighs exp(-d / width), with d its
+distance in bins from the entity's own arrival. A missing arrival counts as the latest.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ BINS = 32
 
 
 def binned_counts(data: Dataset, entity: Tensor, item: Tensor, entities: np.ndarray) -> Params:
-    """edges [B] and counts [B, C]: how often the entities of each bin met each item.
+    """Count events of each item among the entities of each bin of arrivals: edges [B] and counts [B, C].
 
-    Rows (entity [R], a position in `entities`, item [R]); one bin where the data have no arrivals.
+    Rows are (entity [R], a position in `entities`; item [R]). One bin where the data have no arrivals.
     """
     column = data.entities.get(ARRIVAL.name)
     arrivals = np.zeros(len(entities)) if column is None else np.asarray(column.values[entities], np.float64)
@@ -33,13 +33,13 @@ def binned_counts(data: Dataset, entity: Tensor, item: Tensor, entities: np.ndar
 
 
 def bin_of(arrival: Tensor, edges: Tensor) -> Tensor:
-    """The bin of each arrival, [T] int64."""
+    """Bin of each arrival [T], [T] int64."""
     latest = torch.where(torch.isnan(arrival), edges[-1], arrival)
     return (torch.searchsorted(edges, latest.contiguous(), right=True) - 1).clamp(0, len(edges) - 1)
 
 
 def bin_weights(arrival: Tensor, edges: Tensor, width: float) -> Tensor:
-    """Weight of each bin for newcomers who arrived then, [T, B]."""
+    """Weights [T, B] of the bins for entities with these arrivals [T]; `width` is in bins."""
     latest = torch.where(torch.isnan(arrival), edges[-1], arrival)
     bins = torch.arange(len(edges), dtype=edges.dtype, device=edges.device)
     return torch.exp(-(bins - (linear_interpolation_weights(latest, edges) @ bins)[:, None]).abs() / width)

@@ -1,10 +1,9 @@
-"""Features of (candidate, moment): what a support says of each item of an entity's own catalogue, seen from where an
-actor is at a row.
+"""Features of a candidate at a row: what the support, the row's history and its context tell about each item.
 
-`tallies` work out of a support what any moment will need and are all that an adapted entity has to keep; `features`
-then looks at rows and candidates. Nothing here is learned: every number is a count, a distance or an indicator,
-compressed by a logarithm, so that a linear model can weigh them. (The first six are those of a pooled logit in
-CHAML's layout; the base model of Chen et al. 2021 is fed with numbers of the same kinds.)
+`support_summary` computes from a support all that any row will need; it is all that an adapted entity has to keep.
+`candidate_features` then looks at rows and candidates. Nothing here is learned: every number is a count, a distance or
+an indicator, compressed by a logarithm, so that a linear model can weigh them. (The first six are those of a pooled
+logit in CHAML's layout; the base model of Chen et al. 2021 has inputs of the same kinds.)
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ __all__ = [
 ]  # fmt: skip
 
 DISTANCE_RESOLUTION = 0.05
-"""Distances below so many km are alike: coordinates are no better."""
+"""Distances below so many km count as equal: coordinates are no more precise."""
 UNKNOWN_DISTANCE = 5.0
-"""Distance in km that stands where none is known."""
+"""Distance in km where a location is missing."""
 CANDIDATE_FEATURES = (
     "log_count",
     "uncounted",
@@ -69,19 +68,20 @@ CANDIDATE_FEATURES = (
     "log_at_this_time",
     "unlocated",
 )
-"""Names of the features, in order. Finders are the support's rows in which an actor met the item for the first time;
-steps its moves from the actor's last item (or one nearby); together, how much of the actor's history those who took
-the item had met too."""
+"""Names of the features of a candidate, in order. Finders are the support's rows in which an actor visited the item for
+the first time; steps are moves to it from the actor's last item (or from one nearby); together is the share of the
+actor's history that the item's visitors have in common with it."""
 BASIC = tuple(range(6))
-"""Places of the pooled logit's six features."""
+"""Positions of the six features of the pooled logit."""
 VISITED = CANDIDATE_FEATURES.index("is_visited")
+"""Position of the indicator that the actor visited the item before."""
 
 ROW_FEATURES = ("history", "distinct", "stayed", "log_size", "log_items", "rows_per_item")
 """Names of the features of a row alone, in order."""
 
 
 def basic_features(state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-    """The first six features alone, [T, R, K, 6], from `tallies`."""
+    """The first six features alone, [T, R, K, 6], from `support_statistics`."""
     history = _trim_columns(row_history(rows))
     same = _in_history(candidates, history)
     last, least, _ = _distances(state, candidates, history)
@@ -91,8 +91,8 @@ def basic_features(state: State, rows: Interactions, candidates: Tensor) -> Tens
 def candidate_features(state: State, rows: Interactions, candidates: Tensor, leave_one_out: bool = False) -> Tensor:
     """Features [T, R, K, F] of the candidates [T, R, K] of each row, given its history and context.
 
-    Where there is no history, or a coordinate is missing, a distance counts as FAR; what is not in the catalogue has
-    zeros. `own`: the rows are those of the support itself; then each is left out of what the support says of it.
+    Without a history, or with a location missing, a distance counts as UNKNOWN_DISTANCE; ids outside the catalogue have
+    zeros. `leave_one_out`: the rows are those of the support itself, and each is left out of the statistics it sees.
     """
     history = _trim_columns(row_history(rows))
     count, discoveries, exists, near = (
@@ -119,13 +119,13 @@ def candidate_features(state: State, rows: Interactions, candidates: Tensor, lea
 
 
 def _in_history(candidates: Tensor, history: Tensor) -> Tensor:
-    """Which of each row's history each candidate is, [T, R, K, H]."""
+    """Mask [T, R, K, H]: the candidate is that item of the row's history."""
     return (candidates[..., None] == history[:, :, None, :]) & (history >= FIRST)[:, :, None, :]
 
 
 def _distances(state: State, candidates: Tensor, history: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """km from each candidate to the last item and to the nearest of the history, FAR where not known, and the mean of
-    exp(-km / 2) over the history; each [T, R, K]."""
+    """Distances in km from each candidate to the last item and to the nearest of the history, UNKNOWN_DISTANCE where
+    one is missing, and the mean of exp(-km / 2) over the history; each [T, R, K]."""
     apart = _distance_matrix(state, candidates, history)
     last, least = apart[..., 0], apart.amin(3)
     history_length = (history >= FIRST).sum(2)[:, :, None].clamp(min=1)
@@ -151,7 +151,7 @@ def _basic_columns(count: Tensor, last: Tensor, least: Tensor, same: Tensor) -> 
 def _leave_row_out(
     state: State, item: Tensor, candidates: Tensor, count: Tensor, discoveries: Tensor, near: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the support says of the candidates without the row itself; item [T, S] are the support's own."""
+    """Counts, discoveries and nearby sums of the candidates less the row's own share; item [T, S] are the support's."""
     itself = ((candidates == item[:, :, None]) & (candidates >= FIRST)).float()
     fresh = ((item >= FIRST) & ~(state["history"] == item[:, :, None]).any(2)).float()[:, :, None]
     near_it = torch.stack(distance_kernels(_distance_matrix(state, candidates, item[:, :, None])[..., 0]), 3)
@@ -161,7 +161,7 @@ def _leave_row_out(
 
 
 def row_features(state: State, rows: Interactions) -> Tensor:
-    """Features [T, R, G] of each row alone: how long and varied its history is, and how much is known of its entity."""
+    """Features [T, R, G] of each row alone: length and variety of its history, and the size of its entity's support."""
     history = _trim_columns(row_history(rows))
     real = history >= FIRST
     length = real.sum(2).float()
@@ -182,14 +182,14 @@ def row_features(state: State, rows: Interactions) -> Tensor:
 
 
 def _trim_columns(history: Tensor) -> Tensor:
-    """Without columns at the end that are empty for all rows."""
+    """History without the columns at its end that are padding in all rows; at least one column."""
     filled = (history >= FIRST).flatten(0, 1).any(0)
     width = int(filled.nonzero().max()) + 1 if filled.any() else 1
     return history[:, :, :width]
 
 
 def _distance_matrix(state: State, candidates: Tensor, history: Tensor) -> Tensor:
-    """Distances [T, R, K, H] in km, infinite where one is not known."""
+    """Distances [T, R, K, H] in km from candidates to the history, infinite where a location is missing."""
     tasks, rows = candidates.shape[:2]
     there, here = gather_by_task(state["place"], history), gather_by_task(state["place"], candidates)
     apart = torch.cdist(here.flatten(0, 1), there.flatten(0, 1), compute_mode=EXACT_DISTANCE)
@@ -203,8 +203,8 @@ SEQUENTIAL = ("log_steps", "log_steps_nearby", "log_together", "log_at_this_time
 def sequential_features(
     state: State, rows: Interactions, candidates: Tensor, names: Sequence[str] = SEQUENTIAL, leave_one_out: bool = False
 ) -> list[Tensor]:
-    """log(1 + support rows of each candidate), [T, R, K] each, counting only the rows that were like this moment:
-    the actor came from the same item; from one nearby; had met the same items; at the same time."""
+    """log(1 + n) of the support rows n of each candidate, [T, R, K] for each name, weighted by their similarity to the
+    row: same last item; last item nearby; items of the history in common; same context."""
     items = state["item"]
     if not items.shape[1]:
         return [torch.zeros(candidates.shape, device=items.device)] * len(names)
@@ -222,7 +222,7 @@ def sequential_features(
 
 
 def _transition_similarity(state: State, history: Tensor, nearby: bool) -> Tensor:
-    """Whether a support row [T, R, S] came from where the row comes from; with `nearby` how near that was."""
+    """Similarity [T, R, S] of the last items of rows and support rows: 1 if equal, else 0; with `nearby`, exp(-km)."""
     last, before = history[..., 0], state["history"][..., 0]
     known = (last >= FIRST)[:, :, None] & (before >= FIRST)[:, None, :]
     if not nearby:
@@ -235,7 +235,7 @@ def _transition_similarity(state: State, history: Tensor, nearby: bool) -> Tenso
 
 
 def _history_overlap(state: State, history: Tensor) -> Tensor:
-    """How much of each row's history each support row's actor had met too, [T, R, S], at most 1."""
+    """Cosine [T, R, S] between the sets of items in the histories of rows and support rows."""
     item, past = state["item"], state["history"]
     columns = state["count"].shape[1]
     row_basket = torch.zeros(*history.shape[:2], columns, device=history.device).scatter(2, history, 1.0)
@@ -247,7 +247,7 @@ def _history_overlap(state: State, history: Tensor) -> Tensor:
 
 
 def _context_similarity(state: State, rows: Interactions) -> Tensor:
-    """Share of the categorical contexts that each support row [T, R, S] has in common with the row."""
+    """Share [T, R, S] of the categorical context fields in which a support row equals the row."""
     names = [k for k in rows.context if f"when.{k}" in state]
     if not names:
         return torch.zeros(*rows.item.shape, state["item"].shape[1], device=rows.item.device)

@@ -1,6 +1,6 @@
-"""What counting makes of a support: the state of every predictor that chooses out of an entity's own catalogue.
+"""Statistics of a support: the state of every predictor that chooses from an entity's own catalogue.
 
-Counts of items, where they lie, how crowded it is around them, and the support's rows themselves.
+Counts of items, their locations, the density around them, and the support's rows themselves.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from recsys_meta.core.schema import LATITUDE, LONGITUDE
 from recsys_meta.core.types import FIRST, PAD, EntityCatalog, Interactions, State, Support
 
 EARTH_RADIUS = 6371.0
-"""Radius in km."""
+"""Mean radius of the earth in km."""
 EXACT_DISTANCE = "donot_use_mm_for_euclid_dist"
-"""Distances as differences: products of coordinates would lose the last hundred metres."""
+"""Mode of `torch.cdist` that subtracts coordinates: products of them would lose the last hundred metres."""
 KERNEL_WIDTHS = (0.25, 1.0, 4.0)
-"""Widths in km of the kernels for what is nearby, each four times the one before."""
+"""Widths in km of the kernels that count rows and items nearby, each four times the one before."""
 
 DENSITY_SAMPLE = 256
-"""Items of a catalogue that its density is taken from."""
+"""Items of a catalogue from which its density is estimated."""
 
 
 def support_statistics(support: Support) -> State:
-    """What counting makes of T supports; C items of their catalogues, S support rows.
+    """Counts and locations of T supports, with C items in their catalogues and S support rows.
 
-    size [T]; count, found [T, C]: support rows of each item, and those whose actor met it for the first time; place
-    [T, C, 3] in km; located, listed [T, C] bool; item [T, S] and history [T, S, H]: the support's rows; when.<name>
-    [T, S]: their categorical context. Raises ValueError without a catalogue.
+    size [T]: rows; count, found [T, C]: support rows of each item, and those of an actor's first visit to it; place
+    [T, C, 3]: location in km; located, listed [T, C] bool: items with a location, items of the catalogue; item [T, S]
+    and history [T, S, H]: the support's rows; when.<name> [T, S]: their categorical context. Raises ValueError
+    without a catalogue.
     """
     catalogue, rows = support.catalogue, support.rows
     if catalogue is None:
@@ -53,22 +54,22 @@ def support_statistics(support: Support) -> State:
 
 
 def support_summary(support: Support) -> State:
-    """All that `moments.features` needs: `tallies`, and near, dense [T, C, W]: found rows and items around each item,
-    itself left out."""
+    """All statistics that `candidate_features` needs: those of `support_statistics`, and near, dense [T, C, W]: first
+    visits and items around each item, itself left out, for each kernel width."""
     state = support_statistics(support)
     near, dense = _nearby(state)
     return state | {"near": near, "dense": dense}
 
 
 def row_history(rows: Interactions) -> Tensor:
-    """History [T, R, H], H at least 1."""
+    """History [T, R, H] of the rows, H at least 1; all padding where the rows have none."""
     if rows.history is None or not rows.history.shape[2]:
         return torch.zeros(*rows.item.shape, 1, dtype=torch.int64, device=rows.item.device)
     return rows.history
 
 
 def sum_by_item(item: Tensor, weight: Tensor, columns: int) -> Tensor:
-    """Sums [..., C] of weights [..., S] by item [..., S]; the reserved ids count nothing."""
+    """Sums [..., C] of weights [..., S] by item [..., S]; the reserved ids have 0."""
     sums = torch.zeros(*weight.shape[:-1], columns, dtype=weight.dtype, device=weight.device)
     sums = sums.scatter_add(-1, item.expand_as(weight), weight)
     sums[..., :FIRST] = 0
@@ -76,8 +77,8 @@ def sum_by_item(item: Tensor, weight: Tensor, columns: int) -> Tensor:
 
 
 def _locations(catalogue: EntityCatalog) -> tuple[Tensor, Tensor]:
-    """Points [T, C, 3] in km around each entity's middle, and where there is one [T, C]. Straight lines through the
-    globe stand for distances: within 1,000 km they are 0.1% short."""
+    """Locations [T, C, 3] in km from the centre of each entity's items, and the mask of those that have one [T, C].
+    Distances are straight lines through the globe: within 1,000 km they are 0.1% short."""
     blank = torch.full(catalogue.item.shape, torch.nan)
     lat, lon = (catalogue.features.get(name, blank).double() for name in (LATITUDE, LONGITUDE))
     has_location = catalogue.mask & torch.isfinite(lat) & torch.isfinite(lon)
@@ -89,8 +90,8 @@ def _locations(catalogue: EntityCatalog) -> tuple[Tensor, Tensor]:
 
 
 def evenly_spaced_items(listed: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Items [T, M] at equal spaces in each catalogue, M at most `most`, and which of them count [T, M]: those that do
-    not repeat. The same whatever the support."""
+    """Items [T, M] at equal intervals of each catalogue, M at most `most`, and the mask [T, M] of those that do not
+    repeat. Independent of the support."""
     items = listed.sum(1, keepdim=True)
     most = max(1, min(most, int(items.max()) if items.numel() else 1))
     position = torch.arange(most, device=listed.device) * items // most
@@ -99,8 +100,8 @@ def evenly_spaced_items(listed: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 
 def _nearby(state: State) -> tuple[Tensor, Tensor]:
-    """Sums of found rows and of items around each item, each [T, C, W], itself left out. Items are counted from a
-    sample of the catalogue, so that the cost is bounded."""
+    """Kernel sums of first visits and of items around each item, each [T, C, W], itself left out. Items are counted
+    from a sample of the catalogue, so that the cost is bounded."""
     points, item, exists = state["place"], state["item"], state["listed"]
     columns = exists.shape[1]
     fresh = (item >= FIRST) & ~(state["history"] == item[:, :, None]).any(2)
@@ -118,7 +119,8 @@ def _nearby(state: State) -> tuple[Tensor, Tensor]:
 
 
 def distance_kernels(apart: Tensor) -> list[Tensor]:
-    """exp(-distance / width) for each of WIDTHS: each width is a quarter of the next, so one exponential serves all."""
+    """Kernels exp(-distance / width) for each of WIDTHS: each width is a quarter of the next, so one exponential serves
+    all."""
     wide = torch.exp(apart * (-1 / KERNEL_WIDTHS[-1]))
     kernels = [wide]
     for _ in KERNEL_WIDTHS[1:]:
@@ -127,11 +129,11 @@ def distance_kernels(apart: Tensor) -> list[Tensor]:
 
 
 def gather_by_task(table: Tensor, ids: Tensor) -> Tensor:
-    """Rows of each task's table [T, C, ...] for its ids [T, ...]."""
+    """Gather rows of each task's table [T, C, ...] at its ids [T, ...]."""
     task = torch.arange(len(ids), device=ids.device).view(-1, *[1] * (ids.dim() - 1))
     return table[task, ids]
 
 
 def are_located(state: State, ids: Tensor) -> Tensor:
-    """Whether items lie somewhere known."""
+    """Mask of the ids [T, ...] whose items have a location."""
     return gather_by_task(state["located"], ids)

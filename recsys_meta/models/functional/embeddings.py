@@ -1,6 +1,6 @@
-"""Small pure networks over dictionaries of tensors.
+"""Embedding bags of features, linear layers and perceptrons as pure functions over dictionaries of tensors.
 
-Weights may carry a leading T: then each task has its own (fast weights) and one batched product serves all.
+Weights may carry a leading T: then each task has its own (fast weights), and one batched product computes all.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ QUANTILES = 10
 def init_embedding_bag(
     prefix: str, table: FeatureTable, rows: IntArray, dims: int, scale: float, g: torch.Generator
 ) -> Params:
-    """Parameters of a bag of features: one table [V, D] a field.
+    """Fresh parameters of an embedding bag: one table [V, D] for each field, under `<prefix>.<field>`.
 
-    A number is placed between knots, quantiles of the values of `rows` (training rows only; a buffer, not trained),
-    and has a row for each knot and one for "missing".
+    A numeric field has knots, quantiles of the values of `rows` (training rows only; a buffer, not trained), under
+    `<prefix>.<field>.knots`, and under `<prefix>.<field>.weight` a row for each knot and one for "missing".
     """
     params: Params = {}
     for name, column in table.items():
@@ -43,7 +43,7 @@ def init_embedding_bag(
 
 
 def is_buffer(key: str) -> bool:
-    """Whether a parameter of a bag, or of the catalogue, is one that no gradient reaches."""
+    """True for parameters of embedding bags and of the catalogue that are not trained."""
     return key.startswith("catalogue.") or key.endswith(".knots")
 
 
@@ -87,11 +87,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def item_features(table: FeatureTable) -> Params:
-    """The features of the whole catalogue as tensors, to be kept with the parameters as buffers."""
+    """Features of the whole catalogue as tensors under `catalogue.<field>`, to be stored with the parameters."""
     rows = np.arange(len(next(iter(table.values()))) if table else 0)
     return {f"catalogue.{name}": value for name, value in lookup_rows(table, rows).items()}
 
 
 def catalogue_features(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `item_features` kept: name -> tensor."""
+    """Features that `item_features` stored with the parameters: name -> tensor."""
     return {k.removeprefix("catalogue."): v for k, v in params.items() if k.startswith("catalogue.")}

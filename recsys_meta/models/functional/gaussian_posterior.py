@@ -10,7 +10,7 @@ from recsys_meta.models.functional.linear_algebra import solve, weighted_outer_s
 
 
 def fit_gaussian(vectors: Tensor) -> Params:
-    """A Gaussian over rows [U, D]: mean [D] and precision [D, D].
+    """Fit a Gaussian to rows [U, D]: mean [D] and precision [D, D].
 
     The covariance gets a thousandth of its mean variance on the diagonal, so that one row, or rows in a subspace,
     have a precision too.
@@ -33,13 +33,14 @@ def gaussian_posterior(
     zeros: float | Tensor,
     prior: float | Tensor,
 ) -> Tensor:
-    """Weights w [T, D] given the vectors [T, S, D] of items met, with `weight` [T, S]:
+    """Posterior mean w [T, D] given the vectors [T, S, D] of the support's items, with `weight` [T, S]:
 
     (zeros G + gain A'A + prior P) w = target A'1 + prior P m,
 
-    G = body["gram"] the sum of all items' outer products, m and P mean and precision of the prior. `zeros` says
-    how much the items not met count as refused: a newcomer has not refused what it has not seen yet, so nothing
-    at all with an empty support, where w = m. `zeros` and `prior` are numbers, or [T, 1, 1] for each task its own.
+    G = body["gram"] the sum of all items' outer products, m and P mean and precision of the prior. `zeros` is the
+    weight of the items outside the support as negatives. A new entity has not refused an item that it has not seen
+    yet, so with an empty support that weight is 0 and w = m. `zeros` and `prior` are numbers, or [T, 1, 1] with one
+    for each task.
     """
     has_rows = (weight.sum(1) > 0).to(vectors.dtype)[:, None, None]
     precision = prior * body["precision"]

@@ -9,7 +9,7 @@ from recsys_meta.core.types import FIRST
 
 
 def item_occurrences(item: Tensor, catalogue: int) -> Tensor:
-    """How often each item occurs, [C] float32; the two reserved ids count zero."""
+    """Occurrences of each item, [C] float32; the two reserved ids count zero."""
     counts = torch.bincount(item, minlength=catalogue).float()
     counts[:FIRST] = 0
     return counts

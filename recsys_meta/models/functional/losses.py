@@ -1,6 +1,6 @@
-"""Objectives: masked losses of T tasks, each [T], the mean over a task's real rows.
+"""Masked losses of T tasks, each [T]: the mean over a task's real rows.
 
-A task with no rows has loss 0, so an empty support gives no gradient and no NaN.
+A task with no rows has loss 0, so that an empty support gives no gradient and no NaN.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from recsys_meta.core.types import Interactions
 
 
 def mean_over_rows(loss: Tensor, mask: Tensor) -> Tensor:
-    """Mean of loss [T, R] over real rows, [T]."""
+    """Mean [T] of loss [T, R] over the rows of mask [T, R]."""
     return (loss * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 

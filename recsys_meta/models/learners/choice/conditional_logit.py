@@ -1,20 +1,22 @@
-"""The flagship's form for choices out of an entity's own catalogue: a ranker whose weights know the support's size.
+"""The flagship for choices from an entity's own catalogue: a conditional logit whose weights depend on the support
+size.
 
-Of a candidate's features x at a moment (`moments`), two experts each make a logit,
+Two experts each make a logit of a candidate's features x at a row (`choice_features`),
 
-    u_e(x) = w_e(n) . x + net_e(x, moment),    w_e(n) = w_e + linear in log(1 + n) between learned knots,
+    u_e(x) = w_e(n) . x + net_e(x, row),    w_e(n) = w_e + linear in log(1 + n) between learned knots,
 
-one for items that the actor had met before, one for those new to it, and the candidate gets that of its kind; items
-met before get a bonus that depends on the moment (how long and how varied the history is) and on n. The experts
-are trained together, by a softmax over sampled candidates, and the expert for new items also among new items alone:
-revisits are the greater and easier part of the data and would otherwise decide what popularity and distance are worth.
-A small count is worth less than a great one, which is why the weights see n.
+one for items that the actor visited before, one for those new to it, and the candidate gets that of its kind; items
+visited before get a bonus that depends on the row (length and variety of the history) and on n. The experts are trained
+together, by a softmax over sampled candidates, and the expert for new items also among new items alone: revisits are
+the greater and easier part of the data and would otherwise determine the weights of popularity and distance. A small
+count is worth less than a large one, which is why the weights depend on n.
 
-The entity's own weights may then take one step down the loss of its support, each row judged by what the others say,
+The entity's own weights may then take one step down the loss of its support, where each row sees the statistics of the
+others,
 
     w_e <- w_e(n) + trust(n) a_e(n) * (mean of support x - E_p[x]),
 
-with learned rates a(n). trust(n) is chosen on meta-validation entities and is 0 where the step does not pay.
+with learned step sizes a(n). trust(n) is chosen on meta-validation entities and is 0 where the step does not pay.
 
 Nearest relatives: conditional logit (McFadden 1974), CHAML (Chen 2021), Meta-SGD (Li 2017).
 """
@@ -49,18 +51,18 @@ from recsys_meta.models.learners.choice import experts
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
 SCALES = (0, 1, 4, 16, 64, 256)
-"""Support sizes that the spread of the features is taken from."""
+"""Support sizes, in rows, at which centre and spread of the features are measured."""
 STEP_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
-"""How much of the learned step may be taken."""
+"""Candidates for trust(n), the share of the learned step."""
 STEP_SHARE = 0.25
 """Share of meta-batches that take the step."""
 CALIBRATION_ROWS = 512
-"""Query rows of an entity that the choice of trust looks at."""
+"""Query rows of an entity on which trust(n) is chosen."""
 
 
 class ChoiceConfig(PredictorConfig):
-    """`aware` off, `split` off and `adapts` off give the same model blind to the support's size, with one expert for
-    all items, and without a step: a pooled network."""
+    """Configuration of `ConditionalLogit`. Without `aware`, `split` and `adapts` it is a pooled network: blind to the
+    support size, with one expert for all items, and without a step."""
 
     objective: Objective = "choice"
     aware: bool = Field(default=True, description="weights depend on the support's size")
@@ -75,13 +77,13 @@ class ChoiceConfig(PredictorConfig):
 
     @property
     def steps(self) -> int:
-        """Inner steps."""
+        """Number of inner steps."""
         return int(self.adapts)
 
 
 @dataclass(frozen=True)
 class ConditionalLogit:
-    """The learner: see the module."""
+    """The learner of choices that this module describes."""
 
     config: ChoiceConfig = field(default_factory=ChoiceConfig)
     name: ClassVar[str] = "choice"
@@ -101,7 +103,7 @@ class ConditionalLogit:
         )
 
     def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
-        """Nothing is needed beside the parameters."""
+        """None: training needs nothing beside the parameters."""
 
     def is_frozen(self, key: str) -> bool:
         return key == "trust" or key.endswith((".centre", ".spread"))
@@ -113,7 +115,7 @@ class ConditionalLogit:
         return params
 
     def adapt(self, body: Params, support: Support) -> State:
-        """What `moments.summary` keeps, and the entity's weights [T, E, F] and bonus [T]."""
+        """The statistics of `support_summary`, and the entity's weight [T, E, F] and bonus [T]."""
         state = support_summary(support)
         knots = experts.interpolate_by_size(state["size"], len(body["weight_by_size"]))
         state["weight"] = body["weight"] + torch.einsum("tk,kef->tef", knots, body["weight_by_size"])
@@ -127,11 +129,11 @@ class ConditionalLogit:
         return state
 
     def _support_inputs(self, body: Params, state: State, support: Support) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Candidates of the support's own rows, scaled features [T, S, K, F] with the row's item first, moments
-        [T, S, G], which candidates are there [T, S, K] and which rows count [T, S].
+        """Scaled features [T, S, K, F] of the candidates of the support's rows, the row's item first, scaled features
+        [T, S, G] of the rows alone, the mask of candidates [T, S, K] and that of the rows which count [T, S].
 
-        The rows are the support's even where the state is not: before adapting it has none. Only where it has counted
-        these very rows is each left out of what it says of it."""
+        A state may be that of another support (before adapting it has no rows). Only where it was computed from these
+        very rows is each row left out of the statistics that it sees."""
         rows = support.rows
         rows = replace(rows, item=torch.where(rows.mask & (rows.item >= FIRST), rows.item, PAD))
         candidates = _candidate_set(rows, _fixed_candidates(state, self.config.negatives))
@@ -159,8 +161,8 @@ class ConditionalLogit:
         return self.choose(body, state, rows, rows.item[:, :, None])[..., 0]
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
-        """What the step goes down: each row with a history judged by what the others say, or, under the state of
-        another support, by all that says."""
+        """Loss [T] that the step descends: choices of the rows with a history, each given the statistics of the other
+        rows, or, under the state of another support, all of its statistics."""
         if not support.rows.item.shape[1]:
             return torch.zeros(support.size)
         x, row, mask, counts = self._support_inputs(body, state, support)
@@ -170,8 +172,8 @@ class ConditionalLogit:
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
-        """Loss of the query's choices. In some meta-batches the tasks take the step: the weights must be good
-        without it too."""
+        """Loss of the query's choices. The tasks take the step in a share of the meta-batches only, as the weights must
+        be good without it too."""
         steps = torch.rand(1, generator=generator, device=batch.query.item.device) < STEP_SHARE
         state = self.adapt(_with_step_weight(params, float(steps)), batch.support)
         others = _sample_candidates(state, batch.query.item.shape[1], self.config.negatives, generator)
@@ -180,7 +182,7 @@ class ConditionalLogit:
         return total, {"all": float(every.detach().mean()), "new": float(new.detach().mean())}
 
     def _losses(self, body: Params, state: State, rows: Interactions, others: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss [T] of the rows' choices among candidates, and of those of new items among new ones."""
+        """Losses [T] of the rows' choices among all candidates, and of choices of new items among new candidates."""
         candidates = _candidate_set(rows, others)
         x = candidate_features(state, rows, candidates)
         logits = experts.expert_logits(
@@ -195,8 +197,8 @@ class ConditionalLogit:
 
     @torch.no_grad()
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
-        """Choose for each support size how much of the step is taken: none, unless the mean gain over meta-validation
-        entities is above its standard error."""
+        """Choose trust(n) for each support size: 0, unless the mean gain over meta-validation entities is above its
+        standard error."""
         if not self.config.adapts:
             return params
         sizes, weights = [], []
@@ -219,19 +221,20 @@ class ConditionalLogit:
             losses.append(every + new)
         gain = losses[0] - torch.stack(losses)
         if gain.shape[1] < 2:
-            return 0.0  # one entity says nothing of how sure the gain is
+            return 0.0  # one entity gives no standard error
         mean, error = gain.mean(1), gain.std(1) / gain.shape[1] ** 0.5
         best = int(mean.argmax())
         return STEP_WEIGHTS[best] if float(mean[best]) > float(error[best]) else 0.0
 
 
 def _with_step_weight(params: Params, trust: float) -> Params:
-    """The parameters with so much of the step taken at every size of the support."""
+    """Parameters with this share of the step at every support size."""
     return {**params, "trust": torch.full_like(params["trust"], trust)}
 
 
 def _feature_scales(data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
-    """Centre and spread of features and moments at a few support sizes."""
+    """Centre and spread of the features of candidates and of rows, over episodes of a few support sizes. Raises
+    ConfigError if no entity has the two interactions that an episode needs."""
     index = EventIndex.of(data)
     usable = np.asarray(entities)[index.counts.numpy()[np.asarray(entities)] >= 2]
     if not len(usable):
@@ -253,8 +256,8 @@ def _feature_scales(data: Dataset, entities: IntArray, generator: torch.Generato
 
 
 def _sample_candidates(state: State, rows: int, most: int, generator: torch.Generator) -> Tensor:
-    """Items [T, R, N] for each of so many rows, N at most `most`: a catalogue of no more than N whole, each item once,
-    of a larger one N drawn uniformly."""
+    """Sample items [T, R, N] for each of R = `rows` rows, N at most `most`: all items of a catalogue of no more than N,
+    once each; N drawn uniformly from a larger one."""
     exists = state["listed"]
     items = exists.sum(1)[:, None, None]
     width = max(1, min(most, int(items.max()) if items.numel() else 1))
@@ -264,13 +267,13 @@ def _sample_candidates(state: State, rows: int, most: int, generator: torch.Gene
 
 
 def _fixed_candidates(state: State, most: int) -> Tensor:
-    """Items [T, 1, N] at equal spaces in each catalogue."""
+    """Items [T, 1, N] at equal intervals of each catalogue, the same for all rows."""
     items, _ = evenly_spaced_items(state["listed"], most)
     return items[:, None, :]
 
 
 def _candidate_set(rows: Interactions, others: Tensor) -> Tensor:
-    """Candidates [T, R, 1 + H + N]: the row's item, its history, others; what occurs before is 0."""
+    """Candidates [T, R, 1 + H + N]: the row's item, its history, others; repetitions are 0."""
     history = row_history(rows)
     item = rows.item[:, :, None]
     others = others.expand(*rows.item.shape, -1)
@@ -281,6 +284,7 @@ def _candidate_set(rows: Interactions, others: Tensor) -> Tensor:
 
 
 def _candidate_mask(state: State, candidates: Tensor) -> Tensor:
-    """Which candidates are items of the catalogue; the first of each row always counts, so that no row is empty."""
+    """Mask of the candidates that are items of the catalogue; the first of each row always is, so that no row is
+    empty."""
     exists = state["listed"].gather(1, candidates.flatten(1)).reshape(candidates.shape)
     return torch.cat([torch.ones_like(exists[..., :1]), exists[..., 1:]], 2)

@@ -1,9 +1,9 @@
 """The deep interest network as a learner of the objective "choice", with MAML over entities (Finn et al. 2017).
 
-A few steps on the support move the perceptron ("head") or all dense layers ("all") of each entity; "none" is the same
-network merely trained on many entities. While the steps are taken half of the support's actors are counted and the
-other half asked about, see `candidates.halves`; after that all count. With a curriculum (`curricula`) around it this is
-CHAML (Chen et al. 2021), with its hardness only HAML.
+A few steps on the support adapt the perceptron ("head") or all dense layers ("all") of each entity; "none" is the same
+network merely trained on many entities. During the steps the rows of half of the support's actors are counted and
+those of the other half are targets, see `negative_sampling.split_halves`; after that all are counted. With a
+curriculum (`training.curricula`) around it this is CHAML (Chen et al. 2021), with its hardness alone HAML.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from recsys_meta.models.protocols import ParamGroup
 
 FAST_PREFIX = "fast."
 LOGGED_ROWS = 16
-"""Query rows of an entity by which it is told how far adapting moves scores."""
+"""Query rows of an entity on which the change of scores by adapting is logged."""
 
 
 class DinConfig(InterestConfig):
-    """What of the network adapts, and how; the network's fields are those of `InterestConfig`."""
+    """Configuration of `Din`: the layers that adapt and the inner loop; the network's fields are those of
+    `InterestConfig`."""
 
     objective: Literal["choice"] = "choice"
     negatives: int = Field(default=1, ge=1, description="items drawn beside each item taken")
@@ -49,14 +50,14 @@ class DinConfig(InterestConfig):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Layers that adapt."""
+        """Groups of layers that adapt."""
         head = ("head", "wide") if self.wide else ("head",)
         return {"none": (), "head": head, "all": (*head, "attention", "item")}[self.adapts]
 
 
 @dataclass(frozen=True)
 class Din:
-    """The learner: see the module."""
+    """The learner of choices that this module describes."""
 
     config: DinConfig = field(default_factory=DinConfig)
     name: ClassVar[str] = "din"
@@ -72,10 +73,10 @@ class Din:
         return params | {f"rate.{group}": torch.tensor(math.log(self.config.rate)) for group in self.config.groups}
 
     def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
-        """Nothing is needed beside the parameters."""
+        """None: training needs nothing beside the parameters."""
 
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
-        """Nothing is left to choose after training."""
+        """Return the parameters: nothing is chosen after training."""
         return params
 
     def is_frozen(self, key: str) -> bool:
@@ -89,7 +90,8 @@ class Din:
         return params
 
     def adapt(self, body: Params, support: Support) -> State:
-        """What `interest.seen` keeps and, of what adapts, the entity's own weights, each with a leading T."""
+        """The state of `encode_history` and, under "fast.", the entity's own weights of the layers that adapt, each
+        with a leading T."""
         state = interest.encode_history(self.config, body, support)
         fast = {f"{FAST_PREFIX}{k}": v.expand(support.size, *v.shape) for k, v in body.items() if self._adapts(k)}
         history_rows, targets = candidates.split_halves(support.rows, self.config.seasoned)
@@ -104,7 +106,7 @@ class Din:
         return _part(key) in self.config.groups
 
     def _step(self, body: Params, half: State, fast: State, targets: Interactions, outer: bool) -> State:
-        """One step down the gradient of each task's own loss: tasks share no fast weight, so that of the sum is it."""
+        """One step down the gradient of each task's own loss: tasks share no fast weight, so it is that of the sum."""
         second, rates = outer and self.config.order == 2, body
         if not second:
             body, half = ({k: v.detach() for k, v in x.items()} for x in (body, half))
@@ -126,7 +128,7 @@ class Din:
         return self.choose(body, state, rows, rows.item[:, :, None]).squeeze(2)
 
     def rank(self, body: Params, state: State) -> Tensor:
-        """Scores [T, C] for an actor of whom nothing is known, at a time that nobody has told."""
+        """Scores [T, C] for an actor without a history, in a row without context."""
         tasks, items = state["listed"].shape
         nothing = torch.zeros(tasks, 1, dtype=torch.int64, device=state["listed"].device)
         rows = Interactions(nothing, nothing.float(), nothing > 0)
@@ -134,7 +136,7 @@ class Din:
         return self.choose(body, state, rows, every).squeeze(1)
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
-        """Against other items that follow from the rows' content, so that it is the same each time."""
+        """Loss [T] against items chosen by a hash of the rows, so that it is deterministic."""
         rows = support.rows
         if not rows.item.shape[1]:
             return torch.zeros(support.size, device=rows.item.device)
@@ -144,8 +146,8 @@ class Din:
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
-        """Mean query loss after adapting, against items drawn uniformly; figures: how far adapting moved weights and
-        query scores, and the inner rates."""
+        """Mean query loss after adapting, against items drawn uniformly; logs the changes of weights and query scores
+        by adapting, and the inner rates."""
         state, query = self.adapt(params, batch.support), batch.query
         choices = candidates.sample_negatives(query, state["listed"], self.config.negatives, generator)
         scores = interest.network_scores(self.config, _weights(params, state), state, query, choices, generator)
@@ -169,5 +171,5 @@ def _part(key: str) -> str:
 
 
 def _weights(body: Params, state: State) -> Params:
-    """The network's weights, those that an entity has adapted with a leading T."""
+    """The network's weights; those that a state has adapted have a leading T."""
     return {k: state.get(f"{FAST_PREFIX}{k}", v) for k, v in body.items()}

@@ -1,7 +1,7 @@
-"""Two experts over the features of (candidate, moment), and the gradient of their softmax in an entity's weights.
+"""Two experts over the features of candidates, and the gradient of their softmax in an entity's weights.
 
-E = 2 experts: one for items new to the actor, one for items it had met. Shapes: x [T, R, K, F] scaled features,
-told [T, R, G] scaled features of the row.
+E = 2 experts: one for items new to the actor, one for items visited before. Shapes: x [T, R, K, F] scaled features of
+candidates, row [T, R, G] scaled features of the row alone.
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ EXPERTS = 2
 KNOTS = (0, 8, 32, 128, 512, 2048)
 """Support sizes, in rows, at which weights have values of their own."""
 SIZE_BLIND_MASK = torch.tensor([0.0 if "size" in name or "rows" in name else 1.0 for name in ROW_FEATURES])
-"""Which features of a moment say nothing of the support's size."""
+"""Mask [G] of the row features that do not depend on the support's size."""
 
 
 def interpolate_by_size(size: Tensor, knots: int) -> Tensor:
-    """Weights [T, K] of the first so many knots; [T, 1] of ones where there is one."""
+    """Weights [T, K] of the first K = `knots` of KNOTS for supports of size [T] rows; ones where there is a single
+    knot."""
     return support_size_weights(size, KNOTS[:knots])
 
 
 def init_experts(aware: bool, split: bool, hidden: int, bonus: int, rate: float, generator: torch.Generator) -> Params:
-    """Fresh parameters; every logit starts at 0."""
+    """Fresh parameters, with which every logit is near 0.
+
+    aware: weights by support size; split: an expert for each kind of item; hidden, bonus: widths of the nets, 0 for
+    none; rate: step sizes at the start.
+    """
     sizes, kinds = len(KNOTS) if aware else 1, EXPERTS if split else 1
     width = len(CANDIDATE_FEATURES) + len(ROW_FEATURES)
     params = {
@@ -53,17 +58,17 @@ def init_experts(aware: bool, split: bool, hidden: int, bonus: int, rate: float,
 
 
 def scale_features(body: Params, values: Tensor, kind: str = "feature") -> Tensor:
-    """Values around 0 with a spread around 1."""
+    """Standardize values by the centre and the spread stored under "<kind>.centre" and "<kind>.spread"."""
     return (values - body[f"{kind}.centre"]) / body[f"{kind}.spread"]
 
 
 def is_revisit(body: Params, x: Tensor) -> Tensor:
-    """Which candidates [T, R, K] the actor had met, from scaled features."""
+    """Mask [T, R, K] of the candidates that the actor visited before, from scaled features."""
     return x[..., VISITED] * body["feature.spread"][VISITED] + body["feature.centre"][VISITED] > 0.5
 
 
 def expert_logits(body: Params, state: State, x: Tensor, row: Tensor) -> Tensor:
-    """Logits [T, R, K]."""
+    """Logits [T, R, K] of candidates under a state's weights [T, E, F] and bonus [T]."""
     revisit = is_revisit(body, x)
     bonus = state["bonus"][:, None]
     if "bonus.inner" in body:
@@ -76,7 +81,8 @@ def expert_logits(body: Params, state: State, x: Tensor, row: Tensor) -> Tensor:
 
 
 def _net(body: Params, x: Tensor, told: Tensor) -> Tensor:
-    """One hidden layer for each expert, [T, R, K, E]. What a row alone says is multiplied once for all candidates."""
+    """Logits [T, R, K, E] of a net with one hidden layer for each expert. The features of the row alone are multiplied
+    once for all candidates."""
     kinds, _, units = body["net.inner"].shape
     inner = body["net.inner"].transpose(0, 1).reshape(-1, kinds * units)
     features = x.shape[3]
@@ -88,7 +94,7 @@ def _net(body: Params, x: Tensor, told: Tensor) -> Tensor:
 def expert_step(body: Params, state: State, x: Tensor, row: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
     """Negative gradient [T, E, F] of the mean softmax loss of rows whose first candidate was taken, in the weights.
 
-    there [T, R, K]: which candidates are offered; counts [T, R]: which rows. Zero where none does.
+    mask [T, R, K]: the candidates; counts [T, R]: the rows that count. Zero where none does.
     """
     probability = torch.softmax(expert_logits(body, state, x, row).masked_fill(~mask, MASKED_LOGIT), 2)
     choice = torch.zeros_like(probability)

@@ -1,11 +1,12 @@
 """A deep interest network for items without ids (Zhou et al. 2018, in the shape of Chen et al. 2021).
 
-A candidate asks the actor's history by attention, and a perceptron scores candidate, answer, context and the features
-of `moments`. The items of a new entity were never seen, so no item has an id: its vector is made from where it lies in
-the catalogue, what kind it is, and what the support says of it. Of [k, v, k - v, k * v] of key and candidate the
-attention gets three products, since k - v is linear in both.
+A candidate attends to the actor's history, and a perceptron scores candidate, attention output, context and the
+features of `choice_features`. The items of a new entity were never seen, so no item has an id: its vector is made from
+its location in the catalogue, its features, and the statistics of the support. Of the products [k, v, k - v, k * v] of
+key and candidate the attention gets three, since k - v is linear in both.
 
-Weights may carry a leading T: then each task has its own. Shapes as in `types`; D size of item vectors.
+Weights may carry a leading T: then each task has its own. Shape letters as in `core.types`; D is the size of item
+vectors.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ from recsys_meta.models.functional.regularization import dropout
 from recsys_meta.models.protocols import PredictorConfig
 
 ITEM_INPUTS = 12
-"""Numbers that an item's vector is made from, beside what kind it is."""
+"""Numbers from which an item's vector is made, beside its features."""
 DEGREE = 111.2
 """Length of a degree of latitude in km."""
 PAIR_FLOATS = 20_000_000
-"""Activations of the attention that may be held at once while nothing is trained."""
+"""Activations of the attention that are held at once while nothing is trained."""
 
 
 class InterestConfig(PredictorConfig):
-    """The network."""
+    """Configuration of the network."""
 
     dims: int = Field(default=32, ge=1, description="of item vectors")
     attention: int = Field(default=50, ge=1, description="width of the attention's hidden layer")
@@ -56,7 +57,7 @@ class InterestConfig(PredictorConfig):
 def init_network(
     config: InterestConfig, data: Dataset, homes: ItemOwnership, entities: IntArray, g: torch.Generator
 ) -> Params:
-    """Fresh weights; numbers are placed among those of the given entities."""
+    """Fresh weights; knots of numeric fields are quantiles among the items and rows of the given entities."""
     items = np.isin(homes.owner, entities).nonzero()[0]
     rows = np.isin(np.repeat(np.arange(data.events.entity_count), data.events.counts), entities).nonzero()[0]
     contexts, dims = context_table(data), config.dims
@@ -73,16 +74,17 @@ def init_network(
         params[f"attention.{part}"] = torch.randn(size, config.attention, generator=g) * (0.5 / dims) ** 0.5
     if config.wide:
         params["wide"] = torch.zeros(len(CANDIDATE_FEATURES), 1)
-    # Behind these there is a softmax, which no constant moves.
+    # A softmax follows these, which no constant changes.
     del params[f"head.{len(config.hidden)}.bias"], params["attention.out.0.bias"]
     return params
 
 
 def encode_history(config: InterestConfig, weights: Params, support: Support) -> State:
-    """What scoring needs of T supports: `moments.summary`, inputs of items [T, C, .] and their kinds [T, C, D]."""
+    """State of T supports: the statistics of `support_summary`, inputs of items [T, C, 12] and the vectors of their
+    features, kinds [T, C, D]. Raises ValueError without a catalogue."""
     state = support_summary(support)
     catalogue = support.catalogue
-    assert catalogue is not None, "summary refuses a support without a catalogue"
+    assert catalogue is not None, "support_summary raises without a catalogue"
     state["inputs"] = _item_inputs(state, catalogue)
     state["kinds"] = _kind_vectors(weights, catalogue, config.dims)
     return state
@@ -91,8 +93,8 @@ def encode_history(config: InterestConfig, weights: Params, support: Support) ->
 def candidate_scores(
     config: InterestConfig, weights: Params, state: State, rows: Interactions, candidates: Tensor
 ) -> Tensor:
-    """Scores [T, R, K] of the candidates of each row, in pieces while nothing is trained, as attention looks at every
-    pair; no dropout."""
+    """Scores [T, R, K] of the candidates of each row without dropout; in chunks of rows while nothing is trained, as
+    attention is over every pair of candidate and history."""
     if torch.is_grad_enabled() and any(v.requires_grad for v in (*weights.values(), *state.values())):
         return network_scores(config, weights, state, rows, candidates)
     depth = min(config.history, row_history(rows).shape[2]) * (config.attention + config.dims)
@@ -112,7 +114,7 @@ def network_scores(
     candidates: Tensor,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The same at once; with a generator hidden units are dropped."""
+    """Scores [T, R, K] of the candidates of each row in one pass; with a generator, dropout of hidden units."""
     tasks, count, width = candidates.shape
     vectors = torch.tanh(linear(state["inputs"], weights["item.0.weight"], weights["item.0.bias"]) + state["kinds"])
     candidate, history = gather_by_task(vectors, candidates), row_history(rows)[:, :, : config.history]
@@ -131,7 +133,8 @@ def network_scores(
 
 
 def _attend(weights: Params, vectors: Tensor, candidate: Tensor, candidates: Tensor, history: Tensor) -> Tensor:
-    """What the history [T, R, H] says to each candidate: a weighted mean of its vectors, [T, R, K, D]; 0 without."""
+    """Attention output [T, R, K, D] of each candidate: a weighted mean of the vectors of its row's history [T, R, H]; 0
+    without a history."""
     key = gather_by_task(vectors, history)
     mask = (history >= FIRST)[:, :, None, :]
     order = torch.arange(1, history.shape[2] + 1, device=history.device)
@@ -151,7 +154,7 @@ def _attend(weights: Params, vectors: Tensor, candidate: Tensor, candidates: Ten
 
 
 def _context_vectors(config: InterestConfig, weights: Params, rows: Interactions) -> list[Tensor]:
-    """One vector [T, R, .] for each context field that the network knows; 0 where a row does not tell it."""
+    """Vectors [T, R, .] of the context fields that the network has weights for; 0 where rows lack the field."""
     blank = torch.zeros(*rows.item.shape, config.context_dims, device=rows.item.device)
     vectors = []
     for name in _field_names(weights, "context"):
@@ -165,18 +168,18 @@ def _context_vectors(config: InterestConfig, weights: Params, rows: Interactions
 
 
 def _kind_table(data: Dataset) -> FeatureTable:
-    """Features of items beside where they are and whose."""
+    """Feature table of items without location and owner."""
     return {k: v for k, v in data.items.items() if k not in (LATITUDE, LONGITUDE, data.schema.home)}
 
 
 def _field_names(weights: Params, prefix: str) -> list[str]:
-    """The fields that a bag has, in a fixed order."""
+    """Names of the fields of an embedding bag, sorted."""
     return sorted({k.split(".")[1] for k in weights if k.startswith(f"{prefix}.")})
 
 
 def _item_inputs(state: State, catalogue: EntityCatalog) -> Tensor:
-    """Numbers of each item, about 1 in size, [T, C, 12]: place east and north of the middle of the catalogue (tens of
-    km), what the support says of it, and what is around it."""
+    """Inputs [T, C, 12] of each item, of order 1: location east and north of the centre of the catalogue (tens of km),
+    its counts in the support, and rows and items nearby."""
     blank = torch.full(catalogue.item.shape, torch.nan, device=catalogue.item.device)
     here = state["located"]
     lat, lon = (torch.where(here, catalogue.features.get(name, blank), 0.0) for name in (LATITUDE, LONGITUDE))
@@ -200,7 +203,7 @@ def _item_inputs(state: State, catalogue: EntityCatalog) -> Tensor:
 
 
 def _kind_vectors(weights: Params, catalogue: EntityCatalog, dims: int) -> Tensor:
-    """Sum of the vectors of an item's features, [T, C, D]."""
+    """Sums [T, C, D] of the vectors of each item's features."""
     vectors = torch.zeros(*catalogue.item.shape, dims, device=catalogue.item.device)
     for name in _field_names(weights, "items"):
         value = catalogue.features.get(name)
@@ -211,7 +214,7 @@ def _kind_vectors(weights: Params, catalogue: EntityCatalog, dims: int) -> Tenso
 
 
 def _matmul(x: Tensor, weight: Tensor) -> Tensor:
-    """x [T, ..., in] times weight [in, out] or, of each task its own, [T, in, out]."""
+    """x [T, ..., in] times weight [in, out] or, one for each task, [T, in, out]."""
     if weight.dim() == 2:
         return x @ weight
     return (x.flatten(1, -2) @ weight).view(*x.shape[:-1], weight.shape[-1])

@@ -1,6 +1,6 @@
-"""Choices as a loss: which items a row's own is told from, drawn by chance or by the row's content, and how well it is.
+"""Softmax loss of choices among a row's item and sampled others, drawn at random or by a hash of the row.
 
-Shapes as in `types`.
+Shape letters as in `core.types`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from recsys_meta.models.functional.masking import MASKED_LOGIT
 
 
 def choice_loss(scores: Tensor, rows: Interactions, candidates: Tensor) -> Tensor:
-    """Mean negative log-probability, [T], of the first candidate among all; scores and candidates [T, R, K].
+    """Mean negative log-probability [T] of the first candidate among all; scores and candidates [T, R, K].
 
-    Rows of unknown items, and candidates that are the row's item again, do not count.
+    Rows of unknown items, and candidates that repeat the row's item, do not count.
     """
     again = candidates[:, :, 1:] == candidates[:, :, :1]
     rest = scores[:, :, 1:].masked_fill(again, MASKED_LOGIT)
@@ -28,28 +28,31 @@ def choice_loss(scores: Tensor, rows: Interactions, candidates: Tensor) -> Tenso
 
 
 def sample_negatives(rows: Interactions, listed: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """The row's item and so many drawn uniformly, with replacement, of the catalogue `listed` [T, C]: [T, R, 1 + N]."""
+    """Candidates [T, R, 1 + N]: the row's item and N = `count` drawn uniformly with replacement from `listed` [T,
+    C]."""
     uniform = torch.rand(*rows.item.shape, count, generator=generator, device=generator.device).to(rows.item.device)
     return _with_others(rows, (uniform * listed.sum(1)[:, None, None]).long(), listed)
 
 
 def fixed_negatives(rows: Interactions, listed: Tensor, count: int) -> Tensor:
-    """The same with items that follow from what each row holds: adapting knows no chance, nor an order of rows."""
+    """Candidates as of `sample_negatives`, chosen by a hash of each row: adapting is deterministic and blind to the
+    order of rows."""
     rank = torch.arange(1, count + 1, device=rows.item.device)
     return _with_others(rows, hash_numbers(_row_hash(rows)[:, :, None] + rank * 0x9E3779B9), listed)
 
 
 def _with_others(rows: Interactions, number: Tensor, listed: Tensor) -> Tensor:
-    """The row's item, then items by number, counted round the catalogue; its real items stand side by side."""
+    """Candidates [T, R, 1 + N]: the row's item, then items of a catalogue by number [T, R, N], modulo its size; its
+    real items are contiguous."""
     others = FIRST + number % listed.sum(1).clamp(min=1)[:, None, None]
     return torch.cat([rows.item[:, :, None], others.clamp(max=listed.shape[1] - 1)], 2)
 
 
 def split_halves(rows: Interactions, seasoned: int = 0) -> tuple[Interactions, Interactions]:
-    """The rows of about half of the actors, which count, and of the others, which are asked about.
+    """Split rows by actor into two halves: rows that are counted, and rows that are the targets of a loss.
 
-    A row that counted itself would be no test, and one that counted what its actor did next a leak; actors are told
-    apart by the first item of their history. Rows with less history than `seasoned` are not asked about.
+    A row that counted itself would be no test, and one that counted its actor's next row would leak the future; actors
+    are identified by the first item of their history. Rows with less history than `seasoned` are no targets.
     """
     history = row_history(rows)
     length = (history >= FIRST).sum(2)
@@ -60,7 +63,7 @@ def split_halves(rows: Interactions, seasoned: int = 0) -> tuple[Interactions, I
 
 
 def _select_rows(rows: Interactions, keep: Tensor) -> Interactions:
-    """The rows that are marked [T, R], moved to the left, without the columns that none of them needs."""
+    """Rows selected by a mask [T, R], moved to the left; columns that no task needs are dropped."""
     order = torch.argsort((~keep).long(), dim=1, stable=True)[:, : int(keep.sum(1).max()) if len(keep) else 0]
     task = torch.arange(len(keep), device=keep.device)[:, None]
     selection = rows.map(lambda t: t[task, order])
@@ -68,13 +71,13 @@ def _select_rows(rows: Interactions, keep: Tensor) -> Interactions:
 
 
 def _row_hash(rows: Interactions) -> Tensor:
-    """A number for what each row holds, [T, R]: its item and its history."""
+    """Hash [T, R] of the content of each row: its item and its history."""
     history = row_history(rows)
     weight = hash_numbers(torch.arange(1, history.shape[2] + 1, device=history.device))
     return hash_numbers(rows.item + (history * weight).sum(2))
 
 
 def hash_numbers(number: Tensor) -> Tensor:
-    """Whole numbers of at least 0 that look random, from whole numbers (a congruential step and a shift)."""
+    """Hash of integers to pseudo-random integers >= 0 (a congruential step and a shift)."""
     spread = number * 6364136223846793005 + 1442695040888963407  # wraps around on purpose
     return (spread ^ (spread >> 29)) & 0x7FFFFFFF
