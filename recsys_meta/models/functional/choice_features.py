@@ -183,8 +183,8 @@ def row_features(state: State, rows: Interactions) -> Tensor:
 
 def _trim_columns(history: Tensor) -> Tensor:
     """History without the columns at its end that are padding in all rows; at least one column."""
-    filled = (history >= FIRST).flatten(0, 1).any(0)
-    width = int(filled.nonzero().max()) + 1 if filled.any() else 1
+    nonempty = (history >= FIRST).flatten(0, 1).any(0)
+    width = int(nonempty.nonzero().max()) + 1 if nonempty.any() else 1
     return history[:, :, :width]
 
 

@@ -119,8 +119,8 @@ def _nearby(state: State) -> tuple[Tensor, Tensor]:
 
 
 def distance_kernels(apart: Tensor) -> list[Tensor]:
-    """Kernels exp(-distance / width) for each of WIDTHS: each width is a quarter of the next, so one exponential serves
-    all."""
+    """Kernels exp(-km / width), one for each of KERNEL_WIDTHS: each is the fourth power of the next wider one, so that
+    one exponential suffices."""
     wide = torch.exp(apart * (-1 / KERNEL_WIDTHS[-1]))
     kernels = [wide]
     for _ in KERNEL_WIDTHS[1:]:

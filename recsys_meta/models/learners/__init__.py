@@ -1,4 +1,4 @@
-"""Learners by name. A new learner is one file here and one line in the dictionary."""
+"""Learners by name. A new learner is one file in this package and one line in the dictionary."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ LEARNERS: dict[str, type[Any]] = {
     "cvar": Cvar,
     "din": Din,
 }
-"""Each is a `predictor.Learner`, made from its own `Config`."""
+"""Classes of `protocols.Learner`; each is built from its own `Config`."""

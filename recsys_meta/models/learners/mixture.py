@@ -1,12 +1,12 @@
-"""Two learners of clicks or more as one: trained side by side on the same episodes, their scores mixed.
+"""Mixtures of learners: two or more are trained side by side on the same episodes, and their scores are added.
 
     score = sum over members m of w_m(n) score_m + b(n),        w >= 0, n the size of the support
 
-Weights and offset are chosen on meta-validation, where no member has seen an entity: for each support size those of
-least log-loss, rows of other sizes n' counting with exp(-|log(1 + n) - log(1 + n')|), held to equal weights that sum
-to 1 and no offset. They need not end up with sum 1: that is a temperature, and the offset is there because newcomers
-may be clicked more or less than past entities were. Between sizes they are interpolated in log(1 + n). Members that
-err differently are worth more together: that a mixture beats its best expert is old (Wolpert 1992).
+Weights and offset are chosen on meta-validation, whose entities no member has seen: for each support size those of
+least log-loss, where rows of other sizes n' count with exp(-|log(1 + n) - log(1 + n')|), with a ridge towards equal
+weights that sum to 1 and no offset. They need not end up with sum 1: that is a temperature; the offset is there because
+new entities may have another click rate than past ones. Between sizes they are interpolated in log(1 + n). Members
+whose errors differ are worth more together: that a mixture beats its best member is old (Wolpert 1992).
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ MEMBERS: dict[str, Any] = {kind.name: kind for kind in (BernoulliPosterior, Cvar
 MIXTURE_KEYS = ("sizes", "weights", "offset")
 """Parameters of the mixture itself: support sizes [K], weights [K, M], offset [K]."""
 RIDGE = 200.0
-"""Rows that equal weights and no offset count as."""
+"""Ridge towards equal weights and no offset, in rows."""
 STEPS = 12
-"""Of Newton."""
+"""Newton steps."""
 
 
 class MixtureMember(PredictorConfig):
-    """One learner of a mixture. `rate` multiplies its learning rate; `tasks` and `query` bound what it sees of a
-    meta-batch (0: all), for members that need less than others."""
+    """One learner of a mixture. `rate` multiplies its learning rate; `tasks` and `query` bound the tasks and the query
+    rows that it gets of a meta-batch (0: all), for members that need less than others."""
 
     learner: str
     config: dict[str, Any] = Field(default_factory=dict)
@@ -55,13 +55,13 @@ class MixtureMember(PredictorConfig):
     @field_validator("config")
     @classmethod
     def _plain(cls, config: dict[str, Any]) -> dict[str, Any]:
-        """As JSON has it, so that a configuration equals itself after a round trip."""
+        """Normalize to JSON types, so that a configuration equals itself after a round trip."""
         plain: dict[str, Any] = json.loads(json.dumps(config))
         return plain
 
 
 class MixtureConfig(PredictorConfig):
-    """The members; at least two."""
+    """Configuration of a mixture of at least two members."""
 
     objective: Objective = "click"
     members: tuple[MixtureMember, ...] = Field(min_length=2, max_length=4)
@@ -77,12 +77,12 @@ class MixtureConfig(PredictorConfig):
 
     @property
     def steps(self) -> int:
-        """Inner steps of the member that takes most."""
+        """Number of inner steps of the member that takes most."""
         return max(int(getattr(m.config, "steps", 1)) for m in make_members(self))
 
 
 def make_members(config: MixtureConfig) -> list[Any]:
-    """The members as learners. Raises ConfigError for a wrong configuration of one."""
+    """Build the members as learners. Raises ConfigError for a wrong configuration of one."""
     members = []
     for member in config.members:
         kind = MEMBERS[member.learner]
@@ -95,7 +95,7 @@ def make_members(config: MixtureConfig) -> list[Any]:
 
 @dataclass(frozen=True)
 class ScoreMixture:
-    """The learner: see the module. What belongs to member i is kept under the prefix "i/"."""
+    """The mixture that this module describes. Parameters and state of member i are under the prefix "i/"."""
 
     config: MixtureConfig
     name: ClassVar[str] = "blend"
@@ -104,7 +104,7 @@ class ScoreMixture:
 
     @cached_property
     def members(self) -> list[Any]:
-        """The learners."""
+        """The member learners, in the order of the configuration."""
         return make_members(self.config)
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
@@ -120,7 +120,7 @@ class ScoreMixture:
         return params
 
     def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> list[Any]:
-        """Those of the members."""
+        """Training states of the members."""
         return [member.training_state(data, entities, generator) for member in self.members]
 
     def is_frozen(self, key: str) -> bool:
@@ -144,7 +144,7 @@ class ScoreMixture:
         """The states of all members, and size [T]."""
         state: State = {"size": support.rows.counts}
         for i, member in enumerate(self.members):
-            # Copies: members may keep the same tensor of the support, and a state's leaves are its own.
+            # Copies: members may hold the same tensor of the support, but the leaves of a state must not share memory.
             state |= {k: v.clone() for k, v in _prefixed(i, member.adapt(_of_member(body, i), support)).items()}
         return state
 
@@ -163,7 +163,7 @@ class ScoreMixture:
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: list[Any], generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
-        """Sum of the members' losses: no gradient passes from one to another."""
+        """Sum of the members' losses; no gradient passes from one to another."""
         total, figures = torch.zeros((), device=batch.entity.device), dict[str, float]()
         for i, (member, settings) in enumerate(zip(self.members, self.config.members, strict=True)):
             own = _limit_batch(batch, settings.tasks, settings.query)
@@ -176,7 +176,7 @@ class ScoreMixture:
 
     @torch.no_grad()
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
-        """Each member's own calibration, then weights and offset by support size."""
+        """Calibrate each member, then choose weights and offset by support size."""
         for i, member in enumerate(self.members):
             params = params | _prefixed(i, member.calibrate(_of_member(params, i), episodes))
         batches = sorted((b for b in episodes if b.query.mask.any()), key=_mean_size)
@@ -193,20 +193,20 @@ class ScoreMixture:
         return params | {"sizes": sizes, "weights": lines[:, :-1].contiguous(), "offset": lines[:, -1].contiguous()}
 
     def _member_scores(self, body: Params, batch: TaskBatch) -> Tensor:
-        """What each member says of the query rows, [N, M]."""
+        """Scores [N, M] of the query rows by each member, float64."""
         state, query = self.adapt(body, batch.support), batch.query
         parts = [m.score(_of_member(body, i), _of_member(state, i), query) for i, m in enumerate(self.members)]
         return torch.stack([p[query.mask] for p in parts], 1).double()
 
 
 class ClickMixture(ScoreMixture):
-    """A mixture for clicks."""
+    """A mixture of learners of clicks."""
 
     name: ClassVar[str] = "click-blend"
     objectives: ClassVar[frozenset[Objective]] = frozenset({"click"})
 
     class Config(MixtureConfig):
-        """By default the exact posterior and CVAR on a frozen network."""
+        """Configuration of `ClickMixture`; by default the exact posterior and CVAR on a frozen network."""
 
         objective: Literal["click"] = "click"
         members: tuple[MixtureMember, ...] = (
@@ -215,7 +215,7 @@ class ClickMixture(ScoreMixture):
         )
 
     def score_std(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        """Standard deviation [T, R] of the logit: that of the members that know theirs, by their weights."""
+        """Standard deviation [T, R] of the logit: that of the members with a posterior, by their weights."""
         parts = [
             m.score_std(_of_member(body, i), _of_member(state, i), rows)
             if isinstance(m, UncertainPredictor)
@@ -245,17 +245,17 @@ def _weights(body: Params, state: State) -> tuple[Tensor, Tensor]:
 
 
 def _mix_scores(parts: Sequence[Tensor], weights: Tensor, offset: Tensor | None = None) -> Tensor:
-    """Sum of the parts [T, ...] by each task's weights [T, M], plus its offset [T] where there is one."""
+    """Weighted sum of the members' scores [T, ...] by each task's weights [T, M], plus its offset [T] if given."""
     axes = [1] * (parts[0].dim() - 1)
     mixture = torch.stack([p * weights[:, m].reshape(-1, *axes) for m, p in enumerate(parts)]).sum(0)
     return mixture if offset is None else mixture + offset.reshape(-1, *axes)
 
 
 def fit_weights(scores: Tensor, label: Tensor, row_weight: Tensor) -> Tensor:
-    """Weights >= 0 of the members and an offset, [M + 1] float64, of least log-loss given what the members say of N
-    rows [N, M], their labels [N] and how much each row counts [N]; held to equal weights and no offset.
+    """Weights >= 0 of the members and an offset, [M + 1] float64, of least log-loss given the members' scores [N, M],
+    labels [N] and row weights [N], with a ridge towards equal weights and no offset.
 
-    Newton steps over the weights that are not 0; one that would fall below leaves for good.
+    Newton steps over the weights that are not 0; a weight that would fall below 0 stays at 0.
     """
     members = scores.shape[1]
     x = torch.cat([scores, torch.ones_like(scores[:, :1])], 1)

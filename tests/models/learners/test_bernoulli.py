@@ -20,7 +20,7 @@ from recsys_meta.models.functional.losses import logistic_loss
 from recsys_meta.models.learners.bayesian.bernoulli import BernoulliConfig, BernoulliPosterior
 from recsys_meta.models.learners.bayesian.factorization_data import FactorizationData
 from recsys_meta.models.learners.bayesian.temperature_scaling import fit_temperature, fit_temperatures
-from recsys_meta.models.learners.bayesian.variational_mf import QuadraticBound, fit_factors, leave_fold_out
+from recsys_meta.models.learners.bayesian.variational_mf import QuadraticLikelihood, fit_factors, leave_fold_out
 from recsys_meta.training.recipe import recipe_of
 from recsys_meta.training.trainer import fit, start_training
 from tests.fixtures.simulated_datasets import ranking_world, rating_world
@@ -105,18 +105,18 @@ def test_factors_tell_held_out_clicks_of_known_entities():
     assert loss < 0.85 * constant
 
 
-def test_parabolas_settle_at_the_mean_slope_and_curvature_of_what_is_believed():
+def test_quadratics_settle_at_the_mean_slope_and_curvature():
     mean = np.linspace(-4, 4, 9).repeat(3).astype(np.float32)
     variance = np.tile([0.0, 0.5, 4.0], 9).astype(np.float32)
     label = (np.arange(27) % 2).astype(np.float32)
-    parabola = QuadraticBound.fresh(27)
+    quadratics = QuadraticLikelihood.fresh(27)
     for _ in range(30):
-        parabola = parabola.towards(mean, variance)
+        quadratics = quadratics.towards(mean, variance)
     point, weight = np.polynomial.hermite_e.hermegauss(60)
     chance = 1 / (1 + np.exp(-(mean[:, None] + np.sqrt(variance)[:, None] * point)))
     weight = weight / weight.sum()
-    np.testing.assert_allclose(parabola.pull(label, mean), label - chance @ weight, atol=0.02)
-    np.testing.assert_allclose(parabola.curvature, (chance * (1 - chance)) @ weight, atol=0.02)
+    np.testing.assert_allclose(quadratics.pull(label, mean), label - chance @ weight, atol=0.02)
+    np.testing.assert_allclose(quadratics.curvature, (chance * (1 - chance)) @ weight, atol=0.02)
 
 
 def test_the_factorisation_comes_to_rest_where_labels_are_extreme():

@@ -94,7 +94,7 @@ def test_an_item_met_twice_has_one_vector(label):
     if learner.config.negatives:
         # The shared negatives do not move, so only the own rows may carry gradient.
         other = inner.shared_item_scores(learner.config, {**body, "vectors": table.detach()}, start, body["negatives"])
-        scores = inner.row_scores(learner.config, {**body, "vectors": table}, start, rows.item)
+        scores = inner.item_scores(learner.config, {**body, "vectors": table}, start, rows.item)
         other = (other - body["log_q"][body["negatives"]]).logsumexp(1)[:, None]
         scores = scores - body["log_q"][rows.item]
         loss = torch.nn.functional.softplus(other - scores).mean()

@@ -1,21 +1,22 @@
 """The flagship for clicks: an exact Bernoulli posterior of an entity's weights under a prior that is learned.
 
-A row of entity e on item i in context c, with b_i and v_i the item's bias and factors (`factors`, closed form):
+A row of entity e on item i in context c, with b_i and v_i the item's bias and factors (`variational_mf`):
 
-    x     = L' [1, v_i, g(c)]                     what the entity's weights are asked about
+    x     = L' [1, v_i, g(c)]                     inputs of the entity's weights
     logit = base + b_i + h(c) + x . (m + z)       z ~ N(0, I): prior mean m, prior covariance L L'
     m     = start + B f_e + M (sum of x over the support) / (n + s)
 
-h and g are additive in the fields of the context, h with one hidden layer on top. The mean knows the entity's features,
-and to whom it was shown so far, whatever they did: who gets to see an entity says what it is. Given its rows, z has a
-Gaussian (Laplace) posterior by a few Newton steps (`newton`), in which a row weighs t(n); its mode and curvature are
-the state. The score is the logit of the mean probability, logit / sqrt(1 + pi / 8 k(n) var) (MacKay 1992); t and k
-are linear in log(1 + n) between learned knots.
+h and g are additive in the fields of the context, h with one hidden layer on top. The mean depends on the entity's
+features and on its exposure, the items and contexts in which it was shown so far, whatever the labels: where an entity
+gets shown is informative about it. Given its rows, z has a Gaussian (Laplace) posterior after a few steps of
+`laplace_posterior`, in which a row weighs t(n); its mode and curvature are the state. The score is the logit of the
+mean probability, logit / sqrt(1 + pi / 8 k(n) var) (MacKay 1992); t and k are linear in log(1 + n) between learned
+knots.
 
-Everything but items' factors is trained by gradient through the Newton steps on the query's log-loss. An entity of an
-episode stands in the factors of the items it met: its own labels would come back as knowledge. So in training each
-entity sees factors that were solved without its fold (`aids`). A temperature for each support size is chosen at last on
-meta-validation entities (`calibrate`).
+Everything but items' factors is trained by gradient through these steps on the query's log-loss. The factors of the
+items that an entity of an episode met were fitted to its rows too, so its own labels would leak into its episode. In
+training each entity therefore sees factors that were fitted without its fold (`CrossFittedFactors`). A temperature for
+each support size is chosen at last on meta-validation entities (`calibrate`).
 
 Nearest relatives: ALPaCA (Harrison 2018) and deep kernels, for squared loss; RESUS (2022).
 """
@@ -49,15 +50,16 @@ from recsys_meta.models.learners.bayesian.variational_mf import FactorModel, fit
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
 CONTEXT_DEVIATION = 0.3
-"""Prior deviation of an entity's weights on factors of context, at the start."""
+"""Initial prior deviation of an entity's weights on factors of context."""
 NOISE = 0.03
-"""Deviation of fresh effects of features around what the factorisation found."""
+"""Standard deviation of the initial effects of features around those of the factorisation."""
 MOST_ROWS = 2000
-"""Rows that an entity counts as at most, where training weighs entities by their rows."""
+"""Bound on the rows by which training weighs an entity."""
 
 
 class BernoulliConfig(PredictorConfig):
-    """`dims` is the most factors an item gets; fewer where past rows cannot tell so many apart."""
+    """Configuration of `BernoulliPosterior`. `dims` bounds the factors of an item; there are fewer where the past rows
+    are too few to determine so many."""
 
     objective: Literal["click"] = "click"
     dims: int = Field(default=16, ge=0)
@@ -76,14 +78,14 @@ class BernoulliConfig(PredictorConfig):
 
     @property
     def steps(self) -> int:
-        """Inner steps."""
+        """Number of inner steps."""
         return self.newton_steps
 
 
 @dataclass(frozen=True)
 class CrossFittedFactors:
-    """Factors of items as an entity may see them in training: item [F + 1, C, K], the last from all entities;
-    fold [E] of each entity; rows [E] that it has."""
+    """Factors of items for training: item [F + 1, C, K], each fitted without one fold of the entities, the last to all;
+    fold [E] of each entity; its number of rows, rows [E]."""
 
     item: Tensor
     fold: Tensor
@@ -92,7 +94,7 @@ class CrossFittedFactors:
 
 @dataclass(frozen=True)
 class BernoulliPosterior:
-    """The learner: see the module."""
+    """The learner of clicks that this module describes."""
 
     config: BernoulliConfig = field(default_factory=BernoulliConfig)
     name: ClassVar[str] = "bernoulli"
@@ -100,7 +102,7 @@ class BernoulliPosterior:
     objectives: ClassVar[frozenset[Objective]] = frozenset({"click"})
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
-        """Factors of the given entities' rows, and the prior that fits them. Raises ConfigError unless labels are
+        """Fit factors to the given entities' rows and a prior to the factors. Raises ConfigError unless labels are
         clicks."""
         if data.schema.objective != "click":
             raise ConfigError(
@@ -129,14 +131,14 @@ class BernoulliPosterior:
         }
 
     def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> CrossFittedFactors:
-        """Factors of items made without each fold of the entities."""
+        """Cross-fitted factors: one set for each fold of the entities, fitted without it."""
         past, model = self._factors(data, entities)
         folds = min(self.config.folds, len(entities))
         order = torch.randperm(len(entities), generator=generator).numpy()
         item = leave_fold_out(past.rows, model, order % folds, folds)
         fold = torch.full((data.events.entity_count,), folds)
         fold[torch.as_tensor(np.asarray(entities))] = torch.from_numpy(order % folds)
-        # An entity this large would be no newcomer, so it stands for one that is about to stop being one.
+        # An entity with more rows is no longer new; it counts as one at the bound.
         most = min(MOST_ROWS, data.schema.past_rows or MOST_ROWS)
         rows = torch.from_numpy(np.array(data.events.counts)).float().clamp(1, most)
         return CrossFittedFactors(torch.cat([item, model.item.mean[None]]), fold, rows)
@@ -156,7 +158,7 @@ class BernoulliPosterior:
         return ParamGroup(decay=self.config.decay if key == "audience" or key.startswith("entity.") else 0.0)
 
     def body(self, params: Params) -> Params:
-        """The parameters; item [1, C, K]: factors, of one fold."""
+        """The parameters, with the factors as those of a single fold, item [1, C, K]."""
         return params | {"item": params["item"][None]}
 
     def adapt(self, body: Params, support: Support) -> State:
@@ -179,7 +181,7 @@ class BernoulliPosterior:
         return mean + exposure @ body["audience"]
 
     def _inputs(self, body: Params, rows: Interactions) -> tuple[Tensor, Tensor]:
-        """What a row's logit is without the entity [T, R], and what its weights are asked about, x [T, R, K]."""
+        """Logits of rows without the entity's weights [T, R], and the inputs of those weights, x [T, R, K]."""
         folds = body["item"]
         item = torch.where(rows.item < folds.shape[1], rows.item, UNKNOWN)
         factors = folds[body["fold"][:, None] if "fold" in body else torch.zeros_like(item), item]
@@ -195,7 +197,7 @@ class BernoulliPosterior:
         )
 
     def _logit(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        """The logit of the mean probability, [T, R]."""
+        """Logit [T, R] of the mean probability under the posterior, before calibration."""
         base, x = self._inputs(body, rows)
         heat = (support_size_weights(state["size"], SIZE_KNOTS) @ body["log_heat"]).exp()[:, None]
         return probit_adjusted_logit(base + _dot(x, state["mean"]), heat * logit_variance(x, state["factor"]))
@@ -205,7 +207,7 @@ class BernoulliPosterior:
         return logit_variance(self._inputs(body, rows)[1], state["factor"]).sqrt()
 
     def rank(self, body: Params, state: State) -> Tensor:
-        """Scores [T, C] in the context of a row of which nothing is known."""
+        """Scores [T, C] of the catalogue in a row without context."""
         item = torch.arange(body["item"].shape[1], device=body["item"].device).expand(len(state["size"]), -1)
         none = torch.zeros_like(item, dtype=torch.float32)
         return self.score(body, state, Interactions(item, none, none.bool()))
@@ -217,7 +219,7 @@ class BernoulliPosterior:
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: CrossFittedFactors, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
-        """Mean log-loss of the query after adapting; figures: the prior's largest and smallest deviation."""
+        """Mean log-loss of the query after adapting; logs the largest and the smallest deviation of the prior."""
         device = batch.entity.device
         body = params | {"item": aids.item.to(device), "fold": aids.fold.to(device)[batch.entity]}
         support = replace(batch.support, features=mask_features(batch.support.features, self.config.unknown, generator))
@@ -246,7 +248,7 @@ def _audience_params(width: int, generator: torch.Generator) -> Params:
 
 
 def _context_deviations(width: int, extra: int) -> Tensor:
-    """What the prior gets for factors that no factorisation knows, [known + extra, known + extra]."""
+    """Initial prior of the factors of context, on the last `extra` diagonal entries, [width + extra, width + extra]."""
     return torch.diag(torch.cat([torch.zeros(width), torch.full((extra,), CONTEXT_DEVIATION)]))
 
 

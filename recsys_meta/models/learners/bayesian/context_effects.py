@@ -1,4 +1,4 @@
-"""The context of rows as a learner's tables: an effect on the logit, factors, and the inputs of a hidden layer."""
+"""Effects of the context of rows: an additive effect on the logit, factors, and the inputs of a hidden layer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from recsys_meta.models.functional.embeddings import embed_fields
 from recsys_meta.models.learners.bayesian.factorization_data import FeatureFields
 
 FACTOR_SCALE, HIDDEN_SCALE = 0.03, 0.3
-"""Deviations of fresh factors, and of fresh inputs of the hidden layer."""
+"""Standard deviations of initial factors, and of initial inputs of the hidden layer."""
 
 
 def init_context(
     fields: FeatureFields, effects: FloatArray, dims: int, hidden: int, generator: torch.Generator
 ) -> Params:
-    """Tables "effect" [V, 1], from effects [P] that a regression found, and "context" [V, dims + hidden]; nothing where
-    rows have no context."""
+    """Initialize tables "effect" [V, 1], from the effects [P] of a regression, and "context" [V, dims + hidden], and
+    the hidden layer; no parameters where rows have no context."""
     if not fields.table:
         return {}
     tables = torch.randn(len(effects), dims + hidden, generator=generator)
@@ -32,7 +32,7 @@ def init_context(
 
 
 def context_effect(body: Params, rows: Interactions, hidden: int) -> tuple[Tensor, Tensor] | None:
-    """What the context adds to every entity's logit [T, R], and its factors [T, R, D]; None where there is none."""
+    """Effect of the context on every entity's logit [T, R], and its factors [T, R, D]; None without context fields."""
     fields = _context_fields(body, rows)
     if not fields:
         return None
@@ -47,7 +47,7 @@ def context_effect(body: Params, rows: Interactions, hidden: int) -> tuple[Tenso
 
 
 def _context_fields(body: Params, rows: Interactions) -> dict[str, Tensor]:
-    """The fields of all rows, one row after the other; a field that the rows lack is missing in each."""
+    """Context fields of all rows, flattened over tasks; a field that the rows lack is missing in each."""
     fields = {}
     for key in sorted(k for k in body if k.startswith("effect.") and not k.endswith(".knots")):
         numeric = key.endswith(".weight")

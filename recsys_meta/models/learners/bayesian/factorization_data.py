@@ -1,7 +1,7 @@
-"""Past rows as a regression sees them: columns of numbers for what is known of entities, items and rows.
+"""Past rows as inputs of a factorization: design matrices of the features of entities, items and rows.
 
-The same tables serve later as bags of features (`nets.bag_fields`), so effects found by a regression on these columns
-are where those tables start.
+The same feature fields serve later as embedding bags (`embeddings.embed_fields`), whose tables start at the effects
+that a regression on these columns has found.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from recsys_meta.models.functional.feature_tables import context_table, limit_ca
 from recsys_meta.models.functional.interpolation import encode_numbers
 
 PER_DIMENSION = 3
-"""Rows of the rarer label that an average item must have for each factor it gets."""
+"""Rows of the rarer label that an average item must have for each factor."""
 
 
 @dataclass(frozen=True)
 class InteractionRows:
-    """entity [N] counted from 0, item [N] padded ids, label [N], and the inputs of fixed effects [N, P]."""
+    """Rows in long form: entity [N] counted from 0, item [N] padded ids, label [N], and inputs [N, P] of fixed
+    effects."""
 
     entity: IntArray
     item: IntArray
@@ -38,7 +39,7 @@ class InteractionRows:
 
     @property
     def affordable(self) -> int:
-        """Factors that the rows can tell apart: few where items are met rarely, or labels hardly differ."""
+        """Number of factors that the rows can determine: few where items are rare, or labels hardly differ."""
         rarer = min(self.label.sum(), len(self.label) - self.label.sum())
         return int(rarer / (PER_DIMENSION * max(1, len(np.unique(self.item)))))
 
@@ -49,21 +50,21 @@ class InteractionRows:
 
 @dataclass(frozen=True)
 class FeatureFields:
-    """A table of features and the knots of its numbers, which are quantiles among some of its rows."""
+    """A table of features and the knots of its numeric fields, quantiles among some of its rows."""
 
     table: FeatureTable
     knots: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, table: FeatureTable, rows: IntArray, most: int | None = None) -> FeatureFields:
-        """Fields of at most `most` values; numbers always."""
+        """Fields of a table with at most `most` values (all if None); numeric fields always."""
         fields = dict(sorted((table if most is None else limit_cardinality(table, most)).items()))
         bag = init_embedding_bag("", fields, rows, 0, 0.0, torch.Generator())
         return cls(fields, {k: bag[f".{k}.knots"] for k, v in fields.items() if v.numeric})
 
     def design(self, rows: int) -> sp.csr_matrix:
-        """Columns [rows, F]: a one, then for each field the share of each of its values, or the hats of its number;
-        what is missing has zeros."""
+        """Design matrix [rows, F]: a constant 1, then for each field the share of each of its values, or the
+        interpolation weights of its number; missing values have zeros."""
         parts = [sp.csr_matrix(np.ones((rows, 1), np.float32))]
         for name, column in self.table.items():
             if column.indptr is None:
@@ -77,7 +78,7 @@ class FeatureFields:
         return sp.hstack(parts, format="csr").astype(np.float32)
 
     def bags(self, prefix: str, effects: Tensor) -> Params:
-        """Tables of `nets.bag_fields` from effects [F, D] of the columns of `design` (without the one's)."""
+        """Tables of embedding bags from effects [F, D] of the columns of `design`; that of the constant is left out."""
         tables, at = {}, 1
         for name, column in self.table.items():
             key = f"{prefix}.{name}"
@@ -94,7 +95,7 @@ class FeatureFields:
 
 @dataclass(frozen=True)
 class FactorizationData:
-    """All that a factorisation needs: rows, and the fields and designs of entities [entities, F], items [C, G] and
+    """Inputs of a factorization: rows, and the fields and design matrices of entities [entities, F], items [C, G] and
     contexts."""
 
     rows: InteractionRows
@@ -105,8 +106,8 @@ class FactorizationData:
 
     @classmethod
     def of(cls, data: Dataset, entities: IntArray, most: int) -> FactorizationData:
-        """The rows of some entities. Features of more than `most` values are left out: their values are met too
-        rarely. How often an item was met is a feature of it, "met"."""
+        """Inputs from the rows of some entities. Features of more than `most` values are left out: their values are too
+        rare. The log of an item's number of events is one of its features, "met"."""
         entities = np.asarray(entities, np.int64)
         task, rows_of_entities = EventIndex.of(data).flatten(torch.from_numpy(entities))
         position = rows_of_entities.numpy()

@@ -1,7 +1,7 @@
-"""Calibration after training: a temperature of the logit for each support size, on entities not trained on.
+"""Temperature scaling after training: a factor on the logit for each support size, fitted on held-out entities.
 
-A slope alone (Guo et al. 2017): an offset would carry the level of the entities it is fitted on over to newcomers whose
-level is another, and did worse when judged on meta-validation entities that it was not fitted on.
+A slope without an offset (Guo et al. 2017): an offset would carry the click rate of the entities it is fitted on over
+to new entities with another rate, and had a larger loss on meta-validation entities that it was not fitted on.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from recsys_meta.core.types import Interactions
 ROUNDS = 10
 """Newton steps; one unknown needs few."""
 SHRINKAGE = 10.0
-"""Information, in rows of unit logit for each entity, by which a slope is held to 1: rows of one entity err alike."""
+"""Ridge towards a slope of 1, in rows of unit logit for each entity: errors of one entity's rows are correlated."""
 
 
 def fit_temperatures(
     sizes: Sequence[float], logits: Sequence[Tensor], queries: Sequence[Interactions], knots: Sequence[int]
 ) -> Tensor:
-    """Slope [K] at each knot (a support size), from logits [T, Q] and labels at some support sizes."""
+    """Slopes [K] at the knots (support sizes), interpolated in log(1 + n) from fits to logits [T, Q] at some sizes."""
     factors = np.array([fit_temperature(logit, query) for logit, query in zip(logits, queries, strict=True)])
     order = np.argsort(sizes, kind="stable")
     places, positions = np.log1p(np.asarray(knots, float)), np.log1p(np.asarray(sizes, float)[order])
@@ -31,12 +31,12 @@ def fit_temperatures(
 
 
 def fit_temperature(logit: Tensor, rows: Interactions) -> float:
-    """The factor on logits [T, Q] of least log-loss, held to 1."""
+    """Factor on logits [T, Q] of least log-loss, with a ridge towards 1."""
     x, label = logit[rows.mask].double(), rows.label[rows.mask].double()
-    hold = SHRINKAGE * max(1.0, float(rows.mask.any(1).sum()))
+    ridge = SHRINKAGE * max(1.0, float(rows.mask.any(1).sum()))
     factor = torch.ones((), dtype=torch.float64, device=x.device)
     for _ in range(ROUNDS):
         probability = torch.sigmoid(factor * x)
-        pull = (x * (label - probability)).sum() - hold * (factor - 1)
-        factor = factor + (pull / ((x * x * probability * (1 - probability)).sum() + hold)).clamp(-0.5, 0.5)
+        pull = (x * (label - probability)).sum() - ridge * (factor - 1)
+        factor = factor + (pull / ((x * x * probability * (1 - probability)).sum() + ridge)).clamp(-0.5, 0.5)
     return float(factor)

@@ -1,17 +1,17 @@
-"""Logistic factors of two sides in closed form, before any episode: a variational Bernoulli factorisation.
+"""Variational Bernoulli factorization: logistic factors of entities and items in closed form, before any episode.
 
     logit = base + fixed effects + a_e + b_i + w_e . v_i        of entity e and item i
 
-[b_i, v_i] ~ N(A' f_i, P) and [a_e, w_e] ~ N(B' f_e, Q) with f their features. A parabola stands for the
-log-likelihood of each row, so that the posterior of each side given the other's is Gaussian; the two are solved in
-turn, every row of a side at once, and A, B, P, Q are set to what fits best (empirical Bayes; Lim & Teh 2007 for squared
-loss). As the uncertainty of one side enters the solve of the other, factors of items met twice stay near what their
-features say, and nothing has to be tuned against over-fitting.
+[b_i, v_i] ~ N(A' f_i, P) and [a_e, w_e] ~ N(B' f_e, Q) with f their features. A quadratic stands for the log-likelihood
+of each row, so that the posterior of each side given the other's is Gaussian; the two are solved in turn, all entities
+or items of a side at once, and A, B, P, Q are set to their best fit (empirical Bayes; Lim & Teh 2007 for squared loss).
+As the uncertainty of one side enters the solution of the other, factors of items met twice stay near the prediction
+from their features, and nothing has to be tuned against over-fitting.
 
-A parabola has the slope and curvature that the log-likelihood has on average over what is believed of the row's logit,
-which is the best Gaussian there is (Opper & Archambeau 2009); it goes only part of the way in each sweep (Khan & Lin
-2017), since a whole step may overshoot. The bound of Jaakkola & Jordan (2000) never overshoots, but is too steep: it
-made posteriors too sure and spreads too small (AUC on meta-validation lower by .001 at equal sweeps, two seeds).
+The quadratic has the expected slope and curvature of the log-likelihood under the posterior of the row's logit, which
+is the optimal Gaussian approximation (Opper & Archambeau 2009); it is updated part of the way in each sweep (Khan & Lin
+2017), since a whole step may overshoot. The bound of Jaakkola & Jordan (2000) never overshoots, but is too steep:
+it made posteriors too narrow and spreads too small (AUC on meta-validation lower by .001 at equal sweeps, two seeds).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from recsys_meta.models.learners.bayesian.factorization_data import Factorizatio
 PENALTY, CONTEXT_PENALTY = 1.0, 5.0
 """Ridge on the effects of features, and of contexts."""
 SHARE = 0.5
-"""How far parabolas go in a sweep towards those of what is believed now."""
+"""Share of a sweep's update of the quadratics, towards those of the current posterior."""
 START = 0.3
-"""Deviation of factors before the first sweep."""
+"""Standard deviation of factors before the first sweep."""
 CHUNK = 200_000
-"""Rows whose predictions are made at a time: bounds the memory."""
+"""Rows that are predicted at a time: bounds the memory."""
 
 
 @dataclass(frozen=True)
 class LatentSide:
-    """Posterior of one side's [bias, factors]: mean [N, K], covariance [N, K, K]; and the prior it was shrunk to: mean
-    [N, K], of which effects [F, K] of features are the source, and covariance `prior_covariance` [K, K]."""
+    """Posterior of one side's [bias, factors]: mean [N, K] and covariance [N, K, K]; and its prior: prior_mean [N, K],
+    predicted from features by effects [F, K], and prior_covariance [K, K]."""
 
     mean: Tensor
     covariance: Tensor
@@ -51,7 +51,7 @@ class LatentSide:
 
     @classmethod
     def fresh(cls, rows: int, features: int, width: int, generator: torch.Generator) -> LatentSide:
-        """Small random factors, no bias."""
+        """Start of a side: small random factors, no bias."""
         mean = START * torch.randn(rows, width, generator=generator)
         mean[:, 0] = 0
         identity = torch.eye(width)
@@ -62,50 +62,50 @@ class LatentSide:
 
 
 @dataclass(frozen=True)
-class QuadraticBound:
-    """(label + lean) * logit - curvature * logit^2 / 2, in place of each row's log-likelihood; both [N]."""
+class QuadraticLikelihood:
+    """Quadratics (label + lean) * logit - curvature * logit^2 / 2 in place of the rows' log-likelihoods; both [N]."""
 
     lean: FloatArray
     curvature: FloatArray
 
     @classmethod
-    def fresh(cls, rows: int) -> QuadraticBound:
-        """The one that touches at a logit of 0."""
+    def fresh(cls, rows: int) -> QuadraticLikelihood:
+        """Quadratics that touch the log-likelihood at a logit of 0."""
         return cls(np.full(rows, -0.5, np.float32), np.full(rows, 0.25, np.float32))
 
-    def towards(self, logit: FloatArray, variance: FloatArray) -> QuadraticBound:
-        """Nearer to the one of rows whose logits are believed to be N(logit, variance)."""
+    def towards(self, logit: FloatArray, variance: FloatArray) -> QuadraticLikelihood:
+        """Update towards the quadratics of rows whose logits are N(logit, variance)."""
         shrinkage = 1 / np.sqrt(1 + np.pi / 8 * variance)  # MacKay 1992
         probability = expit(shrinkage * logit)
         curvature = shrinkage * probability * (1 - probability)
         lean = curvature * logit - probability
         values = [old + SHARE * (new - old) for old, new in ((self.lean, lean), (self.curvature, curvature))]
-        return QuadraticBound(*(m.astype(np.float32) for m in values))
+        return QuadraticLikelihood(*(m.astype(np.float32) for m in values))
 
     def pull(self, label: FloatArray, offset: FloatArray) -> FloatArray:
-        """The slope [N] at a logit of offset [N]."""
+        """Slope [N] in the rest of the logit, at an offset [N]."""
         return label + self.lean - self.curvature * offset
 
 
 @dataclass(frozen=True)
 class FactorModel:
-    """What was found: the offset of every logit, fixed effects [P], the first that of the constant where there are
-    any, both sides, and the parabola of each row."""
+    """A fitted factorization: base, the offset of every logit, fixed effects [P] (the first is that of the constant
+    where there are any), both sides, and the quadratic of each row."""
 
     base: float
     effects: FloatArray
     entity: LatentSide
     item: LatentSide
-    bound: QuadraticBound
+    quadratics: QuadraticLikelihood
 
     @property
     def level(self) -> float:
-        """The logit of a row on average items in no particular context."""
+        """Logit of an average item in a row without context."""
         return self.base + float(self.effects[:1].sum())
 
 
 def fit_factors(past: FactorizationData, dims: int, sweeps: int) -> FactorModel:
-    """Fit both sides, with at most `dims` factors; no chance is left in it, so that equal rows give equal factors."""
+    """Fit both sides with at most `dims` factors. Deterministic: equal rows give equal factors."""
     rows, width = past.rows, 1 + min(dims, past.rows.affordable)
     generator = torch.Generator().manual_seed(0)
     item = LatentSide.fresh(rows.catalogue, past.item_design.shape[1], width, generator)
@@ -113,32 +113,32 @@ def fit_factors(past: FactorizationData, dims: int, sweeps: int) -> FactorModel:
     mean = float(np.clip(rows.label.mean(), 1e-4, 1 - 1e-4)) if len(rows.label) else 0.5
     base = float(np.log(mean / (1 - mean)))
     effects = np.zeros(rows.inputs.shape[1], np.float32)
-    bound = QuadraticBound.fresh(len(rows.label))
+    quadratics = QuadraticLikelihood.fresh(len(rows.label))
     for _ in range(sweeps):
         offset = base + rows.inputs @ effects
-        weights, pulls = rows.table(bound.curvature), rows.table(bound.pull(rows.label, offset))
+        weights, pulls = rows.table(quadratics.curvature), rows.table(quadratics.pull(rows.label, offset))
         entity = _fit_prior(_solve_side(weights, pulls, item, entity), past.entity_design)
         item = _fit_prior(_solve_side(weights.T.tocsr(), pulls.T.tocsr(), entity, item), past.item_design)
         logit, variance = _predict_logits(rows, entity, item)
-        effects = _fit_fixed_effects(rows, base + logit, effects, bound)
-        bound = bound.towards(base + logit + rows.inputs @ effects, variance)
-    return FactorModel(base, effects, entity, item, bound)
+        effects = _fit_fixed_effects(rows, base + logit, effects, quadratics)
+        quadratics = quadratics.towards(base + logit + rows.inputs @ effects, variance)
+    return FactorModel(base, effects, entity, item, quadratics)
 
 
 def leave_fold_out(rows: InteractionRows, factors: FactorModel, fold: IntArray, folds: int) -> Tensor:
-    """[bias, factors] of items from the rows of all entities but those of a fold, for each fold, [folds, C, K]; fold
-    [entities] says where each entity is."""
-    pull = factors.bound.pull(rows.label, factors.base + rows.inputs @ factors.effects)
+    """Refit [bias, factors] of items without the rows of one fold, for each fold: [folds, C, K]; fold [entities] is the
+    fold of each entity."""
+    pull = factors.quadratics.pull(rows.label, factors.base + rows.inputs @ factors.effects)
     factor_sets = []
     for number in range(folds):  # a handful
         outside = (fold[rows.entity] != number).astype(np.float32)
-        weights, pulls = rows.table(factors.bound.curvature * outside), rows.table(pull * outside)
+        weights, pulls = rows.table(factors.quadratics.curvature * outside), rows.table(pull * outside)
         factor_sets.append(_solve_side(weights.T.tocsr(), pulls.T.tocsr(), factors.entity, factors.item).mean)
     return torch.stack(factor_sets)
 
 
 def _solve_side(weights: sp.csr_matrix, pulls: sp.csr_matrix, other: LatentSide, side: LatentSide) -> LatentSide:
-    """One side given the other. Its rows are regressed on r = [1, factors of the other], the other's bias an offset."""
+    """Posterior of one side given the other: a regression on r = [1, factors of the other], its bias an offset."""
     width = side.mean.shape[1]
     r = torch.cat([torch.ones_like(other.mean[:, :1]), other.mean[:, 1:]], 1)
     unsure = other.covariance.clone()
@@ -155,7 +155,7 @@ def _solve_side(weights: sp.csr_matrix, pulls: sp.csr_matrix, other: LatentSide,
 
 
 def _fit_prior(side: LatentSide, features: sp.csr_matrix) -> LatentSide:
-    """The same with the prior that fits it best: a ridge regression on features, and the spread around it."""
+    """A side with the prior that fits it best: a ridge regression on features, and the covariance around it."""
     penalty = np.full(features.shape[1], PENALTY, np.float32)
     penalty[0] *= 1e-3  # the constant
     gram = (features.T @ features).toarray() + np.diag(penalty)
@@ -167,7 +167,7 @@ def _fit_prior(side: LatentSide, features: sp.csr_matrix) -> LatentSide:
 
 
 def _predict_logits(rows: InteractionRows, entity: LatentSide, item: LatentSide) -> tuple[FloatArray, FloatArray]:
-    """Mean and variance [N] of each row's logit; correlations between the factors of a side are left out."""
+    """Mean and variance [N] of each row's logit, without the correlations between the factors of a side."""
     logit, variance = np.empty(len(rows.label), np.float32), np.empty(len(rows.label), np.float32)
     variances = [side.covariance.diagonal(dim1=1, dim2=2) for side in (entity, item)]
     for part in _chunks(len(rows.label)):
@@ -180,14 +180,14 @@ def _predict_logits(rows: InteractionRows, entity: LatentSide, item: LatentSide)
 
 
 def _fit_fixed_effects(
-    rows: InteractionRows, offset: FloatArray, effects: FloatArray, bound: QuadraticBound
+    rows: InteractionRows, offset: FloatArray, effects: FloatArray, quadratics: QuadraticLikelihood
 ) -> FloatArray:
-    """One weighted least-squares solve of the fixed effects, the rest of the logit given."""
+    """Weighted least-squares solution of the fixed effects, given the rest of the logit as offset."""
     if not len(effects):
         return effects
-    weighted_inputs = rows.inputs.multiply(bound.curvature[:, None]).tocsr()
+    weighted_inputs = rows.inputs.multiply(quadratics.curvature[:, None]).tocsr()
     gram = (rows.inputs.T @ weighted_inputs).toarray() + CONTEXT_PENALTY * np.eye(len(effects), dtype=np.float32)
-    pull = rows.inputs.T @ bound.pull(rows.label, offset)
+    pull = rows.inputs.T @ quadratics.pull(rows.label, offset)
     solution: FloatArray = np.linalg.solve(gram, pull).astype(np.float32)
     return solution
 

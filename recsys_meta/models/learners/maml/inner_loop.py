@@ -1,7 +1,7 @@
-"""The inner problem of the gradient learners: scores under a state, their loss, and its slope where it is known.
+"""The inner loop of MAML: scores under a state, their loss, and its gradient where it has a closed form.
 
-A state holds z [T, Z]; with layers of its own their weights [T, ...]; with item vectors of its own the items
-`rows.item` [T, S] (0: none) and what is added to their vectors, `rows.change` [T, S, V].
+A state holds z [T, Z]; where the layers adapt, their weights [T, ...]; where item vectors adapt, the support's items
+`rows.item` [T, S] (0: none) and the changes of their vectors, `rows.change` [T, S, V].
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from recsys_meta.models.learners.maml import scorer
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
 
 
-def row_scores(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
-    """Scores [T, R] of items [T, R]."""
+def item_scores(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
+    """Scores [T, R] of items [T, R], with the changes of a task's own item vectors."""
     e = body["vectors"][item]
     if "rows.item" in state:
         same = item[:, :, None] == state["rows.item"][:, None, :]
@@ -29,7 +29,7 @@ def row_scores(config: ScorerConfig, body: Params, state: State, item: Tensor) -
 
 
 def shared_item_scores(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
-    """Scores [T, N] of the same items [N] for all tasks; changes of a task's own rows do not reach them."""
+    """Scores [T, N] of the same items [N] for all tasks, without the changes of a task's own item vectors."""
     e = body["vectors"][item]
     return _add_item_bias(
         config, body, item, scorer.pair_scores(config, body, state["z"], scorer.head_layers(state), e)
@@ -46,16 +46,16 @@ def rank_catalogue(config: ScorerConfig, body: Params, state: State) -> Tensor:
     if "rows.item" not in state:
         return scores
     item = state["rows.item"]
-    return scores.scatter(1, item, row_scores(config, body, state, item))
+    return scores.scatter(1, item, item_scores(config, body, state, item))
 
 
 def catalogue_logits(config: ScorerConfig, body: Params, state: State) -> Tensor:
-    """Logits [T, C] of a softmax over the catalogue: the reserved ids are never drawn."""
+    """Logits [T, C] of a softmax over the catalogue; the reserved ids are masked."""
     return mask_reserved_ids(rank_catalogue(config, body, state))
 
 
 def informative_rows(config: ScorerConfig, rows: Interactions) -> Interactions:
-    """In a ranking an unknown item says nothing; a rating of one still tells how the entity rates."""
+    """Rows that a support learns from: in a ranking those of known items; a rating or click counts without its item."""
     if config.objective != "ranking":
         return rows
     return mask_unknown_items(rows)
@@ -64,13 +64,13 @@ def informative_rows(config: ScorerConfig, rows: Interactions) -> Interactions:
 def inner_loss(
     config: ScorerConfig, body: Params, state: State, rows: Interactions, support: Interactions | None = None
 ) -> Tensor:
-    """Loss of each task, [T]. What was `seen` in the support is not recommended: a softmax leaves it out."""
+    """Loss [T] of each task. A full softmax leaves out the items of `support`, as they are not recommended again."""
     if config.objective == "ranking" and not config.negatives:
         scores = catalogue_logits(config, body, state)
         if support is not None:
             scores, rows = mask_support_items(scores, support.item * support.mask, rows)
         return softmax_loss(scores, rows)
-    scores = row_scores(config, body, state, rows.item)
+    scores = item_scores(config, body, state, rows.item)
     if config.objective == "rating":
         return squared_error(scores, rows)
     if config.objective == "click":
@@ -82,9 +82,9 @@ def inner_loss(
 
 
 def loss_gradient(config: ScorerConfig, body: Params, z: Tensor, rows: Interactions) -> Tensor:
-    """The gradient of a dot product's support loss in z, [T, Z], written out: serving needs no autograd.
+    """Gradient [T, Z] in z of a dot product's support loss, in closed form: serving needs no autograd.
 
-    Full softmax: E_p[e] - mean e; sampled: each row's miss times the same; labels: mean of error times e.
+    Full softmax: E_p[e] - mean e; sampled: the same, weighted by each row's error; labels: mean of error times e.
     """
     vectors, state = body["vectors"], {"z": z}
     row_vectors = vectors[rows.item]
@@ -92,7 +92,7 @@ def loss_gradient(config: ScorerConfig, body: Params, z: Tensor, rows: Interacti
     if config.objective == "ranking" and not config.negatives:
         mean_vector = torch.softmax(catalogue_logits(config, body, state), 1) @ vectors
         return mean_vector * rows.mask.any(1, keepdim=True) - torch.einsum("ts,tsv->tv", weight, row_vectors)
-    scores = row_scores(config, body, state, rows.item)
+    scores = item_scores(config, body, state, rows.item)
     if config.objective == "ranking":
         negatives, log_q = body["negatives"], body["log_q"]
         negative_logits = shared_item_scores(config, body, state, negatives) - log_q[negatives]

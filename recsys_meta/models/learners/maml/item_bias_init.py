@@ -1,4 +1,4 @@
-"""Where item biases start: what the training entities say about each item on its own."""
+"""Initial item biases: the best constant score of each item among the training entities."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.item_popularity import centred_log_popularity, item_occurrences
 
 SHRINK = 5.0
-"""Rows of the overall mean that every item's own mean is mixed with."""
+"""Pseudo-rows with the overall mean that are added to every item's rows."""
 
 
 def item_bias_prior(data: Dataset, entities: IntArray) -> tuple[Tensor, Tensor]:
-    """Counts [C] of the items among the given entities, and the best constant score of each item [C].
+    """Occurrences [C] of the items among the given entities, and the best constant score of each item [C].
 
-    The constant is log popularity for a ranking, the shrunk mean for ratings, its log-odds for clicks. The two
+    The constant is centred log popularity for a ranking, the shrunk mean for ratings, its log-odds for clicks. The two
     reserved ids have the level of an item never seen.
     """
     _, item, label = EventIndex.of(data).of_entities(entities)

@@ -1,11 +1,11 @@
-"""MAML on newcomers (Finn, Abbeel & Levine 2017): q = p - a grad L(S; p), meta-loss L(Q; q), for a batch of tasks.
+"""MAML over entities (Finn, Abbeel & Levine 2017): q = p - a grad L(S; p), meta-loss L(Q; q), for a batch of tasks.
 
-What moves in the inner loop is a choice: the entity's own vector, the decision layers (with features concatenated
-and no item ids that is MeLU, Lee et al. 2019), or all of it, with the vectors of the support's items. Fast weights
-carry a leading T, so the gradient of the summed support losses is each task's own gradient. The outer gradient
-goes through the step (order 2) or takes the inner gradient as a constant (order 1).
+The parameters that adapt in the inner loop are configured: the entity's own vector, the decision layers (with features
+concatenated and no item ids that is MeLU, Lee et al. 2019), or all of them, with the vectors of the support's items.
+Fast weights carry a leading T, so that the gradient of the summed support losses is each task's own gradient. The outer
+gradient goes through the step (order 2) or takes the inner gradient as a constant (order 1).
 
-The step is blind to the size of the support: that is the method, and its weakness at one shot.
+The step does not depend on the support size: that is the method, and its weakness at one shot.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from recsys_meta.models.protocols import ParamGroup
 
 
 class MamlConfig(ScorerConfig):
-    """MAML's configuration; the model's fields are those of `ScorerConfig`."""
+    """Configuration of `Maml`; the scorer's fields are those of `ScorerConfig`."""
 
     adapts: Literal["entity", "head", "all"] = "entity"
     order: Literal[1, 2] = 2
@@ -55,24 +55,25 @@ class MamlConfig(ScorerConfig):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """What adapts."""
+        """Groups of parameters that adapt."""
         head = ("head",) if self.hidden else ()
         return {"entity": ("entity",), "head": head, "all": ("entity", *head, "rows")}[self.adapts]
 
     @property
     def first_rate(self) -> float:
-        """Where inner rates start: a softmax's gradient is far smaller than that of labels."""
+        """Initial inner rate: the gradient of a softmax is far smaller than that of labels."""
         return self.rate or (1.0 if self.objective == "ranking" else 0.1)
 
     @property
     def rates(self) -> tuple[str, ...]:
-        """Inner rates: one a group, and one for the entity's own bias, whose scale is not the vector's."""
+        """Names of the inner rates: one a group, and one for the entity's bias, whose scale differs from the
+        vector's."""
         return (*self.groups, "level") if self.constant else self.groups
 
 
 @dataclass(frozen=True)
 class Maml:
-    """The learner: see the module."""
+    """The learner that this module describes, for rankings, ratings and clicks."""
 
     config: MamlConfig = field(default_factory=MamlConfig)
     name: ClassVar[str] = "maml"
@@ -97,10 +98,10 @@ class Maml:
         return params
 
     def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
-        """Nothing is needed beside the parameters."""
+        """None: training needs nothing beside the parameters."""
 
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
-        """Nothing is left to choose after training."""
+        """Return the parameters: nothing is chosen after training."""
         return params
 
     def is_frozen(self, key: str) -> bool:
@@ -111,7 +112,7 @@ class Maml:
             return ParamGroup(rate=self.config.rate_speed)
         if key == "bias":
             return ParamGroup(rate=self.config.bias_speed)
-        level = key == "start" or key.endswith(".bias")  # these hold the mean label: nothing to shrink to 0
+        level = key == "start" or key.endswith(".bias")  # these hold the mean label, which must not shrink to 0
         return ParamGroup(decay=0.0 if level else self.config.decay)
 
     def body(self, params: Params) -> Params:
@@ -121,9 +122,10 @@ class Maml:
         return scorer.scorer_body(self.config, params, vectors, fixed_head=self.config.adapts == "entity")
 
     def adapt(self, body: Params, support: Support) -> State:
-        """z [T, Z]; with a head that adapts its layers [T, ...]; with rows their items [T, S] and changes [T, S, V].
+        """z [T, Z]; where the head adapts its layers [T, ...]; where item vectors adapt the items of the support [T, S]
+        and their changes [T, S, V].
 
-        Works with and without an outer graph: one is kept only if the body asks for gradients.
+        Works with and without an outer graph, which is built only if a tensor of the body requires a gradient.
         """
         state, steps = self._start(body, support), self.config.steps
         rows = inner.informative_rows(self.config, support.rows)
@@ -136,7 +138,7 @@ class Maml:
         return {key: value.contiguous() for key, value in state.items()}
 
     def _rate(self, body: Params, key: str) -> Tensor:
-        """Inner rate of a leaf of the state: a number, or [Z] where the last coordinate has its own."""
+        """Inner rate of a leaf of the state: a scalar, or [Z] where the last coordinate has its own."""
         rate = body[f"rate.{_group(key)}"].exp()
         if key != "z" or not self.config.constant:
             return rate
@@ -144,7 +146,7 @@ class Maml:
         return torch.cat([rate.expand(width - 1), body["rate.level"].exp()[None]])
 
     def _start(self, body: Params, support: Support) -> State:
-        """The state of no step: what is shared, with a leading T."""
+        """State before the first step: the shared parameters that adapt, with a leading T."""
         tasks, groups = support.size, self.config.groups
         state = {"z": scorer.entity_vectors(self.config, body, support)}
         if "head" in groups:
@@ -158,7 +160,7 @@ class Maml:
         return state
 
     def _gradient(self, body: Params, state: State, rows: Interactions, outer: bool) -> dict[str, Tensor]:
-        """Gradient of each task's support loss in what adapts."""
+        """Gradient of each task's support loss in the leaves of the state that adapt."""
         second = outer and self.config.order == 2
         if not second:
             body = {k: v.detach() for k, v in body.items()}
@@ -173,7 +175,7 @@ class Maml:
         return dict(zip(fast, gradients, strict=True))
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        return inner.row_scores(self.config, body, state, rows.item)
+        return inner.item_scores(self.config, body, state, rows.item)
 
     def rank(self, body: Params, state: State) -> Tensor:
         return inner.rank_catalogue(self.config, body, state)
@@ -184,7 +186,7 @@ class Maml:
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
-        """Mean query loss after adapting; figures: how far adapting moved, and the inner rates."""
+        """Mean query loss after adapting; logs the distance that adapting moved, and the inner rates."""
         vectors = scorer.item_vectors(self.config, params)
         body = self._body(params, dropout(vectors, self.config.dropout, generator))
         if "negatives" in body:
@@ -204,7 +206,7 @@ class Maml:
 
 
 def _group(key: str) -> str:
-    """The group that a leaf of the state adapts with; '' for what never does."""
+    """Group with which a leaf of the state adapts; empty for one that never does."""
     if key == "rows.item":
         return ""
     return {"z": "entity", "rows": "rows", "head": "head"}[key.split(".", maxsplit=1)[0]]

@@ -1,10 +1,11 @@
-"""The model inside the gradient learners: vectors of items and entities, and how a pair becomes a score.
+"""The scorer that MAML adapts: vectors of items and entities, and scores of pairs.
 
 Two shapes. A *dot product*: z . e_i + b_i with e_i = E_i + W f_i and z = v + V f_u; where scores are label units
 or log-odds the item vector ends in a constant 1, so that the last coordinate of z is the entity's own bias. A
-*multi-layer perceptron* on [z; e_i]: its first layer is applied as Wz z + We e_i, so pairs are never spelt out.
+*multi-layer perceptron* on [z; e_i]: its first layer is applied as Wz z + We e_i, so that pairs are
+never materialized before it.
 
-Weights of the layers may carry a leading T (fast weights of each task). Shape letters as in `types`; Z is the
+Weights of the layers may carry a leading T (fast weights of each task). Shape letters as in `core.types`; Z is the
 length of an entity vector, V that of an item vector, H the width of the first layer.
 """
 
@@ -32,11 +33,11 @@ from recsys_meta.models.functional.embeddings import (
 from recsys_meta.models.protocols import PredictorConfig
 
 RANK_FLOATS = 4_000_000
-"""Activations that ranking the catalogue may hold at once."""
+"""Bound on the activations that ranking the catalogue holds at once."""
 
 
 class ScorerConfig(PredictorConfig):
-    """The model. `objective` is the data set's; `hidden` () is a dot product."""
+    """Configuration of the scorer. `objective` is the data set's; `hidden` () is a dot product."""
 
     objective: Objective = "ranking"
     dims: int = Field(default=64, ge=1)
@@ -60,14 +61,14 @@ class ScorerConfig(PredictorConfig):
 
     @property
     def constant(self) -> bool:
-        """Whether item vectors end in a 1."""
+        """True if item vectors end in a constant 1."""
         return not self.hidden and self.objective != "ranking"
 
 
 def init_scorer(config: ScorerConfig, data: Dataset, entities: IntArray, base: Tensor, g: torch.Generator) -> Params:
-    """Fresh parameters. base [C] is where the item biases start; its mean over items is the scores' level.
+    """Fresh parameters. base [C] are the initial item biases; their mean over items is the level of the scores.
 
-    Raises ConfigError when nothing is left to tell items apart.
+    Raises ConfigError if items have neither features nor embeddings of their own.
     """
     if not config.item_id and not data.items:
         raise ConfigError(
@@ -83,7 +84,7 @@ def init_scorer(config: ScorerConfig, data: Dataset, entities: IntArray, base: T
     }
     if config.item_id:
         params["item"] = torch.randn(data.catalogue, config.dims, generator=g) * config.scale
-        params["item"][:FIRST] = 0  # an item nobody has seen says nothing
+        params["item"][:FIRST] = 0  # an unknown item has no evidence of its own
     level = base[FIRST:].mean() if data.catalogue > FIRST else torch.zeros(())
     if config.entity_start or not data.entities:
         params["start"] = torch.randn(config.dims + extra, generator=g) * config.scale
@@ -107,9 +108,9 @@ def item_vectors(config: ScorerConfig, params: Mapping[str, Tensor]) -> Tensor:
 
 
 def scorer_body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_head: bool) -> Params:
-    """What adapting and scoring need, from the parameters and the item vectors.
+    """Body of the scorer, from the parameters and the item vectors [C, V].
 
-    With a head that no task adapts `vectors` [C, H] is already through the first layer.
+    With a head that no task adapts, `vectors` [C, H] are the outputs of the first layer's item part.
     """
     body = {k: v for k, v in params.items() if not k.startswith(("catalogue.", "items.")) and k != "item"}
     if config.constant:
@@ -120,9 +121,9 @@ def scorer_body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_
 
 
 def entity_vectors(config: ScorerConfig, body: Mapping[str, Tensor], support: Support) -> Tensor:
-    """Where T newcomers start, [T, Z], from their features alone."""
-    shared = [body["start"].expand(support.size, -1)] if "start" in body else []
-    return _combine(config, shared + embed_fields(body, "entity", support.features))
+    """Initial vectors [T, Z] of T entities, from their features alone."""
+    start = [body["start"].expand(support.size, -1)] if "start" in body else []
+    return _combine(config, start + embed_fields(body, "entity", support.features))
 
 
 def _combine(config: ScorerConfig, vectors: list[Tensor]) -> Tensor:
@@ -132,14 +133,14 @@ def _combine(config: ScorerConfig, vectors: list[Tensor]) -> Tensor:
 
 
 def head_layers(body: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The layers: name -> weight or bias."""
+    """Layers of the perceptron: name -> weight or bias; none for a dot product."""
     return {k: v for k, v in body.items() if k.startswith("head.")}
 
 
 def pair_scores(config: ScorerConfig, body: Params, z: Tensor, head: Params, e: Tensor) -> Tensor:
     """Scores [T, R] less the item bias; z [T, Z]; e [T, R, V] or, the same for all tasks, [R, V].
 
-    `head` is empty where no task adapts it; then e of a perceptron is already through its first layer.
+    `head` is empty where no task adapts it; then e of a perceptron is the output of the first layer's item part.
     """
     if not config.hidden:
         return z @ e.T if e.dim() == 2 else torch.einsum("trv,tv->tr", e, z)
@@ -161,7 +162,7 @@ def pair_scores(config: ScorerConfig, body: Params, z: Tensor, head: Params, e: 
 
 
 def catalogue_scores(config: ScorerConfig, body: Params, z: Tensor, head: Params) -> Tensor:
-    """Scores [T, C] of every item, item bias included; a perceptron works through it piece by piece."""
+    """Scores [T, C] of every item, item bias included; a perceptron goes over the catalogue in chunks."""
     vectors = body["vectors"]
     widest = max(config.hidden, default=0)
     chunk = max(1, RANK_FLOATS // max(1, widest * z.shape[0])) if widest else len(vectors)

@@ -131,7 +131,7 @@ class Flagship:
 
     def body(self, params: Params) -> Params:
         """Parameters, vectors [H, C, D + 1], and towers [H (D + 1), C], with which all mean logits are one product."""
-        body = towers.tower_body(params, towers.item_vectors(params), self.config.towers)
+        body = towers.tower_body(params, towers.stacked_item_vectors(params), self.config.towers)
         return body | {"towers": body["vectors"].transpose(1, 2).flatten(0, 1) / self.config.towers}
 
     def adapt(self, body: Params, support: Support) -> State:
@@ -191,7 +191,7 @@ class Flagship:
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Query loss after the step, summed over towers; items of the support are no candidates."""
         c = self.config
-        body = towers.tower_body(params, dropout(towers.item_vectors(params), c.dropout, generator), c.towers)
+        body = towers.tower_body(params, dropout(towers.stacked_item_vectors(params), c.dropout, generator), c.towers)
         if "pool" in body:
             body["pool"] = draw_negatives(body["log_q"], c.negatives, generator)
         state = self.adapt(body, batch.support)

@@ -83,10 +83,10 @@ def _is_clear(gain: Tensor, batches: Sequence[TaskBatch]) -> bool:
     """True if the mean gain is above its standard error over entities: among few entities a search finds gains that
     are luck. The points of an entity's curve count as one."""
     entity = torch.cat([b.entity for b in batches])
-    defined = ~gain.isnan()
-    _, position = torch.unique(entity[defined], return_inverse=True)
+    has_gain = ~gain.isnan()
+    _, position = torch.unique(entity[has_gain], return_inverse=True)
     count = torch.bincount(position)
-    mean = torch.bincount(position, gain[defined].double()) / count
+    mean = torch.bincount(position, gain[has_gain].double()) / count
     return len(mean) > 1 and float(mean.mean()) > float(mean.std() / len(mean) ** 0.5)
 
 

@@ -20,7 +20,7 @@ from recsys_meta.models.functional.masking import mask_reserved_ids, mask_suppor
 from recsys_meta.models.functional.sampled_softmax import sampled_softmax_loss
 
 
-def item_vectors(params: Params) -> Tensor:
+def stacked_item_vectors(params: Params) -> Tensor:
     """Item vectors of all towers side by side, [C, H D]: an item's own plus those of its features."""
     features = select_fields(params, "items", catalogue_features(params))
     return torch.stack([params["item"], *embed_fields(params, "items", features)]).sum(0)
@@ -41,9 +41,9 @@ def size_weights(counts: Tensor) -> Tensor:
 def start_vectors(body: Params, support: Support, knots: Tensor) -> Tensor:
     """Start z [T, H, D + 1] of T entities, from their features and the weights [T, K] of their support sizes."""
     towers, _, width = body["vectors"].shape
-    shared = body["start"] + knots @ body["start_by_size"]
+    start = body["start"] + knots @ body["start_by_size"]
     features = select_fields(body, "entity", support.features)
-    z = torch.stack([shared, *embed_fields(body, "entity", features)]).sum(0)
+    z = torch.stack([start, *embed_fields(body, "entity", features)]).sum(0)
     scale = knots @ body["popularity_by_size"]
     return torch.cat([z.reshape(-1, towers, width - 1), scale[:, :, None]], 2)
 

@@ -1,4 +1,4 @@
-"""Base models for clicks: what an entity's ID embedding plugs into.
+"""Click-through rate models, the frozen base models: an entity's ID embedding is one of their fields.
 
 Every field is one vector: the entity's ID (a fast weight, each task its own) and features; the item's ID and features;
 the context of the row. Three ways from fields to a logit:
@@ -7,8 +7,9 @@ the context of the row. Three ways from fields to a logit:
 - `wide-deep` (Cheng et al. 2016): a perceptron plus a linear part;
 - `two-tower`: a perceptron on the entity's fields times one on the row's, plus a linear part.
 
-Fields are worked out by *side* (entity, item, context) and sides are added up: the item side of the whole catalogue is
-made once in a body, and pairs are never spelt out before the first hidden layer. F fields, H width of that layer.
+Contributions of fields are computed by *side* (entity, item, context) and added up: those of the items of the whole
+catalogue are precomputed in a body, and pairs are never materialized before the first hidden layer. F fields, H width
+of that layer.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ from recsys_meta.models.functional.feature_tables import context_table
 from recsys_meta.models.protocols import PredictorConfig
 
 RANK_FLOATS = 4_000_000
-"""Activations that ranking the catalogue may hold at once."""
+"""Bound on the activations that ranking the catalogue holds at once."""
 
 ENTITY, ITEM, CONTEXT = "base.entity", "base.items", "base.context"
 """Prefixes of the tables of the three sides."""
 
 
 class ClickConfig(PredictorConfig):
-    """The base model and its training, which is one pass over all rows of the past entities."""
+    """Configuration of the base model and of its training, passes over all rows of the past entities."""
 
     objective: Literal["click"] = "click"
     base: Literal["two-tower", "wide-deep", "deepfm"] = "deepfm"
@@ -67,8 +68,8 @@ class ClickConfig(PredictorConfig):
 
 @dataclass(frozen=True)
 class FieldContribution:
-    """What some fields bring to the logit. first [..., H]: their part of the first hidden layer; plain, weighted
-    [..., D] sums of their vectors (no columns but for `deepfm`); own [...]: their logit by themselves."""
+    """Contribution of some fields to the logit. first [..., H]: their part of the first hidden layer; plain, weighted
+    [..., D]: sums of their vectors (no columns but for `deepfm`); own [...]: their logit by themselves."""
 
     first: Tensor
     plain: Tensor
@@ -76,11 +77,11 @@ class FieldContribution:
     own: Tensor
 
     def at(self, index: Tensor) -> FieldContribution:
-        """The sides of some rows."""
+        """Contributions at some rows of a table of them."""
         return FieldContribution(self.first[index], self.plain[index], self.weighted[index], self.own[index])
 
     def join(self, other: FieldContribution) -> FieldContribution:
-        """Fields of the same rows joined."""
+        """Join with the contribution of other fields of the same rows."""
         interaction = (self.plain * other.weighted + self.weighted * other.plain).sum(-1)
         return FieldContribution(
             self.first + other.first,
@@ -99,7 +100,7 @@ def init_ctr_model(config: ClickConfig, data: Dataset, entities: IntArray, level
     for prefix, table, some in tables:
         params |= init_embedding_bag(prefix, dict(sorted(table.items())), some, config.dims, config.scale, g)
     params["base.item"] = torch.randn(data.catalogue, config.dims, generator=g) * config.scale
-    params["base.item"][:FIRST] = 0  # an item nobody has seen says nothing
+    params["base.item"][:FIRST] = 0  # an unknown item has no evidence of its own
     count = 2 + sum(len(table) for _, table, _ in tables)
     params["base.neutral"] = torch.zeros(len(tables[2][1]), config.dims)
     first = torch.randn(count, config.dims, config.hidden[0], generator=g)
@@ -121,7 +122,7 @@ def init_ctr_model(config: ClickConfig, data: Dataset, entities: IntArray, level
 
 
 def fields_of(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> Tensor:
-    """Vectors [N, F, D] of the features of one side, by name: no caller keeps the order of fields."""
+    """Vectors [N, F, D] of the features of one side, in the order of their names."""
     if features:
         return torch.stack(embed_fields(params, prefix, features), 1)
     return params["base.first"].new_zeros(1, 0, params["base.first"].shape[1])
@@ -135,13 +136,13 @@ def item_fields(params: Mapping[str, Tensor], item: Tensor) -> Tensor:
 
 
 def context_names(params: Mapping[str, Tensor]) -> list[str]:
-    """The context fields that the model knows, in their order."""
+    """Names of the context fields that the model has weights for, sorted."""
     keys = (k.removeprefix(f"{CONTEXT}.") for k in params if k.startswith(f"{CONTEXT}.") and not k.endswith(".knots"))
     return sorted(k.removesuffix(".weight") for k in keys)
 
 
 def context_fields(params: Mapping[str, Tensor], context: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
-    """Vectors [*shape, F, D] of the context of rows; a field that is not given at all is its mean over past rows."""
+    """Vectors [*shape, F, D] of the context of rows; a field that the rows lack is its mean over past rows."""
     vectors, dims = [], params["base.neutral"].shape[1]
     for place, name in enumerate(context_names(params)):
         if name in context:
@@ -156,7 +157,7 @@ def context_fields(params: Mapping[str, Tensor], context: Mapping[str, Tensor], 
 def field_contribution(
     config: ClickConfig, params: Mapping[str, Tensor], vectors: Tensor, begin: int
 ) -> FieldContribution:
-    """Fields [..., F, D], the first of which is the model's field number `begin`."""
+    """Contribution of fields [..., F, D], the first of which is the model's field number `begin`."""
     some = slice(begin, begin + vectors.shape[-2])
     first = vectors.flatten(-2) @ params["base.first"][some].flatten(0, 1)
     if config.base != "deepfm":
@@ -172,14 +173,14 @@ def field_contribution(
 def entity_contribution(
     config: ClickConfig, params: Mapping[str, Tensor], z: Tensor, features: Tensor
 ) -> FieldContribution:
-    """Of T entities with ID embeddings z [T, D] and feature vectors [T, F, D]."""
+    """Contribution of T entities with ID embeddings z [T, D] and feature vectors [T, F, D]."""
     return field_contribution(config, params, torch.cat([z[:, None], features], 1), 0)
 
 
 def item_contribution(
     config: ClickConfig, params: Mapping[str, Tensor], vectors: Tensor, before: int
 ) -> FieldContribution:
-    """Of items with fields [..., F, D], where an entity has `before` fields."""
+    """Contribution of items with fields [..., F, D], where an entity has `before` fields."""
     return field_contribution(config, params, vectors, before)
 
 
@@ -198,7 +199,7 @@ def ctr_logits(
 
 
 def _layers(params: Mapping[str, Tensor], prefix: str, x: Tensor) -> Tensor:
-    """The layers after the first, whose sum x [..., H] is; none of them if a tower has one layer only."""
+    """Apply the layers after the first to its output x [..., H]; there is none if a tower has one layer only."""
     count = sum(k.startswith(f"{prefix}.") for k in params) // 2
     for i in range(count):
         x = linear(torch.relu(x), params[f"{prefix}.{i}.weight"], params[f"{prefix}.{i}.bias"])
@@ -206,7 +207,8 @@ def _layers(params: Mapping[str, Tensor], prefix: str, x: Tensor) -> Tensor:
 
 
 def ctr_body(config: ClickConfig, params: Params) -> Params:
-    """What scoring needs: the item side of the catalogue ('catalogue side', [C, ...]) in place of the items' tables."""
+    """Body of the model: contributions of the whole catalogue ('side.<name>', [C, ...]) in place of the items'
+    tables."""
     every = torch.arange(len(params["base.item"]), device=params["base.item"].device)
     items = item_contribution(config, params, item_fields(params, every), 1 + entity_count(params))
     out = ("catalogue.", f"{ITEM}.", "past.")
@@ -215,19 +217,19 @@ def ctr_body(config: ClickConfig, params: Params) -> Params:
 
 
 def entity_count(params: Mapping[str, Tensor]) -> int:
-    """How many feature fields an entity has."""
+    """Number of feature fields of an entity."""
     return sum(k.startswith(f"{ENTITY}.") and not k.endswith(".knots") for k in params)
 
 
 def catalogue_contribution(body: Mapping[str, Tensor]) -> FieldContribution:
-    """The items of a body."""
+    """Contributions of all items of a body."""
     return FieldContribution(body["side.first"], body["side.plain"], body["side.weighted"], body["side.own"])
 
 
 def row_contribution(
     config: ClickConfig, body: Mapping[str, Tensor], item: Tensor, context: Mapping[str, Tensor]
 ) -> FieldContribution:
-    """Of rows with items [T, R] and their context."""
+    """Contribution of rows with items [T, R] and their context."""
     items = catalogue_contribution(body).at(item)
     names = context_names(body)
     if not names:
@@ -237,7 +239,7 @@ def row_contribution(
 
 
 def ctr_rank(config: ClickConfig, body: Mapping[str, Tensor], entity: FieldContribution) -> Tensor:
-    """Logits [T, C] of the whole catalogue in the mean context of past rows, piece by piece."""
+    """Logits [T, C] of the whole catalogue in the mean context of past rows, computed in chunks of items."""
     tasks, count = len(entity.own), len(body["side.own"])
     chunk = max(1, RANK_FLOATS // max(1, tasks * max(config.hidden)))
     every = torch.arange(count, device=entity.own.device)

@@ -1,14 +1,14 @@
-"""CVAR (Zhao et al. 2022): a latent variable between the features of a newcomer and its ID embedding.
+"""CVAR (Zhao et al. 2022): a latent variable between the features of an entity and its ID embedding.
 
     q(v | ID embedding)   p(v | features)   diagonal Gaussians with linear means and log deviations
-    z = decode(v, how often it was met)     linear
+    z = decode(v, log(1 + rows of the support))     linear
 
     loss = L(query; decode(v_p)) + recover * |decode(v_q) - own ID embedding|^2 + align * W2(q, p)^2
 
-Training is on past entities, whose own ID embeddings the base model knows; a newcomer starts at decode(mean of p) and
-is warmed up on its support. The published figure of how often an item was met is its total in the whole data, test
-rows included; here it is log(1 + rows of the support). The noise on v is a ten-thousandth of its deviation, as in the
-authors' code: the model is deterministic in effect. Of p the mean is used, in training too.
+Training is on past entities, whose own ID embeddings the base model has; a new entity starts at decode(mean of p) and
+is warmed up on its support. In the published code the second input of the decoder is an entity's total count in the
+whole data, test rows included; here it is log(1 + rows of the support). The noise on v is a ten-thousandth of its
+deviation, as in the authors' code: the model is deterministic in effect. Of p the mean is used, in training too.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from recsys_meta.models.learners.warm_up.frozen_base_learner import (
 )
 
 START = 0.1
-"""The decoder begins at this share of its usual size: fresh embeddings are small."""
+"""Factor on the decoder's initial weights: fresh embeddings are small."""
 
 
 class CvarConfig(WarmUpConfig):
-    """`latent` is the length of v."""
+    """Configuration of `Cvar`. `latent` is the length of v."""
 
     latent: int = Field(default=16, ge=1)
     recover: float = Field(default=1.0, ge=0)
@@ -46,14 +46,14 @@ class CvarConfig(WarmUpConfig):
 
 @dataclass(frozen=True)
 class Cvar(FrozenBaseLearner):
-    """The learner: see the module."""
+    """The learner of clicks that this module describes."""
 
     config: CvarConfig = field(default_factory=CvarConfig)
     name: ClassVar[str] = "cvar"
     Config: ClassVar[type[CvarConfig]] = CvarConfig
 
     def init_meta(self, params: Params, generator: torch.Generator) -> Params:
-        """Both encoders and the decoder, and the ID embeddings of past entities, to be recovered."""
+        """Fresh encoders and decoder, and the ID embeddings of past entities, which the decoder is to recover."""
         dims, latent = self.config.dims, self.config.latent
         features = flat_width(self.config, params)
         nets = {
@@ -62,7 +62,7 @@ class Cvar(FrozenBaseLearner):
             **init_mlp("decode", (latent + 1, dims), generator),
         }
         nets["decode.0.weight"] *= START
-        nets["decode.0.weight"][-1] = 0  # at first the size of the support says nothing
+        nets["decode.0.weight"][-1] = 0  # initially the size of the support has no effect
         return nets | {key: params[key] for key in ("past.id", "past.entity")}
 
     def embed(self, body: Params, support: Support) -> State:
@@ -75,7 +75,7 @@ class Cvar(FrozenBaseLearner):
         return {"z": z, "features": features}
 
     def _encode(self, params: Params, prefix: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation [T, L]."""
+        """Mean and standard deviation [T, L] of a Gaussian over v."""
         mean, log = linear(x, params[f"{prefix}.0.weight"], params[f"{prefix}.0.bias"]).chunk(2, 1)
         return mean, log.exp()
 
@@ -86,7 +86,7 @@ class Cvar(FrozenBaseLearner):
     def meta_loss(
         self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
-        """Query loss cold, recovery of past ID embeddings and distance of the two Gaussians; all are logged."""
+        """Cold query loss, recovery of past ID embeddings and distance of the two Gaussians; all are logged."""
         body = self.body(params)
         body["cold"] = body["base.first"].new_ones(())
         support = replace(batch.support, features=mask_features(batch.support.features, self.config.unknown, generator))
@@ -94,7 +94,7 @@ class Cvar(FrozenBaseLearner):
         query = self.query_loss(body, state, batch.query)
         past = params["past.entity"]
         position = torch.searchsorted(past, batch.entity).clamp(max=len(past) - 1)
-        is_past = (past[position] == batch.entity).to(query.dtype)  # another entity has no embedding to recover
+        is_past = (past[position] == batch.entity).to(query.dtype)  # other entities have no embedding to recover
         id_embedding = params["past.id"][position]
         p_mean, p_deviation = self._encode(params, "from_features", flatten_fields(state["features"]))
         q_mean, q_deviation = self._encode(params, "from_id", id_embedding)

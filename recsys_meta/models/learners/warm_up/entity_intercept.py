@@ -1,11 +1,11 @@
-"""A level of its own for each newcomer, on top of what a frozen model says of its rows.
+"""Entity intercepts: a random intercept for each new entity, on top of a frozen model's scores of its rows.
 
     logit = score + u,    u ~ N(0, variance)
 
-A step on an ID embedding is as long whatever the support says; a level has an exact posterior (`newton`, in one
-dimension): one click among five rows moves it far, none among five hardly. How much is kept of the steps on the
-embedding, and the prior variance, are chosen together on meta-validation: the pair of least error over all sizes of
-the support, since a prior does not depend on how much was seen, and every size alone has too few newcomers to tell.
+A step on an ID embedding has the same length whatever the support; an intercept has an exact posterior
+(`laplace_posterior`, in one dimension): one click among five rows moves it far, none among five hardly. The share of
+the steps on the embedding and the prior variance are chosen together on meta-validation: the pair of least error over
+all support sizes, since a prior does not depend on the size of the support, and each size alone has too few entities.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from recsys_meta.core.types import Interactions, Params
 from recsys_meta.models.functional.laplace_posterior import laplace_posterior
 
 STEP_SHARES = (0.0, 0.3, 1.0)
-"""Shares of the steps on the embedding that are tried."""
+"""Candidates for the share of the steps on the embedding."""
 VARIANCES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
-"""Prior variances of a level that are tried."""
+"""Candidates for the prior variance of an intercept."""
 STEPS = 6
-"""Of Newton."""
+"""Steps of the posterior's solver."""
 
 
 def init_intercepts() -> Params:
-    """Before anything is chosen: all of the steps, no level."""
+    """Parameters before calibration: all of the steps, no intercept."""
     return {"own.kept": torch.tensor(1.0), "own.variance": torch.tensor(0.0)}
 
 
 def entity_intercepts(score: Tensor, rows: Interactions, variance: Tensor) -> Tensor:
-    """The mode u [T] of each newcomer's level, given the scores [T, S] of its support."""
+    """Posterior mode u [T] of each entity's intercept, given the scores [T, S] of its support rows."""
     if not score.shape[1]:
         return score.new_zeros(len(score))
     x = variance.sqrt().expand(*score.shape, 1)
@@ -42,7 +42,8 @@ def entity_intercepts(score: Tensor, rows: Interactions, variance: Tensor) -> Te
 
 
 def choose_shrinkage(errors: Sequence[Tensor]) -> Params:
-    """The share and the variance of least error, from errors [KEPT, VARIANCES] summed over the rows of episodes."""
+    """Choose share and variance of least error, from errors [STEP_SHARES, VARIANCES] summed over the rows of
+    episodes."""
     best = int(torch.stack(list(errors)).sum(0).argmin())
     step_share, variance = STEP_SHARES[best // len(VARIANCES)], VARIANCES[best % len(VARIANCES)]
     return {"own.kept": torch.tensor(step_share), "own.variance": torch.tensor(variance)}

@@ -1,12 +1,12 @@
-"""Meta-Embedding (Pan et al. 2019): the ID embedding of a newcomer is generated from the frozen embeddings of its
-features, so that it is good cold and gets better by one step.
+"""Meta-Embedding (Pan et al. 2019): the ID embedding of a new entity is generated from the frozen embeddings of its
+features, so that it has a low loss before and after one step.
 
     z0 = tanh(W [e_1; ...; e_F]) / 5                    e_f the base model's vectors of the features, frozen
     z1 = z0 - cold_rate * grad L(a; z0)                 a: the support, b: the query; two mini-batches of one entity
     W is trained on  share * L(a; z0) + (1 - share) * L(b; z1)
 
-Training takes that one small step; a newcomer is warmed up as the authors do it (`warm_up`). With `initial` "random"
-the generator is trained but not asked: newcomers start at random, the authors' point of comparison.
+Training takes that one small step; a new entity is warmed up as the authors do it (`frozen_base_learner`). With
+`initial` "random" the generator is trained but not used: new entities start at random, the authors' baseline.
 
 Differences from the published code: rows of the base model's training are shuffled; every pair of fields is crossed
 (there, the pairs of six of the eight fields); layers start from He's distribution, the last bias at the mean label;
@@ -32,11 +32,11 @@ from recsys_meta.models.learners.warm_up.frozen_base_learner import (
 )
 
 EMBEDDING_BOUND = 0.2
-"""The generated embedding lies within this of 0 in every coordinate."""
+"""Bound on the absolute value of every coordinate of a generated embedding."""
 
 
 class MetaEmbeddingConfig(WarmUpConfig):
-    """`share` of the meta-loss is the cold one."""
+    """Configuration of `MetaEmbedding`. `share` is the weight of the cold loss in the meta-loss."""
 
     initial: Literal["generated", "random"] = "generated"
     share: float = Field(default=0.1, ge=0, le=1)
@@ -45,26 +45,26 @@ class MetaEmbeddingConfig(WarmUpConfig):
 
 @dataclass(frozen=True)
 class MetaEmbedding(FrozenBaseLearner):
-    """The learner: see the module."""
+    """The learner of clicks that this module describes."""
 
     config: MetaEmbeddingConfig = field(default_factory=MetaEmbeddingConfig)
     name: ClassVar[str] = "meta-embedding"
     Config: ClassVar[type[MetaEmbeddingConfig]] = MetaEmbeddingConfig
 
     def init_meta(self, params: Params, generator: torch.Generator) -> Params:
-        """The generator: [F D, D], or [1, D] where entities have no features and all start alike."""
+        """A fresh generator [F D, D], or [1, D] where entities have no features and all start at the same embedding."""
         dims = self.config.dims
         width = flat_width(self.config, params)
         bound = (6 / (width + dims)) ** 0.5
-        made = {"generator": (2 * torch.rand(width, dims, generator=generator) - 1) * bound}
+        fresh = {"generator": (2 * torch.rand(width, dims, generator=generator) - 1) * bound}
         if self.config.initial == "random":
-            # Not of the generator's width: a random direction for every description, of a fresh embedding's size.
-            made["base.noise"] = torch.randn(width, dims, generator=generator)
-        return made
+            # Not scaled like the generator: it gives a random direction, of a fresh embedding's size, for any features.
+            fresh["base.noise"] = torch.randn(width, dims, generator=generator)
+        return fresh
 
     def embed(self, body: Params, support: Support) -> State:
-        """z [T, D] and features [T, F, D]. In training, where the body has 'cold_rate', one plain step of that rate
-        through which the outer gradient goes; else the warm-up."""
+        """z [T, D] and features [T, F, D]. In training, where the body has 'cold_rate', after one plain step of that
+        rate, through which the outer gradient goes; else after the warm-up."""
         features = self.features(body, support)
         z = self._start(body, features)
         if "cold_rate" in body:

@@ -1,11 +1,11 @@
-"""MWUF (Zhu et al. 2021): the cold ID embedding of a newcomer is scaled by its features and shifted by who met it.
+"""MWUF (Zhu et al. 2021): the cold ID embedding of an entity is scaled by its features and shifted by its support.
 
     e  = mean of the past entities' ID embeddings, warmed up on the support
     z  = (1 + scale(features)) * e + shift(mean ID embedding of the support's items)
 
 `scale` and `shift` are small perceptrons on the frozen base model, trained on the loss of the query with z; steps of e
 are constants to them. Without a support there is no shift. One difference from the paper: there, e and the two nets
-are trained in turns on the same rows; here the query's rows are others than those that e was warmed up on.
+are trained in turns on the same rows; here the rows of the query differ from those on which e was warmed up.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from recsys_meta.models.learners.warm_up.frozen_base_learner import (
 )
 
 START = 0.1
-"""Last layers begin at this share of their usual size: training starts near z = e."""
+"""Factor on the initial weights of the last layers: training starts near z = e."""
 
 
 class MwufConfig(WarmUpConfig):
-    """`width` is of the hidden layer of both nets."""
+    """Configuration of `Mwuf`. `width` is that of the hidden layer of both nets."""
 
     width: int = Field(default=16, ge=1)
 
 
 @dataclass(frozen=True)
 class Mwuf(FrozenBaseLearner):
-    """The learner: see the module."""
+    """The learner of clicks that this module describes."""
 
     config: MwufConfig = field(default_factory=MwufConfig)
     name: ClassVar[str] = "mwuf"
     Config: ClassVar[type[MwufConfig]] = MwufConfig
 
     def init_meta(self, params: Params, generator: torch.Generator) -> Params:
-        """The two nets, and the mean ID embedding of past entities. Without features the scale is the same for all."""
+        """Fresh nets, and the mean ID embedding of past entities. Without features the scale is the same for all."""
         dims, width = self.config.dims, self.config.width
         features = flat_width(self.config, params)
         nets = {

@@ -1,6 +1,6 @@
-"""The base model's own training: all rows of the past entities, in random order, in mini-batches of single rows.
+"""Pretraining of the base model: all rows of the past entities, in random order, in mini-batches of single rows.
 
-Each past entity has an ID embedding of its own here; a newcomer has none. Vectorised over the rows of a mini-batch.
+Each past entity has an ID embedding of its own here; a new one has none. Vectorized over the rows of a mini-batch.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from recsys_meta.core.types import IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.embeddings import is_buffer
 from recsys_meta.models.functional.regularization import dropout, mask_features
-from recsys_meta.models.learners.warm_up import ctr_models as click_models
+from recsys_meta.models.learners.warm_up import ctr_models
 from recsys_meta.models.learners.warm_up.ctr_models import ENTITY, ClickConfig
 
 CHUNK = 65_536
-"""Rows looked at together where no gradient is needed."""
+"""Rows that are computed together without a gradient."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PretrainingRows:
 
     @classmethod
     def of(cls, data: Dataset, entities: IntArray) -> PretrainingRows:
-        """The rows of some entities of a data set."""
+        """Rows of some entities of a data set."""
         index = EventIndex.of(data)
         entity, position = index.flatten(torch.as_tensor(entities))
         context = {k: v[position] for k, v in index.context.items()}
@@ -53,12 +53,12 @@ class PretrainingRows:
 
 
 def pretrain(config: ClickConfig, data: Dataset, entities: IntArray, g: torch.Generator) -> Params:
-    """Trained parameters of the base model; beside them the ID embeddings of past entities, 'past.id' [P, D], and
-    which entities those are, 'past.entity' [P], ascending."""
+    """Train the base model: its parameters, the ID embeddings of past entities, 'past.id' [P, D], and the numbers of
+    those entities, 'past.entity' [P], ascending."""
     entities = np.sort(np.asarray(entities, np.int64))
     past = PretrainingRows.of(data, entities)
     level = float(past.label.mean()) if len(past.label) else 0.5
-    params = click_models.init_ctr_model(config, data, entities, level, g)
+    params = ctr_models.init_ctr_model(config, data, entities, level, g)
     params["past.id"] = torch.randn(len(entities), config.dims, generator=g) * config.scale
     leaves = [params[k].requires_grad_() for k in sorted(params) if _is_trained(k)]
     with torch.enable_grad():
@@ -85,26 +85,26 @@ def pretraining_loss(
     entity, item, label, context = past.at(rows)
     features = mask_features({k: v[entity] for k, v in past.features.items()}, config.unknown, g)
     item = mask_features({"item": item}, config.unknown, g)["item"]
-    features_of_entities = click_models.fields_of(params, ENTITY, features).expand(len(rows), -1, -1)
+    features_of_entities = ctr_models.fields_of(params, ENTITY, features).expand(len(rows), -1, -1)
     fields = [
         torch.cat([params["past.id"][entity][:, None], features_of_entities], 1),
-        click_models.item_fields(params, item),
-        click_models.context_fields(params, context, rows.shape) if context else features_of_entities[:, :0],
+        ctr_models.item_fields(params, item),
+        ctr_models.context_fields(params, context, rows.shape) if context else features_of_entities[:, :0],
     ]
     vectors = dropout(torch.cat(fields, 1), config.base_dropout, g)
     entity_vectors, row_vectors = vectors[:, : fields[0].shape[1]], vectors[:, None, fields[0].shape[1] :]
-    entity_side = click_models.field_contribution(config, params, entity_vectors, 0)
-    row_side = click_models.field_contribution(config, params, row_vectors, entity_vectors.shape[1])
-    logit = click_models.ctr_logits(config, params, entity_side, row_side)[:, 0]
+    entity_side = ctr_models.field_contribution(config, params, entity_vectors, 0)
+    row_side = ctr_models.field_contribution(config, params, row_vectors, entity_vectors.shape[1])
+    logit = ctr_models.ctr_logits(config, params, entity_side, row_side)[:, 0]
     return functional.binary_cross_entropy_with_logits(logit, label)
 
 
 def _mean_context(params: Params, past: PretrainingRows) -> Tensor:
-    """The mean vector of every context field over past rows, [F, D]."""
+    """Mean vector [F, D] of every context field over past rows."""
     total = torch.zeros_like(params["base.neutral"])
     if not len(total) or not len(past.label):
         return total
     for rows in torch.split(torch.arange(len(past.label)), CHUNK):
         _, _, _, context = past.at(rows)
-        total += click_models.context_fields(params, context, rows.shape).sum(0)
+        total += ctr_models.context_fields(params, context, rows.shape).sum(0)
     return total / len(past.label)
