@@ -97,7 +97,7 @@ class Learner(Predictor, Protocol):
         """State that training needs beside the parameters and no bundle holds (for example cross-fitted factors)."""
 
     def meta_loss(
-        self, params: Params, batch: TaskBatch, aids: Any, generator: torch.Generator
+        self, params: Params, batch: TaskBatch, training_state: Any, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Loss of a meta-batch after adaptation, a scalar, and values to log by name."""
 

@@ -30,8 +30,8 @@ class Bursting:
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
-    def meta_loss(self, params, batch, aids, generator):
-        loss, logs = self.inner.meta_loss(params, batch, aids, generator)
+    def meta_loss(self, params, batch, training_state, generator):
+        loss, logs = self.inner.meta_loss(params, batch, training_state, generator)
         self.left -= 1
         if self.left <= 0:
             if self.what == "loss":

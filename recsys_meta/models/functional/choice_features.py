@@ -155,8 +155,8 @@ def _leave_row_out(
     itself = ((candidates == item[:, :, None]) & (candidates >= FIRST)).float()
     fresh = ((item >= FIRST) & ~(state["history"] == item[:, :, None]).any(2)).float()[:, :, None]
     near_it = torch.stack(distance_kernels(_distance_matrix(state, candidates, item[:, :, None])[..., 0]), 3)
-    known = are_located(state, candidates) & are_located(state, item)[:, :, None]
-    contribution = near_it * (fresh * known * (1 - itself))[..., None]
+    both_located = are_located(state, candidates) & are_located(state, item)[:, :, None]
+    contribution = near_it * (fresh * both_located * (1 - itself))[..., None]
     return count - itself, discoveries - fresh * itself, (near - contribution).clamp(min=0)
 
 
@@ -193,8 +193,8 @@ def _distance_matrix(state: State, candidates: Tensor, history: Tensor) -> Tenso
     tasks, rows = candidates.shape[:2]
     there, here = gather_by_task(state["place"], history), gather_by_task(state["place"], candidates)
     apart = torch.cdist(here.flatten(0, 1), there.flatten(0, 1), compute_mode=EXACT_DISTANCE)
-    known = are_located(state, candidates)[..., None] & are_located(state, history)[:, :, None, :]
-    return torch.where(known, apart.view(tasks, rows, *apart.shape[1:]), torch.inf)
+    both_located = are_located(state, candidates)[..., None] & are_located(state, history)[:, :, None, :]
+    return torch.where(both_located, apart.view(tasks, rows, *apart.shape[1:]), torch.inf)
 
 
 SEQUENTIAL = ("log_steps", "log_steps_nearby", "log_together", "log_at_this_time")
@@ -224,13 +224,13 @@ def sequential_features(
 def _transition_similarity(state: State, history: Tensor, nearby: bool) -> Tensor:
     """Similarity [T, R, S] of the last items of rows and support rows: 1 if equal, else 0; with `nearby`, exp(-km)."""
     last, before = history[..., 0], state["history"][..., 0]
-    known = (last >= FIRST)[:, :, None] & (before >= FIRST)[:, None, :]
+    both_real = (last >= FIRST)[:, :, None] & (before >= FIRST)[:, None, :]
     if not nearby:
-        return ((last[:, :, None] == before[:, None, :]) & known).float()
+        return ((last[:, :, None] == before[:, None, :]) & both_real).float()
     apart = torch.cdist(
         gather_by_task(state["place"], last), gather_by_task(state["place"], before), compute_mode=EXACT_DISTANCE
     )
-    locations = known & are_located(state, last)[:, :, None] & are_located(state, before)[:, None, :]
+    locations = both_real & are_located(state, last)[:, :, None] & are_located(state, before)[:, None, :]
     return torch.exp(-apart) * locations
 
 

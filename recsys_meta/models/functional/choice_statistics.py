@@ -32,7 +32,7 @@ def support_statistics(support: Support) -> State:
     """
     catalogue, rows = support.catalogue, support.rows
     if catalogue is None:
-        raise ValueError("choices are made out of an entity's own catalogue, but the support has none")
+        raise ValueError("choices are made from an entity's own catalogue, but the support has none")
     item = torch.where(rows.mask & (rows.item >= FIRST), rows.item, PAD)
     real = (item >= FIRST).float()
     history = torch.where((item >= FIRST)[:, :, None], row_history(rows), PAD)

@@ -50,7 +50,7 @@ def is_buffer(key: str) -> bool:
 def embed_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
     """One vector [T, D] for each field, in the order of their names: the mean of its values' rows.
 
-    By name, because neither a file of parameters nor a caller keeps the order of fields. An empty field is a zero
+    By name, because neither a file of parameters nor a caller preserves the order of fields. An empty field is a zero
     vector; ids beyond the table count as unknown.
     """
     vectors = []

@@ -126,12 +126,12 @@ class ScoreMixture:
     def is_frozen(self, key: str) -> bool:
         if key in MIXTURE_KEYS:
             return True
-        i, own = _member_of(key)
-        return bool(self.members[i].is_frozen(own))
+        i, member_key = _member_of(key)
+        return bool(self.members[i].is_frozen(member_key))
 
     def param_group(self, key: str) -> ParamGroup:
-        i, own = _member_of(key)
-        group: ParamGroup = self.members[i].param_group(own)
+        i, member_key = _member_of(key)
+        group: ParamGroup = self.members[i].param_group(member_key)
         return replace(group, rate=group.rate * self.config.members[i].rate)
 
     def body(self, params: Params) -> Params:
@@ -161,13 +161,13 @@ class ScoreMixture:
         return _mix_scores(parts, _weights(body, state)[0])
 
     def meta_loss(
-        self, params: Params, batch: TaskBatch, aids: list[Any], generator: torch.Generator
+        self, params: Params, batch: TaskBatch, training_state: list[Any], generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Sum of the members' losses; no gradient passes from one to another."""
         total, figures = torch.zeros((), device=batch.entity.device), dict[str, float]()
         for i, (member, settings) in enumerate(zip(self.members, self.config.members, strict=True)):
-            own = _limit_batch(batch, settings.tasks, settings.query)
-            loss, logs = member.meta_loss(_of_member(params, i), own, aids[i], generator)
+            member_batch = _limit_batch(batch, settings.tasks, settings.query)
+            loss, logs = member.meta_loss(_of_member(params, i), member_batch, training_state[i], generator)
             total = total + loss
             figures |= {f"{member.name}.{k}": v for k, v in logs.items()} | {
                 f"{member.name}.loss": float(loss.detach())
@@ -234,8 +234,8 @@ def _of_member(values: Mapping[str, Tensor], i: int) -> dict[str, Tensor]:
 
 
 def _member_of(key: str) -> tuple[int, str]:
-    i, _, own = key.partition("/")
-    return int(i), own
+    i, _, member_key = key.partition("/")
+    return int(i), member_key
 
 
 def _weights(body: Params, state: State) -> tuple[Tensor, Tensor]:

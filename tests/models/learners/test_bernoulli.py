@@ -144,11 +144,11 @@ def test_training_asks_with_factors_that_do_not_know_the_entity():
     index, learner = EventIndex.of(data), BernoulliPosterior(SMALL)
     entities = np.arange(160)
     params = learner.init(data, entities, generator())
-    aids = learner.training_state(data, entities, generator())
+    training_state = learner.training_state(data, entities, generator())
     batch = episode(data, index, entities[:30], 5)
-    honest = learner.meta_loss(params, batch, aids, generator())[0]
-    known = replace(aids, fold=torch.full_like(aids.fold, len(aids.item) - 1))
-    assert torch.equal(aids.item[-1], params["item"])
+    honest = learner.meta_loss(params, batch, training_state, generator())[0]
+    known = replace(training_state, fold=torch.full_like(training_state.fold, len(training_state.item) - 1))
+    assert torch.equal(training_state.item[-1], params["item"])
     assert learner.meta_loss(params, batch, known, generator())[0] < honest
 
 

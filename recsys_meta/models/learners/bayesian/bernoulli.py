@@ -217,15 +217,15 @@ class BernoulliPosterior:
         return logistic_loss(self.score(body, state, rows), rows)
 
     def meta_loss(
-        self, params: Params, batch: TaskBatch, aids: CrossFittedFactors, generator: torch.Generator
+        self, params: Params, batch: TaskBatch, training_state: CrossFittedFactors, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Mean log-loss of the query after adapting; logs the largest and the smallest deviation of the prior."""
         device = batch.entity.device
-        body = params | {"item": aids.item.to(device), "fold": aids.fold.to(device)[batch.entity]}
+        body = params | {"item": training_state.item.to(device), "fold": training_state.fold.to(device)[batch.entity]}
         support = replace(batch.support, features=mask_features(batch.support.features, self.config.unknown, generator))
         state = self.adapt(body, support)
         losses = logistic_loss(self._logit(body, state, batch.query), batch.query)
-        weight = aids.rows.to(device)[batch.entity] ** self.config.size_weight * batch.query.mask.any(1)
+        weight = training_state.rows.to(device)[batch.entity] ** self.config.size_weight * batch.query.mask.any(1)
         deviation = params["prior"].detach().tril().norm(dim=1)
         figures = {"prior_largest": float(deviation.max()), "prior_smallest": float(deviation.min())}
         return mean_over_tasks(losses, weight), figures

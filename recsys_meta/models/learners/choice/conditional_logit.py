@@ -170,7 +170,7 @@ class ConditionalLogit:
         return mean_over_rows(-torch.log_softmax(logits, 2)[..., 0], counts)
 
     def meta_loss(
-        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+        self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Loss of the query's choices. The tasks take the step in a share of the meta-batches only, as the weights must
         be good without it too."""
@@ -227,9 +227,9 @@ class ConditionalLogit:
         return STEP_WEIGHTS[best] if float(mean[best]) > float(error[best]) else 0.0
 
 
-def _with_step_weight(params: Params, trust: float) -> Params:
+def _with_step_weight(params: Params, weight: float) -> Params:
     """Parameters with this share of the step at every support size."""
-    return {**params, "trust": torch.full_like(params["trust"], trust)}
+    return {**params, "trust": torch.full_like(params["trust"], weight)}
 
 
 def _feature_scales(data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:

@@ -45,7 +45,7 @@ class DinConfig(InterestConfig):
     rate: float = Field(default=1e-3, gt=0, description="inner rate at the start")
     learned_rate: bool = False
     inner_negatives: int = Field(default=1, ge=1, description="the same for rows of the support")
-    seasoned: int = Field(default=0, ge=0, description="history that a support row must have to be asked about")
+    seasoned: int = Field(default=0, ge=0, description="history that a support row must have to be a target")
     decay: float = Field(default=1e-2, ge=0, description="weight decay of all but biases and inner rates")
 
     @property
@@ -144,7 +144,7 @@ class Din:
         return candidates.choice_loss(self.choose(body, state, rows, choices), rows, choices)
 
     def meta_loss(
-        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+        self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Mean query loss after adapting, against items drawn uniformly; logs the changes of weights and query scores
         by adapting, and the inner rates."""

@@ -76,17 +76,17 @@ def expert_logits(body: Params, state: State, x: Tensor, row: Tensor) -> Tensor:
     each = torch.einsum("trkf,tef->trke", x, state["weight"])
     if "net.inner" in body:
         each = each + _net(body, x, row)
-    own = each[..., 0] if each.shape[3] == 1 else torch.where(revisit, each[..., 1], each[..., 0])
-    return own + torch.where(revisit, bonus[..., None], 0.0)
+    logits = each[..., 0] if each.shape[3] == 1 else torch.where(revisit, each[..., 1], each[..., 0])
+    return logits + torch.where(revisit, bonus[..., None], 0.0)
 
 
-def _net(body: Params, x: Tensor, told: Tensor) -> Tensor:
+def _net(body: Params, x: Tensor, row: Tensor) -> Tensor:
     """Logits [T, R, K, E] of a net with one hidden layer for each expert. The features of the row alone are multiplied
     once for all candidates."""
     kinds, _, units = body["net.inner"].shape
     inner = body["net.inner"].transpose(0, 1).reshape(-1, kinds * units)
     features = x.shape[3]
-    row_part = told @ inner[features:] + body["net.bias"].reshape(-1)
+    row_part = row @ inner[features:] + body["net.bias"].reshape(-1)
     active = torch.relu(x @ inner[:features] + row_part[:, :, None, :])
     return (active.reshape(*x.shape[:3], kinds, units) * body["net.outer"]).sum(4)
 

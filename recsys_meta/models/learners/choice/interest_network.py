@@ -50,7 +50,7 @@ class InterestConfig(PredictorConfig):
     hidden: tuple[int, ...] = (64, 64)
     context_dims: int = Field(default=8, ge=1, description="of each context field")
     history: int = Field(default=20, ge=1, description="items that attention goes back")
-    wide: bool = Field(default=True, description="the features of `moments` also count directly, as in a logit")
+    wide: bool = Field(default=True, description="the features of candidates also count directly, as in a logit")
     dropout: float = Field(default=0.2, ge=0, lt=1, description="on hidden units, while training")
 
 

@@ -184,7 +184,7 @@ class Maml:
         return inner.inner_loss(self.config, body, state, inner.informative_rows(self.config, support.rows))
 
     def meta_loss(
-        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+        self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Mean query loss after adapting; logs the distance that adapting moved, and the inner rates."""
         vectors = scorer.item_vectors(self.config, params)

@@ -187,7 +187,7 @@ class Flagship:
         return softmax_loss(mask_reserved_ids(self._tower_logits(body, state)), mask_unknown_items(support.rows))
 
     def meta_loss(
-        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+        self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Query loss after the step, summed over towers; items of the support are no candidates."""
         c = self.config

@@ -25,7 +25,7 @@ class FlagshipConfig(PredictorConfig):
         default=80, ge=1, description="features with more values are left out: their rows are met too rarely"
     )
     memories: tuple[MemoryKind, ...] = ("posterior", "ease", "cosine", "recent")
-    neighbours: int = Field(default=512, ge=1, description="items that each item of an item-item memory speaks of")
+    neighbours: int = Field(default=512, ge=1, description="neighbours of each item in an item-item memory")
     drift_width: float = Field(default=1.0, gt=0, description="bins of arrivals that count as the same time")
     subspace: int = Field(default=64, ge=1, description="dimensions of the posterior")
     trust: float = Field(default=0.008, gt=0, description="weight of the posterior's prior, for each support row")

@@ -131,8 +131,8 @@ def fields_of(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, 
 def item_fields(params: Mapping[str, Tensor], item: Tensor) -> Tensor:
     """Vectors [N, F, D] of items [N], the ID first."""
     features = {name: value[item] for name, value in catalogue_features(params).items()}
-    own = params["base.item"][item][:, None]
-    return torch.cat([own, fields_of(params, ITEM, features)], 1) if features else own
+    id_vector = params["base.item"][item][:, None]
+    return torch.cat([id_vector, fields_of(params, ITEM, features)], 1) if features else id_vector
 
 
 def context_names(params: Mapping[str, Tensor]) -> list[str]:
@@ -144,13 +144,13 @@ def context_names(params: Mapping[str, Tensor]) -> list[str]:
 def context_fields(params: Mapping[str, Tensor], context: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
     """Vectors [*shape, F, D] of the context of rows; a field that the rows lack is its mean over past rows."""
     vectors, dims = [], params["base.neutral"].shape[1]
-    for place, name in enumerate(context_names(params)):
+    for position, name in enumerate(context_names(params)):
         if name in context:
             value = context[name].reshape(-1)
             cells = value if value.is_floating_point() else value[:, None]
             vectors.append(embed_fields(params, CONTEXT, {name: cells})[0].reshape(*shape, dims))
         else:
-            vectors.append(params["base.neutral"][place].expand(*shape, dims))
+            vectors.append(params["base.neutral"][position].expand(*shape, dims))
     return torch.stack(vectors, -2)
 
 
@@ -161,13 +161,13 @@ def field_contribution(
     some = slice(begin, begin + vectors.shape[-2])
     first = vectors.flatten(-2) @ params["base.first"][some].flatten(0, 1)
     if config.base != "deepfm":
-        own = (vectors * params["base.wide"][some]).sum((-2, -1))
+        logit = (vectors * params["base.wide"][some]).sum((-2, -1))
         none = vectors.new_zeros(*vectors.shape[:-2], 0)
-        return FieldContribution(first, none, none, own)
+        return FieldContribution(first, none, none, logit)
     weight = params["base.crossed"][some]
     total, weighted_sum = vectors.sum(-2), (vectors * weight[:, None]).sum(-2)
-    own = (total * weighted_sum).sum(-1) - vectors.square().sum(-1) @ weight
-    return FieldContribution(first, total, weighted_sum, own)
+    logit = (total * weighted_sum).sum(-1) - vectors.square().sum(-1) @ weight
+    return FieldContribution(first, total, weighted_sum, logit)
 
 
 def entity_contribution(

@@ -84,7 +84,7 @@ class Cvar(FrozenBaseLearner):
         return linear(x, params["decode.0.weight"], params["decode.0.bias"])
 
     def meta_loss(
-        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+        self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Cold query loss, recovery of past ID embeddings and distance of the two Gaussians; all are logged."""
         body = self.body(params)

@@ -63,7 +63,7 @@ class FrozenBaseLearner(ABC):
 
     @abstractmethod
     def meta_loss(
-        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+        self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Loss of a meta-batch, and values to log."""
 

@@ -83,7 +83,7 @@ class MetaEmbedding(FrozenBaseLearner):
         return EMBEDDING_BOUND * torch.tanh(x @ body["generator"])
 
     def meta_loss(
-        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+        self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """share * cold loss on the support + (1 - share) * loss on the query after one step on the support."""
         body = self.body(params)

@@ -73,7 +73,7 @@ class Mwuf(FrozenBaseLearner):
         return _net(body, "shift", mean) * rows.mask.any(1, keepdim=True)
 
     def meta_loss(
-        self, params: Params, batch: TaskBatch, aids: None, generator: torch.Generator
+        self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Mean loss of the queries with the scaled and shifted embedding."""
         body = self.body(params)
