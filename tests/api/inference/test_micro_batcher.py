@@ -279,11 +279,15 @@ def test_a_batch_holds_no_more_than_the_model_takes_at_once(
 
 
 def test_supports_of_different_sizes_are_never_in_one_batch(
-    without_server: tuple[LoadedModel, EncodedEntity], support_sizes: list[list[int]], run: Run
+    without_server: tuple[LoadedModel, EncodedEntity],
+    support_sizes: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    run: Run,
 ) -> None:
     """None is padded to the size of another, which costs time, and may cost a last bit."""
     (model, _), batcher = without_server, MicroBatcher(ThreadPoolExecutor(1))
-    model.latency.loop_batch = 16
+    monkeypatch.setattr(model.latency, "record", lambda ms, entities: None)
+    model.latency.ms, model.latency.loop_batch = 0.1, 16
     sizes = [1, 3, 2, 1, 2, 3, 0, 1, 0]
     entities = [
         model.recommender.read_support(EntityRequest(events=[Interaction(f"i{i + j}") for i in range(size)]))
