@@ -100,7 +100,8 @@ def episodes(
     json_file: JsonFile = None,
 ) -> None:
     """Drawing a meta-batch of episodes, against a loop over its tasks in Python."""
-    from recsys_meta.episodes.event_index import collate, draw_episodes
+    from recsys_meta.episodes.collate import collate
+    from recsys_meta.episodes.event_index import draw_episodes
 
     data, _ = Workspace().dataset(dataset)
     index = EventIndex.of(data)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from recsys_meta.evaluation.cold_start import ColdStartCurve
-from recsys_meta.metrics.bootstrap import ConfidenceInterval, paired_difference_over_seeds, summarise_seeds
+from recsys_meta.metrics.bootstrap import paired_difference_over_seeds, summarise_seeds
+from recsys_meta.metrics.interval import ConfidenceInterval
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.store.tracking.evaluations import NewEvaluation, Role

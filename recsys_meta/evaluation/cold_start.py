@@ -19,7 +19,8 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch, order_rows
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes, order_rows
 from recsys_meta.evaluation.curve import ColdStartCurve, best_setting
 from recsys_meta.evaluation.evaluate_batch import EvalOptions, evaluate_batch, is_row_metric, metric_names
 from recsys_meta.evaluation.list_mrr import list_reciprocal_ranks

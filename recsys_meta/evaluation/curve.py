@@ -9,13 +9,8 @@ import numpy as np
 
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.core.types import IntArray
-from recsys_meta.metrics.bootstrap import (
-    ConfidenceInterval,
-    PairedDifference,
-    Values,
-    paired_difference_over_seeds,
-    summarise,
-)
+from recsys_meta.metrics.bootstrap import Values, paired_difference_over_seeds, summarise
+from recsys_meta.metrics.interval import ConfidenceInterval, PairedDifference
 from recsys_meta.metrics.pooled_metrics import RowSample, compute_metric
 
 

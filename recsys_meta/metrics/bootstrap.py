@@ -7,23 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from recsys_meta.core.types import FloatArray
-from recsys_meta.metrics.pooled_metrics import (
-    ConfidenceInterval,
-    PairedDifference,
-    RowSample,
-    paired_sample_difference,
-    summarise_samples,
-)
-
-__all__ = [
-    "ConfidenceInterval",
-    "PairedDifference",
-    "Values",
-    "paired_difference",
-    "paired_difference_over_seeds",
-    "summarise",
-    "summarise_seeds",
-]
+from recsys_meta.metrics.interval import ConfidenceInterval, PairedDifference
+from recsys_meta.metrics.pooled_metrics import RowSample, paired_sample_difference, summarise_samples
 
 Values = FloatArray | RowSample
 """What a method did at one point: one value an entity, or rows of entities."""

@@ -12,31 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys_meta.core.types import FloatArray, IntArray
+from recsys_meta.metrics.interval import ConfidenceInterval, PairedDifference
 
 AUC_BINS = 2000
 """Quantiles of the scores at which the bootstrap of an AUC counts; the AUC itself is exact."""
 CALIBRATION_BINS = 15
-
-
-@dataclass(frozen=True)
-class ConfidenceInterval:
-    """A figure with its 95% interval over n entities (those of every seed counted)."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """Mean difference of two methods on the same entities, its 95% interval and a two-sided p-value."""
-
-    difference: float
-    low: float
-    high: float
-    p: float
-    n: int
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError, DivergedError
 from recsys_meta.core.types import Params, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex, episode_batch
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.protocols import Learner
 from recsys_meta.training.curricula import TaskDraw
 from recsys_meta.training.recipe import EpisodeConfig, TrainConfig

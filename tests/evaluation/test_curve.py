@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from recsys_meta.core.errors import NotFoundError
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.evaluation.cold_start import ColdStartCurve, adaptation_effect, best_setting
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import tiny

@@ -13,7 +13,8 @@ from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.feature_encoding import encode_raw, unseen_features
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.core.types import FIRST, PAD, UNKNOWN, EntityCatalog, Interactions, Support
-from recsys_meta.episodes.event_index import HISTORY, collate
+from recsys_meta.episodes.collate import collate
+from recsys_meta.episodes.event_index import HISTORY
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityCatalogSpec, RawFeatures
 
 

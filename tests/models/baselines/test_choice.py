@@ -8,7 +8,8 @@ import torch
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.models.baselines.choice.item_neighbours import ItemNeighbours
 from recsys_meta.models.baselines.choice.local_popularity import LocalPopularity
 from recsys_meta.models.baselines.choice.markov import MarkovChain

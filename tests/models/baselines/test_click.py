@@ -13,7 +13,8 @@ from recsys_meta.core.dataset import Dataset, Vocabulary
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, Support
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.models.baselines.click.bilinear import BilinearModel
 from recsys_meta.models.baselines.click.factorization_machine import FactorizationMachine
 from recsys_meta.models.baselines.click.logistic_regression import LogisticRegression

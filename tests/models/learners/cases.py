@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.episodes.splits import EntitySplit, split_by_seed
 from recsys_meta.evaluation.cold_start import cold_start
 from recsys_meta.models.learners import LEARNERS

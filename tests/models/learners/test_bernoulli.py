@@ -13,7 +13,8 @@ from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, Interactions
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.models.functional.interpolation import SIZE_KNOTS
 from recsys_meta.models.functional.losses import logistic_loss

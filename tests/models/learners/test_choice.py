@@ -10,7 +10,8 @@ import torch
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, Interactions
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.models.learners.choice import conditional_logit as choice
 from recsys_meta.models.learners.choice import experts
 from recsys_meta.models.learners.choice.conditional_logit import ChoiceConfig, ConditionalLogit

@@ -13,7 +13,8 @@ import torch
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.models.learners.warm_up import ctr_models as click_models
 from recsys_meta.models.learners.warm_up.ctr_models import CONTEXT, ENTITY, ClickConfig
 from recsys_meta.models.learners.warm_up.pretraining import PretrainingRows, pretrain, pretraining_loss

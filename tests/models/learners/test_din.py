@@ -15,7 +15,8 @@ from pipelines.workspace import find_recipe
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, EntityCatalog, Interactions, Support
 from recsys_meta.episodes.actor_episodes import ActorIndex
-from recsys_meta.episodes.event_index import EventIndex, episode_batch
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.learners.choice import interest_network as interest
 from recsys_meta.models.learners.choice import negative_sampling as candidates
 from recsys_meta.models.learners.choice.din import Din, DinConfig

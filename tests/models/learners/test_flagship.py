@@ -53,7 +53,7 @@ def fresh(learner, data=None, seed=0):
 def support_of(data, shots=(0, 1, 3, 5)):
     index = EventIndex.of(data)
     support, query = draw_episodes(index, torch.arange(40, 40 + len(shots)), torch.tensor(shots))
-    from recsys_meta.episodes.event_index import episode_batch
+    from recsys_meta.episodes.collate import episode_batch
 
     return episode_batch(data, np.arange(40, 40 + len(shots)), support, query)
 

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, Interactions, Support, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.models.learners.maml import inner_loop as inner
 from recsys_meta.models.learners.maml import scorer

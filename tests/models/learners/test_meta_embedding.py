@@ -10,7 +10,8 @@ import torch
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import Interactions, Support
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.models.functional.embeddings import is_buffer
 from recsys_meta.models.functional.losses import logistic_loss

@@ -17,7 +17,8 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes, episode_batch
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.models.baselines.choice.base import ChoiceBaseline
 from recsys_meta.models.functional.choice_features import BASIC, basic_features, row_history, support_statistics
 from recsys_meta.models.functional.interpolation import support_size_weights
