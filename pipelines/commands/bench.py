@@ -1,4 +1,4 @@
-"""`recsys-meta bench`: each row is timed side by side with its reference in the same run, several times, medians."""
+"""`recsys-meta bench`: medians of several timings, each case beside its reference in the same run."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ REPEATS = 7
 
 
 def medians(cases: Mapping[str, Callable[[], object]], calls: int) -> dict[str, float]:
-    """Milliseconds a call: each case is timed in turn, `REPEATS` times over, so that all meet the same machine."""
-    taken: dict[str, list[float]] = {name: [] for name in cases}
+    """Median milliseconds a call of each case; cases are timed in turn, `REPEATS` times, under the same conditions."""
+    durations: dict[str, list[float]] = {name: [] for name in cases}
     for call in cases.values():
         call()
     for _ in range(REPEATS):
@@ -41,8 +41,8 @@ def medians(cases: Mapping[str, Callable[[], object]], calls: int) -> dict[str, 
             began = time.perf_counter()
             for _ in range(calls):
                 call()
-            taken[name].append(1000 * (time.perf_counter() - began) / calls)
-    return {name: statistics.median(values) for name, values in taken.items()}
+            durations[name].append(1000 * (time.perf_counter() - began) / calls)
+    return {name: statistics.median(values) for name, values in durations.items()}
 
 
 @app.command("newcomer")
@@ -58,21 +58,21 @@ def newcomer(
     recommender = Recommender(Workspace().bundle(model))
     names = recommender.bundle.vocab.values["item"]
     rng = np.random.default_rng(0)
-    chosen = rng.choice(len(names), min(events, len(names) - 10), replace=False)
-    someone = EntityRequest(events=[Interaction(str(names[i])) for i in chosen])
-    known = recommender.read_support(someone)
-    state = recommender.adapt([known])
-    case = f"{len(chosen)} events, {len(names)} items"
+    positions = rng.choice(len(names), min(events, len(names) - 10), replace=False)
+    request = EntityRequest(events=[Interaction(str(names[i])) for i in positions])
+    entity = recommender.read_support(request)
+    state = recommender.adapt([entity])
+    case = f"{len(positions)} events, {len(names)} items"
     torch.set_num_threads(1)
     with threadpool_limits(1):
         times = medians(
             {
-                "adapt + rank + top 10": lambda: recommend(recommender, someone),
-                "adapt": lambda: recommender.adapt([known]),
+                "adapt + rank + top 10": lambda: recommend(recommender, request),
+                "adapt": lambda: recommender.adapt([entity]),
                 "rank + top 10 from a state": lambda: recommender.lists.top_k(
-                    recommender.scores(state)[0], 10, exclude=known.seen
+                    recommender.scores(state)[0], 10, exclude=entity.seen
                 ),
-                "implicit: recalculate + recommend": _implicit(len(names), chosen),
+                "implicit: recalculate + recommend": _implicit(len(names), positions),
             },
             calls=100,
         )
@@ -82,14 +82,16 @@ def newcomer(
     _finish("newcomer", rows, json_file)
 
 
-def _implicit(items: int, chosen: np.ndarray) -> Callable[[], object]:
+def _implicit(items: int, positions: np.ndarray) -> Callable[[], object]:
     from implicit.cpu.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(factors=64, num_threads=1)
     rng = np.random.default_rng(0)
     model.item_factors = rng.standard_normal((items, 64)).astype(np.float32) / 8
     model.user_factors = rng.standard_normal((2, 64)).astype(np.float32) / 8
-    row = sp.csr_matrix((np.ones(len(chosen), np.float32), (np.zeros(len(chosen), int), chosen)), shape=(1, items))
+    row = sp.csr_matrix(
+        (np.ones(len(positions), np.float32), (np.zeros(len(positions), int), positions)), shape=(1, items)
+    )
     return lambda: model.recommend(0, row, N=10, recalculate_user=True)
 
 
@@ -107,21 +109,22 @@ def episodes(
     index = EventIndex.of(data)
     entities = torch.as_tensor(index.entities_with(2))
     generator = torch.Generator().manual_seed(0)
-    some = entities[torch.randperm(len(entities), generator=generator)[:tasks]]
-    shots = torch.randint(0, 40, (len(some),), generator=generator)
+    batch_entities = entities[torch.randperm(len(entities), generator=generator)[:tasks]]
+    shots = torch.randint(0, 40, (len(batch_entities),), generator=generator)
     indptr, item = index.indptr.numpy(), index.item.numpy()
 
     def loop() -> object:
         rng = np.random.default_rng(0)
-        drawn = [rng.permutation(item[indptr[e] : indptr[e + 1]]) for e in some.tolist()]
-        pairs = [(d[:s], d[s:]) for d, s in zip(drawn, shots.tolist(), strict=True)]
-        both = [[p[0].tolist() for p in pairs], [p[1].tolist() for p in pairs]]
-        return [collate(rows, [[1.0] * len(r) for r in rows]) for rows in both]
+        items = [rng.permutation(item[indptr[e] : indptr[e + 1]]) for e in batch_entities.tolist()]
+        supports = [row[:size].tolist() for row, size in zip(items, shots.tolist(), strict=True)]
+        queries = [row[size:].tolist() for row, size in zip(items, shots.tolist(), strict=True)]
+        return [collate(rows, [[1.0] * len(r) for r in rows]) for rows in (supports, queries)]
 
-    cases = {"draw": lambda: draw_episodes(index, some, shots, generator=generator), "loop over tasks": loop}
+    cases = {"draw": lambda: draw_episodes(index, batch_entities, shots, generator=generator), "loop over tasks": loop}
     times = medians(cases, calls=20)
     rows = [
-        _row(f"{len(some)} tasks", s, v, "ms", times["loop over tasks"], "loop over tasks") for s, v in times.items()
+        _row(f"{len(batch_entities)} tasks", s, v, "ms", times["loop over tasks"], "loop over tasks")
+        for s, v in times.items()
     ]
     _finish("episodes", rows, json_file)
 

@@ -16,11 +16,18 @@ from rich.markup import escape
 
 from pipelines.commands.train import StepProgress
 from pipelines.console import JsonFile, Shots, err, out, parse_shots, progress_bar
-from pipelines.experiments import compare as comparing
 from pipelines.experiments import report
-from pipelines.experiments.compare import EvaluationProtocol, Scenario, baselines_for
+from pipelines.experiments.compare import (
+    FLAGSHIPS,
+    EvaluationProtocol,
+    Scenario,
+    baselines_for,
+    compare,
+    reference_baseline,
+    tuning_note,
+)
 from pipelines.experiments.comparison import Comparison, MethodCurves, as_json
-from pipelines.experiments.training_run import event_index_for
+from pipelines.experiments.training_inputs import event_index_for
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.dataset import Dataset
@@ -28,7 +35,9 @@ from recsys_meta.core.errors import CheckpointError, ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.episodes.splits import split_of
 from recsys_meta.evaluation.baseline_tuning import fit_tuned
-from recsys_meta.evaluation.cold_start import ColdStartCurve, UnadaptedPredictor, cold_start, metric_names
+from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start
+from recsys_meta.evaluation.curve import ColdStartCurve
+from recsys_meta.evaluation.evaluate_batch import metric_names
 from recsys_meta.store.tracking import evaluations
 from recsys_meta.training.trainer import TrainStep
 
@@ -39,7 +48,7 @@ MinQuery = Annotated[int | None, typer.Option(min=1, help="Query rows a newcomer
 
 
 def command_line() -> str:
-    """The command as it was typed, without the path of the program."""
+    """Command as it was typed, without the path of the program."""
     return shlex.join(["recsys-meta", *sys.argv[1:]])
 
 
@@ -75,7 +84,7 @@ def evaluate(
 
         def curve(predictor: Any, params: Any, label: str) -> ColdStartCurve:
             task = progress.add_task(label, total=len(split.test), note="")
-            made = cold_start(
+            result_curve = cold_start(
                 predictor,
                 params,
                 data,
@@ -87,40 +96,40 @@ def evaluate(
                 min_query=min_query,
                 progress=lambda done, _: progress.update(task, completed=done),
             )
-            return ColdStartCurve(label, made.entities, made.values)
+            return ColdStartCurve(label, result_curve.entities, result_curve.values)
 
-        role: evaluations.Role = "flagship" if name in comparing.FLAGSHIPS else "learner"
-        own = curve(bundle.predictor, bundle.params, name)
-        result.methods.append(MethodCurves(name, role, {seed: own}, versions={seed: bundle.version}))
+        role: evaluations.Role = "flagship" if name in FLAGSHIPS else "learner"
+        model_curve = curve(bundle.predictor, bundle.params, name)
+        result.methods.append(MethodCurves(name, role, {seed: model_curve}, versions={seed: bundle.version}))
         plain = f"{name}-unadapted"
         result.methods.append(
             MethodCurves(plain, "learner", {seed: curve(UnadaptedPredictor(bundle.predictor), bundle.params, plain)})
         )
-        asked = _baselines(baselines, data)
-        for other in _beside(asked, data):
+        requested_names = _baselines(baselines, data)
+        for other in _with_reference(requested_names, data):
             try:
-                tuned = fit_tuned(other, data, index, split, shots=points, seed=seed, order=protocol.order)
+                baseline = fit_tuned(other, data, index, split, shots=points, seed=seed, order=protocol.order)
             except ConfigError as error:
-                if other in asked:
+                if other in requested_names:
                     raise
                 err.print(f"[dim]{other} is left out: {escape(str(error))}[/]")
                 continue
-            fitted = curve(tuned.predictor, tuned.params, other)
-            result.methods.append(MethodCurves(other, "baseline", {seed: fitted}, comparing.tuning_note(tuned.report)))
+            baseline_curve = curve(baseline.predictor, baseline.params, other)
+            result.methods.append(MethodCurves(other, "baseline", {seed: baseline_curve}, tuning_note(baseline.report)))
     _store(workspace, result, model)
     print_comparison([result], json_file, html)
 
 
-def _beside(asked: list[str], data: Dataset) -> list[str]:
-    """The baselines that were asked for and the simplest, without which a promotion could not be judged."""
-    simplest = comparing.reference_baseline(data)
-    return asked if simplest in asked else [simplest, *asked]
+def _with_reference(names: list[str], data: Dataset) -> list[str]:
+    """Baselines by name and the reference baseline, which a promotion is checked against."""
+    simplest = reference_baseline(data)
+    return names if simplest in names else [simplest, *names]
 
 
 def _store(workspace: Workspace, result: Comparison, model: str) -> None:
     # A bundle in a folder has no name before it is published.
     name = None if workspace.is_bundle(model) else model.partition("@")[0]
-    rows = [replace(r, model=name) if r.model_version is not None else r for r in result.rows()]
+    rows = [replace(r, model=name) if r.model_version is not None else r for r in result.evaluations()]
     with workspace.session() as session:
         evaluations.save_evaluations(session, rows)
 
@@ -152,7 +161,7 @@ def compare_command(
     workspace = Workspace()
     data, folder = workspace.dataset(dataset)
     protocol = EvaluationProtocol(parse_shots(shots), split, _order(order), min_query, _scenario(scenario))
-    results = run(
+    results = run_comparison(
         workspace,
         str(folder),
         learners=None if learners == "all" else _names(learners),
@@ -165,8 +174,8 @@ def compare_command(
     print_comparison(results, json_file, html)
 
 
-def run(workspace: Workspace, dataset: str, **settings: Any) -> list[Comparison]:
-    """`comparing.compare` with a progress bar."""
+def run_comparison(workspace: Workspace, dataset: str, **settings: Any) -> list[Comparison]:
+    """Run a comparison with a progress bar; the settings are those of `compare`."""
     with progress_bar() as progress:
         watches: dict[str, StepProgress] = {}
 
@@ -175,17 +184,17 @@ def run(workspace: Workspace, dataset: str, **settings: Any) -> list[Comparison]
                 watches[name] = StepProgress(progress, name)
             watches[name](step)
 
-        return comparing.compare(
+        return compare(
             workspace,
             dataset,
-            tell=lambda text: progress.console.print(f"[dim]{text}[/]"),
+            notify=lambda text: progress.console.print(f"[dim]{text}[/]"),
             on_step=on_step,
             **settings,
         )
 
 
 def print_comparison(results: Sequence[Comparison], json_file: Path | None = None, html: Path | None = None) -> None:
-    """Print tables and paired tests; write JSON and reports where asked (a folder for each of several scenarios)."""
+    """Print tables and paired tests; write JSON and reports if given (a folder for each of several scenarios)."""
     for result in results:
         _print(result)
     for name, seconds in {m.name: m.seconds for r in results for m in r.methods if m.seconds}.items():
@@ -204,7 +213,7 @@ def print_comparison(results: Sequence[Comparison], json_file: Path | None = Non
 def _print(result: Comparison) -> None:
     metric = result.metrics[0]
     out.print(report.curve_table(result, metric))
-    lines = result.versus(metric)
+    lines = result.against_best_baseline(metric)
     if lines:
         out.print(
             f"\n[bold]{lines[0].method}[/] less the best baseline at each point, paired over newcomers, 95% interval:"

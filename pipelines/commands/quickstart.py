@@ -1,4 +1,4 @@
-"""`recsys-meta quickstart`: the whole walk in one go, on whatever data there is."""
+"""`recsys-meta quickstart`: prepare, train, evaluate and publish in one go, on the first data set available."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.commands import evaluate as evaluating
+from pipelines.commands.evaluate import print_comparison, run_comparison
 from pipelines.commands.models import publish_run
 from pipelines.console import Json, err, out, print_json
-from pipelines.experiments import compare as comparing
-from pipelines.experiments import report
-from pipelines.experiments.compare import EvaluationProtocol
+from pipelines.experiments import comparison, report
+from pipelines.experiments.compare import FLAGSHIPS, EvaluationProtocol, baselines_for
 from pipelines.experiments.comparison import Comparison
-from pipelines.experiments.comparison import as_json as machine_readable
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.errors import DataError, RecsysMetaError
 from recsys_meta.core.schema import Objective, Schema
 from recsys_meta.data import locate, prepare_named
 
-# The smaller first: this is to end within three minutes on two cores.
+# The smaller first: the command should end within three minutes on two cores.
 PREFERRED = ("movielens-100k", "movielens-latest-small", "movielens-1m")
 DOWNLOAD = "movielens-latest-small"
 SIMULATOR = "simulated-users"
@@ -36,8 +34,8 @@ BASELINES: dict[Objective, tuple[str, ...]] = {
     "click": ("popularity", "position", "logistic", "two-means"),
     "choice": ("local-popularity", "nearest", "revisits", "pooled-logit"),
 }
-"""Beside the flagship, what there is time for."""
-SECOND: dict[Objective, tuple[str, ...]] = {"ranking": ("maml",), "rating": ("maml",)}
+"""Baselines and further learners beside the flagship, as far as three minutes allow."""
+EXTRA_LEARNERS: dict[Objective, tuple[str, ...]] = {"ranking": ("maml",), "rating": ("maml",)}
 
 
 def quickstart(
@@ -52,11 +50,11 @@ def quickstart(
     workspace = Workspace()
     name, folder, why = _prepare(workspace, dataset)
     err.print(f"data: [bold]{name}[/] ({why})")
-    (result,) = evaluating.run(
+    (result,) = run_comparison(
         workspace,
         str(folder),
         learners=_learners(workspace, folder),
-        baselines=_available(workspace, folder),
+        baselines=_baselines(workspace, folder),
         protocol=EvaluationProtocol(),
         seeds=(0,),
     )
@@ -66,7 +64,7 @@ def quickstart(
     model, version = publish_run(workspace, run, f"flagship-{name}")
     target = out_dir or workspace.settings.home / "quickstart"
     paths = report.write_report(result, target, "recsys-meta quickstart")
-    content = machine_readable([result], "recsys-meta quickstart", datetime.now(UTC).isoformat())
+    content = comparison.as_json([result], "recsys-meta quickstart", datetime.now(UTC).isoformat())
     write_file(target / "results.json", json.dumps(content, indent=1).encode())
     seconds = time.perf_counter() - began
     if as_json:
@@ -82,19 +80,22 @@ def quickstart(
             }
         )
         return
-    evaluating.print_comparison([result])
+    print_comparison([result])
     out.print(f"\nDone in {seconds:.0f} s. [bold]{model}@{version}[/] is live; report: {escape(str(paths[1]))}\n")
     out.print("What to type next:", style="bold")
-    for line in _next(result, model):
+    for line in _next_commands(result, model):
         out.print("  " + escape(line), soft_wrap=True)
 
 
-def _prepare(workspace: Workspace, wanted: str | None) -> tuple[str, Path, str]:
-    """(name, prepared folder, where it came from). A named data set must be there; otherwise the next source is
-    tried, down to the simulator."""
-    if wanted is not None:
-        _, folder = workspace.dataset(wanted)
-        return (Path(wanted).name if Path(wanted).is_dir() else wanted), folder, "as asked for"
+def _prepare(workspace: Workspace, name_option: str | None) -> tuple[str, Path, str]:
+    """Prepare a data set; return its name, its folder and its origin.
+
+    Without a name the sources are tried in order, down to the simulator. Raises DataError if none can be prepared,
+    ConfigError for an unknown name.
+    """
+    if name_option is not None:
+        _, folder = workspace.dataset(name_option)
+        return (Path(name_option).name if Path(name_option).is_dir() else name_option), folder, "as asked for"
     for name, why in _candidates(workspace):
         folder = workspace.settings.prepared / name
         try:
@@ -120,43 +121,43 @@ def _candidates(workspace: Workspace) -> Iterator[tuple[str, str]]:
 
 def _learners(workspace: Workspace, folder: Path) -> tuple[str, ...]:
     data, _ = workspace.dataset(str(folder))
-    first = () if data.schema.objective == "rating" else (comparing.FLAGSHIPS[0],)
-    return (*first, *SECOND.get(data.schema.objective, ()))
+    first = () if data.schema.objective == "rating" else (FLAGSHIPS[0],)
+    return (*first, *EXTRA_LEARNERS.get(data.schema.objective, ()))
 
 
-def _available(workspace: Workspace, folder: Path) -> list[str]:
+def _baselines(workspace: Workspace, folder: Path) -> list[str]:
     from importlib.util import find_spec
 
     data, _ = workspace.dataset(str(folder))
-    fitting = [b for b in BASELINES[data.schema.objective] if b in comparing.baselines_for(data, None)]
+    fitting = [b for b in BASELINES[data.schema.objective] if b in baselines_for(data, None)]
     return [b for b in fitting if not b.startswith("ials") or find_spec("implicit") is not None]
 
 
-def _next(result: Comparison, model: str) -> list[str]:
+def _next_commands(result: Comparison, model: str) -> list[str]:
     bundle = result.bundle
     if bundle is None:
         return []
     items = [str(v) for v in bundle.vocab.values["item"][:3]]
     path, body = _request(bundle.schema, items)
-    said = json.dumps({"model": model, "entity": {"kind": bundle.schema.kind}, **body})
-    curl = f"curl -s http://127.0.0.1:8000{path} -H 'content-type: application/json' -d '{said}'"
+    payload = json.dumps({"model": model, "entity": {"kind": bundle.schema.kind}, **body})
+    curl = f"curl -s http://127.0.0.1:8000{path} -H 'content-type: application/json' -d '{payload}'"
     first = [f"recsys-meta recommend {model} --items {','.join(items)}"] if bundle.schema.objective == "ranking" else []
     return [*first, "recsys-meta serve", curl, f"recsys-meta evaluate {model} --baselines all", "recsys-meta runs list"]
 
 
 def _request(schema: Schema, items: list[str]) -> tuple[str, dict[str, Any]]:
-    """A call that the model can answer: its path and what is particular in its body."""
+    """Example request for a model: the path, and the part of the body that depends on the objective."""
     match schema.objective:
         case "ranking":
             return "/v1/recommendations", {"events": [{"item": i} for i in items], "n": 10}
         case "rating":
-            most = schema.label_range[1] if schema.label_range else 1.0
-            return "/v1/score", {"events": [{"item": items[0], "label": most}], "items": items[1:]}
+            highest = schema.label_range[1] if schema.label_range else 1.0
+            return "/v1/score", {"events": [{"item": items[0], "label": highest}], "items": items[1:]}
         case "click":
             return "/v1/score", {"events": [{"item": items[0], "label": 1}], "items": items[1:]}
         case "choice":
-            met = [{"item": i, "context": {"actor": "ann"}} for i in items]
-            return "/v1/recommendations", {"events": met, "moment": {"actor": "ann"}, "n": 3}
+            events = [{"item": i, "context": {"actor": "ann"}} for i in items]
+            return "/v1/recommendations", {"events": events, "moment": {"actor": "ann"}, "n": 3}
 
 
 def add_to(app: typer.Typer) -> None:

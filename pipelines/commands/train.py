@@ -9,15 +9,16 @@ import typer
 from rich.progress import Progress
 
 from pipelines.console import Json, err, out, print_json, progress_bar
-from pipelines.experiments import training_run as training
 from pipelines.experiments.compare import recipe_for
+from pipelines.experiments.training_inputs import open_training_inputs
+from pipelines.experiments.training_run import resume_run, train_run
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.training.trainer import TrainStep
 
 
 class StepProgress:
-    """Shows steps on a progress bar: loss, best validation figure, tasks a second."""
+    """Progress bar of a training run: loss, best validation, tasks a second."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress = progress
@@ -55,42 +56,41 @@ def train_command(
     workspace = Workspace()
     with progress_bar() as progress:
         if resume is not None:
-            done = training.resume_run(workspace, resume, StepProgress(progress, resume))
+            result = resume_run(workspace, resume, StepProgress(progress, resume))
         else:
             if dataset is None:
                 raise ConfigError("--dataset is missing: a name of `recsys-meta data list`, or a prepared folder")
-            chosen = recipe_for(recipe or "flagship", workspace.dataset(dataset)[0], set_ or [])
-            device = _device(device)
-            done = training.train_run(
+            inputs = open_training_inputs(workspace, dataset, scenario=scenario, split=split, seed=seed)
+            run_recipe = recipe_for(recipe or "flagship", inputs.data, set_ or [])
+            result = train_run(
                 workspace,
-                chosen,
-                dataset,
-                seed=seed,
-                device=device,
+                run_recipe,
+                inputs,
+                device=_device(device),
                 threads=threads,
-                split=split,
-                scenario=scenario,
-                report=StepProgress(progress, chosen.name),
+                report=StepProgress(progress, run_recipe.name),
             )
-    figures = {
-        "run": done.plan.id,
-        "recipe": done.plan.recipe.name,
-        "steps": done.steps,
-        "seconds": round(done.seconds, 1),
-        "resumed_at": done.resumed_at,
-        "valid": done.best,
-        "stopped": done.stopped,
-        "folder": str(done.folder),
-        "version": done.bundle.version,
+    summary = {
+        "run": result.spec.id,
+        "recipe": result.spec.recipe.name,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "resumed_at": result.resumed_at,
+        "valid": result.best,
+        "stopped": result.stop_reason,
+        "folder": str(result.folder),
+        "version": result.bundle.version,
     }
     if as_json:
-        print_json({**figures, "config": asdict(done.plan)["recipe"].model_dump(mode="json")})
+        print_json({**summary, "config": asdict(result.spec)["recipe"].model_dump(mode="json")})
         return
-    why = done.stopped or "all epochs done"
-    best = "not validated" if done.best is None else f"{done.best:.4f}"
-    steps = f"{done.steps} steps" + (f", the last {done.steps - done.resumed_at}" if done.resumed_at else "")
-    out.print(f"run [bold]{done.plan.id}[/]: {steps} in {done.seconds:.0f} s ({why}); best on meta-validation {best}")
-    err.print(f"Next: recsys-meta models publish {done.plan.id}")
+    reason = result.stop_reason or "all epochs done"
+    best = "not validated" if result.best is None else f"{result.best:.4f}"
+    steps = f"{result.steps} steps" + (f", the last {result.steps - result.resumed_at}" if result.resumed_at else "")
+    out.print(
+        f"run [bold]{result.spec.id}[/]: {steps} in {result.seconds:.0f} s ({reason}); best on meta-validation {best}"
+    )
+    err.print(f"Next: recsys-meta models publish {result.spec.id}")
 
 
 def _device(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Learners and baselines side by side on the same episodes: one curve a method and seed, rows for SQL and JSON."""
+"""Comparison of learners and baselines on the same episodes: a curve for each method and seed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.experiments.comparison import Comparison, MethodCurves
+from pipelines.experiments.training_inputs import TrainingInputs, default_shots, source_of, training_inputs
 from pipelines.experiments.training_run import (
-    WATCHED_ROWS,
+    VALIDATION_ROWS,
     TrainingResult,
-    default_shots,
     default_threads,
-    event_index_for,
     fixed_threads,
     train_run,
 )
@@ -22,19 +21,10 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import IntArray
 from recsys_meta.episodes.event_index import EventIndex, restrict_to_entities
-from recsys_meta.episodes.splits import EntitySplit, split_of
-from recsys_meta.episodes.warm_cold_scenarios import four_corners
 from recsys_meta.evaluation.baseline_tuning import TunedBaseline, TuningReport, fit_tuned
-from recsys_meta.evaluation.cold_start import (
-    ColdStartCurve,
-    EvalOptions,
-    UnadaptedPredictor,
-    adaptation_effect,
-    cold_start,
-    episodes_at,
-    metric_names,
-)
-from recsys_meta.evaluation.evaluate_batch import is_row_metric
+from recsys_meta.evaluation.cold_start import UnadaptedPredictor, adaptation_effect, cold_start, episodes_at
+from recsys_meta.evaluation.curve import ColdStartCurve
+from recsys_meta.evaluation.evaluate_batch import EvalOptions, is_row_metric, metric_names
 from recsys_meta.models.baselines import BASELINES
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.models.learners import LEARNERS as LEARNER_CLASSES
@@ -45,11 +35,11 @@ from recsys_meta.training.recipe import Recipe
 from recsys_meta.training.trainer import TrainStep
 
 FLAGSHIPS = ("flagship", "flagship-click", "flagship-choice")
-"""The recipe of the flagship for each objective; asked for by the name of the first."""
+"""Recipes of the flagship, one for each objective; the first name stands for that of the data set's objective."""
 LEARNERS = (*FLAGSHIPS, "maml", "fomaml", "melu", "meta-embedding", "mwuf", "cvar", "din", "maml-din", "haml", "chaml")
-NEGATIVES, FULL_ROWS = 100, 300
-"""Others that the scenario "actors" asks to choose among; and query rows of an entity, a fixed random part, for which
-it asks to choose among the whole catalogue."""
+NEGATIVES, FULL_RANKING_ROWS = 100, 300
+"""Scenario "actors": random others that a choice is ranked among, and most query rows of an entity, a fixed random
+part, that are ranked among the whole catalog."""
 
 
 Scenario = Literal["new", "corners", "actors", "sampled"]
@@ -57,8 +47,11 @@ Scenario = Literal["new", "corners", "actors", "sampled"]
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """How newcomers are evaluated; None takes the data set's own. Scenarios: "new" entities on all items, the four
-    "corners" of warm and cold, episodes of "actors", or the same with "sampled" others only."""
+    """Protocol of an evaluation; None takes the data set's own setting.
+
+    Scenarios: "new" entities on all items, the four "corners" of warm and cold, "actors" for actor episodes, or
+    "sampled" for actor episodes with sampled others only.
+    """
 
     shots: tuple[int, ...] | None = None
     split: str = "seed"
@@ -67,32 +60,32 @@ class EvaluationProtocol:
     scenario: Scenario = "new"
 
     def label(self, data: Dataset) -> str:
-        """Its name in tables: who is new, and how supports are drawn."""
-        order = "actors" if self.drawn == "actors" else self.order or data.schema.order
+        """Name of the protocol in tables: the kind of new entity, the order of supports and the split."""
+        order = "actors" if self.sampling == "actors" else self.order or data.schema.order
         kind = data.schema.kind
-        many = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
-        return f"new-{many}/{order}-support/split-by-{split_name(data, self.split)}"
+        plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+        return f"new-{plural}/{order}-support/split-by-{split_name(data, self.split)}"
 
     @property
-    def drawn(self) -> str:
-        """How episodes are drawn, while training too."""
+    def sampling(self) -> str:
+        """Scenario by which episodes are drawn, in training as well."""
         return "actors" if self.scenario == "sampled" else self.scenario
 
     def points(self, data: Dataset) -> tuple[int, ...]:
-        """The numbers of shots."""
-        return self.shots or default_shots(data, self.drawn)
+        """Numbers of shots of the curve."""
+        return self.shots or default_shots(data, self.sampling)
 
 
 def split_name(data: Dataset, split: str) -> str:
-    """How entities were split, in a word."""
+    """Name of the rule that splits the entities: size, folds, seed, time or the shared feature."""
     schema = data.schema
     if split != "seed":
         return split
-    named = {"size": schema.past_rows is not None, "folds": schema.folds > 0, "seed": schema.together is None}
-    return next((name for name, so in named.items() if so), str(schema.together))
+    rules = {"size": schema.past_rows is not None, "folds": schema.folds > 0, "seed": schema.together is None}
+    return next((name for name, applies in rules.items() if applies), str(schema.together))
 
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 OnStep = Callable[[str, TrainStep], None]
 
 
@@ -106,58 +99,59 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     overrides: Sequence[str] = (),
     threads: int | None = None,
-    tell: Tell = lambda _: None,
+    notify: Notify = lambda _: None,
     on_step: OnStep = lambda *_: None,
 ) -> list[Comparison]:
     """Train every learner and tune every baseline for each seed, and evaluate all on the same meta-test episodes.
 
-    None takes all learners, or baselines, that serve the objective. A comparison for each scenario of the protocol;
-    their rows are stored in SQL. Raises ConfigError for unknown names.
+    None takes all learners, or baselines, that serve the objective. Returns a comparison for each scenario of the
+    protocol and stores their evaluations in SQL. Raises ConfigError for unknown names.
     """
     data, folder = workspace.dataset(dataset)
-    chosen = baselines_for(data, baselines)
+    source = source_of(dataset, folder)
+    baseline_names = baselines_for(data, baselines)
     recipes = recipes_for(data, learners, overrides)
-    tables: dict[str, _ComparisonBuilder] = {}
+    builders: dict[str, _ComparisonBuilder] = {}
     shots = protocol.points(data)
     for seed in seeds_for(data, protocol, seeds):
-        doors = _doors(data, protocol, seed)
-        for door in doors:
-            tables.setdefault(door.scenario, _ComparisonBuilder(data, door.scenario, shots))
+        inputs = training_inputs(data, source, scenario=protocol.sampling, split=protocol.split, seed=seed)
+        setups = _evaluation_setups(inputs, protocol)
+        for setup in setups:
+            builders.setdefault(setup.scenario, _ComparisonBuilder(data, setup.scenario, shots))
         for recipe in recipes:
-            tell(f"seed {seed}: training {recipe.name}")
-            trained = train_run(
+            notify(f"seed {seed}: training {recipe.name}")
+            training = train_run(
                 workspace,
                 recipe,
-                str(folder),
-                seed=seed,
+                inputs,
                 threads=threads,
-                split=protocol.split,
-                scenario=protocol.drawn,
                 report=lambda step, name=recipe.name: on_step(name, step),  # type: ignore[misc]
             )
             with fixed_threads(threads or default_threads()):
-                for door in doors:
-                    tables[door.scenario].learner(door, recipe, trained, first=recipe is recipes[0])
-        for name in chosen:
-            tell(f"seed {seed}: tuning {name}")
+                for setup in setups:
+                    builders[setup.scenario].learner(setup, recipe, training, first=recipe is recipes[0])
+        for name in baseline_names:
+            notify(f"seed {seed}: tuning {name}")
             with fixed_threads(threads or default_threads()):
-                tuned = fit_tuned(name, doors[0].known, doors[0].training, doors[0].split, shots, seed, protocol.order)
-                for door in doors:
-                    tables[door.scenario].baseline(door, name, tuned)
-    results = [table.comparison() for table in tables.values()]
+                baseline = fit_tuned(
+                    name, setups[0].train_data, inputs.train_index, inputs.split, shots, seed, protocol.order
+                )
+                for setup in setups:
+                    builders[setup.scenario].baseline(setup, name, baseline)
+    results = [builder.comparison() for builder in builders.values()]
     with workspace.session() as session:
-        evaluations.save_evaluations(session, [row for result in results for row in result.rows()])
+        evaluations.save_evaluations(session, [row for result in results for row in result.evaluations()])
     return results
 
 
 def seeds_for(data: Dataset, protocol: EvaluationProtocol, seeds: Sequence[int]) -> list[int]:
-    """Seeds of the trainings: where entities are cross-validated, one for each part of each repetition."""
+    """Seeds of the trainings: in a cross-validation one for each part of each repetition."""
     folds = data.schema.folds if protocol.split == "seed" else 0
     return [seed * folds + part for seed in seeds for part in range(folds)] if folds else list(seeds)
 
 
 class _ComparisonBuilder:
-    """A comparison in the making."""
+    """Builder of a comparison from the curves of its methods."""
 
     def __init__(self, data: Dataset, scenario: str, shots: tuple[int, ...]) -> None:
         self._result = Comparison(data.schema.name, scenario, metric_names(data), shots)
@@ -166,24 +160,24 @@ class _ComparisonBuilder:
         self._seconds: dict[str, float] = {}
         self._versions: dict[str, dict[int, str]] = {}
 
-    def learner(self, door: _EvaluationSetup, recipe: Recipe, trained: TrainingResult, *, first: bool) -> None:
-        bundle = trained.bundle
+    def learner(self, setup: _EvaluationSetup, recipe: Recipe, training: TrainingResult, *, first: bool) -> None:
+        bundle = training.bundle
         role: Role = "flagship" if recipe.name in FLAGSHIPS else "learner"
-        self._seconds[recipe.name] = max(self._seconds.get(recipe.name, 0.0), trained.seconds)
-        self._versions.setdefault(recipe.name, {})[door.seed] = bundle.version
-        self._add(door, recipe.name, role, bundle.predictor, bundle.params)
+        self._seconds[recipe.name] = max(self._seconds.get(recipe.name, 0.0), training.seconds)
+        self._versions.setdefault(recipe.name, {})[setup.inputs.seed] = bundle.version
+        self._add(setup, recipe.name, role, bundle.predictor, bundle.params)
         if first:
-            self._add(door, f"{recipe.name}-unadapted", "learner", UnadaptedPredictor(bundle.predictor), bundle.params)
+            self._add(setup, f"{recipe.name}-unadapted", "learner", UnadaptedPredictor(bundle.predictor), bundle.params)
             if self._result.bundle is None:
-                self._result.bundle, self._result.run = bundle, trained.plan.id
-                self._result.change = door.changes(bundle)
+                self._result.bundle, self._result.run = bundle, training.spec.id
+                self._result.adaptation_effects = setup.adaptation_effects(bundle)
 
-    def baseline(self, door: _EvaluationSetup, name: str, tuned: TunedBaseline) -> None:
-        self._add(door, name, "baseline", tuned.predictor, tuned.params)
-        self._notes[name] = tuning_note(tuned.report)
+    def baseline(self, setup: _EvaluationSetup, name: str, baseline: TunedBaseline) -> None:
+        self._add(setup, name, "baseline", baseline.predictor, baseline.params)
+        self._notes[name] = tuning_note(baseline.report)
 
-    def _add(self, door: _EvaluationSetup, name: str, role: Role, predictor: Any, params: Any) -> None:
-        self._curves.setdefault((name, role), {})[door.seed] = door.curve(predictor, params, name)
+    def _add(self, setup: _EvaluationSetup, name: str, role: Role, predictor: Any, params: Any) -> None:
+        self._curves.setdefault((name, role), {})[setup.inputs.seed] = setup.curve(predictor, params, name)
 
     def comparison(self) -> Comparison:
         self._result.methods = [
@@ -202,129 +196,122 @@ class _ComparisonBuilder:
 
 @dataclass(frozen=True)
 class _EvaluationSetup:
-    """The one evaluator that learners and baselines meet, with everything but the method fixed.
+    """One evaluation for learners and baselines alike: everything but the method is fixed.
 
-    `index` has the rows asked about, `training` those that training and tuning may see, `known` the data set as if
-    there were no others.
+    `train_data` is the data set without any row but those that training and tuning may use; `index` and `entities` are
+    the rows and entities evaluated.
     """
 
-    data: Dataset
-    known: Dataset
-    training: EventIndex
+    inputs: TrainingInputs
+    train_data: Dataset
     index: EventIndex
     entities: IntArray
-    ask: EvalOptions
-    split: EntitySplit
+    options: EvalOptions
     scenario: str
     protocol: EvaluationProtocol
-    seed: int
 
     def curve(self, predictor: Any, params: Any, name: str) -> ColdStartCurve:
         curve = cold_start(
             predictor,
             params,
-            self.data,
+            self.inputs.data,
             self.index,
             self.entities,
-            shots=self.protocol.points(self.data),
+            shots=self.protocol.points(self.inputs.data),
             order=self.protocol.order,
-            seed=self.seed,
+            seed=self.inputs.seed,
             min_query=self.protocol.min_query,
-            ask=self.ask,
+            options=self.options,
         )
         return ColdStartCurve(name, curve.entities, curve.values)
 
-    def changes(self, bundle: Bundle) -> dict[int, tuple[float, float]]:
-        """Shots -> (norm of the state's change, change of the scores) over up to 64 newcomers."""
-        made = {}
-        for k in self.protocol.points(self.data):
-            enough = self.index.has_support(self.entities, k, 1, self.data.schema.query_from)
+    def adaptation_effects(self, bundle: Bundle) -> dict[int, tuple[float, float]]:
+        """Norm of the state's change and change of the scores for each number of shots, over at most 64 entities."""
+        effects = {}
+        for k in self.protocol.points(self.inputs.data):
+            enough = self.index.has_support(self.entities, k, 1, self.inputs.data.schema.query_from)
             part = self.entities[enough][:64]
             if len(part):
-                batch = episodes_at(self.data, self.index, part, k, WATCHED_ROWS if is_row_metric(self.data) else None)
-                change = adaptation_effect(bundle.predictor, bundle.params, batch)
-                made[k] = (change.state, change.scores)
-        return made
+                batch = episodes_at(
+                    self.inputs.data, self.index, part, k, VALIDATION_ROWS if is_row_metric(self.inputs.data) else None
+                )
+                effect = adaptation_effect(bundle.predictor, bundle.params, batch)
+                effects[k] = (effect.state, effect.scores)
+        return effects
 
 
-def _doors(data: Dataset, protocol: EvaluationProtocol, seed: int) -> list[_EvaluationSetup]:
-    """The scenarios of a protocol."""
-    index = event_index_for(data, protocol.drawn, seed)
-    split = split_of(data, index, protocol.split, seed)
-    name = protocol.label(data)
-    if protocol.drawn == "actors":
-        asks = {f"{name}/{NEGATIVES}-negatives": EvalOptions(negatives=NEGATIVES)}
-        if protocol.scenario == "actors":
-            asks[f"{name}/full"] = EvalOptions(rows=FULL_ROWS)
+def _evaluation_setups(inputs: TrainingInputs, protocol: EvaluationProtocol) -> list[_EvaluationSetup]:
+    """Evaluations of a protocol: one, two of actor episodes, or one for each cell of the warm-cold grid."""
+    data, split, name = inputs.data, inputs.split, protocol.label(inputs.data)
+    if inputs.grid is not None:
+        train_data = restrict_to_entities(data, inputs.train_index, split.train)
         return [
-            _EvaluationSetup(data, data, index, index, split.test, a, split, n, protocol, seed) for n, a in asks.items()
+            _EvaluationSetup(
+                inputs, train_data, c.index, c.entities, EvalOptions(c.item_mask), f"{c.scenario}/{name}", protocol
+            )
+            for c in inputs.grid.cells.values()
         ]
-    if protocol.scenario == "new":
-        return [_EvaluationSetup(data, data, index, index, split.test, EvalOptions(), split, name, protocol, seed)]
-    cut = four_corners(data, index, split, seed=seed)
-    known = restrict_to_entities(data, cut.training, split.train)
+    options = {name: EvalOptions()}
+    if protocol.sampling == "actors":
+        options = {f"{name}/{NEGATIVES}-negatives": EvalOptions(negatives=NEGATIVES)}
+        if protocol.scenario == "actors":
+            options[f"{name}/full"] = EvalOptions(rows=FULL_RANKING_ROWS)
     return [
-        _EvaluationSetup(
-            data,
-            known,
-            cut.training,
-            c.index,
-            c.entities,
-            EvalOptions(c.shown),
-            split,
-            f"{c.scenario}/{name}",
-            protocol,
-            seed,
-        )
-        for c in cut.corners.values()
+        _EvaluationSetup(inputs, data, inputs.index, split.test, option, label, protocol)
+        for label, option in options.items()
     ]
 
 
 def recipes_for(data: Dataset, names: Sequence[str] | None, overrides: Sequence[str] = ()) -> list[Recipe]:
-    """Recipes by name; None takes those that come with the project and serve the objective."""
+    """Recipes by name; None takes the project's own that serve the objective."""
     if names is not None:
         return [recipe_for(name, data, overrides) for name in names]
-    known = set(recipe_names())
-    return [r for r in (find_recipe(name, overrides) for name in LEARNERS if name in known) if is_applicable(r, data)]
+    available = set(recipe_names())
+    return [
+        r for r in (find_recipe(name, overrides) for name in LEARNERS if name in available) if is_applicable(r, data)
+    ]
 
 
 def recipe_for(name: str, data: Dataset, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by name or file; "flagship" is that of the data set's objective."""
+    """Recipe by name or file; "flagship" is that of the data set's objective."""
     if name != FLAGSHIPS[0]:
         return find_recipe(name, overrides)
-    known = [n for n in FLAGSHIPS if n in recipe_names()]
-    found = [r for r in (find_recipe(n, overrides) for n in known) if is_applicable(r, data)]
-    return found[0] if found else find_recipe(name, overrides)
+    names = [n for n in FLAGSHIPS if n in recipe_names()]
+    recipes = [r for r in (find_recipe(n, overrides) for n in names) if is_applicable(r, data)]
+    return recipes[0] if recipes else find_recipe(name, overrides)
 
 
 def is_applicable(recipe: Recipe, data: Dataset) -> bool:
-    """Whether a recipe's learner serves the objective of a data set."""
+    """True if a recipe's learner serves the objective of a data set."""
     objectives = getattr(LEARNER_CLASSES.get(recipe.learner), "objectives", None)
     return objectives is None or data.schema.objective in objectives
 
 
 def tuning_note(report: TuningReport) -> str:
-    """How a baseline was tuned, in a line: what was tried, and where the best lay at the edge of what was tried."""
+    """One line on the tuning of a baseline: the number of settings, and the fields whose best lies at a grid's edge."""
     edges = sorted({e for choice in report.choices for e in choice.edges})
     return f"{report.tried} settings tried on meta-validation" + (f"; at an edge: {', '.join(edges)}" if edges else "")
 
 
 def reference_baseline(data: Dataset) -> str:
-    """The baseline that a model must not lose to, if it is to go live."""
+    """Baseline that a model must not lose to if it is to be promoted."""
     return next(name for name in baselines_for(data, None) if name in SIMPLEST_BASELINES)
 
 
-def _idle(name: str, data: Dataset) -> bool:
-    """Whether a baseline would be popularity over again, for want of what it looks at."""
-    wanted = {"recent": data.schema.arrival, **dict.fromkeys(("context", "position"), bool(data.schema.context))}
-    return not wanted.get(name, True)
+def _lacks_input(name: str, data: Dataset) -> bool:
+    """True for a baseline that equals popularity because the data set lacks its input."""
+    inputs = {"recent": data.schema.arrival, **dict.fromkeys(("context", "position"), bool(data.schema.context))}
+    return not inputs.get(name, True)
 
 
 def baselines_for(data: Dataset, names: Sequence[str] | None) -> list[str]:
-    """Baselines that serve the objective; raises ConfigError for a name that does not exist or does not serve."""
+    """Baselines by name; None takes all that serve the objective and have their input.
+
+    Raises ConfigError for a name that does not exist or does not serve the objective.
+    """
     fitting = [n for n, c in BASELINES.items() if data.schema.objective in c.objectives]
     if names is None:
-        return [n for n in fitting if not _idle(n, data)]
+        return [n for n in fitting if not _lacks_input(n, data)]
     for name in names:
         if name not in fitting:
             raise ConfigError(f"no baseline '{name}' for a {data.schema.objective}; there are {', '.join(fitting)}")

@@ -1,4 +1,4 @@
-"""A comparison: curves of many methods on the same episodes, as rows for SQL and JSON, with its paired tests."""
+"""Comparison: curves of many methods on the same episodes, as evaluations for SQL and JSON, with paired tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys_meta.evaluation.cold_start import ColdStartCurve
+from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.metrics.bootstrap import paired_difference_over_seeds, summarise_seeds
 from recsys_meta.metrics.interval import ConfidenceInterval
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
@@ -19,7 +19,7 @@ from recsys_meta.store.tracking.evaluations import NewEvaluation, Role
 
 @dataclass(frozen=True)
 class MethodCurves:
-    """One row of the table: a method with a curve for each seed; where bundles made the curves, their versions."""
+    """Method with a curve for each seed, and for a learner the version of each seed's bundle."""
 
     name: str
     role: Role
@@ -29,14 +29,14 @@ class MethodCurves:
     versions: Mapping[int, str] = field(default_factory=dict)
 
     def version(self, seed: int | None) -> str | None:
-        """The bundle that a seed's points are of; their mean over several seeds is of none."""
+        """Bundle version of a seed's points; None for the mean over several seeds."""
         seeds = list(self.curves) if seed is None else [seed]
         return self.versions.get(seeds[0]) if len(seeds) == 1 else None
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """The flagship (or the only learner) less the best baseline at one point, over all seeds."""
+    """Paired difference of two methods at one point over all seeds: `method` less `against`."""
 
     method: str
     against: str
@@ -51,7 +51,7 @@ class PairedComparison:
 
 @dataclass
 class Comparison:
-    """All curves of one data set and protocol."""
+    """Curves of all methods on one data set and protocol."""
 
     dataset: str
     scenario: str
@@ -60,14 +60,17 @@ class Comparison:
     methods: list[MethodCurves] = field(default_factory=list)
     bundle: Bundle | None = None
     run: str = ""
-    change: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    adaptation_effects: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
-    def rows(self) -> list[NewEvaluation]:
-        """A row for each method, seed, point and metric, and one with seed None for the mean over seeds."""
+    def evaluations(self) -> list[NewEvaluation]:
+        """Evaluation of each method, seed, point and metric, and with seed None of the mean over seeds.
+
+        A metric that is not a number has none.
+        """
         return [row for m in self.methods for row in self._rows(m)]
 
     def _rows(self, method: MethodCurves) -> list[NewEvaluation]:
-        made = []
+        rows = []
         for k in self.shots:
             for metric in self.metrics:
                 values = {s: c.values[k][metric] for s, c in method.curves.items()}
@@ -75,7 +78,7 @@ class Comparison:
                     s: summarise_seeds(metric, [v]) for s, v in values.items()
                 }
                 points[None] = summarise_seeds(metric, list(values.values()))
-                made += [
+                rows += [
                     NewEvaluation(
                         dataset=self.dataset,
                         scenario=self.scenario,
@@ -91,41 +94,41 @@ class Comparison:
                         model_version=method.version(seed),
                     )
                     for seed, i in points.items()
-                    if i.n
+                    if np.isfinite(i.value)
                 ]
-        return made
+        return rows
 
     def mean(self, method: MethodCurves, shots: int, metric: str) -> float:
-        """Mean over seeds at one point, NaN without newcomers."""
+        """Mean over seeds at one point, NaN without entities."""
         return summarise_seeds(metric, [c.values[shots][metric] for c in method.curves.values()], draws=1).value
 
     def best_baseline(self, shots: int, metric: str) -> MethodCurves | None:
-        """The baseline that is best at this very point: the hardest one to beat."""
+        """Best baseline at one point; None without a baseline whose metric is a number."""
         sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
         candidates = [m for m in self.methods if m.role == "baseline"]
-        scored = [(sign * self.mean(m, shots, metric), m) for m in candidates]
-        scored = [(v, m) for v, m in scored if np.isfinite(v)]
-        return max(scored, key=lambda pair: pair[0])[1] if scored else None
+        scores = [(sign * self.mean(m, shots, metric), m) for m in candidates]
+        scores = [(v, m) for v, m in scores if np.isfinite(v)]
+        return max(scores, key=lambda pair: pair[0])[1] if scores else None
 
-    def versus(self, metric: str) -> list[PairedComparison]:
-        """Paired differences of the first learner and the best baseline at each point."""
+    def against_best_baseline(self, metric: str) -> list[PairedComparison]:
+        """Paired differences of the first learner and the best baseline of each point."""
         learners = [m for m in self.methods if m.role in ("flagship", "learner")]
-        made = []
+        differences = []
         for k in self.shots if learners else ():
             other = self.best_baseline(k, metric)
             if other is None:
                 continue
-            made.append(self._difference(learners[0], other, k, metric))
-        return made
+            differences.append(self._difference(learners[0], other, k, metric))
+        return differences
 
-    def beside(self, metric: str) -> list[PairedComparison]:
+    def against_all_methods(self, metric: str) -> list[PairedComparison]:
         """Paired differences of the first learner and every other method at each point."""
         learners = [m for m in self.methods if m.role in ("flagship", "learner")]
         others = [m for m in self.methods if learners and m is not learners[0]]
         return [self._difference(learners[0], other, k, metric) for other in others for k in self.shots]
 
-    def among(self, metric: str) -> list[PairedComparison]:
-        """Paired differences of each learner and every one named before it, at each point: what a part is worth."""
+    def between_learners(self, metric: str) -> list[PairedComparison]:
+        """Paired differences of each learner and every one before it in the list, at each point, for ablations."""
         learners = [m for m in self.methods if m.role != "baseline" and not m.name.endswith("-unadapted")]
         return [self._difference(b, a, k, metric) for a, b in combinations(learners, 2) for k in self.shots]
 
@@ -140,16 +143,20 @@ class Comparison:
 
 
 def as_json(results: Sequence[Comparison], command: str, created: str) -> dict[str, Any]:
-    """The machine-readable form of the contract, with the paired tests beside the rows."""
+    """Results as JSON content: evaluations, paired tests, methods and the effect of adapting."""
     parts = [_as_json(result) for result in results]
-    joined = {key: [row for part in parts for row in part[key]] for key in parts[0]} if parts else {}
-    return {"command": command, "created": created, **joined}
+    merged = {key: [row for part in parts for row in part[key]] for key in parts[0]} if parts else {}
+    return {"command": command, "created": created, **merged}
 
 
 def _as_json(result: Comparison) -> dict[str, list[dict[str, Any]]]:
     keep = ("dataset", "scenario", "method", "role", "seed", "shots", "metric", "value", "low", "high", "n")
-    rows = [{k: v for k, v in asdict(r).items() if k in keep} for r in result.rows()]
-    versus = [{"scenario": result.scenario, **asdict(v)} for metric in result.metrics for v in result.versus(metric)]
+    rows = [{k: v for k, v in asdict(r).items() if k in keep} for r in result.evaluations()]
+    versus = [
+        {"scenario": result.scenario, **asdict(v)}
+        for metric in result.metrics
+        for v in result.against_best_baseline(metric)
+    ]
     methods = [
         {
             "scenario": result.scenario,
@@ -160,8 +167,13 @@ def _as_json(result: Comparison) -> dict[str, list[dict[str, Any]]]:
         }
         for m in result.methods
     ]
-    change = [{"scenario": result.scenario, "shots": k, "state": s, "scores": c} for k, (s, c) in result.change.items()]
-    told = [m for m in result.metrics if m in (result.metrics[0], "mrr")]  # each costs a bootstrap of every method
-    beside = [{"scenario": result.scenario, **asdict(v)} for m in told for v in result.beside(m)]
-    among = [{"scenario": result.scenario, **asdict(v)} for v in result.among(result.metrics[0])]
+    change = [
+        {"scenario": result.scenario, "shots": k, "state": s, "scores": c}
+        for k, (s, c) in result.adaptation_effects.items()
+    ]
+    metrics = [
+        m for m in result.metrics if m in (result.metrics[0], "mrr")
+    ]  # a bootstrap of every method for each metric
+    beside = [{"scenario": result.scenario, **asdict(v)} for m in metrics for v in result.against_all_methods(m)]
+    among = [{"scenario": result.scenario, **asdict(v)} for v in result.between_learners(result.metrics[0])]
     return {"rows": rows, "paired": versus, "beside": beside, "among": among, "methods": methods, "change": change}

@@ -1,4 +1,4 @@
-"""What a comparison looks like: a table on the terminal, a plot, and a page that needs nothing beside it."""
+"""Reports of a comparison: a table on the terminal, a plot, and a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ NAMES = {
 
 
 def curve_table(result: Comparison, metric: str) -> Table:
-    """Methods by shots, best first; the best of each column is bold, newcomers that remain are in the last row."""
+    """Table of methods by shots, best first; the best of each column is bold, the last row counts the entities."""
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    made = Table(
+    table = Table(
         title=escape(f"{NAMES.get(metric, metric)} on meta-test newcomers of {result.dataset} ({result.scenario})"),
         title_justify="left",
         title_style="bold",
         show_edge=False,
         pad_edge=False,
     )
-    made.add_column("method")
+    table.add_column("method")
     for k in result.shots:
-        made.add_column(f"{k} shots" if k == result.shots[0] else str(k), justify="right")
+        table.add_column(f"{k} shots" if k == result.shots[0] else str(k), justify="right")
     means = {m.name: [result.mean(m, k, metric) for k in result.shots] for m in result.methods}
     best = [
         max((sign * v[i] for v in means.values() if math.isfinite(v[i])), default=math.nan)
@@ -62,10 +62,10 @@ def curve_table(result: Comparison, metric: str) -> Table:
     ]
     for m in sorted(result.methods, key=lambda m: -sign * _average(means[m.name])):
         cells = [_cell(v, math.isclose(sign * v, best[i])) for i, v in enumerate(means[m.name])]
-        made.add_row(f"[bold]{m.name}[/]" if m.role == "flagship" else m.name, *cells)
-    made.add_section()
-    made.add_row("newcomers", *(str(n) for n in _remaining(result, metric)), style="dim")
-    return made
+        table.add_row(f"[bold]{m.name}[/]" if m.role == "flagship" else m.name, *cells)
+    table.add_section()
+    table.add_row("newcomers", *(str(n) for n in _remaining(result, metric)), style="dim")
+    return table
 
 
 def _average(values: list[float]) -> float:
@@ -87,8 +87,10 @@ def _remaining(result: Comparison, metric: str) -> list[int]:
 
 
 def verdict(v: PairedComparison) -> str:
-    """One line: the difference from the best baseline at a point, with its paired 95% interval."""
+    """Describe the difference from the best baseline at a point, with its paired 95% interval, in one line."""
     sign = -1.0 if v.metric in LOWER_IS_BETTER else 1.0
+    if not math.isfinite(v.difference):
+        return f"{v.shots:>3} shots: not a number against {v.against} - a prediction failed (n {v.n})"
     clear = v.low > 0 or v.high < 0
     word = ("better" if sign * v.difference > 0 else "worse") if clear else "no clear difference"
     return (
@@ -97,8 +99,8 @@ def verdict(v: PairedComparison) -> str:
 
 
 def plot_curves(result: Comparison, metric: str) -> bytes:
-    """The cold-start curve as PNG: shots against the metric, 95% bands for the learners."""
-    # Imported here: a server that only serves should not load a plotting library.
+    """Plot the cold-start curve as PNG: the metric by shots, with 95% bands for the learners."""
+    # Imported here: commands that plot nothing should not load a plotting library.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -140,8 +142,10 @@ def _png(figure: Figure) -> bytes:
 
 
 def reliability_plot(result: Comparison) -> bytes | None:
-    """Predicted against met rate of clicks as PNG, a panel for each number of shots: the first learner and the best
-    baseline there. None where nothing is a probability."""
+    """Plot predicted against observed rates of clicks as PNG, a panel for each number of shots.
+
+    Of the first learner and the best baseline there; None where the objective has no probabilities.
+    """
     from matplotlib.figure import Figure
 
     learners = [m for m in result.methods if m.role != "baseline"][:1]
@@ -166,7 +170,7 @@ def reliability_plot(result: Comparison) -> bytes | None:
 
 
 def report_page(result: Comparison, command: str) -> str:
-    """The HTML report; one file, nothing loaded from elsewhere."""
+    """Render the HTML report as one page that loads nothing from elsewhere."""
     template = (files("pipelines.experiments") / "report.html.jinja").read_text(encoding="utf-8")
     tables = [(metric, [_line(result, m, metric) for m in result.methods]) for metric in result.metrics]
     return (
@@ -178,7 +182,7 @@ def report_page(result: Comparison, command: str) -> str:
             names=NAMES,
             png=base64.b64encode(plot_curves(result, result.metrics[0])).decode(),
             reliability=base64.b64encode(reliability_plot(result) or b"").decode(),
-            verdicts=[verdict(v) for v in result.versus(result.metrics[0])],
+            verdicts=[verdict(v) for v in result.against_best_baseline(result.metrics[0])],
             command=command,
             created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         )
@@ -191,7 +195,7 @@ def _line(result: Comparison, method: MethodCurves, metric: str) -> tuple[str, s
 
 
 def write_report(result: Comparison, folder: Path, command: str) -> list[Path]:
-    """Write cold_start.png and report.html; returns their paths."""
+    """Write cold_start.png, report.html and for clicks reliability.png; return their paths."""
     image, html = folder / "cold_start.png", folder / "report.html"
     write_file(image, plot_curves(result, result.metrics[0]))
     write_file(html, report_page(result, command).encode())

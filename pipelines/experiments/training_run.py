@@ -1,4 +1,4 @@
-"""One meta-training run from start to bundle: progress, metrics in SQL, checkpoints, resume, clean stop."""
+"""Training run from start to bundle: progress, metrics in SQL, checkpoints, resume, clean stop."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from pipelines.experiments.training_inputs import ACTOR_SHOTS, TrainingInputs, default_shots, training_inputs
 from pipelines.workspace import Workspace, find_recipe, recipe_names
 from recsys_meta import __version__
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.errors import CheckpointError, ConfigError, DivergedError, NotFoundError, RecsysMetaError
+from recsys_meta.core.errors import CheckpointError, ConfigError, NotFoundError, RecsysMetaError
 from recsys_meta.core.types import IntArray, Params, TaskBatch
-from recsys_meta.data import SOURCES
-from recsys_meta.episodes.actor_episodes import ActorIndex
 from recsys_meta.episodes.event_index import EventIndex, order_rows
-from recsys_meta.episodes.splits import EntitySplit, split_of
-from recsys_meta.episodes.warm_cold_scenarios import four_corners
-from recsys_meta.evaluation.cold_start import cold_start, episodes_at, metric_names
-from recsys_meta.evaluation.evaluate_batch import is_row_metric
+from recsys_meta.episodes.splits import EntitySplit
+from recsys_meta.evaluation.cold_start import cold_start, episodes_at
+from recsys_meta.evaluation.evaluate_batch import is_row_metric, metric_names
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 from recsys_meta.models.bundle import Bundle, load_bundle, make_bundle, save_bundle
 from recsys_meta.models.factory import build_predictor
@@ -38,20 +36,28 @@ from recsys_meta.models.protocols import Learner
 from recsys_meta.store.tracking import curriculum, runs
 from recsys_meta.store.tracking.runs import MetricPoint
 from recsys_meta.training.checkpoint import last_checkpoint, save_checkpoint
+from recsys_meta.training.curricula import make_curriculum
 from recsys_meta.training.recipe import Recipe, recipe_of
-from recsys_meta.training.trainer import TrainingRun, TrainStep, fit, from_checkpoint, start_training, to_checkpoint
+from recsys_meta.training.trainer import (
+    TrainingRun,
+    TrainStep,
+    Validate,
+    fit,
+    from_checkpoint,
+    start_training,
+    task_pool,
+    to_checkpoint,
+)
 
 StepCallback = Callable[[TrainStep], None]
 
-ACTOR_SHOTS = (0, 4, 16, 64)
-"""Support actors of the scenario "actors"."""
-WATCHED_ROWS = 500
-"""Query rows of a meta-validation entity that are looked at, where rows are measured."""
+VALIDATION_ROWS = 500
+"""Most query rows of a meta-validation entity, where metrics are of rows."""
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What identifies a run: written to run.json before the first step, so that a resume needs nothing else."""
+    """Specification of a run, written to run.json before the first step; a resume needs nothing else."""
 
     id: str
     recipe: Recipe
@@ -64,63 +70,53 @@ class RunSpec:
     scenario: str = "new"
 
     def folder(self, workspace: Workspace) -> Path:
-        """Where the run keeps its files."""
+        """Folder of the run's files."""
         return workspace.settings.runs / self.id
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished run. `seconds` count from when it was started or, at step `resumed_at`, resumed."""
+    """Result of a finished run. `seconds` count from its start, or from its resumption at step `resumed_at`."""
 
-    plan: RunSpec
+    spec: RunSpec
     folder: Path
     steps: int
     seconds: float
     resumed_at: int
     best: float | None
-    stopped: str
+    stop_reason: str
     bundle: Bundle
 
 
 class TrainingInterrupted(RecsysMetaError):
-    """The user asked to stop; the last checkpoint holds all that was done."""
+    """Training was stopped by a signal; the last checkpoint holds its state."""
 
 
 def default_threads() -> int:
-    """Two where the machine has them: a step of these models is too small to keep more busy."""
+    """Number of threads: two where the machine has them, as a step of these models is too small to occupy more."""
     return min(2, os.cpu_count() or 1)
-
-
-def event_index_for(data: Dataset, scenario: str, seed: int) -> EventIndex:
-    """The rows of a data set as a scenario draws episodes from them: entity by entity, or actor by actor."""
-    index = EventIndex.of(data)
-    return ActorIndex.of_rows(index, seed) if scenario == "actors" else index
-
-
-def default_shots(data: Dataset, scenario: str) -> tuple[int, ...]:
-    """The numbers of shots that a scenario looks at unless told otherwise."""
-    return ACTOR_SHOTS if scenario == "actors" else data.schema.shots
 
 
 def train_run(
     workspace: Workspace,
     recipe: Recipe,
-    dataset: str,
+    inputs: TrainingInputs,
     *,
-    seed: int = 0,
     device: str = "cpu",
     threads: int | None = None,
-    split: str = "seed",
-    scenario: str = "new",
     report: StepCallback | None = None,
 ) -> TrainingResult:
-    """A new run. Scenario "new" trains on all rows of the training entities, "corners" on those that no corner of
-    `scenarios` asks about, "actors" on episodes of actors (see `actors`)."""
-    data, folder = workspace.dataset(dataset)
-    recipe = recipe.suited(len(split_of(data, event_index_for(data, scenario, seed), split, seed).train))
-    if scenario == "actors":
+    """Train a recipe as a new run and return its bundle.
+
+    Scenario "new" trains on all rows of the training entities, "corners" on those that no cell of the warm-cold grid
+    evaluates, "actors" on actor episodes. Raises ConfigError, before the run is recorded, for a learner or a curriculum
+    that is unknown, wrongly configured or does not serve the objective.
+    """
+    data = inputs.data
+    recipe = recipe.suited(len(inputs.split.train))
+    if inputs.scenario == "actors":
         recipe = recipe_of({**recipe.model_dump(mode="json"), "few": {}}, [f"episodes.max_shots={max(ACTOR_SHOTS)}"])
-    plan_threads = threads or default_threads()
+    _check_recipe(recipe, inputs)
     with workspace.session() as session:
         row = runs.start_run(
             session,
@@ -128,137 +124,169 @@ def train_run(
             dataset=data.schema.name,
             learner=recipe.learner,
             config=recipe.model_dump(mode="json"),
-            seed=seed,
+            seed=inputs.seed,
             device=device,
             code_version=__version__,
         )
-        identity = row.id
-    source = dataset if dataset in SOURCES else str(folder.resolve())
-    plan = RunSpec(identity, recipe, source, data.digest, seed, device, plan_threads, split, scenario)
-    about = {**plan.__dict__, "recipe": recipe.model_dump(mode="json")}
-    write_file(plan.folder(workspace) / "run.json", json.dumps(about, indent=1).encode())
-    return _carry_out(workspace, plan, data, report)
+        run_id = row.id
+    spec = RunSpec(
+        run_id,
+        recipe,
+        inputs.source,
+        data.digest,
+        inputs.seed,
+        device,
+        threads or default_threads(),
+        inputs.split_by,
+        inputs.scenario,
+    )
+    content = {**spec.__dict__, "recipe": recipe.model_dump(mode="json")}
+    write_file(spec.folder(workspace) / "run.json", json.dumps(content, indent=1).encode())
+    return _execute(workspace, spec, inputs, report)
 
 
-def resume_run(workspace: Workspace, identity: str, report: StepCallback | None = None) -> TrainingResult:
+def _check_recipe(recipe: Recipe, inputs: TrainingInputs) -> None:
+    """Build the learner and the curriculum once, for their errors alone."""
+    learner_of(recipe, inputs.data)
+    pool = task_pool(recipe, inputs.train_index, inputs.split.train)
+    make_curriculum(recipe.curriculum.name, pool, recipe.curriculum.config)
+
+
+def resume_run(workspace: Workspace, run_id: str, report: StepCallback | None = None) -> TrainingResult:
     """Continue a run from its last whole checkpoint, bit for bit. Raises NotFoundError, CheckpointError."""
-    plan = read_run_spec(workspace, identity)
-    data, _ = workspace.dataset(plan.dataset)
-    if data.digest != plan.digest:
-        raise CheckpointError(f"run {identity} was made from other data than {plan.dataset} holds now")
+    spec = read_run_spec(workspace, run_id)
+    data, _ = workspace.dataset(spec.dataset)
+    if data.digest != spec.digest:
+        raise CheckpointError(f"run {run_id} was made from other data than {spec.dataset} holds now")
+    inputs = training_inputs(data, spec.dataset, scenario=spec.scenario, split=spec.split, seed=spec.seed)
     with workspace.session() as session:
-        runs.set_run_status(session, identity, "running")
-    return _carry_out(workspace, plan, data, report)
+        runs.set_run_status(session, run_id, "running")
+    return _execute(workspace, spec, inputs, report)
 
 
-def read_run_spec(workspace: Workspace, identity: str) -> RunSpec:
-    """The plan of a run. Raises NotFoundError, or CheckpointError when run.json is damaged."""
-    path = workspace.settings.runs / identity / "run.json"
-    if Path(identity).name != identity or not path.is_file():
-        raise NotFoundError(f"no run '{identity}' under {workspace.settings.runs}; `recsys-meta runs list` shows them")
+def read_run_spec(workspace: Workspace, run_id: str) -> RunSpec:
+    """Read the specification of a run. Raises NotFoundError, or CheckpointError if run.json is damaged."""
+    path = workspace.settings.runs / run_id / "run.json"
+    if Path(run_id).name != run_id or not path.is_file():
+        raise NotFoundError(f"no run '{run_id}' under {workspace.settings.runs}; `recsys-meta runs list` shows them")
     try:
-        about: dict[str, Any] = json.loads(path.read_text())
-        return RunSpec(**{**about, "recipe": recipe_of(about["recipe"], where=str(path))})
+        content: dict[str, Any] = json.loads(path.read_text())
+        return RunSpec(**{**content, "recipe": recipe_of(content["recipe"], where=str(path))})
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: damaged ({type(error).__name__})") from None
 
 
-def _carry_out(workspace: Workspace, plan: RunSpec, data: Dataset, report: StepCallback | None) -> TrainingResult:
+def _execute(
+    workspace: Workspace, spec: RunSpec, inputs: TrainingInputs, report: StepCallback | None
+) -> TrainingResult:
+    """Train with the run's number of threads, and record its end whatever it is."""
     try:
-        with fixed_threads(plan.threads):
-            return _train(workspace, plan, data, report)
+        with fixed_threads(spec.threads):
+            return _train(workspace, spec, inputs, report)
     except TrainingInterrupted as reason:
-        _close(workspace, plan, "stopped", str(reason))
+        _close(workspace, spec, "stopped", str(reason))
         raise
     except (RecsysMetaError, KeyboardInterrupt) as reason:
-        _close(workspace, plan, "failed", str(reason) or "interrupted")
+        _close(workspace, spec, "failed", str(reason) or "interrupted")
         raise
     except Exception as error:
-        _close(workspace, plan, "failed", f"unexpected {type(error).__name__}")
+        _close(workspace, spec, "failed", f"unexpected {type(error).__name__}")
         raise
 
 
-def _train(workspace: Workspace, plan: RunSpec, data: Dataset, report: StepCallback | None) -> TrainingResult:
-    folder = plan.folder(workspace)
-    rows = event_index_for(data, plan.scenario, plan.seed).to(plan.device)
-    split = split_of(data, rows, plan.split, plan.seed)
-    seen = rows
-    if plan.scenario == "corners":
-        seen = four_corners(data, EventIndex.of(data), split, seed=plan.seed).training.to(plan.device)
-    learner = learner_of(plan.recipe, data)
-    run = start_training(learner, plan.recipe, data, seen, split.train, plan.seed, plan.device)
-    found = last_checkpoint(folder)
-    if found is not None:
-        from_checkpoint(run, found)
+def _train(workspace: Workspace, spec: RunSpec, inputs: TrainingInputs, report: StepCallback | None) -> TrainingResult:
+    folder, data, split = spec.folder(workspace), inputs.data, inputs.split
+    train_rows = inputs.train_index.to(spec.device)
+    learner = learner_of(spec.recipe, data)
+    run = start_training(learner, spec.recipe, data, train_rows, split.train, spec.seed, spec.device)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is not None:
+        from_checkpoint(run, checkpoint)
     resumed_at = run.step
-    began = time.perf_counter()
-    validate = _validation(learner, data, seen, split, plan)
-    with _interruption() as asked:
-        for step in fit(run, validate):
-            _record(workspace, plan, step)
-            if step.epoch_end or _due(plan.recipe, step):
-                save_checkpoint(folder, to_checkpoint(run), plan.recipe.train.keep)
-            if report is not None:
-                report(step)
-            if asked() and step.step < step.steps:
-                save_checkpoint(folder, to_checkpoint(run), plan.recipe.train.keep)
-                raise TrainingInterrupted(
-                    f"stopped at step {step.step} of {step.steps}; `recsys-meta train --resume {plan.id}` continues"
-                )
+    start = time.perf_counter()
+    _train_steps(workspace, spec, run, _validation(learner, data, train_rows, split, spec), report)
     best = abs(run.best) if np.isfinite(run.best) else None
-    # Validation and calibration look at a few hundred entities: the host does for them, wherever training ran.
-    params = learner.calibrate({k: v.cpu() for k, v in run.chosen().items()}, _episodes(data, seen, split, plan))
-    bundle = _bundle(plan, data, seen, split, run, params)
-    written = save_bundle(bundle, folder / "bundle")
-    _close(workspace, plan, "finished", run.stopped or None)
+    # Validation and calibration use a few hundred entities: the CPU is fast enough, wherever training ran.
+    params = learner.calibrate(
+        {k: v.cpu() for k, v in run.best_params_or_last().items()}, _episodes(data, train_rows, split, spec)
+    )
+    bundle = _bundle(spec, data, train_rows, split, run, params)
+    bundle_folder = save_bundle(bundle, folder / "bundle")
+    _close(workspace, spec, "finished", run.stop_reason or None)
     return TrainingResult(
-        plan, folder, run.step, time.perf_counter() - began, resumed_at, best, run.stopped, load_bundle(written)
+        spec,
+        folder,
+        run.step,
+        time.perf_counter() - start,
+        resumed_at,
+        best,
+        run.stop_reason,
+        load_bundle(bundle_folder),
     )
 
 
+def _train_steps(
+    workspace: Workspace, spec: RunSpec, run: TrainingRun, validate: Validate, report: StepCallback | None
+) -> None:
+    """Train to the end with metrics and checkpoints. Raises TrainingInterrupted after a signal, at the next step."""
+    folder, keep = spec.folder(workspace), spec.recipe.train.keep
+    with _interruption() as is_interrupted:
+        for step in fit(run, validate):
+            _record(workspace, spec, step)
+            if step.epoch_end or _due(spec.recipe, step):
+                save_checkpoint(folder, to_checkpoint(run), keep)
+            if report is not None:
+                report(step)
+            if is_interrupted() and step.step < step.steps:
+                save_checkpoint(folder, to_checkpoint(run), keep)
+                raise TrainingInterrupted(
+                    f"stopped at step {step.step} of {step.steps}; `recsys-meta train --resume {spec.id}` continues"
+                )
+
+
 def learner_of(recipe: Recipe, data: Dataset) -> Learner:
-    """The learner of a recipe, told the objective of the data where its configuration has one and the recipe is
-    silent."""
-    wanted, served = data.schema.objective, getattr(LEARNERS.get(recipe.learner), "objectives", None)
-    if served is not None and wanted not in served:
+    """Build the learner of a recipe, with the data's objective unless the recipe sets one.
+
+    Raises ConfigError for a learner that is unknown, wrongly configured, a baseline, or does not serve the objective.
+    """
+    objective, objectives = data.schema.objective, getattr(LEARNERS.get(recipe.learner), "objectives", None)
+    if objectives is not None and objective not in objectives:
         raise ConfigError(
-            f"'{recipe.learner}' serves objective {' or '.join(sorted(served))}, "
-            f"but '{data.schema.name}' has '{wanted}'; use {' or '.join(_serving(wanted))}"
+            f"'{recipe.learner}' serves objective {' or '.join(sorted(objectives))}, "
+            f"but '{data.schema.name}' has '{objective}'; use {' or '.join(_recipes_for_objective(objective))}"
         )
     config = dict(recipe.config)
-    config.setdefault("objective", wanted)
-    made = build_predictor(recipe.learner, config)
-    if not hasattr(made, "meta_loss"):
+    config.setdefault("objective", objective)
+    learner = build_predictor(recipe.learner, config)
+    if not hasattr(learner, "meta_loss"):
         raise ConfigError(f"'{recipe.learner}' is a baseline; it is fitted, not trained")
-    return made  # type: ignore[return-value]
+    return learner  # type: ignore[return-value]
 
 
-def _serving(objective: str) -> list[str]:
-    """The recipes that come with the project and serve an objective."""
-    found = [(n, getattr(LEARNERS.get(find_recipe(n).learner), "objectives", ())) for n in recipe_names()]
-    return [f"--recipe {name}" for name, served in found if objective in served] or ["another data set"]
+def _recipes_for_objective(objective: str) -> list[str]:
+    """Options that name the project's recipes for an objective."""
+    recipes = [(n, getattr(LEARNERS.get(find_recipe(n).learner), "objectives", ())) for n in recipe_names()]
+    return [f"--recipe {name}" for name, objectives in recipes if objective in objectives] or ["another data set"]
 
 
-def _validation(
-    learner: Learner, data: Dataset, rows: EventIndex, split: EntitySplit, plan: RunSpec
-) -> Callable[[Params], float]:
-    chosen = _watched(split, plan)
+def _validation(learner: Learner, data: Dataset, rows: EventIndex, split: EntitySplit, spec: RunSpec) -> Validate:
+    entities = _validation_entities(split, spec)
     metric = metric_names(data)[0]
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    host = rows.to("cpu")
+    cpu_rows = rows.to("cpu")
 
     def validate(params: Params) -> float:
-        here = {k: v.cpu() for k, v in params.items()}
+        cpu_params = {k: v.cpu() for k, v in params.items()}
         curve = cold_start(
             learner,
-            here,
+            cpu_params,
             data,
-            host,
-            chosen,
-            shots=default_shots(data, plan.scenario),
-            seed=plan.seed,
+            cpu_rows,
+            entities,
+            shots=default_shots(data, spec.scenario),
+            seed=spec.seed,
             chunk=128,
-            most_rows=WATCHED_ROWS,
+            max_rows=VALIDATION_ROWS,
             lists=False,
         )
         return sign * curve.mean(metric)
@@ -266,37 +294,37 @@ def _validation(
     return validate
 
 
-def _watched(split: EntitySplit, plan: RunSpec) -> IntArray:
-    """The meta-validation entities that are looked at."""
-    most = plan.recipe.train.validate_entities
-    if len(split.valid) <= most:
+def _validation_entities(split: EntitySplit, spec: RunSpec) -> IntArray:
+    """At most `validate_entities` of the meta-validation entities, by the run's seed."""
+    count = spec.recipe.train.validate_entities
+    if len(split.valid) <= count:
         return split.valid
-    return np.random.default_rng(plan.seed).choice(split.valid, most, replace=False)
+    return np.random.default_rng(spec.seed).choice(split.valid, count, replace=False)
 
 
-def _episodes(data: Dataset, rows: EventIndex, split: EntitySplit, plan: RunSpec) -> list[TaskBatch]:
-    """Meta-validation episodes to calibrate on, a batch for each support size that somebody reaches."""
-    host = rows.to("cpu")
-    index = order_rows(host, data.schema.order, plan.seed)
-    chosen = np.sort(_watched(split, plan))
+def _episodes(data: Dataset, rows: EventIndex, split: EntitySplit, spec: RunSpec) -> list[TaskBatch]:
+    """Meta-validation episodes to calibrate on, a batch for each support size that some entity reaches."""
+    cpu_rows = rows.to("cpu")
+    index = order_rows(cpu_rows, data.schema.order, spec.seed)
+    entities = np.sort(_validation_entities(split, spec))
     least, begin = data.schema.min_query, data.schema.query_from
-    parts = {k: chosen[index.has_support(chosen, k, least, begin)] for k in default_shots(data, plan.scenario)}
-    most = WATCHED_ROWS if is_row_metric(data) else None
-    return [episodes_at(data, index, part, k, most, plan.seed) for k, part in parts.items() if len(part)]
+    parts = {k: entities[index.has_support(entities, k, least, begin)] for k in default_shots(data, spec.scenario)}
+    max_rows = VALIDATION_ROWS if is_row_metric(data) else None
+    return [episodes_at(data, index, part, k, max_rows, spec.seed) for k, part in parts.items() if len(part)]
 
 
-def _record(workspace: Workspace, plan: RunSpec, step: TrainStep) -> None:
+def _record(workspace: Workspace, spec: RunSpec, step: TrainStep) -> None:
     if step.buckets:
         with workspace.session() as session:
-            curriculum.save_curriculum(session, plan.id, [(step.step, step.buckets)])
+            curriculum.save_curriculum(session, spec.id, [(step.step, step.buckets)])
     if step.valid is None and not step.epoch_end and step.step % 10:
         return
-    figures = {"loss": step.loss, "gradient_norm": step.gradient, "epoch": float(step.epoch), **step.logs}
-    figures["tasks_per_second"] = step.tasks_per_second
+    values = {"loss": step.loss, "gradient_norm": step.gradient, "epoch": float(step.epoch), **step.logs}
+    values["tasks_per_second"] = step.tasks_per_second
     if step.valid is not None:
-        figures["valid"] = abs(step.valid)  # errors count as negative while choosing
+        values["valid"] = abs(step.valid)  # validation negates errors, so that higher is better
     with workspace.session() as session:
-        runs.log_metrics(session, [MetricPoint(plan.id, k, step.step, float(v)) for k, v in figures.items()])
+        runs.log_metrics(session, [MetricPoint(spec.id, k, step.step, float(v)) for k, v in values.items()])
 
 
 def _due(recipe: Recipe, step: TrainStep) -> bool:
@@ -305,29 +333,29 @@ def _due(recipe: Recipe, step: TrainStep) -> bool:
 
 
 def _bundle(
-    plan: RunSpec, data: Dataset, rows: EventIndex, split: EntitySplit, run: TrainingRun, params: Params
+    spec: RunSpec, data: Dataset, rows: EventIndex, split: EntitySplit, run: TrainingRun, params: Params
 ) -> Bundle:
-    # Neither the run's id nor a path: equal weights make an equal version, wherever they were trained.
+    # Without the run's id and paths: equal weights have an equal version, wherever they were trained.
     about = {
-        "recipe": plan.recipe.name,
+        "recipe": spec.recipe.name,
         "dataset": data.schema.name,
-        "seed": plan.seed,
-        "split": plan.split,
+        "seed": spec.seed,
+        "split": spec.split,
         "metrics": {"valid": abs(run.best) if np.isfinite(run.best) else None, "steps": run.step},
     }
-    if plan.scenario != "new":
-        about["scenario"] = plan.scenario
+    if spec.scenario != "new":
+        about["scenario"] = spec.scenario
     return make_bundle(run.learner, params, data, rows, split.train, about)
 
 
-def _close(workspace: Workspace, plan: RunSpec, status: runs.Status, reason: str | None) -> None:
+def _close(workspace: Workspace, spec: RunSpec, status: runs.Status, reason: str | None) -> None:
     with workspace.session() as session:
-        runs.set_run_status(session, plan.id, status, reason=reason)
+        runs.set_run_status(session, spec.id, status, reason=reason)
 
 
 @contextmanager
 def fixed_threads(count: int) -> Iterator[None]:
-    """A fixed number of threads for torch and BLAS: sums come in the same order, so a resume is bit-exact."""
+    """Fix the number of threads of torch and BLAS: sums have the same order, so that a resume is bit-exact."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -339,34 +367,21 @@ def fixed_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def _interruption() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C (or SIGTERM) into a flag; a second one interrupts at once."""
-    asked = False
+    """Turn the first Ctrl-C or SIGTERM into a flag; a second one interrupts at once."""
+    is_requested = False
 
-    def ask(number: int, _: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+    def request(number: int, _: FrameType | None) -> None:
+        nonlocal is_requested
+        if is_requested:
             raise KeyboardInterrupt
-        asked = True
+        is_requested = True
 
     try:
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread: the caller owns the signals
         before = {}
     try:
-        yield lambda: asked
+        yield lambda: is_requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-__all__ = [
-    "DivergedError",
-    "RunSpec",
-    "TrainingInterrupted",
-    "TrainingResult",
-    "learner_of",
-    "read_run_spec",
-    "resume_run",
-    "split_of",
-    "train_run",
-]

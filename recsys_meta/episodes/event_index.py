@@ -1,7 +1,7 @@
-"""Episodes: how the rows of entities become support and query.
+"""Event index: the rows of a data set as tensors by entity, and the draw of support and query rows from them.
 
-`collate` and `draw` are the only doors from ragged to padded. Nothing here loops over tasks or rows: a batch
-of tasks is one gather, one sort and one scatter, on whatever device the index lives.
+Nothing here loops over tasks or rows: a batch of tasks is one gather, one sort and one scatter, on the device of the
+index.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +24,15 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 HISTORY = 30
-"""Items that a row's history goes back."""
+"""Most items in the history of a row."""
 
 
 @dataclass(frozen=True)
 class EventIndex:
-    """Events as tensors on one device, with only the rows that count.
+    """Event rows of E entities as tensors on one device, entity after entity.
 
-    indptr [E + 1]; item, label, and where the data have them context (name -> [N]), actor and group: [N].
+    indptr [E + 1] int64; item [N] int32, label [N] float32, and where the data set has them context (name -> [N]),
+    actor [N] and group [N] int64. Building one copies the rows: build it once and pass it on.
     """
 
     indptr: Tensor
@@ -42,9 +44,9 @@ class EventIndex:
 
     @classmethod
     def of(cls, data: Dataset, device: torch.device | str = "cpu") -> EventIndex:
-        """All rows of a data set, or for a ranking only its positives, whose labels become 1."""
+        """Build from all rows of a data set; for a ranking or a choice from its positives only, with labels 1."""
         events, schema = data.events, data.schema
-        every = cls(
+        index = cls(
             torch.from_numpy(np.array(events.indptr, np.int64)),
             torch.from_numpy(np.array(events.item, np.int32)),
             torch.from_numpy(np.array(events.label, np.float32)),
@@ -53,9 +55,9 @@ class EventIndex:
             None if events.group is None else torch.from_numpy(np.array(events.group, np.int64)),
         ).to(device)
         if schema.objective not in ("ranking", "choice"):
-            return every
-        liked = every if schema.positive is None else every.select(every.label >= schema.positive)
-        return replace(liked, label=torch.ones_like(liked.label))
+            return index
+        positives = index if schema.positive is None else index.select(index.label >= schema.positive)
+        return replace(positives, label=torch.ones_like(positives.label))
 
     @property
     def counts(self) -> Tensor:
@@ -64,50 +66,53 @@ class EventIndex:
 
     @cached_property
     def entity(self) -> Tensor:
-        """The entity of each row, [N] int64."""
+        """Entity of each row, [N] int64."""
         return torch.repeat_interleave(torch.arange(len(self.counts), device=self.indptr.device), self.counts)
 
     @cached_property
     def previous(self) -> Tensor:
-        """For each row the last one before it of the same entity and actor, -1 where there is none, [N] int64."""
+        """Position of the last earlier row of the same entity and actor, -1 where there is none, [N] int64."""
         if self.actor is None:
             return torch.full_like(self.entity, -1)
         key = self.entity * (int(self.actor.max()) + 1 if len(self.actor) else 1) + self.actor
         order = torch.argsort(key, stable=True)
         same = key[order[1:]] == key[order[:-1]]
-        found = torch.full_like(key, -1)
-        found[order[1:][same]] = order[:-1][same]
-        return found
+        previous_row = torch.full_like(key, -1)
+        previous_row[order[1:][same]] = order[:-1][same]
+        return previous_row
 
     @cached_property
-    def first_time(self) -> Tensor:
-        """Whether each row is the first of its entity, actor and item, [N] bool."""
+    def is_first_occurrence(self) -> Tensor:
+        """Mask of the rows that are the first of their entity, actor and item, [N] bool."""
         if self.actor is None:
             return torch.ones_like(self.entity, dtype=torch.bool)
         keys = torch.stack([self.entity, self.actor, self.item.long()], 1)
-        _, kind = torch.unique(keys, dim=0, return_inverse=True)
-        order = torch.argsort(kind, stable=True)
-        fresh = torch.ones_like(kind, dtype=torch.bool)
-        fresh[order[1:]] = kind[order[1:]] != kind[order[:-1]]
-        return fresh
+        _, triple = torch.unique(keys, dim=0, return_inverse=True)
+        order = torch.argsort(triple, stable=True)
+        is_first = torch.ones_like(triple, dtype=torch.bool)
+        is_first[order[1:]] = triple[order[1:]] != triple[order[:-1]]
+        return is_first
 
     def entities_with(self, rows: int) -> IntArray:
-        """Entities with at least so many rows."""
+        """Entities with at least `rows` rows, [n] int64."""
         return torch.nonzero(self.counts >= rows).flatten().cpu().numpy()
 
     def has_support(self, entities: IntArray, shots: int, least: int, query_from: int = 0) -> BoolArray:
-        """Which of the entities have a support of so many shots and at least `least` query rows after it."""
+        """Mark the entities [n] with `shots` support rows and at least `least` query rows after them.
+
+        The query begins at row `query_from` at the earliest.
+        """
         counts = self.counts.cpu().numpy()[np.asarray(entities)]
-        reached: BoolArray = counts >= max(shots, query_from) + least
-        return reached
+        enough: BoolArray = counts >= max(shots, query_from) + least
+        return enough
 
     def of_entities(self, entities: IntArray) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows of some entities in long form: (position in `entities`, item, label), each [R]."""
+        """Rows of some entities in long form: (position in `entities`, item, label), each [R]."""
         task, position = self.flatten(torch.as_tensor(entities, device=self.indptr.device))
         return task, self.item[position].long(), self.label[position]
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> EventIndex:
-        """The same entities with every column of rows changed."""
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Apply a function to every column of rows; entity boundaries stay."""
         return replace(
             self,
             item=change(self.item),
@@ -117,28 +122,41 @@ class EventIndex:
             group=None if self.group is None else change(self.group),
         )
 
-    def to(self, device: torch.device | str) -> EventIndex:
-        """The same on another device."""
+    def to(self, device: torch.device | str) -> Self:
+        """Move all tensors to a device."""
+        # On its own device the index keeps what it has computed of its rows.
+        if torch.device(device) == self.indptr.device:
+            return self
         return replace(self.map(lambda t: t.to(device)), indptr=self.indptr.to(device))
 
-    def select(self, keep: Tensor) -> EventIndex:
-        """The same entities with the marked rows [N] alone."""
+    def select(self, keep: Tensor) -> Self:
+        """Keep the rows that `keep` [N] bool marks; an entity without any stays, with 0 rows."""
         below = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
         return replace(self.map(lambda t: t[keep]), indptr=below[self.indptr])
 
     def flatten(self, entities: Tensor) -> tuple[Tensor, Tensor]:
-        """For each row of the entities, task after task: its task and its position in the columns, [R] each."""
+        """Task of each row of the entities [T], task after task, and its position in the columns, [R] int64 each."""
         start, count = self.indptr[entities], self.counts[entities]
         task = torch.repeat_interleave(torch.arange(len(entities), device=start.device), count)
         before = count.cumsum(0) - count
         return task, torch.arange(len(task), device=start.device) - (before - start)[task]
 
-    def shuffled(self, seed: int) -> EventIndex:
-        """The same rows in a random order within each entity: fixes the order of random supports."""
-        every = torch.arange(len(self.indptr) - 1, device=self.indptr.device)
-        task, position = self.flatten(every)
-        order = position[_shuffle(task, torch.Generator(self.indptr.device).manual_seed(seed))]
-        return self.map(lambda t: t[order])
+    def shuffled(self, seed: int) -> Self:
+        """Shuffle the rows within each entity by the seed, which fixes the order of random supports.
+
+        The shuffle of the last seed is kept: all methods of a comparison are evaluated on it.
+        """
+        if seed not in self._shuffles:
+            entities = torch.arange(len(self.indptr) - 1, device=self.indptr.device)
+            task, position = self.flatten(entities)
+            order = position[_shuffle(task, torch.Generator(self.indptr.device).manual_seed(seed))]
+            self._shuffles.clear()
+            self._shuffles[seed] = self.map(lambda t: t[order])
+        return self._shuffles[seed]
+
+    @cached_property
+    def _shuffles(self) -> dict[int, Self]:
+        return {}
 
     def draw(
         self,
@@ -151,56 +169,67 @@ class EventIndex:
         prefer: Tensor | None = None,
         window: bool = False,
     ) -> tuple[Interactions, Interactions]:
-        """Support and query of T entities; see `draw`."""
+        """Draw support [T, S] and query [T, Q] of T entities.
+
+        The first `shots` [T] rows of each entity are its support, all that follow its query. With a generator the rows
+        are shuffled first, so that the support is random; with a generator and `window` support and query are instead a
+        random stretch of consecutive rows. An entity with n rows has at most n - 1 support rows. The query begins at
+        row `query_from` at the earliest. `max_query` cuts a longer query (to random rows if they are shuffled); rows
+        that `prefer` [N] bool marks come first.
+        """
         task, position = self.flatten(entities)
         count = self.counts[entities]
         start = count.cumsum(0) - count
         rank = torch.arange(len(task), device=task.device) - start[task]
-        wanted = torch.minimum(shots.to(count.device), (count - 1).clamp(min=0))
+        support_size = torch.minimum(shots.to(count.device), (count - 1).clamp(min=0))
         if generator is not None and not window:
             position = position[_shuffle(task, generator)]
         elif generator is not None:
-            spare = (count - wanted - (max_query or 1)).clamp(min=0)
-            chance = torch.rand(len(count), generator=generator, device=count.device)
-            rank = rank - (chance * (spare + 1)).floor().long()[task]
-        size = wanted[task]
-        inside = (rank >= 0) & (rank < size)
-        left = rank >= size.clamp(min=query_from)
-        column = rank - size.clamp(min=query_from)
+            spare = (count - support_size - (max_query or 1)).clamp(min=0)
+            uniform = torch.rand(len(count), generator=generator, device=count.device)
+            rank = rank - (uniform * (spare + 1)).floor().long()[task]
+        row_support_size = support_size[task]
+        is_support = (rank >= 0) & (rank < row_support_size)
+        is_query = rank >= row_support_size.clamp(min=query_from)
+        column = rank - row_support_size.clamp(min=query_from)
         if prefer is not None:
-            column = prioritise(task, column, left, prefer[position])
+            column = prioritise(task, column, is_query, prefer[position])
         if max_query is not None:
-            left = left & (column < max_query)
-        support = self.rows(len(entities), task[inside], rank[inside], position[inside])
-        query = self.rows(len(entities), task[left], column[left], position[left])
+            is_query = is_query & (column < max_query)
+        support = self.rows(len(entities), task[is_support], rank[is_support], position[is_support])
+        query = self.rows(len(entities), task[is_query], column[is_query], position[is_query])
         return support, query
 
     def rows(
-        self, tasks: int, task: Tensor, column: Tensor, position: Tensor, past: Tensor | None = None
+        self, tasks: int, task: Tensor, column: Tensor, position: Tensor, history_rows: Tensor | None = None
     ) -> Interactions:
-        """Rows at some positions, padded: each goes to (task, column). `past` [R, H] are the positions of each row's
-        history, -1 where there is none; without it, all that its actor did before it."""
+        """Gather the rows at R positions into [tasks, width], each at its (task, column), padding elsewhere.
+
+        history_rows [R, H]: positions of the rows of each row's history, -1 where there is none; None takes the last
+        HISTORY rows of its actor before it.
+        """
         width = int(column.max()) + 1 if len(column) else 0
 
-        def placed(values: Tensor, fill: float = PAD) -> Tensor:
-            made = torch.full((tasks, width, *values.shape[1:]), fill, dtype=values.dtype, device=task.device)
-            made[task, column] = values
-            return made
+        def scatter(values: Tensor, fill: float = PAD) -> Tensor:
+            table = torch.full((tasks, width, *values.shape[1:]), fill, dtype=values.dtype, device=task.device)
+            table[task, column] = values
+            return table
 
         history = None
         if self.actor is not None:
-            past = self._past(position) if past is None else past
-            history = placed(torch.where(past >= 0, self.item[past.clamp(min=0)].long(), PAD))
+            history_rows = self._history(position) if history_rows is None else history_rows
+            history = scatter(torch.where(history_rows >= 0, self.item[history_rows.clamp(min=0)].long(), PAD))
         return Interactions(
-            placed(self.item[position].long()),
-            placed(self.label[position]),
-            placed(torch.ones_like(position, dtype=torch.bool), False),
-            {k: placed(v[position] if v.is_floating_point() else v[position].long()) for k, v in self.context.items()},
+            scatter(self.item[position].long()),
+            scatter(self.label[position]),
+            scatter(torch.ones_like(position, dtype=torch.bool), False),
+            {k: scatter(v[position] if v.is_floating_point() else v[position].long()) for k, v in self.context.items()},
             history,
-            placed(position),
+            scatter(position),
         )
 
-    def _past(self, position: Tensor) -> Tensor:
+    def _history(self, position: Tensor) -> Tensor:
+        """Positions of the last HISTORY rows of each row's actor before it, [R, HISTORY], -1 where there is none."""
         steps = [position]
         for _ in range(HISTORY):  # a chain of fixed length, all rows at once
             last = steps[-1]
@@ -209,29 +238,31 @@ class EventIndex:
 
 
 def _shuffle(task: Tensor, generator: torch.Generator) -> Tensor:
-    """A permutation that keeps tasks together and mixes the rows within each."""
-    chance = torch.rand(len(task), generator=generator, device=task.device, dtype=torch.float64)
-    return shuffle_within(task, chance)
+    """Random permutation of rows [R] within each task; tasks stay together."""
+    sort_key = torch.rand(len(task), generator=generator, device=task.device, dtype=torch.float64)
+    return shuffle_within(task, sort_key)
 
 
-def shuffle_within(task: Tensor, chance: Tensor) -> Tensor:
-    """The permutation that puts the rows [R] of each task in the order of their chance in [0, 1). Rows come task after
-    task, and stay so."""
-    # In float32 the sum would lose the chance to the number of the task, from 32,768 on enough to change the task. In
-    # float64 it may still round up to the next one; stable, because rows of two tasks that tie are then in order.
-    return torch.argsort(task.double() + chance, stable=True)
+def shuffle_within(task: Tensor, sort_key: Tensor) -> Tensor:
+    """Permutation that sorts the rows [R] of each task by their key in [0, 1).
+
+    Rows are given task after task, and stay so.
+    """
+    # In float32 the sum loses the key to the task's number, from task 32,768 on so much that rows change their task. In
+    # float64 it may still round up to the next task; the sort is stable, so that rows of two tasks that tie stay apart.
+    return torch.argsort(task.double() + sort_key, stable=True)
 
 
-def prioritise(task: Tensor, turn: Tensor, asked: Tensor, liked: Tensor) -> Tensor:
-    """Turns [R] with those asked for and liked in front within each task, else in the order they had."""
-    place = asked.nonzero().flatten()
-    order = place[torch.argsort(turn[place], stable=True)]
-    order = order[torch.argsort((~liked[order]).long(), stable=True)]
+def prioritise(task: Tensor, rank: Tensor, is_query: Tensor, is_preferred: Tensor) -> Tensor:
+    """Ranks [R] within each task after the preferred query rows are moved to the front; other order is kept."""
+    position = is_query.nonzero().flatten()
+    order = position[torch.argsort(rank[position], stable=True)]
+    order = order[torch.argsort((~is_preferred[order]).long(), stable=True)]
     order = order[torch.argsort(task[order], stable=True)]
-    count = torch.bincount(task[place], minlength=int(task.max()) + 1 if len(task) else 0)
-    fresh = turn.clone()
-    fresh[order] = torch.arange(len(order), device=task.device) - (count.cumsum(0) - count)[task[order]]
-    return fresh
+    count = torch.bincount(task[position], minlength=int(task.max()) + 1 if len(task) else 0)
+    new_rank = rank.clone()
+    new_rank[order] = torch.arange(len(order), device=task.device) - (count.cumsum(0) - count)[task[order]]
+    return new_rank
 
 
 def draw_episodes(
@@ -245,14 +276,7 @@ def draw_episodes(
     prefer: Tensor | None = None,
     window: bool = False,
 ) -> tuple[Interactions, Interactions]:
-    """Support and query of T entities, [T, S] and [T, Q].
-
-    The first `shots` [T] rows of each are its support and all that follow its query; with a generator the rows
-    are shuffled first, so the support is random; or, with `window`, the first rows left out, so many that support and
-    query are a random stretch of rows as they come. An entity with n rows gives at most n - 1 to the support.
-    The query begins at row `query_from` at the earliest. `max_query` cuts a long query after so many rows (random ones
-    if shuffled); rows that `prefer` [N] bool marks come first.
-    """
+    """Draw support [T, S] and query [T, Q] of T entities; see `EventIndex.draw`."""
     return index.draw(
         entities,
         shots,
@@ -265,25 +289,25 @@ def draw_episodes(
 
 
 def order_rows(index: EventIndex, order: Order, seed: int) -> EventIndex:
-    """The index with rows in the order in which supports grow: by time as stored, or shuffled by the seed."""
+    """Index whose rows are in the order in which supports grow: by time as stored, or shuffled by the seed."""
     return index if order == "time" else index.shuffled(seed)
 
 
 def restrict_to_entities(data: Dataset, index: EventIndex, entities: IntArray) -> Dataset:
-    """The data set as if there were no rows but those of the given entities in the index.
+    """Data set that holds the index's rows of the given entities and no others.
 
-    What takes statistics from it cannot leak. It has no times, and for a ranking its rows are the positives.
+    Statistics computed from it cannot leak other rows. It has no times, and for a ranking its rows are the positives.
     """
     member = torch.zeros(len(index.counts), dtype=torch.bool, device=index.indptr.device)
     member[torch.as_tensor(entities, device=member.device)] = True
-    own = index.select(member.repeat_interleave(index.counts))
-    host = own.to("cpu")
+    rows = index.select(member.repeat_interleave(index.counts))
+    cpu_rows = rows.to("cpu")
     events = Events(
-        host.indptr.numpy(),
-        host.item.numpy(),
-        host.label.numpy(),
-        context={k: v.numpy() for k, v in host.context.items()},
-        actor=None if host.actor is None else host.actor.numpy(),
-        group=None if host.group is None else host.group.numpy(),
+        cpu_rows.indptr.numpy(),
+        cpu_rows.item.numpy(),
+        cpu_rows.label.numpy(),
+        context={k: v.numpy() for k, v in cpu_rows.context.items()},
+        actor=None if cpu_rows.actor is None else cpu_rows.actor.numpy(),
+        group=None if cpu_rows.group is None else cpu_rows.group.numpy(),
     )
     return replace(data, events=events, schema=data.schema.model_copy(update={"positive": None}))

@@ -1,4 +1,4 @@
-"""Which entities train, validate and are tested."""
+"""Splits of entities into meta-training, meta-validation and meta-test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recsys_meta.episodes.event_index import EventIndex
 
 @dataclass(frozen=True)
 class EntitySplit:
-    """Entities of the three parts, disjoint, int64 indices into the data set."""
+    """Disjoint sorted int64 indices of the entities that train, validate and test."""
 
     train: IntArray
     valid: IntArray
@@ -23,7 +23,9 @@ class EntitySplit:
 
 
 def split_by_seed(entities: IntArray, seed: int, shares: tuple[float, float] = (0.7, 0.1)) -> EntitySplit:
-    """Random split into train, valid and the rest; the same entities and seed give the same split.
+    """Split entities at random into train and valid by their shares, and test with the rest.
+
+    Equal entities and seed give equal splits.
 
     Raises ConfigError when a part would be empty.
     """
@@ -32,27 +34,27 @@ def split_by_seed(entities: IntArray, seed: int, shares: tuple[float, float] = (
 
 
 def split_by_time(events: Events, entities: IntArray, shares: tuple[float, float] = (0.7, 0.1)) -> EntitySplit:
-    """Earliest arrivals train, later ones validate, the last are tested (protocol U4).
+    """Split entities by arrival: the earliest train, later ones validate, the last test (protocol U4).
 
-    An entity arrives with its first event; one without events comes last. Raises ConfigError without times.
+    An entity arrives with its first event; one without events comes last. Raises ConfigError if the events have no
+    times or a part would be empty.
     """
     if events.time is None:
         raise ConfigError("this data set has no times, so it cannot be split by time; split by seed instead")
-    chosen = np.sort(np.asarray(entities, np.int64))
-    first = events.indptr[chosen]
-    arrived = np.where(first < events.indptr[chosen + 1], events.time[np.minimum(first, len(events) - 1)], NO_TIME)
-    return _cut(chosen[np.argsort(arrived, kind="stable")], shares)
+    candidates = np.sort(np.asarray(entities, np.int64))
+    first = events.indptr[candidates]
+    arrival = np.where(first < events.indptr[candidates + 1], events.time[np.minimum(first, len(events) - 1)], NO_TIME)
+    return _cut(candidates[np.argsort(arrival, kind="stable")], shares)
 
 
 def split_of(data: Dataset, index: EventIndex, by: str = "seed", seed: int = 0) -> EntitySplit:
-    """The split that the schema asks for, of entities with `least_rows` rows; else at random or, with `by` "time", by
-    arrival.
+    """Split the entities with at least `least_rows` rows, by "time" of arrival or by "seed" as the schema says.
 
-    Entities with `past_rows` rows train and validate, the others are tested. These have fewer rows than any past one,
-    so of a random fifth of the past the smaller half validates: what is chosen there is to hold for them. Sharers of
-    the feature `together` go to the same part; with `folds` the seed counts through the parts of a cross-validation,
-    repetition after repetition. Both may be given.
-    Raises ConfigError when a part would be empty, or for another `by`.
+    With `past_rows` entities of at least so many rows train and validate, the others test. The latter are smaller than
+    any of the former, so the smaller half of a random fifth of the former validates: choices made on it are to hold for
+    small entities. With `together` entities that share that feature's value go to the same part; with `folds` the seed
+    counts through the parts of a cross-validation, repetition after repetition; the two combine. Without any of these
+    the split is random. Raises ConfigError if a part would be empty or `by` is neither "seed" nor "time".
     """
     if by not in ("seed", "time"):
         raise ConfigError(f"entities cannot be split by '{by}'; there are seed, time")
@@ -73,25 +75,25 @@ def split_of(data: Dataset, index: EventIndex, by: str = "seed", seed: int = 0) 
 
 
 def _split_by_size(entities: IntArray, counts: IntArray, past_rows: int, seed: int) -> EntitySplit:
-    """Newcomers are smaller than past entities: of a random fifth of these the smaller half validates."""
+    """Entities below `past_rows` rows test; the smaller half of a random fifth of the others validates."""
     past = counts >= past_rows
-    mixed = np.random.default_rng(seed).permutation(np.flatnonzero(past))
-    near = mixed[: max(2, round(0.2 * len(mixed)))]
-    held = near[np.argsort(counts[near], kind="stable")][: max(1, len(near) // 2)]
-    return _parts(np.setdiff1d(entities[past], entities[held]), entities[held], entities[~past])
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(past))
+    near = order[: max(2, round(0.2 * len(order)))]
+    valid = near[np.argsort(counts[near], kind="stable")][: max(1, len(near) // 2)]
+    return _parts(np.setdiff1d(entities[past], entities[valid]), entities[valid], entities[~past])
 
 
 def _split_together(entities: IntArray, value: IntArray, seed: int) -> EntitySplit:
-    kinds, place = np.unique(value, return_inverse=True)
-    mixed = np.random.default_rng(seed).permutation(len(kinds))[place]
-    order = np.argsort(mixed, kind="stable")
-    # Cut by entities, then move the cuts back to where one value ends and the next begins.
-    at = mixed[order][[round(0.7 * len(order)), min(round(0.8 * len(order)), len(order) - 1)]]
-    return _parts(entities[mixed < at[0]], entities[(mixed >= at[0]) & (mixed < at[1])], entities[mixed >= at[1]])
+    values, code = np.unique(value, return_inverse=True)
+    rank = np.random.default_rng(seed).permutation(len(values))[code]
+    order = np.argsort(rank, kind="stable")
+    # Cut by the number of entities, then move each cut back to where one value ends and the next begins.
+    cuts = rank[order][[round(0.7 * len(order)), min(round(0.8 * len(order)), len(order) - 1)]]
+    return _parts(entities[rank < cuts[0]], entities[(rank >= cuts[0]) & (rank < cuts[1])], entities[rank >= cuts[1]])
 
 
 def _first_values(column: FeatureColumn, entities: IntArray) -> IntArray:
-    """The (first) value of a categorical feature, 0 where there is none."""
+    """First value of a categorical feature for each entity, [n], 0 where there is none."""
     return lookup_rows({"value": column}, entities)["value"][:, 0].numpy()
 
 
@@ -99,23 +101,25 @@ def _fold(entities: IntArray, seed: int, folds: int) -> EntitySplit:
     order = np.random.default_rng(seed // folds).permutation(entities)
     parts = np.array_split(order, folds)
     rest = np.concatenate([p for i, p in enumerate(parts) if i != seed % folds])
-    held = max(1, round(0.2 * len(rest)))
-    return _parts(rest[held:], rest[:held], parts[seed % folds])
+    valid_count = max(1, round(0.2 * len(rest)))
+    return _parts(rest[valid_count:], rest[:valid_count], parts[seed % folds])
 
 
 def _fold_together(entities: IntArray, value: IntArray, seed: int, folds: int) -> EntitySplit:
-    """Values in a random order are cut into parts of about equally many entities. Of what is left beside the part that
-    is tested, the values that come next validate, until they have a fifth of the entities."""
-    _, place, size = np.unique(value, return_inverse=True, return_counts=True)
+    """Cut the values, in random order, into `folds` parts of about equally many entities; one part tests.
+
+    Of the others the values that follow the test part validate, until they hold a fifth of the remaining entities.
+    """
+    _, code, size = np.unique(value, return_inverse=True, return_counts=True)
     order = np.random.default_rng(seed // folds).permutation(len(size))
     part = np.empty(len(size), np.int64)
     part[order] = (size[order].cumsum() - 1) * folds // len(entities)
-    turn = (part - seed % folds) % folds
-    rest = order[np.argsort(turn[order], kind="stable")]
-    rest = rest[turn[rest] > 0]
-    held = rest[size[rest].cumsum() - size[rest] < 0.2 * size[rest].sum()]
-    valid = np.isin(place, held)
-    test = turn[place] == 0
+    part_offset = (part - seed % folds) % folds
+    rest = order[np.argsort(part_offset[order], kind="stable")]
+    rest = rest[part_offset[rest] > 0]
+    valid_values = rest[size[rest].cumsum() - size[rest] < 0.2 * size[rest].sum()]
+    valid = np.isin(code, valid_values)
+    test = part_offset[code] == 0
     return _parts(entities[~test & ~valid], entities[valid], entities[test])
 
 

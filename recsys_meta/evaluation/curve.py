@@ -1,4 +1,4 @@
-"""The cold-start curve as data, and choices made by it."""
+"""Cold-start curve as data, and the choice among settings by it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from recsys_meta.metrics.pooled_metrics import RowSample, compute_metric
 
 @dataclass(frozen=True)
 class ColdStartCurve:
-    """What a method did at each number of shots: values[shots][metric] is one value for each newcomer [n], NaN where
-    it left; or, where rows are measured (clicks, choices), a `Sample` of rows.
+    """Values of a method at each number of shots.
 
-    All curves over the same entities have the newcomers, and their rows, in the same order, so they can be paired.
+    values[shots][metric] holds one value for each entity [n], NaN where the entity has too few rows; or, where metrics
+    are of rows (clicks, choices), a `RowSample`. All curves over the same entities have them, and their rows, in the
+    same order, so that they can be paired.
     """
 
     method: str
@@ -27,7 +28,7 @@ class ColdStartCurve:
     values: Mapping[int, Mapping[str, Values]]
 
     def at(self, shots: int, metric: str) -> Values:
-        """The values of a metric at one point. Raises NotFoundError for a point or a metric that the curve lacks."""
+        """Values of a metric at one point. Raises NotFoundError for a point or a metric that the curve lacks."""
         if shots not in self.values:
             raise NotFoundError(f"the curve of '{self.method}' has no point {shots}; there are {_listed(self.values)}")
         point = self.values[shots]
@@ -40,16 +41,20 @@ class ColdStartCurve:
         return summarise(metric, self.at(shots, metric), seed)
 
     def against(self, other: ColdStartCurve, shots: int, metric: str) -> PairedDifference:
-        """Paired difference, self less other, at one point."""
+        """Paired difference, self less other, at one point. Raises ValueError for curves over other entities."""
         if not np.array_equal(self.entities, other.entities):
             raise ValueError("curves over different entities cannot be paired")
         return paired_difference_over_seeds(metric, [self.at(shots, metric)], [other.at(shots, metric)])
 
     def mean(self, metric: str) -> float:
-        """Mean over the points of the curve: the figure that choices on meta-validation are made by."""
-        means = [mean_value(metric, self.at(k, metric)) for k in self.values]
-        finite = [m for m in means if np.isfinite(m)]
-        return float(np.mean(finite)) if finite else float("nan")
+        """Mean of a metric over the points that some entity reaches: the criterion of choices on meta-validation.
+
+        NaN without such a point, or where the metric of one is undefined.
+        """
+        points = [self.at(k, metric) for k in self.values]
+        means = [mean_value(metric, values) for values in points if _has_values(values)]
+        mean = float(np.mean(means)) if means else float("nan")
+        return mean if np.isfinite(mean) else float("nan")
 
 
 def _listed(names: Iterable[object]) -> str:
@@ -57,17 +62,25 @@ def _listed(names: Iterable[object]) -> str:
 
 
 def mean_value(metric: str, values: Values) -> float:
-    """The figure of a point, NaN where nobody reached it (for RMSE the mean square)."""
+    """Metric of a point (for RMSE the mean square); NaN where no entity reaches it or a prediction failed."""
     if isinstance(values, RowSample):
         return compute_metric(metric, values)
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+    mean = float(np.nanmean(values)) if _has_values(values) else float("nan")
+    return mean if np.isfinite(mean) else float("nan")
+
+
+def _has_values(values: Values) -> bool:
+    return len(values) > 0 if isinstance(values, RowSample) else not np.isnan(values).all()
 
 
 def best_setting(curves: Sequence[ColdStartCurve], metric: str, sign: float = 1.0) -> dict[int, int]:
-    """For each number of shots, which of the curves (of one method's settings, on meta-validation) is best."""
-    return {k: int(np.argmax([_worth(metric, c.at(k, metric), sign) for c in curves])) for k in curves[0].values}
+    """Number of the best curve, of one method's settings on meta-validation, for each number of shots.
+
+    `sign` is -1 for a metric that is better when lower.
+    """
+    return {k: int(np.argmax([_signed_mean(metric, c.at(k, metric), sign) for c in curves])) for k in curves[0].values}
 
 
-def _worth(metric: str, values: Values, sign: float) -> float:
+def _signed_mean(metric: str, values: Values, sign: float) -> float:
     mean = mean_value(metric, values)
     return sign * mean if np.isfinite(mean) else -np.inf

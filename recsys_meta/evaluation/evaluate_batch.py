@@ -1,6 +1,6 @@
-"""What a predictor did on a batch of episodes, for each objective.
+"""Metrics of a predictor on a batch of episodes, for each objective.
 
-Adapting sees the support only; query labels go to the metric. Rankings and ratings have a value for each task [T],
+Adapting uses the support only; query labels go to the metric. Rankings and ratings have a value for each task [T],
 clicks and choices one for each query row [T, Q], NaN where there is no row.
 """
 
@@ -27,23 +27,26 @@ from recsys_meta.metrics.ranking_metrics import (
 )
 from recsys_meta.models.protocols import ChoicePredictor, Predictor
 
-CELLS = 250_000
-"""Candidates that are scored at once."""
+MAX_CELLS = 250_000
+"""Most candidates that are scored at once."""
 
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """How a query is asked: `shown` [C] bool restricts the items of a ranking; `negatives` asks for a choice among so
-    many random others instead of the whole catalogue (for comparison with the literature only); `rows` bounds the
-    query rows of an entity that are looked at, where rows are measured."""
+    """Options of an evaluation.
 
-    shown: Tensor | None = None
+    `item_mask` [C] bool restricts the items of a ranking; `negatives` ranks the item of a choice among so many random
+    others instead of its whole catalog (for comparison with the literature only); `rows` bounds the query rows of an
+    entity where metrics are of rows.
+    """
+
+    item_mask: Tensor | None = None
     negatives: int | None = None
     rows: int | None = None
 
 
 def metric_names(data: Dataset) -> tuple[str, ...]:
-    """Metrics that make sense for the objective; the first one is what choices are made by."""
+    """Metrics of the data set's objective; the first is the criterion of choices."""
     match data.schema.objective:
         case "ranking":
             return RANKING
@@ -56,8 +59,11 @@ def metric_names(data: Dataset) -> tuple[str, ...]:
 
 
 def tunable_metrics(data: Dataset) -> tuple[str, ...]:
-    """Those of `metrics_of` that are a mean over what `measure` answers of a batch. The others need more: all rows at
-    once (AUC, calibration error), which rows are new or whose they are (choices), or the lists (MRR of clicks)."""
+    """Metrics of the objective that are a mean over what `evaluate_batch` returns.
+
+    The others need more than a batch: all rows at once (AUC, calibration error), the history or the entity of rows
+    (`new_` and `macro_` of choices), or the lists (MRR of clicks).
+    """
     match data.schema.objective:
         case "click":
             return CLICK[:1]
@@ -68,7 +74,7 @@ def tunable_metrics(data: Dataset) -> tuple[str, ...]:
 
 
 def is_row_metric(data: Dataset) -> bool:
-    """Whether rows are measured rather than tasks."""
+    """True for an objective whose metrics are of query rows rather than of tasks."""
     return data.schema.objective in ("click", "choice")
 
 
@@ -78,37 +84,41 @@ def evaluate_batch(
     data: Dataset,
     batch: TaskBatch,
     generator: torch.Generator,
-    ask: EvalOptions = EvalOptions(),
+    options: EvalOptions = EvalOptions(),
 ) -> dict[str, Tensor]:
-    """Metrics of a batch of episodes: [T], or [T, Q] where rows are measured (clicks: `logloss` and `logit`).
+    """Adapt to the support and compute the metrics of the query: [T], or [T, Q] where metrics are of rows.
 
-    Raises ConfigError for a predictor that cannot answer the objective.
+    Clicks have `logloss` and `logit`; a logit that is not a number has an infinite log-loss. Raises ConfigError for a
+    predictor that does not serve the objective.
     """
     state = predictor.adapt(body, batch.support)
     match data.schema.objective:
         case "rating":
             low, high = data.schema.label_range or (-np.inf, np.inf)
-            predicted = predictor.score(body, state, batch.query)
-            return rating_metrics(predicted, batch.query.label, batch.query.mask, low, high)
+            prediction = predictor.score(body, state, batch.query)
+            return rating_metrics(prediction, batch.query.label, batch.query.mask, low, high)
         case "click":
             return _clicks(predictor.score(body, state, batch.query), batch.query)
         case "choice":
-            return _choices(predictor, body, state, batch, generator, ask.negatives)
+            return _choices(predictor, body, state, batch, generator, options.negatives)
         case "ranking":
-            return _ranking(predictor.rank(body, state), batch, generator, ask.shown)
+            return _ranking(predictor.rank(body, state), batch, generator, options.item_mask)
 
 
-def _ranking(scores: Tensor, batch: TaskBatch, generator: torch.Generator, shown: Tensor | None) -> dict[str, Tensor]:
+def _ranking(
+    scores: Tensor, batch: TaskBatch, generator: torch.Generator, item_mask: Tensor | None
+) -> dict[str, Tensor]:
     relevant = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     relevant.scatter_(1, batch.query.item, batch.query.mask)
-    allowed = torch.ones_like(relevant) if shown is None else shown.expand_as(relevant).clone()
-    allowed.scatter_(1, batch.support.rows.item, False)
-    allowed[:, :FIRST] = False
-    return ranking_metrics(scores, relevant, allowed, generator)
+    candidates = torch.ones_like(relevant) if item_mask is None else item_mask.expand_as(relevant).clone()
+    candidates.scatter_(1, batch.support.rows.item, False)
+    candidates[:, :FIRST] = False
+    return ranking_metrics(scores, relevant, candidates, generator)
 
 
 def _clicks(logit: Tensor, query: Interactions) -> dict[str, Tensor]:
     loss = functional.binary_cross_entropy_with_logits(logit, query.label, reduction="none")
+    loss = loss.masked_fill(logit.isnan(), torch.inf)
     return {k: v.masked_fill(~query.mask, torch.nan) for k, v in (("logit", logit), ("logloss", loss))}
 
 
@@ -121,34 +131,34 @@ def _choices(
     negatives: int | None,
 ) -> dict[str, Tensor]:
     if not isinstance(predictor, ChoicePredictor) or batch.support.catalogue is None:
-        raise ConfigError(f"'{predictor.name}' cannot choose among the items of an entity; it has no `choose`")
-    there = batch.support.catalogue.mask
+        raise ConfigError(f"'{predictor.name}' cannot choose among the items of an entity: it has no method `choose`")
+    catalog_mask = batch.support.catalogue.mask
     query = batch.query
-    asked = query.mask & (query.item >= FIRST)
-    width = there.shape[1] - FIRST if negatives is None else negatives + 1
-    piece = max(1, CELLS // max(1, width * len(there)))
+    in_catalog = query.mask & (query.item >= FIRST)
+    width = catalog_mask.shape[1] - FIRST if negatives is None else negatives + 1
+    chunk = max(1, MAX_CELLS // max(1, width * len(catalog_mask)))
     parts: dict[str, list[Tensor]] = {}
-    for start in range(0, query.item.shape[1], piece):
-        rows = query.columns(start, start + piece)
-        candidates, own = _candidates(there, rows.item, negatives, generator)
+    for start in range(0, query.item.shape[1], chunk):
+        rows = query.columns(start, start + chunk)
+        candidates, target = _candidates(catalog_mask, rows.item, negatives, generator)
         scores = predictor.choose(body, state, rows, candidates)
-        shown = there.gather(1, candidates.flatten(1)).reshape(candidates.shape)
-        flat = [v.flatten(0, 1) for v in (scores, own, shown)]
+        mask = catalog_mask.gather(1, candidates.flatten(1)).reshape(candidates.shape)
+        flat = [v.flatten(0, 1) for v in (scores, target, mask)]
         for name, value in choice_metrics(flat[0], flat[1], flat[2], generator).items():
             parts.setdefault(name, []).append(value.reshape(rows.item.shape))
-    return {k: torch.cat(v, 1).masked_fill(~asked, torch.nan) for k, v in parts.items()}
+    return {k: torch.cat(v, 1).masked_fill(~in_catalog, torch.nan) for k, v in parts.items()}
 
 
 def _candidates(
-    there: Tensor, item: Tensor, negatives: int | None, generator: torch.Generator
+    catalog_mask: Tensor, item: Tensor, negatives: int | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Candidates [T, R, K] of rows whose item [T, R] was taken, and the column of that item [T, R]."""
+    """Candidates [T, R, K] of rows with the chosen items [T, R], and the column of that item among them [T, R]."""
     tasks, rows = item.shape
     if negatives is None:
-        every = torch.arange(FIRST, there.shape[1], device=item.device).expand(tasks, rows, -1)
+        every = torch.arange(FIRST, catalog_mask.shape[1], device=item.device).expand(tasks, rows, -1)
         return every, (item - FIRST).clamp(min=0)
-    chance = torch.rand(tasks, rows, there.shape[1], generator=generator).to(item.device)
-    chance = chance.masked_fill(~there[:, None, :], -1.0).scatter(2, item[:, :, None], -1.0)
-    drawn = chance.topk(min(negatives, there.shape[1]), dim=2)
-    others = drawn.indices.masked_fill(drawn.values < 0, 0)  # where there are too few others: padding, never shown
+    uniform = torch.rand(tasks, rows, catalog_mask.shape[1], generator=generator).to(item.device)
+    uniform = uniform.masked_fill(~catalog_mask[:, None, :], -1.0).scatter(2, item[:, :, None], -1.0)
+    top = uniform.topk(min(negatives, catalog_mask.shape[1]), dim=2)
+    others = top.indices.masked_fill(top.values < 0, 0)  # too few others: padding, which the catalog mask excludes
     return torch.cat([item[:, :, None], others], 2), torch.zeros_like(item)

@@ -1,9 +1,9 @@
-"""Lists of rows that were shown together, of which one is taken: where in the list a predictor puts it.
+"""Mean reciprocal rank within lists: rows that were shown together and of which one is positive.
 
-Every entity of a list is scored with what was known of it then: the first k of its earlier rows, or where it has
-fewer, the largest of the numbers of shots of the schema, and 0, that it has. So a figure does not depend on which other
-points are asked for, and every row of a list has a score. The lists of entities that share them must not be split
-between training and test (`Schema.together`).
+Every entity of a list is scored with a support of the first k of its earlier rows, or where it has fewer, with the
+largest of 0 and the schema's numbers of shots that it has. So a value does not depend on the other points of the curve,
+and every row of a list has a score. Entities that share a list must not be split between training and test
+(`Schema.together`).
 """
 
 from __future__ import annotations
@@ -33,65 +33,76 @@ def list_reciprocal_ranks(
     shots: Sequence[int],
     least: int,
 ) -> dict[int, RowSample]:
-    """Reciprocal rank of the taken row in its list, for each number of shots k: over lists that show a newcomer of
-    `entities` with at least k earlier rows. Lists without a taken row, or with several, are left out; ties count as
-    their mean rank, and a score that is not a number is below all others. The first such newcomer of a list is its
-    entity."""
+    """Reciprocal rank of the positive row in its list for each number of shots k.
+
+    Over the lists that hold an entity of `entities` with at least k earlier rows and `least` query rows; the first such
+    entity of a list is the list's entity in the sample. Lists without a positive row, or with several, are left out.
+    Ties count as their mean rank; a score that is not a number ranks below all others. Raises ValueError if the rows
+    have no lists.
+    """
     if index.group is None:
         raise ValueError("the data set has no lists")
     rank = torch.arange(len(index.item)) - index.indptr[index.entity]
-    newcomer = torch.zeros(len(index.counts), dtype=torch.bool)
-    newcomer[torch.from_numpy(np.asarray(entities))] = True
-    lists = torch.unique(index.group[newcomer[index.entity]])
-    asked = torch.isin(index.group, lists)
-    met = torch.unique(index.entity[asked]).numpy()
-    # At 0 every row is scored. A row without a score would have none above it: it would count as the first of its list.
+    is_test_entity = torch.zeros(len(index.counts), dtype=torch.bool)
+    is_test_entity[torch.from_numpy(np.asarray(entities))] = True
+    lists = torch.unique(index.group[is_test_entity[index.entity]])
+    in_lists = torch.isin(index.group, lists)
+    list_entities = torch.unique(index.entity[in_lists]).numpy()
+    # At 0 shots every row is scored: a row without a score would have none above it and count as the first of its list.
     steps = {0, *data.schema.shots}
-    standing = torch.full((len(index.item),), torch.nan)
-    found = {}
+    base_scores = torch.full((len(index.item),), torch.nan)
+    samples = {}
     for k in sorted(steps | set(shots)):
         if k > max(shots):
             break
-        current = standing if k in steps else standing.clone()
-        _score(predictor, body, data, index, met[index.counts[torch.from_numpy(met)].numpy() > k], k, current)
+        scores = base_scores if k in steps else base_scores.clone()
+        _score(
+            predictor,
+            body,
+            data,
+            index,
+            list_entities[index.counts[torch.from_numpy(list_entities)].numpy() > k],
+            k,
+            scores,
+        )
         if k not in shots:
             continue
-        judged = newcomer[index.entity] & (rank >= max(k, data.schema.query_from))
-        judged &= torch.from_numpy(index.has_support(np.arange(len(index.counts)), k, least, data.schema.query_from))[
-            index.entity
-        ]
-        found[k] = _reciprocal(index, current, asked, judged)
-    return found
+        is_measured = is_test_entity[index.entity] & (rank >= max(k, data.schema.query_from))
+        is_measured &= torch.from_numpy(
+            index.has_support(np.arange(len(index.counts)), k, least, data.schema.query_from)
+        )[index.entity]
+        samples[k] = _reciprocal(index, scores, in_lists, is_measured)
+    return samples
 
 
 def _score(
-    predictor: Predictor, body: Params, data: Dataset, index: EventIndex, entities: IntArray, k: int, current: Tensor
+    predictor: Predictor, body: Params, data: Dataset, index: EventIndex, entities: IntArray, k: int, scores: Tensor
 ) -> None:
-    """Write the scores after k shots over those after fewer, at every row from the k-th on."""
+    """Overwrite `scores` [N] with those after k shots, at every row from the k-th on of each entity."""
     for start in range(0, len(entities), CHUNK):
         part = entities[start : start + CHUNK]
-        chosen = torch.from_numpy(part)
-        support, query = index.draw(chosen, torch.full_like(chosen, k))
+        ids = torch.from_numpy(part)
+        support, query = index.draw(ids, torch.full_like(ids, k))
         batch = episode_batch(data, part, support, query)
         score = predictor.score(body, predictor.adapt(body, batch.support), batch.query)
         assert query.position is not None
-        current[query.position[query.mask]] = score[query.mask].float()
+        scores[query.position[query.mask]] = score[query.mask].float()
 
 
-def _reciprocal(index: EventIndex, score: Tensor, asked: Tensor, judged: Tensor) -> RowSample:
+def _reciprocal(index: EventIndex, score: Tensor, in_lists: Tensor, is_measured: Tensor) -> RowSample:
     assert index.group is not None
-    _, place = torch.unique(index.group[asked], return_inverse=True)
-    count = int(place.max()) + 1 if len(place) else 0
+    _, list_id = torch.unique(index.group[in_lists], return_inverse=True)
+    count = int(list_id.max()) + 1 if len(list_id) else 0
     value, label = (
-        score[asked].nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf),
-        index.label[asked] > 0.5,
+        score[in_lists].nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf),
+        index.label[in_lists] > 0.5,
     )
-    taken = torch.zeros(count).index_add(0, place, label.float())
-    best = torch.full((count,), -torch.inf).scatter_reduce(0, place[label], value[label], "amax")
-    above = torch.zeros(count).index_add(0, place, (value > best[place]).float())
-    tied = torch.zeros(count).index_add(0, place, ((value == best[place]) & ~label).float())
-    inside = judged[asked]
+    positives = torch.zeros(count).index_add(0, list_id, label.float())
+    best = torch.full((count,), -torch.inf).scatter_reduce(0, list_id[label], value[label], "amax")
+    above = torch.zeros(count).index_add(0, list_id, (value > best[list_id]).float())
+    ties = torch.zeros(count).index_add(0, list_id, ((value == best[list_id]) & ~label).float())
+    inside = is_measured[in_lists]
     last = len(index.counts)
-    first = torch.full((count,), last).scatter_reduce(0, place[inside], index.entity[asked][inside], "amin")
-    keep = (taken == 1) & (first < last)
-    return RowSample(first[keep].numpy(), (1 / (1 + above + tied / 2))[keep].numpy())
+    first = torch.full((count,), last).scatter_reduce(0, list_id[inside], index.entity[in_lists][inside], "amin")
+    keep = (positives == 1) & (first < last)
+    return RowSample(first[keep].numpy(), (1 / (1 + above + ties / 2))[keep].numpy())

@@ -1,89 +1,125 @@
-"""What may be concluded from measured values: means with intervals over entities, and paired differences."""
+"""Bootstrap intervals and paired tests: means over entities with 95% intervals, and differences of two methods."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import bootstrap
 
 from recsys_meta.core.types import FloatArray
 from recsys_meta.metrics.interval import ConfidenceInterval, PairedDifference
 from recsys_meta.metrics.pooled_metrics import RowSample, paired_sample_difference, summarise_samples
+from recsys_meta.metrics.ranking_metrics import require_metric
 
 Values = FloatArray | RowSample
-"""What a method did at one point: one value an entity, or rows of entities."""
+"""Values of a metric at one point: one for each entity [n], NaN where it has none, or a sample of rows."""
+
+BLOCK = 4_000_000
+"""Most resampled values held at once."""
 
 
 def summarise(metric: str, values: Values, seed: int = 0, draws: int = 1000) -> ConfidenceInterval:
-    """Mean over entities with a 95% bootstrap interval over entities; NaN entries leave. RMSE is the root."""
+    """Mean over entities with its 95% percentile bootstrap interval over entities; entities with NaN are left out.
+
+    The mean square that stands for "rmse" becomes its root. An infinite value (see `rating_metrics`) makes mean and
+    interval NaN. Raises ConfigError for an unknown metric.
+    """
     if isinstance(values, RowSample):
         return summarise_seeds(metric, [values], draws)
-    kept = np.asarray(values, np.float64)
-    kept = kept[~np.isnan(kept)]
-    if not len(kept):
-        return ConfidenceInterval(float("nan"), float("nan"), float("nan"), 0)
+    require_metric(metric)
+    observations = _observations(values)
+    if not len(observations) or np.isinf(observations).any():
+        return ConfidenceInterval(float("nan"), float("nan"), float("nan"), len(observations))
     finish = np.sqrt if metric == "rmse" else np.asarray
-    low, high = np.quantile(finish(_bootstrap(kept, seed, draws)), [0.025, 0.975])
-    return ConfidenceInterval(float(finish(kept.mean())), float(low), float(high), len(kept))
+    low, high = np.quantile(finish(_bootstrap_means(observations, seed, draws)), [0.025, 0.975])
+    return ConfidenceInterval(float(finish(observations.mean())), float(low), float(high), len(observations))
 
 
 def summarise_seeds(metric: str, seeds: Sequence[Values], draws: int = 1000) -> ConfidenceInterval:
-    """Mean over seeds of the mean over entities; the interval resamples entities (within each seed, unless rows are
-    given: then an entity that several seeds have tested is drawn for all of them at once)."""
+    """Mean over seeds of the mean over entities, with its 95% bootstrap interval.
+
+    Entities are resampled within each seed; in samples of rows an entity that several seeds have tested is drawn for
+    all of them at once. Not a number where `summarise` gives none for a seed. Raises ConfigError for an unknown metric.
+    """
     if any(isinstance(v, RowSample) for v in seeds):
         return summarise_samples(metric, [v for v in seeds if isinstance(v, RowSample)], draws)
-    kept = [v[~np.isnan(v)] for v in (np.asarray(s, np.float64) for s in seeds if not isinstance(s, RowSample))]
-    kept = [v for v in kept if len(v)]
-    if not kept:
-        return ConfidenceInterval(float("nan"), float("nan"), float("nan"), 0)
+    require_metric(metric)
+    observations = [_observations(v) for v in seeds if not isinstance(v, RowSample)]
+    observations = [v for v in observations if len(v)]
+    count = sum(map(len, observations))
+    if not count or any(np.isinf(v).any() for v in observations):
+        return ConfidenceInterval(float("nan"), float("nan"), float("nan"), count)
     finish = np.sqrt if metric == "rmse" else np.asarray
-    drawn = np.mean([finish(_bootstrap(v, i, draws)) for i, v in enumerate(kept)], axis=0)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return ConfidenceInterval(
-        float(np.mean([finish(v.mean()) for v in kept])), float(low), float(high), sum(map(len, kept))
-    )
+    means = np.mean([finish(_bootstrap_means(v, i, draws)) for i, v in enumerate(observations)], axis=0)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return ConfidenceInterval(float(np.mean([finish(v.mean()) for v in observations])), float(low), float(high), count)
 
 
 def paired_difference_over_seeds(metric: str, ours: Sequence[Values], theirs: Sequence[Values]) -> PairedDifference:
-    """Paired difference of two methods over seeds: entities of all seeds for plain values, see `samples` for rows."""
+    """Paired difference of two methods over the entities of all seeds; see `paired_sample_difference` for rows.
+
+    Raises ConfigError for an unknown metric.
+    """
     if any(isinstance(v, RowSample) for v in (*ours, *theirs)):
         pairs = [
             (a, b) for a, b in zip(ours, theirs, strict=True) if isinstance(a, RowSample) and isinstance(b, RowSample)
         ]
         return paired_sample_difference(metric, pairs)
+    require_metric(metric)
     return paired_difference(
         np.concatenate([np.asarray(v) for v in ours]), np.concatenate([np.asarray(v) for v in theirs])
     )
 
 
 def paired_difference(ours: FloatArray, theirs: FloatArray, seed: int = 0, draws: int = 2000) -> PairedDifference:
-    """Paired bootstrap over entities; the p-value is that of the sign-flip permutation test."""
-    gap = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
-    gap = gap[~np.isnan(gap)]
-    if not len(gap):
-        return PairedDifference(float("nan"), float("nan"), float("nan"), 1.0, 0)
-    low, high = np.quantile(_bootstrap(gap, seed, draws), [0.025, 0.975])
-    extreme = np.abs(_flipped(gap, seed + 1, draws)) >= abs(gap.sum()) - 1e-12
-    return PairedDifference(
-        float(gap.mean()), float(low), float(high), float((extreme.sum() + 1) / (draws + 1)), len(gap)
-    )
+    """Paired bootstrap of the mean difference over entities; the p-value is that of a two-sided sign-flip test.
+
+    Entities with NaN in either are left out; an infinite value makes the difference NaN. The sign flips are our own:
+    `scipy.stats.permutation_test` draws the same test twelve times slower over 6,000 entities.
+    """
+    values = [np.asarray(v, np.float64) for v in (ours, theirs)]
+    present = ~(np.isnan(values[0]) | np.isnan(values[1]))
+    first, second = (v[present] for v in values)
+    if not len(first) or np.isinf(first).any() or np.isinf(second).any():
+        return PairedDifference(float("nan"), float("nan"), float("nan"), 1.0, len(first))
+    difference = first - second
+    low, high = np.quantile(_bootstrap_means(difference, seed, draws), [0.025, 0.975])
+    extreme = np.abs(_sign_flip_sums(difference, seed + 1, draws)) >= abs(difference.sum()) - 1e-12
+    p = float((extreme.sum() + 1) / (draws + 1))
+    return PairedDifference(float(difference.mean()), float(low), float(high), p, len(difference))
 
 
-def _flipped(gap: FloatArray, seed: int, draws: int) -> FloatArray:
-    """Sums of the gaps under `draws` random signs each, in blocks so that memory stays small."""
+def _observations(values: FloatArray) -> FloatArray:
+    """Values of the entities that have one, as float64."""
+    observations = np.asarray(values, np.float64)
+    return observations[~np.isnan(observations)]
+
+
+def _sign_flip_sums(difference: FloatArray, seed: int, draws: int) -> FloatArray:
+    """Sums [draws] of the differences [n] under random signs, in blocks so that memory stays small."""
     rng = np.random.default_rng(seed)
-    n = len(gap)
-    block = max(1, 4_000_000 // n)
+    n = len(difference)
+    block = max(1, BLOCK // n)
     sums = [
-        (rng.integers(0, 2, (min(block, draws - i), n), dtype=np.int8) * 2 - 1) @ gap for i in range(0, draws, block)
+        (rng.integers(0, 2, (min(block, draws - i), n), dtype=np.int8) * 2 - 1) @ difference
+        for i in range(0, draws, block)
     ]
     return np.concatenate(sums)
 
 
-def _bootstrap(values: FloatArray, seed: int, draws: int) -> FloatArray:
-    """Means of `draws` resamples with replacement, in blocks so that memory stays small."""
-    rng = np.random.default_rng(seed)
-    n = len(values)
-    block = max(1, 4_000_000 // n)
-    means = [values[rng.integers(0, n, (min(block, draws - i), n))].mean(1) for i in range(0, draws, block)]
-    return np.concatenate(means)
+def _bootstrap_means(values: FloatArray, seed: int, draws: int) -> FloatArray:
+    """Means [draws] of resamples of the values [n] with replacement."""
+    if len(values) == 1:  # scipy wants two
+        return np.repeat(values, draws)
+    result = bootstrap(
+        (values,),
+        np.mean,
+        vectorized=True,
+        n_resamples=draws,
+        batch=max(1, BLOCK // len(values)),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    means: FloatArray = result.bootstrap_distribution
+    return means

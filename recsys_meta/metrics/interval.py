@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ConfidenceInterval:
-    """A figure with its 95% interval over n entities (those of every seed counted)."""
+    """Value of a metric with its 95% interval over n entities, those of every seed counted."""
 
     value: float
     low: float
@@ -17,7 +17,7 @@ class ConfidenceInterval:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean difference of two methods on the same entities, its 95% interval and a two-sided p-value."""
+    """Mean difference of two methods on the same n entities, its 95% interval and a two-sided p-value."""
 
     difference: float
     low: float

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training state: tensors, and plain counters."""
+    """Training state at a step: tensors by name, and counters that JSON holds."""
 
     step: int
     tensors: Mapping[str, Tensor]
@@ -36,50 +36,50 @@ class Checkpoint:
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
-    """Write a checkpoint and keep the `keep` up to it; the others go only after the new one is safe.
+    """Write a checkpoint, then delete all but the last `keep` up to it; return its folder.
 
-    Those of later steps go too: a run that stands at this step has passed them over as damaged.
+    Those of later steps are deleted too: a run at this step has passed over them as damaged.
     """
     target = _folder(run) / f"{checkpoint.step:08d}"
-    with atomic_directory(target) as beside:
-        tensors = beside / "state.safetensors"
+    with atomic_directory(target) as directory:
+        tensors = directory / "state.safetensors"
         save_file({k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}, tensors)
-        about = {"format": FORMAT, "step": checkpoint.step, "sha256": sha256(tensors)}
-        (beside / "checkpoint.json").write_text(dump_checksummed({**about, "counters": dict(checkpoint.counters)}))
-    found = _all(run)
-    current = found.index(target)
-    for other in found[: max(0, current + 1 - keep)] + found[current + 1 :]:
+        header = {"format": FORMAT, "step": checkpoint.step, "sha256": sha256(tensors)}
+        (directory / "checkpoint.json").write_text(dump_checksummed({**header, "counters": dict(checkpoint.counters)}))
+    folders = _checkpoint_folders(run)
+    current = folders.index(target)
+    for other in folders[: max(0, current + 1 - keep)] + folders[current + 1 :]:
         shutil.rmtree(other, ignore_errors=True)
     return target
 
 
 def last_checkpoint(run: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are passed over with a warning. None without any.
+    """Read the newest whole checkpoint, passing over damaged ones with a warning; None without any.
 
-    Raises CheckpointError when there are checkpoints and none is whole.
+    Raises CheckpointError if there are checkpoints and none is whole.
     """
     if _folder(run).is_dir():
         clean_leftovers(_folder(run))
-    found = _all(run)
-    for path in reversed(found):
+    folders = _checkpoint_folders(run)
+    for path in reversed(folders):
         try:
             return read_checkpoint(path)
         except CheckpointError as error:
             log.warning("passing over a damaged checkpoint: %s", error)
-    if found:
-        raise CheckpointError(f"{_folder(run)}: none of the {len(found)} checkpoints is whole; start a new run")
+    if folders:
+        raise CheckpointError(f"{_folder(run)}: none of the {len(folders)} checkpoints is whole; start a new run")
     return None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint and verify it. Raises CheckpointError when it is damaged or of another format."""
+    """Read one checkpoint and verify it. Raises CheckpointError if it is damaged or of another format."""
     try:
-        about = load_checksummed((path / "checkpoint.json").read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise CheckpointError(f"{path}: checkpoint format {about['format']}, this version reads {FORMAT}")
-        if sha256(path / "state.safetensors") != about["sha256"]:
+        header = load_checksummed((path / "checkpoint.json").read_text(encoding="utf-8"))
+        if header["format"] != FORMAT:
+            raise CheckpointError(f"{path}: checkpoint format {header['format']}, this version reads {FORMAT}")
+        if sha256(path / "state.safetensors") != header["sha256"]:
             raise CheckpointError(f"{path}: state.safetensors is damaged (its hash differs)")
-        return Checkpoint(about["step"], load_file(path / "state.safetensors"), about["counters"])
+        return Checkpoint(header["step"], load_file(path / "state.safetensors"), header["counters"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a whole checkpoint ({type(error).__name__})") from None
 
@@ -88,7 +88,7 @@ def _folder(run: Path) -> Path:
     return run / "checkpoints"
 
 
-def _all(run: Path) -> list[Path]:
+def _checkpoint_folders(run: Path) -> list[Path]:
     """Folders of checkpoints, oldest first."""
-    found = [p for p in _folder(run).glob("*") if p.name.isdecimal() and p.is_dir()]
-    return sorted(found, key=lambda p: int(p.name))
+    folders = [p for p in _folder(run).glob("*") if p.name.isdecimal() and p.is_dir()]
+    return sorted(folders, key=lambda p: int(p.name))

@@ -1,4 +1,4 @@
-"""One step of the outer loop: episodes of the chosen entities, and the update that their loss gives."""
+"""Outer loop: episodes of the drawn entities, and one optimizer step on their meta-loss."""
 
 from __future__ import annotations
 
@@ -18,29 +18,33 @@ from recsys_meta.training.recipe import EpisodeConfig, TrainConfig
 
 
 def build_optimizer(learner: Learner, params: Params, rate: float) -> torch.optim.AdamW:
-    """The outer optimiser of all parameters that train; they are told to keep gradients. Raises ConfigError when there
-    is none."""
+    """Build AdamW over all parameters that are not frozen, and let them require gradients.
+
+    Raises ConfigError if all are frozen.
+    """
     groups = []
     for key in sorted(k for k in params if not learner.is_frozen(k)):
         params[key].requires_grad_(True)
         group = learner.param_group(key)
-        own = rate * group.rate
-        groups.append({"params": [params[key]], "lr": own, "initial_lr": own, "weight_decay": group.decay})
+        group_rate = rate * group.rate
+        groups.append(
+            {"params": [params[key]], "lr": group_rate, "initial_lr": group_rate, "weight_decay": group.decay}
+        )
     if not groups:
         raise ConfigError("the learner has no parameter to train")
-    # The second moment forgets faster than by default: runs are a few hundred steps long.
+    # The second moment decays faster than by default: runs are a few hundred steps long.
     return torch.optim.AdamW(groups, betas=(0.9, 0.99))
 
 
 def sample_batch(
     data: Dataset, index: EventIndex, draw: TaskDraw, settings: EpisodeConfig, generator: torch.Generator
 ) -> TaskBatch:
-    """Training episodes of the drawn entities; rows that the draw prefers are asked about first."""
-    chosen = torch.as_tensor(draw.entities, device=index.indptr.device)
+    """Draw training episodes of the drawn entities; rows that the draw prefers come first in the query."""
+    entities = torch.as_tensor(draw.entities, device=index.indptr.device)
     shots = support_sizes(settings, len(draw.entities), generator)
     order = settings.order or ("data" if data.schema.order == "time" else "random")
     support, query = index.draw(
-        chosen,
+        entities,
         shots,
         generator=None if order == "data" else generator,
         max_query=settings.max_query or None,
@@ -51,27 +55,30 @@ def sample_batch(
 
 
 def support_sizes(episodes: EpisodeConfig, tasks: int, generator: torch.Generator) -> Tensor:
-    """Support sizes [T] int64: a share `empty` is 0, the rest uniform from 0, or log-uniform from 1, to `max_shots`,
-    half of each ("mixed"), or always `max_shots` ("fixed")."""
+    """Draw support sizes [T] int64: a share `empty` of them 0, the rest by `draw`.
+
+    "uniform" from 0 to `max_shots`, "log" log-uniform from 1 to `max_shots`, "mixed" half of each, "fixed" always
+    `max_shots`.
+    """
     device = generator.device
-    chance = torch.rand(3, tasks, generator=generator, device=device)
-    most = episodes.max_shots
-    uniform = (chance[0] * (most + 1)).floor()
-    log = torch.exp(chance[0] * math.log(most + 1)).floor().clamp(max=most)
+    uniform_draws = torch.rand(3, tasks, generator=generator, device=device)
+    max_shots = episodes.max_shots
+    uniform = (uniform_draws[0] * (max_shots + 1)).floor()
+    log = torch.exp(uniform_draws[0] * math.log(max_shots + 1)).floor().clamp(max=max_shots)
     match episodes.draw:
         case "uniform":
             sizes = uniform
         case "log":
             sizes = log
         case "fixed":
-            sizes = torch.full_like(uniform, most)
+            sizes = torch.full_like(uniform, max_shots)
         case "mixed":
-            sizes = torch.where(chance[2] < 0.5, uniform, log)
-    return torch.where(chance[1] < episodes.empty, torch.zeros_like(sizes), sizes).long()
+            sizes = torch.where(uniform_draws[2] < 0.5, uniform, log)
+    return torch.where(uniform_draws[1] < episodes.empty, torch.zeros_like(sizes), sizes).long()
 
 
 def lr_factor(settings: TrainConfig, step: int, steps: int) -> float:
-    """Factor on the learning rate at a step (from 0) of a run of so many."""
+    """Factor on the learning rate at a step (from 0) of a run of `steps`."""
     rate = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
     if settings.schedule == "cosine":
         rate *= 0.5 * (1 + math.cos(math.pi * step / steps)) + 0.01
@@ -81,16 +88,16 @@ def lr_factor(settings: TrainConfig, step: int, steps: int) -> float:
 def optimizer_step(
     loss: Tensor, params: Params, optimiser: torch.optim.AdamW, settings: TrainConfig, factor: float, step: int
 ) -> tuple[float, float]:
-    """Go down the gradient of the loss once; (loss, norm of the meta-gradient before it is cut).
+    """Take one optimizer step on the loss; return the loss and the norm of the meta-gradient before clipping.
 
-    Raises DivergedError when either is not finite; parameters and moments are then as they were.
+    Raises DivergedError if either is not finite; parameters and moments are then unchanged.
     """
     for group in optimiser.param_groups:
         group["lr"] = group["initial_lr"] * factor
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    moved = [v for _, v in sorted(params.items()) if v.grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(moved, settings.clip)
+    gradients = [v for _, v in sorted(params.items()) if v.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(gradients, settings.clip)
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
         what = "loss" if not torch.isfinite(loss) else "meta-gradient"
         raise DivergedError(

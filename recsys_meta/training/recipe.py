@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a training run, as typed data read from TOML.
+"""Recipe: all settings of a training run as typed data read from TOML.
 
 `--set a.b=value` overrides one key; unknown keys are refused with the file and the key named.
 """
@@ -22,11 +22,10 @@ class _RecipeSection(BaseModel):
 
 
 class EpisodeConfig(_RecipeSection):
-    """How training episodes are drawn: support sizes from 0 to `max_shots`, a share of them empty; "fixed" is always
-    `max_shots`.
+    """Draw of training episodes: support sizes from 0 to `max_shots` by `draw`, a share `empty` of them 0.
 
-    `order`: "random" rows, rows as the "data" have them, so that always the first ones are met, or a "window" of
-    consecutive rows that begins anywhere; without it "data" where times are exact, else "random".
+    `order`: "random" rows; rows in the order of the "data", so that the support always holds the first ones; or a
+    "window" of consecutive rows that begins anywhere. None: "data" where times are exact, else "random".
     """
 
     max_shots: int = Field(default=40, ge=0, le=10_000)
@@ -37,7 +36,7 @@ class EpisodeConfig(_RecipeSection):
 
 
 class TrainConfig(_RecipeSection):
-    """The outer loop: `tasks` episodes a step, AdamW, early stop after `patience` validations without gain."""
+    """Outer loop: `tasks` episodes a step, AdamW, early stop after `patience` validations without gain."""
 
     tasks: int = Field(default=64, ge=1)
     epochs: int = Field(default=30, ge=1)
@@ -54,11 +53,11 @@ class TrainConfig(_RecipeSection):
 
 
 class CurriculumConfig(_RecipeSection):
-    """Which tasks meet the learner, by name and settings.
+    """Curriculum by name and settings.
 
-    With `watch` the hardness of each meta-batch is measured and recorded even where the curriculum does not ask for
-    it. `probe` says how the difficulty of tasks is worked out for one that goes from easy to hard: the learner is
-    trained on each task "alone", or a copy of it on all for a "brief" while, for `probe_steps` steps.
+    With `watch` the hardness of each meta-batch is measured and recorded even if the curriculum does not need it.
+    `probe` estimates the difficulty of tasks for a curriculum from easy to hard: the learner is trained on each task
+    "alone", or one copy of it on all tasks ("brief"), for `probe_steps` steps.
     """
 
     name: str = "uniform"
@@ -69,7 +68,7 @@ class CurriculumConfig(_RecipeSection):
 
 
 class LowDataConfig(_RecipeSection):
-    """What changes with fewer than `below` training entities: less data wants more regularisation."""
+    """Changes for fewer than `below` training entities: less data needs more regularisation."""
 
     below: int = Field(default=0, ge=0)
     config: dict[str, Any] = {}
@@ -77,7 +76,7 @@ class LowDataConfig(_RecipeSection):
 
 
 class Recipe(_RecipeSection):
-    """One meta-training run. `config` is checked by the learner's own configuration class."""
+    """Settings of one meta-training run. `config` is checked by the learner's own configuration class."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.\-]+$")
     learner: str
@@ -88,7 +87,7 @@ class Recipe(_RecipeSection):
     few: LowDataConfig = LowDataConfig()
 
     def suited(self, entities: int) -> Recipe:
-        """The recipe as it is for so many training entities. Raises ConfigError for a wrong key under [few]."""
+        """Recipe with the changes under [few] for `entities` training entities. Raises ConfigError for a wrong key."""
         if entities >= self.few.below:
             return self
         raw = self.model_dump(mode="json")
@@ -106,7 +105,7 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def recipe_of(raw: Mapping[str, Any], overrides: Iterable[str] = (), where: str = "recipe") -> Recipe:
-    """A recipe from plain data; see `read_recipe`."""
+    """Build a recipe from plain data; see `read_recipe`. `where` names its origin in errors."""
     tree: dict[str, Any] = copy.deepcopy(dict(raw))
     for text in overrides:
         _override(tree, text)
@@ -118,16 +117,16 @@ def recipe_of(raw: Mapping[str, Any], overrides: Iterable[str] = (), where: str 
 
 def _override(whole: dict[str, Any], text: str) -> None:
     tree = whole
-    key, found, value = text.partition("=")
+    key, separator, value = text.partition("=")
     path = key.strip().split(".")
-    if not found or not all(path):
+    if not separator or not all(path):
         raise ConfigError(f"--set {text!r} is not key=value, for example train.epochs=10")
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {text!r}: '{name}' is a value, not a table")
     tree[path[-1]] = _value(value.strip())
-    # What somebody asks for by name beats what the recipe would do with few entities.
+    # An override by name beats the changes of the recipe for few entities.
     few = whole.get("few", {}).get(path[0]) if len(path) == 2 and isinstance(whole.get("few"), dict) else None
     if isinstance(few, dict):
         few.pop(path[1], None)
@@ -136,7 +135,7 @@ def _override(whole: dict[str, Any], text: str) -> None:
 
 
 def _value(text: str) -> Any:
-    """A TOML value where it parses as one, else the text itself."""
+    """Parse a TOML value; text that is none stays text."""
     try:
         return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:

@@ -1,7 +1,7 @@
-"""A training run as data, and how it becomes a checkpoint and comes back, bit for bit.
+"""Training run as data, and its conversion to a checkpoint and back, bit for bit.
 
-A resumed run ends with the same weights as an undisturbed one, given the same number of threads, which the caller
-owns.
+A resumed run ends with the same weights as an uninterrupted one, given the same number of threads, which the caller
+sets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from recsys_meta.training.recipe import Recipe
 
 @dataclass
 class TrainingRun:
-    """A training run between two steps."""
+    """State of a training run between two steps."""
 
     learner: Learner
     recipe: Recipe
@@ -37,63 +37,60 @@ class TrainingRun:
     params: Params
     optimiser: torch.optim.AdamW
     sampler: Curriculum
-    ledger: HardnessLog
+    hardness_log: HardnessLog
     generator: torch.Generator
-    aids: Any
+    training_state: Any
     step: int = 0
     best: float = -math.inf
     best_params: Params = field(default_factory=dict)
-    waited: int = 0
-    stopped: str = ""
+    validations_without_gain: int = 0
+    stop_reason: str = ""
 
     @property
     def epoch_steps(self) -> int:
-        """Steps of an epoch: as many as meet each training entity once, where all are met alike."""
+        """Steps of an epoch: enough to draw each training entity once under uniform sampling."""
         return epoch_steps(self.recipe, len(self.train))
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run, if nothing stops it early."""
+        """Steps of the whole run without an early stop."""
         return all_steps(self.recipe, len(self.train))
 
     @property
-    def trained(self) -> list[str]:
-        """Names of the parameters that the outer loop moves, in a fixed order."""
+    def trainable(self) -> list[str]:
+        """Names of the parameters that are not frozen, sorted."""
         return sorted(k for k in self.params if not self.learner.is_frozen(k))
 
-    def chosen(self) -> Params:
-        """The parameters to publish: best on meta-validation, or the last when never validated."""
-        moved = self.best_params or {k: self.params[k] for k in self.trained}
-        return {k: moved.get(k, v).detach().clone() for k, v in self.params.items()}
+    def best_params_or_last(self) -> Params:
+        """Copy of the parameters that are best on meta-validation, or of the last ones without a validation."""
+        best = self.best_params or {k: self.params[k] for k in self.trainable}
+        return {k: best.get(k, v).detach().clone() for k, v in self.params.items()}
 
 
 def epoch_steps(recipe: Recipe, entities: int) -> int:
-    """Steps of an epoch with so many training entities."""
+    """Steps of an epoch over `entities` training entities."""
     return max(1, math.ceil(entities / recipe.train.tasks))
 
 
 def all_steps(recipe: Recipe, entities: int) -> int:
-    """Steps of a whole run with so many training entities."""
+    """Steps of a whole run over `entities` training entities."""
     train, epoch = recipe.train, epoch_steps(recipe, entities)
     return epoch * max(train.epochs, math.ceil(train.least_steps / epoch))
 
 
 def to_checkpoint(run: TrainingRun) -> Checkpoint:
-    """The whole state of a run but its buffers, which `start` makes again from data and seed.
-
-    A snapshot: training on does not change it.
-    """
-    tensors: dict[str, Tensor] = {f"params/{k}": run.params[k] for k in run.trained}
+    """Copy the state of a run, without the frozen parameters that `start_training` rebuilds from data and seed."""
+    tensors: dict[str, Tensor] = {f"params/{k}": run.params[k] for k in run.trainable}
     tensors |= {f"best/{k}": v for k, v in run.best_params.items()}
     tensors |= {f"sampler/{k}": v for k, v in run.sampler.state().items()}
-    tensors |= {f"ledger/{k}": v for k, v in run.ledger.state().items()}
+    tensors |= {f"ledger/{k}": v for k, v in run.hardness_log.state().items()}
     tensors["generator"] = run.generator.get_state()
     for i, moments in run.optimiser.state_dict()["state"].items():
         tensors |= {f"adam/{i}/{k}": v for k, v in moments.items()}
     counters = {
         "best": run.best if math.isfinite(run.best) else None,
-        "waited": run.waited,
-        "stopped": run.stopped,
+        "waited": run.validations_without_gain,
+        "stopped": run.stop_reason,
         "recipe": run.recipe.model_dump(mode="json"),
         "data": run.data.digest,
         "entities": _entities(run),
@@ -102,15 +99,15 @@ def to_checkpoint(run: TrainingRun) -> Checkpoint:
 
 
 def _entities(run: TrainingRun) -> str:
-    """Hash of the training entities: another split is another run."""
+    """Hash of the training entities, which tells a run of another split."""
     return hashlib.sha256(run.train.tobytes()).hexdigest()[:16]
 
 
 @torch.no_grad()
 def from_checkpoint(run: TrainingRun, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint into a fresh run of the same recipe, data and seed.
+    """Restore a checkpoint into a fresh run of the same recipe, data and seed.
 
-    Raises CheckpointError when it belongs to another recipe, other data or another split, or does not fit.
+    Raises CheckpointError if it is of another recipe, other data or another split, or does not fit.
     """
     try:
         _check(run, checkpoint.counters)
@@ -130,23 +127,23 @@ def _check(run: TrainingRun, counters: Mapping[str, Any]) -> None:
 
 def _restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
     counters, tensors = checkpoint.counters, checkpoint.tensors
-    for key in run.trained:
+    for key in run.trainable:
         run.params[key].copy_(tensors[f"params/{key}"])
     device = run.generator.device
-    run.best_params = {k: v.to(device) for k, v in _below(tensors, "best/").items()}
-    run.sampler.restore(_below(tensors, "sampler/"))
-    run.ledger.restore(_below(tensors, "ledger/"))
+    run.best_params = {k: v.to(device) for k, v in _strip_prefix(tensors, "best/").items()}
+    run.sampler.restore(_strip_prefix(tensors, "sampler/"))
+    run.hardness_log.restore(_strip_prefix(tensors, "ledger/"))
     run.generator.set_state(tensors["generator"])
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in _below(tensors, "adam/").items():
+    for key, value in _strip_prefix(tensors, "adam/").items():
         number, name = key.split("/")
-        state.setdefault(int(number), {})[name] = value.clone()  # the optimiser keeps what it is given
+        state.setdefault(int(number), {})[name] = value.clone()  # the optimiser keeps the tensor and changes it
     groups = run.optimiser.state_dict()["param_groups"]
     run.optimiser.load_state_dict({"state": state, "param_groups": groups})
     run.step = checkpoint.step
     run.best = -math.inf if counters["best"] is None else counters["best"]
-    run.waited, run.stopped = counters["waited"], counters["stopped"]
+    run.validations_without_gain, run.stop_reason = counters["waited"], counters["stopped"]
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

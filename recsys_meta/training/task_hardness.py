@@ -1,4 +1,4 @@
-"""How hard tasks are: the error of each query row after adapting, for any predictor and objective."""
+"""Hardness of tasks: the error of each query row after adapting, for any predictor and objective."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from recsys_meta.core.types import FIRST, Params, State, TaskBatch
 from recsys_meta.models.functional.masking import MASKED_LOGIT
 from recsys_meta.models.protocols import ChoicePredictor, Predictor
 
-CANDIDATES = 20
-"""Items that a choice is judged against."""
+CHOICE_CANDIDATES = 20
+"""Random items that a choice is compared with."""
 
 
 @torch.no_grad()
@@ -22,22 +22,22 @@ def query_errors(
     batch: TaskBatch,
     objective: Objective,
     generator: torch.Generator,
-    candidates: int = CANDIDATES,
+    candidates: int = CHOICE_CANDIDATES,
 ) -> tuple[Tensor, Tensor]:
-    """Error of each query row after adapting to the support, [T, Q], and the rows it is known of, [T, Q] bool.
+    """Error of each query row after adapting to the support, [T, Q], and the mask of the rows that have one, [T, Q].
 
     Ranking: negative log-probability of the item among all that the support does not hold; a row whose item is unknown
-    or in the support is not judged. Rating: squared error. Click: log-loss. Choice: negative log-probability of the
-    item among so many others, drawn uniformly from the entity's own catalogue by the generator; a row whose item is
-    not of that catalogue is not judged. No gradient, and errors of other rows are 0.
+    or in the support has no error. Rating: squared error. Click: log-loss. Choice: negative log-probability of the item
+    among `candidates` others, drawn uniformly from the entity's own catalog by the generator; a row whose item is not
+    in that catalog has no error. Rows without an error hold 0; no gradient is kept.
     """
     body = predictor.body(params)
     state = predictor.adapt(body, batch.support)
     query = batch.query
     mask = query.mask
     if objective == "ranking":
-        error, known = _ranking(predictor.rank(body, state), batch)
-        mask = mask & known
+        error, is_ranked = _ranking(predictor.rank(body, state), batch)
+        mask = mask & is_ranked
     elif objective == "rating":
         error = (predictor.score(body, state, query) - query.label).square()
     elif objective == "click":
@@ -50,44 +50,44 @@ def query_errors(
 
 
 def task_hardness(error: Tensor, mask: Tensor) -> Tensor:
-    """Mean error of each task's rows, [T]; NaN where there is none."""
+    """Mean error of each task's rows, [T]; NaN for a task without any."""
     count = mask.sum(1)
     return torch.where(count > 0, (error * mask).sum(1) / count.clamp(min=1), torch.nan)
 
 
 def _ranking(scores: Tensor, batch: TaskBatch) -> tuple[Tensor, Tensor]:
-    seen = batch.support.rows
-    out = torch.zeros_like(scores, dtype=torch.bool).scatter(1, seen.item * seen.mask, True)
-    out[:, :FIRST] = True
-    log_p = torch.log_softmax(scores.masked_fill(out, MASKED_LOGIT), 1)
-    return -log_p.gather(1, batch.query.item), ~out.gather(1, batch.query.item)
+    support = batch.support.rows
+    is_excluded = torch.zeros_like(scores, dtype=torch.bool).scatter(1, support.item * support.mask, True)
+    is_excluded[:, :FIRST] = True
+    log_p = torch.log_softmax(scores.masked_fill(is_excluded, MASKED_LOGIT), 1)
+    return -log_p.gather(1, batch.query.item), ~is_excluded.gather(1, batch.query.item)
 
 
 def _choice(
     predictor: Predictor, body: Params, state: State, batch: TaskBatch, generator: torch.Generator, count: int
 ) -> Tensor:
-    own = batch.support.catalogue
-    if own is None:
+    catalog = batch.support.catalogue
+    if catalog is None:
         raise ValueError("a choice needs the catalogue of each entity")
     query = batch.query
-    others = sample_candidates(own.mask, query.item.shape[1], count, generator)
+    others = sample_candidates(catalog.mask, query.item.shape[1], count, generator)
     candidates = torch.cat([query.item[:, :, None], others], 2)
     if isinstance(predictor, ChoicePredictor):
         scores = predictor.choose(body, state, query, candidates)
     else:
-        ranked = predictor.rank(body, state)
-        scores = ranked.gather(1, candidates.flatten(1)).view(candidates.shape)
-    # One that is drawn twice, or is the row's own item, would count twice.
+        item_scores = predictor.rank(body, state)
+        scores = item_scores.gather(1, candidates.flatten(1)).view(candidates.shape)
+    # The row's own item, if it is among the others, would count twice.
     scores[:, :, 1:] = scores[:, :, 1:].masked_fill(others == query.item[:, :, None], MASKED_LOGIT)
     return torch.logsumexp(scores, 2) - scores[:, :, 0]
 
 
 def sample_candidates(mask: Tensor, rows: int, count: int, generator: torch.Generator) -> Tensor:
-    """Items [T, rows, count] drawn uniformly, with replacement, of those in the mask [T, C]; 0 where there is none."""
+    """Draw items [T, rows, count] uniformly with replacement from the mask [T, C]; 0 for a task with an empty one."""
     size = mask.sum(1)
-    chance = torch.rand(len(mask), rows, count, generator=generator, device=generator.device).to(mask.device)
-    turn = (chance * size[:, None, None]).long().clamp(max=(size - 1).clamp(min=0)[:, None, None])
-    # Real items first, in their order: the turn-th of them.
+    uniform = torch.rand(len(mask), rows, count, generator=generator, device=generator.device).to(mask.device)
+    rank = (uniform * size[:, None, None]).long().clamp(max=(size - 1).clamp(min=0)[:, None, None])
+    # Items of the mask first, in their order: the rank-th of them.
     order = torch.argsort((~mask).long(), dim=1, stable=True)
-    items = order.gather(1, turn.flatten(1)).view(turn.shape)
+    items = order.gather(1, rank.flatten(1)).view(rank.shape)
     return torch.where(size[:, None, None] > 0, items, 0)

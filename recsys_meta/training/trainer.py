@@ -1,9 +1,9 @@
-"""Meta-training: a generator over steps. The caller logs, validates, checkpoints and stops.
+"""Meta-training as a generator over steps; the caller logs, validates, writes checkpoints and stops.
 
-    for step in fit(run): ...
+    for step in fit(run, validate): ...
 
-A run is data (`run.Run`): parameters, optimiser, task sampler, random state and counters; `freeze` and `thaw` turn
-it into a checkpoint and back.
+A `TrainingRun` holds parameters, optimiser, task sampler, random state and counters; `to_checkpoint` and
+`from_checkpoint` convert it.
 """
 
 from __future__ import annotations
@@ -51,9 +51,12 @@ Validate = Callable[[Params], float]
 
 @dataclass(frozen=True)
 class TrainStep:
-    """What one meta-batch did. `valid` is there when the parameters were validated after it; `buckets` say from where
-    the curriculum drew it and how hard it was, where that was measured. `seconds` and `tasks_so_far` count from when
-    `fit` was called: in a resumed run, since it was resumed."""
+    """Record of one step.
+
+    `valid` is the result of a validation after it, else None; `buckets` hold the origin and hardness of the meta-batch
+    where they were measured. `seconds` and `tasks_so_far` count from the call of `fit`: in a resumed run, from when it
+    was resumed.
+    """
 
     step: int
     steps: int
@@ -71,7 +74,7 @@ class TrainStep:
 
     @property
     def tasks_per_second(self) -> float:
-        """Tasks a second since the run was started or resumed, validation included."""
+        """Tasks a second since the run was started or resumed, including validation."""
         return self.tasks_so_far / max(self.seconds, 1e-9)
 
 
@@ -84,47 +87,65 @@ def start_training(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> TrainingRun:
-    """A fresh run. `train` are the meta-training entities: no row but theirs in `index` is ever looked at.
+    """Start a run on the meta-training entities `train`; only their rows of `index` are ever used.
 
-    Raises ConfigError when no entity has the two rows that an episode needs, or the curriculum is unknown.
+    Raises ConfigError if no entity has the two rows that an episode needs, or the curriculum is unknown.
     """
     train = np.asarray(train, np.int64)
-    enough = index.counts.cpu().numpy()[train] >= 2
-    if not enough.any():
-        raise ConfigError("no training entity has the two interactions that an episode needs")
-    usable = train[enough]
-    pool = TaskPool(usable, recipe.train.tasks, all_steps(recipe, len(usable)), index)
+    pool = task_pool(recipe, index, train)
     sampler = make_curriculum(recipe.curriculum.name, pool, recipe.curriculum.config)
     generator = torch.Generator().manual_seed(seed)
     # Statistics may come from every training entity; episodes only from those with two rows or more.
-    seen = restrict_to_entities(data, index, train)
-    params = {k: v.to(device) for k, v in learner.init(seen, train, generator).items()}
-    aids = learner.training_state(seen, train, torch.Generator().manual_seed(seed + 1))
+    train_data = restrict_to_entities(data, index, train)
+    params = {k: v.to(device) for k, v in learner.init(train_data, train, generator).items()}
+    training_state = learner.training_state(train_data, train, torch.Generator().manual_seed(seed + 1))
     optimiser = build_optimizer(learner, params, recipe.train.rate)
-    moving = torch.Generator(device).manual_seed(seed + 2)
+    step_generator = torch.Generator(device).manual_seed(seed + 2)
     return TrainingRun(
-        learner, recipe, data, index, usable, params, optimiser, sampler, HardnessLog(pool), moving, aids
+        learner,
+        recipe,
+        data,
+        index,
+        _with_episode(index, train),
+        params,
+        optimiser,
+        sampler,
+        HardnessLog(pool),
+        step_generator,
+        training_state,
     )
+
+
+def task_pool(recipe: Recipe, index: EventIndex, train: IntArray) -> TaskPool:
+    """Pool of the training entities with the two rows that an episode needs. Raises ConfigError if there is none."""
+    entities = _with_episode(index, train)
+    if not len(entities):
+        raise ConfigError("no training entity has the two interactions that an episode needs")
+    return TaskPool(entities, recipe.train.tasks, all_steps(recipe, len(entities)), index)
+
+
+def _with_episode(index: EventIndex, train: IntArray) -> IntArray:
+    return train[index.counts.cpu().numpy()[train] >= 2]
 
 
 def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
     """Train until the epochs are over or meta-validation has not gained for `patience` validations.
 
-    `validate` gets the current parameters and returns a figure where higher is better. Raises DivergedError when
-    loss or meta-gradient is not finite; parameters and optimiser are then left as they were before the bad step.
+    `validate` maps the current parameters to a value where higher is better. Raises DivergedError if loss or
+    meta-gradient is not finite; parameters and optimiser are then as before the failed step.
     """
     settings = run.recipe.train
     began, tasks = time.perf_counter(), 0
     if run.sampler.needs_difficulty:
         run.sampler.set_difficulty(task_difficulty(run))
-    while run.step < run.steps and not run.stopped:
+    while run.step < run.steps and not run.stop_reason:
         draw = run.sampler.sample(settings.tasks, run.generator)
         batch = sample_batch(run.data, run.index, draw, run.recipe.episodes, run.generator)
-        buckets = _learn(run, draw, batch)
-        loss, logs = run.learner.meta_loss(run.params, batch, run.aids, run.generator)
+        buckets = _give_feedback(run, draw, batch)
+        loss, logs = run.learner.meta_loss(run.params, batch, run.training_state, run.generator)
         factor = lr_factor(settings, run.step, run.steps)
         value, norm = optimizer_step(
-            loss, {k: run.params[k] for k in run.trained}, run.optimiser, settings, factor, run.step
+            loss, {k: run.params[k] for k in run.trainable}, run.optimiser, settings, factor, run.step
         )
         run.step += 1
         tasks += len(batch.entity)
@@ -132,7 +153,7 @@ def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
         epoch = (run.step - 1) // run.epoch_steps + 1
         valid = None
         if end and (epoch % settings.validate_every == 0 or run.step == run.steps):
-            valid = _validated(run, validate)
+            valid = _run_validation(run, validate)
         yield TrainStep(
             step=run.step,
             steps=run.steps,
@@ -150,26 +171,28 @@ def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
         )
 
 
-def _learn(run: TrainingRun, draw: TaskDraw, batch: TaskBatch) -> tuple[HardnessBucket, ...]:
-    """Judge a meta-batch on its query after adapting, before the step that it gives, and tell the curriculum; nothing
-    where neither it nor the recipe wants to know."""
+def _give_feedback(run: TrainingRun, draw: TaskDraw, batch: TaskBatch) -> tuple[HardnessBucket, ...]:
+    """Measure the hardness of a meta-batch on its query before the step, and pass it to the curriculum.
+
+    Returns no bucket, and measures nothing, unless the curriculum or the recipe (`watch`) needs it.
+    """
     if not (run.sampler.needs_feedback or run.recipe.curriculum.watch):
         return ()
-    held = {k: v.detach() for k, v in run.params.items()}
-    error, mask = query_errors(run.learner, held, batch, run.data.schema.objective, run.generator)
+    params = {k: v.detach() for k, v in run.params.items()}
+    error, mask = query_errors(run.learner, params, batch, run.data.schema.objective, run.generator)
     hardness = task_hardness(error, mask).double().cpu().numpy()
-    lesson = TaskFeedback(draw.entities, hardness, error, mask, batch.query.position)
-    run.sampler.update(lesson)
-    return run.ledger.record(draw, lesson)
+    feedback = TaskFeedback(draw.entities, hardness, error, mask, batch.query.position)
+    run.sampler.update(feedback)
+    return run.hardness_log.record(draw, feedback)
 
 
-def _validated(run: TrainingRun, validate: Validate) -> float:
+def _run_validation(run: TrainingRun, validate: Validate) -> float:
     value = validate({k: v.detach() for k, v in run.params.items()})
     if value > run.best:
-        run.best, run.waited = value, 0
-        run.best_params = {k: run.params[k].detach().clone() for k in run.trained}
+        run.best, run.validations_without_gain = value, 0
+        run.best_params = {k: run.params[k].detach().clone() for k in run.trainable}
     else:
-        run.waited += 1
-        if run.waited >= run.recipe.train.patience:
-            run.stopped = f"no gain on meta-validation for {run.waited} validations"
+        run.validations_without_gain += 1
+        if run.validations_without_gain >= run.recipe.train.patience:
+            run.stop_reason = f"no gain on meta-validation for {run.validations_without_gain} validations"
     return value

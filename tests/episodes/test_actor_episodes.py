@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.episodes.actor_episodes import ROWS, SHOWN, ActorIndex
+from recsys_meta.episodes.actor_episodes import ROWS_PER_ACTOR, SUPPORT_ROWS, ActorIndex
 from recsys_meta.episodes.event_index import EventIndex
 from tests.fixtures.city_datasets import towns
 
@@ -25,8 +25,8 @@ def drawn(actors, shots, **kind):
 
 def test_the_support_is_what_a_few_did_first_and_the_query_what_others_did_next(actors, index):
     support, query = drawn(actors, 4)
-    assert support.mask.sum(1).tolist() == [4 * SHOWN, 4 * SHOWN]
-    assert query.mask.sum(1).tolist() == [12 * (ROWS - SHOWN)] * 2
+    assert support.mask.sum(1).tolist() == [4 * SUPPORT_ROWS, 4 * SUPPORT_ROWS]
+    assert query.mask.sum(1).tolist() == [12 * (ROWS_PER_ACTOR - SUPPORT_ROWS)] * 2
     for t in range(2):
         seen, asked = (index.actor[r.position[t][r.mask[t]]] for r in (support, query))
         assert len(seen.unique()) == 4
@@ -45,10 +45,10 @@ def test_history_is_what_the_actor_did_just_before(actors, index):
     for column in (0, 1, 2, 5):
         before = position[column]
         own = []
-        for _ in range(SHOWN + column % 3):
+        for _ in range(SUPPORT_ROWS + column % 3):
             before = index.previous[before]
             own.append(int(index.item[before]))
-        assert query.history[0, column].tolist() == own + [0] * (ROWS - 1 - len(own))
+        assert query.history[0, column].tolist() == own + [0] * (ROWS_PER_ACTOR - 1 - len(own))
 
 
 def test_an_actor_may_be_on_either_side_while_training(actors, index):
@@ -96,14 +96,14 @@ def test_rows_stay_with_their_entity_however_many_there_are(first):
     """The number of an entity must not swallow the chance that its actors are mixed by."""
     entities, each = 12, 100
     counts = torch.zeros(first + entities, dtype=torch.int64)
-    counts[first:] = each * ROWS
+    counts[first:] = each * ROWS_PER_ACTOR
     indptr = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    actor = torch.arange(each).repeat_interleave(ROWS).repeat(entities)
+    actor = torch.arange(each).repeat_interleave(ROWS_PER_ACTOR).repeat(entities)
     index = EventIndex(indptr, torch.full_like(actor, 2, dtype=torch.int32), torch.ones(len(actor)), actor=actor)
     orders = []
     for seed in range(5):
         made = ActorIndex.of_rows(index, seed)
-        owner = torch.repeat_interleave(torch.arange(len(counts)), made.first.diff())
+        owner = torch.repeat_interleave(torch.arange(len(counts)), made.actor_indptr.diff())
         assert torch.equal(index.entity[made.steps[:, 0]], owner)
         orders.append(index.actor[made.steps[:, 0]].view(entities, each))
     assert all((order.sort(1).values == torch.arange(each)).all() for order in orders)

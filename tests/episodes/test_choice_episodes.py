@@ -8,7 +8,8 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, UNKNOWN
 from recsys_meta.episodes.event_index import EventIndex, draw_episodes
 from recsys_meta.episodes.splits import split_of
-from recsys_meta.evaluation.cold_start import EvalOptions, cold_start, episodes_at, evaluate_batch
+from recsys_meta.evaluation.cold_start import cold_start, episodes_at
+from recsys_meta.evaluation.evaluate_batch import EvalOptions, evaluate_batch
 from recsys_meta.metrics.pooled_metrics import compute_metric
 from tests.fixtures.city_datasets import towns
 
@@ -97,7 +98,7 @@ def test_a_window_is_a_stretch_of_rows_as_they_come():
 
 @pytest.mark.parametrize("ask", [EvalOptions(), EvalOptions(negatives=5)])
 def test_measured_choices(ask):
-    batch = episodes_at(DATA, INDEX, np.array([0, 1]), 8, most=100)
+    batch = episodes_at(DATA, INDEX, np.array([0, 1]), 8, max_rows=100)
     g = torch.Generator().manual_seed(0)
     best = evaluate_batch(Oracle(), {}, DATA, batch, g, ask)
     assert float(best["mrr"].nanmean()) == 1.0
@@ -122,23 +123,27 @@ def test_negatives_are_others_of_the_same_catalogue():
 
 
 def test_the_curve_of_choices_and_of_new_ones_only():
-    curve = cold_start(Last(), {}, DATA, INDEX, np.arange(3), shots=(0, 8), most_rows=200)
+    curve = cold_start(Last(), {}, DATA, INDEX, np.arange(3), shots=(0, 8), max_rows=200)
     all_rows, new = curve.values[8]["hit@10"], curve.values[8]["new_hit@10"]
     assert len(all_rows) == 600
     assert 0 < len(new) < len(all_rows)
-    fresh = INDEX.first_time
+    fresh = INDEX.is_first_occurrence
     assert len(new) == int(fresh[np.isin(INDEX.entity, np.arange(3))].sum()) or len(new) <= int(fresh.sum())
     assert compute_metric("macro_hit@10", all_rows) == pytest.approx(
         compute_metric("hit@10", all_rows)
     )  # 200 rows of each
-    again = cold_start(Last(), {}, DATA, INDEX, np.arange(3), shots=(0, 8), most_rows=200)
+    again = cold_start(Last(), {}, DATA, INDEX, np.arange(3), shots=(0, 8), max_rows=200)
     assert np.array_equal(again.values[8]["mrr"].value, curve.values[8]["mrr"].value)
 
 
-def test_first_time_knows_the_whole_past():
+def test_first_occurrence_looks_at_the_whole_past():
     seen = set()
     for entity, actor, item, first in zip(
-        INDEX.entity.tolist(), INDEX.actor.tolist(), INDEX.item.tolist(), INDEX.first_time.tolist(), strict=True
+        INDEX.entity.tolist(),
+        INDEX.actor.tolist(),
+        INDEX.item.tolist(),
+        INDEX.is_first_occurrence.tolist(),
+        strict=True,
     ):
         assert first == ((entity, actor, item) not in seen)
         seen.add((entity, actor, item))

@@ -8,7 +8,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed
-from recsys_meta.episodes.warm_cold_scenarios import four_corners
+from recsys_meta.episodes.warm_cold_scenarios import warm_cold_grid
 from tests.fixtures.small_datasets import data_of
 
 NAMES = {"new-new", "new-known", "known-new", "known-known"}
@@ -26,7 +26,7 @@ def world(time=True, entities=60, items=40, rows=12, seed=0, **schema) -> Datase
 def cut(data, seed=0, **more):
     index = EventIndex.of(data)
     split = split_by_seed(np.arange(data.events.entity_count), 0)
-    return index, split, four_corners(data, index, split, seed=seed, **more)
+    return index, split, warm_cold_grid(data, index, split, seed=seed, **more)
 
 
 def rows_of(index, entities):
@@ -37,9 +37,9 @@ def rows_of(index, entities):
 @pytest.mark.parametrize("time", [True, False])
 def test_corners_never_overlap_the_rows_that_training_sees_nor_one_another(time):
     _, split, got = cut(world(time))
-    assert set(got.corners) == NAMES
+    assert set(got.cells) == NAMES
     trained = rows_of(got.training, split.train)
-    asked = [rows_of(c.index, c.entities) for c in got.corners.values()]
+    asked = [rows_of(c.index, c.entities) for c in got.cells.values()]
     assert all(asked) and trained
     for i, rows in enumerate(asked):
         assert not rows & trained
@@ -49,7 +49,7 @@ def test_corners_never_overlap_the_rows_that_training_sees_nor_one_another(time)
 @pytest.mark.parametrize("time", [True, False])
 def test_every_row_of_training_and_test_entities_is_in_exactly_one_place(time):
     index, split, got = cut(world(time))
-    parts = [rows_of(got.training, split.train)] + [rows_of(c.index, c.entities) for c in got.corners.values()]
+    parts = [rows_of(got.training, split.train)] + [rows_of(c.index, c.entities) for c in got.cells.values()]
     assert sum(map(len, parts)) == len(set().union(*parts))
     assert set().union(*parts) == rows_of(index, split.train) | rows_of(index, split.test)
 
@@ -58,14 +58,14 @@ def test_every_row_of_training_and_test_entities_is_in_exactly_one_place(time):
 def test_items_shown_are_those_of_the_corner_and_new_items_were_never_trained_on(time):
     data = world(time)
     _, split, got = cut(data)
-    new, known = got.corners["new-new"].shown, got.corners["new-known"].shown
+    new, known = got.cells["new-new"].item_mask, got.cells["new-known"].item_mask
     assert not (new & known).any() and (new | known)[2:].all() and not (new | known)[:2].any()
     assert int(new.sum()) == 8  # a fifth of 40
     trained = set(got.training.of_entities(np.arange(data.events.entity_count))[1].tolist())
     assert not trained & set(new.nonzero()[:, 0].tolist())
-    for name, corner in got.corners.items():
-        assert torch.equal(corner.shown, new if name.endswith("-new") else known)
-        assert corner.shown[corner.index.item.long()].all()
+    for name, corner in got.cells.items():
+        assert torch.equal(corner.item_mask, new if name.endswith("-new") else known)
+        assert corner.item_mask[corner.index.item.long()].all()
         assert np.array_equal(corner.entities, split.test if name.startswith("new") else split.train)
 
 
@@ -74,9 +74,9 @@ def test_by_time_new_items_appear_last_and_held_out_rows_are_the_last_of_each():
     index, split, got = cut(data)
     first = np.full(data.catalogue, np.iinfo(np.int64).max)
     np.minimum.at(first, data.events.item, data.events.time)
-    new = got.corners["new-new"].shown.numpy()
+    new = got.cells["new-new"].item_mask.numpy()
     assert first[2:][~new[2:]].max() <= first[new].min()
-    held, kept = got.corners["known-known"].index, got.training
+    held, kept = got.cells["known-known"].index, got.training
     some = 0
     for e in split.train:
         late, early = rows_of(held, [e]), rows_of(kept, [e])
@@ -93,9 +93,9 @@ def test_by_time_new_items_appear_last_and_held_out_rows_are_the_last_of_each():
 def test_at_random_the_seed_decides():
     data = world(time=False)
     one, again, other = (cut(data, seed)[2] for seed in (1, 1, 2))
-    assert torch.equal(one.corners["new-new"].shown, again.corners["new-new"].shown)
+    assert torch.equal(one.cells["new-new"].item_mask, again.cells["new-new"].item_mask)
     assert torch.equal(one.training.label, again.training.label)
-    assert not torch.equal(one.corners["new-new"].shown, other.corners["new-new"].shown)
+    assert not torch.equal(one.cells["new-new"].item_mask, other.cells["new-new"].item_mask)
 
 
 def test_an_item_that_never_occurs_does_not_use_up_the_new_ones():
@@ -105,9 +105,9 @@ def test_an_item_that_never_occurs_does_not_use_up_the_new_ones():
         names = data.vocab.values["item"].append(data.vocab.values["item"].map(lambda n: f"never-{n}"))
         data = Dataset(data.schema, data.events, data.entities, {}, replace(data.vocab, values={"item": names}))
         got = cut(data)[2]
-        new = got.corners["new-new"]
-        assert int(new.shown[2:42].sum()) == 8 and new.shown[42:].all()
-        assert not got.corners["new-known"].shown[42:].any()
+        new = got.cells["new-new"]
+        assert int(new.item_mask[2:42].sum()) == 8 and new.item_mask[42:].all()
+        assert not got.cells["new-known"].item_mask[42:].any()
         assert len(rows_of(new.index, new.entities)) > 0
 
 

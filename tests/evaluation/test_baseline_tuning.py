@@ -97,7 +97,7 @@ def test_fits_are_shared(setting, monkeypatch):
 
 def test_screening_keeps_what_matters(setting, monkeypatch):
     whole = fit_tuned("ease", *setting, shots=SHOTS)
-    monkeypatch.setattr(tuning, "SCREENED", 12)
+    monkeypatch.setattr(tuning, "SCREENING_ENTITIES", 12)
     screened = fit_tuned("ease", *setting, shots=SHOTS)
     for a, b in zip(screened.report.choices, whole.report.choices, strict=True):
         assert a.n == b.n

@@ -7,14 +7,8 @@ import torch
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.evaluation.cold_start import (
-    EvalOptions,
-    UnadaptedPredictor,
-    cold_start,
-    episodes_at,
-    evaluate_batch,
-    metric_names,
-)
+from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start, episodes_at
+from recsys_meta.evaluation.evaluate_batch import EvalOptions, evaluate_batch, metric_names
 from recsys_meta.metrics.ranking_metrics import RANKING, RATING
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import ByRow, data_of, same, tiny
@@ -173,12 +167,12 @@ def test_only_shown_items_are_ranked():
     data, index = world()
     shown = torch.zeros(data.catalogue, dtype=torch.bool)
     shown[2:22] = True  # 20 items: Recall@20 is 1 for every predictor
-    got = curve(scores(data), data, index, ask=EvalOptions(shown)).values[0]
+    got = curve(scores(data), data, index, options=EvalOptions(shown)).values[0]
     assert np.nanmin(got["recall@20"]) == 1.0
     few = [e for e in range(80) if not shown[index.item[index.indptr[e] : index.indptr[e + 1]].long()].any()]
     assert np.isnan(got["recall@20"][few]).all()
     shown[:] = False
-    assert np.isnan(curve(scores(data), data, index, ask=EvalOptions(shown)).values[0]["mrr"]).all()
+    assert np.isnan(curve(scores(data), data, index, options=EvalOptions(shown)).values[0]["mrr"]).all()
 
 
 def test_the_size_of_chunks_and_the_order_of_entities_change_nothing():

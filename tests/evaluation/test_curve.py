@@ -7,7 +7,8 @@ import torch
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.episodes.collate import episode_batch
 from recsys_meta.episodes.event_index import EventIndex, draw_episodes
-from recsys_meta.evaluation.cold_start import ColdStartCurve, adaptation_effect, best_setting
+from recsys_meta.evaluation.cold_start import adaptation_effect
+from recsys_meta.evaluation.curve import ColdStartCurve, best_setting
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import tiny
 

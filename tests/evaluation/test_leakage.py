@@ -6,7 +6,7 @@ import torch
 
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed
-from recsys_meta.episodes.warm_cold_scenarios import four_corners
+from recsys_meta.episodes.warm_cold_scenarios import warm_cold_grid
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start, episodes_at
 from recsys_meta.training.trainer import fit, start_training
 from tests.fixtures.simulated_datasets import ranking_world
@@ -62,7 +62,7 @@ def test_events_of_meta_test_entities_move_no_parameter(world):
         data = altered(world, touched)
         run = start_training(tiny(negatives=8), recipe(), data, EventIndex.of(data), split.train, 0)
         list(fit(run, lambda _: 0.0))
-        ends.append(run.chosen())
+        ends.append(run.best_params_or_last())
     assert same(ends[0], ends[1])
     assert not same(ends[0], ends[2])
 
@@ -71,8 +71,8 @@ def test_rows_held_out_of_the_index_move_no_parameter(world):
     """The four corners train on an index without held-out rows: these may not reach any statistic either."""
     split = split_by_seed(np.arange(40), 0)
     index = EventIndex.of(world)
-    corners = four_corners(world, index, split, seed=0)
-    new = corners.corners["new-new"].shown
+    corners = warm_cold_grid(world, index, split, seed=0)
+    new = corners.cells["new-new"].item_mask
     run = start_training(tiny(), recipe(), world, corners.training, split.train, 0)
     bias = run.params["bias"].detach()
     assert torch.equal(bias[new], bias[new][:1].expand(int(new.sum()))), "no popularity of items never trained on"
@@ -95,7 +95,7 @@ def test_shuffled_labels_fall_to_the_prior():
         run = start_training(learner, made, data, index, split.train, 0)
         list(fit(run, lambda _: 0.0))
         curves = [
-            cold_start(p, run.chosen(), data, index, split.test, shots=(5,))
+            cold_start(p, run.best_params_or_last(), data, index, split.test, shots=(5,))
             for p in (learner, UnadaptedPredictor(learner))
         ]
         gains.append(curves[0].against(curves[1], 5, "ndcg@10"))

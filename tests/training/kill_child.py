@@ -52,7 +52,7 @@ def train(folder: Path, data, index) -> None:
     for _ in fit(run, validate):
         save_checkpoint(folder, to_checkpoint(run), keep=2)
     assert run.step == STEPS
-    write_file(folder / "final.safetensors", save({**to_checkpoint(run).tensors, **run.chosen()}))
+    write_file(folder / "final.safetensors", save({**to_checkpoint(run).tensors, **run.best_params_or_last()}))
 
 
 def threads() -> set[str]:

@@ -74,19 +74,19 @@ def test_early_stop_keeps_the_best(world):
     run, weights = begin(world, made), []
     steps = []
     for step in fit(run, scripted([0.1, 0.5, 0.3, 0.6, 0.6, 0.2, 9.0])):
-        weights.append({k: run.params[k].detach().clone() for k in run.trained})
+        weights.append({k: run.params[k].detach().clone() for k in run.trainable})
         steps.append(step)
     assert [s.valid for s in steps] == [0.1, 0.5, 0.3, 0.6, 0.6, 0.2]
     assert [s.best for s in steps] == [0.1, 0.5, 0.5, 0.6, 0.6, 0.6]
-    assert "no gain" in run.stopped and run.step == 6 < run.steps
-    chosen = run.chosen()
-    assert all(torch.equal(chosen[k], weights[3][k]) for k in run.trained)
-    assert not all(torch.equal(chosen[k], run.params[k]) for k in run.trained)
+    assert "no gain" in run.stop_reason and run.step == 6 < run.steps
+    chosen = run.best_params_or_last()
+    assert all(torch.equal(chosen[k], weights[3][k]) for k in run.trainable)
+    assert not all(torch.equal(chosen[k], run.params[k]) for k in run.trainable)
     assert not any(v.requires_grad for v in chosen.values()) and chosen.keys() == run.params.keys()
     assert list(fit(run, scripted([]))) == [], "a stopped run stays stopped"
     back = begin(world, made)
     from_checkpoint(back, to_checkpoint(run))
-    assert list(fit(back, scripted([]))) == [] and back.stopped == run.stopped
+    assert list(fit(back, scripted([]))) == [] and back.stop_reason == run.stop_reason
 
 
 def test_validation_comes_when_it_should_and_at_the_end(world):
@@ -102,7 +102,7 @@ def test_without_a_figure_the_last_weights_are_chosen(world):
     run = begin(world)
     list(fit(run, lambda _: math.nan))
     assert run.best == -math.inf
-    assert all(torch.equal(run.chosen()[k], run.params[k]) for k in run.trained)
+    assert all(torch.equal(run.best_params_or_last()[k], run.params[k]) for k in run.trainable)
 
 
 def test_validation_sees_parameters_that_it_cannot_train(world):

@@ -72,7 +72,7 @@ def test_resuming_at_any_step_ends_with_the_same_bits(world, tmp_path, curriculu
         rest = list(fit(resumed, validate))
         assert [s.step for s in rest] == list(range(stop.step + 1, 9))
         assert equal(to_checkpoint(resumed), stops[-1])
-        assert same(resumed.chosen(), run.chosen())
+        assert same(resumed.best_params_or_last(), run.best_params_or_last())
 
 
 def test_the_pace_of_a_resumed_run_is_that_of_its_own_steps(world):
@@ -188,7 +188,7 @@ def test_watching_uniform_sampling_changes_nothing_but_what_is_told(world):
         run = begin(world, with_(recipe(), curriculum={"name": "uniform", "watch": watch}))
         steps = list(fit(run, count_up()))
         assert all(bool(step.buckets) is watch for step in steps)
-        ends.append(run.chosen())
+        ends.append(run.best_params_or_last())
     assert same(*ends)
 
 

@@ -1,4 +1,4 @@
-"""Curricula by name: which tasks meet training next. A new one is one class and one line in the dictionary."""
+"""Curricula by name: samplers of the tasks of each meta-batch. A new one is a class and a line in `CURRICULA`."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ __all__ = [
     "make_curriculum",
 ]
 
-STARVE = 10
-"""Epochs within which every task is met, unless a recipe says otherwise."""
+STARVATION_EPOCHS = 10
+"""Epochs within which every task is drawn, unless a recipe says otherwise."""
 
 
-def _hardness(pool: TaskPool, *, starve: int = STARVE, **config: Any) -> Curriculum:
-    return _fair(pool, HardTaskMining(pool, **config), starve)
+def _hardness(pool: TaskPool, *, starve: int = STARVATION_EPOCHS, **config: Any) -> Curriculum:
+    return _bound_waiting(pool, HardTaskMining(pool, **config), starve)
 
 
-def _two_level(pool: TaskPool, *, starve: int = STARVE, **config: Any) -> Curriculum:
-    return _fair(pool, ChamlCurriculum(pool, **config), starve)
+def _two_level(pool: TaskPool, *, starve: int = STARVATION_EPOCHS, **config: Any) -> Curriculum:
+    return _bound_waiting(pool, ChamlCurriculum(pool, **config), starve)
 
 
-def _self_paced(pool: TaskPool, *, starve: int = STARVE, **config: Any) -> Curriculum:
-    return _fair(pool, SelfPacedCurriculum(pool, **config), starve)
+def _self_paced(pool: TaskPool, *, starve: int = STARVATION_EPOCHS, **config: Any) -> Curriculum:
+    return _bound_waiting(pool, SelfPacedCurriculum(pool, **config), starve)
 
 
 def _paced(
@@ -50,26 +50,28 @@ def _paced(
     first: float = 0.5,
     until: float = 0.5,
     growth: Growth = "step",
-    starve: int = STARVE,
+    starve: int = STARVATION_EPOCHS,
 ) -> Curriculum:
-    """Pacing around any other curriculum. The bound on waiting is outermost: it reaches barred tasks too."""
-    if of not in INNER:
-        raise ConfigError(f"curriculum.config.of: 'paced' can be around {', '.join(INNER)}, not '{of}'")
-    return _fair(pool, PacedCurriculum(pool, INNER[of](pool, **(config or {})), first, until, growth), starve)
+    """Build pacing around another curriculum. The bound on waiting is outermost, so that it covers barred tasks too."""
+    if of not in PACEABLE:
+        raise ConfigError(f"curriculum.config.of: 'paced' can be around {', '.join(PACEABLE)}, not '{of}'")
+    return _bound_waiting(
+        pool, PacedCurriculum(pool, PACEABLE[of](pool, **(config or {})), first, until, growth), starve
+    )
 
 
-def _fair(pool: TaskPool, inner: Curriculum, epochs: int) -> Curriculum:
-    """With a bound of so many epochs; 0: none."""
+def _bound_waiting(pool: TaskPool, inner: Curriculum, epochs: int) -> Curriculum:
+    """Wrap a curriculum so that no task waits longer than `epochs` epochs; 0 leaves it unwrapped."""
     return StarvationGuard(pool, inner, epochs) if require_count("starve", epochs) else inner
 
 
-INNER: dict[str, Callable[..., Curriculum]] = {
+PACEABLE: dict[str, Callable[..., Curriculum]] = {
     "uniform": UniformCurriculum,
     "hardness": HardTaskMining,
     "two-level": ChamlCurriculum,
     "self-paced": SelfPacedCurriculum,
 }
-"""What may be paced."""
+"""Curricula that "paced" can wrap."""
 
 CURRICULA: dict[str, Callable[..., Curriculum]] = {
     "uniform": UniformCurriculum,
@@ -81,7 +83,7 @@ CURRICULA: dict[str, Callable[..., Curriculum]] = {
 
 
 def make_curriculum(name: str, pool: TaskPool, config: Mapping[str, Any]) -> Curriculum:
-    """A curriculum by name. Raises ConfigError for an unknown name or setting."""
+    """Build a curriculum by name. Raises ConfigError for an unknown name or setting."""
     if name not in CURRICULA:
         raise ConfigError(f"no curriculum '{name}'; there are {', '.join(CURRICULA)}")
     try:

@@ -1,4 +1,4 @@
-"""What training asks of a curriculum, and the words they exchange."""
+"""Curriculum protocol of training, and the values that the two exchange."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from recsys_meta.episodes.event_index import EventIndex
 
 @dataclass(frozen=True)
 class TaskPool:
-    """What a curriculum chooses from: the training entities, in ascending order.
+    """Training entities, in ascending order, that a curriculum draws from.
 
-    `tasks` are drawn in each of `steps` rounds; `index` has the rows behind the entities, for what looks within them.
-    Raises ConfigError for no entity.
+    `tasks` entities are drawn in each of `steps` rounds; `index` holds their rows, for a curriculum that looks within
+    tasks. Raises ConfigError without an entity.
     """
 
     entities: IntArray
@@ -38,23 +38,25 @@ class TaskPool:
 
     @property
     def epoch(self) -> int:
-        """Rounds in which every entity could be met once."""
+        """Rounds in which every entity can be drawn once."""
         return max(1, -(-len(self) // self.tasks))
 
-    def at(self, places: Tensor) -> IntArray:
-        """The entities at some places of the pool."""
-        found: IntArray = self.entities[places.numpy()]
-        return found
+    def at(self, positions: Tensor) -> IntArray:
+        """Entities at some positions of the pool, [T] int64."""
+        entities: IntArray = self.entities[positions.numpy()]
+        return entities
 
-    def places(self, entities: IntArray) -> Tensor:
-        """Where entities stand in the pool, [T] int64."""
+    def positions(self, entities: IntArray) -> Tensor:
+        """Positions of entities in the pool, [T] int64."""
         return torch.from_numpy(np.searchsorted(self.entities, np.asarray(entities, np.int64)))
 
 
 @dataclass(frozen=True)
 class TaskDraw:
-    """Entities of a meta-batch [T], why each is in it (its stage, a word), and which rows [N] bool of the index are
-    to be asked about first, where the curriculum looks within tasks."""
+    """Entities of a meta-batch [T], the stage of the curriculum that drew each, and the preferred query rows.
+
+    prefer [N] bool marks rows of the index that come first in the query, where the curriculum looks within tasks.
+    """
 
     entities: IntArray
     stage: tuple[str, ...]
@@ -63,10 +65,10 @@ class TaskDraw:
 
 @dataclass(frozen=True)
 class TaskFeedback:
-    """How hard a meta-batch was, judged on the query after adapting.
+    """Hardness of a meta-batch, measured on the query after adapting.
 
-    entities [T]; hardness [T], NaN where nothing was asked; error, position and mask [T, Q]: the error of each query
-    row, and which row of the index it is (None where rows have no positions).
+    entities [T]; hardness [T], NaN for a task without a measured row; error, mask and position [T, Q]: error of each
+    query row, the rows that have one, and their positions in the index (None where rows have no positions).
     """
 
     entities: IntArray
@@ -77,65 +79,67 @@ class TaskFeedback:
 
 
 class Curriculum(Protocol):
-    """Chooses the entities of each meta-batch, from those of its pool."""
+    """Sampler of the entities of each meta-batch from a pool."""
 
     @property
     def needs_feedback(self) -> bool:
-        """Whether it must be told how hard each meta-batch was."""
+        """True if `update` must follow each meta-batch."""
 
     @property
     def needs_difficulty(self) -> bool:
-        """Whether it must yet be given the difficulty of every task before it can choose."""
+        """True as long as `set_difficulty` must precede `sample`."""
 
     def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
-        """The next meta-batch of `tasks` entities; all chance comes from the generator. `allowed` [n] bool restricts
-        the choice to some places of the pool (one at least)."""
+        """Draw the next meta-batch of `tasks` entities; all random numbers come from the generator.
 
-    def update(self, lesson: TaskFeedback) -> None:
-        """Hear how hard the last meta-batch was."""
+        `allowed` [n] bool restricts the draw to some positions of the pool, at least one.
+        """
+
+    def update(self, feedback: TaskFeedback) -> None:
+        """Take in the hardness of the last meta-batch."""
 
     def set_difficulty(self, difficulty: FloatArray) -> None:
-        """Hear how difficult each task of the pool is, [n]; higher is harder, NaN counts as hardest."""
+        """Take in the difficulty [n] of each task of the pool; higher is harder, NaN counts as hardest."""
 
     def report(self) -> Mapping[str, float]:
-        """Figures worth logging."""
+        """Values for the log, by name."""
 
     def state(self) -> dict[str, Tensor]:
-        """All it remembers, as tensors."""
+        """State as tensors, for a checkpoint."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from `state`, bit for bit. Raises CheckpointError when it belongs to another pool."""
+        """Continue from `state`, bit for bit. Raises CheckpointError if it is of another pool."""
 
 
 def require_share(name: str, value: float, *, zero: bool = True) -> float:
-    """A share from 0 (or just above it) to 1. Raises ConfigError otherwise."""
+    """Check a share from 0 (or just above it) to 1. Raises ConfigError otherwise."""
     if not (0 <= value <= 1) or (value == 0 and not zero):
         raise ConfigError(f"curriculum.config.{name} must be a share {'from' if zero else 'above'} 0 to 1, got {value}")
     return float(value)
 
 
 def require_count(name: str, value: int) -> int:
-    """A whole number of at least 0. Raises ConfigError otherwise."""
+    """Check a whole number of at least 0. Raises ConfigError otherwise."""
     if int(value) != value or value < 0:
         raise ConfigError(f"curriculum.config.{name} must be a whole number from 0, got {value}")
     return int(value)
 
 
-def copy_task_values(kept: Tensor, now: Tensor) -> Tensor:
-    """A copy of what a checkpoint kept for each task. Raises CheckpointError when there are not as many."""
-    if kept.shape != now.shape:
+def copy_task_values(values: Tensor, current: Tensor) -> Tensor:
+    """Copy a checkpoint's values of each task. Raises CheckpointError if their number is not that of `current`."""
+    if values.shape != current.shape:
         raise CheckpointError(
-            f"the checkpoint's curriculum has {len(kept)} entities, this run has {len(now)}; "
+            f"the checkpoint's curriculum has {len(values)} entities, this run has {len(current)}; "
             "resume with the data set and seed it was started with"
         )
-    return kept.clone()
+    return values.clone()
 
 
 def unwrap_state(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The part of a state that a wrapped curriculum owns."""
+    """Part of a wrapper's state that belongs to the wrapped curriculum."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def wrap_state(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The state of a wrapped curriculum, as a part of its wrapper's."""
+    """State of a wrapped curriculum under a prefix, as a part of its wrapper's."""
     return {f"{prefix}{k}": v for k, v in state.items()}

@@ -22,11 +22,12 @@ from recsys_meta.training.curricula.hard_task_mining import HardTaskMining
 
 
 class ChamlCurriculum:
-    """Odd rounds choose tasks as `Hardest` does; even rounds meet the same tasks again, and there the hardest share
-    `members` of their members is asked about first, new members fill the rest (CHAML, Chen et al. 2021).
+    """Two-level curriculum of CHAML (Chen et al. 2021).
 
-    A member is who acts in a row, or where rows have no actor the row's item. It takes a bound on the query rows of an
-    episode (recipe key episodes.max_query): without one everybody is asked about anyway.
+    Odd rounds draw tasks as `HardTaskMining` does; even rounds draw the same tasks again with the hardest share
+    `members` of their members first in the query, and new members after them. A member is the actor of a row, or where
+    rows have no actor its item. It needs a bound on the query rows of an episode (recipe key episodes.max_query):
+    without one every member is in the query anyway.
     """
 
     needs_feedback = True
@@ -45,7 +46,7 @@ class ChamlCurriculum:
         self._rows = torch.zeros(0, dtype=torch.int64)  # positions of the rows of hard members
 
     def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
-        """New tasks, or the last ones with their hard members in front."""
+        """Draw new tasks, or the last ones with their hard members first."""
         again, self._again = self._again, not self._again
         if not again:
             return self._tasks.sample(tasks, generator, allowed)
@@ -58,26 +59,26 @@ class ChamlCurriculum:
         free = torch.ones(len(self._pool), dtype=torch.bool) if allowed is None else allowed.clone()
         free[last] = False
         more = self._tasks.sample(tasks - len(last), generator, free if free.any() else allowed)
-        places = torch.cat([last, self._pool.places(more.entities)])
-        return TaskDraw(self._pool.at(places), draw.stage + more.stage, prefer)
+        positions = torch.cat([last, self._pool.positions(more.entities)])
+        return TaskDraw(self._pool.at(positions), draw.stage + more.stage, prefer)
 
-    def update(self, lesson: TaskFeedback) -> None:
-        """Remember the tasks, the hardest first, and where the rows of their hard members are."""
-        self._tasks.update(lesson)
-        self._last = torch.unique(self._pool.places(lesson.entities))
-        self._rows = _rows_of_hard_members(self._index, lesson, self._members).cpu()
+    def update(self, feedback: TaskFeedback) -> None:
+        """Keep the tasks, the hardest first, and the positions of the rows of their hard members."""
+        self._tasks.update(feedback)
+        self._last = torch.unique(self._pool.positions(feedback.entities))
+        self._rows = _rows_of_hard_members(self._index, feedback, self._members).cpu()
 
     def set_difficulty(self, difficulty: FloatArray) -> None:
-        """It finds out by itself."""
+        """Ignore the difficulty: hardness is measured while training."""
 
     def report(self) -> Mapping[str, float]:
-        """What the choice of tasks reports, whether the last round was of members, and the rows of hard members."""
+        """Report of the task level, 1 if the last round was of members (else 0), and the number of their rows."""
         second = 0.0 if self._again else 1.0
         return {**self._tasks.report(), "members": second, "hard_rows": float(len(self._rows))}
 
     def state(self) -> dict[str, Tensor]:
-        own = {"again": torch.tensor(self._again), "last": self._last.clone(), "rows": self._rows.clone()}
-        return {**own, **wrap_state(self._tasks.state(), "tasks.")}
+        state = {"again": torch.tensor(self._again), "last": self._last.clone(), "rows": self._rows.clone()}
+        return {**state, **wrap_state(self._tasks.state(), "tasks.")}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self._tasks.restore(unwrap_state(state, "tasks."))
@@ -85,25 +86,31 @@ class ChamlCurriculum:
         self._last, self._rows = state["last"].clone(), state["rows"].clone()
 
 
-def _rows_of_hard_members(index: EventIndex, lesson: TaskFeedback, part: float) -> Tensor:
-    """Positions of all rows of the hardest part of the members that each task was asked about."""
-    if lesson.position is None:
+def _rows_of_hard_members(index: EventIndex, feedback: TaskFeedback, share: float) -> Tensor:
+    """Positions of all rows of the hardest share of the members in each task's query.
+
+    Raises ConfigError if rows have no positions.
+    """
+    if feedback.position is None:
         raise ConfigError("the curriculum 'two-level' needs rows that know their position in the index")
     member = (index.item if index.actor is None else index.actor).long()
-    most = int(member.max()) + 1 if len(member) else 1
-    task = torch.arange(len(lesson.mask), device=member.device)
-    mask = lesson.mask.to(member.device)
-    position, error = lesson.position.to(member.device)[mask], lesson.error.to(member.device)[mask]
-    asked = task[:, None].expand_as(mask)[mask] * most + member[position]
-    keys, place, count = torch.unique(asked, return_inverse=True, return_counts=True)
-    mean = torch.zeros(len(keys), dtype=torch.float64, device=member.device).index_add(0, place, error.double()) / count
-    owner = keys // most
+    member_count = int(member.max()) + 1 if len(member) else 1
+    task = torch.arange(len(feedback.mask), device=member.device)
+    mask = feedback.mask.to(member.device)
+    position, error = feedback.position.to(member.device)[mask], feedback.error.to(member.device)[mask]
+    member_key = task[:, None].expand_as(mask)[mask] * member_count + member[position]
+    keys, key_index, count = torch.unique(member_key, return_inverse=True, return_counts=True)
+    mean = (
+        torch.zeros(len(keys), dtype=torch.float64, device=member.device).index_add(0, key_index, error.double())
+        / count
+    )
+    owner = keys // member_count
     # Hardest first within each task, tasks in their order.
     order = torch.argsort(mean, descending=True, stable=True)
     order = order[torch.argsort(owner[order], stable=True)]
-    many = torch.bincount(owner, minlength=len(task)).double()
-    rank = torch.arange(len(order), device=member.device) - (many.cumsum(0) - many)[owner[order]]
-    hard = keys[order[rank < (many[owner[order]] * part - 1e-9).ceil()]]
-    of_task, rows = index.flatten(torch.as_tensor(lesson.entities, device=member.device))
-    # An entity that was drawn twice has its rows twice: they are only marks.
-    return rows[torch.isin(of_task * most + member[rows], hard)]
+    members_of_task = torch.bincount(owner, minlength=len(task)).double()
+    rank = torch.arange(len(order), device=member.device) - (members_of_task.cumsum(0) - members_of_task)[owner[order]]
+    hard = keys[order[rank < (members_of_task[owner[order]] * share - 1e-9).ceil()]]
+    of_task, rows = index.flatten(torch.as_tensor(feedback.entities, device=member.device))
+    # An entity that was drawn twice has its rows twice, which is harmless: they only mark rows.
+    return rows[torch.isin(of_task * member_count + member[rows], hard)]

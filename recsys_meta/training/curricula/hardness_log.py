@@ -1,4 +1,4 @@
-"""What a curriculum did, in buckets: how hard, and how much of each meta-batch."""
+"""Log of a curriculum's draws in buckets: the hardness of each, and its share of the meta-batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DECILES = 10
 
 @dataclass(frozen=True)
 class HardnessBucket:
-    """Some tasks of a meta-batch: mean hardness (NaN where it is not known), and the share of the batch they were."""
+    """Tasks of one stage or decile: mean hardness (NaN if none was measured), and their share of the meta-batch."""
 
     name: str
     hardness: float
@@ -25,51 +25,53 @@ class HardnessBucket:
 
 
 class HardnessLog:
-    """Keeps the hardness last seen of every task, and says of each meta-batch from where it was drawn."""
+    """Last measured hardness of every task, by which each meta-batch is sorted into buckets."""
 
     def __init__(self, pool: TaskPool) -> None:
         self._pool = pool
         self._hardness = torch.full((len(pool),), torch.nan, dtype=torch.float64)
 
-    def record(self, draw: TaskDraw, lesson: TaskFeedback) -> tuple[HardnessBucket, ...]:
-        """Buckets of one meta-batch: its stages, and the deciles of the hardness of all tasks met so far.
+    def record(self, draw: TaskDraw, feedback: TaskFeedback) -> tuple[HardnessBucket, ...]:
+        """Return the buckets of one meta-batch: its stages, and the deciles of hardness of all tasks drawn so far.
 
-        The last decile is the hardest. A decile is there though nothing was drawn from it, so that one sees which
-        tasks are left alone; its hardness is that of all its tasks, a stage's that of this batch.
+        The last decile is the hardest. A decile is there even if nothing was drawn from it, which shows the tasks that
+        the curriculum avoids; its hardness is that of all its tasks, a stage's that of this meta-batch.
         """
-        places = self._pool.places(lesson.entities)
-        known = np.isfinite(lesson.hardness)
-        self._hardness[places[torch.from_numpy(known)]] = torch.from_numpy(lesson.hardness[known]).double()
+        positions = self._pool.positions(feedback.entities)
+        finite = np.isfinite(feedback.hardness)
+        self._hardness[positions[torch.from_numpy(finite)]] = torch.from_numpy(feedback.hardness[finite]).double()
         hardness = self._hardness.numpy()
-        met = np.flatnonzero(np.isfinite(hardness))
-        bins = min(DECILES, len(met))
+        observed_tasks = np.flatnonzero(np.isfinite(hardness))
+        bins = min(DECILES, len(observed_tasks))
         decile = np.full(len(hardness), -1)
-        decile[met[np.argsort(hardness[met], kind="stable")]] = np.arange(len(met)) * bins // max(len(met), 1)
-        drawn = decile[places.numpy()]
+        decile[observed_tasks[np.argsort(hardness[observed_tasks], kind="stable")]] = (
+            np.arange(len(observed_tasks)) * bins // max(len(observed_tasks), 1)
+        )
+        batch_decile = decile[positions.numpy()]
         deciles = [
             HardnessBucket(
                 f"decile {round((d + 1) * DECILES / bins):02d}",
                 _mean(hardness[decile == d]),
-                float((drawn == d).mean()),
+                float((batch_decile == d).mean()),
             )
             for d in range(bins)
         ]
         stage = np.array(draw.stage)
         stages = [
-            HardnessBucket(f"stage {name}", _mean(lesson.hardness[stage == name]), float((stage == name).mean()))
+            HardnessBucket(f"stage {name}", _mean(feedback.hardness[stage == name]), float((stage == name).mean()))
             for name in sorted(set(draw.stage))
         ]
         return (*stages, *deciles)
 
     def state(self) -> dict[str, Tensor]:
-        """All it remembers, as tensors."""
+        """State as tensors, for a checkpoint."""
         return {"hardness": self._hardness.clone()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from `state`. Raises CheckpointError when it belongs to another pool."""
+        """Continue from `state`. Raises CheckpointError if it is of another pool."""
         self._hardness = copy_task_values(state["hardness"], self._hardness)
 
 
 def _mean(values: FloatArray) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else float("nan")
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")

@@ -1,4 +1,4 @@
-"""Easy to hard: tasks come in by difficulty as training goes on."""
+"""Pacing from easy to hard: tasks are admitted by difficulty as training goes on."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Growth = Literal["step", "linear"]
 
 
 class PacedCurriculum:
-    """Bars the harder tasks from the curriculum inside while training is young.
+    """Wrapper that admits only the easier tasks to the wrapped curriculum early in training.
 
-    Only the easiest `first` of the tasks until a share `until` of the rounds is over, then all (growth "step": the
-    pacing of CHAML, Chen et al. 2021, with .5 and .5); "linear" lets the others in one by one up to then. How
-    difficult each is must be said by `rate` first; rounds count against the whole run, early stop or not.
+    The easiest share `first` of the tasks is open until a share `until` of the rounds is over, then all (growth "step":
+    the pacing of CHAML, Chen et al. 2021, with .5 and .5); "linear" admits the others one by one up to then.
+    `set_difficulty` must come first; rounds count against the whole run, early stop or not.
     """
 
     def __init__(
@@ -51,25 +51,27 @@ class PacedCurriculum:
     def needs_difficulty(self) -> bool:
         return int(self._rank[0]) < 0
 
-    def open(self) -> int:
-        """How many tasks, the easiest, may be met now."""
+    def open_count(self) -> int:
+        """Number of tasks, the easiest ones, that may be drawn now."""
         end = self._until * self._pool.steps
         if self._round >= end:
             return len(self._pool)
-        grown = (1 - self._first) * self._round / end if self._growth == "linear" else 0.0
-        return max(1, round((self._first + grown) * len(self._pool)))
+        growth = (1 - self._first) * self._round / end if self._growth == "linear" else 0.0
+        return max(1, round((self._first + growth) * len(self._pool)))
 
     def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
-        """What the curriculum inside chooses of the tasks that are easy enough. Raises ConfigError before `rate`."""
+        """Draw from the open tasks by the wrapped curriculum. Raises ConfigError before `set_difficulty`."""
         if self.needs_difficulty:
-            raise ConfigError("the curriculum 'paced' has not been told how difficult the tasks are")
-        easy = self._rank < self.open()
+            raise ConfigError(
+                "the curriculum 'paced' must learn how difficult the tasks are (set_difficulty) before it can sample"
+            )
+        easy = self._rank < self.open_count()
         self._round += 1
-        both = easy if allowed is None else easy & allowed
-        return self._inner.sample(tasks, generator, both if both.any() else allowed)
+        candidates = easy if allowed is None else easy & allowed
+        return self._inner.sample(tasks, generator, candidates if candidates.any() else allowed)
 
-    def update(self, lesson: TaskFeedback) -> None:
-        self._inner.update(lesson)
+    def update(self, feedback: TaskFeedback) -> None:
+        self._inner.update(feedback)
 
     def set_difficulty(self, difficulty: FloatArray) -> None:
         """Order the tasks by difficulty [n], ties by number."""
@@ -80,12 +82,12 @@ class PacedCurriculum:
         self._inner.set_difficulty(difficulty)
 
     def report(self) -> Mapping[str, float]:
-        """What the curriculum inside reports, and the share of tasks that may be met."""
-        return {**self._inner.report(), "open": self.open() / len(self._pool)}
+        """Report of the wrapped curriculum, and the share of open tasks."""
+        return {**self._inner.report(), "open": self.open_count() / len(self._pool)}
 
     def state(self) -> dict[str, Tensor]:
-        own = {"rank": self._rank.clone(), "round": torch.tensor(self._round)}
-        return {**own, **wrap_state(self._inner.state(), "inner.")}
+        state = {"rank": self._rank.clone(), "round": torch.tensor(self._round)}
+        return {**state, **wrap_state(self._inner.state(), "inner.")}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self._rank = copy_task_values(state["rank"], self._rank)

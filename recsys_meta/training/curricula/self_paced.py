@@ -1,4 +1,4 @@
-"""Self-paced sampling: what the learner finds easy comes first, by a threshold that grows."""
+"""Self-paced sampling: tasks that are easy for the learner come first, by a growing threshold."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool
 
 
 class SelfPacedCurriculum:
-    """Draws tasks with weights v = max(0, 1 - hardness / threshold)^soft, so v is 0 above the threshold; soft 0 is the
-    hard rule, all or nothing (Kumar et al. 2010; the linear weights are those of Jiang et al. 2014).
+    """Sampling with weights v = max(0, 1 - hardness / threshold)^soft, 0 above the threshold.
 
-    The threshold is a quantile of the hardness last seen of each task: it grows from `first` to all over a share
-    `until` of the rounds, after which every task weighs the same. A task not met yet has weight 1. Hardness is taken
-    from its least so far seen, so that a loss may be of any sign.
+    soft 0 is the hard rule, all or nothing (Kumar et al. 2010); the linear weights are those of Jiang et al. (2014).
+    The threshold is a quantile of the last measured hardness of each task: it grows from `first` to 1 over a share
+    `until` of the rounds, after which all tasks weigh the same. A task not drawn yet has weight 1. Hardness counts from
+    the least one, so that a loss may have any sign.
     """
 
     needs_feedback = True
@@ -31,26 +31,30 @@ class SelfPacedCurriculum:
         self._round = 0
 
     def weights(self) -> Tensor:
-        """How likely each task is now, up to a factor, [n] float64."""
-        known = self._hardness.isfinite()
+        """Current sampling weight of each task, [n] float64."""
+        finite = self._hardness.isfinite()
         weight = torch.ones_like(self._hardness)
-        grown = self._grown()
-        if grown >= 1 or not known.any():
+        open_share = self._open_share()
+        if open_share >= 1 or not finite.any():
             return weight
-        seen = self._hardness[known]
-        seen = seen - seen.min()
-        threshold = torch.quantile(seen, grown) if len(seen) < 2**20 else seen.sort().values[int(grown * len(seen))]
-        left = (1 - seen / threshold.clamp(min=1e-12)).clamp(min=0)
-        weight[known] = left**self._soft if self._soft else (seen <= threshold).double()
+        hardness = self._hardness[finite]
+        hardness = hardness - hardness.min()
+        threshold = (
+            torch.quantile(hardness, open_share)
+            if len(hardness) < 2**20
+            else hardness.sort().values[int(open_share * len(hardness))]
+        )
+        margin = (1 - hardness / threshold.clamp(min=1e-12)).clamp(min=0)
+        weight[finite] = margin**self._soft if self._soft else (hardness <= threshold).double()
         return weight
 
-    def _grown(self) -> float:
-        """Share of the tasks below the threshold."""
+    def _open_share(self) -> float:
+        """Quantile of hardness at which the threshold lies now."""
         end = self._until * self._pool.steps
         return 1.0 if self._round >= end else self._first + (1 - self._first) * self._round / end
 
     def sample(self, tasks: int, generator: torch.Generator, allowed: Tensor | None = None) -> TaskDraw:
-        """Tasks by their weights, without replacement as long as there are enough."""
+        """Draw tasks by their weights, without replacement as long as there are enough."""
         weight = self.weights()
         self._round += 1
         if allowed is not None:
@@ -58,25 +62,25 @@ class SelfPacedCurriculum:
         if not (weight > 0).any():
             weight = torch.ones_like(weight) if allowed is None else allowed.double()
         # The largest of log(u) / v are a sample without replacement by v (Efraimidis & Spirakis 2006).
-        chance = torch.rand(len(weight), generator=generator, device=generator.device, dtype=torch.float64).cpu()
-        key = (chance.clamp(min=1e-300).log() / weight).masked_fill(weight <= 0, -torch.inf)
-        some = min(tasks, int((weight > 0).sum()))
-        places = torch.topk(key, some).indices
-        places = places.repeat(-(-tasks // some))[:tasks]
-        return TaskDraw(self._pool.at(places), ("weighted",) * len(places))
+        uniform = torch.rand(len(weight), generator=generator, device=generator.device, dtype=torch.float64).cpu()
+        key = (uniform.clamp(min=1e-300).log() / weight).masked_fill(weight <= 0, -torch.inf)
+        count = min(tasks, int((weight > 0).sum()))
+        positions = torch.topk(key, count).indices
+        positions = positions.repeat(-(-tasks // count))[:tasks]
+        return TaskDraw(self._pool.at(positions), ("weighted",) * len(positions))
 
-    def update(self, lesson: TaskFeedback) -> None:
-        """Keep the hardness last seen of each task."""
-        hardness = torch.from_numpy(lesson.hardness).double()
-        known = hardness.isfinite()
-        self._hardness[self._pool.places(lesson.entities)[known]] = hardness[known]
+    def update(self, feedback: TaskFeedback) -> None:
+        """Keep the last measured hardness of each task."""
+        hardness = torch.from_numpy(feedback.hardness).double()
+        finite = hardness.isfinite()
+        self._hardness[self._pool.positions(feedback.entities)[finite]] = hardness[finite]
 
     def set_difficulty(self, difficulty: FloatArray) -> None:
-        """It finds out by itself."""
+        """Ignore the difficulty: hardness is measured while training."""
 
     def report(self) -> Mapping[str, float]:
-        """Share of tasks below the threshold, and of tasks met so far."""
-        return {"below": self._grown(), "met": float(self._hardness.isfinite().double().mean())}
+        """Share of tasks below the threshold, and of tasks measured so far."""
+        return {"below": self._open_share(), "met": float(self._hardness.isfinite().double().mean())}
 
     def state(self) -> dict[str, Tensor]:
         return {"hardness": self._hardness.clone(), "round": torch.tensor(self._round)}
