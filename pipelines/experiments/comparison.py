@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from recsys_meta.evaluation.curve import ColdStartCurve
-from recsys_meta.metrics.bootstrap import paired_difference_over_seeds, summarise_seeds
+from recsys_meta.metrics.bootstrap import mean_over_seeds, paired_difference_over_seeds, summarise_seeds
 from recsys_meta.metrics.interval import ConfidenceInterval
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 from recsys_meta.models.bundle import Bundle
@@ -100,7 +100,7 @@ class Comparison:
 
     def mean(self, method: MethodCurves, shots: int, metric: str) -> float:
         """Mean over seeds at one point, NaN without entities."""
-        return summarise_seeds(metric, [c.values[shots][metric] for c in method.curves.values()], draws=1).value
+        return mean_over_seeds(metric, [c.values[shots][metric] for c in method.curves.values()])[0]
 
     def best_baseline(self, shots: int, metric: str) -> MethodCurves | None:
         """Best baseline at one point; None without a baseline whose metric is a number."""
@@ -145,8 +145,8 @@ class Comparison:
 def as_json(results: Sequence[Comparison], command: str, created: str) -> dict[str, Any]:
     """Results as JSON content: evaluations, paired tests, methods and the effect of adapting."""
     parts = [_as_json(result) for result in results]
-    merged = {key: [row for part in parts for row in part[key]] for key in parts[0]} if parts else {}
-    return {"command": command, "created": created, **merged}
+    content = {key: [row for part in parts for row in part[key]] for key in parts[0]} if parts else {}
+    return {"command": command, "created": created, **content}
 
 
 def _as_json(result: Comparison) -> dict[str, list[dict[str, Any]]]:

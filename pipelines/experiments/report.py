@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pipelines.experiments.comparison import Comparison, MethodCurves, PairedComparison
 from recsys_meta.core.atomic_io import write_file
-from recsys_meta.metrics.bootstrap import summarise_seeds
+from recsys_meta.metrics.bootstrap import mean_over_seeds, summarise_seeds
 from recsys_meta.metrics.pooled_metrics import RowSample, reliability
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 
@@ -80,10 +80,8 @@ def _cell(value: float, best: bool) -> str:
 
 
 def _remaining(result: Comparison, metric: str) -> list[int]:
-    some = result.methods[0]
-    return [
-        summarise_seeds(metric, [c.values[k][metric] for c in some.curves.values()], draws=1).n for k in result.shots
-    ]
+    first = result.methods[0]
+    return [mean_over_seeds(metric, [c.values[k][metric] for c in first.curves.values()])[1] for k in result.shots]
 
 
 def verdict(v: PairedComparison) -> str:

@@ -165,10 +165,10 @@ class _TuningTrial:
         screening = self._means({k: b[: screening_count[k]] for k, b in episodes.items()}, distinct)
         if all(screening_count[k] == len(b) for k, b in episodes.items()):
             return screening
-        signed = np.where(np.isnan(screening), -np.inf, screening * self.sign)
+        signed_metric = np.where(np.isnan(screening), -np.inf, screening * self.sign)
         finalists = max(FINALISTS, round(FINAL_SHARE * len(self.settings)))
-        limit = -np.sort(-signed, axis=1)[:, [min(finalists, signed.shape[1]) - 1]]
-        return self._means(episodes, distinct & (signed >= limit) & np.isfinite(signed))
+        limit = -np.sort(-signed_metric, axis=1)[:, [min(finalists, signed_metric.shape[1]) - 1]]
+        return self._means(episodes, distinct & (signed_metric >= limit) & np.isfinite(signed_metric))
 
     def _is_distinct(self, setting: int, shots: int) -> bool:
         """False at 0 shots for a setting that predicts as an earlier one does from an empty support."""
@@ -211,11 +211,11 @@ class _TuningTrial:
         return mean**0.5 if self.metric == "rmse" else mean
 
 
-def _edges(settings: Sequence[BaselineConfig], signed: FloatArray, best: int, shots: int) -> tuple[str, ...]:
+def _edges(settings: Sequence[BaselineConfig], signed_metric: FloatArray, best: int, shots: int) -> tuple[str, ...]:
     """Describe the numeric fields of the best setting that lie at an end of their grid.
 
-    An end is left out if an inner value does as well or it is a natural bound (0: the term is off). signed [settings]:
-    the metric, higher is better, NaN where screening excluded the setting.
+    An end is left out if an inner value does as well or it is a natural bound (0: the term is off). signed_metric
+    [settings] is the metric, higher is better, NaN where screening excluded the setting.
     """
     edges = []
     setting = settings[best]
@@ -228,6 +228,6 @@ def _edges(settings: Sequence[BaselineConfig], signed: FloatArray, best: int, sh
         value = grid[best]
         if isinstance(getattr(setting, field), bool) or value not in ends or not inner.any():
             continue
-        if not signed[best] - np.nanmax(np.append(signed[inner], -np.inf)) <= EDGE_TOLERANCE:
+        if not signed_metric[best] - np.nanmax(np.append(signed_metric[inner], -np.inf)) <= EDGE_TOLERANCE:
             edges.append(f"{field}={value:g} ({'upper' if value == grid.max() else 'lower'} end)")
     return tuple(edges)

@@ -99,7 +99,12 @@ def _warn_of_failures(method: str, values: Mapping[int, Mapping[str, Values]]) -
     for shots, point in values.items():
         failures = max((_failures(column) for column in point.values()), default=0)
         if failures:
-            log.warning("%s at %d shots: %d predictions are not a number; its metrics are NaN", method, shots, failures)
+            log.warning(
+                "%s at %d shots: %d of its values come from predictions that are not a number, so its metrics are NaN",
+                method,
+                shots,
+                failures,
+            )
 
 
 def _failures(values: Values) -> int:

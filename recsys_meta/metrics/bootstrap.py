@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy.stats import bootstrap
 
 from recsys_meta.core.types import FloatArray
 from recsys_meta.metrics.interval import ConfidenceInterval, PairedDifference
-from recsys_meta.metrics.pooled_metrics import RowSample, paired_sample_difference, summarise_samples
+from recsys_meta.metrics.pooled_metrics import RowSample, mean_of_samples, paired_sample_difference, summarise_samples
 from recsys_meta.metrics.ranking_metrics import require_metric
 
 Values = FloatArray | RowSample
@@ -26,14 +26,8 @@ def summarise(metric: str, values: Values, seed: int = 0, draws: int = 1000) -> 
     interval NaN. Raises ConfigError for an unknown metric.
     """
     if isinstance(values, RowSample):
-        return summarise_seeds(metric, [values], draws)
-    require_metric(metric)
-    observations = _observations(values)
-    if not len(observations) or np.isinf(observations).any():
-        return ConfidenceInterval(float("nan"), float("nan"), float("nan"), len(observations))
-    finish = np.sqrt if metric == "rmse" else np.asarray
-    low, high = np.quantile(finish(_bootstrap_means(observations, seed, draws)), [0.025, 0.975])
-    return ConfidenceInterval(float(finish(observations.mean())), float(low), float(high), len(observations))
+        return summarise_samples(metric, [values], draws)
+    return _summarise([values], metric, [seed], draws)
 
 
 def summarise_seeds(metric: str, seeds: Sequence[Values], draws: int = 1000) -> ConfidenceInterval:
@@ -43,17 +37,45 @@ def summarise_seeds(metric: str, seeds: Sequence[Values], draws: int = 1000) -> 
     all of them at once. Not a number where `summarise` gives none for a seed. Raises ConfigError for an unknown metric.
     """
     if any(isinstance(v, RowSample) for v in seeds):
-        return summarise_samples(metric, [v for v in seeds if isinstance(v, RowSample)], draws)
+        return summarise_samples(metric, _samples(seeds), draws)
+    return _summarise(_arrays(seeds), metric, range(len(seeds)), draws)
+
+
+def mean_over_seeds(metric: str, seeds: Sequence[Values]) -> tuple[float, int]:
+    """Value and n of `summarise_seeds`, without its interval and so without a bootstrap."""
+    if any(isinstance(v, RowSample) for v in seeds):
+        return mean_of_samples(metric, _samples(seeds))
+    return _mean([_observations(v) for v in _arrays(seeds)], metric)
+
+
+def _summarise(seeds: Sequence[FloatArray], metric: str, states: Iterable[int], draws: int) -> ConfidenceInterval:
+    """Interval over the entities of each seed, resampled by the states of their random generators."""
+    observations = [_observations(v) for v in seeds]
+    value, n = _mean(observations, metric)
+    if not np.isfinite(value):
+        return ConfidenceInterval(float("nan"), float("nan"), float("nan"), n)
+    means = [_bootstrap_means(v, state, draws) for v, state in zip(observations, states, strict=True) if len(v)]
+    low, high = np.quantile(np.mean([_finish(metric, m) for m in means], axis=0), [0.025, 0.975])
+    return ConfidenceInterval(value, float(low), float(high), n)
+
+
+def _mean(observations: Sequence[FloatArray], metric: str) -> tuple[float, int]:
     require_metric(metric)
-    observations = [_observations(v) for v in seeds if not isinstance(v, RowSample)]
-    observations = [v for v in observations if len(v)]
-    count = sum(map(len, observations))
-    if not count or any(np.isinf(v).any() for v in observations):
-        return ConfidenceInterval(float("nan"), float("nan"), float("nan"), count)
-    finish = np.sqrt if metric == "rmse" else np.asarray
-    means = np.mean([finish(_bootstrap_means(v, i, draws)) for i, v in enumerate(observations)], axis=0)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return ConfidenceInterval(float(np.mean([finish(v.mean()) for v in observations])), float(low), float(high), count)
+    means = [float(_finish(metric, v.mean())) for v in observations if len(v)]
+    mean = float(np.mean(means)) if means else float("nan")
+    return mean if np.isfinite(mean) else float("nan"), sum(map(len, observations))
+
+
+def _finish(metric: str, means: FloatArray) -> FloatArray:
+    return np.sqrt(means) if metric == "rmse" else means
+
+
+def _samples(seeds: Sequence[Values]) -> list[RowSample]:
+    return [v for v in seeds if isinstance(v, RowSample)]
+
+
+def _arrays(seeds: Sequence[Values]) -> list[FloatArray]:
+    return [v for v in seeds if not isinstance(v, RowSample)]
 
 
 def paired_difference_over_seeds(metric: str, ours: Sequence[Values], theirs: Sequence[Values]) -> PairedDifference:

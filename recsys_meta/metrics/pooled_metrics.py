@@ -105,17 +105,23 @@ def summarise_samples(metric: str, seeds: Sequence[RowSample], draws: int = 1000
 
     NaN without rows or where a prediction failed. Raises ConfigError for a metric that is not one of rows.
     """
-    _require_row_metric(metric)
     samples = [s for s in (seed.measured_rows() for seed in seeds) if len(s)]
-    n = sum(len(np.unique(s.entity)) for s in samples)
+    value, n = mean_of_samples(metric, samples)
     if not samples or any(s.is_undefined for s in samples):
         return ConfidenceInterval(float("nan"), float("nan"), float("nan"), n)
     entities = np.unique(np.concatenate([s.entity for s in samples]))
     counts = _resample_counts(len(entities), draws)
-    value = float(np.mean([compute_metric(metric, s) for s in samples]))
     replicates = np.nanmean([_bootstrap_replicates(metric, s, entities, counts) for s in samples], axis=0)
     low, high = np.nanquantile(replicates, [0.025, 0.975])
     return ConfidenceInterval(value, float(low), float(high), n)
+
+
+def mean_of_samples(metric: str, seeds: Sequence[RowSample]) -> tuple[float, int]:
+    """Mean of a metric over the seeds with rows, and the number of their entities; see `summarise_samples`."""
+    _require_row_metric(metric)
+    samples = [s for s in (seed.measured_rows() for seed in seeds) if len(s)]
+    mean = float(np.mean([compute_metric(metric, s) for s in samples])) if samples else float("nan")
+    return mean, sum(len(np.unique(s.entity)) for s in samples)
 
 
 def paired_sample_difference(

@@ -4,7 +4,7 @@ import torch
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.episodes.actor_episodes import ROWS_PER_ACTOR, SUPPORT_ROWS, ActorIndex
-from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.episodes.event_index import EventIndex, order_rows
 from tests.fixtures.city_datasets import towns
 
 
@@ -109,3 +109,11 @@ def test_rows_stay_with_their_entity_however_many_there_are(first):
     assert all((order.sort(1).values == torch.arange(each)).all() for order in orders)
     moved = torch.stack(orders)[:, :, 1:] < torch.stack(orders)[:, :, :-1]
     assert float(moved.float().mean()) == pytest.approx(0.5, abs=0.05)  # in order of actor it would be 0
+
+
+def test_a_random_order_of_rows_leaves_the_episodes_of_actors_as_they_are(actors, index):
+    """Shuffled rows under the positions of the unshuffled ones would be episodes of nobody."""
+    ordered = order_rows(actors, "random", 7)
+    assert not torch.equal(order_rows(index, "random", 7).item, index.item)
+    for ours, theirs in zip(drawn(ordered, 4), drawn(actors, 4), strict=True):
+        assert torch.equal(ours.item, theirs.item) and torch.equal(ours.position, theirs.position)

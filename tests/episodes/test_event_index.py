@@ -222,3 +222,18 @@ def test_rows_stay_in_their_task_even_where_the_sum_of_task_and_chance_rounds_up
     chance[:128] = 1 - 2.0**-53
     chance[128:] = 0.0
     assert torch.equal(shuffle_within(task, chance), torch.arange(256))
+
+
+def test_a_shuffle_is_computed_once_for_a_seed():
+    index = index_of([5, 0, 3])
+    first = index.shuffled(3)
+    assert index.shuffled(3) is first
+    label = first.label.clone()
+    assert not torch.equal(index.shuffled(4).item, first.item)
+    again = index.shuffled(3)
+    assert torch.equal(again.label, label) and torch.equal(again.item, first.item)
+
+
+def test_an_index_stays_itself_on_its_own_device():
+    index = index_of([5, 0, 3])
+    assert index.to("cpu") is index and index.to(torch.device("cpu")) is index

@@ -165,6 +165,29 @@ def test_ratings_are_tuned_downwards():
             assert choice.value < curve.interval(choice.shots, "rmse").value + 1e-6
 
 
+@pytest.mark.parametrize("objective", ["rating", "click"])
+def test_a_setting_that_predicts_no_number_for_a_row_is_never_chosen(objective, monkeypatch):
+    data = world(objective, entities=200)
+    index = EventIndex.of(data)
+    rest = data, index, split_by_seed(index.entities_with(2), 0, (0.6, 0.2))
+    choice = fit_tuned("item-mean", *rest, shots=(1,)).report.choices[0]
+    original = ItemMean.score
+
+    def failing(self, body, state, batch):
+        scores = original(self, body, state, batch).clone()
+        if fails(self):
+            scores[0, 0] = math.nan
+        return scores
+
+    monkeypatch.setattr(ItemMean, "score", failing)
+    fails = lambda setting: setting.model_dump() == choice.setting  # noqa: E731
+    other = fit_tuned("item-mean", *rest, shots=(1,)).report.choices[0]
+    assert other.setting != choice.setting and choice.value <= other.value < math.inf
+    fails = lambda setting: True  # noqa: E731
+    with pytest.raises(ConfigError, match="no setting of 'item-mean' predicts only numbers at 1 shots"):
+        fit_tuned("item-mean", *rest, shots=(1,))
+
+
 def test_bad_requests_are_refused(setting):
     with pytest.raises(NotFoundError):
         fit_tuned("nothing", *setting)

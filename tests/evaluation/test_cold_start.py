@@ -8,6 +8,7 @@ import torch
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start, episodes_at
+from recsys_meta.evaluation.curve import best_setting
 from recsys_meta.evaluation.evaluate_batch import EvalOptions, evaluate_batch, metric_names
 from recsys_meta.metrics.ranking_metrics import RANKING, RATING
 from tests.fixtures.simulated_datasets import ranking_world
@@ -231,3 +232,40 @@ def test_evaluating_changes_neither_parameters_nor_data():
     cold_start(learner, params, data, index, np.arange(60), shots=(0, 3))
     assert same(params, before) and torch.equal(index.item, rows)
     assert not any(v.requires_grad for v in params.values())
+
+
+def test_a_prediction_that_is_no_number_makes_the_metric_none(caplog):
+    """The entity with it must not leave: its method would be evaluated on the entities it can predict."""
+    rng = np.random.default_rng(0)
+    items = [rng.permutation(40)[:9] for _ in range(30)]
+    data = data_of(items, [rng.integers(1, 6, 9) for _ in range(30)], objective="rating", label_range=(1, 5))
+    index = EventIndex.of(data)
+    table = torch.full((30, data.catalogue), 3.0)
+    good = curve(ByRow(table), data, index)
+    assert not caplog.records and np.isfinite(good.mean("rmse"))
+    table[4, :] = torch.nan
+    got = curve(ByRow(table), data, index)
+    assert "at 0 shots: 1 of its values" in caplog.text
+    for k in SHOTS:
+        assert np.isnan(got.interval(k, "rmse").value) and got.interval(k, "rmse").n == 30
+        assert np.isnan(got.against(good, k, "mae").difference)
+    assert np.isnan(got.mean("rmse"))
+    assert set(best_setting([got, good], "rmse", sign=-1.0).values()) == {1}
+
+
+def test_a_click_that_is_not_predicted_makes_the_metrics_none(caplog):
+    rng = np.random.default_rng(0)
+    items = [rng.integers(0, 12, 9) for _ in range(30)]
+    data = data_of(items, [rng.integers(0, 2, 9) for _ in range(30)], objective="click")
+    index = EventIndex.of(data)
+    table = torch.zeros(30, data.catalogue)
+    good = curve(ByRow(table), data, index)
+    assert np.isfinite(good.mean("logloss"))
+    table[4, 5] = torch.nan
+    got = curve(ByRow(table), data, index)
+    points = [k for k in SHOTS if np.isnan(got.interval(k, "logloss").value)]
+    assert points and points == [k for k in SHOTS if np.isnan(got.interval(k, "auc").value)]
+    assert f"at {points[0]} shots" in caplog.text and np.isnan(got.mean("logloss"))
+    batch = episodes_at(data, index, np.array([4]), 0)
+    loss = evaluate_batch(ByRow(table), {}, data, batch, torch.Generator())["logloss"]
+    assert torch.isinf(loss[batch.query.mask]).sum() == (batch.query.item == 5).sum() > 0

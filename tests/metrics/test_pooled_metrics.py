@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from recsys_meta.metrics.bootstrap import paired_difference_over_seeds, summarise, summarise_seeds
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.metrics.bootstrap import mean_over_seeds, paired_difference_over_seeds, summarise, summarise_seeds
 from recsys_meta.metrics.pooled_metrics import RowSample, auc, compute_metric, reliability
 
 
@@ -92,3 +93,45 @@ def test_seeds_are_averaged():
 def test_samples_of_other_rows_cannot_be_paired():
     with pytest.raises(ValueError, match="different rows"):
         paired_difference_over_seeds("auc", [clicks(seed=0)], [clicks(seed=1)])
+
+
+@pytest.mark.parametrize("metric", ["logloss", "auc", "ece"])
+def test_a_prediction_that_is_no_number_makes_the_metric_none(metric):
+    """A model that fails for the rows it finds hard must not be evaluated on the others alone."""
+    sample = clicks()
+    value = sample.value.copy()
+    value[17] = np.nan
+    failed = RowSample(sample.entity, value, sample.label)
+    assert np.isnan(compute_metric(metric, failed)) and np.isfinite(compute_metric(metric, sample))
+    interval = summarise_seeds(metric, [sample, failed])
+    assert np.isnan([interval.value, interval.low, interval.high]).all() and interval.n == 100
+    assert np.isnan(mean_over_seeds(metric, [sample, failed])[0])
+    for pair in ((sample, failed), (failed, sample)):
+        difference = paired_difference_over_seeds(metric, [pair[0]], [pair[1]])
+        assert np.isnan(difference.difference) and difference.p == 1.0 and difference.n == 50
+    mean, rate, rows = reliability(failed)
+    assert rows.sum() == len(value) - 1 and np.isfinite(mean).all() and np.isfinite(rate).all()
+
+
+def test_an_unknown_metric_is_refused():
+    sample, values = clicks(), np.ones(3)
+    for call in (
+        lambda: compute_metric("log-loss", sample),
+        lambda: compute_metric("rmse", sample),
+        lambda: summarise("log-loss", sample),
+        lambda: summarise_seeds("log-loss", [values]),
+        lambda: summarise("ndgc@10", values),
+        lambda: paired_difference_over_seeds("ndgc@10", [values], [values]),
+        lambda: paired_difference_over_seeds("ndgc@10", [sample], [sample]),
+    ):
+        with pytest.raises(ConfigError, match=r"no metric '.*' here; there are auc, ece"):
+            call()
+
+
+def test_a_mean_without_an_interval_is_that_of_the_interval():
+    samples = [clicks(seed=s) for s in range(3)]
+    rng = np.random.default_rng(0)
+    values = [np.append(rng.exponential(size=30), np.nan) for _ in range(3)]
+    for metric, seeds in (("auc", samples), ("logloss", samples), ("rmse", values), ("mrr", values)):
+        interval = summarise_seeds(metric, seeds)
+        assert mean_over_seeds(metric, seeds) == (interval.value, interval.n)

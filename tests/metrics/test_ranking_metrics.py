@@ -287,3 +287,18 @@ def test_ties_of_a_choice_are_broken_at_random():
     scores, own = torch.zeros(4000, 100), torch.zeros(4000, dtype=torch.int64)
     values = choice_metrics(scores, own, torch.ones(4000, 100, dtype=torch.bool), generator())
     assert float(values["hit@10"].mean()) == pytest.approx(0.1, abs=0.02)
+
+
+def test_an_infinite_error_makes_the_mean_none_instead_of_leaving():
+    values = np.array([1.0, np.inf, np.nan, 2.0])
+    for interval in (summarise("mae", values), summarise_seeds("mae", [values, np.ones(4)])):
+        assert np.isnan([interval.value, interval.low, interval.high]).all() and interval.n in (3, 7)
+    difference = paired_difference(values, np.ones(4))
+    assert math.isnan(difference.difference) and (difference.p, difference.n) == (1.0, 3)
+    both = paired_difference(values, values)
+    assert math.isnan(both.difference) and both.n == 3
+
+
+def test_one_entity_has_an_interval_of_its_value():
+    interval = summarise("rmse", np.array([4.0, np.nan]))
+    assert (interval.value, interval.low, interval.high, interval.n) == (2.0, 2.0, 2.0, 1)

@@ -22,11 +22,11 @@ class ShuffledSampler:
 
         The others keep their draw in the current pass.
         """
-        allowed = torch.ones_like(self._remaining) if allowed is None or not allowed.any() else allowed
+        mask = torch.ones_like(self._remaining) if allowed is None or not allowed.any() else allowed
         parts: list[Tensor] = []
         missing = count
         while missing > 0:
-            part = self._order[(self._remaining & allowed)[self._order]][:missing]
+            part = self._order[(self._remaining & mask)[self._order]][:missing]
             if not len(part):
                 n, device = len(self._order), generator.device
                 self._order = torch.randperm(n, generator=generator, device=device).cpu()
