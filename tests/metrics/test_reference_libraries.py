@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and ranx on data where definitions agree: rankings without ties, a relevant item each."""
+"""Metrics against scikit-learn and ranx where definitions agree: rankings without ties, each with a relevant item."""
 
 import numpy as np
 import pytest
