@@ -146,7 +146,7 @@ def task_of(recommender: Recommender, state: State, known: Sequence[EncodedEntit
         source = torch.randint(FIRST, len(whole), (grow - len(whole),), generator=generator)
         copies = whole[source] + JITTER * deviation * torch.randn(len(source), whole.shape[1], generator=generator)
         whole = torch.cat([whole, copies])
-    return Task(whole.contiguous(), torch.cat(queries, 1).contiguous(), [sorted(one.seen) for one in known])
+    return Task(whole.contiguous(), torch.cat(queries, 1).contiguous(), [sorted(one.seen_items) for one in known])
 
 
 def few_bytes(task: Task, kind: torch.dtype) -> Search:
@@ -279,7 +279,7 @@ def _served(case: str, recommender: Recommender, known: Sequence[EncodedEntity])
         marks.append(time.perf_counter())
         scores = recommender.scores(state)[0]
         marks.append(time.perf_counter())
-        recommender.lists.top_k(scores, N, exclude=one.seen)
+        recommender.lists.top_k(scores, N, exclude=one.seen_items)
         marks.append(time.perf_counter())
         for name, begin, end in zip(taken, marks, marks[1:], strict=False):
             taken[name].append(1000 * (end - begin))

@@ -90,7 +90,7 @@ def fill(url: str, recommender: Recommender, chosen: list[list[str]], listed: bo
 
 def answered(recommender: Recommender, known: EncodedEntity, state: State) -> bytes:
     """A list as a server keeps it."""
-    items = recommender.lists.top_k(recommender.score_catalog(state), 10, exclude=known.seen)
+    items = recommender.lists.top_k(recommender.score_catalog(state), 10, exclude=known.seen_items)
     rest = {"support_size": EVENTS, "unknown_items": [], "items": encode_items(items), "next": None}
     return pack(False, EVENTS, orjson.dumps(rest))
 

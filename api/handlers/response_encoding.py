@@ -10,7 +10,7 @@ import orjson
 from fastapi import Response
 
 from api.inference.loaded_model import LoadedModel
-from recsys_meta.inference.insight.explanations import ItemExplanation
+from recsys_meta.inference.insight.explanations import EventAttribution, ItemExplanation
 from recsys_meta.inference.ranking.item_catalog import ScoredItem
 
 JSON = "application/json"
@@ -38,8 +38,13 @@ def encode_items(items: Sequence[ScoredItem], explanations: Sequence[ItemExplana
         {"rank": rank, "item": s.item, "score": s.score, "title": s.title} for rank, s in enumerate(items, 1)
     ]
     for row, explanation in zip(rows, explanations, strict=False):
-        row["why"] = {"prior": explanation.prior, "events": [vars(cause) for cause in explanation.causes]}
+        attributions = [_encode_attribution(one) for one in explanation.attributions]
+        row["why"] = {"prior": explanation.prior, "events": attributions}
     return rows
+
+
+def _encode_attribution(one: EventAttribution) -> dict[str, Any]:
+    return {"item": one.item, "label": one.label, "context": one.context, "moved": one.score_change}
 
 
 def merge_response(

@@ -62,7 +62,7 @@ async def score_rows(request: Request, container: AppContainer, body: ScoreReque
 async def _score_items(call: RequestContext, entity: EncodedEntity, items: list[str]) -> Response:
     """Score plain items, from the scores of the whole catalogue, which may be computed in a batch."""
     resolution = await call.container.resolver.resolve(StateRequest(call.model, entity, call.entity_context))
-    ids = call.model.recommender.catalog.item_ids(items, entity.own)
+    ids = call.model.recommender.catalog.item_ids(items, entity.catalog)
     values = resolution.scores[ids].tolist()
     scores = [
         {"item": item, "score": value if i >= FIRST else None}
@@ -129,8 +129,8 @@ def _ranked_response(
     missing = call.container.degraded_dependencies(profile=known, model=by != "popular")
     rest = {
         "support_size": sum(len(entity.items) for entity in entities),
-        "unknown_items": sorted(unknown_items.union(i for entity in entities for i in entity.unknown)),
-        "unknown_features": sorted({f for e in entities for f in recommender.encoder.unknown(e.features)}),
+        "unknown_items": sorted(unknown_items.union(i for entity in entities for i in entity.unknown_items)),
+        "unknown_features": sorted({f for e in entities for f in recommender.encoder.unknown_features(e.features)}),
         "objective": recommender.bundle.schema.objective,
         "entities": [{"rank": rank, **member} for rank, member in enumerate(ranking, 1)],
     }
@@ -196,8 +196,8 @@ def _encode_scores(
     return orjson.dumps(
         {
             "support_size": len(entity.items),
-            "unknown_items": sorted(unknown_items.union(entity.unknown)),
-            "unknown_features": call.model.recommender.encoder.unknown(entity.features),
+            "unknown_items": sorted(unknown_items.union(entity.unknown_items)),
+            "unknown_features": call.model.recommender.encoder.unknown_features(entity.features),
             "objective": call.model.recommender.bundle.schema.objective,
             "scores": scores,
         }

@@ -71,7 +71,9 @@ def _read(
     interactions = [recommender.reader.fields.interaction(e.item, e.label, e.time, e.context) for e in events]
     request = EntityRequest(features, interactions)
     if profile is not None and (profile.events or profile.features):
-        ids = {_event_id(model, context, e) for e in events if e.event_id is not None or recommender.reader.repeats}
+        ids = {
+            _event_id(model, context, e) for e in events if e.event_id is not None or recommender.reader.keeps_repeats
+        }
         request = merge_events(recommender.reader, profile.features, profile.events, request, ids)
     return recommender.read_support(request)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from api.inference.loaded_model import LoadedModel
 from recsys_meta.core.types import State
 from recsys_meta.inference.ranking.list_builder import TopKRequest
-from recsys_meta.inference.ranking.topk import Best
+from recsys_meta.inference.ranking.topk import TopK
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity
 
@@ -41,7 +41,7 @@ class BatchResult(NamedTuple):
     batch_scores: Tensor
     row: int = 0
     state_bytes: bytes | None = None
-    top_k: Best | None = None
+    top_k: TopK | None = None
 
     # Cut out only on demand: few requests read them, and cutting takes as long as ranking.
 
@@ -227,7 +227,7 @@ def _concatenate(states: Sequence[State]) -> State:
     return {name: torch.cat([state[name] for state in states]) for name in states[0]}
 
 
-def _top_k_lists(recommender: Recommender, scores: Tensor, requests: Sequence[TopKRequest | None]) -> dict[int, Best]:
+def _top_k_lists(recommender: Recommender, scores: Tensor, requests: Sequence[TopKRequest | None]) -> dict[int, TopK]:
     """Rank scores [T, C] for the rows that asked for a list; lists by row."""
     by_row = {row: request for row, request in enumerate(requests) if request is not None}
     if not by_row:

@@ -25,7 +25,7 @@ from api.inference.model_registry import LoadedModel
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.core.types import State
 from recsys_meta.inference.ranking.list_builder import TopKRequest
-from recsys_meta.inference.ranking.topk import Best
+from recsys_meta.inference.ranking.topk import TopK
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity
 from recsys_meta.inference.state_codec import load_state
@@ -103,7 +103,7 @@ class StateResolution(NamedTuple):
         return self.result is None
 
     @property
-    def top_k(self) -> Best | None:
+    def top_k(self) -> TopK | None:
         """The list asked for, where it was computed with the batch."""
         return None if self.result is None else self.result.top_k
 

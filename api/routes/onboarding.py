@@ -59,7 +59,10 @@ async def onboarding(
             container.log.error("onboarding failed", model=call.model.name, version=call.model.version, exc_info=True)
             raise unavailable(f"Model '{call.model.name}' cannot say what to ask") from None
         objective = call.model.recommender.bundle.schema.objective
-        items: list[dict[str, Any]] = [{"rank": rank, **vars(one)} for rank, one in enumerate(questions, 1)]
+        items: list[dict[str, Any]] = [
+            {"rank": rank, "item": one.item, "title": one.title, "value": one.value, "chance": one.probability}
+            for rank, one in enumerate(questions, 1)
+        ]
         unit = UNITS[objective] if strategy == "information" else "share of the most"
         rest = orjson.dumps({"unit": unit, "support_size": len(known.items), "items": items})
         if mark is not None:

@@ -77,7 +77,7 @@ async def recommend(request: Request) -> Response:
         {
             "support_size": size,
             "unknown_items": unknown_items,
-            "unknown_features": call.model.recommender.encoder.unknown(page.entity.features),
+            "unknown_features": call.model.recommender.encoder.unknown_features(page.entity.features),
             "items": encode_items(items, explanations),
             "next": None if end is None or resolution.model_failed else _next_cursor(page, end),
         }
@@ -179,7 +179,7 @@ async def _resolve(page: _PageRequest) -> StateResolution:
     """Find or make the entity's state, and score its catalogue in the context of the request."""
     call, entity, query = page.call, page.entity, page.query
     lists = call.model.recommender.lists
-    if entity.own is not None and not entity.own.names:  # there is nothing to choose from yet
+    if entity.catalog is not None and not entity.catalog.names:  # there is nothing to choose from yet
         call.model.recommender.encoder.support([entity])  # wrong features are refused all the same
         return StateResolution(BatchResult({}, torch.zeros(1, FIRST)), "miss", 0.0)
     digest = None if page.cursor is None else page.cursor.support
@@ -199,7 +199,7 @@ def _score_catalog(query: EncodedQuery, recommender: Recommender, state: State) 
 def _build_list(page: _PageRequest, resolution: StateResolution) -> ItemList:
     lists = page.call.model.recommender.lists
     if resolution.top_k is not None:
-        return lists.build_from_best(resolution.top_k, page.entity, page.request)
+        return lists.build_from_top_k(resolution.top_k, page.entity, page.request)
     after = None if page.cursor is None else page.cursor.position
     return lists.build(resolution.scores, page.entity, page.request, page.query, after)
 
@@ -219,7 +219,7 @@ async def _explain(
         return ()
     call, entity = page.call, page.entity
     recommender, run = call.model.recommender, call.container.long_tasks.run
-    ids = recommender.catalog.item_ids([one.item for one in items], entity.own)
+    ids = recommender.catalog.item_ids([one.item for one in items], entity.catalog)
     try:
         return await run(explain_items, recommender, entity, ids, page.query, max_wait=_EXPLANATION_WAIT_S)
     except WorkerBusy:

@@ -18,7 +18,7 @@ from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import list_cell
 from recsys_meta.core.time_parsing import EXPECTED, LATEST
 from recsys_meta.data.readers.time_columns import exact_seconds_column
-from recsys_meta.inference.requests.context_fields import DEGREES, NO_FIELDS, ContextFields
+from recsys_meta.inference.requests.context_fields import MAX_DEGREES, NO_CONTEXT, ContextFields
 from recsys_meta.inference.requests.entity import Interaction
 
 BLOCK = 100_000
@@ -191,7 +191,7 @@ def interactions_of(path: Path, frame: pd.DataFrame, fields: ContextFields | Non
     times = frame["time"].tolist() if "time" in frame.columns else [None] * len(frame)
     names = [] if fields is None else [name for name in fields.names if name in frame.columns]
     cells = zip(*(frame[name].tolist() for name in names), strict=True) if names else iter([()] * len(frame))
-    interaction = (fields or NO_FIELDS).interaction
+    interaction = (fields or NO_CONTEXT).interaction
     return [
         interaction(
             str(item),
@@ -205,7 +205,7 @@ def interactions_of(path: Path, frame: pd.DataFrame, fields: ContextFields | Non
 
 def coerce_numeric(path: Path, frame: pd.DataFrame, fields: ContextFields | None) -> pd.DataFrame:
     """The table with numbers where numbers belong. Raises DataError for the first cell that is none, or no item."""
-    every = {} if fields is None else fields.every
+    every = {} if fields is None else fields.all_fields
     numeric = [name for name, of in every.items() if of.kind == "numeric" and name in frame.columns]
     if "time" in frame.columns:
         frame = frame.assign(time=_times(path, frame["time"]))
@@ -243,8 +243,8 @@ def _numbers(path: Path, cells: pd.Series, field: str) -> pd.Series:
     bad = numbers.isna() & cells.notna()
     if not bad.any():
         bad, what = numbers.abs() == math.inf, "not a finite number"
-    if not bad.any() and field in DEGREES:
-        bad, what = numbers.abs() > DEGREES[field], f"no number of degrees up to {DEGREES[field]:g}"
+    if not bad.any() and field in MAX_DEGREES:
+        bad, what = numbers.abs() > MAX_DEGREES[field], f"no number of degrees up to {MAX_DEGREES[field]:g}"
     if bad.any():
         worst = cells.iloc[int(bad.to_numpy().argmax())]
         raise DataError(f"{worst!r} is {what}", file=path, line=line_of(path, bad), field=field)

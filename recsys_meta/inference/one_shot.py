@@ -53,7 +53,7 @@ def recommend(
         "adapted" if entity.items else "prior",
         len(entity.items),
         tuple(unknown_items),
-        tuple(recommender.encoder.unknown(entity.features)),
+        tuple(recommender.encoder.unknown_features(entity.features)),
         1000 * (time.perf_counter() - start),
         entity.digest,
         end,

@@ -116,7 +116,7 @@ class Recommender:
         """Score the whole catalogue for T states, [T, C], in the context of a query where there is one."""
         if query is None:
             return self.scores(state)
-        predictor, items = self.bundle.predictor, torch.arange(query.catalogue)
+        predictor, items = self.bundle.predictor, torch.arange(query.catalog_size)
         tasks = next(iter(state.values())).shape[0]
         rows = query.rows.map(lambda t: t.expand(tasks, *t.shape[1:]))
         if isinstance(predictor, ChoicePredictor):

@@ -1,10 +1,10 @@
-"""An adapted state as bytes, for caches: what one process adapted, another serves.
+"""Adapted states as bytes, for caches: what one process adapted, another serves.
 
     magic  leaves  { name  type  dims  [scales]  values }*          all numbers little-endian
 
-Whole numbers are kept in as few bytes as they need. Leaves that a predictor calls *coarse* are kept in one byte a
-number with a scale for each row of the last axis; `settle` rounds a fresh state the same way, so that an answer does
-not depend on whether its state was cached. A scale has eight significant bits, so that rounding twice is rounding once.
+Whole numbers take as few bytes as they need. Leaves that a predictor calls *coarse* are quantized to one byte a number
+with a scale for each row of the last axis; `quantize` rounds a fresh state the same way, so that an answer does not
+depend on whether its state was cached. A scale has eight significant bits, so that rounding twice is rounding once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from recsys_meta.core.types import State
 
 MAGIC = b"RS2"
-_LEVELLED = 255
+_QUANTIZED = 255  # the type of a quantized leaf
 _LEVELS = 127
 _LONG = 255  # a dimension from here on takes four bytes more
 _TYPES: tuple[tuple[torch.dtype, str], ...] = (
@@ -35,47 +35,47 @@ _TYPES: tuple[tuple[torch.dtype, str], ...] = (
 )
 _CODES = {dtype: i for i, (dtype, _) in enumerate(_TYPES)}
 _NARROW = ("<u1", "<u2", "<u4", "<i8")
-"""How an int64 leaf may be kept: the first that holds all of its values."""
+"""Types for an int64 leaf: the first that holds all of its values is taken."""
 _LIMITS = (2**8 - 1, 2**16 - 1, 2**32 - 1, 2**63 - 1)
 
 
 def dump_state(state: State, coarse: Collection[str] = ()) -> bytes:
-    """A state as a small binary. Raises ValueError for a leaf of a type that is not kept."""
+    """Serialize a state. Raises ValueError for a leaf of a type that has no code."""
     return quantize({name: leaf.detach()[None] for name, leaf in state.items()}, coarse, one=False)[1][0]
 
 
 def quantize(state: State, coarse: Collection[str] = (), *, one: bool = True) -> tuple[State, list[bytes]]:
-    """States of T newcomers as a cache would give them back, and the binary of each: of a state with T = 1, or, unless
-    `one`, without a T. Raises ValueError as above."""
-    made = dict(state)
+    """Round the states of T entities as a cache would return them, and serialize each: as a state with T = 1, or,
+    unless `one`, without a T. Raises ValueError for a leaf of a type that has no code."""
+    rounded_state = dict(state)
     tasks = range(next(iter(state.values())).shape[0] if state else 0)
     parts = [[MAGIC + bytes([len(state)])] for _ in tasks]
     for name, leaf in state.items():
-        # In NumPy: for one newcomer its operations cost a third of torch's.
+        # In NumPy: for one entity its operations cost a third of torch's.
         values = leaf.numpy()
         shape = (1, *values.shape[1:]) if one else values.shape[1:]
         if name in coarse:
-            level, scale = _rounded(values)
-            made[name] = torch.from_numpy(level * scale)
-            head, halves, levels = _head(name, _LEVELLED, 0, shape), _halves(scale), level.astype(np.int8)
+            level, scale = _levels(values)
+            rounded_state[name] = torch.from_numpy(level * scale)
+            head, halves, levels = _head(name, _QUANTIZED, 0, shape), _upper_halves(scale), level.astype(np.int8)
             for t in tasks:
                 parts[t] += (head, halves[t].tobytes(), levels[t].tobytes())
         else:
-            for own, found in zip(parts, _plain(name, leaf.dtype, values, shape), strict=True):
-                own.extend(found)
-    return made, [b"".join(own) for own in parts]
+            for part, leaf_bytes in zip(parts, _exact(name, leaf.dtype, values, shape), strict=True):
+                part.extend(leaf_bytes)
+    return rounded_state, [b"".join(part) for part in parts]
 
 
-def _plain(name: str, dtype: torch.dtype, values: np.ndarray, shape: tuple[int, ...]) -> list[tuple[bytes, bytes]]:
-    """Head and values of each newcomer; whole numbers as narrow as its own may be."""
+def _exact(name: str, dtype: torch.dtype, values: np.ndarray, shape: tuple[int, ...]) -> list[tuple[bytes, bytes]]:
+    """Serialize head and values of a leaf for each entity; whole numbers as narrow as the entity's own may be."""
     code = _CODES.get(dtype)
     if code is None:
         raise ValueError(f"leaf '{name}' is of type {dtype}, which is not kept")
     if dtype != torch.int64:
         return [(_head(name, code, 0, shape), one.tobytes()) for one in values.astype(_TYPES[code][1])]
     flat = values.reshape(len(values), -1)
-    ends = zip(flat.min(1, initial=0).tolist(), flat.max(1, initial=0).tolist(), strict=True)
-    narrow = [_narrow(*both) for both in ends]
+    bounds = zip(flat.min(1, initial=0).tolist(), flat.max(1, initial=0).tolist(), strict=True)
+    narrow = [_narrow(*both) for both in bounds]
     forms = {i: values.astype(_NARROW[i]) for i in set(narrow)}
     return [(_head(name, code, i, shape), forms[i][t].tobytes()) for t, i in enumerate(narrow)]
 
@@ -84,20 +84,20 @@ def _narrow(least: int, most: int) -> int:
     return next(i for i, limit in enumerate(_LIMITS) if (least >= 0 and most <= limit) or i == 3)
 
 
-def _halves(scale: np.ndarray) -> np.ndarray:
-    """The upper half of each scale's bits; the lower one is nought."""
+def _upper_halves(scale: np.ndarray) -> np.ndarray:
+    """Take the upper half of each scale's bits; the lower one is nought."""
     return (scale.view(np.uint32) >> 16).astype("<u2")
 
 
-@lru_cache(maxsize=256)  # the same for every newcomer of a model with as many rows
+@lru_cache(maxsize=256)  # the same for every entity of a model with as many rows
 def _head(name: str, code: int, narrow: int, shape: tuple[int, ...]) -> bytes:
     text = name.encode()
     dims = b"".join(bytes([n]) if n < _LONG else struct.pack("<BI", _LONG, n) for n in shape)
     return struct.pack("<BBBB", len(text), code, narrow, len(shape)) + text + dims
 
 
-def _rounded(leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Levels of -127 to 127 and the scale of each row [..., 1], both float32."""
+def _levels(leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quantize a leaf to levels of -127 to 127 and the scale of each row [..., 1], both float32."""
     most = np.abs(leaf).max(-1, keepdims=True, initial=0)
     # The greatest of a row stays at the last level whichever way its scale was rounded: half a level is more.
     scale = _bfloat16(most / np.float32(_LEVELS))
@@ -106,13 +106,13 @@ def _rounded(leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bfloat16(values: np.ndarray) -> np.ndarray:
-    """float32 rounded to the nearest that has a bfloat16, ties to even."""
+    """Round float32 to the nearest that is a bfloat16, ties to even."""
     bits = values.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 def load_state(content: bytes, like: State | None = None) -> State | None:
-    """The state that `dump_state` wrote; None when the bytes are none, or `like` has other leaves, types or dims."""
+    """Deserialize a state of `dump_state`; None for other bytes, or where `like` has other leaves, types or dims."""
     try:
         state = _load(content)
     except (struct.error, ValueError, IndexError, UnicodeDecodeError, OverflowError, MemoryError):
@@ -141,7 +141,7 @@ def _load(content: bytes) -> State:
 
 
 def _read(content: bytes, at: int, code: int, narrow: int, shape: tuple[int, ...]) -> tuple[Tensor, int]:
-    if code == _LEVELLED:
+    if code == _QUANTIZED:
         scale, at = _array(content, at, "<u2", (*shape[:-1], 1))
         level, at = _array(content, at, "<i1", shape)
         return torch.from_numpy(level * (scale.astype(np.uint32) << 16).view(np.float32)), at

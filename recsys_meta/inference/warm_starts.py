@@ -10,7 +10,7 @@ import torch
 from cachetools import LRUCache
 
 from recsys_meta.core.types import Params, State, Support
-from recsys_meta.inference.requests.entity import EncodedEntity, RawFeatures, canonical
+from recsys_meta.inference.requests.entity import EncodedEntity, RawFeatures, canonical_json
 from recsys_meta.models.protocols import WarmStartPredictor
 
 MAX_STARTS = 4096
@@ -82,4 +82,4 @@ def _digest(features: RawFeatures) -> bytes:
     """Hash features, so that what is held does not tell what they were: starts outlive the entities they were for."""
     if not features:
         return b""
-    return hashlib.blake2b(canonical(features).encode(errors="surrogatepass"), digest_size=16).digest()
+    return hashlib.blake2b(canonical_json(features).encode(errors="surrogatepass"), digest_size=16).digest()

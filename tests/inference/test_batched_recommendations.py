@@ -48,7 +48,7 @@ def test_states_and_lists_are_those_of_one_alone(model, kinds):
         # A state is kept in a byte a number, and sums in another order may round to the next.
         torch.testing.assert_close(scores[i], alone, rtol=1e-2, atol=1e-2)
     lists = model.lists.top_k_batch(scores, 7, known)
-    assert lists == [model.lists.top_k(s, 7, exclude=one.seen) for s, one in zip(scores, known, strict=True)]
+    assert lists == [model.lists.top_k(s, 7, exclude=one.seen_items) for s, one in zip(scores, known, strict=True)]
     assert all(len(found) == 7 for found in lists)
 
 
@@ -56,7 +56,7 @@ def test_few_candidates_of_many(model):
     known = model.read_support(EntityRequest(events=[Interaction("i3")]))
     scores = model.scores(model.adapt([known]))[0]
     chosen = model.catalog.known_item_ids(["i9", "i3", "i1", "i9"])
-    found = model.lists.top_k(scores, 10, exclude=known.seen, candidates=[*chosen, 0, 1])
+    found = model.lists.top_k(scores, 10, exclude=known.seen_items, candidates=[*chosen, 0, 1])
     assert {s.item for s in found} == {"i9", "i1"} and len(found) == 2
     assert found == sorted(found, key=lambda s: -s.score)
     assert model.lists.top_k(scores, 10, candidates=[]) == []

@@ -86,7 +86,7 @@ def test_choices(town, name, shots):
     moment = QueryContext({"hour": told[-1].context["hour"]}, told[-1].actor)
     known, question = model.queries.encode(known, moment, places)
     got = model.score_catalog(model.adapt([known]), question)
-    by_name = dict(zip(known.own.names, got[2:].tolist(), strict=True))
+    by_name = dict(zip(known.catalog.names, got[2:].tolist(), strict=True))
     assert len(by_name) == len(places)
     expected = {name: value for name, value in zip(names, wanted.tolist(), strict=True) if name}
     assert by_name == pytest.approx(expected, rel=1e-4, abs=1e-4)

@@ -278,7 +278,7 @@ def test_the_loss_before_adapting_is_of_the_support_in_its_own_catalogue(chooser
     """Against the state that the same catalogue has without a row."""
     known = chooser.read_support(walk(60))
     support, predictor = chooser.encoder.support([known]), chooser.bundle.predictor
-    bare = EncodedEntity((), (), frozenset(), (), known.features, own=known.own)
+    bare = EncodedEntity((), (), frozenset(), (), known.features, catalog=known.catalog)
     start = chooser.adapt([bare])
     got = diagnose(chooser, [known])[0]
     wanted = predictor.support_loss(chooser.body, start, support)

@@ -1,4 +1,4 @@
-"""Which items are worth asking a newcomer about.
+"""Active elicitation: which items are worth asking an entity about.
 
 *information*: the answers that the model itself expects are tried out, all in one batch of tasks, and an item is worth
 what they would change. Of rankings and clicks that is the expected Kullback-Leibler divergence of what is predicted
@@ -23,76 +23,76 @@ from torch import Tensor
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST
 from recsys_meta.inference.insight.diagnostics import gradient_norms
-from recsys_meta.inference.insight.explanations import FLOATS
+from recsys_meta.inference.insight.explanations import MAX_BATCH_FLOATS
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity
 
 Strategy = Literal["information", "evidence"]
 
-ASKED = 300
-"""Items that are looked at, the most popular ones: nobody can answer about what he never heard of."""
+MAX_CANDIDATES = 300
+"""Items that may be asked about, the most popular ones: nobody can answer about an item that he never heard of."""
 
-SEEN = 5000
+MAX_PROBES = 5000
 """Items on which a change of predictions is measured, the most popular ones."""
 
 
 @dataclass(frozen=True)
 class ElicitationItem:
-    """An item worth asking about. `value`: what it adds (see the module); `chance` that the answer is yes, or for
-    ratings that the newcomer knows the item."""
+    """An item worth asking about. value: what its answer adds (see the module); probability: that the answer is yes, or
+    for ratings that the entity knows the item."""
 
     item: str
     title: str | None
     value: float
-    chance: float
+    probability: float
 
 
 def most_informative_items(
-    recommender: Recommender, known: EncodedEntity, n: int, strategy: Strategy = "information"
+    recommender: Recommender, entity: EncodedEntity, n: int, strategy: Strategy = "information"
 ) -> list[ElicitationItem]:
-    """The n items most worth asking about next, best first; none that the newcomer has met.
+    """Select the n items most worth asking about next, best first; none that the entity has met.
 
     Raises DataError where every entity has items of its own: there is nothing to ask about before they are met.
     """
     if recommender.bundle.schema.home is not None:
         raise DataError("every entity has items of its own, so there is none to ask about before the first event")
-    items = _candidates(recommender, known)
+    items = _candidates(recommender, entity)
     if not len(items) or n < 1:
         return []
-    now = recommender.scores(recommender.adapt([known]))[0]
-    chance = _chance(recommender, now, items)
+    scores = recommender.scores(recommender.adapt([entity]))[0]
+    probability = _answer_probability(recommender, scores, items)
     if strategy == "evidence":
-        order, value = _evidence(recommender, known, now, items, n)
+        order, value = _evidence(recommender, entity, scores, items, n)
     else:
-        changes = _changes(recommender, known, now, items, chance)
+        changes = _changes(recommender, entity, scores, items, probability)
         order, value = _greedy(changes, n)
-    titles = recommender.bundle.titles
+    titles = recommender.catalog.titles
     names = [recommender.catalog.item_name(int(items[i])) for i in order]
     return [
-        ElicitationItem(name, titles.get(name), v, float(chance[i]))
+        ElicitationItem(name, titles.get(name), v, float(probability[i]))
         for name, i, v in zip(names, order, value, strict=True)
     ]
 
 
-def _candidates(recommender: Recommender, known: EncodedEntity) -> Tensor:
-    """The most popular items that were not met, [P], ties by id."""
+def _candidates(recommender: Recommender, entity: EncodedEntity) -> Tensor:
+    """Select the most popular items that were not met, [P], ties by id."""
     popularity = recommender.bundle.popularity.clone()
     popularity[:FIRST] = -1
-    popularity[list(known.seen)] = -1
-    order = torch.argsort(popularity, descending=True, stable=True)[:ASKED]
+    popularity[list(entity.seen_items)] = -1
+    order = torch.argsort(popularity, descending=True, stable=True)[:MAX_CANDIDATES]
     return order[popularity[order] >= 0]
 
 
-def _chance(recommender: Recommender, now: Tensor, items: Tensor) -> Tensor:
-    """How likely a yes is, or, of a rating, that there is an answer at all, [P]."""
+def _answer_probability(recommender: Recommender, scores: Tensor, items: Tensor) -> Tensor:
+    """Estimate the probability of a yes, or, of a rating, that there is an answer at all, [P]."""
     match recommender.bundle.schema.objective:
         case "click":
-            return now[items].sigmoid()
+            return scores[items].sigmoid()
         case "rating":
             popularity = recommender.bundle.popularity
             return popularity[items] / popularity.max().clamp(min=1)
         case _:
-            return _softmax(now[None])[0, items]
+            return _softmax(scores[None])[0, items]
 
 
 def _softmax(scores: Tensor) -> Tensor:
@@ -102,113 +102,124 @@ def _softmax(scores: Tensor) -> Tensor:
 
 
 def _answers(
-    recommender: Recommender, known: EncodedEntity, now: Tensor, items: Tensor
+    recommender: Recommender, entity: EncodedEntity, scores: Tensor, items: Tensor
 ) -> list[tuple[list[float], Tensor]]:
-    """The answers that are tried out: labels of all items and, beside how likely the item is known, their chance."""
-    own = now[items]
+    """List the answers that are tried out: labels of all items and, given that the item is known, the probability of
+    each, [P]."""
+    predictions = scores[items]
     match recommender.bundle.schema.objective:
         case "click":
-            return [([1.0] * len(items), own.sigmoid()), ([0.0] * len(items), (-own).sigmoid())]
+            return [
+                ([1.0] * len(items), predictions.sigmoid()),
+                ([0.0] * len(items), (-predictions).sigmoid()),
+            ]
         case "rating":
-            spread = _spread(recommender, known, items)
+            std = _rating_std(recommender, entity, items)
             low, high = recommender.bundle.schema.label_range or (-torch.inf, torch.inf)
-            even = torch.full_like(own, 0.5)
-            return [((own + side * spread).clamp(low, high).tolist(), even) for side in (1, -1)]
+            half = torch.full_like(predictions, 0.5)
+            return [((predictions + side * std).clamp(low, high).tolist(), half) for side in (1, -1)]
         case _:
-            return [([1.0] * len(items), torch.ones_like(own))]
+            return [([1.0] * len(items), torch.ones_like(predictions))]
 
 
-def _spread(recommender: Recommender, known: EncodedEntity, items: Tensor) -> Tensor:
-    """How far a rating is expected from its prediction, [P]; where the model does not know, a quarter of the scale."""
-    rows = recommender.queries.rows(known, [(recommender.catalog.item_name(int(i)), {}) for i in items])
-    spread = recommender.score_std(recommender.adapt([known]), rows)
-    if spread is not None:
-        return spread[0]
+def _rating_std(recommender: Recommender, entity: EncodedEntity, items: Tensor) -> Tensor:
+    """Estimate the standard deviation of a rating from its prediction, [P]; a quarter of the scale where the model has
+    none."""
+    rows = recommender.queries.rows(entity, [(recommender.catalog.item_name(int(i)), {}) for i in items])
+    std = recommender.score_std(recommender.adapt([entity]), rows)
+    if std is not None:
+        return std[0]
     low, high = recommender.bundle.schema.label_range or (0.0, 4.0)
     return torch.full((len(items),), (high - low) / 4)
 
 
-def simulated_answers(known: EncodedEntity, item: int, label: float) -> EncodedEntity:
-    """The newcomer with one row more."""
-    more = replace(known, items=(*known.items, item), labels=(*known.labels, label))
-    if known.context:
-        more = replace(more, context=(*known.context, {}))
-    return replace(more, history=(*known.history, ())) if known.history else more
+def simulated_answers(entity: EncodedEntity, item: int, label: float) -> EncodedEntity:
+    """Add a row to an entity's support: an item and its label."""
+    more = replace(entity, items=(*entity.items, item), labels=(*entity.labels, label))
+    if entity.context:
+        more = replace(more, context=(*entity.context, {}))
+    return replace(more, history=(*entity.history, ())) if entity.history else more
 
 
-def _cases(known: EncodedEntity, items: Tensor, labels: Sequence[float]) -> list[EncodedEntity]:
-    return [simulated_answers(known, item, label) for item, label in zip(items.tolist(), labels, strict=True)]
+def _cases(entity: EncodedEntity, items: Tensor, labels: Sequence[float]) -> list[EncodedEntity]:
+    return [simulated_answers(entity, item, label) for item, label in zip(items.tolist(), labels, strict=True)]
 
 
-def _changes(recommender: Recommender, known: EncodedEntity, now: Tensor, items: Tensor, chance: Tensor) -> Tensor:
-    """What the answers about each item would change, [P, X]: the square of a row's length is its information."""
-    seen = _measured(recommender)
+def _changes(
+    recommender: Recommender, entity: EncodedEntity, scores: Tensor, items: Tensor, probability: Tensor
+) -> Tensor:
+    """Compute what the answers about each item would change, [P, X]: the square of a row's length is its
+    information."""
+    probes = _probes(recommender)
     objective = recommender.bundle.schema.objective
-    weight = torch.ones_like(chance) if objective == "click" else chance
+    weight = torch.ones_like(probability) if objective == "click" else probability
     columns = []
-    for labels, likely in _answers(recommender, known, now, items):
-        moved = _moved(recommender, _cases(known, items, labels), now, seen)
-        columns.append(moved * (weight * likely).sqrt()[:, None])
+    for labels, likelihood in _answers(recommender, entity, scores, items):
+        change = _prediction_changes(recommender, _cases(entity, items, labels), scores, probes)
+        columns.append(change * (weight * likelihood).sqrt()[:, None])
     return torch.cat(columns, 1)
 
 
-def _measured(recommender: Recommender) -> Tensor:
+def _probes(recommender: Recommender) -> Tensor:
+    """Select the most popular items, ascending by id."""
     popularity = recommender.bundle.popularity
-    order = torch.argsort(popularity[FIRST:], descending=True, stable=True)[:SEEN] + FIRST
+    order = torch.argsort(popularity[FIRST:], descending=True, stable=True)[:MAX_PROBES] + FIRST
     return order.sort().values
 
 
-def _moved(recommender: Recommender, cases: Sequence[EncodedEntity], now: Tensor, seen: Tensor) -> Tensor:
-    """Change of what is predicted by each case, [P, X], in a measure whose squares add up to information."""
-    piece = max(1, FLOATS // len(now))
-    parts = []
-    for start in range(0, len(cases), piece):
-        after = recommender.scores(recommender.adapt(cases[start : start + piece]))
-        parts.append(_coordinates(recommender, after, seen) - _coordinates(recommender, now[None], seen))
-    return torch.cat(parts)
+def _prediction_changes(
+    recommender: Recommender, cases: Sequence[EncodedEntity], scores: Tensor, probes: Tensor
+) -> Tensor:
+    """Compute how each case changes what is predicted, [P, X], in a measure whose squares add up to information."""
+    step = max(1, MAX_BATCH_FLOATS // len(scores))
+    chunks = []
+    for start in range(0, len(cases), step):
+        after = recommender.scores(recommender.adapt(cases[start : start + step]))
+        chunks.append(_coordinates(recommender, after, probes) - _coordinates(recommender, scores[None], probes))
+    return torch.cat(chunks)
 
 
-def _coordinates(recommender: Recommender, scores: Tensor, seen: Tensor) -> Tensor:
-    """Predictions [T, C] as points whose squared distances are information: twice the square of the distance of
+def _coordinates(recommender: Recommender, scores: Tensor, probes: Tensor) -> Tensor:
+    """Map predictions [T, C] to points whose squared distances are information: twice the square of the distance of
     square roots of probabilities is their divergence, to second order."""
-    share = len(seen) ** -0.5
+    share = len(probes) ** -0.5
     match recommender.bundle.schema.objective:
         case "click":
-            own = scores[:, seen]
-            clicked: Tensor = torch.cat([own.sigmoid().sqrt(), (-own).sigmoid().sqrt()], 1) * (share * 2**0.5)
-            return clicked
+            logits = scores[:, probes]
+            roots: Tensor = torch.cat([logits.sigmoid().sqrt(), (-logits).sigmoid().sqrt()], 1) * (share * 2**0.5)
+            return roots
         case "rating":
-            rated: Tensor = scores[:, seen] * share
-            return rated
+            ratings: Tensor = scores[:, probes] * share
+            return ratings
         case _:
-            return _softmax(scores)[:, seen].sqrt() * 2**0.5
+            return _softmax(scores)[:, probes].sqrt() * 2**0.5
 
 
 def _greedy(changes: Tensor, n: int) -> tuple[list[int], list[float]]:
-    """Rows chosen one after another, each for the square of what is left of it beside those before."""
-    left = changes.double()
+    """Choose rows one after another, each for the square of its residual beside those before."""
+    residual = changes.double()
     order: list[int] = []
     value: list[float] = []
-    open_to = torch.ones(len(left), dtype=torch.bool)
-    for _ in range(min(n, len(left))):
-        gain = left.square().sum(1).masked_fill(~open_to, -1)
+    available = torch.ones(len(residual), dtype=torch.bool)
+    for _ in range(min(n, len(residual))):
+        gain = residual.square().sum(1).masked_fill(~available, -1)
         best = int(torch.argmax(gain))
         order.append(best)
         value.append(float(gain[best]))
-        open_to[best] = False
+        available[best] = False
         length = gain[best].clamp(min=1e-30).sqrt()
-        direction = left[best] / length
-        left = left - (left @ direction)[:, None] * direction
+        direction = residual[best] / length
+        residual = residual - (residual @ direction)[:, None] * direction
     return order, value
 
 
 def _evidence(
-    recommender: Recommender, known: EncodedEntity, now: Tensor, items: Tensor, n: int
+    recommender: Recommender, entity: EncodedEntity, scores: Tensor, items: Tensor, n: int
 ) -> tuple[list[int], list[float]]:
-    """MeLU's evidence candidates: norms of gradients times popularity."""
+    """Rank MeLU's evidence candidates: norms of gradients times popularity."""
     norms = torch.zeros(len(items))
-    for labels, likely in _answers(recommender, known, now, items):
-        norms += likely * gradient_norms(recommender, known, _cases(known, items, labels))
+    for labels, likelihood in _answers(recommender, entity, scores, items):
+        norms += likelihood * gradient_norms(recommender, entity, _cases(entity, items, labels))
     popularity = recommender.bundle.popularity[items]
     value = (norms / norms.max().clamp(min=1e-30)) * (popularity / popularity.max().clamp(min=1e-30))
     order = torch.argsort(value, descending=True, stable=True)[:n]

@@ -1,8 +1,8 @@
-"""Why an item stands where it does: its score without each of the rows that the newcomer was adapted to.
+"""Explanations of a score by leaving out each row of the support in turn.
 
 All leave-one-out supports are adapted as one batch of tasks. Scores of rankings and choices compare items only, so
 there it is an item's log-odds against all others that are looked at (of its share in a softmax). Each row is dropped
-alone: two that say the same stand in for each other, and the figures need not add up.
+alone: two that say the same stand in for each other, and the changes need not add up.
 """
 
 from __future__ import annotations
@@ -18,98 +18,101 @@ from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity, RawFeatures
 from recsys_meta.inference.requests.query_context import EncodedQuery
 
-MOST_CHOICES = 50
-"""Rows that are looked at where every entity has its own catalogue: the newest. Elsewhere all are."""
+MAX_CHOICES = 50
+"""Rows that are left out, the newest, where every entity has its own catalogue. Elsewhere all are."""
 
-FLOATS = 4_000_000
+MAX_BATCH_FLOATS = 4_000_000
 """Numbers of tasks adapted at once, about."""
 
-WIDTH = 64
+ROW_FLOATS = 64
 """Numbers that a row of a support becomes, about."""
 
 
 @dataclass(frozen=True)
 class EventAttribution:
-    """A row of the support, and by how much the item's score (or log-odds) is higher for it."""
+    """A row of the support, and how much higher the item's score (or log-odds) is for it."""
 
     item: str
     label: float
     context: RawFeatures
-    moved: float
+    score_change: float
 
 
 @dataclass(frozen=True)
 class ItemExplanation:
-    """An item's score (or log-odds) before the first event, and the rows that moved it most, the strongest first."""
+    """An item's score (or log-odds) before the first event, and the rows that change it most, the strongest first."""
 
     prior: float
-    causes: tuple[EventAttribution, ...]
+    attributions: tuple[EventAttribution, ...]
 
 
 def explain_items(
     recommender: Recommender,
-    known: EncodedEntity,
+    entity: EncodedEntity,
     items: Sequence[int],
-    question: EncodedQuery | None = None,
-    most: int = 5,
+    query: EncodedQuery | None = None,
+    max_attributions: int = 5,
 ) -> list[ItemExplanation]:
-    """Why each of some items (ids) has its score; at most so many causes each, none that moved nothing."""
-    first = 0 if known.own is None else max(0, len(known.items) - MOST_CHOICES)
-    rows = range(first, len(known.items))
-    cases = [known, supports_without(known, range(len(known.items))), *(supports_without(known, [i]) for i in rows)]
-    scores = _scores(recommender, cases, torch.tensor(items, dtype=torch.int64), question)
-    full, prior, less = scores[0], scores[1], scores[2:]
-    moved = full - less  # [S, N]
-    # What is smaller than the arithmetic's own noise is no cause.
+    """Explain the score of each of some items (ids); rows that change nothing are not listed."""
+    first = 0 if entity.catalog is None else max(0, len(entity.items) - MAX_CHOICES)
+    rows = range(first, len(entity.items))
+    nothing = supports_without(entity, range(len(entity.items)))
+    cases = [entity, nothing, *(supports_without(entity, [row]) for row in rows)]
+    scores = _scores(recommender, cases, torch.tensor(items, dtype=torch.int64), query)
+    full, prior, without = scores[0], scores[1], scores[2:]
+    change = full - without  # [S, N]
+    # A change below the arithmetic's own noise explains nothing.
     noise = 1e-5 * (1 + full.abs())
-    found = []
+    explanations = []
     for n in range(len(items)):
-        best = torch.argsort(moved[:, n].abs(), descending=True, stable=True)[:most].tolist()
-        causes = [
-            _cause(recommender, known, rows[i], float(moved[i, n]))
-            for i in best
-            if float(moved[i, n].abs()) > float(noise[n])
+        strongest = torch.argsort(change[:, n].abs(), descending=True, stable=True)[:max_attributions].tolist()
+        attributions = [
+            _attribution(recommender, entity, rows[i], float(change[i, n]))
+            for i in strongest
+            if float(change[i, n].abs()) > float(noise[n])
         ]
-        found.append(ItemExplanation(float(prior[n]), tuple(causes)))
-    return found
+        explanations.append(ItemExplanation(float(prior[n]), tuple(attributions)))
+    return explanations
 
 
-def supports_without(known: EncodedEntity, places: Sequence[int]) -> EncodedEntity:
-    """The newcomer without some rows of its support; what it met and its catalogue stay."""
-    dropped = set(places)
-    kept = [i for i in range(len(known.items)) if i not in dropped]
+def supports_without(entity: EncodedEntity, rows: Sequence[int]) -> EncodedEntity:
+    """Drop some rows of an entity's support, by position; what it met and its catalogue stay."""
+    dropped_rows = set(rows)
+    rest = [i for i in range(len(entity.items)) if i not in dropped_rows]
     return replace(
-        known,
-        items=tuple(known.items[i] for i in kept),
-        labels=tuple(known.labels[i] for i in kept),
-        context=tuple(known.context[i] for i in kept) if known.context else (),
-        history=tuple(known.history[i] for i in kept) if known.history else (),
+        entity,
+        items=tuple(entity.items[i] for i in rest),
+        labels=tuple(entity.labels[i] for i in rest),
+        context=tuple(entity.context[i] for i in rest) if entity.context else (),
+        history=tuple(entity.history[i] for i in rest) if entity.history else (),
     )
 
 
 def _scores(
-    recommender: Recommender, cases: Sequence[EncodedEntity], items: Tensor, question: EncodedQuery | None
+    recommender: Recommender, cases: Sequence[EncodedEntity], items: Tensor, query: EncodedQuery | None
 ) -> Tensor:
-    """Scores [N cases, N items]; the catalogue's are never all held."""
-    catalogue, rows = recommender.catalog.size(cases[0].own), len(cases[0].items)
+    """Score some items for each case, [cases, N]; the scores of the whole catalogue are held for one chunk only."""
+    catalog_size, rows = recommender.catalog.size(cases[0].catalog), len(cases[0].items)
     # Rows may be compared with all items of an own catalogue: a task there is as large as both together.
-    piece = max(1, FLOATS // (catalogue + WIDTH * rows if cases[0].own is None else catalogue * (1 + rows)))
+    own_catalog = cases[0].catalog is not None
+    task_floats = catalog_size * (1 + rows) if own_catalog else catalog_size + ROW_FLOATS * rows
+    step = max(1, MAX_BATCH_FLOATS // task_floats)
     compares = recommender.bundle.schema.objective in ("ranking", "choice")
-    found = []
-    for start in range(0, len(cases), piece):
-        scores = recommender.score_catalogs(recommender.adapt(cases[start : start + piece]), question)
-        found.append(_log_odds(scores, items) if compares else scores[:, items])
-    return torch.cat(found)
+    chunks = []
+    for start in range(0, len(cases), step):
+        scores = recommender.score_catalogs(recommender.adapt(cases[start : start + step]), query)
+        chunks.append(_log_odds(scores, items) if compares else scores[:, items])
+    return torch.cat(chunks)
 
 
 def _log_odds(scores: Tensor, items: Tensor) -> Tensor:
-    """Log-odds [T, N] of some items' shares of a softmax over scores [T, C]."""
+    """Compute log-odds [T, N] of some items' shares of a softmax over scores [T, C]."""
     shares = (scores[:, FIRST:].double().log_softmax(1))[:, items - FIRST]
     # An item that is all but alone still has finite odds.
     return (shares - torch.log(-torch.expm1(shares.clamp(max=-1e-12)))).float()
 
 
-def _cause(recommender: Recommender, known: EncodedEntity, place: int, moved: float) -> EventAttribution:
-    item = known.items[place]
-    name = recommender.catalog.item_name(item, known.own) if item >= FIRST else ""
-    return EventAttribution(name, known.labels[place], known.context[place] if known.context else {}, moved)
+def _attribution(recommender: Recommender, entity: EncodedEntity, row: int, score_change: float) -> EventAttribution:
+    item = entity.items[row]
+    name = recommender.catalog.item_name(item, entity.catalog) if item >= FIRST else ""
+    return EventAttribution(name, entity.labels[row], entity.context[row] if entity.context else {}, score_change)

@@ -1,4 +1,4 @@
-"""Filters on what items are like: which items of a catalogue a list may hold."""
+"""Filters by features of items: which items of a catalogue a list may hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recsys_meta.core.types import FIRST
 
 @dataclass(frozen=True)
 class FeatureFilter:
-    """What one feature must be: of values any of some, all of some, none of some; of a number at least and at most.
+    """Conditions on one feature: of values any of some, all of some, none of some; of a number at least and at most.
 
     An item whose number is not known is left out, one without values has none of any.
     """
@@ -28,69 +28,73 @@ class FeatureFilter:
     max: float | None = None
 
     @property
-    def of_numbers(self) -> bool:
+    def has_bounds(self) -> bool:
+        """True for conditions on a number."""
         return self.min is not None or self.max is not None
 
     @property
-    def of_values(self) -> bool:
+    def has_values(self) -> bool:
+        """True for conditions on values."""
         return self.any is not None or bool(self.all) or bool(self.none)
 
 
 def filter_mask(
-    rules: Mapping[str, FeatureFilter],
+    filters: Mapping[str, FeatureFilter],
     fields: Sequence[FeatureField],
     vocab: Vocabulary,
     features: Mapping[str, Tensor],
 ) -> Tensor:
-    """Which items fulfil all rules, [C] bool; features: name -> ids [C, L] or numbers [C].
+    """Mark the items that pass all filters, of which there is at least one, [C] bool; features: name -> ids [C, L] or
+    numbers [C].
 
-    Raises DataError for a feature of items that the model does not know, or a rule that is none for its kind.
+    Raises DataError for a feature of items that the model does not know, or a condition that its kind does not have.
     """
-    known = {f.name: f for f in fields if f.name in features}
-    kept: Tensor | None = None
-    for name, rule in rules.items():
-        if name not in known:
-            remedy = f"Known: {', '.join(sorted(known)) or 'none'}"
+    available = {f.name: f for f in fields if f.name in features}
+    masks: list[Tensor] = []
+    for name, condition in filters.items():
+        if name not in available:
+            remedy = f"Known: {', '.join(sorted(available)) or 'none'}"
             raise DataError("the model knows no such feature of items", field=name, remedy=remedy)
-        one = _numbers(name, rule, features[name]) if known[name].kind == "numeric" else None
-        one = _values(known[name], rule, vocab, features[name]) if one is None else one
-        kept = one if kept is None else kept & one
-    assert kept is not None
-    return kept
+        field = available[name]
+        if field.kind == "numeric":
+            masks.append(_number_mask(name, condition, features[name]))
+        else:
+            masks.append(_value_mask(field, condition, vocab, features[name]))
+    return torch.stack(masks).all(0)
 
 
-def _numbers(name: str, rule: FeatureFilter, values: Tensor) -> Tensor:
-    if rule.of_values:
+def _number_mask(name: str, condition: FeatureFilter, values: Tensor) -> Tensor:
+    if condition.has_values:
         raise DataError("holds numbers", field=name, remedy="Filter it with min and max")
-    kept = ~values.isnan()
-    if rule.min is not None:
-        kept = kept & (values >= _rounded(rule.min, values))
-    if rule.max is not None:
-        kept = kept & (values <= _rounded(rule.max, values))
-    return kept
+    mask = ~values.isnan()
+    if condition.min is not None:
+        mask = mask & (values >= _round_bound(condition.min, values))
+    if condition.max is not None:
+        mask = mask & (values <= _round_bound(condition.max, values))
+    return mask
 
 
-def _rounded(bound: float, values: Tensor) -> Tensor:
-    """A bound rounded as the values were, so that a value passes the bound that it was sent as. Beyond the range of the
+def _round_bound(bound: float, values: Tensor) -> Tensor:
+    """Round a bound as the values were, so that a value passes the bound that it was sent as. Beyond the range of the
     values it becomes infinite and goes on letting all of them pass, or none."""
     return torch.tensor(bound, dtype=torch.float64).to(values)
 
 
-def _values(field: FeatureField, rule: FeatureFilter, vocab: Vocabulary, ids: Tensor) -> Tensor:
-    if rule.of_numbers:
+def _value_mask(field: FeatureField, condition: FeatureFilter, vocab: Vocabulary, ids: Tensor) -> Tensor:
+    if condition.has_bounds:
         raise DataError("holds no numbers", field=field.name, remedy="Filter it with any, all and none")
 
-    def has(words: Sequence[str]) -> Tensor:
-        """Which items have each of the words, [W, C]; a word that the model does not know is nobody's."""
-        spelt = [w.lower() if field.kind == "text" else w for w in words]
-        wanted = torch.from_numpy(vocab.ids(f"item.{field.name}", spelt))
-        return ((ids == wanted[:, None, None]) & (wanted[:, None, None] >= FIRST)).any(2)
+    def has(values: Sequence[str]) -> Tensor:
+        """Mark the items that have each of the values, [V, C]; a value that the model does not know is on no item."""
+        spellings = [value.lower() if field.kind == "text" else value for value in values]
+        value_ids = torch.from_numpy(vocab.ids(f"item.{field.name}", spellings))[:, None, None]
+        return ((ids == value_ids) & (value_ids >= FIRST)).any(2)
 
-    kept = torch.ones(len(ids), dtype=torch.bool)
-    if rule.any is not None:
-        kept &= has(rule.any).any(0)
-    if rule.all:
-        kept &= has(rule.all).all(0)
-    if rule.none:
-        kept &= ~has(rule.none).any(0)
-    return kept
+    mask = torch.ones(len(ids), dtype=torch.bool)
+    if condition.any is not None:
+        mask &= has(condition.any).any(0)
+    if condition.all:
+        mask &= has(condition.all).all(0)
+    if condition.none:
+        mask &= ~has(condition.none).any(0)
+    return mask

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FIRST, UNKNOWN
-from recsys_meta.inference.ranking.topk import Best
+from recsys_meta.inference.ranking.topk import TopK
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityCatalogSpec
 from recsys_meta.models.bundle import Bundle, popular_scores
 from recsys_meta.models.functional.embeddings import catalogue_features
@@ -53,15 +53,15 @@ class ItemCatalog:
         """Look up the raw item of an id."""
         return (self.names if entity_catalog is None else entity_catalog.names)[item - FIRST]
 
-    def to_items(self, best: Best, entity_catalog: EntityCatalogSpec | None = None) -> list[ScoredItem]:
+    def to_items(self, top_k: TopK, entity_catalog: EntityCatalogSpec | None = None) -> list[ScoredItem]:
         """Convert scores and ids to items with names and titles."""
         names, titles = self.names if entity_catalog is None else entity_catalog.names, self.titles
-        return [ScoredItem(name := names[i - FIRST], score, titles.get(name)) for score, i in best]
+        return [ScoredItem(name := names[i - FIRST], score, titles.get(name)) for score, i in top_k]
 
     def fallback_scores(self, entity: EncodedEntity) -> Tensor:
         """Return scores [C] by popularity, for a model that fails: among training entities or, where the entity has a
         catalogue of its own, in its support."""
-        if entity.own is None:
+        if entity.catalog is None:
             return self.popularity_scores
         items = torch.tensor(entity.items, dtype=torch.int64)
-        return torch.bincount(items, minlength=self.size(entity.own)).float().log1p()
+        return torch.bincount(items, minlength=self.size(entity.catalog)).float().log1p()

@@ -18,7 +18,7 @@ from recsys_meta.core.types import FIRST
 from recsys_meta.inference.ranking.filters import FeatureFilter, filter_mask
 from recsys_meta.inference.ranking.item_catalog import ItemCatalog, ScoredItem
 from recsys_meta.inference.ranking.list_cursor import ListPosition
-from recsys_meta.inference.ranking.topk import Best, top_k, top_k_rows
+from recsys_meta.inference.ranking.topk import TopK, top_k, top_k_rows
 from recsys_meta.inference.requests.encoder import RequestEncoder
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityCatalogSpec, QueryContext, RawFeatures
 from recsys_meta.inference.requests.query_context import EncodedQuery, QueryEncoder
@@ -72,8 +72,8 @@ class ListBuilder:
         Raises DataError for a context or for features that the model does not have.
         """
         candidates = request.candidates or ()
-        if request.context is None and (entity.own is None or not candidates):
-            if entity.own is None and any(request.item_features.get(name) for name in candidates):
+        if request.context is None and (entity.catalog is None or not candidates):
+            if entity.catalog is None and any(request.item_features.get(name) for name in candidates):
                 raise DataError("only entities with items of their own can be told of new ones", field="features")
             return entity, None
         features: dict[str, RawFeatures] = {name: {} for name in candidates}
@@ -87,22 +87,22 @@ class ListBuilder:
         seen = self._seen_ids(entity, request, query)
         if not request.exclude:
             return seen
-        return seen.union(self.catalog.known_item_ids(request.exclude, entity.own))
+        return seen.union(self.catalog.known_item_ids(request.exclude, entity.catalog))
 
     def _seen_ids(self, entity: EncodedEntity, request: ListRequest, query: EncodedQuery | None) -> frozenset[int]:
-        if entity.own is None:
-            return frozenset() if request.include_seen else entity.seen
-        hidden = query.hidden if query else frozenset()
+        if entity.catalog is None:
+            return frozenset() if request.include_seen else entity.seen_items
+        hidden = query.hidden_items if query else frozenset()
         if request.include_seen is not False:  # an entity that chooses may well choose the same item again
             return hidden
         context = request.context
         by_actor = context is not None and (context.actor is not None or context.history is not None)
-        return hidden | (query.met if query and by_actor else entity.seen)
+        return hidden | (query.actor_items if query and by_actor else entity.seen_items)
 
     def batch_request(self, entity: EncodedEntity, request: ListRequest) -> TopKRequest | None:
         """Return the request in the form that can be answered for many entities at once, with one item more to tell
         whether any follow; None for a list of candidates or with filters, or of a catalogue of the entity's own."""
-        if entity.own is not None or request.candidates is not None or request.filters:
+        if entity.catalog is not None or request.candidates is not None or request.filters:
             return None
         return TopKRequest(request.n + 1, self.excluded_ids(entity, request))
 
@@ -118,9 +118,9 @@ class ListBuilder:
 
         Raises DataError for a filter that is wrong for its feature.
         """
-        candidates, unknown = None, list(entity.unknown)
+        candidates, unknown = None, list(entity.unknown_items)
         if request.candidates is not None:
-            candidates = self.catalog.item_ids(request.candidates, entity.own)
+            candidates = self.catalog.item_ids(request.candidates, entity.catalog)
             missing = {name for name, i in zip(request.candidates, candidates, strict=True) if i < FIRST}
             unknown = sorted(missing.union(unknown))
         items = self.top_k(
@@ -128,15 +128,15 @@ class ListBuilder:
             request.n + 1,
             exclude=self.excluded_ids(entity, request, query),
             candidates=candidates,
-            entity_catalog=entity.own,
+            entity_catalog=entity.catalog,
             mask=self.filter_mask(request.filters, entity) if request.filters else None,
             after=after,
         )
         return self._cut(items, unknown, entity, request)
 
-    def build_from_best(self, best: Best, entity: EncodedEntity, request: ListRequest) -> ItemList:
+    def build_from_top_k(self, top_k: TopK, entity: EncodedEntity, request: ListRequest) -> ItemList:
         """Make the list of a request whose `batch_request` has been answered."""
-        return self._cut(self.catalog.to_items(best), list(entity.unknown), entity, request)
+        return self._cut(self.catalog.to_items(top_k), list(entity.unknown_items), entity, request)
 
     def _cut(
         self, items: list[ScoredItem], unknown: list[str], entity: EncodedEntity, request: ListRequest
@@ -145,7 +145,7 @@ class ListBuilder:
         if len(items) <= request.n or request.n < 1:
             return ItemList(items[: request.n], unknown, None)
         last = items[request.n - 1]
-        (item,) = self.catalog.item_ids([last.item], entity.own)
+        (item,) = self.catalog.item_ids([last.item], entity.catalog)
         return ItemList(items[: request.n], unknown, ListPosition(last.score, item))
 
     def top_k(
@@ -186,15 +186,15 @@ class ListBuilder:
         """Select the n best of scores [T, C] for each of T entities, as `build` does for a request of n items."""
         request = ListRequest(n)
         exclude = [self.excluded_ids(entity, request) for entity in entities]
-        if all(entity.own is None for entity in entities):
+        if all(entity.catalog is None for entity in entities):
             requests = [TopKRequest(n, ids) for ids in exclude]
             return [self.catalog.to_items(best) for best in self.top_k_ids(scores, requests)]
         return [
-            self.top_k(row[: self.catalog.size(entity.own)], n, exclude=ids, entity_catalog=entity.own)
+            self.top_k(row[: self.catalog.size(entity.catalog)], n, exclude=ids, entity_catalog=entity.catalog)
             for row, entity, ids in zip(scores, entities, exclude, strict=True)
         ]
 
-    def top_k_ids(self, scores: Tensor, requests: Sequence[TopKRequest]) -> list[Best]:
+    def top_k_ids(self, scores: Tensor, requests: Sequence[TopKRequest]) -> list[TopK]:
         """Select what `top_k` selects from each row of scores [T, C] of the model's catalogue: scores and ids."""
         allowed = scores.numpy().copy()
         allowed[:, :FIRST] = -np.inf
@@ -207,6 +207,8 @@ class ListBuilder:
         """Mark the items of the entity's catalogue that pass all filters, [C] bool. Raises DataError for a wrong
         filter."""
         features: Mapping[str, Tensor] = self.catalog.features
-        if entity.own is not None:
-            features = {name: values[0] for name, values in self._encoder.catalogue([entity.own]).features.items()}
+        if entity.catalog is not None:
+            features = {
+                name: values[0] for name, values in self._encoder.entity_catalogs([entity.catalog]).features.items()
+            }
         return filter_mask(filters, self._encoder.schema.item_features, self._encoder.vocab, features)

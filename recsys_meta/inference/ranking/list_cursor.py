@@ -15,7 +15,7 @@ import hmac
 import struct
 from typing import NamedTuple
 
-from recsys_meta.inference.requests.entity import EncodedEntity, QueryContext, canonical
+from recsys_meta.inference.requests.entity import EncodedEntity, QueryContext, canonical_json
 
 _FORM = struct.Struct(">8s16sH8s8sfI")
 _SIGNATURE = 13
@@ -56,7 +56,7 @@ class ListCursor(NamedTuple):
     def can_continue(self, entity: EncodedEntity) -> bool:
         """Return True where the list can still be made, if its state is found: ids of a catalogue of the entity's own
         hold for one support only."""
-        return entity.own is None or self.is_current(entity)
+        return entity.catalog is None or self.is_current(entity)
 
 
 class ListScope(NamedTuple):
@@ -90,7 +90,7 @@ def context_digest(context: QueryContext | None) -> bytes:
         return scope_digest("")
     # A category such as 7 is a number in JSON and a text on the command line.
     values = {name: str(value) for name, value in context.context.items() if value is not None}
-    return scope_digest(canonical({**vars(context), "context": values}))
+    return scope_digest(canonical_json({**vars(context), "context": values}))
 
 
 def secret_of(*parts: str) -> bytes:

@@ -1,1 +1,1 @@
-"""What a caller says of an entity, read and encoded for the model."""
+"""Requests about an entity, read and encoded for one model."""

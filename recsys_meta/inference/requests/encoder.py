@@ -1,4 +1,4 @@
-"""From a model's words to tensors: supports, and rows to be scored, as training and evaluation have them."""
+"""From raw values to tensors: supports, rows and catalogues, as training and evaluation have them."""
 
 from __future__ import annotations
 
@@ -20,53 +20,59 @@ from recsys_meta.inference.requests.entity import EncodedEntity, EntityCatalogSp
 
 @dataclass(frozen=True)
 class RequestEncoder:
-    """Encodes for one model. `ids`: padded ids of its items; `table`: their features [C, ...], where it has them."""
+    """Encodes requests for one model. item_ids: padded ids of its items by name; item_features: their features [C, ...]
+    by name, where every entity has a catalogue of its own."""
 
     schema: Schema
     vocab: Vocabulary
-    ids: Mapping[str, int]
-    table: Mapping[str, Tensor] = field(default_factory=dict)
+    item_ids: Mapping[str, int]
+    item_features: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def support(self, known: Sequence[EncodedEntity]) -> Support:
-        """The support of T newcomers. Raises DataError for a feature the schema does not have, or a wrong value."""
-        features = encode_raw(self.schema.all_entity_features, self.vocab, "entity", [k.features for k in known])
-        rows = collate([list(k.items) for k in known], [list(k.labels) for k in known])
+    def support(self, entities: Sequence[EncodedEntity]) -> Support:
+        """Encode the supports of T entities. Raises DataError for a feature the schema does not have, or a wrong
+        value."""
+        features = encode_raw(self.schema.all_entity_features, self.vocab, "entity", [e.features for e in entities])
+        rows = collate([list(e.items) for e in entities], [list(e.labels) for e in entities])
         if self.schema.context:
-            words = [w for k in known for w in (k.context or ({},) * len(k.items))]
-            rows = replace(rows, context=self._context(words, rows.mask))
+            context = [values for e in entities for values in (e.context or ({},) * len(e.items))]
+            rows = replace(rows, context=self._context(context, rows.mask))
         if self.schema.actor:
-            rows = replace(
-                rows, history=_histories([h for k in known for h in (k.history or ((),) * len(k.items))], rows.mask)
-            )
-        own = None if self.schema.home is None else self.catalogue([k.own or EntityCatalogSpec() for k in known])
-        return Support(features, rows, own)
+            history = [items for e in entities for items in (e.history or ((),) * len(e.items))]
+            rows = replace(rows, history=_histories(history, rows.mask))
+        catalogs = None
+        if self.schema.home is not None:
+            catalogs = self.entity_catalogs([e.catalog or EntityCatalogSpec() for e in entities])
+        return Support(features, rows, catalogs)
 
-    def unknown(self, features: RawFeatures) -> list[str]:
-        """Features of a newcomer, by name, of which a value is none of the data's."""
+    def unknown_features(self, features: RawFeatures) -> list[str]:
+        """List the names of an entity's features of which a value does not occur in the training data."""
         if not features:
             return []
         return unseen_features(self.schema.all_entity_features, self.vocab, "entity", features)
 
-    def rows(self, items: Sequence[int], words: Sequence[RawFeatures], history: Sequence[int] = ()) -> Interactions:
-        """R rows of one newcomer to be scored, [1, R]; all have the same history. Labels are 0."""
+    def rows(self, items: Sequence[int], context: Sequence[RawFeatures], history: Sequence[int] = ()) -> Interactions:
+        """Encode R rows of one entity to be scored, [1, R]; all have the same history. Labels are 0."""
         shape = 1, len(items)
         item = torch.tensor(items, dtype=torch.int64).reshape(shape)
         mask = torch.ones(shape, dtype=torch.bool)
-        past = _histories([tuple(history)] * len(items), mask) if self.schema.actor else None
-        return Interactions(item, torch.zeros(shape), mask, self._context(words, mask), past)
+        histories = _histories([tuple(history)] * len(items), mask) if self.schema.actor else None
+        return Interactions(item, torch.zeros(shape), mask, self._context(context, mask), histories)
 
-    def catalogue(self, own: Sequence[EntityCatalogSpec]) -> EntityCatalog:
-        """The catalogues of T newcomers, padded. What was not told of an item that the model has is looked up."""
-        count = torch.tensor([len(o.names) for o in own])
-        place = torch.arange(int(count.max()) + FIRST if len(own) else FIRST) - FIRST
-        mask = (place >= 0) & (place < count[:, None])
+    def entity_catalogs(self, catalogs: Sequence[EntityCatalogSpec]) -> EntityCatalog:
+        """Encode the catalogues of T entities, padded. A feature that was not given of an item that the model has is
+        looked up."""
+        count = torch.tensor([len(catalog.names) for catalog in catalogs])
+        position = torch.arange(int(count.max()) + FIRST if len(catalogs) else FIRST) - FIRST
+        mask = (position >= 0) & (position < count[:, None])
         item = torch.full(mask.shape, PAD, dtype=torch.int64)
-        item[mask] = torch.tensor([self.ids.get(n, UNKNOWN) for o in own for n in o.names], dtype=torch.int64)
-        told = encode_raw(self._item_fields, self.vocab, "item", [w for o in own for w in o.features])
-        features = {name: _scattered(self._completed(name, values, item[mask]), mask) for name, values in told.items()}
+        ids = [self.item_ids.get(name, UNKNOWN) for catalog in catalogs for name in catalog.names]
+        item[mask] = torch.tensor(ids, dtype=torch.int64)
+        raw = [features for catalog in catalogs for features in catalog.features]
+        encoded = encode_raw(self._item_fields, self.vocab, "item", raw)
+        features = {name: _scatter(self._complete(name, values, item[mask]), mask) for name, values in encoded.items()}
         return EntityCatalog(item, features, mask)
 
-    def check(self, row: RawFeatures, item: RawFeatures) -> None:
+    def check_values(self, row: RawFeatures, item: RawFeatures) -> None:
         """Raise DataError for values of a row or of an item that cannot be read."""
         encode_raw(self.schema.context, self.vocab, "context", [row])
         encode_raw(self._item_fields, self.vocab, "item", [item])
@@ -75,32 +81,32 @@ class RequestEncoder:
     def _item_fields(self) -> list[FeatureField]:
         return [f for f in self.schema.item_features if f.name != self.schema.home]
 
-    def _completed(self, name: str, told: Tensor, item: Tensor) -> Tensor:
-        """Values told of items [N], and where nothing was the table's."""
-        if name not in self.table:
-            return told
-        here = self.table[name][item]
-        if told.dim() == 1:
-            return torch.where(told.isnan(), here, told)
-        width = max(told.shape[1], here.shape[1])
-        told, here = (torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in (told, here))
-        return torch.where((told != PAD).any(1, keepdim=True), told, here)
+    def _complete(self, name: str, values: Tensor, item: Tensor) -> Tensor:
+        """Fill the values of items [N] that were not given with those that the model has of them."""
+        if name not in self.item_features:
+            return values
+        stored = self.item_features[name][item]
+        if values.dim() == 1:
+            return torch.where(values.isnan(), stored, values)
+        width = max(values.shape[1], stored.shape[1])
+        values, stored = (torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in (values, stored))
+        return torch.where((values != PAD).any(1, keepdim=True), values, stored)
 
-    def _context(self, words: Sequence[RawFeatures], mask: Tensor) -> dict[str, Tensor]:
-        """Context of rows: ids or numbers [T, R]; words [N] belong to the rows of the mask, in order."""
-        found = encode_raw(self.schema.context, self.vocab, "context", words)
-        return {n: _scattered(v if v.is_floating_point() else v[:, 0], mask) for n, v in found.items()}
+    def _context(self, context: Sequence[RawFeatures], mask: Tensor) -> dict[str, Tensor]:
+        """Encode the context of rows, ids or numbers [T, R]; context [N] is that of the rows of the mask, in order."""
+        encoded = encode_raw(self.schema.context, self.vocab, "context", context)
+        return {n: _scatter(v if v.is_floating_point() else v[:, 0], mask) for n, v in encoded.items()}
 
 
-def _scattered(values: Tensor, mask: Tensor) -> Tensor:
-    """Values [N, ...] put where the mask [T, R] is true; elsewhere nothing is known (NaN, or padding)."""
+def _scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """Put values [N, ...] where the mask [T, R] is true; elsewhere stands NaN, or padding."""
     fill = math.nan if values.is_floating_point() else PAD
-    made = torch.full((*mask.shape, *values.shape[1:]), fill, dtype=values.dtype)
-    made[mask] = values
-    return made
+    result = torch.full((*mask.shape, *values.shape[1:]), fill, dtype=values.dtype)
+    result[mask] = values
+    return result
 
 
 def _histories(history: Sequence[Sequence[int]], mask: Tensor) -> Tensor:
-    """Histories of rows [T, R, H], padded."""
-    padded = [[*row[:HISTORY], *[PAD] * (HISTORY - len(row))] for row in history]
-    return _scattered(torch.tensor(padded, dtype=torch.int64).reshape(len(padded), HISTORY), mask)
+    """Pad the histories of rows to [T, R, H]."""
+    rows = [[*row[:HISTORY], *[PAD] * (HISTORY - len(row))] for row in history]
+    return _scatter(torch.tensor(rows, dtype=torch.int64).reshape(len(rows), HISTORY), mask)

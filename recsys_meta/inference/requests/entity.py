@@ -1,4 +1,4 @@
-"""Newcomers: as callers tell them, and the same in a model's words."""
+"""Entities: their features and events as callers give them, and the same encoded for one model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import NamedTuple
 from recsys_meta.core.types import FIRST
 
 RawFeatures = Mapping[str, object]
-_encode = json.JSONEncoder(sort_keys=True, default=str).encode  # made once: that takes as long as encoding
+"""Raw values by the name of their feature or context field."""
+
+_encode_json = json.JSONEncoder(sort_keys=True, default=str).encode  # made once: that takes as long as encoding
 
 
 class Interaction(NamedTuple):
-    """One raw event of a newcomer. `label` None means "it happened"; `time` in seconds since 1970 UTC.
+    """One raw event of an entity. `label` None means "it happened"; `time` in seconds since 1970 UTC.
 
     `context` is what the row was like and, where every entity has items of its own, what its item is like; `actor` is
     who acted, where rows have several.
@@ -31,7 +33,7 @@ class Interaction(NamedTuple):
 
 @dataclass(frozen=True)
 class EntityRequest:
-    """What a caller knows of one entity: raw feature values and its interactions in any order."""
+    """An entity as a caller describes it: raw feature values and its interactions in any order."""
 
     features: RawFeatures = field(default_factory=dict)
     events: Sequence[Interaction] = ()
@@ -39,7 +41,8 @@ class EntityRequest:
 
 @dataclass(frozen=True)
 class QueryContext:
-    """When and by whom a list is asked for: its context, who acts, where, and what that actor met, the last one last.
+    """The context in which a list is asked for: fields of the row, who acts, at which latitude and longitude, and which
+    items that actor met, the last one last.
 
     Without a history it is what the entity's events say of the actor.
     """
@@ -52,7 +55,7 @@ class QueryContext:
 
 @dataclass(frozen=True)
 class EntityCatalogSpec:
-    """An entity's own catalogue: its items by local id - FIRST, and what is known of each."""
+    """An entity's own catalogue: the names of its items by local id - FIRST, and the raw features of each."""
 
     names: tuple[str, ...] = ()
     features: tuple[RawFeatures, ...] = ()
@@ -62,57 +65,64 @@ class EntityCatalogSpec:
         """Local ids by name."""
         return {name: i for i, name in enumerate(self.names, FIRST)}
 
-    def joined(self, told: Mapping[str, RawFeatures]) -> EntityCatalogSpec:
-        """With what is told of items: new ones come last, so that no id changes."""
-        new = sorted(set(told) - self.ids.keys())
+    def with_item_features(self, item_features: Mapping[str, RawFeatures]) -> EntityCatalogSpec:
+        """Return the catalogue with features of items, by item; new items come last, so that no id changes."""
+        new = sorted(set(item_features) - self.ids.keys())
         features = [
-            {**old, **told[n]} if told.get(n) else old for n, old in zip(self.names, self.features, strict=True)
+            {**old, **item_features[name]} if item_features.get(name) else old
+            for name, old in zip(self.names, self.features, strict=True)
         ]
-        return EntityCatalogSpec((*self.names, *new), (*features, *(told[n] for n in new)))
+        return EntityCatalogSpec((*self.names, *new), (*features, *(item_features[name] for name in new)))
 
 
 @dataclass(frozen=True)
 class EncodedEntity:
-    """A newcomer in the model's terms: support rows, all items it has met, and raw items the model lacks.
+    """An entity encoded for one model: the rows of its support, and what the model lacks of it.
 
-    Ids are local where the entity has a catalogue of its own (`own`). context and history have an entry for each row,
-    or none at all; acts: the items each actor met, the last one first; base: the digest before items were told of, and
-    what was told.
+    items, labels: the support's rows; seen_items: ids of all items that it met, also outside the support;
+    unknown_items: raw items that the model lacks; features: raw values; context, history: an entry for each row, or
+    none at all; actor_items: the items that each actor met, the last one first; catalog: the entity's own catalogue, in
+    which its ids are then local; base_digest: the digest before features of items were added to the catalogue, and
+    those features.
     """
 
     items: tuple[int, ...]
     labels: tuple[float, ...]
-    seen: frozenset[int]
-    unknown: tuple[str, ...]
+    seen_items: frozenset[int]
+    unknown_items: tuple[str, ...]
     features: RawFeatures
     context: tuple[RawFeatures, ...] = ()
     history: tuple[tuple[int, ...], ...] = ()
-    acts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    own: EntityCatalogSpec | None = None
-    base: tuple[str, str] | None = None
+    actor_items: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    catalog: EntityCatalogSpec | None = None
+    base_digest: tuple[str, str] | None = None
 
     @cached_property
     def digest(self) -> str:
-        """Hash of all that adaptation depends on beside the model; the order of events does not matter."""
+        """Hash of all that adaptation depends on beside the model, 32 hexadecimal digits; the order of events does not
+        matter."""
         content: list[object]
-        if self.base is not None:
-            content = list(self.base)  # thousands of rows are not read again for one more item
-        elif self.context or self.history or self.own is not None:
+        if self.base_digest is not None:
+            content = list(self.base_digest)  # thousands of rows are not hashed again for one more item
+        elif self.context or self.history or self.catalog is not None:
             content = [self.items, self.labels, self.context, self.history, self.features]
-            content += [] if self.own is None else [self.own.names, self.own.features]
+            content += [] if self.catalog is None else [self.catalog.names, self.catalog.features]
         else:
             # The plain case: to write numbers as Python does takes a fifth of what JSON takes.
-            plain = f"{sorted(zip(self.items, self.labels, strict=True))}{canonical(self.features)}"
+            plain = f"{sorted(zip(self.items, self.labels, strict=True))}{canonical_json(self.features)}"
             return hashlib.sha256(plain.encode(errors="surrogatepass")).hexdigest()[:32]
-        return hashlib.sha256(_encode(content).encode()).hexdigest()[:32]
+        return hashlib.sha256(_encode_json(content).encode()).hexdigest()[:32]
 
-    def joined(self, told: Mapping[str, RawFeatures]) -> EncodedEntity:
-        """With what is told of items of its own catalogue; the same where nothing is."""
-        if self.own is None or all(not words and name in self.own.ids for name, words in told.items()):
+    def with_item_features(self, item_features: Mapping[str, RawFeatures]) -> EncodedEntity:
+        """Return the entity with features of items, by item, in its own catalogue; itself where that changes nothing or
+        it has none."""
+        catalog = self.catalog
+        if catalog is None or all(not values and name in catalog.ids for name, values in item_features.items()):
             return self
-        return replace(self, own=self.own.joined(told), base=(self.digest, canonical(told)))
+        base_digest = self.digest, canonical_json(item_features)
+        return replace(self, catalog=catalog.with_item_features(item_features), base_digest=base_digest)
 
 
-def canonical(words: Mapping[str, object]) -> str:
-    """The same text for the same words."""
-    return _encode(words) if words else "{}"
+def canonical_json(values: Mapping[str, object]) -> str:
+    """Write values as JSON with sorted keys: equal values give equal texts."""
+    return _encode_json(values) if values else "{}"

@@ -24,9 +24,9 @@ class EncodedQuery:
     """
 
     rows: Interactions
-    catalogue: int
-    hidden: frozenset[int] = frozenset()
-    met: frozenset[int] = frozenset()
+    catalog_size: int
+    hidden_items: frozenset[int] = frozenset()
+    actor_items: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,18 @@ class QueryEncoder:
         features = item_features or {}
         self._check(context, features)
         where: RawFeatures = {} if context.at is None else dict(zip((LATITUDE, LONGITUDE), context.at, strict=True))
-        past = list(context.history or ())
-        names = entity.own.ids.keys() if entity.own is not None else ()
-        unknown = {
-            n for n in [*features, *past] if not features.get(n) and n not in self.encoder.ids and n not in names
-        }
-        if entity.own is not None:
-            here = {HERE: where} if where and where.keys() <= self.fields.item.keys() else {}
-            entity = entity.joined({n: features.get(n, {}) for n in [*features, *past] if n not in unknown} | here)
-        ids = self.encoder.ids if entity.own is None else entity.own.ids
+        named = {name: features.get(name, {}) for name in [*features, *(context.history or ())]}
+        unknown = self._unknown_items(entity, named)
+        if entity.catalog is not None:
+            here = {HERE: where} if where and where.keys() <= self.fields.item_fields.keys() else {}
+            entity = entity.with_item_features({n: named[n] for n in named if n not in unknown} | here)
+        ids = self.encoder.item_ids if entity.catalog is None else entity.catalog.ids
         history = _history(entity, context, ids)
         hidden = frozenset([ids[HERE]]) if where and HERE in ids else frozenset[int]()
-        values = {**context.context, **self.fields.of_row(where)}
+        values = {**context.context, **self.fields.row_values(where)}
         rows = self.encoder.rows([UNKNOWN], [values], [*hidden, *history])
-        if not unknown <= set(entity.unknown):
-            entity = replace(entity, unknown=tuple(sorted(unknown.union(entity.unknown))))
+        if not unknown <= set(entity.unknown_items):
+            entity = replace(entity, unknown_items=tuple(sorted(unknown.union(entity.unknown_items))))
         return entity, EncodedQuery(rows, FIRST + len(ids), hidden, frozenset(history))
 
     def rows(self, entity: EncodedEntity, rows: Sequence[tuple[str, RawFeatures]]) -> Interactions:
@@ -71,22 +68,31 @@ class QueryEncoder:
         Raises DataError for a context that the model does not have.
         """
         for _, context in rows:
-            self.fields.check(context, self.fields.row)
-        ids = self.encoder.ids if entity.own is None else entity.own.ids
+            self.fields.check(context, self.fields.row_fields)
+        ids = self.encoder.item_ids if entity.catalog is None else entity.catalog.ids
         return self.encoder.rows([ids.get(item, UNKNOWN) for item, _ in rows], [context for _, context in rows])
 
     def check_context(self, context: RawFeatures) -> None:
         """Raise DataError for the context of an event that the model cannot read."""
         self.fields.check(context)
-        self.encoder.check(self.fields.of_row(context), self.fields.of_item(context))
+        self.encoder.check_values(self.fields.row_values(context), self.fields.item_values(context))
+
+    def _unknown_items(self, entity: EncodedEntity, item_features: Mapping[str, RawFeatures]) -> set[str]:
+        """Find the items without features that neither the model nor the entity's own catalogue has."""
+        names = entity.catalog.ids.keys() if entity.catalog is not None else ()
+        return {
+            name
+            for name, features in item_features.items()
+            if not features and name not in self.encoder.item_ids and name not in names
+        }
 
     def _check(self, context: QueryContext, item_features: Mapping[str, RawFeatures]) -> None:
-        self.fields.check(context.context, self.fields.row)
+        self.fields.check(context.context, self.fields.row_fields)
         if not self.schema.actor and (context.actor is not None or context.history is not None):
             raise DataError("the model's rows have no actors", field="actor" if context.actor else "history")
         for features in item_features.values():
-            self.fields.check(features, self.fields.item, "item feature")
-        if context.at is not None and not {LATITUDE, LONGITUDE} <= self.fields.every.keys():
+            self.fields.check(features, self.fields.item_fields, "item feature")
+        if context.at is not None and not {LATITUDE, LONGITUDE} <= self.fields.all_fields.keys():
             raise DataError("the model knows nothing of places", field=LATITUDE)
 
 
@@ -94,4 +100,4 @@ def _history(entity: EncodedEntity, context: QueryContext, ids: Mapping[str, int
     """Look up the items that the actor met, last first: those of the context, or else of the entity's events."""
     if context.history is not None:
         return tuple(ids[name] for name in reversed(context.history) if name in ids)
-    return entity.acts.get(context.actor, ()) if context.actor is not None else ()
+    return entity.actor_items.get(context.actor, ()) if context.actor is not None else ()

@@ -65,11 +65,11 @@ def test_of_ratings_it_is_the_expected_reduction_of_variance(gauss):
         state = gauss.adapt([known])
         covariance = x @ state["covariance"][0].double() @ x.T
         wanted = covariance.square().mean(1) / (covariance.diagonal() + NOISE**2)
-        wanted[[i - 2 for i in known.seen]] = -1
+        wanted[[i - 2 for i in known.seen_items]] = -1
         best = most_informative_items(gauss, known, 1)[0]
         assert best.item == f"i{int(wanted.argmax())}"
         assert best.value == pytest.approx(float(wanted.max()), rel=1e-3)
-        assert best.chance == 1
+        assert best.probability == 1
 
 
 def test_asking_what_was_chosen_lowers_the_variance_more_than_asking_at_random(gauss):
@@ -92,7 +92,7 @@ def naive_ranking(model, known):
 
     before, found = shares([known])[0], {}
     for item in range(2, len(before) + 2):
-        if item not in known.seen:
+        if item not in known.seen_items:
             after = shares([simulated_answers(known, item, 1.0)])[0]
             found[item] = float(before[item - 2].exp() * (after.exp() * (after - before)).sum())
     return found

@@ -21,7 +21,7 @@ def share(recommender, known, item, question=None):
 
 def check(recommender, known, items, question=None):
     """Every cause against its definition; answers them all."""
-    found = explain_items(recommender, known, items, question, most=99)
+    found = explain_items(recommender, known, items, question, max_attributions=99)
     everything = range(len(known.items))
     for item, why in zip(items, found, strict=True):
         assert why.prior == pytest.approx(
@@ -30,8 +30,8 @@ def check(recommender, known, items, question=None):
         full = share(recommender, known, item, question)
         naive = [full - share(recommender, supports_without(known, [i]), item, question) for i in everything]
         big = sorted((m for m in naive if abs(m) > 1e-4), key=abs, reverse=True)
-        assert [c.moved for c in why.causes][: len(big)] == pytest.approx(big, abs=1e-4)
-        assert all(abs(c.moved) < 2e-4 for c in why.causes[len(big) :])
+        assert [c.score_change for c in why.attributions][: len(big)] == pytest.approx(big, abs=1e-4)
+        assert all(abs(c.score_change) < 2e-4 for c in why.attributions[len(big) :])
     return found
 
 
@@ -39,17 +39,17 @@ def test_of_a_ranking():
     model = served.ranking()
     known = model.read_support(EntityRequest({"age": 30}, [Interaction(f"i{n}") for n in (1, 5, 9, 20)]))
     found = check(model, known, [4, 10, 17])
-    assert {c.item for why in found for c in why.causes} <= {"i1", "i5", "i9", "i20"}
-    assert all(c.label == 1 and c.context == {} for why in found for c in why.causes)
-    few = explain_items(model, known, [4], most=2)[0]
-    assert few.causes == explain_items(model, known, [4])[0].causes[:2] and len(few.causes) == 2
+    assert {c.item for why in found for c in why.attributions} <= {"i1", "i5", "i9", "i20"}
+    assert all(c.label == 1 and c.context == {} for why in found for c in why.attributions)
+    few = explain_items(model, known, [4], max_attributions=2)[0]
+    assert few.attributions == explain_items(model, known, [4])[0].attributions[:2] and len(few.attributions) == 2
 
 
 def test_of_a_rating():
     model = served.rating()
     known = model.read_support(EntityRequest(events=[Interaction("i1", 5.0), Interaction("i2", 1.0)]))
     found = check(model, known, [7])
-    assert {c.item: c.label for c in found[0].causes} == {"i1": 5.0, "i2": 1.0}
+    assert {c.item: c.label for c in found[0].attributions} == {"i1": 5.0, "i2": 1.0}
 
 
 def test_of_clicks_in_a_context():
@@ -59,8 +59,10 @@ def test_of_clicks_in_a_context():
         model.read_support(EntityRequest(events=events)), QueryContext({"position": 2})
     )
     found = check(model, known, [3], question)[0]
-    assert [(c.item, c.label) for c in found.causes if c.moved < 0] == [("", 0.0)], "an item that the model lacks"
-    assert [c.context for c in found.causes if c.context] == [{"position": 0}]
+    assert [(c.item, c.label) for c in found.attributions if c.score_change < 0] == [("", 0.0)], (
+        "an item that the model lacks"
+    )
+    assert [c.context for c in found.attributions if c.context] == [{"position": 0}]
 
 
 def test_of_choices():
@@ -68,15 +70,15 @@ def test_of_choices():
     steps = [("ann", "x"), ("bob", "y"), ("ann", "y"), ("bob", "z")]
     events = [Interaction(item, None, n, {"lat": 5.0 + n, "lon": 1.0}, actor) for n, (actor, item) in enumerate(steps)]
     known, question = model.queries.encode(model.read_support(EntityRequest(events=events)), QueryContext(actor="ann"))
-    found = check(model, known, [known.own.ids["y"]], question)[0]
-    assert [c.item for c in found.causes if c.moved > 0] == ["y", "y"]
+    found = check(model, known, [known.catalog.ids["y"]], question)[0]
+    assert [c.item for c in found.attributions if c.score_change > 0] == ["y", "y"]
 
 
 def test_before_the_first_event_nothing_moved_anything():
     model = served.ranking()
     known = model.read_support(EntityRequest())
     why = explain_items(model, known, [5])[0]
-    assert why.causes == () and why.prior == pytest.approx(share(model, known, 5), abs=1e-5)
+    assert why.attributions == () and why.prior == pytest.approx(share(model, known, 5), abs=1e-5)
     assert explain_items(model, known, []) == []
 
 
@@ -84,7 +86,9 @@ def test_a_large_catalogue_is_worked_through_piece_by_piece(monkeypatch):
     model = served.ranking()
     known = model.read_support(EntityRequest(events=[Interaction(f"i{n}") for n in range(9)]))
     whole = explain_items(model, known, [20, 25])
-    monkeypatch.setattr("recsys_meta.inference.insight.explanations.FLOATS", 70)
+    monkeypatch.setattr("recsys_meta.inference.insight.explanations.MAX_BATCH_FLOATS", 70)
     for a, b in zip(whole, explain_items(model, known, [20, 25]), strict=True):
         assert a.prior == pytest.approx(b.prior, abs=1e-5)
-        assert {c.item: pytest.approx(c.moved, abs=1e-5) for c in a.causes} == {c.item: c.moved for c in b.causes}
+        assert {c.item: pytest.approx(c.score_change, abs=1e-5) for c in a.attributions} == {
+            c.item: c.score_change for c in b.attributions
+        }

@@ -13,7 +13,7 @@ from recsys_meta.inference.ranking import topk
 from recsys_meta.inference.ranking.topk import top_k, top_k_rows
 
 
-def plain(scores: torch.Tensor, n: int) -> topk.Best:
+def plain(scores: torch.Tensor, n: int) -> topk.TopK:
     found = sorted(((s, i) for i, s in enumerate(scores.tolist()) if s > -math.inf), key=lambda one: (-one[0], one[1]))
     return found[:n]
 
@@ -27,14 +27,16 @@ def test_against_a_sort_with_many_ties(values, n, block):
     scores = torch.tensor(values, dtype=torch.float32)
     with pytest.MonkeyPatch.context() as patch:
         for many in (0, 10**9):
-            patch.setattr(topk, "BLOCK", block)
-            patch.setattr(topk, "MANY", many)
+            patch.setattr(topk, "BLOCK_SIZE", block)
+            patch.setattr(topk, "MIN_BLOCKED_SCORES", many)
             assert top_k(scores, n) == plain(scores, n)
-        patch.setattr(topk, "PILES", block)
+        patch.setattr(topk, "MIN_PILES", block)
         assert top_k_rows(torch.stack([scores, scores.flip(0)]), n) == [plain(scores, n), plain(scores.flip(0), n)]
 
 
-@pytest.mark.parametrize("size", [topk.MANY - 1, topk.MANY, topk.MANY + 7, 100_000])
+@pytest.mark.parametrize(
+    "size", [topk.MIN_BLOCKED_SCORES - 1, topk.MIN_BLOCKED_SCORES, topk.MIN_BLOCKED_SCORES + 7, 100_000]
+)
 @pytest.mark.parametrize("n", [1, 10, 100])
 def test_a_large_catalogue(size, n):
     scores = torch.randn(size, generator=torch.Generator().manual_seed(size)).round(decimals=2)

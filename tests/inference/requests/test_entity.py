@@ -41,7 +41,7 @@ def test_every_click_is_a_row_with_its_context(clicks):
         )
     )
     assert known.items == (3, 3, 1) and known.labels == (0.0, 1.0, 0.0)
-    assert known.unknown == ("new",) and known.seen == {3}
+    assert known.unknown_items == ("new",) and known.seen_items == {3}
     rows = clicks.encoder.support([known, clicks.read_support(EntityRequest())]).rows
     assert rows.item.tolist() == [[3, 3, 1], [0, 0, 0]] and rows.mask.tolist() == [[True] * 3, [False] * 3]
     assert rows.context["position"].nan_to_num(-1).tolist() == [[-1, 3, -1], [-1, -1, -1]]
@@ -64,17 +64,17 @@ def test_only_the_newest_rows_count(clicks, visits):
     assert len(known.items) == MAX_SUPPORT and known.labels[:2] == (1.0, 0.0)
     steps = [went("a", f"x{n}", n) for n in range(MAX_CHOICES + 3)]
     known = visits.read_support(EntityRequest(events=steps))
-    assert len(known.items) == MAX_CHOICES and len(known.own.names) == MAX_CHOICES + 3
-    first = known.own.names[known.items[0] - 2], [known.own.names[i - 2] for i in known.history[0]]
+    assert len(known.items) == MAX_CHOICES and len(known.catalog.names) == MAX_CHOICES + 3
+    first = known.catalog.names[known.items[0] - 2], [known.catalog.names[i - 2] for i in known.history[0]]
     assert first == ("x3", ["x2", "x1", "x0"])
 
 
 def test_a_history_is_what_its_actor_did_before_the_last_one_first(visits):
     steps = [went("a", "x", 1), went("b", "y", 2), went("a", "y", 3), went(None, "x", 4), went("a", "x", 5)]
     known = visits.read_support(EntityRequest(events=steps))
-    x, y = known.own.ids["x"], known.own.ids["y"]
+    x, y = known.catalog.ids["x"], known.catalog.ids["y"]
     assert known.history == ((), (), (x,), (), (y, x))
-    assert known.acts == {"a": (x, y, x), "b": (y,)}
+    assert known.actor_items == {"a": (x, y, x), "b": (y,)}
     rows = visits.encoder.support([known]).rows
     assert rows.history[0, 4, :3].tolist() == [y, x, 0] and rows.history.shape == (1, 5, HISTORY)
 
@@ -83,7 +83,7 @@ def test_a_catalogue_is_what_was_met_with_the_last_word_on_each_item(visits):
     steps = [went("a", "k1", 1), went("a", "x", 2, lat=41.0, lon=-70.0), went("a", "x", 3, lat=41.5, category="bar")]
     known = visits.read_support(EntityRequest(events=[*steps, went("a", "bare", 4)]))
     own = visits.encoder.support([known, visits.read_support(EntityRequest())]).catalogue
-    assert known.own.names == ("bare", "k1", "x") and known.unknown == ("bare",)
+    assert known.catalog.names == ("bare", "k1", "x") and known.unknown_items == ("bare",)
     assert own.item.tolist() == [[0, 0, 1, 3, 1], [0] * 5]
     assert own.mask.tolist() == [[False, False, True, True, True], [False] * 5]
     assert own.features["lat"][0, 3:].tolist() == pytest.approx([40.01, 41.5]), "the model knows k1"
@@ -95,13 +95,13 @@ def test_a_catalogue_is_what_was_met_with_the_last_word_on_each_item(visits):
 def test_what_is_told_in_a_question_extends_the_catalogue_and_moves_no_id(visits):
     known = visits.read_support(EntityRequest(events=[went("a", "x", 1, lat=1, lon=1)]))
     same, _ = visits.queries.encode(known, QueryContext(actor="a"), {"x": {}})
-    assert same.own is known.own and same.digest == known.digest
+    assert same.catalog is known.catalog and same.digest == known.digest
     more, question = visits.queries.encode(known, QueryContext(at=(2.0, 3.0)), {"w": {"lat": 5}, "who": {}, "k0": {}})
-    assert more.own.names == ("x", "", "k0", "w") and more.unknown == ("who",)
-    assert question.hidden == {3} and question.catalogue == 6
+    assert more.catalog.names == ("x", "", "k0", "w") and more.unknown_items == ("who",)
+    assert question.hidden_items == {3} and question.catalog_size == 6
     assert more.digest != known.digest
     told, _ = visits.queries.encode(known, QueryContext(), {"x": {"lat": 9}})
-    assert told.own.features == ({"lat": 9, "lon": 1},) and told.digest != known.digest
+    assert told.catalog.features == ({"lat": 9, "lon": 1},) and told.digest != known.digest
 
 
 def test_choices_revisit_and_stay_near(visits):
@@ -200,5 +200,5 @@ def test_questions_that_a_model_has_no_words_for_are_refused(clicks, visits):
 def test_a_model_that_fails_leaves_what_was_met_most(clicks, visits):
     known = visits.read_support(EntityRequest(events=[went("a", "x", 1), went("b", "y", 2), went("a", "y", 3)]))
     scores = visits.catalog.fallback_scores(known)
-    assert [s.item for s in visits.lists.top_k(scores, 5, entity_catalog=known.own)] == ["y", "x"]
+    assert [s.item for s in visits.lists.top_k(scores, 5, entity_catalog=known.catalog)] == ["y", "x"]
     assert clicks.catalog.fallback_scores(clicks.read_support(EntityRequest())) is clicks.catalog.popularity_scores

@@ -48,9 +48,9 @@ def test_knowing_equals_its_rules_one_by_one(liking, events):
     """The last word on an item counts (the higher of two at once, one without a time is last); likes are support."""
     known = liking.read_support(EntityRequest(events=events))
     items = {e.item for e in events}
-    assert known.unknown == tuple(sorted(items & {"none", "other"}))
+    assert known.unknown_items == tuple(sorted(items & {"none", "other"}))
     here = sorted(items - {"none", "other"})
-    assert known.seen == {int(i[1:]) + 2 for i in here}
+    assert known.seen_items == {int(i[1:]) + 2 for i in here}
     liked = set()
     for item in here:
         own = [e for e in events if e.item == item]
@@ -73,7 +73,7 @@ def test_repeated_items_count_once_with_the_latest_label(rating, liking):
     assert dict(zip(known.items, known.labels, strict=True)) == {6: 3.0, 7: 2.0}
     changed = [Interaction("i4", 5.0, 1), Interaction("i4", 2.0, 2)]
     assert liking.read_support(EntityRequest(events=changed)).items == (), "taken back"
-    assert liking.read_support(EntityRequest(events=changed[::-1])).seen == {6}
+    assert liking.read_support(EntityRequest(events=changed[::-1])).seen_items == {6}
     assert liking.read_support(EntityRequest(events=[Interaction("i4", 2.0, 1), Interaction("i4", 5.0, 2)])).items == (
         6,
     )
@@ -91,7 +91,7 @@ def test_only_the_most_recent_are_support(model, data):
     big = Recommender(replace(model.bundle, vocab=replace(model.bundle.vocab, values=values)))
     events = [Interaction(n, time=float(i)) for i, n in enumerate(names)]
     known = big.read_support(EntityRequest(events=random.Random(0).sample(events, len(events))))
-    assert known.items == tuple(range(2 + 40, 2 + 40 + MAX_SUPPORT)) and len(known.seen) == MAX_SUPPORT + 40
+    assert known.items == tuple(range(2 + 40, 2 + 40 + MAX_SUPPORT)) and len(known.seen_items) == MAX_SUPPORT + 40
 
 
 @pytest.mark.parametrize(
