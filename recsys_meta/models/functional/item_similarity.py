@@ -14,6 +14,9 @@ BLOCK = 2_048
 SPARSE_COST = 200
 """Multiplications of a dense product that take as long as one of a sparse product."""
 
+SINGLE_CONDITION = 1e5
+"""Condition number up to which EASE is solved in single precision: weights are then right to about 1e-5."""
+
 
 def binary_matrix(row: IntArray, column: IntArray, shape: tuple[int, int]) -> sp.csr_matrix:
     """CSR matrix of the shape, float32: 1 at each pair (row [N], column [N]), however often it occurs, else 0."""
@@ -70,14 +73,22 @@ def ease_weights(matrix: sp.csr_matrix, ridge: float) -> Tensor:
     rows, items = matrix.shape
     if 2 * rows < items:
         dense = torch.from_numpy(matrix.toarray())
-        small = dense @ dense.T
-        small.diagonal().add_(ridge)
-        inverse = dense.T @ torch.cholesky_solve(dense, torch.linalg.cholesky(small))
+        factor = _ridge_factor(dense @ dense.T, ridge)
+        dense = dense.to(factor.dtype)
+        inverse = dense.T @ torch.cholesky_solve(dense, factor)
         inverse.neg_().diagonal().add_(1)
         inverse /= ridge
     else:
-        full = cooccurrence_counts(matrix)
-        full.diagonal().add_(ridge)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(full))
+        inverse = torch.cholesky_inverse(_ridge_factor(cooccurrence_counts(matrix), ridge))
     weights = inverse.div_(-inverse.diagonal().clone())
-    return weights.fill_diagonal_(0)
+    return weights.fill_diagonal_(0).float()
+
+
+def _ridge_factor(gram: Tensor, ridge: float) -> Tensor:
+    """Lower Cholesky factor of gram + ridge I; in double precision where the ridge is too small for single."""
+    # The largest row sum is at least the largest eigenvalue, so that over the ridge it bounds the condition number.
+    double = bool((gram.sum(1) > SINGLE_CONDITION * ridge).any())
+    matrix = gram.double() if double else gram
+    matrix.diagonal().add_(ridge)
+    factor: Tensor = torch.linalg.cholesky(matrix)
+    return factor

@@ -164,15 +164,15 @@ class ScoreMixture:
         self, params: Params, batch: TaskBatch, training_state: list[Any], generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Sum of the members' losses; no gradient passes from one to another."""
-        total, figures = torch.zeros((), device=batch.entity.device), dict[str, float]()
+        total, metrics = torch.zeros((), device=batch.entity.device), dict[str, float]()
         for i, (member, settings) in enumerate(zip(self.members, self.config.members, strict=True)):
             member_batch = _limit_batch(batch, settings.tasks, settings.query)
             loss, logs = member.meta_loss(_of_member(params, i), member_batch, training_state[i], generator)
             total = total + loss
-            figures |= {f"{member.name}.{k}": v for k, v in logs.items()} | {
+            metrics |= {f"{member.name}.{k}": v for k, v in logs.items()} | {
                 f"{member.name}.loss": float(loss.detach())
             }
-        return total, figures
+        return total, metrics
 
     @torch.no_grad()
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:

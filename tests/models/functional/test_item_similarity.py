@@ -43,6 +43,16 @@ def test_ease_equals_its_definition(rows):
     np.testing.assert_allclose(ease_weights(sp.csr_matrix(x.astype(np.float32)), 3.0), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [200, 2000], ids=["rows' side", "items' side"])
+def test_ease_is_exact_with_a_small_ridge_and_equal_columns(rows):
+    x = random_matrix(rows, 500)
+    x[:, 1] = x[:, 0]
+    exact = np.linalg.inv(x.T.astype(float) @ x + 1e-3 * np.eye(500))
+    expected = -exact / np.diag(exact)
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(ease_weights(sp.csr_matrix(x), 1e-3), expected, atol=1e-5)
+
+
 def test_similarity_runs_from_cosine_to_conditional_probability():
     counts = torch.tensor([4.0, 9.0])
     together = torch.full((2, 2), 3.0)
@@ -58,3 +68,8 @@ def test_the_most_frequent_items_keep_the_order_of_their_ids():
     assert ids.tolist() == [2, 4, 5]
     assert position.tolist() == [-1, -1, 0, -1, 1, 2, -1]
     assert most_frequent_items(np.array([0, 0, 5, 1]), limit=9)[0].tolist() == [2, 3]
+
+
+def test_nothing_has_no_weights():
+    assert ease_weights(sp.csr_matrix((3, 0), dtype=np.float32), 1.0).shape == (0, 0)
+    assert not ease_weights(sp.csr_matrix((0, 3), dtype=np.float32), 1.0).any()

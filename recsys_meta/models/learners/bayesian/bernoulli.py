@@ -227,8 +227,8 @@ class BernoulliPosterior:
         losses = logistic_loss(self._logit(body, state, batch.query), batch.query)
         weight = training_state.rows.to(device)[batch.entity] ** self.config.size_weight * batch.query.mask.any(1)
         deviation = params["prior"].detach().tril().norm(dim=1)
-        figures = {"prior_largest": float(deviation.max()), "prior_smallest": float(deviation.min())}
-        return mean_over_tasks(losses, weight), figures
+        metrics = {"prior_largest": float(deviation.max()), "prior_smallest": float(deviation.min())}
+        return mean_over_tasks(losses, weight), metrics
 
     @torch.no_grad()
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:

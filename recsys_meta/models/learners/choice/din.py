@@ -152,11 +152,13 @@ class Din:
         choices = candidates.sample_negatives(query, state["listed"], self.config.negatives, generator)
         scores = interest.network_scores(self.config, _weights(params, state), state, query, choices, generator)
         loss = candidates.choice_loss(scores, query, choices)
-        figures = self._figures(params, state, query, choices) if self.config.groups else {}
-        return mean_over_tasks(loss, query.mask.any(1)), figures
+        metrics = self._adaptation_metrics(params, state, query, choices) if self.config.groups else {}
+        return mean_over_tasks(loss, query.mask.any(1)), metrics
 
     @torch.no_grad()
-    def _figures(self, params: Params, state: State, query: Interactions, choices: Tensor) -> dict[str, float]:
+    def _adaptation_metrics(
+        self, params: Params, state: State, query: Interactions, choices: Tensor
+    ) -> dict[str, float]:
         fast = {k: v for k, v in state.items() if k.startswith(FAST_PREFIX)}
         initial = {k: params[k.removeprefix(FAST_PREFIX)].expand_as(v) for k, v in fast.items()}
         change = torch.cat([(fast[k] - initial[k]).flatten(1) for k in fast], 1)

@@ -195,10 +195,10 @@ class Maml:
         query = inner.informative_rows(self.config, batch.query)
         losses = inner.inner_loss(self.config, body, state, query, batch.support.rows)
         weight = query.counts.to(losses.dtype) ** self.config.size_weight * query.mask.any(1)
-        return mean_over_tasks(losses, weight), self._figures(body, state, batch.support)
+        return mean_over_tasks(losses, weight), self._adaptation_metrics(body, state, batch.support)
 
     @torch.no_grad()
-    def _figures(self, body: Params, state: State, support: Support) -> dict[str, float]:
+    def _adaptation_metrics(self, body: Params, state: State, support: Support) -> dict[str, float]:
         start = self._start(body, support)
         changes = [(state[k] - start[k]).flatten(1) for k in start if _group(k) in self.config.groups]
         rates = {f"inner_rate.{g}": float(body[f"rate.{g}"].exp()) for g in self.config.rates}
