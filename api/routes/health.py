@@ -29,7 +29,7 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz", responses={200: {"model": ReadinessReport}, 503: {"model": ReadinessReport}})
 @router.head("/readyz", include_in_schema=False)
 async def readyz(container: ContainerDependency) -> Response:
-    """Whether recommendations can be answered, and how each dependency is. 503 while there is no model."""
+    """Report whether recommendations can be answered and how each dependency is. 503 while there is no model."""
     pings: dict[str, Awaitable[None]] = {"database": container.database.ping()}
     if container.redis is not None:
         pings["redis"] = container.redis.ping()

@@ -80,7 +80,7 @@ async def list_adaptations(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
-    """What adapting did, one row for each answer, newest first. Anonymous newcomers have an empty entity."""
+    """List what adapting did, one row for each answer, newest first. Anonymous newcomers have an empty entity."""
     return json_response(
         await container.database.read(
             lambda s: _page(

@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1", tags=["models"], responses={200: {"model": Spli
 
 @router.get("/models/{name}/split", dependencies=[require("read")])
 async def get_split(name: ModelPath, container: ContainerDependency) -> Response:
-    """Which versions of a model answer side by side, and every change of that."""
+    """Show which versions of a model answer side by side, and every change of that."""
     return json_response(await container.database.read(lambda s: _document(s, name)))
 
 
