@@ -24,7 +24,7 @@ from recsys_meta.episodes.splits import EntitySplit
 from recsys_meta.evaluation.cold_start import SHOTS, episodes_at
 from recsys_meta.evaluation.evaluate_batch import evaluate_batch, is_row_metric, metric_names, tunable_metrics
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
-from recsys_meta.models.baselines import BaselineConfig, PerShotTuned, make_baseline, make_per_shot
+from recsys_meta.models.baselines import BaselineConfig, PerShotBaseline, make_baseline, make_per_shot
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -64,7 +64,7 @@ class TuningReport:
 class TunedBaseline(NamedTuple):
     """Tuned baseline, its parameters and the report on its tuning."""
 
-    predictor: PerShotTuned
+    predictor: PerShotBaseline
     params: Params
     report: TuningReport
 
@@ -121,7 +121,7 @@ def fit_tuned(
     return TunedBaseline(predictor, params, report)
 
 
-def _is_first_fit(predictor: PerShotTuned, j: int) -> bool:
+def _is_first_fit(predictor: PerShotBaseline, j: int) -> bool:
     keys = [p.fit_key() for p in predictor.predictors]
     return keys.index(keys[j]) == j
 
@@ -219,8 +219,8 @@ def _edges(settings: Sequence[BaselineConfig], signed_metric: FloatArray, best: 
     """
     edges = []
     setting = settings[best]
-    for field in setting.choices():
-        if shots == 0 and field not in setting.noticed:
+    for field in setting.search_space():
+        if shots == 0 and field not in setting.cold_fields:
             continue
         grid = np.array([float(getattr(s, field)) for s in settings])
         ends = {float(grid.min()), float(grid.max())} - {0.0}

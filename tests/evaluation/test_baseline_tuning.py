@@ -19,14 +19,14 @@ from recsys_meta.models.baselines.counting.bias_model import ItemMean
 from recsys_meta.models.baselines.item_based.itemknn import ItemKNN
 from recsys_meta.models.baselines.item_based.naive_bayes import NaiveBayes
 from tests.fixtures.choice_datasets import choice_world
-from tests.models.baselines.cases import rows, supports, world
+from tests.models.baselines.cases import rows, simulated_dataset, supports
 
 SHOTS = (0, 1, 3)
 
 
 @pytest.fixture(scope="module")
 def setting():
-    data = world(entities=200, items=40)
+    data = simulated_dataset(entities=200, items=40)
     index = EventIndex.of(data)
     return data, index, split_by_seed(index.entities_with(2), 0, (0.6, 0.2))
 
@@ -110,7 +110,7 @@ def test_a_choice_at_the_edge_of_the_grid_is_reported():
     worth = np.array([0.1, 0.2, 0.3])
 
     class Own(NaiveBayes):
-        def choices(self):
+        def search_space(self):
             return {"trust": (0.1, 0.2, 0.3)}
 
     grid = [Own(trust=t) for t in (0.1, 0.2, 0.3)]
@@ -134,7 +134,7 @@ def test_the_nearest_size_serves_and_an_empty_support_has_its_own():
     grid = [NaiveBayes(trust=t) for t in (0.1, 0.2, 0.3)]
     predictor = make_per_shot("naive-bayes", grid, [0, 1, 10], [0, 1, 2])
     sizes = torch.tensor([0, 1, 3, 4, 10, 400])
-    assert predictor._chosen(sizes).tolist() == [0, 1, 1, 2, 2, 2]
+    assert predictor._settings_for(sizes).tolist() == [0, 1, 1, 2, 2, 2]
 
 
 def test_settings_nobody_chose_are_left_out():
@@ -152,7 +152,7 @@ def test_nonsense_is_refused(wrong):
 
 
 def test_ratings_are_tuned_downwards():
-    data = world("rating", entities=500)
+    data = simulated_dataset("rating", entities=500)
     index = EventIndex.of(data)
     split = split_by_seed(index.entities_with(2), 0)
     found = fit_tuned("item-mean", data, index, split, shots=SHOTS)
@@ -201,7 +201,7 @@ def test_bad_requests_are_refused(setting):
 
 def kinds():
     """A data set of each objective, and one of clicks in lists."""
-    plain = [world(objective) for objective in ("ranking", "rating", "click")]
+    plain = [simulated_dataset(objective) for objective in ("ranking", "rating", "click")]
     lists = replace(
         plain[2], events=replace(plain[2].events, group=np.arange(len(plain[2].events.item), dtype=np.int32))
     )
@@ -233,7 +233,7 @@ def test_an_unknown_baseline_has_no_tuned_form():
 def test_an_empty_batch_is_answered(fitted):
     predictor, params, _ = fitted
     body = predictor.body(params)
-    empty = supports(world(), sizes=(1,))
+    empty = supports(simulated_dataset(), sizes=(1,))
     empty = type(empty)({k: v[:0] for k, v in empty.features.items()}, rows([[1]]).first(0))
     empty = empty.of(torch.arange(0))
     assert predictor.rank(body, predictor.adapt(body, empty)).shape[0] == 0

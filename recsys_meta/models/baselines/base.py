@@ -26,18 +26,18 @@ from recsys_meta.core.types import IntArray, Interactions, Params, State, Suppor
 from recsys_meta.models.functional.losses import logistic_loss, softmax_loss, squared_error
 from recsys_meta.models.protocols import PredictorConfig
 
-RANKING: frozenset[Objective] = frozenset({"ranking"})
-LABELS: frozenset[Objective] = frozenset({"rating", "click"})
+RANKING_OBJECTIVES: frozenset[Objective] = frozenset({"ranking"})
+LABEL_OBJECTIVES: frozenset[Objective] = frozenset({"rating", "click"})
 
 
 class BaselineConfig(PredictorConfig, ABC):
     """Base of all baselines; a subclass gives `name`, `objectives`, `fit`, `adapt` and `rank`."""
 
     name: ClassVar[str]
-    objectives: ClassVar[frozenset[Objective]] = RANKING
-    fitted: ClassVar[frozenset[str]] = frozenset()
-    shaped: ClassVar[frozenset[str]] = frozenset()
-    noticed: ClassVar[frozenset[str]] = frozenset()
+    objectives: ClassVar[frozenset[Objective]] = RANKING_OBJECTIVES
+    fit_fields: ClassVar[frozenset[str]] = frozenset()
+    body_fields: ClassVar[frozenset[str]] = frozenset()
+    cold_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that matter with an empty support. None: then the answer is popularity."""
 
     objective: Objective = "ranking"
@@ -46,27 +46,27 @@ class BaselineConfig(PredictorConfig, ABC):
     def config(self) -> PredictorConfig:
         return self
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         """Values worth trying for each tuned field, for this objective."""
         return {}
 
     def grid(self) -> list[Self]:
         """This setting, then the product of all choices; settings that share a fit and a shape are neighbours."""
-        offered = dict(self.choices())
-        names = sorted(offered, key=lambda f: 0 if f in self.fitted else 1 if f in self.shaped else 2)
+        space = dict(self.search_space())
+        names = sorted(space, key=lambda f: 0 if f in self.fit_fields else 1 if f in self.body_fields else 2)
         settings = [
             self.model_copy(update=dict(zip(names, values, strict=True)))
-            for values in product(*(offered[n] for n in names))
+            for values in product(*(space[n] for n in names))
         ]
         return settings if self in settings else [self, *settings]
 
     def fit_key(self) -> str:
         """Settings with the same key have the same parameters."""
-        return json.dumps({n: getattr(self, n) for n in sorted(self.fitted)})
+        return json.dumps({n: getattr(self, n) for n in sorted(self.fit_fields)})
 
     def body_key(self) -> str:
         """Settings with the same key have the same body."""
-        return json.dumps({n: getattr(self, n) for n in sorted(self.fitted | self.shaped)})
+        return json.dumps({n: getattr(self, n) for n in sorted(self.fit_fields | self.body_fields)})
 
     @abstractmethod
     def fit(self, data: Dataset, entities: IntArray) -> Params:
@@ -74,7 +74,7 @@ class BaselineConfig(PredictorConfig, ABC):
 
     def empty_key(self) -> str:
         """Settings with the same key say the same with an empty support."""
-        return json.dumps({n: getattr(self, n) for n in sorted(self.noticed)})
+        return json.dumps({n: getattr(self, n) for n in sorted(self.cold_fields)})
 
     def body(self, params: Params) -> Params:
         return params
@@ -100,18 +100,18 @@ class BaselineConfig(PredictorConfig, ABC):
             case _:
                 return logistic_loss(self.score(body, state, rows), rows)
 
-    def check(self, data: Dataset) -> None:
+    def check_objective(self, data: Dataset) -> None:
         """Raises ConfigError unless this baseline serves the objective and was configured for it."""
-        wanted = data.schema.objective
-        if wanted not in self.objectives:
-            known = ", ".join(sorted(self.objectives))
-            raise ConfigError(f"baseline '{self.name}' serves {known}, but the data set's objective is '{wanted}'")
-        if self.objective != wanted:
+        objective = data.schema.objective
+        if objective not in self.objectives:
+            names = ", ".join(sorted(self.objectives))
+            raise ConfigError(f"baseline '{self.name}' serves {names}, but the data set's objective is '{objective}'")
+        if self.objective != objective:
             raise ConfigError(
                 f"baseline '{self.name}' was configured for '{self.objective}', but the data set's objective is "
-                f"'{wanted}'; give objective='{wanted}'"
+                f"'{objective}'; give objective='{objective}'"
             )
 
-    def finish(self, label: Tensor) -> Tensor:
+    def label_to_score(self, label: Tensor) -> Tensor:
         """Predicted labels in the unit of `score`: as they are, or for clicks the log-odds of a probability."""
         return torch.logit(label.clamp(1e-3, 1 - 1e-3)) if self.objective == "click" else label

@@ -17,7 +17,7 @@ from recsys_meta.core.types import FIRST, IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.item_similarity import binary_matrix, most_frequent_items
 
-MEMORY_ITEMS = 5_000
+MAX_DENSE_ITEMS = 5_000
 """Items that a dense item-item matrix covers. Beyond it, the most popular ones (100 MB a matrix)."""
 
 
@@ -55,7 +55,7 @@ def log_popularity(counts: Tensor) -> Tensor:
     return log / (scale if scale > 0 else 1.0)
 
 
-def item_memory(matrix: sp.csr_matrix, limit: int = MEMORY_ITEMS) -> tuple[sp.csr_matrix, Params]:
+def popular_item_columns(matrix: sp.csr_matrix, limit: int = MAX_DENSE_ITEMS) -> tuple[sp.csr_matrix, Params]:
     """X over the items that a dense item-item matrix covers, and where they lie.
 
     `kept` [M] are ids, ascending; `place` [C] is an item's position among them, or -1. Items that no training

@@ -16,7 +16,7 @@ from recsys_meta.models.baselines.click.logistic_regression import LogisticRegre
 from recsys_meta.models.baselines.click.position_bias import ContextOnly, PositionOnly, PositionRate
 from recsys_meta.models.baselines.click.random_intercept import RandomIntercept
 from recsys_meta.models.baselines.counting.bias_model import ItemMean
-from recsys_meta.models.baselines.counting.popularity import Popularity
+from recsys_meta.models.baselines.counting.popularity import ItemPopularity
 from recsys_meta.models.baselines.counting.random_scores import RandomScores
 from recsys_meta.models.baselines.counting.recent_popularity import RecentPopularity
 from recsys_meta.models.baselines.item_based.ease import Ease
@@ -29,7 +29,7 @@ from recsys_meta.models.baselines.latent.ials import Ials, IalsPrior
 
 BASELINES: dict[str, type[BaselineConfig]] = {
     "chance": RandomScores,
-    "popularity": Popularity,
+    "popularity": ItemPopularity,
     "recent": RecentPopularity,
     "item-mean": ItemMean,
     "itemknn": ItemKNN,

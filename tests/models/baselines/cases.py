@@ -8,7 +8,7 @@ from recsys_meta.core.types import FIRST, Interactions, Support
 from recsys_meta.models.baselines import BASELINES
 from tests.fixtures.simulated_datasets import dataset
 
-SMALL = {
+SMALL_SETTINGS = {
     "ials": {"dims": 4},
     "ials-prior": {"dims": 4},
     "blr": {"dims": 4, "factors": 2},
@@ -18,7 +18,7 @@ SMALL = {
 """Settings that suit worlds of a few dozen items."""
 
 
-def world(objective="ranking", entities=60, items=24, seed=0, features=True):
+def simulated_dataset(objective="ranking", entities=60, items=24, seed=0, features=True):
     """Two groups of entities, each with its half of the items; popularity falls with the id."""
     rng = np.random.default_rng(seed)
     group = rng.integers(0, 2, entities)
@@ -46,11 +46,11 @@ def world(objective="ranking", entities=60, items=24, seed=0, features=True):
     )
 
 
-def make(name, objective):
-    return BASELINES[name](objective=objective, **SMALL.get(name, {}))
+def make_small_baseline(name, objective):
+    return BASELINES[name](objective=objective, **SMALL_SETTINGS.get(name, {}))
 
 
-def pairs():
+def baseline_objectives():
     """Every baseline with every objective that it serves; those of choices are held to the same in test_choices.py."""
     every = [(name, objective) for name, kind in BASELINES.items() for objective in sorted(kind.objectives)]
     return [(name, objective) for name, objective in every if objective != "choice"]
@@ -82,13 +82,13 @@ def supports(data, sizes=(0, 1, 2, 5, 3), seed=1, width=None):
     return Support(lookup_rows(data.entities, np.arange(len(sizes))), rows(items, labels, width))
 
 
-def change(support, f):
+def map_rows(support, f):
     """The support with f applied to every tensor of its rows."""
     r = support.rows
     return Support(dict(support.features), Interactions(f(r.item), f(r.label), f(r.mask)))
 
 
-def one(support, t):
+def single_task(support, t):
     """The support of task t alone, without its padding."""
     n = int(support.rows.mask[t].sum())
     r = support.rows

@@ -14,7 +14,7 @@ from recsys_meta.models.baselines.choice.item_neighbours import ItemNeighbours
 from recsys_meta.models.baselines.choice.local_popularity import LocalPopularity
 from recsys_meta.models.baselines.choice.markov import MarkovChain
 from recsys_meta.models.baselines.choice.nearest_item import NearestItem
-from recsys_meta.models.baselines.choice.pooled_logit import SIZES, PooledLogit
+from recsys_meta.models.baselines.choice.pooled_logit import SUPPORT_SIZES, PooledLogit
 from recsys_meta.models.baselines.choice.revisit import RevisitFrequency
 from tests.fixtures.choice_datasets import choice_world, place_support, rows_of
 from tests.fixtures.simulated_datasets import ranking_world
@@ -152,7 +152,7 @@ def test_the_logit_beats_what_it_is_made_of(world, logit):
 
 def test_the_logit_trusts_counts_more_with_the_support(logit):
     weight = logit["weight"]
-    assert weight.shape == (len(SIZES), 6)
+    assert weight.shape == (len(SUPPORT_SIZES), 6)
     assert weight[0, 0] == 0, "without a support there is no count to weigh"
     assert (weight[1:, 0] > 0).all()
     assert (weight[:, 3] > 0).all(), "near the history is better"

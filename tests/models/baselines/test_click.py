@@ -23,14 +23,14 @@ from recsys_meta.models.baselines.click.random_intercept import RandomIntercept
 from recsys_meta.models.baselines.click.solvers.additive_logit import fit_additive
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.click.solvers.field_encoding import (
-    encode_context,
-    fields_of_rows,
-    fill_missing,
-    init_fields,
+    context_effect,
+    encode_side,
+    fill_tables,
+    init_tables,
 )
-from recsys_meta.models.baselines.click.solvers.fm_solver import _slope, fit_machine
+from recsys_meta.models.baselines.click.solvers.fm_solver import _gradient, fit_factorization_machine
 from recsys_meta.models.baselines.click.solvers.laplace_em import FixedSide, learn_click_prior
-from recsys_meta.models.baselines.counting.popularity import Popularity
+from recsys_meta.models.baselines.counting.popularity import ItemPopularity
 from recsys_meta.models.functional.laplace_posterior import probit_adjusted_logit
 from recsys_meta.models.protocols import UncertainPredictor
 from tests.fixtures.simulated_datasets import dataset
@@ -124,7 +124,7 @@ def test_prior_of_past_entities_is_recovered(likelihood):
     found = learn_click_prior(
         given, FixedSide(torch.zeros(len(eta)).double(), torch.from_numpy(vectors)), sp.csr_matrix(x), 1e-3, likelihood
     )
-    np.testing.assert_allclose(found.regress.numpy(), regress, atol=0.15)
+    np.testing.assert_allclose(found.coefficients.numpy(), regress, atol=0.15)
     np.testing.assert_allclose(found.covariance.numpy(), root @ root.T, atol=0.12)
     if likelihood == "squared":
         assert found.variance == pytest.approx(0.49, rel=0.05)
@@ -145,7 +145,7 @@ def test_prior_with_more_columns_than_entities_is_the_same_ridge():
         )
         penalty = np.diag([1e-6] + [2.0] * (columns.shape[1] - 1))
         expected = np.linalg.solve(columns.T @ columns + penalty, columns.T @ found.weight.numpy())
-        np.testing.assert_allclose(found.regress.numpy(), expected, atol=1e-6)
+        np.testing.assert_allclose(found.coefficients.numpy(), expected, atol=1e-6)
 
 
 def test_partners_that_are_unsure_hold_weights_back():
@@ -170,13 +170,13 @@ def test_partners_that_are_unsure_hold_weights_back():
     slope = torch.zeros_like(found.weight).index_add(
         0, given.task, (p - given.label)[:, None] * vectors[given.item] + rest
     )
-    slope += (found.weight - found.regress) @ torch.linalg.inv(found.covariance)
+    slope += (found.weight - found.coefficients) @ torch.linalg.inv(found.covariance)
     torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-3, rtol=0)
 
 
 def test_turned_rows_are_the_transpose(data):
     rows = ClickRows.of(data, PAST)
-    there, back = rows.sums(rows.label), rows.turned().sums(rows.label)
+    there, back = rows.pair_sums(rows.label), rows.transpose().pair_sums(rows.label)
     assert there.shape == (len(PAST), data.catalogue)
     np.testing.assert_array_equal(there.toarray(), back.toarray().T)
     assert there.sum() == data.events.label[: len(rows)].sum()
@@ -203,7 +203,7 @@ def test_slope_of_a_machine_is_the_derivative():
     (expected,) = torch.autograd.grad(log_loss(logit, torch.from_numpy(y)), t)
     expected = expected.numpy().copy()
     expected[0, 1:] = 0
-    np.testing.assert_allclose(_slope(fields, places, theta, y), expected, atol=1e-12)
+    np.testing.assert_allclose(_gradient(fields, places, theta, y), expected, atol=1e-12)
 
 
 def test_machine_scores_are_the_sum_over_pairs_of_fields(data, fitted):
@@ -215,7 +215,7 @@ def test_machine_scores_are_the_sum_over_pairs_of_fields(data, fitted):
     mode = state["mode"][t]
     kind = batch.support.features["kind"][t, 0]
     place = batch.query.context["position"][t, r]
-    price = fields_of_rows({k: v for k, v in body.items() if "price" in k}, batch.query)[t, r]
+    price = context_effect({k: v for k, v in body.items() if "price" in k}, batch.query)[t, r]
     one_hot = torch.zeros(1)
     fields = [mode, body["entity.kind"][kind], body["context.position"][place], price]
     item = torch.cat([one_hot, body["vectors"][batch.query.item[t, r]]])
@@ -234,22 +234,22 @@ def test_machine_finds_an_interaction():
     left, right = rng.integers(0, 2, 4_000), rng.integers(0, 2, 4_000)
     label = (rng.random(4_000) < np.where(left == right, 0.9, 0.1)).astype(float)
     fields = [sp.csr_matrix(np.ones((4_000, 1))), *(sp.csr_matrix(np.eye(2)[x]) for x in (left, right))]
-    constant, a, b = (t.numpy() for t in fit_machine(fields, torch.from_numpy(label), 2, 1.0, 0))
+    constant, a, b = (t.numpy() for t in fit_factorization_machine(fields, torch.from_numpy(label), 2, 1.0, 0))
     logit = constant[0, 0] + a[:, None, 0] + b[None, :, 0] + a[:, 1:] @ b[:, 1:].T
     np.testing.assert_allclose(1 / (1 + np.exp(-logit)), np.where(np.eye(2), 0.9, 0.1), atol=0.05)
 
 
 def test_columns_and_look_ups_agree(data):
     rows = ClickRows.of(data, PAST)
-    tables = init_fields("context", rows.context, np.arange(len(rows)))
-    columns = encode_context(tables, "context", rows.given(), len(rows))
+    tables = init_tables("context", rows.context, np.arange(len(rows)))
+    columns = encode_side(tables, "context", rows.context_features(), len(rows))
     weights = torch.from_numpy(np.random.default_rng(6).normal(size=(columns.shape[1], 3)))
-    said = fill_missing(tables, "context", weights, columns)
+    said = fill_tables(tables, "context", weights, columns)
     batch = episodes(data, 40, PAST)
     expected = (columns @ weights.numpy()).reshape(len(PAST), -1, 3)[:, :39]
-    found = fields_of_rows(said, batch.support.rows)
+    found = context_effect(said, batch.support.rows)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
-    nothing = fields_of_rows(said, replace(batch.support.rows, context={}))
+    nothing = context_effect(said, replace(batch.support.rows, context={}))
     assert nothing.shape == (1, 1, 3)
     np.testing.assert_allclose(nothing[0, 0].numpy(), (columns @ weights.numpy()).mean(0), atol=1e-5)
 
@@ -279,7 +279,7 @@ def test_context_finds_the_planted_effects(fitted):
 )
 def test_each_knows_what_the_one_before_does_not(data, fitted, better, worse, shots):
     if worse is None:
-        predictor = Popularity(objective="click")
+        predictor = ItemPopularity(objective="click")
         fitted = {**fitted, worse: (predictor, predictor.fit(data, PAST))}
     assert loss(fitted, data, better, shots) < loss(fitted, data, worse, shots) - 0.003
 
@@ -375,7 +375,7 @@ def test_squared_two_means_is_the_shrunk_mean(data):
     batch = episodes(data, 4)
     state = predictor.adapt(body, batch.support)
     rows = batch.support.rows
-    left = (rows.label - body["base"][rows.item] - fields_of_rows(body, rows).squeeze(2)).sum(1)
+    left = (rows.label - body["base"][rows.item] - context_effect(body, rows).squeeze(2)).sum(1)
     prior = body["start"] + body["entity.kind"][batch.support.features["kind"][:, 0]]
     shrink = body["variance"] * body["precision"][0, 0]
     torch.testing.assert_close(state["mode"][:, 0], (left + shrink * prior[:, 0]) / (4 + shrink), rtol=1e-3, atol=1e-4)
@@ -407,4 +407,4 @@ def test_grids_are_small(kind):
     assert len(grid) <= 20
     assert len({g.fit_key() for g in grid}) <= 8
     # What tuning tells of the edges of a grid needs numbers.
-    assert all(isinstance(getattr(g, field), float | int) for g in grid for field in g.choices())
+    assert all(isinstance(getattr(g, field), float | int) for g in grid for field in g.search_space())

@@ -13,9 +13,9 @@ from recsys_meta.core.errors import ConfigError, NotFoundError
 from recsys_meta.core.types import FIRST, Interactions, Support
 from recsys_meta.models.baselines import BASELINES, make_baseline
 from recsys_meta.models.baselines.counting.bias_model import ItemMean
-from recsys_meta.models.baselines.counting.popularity import Popularity
+from recsys_meta.models.baselines.counting.popularity import ItemPopularity
 from recsys_meta.models.baselines.counting.recent_popularity import RecentPopularity
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_memory
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, popular_item_columns
 from recsys_meta.models.baselines.item_based import itemknn
 from recsys_meta.models.baselines.item_based.ease import Ease
 from recsys_meta.models.baselines.item_based.gaussian import GaussianPosterior
@@ -27,7 +27,7 @@ from recsys_meta.models.baselines.latent.content import ContentOnly
 from recsys_meta.models.baselines.latent.em_prior import learn_prior, residual_factors
 from recsys_meta.models.baselines.latent.ials import Ials, IalsPrior
 from tests.fixtures.simulated_datasets import dataset
-from tests.models.baselines.cases import make, rows, supports, world
+from tests.models.baselines.cases import make_small_baseline, rows, simulated_dataset, supports
 
 X = np.array(
     [[1, 1, 0, 0, 1], [0, 1, 1, 0, 0], [1, 1, 1, 0, 0], [0, 0, 1, 1, 0], [1, 0, 0, 1, 0], [1, 1, 0, 0, 1]], float
@@ -160,14 +160,14 @@ def test_itemknn_is_the_shrunk_similarity(page, monkeypatch, power):
 @pytest.mark.parametrize("name", BY_POPULARITY)
 @pytest.mark.parametrize("unknown", [False, True])
 def test_an_empty_or_unknown_support_ranks_by_popularity(name, unknown):
-    data = world(items=30, entities=80)
+    data = simulated_dataset(items=30, entities=80)
     train = np.arange(60)
-    body = Popularity().fit(data, train)
+    body = ItemPopularity().fit(data, train)
     popular = body["scores"][FIRST:]
     support = supports(data, sizes=(0, 0))
     if unknown:
         support = Support(support.features, rows([[1], [1, 1]]))
-    for setting in make(name, "ranking").grid()[::5]:
+    for setting in make_small_baseline(name, "ranking").grid()[::5]:
         shared = setting.body(setting.fit(data, train))
         scores = setting.rank(shared, setting.adapt(shared, support))[:, FIRST:]
         for own in scores:
@@ -202,7 +202,7 @@ def test_flat_evidence_leaves_popularity_alone():
 
 
 def test_memory_keeps_the_most_popular_items():
-    part, where = item_memory(sp.csr_matrix(X), limit=2)
+    part, where = popular_item_columns(sp.csr_matrix(X), limit=2)
     assert where["kept"].tolist() == [0, 1]
     assert where["place"].tolist() == [0, 1, -1, -1, -1]
     assert part.shape == (6, 2)
@@ -210,9 +210,9 @@ def test_memory_keeps_the_most_popular_items():
 
 @pytest.mark.parametrize("name", ["itemknn", "ease", "naive-bayes", "gaussian"])
 def test_items_outside_the_memory_get_their_popularity(name, monkeypatch):
-    data = world(items=24, entities=80)
-    monkeypatch.setattr("recsys_meta.models.baselines.interaction_matrix.item_memory.__defaults__", (8,))
-    predictor = make(name, "ranking")
+    data = simulated_dataset(items=24, entities=80)
+    monkeypatch.setattr("recsys_meta.models.baselines.interaction_matrix.popular_item_columns.__defaults__", (8,))
+    predictor = make_small_baseline(name, "ranking")
     body = predictor.body(predictor.fit(data, np.arange(60)))
     assert len(body["kept"]) == 8
     support = supports(data, sizes=(4, 0, 24))
@@ -254,8 +254,8 @@ def test_item_mean_shrinks_the_newcomers_bias():
 
 @pytest.mark.parametrize("name", ["blr", "item-mean"])
 def test_ratings_adapt_towards_the_support(name):
-    data = world("rating", entities=120)
-    predictor = make(name, "rating")
+    data = simulated_dataset("rating", entities=120)
+    predictor = make_small_baseline(name, "rating")
     body = predictor.body(predictor.fit(data, np.arange(120)))
     support = Support(supports(data, sizes=(3, 3)).features, rows([[2, 3, 4]] * 2, [[5.0] * 3, [1.0] * 3]))
     state = predictor.adapt(body, support)
@@ -266,7 +266,7 @@ def test_ratings_adapt_towards_the_support(name):
 
 
 def test_content_ranks_for_the_features_and_popularity_without():
-    data = world(entities=200, seed=3)
+    data = simulated_dataset(entities=200, seed=3)
     train = np.arange(200)
     predictor = ContentOnly(strength=5.0, trust=1.0)
     body = predictor.fit(data, train)
@@ -280,17 +280,17 @@ def test_content_ranks_for_the_features_and_popularity_without():
     # A group leans towards the genre it likes, and the other one away from it.
     assert means[0] * means[1] < 0
     assert abs(means[0] - means[1]) > 1
-    plain = world(entities=50, features=False)
-    own, popular = ContentOnly().fit(plain, np.arange(50)), Popularity().fit(plain, np.arange(50))
+    plain = simulated_dataset(entities=50, features=False)
+    own, popular = ContentOnly().fit(plain, np.arange(50)), ItemPopularity().fit(plain, np.arange(50))
     ranked = ContentOnly().rank(own, ContentOnly().adapt(own, supports(plain, sizes=(0,))))[0, FIRST:]
     assert torch.equal(ranked.argsort(stable=True), popular["scores"][FIRST:].argsort(stable=True))
 
 
 def test_objectives_are_checked():
     with pytest.raises(ConfigError, match="serves click, rating"):
-        ItemMean().fit(world("ranking"), np.arange(5))
+        ItemMean().fit(simulated_dataset("ranking"), np.arange(5))
     with pytest.raises(ConfigError, match="configured for 'ranking'"):
-        Popularity().fit(world("rating"), np.arange(5))
+        ItemPopularity().fit(simulated_dataset("rating"), np.arange(5))
     with pytest.raises(NotFoundError, match="known: chance"):
         make_baseline("nothing")
     rating = [name for name, kind in BASELINES.items() if "rating" in kind.objectives]

@@ -9,29 +9,37 @@ import torch
 from recsys_meta.core.types import FIRST, Interactions, Support
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.baselines import BASELINES, make_per_shot
-from tests.models.baselines.cases import change, make, one, pairs, rows, supports, world
+from tests.models.baselines.cases import (
+    baseline_objectives,
+    make_small_baseline,
+    map_rows,
+    rows,
+    simulated_dataset,
+    single_task,
+    supports,
+)
 
 TRAIN = np.arange(40)
 
 
 def plain(name, objective):
-    return make(name, objective)
+    return make_small_baseline(name, objective)
 
 
 def mixed(name, objective):
     """A tuned form whose settings differ between support sizes."""
-    settings = make(name, objective).grid()
+    settings = make_small_baseline(name, objective).grid()
     return make_per_shot(name, [settings[0], settings[len(settings) // 2], settings[-1]], [0, 1, 5], [0, 1, 2])
 
 
 @pytest.fixture(
     scope="module",
-    params=[(form, *pair) for form in (plain, mixed) for pair in pairs()],
+    params=[(form, *pair) for form in (plain, mixed) for pair in baseline_objectives()],
     ids=lambda p: "-".join([p[0].__name__, *p[1:]]),
 )
 def case(request):
     form, name, objective = request.param
-    data = world(objective)
+    data = simulated_dataset(objective)
     predictor = form(name, objective)
     params = predictor.fit(data, TRAIN)
     return data, predictor, params, predictor.body(params)
@@ -68,7 +76,7 @@ def test_padding_changes_nothing(case):
 def test_order_of_the_support_changes_nothing(case):
     data, predictor, _, body = case
     support = supports(data)
-    backwards = change(support, lambda x: x.flip(1))
+    backwards = map_rows(support, lambda x: x.flip(1))
     close(predictor.rank(body, predictor.adapt(body, backwards)), predictor.rank(body, predictor.adapt(body, support)))
 
 
@@ -78,9 +86,9 @@ def test_a_batch_equals_its_tasks_one_by_one(case):
     state = predictor.adapt(body, support)
     together, loss = predictor.rank(body, state), predictor.support_loss(body, state, support)
     for t in range(support.size):
-        alone = predictor.adapt(body, one(support, t))
+        alone = predictor.adapt(body, single_task(support, t))
         close(predictor.rank(body, alone)[0], together[t])
-        close(predictor.support_loss(body, alone, one(support, t))[0], loss[t])
+        close(predictor.support_loss(body, alone, single_task(support, t))[0], loss[t])
 
 
 def test_empty_support_is_the_prior_for_everyone_alike(case):
@@ -92,7 +100,7 @@ def test_empty_support_is_the_prior_for_everyone_alike(case):
     scores = predictor.rank(body, state)
     assert torch.isfinite(scores).all()
     close(scores[1], scores[0])
-    close(predictor.rank(body, predictor.adapt(body, one(support, 2)))[0], scores[2])
+    close(predictor.rank(body, predictor.adapt(body, single_task(support, 2)))[0], scores[2])
     assert predictor.support_loss(body, state, support.empty()).tolist() == [0.0, 0.0, 0.0]
 
 
@@ -160,10 +168,10 @@ def test_configuration_survives_a_round_trip(case):
     assert predictor.config is predictor
 
 
-@pytest.mark.parametrize(("name", "objective"), pairs())
+@pytest.mark.parametrize(("name", "objective"), baseline_objectives())
 def test_other_entities_change_no_parameter(name, objective):
-    data = world(objective)
-    predictor = make(name, objective)
+    data = simulated_dataset(objective)
+    predictor = make_small_baseline(name, objective)
     before = predictor.fit(data, TRAIN)
     events = data.events
     item, label = events.item.copy(), events.label.copy()
@@ -180,41 +188,41 @@ def test_other_entities_change_no_parameter(name, objective):
         torch.testing.assert_close(before[key], after[key], rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize(("name", "objective"), pairs())
+@pytest.mark.parametrize(("name", "objective"), baseline_objectives())
 @pytest.mark.parametrize("items", [1, 2])
 def test_tiny_catalogues(name, objective, items):
-    data = world(objective, entities=6, items=items)
-    for predictor in make(name, objective).grid()[:3]:
+    data = simulated_dataset(objective, entities=6, items=items)
+    for predictor in make_small_baseline(name, objective).grid()[:3]:
         body = predictor.body(predictor.fit(data, np.arange(4)))
         state = predictor.adapt(body, supports(data, sizes=(0, 1, 2)))
         assert torch.isfinite(predictor.rank(body, state)).all()
 
 
-@pytest.mark.parametrize(("name", "objective"), pairs())
+@pytest.mark.parametrize(("name", "objective"), baseline_objectives())
 def test_entities_with_one_event_and_with_none_and_no_entities(name, objective):
-    data = world(objective)
+    data = simulated_dataset(objective)
     counts = EventIndex.of(data).counts
     lonely = torch.nonzero(counts == 1).flatten().numpy()
     assert len(lonely)
     for entities in (lonely[:1], lonely):
-        predictor = make(name, objective)
+        predictor = make_small_baseline(name, objective)
         body = predictor.body(predictor.fit(data, entities))
         assert torch.isfinite(predictor.rank(body, predictor.adapt(body, supports(data)))).all()
 
 
-@pytest.mark.parametrize(("name", "objective"), pairs())
+@pytest.mark.parametrize(("name", "objective"), baseline_objectives())
 def test_works_without_any_features(name, objective):
-    data = world(objective, features=False)
-    predictor = make(name, objective)
+    data = simulated_dataset(objective, features=False)
+    predictor = make_small_baseline(name, objective)
     body = predictor.body(predictor.fit(data, TRAIN))
     assert torch.isfinite(predictor.rank(body, predictor.adapt(body, supports(data)))).all()
 
 
-@pytest.mark.parametrize(("name", "objective"), pairs())
+@pytest.mark.parametrize(("name", "objective"), baseline_objectives())
 def test_settings_of_a_grid_share_states_and_say_what_they_share(name, objective):
-    data = world(objective)
-    grid = make(name, objective).grid()
-    assert make(name, objective) in grid
+    data = simulated_dataset(objective)
+    grid = make_small_baseline(name, objective).grid()
+    assert make_small_baseline(name, objective) in grid
     assert len({s.model_dump_json() for s in grid}) == len(grid)
     shapes, fits = set(), {}
     for setting in grid[:: max(1, len(grid) // 6)]:

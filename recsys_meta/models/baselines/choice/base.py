@@ -20,20 +20,20 @@ from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.functional.choice_features import support_statistics
 from recsys_meta.models.functional.losses import mean_over_rows
 
-CHOICES: frozenset[Objective] = frozenset({"choice"})
-ABOVE = 1e4
+CHOICE_OBJECTIVES: frozenset[Objective] = frozenset({"choice"})
+LEXICOGRAPHIC_BASE = 1e4
 """Far above any difference that must not outweigh the column before it."""
 
 
 class ChoiceBaseline(BaselineConfig):
     """Base of the baselines of choices; a subclass gives `name` and `choose`, and `fit` where it has parameters."""
 
-    objectives: ClassVar[frozenset[Objective]] = CHOICES
+    objectives: ClassVar[frozenset[Objective]] = CHOICE_OBJECTIVES
     objective: Objective = "choice"
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         """Nothing is taken from past entities."""
-        self.check(data)
+        self.check_objective(data)
         return {}
 
     def adapt(self, body: Params, support: Support) -> State:
@@ -45,18 +45,18 @@ class ChoiceBaseline(BaselineConfig):
 
     def rank(self, body: Params, state: State) -> Tensor:
         tasks, items = state["count"].shape
-        nobody = torch.zeros(tasks, 1, dtype=torch.int64, device=state["count"].device)
-        rows = Interactions(nobody, nobody.float(), nobody == 0)
-        every = torch.arange(items, device=nobody.device).expand(tasks, 1, items)
-        return self.choose(body, state, rows, every)[:, 0]
+        zeros = torch.zeros(tasks, 1, dtype=torch.int64, device=state["count"].device)
+        rows = Interactions(zeros, zeros.float(), zeros == 0)
+        candidates = torch.arange(items, device=zeros.device).expand(tasks, 1, items)
+        return self.choose(body, state, rows, candidates)[:, 0]
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.choose(body, state, rows, rows.item[:, :, None])[..., 0]
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
         """Mean negative log-probability of the support's rows, were the scores logits of an actor without a history."""
-        ranked = self.rank(body, state).masked_fill(~state["listed"], -torch.inf)
-        log_p = torch.log_softmax(ranked, 1)
+        scores = self.rank(body, state).masked_fill(~state["listed"], -torch.inf)
+        log_p = torch.log_softmax(scores, 1)
         rows = support.rows
         known = rows.mask & (rows.item >= FIRST)
         item = torch.where(known, rows.item, FIRST)
@@ -67,5 +67,5 @@ def lexicographic_scores(columns: Sequence[Tensor]) -> Tensor:
     """Scores that order by the first column [T, R, K], ties by the next and so on; none may reach ABOVE."""
     score = columns[-1]
     for column in reversed(columns[:-1]):
-        score = score / ABOVE + column
+        score = score / LEXICOGRAPHIC_BASE + column
     return score

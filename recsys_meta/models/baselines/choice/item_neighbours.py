@@ -24,9 +24,9 @@ class ItemNeighbours(ChoiceBaseline):
 
     popular: float = Field(default=0.3, ge=0)
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {"popular": (0.01, 0.1, 0.3, 1.0, 3.0)}
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        (together,) = sequential_features(state, rows, candidates, ["log_together"])
-        return together + self.popular * basic_features(state, rows, candidates)[..., 0]
+        (evidence,) = sequential_features(state, rows, candidates, ["log_together"])
+        return evidence + self.popular * basic_features(state, rows, candidates)[..., 0]

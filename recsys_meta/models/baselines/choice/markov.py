@@ -17,5 +17,5 @@ class MarkovChain(ChoiceBaseline):
     name: ClassVar[str] = "markov"
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        (steps,) = sequential_features(state, rows, candidates, ["log_steps"])
-        return lexicographic_scores([steps, basic_features(state, rows, candidates)[..., 0]])
+        (transitions,) = sequential_features(state, rows, candidates, ["log_steps"])
+        return lexicographic_scores([transitions, basic_features(state, rows, candidates)[..., 0]])

@@ -17,5 +17,5 @@ class NearestItem(ChoiceBaseline):
     name: ClassVar[str] = "nearest"
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        x = basic_features(state, rows, candidates)
-        return lexicographic_scores([x[..., 2], x[..., 0]])
+        features = basic_features(state, rows, candidates)
+        return lexicographic_scores([features[..., 2], features[..., 0]])

@@ -23,15 +23,15 @@ from recsys_meta.models.baselines.choice.base import ChoiceBaseline
 from recsys_meta.models.functional.choice_features import BASIC, basic_features, row_history, support_statistics
 from recsys_meta.models.functional.interpolation import support_size_weights
 
-SIZES = (0, 8, 28, 64, 112, 256, 1024)
+SUPPORT_SIZES = (0, 8, 28, 64, 112, 256, 1024)
 """Support sizes, in rows, that weights are fitted for; between them they are interpolated in log(1 + n)."""
-ROUNDS = 4
+EPISODES_PER_ENTITY = 4
 """Episodes of each entity for a support size."""
-QUERY = 128
+QUERY_ROWS = 128
 """Query rows of an episode."""
-OTHERS = 100
+SAMPLED_ITEMS = 100
 """Sampled items that a choice is fitted against."""
-STEPS = 40
+SOLVER_STEPS = 40
 """Of the solver."""
 
 
@@ -39,81 +39,83 @@ class PooledLogit(ChoiceBaseline):
     """`ridge` holds the weights back, for each row that is fitted."""
 
     name: ClassVar[str] = "pooled-logit"
-    fitted: ClassVar[frozenset[str]] = frozenset({"ridge"})
-    noticed: ClassVar[frozenset[str]] = frozenset({"ridge"})
+    fit_fields: ClassVar[frozenset[str]] = frozenset({"ridge"})
+    cold_fields: ClassVar[frozenset[str]] = frozenset({"ridge"})
 
     ridge: float = Field(default=1e-3, gt=0)
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {"ridge": (1e-4, 1e-3, 1e-2, 1e-1)}
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         """weight [sizes, 6]. Supports are windows that begin anywhere; a fixed seed makes fits alike."""
-        self.check(data)
+        self.check_objective(data)
         index = EventIndex.of(data)
-        chosen = np.asarray(entities)
-        usable = chosen[index.counts.numpy()[chosen] >= 2]
+        ids = np.asarray(entities)
+        usable = ids[index.counts.numpy()[ids] >= 2]
         if not len(usable):
             raise ConfigError("no training entity has the two interactions that an episode needs")
         generator = torch.Generator().manual_seed(0)
-        most = int(index.counts.numpy()[usable].max())
-        each = [_choices(data, index, usable, size, generator) for size in SIZES if size < most]
-        weight = [_logit(x, there, self.ridge) for x, there in each]
+        longest = int(index.counts.numpy()[usable].max())
+        choices = [_training_choices(data, index, usable, size, generator) for size in SUPPORT_SIZES if size < longest]
+        weight = [_fit_conditional_logit(features, mask, self.ridge) for features, mask in choices]
         # Sizes that no past entity reaches are weighed as the greatest that one does.
-        return {"weight": torch.stack(weight + weight[-1:] * (len(SIZES) - len(weight)))}
+        return {"weight": torch.stack(weight + weight[-1:] * (len(SUPPORT_SIZES) - len(weight)))}
 
     def adapt(self, body: Params, support: Support) -> State:
         state = support_statistics(support)
-        return state | {"weight": support_size_weights(state["size"], SIZES) @ body["weight"]}
+        return state | {"weight": support_size_weights(state["size"], SUPPORT_SIZES) @ body["weight"]}
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         return torch.einsum("trkf,tf->trk", basic_features(state, rows, candidates), state["weight"])
 
 
-def _choices(
+def _training_choices(
     data: Dataset, index: EventIndex, entities: IntArray, size: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Choices of past entities after supports of a size: features [N, K, 6], the taken item first, and which
     candidates count [N, K]."""
-    x, there = [], []
-    by_rows = entities[np.argsort(index.counts.numpy()[entities], kind="stable")]  # alike in width: less padding
-    for part in np.array_split(np.repeat(by_rows, ROUNDS), max(1, len(entities) * ROUNDS // 16)):
-        chosen = torch.as_tensor(part)
+    features, masks = [], []
+    by_length = entities[np.argsort(index.counts.numpy()[entities], kind="stable")]  # alike in width: less padding
+    for ids in np.array_split(
+        np.repeat(by_length, EPISODES_PER_ENTITY), max(1, len(entities) * EPISODES_PER_ENTITY // 16)
+    ):
+        id_tensor = torch.as_tensor(ids)
         support, query = draw_episodes(
-            index, chosen, torch.full_like(chosen, size), generator=generator, max_query=QUERY, window=True
+            index, id_tensor, torch.full_like(id_tensor, size), generator=generator, max_query=QUERY_ROWS, window=True
         )
-        batch = episode_batch(data, part, support, query)
+        batch = episode_batch(data, ids, support, query)
         state, rows = support_statistics(batch.support), batch.query
-        candidates = _offered(state, rows, generator)
-        listed = state["listed"].gather(1, candidates.flatten(1)).reshape(candidates.shape)
-        asked = rows.mask & listed[..., 0]
-        x.append(basic_features(state, rows, candidates)[asked])
-        there.append(listed[asked])
-    return torch.cat(x), torch.cat(there)
+        candidates = _sample_candidates(state, rows, generator)
+        mask = state["listed"].gather(1, candidates.flatten(1)).reshape(candidates.shape)
+        valid = rows.mask & mask[..., 0]
+        features.append(basic_features(state, rows, candidates)[valid])
+        masks.append(mask[valid])
+    return torch.cat(features), torch.cat(masks)
 
 
-def _offered(state: State, rows: Interactions, generator: torch.Generator) -> Tensor:
+def _sample_candidates(state: State, rows: Interactions, generator: torch.Generator) -> Tensor:
     """Candidates [T, R, K]: the row's item, its history, and others at random; 0 for what occurs before."""
     items = state["listed"].sum(1)[:, None, None]
-    chance = torch.rand(*rows.item.shape, OTHERS, generator=generator)
-    others = FIRST + (chance * items).long().minimum((items - 1).clamp(min=0))
+    uniform = torch.rand(*rows.item.shape, SAMPLED_ITEMS, generator=generator)
+    sample = FIRST + (uniform * items).long().minimum((items - 1).clamp(min=0))
     item, history = rows.item[:, :, None], row_history(rows)
-    again = (history[..., :, None] == history[..., None, :]).tril(-1).any(3) | (history == item)
-    known = torch.cat([item, history], 2)
-    repeated = (others[..., :, None] == known[..., None, :]).any(3)
-    return torch.cat([item, history.masked_fill(again, 0), others.masked_fill(repeated, 0)], 2)
+    duplicate = (history[..., :, None] == history[..., None, :]).tril(-1).any(3) | (history == item)
+    occupied_slots = torch.cat([item, history], 2)
+    collision = (sample[..., :, None] == occupied_slots[..., None, :]).any(3)
+    return torch.cat([item, history.masked_fill(duplicate, 0), sample.masked_fill(collision, 0)], 2)
 
 
-def _logit(x: Tensor, there: Tensor, ridge: float) -> Tensor:
+def _fit_conditional_logit(features: Tensor, mask: Tensor, ridge: float) -> Tensor:
     """Weights [F] of a conditional logit. The first candidate of each row was taken."""
     weight = torch.zeros(len(BASIC), requires_grad=True)
-    if not len(x):
+    if not len(features):
         return weight.detach()
-    solver = torch.optim.LBFGS([weight], max_iter=STEPS, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS([weight], max_iter=SOLVER_STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
-        logits = (x @ weight).masked_fill(~there, -torch.inf)
+        logits = (features @ weight).masked_fill(~mask, -torch.inf)
         value = (torch.logsumexp(logits, 1) - logits[:, 0]).mean() + ridge * weight.square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value

@@ -17,5 +17,5 @@ class RevisitFrequency(ChoiceBaseline):
     name: ClassVar[str] = "revisits"
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        x = basic_features(state, rows, candidates)
-        return lexicographic_scores([x[..., 4], x[..., 0]])
+        features = basic_features(state, rows, candidates)
+        return lexicographic_scores([features[..., 4], features[..., 0]])

@@ -15,9 +15,9 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, Params
 from recsys_meta.models.baselines.click.mixed_logit import AdditiveEffects, MixedLogit
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
-from recsys_meta.models.baselines.click.solvers.field_encoding import encode_context, init_fields
+from recsys_meta.models.baselines.click.solvers.field_encoding import encode_side, init_tables
 from recsys_meta.models.baselines.click.solvers.laplace_em import (
-    ROUNDS,
+    EM_ROUNDS,
     FixedSide,
     LearnedPrior,
     learn_click_prior,
@@ -28,11 +28,11 @@ from recsys_meta.models.baselines.latent.em_prior import residual_factors
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
 
 ALS_RIDGE = 12.0
-ITEM_CONTENT = 10.0
+ITEM_CONTENT_RIDGE = 10.0
 """Ridge of the items' prior on their features."""
-STEEPEST = 4.0
+MAX_LOGIT_PER_PROBABILITY = 4.0
 """Logits that a unit of probability is worth at most: what factors of probabilities are stretched by."""
-TURN = 3
+ROUNDS_PER_TURN = 3
 """Rounds of learning a prior in each turn after the first."""
 
 
@@ -46,66 +46,77 @@ class BilinearModel(MixedLogit):
     """
 
     name: ClassVar[str] = "blr-content"
-    fitted: ClassVar[frozenset[str]] = MixedLogit.fitted | {"dims", "turns", "seed"}
-    noticed: ClassVar[frozenset[str]] = MixedLogit.noticed | {"dims", "turns"}
+    fit_fields: ClassVar[frozenset[str]] = MixedLogit.fit_fields | {"dims", "turns", "seed"}
+    cold_fields: ClassVar[frozenset[str]] = MixedLogit.cold_fields | {"dims", "turns"}
 
     dims: int = Field(default=12, ge=1)
     turns: int = Field(default=3, ge=0)
     seed: int = 0
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {"turns": (0, 3), "content": (1.0, 5.0), "trust": (0.5, 1.0, 2.0, 4.0)}
 
-    def own(self, data: Dataset, rows: ClickRows, additive: AdditiveEffects, content: sp.csr_matrix) -> Params:
+    def fit_entity_prior(
+        self, data: Dataset, rows: ClickRows, additive: AdditiveEffects, content: sp.csr_matrix
+    ) -> Params:
         base = additive.params["base"].double()
         level = base[rows.item].mean() if len(rows) else base.new_zeros(())
-        context, items = additive.context + level, torch.cat([(base - level)[:, None], self._start(rows, additive)], 1)
-        learned = self._entities(rows, context, items, content)
-        side = _item_columns(data, rows)
+        context, items = (
+            additive.context + level,
+            torch.cat([(base - level)[:, None], self._initial_factors(rows, additive)], 1),
+        )
+        prior = self._fit_entities(rows, context, items, content)
+        item_content = _item_content(data, rows)
         for _ in range(0 if self.squared else self.turns):
-            met = FixedSide(context + learned.weight[rows.task, 0], *_facing_items(learned))
-            other = learn_click_prior(
-                rows.turned(), met, side, ITEM_CONTENT, "logistic", prior_around(items, side.shape[1]), TURN
+            entity_side = FixedSide(context + prior.weight[rows.task, 0], *_entity_vectors(prior))
+            item_prior = learn_click_prior(
+                rows.transpose(),
+                entity_side,
+                item_content,
+                ITEM_CONTENT_RIDGE,
+                "logistic",
+                prior_around(items, item_content.shape[1]),
+                ROUNDS_PER_TURN,
             )
-            items = other.weight
-            learned = self._entities(rows, context, items, content, learned, other.weight_covariance)
+            items = item_prior.weight
+            prior = self._fit_entities(rows, context, items, content, prior, item_prior.weight_covariance)
         items[:FIRST] = 0
         vectors = torch.cat([torch.ones(rows.catalogue, 1), items.float()], 1)
-        return {"base": (items[:, 0] + level).float(), "vectors": vectors, **learned.params()}
+        return {"base": (items[:, 0] + level).float(), "vectors": vectors, **prior.to_params()}
 
-    def _start(self, rows: ClickRows, additive: AdditiveEffects) -> Tensor:
+    def _initial_factors(self, rows: ClickRows, additive: AdditiveEffects) -> Tensor:
         """Factors [C, dims] of what the additive effects leave."""
         eta = additive.context + additive.params["base"].double()[rows.item] + additive.entity[rows.task]
-        left = (rows.label - (eta if self.squared else torch.sigmoid(eta))).float()
-        flat = TrainingRows(rows.task.numpy(), rows.item.numpy(), left, rows.entities, rows.catalogue)
-        factors = residual_factors(flat, left, self.dims, self.seed, ridge=ALS_RIDGE).double()
-        return factors if self.squared else factors * STEEPEST
+        residual = (rows.label - (eta if self.squared else torch.sigmoid(eta))).float()
+        training_rows = TrainingRows(rows.task.numpy(), rows.item.numpy(), residual, rows.entities, rows.catalogue)
+        factors = residual_factors(training_rows, residual, self.dims, self.seed, ridge=ALS_RIDGE).double()
+        return factors if self.squared else factors * MAX_LOGIT_PER_PROBABILITY
 
-    def _entities(
+    def _fit_entities(
         self,
         rows: ClickRows,
         context: Tensor,
         items: Tensor,
         content: sp.csr_matrix,
-        before: LearnedPrior | None = None,
-        spread: Tensor | None = None,
+        start: LearnedPrior | None = None,
+        item_covariance: Tensor | None = None,
     ) -> LearnedPrior:
         """The entities' side, given items [C, 1 + dims] (base and factors) and their posterior covariances."""
         vectors = torch.cat([torch.ones_like(items[:, :1]), items], 1)
-        blur = None if spread is None else torch.nn.functional.pad(spread, (1, 0, 1, 0))
-        partners = FixedSide(context + items[rows.item, 0], vectors, blur)
-        rounds = ROUNDS if before is None else TURN
-        return learn_click_prior(rows, partners, content, self.content, self.likelihood, before, rounds)
+        covariance = None if item_covariance is None else torch.nn.functional.pad(item_covariance, (1, 0, 1, 0))
+        item_side = FixedSide(context + items[rows.item, 0], vectors, covariance)
+        rounds = EM_ROUNDS if start is None else ROUNDS_PER_TURN
+        return learn_click_prior(rows, item_side, content, self.content, self.likelihood, start, rounds)
 
 
-def _facing_items(entities: LearnedPrior) -> tuple[Tensor, Tensor]:
+def _entity_vectors(entities: LearnedPrior) -> tuple[Tensor, Tensor]:
     """What items meet: 1 + slope and taste of each entity [U, 1 + dims], and their covariances."""
     vectors = torch.cat([1 + entities.weight[:, 1:2], entities.weight[:, 2:]], 1)
     return vectors, entities.weight_covariance[:, 1:, 1:].contiguous()
 
 
-def _item_columns(data: Dataset, rows: ClickRows) -> sp.csr_matrix:
+def _item_content(data: Dataset, rows: ClickRows) -> sp.csr_matrix:
     """A constant and the columns of item features, [C, F]."""
-    tables = init_fields("item", data.items, rows.item.numpy())
-    columns = encode_context(tables, "item", catalogue_features(item_features(data.items)), rows.catalogue)
+    tables = init_tables("item", data.items, rows.item.numpy())
+    columns = encode_side(tables, "item", catalogue_features(item_features(data.items)), rows.catalogue)
     return sp.hstack([sp.csr_matrix(np.ones((rows.catalogue, 1))), columns], "csr")

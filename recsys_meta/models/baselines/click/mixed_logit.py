@@ -19,21 +19,21 @@ from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.click.solvers.additive_logit import Likelihood, fit_additive
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.click.solvers.field_encoding import (
-    encode_context,
-    fields_of_rows,
-    fill_missing,
-    init_fields,
-    item_columns,
-    lookup_weights,
-    without_context,
+    context_effect,
+    encode_side,
+    fill_tables,
+    init_tables,
+    item_indicators,
+    mean_context_effect,
+    total_effect,
 )
 from recsys_meta.models.functional.laplace_posterior import newton_laplace_posterior, probit_adjusted_logit
 from recsys_meta.models.functional.linear_algebra import solve, weighted_outer_sum
 
-CLICK: frozenset[Objective] = frozenset({"click"})
-LOW, HIGH = 0.02, 0.98
+CLICK_OBJECTIVES: frozenset[Objective] = frozenset({"click"})
+MIN_PROBABILITY, MAX_PROBABILITY = 0.02, 0.98
 """Bounds of a probability that a straight line gives."""
-COLUMNS = 2_000
+MAX_COLUMNS = 2_000
 """Columns of entity features, the most common ones, that a prior is regressed on."""
 
 
@@ -45,10 +45,10 @@ class MixedLogit(BaselineConfig):
     [.02, .98]. `trust` multiplies S. The subclass says what base and v are.
     """
 
-    objectives: ClassVar[frozenset[Objective]] = CLICK
-    fitted: ClassVar[frozenset[str]] = frozenset({"squared", "ridge", "content"})
-    shaped: ClassVar[frozenset[str]] = frozenset({"trust"})
-    noticed: ClassVar[frozenset[str]] = frozenset({"squared", "ridge", "content", "trust"})
+    objectives: ClassVar[frozenset[Objective]] = CLICK_OBJECTIVES
+    fit_fields: ClassVar[frozenset[str]] = frozenset({"squared", "ridge", "content"})
+    body_fields: ClassVar[frozenset[str]] = frozenset({"trust"})
+    cold_fields: ClassVar[frozenset[str]] = frozenset({"squared", "ridge", "content", "trust"})
 
     objective: Objective = "click"
     squared: bool = False
@@ -61,30 +61,39 @@ class MixedLogit(BaselineConfig):
         return "squared" if self.squared else "logistic"
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        self.check(data)
+        self.check_objective(data)
         rows = ClickRows.of(data, entities)
-        additive = fit_additive_effects(rows, self.ridge, self.likelihood, items=self.with_items())
-        tables = init_fields("entity", data.entities, np.asarray(entities, np.int64)) if self.with_content() else {}
-        columns = encode_context(tables, "entity", rows.features, rows.entities)
-        common = np.argsort(-columns.getnnz(0), kind="stable")[:COLUMNS]
+        additive = fit_additive_effects(rows, self.ridge, self.likelihood, items=self.has_item_effects())
+        tables = (
+            init_tables("entity", data.entities, np.asarray(entities, np.int64)) if self.has_content_prior() else {}
+        )
+        columns = encode_side(tables, "entity", rows.features, rows.entities)
+        common = np.argsort(-columns.getnnz(0), kind="stable")[:MAX_COLUMNS]
         common = np.sort(common[columns.getnnz(0)[common] > 0])
         constant = sp.csr_matrix(np.ones((rows.entities, 1)))
-        own = self.own(data, rows, additive, sp.hstack([constant, columns[:, common]], "csr"))
-        prior = own.pop("prior")
-        weight = prior.new_zeros(columns.shape[1], prior.shape[1])
-        weight[torch.from_numpy(common)] = prior[1:]
-        return {**additive.params, **own, "start": prior[0], **fill_missing(tables, "entity", weight, columns)}
+        entity_prior = self.fit_entity_prior(data, rows, additive, sp.hstack([constant, columns[:, common]], "csr"))
+        coefficients = entity_prior.pop("prior")
+        weight = coefficients.new_zeros(columns.shape[1], coefficients.shape[1])
+        weight[torch.from_numpy(common)] = coefficients[1:]
+        return {
+            **additive.params,
+            **entity_prior,
+            "start": coefficients[0],
+            **fill_tables(tables, "entity", weight, columns),
+        }
 
-    def with_items(self) -> bool:
+    def has_item_effects(self) -> bool:
         """Whether items have effects of their own."""
         return True
 
-    def with_content(self) -> bool:
+    def has_content_prior(self) -> bool:
         """Whether the prior knows the entity's features."""
         return True
 
     @abstractmethod
-    def own(self, data: Dataset, rows: ClickRows, additive: AdditiveEffects, content: sp.csr_matrix) -> Params:
+    def fit_entity_prior(
+        self, data: Dataset, rows: ClickRows, additive: AdditiveEffects, content: sp.csr_matrix
+    ) -> Params:
         """ "vectors" [C, D] and the prior of an entity's weights on them (see `Learned.params`); may change "base" [C].
 
         content [U, F] are the columns of the entities' features, a constant first.
@@ -95,7 +104,7 @@ class MixedLogit(BaselineConfig):
 
     def adapt(self, body: Params, support: Support) -> State:
         rows = support.rows
-        content = lookup_weights(body, "entity", support.features)
+        content = total_effect(body, "entity", support.features)
         mean = (body["start"] if content is None else body["start"] + content).expand(support.size, -1)
         vectors, weight = body["vectors"][rows.item], rows.mask.to(rows.label.dtype)
         offset = self._offset(body, rows)
@@ -104,14 +113,14 @@ class MixedLogit(BaselineConfig):
         else:
             noise = 1 / body["variance"]
             matrix = weighted_outer_sum(vectors, weight * noise) + body["precision"]
-            left = (rows.label - offset) * weight * noise
-            right = (vectors * left.unsqueeze(2)).sum(1) + mean @ body["precision"]
-            mode, covariance = solve(matrix, right), torch.linalg.inv(matrix)
+            residual = (rows.label - offset) * weight * noise
+            target = (vectors * residual.unsqueeze(2)).sum(1) + mean @ body["precision"]
+            mode, covariance = solve(matrix, target), torch.linalg.inv(matrix)
         return {"mode": mode, "root": torch.linalg.cholesky(covariance)}
 
     @staticmethod
     def _offset(body: Params, rows: Interactions) -> Tensor:
-        context = fields_of_rows(body, rows)
+        context = context_effect(body, rows)
         base = body["base"][rows.item]
         return base if context is None else base + context.squeeze(2)
 
@@ -122,7 +131,7 @@ class MixedLogit(BaselineConfig):
 
     def rank(self, body: Params, state: State) -> Tensor:
         vectors = body["vectors"]
-        context = without_context(body)
+        context = mean_context_effect(body)
         base = body["base"] if context is None else body["base"] + context
         return self._logit(base + state["mode"] @ vectors.T, (vectors @ state["root"]).square().sum(2))
 
@@ -136,7 +145,11 @@ class MixedLogit(BaselineConfig):
         return deviation / (p * (1 - p))
 
     def _logit(self, eta: Tensor, variance: Tensor) -> Tensor:
-        return torch.logit(eta.clamp(LOW, HIGH)) if self.squared else probit_adjusted_logit(eta, variance)
+        return (
+            torch.logit(eta.clamp(MIN_PROBABILITY, MAX_PROBABILITY))
+            if self.squared
+            else probit_adjusted_logit(eta, variance)
+        )
 
 
 @dataclass(frozen=True)
@@ -154,19 +167,21 @@ def fit_additive_effects(
 ) -> AdditiveEffects:
     """All effects fitted together, so that an item or a place in the list that good entities had is not taken for a
     good one; without `entities` or `items` they have none of their own."""
-    tables = init_fields("context", rows.context, np.arange(len(rows)))
-    context = encode_context(tables, "context", rows.given(), len(rows))
-    own = [item_columns(rows.catalogue)] if items else []
-    per_item = sp.hstack([sp.csr_matrix(np.ones((rows.catalogue, 1))), *own], "csr")
-    who = sp.csr_matrix((np.ones(len(rows)), (np.arange(len(rows)), rows.task.numpy())), (len(rows), rows.entities))
-    columns = sp.hstack([per_item[rows.item.numpy()], context, *([who] if entities else [])], "csr")
+    tables = init_tables("context", rows.context, np.arange(len(rows)))
+    context = encode_side(tables, "context", rows.context_features(), len(rows))
+    indicators = [item_indicators(rows.catalogue)] if items else []
+    per_item = sp.hstack([sp.csr_matrix(np.ones((rows.catalogue, 1))), *indicators], "csr")
+    entity_columns = sp.csr_matrix(
+        (np.ones(len(rows)), (np.arange(len(rows)), rows.task.numpy())), (len(rows), rows.entities)
+    )
+    columns = sp.hstack([per_item[rows.item.numpy()], context, *([entity_columns] if entities else [])], "csr")
     penalty = np.full(columns.shape[1], ridge)
     penalty[0] = 1e-3
     weight = fit_additive(columns, rows.label, penalty, likelihood)
-    first, second = per_item.shape[1], per_item.shape[1] + context.shape[1]
-    base = torch.from_numpy(per_item @ weight[:first].numpy())
+    item_end, context_end = per_item.shape[1], per_item.shape[1] + context.shape[1]
+    base = torch.from_numpy(per_item @ weight[:item_end].numpy())
     base[:FIRST] = weight[0]
-    said = fill_missing(tables, "context", weight[first:second, None], context)
-    of_context = torch.from_numpy(context @ weight[first:second].numpy())
-    of_entity = weight[second:] if entities else weight.new_zeros(rows.entities)
-    return AdditiveEffects({"base": base.float(), **said}, of_context, of_entity)
+    context_tables = fill_tables(tables, "context", weight[item_end:context_end, None], context)
+    context_effect = torch.from_numpy(context @ weight[item_end:context_end].numpy())
+    entity_effect = weight[context_end:] if entities else weight.new_zeros(rows.entities)
+    return AdditiveEffects({"base": base.float(), **context_tables}, context_effect, entity_effect)

@@ -15,9 +15,14 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.click.mixed_logit import CLICK, AdditiveEffects, MixedLogit, fit_additive_effects
+from recsys_meta.models.baselines.click.mixed_logit import (
+    CLICK_OBJECTIVES,
+    AdditiveEffects,
+    MixedLogit,
+    fit_additive_effects,
+)
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
-from recsys_meta.models.baselines.click.solvers.field_encoding import fields_of_rows, without_context
+from recsys_meta.models.baselines.click.solvers.field_encoding import context_effect, mean_context_effect
 from recsys_meta.models.baselines.click.solvers.laplace_em import FixedSide, learn_click_prior
 
 POSITION = "position"
@@ -27,38 +32,38 @@ class ContextOnly(BaselineConfig):
     """Logistic regression on the context of a row alone: everybody alike. Without context it is the constant."""
 
     name: ClassVar[str] = "context"
-    objectives: ClassVar[frozenset[Objective]] = CLICK
-    fitted: ClassVar[frozenset[str]] = frozenset({"ridge"})
-    noticed: ClassVar[frozenset[str]] = frozenset({"ridge"})
+    objectives: ClassVar[frozenset[Objective]] = CLICK_OBJECTIVES
+    fit_fields: ClassVar[frozenset[str]] = frozenset({"ridge"})
+    cold_fields: ClassVar[frozenset[str]] = frozenset({"ridge"})
 
     objective: Objective = "click"
     ridge: float = Field(default=10.0, gt=0, description="shrinkage of an effect, in rows")
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {"ridge": (1.0, 10.0, 100.0)}
 
-    def seen(self, names: list[str]) -> list[str]:
+    def select_fields(self, names: list[str]) -> list[str]:
         """The fields of the context that it looks at."""
         return names
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        self.check(data)
+        self.check_objective(data)
         rows = ClickRows.of(data, entities)
-        kept = self.seen(list(rows.context))
-        rows = replace(rows, context={k: v for k, v in rows.context.items() if k in kept})
+        names = self.select_fields(list(rows.context))
+        rows = replace(rows, context={k: v for k, v in rows.context.items() if k in names})
         return fit_additive_effects(rows, self.ridge, "logistic", items=False, entities=False).params
 
     def adapt(self, body: Params, support: Support) -> State:
         return {"size": support.rows.counts}
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        found = fields_of_rows(body, rows)
+        context = context_effect(body, rows)
         base = body["base"][rows.item]
-        return base if found is None else base + found.squeeze(2)
+        return base if context is None else base + context.squeeze(2)
 
     def rank(self, body: Params, state: State) -> Tensor:
-        found = without_context(body)
-        base = body["base"] if found is None else body["base"] + found
+        context = mean_context_effect(body)
+        base = body["base"] if context is None else body["base"] + context
         return base.expand(len(state["size"]), -1)
 
 
@@ -67,7 +72,7 @@ class PositionOnly(ContextOnly):
 
     name: ClassVar[str] = "position"
 
-    def seen(self, names: list[str]) -> list[str]:
+    def select_fields(self, names: list[str]) -> list[str]:
         return [POSITION] if POSITION in names else names[:1]
 
 
@@ -77,17 +82,19 @@ class PositionRate(MixedLogit):
 
     name: ClassVar[str] = "position-rate"
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {"ridge": (3.0, 30.0), "trust": (0.5, 1.0, 2.0, 4.0)}
 
-    def with_items(self) -> bool:
+    def has_item_effects(self) -> bool:
         return False
 
-    def with_content(self) -> bool:
+    def has_content_prior(self) -> bool:
         return False
 
-    def own(self, data: Dataset, rows: ClickRows, additive: AdditiveEffects, content: sp.csr_matrix) -> Params:
+    def fit_entity_prior(
+        self, data: Dataset, rows: ClickRows, additive: AdditiveEffects, content: sp.csr_matrix
+    ) -> Params:
         vectors = torch.ones(rows.catalogue, 1)
         offset = additive.params["base"].double()[rows.item] + additive.context
-        learned = learn_click_prior(rows, FixedSide(offset, vectors), content, self.content, self.likelihood)
-        return {"vectors": vectors, **learned.params()}
+        prior = learn_click_prior(rows, FixedSide(offset, vectors), content, self.content, self.likelihood)
+        return {"vectors": vectors, **prior.to_params()}

@@ -20,11 +20,13 @@ class RandomIntercept(MixedLogit):
 
     name: ClassVar[str] = "two-means"
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {"squared": (False, True), "content": (1.0, 5.0), "trust": (0.5, 1.0, 2.0, 4.0)}
 
-    def own(self, data: Dataset, rows: ClickRows, additive: AdditiveEffects, content: sp.csr_matrix) -> Params:
+    def fit_entity_prior(
+        self, data: Dataset, rows: ClickRows, additive: AdditiveEffects, content: sp.csr_matrix
+    ) -> Params:
         vectors = torch.ones(rows.catalogue, 1)
         offset = additive.params["base"].double()[rows.item] + additive.context
-        learned = learn_click_prior(rows, FixedSide(offset, vectors), content, self.content, self.likelihood)
-        return {"vectors": vectors, **learned.params()}
+        prior = learn_click_prior(rows, FixedSide(offset, vectors), content, self.content, self.likelihood)
+        return {"vectors": vectors, **prior.to_params()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
-from recsys_meta.models.baselines.base import LABELS, BaselineConfig
+from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, BaselineConfig
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows
 
 SWEEPS = 5
@@ -26,32 +26,32 @@ class ItemMean(BaselineConfig):
     """
 
     name: ClassVar[str] = "item-mean"
-    objectives: ClassVar[frozenset[Objective]] = LABELS
-    fitted: ClassVar[frozenset[str]] = frozenset({"item_shrink"})
-    noticed: ClassVar[frozenset[str]] = frozenset({"item_shrink"})
+    objectives: ClassVar[frozenset[Objective]] = LABEL_OBJECTIVES
+    fit_fields: ClassVar[frozenset[str]] = frozenset({"item_shrink"})
+    cold_fields: ClassVar[frozenset[str]] = frozenset({"item_shrink"})
 
     objective: Objective = "rating"
     item_shrink: float = Field(default=5.0, ge=0)
     user_shrink: float = Field(default=5.0, gt=0)
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {"item_shrink": (0.5, 2.0, 5.0, 15.0), "user_shrink": (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)}
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        self.check(data)
+        self.check_objective(data)
         mean, item, user = fit_two_way_means(TrainingRows.of(data, entities), self.item_shrink)
         return {"item": mean + item, "start": user.mean() if len(user) else torch.tensor(0.0)}
 
     def adapt(self, body: Params, support: Support) -> State:
         rows = support.rows
-        left = ((rows.label - body["item"][rows.item]) * rows.mask).sum(1)
-        return {"bias": (left + self.user_shrink * body["start"]) / (rows.counts + self.user_shrink)}
+        residual = ((rows.label - body["item"][rows.item]) * rows.mask).sum(1)
+        return {"bias": (residual + self.user_shrink * body["start"]) / (rows.counts + self.user_shrink)}
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        return self.finish(body["item"][rows.item] + state["bias"][:, None])
+        return self.label_to_score(body["item"][rows.item] + state["bias"][:, None])
 
     def rank(self, body: Params, state: State) -> Tensor:
-        return self.finish(body["item"] + state["bias"][:, None])
+        return self.label_to_score(body["item"] + state["bias"][:, None])
 
 
 def fit_two_way_means(
@@ -64,12 +64,12 @@ def fit_two_way_means(
     items = label.new_zeros(rows.catalogue)
     users = label.new_zeros(rows.entities)
     for _ in range(SWEEPS):
-        items = _shrunk(label - mean - users[task], item, rows.catalogue, item_shrink)
+        items = _shrunken_means(label - mean - users[task], item, rows.catalogue, item_shrink)
         items[:FIRST] = 0
-        users = _shrunk(label - mean - items[item], task, rows.entities, user_shrink)
+        users = _shrunken_means(label - mean - items[item], task, rows.entities, user_shrink)
     return mean.float(), items.float(), users.float()
 
 
-def _shrunk(value: Tensor, group: Tensor, groups: int, shrink: float) -> Tensor:
+def _shrunken_means(value: Tensor, group: Tensor, groups: int, shrink: float) -> Tensor:
     total = torch.bincount(group, value, minlength=groups)
     return total / (torch.bincount(group, minlength=groups) + shrink).clamp(min=1e-9)

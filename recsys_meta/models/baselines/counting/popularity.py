@@ -10,23 +10,23 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Params, State, Support
-from recsys_meta.models.baselines.base import LABELS, RANKING, BaselineConfig
+from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, RANKING_OBJECTIVES, BaselineConfig
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
 
 
-class Popularity(BaselineConfig):
+class ItemPopularity(BaselineConfig):
     """Items by the number of training entities that met them; for labels, their mean (the constant)."""
 
     name: ClassVar[str] = "popularity"
-    objectives: ClassVar[frozenset[Objective]] = RANKING | LABELS
+    objectives: ClassVar[frozenset[Objective]] = RANKING_OBJECTIVES | LABEL_OBJECTIVES
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        self.check(data)
+        self.check_objective(data)
         rows = TrainingRows.of(data, entities)
         if self.objective == "ranking":
             return {"scores": log_popularity(item_counts(rows.binary()))}
         mean = rows.label.double().mean().float() if len(rows.label) else torch.tensor(0.0)
-        return {"scores": self.finish(mean).expand(data.catalogue).clone()}
+        return {"scores": self.label_to_score(mean).expand(data.catalogue).clone()}
 
     def adapt(self, body: Params, support: Support) -> State:
         return {"size": support.rows.counts}

@@ -11,7 +11,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Params, State, Support
-from recsys_meta.models.baselines.base import LABELS, RANKING, BaselineConfig
+from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, RANKING_OBJECTIVES, BaselineConfig
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows
 
 
@@ -20,18 +20,18 @@ class RandomScores(BaselineConfig):
     for each item."""
 
     name: ClassVar[str] = "chance"
-    objectives: ClassVar[frozenset[Objective]] = RANKING | LABELS
+    objectives: ClassVar[frozenset[Objective]] = RANKING_OBJECTIVES | LABEL_OBJECTIVES
 
     seed: int = 0
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        self.check(data)
+        self.check_objective(data)
         if self.objective == "ranking":
             return {"scores": torch.zeros(data.catalogue)}
         rows = TrainingRows.of(data, entities)
-        drawn = np.random.default_rng(self.seed).integers(0, max(len(rows.label), 1), data.catalogue)
+        index = np.random.default_rng(self.seed).integers(0, max(len(rows.label), 1), data.catalogue)
         labels = rows.label if len(rows.label) else torch.zeros(1)
-        return {"scores": self.finish(labels[torch.from_numpy(drawn)])}
+        return {"scores": self.label_to_score(labels[torch.from_numpy(index)])}
 
     def adapt(self, body: Params, support: Support) -> State:
         return {"size": support.rows.counts}

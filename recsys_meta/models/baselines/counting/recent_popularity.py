@@ -25,24 +25,24 @@ class RecentPopularity(BaselineConfig):
     """
 
     name: ClassVar[str] = "recent"
-    noticed: ClassVar[frozenset[str]] = frozenset({"width"})
+    cold_fields: ClassVar[frozenset[str]] = frozenset({"width"})
 
     width: float = Field(default=2.0, gt=0)
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {"width": (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 32.0)}
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        self.check(data)
+        self.check_objective(data)
         rows = TrainingRows.of(data, entities)
         task, item = rows.binary().nonzero()
         return binned_counts(data, torch.from_numpy(task).long(), torch.from_numpy(item).long(), np.asarray(entities))
 
     def adapt(self, body: Params, support: Support) -> State:
-        arrived = support.features.get(ARRIVAL.name)
-        if arrived is None:
+        arrival = support.features.get(ARRIVAL.name)
+        if arrival is None:
             return {"weight": body["edges"].new_ones(support.size, len(body["edges"]))}
-        return {"weight": bin_weights(arrived, body["edges"], self.width)}
+        return {"weight": bin_weights(arrival, body["edges"], self.width)}
 
     def rank(self, body: Params, state: State) -> Tensor:
         return torch.log(state["weight"] @ body["counts"] + 0.01)

@@ -11,7 +11,12 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, item_memory, log_popularity
+from recsys_meta.models.baselines.interaction_matrix import (
+    TrainingRows,
+    item_counts,
+    log_popularity,
+    popular_item_columns,
+)
 from recsys_meta.models.baselines.item_based.item_scores import (
     gather_scores,
     locate_support,
@@ -29,31 +34,31 @@ class Ease(BaselineConfig):
     """
 
     name: ClassVar[str] = "ease"
-    fitted: ClassVar[frozenset[str]] = frozenset({"ridge"})
+    fit_fields: ClassVar[frozenset[str]] = frozenset({"ridge"})
 
     ridge: float = Field(default=5000.0, gt=0)
     popularity: float = Field(default=0.3, ge=0)
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {
             "ridge": (500.0, 5_000.0, 30_000.0, 150_000.0, 1_000_000.0),
             "popularity": (0.0, 0.3, 1.0, 3.0, 9.0),
         }
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        self.check(data)
+        self.check_objective(data)
         matrix = TrainingRows.of(data, entities).binary()
-        part, where = item_memory(matrix)
+        columns, positions = popular_item_columns(matrix)
         return {
-            **where,
+            **positions,
             "log_popularity": log_popularity(item_counts(matrix)),
-            "weights": ease_weights(part, self.ridge),
+            "weights": ease_weights(columns, self.ridge),
         }
 
     def adapt(self, body: Params, support: Support) -> State:
         return locate_support(body, support.rows)
 
     def rank(self, body: Params, state: State) -> Tensor:
-        found = gather_scores(body["weights"], state["place"], state["weight"])
-        evidence = scatter_scores(found, body["kept"], len(body["log_popularity"]))
+        scores = gather_scores(body["weights"], state["place"], state["weight"])
+        evidence = scatter_scores(scores, body["kept"], len(body["log_popularity"]))
         return mix_with_popularity(evidence, body["log_popularity"], self.popularity)

@@ -12,7 +12,12 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, item_memory, log_popularity
+from recsys_meta.models.baselines.interaction_matrix import (
+    TrainingRows,
+    item_counts,
+    log_popularity,
+    popular_item_columns,
+)
 from recsys_meta.models.baselines.item_based.item_scores import (
     gather_scores,
     locate_support,
@@ -36,7 +41,7 @@ class GaussianPosterior(BaselineConfig):
     centred: bool = True
     popularity: float = Field(default=0.1, ge=0)
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {
             "noise": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
             "centred": (True, False),
@@ -44,37 +49,37 @@ class GaussianPosterior(BaselineConfig):
         }
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        self.check(data)
+        self.check_objective(data)
         matrix = TrainingRows.of(data, entities).binary()
-        part, where = item_memory(matrix)
+        columns, positions = popular_item_columns(matrix)
         counts = item_counts(matrix)
         users = max(matrix.shape[0], 1)
         return {
-            **where,
+            **positions,
             "log_popularity": log_popularity(counts),
-            "mean": counts[where["kept"]] / users,
-            "moment": cooccurrence_counts(part).div_(users),
+            "mean": counts[positions["kept"]] / users,
+            "moment": cooccurrence_counts(columns).div_(users),
         }
 
     def adapt(self, body: Params, support: Support) -> State:
         state = locate_support(body, support.rows)
-        place, weight = state["place"], state["weight"]
-        if place.shape[1] == 0 or not len(body["mean"]):
+        position, weight = state["place"], state["weight"]
+        if position.shape[1] == 0 or not len(body["mean"]):
             return state
-        mean = self.centred * body["mean"][place] * weight
-        moment = body["moment"][place[:, :, None], place[:, None, :]]
+        mean = self.centred * body["mean"][position] * weight
+        moment = body["moment"][position[:, :, None], position[:, None, :]]
         covariance = moment * weight[:, :, None] * weight[:, None, :] - mean[:, :, None] * mean[:, None, :]
         covariance.diagonal(dim1=1, dim2=2).add_(self.noise)
-        gap = (weight - mean).unsqueeze(2)
-        solved = torch.cholesky_solve(gap, torch.linalg.cholesky(covariance)).squeeze(2)
-        return {"place": place, "weight": solved * weight}
+        residual = (weight - mean).unsqueeze(2)
+        solution = torch.cholesky_solve(residual, torch.linalg.cholesky(covariance)).squeeze(2)
+        return {"place": position, "weight": solution * weight}
 
     def rank(self, body: Params, state: State) -> Tensor:
         mean = body["mean"] * self.centred
-        found = gather_scores(body["moment"], state["place"], state["weight"])
+        scores = gather_scores(body["moment"], state["place"], state["weight"])
         if self.centred:
-            along = (mean[state["place"]] * state["weight"]).sum(1) if len(mean) else mean.new_zeros(len(found))
-            found = found + (1 - along)[:, None] * mean
+            projection = (mean[state["place"]] * state["weight"]).sum(1) if len(mean) else mean.new_zeros(len(scores))
+            scores = scores + (1 - projection)[:, None] * mean
         return mix_with_popularity(
-            scatter_scores(found, body["kept"], len(body["place"])), body["log_popularity"], self.popularity
+            scatter_scores(scores, body["kept"], len(body["place"])), body["log_popularity"], self.popularity
         )

@@ -14,32 +14,32 @@ from recsys_meta.core.types import FIRST, Interactions, Params, State
 
 def distinct_weights(rows: Interactions) -> Tensor:
     """Weight [T, S] float32 of each row: 1 for the first row of every known item, else 0."""
-    known = rows.mask & (rows.item >= FIRST)
-    item, order = torch.where(known, rows.item, 0).sort(dim=1, stable=True)
-    again = F.pad(item[:, 1:] == item[:, :-1], (1, 0))
-    repeated = torch.zeros_like(again).scatter(1, order, again)
-    return (known & ~repeated).to(rows.label.dtype)
+    valid = rows.mask & (rows.item >= FIRST)
+    item, order = torch.where(valid, rows.item, 0).sort(dim=1, stable=True)
+    repeats = F.pad(item[:, 1:] == item[:, :-1], (1, 0))
+    duplicate = torch.zeros_like(repeats).scatter(1, order, repeats)
+    return (valid & ~duplicate).to(rows.label.dtype)
 
 
 def locate_support(body: Params, rows: Interactions) -> State:
     """The support as places in the memory: place [T, S] int64, weight [T, S]."""
-    place = body["place"][rows.item]
-    weight = distinct_weights(rows) * (place >= 0)
-    return {"place": place.clamp(min=0), "weight": weight}
+    position = body["place"][rows.item]
+    weight = distinct_weights(rows) * (position >= 0)
+    return {"place": position.clamp(min=0), "weight": weight}
 
 
-def gather_scores(table: Tensor, place: Tensor, weight: Tensor) -> Tensor:
+def gather_scores(table: Tensor, position: Tensor, weight: Tensor) -> Tensor:
     """Weighted sum of the support's rows of table [M, M], [T, M]; nothing of size T x S x M is made."""
-    if place.shape[1] == 0 or not len(table):
-        return table.new_zeros(len(place), table.shape[1])
-    return F.embedding_bag(place, table, mode="sum", per_sample_weights=weight)
+    if position.shape[1] == 0 or not len(table):
+        return table.new_zeros(len(position), table.shape[1])
+    return F.embedding_bag(position, table, mode="sum", per_sample_weights=weight)
 
 
-def scatter_scores(values: Tensor, kept: Tensor, catalogue: int) -> Tensor:
+def scatter_scores(values: Tensor, items: Tensor, catalogue: int) -> Tensor:
     """Scores of the memory's items [T, M] among the whole catalogue [T, C]; the others score 0."""
-    if len(kept) == catalogue:
+    if len(items) == catalogue:
         return values
-    return values.new_zeros(len(values), catalogue).index_copy(1, kept, values)
+    return values.new_zeros(len(values), catalogue).index_copy(1, items, values)
 
 
 def mix_with_popularity(evidence: Tensor, log_popularity: Tensor, weight: float) -> Tensor:
@@ -47,11 +47,11 @@ def mix_with_popularity(evidence: Tensor, log_popularity: Tensor, weight: float)
 
     Where the evidence is flat (an empty or unknown support) popularity alone decides, whatever its weight.
     """
-    real = evidence[:, FIRST:]
-    items = max(real.shape[1], 1)
-    centred = real - real.sum(1, keepdim=True) / items
-    scale = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / items**0.5
-    flat = scale <= 1e-6 * torch.linalg.vector_norm(real, dim=1, keepdim=True)
-    standard = (evidence / scale.clamp(min=1e-30)).masked_fill(flat, 0.0)
-    scores: Tensor = standard + torch.where(flat, 1.0, weight) * log_popularity
+    catalog_scores = evidence[:, FIRST:]
+    count = max(catalog_scores.shape[1], 1)
+    deviation = catalog_scores - catalog_scores.sum(1, keepdim=True) / count
+    scale = torch.linalg.vector_norm(deviation, dim=1, keepdim=True) / count**0.5
+    flat = scale <= 1e-6 * torch.linalg.vector_norm(catalog_scores, dim=1, keepdim=True)
+    z_scores = (evidence / scale.clamp(min=1e-30)).masked_fill(flat, 0.0)
+    scores: Tensor = z_scores + torch.where(flat, 1.0, weight) * log_popularity
     return scores

@@ -14,7 +14,12 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, item_memory, log_popularity
+from recsys_meta.models.baselines.interaction_matrix import (
+    TrainingRows,
+    item_counts,
+    log_popularity,
+    popular_item_columns,
+)
 from recsys_meta.models.baselines.item_based.item_scores import (
     distinct_weights,
     gather_scores,
@@ -37,15 +42,15 @@ class ItemKNN(BaselineConfig):
     """
 
     name: ClassVar[str] = "itemknn"
-    fitted: ClassVar[frozenset[str]] = frozenset({"neighbours"})
-    shaped: ClassVar[frozenset[str]] = frozenset({"shrink", "power"})
+    fit_fields: ClassVar[frozenset[str]] = frozenset({"neighbours"})
+    body_fields: ClassVar[frozenset[str]] = frozenset({"shrink", "power"})
 
     shrink: float = Field(default=30.0, ge=0)
     power: float = Field(default=0.5, ge=0, le=1)
     popularity: float = Field(default=0.3, ge=0)
     neighbours: int = Field(default=200, ge=1)
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {
             "shrink": (0.0, 10.0, 100.0, 1_000.0),
             "power": (0.0, 0.25, 0.45, 0.65),
@@ -53,25 +58,25 @@ class ItemKNN(BaselineConfig):
         }
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        self.check(data)
+        self.check_objective(data)
         matrix = TrainingRows.of(data, entities).binary()
         counts = item_counts(matrix)
         params = {"counts": counts, "log_popularity": log_popularity(counts)}
         if data.catalogue > SPARSE_ABOVE:
-            return params | _nearest(matrix, counts.numpy(), self.neighbours)
-        part, where = item_memory(matrix)
-        return params | where | {"together": cooccurrence_counts(part).fill_diagonal_(0)}
+            return params | _top_neighbours(matrix, counts.numpy(), self.neighbours)
+        columns, positions = popular_item_columns(matrix)
+        return params | positions | {"together": cooccurrence_counts(columns).fill_diagonal_(0)}
 
     def body(self, params: Params) -> Params:
-        counts, together = params["counts"].clamp(min=1), params["together"]
+        counts, cooccurrence = params["counts"].clamp(min=1), params["together"]
         if "neighbour" in params:
             source, target = counts[:, None], counts[params["neighbour"]]
         else:
-            kept = counts[params["kept"]]
-            source, target = kept[:, None], kept
-        similar = normalize_cooccurrence(together, source, target, self.power, self.shrink)
-        shaped = {k: v for k, v in params.items() if k not in {"together", "counts"}}
-        return shaped | {"similar": similar}
+            dense_counts = counts[params["kept"]]
+            source, target = dense_counts[:, None], dense_counts
+        similarity = normalize_cooccurrence(cooccurrence, source, target, self.power, self.shrink)
+        remainder = {k: v for k, v in params.items() if k not in {"together", "counts"}}
+        return remainder | {"similar": similarity}
 
     def adapt(self, body: Params, support: Support) -> State:
         if "neighbour" in body:
@@ -80,36 +85,36 @@ class ItemKNN(BaselineConfig):
 
     def rank(self, body: Params, state: State) -> Tensor:
         if "neighbour" in body:
-            evidence = _scattered(body, state["place"], state["weight"])
+            evidence = _neighbour_scores(body, state["place"], state["weight"])
         else:
-            found = gather_scores(body["similar"], state["place"], state["weight"])
-            evidence = scatter_scores(found, body["kept"], len(body["log_popularity"]))
+            scores = gather_scores(body["similar"], state["place"], state["weight"])
+            evidence = scatter_scores(scores, body["kept"], len(body["log_popularity"]))
         return mix_with_popularity(evidence, body["log_popularity"], self.popularity)
 
 
-def _scattered(body: Params, place: Tensor, weight: Tensor) -> Tensor:
+def _neighbour_scores(body: Params, item: Tensor, weight: Tensor) -> Tensor:
     """Sum of sparse neighbour rows, [T, C]."""
-    tasks, catalogue = len(place), len(body["log_popularity"])
-    found = (body["similar"][place] * weight[:, :, None]).reshape(tasks, -1)
-    target = body["neighbour"][place].reshape(tasks, -1)
-    evidence = found.new_zeros(tasks, catalogue).scatter_add(1, target, found)
+    tasks, catalogue = len(item), len(body["log_popularity"])
+    scores = (body["similar"][item] * weight[:, :, None]).reshape(tasks, -1)
+    target = body["neighbour"][item].reshape(tasks, -1)
+    evidence = scores.new_zeros(tasks, catalogue).scatter_add(1, target, scores)
     evidence[:, :FIRST] = 0
     return evidence
 
 
-def _nearest(matrix: sp.csr_matrix, counts: np.ndarray, width: int) -> Params:
+def _top_neighbours(matrix: sp.csr_matrix, counts: np.ndarray, width: int) -> Params:
     """The `width` best partners of each item, a block of items at a time: neighbour, together [C, width]."""
     catalogue = matrix.shape[1]
     width = min(width, catalogue)
     neighbour = np.zeros((catalogue, width), np.int64)
-    together = np.zeros((catalogue, width), np.float32)
+    cooccurrence = np.zeros((catalogue, width), np.float32)
     columns = matrix.tocsc()
     scale = np.sqrt(np.maximum(counts, 1))
     for start in range(0, catalogue, BLOCK):
-        found = (columns[:, start : start + BLOCK].T @ matrix).toarray()
-        rows = np.arange(len(found))
-        found[rows, start + rows] = 0
-        best = np.argpartition(-found / scale, width - 1, axis=1)[:, :width]
+        counts_block = (columns[:, start : start + BLOCK].T @ matrix).toarray()
+        rows = np.arange(len(counts_block))
+        counts_block[rows, start + rows] = 0
+        best = np.argpartition(-counts_block / scale, width - 1, axis=1)[:, :width]
         neighbour[start : start + BLOCK] = best
-        together[start : start + BLOCK] = np.take_along_axis(found, best, 1)
-    return {"neighbour": torch.from_numpy(neighbour), "together": torch.from_numpy(together)}
+        cooccurrence[start : start + BLOCK] = np.take_along_axis(counts_block, best, 1)
+    return {"neighbour": torch.from_numpy(neighbour), "together": torch.from_numpy(cooccurrence)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, item_memory
+from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, popular_item_columns
 from recsys_meta.models.baselines.item_based.item_scores import gather_scores, locate_support, scatter_scores
 from recsys_meta.models.functional.item_similarity import cooccurrence_counts
 
@@ -26,32 +26,37 @@ class NaiveBayes(BaselineConfig):
     """
 
     name: ClassVar[str] = "naive-bayes"
-    shaped: ClassVar[frozenset[str]] = frozenset({"strength"})
+    body_fields: ClassVar[frozenset[str]] = frozenset({"strength"})
 
     strength: float = Field(default=30.0, gt=0)
     trust: float = Field(default=0.5, ge=0)
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {
             "strength": (3.0, 30.0, 150.0, 1_000.0),
             "trust": (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.1, 1.6),
         }
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        self.check(data)
+        self.check_objective(data)
         matrix = TrainingRows.of(data, entities).binary()
-        part, where = item_memory(matrix)
+        columns, positions = popular_item_columns(matrix)
         counts = item_counts(matrix)
-        prior = torch.log1p(counts)
-        prior[:FIRST] = 0
-        share = (counts[where["kept"]] / max(matrix.shape[0], 1)).clamp(min=1e-12)
-        return {**where, "log_popularity": prior, "share": share, "together": cooccurrence_counts(part)}
+        log_popularity = torch.log1p(counts)
+        log_popularity[:FIRST] = 0
+        frequency = (counts[positions["kept"]] / max(matrix.shape[0], 1)).clamp(min=1e-12)
+        return {
+            **positions,
+            "log_popularity": log_popularity,
+            "share": frequency,
+            "together": cooccurrence_counts(columns),
+        }
 
     def body(self, params: Params) -> Params:
-        share, together = params["share"], params["together"]
-        counts = together.diagonal()
-        expected = self.strength * share[:, None]
-        shift = torch.log((together + expected) / ((counts + self.strength) * share[:, None]))
+        frequency, cooccurrence = params["share"], params["together"]
+        counts = cooccurrence.diagonal()
+        pseudo_counts = self.strength * frequency[:, None]
+        shift = torch.log((cooccurrence + pseudo_counts) / ((counts + self.strength) * frequency[:, None]))
         shift.fill_diagonal_(0)
         return {k: params[k] for k in ("kept", "place", "log_popularity")} | {"shift": shift}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
-from recsys_meta.models.baselines.base import LABELS, RANKING, BaselineConfig
+from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, RANKING_OBJECTIVES, BaselineConfig
 from recsys_meta.models.baselines.counting.bias_model import fit_two_way_means
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
 from recsys_meta.models.baselines.item_based.item_scores import distinct_weights, mix_with_popularity
@@ -33,10 +33,10 @@ class BayesianLinearRegression(BaselineConfig):
     """
 
     name: ClassVar[str] = "blr"
-    objectives: ClassVar[frozenset[Objective]] = RANKING | LABELS
-    fitted: ClassVar[frozenset[str]] = frozenset({"dims", "factors", "item_shrink", "values", "seed"})
+    objectives: ClassVar[frozenset[Objective]] = RANKING_OBJECTIVES | LABEL_OBJECTIVES
+    fit_fields: ClassVar[frozenset[str]] = frozenset({"dims", "factors", "item_shrink", "values", "seed"})
 
-    noticed: ClassVar[frozenset[str]] = frozenset({"factors", "popularity"})
+    cold_fields: ClassVar[frozenset[str]] = frozenset({"factors", "popularity"})
 
     dims: int = Field(default=64, ge=1)
     factors: int = Field(default=4, ge=0)
@@ -47,7 +47,7 @@ class BayesianLinearRegression(BaselineConfig):
     zeros: float = Field(default=0.03, ge=0)
     popularity: float = Field(default=0.3, ge=0)
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         if self.objective == "ranking":
             return {
                 "noise": (0.003, 0.01, 0.03, 0.1, 0.3),
@@ -57,7 +57,7 @@ class BayesianLinearRegression(BaselineConfig):
         return {"factors": (0, 4, 12), "noise": (0.7, 1.0, 1.5, 2.2, 3.3)}
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        self.check(data)
+        self.check_objective(data)
         rows = TrainingRows.of(data, entities)
         return self._fit_ranking(rows) if self.objective == "ranking" else self._fit_labels(data, rows)
 
@@ -75,23 +75,27 @@ class BayesianLinearRegression(BaselineConfig):
         mean, item, user = fit_two_way_means(rows, self.item_shrink)
         catalogue = catalogue_features(item_features(data.items))
         content = design_matrix(init_design(data.items, rows.item, self.values), catalogue)
-        task, met = torch.from_numpy(rows.task), torch.from_numpy(rows.item)
-        left = rows.label - mean - item[met]
-        factors = residual_factors(rows, left - user[task], self.factors, self.seed)
-        parts = [torch.ones(rows.catalogue, 1), item[:, None], content.reshape(rows.catalogue, -1), factors]
-        features = torch.cat(parts, 1)
+        task, items = torch.from_numpy(rows.task), torch.from_numpy(rows.item)
+        residual = rows.label - mean - item[items]
+        factors = residual_factors(rows, residual - user[task], self.factors, self.seed)
+        columns = [torch.ones(rows.catalogue, 1), item[:, None], content.reshape(rows.catalogue, -1), factors]
+        features = torch.cat(columns, 1)
         # Centred over training rows, so that the weight of the constant stays the entity's mean.
-        if len(met):
-            features[:, 1:] -= features[met, 1:].mean(0)
+        if len(items):
+            features[:, 1:] -= features[items, 1:].mean(0)
         features[:FIRST] = 0
         features[:FIRST, 0] = 1
-        prior = learn_prior(rows, left, features)
-        return {"base": mean + item, "variance": prior["variance"], **_widened(features, prior, self._spare())}
+        prior = learn_prior(rows, residual, features)
+        return {
+            "base": mean + item,
+            "variance": prior["variance"],
+            **_pad_features(features, prior, self._padding_width()),
+        }
 
-    def _spare(self) -> int:
+    def _padding_width(self) -> int:
         """Columns that bring every setting of the grid to the same width."""
-        offered: tuple[int, ...] = self.choices().get("factors", ())
-        return max(0, max(offered, default=0) - self.factors)
+        options: tuple[int, ...] = self.search_space().get("factors", ())
+        return max(0, max(options, default=0) - self.factors)
 
     def adapt(self, body: Params, support: Support) -> State:
         rows = support.rows
@@ -101,26 +105,26 @@ class BayesianLinearRegression(BaselineConfig):
             w = gaussian_posterior(body, vectors, weight, gain=1.0, target=1.0, zeros=self.zeros, prior=self.noise)
             return {"vector": w}
         vectors, weight = body["features"][rows.item], rows.mask.to(rows.label.dtype)
-        left = (rows.label - body["base"][rows.item]) * weight
+        residual = (rows.label - body["base"][rows.item]) * weight
         precision = self.noise * body["variance"] * body["precision"]
-        right = (vectors * left.unsqueeze(2)).sum(1) + precision @ body["mean"]
-        return {"vector": solve(weighted_outer_sum(vectors, weight) + precision, right)}
+        target = (vectors * residual.unsqueeze(2)).sum(1) + precision @ body["mean"]
+        return {"vector": solve(weighted_outer_sum(vectors, weight) + precision, target)}
 
     def rank(self, body: Params, state: State) -> Tensor:
         if self.objective == "ranking":
             return mix_with_popularity(state["vector"] @ body["items"].T, body["log_popularity"], self.popularity)
-        return self.finish(body["base"] + state["vector"] @ body["features"].T)
+        return self.label_to_score(body["base"] + state["vector"] @ body["features"].T)
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         if self.objective == "ranking":
             return super().score(body, state, rows)
-        own = torch.einsum("trd,td->tr", body["features"][rows.item], state["vector"])
-        return self.finish(body["base"][rows.item] + own)
+        effect = torch.einsum("trd,td->tr", body["features"][rows.item], state["vector"])
+        return self.label_to_score(body["base"][rows.item] + effect)
 
 
-def _widened(features: Tensor, prior: Params, spare: int) -> Params:
+def _pad_features(features: Tensor, prior: Params, width: int) -> Params:
     """Features [C, D + spare] with empty columns, on whose weights the prior is a standard normal around 0."""
     pad = torch.nn.functional.pad
-    precision = pad(prior["precision"], (0, spare, 0, spare))
+    precision = pad(prior["precision"], (0, width, 0, width))
     precision.diagonal()[len(prior["mean"]) :] = 1
-    return {"features": pad(features, (0, spare)), "mean": pad(prior["mean"], (0, spare)), "precision": precision}
+    return {"features": pad(features, (0, width)), "mean": pad(prior["mean"], (0, width)), "precision": precision}

@@ -32,34 +32,34 @@ def init_design(table: FeatureTable, rows: IntArray, limit: int) -> Params:
     params: Params = {}
     for name, column in table.items():
         if column.numeric:
-            known = np.asarray(column.values[rows], np.float64)
-            known = known[np.isfinite(known)]
-            spread = float(known.std()) if len(known) else 0.0
-            params[name] = torch.tensor([float(known.mean()) if len(known) else 0.0, spread or 1.0])
+            finite = np.asarray(column.values[rows], np.float64)
+            finite = finite[np.isfinite(finite)]
+            deviation = float(finite.std()) if len(finite) else 0.0
+            params[name] = torch.tensor([float(finite.mean()) if len(finite) else 0.0, deviation or 1.0])
         else:
             values = common_values(column, rows, limit)
-            place = np.full(max(column.size, FIRST), -1, np.int64)
-            place[values] = np.arange(len(values))
-            params[name] = torch.from_numpy(place)
+            column_of_value = np.full(max(column.size, FIRST), -1, np.int64)
+            column_of_value[values] = np.arange(len(values))
+            params[name] = torch.from_numpy(column_of_value)
     return params
 
 
 def design_matrix(params: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> Tensor:
     """Columns [T, F]: a share for each kept value of a field (one value: 1; three values: 1/3 each), a number in
     deviations from its mean (missing: 0)."""
-    columns = [_field(params[name], value) for name, value in features.items()]
+    columns = [_encode_field(params[name], value) for name, value in features.items()]
     if not columns:
         return torch.zeros(0, 0)
     return torch.cat(columns, 1)
 
 
-def _field(learned: Tensor, value: Tensor) -> Tensor:
+def _encode_field(encoding: Tensor, value: Tensor) -> Tensor:
     if value.is_floating_point():
-        number = torch.nan_to_num((value - learned[0]) / learned[1]).clamp(-5, 5)
+        number = torch.nan_to_num((value - encoding[0]) / encoding[1]).clamp(-5, 5)
         return number[:, None]
-    width = int(learned.max()) + 1 if len(learned) else 0
-    place = learned[torch.where(value < len(learned), value, 1)]
+    width = int(encoding.max()) + 1 if len(encoding) else 0
+    position = encoding[torch.where(value < len(encoding), value, 1)]
     count = (value > 0).sum(1, keepdim=True).clamp(min=1)
-    share = ((place >= 0) & (value > 0)) / count
+    share = ((position >= 0) & (value > 0)) / count
     total = torch.zeros(len(value), width, device=value.device)
-    return total.scatter_add(1, place.clamp(min=0), share) if width else total
+    return total.scatter_add(1, position.clamp(min=0), share) if width else total

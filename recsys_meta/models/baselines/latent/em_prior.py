@@ -10,8 +10,8 @@ from torch import Tensor
 from recsys_meta.core.types import Params
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows
 
-ROUNDS = 8
-ENTITIES = 2_500
+EM_ROUNDS = 8
+MAX_ENTITIES = 2_500
 """Entities that the prior is learned from; of more, so many are drawn. Their statistics take D^2 floats each."""
 
 
@@ -20,22 +20,22 @@ def learn_prior(rows: TrainingRows, label: Tensor, features: Tensor, seed: int =
 
     label [R] belongs to the rows; features [C, D]. Entities without rows say nothing and leave.
     """
-    squares, cross, energy, count = _statistics(rows, label, features, seed)
+    squares, cross, energy, count = _sufficient_statistics(rows, label, features, seed)
     dims = features.shape[1]
     mean = torch.zeros(dims, dtype=torch.float64)
     covariance = 0.1 * torch.eye(dims, dtype=torch.float64)
     total = float(count.sum())
     variance = float(energy.sum()) / max(total, 1) or 1.0
-    for _ in range(ROUNDS if len(count) else 0):
+    for _ in range(EM_ROUNDS if len(count) else 0):
         precision = torch.linalg.inv(covariance)
-        spread = torch.linalg.inv(precision + squares / variance)
-        weight = (spread @ (precision @ mean + cross / variance).unsqueeze(2)).squeeze(2)
+        posterior = torch.linalg.inv(precision + squares / variance)
+        weight = (posterior @ (precision @ mean + cross / variance).unsqueeze(2)).squeeze(2)
         mean = weight.mean(0)
-        gap = weight - mean
-        covariance = spread.mean(0) + gap.T @ gap / len(gap)
+        deviation = weight - mean
+        covariance = posterior.mean(0) + deviation.T @ deviation / len(deviation)
         covariance.diagonal().add_(1e-6)
-        fitted = (squares * (spread + weight.unsqueeze(2) * weight.unsqueeze(1))).sum()
-        error = energy.sum() - 2 * (weight * cross).sum() + fitted
+        explained_energy = (squares * (posterior + weight.unsqueeze(2) * weight.unsqueeze(1))).sum()
+        error = energy.sum() - 2 * (weight * cross).sum() + explained_energy
         variance = max(float(error) / total, 1e-4)
     return {
         "mean": mean.float(),
@@ -44,24 +44,24 @@ def learn_prior(rows: TrainingRows, label: Tensor, features: Tensor, seed: int =
     }
 
 
-def _statistics(
+def _sufficient_statistics(
     rows: TrainingRows, label: Tensor, features: Tensor, seed: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """F'F [U, D, D], F'y [U, D], y'y [U] and rows [U] of entities with rows, float64."""
     counts = np.bincount(rows.task, minlength=rows.entities)
-    chosen = np.flatnonzero(counts)
-    if len(chosen) > ENTITIES:
-        chosen = np.sort(np.random.default_rng(seed).choice(chosen, ENTITIES, replace=False))
+    entities = np.flatnonzero(counts)
+    if len(entities) > MAX_ENTITIES:
+        entities = np.sort(np.random.default_rng(seed).choice(entities, MAX_ENTITIES, replace=False))
     shape = (rows.entities, rows.catalogue)
     ones = np.ones(len(rows.item), np.float32)
-    met = sp.csr_matrix((ones, (rows.task, rows.item)), shape=shape)[chosen]
-    given = sp.csr_matrix((label.numpy(), (rows.task, rows.item)), shape=shape)[chosen]
-    energy = np.bincount(rows.task, label.double().numpy() ** 2, minlength=rows.entities)[chosen]
+    row_counts = sp.csr_matrix((ones, (rows.task, rows.item)), shape=shape)[entities]
+    label_sums = sp.csr_matrix((label.numpy(), (rows.task, rows.item)), shape=shape)[entities]
+    energy = np.bincount(rows.task, label.double().numpy() ** 2, minlength=rows.entities)[entities]
     return (
-        segment_outer_sums(met, features).double(),
-        torch.from_numpy(given @ features.numpy()).double(),
+        segment_outer_sums(row_counts, features).double(),
+        torch.from_numpy(label_sums @ features.numpy()).double(),
         torch.from_numpy(energy),
-        torch.from_numpy(counts[chosen].astype(np.float64)),
+        torch.from_numpy(counts[entities].astype(np.float64)),
     )
 
 
@@ -87,17 +87,17 @@ def residual_factors(
     if dims == 0 or not len(rows.item):
         return items * 0
     shape = (rows.entities, rows.catalogue)
-    met = sp.csr_matrix((np.ones(len(rows.item), np.float32), (rows.task, rows.item)), shape=shape)
-    given = sp.csr_matrix((label.numpy(), (rows.task, rows.item)), shape=shape)
-    met_by, given_by = met.T.tocsr(), given.T.tocsr()
+    row_counts = sp.csr_matrix((np.ones(len(rows.item), np.float32), (rows.task, rows.item)), shape=shape)
+    label_sums = sp.csr_matrix((label.numpy(), (rows.task, rows.item)), shape=shape)
+    row_counts_by_item, label_sums_by_item = row_counts.T.tocsr(), label_sums.T.tocsr()
     for _ in range(sweeps):
-        users = _ridge(met, given, items, ridge)
-        items = _ridge(met_by, given_by, users, ridge)
+        users = _solve_ridge(row_counts, label_sums, items, ridge)
+        items = _solve_ridge(row_counts_by_item, label_sums_by_item, users, ridge)
     return items * users.std(0, correction=0).clamp(min=1e-6)
 
 
-def _ridge(met: sp.csr_matrix, given: sp.csr_matrix, vectors: Tensor, ridge: float) -> Tensor:
-    matrix = segment_outer_sums(met, vectors)
+def _solve_ridge(row_counts: sp.csr_matrix, label_sums: sp.csr_matrix, vectors: Tensor, ridge: float) -> Tensor:
+    matrix = segment_outer_sums(row_counts, vectors)
     matrix.diagonal(dim1=1, dim2=2).add_(ridge)
-    right = torch.from_numpy(given @ vectors.numpy())
-    return torch.cholesky_solve(right.unsqueeze(2), torch.linalg.cholesky(matrix)).squeeze(2)
+    target = torch.from_numpy(label_sums @ vectors.numpy())
+    return torch.cholesky_solve(target.unsqueeze(2), torch.linalg.cholesky(matrix)).squeeze(2)

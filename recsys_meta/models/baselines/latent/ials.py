@@ -35,7 +35,7 @@ class Ials(BaselineConfig):
     """
 
     name: ClassVar[str] = "ials"
-    fitted: ClassVar[frozenset[str]] = frozenset({"dims", "confidence", "ridge", "sweeps", "seed"})
+    fit_fields: ClassVar[frozenset[str]] = frozenset({"dims", "confidence", "ridge", "sweeps", "seed"})
 
     dims: int = Field(default=64, ge=1)
     confidence: float = Field(default=3.0, gt=1)
@@ -45,7 +45,7 @@ class Ials(BaselineConfig):
     fold_ridge: float = Field(default=10.0, gt=0)
     popularity: float = Field(default=0.3, ge=0)
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {
             "confidence": (1.1, 3.0),
             "ridge": (10.0, 40.0),
@@ -55,9 +55,9 @@ class Ials(BaselineConfig):
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         """Raises ConfigError when the optional library is missing."""
-        self.check(data)
+        self.check_objective(data)
         matrix = TrainingRows.of(data, entities).binary()
-        users, items = _factors(matrix, self)
+        users, items = _fit_factors(matrix, self)
         return {
             "items": items,
             "gram": items.T @ items,
@@ -85,12 +85,12 @@ class IalsPrior(Ials):
 
     name: ClassVar[str] = "ials-prior"
 
-    noticed: ClassVar[frozenset[str]] = frozenset({"confidence", "ridge", "popularity"})
+    cold_fields: ClassVar[frozenset[str]] = frozenset({"confidence", "ridge", "popularity"})
 
     zeros: float = Field(default=0.03, ge=0)
     trust: float = Field(default=1.0, gt=0)
 
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+    def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {
             "confidence": (1.1, 3.0),
             "ridge": (10.0, 40.0),
@@ -106,7 +106,7 @@ class IalsPrior(Ials):
         return {"vector": w}
 
 
-def _factors(matrix: sp.csr_matrix, config: Ials) -> tuple[Tensor, Tensor]:
+def _fit_factors(matrix: sp.csr_matrix, config: Ials) -> tuple[Tensor, Tensor]:
     """User and item vectors of the library, [U, D] and [C, D]; items that nobody met are zero."""
     try:
         from implicit.cpu.als import AlternatingLeastSquares

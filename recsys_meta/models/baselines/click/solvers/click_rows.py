@@ -31,27 +31,27 @@ class ClickRows:
 
     @classmethod
     def of(cls, data: Dataset, entities: IntArray) -> ClickRows:
-        chosen = np.asarray(entities, np.int64)
+        ids = np.asarray(entities, np.int64)
         index = EventIndex.of(data)
-        task, position = index.flatten(torch.from_numpy(chosen))
+        task, position = index.flatten(torch.from_numpy(ids))
         return cls(
             task,
             index.item[position].long(),
             index.label[position].double(),
             {name: _column(data, name, values[position]) for name, values in index.context.items()},
-            lookup_rows(data.entities, chosen),
-            len(chosen),
+            lookup_rows(data.entities, ids),
+            len(ids),
             data.catalogue,
         )
 
     def __len__(self) -> int:
         return len(self.item)
 
-    def given(self) -> dict[str, Tensor]:
+    def context_features(self) -> dict[str, Tensor]:
         """The context as tensors: name -> ids [R, 1] or numbers [R]."""
         return lookup_rows(self.context, np.arange(len(self)))
 
-    def sums(self, values: Tensor) -> sp.csr_matrix:
+    def pair_sums(self, values: Tensor) -> sp.csr_matrix:
         """Values [R] at their entity and item, [U, C]; those of one pair count as their sum."""
         order, item, indptr = self._by_task
         return sp.csr_matrix((values.numpy()[order], item, indptr), (self.entities, self.catalogue))
@@ -67,11 +67,11 @@ class ClickRows:
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
         )
 
-    def turned(self) -> ClickRows:
+    def transpose(self) -> ClickRows:
         """The same rows with entities and items exchanged; context and features are left behind."""
         return ClickRows(self.item, self.task, self.label, {}, {}, self.catalogue, self.entities)
 
-    def per_task(self, values: Tensor) -> Tensor:
+    def task_sums(self, values: Tensor) -> Tensor:
         """Values [R] summed over the rows of each entity, [U]."""
         return torch.bincount(self.task, values, minlength=self.entities)
 

@@ -15,8 +15,8 @@ from recsys_meta.models.baselines.click.solvers.additive_logit import Likelihood
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.latent.em_prior import segment_outer_sums
 
-ROUNDS = 12
-_LENGTHS = (1.0, 0.3, 0.1)
+EM_ROUNDS = 12
+_STEP_LENGTHS = (1.0, 0.3, 0.1)
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class FixedSide:
 
     offset: Tensor
     vectors: Tensor
-    blur: Tensor | None = None
+    covariance: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class LearnedPrior:
     and of those that it was learned from the weights [U, D] and their posterior covariances `weight_covariance` [U, D, D].
     float64."""
 
-    regress: Tensor
+    coefficients: Tensor
     covariance: Tensor
     variance: float
     weight: Tensor
     weight_covariance: Tensor
 
-    def params(self) -> Params:
+    def to_params(self) -> Params:
         """As float32: "prior" [F, D], "precision" [D, D], "variance" []."""
         return {
-            "prior": self.regress.float(),
+            "prior": self.coefficients.float(),
             "precision": torch.linalg.inv(self.covariance).float(),
             "variance": torch.tensor(self.variance),
         }
@@ -55,8 +55,8 @@ def flat_prior(entities: int, columns: int, dims: int, likelihood: Likelihood) -
     logit = likelihood == "logistic"
     covariance = torch.eye(dims, dtype=torch.float64) * (0.25 if logit else 0.02)
     weight = covariance.new_zeros(entities, dims)
-    regress, spread = covariance.new_zeros(columns, dims), covariance.expand(entities, -1, -1)
-    return LearnedPrior(regress, covariance, 1.0 if logit else 0.25, weight, spread)
+    coefficients, posterior = covariance.new_zeros(columns, dims), covariance.expand(entities, -1, -1)
+    return LearnedPrior(coefficients, covariance, 1.0 if logit else 0.25, weight, posterior)
 
 
 def prior_around(weight: Tensor, columns: int) -> LearnedPrior:
@@ -76,20 +76,20 @@ def learn_click_prior(
     ridge: float,
     likelihood: Likelihood,
     start: LearnedPrior | None = None,
-    rounds: int = ROUNDS,
+    rounds: int = EM_ROUNDS,
 ) -> LearnedPrior:
     """The prior of label ~ offset + w_e . v(item), where w_e depends on content [U, F] (a constant first).
 
     Each round takes a damped Newton step for every entity, then the moments of what was found: A by ridge regression
     (the constant is free), S from the residuals and the posterior covariances, for "squared" the noise too.
     """
-    learned = start or flat_prior(rows.entities, content.shape[1], partners.vectors.shape[1], likelihood)
+    prior = start or flat_prior(rows.entities, content.shape[1], partners.vectors.shape[1], likelihood)
     if not len(rows):
-        return learned
+        return prior
     regression = _RidgeRegression.of(content, ridge)
     for _ in range(rounds):
-        learned = _round(learned, rows, partners, regression, likelihood)
-    return learned
+        prior = _em_round(prior, rows, partners, regression, likelihood)
+    return prior
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _RidgeRegression:
 
     content: sp.csr_matrix
     root: Tensor
-    free: float
+    degrees_of_freedom: float
 
     @classmethod
     def of(cls, content: sp.csr_matrix, ridge: float) -> _RidgeRegression:
@@ -107,76 +107,82 @@ class _RidgeRegression:
         penalty = gram.new_full((len(gram),), ridge)
         penalty[0] = 1e-6
         root = torch.linalg.cholesky(gram + penalty.diag())
-        taken = float(torch.cholesky_solve(gram, root).trace())
-        return cls(content, root, max(content.shape[0] - taken, 0.3 * content.shape[0], 1.0))
+        effective_parameters = float(torch.cholesky_solve(gram, root).trace())
+        return cls(content, root, max(content.shape[0] - effective_parameters, 0.3 * content.shape[0], 1.0))
 
-    def fitted(self, target: Tensor) -> Tensor:
+    def fit(self, target: Tensor) -> Tensor:
         """Weights [F, D] for targets [U, D]."""
         return torch.cholesky_solve(torch.from_numpy(self.content.T @ target.numpy()), self.root)
 
-    def said(self, weights: Tensor) -> Tensor:
+    def predict(self, weights: Tensor) -> Tensor:
         """What weights [F, D] give, [U, D]."""
         return torch.from_numpy(self.content @ weights.numpy())
 
 
-def _round(
-    old: LearnedPrior, rows: ClickRows, partners: FixedSide, regression: _RidgeRegression, likelihood: Likelihood
+def _em_round(
+    prior: LearnedPrior, rows: ClickRows, partners: FixedSide, regression: _RidgeRegression, likelihood: Likelihood
 ) -> LearnedPrior:
     logit, vectors = likelihood == "logistic", partners.vectors.double()
-    at = vectors[rows.item]
-    precision = torch.linalg.inv(old.covariance)
-    gap = old.weight - regression.said(old.regress)
-    eta = partners.offset + (at * old.weight[rows.task]).sum(1)
-    p = torch.sigmoid(eta) if logit else eta
-    curvature = p * (1 - p) if logit else torch.full_like(p, 1 / old.variance)
-    blur = torch.zeros_like(precision) if partners.blur is None else _blurred(rows, curvature, partners.blur)
-    bowls = [(precision, gap), (blur, old.weight)]
-    slope = torch.from_numpy(rows.sums((rows.label - p) / old.variance) @ vectors.numpy())
-    slope = slope - gap @ precision - _times(blur, old.weight)
-    spread = torch.linalg.inv(_outer(rows, curvature, vectors) + precision + blur)
-    step = _times(spread, slope)
+    row_vectors = vectors[rows.item]
+    precision = torch.linalg.inv(prior.covariance)
+    deviation = prior.weight - regression.predict(prior.coefficients)
+    eta = partners.offset + (row_vectors * prior.weight[rows.task]).sum(1)
+    mean = torch.sigmoid(eta) if logit else eta
+    curvature = mean * (1 - mean) if logit else torch.full_like(mean, 1 / prior.variance)
+    partner_curvature = (
+        torch.zeros_like(precision)
+        if partners.covariance is None
+        else _partner_covariance_sums(rows, curvature, partners.covariance)
+    )
+    quadratics = [(precision, deviation), (partner_curvature, prior.weight)]
+    gradient = torch.from_numpy(rows.pair_sums((rows.label - mean) / prior.variance) @ vectors.numpy())
+    gradient = gradient - deviation @ precision - _multiply(partner_curvature, prior.weight)
+    posterior = torch.linalg.inv(_weighted_outer_sums(rows, curvature, vectors) + precision + partner_curvature)
+    step = _multiply(posterior, gradient)
     if logit:
-        step = step * _lengths(rows, eta, (at * step[rows.task]).sum(1), step, bowls)
-    weight, variance = old.weight + step, old.variance
+        step = step * _step_lengths(rows, eta, (row_vectors * step[rows.task]).sum(1), step, quadratics)
+    weight, variance = prior.weight + step, prior.variance
     if not logit:
-        left = rows.label - partners.offset - (at * weight[rows.task]).sum(1)
-        unsure = (_outer(rows, torch.ones_like(p), vectors) * spread).sum()
-        variance = max(float((left @ left + unsure) / len(rows)), 1e-4)
-    regress = regression.fitted(weight)
-    gap = weight - regression.said(regress)
-    covariance = spread.mean(0) + gap.T @ gap / regression.free
+        residual = rows.label - partners.offset - (row_vectors * weight[rows.task]).sum(1)
+        posterior_variance = (_weighted_outer_sums(rows, torch.ones_like(mean), vectors) * posterior).sum()
+        variance = max(float((residual @ residual + posterior_variance) / len(rows)), 1e-4)
+    coefficients = regression.fit(weight)
+    deviation = weight - regression.predict(coefficients)
+    covariance = posterior.mean(0) + deviation.T @ deviation / regression.degrees_of_freedom
     covariance.diagonal().add_(1e-6)
-    return LearnedPrior(regress, covariance, variance, weight, spread)
+    return LearnedPrior(coefficients, covariance, variance, weight, posterior)
 
 
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+def _multiply(matrix: Tensor, vector: Tensor) -> Tensor:
     """Matrices [D, D] or [U, D, D] times vectors [U, D]."""
     return (matrix @ vector.unsqueeze(2)).squeeze(2)
 
 
-def _outer(rows: ClickRows, weight: Tensor, vectors: Tensor) -> Tensor:
-    return segment_outer_sums(rows.sums(weight.float()), vectors.float()).double()
+def _weighted_outer_sums(rows: ClickRows, weight: Tensor, vectors: Tensor) -> Tensor:
+    return segment_outer_sums(rows.pair_sums(weight.float()), vectors.float()).double()
 
 
-def _blurred(rows: ClickRows, weight: Tensor, blur: Tensor) -> Tensor:
+def _partner_covariance_sums(rows: ClickRows, weight: Tensor, covariance: Tensor) -> Tensor:
     """Weighted sums over each entity's rows of the covariances of their partners, [U, D, D].
 
     The expected loss of a row exceeds that at the partner's mean by half of weight times w' (covariance) w.
     """
-    dims = blur.shape[1]
-    return torch.from_numpy(rows.sums(weight) @ blur.reshape(len(blur), -1).numpy()).reshape(-1, dims, dims)
+    dims = covariance.shape[1]
+    return torch.from_numpy(rows.pair_sums(weight) @ covariance.reshape(len(covariance), -1).numpy()).reshape(
+        -1, dims, dims
+    )
 
 
-def _lengths(
-    rows: ClickRows, eta: Tensor, along: Tensor, step: Tensor, bowls: Sequence[tuple[Tensor, Tensor]]
+def _step_lengths(
+    rows: ClickRows, eta: Tensor, direction: Tensor, step: Tensor, quadratics: Sequence[tuple[Tensor, Tensor]]
 ) -> Tensor:
     """For each entity the length of step, of a few, that leaves the least loss (0 if none is better), [U, 1]. Bowls
     are quadratic parts of it: a matrix, and where in the bowl the entity stands."""
     losses = []
-    for length in (0.0, *_LENGTHS):
-        moved = eta + length * along
-        loss = rows.per_task(functional.softplus(moved) - rows.label * moved)
-        for matrix, at in bowls:
-            loss = loss + 0.5 * (_times(matrix, at + length * step) * (at + length * step)).sum(1)
+    for length in (0.0, *_STEP_LENGTHS):
+        logit = eta + length * direction
+        loss = rows.task_sums(functional.softplus(logit) - rows.label * logit)
+        for matrix, position in quadratics:
+            loss = loss + 0.5 * (_multiply(matrix, position + length * step) * (position + length * step)).sum(1)
         losses.append(loss)
-    return eta.new_tensor((0.0, *_LENGTHS))[torch.stack(losses).argmin(0)][:, None]
+    return eta.new_tensor((0.0, *_STEP_LENGTHS))[torch.stack(losses).argmin(0)][:, None]

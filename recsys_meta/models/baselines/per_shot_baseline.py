@@ -1,0 +1,199 @@
+"""A tuned baseline: for each support size the setting that did best on meta-validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
+from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.registry import BASELINES, make_baseline
+from recsys_meta.models.protocols import ChoicePredictor, PredictorConfig
+
+
+class PerShotBaseline(PredictorConfig):
+    """Settings of one baseline and the support size each is for; a predictor like any other.
+
+    `choice[j]` is the setting for supports of `shots[j]` rows. Sizes between are served by the nearest, by
+    log(1 + rows); an empty support is nearest to another size only if 0 was not tuned, and the reverse.
+    """
+
+    name: ClassVar[str] = "tuned"
+    baseline: ClassVar[str] = ""
+
+    settings: tuple[dict[str, Any], ...] = Field(min_length=1)
+    shots: tuple[int, ...] = Field(min_length=1)
+    choice: tuple[int, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        if len(self.shots) != len(self.choice) or list(self.shots) != sorted(set(self.shots)):
+            raise ValueError("shots must be distinct, ascending, with one choice each")
+        if min(self.choice) < 0 or max(self.choice) >= len(self.settings):
+            raise ValueError("a choice points to no setting")
+        return self
+
+    @property
+    def config(self) -> PredictorConfig:
+        return self
+
+    @cached_property
+    def predictors(self) -> tuple[BaselineConfig, ...]:
+        """The baseline under each setting."""
+        kind = make_baseline(self.baseline)
+        return tuple(kind.model_validate(s) for s in self.settings)
+
+    def fit(self, data: Dataset, entities: IntArray) -> Params:
+        """Parameters of all settings from the given entities: `<index of the fit>/<name>`."""
+        params: Params = {}
+        for j, predictor in self._representatives("fit_key"):
+            params |= _add_prefix(j, predictor.fit(data, entities))
+        return params
+
+    def body(self, params: Params) -> Params:
+        fits = self._first_with_key("fit_key")
+        bodies: Params = {}
+        for j, predictor in self._representatives("body_key"):
+            bodies |= _add_prefix(j, predictor.body(_strip_prefix(params, fits[j])))
+        return bodies
+
+    def adapt(self, body: Params, support: Support) -> State:
+        setting = self._settings_for(support.rows.mask.sum(1))
+        parts = []
+        for j, tasks in _group_by_setting(setting):
+            subset = support if tasks is None else _select_support(support, tasks)
+            parts.append((tasks, self.predictors[j].adapt(self._setting_body(body, j), subset)))
+        return _merge_states(parts, support.size) | {"setting": setting}
+
+    def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
+        parts = []
+        for j, tasks in _group_by_setting(state["setting"]):
+            subset = _select_rows(rows, tasks)
+            parts.append(
+                (tasks, self.predictors[j].score(self._setting_body(body, j), _select_state(state, tasks), subset))
+            )
+        return _merge_results(parts, len(rows.item))
+
+    def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
+        """See `predictor.Chooser`. Raises ConfigError for a baseline that does not choose."""
+        parts = []
+        for j, tasks in _group_by_setting(state["setting"]):
+            chooser = self.predictors[j]
+            if not isinstance(chooser, ChoicePredictor):
+                raise ConfigError(f"baseline '{self.baseline}' ranks or scores, it does not choose")
+            subset = candidates if tasks is None else candidates[tasks]
+            substate = _select_state(state, tasks)
+            parts.append(
+                (tasks, chooser.choose(self._setting_body(body, j), substate, _select_rows(rows, tasks), subset))
+            )
+        return _merge_results(parts, len(rows.item))
+
+    def rank(self, body: Params, state: State) -> Tensor:
+        parts = []
+        for j, tasks in _group_by_setting(state["setting"]):
+            parts.append((tasks, self.predictors[j].rank(self._setting_body(body, j), _select_state(state, tasks))))
+        return _merge_results(parts, len(state["setting"]))
+
+    def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
+        parts = []
+        for j, tasks in _group_by_setting(state["setting"]):
+            subset = support if tasks is None else _select_support(support, tasks)
+            loss = self.predictors[j].support_loss(self._setting_body(body, j), _select_state(state, tasks), subset)
+            parts.append((tasks, loss))
+        return _merge_results(parts, support.size)
+
+    def _settings_for(self, size: Tensor) -> Tensor:
+        """The setting for each support size [T]."""
+        shots = torch.tensor(self.shots, device=size.device)
+        distance = (torch.log1p(size[:, None].double()) - torch.log1p(shots.double())).abs()
+        distance = distance + 1e3 * ((size[:, None] > 0) != (shots > 0))
+        return torch.tensor(self.choice, device=size.device)[distance.argmin(1)]
+
+    def _first_with_key(self, key: str) -> list[int]:
+        """For each setting the first one with the same key."""
+        keys = [getattr(p, key)() for p in self.predictors]
+        return [keys.index(k) for k in keys]
+
+    def _representatives(self, key: str) -> list[tuple[int, BaselineConfig]]:
+        return [(j, p) for j, p in enumerate(self.predictors) if self._first_with_key(key)[j] == j]
+
+    @cached_property
+    def _body_index(self) -> list[int]:
+        return self._first_with_key("body_key")
+
+    def _setting_body(self, body: Params, setting: int) -> Params:
+        return _strip_prefix(body, self._body_index[setting])
+
+
+def make_per_shot(
+    name: str, settings: Sequence[BaselineConfig], shots: Sequence[int], choice: Sequence[int]
+) -> PerShotBaseline:
+    """The tuned form of a baseline, under the baseline's own name; settings that no size uses are left out.
+    Raises NotFoundError for an unknown one."""
+    make_baseline(name)
+    indices = sorted(set(choice))
+    return PER_SHOT_BASELINES[name](
+        settings=tuple(settings[j].model_dump() for j in indices),
+        shots=tuple(shots),
+        choice=tuple(indices.index(j) for j in choice),
+    )
+
+
+PER_SHOT_BASELINES: dict[str, type[PerShotBaseline]] = {
+    name: type(f"Tuned{kind.__name__}", (PerShotBaseline,), {"name": name, "baseline": name, "__module__": __name__})
+    for name, kind in BASELINES.items()
+}
+"""The tuned form of each baseline."""
+
+
+def _add_prefix(j: int, params: Params) -> Params:
+    return {f"{j}/{k}": v for k, v in params.items()}
+
+
+def _strip_prefix(params: Params, j: int) -> Params:
+    return {k.removeprefix(f"{j}/"): v for k, v in params.items() if k.startswith(f"{j}/")}
+
+
+def _group_by_setting(setting: Tensor) -> list[tuple[int, Tensor | None]]:
+    """Settings met in a batch with their tasks; None stands for all of them."""
+    indices = torch.unique(setting).tolist() or [0]
+    if len(indices) == 1:
+        return [(indices[0], None)]
+    return [(j, torch.nonzero(setting == j).flatten()) for j in indices]
+
+
+def _select_rows(rows: Interactions, tasks: Tensor | None) -> Interactions:
+    return rows if tasks is None else rows.of(tasks)
+
+
+def _select_support(support: Support, tasks: Tensor) -> Support:
+    return support.of(tasks)
+
+
+def _select_state(state: State, tasks: Tensor | None) -> State:
+    leaves = {k: v for k, v in state.items() if k != "setting"}
+    return leaves if tasks is None else {k: v[tasks] for k, v in leaves.items()}
+
+
+def _merge_results(parts: list[tuple[Tensor | None, Tensor]], size: int) -> Tensor:
+    """Results of the groups in the order of the tasks."""
+    if len(parts) == 1 and parts[0][0] is None:
+        return parts[0][1]
+    first = parts[0][1]
+    output = first.new_zeros(size, *first.shape[1:])
+    for tasks, result in parts:
+        output[tasks] = result
+    return output
+
+
+def _merge_states(parts: list[tuple[Tensor | None, State]], size: int) -> State:
+    if not parts:
+        return {}
+    return {k: _merge_results([(tasks, state[k]) for tasks, state in parts], size) for k in parts[0][1]}
