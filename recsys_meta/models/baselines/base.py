@@ -1,8 +1,8 @@
-"""What all baselines share: the form of a configuration, its grid, its loss.
+"""Base class of the baselines: configuration, grid of settings, support loss.
 
-A baseline is a frozen configuration whose fields fall into three kinds: those that `fit` depends on (`fitted`),
-those that `body` depends on (`shaped`) and the rest, which only scoring sees. Tuning fits once for all settings
-that agree in the first, and shapes once for all that agree in the first two.
+A baseline is a frozen configuration whose fields fall into three kinds: those that `fit` depends on (`fit_fields`),
+those that `body` depends on besides (`body_fields`), and the rest, which only adaptation and scoring use. Tuning
+calls `fit` once for all settings that agree in the first kind, and `body` once for all that agree in the first two.
 
 Settings of one grid have states of the same leaves and shapes, so that tasks adapted under different settings can
 share a batch.
@@ -31,14 +31,14 @@ LABEL_OBJECTIVES: frozenset[Objective] = frozenset({"rating", "click"})
 
 
 class BaselineConfig(PredictorConfig, ABC):
-    """Base of all baselines; a subclass gives `name`, `objectives`, `fit`, `adapt` and `rank`."""
+    """Base class of all baselines; a subclass defines `name`, `objectives`, `fit`, `adapt` and `rank`."""
 
     name: ClassVar[str]
     objectives: ClassVar[frozenset[Objective]] = RANKING_OBJECTIVES
     fit_fields: ClassVar[frozenset[str]] = frozenset()
     body_fields: ClassVar[frozenset[str]] = frozenset()
     cold_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields that matter with an empty support. None: then the answer is popularity."""
+    """Fields that the scores depend on with an empty support; without any, those scores are popularity."""
 
     objective: Objective = "ranking"
 
@@ -47,11 +47,14 @@ class BaselineConfig(PredictorConfig, ABC):
         return self
 
     def search_space(self) -> Mapping[str, tuple[Any, ...]]:
-        """Values worth trying for each tuned field, for this objective."""
+        """Return the values to try for each field that is tuned, for this objective."""
         return {}
 
     def grid(self) -> list[Self]:
-        """This setting, then the product of all choices; settings that share a fit and a shape are neighbours."""
+        """Return this setting, if the search space lacks it, and all settings of the search space.
+
+        Settings with the same fit key, and among them those with the same body key, follow one another.
+        """
         space = dict(self.search_space())
         names = sorted(space, key=lambda f: 0 if f in self.fit_fields else 1 if f in self.body_fields else 2)
         settings = [
@@ -61,19 +64,19 @@ class BaselineConfig(PredictorConfig, ABC):
         return settings if self in settings else [self, *settings]
 
     def fit_key(self) -> str:
-        """Settings with the same key have the same parameters."""
+        """Return a key of the fields that `fit` depends on: equal keys mean equal parameters."""
         return json.dumps({n: getattr(self, n) for n in sorted(self.fit_fields)})
 
     def body_key(self) -> str:
-        """Settings with the same key have the same body."""
+        """Return a key of the fields that `body` depends on: equal keys mean equal bodies."""
         return json.dumps({n: getattr(self, n) for n in sorted(self.fit_fields | self.body_fields)})
 
     @abstractmethod
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        """Parameters from the given (training) entities only. Raises ConfigError for another objective."""
+        """Fit the parameters on the given (training) entities only. Raises ConfigError for another objective."""
 
     def empty_key(self) -> str:
-        """Settings with the same key say the same with an empty support."""
+        """Return a key of the fields that matter with an empty support: equal keys mean equal scores there."""
         return json.dumps({n: getattr(self, n) for n in sorted(self.cold_fields)})
 
     def body(self, params: Params) -> Params:
@@ -81,11 +84,11 @@ class BaselineConfig(PredictorConfig, ABC):
 
     @abstractmethod
     def adapt(self, body: Params, support: Support) -> State:
-        """State of T newcomers; see `predictor.Predictor`."""
+        """Adapt to T supports; see `recsys_meta.models.protocols.Predictor`."""
 
     @abstractmethod
     def rank(self, body: Params, state: State) -> Tensor:
-        """Scores [T, C] of the whole catalogue."""
+        """Score the whole catalogue, [T, C]."""
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.rank(body, state).gather(1, rows.item)
@@ -101,7 +104,7 @@ class BaselineConfig(PredictorConfig, ABC):
                 return logistic_loss(self.score(body, state, rows), rows)
 
     def check_objective(self, data: Dataset) -> None:
-        """Raises ConfigError unless this baseline serves the objective and was configured for it."""
+        """Raise ConfigError unless this baseline supports the data's objective and is configured for it."""
         objective = data.schema.objective
         if objective not in self.objectives:
             names = ", ".join(sorted(self.objectives))
@@ -113,5 +116,5 @@ class BaselineConfig(PredictorConfig, ABC):
             )
 
     def label_to_score(self, label: Tensor) -> Tensor:
-        """Predicted labels in the unit of `score`: as they are, or for clicks the log-odds of a probability."""
+        """Convert predicted labels to scores: unchanged, or for clicks the log-odds of the probability."""
         return torch.logit(label.clamp(1e-3, 1 - 1e-3)) if self.objective == "click" else label

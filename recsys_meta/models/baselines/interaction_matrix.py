@@ -1,6 +1,6 @@
-"""Training rows as a matrix: counts, co-occurrences, popularity.
+"""Training rows as an interaction matrix X [U, C], item counts and popularity.
 
-Everything here sees training entities only. Repeated interactions count once: x_ui is 1 or 0.
+Only training entities take part. Repeated interactions count once: x_ui is 1 or 0.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.item_similarity import binary_matrix, most_frequent_items
 
 MAX_DENSE_ITEMS = 5_000
-"""Items that a dense item-item matrix covers. Beyond it, the most popular ones (100 MB a matrix)."""
+"""Most items of a dense item-item matrix (100 MB); of a larger catalogue it covers the most popular ones."""
 
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Rows of U training entities in long form: task [R] is 0 to U - 1; item [R] padded ids; label [R]."""
+    """Rows of U training entities in long form: task [R] from 0 to U - 1, item ids [R], label [R] float32.
+
+    `entities` is U, `catalogue` the number C of item ids with the reserved ones.
+    """
 
     task: IntArray
     item: IntArray
@@ -33,22 +36,23 @@ class TrainingRows:
 
     @classmethod
     def of(cls, data: Dataset, entities: IntArray) -> TrainingRows:
+        """Collect the rows of the entities (ids [U])."""
         task, item, label = EventIndex.of(data).of_entities(np.asarray(entities, np.int64))
         return cls(task.numpy(), item.numpy(), label, len(entities), data.catalogue)
 
     def binary(self) -> sp.csr_matrix:
-        """X [U, C] float32 of zeros and ones; the reserved ids are empty."""
+        """Return X [U, C], float32 zeros and ones; the columns of the reserved ids are empty."""
         keep = self.item >= FIRST
         return binary_matrix(self.task[keep], self.item[keep], (self.entities, self.catalogue))
 
 
 def item_counts(matrix: sp.csr_matrix) -> Tensor:
-    """Entities that met each item, [C] float32."""
+    """Count the entities with each item, [C] float32."""
     return torch.from_numpy(np.bincount(matrix.indices, minlength=matrix.shape[1]).astype(np.float32))
 
 
 def log_popularity(counts: Tensor) -> Tensor:
-    """log(1 + count), in units of its own deviation over the catalogue, [C]; the reserved ids score 0."""
+    """Return log(1 + count) over its standard deviation in the catalogue, [C]; the reserved ids score 0."""
     log = torch.log1p(counts)
     log[:FIRST] = 0
     scale = log[FIRST:].std(correction=0) if len(log) > FIRST else torch.tensor(1.0)
@@ -56,10 +60,10 @@ def log_popularity(counts: Tensor) -> Tensor:
 
 
 def popular_item_columns(matrix: sp.csr_matrix, limit: int = MAX_DENSE_ITEMS) -> tuple[sp.csr_matrix, Params]:
-    """X over the items that a dense item-item matrix covers, and where they lie.
+    """Return the columns of X [U, C] for the M items that a dense item-item matrix covers, and their positions.
 
-    `kept` [M] are ids, ascending; `place` [C] is an item's position among them, or -1. Items that no training
-    entity met are left out, and of more than `limit` the most popular stay.
+    "kept" [M]: their ids, ascending; "place" [C]: position of each item among them, or -1. Items of no training entity
+    are left out, and so are all but the `limit` most popular ones.
     """
     items, position = most_frequent_items(item_counts(matrix).numpy(), limit)
     return matrix[:, items].tocsr(), {"kept": torch.from_numpy(items), "place": torch.from_numpy(position)}

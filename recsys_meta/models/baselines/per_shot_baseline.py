@@ -1,8 +1,8 @@
-"""A tuned baseline: for each support size the setting that did best on meta-validation."""
+"""A tuned baseline: for each support size the setting with the best metric on meta-validation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -19,10 +19,11 @@ from recsys_meta.models.protocols import ChoicePredictor, PredictorConfig
 
 
 class PerShotBaseline(PredictorConfig):
-    """Settings of one baseline and the support size each is for; a predictor like any other.
+    """A predictor with several settings of one baseline, each for the support sizes that it was tuned on.
 
-    `choice[j]` is the setting for supports of `shots[j]` rows. Sizes between are served by the nearest, by
-    log(1 + rows); an empty support is nearest to another size only if 0 was not tuned, and the reverse.
+    `choice[j]` is the index in `settings` for supports of `shots[j]` rows. Another size takes the setting of the
+    nearest one by log(1 + rows); an empty support takes the setting of a non-empty one, or the reverse, only if `shots`
+    has no other.
     """
 
     name: ClassVar[str] = "tuned"
@@ -46,12 +47,12 @@ class PerShotBaseline(PredictorConfig):
 
     @cached_property
     def predictors(self) -> tuple[BaselineConfig, ...]:
-        """The baseline under each setting."""
+        """The baseline with each setting."""
         kind = make_baseline(self.baseline)
         return tuple(kind.model_validate(s) for s in self.settings)
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        """Parameters of all settings from the given entities: `<index of the fit>/<name>`."""
+        """Fit all settings on the given entities: keys `<index of the first setting with this fit>/<name>`."""
         params: Params = {}
         for j, predictor in self._representatives("fit_key"):
             params |= _add_prefix(j, predictor.fit(data, entities))
@@ -68,60 +69,57 @@ class PerShotBaseline(PredictorConfig):
         setting = self._settings_for(support.rows.mask.sum(1))
         parts = []
         for j, tasks in _group_by_setting(setting):
-            subset = support if tasks is None else _select_support(support, tasks)
-            parts.append((tasks, self.predictors[j].adapt(self._setting_body(body, j), subset)))
+            state = self.predictors[j].adapt(self._setting_body(body, j), _select_support(support, tasks))
+            parts.append((tasks, state))
         return _merge_states(parts, support.size) | {"setting": setting}
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        parts = []
-        for j, tasks in _group_by_setting(state["setting"]):
-            subset = _select_rows(rows, tasks)
-            parts.append(
-                (tasks, self.predictors[j].score(self._setting_body(body, j), _select_state(state, tasks), subset))
-            )
-        return _merge_results(parts, len(rows.item))
+        return self._dispatch(body, state, lambda p, b, s, tasks: p.score(b, s, _select_rows(rows, tasks)))
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        """See `predictor.Chooser`. Raises ConfigError for a baseline that does not choose."""
-        parts = []
-        for j, tasks in _group_by_setting(state["setting"]):
-            chooser = self.predictors[j]
-            if not isinstance(chooser, ChoicePredictor):
+        """Score candidates as `ChoicePredictor.choose` does. Raises ConfigError if the baseline has no `choose`."""
+
+        def compute(predictor: BaselineConfig, body: Params, state: State, tasks: Tensor | None) -> Tensor:
+            if not isinstance(predictor, ChoicePredictor):
                 raise ConfigError(f"baseline '{self.baseline}' ranks or scores, it does not choose")
             subset = candidates if tasks is None else candidates[tasks]
-            substate = _select_state(state, tasks)
-            parts.append(
-                (tasks, chooser.choose(self._setting_body(body, j), substate, _select_rows(rows, tasks), subset))
-            )
-        return _merge_results(parts, len(rows.item))
+            return predictor.choose(body, state, _select_rows(rows, tasks), subset)
+
+        return self._dispatch(body, state, compute)
 
     def rank(self, body: Params, state: State) -> Tensor:
-        parts = []
-        for j, tasks in _group_by_setting(state["setting"]):
-            parts.append((tasks, self.predictors[j].rank(self._setting_body(body, j), _select_state(state, tasks))))
-        return _merge_results(parts, len(state["setting"]))
+        return self._dispatch(body, state, lambda p, b, s, _: p.rank(b, s))
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
+        return self._dispatch(body, state, lambda p, b, s, tasks: p.support_loss(b, s, _select_support(support, tasks)))
+
+    def _dispatch(
+        self,
+        body: Params,
+        state: State,
+        compute: Callable[[BaselineConfig, Params, State, Tensor | None], Tensor],
+    ) -> Tensor:
+        """Run `compute(predictor, body, state, tasks)` for each setting; merge results in the order of the tasks."""
         parts = []
         for j, tasks in _group_by_setting(state["setting"]):
-            subset = support if tasks is None else _select_support(support, tasks)
-            loss = self.predictors[j].support_loss(self._setting_body(body, j), _select_state(state, tasks), subset)
-            parts.append((tasks, loss))
-        return _merge_results(parts, support.size)
+            result = compute(self.predictors[j], self._setting_body(body, j), _select_state(state, tasks), tasks)
+            parts.append((tasks, result))
+        return _merge_results(parts, len(state["setting"]))
 
     def _settings_for(self, size: Tensor) -> Tensor:
-        """The setting for each support size [T]."""
+        """Return the index of the setting for each support size [T], [T] int64."""
         shots = torch.tensor(self.shots, device=size.device)
         distance = (torch.log1p(size[:, None].double()) - torch.log1p(shots.double())).abs()
         distance = distance + 1e3 * ((size[:, None] > 0) != (shots > 0))
         return torch.tensor(self.choice, device=size.device)[distance.argmin(1)]
 
     def _first_with_key(self, key: str) -> list[int]:
-        """For each setting the first one with the same key."""
+        """Return for each setting the index of the first one whose key method `key` returns the same."""
         keys = [getattr(p, key)() for p in self.predictors]
         return [keys.index(k) for k in keys]
 
     def _representatives(self, key: str) -> list[tuple[int, BaselineConfig]]:
+        """Return the index and predictor of one setting for each distinct key."""
         return [(j, p) for j, p in enumerate(self.predictors) if self._first_with_key(key)[j] == j]
 
     @cached_property
@@ -135,8 +133,10 @@ class PerShotBaseline(PredictorConfig):
 def make_per_shot(
     name: str, settings: Sequence[BaselineConfig], shots: Sequence[int], choice: Sequence[int]
 ) -> PerShotBaseline:
-    """The tuned form of a baseline, under the baseline's own name; settings that no size uses are left out.
-    Raises NotFoundError for an unknown one."""
+    """Build the per-shot form of the baseline `name`, without the settings that no size uses.
+
+    Raises NotFoundError for an unknown baseline.
+    """
     make_baseline(name)
     indices = sorted(set(choice))
     return PER_SHOT_BASELINES[name](
@@ -150,7 +150,7 @@ PER_SHOT_BASELINES: dict[str, type[PerShotBaseline]] = {
     name: type(f"Tuned{kind.__name__}", (PerShotBaseline,), {"name": name, "baseline": name, "__module__": __name__})
     for name, kind in BASELINES.items()
 }
-"""The tuned form of each baseline."""
+"""Per-shot form of each baseline, by the baseline's name."""
 
 
 def _add_prefix(j: int, params: Params) -> Params:
@@ -162,7 +162,7 @@ def _strip_prefix(params: Params, j: int) -> Params:
 
 
 def _group_by_setting(setting: Tensor) -> list[tuple[int, Tensor | None]]:
-    """Settings met in a batch with their tasks; None stands for all of them."""
+    """Return the settings of a batch, each with its tasks; None stands for all tasks."""
     indices = torch.unique(setting).tolist() or [0]
     if len(indices) == 1:
         return [(indices[0], None)]
@@ -173,8 +173,8 @@ def _select_rows(rows: Interactions, tasks: Tensor | None) -> Interactions:
     return rows if tasks is None else rows.of(tasks)
 
 
-def _select_support(support: Support, tasks: Tensor) -> Support:
-    return support.of(tasks)
+def _select_support(support: Support, tasks: Tensor | None) -> Support:
+    return support if tasks is None else support.of(tasks)
 
 
 def _select_state(state: State, tasks: Tensor | None) -> State:
@@ -183,7 +183,7 @@ def _select_state(state: State, tasks: Tensor | None) -> State:
 
 
 def _merge_results(parts: list[tuple[Tensor | None, Tensor]], size: int) -> Tensor:
-    """Results of the groups in the order of the tasks."""
+    """Put the results [n, ...] of the groups into one tensor [size, ...] in the order of the tasks."""
     if len(parts) == 1 and parts[0][0] is None:
         return parts[0][1]
     first = parts[0][1]

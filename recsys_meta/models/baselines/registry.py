@@ -1,4 +1,4 @@
-"""The baselines by name."""
+"""Registry of the baselines."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ BASELINES: dict[str, type[BaselineConfig]] = {
 
 
 def make_baseline(name: str) -> type[BaselineConfig]:
-    """A baseline by name; NotFoundError lists those there are."""
+    """Return the class of a baseline. Raises NotFoundError, which lists the names, for an unknown one."""
     try:
         return BASELINES[name]
     except KeyError:

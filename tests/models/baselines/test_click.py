@@ -23,10 +23,10 @@ from recsys_meta.models.baselines.click.random_intercept import RandomIntercept
 from recsys_meta.models.baselines.click.solvers.additive_logit import fit_additive
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.click.solvers.field_encoding import (
-    context_effect,
     encode_side,
     fill_tables,
     init_tables,
+    total_context_effect,
 )
 from recsys_meta.models.baselines.click.solvers.fm_solver import _gradient, fit_factorization_machine
 from recsys_meta.models.baselines.click.solvers.laplace_em import FixedSide, learn_click_prior
@@ -215,7 +215,7 @@ def test_machine_scores_are_the_sum_over_pairs_of_fields(data, fitted):
     mode = state["mode"][t]
     kind = batch.support.features["kind"][t, 0]
     place = batch.query.context["position"][t, r]
-    price = context_effect({k: v for k, v in body.items() if "price" in k}, batch.query)[t, r]
+    price = total_context_effect({k: v for k, v in body.items() if "price" in k}, batch.query)[t, r]
     one_hot = torch.zeros(1)
     fields = [mode, body["entity.kind"][kind], body["context.position"][place], price]
     item = torch.cat([one_hot, body["vectors"][batch.query.item[t, r]]])
@@ -247,9 +247,9 @@ def test_columns_and_look_ups_agree(data):
     said = fill_tables(tables, "context", weights, columns)
     batch = episodes(data, 40, PAST)
     expected = (columns @ weights.numpy()).reshape(len(PAST), -1, 3)[:, :39]
-    found = context_effect(said, batch.support.rows)
+    found = total_context_effect(said, batch.support.rows)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
-    nothing = context_effect(said, replace(batch.support.rows, context={}))
+    nothing = total_context_effect(said, replace(batch.support.rows, context={}))
     assert nothing.shape == (1, 1, 3)
     np.testing.assert_allclose(nothing[0, 0].numpy(), (columns @ weights.numpy()).mean(0), atol=1e-5)
 
@@ -375,7 +375,7 @@ def test_squared_two_means_is_the_shrunk_mean(data):
     batch = episodes(data, 4)
     state = predictor.adapt(body, batch.support)
     rows = batch.support.rows
-    left = (rows.label - body["base"][rows.item] - context_effect(body, rows).squeeze(2)).sum(1)
+    left = (rows.label - body["base"][rows.item] - total_context_effect(body, rows).squeeze(2)).sum(1)
     prior = body["start"] + body["entity.kind"][batch.support.features["kind"][:, 0]]
     shrink = body["variance"] * body["precision"][0, 0]
     torch.testing.assert_close(state["mode"][:, 0], (left + shrink * prior[:, 0]) / (4 + shrink), rtol=1e-3, atol=1e-4)

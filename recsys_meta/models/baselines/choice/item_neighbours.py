@@ -1,7 +1,7 @@
-"""Item neighbours within the entity: what the support's actors took who had met the same items as this one.
+"""Nearest neighbours within the entity: items that actors with a similar history chose in the support.
 
-A support row speaks for its item with the cosine of its actor's history and the history of the row asked about
-(the neighbours are rows, as a support knows histories only); then popularity in the support.
+Each support row adds to its item the cosine of its actor's history and the history of the row that is scored. The
+neighbours are rows, not actors, because a support holds histories only.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params, State
-from recsys_meta.models.baselines.choice.base import ChoiceBaseline
+from recsys_meta.models.baselines.choice.base import LOG_COUNT, ChoiceBaseline
 from recsys_meta.models.functional.choice_features import basic_features, sequential_features
 
 
 class ItemNeighbours(ChoiceBaseline):
-    """`popular` weighs log(1 + rows of the item) beside the log of what the neighbours say."""
+    """log(1 + sum of similarities of the item's rows) + `popular` * log(1 + rows of the item)."""
 
     name: ClassVar[str] = "local-itemknn"
 
@@ -29,4 +29,4 @@ class ItemNeighbours(ChoiceBaseline):
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         (evidence,) = sequential_features(state, rows, candidates, ["log_together"])
-        return evidence + self.popular * basic_features(state, rows, candidates)[..., 0]
+        return evidence + self.popular * basic_features(state, rows, candidates)[..., LOG_COUNT]

@@ -1,4 +1,4 @@
-"""Popularity in the entity itself: rows of each item in the support."""
+"""Popularity within the entity."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params, State
-from recsys_meta.models.baselines.choice.base import ChoiceBaseline
+from recsys_meta.models.baselines.choice.base import LOG_COUNT, ChoiceBaseline
 from recsys_meta.models.functional.choice_features import basic_features
 
 
 class LocalPopularity(ChoiceBaseline):
-    """See the module."""
+    """Orders items by their number of rows in the support."""
 
     name: ClassVar[str] = "local-popularity"
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        return basic_features(state, rows, candidates)[..., 0]
+        return basic_features(state, rows, candidates)[..., LOG_COUNT]

@@ -1,7 +1,8 @@
-"""A conditional logit of six features, fitted on the choices of past entities, for each support size its own.
+"""Conditional logit of six features, pooled over the choices of past entities, with weights for each support size.
 
-log(1 + rows of the item), none of them, log nearness to the last item and to the history, own visits, being the last.
-The strongest simple baseline of choices: fitted on episodes, it knows how far to trust a small count.
+The features are log(1 + rows of the item), an indicator of no rows, log nearness to the last item and to the history,
+log(1 + visits of the actor) and an indicator of the last item. The strongest simple baseline of choices: it is fitted
+on episodes, so that the weight of a count suits the size of the support that it comes from.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from recsys_meta.models.functional.choice_features import BASIC, basic_features,
 from recsys_meta.models.functional.interpolation import support_size_weights
 
 SUPPORT_SIZES = (0, 8, 28, 64, 112, 256, 1024)
-"""Support sizes, in rows, that weights are fitted for; between them they are interpolated in log(1 + n)."""
+"""Support sizes, in rows, that weights are fitted for; between them weights are interpolated in log(1 + n)."""
 EPISODES_PER_ENTITY = 4
-"""Episodes of each entity for a support size."""
+"""Episodes drawn from each entity for each support size."""
 QUERY_ROWS = 128
-"""Query rows of an episode."""
+"""Most query rows of an episode."""
 SAMPLED_ITEMS = 100
-"""Sampled items that a choice is fitted against."""
+"""Random items of the catalogue among the candidates of a choice; the history and the chosen item are the others."""
 SOLVER_STEPS = 40
-"""Of the solver."""
+"""Most iterations of L-BFGS."""
 
 
 class PooledLogit(ChoiceBaseline):
-    """`ridge` holds the weights back, for each row that is fitted."""
+    """Conditional logit; `ridge` times the squared weights is added to the mean loss of a row."""
 
     name: ClassVar[str] = "pooled-logit"
     fit_fields: ClassVar[frozenset[str]] = frozenset({"ridge"})
@@ -48,18 +49,23 @@ class PooledLogit(ChoiceBaseline):
         return {"ridge": (1e-4, 1e-3, 1e-2, 1e-1)}
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        """weight [sizes, 6]. Supports are windows that begin anywhere; a fixed seed makes fits alike."""
+        """Fit "weight" [sizes, 6] on episodes whose supports are windows at random positions, from a fixed seed.
+
+        Raises ConfigError for another objective, or if no entity has two interactions.
+        """
         self.check_objective(data)
         index = EventIndex.of(data)
         ids = np.asarray(entities)
-        usable = ids[index.counts.numpy()[ids] >= 2]
-        if not len(usable):
+        eligible = ids[index.counts.numpy()[ids] >= 2]
+        if not len(eligible):
             raise ConfigError("no training entity has the two interactions that an episode needs")
         generator = torch.Generator().manual_seed(0)
-        longest = int(index.counts.numpy()[usable].max())
-        choices = [_training_choices(data, index, usable, size, generator) for size in SUPPORT_SIZES if size < longest]
+        longest = int(index.counts.numpy()[eligible].max())
+        choices = [
+            _training_choices(data, index, eligible, size, generator) for size in SUPPORT_SIZES if size < longest
+        ]
         weight = [_fit_conditional_logit(features, mask, self.ridge) for features, mask in choices]
-        # Sizes that no past entity reaches are weighed as the greatest that one does.
+        # Sizes that no training entity reaches have the weights of the largest size that one does.
         return {"weight": torch.stack(weight + weight[-1:] * (len(SUPPORT_SIZES) - len(weight)))}
 
     def adapt(self, body: Params, support: Support) -> State:
@@ -73,10 +79,13 @@ class PooledLogit(ChoiceBaseline):
 def _training_choices(
     data: Dataset, index: EventIndex, entities: IntArray, size: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Choices of past entities after supports of a size: features [N, K, 6], the taken item first, and which
-    candidates count [N, K]."""
+    """Draw choices of past entities after supports of `size` rows.
+
+    Returns features [N, K, 6] of the candidates, the chosen item first, and the mask [N, K] of real candidates.
+    """
     features, masks = [], []
-    by_length = entities[np.argsort(index.counts.numpy()[entities], kind="stable")]  # alike in width: less padding
+    # Entities of similar length share a batch: less padding.
+    by_length = entities[np.argsort(index.counts.numpy()[entities], kind="stable")]
     for ids in np.array_split(
         np.repeat(by_length, EPISODES_PER_ENTITY), max(1, len(entities) * EPISODES_PER_ENTITY // 16)
     ):
@@ -95,19 +104,22 @@ def _training_choices(
 
 
 def _sample_candidates(state: State, rows: Interactions, generator: torch.Generator) -> Tensor:
-    """Candidates [T, R, K]: the row's item, its history, and others at random; 0 for what occurs before."""
+    """Return candidates [T, R, K]: the row's item, its history, and random items; 0 in place of duplicates."""
     items = state["listed"].sum(1)[:, None, None]
     uniform = torch.rand(*rows.item.shape, SAMPLED_ITEMS, generator=generator)
     sample = FIRST + (uniform * items).long().minimum((items - 1).clamp(min=0))
     item, history = rows.item[:, :, None], row_history(rows)
     duplicate = (history[..., :, None] == history[..., None, :]).tril(-1).any(3) | (history == item)
-    occupied_slots = torch.cat([item, history], 2)
-    collision = (sample[..., :, None] == occupied_slots[..., None, :]).any(3)
+    distinct = torch.cat([item, history], 2)
+    collision = (sample[..., :, None] == distinct[..., None, :]).any(3)
     return torch.cat([item, history.masked_fill(duplicate, 0), sample.masked_fill(collision, 0)], 2)
 
 
 def _fit_conditional_logit(features: Tensor, mask: Tensor, ridge: float) -> Tensor:
-    """Weights [F] of a conditional logit. The first candidate of each row was taken."""
+    """Fit the weights [F] of a conditional logit on features [N, K, F] whose first candidate is the chosen one.
+
+    mask [N, K]: the real candidates. Zero weights without rows.
+    """
     weight = torch.zeros(len(BASIC), requires_grad=True)
     if not len(features):
         return weight.detach()

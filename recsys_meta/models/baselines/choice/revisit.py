@@ -1,4 +1,4 @@
-"""What the actor had met before, the most often met first, then popularity in the support."""
+"""Repeat consumption: the items of an actor's history."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import ClassVar
 from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params, State
-from recsys_meta.models.baselines.choice.base import ChoiceBaseline, lexicographic_scores
+from recsys_meta.models.baselines.choice.base import LOG_COUNT, LOG_OWN_VISITS, ChoiceBaseline, lexicographic_scores
 from recsys_meta.models.functional.choice_features import basic_features
 
 
 class RevisitFrequency(ChoiceBaseline):
-    """See the module."""
+    """Orders items by how often the actor's history has them, ties by popularity in the support."""
 
     name: ClassVar[str] = "revisits"
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         features = basic_features(state, rows, candidates)
-        return lexicographic_scores([features[..., 4], features[..., 0]])
+        return lexicographic_scores([features[..., LOG_OWN_VISITS], features[..., LOG_COUNT]])

@@ -1,4 +1,4 @@
-"""A Bayesian linear head over item factors with a content prior: collaborative filtering of clicks, folded in."""
+"""Bilinear model of clicks: Bayesian weights of an entity on item factors, with a prior from its features."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from recsys_meta.models.functional.embeddings import catalogue_features, item_fe
 
 ALS_RIDGE = 12.0
 ITEM_CONTENT_RIDGE = 10.0
-"""Ridge of the items' prior on their features."""
-MAX_LOGIT_PER_PROBABILITY = 4.0
-"""Logits that a unit of probability is worth at most: what factors of probabilities are stretched by."""
+"""Ridge of the regression of item weights on item features."""
+LOGIT_SLOPE = 4.0
+"""Derivative of the logit at probability 1/2: converts factors of probabilities to factors of logits."""
 ROUNDS_PER_TURN = 3
-"""Rounds of learning a prior in each turn after the first."""
+"""EM rounds of each prior in a turn; the first prior has EM_ROUNDS."""
 
 
 class BilinearModel(MixedLogit):
     """label ~ base(item) + context + a_e + s_e base(item) + z_e . u(item), where (a, s, z) of an entity is normal
     around a linear map of its features.
 
-    The factors u start as `dims` ridge ALS factors of what the additive effects leave. Unless `squared`, both sides
-    then take `turns` in Newton steps, each under a prior learned from its own features and knowing how unsure the
-    other is (variational Bayes for the other side's covariance).
+    The factors u start as `dims` ridge ALS factors of the residuals of the additive effects. Unless `squared`, items
+    and entities are then fitted alternately, `turns` times, by Newton steps: each side under a prior from its own
+    features and given the posterior covariance of the other (variational Bayes).
     """
 
     name: ClassVar[str] = "blr-content"
@@ -61,10 +61,8 @@ class BilinearModel(MixedLogit):
     ) -> Params:
         base = additive.params["base"].double()
         level = base[rows.item].mean() if len(rows) else base.new_zeros(())
-        context, items = (
-            additive.context + level,
-            torch.cat([(base - level)[:, None], self._initial_factors(rows, additive)], 1),
-        )
+        context = additive.context + level
+        items = torch.cat([(base - level)[:, None], self._initial_factors(rows, additive)], 1)
         prior = self._fit_entities(rows, context, items, content)
         item_content = _item_content(data, rows)
         for _ in range(0 if self.squared else self.turns):
@@ -85,12 +83,12 @@ class BilinearModel(MixedLogit):
         return {"base": (items[:, 0] + level).float(), "vectors": vectors, **prior.to_params()}
 
     def _initial_factors(self, rows: ClickRows, additive: AdditiveEffects) -> Tensor:
-        """Factors [C, dims] of what the additive effects leave."""
+        """Fit factors [C, dims] of the residuals of the additive effects."""
         eta = additive.context + additive.params["base"].double()[rows.item] + additive.entity[rows.task]
         residual = (rows.label - (eta if self.squared else torch.sigmoid(eta))).float()
         training_rows = TrainingRows(rows.task.numpy(), rows.item.numpy(), residual, rows.entities, rows.catalogue)
         factors = residual_factors(training_rows, residual, self.dims, self.seed, ridge=ALS_RIDGE).double()
-        return factors if self.squared else factors * MAX_LOGIT_PER_PROBABILITY
+        return factors if self.squared else factors * LOGIT_SLOPE
 
     def _fit_entities(
         self,
@@ -101,7 +99,11 @@ class BilinearModel(MixedLogit):
         start: LearnedPrior | None = None,
         item_covariance: Tensor | None = None,
     ) -> LearnedPrior:
-        """The entities' side, given items [C, 1 + dims] (base and factors) and their posterior covariances."""
+        """Fit the entities given items [C, 1 + dims] (base and factors).
+
+        item_covariance [C, 1 + dims, 1 + dims] are the items' posterior covariances, `start` the prior of the turn
+        before; the first turn has neither.
+        """
         vectors = torch.cat([torch.ones_like(items[:, :1]), items], 1)
         covariance = None if item_covariance is None else torch.nn.functional.pad(item_covariance, (1, 0, 1, 0))
         item_side = FixedSide(context + items[rows.item, 0], vectors, covariance)
@@ -110,13 +112,13 @@ class BilinearModel(MixedLogit):
 
 
 def _entity_vectors(entities: LearnedPrior) -> tuple[Tensor, Tensor]:
-    """What items meet: 1 + slope and taste of each entity [U, 1 + dims], and their covariances."""
+    """Return 1 + slope and taste of each entity [U, 1 + dims], which multiply item weights, and their covariances."""
     vectors = torch.cat([1 + entities.weight[:, 1:2], entities.weight[:, 2:]], 1)
     return vectors, entities.weight_covariance[:, 1:, 1:].contiguous()
 
 
 def _item_content(data: Dataset, rows: ClickRows) -> sp.csr_matrix:
-    """A constant and the columns of item features, [C, F]."""
+    """Return a constant and the columns of item features, [C, F]."""
     tables = init_tables("item", data.items, rows.item.numpy())
     columns = encode_side(tables, "item", catalogue_features(item_features(data.items)), rows.catalogue)
     return sp.hstack([sp.csr_matrix(np.ones((rows.catalogue, 1))), columns], "csr")

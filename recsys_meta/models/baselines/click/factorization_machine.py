@@ -1,4 +1,4 @@
-"""Factorisation machine with fold-in: second-order interactions of all that is known, the newcomer's id included."""
+"""Factorization machine with fold-in: pairwise interactions of all fields, the new entity's id included."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from recsys_meta.models.functional.laplace_posterior import newton_laplace_poste
 
 
 class FactorizationMachine(BaselineConfig):
-    """A factorisation machine over the ids and features of both sides and the context (Rendle 2010).
+    """A factorization machine over the ids and features of entity and item and the context (Rendle 2010).
 
-    A newcomer's id has a weight b and a vector v, normal with the moments of past entities'; given the rest, the logit
-    is linear in them, so that they are folded in by Newton steps.
+    The id of a new entity has a weight b and a vector v, whose prior is normal with the moments of those of training
+    entities. Given all other fields the logit is linear in them: fold-in is a Laplace posterior by Newton steps.
     """
 
     name: ClassVar[str] = "machines"
@@ -93,7 +93,7 @@ class FactorizationMachine(BaselineConfig):
         level, content = _pool_fields(field_effects(body, "entity", support.features), self.dims, body["base"])
         level, content = level.expand(support.size), content.expand(support.size, -1)
         base, vectors = self._row_parts(body, rows)
-        # The id meets the entity's own features too: a constant for every row.
+        # The id interacts with the entity's own features as well: the same term for every row.
         id_inputs = torch.cat([torch.ones_like(base)[:, :, None], vectors + content[:, None]], 2)
         offset = base + level[:, None] + torch.einsum("trd,td->tr", vectors, content)
         weight = rows.mask.to(rows.label.dtype)
@@ -102,7 +102,7 @@ class FactorizationMachine(BaselineConfig):
         return {"level": level, "content": content, "mode": mode, "root": torch.linalg.cholesky(covariance)}
 
     def _row_parts(self, body: Params, rows: Interactions) -> tuple[Tensor, Tensor]:
-        """Of item and context: what they say alone [T, R], and the vectors that an entity meets [T, R, D]."""
+        """Return the logit of item and context alone [T, R], and their vectors [T, R, D] for the entity."""
         level, vectors = _pool_fields(context_field_effects(body, rows), self.dims, body["base"])
         item_vectors = body["vectors"][rows.item]
         return body["base"][rows.item] + level + (vectors * item_vectors).sum(2), item_vectors + vectors
@@ -118,7 +118,7 @@ class FactorizationMachine(BaselineConfig):
         )
 
     def score_std(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        """Standard deviation [T, R] of the logit, by the newcomer's id alone."""
+        """Return the standard deviation [T, R] of the logit under the posterior of the entity's id."""
         return self._variance(state, self._row_parts(body, rows)[1]).sqrt()
 
     @staticmethod
@@ -134,7 +134,11 @@ class FactorizationMachine(BaselineConfig):
 
 
 def _pool_fields(parts: list[Tensor], dims: int = 0, like: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Of fields' weights and vectors [..., 1 + D]: what they say among themselves [...], and the sum of vectors."""
+    """Pool fields, each a weight and a vector [..., 1 + D].
+
+    Returns their logit [...], interactions among them included, and the sum of their vectors [..., D]. Without fields
+    both are zeros of the type and device of `like`.
+    """
     if not parts:
         assert like is not None
         return like.new_zeros(1), like.new_zeros(1, dims)

@@ -1,4 +1,4 @@
-"""Logistic regression on all that is known of both sides and of the row; nothing is adapted."""
+"""Logistic regression on the features of entity, item and row, without adaptation."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from recsys_meta.models.baselines.click.mixed_logit import CLICK_OBJECTIVES
 from recsys_meta.models.baselines.click.solvers.additive_logit import fit_additive
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.click.solvers.field_encoding import (
-    context_effect,
     encode_side,
     fill_tables,
     init_tables,
     item_indicators,
     mean_context_effect,
+    total_context_effect,
     total_effect,
 )
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
 
 
 class LogisticRegression(BaselineConfig):
-    """logit = features of the entity + features and bias of the item + context, each value one weight, with ridge.
+    """logit = features of the entity + features and bias of the item + context: one weight for each value, with ridge.
 
-    Entity features are shared by few past entities, so they have a ridge of their own.
+    Few training entities share a value of an entity feature, so that entity features have a ridge of their own.
     """
 
     name: ClassVar[str] = "logistic"
@@ -43,7 +43,7 @@ class LogisticRegression(BaselineConfig):
 
     objective: Objective = "click"
     ridge: float = Field(default=3.0, gt=0, description="shrinkage of effects of items and context, in rows")
-    content: float = Field(default=30.0, gt=0, description="the same of entity features")
+    content: float = Field(default=30.0, gt=0, description="shrinkage of effects of entity features, in rows")
 
     def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {"ridge": (3.0, 30.0), "content": (3.0, 30.0, 300.0)}
@@ -80,7 +80,7 @@ class LogisticRegression(BaselineConfig):
         return {"bias": bias.expand(support.size).clone()}
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        context = context_effect(body, rows)
+        context = total_context_effect(body, rows)
         eta = body["base"][rows.item] + state["bias"][:, None]
         return eta if context is None else eta + context.squeeze(2)
 

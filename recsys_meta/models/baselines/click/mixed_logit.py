@@ -1,4 +1,4 @@
-"""What baselines of clicks share: an additive model of context and items, and what is the entity's own on top."""
+"""Mixed logit of clicks: additive effects of context and items plus an entity's weights under a learned prior."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.click.solvers.additive_logit import Likelihood, fit_additive
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.click.solvers.field_encoding import (
-    context_effect,
     encode_side,
     fill_tables,
     init_tables,
     item_indicators,
     mean_context_effect,
+    total_context_effect,
     total_effect,
 )
 from recsys_meta.models.functional.laplace_posterior import newton_laplace_posterior, probit_adjusted_logit
@@ -32,17 +32,17 @@ from recsys_meta.models.functional.linear_algebra import solve, weighted_outer_s
 
 CLICK_OBJECTIVES: frozenset[Objective] = frozenset({"click"})
 MIN_PROBABILITY, MAX_PROBABILITY = 0.02, 0.98
-"""Bounds of a probability that a straight line gives."""
+"""Bounds of a probability predicted by the linear model."""
 MAX_COLUMNS = 2_000
-"""Columns of entity features, the most common ones, that a prior is regressed on."""
+"""Most columns of entity features, the most common ones, in the regression of the prior's mean."""
 
 
 class MixedLogit(BaselineConfig):
-    """A mixed model: label ~ base(item) + context(row) + w_e . v(item), with w_e ~ N(A x_e, S) learned from past
-    entities (empirical Bayes) and conditioned on the newcomer's support.
+    """Base class of the mixed models: label ~ base(item) + context(row) + w_e . v(item), with w_e ~ N(A x_e, S) learned
+    from training entities (empirical Bayes) and conditioned on the support of a new one.
 
-    The likelihood is logistic (Newton steps; Laplace), or with `squared` Gaussian: closed form, a straight line cut to
-    [.02, .98]. `trust` multiplies S. The subclass says what base and v are.
+    The likelihood is logistic (Laplace posterior by Newton steps) or, with `squared`, Gaussian: a closed form whose
+    prediction is clipped to [.02, .98]. `trust` multiplies S. A subclass defines base and v.
     """
 
     objectives: ClassVar[frozenset[Objective]] = CLICK_OBJECTIVES
@@ -83,20 +83,21 @@ class MixedLogit(BaselineConfig):
         }
 
     def has_item_effects(self) -> bool:
-        """Whether items have effects of their own."""
+        """Return True if each item has an additive effect of its own."""
         return True
 
     def has_content_prior(self) -> bool:
-        """Whether the prior knows the entity's features."""
+        """Return True if the mean of the prior depends on the entity's features."""
         return True
 
     @abstractmethod
     def fit_entity_prior(
         self, data: Dataset, rows: ClickRows, additive: AdditiveEffects, content: sp.csr_matrix
     ) -> Params:
-        """ "vectors" [C, D] and the prior of an entity's weights on them (see `Learned.params`); may change "base" [C].
+        """Fit "vectors" [C, D] and the prior of an entity's weights on them (see `LearnedPrior.to_params`).
 
-        content [U, F] are the columns of the entities' features, a constant first.
+        content [U, F] are the columns of the entities' features, a constant first. A "base" [C] in the result replaces
+        that of the additive effects.
         """
 
     def body(self, params: Params) -> Params:
@@ -120,7 +121,7 @@ class MixedLogit(BaselineConfig):
 
     @staticmethod
     def _offset(body: Params, rows: Interactions) -> Tensor:
-        context = context_effect(body, rows)
+        context = total_context_effect(body, rows)
         base = body["base"][rows.item]
         return base if context is None else base + context.squeeze(2)
 
@@ -136,7 +137,7 @@ class MixedLogit(BaselineConfig):
         return self._logit(base + state["mode"] @ vectors.T, (vectors @ state["root"]).square().sum(2))
 
     def score_std(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        """Standard deviation [T, R] of the logit, by the entity's weights alone."""
+        """Return the standard deviation [T, R] of the logit under the posterior of the entity's weights."""
         vectors = body["vectors"][rows.item]
         deviation = (vectors @ state["root"]).square().sum(2).sqrt()
         if not self.squared:
@@ -154,8 +155,10 @@ class MixedLogit(BaselineConfig):
 
 @dataclass(frozen=True)
 class AdditiveEffects:
-    """Effects of items ("base" [C] in `params`) and of context (tables in `params`; [R] for the rows at hand), and of
-    training entities [U]."""
+    """Additive effects: `params` have those of items ("base" [C]) and the tables of the context.
+
+    `context` [R] is the effect of each training row's context, `entity` [U] that of each training entity.
+    """
 
     params: Params
     context: Tensor
@@ -165,8 +168,11 @@ class AdditiveEffects:
 def fit_additive_effects(
     rows: ClickRows, ridge: float, likelihood: Likelihood, *, items: bool, entities: bool = True
 ) -> AdditiveEffects:
-    """All effects fitted together, so that an item or a place in the list that good entities had is not taken for a
-    good one; without `entities` or `items` they have none of their own."""
+    """Fit the effects of items, context and entities jointly.
+
+    A joint fit keeps the effect of good entities out of those of their items and positions. Without `items` or
+    `entities` these have no effects of their own.
+    """
     tables = init_tables("context", rows.context, np.arange(len(rows)))
     context = encode_side(tables, "context", rows.context_features(), len(rows))
     indicators = [item_indicators(rows.catalogue)] if items else []
@@ -182,6 +188,6 @@ def fit_additive_effects(
     base = torch.from_numpy(per_item @ weight[:item_end].numpy())
     base[:FIRST] = weight[0]
     context_tables = fill_tables(tables, "context", weight[item_end:context_end, None], context)
-    context_effect = torch.from_numpy(context @ weight[item_end:context_end].numpy())
+    row_effect = torch.from_numpy(context @ weight[item_end:context_end].numpy())
     entity_effect = weight[context_end:] if entities else weight.new_zeros(rows.entities)
-    return AdditiveEffects({"base": base.float(), **context_tables}, context_effect, entity_effect)
+    return AdditiveEffects({"base": base.float(), **context_tables}, row_effect, entity_effect)

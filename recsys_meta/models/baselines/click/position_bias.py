@@ -1,4 +1,4 @@
-"""Where and how it was shown, and how often it was taken: what an advertisement is before it has any content."""
+"""Baselines of position and context: click rates by how an item was shown, without its content."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from recsys_meta.models.baselines.click.mixed_logit import (
     fit_additive_effects,
 )
 from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
-from recsys_meta.models.baselines.click.solvers.field_encoding import context_effect, mean_context_effect
+from recsys_meta.models.baselines.click.solvers.field_encoding import mean_context_effect, total_context_effect
 from recsys_meta.models.baselines.click.solvers.laplace_em import FixedSide, learn_click_prior
 
 POSITION = "position"
 
 
 class ContextOnly(BaselineConfig):
-    """Logistic regression on the context of a row alone: everybody alike. Without context it is the constant."""
+    """Logistic regression on the context of a row alone, the same for all entities; a constant without context."""
 
     name: ClassVar[str] = "context"
     objectives: ClassVar[frozenset[Objective]] = CLICK_OBJECTIVES
@@ -43,7 +43,7 @@ class ContextOnly(BaselineConfig):
         return {"ridge": (1.0, 10.0, 100.0)}
 
     def select_fields(self, names: list[str]) -> list[str]:
-        """The fields of the context that it looks at."""
+        """Return those of the context fields `names` that the model uses."""
         return names
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
@@ -57,7 +57,7 @@ class ContextOnly(BaselineConfig):
         return {"size": support.rows.counts}
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        context = context_effect(body, rows)
+        context = total_context_effect(body, rows)
         base = body["base"][rows.item]
         return base if context is None else base + context.squeeze(2)
 
@@ -68,7 +68,7 @@ class ContextOnly(BaselineConfig):
 
 
 class PositionOnly(ContextOnly):
-    """The same on one field: the one named "position", or else the first of the context."""
+    """Logistic regression on one context field: the one named "position", or else the first."""
 
     name: ClassVar[str] = "position"
 
@@ -77,7 +77,7 @@ class PositionOnly(ContextOnly):
 
 
 class PositionRate(MixedLogit):
-    """Effects of the context plus one of the entity: its rate given where it was shown, shrunk to that of past
+    """Effects of the context plus one of the entity: its click rate given the context, shrunk to that of training
     entities (a Bernoulli posterior in one dimension)."""
 
     name: ClassVar[str] = "position-rate"

@@ -1,4 +1,4 @@
-"""Two means: what the item tends to, what the entity tends to, each no surer than its rows allow."""
+"""Random intercept: an effect of the item and one of the entity, each shrunk according to its number of rows."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Baselines that count: popularity, item means, random scores."""
+"""Baselines from counts and means: popularity, item means, random scores."""

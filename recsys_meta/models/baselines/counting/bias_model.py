@@ -1,4 +1,4 @@
-"""Item mean with user bias: the two-line model of ratings that many published ones do not beat."""
+"""Item mean plus user bias."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, BaselineConfig
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows
 
 SWEEPS = 5
+"""Alternations between item terms and user terms."""
 
 
 class ItemMean(BaselineConfig):
     """y = mean + item + user, each shrunk towards its prior: b_u = (L b0 + sum of residuals) / (L + rows).
 
-    Item terms are fitted together with the training users' biases (five sweeps), so that an item met by strict
-    users only is not taken for a bad one; the newcomer's prior b0 is the mean bias of training users.
+    Item terms are fitted in turn with the training users' biases (SWEEPS times), so that an item whose raters are
+    strict does not count as a bad one. The prior b0 of a new user is the mean bias of the training users.
     """
 
     name: ClassVar[str] = "item-mean"
@@ -57,7 +58,7 @@ class ItemMean(BaselineConfig):
 def fit_two_way_means(
     rows: TrainingRows, item_shrink: float, user_shrink: float = 5.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [], item terms [C] and user terms [U] of the labels, fitted in turn, each shrunk towards 0."""
+    """Fit the mean [], item terms [C] and user terms [U] of the labels by alternation, terms shrunk towards 0."""
     task, item = torch.from_numpy(rows.task), torch.from_numpy(rows.item)
     label = rows.label.double()
     mean = label.mean() if len(label) else label.new_zeros(())
@@ -71,5 +72,6 @@ def fit_two_way_means(
 
 
 def _shrunken_means(value: Tensor, group: Tensor, groups: int, shrink: float) -> Tensor:
+    """Return the sum of value [R] in each group over (rows of the group + shrink), [groups]."""
     total = torch.bincount(group, value, minlength=groups)
     return total / (torch.bincount(group, minlength=groups) + shrink).clamp(min=1e-9)

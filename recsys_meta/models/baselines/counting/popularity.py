@@ -1,4 +1,4 @@
-"""Popularity: the same answer for everyone."""
+"""Item popularity: a ranking without personalization."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_c
 
 
 class ItemPopularity(BaselineConfig):
-    """Items by the number of training entities that met them; for labels, their mean (the constant)."""
+    """Scores an item by the number of training entities with it; for labels, the constant mean label."""
 
     name: ClassVar[str] = "popularity"
     objectives: ClassVar[frozenset[Objective]] = RANKING_OBJECTIVES | LABEL_OBJECTIVES

@@ -1,4 +1,4 @@
-"""Chance: what a model that knows nothing scores."""
+"""Random scores: the level of a metric without any information."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from recsys_meta.models.baselines.interaction_matrix import TrainingRows
 
 
 class RandomScores(BaselineConfig):
-    """A ranking of nothing but ties, which the metrics break at random; for labels, a random training label
-    for each item."""
+    """Equal scores for a ranking, since the metrics break ties at random; for labels, a random training label for each
+    item."""
 
     name: ClassVar[str] = "chance"
     objectives: ClassVar[frozenset[Objective]] = RANKING_OBJECTIVES | LABEL_OBJECTIVES

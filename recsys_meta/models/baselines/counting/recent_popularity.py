@@ -1,4 +1,4 @@
-"""Popularity among those who came at about the same time: what drift alone is worth."""
+"""Popularity among entities with a similar arrival time: the part of the accuracy that drift alone explains."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from recsys_meta.models.functional.arrival_popularity import bin_weights, binned
 
 
 class RecentPopularity(BaselineConfig):
-    """Items by the number of training entities that met them, those who arrived near the newcomer counting most.
+    """Scores an item by the training entities with it, each weighted by how near its arrival is to the new entity's.
 
-    See `arrivals` for the weights. Without arrivals this is popularity.
+    See `functional.arrival_popularity` for the weights. Without arrival times this is popularity.
     """
 
     name: ClassVar[str] = "recent"

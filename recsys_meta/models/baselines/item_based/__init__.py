@@ -1,1 +1,1 @@
-"""Baselines of item-item evidence: ItemKNN, EASE, naive Bayes, Gaussian."""
+"""Baselines from item-item similarities: ItemKNN, EASE, naive Bayes, Gaussian."""

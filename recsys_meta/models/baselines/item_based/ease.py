@@ -1,4 +1,4 @@
-"""EASE (Steck 2019): a closed-form item-item regression without self-similarity, folded in for newcomers."""
+"""EASE (Steck 2019): item-item regression in closed form without self-similarity, with fold-in of new entities."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from recsys_meta.models.functional.item_similarity import ease_weights
 
 
 class Ease(BaselineConfig):
-    """B = I - P diag(P)^-1 with P = (X'X + ridge I)^-1; a newcomer's scores are x B, plus popularity.
+    """B = I - P diag(P)^-1 with P = (X'X + ridge I)^-1; the scores of a support x are x B, plus popularity.
 
-    Above MEMORY_ITEMS items the regression covers the most popular ones; the rest get their popularity only.
-    Settings of one ridge share their parameters.
+    With more than MAX_DENSE_ITEMS items the regression covers the most popular ones, and the others score their
+    popularity alone. Settings with the same ridge share their parameters.
     """
 
     name: ClassVar[str] = "ease"

@@ -1,4 +1,4 @@
-"""Gaussian over the catalogue: what is likely, given the items that were met, as conditioning says."""
+"""Gaussian over the rows of the interaction matrix, conditioned on the items of the support."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from recsys_meta.models.functional.item_similarity import cooccurrence_counts
 class GaussianPosterior(BaselineConfig):
     """Posterior mean m + K_S (K_SS + noise I)^-1 (1 - m_S) of an entity's row of X, plus popularity.
 
-    m and K are the mean and covariance of training rows, or, not `centred`, 0 and the second moment: then one
-    item's answer is its conditional probabilities. Above MEMORY_ITEMS items the most popular ones are covered.
-    All settings share their parameters.
+    m and K are the mean and covariance of training rows or, if not `centred`, 0 and the second moment; then the
+    scores after one item are the conditional probabilities given it. With more than MAX_DENSE_ITEMS items the most
+    popular ones are covered. All settings share their parameters.
     """
 
     name: ClassVar[str] = "gaussian"

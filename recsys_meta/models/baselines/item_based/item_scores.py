@@ -1,6 +1,7 @@
-"""From a support to scores of the catalogue: what item-item baselines do alike.
+"""Scores of the catalogue from the items of a support, for the item-item baselines.
 
-A state holds the support itself, as places in the memory and weights; unknown items and repetitions weigh 0.
+A state holds the support itself as positions in the dense item-item matrix and weights; unknown items, items outside
+the matrix and repetitions have weight 0.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from recsys_meta.core.types import FIRST, Interactions, Params, State
 
 
 def distinct_weights(rows: Interactions) -> Tensor:
-    """Weight [T, S] float32 of each row: 1 for the first row of every known item, else 0."""
+    """Return the weight [T, S] float32 of each row: 1 for the first row of every known item, else 0."""
     valid = rows.mask & (rows.item >= FIRST)
     item, order = torch.where(valid, rows.item, 0).sort(dim=1, stable=True)
     repeats = F.pad(item[:, 1:] == item[:, :-1], (1, 0))
@@ -22,30 +23,33 @@ def distinct_weights(rows: Interactions) -> Tensor:
 
 
 def locate_support(body: Params, rows: Interactions) -> State:
-    """The support as places in the memory: place [T, S] int64, weight [T, S]."""
+    """Return the rows as positions in the item-item matrix: "place" [T, S] int64, "weight" [T, S]."""
     position = body["place"][rows.item]
     weight = distinct_weights(rows) * (position >= 0)
     return {"place": position.clamp(min=0), "weight": weight}
 
 
 def gather_scores(table: Tensor, position: Tensor, weight: Tensor) -> Tensor:
-    """Weighted sum of the support's rows of table [M, M], [T, M]; nothing of size T x S x M is made."""
+    """Sum the rows position [T, S] of table [M, M] with weight [T, S], [T, M].
+
+    Nothing of size T x S x M is allocated.
+    """
     if position.shape[1] == 0 or not len(table):
         return table.new_zeros(len(position), table.shape[1])
     return F.embedding_bag(position, table, mode="sum", per_sample_weights=weight)
 
 
 def scatter_scores(values: Tensor, items: Tensor, catalogue: int) -> Tensor:
-    """Scores of the memory's items [T, M] among the whole catalogue [T, C]; the others score 0."""
+    """Write the values [T, M] of items [M] into scores [T, C] of the whole catalogue; the others score 0."""
     if len(items) == catalogue:
         return values
     return values.new_zeros(len(values), catalogue).index_copy(1, items, values)
 
 
 def mix_with_popularity(evidence: Tensor, log_popularity: Tensor, weight: float) -> Tensor:
-    """Evidence [T, C] in units of its deviation over the catalogue, plus weight times popularity [C].
+    """Divide evidence [T, C] by its standard deviation over the catalogue and add weight times log popularity [C].
 
-    Where the evidence is flat (an empty or unknown support) popularity alone decides, whatever its weight.
+    Constant evidence (an empty support, or unknown items only) leaves popularity with weight 1, whatever the weight.
     """
     catalog_scores = evidence[:, FIRST:]
     count = max(catalog_scores.shape[1], 1)

@@ -1,4 +1,4 @@
-"""ItemKNN: items that were met together with the support's (Sarwar et al. 2001), with a popularity term."""
+"""ItemKNN: similarity to the items of the support (Sarwar et al. 2001), with a popularity term."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ from recsys_meta.models.baselines.item_based.item_scores import (
 from recsys_meta.models.functional.item_similarity import cooccurrence_counts, normalize_cooccurrence
 
 BLOCK = 1_024
+"""Items whose co-occurrences are dense at a time: bounds the memory."""
 SPARSE_ABOVE = 20_000
+"""Catalogue size above which similarities are lists of neighbours."""
 
 
 class ItemKNN(BaselineConfig):
     """Score of item i: sum over the support's items s of G_si / (n_s^(1-a) n_i^a + shrink), plus popularity.
 
     G counts co-occurrences, n occurrences; a = 1/2 is the shrunk cosine, a = 0 the conditional probability of i
-    given s. Up to SPARSE_ABOVE items the similarities of the MEMORY_ITEMS most popular ones are dense; in a larger
-    catalogue every item keeps the `neighbours` with most co-occurrences per root of popularity.
+    given s. Up to SPARSE_ABOVE items there is a dense matrix of the MAX_DENSE_ITEMS most popular ones; in a larger
+    catalogue every item has the `neighbours` items of the most co-occurrences per root of popularity.
     """
 
     name: ClassVar[str] = "itemknn"
@@ -93,7 +95,7 @@ class ItemKNN(BaselineConfig):
 
 
 def _neighbour_scores(body: Params, item: Tensor, weight: Tensor) -> Tensor:
-    """Sum of sparse neighbour rows, [T, C]."""
+    """Sum the neighbour lists of item [T, S] with weight [T, S], [T, C]."""
     tasks, catalogue = len(item), len(body["log_popularity"])
     scores = (body["similar"][item] * weight[:, :, None]).reshape(tasks, -1)
     target = body["neighbour"][item].reshape(tasks, -1)
@@ -103,7 +105,7 @@ def _neighbour_scores(body: Params, item: Tensor, weight: Tensor) -> Tensor:
 
 
 def _top_neighbours(matrix: sp.csr_matrix, counts: np.ndarray, width: int) -> Params:
-    """The `width` best partners of each item, a block of items at a time: neighbour, together [C, width]."""
+    """Find the `width` best neighbours of each item: "neighbour" ids and "together" co-occurrences, both [C, width]."""
     catalogue = matrix.shape[1]
     width = min(width, catalogue)
     neighbour = np.zeros((catalogue, width), np.int64)

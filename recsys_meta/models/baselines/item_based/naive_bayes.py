@@ -1,4 +1,4 @@
-"""Co-occurrence naive Bayes: each support item shifts the log-odds of every other."""
+"""Naive Bayes on co-occurrences: each support item adds a log-likelihood ratio to every other item."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from recsys_meta.models.functional.item_similarity import cooccurrence_counts
 class NaiveBayes(BaselineConfig):
     """log p(i) + trust * sum over the support's items s of log [p(s | i) / p(s)].
 
-    p(s | i) = (G_si + strength p(s)) / (n_i + strength), so an item nobody met shifts nothing. `trust` below 1
-    discounts evidence that is not independent; the more support, the less of it there is in each item. Above
-    MEMORY_ITEMS items the shifts cover the most popular ones. All settings share their parameters.
+    p(s | i) = (G_si + strength p(s)) / (n_i + strength), so an item without training entities has no influence.
+    `trust` below 1 discounts evidence that is not independent: the larger the support, the less each item adds. With
+    more than MAX_DENSE_ITEMS items the ratios cover the most popular ones. All settings share their parameters.
     """
 
     name: ClassVar[str] = "naive-bayes"

@@ -1,4 +1,4 @@
-"""Bayesian linear regression: an entity's labels are linear in item features, its weights have a learned prior."""
+"""Bayesian linear regression of an entity's labels on item features, with a learned Gaussian prior of its weights."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from recsys_meta.models.functional.linear_algebra import solve, truncated_svd, w
 
 class BayesianLinearRegression(BaselineConfig):
     """Labels: y = item mean + w . f(i) + noise, w ~ N(m, S) by EM over training entities; f(i) = [1, item term,
-    content, `factors` ALS factors of what the means leave]. `noise` multiplies the learned variance.
+    content, `factors` ALS factors of the residuals]. `noise` multiplies the learned variance.
 
-    Ranking: f(i) are the `dims` leading right singular vectors of X, a training entity's weights the projection
-    of its row, the labels the support's ones and damped zeros for what was not met; m and S are the moments of
-    the training weights. That is the Gaussian over the catalogue in a subspace. Plus popularity.
+    Ranking: f(i) are the `dims` leading right singular vectors of X, and a training entity's weights the projection
+    of its row, whose moments are m and S. The labels are 1 for items of the support and 0, with weight `zeros`, for
+    all others. This is the Gaussian over the catalogue restricted to a subspace, plus popularity.
     """
 
     name: ClassVar[str] = "blr"
@@ -80,7 +80,7 @@ class BayesianLinearRegression(BaselineConfig):
         factors = residual_factors(rows, residual - user[task], self.factors, self.seed)
         columns = [torch.ones(rows.catalogue, 1), item[:, None], content.reshape(rows.catalogue, -1), factors]
         features = torch.cat(columns, 1)
-        # Centred over training rows, so that the weight of the constant stays the entity's mean.
+        # Centred over training rows, so that the weight of the constant is the entity's mean.
         if len(items):
             features[:, 1:] -= features[items, 1:].mean(0)
         features[:FIRST] = 0
@@ -93,7 +93,7 @@ class BayesianLinearRegression(BaselineConfig):
         }
 
     def _padding_width(self) -> int:
-        """Columns that bring every setting of the grid to the same width."""
+        """Return the number of empty columns that gives all settings of the grid states of the same shape."""
         options: tuple[int, ...] = self.search_space().get("factors", ())
         return max(0, max(options, default=0) - self.factors)
 
@@ -123,7 +123,7 @@ class BayesianLinearRegression(BaselineConfig):
 
 
 def _pad_features(features: Tensor, prior: Params, width: int) -> Params:
-    """Features [C, D + spare] with empty columns, on whose weights the prior is a standard normal around 0."""
+    """Append `width` empty columns to features [C, D] and to the prior, which is standard normal on their weights."""
     pad = torch.nn.functional.pad
     precision = pad(prior["precision"], (0, width, 0, width))
     precision.diagonal()[len(prior["mean"]) :] = 1

@@ -1,4 +1,4 @@
-"""Content only: what an entity's features say before its first interaction; the support is not looked at."""
+"""Content-based baseline: scores from an entity's features alone, whatever its support."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from recsys_meta.models.baselines.latent.design_matrix import design_matrix, ini
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
 
 CELLS = 4_000_000
-"""Bound on the table of shifts (values times items)."""
+"""Most cells of the table of log-likelihood ratios (feature values times items)."""
 
 
 class ContentOnly(BaselineConfig):
     """Ranking: log p(i) + trust * sum over the entity's feature values v of log [p(i | v) / p(i)], where
     p(i | v) = (n_iv + strength p(i)) / (n_v + strength); a field with several values gives their mean.
 
-    Labels: ridge regression on the features of both sides. Without entity features a ranking is popularity.
-    Numbers take part in the regression only.
+    Labels: ridge regression on the features of entity and item. Without entity features a ranking is popularity.
+    Numeric features take part in the regression only.
     """
 
     name: ClassVar[str] = "content"
@@ -96,11 +96,15 @@ class ContentOnly(BaselineConfig):
 
 
 def _encode_rows(encoding: Mapping[str, Tensor], features: Mapping[str, Tensor], size: int) -> Tensor:
+    """Encode features as a design matrix [size, F]; [size, 0] without features."""
     return design_matrix(encoding, features) if features else torch.zeros(size, 0)
 
 
 def _fit_ridge(rows: TrainingRows, entity_columns: Tensor, item_columns: Tensor, label: Tensor, ridge: float) -> Tensor:
-    """Weights [F] of both sides' columns, from their sums over rows (never a row's own columns)."""
+    """Solve the ridge regression of label [R] on entity columns [U, E] and item columns [C, I], weights [E + I].
+
+    The normal equations come from sums over rows: the design matrix of R rows is never built.
+    """
     shape = (rows.entities, rows.catalogue)
     ones = np.ones(len(rows.item), np.float32)
     row_counts = sp.csr_matrix((ones, (rows.task, rows.item)), shape=shape)

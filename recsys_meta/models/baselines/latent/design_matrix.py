@@ -13,7 +13,7 @@ from recsys_meta.core.types import FIRST, IntArray, Params
 
 
 def common_values(column: FeatureColumn, rows: IntArray, limit: int) -> IntArray:
-    """The ids of a column most frequent among some rows (repetitions count), at most `limit`, [V] int64."""
+    """Return the at most `limit` ids of a column most frequent in rows [R], repetitions counting, [V] int64."""
     if column.indptr is None or not len(column.values):
         return np.zeros(0, np.int64)
     weight = np.bincount(rows, minlength=len(column)).astype(np.float64)
@@ -25,9 +25,11 @@ def common_values(column: FeatureColumn, rows: IntArray, limit: int) -> IntArray
 
 
 def init_design(table: FeatureTable, rows: IntArray, limit: int) -> Params:
-    """What `design` needs: for ids the map of each to its column (-1: none), for numbers mean and deviation.
+    """Fit the encodings that `design_matrix` reads: for ids the column of each value, [V] int64 with -1 for none; for
+    numbers the mean and standard deviation, [2].
 
-    `limit` bounds the values kept of one field. Statistics come from `rows` only, repetitions counting.
+    Each field has columns for its `limit` most frequent values. Statistics come from `rows` [R] only, repetitions
+    counting.
     """
     params: Params = {}
     for name, column in table.items():
@@ -45,8 +47,8 @@ def init_design(table: FeatureTable, rows: IntArray, limit: int) -> Params:
 
 
 def design_matrix(params: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> Tensor:
-    """Columns [T, F]: a share for each kept value of a field (one value: 1; three values: 1/3 each), a number in
-    deviations from its mean (missing: 0)."""
+    """Return columns [T, F]: for each value with a column its share of the field (one value: 1; three: 1/3 each), for a
+    number its z-score (missing: 0), clipped to [-5, 5]."""
     columns = [_encode_field(params[name], value) for name, value in features.items()]
     if not columns:
         return torch.zeros(0, 0)
@@ -54,6 +56,7 @@ def design_matrix(params: Mapping[str, Tensor], features: Mapping[str, Tensor]) 
 
 
 def _encode_field(encoding: Tensor, value: Tensor) -> Tensor:
+    """Encode one field, ids [T, L] or numbers [T], as columns [T, W]."""
     if value.is_floating_point():
         number = torch.nan_to_num((value - encoding[0]) / encoding[1]).clamp(-5, 5)
         return number[:, None]

@@ -1,4 +1,4 @@
-"""The prior of a linear model's weights over entities, by expectation and maximisation; and rating factors."""
+"""Gaussian prior of a linear model's weights over entities, by EM; item factors of residuals, by ALS."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from recsys_meta.core.types import Params
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows
 
 EM_ROUNDS = 8
+"""EM iterations."""
 MAX_ENTITIES = 2_500
-"""Entities that the prior is learned from; of more, so many are drawn. Their statistics take D^2 floats each."""
+"""Most entities that the prior is learned from, a random sample of them all: each takes D^2 floats."""
 
 
 def learn_prior(rows: TrainingRows, label: Tensor, features: Tensor, seed: int = 0) -> Params:
-    """Mean [D], precision [D, D] and noise variance [] of label [R] = w . features[item] + noise, w ~ N.
+    """Fit the prior of label [R] = w . features[item] + noise with w ~ N(mean, precision^-1) for each entity.
 
-    label [R] belongs to the rows; features [C, D]. Entities without rows say nothing and leave.
+    Returns "mean" [D], "precision" [D, D] and the noise "variance" []. features [C, D]; label belongs to `rows`.
+    Entities without rows are left out.
     """
     squares, cross, energy, count = _sufficient_statistics(rows, label, features, seed)
     dims = features.shape[1]
@@ -47,7 +49,7 @@ def learn_prior(rows: TrainingRows, label: Tensor, features: Tensor, seed: int =
 def _sufficient_statistics(
     rows: TrainingRows, label: Tensor, features: Tensor, seed: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """F'F [U, D, D], F'y [U, D], y'y [U] and rows [U] of entities with rows, float64."""
+    """Return F'F [U, D, D], F'y [U, D], y'y [U] and the number of rows [U] of entities with rows, float64."""
     counts = np.bincount(rows.task, minlength=rows.entities)
     entities = np.flatnonzero(counts)
     if len(entities) > MAX_ENTITIES:
@@ -66,7 +68,7 @@ def _sufficient_statistics(
 
 
 def segment_outer_sums(matrix: sp.csr_matrix, vectors: Tensor) -> Tensor:
-    """For each row of matrix [N, M] the weighted sum of outer products of vectors [M, D], [N, D, D]."""
+    """Sum the outer products of vectors [M, D] with the weights of each row of matrix [N, M], [N, D, D]."""
     dims = vectors.shape[1]
     upper = np.triu_indices(dims)
     table = vectors.numpy()
@@ -80,8 +82,7 @@ def segment_outer_sums(matrix: sp.csr_matrix, vectors: Tensor) -> Tensor:
 def residual_factors(
     rows: TrainingRows, label: Tensor, dims: int, seed: int, ridge: float = 8.0, sweeps: int = 10
 ) -> Tensor:
-    """Item factors [C, dims] of label [R] by alternating ridge regressions, scaled to unit variance of the
-    entities' side."""
+    """Fit item factors [C, dims] of label [R] by ALS; their scale makes the variance of entity factors 1."""
     generator = torch.Generator().manual_seed(seed)
     items = torch.randn(rows.catalogue, dims, generator=generator) * 0.3
     if dims == 0 or not len(rows.item):
@@ -97,6 +98,7 @@ def residual_factors(
 
 
 def _solve_ridge(row_counts: sp.csr_matrix, label_sums: sp.csr_matrix, vectors: Tensor, ridge: float) -> Tensor:
+    """Solve one side of ALS, [N, D], from row_counts and label_sums [N, M] of the pairs and vectors [M, D]."""
     matrix = segment_outer_sums(row_counts, vectors)
     matrix.diagonal(dim1=1, dim2=2).add_(ridge)
     target = torch.from_numpy(label_sums @ vectors.numpy())

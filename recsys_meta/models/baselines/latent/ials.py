@@ -1,7 +1,7 @@
-"""iALS (Hu, Koren, Volinsky 2008): item vectors by the `implicit` library, newcomers folded in.
+"""iALS (Hu, Koren, Volinsky 2008): item vectors by the `implicit` library, with fold-in of new entities.
 
-Twice: as the library does it, with a zero prior and every unmet item a zero; and with the Gaussian of the
-training users' vectors as the prior and the zeros damped.
+There are two fold-ins: that of the library, with a prior around zero and every other item a negative; and one with the
+Gaussian of the training users' vectors as the prior and a smaller weight of the negatives.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from recsys_meta.models.functional.linear_algebra import solve, weighted_outer_s
 
 
 class Ials(BaselineConfig):
-    """Fold-in of the library: (Y'Y + (c - 1) A'A + fold_ridge I) w = c A'1; scores Y w, plus popularity.
+    """Fold-in as in the library: (Y'Y + (c - 1) A'A + fold_ridge I) w = c A'1; scores Y w, plus popularity.
 
-    Y are item vectors, A those of the support, c the confidence of a positive. Settings of one confidence share
-    their parameters.
+    Y are item vectors, A those of the support, c the confidence of a positive. Settings with the same `fit_fields`
+    share their parameters.
     """
 
     name: ClassVar[str] = "ials"
@@ -54,7 +54,7 @@ class Ials(BaselineConfig):
         }
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
-        """Raises ConfigError when the optional library is missing."""
+        """Fit item vectors. Raises ConfigError for another objective, or if the optional library is not installed."""
         self.check_objective(data)
         matrix = TrainingRows.of(data, entities).binary()
         users, items = _fit_factors(matrix, self)
@@ -79,8 +79,9 @@ class Ials(BaselineConfig):
 class IalsPrior(Ials):
     """Fold-in with a learned prior: (z Y'Y + 10 A'A + t S^-1) w = 11 A'1 + t S^-1 m.
 
-    m and S are the mean and covariance of the training users' vectors; z damps the zeros (none with an empty
-    support), t trusts the prior. An empty support gets Y m, plus popularity.
+    m and S are the mean and covariance of the training users' vectors; z is `zeros`, the weight of
+    items outside the support (0 with an empty one), t is `trust`, the weight of the prior. An empty support scores
+    Y m, plus popularity.
     """
 
     name: ClassVar[str] = "ials-prior"
@@ -107,7 +108,7 @@ class IalsPrior(Ials):
 
 
 def _fit_factors(matrix: sp.csr_matrix, config: Ials) -> tuple[Tensor, Tensor]:
-    """User and item vectors of the library, [U, D] and [C, D]; items that nobody met are zero."""
+    """Fit the user vectors [U, D] and item vectors [C, D]; items without interactions have zero vectors."""
     try:
         from implicit.cpu.als import AlternatingLeastSquares
     except ImportError:
@@ -115,7 +116,7 @@ def _fit_factors(matrix: sp.csr_matrix, config: Ials) -> tuple[Tensor, Tensor]:
             f"baseline '{config.name}' needs the library implicit, which is not installed; "
             "run: pip install 'recsys-meta[baselines]'"
         ) from None
-    # The library runs its own threads over rows: BLAS threads beneath them only get in each other's way.
+    # The library has threads of its own over rows: BLAS threads within them would oversubscribe the cores.
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = AlternatingLeastSquares(

@@ -1,4 +1,4 @@
-"""Additive models of a label in sparse columns: ridge-penalised logistic or least-squares regression."""
+"""Additive models of a label in sparse columns: ridge-penalized logistic or least-squares regression."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from recsys_meta.core.types import FloatArray
 
 Likelihood = Literal["logistic", "squared"]
 SOLVER_STEPS = 120
+"""Most iterations of L-BFGS."""
 
 
 def fit_additive(columns: sp.csr_matrix, label: Tensor, ridge: FloatArray, likelihood: Likelihood) -> Tensor:
-    """Weights [V] float64 that minimise the loss of label [R] plus half of ridge [V] times the squares, by L-BFGS.
+    """Fit weights [V] float64 of columns [R, V] to label [R] by L-BFGS.
 
-    Deterministic. Columns that no row fills keep the weight 0.
+    They minimize the loss plus half of ridge [V] times their squares. Deterministic. Columns without entries have the
+    weight 0.
     """
     target = label.double().numpy()
     start = np.zeros(columns.shape[1])
@@ -37,7 +39,7 @@ def fit_additive(columns: sp.csr_matrix, label: Tensor, ridge: FloatArray, likel
             value = error @ error / 2
         return float(value + (ridge * w) @ w / 2), transpose @ error + ridge * w
 
-    # Columns of unequal frequency: in units of their curvature a quasi-Newton step sees them all.
+    # Columns differ in frequency by orders of magnitude: scaled by their curvature they are well conditioned.
     scale = 1 / np.sqrt(np.asarray(columns.multiply(columns).sum(0)).reshape(-1) * 0.25 + ridge + 1e-9)
 
     def scaled(u: FloatArray) -> tuple[float, FloatArray]:

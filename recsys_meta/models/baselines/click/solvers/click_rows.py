@@ -1,4 +1,4 @@
-"""Training rows of clicks in long form, with what each row was like."""
+"""Training rows of clicks in long form, with the context of each row."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from recsys_meta.episodes.event_index import EventIndex
 
 @dataclass(frozen=True)
 class ClickRows:
-    """Rows of U training entities: task [R] is 0 to U - 1, item [R] padded ids, label [R] float64, `context` a table
-    of R rows; `features` is the table of the U entities, name -> ids [U, L] or numbers [U]."""
+    """Rows of U training entities: task [R] from 0 to U - 1, item ids [R], label [R] float64.
+
+    `context` is a table of R rows. `features` are those of the U entities, name -> ids [U, L] or numbers [U].
+    `entities` is U, `catalogue` the number C of item ids with the reserved ones.
+    """
 
     task: Tensor
     item: Tensor
@@ -31,6 +34,7 @@ class ClickRows:
 
     @classmethod
     def of(cls, data: Dataset, entities: IntArray) -> ClickRows:
+        """Collect the rows of the entities (ids [U])."""
         ids = np.asarray(entities, np.int64)
         index = EventIndex.of(data)
         task, position = index.flatten(torch.from_numpy(ids))
@@ -48,17 +52,17 @@ class ClickRows:
         return len(self.item)
 
     def context_features(self) -> dict[str, Tensor]:
-        """The context as tensors: name -> ids [R, 1] or numbers [R]."""
+        """Return the context as tensors: name -> ids [R, 1] or numbers [R]."""
         return lookup_rows(self.context, np.arange(len(self)))
 
     def pair_sums(self, values: Tensor) -> sp.csr_matrix:
-        """Values [R] at their entity and item, [U, C]; those of one pair count as their sum."""
+        """Sum values [R] over the rows of each pair of entity and item, [U, C]."""
         order, item, indptr = self._by_task
         return sp.csr_matrix((values.numpy()[order], item, indptr), (self.entities, self.catalogue))
 
     @cached_property
     def _by_task(self) -> tuple[IntArray, IntArray, IntArray]:
-        """The order of rows by entity, their items in it, and where each entity begins."""
+        """CSR layout by entity: order of the rows, their items in that order, and index pointers [U + 1]."""
         order = np.argsort(self.task.numpy(), kind="stable")
         counts = np.bincount(self.task.numpy(), minlength=self.entities)
         return (
@@ -68,11 +72,11 @@ class ClickRows:
         )
 
     def transpose(self) -> ClickRows:
-        """The same rows with entities and items exchanged; context and features are left behind."""
+        """Return the rows with entities and items exchanged, without context and features."""
         return ClickRows(self.item, self.task, self.label, {}, {}, self.catalogue, self.entities)
 
     def task_sums(self, values: Tensor) -> Tensor:
-        """Values [R] summed over the rows of each entity, [U]."""
+        """Sum values [R] over the rows of each entity, [U]."""
         return torch.bincount(self.task, values, minlength=self.entities)
 
 

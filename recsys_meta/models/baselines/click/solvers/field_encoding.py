@@ -1,8 +1,8 @@
-"""Feature fields as additive tables: the sparse columns that a fit sees, and the look-ups that scoring does.
+"""Feature fields as tables of additive effects: sparse columns for a fit, look-ups for scoring.
 
-A field has one table, `<side>.<name>` [V, D] for ids or `<side>.<name>.weight` for numbers (see `nets.bag_init`), and
-`<side>.<name>.mean` [D], what it contributes on average over the training rows, which stands in where a row does not
-say anything of the field at all.
+A side is "entity", "item" or "context". Each of its fields has a table, `<side>.<name>` [V, D] for ids or
+`<side>.<name>.weight` for numbers (see `embeddings.init_embedding_bag`), and `<side>.<name>.mean` [D], its mean effect
+over the training rows, which stands in for rows without the field.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from recsys_meta.models.functional.interpolation import encode_numbers
 
 
 def init_tables(side: str, table: FeatureTable, rows: IntArray) -> Params:
-    """Empty tables [V, 1] of a side's fields; knots of numbers are quantiles over `rows`."""
+    """Build zero tables [V, 1] of a side's fields; the knots of numbers are quantiles over `rows`."""
     columns = {name: column for name, column in table.items() if not column.numeric or len(rows)}
     return init_embedding_bag(side, columns, rows, 1, 0.0, torch.Generator())
 
 
 def field_names(tables: Mapping[str, Tensor], side: str) -> list[str]:
-    """The fields of a side, in the order of their columns."""
+    """List the fields of a side in the order of their columns."""
     ends = (".knots", ".mean")
     names = [k.removeprefix(f"{side}.") for k in tables if k.startswith(f"{side}.") and not k.endswith(ends)]
     return [k.removesuffix(".weight") for k in names]
 
 
 def encode_fields(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor]) -> list[sp.csr_matrix]:
-    """Columns [N, V] of N rows, for each field of a side: a share for each value, hats for a number."""
+    """Encode each field of a side as columns [N, V]: equal shares for the values of ids, hat functions for a number."""
     return [_encode_field(tables, f"{side}.{name}", features[name]) for name in field_names(tables, side)]
 
 
 def encode_side(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor], rows: int) -> sp.csr_matrix:
-    """The columns of all fields side by side, [N, V]."""
+    """Encode all fields of a side as columns next to one another, [N, V]; [rows, 0] without fields."""
     blocks = encode_fields(tables, side, features)
     return sp.hstack(blocks, "csr", np.float64) if blocks else sp.csr_matrix((rows, 0))
 
@@ -56,7 +56,8 @@ def _encode_field(tables: Mapping[str, Tensor], key: str, value: Tensor) -> sp.c
 
 
 def fill_tables(tables: Mapping[str, Tensor], side: str, weights: Tensor, columns: sp.csr_matrix) -> Params:
-    """The tables of a side with weights [V, D] in the order of `encoded`, and their means over those columns."""
+    """Fill the tables of a side with weights [V, D], in the order of the columns of `encode_side`, and their means over
+    the rows of columns [N, V]."""
     result: Params = {k: v for k, v in tables.items() if k.startswith(f"{side}.") and k.endswith(".knots")}
     mean = torch.from_numpy(np.asarray(columns.mean(0)).reshape(-1)) if columns.shape[0] else weights.new_zeros(0)
     start = 0
@@ -71,7 +72,10 @@ def fill_tables(tables: Mapping[str, Tensor], side: str, weights: Tensor, column
 
 
 def field_effects(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor]) -> list[Tensor]:
-    """What each field of a side says, [N, D], or [1, D] where nothing is given of it."""
+    """Look up the effect of each field of a side, [N, D], or its mean [1, D] if `features` lack the field.
+
+    Fields with features come first.
+    """
     names = field_names(tables, side)
     present = {name: features[name] for name in names if name in features}
     return embed_fields(tables, side, present) + [
@@ -80,7 +84,7 @@ def field_effects(tables: Mapping[str, Tensor], side: str, features: Mapping[str
 
 
 def context_field_effects(tables: Mapping[str, Tensor], rows: Interactions) -> list[Tensor]:
-    """What each field of the context of rows says, [T, R, D], or [1, 1, D] where nothing is given of it."""
+    """Look up the effect of each context field of rows, [T, R, D], or its mean [1, 1, D] if the rows lack the field."""
     flat = {k: v.reshape(-1) if v.is_floating_point() else v.reshape(-1, 1) for k, v in rows.context.items()}
     present = [name for name in field_names(tables, "context") if name in flat]
     effects = field_effects(tables, "context", flat)
@@ -89,25 +93,25 @@ def context_field_effects(tables: Mapping[str, Tensor], rows: Interactions) -> l
 
 
 def total_effect(tables: Mapping[str, Tensor], side: str, features: Mapping[str, Tensor]) -> Tensor | None:
-    """Sum over the fields of a side, [N, D]; [1, D] if nothing is given, None if the side has no fields."""
+    """Sum the effects of a side's fields, [N, D]; [1, D] without features, None if the side has no fields."""
     effects = field_effects(tables, side, features)
     return sum(effects[1:], effects[0]) if effects else None
 
 
-def context_effect(tables: Mapping[str, Tensor], rows: Interactions) -> Tensor | None:
-    """What the context of rows adds, [T, R, D] ([1, 1, D] without context), or None if no context is known at all."""
+def total_context_effect(tables: Mapping[str, Tensor], rows: Interactions) -> Tensor | None:
+    """Sum the effects of the context of rows, [T, R, D]; [1, 1, D] without context, None if it has no fields."""
     effects = context_field_effects(tables, rows)
     return sum(effects[1:], effects[0]) if effects else None
 
 
 def mean_context_effect(tables: Mapping[str, Tensor]) -> Tensor | None:
-    """What an average context adds, [D], or None if no context is known at all."""
+    """Return the mean effect of the context, [D], or None if it has no fields."""
     effect = total_effect(tables, "context", {})
     return None if effect is None else effect[0]
 
 
 def item_indicators(catalogue: int) -> sp.csr_matrix:
-    """One column for each item that is known, [C, C]; the reserved ids have none."""
+    """Return indicator columns of the items, [C, C]; those of the reserved ids are zero."""
     diagonal = np.ones(catalogue)
     diagonal[:FIRST] = 0
     return sp.diags(diagonal, format="csr")

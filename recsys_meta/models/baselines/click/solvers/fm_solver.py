@@ -1,4 +1,4 @@
-"""Factorisation machines: a weight and a vector for each value, with the gradient written out."""
+"""Factorization machines fitted by Adam, with the gradient in closed form."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from recsys_meta.core.types import FloatArray
 
 EPOCHS, LEARNING_RATE, MAX_BATCH, MIN_STEPS_PER_EPOCH = 10, 0.03, 8_192, 100
 _BETA1, _BETA2, _EPSILON = 0.9, 0.99, 1e-8
-"""Adam's decays of the two moments, and what keeps its steps finite."""
+"""Adam's decay rates of the two moments, and the term that bounds its steps (Kingma and Ba 2015)."""
 
 
 def fit_factorization_machine(
     fields: Sequence[sp.csr_matrix], label: Tensor, dims: int, ridge: float, seed: int
 ) -> list[Tensor]:
-    """Tables [V_f, 1 + dims] of the fields: a weight, then a vector, for each column.
+    """Fit the tables [V_f, 1 + dims] of the fields [R, V_f]: a weight, then a vector, for each column.
 
     logit = sum of the fields' weights + sum over pairs of fields of the dot product of their vectors, where a field's
     weight and vector are those of its columns times the row's entries (Rendle 2010, with a field of several values
-    pooled before it interacts). Log-loss plus half of ridge times the squares, by Adam on mini-batches of a fixed order
-    with a rate that falls to 0. The first field is the constant, which takes no part in pairs and has no ridge.
+    pooled before it interacts). The loss is log-loss plus half of ridge times the squares, by Adam on mini-batches in a
+    seeded order with a learning rate that falls to 0. The first field is the constant: it has no interactions and no
+    ridge.
     """
     rng = np.random.default_rng(seed)
     target, ends = label.double().numpy(), np.cumsum([x.shape[1] for x in fields])
@@ -54,7 +55,7 @@ def fit_factorization_machine(
 def _gradient(
     batch_fields: Sequence[sp.csr_matrix], slices: Sequence[slice], theta: FloatArray, target: FloatArray
 ) -> FloatArray:
-    """The gradient [V, 1 + D] of the mean log-loss over some rows."""
+    """Return the gradient [V, 1 + D] of the mean log-loss over the rows of a batch."""
     field_sums = np.stack([x @ theta[columns] for x, columns in zip(batch_fields, slices, strict=True)])
     field_vectors = field_sums[1:, :, 1:]
     vectors = field_vectors.sum(0)

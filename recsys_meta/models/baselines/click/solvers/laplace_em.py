@@ -1,4 +1,4 @@
-"""The prior of a linear model's weights given an entity's features, for clicks: empirical Bayes by Laplace steps."""
+"""Prior of a linear model's weights given an entity's features, for clicks: empirical Bayes by Laplace EM."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.latent.em_prior import segment_outer_sums
 
 EM_ROUNDS = 12
+"""EM iterations of a prior that starts flat."""
 _STEP_LENGTHS = (1.0, 0.3, 0.1)
+"""Shares of a Newton step that are tried."""
 
 
 @dataclass(frozen=True)
 class FixedSide:
-    """What is held while one side is learned: `offset` [R], `vectors` [C, D] of the other side and, where those were
-    learned too, their posterior covariances `blur` [C, D, D]. Taking them for exact fits the past rows too well."""
+    """The side that is fixed while the other is fitted: `offset` [R] of the logit, `vectors` [C, D] of the items.
+
+    Vectors that are estimates have a posterior `covariance` [C, D, D]: to count them as exact is to overfit.
+    """
 
     offset: Tensor
     vectors: Tensor
@@ -31,9 +35,11 @@ class FixedSide:
 
 @dataclass(frozen=True)
 class LearnedPrior:
-    """w_e ~ N(A x_e, S): `regress` A [F, D], `covariance` S [D, D], `variance` of the noise (1 for clicks as they are),
-    and of those that it was learned from the weights [U, D] and their posterior covariances `weight_covariance` [U, D, D].
-    float64."""
+    """Prior w_e ~ N(A x_e, S), float64: `coefficients` A [F, D], `covariance` S [D, D], `variance` of the noise.
+
+    The variance is 1 for the logistic likelihood. `weight` [U, D] and `weight_covariance` [U, D, D] are the posterior
+    means and covariances of the training entities' weights.
+    """
 
     coefficients: Tensor
     covariance: Tensor
@@ -42,7 +48,7 @@ class LearnedPrior:
     weight_covariance: Tensor
 
     def to_params(self) -> Params:
-        """As float32: "prior" [F, D], "precision" [D, D], "variance" []."""
+        """Return the parameters to save, float32: "prior" [F, D], "precision" [D, D], "variance" []."""
         return {
             "prior": self.coefficients.float(),
             "precision": torch.linalg.inv(self.covariance).float(),
@@ -51,7 +57,7 @@ class LearnedPrior:
 
 
 def flat_prior(entities: int, columns: int, dims: int, likelihood: Likelihood) -> LearnedPrior:
-    """Where learning starts: a normal around 0."""
+    """Return the start of the EM: a normal prior around 0 with a fixed variance."""
     logit = likelihood == "logistic"
     covariance = torch.eye(dims, dtype=torch.float64) * (0.25 if logit else 0.02)
     weight = covariance.new_zeros(entities, dims)
@@ -60,7 +66,7 @@ def flat_prior(entities: int, columns: int, dims: int, likelihood: Likelihood) -
 
 
 def prior_around(weight: Tensor, columns: int) -> LearnedPrior:
-    """Where learning goes on from weights [U, D] that are known already: their second moments around 0."""
+    """Return the start of the EM from estimates of weight [U, D]: a normal prior around 0 with their second moment."""
     dims = weight.shape[1]
     covariance = weight.T @ weight / max(len(weight), 1)
     covariance.diagonal().add_(1e-3)
@@ -78,10 +84,11 @@ def learn_click_prior(
     start: LearnedPrior | None = None,
     rounds: int = EM_ROUNDS,
 ) -> LearnedPrior:
-    """The prior of label ~ offset + w_e . v(item), where w_e depends on content [U, F] (a constant first).
+    """Fit the prior of w_e in label ~ offset + w_e . v(item), with a mean linear in content [U, F] (a constant first).
 
-    Each round takes a damped Newton step for every entity, then the moments of what was found: A by ridge regression
-    (the constant is free), S from the residuals and the posterior covariances, for "squared" the noise too.
+    Each round takes a damped Newton step for every entity, then updates the prior: A by ridge regression (without a
+    penalty on the constant), S from the residuals and the posterior covariances, and for "squared" the noise variance.
+    `partners` is the items' side. The result is `start` without rows.
     """
     prior = start or flat_prior(rows.entities, content.shape[1], partners.vectors.shape[1], likelihood)
     if not len(rows):
@@ -94,8 +101,8 @@ def learn_click_prior(
 
 @dataclass(frozen=True)
 class _RidgeRegression:
-    """Ridge regressions on the same columns: `root` [F, F] of the regularised Gram matrix; `free` is how many of the
-    targets' degrees of freedom they leave, at least .3 of them."""
+    """Ridge regressions on content [U, F]: `root` [F, F] is the Cholesky factor of the regularized Gram matrix,
+    `degrees_of_freedom` those of the residuals, at least .3 U."""
 
     content: sp.csr_matrix
     root: Tensor
@@ -111,17 +118,18 @@ class _RidgeRegression:
         return cls(content, root, max(content.shape[0] - effective_parameters, 0.3 * content.shape[0], 1.0))
 
     def fit(self, target: Tensor) -> Tensor:
-        """Weights [F, D] for targets [U, D]."""
+        """Return coefficients [F, D] for targets [U, D]."""
         return torch.cholesky_solve(torch.from_numpy(self.content.T @ target.numpy()), self.root)
 
-    def predict(self, weights: Tensor) -> Tensor:
-        """What weights [F, D] give, [U, D]."""
-        return torch.from_numpy(self.content @ weights.numpy())
+    def predict(self, coefficients: Tensor) -> Tensor:
+        """Return the predictions [U, D] of coefficients [F, D]."""
+        return torch.from_numpy(self.content @ coefficients.numpy())
 
 
 def _em_round(
     prior: LearnedPrior, rows: ClickRows, partners: FixedSide, regression: _RidgeRegression, likelihood: Likelihood
 ) -> LearnedPrior:
+    """Run one round of EM: a damped Newton step for every entity, then the prior's moments."""
     logit, vectors = likelihood == "logistic", partners.vectors.double()
     row_vectors = vectors[rows.item]
     precision = torch.linalg.inv(prior.covariance)
@@ -129,11 +137,9 @@ def _em_round(
     eta = partners.offset + (row_vectors * prior.weight[rows.task]).sum(1)
     mean = torch.sigmoid(eta) if logit else eta
     curvature = mean * (1 - mean) if logit else torch.full_like(mean, 1 / prior.variance)
-    partner_curvature = (
-        torch.zeros_like(precision)
-        if partners.covariance is None
-        else _partner_covariance_sums(rows, curvature, partners.covariance)
-    )
+    partner_curvature = torch.zeros_like(precision)
+    if partners.covariance is not None:
+        partner_curvature = _partner_covariance_sums(rows, curvature, partners.covariance)
     quadratics = [(precision, deviation), (partner_curvature, prior.weight)]
     gradient = torch.from_numpy(rows.pair_sums((rows.label - mean) / prior.variance) @ vectors.numpy())
     gradient = gradient - deviation @ precision - _multiply(partner_curvature, prior.weight)
@@ -154,30 +160,33 @@ def _em_round(
 
 
 def _multiply(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Matrices [D, D] or [U, D, D] times vectors [U, D]."""
+    """Multiply matrices [D, D] or [U, D, D] with vectors [U, D], [U, D]."""
     return (matrix @ vector.unsqueeze(2)).squeeze(2)
 
 
 def _weighted_outer_sums(rows: ClickRows, weight: Tensor, vectors: Tensor) -> Tensor:
+    """Sum the outer products of the items' vectors [C, D] over each entity's rows with weight [R], [U, D, D]."""
     return segment_outer_sums(rows.pair_sums(weight.float()), vectors.float()).double()
 
 
 def _partner_covariance_sums(rows: ClickRows, weight: Tensor, covariance: Tensor) -> Tensor:
-    """Weighted sums over each entity's rows of the covariances of their partners, [U, D, D].
+    """Sum the covariances [C, D, D] of the items over each entity's rows with weight [R], [U, D, D].
 
-    The expected loss of a row exceeds that at the partner's mean by half of weight times w' (covariance) w.
+    The expected loss of a row exceeds the loss at the mean of the item's vector by weight / 2 times w' covariance w.
     """
     dims = covariance.shape[1]
-    return torch.from_numpy(rows.pair_sums(weight) @ covariance.reshape(len(covariance), -1).numpy()).reshape(
-        -1, dims, dims
-    )
+    sums = rows.pair_sums(weight) @ covariance.reshape(len(covariance), -1).numpy()
+    return torch.from_numpy(sums).reshape(-1, dims, dims)
 
 
 def _step_lengths(
     rows: ClickRows, eta: Tensor, direction: Tensor, step: Tensor, quadratics: Sequence[tuple[Tensor, Tensor]]
 ) -> Tensor:
-    """For each entity the length of step, of a few, that leaves the least loss (0 if none is better), [U, 1]. Bowls
-    are quadratic parts of it: a matrix, and where in the bowl the entity stands."""
+    """Return the share of each entity's step [U, D] with the lowest loss (0 if none lowers it), [U, 1].
+
+    eta and direction [R] are the logit and its change by a full step. Each of the quadratics, a matrix and a vector x
+    [U, D] that the step moves, adds x' matrix x / 2 to the loss.
+    """
     losses = []
     for length in (0.0, *_STEP_LENGTHS):
         logit = eta + length * direction
