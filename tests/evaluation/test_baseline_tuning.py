@@ -167,7 +167,7 @@ def test_ratings_are_tuned_downwards():
 
 @pytest.mark.parametrize("objective", ["rating", "click"])
 def test_a_setting_that_predicts_no_number_for_a_row_is_never_chosen(objective, monkeypatch):
-    data = world(objective, entities=200)
+    data = simulated_dataset(objective, entities=200)
     index = EventIndex.of(data)
     rest = data, index, split_by_seed(index.entities_with(2), 0, (0.6, 0.2))
     choice = fit_tuned("item-mean", *rest, shots=(1,)).report.choices[0]
