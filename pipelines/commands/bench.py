@@ -103,7 +103,6 @@ def episodes(
 ) -> None:
     """Drawing a meta-batch of episodes, against a loop over its tasks in Python."""
     from recsys_meta.episodes.collate import collate
-    from recsys_meta.episodes.event_index import draw_episodes
 
     data, _ = Workspace().dataset(dataset)
     index = EventIndex.of(data)
@@ -120,7 +119,7 @@ def episodes(
         queries = [row[size:].tolist() for row, size in zip(items, shots.tolist(), strict=True)]
         return [collate(rows, [[1.0] * len(r) for r in rows]) for rows in (supports, queries)]
 
-    cases = {"draw": lambda: draw_episodes(index, batch_entities, shots, generator=generator), "loop over tasks": loop}
+    cases = {"draw": lambda: index.draw(batch_entities, shots, generator=generator), "loop over tasks": loop}
     times = medians(cases, calls=20)
     rows = [
         _row(f"{len(batch_entities)} tasks", s, v, "ms", times["loop over tasks"], "loop over tasks")

@@ -88,7 +88,7 @@ class TrainingResult:
     bundle: Bundle
 
 
-class TrainingInterrupted(RecsysMetaError):
+class TrainingInterruption(RecsysMetaError):
     """Training was stopped by a signal; the last checkpoint holds its state."""
 
 
@@ -183,7 +183,7 @@ def _execute(
     try:
         with fixed_threads(spec.threads):
             return _train(workspace, spec, inputs, report)
-    except TrainingInterrupted as reason:
+    except TrainingInterruption as reason:
         _close(workspace, spec, "stopped", str(reason))
         raise
     except (RecsysMetaError, KeyboardInterrupt) as reason:
@@ -228,7 +228,7 @@ def _train(workspace: Workspace, spec: RunSpec, inputs: TrainingInputs, report: 
 def _train_steps(
     workspace: Workspace, spec: RunSpec, run: TrainingRun, validate: Validate, report: StepCallback | None
 ) -> None:
-    """Train to the end with metrics and checkpoints. Raises TrainingInterrupted after a signal, at the next step."""
+    """Train to the end with metrics and checkpoints. Raises TrainingInterruption after a signal, at the next step."""
     folder, keep = spec.folder(workspace), spec.recipe.train.keep
     with _interruption() as is_interrupted:
         for step in fit(run, validate):
@@ -239,7 +239,7 @@ def _train_steps(
                 report(step)
             if is_interrupted() and step.step < step.steps:
                 save_checkpoint(folder, to_checkpoint(run), keep)
-                raise TrainingInterrupted(
+                raise TrainingInterruption(
                     f"stopped at step {step.step} of {step.steps}; `recsys-meta train --resume {spec.id}` continues"
                 )
 

@@ -47,11 +47,11 @@ def _to_local_items(ownership: ItemOwnership, entity: Tensor, rows: Interactions
     local = torch.from_numpy(ownership.local).to(entity.device)
     owner = torch.from_numpy(ownership.owner).to(entity.device)
 
-    def own(item: Tensor) -> Tensor:
+    def to_local(item: Tensor) -> Tensor:
         is_owned = owner[item] == entity.view(-1, *[1] * (item.dim() - 1))
         return torch.where(item >= FIRST, torch.where(is_owned, local[item], UNKNOWN), item)
 
-    return replace(rows, item=own(rows.item), history=None if rows.history is None else own(rows.history))
+    return replace(rows, item=to_local(rows.item), history=None if rows.history is None else to_local(rows.history))
 
 
 def collate(items: list[list[int]], labels: list[list[float]]) -> Interactions:

@@ -265,29 +265,6 @@ def prioritise(task: Tensor, rank: Tensor, is_query: Tensor, is_preferred: Tenso
     return new_rank
 
 
-def draw_episodes(
-    index: EventIndex,
-    entities: Tensor,
-    shots: Tensor,
-    *,
-    generator: torch.Generator | None = None,
-    max_query: int | None = None,
-    query_from: int = 0,
-    prefer: Tensor | None = None,
-    window: bool = False,
-) -> tuple[Interactions, Interactions]:
-    """Draw support [T, S] and query [T, Q] of T entities; see `EventIndex.draw`."""
-    return index.draw(
-        entities,
-        shots,
-        generator=generator,
-        max_query=max_query,
-        query_from=query_from,
-        prefer=prefer,
-        window=window,
-    )
-
-
 def order_rows(index: EventIndex, order: Order, seed: int) -> EventIndex:
     """Index whose rows are in the order in which supports grow: by time as stored, or shuffled by the seed."""
     return index if order == "time" else index.shuffled(seed)

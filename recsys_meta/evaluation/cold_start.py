@@ -21,7 +21,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.episodes.collate import episode_batch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes, order_rows
+from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.evaluate_batch import EvalOptions, evaluate_batch, is_row_metric, metric_names
 from recsys_meta.evaluation.list_mrr import list_reciprocal_ranks
@@ -173,7 +173,7 @@ def episodes_at(
     """
     ids = torch.as_tensor(entities, device=index.indptr.device)
     sizes = torch.full_like(ids, shots)
-    support, query = draw_episodes(index, ids, sizes, query_from=data.schema.query_from)
+    support, query = index.draw(ids, sizes, query_from=data.schema.query_from)
     if max_rows is not None and query.item.shape[1] > max_rows:
         query = _sample_rows(query, max_rows, torch.Generator().manual_seed(seed))
     return episode_batch(data, entities, support, query)

@@ -1,8 +1,8 @@
-"""Cold-start curve as data, and the choice among settings by it."""
+"""Cold-start curve as data: the values of a method at each number of shots, with intervals and paired differences."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +52,7 @@ class ColdStartCurve:
         NaN without such a point, or where the metric of one is undefined.
         """
         points = [self.at(k, metric) for k in self.values]
-        means = [mean_value(metric, values) for values in points if _has_values(values)]
+        means = [_mean_value(metric, values) for values in points if _has_values(values)]
         mean = float(np.mean(means)) if means else float("nan")
         return mean if np.isfinite(mean) else float("nan")
 
@@ -61,7 +61,7 @@ def _listed(names: Iterable[object]) -> str:
     return ", ".join(map(str, names))
 
 
-def mean_value(metric: str, values: Values) -> float:
+def _mean_value(metric: str, values: Values) -> float:
     """Metric of a point (for RMSE the mean square); NaN where no entity reaches it or a prediction failed."""
     if isinstance(values, RowSample):
         return compute_metric(metric, values)
@@ -71,16 +71,3 @@ def mean_value(metric: str, values: Values) -> float:
 
 def _has_values(values: Values) -> bool:
     return len(values) > 0 if isinstance(values, RowSample) else not np.isnan(values).all()
-
-
-def best_setting(curves: Sequence[ColdStartCurve], metric: str, sign: float = 1.0) -> dict[int, int]:
-    """Number of the best curve, of one method's settings on meta-validation, for each number of shots.
-
-    `sign` is -1 for a metric that is better when lower.
-    """
-    return {k: int(np.argmax([_signed_mean(metric, c.at(k, metric), sign) for c in curves])) for k in curves[0].values}
-
-
-def _signed_mean(metric: str, values: Values, sign: float) -> float:
-    mean = mean_value(metric, values)
-    return sign * mean if np.isfinite(mean) else -np.inf

@@ -115,8 +115,8 @@ def recipe_of(raw: Mapping[str, Any], overrides: Iterable[str] = (), where: str 
         raise ConfigError(f"{where}: {explain_errors(error)}") from None
 
 
-def _override(whole: dict[str, Any], text: str) -> None:
-    tree = whole
+def _override(content: dict[str, Any], text: str) -> None:
+    tree = content
     key, separator, value = text.partition("=")
     path = key.strip().split(".")
     if not separator or not all(path):
@@ -127,7 +127,7 @@ def _override(whole: dict[str, Any], text: str) -> None:
             raise ConfigError(f"--set {text!r}: '{name}' is a value, not a table")
     tree[path[-1]] = _value(value.strip())
     # An override by name beats the changes of the recipe for few entities.
-    few = whole.get("few", {}).get(path[0]) if len(path) == 2 and isinstance(whole.get("few"), dict) else None
+    few = content.get("few", {}).get(path[0]) if len(path) == 2 and isinstance(content.get("few"), dict) else None
     if isinstance(few, dict):
         few.pop(path[1], None)
         if path == ["train", "epochs"]:

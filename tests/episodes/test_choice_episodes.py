@@ -6,7 +6,7 @@ import torch
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, UNKNOWN
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_of
 from recsys_meta.evaluation.cold_start import cold_start, episodes_at
 from recsys_meta.evaluation.evaluate_batch import EvalOptions, evaluate_batch
@@ -78,7 +78,7 @@ def test_an_item_that_is_at_home_elsewhere_is_unknown():
 
 
 def test_context_travels_with_the_rows():
-    support, query = draw_episodes(INDEX, torch.tensor([0, 3]), torch.tensor([5, 9]))
+    support, query = INDEX.draw(torch.tensor([0, 3]), torch.tensor([5, 9]))
     for rows in (support, query):
         assert torch.equal(rows.context["hour"][rows.mask], INDEX.context["hour"][rows.position[rows.mask]].long())
 
@@ -87,9 +87,7 @@ def test_a_window_is_a_stretch_of_rows_as_they_come():
     g = torch.Generator().manual_seed(0)
     begins = set()
     for _ in range(10):
-        support, query = draw_episodes(
-            INDEX, torch.tensor([1]), torch.tensor([6]), generator=g, max_query=10, window=True
-        )
+        support, query = INDEX.draw(torch.tensor([1]), torch.tensor([6]), generator=g, max_query=10, window=True)
         positions = torch.cat([support.position[0], query.position[0]]).tolist()
         assert positions == list(range(positions[0], positions[0] + 16))
         begins.add(positions[0])

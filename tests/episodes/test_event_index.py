@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes, order_rows, restrict_to_entities, shuffle_within
+from recsys_meta.episodes.event_index import EventIndex, order_rows, restrict_to_entities, shuffle_within
 from tests.fixtures.small_datasets import data_of, index_of
 
 COUNTS = st.lists(st.integers(0, 7), min_size=1, max_size=8)
@@ -101,7 +101,7 @@ def test_draw_equals_a_loop(counts, data):
     chosen = data.draw(st.lists(st.integers(0, len(counts) - 1), min_size=1, max_size=6))
     shots = data.draw(st.lists(st.integers(0, 9), min_size=len(chosen), max_size=len(chosen)))
     most = data.draw(st.one_of(st.none(), st.integers(1, 5)))
-    support, query = draw_episodes(index, torch.tensor(chosen), torch.tensor(shots), max_query=most)
+    support, query = index.draw(torch.tensor(chosen), torch.tensor(shots), max_query=most)
     for t, (e, k) in enumerate(zip(chosen, shots, strict=True)):
         rows = list(range(int(index.indptr[e]), int(index.indptr[e + 1])))
         size = min(k, max(0, len(rows) - 1))
@@ -121,7 +121,7 @@ def test_draw_equals_a_loop(counts, data):
 def test_support_and_query_are_disjoint_and_together_the_entity(counts, k, seed):
     index = index_of(counts)
     chosen = torch.arange(len(counts))
-    support, query = draw_episodes(index, chosen, torch.full_like(chosen, k), generator=generator(seed))
+    support, query = index.draw(chosen, torch.full_like(chosen, k), generator=generator(seed))
     for t, n in enumerate(counts):
         s, q = rows_of(support, t), rows_of(query, t)
         assert len(s) == min(k, max(0, n - 1))
@@ -133,46 +133,42 @@ def test_a_random_support_is_uniform_over_subsets_and_differs_between_seeds_and_
     index = index_of([4])
     g, seen = generator(), {}
     for _ in range(600):
-        support, _ = draw_episodes(index, torch.tensor([0]), torch.tensor([2]), generator=g)
+        support, _ = index.draw(torch.tensor([0]), torch.tensor([2]), generator=g)
         key = tuple(support.label[0].tolist())
         seen[key] = seen.get(key, 0) + 1
     assert len(seen) == 12  # ordered pairs
     assert list(seen.values()) == pytest.approx([50] * 12, abs=32)  # deviation 6.8
     big = index_of([50])
-    one, other = (
-        draw_episodes(big, torch.tensor([0]), torch.tensor([9]), generator=generator(s))[0].label for s in (1, 2)
-    )
+    one, other = (big.draw(torch.tensor([0]), torch.tensor([9]), generator=generator(s))[0].label for s in (1, 2))
     assert not torch.equal(one, other)
 
 
 def test_the_same_entity_twice_is_two_tasks():
     index = index_of([30, 30])
-    support, _ = draw_episodes(index, torch.tensor([1, 1]), torch.tensor([9, 9]), generator=generator())
+    support, _ = index.draw(torch.tensor([1, 1]), torch.tensor([9, 9]), generator=generator())
     assert not torch.equal(support.label[0], support.label[1])
     assert (support.label >= 30).all()
 
 
 def test_a_cut_query_is_random_only_if_shuffled():
     index = index_of([40])
-    by_time = draw_episodes(index, torch.tensor([0]), torch.tensor([5]), max_query=3)[1]
+    by_time = index.draw(torch.tensor([0]), torch.tensor([5]), max_query=3)[1]
     assert by_time.label.tolist() == [[5, 6, 7]]
-    mixed = draw_episodes(index, torch.tensor([0]), torch.tensor([5]), max_query=3, generator=generator())[1]
+    mixed = index.draw(torch.tensor([0]), torch.tensor([5]), max_query=3, generator=generator())[1]
     assert mixed.label.shape == (1, 3) and sorted(mixed.label[0].tolist()) != [5, 6, 7]
 
 
 def test_no_entity_and_no_row_are_empty_batches():
-    support, query = draw_episodes(index_of([0, 0]), torch.tensor([0, 1]), torch.tensor([3, 3]))
+    support, query = index_of([0, 0]).draw(torch.tensor([0, 1]), torch.tensor([3, 3]))
     assert support.item.shape == query.item.shape == (2, 0)
-    support, query = draw_episodes(
-        index_of([3]), torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64)
-    )
+    support, query = index_of([3]).draw(torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64))
     assert support.item.shape == query.item.shape == (0, 0)
 
 
 def test_the_index_is_not_changed_by_drawing():
     index = index_of([5, 6])
     before = [t.clone() for t in (index.indptr, index.item, index.label)]
-    draw_episodes(index, torch.tensor([1, 0]), torch.tensor([2, 2]), generator=generator(), max_query=1)
+    index.draw(torch.tensor([1, 0]), torch.tensor([2, 2]), generator=generator(), max_query=1)
     index.shuffled(1)
     assert all(torch.equal(a, b) for a, b in zip(before, (index.indptr, index.item, index.label), strict=True))
 
@@ -190,10 +186,10 @@ def test_seen_only_is_a_data_set_without_any_other_row():
 def test_the_query_may_begin_later_so_that_all_shots_share_one():
     index = index_of([30, 45, 10])
     entities = torch.arange(3)
-    queries = [draw_episodes(index, entities, torch.full((3,), k), query_from=20)[1] for k in (0, 5, 20)]
+    queries = [index.draw(entities, torch.full((3,), k), query_from=20)[1] for k in (0, 5, 20)]
     assert queries[0].mask.sum(1).tolist() == [10, 25, 0]
     assert all(torch.equal(q.label, queries[0].label) for q in queries)
-    support, query = draw_episodes(index, entities, torch.full((3,), 25), query_from=20)
+    support, query = index.draw(entities, torch.full((3,), 25), query_from=20)
     assert query.mask.sum(1).tolist() == [5, 20, 0]
     assert support.mask.sum(1).tolist() == [25, 25, 9]
     assert index.has_support(np.arange(3), 5, 10, query_from=20).tolist() == [True, True, False]
@@ -203,17 +199,12 @@ def test_preferred_rows_come_first_when_a_query_is_cut():
     index = index_of([40, 40])
     prefer = torch.zeros(80, dtype=torch.bool)
     prefer[[3, 20, 25, 60, 79]] = True
-    support, query = draw_episodes(index, torch.arange(2), torch.tensor([5, 5]), max_query=4, prefer=prefer)
+    support, query = index.draw(torch.arange(2), torch.tensor([5, 5]), max_query=4, prefer=prefer)
     assert support.label[0].tolist() == [0, 1, 2, 3, 4]  # the support is drawn as ever
     assert query.label[0].tolist() == [20, 25, 5, 6]
     assert query.label[1].tolist() == [60, 79, 45, 46]
-    plain = draw_episodes(
-        index, torch.arange(2), torch.tensor([5, 5]), max_query=4, prefer=torch.zeros(80, dtype=torch.bool)
-    )
-    assert (
-        plain[1].label.tolist()
-        == draw_episodes(index, torch.arange(2), torch.tensor([5, 5]), max_query=4)[1].label.tolist()
-    )
+    plain = index.draw(torch.arange(2), torch.tensor([5, 5]), max_query=4, prefer=torch.zeros(80, dtype=torch.bool))
+    assert plain[1].label.tolist() == index.draw(torch.arange(2), torch.tensor([5, 5]), max_query=4)[1].label.tolist()
 
 
 def test_rows_stay_in_their_task_even_where_the_sum_of_task_and_chance_rounds_up():

@@ -8,7 +8,6 @@ import torch
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start, episodes_at
-from recsys_meta.evaluation.curve import best_setting
 from recsys_meta.evaluation.evaluate_batch import EvalOptions, evaluate_batch, metric_names
 from recsys_meta.metrics.ranking_metrics import RANKING, RATING
 from tests.fixtures.simulated_datasets import ranking_world
@@ -250,7 +249,6 @@ def test_a_prediction_that_is_no_number_makes_the_metric_none(caplog):
         assert np.isnan(got.interval(k, "rmse").value) and got.interval(k, "rmse").n == 30
         assert np.isnan(got.against(good, k, "mae").difference)
     assert np.isnan(got.mean("rmse"))
-    assert set(best_setting([got, good], "rmse", sign=-1.0).values()) == {1}
 
 
 def test_a_click_that_is_not_predicted_makes_the_metrics_none(caplog):

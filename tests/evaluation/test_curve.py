@@ -6,9 +6,9 @@ import torch
 
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.episodes.collate import episode_batch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import adaptation_effect
-from recsys_meta.evaluation.curve import ColdStartCurve, best_setting
+from recsys_meta.evaluation.curve import ColdStartCurve
 from tests.fixtures.simulated_datasets import ranking_world
 from tests.fixtures.small_datasets import tiny
 
@@ -30,9 +30,8 @@ def test_a_point_or_a_metric_that_a_curve_lacks_is_refused_with_those_it_has():
             ask(3, "mrr")
         with pytest.raises(NotFoundError, match="no metric 'auc'; there are mrr, hit@10"):
             ask(5, "auc")
-    for whole in (curve.mean, lambda m: best_setting([curve], m)):
-        with pytest.raises(NotFoundError, match="no metric 'auc'"):
-            whole("auc")
+    with pytest.raises(NotFoundError, match="no metric 'auc'"):
+        curve.mean("auc")
 
 
 def test_the_mean_of_a_curve_is_over_its_points_and_skips_empty_ones():
@@ -41,20 +40,10 @@ def test_the_mean_of_a_curve_is_over_its_points_and_skips_empty_ones():
     assert np.isnan(ColdStartCurve("a", np.arange(2), {9: values[9]}).mean("mrr"))
 
 
-@pytest.mark.parametrize(("sign", "best"), [(1.0, {0: 1, 5: 0}), (-1.0, {0: 0, 5: 0})])
-def test_the_best_setting_is_chosen_for_each_number_of_shots(sign, best):
-    def made(zero, five):
-        return ColdStartCurve(
-            "a", np.arange(2), {0: {"m": np.array([zero, np.nan])}, 5: {"m": np.array([five, np.nan])}}
-        )
-
-    assert best_setting([made(0.2, 0.3), made(0.4, np.nan)], "m", sign) == best
-
-
 def test_change_made_is_zero_for_one_who_does_nothing_and_more_for_one_who_moves():
     data = ranking_world(entities=40, items=30, rows=10, features=False)
     index = EventIndex.of(data)
-    support, query = draw_episodes(index, torch.arange(40), torch.full((40,), 4))
+    support, query = index.draw(torch.arange(40), torch.full((40,), 4))
     batch = episode_batch(data, np.arange(40), support, query)
     still, some, much = (tiny(rate=r, steps=s) for r, s in ((1.0, 0), (0.5, 1), (2.0, 1)))
     params = some.init(data, np.arange(40), torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ import torch
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST
 from recsys_meta.episodes.collate import episode_batch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.baselines.choice.item_neighbours import ItemNeighbours
 from recsys_meta.models.baselines.choice.local_popularity import LocalPopularity
 from recsys_meta.models.baselines.choice.markov import MarkovChain
@@ -43,7 +43,7 @@ def episodes(world, shots, entities=TEST):
     data, index = world
     chosen = torch.as_tensor(entities)
     sizes = torch.tensor(shots) if np.ndim(shots) else torch.full_like(chosen, shots)
-    support, query = draw_episodes(index, chosen, sizes, query_from=48)
+    support, query = index.draw(chosen, sizes, query_from=48)
     return episode_batch(data, entities, support, query)
 
 

@@ -14,7 +14,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, Support
 from recsys_meta.episodes.collate import episode_batch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.baselines.click.bilinear import BilinearModel
 from recsys_meta.models.baselines.click.factorization_machine import FactorizationMachine
 from recsys_meta.models.baselines.click.logistic_regression import LogisticRegression
@@ -84,7 +84,7 @@ def fitted(data):
 
 def episodes(data, shots, entities=NEW):
     chosen = torch.from_numpy(entities)
-    support, query = draw_episodes(EventIndex.of(data), chosen, torch.full_like(chosen, shots), query_from=20)
+    support, query = EventIndex.of(data).draw(chosen, torch.full_like(chosen, shots), query_from=20)
     return episode_batch(data, entities, support, query)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.episodes.collate import episode_batch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import EntitySplit, split_by_seed
 from recsys_meta.evaluation.cold_start import cold_start
 from recsys_meta.models.learners import LEARNERS
@@ -128,7 +128,7 @@ def case_of(name: str, label: str) -> Case:
 def episodes(data, index, entities, most=6, seed=3):
     """A batch with supports of 0 to `most` rows."""
     shots = torch.arange(len(entities)) % (most + 1)
-    support, query = draw_episodes(index, torch.as_tensor(entities), shots, generator=generator(seed))
+    support, query = index.draw(torch.as_tensor(entities), shots, generator=generator(seed))
     return episode_batch(data, entities, support, query)
 
 

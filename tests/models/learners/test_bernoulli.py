@@ -14,7 +14,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, Interactions
 from recsys_meta.episodes.collate import episode_batch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.models.functional.interpolation import SIZE_KNOTS
 from recsys_meta.models.functional.losses import logistic_loss
@@ -76,7 +76,7 @@ def trained(shown):
 
 def episode(data, index, entities, shots, seed=4):
     count = torch.full((len(entities),), shots)
-    support, query = draw_episodes(index, torch.as_tensor(entities), count, generator=generator(seed))
+    support, query = index.draw(torch.as_tensor(entities), count, generator=generator(seed))
     return episode_batch(data, entities, support, query)
 
 

@@ -11,7 +11,7 @@ import torch
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, Interactions
 from recsys_meta.episodes.collate import episode_batch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.learners.choice import conditional_logit as choice
 from recsys_meta.models.learners.choice import experts
 from recsys_meta.models.learners.choice.conditional_logit import ChoiceConfig, ConditionalLogit
@@ -55,7 +55,7 @@ def episodes(world, entities, shots, max_query=None):
     data, index = world
     chosen = torch.as_tensor(entities)
     sizes = torch.as_tensor(shots) if np.ndim(shots) else torch.full_like(chosen, shots)
-    support, query = draw_episodes(index, chosen, sizes, query_from=40, max_query=max_query)
+    support, query = index.draw(chosen, sizes, query_from=40, max_query=max_query)
     return episode_batch(data, entities, support, query)
 
 

@@ -14,7 +14,7 @@ from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST
 from recsys_meta.episodes.collate import episode_batch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.learners.warm_up import ctr_models as click_models
 from recsys_meta.models.learners.warm_up.ctr_models import CONTEXT, ENTITY, ClickConfig
 from recsys_meta.models.learners.warm_up.pretraining import PretrainingRows, pretrain, pretraining_loss
@@ -60,7 +60,7 @@ def fresh(base, data, **more):
 
 def batch(data, tasks=5):
     chosen = torch.arange(tasks)
-    support, query = draw_episodes(EventIndex.of(data), chosen, torch.full((tasks,), 4))
+    support, query = EventIndex.of(data).draw(chosen, torch.full((tasks,), 4))
     return episode_batch(data, chosen.numpy(), support, query)
 
 

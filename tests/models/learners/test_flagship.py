@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recsys_meta.core.types import Interactions, Support, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional import losses as objectives
 from recsys_meta.models.functional.interpolation import SIZE_KNOTS
 from recsys_meta.models.functional.sampled_softmax import draw_negatives
@@ -52,7 +52,7 @@ def fresh(learner, data=None, seed=0):
 
 def support_of(data, shots=(0, 1, 3, 5)):
     index = EventIndex.of(data)
-    support, query = draw_episodes(index, torch.arange(40, 40 + len(shots)), torch.tensor(shots))
+    support, query = index.draw(torch.arange(40, 40 + len(shots)), torch.tensor(shots))
     from recsys_meta.episodes.collate import episode_batch
 
     return episode_batch(data, np.arange(40, 40 + len(shots)), support, query)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, Interactions, Support, TaskBatch
 from recsys_meta.episodes.collate import episode_batch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.models.learners.maml import inner_loop as inner
 from recsys_meta.models.learners.maml import scorer
@@ -189,7 +189,7 @@ LINEAR = dict(dims=4, item_id=False, item_bias=False, objective="rating", rate=0
 def mixed_batch(world, index, entities, seed):
     """Supports of 1 to 10 rows."""
     shots = torch.arange(len(entities)) % 10 + 1
-    support, query = draw_episodes(index, torch.as_tensor(entities), shots, generator=generator(seed))
+    support, query = index.draw(torch.as_tensor(entities), shots, generator=generator(seed))
     return episode_batch(world.data, entities, support, query)
 
 

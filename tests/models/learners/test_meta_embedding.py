@@ -11,7 +11,7 @@ import torch
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import Interactions, Support
 from recsys_meta.episodes.collate import episode_batch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.models.functional.embeddings import is_buffer
 from recsys_meta.models.functional.losses import logistic_loss
@@ -56,8 +56,8 @@ def case(request, started):
 
 def episodes(data, entities, shots=6, query=8):
     chosen = np.asarray(entities)
-    support, asked = draw_episodes(
-        EventIndex.of(data), torch.as_tensor(chosen), torch.full((len(chosen),), shots), max_query=query
+    support, asked = EventIndex.of(data).draw(
+        torch.as_tensor(chosen), torch.full((len(chosen),), shots), max_query=query
     )
     return episode_batch(data, chosen, support, asked)
 
@@ -372,7 +372,7 @@ def test_adapting_lowers_the_loss_of_newcomers(name):
     for step in range(40):
         part = rng.choice(split.train, 25, replace=False)
         shots = torch.full((25,), 12 if step % 4 else 0)
-        support, query = draw_episodes(index, torch.as_tensor(part), shots, generator=generator(step), max_query=12)
+        support, query = index.draw(torch.as_tensor(part), shots, generator=generator(step), max_query=12)
         optimiser.zero_grad()
         learner.meta_loss(params, episode_batch(world, part, support, query), None, generator(step))[0].backward()
         optimiser.step()

@@ -19,7 +19,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
 from recsys_meta.episodes.collate import episode_batch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.baselines.choice.base import ChoiceBaseline
 from recsys_meta.models.functional.choice_features import BASIC, basic_features, row_history, support_statistics
 from recsys_meta.models.functional.interpolation import support_size_weights
@@ -90,8 +90,8 @@ def _training_choices(
         np.repeat(by_length, EPISODES_PER_ENTITY), max(1, len(entities) * EPISODES_PER_ENTITY // 16)
     ):
         id_tensor = torch.as_tensor(ids)
-        support, query = draw_episodes(
-            index, id_tensor, torch.full_like(id_tensor, size), generator=generator, max_query=QUERY_ROWS, window=True
+        support, query = index.draw(
+            id_tensor, torch.full_like(id_tensor, size), generator=generator, max_query=QUERY_ROWS, window=True
         )
         batch = episode_batch(data, ids, support, query)
         state, rows = support_statistics(batch.support), batch.query

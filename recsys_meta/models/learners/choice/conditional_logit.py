@@ -37,7 +37,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, PAD, IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.episodes.collate import episode_batch
-from recsys_meta.episodes.event_index import EventIndex, draw_episodes
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.choice_features import (
     VISITED,
     candidate_features,
@@ -243,7 +243,7 @@ def _feature_scales(data: Dataset, entities: IntArray, generator: torch.Generato
     x, m = [], []
     for size in SCALES:
         sample = torch.as_tensor(usable)[torch.randperm(len(usable), generator=generator)[:8]]
-        support, query = draw_episodes(index, sample, torch.full_like(sample, size), max_query=64)
+        support, query = index.draw(sample, torch.full_like(sample, size), max_query=64)
         batch = episode_batch(data, sample.numpy(), support, query)
         state = support_summary(batch.support)
         candidates = _candidate_set(batch.query, _sample_candidates(state, batch.query.item.shape[1], 16, generator))
