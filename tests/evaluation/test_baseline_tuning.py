@@ -55,18 +55,20 @@ def test_the_tuned_form_answers_as_the_chosen_setting_does(setting, fitted):
     predictor, params, report = fitted
     body = predictor.body(params)
     for choice in report.choices:
-        own = NaiveBayes.model_validate(choice.setting)
-        inner = own.body(own.fit(data, split.train))
+        predictor_setting = NaiveBayes.model_validate(choice.setting)
+        inner = predictor_setting.body(predictor_setting.fit(data, split.train))
         support = supports(data, sizes=(choice.shots,) * 3)
-        expected = own.rank(inner, own.adapt(inner, support))
+        expected = predictor_setting.rank(inner, predictor_setting.adapt(inner, support))
         torch.testing.assert_close(predictor.rank(body, predictor.adapt(body, support)), expected)
 
 
 def test_it_can_be_evaluated_and_beats_popularity(setting):
     data, index, split = setting
-    ours = fit_tuned("itemknn", data, index, split, shots=SHOTS)
-    theirs = fit_tuned("popularity", data, index, split, shots=SHOTS)
-    curve, base = (cold_start(f.predictor, f.params, data, index, split.test, shots=SHOTS) for f in (ours, theirs))
+    itemknn = fit_tuned("itemknn", data, index, split, shots=SHOTS)
+    popularity = fit_tuned("popularity", data, index, split, shots=SHOTS)
+    curve, base = (
+        cold_start(f.predictor, f.params, data, index, split.test, shots=SHOTS) for f in (itemknn, popularity)
+    )
     assert curve.method == "itemknn"
     assert curve.interval(3, "ndcg@10").value > base.interval(3, "ndcg@10").value + 0.02
 
@@ -90,9 +92,9 @@ def test_fits_are_shared(setting, monkeypatch):
     calls = []
     original = ItemKNN.fit
     monkeypatch.setattr(ItemKNN, "fit", lambda self, *a: calls.append(1) or original(self, *a))
-    found = fit_tuned("itemknn", *setting, shots=SHOTS)
+    tuned = fit_tuned("itemknn", *setting, shots=SHOTS)
     assert len(calls) == 1
-    assert {k.split("/")[0] for k in found.params} == {"0"}
+    assert {k.split("/")[0] for k in tuned.params} == {"0"}
 
 
 def test_screening_keeps_what_matters(setting, monkeypatch):
@@ -123,11 +125,11 @@ def test_a_choice_at_the_edge_of_the_grid_is_reported():
 
 
 def test_sizes_nobody_reaches_take_the_nearest_choice(setting):
-    found = fit_tuned("popularity", *setting, shots=(0, 3, 500))
-    assert [c.shots for c in found.report.choices] == [0, 3]
+    tuned = fit_tuned("popularity", *setting, shots=(0, 3, 500))
+    assert [c.shots for c in tuned.report.choices] == [0, 3]
     data = setting[0]
-    body = found.predictor.body(found.params)
-    assert torch.isfinite(found.predictor.rank(body, found.predictor.adapt(body, supports(data, sizes=(20,))))).all()
+    body = tuned.predictor.body(tuned.params)
+    assert torch.isfinite(tuned.predictor.rank(body, tuned.predictor.adapt(body, supports(data, sizes=(20,))))).all()
 
 
 def test_the_nearest_size_serves_and_an_empty_support_has_its_own():
@@ -155,9 +157,9 @@ def test_ratings_are_tuned_downwards():
     data = simulated_dataset("rating", entities=500)
     index = EventIndex.of(data)
     split = split_by_seed(index.entities_with(2), 0)
-    found = fit_tuned("item-mean", data, index, split, shots=SHOTS)
-    assert found.report.metric == "rmse"
-    for choice in found.report.choices:
+    tuned = fit_tuned("item-mean", data, index, split, shots=SHOTS)
+    assert tuned.report.metric == "rmse"
+    for choice in tuned.report.choices:
         for extreme in (2.0, 64.0):
             other = ItemMean.model_validate(choice.setting | {"user_shrink": extreme})
             params = other.fit(data, split.train)
@@ -220,9 +222,9 @@ def test_every_metric_is_tuned_by_or_refused_with_those_there_are(kind):
         if metric in tunable:
             assert np.isfinite(fit_tuned(name, *rest, shots=(0, 1), metric=metric).report.choices[0].value)
         else:
-            with pytest.raises(ConfigError) as refused:
+            with pytest.raises(ConfigError) as error:
                 fit_tuned(name, *rest, shots=(0, 1), metric=metric)
-            assert f"'{metric}'" in str(refused.value) and ", ".join(tunable) in str(refused.value)
+            assert f"'{metric}'" in str(error.value) and ", ".join(tunable) in str(error.value)
 
 
 def test_an_unknown_baseline_has_no_tuned_form():

@@ -1,4 +1,4 @@
-"""Worlds and supports that the tests of the baselines share."""
+"""Simulated data sets and supports for the tests of the baselines."""
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ SMALL_SETTINGS = {
     "blr-content": {"dims": 2},
     "machines": {"dims": 2},
 }
-"""Settings that suit worlds of a few dozen items."""
+"""Settings for data sets of a few dozen items."""
 
 
 def simulated_dataset(objective="ranking", entities=60, items=24, seed=0, features=True):
-    """Two groups of entities, each with its half of the items; popularity falls with the id."""
+    """Simulate two groups of entities, each of which prefers one genre of items; popularity falls with the id."""
     rng = np.random.default_rng(seed)
     group = rng.integers(0, 2, entities)
     genre = rng.integers(0, 2, items)
@@ -34,15 +34,15 @@ def simulated_dataset(objective="ranking", entities=60, items=24, seed=0, featur
         label = [(rng.random(len(a)) < 0.2 + 0.6 * a).astype(float) for a in agree]
     else:
         label = [np.ones(len(a)) for a in agree]
-    mine = [("group", [[int(g)] for g in group]), ("age", rng.normal(size=entities))]
-    theirs = [("genre", [[int(g)] for g in genre]), ("length", rng.normal(size=items))]
+    entity_features = [("group", [[int(g)] for g in group]), ("age", rng.normal(size=entities))]
+    item_features = [("genre", [[int(g)] for g in genre]), ("length", rng.normal(size=items))]
     return dataset(
         f"world-{objective}",
         objective,
         item,
         label,
-        entity_features=mine if features else (),
-        item_features=theirs if features else (),
+        entity_features=entity_features if features else (),
+        item_features=item_features if features else (),
     )
 
 
@@ -51,26 +51,26 @@ def make_small_baseline(name, objective):
 
 
 def baseline_objectives():
-    """Every baseline with every objective that it serves; those of choices are held to the same in test_choices.py."""
+    """List every baseline with every objective that it supports, but those of choices, which test_choice.py tests."""
     every = [(name, objective) for name, kind in BASELINES.items() for objective in sorted(kind.objectives)]
     return [(name, objective) for name, objective in every if objective != "choice"]
 
 
 def rows(items, labels=None, width=None):
-    """Padded rows from lists of padded ids."""
+    """Pad lists of item ids to rows [T, width]."""
     width = max([len(i) for i in items] + [width or 0])
     item = torch.zeros(len(items), width, dtype=torch.int64)
     label = torch.zeros(len(items), width)
     mask = torch.zeros(len(items), width, dtype=torch.bool)
-    for t, own in enumerate(items):
-        item[t, : len(own)] = torch.tensor(own, dtype=torch.int64)
-        label[t, : len(own)] = torch.tensor(labels[t]) if labels else 1.0
-        mask[t, : len(own)] = True
+    for t, ids in enumerate(items):
+        item[t, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        label[t, : len(ids)] = torch.tensor(labels[t]) if labels else 1.0
+        mask[t, : len(ids)] = True
     return Interactions(item, label, mask)
 
 
 def supports(data, sizes=(0, 1, 2, 5, 3), seed=1, width=None):
-    """A support for each size, of distinct items, with the features of the first entities."""
+    """Draw a support of distinct items for each size, with the features of the first entities."""
     rng = np.random.default_rng(seed)
     known = data.catalogue - FIRST
     items = [(rng.permutation(known)[: min(n, known)] + FIRST).tolist() for n in sizes]
@@ -83,14 +83,14 @@ def supports(data, sizes=(0, 1, 2, 5, 3), seed=1, width=None):
 
 
 def map_rows(support, f):
-    """The support with f applied to every tensor of its rows."""
+    """Apply f to every tensor of a support's rows."""
     r = support.rows
     return Support(dict(support.features), Interactions(f(r.item), f(r.label), f(r.mask)))
 
 
 def single_task(support, t):
-    """The support of task t alone, without its padding."""
+    """Return the support of task t alone, without its padding."""
     n = int(support.rows.mask[t].sum())
     r = support.rows
-    own = Interactions(r.item[t : t + 1, :n], r.label[t : t + 1, :n], r.mask[t : t + 1, :n])
-    return Support({k: v[t : t + 1] for k, v in support.features.items()}, own)
+    task_rows = Interactions(r.item[t : t + 1, :n], r.label[t : t + 1, :n], r.mask[t : t + 1, :n])
+    return Support({k: v[t : t + 1] for k, v in support.features.items()}, task_rows)

@@ -1,4 +1,4 @@
-"""The baselines of choices on a world small enough to say what each must do, and on one that has structure."""
+"""Baselines of choices: orders worked out by hand on a tiny catalogue, and accuracy on simulated data."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def params_of(kind, world, logit):
 
 def episodes(world, shots, entities=TEST):
     data, index = world
-    chosen = torch.as_tensor(entities)
-    sizes = torch.tensor(shots) if np.ndim(shots) else torch.full_like(chosen, shots)
-    support, query = index.draw(chosen, sizes, query_from=48)
+    ids = torch.as_tensor(entities)
+    sizes = torch.tensor(shots) if np.ndim(shots) else torch.full_like(ids, shots)
+    support, query = index.draw(ids, sizes, query_from=48)
     return episode_batch(data, entities, support, query)
 
 
 def order(kind, history, params=None):
-    """Items 2 to 6 of a small world, best first. Its support: one actor went 2, 3, 2, 3; another 4, 3; a third 2."""
+    """Return items 2 to 6 of a small catalogue, best first. The support: one actor went 2, 3, 2, 3; another 4, 3; a third 2."""
     rows = rows_of([2, 3, 2, 3, 4, 3, 2], [[], [2], [3, 2], [2, 3, 2], [], [4], []])
     support = place_support(rows, [40.0, 40.1, 40.2, 40.3, 40.31], [-80.0] * 5)
     state = kind().adapt(params or {}, support)
@@ -72,31 +72,31 @@ def test_revisits_come_first_then_popularity():
     assert order(RevisitFrequency, [6, 5, 6])[2:] == order(LocalPopularity, [])[:3]
 
 
-def test_markov_follows_the_steps_of_the_support():
+def test_markov_follows_the_transitions_of_the_support():
     assert order(MarkovChain, [4])[0] == 3
     assert order(MarkovChain, [3])[0] == 2
     assert order(MarkovChain, [6]) == order(LocalPopularity, [6])
 
 
-def test_neighbours_take_what_those_with_the_same_history_took():
+def test_neighbours_rank_the_items_chosen_after_the_same_history():
     assert order(ItemNeighbours, [4])[0] == 3
     assert order(ItemNeighbours, [])[:3] == order(LocalPopularity, [])[:3]
 
 
 @pytest.mark.parametrize("kind", EVERY)
-def test_answers_agree_with_each_other(kind, world, logit):
+def test_choose_score_and_rank_agree(kind, world, logit):
     predictor, params = kind(), params_of(kind, world, logit)
     batch = episodes(world, [0, 1, 5, 20, 40, 48])
     state = predictor.adapt(predictor.body(params), batch.support)
     candidates = batch.query.item[:, :, None].expand(-1, -1, 3)
-    chosen = predictor.choose(params, state, batch.query, candidates)
-    assert torch.isfinite(chosen).all()
-    torch.testing.assert_close(predictor.score(params, state, batch.query), chosen[..., 1])
-    ranked = predictor.rank(params, state)
-    assert ranked.shape == batch.support.catalogue.item.shape
+    scores = predictor.choose(params, state, batch.query, candidates)
+    assert torch.isfinite(scores).all()
+    torch.testing.assert_close(predictor.score(params, state, batch.query), scores[..., 1])
+    ranking = predictor.rank(params, state)
+    assert ranking.shape == batch.support.catalogue.item.shape
     nobody = batch.query.map(lambda t: torch.zeros_like(t[:, :1]))
-    every = torch.arange(ranked.shape[1]).expand(len(ranked), 1, -1)
-    torch.testing.assert_close(predictor.choose(params, state, nobody, every)[:, 0], ranked)
+    every = torch.arange(ranking.shape[1]).expand(len(ranking), 1, -1)
+    torch.testing.assert_close(predictor.choose(params, state, nobody, every)[:, 0], ranking)
     assert all(len(v) == 6 for v in state.values())
     loss = predictor.support_loss(params, state, batch.support)
     assert torch.isfinite(loss).all()
@@ -118,9 +118,9 @@ def test_a_batch_equals_its_tasks_one_by_one(kind, world, logit):
 def test_order_of_the_support_changes_nothing(kind, world, logit):
     predictor, params = kind(), params_of(kind, world, logit)
     batch = episodes(world, 20)
-    mixed = batch.support.rows.map(lambda t: t.flip(1))
-    turned = type(batch.support)(batch.support.features, mixed, batch.support.catalogue)
-    ours = predictor.score(params, predictor.adapt(params, turned), batch.query)
+    flipped_rows = batch.support.rows.map(lambda t: t.flip(1))
+    flipped_support = type(batch.support)(batch.support.features, flipped_rows, batch.support.catalogue)
+    ours = predictor.score(params, predictor.adapt(params, flipped_support), batch.query)
     torch.testing.assert_close(ours, predictor.score(params, predictor.adapt(params, batch.support), batch.query))
 
 
@@ -142,7 +142,7 @@ def hits(predictor, params, batch, depth=3):
     return float(found[batch.query.mask].float().mean())
 
 
-def test_the_logit_beats_what_it_is_made_of(world, logit):
+def test_pooled_logit_beats_popularity_and_distance(world, logit):
     for shots in (0, 8, 48):
         batch = episodes(world, shots)
         best = hits(PooledLogit(), logit, batch)
@@ -150,7 +150,7 @@ def test_the_logit_beats_what_it_is_made_of(world, logit):
             assert best > hits(kind(), {}, batch) + 0.02
 
 
-def test_the_logit_trusts_counts_more_with_the_support(logit):
+def test_pooled_logit_weighs_counts_at_every_support_size(logit):
     weight = logit["weight"]
     assert weight.shape == (len(SUPPORT_SIZES), 6)
     assert weight[0, 0] == 0, "without a support there is no count to weigh"

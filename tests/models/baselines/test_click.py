@@ -1,4 +1,4 @@
-"""Baselines of clicks: each part against plain numpy, and each method on a world whose truth is planted."""
+"""Baselines of clicks: each part against plain numpy, and each method on data simulated from known effects."""
 
 from dataclasses import replace
 
@@ -52,18 +52,18 @@ def clicks(entities=200, items=30, rows=40, dims=2, seed=0) -> Dataset:
     logit = -0.5 + 1.0 - 0.5 * place - 0.7 * price + 0.6 * rng.normal(size=items)[item] + own[:, None]
     logit = logit + np.take_along_axis(taste @ vector.T, item, 1)
     label = (rng.random(item.shape) < 1 / (1 + np.exp(-logit))).astype(float)
-    made = dataset("clicks", "click", list(item), list(label), entity_features=[("kind", [[int(k)] for k in kind])])
+    data = dataset("clicks", "click", list(item), list(label), entity_features=[("kind", [[int(k)] for k in kind])])
     context = {
         "price": price.reshape(-1).astype(np.float32),
         "position": (place.reshape(-1) + FIRST).astype(np.int32),
     }
     names = pd.Index([str(p) for p in range(PLACES)], dtype="str")
-    told = (FeatureField(name="price", kind="numeric"), FeatureField(name="position"))
+    fields = (FeatureField(name="price", kind="numeric"), FeatureField(name="position"))
     return replace(
-        made,
-        schema=made.schema.model_copy(update={"context": told}),
-        events=replace(made.events, context=context),
-        vocab=Vocabulary({**made.vocab.values, "context.position": names}),
+        data,
+        schema=data.schema.model_copy(update={"context": fields}),
+        events=replace(data.events, context=context),
+        vocab=Vocabulary({**data.vocab.values, "context.position": names}),
     )
 
 
@@ -75,11 +75,11 @@ def data():
 @pytest.fixture(scope="module")
 def fitted(data):
     """Every baseline with its body, fitted on past entities."""
-    found = {}
+    result = {}
     for kind in EVERY:
         predictor = kind(dims=2) if "dims" in kind.model_fields else kind()
-        found[kind] = predictor, predictor.body(predictor.fit(data, PAST))
-    return found
+        result[kind] = predictor, predictor.body(predictor.fit(data, PAST))
+    return result
 
 
 def episodes(data, shots, entities=NEW):
@@ -121,13 +121,13 @@ def test_prior_of_past_entities_is_recovered(likelihood):
     noisy = eta + 0.7 * rng.normal(size=len(eta))
     label = noisy if likelihood == "squared" else (rng.random(len(eta)) < 1 / (1 + np.exp(-eta))).astype(float)
     given = ClickRows(*map(torch.from_numpy, (task, item, label)), {}, {}, entities, items + FIRST)
-    found = learn_click_prior(
+    result = learn_click_prior(
         given, FixedSide(torch.zeros(len(eta)).double(), torch.from_numpy(vectors)), sp.csr_matrix(x), 1e-3, likelihood
     )
-    np.testing.assert_allclose(found.coefficients.numpy(), regress, atol=0.15)
-    np.testing.assert_allclose(found.covariance.numpy(), root @ root.T, atol=0.12)
+    np.testing.assert_allclose(result.coefficients.numpy(), regress, atol=0.15)
+    np.testing.assert_allclose(result.covariance.numpy(), root @ root.T, atol=0.12)
     if likelihood == "squared":
-        assert found.variance == pytest.approx(0.49, rel=0.05)
+        assert result.variance == pytest.approx(0.49, rel=0.05)
 
 
 def test_prior_with_more_columns_than_entities_is_the_same_ridge():
@@ -137,44 +137,44 @@ def test_prior_with_more_columns_than_entities_is_the_same_ridge():
     for columns in (x, few):
         task = np.repeat(np.arange(12), 5)
         label = rng.normal(size=60)
-        given = ClickRows(
+        rows = ClickRows(
             torch.from_numpy(task), torch.full((60,), FIRST), torch.from_numpy(label), {}, {}, 12, FIRST + 1
         )
-        found = learn_click_prior(
-            given, FixedSide(torch.zeros(60).double(), torch.ones(FIRST + 1, 1)), sp.csr_matrix(columns), 2.0, "squared"
+        result = learn_click_prior(
+            rows, FixedSide(torch.zeros(60).double(), torch.ones(FIRST + 1, 1)), sp.csr_matrix(columns), 2.0, "squared"
         )
         penalty = np.diag([1e-6] + [2.0] * (columns.shape[1] - 1))
-        expected = np.linalg.solve(columns.T @ columns + penalty, columns.T @ found.weight.numpy())
-        np.testing.assert_allclose(found.coefficients.numpy(), expected, atol=1e-6)
+        expected = np.linalg.solve(columns.T @ columns + penalty, columns.T @ result.weight.numpy())
+        np.testing.assert_allclose(result.coefficients.numpy(), expected, atol=1e-6)
 
 
-def test_partners_that_are_unsure_hold_weights_back():
+def test_covariance_of_the_fixed_side_shrinks_weights():
     rng = np.random.default_rng(7)
     entities, items = 40, 12
     task, item = np.repeat(np.arange(entities), 15), rng.integers(0, items, entities * 15) + FIRST
     vectors = rng.normal(size=(items + FIRST, 2))
     eta = (2 * rng.normal(size=(entities, 2))[task] * vectors[item]).sum(1)
     label = (rng.random(len(eta)) < 1 / (1 + np.exp(-eta))).astype(float)
-    given = ClickRows(*map(torch.from_numpy, (task, item, label)), {}, {}, entities, items + FIRST)
+    rows = ClickRows(*map(torch.from_numpy, (task, item, label)), {}, {}, entities, items + FIRST)
     vectors = torch.from_numpy(vectors)
     half = 0.3 * rng.normal(size=(items + FIRST, 2, 2))
     blur = torch.from_numpy(half @ half.transpose(0, 2, 1))
     offset, constant = torch.zeros(len(task)).double(), sp.csr_matrix(np.ones((entities, 1)))
-    exact = learn_click_prior(given, FixedSide(offset, vectors), constant, 1.0, "logistic", rounds=40)
-    found = learn_click_prior(given, FixedSide(offset, vectors, blur), constant, 1.0, "logistic", rounds=200)
-    assert found.weight.norm() < exact.weight.norm()
+    exact = learn_click_prior(rows, FixedSide(offset, vectors), constant, 1.0, "logistic", rounds=40)
+    result = learn_click_prior(rows, FixedSide(offset, vectors, blur), constant, 1.0, "logistic", rounds=200)
+    assert result.weight.norm() < exact.weight.norm()
     # Where the expected loss has no slope: the blur adds p (1 - p) C w for each row.
-    w = found.weight[given.task]
-    p = torch.sigmoid((vectors[given.item] * w).sum(1))
-    rest = (blur[given.item] @ w.unsqueeze(2)).squeeze(2) * (p * (1 - p))[:, None]
-    slope = torch.zeros_like(found.weight).index_add(
-        0, given.task, (p - given.label)[:, None] * vectors[given.item] + rest
+    w = result.weight[rows.task]
+    p = torch.sigmoid((vectors[rows.item] * w).sum(1))
+    rest = (blur[rows.item] @ w.unsqueeze(2)).squeeze(2) * (p * (1 - p))[:, None]
+    slope = torch.zeros_like(result.weight).index_add(
+        0, rows.task, (p - rows.label)[:, None] * vectors[rows.item] + rest
     )
-    slope += (found.weight - found.coefficients) @ torch.linalg.inv(found.covariance)
+    slope += (result.weight - result.coefficients) @ torch.linalg.inv(result.covariance)
     torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-3, rtol=0)
 
 
-def test_turned_rows_are_the_transpose(data):
+def test_transposed_rows_are_the_transposed_matrix(data):
     rows = ClickRows.of(data, PAST)
     there, back = rows.pair_sums(rows.label), rows.transpose().pair_sums(rows.label)
     assert there.shape == (len(PAST), data.catalogue)
@@ -182,7 +182,7 @@ def test_turned_rows_are_the_transpose(data):
     assert there.sum() == data.events.label[: len(rows)].sum()
 
 
-def test_slope_of_a_machine_is_the_derivative():
+def test_gradient_of_a_factorization_machine_is_the_derivative():
     rng = np.random.default_rng(4)
     fields = [sp.csr_matrix(np.ones((7, 1)))] + [
         sp.csr_matrix(rng.random((7, n)) * (rng.random((7, n)) < 0.5)) for n in (3, 4, 2)
@@ -206,7 +206,7 @@ def test_slope_of_a_machine_is_the_derivative():
     np.testing.assert_allclose(_gradient(fields, places, theta, y), expected, atol=1e-12)
 
 
-def test_machine_scores_are_the_sum_over_pairs_of_fields(data, fitted):
+def test_factorization_machine_sums_over_pairs_of_fields(data, fitted):
     predictor, body = fitted[FactorizationMachine]
     batch = episodes(data, 6)
     state = predictor.adapt(body, batch.support)
@@ -229,7 +229,7 @@ def test_machine_scores_are_the_sum_over_pairs_of_fields(data, fitted):
     torch.testing.assert_close(score[t, r], probit_adjusted_logit(eta, variance), rtol=1e-4, atol=1e-4)
 
 
-def test_machine_finds_an_interaction():
+def test_factorization_machine_learns_an_interaction():
     rng = np.random.default_rng(5)
     left, right = rng.integers(0, 2, 4_000), rng.integers(0, 2, 4_000)
     label = (rng.random(4_000) < np.where(left == right, 0.9, 0.1)).astype(float)
@@ -239,22 +239,22 @@ def test_machine_finds_an_interaction():
     np.testing.assert_allclose(1 / (1 + np.exp(-logit)), np.where(np.eye(2), 0.9, 0.1), atol=0.05)
 
 
-def test_columns_and_look_ups_agree(data):
+def test_encoded_columns_and_look_ups_agree(data):
     rows = ClickRows.of(data, PAST)
     tables = init_tables("context", rows.context, np.arange(len(rows)))
     columns = encode_side(tables, "context", rows.context_features(), len(rows))
     weights = torch.from_numpy(np.random.default_rng(6).normal(size=(columns.shape[1], 3)))
-    said = fill_tables(tables, "context", weights, columns)
+    filled_tables = fill_tables(tables, "context", weights, columns)
     batch = episodes(data, 40, PAST)
     expected = (columns @ weights.numpy()).reshape(len(PAST), -1, 3)[:, :39]
-    found = total_context_effect(said, batch.support.rows)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
-    nothing = total_context_effect(said, replace(batch.support.rows, context={}))
+    result = total_context_effect(filled_tables, batch.support.rows)
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-5)
+    nothing = total_context_effect(filled_tables, replace(batch.support.rows, context={}))
     assert nothing.shape == (1, 1, 3)
     np.testing.assert_allclose(nothing[0, 0].numpy(), (columns @ weights.numpy()).mean(0), atol=1e-5)
 
 
-def test_context_finds_the_planted_effects(fitted):
+def test_context_recovers_the_simulated_effects(fitted):
     _, body = fitted[ContextOnly]
     place = body["context.position"][FIRST:, 0]
     # Marginally a little flatter than the planted -0.5 a place, as entities differ.
@@ -277,7 +277,7 @@ def test_context_finds_the_planted_effects(fitted):
         (FactorizationMachine, LogisticRegression, 10),
     ],
 )
-def test_each_knows_what_the_one_before_does_not(data, fitted, better, worse, shots):
+def test_each_baseline_beats_the_simpler_one(data, fitted, better, worse, shots):
     if worse is None:
         predictor = ItemPopularity(objective="click")
         fitted = {**fitted, worse: (predictor, predictor.fit(data, PAST))}
@@ -300,7 +300,7 @@ def test_probabilities_are_calibrated(data, fitted, kind):
 
 
 @pytest.mark.parametrize("kind", [LogisticRegression, RandomIntercept, FactorizationMachine, BilinearModel])
-def test_features_speak_before_the_first_row(data, fitted, kind):
+def test_features_change_scores_of_an_empty_support(data, fitted, kind):
     predictor, body = fitted[kind]
     batch = episodes(data, 0)
     both = {"kind": torch.tensor([[FIRST], [FIRST + 1]])}
@@ -327,12 +327,12 @@ def test_rows_without_context_stand_for_the_average_one(data, fitted, kind):
 def test_missing_and_unknown_context_is_accepted(data, fitted, kind):
     predictor, body = fitted[kind]
     batch = episodes(data, 5)
-    unheard = {
+    unknown_context = {
         "price": torch.full_like(batch.query.label, torch.nan),
         "position": torch.full_like(batch.query.item, 99),
     }
     state = predictor.adapt(body, batch.support)
-    assert torch.isfinite(predictor.score(body, state, replace(batch.query, context=unheard))).all()
+    assert torch.isfinite(predictor.score(body, state, replace(batch.query, context=unknown_context))).all()
     assert torch.isfinite(
         predictor.score(body, state, replace(batch.query, context={"other": batch.query.label}))
     ).all()
@@ -355,7 +355,7 @@ def test_spread_falls_with_the_support(data, kind, setting):
     assert spreads[0] > spreads[1] > spreads[2] > 0
 
 
-def test_a_click_low_in_the_list_says_more(data, fitted):
+def test_a_click_at_a_low_position_is_stronger_evidence(data, fitted):
     predictor, body = fitted[PositionRate]
     batch = episodes(data, 1)
     rows = replace(batch.support.rows, label=torch.ones_like(batch.support.rows.label))
@@ -406,5 +406,5 @@ def test_grids_are_small(kind):
     grid = kind().grid()
     assert len(grid) <= 20
     assert len({g.fit_key() for g in grid}) <= 8
-    # What tuning tells of the edges of a grid needs numbers.
+    # Tuning reports the edges of a grid for numbers only.
     assert all(isinstance(getattr(g, field), float | int) for g in grid for field in g.search_space())

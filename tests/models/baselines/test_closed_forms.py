@@ -1,4 +1,4 @@
-"""The closed forms against plain numpy on matrices that fit on a page, and what is promised of each method."""
+"""Closed forms of the baselines against plain numpy on small matrices, and properties of each method."""
 
 import sys
 from dataclasses import replace
@@ -59,21 +59,21 @@ def ease_by_hand(ridge):
 
 
 @pytest.mark.parametrize("ridge", [0.5, 20.0])
-@pytest.mark.parametrize("met", [[0], [1, 3], [0, 2, 4]])
-def test_ease_is_what_the_formula_says(page, ridge, met):
-    found = answer(Ease(ridge=ridge, popularity=0.4), page, met)
-    np.testing.assert_allclose(found, mixed(ease_by_hand(ridge)[met].sum(0), 0.4), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("items", [[0], [1, 3], [0, 2, 4]])
+def test_ease_equals_its_formula(page, ridge, items):
+    scores = answer(Ease(ridge=ridge, popularity=0.4), page, items)
+    np.testing.assert_allclose(scores, mixed(ease_by_hand(ridge)[items].sum(0), 0.4), rtol=1e-4, atol=1e-5)
 
 
-def test_ials_prior_is_what_the_formula_says(page):
+def test_ials_prior_equals_its_formula(page):
     predictor = IalsPrior(dims=3, zeros=0.2, trust=0.7, popularity=0.0)
     params = predictor.fit(page, np.arange(6))
     y, m, p = (params[k].double().numpy() for k in ("items", "mean", "precision"))
-    met = [0, 3]
-    a = y[[i + FIRST for i in met]]
+    items = [0, 3]
+    a = y[[i + FIRST for i in items]]
     matrix = 0.2 * y.T @ y + 10 * a.T @ a + 0.7 * p
     w = np.linalg.solve(matrix, 11 * a.sum(0) + 0.7 * p @ m)
-    state = predictor.adapt(params, Support({}, rows([[i + FIRST for i in met]])))
+    state = predictor.adapt(params, Support({}, rows([[i + FIRST for i in items]])))
     np.testing.assert_allclose(state["vector"][0].numpy(), w, rtol=2e-3, atol=1e-4)
     empty = predictor.adapt(params, Support({}, rows([[]])))
     np.testing.assert_allclose(empty["vector"][0].numpy(), m, rtol=2e-3, atol=1e-4)
@@ -113,7 +113,7 @@ def test_ials_folds_in_as_the_library_does(page):
     np.testing.assert_allclose(ours, theirs.reshape(-1), rtol=1e-2, atol=1e-3)
 
 
-def test_ials_without_its_library_says_what_to_do(page, monkeypatch):
+def test_ials_without_its_library_is_a_clear_error(page, monkeypatch):
     for name in [m for m in sys.modules if m.split(".")[0] == "implicit"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "implicit", None)
@@ -123,13 +123,13 @@ def test_ials_without_its_library_says_what_to_do(page, monkeypatch):
 
 @pytest.mark.parametrize("centred", [True, False])
 def test_gaussian_conditions(page, centred):
-    met = [1, 3]
+    items = [1, 3]
     mean = X.mean(0) * centred
     moment = X.T @ X / 6 - np.outer(mean, mean)
-    inner = moment[np.ix_(met, met)] + 0.1 * np.eye(2)
-    expected = mean + moment[:, met] @ np.linalg.solve(inner, 1 - mean[met])
-    found = answer(GaussianPosterior(noise=0.1, centred=centred, popularity=0.2), page, met)
-    np.testing.assert_allclose(found, mixed(expected, 0.2), rtol=1e-4, atol=1e-5)
+    inner = moment[np.ix_(items, items)] + 0.1 * np.eye(2)
+    expected = mean + moment[:, items] @ np.linalg.solve(inner, 1 - mean[items])
+    scores = answer(GaussianPosterior(noise=0.1, centred=centred, popularity=0.2), page, items)
+    np.testing.assert_allclose(scores, mixed(expected, 0.2), rtol=1e-4, atol=1e-5)
 
 
 def test_naive_bayes_adds_log_ratios(page):
@@ -139,8 +139,8 @@ def test_naive_bayes_adds_log_ratios(page):
         ratio = np.log((together[s] + 2 * n[s] / 6) / ((n + 2) * n[s] / 6))
         ratio[s] = 0
         expected = expected + 0.5 * ratio
-    found = answer(NaiveBayes(strength=2.0, trust=0.5), page, [0, 2])
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    scores = answer(NaiveBayes(strength=2.0, trust=0.5), page, [0, 2])
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5])
@@ -201,7 +201,7 @@ def test_flat_evidence_leaves_popularity_alone():
     assert scores[2, FIRST:].argmax() == 0
 
 
-def test_memory_keeps_the_most_popular_items():
+def test_popular_item_columns_are_the_most_popular_items():
     part, where = popular_item_columns(sp.csr_matrix(X), limit=2)
     assert where["kept"].tolist() == [0, 1]
     assert where["place"].tolist() == [0, 1, -1, -1, -1]
@@ -209,7 +209,7 @@ def test_memory_keeps_the_most_popular_items():
 
 
 @pytest.mark.parametrize("name", ["itemknn", "ease", "naive-bayes", "gaussian"])
-def test_items_outside_the_memory_get_their_popularity(name, monkeypatch):
+def test_scores_are_finite_when_the_matrix_covers_some_items(name, monkeypatch):
     data = simulated_dataset(items=24, entities=80)
     monkeypatch.setattr("recsys_meta.models.baselines.interaction_matrix.popular_item_columns.__defaults__", (8,))
     predictor = make_small_baseline(name, "ranking")
@@ -219,21 +219,21 @@ def test_items_outside_the_memory_get_their_popularity(name, monkeypatch):
     assert torch.isfinite(predictor.rank(body, predictor.adapt(body, support))).all()
 
 
-def test_em_finds_the_prior_that_made_the_data():
+def test_em_recovers_the_prior_of_simulated_data():
     rng = np.random.default_rng(0)
     entities, items = 400, 30
     features = torch.from_numpy(rng.normal(size=(items, 2)).astype(np.float32))
     weight = rng.multivariate_normal([1.0, -0.5], [[0.5, 0.2], [0.2, 0.3]], entities)
     task, item = np.repeat(np.arange(entities), items), np.tile(np.arange(items), entities)
     label = (weight @ features.numpy().T).reshape(-1) + 0.4 * rng.normal(size=entities * items)
-    made = TrainingRows(task, item, torch.from_numpy(label.astype(np.float32)), entities, items)
-    prior = learn_prior(made, made.label, features)
+    training_rows = TrainingRows(task, item, torch.from_numpy(label.astype(np.float32)), entities, items)
+    prior = learn_prior(training_rows, training_rows.label, features)
     np.testing.assert_allclose(prior["mean"], [1.0, -0.5], atol=0.08)
     np.testing.assert_allclose(np.linalg.inv(prior["precision"].numpy()), [[0.5, 0.2], [0.2, 0.3]], atol=0.07)
     assert float(prior["variance"]) == pytest.approx(0.16, rel=0.05)
 
 
-def test_residual_factors_explain_what_is_left():
+def test_residual_factors_span_the_simulated_factors():
     rng = np.random.default_rng(0)
     left, right = rng.normal(size=(50, 2)), rng.normal(size=(20, 2))
     task, item = (a.reshape(-1) for a in np.meshgrid(np.arange(50), np.arange(20), indexing="ij"))
@@ -248,8 +248,8 @@ def test_item_mean_shrinks_the_newcomers_bias():
     predictor = ItemMean(item_shrink=0.0, user_shrink=2.0)
     base = answer(predictor, data, [])
     np.testing.assert_allclose(base, [3.0, 5.0], atol=0.05)
-    moved = answer(predictor, data, [0], [base[0] + 1.5])
-    np.testing.assert_allclose(moved - base, 1.5 / 3, atol=1e-4)
+    adapted_scores = answer(predictor, data, [0], [base[0] + 1.5])
+    np.testing.assert_allclose(adapted_scores - base, 1.5 / 3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["blr", "item-mean"])

@@ -1,4 +1,4 @@
-"""What every baseline, and its tuned form, must do whatever it is."""
+"""Contract that every baseline meets, alone and in its per-shot form."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -143,14 +143,14 @@ def test_inputs_are_not_mutated(case):
 
 def test_eight_threads_equal_one(case):
     data, predictor, _, body = case
-    given = [supports(data, seed=s) for s in range(16)]
+    batches = [supports(data, seed=s) for s in range(16)]
 
     def answer(support):
         return predictor.rank(body, predictor.adapt(body, support))
 
-    alone = [answer(s) for s in given]
+    alone = [answer(s) for s in batches]
     with ThreadPoolExecutor(8) as pool:
-        for a, b in zip(alone, pool.map(answer, given), strict=True):
+        for a, b in zip(alone, pool.map(answer, batches), strict=True):
             assert torch.equal(a, b)
 
 
@@ -219,7 +219,7 @@ def test_works_without_any_features(name, objective):
 
 
 @pytest.mark.parametrize(("name", "objective"), baseline_objectives())
-def test_settings_of_a_grid_share_states_and_say_what_they_share(name, objective):
+def test_settings_of_a_grid_share_state_shapes_and_fits_by_key(name, objective):
     data = simulated_dataset(objective)
     grid = make_small_baseline(name, objective).grid()
     assert make_small_baseline(name, objective) in grid

@@ -70,9 +70,9 @@ class ChoiceBaseline(BaselineConfig):
         scores = self.rank(body, state).masked_fill(~state["listed"], -torch.inf)
         log_p = torch.log_softmax(scores, 1)
         rows = support.rows
-        known = rows.mask & (rows.item >= FIRST)
-        item = torch.where(known, rows.item, FIRST)
-        return mean_over_rows(torch.where(known, -log_p.gather(1, item), 0.0), known)
+        mask = rows.mask & (rows.item >= FIRST)
+        item = torch.where(mask, rows.item, FIRST)
+        return mean_over_rows(torch.where(mask, -log_p.gather(1, item), 0.0), mask)
 
 
 def lexicographic_scores(columns: Sequence[Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ from recsys_meta.models.baselines.click.solvers.field_encoding import (
     encode_fields,
     field_effects,
     fill_tables,
-    init_tables,
+    init_all_tables,
     item_indicators,
 )
 from recsys_meta.models.baselines.click.solvers.fm_solver import fit_factorization_machine
@@ -56,9 +56,7 @@ class FactorizationMachine(BaselineConfig):
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check_objective(data)
         rows = ClickRows.of(data, entities)
-        tables = init_tables("entity", data.entities, np.asarray(entities, np.int64))
-        tables |= init_tables("item", data.items, rows.item.numpy())
-        tables |= init_tables("context", rows.context, np.arange(len(rows)))
+        tables = init_all_tables(data, rows, entities)
         features = catalogue_features(item_features(data.items))
         entity_fields = encode_fields(tables, "entity", rows.features)
         item_fields = [item_indicators(rows.catalogue), *encode_fields(tables, "item", features)]

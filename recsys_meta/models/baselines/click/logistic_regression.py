@@ -21,7 +21,7 @@ from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.baselines.click.solvers.field_encoding import (
     encode_side,
     fill_tables,
-    init_tables,
+    init_all_tables,
     item_indicators,
     mean_context_effect,
     total_context_effect,
@@ -51,9 +51,7 @@ class LogisticRegression(BaselineConfig):
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check_objective(data)
         rows = ClickRows.of(data, entities)
-        tables = init_tables("entity", data.entities, np.asarray(entities, np.int64))
-        tables |= init_tables("item", data.items, rows.item.numpy())
-        tables |= init_tables("context", rows.context, np.arange(len(rows)))
+        tables = init_all_tables(data, rows, entities)
         features = catalogue_features(item_features(data.items))
         constant = sp.csr_matrix(np.ones((rows.catalogue, 1)))
         entity_columns = encode_side(tables, "entity", rows.features, rows.entities)

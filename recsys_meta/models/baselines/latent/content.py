@@ -109,19 +109,19 @@ def _fit_ridge(rows: TrainingRows, entity_columns: Tensor, item_columns: Tensor,
     ones = np.ones(len(rows.item), np.float32)
     row_counts = sp.csr_matrix((ones, (rows.task, rows.item)), shape=shape)
     label_sums = sp.csr_matrix((label.numpy(), (rows.task, rows.item)), shape=shape)
-    left, right = entity_columns.double(), item_columns.double()
-    cross = left.T @ torch.from_numpy(row_counts @ item_columns.numpy()).double()
+    entity_design, item_design = entity_columns.double(), item_columns.double()
+    cross = entity_design.T @ torch.from_numpy(row_counts @ item_columns.numpy()).double()
     entity_rows = torch.from_numpy(np.asarray(row_counts.sum(1)).reshape(-1)).double()
     item_rows = torch.from_numpy(np.asarray(row_counts.sum(0)).reshape(-1)).double()
     matrix = torch.cat(
         [
-            torch.cat([left.T @ (left * entity_rows[:, None]), cross], 1),
-            torch.cat([cross.T, right.T @ (right * item_rows[:, None])], 1),
+            torch.cat([entity_design.T @ (entity_design * entity_rows[:, None]), cross], 1),
+            torch.cat([cross.T, item_design.T @ (item_design * item_rows[:, None])], 1),
         ]
     )
     matrix.diagonal().add_(ridge)
     entity_labels = torch.from_numpy(np.asarray(label_sums.sum(1)).reshape(-1)).double()
     item_labels = torch.from_numpy(np.asarray(label_sums.sum(0)).reshape(-1)).double()
-    target = torch.cat([left.T @ entity_labels, right.T @ item_labels])
+    target = torch.cat([entity_design.T @ entity_labels, item_design.T @ item_labels])
     weight: Tensor = torch.linalg.solve(matrix, target)
     return weight.float()

@@ -14,8 +14,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from recsys_meta.core.dataset import FeatureTable
+from recsys_meta.core.dataset import Dataset, FeatureTable
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params
+from recsys_meta.models.baselines.click.solvers.click_rows import ClickRows
 from recsys_meta.models.functional.embeddings import embed_fields, init_embedding_bag
 from recsys_meta.models.functional.interpolation import encode_numbers
 
@@ -24,6 +25,13 @@ def init_tables(side: str, table: FeatureTable, rows: IntArray) -> Params:
     """Build zero tables [V, 1] of a side's fields; the knots of numbers are quantiles over `rows`."""
     columns = {name: column for name, column in table.items() if not column.numeric or len(rows)}
     return init_embedding_bag(side, columns, rows, 1, 0.0, torch.Generator())
+
+
+def init_all_tables(data: Dataset, rows: ClickRows, entities: IntArray) -> Params:
+    """Build zero tables of all three sides; items count once for each of their rows."""
+    tables = init_tables("entity", data.entities, np.asarray(entities, np.int64))
+    tables |= init_tables("item", data.items, rows.item.numpy())
+    return tables | init_tables("context", rows.context, np.arange(len(rows)))
 
 
 def field_names(tables: Mapping[str, Tensor], side: str) -> list[str]:
