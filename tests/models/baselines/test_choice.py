@@ -48,7 +48,10 @@ def episodes(world, shots, entities=TEST):
 
 
 def order(kind, history, params=None):
-    """Return items 2 to 6 of a small catalogue, best first. The support: one actor went 2, 3, 2, 3; another 4, 3; a third 2."""
+    """Return items 2 to 6 of a small catalogue, best first.
+
+    In the support one actor chose 2, 3, 2, 3, another 4, 3, and a third 2.
+    """
     rows = rows_of([2, 3, 2, 3, 4, 3, 2], [[], [2], [3, 2], [2, 3, 2], [], [4], []])
     support = place_support(rows, [40.0, 40.1, 40.2, 40.3, 40.31], [-80.0] * 5)
     state = kind().adapt(params or {}, support)
