@@ -63,9 +63,9 @@ async def recommend(request: Request) -> Response:
     cursor = _read_cursor(body.cursor, container.profiles.secret) if body.cursor else None
     call = await open_request(body.model, body.entity, request, container, cursor.version if cursor else None)
     key = _list_key(call, raw)
-    cached = None if key is None else await container.resolver.cached_list(key, call.entity_context)
-    if cached is not None:
-        return _cached_response(call, *cached)
+    cache_entry = None if key is None else await container.resolver.cached_list(key, call.entity_context)
+    if cache_entry is not None:
+        return _cached_response(call, *cache_entry)
     page = _open_page(call, body, cursor)
     if cursor is not None:
         await _check_cursor(page, cursor, (body.model or "").partition("@")[2])

@@ -1,4 +1,4 @@
-"""Many entities' events become rows of a table: support size, list of items with scores, state."""
+"""Batch inference: the events of many entities become rows of support size, list of items with scores, and state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pipelines.batch.event_files import (
-    LINE,
+    LINE_COLUMN,
     check_filled,
     coerce_numeric,
     event_tables,
@@ -25,7 +25,7 @@ from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
 from recsys_meta.inference.requests.support_reader import describe_labels, is_valid_label
 
-SCHEMA = pa.schema(
+RESULT_SCHEMA = pa.schema(
     [
         ("entity", pa.string()),
         ("support_size", pa.int32()),
@@ -35,22 +35,24 @@ SCHEMA = pa.schema(
     ]
 )
 
-MOST = 512
+MAX_ENTITIES = 512
 """Entities adapted at once."""
 
-CELLS = 2**24
+MAX_SCORES = 2**24
 """Scores held at once, about."""
 
 
 def read_tables(path: Path, recommender: Recommender) -> Iterator[pa.Table]:
-    """A table in parts, when the model can read them. Raises DataError naming file, line and field where it cannot:
-    before hours of work, not after them."""
+    """Read a table in parts, and check that the model can read them.
+
+    Raises DataError naming file, line and field where it cannot: before hours of work, not after them.
+    """
     fields = recommender.reader.fields
     for table in event_tables(path, {"entity", "item", "label", "time", *fields.names}):
         if "entity" not in table.column_names:
             remedy = "Name the newcomer of each event"
             raise DataError("there is no such column", file=path, field="entity", remedy=remedy)
-        frame = coerce_numeric(path, table.to_pandas(types_mapper=pd.ArrowDtype).set_index(LINE), fields)
+        frame = coerce_numeric(path, table.to_pandas(types_mapper=pd.ArrowDtype).set_index(LINE_COLUMN), fields)
         check_filled(path, frame, "entity")
         _check_labels(path, frame, recommender.bundle.schema)
         yield table
@@ -68,31 +70,31 @@ def _check_labels(path: Path, frame: pd.DataFrame, schema: Schema) -> None:
         raise DataError(f"{wrong[0]:g} is not {describe_labels(schema)}", file=path, line=line, field="label")
 
 
-def chunks_of(recommender: Recommender, frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """The rows of a table that holds entities whole, in pieces that do too, in the order of the entities' names."""
+def entity_chunks(recommender: Recommender, frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Cut a table that holds entities whole into chunks that do too, in the order of the entities' names."""
     codes, names = pd.factorize(frame["entity"].astype("str").to_numpy(object), sort=True)
     order, ends = np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=len(names)))
-    step = max(1, min(MOST, CELLS // recommender.catalog.size()))
+    step = max(1, min(MAX_ENTITIES, MAX_SCORES // recommender.catalog.size()))
     for first in range(0, len(names), step):
         begin = ends[first - 1] if first else 0
         yield frame.iloc[order[begin : ends[min(first + step, len(names)) - 1]]]
 
 
-def answers(recommender: Recommender, path: Path, n: int, piece: pd.DataFrame) -> tuple[pa.Table, int]:
-    """The answers to a piece of a table of events, and how many events it has. Raises DataError naming file, line and
-    field."""
-    codes, names = pd.factorize(piece["entity"].astype("str").to_numpy(object))
-    events = interactions_of(path, piece, recommender.reader.fields)
-    each = [events[begin:end] for begin, end in pairwise([0, *np.cumsum(np.bincount(codes)).tolist()])]
+def recommend_chunk(recommender: Recommender, path: Path, n: int, chunk: pd.DataFrame) -> tuple[pa.Table, int]:
+    """Recommend to the entities of a chunk of events; return the results and the number of events. Raises DataError
+    naming file, line and field."""
+    codes, names = pd.factorize(chunk["entity"].astype("str").to_numpy(object))
+    events = interactions_of(path, chunk, recommender.reader.fields)
+    by_entity = [events[begin:end] for begin, end in pairwise([0, *np.cumsum(np.bincount(codes)).tolist()])]
     try:
-        known = [recommender.read_support(EntityRequest(events=own)) for own in each]
-        return _answers(recommender, names.tolist(), known, n), len(piece)
+        entities = [recommender.read_support(EntityRequest(events=some)) for some in by_entity]
+        return _recommend_entities(recommender, names.tolist(), entities, n), len(chunk)
     except DataError:
-        _find(recommender, path, events, piece.index)
+        _raise_at_line(recommender, path, events, chunk.index)
         raise
 
 
-def _find(recommender: Recommender, path: Path, events: Sequence[Interaction], lines: pd.Index) -> None:
+def _raise_at_line(recommender: Recommender, path: Path, events: Sequence[Interaction], lines: pd.Index) -> None:
     """Raise DataError for the first event that the model cannot read by itself."""
     for event, index in zip(events, lines, strict=True):
         try:
@@ -103,14 +105,16 @@ def _find(recommender: Recommender, path: Path, events: Sequence[Interaction], l
             raise DataError(error.problem, file=path, line=line, field=error.field, remedy=error.remedy) from None
 
 
-def _answers(recommender: Recommender, names: list[str], known: Sequence[EncodedEntity], n: int) -> pa.Table:
-    state = recommender.adapt(known)
-    lists = recommender.lists.top_k_batch(recommender.scores(state), n, known)
+def _recommend_entities(
+    recommender: Recommender, names: list[str], entities: Sequence[EncodedEntity], n: int
+) -> pa.Table:
+    state = recommender.adapt(entities)
+    lists = recommender.lists.top_k_batch(recommender.scores(state), n, entities)
     columns = [
         names,
-        [len(one.items) for one in known],
+        [len(entity.items) for entity in entities],
         [[s.item for s in best] for best in lists],
         [[s.score for s in best] for best in lists],
-        [recommender.dump({k: v[i : i + 1] for k, v in state.items()}) for i in range(len(known))],
+        [recommender.dump({k: v[i : i + 1] for k, v in state.items()}) for i in range(len(entities))],
     ]
-    return pa.table(dict(zip(SCHEMA.names, columns, strict=True)), SCHEMA)
+    return pa.table(dict(zip(RESULT_SCHEMA.names, columns, strict=True)), RESULT_SCHEMA)

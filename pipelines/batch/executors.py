@@ -1,8 +1,9 @@
-"""Who answers the entities of a batch: this process, or several under Ray. Their answers are the same.
+"""Backends of a batch job: this process, or several under Ray. Their results are the same.
 
-Ray is given a task for each piece of the table, in order, and some more than it has processes; nothing else. Only the
-process of the command writes files, so that a task which outlives it harms nothing, and what `batch` promises of a kill
-holds for both engines. (Ray Data would read, order and write by its own rules, of which `batch` needs none.)
+Ray is given a task for each chunk of the table, in order, and some more than it has processes; nothing else. Only the
+process of the command writes files, so that a task which outlives it harms nothing, and what `resumable_job` promises
+of a kill holds for both backends. (Ray Data would read, order and write by its own rules, of which the job needs
+none.)
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ import pandas as pd
 import pyarrow as pa
 import typer
 
-from pipelines.batch.batch_inference import answers
+from pipelines.batch.batch_inference import recommend_chunk
 from recsys_meta.core.errors import ConfigError, RecsysMetaError
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.models.bundle import load_bundle
 
-Answered = tuple[pa.Table, int]
-"""The answers to a piece of a table, and how many events it has."""
+ChunkResult = tuple[pa.Table, int]
+"""The results of a chunk of a table, and the number of its events."""
 
 
-AHEAD = 2
-"""Pieces given out for each process: one that it is at, one that waits for it."""
+CHUNKS_PER_WORKER = 2
+"""Chunks given out for each process: one that it is at, one that waits for it."""
 
-STORE = 128 * 2**20
-"""Bytes that pieces and answers may take on their way; beyond that Ray puts them on the disk."""
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Bytes that chunks and results may take on their way; beyond that Ray puts them on the disk."""
 
 
 class ExecutionBackend(StrEnum):
-    """Who works."""
+    """The processes that adapt: this one, or those of Ray."""
 
     LOCAL = "local"
     RAY = "ray"
@@ -52,7 +53,7 @@ class ExecutionBackend(StrEnum):
 
 @dataclass(frozen=True)
 class BatchTask:
-    """What is asked about every entity of a table of events: a list of `n` items by the model that lies in a folder."""
+    """A list of `n` items for every entity of a table of events, by the model that lies in a folder."""
 
     recommender: Recommender
     folder: Path
@@ -60,29 +61,29 @@ class BatchTask:
     n: int
 
 
-Answers = Callable[[BatchTask, Iterable[pd.DataFrame]], Iterator[Answered]]
-"""Answers the pieces of a table, in their order."""
+ChunkRunner = Callable[[BatchTask, Iterable[pd.DataFrame]], Iterator[ChunkResult]]
+"""Computes the results of the chunks of a table, in their order."""
 
 
-def check_engine(engine: ExecutionBackend, workers: int | None) -> None:
-    """Raise typer.BadParameter where there is no such engine here, or it has no workers."""
+def check_backend(engine: ExecutionBackend, workers: int | None) -> None:
+    """Raise typer.BadParameter where the backend is not installed, or has no workers."""
     if engine is ExecutionBackend.LOCAL and workers is not None:
         raise typer.BadParameter("only --engine ray has workers", param_hint="--workers")
     if engine is ExecutionBackend.RAY and find_spec("ray") is None:
         raise typer.BadParameter("Ray is missing: pip install 'recsys-meta[ray]'", param_hint="--engine")
 
 
-def backend(engine: ExecutionBackend, workers: int | None = None) -> AbstractContextManager[Answers]:
-    """An engine that runs until the block ends. Raises ConfigError where it does not start."""
-    return nullcontext(_here) if engine is ExecutionBackend.LOCAL else _ray(workers)
+def backend(engine: ExecutionBackend, workers: int | None = None) -> AbstractContextManager[ChunkRunner]:
+    """Open a backend that runs until the block ends. Raises ConfigError where it does not start."""
+    return nullcontext(_run_locally) if engine is ExecutionBackend.LOCAL else _ray_backend(workers)
 
 
-def _here(task: BatchTask, pieces: Iterable[pd.DataFrame]) -> Iterator[Answered]:
-    return map(partial(answers, task.recommender, task.events, task.n), pieces)
+def _run_locally(task: BatchTask, chunks: Iterable[pd.DataFrame]) -> Iterator[ChunkResult]:
+    return map(partial(recommend_chunk, task.recommender, task.events, task.n), chunks)
 
 
 @contextmanager
-def _ray(workers: int | None) -> Iterator[Answers]:
+def _ray_backend(workers: int | None) -> Iterator[ChunkRunner]:
     # Read when Ray is imported. Without the first it listens on all interfaces; without a token it writes one into the
     # user's home.
     os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
@@ -93,21 +94,21 @@ def _ray(workers: int | None) -> Iterator[Answers]:
     # Ray prints to standard output that a worker died, although another does its work.
     with TemporaryDirectory(prefix="ray-") as folder, redirect_stdout(StringIO()):
         try:
-            _start(ray, workers, folder)
-            yield partial(_there, ray, AHEAD * int(ray.cluster_resources()["CPU"]))
+            _start_ray(ray, workers, folder)
+            yield partial(_run_under_ray, ray, CHUNKS_PER_WORKER * int(ray.cluster_resources()["CPU"]))
         finally:
             ray.shutdown()
 
 
-def _start(ray: Any, workers: int | None, folder: str) -> None:
+def _start_ray(ray: Any, workers: int | None, folder: str) -> None:
     """Start Ray for this process alone. Raises ConfigError where it does not start."""
-    ended = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address="local",
             num_cpus=workers,
             num_gpus=0,
-            object_store_memory=STORE,
+            object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -115,39 +116,41 @@ def _start(ray: Any, workers: int | None, folder: str) -> None:
         )
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"Ray does not start: {error}") from None
-    signal.signal(signal.SIGTERM, ended)  # Ray would tell where each thread was
+    signal.signal(signal.SIGTERM, handler)  # Ray's own prints the stack of each thread
 
 
-def _there(ray: Any, most: int, task: BatchTask, pieces: Iterable[pd.DataFrame]) -> Iterator[Answered]:
-    """The answers to pieces, of which `most` are given out at once."""
-    given = partial(ray.remote(_answers).remote, task.folder.resolve(), task.recommender.version, task.events, task.n)
-    out: deque[Any] = deque()
-    for piece in pieces:
-        out.append(given(piece))
-        if len(out) == most:
-            yield _result(ray, out.popleft())
-    for one in out:
+def _run_under_ray(ray: Any, limit: int, task: BatchTask, chunks: Iterable[pd.DataFrame]) -> Iterator[ChunkResult]:
+    """Compute the results of chunks, of which `limit` are given out at once."""
+    submit = partial(
+        ray.remote(_recommend_in_worker).remote, task.folder.resolve(), task.recommender.version, task.events, task.n
+    )
+    pending: deque[Any] = deque()
+    for chunk in chunks:
+        pending.append(submit(chunk))
+        if len(pending) == limit:
+            yield _result(ray, pending.popleft())
+    for one in pending:
         yield _result(ray, one)
 
 
-def _result(ray: Any, given: Any) -> Answered:
+def _result(ray: Any, task: Any) -> ChunkResult:
     try:
-        answered: Answered = ray.get(given)
+        result: ChunkResult = ray.get(task)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, RecsysMetaError):
             raise error.cause from None
         raise
-    return answered
+    return result
 
 
-def _answers(folder: Path, version: str, events: Path, n: int, piece: pd.DataFrame) -> Answered:
-    """The answers to a piece, in a process of Ray."""
-    return answers(_recommender(folder, version), events, n, piece)
+def _recommend_in_worker(folder: Path, version: str, events: Path, n: int, chunk: pd.DataFrame) -> ChunkResult:
+    """Compute the results of a chunk, in a process of Ray."""
+    return recommend_chunk(_recommender(folder, version), events, n, chunk)
 
 
 @lru_cache(maxsize=1)
 def _recommender(folder: Path, version: str) -> Recommender:
-    """The model, read once in each process. Raises ConfigError where another lies there by now."""
+    """Load the model, once in each process. Raises ConfigError where another lies there by now."""
     bundle = load_bundle(folder)
     if bundle.version != version:
         raise ConfigError(f"{folder} was changed meanwhile: run it again")

@@ -1,11 +1,11 @@
-"""A batch job that may be killed at any instant: run again, it goes on where it stopped, and writes the same file.
+"""A resumable batch job: killed at any instant and run again, it goes on where it stopped, and writes the same file.
 
     OUT's folder/.adapt-OUT/
-        job.json      what is being made: equal jobs write equal files, and another job starts afresh
-        spread/       the events, in files that hold entities whole (`spreading`)
-        made/         the answers to each of those files; a file is there whole or not at all
+        job.json      the job: equal jobs write equal files, and another job starts afresh
+        spread/       the events, in files that hold entities whole (`entity_partitioning`)
+        made/         the results of each of those files; a file is there whole or not at all
 
-At the end the answers are put together beside OUT, which they replace in one step.
+At the end the results are concatenated beside OUT, which they replace in one step.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from recsys_meta.core.atomic_io import (
 from recsys_meta.core.errors import ConfigError, DataError
 
 FORMAT = 1
-ABOUT = b"recsys-meta"
-"""Where the finished file says what it was made from."""
+METADATA_KEY = b"recsys-meta"
+"""The key of the finished file's metadata that holds its job."""
 
 Job = Mapping[str, str | int]
-"""What is being made: the model's version, the digest of the events, the options."""
+"""Description of a job: the model's version, the digest of the events, the options."""
 
 Tables = Iterable[pa.Table]
 
 
 @dataclass(frozen=True)
 class ResumableJob:
-    """The work on one output file. `resumed`: it had been begun."""
+    """The work on one output file. `resumed`: an earlier process had begun it."""
 
     out: Path
     folder: Path
@@ -53,7 +53,7 @@ class ResumableJob:
     resumed: bool
 
     def parts(self, tables: Callable[[], Tables], rows: int, progress: Callable[[int], None]) -> dict[Path, int]:
-        """The files that hold entities whole, and their rows; they are written unless a killed job had got so far."""
+        """Return the files that hold entities whole, and their rows; write them unless a killed job had got so far."""
         target = self.folder / "spread"
         if not target.exists():
             with atomic_directory(target) as beside:
@@ -62,53 +62,53 @@ class ResumableJob:
         sizes = load_checksummed((target / "sizes.json").read_text(encoding="utf-8"))
         return {target / name: size for name, size in sorted(sizes.items())}
 
-    def made(self, part: Path) -> bool:
-        """Whether the answers to a part are there."""
-        return self._answers(part).exists()
+    def has_results(self, part: Path) -> bool:
+        """Return True where the results of a part are written."""
+        return self._results(part).exists()
 
-    def make(self, part: Path, schema: pa.Schema, answer: Callable[[pd.DataFrame], Tables]) -> None:
-        """Write the answers to a part."""
-        with atomic_file(self._answers(part)) as beside, pq.ParquetWriter(beside, schema) as writer:
-            for table in answer(read_partition(part)):
+    def write_results(self, part: Path, schema: pa.Schema, compute: Callable[[pd.DataFrame], Tables]) -> None:
+        """Compute and write the results of a part."""
+        with atomic_file(self._results(part)) as beside, pq.ParquetWriter(beside, schema) as writer:
+            for table in compute(read_partition(part)):
                 writer.write_table(table)
 
     def finish(self, parts: Iterable[Path], schema: pa.Schema) -> int:
-        """Put the answers together as the output; answers their number."""
-        about = {ABOUT: json.dumps(dict(self.job), sort_keys=True).encode()}
+        """Concatenate the results as the output; return their number."""
+        metadata = {METADATA_KEY: json.dumps(dict(self.job), sort_keys=True).encode()}
         total, whole = 0, self.folder / "whole.parquet"
-        with atomic_file(whole) as beside, pq.ParquetWriter(beside, schema.with_metadata(about)) as writer:
+        with atomic_file(whole) as beside, pq.ParquetWriter(beside, schema.with_metadata(metadata)) as writer:
             for part in parts:
-                file = pq.ParquetFile(self._answers(part))
+                file = pq.ParquetFile(self._results(part))
                 for batch in file.iter_batches():
                     writer.write_batch(batch)
                 total += file.metadata.num_rows
         whole.replace(self.out)
         return total
 
-    def _answers(self, part: Path) -> Path:
+    def _results(self, part: Path) -> Path:
         return self.folder / "made" / f"{part.stem}.parquet"
 
 
 @contextmanager
 def open_job(out: Path, job: Job) -> Iterator[ResumableJob]:
-    """The work on `out`. The folder it is done in stays when it is interrupted or killed, and goes when the block ends
+    """Open the work on `out`. Its folder stays when it is interrupted or killed, and is removed when the block ends
     well, or in a DataError, which every run would meet again.
 
     Raises ConfigError where nothing can be written, or another process is at it.
     """
     folder = out.parent / f".adapt-{out.name}"
-    _make_room(out, folder)
+    _make_folder(out, folder)
     lock = os.open(folder, os.O_RDONLY)
     try:
         _lock(lock, out)
         job = {"format": FORMAT, **job}
-        resumed = _same(folder / "job.json", job)
-        if not resumed:
+        resumes = _is_same_job(folder / "job.json", job)
+        if not resumes:
             _clear(folder)
             write_file(folder / "job.json", dump_checksummed(job).encode())
-        for place in (folder, folder / "made"):
-            clean_leftovers(place)
-        yield ResumableJob(out, folder, job, resumed)
+        for directory in (folder, folder / "made"):
+            clean_leftovers(directory)
+        yield ResumableJob(out, folder, job, resumes)
         _remove(folder)
     except DataError:
         _remove(folder)
@@ -119,8 +119,8 @@ def open_job(out: Path, job: Job) -> Iterator[ResumableJob]:
         os.close(lock)
 
 
-def _make_room(out: Path, folder: Path) -> None:
-    """The folders of an output file, before any work is done. Raises ConfigError where nothing can be written."""
+def _make_folder(out: Path, folder: Path) -> None:
+    """Make the folders of an output file, before any work is done. Raises ConfigError where nothing can be written."""
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; name a Parquet file in it")
     try:
@@ -140,12 +140,11 @@ def _lock(handle: int, out: Path) -> None:
         raise ConfigError(f"--out {out}: another process is writing it") from None
 
 
-def _same(file: Path, job: Job) -> bool:
+def _is_same_job(file: Path, job: Job) -> bool:
     try:
-        found = load_checksummed(file.read_text(encoding="utf-8"))
+        return bool(load_checksummed(file.read_text(encoding="utf-8")) == job)
     except (OSError, ValueError):
         return False
-    return found == job
 
 
 def _remove(folder: Path) -> None:
@@ -154,7 +153,7 @@ def _remove(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Empty the folder; the description goes first, so that what a kill leaves is nobody's."""
+    """Empty the folder; the job's description goes first, so that no later job takes what a kill leaves for its own."""
     (folder / "job.json").unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.is_dir():

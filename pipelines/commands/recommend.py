@@ -16,9 +16,9 @@ import typer
 from rich.markup import escape
 from rich.progress import Progress
 
-from pipelines.batch.batch_inference import SCHEMA, chunks_of, read_tables
+from pipelines.batch.batch_inference import RESULT_SCHEMA, entity_chunks, read_tables
 from pipelines.batch.event_files import count_rows, read_events
-from pipelines.batch.executors import BatchTask, ExecutionBackend, backend, check_engine
+from pipelines.batch.executors import BatchTask, ExecutionBackend, backend, check_backend
 from pipelines.batch.resumable_job import Job, ResumableJob, open_job
 from pipelines.console import Json, err, print_json, print_table, progress_bar
 from pipelines.workspace import Workspace
@@ -119,7 +119,8 @@ def list_json(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """As in a server: several may add up in another order, and the answer shall be the same to the last bit."""
+    """Compute with one thread, as a server does: several add up in another order, and the list shall be the same to the
+    last bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -173,7 +174,7 @@ def adapt_command(
     Memory does not grow with the table, whose rows may be in any order. Killed at any instant, the same command goes
     on where it stopped, with either engine; the file appears when it is whole, and is the same by either.
     """
-    check_engine(engine, workers)
+    check_backend(engine, workers)
     folder = Workspace().bundle_folder(model)
     recommender = Recommender(load_bundle(folder))
     rows = count_rows(events)
@@ -194,27 +195,27 @@ def adapt_command(
 
 
 def _adapt(
-    todo: BatchTask, rows: int, work: ResumableJob, progress: Progress, engine: ExecutionBackend, workers: int | None
+    task: BatchTask, rows: int, work: ResumableJob, progress: Progress, engine: ExecutionBackend, workers: int | None
 ) -> int:
-    """Answer all entities of a table of `rows` events, about; answers their number."""
-    task = progress.add_task("reading events", total=rows, note="")
-    tables = partial(read_tables, todo.events, todo.recommender)
-    parts = work.parts(tables, rows, lambda done: progress.advance(task, done))
-    progress.remove_task(task)
-    task = progress.add_task("adapting to events", total=sum(parts.values()), note="")
-    with backend(engine, workers) as answers:
+    """Recommend to all entities of a table of `rows` events, about; return the number of entities."""
+    bar = progress.add_task("reading events", total=rows, note="")
+    tables = partial(read_tables, task.events, task.recommender)
+    parts = work.parts(tables, rows, lambda count: progress.advance(bar, count))
+    progress.remove_task(bar)
+    bar = progress.add_task("adapting to events", total=sum(parts.values()), note="")
+    with backend(engine, workers) as run_chunks:
 
-        def answer(frame: pd.DataFrame) -> Iterator[pa.Table]:
-            for table, done in answers(todo, chunks_of(todo.recommender, frame)):
+        def compute(frame: pd.DataFrame) -> Iterator[pa.Table]:
+            for table, events in run_chunks(task, entity_chunks(task.recommender, frame)):
                 yield table
-                progress.advance(task, done)
+                progress.advance(bar, events)
 
         for part, size in parts.items():
-            if work.made(part):
-                progress.advance(task, size)
+            if work.has_results(part):
+                progress.advance(bar, size)
             else:
-                work.make(part, SCHEMA, answer)
-    return work.finish(parts, SCHEMA)
+                work.write_results(part, RESULT_SCHEMA, compute)
+    return work.finish(parts, RESULT_SCHEMA)
 
 
 def add_to(app: typer.Typer) -> None:

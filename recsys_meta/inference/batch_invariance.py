@@ -32,8 +32,8 @@ def rank_in_min_batch(rank: Rank, state: State) -> Tensor:
     if tasks >= MIN_BATCH:
         return rank(state)
     # Concatenated, not indexed: for one entity that takes a quarter of the time.
-    repeated = {name: torch.cat([leaf] * math.ceil(MIN_BATCH / tasks)) for name, leaf in state.items()}
-    return rank(repeated)[:tasks]
+    batch = {name: torch.cat([leaf] * math.ceil(MIN_BATCH / tasks)) for name, leaf in state.items()}
+    return rank(batch)[:tasks]
 
 
 def trial_requests(names: Sequence[str]) -> list[EntityRequest]:

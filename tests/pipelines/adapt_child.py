@@ -26,7 +26,7 @@ from pipelines.batch import entity_partitioning as spreading
 from pipelines.batch import event_files as told
 from pipelines.cli import main
 
-spreading.AT_ONCE, spreading.FAN, told.BLOCK = 60, 4, 250
+spreading.PARTITION_ROWS, spreading.MAX_OPEN_FILES, told.BLOCK_ROWS = 60, 4, 250
 
 
 def child(arguments: list[str]) -> int:

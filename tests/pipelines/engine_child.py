@@ -22,7 +22,7 @@ from pipelines.batch import event_files as told
 from pipelines.cli import main
 from tests.pipelines.processes import AGENTS, inhabitants, listening
 
-adapted.MOST, spreading.AT_ONCE, spreading.FAN, told.BLOCK = 5, 60, 4, 250
+adapted.MAX_ENTITIES, spreading.PARTITION_ROWS, spreading.MAX_OPEN_FILES, told.BLOCK_ROWS = 5, 60, 4, 250
 
 
 def run(whom: str, writes: int, arguments: list[str]) -> None:

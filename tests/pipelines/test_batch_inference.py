@@ -41,9 +41,9 @@ def table(items: list[str], entities: int, each: int, seed: int = 0) -> pd.DataF
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(spreading, "AT_ONCE", 60)
-    monkeypatch.setattr(spreading, "FAN", 4)
-    monkeypatch.setattr(told, "BLOCK", 250)
+    monkeypatch.setattr(spreading, "PARTITION_ROWS", 60)
+    monkeypatch.setattr(spreading, "MAX_OPEN_FILES", 4)
+    monkeypatch.setattr(told, "BLOCK_ROWS", 250)
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:
@@ -239,7 +239,7 @@ from pathlib import Path
 from pipelines.batch import entity_partitioning as spreading
 from pipelines.batch import event_files as told
 from pipelines.cli import main
-spreading.AT_ONCE, told.BLOCK = 2500, 1000
+spreading.PARTITION_ROWS, told.BLOCK_ROWS = 2500, 1000
 peak, on = 0, True
 def watch():
     global peak

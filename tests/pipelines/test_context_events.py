@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch.event_files import LINE, event_tables, interactions_of, read_events
+from pipelines.batch.event_files import LINE_COLUMN, event_tables, interactions_of, read_events
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import encode_raw
@@ -138,8 +138,8 @@ def test_a_table_that_does_not_fit_is_adapted_in_parts_with_the_same_lists(
     path, whole, parts = tmp_path / f"events.{suffix}", tmp_path / "whole.parquet", tmp_path / "parts.parquet"
     frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
     assert command.json("adapt", bundles["cities"], "--events", path, "--out", whole)["entities"] == 6
-    monkeypatch.setattr("pipelines.batch.entity_partitioning.AT_ONCE", 60)
-    monkeypatch.setattr("pipelines.batch.event_files.BLOCK", 70)
+    monkeypatch.setattr("pipelines.batch.entity_partitioning.PARTITION_ROWS", 60)
+    monkeypatch.setattr("pipelines.batch.event_files.BLOCK_ROWS", 70)
     assert command.json("adapt", bundles["cities"], "--events", path, "--out", parts)["entities"] == 6
     one, other = ({r["entity"]: r for r in pq.read_table(p).to_pylist()} for p in (whole, parts))
     assert one.keys() == other.keys()
@@ -190,7 +190,9 @@ def test_values_of_lists_in_files_stay_one_though_they_hold_the_separator(tmp_pa
         frame.to_parquet(path)
     else:
         frame.to_json(path, orient="records", lines=suffix == "jsonl")
-    parts = [t.to_pandas(types_mapper=pd.ArrowDtype).set_index(LINE) for t in event_tables(path, ["item", "tags"])]
+    parts = [
+        t.to_pandas(types_mapper=pd.ArrowDtype).set_index(LINE_COLUMN) for t in event_tables(path, ["item", "tags"])
+    ]
     vocab = Vocabulary({"item.tags": pd.Index(["a", "a|b", "b", "c"], dtype="str")})
     last = [5, 2] if "mixed" in suffix else [0, 0]
     for events in (read_events(path, fields), interactions_of(path, pd.concat(parts), fields)):

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.batch import entity_partitioning as spreading
-from pipelines.batch.event_files import LINE
+from pipelines.batch.event_files import LINE_COLUMN
 
 
 def tables(entities: list[str], step: int) -> list[pa.Table]:
-    whole = pa.table({"entity": pa.array(entities, pa.string()), LINE: pa.array(range(len(entities)), pa.int64())})
+    whole = pa.table(
+        {"entity": pa.array(entities, pa.string()), LINE_COLUMN: pa.array(range(len(entities)), pa.int64())}
+    )
     return [whole.slice(a, step) for a in range(0, len(entities), step)]
 
 
@@ -21,8 +23,8 @@ def tables(entities: list[str], step: int) -> list[pa.Table]:
 @given(st.lists(st.sampled_from([f"e{n}" for n in range(30)] + ["", "ü", "a\nb"]), max_size=200), st.integers(1, 40))
 def test_every_row_comes_to_one_file_with_all_of_its_entity(tmp_path_factory, entities, step):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spreading, "AT_ONCE", 8)
-        patch.setattr(spreading, "FAN", 3)
+        patch.setattr(spreading, "PARTITION_ROWS", 8)
+        patch.setattr(spreading, "MAX_OPEN_FILES", 3)
         folder = tmp_path_factory.mktemp("spread")
         told: list[int] = []
         sizes = spreading.partition(tables(entities, step), len(entities), folder, told.append)
@@ -39,8 +41,8 @@ def test_every_row_comes_to_one_file_with_all_of_its_entity(tmp_path_factory, en
 
 
 def test_large_parts_are_spread_again_and_one_large_entity_ends_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(spreading, "AT_ONCE", 10)
-    monkeypatch.setattr(spreading, "FAN", 3)
+    monkeypatch.setattr(spreading, "PARTITION_ROWS", 10)
+    monkeypatch.setattr(spreading, "MAX_OPEN_FILES", 3)
     entities = ["large"] * 200 + [f"e{n}" for n in range(300)]
     sizes = spreading.partition(tables(entities, 50), len(entities), tmp_path)
     assert any("-" in name for name in sizes), "no part was spread again"
@@ -48,7 +50,7 @@ def test_large_parts_are_spread_again_and_one_large_entity_ends_it(tmp_path, mon
 
 
 def test_the_same_table_comes_to_the_same_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(spreading, "AT_ONCE", 20)
+    monkeypatch.setattr(spreading, "PARTITION_ROWS", 20)
     found = []
     for step in (7, 100):
         (folder := tmp_path / str(step)).mkdir()

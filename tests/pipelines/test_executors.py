@@ -23,7 +23,7 @@ import torch
 from pipelines.batch import batch_inference as adapted
 from pipelines.batch import entity_partitioning as spreading
 from pipelines.batch import event_files as told
-from pipelines.batch.batch_inference import chunks_of, read_tables
+from pipelines.batch.batch_inference import entity_chunks, read_tables
 from pipelines.batch.executors import BatchTask, ExecutionBackend, backend
 from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.core.schema import FeatureField
@@ -54,7 +54,7 @@ def under_ray():
 
 @pytest.fixture(autouse=True)
 def few_at_once(monkeypatch):
-    monkeypatch.setattr(adapted, "MOST", 5)
+    monkeypatch.setattr(adapted, "MAX_ENTITIES", 5)
 
 
 def task_of(kind: str, folder: Path) -> BatchTask:
@@ -78,7 +78,7 @@ def task_of(kind: str, folder: Path) -> BatchTask:
 def frame_of(task: BatchTask) -> pd.DataFrame:
     """The whole table, as `spreading.read` gives a part of it."""
     read = [t.to_pandas(types_mapper=pd.ArrowDtype) for t in read_tables(task.events, task.recommender)]
-    return pd.concat(read).set_index(told.LINE)
+    return pd.concat(read).set_index(told.LINE_COLUMN)
 
 
 def test_without_ray_it_says_what_to_install(command, model, items, tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_without_ray_it_says_what_to_install(command, model, items, tmp_path, mo
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_answered_as_without_ray(under_ray, kind, tmp_path):
     task = task_of(kind, tmp_path)
-    cut = list(chunks_of(task.recommender, frame_of(task)))
+    cut = list(entity_chunks(task.recommender, frame_of(task)))
     assert len(cut) > 2 * WORKERS, "more pieces than are given out at once"
     with backend(ExecutionBackend.LOCAL) as here:
         wanted = list(here(task, cut))
@@ -115,7 +115,7 @@ def test_the_first_wrong_event_is_named_as_without_ray(under_ray, tmp_path):
     with backend(ExecutionBackend.LOCAL) as here:
         for answers in (here, under_ray):
             with pytest.raises(DataError) as error:
-                list(answers(task, chunks_of(task.recommender, frame)))
+                list(answers(task, entity_chunks(task.recommender, frame)))
             assert error.type is DataError and error.value.field == "position"
             found.append(str(error.value))
     assert found[0] == found[1] and "finite" in found[0]
@@ -126,7 +126,7 @@ def test_a_model_that_was_replaced_is_noticed(under_ray, tmp_path):
     task = task_of("user", tmp_path)
     other = replace(task, recommender=Recommender(replace(task.recommender.bundle, version="another")))
     with pytest.raises(ConfigError, match="was changed meanwhile"):
-        list(under_ray(other, chunks_of(task.recommender, frame_of(task))))
+        list(under_ray(other, entity_chunks(task.recommender, frame_of(task))))
 
 
 @needs_ray
@@ -163,7 +163,11 @@ def test_whoever_is_killed_it_goes_on_and_writes_the_same(command, bundle, items
     assert complained.strip() == "an earlier run was interrupted; going on where it stopped"
     wait_until(lambda: inhabitants(tmp_path).keys() <= before)
 
-    for where, name, value in ((spreading, "AT_ONCE", 60), (spreading, "FAN", 4), (told, "BLOCK", 250)):
+    for where, name, value in (
+        (spreading, "PARTITION_ROWS", 60),
+        (spreading, "MAX_OPEN_FILES", 4),
+        (told, "BLOCK_ROWS", 250),
+    ):
         monkeypatch.setattr(where, name, value)
     command("adapt", bundle, "--events", events, "--out", alone)
     assert out.read_bytes() == alone.read_bytes()

@@ -133,7 +133,7 @@ def _rating_std(recommender: Recommender, entity: EncodedEntity, items: Tensor) 
     return torch.full((len(items),), (high - low) / 4)
 
 
-def simulated_answers(entity: EncodedEntity, item: int, label: float) -> EncodedEntity:
+def with_simulated_answer(entity: EncodedEntity, item: int, label: float) -> EncodedEntity:
     """Add a row to an entity's support: an item and its label."""
     more = replace(entity, items=(*entity.items, item), labels=(*entity.labels, label))
     if entity.context:
@@ -142,7 +142,7 @@ def simulated_answers(entity: EncodedEntity, item: int, label: float) -> Encoded
 
 
 def _cases(entity: EncodedEntity, items: Tensor, labels: Sequence[float]) -> list[EncodedEntity]:
-    return [simulated_answers(entity, item, label) for item, label in zip(items.tolist(), labels, strict=True)]
+    return [with_simulated_answer(entity, item, label) for item, label in zip(items.tolist(), labels, strict=True)]
 
 
 def _changes(

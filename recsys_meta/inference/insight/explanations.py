@@ -56,8 +56,8 @@ def explain_items(
     """Explain the score of each of some items (ids); rows that change nothing are not listed."""
     first = 0 if entity.catalog is None else max(0, len(entity.items) - MAX_CHOICES)
     rows = range(first, len(entity.items))
-    nothing = supports_without(entity, range(len(entity.items)))
-    cases = [entity, nothing, *(supports_without(entity, [row]) for row in rows)]
+    nothing = without_rows(entity, range(len(entity.items)))
+    cases = [entity, nothing, *(without_rows(entity, [row]) for row in rows)]
     scores = _scores(recommender, cases, torch.tensor(items, dtype=torch.int64), query)
     full, prior, without = scores[0], scores[1], scores[2:]
     change = full - without  # [S, N]
@@ -75,7 +75,7 @@ def explain_items(
     return explanations
 
 
-def supports_without(entity: EncodedEntity, rows: Sequence[int]) -> EncodedEntity:
+def without_rows(entity: EncodedEntity, rows: Sequence[int]) -> EncodedEntity:
     """Drop some rows of an entity's support, by position; what it met and its catalogue stay."""
     dropped_rows = set(rows)
     rest = [i for i in range(len(entity.items)) if i not in dropped_rows]

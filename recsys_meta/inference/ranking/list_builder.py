@@ -84,20 +84,20 @@ class ListBuilder:
         self, entity: EncodedEntity, request: ListRequest, query: EncodedQuery | None = None
     ) -> Collection[int]:
         """Collect the ids that a list leaves out: what was met, what the caller excludes, what is never an answer."""
-        seen = self._seen_ids(entity, request, query)
+        ids = self._seen_ids(entity, request, query)
         if not request.exclude:
-            return seen
-        return seen.union(self.catalog.known_item_ids(request.exclude, entity.catalog))
+            return ids
+        return ids.union(self.catalog.known_item_ids(request.exclude, entity.catalog))
 
     def _seen_ids(self, entity: EncodedEntity, request: ListRequest, query: EncodedQuery | None) -> frozenset[int]:
         if entity.catalog is None:
             return frozenset() if request.include_seen else entity.seen_items
-        hidden = query.hidden_items if query else frozenset()
+        hidden_items = query.hidden_items if query else frozenset()
         if request.include_seen is not False:  # an entity that chooses may well choose the same item again
-            return hidden
+            return hidden_items
         context = request.context
         by_actor = context is not None and (context.actor is not None or context.history is not None)
-        return hidden | (query.actor_items if query and by_actor else entity.seen_items)
+        return hidden_items | (query.actor_items if query and by_actor else entity.seen_items)
 
     def batch_request(self, entity: EncodedEntity, request: ListRequest) -> TopKRequest | None:
         """Return the request in the form that can be answered for many entities at once, with one item more to tell
@@ -166,16 +166,16 @@ class ListBuilder:
         """
         # In NumPy: for one entity its operations cost a third of torch's.
         values = scores.numpy()
-        allowed = values.copy()
-        allowed[:FIRST] = -np.inf
+        candidate_scores = values.copy()
+        candidate_scores[:FIRST] = -np.inf
         if mask is not None:
-            allowed[~mask.numpy()] = -np.inf
+            candidate_scores[~mask.numpy()] = -np.inf
         if after is not None:
             score, last = after
-            allowed[(values > score) | ((values == score) & (np.arange(len(values)) <= last))] = -np.inf
+            candidate_scores[(values > score) | ((values == score) & (np.arange(len(values)) <= last))] = -np.inf
         if exclude:
-            allowed[list(exclude)] = -np.inf
-        rest = torch.from_numpy(allowed)
+            candidate_scores[list(exclude)] = -np.inf
+        rest = torch.from_numpy(candidate_scores)
         if candidates is None:
             return self.catalog.to_items(top_k(rest, n), entity_catalog)
         # Of few among many only these are looked at.
@@ -196,11 +196,11 @@ class ListBuilder:
 
     def top_k_ids(self, scores: Tensor, requests: Sequence[TopKRequest]) -> list[TopK]:
         """Select what `top_k` selects from each row of scores [T, C] of the model's catalogue: scores and ids."""
-        allowed = scores.numpy().copy()
-        allowed[:, :FIRST] = -np.inf
+        candidate_scores = scores.numpy().copy()
+        candidate_scores[:, :FIRST] = -np.inf
         row = [i for i, request in enumerate(requests) for _ in request.exclude]
-        allowed[row, [item for request in requests for item in request.exclude]] = -np.inf
-        best = top_k_rows(torch.from_numpy(allowed), max(request.n for request in requests))
+        candidate_scores[row, [item for request in requests for item in request.exclude]] = -np.inf
+        best = top_k_rows(torch.from_numpy(candidate_scores), max(request.n for request in requests))
         return [pairs[: request.n] for pairs, request in zip(best, requests, strict=True)]
 
     def filter_mask(self, filters: Mapping[str, FeatureFilter], entity: EncodedEntity) -> Tensor:

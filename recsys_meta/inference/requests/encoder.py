@@ -68,8 +68,8 @@ class RequestEncoder:
         ids = [self.item_ids.get(name, UNKNOWN) for catalog in catalogs for name in catalog.names]
         item[mask] = torch.tensor(ids, dtype=torch.int64)
         raw = [features for catalog in catalogs for features in catalog.features]
-        encoded = encode_raw(self._item_fields, self.vocab, "item", raw)
-        features = {name: _scatter(self._complete(name, values, item[mask]), mask) for name, values in encoded.items()}
+        columns = encode_raw(self._item_fields, self.vocab, "item", raw)
+        features = {name: _scatter(self._complete(name, values, item[mask]), mask) for name, values in columns.items()}
         return EntityCatalog(item, features, mask)
 
     def check_values(self, row: RawFeatures, item: RawFeatures) -> None:
@@ -85,17 +85,17 @@ class RequestEncoder:
         """Fill the values of items [N] that were not given with those that the model has of them."""
         if name not in self.item_features:
             return values
-        stored = self.item_features[name][item]
+        fallback = self.item_features[name][item]
         if values.dim() == 1:
-            return torch.where(values.isnan(), stored, values)
-        width = max(values.shape[1], stored.shape[1])
-        values, stored = (torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in (values, stored))
-        return torch.where((values != PAD).any(1, keepdim=True), values, stored)
+            return torch.where(values.isnan(), fallback, values)
+        width = max(values.shape[1], fallback.shape[1])
+        values, fallback = (torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in (values, fallback))
+        return torch.where((values != PAD).any(1, keepdim=True), values, fallback)
 
     def _context(self, context: Sequence[RawFeatures], mask: Tensor) -> dict[str, Tensor]:
         """Encode the context of rows, ids or numbers [T, R]; context [N] is that of the rows of the mask, in order."""
-        encoded = encode_raw(self.schema.context, self.vocab, "context", context)
-        return {n: _scatter(v if v.is_floating_point() else v[:, 0], mask) for n, v in encoded.items()}
+        columns = encode_raw(self.schema.context, self.vocab, "context", context)
+        return {n: _scatter(v if v.is_floating_point() else v[:, 0], mask) for n, v in columns.items()}
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:

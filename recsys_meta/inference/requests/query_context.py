@@ -48,19 +48,19 @@ class QueryEncoder:
         features = item_features or {}
         self._check(context, features)
         where: RawFeatures = {} if context.at is None else dict(zip((LATITUDE, LONGITUDE), context.at, strict=True))
-        named = {name: features.get(name, {}) for name in [*features, *(context.history or ())]}
-        unknown = self._unknown_items(entity, named)
+        by_item = {name: features.get(name, {}) for name in [*features, *(context.history or ())]}
+        unknown = self._unknown_items(entity, by_item)
         if entity.catalog is not None:
             here = {HERE: where} if where and where.keys() <= self.fields.item_fields.keys() else {}
-            entity = entity.with_item_features({n: named[n] for n in named if n not in unknown} | here)
+            entity = entity.with_item_features({n: by_item[n] for n in by_item if n not in unknown} | here)
         ids = self.encoder.item_ids if entity.catalog is None else entity.catalog.ids
         history = _history(entity, context, ids)
-        hidden = frozenset([ids[HERE]]) if where and HERE in ids else frozenset[int]()
+        hidden_items = frozenset([ids[HERE]]) if where and HERE in ids else frozenset[int]()
         values = {**context.context, **self.fields.row_values(where)}
-        rows = self.encoder.rows([UNKNOWN], [values], [*hidden, *history])
+        rows = self.encoder.rows([UNKNOWN], [values], [*hidden_items, *history])
         if not unknown <= set(entity.unknown_items):
             entity = replace(entity, unknown_items=tuple(sorted(unknown.union(entity.unknown_items))))
-        return entity, EncodedQuery(rows, FIRST + len(ids), hidden, frozenset(history))
+        return entity, EncodedQuery(rows, FIRST + len(ids), hidden_items, frozenset(history))
 
     def rows(self, entity: EncodedEntity, rows: Sequence[tuple[str, RawFeatures]]) -> Interactions:
         """Encode items with their contexts as rows [1, R] to be scored; an item that the model lacks is UNKNOWN.

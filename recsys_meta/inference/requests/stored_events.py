@@ -40,7 +40,7 @@ def merge_events(
     if not events and not features:
         return request
     schema, fields = reader.schema, reader.fields
-    stored = [
+    interactions = [
         fields.interaction(e.item, e.label, e.time, fields.readable_values(e.context) if e.context else None)
         for e in events
         if e.event_id not in event_ids and is_valid_label(schema, e.label)
@@ -48,8 +48,8 @@ def merge_events(
     if request.events and reader.keeps_repeats:
         # An event that was sent without an id is recognised by its content; else it would count twice.
         contents = {_content(e) for e in request.events if e.time is not None}
-        stored = [e for e in stored if _content(e) not in contents]
-    return EntityRequest({**_readable_features(schema, features), **request.features}, [*stored, *request.events])
+        interactions = [e for e in interactions if _content(e) not in contents]
+    return EntityRequest({**_readable_features(schema, features), **request.features}, [*interactions, *request.events])
 
 
 def content_id(

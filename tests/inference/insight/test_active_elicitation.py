@@ -11,7 +11,7 @@ import torch
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import Schema
-from recsys_meta.inference.insight.active_elicitation import most_informative_items, simulated_answers
+from recsys_meta.inference.insight.active_elicitation import most_informative_items, with_simulated_answer
 from recsys_meta.inference.insight.diagnostics import diagnose
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction
@@ -93,7 +93,7 @@ def naive_ranking(model, known):
     before, found = shares([known])[0], {}
     for item in range(2, len(before) + 2):
         if item not in known.seen_items:
-            after = shares([simulated_answers(known, item, 1.0)])[0]
+            after = shares([with_simulated_answer(known, item, 1.0)])[0]
             found[item] = float(before[item - 2].exp() * (after.exp() * (after - before)).sum())
     return found
 
@@ -131,7 +131,7 @@ def test_evidence_is_the_norm_of_the_gradient_times_popularity():
     known = model.read_support(EntityRequest({"age": 40}))
     norms = {}
     for item in range(2, model.catalog.size()):
-        one = simulated_answers(known, item, 1.0)
+        one = with_simulated_answer(known, item, 1.0)
         norms[item] = diagnose(model, [one])[0].gradient_norm
     popularity = model.bundle.popularity
     wanted = {f"i{i - 2}": norms[i] / max(norms.values()) * float(popularity[i] / popularity[2:].max()) for i in norms}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recsys_meta.inference.insight.explanations import explain_items, supports_without
+from recsys_meta.inference.insight.explanations import explain_items, without_rows
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction, QueryContext
 from tests.fixtures import stub_predictors as choosing
@@ -24,11 +24,9 @@ def check(recommender, known, items, question=None):
     found = explain_items(recommender, known, items, question, max_attributions=99)
     everything = range(len(known.items))
     for item, why in zip(items, found, strict=True):
-        assert why.prior == pytest.approx(
-            share(recommender, supports_without(known, everything), item, question), abs=1e-4
-        )
+        assert why.prior == pytest.approx(share(recommender, without_rows(known, everything), item, question), abs=1e-4)
         full = share(recommender, known, item, question)
-        naive = [full - share(recommender, supports_without(known, [i]), item, question) for i in everything]
+        naive = [full - share(recommender, without_rows(known, [i]), item, question) for i in everything]
         big = sorted((m for m in naive if abs(m) > 1e-4), key=abs, reverse=True)
         assert [c.score_change for c in why.attributions][: len(big)] == pytest.approx(big, abs=1e-4)
         assert all(abs(c.score_change) < 2e-4 for c in why.attributions[len(big) :])
