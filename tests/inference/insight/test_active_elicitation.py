@@ -120,7 +120,7 @@ def test_questions_are_different_items_that_were_not_met(strategy, kind):
     names = [a.item for a in found]
     assert len(set(names)) == len(names) == catalogue - len(met) and not set(names) & set(met)
     assert [a.value for a in found] == sorted((a.value for a in found), reverse=True)
-    assert all(a.value >= 0 and 0 <= a.chance <= 1 for a in found)
+    assert all(a.value >= 0 and 0 <= a.probability <= 1 for a in found)
     assert most_informative_items(model, known, 3, strategy) == found[:3]
     again = model.read_support(EntityRequest(events=events[::-1]))
     assert most_informative_items(model, again, 3, strategy) == found[:3]
