@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from pipelines.commands import (
     bench,
+    compare,
     data,
     database,
     doctor,
@@ -37,6 +38,7 @@ quickstart.add_to(app)
 app.add_typer(data.app, name="data", help="Built-in data sets, and your own CSV or Parquet with a TOML schema.")
 train.add_to(app)
 evaluate.add_to(app)
+compare.add_to(app)
 app.add_typer(models.app, name="models", help="The registry of published models, with the history of what was live.")
 recommend.add_to(app)
 serve.add_to(app)

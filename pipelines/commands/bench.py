@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 from threadpoolctl import threadpool_limits
 
-from pipelines.commands.evaluate import command_line
+from pipelines.commands.comparison_output import command_line
 from pipelines.console import JsonFile, err, print_table
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file

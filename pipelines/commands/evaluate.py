@@ -1,55 +1,34 @@
-"""`recsys-meta evaluate` and `recsys-meta compare`."""
+"""`recsys-meta evaluate`: the cold-start curve of one published model."""
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from pipelines.commands.train import StepProgress
-from pipelines.console import JsonFile, Shots, err, out, parse_shots, progress_bar
-from pipelines.experiments import report
-from pipelines.experiments.compare import (
+from pipelines.commands.comparison_output import MinQuery, OrderOption, parse_baselines, parse_order, print_comparison
+from pipelines.console import JsonFile, Shots, err, parse_shots, progress_bar
+from pipelines.experiments.comparison import Comparison, MethodCurves
+from pipelines.experiments.comparison_run import (
     FLAGSHIPS,
     EvaluationProtocol,
     Scenario,
-    baselines_for,
-    compare,
     reference_baseline,
     tuning_note,
 )
-from pipelines.experiments.comparison import Comparison, MethodCurves, as_json
 from pipelines.experiments.training_inputs import event_index_for
 from pipelines.workspace import Workspace
-from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import CheckpointError, ConfigError
-from recsys_meta.core.schema import Order
 from recsys_meta.episodes.splits import split_of
 from recsys_meta.evaluation.baseline_tuning import fit_tuned
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start
 from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.evaluate_batch import metric_names
 from recsys_meta.store.tracking import evaluations
-from recsys_meta.training.trainer import TrainStep
-
-OrderOption = Annotated[
-    str | None, typer.Option("--order", help="Draw supports by time or random; default: the data's.")
-]
-MinQuery = Annotated[int | None, typer.Option(min=1, help="Query rows a newcomer needs to count at a point.")]
-
-
-def command_line() -> str:
-    """Command as it was typed, without the path of the program."""
-    return shlex.join(["recsys-meta", *sys.argv[1:]])
 
 
 def evaluate(
@@ -73,7 +52,9 @@ def evaluate(
             "this data set is not the one that the model was trained on; meta-test would not be new to it"
         )
     scenario: Scenario = "actors" if bundle.about.get("scenario") == "actors" else "new"
-    protocol = EvaluationProtocol(parse_shots(shots), str(bundle.about["split"]), _order(order), min_query, scenario)
+    protocol = EvaluationProtocol(
+        parse_shots(shots), str(bundle.about["split"]), parse_order(order), min_query, scenario
+    )
     points = protocol.points(data)
     seed = int(bundle.about["seed"])
     index = event_index_for(data, scenario, seed)
@@ -105,7 +86,7 @@ def evaluate(
         result.methods.append(
             MethodCurves(plain, "learner", {seed: curve(UnadaptedPredictor(bundle.predictor), bundle.params, plain)})
         )
-        requested_names = _baselines(baselines, data)
+        requested_names = parse_baselines(baselines, data)
         for other in _with_reference(requested_names, data):
             try:
                 baseline = fit_tuned(other, data, index, split, shots=points, seed=seed, order=protocol.order)
@@ -134,122 +115,6 @@ def _store(workspace: Workspace, result: Comparison, model: str) -> None:
         evaluations.save_evaluations(session, rows)
 
 
-def compare_command(
-    dataset: Annotated[str, typer.Option(help="Data set by name, or the folder of a prepared one.")],
-    learners: Annotated[str, typer.Option(help="all, none, or recipe names separated by commas.")] = "all",
-    baselines: Annotated[str, typer.Option(help="all, none, or names separated by commas.")] = "all",
-    shots: Shots = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Splits and initialisations 0 to N-1.")] = 3,
-    split: Annotated[str, typer.Option(help="How entities are split: seed or time.")] = "seed",
-    order: OrderOption = None,
-    min_query: MinQuery = None,
-    scenario: Annotated[
-        str,
-        typer.Option(
-            help="new: new entities, all items; corners: known or new entity times known or new item; "
-            "actors: support of some actors, query of others; sampled: the same, among 100 others only."
-        ),
-    ] = "new",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override one key of every recipe.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
-    json_file: JsonFile = None,
-    html: Annotated[Path | None, typer.Option(help="Write report.html and cold_start.png into this folder.")] = None,
-) -> None:
-    """Learners and baselines side by side on the same episodes, the same seeds and the same tuning budget."""
-    if split not in ("seed", "time"):
-        raise typer.BadParameter("seed or time", param_hint="--split")
-    workspace = Workspace()
-    data, folder = workspace.dataset(dataset)
-    protocol = EvaluationProtocol(parse_shots(shots), split, _order(order), min_query, _scenario(scenario))
-    results = run_comparison(
-        workspace,
-        str(folder),
-        learners=None if learners == "all" else _names(learners),
-        baselines=_baselines(baselines, data),
-        protocol=protocol,
-        seeds=tuple(range(seeds)),
-        overrides=set_ or [],
-        threads=threads,
-    )
-    print_comparison(results, json_file, html)
-
-
-def run_comparison(workspace: Workspace, dataset: str, **settings: Any) -> list[Comparison]:
-    """Run a comparison with a progress bar; the settings are those of `compare`."""
-    with progress_bar() as progress:
-        watches: dict[str, StepProgress] = {}
-
-        def on_step(name: str, step: TrainStep) -> None:
-            if name not in watches or step.step == 1:
-                watches[name] = StepProgress(progress, name)
-            watches[name](step)
-
-        return compare(
-            workspace,
-            dataset,
-            notify=lambda text: progress.console.print(f"[dim]{text}[/]"),
-            on_step=on_step,
-            **settings,
-        )
-
-
-def print_comparison(results: Sequence[Comparison], json_file: Path | None = None, html: Path | None = None) -> None:
-    """Print tables and paired tests; write JSON and reports if given (a folder for each of several scenarios)."""
-    for result in results:
-        _print(result)
-    for name, seconds in {m.name: m.seconds for r in results for m in r.methods if m.seconds}.items():
-        err.print(f"[dim]{name}: trained in at most {seconds:.0f} s a seed[/]")
-    if json_file is not None:
-        content = as_json(results, command_line(), datetime.now(UTC).isoformat())
-        write_file(json_file, json.dumps(content, indent=1).encode())
-        err.print(f"[dim]wrote {escape(str(json_file))}[/]", soft_wrap=True)
-    if html is not None:
-        for result in results:
-            folder = html if len(results) == 1 else html / result.scenario.partition("/")[0]
-            for path in report.write_report(result, folder, command_line()):
-                err.print(f"[dim]wrote {escape(str(path))}[/]", soft_wrap=True)
-
-
-def _print(result: Comparison) -> None:
-    metric = result.metrics[0]
-    out.print(report.curve_table(result, metric))
-    lines = result.against_best_baseline(metric)
-    if lines:
-        out.print(
-            f"\n[bold]{lines[0].method}[/] less the best baseline at each point, paired over newcomers, 95% interval:"
-        )
-    for v in lines:
-        out.print("  " + report.verdict(v), soft_wrap=True)
-    out.print()
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return () if text == "none" else tuple(n.strip() for n in text.split(",") if n.strip())
-
-
-def _baselines(text: str, data: Any) -> list[str]:
-    return (
-        [] if text == "none" else baselines_for(data, None if text == "all" else [n.strip() for n in text.split(",")])
-    )
-
-
-def _scenario(text: str) -> Scenario:
-    match text:
-        case "new" | "corners" | "actors" | "sampled":
-            return text
-        case _:
-            raise typer.BadParameter("new, corners, actors or sampled", param_hint="--scenario")
-
-
-def _order(text: str | None) -> Order | None:
-    match text:
-        case None | "time" | "random":
-            return text
-        case _:
-            raise ConfigError("--order is time or random")
-
-
 def add_to(app: typer.Typer) -> None:
-    """Mount the commands."""
+    """Mount the command."""
     app.command()(evaluate)
-    app.command("compare")(compare_command)

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.commands.evaluate import print_comparison, run_comparison
+from pipelines.commands.compare import run_comparison
+from pipelines.commands.comparison_output import print_comparison
 from pipelines.commands.models import publish_run
 from pipelines.console import Json, err, out, print_json
 from pipelines.experiments import comparison, report
-from pipelines.experiments.compare import FLAGSHIPS, EvaluationProtocol, baselines_for
 from pipelines.experiments.comparison import Comparison
+from pipelines.experiments.comparison_run import FLAGSHIPS, EvaluationProtocol, baselines_for
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.errors import DataError, RecsysMetaError

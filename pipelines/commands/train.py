@@ -9,7 +9,7 @@ import typer
 from rich.progress import Progress
 
 from pipelines.console import Json, err, out, print_json, progress_bar
-from pipelines.experiments.compare import recipe_for
+from pipelines.experiments.comparison_run import recipe_for
 from pipelines.experiments.training_inputs import open_training_inputs
 from pipelines.experiments.training_run import resume_run, train_run
 from pipelines.workspace import Workspace
