@@ -1,6 +1,11 @@
 """Settings of all tests."""
 
+import os
 from collections.abc import Iterator
+
+# Before torch is imported, as `pipelines.__main__` does: threads of OpenMP that wait actively take the cores from the
+# other workers and from the servers that tests start (the test of quickstart took six times as long).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
