@@ -45,6 +45,7 @@ def by_query(rows):
     return {f"q{t}": {f"i{i}": value for i, value in row.items()} for t, row in enumerate(rows)}
 
 
+@pytest.mark.slow
 def test_rankings_are_those_of_ranx():
     rng = np.random.default_rng(1)
     tasks, items = 50, 70

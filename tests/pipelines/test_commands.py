@@ -234,6 +234,7 @@ def test_a_rating_data_set_is_compared_with_what_predicts_ratings(command, tmp_p
     assert {r["metric"] for r in rows} == {"rmse", "mae", "ndcg@5"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_a_resume_ends_where_an_undisturbed_run_does(command):
     words = ("train", "--dataset", "simulated-users", *SMALL, "--set", "train.epochs=12", "--seed", "5")
     whole = command.json(*words)

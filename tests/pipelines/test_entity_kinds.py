@@ -62,6 +62,7 @@ def _settings(command):
     return Settings(home=command.home, database_url="", redis_url="", api_keys="")
 
 
+@pytest.mark.slow
 def test_evaluation_measures_what_the_kind_is_about(command, kind, model, tmp_path):
     command("evaluate", model, "--shots", "0,5", "--json", tmp_path / "out.json", "--html", tmp_path)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]

@@ -72,6 +72,7 @@ def answers(port: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @contextmanager
 def started(home: Path, port: int):
     log = home / "log"

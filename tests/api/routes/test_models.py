@@ -90,6 +90,7 @@ def test_publishing_is_noticed_and_a_new_model_served(server, home, light, other
     wait(lambda: server.recommend("i1", model="more").status_code == 200)
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_versions_change(home, light, versions):
     stop, statuses, seen, answers = threading.Event(), [], set(), {}
     """50 promotes and rollbacks: nobody gets an error, and every answer is of a version that was live meanwhile."""
