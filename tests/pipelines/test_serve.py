@@ -15,6 +15,8 @@ import pytest
 
 from tests.fixtures.services import free_port, wait
 
+pytestmark = pytest.mark.slow
+
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_META_", "PROMETHEUS_"))}

@@ -15,6 +15,8 @@ from recsys_meta.inference.recommender import Recommender
 from recsys_meta.store.cache.keys import LISTS, SLOTS
 from tests.api.servers import Served, Workers, serving, settings, wait
 
+pytestmark = pytest.mark.slow
+
 THREE = [{"item": i} for i in ("i3", "i14", "i15")]
 MANY = 500
 

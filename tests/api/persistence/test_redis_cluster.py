@@ -17,6 +17,8 @@ from recsys_meta.store.cache.redis_cache import PREFIX
 from tests.api.servers import Served, serving, settings, wait
 from tests.fixtures.services import OwnCluster, OwnRedis
 
+pytestmark = pytest.mark.slow
+
 IDS = [f"anna {n}" for n in range(24)]
 RATE = "recsys-meta:rate"
 Pair = tuple[Served, Served]
