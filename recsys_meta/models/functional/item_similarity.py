@@ -64,9 +64,10 @@ def normalize_cooccurrence(
     return cooccurrence / (source ** (1 - power) * target**power + shrink)
 
 
-def ease_weights(matrix: sp.csr_matrix, ridge: float) -> Tensor:
+def ease_weights(matrix: sp.csr_matrix, ridge: float, counts: Tensor | None = None) -> Tensor:
     """EASE (Steck 2019): B [M, M] = I - P diag(1 / diag P) with P = (X'X + ridge I)^-1; row i is what item i adds.
 
+    `counts` [M, M] are X'X where the caller has them already; they are left as they are.
     With far fewer rows than items the inverse is taken on the rows' side (Woodbury):
     (X'X + L I)^-1 = (I - X' (XX' + L I)^-1 X) / L.
     """
@@ -79,7 +80,8 @@ def ease_weights(matrix: sp.csr_matrix, ridge: float) -> Tensor:
         inverse.neg_().diagonal().add_(1)
         inverse /= ridge
     else:
-        inverse = torch.cholesky_inverse(_ridge_factor(cooccurrence_counts(matrix), ridge))
+        gram = cooccurrence_counts(matrix) if counts is None else counts.clone()
+        inverse = torch.cholesky_inverse(_ridge_factor(gram, ridge))
     weights = inverse.div_(-inverse.diagonal().clone())
     return weights.fill_diagonal_(0).float()
 

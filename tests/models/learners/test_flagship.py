@@ -102,7 +102,7 @@ def test_rates_are_those_of_the_support_size():
 @pytest.mark.parametrize("ridge", [0.5, 50.0])
 def test_ease_memory_equals_its_closed_form(ridge):
     entity, item = long_form()
-    made = memory.build_memories("ease", entity, item, 7, 5, ridge)
+    made = memory.build_memories("ease", memory.CoveredRows.of_rows(entity, item, 7), 5, ridge)
     said = memory.memory_scores(made, rows_of([[0, 3], [2]]), 7).numpy()[:, 2:]
     x = dense()
     p = np.linalg.inv(x.T @ x + ridge * np.eye(5))
@@ -118,7 +118,7 @@ def test_ease_is_the_same_from_the_entities_side():
     p = np.linalg.inv(x.T @ x + 2 * np.eye(4))
     b = -p / np.diag(p)
     np.fill_diagonal(b, 0)
-    made = memory.build_memories("ease", *few, 9, 9, 2.0)
+    made = memory.build_memories("ease", memory.CoveredRows.of_rows(*few, 9), 9, 2.0)
     said = memory.memory_scores(made, rows_of([[2]]), 9).numpy()[0, [2, 3, 4, 8]]
     np.testing.assert_allclose(said, b[2], atol=1e-6)
 
@@ -129,11 +129,11 @@ def test_cosine_memory_equals_its_definition_and_keeps_the_strongest():
     norm = np.sqrt((x * x).sum(0))
     cosine = x.T @ x / norm / norm[:, None]
     np.fill_diagonal(cosine, 0)
-    whole = memory.build_memories("cosine", entity, item, 7, 5, 1.0)
+    whole = memory.build_memories("cosine", memory.CoveredRows.of_rows(entity, item, 7), 5, 1.0)
     np.testing.assert_allclose(
         memory.memory_scores(whole, rows_of([[1, 4]]), 7)[0, 2:], cosine[1] + cosine[4], atol=1e-6
     )
-    short = memory.build_memories("cosine", entity, item, 7, 2, 1.0)
+    short = memory.build_memories("cosine", memory.CoveredRows.of_rows(entity, item, 7), 2, 1.0)
     kept = memory.memory_scores(short, rows_of([[1]]), 7)[0, 2:].numpy()
     strongest = np.argsort(-cosine[1])[:2]
     assert set(np.flatnonzero(kept)) == set(strongest)
@@ -143,9 +143,9 @@ def test_cosine_memory_equals_its_definition_and_keeps_the_strongest():
 def test_a_memory_of_nothing_says_nothing():
     empty = torch.zeros(0, dtype=torch.int64)
     for kind in ("cosine", "ease"):
-        made = memory.build_memories(kind, empty, empty, 6, 4, 1.0)
+        made = memory.build_memories(kind, memory.CoveredRows.of_rows(empty, empty, 6), 4, 1.0)
         assert not memory.memory_scores(made, rows_of([[1, 2]]), 6).any()
-    one = memory.build_memories("ease", torch.tensor([0]), torch.tensor([2]), 3, 4, 1.0)
+    one = memory.build_memories("ease", memory.CoveredRows.of_rows(torch.tensor([0]), torch.tensor([2]), 3), 4, 1.0)
     assert not memory.memory_scores(one, rows_of([[0]]), 3).any()
 
 

@@ -13,7 +13,7 @@ from recsys_meta.models.learners.ranking import item_memories as memory
 def test_what_it_takes_follows_from_the_items_that_were_met(kind):
     entity = torch.tensor([0, 0, 0, 1, 1, 2, 2])
     item = torch.tensor([7, 90_000, 500_000, 7, 90_000, 7, 500_000])
-    made = memory.build_memories(kind, entity, item, 1_000_000, 512, 1.0)
+    made = memory.build_memories(kind, memory.CoveredRows.of_rows(entity, item, 1_000_000), 512, 1.0)
     assert made["neighbour"].shape == made["weight"].shape == (4, 3)
     assert sum(t.numel() * t.element_size() for t in made.values()) < 5 * 2**20
     asked = torch.tensor([[90_000, 12]])
@@ -26,7 +26,7 @@ def test_what_it_takes_follows_from_the_items_that_were_met(kind):
 def test_a_memory_with_a_row_for_each_item_still_speaks():
     """As bundles had it before."""
     entity, item = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([2, 3, 2, 3, 5])
-    made = memory.build_memories("cosine", entity, item, 6, 3, 1.0)
+    made = memory.build_memories("cosine", memory.CoveredRows.of_rows(entity, item, 6), 3, 1.0)
     row = made["row"].long()
     old = {"neighbour": made["neighbour"][row].long(), "weight": made["weight"][row]}
     rows = Interactions(torch.tensor([[2, 5]]), torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool))

@@ -49,7 +49,7 @@ from recsys_meta.models.functional.regularization import dropout
 from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_expected_counts
 from recsys_meta.models.learners.ranking import towers
 from recsys_meta.models.learners.ranking.flagship_config import FlagshipConfig
-from recsys_meta.models.learners.ranking.item_memories import build_memories, gaussian_memory
+from recsys_meta.models.learners.ranking.item_memories import CoveredRows, build_memories, gaussian_memory
 from recsys_meta.models.learners.ranking.memory_gates import CLOSED_GATE, gate_weight, score_scale_of, search_gates
 from recsys_meta.models.learners.ranking.memory_logits import memory_logits
 from recsys_meta.models.protocols import ParamGroup
@@ -108,13 +108,14 @@ class Flagship:
     def _build_memories(self, entity: Tensor, item: Tensor, catalogue: int) -> Params:
         """The memories of the configuration but "recent", from the rows (entity [R], item [R]) of past entities."""
         c, params = self.config, Params()
+        covered = CoveredRows.of_rows(entity, item, catalogue)
         for kind in c.memories:
             if kind == "recent":
                 continue
             if kind == "posterior":
                 memory = gaussian_memory(entity, item, catalogue, c.subspace)
             else:
-                memory = build_memories(kind, entity, item, catalogue, c.neighbours, c.ridge)
+                memory = build_memories(kind, covered, c.neighbours, c.ridge)
             params |= {f"memory.{kind}.{k}": v for k, v in memory.items()}
         return params
 

@@ -10,7 +10,9 @@ model whose posterior is solved for each new entity (`memory_logits.posterior_we
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -35,22 +37,46 @@ BLOCK = 1024
 """Rows of a weight matrix that are partitioned at a time: bounds the memory."""
 
 
-def build_memories(
-    kind: ItemMemoryKind, entity: Tensor, item: Tensor, catalogue: int, neighbours: int, ridge: float
-) -> Params:
-    """Build an item-item memory from the rows (entity [R], item [R]) of past entities.
+@dataclass(frozen=True)
+class CoveredRows:
+    """Rows of past entities on the items that item-item memories cover, the most popular ones: binary matrix
+    [entities, V] and the padded ids [V] of its columns."""
+
+    matrix: sp.csr_matrix
+    items: IntArray
+    catalogue: int
+
+    @classmethod
+    def of_rows(cls, entity: Tensor, item: Tensor, catalogue: int) -> Self:
+        """Build the matrix from rows (entity [R], item [R])."""
+        rows, items = entity.cpu().numpy(), item.cpu().numpy()
+        counts = np.bincount(items, minlength=catalogue)
+        counts[:FIRST] = 0
+        columns, position = most_frequent_items(counts, MOST_ITEMS)
+        keep = position[items] >= 0
+        shape = (int(rows.max(initial=-1)) + 1, len(columns))
+        return cls(binary_matrix(rows[keep], position[items[keep]], shape), columns, catalogue)
+
+    @cached_property
+    def cooccurrence(self) -> Tensor:
+        """Co-occurrence counts [V, V], which several memories are made of."""
+        return cooccurrence_counts(self.matrix)
+
+
+def build_memories(kind: ItemMemoryKind, covered: CoveredRows, neighbours: int, ridge: float) -> Params:
+    """Build an item-item memory from the rows of past entities.
 
     Returns row [C], neighbour [V, N], both int32, and weight [V, N] float32. Row row[i] of the tables has the items on
     which having met i has the largest weights, positive or negative; row 0 is that of items which are not covered, with
     weights of 0. Memory is O(C + V N + V^2).
     """
-    matrix, items = _covered_matrix(entity, item, catalogue)
+    items, catalogue = covered.items, covered.catalogue
     width = max(1, min(neighbours, len(items)))
     row = torch.zeros(catalogue, dtype=torch.int32)
     neighbour = torch.zeros(len(items) + 1, width, dtype=torch.int32)
     weight = torch.zeros(len(items) + 1, width)
     if len(items) > 1:
-        weights = _cosine_similarity(matrix) if kind == "cosine" else ease_weights(matrix, ridge)
+        weights = _cosine_similarity(covered.cooccurrence) if kind == "cosine" else _ease_weights(covered, ridge)
         near, strength = _strongest_columns(weights.numpy(), width)
         row[torch.from_numpy(items)] = torch.arange(1, len(items) + 1, dtype=torch.int32)
         neighbour[1:] = torch.from_numpy(items[near].astype(np.int32))
@@ -58,20 +84,14 @@ def build_memories(
     return {"row": row, "neighbour": neighbour, "weight": weight}
 
 
-def _covered_matrix(entity: Tensor, item: Tensor, catalogue: int) -> tuple[sp.csr_matrix, IntArray]:
-    """Binary matrix [entities, covered] and the padded ids of its columns: the most popular items."""
-    rows, items = entity.cpu().numpy(), item.cpu().numpy()
-    counts = np.bincount(items, minlength=catalogue)
-    counts[:FIRST] = 0
-    columns, position = most_frequent_items(counts, MOST_ITEMS)
-    keep = position[items] >= 0
-    shape = (int(rows.max(initial=-1)) + 1, len(columns))
-    return binary_matrix(rows[keep], position[items[keep]], shape), columns
+def _ease_weights(covered: CoveredRows, ridge: float) -> Tensor:
+    rows, items = covered.matrix.shape
+    # With few rows EASE is solved on their side and needs no counts.
+    return ease_weights(covered.matrix, ridge, None if 2 * rows < items else covered.cooccurrence)
 
 
-def _cosine_similarity(matrix: sp.csr_matrix) -> Tensor:
-    """Cosine of the columns of a binary matrix [U, M], [M, M]; 0 with themselves."""
-    together = cooccurrence_counts(matrix)
+def _cosine_similarity(together: Tensor) -> Tensor:
+    """Cosine [V, V] of items from their co-occurrence counts; 0 with themselves."""
     counts = together.diagonal().clone()
     return normalize_cooccurrence(together, counts[:, None], counts).fill_diagonal_(0)
 
