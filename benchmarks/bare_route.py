@@ -1,4 +1,4 @@
-"""The route that serving is measured against: an async FastAPI route that answers ten items from a dict."""
+"""Reference route of the serving benchmarks: an async FastAPI route that answers ten items from a dict."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ BLOCK = 500_000
 
 
 def write_events(bundle: Bundle, entities: int, file: Path) -> None:
-    """A Parquet file of events."""
+    """Write a Parquet file of `EACH` events of each entity, in no order."""
     items = bundle.vocab.values["item"].to_numpy(object)
     chance = bundle.popularity.numpy()[FIRST:].astype(np.float64)
     rng = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def write_events(bundle: Bundle, entities: int, file: Path) -> None:
 
 
 def run(bundle: Path, entities: int, folder: Path) -> dict[str, float]:
-    """Adapt to so many entities in a process of its own; answers seconds and bytes."""
+    """Adapt to so many entities in a process of its own; return seconds and bytes."""
     events, out = folder / "events.parquet", folder / "out.parquet"
     made = load_bundle(bundle)
     write_events(made, entities, events)

@@ -1,4 +1,4 @@
-"""What the serving benchmarks need: an installation with a flagship of 4,000 items, a Redis, and servers."""
+"""Installation with a flagship of 4,000 items, a Redis and servers, for the benchmarks of serving."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ EVENTS = 5
 
 
 def flagship(items: int = ITEMS) -> Bundle:
-    """The flagship at its default sizes (3 towers of 64 dimensions) over drawn events. It is not trained: what an
-    answer costs does not depend on what the numbers are."""
+    """Build the flagship at its default sizes (3 towers of 64 dimensions) over drawn events.
+
+    It is not trained: the cost of an answer does not depend on the values of parameters.
+    """
     data = _drawn(items)
     index = EventIndex.of(data)
     learner = LEARNERS["flagship"](LEARNERS["flagship"].Config())
@@ -53,7 +55,7 @@ def _drawn(items: int, entities: int = 1500, each: int = 40) -> Dataset:
 
 
 def install(home: Path, bundle: Bundle) -> str:
-    """Publish a bundle in a new installation; answers the url of its database."""
+    """Publish a bundle in a new installation; return the URL of its database."""
     url = f"sqlite:///{(home / 'recsys-meta.db').resolve()}"
     migrate.upgrade_database(url)
     path = save_bundle(bundle, home / "models" / "bench")
@@ -65,7 +67,7 @@ def install(home: Path, bundle: Bundle) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -73,7 +75,7 @@ def free_port() -> int:
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """A redis-server of our own; answers its url."""
+    """Run a redis-server of our own; yield its URL."""
     if shutil.which("redis-server") is None:
         raise SystemExit("redis-server is not installed; give --redis URL")
     port = free_port()
@@ -84,7 +86,7 @@ def redis_server(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def api_server(home: Path, redis: str | None, workers: int = 1) -> Iterator[tuple[int, int]]:
-    """`recsys-meta serve`; answers its port and the process id of its parent."""
+    """Run `recsys-meta serve`; yield its port and the process id of its parent."""
     port = free_port()
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_META", "PROMETHEUS"))}
     env = {**kept, "RECSYS_META_HOME": str(home), "OMP_NUM_THREADS": "1"}
@@ -97,7 +99,7 @@ def api_server(home: Path, redis: str | None, workers: int = 1) -> Iterator[tupl
 
 @contextmanager
 def bare_server(folder: Path, workers: int = 1) -> Iterator[int]:
-    """The bare route under the same uvicorn settings; answers its port."""
+    """Run the bare route under the same uvicorn settings; yield its port."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "benchmarks.bare_route:app", "--port", str(port), "--no-access-log"]
     command += ["--workers", str(workers), "--log-level", "warning"]
@@ -107,7 +109,7 @@ def bare_server(folder: Path, workers: int = 1) -> Iterator[int]:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that it started."""
+    """Return the ids of a process and of all that it started."""
     found = [pid]
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         found += family(int(child))
@@ -115,7 +117,7 @@ def family(pid: int) -> list[int]:
 
 
 def resident(pid: int) -> int:
-    """Bytes that a process and its children hold in memory."""
+    """Return the bytes that a process and its children hold in memory."""
     return sum(int(Path(f"/proc/{p}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") for p in family(pid))
 
 

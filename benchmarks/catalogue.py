@@ -5,8 +5,8 @@
     python -m benchmarks.catalogue measure BUNDLE --grow 1000000     # a small model's vectors, with jittered copies
 
 Queries are states of newcomers after five events, drawn by popularity. Recall is the share of the exact ten best
-(fp32, what the newcomer met left out) that a system finds; those that scan few bytes take 200 and score them in fp32.
-Indexes are measured where `faiss` is installed (`pip install faiss-cpu`); the project does not need it.
+(fp32, without items that the newcomer has seen) that a system finds; those that scan few bytes take 200 and score them
+in fp32. Indexes are measured where `faiss` is installed (`pip install faiss-cpu`); the project does not need it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from recsys_meta.models.bundle import Bundle, load_bundle, make_bundle, save_bun
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.models.learners.ranking.flagship import Flagship
 from recsys_meta.models.learners.ranking.memory_gates import gate_weight
+from recsys_meta.models.learners.ranking.memory_logits import posterior_weights
 from recsys_meta.training.trainer import fit, start_training
 
 N, EVENTS, QUERIES, TAKEN = 10, 5, 64, 200
@@ -52,7 +53,7 @@ JITTER = 0.3
 """Deviation of a copy from its item, in deviations of the coordinate over items."""
 
 Search = Callable[[int], Sequence[int]]
-"""Ids of the best for a query's number, what it met left out."""
+"""Function of a query's number: ids of the best items, those that its newcomer has seen left out."""
 
 
 def make(folder: Path, items: int, users: int, events: int, steps: int) -> Path:
@@ -79,38 +80,42 @@ def make(folder: Path, items: int, users: int, events: int, steps: int) -> Path:
 
 
 @dataclass(frozen=True)
-class Task:
-    """Vectors [C, D] and queries [Q, D]: a score is their product. met: what each newcomer met."""
+class RetrievalProblem:
+    """Item vectors [C, D] and queries [Q, D], whose product is a score, and the items that each newcomer has seen.
+
+    Searches return the ids of the `N` best items of a query, best first, without those that its newcomer has seen.
+    """
 
     vectors: Tensor
     queries: Tensor
-    met: Sequence[Sequence[int]]
+    seen_items: Sequence[Sequence[int]]
 
-    def exact(self, q: int) -> list[int]:
-        """The best by one product and a top-k over blocks."""
-        return self.listed(self.vectors @ self.queries[q], q)
+    def blocked_top_k(self, q: int) -> list[int]:
+        """Search by one product and a top-k over blocks."""
+        return self.best_of(self.vectors @ self.queries[q], q)
 
-    def plain(self, q: int) -> list[int]:
-        """The best by a top-k over all."""
-        return self._allowed(self.vectors @ self.queries[q], q).topk(N).indices.tolist()
+    def full_top_k(self, q: int) -> list[int]:
+        """Search by one product and a top-k over all items at once."""
+        return self._mask_seen(self.vectors @ self.queries[q], q).topk(N).indices.tolist()
 
-    def listed(self, scores: Tensor, q: int) -> list[int]:
-        return [i for _, i in top_k(self._allowed(scores, q), N)]
+    def best_of(self, scores: Tensor, q: int) -> list[int]:
+        """Return the best by scores [C], which are overwritten where an item must not be found."""
+        return [i for _, i in top_k(self._mask_seen(scores, q), N)]
 
-    def _allowed(self, scores: Tensor, q: int) -> Tensor:
+    def _mask_seen(self, scores: Tensor, q: int) -> Tensor:
         scores[:FIRST] = -torch.inf
-        scores[self.met[q]] = -torch.inf
+        scores[self.seen_items[q]] = -torch.inf
         return scores
 
-    def among(self, q: int, places: Tensor) -> list[int]:
-        """The best of some items, scored in fp32."""
-        scores = self.vectors[places] @ self.queries[q]
-        scores[torch.isin(places, torch.tensor([0, 1, *self.met[q]]))] = -torch.inf
-        return places[scores.topk(min(N, len(places))).indices].tolist()
+    def rescored(self, q: int, candidates: Tensor) -> list[int]:
+        """Return the best of some item ids [K], scored in fp32."""
+        scores = self.vectors[candidates] @ self.queries[q]
+        scores[torch.isin(candidates, torch.tensor([0, 1, *self.seen_items[q]]))] = -torch.inf
+        return candidates[scores.topk(min(N, len(candidates))).indices].tolist()
 
 
 def newcomers(recommender: Recommender) -> list[EncodedEntity]:
-    """Newcomers with five events each."""
+    """Newcomers with `EVENTS` events each, drawn by popularity."""
     rng, chance = (
         np.random.default_rng(0),
         recommender.catalog.popularity_scores[FIRST:].double().expm1().clamp(min=0).numpy(),
@@ -124,9 +129,13 @@ def newcomers(recommender: Recommender) -> list[EncodedEntity]:
     ]
 
 
-def task_of(recommender: Recommender, state: State, known: Sequence[EncodedEntity], grow: int) -> Task:
-    """The flagship's towers and its posterior memory as one product. Item-item memories are left out: they speak of few
-    items, which any system would add."""
+def retrieval_problem(
+    recommender: Recommender, state: State, known: Sequence[EncodedEntity], grow: int
+) -> RetrievalProblem:
+    """Build the product of the flagship's towers and its posterior memory, with items copied until there are `grow`.
+
+    Item-item memories are left out: they speak of few items, which any system would add.
+    """
     learner, body = recommender.bundle.predictor, recommender.body
     assert isinstance(learner, Flagship)
     towers = body["vectors"].shape[0]
@@ -138,7 +147,7 @@ def task_of(recommender: Recommender, state: State, known: Sequence[EncodedEntit
             trusted = gate_weight(kind, (gate[0], gate[1]), state["size"].float())[:, None]
             vectors, queries = (
                 [*vectors, table["items"]],
-                [*queries, learner._posterior(table, rows) * trusted / spread],
+                [*queries, posterior_weights(learner.config, table, rows) * trusted / spread],
             )
     whole = torch.cat(vectors, 1)
     if grow > len(whole):
@@ -146,42 +155,43 @@ def task_of(recommender: Recommender, state: State, known: Sequence[EncodedEntit
         source = torch.randint(FIRST, len(whole), (grow - len(whole),), generator=generator)
         copies = whole[source] + JITTER * deviation * torch.randn(len(source), whole.shape[1], generator=generator)
         whole = torch.cat([whole, copies])
-    return Task(whole.contiguous(), torch.cat(queries, 1).contiguous(), [sorted(one.seen_items) for one in known])
+    seen_items = [sorted(one.seen_items) for one in known]
+    return RetrievalProblem(whole.contiguous(), torch.cat(queries, 1).contiguous(), seen_items)
 
 
-def few_bytes(task: Task, kind: torch.dtype) -> Search:
-    """A scan in 16 bits."""
-    vectors, queries = task.vectors.to(kind), task.queries.to(kind)
-    return lambda q: task.among(q, torch.topk(vectors @ queries[q], TAKEN).indices)
+def half_precision_scan(problem: RetrievalProblem, kind: torch.dtype) -> Search:
+    """Scan all items in 16 bits, and score the `TAKEN` best of them in fp32."""
+    vectors, queries = problem.vectors.to(kind), problem.queries.to(kind)
+    return lambda q: problem.rescored(q, torch.topk(vectors @ queries[q], TAKEN).indices)
 
 
-def batched(task: Task) -> Search:
-    """32 newcomers in one product; the time is of one."""
-    block, kept = 32, dict[int, Tensor]()
+def batched_product(problem: RetrievalProblem) -> Search:
+    """Score 32 newcomers in one product when the first is asked for; the mean over queries is the time of one."""
+    block, scores = 32, dict[int, Tensor]()
 
     def search(q: int) -> list[int]:
         if q % block == 0:
-            kept.clear()
-            kept.update(enumerate(task.queries[q : q + block] @ task.vectors.T, q))
-        return task.listed(kept[q], q)
+            scores.clear()
+            scores.update(enumerate(problem.queries[q : q + block] @ problem.vectors.T, q))
+        return problem.best_of(scores[q], q)
 
     return search
 
 
-def indexes(task: Task) -> dict[str, Callable[[], Search]]:
-    """Those of faiss, each made when it is asked for; none where it is not installed."""
+def faiss_indexes(problem: RetrievalProblem) -> dict[str, Callable[[], Search]]:
+    """Indexes of faiss by name, each built when it is called; none where faiss is not installed."""
     try:
         import faiss
     except ImportError:
         return {}
     faiss.omp_set_num_threads(1)
-    vectors, queries = task.vectors.numpy(), task.queries.numpy()
+    vectors, queries = problem.vectors.numpy(), problem.queries.numpy()
     dims = vectors.shape[1]
 
     def search(index: Any, taken: int = TAKEN) -> Search:
         def one(q: int) -> list[int]:
-            places = torch.from_numpy(index.search(queries[q : q + 1], taken)[1][0])
-            return task.among(q, places[places >= 0])
+            candidates = torch.from_numpy(index.search(queries[q : q + 1], taken)[1][0])
+            return problem.rescored(q, candidates[candidates >= 0])
 
         return one
 
@@ -226,28 +236,28 @@ def indexes(task: Task) -> dict[str, Callable[[], Search]]:
 
 
 def measure(bundle: Path, grow: int) -> list[dict[str, Any]]:
-    """Rows of milliseconds a request and of recall, and what booting and serving takes where nothing is grown."""
+    """Rows of milliseconds a request and of recall; of booting and serving as well where nothing is grown."""
     began, before = time.perf_counter(), _anonymous()
     recommender = Recommender(load_bundle(bundle))
     boot, held = time.perf_counter() - began, _anonymous() - before
     known = newcomers(recommender)
     state = recommender.adapt(known)
-    task = task_of(recommender, state, known, grow)
-    case = f"{len(task.vectors):,} items, {task.vectors.shape[1]} numbers each"
+    problem = retrieval_problem(recommender, state, known, grow)
+    case = f"{len(problem.vectors):,} items, {problem.vectors.shape[1]} numbers each"
     rows = []
     if not grow:
         rows = [_row(case, "boot of a Recommender", boot, "s"), _row(case, "memory of it", held / 2**20, "MiB")]
         rows += _served(case, recommender, known)
         rows += _over_http(case, load_bundle(bundle), known, recommender.catalog.item_name)
-    truth = [task.exact(q) for q in range(QUERIES)]
+    truth = [problem.blocked_top_k(q) for q in range(QUERIES)]
     exact = "fp32 product, blocked top 10"
     systems: dict[str, Callable[[], Search]] = {
-        exact: lambda: task.exact,
-        "fp32 product, torch.topk": lambda: task.plain,
-        "32 newcomers in one fp32 product": lambda: batched(task),
-        "bf16 scan": lambda: few_bytes(task, torch.bfloat16),
-        "fp16 scan": lambda: few_bytes(task, torch.float16),
-        **indexes(task),
+        exact: lambda: problem.blocked_top_k,
+        "fp32 product, torch.topk": lambda: problem.full_top_k,
+        "32 newcomers in one fp32 product": lambda: batched_product(problem),
+        "bf16 scan": lambda: half_precision_scan(problem, torch.bfloat16),
+        "fp16 scan": lambda: half_precision_scan(problem, torch.float16),
+        **faiss_indexes(problem),
     }
     reference = 0.0
     for system, prepare_ in systems.items():
@@ -271,7 +281,7 @@ def measure(bundle: Path, grow: int) -> list[dict[str, Any]]:
 
 
 def _served(case: str, recommender: Recommender, known: Sequence[EncodedEntity]) -> list[dict[str, Any]]:
-    """The steps of an answer as `Recommender` takes them."""
+    """Rows of the steps of an answer as `Recommender` takes them."""
     taken: dict[str, list[float]] = {"adapt": [], "score all": [], "take ten": []}
     for one in known:
         marks = [time.perf_counter()]
@@ -289,7 +299,7 @@ def _served(case: str, recommender: Recommender, known: Sequence[EncodedEntity])
 def _over_http(
     case: str, bundle: Bundle, known: Sequence[EncodedEntity], names: Callable[[int], str]
 ) -> list[dict[str, Any]]:
-    """A server of the model: from its start to an answer, what it holds, what a newcomer whom nobody knows waits."""
+    """Rows of a server of the model: seconds to ready, memory, milliseconds of a newcomer whom nobody knows."""
     taken = []
     with tempfile.TemporaryDirectory() as folder:
         install(Path(folder), bundle)

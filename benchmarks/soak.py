@@ -1,4 +1,4 @@
-"""Mixed load for a long time: does memory stay flat, does anything fail, does p99 creep?
+"""Mixed load for a long time: growth of memory, failures, p99 by window.
 
     python -m benchmarks.soak --minutes 120 --rate 100 --json soak.json
 
@@ -33,8 +33,8 @@ WINDOWS = 10
 
 
 @dataclass
-class Window:
-    """A tenth of the time: answers, failures, milliseconds of the slowest in a hundred, bytes of the server."""
+class LoadWindow:
+    """Tenth of the time: answers, failures, 99th percentile in milliseconds, bytes of the server, answers by status."""
 
     answers: int = 0
     failed: int = 0
@@ -44,7 +44,7 @@ class Window:
 
 
 async def ask(client: httpx.AsyncClient, rng: random.Random, numbers: itertools.count[int]) -> httpx.Response:
-    """One call, of a kind drawn by chance."""
+    """Send one call, of a kind drawn by chance."""
     kind, item = rng.random(), lambda: f"i{int(ITEMS * rng.random() ** 2)}"
     stored = f"stored {rng.randrange(2000)}"
     if kind < 0.35:
@@ -62,15 +62,15 @@ async def ask(client: httpx.AsyncClient, rng: random.Random, numbers: itertools.
     return await client.delete(f"/v1/entities/user/{stored}")
 
 
-async def soak(port: int, pid: int, seconds: float, rate: float, callers: int = 8) -> list[Window]:
-    """Windows of a steady load of so many calls a second."""
-    rng, numbers, found = random.Random(0), itertools.count(), list[Window]()
+async def soak(port: int, pid: int, seconds: float, rate: float, callers: int = 8) -> list[LoadWindow]:
+    """Send `rate` calls a second from `callers` callers for so many seconds; return the windows."""
+    rng, numbers, found = random.Random(0), itertools.count(), list[LoadWindow]()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         for _ in range(WINDOWS):
-            window, taken = Window(), list[float]()
+            window, taken = LoadWindow(), list[float]()
             until = time.monotonic() + seconds / WINDOWS
 
-            async def caller(window: Window, taken: list[float], until: float) -> None:
+            async def caller(window: LoadWindow, taken: list[float], until: float) -> None:
                 while (now := time.monotonic()) < until:
                     try:
                         answer = await ask(client, rng, numbers)
@@ -94,15 +94,15 @@ async def soak(port: int, pid: int, seconds: float, rate: float, callers: int = 
 
 
 def _said(answer: httpx.Response) -> str:
-    """The status of an answer; of a failure also where, and why."""
+    """Return the status of an answer; of a failure also where, and why."""
     if answer.status_code < 500:
         return str(answer.status_code)
     where = answer.request.url.path.split("/")[2]
     return f"{answer.status_code} {answer.request.method} {where}: {answer.text[:300]}"
 
 
-def verdict(windows: list[Window], growth: float) -> tuple[bool, str]:
-    """Whether it held, and why."""
+def verdict(windows: list[LoadWindow], growth: float) -> tuple[bool, str]:
+    """Judge the load by failures and by growth of memory; return the judgement and a sentence with its figures."""
     failed = sum(w.failed for w in windows)
     before = statistics.median(w.resident for w in windows[3:6])
     after = statistics.median(w.resident for w in windows[-3:])
@@ -111,8 +111,8 @@ def verdict(windows: list[Window], growth: float) -> tuple[bool, str]:
     return well, f"{'flat' if well else 'NOT flat'}: {said}"
 
 
-def rows(windows: list[Window]) -> list[dict[str, object]]:
-    """The results in the form of all benches."""
+def rows(windows: list[LoadWindow]) -> list[dict[str, object]]:
+    """Rows of the results, in the form of all benchmarks."""
     first = windows[0]
     made: list[dict[str, object]] = []
     for number, window in enumerate(windows, 1):
@@ -131,15 +131,14 @@ def _row(case: str, system: str, value: float, unit: str, ratio: float | None) -
     return {"case": case, "system": system, "value": value, "unit": unit, "ratio": ratio, "reference": reference}
 
 
-def report(windows: list[Window], said: str, command: str) -> dict[str, object]:
-    """All of it, for a file."""
+def report(windows: list[LoadWindow], said: str, command: str) -> dict[str, object]:
+    """Content of the JSON file: machine, command, verdict, rows and windows."""
     machine = {
         "processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(),
         "torch": torch.__version__, "load": os.getloadavg(),
     }  # fmt: skip
-    kept = [vars(window) for window in windows]
     content = {"bench": "soak", "machine": machine, "command": command, "verdict": said}
-    return {**content, "rows": rows(windows), "windows": kept}
+    return {**content, "rows": rows(windows), "windows": [vars(window) for window in windows]}
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.soak import WINDOWS, Window, soak, verdict
+from benchmarks.soak import WINDOWS, LoadWindow, soak, verdict
 from tests.api.servers import Workers
 
 SECONDS = float(os.environ.get("RECSYS_META_SOAK_S", "10"))
@@ -29,9 +29,9 @@ def test_mixed_load_for_a_while(home: Path, light: str, own_redis) -> None:
 
 
 def test_the_verdict() -> None:
-    flat = [Window(100, 0, 5.0, 1000 + n) for n in range(WINDOWS)]
+    flat = [LoadWindow(100, 0, 5.0, 1000 + n) for n in range(WINDOWS)]
     assert verdict(flat, 0.05)[0]
-    assert not verdict([*flat[:-1], Window(100, 1, 5.0, 1000)], 0.05)[0]
-    assert not verdict([Window(100, 0, 5.0, 1000 + 50 * n) for n in range(WINDOWS)], 0.05)[0]
+    assert not verdict([*flat[:-1], LoadWindow(100, 1, 5.0, 1000)], 0.05)[0]
+    assert not verdict([LoadWindow(100, 0, 5.0, 1000 + 50 * n) for n in range(WINDOWS)], 0.05)[0]
     # What caches take in the beginning is no leak.
-    assert verdict([Window(100, 0, 5.0, 1000 + 300 * min(n, 3)) for n in range(WINDOWS)], 0.05)[0]
+    assert verdict([LoadWindow(100, 0, 5.0, 1000 + 300 * min(n, 3)) for n in range(WINDOWS)], 0.05)[0]

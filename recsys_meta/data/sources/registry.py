@@ -79,6 +79,18 @@ def _ads_source(order: str, load: Callable[[Path], RawTables]) -> DataSource:
     )
 
 
+def _unshipped_source(name: str, *, title: str, terms: str, file: str, load: Callable[[Path], RawTables]) -> DataSource:
+    """Build the source of a data set that is not downloaded: a file, maybe compressed, in a directory of its name."""
+    return DataSource(
+        title=title,
+        terms=terms,
+        manual_download=_NOT_SHIPPED,
+        folder_names=(name,),
+        marker_files=(f"{file}.gz", file),
+        load=load,
+    )
+
+
 SOURCES: Mapping[str, DataSource] = {
     "movielens-100k": DataSource(
         title="100,000 film ratings of 943 users with age, gender and occupation",
@@ -111,29 +123,26 @@ SOURCES: Mapping[str, DataSource] = {
     ),
     "movielens-1m-ads": _ads_source("in the published order, which runs back in time", read_movielens_1m_ads),
     "movielens-1m-ads-forward": _ads_source("in the order of time", read_movielens_1m_ads_forward),
-    "trivago-100k": DataSource(
+    "trivago-100k": _unshipped_source(
+        "trivago-100k",
         title="312,539 showings of 106,866 hotels in lists with prices and positions, 2 days of 2018",
         terms="released by trivago for the RecSys Challenge 2019: research; no open licence is known",
-        manual_download=_NOT_SHIPPED,
-        folder_names=("trivago-100k",),
-        marker_files=("impressions.csv.gz", "impressions.csv"),
+        file="impressions.csv",
         load=read_trivago,
     ),
-    "frappe": DataSource(
+    "frappe": _unshipped_source(
+        "frappe",
         title="96,203 usages of 4,082 phone apps by 957 users in context, each with two sampled negatives",
         terms="research use with citation of Baltrunas et al. (2015, arXiv:1505.03014); no redistribution without "
         "permission, no commercial use, no attempt to identify people",
-        manual_download=_NOT_SHIPPED,
-        folder_names=("frappe",),
-        marker_files=("interactions.csv.gz", "interactions.csv"),
+        file="interactions.csv",
         load=read_frappe,
     ),
-    "foursquare-us": DataSource(
+    "foursquare-us": _unshipped_source(
+        "foursquare-us",
         title="check-ins at places of 41 cities with coordinates, 2012 and 2013",
         terms="research use with citation of Liu et al. (2017) and Yang et al.",
-        manual_download=_NOT_SHIPPED,
-        folder_names=("foursquare-us",),
-        marker_files=("checkins.csv.gz", "checkins.csv"),
+        file="checkins.csv",
         load=read_foursquare,
     ),
     "simulated-users": DataSource(
