@@ -7,12 +7,12 @@ that neither train nor test. The report holds the cost of the choices and those 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from recsys_meta.core.dataset import Dataset
@@ -22,19 +22,16 @@ from recsys_meta.core.types import FloatArray, IntArray, Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.episodes.splits import EntitySplit
 from recsys_meta.evaluation.cold_start import SHOTS, episodes_at
-from recsys_meta.evaluation.evaluate_batch import evaluate_batch, is_row_metric, metric_names, tunable_metrics
-from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
+from recsys_meta.evaluation.evaluate_batch import is_row_metric, metric_names, tunable_metrics
+from recsys_meta.evaluation.tuning_trial import SCREENING_ENTITIES, TuningTrial
 from recsys_meta.models.baselines import BaselineConfig, PerShotBaseline, make_baseline, make_per_shot
-
-BoolArray = npt.NDArray[np.bool_]
 
 MAX_CELLS = 1_200_000
 """Most scores held at once while settings are compared (tasks times items)."""
 MAX_ROWS = 300
 """Most query rows of an entity that settings are compared on, where metrics are of rows."""
-SCREENING_ENTITIES = 100
-"""Entities that every setting is tried on; the best FINAL_SHARE of the settings, FINALISTS at least, go on."""
-FINALISTS, FINAL_SHARE = 6, 0.15
+FOLDS = 2
+"""Parts of the meta-validation entities, each of which has a choice made without it."""
 EDGE_TOLERANCE = 0.002
 """Difference of the metric up to which an inner setting counts as good as one at the edge of the grid."""
 
@@ -61,12 +58,36 @@ class TuningReport:
     choices: tuple[TuningChoice, ...]
 
 
-class TunedBaseline(NamedTuple):
-    """Tuned baseline, its parameters and the report on its tuning."""
+@dataclass(frozen=True)
+class TunedBaseline:
+    """Tuned baseline: the predictor that all meta-validation entities chose, and two that each left a half of them out.
+
+    `entities` are the sorted ids [V] of the entities that it was tuned on; fold f has those at positions f, f + 2, ...
+    of them, and `fold_predictors[f]` was chosen without these, so that it may be judged, or weighed, on them. `fits`
+    has the parameters of every fit that one of the three predictors needs, by fit key; `params` are those of
+    `predictor`.
+    """
 
     predictor: PerShotBaseline
-    params: Params
     report: TuningReport
+    fold_predictors: tuple[PerShotBaseline, PerShotBaseline]
+    fits: Mapping[str, Params]
+    entities: IntArray
+
+    @cached_property
+    def params(self) -> Params:
+        return self.params_of(self.predictor)
+
+    def params_of(self, predictor: PerShotBaseline) -> Params:
+        """Return the parameters of one of the three predictors as its `fit` does; the tensors are those of `fits`.
+
+        Raises KeyError for a predictor with another fit.
+        """
+        return predictor.collect_params(self.fits)
+
+    def fold_entities(self, fold: int) -> IntArray:
+        """Return the sorted entities that `fold_predictors[fold]` was chosen without."""
+        return self.entities[fold::FOLDS]
 
 
 @torch.no_grad()
@@ -94,36 +115,36 @@ def fit_tuned(
         raise ConfigError(f"a {data.schema.objective} is not tuned by metric '{metric}'; there are {', '.join(names)}")
     settings = make_baseline(name)(objective=data.schema.objective).grid()
     rows = order_rows(index, order or data.schema.order, seed)
-    episodes = _episodes(data, rows, _sample_entities(split.valid, max_entities, seed), sorted(set(shots)))
+    entities = _sample_entities(split.valid, max_entities, seed)
+    episodes = _episodes(data, rows, entities, sorted(set(shots)))
     if not episodes:
         raise ConfigError("no meta-validation entity has enough rows to tune on; give more data or fewer shots")
-    trial = _TuningTrial(settings, data, split.train, metric, seed)
-    values = trial.run(episodes)
-    for i, k in enumerate(episodes):
-        if not np.isfinite(values[i]).any():
+    trial = TuningTrial(settings, data, split.train, metric, seed, episodes)
+    trial.run()
+    signed_metric, values = trial.signed_values(), trial.metric_values()
+    for k, row in zip(episodes, values, strict=True):
+        if not np.isfinite(row).any():
             raise ConfigError(f"no setting of '{name}' predicts only numbers at {k} shots; leave this baseline out")
-    best = np.nanargmax(values * trial.sign, 1)
-    predictor = make_per_shot(name, settings, list(episodes), best.tolist())
-    counts = [sum(len(b.entity) for b in batches) for batches in episodes.values()]
+    best = trial.choose()
     choices = tuple(
         TuningChoice(
-            k, settings[j].model_dump(), float(values[i, j]), counts[i], _edges(settings, values[i] * trial.sign, j, k)
+            k,
+            settings[j].model_dump(),
+            float(values[i, j]),
+            trial.entity_counts[i],
+            _edges(settings, signed_metric[i], j, k),
         )
-        for i, (k, j) in enumerate(zip(episodes, best.tolist(), strict=True))
+        for i, (k, j) in enumerate(zip(episodes, best, strict=True))
     )
+    predictor, first, second = (
+        make_per_shot(name, settings, trial.shots, choice)
+        for choice in (best, *(trial.choose(entities[fold::FOLDS]) for fold in range(FOLDS)))
+    )
+    keys = {p.fit_key() for tuned in (predictor, first, second) for p in tuned.predictors}
     report = TuningReport(name, metric, len(settings), time.monotonic() - start, choices)
-    params = {
-        f"{j}/{key}": value
-        for j, setting in enumerate(predictor.predictors)
-        if _is_first_fit(predictor, j)
-        for key, value in trial.fits[setting.fit_key()].items()
-    }
-    return TunedBaseline(predictor, params, report)
-
-
-def _is_first_fit(predictor: PerShotBaseline, j: int) -> bool:
-    keys = [p.fit_key() for p in predictor.predictors]
-    return keys.index(keys[j]) == j
+    return TunedBaseline(
+        predictor, report, (first, second), {k: fit for k, fit in trial.fits.items() if k in keys}, entities
+    )
 
 
 def _sample_entities(entities: IntArray, count: int, seed: int) -> IntArray:
@@ -144,71 +165,6 @@ def _episodes(data: Dataset, rows: EventIndex, entities: IntArray, shots: Sequen
         if parts:
             batches[k] = [episodes_at(data, rows, part, k, max_rows) for part in parts]
     return batches
-
-
-class _TuningTrial:
-    """Trial of every setting on the first SCREENING_ENTITIES of each support size, then of the best on all."""
-
-    def __init__(
-        self, settings: Sequence[BaselineConfig], data: Dataset, train: IntArray, metric: str, seed: int
-    ) -> None:
-        self.settings, self.data, self.train, self.metric, self.seed = settings, data, train, metric, seed
-        self.sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-        self.fits: dict[str, Params] = {}
-        self.device = torch.device("cpu")
-
-    def run(self, episodes: dict[int, list[TaskBatch]]) -> FloatArray:
-        """Metric of every setting at every support size, [K, settings]; NaN where screening excluded it."""
-        self.device = next(iter(episodes.values()))[0].entity.device
-        screening_count = {k: self._screening_batches(batches) for k, batches in episodes.items()}
-        distinct = np.array([[self._is_distinct(j, k) for j in range(len(self.settings))] for k in episodes])
-        screening = self._means({k: b[: screening_count[k]] for k, b in episodes.items()}, distinct)
-        if all(screening_count[k] == len(b) for k, b in episodes.items()):
-            return screening
-        signed_metric = np.where(np.isnan(screening), -np.inf, screening * self.sign)
-        finalists = max(FINALISTS, round(FINAL_SHARE * len(self.settings)))
-        limit = -np.sort(-signed_metric, axis=1)[:, [min(finalists, signed_metric.shape[1]) - 1]]
-        return self._means(episodes, distinct & (signed_metric >= limit) & np.isfinite(signed_metric))
-
-    def _is_distinct(self, setting: int, shots: int) -> bool:
-        """False at 0 shots for a setting that predicts as an earlier one does from an empty support."""
-        if shots > 0:
-            return True
-        keys = [s.empty_key() for s in self.settings[: setting + 1]]
-        return keys.index(keys[-1]) == setting
-
-    @staticmethod
-    def _screening_batches(batches: Sequence[TaskBatch]) -> int:
-        """Number of batches that hold the SCREENING_ENTITIES."""
-        entity_count = np.cumsum([len(b.entity) for b in batches])
-        if entity_count[-1] <= SCREENING_ENTITIES:
-            return len(batches)
-        return int(np.searchsorted(entity_count, SCREENING_ENTITIES)) + 1
-
-    def _means(self, episodes: dict[int, list[TaskBatch]], mask: BoolArray) -> FloatArray:
-        body: Params = {}
-        body_key = None
-        values = np.full(mask.shape, np.nan)
-        for j in np.flatnonzero(mask.any(0)).tolist():
-            setting = self.settings[j]
-            key = setting.fit_key()
-            if key not in self.fits:
-                params = setting.fit(self.data, self.train)
-                self.fits[key] = {name: value.to(self.device) for name, value in params.items()}
-            if setting.body_key() != body_key:
-                body, body_key = setting.body(self.fits[key]), setting.body_key()
-            for i, (k, batches) in enumerate(episodes.items()):
-                if mask[i, j]:
-                    values[i, j] = self._mean(setting, body, k, batches)
-        return values
-
-    def _mean(self, setting: BaselineConfig, body: Params, shots: int, batches: Sequence[TaskBatch]) -> float:
-        parts = []
-        for part, batch in enumerate(batches):
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + part * 31 + shots)
-            parts.append(evaluate_batch(setting, body, self.data, batch, generator)[self.metric].flatten())
-        mean = float(torch.cat(parts).nanmean())
-        return mean**0.5 if self.metric == "rmse" else mean
 
 
 def _edges(settings: Sequence[BaselineConfig], signed_metric: FloatArray, best: int, shots: int) -> tuple[str, ...]:

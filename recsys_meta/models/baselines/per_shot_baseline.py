@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -53,9 +53,15 @@ class PerShotBaseline(PredictorConfig):
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         """Fit all settings on the given entities: keys `<index of the first setting with this fit>/<name>`."""
+        return self.collect_params(
+            {p.fit_key(): p.fit(data, entities) for _, p in self._representatives("fit_key")},
+        )
+
+    def collect_params(self, fits: Mapping[str, Params]) -> Params:
+        """Collect the parameters that `fit` returns from those of each fit by its key. Raises KeyError without one."""
         params: Params = {}
         for j, predictor in self._representatives("fit_key"):
-            params |= _add_prefix(j, predictor.fit(data, entities))
+            params |= _add_prefix(j, fits[predictor.fit_key()])
         return params
 
     def body(self, params: Params) -> Params:
