@@ -1,4 +1,4 @@
-"""A caller that costs little: keep-alive connections that send the next request as soon as they were answered."""
+"""Load generator that costs little: keep-alive connections that send the next request as soon as one is answered."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import orjson
 
 
 @dataclass
-class Tally:
-    """What came back: seconds each answer took, and how many had each status and `x-cache`."""
+class LoadResult:
+    """Answers to a load: seconds that each took, and how many had each status and `x-cache`."""
 
     seconds: float = 0.0
     taken: list[float] = field(default_factory=list)
@@ -21,25 +22,27 @@ class Tally:
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Number of answers a second."""
         return len(self.taken) / self.seconds
 
     def quantile(self, q: float) -> float:
-        """Milliseconds within which this share was answered."""
+        """Return the milliseconds within which this share was answered."""
         ordered = sorted(self.taken)
         return 1000 * ordered[min(len(ordered) - 1, int(q * len(ordered)))]
 
 
 def post(path: str, body: object) -> bytes:
-    """A request as it goes over the line."""
+    """Build a request as it goes over the line."""
     raw = orjson.dumps(body)
     head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(raw)}\r\n\r\n".encode() + raw
 
 
-class _Line(asyncio.Protocol):
-    def __init__(self, requests: Iterator[bytes], tally: Tally, until: float, done: asyncio.Future[None]) -> None:
-        self.requests, self.tally, self.until, self.done = requests, tally, until, done
+class _LoadConnection(asyncio.Protocol):
+    """Connection that sends requests, one after the other, until the time or the requests are over."""
+
+    def __init__(self, requests: Iterator[bytes], result: LoadResult, until: float, done: asyncio.Future[None]) -> None:
+        self.requests, self.result, self.until, self.done = requests, result, until, done
         self.buffer, self.began = b"", 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -64,33 +67,34 @@ class _Line(asyncio.Protocol):
         length = int(head[at : at + 12].partition(b"\r")[0])
         if len(self.buffer) < end + 4 + length:
             return
-        tally = self.tally
-        tally.taken.append(time.perf_counter() - self.began)
+        result = self.result
+        result.taken.append(time.perf_counter() - self.began)
         mark = head.find(b"x-cache: ")
         cache = head[mark + 9 : mark + 20].partition(b"\r")[0].decode() if mark >= 0 else ""
-        tally.seen[f"{head[9:12].decode()} {cache}".strip()] += 1
+        result.seen[f"{head[9:12].decode()} {cache}".strip()] += 1
         self.buffer = b""
         self._send()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self.buffer or error is not None:
-            self.tally.seen["cut off"] += 1
+            self.result.seen["cut off"] += 1
         if not self.done.done():
             self.done.set_result(None)
 
 
-def call(port: int, requests: Iterator[bytes], connections: int, seconds: float) -> Tally:
-    """Ask for so long over so many connections."""
-    tally = Tally()
+def call(port: int, requests: Iterator[bytes], connections: int, seconds: float) -> LoadResult:
+    """Send requests for so many seconds over so many connections; return what came back."""
+    result = LoadResult()
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
         ends = [loop.create_future() for _ in range(connections)]
         began = time.perf_counter()
         for done in ends:
-            await loop.create_connection(lambda d=done: _Line(requests, tally, began + seconds, d), "127.0.0.1", port)
+            connection = partial(_LoadConnection, requests, result, began + seconds, done)
+            await loop.create_connection(connection, "127.0.0.1", port)
         await asyncio.wait(ends, timeout=seconds + 30)
-        tally.seconds = time.perf_counter() - began
+        result.seconds = time.perf_counter() - began
 
     try:
         import uvloop
@@ -98,4 +102,4 @@ def call(port: int, requests: Iterator[bytes], connections: int, seconds: float)
         asyncio.run(work())
     else:
         uvloop.run(work())
-    return tally
+    return result

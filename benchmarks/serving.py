@@ -1,4 +1,4 @@
-"""What answers cost over HTTP, beside a bare async FastAPI route under the same uvicorn settings, in the same run.
+"""Cost of answers over HTTP, beside a bare async FastAPI route under the same uvicorn settings, in the same run.
 
     python -m benchmarks.serving --json benchmarks/results/serving.json
 
@@ -30,7 +30,7 @@ import torch
 
 from api.handlers.response_encoding import encode_items, pack
 from benchmarks.bench_servers import EVENTS, ITEMS, api_server, bare_server, flagship, install, redis_server
-from benchmarks.http_load import Tally, call, post
+from benchmarks.http_load import LoadResult, call, post
 from recsys_meta.core.types import State
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
@@ -44,25 +44,25 @@ PATH = "/v1/recommendations"
 
 
 def supports(seed: int) -> Iterator[list[str]]:
-    """Five different items each, without end."""
+    """Yield supports of five different items each, without end."""
     rng = np.random.default_rng(seed)
     while True:
         yield [f"i{n}" for n in rng.choice(ITEMS, EVENTS, replace=False)]
 
 
-def body(items: list[str]) -> dict[str, object]:
-    """What is asked for a newcomer with these events."""
+def request_body(items: list[str]) -> dict[str, object]:
+    """Body of the request for a newcomer with these events."""
     return {"events": [{"item": i} for i in items], "n": 10}
 
 
-def asked(items: list[str]) -> bytes:
-    """The same as it is sent."""
-    return orjson.dumps(body(items))
+def encoded_body(items: list[str]) -> bytes:
+    """Body of the request as it is sent."""
+    return orjson.dumps(request_body(items))
 
 
 def request(items: list[str]) -> bytes:
-    """The whole request."""
-    return post(PATH, body(items))
+    """Request with its head."""
+    return post(PATH, request_body(items))
 
 
 def fill(url: str, recommender: Recommender, chosen: list[list[str]], listed: bool) -> None:
@@ -82,21 +82,21 @@ def fill(url: str, recommender: Recommender, chosen: list[list[str]], listed: bo
                 key = state_key(recommender.version, kind, "", known.digest)
                 pipe.set(PREFIX + redis_name(key), seal_value(key, raw), px=3_600_000)
                 if listed:
-                    made = answered(recommender, known, {k: v[n : n + 1] for k, v in states.items()})
-                    key = list_key("bench", recommender.version, kind, "", "", asked(chosen[start + n]))
+                    made = encoded_list(recommender, known, {k: v[n : n + 1] for k, v in states.items()})
+                    key = list_key("bench", recommender.version, kind, "", "", encoded_body(chosen[start + n]))
                     pipe.set(PREFIX + redis_name(key), seal_value(key, made), px=3_600_000)
             pipe.execute()
 
 
-def answered(recommender: Recommender, known: EncodedEntity, state: State) -> bytes:
-    """A list as a server keeps it."""
+def encoded_list(recommender: Recommender, known: EncodedEntity, state: State) -> bytes:
+    """List of an entity as a server keeps it."""
     items = recommender.lists.top_k(recommender.score_catalog(state), 10, exclude=known.seen_items)
     rest = {"support_size": EVENTS, "unknown_items": [], "items": encode_items(items), "next": None}
     return pack(False, EVENTS, orjson.dumps(rest))
 
 
 def entity_bytes(url: str, recommender: Recommender) -> dict[str, int]:
-    """What Redis says that one entity takes: its state and its word, with their names."""
+    """Measure the bytes of one entity in Redis (MEMORY USAGE): its state and its owner's entry, with their names."""
     known = recommender.read_support(
         EntityRequest(events=[Interaction(f"i{n}") for n in range(0, ITEMS, ITEMS // EVENTS)][:EVENTS])
     )
@@ -113,8 +113,8 @@ def entity_bytes(url: str, recommender: Recommender) -> dict[str, int]:
 
 def measure(
     port: int, bare: int, url: str, bundle: Bundle, rounds: int, seconds: float, most: int
-) -> dict[tuple[str, int], list[Tally]]:
-    """Every system at every number of connections, in turn."""
+) -> dict[tuple[str, int], list[LoadResult]]:
+    """Load every system at every number of connections, in turn."""
     known = supports(1)
     cached, adapted = ([next(known) for _ in range(most)] for _ in range(2))
     fill(url, Recommender(bundle), cached, listed=True)
@@ -128,28 +128,28 @@ def measure(
     }
     for at, requests in every.values():
         call(at, requests, CONNECTIONS[-1], min(seconds, 1.0))  # what is lazy is made
-    found: dict[tuple[str, int], list[Tally]] = {}
+    found: dict[tuple[str, int], list[LoadResult]] = {}
     for turn in range(rounds):
         for connections in CONNECTIONS:
             for name, (at, requests) in every.items():
-                tally = call(at, requests, connections, seconds)
-                if tally.seconds < 0.9 * seconds:
+                result = call(at, requests, connections, seconds)
+                if result.seconds < 0.9 * seconds:
                     raise SystemExit(f"the requests of '{name}' ran out; give more --states")
-                found.setdefault((name, connections), []).append(tally)
-                print(f"{turn} {connections:3} {name:20} {tally.rate:8.0f}/s {dict(tally.seen)}", file=sys.stderr)
+                found.setdefault((name, connections), []).append(result)
+                print(f"{turn} {connections:3} {name:20} {result.rate:8.0f}/s {dict(result.seen)}", file=sys.stderr)
     return found
 
 
-def rows(found: dict[tuple[str, int], list[Tally]], cost: dict[str, int]) -> list[dict[str, object]]:
-    """The results in the form of all benches."""
+def rows(found: dict[tuple[str, int], list[LoadResult]], cost: dict[str, int]) -> list[dict[str, object]]:
+    """Rows of the results, in the form of all benchmarks."""
     made: list[dict[str, object]] = []
-    for (name, connections), tallies in found.items():
+    for (name, connections), results in found.items():
         case = f"{connections} connection{'s' if connections > 1 else ''}"
-        rate = statistics.median(t.rate for t in tallies)
+        rate = statistics.median(t.rate for t in results)
         reference = statistics.median(t.rate for t in found[BARE, connections])
         made.append(_row(case, name, rate, "requests/s", rate / reference))
         for q, what in ((0.5, "p50"), (0.99, "p99")):
-            made.append(_row(case, name, statistics.median(t.quantile(q) for t in tallies), f"ms {what}", None))
+            made.append(_row(case, name, statistics.median(t.quantile(q) for t in results), f"ms {what}", None))
     total = cost["state"] + cost["word"]
     made.append(_row("one cached entity", "redis MEMORY USAGE, state and its name", cost["state"], "bytes", None))
     made.append(_row("one cached entity", "redis MEMORY USAGE, all of it", total, "bytes", None))

@@ -177,9 +177,9 @@ class Counts:
         return [(", ".join(sorted(at)), name) for name, at in sorted(self.public.items()) if len(at) > 1]
 
 
-def source_files() -> list[Path]:
+def source_files(packages: Iterable[str] = PACKAGES) -> list[Path]:
     """Return every Python file of the packages."""
-    return sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+    return sorted(file for package in packages for file in (ROOT / package).rglob("*.py"))
 
 
 def local_names(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.Name]:
@@ -192,10 +192,10 @@ def local_names(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[as
 
 
 @cache
-def count() -> Counts:
-    """Count the names of all packages."""
+def count(packages: tuple[str, ...] = PACKAGES) -> Counts:
+    """Count the names of the packages."""
     counts = Counts()
-    for file in source_files():
+    for file in source_files(packages):
         at = str(file.relative_to(ROOT))
         counts.files[str(file.parent.relative_to(ROOT))] += file.name != "__init__.py"
         tree = ast.parse(file.read_text(encoding="utf-8"))

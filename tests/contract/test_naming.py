@@ -25,6 +25,12 @@ def test_share(name):
     assert naming.shares()[name] <= BOUNDS[name], "python -m tests.contract.naming --list"
 
 
+def test_benchmarks_are_named_alike():
+    counts = naming.count(("benchmarks",))
+    assert counts.classes and len(counts.docstrings) > 40
+    assert counts.one_word_classes == [] and counts.vague_docstrings == []
+
+
 @pytest.mark.parametrize(
     ("name", "is_one"),
     [("told", True), ("_made", True), ("Served", True), ("checked", True), ("seed", False), ("embed", False),
