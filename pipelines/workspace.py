@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import CheckpointError, ConfigError, DataError, NotFoundError
-from recsys_meta.data import SOURCES, open_dataset, prepare_named
+from recsys_meta.data import SOURCES, find_schema, open_dataset, prepare_custom, prepare_named, read_custom
 from recsys_meta.models.bundle import Bundle, load_bundle
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.cache.redis_cache import SyncRedisCache
@@ -70,7 +71,8 @@ class Workspace:
     def dataset(self, name: str) -> tuple[Dataset, Path]:
         """Return a prepared data set, by folder or name, and its folder; prepare a built-in one on first use.
 
-        Raises ConfigError for an unknown name, DataError if its data cannot be read.
+        A TOML schema, or the folder of one, is prepared each time: its files may have changed. Raises ConfigError for
+        an unknown name or a wrong schema, DataError if its data cannot be read.
         """
         folder = Path(name)
         if (folder / "dataset.json").is_file():
@@ -78,13 +80,16 @@ class Workspace:
         folder = self.settings.prepared / name
         if "/" not in name and (folder / "dataset.json").is_file():
             return open_dataset(folder), folder
-        if name not in SOURCES:
-            raise ConfigError(
-                f"'{name}' is no prepared data set (a folder with dataset.json, or a name under "
-                f"{self.settings.prepared}) and none of {', '.join(SOURCES)}; "
-                "one that was prepared with --out is given by its folder: --dataset FOLDER"
-            )
-        return prepare_named(name, folder, data_root=self.settings.data), folder
+        if name in SOURCES:
+            return prepare_named(name, folder, data_root=self.settings.data), folder
+        if name and (schema := find_schema(Path(name))) is not None:
+            folder = self.settings.prepared / _custom_folder_name(schema)
+            return prepare_custom(schema, folder), folder
+        raise ConfigError(
+            f"'{name}' is no prepared data set (a folder with dataset.json, or a name under "
+            f"{self.settings.prepared}), no TOML schema nor the folder of one, and none of {', '.join(SOURCES)}; "
+            "one that was prepared with --out is given by its folder: --dataset FOLDER"
+        )
 
     def bundle(self, name: str) -> Bundle:
         """Load a published model by NAME (its live version) or NAME@VERSION, or a bundle by its folder."""
@@ -120,6 +125,12 @@ class Workspace:
             return Path(name)
         with self.reading() as session:
             return Path(resolve_version(session, name).path)
+
+
+def _custom_folder_name(schema: Path) -> str:
+    """Return a folder name that differs for schemas of the same name. Raises ConfigError, DataError for a wrong one."""
+    digest = hashlib.sha256(str(schema.resolve()).encode()).hexdigest()[:8]
+    return f"{read_custom(schema)[0].schema.name}-{digest}"
 
 
 @contextmanager

@@ -1,30 +1,51 @@
-"""`recsys-meta compare`: learners and baselines side by side on one data set."""
+"""`recsys-meta compare`: learners and baselines side by side, on one data set or on several in turn."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from pipelines.commands.comparison_output import (
     MinQuery,
     OrderOption,
+    SummaryOutput,
     parse_baselines,
     parse_names,
     parse_order,
     print_comparison,
 )
 from pipelines.commands.train import StepProgress
-from pipelines.console import JsonFile, Shots, parse_shots, progress_bar
+from pipelines.console import JsonFile, Shots, err, parse_shots, progress_bar
 from pipelines.experiments.comparison import Comparison
 from pipelines.experiments.comparison_run import EvaluationProtocol, Scenario, compare
+from pipelines.experiments.dataset_sources import (
+    DatasetSource,
+    baselines_serving,
+    learners_serving,
+    open_sources,
+    require_known,
+)
+from pipelines.experiments.dataset_summary import DatasetFailure
+from pipelines.experiments.training_run import TrainingInterruption
 from pipelines.workspace import Workspace
+from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.training.trainer import TrainStep
+
+log = logging.getLogger(__name__)
 
 
 def compare_command(
-    dataset: Annotated[str, typer.Option(help="Data set by name, or the folder of a prepared one.")],
+    dataset: Annotated[
+        list[str],
+        typer.Option(
+            help="Data set by name, or the folder of a prepared one or of a TOML schema; give several for a summary."
+        ),
+    ],
     learners: Annotated[str, typer.Option(help="all, none, or recipe names separated by commas.")] = "all",
     baselines: Annotated[str, typer.Option(help="all, none, or names separated by commas.")] = "all",
     shots: Shots = None,
@@ -44,23 +65,74 @@ def compare_command(
     json_file: JsonFile = None,
     html: Annotated[Path | None, typer.Option(help="Write report.html and cold_start.png into this folder.")] = None,
 ) -> None:
-    """Learners and baselines side by side on the same episodes, the same seeds and the same tuning budget."""
+    """Learners and baselines side by side on the same episodes, the same seeds and the same tuning budget.
+
+    Several data sets are compared in turn, each in its own metric; a summary has the wins, ties and losses of the first
+    learner, mean ranks, and the largest loss. One that fails costs the others nothing; the exit status is then 1.
+    """
     if split not in ("seed", "time"):
         raise typer.BadParameter("seed or time", param_hint="--split")
     workspace = Workspace()
-    data, folder = workspace.dataset(dataset)
-    protocol = EvaluationProtocol(parse_shots(shots), split, parse_order(order), min_query, _scenario(scenario))
+    settings = {
+        "protocol": EvaluationProtocol(parse_shots(shots), split, parse_order(order), min_query, _scenario(scenario)),
+        "seeds": tuple(range(seeds)),
+        "overrides": set_ or [],
+        "threads": threads,
+    }
+    learner_names = None if learners == "all" else parse_names(learners)
+    if len(dataset) > 1:
+        output = SummaryOutput(json_file, html)
+        baseline_names = None if baselines == "all" else parse_names(baselines)
+        _compare_each(workspace, dataset, learner_names, baseline_names, output, **settings)
+        raise typer.Exit(output.finish())
+    data, folder = workspace.dataset(dataset[0])
     results = run_comparison(
-        workspace,
-        str(folder),
-        learners=None if learners == "all" else parse_names(learners),
-        baselines=parse_baselines(baselines, data),
-        protocol=protocol,
-        seeds=tuple(range(seeds)),
-        overrides=set_ or [],
-        threads=threads,
+        workspace, str(folder), learners=learner_names, baselines=parse_baselines(baselines, data), **settings
     )
     print_comparison(results, json_file, html)
+
+
+def _compare_each(
+    workspace: Workspace,
+    datasets: Sequence[str],
+    learners: Sequence[str] | None,
+    baselines: Sequence[str] | None,
+    output: SummaryOutput,
+    **settings: Any,
+) -> None:
+    """Compare on each data set, and hand results and failures to the output as they come."""
+    require_known(learners or (), baselines or ())
+    sources, failures = open_sources(workspace, datasets)
+    for failure in failures:
+        output.add_failure(failure)
+    for source in sources:
+        try:
+            output.add(source, _compare_source(workspace, source, learners, baselines, **settings))
+        except TrainingInterruption:
+            raise
+        except RecsysMetaError as error:
+            output.add_failure(DatasetFailure(source.given, str(error)))
+        except Exception as error:
+            # A bug that one data set brings to light must not cost the results of hours on the others.
+            log.exception("%s", source.given)
+            output.add_failure(DatasetFailure(source.given, f"unexpected {type(error).__name__}: {error}"))
+
+
+def _compare_source(
+    workspace: Workspace,
+    source: DatasetSource,
+    learners: Sequence[str] | None,
+    baselines: Sequence[str] | None,
+    **settings: Any,
+) -> list[Comparison]:
+    """Compare those of the learners and baselines (None: of all) that serve the objective of a data set."""
+    data, _ = workspace.dataset(str(source.folder))
+    serving = {"learners": learners_serving(data, learners), "baselines": baselines_serving(data, baselines)}
+    named = (*(learners or ()), *(baselines or ()))
+    if left_out := [n for n in named if not any(n in (names or ()) for names in serving.values())]:
+        text = f"{source.label}: {', '.join(left_out)} left out, since its objective is {data.schema.objective}"
+        err.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+    return run_comparison(workspace, str(source.folder), label=source.label, **serving, **settings)
 
 
 def run_comparison(workspace: Workspace, dataset: str, **settings: Any) -> list[Comparison]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +16,11 @@ import typer
 from rich.markup import escape
 
 from pipelines.console import err, out
-from pipelines.experiments import report
-from pipelines.experiments.comparison import Comparison, as_json
+from pipelines.experiments import report, summary_report
+from pipelines.experiments.comparison import Comparison, JsonPart, as_json, json_part, merge_json
 from pipelines.experiments.comparison_run import baselines_for
+from pipelines.experiments.dataset_sources import DatasetSource
+from pipelines.experiments.dataset_summary import DatasetFailure, DatasetSummary, outcome_of, scenario_labels
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
@@ -39,14 +43,80 @@ def print_comparison(results: Sequence[Comparison], json_file: Path | None = Non
     for name, seconds in {m.name: m.seconds for r in results for m in r.methods if m.seconds}.items():
         err.print(f"[dim]{name}: trained in at most {seconds:.0f} s a seed[/]")
     if json_file is not None:
-        content = as_json(results, command_line(), datetime.now(UTC).isoformat())
-        write_file(json_file, json.dumps(content, indent=1).encode())
-        err.print(f"[dim]wrote {escape(str(json_file))}[/]", soft_wrap=True)
+        _write_json(json_file, as_json(results, command_line(), datetime.now(UTC).isoformat()))
     if html is not None:
-        for result in results:
-            folder = html if len(results) == 1 else html / result.scenario.partition("/")[0]
+        for result, label in zip(results, scenario_labels([r.scenario for r in results]), strict=True):
+            folder = html if len(results) == 1 else html / label
             for path in report.write_report(result, folder, command_line()):
-                err.print(f"[dim]wrote {escape(str(path))}[/]", soft_wrap=True)
+                _print_written(path)
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    write_file(file, json.dumps(content, indent=1).encode())
+    _print_written(file)
+
+
+def _print_written(file: Path) -> None:
+    err.print(f"[dim]wrote {escape(str(file))}[/]", soft_wrap=True)
+
+
+class SummaryOutput:
+    """Output of a comparison on several data sets: that of each when it is done, and a summary of all in the end.
+
+    The JSON file is written anew after each data set, so that whatever stops the command costs the rest only.
+    """
+
+    def __init__(self, json_file: Path | None = None, html: Path | None = None) -> None:
+        self._json_file, self._html = json_file, html
+        self._summary = DatasetSummary()
+        self._parts: list[JsonPart] = []
+        self._folders: list[str] = []
+
+    def add(self, source: DatasetSource, results: Sequence[Comparison]) -> None:
+        """Print the results of a data set, and write its report and the JSON file so far."""
+        self._summary.outcomes += [outcome_of(result, source.given) for result in results]
+        self._parts += [json_part(result, with_dataset=True) for result in results]
+        folder = _folder_name(source.label, {f.partition("/")[0] for f in self._folders})
+        labels = scenario_labels([r.scenario for r in results])
+        self._folders += [folder if len(results) == 1 else f"{folder}/{label}" for label in labels]
+        self._write_json()
+        print_comparison(results, html=None if self._html is None else self._html / folder)
+
+    def add_failure(self, failure: DatasetFailure) -> None:
+        """Print that a data set failed, now and in the end."""
+        self._summary.failures.append(failure)
+        _print_failure(failure)
+
+    def finish(self) -> int:
+        """Print and write the summary; return the exit status, 1 if a data set failed."""
+        self._write_json()
+        if self._summary.outcomes:
+            out.print(summary_report.verdict_table(self._summary))
+            out.print()
+            out.print(summary_report.rank_table(self._summary))
+            out.print()
+            out.print(escape(summary_report.largest_loss_line(self._summary)), soft_wrap=True)
+        if self._html is not None and self._summary.outcomes:
+            for path in summary_report.write_summary(self._summary, self._folders, self._html, command_line()):
+                _print_written(path)
+        for failure in self._summary.failures:
+            _print_failure(failure)
+        return 1 if self._summary.failures else 0
+
+    def _write_json(self) -> None:
+        if self._json_file is not None:
+            content = merge_json(self._parts, command_line(), datetime.now(UTC).isoformat())
+            _write_json(self._json_file, {**content, "datasets": self._summary.as_json()})
+
+
+def _print_failure(failure: DatasetFailure) -> None:
+    err.print(f"[red]failed:[/] {escape(failure.dataset)}: {escape(failure.reason)}", soft_wrap=True)
+
+
+def _folder_name(label: str, used: Collection[str]) -> str:
+    """Name of a folder for a label, without slashes or blanks, that is not used yet."""
+    name = re.sub(r"[^\w.-]+", "-", label).strip("-.") or "data"
+    return next(n for n in chain([name], (f"{name}-{i}" for i in count(2))) if n not in used)
 
 
 def _print(result: Comparison) -> None:

@@ -96,7 +96,9 @@ def _prepare(workspace: Workspace, name_option: str | None) -> tuple[str, Path, 
     """
     if name_option is not None:
         _, folder = workspace.dataset(name_option)
-        return (Path(name_option).name if Path(name_option).is_dir() else name_option), folder, "as asked for"
+        path = Path(name_option)
+        name = path.stem if path.is_file() else path.name if path.is_dir() else name_option
+        return name, folder, "as asked for"
     for name, why in _candidates(workspace):
         folder = workspace.settings.prepared / name
         try:

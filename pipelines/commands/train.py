@@ -32,7 +32,9 @@ class StepProgress:
 
 def train_command(
     recipe: Annotated[str | None, typer.Option(help="Recipe by name or .toml file.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set by name, or the folder of a prepared one.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set by name, or the folder of a prepared one or of a TOML schema.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one key: train.epochs=10.")] = None,
     resume: Annotated[str | None, typer.Option(help="Continue this run from its last checkpoint.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,

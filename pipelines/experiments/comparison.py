@@ -35,6 +35,15 @@ class MethodCurves:
 
 
 @dataclass(frozen=True)
+class MethodPoints:
+    """Metric of a method at each point of the curve: mean over seeds, and its 95% interval over newcomers."""
+
+    name: str
+    role: Role
+    points: tuple[ConfidenceInterval, ...]
+
+
+@dataclass(frozen=True)
 class PairedComparison:
     """Paired difference of two methods at one point over all seeds: `method` less `against`."""
 
@@ -98,6 +107,17 @@ class Comparison:
                 ]
         return rows
 
+    def method_points(self, metric: str) -> list[MethodPoints]:
+        """Metric of every method at every point."""
+        return [
+            MethodPoints(
+                m.name,
+                m.role,
+                tuple(summarise_seeds(metric, [c.values[k][metric] for c in m.curves.values()]) for k in self.shots),
+            )
+            for m in self.methods
+        ]
+
     def mean(self, method: MethodCurves, shots: int, metric: str) -> float:
         """Mean over seeds at one point, NaN without entities."""
         return mean_over_seeds(metric, [c.values[shots][metric] for c in method.curves.values()])[0]
@@ -142,38 +162,35 @@ class Comparison:
         return PairedComparison(ours.name, other.name, shots, metric, p.difference, p.low, p.high, p.p, p.n)
 
 
+JsonPart = Mapping[str, list[dict[str, Any]]]
+"""JSON content of one comparison: lists by key."""
+
+
 def as_json(results: Sequence[Comparison], command: str, created: str) -> dict[str, Any]:
     """Results as JSON content: evaluations, paired tests, methods and the effect of adapting."""
-    parts = [_as_json(result) for result in results]
-    content = {key: [row for part in parts for row in part[key]] for key in parts[0]} if parts else {}
-    return {"command": command, "created": created, **content}
+    return merge_json([json_part(result) for result in results], command, created)
 
 
-def _as_json(result: Comparison) -> dict[str, list[dict[str, Any]]]:
+def merge_json(parts: Sequence[JsonPart], command: str, created: str) -> dict[str, Any]:
+    """JSON content of several comparisons: the lists of all, behind the command and the time."""
+    keys = ("rows", "paired", "beside", "among", "methods", "change")
+    return {"command": command, "created": created, **{k: [row for part in parts for row in part[k]] for k in keys}}
+
+
+def json_part(result: Comparison, *, with_dataset: bool = False) -> JsonPart:
+    """JSON content of a comparison; `with_dataset` names the data set in every entry rather than in "rows" alone."""
     keep = ("dataset", "scenario", "method", "role", "seed", "shots", "metric", "value", "low", "high", "n")
+    at = {"dataset": result.dataset, "scenario": result.scenario} if with_dataset else {"scenario": result.scenario}
     rows = [{k: v for k, v in asdict(r).items() if k in keep} for r in result.evaluations()]
-    versus = [
-        {"scenario": result.scenario, **asdict(v)}
-        for metric in result.metrics
-        for v in result.against_best_baseline(metric)
-    ]
+    versus = [{**at, **asdict(v)} for metric in result.metrics for v in result.against_best_baseline(metric)]
     methods = [
-        {
-            "scenario": result.scenario,
-            "method": m.name,
-            "role": m.role,
-            "train_seconds": round(m.seconds, 1),
-            "note": m.note,
-        }
+        {**at, "method": m.name, "role": m.role, "train_seconds": round(m.seconds, 1), "note": m.note}
         for m in result.methods
     ]
-    change = [
-        {"scenario": result.scenario, "shots": k, "state": s, "scores": c}
-        for k, (s, c) in result.adaptation_effects.items()
-    ]
+    change = [{**at, "shots": k, "state": s, "scores": c} for k, (s, c) in result.adaptation_effects.items()]
     metrics = [
         m for m in result.metrics if m in (result.metrics[0], "mrr")
     ]  # a bootstrap of every method for each metric
-    beside = [{"scenario": result.scenario, **asdict(v)} for m in metrics for v in result.against_all_methods(m)]
-    among = [{"scenario": result.scenario, **asdict(v)} for v in result.between_learners(result.metrics[0])]
+    beside = [{**at, **asdict(v)} for m in metrics for v in result.against_all_methods(m)]
+    among = [{**at, **asdict(v)} for v in result.between_learners(result.metrics[0])]
     return {"rows": rows, "paired": versus, "beside": beside, "among": among, "methods": methods, "change": change}

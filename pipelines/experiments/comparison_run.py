@@ -99,13 +99,15 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     overrides: Sequence[str] = (),
     threads: int | None = None,
+    label: str | None = None,
     notify: Notify = lambda _: None,
     on_step: OnStep = lambda *_: None,
 ) -> list[Comparison]:
     """Train every learner and tune every baseline for each seed, and evaluate all on the same meta-test episodes.
 
-    None takes all learners, or baselines, that serve the objective. Returns a comparison for each scenario of the
-    protocol and stores their evaluations in SQL. Raises ConfigError for unknown names.
+    None takes all learners, or baselines, that serve the objective; `label` names the data set in the results (None:
+    by its schema). Returns a comparison for each scenario of the protocol and stores their evaluations in SQL. Raises
+    ConfigError for unknown names.
     """
     data, folder = workspace.dataset(dataset)
     source = source_of(dataset, folder)
@@ -117,7 +119,7 @@ def compare(
         inputs = training_inputs(data, source, scenario=protocol.sampling, split=protocol.split, seed=seed)
         setups = _evaluation_setups(inputs, protocol)
         for setup in setups:
-            builders.setdefault(setup.scenario, _ComparisonBuilder(data, setup.scenario, shots))
+            builders.setdefault(setup.scenario, _ComparisonBuilder(data, setup.scenario, shots, label))
         for recipe in recipes:
             notify(f"seed {seed}: training {recipe.name}")
             training = train_run(
@@ -153,8 +155,8 @@ def seeds_for(data: Dataset, protocol: EvaluationProtocol, seeds: Sequence[int])
 class _ComparisonBuilder:
     """Builder of a comparison from the curves of its methods."""
 
-    def __init__(self, data: Dataset, scenario: str, shots: tuple[int, ...]) -> None:
-        self._result = Comparison(data.schema.name, scenario, metric_names(data), shots)
+    def __init__(self, data: Dataset, scenario: str, shots: tuple[int, ...], label: str | None) -> None:
+        self._result = Comparison(label or data.schema.name, scenario, metric_names(data), shots)
         self._curves: dict[tuple[str, Role], dict[int, ColdStartCurve]] = {}
         self._notes: dict[str, str] = {}
         self._seconds: dict[str, float] = {}

@@ -5,23 +5,25 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2 import Environment
+from jinja2 import Environment, FunctionLoader
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.experiments.comparison import Comparison, MethodCurves, PairedComparison
+from pipelines.experiments.comparison import Comparison, MethodPoints, PairedComparison
 from recsys_meta.core.atomic_io import write_file
-from recsys_meta.metrics.bootstrap import mean_over_seeds, summarise_seeds
+from recsys_meta.metrics.bootstrap import mean_over_seeds
 from recsys_meta.metrics.pooled_metrics import RowSample, reliability
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NAMES = {
@@ -103,34 +105,42 @@ def plot_curves(result: Comparison, metric: str) -> bytes:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    positions = range(len(result.shots))
-    for m in result.methods:
-        points = [summarise_seeds(metric, [c.values[k][metric] for c in m.curves.values()]) for k in result.shots]
+    draw_curves(axes, result.shots, result.method_points(metric))
+    axes.set_xlabel("interactions known of the newcomer")
+    axes.set_ylabel(NAMES.get(metric, metric))
+    axes.set_title(f"{result.dataset}: the cold-start curve")
+    axes.legend(fontsize=7, ncols=2)
+    return as_png(figure)
+
+
+def draw_curves(
+    axes: Axes, shots: Sequence[int], methods: Sequence[MethodPoints], colors: Mapping[str, str] | None = None
+) -> None:
+    """Draw a line for each method, with 95% bands for learners; without `colors` by name, in the default order."""
+    positions = range(len(shots))
+    for m in methods:
         flagship = m.role == "flagship"
         style = {"flagship": "-", "learner": "--", "baseline": ":"}[m.role]
         (line,) = axes.plot(
             positions,
-            [p.value for p in points],
+            [p.value for p in m.points],
             style,
             label=m.name,
+            color=None if colors is None else colors[m.name],
             linewidth=2.5 if flagship else 1.3,
             marker="o",
             markersize=5 if flagship else 3,
         )
         if m.role != "baseline":
             axes.fill_between(
-                positions, [p.low for p in points], [p.high for p in points], alpha=0.12, color=line.get_color()
+                positions, [p.low for p in m.points], [p.high for p in m.points], alpha=0.12, color=line.get_color()
             )
-    axes.set_xticks(list(positions), [str(k) for k in result.shots])
-    axes.set_xlabel("interactions known of the newcomer")
-    axes.set_ylabel(NAMES.get(metric, metric))
-    axes.set_title(f"{result.dataset}: the cold-start curve")
+    axes.set_xticks(list(positions), [str(k) for k in shots])
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=7, ncols=2)
-    return _png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
+    """Render a figure as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     content = io.BytesIO()
@@ -164,41 +174,40 @@ def reliability_plot(result: Comparison) -> bytes | None:
         axes.set_title(f"{k} shots")
         axes.set_xlabel("predicted")
         axes.legend(fontsize=7)
-    return _png(figure)
+    return as_png(figure)
 
 
-def report_page(result: Comparison, command: str) -> str:
-    """Render the HTML report as one page that loads nothing from elsewhere."""
-    template = (files("pipelines.experiments") / "report.html.jinja").read_text(encoding="utf-8")
-    tables = [(metric, [_line(result, m, metric) for m in result.methods]) for metric in result.metrics]
-    return (
-        Environment(autoescape=True)
-        .from_string(template)
-        .render(
-            result=result,
-            tables=tables,
-            names=NAMES,
-            png=base64.b64encode(plot_curves(result, result.metrics[0])).decode(),
-            reliability=base64.b64encode(reliability_plot(result) or b"").decode(),
-            verdicts=[verdict(v) for v in result.against_best_baseline(result.metrics[0])],
-            command=command,
-            created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        )
+def report_page(result: Comparison, command: str, curve: bytes, reliability: bytes | None) -> str:
+    """Render the HTML report, with its plots as PNG, as one page that loads nothing from elsewhere."""
+    return render_page(
+        "report.html.jinja",
+        command,
+        result=result,
+        tables=[(metric, result.method_points(metric)) for metric in result.metrics],
+        png=base64.b64encode(curve).decode(),
+        reliability=base64.b64encode(reliability or b"").decode(),
+        verdicts=[verdict(v) for v in result.against_best_baseline(result.metrics[0])],
     )
 
 
-def _line(result: Comparison, method: MethodCurves, metric: str) -> tuple[str, str, list[object]]:
-    cells = [summarise_seeds(metric, [c.values[k][metric] for c in method.curves.values()]) for k in result.shots]
-    return method.name, method.role, list(cells)
+def render_page(template: str, command: str, **content: object) -> str:
+    """Render a template of this package, which also gets the names of metrics, the command and the time."""
+    environment = Environment(autoescape=True, loader=FunctionLoader(_read_template))
+    created = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return environment.get_template(template).render(names=NAMES, command=command, created=created, **content)
+
+
+def _read_template(name: str) -> str:
+    return (files("pipelines.experiments") / name).read_text(encoding="utf-8")
 
 
 def write_report(result: Comparison, folder: Path, command: str) -> list[Path]:
     """Write cold_start.png, report.html and for clicks reliability.png; return their paths."""
     image, html = folder / "cold_start.png", folder / "report.html"
-    write_file(image, plot_curves(result, result.metrics[0]))
-    write_file(html, report_page(result, command).encode())
-    calibration = reliability_plot(result)
-    if calibration is None:
+    curve, reliability = plot_curves(result, result.metrics[0]), reliability_plot(result)
+    write_file(image, curve)
+    write_file(html, report_page(result, command, curve, reliability).encode())
+    if reliability is None:
         return [image, html]
-    write_file(folder / "reliability.png", calibration)
+    write_file(folder / "reliability.png", reliability)
     return [image, html, folder / "reliability.png"]

@@ -9,7 +9,7 @@ from recsys_meta.data.simulators.cities import WalkTruth, simulate_cities
 from recsys_meta.data.simulators.latent_factors import GroundTruth, SimulatedDataset
 from recsys_meta.data.simulators.users import simulate_users
 from recsys_meta.data.sources.registry import SOURCES, DataSource, locate, prepare_named
-from recsys_meta.data.sources.toml_schema import prepare_custom
+from recsys_meta.data.sources.toml_schema import find_schema, prepare_custom, read_custom
 from recsys_meta.data.validate import ValidationReport, validate
 
 __all__ = [
@@ -22,11 +22,13 @@ __all__ = [
     "ValidationReport",
     "WalkTruth",
     "describe",
+    "find_schema",
     "locate",
     "open_dataset",
     "prepare",
     "prepare_custom",
     "prepare_named",
+    "read_custom",
     "simulate_ads",
     "simulate_cities",
     "simulate_users",

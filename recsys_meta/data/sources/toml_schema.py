@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -72,6 +73,31 @@ def prepare_custom(
     tables, unused_columns = read_custom(Path(path))
     about = {"name": tables.schema.name, "unused_columns": list(unused_columns)}
     return prepare(override_schema(tables, objective, positive), Path(out), on_error, progress, about, block)
+
+
+def find_schema(path: Path) -> Path | None:
+    """Return what describes a user's data: a TOML schema or an .inter file, itself or in a directory.
+
+    In a directory with several .toml files, such as recipes, the schema is the one with a table [files]. None where
+    there is nothing of the kind. Raises ConfigError for a directory with several schemas, or .toml files but no schema.
+    """
+    if path.is_file():
+        return path if path.suffix in (".toml", ".inter") else None
+    candidates = sorted(path.glob("*.toml"))
+    if len(candidates) > 1:
+        schemas = [c for c in candidates if _has_files_table(c)]
+        if len(schemas) != 1:
+            names = ", ".join(c.name for c in schemas or candidates)
+            raise ConfigError(f"{path}: {len(schemas)} schemas with a table [files] ({names}); give the file of one")
+        return schemas[0]
+    return next(iter(candidates or sorted(path.glob("*.inter"))), None)
+
+
+def _has_files_table(path: Path) -> bool:
+    try:
+        return isinstance(tomllib.loads(path.read_text(encoding="utf-8")).get("files"), dict)
+    except (OSError, ValueError):  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors
+        return False
 
 
 def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:

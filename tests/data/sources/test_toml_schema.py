@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys_meta.core.errors import ConfigError, DataError
-from recsys_meta.data import prepare_custom
+from recsys_meta.data import find_schema, prepare_custom
 from tests.data.source_files import GOOD, HEAD, SCHEMA, bag, cells, prepared, rows, write
 
 COLUMNS = {"user": [1, 1, 2], "item": ["i1", "i2", "i1"], "rating": [4.0, 5.0, 1.0], "time": [100, 200, 300]}
@@ -200,3 +200,27 @@ def test_frames_read_back_by_pandas_agree(tmp_path):
     items = vocab[vocab["space"] == "item"]
     assert list(items["id"]) == [2, 3]
     assert list(items["value"]) == list(data.vocab.values["item"])
+
+
+def test_the_schema_of_a_folder_is_found_beside_recipes(tmp_path):
+    path = write(tmp_path / "raw", GOOD)
+    assert find_schema(path) == find_schema(path.parent) == path
+    (path.parent / "recipe.toml").write_text('name = "mine"\nlearner = "maml"\n')
+    (path.parent / "broken.toml").write_text("name = ")
+    assert find_schema(path.parent) == path
+    (path.parent / "second.toml").write_text(path.read_text())
+    with pytest.raises(ConfigError, match=r"2 schemas .*schema\.toml, second\.toml.*give the file"):
+        find_schema(path.parent)
+    path.unlink()
+    (path.parent / "second.toml").unlink()
+    with pytest.raises(ConfigError, match=r"0 schemas .*broken\.toml, recipe\.toml"):
+        find_schema(path.parent)
+
+
+def test_what_is_no_schema_is_none(tmp_path):
+    (tmp_path / "events.csv").write_text(GOOD)
+    assert find_schema(tmp_path) is find_schema(tmp_path / "events.csv") is find_schema(tmp_path / "nowhere") is None
+    (tmp_path / "atoms.inter").write_text("user_id:token\titem_id:token\nu\ti\n")
+    assert find_schema(tmp_path) == tmp_path / "atoms.inter"
+    (tmp_path / "only.toml").write_text("name = ")
+    assert find_schema(tmp_path) == tmp_path / "only.toml", "so that its error names it"
