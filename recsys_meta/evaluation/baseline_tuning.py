@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -119,7 +119,7 @@ def fit_tuned(
     episodes = _episodes(data, rows, entities, sorted(set(shots)))
     if not episodes:
         raise ConfigError("no meta-validation entity has enough rows to tune on; give more data or fewer shots")
-    trial = TuningTrial(settings, data, split.train, metric, seed, episodes)
+    trial = TuningTrial(settings, _with_order(data, order), split.train, metric, seed, episodes)
     trial.run()
     signed_metric, values = trial.signed_values(), trial.metric_values()
     for k, row in zip(episodes, values, strict=True):
@@ -145,6 +145,13 @@ def fit_tuned(
     return TunedBaseline(
         predictor, report, (first, second), {k: fit for k, fit in trial.fits.items() if k in keys}, entities
     )
+
+
+def _with_order(data: Dataset, order: Order | None) -> Dataset:
+    """Data set whose schema says that supports are taken in this order, so that a baseline which reads it trains so."""
+    if order is None or order == data.schema.order or data.schema.time is None:
+        return data
+    return replace(data, schema=data.schema.model_copy(update={"exact_time": order == "time"}))
 
 
 def _sample_entities(entities: IntArray, count: int, seed: int) -> IntArray:

@@ -44,7 +44,8 @@ class Recommender:
         with torch.no_grad():
             self.body = {name: leaf.detach() for name, leaf in predictor.body(bundle.params).items()}
         self.catalog = ItemCatalog(bundle)
-        self.reader = SupportReader(schema, self.catalog.ids)
+        keeps_order: bool = getattr(predictor, "reads_order", False)
+        self.reader = SupportReader(schema, self.catalog.ids, keeps_order=keeps_order)
         item_features = self.catalog.features if schema.home else {}
         self.encoder = RequestEncoder(schema, bundle.vocab, self.catalog.ids, item_features)
         self.queries = QueryEncoder(schema, self.reader.fields, self.encoder)

@@ -83,7 +83,7 @@ class EncodedEntity:
     unknown_items: raw items that the model lacks; features: raw values; context, history: an entry for each row, or
     none at all; actor_items: the items that each actor met, the last one first; catalog: the entity's own catalogue, in
     which its ids are then local; base_digest: the digest before features of items were added to the catalogue, and
-    those features.
+    those features; keeps_order: True where the model reads the order of the rows.
     """
 
     items: tuple[int, ...]
@@ -96,15 +96,16 @@ class EncodedEntity:
     actor_items: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     catalog: EntityCatalogSpec | None = None
     base_digest: tuple[str, str] | None = None
+    keeps_order: bool = False
 
     @cached_property
     def digest(self) -> str:
-        """Hash of all that adaptation depends on beside the model, 32 hexadecimal digits; the order of events does not
-        matter."""
+        """Hash of all that adaptation depends on beside the model, 32 hexadecimal digits; the order of events matters
+        to a model that reads it only."""
         content: list[object]
         if self.base_digest is not None:
             content = list(self.base_digest)  # thousands of rows are not hashed again for one more item
-        elif self.context or self.history or self.catalog is not None:
+        elif self.context or self.history or self.catalog is not None or self.keeps_order:
             content = [self.items, self.labels, self.context, self.history, self.features]
             content += [] if self.catalog is None else [self.catalog.names, self.catalog.features]
         else:

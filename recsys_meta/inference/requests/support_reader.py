@@ -1,6 +1,7 @@
 """From raw events and features to the rows of a support, encoded for one model. Nothing here adapts.
 
-The order in which events are given never matters: they are put in the order of their times.
+Events are put in the order of their times. The order in which they are given matters only to a model that reads the
+order of rows, and there only among events at the same time or without one.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from operator import itemgetter
 
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import ARRIVAL, Schema
@@ -36,11 +38,13 @@ LATEST = 253_402_300_799.0
 class SupportReader:
     """Reads entities for one model: its schema, and the padded ids of its items by name.
 
-    keeps_repeats: every event is a row; elsewhere the last event on an item replaces those before.
+    keeps_repeats: every event is a row; elsewhere the last event on an item replaces those before. keeps_order: rows
+    of a ranking are in the order of their times, for a model that reads it.
     """
 
-    def __init__(self, schema: Schema, item_ids: Mapping[str, int]) -> None:
+    def __init__(self, schema: Schema, item_ids: Mapping[str, int], *, keeps_order: bool = False) -> None:
         self.schema, self.item_ids, self.fields = schema, item_ids, ContextFields.of_schema(schema)
+        self.keeps_order = keeps_order
         self.keeps_repeats = schema.objective in ("click", "choice")
         self._coordinates = [f.name for f in schema.entity_features if f.kind == "numeric" and f.name in MAX_DEGREES]
 
@@ -80,17 +84,31 @@ class SupportReader:
                 rank = *rank[:2], canonical_json(context)
             # The last event on an item counts, and a repetition is no second positive.
             if item not in last or rank >= last[item]:
+                if self.keeps_order:
+                    last.pop(item, None)  # the place of an event is that of the last one on its item
                 last[item], contexts[item] = rank, context or {}
         rows = [(when, item, label) for item, (when, label, _) in last.items() if self._is_positive(label)]
-        if len(rows) > MAX_SUPPORT:
-            rows = sorted(rows)[-MAX_SUPPORT:]
-        # By item, as the digest has them: sums in another order differ in the last bit.
-        recent = sorted((item, label) for _, item, label in rows)
+        if self.keeps_order:
+            # Stable: events at the same time, or without one, stay in the order in which they were given.
+            recent = [(item, label) for _, item, label in sorted(rows, key=itemgetter(0))[-MAX_SUPPORT:]]
+        else:
+            if len(rows) > MAX_SUPPORT:
+                rows = sorted(rows)[-MAX_SUPPORT:]
+            # By item, as the digest has them: sums in another order differ in the last bit.
+            recent = sorted((item, label) for _, item, label in rows)
         items = tuple([item for item, _ in recent])
         ranking = self.schema.objective == "ranking"
         labels = (1.0,) * len(recent) if ranking else tuple([label for _, label in recent])
         context_rows = tuple(self.fields.row_values(contexts[item]) for item in items) if self.fields.row_fields else ()
-        return EncodedEntity(items, labels, frozenset(last), tuple(sorted(unknown)), features, context_rows)
+        return EncodedEntity(
+            items,
+            labels,
+            frozenset(last),
+            tuple(sorted(unknown)),
+            features,
+            context_rows,
+            keeps_order=self.keeps_order,
+        )
 
     def _read_every_event(self, events: Sequence[Interaction], features: RawFeatures) -> EncodedEntity:
         """Encode every event as a row; one whose item the model lacks still has its context and label."""

@@ -153,7 +153,11 @@ def make_per_shot(
 
 
 PER_SHOT_BASELINES: dict[str, type[PerShotBaseline]] = {
-    name: type(f"Tuned{kind.__name__}", (PerShotBaseline,), {"name": name, "baseline": name, "__module__": __name__})
+    name: type(
+        f"Tuned{kind.__name__}",
+        (PerShotBaseline,),
+        {"name": name, "baseline": name, "reads_order": kind.reads_order, "__module__": __name__},
+    )
     for name, kind in BASELINES.items()
 }
 """Per-shot form of each baseline, by the baseline's name."""

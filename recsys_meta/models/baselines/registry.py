@@ -26,6 +26,7 @@ from recsys_meta.models.baselines.item_based.naive_bayes import NaiveBayes
 from recsys_meta.models.baselines.latent.bayesian_linear_regression import BayesianLinearRegression
 from recsys_meta.models.baselines.latent.content import ContentOnly
 from recsys_meta.models.baselines.latent.ials import Ials, IalsPrior
+from recsys_meta.models.baselines.sequence.sasrec import SasRec
 
 BASELINES: dict[str, type[BaselineConfig]] = {
     "chance": RandomScores,
@@ -40,6 +41,7 @@ BASELINES: dict[str, type[BaselineConfig]] = {
     "gaussian": GaussianPosterior,
     "blr": BayesianLinearRegression,
     "content": ContentOnly,
+    "sasrec": SasRec,
     "context": ContextOnly,
     "position": PositionOnly,
     "position-rate": PositionRate,

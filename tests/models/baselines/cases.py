@@ -12,6 +12,7 @@ SMALL_SETTINGS = {
     "ials": {"dims": 4},
     "ials-prior": {"dims": 4},
     "blr": {"dims": 4, "factors": 2},
+    "sasrec": {"dims": 8, "blocks": 1, "negatives": 16, "length": 8, "steps": 12, "batch_rows": 64},
     "blr-content": {"dims": 2},
     "machines": {"dims": 2},
 }

@@ -1,0 +1,1 @@
+"""Baselines that read the order of a support."""
