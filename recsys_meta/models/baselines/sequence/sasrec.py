@@ -50,7 +50,7 @@ class SasRec(BaselineConfig):
     popularity: float = Field(default=0.3, ge=0)
 
     def search_space(self) -> Mapping[str, tuple[Any, ...]]:
-        return {"truncate": (False, True), "popularity": (0.0, 0.3, 1.0, 3.0)}
+        return {"truncate": (False, True), "popularity": (0.0, 0.3, 1.0, 3.0, 10.0)}
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check_objective(data)
@@ -82,7 +82,7 @@ def latest_items(rows: Interactions, length: int) -> tuple[Tensor, Tensor]:
 
     Of an item that recurs the last row counts, as when serving reads events.
     """
-    backwards = Interactions(*(t.flip(1) for t in (rows.item, rows.label, rows.mask)))
+    backwards = Interactions(rows.item.flip(1), rows.label.flip(1), rows.mask.flip(1))
     keep = distinct_weights(backwards).flip(1) > 0
     count = keep.sum(1)
     column = keep.cumsum(1) - 1 - (count - length).clamp(min=0)[:, None]
