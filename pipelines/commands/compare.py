@@ -18,6 +18,7 @@ from pipelines.commands.comparison_output import (
     parse_names,
     parse_order,
     print_comparison,
+    require_writable,
 )
 from pipelines.commands.train import StepProgress
 from pipelines.console import JsonFile, Shots, err, parse_shots, progress_bar
@@ -72,6 +73,7 @@ def compare_command(
     """
     if split not in ("seed", "time"):
         raise typer.BadParameter("seed or time", param_hint="--split")
+    require_writable(json_file, html)
     workspace = Workspace()
     settings = {
         "protocol": EvaluationProtocol(parse_shots(shots), split, parse_order(order), min_query, _scenario(scenario)),

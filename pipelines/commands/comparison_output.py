@@ -60,6 +60,21 @@ def _print_written(file: Path) -> None:
     err.print(f"[dim]wrote {escape(str(file))}[/]", soft_wrap=True)
 
 
+def require_writable(json_file: Path | None, html: Path | None) -> None:
+    """Make the folders of the output, so that a wrong path is known before the training.
+
+    Raises ConfigError where one cannot be made, or where the JSON file is a folder.
+    """
+    try:
+        for folder in (html, json_file and json_file.parent):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be written into: {error.strerror}") from None
+    if json_file is not None and json_file.is_dir():
+        raise ConfigError(f"{json_file}: is a folder; --json names a file")
+
+
 class SummaryOutput:
     """Output of a comparison on several data sets: that of each when it is done, and a summary of all in the end.
 

@@ -82,7 +82,7 @@ def largest_loss_line(summary: DatasetSummary) -> str:
         return f"No loss at any of {points} points" if points else "No point has a learner and a baseline"
     outcome, loss = found
     label = outcome_labels(summary.outcomes)[summary.outcomes.index(outcome)]
-    share = f", {100 * loss.relative:+.1f}% of its value" if math.isfinite(loss.relative) else ""
+    share = f", {100 * loss.relative:+.1f}% of the baseline" if math.isfinite(loss.relative) else ""
     metric = NAMES.get(outcome.metric, outcome.metric)
     return f"Largest loss: {label}, {metric}: {loss_text(loss)}{share}"
 

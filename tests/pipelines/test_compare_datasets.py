@@ -157,6 +157,10 @@ def test_a_wrong_name_or_a_data_set_given_twice_is_an_error_before_anything_is_t
     two = ("compare", "--dataset", folder / "shop", "--dataset", "ratings")
     assert "no baseline 'popularty'" in command(*two, "--baselines", "popularty", code=1)
     assert "no recipe 'mamel'" in command(*two, "--learners", "mamel", code=1)
+    file = folder / "shop" / "bought.csv"
+    assert "cannot be written" in command(*two, "--html", file, code=1)
+    assert "cannot be written" in command(*two, "--json", file / "out.json", code=1)
+    assert "is a folder" in command(*two, "--json", folder, code=1)
     same = folder / "shop" / "shop.toml"
     assert "are one data set" in command("compare", "--dataset", folder / "shop", "--dataset", same, code=1)
     assert command.json("runs", "list", "--limit", "100") == runs
