@@ -15,17 +15,16 @@ from pipelines.experiments.training_run import (
     fixed_threads,
     train_run,
 )
+from pipelines.experiments.tuned_baselines import TunedBaselines, baselines_for
 from pipelines.workspace import Workspace, find_recipe, recipe_names
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import IntArray
-from recsys_meta.episodes.event_index import EventIndex, restrict_to_entities
-from recsys_meta.evaluation.baseline_tuning import TunedBaseline, TuningReport, fit_tuned
+from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.evaluation.baseline_tuning import TunedBaseline, TuningReport
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, adaptation_effect, cold_start, episodes_at
 from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.evaluate_batch import EvalOptions, is_row_metric, metric_names
-from recsys_meta.models.baselines import BASELINES
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.models.learners import LEARNERS as LEARNER_CLASSES
 from recsys_meta.store.tracking import evaluations
@@ -119,7 +118,8 @@ def compare(
         inputs = training_inputs(data, source, scenario=protocol.sampling, split=protocol.split, seed=seed)
         setups = _evaluation_setups(inputs, protocol)
         for setup in setups:
-            builders.setdefault(setup.scenario, _ComparisonBuilder(data, setup.scenario, shots, label))
+            builders.setdefault(setup.scenario, _ComparisonBuilder(data, setup.scenario, shots))
+        tuned = TunedBaselines(inputs, lambda text, seed=seed: notify(f"seed {seed}: {text}"))  # type: ignore[misc]
         for recipe in recipes:
             notify(f"seed {seed}: training {recipe.name}")
             training = train_run(
@@ -127,17 +127,15 @@ def compare(
                 recipe,
                 inputs,
                 threads=threads,
+                tuned=tuned,
                 report=lambda step, name=recipe.name: on_step(name, step),  # type: ignore[misc]
             )
             with fixed_threads(threads or default_threads()):
                 for setup in setups:
                     builders[setup.scenario].learner(setup, recipe, training, first=recipe is recipes[0])
         for name in baseline_names:
-            notify(f"seed {seed}: tuning {name}")
             with fixed_threads(threads or default_threads()):
-                baseline = fit_tuned(
-                    name, setups[0].train_data, inputs.train_index, inputs.split, shots, seed, protocol.order
-                )
+                baseline = tuned.tune(name, shots, protocol.order)
                 for setup in setups:
                     builders[setup.scenario].baseline(setup, name, baseline)
     results = [builder.comparison() for builder in builders.values()]
@@ -200,12 +198,10 @@ class _ComparisonBuilder:
 class _EvaluationSetup:
     """One evaluation for learners and baselines alike: everything but the method is fixed.
 
-    `train_data` is the data set without any row but those that training and tuning may use; `index` and `entities` are
-    the rows and entities evaluated.
+    `index` and `entities` are the rows and entities evaluated.
     """
 
     inputs: TrainingInputs
-    train_data: Dataset
     index: EventIndex
     entities: IntArray
     options: EvalOptions
@@ -244,13 +240,10 @@ class _EvaluationSetup:
 
 def _evaluation_setups(inputs: TrainingInputs, protocol: EvaluationProtocol) -> list[_EvaluationSetup]:
     """Evaluations of a protocol: one, two of actor episodes, or one for each cell of the warm-cold grid."""
-    data, split, name = inputs.data, inputs.split, protocol.label(inputs.data)
+    split, name = inputs.split, protocol.label(inputs.data)
     if inputs.grid is not None:
-        train_data = restrict_to_entities(data, inputs.train_index, split.train)
         return [
-            _EvaluationSetup(
-                inputs, train_data, c.index, c.entities, EvalOptions(c.item_mask), f"{c.scenario}/{name}", protocol
-            )
+            _EvaluationSetup(inputs, c.index, c.entities, EvalOptions(c.item_mask), f"{c.scenario}/{name}", protocol)
             for c in inputs.grid.cells.values()
         ]
     options = {name: EvalOptions()}
@@ -259,8 +252,7 @@ def _evaluation_setups(inputs: TrainingInputs, protocol: EvaluationProtocol) -> 
         if protocol.scenario == "actors":
             options[f"{name}/full"] = EvalOptions(rows=FULL_RANKING_ROWS)
     return [
-        _EvaluationSetup(inputs, data, inputs.index, split.test, option, label, protocol)
-        for label, option in options.items()
+        _EvaluationSetup(inputs, inputs.index, split.test, option, label, protocol) for label, option in options.items()
     ]
 
 
@@ -298,23 +290,3 @@ def tuning_note(report: TuningReport) -> str:
 def reference_baseline(data: Dataset) -> str:
     """Baseline that a model must not lose to if it is to be promoted."""
     return next(name for name in baselines_for(data, None) if name in SIMPLEST_BASELINES)
-
-
-def _lacks_input(name: str, data: Dataset) -> bool:
-    """True for a baseline that equals popularity because the data set lacks its input."""
-    inputs = {"recent": data.schema.arrival, **dict.fromkeys(("context", "position"), bool(data.schema.context))}
-    return not inputs.get(name, True)
-
-
-def baselines_for(data: Dataset, names: Sequence[str] | None) -> list[str]:
-    """Baselines by name; None takes all that serve the objective and have their input.
-
-    Raises ConfigError for a name that does not exist or does not serve the objective.
-    """
-    fitting = [n for n, c in BASELINES.items() if data.schema.objective in c.objectives]
-    if names is None:
-        return [n for n in fitting if not _lacks_input(n, data)]
-    for name in names:
-        if name not in fitting:
-            raise ConfigError(f"no baseline '{name}' for a {data.schema.objective}; there are {', '.join(fitting)}")
-    return list(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pipelines.workspace import Workspace
@@ -10,7 +11,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.data import SOURCES
 from recsys_meta.episodes.actor_episodes import ActorIndex
-from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.episodes.event_index import EventIndex, restrict_to_entities
 from recsys_meta.episodes.splits import EntitySplit, split_of
 from recsys_meta.episodes.warm_cold_scenarios import WarmColdGrid, warm_cold_grid
 
@@ -40,6 +41,13 @@ class TrainingInputs:
     def train_index(self) -> EventIndex:
         """Index of the rows that training and tuning may use."""
         return self.index if self.grid is None else self.grid.training
+
+    @cached_property
+    def train_data(self) -> Dataset:
+        """Data set without rows that training and tuning may not use."""
+        if self.grid is None:
+            return self.data
+        return restrict_to_entities(self.data, self.train_index, self.split.train)
 
 
 def open_training_inputs(

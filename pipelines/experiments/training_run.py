@@ -18,6 +18,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from pipelines.experiments.training_inputs import ACTOR_SHOTS, TrainingInputs, default_shots, training_inputs
+from pipelines.experiments.tuned_baselines import TunedBaselines, baselines_for
 from pipelines.workspace import Workspace, find_recipe, recipe_names
 from recsys_meta import __version__
 from recsys_meta.core.atomic_io import write_file
@@ -27,6 +28,7 @@ from recsys_meta.core.types import IntArray, Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.episodes.splits import EntitySplit
 from recsys_meta.evaluation.cold_start import cold_start, episodes_at
+from recsys_meta.evaluation.ensemble import FittedEnsemble, MemberShare, fit_ensemble
 from recsys_meta.evaluation.evaluate_batch import is_row_metric, metric_names
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 from recsys_meta.models.bundle import Bundle, load_bundle, make_bundle, save_bundle
@@ -86,6 +88,7 @@ class TrainingResult:
     best: float | None
     stop_reason: str
     bundle: Bundle
+    shares: tuple[MemberShare, ...] = ()
 
 
 class TrainingInterruption(RecsysMetaError):
@@ -105,12 +108,14 @@ def train_run(
     device: str = "cpu",
     threads: int | None = None,
     report: StepCallback | None = None,
+    tuned: TunedBaselines | None = None,
 ) -> TrainingResult:
     """Train a recipe as a new run and return its bundle.
 
     Scenario "new" trains on all rows of the training entities, "corners" on those that no cell of the warm-cold grid
     evaluates, "actors" on actor episodes. Raises ConfigError, before the run is recorded, for a learner or a curriculum
-    that is unknown, wrongly configured or does not serve the objective.
+    that is unknown, wrongly configured or does not serve the objective. `tuned` holds baselines that the caller shares
+    with other runs on the same inputs.
     """
     data = inputs.data
     recipe = recipe.suited(len(inputs.split.train))
@@ -142,7 +147,7 @@ def train_run(
     )
     content = {**spec.__dict__, "recipe": recipe.model_dump(mode="json")}
     write_file(spec.folder(workspace) / "run.json", json.dumps(content, indent=1).encode())
-    return _execute(workspace, spec, inputs, report)
+    return _execute(workspace, spec, inputs, report, tuned)
 
 
 def _check_recipe(recipe: Recipe, inputs: TrainingInputs) -> None:
@@ -177,12 +182,16 @@ def read_run_spec(workspace: Workspace, run_id: str) -> RunSpec:
 
 
 def _execute(
-    workspace: Workspace, spec: RunSpec, inputs: TrainingInputs, report: StepCallback | None
+    workspace: Workspace,
+    spec: RunSpec,
+    inputs: TrainingInputs,
+    report: StepCallback | None,
+    tuned: TunedBaselines | None = None,
 ) -> TrainingResult:
     """Train with the run's number of threads, and record its end whatever it is."""
     try:
         with fixed_threads(spec.threads):
-            return _train(workspace, spec, inputs, report)
+            return _train(workspace, spec, inputs, report, tuned or TunedBaselines(inputs))
     except TrainingInterruption as reason:
         _close(workspace, spec, "stopped", str(reason))
         raise
@@ -194,7 +203,13 @@ def _execute(
         raise
 
 
-def _train(workspace: Workspace, spec: RunSpec, inputs: TrainingInputs, report: StepCallback | None) -> TrainingResult:
+def _train(
+    workspace: Workspace,
+    spec: RunSpec,
+    inputs: TrainingInputs,
+    report: StepCallback | None,
+    tuned: TunedBaselines,
+) -> TrainingResult:
     folder, data, split = spec.folder(workspace), inputs.data, inputs.split
     train_rows = inputs.train_index.to(spec.device)
     learner = learner_of(spec.recipe, data)
@@ -210,7 +225,8 @@ def _train(workspace: Workspace, spec: RunSpec, inputs: TrainingInputs, report: 
     params = learner.calibrate(
         {k: v.cpu() for k, v in run.best_params_or_last().items()}, _episodes(data, train_rows, split, spec)
     )
-    bundle = _bundle(spec, data, train_rows, split, run, params)
+    ensemble = _fit_ensemble(learner, params, spec, inputs, tuned)
+    bundle = _bundle(spec, data, train_rows, split, run, params, ensemble)
     bundle_folder = save_bundle(bundle, folder / "bundle")
     _close(workspace, spec, "finished", run.stop_reason or None)
     return TrainingResult(
@@ -222,6 +238,28 @@ def _train(workspace: Workspace, spec: RunSpec, inputs: TrainingInputs, report: 
         best,
         run.stop_reason,
         load_bundle(bundle_folder),
+        () if ensemble is None else ensemble.shares,
+    )
+
+
+def _fit_ensemble(
+    learner: Learner, params: Params, spec: RunSpec, inputs: TrainingInputs, tuned: TunedBaselines
+) -> FittedEnsemble | None:
+    """Ensemble of the trained learner and the recipe's baselines; None for a recipe without."""
+    data, shots = inputs.data, default_shots(inputs.data, spec.scenario)
+    applicable = baselines_for(data, None)
+    names = [name for name in spec.recipe.ensemble.members if name in applicable]
+    if not names:
+        return None
+    return fit_ensemble(
+        learner,
+        params,
+        {name: tuned.tune(name, shots) for name in names},
+        data,
+        inputs.train_index.to("cpu"),
+        inputs.split.valid,
+        shots=shots,
+        seed=spec.seed,
     )
 
 
@@ -233,7 +271,7 @@ def _train_steps(
     with _interruption() as is_interrupted:
         for step in fit(run, validate):
             _record(workspace, spec, step)
-            if step.epoch_end or _due(spec.recipe, step):
+            if _due(spec.recipe, step):
                 save_checkpoint(folder, to_checkpoint(run), keep)
             if report is not None:
                 report(step)
@@ -328,12 +366,20 @@ def _record(workspace: Workspace, spec: RunSpec, step: TrainStep) -> None:
 
 
 def _due(recipe: Recipe, step: TrainStep) -> bool:
+    """True where a checkpoint is due: at the steps of `checkpoint_every`, and at each epoch or validation."""
     every = recipe.train.checkpoint_every
-    return every > 0 and step.step % every == 0
+    is_end = step.valid is not None if recipe.train.most_steps else step.epoch_end
+    return is_end or (every > 0 and step.step % every == 0)
 
 
 def _bundle(
-    spec: RunSpec, data: Dataset, rows: EventIndex, split: EntitySplit, run: TrainingRun, params: Params
+    spec: RunSpec,
+    data: Dataset,
+    rows: EventIndex,
+    split: EntitySplit,
+    run: TrainingRun,
+    params: Params,
+    ensemble: FittedEnsemble | None,
 ) -> Bundle:
     # Without the run's id and paths: equal weights have an equal version, wherever they were trained.
     about = {
@@ -345,7 +391,10 @@ def _bundle(
     }
     if spec.scenario != "new":
         about["scenario"] = spec.scenario
-    return make_bundle(run.learner, params, data, rows, split.train, about)
+    if ensemble is None:
+        return make_bundle(run.learner, params, data, rows, split.train, about)
+    about["ensemble"] = {s.name: {str(k): round(v, 4) for k, v in s.shares.items()} for s in ensemble.shares}
+    return make_bundle(ensemble.predictor, ensemble.params, data, rows, split.train, about)
 
 
 def _close(workspace: Workspace, spec: RunSpec, status: runs.Status, reason: str | None) -> None:

@@ -36,11 +36,19 @@ class EpisodeConfig(_RecipeSection):
 
 
 class TrainConfig(_RecipeSection):
-    """Outer loop: `tasks` episodes a step, AdamW, early stop after `patience` validations without gain."""
+    """Outer loop: `tasks` episodes a step, AdamW, early stop after `patience` validations without gain.
+
+    With `most_steps` the run is as long as meta-validation rises, up to so many steps, whatever an epoch is: it is
+    validated every `validate_steps`. With `average` validation and result are the exponential moving average of the
+    weights (Polyak and Juditsky 1992), which a constant rate needs to settle.
+    """
 
     tasks: int = Field(default=64, ge=1)
     epochs: int = Field(default=30, ge=1)
     least_steps: int = Field(default=0, ge=0, description="more epochs where these would be fewer steps")
+    most_steps: int = Field(default=0, ge=0, description="most steps of a run that ends by patience; 0: by epochs")
+    validate_steps: int = Field(default=50, ge=1, description="steps between validations, where most_steps is given")
+    average: float = Field(default=0.0, ge=0, lt=1, description="decay of the average of the weights; 0: none")
     rate: float = Field(default=3e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = Field(default=0, ge=0, description="steps over which the rate rises from nothing")
@@ -67,6 +75,15 @@ class CurriculumConfig(_RecipeSection):
     probe_steps: int = Field(default=30, ge=0)
 
 
+class EnsembleMembers(_RecipeSection):
+    """Baselines that may stand beside the learner in an ensemble; none: the learner stands alone.
+
+    Each is tuned on meta-validation; one that does not serve the objective, or whose input the data lack, is left out.
+    """
+
+    members: tuple[str, ...] = ()
+
+
 class LowDataConfig(_RecipeSection):
     """Changes for fewer than `below` training entities: less data needs more regularisation."""
 
@@ -84,6 +101,7 @@ class Recipe(_RecipeSection):
     episodes: EpisodeConfig = EpisodeConfig()
     train: TrainConfig = TrainConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
+    ensemble: EnsembleMembers = EnsembleMembers()
     few: LowDataConfig = LowDataConfig()
 
     def suited(self, entities: int) -> Recipe:

@@ -43,6 +43,7 @@ class TrainingRun:
     step: int = 0
     best: float = -math.inf
     best_params: Params = field(default_factory=dict)
+    average_params: Params = field(default_factory=dict)
     validations_without_gain: int = 0
     stop_reason: str = ""
 
@@ -61,9 +62,22 @@ class TrainingRun:
         """Names of the parameters that are not frozen, sorted."""
         return sorted(k for k in self.params if not self.learner.is_frozen(k))
 
+    def current_params(self) -> Params:
+        """Parameters that validation looks at: the average of the weights where the recipe has one, else the last."""
+        return {k: self.average_params.get(k, v).detach() for k, v in self.params.items()}
+
+    def is_validation_due(self) -> bool:
+        """True after a step at which the recipe validates."""
+        train = self.recipe.train
+        if self.step == self.steps:
+            return True
+        if train.most_steps:
+            return self.step % train.validate_steps == 0
+        return self.step % (self.epoch_steps * train.validate_every) == 0
+
     def best_params_or_last(self) -> Params:
         """Copy of the parameters that are best on meta-validation, or of the last ones without a validation."""
-        best = self.best_params or {k: self.params[k] for k in self.trainable}
+        best = self.best_params or {k: v for k, v in self.current_params().items() if k in set(self.trainable)}
         return {k: best.get(k, v).detach().clone() for k, v in self.params.items()}
 
 
@@ -75,6 +89,8 @@ def epoch_steps(recipe: Recipe, entities: int) -> int:
 def all_steps(recipe: Recipe, entities: int) -> int:
     """Steps of a whole run over `entities` training entities."""
     train, epoch = recipe.train, epoch_steps(recipe, entities)
+    if train.most_steps:
+        return train.most_steps
     return epoch * max(train.epochs, math.ceil(train.least_steps / epoch))
 
 
@@ -82,6 +98,7 @@ def to_checkpoint(run: TrainingRun) -> Checkpoint:
     """Copy the state of a run, without the frozen parameters that `start_training` rebuilds from data and seed."""
     tensors: dict[str, Tensor] = {f"params/{k}": run.params[k] for k in run.trainable}
     tensors |= {f"best/{k}": v for k, v in run.best_params.items()}
+    tensors |= {f"average/{k}": v for k, v in run.average_params.items()}
     tensors |= {f"sampler/{k}": v for k, v in run.sampler.state().items()}
     tensors |= {f"ledger/{k}": v for k, v in run.hardness_log.state().items()}
     tensors["generator"] = run.generator.get_state()
@@ -131,6 +148,7 @@ def _restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
         run.params[key].copy_(tensors[f"params/{key}"])
     device = run.generator.device
     run.best_params = {k: v.to(device) for k, v in _strip_prefix(tensors, "best/").items()}
+    run.average_params = {k: v.to(device) for k, v in _strip_prefix(tensors, "average/").items()}
     run.sampler.restore(_strip_prefix(tensors, "sampler/"))
     run.hardness_log.restore(_strip_prefix(tensors, "ledger/"))
     run.generator.set_state(tensors["generator"])

@@ -149,11 +149,10 @@ def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
         )
         run.step += 1
         tasks += len(batch.entity)
+        _update_average(run)
         end = run.step % run.epoch_steps == 0
         epoch = (run.step - 1) // run.epoch_steps + 1
-        valid = None
-        if end and (epoch % settings.validate_every == 0 or run.step == run.steps):
-            valid = _run_validation(run, validate)
+        valid = _run_validation(run, validate) if run.is_validation_due() else None
         yield TrainStep(
             step=run.step,
             steps=run.steps,
@@ -186,11 +185,24 @@ def _give_feedback(run: TrainingRun, draw: TaskDraw, batch: TaskBatch) -> tuple[
     return run.hardness_log.record(draw, feedback)
 
 
+@torch.no_grad()
+def _update_average(run: TrainingRun) -> None:
+    """Move the average of the weights toward the weights after a step; it is short at first, so that it starts near."""
+    decay = min(run.recipe.train.average, run.step / (run.step + 9.0))
+    if not run.recipe.train.average:
+        return
+    if not run.average_params:
+        run.average_params = {k: run.params[k].detach().clone() for k in run.trainable}
+    for key, average in run.average_params.items():
+        average.lerp_(run.params[key], 1 - decay)
+
+
 def _run_validation(run: TrainingRun, validate: Validate) -> float:
-    value = validate({k: v.detach() for k, v in run.params.items()})
+    current = run.current_params()
+    value = validate(current)
     if value > run.best:
         run.best, run.validations_without_gain = value, 0
-        run.best_params = {k: run.params[k].detach().clone() for k in run.trainable}
+        run.best_params = {k: current[k].clone() for k in run.trainable}
     else:
         run.validations_without_gain += 1
         if run.validations_without_gain >= run.recipe.train.patience:

@@ -1,0 +1,53 @@
+"""Baselines tuned on the training inputs of a run: each once, for the ensemble of a recipe and for a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pipelines.experiments.training_inputs import TrainingInputs
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.schema import Order
+from recsys_meta.evaluation.baseline_tuning import TunedBaseline, fit_tuned
+from recsys_meta.models.baselines import BASELINES
+
+Notify = Callable[[str], None]
+
+
+class TunedBaselines:
+    """Tuned baselines of one data set, split and seed, by name, numbers of shots and order of supports."""
+
+    def __init__(self, inputs: TrainingInputs, notify: Notify = lambda _: None) -> None:
+        self._inputs, self._notify = inputs, notify
+        self._tuned: dict[tuple[str, tuple[int, ...], Order], TunedBaseline] = {}
+
+    def tune(self, name: str, shots: Sequence[int], order: Order | None = None) -> TunedBaseline:
+        """Tune a baseline on meta-validation, or return it as it was tuned before. Raises as `fit_tuned`."""
+        inputs = self._inputs
+        key = (name, tuple(sorted(set(shots))), order or inputs.data.schema.order)
+        if key not in self._tuned:
+            self._notify(f"tuning {name}")
+            self._tuned[key] = fit_tuned(
+                name, inputs.train_data, inputs.train_index, inputs.split, key[1], inputs.seed, key[2]
+            )
+        return self._tuned[key]
+
+
+def baselines_for(data: Dataset, names: Sequence[str] | None) -> list[str]:
+    """Baselines by name; None takes all that serve the objective and have their input.
+
+    Raises ConfigError for a name that does not exist or does not serve the objective.
+    """
+    fitting = [n for n, c in BASELINES.items() if data.schema.objective in c.objectives]
+    if names is None:
+        return [n for n in fitting if not lacks_input(n, data)]
+    for name in names:
+        if name not in fitting:
+            raise ConfigError(f"no baseline '{name}' for a {data.schema.objective}; there are {', '.join(fitting)}")
+    return list(names)
+
+
+def lacks_input(name: str, data: Dataset) -> bool:
+    """True for a baseline that equals popularity because the data set lacks its input."""
+    inputs = {"recent": data.schema.arrival, **dict.fromkeys(("context", "position"), bool(data.schema.context))}
+    return not inputs.get(name, True)
