@@ -18,9 +18,9 @@ from rich.markup import escape
 from pipelines.console import err, out
 from pipelines.experiments import report, summary_report
 from pipelines.experiments.comparison import Comparison, JsonPart, as_json, json_part, merge_json
-from pipelines.experiments.comparison_run import baselines_for
 from pipelines.experiments.dataset_sources import DatasetSource
 from pipelines.experiments.dataset_summary import DatasetFailure, DatasetSummary, outcome_of, scenario_labels
+from pipelines.experiments.tuned_baselines import baselines_for
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order

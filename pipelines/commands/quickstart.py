@@ -18,7 +18,8 @@ from pipelines.commands.models import publish_run
 from pipelines.console import Json, err, out, print_json
 from pipelines.experiments import comparison, report
 from pipelines.experiments.comparison import Comparison
-from pipelines.experiments.comparison_run import FLAGSHIPS, EvaluationProtocol, baselines_for
+from pipelines.experiments.comparison_run import FLAGSHIPS, EvaluationProtocol
+from pipelines.experiments.tuned_baselines import baselines_for
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.errors import DataError, RecsysMetaError

@@ -118,7 +118,7 @@ def compare(
         inputs = training_inputs(data, source, scenario=protocol.sampling, split=protocol.split, seed=seed)
         setups = _evaluation_setups(inputs, protocol)
         for setup in setups:
-            builders.setdefault(setup.scenario, _ComparisonBuilder(data, setup.scenario, shots))
+            builders.setdefault(setup.scenario, _ComparisonBuilder(data, setup.scenario, shots, label))
         tuned = TunedBaselines(inputs, lambda text, seed=seed: notify(f"seed {seed}: {text}"))  # type: ignore[misc]
         for recipe in recipes:
             notify(f"seed {seed}: training {recipe.name}")

@@ -40,6 +40,7 @@ from recsys_meta.store.tracking.runs import MetricPoint
 from recsys_meta.training.checkpoint import last_checkpoint, save_checkpoint
 from recsys_meta.training.curricula import make_curriculum
 from recsys_meta.training.recipe import Recipe, recipe_of
+from recsys_meta.training.regularization_race import run_race, settled_recipe
 from recsys_meta.training.trainer import (
     TrainingRun,
     TrainStep,
@@ -52,6 +53,7 @@ from recsys_meta.training.trainer import (
 )
 
 StepCallback = Callable[[TrainStep], None]
+Notify = Callable[[str], None]
 
 VALIDATION_ROWS = 500
 """Most query rows of a meta-validation entity, where metrics are of rows."""
@@ -109,6 +111,7 @@ def train_run(
     threads: int | None = None,
     report: StepCallback | None = None,
     tuned: TunedBaselines | None = None,
+    notify: Notify = lambda _: None,
 ) -> TrainingResult:
     """Train a recipe as a new run and return its bundle.
 
@@ -122,6 +125,8 @@ def train_run(
     if inputs.scenario == "actors":
         recipe = recipe_of({**recipe.model_dump(mode="json"), "few": {}}, [f"episodes.max_shots={max(ACTOR_SHOTS)}"])
     _check_recipe(recipe, inputs)
+    with fixed_threads(threads or default_threads()):
+        recipe = _race(recipe, inputs, device, notify)
     with workspace.session() as session:
         row = runs.start_run(
             session,
@@ -148,6 +153,25 @@ def train_run(
     content = {**spec.__dict__, "recipe": recipe.model_dump(mode="json")}
     write_file(spec.folder(workspace) / "run.json", json.dumps(content, indent=1).encode())
     return _execute(workspace, spec, inputs, report, tuned)
+
+
+def _race(recipe: Recipe, inputs: TrainingInputs, device: str, notify: Notify) -> Recipe:
+    """Recipe with the setting that wins its race; unchanged without a race, or with one setting alone."""
+    settings = [dict(s) for s in recipe.race.settings]
+    if all(s == settings[0] for s in settings):
+        return settled_recipe(recipe, settings[0]) if settings else recipe
+    rows, split, seed = inputs.train_index.to(device), inputs.split, inputs.seed
+
+    def start(candidate: Recipe) -> TrainingRun:
+        notify(f"race of {recipe.name}: {', '.join(f'{k}={candidate.config[k]}' for k in settings[0])}")
+        learner = learner_of(candidate, inputs.data)
+        return start_training(learner, candidate, inputs.data, rows, split.train, seed, device)
+
+    def validation(run: TrainingRun) -> Validate:
+        return _validation(run.learner, inputs, run.recipe)
+
+    result = run_race(recipe, start, validation)
+    return settled_recipe(recipe, result.best)
 
 
 def _check_recipe(recipe: Recipe, inputs: TrainingInputs) -> None:
@@ -219,12 +243,10 @@ def _train(
         from_checkpoint(run, checkpoint)
     resumed_at = run.step
     start = time.perf_counter()
-    _train_steps(workspace, spec, run, _validation(learner, data, train_rows, split, spec), report)
+    _train_steps(workspace, spec, run, _validation(learner, inputs, spec.recipe), report)
     best = abs(run.best) if np.isfinite(run.best) else None
     # Validation and calibration use a few hundred entities: the CPU is fast enough, wherever training ran.
-    params = learner.calibrate(
-        {k: v.cpu() for k, v in run.best_params_or_last().items()}, _episodes(data, train_rows, split, spec)
-    )
+    params = learner.calibrate({k: v.cpu() for k, v in run.best_params_or_last().items()}, _episodes(inputs, spec))
     ensemble = _fit_ensemble(learner, params, spec, inputs, tuned)
     bundle = _bundle(spec, data, train_rows, split, run, params, ensemble)
     bundle_folder = save_bundle(bundle, folder / "bundle")
@@ -307,11 +329,12 @@ def _recipes_for_objective(objective: str) -> list[str]:
     return [f"--recipe {name}" for name, objectives in recipes if objective in objectives] or ["another data set"]
 
 
-def _validation(learner: Learner, data: Dataset, rows: EventIndex, split: EntitySplit, spec: RunSpec) -> Validate:
-    entities = _validation_entities(split, spec)
+def _validation(learner: Learner, inputs: TrainingInputs, recipe: Recipe) -> Validate:
+    data = inputs.data
+    entities = _validation_entities(inputs, recipe)
     metric = metric_names(data)[0]
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    cpu_rows = rows.to("cpu")
+    cpu_rows = inputs.train_index.to("cpu")
 
     def validate(params: Params) -> float:
         cpu_params = {k: v.cpu() for k, v in params.items()}
@@ -321,8 +344,8 @@ def _validation(learner: Learner, data: Dataset, rows: EventIndex, split: Entity
             data,
             cpu_rows,
             entities,
-            shots=default_shots(data, spec.scenario),
-            seed=spec.seed,
+            shots=default_shots(data, inputs.scenario),
+            seed=inputs.seed,
             chunk=128,
             max_rows=VALIDATION_ROWS,
             lists=False,
@@ -332,19 +355,19 @@ def _validation(learner: Learner, data: Dataset, rows: EventIndex, split: Entity
     return validate
 
 
-def _validation_entities(split: EntitySplit, spec: RunSpec) -> IntArray:
+def _validation_entities(inputs: TrainingInputs, recipe: Recipe) -> IntArray:
     """At most `validate_entities` of the meta-validation entities, by the run's seed."""
-    count = spec.recipe.train.validate_entities
-    if len(split.valid) <= count:
-        return split.valid
-    return np.random.default_rng(spec.seed).choice(split.valid, count, replace=False)
+    count, valid = recipe.train.validate_entities, inputs.split.valid
+    if len(valid) <= count:
+        return valid
+    return np.random.default_rng(inputs.seed).choice(valid, count, replace=False)
 
 
-def _episodes(data: Dataset, rows: EventIndex, split: EntitySplit, spec: RunSpec) -> list[TaskBatch]:
+def _episodes(inputs: TrainingInputs, spec: RunSpec) -> list[TaskBatch]:
     """Meta-validation episodes to calibrate on, a batch for each support size that some entity reaches."""
-    cpu_rows = rows.to("cpu")
-    index = order_rows(cpu_rows, data.schema.order, spec.seed)
-    entities = np.sort(_validation_entities(split, spec))
+    data = inputs.data
+    index = order_rows(inputs.train_index.to("cpu"), data.schema.order, spec.seed)
+    entities = np.sort(_validation_entities(inputs, spec.recipe))
     least, begin = data.schema.min_query, data.schema.query_from
     parts = {k: entities[index.has_support(entities, k, least, begin)] for k in default_shots(data, spec.scenario)}
     max_rows = VALIDATION_ROWS if is_row_metric(data) else None

@@ -84,6 +84,14 @@ class EnsembleMembers(_RecipeSection):
     members: tuple[str, ...] = ()
 
 
+class RaceConfig(_RecipeSection):
+    """Short races before a run: the learner is trained with each of `settings` for `steps` steps, and goes on with the
+    one that is best on meta-validation."""
+
+    steps: int = Field(default=200, ge=1)
+    settings: tuple[dict[str, Any], ...] = ()
+
+
 class LowDataConfig(_RecipeSection):
     """Changes for fewer than `below` training entities: less data needs more regularisation."""
 
@@ -101,6 +109,7 @@ class Recipe(_RecipeSection):
     episodes: EpisodeConfig = EpisodeConfig()
     train: TrainConfig = TrainConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
+    race: RaceConfig = RaceConfig()
     ensemble: EnsembleMembers = EnsembleMembers()
     few: LowDataConfig = LowDataConfig()
 
@@ -144,6 +153,10 @@ def _override(content: dict[str, Any], text: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {text!r}: '{name}' is a value, not a table")
     tree[path[-1]] = _value(value.strip())
+    # A setting given by name is not raced.
+    race = content.get("race")
+    if len(path) == 2 and path[0] == "config" and isinstance(race, dict) and isinstance(race.get("settings"), list):
+        race["settings"] = [{k: v for k, v in s.items() if k != path[1]} for s in race["settings"]]
     # An override by name beats the changes of the recipe for few entities.
     few = content.get("few", {}).get(path[0]) if len(path) == 2 and isinstance(content.get("few"), dict) else None
     if isinstance(few, dict):

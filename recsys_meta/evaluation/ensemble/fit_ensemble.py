@@ -162,9 +162,8 @@ def _row_scores(
         weight = (1 / batch.query.counts.clamp(min=1))[:, None].expand(mask.shape)[mask]
         entity = batch.entity[:, None].expand(mask.shape)[mask]
         parts.append((score, batch.query.label[mask], entity, torch.ones_like(weight) if is_click else weight))
-    columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
-    score, label, entity, weight = columns
-    return RowScores(score.astype(np.float64), label.astype(np.float64), entity, weight.astype(np.float64), is_click)
+    score, label, entity, weight = (torch.cat(column) for column in zip(*parts, strict=True))
+    return RowScores(score.double().numpy(), label.double().numpy(), entity.numpy(), weight.double().numpy(), is_click)
 
 
 def _build(

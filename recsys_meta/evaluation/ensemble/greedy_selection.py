@@ -1,9 +1,10 @@
 """Weights of a ranking ensemble by bagged greedy selection (Caruana, Niculescu-Mizil, Crew and Ksikes 2004).
 
 From an empty sum, the form that raises nDCG@10 on meta-validation most is added, again if need be. Each bag sees a
-bootstrap sample of the entities and a part of the members, and the weights are the mean over bags: no member is trusted
-for luck on few entities. Neighbouring numbers of shots count as well, so that weights change little between them.
-Members are then removed as long as the loss is within one standard error.
+bootstrap sample of the entities, and the weights are the mean over bags: no member is trusted for luck on few entities.
+Every bag may choose from all members, since bags without the strongest one would only dilute it. Neighbouring numbers
+of shots count as well, so that weights change little between them.
+Members are then removed as long as the loss is small against its standard error.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from recsys_meta.models.functional.score_forms import RANKING_FORMS
 BAGS = 8
 MOST_ADDITIONS = 24
 """Forms that a bag adds up, at most."""
-MEMBER_SHARE = 2 / 3
-"""Part of the members that a bag may choose from."""
 NEIGHBOUR_WEIGHT = 0.4
 """Weight of the entities at the next lower and the next higher number of shots."""
+PRUNING_ERRORS, PRUNING_GUARD = 0.5, 2.0
+"""Loss that removing members may cost, in standard errors: in the mean over numbers of shots, and at each."""
 PATIENCE = 5
 """Additions without a gain after which a bag ends."""
 
@@ -58,13 +59,11 @@ def select_weights(
     shots = sorted(scores)
     values = [_SumValues(scores[k]) for k in shots]
     entities = np.unique(np.concatenate([scores[k].entity for k in shots]))
+    forms = [f for m in allowed for f in (m, members + m)]
     generator = np.random.default_rng(seed)
     weights = np.zeros((len(shots), RANKING_FORMS * members))
     for _ in range(BAGS):
         drawn = np.bincount(generator.integers(len(entities), size=len(entities)), minlength=len(entities))
-        size = max(1, min(len(allowed), max(2, round(MEMBER_SHARE * len(allowed)))))
-        part = generator.choice(allowed, size, replace=False)
-        forms = np.sort(np.concatenate([part, part + members])).tolist()
         for i in range(len(shots)):
             weights[i] += _greedy(_criterion(values, i, shots, entities, drawn), forms, weights.shape[1])
     return torch.from_numpy(weights / weights.sum(1, keepdims=True)).float()
@@ -118,8 +117,9 @@ def _added(counts: Sequence[int], form: int) -> list[int]:
 
 
 def prune_members(scores: Mapping[int, CandidateScores], weights: Tensor, members: int) -> list[int]:
-    """Remove members, always the one that is missed least, while the loss of nDCG@10 against all of them is within one
-    standard error over entities: in the mean over numbers of shots, and at each. Returns those that stay, ascending."""
+    """Remove members, always the one that is missed least, while the loss of nDCG@10 against all of them is within
+    PRUNING_ERRORS standard errors over entities in the mean over numbers of shots, and PRUNING_GUARD at each. Returns
+    those that stay, ascending."""
     shots = sorted(scores)
     full = [scores[k].weighted_ndcg(w).numpy() for k, w in zip(shots, weights, strict=True)]
     remaining = [m for m in range(members) if weights[:, [m, members + m]].any()]
@@ -131,7 +131,7 @@ def prune_members(scores: Mapping[int, CandidateScores], weights: Tensor, member
             losses = [f - scores[k].weighted_ndcg(w).numpy() for f, k, w in zip(full, shots, reduced, strict=True)]
             options.append((_mean_loss(losses, [scores[k] for k in shots]), losses, rest))
         (loss, error), losses, rest = min(options, key=lambda option: option[0][0])
-        if loss > error or any(_is_clear_loss(part) for part in losses):
+        if loss > PRUNING_ERRORS * error or any(_is_clear_loss(part) for part in losses):
             break
         remaining = rest
     return remaining
@@ -155,5 +155,5 @@ def _mean_loss(losses: Sequence[FloatArray], scores: Sequence[CandidateScores]) 
 
 
 def _is_clear_loss(loss: FloatArray) -> bool:
-    """True where the mean of a paired loss [V] is above its standard error."""
-    return len(loss) > 1 and float(loss.mean()) > float(loss.std(ddof=1) / len(loss) ** 0.5)
+    """True where the mean of a paired loss [V] is above PRUNING_GUARD standard errors."""
+    return len(loss) > 1 and float(loss.mean()) > PRUNING_GUARD * float(loss.std(ddof=1) / len(loss) ** 0.5)
