@@ -22,7 +22,7 @@ from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.protocols import Learner
 from recsys_meta.training.checkpoint import Checkpoint
 from recsys_meta.training.curricula import Curriculum, HardnessLog
-from recsys_meta.training.recipe import Recipe
+from recsys_meta.training.recipe import Recipe, recipe_of
 
 
 @dataclass
@@ -136,7 +136,8 @@ def from_checkpoint(run: TrainingRun, checkpoint: Checkpoint) -> None:
 def _check(run: TrainingRun, counters: Mapping[str, Any]) -> None:
     if counters["data"] != run.data.digest:
         raise CheckpointError("the checkpoint was made from other data; prepare the same data set or start a new run")
-    if counters["recipe"] != run.recipe.model_dump(mode="json"):
+    # Read as a recipe: one that was written before there was a key has its default.
+    if recipe_of(counters["recipe"], where="the checkpoint's recipe") != run.recipe:
         raise CheckpointError("the checkpoint was made by another recipe; resume with the run's own recipe")
     if counters["entities"] != _entities(run):
         raise CheckpointError("the checkpoint was made with other training entities; resume with the run's own seed")

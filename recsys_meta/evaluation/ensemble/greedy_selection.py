@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import FloatArray
+from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.evaluation.ensemble.candidate_scores import CandidateScores
 from recsys_meta.models.functional.score_forms import RANKING_FORMS
 
@@ -82,7 +82,7 @@ class _Criterion:
 
 
 def _criterion(
-    values: Sequence[_SumValues], i: int, shots: Sequence[int], entities: FloatArray, drawn: FloatArray
+    values: Sequence[_SumValues], i: int, shots: Sequence[int], entities: IntArray, drawn: IntArray
 ) -> _Criterion:
     """Criterion at the i-th number of shots. An empty support has no neighbours: nothing is known there."""
     neighbours = [j for j in (i - 1, i + 1) if 0 <= j < len(shots) and shots[i] > 0 and shots[j] > 0]

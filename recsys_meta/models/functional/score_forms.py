@@ -22,7 +22,8 @@ def standardize(scores: Tensor) -> Tensor:
     centred = scores - catalog.sum(1, keepdim=True) / count
     deviation = torch.linalg.vector_norm(centred[:, FIRST:], dim=1, keepdim=True) / count**0.5
     flat = deviation <= 1e-6 * (torch.linalg.vector_norm(catalog, dim=1, keepdim=True) / count**0.5)
-    return (centred / deviation.clamp(min=1e-30)).masked_fill(flat, 0.0)
+    standardized: Tensor = (centred / deviation.clamp(min=1e-30)).masked_fill(flat, 0.0)
+    return standardized
 
 
 def top_heavy(standardized: Tensor) -> Tensor:
