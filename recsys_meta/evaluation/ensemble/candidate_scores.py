@@ -1,13 +1,14 @@
 """Scores of an ensemble's members on meta-validation rankings, on the items that any member puts near the top.
 
-Choosing weights evaluates thousands of sums. An item far down every member's list is in the first ten of none of
-them, so that the sums are made of each entity's candidates alone: cost does not grow with the catalogue.
+Choosing weights evaluates thousands of sums. An item far down every member's list is near the top of none of them, so
+that the sums are made of each entity's candidates alone: cost does not grow with the catalogue.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,34 +18,38 @@ from recsys_meta.models.functional.score_forms import standardize, top_heavy
 
 NEAREST_TOP = 60
 """Items from the top of each member's list that are candidates."""
-DEPTH = 10
-"""Length of the lists that nDCG looks at."""
+DEPTH = 50
+"""Length of the lists that weights are chosen by. The first ten items of a few dozen newcomers hold little evidence:
+lists five times as long choose weights that are better at ten, too, where meta-validation has few entities."""
 
 
 @dataclass(frozen=True)
 class CandidateScores:
     """Scores of V entities at one number of shots: forms [F, V, N] of N candidates, -inf where there is none.
 
-    gain [V, N]: 1 for relevant candidates; ideal [V]: highest DCG@10 that the entity's query allows; entity [V] int64.
+    gain [V, N]: 1 for relevant candidates; relevant [V] int64: relevant items of the entity's query, candidates or not;
+    entity [V] int64.
     F is twice the number of members: standardized forms first, then top-heavy ones.
     """
 
     forms: Tensor
     gain: Tensor
-    ideal: Tensor
+    relevant: Tensor
     entity: IntArray
 
-    def ndcg(self, scores: Tensor) -> Tensor:
-        """Compute nDCG@10 [V] of scores [V, N]."""
-        top = scores.topk(min(DEPTH, scores.shape[1]), dim=1).indices
-        return (self.gain.gather(1, top) * _discount(top.shape[1])).sum(1) / self.ideal
+    @cached_property
+    def _ideal(self) -> Tensor:
+        """Highest DCG [V] that the queries allow."""
+        return torch.cat([torch.zeros(1), _discount(DEPTH).cumsum(0)])[self.relevant.clamp(max=DEPTH)]
 
-    def weighted_ndcg(self, weights: Tensor) -> Tensor:
-        """Compute nDCG@10 [V] of the forms with weights [F]."""
+    def ndcg(self, weights: Tensor) -> Tensor:
+        """Compute nDCG@50 [V] of the sum of the forms with weights [F]."""
         used = torch.nonzero(weights).flatten()
         if not len(used):
-            return torch.zeros(len(self.ideal))
-        return self.ndcg(torch.einsum("f,fvn->vn", weights[used], self.forms[used]))
+            return torch.zeros(len(self.relevant))
+        scores = torch.einsum("f,fvn->vn", weights[used], self.forms[used])
+        top = scores.topk(min(DEPTH, scores.shape[1]), dim=1).indices
+        return (self.gain.gather(1, top) * _discount(top.shape[1])).sum(1) / self._ideal
 
 
 def candidate_scores(member_scores: Sequence[Tensor], batch: TaskBatch) -> CandidateScores:
@@ -63,10 +68,9 @@ def candidate_scores(member_scores: Sequence[Tensor], batch: TaskBatch) -> Candi
     forms = torch.stack([z.gather(1, columns) for z in plain])
     forms = torch.cat([forms, top_heavy(forms)]).masked_fill(~is_candidate, -torch.inf)
     total = relevant.sum(1)
-    ideal = torch.cat([torch.zeros(1), _discount(DEPTH).cumsum(0)])[total.clamp(max=DEPTH)]
     keep = total > 0
     gain = (relevant.gather(1, columns) & is_candidate).float()
-    return CandidateScores(forms[:, keep], gain[keep], ideal[keep], batch.entity[keep].numpy())
+    return CandidateScores(forms[:, keep], gain[keep], total[keep], batch.entity[keep].numpy())
 
 
 def concatenate_candidates(parts: Sequence[CandidateScores]) -> CandidateScores:
@@ -79,7 +83,7 @@ def concatenate_candidates(parts: Sequence[CandidateScores]) -> CandidateScores:
     return CandidateScores(
         torch.cat([pad(p.forms, -torch.inf) for p in parts], 1),
         torch.cat([pad(p.gain, 0.0) for p in parts]),
-        torch.cat([p.ideal for p in parts]),
+        torch.cat([p.relevant for p in parts]),
         torch.cat([torch.from_numpy(p.entity) for p in parts]).numpy(),
     )
 

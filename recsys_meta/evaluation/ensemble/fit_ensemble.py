@@ -130,15 +130,14 @@ def _choose_ranking(
     for k, batches in episodes.items():
         parts = [candidate_scores([m.predict(batch, k) for m in members], batch) for batch in batches]
         scores[k] = concatenate_candidates(parts)
-    scores = {k: s for k, s in scores.items() if len(s.ideal)}
+    scores = {k: s for k, s in scores.items() if len(s.relevant)}
     if not scores:
         raise ConfigError("no meta-validation entity has a relevant item to weigh an ensemble's members on")
     count = len(members)
     weights = select_weights(scores, count, seed)
     remaining = prune_members(scores, weights, count)
-    if len(remaining) < count:
-        weights = restrict_weights(select_weights(scores, count, seed, remaining), remaining, count)
-    return _Choice(tuple(scores), remaining, weights.numpy())
+    # The weights that are left are not chosen anew: on few entities that would fit them to luck.
+    return _Choice(tuple(scores), remaining, restrict_weights(weights, remaining, count).numpy())
 
 
 def _choose_rows(

@@ -1,6 +1,6 @@
 """Weights of a ranking ensemble by bagged greedy selection (Caruana, Niculescu-Mizil, Crew and Ksikes 2004).
 
-From an empty sum, the form that raises nDCG@10 on meta-validation most is added, again if need be. Each bag sees a
+From an empty sum, the form that raises nDCG@50 on meta-validation most is added, again if need be. Each bag sees a
 bootstrap sample of the entities, and the weights are the mean over bags: no member is trusted for luck on few entities.
 Every bag may choose from all members, since bags without the strongest one would only dilute it. Neighbouring numbers
 of shots count as well, so that weights change little between them.
@@ -23,7 +23,7 @@ from recsys_meta.models.functional.score_forms import RANKING_FORMS
 BAGS = 8
 MOST_ADDITIONS = 24
 """Forms that a bag adds up, at most."""
-NEIGHBOUR_WEIGHT = 0.4
+NEIGHBOUR_WEIGHT = 1.0
 """Weight of the entities at the next lower and the next higher number of shots."""
 PRUNING_ERRORS, PRUNING_GUARD = 0.5, 2.0
 """Loss that removing members may cost, in standard errors: in the mean over numbers of shots, and at each."""
@@ -35,7 +35,7 @@ _Counts = tuple[int, ...]
 
 @dataclass
 class _SumValues:
-    """nDCG@10 of sums of forms at one number of shots; sums that several bags arrive at are evaluated once."""
+    """nDCG@50 of sums of forms at one number of shots; sums that several bags arrive at are evaluated once."""
 
     scores: CandidateScores
     _cache: dict[_Counts, FloatArray] = field(default_factory=dict)
@@ -44,22 +44,17 @@ class _SumValues:
         """Values [V] of the sum in which form f occurs counts[f] times."""
         if counts not in self._cache:
             weights = torch.tensor(counts, dtype=torch.float32)
-            self._cache[counts] = self.scores.weighted_ndcg(weights).numpy()
+            self._cache[counts] = self.scores.ndcg(weights).numpy()
         return self._cache[counts]
 
 
-def select_weights(
-    scores: Mapping[int, CandidateScores], members: int, seed: int, allowed: Sequence[int] | None = None
-) -> Tensor:
-    """Choose weights [K, F] that sum to 1, for the K numbers of shots of `scores` in ascending order.
-
-    `allowed` restricts the members, of which there are `members`. Deterministic in `seed`.
-    """
-    allowed = list(range(members)) if allowed is None else list(allowed)
+def select_weights(scores: Mapping[int, CandidateScores], members: int, seed: int) -> Tensor:
+    """Choose weights [K, F] of `members` members that sum to 1, for the K numbers of shots of `scores` in ascending
+    order. Deterministic in `seed`."""
     shots = sorted(scores)
     values = [_SumValues(scores[k]) for k in shots]
     entities = np.unique(np.concatenate([scores[k].entity for k in shots]))
-    forms = [f for m in allowed for f in (m, members + m)]
+    forms = list(range(RANKING_FORMS * members))
     generator = np.random.default_rng(seed)
     weights = np.zeros((len(shots), RANKING_FORMS * members))
     for _ in range(BAGS):
@@ -71,7 +66,7 @@ def select_weights(
 
 @dataclass(frozen=True)
 class _Criterion:
-    """Mean nDCG@10 of a bag: values at several numbers of shots, each with a weight [V] for every entity."""
+    """Mean nDCG@50 of a bag: values at several numbers of shots, each with a weight [V] for every entity."""
 
     values: Sequence[_SumValues]
     weights: Sequence[FloatArray]
@@ -117,18 +112,18 @@ def _added(counts: Sequence[int], form: int) -> list[int]:
 
 
 def prune_members(scores: Mapping[int, CandidateScores], weights: Tensor, members: int) -> list[int]:
-    """Remove members, always the one that is missed least, while the loss of nDCG@10 against all of them is within
+    """Remove members, always the one that is missed least, while the loss of nDCG@50 against all of them is within
     PRUNING_ERRORS standard errors over entities in the mean over numbers of shots, and PRUNING_GUARD at each. Returns
     those that stay, ascending."""
     shots = sorted(scores)
-    full = [scores[k].weighted_ndcg(w).numpy() for k, w in zip(shots, weights, strict=True)]
+    full = [scores[k].ndcg(w).numpy() for k, w in zip(shots, weights, strict=True)]
     remaining = [m for m in range(members) if weights[:, [m, members + m]].any()]
     while len(remaining) > 1:
         options = []
         for member in remaining:
             rest = [m for m in remaining if m != member]
             reduced = restrict_weights(weights, rest, members)
-            losses = [f - scores[k].weighted_ndcg(w).numpy() for f, k, w in zip(full, shots, reduced, strict=True)]
+            losses = [f - scores[k].ndcg(w).numpy() for f, k, w in zip(full, shots, reduced, strict=True)]
             options.append((_mean_loss(losses, [scores[k] for k in shots]), losses, rest))
         (loss, error), losses, rest = min(options, key=lambda option: option[0][0])
         if loss > PRUNING_ERRORS * error or any(_is_clear_loss(part) for part in losses):
