@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import Progress
+from rich.table import Table
 
 from pipelines.console import Json, err, out, print_json, progress_bar
 from pipelines.experiments.comparison_run import recipe_for
@@ -14,6 +17,7 @@ from pipelines.experiments.training_inputs import open_training_inputs
 from pipelines.experiments.training_run import resume_run, train_run
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError
+from recsys_meta.evaluation.ensemble import MemberShare
 from recsys_meta.training.trainer import TrainStep
 
 
@@ -57,8 +61,12 @@ def train_command(
         raise typer.BadParameter("a resumed run keeps its own recipe and data set", param_hint="--resume")
     workspace = Workspace()
     with progress_bar() as progress:
+
+        def notify(text: str) -> None:
+            progress.console.print(f"[dim]{escape(text)}[/]")
+
         if resume is not None:
-            result = resume_run(workspace, resume, StepProgress(progress, resume))
+            result = resume_run(workspace, resume, StepProgress(progress, resume), notify)
         else:
             if dataset is None:
                 raise ConfigError("--dataset is missing: a name of `recsys-meta data list`, or a prepared folder")
@@ -71,6 +79,7 @@ def train_command(
                 device=_device(device),
                 threads=threads,
                 report=StepProgress(progress, run_recipe.name),
+                notify=notify,
             )
     summary = {
         "run": result.spec.id,
@@ -83,16 +92,31 @@ def train_command(
         "folder": str(result.folder),
         "version": result.bundle.version,
     }
+    summary |= {"ensemble": {s.name: s.shares for s in result.shares}} if result.shares else {}
     if as_json:
         print_json({**summary, "config": asdict(result.spec)["recipe"].model_dump(mode="json")})
         return
-    reason = result.stop_reason or "all epochs done"
+    reason = result.stop_reason or "all steps done"
     best = "not validated" if result.best is None else f"{result.best:.4f}"
     steps = f"{result.steps} steps" + (f", the last {result.steps - result.resumed_at}" if result.resumed_at else "")
     out.print(
         f"run [bold]{result.spec.id}[/]: {steps} in {result.seconds:.0f} s ({reason}); best on meta-validation {best}"
     )
+    if result.shares:
+        out.print(_share_table(result.shares))
+    for warning in result.warnings:
+        err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     err.print(f"Next: recsys-meta models publish {result.spec.id}")
+
+
+def _share_table(shares: Sequence[MemberShare]) -> Table:
+    """Table of the ensemble: the share of each member that has one, by the number of support rows."""
+    shots = list(shares[0].shares)
+    table = Table("share of the ensemble by support rows", *map(str, shots), box=None, pad_edge=False)
+    for member in shares:
+        if any(member.shares.values()):
+            table.add_row(member.name, *(f"{member.shares[k]:.2f}" if member.shares[k] else "" for k in shots))
+    return table
 
 
 def _device(name: str) -> str:

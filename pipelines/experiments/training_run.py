@@ -31,6 +31,7 @@ from recsys_meta.evaluation.cold_start import cold_start, episodes_at
 from recsys_meta.evaluation.ensemble import FittedEnsemble, MemberShare, fit_ensemble
 from recsys_meta.evaluation.evaluate_batch import is_row_metric, metric_names
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
+from recsys_meta.models.baselines import make_baseline
 from recsys_meta.models.bundle import Bundle, load_bundle, make_bundle, save_bundle
 from recsys_meta.models.factory import build_predictor
 from recsys_meta.models.learners import LEARNERS
@@ -40,7 +41,7 @@ from recsys_meta.store.tracking.runs import MetricPoint
 from recsys_meta.training.checkpoint import last_checkpoint, save_checkpoint
 from recsys_meta.training.curricula import make_curriculum
 from recsys_meta.training.recipe import Recipe, recipe_of
-from recsys_meta.training.regularization_race import run_race, settled_recipe
+from recsys_meta.training.regularization_race import race_recipes, run_race, settled_recipe
 from recsys_meta.training.trainer import (
     TrainingRun,
     TrainStep,
@@ -91,6 +92,7 @@ class TrainingResult:
     stop_reason: str
     bundle: Bundle
     shares: tuple[MemberShare, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class TrainingInterruption(RecsysMetaError):
@@ -152,7 +154,7 @@ def train_run(
     )
     content = {**spec.__dict__, "recipe": recipe.model_dump(mode="json")}
     write_file(spec.folder(workspace) / "run.json", json.dumps(content, indent=1).encode())
-    return _execute(workspace, spec, inputs, report, tuned)
+    return _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify))
 
 
 def _race(recipe: Recipe, inputs: TrainingInputs, device: str, notify: Notify) -> Recipe:
@@ -175,13 +177,19 @@ def _race(recipe: Recipe, inputs: TrainingInputs, device: str, notify: Notify) -
 
 
 def _check_recipe(recipe: Recipe, inputs: TrainingInputs) -> None:
-    """Build the learner and the curriculum once, for their errors alone."""
+    """Build the learners and the curriculum once, for their errors alone."""
     learner_of(recipe, inputs.data)
+    for candidate in race_recipes(recipe):
+        learner_of(candidate, inputs.data)
+    for name in recipe.ensemble.members:
+        make_baseline(name)
     pool = task_pool(recipe, inputs.train_index, inputs.split.train)
     make_curriculum(recipe.curriculum.name, pool, recipe.curriculum.config)
 
 
-def resume_run(workspace: Workspace, run_id: str, report: StepCallback | None = None) -> TrainingResult:
+def resume_run(
+    workspace: Workspace, run_id: str, report: StepCallback | None = None, notify: Notify = lambda _: None
+) -> TrainingResult:
     """Continue a run from its last whole checkpoint, bit for bit. Raises NotFoundError, CheckpointError."""
     spec = read_run_spec(workspace, run_id)
     data, _ = workspace.dataset(spec.dataset)
@@ -190,7 +198,7 @@ def resume_run(workspace: Workspace, run_id: str, report: StepCallback | None = 
     inputs = training_inputs(data, spec.dataset, scenario=spec.scenario, split=spec.split, seed=spec.seed)
     with workspace.session() as session:
         runs.set_run_status(session, run_id, "running")
-    return _execute(workspace, spec, inputs, report)
+    return _execute(workspace, spec, inputs, report, TunedBaselines(inputs, notify))
 
 
 def read_run_spec(workspace: Workspace, run_id: str) -> RunSpec:
@@ -210,12 +218,12 @@ def _execute(
     spec: RunSpec,
     inputs: TrainingInputs,
     report: StepCallback | None,
-    tuned: TunedBaselines | None = None,
+    tuned: TunedBaselines,
 ) -> TrainingResult:
     """Train with the run's number of threads, and record its end whatever it is."""
     try:
         with fixed_threads(spec.threads):
-            return _train(workspace, spec, inputs, report, tuned or TunedBaselines(inputs))
+            return _train(workspace, spec, inputs, report, tuned)
     except TrainingInterruption as reason:
         _close(workspace, spec, "stopped", str(reason))
         raise
@@ -261,6 +269,7 @@ def _train(
         run.stop_reason,
         load_bundle(bundle_folder),
         () if ensemble is None else ensemble.shares,
+        tuple(w for name in _member_names(spec.recipe, data) for w in tuned.warnings(name)),
     )
 
 
@@ -269,8 +278,7 @@ def _fit_ensemble(
 ) -> FittedEnsemble | None:
     """Ensemble of the trained learner and the recipe's baselines; None for a recipe without."""
     data, shots = inputs.data, default_shots(inputs.data, spec.scenario)
-    applicable = baselines_for(data, None)
-    names = [name for name in spec.recipe.ensemble.members if name in applicable]
+    names = _member_names(spec.recipe, data)
     if not names:
         return None
     return fit_ensemble(
@@ -283,6 +291,12 @@ def _fit_ensemble(
         shots=shots,
         seed=spec.seed,
     )
+
+
+def _member_names(recipe: Recipe, data: Dataset) -> list[str]:
+    """Baselines that a recipe offers to its ensemble, as far as they serve the objective and have their input."""
+    applicable = baselines_for(data, None)
+    return [name for name in recipe.ensemble.members if name in applicable]
 
 
 def _train_steps(

@@ -32,6 +32,11 @@ class TunedBaselines:
             )
         return self._tuned[key]
 
+    def warnings(self, name: str) -> list[str]:
+        """Warnings of ranges that end too early, of a baseline as far as it was tuned."""
+        tuned = [t for (baseline, _, _), t in self._tuned.items() if baseline == name]
+        return list(dict.fromkeys(f"{name}: {e}" for t in tuned for c in t.report.choices for e in c.edges))
+
 
 def baselines_for(data: Dataset, names: Sequence[str] | None) -> list[str]:
     """Baselines by name; None takes all that serve the objective and have their input.

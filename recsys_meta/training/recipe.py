@@ -153,6 +153,10 @@ def _override(content: dict[str, Any], text: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {text!r}: '{name}' is a value, not a table")
     tree[path[-1]] = _value(value.strip())
+    # A number of epochs asks for a run of just that length, which does not begin with a race.
+    if path == ["train", "epochs"]:
+        content["train"]["most_steps"] = 0
+        content.pop("race", None)
     # A setting given by name is not raced.
     race = content.get("race")
     if len(path) == 2 and path[0] == "config" and isinstance(race, dict) and isinstance(race.get("settings"), list):

@@ -130,7 +130,8 @@ def test_an_entity_is_predicted_by_the_setting_that_was_chosen_without_it(settin
     data, index, split = setting
     tuned = fit_tuned("itemknn", data, index, split, shots=SHOTS)
     first, second = tuned.fold_predictors
-    changed = second.model_copy(update={"settings": tuple({**s, "popularity": 77.0} for s in second.settings)})
+    settings = [{**s, "popularity": 77.0} for s in second.settings]
+    changed = type(second)(settings=settings, shots=second.shots, choice=second.choice)
     other = type(tuned)(tuned.predictor, tuned.report, (first, changed), tuned.fits, tuned.entities)
     batch = fit_batch(data, index, tuned.entities, 3)
     same = BaselinePredictions(tuned, True).predict(batch, 3)

@@ -20,7 +20,10 @@ from pipelines.cli import main
 from recsys_meta.data import open_dataset
 from tests.fixtures.services import PATIENT, free_port
 
-SMALL = ("--set", "train.epochs=2", "--set", "config.dims=8", "--set", "config.towers=1", "--threads", "1")
+SMALL = (
+    *("--set", "train.epochs=2", "--set", "config.dims=8", "--set", "config.towers=1", "--threads", "1"),
+    *("--set", 'ensemble.members=["popularity", "naive-bayes"]'),
+)
 
 
 @dataclass(frozen=True)

@@ -114,10 +114,21 @@ class PerShotBaseline(PredictorConfig):
 
     def _settings_for(self, size: Tensor) -> Tensor:
         """Return the index of the setting for each support size [T], [T] int64."""
-        shots = torch.tensor(self.shots, device=size.device)
-        distance = (torch.log1p(size[:, None].double()) - torch.log1p(shots.double())).abs()
-        distance = distance + 1e3 * ((size[:, None] > 0) != (shots > 0))
-        return torch.tensor(self.choice, device=size.device)[distance.argmin(1)]
+        table = self._setting_by_size.to(size.device)
+        return table[size.clamp(max=len(table) - 1)]
+
+    @cached_property
+    def _setting_by_size(self) -> Tensor:
+        """Setting of every support size from 0 to twice the largest of `shots`, [N] int64; larger ones have the last."""
+        size, shots = torch.arange(2 * max(self.shots) + 2)[:, None], torch.tensor(self.shots)
+        distance = (torch.log1p(size.double()) - torch.log1p(shots.double())).abs()
+        distance = distance + 1e3 * ((size > 0) != (shots > 0))
+        return torch.tensor(self.choice)[distance.argmin(1)]
+
+    @property
+    def reads_rows(self) -> bool:
+        """False for a baseline whose state does not depend on the rows of a support, beyond their number."""
+        return make_baseline(self.baseline).reads_rows
 
     def _first_with_key(self, key: str) -> list[int]:
         """Return for each setting the index of the first one whose key method `key` returns the same."""
@@ -173,7 +184,7 @@ def _strip_prefix(params: Params, j: int) -> Params:
 
 def _group_by_setting(setting: Tensor) -> list[tuple[int, Tensor | None]]:
     """Return the settings of a batch, each with its tasks; None stands for all tasks."""
-    indices = torch.unique(setting).tolist() or [0]
+    indices = sorted(set(setting.tolist())) or [0]
     if len(indices) == 1:
         return [(indices[0], None)]
     return [(j, torch.nonzero(setting == j).flatten()) for j in indices]

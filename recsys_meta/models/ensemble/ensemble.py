@@ -11,6 +11,7 @@ Stacked generalization (Wolpert 1992); ensemble selection (Caruana 2004).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
@@ -137,19 +138,29 @@ class Ensemble:
 
 
 class WarmStartEnsemble(Ensemble):
-    """Ensemble whose first member has a start that many entities share."""
+    """Ensemble whose first member has a start that many entities share, as they do states that rows do not change."""
 
     def start(self, body: Params, support: Support) -> State:
-        """Start of the first member; see `WarmStartPredictor`."""
-        return self._first.start(_strip_prefix(body, 0), support)
+        """Start of the first member, and states of the members that do not read the rows."""
+        start = _add_prefix(0, self._first.start(_strip_prefix(body, 0), support))
+        for i in self._shared:
+            start |= _add_prefix(i, self.members[i].adapt(_strip_prefix(body, i), support))
+        return start
 
     def adapt_from(self, body: Params, start: State, support: Support) -> State:
         """State of `adapt`, from a start of `start`."""
         state: State = {"size": support.rows.mask.sum(1)}
-        state |= _add_prefix(0, self._first.adapt_from(_strip_prefix(body, 0), start, support))
+        state |= _add_prefix(0, self._first.adapt_from(_strip_prefix(body, 0), _strip_prefix(start, 0), support))
         for i, member in enumerate(self.members[1:], 1):
-            state |= _add_prefix(i, member.adapt(_strip_prefix(body, i), support))
+            if i in self._shared:
+                state |= {k: v for k, v in start.items() if k.startswith(f"{i}/")}
+            else:
+                state |= _add_prefix(i, member.adapt(_strip_prefix(body, i), support))
         return state
+
+    @cached_property
+    def _shared(self) -> list[int]:
+        return [i for i, member in enumerate(self.members) if not getattr(member, "reads_rows", True)]
 
     @property
     def _first(self) -> WarmStartPredictor:

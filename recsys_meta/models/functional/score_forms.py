@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from recsys_meta.core.types import FIRST
 
 RANKING_FORMS = 2
 """Forms of a member of a ranking ensemble: standardized, and standardized with weight on the top of the list."""
+
+SHARPNESS = 0.5
+"""Square of the width of the bend between the two slopes of the top-heavy form."""
 
 
 def standardize(scores: Tensor) -> Tensor:
@@ -27,5 +29,9 @@ def standardize(scores: Tensor) -> Tensor:
 
 
 def top_heavy(standardized: Tensor) -> Tensor:
-    """Soften differences below the mean, softplus(2 z) / 2: what is far down a list counts little, however far."""
-    return functional.softplus(2 * standardized) / 2
+    """Soften differences below the mean, (z + sqrt(z^2 + 1/2)) / 2: far down a list little counts, however far.
+
+    A softplus without exponential (squareplus, Barron 2021): its operations are rounded alike wherever a number stands
+    in a tensor, so that an entity's scores do not depend on the entities beside it.
+    """
+    return (standardized.square() + SHARPNESS).sqrt_().add_(standardized).mul_(0.5)

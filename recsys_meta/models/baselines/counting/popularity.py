@@ -18,6 +18,7 @@ class ItemPopularity(BaselineConfig):
     """Scores an item by the number of training entities with it; for labels, the constant mean label."""
 
     name: ClassVar[str] = "popularity"
+    reads_rows: ClassVar[bool] = False
     objectives: ClassVar[frozenset[Objective]] = RANKING_OBJECTIVES | LABEL_OBJECTIVES
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:

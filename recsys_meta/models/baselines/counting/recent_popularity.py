@@ -25,6 +25,7 @@ class RecentPopularity(BaselineConfig):
     """
 
     name: ClassVar[str] = "recent"
+    reads_rows: ClassVar[bool] = False
     cold_fields: ClassVar[frozenset[str]] = frozenset({"width"})
 
     width: float = Field(default=2.0, gt=0)

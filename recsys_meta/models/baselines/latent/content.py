@@ -33,6 +33,7 @@ class ContentOnly(BaselineConfig):
     """
 
     name: ClassVar[str] = "content"
+    reads_rows: ClassVar[bool] = False
     objectives: ClassVar[frozenset[Objective]] = RANKING_OBJECTIVES | LABEL_OBJECTIVES
     fit_fields: ClassVar[frozenset[str]] = frozenset({"strength", "ridge"})
 
