@@ -37,7 +37,8 @@ def worlds(entities=120, items=80, seed=0, noise=(0.5, 0.5, 50.0)):
 
 def test_candidates_have_the_ndcg_of_the_whole_catalogue():
     generator = torch.Generator().manual_seed(1)
-    members = [torch.randn(7, 300, generator=generator) for _ in range(2)]
+    truth = torch.randn(7, 300, generator=generator)
+    members = [truth + torch.randn(truth.shape, generator=generator) / 3 for _ in range(2)]
     query = [[2 + t, 40 + t, 41 + t] for t in range(6)] + [[]]
     support = [[5], [], [6, 7], [], [], [40], []]
     batch = batch_of(support, query)
