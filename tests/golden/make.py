@@ -20,14 +20,22 @@ import pyarrow as pa
 from recsys_meta.data import prepare, simulate_ads, simulate_cities, simulate_users
 from tests.golden.home import GOLDEN, RUN, command, figures, published, read, served, write
 
-SHORT = ("train.epochs=2", "train.least_steps=0", "train.tasks=16", "train.validate_every=1", "train.warmup=1")
+SHORT = (
+    "train.epochs=2",
+    "train.least_steps=0",
+    "train.tasks=16",
+    "train.validate_every=1",
+    "train.warmup=1",
+    "ensemble.members=[]",
+)
+MEMORIES = 'config.memories=["posterior", "ease", "cosine", "recent"]'
 CVAR = '{base="two-tower",dims=4,hidden=[8,8],latent=4,own_level=true,base_epochs=2}'
 MEMBERS = (
     '[{learner="bernoulli",config={dims=3,context_dims=2,hidden=4,sweeps=3,folds=2}},'
     f'{{learner="cvar",config={CVAR},rate=0.2,tasks=8,query=10}}]'
 )
 MODELS = {
-    "users": ("flagship", ("config.dims=4", "config.towers=2", "config.neighbours=8", "config.subspace=4")),
+    "users": ("flagship", ("config.dims=4", "config.towers=2", "config.neighbours=8", "config.subspace=4", MEMORIES)),
     "maml-users": ("maml", ("config.dims=6",)),
     "ads": ("flagship-click", (f"config.members={MEMBERS}",)),
     "cities": ("flagship-choice", ("config.hidden=4", "config.negatives=20", "config.bonus=2", "config.adapts=true")),

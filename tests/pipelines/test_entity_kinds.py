@@ -14,7 +14,10 @@ from recsys_meta.inference.requests.entity import EntityRequest, Interaction, Qu
 from recsys_meta.store.settings import Settings
 from recsys_meta.store.tracking.tables import CurriculumRecord
 
-FEW = ("--threads", "1", "--set", "train.epochs=2", "--set", "train.least_steps=0")
+FEW = (
+    *("--threads", "1", "--set", "train.epochs=2", "--set", "train.least_steps=0"),
+    *("--set", 'ensemble.members=["two-means", "popularity"]'),
+)
 KINDS = {
     "ad": (
         "simulated-ads",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.evaluation.ensemble.candidate_scores import CandidateScores
+from recsys_meta.evaluation.ensemble.pruning import PRUNING_ERRORS, is_clear_loss, mean_loss
 from recsys_meta.models.functional.score_forms import RANKING_FORMS
 
 BAGS = 8
@@ -25,8 +26,6 @@ MOST_ADDITIONS = 24
 """Forms that a bag adds up, at most."""
 NEIGHBOUR_WEIGHT = 1.0
 """Weight of the entities at the next lower and the next higher number of shots."""
-PRUNING_ERRORS, PRUNING_GUARD = 0.5, 2.0
-"""Loss that removing members may cost, in standard errors: in the mean over numbers of shots, and at each."""
 PATIENCE = 5
 """Additions without a gain after which a bag ends."""
 
@@ -124,9 +123,9 @@ def prune_members(scores: Mapping[int, CandidateScores], weights: Tensor, member
             rest = [m for m in remaining if m != member]
             reduced = restrict_weights(weights, rest, members)
             losses = [f - scores[k].ndcg(w).numpy() for f, k, w in zip(full, shots, reduced, strict=True)]
-            options.append((_mean_loss(losses, [scores[k] for k in shots]), losses, rest))
+            options.append((mean_loss(losses, [scores[k].entity for k in shots]), losses, rest))
         (loss, error), losses, rest = min(options, key=lambda option: option[0][0])
-        if loss > PRUNING_ERRORS * error or any(_is_clear_loss(part) for part in losses):
+        if loss > PRUNING_ERRORS * error or any(is_clear_loss(part) for part in losses):
             break
         remaining = rest
     return remaining
@@ -139,16 +138,3 @@ def restrict_weights(weights: Tensor, remaining: Sequence[int], members: int) ->
     rest = weights * mask
     total = rest.sum(1, keepdim=True)
     return torch.where(total > 0, rest / total.clamp(min=1e-12), mask / mask.sum())
-
-
-def _mean_loss(losses: Sequence[FloatArray], scores: Sequence[CandidateScores]) -> tuple[float, float]:
-    """Mean loss over entities, each the mean over its numbers of shots, and its standard error."""
-    entity = np.concatenate([s.entity for s in scores])
-    _, position = np.unique(entity, return_inverse=True)
-    mean = np.bincount(position, np.concatenate(losses)) / np.bincount(position)
-    return float(mean.mean()), float(mean.std(ddof=1) / len(mean) ** 0.5) if len(mean) > 1 else 0.0
-
-
-def _is_clear_loss(loss: FloatArray) -> bool:
-    """True where the mean of a paired loss [V] is above PRUNING_GUARD standard errors."""
-    return len(loss) > 1 and float(loss.mean()) > PRUNING_GUARD * float(loss.std(ddof=1) / len(loss) ** 0.5)

@@ -15,6 +15,7 @@ import scipy.optimize
 from scipy.special import expit
 
 from recsys_meta.core.types import FloatArray, IntArray
+from recsys_meta.evaluation.ensemble.pruning import PRUNING_ERRORS, is_clear_loss, mean_loss
 
 NEIGHBOUR_WEIGHT = 0.4
 """Weight of the rows at the next lower and the next higher number of shots."""
@@ -98,30 +99,30 @@ def _minimise(parts: Sequence[tuple[RowScores, float]], allowed: Sequence[int]) 
 
 def prune_stacking(scores: Mapping[int, RowScores], fitted: StackingWeights) -> list[int]:
     """Remove members, always the one that is missed least once the others are fitted anew, while the loss against all
-    of them is within one standard error over entities at each number of shots. Returns those that stay, ascending."""
+    of them is within PRUNING_ERRORS standard errors over entities in the mean over numbers of shots, and PRUNING_GUARD
+    at each. Returns those that stay, ascending."""
     shots = sorted(scores)
-    full = [_entity_losses(scores[k], w, b) for k, w, b in zip(shots, fitted.weights, fitted.bias, strict=True)]
+    full = _entity_losses(scores, fitted)
     remaining = np.flatnonzero(fitted.weights.any(0)).tolist()
     while len(remaining) > 1:
         options = []
         for member in remaining:
             rest = [m for m in remaining if m != member]
-            refit = fit_stacking(scores, rest)
-            losses = [
-                _entity_losses(scores[k], w, b) - f
-                for k, w, b, f in zip(shots, refit.weights, refit.bias, full, strict=True)
-            ]
-            options.append((float(np.mean([part.mean() for part in losses])), losses, rest))
-        _, losses, rest = min(options, key=lambda option: option[0])
-        if any(part.mean() > part.std(ddof=1) / len(part) ** 0.5 for part in losses if len(part) > 1):
+            refit = _entity_losses(scores, fit_stacking(scores, rest))
+            losses = [part - before for part, before in zip(refit, full, strict=True)]
+            options.append((mean_loss(losses, [np.unique(scores[k].entity) for k in shots]), losses, rest))
+        (loss, error), losses, rest = min(options, key=lambda option: option[0][0])
+        if loss > PRUNING_ERRORS * error or any(is_clear_loss(part) for part in losses):
             break
         remaining = rest
     return remaining
 
 
-def _entity_losses(scores: RowScores, weights: FloatArray, bias: float) -> FloatArray:
-    """Mean loss of each entity's rows [V]."""
-    loss = scores.losses(scores.score @ weights + bias)
-    _, position = np.unique(scores.entity, return_inverse=True)
-    mean: FloatArray = np.bincount(position, loss) / np.bincount(position)
-    return mean
+def _entity_losses(scores: Mapping[int, RowScores], fitted: StackingWeights) -> list[FloatArray]:
+    """Mean loss of each entity's rows [V] at each number of shots, entities in ascending order."""
+    losses: list[FloatArray] = []
+    for k, weights, bias in zip(sorted(scores), fitted.weights, fitted.bias, strict=True):
+        loss = scores[k].losses(scores[k].score @ weights + bias)
+        _, position = np.unique(scores[k].entity, return_inverse=True)
+        losses.append(np.bincount(position, loss) / np.bincount(position))
+    return losses

@@ -119,7 +119,7 @@ class PerShotBaseline(PredictorConfig):
 
     @cached_property
     def _setting_by_size(self) -> Tensor:
-        """Setting of every support size up to twice the largest of `shots`, [N] int64; larger ones have the last one."""
+        """Setting of every support size up to twice the largest of `shots`, [N] int64; larger ones have the last."""
         size, shots = torch.arange(2 * max(self.shots) + 2)[:, None], torch.tensor(self.shots)
         distance = (torch.log1p(size.double()) - torch.log1p(shots.double())).abs()
         distance = distance + 1e3 * ((size > 0) != (shots > 0))
