@@ -8,6 +8,7 @@ from recsys_meta.data.simulators.ads import ClickTruth, simulate_ads
 from recsys_meta.data.simulators.cities import WalkTruth, simulate_cities
 from recsys_meta.data.simulators.latent_factors import GroundTruth, SimulatedDataset
 from recsys_meta.data.simulators.users import simulate_users
+from recsys_meta.data.sources.ground_truth import ground_truth_of
 from recsys_meta.data.sources.registry import SOURCES, DataSource, locate, prepare_named
 from recsys_meta.data.sources.toml_schema import find_schema, prepare_custom, read_custom
 from recsys_meta.data.validate import ValidationReport, validate
@@ -23,6 +24,7 @@ __all__ = [
     "WalkTruth",
     "describe",
     "find_schema",
+    "ground_truth_of",
     "locate",
     "open_dataset",
     "prepare",

@@ -26,6 +26,7 @@ from recsys_meta.data.simulators.latent_factors import (
     raw_tables,
     sample_activity,
     sample_subset,
+    sample_tastes,
 )
 from recsys_meta.data.simulators.schemas import AD_CATEGORIES, AD_WORDS, ADS, USER_ATTRIBUTES
 
@@ -47,6 +48,13 @@ class ClickTruth(GroundTruth):
         trend = (2 * self.arrival[entity] - 1) * self.trend[item]
         utility = (self.taste[entity] * self.latent[item]).sum(1) + self.popularity[item] + trend
         return _sigmoid(utility + self.position[position - 1] + self.hour[hour])
+
+    def context_effects(self) -> dict[str, dict[str, float]]:
+        """Return the effects of the context: field -> value as the data set writes it -> term of the utility."""
+        return {
+            "position": {str(i): float(v) for i, v in enumerate(self.position, 1)},
+            "hour": {str(i): float(v) for i, v in enumerate(self.hour)},
+        }
 
     def probability(self, entities: IntArray) -> FloatArray:
         """Return the click probabilities [n, I] of n ads for all users, the mean over all positions and hours."""
@@ -84,14 +92,17 @@ def simulate_ads(
     time = _sample_list_times(rng, lists)[rows.group]
     first_time = np.full(ads, START_TIME + DURATION)
     np.minimum.at(first_time, rows.entity, time)
+    tastes, prior = sample_tastes(rng, ad_parts, LATENT_DIMS, share, 0.8)
     truth = ClickTruth(
         entity_ids=numbered_names("a", ads),
         item_ids=numbered_names("u", users),
-        taste=0.8 * category_vectors(rng, ad_parts, LATENT_DIMS, share),
+        taste=tastes,
         latent=0.8 * category_vectors(rng, user_parts, LATENT_DIMS, 0.6),
         popularity=-2.5 + 0.5 * rng.normal(size=users),  # how often a user clicks on any ad
         trend=drift * rng.normal(size=users),
         arrival=(first_time - START_TIME) / DURATION,
+        prior=prior,
+        row_counts=np.bincount(rows.entity, minlength=ads),
         position=0.9 - 0.8 * np.log(np.arange(1, LIST_SIZE + 1)),
         hour=0.4 * np.cos(2 * np.pi * (np.arange(24) - 20) / 24),  # highest at 20 o'clock
     )

@@ -38,11 +38,21 @@ TextArray = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True)
+class TastePrior:
+    """Distribution of tastes given the features of their entities: Gaussian with mean [E, K] and the same standard
+    deviation in all dimensions, independent of one another."""
+
+    mean: FloatArray
+    std: float
+
+
+@dataclass(frozen=True)
 class GroundTruth:
-    """Ground truth of a simulated data set.
+    """Ground truth of a simulated data set: the world that its rows were drawn from.
 
     taste [E, K], latent [I, K], popularity and trend [I]; arrival [E]: the time at which an entity arrives, as a
-    fraction of DURATION.
+    fraction of DURATION. `prior` is the distribution that the tastes were drawn from, `row_counts` [E] the number of
+    rows of each entity, which depends neither on its taste nor on its features.
     """
 
     entity_ids: TextArray
@@ -52,6 +62,8 @@ class GroundTruth:
     popularity: FloatArray
     trend: FloatArray
     arrival: FloatArray
+    prior: TastePrior
+    row_counts: IntArray
 
     def utility(self, entities: IntArray) -> FloatArray:
         """Return the utilities [n, I] of all items for n entities at their arrival, which rank the items optimally."""
@@ -101,12 +113,21 @@ def category_vectors(
 
     `parts` are the categorical features, each as the codes [n] and the number of its categories.
     """
+    return sample_tastes(rng, parts, dims, share, 1.0)[0]
+
+
+def sample_tastes(
+    rng: np.random.Generator, parts: Sequence[tuple[IntArray, int]], dims: int, share: float, scale: float
+) -> tuple[FloatArray, TastePrior]:
+    """Sample vectors [n, K] as `category_vectors` does, times `scale`; return their distribution given the categories
+    as well."""
     n = len(parts[0][0])
     category_part = np.sum([rng.normal(size=(count, dims))[codes] for codes, count in parts], axis=0) / np.sqrt(
         len(parts)
     )
-    vectors: FloatArray = np.sqrt(share) * category_part + np.sqrt(1 - share) * rng.normal(size=(n, dims))
-    return vectors
+    mean: FloatArray = np.sqrt(share) * category_part
+    vectors: FloatArray = scale * (mean + np.sqrt(1 - share) * rng.normal(size=(n, dims)))
+    return vectors, TastePrior(scale * mean, scale * float(np.sqrt(1 - share)))
 
 
 def sample_activity(rng: np.random.Generator, entities: int, items: int, events: int, least: int) -> IntArray:
@@ -124,8 +145,9 @@ def sample_activity(rng: np.random.Generator, entities: int, items: int, events:
     return counts
 
 
-def sample_choices(rng: np.random.Generator, truth: GroundTruth, counts: IntArray) -> tuple[IntArray, IntArray]:
-    """Sample choices of counts [E] items for each entity; return entity [N] and item [N], in order of choice."""
+def sample_choices(rng: np.random.Generator, truth: GroundTruth) -> tuple[IntArray, IntArray]:
+    """Sample the choices of all entities; return entity [N] and item [N], in order of choice."""
+    counts = truth.row_counts
     step = max(1, _MAX_UTILITIES // len(truth.item_ids))
     entity, item = [], []
     for start in range(0, len(counts), step):

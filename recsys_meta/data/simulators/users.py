@@ -19,6 +19,7 @@ from recsys_meta.data.simulators.latent_factors import (
     sample_activity,
     sample_choices,
     sample_subset,
+    sample_tastes,
     sample_times,
 )
 from recsys_meta.data.simulators.schemas import GENRES, USER_ATTRIBUTES, USERS
@@ -36,16 +37,19 @@ def simulate_users(
     rng = np.random.default_rng(seed)
     attributes = {name: rng.integers(0, len(values), users) for name, values in USER_ATTRIBUTES}
     genres, genre = sample_subset(rng, GENRES, items, 3, "|")
+    tastes, prior = sample_tastes(rng, [(attributes[n], len(v)) for n, v in USER_ATTRIBUTES], LATENT_DIMS, share, 0.7)
     truth = GroundTruth(
         entity_ids=numbered_names("u", users),
         item_ids=numbered_names("f", items),
-        taste=0.7 * category_vectors(rng, [(attributes[n], len(v)) for n, v in USER_ATTRIBUTES], LATENT_DIMS, share),
+        taste=tastes,
         latent=0.7 * category_vectors(rng, [(genre, len(GENRES))], LATENT_DIMS, 0.6),
         popularity=rng.normal(size=items),
         trend=drift * rng.normal(size=items),
         arrival=rng.random(users),
+        prior=prior,
+        row_counts=sample_activity(rng, users, items, events, MIN_ROWS),
     )
-    entity, item = sample_choices(rng, truth, sample_activity(rng, users, items, events, MIN_ROWS))
+    entity, item = sample_choices(rng, truth)
     utility = (truth.taste[entity] * truth.latent[item]).sum(1) + 0.3 * truth.popularity[item]
     rating = np.clip(np.rint(3.2 + 0.6 * utility + rng.normal(scale=0.5, size=len(entity))), 1, 5)
     log = {

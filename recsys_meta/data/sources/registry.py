@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,6 +16,7 @@ from recsys_meta.data.build.prepare import prepare
 from recsys_meta.data.readers.raw_tables import BLOCK_BYTES, OnError, ProgressCallback, RawTables
 from recsys_meta.data.simulators.ads import simulate_ads
 from recsys_meta.data.simulators.cities import simulate_cities
+from recsys_meta.data.simulators.latent_factors import SimulatedDataset
 from recsys_meta.data.simulators.users import simulate_users
 from recsys_meta.data.sources.download import ZipArchive, download_archive
 from recsys_meta.data.sources.foursquare import read_foursquare
@@ -50,7 +52,7 @@ class DataSource:
     folder_names: tuple[str, ...] = ()
     marker_files: tuple[str, ...] = ()
     load: Callable[[Path], RawTables] | None = None
-    simulate: Callable[[int], RawTables] | None = None
+    simulate: Callable[[int], SimulatedDataset[Any]] | None = None
     archive: ZipArchive | None = None
 
 
@@ -148,17 +150,17 @@ SOURCES: Mapping[str, DataSource] = {
     "simulated-users": DataSource(
         title="simulated users who watch and rate films; the truth is known",
         terms=_FREE,
-        simulate=lambda seed: simulate_users(seed=seed).tables,
+        simulate=lambda seed: simulate_users(seed=seed),
     ),
     "simulated-ads": DataSource(
         title="simulated ads shown to users who click or do not; the truth is known",
         terms=_FREE,
-        simulate=lambda seed: simulate_ads(seed=seed).tables,
+        simulate=lambda seed: simulate_ads(seed=seed),
     ),
     "simulated-cities": DataSource(
         title="simulated cities whose people visit places; the truth is known",
         terms=_FREE,
-        simulate=lambda seed: simulate_cities(seed=seed).tables,
+        simulate=lambda seed: simulate_cities(seed=seed),
     ),
 }
 
@@ -223,7 +225,7 @@ def prepare_named(
     report = progress or (lambda stage, fraction: None)
     if data_source.simulate is not None:
         locate(name, source, None)  # refuses a `source`
-        tables, seed_entry = data_source.simulate(seed), {"seed": seed}
+        tables, seed_entry = data_source.simulate(seed).tables, {"seed": seed}
     else:
         downloads = downloads or out.parent / DOWNLOADS_FOLDER
         folder = _obtain_folder(name, source, data_root, downloads, report if download else None)
