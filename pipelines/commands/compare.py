@@ -33,6 +33,7 @@ from pipelines.experiments.dataset_sources import (
 )
 from pipelines.experiments.dataset_summary import DatasetFailure
 from pipelines.experiments.training_run import TrainingInterruption
+from pipelines.experiments.truth_bounds import add_bounds, require_bounds, with_popularity
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.training.trainer import TrainStep
@@ -61,6 +62,14 @@ def compare_command(
             "actors: support of some actors, query of others; sampled: the same, among 100 others only."
         ),
     ] = "new",
+    truth: Annotated[
+        bool,
+        typer.Option(
+            "--truth",
+            help="Simulated data: add the oracle and the Bayes-optimal prediction, and what share of the way from "
+            "popularity to it each method has gone.",
+        ),
+    ] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one key of every recipe.")] = None,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
     json_file: JsonFile = None,
@@ -75,7 +84,8 @@ def compare_command(
         raise typer.BadParameter("seed or time", param_hint="--split")
     require_writable(json_file, html)
     workspace = Workspace()
-    settings = {
+    settings: dict[str, Any] = {
+        "truth": truth,
         "protocol": EvaluationProtocol(parse_shots(shots), split, parse_order(order), min_query, _scenario(scenario)),
         "seeds": tuple(range(seeds)),
         "overrides": set_ or [],
@@ -88,7 +98,7 @@ def compare_command(
         _compare_each(workspace, dataset, learner_names, baseline_names, output, **settings)
         raise typer.Exit(output.finish())
     data, folder = workspace.dataset(dataset[0])
-    results = run_comparison(
+    results = _compare_dataset(
         workspace, str(folder), learners=learner_names, baselines=parse_baselines(baselines, data), **settings
     )
     print_comparison(results, json_file, html)
@@ -129,12 +139,28 @@ def _compare_source(
 ) -> list[Comparison]:
     """Compare those of the learners and baselines (None: of all) that serve the objective of a data set."""
     data, _ = workspace.dataset(str(source.folder))
-    serving = {"learners": learners_serving(data, learners), "baselines": baselines_serving(data, baselines)}
+    serving: dict[str, Any] = {
+        "learners": learners_serving(data, learners),
+        "baselines": baselines_serving(data, baselines),
+    }
     named = (*(learners or ()), *(baselines or ()))
     if left_out := [n for n in named if not any(n in (names or ()) for names in serving.values())]:
         text = f"{source.label}: {', '.join(left_out)} left out, since its objective is {data.schema.objective}"
         err.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
-    return run_comparison(workspace, str(source.folder), label=source.label, **serving, **settings)
+    return _compare_dataset(workspace, str(source.folder), label=source.label, **serving, **settings)
+
+
+def _compare_dataset(workspace: Workspace, dataset: str, *, truth: bool, **settings: Any) -> list[Comparison]:
+    """Compare on one data set; with `truth` beside the bounds of its simulated world, which must be known."""
+    if not truth:
+        return run_comparison(workspace, dataset, **settings)
+    data, _ = workspace.dataset(dataset)
+    bounds = require_bounds(data, settings["protocol"])
+    settings["baselines"] = with_popularity(settings["baselines"])
+    results = run_comparison(workspace, dataset, **settings)
+    for result in results:
+        add_bounds(result, data, dataset, bounds, settings["protocol"], settings["seeds"], settings["threads"])
+    return results
 
 
 def run_comparison(workspace: Workspace, dataset: str, **settings: Any) -> list[Comparison]:

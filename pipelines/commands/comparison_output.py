@@ -137,6 +137,9 @@ def _folder_name(label: str, used: Collection[str]) -> str:
 def _print(result: Comparison) -> None:
     metric = result.metrics[0]
     out.print(report.curve_table(result, metric))
+    if result.shares:
+        out.print()
+        out.print(report.share_table(result))
     lines = result.against_best_baseline(metric)
     if lines:
         out.print(

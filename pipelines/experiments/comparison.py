@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,11 +36,41 @@ class MethodCurves:
 
 @dataclass(frozen=True)
 class MethodPoints:
-    """Metric of a method at each point of the curve: mean over seeds, and its 95% interval over newcomers."""
+    """Metric of a method or bound at each point of the curve: mean over seeds, and its 95% interval over newcomers."""
 
     name: str
-    role: Role
+    role: Role | Literal["bound"]
     points: tuple[ConfidenceInterval, ...]
+
+
+@dataclass(frozen=True)
+class BoundCurves:
+    """Predictor that knows more than any method may, with a curve for each seed: a bound, neither baseline nor learner.
+
+    It is in tables and files and takes part in no test; the database does not hold it.
+    """
+
+    name: str
+    curves: Mapping[int, ColdStartCurve]
+    role: Literal["bound"] = "bound"
+
+
+@dataclass(frozen=True)
+class BoundShare:
+    """Share of the way from a baseline to a bound that a method has gone at one point, with its 95% interval.
+
+    `share` is (method - baseline) / (bound - baseline) and not a number where the bound is no better than the baseline.
+    The interval is not a number where metrics are of rows.
+    """
+
+    method: str
+    baseline: str
+    bound: str
+    shots: int
+    metric: str
+    share: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -70,6 +100,8 @@ class Comparison:
     bundle: Bundle | None = None
     run: str = ""
     adaptation_effects: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    bounds: list[BoundCurves] = field(default_factory=list)
+    shares: list[BoundShare] = field(default_factory=list)
 
     def evaluations(self) -> list[NewEvaluation]:
         """Evaluation of each method, seed, point and metric, and with seed None of the mean over seeds.
@@ -79,7 +111,31 @@ class Comparison:
         return [row for m in self.methods for row in self._rows(m)]
 
     def _rows(self, method: MethodCurves) -> list[NewEvaluation]:
-        rows = []
+        return [
+            NewEvaluation(
+                dataset=self.dataset,
+                scenario=self.scenario,
+                method=method.name,
+                role=method.role,
+                seed=seed,
+                shots=k,
+                metric=metric,
+                value=i.value,
+                low=i.low,
+                high=i.high,
+                n=i.n,
+                model_version=method.version(seed),
+            )
+            for seed, k, metric, i in self.intervals(method)
+        ]
+
+    def intervals(
+        self, method: MethodCurves | BoundCurves
+    ) -> Iterator[tuple[int | None, int, str, ConfidenceInterval]]:
+        """Yield seed, shots, metric and interval of each point, with seed None of the mean over seeds.
+
+        Points that are not a number are left out.
+        """
         for k in self.shots:
             for metric in self.metrics:
                 values = {s: c.values[k][metric] for s, c in method.curves.items()}
@@ -87,38 +143,21 @@ class Comparison:
                     s: summarise_seeds(metric, [v]) for s, v in values.items()
                 }
                 points[None] = summarise_seeds(metric, list(values.values()))
-                rows += [
-                    NewEvaluation(
-                        dataset=self.dataset,
-                        scenario=self.scenario,
-                        method=method.name,
-                        role=method.role,
-                        seed=seed,
-                        shots=k,
-                        metric=metric,
-                        value=i.value,
-                        low=i.low,
-                        high=i.high,
-                        n=i.n,
-                        model_version=method.version(seed),
-                    )
-                    for seed, i in points.items()
-                    if np.isfinite(i.value)
-                ]
-        return rows
+                yield from ((seed, k, metric, i) for seed, i in points.items() if np.isfinite(i.value))
 
     def method_points(self, metric: str) -> list[MethodPoints]:
         """Metric of every method at every point."""
-        return [
-            MethodPoints(
-                m.name,
-                m.role,
-                tuple(summarise_seeds(metric, [c.values[k][metric] for c in m.curves.values()]) for k in self.shots),
-            )
-            for m in self.methods
-        ]
+        return [self._points(m, metric) for m in self.methods]
 
-    def mean(self, method: MethodCurves, shots: int, metric: str) -> float:
+    def bound_points(self, metric: str) -> list[MethodPoints]:
+        """Metric of every bound at every point."""
+        return [self._points(bound, metric) for bound in self.bounds]
+
+    def _points(self, method: MethodCurves | BoundCurves, metric: str) -> MethodPoints:
+        points = (summarise_seeds(metric, [c.values[k][metric] for c in method.curves.values()]) for k in self.shots)
+        return MethodPoints(method.name, method.role, tuple(points))
+
+    def mean(self, method: MethodCurves | BoundCurves, shots: int, metric: str) -> float:
         """Mean over seeds at one point, NaN without entities."""
         return mean_over_seeds(metric, [c.values[shots][metric] for c in method.curves.values()])[0]
 
@@ -173,7 +212,7 @@ def as_json(results: Sequence[Comparison], command: str, created: str) -> dict[s
 
 def merge_json(parts: Sequence[JsonPart], command: str, created: str) -> dict[str, Any]:
     """JSON content of several comparisons: the lists of all, behind the command and the time."""
-    keys = ("rows", "paired", "beside", "among", "methods", "change")
+    keys = ("rows", "paired", "beside", "among", "methods", "change", "shares")
     return {"command": command, "created": created, **{k: [row for part in parts for row in part[k]] for k in keys}}
 
 
@@ -182,6 +221,7 @@ def json_part(result: Comparison, *, with_dataset: bool = False) -> JsonPart:
     keep = ("dataset", "scenario", "method", "role", "seed", "shots", "metric", "value", "low", "high", "n")
     at = {"dataset": result.dataset, "scenario": result.scenario} if with_dataset else {"scenario": result.scenario}
     rows = [{k: v for k, v in asdict(r).items() if k in keep} for r in result.evaluations()]
+    rows += [row for bound in result.bounds for row in _bound_rows(result, bound)]
     versus = [{**at, **asdict(v)} for metric in result.metrics for v in result.against_best_baseline(metric)]
     methods = [
         {**at, "method": m.name, "role": m.role, "train_seconds": round(m.seconds, 1), "note": m.note}
@@ -193,4 +233,26 @@ def json_part(result: Comparison, *, with_dataset: bool = False) -> JsonPart:
     ]  # a bootstrap of every method for each metric
     beside = [{**at, **asdict(v)} for m in metrics for v in result.against_all_methods(m)]
     among = [{**at, **asdict(v)} for v in result.between_learners(result.metrics[0])]
-    return {"rows": rows, "paired": versus, "beside": beside, "among": among, "methods": methods, "change": change}
+    shares = [{**at, **_without_nan(asdict(share))} for share in result.shares]
+    return {
+        "rows": rows,
+        "paired": versus,
+        "beside": beside,
+        "among": among,
+        "methods": methods,
+        "change": change,
+        "shares": shares,
+    }
+
+
+def _bound_rows(result: Comparison, bound: BoundCurves) -> list[dict[str, Any]]:
+    place = {"dataset": result.dataset, "scenario": result.scenario, "method": bound.name, "role": bound.role}
+    return [
+        place | {"seed": seed, "shots": k, "metric": metric, "value": i.value, "low": i.low, "high": i.high, "n": i.n}
+        for seed, k, metric, i in result.intervals(bound)
+    ]
+
+
+def _without_nan(columns: dict[str, Any]) -> dict[str, Any]:
+    """Columns with None in place of what is not a number, which JSON has no word for."""
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in columns.items()}

@@ -65,8 +65,32 @@ def curve_table(result: Comparison, metric: str) -> Table:
     for m in sorted(result.methods, key=lambda m: -sign * _average(means[m.name])):
         cells = [_cell(v, math.isclose(sign * v, best[i])) for i, v in enumerate(means[m.name])]
         table.add_row(f"[bold]{m.name}[/]" if m.role == "flagship" else m.name, *cells)
+    for bound in result.bounds:
+        cells = [_cell(result.mean(bound, k, metric), False) for k in result.shots]
+        table.add_row(f"{bound.name} (knows the world)", *cells, style="italic")
     table.add_section()
     table.add_row("newcomers", *(str(n) for n in _remaining(result, metric)), style="dim")
+    return table
+
+
+def share_table(result: Comparison) -> Table:
+    """Table of the shares of the way from a baseline to a bound that methods have gone, by shots, largest first."""
+    first = result.shares[0]
+    table = Table(
+        title=f"Share of the way from {first.baseline} to {first.bound}, {NAMES.get(first.metric, first.metric)}",
+        title_justify="left",
+        title_style="bold",
+        show_edge=False,
+        pad_edge=False,
+    )
+    table.add_column("method")
+    for k in result.shots:
+        table.add_column(f"{k} shots" if k == result.shots[0] else str(k), justify="right")
+    rows: dict[str, list[float]] = {}
+    for share in result.shares:
+        rows.setdefault(share.method, []).append(share.share)
+    for name, values in sorted(rows.items(), key=lambda row: -_average(row[1])):
+        table.add_row(name, *(f"{v:.0%}" if math.isfinite(v) else "-" for v in values))
     return table
 
 
@@ -105,12 +129,17 @@ def plot_curves(result: Comparison, metric: str) -> bytes:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    draw_curves(axes, result.shots, result.method_points(metric))
+    draw_curves(axes, result.shots, _lines(result, metric))
     axes.set_xlabel("interactions known of the newcomer")
     axes.set_ylabel(NAMES.get(metric, metric))
     axes.set_title(f"{result.dataset}: the cold-start curve")
     axes.legend(fontsize=7, ncols=2)
     return as_png(figure)
+
+
+def _lines(result: Comparison, metric: str) -> list[MethodPoints]:
+    """Points of all methods, then of the bounds."""
+    return [*result.method_points(metric), *result.bound_points(metric)]
 
 
 def draw_curves(
@@ -120,7 +149,7 @@ def draw_curves(
     positions = range(len(shots))
     for m in methods:
         flagship = m.role == "flagship"
-        style = {"flagship": "-", "learner": "--", "baseline": ":"}[m.role]
+        style = {"flagship": "-", "learner": "--", "baseline": ":", "bound": "-."}[m.role]
         (line,) = axes.plot(
             positions,
             [p.value for p in m.points],
@@ -131,7 +160,7 @@ def draw_curves(
             marker="o",
             markersize=5 if flagship else 3,
         )
-        if m.role != "baseline":
+        if m.role in ("flagship", "learner"):
             axes.fill_between(
                 positions, [p.low for p in m.points], [p.high for p in m.points], alpha=0.12, color=line.get_color()
             )
@@ -183,7 +212,7 @@ def report_page(result: Comparison, command: str, curve: bytes, reliability: byt
         "report.html.jinja",
         command,
         result=result,
-        tables=[(metric, result.method_points(metric)) for metric in result.metrics],
+        tables=[(metric, _lines(result, metric)) for metric in result.metrics],
         png=base64.b64encode(curve).decode(),
         reliability=base64.b64encode(reliability or b"").decode(),
         verdicts=[verdict(v) for v in result.against_best_baseline(result.metrics[0])],

@@ -38,7 +38,7 @@ from recsys_meta.evaluation.taste_posterior import (
 )
 from recsys_meta.models.protocols import Predictor, PredictorConfig
 
-ROW_COUNTS, RATE_STEPS, DEPTH = 5, 3, 10
+ROW_COUNTS, RATE_STEPS, DEPTH = 3, 2, 10
 """Numbers of rows that the gain is averaged over, Newton steps for each, and the depth of the nDCG."""
 _TASTE, _CONTEXT = "taste.", "context."
 
