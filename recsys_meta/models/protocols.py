@@ -27,9 +27,6 @@ class PredictorConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    reads_order: ClassVar[bool] = False
-    """True for a predictor whose scores depend on the order of the support's rows."""
-
 
 class Predictor(Protocol):
     """A model that adapts to new entities from their support rows and scores items for them."""

@@ -40,6 +40,8 @@ class BaselineConfig(PredictorConfig, ABC):
     cold_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that the scores depend on with an empty support; without any, those scores are popularity."""
 
+    reads_order: ClassVar[bool] = False
+    """True where the scores depend on the order of the support's rows."""
     reads_rows: ClassVar[bool] = True
     """False where states do not depend on the rows of a support, beyond their number: many entities share them."""
 

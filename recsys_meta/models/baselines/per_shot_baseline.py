@@ -130,6 +130,11 @@ class PerShotBaseline(PredictorConfig):
         """False for a baseline whose state does not depend on the rows of a support, beyond their number."""
         return make_baseline(self.baseline).reads_rows
 
+    @property
+    def reads_order(self) -> bool:
+        """True where the scores depend on the order of the support's rows."""
+        return make_baseline(self.baseline).reads_order
+
     def _first_with_key(self, key: str) -> list[int]:
         """Return for each setting the index of the first one whose key method `key` returns the same."""
         keys = [getattr(p, key)() for p in self.predictors]
@@ -164,11 +169,7 @@ def make_per_shot(
 
 
 PER_SHOT_BASELINES: dict[str, type[PerShotBaseline]] = {
-    name: type(
-        f"Tuned{kind.__name__}",
-        (PerShotBaseline,),
-        {"name": name, "baseline": name, "reads_order": kind.reads_order, "__module__": __name__},
-    )
+    name: type(f"Tuned{kind.__name__}", (PerShotBaseline,), {"name": name, "baseline": name, "__module__": __name__})
     for name, kind in BASELINES.items()
 }
 """Per-shot form of each baseline, by the baseline's name."""

@@ -70,6 +70,7 @@ class Ensemble:
         self._weights = torch.tensor(config.weights)
         self._bias = torch.tensor(config.bias or (0.0,) * len(config.shots))
         self.coarse = frozenset(f"{i}/{leaf}" for i, m in enumerate(members) for leaf in getattr(m, "coarse", ()))
+        self.reads_order = any(getattr(m, "reads_order", False) for m in members)
 
     def body(self, params: Params) -> Params:
         bodies: Params = {}

@@ -21,6 +21,7 @@ from recsys_meta.models.baselines.sequence.causal_transformer import encode_sequ
 from recsys_meta.models.baselines.sequence.next_item_rows import NextItemRows
 from recsys_meta.models.baselines.sequence.sasrec import SasRec, latest_items
 from recsys_meta.models.bundle import load_bundle, make_bundle, save_bundle
+from recsys_meta.models.ensemble.ensemble import EnsembleConfig, EnsembleMember, make_ensemble, member_params
 from tests.fixtures.simulated_datasets import dataset
 from tests.models.baselines.cases import rows, single_task
 
@@ -233,3 +234,22 @@ def test_a_bundle_is_served_in_true_order(world, fitted, tmp_path):
         assert backwards.digest != entity.digest and backwards.items == entity.items[::-1]
         other = recommender.score_catalog(recommender.adapt([backwards]))
         assert other[FIRST:].argmax() + FIRST != cycle[5]
+
+
+def test_an_ensemble_is_served_in_the_order_that_a_member_reads(world, fitted):
+    data, cycle = world
+    predictor, params, _ = fitted
+    popularity = ItemPopularity()
+    members = tuple(EnsembleMember(predictor=m.name, config=m.model_dump()) for m in (popularity, predictor))
+    ensemble = make_ensemble(
+        EnsembleConfig(members=members, shots=(1,), weights=((0.1, 1.0, 0.0, 0.0),)), (popularity, predictor)
+    )
+    values = member_params([popularity.fit(data, TRAIN), params])
+    recommender = Recommender(make_bundle(ensemble, values, data, EventIndex.of(data), TRAIN, {}))
+    told = [Interaction(data.vocab.value("item", int(i)), time=float(t)) for t, i in enumerate(cycle[:5])]
+    for events, following in ((told, cycle[5]), (told[:3][::-1], cycle[3])):
+        entity = recommender.read_support(EntityRequest(events=events))
+        assert recommender.score_catalog(recommender.adapt([entity]))[FIRST:].argmax() + FIRST == following
+    assert not make_ensemble(
+        EnsembleConfig(members=members[:1], shots=(1,), weights=((1.0, 0.0),)), (popularity,)
+    ).reads_order
