@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
@@ -37,7 +37,7 @@ def command_line() -> str:
 
 
 def print_comparison(results: Sequence[Comparison], json_file: Path | None = None, html: Path | None = None) -> None:
-    """Print tables and paired tests; write JSON and reports if given (a folder for each of several scenarios)."""
+    """Print tables, paired tests and warnings; write JSON and reports if given (a folder for each scenario)."""
     for result in results:
         _print(result)
     for name, seconds in {m.name: m.seconds for r in results for m in r.methods if m.seconds}.items():
@@ -49,6 +49,14 @@ def print_comparison(results: Sequence[Comparison], json_file: Path | None = Non
             folder = html if len(results) == 1 else html / label
             for path in report.write_report(result, folder, command_line()):
                 _print_written(path)
+    # Scenarios of one comparison share their baselines, and so what is to be said of them.
+    _print_warnings(warning for result in results for warning in result.warnings)
+
+
+def _print_warnings(warnings: Iterable[str]) -> None:
+    """Print each distinct warning."""
+    for warning in dict.fromkeys(warnings):
+        err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -86,10 +94,12 @@ class SummaryOutput:
         self._summary = DatasetSummary()
         self._parts: list[JsonPart] = []
         self._folders: list[str] = []
+        self._warnings: list[str] = []
 
     def add(self, source: DatasetSource, results: Sequence[Comparison]) -> None:
         """Print the results of a data set, and write its report and the JSON file so far."""
         self._summary.outcomes += [outcome_of(result, source.given) for result in results]
+        self._warnings += [f"{source.label}: {w}" for result in results for w in result.warnings]
         self._parts += [json_part(result, with_dataset=True) for result in results]
         folder = _folder_name(source.label, {f.partition("/")[0] for f in self._folders})
         labels = scenario_labels([r.scenario for r in results])
@@ -114,6 +124,7 @@ class SummaryOutput:
         if self._html is not None and self._summary.outcomes:
             for path in summary_report.write_summary(self._summary, self._folders, self._html, command_line()):
                 _print_written(path)
+        _print_warnings(self._warnings)
         for failure in self._summary.failures:
             _print_failure(failure)
         return 1 if self._summary.failures else 0

@@ -24,7 +24,7 @@ from pipelines.workspace import Workspace
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import CheckpointError, ConfigError
 from recsys_meta.episodes.splits import split_of
-from recsys_meta.evaluation.baseline_tuning import fit_tuned
+from recsys_meta.evaluation.baseline_tuning import edge_warnings, fit_tuned
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start
 from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.evaluate_batch import metric_names
@@ -96,7 +96,8 @@ def evaluate(
                 err.print(f"[dim]{other} is left out: {escape(str(error))}[/]")
                 continue
             baseline_curve = curve(baseline.predictor, baseline.params, other)
-            result.methods.append(MethodCurves(other, "baseline", {seed: baseline_curve}, tuning_note(baseline.report)))
+            note, warnings = tuning_note(baseline.report), tuple(edge_warnings(baseline.report))
+            result.methods.append(MethodCurves(other, "baseline", {seed: baseline_curve}, note, warnings=warnings))
     _store(workspace, result, model)
     print_comparison([result], json_file, html)
 

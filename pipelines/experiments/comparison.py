@@ -19,7 +19,7 @@ from recsys_meta.store.tracking.evaluations import NewEvaluation, Role
 
 @dataclass(frozen=True)
 class MethodCurves:
-    """Method with a curve for each seed, and for a learner the version of each seed's bundle."""
+    """Method with a curve for each seed, what to warn of, and for a learner the version of each seed's bundle."""
 
     name: str
     role: Role
@@ -27,6 +27,7 @@ class MethodCurves:
     note: str = ""
     seconds: float = 0.0
     versions: Mapping[int, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def version(self, seed: int | None) -> str | None:
         """Bundle version of a seed's points; None for the mean over several seeds."""
@@ -102,6 +103,11 @@ class Comparison:
     adaptation_effects: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     bounds: list[BoundCurves] = field(default_factory=list)
     shares: list[BoundShare] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings of all methods."""
+        return [warning for m in self.methods for warning in m.warnings]
 
     def evaluations(self) -> list[NewEvaluation]:
         """Evaluation of each method, seed, point and metric, and with seed None of the mean over seeds.
@@ -224,7 +230,14 @@ def json_part(result: Comparison, *, with_dataset: bool = False) -> JsonPart:
     rows += [row for bound in result.bounds for row in _bound_rows(result, bound)]
     versus = [{**at, **asdict(v)} for metric in result.metrics for v in result.against_best_baseline(metric)]
     methods = [
-        {**at, "method": m.name, "role": m.role, "train_seconds": round(m.seconds, 1), "note": m.note}
+        {
+            **at,
+            "method": m.name,
+            "role": m.role,
+            "train_seconds": round(m.seconds, 1),
+            "note": m.note,
+            "warnings": list(m.warnings),
+        }
         for m in result.methods
     ]
     change = [{**at, "shots": k, "state": s, "scores": c} for k, (s, c) in result.adaptation_effects.items()]

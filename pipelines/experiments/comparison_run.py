@@ -21,7 +21,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import IntArray
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.evaluation.baseline_tuning import TunedBaseline, TuningReport
+from recsys_meta.evaluation.baseline_tuning import TunedBaseline, TuningReport, edge_warnings
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, adaptation_effect, cold_start, episodes_at
 from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.evaluate_batch import EvalOptions, is_row_metric, metric_names
@@ -157,6 +157,7 @@ class _ComparisonBuilder:
         self._result = Comparison(label or data.schema.name, scenario, metric_names(data), shots)
         self._curves: dict[tuple[str, Role], dict[int, ColdStartCurve]] = {}
         self._notes: dict[str, str] = {}
+        self._warnings: dict[str, tuple[str, ...]] = {}
         self._seconds: dict[str, float] = {}
         self._versions: dict[str, dict[int, str]] = {}
 
@@ -175,6 +176,10 @@ class _ComparisonBuilder:
     def baseline(self, setup: _EvaluationSetup, name: str, baseline: TunedBaseline) -> None:
         self._add(setup, name, "baseline", baseline.predictor, baseline.params)
         self._notes[name] = tuning_note(baseline.report)
+        self._warnings[name] = (
+            *self._warnings.get(name, ()),
+            *(f"seed {setup.inputs.seed}: {warning}" for warning in edge_warnings(baseline.report)),
+        )
 
     def _add(self, setup: _EvaluationSetup, name: str, role: Role, predictor: Any, params: Any) -> None:
         self._curves.setdefault((name, role), {})[setup.inputs.seed] = setup.curve(predictor, params, name)
@@ -188,6 +193,7 @@ class _ComparisonBuilder:
                 self._notes.get(name, ""),
                 self._seconds.get(name, 0.0),
                 self._versions.get(name, {}),
+                self._warnings.get(name, ()),
             )
             for (name, role), curves in self._curves.items()
         ]
@@ -282,9 +288,8 @@ def is_applicable(recipe: Recipe, data: Dataset) -> bool:
 
 
 def tuning_note(report: TuningReport) -> str:
-    """One line on the tuning of a baseline: the number of settings, and the fields whose best lies at a grid's edge."""
-    edges = sorted({e for choice in report.choices for e in choice.edges})
-    return f"{report.tried} settings tried on meta-validation" + (f"; at an edge: {', '.join(edges)}" if edges else "")
+    """One line on the tuning of a baseline: the number of settings. `edge_warnings` says which may be too few."""
+    return f"{report.tried} settings tried on meta-validation"
 
 
 def reference_baseline(data: Dataset) -> str:

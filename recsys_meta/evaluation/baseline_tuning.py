@@ -1,7 +1,8 @@
 """Baselines tuned on meta-validation: for each number of shots the setting that ranks or predicts best there.
 
 The strongest fair baseline: every constant may depend on the support size, and every choice is made on entities
-that neither train nor test. The report holds the cost of the choices and those at the edge of their grid.
+that neither train nor test. The grid is where the search begins: ranges whose best value is at an end grow. The report
+holds the cost of the choices and those that are at an end all the same.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import torch
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
-from recsys_meta.core.types import FloatArray, IntArray, Params, TaskBatch
+from recsys_meta.core.types import IntArray, Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.episodes.splits import EntitySplit
 from recsys_meta.evaluation.cold_start import SHOTS, episodes_at
 from recsys_meta.evaluation.evaluate_batch import is_row_metric, metric_names, tunable_metrics
 from recsys_meta.evaluation.tuning_trial import SCREENING_ENTITIES, TuningTrial
-from recsys_meta.models.baselines import BaselineConfig, PerShotBaseline, make_baseline, make_per_shot
+from recsys_meta.models.baselines import PerShotBaseline, make_baseline, make_per_shot
 
 MAX_CELLS = 1_200_000
 """Most scores held at once while settings are compared (tasks times items)."""
@@ -32,13 +33,11 @@ MAX_ROWS = 300
 """Most query rows of an entity that settings are compared on, where metrics are of rows."""
 FOLDS = 2
 """Parts of the meta-validation entities, each of which has a choice made without it."""
-EDGE_TOLERANCE = 0.002
-"""Difference of the metric up to which an inner setting counts as good as one at the edge of the grid."""
 
 
 @dataclass(frozen=True)
 class TuningChoice:
-    """Setting chosen for one support size: its metric over `n` validation entities, and its fields at a grid's edge."""
+    """Setting chosen for one support size: its metric over `n` validation entities, and the ends that it lies at."""
 
     shots: int
     setting: dict[str, Any]
@@ -49,7 +48,10 @@ class TuningChoice:
 
 @dataclass(frozen=True)
 class TuningReport:
-    """Report on the tuning of one baseline: settings tried, seconds, and the choice for each support size."""
+    """Report on the tuning of one baseline: settings tried, seconds, and the choice for each support size.
+
+    Edges of the choices are warnings: `edge_warnings` words them.
+    """
 
     baseline: str
     metric: str
@@ -102,49 +104,52 @@ def fit_tuned(
     metric: str | None = None,
     max_entities: int = 300,
 ) -> TunedBaseline:
-    """Fit on training entities; try the baseline's whole grid on at most `max_entities` meta-validation entities.
+    """Fit on training entities; try the grid, widened where its best is at an end, on at most `max_entities` entities.
 
-    Episodes are those of `cold_start`; parameters end up on the index's device. Support sizes that no validation
-    entity reaches take the choice of the nearest one that does. A prediction that is not a number has an infinite
-    error, so that a setting with one is never chosen. Raises NotFoundError for an unknown baseline, ConfigError for an
-    objective or a metric that it does not serve, without validation entities, or if no setting predicts numbers.
+    Entities are those of meta-validation, episodes those of `cold_start`; parameters end up on the index's device.
+    Support sizes that no entity reaches take the choice of the nearest one that does. A prediction that is not a number
+    has an infinite error, so that a setting with one is never chosen. Raises NotFoundError for an unknown baseline,
+    ConfigError for an objective or a metric that it does not serve, without validation entities, or if no setting
+    predicts numbers.
     """
     start = time.monotonic()
     metric = metric or metric_names(data)[0]
     if metric not in (names := tunable_metrics(data)):
         raise ConfigError(f"a {data.schema.objective} is not tuned by metric '{metric}'; there are {', '.join(names)}")
-    settings = make_baseline(name)(objective=data.schema.objective).grid()
+    grid = make_baseline(name)(objective=data.schema.objective).grid()
     rows = order_rows(index, order or data.schema.order, seed)
     entities = _sample_entities(split.valid, max_entities, seed)
     episodes = _episodes(data, rows, entities, sorted(set(shots)))
     if not episodes:
         raise ConfigError("no meta-validation entity has enough rows to tune on; give more data or fewer shots")
-    trial = TuningTrial(settings, _with_order(data, order), split.train, metric, seed, episodes)
+    folds = [entities[fold::FOLDS] for fold in range(FOLDS)]
+    trial = TuningTrial(grid, _with_order(data, order), split.train, metric, seed, episodes, folds)
     trial.run()
-    signed_metric, values = trial.signed_values(), trial.metric_values()
-    for k, row in zip(episodes, values, strict=True):
-        if not np.isfinite(row).any():
-            raise ConfigError(f"no setting of '{name}' predicts only numbers at {k} shots; leave this baseline out")
     best = trial.choose()
     choices = tuple(
-        TuningChoice(
-            k,
-            settings[j].model_dump(),
-            float(values[i, j]),
-            trial.entity_counts[i],
-            _edges(settings, signed_metric[i], j, k),
+        TuningChoice(k, trial.settings[j].model_dump(), float(values[j]), n, tuple(map(str, ends)))
+        for k, j, values, n, ends in zip(
+            trial.shots, best, trial.metric_values(), trial.entity_counts, trial.open_ends(), strict=True
         )
-        for i, (k, j) in enumerate(zip(episodes, best, strict=True))
     )
     predictor, first, second = (
-        make_per_shot(name, settings, trial.shots, choice)
-        for choice in (best, *(trial.choose(entities[fold::FOLDS]) for fold in range(FOLDS)))
+        make_per_shot(name, trial.settings, trial.shots, choice) for choice in (best, trial.choose(0), trial.choose(1))
     )
-    keys = {p.fit_key() for tuned in (predictor, first, second) for p in tuned.predictors}
-    report = TuningReport(name, metric, len(settings), time.monotonic() - start, choices)
-    return TunedBaseline(
-        predictor, report, (first, second), {k: fit for k, fit in trial.fits.items() if k in keys}, entities
-    )
+    report = TuningReport(name, metric, len(trial.settings), time.monotonic() - start, choices)
+    return TunedBaseline(predictor, report, (first, second), trial.fits, entities)
+
+
+def edge_warnings(report: TuningReport) -> list[str]:
+    """Warn of choices that still lie at an end of their range after it was widened, one line for each such end."""
+    shots: dict[str, list[str]] = {}
+    for choice in report.choices:
+        for edge in choice.edges:
+            shots.setdefault(edge, []).append(str(choice.shots))
+    return [
+        f"{report.baseline}: {edge} is best at {', '.join(points)} shots, and the range was not searched any further; "
+        "a better value may lie beyond it"
+        for edge, points in shots.items()
+    ]
 
 
 def _with_order(data: Dataset, order: Order | None) -> Dataset:
@@ -172,25 +177,3 @@ def _episodes(data: Dataset, rows: EventIndex, entities: IntArray, shots: Sequen
         if parts:
             batches[k] = [episodes_at(data, rows, part, k, max_rows) for part in parts]
     return batches
-
-
-def _edges(settings: Sequence[BaselineConfig], signed_metric: FloatArray, best: int, shots: int) -> tuple[str, ...]:
-    """Describe the numeric fields of the best setting that lie at an end of their grid.
-
-    An end is left out if an inner value does as well or it is a natural bound (0: the term is off). signed_metric
-    [settings] is the metric, higher is better, NaN where screening excluded the setting.
-    """
-    edges = []
-    setting = settings[best]
-    for field in setting.search_space():
-        if shots == 0 and field not in setting.cold_fields:
-            continue
-        grid = np.array([float(getattr(s, field)) for s in settings])
-        ends = {float(grid.min()), float(grid.max())} - {0.0}
-        inner = ~np.isin(grid, [grid.min(), grid.max()])
-        value = grid[best]
-        if isinstance(getattr(setting, field), bool) or value not in ends or not inner.any():
-            continue
-        if not signed_metric[best] - np.nanmax(np.append(signed_metric[inner], -np.inf)) <= EDGE_TOLERANCE:
-            edges.append(f"{field}={value:g} ({'upper' if value == grid.max() else 'lower'} end)")
-    return tuple(edges)

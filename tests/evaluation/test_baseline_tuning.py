@@ -12,11 +12,12 @@ from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.evaluation import baseline_tuning as tuning
 from recsys_meta.evaluation import tuning_trial
-from recsys_meta.evaluation.baseline_tuning import fit_tuned
+from recsys_meta.evaluation.baseline_tuning import TuningChoice, TuningReport, edge_warnings, fit_tuned
 from recsys_meta.evaluation.cold_start import cold_start
 from recsys_meta.evaluation.evaluate_batch import metric_names, tunable_metrics
 from recsys_meta.models.baselines import BASELINES, make_per_shot
 from recsys_meta.models.baselines.counting.bias_model import ItemMean
+from recsys_meta.models.baselines.item_based.ease import Ease
 from recsys_meta.models.baselines.item_based.itemknn import ItemKNN
 from recsys_meta.models.baselines.item_based.naive_bayes import NaiveBayes
 from tests.fixtures.choice_datasets import choice_world
@@ -42,12 +43,12 @@ def test_choices_are_the_best_of_the_whole_grid(setting, fitted):
     grid = NaiveBayes().grid()
     for choice in fitted.report.choices:
         values = []
-        for g in grid:
+        for g in (NaiveBayes.model_validate(choice.setting), *grid):
             curve = cold_start(g, g.fit(data, split.train), data, index, split.valid, shots=[choice.shots])
             values.append(curve.mean("ndcg@10"))
         # Ties are broken at random in evaluation, batch by batch: hence the slack.
         assert choice.value == pytest.approx(max(values), abs=0.01)
-    assert fitted.report.tried == len(grid)
+    assert fitted.report.tried >= len(grid)
     assert fitted.report.seconds > 0
 
 
@@ -180,21 +181,90 @@ def test_with_one_entity_the_folds_choose_as_it_does(setting):
     assert tuned.fold_predictors == (tuned.predictor, tuned.predictor)
 
 
-def test_a_choice_at_the_edge_of_the_grid_is_reported():
-    grid = [NaiveBayes(trust=t) for t in (0.1, 0.2, 0.3)]
-    worth = np.array([0.1, 0.2, 0.3])
+class NarrowBayes(NaiveBayes):
+    """Naive Bayes whose grid ends before the optimum: trust .01 and .02 instead of about 1."""
 
-    class Own(NaiveBayes):
-        def search_space(self):
-            return {"trust": (0.1, 0.2, 0.3)}
+    def search_space(self):
+        return {"strength": (30.0,), "trust": (0.01, 0.02)}
 
-    grid = [Own(trust=t) for t in (0.1, 0.2, 0.3)]
-    assert tuning._edges(grid, worth, 2, 5) == ("trust=0.3 (upper end)",)
-    assert tuning._edges(grid, worth[[0, 2, 1]], 1, 5) == ()
-    assert tuning._edges(grid, np.array([0.1, 0.3, 0.3005]), 2, 5) == ()
-    assert tuning._edges(grid, np.array([0.1, math.nan, 0.3]), 2, 5) == ("trust=0.3 (upper end)",)
-    # An empty support does not notice it.
-    assert tuning._edges(grid, worth, 2, 0) == ()
+
+@pytest.fixture
+def narrow(setting):
+    """A trial of NarrowBayes at 1 and 3 shots that was not run yet."""
+    data, index, split = setting
+    episodes = tuning._episodes(data, index, np.sort(split.valid), (1, 3))
+    return tuning_trial.TuningTrial(NarrowBayes().grid()[1:], data, split.train, "ndcg@10", 0, episodes)
+
+
+def test_ranges_grow_until_the_best_value_is_inside(setting, fitted, narrow):
+    narrow.run()
+    assert narrow.open_ends() == [[], []]
+    trust = [narrow.settings[j].trust for j in narrow.choose()]
+    assert min(trust) > 0.1
+    tried = sorted(s.trust for s in narrow.settings)
+    # Steps are those of the grid.
+    assert tried[:4] == [0.01, 0.02, 0.04, 0.08] and max(tried) > max(trust)
+    values = narrow.metric_values()[[0, 1], narrow.choose()]
+    whole = [next(c.value for c in fitted.report.choices if c.shots == k) for k in (1, 3)]
+    assert (values > np.array(whole) - 0.02).all()
+
+
+def test_an_end_that_rounds_do_not_reach_is_reported(narrow, monkeypatch):
+    monkeypatch.setattr(tuning_trial, "WIDENING_ROUNDS", 1)
+    narrow.run()
+    assert [[str(end) for end in ends] for ends in narrow.open_ends()] == [["trust=0.08 (upper end)"]] * 2
+
+
+def test_values_beyond_the_grid_are_tried_on_all_entities(setting, monkeypatch):
+    for module in (tuning, tuning_trial):
+        monkeypatch.setattr(module, "SCREENING_ENTITIES", 12)
+    data, index, split = setting
+    episodes = tuning._episodes(data, index, np.sort(split.valid), (1, 3))
+    trial = tuning_trial.TuningTrial(NarrowBayes().grid()[1:], data, split.train, "ndcg@10", 0, episodes)
+    trial.run()
+    assert all(len(batches) > 1 for batches in episodes.values())
+    beyond = [j for j, s in enumerate(trial.settings) if s.trust > 0.02]
+    values = trial.signed_values()[:, beyond]
+    # Each was tried where it was wanted, and there on all entities.
+    assert (np.isfinite(values).sum(0) > 0).all()
+    assert trial.open_ends() == [[], []]
+
+
+def test_a_setting_whose_matrix_cannot_be_factored_is_not_chosen(setting, monkeypatch):
+    data, index, split = setting
+    original = NaiveBayes.body
+
+    def failing(self, params):
+        if self.trust > 0.01:
+            raise torch.linalg.LinAlgError("not positive-definite")
+        return original(self, params)
+
+    monkeypatch.setattr(NarrowBayes, "body", failing)
+    monkeypatch.setattr(NarrowBayes, "body_key", lambda self: self.model_dump_json())
+    episodes = tuning._episodes(data, index, np.sort(split.valid), (1,))
+    trial = tuning_trial.TuningTrial(NarrowBayes().grid()[1:], data, split.train, "ndcg@10", 0, episodes)
+    trial.run()
+    assert {trial.settings[j].trust for j in trial.choose()} == {min(s.trust for s in trial.settings)}
+
+
+def test_parameters_that_no_choice_needs_are_forgotten(setting):
+    data, index, split = setting
+    episodes = tuning._episodes(data, index, np.sort(split.valid), SHOTS)
+    trial = tuning_trial.TuningTrial(Ease().grid(), data, split.train, "ndcg@10", 0, episodes)
+    trial.run()
+    assert set(trial.fits) == {trial.settings[j].fit_key() for j in trial.choose()}
+    assert len(trial.fits) < len({s.fit_key() for s in trial.settings})
+
+
+def test_edges_are_warnings():
+    choices = [
+        TuningChoice(k, {}, 0.5, 9, edges)
+        for k, edges in [(0, ()), (1, ("a=1 (upper end)",)), (3, ("a=1 (upper end)", "b=2 (lower end)"))]
+    ]
+    first, second = edge_warnings(TuningReport("some", "ndcg@10", 4, 1.0, tuple(choices)))
+    assert "some: a=1 (upper end) is best at 1, 3 shots" in first
+    assert "some: b=2 (lower end) is best at 3 shots" in second
+    assert edge_warnings(TuningReport("some", "ndcg@10", 4, 1.0, tuple(choices[:1]))) == []
 
 
 def test_sizes_nobody_reaches_take_the_nearest_choice(setting):
