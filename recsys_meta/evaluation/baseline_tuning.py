@@ -65,9 +65,9 @@ class TunedBaseline:
     """Tuned baseline: the predictor that all meta-validation entities chose, and two that each left a half of them out.
 
     `entities` are the sorted ids [V] of the entities that it was tuned on; fold f has those at positions f, f + 2, ...
-    of them, and `fold_predictors[f]` was chosen without these, so that it may be judged, or weighed, on them. `fits`
-    has the parameters of every fit that one of the three predictors needs, by fit key; `params` are those of
-    `predictor`.
+    of them, and `fold_predictors[f]` was chosen without these, so that it may be judged, or weighed, on them. (Which
+    settings are tried depends on all entities, which of them is chosen does not.) `fits` has the parameters of every
+    fit that one of the three predictors needs, by fit key; `params` are those of `predictor`.
     """
 
     predictor: PerShotBaseline

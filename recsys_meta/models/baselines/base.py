@@ -56,17 +56,16 @@ class BaselineConfig(PredictorConfig, ABC):
         return {}
 
     def grid(self) -> list[Self]:
-        """Return this setting, if the search space lacks it, and all settings of the search space.
+        """Return all settings of the search space, where tuning begins; other fields are as in this setting.
 
         Settings with the same fit key, and among them those with the same body key, follow one another.
         """
         space = dict(self.search_space())
         names = sorted(space, key=lambda f: 0 if f in self.fit_fields else 1 if f in self.body_fields else 2)
-        settings = [
+        return [
             self.model_copy(update=dict(zip(names, values, strict=True)))
             for values in product(*(space[n] for n in names))
         ]
-        return settings if self in settings else [self, *settings]
 
     def fit_key(self) -> str:
         """Return a key of the fields that `fit` depends on: equal keys mean equal parameters."""
