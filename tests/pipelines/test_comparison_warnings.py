@@ -15,7 +15,7 @@ from recsys_meta.models.baselines.item_based.naive_bayes import NaiveBayes
 @pytest.fixture
 def narrow(monkeypatch):
     """Naive Bayes with a grid that ends before the optimum."""
-    monkeypatch.setattr(NaiveBayes, "search_space", lambda self: {"trust": (0.001, 0.002)})
+    monkeypatch.setattr(NaiveBayes, "search_space", lambda self: {"trust": (0.05, 0.2)})
 
 
 def compare(command, folder):
@@ -34,7 +34,7 @@ def test_an_end_is_a_warning_in_results_and_report(command, narrow, monkeypatch,
     assert methods["popularity"]["warnings"] == []
     warnings = methods["naive-bayes"]["warnings"]
     assert [w.partition(": ")[0] for w in warnings] == ["seed 0", "seed 1"]
-    assert all("naive-bayes: trust=0.002 (upper end) is best at 3 shots" in w for w in warnings)
+    assert all("naive-bayes: trust=0.2 (upper end) is best at 3 shots" in w for w in warnings)
     assert "<h2>Warnings</h2>" in page and all(w in page for w in warnings)
 
 
