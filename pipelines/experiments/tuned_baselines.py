@@ -8,7 +8,7 @@ from pipelines.experiments.training_inputs import TrainingInputs
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
-from recsys_meta.evaluation.baseline_tuning import TunedBaseline, fit_tuned
+from recsys_meta.evaluation.baseline_tuning import TunedBaseline, edge_warnings, fit_tuned
 from recsys_meta.models.baselines import BASELINES
 
 Notify = Callable[[str], None]
@@ -33,9 +33,9 @@ class TunedBaselines:
         return self._tuned[key]
 
     def warnings(self, name: str) -> list[str]:
-        """Warnings of ranges that end too early, of a baseline as far as it was tuned."""
+        """Warnings of ranges that end too early, of a baseline as far as it was tuned; see `edge_warnings`."""
         tuned = [t for (baseline, _, _), t in self._tuned.items() if baseline == name]
-        return list(dict.fromkeys(f"{name}: {e}" for t in tuned for c in t.report.choices for e in c.edges))
+        return list(dict.fromkeys(warning for t in tuned for warning in edge_warnings(t.report)))
 
 
 def baselines_for(data: Dataset, names: Sequence[str] | None) -> list[str]:
