@@ -2,12 +2,15 @@
 
 import json
 
+import pytest
+
 from pipelines.workspace import Workspace
 from recsys_meta.store.settings import Settings
 from recsys_meta.store.tracking import evaluations
 from recsys_meta.store.tracking.promotion_gate import check_promotion
 
 
+@pytest.mark.slow
 def test_quickstart_walks_from_data_to_a_live_model_without_data_or_servers(command, tmp_path):
     text = command("quickstart", "--dataset", "simulated-users", "--out", tmp_path)
     assert "nDCG@10" in text and "flagship" in text and "popularity" in text

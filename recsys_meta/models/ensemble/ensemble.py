@@ -21,7 +21,6 @@ from torch import Tensor
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import Interactions, Params, State, Support
 from recsys_meta.models.functional.interpolation import support_size_weights
-from recsys_meta.models.functional.losses import logistic_loss, softmax_loss, squared_error
 from recsys_meta.models.functional.score_forms import RANKING_FORMS, standardize, top_heavy
 from recsys_meta.models.protocols import Predictor, PredictorConfig, UncertainPredictor, WarmStartPredictor
 
@@ -96,14 +95,9 @@ class Ensemble:
         return self._add_scores(state, lambda i, m: m.score(_strip_prefix(body, i), _strip_prefix(state, i), rows))
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
-        rows = support.rows
-        match self.config.objective:
-            case "ranking":
-                return softmax_loss(self.rank(body, state), rows)
-            case "rating":
-                return squared_error(self.score(body, state, rows), rows)
-            case _:
-                return logistic_loss(self.score(body, state, rows), rows)
+        """Loss [T] of the first member, which is the loss that its adaptation descends: the sum has none, as item-item
+        members leave the support's own items out."""
+        return self.members[0].support_loss(_strip_prefix(body, 0), _strip_prefix(state, 0), support)
 
     def _add_rankings(self, body: Params, state: State) -> Tensor:
         weights, count = self._weights_for(state), len(self.members)
