@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import Params
+from recsys_meta.models.functional.laplace_posterior import posterior_precision
 from recsys_meta.models.functional.linear_algebra import solve, weighted_outer_sum
 
 
@@ -47,3 +48,15 @@ def gaussian_posterior(
     matrix = zeros * has_rows * body["gram"] + gain * weighted_outer_sum(vectors, weight) + precision
     right = target * (vectors * weight.unsqueeze(2)).sum(1) + precision @ body["mean"]
     return solve(matrix, right)
+
+
+def whitened_posterior(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Posterior of z ~ N(0, I) given residual = x . z + noise: its mean [T, K], and the lower Cholesky factor
+    [T, K, K] of its precision.
+
+    x [T, S, K]; residual and weight [T, S], the weight of a row 1 / variance of its noise, 0 for padding. Precisions
+    are I + a positive matrix, so they have a Cholesky factor in single precision without any jitter.
+    """
+    factor = torch.linalg.cholesky(posterior_precision(x, weight))
+    pull = x.transpose(1, 2) @ (weight * residual).unsqueeze(2)
+    return torch.cholesky_solve(pull, factor).squeeze(2), factor.contiguous()

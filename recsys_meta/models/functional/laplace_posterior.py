@@ -58,7 +58,7 @@ def laplace_posterior(x: Tensor, offset: Tensor, label: Tensor, weight: Tensor, 
     return z, torch.linalg.cholesky(precision).contiguous()
 
 
-def logit_variance(x: Tensor, factor: Tensor) -> Tensor:
+def prediction_variance(x: Tensor, factor: Tensor) -> Tensor:
     """x' P^-1 x of rows x [T, R, K] under precisions given by their Cholesky factors [T, K, K], [T, R]."""
     half: Tensor = torch.linalg.solve_triangular(factor, x.transpose(1, 2), upper=False)
     return half.square().sum(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recsys_meta.models.learners.bayesian.bernoulli import BernoulliPosterior
+from recsys_meta.models.learners.bayesian.gaussian import GaussianPosteriorLearner
 from recsys_meta.models.learners.choice.conditional_logit import ConditionalLogit
 from recsys_meta.models.learners.choice.din import Din
 from recsys_meta.models.learners.maml.maml import Maml
@@ -18,6 +19,7 @@ LEARNERS: dict[str, type[Any]] = {
     "flagship": Flagship,
     "click-blend": ClickMixture,
     "bernoulli": BernoulliPosterior,
+    "gaussian-posterior": GaussianPosteriorLearner,
     "choice": ConditionalLogit,
     "maml": Maml,
     "meta-embedding": MetaEmbedding,

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as log_loss
 from recsys_meta.models.functional.laplace_posterior import (
     jaakkola_jordan_curvature,
     laplace_posterior,
-    logit_variance,
+    prediction_variance,
     newton_laplace_posterior,
     probit_adjusted_logit,
 )
@@ -71,7 +71,7 @@ def test_no_rows_leave_the_prior_and_weight_two_is_a_row_twice():
     z, factor = laplace_posterior(x[:, :0], offset[:, :0], label[:, :0], weight[:, :0], steps=4)
     assert (z == 0).all()
     torch.testing.assert_close(factor, torch.eye(6).expand(5, 6, 6))
-    torch.testing.assert_close(logit_variance(x, factor), x.square().sum(2))
+    torch.testing.assert_close(prediction_variance(x, factor), x.square().sum(2))
     twice = [torch.cat([t, t], 1) for t in (x, offset, label, weight)]
     for ours, theirs in zip(
         laplace_posterior(*twice, steps=4), laplace_posterior(x, offset, label, 2 * weight, steps=4), strict=True

@@ -62,6 +62,10 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         "wide-deep": {**BASED, "base": "wide-deep"},
     },
     "bernoulli": {"click": {"dims": 4, "objective": "click"}},
+    "gaussian-posterior": {
+        "squared": {"dims": 4},
+        "likelihood": {"dims": 4, "loss": "likelihood", "exposure": False},
+    },
     "click-blend": {
         "two": {
             "members": [

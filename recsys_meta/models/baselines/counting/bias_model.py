@@ -11,18 +11,16 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
+from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, BaselineConfig
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows
-
-SWEEPS = 5
-"""Alternations between item terms and user terms."""
+from recsys_meta.models.functional.two_way_means import two_way_means
 
 
 class ItemMean(BaselineConfig):
     """y = mean + item + user, each shrunk towards its prior: b_u = (L b0 + sum of residuals) / (L + rows).
 
-    Item terms are fitted in turn with the training users' biases (SWEEPS times), so that an item whose raters are
+    Item terms are fitted in turn with the training users' biases (`two_way_means`), so that an item whose raters are
     strict does not count as a bad one. The prior b0 of a new user is the mean bias of the training users.
     """
 
@@ -59,19 +57,12 @@ def fit_two_way_means(
     rows: TrainingRows, item_shrink: float, user_shrink: float = 5.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fit the mean [], item terms [C] and user terms [U] of the labels by alternation, terms shrunk towards 0."""
-    task, item = torch.from_numpy(rows.task), torch.from_numpy(rows.item)
-    label = rows.label.double()
-    mean = label.mean() if len(label) else label.new_zeros(())
-    items = label.new_zeros(rows.catalogue)
-    users = label.new_zeros(rows.entities)
-    for _ in range(SWEEPS):
-        items = _shrunken_means(label - mean - users[task], item, rows.catalogue, item_shrink)
-        items[:FIRST] = 0
-        users = _shrunken_means(label - mean - items[item], task, rows.entities, user_shrink)
-    return mean.float(), items.float(), users.float()
-
-
-def _shrunken_means(value: Tensor, group: Tensor, groups: int, shrink: float) -> Tensor:
-    """Return the sum of value [R] in each group over (rows of the group + shrink), [groups]."""
-    total = torch.bincount(group, value, minlength=groups)
-    return total / (torch.bincount(group, minlength=groups) + shrink).clamp(min=1e-9)
+    return two_way_means(
+        torch.from_numpy(rows.task),
+        torch.from_numpy(rows.item),
+        rows.label,
+        entities=rows.entities,
+        catalogue=rows.catalogue,
+        item_shrink=item_shrink,
+        entity_shrink=user_shrink,
+    )

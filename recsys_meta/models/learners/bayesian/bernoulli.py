@@ -40,7 +40,11 @@ from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import UNKNOWN, IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import embed_fields, is_buffer, select_fields
 from recsys_meta.models.functional.interpolation import SIZE_KNOTS, support_size_weights
-from recsys_meta.models.functional.laplace_posterior import laplace_posterior, logit_variance, probit_adjusted_logit
+from recsys_meta.models.functional.laplace_posterior import (
+    laplace_posterior,
+    prediction_variance,
+    probit_adjusted_logit,
+)
 from recsys_meta.models.functional.losses import logistic_loss, mean_over_tasks
 from recsys_meta.models.functional.regularization import mask_features
 from recsys_meta.models.learners.bayesian.context_effects import context_effect, init_context
@@ -200,11 +204,11 @@ class BernoulliPosterior:
         """Logit [T, R] of the mean probability under the posterior, before calibration."""
         base, x = self._inputs(body, rows)
         heat = (support_size_weights(state["size"], SIZE_KNOTS) @ body["log_heat"]).exp()[:, None]
-        return probit_adjusted_logit(base + _dot(x, state["mean"]), heat * logit_variance(x, state["factor"]))
+        return probit_adjusted_logit(base + _dot(x, state["mean"]), heat * prediction_variance(x, state["factor"]))
 
     def score_std(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the logit under the posterior."""
-        return logit_variance(self._inputs(body, rows)[1], state["factor"]).sqrt()
+        return prediction_variance(self._inputs(body, rows)[1], state["factor"]).sqrt()
 
     def rank(self, body: Params, state: State) -> Tensor:
         """Scores [T, C] of the catalogue in a row without context."""
