@@ -38,7 +38,7 @@ async def score_rows(request: Request, container: AppContainer, body: ScoreReque
     entity = read_support(call.model, call.entity_context, body.entity, body.events)
     recommender = call.model.recommender
     clicks = recommender.bundle.schema.objective == "click"
-    if not body.rows and not clicks:
+    if not body.rows and not clicks and not _has_interval(recommender):
         return await _score_items(call, entity, body.items)
     raw_rows: list[tuple[str, RawFeatures]] = [(item, {}) for item in body.items] + [
         (row.item, row.context) for row in body.rows
@@ -51,9 +51,7 @@ async def score_rows(request: Request, container: AppContainer, body: ScoreReque
     skips = [i < FIRST and (not clicks or index < len(body.items)) for index, i in enumerate(ids)]
     scores = [
         {"item": item, **({"score": None} if skip else score)}
-        for (item, _), score, skip in zip(
-            raw_rows, row_scores(recommender, resolution, rows, clicks), skips, strict=True
-        )
+        for (item, _), score, skip in zip(raw_rows, row_scores(recommender, resolution, rows), skips, strict=True)
     ]
     rest = _encode_scores(call, entity, _unknown_items((item for item, _ in raw_rows), ids), scores)
     return finish_resolved(call, entity, resolution, rest)
@@ -154,7 +152,7 @@ def _member_scores(
     clicks = recommender.bundle.schema.objective == "click"
     # Without the item rankings and ratings have nothing to tell the entities apart by; clicks have the context.
     skip = unknown_item and not clicks
-    scores = [{"score": None} if skip else row_scores(recommender, r, rows, clicks)[0] for r in resolutions]
+    scores = [{"score": None} if skip else row_scores(recommender, r, rows)[0] for r in resolutions]
     return [
         {"index": index, "id": member.id, "support_size": len(entity.items), "served_by": step, **score}
         for index, (member, entity, step, score) in enumerate(zip(members, entities, steps, scores, strict=True))
@@ -166,24 +164,30 @@ def _unknown_items(items: Iterable[str], ids: Iterable[int]) -> set[str]:
     return {item for item, i in zip(items, ids, strict=True) if i < FIRST}
 
 
-def row_scores(
-    recommender: Recommender, resolution: StateResolution, rows: Interactions, clicks: bool
-) -> list[dict[str, Any]]:
-    """Scores of rows [1, R] and, for clicks, probabilities with their intervals; None where the model failed."""
+def row_scores(recommender: Recommender, resolution: StateResolution, rows: Interactions) -> list[dict[str, Any]]:
+    """Scores of rows [1, R], for clicks with probabilities, and for clicks and ratings with intervals; None where the
+    model failed."""
     if (state := resolution.state) is None:
         return [{"score": None}] * rows.item.shape[1]
     values = resolution.scores
     scores: list[dict[str, Any]] = [{"score": s} for s in values.tolist()]
-    if not clicks:
-        return scores
-    columns = {"probability": values.sigmoid()}
-    if (std := recommender.score_std(state, rows)) is not None:
-        columns |= {"low": (values - WIDTH * std[0]).sigmoid(), "high": (values + WIDTH * std[0]).sigmoid()}
+    columns: dict[str, torch.Tensor] = {}
+    clicks = recommender.bundle.schema.objective == "click"
+    if clicks:
+        columns["probability"] = values.sigmoid()
+    if _has_interval(recommender) and (std := recommender.score_std(state, rows)) is not None:
+        ends = {"low": values - WIDTH * std[0], "high": values + WIDTH * std[0]}
+        columns |= {name: end.sigmoid() if clicks else end for name, end in ends.items()}
     lists = {name: column.tolist() for name, column in columns.items()}
     return [
         {**score, **{n: v[i] if math.isfinite(v[i]) else None for n, v in lists.items()}}
         for i, score in enumerate(scores)
     ]
+
+
+def _has_interval(recommender: Recommender) -> bool:
+    """True where scores are answered with an interval: clicks and ratings of a model that knows how sure it is."""
+    return recommender.is_uncertain and recommender.bundle.schema.objective in ("click", "rating")
 
 
 def _score_rows(rows: Interactions, recommender: Recommender, state: State) -> torch.Tensor:

@@ -99,8 +99,8 @@ async def recommend(request: Request) -> Response:
 async def score(request: Request) -> Response:
     """Scores of given items or rows for a newcomer: logits for rankings and clicks, label units for ratings.
 
-    For clicks also probabilities, with a 95% interval where the model knows how sure it is. With `entities` and a
-    `row` it is the other way round: the entities ranked for that row.
+    For clicks also probabilities; for clicks and ratings a 95% interval where the model knows how sure it is. With
+    `entities` and a `row` it is the other way round: the entities ranked for that row.
     """
     container, body, _ = await authorize_and_parse(request, "read", ScoreRequest)
     return await (rank_entities if body.entities else score_rows)(request, container, body)

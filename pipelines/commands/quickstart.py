@@ -125,8 +125,7 @@ def _candidates(workspace: Workspace) -> Iterator[tuple[str, str]]:
 
 def _learners(workspace: Workspace, folder: Path) -> tuple[str, ...]:
     data, _ = workspace.dataset(str(folder))
-    first = () if data.schema.objective == "rating" else (FLAGSHIPS[0],)
-    return (*first, *EXTRA_LEARNERS.get(data.schema.objective, ()))
+    return (FLAGSHIPS[0], *EXTRA_LEARNERS.get(data.schema.objective, ()))
 
 
 def _baselines(workspace: Workspace, folder: Path) -> list[str]:

@@ -33,7 +33,7 @@ from recsys_meta.store.tracking.promotion_gate import SIMPLEST_BASELINES
 from recsys_meta.training.recipe import Recipe
 from recsys_meta.training.trainer import TrainStep
 
-FLAGSHIPS = ("flagship", "flagship-click", "flagship-choice")
+FLAGSHIPS = ("flagship", "flagship-click", "flagship-choice", "flagship-rating")
 """Recipes of the flagship, one for each objective; the first name stands for that of the data set's objective."""
 LEARNERS = (*FLAGSHIPS, "maml", "fomaml", "melu", "meta-embedding", "mwuf", "cvar", "din", "maml-din", "haml", "chaml")
 NEGATIVES, FULL_RANKING_ROWS = 100, 300

@@ -52,6 +52,7 @@ class Recommender:
         self.lists = ListBuilder(self.catalog, self.encoder, self.queries)
         self._coarse: Collection[str] = getattr(predictor, "coarse", ())
         # Checked once: an isinstance of a protocol takes as long as a small adaptation.
+        self.is_uncertain = isinstance(predictor, UncertainPredictor)
         self._warm_starts: WarmStarts | None = None
         if isinstance(predictor, WarmStartPredictor):
             self._warm_starts = WarmStarts(predictor, self.body, self.encoder.support)

@@ -103,8 +103,8 @@ class OnboardingResponse(ResponseModel):
 
 
 class RowScore(ResponseModel):
-    """A score, None where there is none. For clicks it is a logit, with its probability and, from a model that knows
-    how sure it is, a 95% interval of the probability."""
+    """A score, None where there is none. For clicks it is a logit, with its probability. From a model that knows how
+    sure it is there is a 95% interval: of the probability for clicks, of the expected rating for ratings."""
 
     score: float | None
     probability: float | None = None

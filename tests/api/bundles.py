@@ -1,4 +1,4 @@
-"""Small bundles for the API's tests: MAML trained for a second, and popularity."""
+"""Small bundles for the API's tests: MAML, or another learner, trained for a second, and popularity."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from recsys_meta.training.trainer import fit, start_training
 from tests.fixtures.simulated_datasets import ranking_world, rating_world
 
 
-def trained(objective: str = "ranking", seed: int = 0, epochs: int = 6, **schema: object) -> Bundle:
-    """A bundle of MAML on a simulated world."""
+def trained(objective: str = "ranking", seed: int = 0, epochs: int = 6, name: str = "maml", **schema: object) -> Bundle:
+    """A bundle of MAML, or of the learner of a name, on a simulated world."""
     data = ranking_world() if objective == "ranking" else rating_world(objective=objective)
     if schema:
         data = type(data)(**{**vars(data), "schema": data.schema.model_copy(update=schema)})
     index = EventIndex.of(data)
     split = split_by_seed(index.entities_with(2), 0)
-    learner = LEARNERS["maml"](LEARNERS["maml"].Config(dims=8, objective=objective))
+    learner = LEARNERS[name](LEARNERS[name].Config(dims=8, objective=objective))
     recipe = recipe_of(
         {
             "name": "test",
-            "learner": "maml",
+            "learner": name,
             "episodes": {"max_shots": 8},
             "train": {"tasks": 32, "epochs": epochs, "rate": 0.02, "patience": 1000},
         }

@@ -230,7 +230,8 @@ def test_a_rating_data_set_is_compared_with_what_predicts_ratings(command, tmp_p
     )
     rows = json.loads(out.read_text())["rows"]
     assert {"maml", "fomaml", "melu", "item-mean", "blr"} <= {r["method"] for r in rows}
-    assert "flagship" not in {r["method"] for r in rows}
+    assert {r["method"] for r in rows if r["role"] == "flagship"} == {"flagship-rating"}
+    assert rows[0]["method"] == "flagship-rating", "the flagship of the objective stands first"
     assert {r["metric"] for r in rows} == {"rmse", "mae", "ndcg@5"}
 
 
@@ -297,8 +298,8 @@ def test_an_objective_that_cannot_be_trained_is_refused_in_words(command):
     message = command("train", "--recipe", "melu", "--dataset", "simulated-cities", code=1)
     assert "'maml' serves objective click or ranking or rating" in message and "--recipe flagship-choice" in message
     command("data", "prepare", "simulated-users", "--objective", "rating", "--out", command.home / "data" / "stars2")
-    message = command("train", "--dataset", "stars2", code=1)
-    assert "'flagship' serves objective ranking" in message and "--recipe maml" in message
+    message = command("train", "--recipe", "flagship-choice", "--dataset", "stars2", code=1)
+    assert "'choice' serves objective choice" in message and "--recipe flagship-rating or --recipe fomaml" in message
 
 
 def test_nan_stops_the_run_with_a_reason_and_keeps_the_checkpoint(command):

@@ -101,6 +101,32 @@ def test_a_trained_learner_serves_clicks(home, sqlite_url):
         assert ask(1, 1, 1) > ask() > ask(0, 0, 0)
 
 
+def test_ratings_have_an_interval_that_narrows_with_the_events(home, sqlite_url):
+    migrate.upgrade_database(sqlite_url)
+    bundle = bundles.trained("rating", name="gaussian-posterior")
+    bundles.publish(sqlite_url, home / "models", "ads", bundle)
+    recommender = Recommender(bundle)
+    with serving(settings(home, sqlite_url)) as server:
+        widths = []
+        for count in (0, 3, 12):
+            events = [{"item": f"i{n}", "label": 4.0} for n in range(count)]
+            body = score(server, events=events, items=["i20", "nobody"], rows=[{"item": "i20"}]).json()
+            support = recommender.read_support(
+                EntityRequest(events=[Interaction(e["item"], e["label"]) for e in events])
+            )
+            state, row = recommender.adapt([support]), recommender.queries.rows(support, [("i20", {})])
+            mean, deviation = float(recommender.score_rows(state, row)), float(recommender.score_std(state, row))
+            known, unknown, as_row = body["scores"]
+            assert known == as_row and unknown == {"item": "nobody", "score": None}
+            assert known["score"] == pytest.approx(mean, abs=1e-4) and "probability" not in known
+            assert (known["low"], known["high"]) == pytest.approx((mean - 1.96 * deviation, mean + 1.96 * deviation))
+            widths.append(known["high"] - known["low"])
+        assert widths == sorted(widths, reverse=True) and widths[2] < 0.8 * widths[0]
+        ranked = score(server, entities=[{"id": "ann"}, {"events": events}], row={"item": "i20"}, explore={}).json()
+        assert sorted(e["high"] - e["low"] for e in ranked["entities"]) == pytest.approx([widths[2], widths[0]])
+        assert ranked["explored"]["propensity"] > 0
+
+
 def test_the_second_call_comes_from_a_cache(kinds, new_id):
     body = {"entity": {"id": new_id}, "events": SHOWN, "rows": [{"item": "p1"}]}
     first, second = (score(kinds, **body) for _ in range(2))

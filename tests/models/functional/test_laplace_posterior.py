@@ -11,8 +11,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits as log_loss
 from recsys_meta.models.functional.laplace_posterior import (
     jaakkola_jordan_curvature,
     laplace_posterior,
-    prediction_variance,
     newton_laplace_posterior,
+    prediction_variance,
     probit_adjusted_logit,
 )
 

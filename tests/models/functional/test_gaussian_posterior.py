@@ -1,0 +1,34 @@
+"""The posterior of whitened weights, against the textbook."""
+
+from __future__ import annotations
+
+import torch
+
+from recsys_meta.models.functional.gaussian_posterior import whitened_posterior
+from recsys_meta.models.functional.laplace_posterior import prediction_variance
+
+
+def test_mean_and_variance_are_those_of_the_joint_gaussian():
+    """Conditioning (z, labels) ~ N(0, .) on the labels: the dual form, which shares no step with the primal one."""
+    g = torch.Generator().manual_seed(0)
+    x, residual = torch.randn(3, 5, 4, generator=g), torch.randn(3, 5, generator=g)
+    noise = torch.rand(3, 5, generator=g) + 0.2
+    query = torch.randn(3, 6, 4, generator=g)
+    z, factor = whitened_posterior(x, residual, 1 / noise)
+    gram = x @ x.transpose(1, 2) + torch.diag_embed(noise)
+    cross = query @ x.transpose(1, 2)
+    mean = (cross @ torch.linalg.solve(gram, residual.unsqueeze(2))).squeeze(2)
+    variance = query.square().sum(2) - (cross * torch.linalg.solve(gram, cross.transpose(1, 2)).transpose(1, 2)).sum(2)
+    torch.testing.assert_close((query @ z.unsqueeze(2)).squeeze(2), mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prediction_variance(query, factor), variance, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_without_weight_do_not_count():
+    g = torch.Generator().manual_seed(1)
+    x, residual = torch.randn(2, 4, 3, generator=g), torch.randn(2, 4, generator=g)
+    weight = torch.tensor([1.0, 2.0, 0.0, 0.0]).expand(2, -1)
+    whole, part = whitened_posterior(x, residual, weight), whitened_posterior(x[:, :2], residual[:, :2], weight[:, :2])
+    for a, b in zip(whole, part, strict=True):
+        torch.testing.assert_close(a, b)
+    z, factor = whitened_posterior(x[:, :0], residual[:, :0], weight[:, :0])
+    assert torch.equal(z, torch.zeros(2, 3)) and torch.equal(factor, torch.eye(3).expand(2, 3, 3))
