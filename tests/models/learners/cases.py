@@ -64,7 +64,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     "bernoulli": {"click": {"dims": 4, "objective": "click"}},
     "gaussian-posterior": {
         "squared": {"dims": 4},
-        "likelihood": {"dims": 4, "loss": "likelihood", "exposure": False},
+        "likelihood": {"dims": 4, "loss": "likelihood", "exposure": False, "correction": 0.3},
     },
     "click-blend": {
         "two": {

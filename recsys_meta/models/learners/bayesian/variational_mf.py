@@ -117,9 +117,9 @@ def fit_factors(past: FactorizationData, dims: int, sweeps: int) -> FactorModel:
     for _ in range(sweeps):
         offset = base + rows.inputs @ effects
         weights, pulls = rows.table(quadratics.curvature), rows.table(quadratics.pull(rows.label, offset))
-        entity = _fit_prior(_solve_side(weights, pulls, item, entity), past.entity_design)
-        item = _fit_prior(_solve_side(weights.T.tocsr(), pulls.T.tocsr(), entity, item), past.item_design)
-        logit, variance = _predict_logits(rows, entity, item)
+        entity = fit_side_prior(solve_side(weights, pulls, item, entity), past.entity_design)
+        item = fit_side_prior(solve_side(weights.T.tocsr(), pulls.T.tocsr(), entity, item), past.item_design)
+        logit, variance = predict_rows(rows, entity, item)
         effects = _fit_fixed_effects(rows, base + logit, effects, quadratics)
         quadratics = quadratics.towards(base + logit + rows.inputs @ effects, variance)
     return FactorModel(base, effects, entity, item, quadratics)
@@ -129,15 +129,28 @@ def leave_fold_out(rows: InteractionRows, factors: FactorModel, fold: IntArray, 
     """Refit [bias, factors] of items without the rows of one fold, for each fold: [folds, C, K]; fold [entities] is the
     fold of each entity."""
     pull = factors.quadratics.pull(rows.label, factors.base + rows.inputs @ factors.effects)
+    return refit_without_folds(rows, factors.quadratics.curvature, pull, factors.entity, factors.item, fold, folds)
+
+
+def refit_without_folds(
+    rows: InteractionRows,
+    weight: FloatArray,
+    pull: FloatArray,
+    entity: LatentSide,
+    item: LatentSide,
+    fold: IntArray,
+    folds: int,
+) -> Tensor:
+    """Refit [bias, factors] of items to weights and pulls [N] of the rows outside each fold, [folds, C, K]."""
     factor_sets = []
     for number in range(folds):  # a handful
         outside = (fold[rows.entity] != number).astype(np.float32)
-        weights, pulls = rows.table(factors.quadratics.curvature * outside), rows.table(pull * outside)
-        factor_sets.append(_solve_side(weights.T.tocsr(), pulls.T.tocsr(), factors.entity, factors.item).mean)
+        weights, pulls = rows.table(weight * outside), rows.table(pull * outside)
+        factor_sets.append(solve_side(weights.T.tocsr(), pulls.T.tocsr(), entity, item).mean)
     return torch.stack(factor_sets)
 
 
-def _solve_side(weights: sp.csr_matrix, pulls: sp.csr_matrix, other: LatentSide, side: LatentSide) -> LatentSide:
+def solve_side(weights: sp.csr_matrix, pulls: sp.csr_matrix, other: LatentSide, side: LatentSide) -> LatentSide:
     """Posterior of one side given the other: a regression on r = [1, factors of the other], its bias an offset."""
     width = side.mean.shape[1]
     r = torch.cat([torch.ones_like(other.mean[:, :1]), other.mean[:, 1:]], 1)
@@ -154,7 +167,7 @@ def _solve_side(weights: sp.csr_matrix, pulls: sp.csr_matrix, other: LatentSide,
     return replace(side, mean=(covariance @ pull.unsqueeze(2)).squeeze(2), covariance=covariance)
 
 
-def _fit_prior(side: LatentSide, features: sp.csr_matrix) -> LatentSide:
+def fit_side_prior(side: LatentSide, features: sp.csr_matrix) -> LatentSide:
     """A side with the prior that fits it best: a ridge regression on features, and the covariance around it."""
     penalty = np.full(features.shape[1], PENALTY, np.float32)
     penalty[0] *= 1e-3  # the constant
@@ -166,8 +179,8 @@ def _fit_prior(side: LatentSide, features: sp.csr_matrix) -> LatentSide:
     return replace(side, prior_mean=prior_mean, prior_covariance=spread, effects=effects)
 
 
-def _predict_logits(rows: InteractionRows, entity: LatentSide, item: LatentSide) -> tuple[FloatArray, FloatArray]:
-    """Mean and variance [N] of each row's logit, without the correlations between the factors of a side."""
+def predict_rows(rows: InteractionRows, entity: LatentSide, item: LatentSide) -> tuple[FloatArray, FloatArray]:
+    """Mean and variance [N] of each row's logit, or label, without the correlations between the factors of a side."""
     logit, variance = np.empty(len(rows.label), np.float32), np.empty(len(rows.label), np.float32)
     variances = [side.covariance.diagonal(dim1=1, dim2=2) for side in (entity, item)]
     for part in _chunks(len(rows.label)):
