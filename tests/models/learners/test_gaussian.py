@@ -13,8 +13,10 @@ from recsys_meta.core.types import FIRST
 from recsys_meta.episodes.collate import episode_batch
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import episodes_at
+from recsys_meta.models.functional.two_way_means import two_way_means
+from recsys_meta.models.learners.bayesian.factorization_data import FactorizationData
 from recsys_meta.models.learners.bayesian.gaussian import GaussianPosteriorConfig, GaussianPosteriorLearner
-from recsys_meta.models.learners.bayesian.item_labels import StandardizedLabels
+from recsys_meta.models.learners.bayesian.gaussian_mf import fit_rating_factors
 from tests.fixtures.simulated_datasets import linear_gaussian_world, ranking_world, rating_world
 from tests.models.learners.cases import generator, train
 
@@ -82,22 +84,22 @@ def test_what_is_known_of_an_entity_makes_it_surer(world, trained):
     assert after.mean() < 0.8 * before.mean()
 
 
-def test_an_item_that_nobody_rated_is_less_certain_and_keeps_its_features(world, trained):
+def test_an_item_that_was_rated_little_is_less_certain(world, trained):
     learner, params, index, split = trained
+    body = learner.body(params)
     batch = episodes_at(world.data, index.shuffled(0), split.test, 5)
-    item = batch.query.item[0, 0]
-    bare = params | {k: params[k].index_fill(0, item[None], 0.0) for k in ("total", "count")}
-    one = replace(batch.query.first(1), item=item.expand(len(batch.entity), 1))
-    scores, doubts = [], []
-    for some in (params, bare):
-        body = learner.body(some)
-        state = learner.adapt(body, batch.support)
-        scores.append(learner.score(body, state, one))
-        doubts.append(body["doubt"][0, item])
-    assert doubts[1] > 2 * doubts[0]
-    assert torch.corrcoef(torch.stack([s.flatten() for s in scores]))[0, 1] > 0.9, (
-        "its x is a feature, known all the same"
-    )
+    state = learner.adapt(body, batch.support)
+    item = batch.query.first(1)
+    rare = params | {"uncertainty": params["uncertainty"] + 0.5}
+    more = learner.score_std(learner.body(rare), state, item)
+    assert (more > learner.score_std(body, state, item)).all()
+    # And as a row of the support it says less.
+    moved = [
+        (learner.score(b, learner.adapt(b, batch.support), item) - learner.score(b, empty, item)).abs().mean()
+        for b in (body, learner.body(rare))
+        for empty in [learner.adapt(b, batch.support.empty())]
+    ]
+    assert moved[1] < moved[0]
 
 
 def test_calibration_scales_the_spread_to_the_errors(world, trained):
@@ -113,37 +115,67 @@ def test_calibration_scales_the_spread_to_the_errors(world, trained):
     assert learner.calibrate(params, []) is params
 
 
-def test_item_levels_of_a_fold_do_not_see_its_labels():
-    data = rating_world()
-    entities = np.arange(100)
-    fold = torch.arange(100) % 4
-    flipped = np.array(data.events.label)
-    rows = np.isin(np.repeat(np.arange(data.events.entity_count), data.events.counts), entities[fold == 2])
-    flipped[rows] = flipped[rows][::-1]
-    other = replace(data, events=replace(data.events, label=flipped))
-    sums = [StandardizedLabels.of(d, entities).without_fold(fold, 4, data.catalogue) for d in (data, other)]
-    own = [total[2] - total[4] for total, _ in sums]
-    torch.testing.assert_close(sums[0][1], sums[1][1])
-    assert (own[0] - own[1]).abs().max() > 1
-    # All terms are fitted to all rows together, so that the others' residuals move a little with the fold's labels.
-    assert (sums[0][0][2] - sums[1][0][2]).abs().mean() < 0.2 * (own[0] - own[1]).abs().mean()
-
-
-def test_training_asks_with_levels_that_do_not_know_the_entity():
+def test_training_asks_with_factors_that_do_not_know_the_entity():
     data = rating_world(entities=240, items=200, rows=24)
-    index, learner = (
-        EventIndex.of(data),
-        GaussianPosteriorLearner(GaussianPosteriorConfig(dims=3, new_items=0, dropout=0)),
-    )
+    index, learner = EventIndex.of(data), GaussianPosteriorLearner(SMALL)
     entities = np.arange(200)
     params = learner.init(data, entities, generator())
     training_state = learner.training_state(data, entities, generator())
     support, query = index.draw(torch.arange(60), torch.full((60,), 5), generator=generator(4))
     batch = episode_batch(data, np.arange(60), support, query)
     honest = learner.meta_loss(params, batch, training_state, generator())[0]
-    known = replace(training_state, fold=torch.full_like(training_state.fold, len(training_state.total) - 1))
-    assert torch.equal(training_state.total[-1], params["total"])
+    known = replace(training_state, fold=torch.full_like(training_state.fold, len(training_state.factors) - 1))
+    assert torch.equal(training_state.factors[-1], params["factors"])
     assert learner.meta_loss(params, batch, known, generator())[0] < honest
+
+
+# The factorization
+
+
+def factorization(data, entities=200):
+    return FactorizationData.of(data, np.arange(entities), 100)
+
+
+def test_factors_tell_held_out_ratings_of_known_entities():
+    past = factorization(rating_world(entities=200, items=40, rows=40, features=False))
+    rows = past.rows
+    kept = np.random.default_rng(0).random(len(rows.label)) < 0.8
+    part = {k: getattr(rows, k)[kept] for k in ("entity", "item", "label", "inputs")}
+    model = fit_rating_factors(replace(past, rows=replace(rows, **part)), 3, 12)
+    e, i = model.entity.mean[rows.entity[~kept]], model.item.mean[rows.item[~kept]]
+    predicted = model.mean + model.unit * (e[:, 0] + i[:, 0] + (e[:, 1:] * i[:, 1:]).sum(1)).numpy()
+    error = np.square(rows.label[~kept] - predicted).mean()
+    _, items, terms = two_way_means(
+        *(torch.from_numpy(part[k]) for k in ("entity", "item")),
+        torch.from_numpy(part["label"]),
+        entities=200,
+        catalogue=rows.catalogue,
+        item_shrink=3,
+    )
+    two_means = part["label"].mean() + items.numpy()[rows.item[~kept]] + terms.numpy()[rows.entity[~kept]]
+    assert error < 0.6 * np.square(rows.label[~kept] - two_means).mean()
+    assert 0.7 * 0.4**2 < model.noise * model.unit**2 < 1.5 * 0.4**2, "the world's noise is 0.4"
+
+
+def test_uncertainty_falls_with_the_number_of_ratings():
+    data = rating_world(entities=200, items=40, rows=20)
+    events = data.events
+    rare = np.array(events.item) == FIRST
+    rare[np.flatnonzero(rare)[2:]] = False
+    keep = (np.array(events.item) != FIRST) | rare  # the first item is left with two ratings
+    moved = replace(events, item=np.where(keep, events.item, FIRST + 1).astype(np.int32))
+    spread = fit_rating_factors(factorization(replace(data, events=moved)), 3, 8).uncertainty[FIRST:]
+    assert spread[0] > 2 * spread[2:].max()
+
+
+def test_factors_of_a_fold_do_not_see_its_labels():
+    model = fit_rating_factors(factorization(rating_world()), 3, 4)
+    fold = np.arange(200) % 5
+    rows = model.rows
+    flipped = np.where(fold[rows.entity] == 2, -rows.label, rows.label).astype(np.float32)
+    ours, theirs = (m.without_folds(fold, 5) for m in (model, replace(model, rows=replace(rows, label=flipped))))
+    assert torch.equal(ours[2], theirs[2])
+    assert not torch.allclose(ours[1], theirs[1])
 
 
 def test_equal_labels_and_one_entity_are_survived():
