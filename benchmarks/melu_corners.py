@@ -68,7 +68,7 @@ class PointKey(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Corner:
+class WarmColdCorner:
     """Entities that are evaluated, and the index of their rows in the order in which supports grow."""
 
     name: str
@@ -80,7 +80,7 @@ class Corner:
 class CornerDraw:
     """One draw: the corners, the rows of known films by known users, and those who train and validate by training."""
 
-    corners: tuple[Corner, ...]
+    corners: tuple[WarmColdCorner, ...]
     known_rows: EventIndex
     splits: Mapping[str, EntitySplit]
 
@@ -102,9 +102,9 @@ def draw_corners(data: Dataset, seed: int) -> CornerDraw:
     cut = round(0.8 * len(order))
     known, new = np.sort(order[:cut]), np.sort(order[cut:])
     corners = (
-        Corner("new-known", _who_count(known_rows, new), known_rows),
-        Corner("known-new", _who_count(new_rows, known), new_rows),
-        Corner("new-new", _who_count(new_rows, new), new_rows),
+        WarmColdCorner("new-known", _who_count(known_rows, new), known_rows),
+        WarmColdCorner("known-new", _who_count(new_rows, known), new_rows),
+        WarmColdCorner("new-new", _who_count(new_rows, new), new_rows),
     )
     counting = _who_count(known_rows, known)
     valid = np.sort(np.random.default_rng(seed).choice(counting, len(counting) // 10, replace=False))
@@ -121,7 +121,7 @@ def _who_count(rows: EventIndex, users: IntArray) -> IntArray:
 
 @torch.no_grad()
 def evaluate_corner(
-    predictor: Predictor, params: Params, data: Dataset, corner: Corner, shots: int | None = None
+    predictor: Predictor, params: Params, data: Dataset, corner: WarmColdCorner, shots: int | None = None
 ) -> dict[str, Tensor]:
     """Metrics [E] of the corner's entities; the support is all but the query or, with `shots`, the first so many rows.
     The query is always the last `QUERY` rows."""
@@ -196,7 +196,7 @@ def measure(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         for training in args.training:
             for name, role, predictor, params in methods(Workspace(), data, str(args.data), draw, training, args, seed):
                 with fixed_threads(args.threads):
-                    points: list[tuple[Corner, int | None]] = [(corner, None) for corner in draw.corners]
+                    points: list[tuple[WarmColdCorner, int | None]] = [(corner, None) for corner in draw.corners]
                     points += [(curve, k) for k in CURVE] if training == "warm" else []
                     for corner, shots in points:
                         metrics = evaluate_corner(predictor, params, data, corner, shots)
