@@ -50,9 +50,9 @@ class BayesianLinearRegression(BaselineConfig):
     def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         if self.objective == "ranking":
             return {
-                "noise": (0.003, 0.01, 0.03, 0.1, 0.3),
-                "zeros": (0.0, 0.002, 0.01, 0.05, 0.25),
-                "popularity": (0.0, 0.5, 2.0, 6.0),
+                "noise": (0.01, 0.03, 0.1),
+                "zeros": (0.0, 0.01, 0.05, 0.25),
+                "popularity": (0.0, 0.5, 2.0),
             }
         return {"factors": (0, 4, 12), "noise": (0.7, 1.0, 1.5, 2.2, 3.3)}
 

@@ -49,8 +49,8 @@ class Ials(BaselineConfig):
         return {
             "confidence": (1.1, 3.0),
             "ridge": (10.0, 40.0),
-            "fold_ridge": (100.0, 1_000.0, 10_000.0, 100_000.0),
-            "popularity": (0.0, 1.0, 4.0, 16.0),
+            "fold_ridge": (1_000.0, 10_000.0, 100_000.0),
+            "popularity": (0.0, 1.0, 4.0),
         }
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
@@ -95,8 +95,8 @@ class IalsPrior(Ials):
         return {
             "confidence": (1.1, 3.0),
             "ridge": (10.0, 40.0),
-            "zeros": (0.0, 0.01, 0.05, 0.25),
-            "trust": (0.1, 0.4, 1.5, 6.0),
+            "zeros": (0.0, 0.01, 0.05),
+            "trust": (0.1, 0.4, 1.5),
             "popularity": (0.0, 0.5),
         }
 
