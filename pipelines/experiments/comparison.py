@@ -217,9 +217,15 @@ def as_json(results: Sequence[Comparison], command: str, created: str) -> dict[s
 
 
 def merge_json(parts: Sequence[JsonPart], command: str, created: str) -> dict[str, Any]:
-    """JSON content of several comparisons: the lists of all, behind the command and the time."""
+    """JSON content of several comparisons: the lists of all, behind the command and the time.
+
+    "shares" is there only where bounds were evaluated.
+    """
     keys = ("rows", "paired", "beside", "among", "methods", "change", "shares")
-    return {"command": command, "created": created, **{k: [row for part in parts for row in part[k]] for k in keys}}
+    lists = {key: [row for part in parts for row in part[key]] for key in keys}
+    if not lists["shares"]:
+        del lists["shares"]
+    return {"command": command, "created": created, **lists}
 
 
 def json_part(result: Comparison, *, with_dataset: bool = False) -> JsonPart:
