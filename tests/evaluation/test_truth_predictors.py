@@ -21,6 +21,8 @@ from recsys_meta.evaluation.truth_predictors import (
 from recsys_meta.metrics.pooled_metrics import compute_metric
 from recsys_meta.models.baselines import BASELINES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def choices(tmp_path_factory):

@@ -8,6 +8,8 @@ from pipelines.workspace import Workspace
 from recsys_meta.store.settings import Settings
 from recsys_meta.store.tracking import evaluations
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("compare", "--dataset", "simulated-users", "--learners", "none", "--seeds", "1")
 
 
