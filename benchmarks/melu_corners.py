@@ -28,8 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.experiments.thread_count import default_threads, fixed_threads
 from pipelines.experiments.training_inputs import TrainingInputs
-from pipelines.experiments.training_run import default_threads, fixed_threads, train_run
+from pipelines.experiments.training_run import train_run
 from pipelines.experiments.tuned_baselines import TunedBaselines
 from pipelines.workspace import Workspace, find_recipe
 from recsys_meta.core.atomic_io import write_file

@@ -19,7 +19,7 @@ from pipelines.console import Json, err, out, print_json
 from pipelines.experiments import comparison, report
 from pipelines.experiments.comparison import Comparison
 from pipelines.experiments.comparison_run import FLAGSHIPS, EvaluationProtocol
-from pipelines.experiments.tuned_baselines import baselines_for
+from pipelines.experiments.tuned_baselines import baselines_for, is_installed
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.errors import DataError, RecsysMetaError
@@ -129,11 +129,9 @@ def _learners(workspace: Workspace, folder: Path) -> tuple[str, ...]:
 
 
 def _baselines(workspace: Workspace, folder: Path) -> list[str]:
-    from importlib.util import find_spec
-
     data, _ = workspace.dataset(str(folder))
     fitting = [b for b in BASELINES[data.schema.objective] if b in baselines_for(data, None)]
-    return [b for b in fitting if not b.startswith("ials") or find_spec("implicit") is not None]
+    return [b for b in fitting if is_installed(b)]
 
 
 def _next_commands(result: Comparison, model: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -14,7 +14,7 @@ from rich.table import Table
 from pipelines.console import Json, err, out, print_json, progress_bar
 from pipelines.experiments.comparison_run import recipe_for
 from pipelines.experiments.training_inputs import open_training_inputs
-from pipelines.experiments.training_run import resume_run, train_run
+from pipelines.experiments.training_run import TrainingResult, resume_run, train_run
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.evaluation.ensemble import MemberShare
@@ -81,6 +81,13 @@ def train_command(
                 report=StepProgress(progress, run_recipe.name),
                 notify=notify,
             )
+    if as_json:
+        print_json({**_summary(result), "config": asdict(result.spec)["recipe"].model_dump(mode="json")})
+    else:
+        _print_result(result)
+
+
+def _summary(result: TrainingResult) -> dict[str, Any]:
     summary = {
         "run": result.spec.id,
         "recipe": result.spec.recipe.name,
@@ -92,10 +99,14 @@ def train_command(
         "folder": str(result.folder),
         "version": result.bundle.version,
     }
-    summary |= {"ensemble": {s.name: s.shares for s in result.shares}} if result.shares else {}
-    if as_json:
-        print_json({**summary, "config": asdict(result.spec)["recipe"].model_dump(mode="json")})
-        return
+    if result.shares:
+        summary["ensemble"] = {member.name: member.shares for member in result.shares}
+    if result.warnings:
+        summary["warnings"] = list(result.warnings)
+    return summary
+
+
+def _print_result(result: TrainingResult) -> None:
     reason = result.stop_reason or "all steps done"
     best = "not validated" if result.best is None else f"{result.best:.4f}"
     steps = f"{result.steps} steps" + (f", the last {result.steps - result.resumed_at}" if result.resumed_at else "")

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.experiments.comparison import Comparison, MethodCurves
+from pipelines.experiments.meta_validation import VALIDATION_ROWS
+from pipelines.experiments.thread_count import default_threads, fixed_threads
 from pipelines.experiments.training_inputs import TrainingInputs, default_shots, source_of, training_inputs
-from pipelines.experiments.training_run import (
-    VALIDATION_ROWS,
-    TrainingResult,
-    default_threads,
-    fixed_threads,
-    train_run,
-)
+from pipelines.experiments.training_run import TrainingResult, train_run
 from pipelines.experiments.tuned_baselines import TunedBaselines, baselines_for
 from pipelines.workspace import Workspace, find_recipe, recipe_names
 from recsys_meta.core.dataset import Dataset
@@ -119,9 +115,13 @@ def compare(
         setups = _evaluation_setups(inputs, protocol)
         for setup in setups:
             builders.setdefault(setup.scenario, _ComparisonBuilder(data, setup.scenario, shots, label))
-        tuned = TunedBaselines(inputs, lambda text, seed=seed: notify(f"seed {seed}: {text}"))  # type: ignore[misc]
+
+        def notify_seed(text: str, seed: int = seed) -> None:
+            notify(f"seed {seed}: {text}")
+
+        tuned = TunedBaselines(inputs, notify_seed)
         for recipe in recipes:
-            notify(f"seed {seed}: training {recipe.name}")
+            notify_seed(f"training {recipe.name}")
             training = train_run(
                 workspace,
                 recipe,
@@ -129,7 +129,10 @@ def compare(
                 threads=threads,
                 tuned=tuned,
                 report=lambda step, name=recipe.name: on_step(name, step),  # type: ignore[misc]
+                notify=notify_seed,
             )
+            for warning in training.warnings:
+                notify_seed(f"{recipe.name}: {warning}")
             with fixed_threads(threads or default_threads()):
                 for setup in setups:
                     builders[setup.scenario].learner(setup, recipe, training, first=recipe is recipes[0])

@@ -47,16 +47,8 @@ NAMES = {
 def curve_table(result: Comparison, metric: str) -> Table:
     """Table of methods by shots, best first; the best of each column is bold, the last row counts the entities."""
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    table = Table(
-        title=escape(f"{NAMES.get(metric, metric)} on meta-test newcomers of {result.dataset} ({result.scenario})"),
-        title_justify="left",
-        title_style="bold",
-        show_edge=False,
-        pad_edge=False,
-    )
-    table.add_column("method")
-    for k in result.shots:
-        table.add_column(f"{k} shots" if k == result.shots[0] else str(k), justify="right")
+    title = f"{NAMES.get(metric, metric)} on meta-test newcomers of {result.dataset} ({result.scenario})"
+    table = _shots_table(title, result)
     means = {m.name: [result.mean(m, k, metric) for k in result.shots] for m in result.methods}
     best = [
         max((sign * v[i] for v in means.values() if math.isfinite(v[i])), default=math.nan)
@@ -76,21 +68,22 @@ def curve_table(result: Comparison, metric: str) -> Table:
 def share_table(result: Comparison) -> Table:
     """Table of the shares of the way from a baseline to a bound that methods have gone, by shots, largest first."""
     first = result.shares[0]
-    table = Table(
-        title=f"Share of the way from {first.baseline} to {first.bound}, {NAMES.get(first.metric, first.metric)}",
-        title_justify="left",
-        title_style="bold",
-        show_edge=False,
-        pad_edge=False,
-    )
-    table.add_column("method")
-    for k in result.shots:
-        table.add_column(f"{k} shots" if k == result.shots[0] else str(k), justify="right")
+    title = f"Share of the way from {first.baseline} to {first.bound}, {NAMES.get(first.metric, first.metric)}"
+    table = _shots_table(title, result)
     rows: dict[str, list[float]] = {}
     for share in result.shares:
         rows.setdefault(share.method, []).append(share.share)
     for name, values in sorted(rows.items(), key=lambda row: -_average(row[1])):
         table.add_row(name, *(f"{v:.0%}" if math.isfinite(v) else "-" for v in values))
+    return table
+
+
+def _shots_table(title: str, result: Comparison) -> Table:
+    """Table with a column for the method and one for each number of shots, without rows."""
+    table = Table(title=escape(title), title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    table.add_column("method")
+    for k in result.shots:
+        table.add_column(f"{k} shots" if k == result.shots[0] else str(k), justify="right")
     return table
 
 

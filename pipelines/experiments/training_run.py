@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,34 +13,30 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-import torch
-from threadpoolctl import threadpool_limits
 
-from pipelines.experiments.training_inputs import ACTOR_SHOTS, TrainingInputs, default_shots, training_inputs
-from pipelines.experiments.tuned_baselines import TunedBaselines, baselines_for
-from pipelines.workspace import Workspace, find_recipe, recipe_names
+from pipelines.experiments.meta_validation import calibration_episodes, validation_of
+from pipelines.experiments.recipe_learner import learner_of
+from pipelines.experiments.recipe_race import race_recipe
+from pipelines.experiments.run_ensemble import check_members, fit_run_ensemble
+from pipelines.experiments.thread_count import default_threads, fixed_threads
+from pipelines.experiments.training_inputs import ACTOR_SHOTS, TrainingInputs, training_inputs
+from pipelines.experiments.tuned_baselines import Notify, TunedBaselines
+from pipelines.workspace import Workspace
 from recsys_meta import __version__
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.errors import CheckpointError, ConfigError, NotFoundError, RecsysMetaError
-from recsys_meta.core.types import IntArray, Params, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex, order_rows
+from recsys_meta.core.errors import CheckpointError, NotFoundError, RecsysMetaError
+from recsys_meta.core.types import Params
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import EntitySplit
-from recsys_meta.evaluation.cold_start import cold_start, episodes_at
-from recsys_meta.evaluation.ensemble import FittedEnsemble, MemberShare, fit_ensemble
-from recsys_meta.evaluation.evaluate_batch import is_row_metric, metric_names
-from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
-from recsys_meta.models.baselines import make_baseline
+from recsys_meta.evaluation.ensemble import FittedEnsemble, MemberShare
 from recsys_meta.models.bundle import Bundle, load_bundle, make_bundle, save_bundle
-from recsys_meta.models.factory import build_predictor
-from recsys_meta.models.learners import LEARNERS
-from recsys_meta.models.protocols import Learner
 from recsys_meta.store.tracking import curriculum, runs
 from recsys_meta.store.tracking.runs import MetricPoint
 from recsys_meta.training.checkpoint import last_checkpoint, save_checkpoint
 from recsys_meta.training.curricula import make_curriculum
 from recsys_meta.training.recipe import Recipe, recipe_of
-from recsys_meta.training.regularization_race import race_recipes, run_race, settled_recipe
+from recsys_meta.training.regularization_race import race_recipes
 from recsys_meta.training.trainer import (
     TrainingRun,
     TrainStep,
@@ -54,10 +49,6 @@ from recsys_meta.training.trainer import (
 )
 
 StepCallback = Callable[[TrainStep], None]
-Notify = Callable[[str], None]
-
-VALIDATION_ROWS = 500
-"""Most query rows of a meta-validation entity, where metrics are of rows."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +90,6 @@ class TrainingInterruption(RecsysMetaError):
     """Training was stopped by a signal; the last checkpoint holds its state."""
 
 
-def default_threads() -> int:
-    """Number of threads: two where the machine has them, as a step of these models is too small to occupy more."""
-    return min(2, os.cpu_count() or 1)
-
-
 def train_run(
     workspace: Workspace,
     recipe: Recipe,
@@ -128,7 +114,7 @@ def train_run(
         recipe = recipe_of({**recipe.model_dump(mode="json"), "few": {}}, [f"episodes.max_shots={max(ACTOR_SHOTS)}"])
     _check_recipe(recipe, inputs)
     with fixed_threads(threads or default_threads()):
-        recipe = _race(recipe, inputs, device, notify)
+        recipe = race_recipe(recipe, inputs, device, notify)
     with workspace.session() as session:
         row = runs.start_run(
             session,
@@ -157,32 +143,12 @@ def train_run(
     return _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify))
 
 
-def _race(recipe: Recipe, inputs: TrainingInputs, device: str, notify: Notify) -> Recipe:
-    """Recipe with the setting that wins its race; unchanged without a race, or with one setting alone."""
-    settings = [dict(s) for s in recipe.race.settings]
-    if all(s == settings[0] for s in settings):
-        return settled_recipe(recipe, settings[0]) if settings else recipe
-    rows, split, seed = inputs.train_index.to(device), inputs.split, inputs.seed
-
-    def start(candidate: Recipe) -> TrainingRun:
-        notify(f"race of {recipe.name}: {', '.join(f'{k}={candidate.config[k]}' for k in settings[0])}")
-        learner = learner_of(candidate, inputs.data)
-        return start_training(learner, candidate, inputs.data, rows, split.train, seed, device)
-
-    def validation(run: TrainingRun) -> Validate:
-        return _validation(run.learner, inputs, run.recipe)
-
-    result = run_race(recipe, start, validation)
-    return settled_recipe(recipe, result.best)
-
-
 def _check_recipe(recipe: Recipe, inputs: TrainingInputs) -> None:
     """Build the learners and the curriculum once, for their errors alone."""
     learner_of(recipe, inputs.data)
     for candidate in race_recipes(recipe):
         learner_of(candidate, inputs.data)
-    for name in recipe.ensemble.members:
-        make_baseline(name)
+    check_members(recipe, inputs.data)
     pool = task_pool(recipe, inputs.train_index, inputs.split.train)
     make_curriculum(recipe.curriculum.name, pool, recipe.curriculum.config)
 
@@ -251,12 +217,22 @@ def _train(
         from_checkpoint(run, checkpoint)
     resumed_at = run.step
     start = time.perf_counter()
-    _train_steps(workspace, spec, run, _validation(learner, inputs, spec.recipe), report)
+    _train_steps(workspace, spec, run, validation_of(learner, inputs, spec.recipe), report)
     best = abs(run.best) if np.isfinite(run.best) else None
     # Validation and calibration use a few hundred entities: the CPU is fast enough, wherever training ran.
-    params = learner.calibrate({k: v.cpu() for k, v in run.best_params_or_last().items()}, _episodes(inputs, spec))
-    ensemble = _fit_ensemble(learner, params, spec, inputs, tuned)
-    bundle = _bundle(spec, data, train_rows, split, run, params, ensemble)
+    params = {k: v.cpu() for k, v in run.best_params_or_last().items()}
+    params = learner.calibrate(params, calibration_episodes(inputs, spec.recipe))
+    with _interruption() as is_interrupted:
+
+        def stop_if_interrupted() -> None:
+            if is_interrupted():
+                raise TrainingInterruption(
+                    f"stopped after the last step, while members were tuned; `recsys-meta train --resume {spec.id}` "
+                    "continues"
+                )
+
+        result = fit_run_ensemble(learner, params, spec.recipe, inputs, tuned, stop_if_interrupted=stop_if_interrupted)
+    bundle = _bundle(spec, data, train_rows, split, run, params, result.ensemble)
     bundle_folder = save_bundle(bundle, folder / "bundle")
     _close(workspace, spec, "finished", run.stop_reason or None)
     return TrainingResult(
@@ -268,35 +244,9 @@ def _train(
         best,
         run.stop_reason,
         load_bundle(bundle_folder),
-        () if ensemble is None else ensemble.shares,
-        tuple(w for name in _member_names(spec.recipe, data) for w in tuned.warnings(name)),
+        () if result.ensemble is None else result.ensemble.shares,
+        result.warnings,
     )
-
-
-def _fit_ensemble(
-    learner: Learner, params: Params, spec: RunSpec, inputs: TrainingInputs, tuned: TunedBaselines
-) -> FittedEnsemble | None:
-    """Ensemble of the trained learner and the recipe's baselines; None for a recipe without."""
-    data, shots = inputs.data, default_shots(inputs.data, spec.scenario)
-    names = _member_names(spec.recipe, data)
-    if not names:
-        return None
-    return fit_ensemble(
-        learner,
-        params,
-        {name: tuned.tune(name, shots) for name in names},
-        data,
-        inputs.train_index.to("cpu"),
-        inputs.split.valid,
-        shots=shots,
-        seed=spec.seed,
-    )
-
-
-def _member_names(recipe: Recipe, data: Dataset) -> list[str]:
-    """Baselines that a recipe offers to its ensemble, as far as they serve the objective and have their input."""
-    applicable = baselines_for(data, None)
-    return [name for name in recipe.ensemble.members if name in applicable]
 
 
 def _train_steps(
@@ -316,76 +266,6 @@ def _train_steps(
                 raise TrainingInterruption(
                     f"stopped at step {step.step} of {step.steps}; `recsys-meta train --resume {spec.id}` continues"
                 )
-
-
-def learner_of(recipe: Recipe, data: Dataset) -> Learner:
-    """Build the learner of a recipe, with the data's objective unless the recipe sets one.
-
-    Raises ConfigError for a learner that is unknown, wrongly configured, a baseline, or does not serve the objective.
-    """
-    objective, objectives = data.schema.objective, getattr(LEARNERS.get(recipe.learner), "objectives", None)
-    if objectives is not None and objective not in objectives:
-        raise ConfigError(
-            f"'{recipe.learner}' serves objective {' or '.join(sorted(objectives))}, "
-            f"but '{data.schema.name}' has '{objective}'; use {' or '.join(_recipes_for_objective(objective))}"
-        )
-    config = dict(recipe.config)
-    config.setdefault("objective", objective)
-    learner = build_predictor(recipe.learner, config)
-    if not hasattr(learner, "meta_loss"):
-        raise ConfigError(f"'{recipe.learner}' is a baseline; it is fitted, not trained")
-    return learner  # type: ignore[return-value]
-
-
-def _recipes_for_objective(objective: str) -> list[str]:
-    """Options that name the project's recipes for an objective."""
-    recipes = [(n, getattr(LEARNERS.get(find_recipe(n).learner), "objectives", ())) for n in recipe_names()]
-    return [f"--recipe {name}" for name, objectives in recipes if objective in objectives] or ["another data set"]
-
-
-def _validation(learner: Learner, inputs: TrainingInputs, recipe: Recipe) -> Validate:
-    data = inputs.data
-    entities = _validation_entities(inputs, recipe)
-    metric = metric_names(data)[0]
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    cpu_rows = inputs.train_index.to("cpu")
-
-    def validate(params: Params) -> float:
-        cpu_params = {k: v.cpu() for k, v in params.items()}
-        curve = cold_start(
-            learner,
-            cpu_params,
-            data,
-            cpu_rows,
-            entities,
-            shots=default_shots(data, inputs.scenario),
-            seed=inputs.seed,
-            chunk=128,
-            max_rows=VALIDATION_ROWS,
-            lists=False,
-        )
-        return sign * curve.mean(metric)
-
-    return validate
-
-
-def _validation_entities(inputs: TrainingInputs, recipe: Recipe) -> IntArray:
-    """At most `validate_entities` of the meta-validation entities, by the run's seed."""
-    count, valid = recipe.train.validate_entities, inputs.split.valid
-    if len(valid) <= count:
-        return valid
-    return np.random.default_rng(inputs.seed).choice(valid, count, replace=False)
-
-
-def _episodes(inputs: TrainingInputs, spec: RunSpec) -> list[TaskBatch]:
-    """Meta-validation episodes to calibrate on, a batch for each support size that some entity reaches."""
-    data = inputs.data
-    index = order_rows(inputs.train_index.to("cpu"), data.schema.order, spec.seed)
-    entities = np.sort(_validation_entities(inputs, spec.recipe))
-    least, begin = data.schema.min_query, data.schema.query_from
-    parts = {k: entities[index.has_support(entities, k, least, begin)] for k in default_shots(data, spec.scenario)}
-    max_rows = VALIDATION_ROWS if is_row_metric(data) else None
-    return [episodes_at(data, index, part, k, max_rows, spec.seed) for k, part in parts.items() if len(part)]
 
 
 def _record(workspace: Workspace, spec: RunSpec, step: TrainStep) -> None:
@@ -437,18 +317,6 @@ def _bundle(
 def _close(workspace: Workspace, spec: RunSpec, status: runs.Status, reason: str | None) -> None:
     with workspace.session() as session:
         runs.set_run_status(session, spec.id, status, reason=reason)
-
-
-@contextmanager
-def fixed_threads(count: int) -> Iterator[None]:
-    """Fix the number of threads of torch and BLAS: sums have the same order, so that a resume is bit-exact."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        with threadpool_limits(count):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from scipy.stats import bootstrap
 
 from pipelines.experiments.comparison import BoundCurves, BoundShare, Comparison, MethodCurves
 from pipelines.experiments.comparison_run import EvaluationProtocol, seeds_for
+from pipelines.experiments.thread_count import default_threads, fixed_threads
 from pipelines.experiments.training_inputs import training_inputs
-from pipelines.experiments.training_run import default_threads, fixed_threads
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FloatArray

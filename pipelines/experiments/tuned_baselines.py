@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
 from pipelines.experiments.training_inputs import TrainingInputs
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.evaluation.baseline_tuning import TunedBaseline, edge_warnings, fit_tuned
-from recsys_meta.models.baselines import BASELINES
+from recsys_meta.models.baselines import BASELINES, make_baseline
 
 Notify = Callable[[str], None]
 
@@ -18,7 +19,7 @@ class TunedBaselines:
     """Tuned baselines of one data set, split and seed, by name, numbers of shots and order of supports."""
 
     def __init__(self, inputs: TrainingInputs, notify: Notify = lambda _: None) -> None:
-        self._inputs, self._notify = inputs, notify
+        self._inputs, self.notify = inputs, notify
         self._tuned: dict[tuple[str, tuple[int, ...], Order], TunedBaseline] = {}
 
     def tune(self, name: str, shots: Sequence[int], order: Order | None = None) -> TunedBaseline:
@@ -26,7 +27,7 @@ class TunedBaselines:
         inputs = self._inputs
         key = (name, tuple(sorted(set(shots))), order or inputs.data.schema.order)
         if key not in self._tuned:
-            self._notify(f"tuning {name}")
+            self.notify(f"tuning {name}")
             self._tuned[key] = fit_tuned(
                 name, inputs.train_data, inputs.train_index, inputs.split, key[1], inputs.seed, key[2]
             )
@@ -50,6 +51,12 @@ def baselines_for(data: Dataset, names: Sequence[str] | None) -> list[str]:
         if name not in fitting:
             raise ConfigError(f"no baseline '{name}' for a {data.schema.objective}; there are {', '.join(fitting)}")
     return list(names)
+
+
+def is_installed(name: str) -> bool:
+    """True unless a baseline needs a library of an extra that is not installed."""
+    module = make_baseline(name).requires
+    return not module or find_spec(module) is not None
 
 
 def lacks_input(name: str, data: Dataset) -> bool:

@@ -13,24 +13,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
-from recsys_meta.core.types import IntArray, Params, TaskBatch
+from recsys_meta.core.types import IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.episodes.splits import EntitySplit
-from recsys_meta.evaluation.cold_start import SHOTS, episodes_at
-from recsys_meta.evaluation.evaluate_batch import is_row_metric, metric_names, tunable_metrics
+from recsys_meta.evaluation.cold_start import SHOTS
+from recsys_meta.evaluation.evaluate_batch import metric_names, tunable_metrics
 from recsys_meta.evaluation.tuning_trial import SCREENING_ENTITIES, TuningTrial
+from recsys_meta.evaluation.validation_episodes import episodes_by_shots, sample_entities
 from recsys_meta.models.baselines import PerShotBaseline, make_baseline, make_per_shot
 
-MAX_CELLS = 1_200_000
-"""Most scores held at once while settings are compared (tasks times items)."""
-MAX_ROWS = 300
-"""Most query rows of an entity that settings are compared on, where metrics are of rows."""
 FOLDS = 2
 """Parts of the meta-validation entities, each of which has a choice made without it."""
 
@@ -118,8 +114,8 @@ def fit_tuned(
         raise ConfigError(f"a {data.schema.objective} is not tuned by metric '{metric}'; there are {', '.join(names)}")
     grid = make_baseline(name)(objective=data.schema.objective).grid()
     rows = order_rows(index, order or data.schema.order, seed)
-    entities = _sample_entities(split.valid, max_entities, seed)
-    episodes = _episodes(data, rows, entities, sorted(set(shots)))
+    entities = sample_entities(split.valid, max_entities, seed)
+    episodes = episodes_by_shots(data, rows, entities, sorted(set(shots)), SCREENING_ENTITIES)
     if not episodes:
         raise ConfigError("no meta-validation entity has enough rows to tune on; give more data or fewer shots")
     folds = [entities[fold::FOLDS] for fold in range(FOLDS)]
@@ -157,23 +153,3 @@ def _with_order(data: Dataset, order: Order | None) -> Dataset:
     if order is None or order == data.schema.order or data.schema.time is None:
         return data
     return replace(data, schema=data.schema.model_copy(update={"exact_time": order == "time"}))
-
-
-def _sample_entities(entities: IntArray, count: int, seed: int) -> IntArray:
-    """At most `count` entities, sorted, the same for every baseline."""
-    if len(entities) <= count:
-        return np.sort(entities)
-    return np.sort(np.random.default_rng(seed).choice(entities, count, replace=False))
-
-
-def _episodes(data: Dataset, rows: EventIndex, entities: IntArray, shots: Sequence[int]) -> dict[int, list[TaskBatch]]:
-    """Episodes by support size, in batches that fit in memory; sizes that no entity reaches are left out."""
-    chunk = min(SCREENING_ENTITIES, max(16, MAX_CELLS // data.catalogue))
-    max_rows = MAX_ROWS if is_row_metric(data) else None
-    batches: dict[int, list[TaskBatch]] = {}
-    for k in shots:
-        enough = entities[rows.has_support(entities, k, data.schema.min_query, data.schema.query_from)]
-        parts = [enough[i : i + chunk] for i in range(0, len(enough), chunk)]
-        if parts:
-            batches[k] = [episodes_at(data, rows, part, k, max_rows) for part in parts]
-    return batches

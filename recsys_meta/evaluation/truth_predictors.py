@@ -13,6 +13,7 @@ an entity arrived, so that coordinate is uniform from -1 to 1 for the Bayes-opti
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -170,7 +171,7 @@ class BayesConfig(PredictorConfig):
 
 
 @dataclass(frozen=True)
-class _BayesPredictor:
+class _BayesPredictor(ABC):
     """Base of the Bayes-optimal predictors: a state is the weighted samples of the posterior of the taste."""
 
     name: ClassVar[str] = "bayes"
@@ -180,9 +181,9 @@ class _BayesPredictor:
         """Return the parameters."""
         return params
 
+    @abstractmethod
     def likelihood(self, body: Params, rows: Interactions) -> TasteLikelihood:
         """Likelihood of support rows."""
-        raise NotImplementedError
 
     def adapt(self, body: Params, support: Support) -> State:
         """Sample the posterior: taste [T, M, D] and log_weight [T, M]; count [T] and item [T, S] of the support."""

@@ -19,6 +19,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import CheckpointError
 from recsys_meta.core.types import IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.models.functional.prefixed_keys import add_prefix, select_prefix
 from recsys_meta.models.protocols import Learner
 from recsys_meta.training.checkpoint import Checkpoint
 from recsys_meta.training.curricula import Curriculum, HardnessLog
@@ -97,10 +98,10 @@ def all_steps(recipe: Recipe, entities: int) -> int:
 def to_checkpoint(run: TrainingRun) -> Checkpoint:
     """Copy the state of a run, without the frozen parameters that `start_training` rebuilds from data and seed."""
     tensors: dict[str, Tensor] = {f"params/{k}": run.params[k] for k in run.trainable}
-    tensors |= {f"best/{k}": v for k, v in run.best_params.items()}
-    tensors |= {f"average/{k}": v for k, v in run.average_params.items()}
-    tensors |= {f"sampler/{k}": v for k, v in run.sampler.state().items()}
-    tensors |= {f"ledger/{k}": v for k, v in run.hardness_log.state().items()}
+    tensors |= add_prefix("best", run.best_params)
+    tensors |= add_prefix("average", run.average_params)
+    tensors |= add_prefix("sampler", run.sampler.state())
+    tensors |= add_prefix("ledger", run.hardness_log.state())
     tensors["generator"] = run.generator.get_state()
     for i, moments in run.optimiser.state_dict()["state"].items():
         tensors |= {f"adam/{i}/{k}": v for k, v in moments.items()}
@@ -148,13 +149,13 @@ def _restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
     for key in run.trainable:
         run.params[key].copy_(tensors[f"params/{key}"])
     device = run.generator.device
-    run.best_params = {k: v.to(device) for k, v in _strip_prefix(tensors, "best/").items()}
-    run.average_params = {k: v.to(device) for k, v in _strip_prefix(tensors, "average/").items()}
-    run.sampler.restore(_strip_prefix(tensors, "sampler/"))
-    run.hardness_log.restore(_strip_prefix(tensors, "ledger/"))
+    run.best_params = {k: v.to(device) for k, v in select_prefix(tensors, "best").items()}
+    run.average_params = {k: v.to(device) for k, v in select_prefix(tensors, "average").items()}
+    run.sampler.restore(select_prefix(tensors, "sampler"))
+    run.hardness_log.restore(select_prefix(tensors, "ledger"))
     run.generator.set_state(tensors["generator"])
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in _strip_prefix(tensors, "adam/").items():
+    for key, value in select_prefix(tensors, "adam").items():
         number, name = key.split("/")
         state.setdefault(int(number), {})[name] = value.clone()  # the optimiser keeps the tensor and changes it
     groups = run.optimiser.state_dict()["param_groups"]
@@ -162,7 +163,3 @@ def _restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
     run.step = checkpoint.step
     run.best = -math.inf if counters["best"] is None else counters["best"]
     run.validations_without_gain, run.stop_reason = counters["waited"], counters["stopped"]
-
-
-def _strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

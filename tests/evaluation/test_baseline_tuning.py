@@ -165,7 +165,7 @@ def test_a_fold_chooses_among_the_settings_that_all_entities_tried(setting, monk
     data, index, split = setting
     for module in (tuning, tuning_trial):
         monkeypatch.setattr(module, "SCREENING_ENTITIES", 12)
-    episodes = tuning._episodes(data, index, np.sort(split.valid), SHOTS)
+    episodes = tuning.episodes_by_shots(data, index, np.sort(split.valid), SHOTS, tuning.SCREENING_ENTITIES)
     folds = [np.sort(split.valid)[fold::2] for fold in (0, 1)]
     trial = tuning_trial.TuningTrial(NaiveBayes().grid(), data, split.train, "ndcg@10", 0, episodes, folds)
     trial.run()
@@ -196,7 +196,7 @@ class NarrowBayes(NaiveBayes):
 def narrow(setting):
     """A trial of NarrowBayes at 1 and 3 shots that was not run yet."""
     data, index, split = setting
-    episodes = tuning._episodes(data, index, np.sort(split.valid), (1, 3))
+    episodes = tuning.episodes_by_shots(data, index, np.sort(split.valid), (1, 3), tuning.SCREENING_ENTITIES)
     return tuning_trial.TuningTrial(NarrowBayes().grid(), data, split.train, "ndcg@10", 0, episodes)
 
 
@@ -223,7 +223,7 @@ def test_values_beyond_the_grid_are_tried_on_all_entities(setting, monkeypatch):
     for module in (tuning, tuning_trial):
         monkeypatch.setattr(module, "SCREENING_ENTITIES", 12)
     data, index, split = setting
-    episodes = tuning._episodes(data, index, np.sort(split.valid), (1, 3))
+    episodes = tuning.episodes_by_shots(data, index, np.sort(split.valid), (1, 3), tuning.SCREENING_ENTITIES)
     trial = tuning_trial.TuningTrial(NarrowBayes().grid(), data, split.train, "ndcg@10", 0, episodes)
     trial.run()
     assert all(len(batches) > 1 for batches in episodes.values())
@@ -245,7 +245,7 @@ def test_a_setting_whose_matrix_cannot_be_factored_is_not_chosen(setting, monkey
 
     monkeypatch.setattr(NarrowBayes, "body", failing)
     monkeypatch.setattr(NarrowBayes, "body_key", lambda self: self.model_dump_json())
-    episodes = tuning._episodes(data, index, np.sort(split.valid), (1,))
+    episodes = tuning.episodes_by_shots(data, index, np.sort(split.valid), (1,), tuning.SCREENING_ENTITIES)
     trial = tuning_trial.TuningTrial(NarrowBayes().grid(), data, split.train, "ndcg@10", 0, episodes)
     trial.run()
     assert all(trial.settings[j].trust <= 0.05 for j in trial.choose())
@@ -254,7 +254,7 @@ def test_a_setting_whose_matrix_cannot_be_factored_is_not_chosen(setting, monkey
 
 def test_parameters_that_no_choice_needs_are_forgotten(setting):
     data, index, split = setting
-    episodes = tuning._episodes(data, index, np.sort(split.valid), SHOTS)
+    episodes = tuning.episodes_by_shots(data, index, np.sort(split.valid), SHOTS, tuning.SCREENING_ENTITIES)
     trial = tuning_trial.TuningTrial(Ease().grid(), data, split.train, "ndcg@10", 0, episodes)
     trial.run()
     assert set(trial.fits) == {trial.settings[j].fit_key() for j in trial.choose()}

@@ -19,7 +19,6 @@ from recsys_meta.core.schema import Order
 from recsys_meta.core.types import FloatArray, IntArray, Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.evaluation.baseline_tuning import TunedBaseline
-from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.evaluation.ensemble.candidate_scores import (
     CandidateScores,
     candidate_scores,
@@ -32,18 +31,17 @@ from recsys_meta.evaluation.ensemble.member_predictions import (
     MemberPredictions,
 )
 from recsys_meta.evaluation.ensemble.stacking import RowScores, fit_stacking, prune_stacking
+from recsys_meta.evaluation.validation_episodes import episodes_by_shots, sample_entities
 from recsys_meta.models.baselines import PerShotBaseline, make_per_shot
 from recsys_meta.models.ensemble import Ensemble, EnsembleConfig, EnsembleMember, make_ensemble
 from recsys_meta.models.ensemble.ensemble import member_params
 from recsys_meta.models.functional.score_forms import RANKING_FORMS
 from recsys_meta.models.protocols import Predictor
 
-MAX_CELLS = 1_200_000
-"""Most scores of a member that are held at once (tasks times items)."""
 MAX_ENTITIES = 600
 """Most meta-validation entities that weights are chosen on."""
-MAX_ROWS = 300
-"""Most query rows of an entity, where metrics are of rows."""
+MAX_TASKS = 128
+"""Most episodes of a batch."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class FittedEnsemble:
 
 
 @dataclass(frozen=True)
-class _Choice:
+class _WeightChoice:
     """Members that stay, and for all of them [K, F] weights and [K] biases at the numbers of shots."""
 
     shots: tuple[int, ...]
@@ -97,35 +95,19 @@ def fit_ensemble(
         raise ConfigError("there is no ensemble of predictors of choices; leave [ensemble] out of the recipe")
     is_ranking = data.schema.objective == "ranking"
     rows = order_rows(index, order or data.schema.order, seed)
-    entities = _sample_entities(valid, seed)
+    entities = sample_entities(valid, MAX_ENTITIES, seed)
     members: list[MemberPredictions] = [LearnerPredictions(learner, learner.body(params), is_ranking)]
     members += [BaselinePredictions(tuned, is_ranking) for tuned in baselines.values()]
-    episodes = {k: _episodes(data, rows, entities, k, None if is_ranking else MAX_ROWS) for k in sorted(set(shots))}
-    episodes = {k: batches for k, batches in episodes.items() if batches}
+    episodes = episodes_by_shots(data, rows, entities, sorted(set(shots)), MAX_TASKS)
     if not episodes:
         raise ConfigError("no meta-validation entity has enough rows to weigh an ensemble's members on")
     choice = _choose_ranking(members, episodes, seed) if is_ranking else _choose_rows(members, episodes, data)
     return _build(learner, params, baselines, choice, data, time.monotonic() - start)
 
 
-def _sample_entities(valid: IntArray, seed: int) -> IntArray:
-    entities = np.asarray(valid, np.int64)
-    if len(entities) > MAX_ENTITIES:
-        entities = np.random.default_rng(seed).choice(entities, MAX_ENTITIES, replace=False)
-    return np.sort(entities)
-
-
-def _episodes(data: Dataset, rows: EventIndex, entities: IntArray, shots: int, max_rows: int | None) -> list[TaskBatch]:
-    """Episodes of the entities with enough rows, in batches that fit in memory."""
-    chunk = min(128, max(16, MAX_CELLS // data.catalogue))
-    enough = entities[rows.has_support(entities, shots, data.schema.min_query, data.schema.query_from)]
-    parts = [enough[i : i + chunk] for i in range(0, len(enough), chunk)]
-    return [episodes_at(data, rows, part, shots, max_rows) for part in parts]
-
-
 def _choose_ranking(
     members: Sequence[MemberPredictions], episodes: Mapping[int, Sequence[TaskBatch]], seed: int
-) -> _Choice:
+) -> _WeightChoice:
     scores: dict[int, CandidateScores] = {}
     for k, batches in episodes.items():
         parts = [candidate_scores([m.predict(batch, k) for m in members], batch) for batch in batches]
@@ -137,18 +119,18 @@ def _choose_ranking(
     weights = select_weights(scores, count, seed)
     remaining = prune_members(scores, weights, count)
     # The weights that are left are not chosen anew: on few entities that would fit them to luck.
-    return _Choice(tuple(scores), remaining, restrict_weights(weights, remaining, count).numpy())
+    return _WeightChoice(tuple(scores), remaining, restrict_weights(weights, remaining, count).numpy())
 
 
 def _choose_rows(
     members: Sequence[MemberPredictions], episodes: Mapping[int, Sequence[TaskBatch]], data: Dataset
-) -> _Choice:
+) -> _WeightChoice:
     is_click = data.schema.objective == "click"
     scores = {k: _row_scores(members, batches, k, is_click) for k, batches in episodes.items()}
     fitted = fit_stacking(scores)
     remaining = prune_stacking(scores, fitted)
     fitted = fit_stacking(scores, remaining)
-    return _Choice(tuple(scores), remaining, fitted.weights, fitted.bias)
+    return _WeightChoice(tuple(scores), remaining, fitted.weights, fitted.bias)
 
 
 def _row_scores(
@@ -169,7 +151,7 @@ def _build(
     learner: Predictor,
     params: Params,
     baselines: Mapping[str, TunedBaseline],
-    choice: _Choice,
+    choice: _WeightChoice,
     data: Dataset,
     seconds: float,
 ) -> FittedEnsemble:

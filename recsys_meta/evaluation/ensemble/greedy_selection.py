@@ -29,7 +29,7 @@ NEIGHBOUR_WEIGHT = 1.0
 PATIENCE = 5
 """Additions without a gain after which a bag ends."""
 
-_Counts = tuple[int, ...]
+_FormCounts = tuple[int, ...]
 
 
 @dataclass
@@ -37,9 +37,9 @@ class _SumValues:
     """nDCG@50 of sums of forms at one number of shots; sums that several bags arrive at are evaluated once."""
 
     scores: CandidateScores
-    _cache: dict[_Counts, FloatArray] = field(default_factory=dict)
+    _cache: dict[_FormCounts, FloatArray] = field(default_factory=dict)
 
-    def of(self, counts: _Counts) -> FloatArray:
+    def of(self, counts: _FormCounts) -> FloatArray:
         """Values [V] of the sum in which form f occurs counts[f] times."""
         if counts not in self._cache:
             weights = torch.tensor(counts, dtype=torch.float32)
@@ -64,20 +64,20 @@ def select_weights(scores: Mapping[int, CandidateScores], members: int, seed: in
 
 
 @dataclass(frozen=True)
-class _Criterion:
+class _BagCriterion:
     """Mean nDCG@50 of a bag: values at several numbers of shots, each with a weight [V] for every entity."""
 
     values: Sequence[_SumValues]
     weights: Sequence[FloatArray]
 
-    def __call__(self, counts: _Counts) -> float:
+    def __call__(self, counts: _FormCounts) -> float:
         total = sum(float(v.of(counts) @ w) for v, w in zip(self.values, self.weights, strict=True))
         return total / max(sum(float(w.sum()) for w in self.weights), 1e-12)
 
 
 def _criterion(
     values: Sequence[_SumValues], i: int, shots: Sequence[int], entities: IntArray, drawn: IntArray
-) -> _Criterion:
+) -> _BagCriterion:
     """Criterion at the i-th number of shots. An empty support has no neighbours: nothing is known there."""
     neighbours = [j for j in (i - 1, i + 1) if 0 <= j < len(shots) and shots[i] > 0 and shots[j] > 0]
     parts = [i, *neighbours]
@@ -86,10 +86,10 @@ def _criterion(
         weight = drawn[np.searchsorted(entities, values[j].scores.entity)].astype(np.float64)
         total = weight.sum()
         weights.append(weight / (total or 1.0) * (1.0 if j == i else NEIGHBOUR_WEIGHT))
-    return _Criterion([values[j] for j in parts], weights)
+    return _BagCriterion([values[j] for j in parts], weights)
 
 
-def _greedy(criterion: _Criterion, forms: Sequence[int], width: int) -> FloatArray:
+def _greedy(criterion: _BagCriterion, forms: Sequence[int], width: int) -> FloatArray:
     """Shares [F] of the best sum on the way of greedy additions."""
     counts = [0] * width
     best, best_value, without_gain = counts, -np.inf, 0

@@ -42,6 +42,8 @@ class BaselineConfig(PredictorConfig, ABC):
 
     reads_order: ClassVar[bool] = False
     """True where the scores depend on the order of the support's rows."""
+    requires: ClassVar[str] = ""
+    """Module that `fit` needs and that comes with an extra alone."""
     reads_rows: ClassVar[bool] = True
     """False where states do not depend on the rows of a support, beyond their number: many entities share them."""
 

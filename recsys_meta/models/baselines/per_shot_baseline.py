@@ -15,6 +15,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.registry import BASELINES, make_baseline
+from recsys_meta.models.functional.prefixed_keys import add_prefix, select_prefix
 from recsys_meta.models.protocols import ChoicePredictor, PredictorConfig
 
 
@@ -61,14 +62,14 @@ class PerShotBaseline(PredictorConfig):
         """Collect the parameters that `fit` returns from those of each fit by its key. Raises KeyError without one."""
         params: Params = {}
         for j, predictor in self._representatives("fit_key"):
-            params |= _add_prefix(j, fits[predictor.fit_key()])
+            params |= add_prefix(j, fits[predictor.fit_key()])
         return params
 
     def body(self, params: Params) -> Params:
         fits = self._first_with_key("fit_key")
         bodies: Params = {}
         for j, predictor in self._representatives("body_key"):
-            bodies |= _add_prefix(j, predictor.body(_strip_prefix(params, fits[j])))
+            bodies |= add_prefix(j, predictor.body(select_prefix(params, fits[j])))
         return bodies
 
     def adapt(self, body: Params, support: Support) -> State:
@@ -149,7 +150,7 @@ class PerShotBaseline(PredictorConfig):
         return self._first_with_key("body_key")
 
     def _setting_body(self, body: Params, setting: int) -> Params:
-        return _strip_prefix(body, self._body_index[setting])
+        return select_prefix(body, self._body_index[setting])
 
 
 def make_per_shot(
@@ -173,14 +174,6 @@ PER_SHOT_BASELINES: dict[str, type[PerShotBaseline]] = {
     for name, kind in BASELINES.items()
 }
 """Per-shot form of each baseline, by the baseline's name."""
-
-
-def _add_prefix(j: int, params: Params) -> Params:
-    return {f"{j}/{k}": v for k, v in params.items()}
-
-
-def _strip_prefix(params: Params, j: int) -> Params:
-    return {k.removeprefix(f"{j}/"): v for k, v in params.items() if k.startswith(f"{j}/")}
 
 
 def _group_by_setting(setting: Tensor) -> list[tuple[int, Tensor | None]]:

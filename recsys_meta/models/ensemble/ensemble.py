@@ -10,7 +10,7 @@ Stacked generalization (Wolpert 1992); ensemble selection (Caruana 2004).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import Interactions, Params, State, Support
 from recsys_meta.models.functional.interpolation import support_size_weights
+from recsys_meta.models.functional.prefixed_keys import add_prefix, select_prefix
 from recsys_meta.models.functional.score_forms import RANKING_FORMS, standardize, top_heavy
 from recsys_meta.models.protocols import Predictor, PredictorConfig, UncertainPredictor, WarmStartPredictor
 
@@ -74,30 +75,30 @@ class Ensemble:
     def body(self, params: Params) -> Params:
         bodies: Params = {}
         for i, member in enumerate(self.members):
-            bodies |= _add_prefix(i, member.body(_strip_prefix(params, i)))
+            bodies |= add_prefix(i, member.body(select_prefix(params, i)))
         return bodies
 
     def adapt(self, body: Params, support: Support) -> State:
         """States of the members under `<member>/`, and the numbers of support rows, size [T] int64."""
         state: State = {"size": support.rows.mask.sum(1)}
         for i, member in enumerate(self.members):
-            state |= _add_prefix(i, member.adapt(_strip_prefix(body, i), support))
+            state |= add_prefix(i, member.adapt(select_prefix(body, i), support))
         return state
 
     def rank(self, body: Params, state: State) -> Tensor:
         if self.config.objective == "ranking":
             return self._add_rankings(body, state)
-        return self._add_scores(state, lambda i, m: m.rank(_strip_prefix(body, i), _strip_prefix(state, i)))
+        return self._add_scores(state, lambda i, m: m.rank(select_prefix(body, i), select_prefix(state, i)))
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         if self.config.objective == "ranking":
             return self._add_rankings(body, state).gather(1, rows.item)
-        return self._add_scores(state, lambda i, m: m.score(_strip_prefix(body, i), _strip_prefix(state, i), rows))
+        return self._add_scores(state, lambda i, m: m.score(select_prefix(body, i), select_prefix(state, i), rows))
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
         """Loss [T] of the first member, which is the loss that its adaptation descends: the sum has none, as item-item
         members leave the support's own items out."""
-        return self.members[0].support_loss(_strip_prefix(body, 0), _strip_prefix(state, 0), support)
+        return self.members[0].support_loss(select_prefix(body, 0), select_prefix(state, 0), support)
 
     def _add_rankings(self, body: Params, state: State) -> Tensor:
         weights, count = self._weights_for(state), len(self.members)
@@ -107,15 +108,15 @@ class Ensemble:
             has_plain, has_heavy = bool(plain.any()), bool(heavy.any())
             if not (has_plain or has_heavy):
                 continue
-            z = standardize(member.rank(_strip_prefix(body, i), _strip_prefix(state, i)))
+            z = standardize(member.rank(select_prefix(body, i), select_prefix(state, i)))
             for part in ([plain * z] if has_plain else []) + ([heavy * top_heavy(z)] if has_heavy else []):
                 total = part if total is None else total + part
         if total is None:  # no member has any weight: all items score the same
             first = self.members[0]
-            return torch.zeros_like(first.rank(_strip_prefix(body, 0), _strip_prefix(state, 0)))
+            return torch.zeros_like(first.rank(select_prefix(body, 0), select_prefix(state, 0)))
         return total
 
-    def _add_scores(self, state: State, scores: Any) -> Tensor:
+    def _add_scores(self, state: State, scores: Callable[[int, Predictor], Tensor]) -> Tensor:
         """Add up scores(i, member) [T, R] of the members that have a weight for any of the tasks, and the bias."""
         weights = self._weights_for(state)
         total = (self._size_weights(state) @ self._bias)[:, None]
@@ -137,20 +138,20 @@ class WarmStartEnsemble(Ensemble):
 
     def start(self, body: Params, support: Support) -> State:
         """Start of the first member, and states of the members that do not read the rows."""
-        start = _add_prefix(0, self._first.start(_strip_prefix(body, 0), support))
+        start = add_prefix(0, self._first.start(select_prefix(body, 0), support))
         for i in self._shared:
-            start |= _add_prefix(i, self.members[i].adapt(_strip_prefix(body, i), support))
+            start |= add_prefix(i, self.members[i].adapt(select_prefix(body, i), support))
         return start
 
     def adapt_from(self, body: Params, start: State, support: Support) -> State:
         """State of `adapt`, from a start of `start`."""
         state: State = {"size": support.rows.mask.sum(1)}
-        state |= _add_prefix(0, self._first.adapt_from(_strip_prefix(body, 0), _strip_prefix(start, 0), support))
+        state |= add_prefix(0, self._first.adapt_from(select_prefix(body, 0), select_prefix(start, 0), support))
         for i, member in enumerate(self.members[1:], 1):
             if i in self._shared:
                 state |= {k: v for k, v in start.items() if k.startswith(f"{i}/")}
             else:
-                state |= _add_prefix(i, member.adapt(_strip_prefix(body, i), support))
+                state |= add_prefix(i, member.adapt(select_prefix(body, i), support))
         return state
 
     @cached_property
@@ -166,34 +167,31 @@ class WarmStartEnsemble(Ensemble):
 
 
 class UncertainEnsemble(Ensemble):
-    """Ensemble whose first member has a posterior, which gives the uncertainty of the sum."""
+    """Ensemble whose first member has a posterior. Its uncertainty stands for that of the sum."""
 
     def score_std(self, body: Params, state: State, rows: Interactions) -> Tensor:
         """Standard deviation [T, R] of the first member's scores of rows."""
         first = self.members[0]
         if not isinstance(first, UncertainPredictor):
             raise TypeError(f"'{first.name}' has no posterior")
-        return first.score_std(_strip_prefix(body, 0), _strip_prefix(state, 0), rows)
+        return first.score_std(select_prefix(body, 0), select_prefix(state, 0), rows)
+
+
+class UncertainWarmStartEnsemble(WarmStartEnsemble, UncertainEnsemble):
+    """Ensemble whose first member has both."""
 
 
 def make_ensemble(config: EnsembleConfig, members: Sequence[Predictor]) -> Ensemble:
     """Build the ensemble of a configuration from its members, in their order; it can what its first member can."""
-    if isinstance(members[0], WarmStartPredictor):
+    has_start = isinstance(members[0], WarmStartPredictor)
+    has_posterior = isinstance(members[0], UncertainPredictor)
+    if has_start and has_posterior:
+        return UncertainWarmStartEnsemble(config, members)
+    if has_start:
         return WarmStartEnsemble(config, members)
-    if isinstance(members[0], UncertainPredictor):
-        return UncertainEnsemble(config, members)
-    return Ensemble(config, members)
+    return UncertainEnsemble(config, members) if has_posterior else Ensemble(config, members)
 
 
 def member_params(params: Sequence[Mapping[str, Tensor]]) -> Params:
     """Parameters of an ensemble from those of its members."""
-    return {f"{i}/{key}": value for i, part in enumerate(params) for key, value in part.items()}
-
-
-def _add_prefix(i: int, params: Mapping[str, Tensor]) -> Params:
-    return {f"{i}/{k}": v for k, v in params.items()}
-
-
-def _strip_prefix(params: Mapping[str, Tensor], i: int) -> Params:
-    prefix = f"{i}/"
-    return {k[len(prefix) :]: v for k, v in params.items() if k.startswith(prefix)}
+    return {key: value for i, part in enumerate(params) for key, value in add_prefix(i, part).items()}

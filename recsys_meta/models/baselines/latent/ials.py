@@ -35,6 +35,7 @@ class Ials(BaselineConfig):
     """
 
     name: ClassVar[str] = "ials"
+    requires: ClassVar[str] = "implicit"
     fit_fields: ClassVar[frozenset[str]] = frozenset({"dims", "confidence", "ridge", "sweeps", "seed"})
 
     dims: int = Field(default=64, ge=1)

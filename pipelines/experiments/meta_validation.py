@@ -1,0 +1,64 @@
+"""Meta-validation of a training run: its criterion, its entities, and the episodes that a learner is calibrated on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipelines.experiments.training_inputs import TrainingInputs, default_shots
+from recsys_meta.core.types import IntArray, Params, TaskBatch
+from recsys_meta.episodes.event_index import order_rows
+from recsys_meta.evaluation.cold_start import cold_start, episodes_at
+from recsys_meta.evaluation.evaluate_batch import is_row_metric, metric_names
+from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
+from recsys_meta.models.protocols import Learner
+from recsys_meta.training.recipe import Recipe
+from recsys_meta.training.trainer import Validate
+
+VALIDATION_ROWS = 500
+"""Most query rows of a meta-validation entity, where metrics are of rows."""
+
+
+def validation_of(learner: Learner, inputs: TrainingInputs, recipe: Recipe) -> Validate:
+    """Build the criterion of a run: the mean of the data's first metric over the curve, an error with a minus."""
+    data = inputs.data
+    entities = validation_entities(inputs, recipe)
+    metric = metric_names(data)[0]
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    cpu_rows = inputs.train_index.to("cpu")
+
+    def validate(params: Params) -> float:
+        cpu_params = {k: v.cpu() for k, v in params.items()}
+        curve = cold_start(
+            learner,
+            cpu_params,
+            data,
+            cpu_rows,
+            entities,
+            shots=default_shots(data, inputs.scenario),
+            seed=inputs.seed,
+            chunk=128,
+            max_rows=VALIDATION_ROWS,
+            lists=False,
+        )
+        return sign * curve.mean(metric)
+
+    return validate
+
+
+def validation_entities(inputs: TrainingInputs, recipe: Recipe) -> IntArray:
+    """At most `validate_entities` of the meta-validation entities, by the run's seed."""
+    count, valid = recipe.train.validate_entities, inputs.split.valid
+    if len(valid) <= count:
+        return valid
+    return np.random.default_rng(inputs.seed).choice(valid, count, replace=False)
+
+
+def calibration_episodes(inputs: TrainingInputs, recipe: Recipe) -> list[TaskBatch]:
+    """Meta-validation episodes to calibrate on, a batch for each support size that some entity reaches."""
+    data = inputs.data
+    index = order_rows(inputs.train_index.to("cpu"), data.schema.order, inputs.seed)
+    entities = np.sort(validation_entities(inputs, recipe))
+    least, begin = data.schema.min_query, data.schema.query_from
+    parts = {k: entities[index.has_support(entities, k, least, begin)] for k in default_shots(data, inputs.scenario)}
+    max_rows = VALIDATION_ROWS if is_row_metric(data) else None
+    return [episodes_at(data, index, part, k, max_rows, inputs.seed) for k, part in parts.items() if len(part)]

@@ -1,0 +1,36 @@
+"""Learner of a recipe for a data set."""
+
+from __future__ import annotations
+
+from pipelines.workspace import find_recipe, recipe_names
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.models.factory import build_predictor
+from recsys_meta.models.learners import LEARNERS
+from recsys_meta.models.protocols import Learner
+from recsys_meta.training.recipe import Recipe
+
+
+def learner_of(recipe: Recipe, data: Dataset) -> Learner:
+    """Build the learner of a recipe, with the data's objective unless the recipe sets one.
+
+    Raises ConfigError for a learner that is unknown, wrongly configured, a baseline, or does not serve the objective.
+    """
+    objective, objectives = data.schema.objective, getattr(LEARNERS.get(recipe.learner), "objectives", None)
+    if objectives is not None and objective not in objectives:
+        raise ConfigError(
+            f"'{recipe.learner}' serves objective {' or '.join(sorted(objectives))}, "
+            f"but '{data.schema.name}' has '{objective}'; use {' or '.join(_recipes_for_objective(objective))}"
+        )
+    config = dict(recipe.config)
+    config.setdefault("objective", objective)
+    learner = build_predictor(recipe.learner, config)
+    if not hasattr(learner, "meta_loss"):
+        raise ConfigError(f"'{recipe.learner}' is a baseline; it is fitted, not trained")
+    return learner  # type: ignore[return-value]
+
+
+def _recipes_for_objective(objective: str) -> list[str]:
+    """Options that name the project's recipes for an objective."""
+    recipes = [(n, getattr(LEARNERS.get(find_recipe(n).learner), "objectives", ())) for n in recipe_names()]
+    return [f"--recipe {name}" for name, objectives in recipes if objective in objectives] or ["another data set"]
