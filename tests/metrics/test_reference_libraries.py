@@ -64,6 +64,7 @@ def test_rankings_are_those_of_ranx():
         assert float(ours[name].double().mean()) == pytest.approx(theirs[other], abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_choices_are_those_of_ranx():
     rng = np.random.default_rng(2)
     scores = torch.from_numpy(rng.permuted(np.tile(np.arange(40, dtype=np.float32), (60, 1)), axis=1))

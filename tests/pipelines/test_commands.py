@@ -207,6 +207,7 @@ def test_compare_writes_a_row_for_each_seed_and_one_for_their_mean(command, tmp_
     assert by_seed[None] == pytest.approx((by_seed[0] + by_seed[1]) / 2)
 
 
+@pytest.mark.slow
 def test_the_four_corners_of_warm_and_cold_are_compared(command, tmp_path):
     out = tmp_path / "corners.json"
     command(
@@ -221,6 +222,7 @@ def test_the_four_corners_of_warm_and_cold_are_compared(command, tmp_path):
     assert all((tmp_path / c / "report.html").is_file() for c in corners)
 
 
+@pytest.mark.slow
 def test_a_rating_data_set_is_compared_with_what_predicts_ratings(command, tmp_path):
     command("data", "prepare", "simulated-users", "--objective", "rating", "--out", command.home / "data" / "stars")
     out = tmp_path / "ratings.json"

@@ -129,6 +129,7 @@ class Workers:
         return set() if folder is None else {p.stem.rpartition("_")[2] for p in folder.glob("gauge_livesum_*.db")}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds worker processes through /proc")
 def test_two_workers_answer_for_each_other_also_after_one_was_killed(workers):
     def send(times):
@@ -165,6 +166,7 @@ def test_two_workers_answer_for_each_other_also_after_one_was_killed(workers):
     assert set(ids.values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds worker processes through /proc")
 def test_a_server_that_stops_leaves_no_figures_behind(workers):
     workers.process.send_signal(signal.SIGTERM)

@@ -161,6 +161,7 @@ def test_pooled_logit_weighs_counts_at_every_support_size(logit):
     assert (weight[:, 3] > 0).all(), "near the history is better"
 
 
+@pytest.mark.slow
 def test_fitting_is_deterministic_and_sees_its_entities_only(world, logit):
     data, _ = world
     again = PooledLogit().fit(data, TRAIN)
