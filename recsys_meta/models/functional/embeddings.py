@@ -61,7 +61,11 @@ def embed_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[st
         else:
             table = params[key]
             ids = torch.where(value < table.shape[0], value, UNKNOWN)
-            vectors.append(functional.embedding_bag(ids, table, mode="mean", padding_idx=PAD))
+            if ids.shape[1] == 1:  # no bag: a third of the time
+                ids = ids[:, 0]
+                vectors.append(functional.embedding(ids, table) * (ids != PAD).to(table.dtype)[:, None])
+            else:
+                vectors.append(functional.embedding_bag(ids, table, mode="mean", padding_idx=PAD))
     return vectors
 
 

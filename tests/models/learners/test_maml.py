@@ -15,6 +15,7 @@ from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.models.learners.maml import inner_loop as inner
 from recsys_meta.models.learners.maml import scorer
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
+from recsys_meta.models.learners.maml.perceptron import perceptron_of
 from tests.fixtures.simulated_datasets import dataset, linear_gaussian_world, ranking_world, sinusoid_world
 from tests.models.learners.cases import CONFIGS, case_of, curve, generator, own, train, trainable
 
@@ -77,7 +78,7 @@ def test_closed_form_is_the_gradient_of_the_support_loss(label):
     (expected,) = torch.autograd.grad(loss, [z])
     one = Maml(learner.config.model_copy(update={"steps": 1}))
     moved = one.adapt(body, support)["z"]
-    torch.testing.assert_close(z.detach() - one._rate(body, "z") * expected, moved)
+    torch.testing.assert_close(z.detach() - one._rate(body, "entity") * expected, moved)
 
 
 @pytest.mark.parametrize("label", [x for x in LABELS if "all" in x])
@@ -117,9 +118,24 @@ def test_ranking_in_pieces_changes_nothing(monkeypatch):
 
 
 def test_state_holds_what_the_task_needs_and_no_more():
-    sizes = {label: set(_state(label)) for label in ("dot", "melu", "dot-all")}
-    layers = {f"head.{i}.{part}" for i in range(3) for part in ("weight", "bias")}
-    assert sizes == {"dot": {"z"}, "melu": {"z"} | layers, "dot-all": {"z", "rows.item", "rows.change"}}
+    """Of a layer whatever is smaller: the rows of the steps or the weights."""
+    sizes = {label: set(_state(label)) for label in ("dot", "melu-rating", "dot-all")}
+    dual = {f"head.{part}.{leaf}" for part in ("0.entity", "0.item", "1") for leaf in ("inputs", "deltas")}
+    own = {"head.2.weight", "head.2.bias"}
+    assert sizes == {"dot": {"z"}, "melu-rating": {"z"} | dual | own, "dot-all": {"z", "rows.item", "rows.change"}}
+
+
+def test_states_of_earlier_releases_are_read():
+    """They held the whole first layer of each task under one name."""
+    case, state = case_of("maml", "melu-rating"), _state("melu-rating")
+    body, width = case.learner.body(case.params), state["z"].shape[1]
+    spelt = perceptron_of(body, state).spell_out()
+    first = torch.cat([spelt.entity.weight, spelt.item.weight], 1)
+    old = {"z": state["z"], "head.0.weight": first, "head.0.bias": spelt.entity.bias}
+    for i, layer in enumerate(spelt.upper, 1):
+        old |= {f"head.{i}.weight": layer.weight, f"head.{i}.bias": layer.bias}
+    assert first.shape[1] == width + body["vectors"].shape[1]
+    torch.testing.assert_close(case.learner.rank(body, old), case.learner.rank(body, state), rtol=1e-5, atol=1e-6)
 
 
 def _state(label):

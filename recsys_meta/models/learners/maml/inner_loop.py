@@ -1,39 +1,47 @@
-"""The inner loop of MAML: scores under a state, their loss, and its gradient where it has a closed form.
+"""The inner loop of MAML: scores under a state, their loss, and steps down its gradient, which is written out.
 
-A state holds z [T, Z]; where the layers adapt, their weights [T, ...]; where item vectors adapt, the support's items
-`rows.item` [T, S] (0: none) and the changes of their vectors, `rows.change` [T, S, V].
+A state holds z [T, Z]; where the layers adapt, the leaves of `perceptron`; where item vectors adapt, the support's
+items `rows.item` [T, S] (0: none) and the changes of their vectors, `rows.change` [T, S, V].
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from recsys_meta.core.types import Interactions, Params, State
 from recsys_meta.models.functional.losses import logistic_loss, softmax_loss, squared_error
 from recsys_meta.models.functional.masking import mask_reserved_ids, mask_support_items, mask_unknown_items
 from recsys_meta.models.functional.sampled_softmax import sampled_softmax_loss
+from recsys_meta.models.functional.task_layers import LowRankLayer
 from recsys_meta.models.learners.maml import scorer
+from recsys_meta.models.learners.maml.perceptron import perceptron_of
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
 
 
 def item_scores(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
     """Scores [T, R] of items [T, R], with the changes of a task's own item vectors."""
-    e = body["vectors"][item]
-    if "rows.item" in state:
-        same = item[:, :, None] == state["rows.item"][:, None, :]
-        e = e + same.to(e.dtype) @ state["rows.change"]
-    return _add_item_bias(
-        config, body, item, scorer.pair_scores(config, body, state["z"], scorer.head_layers(state), e)
-    )
+    return _add_item_bias(config, body, item, scorer.pair_scores(config, body, state, _row_vectors(body, state, item)))
 
 
 def shared_item_scores(config: ScorerConfig, body: Params, state: State, item: Tensor) -> Tensor:
     """Scores [T, N] of the same items [N] for all tasks, without the changes of a task's own item vectors."""
-    e = body["vectors"][item]
-    return _add_item_bias(
-        config, body, item, scorer.pair_scores(config, body, state["z"], scorer.head_layers(state), e)
-    )
+    e = functional.embedding(item, body["vectors"])
+    return _add_item_bias(config, body, item, scorer.pair_scores(config, body, state, e))
+
+
+def _row_vectors(body: Params, state: State, item: Tensor) -> Tensor:
+    """Vectors [T, R, V] of items [T, R], with the changes of a task's own."""
+    e = functional.embedding(item, body["vectors"])
+    return e + _is_slot(state, item, e.dtype) @ state["rows.change"] if "rows.item" in state else e
+
+
+def _is_slot(state: State, item: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 where an item [T, R] is that of a slot of the state, [T, R, S]."""
+    return (item[:, :, None] == state["rows.item"][:, None, :]).to(dtype)
 
 
 def _add_item_bias(config: ScorerConfig, body: Params, item: Tensor, scores: Tensor) -> Tensor:
@@ -42,7 +50,7 @@ def _add_item_bias(config: ScorerConfig, body: Params, item: Tensor, scores: Ten
 
 def rank_catalogue(config: ScorerConfig, body: Params, state: State) -> Tensor:
     """Scores [T, C] of the whole catalogue."""
-    scores = scorer.catalogue_scores(config, body, state["z"], scorer.head_layers(state))
+    scores = scorer.catalogue_scores(config, body, state)
     if "rows.item" not in state:
         return scores
     item = state["rows.item"]
@@ -81,24 +89,132 @@ def inner_loss(
     return sampled_softmax_loss(scores, negative_scores, rows, log_q[negatives], row_log_q)
 
 
-def loss_gradient(config: ScorerConfig, body: Params, z: Tensor, rows: Interactions) -> Tensor:
-    """Gradient [T, Z] in z of a dot product's support loss, in closed form: serving needs no autograd.
+def descend(
+    config: ScorerConfig, body: Params, state: State, rows: Interactions, rates: Mapping[str, Tensor], steps: int
+) -> State:
+    """State after `steps` steps of gradient descent on the support loss of rows [T, S].
 
-    Full softmax: E_p[e] - mean e; sampled: the same, weighted by each row's error; labels: mean of error times e.
+    rates: inner rate of each group that adapts ("entity", a number or [Z]; "head"; "rows"). Nothing here needs
+    autograd; where it records, an outer gradient goes through the steps.
     """
-    vectors, state = body["vectors"], {"z": z}
-    row_vectors = vectors[rows.item]
-    weight = (rows.mask / rows.counts.clamp(min=1)[:, None]).to(row_vectors.dtype)  # [T, S]: the mean over rows
+    if not config.hidden:
+        for _ in range(steps):
+            state = _dot_step(config, body, state, rows, rates)
+        return state
+    return _descend_perceptron(config, body, state, rows, rates, steps)
+
+
+def _dot_step(
+    config: ScorerConfig, body: Params, state: State, rows: Interactions, rates: Mapping[str, Tensor]
+) -> State:
+    """State after one step of the dot product's z and, where they adapt, of the vectors of the support's items."""
+    z, vectors = state["z"], body["vectors"]
     if config.objective == "ranking" and not config.negatives:
-        mean_vector = torch.softmax(catalogue_logits(config, body, state), 1) @ vectors
-        return mean_vector * rows.mask.any(1, keepdim=True) - torch.einsum("ts,tsv->tv", weight, row_vectors)
-    scores = item_scores(config, body, state, rows.item)
+        return _catalogue_step(config, body, state, rows, rates)
+    e = _row_vectors(body, state, rows.item)
+    scores = _add_item_bias(config, body, rows.item, scorer.pair_scores(config, body, state, e))
+    others = [shared_item_scores(config, body, state, body["negatives"])] if config.objective == "ranking" else []
+    own, *other = score_gradient(config, body, rows, scores, *others)
+    gradient = torch.einsum("ts,tsv->tv", own, e)
+    for delta in other:
+        gradient = gradient + delta @ functional.embedding(body["negatives"], vectors)
+    after = state | {"z": z - rates["entity"] * gradient}
+    if "rows" in rates:
+        slots = torch.einsum("ts,tsk->tk", own, _is_slot(state, rows.item, e.dtype)) * (state["rows.item"] > 0)
+        after["rows.change"] = state["rows.change"] - rates["rows"] * slots[:, :, None] * z[:, None]
+    return after
+
+
+def _catalogue_step(
+    config: ScorerConfig, body: Params, state: State, rows: Interactions, rates: Mapping[str, Tensor]
+) -> State:
+    """The step of a dot product under a softmax over the catalogue: its gradient is E_p[e] less the mean of e."""
+    z, vectors = state["z"], body["vectors"]
+    weight = _row_weights(rows, vectors.dtype)
+    probability = torch.softmax(catalogue_logits(config, body, state), 1)
+    if "rows" not in rates:
+        mean = torch.einsum("ts,tsv->tv", weight, functional.embedding(rows.item, vectors))
+        return state | {"z": z - rates["entity"] * ((probability @ vectors) * rows.mask.any(1, keepdim=True) - mean)}
+    surplus = (probability * rows.mask.any(1, keepdim=True)).scatter_add(1, rows.item, -weight)  # [T, C]
+    slots = surplus.gather(1, state["rows.item"]) * (state["rows.item"] > 0)
+    gradient = surplus @ vectors + torch.einsum("tk,tkv->tv", slots, state["rows.change"])
+    change = state["rows.change"] - rates["rows"] * slots[:, :, None] * z[:, None]
+    return state | {"z": z - rates["entity"] * gradient, "rows.change": change}
+
+
+def _descend_perceptron(
+    config: ScorerConfig, body: Params, state: State, rows: Interactions, rates: Mapping[str, Tensor], steps: int
+) -> State:
+    """Steps of a perceptron. Sampled negatives are rows of every task, whose vectors no task adapts."""
+    network, z = perceptron_of(body, state), state["z"]
+    own_count, change = rows.item.shape[1], state.get("rows.change")
+    e, negatives = functional.embedding(rows.item, body["vectors"]), None
     if config.objective == "ranking":
-        negatives, log_q = body["negatives"], body["log_q"]
-        negative_logits = shared_item_scores(config, body, state, negatives) - log_q[negatives]
-        margin = negative_logits.logsumexp(1)[:, None] - scores + log_q[rows.item].masked_fill(~rows.mask, 0.0)
-        error_weight = torch.sigmoid(margin) * weight
-        negative_mean = torch.softmax(negative_logits, 1) @ vectors[negatives]
-        return error_weight.sum(1, keepdim=True) * negative_mean - torch.einsum("ts,tsv->tv", error_weight, row_vectors)
-    error = 2 * (scores - rows.label) if config.objective == "rating" else torch.sigmoid(scores) - rows.label
-    return torch.einsum("ts,tsv->tv", error * weight, row_vectors)
+        negatives = functional.embedding(body["negatives"], body["vectors"])
+        if isinstance(network.item, LowRankLayer):  # few rows: they may be joined
+            e, negatives = torch.cat([e, negatives.expand(len(e), *negatives.shape)], 1), None
+    start, slot = e, _slots(state, rows.item, e) if change is not None else None
+    is_fixed = set(rates) == {"head"} and negatives is None
+    bias, known = _row_bias(config, body, rows), None
+    for _ in range(steps):
+        if is_fixed and isinstance(network.item, LowRankLayer):
+            known = network.item.project(e, known)
+            item = network.item.apply_projected(known)
+        else:
+            item = network.item_part(e, negatives)
+        trace = network.trace(network.entity.apply(z[:, None]), item)
+        scores = trace.scores if bias is None else trace.scores + bias
+        parts = (scores[:, :own_count], *([scores[:, own_count:]] if config.objective == "ranking" else []))
+        delta = torch.cat(score_gradient(config, body, rows, *parts), 1)
+        # All gradients are linear in this one, so that the rate of the layers is a factor once.
+        scale = rates.get("head")
+        deltas = network.backward(delta if scale is None else delta * scale, trace)
+        total = deltas.first.sum(1, keepdim=True)
+        after = network if scale is None else network.step(z, (e, negatives), trace, deltas, fixed=is_fixed)
+        if "entity" in rates:
+            rate = rates["entity"] if scale is None else rates["entity"] / scale
+            z = z - rate * network.entity.backward(total).squeeze(1)
+        if slot is not None and change is not None and network.item is not None:
+            gradient = slot.transpose(1, 2) @ network.item.backward(deltas.first[:, : e.shape[1]])
+            change = change - rates["rows"] / rates["head"] * gradient * (state["rows.item"] > 0)[:, :, None]
+            e = start + slot @ change
+        network = after
+    return state | {"z": z} | ({} if change is None else {"rows.change": change}) | network.leaves()
+
+
+def _slots(state: State, item: Tensor, e: Tensor) -> Tensor:
+    """1 where a row of e [T, R, V] is of the item of a slot, [T, R, S]; rows beyond item [T, S] are of none."""
+    return functional.pad(_is_slot(state, item, e.dtype), (0, 0, 0, e.shape[1] - item.shape[1]))
+
+
+def _row_bias(config: ScorerConfig, body: Params, rows: Interactions) -> Tensor | None:
+    """Item biases [T, S + N] of the rows and of the shared negatives."""
+    if not config.item_bias:
+        return None
+    own = body["bias"][rows.item]
+    if config.objective != "ranking":
+        return own
+    return torch.cat([own, body["bias"][body["negatives"]].expand(len(own), -1)], 1)
+
+
+def score_gradient(
+    config: ScorerConfig, body: Params, rows: Interactions, scores: Tensor, negative_scores: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Gradient of the support loss [T] in the scores of its rows [T, S], and in those of shared negatives [T, N] where
+    a ranking samples them."""
+    weight = _row_weights(rows, scores.dtype)
+    if config.objective == "rating":
+        return (2 * (scores - rows.label) * weight,)
+    if config.objective == "click":
+        return ((torch.sigmoid(scores) - rows.label) * weight,)
+    assert negative_scores is not None, "a ranking without negatives has its own step"
+    log_q, negatives = body["log_q"], body["negatives"]
+    logits = negative_scores - log_q[negatives]
+    margin = logits.logsumexp(1)[:, None] - scores + log_q[rows.item].masked_fill(~rows.mask, 0.0)
+    error = torch.sigmoid(margin) * weight
+    return -error, error.sum(1, keepdim=True) * torch.softmax(logits, 1)
+
+
+def _row_weights(rows: Interactions, dtype: torch.dtype) -> Tensor:
+    """Weight [T, S] of each row in the mean over a task's rows."""
+    return (rows.mask / rows.counts.clamp(min=1)[:, None]).to(dtype)

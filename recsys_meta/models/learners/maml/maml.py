@@ -2,8 +2,8 @@
 
 The parameters that adapt in the inner loop are configured: the entity's own vector, the decision layers (with features
 concatenated and no item ids that is MeLU, Lee et al. 2019), or all of them, with the vectors of the support's items.
-Fast weights carry a leading T, so that the gradient of the summed support losses is each task's own gradient. The outer
-gradient goes through the step (order 2) or takes the inner gradient as a constant (order 1).
+Inner gradients are written out, and the layers' steps buffers as products of a few rows (`functional.task_layers`). The
+outer gradient goes through the step (order 2) or takes the inner gradient as a constant (order 1).
 
 The step does not depend on the support size: that is the method, and its weakness at one shot.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -26,10 +26,12 @@ from recsys_meta.core.types import IntArray, Interactions, Params, State, Suppor
 from recsys_meta.models.functional.embeddings import is_buffer
 from recsys_meta.models.functional.losses import mean_over_tasks
 from recsys_meta.models.functional.regularization import dropout
+from recsys_meta.models.functional.row_selection import RowSelection, select_items
 from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_expected_counts
 from recsys_meta.models.learners.maml import inner_loop as inner
 from recsys_meta.models.learners.maml import scorer
 from recsys_meta.models.learners.maml.item_bias_init import item_bias_prior
+from recsys_meta.models.learners.maml.perceptron import perceptron_of, start_perceptron
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
 from recsys_meta.models.protocols import ParamGroup
 
@@ -122,35 +124,61 @@ class Maml:
         return scorer.scorer_body(self.config, params, vectors, fixed_head=self.config.adapts == "entity")
 
     def adapt(self, body: Params, support: Support) -> State:
-        """z [T, Z]; where the head adapts its layers [T, ...]; where item vectors adapt the items of the support [T, S]
-        and their changes [T, S, V].
+        """z [T, Z]; where the head adapts the leaves of its layers (`perceptron`); where item vectors adapt the items
+        of the support [T, S] and their changes [T, S, V].
 
         Works with and without an outer graph, which is built only if a tensor of the body requires a gradient.
         """
-        state, steps = self._start(body, support), self.config.steps
+        start = self._start(body, support)
+        steps = self.config.steps if support.rows.item.shape[1] else 0
         rows = inner.informative_rows(self.config, support.rows)
         outer = torch.is_grad_enabled() and any(v.requires_grad for v in body.values())
-        for _ in range(steps if rows.item.shape[1] else 0):
-            state = state | {
-                key: state[key] - self._rate(body, key) * gradient
-                for key, gradient in self._gradient(body, state, rows, outer).items()
-            }
-        return {key: value.contiguous() for key, value in state.items()}
+        second = outer and self.config.order == 2
+        with torch.set_grad_enabled(second):
+            rates = {group: self._rate(body, group) for group in self.config.groups}
+            state = inner.descend(self.config, body, start, rows, rates, steps)
+        if outer and not second:
+            state = self._first_order(body, start, state)
+        # The first layer may have buffers z, and without a step the shared weights: leaves must not share memory.
+        if not steps:
+            return {key: value.clone() for key, value in state.items()}
+        return {key: value.clone() if key == "z" else value.contiguous() for key, value in state.items()}
 
-    def _rate(self, body: Params, key: str) -> Tensor:
-        """Inner rate of a leaf of the state: a scalar, or [Z] where the last coordinate has its own."""
-        rate = body[f"rate.{_group(key)}"].exp()
-        if key != "z" or not self.config.constant:
+    def _first_order(self, body: Params, start: State, end: State) -> State:
+        """The state whose steps are constants to an outer gradient, which reaches the start and the rates."""
+        ones = {group: self._rate(body, group) for group in self.config.groups}
+        ones = {group: rate / rate.detach() for group, rate in ones.items()}
+        state = dict(end)
+        if "entity" in ones:
+            state["z"] = start["z"] + (end["z"] - start["z"].detach()) * ones["entity"]
+        else:
+            state["z"] = start["z"]
+        if "rows" in ones:
+            state["rows.change"] = end["rows.change"] * ones["rows"]
+        if "head" in ones:
+            plain = {k: v.detach() for k, v in body.items()}
+            steps = perceptron_of(plain, end)
+            state |= steps.first_order(body, start["z"].shape[1], ones["head"]).leaves()
+        return state
+
+    def _rate(self, body: Params, group: str) -> Tensor:
+        """Inner rate of a group: a scalar, or [Z] for entity vectors whose last coordinate has its own."""
+        rate = body[f"rate.{group}"].exp()
+        if group != "entity" or not self.config.constant:
             return rate
         width = body["vectors"].shape[1]
         return torch.cat([rate.expand(width - 1), body["rate.level"].exp()[None]])
 
     def _start(self, body: Params, support: Support) -> State:
-        """State before the first step: the shared parameters that adapt, with a leading T."""
+        """State before the first step."""
         tasks, groups = support.size, self.config.groups
-        state = {"z": scorer.entity_vectors(self.config, body, support)}
+        z = scorer.entity_vectors(self.config, body, support)
+        state, rows = {"z": z}, support.rows.item.shape[1]
         if "head" in groups:
-            state |= {k: v.expand(tasks, *v.shape) for k, v in scorer.head_layers(body).items()}
+            count = rows + (self.config.negatives if self.config.objective == "ranking" else 0)
+            is_fixed = "entity" not in groups
+            network = start_perceptron(body, tasks, z.shape[1], count, self.config.steps, fixed_inputs=is_fixed)
+            state |= network.leaves()
         if "rows" in groups:
             item = support.rows.item * inner.informative_rows(self.config, support.rows).mask
             # An item met twice has one vector: its first slot owns the change, in the others nothing moves.
@@ -158,21 +186,6 @@ class Maml:
             state["rows.item"] = item.masked_fill(earlier, 0)
             state["rows.change"] = body["vectors"].new_zeros(*item.shape, body["vectors"].shape[1])
         return state
-
-    def _gradient(self, body: Params, state: State, rows: Interactions, outer: bool) -> dict[str, Tensor]:
-        """Gradient of each task's support loss in the leaves of the state that adapt."""
-        second = outer and self.config.order == 2
-        if not second:
-            body = {k: v.detach() for k, v in body.items()}
-            state = {k: v.detach() for k, v in state.items()}
-        if self.config.adapts == "entity" and not self.config.hidden:
-            return {"z": inner.loss_gradient(self.config, body, state["z"], rows)}
-        with torch.enable_grad():
-            keys = [k for k in state if _group(k) in self.config.groups]
-            fast = {k: v if v.requires_grad else v.requires_grad_() for k, v in state.items() if k in keys}
-            loss = inner.inner_loss(self.config, body, state | fast, rows).sum()
-            gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=second)
-        return dict(zip(fast, gradients, strict=True))
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return inner.item_scores(self.config, body, state, rows.item)
@@ -183,14 +196,48 @@ class Maml:
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
         return inner.inner_loss(self.config, body, state, inner.informative_rows(self.config, support.rows))
 
+    def select_rows(self, params: Params, batch: TaskBatch, generator: torch.Generator) -> RowSelection | None:
+        """Rows that a step reads: those of the batch's items and of the negatives, which are drawn here. None for a
+        softmax over the catalogue, and for a batch that has as many ids as the catalogue."""
+        tables = [k for k in ("item", "bias") if k in params]
+        if self.config.objective != "ranking":
+            return select_items(params, batch, tables, [])
+        if "negatives" not in params:
+            return None
+        # A catalogue smaller than the batch is not worth a draw here, which would come before that of dropout.
+        if batch.support.rows.item.numel() + batch.query.item.numel() + self.config.negatives >= len(params["log_q"]):
+            return None
+        negatives = draw_negatives(params["log_q"], self.config.negatives, generator)
+        selection = select_items(params, batch, [*tables, "log_q"], [negatives])
+        assert selection is not None, "there are fewer ids than items"
+        rows = {k: v for k, v in selection.rows.items() if k != "log_q"}
+        buffers = {k: v for k, v in selection.params.items() if not k.startswith("extra.")}
+        buffers |= {"log_q": params["log_q"][selection.rows["log_q"]], "negatives": selection.params["extra.0"]}
+        return replace(selection, rows=rows, params=buffers)
+
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Mean query loss after adapting; logs the distance that adapting moved, and the inner rates."""
-        vectors = scorer.item_vectors(self.config, params)
-        body = self._body(params, dropout(vectors, self.config.dropout, generator))
+        selection = self.select_rows(params, batch, generator)
+        if selection is not None:
+            return self.row_loss(selection.gather(params), selection.batch, training_state, generator)
+        body = self._training_body(params, generator)
         if "negatives" in body:
             body["negatives"] = draw_negatives(body["log_q"], self.config.negatives, generator)
+        return self._query_loss(body, batch)
+
+    def row_loss(
+        self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """The meta-loss of what `select_rows` selected."""
+        return self._query_loss(self._training_body(params, generator), batch)
+
+    def _training_body(self, params: Params, generator: torch.Generator) -> Params:
+        vectors = scorer.item_vectors(self.config, params)
+        return self._body(params, dropout(vectors, self.config.dropout, generator))
+
+    def _query_loss(self, body: Params, batch: TaskBatch) -> tuple[Tensor, Mapping[str, float]]:
         state = self.adapt(body, batch.support)
         query = inner.informative_rows(self.config, batch.query)
         losses = inner.inner_loss(self.config, body, state, query, batch.support.rows)
@@ -199,14 +246,13 @@ class Maml:
 
     @torch.no_grad()
     def _adaptation_metrics(self, body: Params, state: State, support: Support) -> dict[str, float]:
-        start = self._start(body, support)
-        changes = [(state[k] - start[k]).flatten(1) for k in start if _group(k) in self.config.groups]
+        squares = [torch.zeros(support.size, dtype=state["z"].dtype, device=state["z"].device)]
+        if "entity" in self.config.groups:
+            start = scorer.entity_vectors(self.config, body, support)
+            squares.append((state["z"] - start).square().sum(1))
+        if "head" in self.config.groups:
+            squares.append(perceptron_of(body, state).change())
+        if "rows" in self.config.groups:
+            squares.append(state["rows.change"].square().sum((1, 2)))
         rates = {f"inner_rate.{g}": float(body[f"rate.{g}"].exp()) for g in self.config.rates}
-        return {"change": float(torch.cat(changes, 1).norm(dim=1).mean()), **rates}
-
-
-def _group(key: str) -> str:
-    """Group with which a leaf of the state adapts; empty for one that never does."""
-    if key == "rows.item":
-        return ""
-    return {"z": "entity", "rows": "rows", "head": "head"}[key.split(".", maxsplit=1)[0]]
+        return {"change": float(torch.stack(squares).sum(0).clamp(min=0).sqrt().mean()), **rates}

@@ -5,8 +5,8 @@ or log-odds the item vector ends in a constant 1, so that the last coordinate of
 *multi-layer perceptron* on [z; e_i]: its first layer is applied as Wz z + We e_i, so that pairs are
 never materialized before it.
 
-Weights of the layers may carry a leading T (fast weights of each task). Shape letters as in `core.types`; Z is the
-length of an entity vector, V that of an item vector, H the width of the first layer.
+Layers that tasks adapt are in `perceptron`. Shape letters as in `core.types`; Z is the length of an entity vector, V
+that of an item vector, H the width of the first layer.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import FIRST, IntArray, Params, Support
+from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.functional.embeddings import (
     catalogue_features,
     embed_fields,
     init_embedding_bag,
     init_mlp,
     item_features,
-    linear,
 )
+from recsys_meta.models.learners.maml.perceptron import perceptron_of
 from recsys_meta.models.protocols import PredictorConfig
 
 RANK_FLOATS = 4_000_000
@@ -132,40 +132,25 @@ def _combine(config: ScorerConfig, vectors: list[Tensor]) -> Tensor:
     return torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0]
 
 
-def head_layers(body: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Layers of the perceptron: name -> weight or bias; none for a dot product."""
-    return {k: v for k, v in body.items() if k.startswith("head.")}
+def pair_scores(config: ScorerConfig, body: Params, state: State, e: Tensor) -> Tensor:
+    """Scores [T, R] less the item bias; e [T, R, V] or, the same for all tasks, [R, V].
 
-
-def pair_scores(config: ScorerConfig, body: Params, z: Tensor, head: Params, e: Tensor) -> Tensor:
-    """Scores [T, R] less the item bias; z [T, Z]; e [T, R, V] or, the same for all tasks, [R, V].
-
-    `head` is empty where no task adapts it; then e of a perceptron is the output of the first layer's item part.
+    Where no task adapts the perceptron, e is the output of the first layer's item part.
     """
     if not config.hidden:
+        z = state["z"]
         return z @ e.T if e.dim() == 2 else torch.einsum("trv,tv->tr", e, z)
-    is_shared = not head
-    layers = head_layers(body) if is_shared else head
-    first = layers["head.0.weight"]
-    split = z.shape[1]
-    if not is_shared:
-        e = torch.einsum("nv,tvh->tnh" if e.dim() == 2 else "trv,tvh->trh", e, first[:, split:])
-    if first.dim() == 3:
-        start = torch.einsum("tz,tzh->th", z, first[:, :split]) + layers["head.0.bias"]
-    else:
-        start = z @ first[:split] + layers["head.0.bias"]
-    x = torch.relu(e + start[:, None, :])
-    for i in range(1, len(config.hidden) + 1):
-        x = linear(x, layers[f"head.{i}.weight"], layers[f"head.{i}.bias"])
-        x = torch.relu(x) if i < len(config.hidden) else x
-    return x.squeeze(-1)
+    return perceptron_of(body, state).scores(state["z"], e)
 
 
-def catalogue_scores(config: ScorerConfig, body: Params, z: Tensor, head: Params) -> Tensor:
+def catalogue_scores(config: ScorerConfig, body: Params, state: State) -> Tensor:
     """Scores [T, C] of every item, item bias included; a perceptron goes over the catalogue in chunks."""
-    vectors = body["vectors"]
-    widest = max(config.hidden, default=0)
-    chunk = max(1, RANK_FLOATS // max(1, widest * z.shape[0])) if widest else len(vectors)
-    parts = [pair_scores(config, body, z, head, e) for e in torch.split(vectors, chunk)]
-    scores = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    vectors, z = body["vectors"], state["z"]
+    if not config.hidden:
+        scores = z @ vectors.T
+    else:
+        # A catalogue has more rows than a step: there the copy of the weights costs less.
+        perceptron = perceptron_of(body, state).spell_out()
+        chunk = max(1, RANK_FLOATS // (max(config.hidden) * max(1, z.shape[0])))
+        scores = torch.cat([perceptron.scores(z, e) for e in torch.split(vectors, chunk)], 1)
     return scores + body["bias"] if config.item_bias else scores

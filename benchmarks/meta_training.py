@@ -1,0 +1,301 @@
+"""Meta-training with MeLU's layers on ratings of MovieLens-1M, against learn2learn and a loop written by hand.
+
+    recsys-meta data prepare movielens-1m --objective rating --out var/data/movielens-1m-ratings
+    LEARN2LEARN=../learn2learn python -m benchmarks.meta_training var/data/movielens-1m-ratings --json FILE
+
+A step is the meta-loss of 32 tasks of 20 support and 10 query rows and its gradient in every parameter; the decision
+layers adapt. Systems take turns, round after round, on the same batches in one process of one thread, after it was
+asserted that loss and gradients are equal; figures are medians over the rounds.
+
+    learn2learn           a clone of its MAML for each task, the features of each task in a pass of its own
+    learn2learn-batched   the same with the features of all tasks in one pass
+    loop                  plain torch: autograd.grad(create_graph) for each task, losses summed
+    recsys-meta           the learner "maml"
+
+learn2learn is imported where it is installed or from a checkout that the variable LEARN2LEARN names; else its rows are
+left out, which the result says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recsys_meta.core.atomic_io import write_file
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.types import Params, TaskBatch
+from recsys_meta.data import open_dataset
+from recsys_meta.episodes.collate import episode_batch
+from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.models.functional.embeddings import embed_fields
+from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
+
+TASKS, SUPPORT, QUERY = 32, 20, 10
+DIMS, HIDDEN, RATE = 32, (64, 64), 0.05
+CHECKOUT = "LEARN2LEARN"
+"""Name of the variable that names a checkout of learn2learn."""
+CASES = ((1, 2), (5, 2), (1, 1), (5, 1))
+"""Steps and order of each case."""
+CLOSE = {"rtol": 1e-3, "atol": 1e-5}
+
+MetaStep = Callable[[Params, TaskBatch], Tensor]
+"""Meta-loss of a batch."""
+
+
+@dataclass(frozen=True)
+class BenchCase:
+    """The learner of a case, its parameters, and the batches that every system meets."""
+
+    learner: Maml
+    params: Params
+    batches: Sequence[TaskBatch]
+
+
+def make_case(data: Dataset, index: EventIndex, steps: int, order: int, batches: int) -> BenchCase:
+    """MeLU's layers, adapted by so many steps of the given order, and batches of random tasks."""
+    config = MamlConfig(
+        objective="rating",
+        adapts="head",
+        order=2 if order == 2 else 1,
+        steps=steps,
+        dims=DIMS,
+        hidden=HIDDEN,
+        combine="concat",
+        item_id=False,
+        item_bias=False,
+        entity_start=False,
+        dropout=0.0,
+        rate=RATE,
+    )
+    learner, entities = Maml(config), index.entities_with(SUPPORT + QUERY)
+    generator = torch.Generator().manual_seed(0)
+    params = learner.init(data, entities, generator)
+    for key in params:
+        params[key].requires_grad_(not learner.is_frozen(key))
+    rng = np.random.default_rng(0)
+    return BenchCase(learner, params, [draw_batch(data, index, entities, rng, generator) for _ in range(batches)])
+
+
+def draw_batch(
+    data: Dataset, index: EventIndex, entities: np.ndarray, rng: np.random.Generator, generator: torch.Generator
+) -> TaskBatch:
+    """Draw a batch of tasks of SUPPORT and QUERY random rows."""
+    tasks = rng.choice(entities, TASKS, replace=False)
+    shots = torch.full((TASKS,), SUPPORT)
+    return episode_batch(data, tasks, *index.draw(torch.as_tensor(tasks), shots, generator=generator, max_query=QUERY))
+
+
+def task_inputs(params: Params, batch: TaskBatch, tasks: slice) -> Tensor:
+    """Inputs [tasks, SUPPORT + QUERY, in] of the decision layers: the vectors of all fields side by side."""
+    item = torch.cat([batch.support.rows.item[tasks], batch.query.item[tasks]], 1)
+    features = {
+        k.removeprefix("catalogue."): v[item.flatten()] for k, v in params.items() if k.startswith("catalogue.")
+    }
+    rows = torch.cat(embed_fields(params, "items", features), 1)
+    entity = torch.cat(embed_fields(params, "entity", {k: v[tasks] for k, v in batch.support.features.items()}), 1)
+    return torch.cat([entity[:, None].expand(-1, item.shape[1], -1), rows.view(*item.shape, -1)], 2)
+
+
+def all_inputs(params: Params, batch: TaskBatch) -> list[Tensor]:
+    """Inputs of each task, made in one pass over all of them."""
+    return list(task_inputs(params, batch, slice(None)))
+
+
+def each_inputs(params: Params, batch: TaskBatch) -> list[Tensor]:
+    """Inputs of each task, made in a pass for each."""
+    return [task_inputs(params, batch, slice(t, t + 1))[0] for t in range(TASKS)]
+
+
+class DecisionLayers(nn.Module):
+    """The decision layers as a module over the weights of the learner's parameters."""
+
+    def __init__(self, params: Params) -> None:
+        super().__init__()
+        for i in range(len(HIDDEN) + 1):
+            for part in ("weight", "bias"):
+                setattr(self, f"{part}{i}", nn.Parameter(params[f"head.{i}.{part}"].detach().clone()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i in range(len(HIDDEN) + 1):
+            x = x @ getattr(self, f"weight{i}") + getattr(self, f"bias{i}")
+            x = torch.relu(x) if i < len(HIDDEN) else x
+        return x.squeeze(-1)
+
+
+def loop_step(case: BenchCase) -> MetaStep:
+    """The loop by hand: fast weights of one task after another."""
+    steps, second = case.learner.config.steps, case.learner.config.order == 2
+
+    def forward(weights: Sequence[Tensor], x: Tensor) -> Tensor:
+        for i in range(0, len(weights), 2):
+            x = x @ weights[i] + weights[i + 1]
+            x = torch.relu(x) if i + 2 < len(weights) else x
+        return x.squeeze(-1)
+
+    def meta_loss(params: Params, batch: TaskBatch) -> Tensor:
+        shared = [params[f"head.{i}.{part}"] for i in range(len(HIDDEN) + 1) for part in ("weight", "bias")]
+        total = torch.zeros(())
+        for t, x in enumerate(each_inputs(params, batch)):
+            weights = [w.clone() for w in shared]
+            for _ in range(steps):
+                loss = functional.mse_loss(forward(weights, x[:SUPPORT]), batch.support.rows.label[t])
+                gradients = torch.autograd.grad(loss, weights, create_graph=second)
+                weights = [w - RATE * g for w, g in zip(weights, gradients, strict=True)]
+            total = total + functional.mse_loss(forward(weights, x[SUPPORT:]), batch.query.label[t])
+        return total / TASKS
+
+    return meta_loss
+
+
+def learn2learn_step(case: BenchCase, maml: Any, inputs: Callable[[Params, TaskBatch], list[Tensor]]) -> MetaStep:
+    """learn2learn's way: a clone for each task, `adapt` for each step. Its module has weights of its own, which are
+    those of the case; their gradients are handed over to the case's parameters."""
+    module = DecisionLayers(case.params)
+    algorithm = maml(module, lr=RATE, first_order=case.learner.config.order == 1)
+    for name, weight in module.named_parameters():
+        key = f"head.{name[-1]}.{name[:-1]}"
+        weight.register_post_accumulate_grad_hook(lambda w, key=key: setattr(case.params[key], "grad", w.grad))
+
+    def meta_loss(params: Params, batch: TaskBatch) -> Tensor:
+        module.zero_grad(set_to_none=True)
+        total = torch.zeros(())
+        for t, x in enumerate(inputs(params, batch)):
+            learner = algorithm.clone()
+            for _ in range(case.learner.config.steps):
+                learner.adapt(functional.mse_loss(learner(x[:SUPPORT]), batch.support.rows.label[t]))
+            total = total + functional.mse_loss(learner(x[SUPPORT:]), batch.query.label[t])
+        return total / TASKS
+
+    return meta_loss
+
+
+def learner_step(case: BenchCase) -> MetaStep:
+    """The learner's own meta-loss."""
+
+    def meta_loss(params: Params, batch: TaskBatch) -> Tensor:
+        loss, _ = case.learner.meta_loss(params, batch, None, torch.Generator())
+        return loss
+
+    return meta_loss
+
+
+def find_learn2learn() -> tuple[Any, str]:
+    """The class `MAML` of learn2learn and where it is from; None, and why, without it."""
+    checkout = os.environ.get(CHECKOUT)
+    if checkout is None:
+        try:
+            return importlib.import_module("learn2learn").algorithms.MAML, "installed"
+        except ImportError:
+            return None, f"learn2learn is not installed, and {CHECKOUT} names no checkout"
+    root = Path(checkout) / "learn2learn"
+    if not (root / "algorithms" / "maml.py").is_file():
+        return None, f"{CHECKOUT} names no checkout of learn2learn: it has no learn2learn/algorithms/maml.py"
+    # The package imports every environment and data set that it knows: its parts are imported without it.
+    for name, folder in (("learn2learn", root), ("learn2learn.algorithms", root / "algorithms")):
+        package = types.ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
+    return importlib.import_module("learn2learn.algorithms.maml").MAML, "a checkout"
+
+
+def gradients_of(case: BenchCase, step: MetaStep, batch: TaskBatch) -> tuple[float, dict[str, Tensor]]:
+    """Meta-loss of a batch and its gradient in every parameter but the inner rates, which not all systems learn."""
+    for value in case.params.values():
+        value.grad = None
+    loss = step(case.params, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    found = {k: v.grad for k, v in case.params.items() if v.grad is not None and not k.startswith("rate.")}
+    return float(loss.detach()), found
+
+
+def assert_equal(case: BenchCase, systems: dict[str, MetaStep]) -> float:
+    """Assert that all systems have the loss and the gradients of the loop; return the largest relative difference."""
+    expected_loss, expected = gradients_of(case, systems["loop"], case.batches[0])
+    worst = 0.0
+    for name, step in systems.items():
+        loss, found = gradients_of(case, step, case.batches[0])
+        if found.keys() != expected.keys():
+            raise SystemExit(f"{name}: gradients in other parameters: {sorted(found.keys() ^ expected.keys())}")
+        torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
+        for key, value in found.items():
+            torch.testing.assert_close(value, expected[key], **CLOSE, msg=lambda m, k=f"{name}, {key}": f"{k}: {m}")
+            scale = float(expected[key].norm().clamp(min=1e-12))
+            worst = max(worst, float((value - expected[key]).norm()) / scale)
+    return worst
+
+
+def measure(case: BenchCase, systems: dict[str, MetaStep], rounds: int) -> dict[str, list[float]]:
+    """Tasks a second of each system in each round; the systems take turns."""
+    found: dict[str, list[float]] = {name: [] for name in systems}
+    for turn in range(rounds + 1):
+        for name, step in systems.items():
+            began = time.process_time()
+            for batch in case.batches:
+                gradients_of(case, step, batch)
+            if turn:  # the first round warms up
+                found[name].append(TASKS * len(case.batches) / (time.process_time() - began))
+    return found
+
+
+def rows_of(case: str, found: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Rows of the results, in the form of all benchmarks."""
+    reference = "learn2learn" if "learn2learn" in found else "loop"
+    base = statistics.median(found[reference])
+    rows = []
+    for system, rates in found.items():
+        median = statistics.median(rates)
+        values = {"value": median, "unit": "tasks/s", "ratio": median / base, "reference": reference}
+        rows.append({"case": case, "system": system, **values})
+    return rows
+
+
+def main() -> None:
+    """Measure, print, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--batches", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    data = open_dataset(args.data)
+    index, (maml, origin) = EventIndex.of(data), find_learn2learn()
+    print(f"learn2learn: {origin}", file=sys.stderr)
+    rows: list[dict[str, Any]] = []
+    for steps, order in CASES:
+        case = make_case(data, index, steps, order, args.batches)
+        systems = {"loop": loop_step(case), "recsys-meta": learner_step(case)}
+        if maml is not None:
+            systems["learn2learn"] = learn2learn_step(case, maml, each_inputs)
+            systems["learn2learn-batched"] = learn2learn_step(case, maml, all_inputs)
+        worst = assert_equal(case, systems)
+        name = f"{steps} step{'s' if steps > 1 else ''}, {'second' if order == 2 else 'first'} order"
+        print(f"{name}: gradients differ by {worst:.1e} at most", file=sys.stderr)
+        for row in rows_of(name, measure(case, systems, args.rounds)):
+            print(f"{name}: {row['system']:20} {row['value']:7.0f} tasks/s  {row['ratio']:.2f}", file=sys.stderr)
+            rows.append(row)
+    if args.json is not None:
+        machine = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": 1, "load": os.getloadavg()[0]}
+        command = " ".join(["python -m benchmarks.meta_training", *sys.argv[1:]])
+        content = {"bench": "meta_training", "machine": machine, "command": command, "learn2learn": origin}
+        write_file(args.json, json.dumps({**content, "rows": rows}, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()

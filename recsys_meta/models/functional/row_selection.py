@@ -1,0 +1,90 @@
+"""Rows of tables that a batch of tasks reads: the batch on a catalogue of its own items, and tables of their rows.
+
+A step then costs what its rows cost, whatever the size of the catalogue. Tables shrink only where they have more rows
+than the batch has ids: else a pass over the table is the cheaper way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recsys_meta.core.types import FIRST, UNKNOWN, Params, Support, TaskBatch
+
+
+@dataclass(frozen=True)
+class RowSelection:
+    """Rows that a step needs. rows: table -> ids of its rows [n], ascending; params: the parameters that are
+    not trained, in place of the whole ones; batch: the batch, whose ids are positions among the rows."""
+
+    rows: Mapping[str, Tensor]
+    params: Params
+    batch: TaskBatch
+
+    def gather(self, params: Params) -> Params:
+        """Parameters with the selected rows in place of the tables; gradients pass to the tables."""
+        rows = {k: gather_rows(params[k], ids) for k, ids in self.rows.items()}
+        return params | self.params | rows
+
+
+def gather_rows(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows [n, ...] of a table [C] or [C, D]."""
+    if table.dim() == 1:
+        return functional.embedding(ids, table[:, None]).squeeze(1)
+    return functional.embedding(ids, table)
+
+
+def compact_ids(ids: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Distinct ids [n], ascending, and each given tensor of ids as positions among them. The reserved ids are always
+    there, as the first, and so keep their numbers."""
+    first_ids = torch.arange(FIRST, device=ids[0].device)
+    distinct, position = torch.unique(torch.cat([first_ids, *(x.flatten() for x in ids)]), return_inverse=True)
+    parts = position[FIRST:].split([x.numel() for x in ids])
+    return distinct, [part.view(x.shape) for part, x in zip(parts, ids, strict=True)]
+
+
+def select_items(
+    params: Params, batch: TaskBatch, tables: Sequence[str], extra: Sequence[Tensor]
+) -> RowSelection | None:
+    """Select the items of a batch, and `extra` ones: rows of the named tables [C, ...], those of the catalogue's
+    features, and of the tables of features where they are larger than what is read of them.
+
+    The ids of `extra` come back as positions under "extra.<i>" among the params. None where the batch has as many ids
+    as the catalogue has items.
+    """
+    batch_ids = [batch.support.rows.item, batch.query.item, *extra]
+    features = {k: v for k, v in params.items() if k.startswith("catalogue.")}
+    catalogue = min((len(params[k]) for k in (*tables, *features)), default=0)
+    if sum(x.numel() for x in batch_ids) >= catalogue:
+        return None
+    distinct, (support, query, *others) = compact_ids(batch_ids)
+    rows = dict.fromkeys(tables, distinct)
+    columns = {k.removeprefix("catalogue."): v[distinct] for k, v in features.items()}
+    item_rows, columns = select_values(params, "items", columns)
+    entity_rows, entity = select_values(params, "entity", batch.support.features)
+    buffers = {f"catalogue.{k}": v for k, v in columns.items()} | {f"extra.{i}": x for i, x in enumerate(others)}
+    local = Support(entity, replace(batch.support.rows, item=support), batch.support.catalogue)
+    return RowSelection(
+        rows | item_rows | entity_rows,
+        buffers,
+        TaskBatch(batch.entity, local, replace(batch.query, item=query)),
+    )
+
+
+def select_values(
+    params: Params, prefix: str, features: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Rows of the tables of an embedding bag that features name, for tables larger than that; and the features, their
+    values as positions among the rows."""
+    rows, local = {}, dict(features)
+    for name, value in features.items():
+        table = params.get(f"{prefix}.{name}")
+        if table is None or value.is_floating_point() or value.numel() >= len(table):
+            continue
+        known = torch.where(value < len(table), value, UNKNOWN)
+        rows[f"{prefix}.{name}"], (local[name],) = compact_ids([known])
+    return rows, local
