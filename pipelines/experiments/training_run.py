@@ -109,9 +109,8 @@ def train_run(
     with other runs on the same inputs.
     """
     data = inputs.data
-    recipe = recipe.suited(len(inputs.split.train))
     if inputs.scenario == "actors":
-        recipe = recipe_of({**recipe.model_dump(mode="json"), "few": {}}, [f"episodes.max_shots={max(ACTOR_SHOTS)}"])
+        recipe = recipe_of(recipe.model_dump(mode="json"), [f"episodes.max_shots={max(ACTOR_SHOTS)}"])
     _check_recipe(recipe, inputs)
     with fixed_threads(threads or default_threads()):
         recipe = race_recipe(recipe, inputs, device, notify)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import explain_errors
@@ -92,14 +92,6 @@ class RaceConfig(_RecipeSection):
     settings: tuple[dict[str, Any], ...] = ()
 
 
-class LowDataConfig(_RecipeSection):
-    """Changes for fewer than `below` training entities: less data needs more regularisation."""
-
-    below: int = Field(default=0, ge=0)
-    config: dict[str, Any] = {}
-    train: dict[str, Any] = {}
-
-
 class Recipe(_RecipeSection):
     """Settings of one meta-training run. `config` is checked by the learner's own configuration class."""
 
@@ -111,15 +103,14 @@ class Recipe(_RecipeSection):
     curriculum: CurriculumConfig = CurriculumConfig()
     race: RaceConfig = RaceConfig()
     ensemble: EnsembleMembers = EnsembleMembers()
-    few: LowDataConfig = LowDataConfig()
 
-    def suited(self, entities: int) -> Recipe:
-        """Recipe with the changes under [few] for `entities` training entities. Raises ConfigError for a wrong key."""
-        if entities >= self.few.below:
-            return self
-        raw = self.model_dump(mode="json")
-        change = {"config": raw["config"] | self.few.config, "train": raw["train"] | self.few.train, "few": {}}
-        return recipe_of(raw | change, where=f"recipe {self.name} with [few]")
+    @model_validator(mode="before")
+    @classmethod
+    def _without_settled_changes(cls, raw: Any) -> Any:
+        """Drop the section `few` of a run that an earlier version stored: its changes are made in it already."""
+        if isinstance(raw, Mapping) and isinstance(raw.get("few"), Mapping) and not raw["few"].get("below"):
+            return {k: v for k, v in raw.items() if k != "few"}
+        return raw
 
 
 def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -155,18 +146,12 @@ def _override(content: dict[str, Any], text: str) -> None:
     tree[path[-1]] = _value(value.strip())
     # A number of epochs asks for a run of just that length, which does not begin with a race.
     if path == ["train", "epochs"]:
-        content["train"]["most_steps"] = 0
+        content["train"] |= {"most_steps": 0, "least_steps": 0}
         content.pop("race", None)
     # A setting given by name is not raced.
     race = content.get("race")
     if len(path) == 2 and path[0] == "config" and isinstance(race, dict) and isinstance(race.get("settings"), list):
         race["settings"] = [{k: v for k, v in s.items() if k != path[1]} for s in race["settings"]]
-    # An override by name beats the changes of the recipe for few entities.
-    few = content.get("few", {}).get(path[0]) if len(path) == 2 and isinstance(content.get("few"), dict) else None
-    if isinstance(few, dict):
-        few.pop(path[1], None)
-        if path == ["train", "epochs"]:
-            few.pop("least_steps", None)
 
 
 def _value(text: str) -> Any:

@@ -80,20 +80,15 @@ def test_a_recipe_survives_json_and_is_frozen():
         recipe.name = "x"
 
 
-def test_with_few_entities_the_recipe_changes_unless_somebody_asked_otherwise():
-    raw = {
-        "name": "r",
-        "learner": "flagship",
-        "config": {"dropout": 0.3},
-        "train": {"epochs": 5},
-        "few": {"below": 100, "config": {"dropout": 0.6}, "train": {"least_steps": 400, "rate": 0.5}},
-    }
-    few, many = recipe_of(raw).suited(99), recipe_of(raw).suited(100)
-    assert (few.config["dropout"], few.train.least_steps, few.train.rate) == (0.6, 400, 0.5)
-    assert (many.config["dropout"], many.train.least_steps) == (0.3, 0)
-    asked = recipe_of(raw, ["config.dropout=0.1", "train.epochs=2"]).suited(10)
-    assert (asked.config["dropout"], asked.train.epochs, asked.train.least_steps) == (0.1, 2, 0)
-    assert asked.train.rate == 0.5
-    assert few.suited(1) == few, "a run's recipe is settled: resuming changes nothing"
+def test_a_run_stored_with_settled_changes_is_read_and_a_recipe_that_asks_for_them_is_refused():
+    settled = {"below": 0, "config": {}, "train": {}}
+    assert recipe_of(RAW | {"few": settled}) == recipe_of(RAW)
     with pytest.raises(ConfigError, match="few"):
-        recipe_of(raw | {"few": {"below": 9, "train": {"epoch": 1}}}).suited(1)
+        recipe_of(RAW | {"few": settled | {"below": 9}})
+
+
+def test_a_number_of_epochs_is_the_length_of_the_run():
+    raw = RAW | {"train": {"least_steps": 400, "most_steps": 900}, "race": {"settings": [{"dropout": 0.1}]}}
+    asked = recipe_of(raw, ["train.epochs=2"])
+    assert (asked.train.epochs, asked.train.least_steps, asked.train.most_steps) == (2, 0, 0)
+    assert not asked.race.settings
