@@ -148,3 +148,13 @@ class TaskBatch:
     def to(self, device: torch.device) -> TaskBatch:
         """Move all tensors to a device."""
         return TaskBatch(self.entity.to(device), self.support.to(device), self.query.to(device))
+
+
+@dataclass(frozen=True)
+class RowSelection:
+    """Rows that a step on a batch needs. rows: table -> ids of its rows [n], ascending; params: parameters that are not
+    trained, in place of the whole ones; batch: the batch, whose ids are positions among the rows."""
+
+    rows: Mapping[str, Tensor]
+    params: Params
+    batch: TaskBatch

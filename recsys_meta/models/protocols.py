@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
+from recsys_meta.core.types import IntArray, Interactions, Params, RowSelection, State, Support, TaskBatch
 
 
 class PredictorConfig(BaseModel):
@@ -110,6 +110,20 @@ class Learner(Predictor, Protocol):
 
     def param_group(self, key: str) -> ParamGroup:
         """Learning rate factor and weight decay of a parameter in the outer optimiser."""
+
+
+@runtime_checkable
+class RowLearner(Protocol):
+    """A learner whose step reads few rows of its tables, which are then all that a step costs."""
+
+    def select_rows(self, params: Params, batch: TaskBatch, generator: torch.Generator) -> RowSelection | None:
+        """Select the rows that a step on the batch reads; None where it reads whole tables. What the step draws beside
+        dropout is drawn here."""
+
+    def row_loss(
+        self, params: Params, batch: TaskBatch, training_state: Any, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """Compute the meta-loss from the parameters and the batch of a selection, rows in place of tables."""
 
 
 class Baseline(Predictor, Protocol):

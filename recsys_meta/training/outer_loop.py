@@ -92,9 +92,24 @@ def optimizer_step(
 
     Raises DivergedError if either is not finite; parameters and moments are then unchanged.
     """
+    optimiser.zero_grad(set_to_none=True)
+    result = clipped_gradients(loss, params, settings, step)
+    set_rates(optimiser, factor)
+    optimiser.step()
+    return result
+
+
+def set_rates(optimiser: torch.optim.AdamW, factor: float) -> None:
+    """Set the learning rates of a step."""
     for group in optimiser.param_groups:
         group["lr"] = group["initial_lr"] * factor
-    optimiser.zero_grad(set_to_none=True)
+
+
+def clipped_gradients(loss: Tensor, params: Params, settings: TrainConfig, step: int) -> tuple[float, float]:
+    """Compute the meta-gradient in the parameters and clip it; return the loss and the gradient's norm before that.
+
+    Raises DivergedError if either is not finite.
+    """
     loss.backward()  # type: ignore[no-untyped-call]
     gradients = [v for _, v in sorted(params.items()) if v.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(gradients, settings.clip)
@@ -104,5 +119,4 @@ def optimizer_step(
             f"the {what} of step {step + 1} is not finite; the last checkpoint is kept. "
             f"Try a lower train.rate (now {settings.rate:g}) or a smaller train.clip (now {settings.clip:g})"
         )
-    optimiser.step()
     return float(loss.detach()), float(norm)

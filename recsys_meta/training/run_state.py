@@ -24,6 +24,7 @@ from recsys_meta.models.protocols import Learner
 from recsys_meta.training.checkpoint import Checkpoint
 from recsys_meta.training.curricula import Curriculum, HardnessLog
 from recsys_meta.training.recipe import Recipe, recipe_of
+from recsys_meta.training.row_updates import RowUpdates
 
 
 @dataclass
@@ -48,6 +49,9 @@ class TrainingRun:
     validations_without_gain: int = 0
     stop_reason: str = ""
 
+    def __post_init__(self) -> None:
+        self.row_updates = RowUpdates(self.optimiser, self.params)
+
     @property
     def epoch_steps(self) -> int:
         """Steps of an epoch: enough to draw each training entity once under uniform sampling."""
@@ -65,6 +69,7 @@ class TrainingRun:
 
     def current_params(self) -> Params:
         """Parameters that validation looks at: the average of the weights where the recipe has one, else the last."""
+        self.row_updates.settle(self.average_params)
         return {k: self.average_params.get(k, v).detach() for k, v in self.params.items()}
 
     def is_validation_due(self) -> bool:
@@ -78,6 +83,7 @@ class TrainingRun:
 
     def best_params_or_last(self) -> Params:
         """Copy of the parameters that are best on meta-validation, or of the last ones without a validation."""
+        self.row_updates.settle(self.average_params)
         best = self.best_params or {k: v for k, v in self.current_params().items() if k in set(self.trainable)}
         return {k: best.get(k, v).detach().clone() for k, v in self.params.items()}
 
@@ -100,6 +106,7 @@ def to_checkpoint(run: TrainingRun) -> Checkpoint:
     tensors: dict[str, Tensor] = {f"params/{k}": run.params[k] for k in run.trainable}
     tensors |= add_prefix("best", run.best_params)
     tensors |= add_prefix("average", run.average_params)
+    tensors |= add_prefix("rows", run.row_updates.dump())
     tensors |= add_prefix("sampler", run.sampler.state())
     tensors |= add_prefix("ledger", run.hardness_log.state())
     tensors["generator"] = run.generator.get_state()
@@ -160,6 +167,8 @@ def _restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
         state.setdefault(int(number), {})[name] = value.clone()  # the optimiser keeps the tensor and changes it
     groups = run.optimiser.state_dict()["param_groups"]
     run.optimiser.load_state_dict({"state": state, "param_groups": groups})
+    run.row_updates = RowUpdates(run.optimiser, run.params)
+    run.row_updates.load(select_prefix(tensors, "rows"))
     run.step = checkpoint.step
     run.best = -math.inf if counters["best"] is None else counters["best"]
     run.validations_without_gain, run.stop_reason = counters["waited"], counters["stopped"]

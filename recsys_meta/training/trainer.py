@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import IntArray, Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, restrict_to_entities
-from recsys_meta.models.protocols import Learner
+from recsys_meta.models.protocols import Learner, RowLearner
 from recsys_meta.training.curricula import (
     HardnessBucket,
     HardnessLog,
@@ -30,7 +31,14 @@ from recsys_meta.training.curricula import (
     make_curriculum,
 )
 from recsys_meta.training.difficulty_probe import task_difficulty
-from recsys_meta.training.outer_loop import build_optimizer, lr_factor, optimizer_step, sample_batch, support_sizes
+from recsys_meta.training.outer_loop import (
+    build_optimizer,
+    clipped_gradients,
+    lr_factor,
+    sample_batch,
+    set_rates,
+    support_sizes,
+)
 from recsys_meta.training.recipe import Recipe
 from recsys_meta.training.run_state import TrainingRun, all_steps, from_checkpoint, to_checkpoint
 from recsys_meta.training.task_hardness import query_errors, task_hardness
@@ -142,14 +150,8 @@ def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
         draw = run.sampler.sample(settings.tasks, run.generator)
         batch = sample_batch(run.data, run.index, draw, run.recipe.episodes, run.generator)
         buckets = _give_feedback(run, draw, batch)
-        loss, logs = run.learner.meta_loss(run.params, batch, run.training_state, run.generator)
-        factor = lr_factor(settings, run.step, run.steps)
-        value, norm = optimizer_step(
-            loss, {k: run.params[k] for k in run.trainable}, run.optimiser, settings, factor, run.step
-        )
-        run.step += 1
+        value, norm, logs = _take_step(run, batch)
         tasks += len(batch.entity)
-        _update_average(run)
         end = run.step % run.epoch_steps == 0
         epoch = (run.step - 1) // run.epoch_steps + 1
         valid = _run_validation(run, validate) if run.is_validation_due() else None
@@ -177,6 +179,7 @@ def _give_feedback(run: TrainingRun, draw: TaskDraw, batch: TaskBatch) -> tuple[
     """
     if not (run.sampler.needs_feedback or run.recipe.curriculum.watch):
         return ()
+    run.row_updates.settle(run.average_params)
     params = {k: v.detach() for k, v in run.params.items()}
     error, mask = query_errors(run.learner, params, batch, run.data.schema.objective, run.generator)
     hardness = task_hardness(error, mask).double().cpu().numpy()
@@ -185,16 +188,45 @@ def _give_feedback(run: TrainingRun, draw: TaskDraw, batch: TaskBatch) -> tuple[
     return run.hardness_log.record(draw, feedback)
 
 
+def _take_step(run: TrainingRun, batch: TaskBatch) -> tuple[float, float, Mapping[str, float]]:
+    """Take one step on a meta-batch, on the rows that it reads where the learner selects them; return the loss, the
+    norm of the meta-gradient, and what the learner logs."""
+    settings, learner, rows = run.recipe.train, run.learner, run.row_updates
+    selection = None
+    if isinstance(learner, RowLearner):
+        selection = learner.select_rows(run.params, batch, run.generator)
+    selected = {} if selection is None else selection.rows
+    rows.settle(run.average_params, but=selected)
+    leaves = rows.read(selected, run.average_params)
+    run.optimiser.zero_grad(set_to_none=True)
+    if selection is None or not isinstance(learner, RowLearner):
+        loss, logs = learner.meta_loss(run.params, batch, run.training_state, run.generator)
+    else:
+        params = run.params | selection.params | leaves
+        loss, logs = learner.row_loss(params, selection.batch, run.training_state, run.generator)
+    trainable = {k: run.params[k] for k in run.trainable} | leaves
+    value, norm = clipped_gradients(loss, trainable, settings, run.step)
+    set_rates(run.optimiser, lr_factor(settings, run.step, run.steps))
+    run.optimiser.step()
+    run.step += 1
+    decay = min(settings.average, run.step / (run.step + 9.0)) if settings.average else None
+    rows.step(selected, leaves, run.average_params, decay)
+    rows.forget(but=selected)
+    if decay is not None:
+        _update_average(run, decay, selected)
+    return value, norm, logs
+
+
 @torch.no_grad()
-def _update_average(run: TrainingRun) -> None:
-    """Move the average of the weights toward the weights after a step; it is short at first, so that it starts near."""
-    decay = min(run.recipe.train.average, run.step / (run.step + 9.0))
-    if not run.recipe.train.average:
-        return
+def _update_average(run: TrainingRun, decay: float, selected: Mapping[str, Tensor]) -> None:
+    """Move the average of the weights toward the weights after a step; tables of which rows were selected moved with
+    them. The decay is short at first, so that the average starts near."""
     if not run.average_params:
+        run.row_updates.settle({})
         run.average_params = {k: run.params[k].detach().clone() for k in run.trainable}
     for key, average in run.average_params.items():
-        average.lerp_(run.params[key], 1 - decay)
+        if key not in selected:
+            average.lerp_(run.params[key], 1 - decay)
 
 
 def _run_validation(run: TrainingRun, validate: Validate) -> float:

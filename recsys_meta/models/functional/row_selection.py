@@ -7,28 +7,18 @@ than the batch has ids: else a pass over the table is the cheaper way.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recsys_meta.core.types import FIRST, UNKNOWN, Params, Support, TaskBatch
+from recsys_meta.core.types import FIRST, UNKNOWN, Params, RowSelection, Support, TaskBatch
 
 
-@dataclass(frozen=True)
-class RowSelection:
-    """Rows that a step needs. rows: table -> ids of its rows [n], ascending; params: the parameters that are
-    not trained, in place of the whole ones; batch: the batch, whose ids are positions among the rows."""
-
-    rows: Mapping[str, Tensor]
-    params: Params
-    batch: TaskBatch
-
-    def gather(self, params: Params) -> Params:
-        """Parameters with the selected rows in place of the tables; gradients pass to the tables."""
-        rows = {k: gather_rows(params[k], ids) for k, ids in self.rows.items()}
-        return params | self.params | rows
+def gather_selection(params: Params, selection: RowSelection) -> Params:
+    """Parameters with the selected rows in place of the tables; gradients pass to the tables."""
+    return params | selection.params | {k: gather_rows(params[k], ids) for k, ids in selection.rows.items()}
 
 
 def gather_rows(table: Tensor, ids: Tensor) -> Tensor:

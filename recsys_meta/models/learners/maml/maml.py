@@ -22,11 +22,11 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
+from recsys_meta.core.types import IntArray, Interactions, Params, RowSelection, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import is_buffer
 from recsys_meta.models.functional.losses import mean_over_tasks
 from recsys_meta.models.functional.regularization import dropout
-from recsys_meta.models.functional.row_selection import RowSelection, select_items
+from recsys_meta.models.functional.row_selection import gather_selection, select_items
 from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_expected_counts
 from recsys_meta.models.learners.maml import inner_loop as inner
 from recsys_meta.models.learners.maml import scorer
@@ -221,7 +221,7 @@ class Maml:
         """Mean query loss after adapting; logs the distance that adapting moved, and the inner rates."""
         selection = self.select_rows(params, batch, generator)
         if selection is not None:
-            return self.row_loss(selection.gather(params), selection.batch, training_state, generator)
+            return self.row_loss(gather_selection(params, selection), selection.batch, training_state, generator)
         body = self._training_body(params, generator)
         if "negatives" in body:
             body["negatives"] = draw_negatives(body["log_q"], self.config.negatives, generator)

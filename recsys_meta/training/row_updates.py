@@ -1,0 +1,187 @@
+"""AdamW on the rows that a step reads, equal to AdamW on the whole table up to rounding.
+
+Without a gradient AdamW still moves a row: by weight decay and by what is left of its momentum. After d such steps
+
+    m_d = beta1^d m,   v_d = beta2^d v,   p_d = P p - Q m / (sqrt(v) + E)
+
+where P and Q are numbers that depend on the learning rates of those steps alone. So they are kept for each step at
+which a row may last have been updated, and a row is brought up to date when it is read: no step passes over a table.
+The same holds for an exponential average of the weights, a_d = A a + B p - C m / (sqrt(v) + E). E stands for eps, which
+beside a shrinking sqrt(v) grows from step to step: it is the mean over the steps, weighted as Q is, which is right to
+first order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recsys_meta.core.types import Params
+
+CURRENT = (1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+"""P, Q, A, B, C and Q E of a row that is up to date."""
+LONGEST = 4096
+"""Steps after which all rows of a table are brought up to date, so that its history stays short."""
+
+
+@dataclass
+class RowHistory:
+    """updated [rows]: the step at which each row is; coefficients [6, n] float64: P, Q, A, B, C and Q E for rows that
+    are at step `start`, start + 1, ... up to the last one taken."""
+
+    updated: Tensor
+    start: int
+    coefficients: Tensor
+
+    @classmethod
+    def of(cls, table: Tensor, step: int) -> RowHistory:
+        """History of a table whose rows are all at this step."""
+        updated = torch.full((len(table),), step, dtype=torch.int64, device=table.device)
+        return cls(updated, step, torch.tensor(CURRENT, dtype=torch.float64, device=table.device)[:, None])
+
+    @property
+    def step(self) -> int:
+        """Number of steps taken."""
+        return self.start + self.coefficients.shape[1] - 1
+
+    def advance(self, group: Mapping[str, Any], decay: float | None) -> None:
+        """Count one more step, at the learning rate and weight decay of an optimiser's group; `decay` is that of the
+        average of the weights, None without one."""
+        rate, shrink, (beta1, beta2) = group["lr"], 1 - group["lr"] * group["weight_decay"], group["betas"]
+        step = self.step + 1
+        age = torch.arange(step - self.start, 0, -1, dtype=torch.float64, device=self.updated.device)
+        pull = rate * (1 - beta2**step) ** 0.5 / (1 - beta1**step)
+        pull = pull * (beta1 / beta2**0.5) ** age
+        p, q, a, b, c, qe = self.coefficients
+        p, q = p * shrink, q * shrink + pull
+        qe = qe * shrink + pull * group["eps"] * (1 - beta2**step) ** 0.5 / beta2 ** (age / 2)
+        if decay is not None:
+            a, b, c = a * decay, b * decay + (1 - decay) * p, c * decay + (1 - decay) * q
+        last = self.coefficients.new_tensor(CURRENT)[:, None]
+        self.coefficients = torch.cat([torch.stack([p, q, a, b, c, qe]), last], 1)
+
+    def restart(self) -> None:
+        """Forget coefficients, all rows being up to date."""
+        self.start, self.coefficients = self.step, self.coefficients[:, -1:].clone()
+
+
+class RowUpdates:
+    """Updates of the rows of tables that steps select, beside an AdamW that takes the other steps.
+
+    The moments are the optimiser's own; averages are those of the weights by name, empty without any.
+    """
+
+    def __init__(self, optimiser: torch.optim.AdamW, params: Params) -> None:
+        self._optimiser = optimiser
+        self._params = params
+        groups = {id(p): group for group in optimiser.param_groups for p in group["params"]}
+        self._groups = {k: groups[id(v)] for k, v in params.items() if id(v) in groups}
+        self.histories: dict[str, RowHistory] = {}
+
+    @torch.no_grad()
+    def read(self, rows: Mapping[str, Tensor], averages: Params) -> Params:
+        """Bring rows up to date and return them, as leaves that require gradients."""
+        for key, ids in rows.items():
+            if key not in self.histories:
+                self.histories[key] = RowHistory.of(self._params[key], int(self._state(key)["step"]))
+            history = self.histories[key]
+            if history.coefficients.shape[1] > LONGEST:
+                self._settle(key, averages)
+            self._catch_up(key, ids, averages)
+        return {key: self._params[key].detach()[ids].requires_grad_() for key, ids in rows.items()}
+
+    @torch.no_grad()
+    def step(self, rows: Mapping[str, Tensor], leaves: Params, averages: Params, decay: float | None) -> None:
+        """Take a step on the rows that `read` returned, by the gradients of the leaves; `decay` is that of the average
+        of the weights, None without one."""
+        for key, ids in rows.items():
+            state, group, history = self._state(key), self._groups[key], self.histories[key]
+            (beta1, beta2), gradient = group["betas"], leaves[key].grad
+            gradient = torch.zeros_like(leaves[key]) if gradient is None else gradient
+            state["step"] += 1
+            step = int(state["step"])
+            mean = state["exp_avg"][ids].lerp_(gradient, 1 - beta1)
+            square = state["exp_avg_sq"][ids].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            scale = (square.sqrt() / (1 - beta2**step) ** 0.5).add_(group["eps"])
+            values = leaves[key].detach() * (1 - group["lr"] * group["weight_decay"])
+            values.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
+            self._params[key].detach().index_copy_(0, ids, values)
+            state["exp_avg"].index_copy_(0, ids, mean)
+            state["exp_avg_sq"].index_copy_(0, ids, square)
+            if decay is not None and key in averages:
+                averages[key].index_copy_(0, ids, averages[key][ids].lerp_(values, 1 - decay))
+            history.advance(group, decay)
+            history.updated[ids] = history.step
+
+    @torch.no_grad()
+    def settle(self, averages: Params, but: Mapping[str, Tensor] | None = None) -> None:
+        """Bring all rows of all tables up to date, for a reader of whole tables or a step on them; `but` names tables
+        that are left as they are."""
+        for key in self.histories:
+            if but is None or key not in but:
+                self._settle(key, averages)
+
+    def forget(self, but: Mapping[str, Tensor]) -> None:
+        """Forget the histories of tables that a step changed as a whole, `but` those whose rows it read. All their rows
+        are as far as the optimiser is."""
+        self.histories = {k: v for k, v in self.histories.items() if k in but}
+
+    def dump(self) -> dict[str, Tensor]:
+        """State beyond the optimiser's, for a checkpoint: name -> tensor."""
+        tensors = {}
+        for key, history in self.histories.items():
+            tensors[f"{key}/updated"] = history.updated
+            tensors[f"{key}/coefficients"] = history.coefficients
+            tensors[f"{key}/start"] = torch.tensor(history.start)
+        return tensors
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `dump` returned."""
+        keys = {k.rpartition("/")[0] for k in tensors}
+        self.histories = {
+            k: RowHistory(
+                tensors[f"{k}/updated"].to(self._params[k].device, copy=True),
+                int(tensors[f"{k}/start"]),
+                tensors[f"{k}/coefficients"].to(self._params[k].device, copy=True),
+            )
+            for k in sorted(keys)
+        }
+
+    def _state(self, key: str) -> dict[str, Any]:
+        """Moments of a table, as the optimiser starts them."""
+        table = self._params[key]
+        state: dict[str, Any] = self._optimiser.state[table]
+        if not state:
+            state |= {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(table),
+                "exp_avg_sq": torch.zeros_like(table),
+            }
+        return state
+
+    def _settle(self, key: str, averages: Params) -> None:
+        history = self.histories[key]
+        self._catch_up(key, (history.updated < history.step).nonzero().flatten(), averages)
+        history.restart()
+
+    def _catch_up(self, key: str, ids: Tensor, averages: Params) -> None:
+        history, state, group, table = self.histories[key], self._state(key), self._groups[key], self._params[key]
+        at = history.updated[ids]
+        shape = (len(CURRENT), len(ids), *[1] * (table.dim() - 1))
+        coefficients = history.coefficients[:, at - history.start].view(shape)
+        eps = torch.where(coefficients[1] > 0, coefficients[5] / coefficients[1], group["eps"]).to(table.dtype)
+        p, q, a, b, c, _ = coefficients.to(table.dtype)
+        age = (history.step - at).to(torch.float64).view(shape[1:])
+        (beta1, beta2), values = group["betas"], table.detach()[ids]
+        mean, square = state["exp_avg"][ids], state["exp_avg_sq"][ids]
+        direction = mean / (square.sqrt() + eps)
+        if key in averages:
+            averages[key].index_copy_(0, ids, a * averages[key][ids] + b * values - c * direction)
+        table.detach().index_copy_(0, ids, p * values - q * direction)
+        state["exp_avg"].index_copy_(0, ids, mean * (beta1**age).to(table.dtype))
+        state["exp_avg_sq"].index_copy_(0, ids, square * (beta2**age).to(table.dtype))
+        history.updated[ids] = history.step
