@@ -36,7 +36,7 @@ def flagship(items: int = ITEMS) -> Bundle:
 
     It is not trained: the cost of an answer does not depend on the values of parameters.
     """
-    data = _drawn(items)
+    data = drawn_events(items)
     index = EventIndex.of(data)
     learner = LEARNERS["flagship"](LEARNERS["flagship"].Config())
     train = np.arange(1200)
@@ -44,7 +44,8 @@ def flagship(items: int = ITEMS) -> Bundle:
     return make_bundle(learner, params, data, index, train, {"note": "not trained"})
 
 
-def _drawn(items: int, entities: int = 1500, each: int = 40) -> Dataset:
+def drawn_events(items: int, entities: int = 1500, each: int = 40) -> Dataset:
+    """Draw a ranking data set without features: rows of items by a power law."""
     rng = np.random.default_rng(0)
     chance = 1.0 / np.arange(1, items + 1)
     rows = [rng.choice(items, each, replace=False, p=chance / chance.sum()) for _ in range(entities)]

@@ -1,8 +1,9 @@
 """Ranking that gives an entity the same scores, to the last bit, whichever entities are ranked with it.
 
-A matrix product of one row, or of two, runs another program of the library than one of many, with other last bits. So
-a batch is filled up to `MIN_BATCH` entities, and whether that is enough is tried out: how a product is computed is the
-library's and the processor's choice.
+A matrix product of one row, or of two, runs another program of the library than one of many, with other last bits. The
+flagship's products have four rows at least (`functional.linear_algebra.batch_invariant_product`), and nothing else is
+done four times. Where a predictor has other products the whole batch is filled up to `MIN_BATCH` entities. Whether that
+is enough is tried out: how a product is computed is the library's and the processor's choice.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import State
-from recsys_meta.inference.requests.entity import EntityRequest, Interaction
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
 
 MIN_BATCH = 4
-"""Entities that are ranked at once, at least; fewer are repeated."""
+"""Entities that are ranked at once, at least, where one alone has other last bits; fewer are repeated."""
 
 _TRIALS = 16
 _TRIAL_EVENTS = 5
@@ -26,13 +27,13 @@ Rank = Callable[[State], Tensor]
 """Scores [T, C] of T states."""
 
 
-def rank_in_min_batch(rank: Rank, state: State) -> Tensor:
-    """Rank T states in a batch of at least `MIN_BATCH`; return their scores [T, C]."""
+def rank_in_batch_of(least: int, rank: Rank, state: State) -> Tensor:
+    """Rank T states in a batch of at least so many; return their scores [T, C]."""
     tasks = len(next(iter(state.values())))
-    if tasks >= MIN_BATCH:
+    if tasks >= least:
         return rank(state)
     # Concatenated, not indexed: for one entity that takes a quarter of the time.
-    batch = {name: torch.cat([leaf] * math.ceil(MIN_BATCH / tasks)) for name, leaf in state.items()}
+    batch = {name: torch.cat([leaf] * math.ceil(least / tasks)) for name, leaf in state.items()}
     return rank(batch)[:tasks]
 
 
@@ -43,12 +44,20 @@ def trial_requests(names: Sequence[str]) -> list[EntityRequest]:
     return [EntityRequest(events=[Interaction(name) for name in some[:_TRIAL_EVENTS]]) for some in rotations]
 
 
-def is_batch_invariant(rank: Rank, states: State) -> bool:
-    """Return True where slices of states, of `MIN_BATCH` entities and somewhat more, get the scores that the whole
-    batch gives them. False for too few states to tell."""
-    tasks = len(next(iter(states.values())))
-    whole = rank(states)
-    parts = [slice(i, i + MIN_BATCH + i % 3) for i in range(tasks - MIN_BATCH)]
-    return bool(parts) and all(
-        torch.equal(rank({name: leaf[part] for name, leaf in states.items()}), whole[part]) for part in parts
-    )
+def least_batch(
+    adapt: Callable[[Sequence[EncodedEntity]], State], rank: Rank, entities: Sequence[EncodedEntity]
+) -> int:
+    """Return 1, or `MIN_BATCH`, where entities that are adapted and ranked in batches of that size and somewhat more
+    get the states and the scores of a batch of all. 0 where they do not, and for too few entities to tell."""
+    whole = adapt(entities)
+    scores = rank(whole)
+    for least in (1, MIN_BATCH):
+        parts = [slice(i, i + least + i % 3) for i in range(len(entities) - least)]
+        if parts and all(_is_equal(adapt(entities[part]), rank, whole, scores, part) for part in parts):
+            return least
+    return 0
+
+
+def _is_equal(state: State, rank: Rank, whole: State, scores: Tensor, part: slice) -> bool:
+    same_state = all(torch.equal(leaf, whole[name][part]) for name, leaf in state.items())
+    return same_state and torch.equal(rank(state), scores[part])

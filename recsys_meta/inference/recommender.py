@@ -15,14 +15,14 @@ from torch import Tensor
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, Interactions, State
-from recsys_meta.inference.batch_invariance import is_batch_invariant, rank_in_min_batch, trial_requests
+from recsys_meta.inference.batch_invariance import least_batch, rank_in_batch_of, trial_requests
 from recsys_meta.inference.ranking.item_catalog import ItemCatalog
 from recsys_meta.inference.ranking.list_builder import ListBuilder
 from recsys_meta.inference.requests.encoder import RequestEncoder
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest
 from recsys_meta.inference.requests.query_context import EncodedQuery, QueryEncoder
 from recsys_meta.inference.requests.support_reader import SupportReader
-from recsys_meta.inference.state_codec import dump_state, quantize
+from recsys_meta.inference.state_codec import dump_state, quantize, round_coarse
 from recsys_meta.inference.warm_starts import WarmStarts
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.models.protocols import ChoicePredictor, UncertainPredictor, WarmStartPredictor
@@ -42,7 +42,7 @@ class Recommender:
             raise ConfigError(f"the model's objective is 'choice', but its predictor '{predictor.name}' cannot choose")
         self.bundle = bundle
         with torch.no_grad():
-            self.body = {name: leaf.detach() for name, leaf in predictor.body(bundle.params).items()}
+            self.body = predictor.body({name: leaf.detach() for name, leaf in bundle.params.items()})
         self.catalog = ItemCatalog(bundle)
         keeps_order: bool = getattr(predictor, "reads_order", False)
         self.reader = SupportReader(schema, self.catalog.ids, keeps_order=keeps_order)
@@ -70,19 +70,20 @@ class Recommender:
     def adapt(self, entities: Sequence[EncodedEntity]) -> State:
         """Adapt to T entities; return their states, rounded as a cache would hold them, so that an answer never depends
         on what was cached. Raises DataError for a wrong feature."""
-        return self.adapt_and_serialize(entities)[0]
+        return round_coarse(self._adapt(entities), self._coarse)
 
-    @torch.no_grad()
     def adapt_and_serialize(self, entities: Sequence[EncodedEntity]) -> tuple[State, list[bytes]]:
         """Adapt to T entities; return their states and, for each, the serialized bytes that `load_state` reads."""
-        support = self.encoder.support(entities)
+        return quantize(self._adapt(entities), self._coarse)
+
+    @torch.no_grad()
+    def _adapt(self, entities: Sequence[EncodedEntity]) -> State:
         warm_starts = self._warm_starts
         starts = None if warm_starts is None else warm_starts.of(entities)
         if warm_starts is None or starts is None:
-            state = self.bundle.predictor.adapt(self.body, support)
-        else:
-            state = warm_starts.predictor.adapt_from(self.body, starts, support)
-        return quantize(state, self._coarse)
+            return self.bundle.predictor.adapt(self.body, self.encoder.support(entities))
+        # The features were read, and refused where they are wrong, when the start was computed.
+        return warm_starts.predictor.adapt_from(self.body, starts, self.encoder.support(entities, lazily=True))
 
     def dump(self, state: State) -> bytes:
         """Serialize a state for `load_state`."""
@@ -92,19 +93,24 @@ class Recommender:
     def batch_invariant(self) -> bool:
         """True where an entity gets the same scores, to the last bit, whichever entities are adapted and ranked with
         it, so that a micro-batch may answer requests of several. Tried out on this machine when first read."""
+        return self._min_batch > 0
+
+    @cached_property
+    def _min_batch(self) -> int:
+        """Entities that are ranked at once, at least, so that their number changes no bit; 0 where it does."""
         if self._warm_starts is None:
-            return False
+            return 0
         try:
             entities = [self.read_support(request) for request in trial_requests(self.catalog.names)]
             with torch.no_grad():
-                return is_batch_invariant(self._rank, self.adapt(entities))
+                return least_batch(self.adapt, self._rank, entities)
         except Exception:  # a model that fails will say so to the first who adapts with it
-            return False
+            return 0
 
     @torch.no_grad()
     def scores(self, state: State) -> Tensor:
         """Score the whole catalogue of the model for T states, [T, C]."""
-        return rank_in_min_batch(self._rank, state) if self.batch_invariant else self._rank(state)
+        return rank_in_batch_of(self._min_batch, self._rank, state)
 
     def _rank(self, state: State) -> Tensor:
         return self.bundle.predictor.rank(self.body, state)

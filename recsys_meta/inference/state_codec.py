@@ -66,6 +66,17 @@ def quantize(state: State, coarse: Collection[str] = (), *, one: bool = True) ->
     return rounded_state, [b"".join(part) for part in parts]
 
 
+def round_coarse(state: State, coarse: Collection[str]) -> State:
+    """Round the coarse leaves of T states as `quantize` does."""
+    rounded = {name: _round(leaf) for name, leaf in state.items() if name in coarse}
+    return {**state, **rounded}
+
+
+def _round(leaf: Tensor) -> Tensor:
+    level, scale = _levels(leaf.numpy())
+    return torch.from_numpy(level * scale)
+
+
 def _exact(name: str, dtype: torch.dtype, values: np.ndarray, shape: tuple[int, ...]) -> list[tuple[bytes, bytes]]:
     """Serialize head and values of a leaf for each entity; whole numbers as narrow as the entity's own may be."""
     code = _CODES.get(dtype)

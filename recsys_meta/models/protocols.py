@@ -19,7 +19,16 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.types import IntArray, Interactions, Params, RowSelection, State, Support, TaskBatch
+from recsys_meta.core.types import (
+    FloatArray,
+    IntArray,
+    Interactions,
+    Params,
+    RowSelection,
+    State,
+    Support,
+    TaskBatch,
+)
 
 
 class PredictorConfig(BaseModel):
@@ -85,6 +94,32 @@ class WarmStartPredictor(Protocol):
     def adapt_from(self, body: Params, start: State, support: Support) -> State:
         """Adapt from a precomputed start. Equals `adapt` up to rounding; bit for bit independent of the other entities
         of the batch."""
+
+
+@dataclass(frozen=True)
+class EvidenceMixture:
+    """Scores of a ranking as gain * evidence [T, C] + weight * popularity [C], weight and gain [T] float32.
+
+    Where a gain is not a number the evidence is divided by its standard deviation over the catalogue, and constant
+    evidence leaves popularity, with weight 1.
+    """
+
+    evidence: Tensor
+    weight: FloatArray
+    gain: FloatArray
+
+
+@runtime_checkable
+class MixturePredictor(Protocol):
+    """A predictor of rankings that can leave it to an ensemble to mix evidence with popularity and to standardize the
+    result, which costs less for all members at once."""
+
+    def mixture_tables(self, body: Params) -> Params:
+        """Precompute, from what is fitted alone, what `mixture` finds in the body beside it, with keys that begin with
+        "mixture/"; "mixture/popularity" [C] is what the evidence is mixed with, nothing where weights are 0."""
+
+    def mixture(self, body: Params, state: State) -> EvidenceMixture:
+        """Scores of the whole catalogue, up to a constant for each entity."""
 
 
 class Learner(Predictor, Protocol):

@@ -210,11 +210,12 @@ def test_a_baseline_serves_too(data, name):
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("bundle", ["flagship", "ensemble"])
 @pytest.mark.parametrize("size", [2, 3, 5, 16])
-def test_in_any_company_a_newcomer_is_the_same_bit_for_bit(size):
-    """A flagship with every memory: states, their bytes and scores, whoever was worked out at the same time and has as
-    many rows; their features are of different lengths, and nobody's start was known."""
-    model, other = (Recommender(served.flagship()) for _ in range(2))
+def test_in_any_company_a_newcomer_is_the_same_bit_for_bit(size, bundle):
+    """A flagship with every memory, and one among baselines: states, their bytes and scores, whoever was worked out at
+    the same time and has as many rows; their features are of different lengths, and nobody's start was known."""
+    model, other = (Recommender(getattr(served, bundle)()) for _ in range(2))
     assert model.batch_invariant
     rng = random.Random(3)
     known = [model.read_support(newcomer_of(rng, rows=n % 7)) for n in range(112)]

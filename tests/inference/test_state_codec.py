@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction
-from recsys_meta.inference.state_codec import dump_state, load_state, quantize
+from recsys_meta.inference.state_codec import dump_state, load_state, quantize, round_coarse
 from tests.fixtures import trained_recommenders as served
 from tests.fixtures.small_datasets import same
 from tests.fixtures.trained_recommenders import EVENTS
@@ -37,6 +37,14 @@ def test_a_slice_of_many_states_is_no_bigger_than_one(model):
     raw = dump_state({**one, "twin": one["z"], "turned": one["z"].T})
     assert len(raw) < 1000
     assert torch.equal(load_state(raw)["z"], one["z"]) and torch.equal(load_state(raw)["turned"], one["z"].T)
+
+
+@given(events=EVENTS)
+def test_a_state_is_rounded_the_same_way_whether_or_not_it_is_serialized(liking, events):
+    state = liking.adapt([liking.read_support(EntityRequest(events=events))])
+    fresh = {name: leaf + 0.1 if leaf.is_floating_point() else leaf for name, leaf in state.items()}
+    coarse = [name for name, leaf in fresh.items() if leaf.is_floating_point()]
+    assert coarse and same(round_coarse(fresh, coarse), quantize(fresh, coarse)[0])
 
 
 @given(st.binary(max_size=80))

@@ -11,12 +11,20 @@ from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction
+from recsys_meta.models.baselines import BASELINES, make_per_shot
+from recsys_meta.models.baselines.counting.popularity import ItemPopularity
 from recsys_meta.models.bundle import load_bundle, make_bundle, save_bundle
-from recsys_meta.models.ensemble import EnsembleConfig, EnsembleMember, UncertainEnsemble, WarmStartEnsemble
+from recsys_meta.models.ensemble import (
+    EnsembleConfig,
+    EnsembleMember,
+    UncertainEnsemble,
+    WarmStartEnsemble,
+    make_ensemble,
+)
 from recsys_meta.models.ensemble.ensemble import member_params
 from recsys_meta.models.factory import build_ensemble, build_predictor
 from recsys_meta.models.functional.score_forms import standardize, top_heavy
-from tests.models.baselines.cases import simulated_dataset, supports
+from tests.models.baselines.cases import make_small_baseline, simulated_dataset, supports
 
 POPULARITY, EASE = EnsembleMember(predictor="popularity"), EnsembleMember(predictor="ease", config={"ridge": 5.0})
 
@@ -65,6 +73,53 @@ def test_a_member_without_weight_is_not_asked():
     broken = {k: torch.full_like(v, torch.nan) if k == "1/weights" else v for k, v in body.items()}
     assert torch.equal(ensemble.rank(broken, state), ensemble.rank(body, state))
     assert ensemble.rank(broken, ensemble.adapt(body, supports(data, sizes=(5, 5)))).isnan().any()
+
+
+class CountingPopularity(ItemPopularity):
+    """Popularity that notes how many rows it is shown."""
+
+    def adapt(self, body, support):
+        SEEN.append(support.rows.item.shape[1])
+        return super().adapt(body, support)
+
+
+SEEN = []
+
+
+def test_a_member_without_weight_does_not_read_the_rows():
+    data = simulated_dataset()
+    ensemble, params = ensemble_of(data, ((0.0, 1.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)), (EASE, POPULARITY), shots=(0, 9))
+    config = ensemble.config.model_copy(update={"weights": ((1.0, 0.0, 0.0, 0.0), (0.5, 0.5, 0.0, 0.0))})
+    counting = make_ensemble(config, [ensemble.members[0], CountingPopularity()])
+    body = counting.body(params)
+    SEEN.clear()
+    counting.adapt(body, supports(data, sizes=(0, 0), width=3))
+    counting.adapt(body, supports(data, sizes=(0, 2)))
+    assert SEEN == [0, 2]
+
+
+RANKING_BASELINES = [name for name, kind in BASELINES.items() if "ranking" in kind.objectives]
+
+
+@pytest.mark.parametrize("name", RANKING_BASELINES)
+def test_members_are_mixed_as_their_own_scores_are(name):
+    """Two settings, for few rows and for many, as members of one ensemble: the short way that an ensemble takes
+    through evidence and popularity ends at the members' standardized scores."""
+    if BASELINES[name].requires:
+        pytest.importorskip(BASELINES[name].requires)
+    data = simulated_dataset()
+    train = split_by_seed(EventIndex.of(data).entities_with(2), 0).train
+    first = make_small_baseline(name, "ranking")
+    tuned = make_per_shot(name, [first, first.grid()[-1]], (0, 3), (0, 1))
+    member = EnsembleMember(predictor=name, config=tuned.config.model_dump(mode="json"), per_shot=True)
+    config = EnsembleConfig(members=(member, EASE), shots=(0, 3), weights=((0.5, 0.3, 0.1, 0.1), (0.3, 0.2, 0.2, 0.3)))
+    ensemble = build_ensemble(config)
+    body = ensemble.body(member_params([m.fit(data, train) for m in ensemble.members]))
+    state = ensemble.adapt(body, supports(data, sizes=(0, 1, 4, 12, 2)))
+    plain = {key: value for key, value in body.items() if key != "mixture/level"}
+    torch.testing.assert_close(ensemble.rank(body, state), ensemble.rank(plain, state), rtol=1e-5, atol=1e-5)
+    alone = {key: value[2:3] for key, value in state.items()}
+    assert torch.equal(ensemble.rank(body, alone)[0], ensemble.rank(body, state)[2])
 
 
 def test_no_weight_at_all_ranks_nothing_above_anything():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,6 +19,27 @@ from recsys_meta.episodes.event_index import HISTORY
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityCatalogSpec, RawFeatures
 
 
+class LazyFeatures(Mapping[str, Tensor]):
+    """Features that are encoded when the first of them is read: where an adaptation starts from a start that is held,
+    hardly any predictor reads them again."""
+
+    def __init__(self, encode: Callable[[], Mapping[str, Tensor]]) -> None:
+        self._encode = encode
+
+    @cached_property
+    def _features(self) -> Mapping[str, Tensor]:
+        return self._encode()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._features[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._features)
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+
 @dataclass(frozen=True)
 class RequestEncoder:
     """Encodes requests for one model. item_ids: padded ids of its items by name; item_features: their features [C, ...]
@@ -28,10 +50,12 @@ class RequestEncoder:
     item_ids: Mapping[str, int]
     item_features: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def support(self, entities: Sequence[EncodedEntity]) -> Support:
-        """Encode the supports of T entities. Raises DataError for a feature the schema does not have, or a wrong
-        value."""
-        features = encode_raw(self.schema.all_entity_features, self.vocab, "entity", [e.features for e in entities])
+    def support(self, entities: Sequence[EncodedEntity], *, lazily: bool = False) -> Support:
+        """Encode the supports of T entities. Raises DataError for a feature the schema does not have, or a wrong value;
+        where features are encoded `lazily`, when the first of them is read."""
+        features: Mapping[str, Tensor] = LazyFeatures(lambda: self.features(entities))
+        if not lazily:
+            features = dict(features)
         rows = collate([list(e.items) for e in entities], [list(e.labels) for e in entities])
         if self.schema.context:
             context = [values for e in entities for values in (e.context or ({},) * len(e.items))]
@@ -43,6 +67,10 @@ class RequestEncoder:
         if self.schema.home is not None:
             catalogs = self.entity_catalogs([e.catalog or EntityCatalogSpec() for e in entities])
         return Support(features, rows, catalogs)
+
+    def features(self, entities: Sequence[EncodedEntity]) -> dict[str, Tensor]:
+        """Encode the features of T entities. Raises DataError as `support`."""
+        return encode_raw(self.schema.all_entity_features, self.vocab, "entity", [e.features for e in entities])
 
     def unknown_features(self, features: RawFeatures) -> list[str]:
         """List the names of an entity's features of which a value does not occur in the training data."""

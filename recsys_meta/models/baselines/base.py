@@ -11,11 +11,13 @@ share a batch.
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from itertools import product
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
 from recsys_meta.models.functional.losses import logistic_loss, softmax_loss, squared_error
-from recsys_meta.models.protocols import PredictorConfig
+from recsys_meta.models.protocols import EvidenceMixture, PredictorConfig
 
 RANKING_OBJECTIVES: frozenset[Objective] = frozenset({"ranking"})
 LABEL_OBJECTIVES: frozenset[Objective] = frozenset({"rating", "click"})
@@ -96,6 +98,12 @@ class BaselineConfig(PredictorConfig, ABC):
     def rank(self, body: Params, state: State) -> Tensor:
         """Score the whole catalogue, [T, C]."""
 
+    def mixture_tables(self, body: Params) -> Params:
+        return {}
+
+    def mixture(self, body: Params, state: State) -> EvidenceMixture:
+        return mix_evidence(self.rank(body, state), 0.0, gain=1.0)
+
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.rank(body, state).gather(1, rows.item)
 
@@ -124,3 +132,9 @@ class BaselineConfig(PredictorConfig, ABC):
     def label_to_score(self, label: Tensor) -> Tensor:
         """Convert predicted labels to scores: unchanged, or for clicks the log-odds of the probability."""
         return torch.logit(label.clamp(1e-3, 1 - 1e-3)) if self.objective == "click" else label
+
+
+def mix_evidence(evidence: Tensor, weight: float, gain: float = math.nan) -> EvidenceMixture:
+    """Mixture with the same weight and gain for all entities."""
+    shape = len(evidence)
+    return EvidenceMixture(evidence, np.full(shape, weight, np.float32), np.full(shape, gain, np.float32))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -15,8 +16,8 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.registry import BASELINES, make_baseline
-from recsys_meta.models.functional.prefixed_keys import add_prefix, select_prefix
-from recsys_meta.models.protocols import ChoicePredictor, PredictorConfig
+from recsys_meta.models.functional.prefixed_keys import PrefixedTensors, add_prefix, select_prefix
+from recsys_meta.models.protocols import ChoicePredictor, EvidenceMixture, PredictorConfig
 
 
 class PerShotBaseline(PredictorConfig):
@@ -70,7 +71,7 @@ class PerShotBaseline(PredictorConfig):
         bodies: Params = {}
         for j, predictor in self._representatives("body_key"):
             bodies |= add_prefix(j, predictor.body(select_prefix(params, fits[j])))
-        return bodies
+        return PrefixedTensors(bodies)
 
     def adapt(self, body: Params, support: Support) -> State:
         setting = self._settings_for(support.rows.mask.sum(1))
@@ -97,6 +98,34 @@ class PerShotBaseline(PredictorConfig):
     def rank(self, body: Params, state: State) -> Tensor:
         return self._dispatch(body, state, lambda p, b, s, _: p.rank(b, s))
 
+    def mixture_tables(self, body: Params) -> Params:
+        """Tables of the settings, which those of one fit share; see `MixturePredictor`."""
+        fits, by_fit = self._first_with_key("fit_key"), dict[int, Params]()
+        tables: Params = {}
+        for j, predictor in self._representatives("body_key"):
+            if fits[j] not in by_fit:
+                by_fit[fits[j]] = predictor.mixture_tables(select_prefix(body, j))
+            tables |= add_prefix(j, by_fit[fits[j]])
+        # All settings were fitted to the same events, so that popularity is the same.
+        common = next((t["mixture/popularity"] for t in by_fit.values() if "mixture/popularity" in t), None)
+        return tables if common is None else tables | {"mixture/popularity": common}
+
+    def mixture(self, body: Params, state: State) -> EvidenceMixture:
+        groups = _group_by_setting(state["setting"])
+        parts = [
+            (tasks, self.predictors[j].mixture(self._setting_body(body, j), _select_state(state, tasks)))
+            for j, tasks in groups
+        ]
+        if len(parts) == 1:
+            return parts[0][1]
+        size = len(state["setting"])
+        weight, gain = np.zeros(size, np.float32), np.zeros(size, np.float32)
+        for tasks, part in parts:
+            rows = slice(None) if tasks is None else tasks.numpy()
+            weight[rows], gain[rows] = part.weight, part.gain
+        evidence = _merge_results([(tasks, part.evidence) for tasks, part in parts], size)
+        return EvidenceMixture(evidence, weight, gain)
+
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
         return self._dispatch(body, state, lambda p, b, s, tasks: p.support_loss(b, s, _select_support(support, tasks)))
 
@@ -115,16 +144,16 @@ class PerShotBaseline(PredictorConfig):
 
     def _settings_for(self, size: Tensor) -> Tensor:
         """Return the index of the setting for each support size [T], [T] int64."""
-        table = self._setting_by_size.to(size.device)
-        return table[size.clamp(max=len(table) - 1)]
+        table = self._setting_by_size
+        return torch.tensor([table[min(n, len(table) - 1)] for n in size.tolist()], device=size.device)
 
     @cached_property
-    def _setting_by_size(self) -> Tensor:
-        """Setting of every support size up to twice the largest of `shots`, [N] int64; larger ones have the last."""
+    def _setting_by_size(self) -> list[int]:
+        """Setting of every support size up to twice the largest of `shots`, [N]; larger ones have the last."""
         size, shots = torch.arange(2 * max(self.shots) + 2)[:, None], torch.tensor(self.shots)
         distance = (torch.log1p(size.double()) - torch.log1p(shots.double())).abs()
         distance = distance + 1e3 * ((size > 0) != (shots > 0))
-        return torch.tensor(self.choice)[distance.argmin(1)]
+        return [self.choice[j] for j in distance.argmin(1).tolist()]
 
     @property
     def reads_rows(self) -> bool:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
@@ -21,9 +23,17 @@ from torch import Tensor
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import Interactions, Params, State, Support
 from recsys_meta.models.functional.interpolation import support_size_weights
-from recsys_meta.models.functional.prefixed_keys import add_prefix, select_prefix
+from recsys_meta.models.functional.prefixed_keys import PrefixedTensors, add_prefix, select_prefix
 from recsys_meta.models.functional.score_forms import RANKING_FORMS, standardize, top_heavy
-from recsys_meta.models.protocols import Predictor, PredictorConfig, UncertainPredictor, WarmStartPredictor
+from recsys_meta.models.functional.standardized_scores import popularity_table, sum_of_forms
+from recsys_meta.models.protocols import (
+    EvidenceMixture,
+    MixturePredictor,
+    Predictor,
+    PredictorConfig,
+    UncertainPredictor,
+    WarmStartPredictor,
+)
 
 
 class EnsembleMember(BaseModel):
@@ -67,8 +77,9 @@ class Ensemble:
 
     def __init__(self, config: EnsembleConfig, members: Sequence[Predictor]) -> None:
         self.config, self.members = config, tuple(members)
-        self._weights = torch.tensor(config.weights)
-        self._bias = torch.tensor(config.bias or (0.0,) * len(config.shots))
+        self._weight_table, self._bias_table = _tables_by_size(config)
+        # Checked once: an isinstance of a protocol takes as long as a small adaptation.
+        self._mixes = {i: m for i, m in enumerate(members) if isinstance(m, MixturePredictor)}
         self.coarse = frozenset(f"{i}/{leaf}" for i, m in enumerate(members) for leaf in getattr(m, "coarse", ()))
         self.reads_order = any(getattr(m, "reads_order", False) for m in members)
 
@@ -76,13 +87,24 @@ class Ensemble:
         bodies: Params = {}
         for i, member in enumerate(self.members):
             bodies |= add_prefix(i, member.body(select_prefix(params, i)))
-        return bodies
+        if self.config.objective == "ranking":
+            bodies |= self._mixture_tables(bodies)
+        return PrefixedTensors(bodies)
+
+    def _mixture_tables(self, bodies: Params) -> Params:
+        """Tables of the members for `MixturePredictor.mixture`, and those of `popularity_table`."""
+        tables: Params = {}
+        for i, member in self._mixes.items():
+            tables |= add_prefix(i, member.mixture_tables(select_prefix(bodies, i)))
+        popularity = [tables.get(f"{i}/mixture/popularity") for i in range(len(self.members))]
+        return tables | add_prefix("mixture", popularity_table(popularity))
 
     def adapt(self, body: Params, support: Support) -> State:
         """States of the members under `<member>/`, and the numbers of support rows, size [T] int64."""
         state: State = {"size": support.rows.mask.sum(1)}
+        used = self._members_with_weight(state["size"])
         for i, member in enumerate(self.members):
-            state |= add_prefix(i, member.adapt(select_prefix(body, i), support))
+            state |= add_prefix(i, _adapt_member(member, select_prefix(body, i), support, is_used=i == 0 or i in used))
         return state
 
     def rank(self, body: Params, state: State) -> Tensor:
@@ -102,35 +124,64 @@ class Ensemble:
 
     def _add_rankings(self, body: Params, state: State) -> Tensor:
         weights, count = self._weights_for(state), len(self.members)
-        total: Tensor | None = None
-        for i, member in enumerate(self.members):
-            plain, heavy = weights[:, i, None], weights[:, count + i, None]
-            has_plain, has_heavy = bool(plain.any()), bool(heavy.any())
-            if not (has_plain or has_heavy):
-                continue
-            z = standardize(member.rank(select_prefix(body, i), select_prefix(state, i)))
-            for part in ([plain * z] if has_plain else []) + ([heavy * top_heavy(z)] if has_heavy else []):
-                total = part if total is None else total + part
-        if total is None:  # no member has any weight: all items score the same
+        used = self._members_with_weight(state["size"])
+        if not used:  # no member has any weight: all items score the same
             first = self.members[0]
             return torch.zeros_like(first.rank(select_prefix(body, 0), select_prefix(state, 0)))
+        if weights.device.type == "cpu" and "mixture/level" in body:
+            mixtures = [self._mixture(i, select_prefix(body, i), select_prefix(state, i)) for i in used]
+            shares = weights.T.numpy().reshape(RANKING_FORMS, count, -1)
+            rows = used if len(used) < count else slice(None)
+            return sum_of_forms(
+                [m.evidence for m in mixtures],
+                np.stack([m.weight for m in mixtures]),
+                np.stack([m.gain for m in mixtures]),
+                body["mixture/level"].numpy()[rows],
+                body["mixture/moments"].numpy()[rows],
+                *shares[:, rows],
+            )
+        total = torch.zeros(())
+        for i in used:
+            z = standardize(self.members[i].rank(select_prefix(body, i), select_prefix(state, i)))
+            total = total + weights[:, i, None] * z + weights[:, count + i, None] * top_heavy(z)
         return total
+
+    def _mixture(self, i: int, body: Params, state: State) -> EvidenceMixture:
+        """Scores of a member as a mixture, which is their own evidence where it has none."""
+        if i in self._mixes:
+            return self._mixes[i].mixture(body, state)
+        scores = self.members[i].rank(body, state)
+        none = np.zeros(len(scores), np.float32)
+        return EvidenceMixture(scores, none, none + 1)
 
     def _add_scores(self, state: State, scores: Callable[[int, Predictor], Tensor]) -> Tensor:
         """Add up scores(i, member) [T, R] of the members that have a weight for any of the tasks, and the bias."""
         weights = self._weights_for(state)
-        total = (self._size_weights(state) @ self._bias)[:, None]
-        for i, member in enumerate(self.members):
-            if weights[:, i].any():
-                total = total + weights[:, i, None] * scores(i, member)
+        total = self._bias_table[self._row(state["size"])].to(weights.device)[:, None]
+        for i in self._members_with_weight(state["size"]):
+            total = total + weights[:, i, None] * scores(i, self.members[i])
         return total
 
     def _weights_for(self, state: State) -> Tensor:
         """Weights [T, F] of the forms, by the sizes of the supports."""
-        return self._size_weights(state) @ self._weights
+        size = state["size"]
+        return self._weight_table[self._row(size)].to(size.device)
 
-    def _size_weights(self, state: State) -> Tensor:
-        return support_size_weights(state["size"].to(self._weights.dtype), self.config.shots)
+    def _members_with_weight(self, size: Tensor) -> list[int]:
+        """Members that have a weight at one of the support sizes [T]."""
+        has_weight = self._has_weight[self._row(size).numpy()].any(0)
+        return np.flatnonzero(has_weight).tolist()
+
+    @cached_property
+    def _has_weight(self) -> npt.NDArray[np.bool_]:
+        """Mask [N, M] of the members that have a weight, by support size."""
+        forms = self._weight_table.numpy() != 0
+        mask: npt.NDArray[np.bool_] = forms.reshape(len(forms), -1, len(self.members)).any(1)
+        return mask
+
+    def _row(self, size: Tensor) -> Tensor:
+        """Rows of the tables by size for support sizes [T]."""
+        return size.cpu().clamp(max=len(self._weight_table) - 1)
 
 
 class WarmStartEnsemble(Ensemble):
@@ -147,18 +198,19 @@ class WarmStartEnsemble(Ensemble):
         """State of `adapt`, from a start of `start`."""
         state: State = {"size": support.rows.mask.sum(1)}
         state |= add_prefix(0, self._first.adapt_from(select_prefix(body, 0), select_prefix(start, 0), support))
+        used = self._members_with_weight(state["size"])
         for i, member in enumerate(self.members[1:], 1):
             if i in self._shared:
                 state |= {k: v for k, v in start.items() if k.startswith(f"{i}/")}
             else:
-                state |= add_prefix(i, member.adapt(select_prefix(body, i), support))
+                state |= add_prefix(i, _adapt_member(member, select_prefix(body, i), support, is_used=i in used))
         return state
 
     @cached_property
     def _shared(self) -> list[int]:
         return [i for i, member in enumerate(self.members) if not getattr(member, "reads_rows", True)]
 
-    @property
+    @cached_property
     def _first(self) -> WarmStartPredictor:
         first = self.members[0]
         if not isinstance(first, WarmStartPredictor):
@@ -179,6 +231,19 @@ class UncertainEnsemble(Ensemble):
 
 class UncertainWarmStartEnsemble(WarmStartEnsemble, UncertainEnsemble):
     """Ensemble whose first member has both."""
+
+
+def _tables_by_size(config: EnsembleConfig) -> tuple[Tensor, Tensor]:
+    """Weights [N, F] and bias [N] for supports of 0 to N - 1 rows; the last ones are those of larger supports, too."""
+    interpolation = support_size_weights(torch.arange(max(config.shots) + 1.0), config.shots)
+    return interpolation @ torch.tensor(config.weights), interpolation @ torch.tensor(
+        config.bias or (0.0,) * len(config.shots)
+    )
+
+
+def _adapt_member(member: Predictor, body: Params, support: Support, *, is_used: bool) -> State:
+    """State of a member. Without a weight for any of the entities it is not asked, and its state is that of no rows."""
+    return member.adapt(body, support if is_used else support.empty())
 
 
 def make_ensemble(config: EnsembleConfig, members: Sequence[Predictor]) -> Ensemble:

@@ -7,6 +7,22 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+MIN_ROWS = 4
+"""Rows from which on a product computes each row alike, however many there are."""
+
+
+def batch_invariant_product(rows: Tensor, table: Tensor) -> Tensor:
+    """rows [T, F] @ table [F, C], each row the same to the last bit whichever rows are beside it.
+
+    For one row, or for two, the library has another program than for many, with other last bits; so there are
+    `MIN_ROWS` at least. A product that waits for memory takes a seventh longer for it. Whether that is enough is the
+    library's and the processor's choice: see `recsys_meta.inference.batch_invariance`.
+    """
+    count = len(rows)
+    if count >= MIN_ROWS or not count:
+        return rows @ table
+    return (torch.cat([rows] * -(-MIN_ROWS // count)) @ table)[:count]
+
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:
     """x [T, D] with matrix [T, D, D] x = right [T, D]; the matrices are symmetric and positive definite."""

@@ -16,6 +16,7 @@ from recsys_meta.core.types import IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows
 from recsys_meta.models.functional.arrival_popularity import bin_weights, binned_counts
+from recsys_meta.models.functional.linear_algebra import batch_invariant_product
 
 
 class RecentPopularity(BaselineConfig):
@@ -46,4 +47,4 @@ class RecentPopularity(BaselineConfig):
         return {"weight": bin_weights(arrival, body["edges"], self.width)}
 
     def rank(self, body: Params, state: State) -> Tensor:
-        return torch.log(state["weight"] @ body["counts"] + 0.01)
+        return torch.log(batch_invariant_product(state["weight"], body["counts"]) + 0.01)

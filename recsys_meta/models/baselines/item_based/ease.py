@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params, State, Support
-from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
 from recsys_meta.models.baselines.interaction_matrix import (
     TrainingRows,
     item_counts,
@@ -18,12 +18,14 @@ from recsys_meta.models.baselines.interaction_matrix import (
     popular_item_columns,
 )
 from recsys_meta.models.baselines.item_based.item_scores import (
+    evidence_tables,
     gather_scores,
     locate_support,
     mix_with_popularity,
     scatter_scores,
 )
 from recsys_meta.models.functional.item_similarity import ease_weights
+from recsys_meta.models.protocols import EvidenceMixture
 
 
 class Ease(BaselineConfig):
@@ -59,6 +61,16 @@ class Ease(BaselineConfig):
         return locate_support(body, support.rows)
 
     def rank(self, body: Params, state: State) -> Tensor:
-        scores = gather_scores(body["weights"], state["place"], state["weight"])
-        evidence = scatter_scores(scores, body["kept"], len(body["log_popularity"]))
-        return mix_with_popularity(evidence, body["log_popularity"], self.popularity)
+        return mix_with_popularity(_evidence(body, state), body["log_popularity"], self.popularity)
+
+    def mixture_tables(self, body: Params) -> Params:
+        return evidence_tables(body)
+
+    def mixture(self, body: Params, state: State) -> EvidenceMixture:
+        return mix_evidence(_evidence(body, state), self.popularity)
+
+
+def _evidence(body: Params, state: State) -> Tensor:
+    """Evidence x B [T, C]."""
+    scores = gather_scores(body["weights"], state["place"], state["weight"])
+    return scatter_scores(scores, body["kept"], len(body["log_popularity"]))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params, State, Support
-from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
 from recsys_meta.models.baselines.interaction_matrix import (
     TrainingRows,
     item_counts,
@@ -19,12 +19,14 @@ from recsys_meta.models.baselines.interaction_matrix import (
     popular_item_columns,
 )
 from recsys_meta.models.baselines.item_based.item_scores import (
+    evidence_tables,
     gather_scores,
     locate_support,
     mix_with_popularity,
     scatter_scores,
 )
 from recsys_meta.models.functional.item_similarity import cooccurrence_counts
+from recsys_meta.models.protocols import EvidenceMixture
 
 
 class GaussianPosterior(BaselineConfig):
@@ -75,11 +77,19 @@ class GaussianPosterior(BaselineConfig):
         return {"place": position, "weight": solution * weight}
 
     def rank(self, body: Params, state: State) -> Tensor:
+        return mix_with_popularity(self._evidence(body, state), body["log_popularity"], self.popularity)
+
+    def mixture_tables(self, body: Params) -> Params:
+        return evidence_tables(body)
+
+    def mixture(self, body: Params, state: State) -> EvidenceMixture:
+        return mix_evidence(self._evidence(body, state), self.popularity)
+
+    def _evidence(self, body: Params, state: State) -> Tensor:
+        """Posterior mean of the rows, [T, C]."""
         mean = body["mean"] * self.centred
         scores = gather_scores(body["moment"], state["place"], state["weight"])
         if self.centred:
             projection = (mean[state["place"]] * state["weight"]).sum(1) if len(mean) else mean.new_zeros(len(scores))
             scores = scores + (1 - projection)[:, None] * mean
-        return mix_with_popularity(
-            scatter_scores(scores, body["kept"], len(body["place"])), body["log_popularity"], self.popularity
-        )
+        return scatter_scores(scores, body["kept"], len(body["place"]))

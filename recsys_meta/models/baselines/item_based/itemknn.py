@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
-from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
 from recsys_meta.models.baselines.interaction_matrix import (
     TrainingRows,
     item_counts,
@@ -22,12 +22,14 @@ from recsys_meta.models.baselines.interaction_matrix import (
 )
 from recsys_meta.models.baselines.item_based.item_scores import (
     distinct_weights,
+    evidence_tables,
     gather_scores,
     locate_support,
     mix_with_popularity,
     scatter_scores,
 )
 from recsys_meta.models.functional.item_similarity import cooccurrence_counts, normalize_cooccurrence
+from recsys_meta.models.protocols import EvidenceMixture
 
 BLOCK = 1_024
 """Items whose co-occurrences are dense at a time: bounds the memory."""
@@ -86,12 +88,21 @@ class ItemKNN(BaselineConfig):
         return locate_support(body, support.rows)
 
     def rank(self, body: Params, state: State) -> Tensor:
-        if "neighbour" in body:
-            evidence = _neighbour_scores(body, state["place"], state["weight"])
-        else:
-            scores = gather_scores(body["similar"], state["place"], state["weight"])
-            evidence = scatter_scores(scores, body["kept"], len(body["log_popularity"]))
-        return mix_with_popularity(evidence, body["log_popularity"], self.popularity)
+        return mix_with_popularity(_evidence(body, state), body["log_popularity"], self.popularity)
+
+    def mixture_tables(self, body: Params) -> Params:
+        return evidence_tables(body)
+
+    def mixture(self, body: Params, state: State) -> EvidenceMixture:
+        return mix_evidence(_evidence(body, state), self.popularity)
+
+
+def _evidence(body: Params, state: State) -> Tensor:
+    """Sum the similarities of the support's items, [T, C]."""
+    if "neighbour" in body:
+        return _neighbour_scores(body, state["place"], state["weight"])
+    scores = gather_scores(body["similar"], state["place"], state["weight"])
+    return scatter_scores(scores, body["kept"], len(body["log_popularity"]))
 
 
 def _neighbour_scores(body: Params, item: Tensor, weight: Tensor) -> Tensor:

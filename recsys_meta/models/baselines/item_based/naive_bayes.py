@@ -11,10 +11,16 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
-from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, popular_item_columns
-from recsys_meta.models.baselines.item_based.item_scores import gather_scores, locate_support, scatter_scores
+from recsys_meta.models.baselines.item_based.item_scores import (
+    evidence_tables,
+    gather_scores,
+    locate_support,
+    scatter_scores,
+)
 from recsys_meta.models.functional.item_similarity import cooccurrence_counts
+from recsys_meta.models.protocols import EvidenceMixture
 
 
 class NaiveBayes(BaselineConfig):
@@ -64,5 +70,16 @@ class NaiveBayes(BaselineConfig):
         return locate_support(body, support.rows)
 
     def rank(self, body: Params, state: State) -> Tensor:
-        shift = gather_scores(body["shift"], state["place"], state["weight"])
-        return body["log_popularity"] + self.trust * scatter_scores(shift, body["kept"], len(body["place"]))
+        return body["log_popularity"] + self.trust * _evidence(body, state)
+
+    def mixture_tables(self, body: Params) -> Params:
+        return evidence_tables(body)
+
+    def mixture(self, body: Params, state: State) -> EvidenceMixture:
+        return mix_evidence(_evidence(body, state), 1.0, gain=self.trust)
+
+
+def _evidence(body: Params, state: State) -> Tensor:
+    """Sum the log-likelihood ratios of the support's items, [T, C]."""
+    shift = gather_scores(body["shift"], state["place"], state["weight"])
+    return scatter_scores(shift, body["kept"], len(body["place"]))

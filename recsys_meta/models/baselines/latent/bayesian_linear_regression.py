@@ -12,15 +12,21 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
-from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, RANKING_OBJECTIVES, BaselineConfig
+from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, RANKING_OBJECTIVES, BaselineConfig, mix_evidence
 from recsys_meta.models.baselines.counting.bias_model import fit_two_way_means
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
-from recsys_meta.models.baselines.item_based.item_scores import distinct_weights, mix_with_popularity
+from recsys_meta.models.baselines.item_based.item_scores import (
+    distinct_weights,
+    factor_evidence,
+    factor_tables,
+    mix_with_popularity,
+)
 from recsys_meta.models.baselines.latent.design_matrix import design_matrix, init_design
 from recsys_meta.models.baselines.latent.em_prior import learn_prior, residual_factors
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
-from recsys_meta.models.functional.gaussian_posterior import fit_gaussian, gaussian_posterior
+from recsys_meta.models.functional.gaussian_posterior import fit_gaussian, fold_in, fold_in_tables
 from recsys_meta.models.functional.linear_algebra import solve, truncated_svd, weighted_outer_sum
+from recsys_meta.models.protocols import EvidenceMixture
 
 
 class BayesianLinearRegression(BaselineConfig):
@@ -36,6 +42,7 @@ class BayesianLinearRegression(BaselineConfig):
     objectives: ClassVar[frozenset[Objective]] = RANKING_OBJECTIVES | LABEL_OBJECTIVES
     fit_fields: ClassVar[frozenset[str]] = frozenset({"dims", "factors", "item_shrink", "values", "seed"})
 
+    body_fields: ClassVar[frozenset[str]] = frozenset({"zeros", "noise"})
     cold_fields: ClassVar[frozenset[str]] = frozenset({"factors", "popularity"})
 
     dims: int = Field(default=64, ge=1)
@@ -97,13 +104,17 @@ class BayesianLinearRegression(BaselineConfig):
         options: tuple[int, ...] = self.search_space().get("factors", ())
         return max(0, max(options, default=0) - self.factors)
 
+    def body(self, params: Params) -> Params:
+        if self.objective != "ranking":
+            return params
+        prior = {k: params[k] for k in ("gram", "precision", "mean")}
+        return params | fold_in_tables(**prior, zeros=self.zeros, prior=self.noise)
+
     def adapt(self, body: Params, support: Support) -> State:
         rows = support.rows
         if self.objective == "ranking":
             weight = distinct_weights(rows)
-            vectors = body["items"][rows.item]
-            w = gaussian_posterior(body, vectors, weight, gain=1.0, target=1.0, zeros=self.zeros, prior=self.noise)
-            return {"vector": w}
+            return {"vector": fold_in(body, body["items"][rows.item], weight, gain=1.0, target=1.0)}
         vectors, weight = body["features"][rows.item], rows.mask.to(rows.label.dtype)
         residual = (rows.label - body["base"][rows.item]) * weight
         precision = self.noise * body["variance"] * body["precision"]
@@ -114,6 +125,12 @@ class BayesianLinearRegression(BaselineConfig):
         if self.objective == "ranking":
             return mix_with_popularity(state["vector"] @ body["items"].T, body["log_popularity"], self.popularity)
         return self.label_to_score(body["base"] + state["vector"] @ body["features"].T)
+
+    def mixture_tables(self, body: Params) -> Params:
+        return factor_tables(body) if self.objective == "ranking" else {}
+
+    def mixture(self, body: Params, state: State) -> EvidenceMixture:
+        return mix_evidence(factor_evidence(body, state["vector"]), self.popularity)
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         if self.objective == "ranking":

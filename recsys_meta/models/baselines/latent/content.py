@@ -19,6 +19,7 @@ from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, RANKING_OBJECTIV
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts
 from recsys_meta.models.baselines.latent.design_matrix import design_matrix, init_design
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
+from recsys_meta.models.functional.linear_algebra import batch_invariant_product
 
 CELLS = 4_000_000
 """Most cells of the table of log-likelihood ratios (feature values times items)."""
@@ -90,7 +91,7 @@ class ContentOnly(BaselineConfig):
         return {"carried": _encode_rows(fields, features, support.size).to(body["shift"].device)}
 
     def rank(self, body: Params, state: State) -> Tensor:
-        shift = state["carried"] @ body["shift"]
+        shift = batch_invariant_product(state["carried"], body["shift"])
         if self.objective == "ranking":
             return body["scores"] + self.trust * shift
         return self.label_to_score(body["scores"] + shift)

@@ -20,11 +20,16 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
-from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
-from recsys_meta.models.baselines.item_based.item_scores import distinct_weights, mix_with_popularity
-from recsys_meta.models.functional.gaussian_posterior import fit_gaussian, gaussian_posterior
-from recsys_meta.models.functional.linear_algebra import solve, weighted_outer_sum
+from recsys_meta.models.baselines.item_based.item_scores import (
+    distinct_weights,
+    factor_evidence,
+    factor_tables,
+    mix_with_popularity,
+)
+from recsys_meta.models.functional.gaussian_posterior import fit_gaussian, fold_in, fold_in_tables
+from recsys_meta.models.protocols import EvidenceMixture
 
 
 class Ials(BaselineConfig):
@@ -37,6 +42,7 @@ class Ials(BaselineConfig):
     name: ClassVar[str] = "ials"
     requires: ClassVar[str] = "implicit"
     fit_fields: ClassVar[frozenset[str]] = frozenset({"dims", "confidence", "ridge", "sweeps", "seed"})
+    body_fields: ClassVar[frozenset[str]] = frozenset({"fold_ridge"})
 
     dims: int = Field(default=64, ge=1)
     confidence: float = Field(default=3.0, gt=1)
@@ -66,15 +72,24 @@ class Ials(BaselineConfig):
             **fit_gaussian(users),
         }
 
+    def body(self, params: Params) -> Params:
+        gram = params["gram"]
+        zero, ridge = gram.new_zeros(len(gram)), torch.eye(len(gram), device=gram.device)
+        return params | fold_in_tables(gram, ridge, zero, zeros=1.0, prior=self.fold_ridge)
+
     def adapt(self, body: Params, support: Support) -> State:
         weight = distinct_weights(support.rows)
         vectors = body["items"][support.rows.item]
-        ridge = self.fold_ridge * torch.eye(self.dims, device=vectors.device)
-        matrix = body["gram"] + ridge + (self.confidence - 1) * weighted_outer_sum(vectors, weight)
-        return {"vector": solve(matrix, self.confidence * (vectors * weight.unsqueeze(2)).sum(1))}
+        return {"vector": fold_in(body, vectors, weight, gain=self.confidence - 1, target=self.confidence)}
 
     def rank(self, body: Params, state: State) -> Tensor:
         return mix_with_popularity(state["vector"] @ body["items"].T, body["log_popularity"], self.popularity)
+
+    def mixture_tables(self, body: Params) -> Params:
+        return factor_tables(body)
+
+    def mixture(self, body: Params, state: State) -> EvidenceMixture:
+        return mix_evidence(factor_evidence(body, state["vector"]), self.popularity)
 
 
 class IalsPrior(Ials):
@@ -87,6 +102,7 @@ class IalsPrior(Ials):
 
     name: ClassVar[str] = "ials-prior"
 
+    body_fields: ClassVar[frozenset[str]] = frozenset({"zeros", "trust"})
     cold_fields: ClassVar[frozenset[str]] = frozenset({"confidence", "ridge", "popularity"})
 
     zeros: float = Field(default=0.03, ge=0)
@@ -101,11 +117,14 @@ class IalsPrior(Ials):
             "popularity": (0.0, 0.5),
         }
 
+    def body(self, params: Params) -> Params:
+        prior = {k: params[k] for k in ("gram", "precision", "mean")}
+        return params | fold_in_tables(**prior, zeros=self.zeros, prior=self.trust)
+
     def adapt(self, body: Params, support: Support) -> State:
         weight = distinct_weights(support.rows)
         vectors = body["items"][support.rows.item]
-        w = gaussian_posterior(body, vectors, weight, gain=10.0, target=11.0, zeros=self.zeros, prior=self.trust)
-        return {"vector": w}
+        return {"vector": fold_in(body, vectors, weight, gain=10.0, target=11.0)}
 
 
 def _fit_factors(matrix: sp.csr_matrix, config: Ials) -> tuple[Tensor, Tensor]:

@@ -15,11 +15,17 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
-from recsys_meta.models.baselines.base import BaselineConfig
+from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
-from recsys_meta.models.baselines.item_based.item_scores import distinct_weights, mix_with_popularity
+from recsys_meta.models.baselines.item_based.item_scores import (
+    distinct_weights,
+    factor_evidence,
+    factor_tables,
+    mix_with_popularity,
+)
 from recsys_meta.models.baselines.sequence.causal_transformer import encode_sequences
 from recsys_meta.models.baselines.sequence.next_item_training import train_transformer
+from recsys_meta.models.protocols import EvidenceMixture
 
 
 class SasRec(BaselineConfig):
@@ -75,6 +81,12 @@ class SasRec(BaselineConfig):
 
     def rank(self, body: Params, state: State) -> Tensor:
         return mix_with_popularity(state["vector"] @ body["items"].T, body["log_popularity"], self.popularity)
+
+    def mixture_tables(self, body: Params) -> Params:
+        return factor_tables(body)
+
+    def mixture(self, body: Params, state: State) -> EvidenceMixture:
+        return mix_evidence(factor_evidence(body, state["vector"]), self.popularity)
 
 
 def latest_items(rows: Interactions, length: int) -> tuple[Tensor, Tensor]:

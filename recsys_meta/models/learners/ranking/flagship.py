@@ -43,6 +43,7 @@ from recsys_meta.models.functional.embeddings import init_embedding_bag, is_buff
 from recsys_meta.models.functional.feature_tables import limit_cardinality
 from recsys_meta.models.functional.interpolation import SIZE_KNOTS
 from recsys_meta.models.functional.item_popularity import centred_log_popularity, item_occurrences
+from recsys_meta.models.functional.linear_algebra import batch_invariant_product
 from recsys_meta.models.functional.losses import mean_over_tasks, softmax_loss
 from recsys_meta.models.functional.masking import mask_reserved_ids, mask_unknown_items
 from recsys_meta.models.functional.regularization import dropout
@@ -178,7 +179,7 @@ class Flagship:
 
     def _tower_logits(self, body: Params, state: State) -> Tensor:
         """Mean logits of the towers, [T, C]."""
-        return state["z"].flatten(1) @ body["towers"]
+        return batch_invariant_product(state["z"].flatten(1), body["towers"])
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.rank(body, state).gather(1, rows.item)
