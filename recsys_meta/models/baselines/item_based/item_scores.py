@@ -64,8 +64,8 @@ def evidence_tables(body: Params) -> Params:
 
 
 def factor_tables(body: Params) -> Params:
-    """The same, and factors [D, C], the items' vectors side by side: a product with one row reads them twice as fast as
-    it reads vectors one below the other."""
+    """Tables of `evidence_tables`, and factors [D, C], the items' vectors side by side: a product reads them twice as
+    fast as it reads vectors one below the other."""
     return {**evidence_tables(body), "mixture/factors": body["items"].T.contiguous()}
 
 
