@@ -87,7 +87,7 @@ def _new_event(event: Event, registry: ModelRegistry, now: float) -> NewEvent:
         _check_context(context, models)
     event_id = event.event_id or content_id(kind, event.entity, event.item, label, timestamp, context)
     at = None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
-    return NewEvent(kind, event_id, event.entity, event.item, label, at, context)
+    return NewEvent(kind, event_id, event.entity, event.item, label, at, context, event.label is not None)
 
 
 def _only_kind(registry: ModelRegistry) -> str:

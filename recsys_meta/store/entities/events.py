@@ -20,7 +20,8 @@ _Key = tuple[str, str]
 @dataclass(frozen=True)
 class NewEvent:
     """An interaction to store. ``time`` None: the sender gave none, and the event gets that under which it was stored
-    before, or else the time of storing. ``context`` holds further fields of the row."""
+    before, or else the time of storing. ``context`` holds further fields of the row. ``label_given`` is False where the
+    sender gave no label, and ``label`` is what that stands for."""
 
     kind: str
     event_id: str
@@ -29,33 +30,38 @@ class NewEvent:
     label: float
     time: datetime | None
     context: dict[str, Any] | None = None
+    label_given: bool = True
 
 
 def insert_events(session: Session, events: Sequence[NewEvent], now: datetime | None = None) -> list[Outcome]:
     """Store events and return one outcome for each.
 
     ``new``: stored; ``duplicate``: already stored with the same content; ``conflict``: its ``event_id`` is stored with
-    other content, which stays unchanged. Raises ValueError, without storing any event, if a label is not finite, a time
-    has no zone or a text cannot be stored.
+    other content, which stays unchanged. Only what the sender gave is compared, so that an event which is sent twice at
+    once without a time is a duplicate too. Raises ValueError, without storing any event, if a label is not finite, a
+    time has no zone or a text cannot be stored.
     """
     for event in events:
         _check_label(event)
     received = utcnow(now)
-    events = _with_times(session, events, received)
+    timed = _with_times(session, events, received)
     first: dict[_Key, NewEvent] = {}
-    for event in events:
+    index_of: dict[_Key, int] = {}
+    for index, event in enumerate(timed):
         first.setdefault(_key(event), event)
+        index_of.setdefault(_key(event), index)
     # In a fixed order, so that two senders of the same events cannot deadlock.
     sorted_events = [first[key] for key in sorted(first)]
     inserted_keys = _insert_missing(session, sorted_events, received)
     present = _read_events(session, [_key(event) for event in sorted_events if _key(event) not in inserted_keys])
     outcomes: list[Outcome] = []
-    for event in events:
-        reference = first[_key(event)] if _key(event) in inserted_keys else present[_key(event)]
-        if _content(event) != _content(reference):
-            outcomes.append("conflict")
+    for index, event in enumerate(events):
+        inserted = _key(event) in inserted_keys
+        reference = first[_key(event)] if inserted else present[_key(event)]
+        if inserted and index_of[_key(event)] == index:
+            outcomes.append("new")
         else:
-            outcomes.append("new" if event is reference else "duplicate")
+            outcomes.append("duplicate" if _repeats(event, reference) else "conflict")
     return outcomes
 
 
@@ -94,8 +100,11 @@ def _key(event: NewEvent | EventRecord) -> _Key:
     return event.kind, event.event_id
 
 
-def _content(event: NewEvent | EventRecord) -> tuple[Any, ...]:
-    return event.entity, event.item, float(event.label), event.time, event.context or None
+def _repeats(event: NewEvent, stored: NewEvent | EventRecord) -> bool:
+    """Return True where everything that the sender gave of an event is what is stored."""
+    same = (event.entity, event.item, event.context or None) == (stored.entity, stored.item, stored.context or None)
+    same_label = not event.label_given or float(event.label) == float(stored.label)
+    return same and same_label and event.time in (None, stored.time)
 
 
 def _insert_missing(session: Session, events: Sequence[NewEvent], received: datetime) -> set[_Key]:
@@ -107,9 +116,15 @@ def _insert_missing(session: Session, events: Sequence[NewEvent], received: date
     )
     inserted_keys: set[_Key] = set()
     for chunk in in_chunks(events):
-        rows = [{**asdict(event), "received": received} for event in chunk]
+        rows = [{**_columns(event), "received": received} for event in chunk]
         inserted_keys |= {(kind, event_id) for kind, event_id in session.execute(statement, rows)}
     return inserted_keys
+
+
+def _columns(event: NewEvent) -> dict[str, Any]:
+    columns = asdict(event)
+    del columns["label_given"]
+    return columns
 
 
 def _read_events(session: Session, keys: Sequence[_Key]) -> dict[_Key, EventRecord]:

@@ -43,6 +43,47 @@ def test_twice_in_one_call(engine: Engine) -> None:
         assert events.insert_events(s, same) == ["new", "duplicate", "conflict"]
 
 
+def test_the_same_event_sent_twice_at_once_without_a_time_is_a_duplicate(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sender looked for the event before the other had stored it, and took its own time for the event's."""
+    real, both_looked = events._with_times, threading.Barrier(2, timeout=30)
+
+    def look_then_wait(*args):
+        timed = real(*args)
+        both_looked.wait()
+        return timed
+
+    def send(minutes: int) -> list[events.Outcome]:
+        with session(engine) as s:
+            return events.insert_events(s, [an_event("e1", time=None, context={"hour": 3})], now=later(minutes))
+
+    if engine.dialect.name == "sqlite":  # a single writer: the second looks when the first has stored
+        outcomes = [send(1), send(2)]
+    else:
+        monkeypatch.setattr(events, "_with_times", look_then_wait)
+        with ThreadPoolExecutor(2) as pool:
+            outcomes = list(pool.map(send, (1, 2)))
+    assert sorted(outcomes) == [["duplicate"], ["new"]]
+
+
+def test_only_what_the_sender_gave_is_compared(engine: Engine) -> None:
+    with session(engine) as s:
+        assert events.insert_events(s, [an_event("e1", label=4.0)]) == ["new"]
+    with session(engine) as s:
+        retries = [
+            an_event("e1", label=1.0, label_given=False),
+            an_event("e1", label=4.0, time=None),
+            an_event("e1", label=1.0),
+            an_event("e1", label=4.0, time=later(5)),
+            an_event("e2", time=None),
+            an_event("e2", time=later(5)),
+            an_event("e2", time=None),
+        ]
+        outcomes = ["duplicate", "duplicate", "conflict", "conflict", "new", "conflict", "duplicate"]
+        assert events.insert_events(s, retries) == outcomes
+
+
 @pytest.mark.parametrize("label", [float("nan"), float("inf")])
 def test_label_must_be_finite(engine: Engine, label: float) -> None:
     with pytest.raises(ValueError, match="finite"), session(engine) as s:
