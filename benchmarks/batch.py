@@ -9,7 +9,6 @@ clock, which say little on a machine that others use.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys_meta.core.atomic_io import write_file
+from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.types import FIRST
 from recsys_meta.models.bundle import Bundle, load_bundle
 
@@ -97,7 +97,7 @@ def main() -> None:
         machine = {"processor": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
         command = " ".join(["python -m benchmarks.batch", *sys.argv[1:]])
         content = {"bench": "batch", "machine": machine, "command": command, "rows": rows}
-        write_file(given.json, json.dumps(content, indent=1).encode())
+        write_file(given.json, dump_json(content, indent=1).encode())
 
 
 if __name__ == "__main__":

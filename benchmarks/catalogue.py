@@ -32,6 +32,7 @@ from torch import Tensor
 from benchmarks.bench_servers import api_server, install, resident
 from pipelines.workspace import find_recipe
 from recsys_meta.core.atomic_io import write_file
+from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.types import FIRST, Interactions, State
 from recsys_meta.data import prepare
 from recsys_meta.data.simulators.users import simulate_users
@@ -367,7 +368,7 @@ def _add(file: Path, rows: list[dict[str, Any]]) -> None:
     }
     rows = [{**row, "command": command, "machine": machine} for row in rows]
     content = {"bench": "catalogue", "rows": [row for row in kept if row["case"] not in cases] + rows}
-    write_file(file, json.dumps(content, indent=1).encode())
+    write_file(file, dump_json(content, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ and 10 of the others the support.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +35,7 @@ from pipelines.workspace import Workspace, find_recipe
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.feature_encoding import lookup_rows
+from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.types import FIRST, FloatArray, IntArray, Params
 from recsys_meta.data import open_dataset
 from recsys_meta.episodes.collate import episode_batch
@@ -254,7 +254,7 @@ def main() -> None:
     if args.json is not None:
         command = "python -m benchmarks.melu_corners " + " ".join(sys.argv[1:])
         content = {"command": command, "created": datetime.now(UTC).isoformat(), **result}
-        write_file(args.json, json.dumps(content, indent=1).encode())
+        write_file(args.json, dump_json(content, indent=1).encode())
 
 
 if __name__ == "__main__":

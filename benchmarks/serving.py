@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import platform
 import statistics
@@ -31,6 +30,7 @@ import torch
 from api.handlers.response_encoding import encode_items, pack
 from benchmarks.bench_servers import EVENTS, ITEMS, api_server, bare_server, flagship, install, redis_server
 from benchmarks.http_load import LoadResult, call, post
+from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.types import State
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
@@ -202,7 +202,7 @@ def main() -> None:
         }  # fmt: skip
         command = " ".join(["python -m benchmarks.serving", *sys.argv[1:]])
         content = {"bench": "serving", "machine": machine, "command": command, "rows": made}
-        given.json.write_text(json.dumps(content, indent=1))
+        given.json.write_text(dump_json(content, indent=1))
 
 
 if __name__ == "__main__":

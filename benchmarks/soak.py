@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import os
 import platform
 import random
@@ -28,6 +27,7 @@ import httpx
 import torch
 
 from benchmarks.bench_servers import EVENTS, ITEMS, api_server, flagship, install, redis_server, resident
+from recsys_meta.core.json_text import dump_json
 
 WINDOWS = 10
 
@@ -159,7 +159,7 @@ def main() -> None:
     print(said)
     if given.json is not None:
         command = " ".join(["python -m benchmarks.soak", *sys.argv[1:]])
-        given.json.write_text(json.dumps(report(windows, said, command), indent=1))
+        given.json.write_text(dump_json(report(windows, said, command), indent=1))
     raise SystemExit(0 if well else 1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -15,6 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from recsys_meta.core.json_text import dump_json
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -23,16 +24,8 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Write machine-rea
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON on standard output, times in ISO 8601."""
-    sys.stdout.write(json.dumps(value, indent=2, default=_json_default) + "\n")
-
-
-def _json_default(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+    """Print a value as JSON on standard output, times in ISO 8601, numbers that are not finite as null."""
+    sys.stdout.write(dump_json(value, indent=2) + "\n")
 
 
 def print_table(

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 import orjson
 import structlog
 
+from recsys_meta.core.json_text import to_json
+
 _FLUSH_INTERVAL_S = 0.1
 # Writes of up to so many bytes to a pipe are atomic (POSIX); not every system defines the constant.
 _ATOMIC_BYTES = getattr(select, "PIPE_BUF", 512)
@@ -129,4 +131,4 @@ def _serialize(event: Mapping[str, Any]) -> bytes:
     try:
         return orjson.dumps(event, default=str, option=orjson.OPT_UTC_Z)
     except orjson.JSONEncodeError:  # half a surrogate pair in the message of an exception, say
-        return json.dumps(event, default=str).encode()
+        return json.dumps(to_json(event), default=str).encode()

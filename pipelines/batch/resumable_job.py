@@ -10,7 +10,6 @@ At the end the results are concatenated beside OUT, which they replace in one st
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,6 +31,7 @@ from recsys_meta.core.atomic_io import (
     write_file,
 )
 from recsys_meta.core.errors import ConfigError, DataError
+from recsys_meta.core.json_text import dump_json
 
 FORMAT = 1
 METADATA_KEY = b"recsys-meta"
@@ -74,7 +74,7 @@ class ResumableJob:
 
     def finish(self, parts: Iterable[Path], schema: pa.Schema) -> int:
         """Concatenate the results as the output; return their number."""
-        metadata = {METADATA_KEY: json.dumps(dict(self.job), sort_keys=True).encode()}
+        metadata = {METADATA_KEY: dump_json(dict(self.job), sort_keys=True).encode()}
         total, whole = 0, self.folder / "whole.parquet"
         with atomic_file(whole) as beside, pq.ParquetWriter(beside, schema.with_metadata(metadata)) as writer:
             for part in parts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import time
@@ -21,6 +20,7 @@ from pipelines.commands.comparison_output import command_line
 from pipelines.console import JsonFile, err, print_table
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
+from recsys_meta.core.json_text import dump_json
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.inference.one_shot import recommend
 from recsys_meta.inference.recommender import Recommender
@@ -139,5 +139,5 @@ def _finish(bench: str, rows: list[dict[str, Any]], json_file: Path | None) -> N
     if json_file is not None:
         machine = {"processor": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
         content = {"bench": bench, "machine": machine, "command": command_line(), "rows": rows}
-        write_file(json_file, json.dumps(content, indent=1).encode())
+        write_file(json_file, dump_json(content, indent=1).encode())
         err.print(f"[dim]wrote {escape(str(json_file))}[/]", soft_wrap=True)

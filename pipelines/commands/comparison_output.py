@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import sys
@@ -23,6 +22,7 @@ from pipelines.experiments.dataset_summary import DatasetFailure, DatasetSummary
 from pipelines.experiments.tuned_baselines import baselines_for
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.schema import Order
 
 OrderOption = Annotated[
@@ -60,7 +60,7 @@ def _print_warnings(warnings: Iterable[str]) -> None:
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    write_file(file, json.dumps(content, indent=1).encode())
+    write_file(file, dump_json(content, indent=1).encode())
     _print_written(file)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from pipelines.experiments.tuned_baselines import baselines_for, is_installed
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.errors import DataError, RecsysMetaError
+from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.schema import Objective, Schema
 from recsys_meta.data import locate, prepare_named
 
@@ -67,7 +67,7 @@ def quickstart(
     target = out_dir or workspace.settings.home / "quickstart"
     paths = report.write_report(result, target, "recsys-meta quickstart")
     content = comparison.as_json([result], "recsys-meta quickstart", datetime.now(UTC).isoformat())
-    write_file(target / "results.json", json.dumps(content, indent=1).encode())
+    write_file(target / "results.json", dump_json(content, indent=1).encode())
     seconds = time.perf_counter() - began
     if as_json:
         print_json(
@@ -140,7 +140,7 @@ def _next_commands(result: Comparison, model: str) -> list[str]:
         return []
     items = [str(v) for v in bundle.vocab.values["item"][:3]]
     path, body = _request(bundle.schema, items)
-    payload = json.dumps({"model": model, "entity": {"kind": bundle.schema.kind}, **body})
+    payload = dump_json({"model": model, "entity": {"kind": bundle.schema.kind}, **body})
     curl = f"curl -s http://127.0.0.1:8000{path} -H 'content-type: application/json' -d '{payload}'"
     first = [f"recsys-meta recommend {model} --items {','.join(items)}"] if bundle.schema.objective == "ranking" else []
     return [*first, "recsys-meta serve", curl, f"recsys-meta evaluate {model} --baselines all", "recsys-meta runs list"]

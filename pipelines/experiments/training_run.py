@@ -26,6 +26,7 @@ from recsys_meta import __version__
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import CheckpointError, NotFoundError, RecsysMetaError
+from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.types import Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import EntitySplit
@@ -138,7 +139,7 @@ def train_run(
         inputs.scenario,
     )
     content = {**spec.__dict__, "recipe": recipe.model_dump(mode="json")}
-    write_file(spec.folder(workspace) / "run.json", json.dumps(content, indent=1).encode())
+    write_file(spec.folder(workspace) / "run.json", dump_json(content, indent=1).encode())
     return _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify))
 
 

@@ -12,10 +12,12 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from recsys_meta.core.json_text import dump_json_numbers
 
 TEMPORARY_PREFIX, REPLACED_PREFIX = ".tmp-", ".old-"
 
@@ -101,10 +103,14 @@ def sha256(path: Path) -> str:
 
 
 def dump_checksummed(content: Mapping[str, Any]) -> str:
-    """Return JSON text that holds its own SHA-256 under "seal", for `load_checksummed` to verify."""
-    plain = json.loads(json.dumps(content))
+    """Return JSON text that holds its own SHA-256 under "seal", for `load_checksummed` to verify; NaN, which
+    JSON does not have, becomes null."""
+    return _sealed(json.loads(dump_json_numbers(content)), dump_json_numbers)
+
+
+def _sealed(plain: Mapping[str, Any], dump: Callable[..., str]) -> str:
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-    return json.dumps({**plain, "seal": digest}, indent=1, sort_keys=True)
+    return dump({**plain, "seal": digest}, indent=1, sort_keys=True)
 
 
 def load_checksummed(text: str) -> dict[str, Any]:
@@ -113,7 +119,8 @@ def load_checksummed(text: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("not a table")  # noqa: TRY004
     content.pop("seal", None)
-    if dump_checksummed(content) != text:
+    # NaN and Infinity, which are no JSON, stand in files of earlier versions.
+    if text not in (_sealed(content, dump_json_numbers), _sealed(content, json.dumps)):
         raise ValueError("damaged: its hash differs")
     return content
 
