@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -24,6 +25,8 @@ from recsys_meta.store.model_registry.registry import resolve_version
 from recsys_meta.store.model_registry.split_arms import newest_split
 from recsys_meta.store.settings import Settings
 from recsys_meta.training.recipe import Recipe, read_recipe
+
+_LOG = logging.getLogger(__name__)
 
 
 class Workspace:
@@ -71,20 +74,23 @@ class Workspace:
     def dataset(self, name: str) -> tuple[Dataset, Path]:
         """Return a prepared data set, by folder or name, and its folder; prepare a built-in one on first use.
 
-        A TOML schema, or the folder of one, is prepared each time: its files may have changed. Raises ConfigError for
-        an unknown name or a wrong schema, DataError if its data cannot be read.
+        A name is first looked for among the prepared data sets, so that a folder of that name in the working directory
+        does not hide one. A TOML schema, or the folder of one, is prepared each time: its files may have changed; what
+        is likely to be wrong with its data is logged. Raises ConfigError for an unknown name or a wrong schema,
+        DataError if its data cannot be read.
         """
-        folder = Path(name)
-        if (folder / "dataset.json").is_file():
-            return open_dataset(folder), folder
-        folder = self.settings.prepared / name
-        if "/" not in name and (folder / "dataset.json").is_file():
-            return open_dataset(folder), folder
+        for folder in self.settings.prepared_folders(name):
+            if (folder / "dataset.json").is_file():
+                return open_dataset(folder), folder
         if name in SOURCES:
+            folder = self.settings.prepared / name
             return prepare_named(name, folder, data_root=self.settings.data), folder
         if name and (schema := find_schema(Path(name))) is not None:
             folder = self.settings.prepared / _custom_folder_name(schema)
-            return prepare_custom(schema, folder), folder
+            data = prepare_custom(schema, folder)
+            for warning in data.warnings:
+                _LOG.warning("%s: %s", schema, warning)
+            return data, folder
         raise ConfigError(
             f"'{name}' is no prepared data set (a folder with dataset.json, or a name under "
             f"{self.settings.prepared}), no TOML schema nor the folder of one, and none of {', '.join(SOURCES)}; "

@@ -12,13 +12,13 @@ import pyarrow as pa
 
 from pipelines.batch.event_files import (
     LINE_COLUMN,
+    EventFormat,
     check_filled,
-    coerce_numeric,
     event_tables,
     interactions_of,
-    line_at,
     line_of,
 )
+from pipelines.batch.event_summary import EventSummary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import Schema
 from recsys_meta.inference.recommender import Recommender
@@ -42,19 +42,26 @@ MAX_SCORES = 2**24
 """Scores held at once, about."""
 
 
-def read_tables(path: Path, recommender: Recommender) -> Iterator[pa.Table]:
-    """Read a table in parts, and check that the model can read them.
+def new_summary(recommender: Recommender) -> EventSummary:
+    """Return an empty summary of events for a model."""
+    return EventSummary(() if recommender.bundle.schema.home is not None else recommender.catalog.ids)
+
+
+def read_tables(path: Path, recommender: Recommender, summary: EventSummary | None = None) -> Iterator[pa.Table]:
+    """Read a table in parts, and check that the model can read them; add them to a summary.
 
     Raises DataError naming file, line and field where it cannot: before hours of work, not after them.
     """
-    fields = recommender.reader.fields
-    for table in event_tables(path, {"entity", "item", "label", "time", *fields.names}):
+    event_format = EventFormat(recommender.reader.fields, recommender.bundle.schema)
+    for table in event_tables(path, event_format.columns, event_format):
         if "entity" not in table.column_names:
             remedy = "Name the newcomer of each event"
             raise DataError("there is no such column", file=path, field="entity", remedy=remedy)
-        frame = coerce_numeric(path, table.to_pandas(types_mapper=pd.ArrowDtype).set_index(LINE_COLUMN), fields)
+        frame = table.to_pandas(types_mapper=pd.ArrowDtype).set_index(LINE_COLUMN)
         check_filled(path, frame, "entity")
         _check_labels(path, frame, recommender.bundle.schema)
+        if summary is not None:
+            summary.add(frame["item"], frame.get("time"))
         yield table
 
 
@@ -62,11 +69,11 @@ def _check_labels(path: Path, frame: pd.DataFrame, schema: Schema) -> None:
     label = frame["label"] if "label" in frame.columns else pd.Series(np.nan, frame.index)
     if schema.objective in ("rating", "click") and label.isna().any():
         remedy = f"This model predicts {schema.objective}s"
-        line = line_of(path, label.isna())
+        line = line_of(label.isna())
         raise DataError("a label is needed", file=path, line=line, field="label", remedy=remedy)
     wrong = [value for value in label.dropna().unique() if not is_valid_label(schema, float(value))]
     if wrong:
-        line = line_of(path, label.isin(wrong))
+        line = line_of(label.isin(wrong))
         raise DataError(f"{wrong[0]:g} is not {describe_labels(schema)}", file=path, line=line, field="label")
 
 
@@ -101,8 +108,7 @@ def _raise_at_line(recommender: Recommender, path: Path, events: Sequence[Intera
             recommender.read_support(EntityRequest(events=[event]))
             recommender.queries.check_context(event.context or {})
         except DataError as error:
-            line = line_at(path, index)
-            raise DataError(error.problem, file=path, line=line, field=error.field, remedy=error.remedy) from None
+            raise DataError(error.problem, file=path, line=int(index), field=error.field, remedy=error.remedy) from None
 
 
 def _recommend_entities(

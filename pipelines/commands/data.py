@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from pipelines.console import Json, err, out, print_json, print_table
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.core.schema import Objective
 from recsys_meta.data import SOURCES, describe, locate, open_dataset, prepare_custom, prepare_named, validate
 from recsys_meta.data.readers.raw_tables import OnError, ProgressCallback
@@ -28,7 +28,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("list")
 def list_sources(as_json: Json = False) -> None:
-    """List the built-in data sets, with the directories of their raw files and of the prepared data."""
+    """List the built-in data sets and one's own prepared ones, with the directories of raw files and prepared data."""
     settings = Settings()
     rows: list[dict[str, Any]] = []
     for name, source in SOURCES.items():
@@ -38,11 +38,37 @@ def list_sources(as_json: Json = False) -> None:
         prepared_at = directory if (directory / "dataset.json").is_file() else None
         about = {"title": source.title, "terms": source.terms, "url": source.url or None}
         rows.append({"name": name, **about, "raw": raw_files, "prepared": prepared_at})
+    rows += _own_datasets(settings)
     if as_json:
         print_json(rows)
         return
-    lines = [(r["name"], r["title"], r["raw"] or _missing(str(r["name"])), r["prepared"]) for r in rows]
+    lines = [
+        (
+            r["name"],
+            r["title"],
+            r["raw"] or (_missing(r["name"]) if r["name"] in SOURCES else "your own"),
+            r["prepared"],
+        )
+        for r in rows
+    ]
     print_table("Data sets", ("name", "what", "raw files", "prepared"), lines)
+
+
+def _own_datasets(settings: Settings) -> list[dict[str, Any]]:
+    """Describe the prepared data sets that are not built in, by the names of their directories."""
+    rows = []
+    for file in sorted(settings.prepared.glob("*/dataset.json")):
+        name = file.parent.name
+        if name in SOURCES or name.startswith("."):
+            continue
+        try:
+            data = open_dataset(file.parent)
+            count = len(data.events)
+            title = f"{count:,} events of {data.events.entity_count:,} entities: {data.schema.objective}"
+        except DataError as error:
+            title = f"cannot be opened: {error.problem}"
+        rows.append({"name": name, "title": title, "terms": None, "url": None, "raw": None, "prepared": file.parent})
+    return rows
 
 
 def _missing(name: str) -> str:
@@ -148,8 +174,7 @@ def describe_data(
     as_json: Json = False,
 ) -> None:
     """Describe a prepared data set: counts, quantiles, labels, times and features."""
-    in_home = Settings().prepared / directory
-    folder = in_home if not directory.exists() and in_home.is_dir() else directory
+    folder = _prepared_folder(directory)
     description = describe(open_dataset(folder))
     if as_json:
         print_json({"path": folder, **description})
@@ -160,6 +185,12 @@ def describe_data(
         rows = [(c["name"], c["kind"], c.get("values"), c.get("a_row"), c["missing"]) for c in table]
         if rows:
             print_table(key.replace("_", " ").capitalize(), ("feature", "kind", "values", "in a row", "missing"), rows)
+
+
+def _prepared_folder(directory: Path) -> Path:
+    """Return the directory of a prepared data set given by path or name; where there is none, as it was given."""
+    places = Settings().prepared_folders(str(directory))
+    return next((p for p in places if (p / "dataset.json").is_file()), directory)
 
 
 def _lines(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -181,11 +212,12 @@ def _short(value: object) -> str:
 
 @app.command("validate")
 def validate_data(
-    file: Annotated[Path, typer.Argument(help="A TOML schema, an .inter file, or a prepared directory.")],
+    file: Annotated[Path, typer.Argument(help="A TOML schema, an .inter file, or a prepared directory or its name.")],
     examples: Annotated[int, typer.Option(min=0, help="Bad rows to show.")] = 20,
     as_json: Json = False,
 ) -> None:
     """Check every row of one's own data, or every byte of a prepared directory; exit 1 when something is wrong."""
+    file = file if file.is_file() else _prepared_folder(file)
     with _progress() as report_progress:
         report = validate(file, report_progress, examples)
     if as_json:
@@ -197,5 +229,7 @@ def validate_data(
             rejected_counts = ", ".join(f"{n:,} of the {t}" for t, n in report.rejected.items())
             rows = [tuple(e.values()) for e in report.examples]
             print_table(f"Bad rows: {rejected_counts}", ("file", "line", "field", "reason", "row"), rows)
+        for warning in report.warnings:
+            err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     if not report.ok:
         raise typer.Exit(1)

@@ -16,8 +16,9 @@ import typer
 from rich.markup import escape
 from rich.progress import Progress
 
-from pipelines.batch.batch_inference import RESULT_SCHEMA, entity_chunks, read_tables
-from pipelines.batch.event_files import count_rows, read_events
+from pipelines.batch.batch_inference import RESULT_SCHEMA, entity_chunks, new_summary, read_tables
+from pipelines.batch.event_files import count_rows, encoding_warning, read_events
+from pipelines.batch.event_summary import EventSummary
 from pipelines.batch.executors import BatchTask, ExecutionBackend, backend, check_backend
 from pipelines.batch.resumable_job import Job, ResumableJob, open_job
 from pipelines.console import Json, err, print_json, print_table, progress_bar
@@ -55,8 +56,11 @@ def recommend_command(
     recommender = Recommender(bundle)
     features = _pairs("--feature", feature or [])
     query_context = _query_context(context or [], actor, at)
-    interactions = read_events(events, recommender.reader.fields) if events is not None else []
+    interactions = [] if events is None else _read_events(events, recommender)
     interactions += [Interaction(i.strip()) for i in (items or "").split(",") if i.strip()]
+    summary = new_summary(recommender)
+    summary.add_interactions(interactions)
+    _warn(summary.warnings)
     needs_labels = bundle.schema.objective in ("rating", "click")
     if needs_labels and any(i.label is None for i in interactions):
         raise DataError("events need a label", field="label", remedy="Give --events with a label column")
@@ -87,6 +91,18 @@ def recommend_command(
     if result.unknown_features:
         names = escape(", ".join(result.unknown_features))
         err.print(f"[yellow]the model never met a value of {names}: it has no effect[/]")
+
+
+def _read_events(path: Path, recommender: Recommender) -> list[Interaction]:
+    events = read_events(path, recommender.reader.fields, recommender.bundle.schema)
+    _warn([encoding_warning(path)])
+    return events
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    """Print what is likely to be wrong with data, each as one line; empty ones are left out."""
+    for warning in filter(None, warnings):
+        err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
 
 def next_cursor(result: RecommendedList, scope: ListScope, secret: bytes) -> str | None:
@@ -177,29 +193,39 @@ def adapt_command(
     check_backend(engine, workers)
     folder = Workspace().bundle_folder(model)
     recommender = Recommender(load_bundle(folder))
-    rows = count_rows(events)
+    rows, summary = count_rows(events), new_summary(recommender)
     job: Job = {"version": recommender.version, "events": sha256(events), "n": n, "code": __version__}
     try:
         with progress_bar() as progress, open_job(out_file, job) as work:
             if work.resumed:
                 err.print("an earlier run was interrupted; going on where it stopped")
-            total = _adapt(BatchTask(recommender, folder, events, n), rows, work, progress, engine, workers)
+            task = BatchTask(recommender, folder, events, n)
+            total = _adapt(task, summary, rows, work, progress, engine, workers)
     except KeyboardInterrupt:
         err.print("[yellow]what was done is kept: run it again to go on[/]")
         raise
+    warnings = [w for w in (encoding_warning(events), *summary.warnings) if w]
+    _warn(warnings)
     if as_json:
-        version = recommender.version
-        print_json({"entities": total, "file": str(out_file), "version": version, "resumed": work.resumed})
+        made = {"entities": total, "file": str(out_file), "version": recommender.version, "resumed": work.resumed}
+        print_json({**made, "warnings": warnings})
     else:
         err.print(f"wrote {total} entities to {escape(str(out_file))}", soft_wrap=True)
 
 
 def _adapt(
-    task: BatchTask, rows: int, work: ResumableJob, progress: Progress, engine: ExecutionBackend, workers: int | None
+    task: BatchTask,
+    summary: EventSummary,
+    rows: int,
+    work: ResumableJob,
+    progress: Progress,
+    engine: ExecutionBackend,
+    workers: int | None,
 ) -> int:
-    """Recommend to all entities of a table of `rows` events, about; return the number of entities."""
+    """Recommend to all entities of a table of `rows` events, about; return the number of entities. The events are added
+    to a summary, unless an earlier run has read them."""
     bar = progress.add_task("reading events", total=rows, note="")
-    tables = partial(read_tables, task.events, task.recommender)
+    tables = partial(read_tables, task.events, task.recommender, summary)
     parts = work.parts(tables, rows, lambda count: progress.advance(bar, count))
     progress.remove_task(bar)
     bar = progress.add_task("adapting to events", total=sum(parts.values()), note="")

@@ -135,6 +135,12 @@ class Dataset:
     digest: str = ""
     about: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is valid but unusual about the data, each a sentence."""
+        warnings = self.about.get("warnings")
+        return tuple(str(w) for w in warnings) if isinstance(warnings, list) else ()
+
     @cached_property
     def catalogue(self) -> int:
         """C, the number of padded item ids: the items and the two reserved ids."""

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from recsys_meta.core.cells import LIST_MARK as LIST_MARK  # noqa: PLC0414 its earlier place
+from recsys_meta.core.cells import (
+    MISSING_NUMBERS,
+    category_text,
+    is_missing,
+    list_values,
+    parse_numbers,
+    text_cells,
+    value_text,
+)
+from recsys_meta.core.cells import list_cell as list_cell  # noqa: PLC0414
 from recsys_meta.core.dataset import FeatureColumn, FeatureTable, Vocabulary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST, PAD, UNKNOWN, IntArray
-
-LIST_MARK = "\ufdd0"
-"""Character before each value of a list that is written as one cell.
-
-It is a Unicode noncharacter, which no interchanged text holds. If the separator of the field were used instead, a value
-that holds the separator would be split in two.
-"""
 
 _WORD_PATTERN = re.compile(r"\w+")
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
@@ -35,29 +39,21 @@ def split_values(field: FeatureField, cell: str) -> list[str]:
     """Split one cell (text, or the result of `list_cell`) into its values.
 
     Values are stripped and distinct, in order of appearance, at most `field.max_values` of them; an empty cell has
-    none.
+    none. Their spelling is that of `category_text`.
     """
     if field.kind == "text":
         parts = _WORD_PATTERN.findall(cell.lower())
     else:
-        separator = LIST_MARK if LIST_MARK in cell else field.separator
-        parts = cell.split(separator) if field.kind == "multi" else [cell]
-    values = dict.fromkeys(part.strip() for part in parts)
+        parts = list_values(cell, field.separator) if field.kind == "multi" else [cell]
+        parts = [category_text(raw.strip()) for raw in parts]
+    values = dict.fromkeys(parts)
     values.pop("", None)
     return list(values)[: field.max_values]
 
 
-def list_cell(values: Iterable[object]) -> str:
-    """Join a list to one cell of a multi-valued field, for `split_values` to split into the same values.
-
-    Missing values (None, NaN) are left out.
-    """
-    return LIST_MARK + LIST_MARK.join(str(v) for v in values if not _is_missing(v))
-
-
 def explode_values(field: FeatureField, cells: pd.Series) -> tuple[pd.Series, IntArray]:
     """Split cells [n] into the V values of all of them: return the values [V] and the row of each value [V]."""
-    values_of_row = [split_values(field, cell) for cell in cells.astype("string").fillna("")]
+    values_of_row = [split_values(field, cell) for cell in text_cells(cells)]
     rows = np.repeat(np.arange(len(values_of_row)), [len(values) for values in values_of_row])
     return pd.Series([value for values in values_of_row for value in values], dtype="str"), rows
 
@@ -89,12 +85,14 @@ def encode_column(field: FeatureField, cells: pd.Series, vocabulary: pd.Index) -
 
 
 def _parse_numbers(field: FeatureField, cells: pd.Series) -> np.ndarray:
+    exact, empty = parse_numbers(cells)
     with np.errstate(over="ignore"):  # numbers beyond float32 become infinite, and are refused below
-        numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float32, na_value=np.nan)
-    text = cells.astype("string").str.strip()
-    present = cells.notna().to_numpy() & (text != "").fillna(False).to_numpy(bool)
-    invalid = present & ~np.isfinite(numbers)
-    invalid &= ~text.str.lower().isin(["nan", "na", "null"]).fillna(False).to_numpy(bool)
+        numbers = exact.astype(np.float32)
+    missing = empty.copy()
+    unread = np.flatnonzero(np.isnan(exact) & ~empty)
+    if len(unread):
+        missing[unread] = text_cells(cells.iloc[unread]).str.lower().isin(MISSING_NUMBERS).to_numpy(bool)
+    invalid = ~missing & ~np.isfinite(numbers)
     if invalid.any():
         first = int(np.flatnonzero(invalid)[0])
         raise DataError(
@@ -102,7 +100,7 @@ def _parse_numbers(field: FeatureField, cells: pd.Series) -> np.ndarray:
             field=field.source,
             remedy="Give a number or leave it empty",
         )
-    return numbers
+    return np.where(missing, np.float32(np.nan), numbers)
 
 
 def lookup_rows(table: FeatureTable, rows: IntArray) -> dict[str, Tensor]:
@@ -175,27 +173,29 @@ def unseen_features(
 
 
 def _cell_text(field: FeatureField, value: object) -> str:
-    if isinstance(value, list | tuple | np.ndarray):  # pandas holds a cell of an Arrow list as an array
-        if field.kind == "multi":
-            return list_cell(value)
-        return (" " if field.kind == "text" else field.separator).join(str(v) for v in value if not _is_missing(v))
-    return "" if _is_missing(value) else str(value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple | np.ndarray) and field.kind != "multi":  # Arrow lists are arrays in pandas
+        return (" " if field.kind == "text" else field.separator).join(value_text(v) for v in value)
+    return value_text(value)
 
 
-def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+_EARLIER_SPELLINGS = {"true": ("True", "1"), "false": ("False", "0")}
+"""Booleans in the vocabularies of models that were made before there was one rule; whole numbers may end in ".0"."""
 
 
 def _padded_id(vocabulary: pd.Index, value: str) -> int:
-    try:
-        return int(vocabulary.get_loc(value)) + FIRST  # type: ignore[arg-type]  # an int, as values are distinct
-    except KeyError:
-        return UNKNOWN
+    for spelling in (value, *_EARLIER_SPELLINGS.get(value, (f"{value}.0",) if value.isdigit() else ())):
+        try:
+            return int(vocabulary.get_loc(spelling)) + FIRST  # type: ignore[arg-type]  # an int, as values are distinct
+        except KeyError:
+            continue
+    return UNKNOWN
 
 
 def _parse_number(field: FeatureField, value: object) -> float:
-    if _is_missing(value):
-        return math.nan
     if isinstance(value, int | float) and abs(value) <= _MAX_FLOAT32:
         return float(value)
-    return float(_parse_numbers(field, pd.Series([_cell_text(field, value)], dtype="object"))[0])
+    if is_missing(value):
+        return math.nan
+    return float(_parse_numbers(field, pd.Series([value], dtype="object"))[0])

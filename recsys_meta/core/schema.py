@@ -6,12 +6,16 @@ User, ad and city tasks differ here and nowhere else.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
+from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.time_parsing import TIME_UNITS
 
 Objective = Literal["ranking", "rating", "click", "choice"]
 Order = Literal["time", "random"]
@@ -50,10 +54,13 @@ class Schema(BaseModel):
     """Meaning of the columns of an interaction table, the objective, and the default evaluation.
 
     `entity` is the column of the task (user, ad or city), `item` that of the items it interacts with. `label_range`
-    bounds valid labels, both ends included. Rows with a label of at least `positive` are the positives of a ranking;
-    None: every row is one. `exact_time` is False where times are rough or partly missing: supports are then drawn at
-    random. With `arrival` the time of an entity's first event becomes its feature "arrival", for data that drift.
-    `min_query` is the number of query rows that an entity needs to count at a point of the cold-start curve.
+    bounds valid labels, both ends included. `label_values` are the labels that words stand for ({view = 1, cart = 3}).
+    Rows with a label of at least `positive` are the positives of a ranking; None: every row is one. `exact_time` is
+    False where times are rough or partly missing: supports are then drawn at random. `time_format` is the form of times
+    that are neither ISO 8601 nor numbers since 1970, as `strptime` has it ("%d/%m/%Y %H:%M"), or the unit of numbers
+    (s, ms, us, ns); `time_zone` the zone of times that name none, such as "Europe/Berlin" (UTC by default). With
+    `arrival` the time of an entity's first event becomes its feature "arrival", for data that drift. `min_query` is the
+    number of query rows that an entity needs to count at a point of the cold-start curve.
 
     `context` are categorical or numeric columns that describe a row beside entity, item and label. `actor` is the
     column of the person who acts, where that is neither entity nor item. `group` is the column of the list in which
@@ -80,9 +87,12 @@ class Schema(BaseModel):
     item: str = "item"
     label: str | None = None
     label_range: tuple[float, float] | None = None
+    label_values: Mapping[str, float] = Field(default_factory=dict)
     positive: float | None = None
     time: str | None = None
     exact_time: bool = True
+    time_format: str | None = Field(default=None, min_length=1)
+    time_zone: str | None = Field(default=None, min_length=1)
     arrival: bool = False
     min_query: int = Field(default=1, ge=1)
     entity_features: tuple[FeatureField, ...] = ()
@@ -103,6 +113,7 @@ class Schema(BaseModel):
         columns = [c for c in (self.entity, self.item, self.label, self.time) if c]
         if len(set(columns)) != len(columns):
             raise ValueError(f"entity, item, label and time must be different columns, got {columns}")
+        self._check_times()
         self._check_rows()
         self._check_evaluation()
         for fields in (self.entity_features, self.item_features, self.context):
@@ -113,6 +124,8 @@ class Schema(BaseModel):
             raise ValueError("arrival needs a time column, and no other entity feature may be named 'arrival'")
         if self.objective in ("rating", "click") and self.label is None:
             raise ValueError(f"objective '{self.objective}' needs a label column")
+        if self.label_values and self.label is None:
+            raise ValueError("label_values are labels by their words, but there is no label column")
         if self.positive is not None and self.label is None:
             raise ValueError("positive is a threshold on labels, but there is no label column")
         if self.label_range and self.label_range[0] >= self.label_range[1]:
@@ -120,6 +133,17 @@ class Schema(BaseModel):
         if self.positive is not None and self.label_range and self.positive > self.label_range[1]:
             raise ValueError(f"positive = {self.positive:g} is above label_range, so that no row would be a positive")
         return self
+
+    def _check_times(self) -> None:
+        if self.time is None and (self.time_format or self.time_zone):
+            raise ValueError("time_format and time_zone say how to read the time column, but there is none")
+        if self.time_format and self.time_format not in TIME_UNITS and "%" not in self.time_format:
+            units = ", ".join(TIME_UNITS)
+            raise ValueError(
+                f"time_format '{self.time_format}' is neither a form such as %d/%m/%Y %H:%M nor one of {units}"
+            )
+        if self.time_zone is not None and self.time_zone not in available_timezones():
+            raise ValueError(f"time_zone '{self.time_zone}' is not known; give a name such as Europe/Berlin or UTC")
 
     def _check_rows(self) -> None:
         if any(f.kind not in ("categorical", "numeric") for f in self.context):
@@ -163,10 +187,10 @@ class Schema(BaseModel):
         return "time" if self.time and self.exact_time else "random"
 
 
-def read_schema(path: Path) -> tuple[Schema, dict[str, Any]]:
+def read_schema(path: Path, places: Mapping[str, str] | None = None) -> tuple[Schema, dict[str, Any]]:
     """Read a TOML schema; return it with its optional table [files], which is not checked here.
 
-    Raises ConfigError, which names the file and every wrong key.
+    Raises ConfigError, which names the file and every wrong key; `places` says where keys of other tables belong.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -182,13 +206,39 @@ def read_schema(path: Path) -> tuple[Schema, dict[str, Any]]:
     try:
         return Schema.model_validate(raw), files
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain_errors(error)}") from None
+        keys = {"": tuple(Schema.model_fields)} | dict.fromkeys(
+            ("entity_features", "item_features", "context"), tuple(FeatureField.model_fields)
+        )
+        raise ConfigError(f"{path}: {explain_errors(error, keys, places)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply") from None
 
 
-def explain_errors(error: ValidationError) -> str:
-    """Return the errors that pydantic found as one text: "key: message; key: message"."""
+def explain_errors(
+    error: ValidationError, keys: Mapping[str, Sequence[str]] | None = None, places: Mapping[str, str] | None = None
+) -> str:
+    """Return the errors that pydantic found as one text: "key: message; key: message".
+
+    `keys` are the keys that there are in a table, by its name ("" for the uppermost one), and `places` where a key of
+    another table belongs: both are named where a key is unknown.
+    """
     messages = []
     for e in error.errors(include_url=False, include_context=False):
         location = ".".join(str(p) for p in e["loc"]) or "value"
-        messages.append(f"{location}: {e['msg'].removeprefix('Value error, ')}")
+        message = e["msg"].removeprefix("Value error, ")
+        if e["type"] == "extra_forbidden" and keys is not None:
+            table = str(e["loc"][0]) if len(e["loc"]) > 1 else ""
+            message = _explain_unknown_key(str(e["loc"][-1]), keys.get(table, ()), places or {})
+        messages.append(f"{location}: {message}")
     return "; ".join(messages)
+
+
+def _explain_unknown_key(key: str, keys: Sequence[str], places: Mapping[str, str]) -> str:
+    similar = get_close_matches(key, keys, 1)
+    if similar:
+        hint = f"; did you mean {similar[0]}?"
+    elif key in places and key not in keys:
+        hint = f"; it belongs {places[key]}."
+    else:
+        hint = "."
+    return f"there is no such key here{hint} There are: {', '.join(keys)}"

@@ -55,14 +55,13 @@ def validate(
 
 
 def _report(data: Dataset, rejected: object, examples: tuple[Mapping[str, object], ...]) -> ValidationReport:
-    warnings = data.about.get("warnings")
     return ValidationReport(
         entities=data.events.entity_count,
         items=len(data.vocab.values["item"]),
         events=len(data.events),
         rejected={str(k): int(v) for k, v in rejected.items()} if isinstance(rejected, Mapping) else {},
         examples=examples,
-        warnings=tuple(str(w) for w in warnings) if isinstance(warnings, list) else (),
+        warnings=data.warnings,
     )
 
 

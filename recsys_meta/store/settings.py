@@ -65,6 +65,13 @@ class Settings(BaseSettings):
         """Folder of prepared data sets."""
         return self.home / "data"
 
+    def prepared_folders(self, name: str) -> tuple[Path, ...]:
+        """Return where a prepared data set may be that is given by name or by path, the likeliest first: a name stands
+        for one under `prepared`, whatever lies in the working directory."""
+        folder = Path(name)
+        is_name = bool(name) and len(folder.parts) == 1 and name not in (".", "..")
+        return (self.prepared / name, folder) if is_name else (folder,)
+
     @property
     def runs(self) -> Path:
         """Folder of training runs and their checkpoints."""

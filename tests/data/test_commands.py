@@ -139,3 +139,37 @@ def test_help_everywhere(data):
         shown = data(command, "--help")
         assert shown.exit_code == 0
         assert "--json" in shown.stdout
+
+
+def test_ones_own_sets_are_listed_and_no_folder_hides_them(data, tmp_path, monkeypatch):
+    path = write(tmp_path / "own", GOOD)
+    assert data("prepare", path).exit_code == 0
+    folder = tmp_path / "home" / "data" / "small"
+    row = {r["name"]: r for r in parsed(data("list", "--json"))}["small"]
+    assert (row["prepared"], row["raw"]) == (str(folder), None) and row["title"].startswith("3 events of 2 entities")
+    assert "small" in data("list").stdout
+    (folder / "events.item.npy").unlink()
+    assert "cannot be opened" in data("list").stdout
+    data("prepare", path)
+    work = tmp_path / "work"
+    (work / "small").mkdir(parents=True)
+    monkeypatch.chdir(work)
+    assert parsed(data("describe", "small", "--json"))["events"] == 3
+    assert data("validate", "small").exit_code == 0
+    from pipelines.workspace import Workspace
+
+    assert Workspace().dataset("small")[1] == folder
+    (work / "small" / "dataset.json").write_text("{}")
+    assert Workspace().dataset("small")[1] == folder, "a name is a name; ./small is the folder"
+    with pytest.raises(DataError):
+        Workspace().dataset("./small/../small")
+
+
+def test_what_is_hardly_meant_is_said_whenever_a_schema_is_read(data, tmp_path, caplog):
+    path = write(tmp_path / "own", GOOD)
+    assert "before 1990" in data("prepare", path).stderr
+    assert "before 1990" in data("validate", path).stderr
+    from pipelines.workspace import Workspace
+
+    Workspace().dataset(str(path))
+    assert "before 1990" in caplog.text

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from recsys_meta.core.cells import category_cells, describe_mismatch, text_cells
 from recsys_meta.core.dataset import FeatureColumn
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import build_vocabulary, encode_column
@@ -26,6 +28,8 @@ class AlignedFeatures:
     """Number of ids of the events without a row in the table."""
     unused_rows: int
     """Number of rows of the table whose id no event has."""
+    mismatch: str = ""
+    """What is wrong where hardly an id of the events is in the table, with an example of each side; else empty."""
 
 
 def read_features(
@@ -48,11 +52,14 @@ def read_features(
         rejects.add(chunk.file, bad, name)
         chunks.append(good)
     whole = _concatenate(chunks, table)
-    rejects.add(whole.file, check_unique_ids(table.key, whole, table.inline), name)
-    frame = whole.frame.drop_duplicates(table.key).set_index(table.key, drop=False)
+    if table.repeated == "refuse":
+        rejects.add(whole.file, check_unique_ids(table.key, whole, table.inline), name)
+    keep: Literal["first", "last"] = "last" if table.repeated == "last" else "first"
+    frame = whole.frame.drop_duplicates(table.key, keep=keep).set_index(table.key, drop=False)
     ids_without_row = int((~ids.isin(frame.index)).sum())
     unused_rows = int((~frame.index.isin(ids)).sum())
-    return AlignedFeatures(frame.reindex(ids), ids_without_row, unused_rows)
+    mismatch = describe_mismatch(f"the ids of '{table.key}' in the events", ids, f"in {whole.file}", frame.index)
+    return AlignedFeatures(frame.reindex(ids), ids_without_row, unused_rows, mismatch)
 
 
 def read_homes(schema: Schema, items: RawFeatureTable | None, block: int) -> pd.Series | None:
@@ -70,8 +77,9 @@ def read_homes(schema: Schema, items: RawFeatureTable | None, block: int) -> pd.
     field = next(f for f in schema.item_features if f.name == schema.home)
     homes = pd.DataFrame({"home": pd.Series(dtype="str")})
     for chunk in items.read(block):
-        text = chunk.frame[[items.key, field.source]].astype("string").fillna("").astype("str")
-        home = pd.DataFrame({"home": text[field.source].str.strip().to_numpy()}, index=text[items.key].str.strip())
+        home = pd.DataFrame(
+            {"home": category_cells(chunk.frame[field.source]).to_numpy()}, index=text_cells(chunk.frame[items.key])
+        )
         homes = first_row_per_id([homes, home])
     return homes["home"]
 
@@ -87,7 +95,7 @@ def _distinct_inline_rows(key: str, chunk: RowChunk) -> RowChunk:
 
     Rows without an id are left out; the check of the events rejects them.
     """
-    ids = chunk.frame[key].astype("str").str.strip()
+    ids = text_cells(chunk.frame[key])
     frame = chunk.frame.assign(**{key: ids})
     distinct = ~frame.duplicated().to_numpy(bool) & (ids != "").to_numpy(bool)
     return RowChunk(chunk.file, frame[distinct].reset_index(drop=True), chunk.lines[distinct], fraction=chunk.fraction)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from recsys_meta.core.atomic_io import atomic_directory, dump_checksummed, sha256
+from recsys_meta.core.cells import text_cells
 from recsys_meta.core.dataset import Dataset, FeatureColumn
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST, IntArray
@@ -29,6 +30,7 @@ from recsys_meta.data.build.npy_columns import ColumnWriter, write_column
 from recsys_meta.data.build.output_directory import reserve_output
 from recsys_meta.data.build.prepared_dataset import FORMAT_VERSION, open_dataset, vocabulary_frame
 from recsys_meta.data.readers.raw_tables import BLOCK_BYTES, OnError, ProgressCallback, RawTables, reject_rows
+from recsys_meta.data.readers.time_columns import range_warnings, whole_seconds
 from recsys_meta.data.validation.rejects import RejectWriter
 from recsys_meta.data.validation.row_checks import SKIP_REMEDY, check_events
 
@@ -74,6 +76,7 @@ class _PreparationRun:
         self.digests: dict[str, object] = {}
         self.columns: dict[str, list[dict[str, object]]] = {}
         self.feature_row_counts: dict[str, object] = {}
+        self.mismatches: list[str] = []
 
     def run(self, about: Mapping[str, object]) -> None:
         scratch = self.folder / "scratch"
@@ -120,6 +123,7 @@ class _PreparationRun:
             writers = {n: files.enter_context(self._writer(n)) for n in columns if n != "time" or self.schema.time}
             for bucket in spill.buckets(renumbering, self.tables.duplicates == "refuse", self.bucket):
                 counts += np.bincount(bucket.rows["entity"], minlength=len(counts))
+                bucket.rows["time"] = whole_seconds(bucket.rows["time"])  # microseconds have put them in order
                 for name, writer in writers.items():
                     writer.add(bucket.rows[name] + FIRST if name == "item" else bucket.rows[name])
                 duplicates.append(bucket.duplicates)
@@ -154,6 +158,8 @@ class _PreparationRun:
         features = read_features(table_name, table, fields, ids, self.rejects, self.block)
         self.feature_row_counts[f"{table_name}_without_features"] = features.ids_without_row
         self.feature_row_counts[f"{table_name}_rows_unused"] = features.unused_rows
+        if features.mismatch:
+            self.mismatches.append(features.mismatch)
         columns, spaces = encode_features(table_name, fields, features.frame, reserved)
         for name, column in columns.items():
             self._write_column(table_name, name, column)
@@ -170,7 +176,7 @@ class _PreparationRun:
         self.columns[table_name].append({"name": name, "numeric": column.numeric, "size": column.size})
 
     def _write_titles(self, items: AlignedFeatures, column: str) -> None:
-        titles = items.frame[column].astype("string").fillna("").str.strip()
+        titles = text_cells(items.frame[column])
         frame = pd.DataFrame({"item": self.item_values, "title": titles.to_numpy()})
         frame = frame[frame["title"] != ""]
         if len(frame):
@@ -204,8 +210,20 @@ class _PreparationRun:
             "rows_rejected": self.rejects.counts,
             "unknown_times": self.statistics.unknown_times,
             **self.feature_row_counts,
-            "warnings": [*_warnings(counts, self.tables.expected), *self.statistics.warnings],
+            "warnings": [
+                *_warnings(counts, self.tables.expected),
+                *self.statistics.warnings,
+                *self._time_warnings(),
+                *self.mismatches,
+            ],
         }
+
+    def _time_warnings(self) -> Sequence[str]:
+        statistics = self.statistics
+        if statistics.time_range is None or self.tables.ordinal_time:
+            return ()
+        known = self.event_count - statistics.unknown_times
+        return range_warnings(*statistics.time_range, known, datetime.now(UTC).timestamp())
 
 
 def _hash_texts(values: pd.Index) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from recsys_meta.core.cells import parse_numbers, text_cells
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, Schema
+from recsys_meta.core.types import IntArray
 from recsys_meta.data.build.feature_tables import first_row_per_id, read_homes
 from recsys_meta.data.geo.geo_clusters import CityClusters, cluster_cities
-from recsys_meta.data.readers.cells import parse_numbers
 from recsys_meta.data.readers.id_interner import IdInterner
 from recsys_meta.data.readers.local_time import hour_and_weekday, solar_offset
 from recsys_meta.data.readers.raw_tables import (
@@ -110,7 +111,7 @@ class _ColumnDeriver:
         coordinates = pd.DataFrame({name: pd.Series(dtype="float64") for name in source})
         for chunk in self.items.read(BLOCK_BYTES):
             numbers = {name: parse_numbers(chunk.frame[column])[0] for name, column in source.items()}
-            items = pd.DataFrame(numbers, index=_stripped_text(chunk.frame[self.items.key]))
+            items = pd.DataFrame(numbers, index=text_cells(chunk.frame[self.items.key]))
             coordinates = first_row_per_id([coordinates, items])
         out_of_range = pd.concat([coordinates[name].abs() > DEGREE_LIMITS[name] for name in source], axis=1)
         return coordinates.mask(out_of_range.any(axis=1))
@@ -140,11 +141,15 @@ class _ColumnDeriver:
         city_offset = offset.groupby(self.city_of_item.to_numpy()).transform("median").round()
         return offset.where(self.city_of_item == "", city_offset)
 
+    def _times(self, chunk: RowChunk) -> IntArray:
+        assert self.schema.time is not None
+        return seconds_column(chunk.frame[self.schema.time], self.schema.time_format, self.schema.time_zone)
+
     def _count_visits(self) -> pd.Series:
         """Count the rows of each item in the events, indexed by item."""
         interner, counts = IdInterner(), np.zeros(0, np.int64)
         for chunk in self.raw.events(BLOCK_BYTES):
-            number = interner.add(_stripped_text(chunk.frame[self.schema.item]))
+            number = interner.add(text_cells(chunk.frame[self.schema.item]))
             counts = np.pad(counts, (0, len(interner) - len(counts))) + np.bincount(number, minlength=len(interner))
         items, rank = interner.sort()
         sorted_counts = np.zeros_like(counts)
@@ -154,7 +159,7 @@ class _ColumnDeriver:
     def _set_home(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Set the home of items to their city."""
         home = next(f.source for f in self.schema.item_features if f.name == self.schema.home)
-        city = self.city_of_item.reindex(_stripped_text(frame[self.items.key])).fillna("")
+        city = self.city_of_item.reindex(text_cells(frame[self.items.key])).fillna("")
         return frame.assign(**{home: city.to_numpy()})
 
     def _read_cities(self, block: int) -> Iterator[RowChunk]:
@@ -166,7 +171,7 @@ class _ColumnDeriver:
 
     def _derive_event_columns(self, chunk: RowChunk) -> RowChunk:
         """Add the derived columns to events. Visits to places without a city are rejected."""
-        item = _stripped_text(chunk.frame[self.schema.item])
+        item = text_cells(chunk.frame[self.schema.item])
         columns: dict[str, npt.NDArray[np.object_]] = {}
         errors = RowErrors(chunk)
         if self.plan.radius_km is not None:
@@ -176,15 +181,10 @@ class _ColumnDeriver:
             no_city = (city == "") & (item != "").to_numpy(bool)
             errors.reject(no_city, self.schema.item, "has no usable coordinates, so it lies in no city", remedy, item)
         if self.plan.local_time:
-            assert self.schema.time is not None
             offset = self.utc_offset.reindex(item).to_numpy(np.float64)
-            local_time = hour_and_weekday(seconds_column(chunk.frame[self.schema.time]), offset)
+            local_time = hour_and_weekday(self._times(chunk), offset)
             fields = [f for f in self.schema.context if f.source in self.plan.local_time]
             columns |= {f.source: local_time[f.name].to_numpy(object) for f in fields}
         good = errors.good
         frame = chunk.frame.assign(**columns)[good].reset_index(drop=True)
         return RowChunk(chunk.file, frame, chunk.lines[good], errors.table(), chunk.fraction)
-
-
-def _stripped_text(cells: pd.Series) -> pd.Series:
-    return cells.astype("str").str.strip()

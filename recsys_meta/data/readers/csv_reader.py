@@ -6,13 +6,11 @@ file: it is slower, but it reads separators and line breaks inside quotes.
 
 from __future__ import annotations
 
+import codecs
 import csv
-import gzip
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 import pandas as pd
@@ -20,8 +18,9 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 from pyarrow.lib import ArrowInvalid
 
-from recsys_meta.core.errors import DataError
+from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.core.types import IntArray
+from recsys_meta.data.readers.byte_stream import is_ascii_compatible, read_bytes
 from recsys_meta.data.readers.quoted_csv import read_quoted
 from recsys_meta.data.readers.raw_tables import (
     SPLIT_REMEDY,
@@ -40,15 +39,25 @@ _UNIT_SEPARATOR = b"\x1f"  # replaces a separator of several characters, which A
 class CsvDialect:
     """Format of a text file.
 
-    `separator` None: detected from the header. `names`: column names of a file without a header. `quotes` False: a
-    quote is a character like any other. `rename` is applied to the column names of the header.
+    `separator` None: detected from the header; it may have several letters. `names`: column names of a file without a
+    header. `quotes` False: a quote is a character like any other (None: so with a separator of several letters).
+    `escape` is the character before a quote within quotes, where quotes are not doubled. The first `skip_lines` lines
+    are not read, nor are lines that begin with `comment`. `rename` is applied to the column names of the header.
     """
 
     separator: str | None = None
     names: tuple[str, ...] | None = None
-    quotes: bool = True
+    quotes: bool | None = None
     encoding: str = "utf-8"
     rename: Callable[[str], str] = str
+    escape: str | None = None
+    skip_lines: int = 0
+    comment: str | None = None
+
+    @property
+    def has_quotes(self) -> bool:
+        """True where a quote begins a quoted cell."""
+        return self.quotes if self.quotes is not None else self.separator is None or len(self.separator) == 1
 
 
 @dataclass(frozen=True)
@@ -59,18 +68,20 @@ class _TextBlock:
 
 
 def read_csv(path: Path, columns: Sequence[str], dialect: CsvDialect = CsvDialect()) -> ReadChunks:
-    """Return a reader of some columns of a CSV file, plain or gzipped, as text.
+    """Return a reader of some columns of a CSV file, packed or not, as text.
 
     The reader raises DataError for a file that is missing, empty or damaged, or that lacks a column.
     """
 
     def read(block: int) -> Iterator[RowChunk]:
-        blocks = _line_blocks(path, block, dialect.encoding)
+        blocks = _line_blocks(path, block, dialect)
         names, separator, first = _split_header(path, blocks, columns, dialect)
         for part in _prepend(first, blocks):
-            if dialect.quotes and b'"' in part.text:
-                texts = ((b.text, b.line, b.fraction) for b in _prepend(part, blocks))
-                yield from read_quoted(path, texts, names, columns, separator)
+            if dialect.has_quotes and b'"' in part.text:
+                mark = _UNIT_SEPARATOR if len(separator) > 1 else separator.encode()
+                rest = _prepend(part, blocks)
+                texts = ((b.text.replace(separator.encode(), mark), b.line, b.fraction) for b in rest)
+                yield from read_quoted(path, texts, names, columns, mark.decode(), separator, dialect.escape)
                 return
             yield _read_unquoted(path, part, names, columns, separator)
 
@@ -79,7 +90,24 @@ def read_csv(path: Path, columns: Sequence[str], dialect: CsvDialect = CsvDialec
 
 def read_header(path: Path, dialect: CsvDialect = CsvDialect()) -> tuple[str, ...]:
     """Read the column names of a CSV file. Raises DataError as `read_csv` does."""
-    return tuple(_split_header(path, _line_blocks(path, 2**16, dialect.encoding), (), dialect)[0])
+    return detect_header(path, dialect)[0]
+
+
+def detect_header(
+    path: Path, dialect: CsvDialect = CsvDialect(), expected: Sequence[str] = ()
+) -> tuple[tuple[str, ...], str]:
+    """Read the column names of a CSV file and its separator, which is that with which most `expected` names appear.
+
+    Raises DataError as `read_csv` does, but for missing columns.
+    """
+    names, separator, _ = _split_header(path, _line_blocks(path, 2**16, dialect), expected, dialect, check=False)
+    return tuple(names), separator
+
+
+def count_columns(path: Path, dialect: CsvDialect) -> int:
+    """Count the columns of the first row of a file without a header. Raises DataError as `read_csv` does."""
+    unnamed = replace(dialect, names=None)
+    return len(detect_header(path, unnamed)[0])
 
 
 def find_file(folder: Path, name: str) -> Path:
@@ -95,30 +123,59 @@ def _prepend(first: _TextBlock, rest: Iterator[_TextBlock]) -> Iterator[_TextBlo
     yield from rest
 
 
-def _line_blocks(path: Path, size: int, encoding: str) -> Iterator[_TextBlock]:
-    """Yield blocks of whole lines in UTF-8 with line feeds only, each with the number of its first line, from 1."""
-    line, rest, first = 1, b"", True
-    for part, fraction in _read_bytes(path, size):
-        if first and part[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise DataError("is UTF-16", file=path, line=1, remedy="Save it as UTF-8")
-        raw, first = part.removeprefix(b"\xef\xbb\xbf") if first else part, False
+def _line_blocks(path: Path, size: int, dialect: CsvDialect) -> Iterator[_TextBlock]:
+    """Yield blocks of whole lines in UTF-8 with line feeds only, each with the number of its first line, from 1.
+
+    Lines that are skipped and comments are left empty, so that numbers stay right.
+    """
+    line, rest, skip = 1, b"", dialect.skip_lines
+    for raw, fraction in _utf8_marked(path, size, dialect.encoding):
         cut = raw.rfind(b"\n") + 1
         if cut:
-            text = _to_utf8(path, line, rest + raw[:cut], encoding)
-            yield _TextBlock(text, line, fraction)
-            line += text.count(b"\n")
-            rest = raw[cut:]
+            text = _to_utf8(path, line, rest + raw[:cut], dialect.encoding)
+            count = text.count(b"\n")
+            yield _TextBlock(_blank_preamble(text, skip, dialect.comment), line, fraction)
+            line, skip, rest = line + count, max(0, skip - count), raw[cut:]
         else:
             rest += raw
         if len(rest) > max(64 * size, 2**26):
             raise DataError("a line is too long to be one", file=path, line=line, remedy="Is this a CSV file?")
     if rest:
-        yield _TextBlock(_to_utf8(path, line, rest, encoding), line, 1.0)
+        text = _to_utf8(path, line, rest, dialect.encoding)
+        yield _TextBlock(_blank_preamble(text, skip, dialect.comment), line, 1.0)
+
+
+def _utf8_marked(path: Path, size: int, encoding: str) -> Iterator[tuple[bytes, float]]:
+    """Yield the bytes of a file without its byte order mark; those of an encoding unlike ASCII become UTF-8."""
+    first = True
+    decoder = None if is_ascii_compatible(encoding) else codecs.getincrementaldecoder(encoding)()
+    for part, fraction in read_bytes(path, max(size, 4)):
+        has_mark = part[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        if first and has_mark and decoder is None:
+            remedy = 'Give encoding = "utf-16" under [files], or save it as UTF-8'
+            raise DataError("is UTF-16", file=path, line=1, remedy=remedy)
+        if first and not has_mark and codecs.lookup(encoding).name == "utf-16":
+            raise ConfigError(f"[files] encoding '{encoding}': {path} does not begin with the mark of UTF-16")
+        raw, first = part.removeprefix(codecs.BOM_UTF8) if first else part, False
+        try:
+            yield raw if decoder is None else decoder.decode(raw).encode(), fraction
+        except UnicodeError:
+            raise DataError(f"is not valid {encoding}", file=path, remedy="Correct the encoding") from None
+
+
+def _blank_preamble(text: bytes, skip: int, comment: str | None) -> bytes:
+    """Empty the first `skip` lines, and those that begin with the mark of a comment."""
+    if not skip and (comment is None or comment.encode() not in text):
+        return text
+    mark = None if comment is None else comment.encode()
+    lines = text.split(b"\n")
+    kept = [b"" if i < skip or (mark is not None and t.startswith(mark)) else t for i, t in enumerate(lines)]
+    return b"\n".join(kept)
 
 
 def _to_utf8(path: Path, line: int, text: bytes, encoding: str) -> bytes:
     text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in text else text
-    if encoding == "utf-8":
+    if encoding == "utf-8" or not is_ascii_compatible(encoding):
         return text
     try:
         return text.decode(encoding).encode()
@@ -127,40 +184,25 @@ def _to_utf8(path: Path, line: int, text: bytes, encoding: str) -> bytes:
         raise DataError(f"is not valid {encoding}", file=path, line=error_line, remedy="Correct the encoding") from None
 
 
-def _read_bytes(path: Path, size: int) -> Iterator[tuple[bytes, float]]:
-    try:
-        total = max(path.stat().st_size, 1)
-        with path.open("rb") as file, _decompress(path, file) as stream:
-            while raw := stream.read(size):
-                yield raw, min(file.tell() / total, 1.0)
-    except FileNotFoundError:
-        raise DataError("no such file", file=path, remedy="Check the path") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        problem = f"the compressed file is cut short or damaged ({error})"
-        raise DataError(problem, file=path, remedy="Fetch or compress it again") from None
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", file=path) from None
-
-
-def _decompress(path: Path, file: IO[bytes]) -> IO[bytes]:
-    return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
-
-
 def _split_header(
-    path: Path, blocks: Iterator[_TextBlock], columns: Sequence[str], dialect: CsvDialect
+    path: Path, blocks: Iterator[_TextBlock], columns: Sequence[str], dialect: CsvDialect, check: bool = True
 ) -> tuple[list[str], str, _TextBlock]:
     """Split the header from the first block; return the column names, the separator, and the rest of the block."""
-    block = next(blocks, None)
-    if block is None or not block.text.strip():
+    block = next((b for b in blocks if b.text.strip()), None)
+    if block is None:
         raise DataError("the file is empty", file=path, remedy="Give a file with rows")
+    blank = len(block.text) - len(block.text.lstrip(b"\n"))
+    block = _TextBlock(block.text[blank:], block.line + blank, block.fraction)
     if dialect.names is not None:
-        return list(dialect.names), dialect.separator or ",", block
+        _check_names(path, list(dialect.names), columns)
+        return list(dialect.names), dialect.separator or _detect_unnamed(block.text, dialect), block
     head, _, rest = block.text.partition(b"\n")
     text = _decode_utf8(head)
     if text is None:
         raise DataError("the header is not valid UTF-8", file=path, line=1, remedy=UTF8_REMEDY)
     names, separator = _detect_separator(text, columns, dialect)
-    _check_names(path, names, columns)
+    if check:
+        _check_names(path, names, columns)
     return names, separator, _TextBlock(rest, block.line + 1, block.fraction)
 
 
@@ -168,11 +210,20 @@ def _detect_separator(head: str, columns: Sequence[str], dialect: CsvDialect) ->
     """Return the names of the header and its separator: that with which most of `columns` appear, then most names."""
     candidates = []
     for separator in [dialect.separator] if dialect.separator else SEPARATORS:
-        cells = _split_cells(head, separator) if dialect.quotes else head.split(separator)
+        is_quoted = dialect.has_quotes and len(separator) == 1
+        cells = _split_cells(head, separator) if is_quoted else head.split(separator)
         names = [dialect.rename(c.strip()) for c in cells]
         candidates.append((len(set(names) & set(columns)), len(names), names, separator))
     _, _, names, separator = max(candidates, key=lambda c: c[:2])
     return names, separator
+
+
+def _detect_unnamed(text: bytes, dialect: CsvDialect) -> str:
+    """Return the separator of a file without a header: that with which the first line has as many cells as names."""
+    head = (_decode_utf8(text.partition(b"\n")[0]) or "").strip()
+    assert dialect.names is not None
+    fitting = [s for s in SEPARATORS if len(_split_cells(head, s)) == len(dialect.names)]
+    return fitting[0] if fitting else ","
 
 
 def _split_cells(text: str, separator: str) -> list[str]:

@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys_meta.core.cells import arrow_text
 from recsys_meta.core.types import IntArray
-from recsys_meta.data.readers.cells import arrow_text
 
 
 class IdInterner:

@@ -16,15 +16,23 @@ TextBlock = tuple[bytes, int, float]
 
 
 def read_quoted(
-    path: Path, texts: Iterator[TextBlock], names: Sequence[str], columns: Sequence[str], separator: str
+    path: Path,
+    texts: Iterator[TextBlock],
+    names: Sequence[str],
+    columns: Sequence[str],
+    separator: str,
+    written_separator: str | None = None,
+    escape: str | None = None,
 ) -> Iterator[RowChunk]:
     """Yield chunks of some columns as text, one for each block of text.
 
-    `names` are the columns of the file, `columns` those to read. A row that cannot be split is rejected, and reading
-    goes on with the next line.
+    `names` are the columns of the file, `columns` those to read. `separator` is one character, which may stand for
+    `written_separator`; `escape` stands before a quote within quotes. A row that cannot be split is rejected, and
+    reading goes on with the next line.
     """
     lines = _LineReader(texts)
-    reader = csv.reader(lines, delimiter=separator, strict=True)
+    reader = csv.reader(lines, delimiter=separator, strict=True, escapechar=escape, doublequote=escape is None)
+    restored = None if written_separator in (None, separator) else (separator, written_separator)
     buffer, lines_before = _ChunkBuffer(str(path), names, columns), 0
     while True:
         try:
@@ -35,7 +43,8 @@ def read_quoted(
             number = lines.first_line + lines_before
             buffer.reject(number, f"cannot be split: {error}", SPLIT_REMEDY, lines.latest_line)
         else:
-            buffer.add(lines.first_line + lines_before, row)
+            cells = row if restored is None else [c.replace(*restored) for c in row]
+            buffer.add(lines.first_line + lines_before, cells)
         lines_before = reader.line_num
         if lines.block_changed:
             lines.block_changed = False

@@ -18,6 +18,7 @@ from recsys_meta.core.types import IntArray
 
 OnError = Literal["fail", "skip"]
 Duplicates = Literal["refuse", "keep"]
+Repeated = Literal["refuse", "first", "last"]
 ProgressCallback = Callable[[str, float], None]
 """Function that is called with the name of a stage and the fraction of it that is complete, 0 to 1."""
 
@@ -64,12 +65,14 @@ ReadChunks = Callable[[int], Iterator[RowChunk]]
 class RawFeatureTable:
     """Feature table of entities or of items before encoding: rows identified by the id in the column `key`.
 
-    With `inline` the columns are part of the events, and all rows of an id must have the same features.
+    With `inline` the columns are part of the events, and all rows of an id must have the same features. `repeated` says
+    which row of an id counts where it has several; they are refused by default.
     """
 
     key: str
     read: ReadChunks
     inline: bool = False
+    repeated: Repeated = "refuse"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class RawTables:
 
     `title` is the column of the item table with names for display. `duplicates` says what happens to rows that repeat
     an earlier one. `origin` are the files that are read; `expected` the published counts (entities, items, events), of
-    which a deviation is reported as a warning.
+    which a deviation is reported as a warning. `ordinal_time` is True where times only put rows in order: nothing is
+    then said of their range.
     """
 
     schema: Schema
@@ -89,6 +93,7 @@ class RawTables:
     duplicates: Duplicates = "refuse"
     origin: tuple[str, ...] = ()
     expected: Mapping[str, int] = field(default_factory=dict)
+    ordinal_time: bool = False
 
 
 def map_chunks(read: ReadChunks, change: Callable[[RowChunk], RowChunk]) -> ReadChunks:

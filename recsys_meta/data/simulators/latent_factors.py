@@ -201,6 +201,7 @@ def raw_tables(
     name = schema.name
     return RawTables(
         schema=schema,
+        ordinal_time=True,
         events=read_frame(f"{name} events", shuffle_rows(rng, pd.DataFrame(log))),
         entities=RawFeatureTable(schema.entity, read_frame(f"{name} entities", pd.DataFrame(entities))),
         items=RawFeatureTable(schema.item, read_frame(f"{name} items", pd.DataFrame(items))),

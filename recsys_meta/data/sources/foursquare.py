@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recsys_meta.core.cells import parse_numbers
 from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, FeatureField, Schema
-from recsys_meta.data.readers.cells import parse_numbers
 from recsys_meta.data.readers.csv_reader import CsvDialect, find_file, read_csv
 from recsys_meta.data.readers.local_time import hour_and_weekday, us_summer_time
 from recsys_meta.data.readers.raw_tables import (

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recsys_meta.core.cells import parse_numbers
 from recsys_meta.core.schema import FeatureField, Schema
-from recsys_meta.data.readers.cells import coalesce, parse_numbers
+from recsys_meta.data.readers.cells import coalesce
 from recsys_meta.data.readers.raw_tables import (
     RawFeatureTable,
     RawTables,
@@ -83,6 +84,7 @@ def _read_ads(folder: Path, schema: Schema, forward: bool) -> RawTables:
         entities=RawFeatureTable("movie", map_frames(films.items.read, _ad_features)),
         items=films.entities,
         origin=films.origin,
+        ordinal_time=True,
         expected={"entities": 1_058 + 1_127, "items": 6_040, "events": 765_669 + 191_407},
     )
 

@@ -1,24 +1,24 @@
-"""Reader of the user's own data: CSV, CSV.gz or Parquet described by a TOML schema, or RecBole's atomic files."""
+"""Reader of the user's own data: files of any form described by a TOML schema, or RecBole's atomic files."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from recsys_meta.core.cells import LIST_MARK, value_text
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError, DataError
-from recsys_meta.core.feature_encoding import LIST_MARK
 from recsys_meta.core.schema import FeatureField, Objective, Schema, explain_errors, read_schema
 from recsys_meta.data.build.prepare import prepare
 from recsys_meta.data.geo.geo_columns import LOCAL_TIME_FIELDS, derive_columns, plan_derived
-from recsys_meta.data.readers.csv_reader import CsvDialect, read_csv, read_header
-from recsys_meta.data.readers.parquet_reader import read_column_names, read_parquet
+from recsys_meta.data.readers.byte_stream import is_ascii_compatible
+from recsys_meta.data.readers.csv_reader import count_columns
 from recsys_meta.data.readers.raw_tables import (
     BLOCK_BYTES,
-    Duplicates,
     OnError,
     ProgressCallback,
     RawFeatureTable,
@@ -26,32 +26,18 @@ from recsys_meta.data.readers.raw_tables import (
     ReadChunks,
     RowChunk,
 )
+from recsys_meta.data.readers.row_filter import filter_rows
+from recsys_meta.data.readers.table_layout import (
+    explode_lists,
+    melt_columns,
+    number_rows,
+    read_decimal_commas,
+    split_lines,
+)
+from recsys_meta.data.readers.table_reader import read_layout, read_table
+from recsys_meta.data.sources.file_options import PLACES, SchemaFiles, TableFile
 from recsys_meta.data.sources.recbole import read_recbole
 from recsys_meta.data.sources.registry import override_schema
-
-PARQUET_SUFFIXES = (".parquet", ".pq")
-"""Endings of Parquet files; all others are read as text."""
-
-
-class SchemaFiles(BaseModel):
-    """Table [files] of a schema; paths are relative to the directory of the schema.
-
-    `events` may be a list or a pattern such as "part-*.parquet". Without `entities` or `items` the features of these
-    are columns of the events. `title` is the column of the items with names for display. With `city_radius_km` the
-    entities are cities made from the coordinates of the items.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    events: str | list[str]
-    entities: str | None = None
-    items: str | None = None
-    separator: str | None = Field(default=None, min_length=1)
-    encoding: str = "utf-8"
-    quotes: bool = True
-    duplicates: Duplicates = "refuse"
-    title: str | None = None
-    city_radius_km: float | None = Field(default=None, ge=1, le=1000)
 
 
 def prepare_custom(
@@ -110,56 +96,57 @@ def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:
     if path.suffix != ".toml":
         remedy = "Write a TOML schema beside it that says what its columns mean (docs/data.md)"
         raise DataError("is neither a TOML schema nor an .inter file", file=path, remedy=remedy)
-    schema, raw = read_schema(path)
+    schema, raw = read_schema(path, PLACES)
     try:
         files = SchemaFiles.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: [files] {explain_errors(error)}") from None
+        tables = dict.fromkeys(("events", "entities", "items"), tuple(TableFile.model_fields))
+        keys = {"": tuple(SchemaFiles.model_fields), **tables}
+        raise ConfigError(f"{path}: [files] {explain_errors(error, keys, PLACES)}") from None
     return _build_tables(path.parent, schema, files), ()
 
 
 def _build_tables(folder: Path, schema: Schema, files: SchemaFiles) -> RawTables:
-    _check_encoding(files)
-    events = _expand_patterns(folder, [files.events] if isinstance(files.events, str) else files.events)
+    table = files.with_defaults(files.events)
+    events = _EventFiles(schema, table, _expand_patterns(folder, table.paths))
+    _check_encodings(files)
     # The header is read here only where columns may have to be derived; else no file is opened before it is used.
     may_derive = files.city_radius_km is not None or any(f.name in LOCAL_TIME_FIELDS for f in schema.context)
-    columns = _read_columns(events[0], files) if may_derive else schema.event_columns
+    columns = events.column_names() if may_derive else schema.event_columns
     plan = plan_derived(schema, files.city_radius_km, columns, files.entities is not None)
     derived_columns = plan.columns(schema)
     event_columns = [c for c in schema.event_columns if c not in derived_columns]
     entity_fields = () if files.city_radius_km else schema.entity_features
     item_fields = tuple(f for f in schema.item_features if f.source not in derived_columns)
-    feature_files = [folder / name for name in (files.entities, files.items) if name]
+    feature_files = [folder / path for one in (files.entities, files.items) if one for path in one.paths]
     tables = RawTables(
         schema=schema,
-        events=_chain_readers([_reader(p, event_columns, files) for p in events]),
+        events=events.read(event_columns),
         entities=_feature_table(folder, files, files.entities, events, schema.entity, entity_fields, None),
         items=_feature_table(folder, files, files.items, events, schema.item, item_fields, files.title),
         title=files.title,
         duplicates=files.duplicates,
-        origin=tuple(str(p) for p in [*events, *feature_files]),
+        origin=tuple(str(p) for p in [*events.paths, *feature_files]),
     )
     return derive_columns(tables, plan)
 
 
-def _read_columns(path: Path, files: SchemaFiles) -> tuple[str, ...]:
-    """Read the column names of a file."""
-    return read_column_names(path) if path.suffix in PARQUET_SUFFIXES else read_header(path, _dialect(files))
-
-
-def _check_encoding(files: SchemaFiles) -> None:
-    try:
-        ascii_compatible = "\n,".encode(files.encoding) == b"\n,"
-    except LookupError:
-        ascii_compatible = False
-    if not ascii_compatible:
-        raise ConfigError(f"[files] encoding '{files.encoding}' cannot be read; save the files as utf-8 or latin-1")
+def _check_encodings(files: SchemaFiles) -> None:
+    for table in (files.events, files.entities, files.items):
+        encoding = None if table is None else files.with_defaults(table).encoding
+        try:
+            is_ascii_compatible(encoding or "utf-8")
+        except LookupError:
+            raise ConfigError(f"[files] encoding '{encoding}' is not known; utf-8, latin-1 and utf-16 are") from None
 
 
 def _expand_patterns(folder: Path, names: list[str]) -> list[Path]:
     paths: list[Path] = []
     for name in names:
-        matches = sorted(folder.glob(name)) if any(c in name for c in "*?[") else [folder / name]
+        try:
+            matches = sorted(folder.glob(name)) if any(c in name for c in "*?[") else [folder / name]
+        except (ValueError, NotImplementedError, OSError):  # an absolute pattern, or one that is none
+            matches = []
         if not matches:
             raise DataError("no file matches this", file=folder / name, remedy="Correct events under [files]")
         paths += matches
@@ -168,36 +155,126 @@ def _expand_patterns(folder: Path, names: list[str]) -> list[Path]:
     return paths
 
 
+@dataclass(frozen=True)
+class _EventFiles:
+    """Files of events in any layout, and how they are read as a table with a row for each event."""
+
+    schema: Schema
+    table: TableFile
+    paths: list[Path]
+
+    def column_names(self) -> tuple[str, ...]:
+        """Read the column names of the first file."""
+        names, _ = read_layout(self.paths[0], self.table.form(), self.schema.event_columns)
+        return (*names, *([self.table.row_number] if self.table.row_number else []))
+
+    def read(self, columns: Sequence[str], list_separators: Mapping[str, str] | None = None) -> ReadChunks:
+        """Return a reader of some columns of all files."""
+        numeric = {c for c in (self.schema.label,) if c}
+        fields = (*self.schema.context, *self.schema.entity_features, *self.schema.item_features)
+        numeric |= {f.source for f in fields if f.kind == "numeric"}
+        separators = {f.source: f.separator for f in self.schema.context} | dict(list_separators or {})
+        return _chain_readers([self._reader(p, columns, separators, numeric) for p in self.paths])
+
+    def _reader(
+        self, path: Path, columns: Sequence[str], list_separators: Mapping[str, str], numeric: set[str]
+    ) -> ReadChunks:
+        match self.table.layout:
+            case "rows":
+                return _row_reader(path, columns, self.table, list_separators, numeric)
+            case "wide":
+                return self._wide_reader(path, columns, numeric)
+            case "list":
+                return self._list_reader(path, columns, list_separators, numeric)
+
+    def _wide_reader(self, path: Path, columns: Sequence[str], numeric: set[str]) -> ReadChunks:
+        """Return a reader of a table with a column for each item. Its header is read when the reader is used."""
+
+        def read(block: int) -> Iterator[RowChunk]:
+            table, schema = self.table, self.schema
+            form = table.form()
+            if table.columns is not None:
+                width = count_columns(path, form.dialect)
+                numbered = [str(i + 1) for i in range(width - len(table.columns))]
+                table = table.model_copy(update={"columns": [*table.columns, *numbered]})
+            names, _ = read_layout(path, table.form(), ())
+            known = {c for c in columns if c not in (schema.item, schema.label)}
+            items = [n for n in names if n not in {*schema.event_columns, *table.ignore, *table.where, *known}]
+            if table.columns is not None and self.table.columns is not None:
+                items = [n for n in items if n not in self.table.columns]
+            if not items:
+                raise DataError("no column is left for an item", file=path, line=1, remedy="Is the layout wide?")
+            wanted = [c for c in columns if c not in (schema.item, schema.label)]
+            reader = _row_reader(path, [*wanted, *items], table, {}, {*numeric, *items})
+            missing = [value_text(v) for v in table.missing]
+            yield from melt_columns(reader, items, schema.item, schema.label, missing)(block)
+
+        return read
+
+    def _list_reader(
+        self, path: Path, columns: Sequence[str], list_separators: Mapping[str, str], numeric: set[str]
+    ) -> ReadChunks:
+        """Return a reader of a table with a list of items in a row: in a cell, or as the rest of a line."""
+        table, schema = self.table, self.schema
+        pair = None if table.pair_separator is None or schema.label is None else (table.pair_separator, schema.label)
+        row_columns = [c for c in columns if pair is None or c != schema.label]
+        others = [c for c in (schema.label, schema.time) if c and c in row_columns]
+        if table.columns is not None and table.list_separator is None and table.format in (None, "csv"):
+            lines = table.model_copy(
+                update={"columns": [_LINE], "separator": _NO_SEPARATOR, "quotes": False, "row_number": None}
+            )
+            reader = split_lines(read_table(path, [_LINE], lines.form()), _LINE, table.columns, table.separator or " ")
+            if table.row_number is not None:
+                reader = number_rows(reader, table.row_number)
+        else:
+            separators = {**list_separators, **dict.fromkeys([schema.item, *others], LIST_MARK)}
+            reader = _row_reader(path, row_columns, table, separators, numeric)
+        return explode_lists(reader, schema.item, others, table.list_separator or "|", pair)
+
+
+_LINE, _NO_SEPARATOR = "line", "\x1f"
+
+
+def _row_reader(
+    path: Path, columns: Sequence[str], table: TableFile, list_separators: Mapping[str, str], numeric: Collection[str]
+) -> ReadChunks:
+    """Return a reader of some columns of a file, of the rows that the table's conditions leave."""
+    conditions = table.conditions
+    columns = list(dict.fromkeys(columns))
+    wanted = list(dict.fromkeys([*columns, *conditions]))
+    own = [c for c in wanted if c != table.row_number]
+    reader = read_table(path, own, table.form(), list_separators)
+    if table.row_number is not None:
+        reader = number_rows(reader, table.row_number)
+    if table.decimal == ",":
+        bounded = {name for name, c in conditions.items() if c.min is not None or c.max is not None}
+        reader = read_decimal_commas(reader, {*numeric, *bounded})
+    return filter_rows(reader, conditions, columns)
+
+
 def _feature_table(
     folder: Path,
     files: SchemaFiles,
-    name: str | None,
-    events: list[Path],
+    table: TableFile | None,
+    events: _EventFiles,
     key: str,
     fields: tuple[FeatureField, ...],
     title: str | None,
 ) -> RawFeatureTable | None:
-    """Return the feature table in the file `name`, or, without a name, in the columns of the events; None without
-    features."""
+    """Return the feature table in a file, or, without one, in the columns of the events; None without features."""
+    if table is not None and table.key is not None:
+        key = table.key
     columns = list(dict.fromkeys([key, *(f.source for f in fields), *([title] if title else [])]))
-    separators = {f.source: LIST_MARK for f in fields if f.kind == "multi" and f.source != title}
-    if name is not None:
-        return RawFeatureTable(key, _reader(folder / name, columns, files, separators))
+    separators = {f.source: LIST_MARK if f.kind == "multi" else f.separator for f in fields if f.source != title}
+    separators |= {title: ", "} if title else {}
+    if table is not None:
+        table = files.with_defaults(table)
+        numeric = {f.source for f in fields if f.kind == "numeric"}
+        reader = _row_reader(folder / table.paths[0], columns, table, separators, numeric)
+        return RawFeatureTable(key, reader, repeated=table.repeated)
     if len(columns) == 1:
         return None
-    return RawFeatureTable(key, _chain_readers([_reader(p, columns, files, separators) for p in events]), inline=True)
-
-
-def _reader(
-    path: Path, columns: Sequence[str], files: SchemaFiles, list_separators: dict[str, str] | None = None
-) -> ReadChunks:
-    if path.suffix in PARQUET_SUFFIXES:
-        return read_parquet(path, columns, list_separators)
-    return read_csv(path, columns, _dialect(files))
-
-
-def _dialect(files: SchemaFiles) -> CsvDialect:
-    return CsvDialect(files.separator, quotes=files.quotes, encoding=files.encoding)
+    return RawFeatureTable(key, events.read(columns, separators), inline=True)
 
 
 def _chain_readers(readers: list[ReadChunks]) -> ReadChunks:

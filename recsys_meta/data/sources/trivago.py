@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recsys_meta.core.cells import Mask, parse_numbers
 from recsys_meta.core.schema import FeatureField, Schema
-from recsys_meta.data.readers.cells import Mask, coalesce, parse_numbers
+from recsys_meta.data.readers.cells import coalesce
 from recsys_meta.data.readers.csv_reader import CsvDialect, find_file, read_csv
 from recsys_meta.data.readers.raw_tables import (
     BLOCK_BYTES,

@@ -8,16 +8,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from recsys_meta.core.cells import (
+    MISSING_NUMBERS,
+    Mask,
+    category_cells,
+    id_cells,
+    parse_labels,
+    parse_numbers,
+    text_cells,
+)
 from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, FeatureField, Schema
 from recsys_meta.core.types import FloatArray, IntArray
-from recsys_meta.data.readers.cells import Mask, parse_numbers
 from recsys_meta.data.readers.raw_tables import REJECT_COLUMNS, RowChunk, reject_rows
-from recsys_meta.data.readers.time_columns import BEFORE_1970, INVALID_TIME, seconds_column
-
-MISSING_NUMBERS = ("nan", "na", "null")
-"""Words for an empty number, the same as in `recsys_meta.core.feature_encoding`."""
+from recsys_meta.data.readers.time_columns import BEFORE_1970, INVALID_TIME, microseconds_column
 
 DEGREE_LIMITS = {LATITUDE: 90, LONGITUDE: 180}
 """Largest absolute value of the numeric features of these names."""
@@ -27,7 +32,7 @@ SKIP_REMEDY = "Correct the row, or leave such rows out with --on-error skip, whi
 
 @dataclass(frozen=True)
 class ValidRows:
-    """Valid rows: ids as text, label float32, time in seconds or NO_TIME, and their lines; each [n].
+    """Valid rows: ids as text, label float32, time in microseconds or NO_TIME, and their lines; each [n].
 
     context: name -> stripped text [n], or float32 [n] with NaN where missing.
     """
@@ -112,13 +117,16 @@ def _context_column(feature: FeatureField, frame: pd.DataFrame, errors: RowError
     cells = frame[feature.source]
     if feature.kind == "numeric":
         return _numeric_column(feature, cells, errors)
-    return cells.astype("string").fillna("").astype("str").str.strip()
+    return category_cells(cells)
 
 
 def _numeric_column(feature: FeatureField, cells: pd.Series, errors: RowErrors) -> FloatArray:
     """Read a numeric feature [n], NaN where it is missing; reject cells that are not finite numbers."""
     number, empty = parse_numbers(cells)
-    missing = empty | cells.astype("str").str.strip().str.lower().isin(MISSING_NUMBERS).to_numpy(bool)
+    missing = empty.copy()
+    unread = np.flatnonzero(np.isnan(number) & ~empty)
+    if len(unread):
+        missing[unread] = text_cells(cells.iloc[unread]).str.lower().isin(MISSING_NUMBERS).to_numpy(bool)
     with np.errstate(over="ignore"):
         value = number.astype(np.float32)
     invalid = ~np.isfinite(value) & ~missing
@@ -139,14 +147,11 @@ def _check_homes(schema: Schema, entity: pd.Series, item: pd.Series, homes: pd.S
 
 def _id_column(chunk: RowChunk, column: str, errors: RowErrors) -> pd.Series:
     cells = chunk.frame[column]
-    if pd.api.types.is_float_dtype(cells):
-        raise DataError(
-            "the column holds fractional numbers, so its ids cannot be read safely",
-            file=chunk.file,
-            field=column,
-            remedy="Store ids as text or whole numbers",
-        )
-    text = cells.astype("str").str.strip()
+    try:
+        text = id_cells(cells)
+    except ValueError as error:
+        remedy = "Store ids as text or whole numbers"
+        raise DataError(str(error), file=chunk.file, field=column, remedy=remedy) from None
     errors.reject((text == "").to_numpy(bool), column, "is empty", f"Every row needs an id. {SKIP_REMEDY}")
     return text
 
@@ -155,9 +160,11 @@ def _label_column(schema: Schema, frame: pd.DataFrame, errors: RowErrors) -> Flo
     if schema.label is None:
         return np.ones(len(frame), np.float32)
     cells, column = frame[schema.label], schema.label
-    number, empty = parse_numbers(cells)
+    words = schema.label_values
+    number, empty = parse_labels(cells, words)
     errors.reject(empty, column, "is empty", SKIP_REMEDY)
-    errors.reject(np.isnan(number), column, "is not a number", SKIP_REMEDY, cells)
+    what = f"is none of {', '.join(words)}, and is not a number" if words else "is not a number"
+    errors.reject(np.isnan(number), column, what, SKIP_REMEDY, cells)
     with np.errstate(over="ignore"):
         label = number.astype(np.float32)
     errors.reject(~np.isfinite(label), column, "is not a finite number", SKIP_REMEDY, cells)
@@ -175,11 +182,11 @@ def _time_column(schema: Schema, frame: pd.DataFrame, errors: RowErrors) -> IntA
     if schema.time is None:
         return np.full(len(frame), NO_TIME)
     cells, column = frame[schema.time], schema.time
-    time = seconds_column(cells)
+    time = microseconds_column(cells, schema.time_format, schema.time_zone)
     if schema.exact_time:
         remedy = f"{SKIP_REMEDY}; or set exact_time = false in the schema if times may be missing"
         errors.reject(time == NO_TIME, column, "is empty", remedy)
-    remedy = f"Give ISO 8601 or seconds since 1970 UTC. {SKIP_REMEDY}"
+    remedy = f"Give ISO 8601 or seconds since 1970 UTC, or say time_format in the schema. {SKIP_REMEDY}"
     errors.reject(time == INVALID_TIME, column, "is not a time", remedy, cells)
     errors.reject(time == BEFORE_1970, column, "is a time before 1970", remedy, cells)
     return time

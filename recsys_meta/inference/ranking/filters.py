@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from torch import Tensor
 
+from recsys_meta.core.cells import category_text
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField
@@ -63,6 +65,12 @@ def filter_mask(
     return torch.stack(masks).all(0)
 
 
+def _spelling(value: str, known: pd.Index) -> str:
+    """Return the spelling of a category; as it was given where an earlier model knows only that."""
+    spelling = category_text(value.strip())
+    return spelling if spelling in known else value
+
+
 def _number_mask(name: str, condition: FeatureFilter, values: Tensor) -> Tensor:
     if condition.has_values:
         raise DataError("holds numbers", field=name, remedy="Filter it with min and max")
@@ -86,7 +94,8 @@ def _value_mask(field: FeatureField, condition: FeatureFilter, vocab: Vocabulary
 
     def has(values: Sequence[str]) -> Tensor:
         """Mark the items that have each of the values, [V, C]; a value that the model does not know is on no item."""
-        spellings = [value.lower() if field.kind == "text" else value for value in values]
+        known = vocab.values[f"item.{field.name}"]
+        spellings = [value.lower() if field.kind == "text" else _spelling(value, known) for value in values]
         value_ids = torch.from_numpy(vocab.ids(f"item.{field.name}", spellings))[:, None, None]
         return ((ids == value_ids) & (value_ids >= FIRST)).any(2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from recsys_meta.core.cells import value_text
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, FeatureField, Schema
 from recsys_meta.inference.requests.entity import Interaction, RawFeatures
@@ -41,7 +42,7 @@ class ContextFields:
             return Interaction(item, label, time, context)
         actor = context[ACTOR]
         rest = {name: value for name, value in context.items() if name != ACTOR}
-        return Interaction(item, label, time, rest, None if actor in (None, "") else str(actor))
+        return Interaction(item, label, time, rest, value_text(actor) or None)
 
     def check(self, context: RawFeatures, names: Collection[str] | None = None, noun: str = "context field") -> None:
         """Raise DataError for a name that is not among `names` (all fields where None), or for degrees beyond the

@@ -183,7 +183,7 @@ def test_a_list_without_a_click_is_allowed_and_told(tmp_path):
         {"name": "cost", "kind": "numeric", "missing": 0.5},
     ]
     clicked = shown(tmp_path / "b", LISTS.replace("u1,L1,0,100,2", "u1,L1,1,100,2"))
-    assert clicked.about["warnings"] == []
+    assert not any("click" in warning for warning in clicked.about["warnings"])
 
 
 def test_parquet_rows_are_read_alike(tmp_path):

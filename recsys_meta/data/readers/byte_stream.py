@@ -1,0 +1,133 @@
+"""Bytes of a file, whatever it is packed in: its content says how. Members of zip files have paths too."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import lzma
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+
+from recsys_meta.core.errors import DataError
+
+_GZIP, _BZIP2, _XZ, _ZIP = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"PK\x03\x04"
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, zipfile.BadZipFile)
+PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
+"""Endings of packed files, behind which the ending of their content stands."""
+
+
+def read_bytes(path: Path, size: int) -> Iterator[tuple[bytes, float]]:
+    """Yield the unpacked content of a file in blocks of about `size` bytes, with the fraction that has been read.
+
+    gzip, bzip2, xz, zstd and zip are unpacked; a zip file must hold one file, or the path goes on with the name of one
+    ("ml-1m.zip/ml-1m/ratings.dat"). Raises DataError for a file that is missing, damaged or cannot be read.
+    """
+    file_path, member = split_member(path)
+    try:
+        total = max(file_path.stat().st_size, 1)
+        with file_path.open("rb") as file, _unpack(path, member, file) as stream:
+            while raw := stream.read(size):
+                yield raw, min(file.tell() / total, 1.0)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError("no such file", file=path, remedy="Check the path") from None
+    except IsADirectoryError:
+        raise DataError("is a folder", file=path, remedy="Name a file in it") from None
+    except _DAMAGED as error:
+        problem = f"the compressed file is cut short or damaged ({error})"
+        raise DataError(problem, file=path, remedy="Fetch or compress it again") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {getattr(error, 'strerror', None) or error}", file=path) from None
+
+
+def split_member(path: Path) -> tuple[Path, str | None]:
+    """Split the path of a file within a zip file into the path of that and the name of its member; None without one."""
+    if path.exists():
+        return path, None
+    for parent in path.parents:
+        if parent.is_file():
+            return parent, path.relative_to(parent).as_posix()
+    return path, None
+
+
+def has_bytes(path: Path) -> bool:
+    """Return True where there is such a file, or a file that it may be a member of."""
+    return split_member(path)[0].is_file()
+
+
+def content_suffix(path: Path) -> str:
+    """Return the ending of a file's name in small letters, without that of its packing: ".json" for reviews.json.gz."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix in PACKED_SUFFIXES else suffix
+
+
+def first_bytes(path: Path, size: int = 2**16) -> bytes:
+    """Return up to `size` bytes from the start of the unpacked content. Raises DataError as `read_bytes`."""
+    return next(read_bytes(path, size), (b"", 1.0))[0]
+
+
+def detect_encoding(path: Path) -> str:
+    """Return the encoding of a text file by its bytes: "utf-16" or "utf-8" by its mark, "utf-8" where all of it is
+    UTF-8, else "cp1252", or "latin-1" where that lacks a byte of it. Raises DataError as `read_bytes`."""
+    if first_bytes(path, 4)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    for encoding in ("utf-8", "cp1252"):
+        decoder = codecs.getincrementaldecoder(encoding)()
+        try:
+            for raw, _ in read_bytes(path, 2**20):
+                decoder.decode(raw)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            continue
+        return encoding
+    return "latin-1"
+
+
+def is_ascii_compatible(encoding: str) -> bool:
+    """Return True where line feeds and separators are single bytes as in ASCII. Raises LookupError for no encoding."""
+    try:
+        return "\n,".encode(encoding) == b"\n,"
+    except (UnicodeError, ValueError):
+        raise LookupError(encoding) from None
+
+
+@contextmanager
+def _unpack(path: Path, member: str | None, file: IO[bytes]) -> Iterator[IO[bytes]]:
+    head = file.read(6)
+    file.seek(0)
+    if member is not None and not head.startswith(_ZIP):
+        raise DataError("no such file", file=path, remedy="Check the path: what stands before it is no zip file")
+    if head.startswith(_ZIP):
+        with zipfile.ZipFile(file) as archive, archive.open(_member(path, archive, member)) as stream:
+            yield stream
+    elif head.startswith(_GZIP) or path.suffix == ".gz":
+        yield cast(IO[bytes], gzip.GzipFile(fileobj=file))
+    elif head.startswith(_BZIP2):
+        yield cast(IO[bytes], bz2.BZ2File(file))
+    elif head.startswith(_XZ):
+        yield cast(IO[bytes], lzma.LZMAFile(file))  # noqa: SIM115 the file is closed by who opened it
+    elif head.startswith(_ZSTANDARD):
+        unpacked: Any = pa.CompressedInputStream(pa.PythonFile(file), "zstd")
+        yield unpacked
+    else:
+        yield file
+
+
+def _member(path: Path, archive: zipfile.ZipFile, member: str | None) -> zipfile.ZipInfo:
+    files = [i for i in archive.infolist() if not i.is_dir() and not i.filename.startswith("__MACOSX/")]
+    if member is not None:
+        files = [i for i in files if i.filename == member]
+    if len(files) != 1:
+        names = ", ".join(i.filename for i in archive.infolist()[:20] if not i.is_dir())
+        problem = "the zip file holds no such file" if member is not None else f"the zip file holds {len(files)} files"
+        raise DataError(problem, file=path, remedy=f"Name one behind the file, as {path.name}/NAME; there are: {names}")
+    if files[0].flag_bits & 1:
+        raise DataError("the zip file is encrypted", file=path, remedy="Unpack it")
+    return files[0]
