@@ -24,7 +24,7 @@ from pipelines.commands import (
 )
 from pipelines.console import err
 from recsys_meta import __version__
-from recsys_meta.core.errors import RecsysMetaError
+from recsys_meta.core.errors import RecsysMetaError, describe_os_error, describe_unexpected
 
 app = typer.Typer(
     name="recsys-meta",
@@ -69,12 +69,27 @@ def _options(
 
 
 def main() -> None:
-    """Run a command; print an expected error as one red line and exit with 1, never with a traceback."""
+    """Run a command; print an error as one red line and exit with 1, never with a traceback.
+
+    An error that is not expected is logged where it arose with --verbose.
+    """
     try:
         app()
     except RecsysMetaError as error:
         err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
+    except OSError as error:
+        _exit_with(describe_os_error(error), error)
+    except (RecursionError, MemoryError) as error:
+        _exit_with("the input is nested too deeply or too large", error)
+    except Exception as error:  # the last resort: a traceback would tell a user nothing
+        _exit_with(f"{describe_unexpected(error)}; --verbose shows where", error)
     except KeyboardInterrupt:
         err.print("[red]interrupted[/]")
         sys.exit(1)
+
+
+def _exit_with(message: str, error: BaseException) -> None:
+    logging.getLogger(__name__).info("%s", message, exc_info=error)
+    err.print(f"[red]error:[/] {escape(message)}", soft_wrap=True)
+    sys.exit(1)

@@ -44,7 +44,7 @@ _BYTES_PER_ROW = 32
 
 @dataclass(frozen=True)
 class EventFormat:
-    """What a model knows of files of events: its context fields, and how its schema reads labels and times."""
+    """Knowledge of a model about files of events: its context fields, and how its schema reads labels and times."""
 
     fields: ContextFields = NO_CONTEXT
     schema: Schema | None = None
@@ -108,8 +108,8 @@ def _event_chunks(path: Path, columns: Collection[str], event_format: EventForma
     form = TableForm()
     if form.of(path) == "csv":
         form = TableForm("csv", CsvDialect(encoding=detect_encoding(path)))
-    expected = [name for c in columns for name in (c, *event_format.other_names(c))]
-    names, form = _read_layout(path, form, expected)
+    likely_names = [name for c in columns for name in (c, *event_format.other_names(c))]
+    names, form = _read_layout(path, form, likely_names)
     sources: dict[str, str] = {}
     for column in columns:
         known = [n for n in (column, *event_format.other_names(column)) if n in names]

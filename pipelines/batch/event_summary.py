@@ -52,7 +52,7 @@ class EventSummary:
 
     @property
     def warnings(self) -> list[str]:
-        """What is likely to be wrong with the events, each a sentence."""
+        """Sentences about what is likely to be wrong with the events."""
         warnings = []
         if self.events and len(self._names) and self.known_events < LEAST_KNOWN * self.events:
             share = "none" if not self.known_events else f"only {self.known_events:,}"

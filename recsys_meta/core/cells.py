@@ -107,9 +107,9 @@ def list_values(cell: str, separator: str) -> list[str]:
     """
     if LIST_MARK in cell:
         return cell.split(LIST_MARK)
-    stripped = cell.strip()
-    if stripped[:1] == "[" and stripped[-1:] == "]" and (written := _written_list(stripped)) is not None:
-        return list_cell(written).split(LIST_MARK)
+    text = cell.strip()
+    if text[:1] == "[" and text[-1:] == "]" and (values := _written_list(text)) is not None:
+        return list_cell(values).split(LIST_MARK)
     return cell.split(separator)
 
 
@@ -207,12 +207,12 @@ def describe_mismatch(what: str, ids: Iterable[str], where: str, known: Any) -> 
     of each side; empty where at least `LEAST_KNOWN` of the distinct ids are known, or where there are none."""
     distinct = pd.Index(list(dict.fromkeys(ids)), dtype="str")
     index = pd.Index(known, dtype="str")
-    found = distinct.isin(index)
-    if not len(distinct) or not len(index) or found.mean() >= LEAST_KNOWN:
+    is_known = distinct.isin(index)
+    if not len(distinct) or not len(index) or is_known.mean() >= LEAST_KNOWN:
         return ""
-    share = "none" if not found.any() else f"only {int(found.sum()):,}"
+    share = "none" if not is_known.any() else f"only {int(is_known.sum()):,}"
     others = index[~index.isin(distinct)]
-    example, other = distinct[~found][0], (others if len(others) else index)[0]
+    example, other = distinct[~is_known][0], (others if len(others) else index)[0]
     return (
         f"{share} of {len(distinct):,} of {what} is {where}: are they written in another way? "
         f"An example of them is '{example[:80]}', one of the others '{other[:80]}'"

@@ -137,7 +137,7 @@ class Dataset:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is valid but unusual about the data, each a sentence."""
+        """Sentences about what is valid but unusual in the data."""
         warnings = self.about.get("warnings")
         return tuple(str(w) for w in warnings) if isinstance(warnings, list) else ()
 

@@ -6,6 +6,8 @@ other exception that escapes is a bug of this project.
 
 from __future__ import annotations
 
+import re
+
 
 class RecsysMetaError(Exception):
     """Base of all expected errors. The message says what is wrong and what to do about it."""
@@ -53,3 +55,22 @@ class NotFoundError(RecsysMetaError):
 
 class ConflictError(RecsysMetaError):
     """Conflict of a request with the stored state."""
+
+
+_CREDENTIALS = re.compile(r"://\S*@")
+
+
+def describe_os_error(error: OSError) -> str:
+    """Describe an error of the operating system in one line: which file, and why."""
+    reason = error.strerror or _first_line(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def describe_unexpected(error: BaseException) -> str:
+    """Describe an error that another library raised in one line, without the credentials of a URL."""
+    return f"{type(error).__name__}: {_first_line(error)}".removesuffix(": ")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return _CREDENTIALS.sub("://***@", lines[0])[:300] if lines else ""

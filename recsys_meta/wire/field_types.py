@@ -9,6 +9,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    StringConstraints,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
@@ -58,9 +59,10 @@ def _read_time(value: Any) -> Any:
 
 
 # Anything that can be seen: no control characters, no line or paragraph separators.
-Text = Annotated[
-    str, Field(min_length=1, max_length=ID_LENGTH, pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$")
-]
+_VISIBLE = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"
+Text = Annotated[str, Field(min_length=1, max_length=ID_LENGTH, pattern=_VISIBLE)]
+# As the readers of files have it: blanks around an item are no part of it.
+ItemId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=ID_LENGTH, pattern=_VISIBLE)]
 EntityId = Annotated[Text, AfterValidator(_not_dots)]
 Kind = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=r"^[a-z][a-z0-9_\-]*$")]
 ModelName = Annotated[str, Field(min_length=1, max_length=ID_LENGTH, pattern=r"^[A-Za-z0-9_.\-]+$")]
@@ -110,4 +112,9 @@ Time = Annotated[
     ),
 ]
 Label = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+EventLabel = Annotated[
+    Label,
+    BeforeValidator(lambda value: float(value) if isinstance(value, bool) else value),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "boolean"}], "description": "true is 1, false is 0"}),
+]
 Flag = Annotated[bool, Field(strict=True)]

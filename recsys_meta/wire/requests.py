@@ -12,8 +12,10 @@ from recsys_meta.wire.field_types import (
     ArmLabel,
     Context,
     EntityId,
+    EventLabel,
     Features,
     Flag,
+    ItemId,
     Kind,
     Label,
     Latitude,
@@ -57,8 +59,8 @@ class SupportEvent(RequestModel):
     """An interaction of the entity of a request. Without a label it means "it happened"; the order is free."""
 
     event_id: Text | None = None
-    item: Text
-    label: Label | None = None
+    item: ItemId
+    label: EventLabel | None = None
     time: Time | None = Field(default=None, description="without a time it counts as the latest")
     context: Context | None = None
 
@@ -71,13 +73,13 @@ class Event(SupportEvent):
 
 
 Events = Annotated[list[SupportEvent], Field(max_length=MOST_EVENTS)]
-Items = Annotated[list[Text], Field(max_length=MOST_ITEMS)]
+Items = Annotated[list[ItemId], Field(max_length=MOST_ITEMS)]
 
 
 class ItemWithFeatures(RequestModel):
     """An item with its features, for models whose entities have items of their own."""
 
-    item: Text
+    item: ItemId
     features: Features = Field(default_factory=dict)
 
 
@@ -98,8 +100,8 @@ def _one_list_error(value: object, handler: ValidatorFunctionWrapHandler) -> obj
 
 
 # Plain ids come first, so that a list of these alone is read without trying the form with features.
-_Mixed = Annotated[Text | ItemWithFeatures, Field(union_mode="left_to_right")]
-_Past = Annotated[list[Text], Field(max_length=MOST_HISTORY)]
+_Mixed = Annotated[ItemId | ItemWithFeatures, Field(union_mode="left_to_right")]
+_Past = Annotated[list[ItemId], Field(max_length=MOST_HISTORY)]
 _MixedPast = Annotated[list[_Mixed], Field(max_length=MOST_HISTORY)]
 _MixedItems = Annotated[list[_Mixed], Field(max_length=MOST_ITEMS)]
 Candidates = Annotated[Items | _MixedItems, Field(union_mode="left_to_right"), WrapValidator(_one_list_error)]
@@ -177,7 +179,7 @@ class RecommendationRequest(RequestModel):
 class ScoringRow(RequestModel):
     """An item in a context, to be scored."""
 
-    item: Text
+    item: ItemId
     context: Context = Field(default_factory=dict)
 
 

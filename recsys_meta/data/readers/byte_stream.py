@@ -114,8 +114,8 @@ def _unpack(path: Path, member: str | None, file: IO[bytes]) -> Iterator[IO[byte
     elif head.startswith(_XZ):
         yield cast(IO[bytes], lzma.LZMAFile(file))  # noqa: SIM115 the file is closed by who opened it
     elif head.startswith(_ZSTANDARD):
-        unpacked: Any = pa.CompressedInputStream(pa.PythonFile(file), "zstd")
-        yield unpacked
+        stream_of_arrow: Any = pa.CompressedInputStream(pa.PythonFile(file), "zstd")
+        yield stream_of_arrow
     else:
         yield file
 

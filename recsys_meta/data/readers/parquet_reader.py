@@ -145,9 +145,9 @@ def _struct_fields(kind: pa.DataType) -> list[str]:
 def read_cells(path: Path, column: str, cells: pa.Array, separator: str | None) -> pd.Series:
     """Convert an Arrow array [n] to cells [n] that `recsys_meta.core.cells` reads.
 
-    Text, booleans, decimals, dates and lists become text (dates ISO 8601, lists joined by the separator), whole numbers
-    stay Arrow's, other numbers stay floats, timestamps datetimes in microseconds. Raises DataError for another type,
-    and for lists without a separator.
+    Text, decimals, dates and lists become text (dates ISO 8601, lists joined by the separator), whole numbers stay
+    Arrow's, booleans and other numbers pandas', timestamps become datetimes in microseconds. Raises DataError for
+    another type, and for lists without a separator.
     """
     cells = _decode(cells)
     kind = cells.type
@@ -166,7 +166,9 @@ def read_cells(path: Path, column: str, cells: pa.Array, separator: str | None) 
     if pa.types.is_decimal(kind):
         whole = pc.replace_substring_regex(cells.cast(pa.string()), r"\.0*$", "")
         return _text(pc.replace_substring_regex(whole, r"(\.[0-9]*[1-9])0+$", r"\1"))
-    if pa.types.is_boolean(kind) or _is_text(kind):
+    if pa.types.is_boolean(kind):
+        return pd.Series(pd.array(cells.to_pylist(), dtype="boolean"))
+    if _is_text(kind):
         return _text(cells.cast(pa.string()))
     if pa.types.is_null(kind):
         return pd.Series([""] * len(cells), dtype="str")

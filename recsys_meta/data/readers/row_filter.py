@@ -57,8 +57,8 @@ def filter_rows(read: ReadChunks, conditions: Mapping[str, CellCondition], colum
         return read
 
     def mask(frame: pd.DataFrame) -> Mask:
-        fulfilled: Mask = np.logical_and.reduce([c.mask(frame[name]) for name, c in conditions.items()])
-        return fulfilled
+        is_kept: Mask = np.logical_and.reduce([c.mask(frame[name]) for name, c in conditions.items()])
+        return is_kept
 
-    filtered = map_chunks(read, lambda chunk: select_rows(chunk, mask(chunk.frame)))
-    return map_chunks(filtered, lambda chunk: replace(chunk, frame=chunk.frame[list(columns)]))
+    rows = map_chunks(read, lambda chunk: select_rows(chunk, mask(chunk.frame)))
+    return map_chunks(rows, lambda chunk: replace(chunk, frame=chunk.frame[list(columns)]))

@@ -42,24 +42,24 @@ def explode_lists(
         lists = {c: [_parts(cell, separator) for cell in text_cells(frame[c])] for c in (item, *others)}
         counts = np.array([len(parts) for parts in lists[item]], np.int64)
         row = np.repeat(np.arange(len(frame)), counts)
-        made = frame.iloc[row].reset_index(drop=True)
-        made = made.assign(**{item: pd.Series([p for parts in lists[item] for p in parts], dtype="str")})
+        events = frame.iloc[row].reset_index(drop=True)
+        events = events.assign(**{item: pd.Series([p for parts in lists[item] for p in parts], dtype="str")})
         for column in others:
             cells = [
                 parts if len(parts) == n else parts[:1] * n if len(parts) == 1 else [""] * n
                 for parts, n in zip(lists[column], counts.tolist(), strict=True)
             ]
-            made = made.assign(**{column: pd.Series([c for part in cells for c in part], dtype="str")})
+            events = events.assign(**{column: pd.Series([c for part in cells for c in part], dtype="str")})
         if pair is not None:
-            halves = made[item].str.rpartition(pair[0])
-            made = made.assign(**{item: halves[0].where(halves[1] != "", halves[2]), pair[1]: halves[2]})
-        return replace(chunk, frame=made, lines=chunk.lines[row])
+            halves = events[item].str.rpartition(pair[0])
+            events = events.assign(**{item: halves[0].where(halves[1] != "", halves[2]), pair[1]: halves[2]})
+        return replace(chunk, frame=events, lines=chunk.lines[row])
 
     return map_chunks(read, explode)
 
 
 def _parts(cell: str, separator: str) -> list[str]:
-    return [stripped for part in list_values(cell, separator) if (stripped := part.strip())]
+    return [text for part in list_values(cell, separator) if (text := part.strip())]
 
 
 def melt_columns(
@@ -79,10 +79,12 @@ def melt_columns(
         for name in items:
             cells = text_cells(frame[name])
             number, _ = parse_numbers(cells)
-            gone = cells.isin(absent).to_numpy(bool) | np.isin(number, _numbers(missing))
-            present = np.flatnonzero(~gone & ~((label is None) & (number == 0)))
-            made = rest.iloc[present].assign(**{item: name}, **({} if label is None else {label: cells.iloc[present]}))
-            parts.append(made.assign(_row=present))
+            is_absent = cells.isin(absent).to_numpy(bool) | np.isin(number, _numbers(missing))
+            present = np.flatnonzero(~is_absent & ~((label is None) & (number == 0)))
+            events = rest.iloc[present].assign(
+                **{item: name}, **({} if label is None else {label: cells.iloc[present]})
+            )
+            parts.append(events.assign(_row=present))
         whole = pd.concat(parts, ignore_index=True).sort_values("_row", kind="stable", ignore_index=True)
         row = whole.pop("_row").to_numpy(np.int64)
         return replace(chunk, frame=whole, lines=chunk.lines[row])
@@ -114,8 +116,8 @@ def read_decimal_commas(read: ReadChunks, columns: Collection[str]) -> ReadChunk
     """Return a reader of numbers with a decimal comma, "1.234,5", in these columns."""
 
     def convert(chunk: RowChunk) -> RowChunk:
-        made = {c: _with_points(chunk.frame[c]) for c in columns if c in chunk.frame.columns}
-        return replace(chunk, frame=chunk.frame.assign(**made))
+        events = {c: _with_points(chunk.frame[c]) for c in columns if c in chunk.frame.columns}
+        return replace(chunk, frame=chunk.frame.assign(**events))
 
     return map_chunks(read, convert) if columns else read
 
@@ -124,5 +126,5 @@ def _with_points(cells: pd.Series) -> pd.Series:
     if pd.api.types.is_numeric_dtype(cells.dtype):
         return cells
     text = text_cells(cells)
-    grouped = text.str.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?")
-    return text.mask(grouped, text.str.replace(".", "", regex=False)).str.replace(",", ".", regex=False)
+    has_groups = text.str.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?")
+    return text.mask(has_groups, text.str.replace(".", "", regex=False)).str.replace(",", ".", regex=False)

@@ -27,7 +27,7 @@ _TEXT_SUFFIXES = (".csv", ".tsv", ".inter")
 
 @dataclass(frozen=True)
 class TableForm:
-    """How a file is written: its format, None to tell it by name and content, and the dialect of a text."""
+    """Form of a file: its format, None to tell it by name and content, and the dialect of a text."""
 
     format: TableFormat | None = None
     dialect: CsvDialect = field(default_factory=CsvDialect)
@@ -88,10 +88,10 @@ def read_layout(
 
     The separator is that with which most of the `expected` columns appear. Raises DataError as `read_table`.
     """
-    found = form.of(path)
-    if found == "parquet":
-        return read_column_names(path), replace(form, format=found)
-    if found == "json":
-        return read_json_columns(path, form.dialect.encoding), replace(form, format=found)
+    table_format = form.of(path)
+    if table_format == "parquet":
+        return read_column_names(path), replace(form, format=table_format)
+    if table_format == "json":
+        return read_json_columns(path, form.dialect.encoding), replace(form, format=table_format)
     names, separator = detect_header(path, form.dialect, expected)
-    return names, TableForm(found, replace(form.dialect, separator=separator))
+    return names, TableForm(table_format, replace(form.dialect, separator=separator))

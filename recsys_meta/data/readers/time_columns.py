@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from recsys_meta.core.cells import Mask, parse_numbers, text_cells
 from recsys_meta.core.dataset import NO_TIME
+from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.time_parsing import (
     DATE_DIGITS,
     FIRST_DATE_YEAR,
@@ -151,7 +153,11 @@ def _text_seconds(texts: pd.Series, time_zone: str | None) -> FloatArray:
 def _formatted_seconds(texts: pd.Series, time_format: str, time_zone: str | None) -> FloatArray:
     """Convert texts [n] of one form (of `strptime`) to seconds [n]; NaN where a text has another."""
     zoned = "%z" in time_format
-    stamps = pd.to_datetime(texts, format=time_format, errors="coerce", utc=True)
+    try:
+        stamps = pd.to_datetime(texts, format=time_format, errors="coerce", utc=True)
+    except (ValueError, KeyError, re.error) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"time_format '{time_format}' is no form that times can have: {reason}") from None
     seconds = _datetime_seconds(stamps)
     if not zoned:
         _set_zone(seconds, ~np.isnan(seconds), time_zone)

@@ -42,7 +42,7 @@ def _to_condition(value: Any) -> Any:
 
 
 class TextOptions(BaseModel):
-    """How texts are written; under [files] for all of them, under [files.events] and so on for one.
+    """Options of texts; under [files] for all of them, under [files.events] and so on for one.
 
     `separator` (else found from the first line) may have several letters. `quotes` False: a quote is a letter.
     `escape` stands before a quote within quotes. `decimal` is the decimal mark. The first `skip_lines` lines are not
