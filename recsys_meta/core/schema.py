@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.time_parsing import TIME_UNITS
@@ -48,6 +56,10 @@ LATITUDE, LONGITUDE = "lat", "lon"
 
 ARRIVAL = FeatureField(name="arrival", kind="numeric")
 """The feature that `Schema.arrival` adds, in seconds since 1970 UTC."""
+
+
+_LATER_FIELDS = ("label_values", "time_format", "time_zone")
+"""Fields of a schema that came after bundles had been written."""
 
 
 class Schema(BaseModel):
@@ -168,6 +180,12 @@ class Schema(BaseModel):
             raise ValueError("folds must be 0 (none) or at least 2")
         if self.past_rows is not None and (self.together is not None or self.folds > 0):
             raise ValueError("past_rows says who is new, so together and folds cannot; give one")
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out later fields that are not set: bundles of earlier versions keep their bytes and their version."""
+        values: dict[str, Any] = handler(self)
+        return {name: v for name, v in values.items() if name not in _LATER_FIELDS or getattr(self, name)}
 
     @property
     def event_columns(self) -> tuple[str, ...]:
