@@ -31,31 +31,34 @@ class _RowProducts(Function):
 
 class _ColumnProducts(Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: Any, base: Tensor, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
-        return torch.bmm(a.transpose(1, 2), b)
+        ctx.is_shared = base.dim() == 2
+        return torch.baddbmm(base.expand(len(a), *base.shape[-2:]), a.transpose(1, 2), b)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (gradient,), (a, b) = gradients, ctx.saved_tensors
-        needs_a, needs_b = ctx.needs_input_grad
+        needs_base, needs_a, needs_b = ctx.needs_input_grad
+        base = gradient.sum(0) if ctx.is_shared else gradient
         return (
+            base if needs_base else None,
             torch.bmm(b, gradient.transpose(1, 2)) if needs_a else None,
             torch.bmm(a, gradient) if needs_b else None,
         )
 
 
 def row_products(a: Tensor, b: Tensor) -> Tensor:
-    """Products a b' [T, M, N] of the rows of a [T, M, K] and b [T, N, K]. Its gradient has a gradient of its own."""
+    """Products a b' [T, M, N] of the rows of a [T, M, K] and b [T, N, K]."""
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         product: Tensor = _RowProducts.apply(a, b)  # type: ignore[no-untyped-call]
         return product
     return torch.bmm(a, b.transpose(1, 2))
 
 
-def column_products(a: Tensor, b: Tensor) -> Tensor:
-    """Products a' b [T, M, N] of the columns of a [T, K, M] and b [T, K, N]. Its gradient has a gradient of its own."""
-    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
-        product: Tensor = _ColumnProducts.apply(a, b)  # type: ignore[no-untyped-call]
-        return product
-    return torch.bmm(a.transpose(1, 2), b)
+def add_column_products(base: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Base, [T, M, N] or [M, N], plus the products a' b [T, M, N] of the columns of a [T, K, M] and b [T, K, N]."""
+    if torch.is_grad_enabled() and (base.requires_grad or a.requires_grad or b.requires_grad):
+        total: Tensor = _ColumnProducts.apply(base, a, b)  # type: ignore[no-untyped-call]
+        return total
+    return torch.baddbmm(base.expand(len(a), *base.shape[-2:]), a.transpose(1, 2), b)

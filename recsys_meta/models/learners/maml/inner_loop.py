@@ -16,9 +16,10 @@ from recsys_meta.core.types import Interactions, Params, State
 from recsys_meta.models.functional.losses import logistic_loss, softmax_loss, squared_error
 from recsys_meta.models.functional.masking import mask_reserved_ids, mask_support_items, mask_unknown_items
 from recsys_meta.models.functional.sampled_softmax import sampled_softmax_loss
-from recsys_meta.models.functional.task_layers import LowRankLayer
+from recsys_meta.models.functional.task_layers import FreshLayer
 from recsys_meta.models.learners.maml import scorer
-from recsys_meta.models.learners.maml.perceptron import perceptron_of
+from recsys_meta.models.learners.maml.fixed_inputs import FixedInputs
+from recsys_meta.models.learners.maml.perceptron import perceptron_of, start_perceptron
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
 
 
@@ -90,7 +91,12 @@ def inner_loss(
 
 
 def descend(
-    config: ScorerConfig, body: Params, state: State, rows: Interactions, rates: Mapping[str, Tensor], steps: int
+    config: ScorerConfig,
+    body: Params,
+    state: State,
+    rows: Interactions,
+    rates: Mapping[str, Tensor],
+    steps: int,
 ) -> State:
     """State after `steps` steps of gradient descent on the support loss of rows [T, S].
 
@@ -114,7 +120,7 @@ def _dot_step(
     e = _row_vectors(body, state, rows.item)
     scores = _add_item_bias(config, body, rows.item, scorer.pair_scores(config, body, state, e))
     others = [shared_item_scores(config, body, state, body["negatives"])] if config.objective == "ranking" else []
-    own, *other = score_gradient(config, body, rows, scores, *others)
+    own, *other = score_gradient(config, body, rows, _row_weights(rows, e.dtype), scores, *others)
     gradient = torch.einsum("ts,tsv->tv", own, e)
     for delta in other:
         gradient = gradient + delta @ functional.embedding(body["negatives"], vectors)
@@ -146,40 +152,47 @@ def _descend_perceptron(
     config: ScorerConfig, body: Params, state: State, rows: Interactions, rates: Mapping[str, Tensor], steps: int
 ) -> State:
     """Steps of a perceptron. Sampled negatives are rows of every task, whose vectors no task adapts."""
-    network, z = perceptron_of(body, state), state["z"]
-    own_count, change = rows.item.shape[1], state.get("rows.change")
-    e, negatives = functional.embedding(rows.item, body["vectors"]), None
-    if config.objective == "ranking":
-        negatives = functional.embedding(body["negatives"], body["vectors"])
-        if isinstance(network.item, LowRankLayer):  # few rows: they may be joined
-            e, negatives = torch.cat([e, negatives.expand(len(e), *negatives.shape)], 1), None
+    z, e, change = state["z"], functional.embedding(rows.item, body["vectors"]), state.get("rows.change")
+    negatives = functional.embedding(body["negatives"], body["vectors"]) if config.objective == "ranking" else None
+    count = rows.item.shape[1] + (0 if negatives is None else len(negatives))
+    is_fixed = set(rates) == {"head"}
+    network = perceptron_of(body, state)
+    if "head" in rates:
+        network = start_perceptron(body, len(z), count, steps, is_fixed=is_fixed)
+    if negatives is not None and isinstance(network.item, FreshLayer) and network.item.is_dual:  # few rows: join them
+        e, negatives = torch.cat([e, negatives.expand(len(e), *negatives.shape)], 1), None
     start, slot = e, _slots(state, rows.item, e) if change is not None else None
-    is_fixed = set(rates) == {"head"} and negatives is None
-    bias, known = _row_bias(config, body, rows), None
-    for _ in range(steps):
-        if is_fixed and isinstance(network.item, LowRankLayer):
-            known = network.item.project(e, known)
-            item = network.item.apply_projected(known)
-        else:
-            item = network.item_part(e, negatives)
-        trace = network.trace(network.entity.apply(z[:, None]), item)
+    bias, weight = _row_bias(config, body, rows), _row_weights(rows, e.dtype)
+    fixed = FixedInputs.of(network, z, e) if is_fixed and negatives is None and steps else None
+    scale = -rates["head" if "head" in rates else "entity"]  # all gradients are linear in that of the scores
+    for step in range(steps):
+        trace = network.trace(network.first(z, e, negatives) if fixed is None else fixed.outputs())
         scores = trace.scores if bias is None else trace.scores + bias
-        parts = (scores[:, :own_count], *([scores[:, own_count:]] if config.objective == "ranking" else []))
-        delta = torch.cat(score_gradient(config, body, rows, *parts), 1)
-        # All gradients are linear in this one, so that the rate of the layers is a factor once.
-        scale = rates.get("head")
-        deltas = network.backward(delta if scale is None else delta * scale, trace)
-        total = deltas.first.sum(1, keepdim=True)
-        after = network if scale is None else network.step(z, (e, negatives), trace, deltas, fixed=is_fixed)
+        gradient = _row_gradients(config, body, rows, weight, scores)
+        deltas = network.backward(gradient * scale, trace)
+        after = network if "head" not in rates else network.step_upper(trace, deltas)
+        if fixed is not None:
+            fixed = fixed.step(deltas.first, is_last=step == steps - 1)
+        elif "head" in rates:
+            after = after.step_first(z, e, negatives, deltas)
         if "entity" in rates:
-            rate = rates["entity"] if scale is None else rates["entity"] / scale
-            z = z - rate * network.entity.backward(total).squeeze(1)
+            moved = network.entity.backward(deltas.first.sum(1, keepdim=True)).squeeze(1)
+            z = z + (moved if "head" not in rates else moved * (rates["entity"] / rates["head"]))
         if slot is not None and change is not None and network.item is not None:
-            gradient = slot.transpose(1, 2) @ network.item.backward(deltas.first[:, : e.shape[1]])
-            change = change - rates["rows"] / rates["head"] * gradient * (state["rows.item"] > 0)[:, :, None]
+            moved = slot.transpose(1, 2) @ network.item.backward(deltas.first[:, : e.shape[1]])
+            change = change + rates["rows"] / rates["head"] * moved * (state["rows.item"] > 0)[:, :, None]
             e = start + slot @ change
         network = after
+    network = network if fixed is None else fixed.network(network)
     return state | {"z": z} | ({} if change is None else {"rows.change": change}) | network.leaves()
+
+
+def _row_gradients(config: ScorerConfig, body: Params, rows: Interactions, weight: Tensor, scores: Tensor) -> Tensor:
+    """Gradient [T, S + N] of the support loss in the scores of its rows and, after them, of shared negatives."""
+    if config.objective != "ranking":
+        return score_gradient(config, body, rows, weight, scores)[0]
+    parts = scores.split([rows.item.shape[1], len(body["negatives"])], 1)
+    return torch.cat(score_gradient(config, body, rows, weight, *parts), 1)
 
 
 def _slots(state: State, item: Tensor, e: Tensor) -> Tensor:
@@ -198,11 +211,15 @@ def _row_bias(config: ScorerConfig, body: Params, rows: Interactions) -> Tensor 
 
 
 def score_gradient(
-    config: ScorerConfig, body: Params, rows: Interactions, scores: Tensor, negative_scores: Tensor | None = None
+    config: ScorerConfig,
+    body: Params,
+    rows: Interactions,
+    weight: Tensor,
+    scores: Tensor,
+    negative_scores: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Gradient of the support loss [T] in the scores of its rows [T, S], and in those of shared negatives [T, N] where
-    a ranking samples them."""
-    weight = _row_weights(rows, scores.dtype)
+    """Gradient of the support loss [T] in the scores of its rows [T, S], each with its weight [T, S] in the mean, and
+    in those of shared negatives [T, N] where a ranking samples them."""
     if config.objective == "rating":
         return (2 * (scores - rows.label) * weight,)
     if config.objective == "click":

@@ -31,7 +31,7 @@ from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_ex
 from recsys_meta.models.learners.maml import inner_loop as inner
 from recsys_meta.models.learners.maml import scorer
 from recsys_meta.models.learners.maml.item_bias_init import item_bias_prior
-from recsys_meta.models.learners.maml.perceptron import perceptron_of, start_perceptron
+from recsys_meta.models.learners.maml.perceptron import perceptron_of
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
 from recsys_meta.models.protocols import ParamGroup
 
@@ -158,7 +158,7 @@ class Maml:
         if "head" in ones:
             plain = {k: v.detach() for k, v in body.items()}
             steps = perceptron_of(plain, end)
-            state |= steps.first_order(body, start["z"].shape[1], ones["head"]).leaves()
+            state |= steps.first_order(body, ones["head"]).leaves()
         return state
 
     def _rate(self, body: Params, group: str) -> Tensor:
@@ -171,14 +171,7 @@ class Maml:
 
     def _start(self, body: Params, support: Support) -> State:
         """State before the first step."""
-        tasks, groups = support.size, self.config.groups
-        z = scorer.entity_vectors(self.config, body, support)
-        state, rows = {"z": z}, support.rows.item.shape[1]
-        if "head" in groups:
-            count = rows + (self.config.negatives if self.config.objective == "ranking" else 0)
-            is_fixed = "entity" not in groups
-            network = start_perceptron(body, tasks, z.shape[1], count, self.config.steps, fixed_inputs=is_fixed)
-            state |= network.leaves()
+        groups, state = self.config.groups, {"z": scorer.entity_vectors(self.config, body, support)}
         if "rows" in groups:
             item = support.rows.item * inner.informative_rows(self.config, support.rows).mask
             # An item met twice has one vector: its first slot owns the change, in the others nothing moves.

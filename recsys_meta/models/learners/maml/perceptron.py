@@ -7,7 +7,7 @@ Their steps are kept as `functional.task_layers` has it: no weight is copied for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -35,7 +35,7 @@ class ActivationTrace(NamedTuple):
     inputs: tuple[Tensor, ...]
 
 
-class LayerDeltas(NamedTuple):
+class LayerGradients(NamedTuple):
     """Gradients in the outputs of the layers: first [T, R, H], upper [T, R, out] each."""
 
     first: Tensor
@@ -52,51 +52,47 @@ class Perceptron:
 
     def scores(self, z: Tensor, e: Tensor) -> Tensor:
         """Scores [T, R] of e [T, R, V] or, the same for all tasks, [R, V]."""
-        return self.trace(self.entity.apply(z[:, None]), e if self.item is None else self.item.apply(e)).scores
+        return self.trace(self.first(z, e)).scores
 
-    def trace(self, entity: Tensor, item: Tensor) -> ActivationTrace:
-        """Apply the layers after the first to its two parts, entity [T, 1, H] and item [T, R, H] or [R, H]."""
-        x, inputs = entity + item, []
+    def first(self, z: Tensor, e: Tensor, negatives: Tensor | None = None) -> Tensor:
+        """Outputs [T, R + N, H] of the first layer for rows e [T, R, V] or [R, V] and, after them, rows of all tasks,
+        negatives [N, V]."""
+        item = e if self.item is None else self.item.apply(e)
+        if negatives is not None:
+            other = negatives if self.item is None else self.item.apply(negatives)
+            item = torch.cat([item, other.expand(len(item), *other.shape[-2:])], 1)
+        return self.entity.apply(z[:, None]) + item
+
+    def trace(self, first: Tensor) -> ActivationTrace:
+        """Apply the layers after the first to its outputs [T, R, H]."""
+        x, inputs = first, []
         for layer in self.upper:
             inputs.append(torch.relu(x))
             x = layer.apply(inputs[-1])
         return ActivationTrace(x.squeeze(-1), tuple(inputs))
 
-    def backward(self, delta: Tensor, trace: ActivationTrace) -> LayerDeltas:
-        """Gradients in the outputs of the layers, from that in the scores, delta [T, R]."""
-        deltas = [delta[..., None]]
+    def backward(self, gradient: Tensor, trace: ActivationTrace) -> LayerGradients:
+        """Gradients in the outputs of the layers, from that in the scores [T, R]."""
+        gradients = [gradient[..., None]]
         for layer, x in zip(reversed(self.upper), reversed(trace.inputs), strict=True):
             # Of a mask, made and multiplied, the same would take ten times as long.
-            deltas.append(torch.ops.aten.threshold_backward(layer.backward(deltas[-1]), x, 0))
-        return LayerDeltas(deltas[-1], tuple(reversed(deltas[:-1])))
+            gradients.append(torch.ops.aten.threshold_backward(layer.backward(gradients[-1]), x, 0))
+        return LayerGradients(gradients[-1], tuple(reversed(gradients[:-1])))
 
-    def item_part(self, e: Tensor, shared: Tensor | None) -> Tensor:
-        """Item part [T, R + N, H] of the first layer, for rows e [T, R, V] and rows of all tasks, shared [N, V]."""
-        own = e if self.item is None else self.item.apply(e)
-        if shared is None:
-            return own
-        other = shared if self.item is None else self.item.apply(shared)
-        return torch.cat([own, other.expand(len(own), *other.shape[-2:])], 1)
+    def step_first(self, z: Tensor, e: Tensor, negatives: Tensor | None, deltas: LayerGradients) -> Perceptron:
+        """The perceptron after a step of the first layer on z [T, Z], e [T, R, V] and negatives [N, V] or None; deltas
+        are times minus the rate."""
+        assert self.item is not None, "it adapts with the other layers"
+        entity = self.entity.step(z[:, None], deltas.first.sum(1, keepdim=True))
+        if negatives is None:
+            return replace(self, entity=entity, item=self.item.step(e, deltas.first))
+        own, other = deltas.first.split([e.shape[1], len(negatives)], 1)
+        return replace(self, entity=entity, item=self.item.step(e, own).step(negatives, other))
 
-    def step(
-        self,
-        z: Tensor,
-        rows: tuple[Tensor, Tensor | None],
-        trace: ActivationTrace,
-        deltas: LayerDeltas,
-        *,
-        fixed: bool,
-    ) -> Perceptron:
-        """The perceptron after a step on z [T, Z] and rows e [T, R, V] and shared [N, V] or None; deltas are times the
-        rate. With `fixed` all steps are on the same z and rows."""
-        e, negatives = rows
-        entity = _step(self.entity, z[:, None], deltas.first.sum(1, keepdim=True), fixed)
-        item = self.item
-        if item is not None:
-            item = _step(item, e, deltas.first[:, : e.shape[1]], fixed)
-            item = item if negatives is None else item.step(negatives, deltas.first[:, e.shape[1] :])
+    def step_upper(self, trace: ActivationTrace, deltas: LayerGradients) -> Perceptron:
+        """The perceptron after a step of the layers after the first; deltas are times minus the rate."""
         layers = zip(self.upper, trace.inputs, deltas.upper, strict=True)
-        return Perceptron(entity, item, tuple(layer.step(x, delta) for layer, x, delta in layers))
+        return replace(self, upper=tuple(layer.step(x, delta) for layer, x, delta in layers))
 
     def leaves(self) -> State:
         """Leaves of a state: name -> tensor with a leading T."""
@@ -107,16 +103,16 @@ class Perceptron:
     def change(self) -> Tensor:
         """Squared length [T] of what the steps changed in all layers."""
         layers = [self.entity, *([] if self.item is None else [self.item]), *self.upper]
-        return torch.stack([layer.change() for layer in layers]).sum(0)
+        return sum((layer.change() for layer in layers), self.entity.change().new_zeros(1))
 
     def spell_out(self) -> Perceptron:
         """Make weights for each task in the layers that tasks adapt."""
         item = None if self.item is None else _spell_out(self.item)
         return Perceptron(_spell_out(self.entity), item, tuple(_spell_out(layer) for layer in self.upper))
 
-    def first_order(self, body: Params, width: int, unit: Tensor) -> Perceptron:
+    def first_order(self, body: Params, unit: Tensor) -> Perceptron:
         """The perceptron whose steps are constants to an outer gradient; see `task_layers.first_order`."""
-        entity, item, *upper = _weights(body, width)
+        entity, item, *upper = _weights(body)
         return Perceptron(
             first_order(self.entity, *entity, unit),
             None if self.item is None else first_order(self.item, *item, unit),
@@ -126,7 +122,7 @@ class Perceptron:
 
 def perceptron_of(body: Params, state: State) -> Perceptron:
     """The perceptron of a state; layers without leaves are those of the body."""
-    entity, item, *upper = _weights(body, state["z"].shape[1])
+    entity, item, *upper = _weights(body)
     parts: tuple[TaskLayer, TaskLayer]
     if "head.0.weight" in state:  # spelt out as one layer, as in states of earlier releases
         split, weight = state["z"].shape[1], state["head.0.weight"]
@@ -138,13 +134,11 @@ def perceptron_of(body: Params, state: State) -> Perceptron:
     return Perceptron(parts[0], None if isinstance(parts[1], SharedLayer) else parts[1], layers)
 
 
-def start_perceptron(body: Params, tasks: int, width: int, rows: int, steps: int, *, fixed_inputs: bool) -> Perceptron:
-    """Perceptron of T tasks before the first of `steps` steps on `rows` rows each; `width` is the length of z.
-
-    With `fixed_inputs` the steps change neither z nor e, so that the first layer meets the same inputs in each.
-    """
-    entity, item, *upper = _weights(body, width)
-    once = 1 if fixed_inputs else steps
+def start_perceptron(body: Params, tasks: int, rows: int, steps: int, *, is_fixed: bool) -> Perceptron:
+    """Perceptron of T tasks before the first of `steps` steps on `rows` rows each. `is_fixed`: the steps change neither
+    z nor e, so that the first layer meets the same inputs in each."""
+    entity, item, *upper = _weights(body)
+    once = 1 if is_fixed else steps
     return Perceptron(
         start_layer(*entity, tasks, once),
         start_layer(*item, tasks, once * rows),
@@ -152,22 +146,15 @@ def start_perceptron(body: Params, tasks: int, width: int, rows: int, steps: int
     )
 
 
-def _weights(body: Params, width: int) -> Sequence[tuple[Tensor, Tensor | None]]:
+def _weights(body: Params) -> Sequence[tuple[Tensor, Tensor | None]]:
     """Weight and bias of the entity part, the item part, and the layers after the first."""
-    first = body["head.0.weight"]
     count = sum(k.startswith("head.") and k.endswith(".weight") for k in body)
     upper = [(body[f"head.{i}.weight"], body[f"head.{i}.bias"]) for i in range(1, count)]
-    return [(first[:width], body["head.0.bias"]), (first[width:], None), *upper]
+    return [(body["first.entity"], body["head.0.bias"]), (body["first.item"], None), *upper]
 
 
 def _leaves_of(state: State, name: str) -> State:
     return {k[len(name) + 1 :]: v for k, v in state.items() if k.startswith(f"{name}.")}
-
-
-def _step(layer: TaskLayer, x: Tensor, delta: Tensor, fixed: bool) -> TaskLayer:
-    if fixed and isinstance(layer, LowRankLayer) and layer.inputs.shape[1]:
-        return layer.repeat(delta)
-    return layer.step(x, delta)
 
 
 def _spell_out(layer: TaskLayer) -> TaskLayer:

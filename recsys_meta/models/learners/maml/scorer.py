@@ -110,13 +110,16 @@ def item_vectors(config: ScorerConfig, params: Mapping[str, Tensor]) -> Tensor:
 def scorer_body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_head: bool) -> Params:
     """Body of the scorer, from the parameters and the item vectors [C, V].
 
-    With a head that no task adapts, `vectors` [C, H] are the outputs of the first layer's item part.
+    The first layer of a perceptron is in two parts, `first.entity` [Z, H] and `first.item` [V, H]. With a head
+    that no task adapts, `vectors` [C, H] are the outputs of the item part.
     """
     body = {k: v for k, v in params.items() if not k.startswith(("catalogue.", "items.")) and k != "item"}
     if config.constant:
         vectors = torch.cat([vectors, torch.ones_like(vectors[:, :1])], 1)
-    if config.hidden and fixed_head:
-        vectors = vectors @ params["head.0.weight"][-vectors.shape[1] :]
+    if config.hidden:
+        weight, width = params["head.0.weight"], vectors.shape[1]
+        body["first.entity"], body["first.item"] = weight.split([len(weight) - width, width])
+        vectors = vectors @ body["first.item"] if fixed_head else vectors
     return body | {"vectors": vectors}
 
 
