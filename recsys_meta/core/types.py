@@ -170,8 +170,10 @@ class TaskBatch:
 @dataclass(frozen=True)
 class RowSelection:
     """Rows that a step on a batch needs. rows: table -> ids of its rows [n], ascending; params: parameters that are not
-    trained, in place of the whole ones; batch: the batch, whose ids are positions among the rows."""
+    trained, in place of the whole ones; batch: the batch, whose ids are positions among the rows; columns: the tables
+    [H, C] whose columns are meant."""
 
     rows: Mapping[str, Tensor]
     params: Params
     batch: TaskBatch
+    columns: frozenset[str] = frozenset()

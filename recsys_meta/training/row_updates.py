@@ -13,7 +13,7 @@ first order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,18 +30,23 @@ LONGEST = 4096
 
 @dataclass
 class RowHistory:
-    """updated [rows]: the step at which each row is; coefficients [6, n] float64: P, Q, A, B, C and Q E for rows that
-    are at step `start`, start + 1, ... up to the last one taken."""
+    """axis: that along which the rows of the table lie; updated [rows]: the step at which each row is; coefficients
+    [6, n] float64: P, Q, A, B, C and Q E for rows that are at step `start`, start + 1, ... up to the last one taken."""
 
+    axis: int
     updated: Tensor
     start: int
     coefficients: Tensor
 
     @classmethod
-    def of(cls, table: Tensor, step: int) -> RowHistory:
+    def of(cls, table: Tensor, axis: int, step: int) -> RowHistory:
         """History of a table whose rows are all at this step."""
-        updated = torch.full((len(table),), step, dtype=torch.int64, device=table.device)
-        return cls(updated, step, torch.tensor(CURRENT, dtype=torch.float64, device=table.device)[:, None])
+        updated = torch.full((table.shape[axis],), step, dtype=torch.int64, device=table.device)
+        return cls(axis, updated, step, torch.tensor(CURRENT, dtype=torch.float64, device=table.device)[:, None])
+
+    def view(self, table: Tensor) -> Tensor:
+        """The table, or a tensor of its shape, with its rows along the first axis."""
+        return table.detach().transpose(0, self.axis)
 
     @property
     def step(self) -> int:
@@ -83,16 +88,18 @@ class RowUpdates:
         self.histories: dict[str, RowHistory] = {}
 
     @torch.no_grad()
-    def read(self, rows: Mapping[str, Tensor], averages: Params) -> Params:
-        """Bring rows up to date and return them, as leaves that require gradients."""
+    def read(self, rows: Mapping[str, Tensor], averages: Params, columns: Collection[str] = ()) -> Params:
+        """Bring rows up to date and return them, [n, ...], as leaves that require gradients. Of tables in `columns` the
+        ids are those of columns."""
         for key, ids in rows.items():
             if key not in self.histories:
-                self.histories[key] = RowHistory.of(self._params[key], int(self._state(key)["step"]))
+                axis, step = int(key in columns), int(self._state(key)["step"])
+                self.histories[key] = RowHistory.of(self._params[key], axis, step)
             history = self.histories[key]
             if history.coefficients.shape[1] > LONGEST:
                 self._settle(key, averages)
             self._catch_up(key, ids, averages)
-        return {key: self._params[key].detach()[ids].requires_grad_() for key, ids in rows.items()}
+        return {k: self.histories[k].view(self._params[k])[ids].requires_grad_() for k, ids in rows.items()}
 
     @torch.no_grad()
     def step(self, rows: Mapping[str, Tensor], leaves: Params, averages: Params, decay: float | None) -> None:
@@ -104,16 +111,18 @@ class RowUpdates:
             gradient = torch.zeros_like(leaves[key]) if gradient is None else gradient
             state["step"] += 1
             step = int(state["step"])
-            mean = state["exp_avg"][ids].lerp_(gradient, 1 - beta1)
-            square = state["exp_avg_sq"][ids].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            first, second = history.view(state["exp_avg"]), history.view(state["exp_avg_sq"])
+            mean = first[ids].lerp_(gradient, 1 - beta1)
+            square = second[ids].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             scale = (square.sqrt() / (1 - beta2**step) ** 0.5).add_(group["eps"])
             values = leaves[key].detach() * (1 - group["lr"] * group["weight_decay"])
             values.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
-            self._params[key].detach().index_copy_(0, ids, values)
-            state["exp_avg"].index_copy_(0, ids, mean)
-            state["exp_avg_sq"].index_copy_(0, ids, square)
+            history.view(self._params[key]).index_copy_(0, ids, values)
+            first.index_copy_(0, ids, mean)
+            second.index_copy_(0, ids, square)
             if decay is not None and key in averages:
-                averages[key].index_copy_(0, ids, averages[key][ids].lerp_(values, 1 - decay))
+                average = history.view(averages[key])
+                average.index_copy_(0, ids, average[ids].lerp_(values, 1 - decay))
             history.advance(group, decay)
             history.updated[ids] = history.step
 
@@ -136,7 +145,7 @@ class RowUpdates:
         for key, history in self.histories.items():
             tensors[f"{key}/updated"] = history.updated
             tensors[f"{key}/coefficients"] = history.coefficients
-            tensors[f"{key}/start"] = torch.tensor(history.start)
+            tensors[f"{key}/origin"] = torch.tensor([history.axis, history.start])
         return tensors
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -144,8 +153,9 @@ class RowUpdates:
         keys = {k.rpartition("/")[0] for k in tensors}
         self.histories = {
             k: RowHistory(
+                int(tensors[f"{k}/origin"][0]),
                 tensors[f"{k}/updated"].to(self._params[k].device, copy=True),
-                int(tensors[f"{k}/start"]),
+                int(tensors[f"{k}/origin"][1]),
                 tensors[f"{k}/coefficients"].to(self._params[k].device, copy=True),
             )
             for k in sorted(keys)
@@ -169,19 +179,20 @@ class RowUpdates:
         history.restart()
 
     def _catch_up(self, key: str, ids: Tensor, averages: Params) -> None:
-        history, state, group, table = self.histories[key], self._state(key), self._groups[key], self._params[key]
+        history, state, group = self.histories[key], self._state(key), self._groups[key]
+        table, first, second = (history.view(v) for v in (self._params[key], state["exp_avg"], state["exp_avg_sq"]))
         at = history.updated[ids]
         shape = (len(CURRENT), len(ids), *[1] * (table.dim() - 1))
         coefficients = history.coefficients[:, at - history.start].view(shape)
         eps = torch.where(coefficients[1] > 0, coefficients[5] / coefficients[1], group["eps"]).to(table.dtype)
         p, q, a, b, c, _ = coefficients.to(table.dtype)
         age = (history.step - at).to(torch.float64).view(shape[1:])
-        (beta1, beta2), values = group["betas"], table.detach()[ids]
-        mean, square = state["exp_avg"][ids], state["exp_avg_sq"][ids]
+        (beta1, beta2), values, mean, square = group["betas"], table[ids], first[ids], second[ids]
         direction = mean / (square.sqrt() + eps)
         if key in averages:
-            averages[key].index_copy_(0, ids, a * averages[key][ids] + b * values - c * direction)
-        table.detach().index_copy_(0, ids, p * values - q * direction)
-        state["exp_avg"].index_copy_(0, ids, mean * (beta1**age).to(table.dtype))
-        state["exp_avg_sq"].index_copy_(0, ids, square * (beta2**age).to(table.dtype))
+            average = history.view(averages[key])
+            average.index_copy_(0, ids, a * average[ids] + b * values - c * direction)
+        table.index_copy_(0, ids, p * values - q * direction)
+        first.index_copy_(0, ids, mean * (beta1**age).to(table.dtype))
+        second.index_copy_(0, ids, square * (beta2**age).to(table.dtype))
         history.updated[ids] = history.step

@@ -197,12 +197,14 @@ def _take_step(run: TrainingRun, batch: TaskBatch) -> tuple[float, float, Mappin
         selection = learner.select_rows(run.params, batch, run.generator)
     selected = {} if selection is None else selection.rows
     rows.settle(run.average_params, but=selected)
-    leaves = rows.read(selected, run.average_params)
+    columns = frozenset[str]() if selection is None else selection.columns
+    leaves = rows.read(selected, run.average_params, columns)
     run.optimiser.zero_grad(set_to_none=True)
     if selection is None or not isinstance(learner, RowLearner):
         loss, logs = learner.meta_loss(run.params, batch, run.training_state, run.generator)
     else:
-        params = run.params | selection.params | leaves
+        tables = {k: v.T if k in columns else v for k, v in leaves.items()}
+        params = run.params | selection.params | tables
         loss, logs = learner.row_loss(params, selection.batch, run.training_state, run.generator)
     trainable = {k: run.params[k] for k in run.trainable} | leaves
     value, norm = clipped_gradients(loss, trainable, settings, run.step)

@@ -7,6 +7,8 @@ import torch
 
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
+from recsys_meta.models.learners.ranking.flagship import Flagship
+from recsys_meta.models.learners.ranking.flagship_config import FlagshipConfig
 from recsys_meta.training import row_updates
 from recsys_meta.training.recipe import recipe_of
 from recsys_meta.training.run_state import from_checkpoint, to_checkpoint
@@ -16,6 +18,7 @@ from tests.fixtures.simulated_datasets import ranking_world, rating_world
 CLOSE = {"rtol": 1e-3, "atol": 5e-5, "equal_nan": True}  # missing numbers of items are NaN
 """Of weights after steps of 1e-2 in single precision: where a gradient is almost 0, Adam makes its rounding greater."""
 SETTINGS = {
+    "flagship": FlagshipConfig(dims=6, towers=2, dropout=0.0, negatives=4, memories=(), decay=0.1),
     "rating": MamlConfig(objective="rating", dims=6, dropout=0.0, rate=0.1, decay=0.1),
     "ranking": MamlConfig(objective="ranking", dims=6, dropout=0.0, negatives=4, decay=0.1),
     "melu": MamlConfig(
@@ -24,11 +27,12 @@ SETTINGS = {
 }
 
 
-class WholeTables(Maml):
-    """The same learner, every step of which reads whole tables."""
-
-    def select_rows(self, params, batch, generator):
-        return None
+def learner_of(name, *, whole=False):
+    """A learner of the settings; `whole`: every step of it reads whole tables."""
+    kind = Flagship if name == "flagship" else Maml
+    if whole:
+        kind = type("WholeTables", (kind,), {"select_rows": lambda self, params, batch, generator: None})
+    return kind(SETTINGS[name])
 
 
 def updates_of(table, bias):
@@ -79,7 +83,7 @@ def begin(learner, **train):
     recipe = recipe_of(
         {
             "name": "test",
-            "learner": "maml",
+            "learner": learner.name,
             "config": learner.config.model_dump(mode="json"),
             "episodes": {"max_shots": 4, "max_query": 3},
             "train": {"tasks": 3, "epochs": 3, "rate": 1e-2, "schedule": "cosine", "warmup": 3} | train,
@@ -98,7 +102,7 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_rows_end_where_whole_tables_end(name, average):
     """Weights, moments, averages and losses, with momentum, decay, a schedule of rates and clipping."""
-    runs = begin(Maml(SETTINGS[name]), average=average), begin(WholeTables(SETTINGS[name]), average=average)
+    runs = begin(learner_of(name), average=average), begin(learner_of(name, whole=True), average=average)
     losses = [[step.loss for step in fit(run, lambda _: 0.0)] for run in runs]
     assert len(losses[0]) == runs[0].steps > 30
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -111,7 +115,7 @@ def test_rows_end_where_whole_tables_end(name, average):
 
 
 def test_a_step_changes_the_rows_that_it_reads_and_no_others():
-    run = begin(Maml(SETTINGS["rating"]))
+    run = begin(learner_of("rating"))
     steps = fit(run, lambda _: 0.0)
     for _ in range(4):
         next(steps)
@@ -124,10 +128,10 @@ def test_a_step_changes_the_rows_that_it_reads_and_no_others():
 
 def test_a_row_that_waits_for_long_is_brought_up_to_date(monkeypatch):
     """However often all rows are settled on the way."""
-    whole = begin(WholeTables(SETTINGS["rating"]))
+    whole = begin(learner_of("rating", whole=True))
     list(fit(whole, lambda _: 0.0))
     monkeypatch.setattr(row_updates, "LONGEST", 5)
-    rows = begin(Maml(SETTINGS["rating"]))
+    rows = begin(learner_of("rating"))
     list(fit(rows, lambda _: 0.0))
     assert_same(rows.best_params_or_last(), whole.best_params_or_last())
 
@@ -135,12 +139,12 @@ def test_a_row_that_waits_for_long_is_brought_up_to_date(monkeypatch):
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_a_resumed_run_ends_with_the_same_bits(average):
     """From a checkpoint between validations, at which most rows are behind."""
-    run = begin(Maml(SETTINGS["rating"]), average=average)
+    run = begin(learner_of("rating"), average=average)
     stop = None
     for step in fit(run, lambda _: 0.0):
         stop = to_checkpoint(run) if step.step == 17 else stop
     assert any(k.startswith("rows/") for k in stop.tensors)
-    resumed = begin(Maml(SETTINGS["rating"]), average=average)
+    resumed = begin(learner_of("rating"), average=average)
     from_checkpoint(resumed, stop)
     list(fit(resumed, lambda _: 0.0))
     ours, theirs = resumed.best_params_or_last(), run.best_params_or_last()
@@ -157,7 +161,7 @@ def test_steps_on_rows_and_on_whole_tables_may_alternate():
     turns = iter(range(10**6))
     rows, whole = (
         begin(Alternating(SETTINGS["rating"]), average=0.9),
-        begin(WholeTables(SETTINGS["rating"]), average=0.9),
+        begin(learner_of("rating", whole=True), average=0.9),
     )
     for run in (rows, whole):
         list(fit(run, lambda _: 0.0))

@@ -14,11 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys_meta.core.types import FIRST, UNKNOWN, Params, RowSelection, Support, TaskBatch
+from recsys_meta.models.functional.sampled_softmax import draw_negatives
 
 
 def gather_selection(params: Params, selection: RowSelection) -> Params:
     """Parameters with the selected rows in place of the tables; gradients pass to the tables."""
-    return params | selection.params | {k: gather_rows(params[k], ids) for k, ids in selection.rows.items()}
+    rows = {k: gather_rows(params[k], ids) for k, ids in selection.rows.items() if k not in selection.columns}
+    columns = {k: params[k].index_select(1, selection.rows[k]) for k in selection.columns}
+    return params | selection.params | rows | columns
 
 
 def gather_rows(table: Tensor, ids: Tensor) -> Tensor:
@@ -63,6 +66,24 @@ def select_items(
         buffers,
         TaskBatch(batch.entity, local, replace(batch.query, item=query)),
     )
+
+
+def select_sampled(
+    params: Params, batch: TaskBatch, tables: Sequence[str], count: int, generator: torch.Generator, name: str
+) -> RowSelection | None:
+    """Select the items of a batch and `count` negatives, drawn by the params' log_q [C], for a sampled softmax.
+
+    The params of the selection have log_q of its items and, under `name`, the negatives. None, and nothing is drawn,
+    where the batch has as many ids as the catalogue.
+    """
+    if batch.support.rows.item.numel() + batch.query.item.numel() + count >= len(params["log_q"]):
+        return None
+    negatives = draw_negatives(params["log_q"], count, generator)
+    selection = select_items(params, batch, [*tables, "log_q"], [negatives])
+    assert selection is not None, "there are fewer ids than items"
+    buffers = {k: v for k, v in selection.params.items() if not k.startswith("extra.")}
+    buffers |= {"log_q": params["log_q"][selection.rows["log_q"]], name: selection.params["extra.0"]}
+    return replace(selection, rows={k: v for k, v in selection.rows.items() if k != "log_q"}, params=buffers)
 
 
 def select_values(

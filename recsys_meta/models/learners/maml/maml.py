@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -26,7 +26,7 @@ from recsys_meta.core.types import IntArray, Interactions, Params, RowSelection,
 from recsys_meta.models.functional.embeddings import is_buffer
 from recsys_meta.models.functional.losses import mean_over_tasks
 from recsys_meta.models.functional.regularization import dropout
-from recsys_meta.models.functional.row_selection import gather_selection, select_items
+from recsys_meta.models.functional.row_selection import gather_selection, select_items, select_sampled
 from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_expected_counts
 from recsys_meta.models.learners.maml import inner_loop as inner
 from recsys_meta.models.learners.maml import scorer
@@ -197,16 +197,7 @@ class Maml:
             return select_items(params, batch, tables, [])
         if "negatives" not in params:
             return None
-        # A catalogue smaller than the batch is not worth a draw here, which would come before that of dropout.
-        if batch.support.rows.item.numel() + batch.query.item.numel() + self.config.negatives >= len(params["log_q"]):
-            return None
-        negatives = draw_negatives(params["log_q"], self.config.negatives, generator)
-        selection = select_items(params, batch, [*tables, "log_q"], [negatives])
-        assert selection is not None, "there are fewer ids than items"
-        rows = {k: v for k, v in selection.rows.items() if k != "log_q"}
-        buffers = {k: v for k, v in selection.params.items() if not k.startswith("extra.")}
-        buffers |= {"log_q": params["log_q"][selection.rows["log_q"]], "negatives": selection.params["extra.0"]}
-        return replace(selection, rows=rows, params=buffers)
+        return select_sampled(params, batch, tables, self.config.negatives, generator, "negatives")
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator

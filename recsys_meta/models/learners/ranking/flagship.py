@@ -26,7 +26,7 @@ Nearest relatives: CAVIA (Zintgraf 2019), Meta-SGD (Li 2017), RESUS (2022).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -36,7 +36,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import ARRIVAL, Objective
-from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support, TaskBatch
+from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, RowSelection, State, Support, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.arrival_popularity import bin_weights, binned_counts
 from recsys_meta.models.functional.embeddings import init_embedding_bag, is_buffer, item_features
@@ -47,6 +47,7 @@ from recsys_meta.models.functional.linear_algebra import batch_invariant_product
 from recsys_meta.models.functional.losses import mean_over_tasks, softmax_loss
 from recsys_meta.models.functional.masking import mask_reserved_ids, mask_unknown_items
 from recsys_meta.models.functional.regularization import dropout
+from recsys_meta.models.functional.row_selection import gather_selection, select_sampled
 from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_expected_counts
 from recsys_meta.models.learners.ranking import towers
 from recsys_meta.models.learners.ranking.flagship_config import FlagshipConfig
@@ -188,14 +189,41 @@ class Flagship:
         """Softmax loss [T] of the towers without memories, which is the loss that the step descends."""
         return softmax_loss(mask_reserved_ids(self._tower_logits(body, state)), mask_unknown_items(support.rows))
 
+    def select_rows(self, params: Params, batch: TaskBatch, generator: torch.Generator) -> RowSelection | None:
+        """Rows that a step reads: those of the batch's items and of the negatives, which are drawn here. None for a
+        softmax over the catalogue, and for a batch that has as many ids as the catalogue."""
+        if "pool" not in params:
+            return None
+        selection = select_sampled(params, batch, ["item"], self.config.negatives, generator, "pool")
+        if selection is None:
+            return None
+        rows = {**selection.rows, "popularity": selection.rows["item"]}
+        return replace(selection, rows=rows, columns=frozenset({"popularity"}))
+
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
     ) -> tuple[Tensor, Mapping[str, float]]:
         """Query loss after the step, summed over towers; items of the support are no candidates."""
-        c = self.config
-        body = towers.tower_body(params, dropout(towers.stacked_item_vectors(params), c.dropout, generator), c.towers)
+        selection = self.select_rows(params, batch, generator)
+        if selection is not None:
+            return self.row_loss(gather_selection(params, selection), selection.batch, training_state, generator)
+        body = self._training_body(params, generator)
         if "pool" in body:
-            body["pool"] = draw_negatives(body["log_q"], c.negatives, generator)
+            body["pool"] = draw_negatives(body["log_q"], self.config.negatives, generator)
+        return self._query_loss(body, params, batch)
+
+    def row_loss(
+        self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """The meta-loss of what `select_rows` selected."""
+        return self._query_loss(self._training_body(params, generator), params, batch)
+
+    def _training_body(self, params: Params, generator: torch.Generator) -> Params:
+        vectors = dropout(towers.stacked_item_vectors(params), self.config.dropout, generator)
+        return towers.tower_body(params, vectors, self.config.towers)
+
+    def _query_loss(self, body: Params, params: Params, batch: TaskBatch) -> tuple[Tensor, Mapping[str, float]]:
+        c = self.config
         state = self.adapt(body, batch.support)
         query = mask_unknown_items(batch.query)
         each = [towers.query_loss(body, state["z"][:, h], h, query, state["item"]) for h in range(c.towers)]
