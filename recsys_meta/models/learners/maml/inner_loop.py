@@ -191,7 +191,7 @@ def _row_gradients(config: ScorerConfig, body: Params, rows: Interactions, weigh
     """Gradient [T, S + N] of the support loss in the scores of its rows and, after them, of shared negatives."""
     if config.objective != "ranking":
         return score_gradient(config, body, rows, weight, scores)[0]
-    parts = scores.split([rows.item.shape[1], len(body["negatives"])], 1)
+    parts = torch.split(scores, [rows.item.shape[1], len(body["negatives"])], 1)
     return torch.cat(score_gradient(config, body, rows, weight, *parts), 1)
 
 

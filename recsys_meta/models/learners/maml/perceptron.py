@@ -86,7 +86,7 @@ class Perceptron:
         entity = self.entity.step(z[:, None], deltas.first.sum(1, keepdim=True))
         if negatives is None:
             return replace(self, entity=entity, item=self.item.step(e, deltas.first))
-        own, other = deltas.first.split([e.shape[1], len(negatives)], 1)
+        own, other = torch.split(deltas.first, [e.shape[1], len(negatives)], 1)
         return replace(self, entity=entity, item=self.item.step(e, own).step(negatives, other))
 
     def step_upper(self, trace: ActivationTrace, deltas: LayerGradients) -> Perceptron:

@@ -118,7 +118,7 @@ def scorer_body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_
         vectors = torch.cat([vectors, torch.ones_like(vectors[:, :1])], 1)
     if config.hidden:
         weight, width = params["head.0.weight"], vectors.shape[1]
-        body["first.entity"], body["first.item"] = weight.split([len(weight) - width, width])
+        body["first.entity"], body["first.item"] = torch.split(weight, [len(weight) - width, width])
         vectors = vectors @ body["first.item"] if fixed_head else vectors
     return body | {"vectors": vectors}
 
