@@ -21,6 +21,7 @@ from pipelines.commands import (
     recommend,
     serve,
     train,
+    tune,
 )
 from pipelines.console import err
 from recsys_meta import __version__
@@ -37,6 +38,7 @@ app = typer.Typer(
 quickstart.add_to(app)
 app.add_typer(data.app, name="data", help="Built-in data sets, and your own CSV or Parquet with a TOML schema.")
 train.add_to(app)
+tune.add_to(app)
 evaluate.add_to(app)
 compare.add_to(app)
 app.add_typer(models.app, name="models", help="The registry of published models, with the history of what was live.")

@@ -76,7 +76,7 @@ def train_command(
                 workspace,
                 run_recipe,
                 inputs,
-                device=_device(device),
+                device=device_name(device),
                 threads=threads,
                 report=StepProgress(progress, run_recipe.name),
                 notify=notify,
@@ -130,7 +130,8 @@ def _share_table(shares: Sequence[MemberShare]) -> Table:
     return table
 
 
-def _device(name: str) -> str:
+def device_name(name: str) -> str:
+    """Return the name of a device. Raises ConfigError if there is none of that name here."""
     import torch
 
     try:

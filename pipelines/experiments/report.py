@@ -212,15 +212,19 @@ def report_page(result: Comparison, command: str, curve: bytes, reliability: byt
     )
 
 
-def render_page(template: str, command: str, **content: object) -> str:
-    """Render a template of this package, which also gets the names of metrics, the command and the time."""
-    environment = Environment(autoescape=True, loader=FunctionLoader(_read_template))
+def render_page(template: str, command: str, package: str = __package__, **content: object) -> str:
+    """Render a template of a package, which also gets the names of metrics, the command and the time.
+
+    What it includes may lie here as well.
+    """
+    environment = Environment(autoescape=True, loader=FunctionLoader(lambda name: _read_template(name, package)))
     created = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     return environment.get_template(template).render(names=NAMES, command=command, created=created, **content)
 
 
-def _read_template(name: str) -> str:
-    return (files("pipelines.experiments") / name).read_text(encoding="utf-8")
+def _read_template(name: str, package: str) -> str:
+    own = files(package) / name
+    return (own if own.is_file() else files(__package__) / name).read_text(encoding="utf-8")
 
 
 def write_report(result: Comparison, folder: Path, command: str) -> list[Path]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 
+from pipelines.experiments.interruption import interruption
 from pipelines.experiments.meta_validation import calibration_episodes, validation_of
 from pipelines.experiments.recipe_learner import learner_of
 from pipelines.experiments.recipe_race import race_recipe
@@ -110,9 +108,7 @@ def train_run(
     with other runs on the same inputs.
     """
     data = inputs.data
-    if inputs.scenario == "actors":
-        recipe = recipe_of(recipe.model_dump(mode="json"), [f"episodes.max_shots={max(ACTOR_SHOTS)}"])
-    _check_recipe(recipe, inputs)
+    recipe = fitting_recipe(recipe, inputs)
     with fixed_threads(threads or default_threads()):
         recipe = race_recipe(recipe, inputs, device, notify)
     with workspace.session() as session:
@@ -141,6 +137,18 @@ def train_run(
     content = {**spec.__dict__, "recipe": recipe.model_dump(mode="json")}
     write_file(spec.folder(workspace) / "run.json", dump_json(content, indent=1).encode())
     return _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify))
+
+
+def fitting_recipe(recipe: Recipe, inputs: TrainingInputs) -> Recipe:
+    """Recipe as it is trained on the inputs of a run.
+
+    Raises ConfigError for a learner, a member or a curriculum that is unknown, wrongly configured or does not serve the
+    objective.
+    """
+    if inputs.scenario == "actors":
+        recipe = recipe_of(recipe.model_dump(mode="json"), [f"episodes.max_shots={max(ACTOR_SHOTS)}"])
+    _check_recipe(recipe, inputs)
+    return recipe
 
 
 def _check_recipe(recipe: Recipe, inputs: TrainingInputs) -> None:
@@ -222,7 +230,7 @@ def _train(
     # Validation and calibration use a few hundred entities: the CPU is fast enough, wherever training ran.
     params = {k: v.cpu() for k, v in run.best_params_or_last().items()}
     params = learner.calibrate(params, calibration_episodes(inputs, spec.recipe))
-    with _interruption() as is_interrupted:
+    with interruption() as is_interrupted:
 
         def stop_if_interrupted() -> None:
             if is_interrupted():
@@ -254,7 +262,7 @@ def _train_steps(
 ) -> None:
     """Train to the end with metrics and checkpoints. Raises TrainingInterruption after a signal, at the next step."""
     folder, keep = spec.folder(workspace), spec.recipe.train.keep
-    with _interruption() as is_interrupted:
+    with interruption() as is_interrupted:
         for step in fit(run, validate):
             _record(workspace, spec, step)
             if _due(spec.recipe, step):
@@ -317,25 +325,3 @@ def _bundle(
 def _close(workspace: Workspace, spec: RunSpec, status: runs.Status, reason: str | None) -> None:
     with workspace.session() as session:
         runs.set_run_status(session, spec.id, status, reason=reason)
-
-
-@contextmanager
-def _interruption() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a flag; a second one interrupts at once."""
-    is_requested = False
-
-    def request(number: int, _: FrameType | None) -> None:
-        nonlocal is_requested
-        if is_requested:
-            raise KeyboardInterrupt
-        is_requested = True
-
-    try:
-        before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: the caller owns the signals
-        before = {}
-    try:
-        yield lambda: is_requested
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

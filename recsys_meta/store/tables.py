@@ -21,6 +21,8 @@ from recsys_meta.store.tracking.tables import (
     LatestMetricRecord,
     MetricRecord,
     RunRecord,
+    TuningStudyRecord,
+    TuningTrialRecord,
 )
 
 RECORDS: tuple[type[Base], ...] = (
@@ -34,6 +36,8 @@ RECORDS: tuple[type[Base], ...] = (
     LatestMetricRecord,
     CurriculumRecord,
     EvaluationRecord,
+    TuningStudyRecord,
+    TuningTrialRecord,
     ModelRecord,
     ModelVersionRecord,
     AliasChangeRecord,

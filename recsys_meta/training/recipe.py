@@ -134,15 +134,17 @@ def recipe_of(raw: Mapping[str, Any], overrides: Iterable[str] = (), where: str 
 
 
 def _override(content: dict[str, Any], text: str) -> None:
-    tree = content
+    tree: Any = content
     key, separator, value = text.partition("=")
     path = key.strip().split(".")
     if not separator or not all(path):
         raise ConfigError(f"--set {text!r} is not key=value, for example train.epochs=10")
     for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-        if not isinstance(tree, dict):
+        tree = _table_in(tree, name)
+        if not isinstance(tree, dict | list):
             raise ConfigError(f"--set {text!r}: '{name}' is a value, not a table")
+    if isinstance(tree, list):
+        raise ConfigError(f"--set {text!r}: '{path[-2]}' is a list; give all of it, or a key of one of its tables")
     tree[path[-1]] = _value(value.strip())
     # A number of epochs asks for a run of just that length, which does not begin with a race.
     if path == ["train", "epochs"]:
@@ -152,6 +154,13 @@ def _override(content: dict[str, Any], text: str) -> None:
     race = content.get("race")
     if len(path) == 2 and path[0] == "config" and isinstance(race, dict) and isinstance(race.get("settings"), list):
         race["settings"] = [{k: v for k, v in s.items() if k != path[1]} for s in race["settings"]]
+
+
+def _table_in(tree: Any, name: str) -> Any:
+    """Table under a name, or in a list the one with that number, from 0 on; a table that is missing is made."""
+    if isinstance(tree, list):
+        return tree[int(name)] if name.isdecimal() and int(name) < len(tree) else None
+    return tree.setdefault(name, {})
 
 
 def _value(text: str) -> Any:

@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.store.entities.adaptations import NewAdaptation
 from recsys_meta.store.entities.events import NewEvent
-from recsys_meta.store.tracking import runs
+from recsys_meta.store.tracking import runs, tuning
 from recsys_meta.store.tracking.evaluations import NewEvaluation
-from recsys_meta.store.tracking.tables import CurriculumRecord, RunRecord
+from recsys_meta.store.tracking.tables import CurriculumRecord, RunRecord, TuningStudyRecord
 
 NOON = datetime(2024, 5, 17, 12, 0, tzinfo=UTC)
 
@@ -44,3 +44,10 @@ def an_evaluation(**given: Any) -> NewEvaluation:
 def curriculum_rows(session: Session, run: str) -> list[CurriculumRecord]:
     query = select(CurriculumRecord).where(CurriculumRecord.run == run)
     return list(session.scalars(query.order_by(CurriculumRecord.step, CurriculumRecord.bucket)))
+
+
+def a_study(session: Session, name: str = "s", **given: Any) -> TuningStudyRecord:
+    about = {"learner": "flagship", "dataset": "movielens-100k", "digest": "d", "objective": "ranking"}
+    judged: dict[str, Any] = {"metric": "ndcg@10", "direction": "maximize", "trials": 30, "now": NOON}
+    content = {"recipe": {"name": "r", "learner": "flagship"}, "space": {}, "settings": {}, "meta_features": {}}
+    return tuning.start_study(session, name=name, **{**about, **judged, **content, **given})

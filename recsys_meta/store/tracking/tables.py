@@ -1,4 +1,4 @@
-"""Tables of experiment tracking: training runs, their metrics and curricula, and evaluations."""
+"""Tables of experiment tracking: training runs, their metrics and curricula, evaluations, and tuning studies."""
 
 from datetime import datetime
 from typing import Any
@@ -102,3 +102,62 @@ class EvaluationRecord(Base):
     high: Mapped[float | None]
     n: Mapped[int]
     created: Mapped[datetime]
+
+
+class TuningStudyRecord(Base):
+    """One search of hyper-parameters: the recipe it starts from, its search space, the data and their meta-features.
+
+    `trials` is the number of trials that it is to have; `settings` are those of its trials, with the settings that are
+    tried first.
+    """
+
+    __tablename__ = "tuning_studies"
+    __table_args__ = (
+        CheckConstraint("direction IN ('maximize', 'minimize')", name="direction"),
+        Index(None, "created", "name"),
+        Index(None, "learner", "objective", "created"),
+    )
+
+    name: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH), primary_key=True)
+    learner: Mapped[str]
+    dataset: Mapped[str]
+    digest: Mapped[str]
+    objective: Mapped[str] = mapped_column(BoundedText(20))
+    metric: Mapped[str]
+    direction: Mapped[str] = mapped_column(BoundedText(20))
+    recipe: Mapped[dict[str, Any]]
+    space: Mapped[dict[str, Any]]
+    settings: Mapped[dict[str, Any]]
+    meta_features: Mapped[dict[str, Any]]
+    trials: Mapped[int]
+    created: Mapped[datetime]
+
+
+class TuningTrialRecord(Base):
+    """One training of a study: its values of the tuned keys, and the result on meta-validation.
+
+    `validations` holds the results so far by the number of the validation, from "1" on; `heartbeat` is when its worker
+    last showed that it lives. A trial is `lost` if its worker died, `stopped` if it was interrupted, `failed` if it
+    diverged or its settings do not go together.
+    """
+
+    __tablename__ = "tuning_trials"
+    __table_args__ = (
+        CheckConstraint("status IN ('running', 'finished', 'pruned', 'failed', 'stopped', 'lost')", name="status"),
+    )
+
+    study: Mapped[str] = mapped_column(
+        BoundedText(NAME_LENGTH), ForeignKey("tuning_studies.name", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    status: Mapped[str] = mapped_column(BoundedText(20))
+    origin: Mapped[str]
+    params: Mapped[dict[str, Any]]
+    value: Mapped[float | None]
+    validations: Mapped[dict[str, Any]]
+    steps: Mapped[int]
+    reason: Mapped[str | None] = mapped_column(BoundedText(2000))
+    worker: Mapped[str]
+    started: Mapped[datetime]
+    heartbeat: Mapped[datetime]
+    finished: Mapped[datetime | None]

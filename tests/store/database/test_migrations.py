@@ -17,7 +17,7 @@ from recsys_meta.store.tracking import evaluations, runs
 from tests.store.database import view_rows
 from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
 
-HEAD = "0007"  # the newest revision
+HEAD = "0008"  # the newest revision
 VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks"}
 
 
@@ -72,6 +72,8 @@ def test_indexes(engine: Engine) -> None:
         ("audit", ("actor", "at")),
         ("splits", ("model", "version")),
         ("explorations", ("created", "id")),
+        ("tuning_studies", ("created", "name")),
+        ("tuning_studies", ("learner", "objective", "created")),
         ("explorations", ("kind", "entity", "created")),
     }
     unique = [tuple(u["column_names"]) for u in seen.get_unique_constraints("alias_history")]
