@@ -20,6 +20,8 @@ CREATE INDEX ix_model_versions_version ON model_versions (version);
 CREATE INDEX ix_runs_started_id ON runs (started, id);
 CREATE INDEX ix_runs_status_started ON runs (status, started);
 CREATE INDEX ix_splits_model_version ON splits (model, version);
+CREATE INDEX ix_tuning_studies_created_name ON tuning_studies (created, name);
+CREATE INDEX ix_tuning_studies_learner_objective_created ON tuning_studies (learner, objective, created);
 CREATE TABLE adaptations (
   id INTEGER NOT NULL,
   model_version VARCHAR(200) NOT NULL,
@@ -212,6 +214,41 @@ CREATE TABLE splits (
   CONSTRAINT ck_splits_weight CHECK (weight >= 0 AND weight <= 1),
   CONSTRAINT fk_splits_model FOREIGN KEY(model) REFERENCES models (name) ON DELETE CASCADE,
   CONSTRAINT fk_splits_model_version FOREIGN KEY(model, version) REFERENCES model_versions (model, version) ON DELETE CASCADE
+  );
+CREATE TABLE tuning_studies (
+  name VARCHAR(100) NOT NULL,
+  learner VARCHAR(200) NOT NULL,
+  dataset VARCHAR(200) NOT NULL,
+  digest VARCHAR(200) NOT NULL,
+  objective VARCHAR(20) NOT NULL,
+  metric VARCHAR(200) NOT NULL,
+  direction VARCHAR(20) NOT NULL,
+  recipe JSON NOT NULL,
+  space JSON NOT NULL,
+  settings JSON NOT NULL,
+  meta_features JSON NOT NULL,
+  trials INTEGER NOT NULL,
+  created DATETIME NOT NULL,
+  CONSTRAINT pk_tuning_studies PRIMARY KEY (name),
+  CONSTRAINT ck_tuning_studies_direction CHECK (direction IN ('maximize', 'minimize'))
+  );
+CREATE TABLE tuning_trials (
+  study VARCHAR(100) NOT NULL,
+  number INTEGER NOT NULL,
+  status VARCHAR(20) NOT NULL,
+  origin VARCHAR(200) NOT NULL,
+  params JSON NOT NULL,
+  value DOUBLE,
+  validations JSON NOT NULL,
+  steps INTEGER NOT NULL,
+  reason VARCHAR(2000),
+  worker VARCHAR(200) NOT NULL,
+  started DATETIME NOT NULL,
+  heartbeat DATETIME NOT NULL,
+  finished DATETIME,
+  CONSTRAINT pk_tuning_trials PRIMARY KEY (study, number),
+  CONSTRAINT fk_tuning_trials_study FOREIGN KEY(study) REFERENCES tuning_studies (name) ON DELETE CASCADE,
+  CONSTRAINT ck_tuning_trials_status CHECK (status IN ('running', 'finished', 'pruned', 'failed', 'stopped', 'lost'))
   );
 CREATE VIEW adaptation_daily AS
   SELECT
@@ -466,3 +503,40 @@ CREATE TABLE splits (
   CONSTRAINT fk_splits_model FOREIGN KEY(model) REFERENCES models (name) ON DELETE CASCADE
   );
 CREATE INDEX ix_splits_model_version ON splits (model, version);
+CREATE TABLE tuning_studies (
+  name VARCHAR(100) NOT NULL,
+  learner VARCHAR(200) NOT NULL,
+  dataset VARCHAR(200) NOT NULL,
+  digest VARCHAR(200) NOT NULL,
+  objective VARCHAR(20) NOT NULL,
+  metric VARCHAR(200) NOT NULL,
+  direction VARCHAR(20) NOT NULL,
+  recipe JSONB NOT NULL,
+  space JSONB NOT NULL,
+  settings JSONB NOT NULL,
+  meta_features JSONB NOT NULL,
+  trials BIGINT NOT NULL,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_tuning_studies PRIMARY KEY (name),
+  CONSTRAINT ck_tuning_studies_direction CHECK (direction IN ('maximize', 'minimize'))
+  );
+CREATE INDEX ix_tuning_studies_created_name ON tuning_studies (created, name);
+CREATE INDEX ix_tuning_studies_learner_objective_created ON tuning_studies (learner, objective, created);
+CREATE TABLE tuning_trials (
+  study VARCHAR(100) NOT NULL,
+  number BIGINT NOT NULL,
+  status VARCHAR(20) NOT NULL,
+  origin VARCHAR(200) NOT NULL,
+  params JSONB NOT NULL,
+  value DOUBLE PRECISION,
+  validations JSONB NOT NULL,
+  steps BIGINT NOT NULL,
+  reason VARCHAR(2000),
+  worker VARCHAR(200) NOT NULL,
+  started TIMESTAMP WITH TIME ZONE NOT NULL,
+  heartbeat TIMESTAMP WITH TIME ZONE NOT NULL,
+  finished TIMESTAMP WITH TIME ZONE,
+  CONSTRAINT pk_tuning_trials PRIMARY KEY (study, number),
+  CONSTRAINT ck_tuning_trials_status CHECK (status IN ('running', 'finished', 'pruned', 'failed', 'stopped', 'lost')),
+  CONSTRAINT fk_tuning_trials_study FOREIGN KEY(study) REFERENCES tuning_studies (name) ON DELETE CASCADE
+  );
