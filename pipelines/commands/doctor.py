@@ -29,6 +29,7 @@ def doctor(as_json: Json = False) -> None:
         ("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads, cuda {torch.cuda.is_available()}"),
         _check_package("implicit", "the iALS baselines"),
         _check_package("psycopg", "PostgreSQL"),
+        _check_package("optuna", "recsys-meta tune"),
         _run_check("home", lambda: _check_home(workspace)),
         _run_check("data", lambda: _check_data(workspace)),
         _run_check("database", lambda: _check_database(workspace)),

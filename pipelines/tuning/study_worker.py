@@ -89,11 +89,14 @@ class StudyWorker:
             return train_trial(
                 recipe, study.inputs, study.device, _TrialWatch(self._workspace, study, self._observer, trial)
             )
-        except (ConfigError, RuntimeError, ValueError) as error:
-            # Torch raises the last two where settings do not fit the data: the search goes on without them.
+        except StoreError:
+            raise
+        except ConfigError as error:
+            return TrialResult("failed", reason=str(error))
+        except Exception as error:
+            # Settings that do not fit the data show in any error of a library: the search goes on without them.
             log.info("trial %s of %s", trial.number, study.record.name, exc_info=True)
-            text = str(error) if isinstance(error, ConfigError) else f"unexpected {type(error).__name__}: {error}"
-            return TrialResult("failed", reason=text)
+            return TrialResult("failed", reason=f"unexpected {type(error).__name__}: {error}")
 
     def _trials(self) -> list[TuningTrialRecord]:
         with self._workspace.reading() as session:
