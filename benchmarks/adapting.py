@@ -15,7 +15,6 @@ of parameters cost nothing: the flagship's towers, and iALS with prior fitted on
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -34,6 +33,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.bench_servers import drawn_events
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
+from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.types import FIRST
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.inference.one_shot import recommend
@@ -189,7 +189,7 @@ def main() -> None:
         }
         command = " ".join(["python -m benchmarks.adapting", *sys.argv[1:]])
         content = {"bench": "adapting", "machine": machine, "command": command, "rows": rows}
-        write_file(given.json, json.dumps(content, indent=1).encode())
+        write_file(given.json, dump_json(content, indent=1).encode())
 
 
 if __name__ == "__main__":
