@@ -66,7 +66,7 @@ def finish_resolved(
 ) -> Response:
     """Respond from a resolved state, and have an adaptation diagnosed afterwards. `rest`: the response without what
     `merge_response` adds; `size`: events of the support behind the response, where that is an older one."""
-    size = len(entity.items) if size is None else size
+    size = entity.support_size if size is None else size
     by = served_by(size, resolution)
     missing = call.container.degraded_dependencies(
         profile=call.entity_context.is_known, model=not resolution.model_failed

@@ -107,7 +107,7 @@ def _ranked_response(
     assert body.row is not None
     recommender = call.model.recommender
     entities = [request.entity for request in requests]
-    steps = [served_by(len(r.entity.items), resolution) for r, resolution in zip(requests, resolutions, strict=True)]
+    steps = [served_by(r.entity.support_size, resolution) for r, resolution in zip(requests, resolutions, strict=True)]
     unknown_items = _unknown_items([body.row.item], rows.item[0].tolist())
     members = _member_scores(recommender, body.entities, rows, bool(unknown_items), entities, resolutions, steps)
     order = [member["score"] for member in members] if exploration is None else exploration.order
@@ -121,12 +121,12 @@ def _ranked_response(
     for state_request, resolution, step in zip(requests, resolutions, steps, strict=True):
         if step == "adapted":
             entity = state_request.entity
-            record_adaptation(call, state_request.entity_context, step, len(entity.items), entity, resolution)
+            record_adaptation(call, state_request.entity_context, step, entity.support_size, entity, resolution)
     call.container.metrics.responses.labels(call.model.name, by, source).inc()
     known = all(request.entity_context.is_known for request in requests)
     missing = call.container.degraded_dependencies(profile=known, model=by != "popular")
     rest = {
-        "support_size": sum(len(entity.items) for entity in entities),
+        "support_size": sum(entity.support_size for entity in entities),
         "unknown_items": sorted(unknown_items.union(i for entity in entities for i in entity.unknown_items)),
         "unknown_features": sorted({f for e in entities for f in recommender.encoder.unknown_features(e.features)}),
         "objective": recommender.bundle.schema.objective,
@@ -154,7 +154,7 @@ def _member_scores(
     skip = unknown_item and not clicks
     scores = [{"score": None} if skip else row_scores(recommender, r, rows)[0] for r in resolutions]
     return [
-        {"index": index, "id": member.id, "support_size": len(entity.items), "served_by": step, **score}
+        {"index": index, "id": member.id, "support_size": entity.support_size, "served_by": step, **score}
         for index, (member, entity, step, score) in enumerate(zip(members, entities, steps, scores, strict=True))
     ]
 
@@ -199,7 +199,7 @@ def _encode_scores(
 ) -> bytes:
     return orjson.dumps(
         {
-            "support_size": len(entity.items),
+            "support_size": entity.support_size,
             "unknown_items": sorted(unknown_items.union(entity.unknown_items)),
             "unknown_features": call.model.recommender.encoder.unknown_features(entity.features),
             "objective": call.model.recommender.bundle.schema.objective,

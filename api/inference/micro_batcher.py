@@ -71,7 +71,7 @@ class _PendingRequest(NamedTuple):
         """Requests of one batch have equal keys: supports of one size, or states of one shape, so that none is padded
         to the size of another."""
         if self.state is None:
-            return len(self.entity.items)
+            return len(self.entity.items), len(self.entity.dislikes)
         return tuple((name, *leaf.shape) for name, leaf in self.state.items())
 
 

@@ -56,7 +56,7 @@ async def adapt(
         raise unavailable(f"Model '{model.name}' cannot adapt; recommendations are by popularity meanwhile")
     ms = 1000 * (time.perf_counter() - began)
     (diagnostics,) = await asyncio.to_thread(diagnose, model.recommender, [entity])
-    size = len(entity.items)
+    size = entity.support_size
     record = AnsweredRequest(
         recommender=model.recommender,
         kind=context.kind,

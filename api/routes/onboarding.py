@@ -64,7 +64,7 @@ async def onboarding(
             for rank, one in enumerate(questions, 1)
         ]
         unit = UNITS[objective] if strategy == "information" else "share of the most"
-        rest = orjson.dumps({"unit": unit, "support_size": len(known.items), "items": items})
+        rest = orjson.dumps({"unit": unit, "support_size": known.support_size, "items": items})
         if mark is not None:
             container.memory.set(key, rest, MEMORY_TTL_S, call.entity_context.owner)
     missing = container.degraded_dependencies(

@@ -72,7 +72,7 @@ async def recommend(request: Request) -> Response:
     resolution = await _resolve(page)
     items, unknown_items, end = _build_list(page, resolution)
     explanations = await _explain(page, items, resolution) if body.explain else ()
-    size = len(page.entity.items) if cursor is None else cursor.size
+    size = page.entity.support_size if cursor is None else cursor.size
     rest = orjson.dumps(
         {
             "support_size": size,
@@ -207,7 +207,7 @@ def _build_list(page: _PageRequest, resolution: StateResolution) -> ItemList:
 def _next_cursor(page: _PageRequest, end: ListPosition) -> str:
     """Write the cursor of what follows the end of the page."""
     entity, cursor = page.entity, page.cursor
-    support, size = (entity.digest, len(entity.items)) if cursor is None else (cursor.support, cursor.size)
+    support, size = (entity.digest, entity.support_size) if cursor is None else (cursor.support, cursor.size)
     return write_cursor(page.scope.cursor(support, size, end), page.call.container.profiles.secret)
 
 

@@ -118,7 +118,7 @@ def _recommend_entities(
     lists = recommender.lists.top_k_batch(recommender.scores(state), n, entities)
     columns = [
         names,
-        [len(entity.items) for entity in entities],
+        [entity.support_size for entity in entities],
         [[s.item for s in best] for best in lists],
         [[s.score for s in best] for best in lists],
         [recommender.dump({k: v[i : i + 1] for k, v in state.items()}) for i in range(len(entities))],

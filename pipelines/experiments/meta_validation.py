@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pipelines.experiments.training_inputs import TrainingInputs, default_shots
 from recsys_meta.core.types import IntArray, Params, TaskBatch
-from recsys_meta.episodes.event_index import order_rows
+from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.evaluation.cold_start import cold_start, episodes_at
 from recsys_meta.evaluation.evaluate_batch import is_row_metric, metric_names
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
@@ -55,8 +57,25 @@ def validation_entities(inputs: TrainingInputs, recipe: Recipe) -> IntArray:
 
 def calibration_episodes(inputs: TrainingInputs, recipe: Recipe) -> list[TaskBatch]:
     """Meta-validation episodes to calibrate on, a batch for each support size that some entity reaches."""
+    return _validation_episodes(inputs, recipe, inputs.train_index)
+
+
+def dislike_episodes(inputs: TrainingInputs, recipe: Recipe) -> list[TaskBatch]:
+    """Meta-validation episodes with the dislikes of their entities, as `calibration_episodes`; none without dislikes.
+
+    Where every row of the data is a positive, likes and dislikes are told apart as those of feedback are, by
+    `Schema.liked_from`.
+    """
+    data, index = inputs.data, inputs.train_index
+    if data.schema.positive is None and data.schema.liked_from is not None and inputs.grid is None:
+        schema = data.schema.model_copy(update={"positive": data.schema.liked_from})
+        index = EventIndex.of(replace(data, schema=schema))
+    return [] if index.dislikes is None else _validation_episodes(inputs, recipe, index)
+
+
+def _validation_episodes(inputs: TrainingInputs, recipe: Recipe, rows: EventIndex) -> list[TaskBatch]:
     data = inputs.data
-    index = order_rows(inputs.train_index.to("cpu"), data.schema.order, inputs.seed)
+    index = order_rows(rows.to("cpu"), data.schema.order, inputs.seed)
     entities = np.sort(validation_entities(inputs, recipe))
     least, begin = data.schema.min_query, data.schema.query_from
     parts = {k: entities[index.has_support(entities, k, least, begin)] for k in default_shots(data, inputs.scenario)}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.experiments.interruption import interruption
-from pipelines.experiments.meta_validation import calibration_episodes, validation_of
+from pipelines.experiments.meta_validation import calibration_episodes, dislike_episodes, validation_of
 from pipelines.experiments.recipe_learner import learner_of
 from pipelines.experiments.recipe_race import race_recipe
 from pipelines.experiments.run_ensemble import check_members, fit_run_ensemble
@@ -30,6 +30,7 @@ from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import EntitySplit
 from recsys_meta.evaluation.ensemble import FittedEnsemble, MemberShare
 from recsys_meta.models.bundle import Bundle, load_bundle, make_bundle, save_bundle
+from recsys_meta.models.protocols import DislikeLearner
 from recsys_meta.store.tracking import curriculum, runs
 from recsys_meta.store.tracking.runs import MetricPoint
 from recsys_meta.training.checkpoint import last_checkpoint, save_checkpoint
@@ -230,6 +231,8 @@ def _train(
     # Validation and calibration use a few hundred entities: the CPU is fast enough, wherever training ran.
     params = {k: v.cpu() for k, v in run.best_params_or_last().items()}
     params = learner.calibrate(params, calibration_episodes(inputs, spec.recipe))
+    if isinstance(learner, DislikeLearner):
+        params = learner.choose_push(params, dislike_episodes(inputs, spec.recipe))
     with interruption() as is_interrupted:
 
         def stop_if_interrupted() -> None:

@@ -188,6 +188,23 @@ class Schema(BaseModel):
         return {name: v for name, v in values.items() if name not in _LATER_FIELDS or getattr(self, name)}
 
     @property
+    def liked_from(self) -> float | None:
+        """Least label of feedback that says an item of a ranking was liked: `positive`, or the middle of `label_range`
+        where every row of the data is a positive. None if labels have no known scale, and for other objectives."""
+        if self.objective != "ranking" or self.positive is not None:
+            return self.positive if self.objective == "ranking" else None
+        return None if self.label_range is None else sum(self.label_range) / 2
+
+    def is_disliked(self, label: float) -> bool:
+        """Return True for a label of feedback that says "not for me": one below `liked_from`, and 0 unless the schema
+        says that it is a positive. Only rankings have dislikes."""
+        if self.objective != "ranking":
+            return False
+        if self.positive is None and label == 0:
+            return True
+        return label < (0.0 if self.liked_from is None else self.liked_from)
+
+    @property
     def event_columns(self) -> tuple[str, ...]:
         """Columns to read from the table of events, each once."""
         columns = (self.entity, self.item, self.label, self.time, self.actor, self.group)

@@ -125,11 +125,24 @@ class EntityCatalog:
 @dataclass(frozen=True)
 class Support:
     """Support sets of T tasks: entity features (name -> ids [T, L] or numbers [T]), support rows and, where entities
-    have items of their own, their catalogues."""
+    have items of their own, their catalogues.
+
+    Rows of a ranking are what was liked; `dislikes` what was not, None where no task has any. A predictor may ignore
+    them.
+    """
 
     features: Mapping[str, Tensor]
     rows: Interactions
     catalogue: EntityCatalog | None = None
+    dislikes: Interactions | None = None
+
+    @property
+    def seen_items(self) -> Tensor:
+        """Items of the support, liked or disliked, which no ranking may hold: [T, S + M] int64, PAD elsewhere."""
+        liked = self.rows.item * self.rows.mask
+        if self.dislikes is None:
+            return liked
+        return torch.cat([liked, self.dislikes.item * self.dislikes.mask], 1)
 
     @property
     def size(self) -> int:
@@ -138,17 +151,19 @@ class Support:
 
     def empty(self) -> Support:
         """Return the supports of the same entities without rows, as before their first interaction."""
-        return replace(self, rows=self.rows.first(0))
+        return replace(self, rows=self.rows.first(0), dislikes=None)
 
     def of(self, tasks: Tensor) -> Support:
         """Select tasks by index or mask."""
         catalogue = None if self.catalogue is None else self.catalogue.of(tasks)
-        return Support({k: v[tasks] for k, v in self.features.items()}, self.rows.of(tasks), catalogue)
+        dislikes = None if self.dislikes is None else self.dislikes.of(tasks)
+        return Support({k: v[tasks] for k, v in self.features.items()}, self.rows.of(tasks), catalogue, dislikes)
 
     def to(self, device: torch.device) -> Support:
         """Move all tensors to a device."""
         catalogue = None if self.catalogue is None else self.catalogue.to(device)
-        return Support({k: v.to(device) for k, v in self.features.items()}, self.rows.to(device), catalogue)
+        dislikes = None if self.dislikes is None else self.dislikes.to(device)
+        return Support({k: v.to(device) for k, v in self.features.items()}, self.rows.to(device), catalogue, dislikes)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,14 @@ from recsys_meta.core.feature_encoding import lookup_rows
 from recsys_meta.core.types import FIRST, PAD, UNKNOWN, EntityCatalog, IntArray, Interactions, Support, TaskBatch
 
 
-def episode_batch(data: Dataset, entities: IntArray, support: Interactions, query: Interactions) -> TaskBatch:
-    """Join support [T, S] and query [T, Q] with the features of their entities [T] into a task batch.
+def episode_batch(
+    data: Dataset,
+    entities: IntArray,
+    support: Interactions,
+    query: Interactions,
+    dislikes: Interactions | None = None,
+) -> TaskBatch:
+    """Join support [T, S], query [T, Q] and dislikes [T, M] with the features of their entities [T] into a task batch.
 
     Where every entity has its own catalog the batch holds it, and items become positions in it.
     """
@@ -23,7 +29,7 @@ def episode_batch(data: Dataset, entities: IntArray, support: Interactions, quer
     entity = torch.as_tensor(entities, device=device)
     ownership = data.ownership
     if ownership is None:
-        return TaskBatch(entity, Support(features, support), query)
+        return TaskBatch(entity, Support(features, support, dislikes=dislikes), query)
     catalog = entity_catalog_of(data, ownership, np.asarray(entities)).to(device)
     support, query = (_to_local_items(ownership, entity, rows) for rows in (support, query))
     return TaskBatch(entity, Support(features, support, catalog), query)

@@ -19,6 +19,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset, Events
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import PAD, IntArray, Interactions
+from recsys_meta.episodes.disliked_rows import DislikedRows
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -32,7 +33,8 @@ class EventIndex:
     """Event rows of E entities as tensors on one device, entity after entity.
 
     indptr [E + 1] int64; item [N] int32, label [N] float32, and where the data set has them context (name -> [N]),
-    actor [N] and group [N] int64. Building one copies the rows: build it once and pass it on.
+    actor [N] and group [N] int64. Building one copies the rows: build it once and pass it on. `dislikes` are the rows
+    of a ranking that are below its `positive`, where there are any; they are no rows of the index.
     """
 
     indptr: Tensor
@@ -41,6 +43,7 @@ class EventIndex:
     context: Mapping[str, Tensor] = field(default_factory=dict)
     actor: Tensor | None = None
     group: Tensor | None = None
+    dislikes: DislikedRows | None = None
 
     @classmethod
     def of(cls, data: Dataset, device: torch.device | str = "cpu") -> EventIndex:
@@ -56,8 +59,14 @@ class EventIndex:
         ).to(device)
         if schema.objective not in ("ranking", "choice"):
             return index
-        positives = index if schema.positive is None else index.select(index.label >= schema.positive)
-        return replace(positives, label=torch.ones_like(positives.label))
+        if schema.positive is None:
+            return replace(index, label=torch.ones_like(index.label))
+        is_liked = index.label >= schema.positive
+        positives = index.select(is_liked)
+        dislikes = None
+        if schema.objective == "ranking" and not is_liked.all():
+            dislikes = DislikedRows.of_rows(index.indptr, index.item, is_liked)
+        return replace(positives, label=torch.ones_like(positives.label), dislikes=dislikes)
 
     @property
     def counts(self) -> Tensor:
@@ -127,12 +136,13 @@ class EventIndex:
         # On its own device the index keeps what it has computed of its rows.
         if torch.device(device) == self.indptr.device:
             return self
-        return replace(self.map(lambda t: t.to(device)), indptr=self.indptr.to(device))
+        dislikes = None if self.dislikes is None else self.dislikes.to(device)
+        return replace(self.map(lambda t: t.to(device)), indptr=self.indptr.to(device), dislikes=dislikes)
 
     def select(self, keep: Tensor) -> Self:
-        """Keep the rows that `keep` [N] bool marks; an entity without any stays, with 0 rows."""
+        """Keep the rows that `keep` [N] bool marks, and no dislikes; an entity without any row stays, with 0."""
         below = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
-        return replace(self.map(lambda t: t[keep]), indptr=below[self.indptr])
+        return replace(self.map(lambda t: t[keep]), indptr=below[self.indptr], dislikes=None)
 
     def flatten(self, entities: Tensor) -> tuple[Tensor, Tensor]:
         """Task of each row of the entities [T], task after task, and its position in the columns, [R] int64 each."""
@@ -151,7 +161,9 @@ class EventIndex:
             task, position = self.flatten(entities)
             order = position[_shuffle(task, torch.Generator(self.indptr.device).manual_seed(seed))]
             self._shuffles.clear()
-            self._shuffles[seed] = self.map(lambda t: t[order])
+            # The place of a dislike has a seed of its own, so that likes are shuffled as they are without dislikes.
+            dislikes = None if self.dislikes is None else self.dislikes.shuffled(self.counts, seed)
+            self._shuffles[seed] = replace(self.map(lambda t: t[order]), dislikes=dislikes)
         return self._shuffles[seed]
 
     @cached_property

@@ -168,6 +168,7 @@ def episodes_at(
     data: Dataset, index: EventIndex, entities: IntArray, shots: int, max_rows: int | None = None, seed: int = 0
 ) -> TaskBatch:
     """Episodes of some entities with exactly `shots` support rows, in the index's order; the other rows are the query.
+    To the support of a ranking belong the dislikes before its last row.
 
     A query with more than `max_rows` rows is cut to random ones by the seed, the same for every method.
     """
@@ -176,7 +177,8 @@ def episodes_at(
     support, query = index.draw(ids, sizes, query_from=data.schema.query_from)
     if max_rows is not None and query.item.shape[1] > max_rows:
         query = _sample_rows(query, max_rows, torch.Generator().manual_seed(seed))
-    return episode_batch(data, entities, support, query)
+    dislikes = None if index.dislikes is None else index.dislikes.draw(ids, sizes)
+    return episode_batch(data, entities, support, query, dislikes)
 
 
 def _sample_rows(rows: Interactions, count: int, generator: torch.Generator) -> Interactions:

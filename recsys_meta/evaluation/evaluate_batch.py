@@ -111,7 +111,7 @@ def _ranking(
     relevant = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     relevant.scatter_(1, batch.query.item, batch.query.mask)
     candidates = torch.ones_like(relevant) if item_mask is None else item_mask.expand_as(relevant).clone()
-    candidates.scatter_(1, batch.support.rows.item, False)
+    candidates.scatter_(1, batch.support.seen_items, False)
     candidates[:, :FIRST] = False
     return ranking_metrics(scores, relevant, candidates, generator)
 

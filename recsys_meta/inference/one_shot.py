@@ -50,8 +50,8 @@ def recommend(
     items, unknown_items, end = recommender.lists.build(scores, entity, list_request, query)
     return RecommendedList(
         items,
-        "adapted" if entity.items else "prior",
-        len(entity.items),
+        "adapted" if entity.support_size else "prior",
+        entity.support_size,
         tuple(unknown_items),
         tuple(recommender.encoder.unknown_features(entity.features)),
         1000 * (time.perf_counter() - start),

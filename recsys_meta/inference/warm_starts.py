@@ -1,4 +1,4 @@
-"""Starts of adaptations, shared by all entities that have the same features and the same number of rows."""
+"""Starts of adaptations, shared by entities that have the same features and the same numbers of likes and dislikes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from recsys_meta.inference.requests.entity import EncodedEntity, RawFeatures, ca
 from recsys_meta.models.protocols import WarmStartPredictor
 
 MAX_STARTS = 4096
-"""Starts that are held, by features and size of the support; the least recently used one goes first."""
+"""Starts that are held, by features and sizes of the support; the least recently used one goes first."""
 
 MANY_STARTS = 32
 """From so many new kinds on starts are computed as one batch: for whole tables of entities, with other last bits."""
 
-_Kind = tuple[int, bytes]  # the size of the support and the digest of the features
+_Kind = tuple[int, int, bytes]  # the numbers of likes and dislikes, and the digest of the features
 
 
 class WarmStarts:
@@ -75,7 +75,7 @@ class WarmStarts:
 
 
 def _kind(entity: EncodedEntity) -> _Kind:
-    return len(entity.items), _digest(entity.features)
+    return len(entity.items), len(entity.dislikes), _digest(entity.features)
 
 
 def _digest(features: RawFeatures) -> bytes:

@@ -161,6 +161,15 @@ class RowLearner(Protocol):
         """Compute the meta-loss from the parameters and the batch of a selection, rows in place of tables."""
 
 
+@runtime_checkable
+class DislikeLearner(Protocol):
+    """A learner whose adaptation reads `Support.dislikes`."""
+
+    def choose_push(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
+        """Choose after training how far dislikes push away, on meta-validation episodes whose supports have some, and
+        return the parameters with it; unchanged where pushing does not help."""
+
+
 class Baseline(Predictor, Protocol):
     """A predictor computed directly from training entities."""
 

@@ -113,3 +113,22 @@ def test_a_missing_file_and_a_folder_are_errors_of_configuration(tmp_path):
 def test_a_schema_survives_json():
     schema = Schema(name="x", label="y", label_range=(1, 5), entity_features=(FeatureField(name="a", kind="multi"),))
     assert Schema.model_validate(schema.model_dump(mode="json")) == schema
+
+
+@pytest.mark.parametrize(
+    ("settings", "disliked", "liked"),
+    [
+        ({"label": "stars", "label_range": (1, 5), "positive": 4}, (0, 1, 3.9), (4, 5)),
+        ({"label": "stars", "label_range": (1, 5)}, (0, 1, 2.5), (3, 5)),
+        ({"label": "stars", "label_range": (0, 10)}, (0, 4), (5, 10)),
+        ({"label": "thumb", "label_range": (-1, 1)}, (-1, 0), (1,)),
+        ({"label": "thumb", "label_range": (-1, 1), "positive": 0}, (-1,), (0, 1)),
+        ({"label": "plays"}, (-1, 0), (0.1, 7)),
+        ({}, (0,), (1,)),
+        ({"label": "stars", "label_range": (1, 5), "objective": "rating"}, (), (0, 1, 5)),
+    ],
+)
+def test_labels_of_feedback_are_likes_or_dislikes(settings, disliked, liked):
+    schema = Schema(name="x", **settings)
+    assert all(schema.is_disliked(label) for label in disliked)
+    assert not any(schema.is_disliked(label) for label in liked)

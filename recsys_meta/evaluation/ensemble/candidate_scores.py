@@ -57,10 +57,10 @@ def candidate_scores(member_scores: Sequence[Tensor], batch: TaskBatch) -> Candi
 
     Entities without a relevant item are left out.
     """
-    query, support = batch.query, batch.support.rows
+    query = batch.query
     relevant = torch.zeros(member_scores[0].shape, dtype=torch.bool)
     relevant.scatter_(1, query.item * query.mask, True)
-    excluded = torch.zeros_like(relevant).scatter_(1, support.item * support.mask, True)
+    excluded = torch.zeros_like(relevant).scatter_(1, batch.support.seen_items, True)
     excluded[:, :FIRST] = True
     relevant &= ~excluded
     plain = [standardize(scores) for scores in member_scores]

@@ -40,7 +40,7 @@ def diagnose(recommender: Recommender, entities: Sequence[EncodedEntity]) -> lis
     steps = int(getattr(predictor.config, "steps", 1))
     values = zip(before.tolist(), after.tolist(), norm.tolist(), strict=True)
     return [
-        AdaptationDiagnostics(len(entity.items), steps if entity.items else 0, *losses)
+        AdaptationDiagnostics(entity.support_size, steps if entity.support_size else 0, *losses)
         for entity, losses in zip(entities, values, strict=True)
     ]
 

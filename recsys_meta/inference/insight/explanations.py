@@ -55,8 +55,8 @@ def explain_items(
 ) -> list[ItemExplanation]:
     """Explain the score of each of some items (ids); rows that change nothing are not listed."""
     first = 0 if entity.catalog is None else max(0, len(entity.items) - MAX_CHOICES)
-    rows = range(first, len(entity.items))
-    nothing = without_rows(entity, range(len(entity.items)))
+    rows = range(first, entity.support_size)
+    nothing = without_rows(entity, range(entity.support_size))
     cases = [entity, nothing, *(without_rows(entity, [row]) for row in rows)]
     scores = _scores(recommender, cases, torch.tensor(items, dtype=torch.int64), query)
     full, prior, without = scores[0], scores[1], scores[2:]
@@ -76,8 +76,8 @@ def explain_items(
 
 
 def without_rows(entity: EncodedEntity, rows: Sequence[int]) -> EncodedEntity:
-    """Drop some rows of an entity's support, by position; what it met and its catalogue stay."""
-    dropped_rows = set(rows)
+    """Drop some rows of an entity's support, by position, dislikes after likes; what it met and its catalogue stay."""
+    dropped_rows, likes = set(rows), len(entity.items)
     rest = [i for i in range(len(entity.items)) if i not in dropped_rows]
     return replace(
         entity,
@@ -85,6 +85,7 @@ def without_rows(entity: EncodedEntity, rows: Sequence[int]) -> EncodedEntity:
         labels=tuple(entity.labels[i] for i in rest),
         context=tuple(entity.context[i] for i in rest) if entity.context else (),
         history=tuple(entity.history[i] for i in rest) if entity.history else (),
+        dislikes=tuple(item for i, item in enumerate(entity.dislikes, likes) if i not in dropped_rows),
     )
 
 
@@ -92,7 +93,7 @@ def _scores(
     recommender: Recommender, cases: Sequence[EncodedEntity], items: Tensor, query: EncodedQuery | None
 ) -> Tensor:
     """Score some items for each case, [cases, N]; the scores of the whole catalogue are held for one chunk only."""
-    catalog_size, rows = recommender.catalog.size(cases[0].catalog), len(cases[0].items)
+    catalog_size, rows = recommender.catalog.size(cases[0].catalog), cases[0].support_size
     # Rows may be compared with all items of an own catalogue: a task there is as large as both together.
     own_catalog = cases[0].catalog is not None
     task_floats = catalog_size * (1 + rows) if own_catalog else catalog_size + ROW_FLOATS * rows
@@ -113,6 +114,9 @@ def _log_odds(scores: Tensor, items: Tensor) -> Tensor:
 
 
 def _attribution(recommender: Recommender, entity: EncodedEntity, row: int, score_change: float) -> EventAttribution:
+    if row >= len(entity.items):
+        disliked = entity.dislikes[row - len(entity.items)]
+        return EventAttribution(recommender.catalog.item_name(disliked), 0.0, {}, score_change)
     item = entity.items[row]
     name = recommender.catalog.item_name(item, entity.catalog) if item >= FIRST else ""
     return EventAttribution(name, entity.labels[row], entity.context[row] if entity.context else {}, score_change)

@@ -36,9 +36,9 @@ class ListRequest:
     """A list as a caller asks for it; items are raw names.
 
     candidates: the only items that may be listed (None: all); exclude: items that may not; filters: what features of
-    items must be; include_seen: list items that the entity has met (None: only where entities have catalogues of their
-    own, as those choose the same item again); context: when and by whom; item_features: features of candidates and of
-    the context's history, by item, where the caller gives some.
+    items must be; include_seen: list items that the entity has met, but none that it disliked (None: only where
+    entities have catalogues of their own, as those choose the same item again); context: when and by whom;
+    item_features: features of candidates and of the context's history, by item, where the caller gives some.
     """
 
     n: int = 10
@@ -91,7 +91,7 @@ class ListBuilder:
 
     def _seen_ids(self, entity: EncodedEntity, request: ListRequest, query: EncodedQuery | None) -> frozenset[int]:
         if entity.catalog is None:
-            return frozenset() if request.include_seen else entity.seen_items
+            return frozenset(entity.dislikes) if request.include_seen else entity.seen_items
         hidden_items = query.hidden_items if query else frozenset()
         if request.include_seen is not False:  # an entity that chooses may well choose the same item again
             return hidden_items

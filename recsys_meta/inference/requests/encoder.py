@@ -63,10 +63,13 @@ class RequestEncoder:
         if self.schema.actor:
             history = [items for e in entities for items in (e.history or ((),) * len(e.items))]
             rows = replace(rows, history=_histories(history, rows.mask))
+        dislikes = None
+        if any(e.dislikes for e in entities):
+            dislikes = collate([list(e.dislikes) for e in entities], [[0.0] * len(e.dislikes) for e in entities])
         catalogs = None
         if self.schema.home is not None:
             catalogs = self.entity_catalogs([e.catalog or EntityCatalogSpec() for e in entities])
-        return Support(features, rows, catalogs)
+        return Support(features, rows, catalogs, dislikes)
 
     def features(self, entities: Sequence[EncodedEntity]) -> dict[str, Tensor]:
         """Encode the features of T entities. Raises DataError as `support`."""

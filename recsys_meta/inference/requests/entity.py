@@ -83,7 +83,8 @@ class EncodedEntity:
     unknown_items: raw items that the model lacks; features: raw values; context, history: an entry for each row, or
     none at all; actor_items: the items that each actor met, the last one first; catalog: the entity's own catalogue, in
     which its ids are then local; base_digest: the digest before features of items were added to the catalogue, and
-    those features; keeps_order: True where the model reads the order of the rows.
+    those features; keeps_order: True where the model reads the order of the rows; dislikes: items of a ranking's
+    support that the entity did not like.
     """
 
     items: tuple[int, ...]
@@ -97,6 +98,12 @@ class EncodedEntity:
     catalog: EntityCatalogSpec | None = None
     base_digest: tuple[str, str] | None = None
     keeps_order: bool = False
+    dislikes: tuple[int, ...] = ()
+
+    @property
+    def support_size(self) -> int:
+        """Number of events in the support, likes and dislikes."""
+        return len(self.items) + len(self.dislikes)
 
     @cached_property
     def digest(self) -> str:
@@ -108,9 +115,12 @@ class EncodedEntity:
         elif self.context or self.history or self.catalog is not None or self.keeps_order:
             content = [self.items, self.labels, self.context, self.history, self.features]
             content += [] if self.catalog is None else [self.catalog.names, self.catalog.features]
+            content += [self.dislikes] if self.dislikes else []
         else:
             # The plain case: to write numbers as Python does takes a fifth of what JSON takes.
             plain = f"{sorted(zip(self.items, self.labels, strict=True))}{canonical_json(self.features)}"
+            if self.dislikes:
+                plain += f"{sorted(self.dislikes)}"
             return hashlib.sha256(plain.encode(errors="surrogatepass")).hexdigest()[:32]
         return hashlib.sha256(_encode_json(content).encode()).hexdigest()[:32]
 

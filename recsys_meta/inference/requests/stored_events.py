@@ -61,10 +61,11 @@ def content_id(
 
 
 def implicit_label(schema: Schema) -> float:
-    """Return the label that stands for "it happened"."""
+    """Return the label that stands for "it happened": never that of a dislike."""
     if schema.positive is not None:
         return schema.positive
-    return 1.0 if is_valid_label(schema, 1.0) or schema.label_range is None else schema.label_range[1]
+    is_like = is_valid_label(schema, 1.0) and not schema.is_disliked(1.0)
+    return 1.0 if is_like or schema.label_range is None else schema.label_range[1]
 
 
 def _content(event: Interaction) -> tuple[Any, ...]:

@@ -51,7 +51,8 @@ class SupportReader:
     def read(self, request: EntityRequest) -> EncodedEntity:
         """Encode an entity. Items that the model does not have are listed, not guessed.
 
-        An event without a time is the latest. For rankings and ratings the last event on an item counts (of events at
+        Of a ranking the schema says which events are likes and which dislikes (`Schema.is_disliked`). An event without
+        a time is the latest. For rankings and ratings the last event on an item counts (of events at
         the same time the one with the higher label); for clicks and choices every event is a row. Raises DataError
         for a label that is not finite or not one of the schema's, a time that is not finite, degrees beyond the globe,
         or an unknown context.
@@ -87,7 +88,10 @@ class SupportReader:
                 if self.keeps_order:
                     last.pop(item, None)  # the place of an event is that of the last one on its item
                 last[item], contexts[item] = rank, context or {}
-        rows = [(when, item, label) for item, (when, label, _) in last.items() if self._is_positive(label)]
+        rows: list[tuple[float, int, float]] = []
+        dislikes: list[tuple[float, int, float]] = []
+        for item, (when, label, _) in last.items():
+            (dislikes if self.schema.is_disliked(label) else rows).append((when, item, label))
         if self.keeps_order:
             # Stable: events at the same time, or without one, stay in the order in which they were given.
             recent = [(item, label) for _, item, label in sorted(rows, key=itemgetter(0))[-MAX_SUPPORT:]]
@@ -108,6 +112,7 @@ class SupportReader:
             features,
             context_rows,
             keeps_order=self.keeps_order,
+            dislikes=tuple(sorted(item for _, item, _ in sorted(dislikes)[-MAX_SUPPORT:])),
         )
 
     def _read_every_event(self, events: Sequence[Interaction], features: RawFeatures) -> EncodedEntity:
@@ -125,7 +130,8 @@ class SupportReader:
             item_features.setdefault(event.item, {}).update(self.fields.item_values(event.context))
         catalog = EntityCatalogSpec().with_item_features(item_features)
         unknown = {name for name, values in item_features.items() if not values and name not in self.item_ids}
-        positives = [e for e in rows if e.label is None or self._is_positive(e.label)]
+        least = -math.inf if self.schema.positive is None else self.schema.positive
+        positives = [e for e in rows if e.label is None or e.label >= least]
         return self._encode(positives, [catalog.ids[e.item] for e in positives], unknown, features, catalog)
 
     def _encode(
@@ -175,10 +181,6 @@ class SupportReader:
             features[ARRIVAL.name] = min((e.time for e in request.events if e.time is not None), default=LATEST)
         return features
 
-    def _is_positive(self, label: float) -> bool:
-        """Return True for a row that belongs to the support by its label."""
-        return not self._allows_no_label or self.schema.positive is None or label >= self.schema.positive
-
     @property
     def _allows_no_label(self) -> bool:
         """True where a row without a label says that something happened."""
@@ -204,8 +206,10 @@ class SupportReader:
 
 
 def is_valid_label(schema: Schema, label: float) -> bool:
-    """Return True for a finite label in the schema's range; of clicks for 1 and 0."""
+    """Return True for a finite label in the schema's range; of clicks for 1 and 0, of rankings also for 0."""
     low, high = schema.label_range or (-math.inf, math.inf)
+    if schema.objective == "ranking" and label == 0:
+        return True  # "not for me", whatever the scale
     return math.isfinite(label) and low <= label <= high and (schema.objective != "click" or label in (0, 1))
 
 
@@ -214,7 +218,7 @@ def describe_labels(schema: Schema) -> str:
     if schema.objective == "click":
         return "a click: 1 or 0 is expected"
     low, high = schema.label_range or (-math.inf, math.inf)
-    return f"a label from {low:g} to {high:g}"
+    return f"a label from {low:g} to {high:g}" + (', or 0 for "not for me"' if schema.objective == "ranking" else "")
 
 
 def _histories(

@@ -22,7 +22,7 @@ def share(recommender, known, item, question=None):
 def check(recommender, known, items, question=None):
     """Every cause against its definition; answers them all."""
     found = explain_items(recommender, known, items, question, max_attributions=99)
-    everything = range(len(known.items))
+    everything = range(known.support_size)
     for item, why in zip(items, found, strict=True):
         assert why.prior == pytest.approx(share(recommender, without_rows(known, everything), item, question), abs=1e-4)
         full = share(recommender, known, item, question)
@@ -31,6 +31,15 @@ def check(recommender, known, items, question=None):
         assert [c.score_change for c in why.attributions][: len(big)] == pytest.approx(big, abs=1e-4)
         assert all(abs(c.score_change) < 2e-4 for c in why.attributions[len(big) :])
     return found
+
+
+def test_of_a_ranking_with_dislikes():
+    model = served.pushing()
+    stars = {"i1": 5.0, "i5": 1.0, "i9": 4.0, "i20": 0.0}
+    known = model.read_support(EntityRequest({"age": 30}, [Interaction(*pair) for pair in stars.items()]))
+    found = check(model, known, [4, 10, 17])
+    causes = {(c.item, c.label) for why in found for c in why.attributions}
+    assert causes == {("i1", 1.0), ("i5", 0.0), ("i9", 1.0), ("i20", 0.0)}
 
 
 def test_of_a_ranking():

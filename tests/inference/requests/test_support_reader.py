@@ -79,9 +79,12 @@ def test_repeated_items_count_once_with_the_latest_label(rating, liking):
     )
 
 
-def test_labels_below_positive_are_seen_but_no_support(liking):
-    got = answer(liking, [Interaction("i4", 3.0), Interaction("i5", 4.0)], n=99)
-    assert got.support_size == 1
+def test_labels_below_positive_are_dislikes(liking):
+    events = [Interaction("i4", 3.0), Interaction("i5", 4.0), Interaction("i9", 0.0)]
+    known = liking.read_support(EntityRequest(events=events))
+    assert (known.items, known.dislikes, known.seen_items) == ((7,), (6, 11), {6, 7, 11})
+    got = answer(liking, events[:2], n=99)
+    assert got.support_size == 2
     assert not {"i4", "i5"} & {s.item for s in got.items} and len(got.items) == 28
 
 
@@ -98,7 +101,7 @@ def test_only_the_most_recent_are_support(model, data):
     ("event", "says"),
     [
         (Interaction("i0", 6.0), "6.0 is not a label from 1 to 5"),
-        (Interaction("i0", 0.0), "is not a label"),
+        (Interaction("i0", 0.5), "is not a label from 1 to 5, or 0"),
         (Interaction("i0", math.nan), "is not a label"),
         (Interaction("i0", -math.inf), "is not a label"),
         (Interaction("none", 6.0), "is not a label"),
@@ -124,9 +127,10 @@ def test_the_digest_changes_exactly_when_the_support_or_the_features_do(liking):
 
     like, dislike = Interaction("i1", 5.0, 1), Interaction("i2", 2.0, 1)
     base = digest([like])
-    for equal in ([like, like], [like, dislike], [like, Interaction("none", 5.0)], [like._replace(label=4.0, time=9)]):
+    for equal in ([like, like], [like, Interaction("none", 5.0)], [like._replace(label=4.0, time=9)]):
         assert digest(equal) == base
-    for other in ([], [Interaction("i2", 5.0)], [like, Interaction("i2", 5.0)]):
+    assert digest([like, dislike]) == digest([dislike._replace(label=0.0), like])
+    for other in ([], [Interaction("i2", 5.0)], [like, Interaction("i2", 5.0)], [like, dislike], [dislike]):
         assert digest(other) != base
     assert digest([like], {"age": 30}) != base
     features = [{"age": 30}, {"age": 31}, {"group": "a"}, {"group": ["a", "b"]}, {"group": "['a', 'b']"}]

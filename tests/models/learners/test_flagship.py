@@ -23,7 +23,8 @@ SEEN = [[0, 1, 2], [0, 1], [1, 2, 3], [0, 2, 3], [3, 4], [0, 1, 4]]
 
 def rows_of(lists):
     width = max(map(len, lists))
-    item = torch.tensor([[*(i + 2 for i in row), *[0] * (width - len(row))] for row in lists])
+    padded = [[*(i + 2 for i in row), *[0] * (width - len(row))] for row in lists]
+    item = torch.tensor(padded, dtype=torch.int64).reshape(len(lists), width)
     return Interactions(item, torch.ones(item.shape), item > 0)
 
 

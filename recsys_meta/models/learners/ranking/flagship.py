@@ -13,6 +13,13 @@ shorter than that after twenty, and nothing saturates beyond the sizes seen in t
 With `negatives` the expectation and the loss are over a sample with logQ correction (Bengio & Senecal 2008) instead of
 the catalogue.
 
+m dislikes of the support push away, by the step that as many likes would take:
+
+    z = ... - w m / (m + h) * a(m) * (mean of disliked e - E_p[e])
+
+which is Rocchio's relevance feedback (1971) with a learned step. (w, h) are chosen on meta-validation after training
+(`push_gate`); without a gain w is 0.
+
 To the logits are added g_m(n) * (logits of memory m), g(n) = w n / (n + h). Memories are item-item (`item_memories`:
 EASE and cosine) and the closed-form posterior of a linear model on the leading subspace of the past entities' rows,
 whose prior is their Gaussian. Where the data drift (`Schema.arrival`) popularity among past entities who arrived at
@@ -52,8 +59,15 @@ from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_ex
 from recsys_meta.models.learners.ranking import towers
 from recsys_meta.models.learners.ranking.flagship_config import FlagshipConfig
 from recsys_meta.models.learners.ranking.item_memories import CoveredRows, build_memories, gaussian_memory
-from recsys_meta.models.learners.ranking.memory_gates import CLOSED_GATE, gate_weight, score_scale_of, search_gates
+from recsys_meta.models.learners.ranking.memory_gates import (
+    CLOSED_GATE,
+    gate_weight,
+    growing_weight,
+    score_scale_of,
+    search_gates,
+)
 from recsys_meta.models.learners.ranking.memory_logits import memory_logits
+from recsys_meta.models.learners.ranking.push_gate import search_push
 from recsys_meta.models.protocols import ParamGroup
 
 CALIBRATION_SIZE = 5
@@ -125,7 +139,7 @@ class Flagship:
         """None: training needs nothing beside the parameters."""
 
     def is_frozen(self, key: str) -> bool:
-        return is_buffer(key) or key.split(".", 1)[0] in ("memory", "gate", "spread", "log_q", "pool")
+        return is_buffer(key) or key.split(".", 1)[0] in ("memory", "gate", "spread", "push", "log_q", "pool")
 
     def param_group(self, key: str) -> ParamGroup:
         if key == "popularity_by_size":
@@ -142,20 +156,42 @@ class Flagship:
         the data drift, the weights of the bins of arrivals [T, B]."""
         rows = mask_unknown_items(support.rows)
         knots = towers.size_weights(rows.counts)
-        z = towers.start_vectors(body, support, knots)
+        start = z = towers.start_vectors(body, support, knots)
         if rows.item.shape[1]:
-            z = z + towers.gradient_step(body, rows, z, knots)
+            z = z + towers.gradient_step(body, rows, start, knots)
+        if "push" in body and support.dislikes is not None:
+            gate = self._push_weight(body, support)[:, None, None]
+            z = z - gate * self._dislike_step(body, start, support.dislikes)
         state: State = {"z": z, "item": rows.item * rows.mask, "size": rows.counts.long()}
         return state | self._arrival_weights(body, support)
 
+    def _dislike_step(self, body: Params, start: Tensor, dislikes: Interactions) -> Tensor:
+        """Step [T, H, D + 1] from the start [T, H, D + 1] that the dislikes would take if they were likes."""
+        rows = mask_unknown_items(dislikes)
+        return towers.gradient_step(body, rows, start, towers.size_weights(rows.counts))
+
+    def _push_weight(self, body: Params, support: Support) -> Tensor:
+        """Weight [T] of the step away from the dislikes."""
+        if support.dislikes is None:
+            return torch.zeros(support.size)
+        weight, half = body["push"].tolist()
+        return growing_weight((weight, half), mask_unknown_items(support.dislikes).counts)
+
     def start(self, body: Params, support: Support) -> State:
         """State of T entities before their rows are looked at, from features and numbers of rows alone: the start and
-        the expected item vector there, z and expected [T, H, D + 1], and the step sizes, rate [T, H, D]."""
+        the expected item vector there, z and expected [T, H, D + 1], and the step sizes, rate [T, H, D]; of a model
+        that pushes away also those of the dislikes, push_rate [T, H, D]."""
         knots = towers.size_weights(mask_unknown_items(support.rows).counts)
         z = towers.start_vectors(body, support, knots)
         probability, vectors = towers.item_probabilities(body, z)
         rate = towers.step_rates(body, knots)
-        return {"z": z, "expected": (probability @ vectors).transpose(0, 1), "rate": rate}
+        start: State = {"z": z, "expected": (probability @ vectors).transpose(0, 1), "rate": rate}
+        if "push" in body:
+            weight = self._push_weight(body, support)
+            counts = weight if support.dislikes is None else mask_unknown_items(support.dislikes).counts
+            rates = towers.step_rates(body, towers.size_weights(counts))
+            start["push_rate"] = weight[:, None, None] * rates
+        return start
 
     def adapt_from(self, body: Params, start: State, support: Support) -> State:
         """The state of `adapt`, from a start of `start`. An entity's numbers do not depend on the others of the batch.
@@ -250,3 +286,22 @@ class Flagship:
             "gate": torch.tensor([gates.get(k, CLOSED_GATE) for k in self.config.memories]),
             "spread": torch.stack([scale.get(k, one) for k in self.config.memories]),
         }
+
+    @torch.no_grad()
+    def choose_push(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
+        """Choose how far dislikes push away, on meta-validation episodes, one batch a support size."""
+        batches = [b for b in episodes if b.support.dislikes is not None and b.support.dislikes.mask.any()]
+        if not batches:
+            return params
+        body = self.body({k: v for k, v in params.items() if k != "push"})
+        scores, pushes, counts = [], [], []
+        for batch in batches:
+            support = batch.support
+            assert support.dislikes is not None
+            scores.append(self.rank(body, self.adapt(body, support)))
+            knots = towers.size_weights(mask_unknown_items(support.rows).counts)
+            step = self._dislike_step(body, towers.start_vectors(body, support, knots), support.dislikes)
+            pushes.append(self._tower_logits(body, {"z": step}))
+            counts.append(mask_unknown_items(support.dislikes).counts)
+        gate = search_push(scores, pushes, counts, batches)
+        return params if gate == CLOSED_GATE else params | {"push": torch.tensor(gate)}

@@ -34,9 +34,14 @@ LEAST_GAIN = 1e-5
 
 def gate_weight(kind: MemoryKind, gate: Gate, size: Tensor) -> Tensor:
     """Weight g(n) of a memory for supports of `size` rows (any shape, float)."""
+    grown = growing_weight(gate, size)
+    return gate[0] - grown if kind == "recent" else grown
+
+
+def growing_weight(gate: Gate, size: Tensor) -> Tensor:
+    """Weight w n / (n + h) of a gate that opens with the number of rows n = size (any shape, float)."""
     weight, half = gate
-    growth = size / (size + half).clamp(min=1e-9)
-    return weight * (1 - growth if kind == "recent" else growth)
+    return weight * (size / (size + half).clamp(min=1e-9))
 
 
 def score_scale_of(kind: MemoryKind, logits: Tensor) -> Tensor:
@@ -57,7 +62,7 @@ def search_gates(
     a small grid, twice round.
     """
     gates: dict[MemoryKind, Gate] = dict.fromkeys(kinds, CLOSED_GATE)
-    targets = [_relevant_and_candidates(b, len(x[0])) for b, x in zip(batches, base, strict=True)]
+    targets = [relevant_and_candidates(b, len(x[0])) for b, x in zip(batches, base, strict=True)]
 
     def task_ndcg(candidate: Mapping[MemoryKind, Gate]) -> Tensor:
         values = []
@@ -95,11 +100,10 @@ def _gate_grid(kinds: Sequence[MemoryKind]) -> list[tuple[MemoryKind, Gate]]:
     return grid + [(k, CLOSED_GATE) for k in kinds]
 
 
-def _relevant_and_candidates(batch: TaskBatch, catalogue: int) -> tuple[Tensor, Tensor]:
+def relevant_and_candidates(batch: TaskBatch, catalogue: int) -> tuple[Tensor, Tensor]:
     """Masks [T, C] of the items of the query, and of those that are ranked: all but the support's."""
-    rows = batch.support.rows
     relevant = torch.zeros(batch.support.size, catalogue, dtype=torch.bool)
     relevant.scatter_(1, batch.query.item * batch.query.mask, True)
-    candidates = torch.ones_like(relevant).scatter_(1, rows.item * rows.mask, False)
+    candidates = torch.ones_like(relevant).scatter_(1, batch.support.seen_items, False)
     candidates[:, :FIRST] = False
     return relevant, candidates

@@ -86,7 +86,7 @@ def gradient_step(body: Params, rows: Interactions, z: Tensor, knots: Tensor) ->
 
 def step_from_start(body: Params, start: State, support: Support) -> State:
     """z after the step of `gradient_step`, from a precomputed start: z, expected [T, H, D + 1] and rate [T, H, D]; and
-    the support's item [T, S] and size [T].
+    the support's item [T, S] and size [T]. With a push_rate [T, H, D] a step away from the dislikes is taken as well.
 
     An entity's numbers do not depend on the others of the batch. Not for training: there one product for both sums is
     twice as fast.
@@ -99,6 +99,12 @@ def step_from_start(body: Params, start: State, support: Support) -> State:
         step = start["rate"].numpy() * (mean - start["expected"].numpy()[:, :, :-1])
         z = z.copy()
         z[:, :, :-1] += step * (size > 0)[:, None, None]
+    if "push_rate" in start and support.dislikes is not None and support.dislikes.item.shape[1]:
+        disliked = support.dislikes.item.numpy()
+        met = support.dislikes.mask.numpy() & (disliked >= FIRST)
+        mean = _mean_vectors(body["vectors"].numpy(), disliked, met, met.sum(1))
+        z = z.copy()
+        z[:, :, :-1] -= start["push_rate"].numpy() * (mean - start["expected"].numpy()[:, :, :-1])
     return {"z": torch.from_numpy(z), "item": torch.from_numpy(item * mask), "size": torch.from_numpy(size)}
 
 

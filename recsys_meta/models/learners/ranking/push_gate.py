@@ -1,0 +1,78 @@
+"""Push: how far dislikes move an entity's scores, chosen on meta-validation episodes.
+
+A gate (w, h) weighs the push of m dislikes by w m / (m + h). Candidates are compared by nDCG@50, which is less a matter
+of luck than nDCG@10 where few entities validate. The gain is measured cross-fitted, each entity by the gate that is
+best for the others: the best of many candidates always seems to gain something.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from recsys_meta.core.types import TaskBatch
+from recsys_meta.metrics.ranking_metrics import ndcg
+from recsys_meta.models.learners.ranking.memory_gates import (
+    CLOSED_GATE,
+    HALVES,
+    Gate,
+    growing_weight,
+    relevant_and_candidates,
+)
+
+WEIGHTS = (0.025, 0.05, 0.1, 0.2, 0.4)
+"""First candidates for w; greater ones follow while the greatest is the best."""
+MOST_WEIGHT = 10.0
+FOLDS = 5
+DEPTH = 50
+
+
+def search_push(
+    scores: Sequence[Tensor], pushes: Sequence[Tensor], counts: Sequence[Tensor], batches: Sequence[TaskBatch]
+) -> Gate:
+    """Gate with the best mean nDCG@50 over the batches, one batch a support size; closed without a clear gain.
+
+    scores[i], pushes[i] [T, C] are the scores without dislikes and what a gate of 1 subtracts; counts[i] [T] the
+    numbers of dislikes.
+    """
+    targets = [relevant_and_candidates(b, x.shape[1]) for b, x in zip(batches, scores, strict=True)]
+    entity = torch.cat([b.entity for b in batches])
+
+    def entity_values(gate: Gate) -> Tensor:
+        """Mean nDCG [V] of each entity over its points."""
+        parts = []
+        for score, push, count, target in zip(scores, pushes, counts, targets, strict=True):
+            parts.append(ndcg(score - growing_weight(gate, count)[:, None] * push, *target, depth=DEPTH))
+        value = torch.cat(parts).double()
+        defined = ~value.isnan()
+        total = torch.bincount(entity[defined], value[defined])
+        count = torch.bincount(entity[defined])
+        return total[count > 0] / count[count > 0]
+
+    gates = [CLOSED_GATE, *itertools.product(WEIGHTS, HALVES)]
+    values = [entity_values(gate) for gate in gates]
+    while (best := _best(values)) and gates[best][0] == max(w for w, _ in gates) < MOST_WEIGHT:
+        more = [(2 * gates[best][0], half) for half in HALVES]
+        gates += more
+        values += [entity_values(gate) for gate in more]
+    return gates[best] if best and _is_clear(torch.stack(values)) else CLOSED_GATE
+
+
+def _best(values: Sequence[Tensor]) -> int:
+    return int(torch.stack([v.mean() for v in values]).argmax())
+
+
+def _is_clear(values: Tensor) -> bool:
+    """True if the cross-fitted gain of the gates, values [G, V], over the first one is above its standard error."""
+    fold = torch.arange(values.shape[1]) % FOLDS
+    gains = torch.zeros(values.shape[1], dtype=values.dtype)
+    if len(fold) < FOLDS:
+        return False
+    for held_out in range(FOLDS):
+        here = fold == held_out
+        chosen = int(values[:, ~here].mean(1).argmax())
+        gains[here] = values[chosen, here] - values[0, here]
+    return float(gains.mean()) > float(gains.std() / len(gains) ** 0.5)
