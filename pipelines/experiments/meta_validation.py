@@ -18,6 +18,8 @@ from recsys_meta.training.trainer import Validate
 
 VALIDATION_ROWS = 500
 """Most query rows of a meta-validation entity, where metrics are of rows."""
+DISLIKE_ENTITIES, DISLIKE_CELLS = 1000, 12_000_000
+"""Most entities that the worth of dislikes is measured on, and most scores of all of them at one support size."""
 
 
 def validation_of(learner: Learner, inputs: TrainingInputs, recipe: Recipe) -> Validate:
@@ -57,26 +59,32 @@ def validation_entities(inputs: TrainingInputs, recipe: Recipe) -> IntArray:
 
 def calibration_episodes(inputs: TrainingInputs, recipe: Recipe) -> list[TaskBatch]:
     """Meta-validation episodes to calibrate on, a batch for each support size that some entity reaches."""
-    return _validation_episodes(inputs, recipe, inputs.train_index)
+    return _episodes(inputs, validation_entities(inputs, recipe), inputs.train_index)
 
 
 def dislike_episodes(inputs: TrainingInputs, recipe: Recipe) -> list[TaskBatch]:
-    """Meta-validation episodes with the dislikes of their entities, as `calibration_episodes`; none without dislikes.
+    """Episodes that show what dislikes are worth, one batch a support size; none where nobody disliked anything.
 
-    Where every row of the data is a positive, likes and dislikes are told apart as those of feedback are, by
-    `Schema.liked_from`.
+    They are of meta-validation entities and, as what dislikes add is small, of meta-training entities too: no dislike
+    was in what these were trained on. Where every row of the data is a positive, likes and dislikes are told apart as
+    those of feedback are, by `Schema.liked_from`.
     """
     data, index = inputs.data, inputs.train_index
     if data.schema.positive is None and data.schema.liked_from is not None and inputs.grid is None:
         schema = data.schema.model_copy(update={"positive": data.schema.liked_from})
         index = EventIndex.of(replace(data, schema=schema))
-    return [] if index.dislikes is None else _validation_episodes(inputs, recipe, index)
+    if index.dislikes is None:
+        return []
+    valid, train = validation_entities(inputs, recipe), inputs.split.train
+    most = min(DISLIKE_ENTITIES, max(len(valid), DISLIKE_CELLS // data.catalogue)) - len(valid)
+    more = np.random.default_rng(inputs.seed).permutation(train)[: max(0, most)]
+    return _episodes(inputs, np.concatenate([valid, more]), index)
 
 
-def _validation_episodes(inputs: TrainingInputs, recipe: Recipe, rows: EventIndex) -> list[TaskBatch]:
+def _episodes(inputs: TrainingInputs, entities: IntArray, rows: EventIndex) -> list[TaskBatch]:
     data = inputs.data
     index = order_rows(rows.to("cpu"), data.schema.order, inputs.seed)
-    entities = np.sort(validation_entities(inputs, recipe))
+    entities = np.sort(entities)
     least, begin = data.schema.min_query, data.schema.query_from
     parts = {k: entities[index.has_support(entities, k, least, begin)] for k in default_shots(data, inputs.scenario)}
     max_rows = VALIDATION_ROWS if is_row_metric(data) else None

@@ -232,7 +232,7 @@ def _train(
     params = {k: v.cpu() for k, v in run.best_params_or_last().items()}
     params = learner.calibrate(params, calibration_episodes(inputs, spec.recipe))
     if isinstance(learner, DislikeLearner):
-        params = learner.choose_push(params, dislike_episodes(inputs, spec.recipe))
+        params = learner.choose_push(params, dislike_episodes(inputs, spec.recipe), split.valid)
     with interruption() as is_interrupted:
 
         def stop_if_interrupted() -> None:

@@ -165,9 +165,10 @@ class RowLearner(Protocol):
 class DislikeLearner(Protocol):
     """A learner whose adaptation reads `Support.dislikes`."""
 
-    def choose_push(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
-        """Choose after training how far dislikes push away, on meta-validation episodes whose supports have some, and
-        return the parameters with it; unchanged where pushing does not help."""
+    def choose_push(self, params: Params, episodes: Sequence[TaskBatch], held_out: IntArray) -> Params:
+        """Choose after training how far dislikes push away, on episodes whose supports have some, and return the
+        parameters with it; unchanged where pushing does not help. `held_out` are entities that were not trained on,
+        which must gain too."""
 
 
 class Baseline(Predictor, Protocol):

@@ -107,7 +107,8 @@ def questions(data: Path) -> dict[str, Any]:
     features = {"gender": "F", "age": "25-34", "occupation": "engineer"}
     for model in ("users", "maml-users"):
         for shots in (0, 1, 5, 12):
-            events = [{"item": str(i), "label": 1.0 + k % 5} for k, i in enumerate(rng.choice(films, shots, False))]
+            # Likes only: their answers are older than dislikes.
+            events = [{"item": str(i), "label": 3.0 + k % 3} for k, i in enumerate(rng.choice(films, shots, False))]
             entity = {"features": features if shots % 2 else {}}
             asked[f"{model}, {shots} events"] = (
                 "/v1/recommendations",

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -84,7 +85,7 @@ def _episodes(useful, entities=60, items=40):
     if useful:
         push = push.scatter_add(1, relevant, torch.full(relevant.shape, -2.0))
     batch = TaskBatch(torch.arange(entities), Support({}, rows_of([[]] * entities)), query)
-    return [scores], [push], [torch.full((entities,), 3.0)], [batch]
+    return [scores], [push], [torch.full((entities,), 3.0)], [batch], torch.arange(entities)
 
 
 def test_the_push_is_chosen_where_it_helps_and_else_none():
@@ -94,12 +95,22 @@ def test_the_push_is_chosen_where_it_helps_and_else_none():
     assert search_push(*_episodes(useful=True, entities=4)) == CLOSED_GATE, "four entities are no evidence"
 
 
+def test_those_who_were_held_out_must_gain_too():
+    scores, pushes, counts, batches, _ = _episodes(useful=True)
+    assert search_push(scores, pushes, counts, batches, torch.arange(7)) != CLOSED_GATE
+    assert search_push(scores, pushes, counts, batches, torch.arange(0)) == CLOSED_GATE
+    turned = [torch.cat([-pushes[0][:7], pushes[0][7:]])]
+    assert search_push(scores, turned, counts, batches, torch.arange(60)) != CLOSED_GATE
+    assert search_push(scores, turned, counts, batches, torch.arange(7)) == CLOSED_GATE
+
+
 def test_a_learner_keeps_its_parameters_where_pushing_does_not_help(case):
     learner, params, support = case
     plain = {k: v for k, v in params.items() if k != "push"}
     data, _ = fresh(learner)
     batch = support_of(data)
-    assert learner.choose_push(plain, []) is plain
-    assert learner.choose_push(plain, [batch]) is plain, "nothing was disliked"
+    held_out = np.arange(40, 44)
+    assert learner.choose_push(plain, [], held_out) is plain
+    assert learner.choose_push(plain, [batch], held_out) is plain, "nothing was disliked"
     few = replace(batch, support=support)
-    assert set(learner.choose_push(plain, [few])) == set(plain), "four entities are no evidence"
+    assert set(learner.choose_push(plain, [few], held_out)) == set(plain), "four entities are no evidence"

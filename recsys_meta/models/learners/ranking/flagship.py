@@ -17,8 +17,8 @@ m dislikes of the support push away, by the step that as many likes would take:
 
     z = ... - w m / (m + h) * a(m) * (mean of disliked e - E_p[e])
 
-which is Rocchio's relevance feedback (1971) with a learned step. (w, h) are chosen on meta-validation after training
-(`push_gate`); without a gain w is 0.
+which is Rocchio's relevance feedback (1971) with a learned step. (w, h) are chosen on episodes after training
+(`push_gate`); without a clear gain there is no push.
 
 To the logits are added g_m(n) * (logits of memory m), g(n) = w n / (n + h). Memories are item-item (`item_memories`:
 EASE and cosine) and the closed-form posterior of a linear model on the leading subspace of the past entities' rows,
@@ -288,8 +288,8 @@ class Flagship:
         }
 
     @torch.no_grad()
-    def choose_push(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
-        """Choose how far dislikes push away, on meta-validation episodes, one batch a support size."""
+    def choose_push(self, params: Params, episodes: Sequence[TaskBatch], held_out: IntArray) -> Params:
+        """Choose how far dislikes push away, on episodes, one batch a support size (see `push_gate`)."""
         batches = [b for b in episodes if b.support.dislikes is not None and b.support.dislikes.mask.any()]
         if not batches:
             return params
@@ -303,5 +303,5 @@ class Flagship:
             step = self._dislike_step(body, towers.start_vectors(body, support, knots), support.dislikes)
             pushes.append(self._tower_logits(body, {"z": step}))
             counts.append(mask_unknown_items(support.dislikes).counts)
-        gate = search_push(scores, pushes, counts, batches)
+        gate = search_push(scores, pushes, counts, batches, torch.as_tensor(held_out))
         return params if gate == CLOSED_GATE else params | {"push": torch.tensor(gate)}
