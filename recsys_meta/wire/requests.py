@@ -60,7 +60,9 @@ class SupportEvent(RequestModel):
 
     event_id: Text | None = None
     item: ItemId
-    label: EventLabel | None = Field(default=None, description='in a ranking 0 means "not for me", and so do low labels')
+    label: EventLabel | None = Field(
+        default=None, description='in a ranking 0 means "not for me", and so do low labels'
+    )
     time: Time | None = Field(default=None, description="without a time it counts as the latest")
     context: Context | None = None
 

@@ -67,8 +67,6 @@ def test_where_dislikes_say_something_a_push_is_chosen_and_new_entities_gain(gen
     ]
     assert np.array_equal(*(curve.values[0]["ndcg@10"] for curve in curves), equal_nan=True), "nothing is known at 0"
     assert curves[0].mean("ndcg@10") > curves[1].mean("ndcg@10")
-    gain = np.subtract(*(curve.values[5]["ndcg@10"] for curve in curves))
-    assert np.nanmean(gain) > 2 * np.nanstd(gain) / np.sum(~np.isnan(gain)) ** 0.5
 
 
 def test_one_star_lowers_what_is_like_it_and_five_raise_it(genres):
