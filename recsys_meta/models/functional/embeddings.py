@@ -53,20 +53,40 @@ def embed_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[st
     By name, because neither a file of parameters nor a caller preserves the order of fields. An empty field is a zero
     vector; ids beyond the table count as unknown.
     """
+    joined = _joined_fields(params, prefix, features)
     vectors = []
     for name, value in sorted(features.items()):
         key = f"{prefix}.{name}"
-        if value.is_floating_point():
+        if name in joined:
+            vectors.append(joined[name])
+        elif value.is_floating_point():
             vectors.append(encode_numbers(value, params[f"{key}.knots"]) @ params[f"{key}.weight"])
         else:
             table = params[key]
-            ids = torch.where(value < table.shape[0], value, UNKNOWN)
-            if ids.shape[1] == 1:  # no bag: a third of the time
-                ids = ids[:, 0]
-                vectors.append(functional.embedding(ids, table) * (ids != PAD).to(table.dtype)[:, None])
-            else:
-                vectors.append(functional.embedding_bag(ids, table, mode="mean", padding_idx=PAD))
+            vectors.append(functional.embedding_bag(_known(value, table), table, mode="mean", padding_idx=PAD))
     return vectors
+
+
+def _joined_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Vectors [T, D] of the fields of one value whose tables are no larger than the rows, by one gather from all of
+    them: of many small tables the operations cost more than the numbers."""
+    tables = {k: params[f"{prefix}.{k}"] for k, v in features.items() if v.dim() == 2 and v.shape[1] == 1}
+    tables = {k: table for k, table in tables.items() if len(table) <= len(features[k])}
+    if len({table.shape[1:] for table in tables.values()}) != 1:
+        return {}
+    names, sizes = list(tables), [len(table) for table in tables.values()]
+    offset = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))], device=features[names[0]].device)
+    most = torch.tensor(sizes, device=offset.device)
+    ids = torch.cat([features[name] for name in names], 1)
+    table = torch.cat(list(tables.values())) if len(tables) > 1 else tables[names[0]]
+    rows = functional.embedding(torch.where(ids < most, ids, UNKNOWN) + offset, table)
+    rows = rows * (ids != PAD).to(table.dtype)[:, :, None]
+    return dict(zip(names, rows.unbind(1), strict=True))
+
+
+def _known(ids: Tensor, table: Tensor) -> Tensor:
+    """Ids, those beyond the table as unknown."""
+    return torch.where(ids < len(table), ids, UNKNOWN)
 
 
 def select_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

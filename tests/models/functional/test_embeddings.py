@@ -103,3 +103,23 @@ def test_the_catalogues_features_are_kept_with_the_parameters():
     wanted = lookup_rows(TABLE, np.arange(4))
     assert torch.equal(back["genres"], wanted["genres"]) and back["age"].shape == (4,)
     assert item_features({}) == {}
+
+
+def test_fields_of_one_value_are_the_same_gathered_together_or_apart():
+    """Many rows read small tables in one gather, single rows each table by itself; gradients too."""
+    tables = {f"x.f{i}": torch.randn(5 + i, 3, generator=generator(i)).requires_grad_() for i in range(3)}
+    features = {f"f{i}": torch.randint(0, 9, (40, 1), generator=generator(9 + i)) for i in range(3)}
+    many = embed_fields(tables, "x", features)
+    single = [embed_fields(tables, "x", {k: v[r : r + 1] for k, v in features.items()}) for r in range(40)]
+    apart = [torch.cat([row[i] for row in single]) for i in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(many, apart, strict=True))
+    assert (many[0][features["f0"][:, 0] == 0] == 0).all()
+    weights = torch.randn(40, 3, generator=generator(20))
+    for vectors in (many, apart):
+        (torch.stack(vectors) * weights).sum().backward()
+        gradients = [table.grad for table in tables.values()]
+        for table in tables.values():
+            table.grad = None
+        if vectors is many:
+            expected = gradients
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients, expected, strict=True))
