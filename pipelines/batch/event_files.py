@@ -6,6 +6,7 @@ have meant in its training data.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,13 +123,22 @@ def _event_chunks(path: Path, columns: Collection[str], event_format: EventForma
     is_empty = True
     for chunk in _named_ids(reader(BLOCK_ROWS * _BYTES_PER_ROW), sources):
         if len(chunk.rejects):
-            row = chunk.rejects.iloc[0]
-            raise DataError(str(row["reason"]), file=path, line=int(row["line"]), remedy=str(row["remedy"]))
+            raise _split_error(path, chunk.rejects)
         frame = pd.DataFrame({column: chunk.frame[source] for column, source in sources.items()})
         is_empty = False
         yield RowChunk(chunk.file, frame, chunk.lines)
     if is_empty:
         yield RowChunk(str(path), pd.DataFrame({c: pd.Series(dtype="str") for c in sources}), np.zeros(0, np.int64))
+
+
+def _split_error(path: Path, rejects: pd.DataFrame) -> DataError:
+    """Describe the first row that could not be split into cells."""
+    row = rejects.iloc[0]
+    reason, remedy = str(row["reason"]), str(row["remedy"])
+    counts = re.fullmatch(r"has (\d+) fields where (\d+) are expected", reason)
+    if counts and int(counts[1]) > int(counts[2]):
+        reason, remedy = f"more fields than the header: {reason}", "Quote ids that hold a comma"
+    return DataError(reason, file=path, line=int(row["line"]), remedy=remedy)
 
 
 def _read_layout(path: Path, form: TableForm, expected: Sequence[str]) -> tuple[tuple[str, ...], TableForm]:

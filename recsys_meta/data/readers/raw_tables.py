@@ -26,7 +26,7 @@ BLOCK_BYTES = 24 * 2**20
 """Bytes of a file that are read at a time: about a million short rows."""
 
 SPLIT_REMEDY = "Correct the line: is a separator missing, doubled or of another kind?"
-UTF8_REMEDY = "Save the file as UTF-8"
+UTF8_REMEDY = 'Save the file as UTF-8, or say how it is written: encoding = "latin-1" under [files]'
 REJECT_COLUMNS = ("line", "field", "reason", "remedy", "row")
 
 
