@@ -14,11 +14,19 @@ from rich.table import Table
 from pipelines.console import Json, err, out, print_json, progress_bar
 from pipelines.experiments.comparison_run import recipe_for
 from pipelines.experiments.training_inputs import open_training_inputs
-from pipelines.experiments.training_run import TrainingResult, resume_run, train_run
+from pipelines.experiments.training_processes import training_group
+from pipelines.experiments.training_run import (
+    TrainingInterruption,
+    TrainingResult,
+    follow_run,
+    resume_run,
+    train_run,
+)
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.evaluation.ensemble import MemberShare
 from recsys_meta.training.trainer import TrainStep
+from recsys_meta.training.training_group import TrainingGroup
 
 
 class StepProgress:
@@ -52,7 +60,10 @@ def train_command(
     ] = "new",
     as_json: Json = False,
 ) -> None:
-    """Meta-train a recipe; checkpoints survive a crash, Ctrl-C stops cleanly, --resume continues bit for bit."""
+    """Meta-train a recipe; checkpoints survive a crash, Ctrl-C stops cleanly, --resume continues bit for bit.
+
+    Under `torchrun --nproc-per-node N -m pipelines train ...` the processes share the tasks of each step.
+    """
     if split not in ("seed", "time"):
         raise typer.BadParameter("seed or time", param_hint="--split")
     if scenario not in ("new", "actors"):
@@ -60,31 +71,44 @@ def train_command(
     if resume is not None and (recipe or dataset or set_):
         raise typer.BadParameter("a resumed run keeps its own recipe and data set", param_hint="--resume")
     workspace = Workspace()
-    with progress_bar() as progress:
+    with training_group() as group:
+        if group is not None and not group.is_first:
+            _follow(workspace, group)
+            return
+        with progress_bar() as progress:
 
-        def notify(text: str) -> None:
-            progress.console.print(f"[dim]{escape(text)}[/]")
+            def notify(text: str) -> None:
+                progress.console.print(f"[dim]{escape(text)}[/]")
 
-        if resume is not None:
-            result = resume_run(workspace, resume, StepProgress(progress, resume), notify)
-        else:
-            if dataset is None:
-                raise ConfigError("--dataset is missing: a name of `recsys-meta data list`, or a prepared folder")
-            inputs = open_training_inputs(workspace, dataset, scenario=scenario, split=split, seed=seed)
-            run_recipe = recipe_for(recipe or "flagship", inputs.data, set_ or [])
-            result = train_run(
-                workspace,
-                run_recipe,
-                inputs,
-                device=device_name(device),
-                threads=threads,
-                report=StepProgress(progress, run_recipe.name),
-                notify=notify,
-            )
+            if resume is not None:
+                result = resume_run(workspace, resume, StepProgress(progress, resume), notify, group)
+            else:
+                if dataset is None:
+                    raise ConfigError("--dataset is missing: a name of `recsys-meta data list`, or a prepared folder")
+                inputs = open_training_inputs(workspace, dataset, scenario=scenario, split=split, seed=seed)
+                run_recipe = recipe_for(recipe or "flagship", inputs.data, set_ or [])
+                result = train_run(
+                    workspace,
+                    run_recipe,
+                    inputs,
+                    device=device_name(device),
+                    threads=threads,
+                    report=StepProgress(progress, run_recipe.name),
+                    notify=notify,
+                    group=group,
+                )
     if as_json:
         print_json({**_summary(result), "config": asdict(result.spec)["recipe"].model_dump(mode="json")})
     else:
         _print_result(result)
+
+
+def _follow(workspace: Workspace, group: TrainingGroup) -> None:
+    """Take part in the run of the group's first process, which alone says how it goes."""
+    try:
+        follow_run(workspace, group)
+    except TrainingInterruption:
+        raise typer.Exit(1) from None
 
 
 def _summary(result: TrainingResult) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import torch
 from threadpoolctl import threadpool_limits
 
 
-def default_threads() -> int:
-    """Number of threads: two where the machine has them, as a step of these models is too small to occupy more."""
-    return min(2, os.cpu_count() or 1)
+def default_threads(processes: int = 1) -> int:
+    """Number of threads of each of some processes on a machine: two where it has them, as a step of these models is too
+    small to occupy more."""
+    return max(1, min(2, (os.cpu_count() or 1) // processes))
 
 
 @contextmanager

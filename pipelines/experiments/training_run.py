@@ -47,6 +47,7 @@ from recsys_meta.training.trainer import (
     task_pool,
     to_checkpoint,
 )
+from recsys_meta.training.training_group import TrainingGroup
 
 StepCallback = Callable[[TrainStep], None]
 
@@ -64,6 +65,19 @@ class RunSpec:
     threads: int
     split: str = "seed"
     scenario: str = "new"
+
+    def dump(self) -> str:
+        """The specification as JSON."""
+        return dump_json({**self.__dict__, "recipe": self.recipe.model_dump(mode="json")}, indent=1)
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> RunSpec:
+        """Read a specification from JSON. Raises CheckpointError that names `where` if it is damaged."""
+        try:
+            content: dict[str, Any] = json.loads(text)
+            return cls(**{**content, "recipe": recipe_of(content["recipe"], where=where)})
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"{where}: damaged ({type(error).__name__})") from None
 
     def folder(self, workspace: Workspace) -> Path:
         """Folder of the run's files."""
@@ -100,18 +114,23 @@ def train_run(
     report: StepCallback | None = None,
     tuned: TunedBaselines | None = None,
     notify: Notify = lambda _: None,
+    group: TrainingGroup | None = None,
 ) -> TrainingResult:
-    """Train a recipe as a new run and return its bundle.
+    """Train a recipe as a new run and return its bundle. With a group this is its first process; see `follow_run`.
 
     Scenario "new" trains on all rows of the training entities, "corners" on those that no cell of the warm-cold grid
     evaluates, "actors" on actor episodes. Raises ConfigError, before the run is recorded, for a learner or a curriculum
-    that is unknown, wrongly configured or does not serve the objective. `tuned` holds baselines that the caller shares
+    that is unknown, wrongly configured or does not serve the objective, or for a group of more processes than a step
+    has tasks. `tuned` holds baselines that the caller shares
     with other runs on the same inputs.
     """
     data = inputs.data
     recipe = fitting_recipe(recipe, inputs)
-    with fixed_threads(threads or default_threads()):
-        recipe = race_recipe(recipe, inputs, device, notify)
+    if group is not None:
+        group.check_tasks(recipe.train.tasks)
+    threads = threads or default_threads(1 if group is None else group.local_size)
+    with fixed_threads(threads):
+        recipe = race_recipe(recipe, inputs, device if group is None else group.device(device), notify)
     with workspace.session() as session:
         row = runs.start_run(
             session,
@@ -131,13 +150,12 @@ def train_run(
         data.digest,
         inputs.seed,
         device,
-        threads or default_threads(),
+        threads,
         inputs.split_by,
         inputs.scenario,
     )
-    content = {**spec.__dict__, "recipe": recipe.model_dump(mode="json")}
-    write_file(spec.folder(workspace) / "run.json", dump_json(content, indent=1).encode())
-    return _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify))
+    write_file(spec.folder(workspace) / "run.json", spec.dump().encode())
+    return _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify), group)
 
 
 def fitting_recipe(recipe: Recipe, inputs: TrainingInputs) -> Recipe:
@@ -163,17 +181,47 @@ def _check_recipe(recipe: Recipe, inputs: TrainingInputs) -> None:
 
 
 def resume_run(
-    workspace: Workspace, run_id: str, report: StepCallback | None = None, notify: Notify = lambda _: None
+    workspace: Workspace,
+    run_id: str,
+    report: StepCallback | None = None,
+    notify: Notify = lambda _: None,
+    group: TrainingGroup | None = None,
 ) -> TrainingResult:
-    """Continue a run from its last whole checkpoint, bit for bit. Raises NotFoundError, CheckpointError."""
+    """Continue a run from its last whole checkpoint, bit for bit; with another number of processes up to rounding.
+
+    With a group this is its first process. Raises NotFoundError, CheckpointError.
+    """
     spec = read_run_spec(workspace, run_id)
-    data, _ = workspace.dataset(spec.dataset)
-    if data.digest != spec.digest:
-        raise CheckpointError(f"run {run_id} was made from other data than {spec.dataset} holds now")
-    inputs = training_inputs(data, spec.dataset, scenario=spec.scenario, split=spec.split, seed=spec.seed)
+    inputs = _open_inputs(workspace, spec)
+    if group is not None:
+        group.check_tasks(spec.recipe.train.tasks)
     with workspace.session() as session:
         runs.set_run_status(session, run_id, "running")
-    return _execute(workspace, spec, inputs, report, TunedBaselines(inputs, notify))
+    return _execute(workspace, spec, inputs, report, TunedBaselines(inputs, notify), group)
+
+
+def follow_run(workspace: Workspace, group: TrainingGroup) -> None:
+    """Take part in the steps of the run that the group's first process starts or resumes; that one alone validates,
+    records and writes. It says which run it is, so nothing is read here but the data.
+
+    Raises CheckpointError if the data here are not those of the run, TrainingInterruption when it is stopped, and
+    ProcessGroupError if a process of the group has ended.
+    """
+    spec = RunSpec.parse(group.first_text(""), "the specification of the run")
+    inputs = _open_inputs(workspace, spec)
+    with fixed_threads(spec.threads), interruption() as is_interrupted:
+        run = _start_run(spec, inputs, None, group)
+        for step in fit(run, lambda _: 0.0):
+            if group.any(is_interrupted()) and step.step < step.steps:
+                raise TrainingInterruption(f"stopped at step {step.step} of {step.steps}")
+
+
+def _open_inputs(workspace: Workspace, spec: RunSpec) -> TrainingInputs:
+    """Open the data of a run and build its inputs. Raises CheckpointError if it was made from other data."""
+    data, _ = workspace.dataset(spec.dataset)
+    if data.digest != spec.digest:
+        raise CheckpointError(f"run {spec.id} was made from other data than {spec.dataset} holds now")
+    return training_inputs(data, spec.dataset, scenario=spec.scenario, split=spec.split, seed=spec.seed)
 
 
 def read_run_spec(workspace: Workspace, run_id: str) -> RunSpec:
@@ -181,11 +229,7 @@ def read_run_spec(workspace: Workspace, run_id: str) -> RunSpec:
     path = workspace.settings.runs / run_id / "run.json"
     if Path(run_id).name != run_id or not path.is_file():
         raise NotFoundError(f"no run '{run_id}' under {workspace.settings.runs}; `recsys-meta runs list` shows them")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        return RunSpec(**{**content, "recipe": recipe_of(content["recipe"], where=str(path))})
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path}: damaged ({type(error).__name__})") from None
+    return RunSpec.parse(path.read_text(), str(path))
 
 
 def _execute(
@@ -194,11 +238,14 @@ def _execute(
     inputs: TrainingInputs,
     report: StepCallback | None,
     tuned: TunedBaselines,
+    group: TrainingGroup | None,
 ) -> TrainingResult:
     """Train with the run's number of threads, and record its end whatever it is."""
     try:
+        if group is not None:
+            group.first_text(spec.dump())
         with fixed_threads(spec.threads):
-            return _train(workspace, spec, inputs, report, tuned)
+            return _train(workspace, spec, inputs, report, tuned, group)
     except TrainingInterruption as reason:
         _close(workspace, spec, "stopped", str(reason))
         raise
@@ -216,15 +263,11 @@ def _train(
     inputs: TrainingInputs,
     report: StepCallback | None,
     tuned: TunedBaselines,
+    group: TrainingGroup | None,
 ) -> TrainingResult:
     folder, data, split = spec.folder(workspace), inputs.data, inputs.split
-    train_rows = inputs.train_index.to(spec.device)
-    learner = learner_of(spec.recipe, data)
-    run = start_training(learner, spec.recipe, data, train_rows, split.train, spec.seed, spec.device)
-    checkpoint = last_checkpoint(folder)
-    if checkpoint is not None:
-        from_checkpoint(run, checkpoint)
-    resumed_at = run.step
+    run = _start_run(spec, inputs, folder, group)
+    learner, train_rows, resumed_at = run.learner, run.index, run.step
     start = time.perf_counter()
     _train_steps(workspace, spec, run, validation_of(learner, inputs, spec.recipe), report)
     best = abs(run.best) if np.isfinite(run.best) else None
@@ -260,6 +303,20 @@ def _train(
     )
 
 
+def _start_run(spec: RunSpec, inputs: TrainingInputs, folder: Path | None, group: TrainingGroup | None) -> TrainingRun:
+    """Start the run, or go on from the last checkpoint of its folder; where there is no folder, from the one that the
+    group's first process has."""
+    device = spec.device if group is None else group.device(spec.device)
+    learner, index = learner_of(spec.recipe, inputs.data), inputs.train_index.to(device)
+    run = start_training(learner, spec.recipe, inputs.data, index, inputs.split.train, spec.seed, device, group)
+    checkpoint = None if folder is None else last_checkpoint(folder)
+    if group is not None:
+        checkpoint = group.first_checkpoint(checkpoint)
+    if checkpoint is not None:
+        from_checkpoint(run, checkpoint)
+    return run
+
+
 def _train_steps(
     workspace: Workspace, spec: RunSpec, run: TrainingRun, validate: Validate, report: StepCallback | None
 ) -> None:
@@ -272,7 +329,8 @@ def _train_steps(
                 save_checkpoint(folder, to_checkpoint(run), keep)
             if report is not None:
                 report(step)
-            if is_interrupted() and step.step < step.steps:
+            is_stopped = is_interrupted() if run.group is None else run.group.any(is_interrupted())
+            if is_stopped and step.step < step.steps:
                 save_checkpoint(folder, to_checkpoint(run), keep)
                 raise TrainingInterruption(
                     f"stopped at step {step.step} of {step.steps}; `recsys-meta train --resume {spec.id}` continues"

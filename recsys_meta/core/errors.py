@@ -45,6 +45,10 @@ class DivergedError(RecsysMetaError):
     """Divergence of a training run: a loss or gradient is not finite. The last good checkpoint stays on disk."""
 
 
+class ProcessGroupError(RecsysMetaError):
+    """Failure of a group of training processes: one of them has ended, or they have come apart."""
+
+
 class StoreError(RecsysMetaError):
     """Failure of a database operation."""
 

@@ -10,7 +10,7 @@ so a catalogue of n items has C = n + 2 rows and a table indexed by them needs n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,20 @@ Params = dict[str, Tensor]
 
 State = dict[str, Tensor]
 """Adapted state of T entities: name -> tensor whose first dimension is T."""
+
+
+def move_tensors(value: Any, device: torch.device | str) -> Any:
+    """Move a tensor, or all tensors in lists, tuples, dictionaries and dataclasses, to a device; None and other values
+    stay."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {k: move_tensors(v, device) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(move_tensors(v, device) for v in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: move_tensors(getattr(value, f.name), device) for f in fields(value) if f.init})
+    return value
 
 
 @dataclass(frozen=True)
@@ -170,15 +184,50 @@ class Support:
 class TaskBatch:
     """Batch of T episodes: the entities of the data set [T], their supports, and their query rows.
 
-    Labels of the query are for losses and metrics only; `adapt` must never see them.
+    Labels of the query are for losses and metrics only; `adapt` must never see them. Where several processes share a
+    meta-batch each has a part of it, and `shard` says of what.
     """
 
     entity: Tensor
     support: Support
     query: Interactions
+    shard: TaskShard | None = None
+
+    @property
+    def whole(self) -> TaskBatch:
+        """The meta-batch of which this is a part; itself where it is the whole."""
+        return self if self.shard is None else self.shard.whole
+
+    @property
+    def share(self) -> float:
+        """Share of the meta-batch's tasks that are in this part."""
+        return len(self.entity) / max(1, len(self.whole.entity))
+
+    def own(self, values: Tensor) -> Tensor:
+        """Values of this part's tasks, among those of all tasks of the meta-batch, [T, ...]."""
+        return values if self.shard is None else self.shard.own(values)
+
+    def part(self, rank: int, size: int) -> TaskBatch:
+        """Every `size`-th task from number `rank` on, of a whole meta-batch."""
+        shard = TaskShard(self, rank, size)
+        support, query = self.support, self.query.map(shard.own)
+        catalogue = support.catalogue
+        if catalogue is not None:
+            features = {k: shard.own(v) for k, v in catalogue.features.items()}
+            catalogue = EntityCatalog(shard.own(catalogue.item), features, shard.own(catalogue.mask))
+        features = {k: shard.own(v) for k, v in support.features.items()}
+        dislikes = None if support.dislikes is None else support.dislikes.map(shard.own)
+        own_support = Support(features, support.rows.map(shard.own), catalogue, dislikes)
+        return TaskBatch(shard.own(self.entity), own_support, query, shard)
+
+    def part_of(self, whole: TaskBatch) -> TaskBatch:
+        """Select this part of another form of the meta-batch; all of it where this is the whole."""
+        return whole if self.shard is None else whole.part(self.shard.rank, self.shard.size)
 
     def to(self, device: torch.device) -> TaskBatch:
         """Move all tensors to a device."""
+        if self.shard is not None:
+            return self.part_of(self.whole.to(device))
         return TaskBatch(self.entity.to(device), self.support.to(device), self.query.to(device))
 
 
@@ -192,3 +241,20 @@ class RowSelection:
     params: Params
     batch: TaskBatch
     columns: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class TaskShard:
+    """Place of a part in a meta-batch that `size` processes share: every `size`-th task from number `rank` on.
+
+    A loss of a part is its contribution to the mean over all tasks, and what is drawn at random for each task is drawn
+    for the whole: so the parts' losses and gradients add up to those of the meta-batch, and generators stay alike.
+    """
+
+    whole: TaskBatch
+    rank: int
+    size: int
+
+    def own(self, values: Tensor) -> Tensor:
+        """Values of this part's tasks, among those of all tasks of the meta-batch, [T, ...]."""
+        return values[self.rank :: self.size].contiguous()

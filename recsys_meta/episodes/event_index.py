@@ -208,8 +208,10 @@ class EventIndex:
             column = prioritise(task, column, is_query, prefer[position])
         if max_query is not None:
             is_query = is_query & (column < max_query)
-        support = self.rows(len(entities), task[is_support], rank[is_support], position[is_support])
-        query = self.rows(len(entities), task[is_query], column[is_query], position[is_query])
+        # One search of the marked rows for all columns: an accelerator is waited for once a search.
+        support_row, query_row = (mask.nonzero().flatten() for mask in (is_support, is_query))
+        support = self.rows(len(entities), task[support_row], rank[support_row], position[support_row])
+        query = self.rows(len(entities), task[query_row], column[query_row], position[query_row])
         return support, query
 
     def rows(

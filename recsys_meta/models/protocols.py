@@ -133,8 +133,11 @@ class Learner(Predictor, Protocol):
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: Any, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
-        """Loss of a meta-batch after adaptation, a scalar, and values to log by name."""
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Loss of a meta-batch after adaptation, a scalar, and scalars to log by name, without a graph.
+
+        Nothing is read back from the tensors: on an accelerator a step would wait for each number.
+        """
 
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
         """Choose constants after training, on meta-validation episodes (a batch for each support size), and return the
@@ -157,7 +160,7 @@ class RowLearner(Protocol):
 
     def row_loss(
         self, params: Params, batch: TaskBatch, training_state: Any, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Compute the meta-loss from the parameters and the batch of a selection, rows in place of tables."""
 
 

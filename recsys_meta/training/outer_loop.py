@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -85,8 +86,17 @@ def lr_factor(settings: TrainConfig, step: int, steps: int) -> float:
     return rate
 
 
+SumGradients = Callable[[Params, Tensor], Tensor]
+"""Adds up the gradients of some parameters over processes, and their losses."""
+
+
 def optimizer_step(
-    loss: Tensor, params: Params, optimiser: torch.optim.AdamW, settings: TrainConfig, factor: float, step: int
+    loss: Tensor,
+    params: Params,
+    optimiser: torch.optim.AdamW,
+    settings: TrainConfig,
+    factor: float,
+    step: int,
 ) -> tuple[float, float]:
     """Take one optimizer step on the loss; return the loss and the norm of the meta-gradient before clipping.
 
@@ -105,18 +115,33 @@ def set_rates(optimiser: torch.optim.AdamW, factor: float) -> None:
         group["lr"] = group["initial_lr"] * factor
 
 
-def clipped_gradients(loss: Tensor, params: Params, settings: TrainConfig, step: int) -> tuple[float, float]:
-    """Compute the meta-gradient in the parameters and clip it; return the loss and the gradient's norm before that.
+def clipped_gradients(
+    loss: Tensor, params: Params, settings: TrainConfig, step: int, sum_gradients: SumGradients | None = None
+) -> tuple[float, float]:
+    """Compute the meta-gradient in the parameters and clip it; return the loss and the gradient's norm before that, the
+    only numbers that a step reads back.
 
     Raises DivergedError if either is not finite.
     """
-    loss.backward()  # type: ignore[no-untyped-call]
+    if loss.requires_grad or sum_gradients is None:
+        loss.backward()  # type: ignore[no-untyped-call]
+    if sum_gradients is not None:
+        loss = sum_gradients(params, loss)
     gradients = [v for _, v in sorted(params.items()) if v.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(gradients, settings.clip)
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
-        what = "loss" if not torch.isfinite(loss) else "meta-gradient"
+    value, length = read_numbers([loss, norm])
+    if not (math.isfinite(value) and math.isfinite(length)):
+        what = "loss" if not math.isfinite(value) else "meta-gradient"
         raise DivergedError(
             f"the {what} of step {step + 1} is not finite; the last checkpoint is kept. "
             f"Try a lower train.rate (now {settings.rate:g}) or a smaller train.clip (now {settings.clip:g})"
         )
-    return float(loss.detach()), float(norm)
+    return value, length
+
+
+def read_numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """Values of scalars of one device in a single transfer, for which an accelerator has to be waited for once."""
+    if not scalars:
+        return []
+    values: list[float] = torch.stack([s.detach().double().reshape(()) for s in scalars]).tolist()
+    return values

@@ -25,6 +25,7 @@ from recsys_meta.training.checkpoint import Checkpoint
 from recsys_meta.training.curricula import Curriculum, HardnessLog
 from recsys_meta.training.recipe import Recipe, recipe_of
 from recsys_meta.training.row_updates import RowUpdates
+from recsys_meta.training.training_group import TrainingGroup
 
 
 @dataclass
@@ -42,6 +43,7 @@ class TrainingRun:
     hardness_log: HardnessLog
     generator: torch.Generator
     training_state: Any
+    group: TrainingGroup | None = None
     step: int = 0
     best: float = -math.inf
     best_params: Params = field(default_factory=dict)

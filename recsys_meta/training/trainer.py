@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.types import IntArray, Params, TaskBatch
+from recsys_meta.core.types import IntArray, Params, TaskBatch, move_tensors
 from recsys_meta.episodes.event_index import EventIndex, restrict_to_entities
 from recsys_meta.models.protocols import Learner, RowLearner
 from recsys_meta.training.curricula import (
@@ -35,6 +36,7 @@ from recsys_meta.training.outer_loop import (
     build_optimizer,
     clipped_gradients,
     lr_factor,
+    read_numbers,
     sample_batch,
     set_rates,
     support_sizes,
@@ -42,6 +44,7 @@ from recsys_meta.training.outer_loop import (
 from recsys_meta.training.recipe import Recipe
 from recsys_meta.training.run_state import TrainingRun, all_steps, from_checkpoint, to_checkpoint
 from recsys_meta.training.task_hardness import query_errors, task_hardness
+from recsys_meta.training.training_group import TrainingGroup
 
 __all__ = [
     "TrainStep",
@@ -63,7 +66,8 @@ class TrainStep:
 
     `valid` is the result of a validation after it, else None; `buckets` hold the origin and hardness of the meta-batch
     where they were measured. `seconds` and `tasks_so_far` count from the call of `fit`: in a resumed run, from when it
-    was resumed.
+    was resumed. `figures` are the learner's scalars, on its device: `logs` reads them, so that only steps which are
+    logged wait for them.
     """
 
     step: int
@@ -74,11 +78,17 @@ class TrainStep:
     tasks: int
     tasks_so_far: int
     seconds: float
-    logs: Mapping[str, float]
+    figures: Mapping[str, Tensor]
+    curriculum: Mapping[str, float] = field(default_factory=dict)
     valid: float | None = None
     best: float | None = None
     epoch_end: bool = False
     buckets: tuple[HardnessBucket, ...] = ()
+
+    @cached_property
+    def logs(self) -> dict[str, float]:
+        """Figures of the learner and of the curriculum by name, read back together."""
+        return dict(zip(self.figures, read_numbers(list(self.figures.values())), strict=True)) | dict(self.curriculum)
 
     @property
     def tasks_per_second(self) -> float:
@@ -94,11 +104,16 @@ def start_training(
     train: IntArray,
     seed: int,
     device: torch.device | str = "cpu",
+    group: TrainingGroup | None = None,
 ) -> TrainingRun:
-    """Start a run on the meta-training entities `train`; only their rows of `index` are ever used.
+    """Start a run on the meta-training entities `train`; only their rows of `index` are ever used. With a group each
+    of its processes starts the same run.
 
-    Raises ConfigError if no entity has the two rows that an episode needs, or the curriculum is unknown.
+    Raises ConfigError if no entity has the two rows that an episode needs, the curriculum is unknown, or the group has
+    more processes than a step has tasks.
     """
+    if group is not None:
+        group.check_tasks(recipe.train.tasks)
     train = np.asarray(train, np.int64)
     pool = task_pool(recipe, index, train)
     sampler = make_curriculum(recipe.curriculum.name, pool, recipe.curriculum.config)
@@ -106,7 +121,11 @@ def start_training(
     # Statistics may come from every training entity; episodes only from those with two rows or more.
     train_data = restrict_to_entities(data, index, train)
     params = {k: v.to(device) for k, v in learner.init(train_data, train, generator).items()}
-    training_state = learner.training_state(train_data, train, torch.Generator().manual_seed(seed + 1))
+    if group is not None:
+        group.first_params(params)
+    training_state = move_tensors(
+        learner.training_state(train_data, train, torch.Generator().manual_seed(seed + 1)), device
+    )
     optimiser = build_optimizer(learner, params, recipe.train.rate)
     step_generator = torch.Generator(device).manual_seed(seed + 2)
     return TrainingRun(
@@ -121,6 +140,7 @@ def start_training(
         HardnessLog(pool),
         step_generator,
         training_state,
+        group,
     )
 
 
@@ -150,7 +170,7 @@ def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
         draw = run.sampler.sample(settings.tasks, run.generator)
         batch = sample_batch(run.data, run.index, draw, run.recipe.episodes, run.generator)
         buckets = _give_feedback(run, draw, batch)
-        value, norm, logs = _take_step(run, batch)
+        value, norm, figures = _take_step(run, batch)
         tasks += len(batch.entity)
         end = run.step % run.epoch_steps == 0
         epoch = (run.step - 1) // run.epoch_steps + 1
@@ -164,7 +184,8 @@ def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
             tasks=len(batch.entity),
             tasks_so_far=tasks,
             seconds=time.perf_counter() - began,
-            logs={**logs, **{f"curriculum.{k}": v for k, v in run.sampler.report().items()}},
+            figures=figures,
+            curriculum={f"curriculum.{k}": v for k, v in run.sampler.report().items()},
             valid=valid,
             best=run.best if math.isfinite(run.best) else None,
             epoch_end=end,
@@ -188,9 +209,9 @@ def _give_feedback(run: TrainingRun, draw: TaskDraw, batch: TaskBatch) -> tuple[
     return run.hardness_log.record(draw, feedback)
 
 
-def _take_step(run: TrainingRun, batch: TaskBatch) -> tuple[float, float, Mapping[str, float]]:
-    """Take one step on a meta-batch, on the rows that it reads where the learner selects them; return the loss, the
-    norm of the meta-gradient, and what the learner logs."""
+def _take_step(run: TrainingRun, batch: TaskBatch) -> tuple[float, float, Mapping[str, Tensor]]:
+    """Take one step on a meta-batch, on the rows that it reads where the learner selects them; each process of a group
+    computes its part. Return the loss, the norm of the meta-gradient, and what the learner logs, of the whole."""
     settings, learner, rows = run.recipe.train, run.learner, run.row_updates
     selection = None
     if isinstance(learner, RowLearner):
@@ -200,14 +221,17 @@ def _take_step(run: TrainingRun, batch: TaskBatch) -> tuple[float, float, Mappin
     columns = frozenset[str]() if selection is None else selection.columns
     leaves = rows.read(selected, run.average_params, columns)
     run.optimiser.zero_grad(set_to_none=True)
+    part = _own_part(run, batch if selection is None else selection.batch)
     if selection is None or not isinstance(learner, RowLearner):
-        loss, logs = learner.meta_loss(run.params, batch, run.training_state, run.generator)
+        loss, figures = learner.meta_loss(run.params, part, run.training_state, run.generator)
     else:
         tables = {k: v.T if k in columns else v for k, v in leaves.items()}
         params = run.params | selection.params | tables
-        loss, logs = learner.row_loss(params, selection.batch, run.training_state, run.generator)
+        loss, figures = learner.row_loss(params, part, run.training_state, run.generator)
+    figures = dict(figures)
     trainable = {k: run.params[k] for k in run.trainable} | leaves
-    value, norm = clipped_gradients(loss, trainable, settings, run.step)
+    sum_gradients = None if run.group is None else partial(run.group.sum_gradients, figures=figures, share=part.share)
+    value, norm = clipped_gradients(loss, trainable, settings, run.step, sum_gradients)
     set_rates(run.optimiser, lr_factor(settings, run.step, run.steps))
     run.optimiser.step()
     run.step += 1
@@ -216,7 +240,12 @@ def _take_step(run: TrainingRun, batch: TaskBatch) -> tuple[float, float, Mappin
     rows.forget(but=selected)
     if decay is not None:
         _update_average(run, decay, selected)
-    return value, norm, logs
+    return value, norm, figures
+
+
+def _own_part(run: TrainingRun, batch: TaskBatch) -> TaskBatch:
+    """Part of a meta-batch that this process computes: all of it where it is alone."""
+    return batch if run.group is None else batch.part(run.group.rank, run.group.size)
 
 
 @torch.no_grad()
@@ -233,7 +262,11 @@ def _update_average(run: TrainingRun, decay: float, selected: Mapping[str, Tenso
 
 def _run_validation(run: TrainingRun, validate: Validate) -> float:
     current = run.current_params()
-    value = validate(current)
+    if run.group is None:
+        value = validate(current)
+    else:
+        run.group.check_generator(run.generator)
+        value = run.group.first_value(lambda: validate(current))
     if value > run.best:
         run.best, run.validations_without_gain = value, 0
         run.best_params = {k: current[k].clone() for k in run.trainable}

@@ -27,6 +27,7 @@ from recsys_meta.models.functional.choice_statistics import (
     support_statistics,
     support_summary,
 )  # fmt: skip
+from recsys_meta.models.functional.host_reads import most_needed
 
 __all__ = [
     "BASIC",
@@ -183,8 +184,8 @@ def row_features(state: State, rows: Interactions) -> Tensor:
 
 def _trim_columns(history: Tensor) -> Tensor:
     """History without the columns at its end that are padding in all rows; at least one column."""
-    nonempty = (history >= FIRST).flatten(0, 1).any(0)
-    width = int(nonempty.nonzero().max()) + 1 if nonempty.any() else 1
+    depth = torch.arange(1, history.shape[2] + 1, device=history.device)
+    width = max(1, most_needed((history >= FIRST).flatten(0, 1).any(0) * depth, history.shape[2]))
     return history[:, :, :width]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recsys_meta.core.schema import LATITUDE, LONGITUDE
 from recsys_meta.core.types import FIRST, PAD, EntityCatalog, Interactions, State, Support
+from recsys_meta.models.functional.host_reads import most_needed
 
 EARTH_RADIUS = 6371.0
 """Mean radius of the earth in km."""
@@ -79,7 +80,7 @@ def sum_by_item(item: Tensor, weight: Tensor, columns: int) -> Tensor:
 def _locations(catalogue: EntityCatalog) -> tuple[Tensor, Tensor]:
     """Locations [T, C, 3] in km from the centre of each entity's items, and the mask of those that have one [T, C].
     Distances are straight lines through the globe: within 1,000 km they are 0.1% short."""
-    blank = torch.full(catalogue.item.shape, torch.nan)
+    blank = torch.full(catalogue.item.shape, torch.nan, device=catalogue.item.device)
     lat, lon = (catalogue.features.get(name, blank).double() for name in (LATITUDE, LONGITUDE))
     has_location = catalogue.mask & torch.isfinite(lat) & torch.isfinite(lon)
     lat, lon = (torch.deg2rad(torch.where(has_location, x, 0.0)) for x in (lat, lon))
@@ -93,7 +94,7 @@ def evenly_spaced_items(listed: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Items [T, M] at equal intervals of each catalogue, M at most `most`, and the mask [T, M] of those that do not
     repeat. Independent of the support."""
     items = listed.sum(1, keepdim=True)
-    most = max(1, min(most, int(items.max()) if items.numel() else 1))
+    most = max(1, most_needed(items, min(most, listed.shape[1] - FIRST)))
     position = torch.arange(most, device=listed.device) * items // most
     distinct = torch.cat([items > 0, position[:, 1:] > position[:, :-1]], 1)
     return torch.where(distinct, position + FIRST, PAD), distinct

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys_meta.core.types import Interactions
+from recsys_meta.core.types import Interactions, TaskShard
 
 
 def mean_over_rows(loss: Tensor, mask: Tensor) -> Tensor:
@@ -33,6 +33,11 @@ def softmax_loss(logits: Tensor, rows: Interactions) -> Tensor:
     return mean_over_rows(-log_p.gather(1, rows.item), rows.mask)
 
 
-def mean_over_tasks(loss: Tensor, weight: Tensor) -> Tensor:
-    """Mean of loss [T] weighted by weight [T]; 0 where no task has a weight."""
-    return (loss * weight).sum() / weight.sum().clamp(min=1)
+def mean_over_tasks(loss: Tensor, weight: Tensor, shard: TaskShard | None = None) -> Tensor:
+    """Mean of loss [T] weighted by weight [T]; 0 where no task has a weight.
+
+    For a part of a meta-batch loss is that of its own tasks, weight that of all tasks: the result is what these tasks
+    contribute to the mean.
+    """
+    own = weight if shard is None else shard.own(weight)
+    return (loss * own).sum() / weight.sum().clamp(min=1)

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import PAD, UNKNOWN
+from recsys_meta.core.types import PAD, UNKNOWN, Support, TaskBatch, TaskShard
 
 
-def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+def dropout(x: Tensor, rate: float, generator: torch.Generator | None, shard: TaskShard | None = None) -> Tensor:
     """Dropout (Srivastava et al. 2014): each element is 0 with probability `rate`, the others grow by 1 / (1 - rate).
 
     Unlike `torch.nn.functional.dropout` it draws from a generator, so that a run can be repeated; without one, or at
-    rate 0, x is returned as it is.
+    rate 0, x is returned as it is. With a shard x is [T, ...] of its tasks, and the draw is that of all tasks.
     """
     if generator is None or not rate:
         return x
-    mask = torch.rand(x.shape, generator=generator, device=generator.device).to(x.device) >= rate
-    return x * mask / (1 - rate)
+    shape = x.shape if shard is None else (len(shard.whole.entity), *x.shape[1:])
+    uniform = torch.rand(shape, generator=generator, device=generator.device)
+    own = uniform if shard is None else shard.own(uniform)
+    return x * (own.to(x.device) >= rate) / (1 - rate)
+
+
+def mask_entity_features(batch: TaskBatch, share: float, generator: torch.Generator) -> Support:
+    """Supports of a meta-batch, or of a part of one, with a share of the entities' ids made unknown."""
+    masked = mask_features(batch.whole.support.features, share, generator)
+    return replace(batch.support, features={k: batch.own(v) for k, v in masked.items()})
 
 
 def mask_features(features: Mapping[str, Tensor], share: float, generator: torch.Generator) -> dict[str, Tensor]:

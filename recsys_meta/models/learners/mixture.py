@@ -162,16 +162,16 @@ class ScoreMixture:
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: list[Any], generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Sum of the members' losses; no gradient passes from one to another."""
-        total, metrics = torch.zeros((), device=batch.entity.device), dict[str, float]()
+        total, metrics = torch.zeros((), device=batch.entity.device), dict[str, Tensor]()
         for i, (member, settings) in enumerate(zip(self.members, self.config.members, strict=True)):
             member_batch = _limit_batch(batch, settings.tasks, settings.query)
             loss, logs = member.meta_loss(_of_member(params, i), member_batch, training_state[i], generator)
             total = total + loss
-            metrics |= {f"{member.name}.{k}": v for k, v in logs.items()} | {
-                f"{member.name}.loss": float(loss.detach())
-            }
+            share = member_batch.share / batch.share
+            metrics |= {f"{member.name}.{k}": v * share if share else torch.zeros_like(v) for k, v in logs.items()}
+            metrics[f"{member.name}.loss"] = loss.detach() / batch.share
         return total, metrics
 
     @torch.no_grad()
@@ -278,7 +278,9 @@ def _mean_size(batch: TaskBatch) -> float:
 
 
 def _limit_batch(batch: TaskBatch, tasks: int, query: int) -> TaskBatch:
-    """The first tasks and the first query rows of a meta-batch."""
+    """The first tasks and the first query rows of a meta-batch, or of a part of one what is among them."""
+    if batch.shard is not None:
+        return batch.part_of(_limit_batch(batch.whole, tasks, query))
     if tasks and tasks < len(batch.entity):
         some = torch.arange(tasks, device=batch.entity.device)
         batch = TaskBatch(batch.entity[some], batch.support.of(some), batch.query.of(some))

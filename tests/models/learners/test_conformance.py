@@ -236,7 +236,7 @@ def test_every_trainable_parameter_gets_an_outer_gradient(case):
         batch = episodes(case.data, case.index, some, seed=seed)
         loss, figures = case.loss(params, batch, seed)
         loss.backward()
-        assert all(np.isfinite(v) for v in figures.values())
+        assert all(np.isfinite(float(v)) for v in figures.values())
     for key, value in params.items():
         if case.learner.is_frozen(key):
             assert not value.requires_grad

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 
 from pipelines.workspace import find_recipe
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.types import FIRST, EntityCatalog, Interactions, Support
+from recsys_meta.core.types import FIRST, EntityCatalog, Interactions, Support, TaskBatch
 from recsys_meta.episodes.actor_episodes import ActorIndex
 from recsys_meta.episodes.collate import episode_batch
 from recsys_meta.episodes.event_index import EventIndex
@@ -218,7 +218,7 @@ def test_every_parameter_that_trains_gets_a_gradient(name):
             assert value.grad is not None, key
             assert torch.isfinite(value.grad).all(), key
             assert value.grad.abs().max() > 0, key
-    assert all(np.isfinite(v) for v in figures.values())
+    assert all(np.isfinite(float(v)) for v in figures.values())
     assert bool(figures) is (name != "none")
     fixed = {k for k in params if k.startswith("rate.") and learner.is_frozen(k)}
     assert bool(fixed) is (name in ("head", "narrow"))
@@ -250,7 +250,7 @@ def test_candidates_are_of_the_own_catalogue_and_spread_over_it():
     )
     rows = replace(rows, history=torch.randint(2, 5, (2, 400, 6), generator=generator(1)))
     for among in (
-        candidates.sample_negatives(rows, listed, 5, generator()),
+        candidates.sample_negatives(TaskBatch(torch.arange(2), Support({}, rows), rows), listed, 5, generator()),
         candidates.fixed_negatives(rows, listed, 5),
     ):
         assert torch.equal(among[:, :, 0], rows.item)

@@ -46,7 +46,7 @@ from recsys_meta.models.functional.laplace_posterior import (
     probit_adjusted_logit,
 )
 from recsys_meta.models.functional.losses import logistic_loss, mean_over_tasks
-from recsys_meta.models.functional.regularization import mask_features
+from recsys_meta.models.functional.regularization import mask_entity_features
 from recsys_meta.models.learners.bayesian.context_effects import context_effect, init_context
 from recsys_meta.models.learners.bayesian.factorization_data import FactorizationData
 from recsys_meta.models.learners.bayesian.temperature_scaling import fit_temperatures
@@ -222,17 +222,17 @@ class BernoulliPosterior:
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: CrossFittedFactors, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Mean log-loss of the query after adapting; logs the largest and the smallest deviation of the prior."""
         device = batch.entity.device
         body = params | {"item": training_state.item.to(device), "fold": training_state.fold.to(device)[batch.entity]}
-        support = replace(batch.support, features=mask_features(batch.support.features, self.config.unknown, generator))
-        state = self.adapt(body, support)
+        state = self.adapt(body, mask_entity_features(batch, self.config.unknown, generator))
         losses = logistic_loss(self._logit(body, state, batch.query), batch.query)
-        weight = training_state.rows.to(device)[batch.entity] ** self.config.size_weight * batch.query.mask.any(1)
+        rows = training_state.rows.to(device)[batch.whole.entity]
+        weight = rows**self.config.size_weight * batch.whole.query.mask.any(1)
         deviation = params["prior"].detach().tril().norm(dim=1)
-        metrics = {"prior_largest": float(deviation.max()), "prior_smallest": float(deviation.min())}
-        return mean_over_tasks(losses, weight), metrics
+        metrics = {"prior_largest": deviation.max(), "prior_smallest": deviation.min()}
+        return mean_over_tasks(losses, weight, batch.shard), metrics
 
     @torch.no_grad()
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:

@@ -43,7 +43,7 @@ from recsys_meta.models.functional.gaussian_posterior import whitened_posterior
 from recsys_meta.models.functional.interpolation import SIZE_KNOTS, support_size_weights
 from recsys_meta.models.functional.laplace_posterior import prediction_variance
 from recsys_meta.models.functional.losses import mean_over_rows, mean_over_tasks, squared_error
-from recsys_meta.models.functional.regularization import dropout, mask_features
+from recsys_meta.models.functional.regularization import dropout, mask_entity_features
 from recsys_meta.models.learners.bayesian.factorization_data import FactorizationData
 from recsys_meta.models.learners.bayesian.gaussian_mf import RatingFactors, fit_rating_factors
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
@@ -201,25 +201,25 @@ class GaussianPosteriorLearner:
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: CrossFittedItems, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Mean loss of the query after adapting, in standardized units; logs the largest and the smallest deviation of
         the prior."""
         c, device = self.config, batch.entity.device
         correction = dropout(params["correction"], c.dropout, generator) if "correction" in params else None
         body = _item_body(params, training_state.factors.to(device), correction)
         body["fold"] = training_state.fold.to(device)[batch.entity]
-        support = replace(batch.support, features=mask_features(batch.support.features, c.unknown, generator))
-        state = self.adapt(body, support)
+        state = self.adapt(body, mask_entity_features(batch, c.unknown, generator))
         item = _known_items(body, batch.query.item)
         label = ((batch.query.label - body["mean_label"]) / body["unit"]).masked_fill(~batch.query.mask, 0.0)
         loss = (_standardized_label(body, state, item) - label).square()
         if c.loss == "likelihood":
             variance = torch.stack(_label_variances(body, state, item)).sum(0)
             loss = 0.5 * (loss / variance + variance.log())
-        weight = batch.query.counts**c.size_weight * batch.query.mask.any(1)
+        every = batch.whole.query
+        weight = every.counts**c.size_weight * every.mask.any(1)
         deviation = params["prior"].detach().tril().norm(dim=1)
-        metrics = {"prior_largest": float(deviation.max()), "prior_smallest": float(deviation.min())}
-        return mean_over_tasks(mean_over_rows(loss, batch.query.mask), weight), metrics
+        metrics = {"prior_largest": deviation.max(), "prior_smallest": deviation.min()}
+        return mean_over_tasks(mean_over_rows(loss, batch.query.mask), weight, batch.shard), metrics
 
     @torch.no_grad()
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:

@@ -46,7 +46,8 @@ from recsys_meta.models.functional.choice_features import (
     row_history,
     support_summary,
 )
-from recsys_meta.models.functional.losses import mean_over_rows
+from recsys_meta.models.functional.host_reads import may_hold, most_needed
+from recsys_meta.models.functional.losses import mean_over_rows, mean_over_tasks
 from recsys_meta.models.functional.masking import MASKED_LOGIT
 from recsys_meta.models.learners.choice import experts
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
@@ -122,24 +123,24 @@ class ConditionalLogit:
         state["weight"] = body["weight"] + torch.einsum("tk,kef->tef", knots, body["weight_by_size"])
         state["bonus"] = knots @ body["bonus_by_size"]
         trust = experts.interpolate_by_size(state["size"], len(body["trust"])) @ body["trust"]
-        if self.config.adapts and support.rows.item.shape[1] and bool((trust > 0).any()):
+        if self.config.adapts and support.rows.item.shape[1] and may_hold(trust > 0):
             rate = torch.einsum("tk,kef->tef", knots, body["log_step"]).exp()
-            x, row, mask, counts = self._support_inputs(body, state, support)
+            x, row, mask, counts = self._support_inputs(body, state, support, own_rows=True)
             step = experts.expert_step(body, state, x, row, mask, counts)
             state["weight"] = state["weight"] + trust[:, None, None] * rate * step
         return state
 
-    def _support_inputs(self, body: Params, state: State, support: Support) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _support_inputs(
+        self, body: Params, state: State, support: Support, *, own_rows: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Scaled features [T, S, K, F] of the candidates of the support's rows, the row's item first, scaled features
         [T, S, G] of the rows alone, the mask of candidates [T, S, K] and that of the rows which count [T, S].
 
-        A state may be that of another support (before adapting it has no rows). Only where it was computed from these
-        very rows is each row left out of the statistics that it sees."""
-        rows = support.rows
-        rows = replace(rows, item=torch.where(rows.mask & (rows.item >= FIRST), rows.item, PAD))
+        own_rows: the state was computed from these very rows, so that each row is left out of the statistics that it
+        sees. (It may be that of another support: before adapting it has no rows.)"""
+        rows = _known_rows(support.rows)
         candidates = _candidate_set(rows, _fixed_candidates(state, self.config.negatives))
-        state_has_rows = torch.equal(state["item"], rows.item)
-        x = experts.scale_features(body, candidate_features(state, rows, candidates, leave_one_out=state_has_rows))
+        x = experts.scale_features(body, candidate_features(state, rows, candidates, leave_one_out=own_rows))
         counts = (rows.item >= FIRST) & (row_history(rows) >= FIRST).any(2)
         return x, self._row_inputs(body, state, rows), _candidate_mask(state, candidates), counts
 
@@ -166,21 +167,24 @@ class ConditionalLogit:
         rows, or, under the state of another support, all of its statistics."""
         if not support.rows.item.shape[1]:
             return torch.zeros(support.size)
-        x, row, mask, counts = self._support_inputs(body, state, support)
+        own_rows = torch.equal(state["item"], _known_rows(support.rows).item)
+        x, row, mask, counts = self._support_inputs(body, state, support, own_rows=own_rows)
         logits = experts.expert_logits(body, state, x, row).masked_fill(~mask, MASKED_LOGIT)
         return mean_over_rows(-torch.log_softmax(logits, 2)[..., 0], counts)
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Loss of the query's choices. The tasks take the step in a share of the meta-batches only, as the weights must
         be good without it too."""
         steps = torch.rand(1, generator=generator, device=batch.query.item.device) < STEP_SHARE
-        state = self.adapt(_with_step_weight(params, float(steps)), batch.support)
-        others = _sample_candidates(state, batch.query.item.shape[1], self.config.negatives, generator)
-        every, new = self._losses(params, state, batch.query, others)
-        total = (every + self.config.new_weight * new).mean()
-        return total, {"all": float(every.detach().mean()), "new": float(new.detach().mean())}
+        state = self.adapt(_with_step_weight(params, steps), batch.support)
+        listed = _listed_items(batch.whole.support)
+        others = _sample_candidates(listed, batch.query.item.shape[1], self.config.negatives, generator)
+        every, new = self._losses(params, state, batch.query, batch.own(others))
+        weight = torch.ones(len(listed), device=listed.device)
+        total = mean_over_tasks(every + self.config.new_weight * new, weight, batch.shard)
+        return total, {"all": every.detach().mean(), "new": new.detach().mean()}
 
     def _losses(self, body: Params, state: State, rows: Interactions, others: Tensor) -> tuple[Tensor, Tensor]:
         """Losses [T] of the rows' choices among all candidates, and of choices of new items among new candidates."""
@@ -228,9 +232,14 @@ class ConditionalLogit:
         return STEP_WEIGHTS[best] if float(mean[best]) > float(error[best]) else 0.0
 
 
-def _with_step_weight(params: Params, weight: float) -> Params:
+def _with_step_weight(params: Params, weight: float | Tensor) -> Params:
     """Parameters with this share of the step at every support size."""
-    return {**params, "trust": torch.full_like(params["trust"], weight)}
+    return {**params, "trust": torch.ones_like(params["trust"]) * weight}
+
+
+def _known_rows(rows: Interactions) -> Interactions:
+    """Rows with PAD in place of items that are padding or unknown."""
+    return replace(rows, item=torch.where(rows.mask & (rows.item >= FIRST), rows.item, PAD))
 
 
 def _feature_scales(data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
@@ -246,7 +255,9 @@ def _feature_scales(data: Dataset, entities: IntArray, generator: torch.Generato
         support, query = index.draw(sample, torch.full_like(sample, size), max_query=64)
         batch = episode_batch(data, sample.numpy(), support, query)
         state = support_summary(batch.support)
-        candidates = _candidate_set(batch.query, _sample_candidates(state, batch.query.item.shape[1], 16, generator))
+        candidates = _candidate_set(
+            batch.query, _sample_candidates(state["listed"], batch.query.item.shape[1], 16, generator)
+        )
         real = _candidate_mask(state, candidates) & batch.query.mask[:, :, None]
         x.append(candidate_features(state, batch.query, candidates)[real])
         m.append(row_features(state, batch.query)[batch.query.mask])
@@ -256,12 +267,17 @@ def _feature_scales(data: Dataset, entities: IntArray, generator: torch.Generato
     }
 
 
-def _sample_candidates(state: State, rows: int, most: int, generator: torch.Generator) -> Tensor:
-    """Sample items [T, R, N] for each of R = `rows` rows, N at most `most`: all items of a catalogue of no more than N,
-    once each; N drawn uniformly from a larger one."""
-    exists = state["listed"]
+def _listed_items(support: Support) -> Tensor:
+    """Mask [T, C] of the items of each catalogue."""
+    assert support.catalogue is not None, "support_summary raises without a catalogue"
+    return support.catalogue.mask
+
+
+def _sample_candidates(exists: Tensor, rows: int, most: int, generator: torch.Generator) -> Tensor:
+    """Sample items [T, R, N] of catalogues [T, C] for each of R = `rows` rows, N at most `most`: all items of a
+    catalogue of no more than N, once each; N drawn uniformly from a larger one."""
     items = exists.sum(1)[:, None, None]
-    width = max(1, min(most, int(items.max()) if items.numel() else 1))
+    width = max(1, most_needed(items, min(most, exists.shape[1] - FIRST)))
     uniform = torch.rand(len(exists), rows, width, generator=generator, device=exists.device)
     position = torch.where(items <= width, torch.arange(width, device=exists.device), (uniform * items).long())
     return torch.where(position < items, FIRST + position, PAD)

@@ -145,27 +145,28 @@ class Din:
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Mean query loss after adapting, against items drawn uniformly; logs the changes of weights and query scores
         by adapting, and the inner rates."""
         state, query = self.adapt(params, batch.support), batch.query
-        choices = candidates.sample_negatives(query, state["listed"], self.config.negatives, generator)
-        scores = interest.network_scores(self.config, _weights(params, state), state, query, choices, generator)
+        choices = candidates.sample_negatives(batch, state["listed"], self.config.negatives, generator)
+        weights = _weights(params, state)
+        scores = interest.network_scores(self.config, weights, state, query, choices, generator, batch.shard)
         loss = candidates.choice_loss(scores, query, choices)
         metrics = self._adaptation_metrics(params, state, query, choices) if self.config.groups else {}
-        return mean_over_tasks(loss, query.mask.any(1)), metrics
+        return mean_over_tasks(loss, batch.whole.query.mask.any(1), batch.shard), metrics
 
     @torch.no_grad()
     def _adaptation_metrics(
         self, params: Params, state: State, query: Interactions, choices: Tensor
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         fast = {k: v for k, v in state.items() if k.startswith(FAST_PREFIX)}
         initial = {k: params[k.removeprefix(FAST_PREFIX)].expand_as(v) for k, v in fast.items()}
         change = torch.cat([(fast[k] - initial[k]).flatten(1) for k in fast], 1)
         some, choices = query.first(LOGGED_ROWS), choices[:, :LOGGED_ROWS]
         score_change = self.choose(params, state, some, choices) - self.choose(params, state | initial, some, choices)
-        rates = {f"inner_rate.{g}": float(params[f"rate.{g}"].exp()) for g in self.config.groups}
-        return {"change": float(change.norm(dim=1).mean()), "moved": float(score_change.abs().mean()), **rates}
+        rates = {f"inner_rate.{g}": params[f"rate.{g}"].exp() for g in self.config.groups}
+        return {"change": change.norm(dim=1).mean(), "moved": score_change.abs().mean(), **rates}
 
 
 def _part(key: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset, FeatureTable, ItemOwnership
 from recsys_meta.core.schema import LATITUDE, LONGITUDE
-from recsys_meta.core.types import FIRST, EntityCatalog, IntArray, Interactions, Params, State, Support
+from recsys_meta.core.types import FIRST, EntityCatalog, IntArray, Interactions, Params, State, Support, TaskShard
 from recsys_meta.models.functional.choice_features import (
     CANDIDATE_FEATURES,
     ROW_FEATURES,
@@ -113,8 +113,10 @@ def network_scores(
     rows: Interactions,
     candidates: Tensor,
     generator: torch.Generator | None = None,
+    shard: TaskShard | None = None,
 ) -> Tensor:
-    """Scores [T, R, K] of the candidates of each row in one pass; with a generator, dropout of hidden units."""
+    """Scores [T, R, K] of the candidates of each row in one pass; with a generator, dropout of hidden units, drawn for
+    all tasks of the meta-batch that the shard is of."""
     tasks, count, width = candidates.shape
     vectors = torch.tanh(linear(state["inputs"], weights["item.0.weight"], weights["item.0.bias"]) + state["kinds"])
     candidate, history = gather_by_task(vectors, candidates), row_history(rows)[:, :, : config.history]
@@ -125,7 +127,7 @@ def network_scores(
     x = torch.cat([candidate, answer, row_inputs, features], 3).flatten(1, 2)
     for i in range(len(config.hidden)):
         x = torch.relu(linear(x, weights[f"head.{i}.weight"], weights[f"head.{i}.bias"]))
-        x = dropout(x, config.dropout, generator)
+        x = dropout(x, config.dropout, generator, shard)
     x = _matmul(x, weights[f"head.{len(config.hidden)}.weight"])
     if config.wide:
         x = x + _matmul(features.flatten(1, 2), weights["wide"])

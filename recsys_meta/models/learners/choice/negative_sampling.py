@@ -10,8 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import FIRST, Interactions
+from recsys_meta.core.types import FIRST, Interactions, TaskBatch
 from recsys_meta.models.functional.choice_features import row_history
+from recsys_meta.models.functional.host_reads import most_needed
 from recsys_meta.models.functional.losses import mean_over_rows
 from recsys_meta.models.functional.masking import MASKED_LOGIT
 
@@ -27,10 +28,11 @@ def choice_loss(scores: Tensor, rows: Interactions, candidates: Tensor) -> Tenso
     return mean_over_rows(loss, rows.mask & (rows.item >= FIRST))
 
 
-def sample_negatives(rows: Interactions, listed: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Candidates [T, R, 1 + N]: the row's item and N = `count` drawn uniformly with replacement from `listed` [T,
-    C]."""
-    uniform = torch.rand(*rows.item.shape, count, generator=generator, device=generator.device).to(rows.item.device)
+def sample_negatives(batch: TaskBatch, listed: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Candidates [T, R, 1 + N] of the query's rows: the row's item and N = `count` drawn uniformly with replacement
+    from `listed` [T, C]. What a part of a meta-batch gets is what its tasks would get in the whole."""
+    rows, shape = batch.query, batch.whole.query.item.shape
+    uniform = batch.own(torch.rand(*shape, count, generator=generator, device=generator.device)).to(rows.item.device)
     return _with_others(rows, (uniform * listed.sum(1)[:, None, None]).long(), listed)
 
 
@@ -64,7 +66,7 @@ def split_halves(rows: Interactions, seasoned: int = 0) -> tuple[Interactions, I
 
 def _select_rows(rows: Interactions, keep: Tensor) -> Interactions:
     """Rows selected by a mask [T, R], moved to the left; columns that no task needs are dropped."""
-    order = torch.argsort((~keep).long(), dim=1, stable=True)[:, : int(keep.sum(1).max()) if len(keep) else 0]
+    order = torch.argsort((~keep).long(), dim=1, stable=True)[:, : most_needed(keep.sum(1), keep.shape[1])]
     task = torch.arange(len(keep), device=keep.device)[:, None]
     selection = rows.map(lambda t: t[task, order])
     return replace(selection, mask=keep[task, order])

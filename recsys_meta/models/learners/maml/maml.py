@@ -24,6 +24,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, RowSelection, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import is_buffer
+from recsys_meta.models.functional.host_reads import is_readable
 from recsys_meta.models.functional.losses import mean_over_tasks
 from recsys_meta.models.functional.regularization import dropout
 from recsys_meta.models.functional.row_selection import gather_selection, select_items, select_sampled
@@ -194,7 +195,10 @@ class Maml:
 
     def select_rows(self, params: Params, batch: TaskBatch, generator: torch.Generator) -> RowSelection | None:
         """Rows that a step reads: those of the batch's items and of the negatives, which are drawn here. None for a
-        softmax over the catalogue, and for a batch that has as many ids as the catalogue."""
+        softmax over the catalogue, for a batch that has as many ids as the catalogue, and on an accelerator, from which
+        the number of rows would have to be read back."""
+        if not is_readable(batch.entity):
+            return None
         tables = [k for k in ("item", "bias") if k in params]
         if self.config.objective != "ranking":
             return select_items(params, batch, tables, [])
@@ -204,11 +208,12 @@ class Maml:
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Mean query loss after adapting; logs how far adapting moved the first tasks, and the inner rates."""
-        selection = self.select_rows(params, batch, generator)
+        selection = self.select_rows(params, batch.whole, generator)
         if selection is not None:
-            return self.row_loss(gather_selection(params, selection), selection.batch, training_state, generator)
+            local = batch.part_of(selection.batch)
+            return self.row_loss(gather_selection(params, selection), local, training_state, generator)
         body = self._training_body(params, generator)
         if "negatives" in body:
             body["negatives"] = draw_negatives(body["log_q"], self.config.negatives, generator)
@@ -216,7 +221,7 @@ class Maml:
 
     def row_loss(
         self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The meta-loss of what `select_rows` selected."""
         return self._query_loss(self._training_body(params, generator), batch)
 
@@ -224,15 +229,16 @@ class Maml:
         vectors = scorer.item_vectors(self.config, params)
         return self._body(params, dropout(vectors, self.config.dropout, generator))
 
-    def _query_loss(self, body: Params, batch: TaskBatch) -> tuple[Tensor, Mapping[str, float]]:
+    def _query_loss(self, body: Params, batch: TaskBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         state = self.adapt(body, batch.support)
         query = inner.informative_rows(self.config, batch.query)
         losses = inner.inner_loss(self.config, body, state, query, batch.support.rows)
-        weight = query.counts.to(losses.dtype) ** self.config.size_weight * query.mask.any(1)
-        return mean_over_tasks(losses, weight), self._adaptation_metrics(body, state, batch.support)
+        every = inner.informative_rows(self.config, batch.whole.query)
+        weight = every.counts.to(losses.dtype) ** self.config.size_weight * every.mask.any(1)
+        return mean_over_tasks(losses, weight, batch.shard), self._adaptation_metrics(body, state, batch.support)
 
     @torch.no_grad()
-    def _adaptation_metrics(self, body: Params, state: State, support: Support) -> dict[str, float]:
+    def _adaptation_metrics(self, body: Params, state: State, support: Support) -> dict[str, Tensor]:
         # Of the first tasks: of all it would take a tenth of a step.
         some = torch.arange(min(LOGGED_TASKS, support.size), device=state["z"].device)
         support, state = support.of(some), {k: v[: len(some)] for k, v in state.items()}
@@ -244,5 +250,5 @@ class Maml:
             squares.append(perceptron_of(body, state).change())
         if "rows" in self.config.groups:
             squares.append(state["rows.change"].square().sum((1, 2)))
-        rates = {f"inner_rate.{g}": float(body[f"rate.{g}"].exp()) for g in self.config.rates}
-        return {"change": float(torch.stack(squares).sum(0).clamp(min=0).sqrt().mean()), **rates}
+        rates = {f"inner_rate.{g}": body[f"rate.{g}"].exp() for g in self.config.rates}
+        return {"change": torch.stack(squares).sum(0).clamp(min=0).sqrt().mean(), **rates}

@@ -48,6 +48,7 @@ from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.arrival_popularity import bin_weights, binned_counts
 from recsys_meta.models.functional.embeddings import init_embedding_bag, is_buffer, item_features
 from recsys_meta.models.functional.feature_tables import limit_cardinality
+from recsys_meta.models.functional.host_reads import is_readable, may_hold
 from recsys_meta.models.functional.interpolation import SIZE_KNOTS
 from recsys_meta.models.functional.item_popularity import centred_log_popularity, item_occurrences
 from recsys_meta.models.functional.linear_algebra import batch_invariant_product
@@ -207,11 +208,10 @@ class Flagship:
 
     def rank(self, body: Params, state: State) -> Tensor:
         scores = self._tower_logits(body, state)
-        gates = zip(self.config.memories, body["gate"].tolist(), body["spread"], strict=True)
-        for kind, (weight, half), scale in gates:
-            if weight:
-                gate = gate_weight(kind, (weight, half), state["size"].float())
-                scores = scores + gate[:, None] * memory_logits(self.config, body, kind, state, scale)
+        for kind, gate, scale in zip(self.config.memories, body["gate"], body["spread"], strict=True):
+            if may_hold(gate[0] > 0) and any(k.startswith(f"memory.{kind}.") for k in body):
+                weight = gate_weight(kind, gate, state["size"].float())
+                scores = scores + weight[:, None] * memory_logits(self.config, body, kind, state, scale)
         return scores
 
     def _tower_logits(self, body: Params, state: State) -> Tensor:
@@ -227,8 +227,9 @@ class Flagship:
 
     def select_rows(self, params: Params, batch: TaskBatch, generator: torch.Generator) -> RowSelection | None:
         """Rows that a step reads: those of the batch's items and of the negatives, which are drawn here. None for a
-        softmax over the catalogue, and for a batch that has as many ids as the catalogue."""
-        if "pool" not in params:
+        softmax over the catalogue, for a batch that has as many ids as the catalogue, and on an accelerator, from which
+        the number of rows would have to be read back."""
+        if "pool" not in params or not is_readable(batch.entity):
             return None
         selection = select_sampled(params, batch, ["item"], self.config.negatives, generator, "pool")
         if selection is None:
@@ -238,11 +239,12 @@ class Flagship:
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Query loss after the step, summed over towers; items of the support are no candidates."""
-        selection = self.select_rows(params, batch, generator)
+        selection = self.select_rows(params, batch.whole, generator)
         if selection is not None:
-            return self.row_loss(gather_selection(params, selection), selection.batch, training_state, generator)
+            local = batch.part_of(selection.batch)
+            return self.row_loss(gather_selection(params, selection), local, training_state, generator)
         body = self._training_body(params, generator)
         if "pool" in body:
             body["pool"] = draw_negatives(body["log_q"], self.config.negatives, generator)
@@ -250,7 +252,7 @@ class Flagship:
 
     def row_loss(
         self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The meta-loss of what `select_rows` selected."""
         return self._query_loss(self._training_body(params, generator), params, batch)
 
@@ -258,14 +260,15 @@ class Flagship:
         vectors = dropout(towers.stacked_item_vectors(params), self.config.dropout, generator)
         return towers.tower_body(params, vectors, self.config.towers)
 
-    def _query_loss(self, body: Params, params: Params, batch: TaskBatch) -> tuple[Tensor, Mapping[str, float]]:
+    def _query_loss(self, body: Params, params: Params, batch: TaskBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         c = self.config
         state = self.adapt(body, batch.support)
         query = mask_unknown_items(batch.query)
         each = [towers.query_loss(body, state["z"][:, h], h, query, state["item"]) for h in range(c.towers)]
         loss = torch.stack(each).sum(0)
-        weight = query.counts**c.size_weight * query.mask.any(1)
-        return mean_over_tasks(loss, weight), {"step": float(params["log_step"].detach().exp().mean())}
+        every = mask_unknown_items(batch.whole.query)
+        weight = every.counts**c.size_weight * every.mask.any(1)
+        return mean_over_tasks(loss, weight, batch.shard), {"step": params["log_step"].detach().exp().mean()}
 
     @torch.no_grad()
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:

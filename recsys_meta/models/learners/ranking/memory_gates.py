@@ -32,16 +32,18 @@ LEAST_GAIN = 1e-5
 """Gain in mean nDCG below which a search step counts as none."""
 
 
-def gate_weight(kind: MemoryKind, gate: Gate, size: Tensor) -> Tensor:
+def gate_weight(kind: MemoryKind, gate: Gate | Tensor, size: Tensor) -> Tensor:
     """Weight g(n) of a memory for supports of `size` rows (any shape, float)."""
     grown = growing_weight(gate, size)
-    return gate[0] - grown if kind == "recent" else grown
+    value: Tensor = gate[0] - grown if kind == "recent" else grown
+    return value
 
 
-def growing_weight(gate: Gate, size: Tensor) -> Tensor:
+def growing_weight(gate: Gate | Tensor, size: Tensor) -> Tensor:
     """Weight w n / (n + h) of a gate that opens with the number of rows n = size (any shape, float)."""
     weight, half = gate
-    return weight * (size / (size + half).clamp(min=1e-9))
+    value: Tensor = weight * (size / (size + half).clamp(min=1e-9))
+    return value
 
 
 def score_scale_of(kind: MemoryKind, logits: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ deviation, as in the authors' code: the model is deterministic in effect. Of p t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -23,7 +23,8 @@ from torch import Tensor
 
 from recsys_meta.core.types import Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import init_mlp, linear
-from recsys_meta.models.functional.regularization import mask_features
+from recsys_meta.models.functional.losses import mean_over_tasks
+from recsys_meta.models.functional.regularization import mask_entity_features
 from recsys_meta.models.learners.warm_up.frozen_base_learner import (
     FrozenBaseLearner,
     WarmUpConfig,
@@ -85,24 +86,23 @@ class Cvar(FrozenBaseLearner):
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Cold query loss, recovery of past ID embeddings and distance of the two Gaussians; all are logged."""
         body = self.body(params)
         body["cold"] = body["base.first"].new_ones(())
-        support = replace(batch.support, features=mask_features(batch.support.features, self.config.unknown, generator))
-        state = self.adapt(body, support)
-        query = self.query_loss(body, state, batch.query)
-        past = params["past.entity"]
-        position = torch.searchsorted(past, batch.entity).clamp(max=len(past) - 1)
-        is_past = (past[position] == batch.entity).to(query.dtype)  # other entities have no embedding to recover
-        id_embedding = params["past.id"][position]
+        state = self.adapt(body, mask_entity_features(batch, self.config.unknown, generator))
+        query = self.query_loss(body, state, batch)
+        past, every = params["past.entity"], batch.whole.entity
+        position = torch.searchsorted(past, every).clamp(max=len(past) - 1)
+        is_past = (past[position] == every).to(query.dtype)  # other entities have no embedding to recover
+        id_embedding = params["past.id"][batch.own(position)]
         p_mean, p_deviation = self._encode(params, "from_features", flatten_fields(state["features"]))
         q_mean, q_deviation = self._encode(params, "from_id", id_embedding)
-        noise = torch.randn(q_mean.shape, generator=generator, device=q_mean.device)
-        v = q_mean + self.config.noise * q_deviation * noise
+        noise = torch.randn(len(every), q_mean.shape[1], generator=generator, device=q_mean.device)
+        v = q_mean + self.config.noise * q_deviation * batch.own(noise)
         recovery_error = (self._decode(params, v, batch.support.rows.counts) - id_embedding).square().sum(1)
         distance = ((q_mean - p_mean).square() + (q_deviation - p_deviation).square()).sum(1)
-        recovery, alignment = ((x * is_past).sum() / is_past.sum().clamp(min=1) for x in (recovery_error, distance))
+        recovery, alignment = (mean_over_tasks(x, is_past, batch.shard) for x in (recovery_error, distance))
         loss = query + self.config.recover * recovery + self.config.align * alignment
         parts = {"query": query, "recovered": recovery, "apart": alignment}
-        return loss, {k: float(v.detach()) for k, v in parts.items()}
+        return loss, {k: v.detach() / batch.share for k, v in parts.items()}

@@ -26,6 +26,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
+from recsys_meta.models.functional.host_reads import may_hold
 from recsys_meta.models.functional.losses import logistic_loss, mean_over_tasks
 from recsys_meta.models.learners.warm_up import ctr_models, entity_intercept
 from recsys_meta.models.learners.warm_up.ctr_models import ENTITY, ClickConfig
@@ -64,7 +65,7 @@ class FrozenBaseLearner(ABC):
     @abstractmethod
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Loss of a meta-batch, and values to log."""
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
@@ -116,7 +117,7 @@ class FrozenBaseLearner(ABC):
     def adapt(self, body: Params, support: Support) -> State:
         """z [T, D], features [T, F, D] and, once a variance of intercepts has been chosen, level [T]."""
         state = self.embed(body, support)
-        if not self.config.own_level or body["own.variance"] == 0:
+        if not self.config.own_level or not may_hold(body["own.variance"] > 0):
             return state
         before = self.score(body, state, support.rows)
         return {**state, "level": entity_intercept.entity_intercepts(before, support.rows, body["own.variance"])}
@@ -141,9 +142,10 @@ class FrozenBaseLearner(ABC):
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
         return logistic_loss(self.score(body, state, support.rows), support.rows)
 
-    def query_loss(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        """Mean log-loss over the tasks that have rows."""
-        return mean_over_tasks(logistic_loss(self.score(body, state, rows), rows), rows.mask.any(1))
+    def query_loss(self, body: Params, state: State, batch: TaskBatch) -> Tensor:
+        """Mean log-loss of the query over the tasks that have one."""
+        loss = logistic_loss(self.score(body, state, batch.query), batch.query)
+        return mean_over_tasks(loss, batch.whole.query.mask.any(1), batch.shard)
 
     def gradient(self, body: Params, z: Tensor, features: Tensor, rows: Interactions, *, outer: bool = False) -> Tensor:
         """Gradient [T, D] in z of each task's mean log-loss of its rows; with `outer` it can be differentiated again.

@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.types import Params, State, Support, TaskBatch
+from recsys_meta.models.functional.losses import logistic_loss, mean_over_tasks
 from recsys_meta.models.learners.warm_up.frozen_base_learner import (
     FrozenBaseLearner,
     WarmUpConfig,
@@ -84,12 +85,14 @@ class MetaEmbedding(FrozenBaseLearner):
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """share * cold loss on the support + (1 - share) * loss on the query after one step on the support."""
         body = self.body(params)
         body["cold_rate"] = body["generator"].new_tensor(self.config.cold_rate)
         state = self.adapt(body, batch.support)
         cold = {"z": self._start(body, state["features"]), "features": state["features"]}
-        loss = self.config.share * self.query_loss(body, cold, batch.support.rows)
-        loss = loss + (1 - self.config.share) * self.query_loss(body, state, batch.query)
-        return loss, {"size": float(state["z"].detach().norm(dim=1).mean())}
+        rows = batch.support.rows
+        cold_loss = logistic_loss(self.score(body, cold, rows), rows)
+        loss = self.config.share * mean_over_tasks(cold_loss, batch.whole.support.rows.mask.any(1), batch.shard)
+        loss = loss + (1 - self.config.share) * self.query_loss(body, state, batch)
+        return loss, {"size": state["z"].detach().norm(dim=1).mean()}

@@ -11,7 +11,7 @@ are trained in turns on the same rows; here the rows of the query differ from th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import init_mlp, linear
-from recsys_meta.models.functional.regularization import mask_features
+from recsys_meta.models.functional.regularization import mask_entity_features
 from recsys_meta.models.learners.warm_up.frozen_base_learner import (
     FrozenBaseLearner,
     WarmUpConfig,
@@ -74,12 +74,11 @@ class Mwuf(FrozenBaseLearner):
 
     def meta_loss(
         self, params: Params, batch: TaskBatch, training_state: None, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Mean loss of the queries with the scaled and shifted embedding."""
         body = self.body(params)
-        support = replace(batch.support, features=mask_features(batch.support.features, self.config.unknown, generator))
-        state = self.adapt(body, support)
-        return self.query_loss(body, state, batch.query), {"size": float(state["z"].detach().norm(dim=1).mean())}
+        state = self.adapt(body, mask_entity_features(batch, self.config.unknown, generator))
+        return self.query_loss(body, state, batch), {"size": state["z"].detach().norm(dim=1).mean()}
 
 
 def _net(body: Params, prefix: str, x: Tensor) -> Tensor:
