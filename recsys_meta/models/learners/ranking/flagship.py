@@ -174,9 +174,8 @@ class Flagship:
     def _push_weight(self, body: Params, support: Support) -> Tensor:
         """Weight [T] of the step away from the dislikes."""
         if support.dislikes is None:
-            return torch.zeros(support.size)
-        weight, half = body["push"].tolist()
-        return growing_weight((weight, half), mask_unknown_items(support.dislikes).counts)
+            return torch.zeros(support.size, device=body["push"].device)
+        return growing_weight(body["push"], mask_unknown_items(support.dislikes).counts)
 
     def start(self, body: Params, support: Support) -> State:
         """State of T entities before their rows are looked at, from features and numbers of rows alone: the start and
