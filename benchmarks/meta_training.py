@@ -5,7 +5,7 @@
 
 A step is the meta-loss of 32 tasks of 20 support and 10 query rows and its gradient in every parameter; the decision
 layers adapt. Systems take turns, round after round, on the same batches in one process of one thread, after it was
-asserted that loss and gradients are equal; figures are medians over the rounds.
+asserted that loss and gradients are equal; figures are medians over the rounds, of tasks per second of processor time.
 
     learn2learn           a clone of its MAML for each task, the features of each task in a pass of its own
     learn2learn-batched   the same with the features of all tasks in one pass
