@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.container import lifespan_container
 from api.http.api_keys import ApiKeyStore, parse_keys
+from api.http.cross_site import CrossSiteMiddleware
 from api.http.fast_path import FastPathMiddleware
 from api.http.problem_details import install_problem_handlers
 from api.http.rate_limit import RateLimiter, RateLimitMiddleware
@@ -116,6 +117,7 @@ def build_app(settings: Settings) -> FastAPI:
     app.state.keys = keys
     # From the innermost to the outermost; a request passes them the other way.
     front: ASGIApp = FastPathMiddleware(app.framework, recommendations.router.routes)
+    front = CrossSiteMiddleware(front)
     if limiter is not None:
         front = RateLimitMiddleware(front, keys, limiter)
     if tracer is not None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from api.container import AppContainer
 from api.http.authorization import HEADER, Scope, authorize
+from api.http.request_bodies import beside_loop, check_json_type, check_structure
 from api.http.request_context import request_context
 from recsys_meta.store.database.keyset_pagination import MAX_PAGE_SIZE
 from recsys_meta.wire.field_types import EntityId, Kind, ModelName
@@ -31,19 +32,14 @@ async def authorize_and_parse(request: Request, scope: Scope, model: type[Body])
     call this in place of FastAPI's dependencies, which cost more than a whole response from a cache. Raises Problem and
     RequestValidationError, as those do."""
     authorize(request.app.state.keys, request.scope, request.headers.get(HEADER), scope)
+    check_json_type(request)
     raw = await request.body()
-    return cast(AppContainer, request.app.state.container), _parse(model, request, raw), raw
+    body = await beside_loop(raw, lambda: _parse(model, raw))
+    return cast(AppContainer, request.app.state.container), body, raw
 
 
-def _parse(model: type[Body], request: Request, raw: bytes) -> Body:
-    # Browsers let a web page send any other type here without a preflight request.
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_json = media_type == "application/json" or (
-        media_type.startswith("application/") and media_type.endswith("+json")
-    )
-    if not is_json:
-        message = "a body of content-type application/json is needed"
-        raise RequestValidationError([{"type": "content_type", "loc": ("body",), "msg": message}])
+def _parse(model: type[Body], raw: bytes) -> Body:
+    check_structure(raw)
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:

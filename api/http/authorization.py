@@ -22,6 +22,7 @@ HEADER = "X-API-Key"
 KEYLESS = "this machine"
 """The actor of a request without a key."""
 
+_required_scopes: dict[Any, Scope] = {}
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
 _header = APIKeyHeader(
     name=HEADER, auto_error=False, description="A key of `recsys-meta keys create` or of RECSYS_META_API_KEYS"
@@ -35,7 +36,13 @@ def require(scope: Scope) -> Any:
     async def check(request: Request, key: str | None = Security(_header)) -> Scopes:
         return authorize(request.app.state.keys, request.scope, key, scope)
 
+    _required_scopes[check] = scope
     return Security(check)
+
+
+def required_scope(dependency: Any) -> str | None:
+    """Return the scope that a dependency of `require` asks for, None for any other callable."""
+    return _required_scopes.get(dependency)
 
 
 def authorize(keys: ApiKeyStore, scope: Mapping[str, Any], key: str | None, required: str) -> Scopes:

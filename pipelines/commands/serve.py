@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
@@ -25,6 +24,9 @@ from recsys_meta.store.settings import Settings
 
 KEEP_ALIVE_S = 75
 """Seconds that an idle connection stays open."""
+
+DESCRIPTORS = 16_384
+"""Open descriptors that a server asks the system for, where its soft limit is lower: one for each connection."""
 
 MULTIPROC_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Variable with the folder of prometheus_client's multiprocess mode, which reads it when it is imported."""
@@ -48,6 +50,7 @@ def serve(
         )
     # Opening the engine upgrades a SQLite file to the newest revision before the first worker reads it.
     _ = workspace.engine
+    _raise_descriptor_limit()
     with _metrics_folder(workspace, workers):
         _announce_url(f"http://{host}:{port}", as_json)
         _run_uvicorn(host, port, workers)
@@ -62,6 +65,18 @@ def _announce_url(url: str, as_json: bool) -> None:
         err.print(f"serving on {url}  (API page: {url}/docs)")
 
 
+def _raise_descriptor_limit() -> None:
+    """Let this process and its workers hold as many connections as the system allows: shells set a low soft limit."""
+    try:
+        import resource  # not on every system
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _run_uvicorn(host: str, port: int, workers: int) -> None:
     try:
         # A factory by name: each worker process builds its own app, and `pipelines` does not import `api`.
@@ -71,8 +86,7 @@ def _run_uvicorn(host: str, port: int, workers: int) -> None:
             host=host,
             port=port,
             workers=workers,
-            # By name as well. uvicorn's other protocol, h11, bounds the size of headers itself.
-            http="api.http.uvicorn_protocol:BoundedHttpProtocol" if find_spec("httptools") else "h11",
+            http="api.http.uvicorn_protocol:BoundedHttpProtocol",  # by name as well
             # No WebSockets: an upgrade would be handed to a protocol with other bounds.
             ws="none",
             access_log=False,

@@ -249,16 +249,20 @@ def read_schema(path: Path, places: Mapping[str, str] | None = None) -> tuple[Sc
         raise ConfigError(f"{path}: is nested too deeply") from None
 
 
+MOST_MESSAGES = 20
+"""Errors that `explain_errors` names."""
+
+
 def explain_errors(
     error: ValidationError, keys: Mapping[str, Sequence[str]] | None = None, places: Mapping[str, str] | None = None
 ) -> str:
-    """Return the errors that pydantic found as one text: "key: message; key: message".
+    """Return the first errors that pydantic found as one text: "key: message; key: message".
 
     `keys` are the keys that there are in a table, by its name ("" for the uppermost one), and `places` where a key of
     another table belongs: both are named where a key is unknown.
     """
     messages = []
-    for e in error.errors(include_url=False, include_context=False):
+    for e in error.errors(include_url=False, include_context=False)[:MOST_MESSAGES]:
         location = ".".join(str(p) for p in e["loc"]) or "value"
         message = e["msg"].removeprefix("Value error, ")
         if e["type"] == "extra_forbidden" and keys is not None:

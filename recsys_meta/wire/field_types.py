@@ -75,7 +75,7 @@ SplitSalt = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=r
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Cell = Annotated[str, Field(max_length=1000)] | bool | Whole | Annotated[float, Field(allow_inf_nan=False)] | None
 Feature = Annotated[
-    Cell | Annotated[list[Cell], Field(max_length=100)],
+    Cell | Annotated[list[Cell], Field(max_length=100, fail_fast=True)],
     one_error(
         "a feature is a text of at most 1000 characters, a finite number, true, false, null, "
         "or a list of at most 100 of these"
@@ -96,7 +96,7 @@ Context = Annotated[
         "own also `actor` and features of the item (lat, lon, category ...)",
     ),
 ]
-Values = Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(max_length=100)]
+Values = Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(max_length=100, fail_fast=True)]
 
 Latitude = Annotated[float, Field(strict=True, ge=-90, le=90, description="degrees")]
 Longitude = Annotated[float, Field(strict=True, ge=-180, le=180, description="degrees")]

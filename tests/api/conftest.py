@@ -140,6 +140,17 @@ def plain(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, predictors: 
         yield made
 
 
+@pytest.fixture(scope="module")
+def users_server(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator[Served]:
+    """A server of 'users' alone, without keys, for many tests that leave nothing behind, on SQLite without Redis."""
+    home = tmp_path_factory.mktemp("users")
+    url = f"sqlite:///{home}/users.db"
+    migrate.upgrade_database(url)
+    bundles.publish(url, home / "models", "users", bundle)
+    with serving(settings(home, url)) as made:
+        yield made
+
+
 @pytest.fixture
 def new_id() -> str:
     return f"new {uuid.uuid4().hex}"

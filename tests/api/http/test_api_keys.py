@@ -46,7 +46,7 @@ def revoke(url, id):
 
 def ask(server, key=None, method="POST", path="/v1/recommendations"):
     headers = {} if key is None else {"x-api-key": key}
-    body = {"events": [{"item": "i1"}]} if method == "POST" else None
+    body = None if method != "POST" else {} if path.endswith("rollback") else {"events": [{"item": "i1"}]}
     return server.client.request(method, path, json=body, headers=headers).status_code
 
 

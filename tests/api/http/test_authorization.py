@@ -22,7 +22,7 @@ RECOMMEND = ("POST", "/v1/recommendations", {"events": [{"item": "i1"}]})
 SEND = ("POST", "/v1/events", {"events": [{"entity": "e", "item": "i1"}]})
 ERASE = ("DELETE", "/v1/entities/user/e", None)
 PERSIST = ("POST", "/v1/adapt", {"entity": {"id": "e"}, "events": [{"item": "i1"}], "persist": True})
-MOVE = ("POST", "/v1/models/users/rollback", None)
+MOVE = ("POST", "/v1/models/users/rollback", {})
 SCRAPE = ("GET", "/metrics", None)
 
 

@@ -38,7 +38,7 @@ CASES = [
     ("POST", "/v1/recommendations", b'{"\\ud800": 1}', JSON, 422),
     ("POST", "/v1/recommendations", b'{"events": [' + b'{"item": "i"},' * 1000 + b'{"item": "i"}]}', JSON, 422),
     ("POST", "/v1/events", b'{"\xff": 1}', JSON, 400),
-    ("POST", "/v1/events", DEEP, JSON, 400),
+    ("POST", "/v1/events", DEEP, JSON, 422),
     ("POST", "/v1/score", b'{"items": []}', JSON, 422),
     ("POST", "/v1/models/users/promote", b'{"version": "../x"}', JSON, 422),
     ("POST", "/v1/recommendations", b" " * 1_000_001, JSON, 413),
