@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sqlalchemy.orm import Session
 
 from api.http.api_keys import ApiKeyStore
 from api.inference.cache_writer import CacheWriter
@@ -23,25 +24,28 @@ from api.inference.model_registry import ModelRegistry
 from api.inference.registry_snapshot import RegistrySnapshot
 from api.inference.state_resolver import StateResolver
 from api.persistence.async_database import AsyncDatabase
+from api.persistence.cursor_key import CursorKey
 from api.persistence.profile_cache import ProfileCache
 from api.telemetry.adaptation_diagnostics import DiagnosticsWorker
 from api.telemetry.metrics import ServerMetrics
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.store.access import api_keys as stored_keys
+from recsys_meta.store.access.tables import ApiKeyRecord
 from recsys_meta.store.background_writer import BackgroundWriter, database_sink
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.memory_cache import MemoryCache
 from recsys_meta.store.cache.redis_cache import RedisCache
 from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import StoreUnavailable
+from recsys_meta.store.installation.installation_key import CURSORS, derived_key, installation_key
 from recsys_meta.store.settings import Settings
 
 POLL_S = 1.0
 """Interval at which a process polls the live versions, the API keys, and the database and Redis after outages,
 seconds."""
 
-REDIS_S = 0.25
-"""Time that a request waits for Redis, seconds; after two such waits the circuit breaker opens."""
+REDIS_S: float | None = None
+"""Time that a request waits for Redis instead of the one in the settings, seconds: tests set it."""
 
 SWITCH_S = 0.0005
 """Time for which a thread may hold the interpreter's lock against the event loop, seconds; Python's default of 5 ms is
@@ -80,11 +84,13 @@ class AppContainer:
     async def read_keys(self) -> None:
         """Read the API keys from the database. While it is away the last ones read are trusted, for a time."""
         try:
-            is_new = self.keys.replace_stored(await self.database.probe(stored_keys.active_keys))
+            key_rows, cursor_key = await self.database.probe(_read_keys)
+            is_new = self.keys.replace_stored(key_rows)
         except StoreUnavailable as error:
             self.keys.outage_reason = str(error)
             return
         try:
+            await asyncio.to_thread(self.profiles.cursor_key.replace, cursor_key)
             await asyncio.to_thread(self.keys.save, is_new)
         except OSError as error:
             self.log.warning("keys could not be noted", reason=type(error).__name__)
@@ -95,6 +101,10 @@ class AppContainer:
             self.metrics.model_swaps.labels(model.name).inc()
             self.log.info("model in service", model=model.name, version=model.version, ms=round(model.latency.ms, 3))
         await self.snapshot.save(self.registry)
+
+
+def _read_keys(session: Session) -> tuple[list[ApiKeyRecord], bytes]:
+    return stored_keys.active_keys(session), derived_key(installation_key(session), CURSORS)
 
 
 @asynccontextmanager
@@ -114,6 +124,7 @@ async def lifespan_container(
         with suppress(StoreUnavailable):
             await asyncio.to_thread(migrate.upgrade_database, settings.database)
     keys.restore()
+    container.profiles.cursor_key.restore()
     await asyncio.gather(container.read_keys(), _poll_once(container))
     if not container.registry.asked:
         await container.snapshot.restore(container.registry)
@@ -132,12 +143,12 @@ async def lifespan_container(
 
 
 def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStore) -> AppContainer:
-    database = AsyncDatabase(settings.database, log)
+    database = AsyncDatabase(settings.database, log, settings.database_options)
     redis = None
     if settings.redis is not None:
         breaker = CircuitBreaker(failures=2, pause=0.5, max_pause=2.0)
-        redis = RedisCache(settings.redis, timeout=REDIS_S, breaker=breaker)
-    memory, profiles = MemoryCache(), ProfileCache(database, redis)
+        redis = RedisCache(settings.redis, timeout=redis_timeout(settings), breaker=breaker)
+    memory, profiles = MemoryCache(), ProfileCache(database, redis, CursorKey(settings.cursor_key_file))
     cache_writer = CacheWriter(memory, redis, profiles)
     models = settings.models.resolve()
     writer = BackgroundWriter(database_sink(database.engine), max_backoff=2.0)
@@ -157,6 +168,11 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
         keys=keys,
         snapshot=RegistrySnapshot(settings.home.resolve() / "live-models.json", models, log),
     )
+
+
+def redis_timeout(settings: Settings) -> float:
+    """Return how long a request waits for Redis, seconds; after two such waits the circuit breaker opens."""
+    return settings.redis_timeout_s if REDIS_S is None else REDIS_S
 
 
 def _register_gauges(container: AppContainer) -> None:

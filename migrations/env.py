@@ -7,6 +7,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from recsys_meta.core.errors import StoreError
+from recsys_meta.store.database.migrate import VERSION_TABLE
 from recsys_meta.store.tables import METADATA
 
 
@@ -18,6 +19,7 @@ def run() -> None:
     context.configure(
         connection=connection,
         target_metadata=METADATA,
+        version_table=VERSION_TABLE,
         render_as_batch=True,
         compare_type=True,
         transactional_ddl=True,

@@ -16,7 +16,8 @@ from api.telemetry.logging import open_log
 from recsys_meta.core.errors import ConflictError, DataError, RecsysMetaError, StoreError
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.database import engine as sql
-from recsys_meta.store.database.engine import StoreUnavailable
+from recsys_meta.store.database.database_errors import UNREACHABLE
+from recsys_meta.store.database.engine import DEFAULT_OPTIONS, DatabaseOptions, StoreUnavailable
 
 Result = TypeVar("Result")
 
@@ -28,8 +29,7 @@ READ_S = 1.0
 """Time that a response waits for an optional read, seconds."""
 CALL_S = 15.0
 """Time that any other call may take, seconds; while the database is known to be unavailable, `READ_S`."""
-UNAVAILABLE = "the database cannot be reached"
-OUTDATED_SCHEMA = "the database is not ready; run `recsys-meta db upgrade`"
+UNAVAILABLE = UNREACHABLE
 
 
 class AsyncDatabase:
@@ -39,9 +39,9 @@ class AsyncDatabase:
     and is no less good for responses. Without a log it writes lines of the same form to one of its own.
     """
 
-    def __init__(self, url: str, log: Any = None) -> None:
+    def __init__(self, url: str, log: Any = None, options: DatabaseOptions = DEFAULT_OPTIONS) -> None:
         self._log = open_log()[0] if log is None else log
-        self.engine = sql.connect(url)
+        self.engine = sql.connect(url, options)
         self.breaker = CircuitBreaker(failures=1, pause=0.5, max_pause=2.0)
         self._watchdog = ConnectionWatchdog(self.engine)
         self._read_pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="recsys-meta-read")
@@ -81,6 +81,10 @@ class AsyncDatabase:
     async def ping(self) -> None:
         """Check the connection. Raises StoreUnavailable."""
         await self._run_read(lambda: sql.ping(self.engine))
+
+    async def truncate_wal(self) -> bool:
+        """Empty SQLite's write-ahead log, which holds what was erased; return whether that went. Raises as `write`."""
+        return await self._translate_errors(self._run(self._call_pool, lambda: sql.truncate_wal(self.engine), CALL_S))
 
     def close(self) -> None:
         """Release threads and connections, without waiting for a thread that hangs."""
@@ -155,7 +159,8 @@ class AsyncDatabase:
             return await running
         except StoreUnavailable as error:
             # The driver names hosts, ports and tables: those are for the log (see the cause), not for clients.
-            raise StoreUnavailable(OUTDATED_SCHEMA if "db upgrade" in str(error) else UNAVAILABLE) from error
+            public = error.public or UNAVAILABLE
+            raise StoreUnavailable(public, public) from error
 
     def _read_session(self, work: Callable[[Session], Result]) -> Result:
         with sql.reading(self.engine) as session:

@@ -23,7 +23,7 @@ from cachetools import TTLCache
 from sqlalchemy.orm import Session
 
 from api.persistence.async_database import AsyncDatabase
-from recsys_meta.inference.ranking.list_cursor import secret_of
+from api.persistence.cursor_key import CursorKey
 from recsys_meta.inference.requests.entity import EncodedEntity
 from recsys_meta.inference.requests.stored_events import StoredInteraction
 from recsys_meta.store.cache.keys import owner_key
@@ -88,15 +88,15 @@ def copy_cache(timer: Callable[[], float] = time.monotonic) -> TTLCache[EntityKe
 
 
 class ProfileCache:
-    """Profiles of all entities. `secret` signs the cursors of lists, alike in every process of one database."""
+    """Profiles of all entities, and the key of the cursors in their lists."""
 
-    def __init__(self, database: AsyncDatabase, redis: RedisCache | None) -> None:
+    def __init__(self, database: AsyncDatabase, redis: RedisCache | None, cursor_key: CursorKey | None = None) -> None:
         self._database, self._redis = database, redis
         self._copies = copy_cache()
         self._pending: set[str] = set()  # keys of stamps whose deletion failed, since Redis was unavailable
         self._stamp_tasks: dict[EntityKey, asyncio.Task[str | None]] = {}
         self._read_tasks: dict[tuple[EntityKey, str], asyncio.Task[EntityProfile | None]] = {}
-        self.secret = secret_of(database.engine.url.render_as_string(hide_password=False))
+        self.cursor_key = cursor_key or CursorKey()
 
     async def load(self, kind: str, entity: str) -> EntityProfile | None:
         """Return the profile of an entity, None while the database is unavailable."""

@@ -13,6 +13,7 @@ from api.container import AppContainer
 from api.handlers.dependencies import ContainerDependency, IdPath, KindPath
 from api.handlers.response_encoding import json_response
 from api.http.authorization import record_audit, require
+from api.http.guarded_route import GuardedRoute
 from api.http.problem_details import ProblemError, unavailable
 from api.inference.model_registry import LoadedModel
 from recsys_meta.core.errors import DataError
@@ -25,7 +26,7 @@ from recsys_meta.store.entities.adaptations import NewAdaptation
 from recsys_meta.wire.requests import EntityBody
 from recsys_meta.wire.responses import DeletionReceipt, EntityDocument
 
-router = APIRouter(prefix="/v1", tags=["entities"])
+router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["entities"])
 
 _RETRY_PAUSES_S = (0.1, 0.2, 0.4, 0.8)  # after failed attempts to erase from Redis, seconds
 EventCount = Annotated[int, Query(ge=0, le=1000, description="newest events to show")]
@@ -63,13 +64,14 @@ async def delete_entity(kind: KindPath, id: IdPath, request: Request, container:
     container.writer.discard(lambda row: isinstance(row, NewAdaptation) and (row.kind, row.entity) == (kind, id), 2.0)
 
     def erase(session: Session) -> entities.ErasureReceipt:
-        record_audit(request, session, "delete entity", entities.entity_digest(kind, id))
+        record_audit(request, session, "delete entity", entities.entity_digest(session, kind, id))
         return entities.erase_entity(session, kind, id)
 
     receipt = await container.database.write(erase)
     cached_keys = await _erase_from_caches(container, kind, id)
     # Once more: until the caches were emptied, a request may have read the entity and recorded an adaptation since.
     await container.database.write(lambda s: entities.erase_entity(s, kind, id))
+    await container.database.truncate_wal()
     return json_response({**vars(receipt), "cached": cached_keys})
 
 

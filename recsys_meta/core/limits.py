@@ -11,7 +11,7 @@ NAME_LENGTH = 100
 LABEL_LENGTH = 50
 """Characters of the label of a split's arm."""
 
-CURSOR_LENGTH = 84
+CURSOR_LENGTH = 88
 """Characters of the cursor of a list."""
 
 MOST_ARMS = 10

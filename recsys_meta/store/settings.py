@@ -9,10 +9,16 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recsys_meta.core.errors import ConfigError
+from recsys_meta.store.database.engine import DatabaseOptions
+
+MIN_SECRET_LENGTH = 32
+"""Characters that RECSYS_META_SECRET has at least."""
 
 
 class Settings(BaseSettings):
-    """Values of RECSYS_META_HOME, _DATA, _DATABASE_URL, _REDIS_URL, _API_KEYS, _KEYS_TRUSTED_S and _RATE_LIMIT.
+    """Values of RECSYS_META_HOME, _DATA, _DATABASE_URL, _REDIS_URL, _API_KEYS, _KEYS_TRUSTED_S, _RATE_LIMIT, _SECRET,
+    _REDIS_TIMEOUT_S, and of _DATABASE_POOL_SIZE, _POOL_OVERFLOW, _POOL_TIMEOUT_S, _CONNECT_TIMEOUT_S and
+    _STATEMENT_TIMEOUT_S (see `DatabaseOptions`). Times are in seconds.
 
     Without a database URL the database is a SQLite file under HOME; without a Redis URL the cache is in the process.
     API keys are separated by commas. A rate limit reads `1000/second` or `60000 per minute`. Raises ConfigError for a
@@ -28,6 +34,13 @@ class Settings(BaseSettings):
     api_keys: SecretStr | None = None
     keys_trusted_s: float = Field(default=24 * 3600.0, gt=0, allow_inf_nan=False)
     rate_limit: str | None = None
+    secret: SecretStr | None = Field(default=None, min_length=MIN_SECRET_LENGTH)
+    redis_timeout_s: float = Field(default=0.25, gt=0, le=60, allow_inf_nan=False)
+    database_pool_size: int = Field(default=5, ge=0, le=1000)
+    database_pool_overflow: int = Field(default=10, ge=0, le=1000)
+    database_pool_timeout_s: float = Field(default=10.0, gt=0, le=600, allow_inf_nan=False)
+    database_connect_timeout_s: float = Field(default=5.0, ge=1, le=600, allow_inf_nan=False)
+    database_statement_timeout_s: float | None = Field(default=None, gt=0, le=86_400, allow_inf_nan=False)
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -45,6 +58,18 @@ class Settings(BaseSettings):
         return f"sqlite:///{(self.home / 'recsys-meta.db').resolve()}"
 
     @property
+    def database_options(self) -> DatabaseOptions:
+        """The options of database connections in use."""
+        return DatabaseOptions(
+            pool_size=self.database_pool_size,
+            pool_overflow=self.database_pool_overflow,
+            pool_timeout_s=self.database_pool_timeout_s,
+            connect_timeout_s=self.database_connect_timeout_s,
+            statement_timeout_s=self.database_statement_timeout_s,
+            secret=None if self.secret is None else self.secret.get_secret_value(),
+        )
+
+    @property
     def redis(self) -> str | None:
         """The Redis URL in use, if any."""
         return self.redis_url.get_secret_value() or None if self.redis_url is not None else None
@@ -59,6 +84,11 @@ class Settings(BaseSettings):
     def key_digest_file(self) -> Path:
         """File with the digests of stored API keys, for a server that starts while the database is unavailable."""
         return self.home / "known-keys.json"
+
+    @property
+    def cursor_key_file(self) -> Path:
+        """File with the key of cursors, for a server that starts while the database is unavailable."""
+        return self.home / "cursor-key.json"
 
     @property
     def prepared(self) -> Path:

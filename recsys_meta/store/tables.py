@@ -14,7 +14,14 @@ from recsys_meta.store.entities.tables import (
     EventRecord,
     ExplorationRecord,
 )
-from recsys_meta.store.model_registry.tables import AliasChangeRecord, ModelRecord, ModelVersionRecord, SplitArmRecord
+from recsys_meta.store.installation.tables import SecretRecord
+from recsys_meta.store.model_registry.tables import (
+    AliasChangeRecord,
+    DefaultModelRecord,
+    ModelRecord,
+    ModelVersionRecord,
+    SplitArmRecord,
+)
 from recsys_meta.store.tracking.tables import (
     CurriculumRecord,
     EvaluationRecord,
@@ -42,8 +49,10 @@ RECORDS: tuple[type[Base], ...] = (
     ModelVersionRecord,
     AliasChangeRecord,
     SplitArmRecord,
+    DefaultModelRecord,
     ApiKeyRecord,
     AuditRecord,
+    SecretRecord,
 )
 """The mapped class of every table; a test compares them with the modules `store/*/tables.py`."""
 

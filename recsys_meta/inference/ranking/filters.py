@@ -71,6 +71,29 @@ def _spelling(value: str, known: pd.Index) -> str:
     return spelling if spelling in known else value
 
 
+def unknown_values(
+    filters: Mapping[str, FeatureFilter], fields: Sequence[FeatureField], vocab: Vocabulary
+) -> dict[str, list[str]]:
+    """Return the values of filters that the model never met, by feature: no item has them."""
+    unknown: dict[str, list[str]] = {}
+    for field in fields:
+        condition = filters.get(field.name)
+        if condition is None or field.kind == "numeric":
+            continue
+        values = list(dict.fromkeys((*(condition.any or ()), *condition.all, *condition.none)))
+        ids = _value_ids(field, values, vocab)
+        missing = [value for value, i in zip(values, ids.tolist(), strict=True) if i < FIRST]
+        if missing:
+            unknown[field.name] = missing
+    return unknown
+
+
+def _value_ids(field: FeatureField, values: Sequence[str], vocab: Vocabulary) -> Tensor:
+    known = vocab.values[f"item.{field.name}"]
+    spellings = [value.lower() if field.kind == "text" else _spelling(value, known) for value in values]
+    return torch.from_numpy(vocab.ids(f"item.{field.name}", spellings))
+
+
 def _number_mask(name: str, condition: FeatureFilter, values: Tensor) -> Tensor:
     if condition.has_values:
         raise DataError("holds numbers", field=name, remedy="Filter it with min and max")
@@ -94,9 +117,7 @@ def _value_mask(field: FeatureField, condition: FeatureFilter, vocab: Vocabulary
 
     def has(values: Sequence[str]) -> Tensor:
         """Mark the items that have each of the values, [V, C]; a value that the model does not know is on no item."""
-        known = vocab.values[f"item.{field.name}"]
-        spellings = [value.lower() if field.kind == "text" else _spelling(value, known) for value in values]
-        value_ids = torch.from_numpy(vocab.ids(f"item.{field.name}", spellings))[:, None, None]
+        value_ids = _value_ids(field, values, vocab)[:, None, None]
         return ((ids == value_ids) & (value_ids >= FIRST)).any(2)
 
     mask = torch.ones(len(ids), dtype=torch.bool)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST
-from recsys_meta.inference.ranking.filters import FeatureFilter, filter_mask
+from recsys_meta.inference.ranking.filters import FeatureFilter, filter_mask, unknown_values
 from recsys_meta.inference.ranking.item_catalog import ItemCatalog, ScoredItem
 from recsys_meta.inference.ranking.list_cursor import ListPosition
 from recsys_meta.inference.ranking.topk import TopK, top_k, top_k_rows
@@ -57,6 +57,22 @@ class ItemList(NamedTuple):
     items: list[ScoredItem]
     unknown_items: list[str]
     end: ListPosition | None
+
+
+def shortfall(request: ListRequest, count: int, entity: EncodedEntity) -> str | None:
+    """Say why a list for an entity has fewer items than were asked for; None where it has all."""
+    if count >= request.n:
+        return None
+    # An entity with items of its own may choose the same one again.
+    omits_met = not request.include_seen if entity.catalog is None else request.include_seen is False
+    bounds = {
+        "candidates": request.candidates is not None,
+        "filters": bool(request.filters),
+        "exclude": bool(request.exclude),
+        "what was met": omits_met,
+    }
+    names = [name for name, in_force in bounds.items() if in_force]
+    return f"no other item is left by {', '.join(names)}" if names else "the catalogue has no other item"
 
 
 class ListBuilder:
@@ -202,6 +218,10 @@ class ListBuilder:
         candidate_scores[row, [item for request in requests for item in request.exclude]] = -np.inf
         best = top_k_rows(torch.from_numpy(candidate_scores), max(request.n for request in requests))
         return [pairs[: request.n] for pairs, request in zip(best, requests, strict=True)]
+
+    def unknown_filter_values(self, filters: Mapping[str, FeatureFilter]) -> dict[str, list[str]]:
+        """Return the values of filters that the model never met, by feature."""
+        return unknown_values(filters, self._encoder.schema.item_features, self._encoder.vocab) if filters else {}
 
     def filter_mask(self, filters: Mapping[str, FeatureFilter], entity: EncodedEntity) -> Tensor:
         """Mark the items of the entity's catalogue that pass all filters, [C] bool. Raises DataError for a wrong

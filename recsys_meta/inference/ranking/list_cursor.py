@@ -1,6 +1,7 @@
 """Cursors of lists: behind which item, of which state, a list goes on. They are signed, so only ours are followed.
 
-    version 8 | support 16 | size 2 | entity 8 | context 8 | score 4 | item 4 | signature 13    bytes, as 84 characters
+    version 8 | support 16 | size 2 | entity 8 | context 8 | score 4 | item 4 | rank 4 | signature 12
+    bytes, as 88 characters
 
 A page holds what comes behind an item in the order of one state's scores, so pages never repeat an item, whatever is
 met or excluded meanwhile, and together they are the list that one page would have been.
@@ -17,8 +18,8 @@ from typing import NamedTuple
 
 from recsys_meta.inference.requests.entity import EncodedEntity, QueryContext, canonical_json
 
-_FORM = struct.Struct(">8s16sH8s8sfI")
-_SIGNATURE = 13
+_FORM = struct.Struct(">8s16sH8s8sfII")
+_SIGNATURE = 12
 
 
 class CursorMismatch(ValueError):
@@ -34,7 +35,7 @@ class ListPosition(NamedTuple):
 
 class ListCursor(NamedTuple):
     """The item behind which a list goes on, and the list. support: digest of the entity's support; size: its events;
-    entity and context: digests."""
+    entity and context: digests; rank: that of the item, which the next one's follows."""
 
     version: str
     support: str
@@ -43,6 +44,7 @@ class ListCursor(NamedTuple):
     context: bytes
     score: float
     item: int
+    rank: int
 
     @property
     def position(self) -> ListPosition:
@@ -67,9 +69,11 @@ class ListScope(NamedTuple):
     owner: str = ""
     context: QueryContext | None = None
 
-    def cursor(self, support: str, size: int, end: ListPosition) -> ListCursor:
-        """Make the cursor of what follows a position in a list that was made from a support of `size` events."""
-        return ListCursor(self.version, support, size, scope_digest(self.owner), context_digest(self.context), *end)
+    def cursor(self, support: str, size: int, end: ListPosition, rank: int) -> ListCursor:
+        """Make the cursor of what follows a position, of a rank, in a list that was made from a support of `size`
+        events."""
+        owner, context = scope_digest(self.owner), context_digest(self.context)
+        return ListCursor(self.version, support, size, owner, context, *end, rank)
 
     def check(self, cursor: ListCursor, pinned_version: str = "") -> None:
         """Raise CursorMismatch for a cursor of another list, or of a version that does not start as the pinned one."""
@@ -93,14 +97,6 @@ def context_digest(context: QueryContext | None) -> bytes:
     return scope_digest(canonical_json({**vars(context), "context": values}))
 
 
-def secret_of(*parts: str) -> bytes:
-    """Derive the key that all processes of a deployment sign with, from what only they know."""
-    digest = hashlib.blake2b(digest_size=32, person=b"cursors")
-    for part in parts:
-        digest.update(part.encode() + b"\0")
-    return digest.digest()
-
-
 def write_cursor(cursor: ListCursor, secret: bytes) -> str:
     """Serialize and sign a cursor."""
     raw = _FORM.pack(
@@ -111,6 +107,7 @@ def write_cursor(cursor: ListCursor, secret: bytes) -> str:
         cursor.context,
         cursor.score,
         cursor.item,
+        cursor.rank,
     )
     return base64.urlsafe_b64encode(raw + _sign(raw, secret)).decode()
 
@@ -122,10 +119,10 @@ def read_cursor(text: str, secret: bytes) -> ListCursor:
         raw, signature = content[: _FORM.size], content[_FORM.size :]
         if not hmac.compare_digest(signature, _sign(raw, secret)):
             raise ValueError("another signature")
-        version, support, size, entity, context, score, item = _FORM.unpack(raw)
+        version, support, size, entity, context, score, item, rank = _FORM.unpack(raw)
     except (ValueError, struct.error, binascii.Error):
         raise ValueError("This is no cursor of a list; leave `cursor` out to begin with the first page") from None
-    return ListCursor(version.hex(), support.hex(), size, entity, context, score, item)
+    return ListCursor(version.hex(), support.hex(), size, entity, context, score, item, rank)
 
 
 def _sign(raw: bytes, secret: bytes) -> bytes:

@@ -5,6 +5,7 @@ value and one command erases an owner, whose names `keys.owned_names` lists; nei
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -19,7 +20,7 @@ from recsys_meta.core.errors import StoreError
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.keys import owned_names, redis_name, seal_value, unseal_value
 from recsys_meta.store.cache.redis_cluster import ClusterClient
-from recsys_meta.store.cache.redis_node import FAILURES, RedisNode, log_outage
+from recsys_meta.store.cache.redis_node import FAILURES, RedisNode, log_outage, redis_cause
 from recsys_meta.store.database.engine import StoreUnavailable
 
 MAX_TTL_S = 30 * 24 * 3600.0  # seconds
@@ -260,6 +261,14 @@ class SyncRedisCache:
             except FAILURES as error:
                 raise _unavailable(self._writing, error) from None
 
+    def check(self) -> None:
+        """Read and write, as the server does. Raises StoreUnavailable with Redis's own words."""
+        try:
+            self._client.get(self._prefix)
+            self._client.set(self._prefix, b"", px=1)
+        except FAILURES as error:
+            raise _unavailable(self._writing, error) from None
+
     def version(self) -> str:
         """Return the version of the server, of a cluster that of a random node. Raises StoreUnavailable."""
         target = {"target_nodes": redis.RedisCluster.RANDOM} if self._clustered else {}
@@ -288,6 +297,8 @@ class SyncRedisCache:
 def _open_client(plain: Any, cluster: Any, url: str, timeout: float, retry: Any) -> Any:
     """Return a client that fails fast instead of retrying by itself."""
     scheme, _, rest = url.partition("://")
+    if "@" in rest and "@" not in re.split("[/?#]", rest)[0]:  # what stands before would be taken for the host
+        raise StoreError("the Redis url has a password that is not escaped: write / as %2F, ? as %3F and # as %23")
     kind, url = (
         (cluster, f"{scheme.removesuffix(CLUSTER_SUFFIX)}://{rest}")
         if scheme.endswith(CLUSTER_SUFFIX)
@@ -298,7 +309,7 @@ def _open_client(plain: Any, cluster: Any, url: str, timeout: float, retry: Any)
     except ValueError:
         raise StoreError("the Redis url cannot be read; expected redis://HOST:PORT/NUMBER") from None
     except (redis.RedisError, RedisClusterException) as error:  # the synchronous client of a cluster connects at once
-        raise StoreUnavailable(f"Redis cannot be reached: {type(error).__name__}") from None
+        raise StoreUnavailable(redis_cause(error), redis_cause(error)) from None
 
 
 def _ttl_milliseconds(ttl: float) -> int:
@@ -308,7 +319,7 @@ def _ttl_milliseconds(ttl: float) -> int:
 
 def _unavailable(breaker: CircuitBreaker, error: BaseException) -> StoreUnavailable:
     log_outage(breaker, error)
-    return StoreUnavailable(f"Redis cannot be reached: {type(error).__name__}")
+    return StoreUnavailable(redis_cause(error), redis_cause(error))
 
 
 async def _gather_all(work: Iterable[Awaitable[Item]]) -> list[Item]:

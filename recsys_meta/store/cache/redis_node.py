@@ -6,6 +6,10 @@ writes have a breaker each: a replica that refuses writes, or a server whose mem
 
 import asyncio
 import logging
+import os
+import re
+import socket
+import ssl
 from collections.abc import Awaitable, Callable
 
 import redis
@@ -18,6 +22,17 @@ MAX_KEYS = 256  # keys in one MGET
 # The last three: a reply of an unexpected form, from a server that is not Redis.
 FAILURES = (redis.RedisError, RedisClusterException, OSError, TimeoutError, ValueError, TypeError, AttributeError)
 
+# The code at the start of Redis's errors, which the client replaces by a class.
+_CODES: dict[type[BaseException], str] = {
+    redis.exceptions.OutOfMemoryError: "OOM",
+    redis.exceptions.ReadOnlyError: "READONLY",
+    redis.exceptions.NoPermissionError: "NOPERM",
+    redis.exceptions.BusyLoadingError: "LOADING",
+    redis.exceptions.ClusterDownError: "CLUSTERDOWN",
+    redis.exceptions.AuthenticationError: "NOAUTH",
+}
+# A host with its port, or an address: `MOVED 3999 10.0.0.1:6381`, `connecting to cache.example:6379`.
+_ADDRESS = re.compile(r"\[[0-9a-fA-F:.]+\](:\d+)?|[\w.-]+:\d+|\d+\.\d+\.\d+\.\d+")
 log = logging.getLogger(__name__)
 
 
@@ -73,10 +88,36 @@ class RedisNode:
             self._waiting, self._reader = [], None
 
 
+def redis_cause(error: BaseException) -> str:
+    """Return why Redis does not serve, in words for anybody: its own where it said something, without addresses."""
+    text = _ADDRESS.sub("...", " ".join(str(error).split()))[:200]
+    if isinstance(error, redis.AuthenticationError | redis.ResponseError | redis.BusyLoadingError) and text:
+        code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "")
+        code = "WRONGPASS" if code == "NOAUTH" and "invalid" in text else code
+        return f"Redis refuses: {text if text.startswith(code) else f'{code} {text}'}"
+    causes: list[BaseException | None] = [error, error.__cause__, error.__context__]
+    number = next((e.errno for e in causes if isinstance(e, OSError) and e.errno), None)
+    if isinstance(error, redis.TimeoutError | TimeoutError):
+        reason = "it did not answer in time"
+    elif "max number of clients" in text or "loading" in text.lower():
+        return f"Redis refuses: {text}"
+    elif any(isinstance(e, socket.gaierror) for e in causes):
+        reason = "its host is not known"
+    elif any(isinstance(e, ssl.SSLError) for e in causes) or "SSL" in text:
+        reason = "TLS fails"
+    elif number is not None or "refused" in text.lower() or "Connect call failed" in text:
+        reason = os.strerror(number).lower() if number else "connection refused"
+    elif isinstance(error, redis.ConnectionError) and "closed" in text.lower():
+        reason = "it closed the connection"
+    else:
+        reason = type(error).__name__
+    return f"Redis cannot be reached: {reason}"
+
+
 def log_outage(breaker: CircuitBreaker, error: BaseException) -> None:
     """Record a failure, and log it if it is the first in a row."""
     if not breaker.degraded:
-        log.warning("Redis is away, going on without it: %s", type(error).__name__)
+        log.warning("going on without Redis: %s", redis_cause(error))
     breaker.record_failure()
 
 

@@ -126,21 +126,23 @@ def prune_adaptations(session: Session, before: datetime) -> int:
 def drop_erased(session: Session, rows: Sequence[Row]) -> list[Row]:
     """Return the rows whose entity was not erased after their creation. The caller holds the erasure lock."""
     erasures = _erasure_times(session, rows)
-    return [row for row in rows if not _is_erased(row, erasures)] if erasures else list(rows)
+    if not erasures:
+        return list(rows)
+    return [row for row in rows if not _is_erased(row, erasures.get((row.kind, row.entity)))]
 
 
-def _erasure_times(session: Session, rows: Sequence[TimedRow]) -> dict[str, datetime]:
-    """Return the time of the last erasure of each entity among the rows, by digest."""
-    last: dict[str, datetime] = {}
-    for chunk in in_chunks([entity_digest(*name) for name in unique((row.kind, row.entity) for row in rows)]):
+def _erasure_times(session: Session, rows: Sequence[TimedRow]) -> dict[tuple[str, str], datetime]:
+    """Return the time of the last erasure of each entity among the rows, by kind and id."""
+    entities = {entity_digest(session, *name): name for name in unique((row.kind, row.entity) for row in rows)}
+    last: dict[tuple[str, str], datetime] = {}
+    for chunk in in_chunks(list(entities)):
         query = select(ErasureRecord.entity_digest, ErasureRecord.confirmed).where(
             ErasureRecord.entity_digest.in_(chunk)
         )
-        for name, at in session.execute(query.order_by(ErasureRecord.confirmed)):
-            last[name] = at
+        for digest, at in session.execute(query.order_by(ErasureRecord.confirmed)):
+            last[entities[digest]] = at
     return last
 
 
-def _is_erased(row: TimedRow, erasures: dict[str, datetime]) -> bool:
-    at = erasures.get(entity_digest(row.kind, row.entity))
+def _is_erased(row: TimedRow, at: datetime | None) -> bool:
     return at is not None and row.created <= at

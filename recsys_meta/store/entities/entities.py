@@ -1,6 +1,7 @@
 """Features of entities, and the erasure of all data of an entity."""
 
 import hashlib
+import hmac
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from recsys_meta.store.entities.tables import (
     EventRecord,
     ExplorationRecord,
 )
+from recsys_meta.store.installation.installation_key import installation_key
 
 # Writers of adaptations share this lock, an erasure holds it exclusively (PostgreSQL; SQLite has a single writer).
 ERASURE_LOCK = 0x7265_6373_6572_61
@@ -39,9 +41,10 @@ class ErasureReceipt:
     at: datetime
 
 
-def entity_digest(kind: str, entity: str) -> str:
-    """Return a digest of an entity, from which its id can be recovered only by trying ids."""
-    return hashlib.sha256(f"{len(kind)}:{kind}{entity}".encode(errors="surrogatepass")).hexdigest()
+def entity_digest(session: Session, kind: str, entity: str) -> str:
+    """Return a digest of an entity, keyed by the installation: who lacks the key cannot even try ids."""
+    plain = hashlib.sha256(f"{len(kind)}:{kind}{entity}".encode(errors="surrogatepass")).hexdigest()
+    return hmac.new(installation_key(session), plain.encode(), hashlib.sha256).hexdigest()
 
 
 def upsert_entity(
@@ -85,7 +88,7 @@ def erase_entity(session: Session, kind: str, entity: str, now: datetime | None 
         "adaptations": _delete(session, AdaptationRecord, AdaptationRecord.entity.key, kind, entity),
     }
     _delete(session, ExplorationRecord, ExplorationRecord.entity.key, kind, entity)
-    name = entity_digest(kind, entity)
+    name = entity_digest(session, kind, entity)
     last = select(ErasureRecord).where(ErasureRecord.entity_digest == name).order_by(ErasureRecord.at.desc()).limit(1)
     row = session.scalars(last).first()
     at = utcnow(now)
@@ -100,7 +103,7 @@ def erase_entity(session: Session, kind: str, entity: str, now: datetime | None 
 def erased_since(session: Session, kind: str, entity: str, since: datetime) -> bool:
     """Return whether an entity was erased at a time or later."""
     query = select(ErasureRecord.receipt).where(
-        ErasureRecord.entity_digest == entity_digest(kind, entity), ErasureRecord.confirmed >= since
+        ErasureRecord.entity_digest == entity_digest(session, kind, entity), ErasureRecord.confirmed >= since
     )
     return session.scalar(query.limit(1)) is not None
 

@@ -2,7 +2,8 @@
 
 The newest row of the alias history alone determines the live version. A change of the alias first locks the model's
 row, so that two changes happen one after the other; the unique sequence of the history would refuse them otherwise. A
-version that goes live answers all requests: the traffic split of the model ends, if there is one.
+version that goes live answers all requests: the traffic split of the model ends, if there is one. Only one of its arms
+may end it so; for any other version the caller has to say that it means it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,18 +11,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import ConflictError, NotFoundError
 from recsys_meta.store.database.bulk_insert import insert_into
 from recsys_meta.store.database.clock import utcnow
-from recsys_meta.store.model_registry.split_arms import end_split
-from recsys_meta.store.model_registry.tables import AliasChangeRecord, ModelRecord, ModelVersionRecord
+from recsys_meta.store.model_registry.split_arms import end_split as end_split_of
+from recsys_meta.store.model_registry.split_arms import newest_split
+from recsys_meta.store.model_registry.tables import (
+    AliasChangeRecord,
+    DefaultModelRecord,
+    ModelRecord,
+    ModelVersionRecord,
+)
 from recsys_meta.store.tracking.promotion_gate import check_promotion
 
 LIVE = "live"
-Action = Literal["publish", "promote", "rollback"]
+Action = Literal["publish", "promote", "rollback", "retire"]
 
 
 @dataclass(frozen=True)
@@ -83,10 +90,14 @@ def publish_version(
     metrics: Mapping[str, Any] | None = None,
     actor: str | None = None,
     now: datetime | None = None,
+    end_split: bool = False,
 ) -> AliasChangeRecord:
-    """Register a version and make it live. Publishing the live version again adds nothing to the history."""
+    """Register a version and make it live. Publishing the live version again adds nothing to the history.
+
+    Raises ConflictError for a version that would end a split of others, unless `end_split`.
+    """
     register_version(session, model, version, path, run=run, metrics=metrics, now=now)
-    return _move(session, model, version, "publish", actor, utcnow(now))
+    return _move(session, model, version, "publish", actor, utcnow(now), end_split)
 
 
 def promote_version(
@@ -97,22 +108,29 @@ def promote_version(
     actor: str | None = None,
     now: datetime | None = None,
     force: bool = False,
+    end_split: bool = False,
 ) -> AliasChangeRecord:
     """Make a registered version live. Promoting the live version again adds nothing to the history.
 
-    Raises NotFoundError for an unknown version; ConflictError, unless forced, for a version that loses to the simplest
-    baseline by its stored evaluation.
+    Raises NotFoundError for an unknown version; ConflictError for one that is archived or deleted, or would end a split
+    of others, unless `end_split`; and, unless forced, for one that loses to the simplest baseline by its stored
+    evaluation, or has none.
     """
-    get_model_record(session, model, version)
+    usable_version(session, model, version)
     if not force:
         check_beats_baseline(session, model, version)
-    return _move(session, model, version, "promote", actor, utcnow(now))
+    return _move(session, model, version, "promote", actor, utcnow(now), end_split)
 
 
 def check_beats_baseline(session: Session, model: str, version: str) -> None:
-    """Raise ConflictError for a version that loses to the simplest baseline by its stored evaluation."""
+    """Raise ConflictError for a version that loses to the simplest baseline by its stored evaluation, or has none."""
     check = check_promotion(session, model, version)
-    if check is not None and check.loses:
+    if check is None:
+        raise ConflictError(
+            f"{model}@{version} was never evaluated beside the simplest baseline: "
+            f"`recsys-meta evaluate {model}@{version}` does that; or force it if you mean it"
+        )
+    if check.loses:
         raise ConflictError(f"{model}@{version} loses to the simplest baseline: {check}; force it if you mean it")
 
 
@@ -125,17 +143,108 @@ def rollback_version(
     """
     at = utcnow(now)
     lock_model(session, model, at)
-    live_versions = _live_stack(_moves(session, model))
-    if len(live_versions) < 2:
+    target = rollback_target(session, model)
+    end_split_of(session, model, actor, at)
+    return _append(session, model, target, "rollback", actor, at)
+
+
+def rollback_target(session: Session, model: str) -> str:
+    """Return the version that `rollback_version` makes live: of a retired model the last one. Raises like it."""
+    _check_model(session, model)
+    live_versions = _live_stack(_moves(session, model))[:-1]
+    unusable = {v.version for v in _versions(session, model) if v.archived or v.deleted}
+    target = next((v for v in reversed(live_versions) if v is not None and v not in unusable), None)
+    if target is None:
         raise ConflictError(f"model '{model}' has no earlier live version to go back to")
-    end_split(session, model, actor, at)
-    return _append(session, model, live_versions[-2], "rollback", actor, at)
+    return target
+
+
+def retire_model(
+    session: Session, model: str, *, actor: str | None = None, now: datetime | None = None
+) -> AliasChangeRecord | None:
+    """Take a model out of service: no version of it is live, until one is promoted or it is rolled back.
+
+    Its split ends, and it is no kind's default any more. Return the change, None where nothing was live. Raises
+    NotFoundError.
+    """
+    at = utcnow(now)
+    lock_model(session, model, at)
+    live = live_version(session, model)
+    if live is None:
+        return None
+    end_split_of(session, model, actor, at)
+    session.execute(delete(DefaultModelRecord).where(DefaultModelRecord.model == model))
+    return _append(session, model, live.version, "retire", actor, at)
+
+
+def archive_version(
+    session: Session, model: str, version: str, *, restore: bool = False, now: datetime | None = None
+) -> ModelVersionRecord:
+    """Archive a version: nobody may use it until it is restored; its files stay.
+
+    Raises NotFoundError, ConflictError for a version that is in service or deleted.
+    """
+    lock_model(session, model, utcnow(now))
+    row = get_model_record(session, model, version)
+    if row.deleted is not None:
+        raise ConflictError(f"{model}@{version} is deleted")
+    if not restore:
+        _check_out_of_service(session, model, version)
+    row.archived = None if restore else row.archived or utcnow(now)
+    session.flush()
+    return row
+
+
+def delete_version(session: Session, model: str, version: str, *, now: datetime | None = None) -> ModelVersionRecord:
+    """Mark a version as deleted; the caller removes its files. The row stays, because the history refers to it.
+
+    Raises NotFoundError, ConflictError for a version that is in service.
+    """
+    lock_model(session, model, utcnow(now))
+    row = get_model_record(session, model, version)
+    _check_out_of_service(session, model, version)
+    row.deleted = row.deleted or utcnow(now)
+    session.flush()
+    return row
+
+
+def delete_model(session: Session, model: str, *, now: datetime | None = None) -> list[str]:
+    """Delete a retired model with its versions, history and splits; return the folders of its versions.
+
+    Raises NotFoundError, ConflictError for a model in service.
+    """
+    lock_model(session, model, utcnow(now))
+    if live_version(session, model) is not None:
+        raise ConflictError(f"model '{model}' is live; `recsys-meta models retire {model}` takes it out of service")
+    paths = [row.path for row in _versions(session, model)]
+    session.execute(delete(ModelRecord).where(ModelRecord.name == model))
+    return paths
+
+
+def set_default_model(
+    session: Session, kind: str, model: str, *, actor: str | None = None, now: datetime | None = None
+) -> None:
+    """Let a model answer for a kind of entity where a request names none. Raises NotFoundError, and ConflictError for a
+    model without a live version."""
+    at = utcnow(now)
+    lock_model(session, model, at)
+    if live_version(session, model) is None:
+        raise ConflictError(f"model '{model}' has no live version, so it cannot be the default of '{kind}'")
+    new = insert_into(session, DefaultModelRecord)
+    columns = {name: new.excluded[name] for name in ("model", "actor", "at")}
+    statement = new.on_conflict_do_update(index_elements=["kind"], set_=columns)
+    session.execute(statement, {"kind": kind, "model": model, "actor": actor, "at": at})
+
+
+def default_models(session: Session) -> dict[str, str]:
+    """Return the default model of each kind that has been given one."""
+    return {row.kind: row.model for row in session.scalars(select(DefaultModelRecord))}
 
 
 def live_version(session: Session, model: str) -> ModelVersionRecord | None:
-    """Return the live version of a model, None if none was published."""
+    """Return the live version of a model, None if none was published or the model is retired."""
     change = _newest(session, model)
-    return None if change is None else get_model_record(session, model, change.version)
+    return None if change is None or change.action == "retire" else get_model_record(session, model, change.version)
 
 
 def get_model_record(session: Session, model: str, version: str) -> ModelVersionRecord:
@@ -143,6 +252,18 @@ def get_model_record(session: Session, model: str, version: str) -> ModelVersion
     row = session.get(ModelVersionRecord, (model, version), populate_existing=True)
     if row is None:
         raise NotFoundError(f"model '{model}' has no version '{version}'")
+    return row
+
+
+def usable_version(session: Session, model: str, version: str) -> ModelVersionRecord:
+    """Return a version that may be used. Raises NotFoundError, ConflictError for one that is archived or deleted."""
+    row = get_model_record(session, model, version)
+    if row.deleted is not None:
+        raise ConflictError(f"{model}@{version} is deleted")
+    if row.archived is not None:
+        raise ConflictError(
+            f"{model}@{version} is archived; `recsys-meta models archive {model}@{version} --restore` brings it back"
+        )
     return row
 
 
@@ -157,8 +278,10 @@ def resolve_version(session: Session, name: str) -> ModelVersionRecord:
         if live is None:
             raise NotFoundError(f"model '{model}' has no live version; see `recsys-meta models list`")
         return live
-    query = select(ModelVersionRecord).where(ModelVersionRecord.model == model)
-    matching = [row for row in session.scalars(query) if row.version.startswith(start)]
+    rows = [row for row in _versions(session, model) if row.version.startswith(start)]
+    matching = [row for row in rows if row.archived is None and row.deleted is None]
+    if len(rows) == 1:
+        return usable_version(session, model, rows[0].version)
     if not matching:
         _check_model(session, model)
         raise NotFoundError(f"model '{model}' has no version that starts with '{start}'")
@@ -178,8 +301,10 @@ def page_models(session: Session) -> list[ModelSummary]:
     current = select(AliasChangeRecord).join(
         newest, (AliasChangeRecord.model == newest.c.model) & (AliasChangeRecord.sequence == newest.c.sequence)
     )
-    versions = {row.model: row.version for row in session.scalars(current.where(AliasChangeRecord.alias == LIVE))}
-    version_counts = select(ModelVersionRecord.model, func.count()).group_by(ModelVersionRecord.model)
+    current = current.where(AliasChangeRecord.alias == LIVE, AliasChangeRecord.action != "retire")
+    versions = {row.model: row.version for row in session.scalars(current)}
+    present = ModelVersionRecord.deleted.is_(None)
+    version_counts = select(ModelVersionRecord.model, func.count()).where(present).group_by(ModelVersionRecord.model)
     counts = {row[0]: row[1] for row in session.execute(version_counts)}
     return [
         ModelSummary(m.name, versions.get(m.name), counts.get(m.name, 0), m.created, m.updated)
@@ -190,19 +315,47 @@ def page_models(session: Session) -> list[ModelSummary]:
 def model_detail(session: Session, model: str) -> ModelDetail:
     """Return a model with its versions and history. Raises NotFoundError."""
     _check_model(session, model)
-    query = select(ModelVersionRecord).where(ModelVersionRecord.model == model)
-    versions = session.scalars(query.order_by(ModelVersionRecord.created.desc(), ModelVersionRecord.version)).all()
     moves = _moves(session, model)
-    return ModelDetail(model, moves[-1].version if moves else None, list(versions), moves[::-1])
+    live = moves[-1].version if moves and moves[-1].action != "retire" else None
+    return ModelDetail(model, live, _versions(session, model), moves[::-1])
+
+
+def _versions(session: Session, model: str) -> list[ModelVersionRecord]:
+    """Return the versions of a model, newest first, archived and deleted ones too."""
+    query = select(ModelVersionRecord).where(ModelVersionRecord.model == model)
+    order = (ModelVersionRecord.created.desc(), ModelVersionRecord.version)
+    return list(session.scalars(query.order_by(*order).execution_options(populate_existing=True)))
+
+
+def _check_out_of_service(session: Session, model: str, version: str) -> None:
+    """Raise ConflictError for a version that is live or an arm of a split."""
+    live, split = live_version(session, model), newest_split(session, model)
+    if live is not None and live.version == version:
+        raise ConflictError(f"{model}@{version} is live; promote another version or retire the model first")
+    if split is not None and any(arm.version == version for arm in split.arms):
+        raise ConflictError(f"{model}@{version} is an arm of the model's split; end the split first")
 
 
 def _move(
-    session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime
+    session: Session,
+    model: str,
+    version: str,
+    action: Action,
+    actor: str | None,
+    at: datetime,
+    end_split: bool,
 ) -> AliasChangeRecord:
     lock_model(session, model, at)
-    end_split(session, model, actor, at)
-    current = _newest(session, model)
-    if current is not None and current.version == version:
+    current, split = _newest(session, model), newest_split(session, model)
+    arms = () if split is None else split.arms
+    if arms and not end_split and all(arm.version != version for arm in arms):
+        shown = ", ".join(f"{arm.label} ({arm.weight:.0%})" for arm in arms)
+        raise ConflictError(
+            f"model '{model}' is split between {shown}, and {version} is none of them: it would end the split. "
+            "Stage it, or end the split with --end-split (end_split=true)"
+        )
+    end_split_of(session, model, actor, at)
+    if current is not None and current.version == version and current.action != "retire":
         return current
     return _append(session, model, version, action, actor, at)
 
@@ -254,12 +407,19 @@ def _moves(session: Session, model: str) -> list[AliasChangeRecord]:
     return list(session.scalars(query.order_by(AliasChangeRecord.sequence)))
 
 
-def _live_stack(moves: Sequence[AliasChangeRecord]) -> list[str]:
-    """Return the versions that were live in order, less those rolled back; the last is live now."""
-    stack: list[str] = []
+def _live_stack(moves: Sequence[AliasChangeRecord]) -> list[str | None]:
+    """Return the versions that were live in order, less those rolled back; the last is live now, None: retired."""
+    stack: list[str | None] = []
     for move in moves:
-        if move.action == "rollback":
+        if move.action == "rollback":  # to the version, past those that were archived or deleted then
             stack.pop()
+            while stack and stack[-1] != move.version:
+                stack.pop()
+        elif move.action == "retire":
+            stack.append(None)
         else:
-            stack.append(move.version)
+            if stack and stack[-1] is None:
+                stack.pop()
+            if not stack or stack[-1] != move.version:  # else what was retired came back
+                stack.append(move.version)
     return stack

@@ -1,4 +1,4 @@
-"""Tables of the model registry: models, versions, the history of the live alias, and traffic splits."""
+"""Tables of the model registry: models, versions, the history of the live alias, traffic splits, defaults of kinds."""
 
 from datetime import datetime
 from typing import Any
@@ -26,7 +26,11 @@ class ModelRecord(Base):
 
 
 class ModelVersionRecord(Base):
-    """A bundle under a model's name; ``version`` is the hash of its content."""
+    """A bundle under a model's name; ``version`` is the hash of its content.
+
+    ``archived``: since when nobody may use it; ``deleted``: since when its files are gone. The row stays, because the
+    history refers to it.
+    """
 
     __tablename__ = "model_versions"
     __table_args__ = (Index(None, "version"), Index(None, "run"))
@@ -37,14 +41,17 @@ class ModelVersionRecord(Base):
     run: Mapped[str | None] = mapped_column(BoundedText(NAME_LENGTH), ForeignKey(RunRecord.id, ondelete="SET NULL"))
     metrics: Mapped[dict[str, Any]]
     created: Mapped[datetime]
+    archived: Mapped[datetime | None]
+    deleted: Mapped[datetime | None]
 
 
 class AliasChangeRecord(Base):
-    """One change of an alias. The newest row names the live version; ``sequence`` has no gaps and no duplicates."""
+    """One change of an alias. The newest row names the live version, unless it retired the model; ``sequence`` has no
+    gaps and no duplicates."""
 
     __tablename__ = "alias_history"
     __table_args__ = (
-        CheckConstraint("action IN ('publish', 'promote', 'rollback')", name="action"),
+        CheckConstraint("action IN ('publish', 'promote', 'rollback', 'retire')", name="action"),
         UniqueConstraint("model", "alias", "sequence"),
         ForeignKeyConstraint(
             ["model", "version"], ["model_versions.model", "model_versions.version"], ondelete="CASCADE"
@@ -87,5 +94,17 @@ class SplitArmRecord(Base):
     version: Mapped[str | None]
     weight: Mapped[float]
     salt: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH))
+    actor: Mapped[str | None]
+    at: Mapped[datetime]
+
+
+class DefaultModelRecord(Base):
+    """The model that answers for a kind of entity where a request names none."""
+
+    __tablename__ = "default_models"
+    __table_args__ = (Index(None, "model"),)
+
+    kind: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH), primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"))
     actor: Mapped[str | None]
     at: Mapped[datetime]

@@ -19,10 +19,10 @@ from recsys_meta.core.limits import LABEL_LENGTH, MOST_ARMS
 from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.model_registry.registry import (
     check_beats_baseline,
-    get_model_record,
     live_version,
     lock_model,
     model_detail,
+    usable_version,
 )
 from recsys_meta.store.model_registry.split_arms import (
     SplitArm,
@@ -59,7 +59,7 @@ def start_split(
     Without a salt the last one is reused if the arms are the same in the same order, so that new weights move as few
     entities as possible between arms; otherwise a new one is drawn. Raises ConfigError for invalid arms, NotFoundError
     for an unknown model or version, ConflictError if no version is live or, unless forced, if an arm that is not live
-    loses to the simplest baseline by its stored evaluation.
+    loses to the simplest baseline by its stored evaluation, or has none.
     """
     check_arms(arms)
     at = utcnow(now)
@@ -68,7 +68,7 @@ def start_split(
     if live is None:
         raise ConflictError(f"model '{model}' has no live version to split from; promote one first")
     for arm in arms:
-        get_model_record(session, model, arm.version)
+        usable_version(session, model, arm.version)
         if arm.version != live.version and not force:
             check_beats_baseline(session, model, arm.version)
     if salt is None:

@@ -20,7 +20,7 @@ reuse = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], ma
 def test_sqlite_pragmas(tmp_path: Path) -> None:
     engine = connect(f"sqlite:///{tmp_path / 'deep' / 'x.db'}")
     with engine.connect() as connection:
-        wanted = {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 1, "busy_timeout": 10_000}
+        wanted = {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2, "busy_timeout": 10_000}
         assert {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in wanted} == wanted
     engine.dispose()
 

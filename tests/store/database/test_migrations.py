@@ -1,3 +1,4 @@
+import hashlib
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,21 +10,23 @@ from sqlalchemy import Engine, inspect, text
 from recsys_meta.core.errors import StoreError
 from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import StoreUnavailable, connect, reading, session
-from recsys_meta.store.entities import adaptations
+from recsys_meta.store.entities import adaptations, entities
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry.tables import AliasChangeRecord
+from recsys_meta.store.schema_check import check_schema
 from recsys_meta.store.tables import METADATA
 from recsys_meta.store.tracking import evaluations, runs
 from tests.store.database import view_rows
 from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
 
-HEAD = "0008"  # the newest revision
+HEAD = "0009"  # the newest revision
 VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks"}
 
 
 def test_schema_is_the_one_of_the_tables(engine: Engine) -> None:
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        options = {"compare_type": True, "compare_server_default": True, "version_table": migrate.VERSION_TABLE}
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, METADATA) == []
 
 
@@ -71,6 +74,7 @@ def test_indexes(engine: Engine) -> None:
         ("audit", ("action", "at")),
         ("audit", ("actor", "at")),
         ("splits", ("model", "version")),
+        ("default_models", ("model",)),
         ("explorations", ("created", "id")),
         ("tuning_studies", ("created", "name")),
         ("tuning_studies", ("learner", "objective", "created")),
@@ -99,7 +103,10 @@ def test_down_and_up_again_keeps_the_data(empty_url: str) -> None:
     with session(engine) as s:
         a_run(s, "r1")
         runs.log_metrics(s, [runs.MetricPoint("r1", "loss", 1, 0.5)])
-        registry.register_version(s, "m", "v1", "/bundles/v1", run="r1")
+        at = {"t": NOON}
+        s.execute(text("INSERT INTO models (name, created, updated) VALUES ('m', :t, :t)"), at)
+        version = "INSERT INTO model_versions (model, version, path, run, metrics, created)"
+        s.execute(text(f"{version} VALUES ('m', 'v1', '/bundles/v1', 'r1', '{{}}', :t)"), at)
         s.add(AliasChangeRecord(model="m", alias="live", sequence=1, version="v1", action="publish", at=NOON))
         late = {"answers", "variant"}
         old = {k: v for k, v in an_adaptation()._asdict().items() if k not in late}  # a row of that time
@@ -124,7 +131,7 @@ def test_down_and_up_again_keeps_the_data(empty_url: str) -> None:
         assert live.version == "v1"
     migrate.downgrade_database(empty_url, "base")
     assert migrate.current_revision(empty_url) is None
-    assert set(inspect(engine).get_table_names()) <= {"alembic_version"}
+    assert set(inspect(engine).get_table_names()) <= {migrate.VERSION_TABLE}
     migrate.upgrade_database(empty_url)
     with reading(engine) as s:
         assert runs.page_runs(s).items == []
@@ -201,3 +208,94 @@ def test_rows_that_refer_to_nothing_undo_a_migration(sqlite_url: str) -> None:
     with pytest.raises(StoreError, match="refer to nothing"):
         migrate.upgrade_database(sqlite_url)
     assert migrate.current_revision(sqlite_url) == "0001"
+
+
+def version_table(engine: Engine, name: str) -> list[str] | None:
+    if name not in inspect(engine).get_table_names():
+        return None
+    with reading(engine) as s:
+        return sorted(s.execute(text(f"SELECT version_num FROM {name}")).scalars())
+
+
+@pytest.mark.parametrize("foreign", ["0003", "0009", "ae1027a6acf", None])
+def test_another_programs_revision_is_none_of_ours(empty_url: str, foreign: str | None) -> None:
+    """Many programs number their revisions as we do, and Alembic's table has one name for all of them."""
+    engine = connect(empty_url)
+    with session(engine) as s:
+        s.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+        if foreign is not None:
+            s.execute(text("INSERT INTO alembic_version VALUES (:v)"), {"v": foreign})
+    assert migrate.current_revision(empty_url) is None
+    migrate.upgrade_database(empty_url)
+    assert migrate.current_revision(empty_url) == HEAD
+    assert version_table(engine, "alembic_version") == ([] if foreign is None else [foreign])
+    migrate.downgrade_database(empty_url, "base")
+    assert version_table(engine, "alembic_version") == ([] if foreign is None else [foreign])
+    engine.dispose()
+
+
+@pytest.mark.parametrize("beside", [None, "ae1027a6acf"])
+def test_the_revision_of_an_earlier_release_is_moved(empty_url: str, beside: str | None) -> None:
+    migrate.upgrade_database(empty_url, "0007")
+    engine = connect(empty_url)
+    with session(engine) as s:
+        s.execute(text(f"ALTER TABLE {migrate.VERSION_TABLE} RENAME TO alembic_version"))
+        if beside is not None:
+            s.execute(text("INSERT INTO alembic_version VALUES (:v)"), {"v": beside})
+    assert migrate.current_revision(empty_url) == "0007"
+    migrate.upgrade_database(empty_url)
+    assert version_table(engine, migrate.VERSION_TABLE) == [HEAD]
+    assert version_table(engine, "alembic_version") == (None if beside is None else [beside])
+    engine.dispose()
+
+
+def test_a_newer_releases_database_is_left_alone(database_url: str) -> None:
+    engine = connect(database_url)
+    with session(engine) as s:
+        s.execute(text(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'"))
+    for change in (migrate.upgrade_database, lambda url: migrate.downgrade_database(url, "0001")):
+        with pytest.raises(StoreError, match=r"9999.*newer"):
+            change(database_url)
+    with pytest.raises(StoreError, match=r"9999.*newer"):
+        check_schema(database_url)
+    engine.dispose()
+
+
+def test_a_database_is_compared_with_the_tables(database_url: str) -> None:
+    assert check_schema(database_url) == HEAD
+    engine = connect(database_url)
+    with session(engine) as s:
+        s.execute(text("DROP VIEW hardest_tasks"))
+        s.execute(text("DROP TABLE default_models"))
+        s.execute(text("ALTER TABLE model_versions DROP COLUMN archived"))
+    with pytest.raises(StoreError) as refused:
+        check_schema(database_url)
+    for missing in ("view 'hardest_tasks'", "table 'default_models'", "column 'model_versions.archived'"):
+        assert missing in str(refused.value)
+    engine.dispose()
+
+
+def test_digests_of_erased_entities_are_keyed_by_the_upgrade(empty_url: str) -> None:
+    plain = hashlib.sha256(b"4:useranna").hexdigest()
+    migrate.upgrade_database(empty_url, "0007")
+    engine = connect(empty_url)
+    with session(engine) as s:
+        row = {"d": plain, "t": NOON}
+        s.execute(
+            text(
+                "INSERT INTO erasures (receipt, kind, entity_digest, entities, events, adaptations, at, confirmed) "
+                "VALUES ('r', 'user', :d, 1, 2, 3, :t, :t)"
+            ),
+            row,
+        )
+        for action in ("delete entity", "promote"):
+            statement = "INSERT INTO audit (at, actor, action, target) VALUES (:t, 'a', :action, :d)"
+            s.execute(text(statement), {**row, "action": action})
+    migrate.upgrade_database(empty_url)
+    with session(engine) as s:
+        keyed = entities.entity_digest(s, "user", "anna")
+        assert keyed != plain
+        assert s.execute(text("SELECT entity_digest FROM erasures")).scalars().all() == [keyed]
+        assert s.execute(text("SELECT target FROM audit ORDER BY action")).scalars().all() == [keyed, plain]
+        assert entities.erase_entity(s, "user", "anna").receipt == "r"
+    engine.dispose()

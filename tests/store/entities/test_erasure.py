@@ -1,12 +1,18 @@
+import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
 
 from recsys_meta.core.errors import NotFoundError
-from recsys_meta.store.database.engine import reading, session
+from recsys_meta.store.database import engine as engine_module
+from recsys_meta.store.database import migrate
+from recsys_meta.store.database.engine import DatabaseOptions, connect, reading, session, truncate_wal
 from recsys_meta.store.entities import adaptations, entities, events
+from recsys_meta.store.entities.tables import ErasureRecord
+from recsys_meta.store.installation.installation_key import installation_key
 from recsys_meta.store.tables import METADATA
 from tests.store.samples import NOON, an_adaptation, an_event, later
 
@@ -113,8 +119,67 @@ def test_prune_adaptations(engine: Engine) -> None:
         assert len(adaptations.page_adaptations(s).items) == 6
 
 
-def test_digest_keeps_kind_and_id_apart() -> None:
-    names = {
-        entities.entity_digest(*pair) for pair in (("a", "bc"), ("ab", "c"), ("1:a", "b"), ("", "abc"), ("a", "\ud800"))
-    }
-    assert len(names) == 5
+def test_digest_keeps_kind_and_id_apart(engine: Engine) -> None:
+    pairs = (("a", "bc"), ("ab", "c"), ("1:a", "b"), ("", "abc"), ("a", "\ud800"))
+    with reading(engine) as s:
+        assert len({entities.entity_digest(s, *pair) for pair in pairs}) == 5
+
+
+def test_no_digest_can_be_tried_out_without_the_key(engine: Engine) -> None:
+    """In a receipt or the audit log of somebody else's: every plain hash of kind and id is another."""
+    with session(engine) as s:
+        entities.upsert_entity(s, "user", "42", {})
+        entities.erase_entity(s, "user", "42")
+        stored = s.scalars(select(ErasureRecord.entity_digest)).one()
+        key = installation_key(s)
+    texts = [f"{a}{b}{c}" for a in ("", "4:", "user", "4:user") for b in ("", ":", "/", "\0") for c in ("42", "user42")]
+    plain = {hashlib.new(name, t.encode()).hexdigest() for name in ("sha256", "md5", "sha1") for t in texts}
+    assert stored not in plain
+    assert len(key) == 32
+
+
+def test_a_secret_of_the_settings_takes_the_place_of_the_databases(database_url: str) -> None:
+    keys = []
+    for secret in (None, "a" * 40, "b" * 40, None):
+        engine = connect(database_url, DatabaseOptions(secret=secret))
+        for _ in range(2):
+            with reading(engine) as s:
+                keys.append(installation_key(s))
+        engine.dispose()
+    assert keys[::2] == keys[1::2]
+    assert keys[0] == keys[6] and len(set(keys)) == 3
+
+
+def test_nothing_of_an_erased_entity_stays_in_the_files(sqlite_url: str, tmp_path: Path) -> None:
+    migrate.upgrade_database(sqlite_url)
+    engine = connect(sqlite_url)
+    reader = connect(sqlite_url)  # keeps the log from being folded when a connection closes
+    with reading(reader) as open_reader:
+        open_reader.execute(text("SELECT 1"))
+    name = "anna-of-the-seven-lakes"
+    with session(engine) as s:
+        entities.upsert_entity(s, "user", name, {"town": name})
+        events.insert_events(s, [an_event(f"{name}-{i}", entity=name) for i in range(50)])
+        adaptations.save_adaptations(s, [an_adaptation(name)])
+    with session(engine) as s:
+        entities.erase_entity(s, "user", name)
+    folder = tmp_path / "database"
+    assert any(name.encode() in file.read_bytes() for file in folder.iterdir())  # in the log
+    assert truncate_wal(engine)
+    assert {file.name for file in folder.iterdir() if name.encode() in file.read_bytes()} == set()
+    engine.dispose()
+    reader.dispose()
+
+
+def test_a_reader_under_way_keeps_the_log_for_a_while(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrate.upgrade_database(sqlite_url)
+    monkeypatch.setattr(engine_module, "_TRUNCATE_S", 0.3)
+    writer, reader = connect(sqlite_url), connect(sqlite_url)
+    with reading(reader) as open_reader:
+        open_reader.execute(text("SELECT COUNT(*) FROM events")).all()
+        with session(writer) as s:
+            entities.upsert_entity(s, "user", "a", {})
+        assert not truncate_wal(writer)
+    assert truncate_wal(writer)
+    writer.dispose()
+    reader.dispose()

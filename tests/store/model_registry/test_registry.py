@@ -1,6 +1,7 @@
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,8 @@ from recsys_meta.core.errors import ConflictError, NotFoundError
 from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.model_registry import registry
 from tests.store.samples import NOON, a_run, later
+
+forced_promote = partial(registry.promote_version, force=True)  # versions of these tests are not evaluated
 
 
 def live_of(s: Session, model: str = "m") -> str | None:
@@ -32,7 +35,7 @@ def test_publish_promote_rollback_and_the_history(engine: Engine) -> None:
         registry.publish_version(s, "m", "bbbb", "/b", now=later(1))
         registry.register_version(s, "m", "cccc", "/c", now=later(2))
         assert live_of(s) == "bbbb"
-        registry.promote_version(s, "m", "cccc", actor="bob", now=later(3))
+        forced_promote(s, "m", "cccc", actor="bob", now=later(3))
         registry.rollback_version(s, "m", actor="cat", now=later(4))
         assert live_of(s) == "bbbb"
         registry.rollback_version(s, "m", now=later(5))
@@ -57,7 +60,7 @@ def test_what_is_live_stays_so_without_a_new_row(engine: Engine) -> None:
     with session(engine) as s:
         first = registry.publish_version(s, "m", "aaaa", "/a").id
         assert registry.publish_version(s, "m", "aaaa", "/a").id == first
-        assert registry.promote_version(s, "m", "aaaa").id == first
+        assert forced_promote(s, "m", "aaaa").id == first
         assert len(registry.model_detail(s, "m").history) == 1
 
 
@@ -74,8 +77,8 @@ def test_unknown_names(engine: Engine) -> None:
     three_versions(engine)
     with session(engine) as s:
         for call in (
-            lambda: registry.promote_version(s, "m", "dddd"),
-            lambda: registry.promote_version(s, "nobody", "aaaa"),
+            lambda: forced_promote(s, "m", "dddd"),
+            lambda: forced_promote(s, "nobody", "aaaa"),
             lambda: registry.rollback_version(s, "nobody"),
             lambda: registry.model_detail(s, "nobody"),
             lambda: registry.resolve_version(s, "m"),
@@ -103,8 +106,8 @@ def test_list(engine: Engine) -> None:
     three_versions(engine)
     with session(engine) as s:
         registry.publish_version(s, "ads", "aaaa", "/a")
-        registry.promote_version(s, "m", "bbbb")
-        registry.promote_version(s, "m", "aaaa")
+        forced_promote(s, "m", "bbbb")
+        forced_promote(s, "m", "aaaa")
         found = [(m.name, m.live, m.versions) for m in registry.page_models(s)]
     assert found == [("ads", "aaaa", 1), ("m", "aaaa", 3)]
 
@@ -112,9 +115,9 @@ def test_list(engine: Engine) -> None:
 def test_failed_transaction_leaves_what_was_live(engine: Engine) -> None:
     three_versions(engine)
     with session(engine) as s:
-        registry.promote_version(s, "m", "aaaa")
+        forced_promote(s, "m", "aaaa")
     with pytest.raises(RuntimeError), session(engine) as s:
-        registry.promote_version(s, "m", "bbbb")
+        forced_promote(s, "m", "bbbb")
         raise RuntimeError
     with reading(engine) as s:
         assert live_of(s) == "aaaa"
@@ -130,7 +133,7 @@ def test_concurrent_promotes_follow_one_another(engine: Engine) -> None:
         together.wait()
         for i in range(15):
             with session(engine) as s:
-                registry.promote_version(s, "m", ("aaaa", "bbbb", "cccc")[(worker + i) % 3], actor=str(worker))
+                forced_promote(s, "m", ("aaaa", "bbbb", "cccc")[(worker + i) % 3], actor=str(worker))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(promote, range(4)))
@@ -148,11 +151,11 @@ def test_second_promote_waits_for_the_first(engine: Engine) -> None:
     def second() -> str | None:
         started.set()
         with session(engine) as s:
-            return registry.promote_version(s, "m", "bbbb").previous
+            return forced_promote(s, "m", "bbbb").previous
 
     with ThreadPoolExecutor(1) as pool:
         with session(engine) as s:
-            registry.promote_version(s, "m", "aaaa")
+            forced_promote(s, "m", "aaaa")
             waiting = pool.submit(second)
             started.wait()
             with pytest.raises(TimeoutError):
@@ -169,7 +172,7 @@ def test_rollback_is_undo(engine: Engine, moves: list[str]) -> None:
             registry.register_version(s, model, version, "/x")
         for move in moves:
             if move != "back":
-                registry.promote_version(s, model, move)
+                forced_promote(s, model, move)
                 stack += [move] if stack[-1:] != [move] else []
             elif len(stack) < 2:
                 with pytest.raises(ConflictError):

@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -19,6 +20,9 @@ from tests.store.samples import NOON, an_evaluation, later
 
 HALVES = [SplitArm("old", "aaaa", 1), SplitArm("new", "bbbb", 1)]
 IDS = [f"entity {n}" for n in range(4000)]
+
+promote = partial(registry.promote_version, force=True)  # versions of these tests are not evaluated
+start = partial(start_split, force=True)
 
 
 @pytest.fixture
@@ -73,14 +77,14 @@ def test_an_ended_split_has_no_side() -> None:
 
 def test_a_split_starts_changes_and_ends_and_the_history_says_so(engine: Engine, model: str) -> None:
     with session(engine) as s:
-        first = start_split(s, model, HALVES, actor="ann", now=later(1))
+        first = start(s, model, HALVES, actor="ann", now=later(1))
         assert [a.weight for a in first.arms] == [0.5, 0.5]
-        ramped = start_split(s, model, [SplitArm("old", "aaaa", 1), SplitArm("new", "bbbb", 3)], now=later(2))
+        ramped = start(s, model, [SplitArm("old", "aaaa", 1), SplitArm("new", "bbbb", 3)], now=later(2))
         assert ramped.salt == first.salt
         assert [a.weight for a in ramped.arms] == [0.25, 0.75]
-        other = start_split(s, model, [*HALVES, SplitArm("third", "cccc", 2)], now=later(3))
+        other = start(s, model, [*HALVES, SplitArm("third", "cccc", 2)], now=later(3))
         assert other.salt != first.salt
-        assert start_split(s, model, HALVES, salt="mine", now=later(4)).salt == "mine"
+        assert start(s, model, HALVES, salt="mine", now=later(4)).salt == "mine"
         ended = stop_split(s, model, actor="bob", now=later(5))
         assert stop_split(s, model, now=later(6)) == ended
     with reading(engine) as s:
@@ -95,8 +99,8 @@ def test_a_split_starts_changes_and_ends_and_the_history_says_so(engine: Engine,
 
 def test_another_version_under_an_old_label_is_another_experiment(engine: Engine, model: str) -> None:
     with session(engine) as s:
-        first = start_split(s, model, HALVES)
-        other = start_split(s, model, [HALVES[0], replace(HALVES[1], version="cccc")])
+        first = start(s, model, HALVES)
+        other = start(s, model, [HALVES[0], replace(HALVES[1], version="cccc")])
     assert [a.label for a in first.arms] == [a.label for a in other.arms]
     assert first.salt != other.salt
 
@@ -104,9 +108,9 @@ def test_another_version_under_an_old_label_is_another_experiment(engine: Engine
 def test_only_what_stands_is_current(engine: Engine, model: str) -> None:
     with session(engine) as s:
         registry.publish_version(s, "n", "aaaa", "/a")
-        start_split(s, model, HALVES)
-        second = start_split(s, model, HALVES[::-1])
-        start_split(s, "n", [SplitArm("only", "aaaa", 5)])
+        start(s, model, HALVES)
+        second = start(s, model, HALVES[::-1])
+        start(s, "n", [SplitArm("only", "aaaa", 5)])
         stop_split(s, "n")
         assert current_splits(s) == [second]
         assert split_detail(s, model).split == second
@@ -115,15 +119,15 @@ def test_only_what_stands_is_current(engine: Engine, model: str) -> None:
 @pytest.mark.parametrize("move", ["promote", "promote what is live", "publish", "rollback"])
 def test_what_goes_live_ends_the_split(engine: Engine, model: str, move: str) -> None:
     with session(engine) as s:
-        registry.promote_version(s, model, "cccc")
-        start_split(s, model, HALVES)
+        promote(s, model, "cccc")
+        start(s, model, HALVES)
     with session(engine) as s:
         if move == "rollback":
             registry.rollback_version(s, model, actor="cat", now=later(9))
         elif move == "publish":
-            registry.publish_version(s, model, "dddd", "/d", actor="cat", now=later(9))
+            registry.publish_version(s, model, "dddd", "/d", actor="cat", now=later(9), end_split=True)
         else:
-            registry.promote_version(s, model, "bbbb" if move == "promote" else "cccc", actor="cat", now=later(9))
+            promote(s, model, "bbbb" if move == "promote" else "cccc", actor="cat", now=later(9), end_split=True)
         detail = split_detail(s, model)
         assert current_splits(s) == []
         assert (detail.history[0].actor, detail.history[0].at) == ("cat", later(9))
@@ -145,22 +149,22 @@ def test_what_goes_live_ends_the_split(engine: Engine, model: str, move: str) ->
 )
 def test_arms_that_cannot_be_are_refused(engine: Engine, model: str, given: list[SplitArm]) -> None:
     with session(engine) as s, pytest.raises(ConfigError):
-        start_split(s, model, given)
+        start(s, model, given)
 
 
 def test_what_is_not_there_cannot_be_split(engine: Engine, model: str) -> None:
     with session(engine) as s:
         registry.register_version(s, "n", "aaaa", "/a")
         with pytest.raises(NotFoundError):
-            start_split(s, model, [SplitArm("a", "dddd", 1)])
+            start(s, model, [SplitArm("a", "dddd", 1)])
         with pytest.raises(NotFoundError):
-            start_split(s, "nobody", HALVES)
+            start(s, "nobody", HALVES)
         with pytest.raises(NotFoundError):
             stop_split(s, "nobody")
         with pytest.raises(NotFoundError):
             split_detail(s, "nobody")
         with pytest.raises(ConflictError, match="no live version"):
-            start_split(s, "n", [SplitArm("a", "aaaa", 1)])
+            start(s, "n", [SplitArm("a", "aaaa", 1)])
 
 
 def test_an_arm_that_loses_to_the_simplest_baseline_has_to_be_forced(engine: Engine, model: str) -> None:
@@ -171,7 +175,7 @@ def test_an_arm_that_loses_to_the_simplest_baseline_has_to_be_forced(engine: Eng
         start_split(s, model, HALVES)
     with session(engine) as s:
         # What is live is so already.
-        assert start_split(s, model, [SplitArm("a", "aaaa", 1), SplitArm("c", "cccc", 1)]).sequence == 1
+        assert start_split(s, model, [SplitArm("a", "aaaa", 1), SplitArm("c", "cccc", 1)], force=True).sequence == 1
         assert start_split(s, model, HALVES, force=True).sequence == 2
 
 
@@ -183,9 +187,9 @@ def test_concurrent_changes_follow_one_another(engine: Engine, model: str) -> No
         for turn in range(6):
             with session(engine) as s:
                 if (worker + turn) % 3:
-                    start_split(s, model, HALVES, actor=str(worker))
+                    start(s, model, HALVES, actor=str(worker))
                 else:
-                    registry.promote_version(s, model, ("aaaa", "bbbb")[turn % 2], actor=str(worker))
+                    promote(s, model, ("aaaa", "bbbb")[turn % 2], actor=str(worker))
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(change, range(3)))

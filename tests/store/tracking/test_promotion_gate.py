@@ -58,7 +58,9 @@ def test_without_an_evaluation_nothing_is_known(engine: Engine) -> None:
     with session(engine) as s:
         registry.register_version(s, "m", "aaaa", "/a", now=NOON)
         assert check_promotion(s, "m", "aaaa") is None
-        assert registry.promote_version(s, "m", "aaaa").version == "aaaa"
+        with pytest.raises(ConflictError, match="never evaluated"):
+            registry.promote_version(s, "m", "aaaa")
+        assert registry.promote_version(s, "m", "aaaa", force=True).version == "aaaa"
 
 
 @pytest.mark.parametrize("metrics", [RANKING, RATING, CLICK, (*CLICK, "mrr"), CHOICE])
