@@ -23,13 +23,14 @@ from pipelines.commands import (
     train,
     tune,
 )
-from pipelines.console import err
+from pipelines.console import err, with_command
 from recsys_meta import __version__
 from recsys_meta.core.errors import RecsysMetaError, describe_os_error, describe_unexpected
 
 app = typer.Typer(
     name="recsys-meta",
     help="Meta-learning for the cold start: adapt to a newcomer from its first interactions.",
+    epilog="Exit status: 0 done, 1 failed (the reason is one line on standard error), 2 wrong usage.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -78,7 +79,7 @@ def main() -> None:
     try:
         app()
     except RecsysMetaError as error:
-        err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        err.print(f"[red]error:[/] {escape(with_command(str(error)))}", soft_wrap=True)
         sys.exit(1)
     except OSError as error:
         _exit_with(describe_os_error(error), error)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
 import sys
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -16,11 +19,36 @@ from rich.table import Table
 
 from recsys_meta.core.json_text import dump_json
 
+COMMAND = "recsys-meta"
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write machine-readable results to this file.")]
+
+
+def command_name() -> str:
+    """Return how the command of this installation is typed in the shell: by name where that is found, else by path."""
+    own = Path(sys.executable).parent / COMMAND
+    found = shutil.which(COMMAND)
+    if found is not None and (not own.is_file() or Path(found).resolve() == own.resolve()):
+        return COMMAND
+    if not own.is_file():
+        return f"{_short_path(Path(sys.executable))} -m pipelines"
+    return _short_path(own)
+
+
+def with_command(text: str) -> str:
+    """Return a text whose hints, `recsys-meta ...` in backquotes or at its start, work when they are typed as they
+    stand."""
+    name = command_name()
+    return text if name == COMMAND else re.sub(rf"(^|`|: ){COMMAND} ", lambda match: f"{match[1]}{name} ", text)
+
+
+def _short_path(path: Path) -> str:
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def print_json(value: Any) -> None:

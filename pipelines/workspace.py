@@ -44,7 +44,7 @@ class Workspace:
         url = self.settings.database
         if url.startswith("sqlite"):
             upgrade_database(url)
-        return database.connect(url)
+        return database.connect(url, self.settings.database_options)
 
     @contextmanager
     def session(self) -> Iterator[Session]:

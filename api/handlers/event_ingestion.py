@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,6 +25,9 @@ MAX_AHEAD_S = 300.0
 """Time by which the sender's clock may be ahead, seconds."""
 
 
+_FEW_EVENTS = 16  # so many are validated at once, without a thread
+
+
 class InvalidEventError(Exception):
     """Raised for an event that cannot be stored; says why."""
 
@@ -32,7 +37,9 @@ async def ingest_events(container: AppContainer, raw: Sequence[Any]) -> dict[str
 
     Raises StoreUnavailable while the database is away; then none is stored.
     """
-    events, rejections = validate_events(raw, container.registry)
+    # A thousand wrong events take longer than the event loop may stand still.
+    check = partial(validate_events, raw, container.registry)
+    events, rejections = check() if len(raw) <= _FEW_EVENTS else await asyncio.to_thread(check)
     new_events = list(events.values())
     outcomes = await container.database.write(lambda s: insert_events(s, new_events)) if events else []
     for index, outcome in zip(events, outcomes, strict=True):
@@ -46,7 +53,33 @@ async def ingest_events(container: AppContainer, raw: Sequence[Any]) -> dict[str
         container.metrics.events.labels(name).inc(count)
     missing = container.degraded_dependencies()
     rejections.sort(key=lambda rejection: int(rejection["index"]))
-    return {**counts, "refused": rejections, "degraded": bool(missing), "missing": missing}
+    unknown = _unknown_items(new_events, container.registry)
+    return {
+        "outcome": _outcome(counts["accepted"], counts["duplicates"], len(rejections)),
+        **counts,
+        "refused": rejections,
+        "unknown_items": unknown,
+        "degraded": bool(missing),
+        "missing": missing,
+    }
+
+
+def _outcome(accepted: int, duplicates: int, refused: int) -> str:
+    """Return what became of a batch, in a word: a receipt of status 200 may say that nothing was stored."""
+    if not accepted:
+        return "nothing new" if duplicates else "nothing stored"
+    return "partly stored" if refused else "stored"
+
+
+def _unknown_items(events: Sequence[NewEvent], registry: ModelRegistry) -> list[str]:
+    """Items that no model of their kind has, where there is one whose entities share a catalogue."""
+    unknown: set[str] = set()
+    for kind in {event.kind for event in events}:
+        models = registry.of_kind(kind)
+        if models and all(m.recommender.bundle.schema.home is None for m in models):
+            items = {event.item for event in events if event.kind == kind}
+            unknown |= {item for item in items if not any(item in m.recommender.catalog.ids for m in models)}
+    return sorted(unknown)
 
 
 def validate_events(raw: Sequence[Any], registry: ModelRegistry) -> tuple[dict[int, NewEvent], list[dict[str, Any]]]:

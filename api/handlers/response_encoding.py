@@ -32,10 +32,12 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
     return Response(orjson.dumps(content, option=_OPTIONS), status, headers, JSON)
 
 
-def encode_items(items: Sequence[ScoredItem], explanations: Sequence[ItemExplanation] = ()) -> list[dict[str, Any]]:
-    """Encode a list, with explanations where there are any."""
+def encode_items(
+    items: Sequence[ScoredItem], explanations: Sequence[ItemExplanation] = (), before: int = 0
+) -> list[dict[str, Any]]:
+    """Encode a list that follows `before` items, with explanations where there are any."""
     rows: list[dict[str, Any]] = [
-        {"rank": rank, "item": s.item, "score": s.score, "title": s.title} for rank, s in enumerate(items, 1)
+        {"rank": rank, "item": s.item, "score": s.score, "title": s.title} for rank, s in enumerate(items, before + 1)
     ]
     for row, explanation in zip(rows, explanations, strict=False):
         attributions = [_encode_attribution(one) for one in explanation.attributions]

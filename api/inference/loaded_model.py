@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
-
 from recsys_meta.core.errors import CheckpointError
 from recsys_meta.core.types import State
+from recsys_meta.inference.model_trial import TRIAL_ITEMS, try_bundle
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction
 from recsys_meta.models.bundle import load_bundle
@@ -28,7 +27,6 @@ MAX_BATCH = 32
 """Most entities that are adapted in one batch."""
 
 _MAX_BATCH_SCORES = 2**24  # of one batch, all catalogues together: 64 MiB, and as much again to rank them
-_WARM_UP_ITEMS = 10
 
 
 @dataclass
@@ -66,13 +64,14 @@ class LatencyTracker:
 @dataclass(frozen=True)
 class LoadedModel:
     """One loaded version of a model. `sample` is a state of it; None: the model cannot adapt, and popularity answers.
-    `variant` is the label of the arm of a traffic split that it answers for."""
+    `problem`: why it cannot; `variant` is the label of the arm of a traffic split that it answers for."""
 
     name: str
     recommender: Recommender
     sample: State | None
     latency: LatencyTracker = field(default_factory=LatencyTracker, compare=False)
     variant: str | None = None
+    problem: str | None = None
 
     @property
     def version(self) -> str:
@@ -121,21 +120,22 @@ def open_version(folder: Path, row: ModelVersionRecord) -> LoadedModel:
         raise CheckpointError(f"{path}: holds version {bundle.version}, not {row.version}; publish the run again")
     recommender = Recommender(bundle)
     latency = LatencyTracker(limit=max(1, min(MAX_BATCH, _MAX_BATCH_SCORES // recommender.catalog.size())))
-    return LoadedModel(row.model, recommender, _warm_up(recommender, latency), latency)
+    sample, problem = _warm_up(recommender, latency)
+    return LoadedModel(row.model, recommender, sample, latency, problem=problem)
 
 
-def _warm_up(recommender: Recommender, latency: LatencyTracker) -> State | None:
-    """Adapt to the most popular items and measure it; the state, or None where the model fails."""
-    names = [s.item for s in recommender.lists.top_k(recommender.catalog.popularity_scores, _WARM_UP_ITEMS)]
-    label_range = recommender.bundle.schema.label_range
-    label = label_range[1] if label_range else 1.0
-    entity = recommender.read_support(EntityRequest(events=[Interaction(name, label) for name in names]))
+def _warm_up(recommender: Recommender, latency: LatencyTracker) -> tuple[State | None, str | None]:
+    """Adapt to the most popular items and measure it; the state, or None and the reason where the model fails."""
     try:
-        for _ in range(3):
+        state = try_bundle(recommender.bundle, recommender)
+        names = [s.item for s in recommender.lists.top_k(recommender.catalog.popularity_scores, TRIAL_ITEMS)]
+        label_range = recommender.bundle.schema.label_range
+        label = label_range[1] if label_range else 1.0
+        entity = recommender.read_support(EntityRequest(events=[Interaction(name, label) for name in names]))
+        for _ in range(2):
             began = time.perf_counter()
-            state = recommender.adapt([entity])
-            scores = recommender.scores(state)
+            recommender.scores(recommender.adapt([entity]))
             latency.ms = 1000 * (time.perf_counter() - began)
-    except Exception:  # whatever is wrong with a model, popularity still answers
-        return None
-    return state if bool(torch.isfinite(scores).all()) else None
+    except CheckpointError as error:  # whatever is wrong with a model, popularity still answers
+        return None, str(error)
+    return state, None

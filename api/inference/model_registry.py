@@ -30,13 +30,14 @@ __all__ = ["LoadedModel", "ModelRegistry"]
 _MAX_PINNED = 4  # versions that are not live but were asked for by name
 _RETRY_S = 3.0  # time before a version that could not be loaded is tried again, seconds
 _UNREADABLE = "the version cannot be loaded; the server's log says why"
+_FAILING = "the live version fails when tried; the one before it answers"
 _ARM_MISSING = "an arm of the split cannot be loaded or is for others; the live version stands in"
 
 
 class ModelRegistry:
-    """Loaded models by name: `live` versions, `splits`, and `broken` ones with the reason. Readers see one snapshot,
-    which `refresh` replaces whole. `asked`: the database has said at least once which models there are. Without a log
-    the registry opens one."""
+    """Loaded models by name: `live` versions, `splits`, and `broken` ones with the reason. `defaults`: by kind, the
+    model that answers where a request names none. Readers see one snapshot, which `refresh` replaces whole. `asked`:
+    the database has said at least once which models there are. Without a log the registry opens one."""
 
     def __init__(self, database: AsyncDatabase, folder: Path, log: Any = None) -> None:
         self._database, self._folder = database, folder
@@ -47,13 +48,14 @@ class ModelRegistry:
         self.live: Mapping[str, LoadedModel] = MappingProxyType({})
         self.splits: Mapping[str, ActiveSplit] = MappingProxyType({})
         self.broken: Mapping[str, str] = MappingProxyType({})
+        self.defaults: Mapping[str, str] = MappingProxyType({})
         self.asked = False
 
     async def refresh(self) -> list[LoadedModel]:
         """Load what went live since; answer what was swapped in. A version that cannot be loaded leaves the one before
         it in service. Raises StoreUnavailable; then nothing changes."""
         async with self._lock:
-            live_rows, split_rows = await self._database.probe(_read_service)
+            live_rows, split_rows, given_defaults = await self._database.probe(_read_service)
             self._failures.retain(
                 (r.model, r.version) for rows in (live_rows, *(rows for _, rows in split_rows)) for r in rows
             )
@@ -68,10 +70,13 @@ class ModelRegistry:
 
             live, load_errors, splits = dict[str, LoadedModel](), dict[str, str](), dict[str, ActiveSplit]()
             for row in live_rows:
-                model = await find(row)
+                model, before_it = await find(row), self.live.get(row.model)
                 if model is None:
                     load_errors[row.model] = _UNREADABLE
-                    model = self.live.get(row.model)
+                    model = before_it
+                elif model.sample is None and before_it is not None and before_it.sample is not None:
+                    load_errors[row.model] = _FAILING
+                    model = before_it
                 if model is not None:
                     live[row.model] = model if model.variant is None else replace(model, variant=None)
             for split, rows in split_rows:
@@ -82,18 +87,23 @@ class ModelRegistry:
             # No await stands between these, so a request sees all of them or none.
             self.live, self.splits = MappingProxyType(live), MappingProxyType(splits)
             self.broken, self.asked = MappingProxyType(load_errors), True
+            self.defaults = MappingProxyType(_defaults(live, given_defaults))
             return [s for s in self._in_service() if (s.name, s.version, s.variant) not in before]
 
     async def check(self, name: str, version: str) -> LoadedModel:
-        """Load a registered version before it goes live. Raises NotFoundError, and ConflictError for one that cannot be
-        loaded: unlike after an outage, a retry would not help. The reason is logged at every call, because the client
-        is referred to the log."""
+        """Load and try a registered version before it goes live. Raises NotFoundError, and ConflictError for one that
+        cannot be loaded or fails: unlike after an outage, a retry would not help. The reason is logged at every call,
+        because the client is referred to the log."""
         row = await self._database.read(lambda s: registry.resolve_version(s, f"{name}@{version}"))
         self._failures.forget((row.model, row.version))
         try:
-            return await self._pin(row)
+            model = await self._pin(row)
         except CheckpointError as error:
             raise ConflictError(str(error)) from None
+        if model.problem is not None:
+            self._log.error("a version fails when tried", model=row.model, version=row.version, reason=model.problem)
+            raise ConflictError(f"{row.model}@{row.version} fails when tried, so it may not go live: {model.problem}")
+        return model
 
     async def resolve(self, model_name: str | None, kind: str | None, entity: str | None = None) -> LoadedModel:
         """Find the model of `name`, of `name@version`, or of an entity's kind. Raises Problem.
@@ -124,15 +134,18 @@ class ModelRegistry:
         return [*self.live.values(), *(arm for split in self.splits.values() for arm in split.arms.values())]
 
     def _for_kind(self, kind: str | None) -> LoadedModel:
-        fitting = self.of_kind(kind) if kind is not None else list(self.live.values())
-        if len(fitting) == 1:
-            return fitting[0]
+        if not self.live:
+            raise unavailable("No model is in service; publish one with `recsys-meta models publish`")
+        kinds = sorted({s.kind for s in self.live.values()})
+        if kind is None and len(kinds) > 1:
+            names = ", ".join(sorted(self.live))
+            raise ProblemError(
+                422, f"Several models fit; name a kind ({', '.join(kinds)}) or, in 'model', one of {names}"
+            )
+        fitting = self.of_kind(kind or kinds[0])
         if not fitting:
-            if not self.live:
-                raise unavailable("No model is in service; publish one with `recsys-meta models publish`")
             raise ProblemError(404, f"No model in service is for newcomers of kind '{kind}'")
-        names = ", ".join(sorted(s.name for s in fitting))
-        raise ProblemError(422, f"Several models fit; name one in 'model': {names}")
+        return self.live.get(self.defaults.get(fitting[0].kind, ""), fitting[0])
 
     async def _find_version(self, name: str, version: str) -> LoadedModel:
         """A version that is not live, or is named by a prefix. Raises Problem where there is none."""
@@ -197,10 +210,19 @@ class ModelRegistry:
         return model
 
 
+def _defaults(live: Mapping[str, LoadedModel], given: Mapping[str, str]) -> dict[str, str]:
+    """The default model of each kind: the one that was given, else the first published (`live` is in that order)."""
+    defaults: dict[str, str] = {}
+    for model in live.values():
+        defaults.setdefault(model.kind, model.name)
+    chosen = {kind: name for kind, name in given.items() if name in live and live[name].kind == kind}
+    return {**defaults, **chosen}
+
+
 def _read_service(
     session: Session,
-) -> tuple[list[ModelVersionRecord], list[tuple[TrafficSplit, list[ModelVersionRecord]]]]:
-    """The live version of each model, and the splits with the version of each arm.
+) -> tuple[list[ModelVersionRecord], list[tuple[TrafficSplit, list[ModelVersionRecord]]], dict[str, str]]:
+    """The live version of each model, first published first; the splits with the version of each arm; the defaults.
 
     Splits are read first: a promotion that is committed in between then leaves them active until the next poll. The
     other way round, entities of the new arm would get the old version for as long.
@@ -209,5 +231,6 @@ def _read_service(
         (s, [registry.get_model_record(session, s.model, a.version) for a in s.arms])
         for s in arms.current_splits(session)
     ]
-    summaries = [m for m in registry.page_models(session) if m.live is not None]
-    return [registry.get_model_record(session, m.name, str(m.live)) for m in summaries], split_rows
+    summaries = sorted((m for m in registry.page_models(session) if m.live is not None), key=lambda m: m.created)
+    live_rows = [registry.get_model_record(session, m.name, str(m.live)) for m in summaries]
+    return live_rows, split_rows, registry.default_models(session)

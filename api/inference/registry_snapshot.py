@@ -30,7 +30,8 @@ class RegistrySnapshot:
     async def save(self, registry: ModelRegistry) -> None:
         """Write the snapshot where it changed. To be called after the database was read."""
         live = {name: model.version for name, model in registry.live.items()}
-        content = {"live": live, "splits": [_encode_split(active.split) for active in registry.splits.values()]}
+        splits = [_encode_split(active.split) for active in registry.splits.values()]
+        content = {"live": live, "splits": splits, "defaults": dict(registry.defaults)}
         if content == self._written:
             return
         try:
@@ -43,12 +44,12 @@ class RegistrySnapshot:
     async def restore(self, registry: ModelRegistry) -> None:
         """Take the snapshot into service until the database says what is live. A damaged file counts as none, and an
         arm that cannot be loaded is left to the live version."""
-        live, splits = await asyncio.to_thread(self._read)
+        live, splits, defaults = await asyncio.to_thread(self._read)
         arms = [(split.model, arm.version) for split in splits for arm in split.arms]
         models_by_key = await self._open([*live.items(), *arms])
         models = {key[0]: models_by_key[key] for key in live.items() if key in models_by_key}
         if models and not registry.asked:
-            registry.live = MappingProxyType(models)
+            registry.live, registry.defaults = MappingProxyType(models), MappingProxyType(defaults)
             registry.splits = MappingProxyType(
                 {
                     s.model: activate_split(
@@ -70,13 +71,14 @@ class RegistrySnapshot:
                 self._log.warning("a noted model cannot be loaded", model=model, reason=type(error).__name__)
         return models_by_key
 
-    def _read(self) -> tuple[Live, list[TrafficSplit]]:
+    def _read(self) -> tuple[Live, list[TrafficSplit], dict[str, str]]:
         try:
             content = load_checksummed(self._path.read_text())
             live = {str(name): str(version) for name, version in content["live"].items()}
-            return live, [_decode_split(record) for record in content.get("splits", ())]
+            defaults = {str(kind): str(name) for kind, name in content.get("defaults", {}).items()}
+            return live, [_decode_split(record) for record in content.get("splits", ())], defaults
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            return {}, []
+            return {}, [], {}
 
 
 def _encode_split(split: TrafficSplit) -> dict[str, Any]:

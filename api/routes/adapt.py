@@ -14,6 +14,7 @@ from api.handlers.dependencies import ContainerDependency, request_id
 from api.handlers.event_ingestion import ingest_events
 from api.handlers.response_encoding import json_response
 from api.http.authorization import Scopes, require
+from api.http.guarded_route import GuardedRoute
 from api.http.problem_details import ProblemError, unavailable
 from api.inference.entity_context import find_entity_context, read_support
 from api.inference.loaded_model import LoadedModel
@@ -25,7 +26,7 @@ from recsys_meta.store.entities import entities
 from recsys_meta.wire.requests import AdaptRequest, Event, SupportEvent
 from recsys_meta.wire.responses import AdaptationResponse
 
-router = APIRouter(prefix="/v1", tags=["newcomers"])
+router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["newcomers"])
 
 NEEDS_ID = {"in": "body", "pointer": "/entity/id", "detail": "is needed"}
 

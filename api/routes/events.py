@@ -8,10 +8,11 @@ from api.handlers.dependencies import ContainerDependency, request_id
 from api.handlers.event_ingestion import ingest_events
 from api.handlers.response_encoding import json_response
 from api.http.authorization import require
+from api.http.guarded_route import GuardedRoute
 from recsys_meta.wire.requests import EventBatch
 from recsys_meta.wire.responses import EventReceipt
 
-router = APIRouter(prefix="/v1", tags=["newcomers"], dependencies=[require("write")])
+router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["newcomers"], dependencies=[require("write")])
 
 
 @router.post("/events", responses={200: {"model": EventReceipt}})

@@ -13,10 +13,11 @@ from api.container import AppContainer
 from api.handlers.dependencies import ContainerDependency
 from api.handlers.response_encoding import json_response
 from api.http.authorization import require
+from api.http.guarded_route import GuardedRoute
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.wire.responses import ReadinessReport
 
-router = APIRouter(tags=["health"])
+router = APIRouter(route_class=GuardedRoute, tags=["health"])
 
 
 @router.get("/livez")

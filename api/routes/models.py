@@ -13,13 +13,14 @@ from api.container import AppContainer
 from api.handlers.dependencies import ContainerDependency, ModelPath
 from api.handlers.response_encoding import json_response
 from api.http.authorization import actor, record_audit, require
+from api.http.guarded_route import GuardedRoute
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry.tables import AliasChangeRecord
-from recsys_meta.wire.requests import PromotionRequest
+from recsys_meta.wire.requests import PromotionRequest, RollbackRequest
 from recsys_meta.wire.responses import AliasChange, ModelDocument, ModelList
 
-router = APIRouter(prefix="/v1", tags=["models"])
+router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["models"])
 
 
 @router.get("/models", responses={200: {"model": ModelList}}, dependencies=[require("read")])
@@ -39,7 +40,9 @@ async def get_model(name: ModelPath, container: ContainerDependency) -> Response
     """A model with its versions and the history of what was live."""
     detail = await container.database.read(lambda s: registry.model_detail(s, name))
     versions = [
-        {"version": v.version, "run": v.run, "metrics": v.metrics, "created": v.created} for v in detail.versions
+        {"version": v.version, "run": v.run, "metrics": v.metrics, "created": v.created, "archived": v.archived}
+        for v in detail.versions
+        if v.deleted is None
     ]
     created = min((v.created for v in detail.versions), default=None)
     updated = detail.history[0].at if detail.history else None
@@ -49,24 +52,38 @@ async def get_model(name: ModelPath, container: ContainerDependency) -> Response
 
 @router.post("/models/{name}/promote", responses={200: {"model": AliasChange}}, dependencies=[require("admin")])
 async def promote(
-    name: ModelPath, body: PromotionRequest, request: Request, container: ContainerDependency, force: bool = False
+    name: ModelPath,
+    body: PromotionRequest,
+    request: Request,
+    container: ContainerDependency,
+    force: bool = False,
+    end_split: bool = False,
 ) -> Response:
-    """Make a registered version live, after it was loaded to see that it can be.
+    """Make a registered version live, after it was loaded and tried.
 
     This process serves it at once, others within about a second; no request is lost. Refused (409), unless forced,
-    where its stored evaluation says that it loses to the simplest baseline.
+    where its stored evaluation says that it loses to the simplest baseline, or it has none; and, unless `end_split`,
+    where it would end a split of other versions.
     """
     row = await container.registry.check(name, body.version)
 
     def promote_row(session: Session) -> AliasChangeRecord:
-        return registry.promote_version(session, name, row.version, actor=actor(request), force=force)
+        return registry.promote_version(
+            session, name, row.version, actor=actor(request), force=force, end_split=end_split
+        )
 
     return await _change_live(request, container, "promote", promote_row)
 
 
 @router.post("/models/{name}/rollback", responses={200: {"model": AliasChange}}, dependencies=[require("admin")])
-async def rollback(name: ModelPath, request: Request, container: ContainerDependency) -> Response:
-    """Make live what was live before; again, and it goes back one further."""
+async def rollback(
+    name: ModelPath, request: Request, container: ContainerDependency, body: RollbackRequest | None = None
+) -> Response:
+    """Make live what was live before, after it was tried; again, and it goes back one further. A split ends.
+
+    Of a retired model the last live version comes back.
+    """
+    await container.registry.check(name, await container.database.read(lambda s: registry.rollback_target(s, name)))
     return await _change_live(
         request, container, "rollback", lambda s: registry.rollback_version(s, name, actor=actor(request))
     )
@@ -101,7 +118,7 @@ def _summary(
 ) -> dict[str, Any]:
     model = container.registry.live.get(name)
     bundle = model.recommender.bundle if model else None
-    problem = "it fails when tried; popularity answers" if model and model.sample is None else None
+    problem = f"popularity answers: {model.problem}" if model and model.sample is None else None
     return {
         "name": name,
         "live": live,
@@ -114,5 +131,6 @@ def _summary(
         "predictor": bundle.predictor.name if bundle else None,
         "items": len(bundle.vocab.values["item"]) if bundle else None,
         "features": [f.name for f in bundle.schema.entity_features] if bundle else [],
+        "default": model is not None and container.registry.defaults.get(model.kind) == name,
         "problem": container.registry.broken.get(name) or problem,
     }

@@ -11,6 +11,7 @@ from api.handlers.dependencies import ContainerDependency
 from api.handlers.request_lifecycle import open_request
 from api.handlers.response_encoding import json_response
 from api.http.authorization import require
+from api.http.guarded_route import GuardedRoute
 from api.http.problem_details import unavailable
 from api.inference.cache_writer import MEMORY_TTL_S
 from api.inference.entity_context import read_support
@@ -21,7 +22,7 @@ from recsys_meta.wire.field_types import EntityId, Kind, ModelRef
 from recsys_meta.wire.requests import EntityInput
 from recsys_meta.wire.responses import OnboardingResponse
 
-router = APIRouter(prefix="/v1", tags=["newcomers"], dependencies=[require("read")])
+router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["newcomers"], dependencies=[require("read")])
 
 UNITS = {"ranking": "nats", "click": "nats", "rating": "squared label units"}
 

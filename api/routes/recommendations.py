@@ -25,7 +25,7 @@ from api.inference.state_resolver import Source, StateRequest, StateResolution, 
 from recsys_meta.core.types import FIRST, State
 from recsys_meta.inference.insight.explanations import ItemExplanation, explain_items
 from recsys_meta.inference.ranking.item_catalog import ScoredItem
-from recsys_meta.inference.ranking.list_builder import ItemList, ListRequest
+from recsys_meta.inference.ranking.list_builder import ItemList, ListRequest, shortfall
 from recsys_meta.inference.ranking.list_cursor import (
     CursorMismatch,
     ListCursor,
@@ -54,13 +54,14 @@ router = APIRouter(prefix="/v1", tags=["newcomers"])
 async def recommend(request: Request) -> Response:
     """The n best items for a newcomer, adapted to its first interactions.
 
-    Exactly n items come back unless fewer exist. `served_by` says how: `adapted`, `cache` (the adapted state was at
-    hand), `prior` (nothing is known but features) or `popular` (the model failed). The header `x-cache` says where
-    the state was found: `process`, `redis` or `miss`. `next`, sent back as `cursor` with the same request, gives the
-    items that follow. 409: the events have changed since and nobody holds that list any more.
+    Exactly n items come back unless fewer exist; `shortfall` then says what left no other. `served_by` says how:
+    `adapted`, `cache` (the adapted state was at hand), `prior` (nothing is known but features) or `popular` (the model
+    failed). The header `x-cache` says where the state was found: `process`, `redis` or `miss`. `next`, sent back as
+    `cursor` with the same request, gives the items that follow, whose ranks go on. 409: the events have changed since
+    and nobody holds that list any more.
     """
     container, body, raw = await authorize_and_parse(request, "read", RecommendationRequest)
-    cursor = _read_cursor(body.cursor, container.profiles.secret) if body.cursor else None
+    cursor = _read_cursor(body.cursor, container.profiles.cursor_key.value) if body.cursor else None
     call = await open_request(body.model, body.entity, request, container, cursor.version if cursor else None)
     key = _list_key(call, raw)
     cache_entry = None if key is None else await container.resolver.cached_list(key, call.entity_context)
@@ -78,8 +79,10 @@ async def recommend(request: Request) -> Response:
             "support_size": size,
             "unknown_items": unknown_items,
             "unknown_features": call.model.recommender.encoder.unknown_features(page.entity.features),
-            "items": encode_items(items, explanations),
-            "next": None if end is None or resolution.model_failed else _next_cursor(page, end),
+            "unknown_filter_values": call.model.recommender.lists.unknown_filter_values(page.request.filters),
+            "shortfall": shortfall(page.request, len(items), page.entity),
+            "items": encode_items(items, explanations, page.rank),
+            "next": None if end is None or resolution.model_failed else _next_cursor(page, end, page.rank + len(items)),
         }
     )
     if key is not None and not resolution.model_failed and (explanations or not body.explain):
@@ -120,6 +123,11 @@ class _PageRequest(NamedTuple):
     def scope(self) -> ListScope:
         """The list that its cursors belong to."""
         return ListScope(self.call.model.version, self.call.entity_context.owner or "", self.request.context)
+
+    @property
+    def rank(self) -> int:
+        """The rank of the item that the page begins behind, 0 for the first page."""
+        return 0 if self.cursor is None else self.cursor.rank
 
     @property
     def is_current(self) -> bool:
@@ -204,11 +212,11 @@ def _build_list(page: _PageRequest, resolution: StateResolution) -> ItemList:
     return lists.build(resolution.scores, page.entity, page.request, page.query, after)
 
 
-def _next_cursor(page: _PageRequest, end: ListPosition) -> str:
-    """Write the cursor of what follows the end of the page."""
+def _next_cursor(page: _PageRequest, end: ListPosition, rank: int) -> str:
+    """Write the cursor of what follows the end of the page, whose last item has a rank."""
     entity, cursor = page.entity, page.cursor
     support, size = (entity.digest, entity.support_size) if cursor is None else (cursor.support, cursor.size)
-    return write_cursor(page.scope.cursor(support, size, end), page.call.container.profiles.secret)
+    return write_cursor(page.scope.cursor(support, size, end, rank), page.call.container.profiles.cursor_key.value)
 
 
 async def _explain(

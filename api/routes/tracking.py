@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from api.handlers.dependencies import ContainerDependency, Cursor, Limit, Word
 from api.handlers.response_encoding import json_response
 from api.http.authorization import require
+from api.http.guarded_route import GuardedRoute
 from recsys_meta.store.database.base import Base
 from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, paginate
 from recsys_meta.store.entities import adaptations
@@ -21,7 +22,13 @@ from recsys_meta.store.tracking.tables import MetricRecord
 from recsys_meta.wire.field_types import ServedBy
 from recsys_meta.wire.responses import RowPage
 
-router = APIRouter(prefix="/v1", tags=["results"], dependencies=[require("read")], responses={200: {"model": RowPage}})
+router = APIRouter(
+    route_class=GuardedRoute,
+    prefix="/v1",
+    tags=["results"],
+    dependencies=[require("read")],
+    responses={200: {"model": RowPage}},
+)
 RunPath = Annotated[str, Path(max_length=100)]
 
 

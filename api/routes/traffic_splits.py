@@ -12,6 +12,7 @@ from api.container import AppContainer
 from api.handlers.dependencies import ContainerDependency, ModelPath
 from api.handlers.response_encoding import json_response
 from api.http.authorization import actor, record_audit, require
+from api.http.guarded_route import GuardedRoute
 from recsys_meta.core.errors import ConflictError
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import traffic_splits as splits
@@ -19,7 +20,7 @@ from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
 from recsys_meta.wire.requests import SplitBody
 from recsys_meta.wire.responses import SplitDocument
 
-router = APIRouter(prefix="/v1", tags=["models"], responses={200: {"model": SplitDocument}})
+router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["models"], responses={200: {"model": SplitDocument}})
 
 
 @router.get("/models/{name}/split", dependencies=[require("read")])

@@ -10,6 +10,7 @@ import typer
 from pipelines.console import Json, err, out, print_json, print_table
 from pipelines.workspace import Workspace
 from recsys_meta.store.access.audit_log import record_action
+from recsys_meta.store.database.engine import truncate_wal
 from recsys_meta.store.database.migrate import current_revision, downgrade_database, upgrade_database
 from recsys_meta.store.entities.adaptations import page_adaptations, prune_adaptations
 from recsys_meta.store.entities.entities import entity_digest, erase_entity, find_entity
@@ -126,7 +127,8 @@ def delete_entity_command(
     workspace = Workspace()
     with workspace.session() as session:
         receipt = erase_entity(session, kind, entity)
-        record_action(session, "delete entity", entity_digest(kind, entity), actor="command line")
+        record_action(session, "delete entity", entity_digest(session, kind, entity), actor="command line")
+    truncate_wal(workspace.engine)
     result = {**receipt.__dict__, "cached": workspace.evict_cached_states(kind, entity)}
     if as_json:
         print_json(result)
@@ -179,12 +181,14 @@ def prune_command(
 ) -> None:
     """Delete ended runs with their metrics, adaptations and explorations that are older than so many days."""
     before = datetime.now(UTC) - timedelta(days=days)
-    with Workspace().session() as session:
+    workspace = Workspace()
+    with workspace.session() as session:
         counts = {
             "runs": prune_runs(session, before),
             "adaptations": prune_adaptations(session, before),
             "explorations": prune_explorations(session, before),
         }
+    truncate_wal(workspace.engine)
     if as_json:
         print_json(counts)
     else:

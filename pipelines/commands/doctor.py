@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 import typer
+from sqlalchemy import text
 
-from pipelines.console import Json, print_json, print_table
+from pipelines.console import Json, print_json, print_table, with_command
 from pipelines.workspace import Workspace
 from recsys_meta import __version__
-from recsys_meta.core.errors import RecsysMetaError
+from recsys_meta.core.errors import CheckpointError, ConfigError, RecsysMetaError, StoreError
+from recsys_meta.inference.model_trial import try_bundle
 from recsys_meta.store.cache.redis_cache import SyncRedisCache
-from recsys_meta.store.database.migrate import current_revision
+from recsys_meta.store.database.database_errors import READ_ONLY
+from recsys_meta.store.database.database_url import parse_url
 from recsys_meta.store.model_registry.registry import page_models
+from recsys_meta.store.schema_check import check_schema
 
 Check = tuple[str, str, str]
+
+MIN_FREE_BYTES = 200 * 2**20
+"""Free space under which a disk counts as full."""
 
 
 def doctor(as_json: Json = False) -> None:
@@ -47,9 +55,11 @@ def doctor(as_json: Json = False) -> None:
 def _run_check(what: str, check: Callable[[], str]) -> Check:
     try:
         return what, "ok", check()
-    except (RecsysMetaError, OSError) as error:
-        detail = str(error) if isinstance(error, RecsysMetaError) else type(error).__name__
-        return what, "failed", detail
+    except RecsysMetaError as error:
+        return what, "failed", with_command(str(error))
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return what, "failed", where + (error.strerror or type(error).__name__)
 
 
 def _check_package(package: str, purpose: str) -> Check:
@@ -63,24 +73,32 @@ def _check_home(workspace: Workspace) -> str:
     home = workspace.settings.home
     home.mkdir(parents=True, exist_ok=True)
     probe = home / ".doctor"
-    probe.touch()
+    probe.write_bytes(bytes(4096))
     probe.unlink()
-    return f"{home.resolve()} can be written"
+    free = shutil.disk_usage(home).free
+    if free < MIN_FREE_BYTES:
+        raise ConfigError(f"{home.resolve()}: only {free // 2**20} MB are free; runs and models need some hundred")
+    return f"{home.resolve()} can be written, {free // 2**30} GB free"
 
 
 def _check_data(workspace: Workspace) -> str:
     names = sorted(p.parent.name for p in workspace.settings.prepared.glob("*/dataset.json"))
     raw = workspace.settings.data
+    if raw is not None and not raw.is_dir():
+        raise ConfigError(f"RECSYS_META_DATA: {raw} is no folder")
     source = f"raw data in {raw}" if raw else "RECSYS_META_DATA is not set"
     return f"{source}; prepared: {', '.join(names) or 'none'}"
 
 
 def _check_database(workspace: Workspace) -> str:
-    kind = workspace.settings.database.partition(":")[0]
+    settings = workspace.settings
+    kind = parse_url(settings.database).get_backend_name()
     _ = workspace.engine
-    revision = current_revision(workspace.settings.database)
-    if revision is None:
-        raise RecsysMetaError("the database has no tables; run `recsys-meta db upgrade`")
+    revision = check_schema(settings.database, settings.database_options)
+    with workspace.session() as session:  # on SQLite this takes the lock of a writer
+        if kind == "postgresql" and session.scalar(text("SHOW transaction_read_only")) == "on":
+            standby = session.scalar(text("SELECT pg_is_in_recovery()"))
+            raise StoreError(f"{READ_ONLY}: " + ("this server is a standby" if standby else "it is set to read only"))
     return f"{kind}, revision {revision}"
 
 
@@ -90,6 +108,7 @@ def _check_cache(workspace: Workspace) -> str:
         return "in-process (RECSYS_META_REDIS_URL is not set)"
     cache = SyncRedisCache(url, timeout=2.0)
     try:
+        cache.check()
         return f"Redis {cache.version()}"
     finally:
         cache.close()
@@ -97,8 +116,20 @@ def _check_cache(workspace: Workspace) -> str:
 
 def _check_models(workspace: Workspace) -> str:
     with workspace.reading() as session:
-        models = page_models(session)
-    return ", ".join(f"{m.name}@{m.live}" for m in models) or "none published yet"
+        live = [m for m in page_models(session) if m.live is not None]
+    problems = [problem for m in live if (problem := _model_problem(workspace, m.name)) is not None]
+    if problems:
+        raise CheckpointError("; ".join(problems))
+    return ", ".join(f"{m.name}@{m.live}" for m in live) or "none published yet"
+
+
+def _model_problem(workspace: Workspace, name: str) -> str | None:
+    """Say why a live model cannot be served, None where it can."""
+    try:
+        try_bundle(workspace.bundle(name))
+    except RecsysMetaError as error:
+        return f"{name}: {error}"
+    return None
 
 
 def add_to(app: typer.Typer) -> None:

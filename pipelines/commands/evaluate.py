@@ -28,6 +28,7 @@ from recsys_meta.evaluation.baseline_tuning import edge_warnings, fit_tuned
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start
 from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.evaluate_batch import metric_names
+from recsys_meta.models.bundle import Bundle
 from recsys_meta.store.tracking import evaluations
 
 
@@ -45,16 +46,50 @@ def evaluate(
 ) -> None:
     """The cold-start curve of a published model on its meta-test newcomers, with 95% intervals."""
     workspace = Workspace()
-    bundle = workspace.bundle(model)
+    result = measure_bundle(
+        workspace,
+        workspace.bundle(model),
+        shots=parse_shots(shots),
+        baselines=baselines,
+        dataset=dataset,
+        order=order,
+        min_query=min_query,
+    )
+    _store(workspace, result, model)
+    print_comparison([result], json_file, html)
+
+
+def evaluate_version(workspace: Workspace, name: str, version: str) -> None:
+    """Evaluate a published version beside the simplest baseline and store the curve, as the command does.
+
+    Raises RecsysMetaError where its data set is not at hand.
+    """
+    result = measure_bundle(workspace, workspace.bundle(f"{name}@{version}"), unadapted=False)
+    _store(workspace, result, name)
+
+
+def measure_bundle(
+    workspace: Workspace,
+    bundle: Bundle,
+    *,
+    shots: tuple[int, ...] | None = None,
+    baselines: str = "none",
+    dataset: str | None = None,
+    order: str | None = None,
+    min_query: int | None = None,
+    unadapted: bool = True,
+) -> Comparison:
+    """Measure the curves of a bundle, of the same without adapting unless that is left out, and of baselines.
+
+    Raises CheckpointError where the data set is not the one that it was trained on.
+    """
     data, _ = workspace.dataset(dataset or str(bundle.about.get("dataset", "")))
     if data.digest != bundle.about.get("data_digest"):
         raise CheckpointError(
             "this data set is not the one that the model was trained on; meta-test would not be new to it"
         )
     scenario: Scenario = "actors" if bundle.about.get("scenario") == "actors" else "new"
-    protocol = EvaluationProtocol(
-        parse_shots(shots), str(bundle.about["split"]), parse_order(order), min_query, scenario
-    )
+    protocol = EvaluationProtocol(shots, str(bundle.about["split"]), parse_order(order), min_query, scenario)
     points = protocol.points(data)
     seed = int(bundle.about["seed"])
     index = event_index_for(data, scenario, seed)
@@ -82,10 +117,10 @@ def evaluate(
         role: evaluations.Role = "flagship" if name in FLAGSHIPS else "learner"
         model_curve = curve(bundle.predictor, bundle.params, name)
         result.methods.append(MethodCurves(name, role, {seed: model_curve}, versions={seed: bundle.version}))
-        plain = f"{name}-unadapted"
-        result.methods.append(
-            MethodCurves(plain, "learner", {seed: curve(UnadaptedPredictor(bundle.predictor), bundle.params, plain)})
-        )
+        if unadapted:
+            plain = f"{name}-unadapted"
+            plain_curve = curve(UnadaptedPredictor(bundle.predictor), bundle.params, plain)
+            result.methods.append(MethodCurves(plain, "learner", {seed: plain_curve}))
         requested_names = parse_baselines(baselines, data)
         for other in _with_reference(requested_names, data):
             try:
@@ -98,8 +133,7 @@ def evaluate(
             baseline_curve = curve(baseline.predictor, baseline.params, other)
             note, warnings = tuning_note(baseline.report), tuple(edge_warnings(baseline.report))
             result.methods.append(MethodCurves(other, "baseline", {seed: baseline_curve}, note, warnings=warnings))
-    _store(workspace, result, model)
-    print_comparison([result], json_file, html)
+    return result
 
 
 def _with_reference(names: list[str], data: Dataset) -> list[str]:

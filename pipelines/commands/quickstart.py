@@ -14,14 +14,14 @@ from rich.markup import escape
 from pipelines.commands.compare import run_comparison
 from pipelines.commands.comparison_output import print_comparison
 from pipelines.commands.models import publish_run
-from pipelines.console import Json, err, out, print_json
+from pipelines.console import Json, err, out, print_json, with_command
 from pipelines.experiments import comparison, report
 from pipelines.experiments.comparison import Comparison
 from pipelines.experiments.comparison_run import FLAGSHIPS, EvaluationProtocol
 from pipelines.experiments.tuned_baselines import baselines_for, is_installed
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
-from recsys_meta.core.errors import DataError, RecsysMetaError
+from recsys_meta.core.errors import ConflictError, DataError, RecsysMetaError
 from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.schema import Objective, Schema
 from recsys_meta.data import locate, prepare_named
@@ -63,7 +63,7 @@ def quickstart(
     if result.bundle is None:
         raise RecsysMetaError("training left no model")
     run = result.run
-    model, version = publish_run(workspace, run, f"flagship-{name}")
+    model, version = _publish(workspace, run, f"flagship-{name}")
     target = out_dir or workspace.settings.home / "quickstart"
     paths = report.write_report(result, target, "recsys-meta quickstart")
     content = comparison.as_json([result], "recsys-meta quickstart", datetime.now(UTC).isoformat())
@@ -86,7 +86,16 @@ def quickstart(
     out.print(f"\nDone in {seconds:.0f} s. [bold]{model}@{version}[/] is live; report: {escape(str(paths[1]))}\n")
     out.print("What to type next:", style="bold")
     for line in _next_commands(result, model):
-        out.print("  " + escape(line), soft_wrap=True)
+        out.print("  " + escape(with_command(line)), soft_wrap=True)
+
+
+def _publish(workspace: Workspace, run: str, name: str) -> tuple[str, str]:
+    """Publish the run, also where the table shows that it loses to the simplest baseline: say so then."""
+    try:
+        return publish_run(workspace, run, name)
+    except ConflictError as error:
+        err.print(f"[yellow]warning:[/] {escape(str(error))}; it is published all the same", soft_wrap=True)
+        return publish_run(workspace, run, name, force=True, end_split=True)
 
 
 def _prepare(workspace: Workspace, name_option: str | None) -> tuple[str, Path, str]:

@@ -27,14 +27,14 @@ from recsys_meta import __version__
 from recsys_meta.core.atomic_io import sha256
 from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.inference.one_shot import RecommendedList, recommend
-from recsys_meta.inference.ranking.list_cursor import ListScope, secret_of, write_cursor
+from recsys_meta.inference.ranking.list_cursor import ListScope, write_cursor
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction, QueryContext
 from recsys_meta.inference.requests.stored_events import merge_events
 from recsys_meta.models.bundle import load_bundle
 from recsys_meta.store.cache.keys import owner_key
-from recsys_meta.store.database.engine import parse_url
 from recsys_meta.store.entities import profiles
+from recsys_meta.store.installation.installation_key import CURSORS, derived_key, installation_key
 
 
 def recommend_command(
@@ -76,7 +76,8 @@ def recommend_command(
     if as_json:
         owner = "" if entity is None else owner_key(bundle.schema.kind, entity)
         scope = ListScope(bundle.version, owner, query_context)
-        secret = secret_of(parse_url(workspace.settings.database).render_as_string(hide_password=False))
+        with workspace.reading() as session:
+            secret = derived_key(installation_key(session), CURSORS)
         print_json(list_json(result, name, bundle.version, variant, next_cursor(result, scope, secret)))
         return
     title = f"{name}@{bundle.version}: {result.served_by}, {result.support_size} events"
@@ -85,6 +86,8 @@ def recommend_command(
         ("rank", "item", "title", "score"),
         [(i + 1, s.item, s.title, s.score) for i, s in enumerate(result.items)],
     )
+    if result.shortfall:
+        err.print(f"[yellow]{len(result.items)} items: {escape(result.shortfall)}[/]")
     if result.unknown_items:
         names = escape(", ".join(result.unknown_items[:5]))
         err.print(f"[yellow]the model does not know {names}; they were left out[/]")
@@ -109,7 +112,7 @@ def next_cursor(result: RecommendedList, scope: ListScope, secret: bytes) -> str
     """Write the cursor of what follows a list, for the API; None at the list's end."""
     if result.end is None:
         return None
-    return write_cursor(scope.cursor(result.support_digest, result.support_size, result.end), secret)
+    return write_cursor(scope.cursor(result.support_digest, result.support_size, result.end, len(result.items)), secret)
 
 
 def list_json(
@@ -126,6 +129,8 @@ def list_json(
         "support_size": result.support_size,
         "unknown_items": list(result.unknown_items),
         "unknown_features": list(result.unknown_features),
+        "unknown_filter_values": {},
+        "shortfall": result.shortfall,
         "items": [
             {"rank": i + 1, "item": s.item, "score": s.score, "title": s.title} for i, s in enumerate(result.items)
         ],

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from pipelines.console import Json, err, out, print_json, progress_bar
+from pipelines.console import Json, err, out, print_json, progress_bar, with_command
 from pipelines.experiments.comparison_run import recipe_for
 from pipelines.experiments.training_inputs import open_training_inputs
 from pipelines.experiments.training_processes import training_group
@@ -141,7 +141,7 @@ def _print_result(result: TrainingResult) -> None:
         out.print(_share_table(result.shares))
     for warning in result.warnings:
         err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
-    err.print(f"Next: recsys-meta models publish {result.spec.id}")
+    err.print(with_command(f"Next: recsys-meta models publish {result.spec.id}"), soft_wrap=True)
 
 
 def _share_table(shares: Sequence[MemberShare]) -> Table:

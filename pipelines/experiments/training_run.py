@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from recsys_meta import __version__
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import CheckpointError, NotFoundError, RecsysMetaError
+from recsys_meta.core.folder_lock import folder_lock
 from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.types import Params
 from recsys_meta.episodes.event_index import EventIndex
@@ -154,8 +156,11 @@ def train_run(
         inputs.split_by,
         inputs.scenario,
     )
-    write_file(spec.folder(workspace) / "run.json", spec.dump().encode())
-    return _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify), group)
+    folder = spec.folder(workspace)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _run_lock(workspace, spec):
+        write_file(folder / "run.json", spec.dump().encode())
+        return _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify), group)
 
 
 def fitting_recipe(recipe: Recipe, inputs: TrainingInputs) -> Recipe:
@@ -195,9 +200,10 @@ def resume_run(
     inputs = _open_inputs(workspace, spec)
     if group is not None:
         group.check_tasks(spec.recipe.train.tasks)
-    with workspace.session() as session:
-        runs.set_run_status(session, run_id, "running")
-    return _execute(workspace, spec, inputs, report, TunedBaselines(inputs, notify), group)
+    with _run_lock(workspace, spec):
+        with workspace.session() as session:
+            runs.set_run_status(session, run_id, "running")
+        return _execute(workspace, spec, inputs, report, TunedBaselines(inputs, notify), group)
 
 
 def follow_run(workspace: Workspace, group: TrainingGroup) -> None:
@@ -222,6 +228,11 @@ def _open_inputs(workspace: Workspace, spec: RunSpec) -> TrainingInputs:
     if data.digest != spec.digest:
         raise CheckpointError(f"run {spec.id} was made from other data than {spec.dataset} holds now")
     return training_inputs(data, spec.dataset, scenario=spec.scenario, split=spec.split, seed=spec.seed)
+
+
+def _run_lock(workspace: Workspace, spec: RunSpec) -> AbstractContextManager[None]:
+    """Keep others from training the run: two at once would write over each other's checkpoints."""
+    return folder_lock(spec.folder(workspace), f"run {spec.id} is being trained by another process; wait until it ends")
 
 
 def read_run_spec(workspace: Workspace, run_id: str) -> RunSpec:
@@ -250,10 +261,17 @@ def _execute(
         _close(workspace, spec, "stopped", str(reason))
         raise
     except (RecsysMetaError, KeyboardInterrupt) as reason:
-        _close(workspace, spec, "failed", str(reason) or "interrupted")
+        with suppress(RecsysMetaError):  # where the database fails too, the first failure is what is told
+            _close(workspace, spec, "failed", str(reason) or "interrupted")
         raise
+    except OSError as error:
+        message = f"{spec.folder(workspace)} cannot be written: {error.strerror or error}"
+        with suppress(RecsysMetaError):
+            _close(workspace, spec, "failed", message)
+        raise CheckpointError(f"{message}; `recsys-meta train --resume {spec.id}` continues") from None
     except Exception as error:
-        _close(workspace, spec, "failed", f"unexpected {type(error).__name__}")
+        with suppress(RecsysMetaError):
+            _close(workspace, spec, "failed", f"unexpected {type(error).__name__}")
         raise
 
 

@@ -189,17 +189,17 @@ def get_model(name: str) -> EndpointCall[ModelDocument]:
     return EndpointCall("GET", f"/v1/models/{_quote_segment(name)}", ModelDocument)
 
 
-def promote(name: str, version: str, *, force: bool = False) -> EndpointCall[AliasChange]:
-    """Make a registered version live; with `force` also one that loses to the simplest baseline."""
+def promote(name: str, version: str, *, force: bool = False, end_split: bool = False) -> EndpointCall[AliasChange]:
+    """Make a registered version live; with `force` also one that loses to the simplest baseline or was never evaluated,
+    with `end_split` also one that ends a split of others."""
     body = _to_json(PromotionRequest(version=version))
-    return EndpointCall(
-        "POST", f"/v1/models/{_quote_segment(name)}/promote", AliasChange, body, _without_none(force=force or None)
-    )
+    params = _without_none(force=force or None, end_split=end_split or None)
+    return EndpointCall("POST", f"/v1/models/{_quote_segment(name)}/promote", AliasChange, body, params)
 
 
 def rollback(name: str) -> EndpointCall[AliasChange]:
     """Make the version live that was live before."""
-    return EndpointCall("POST", f"/v1/models/{_quote_segment(name)}/rollback", AliasChange, repeatable=False)
+    return EndpointCall("POST", f"/v1/models/{_quote_segment(name)}/rollback", AliasChange, {}, repeatable=False)
 
 
 def get_split(name: str) -> EndpointCall[SplitDocument]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recsys_meta.inference.ranking.item_catalog import ScoredItem
-from recsys_meta.inference.ranking.list_builder import ListRequest
+from recsys_meta.inference.ranking.list_builder import ListRequest, shortfall
 from recsys_meta.inference.ranking.list_cursor import ListPosition
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EntityRequest, QueryContext
@@ -19,7 +19,7 @@ class RecommendedList:
 
     served_by: adapted or prior; unknown_items: items that the model lacks; unknown_features: names of features of
     which the model lacks the value; support_digest: digest of the support; end: the position of the last item where
-    more items follow it.
+    more items follow it; shortfall: why the list has fewer items than were asked for.
     """
 
     items: list[ScoredItem]
@@ -30,6 +30,7 @@ class RecommendedList:
     milliseconds: float
     support_digest: str
     end: ListPosition | None
+    shortfall: str | None = None
 
 
 def recommend(
@@ -57,4 +58,5 @@ def recommend(
         1000 * (time.perf_counter() - start),
         entity.digest,
         end,
+        shortfall(list_request, len(items), entity),
     )

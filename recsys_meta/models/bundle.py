@@ -83,7 +83,10 @@ def make_bundle(
 
 
 def save_bundle(bundle: Bundle, root: Path) -> Path:
-    """Write a bundle under root/<version> and return that path; an intact one that exists already stays."""
+    """Write a bundle under root/<version> and return that path; an intact one that exists already stays.
+
+    Raises CheckpointError where it cannot be written.
+    """
     # Clones, because safetensors refuses tensors that share memory.
     tensors = {**bundle.params, _POPULARITY: bundle.popularity}
     files = {
@@ -96,10 +99,13 @@ def save_bundle(bundle: Bundle, root: Path) -> Path:
     text = _manifest(bundle, {name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
     target = root / _version(text)
     if not _is_whole(target):
-        with atomic_directory(target) as beside:
-            for name, content in files.items():
-                (beside / name).write_bytes(content)
-            (beside / "bundle.json").write_text(text, encoding="utf-8")
+        try:
+            with atomic_directory(target) as beside:
+                for name, content in files.items():
+                    (beside / name).write_bytes(content)
+                (beside / "bundle.json").write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(f"{target}: the bundle cannot be written: {error.strerror or error}") from None
     return target
 
 

@@ -38,14 +38,24 @@ class Checkpoint:
 def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
     """Write a checkpoint, then delete all but the last `keep` up to it; return its folder.
 
-    Those of later steps are deleted too: a run at this step has passed over them as damaged.
+    Those of later steps are deleted too: a run at this step has passed over them as damaged. Raises CheckpointError
+    where it cannot be written, as on a full disk: those before it stay.
     """
     target = _folder(run) / f"{checkpoint.step:08d}"
-    with atomic_directory(target) as directory:
-        tensors = directory / "state.safetensors"
-        save_file({k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}, tensors)
-        header = {"format": FORMAT, "step": checkpoint.step, "sha256": sha256(tensors)}
-        (directory / "checkpoint.json").write_text(dump_checksummed({**header, "counters": dict(checkpoint.counters)}))
+    try:
+        with atomic_directory(target) as directory:
+            tensors = directory / "state.safetensors"
+            save_file({k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}, tensors)
+            header = {"format": FORMAT, "step": checkpoint.step, "sha256": sha256(tensors)}
+            text = dump_checksummed({**header, "counters": dict(checkpoint.counters)})
+            (directory / "checkpoint.json").write_text(text)
+    except (OSError, SafetensorError) as error:
+        # safetensors wraps the errors of the file system: "I/O error: No space left on device (os error 28)".
+        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
+        raise CheckpointError(
+            f"{target}: the checkpoint cannot be written: {reason}; free some space and run "
+            f"`recsys-meta train --resume {run.name}`"
+        ) from None
     folders = _checkpoint_folders(run)
     current = folders.index(target)
     for other in folders[: max(0, current + 1 - keep)] + folders[current + 1 :]:

@@ -70,9 +70,12 @@ class EntityResponse(ResponseModel):
 
 
 class RecommendationResponse(EntityResponse):
-    """A list, best first; `next` is the cursor of the page that follows, null at the end."""
+    """A list, best first; `next` is the cursor of the page that follows, null at the end. `shortfall` says why it has
+    fewer items than were asked for; `unknown_filter_values`, by feature, are values that the model never met."""
 
     served_by: ServedBy
+    unknown_filter_values: dict[str, list[str]] = always_present({})
+    shortfall: str | None = always_present(None)
     items: list[RecommendedItem]
     next: str | None
 
@@ -161,10 +164,17 @@ class EventRejection(ResponseModel):
     reason: str
 
 
+EventOutcome = Literal["stored", "partly stored", "nothing new", "nothing stored"]
+"""What became of a batch: all of it, or some, or none because it was stored before, or none because it was refused."""
+
+
 class EventReceipt(ResponseModel):
-    """Counts of a batch of events. `duplicates` were stored before, with the same content."""
+    """Counts of a batch of events, and its `outcome` in a word. `duplicates` were stored before, with the same content;
+    no model of their kind has the `unknown_items`, whose events are stored all the same."""
 
     request_id: str
+    outcome: EventOutcome = always_present("stored")
+    unknown_items: list[str] = always_present([])
     accepted: int
     duplicates: int
     refused: list[EventRejection]
@@ -253,6 +263,7 @@ class ModelStatus(ResponseModel):
     predictor: str | None
     items: int | None
     features: list[str]
+    default: bool = always_present(False)
     problem: str | None
 
 
@@ -270,6 +281,7 @@ class VersionRow(ResponseModel):
     run: str | None
     metrics: dict[str, Any]
     created: datetime
+    archived: datetime | None = always_present(None)
 
 
 class AliasChange(ResponseModel):

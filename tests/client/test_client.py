@@ -78,7 +78,7 @@ SAMPLES = {
     "delete_entity": [(("user", "anna"), {})],
     "list_models": [((), {})],
     "get_model": [(("users",), {})],
-    "promote": [(("users", "abc"), {}), (("users", "abc"), {"force": True})],
+    "promote": [(("users", "abc"), {}), (("users", "abc"), {"force": True, "end_split": True})],
     "rollback": [(("users",), {})],
     "get_split": [(("users",), {})],
     "put_split": [
@@ -249,8 +249,8 @@ def test_against_a_real_server(server, new_id):
             client.rollback(model.name)
         server.container.writer.flush()
         assert client.list_adaptations(entity=new_id, limit=1).items[0]["entity"] == new_id
-        for page in (client.list_runs(), client.list_evaluations()):
-            assert (page.items, page.next) == ([], None)
+        assert (client.list_runs().items, client.list_runs().next) == ([], None)
+        assert {row["method"] for row in client.list_evaluations().items} == {"maml", "popularity"}
         with pytest.raises(ApiError):
             client.list_metrics("none")
         assert (client.live(), client.ready().status) == ({"status": "alive"}, "ready")

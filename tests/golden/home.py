@@ -91,7 +91,7 @@ def published(home: Path, bundle: Path, plan: Mapping[str, Any], name: str) -> P
     """Put a bundle into the home as that of a run, and publish it: it is read, and written again under models/."""
     add_run(home, {**plan, "id": name, "dataset": "none"})
     released(bundle, home / "runs" / name / "bundle")
-    done = command(home, "models", "publish", name, "--name", name)
+    done = command(home, "models", "publish", name, "--name", name, "--force")
     return home / "models" / name / done["version"]
 
 

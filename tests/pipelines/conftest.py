@@ -76,7 +76,7 @@ def run(command) -> dict:
 @pytest.fixture(scope="session")
 def model(command, run) -> str:
     """The same, published."""
-    return command.json("models", "publish", run["run"], "--name", "shop")["model"]
+    return command.json("models", "publish", run["run"], "--name", "shop", "--force")["model"]
 
 
 @pytest.fixture(scope="session")

@@ -55,11 +55,11 @@ def test_a_run_is_in_the_database_with_its_metrics(command, run):
 def test_the_model_is_live_and_rolls_back(command, run, model):
     other = command.json("train", "--dataset", "simulated-users", "--seed", "1", *SMALL)
     assert other["version"] != run["version"]
-    command.json("models", "publish", other["run"], "--name", model)
+    command.json("models", "publish", other["run"], "--name", model, "--force")
     assert command.json("models", "show", model)["live"] == other["version"]
     assert command.json("models", "rollback", model)["version"] == run["version"]
-    assert command.json("models", "promote", model, other["version"][:6])["version"] == other["version"]
-    assert command.json("models", "promote", model, run["version"])["version"] == run["version"]
+    assert command.json("models", "promote", model, other["version"][:6], "--force")["version"] == other["version"]
+    assert command.json("models", "promote", model, run["version"], "--force")["version"] == run["version"]
     history = command.json("models", "show", model)["history"]
     assert [h["action"] for h in history] == ["promote", "promote", "rollback", "publish", "publish"]
 
@@ -151,14 +151,14 @@ def test_evaluate_prints_the_curve_and_stores_it(command, model, tmp_path):
 def test_a_model_that_loses_to_popularity_is_not_promoted_after_a_plain_evaluate(command, run, tmp_path):
     few = [word for key in ("train.epochs=1", "train.rate=1e-9", "config.dims=4") for word in ("--set", key)]
     poor = command.json("train", "--recipe", "maml", "--dataset", "simulated-users", "--threads", "1", *few)
-    model = command.json("models", "publish", poor["run"], "--name", "poor")["model"]
+    model = command.json("models", "publish", poor["run"], "--name", "poor", "--force")["model"]
     command("evaluate", model, "--shots", "0,1", "--json", tmp_path / "poor.json")
     rows = json.loads((tmp_path / "poor.json").read_text())["rows"]
     assert {r["method"] for r in rows} == {"maml", "maml-unadapted", "popularity"}
     ndcg = [r for r in rows if r["metric"] == "ndcg@10" and r["seed"] is None and r["method"] in ("maml", "popularity")]
     ours, theirs = (sum(r["value"] for r in ndcg if r["method"] == m) / 2 for m in ("maml", "popularity"))
     assert ours < theirs
-    command.json("models", "publish", run["run"], "--name", model)
+    command.json("models", "publish", run["run"], "--name", model, "--force")
     said = " ".join(command("models", "promote", model, poor["version"], code=1).split())
     assert f"ndcg@10 {ours:.4f} against {theirs:.4f} of 'popularity'" in said
     assert command.json("models", "show", model)["live"] == run["version"]
@@ -168,7 +168,7 @@ def test_a_model_that_loses_to_popularity_is_not_promoted_after_a_plain_evaluate
 def test_a_bundle_evaluated_in_its_folder_brings_its_curve_along_when_published(command, run, tmp_path):
     folder = command.home / "runs" / run["run"] / "bundle" / run["version"]
     command("evaluate", folder, "--shots", "2", "--json", tmp_path / "curve.json")
-    model = command.json("models", "publish", run["run"], "--name", "measured")["model"]
+    model = command.json("models", "publish", run["run"], "--name", "measured", "--force")["model"]
     points = measured(command, model)
     assert 2 in {r.shots for r in points} and {r.model_version for r in points} == {run["version"]}
 
@@ -180,7 +180,7 @@ def test_a_run_of_a_comparison_takes_its_points_along_when_published(command, tm
     )
     newest = next(r for r in command.json("runs", "list") if r["recipe"] == "flagship")
     assert newest["seed"] == 1
-    published = command.json("models", "publish", newest["id"], "--name", "second")
+    published = command.json("models", "publish", newest["id"], "--name", "second", "--force")
     points = measured(command, "second")
     assert {(r.method, r.model_version, r.seed, r.shots) for r in points} == {
         ("flagship", published["version"], 1, k) for k in (0, 3)
@@ -188,6 +188,52 @@ def test_a_run_of_a_comparison_takes_its_points_along_when_published(command, tm
     with house(command).reading() as session:
         found = check_promotion(session, "second", published["version"])
     assert found is not None and (found.metric, found.baseline, found.points) == ("ndcg@10", "popularity", 2)
+
+
+def test_a_run_that_was_never_evaluated_is_evaluated_when_it_is_published(command, run):
+    """And a candidate may be staged: what is live stays live, until an evaluation says that it may go."""
+    staged = command.json("models", "publish", run["run"], "--name", "candidate", "--stage")
+    assert (staged["version"], staged["live"]) == (run["version"], False)
+    shown = command.json("models", "show", "candidate")
+    assert (shown["live"], [v["state"] for v in shown["versions"]]) == (None, ["staged"])
+    assert "no live version" in command("recommend", "candidate", "--items", "i1", code=1)
+    with house(command).reading() as session:
+        before = check_promotion(session, "candidate", run["version"])
+    words, told = ("models", "promote", "candidate", run["version"]), ""
+    try:
+        told = command(*words)
+    except AssertionError:  # it may lose, as little as it was trained
+        told = command(*words, code=1)
+        assert "loses to the simplest baseline" in told
+    with house(command).reading() as session:
+        found = check_promotion(session, "candidate", run["version"])
+    assert found is not None and (before is None or before == found)
+    live = command.json("models", "show", "candidate")["live"]
+    assert live == (None if found.loses else run["version"]), told
+
+
+def test_the_end_of_a_model(command, run):
+    version = command.json("models", "publish", run["run"], "--name", "ending", "--force")["version"]
+    assert command.json("models", "default", "ending") == {"kind": "user", "model": "ending"}
+    folder = command.home / "models" / "ending" / version
+    for words in (
+        ("archive", f"ending@{version}"),
+        ("delete", f"ending@{version}", "--yes"),
+        ("delete", "ending", "--yes"),
+    ):
+        assert "is live" in command("models", *words, code=1)
+    assert command.json("models", "retire", "ending")["live"] is False
+    assert command.json("models", "archive", f"ending@{version[:6]}")["archived"]
+    assert "is archived" in command("models", "promote", "ending", version, code=1)
+    assert command.json("models", "archive", f"ending@{version}", "--restore")["archived"] is None
+    assert command.json("models", "rollback", "ending")["version"] == version
+    command.json("models", "retire", "ending")
+    assert folder.is_dir()
+    assert command.json("models", "delete", f"ending@{version}", "--yes")["removed"]
+    assert not folder.exists()
+    assert "is deleted" in command("models", "promote", "ending", version, "--force", code=1)
+    command.json("models", "delete", "ending", "--yes")
+    assert "no model" in command("models", "show", "ending", code=1)
 
 
 def test_compare_writes_a_row_for_each_seed_and_one_for_their_mean(command, tmp_path):
@@ -354,6 +400,6 @@ def test_a_run_that_the_database_does_not_know_is_published(command, run, tmp_pa
     """As where a model was trained beside one database and is served beside another."""
     (tmp_path / "runs").symlink_to(command.home / "runs")
     elsewhere = replace(command, home=tmp_path)
-    made = elsewhere.json("models", "publish", run["run"], "--name", "shop")
+    made = elsewhere.json("models", "publish", run["run"], "--name", "shop", "--force")
     shown = elsewhere.json("models", "show", "shop")
     assert (shown["live"], shown["versions"][0]["run"]) == (made["version"], None)

@@ -39,7 +39,7 @@ def model(command, kind):
     """A published model of the kind; the server of this module serves it."""
     dataset, recipe, words, _ = KINDS[kind]
     run = command.json("train", "--recipe", recipe, "--dataset", dataset, *words)
-    return command.json("models", "publish", run["run"], "--name", f"{kind}-model")["model"]
+    return command.json("models", "publish", run["run"], "--name", f"{kind}-model", "--force")["model"]
 
 
 def a_newcomer(command, kind, count=6):

@@ -57,7 +57,7 @@ def test_a_shop_is_a_schema_and_a_recipe(command, tmp_path):
     out = command.home / "data" / "counters"
     command("data", "prepare", tmp_path / "counters.toml", "--out", out)
     run = command.json("train", "--recipe", tmp_path / "shops.toml", "--dataset", out, "--threads", "1")
-    model = command.json("models", "publish", run["run"], "--name", "shops")["model"]
+    model = command.json("models", "publish", run["run"], "--name", "shops", "--force")["model"]
     command(
         "evaluate", model, "--dataset", out, "--baselines", "popularity,position-rate", "--json", tmp_path / "e.json"
     )

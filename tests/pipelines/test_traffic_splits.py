@@ -1,15 +1,17 @@
-"""Splits and acts of administrators from the command line; no bundle is needed for what is only written down."""
+"""Splits and acts of administrators from the command line."""
 
 import pytest
 
 from pipelines.commands.models import parse_arm
 from recsys_meta.core.errors import ConfigError
+from recsys_meta.models.bundle import save_bundle
 from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import connect, session
 from recsys_meta.store.entities import entities
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry.split_arms import SplitArm
 from recsys_meta.store.model_registry.traffic_splits import start_split
+from recsys_meta.store.tracking import evaluations
 from tests.api import bundles
 from tests.fixtures import stub_predictors as choosing
 from tests.pipelines.conftest import Command
@@ -21,9 +23,11 @@ def fresh(tmp_path) -> Command:
     url = f"sqlite:///{tmp_path / 'recsys-meta.db'}"
     migrate.upgrade_database(url)
     engine = connect(url)
+    path = save_bundle(bundles.popular(), tmp_path / "bundles")
     with session(engine) as s:
         for version in ("a1", "b1"):
-            registry.publish_version(s, "shop", version, f"/{version}")
+            registry.publish_version(s, "shop", version, str(path))
+            evaluations.save_evaluations(s, bundles.evaluation("shop", version))
     engine.dispose()
     return Command(tmp_path)
 
@@ -48,8 +52,12 @@ def test_moves_and_erasures_are_in_the_audit(fresh):
     fresh("models", "promote", "shop", "a1")
     fresh("models", "rollback", "shop")
     fresh("entities", "delete", "user", "anna", "--yes")
+    engine = connect(f"sqlite:///{fresh.home / 'recsys-meta.db'}")
+    with session(engine) as s:
+        digest = entities.entity_digest(s, "user", "anna")
+    engine.dispose()
     assert acts(fresh) == [
-        ("delete entity", entities.entity_digest("user", "anna"), "command line"),
+        ("delete entity", digest, "command line"),
         ("rollback", "shop@b1", "command line"),
         ("promote", "shop@a1", "command line"),
     ]
@@ -86,7 +94,7 @@ def give_all_to(home, bundle):
     version = bundles.publish(url_of(home), home / "models", "shop", bundle, live=False)
     engine = connect(url_of(home))
     with session(engine) as s:
-        start_split(s, "shop", [SplitArm("new", version, 1)])
+        start_split(s, "shop", [SplitArm("new", version, 1)], force=True)
     engine.dispose()
     return version
 

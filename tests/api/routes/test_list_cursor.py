@@ -265,7 +265,7 @@ def test_only_our_cursors_are_followed(plain):
         raw[place] ^= 1
         assert status(base64.urlsafe_b64encode(raw).decode()) == 422, place
         raw[place] ^= 1
-    for wrong in ("x", cursor[:-4], cursor[:-1] + "=", "A" * 84, "ä", "a" * 85):
+    for wrong in ("x", cursor[:-4], cursor[:-1] + "=", "A" * 88, "ä", "a" * 89):
         assert status(wrong) == 422, wrong
     assert status(cursor, entity={"kind": "user", "id": "somebody else"}) == 422
     assert status("") == 200, "an empty cursor is none"

@@ -51,7 +51,7 @@ def test_promote_and_rollback_take_effect_at_once(home, light, versions):
         after = server.recommend("i1", "i2")
         assert (after.json()["model"]["version"], after.json()["served_by"]) == (first, "adapted")
         assert after.json()["items"] != before.json()["items"]
-        assert server.client.post("/v1/models/users/rollback").json()["version"] == second
+        assert server.client.post("/v1/models/users/rollback", json={}).json()["version"] == second
         acts = [(a.action, a.target, a.actor) for a in audited(light)]
         assert acts == [(a, f"users@{v}", "this machine") for a, v in (("rollback", second), ("promote", first))]
         assert server.recommend("i1", "i2").json()["model"]["version"] == second
@@ -157,11 +157,11 @@ def test_unknown_names_and_versions_are_404(server):
     nobody = server.client.post("/v1/models/nobody/promote", json={"version": "abc"})
     assert (nobody.status_code, "there is no model 'nobody'" in nobody.json()["detail"]) == (404, True)
     assert server.client.post("/v1/models/users/promote", json={"version": "abc"}).status_code == 404
-    assert server.client.post("/v1/models/nobody/rollback").status_code == 404
+    assert server.client.post("/v1/models/nobody/rollback", json={}).status_code == 404
 
 
 def test_nothing_to_roll_back_to_is_409(server):
-    assert server.client.post("/v1/models/users/rollback").status_code == 409
+    assert server.client.post("/v1/models/users/rollback", json={}).status_code == 409
 
 
 def test_a_damaged_version_is_never_promoted(home, light, other, capfd):

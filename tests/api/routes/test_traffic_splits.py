@@ -219,7 +219,7 @@ def test_promoting_concludes_the_experiment(server, versions):
     server.client.post("/v1/models/users/promote", json={"version": versions[1]})
     assert {told(ask(server, one)) for one in IDS} == {(None, versions[1])}
     split(server, 1, 1, versions=versions)
-    server.client.post("/v1/models/users/rollback")
+    server.client.post("/v1/models/users/rollback", json={})
     assert {told(ask(server, one)) for one in IDS} == {(None, versions[0])}
     assert server.client.get("/v1/models/users/split").json()["split"] is None
 

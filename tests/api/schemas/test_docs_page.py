@@ -42,7 +42,13 @@ setTimeout(async () => {
   const press = every.filter((n) => n.tag === "button")[0];
   nodes.key = { value: "my key" };
   await press.onclick();
-  console.log(JSON.stringify({ bodies, paths, asked, links: target("/v1/e/{id}", [{ in: "path", name: "id" },
+  const schemas = read.components.schemas, request = schemas.RecommendationRequest.properties;
+  const opened = expandable("RecommendationRequest", schemas);
+  opened.ontoggle();
+  const inside = all(opened).filter((n) => n.tag === "code").map((n) => n.textContent);
+  console.log(JSON.stringify({ limits: [limitsOf(request.n, schemas), limitsOf(request.exclude, schemas)], inside,
+    curl: shellCommand("POST", "http://h/v1/x", '{"a": "it\\'s"}'), bodies, paths, asked,
+    links: target("/v1/e/{id}", [{ in: "path", name: "id" },
     { in: "query", name: "n" }], ["a/b?", "3"]) }));
 }, 50);
 """
@@ -95,6 +101,11 @@ def test_the_script_draws_every_call(server, tmp_path):
     at, how = page_calls["asked"][1]
     assert (at, how["method"], how["headers"]["X-API-Key"]) == ("v1/recommendations", "POST", "my key")
     assert page_calls["links"] == "v1/e/a%2Fb%3F?n=3"
+    assert page_calls["limits"][0] == "\u2265 1, \u2264 1000, default 10"
+    assert "at most items: 10000" in page_calls["limits"][1]
+    assert {"n", "filters", "Filter"} <= set(page_calls["inside"])
+    quoted = """curl -s -X POST 'http://h/v1/x' -H "X-API-Key: $KEY" -H 'content-type: application/json' -d """
+    assert page_calls["curl"] == quoted + """'{"a": "it'\\''s"}'"""
     # What the form offers for the first call is something the API takes.
     first = json.loads(page_calls["bodies"][0])
     assert first["entity"]["kind"] == "user"

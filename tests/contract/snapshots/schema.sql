@@ -7,6 +7,7 @@ CREATE INDEX ix_api_keys_name ON api_keys (name);
 CREATE INDEX ix_audit_action_at ON audit (action, at);
 CREATE INDEX ix_audit_actor_at ON audit (actor, at);
 CREATE INDEX ix_audit_at_id ON audit (at, id);
+CREATE INDEX ix_default_models_model ON default_models (model);
 CREATE INDEX ix_erasures_entity_digest_at ON erasures (entity_digest, at);
 CREATE INDEX ix_evaluations_dataset_scenario_metric_method_shots ON evaluations (dataset, scenario, metric, method, shots);
 CREATE INDEX ix_evaluations_model_created ON evaluations (model, created);
@@ -37,11 +38,7 @@ CREATE TABLE adaptations (
   created DATETIME NOT NULL, answers INTEGER DEFAULT '1' NOT NULL, variant VARCHAR(50),
   CONSTRAINT pk_adaptations PRIMARY KEY (id)
   );
-CREATE TABLE alembic_version (
-  version_num VARCHAR(32) NOT NULL,
-  CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
-  );
-CREATE TABLE alias_history (
+CREATE TABLE "alias_history" (
   id INTEGER NOT NULL,
   model VARCHAR(200) NOT NULL,
   alias VARCHAR(100) NOT NULL,
@@ -53,7 +50,7 @@ CREATE TABLE alias_history (
   at DATETIME NOT NULL,
   CONSTRAINT pk_alias_history PRIMARY KEY (id),
   CONSTRAINT uq_alias_history_model_alias_sequence UNIQUE (model, alias, sequence),
-  CONSTRAINT ck_alias_history_action CHECK (action IN ('publish', 'promote', 'rollback')),
+  CONSTRAINT ck_alias_history_action CHECK (action IN ('publish', 'promote', 'rollback', 'retire')),
   CONSTRAINT fk_alias_history_model_version FOREIGN KEY(model, version) REFERENCES model_versions (model, version) ON DELETE CASCADE
   );
 CREATE TABLE api_keys (
@@ -84,6 +81,14 @@ CREATE TABLE curriculum (
   weight DOUBLE,
   CONSTRAINT pk_curriculum PRIMARY KEY (run, step, bucket),
   CONSTRAINT fk_curriculum_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE CASCADE
+  );
+CREATE TABLE default_models (
+  kind VARCHAR(100) NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  actor VARCHAR(200),
+  at DATETIME NOT NULL,
+  CONSTRAINT pk_default_models PRIMARY KEY (kind),
+  CONSTRAINT fk_default_models_model FOREIGN KEY(model) REFERENCES models (name) ON DELETE CASCADE
   );
 CREATE TABLE entities (
   kind VARCHAR(100) NOT NULL,
@@ -171,7 +176,7 @@ CREATE TABLE model_versions (
   path VARCHAR(4000) NOT NULL,
   run VARCHAR(100),
   metrics JSON NOT NULL,
-  created DATETIME NOT NULL,
+  created DATETIME NOT NULL, archived DATETIME, deleted DATETIME,
   CONSTRAINT pk_model_versions PRIMARY KEY (model, version),
   CONSTRAINT fk_model_versions_model FOREIGN KEY(model) REFERENCES models (name) ON DELETE CASCADE,
   CONSTRAINT fk_model_versions_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE SET NULL
@@ -181,6 +186,10 @@ CREATE TABLE models (
   created DATETIME NOT NULL,
   updated DATETIME NOT NULL,
   CONSTRAINT pk_models PRIMARY KEY (name)
+  );
+CREATE TABLE recsys_meta_revision (
+  version_num VARCHAR(32) NOT NULL,
+  CONSTRAINT recsys_meta_revision_pkc PRIMARY KEY (version_num)
   );
 CREATE TABLE runs (
   id VARCHAR(100) NOT NULL,
@@ -197,6 +206,12 @@ CREATE TABLE runs (
   finished DATETIME,
   CONSTRAINT pk_runs PRIMARY KEY (id),
   CONSTRAINT ck_runs_status CHECK (status IN ('running', 'finished', 'failed', 'stopped'))
+  );
+CREATE TABLE secrets (
+  name VARCHAR(100) NOT NULL,
+  value VARCHAR(100) NOT NULL,
+  created DATETIME NOT NULL,
+  CONSTRAINT pk_secrets PRIMARY KEY (name)
   );
 CREATE TABLE splits (
   id INTEGER NOT NULL,
@@ -322,7 +337,7 @@ CREATE TABLE alias_history (
   actor VARCHAR(200),
   at TIMESTAMP WITH TIME ZONE NOT NULL,
   CONSTRAINT pk_alias_history PRIMARY KEY (id),
-  CONSTRAINT ck_alias_history_action CHECK (action IN ('publish', 'promote', 'rollback')),
+  CONSTRAINT ck_alias_history_action CHECK (action IN ('publish', 'promote', 'rollback', 'retire')),
   CONSTRAINT uq_alias_history_model_alias_sequence UNIQUE (model, alias, sequence),
   CONSTRAINT fk_alias_history_model_version FOREIGN KEY(model, version) REFERENCES model_versions (model, version) ON DELETE CASCADE
   );
@@ -360,6 +375,15 @@ CREATE TABLE curriculum (
   CONSTRAINT pk_curriculum PRIMARY KEY (run, step, bucket),
   CONSTRAINT fk_curriculum_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE CASCADE
   );
+CREATE TABLE default_models (
+  kind VARCHAR(100) NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  actor VARCHAR(200),
+  at TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_default_models PRIMARY KEY (kind),
+  CONSTRAINT fk_default_models_model FOREIGN KEY(model) REFERENCES models (name) ON DELETE CASCADE
+  );
+CREATE INDEX ix_default_models_model ON default_models (model);
 CREATE TABLE entities (
   kind VARCHAR(100) NOT NULL,
   external_id VARCHAR(200) NOT NULL,
@@ -455,6 +479,8 @@ CREATE TABLE model_versions (
   run VARCHAR(100),
   metrics JSONB NOT NULL,
   created TIMESTAMP WITH TIME ZONE NOT NULL,
+  archived TIMESTAMP WITH TIME ZONE,
+  deleted TIMESTAMP WITH TIME ZONE,
   CONSTRAINT pk_model_versions PRIMARY KEY (model, version),
   CONSTRAINT fk_model_versions_model FOREIGN KEY(model) REFERENCES models (name) ON DELETE CASCADE,
   CONSTRAINT fk_model_versions_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE SET NULL
@@ -485,6 +511,12 @@ CREATE TABLE runs (
   );
 CREATE INDEX ix_runs_started_id ON runs (started, id);
 CREATE INDEX ix_runs_status_started ON runs (status, started);
+CREATE TABLE secrets (
+  name VARCHAR(100) NOT NULL,
+  value VARCHAR(100) NOT NULL,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_secrets PRIMARY KEY (name)
+  );
 CREATE TABLE splits (
   id BIGSERIAL NOT NULL,
   model VARCHAR(200) NOT NULL,
