@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from recsys_meta.models.learners.amortized.linear_adaptation import LinearWeightAdaptation
+from recsys_meta.models.learners.amortized.linear_head import BayesianHead, RidgeHead
+from recsys_meta.models.learners.amortized.matching import Matching
+from recsys_meta.models.learners.amortized.neural_process import NeuralProcess
+from recsys_meta.models.learners.amortized.prototypical import Prototypical
+from recsys_meta.models.learners.amortized.relation import BiasAdaptation, Relation
+from recsys_meta.models.learners.amortized.set_transformer import SetTransformer
 from recsys_meta.models.learners.bayesian.bernoulli import BernoulliPosterior
 from recsys_meta.models.learners.bayesian.gaussian import GaussianPosteriorLearner
 from recsys_meta.models.learners.choice.conditional_logit import ConditionalLogit
@@ -26,5 +33,14 @@ LEARNERS: dict[str, type[Any]] = {
     "mwuf": Mwuf,
     "cvar": Cvar,
     "din": Din,
+    "ridge-head": RidgeHead,
+    "bayesian-head": BayesianHead,
+    "prototypical": Prototypical,
+    "matching": Matching,
+    "relation": Relation,
+    "lwa": LinearWeightAdaptation,
+    "nlba": BiasAdaptation,
+    "neural-process": NeuralProcess,
+    "set-transformer": SetTransformer,
 }
 """Classes of `protocols.Learner`; each is built from its own `Config`."""

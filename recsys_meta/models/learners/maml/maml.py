@@ -25,13 +25,13 @@ from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, RowSelection, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import is_buffer
 from recsys_meta.models.functional.host_reads import is_readable
+from recsys_meta.models.functional.item_bias_prior import item_bias_prior
 from recsys_meta.models.functional.losses import mean_over_tasks
 from recsys_meta.models.functional.regularization import dropout
 from recsys_meta.models.functional.row_selection import gather_selection, select_items, select_sampled
 from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_expected_counts
 from recsys_meta.models.learners.maml import inner_loop as inner
 from recsys_meta.models.learners.maml import scorer
-from recsys_meta.models.learners.maml.item_bias_init import item_bias_prior
 from recsys_meta.models.learners.maml.perceptron import perceptron_of
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
 from recsys_meta.models.protocols import ParamGroup
