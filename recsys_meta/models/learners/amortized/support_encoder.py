@@ -181,8 +181,8 @@ class SupportEncoder:
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
         return self._loss(body, state, self._known_rows(support.rows))
 
-    def _loss(self, body: Params, state: State, rows: Interactions, support: Interactions | None = None) -> Tensor:
-        """Loss [T]; a softmax over the catalogue leaves out the items of `support`."""
+    def _loss(self, body: Params, state: State, rows: Interactions, seen: Tensor | None = None) -> Tensor:
+        """Loss [T]; a softmax over the catalogue leaves out items that were `seen` [T, S]."""
         if self.config.objective != "ranking":
             loss = squared_error if self.config.objective == "rating" else logistic_loss
             return loss(self.score(body, state, rows), rows)
@@ -193,8 +193,8 @@ class SupportEncoder:
             own = self.score(body, state, rows)
             return sampled_softmax_loss(own, others + body["bias"][negatives], rows, log_q[negatives], row_log_q)
         logits = mask_reserved_ids(self.rank(body, state))
-        if support is not None:
-            logits, rows = mask_support_items(logits, support.item * support.mask, rows)
+        if seen is not None:
+            logits, rows = mask_support_items(logits, seen, rows)
         return softmax_loss(logits, rows)
 
     def meta_loss(
@@ -207,5 +207,5 @@ class SupportEncoder:
         state = self.adapt(body, batch.support)
         query = self._known_rows(batch.query)
         weight = query.counts.to(state["z"].dtype) ** self.config.size_weight * query.mask.any(1)
-        loss = mean_over_tasks(self._loss(body, state, query, batch.support.rows), weight)
+        loss = mean_over_tasks(self._loss(body, state, query, batch.support.seen_items), weight)
         return loss, {"length": state["z"].detach().square().sum(1).sqrt().mean()}
