@@ -6,10 +6,10 @@ from typing import Any
 
 from recsys_meta.models.learners.amortized.linear_adaptation import LinearWeightAdaptation
 from recsys_meta.models.learners.amortized.linear_head import BayesianHead, RidgeHead
-from recsys_meta.models.learners.amortized.matching import Matching
+from recsys_meta.models.learners.amortized.matching import MatchingNetwork
 from recsys_meta.models.learners.amortized.neural_process import NeuralProcess
-from recsys_meta.models.learners.amortized.prototypical import Prototypical
-from recsys_meta.models.learners.amortized.relation import BiasAdaptation, Relation
+from recsys_meta.models.learners.amortized.prototypical import PrototypicalNetwork
+from recsys_meta.models.learners.amortized.relation import BiasAdaptation, RelationNetwork
 from recsys_meta.models.learners.amortized.set_transformer import SetTransformer
 from recsys_meta.models.learners.bayesian.bernoulli import BernoulliPosterior
 from recsys_meta.models.learners.bayesian.gaussian import GaussianPosteriorLearner
@@ -35,9 +35,9 @@ LEARNERS: dict[str, type[Any]] = {
     "din": Din,
     "ridge-head": RidgeHead,
     "bayesian-head": BayesianHead,
-    "prototypical": Prototypical,
-    "matching": Matching,
-    "relation": Relation,
+    "prototypical": PrototypicalNetwork,
+    "matching": MatchingNetwork,
+    "relation": RelationNetwork,
     "lwa": LinearWeightAdaptation,
     "nlba": BiasAdaptation,
     "neural-process": NeuralProcess,

@@ -24,7 +24,7 @@ from recsys_meta.models.learners.amortized.support_encoder import (
 )
 
 
-class Matching(SupportEncoder):
+class MatchingNetwork(SupportEncoder):
     """The learner that this module describes."""
 
     name: ClassVar[str] = "matching"

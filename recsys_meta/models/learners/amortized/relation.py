@@ -26,12 +26,12 @@ from recsys_meta.models.learners.amortized.support_encoder import (
 
 
 class RelationConfig(SupportEncoderConfig):
-    """Configuration of `Relation`."""
+    """Configuration of `RelationNetwork`."""
 
     hidden: tuple[int, ...] = Field(default=(64, 64), min_length=1, description="widths of the layers that compare")
 
 
-class Relation(SupportEncoder):
+class RelationNetwork(SupportEncoder):
     """The learner that this module describes."""
 
     name: ClassVar[str] = "relation"
@@ -75,7 +75,7 @@ class BiasAdaptationConfig(RelationConfig):
     hidden: tuple[int, ...] = Field(default=(64,), min_length=1, max_length=1, description="width of the layer")
 
 
-class BiasAdaptation(Relation):
+class BiasAdaptation(RelationNetwork):
     """NLBA: the biases of one hidden layer are a linear map of the support's mean."""
 
     name: ClassVar[str] = "nlba"

@@ -93,7 +93,7 @@ class SupportEncoder:
         return {}
 
     def method_body(self, params: Params, vectors: Tensor) -> Params:
-        """What a method precomputes from the parameters and the item vectors [C, V]."""
+        """Precompute what the method needs of the parameters and the item vectors [C, V]."""
         return {}
 
     def pair_scores(self, body: Params, state: State, e: Tensor) -> Tensor:
