@@ -16,7 +16,7 @@ from recsys_meta.core.types import Params, State
 from recsys_meta.models.learners.amortized.support_encoder import EncodedRows, SupportEncoder, SupportEncoderConfig
 
 
-class LinearWeightAdaptation(SupportEncoder):
+class LinearWeightAdaptation(SupportEncoder[SupportEncoderConfig]):
     """The learner that this module describes."""
 
     name: ClassVar[str] = "lwa"

@@ -31,7 +31,7 @@ class LinearHeadConfig(SupportEncoderConfig):
     prior: Literal["isotropic", "full"] = "isotropic"
 
 
-class RidgeHead(SupportEncoder):
+class RidgeHead(SupportEncoder[LinearHeadConfig]):
     """Ridge head with a learned isotropic prior (R2-D2)."""
 
     name: ClassVar[str] = "ridge-head"

@@ -24,7 +24,7 @@ from recsys_meta.models.learners.amortized.support_encoder import (
 )
 
 
-class MatchingNetwork(SupportEncoder):
+class MatchingNetwork(SupportEncoder[SupportEncoderConfig]):
     """The learner that this module describes."""
 
     name: ClassVar[str] = "matching"
@@ -52,7 +52,7 @@ class MatchingNetwork(SupportEncoder):
             return base
         query = functional.normalize(e @ body["query_map"], dim=-1)
         chunk = max(1, SCORE_FLOATS // (slots * max(1, tasks)))
-        parts = [self._attend(body, state, part) for part in query.split(chunk, -2)]
+        parts = [self._attend(body, state, part) for part in torch.split(query, chunk, -2)]
         return base + body["rate.match"].exp() * torch.cat(parts, 1)
 
     def _attend(self, body: Params, state: State, query: Tensor) -> Tensor:

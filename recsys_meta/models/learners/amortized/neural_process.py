@@ -1,7 +1,8 @@
 """Conditional neural process (Garnelo et al. 2018) with the task-relevance pool of TaNP (Lin et al. 2021).
 
 Each row is encoded, h_s = f([e_s; r_s]); the task's variable h is their mean. A pool of K learned prototypes is
-attended to, c = sum_k softmax(h . q_k) v_k, and modulates the decoder (FiLM): with p the mean of residual times vector,
+attended to, c = sum_k softmax(h . q_k) v_k, and modulates the decoder by feature-wise scale and shift. With p the mean
+of residual times vector,
 
     z = z0 + s p + (1 + A c) * (D h) + B c
 
@@ -11,6 +12,7 @@ Leibler term those papers anneal.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -29,7 +31,7 @@ class NeuralProcessConfig(SupportEncoderConfig):
     pool: int = Field(default=8, ge=1, description="prototypes of the task-relevance pool")
 
 
-class NeuralProcess(SupportEncoder):
+class NeuralProcess(SupportEncoder[NeuralProcessConfig]):
     """The learner that this module describes."""
 
     name: ClassVar[str] = "neural-process"
@@ -40,15 +42,15 @@ class NeuralProcess(SupportEncoder):
         layers = init_mlp("encoder", (width + 1, hidden, hidden), generator)
 
         def small(*shape: int) -> Tensor:
-            return 0.1 * shape[0] ** -0.5 * torch.randn(shape, generator=generator)
+            return torch.randn(shape, generator=generator) * (0.1 / math.sqrt(shape[0]))
 
         return layers | {
             "rate.mean": torch.zeros(()),
             "pool.query": torch.randn(hidden, pool, generator=generator) * hidden**-0.5,
             "pool.value": torch.randn(pool, hidden, generator=generator),
             "decoder": small(hidden, width),
-            "film.scale": small(hidden, width),
-            "film.shift": small(hidden, width),
+            "modulation.scale": small(hidden, width),
+            "modulation.shift": small(hidden, width),
         }
 
     def encode(self, body: Params, rows: EncodedRows) -> State:
@@ -60,6 +62,8 @@ class NeuralProcess(SupportEncoder):
             x = x @ body[f"encoder.{i}.weight"] + body[f"encoder.{i}.bias"]
         h = torch.einsum("ts,tsh->th", rows.weight, x)
         relevance = torch.softmax(h @ body["pool.query"], 1) @ body["pool.value"]
-        decoded = (1 + relevance @ body["film.scale"]) * (h @ body["decoder"]) + relevance @ body["film.shift"]
+        decoded = (1 + relevance @ body["modulation.scale"]) * (h @ body["decoder"]) + relevance @ body[
+            "modulation.shift"
+        ]
         some = rows.mask.any(1, keepdim=True)
         return {"z": rows.start + body["rate.mean"].exp() * rows.mean_vector() + decoded * some}

@@ -18,7 +18,7 @@ from recsys_meta.core.types import Params, State
 from recsys_meta.models.learners.amortized.support_encoder import EncodedRows, SupportEncoder, SupportEncoderConfig
 
 
-class PrototypicalNetwork(SupportEncoder):
+class PrototypicalNetwork(SupportEncoder[SupportEncoderConfig]):
     """The learner that this module describes."""
 
     name: ClassVar[str] = "prototypical"

@@ -31,7 +31,7 @@ class RelationConfig(SupportEncoderConfig):
     hidden: tuple[int, ...] = Field(default=(64, 64), min_length=1, description="widths of the layers that compare")
 
 
-class RelationNetwork(SupportEncoder):
+class RelationNetwork(SupportEncoder[RelationConfig]):
     """The learner that this module describes."""
 
     name: ClassVar[str] = "relation"
@@ -53,7 +53,7 @@ class RelationNetwork(SupportEncoder):
     def pair_scores(self, body: Params, state: State, e: Tensor) -> Tensor:
         tasks = len(state["shift"])
         chunk = max(1, SCORE_FLOATS // (max(self.config.hidden) * max(1, tasks)))
-        parts = [self._compare(body, state["shift"], part) for part in e.split(chunk, -2)]
+        parts = [self._compare(body, state["shift"], part) for part in torch.split(e, chunk, -2)]
         return super().pair_scores(body, state, e) + torch.cat(parts, 1)
 
     def _compare(self, body: Params, shift: Tensor, e: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ vector. There are no positions, so that the order of the rows has no influence:
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Self
 
 import torch
@@ -34,7 +35,7 @@ class SetTransformerConfig(SupportEncoderConfig):
         return self
 
 
-class SetTransformer(SupportEncoder):
+class SetTransformer(SupportEncoder[SetTransformerConfig]):
     """The learner that this module describes."""
 
     name: ClassVar[str] = "set-transformer"
@@ -44,7 +45,7 @@ class SetTransformer(SupportEncoder):
         width, hidden = self.config.width, self.config.hidden
 
         def matrix(rows: int, columns: int, gain: float = 1.0) -> Tensor:
-            return gain * rows**-0.5 * torch.randn(rows, columns, generator=generator)
+            return torch.randn(rows, columns, generator=generator) * (gain / math.sqrt(rows))
 
         params = {
             "rate.mean": torch.zeros(()),

@@ -11,7 +11,7 @@ the length of a vector, N a number of items.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field
@@ -58,6 +58,9 @@ class SupportEncoderConfig(PredictorConfig):
         return self.dims + (self.objective != "ranking")
 
 
+EncoderConfig = TypeVar("EncoderConfig", bound=SupportEncoderConfig)
+
+
 class EncodedRows(NamedTuple):
     """Support as a method meets it: start [T, V], item vectors [T, S, V], residual and mask [T, S], and the weight
     [T, S] of each row in the mean over a task's rows."""
@@ -73,16 +76,17 @@ class EncodedRows(NamedTuple):
         return torch.einsum("ts,tsv->tv", self.weight * self.residual, self.vectors)
 
 
-class SupportEncoder:
+class SupportEncoder(Generic[EncoderConfig]):
     """Base of the learners of this package. A method has a name, a configuration, `encode` and what it needs of the
     other hooks."""
 
     name: ClassVar[str]
     Config: ClassVar[type[SupportEncoderConfig]]
+    config: EncoderConfig
     objectives: ClassVar[frozenset[Objective]] = frozenset({"ranking", "rating", "click"})
 
-    def __init__(self, config: Any = None) -> None:
-        self.config = self.Config() if config is None else config
+    def __init__(self, config: EncoderConfig | None = None) -> None:
+        self.config = self.Config() if config is None else config  # type: ignore[assignment]
 
     def encode(self, body: Params, rows: EncodedRows) -> State:
         """State of T entities, `z` [T, V] among it. For an entity without rows z must be its start."""
@@ -205,7 +209,8 @@ class SupportEncoder:
         if "negatives" in body:
             body["negatives"] = draw_negatives(body["log_q"], self.config.negatives, generator)
         state = self.adapt(body, batch.support)
-        query = self._known_rows(batch.query)
-        weight = query.counts.to(state["z"].dtype) ** self.config.size_weight * query.mask.any(1)
-        loss = mean_over_tasks(self._loss(body, state, query, batch.support.seen_items), weight)
+        losses = self._loss(body, state, self._known_rows(batch.query), batch.support.seen_items)
+        every = self._known_rows(batch.whole.query)
+        weight = every.counts.to(losses.dtype) ** self.config.size_weight * every.mask.any(1)
+        loss = mean_over_tasks(losses, weight, batch.shard)
         return loss, {"length": state["z"].detach().square().sum(1).sqrt().mean()}
