@@ -93,7 +93,11 @@ def plot_keys(study: OpenStudy, trials: Sequence[TuningTrialRecord], keys: Seque
         known = [t for t in trials if key in t.params]
         if isinstance(choice, NumberRange):
             draw_trials(axes, known, [float(t.params[key]) for t in known])
-            axes.set_xscale("log" if choice.log else "linear")
+            if choice.log:
+                ends = (choice.low, math.sqrt(choice.low * choice.high), choice.high)
+                axes.set_xscale("log")
+                axes.set_xticks(ends, [f"{end:.3g}" for end in ends])
+                axes.set_xticks([], minor=True)
         else:
             labels = [json.dumps(v) for v in choice.values]
             draw_trials(axes, known, [labels.index(json.dumps(t.params[key])) for t in known])
