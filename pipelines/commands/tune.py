@@ -212,7 +212,7 @@ def _finish(opened: OpenStudy, result: TuningResult, file: Path, html: Path | No
     rows = [
         (
             key,
-            str(best.params[key]),
+            best.params[key],
             opened.space.choices[key].text,
             *((round(shares.get(key, 0.0), 3),) if shares else ()),
         )
