@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -140,8 +141,8 @@ def _exists(workspace: Workspace, study: str) -> bool:
 
 
 def _new_name(recipe: str, dataset: str) -> str:
-    time_text = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    return f"{recipe}-{dataset}"[: NAME_LENGTH - len(time_text) - 1] + f"-{time_text}"
+    ending = f"-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    return f"{recipe}-{dataset}"[: NAME_LENGTH - len(ending)] + ending
 
 
 class StudyProgress:
