@@ -56,7 +56,7 @@ def select_items(
         return None
     distinct, (support, query, *others) = compact_ids(batch_ids)
     rows = dict.fromkeys(tables, distinct)
-    columns = {k.removeprefix("catalogue."): v[distinct] for k, v in features.items()}
+    columns = {k.removeprefix("catalogue."): v.index_select(0, distinct) for k, v in features.items()}
     item_rows, columns = select_values(params, "items", columns)
     entity_rows, entity = select_values(params, "entity", batch.support.features)
     buffers = {f"catalogue.{k}": v for k, v in columns.items()} | {f"extra.{i}": x for i, x in enumerate(others)}

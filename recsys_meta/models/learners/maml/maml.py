@@ -240,11 +240,12 @@ class Maml:
     @torch.no_grad()
     def _adaptation_metrics(self, body: Params, state: State, support: Support) -> dict[str, Tensor]:
         # Of the first tasks: of all it would take a tenth of a step.
-        some = torch.arange(min(LOGGED_TASKS, support.size), device=state["z"].device)
-        support, state = support.of(some), {k: v[: len(some)] for k, v in state.items()}
-        squares = [torch.zeros(support.size, dtype=state["z"].dtype, device=state["z"].device)]
+        count = min(LOGGED_TASKS, support.size)
+        state = {k: v[:count] for k, v in state.items()}
+        squares = [torch.zeros(count, dtype=state["z"].dtype, device=state["z"].device)]
         if "entity" in self.config.groups:
-            start = scorer.entity_vectors(self.config, body, support)
+            some = torch.arange(count, device=state["z"].device)
+            start = scorer.entity_vectors(self.config, body, support.of(some))
             squares.append((state["z"] - start).square().sum(1))
         if "head" in self.config.groups:
             squares.append(perceptron_of(body, state).change())
