@@ -1,7 +1,7 @@
 """Optuna over the trials of the database: a study in memory is rebuilt from them for every decision.
 
 So the tables are the only state: workers share them, and a study that was killed goes on with the proposals that it
-would have made. (Optuna's own storage brings a table `alembic_version` along, which is that of our migrations.)
+would have made. (Optuna's own storage would bring its own tables and migrations into our database.)
 """
 
 from __future__ import annotations
