@@ -1,8 +1,12 @@
 """Metrics against scikit-learn and ranx where definitions agree: rankings without ties, each with a relevant item."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
+
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # compiling takes a minute, what is compared milliseconds
 from ranx import Qrels, Run, evaluate
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
@@ -64,7 +68,6 @@ def test_rankings_are_those_of_ranx():
         assert float(ours[name].double().mean()) == pytest.approx(theirs[other], abs=1e-6), name
 
 
-@pytest.mark.slow
 def test_choices_are_those_of_ranx():
     rng = np.random.default_rng(2)
     scores = torch.from_numpy(rng.permuted(np.tile(np.arange(40, dtype=np.float32), (60, 1)), axis=1))

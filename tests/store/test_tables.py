@@ -26,14 +26,20 @@ assert Base.metadata.sorted_tables
 
 
 def test_every_domain_declares_its_tables() -> None:
-    assert [name.split(".")[-2] for name in MODULES] == ["access", "entities", "model_registry", "tracking"]
+    assert [name.split(".")[-2] for name in MODULES] == [
+        "access",
+        "entities",
+        "installation",
+        "model_registry",
+        "tracking",
+    ]
 
 
 def test_no_table_is_missed() -> None:
     for module in pkgutil.walk_packages(recsys_meta.store.__path__, "recsys_meta.store."):
         import_module(module.name)
     assert set(RECORDS) == set(Base.__subclasses__())
-    assert len(RECORDS) == 18
+    assert len(RECORDS) == 20
     assert sorted(record.__tablename__ for record in RECORDS) == sorted(METADATA.tables)
 
 

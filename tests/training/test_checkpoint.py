@@ -167,6 +167,6 @@ def test_a_full_disk_leaves_the_old_one(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("recsys_meta.training.checkpoint.save_file", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(CheckpointError, match="No space"):
             save_checkpoint(tmp_path, made(2))
     assert equal(last_checkpoint(tmp_path), made(1)) and steps(tmp_path) == [1]

@@ -255,6 +255,6 @@ def test_what_the_store_says_is_a_line_like_all_others(home: Path, light: str, c
         server.recommend("i3")
     logging.getLogger("recsys_meta.store").warning("nobody retells this any more")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    said = [line for line in lines if line["event"].startswith("Redis is away")]
+    said = [line for line in lines if line["event"].startswith("going on without Redis")]
     assert said and {line["level"] for line in said} == {"warning"}
     assert not [line for line in lines if "any more" in line["event"]]

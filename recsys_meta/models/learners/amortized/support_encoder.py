@@ -11,7 +11,7 @@ the length of a vector, N a number of items.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field
@@ -43,7 +43,7 @@ SCORE_FLOATS = 4_000_000
 class SupportEncoderConfig(PredictorConfig):
     """Configuration that all support encoders share."""
 
-    objective: Objective = "ranking"
+    objective: Literal["ranking", "rating", "click"] = "ranking"
     dims: int = Field(default=64, ge=1)
     scale: float = Field(default=0.1, gt=0, description="deviation of fresh embeddings")
     dropout: float = Field(default=0.3, ge=0, lt=1, description="on item vectors, while training")
