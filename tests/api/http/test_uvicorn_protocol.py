@@ -43,21 +43,20 @@ def rest(caller):
     return found
 
 
-def some(caller):
-    found = caller.recv(65536)
+def some(caller, most=65536):
+    found = caller.recv(most)
     assert found, "closed"
     return found
 
 
 def answer(caller):
-    """One answer that has a length: its status and its body."""
-    found = b""
-    while b"\r\n\r\n" not in found:
-        found += some(caller)
-    head, _, body = found.partition(b"\r\n\r\n")
+    """One answer that has a length: its status and its body. What comes behind it is left for the next call."""
+    head, body = b"", b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += some(caller, 1)
     (size,) = [int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
     while len(body) < size:
-        body += some(caller)
+        body += some(caller, size - len(body))
     return int(head.split()[1]), body
 
 
