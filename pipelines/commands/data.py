@@ -79,7 +79,7 @@ def _missing(name: str) -> str:
 @app.command("prepare")
 def prepare_data(
     name: Annotated[str, typer.Argument(help="A built-in name, a TOML schema, or an .inter file.")],
-    source: Annotated[Path | None, typer.Option(help="Directory of the raw files of a built-in data set.")] = None,
+    source: Annotated[Path | None, typer.Option(help="Directory of the raw files (a schema: default its own).")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Where it goes (default HOME/data/NAME).")] = None,
     on_error: Annotated[str, typer.Option(help="Bad rows: 'fail', or 'skip' them into rejects.csv.")] = "fail",
     objective: Annotated[str | None, typer.Option(help="Override: ranking, rating, click or choice.")] = None,
@@ -112,7 +112,15 @@ def prepare_data(
             )
         else:
             target = to or settings.prepared / _name_of(name, source)
-            data = prepare_custom(name, target, on_bad_row, report_progress, objective=new_objective, positive=positive)
+            data = prepare_custom(
+                name,
+                target,
+                on_bad_row,
+                report_progress,
+                source=source,
+                objective=new_objective,
+                positive=positive,
+            )
     _report(data, target, as_json)
 
 
@@ -125,11 +133,9 @@ def _one_of(value: str, choices: tuple[Any, ...], option: str) -> Any:
 def _name_of(path: str, source: Path | None) -> str:
     """Read the name of a user's data set from its schema. Raises ConfigError for a wrong path or option, and errors of
     the schema, before any data are read."""
-    if source is not None:
-        raise ConfigError("--source is for built-in data sets; a schema names its files under [files]")
     if not Path(path).exists() and Path(path).suffix not in (".toml", ".inter"):
         raise ConfigError(f"'{path}' is neither a schema file nor one of {', '.join(SOURCES)}")
-    return read_custom(Path(path))[0].schema.name
+    return read_custom(Path(path), source)[0].schema.name
 
 
 @contextmanager

@@ -17,7 +17,7 @@ EVERY_SET = bool(os.environ.get("RECSYS_META_EVERY_SET"))
 RANKINGS = ("movielens-100k", "frappe-users")
 CLICKS: tuple[str, ...] = ()
 if EVERY_SET:
-    RANKINGS += ("movielens-latest-small", "shop-views", "yelp-reviews", "citeulike-a")
+    RANKINGS += ("movielens-latest-small", "shop-views", "yelp-reviews", "citeulike-users")
     CLICKS += ("frappe",)
 TRAINED = frozenset() if EVERY_SET else frozenset({"sasrec", "ials"})
 ENTITIES = 100

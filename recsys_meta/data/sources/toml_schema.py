@@ -46,17 +46,18 @@ def prepare_custom(
     on_error: OnError = "fail",
     progress: ProgressCallback | None = None,
     *,
+    source: Path | None = None,
     objective: Objective | None = None,
     positive: float | None = None,
     block: int = BLOCK_BYTES,
 ) -> Dataset:
     """Prepare a user's data in the directory `out` and open it.
 
-    `path` is a TOML schema, an .inter file, or a directory with an .inter file. `objective` and `positive` override the
-    schema; `on_error`, `progress` and `block` are those of `prepare`. Raises ConfigError for a wrong schema and
-    DataError for wrong data.
+    `path` is a TOML schema, an .inter file, or a directory with an .inter file; `source` is the directory of a schema's
+    files, where they do not lie beside it. `objective` and `positive` override the schema; `on_error`, `progress` and
+    `block` are those of `prepare`. Raises ConfigError for a wrong schema and DataError for wrong data.
     """
-    tables, unused_columns = read_custom(Path(path))
+    tables, unused_columns = read_custom(Path(path), source)
     about = {"name": tables.schema.name, "unused_columns": list(unused_columns)}
     return prepare(override_schema(tables, objective, positive), Path(out), on_error, progress, about, block)
 
@@ -86,12 +87,15 @@ def _has_files_table(path: Path) -> bool:
         return False
 
 
-def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:
+def read_custom(path: Path, source: Path | None = None) -> tuple[RawTables, tuple[str, ...]]:
     """Return the raw tables that a schema or an .inter file describes, and the columns that cannot be used.
 
-    Raises ConfigError for a wrong schema and DataError for a file that is missing or of another kind.
+    The files of a schema are looked for in `source`, or beside the schema. Raises ConfigError for a wrong schema, or
+    for a `source` of what has its files beside it; DataError for a file that is missing or of another kind.
     """
     if path.is_dir() or path.suffix == ".inter":
+        if source is not None:
+            raise ConfigError(f"{path}: --source is for a schema; the files of an .inter file lie beside it")
         return read_recbole(path)
     if path.suffix != ".toml":
         remedy = "Write a TOML schema beside it that says what its columns mean (docs/data.md)"
@@ -103,7 +107,7 @@ def read_custom(path: Path) -> tuple[RawTables, tuple[str, ...]]:
         tables = dict.fromkeys(("events", "entities", "items"), tuple(TableFile.model_fields))
         keys = {"": tuple(SchemaFiles.model_fields), **tables}
         raise ConfigError(f"{path}: [files] {explain_errors(error, keys, PLACES)}") from None
-    return _build_tables(path.parent, schema, files), ()
+    return _build_tables(source or path.parent, schema, files), ()
 
 
 def _build_tables(folder: Path, schema: Schema, files: SchemaFiles) -> RawTables:
