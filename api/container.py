@@ -244,6 +244,9 @@ async def _poll_once(container: AppContainer) -> None:
             container.log.warning("database is away", reason=str(error.__cause__ or error))
     except Exception:
         container.log.error("refresh failed", exc_info=True)
+    if container.database.log_pending:
+        with suppress(RecsysMetaError):
+            await container.database.truncate_wal(0.0)
     if container.redis is not None:
         with suppress(RecsysMetaError):
             await container.redis.ping()

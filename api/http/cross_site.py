@@ -36,17 +36,20 @@ class CrossSiteMiddleware:
 
 
 def is_cross_site(scope: Scope) -> bool:
-    """Return whether the headers say that a page of another origin sent the request."""
-    origins, hosts, cross = list[bytes](), list[bytes](), False
+    """Return whether the headers say that a page of another origin sent the request.
+
+    `Sec-Fetch-Site` decides alone where a browser sends it, because no proxy between changes what it says; without it
+    (an old browser, or plain HTTP) the origin has to be the host of the request.
+    """
+    origins, hosts, sites = list[bytes](), list[bytes](), list[bytes]()
+    values_by_name = {b"origin": origins, b"host": hosts, b"sec-fetch-site": sites}
     for name, value in scope["headers"]:
-        if name == b"origin":
-            origins.append(value)
-        elif name == b"host":
-            hosts.append(value)
-        elif name == b"sec-fetch-site":
-            cross = cross or value.strip().lower() not in _OWN_SITES
+        if name in values_by_name:
+            values_by_name[name].append(value)
+    if sites:
+        return any(site.strip().lower() not in _OWN_SITES for site in sites)
     # Its scheme is not compared: behind a proxy that ends TLS the server does not see the one that the page has.
-    return cross or any(not _is_same_host(origin, hosts) for origin in origins)
+    return any(not _is_same_host(origin, hosts) for origin in origins)
 
 
 def _is_same_host(origin: bytes, hosts: list[bytes]) -> bool:

@@ -20,8 +20,9 @@ from recsys_meta.wire.requests import MOST_ITEMS
 MOST_KEYS = MOST_FEATURES
 """Keys of an object in a body."""
 
-MOST_CONTAINERS = 50_000
-"""Objects and lists in a body."""
+MOST_CONTAINERS = 100_000
+"""Objects and lists in a body: 10,000 candidates with seven features that are lists, for which a megabyte just does,
+have 90,003."""
 
 SMALL_BYTES = 8 * 1024
 """Size up to which a body is validated at once: it cannot hold enough to take long."""

@@ -1,4 +1,5 @@
-"""Log of versions that could not be loaded, so that each reason is logged once and not at every attempt."""
+"""Log of versions that could not be loaded, or failed their trial, so that each reason is logged once and not at every
+attempt."""
 
 from __future__ import annotations
 
@@ -15,10 +16,12 @@ MAX_VERSIONS = 256
 
 
 class LoadFailure(NamedTuple):
-    """The last failure of a version: its time by the monotonic clock, seconds, and its reason."""
+    """The last failure of a version: its time by the monotonic clock, seconds, and its reason. `in_trial`: it was
+    loaded and then failed its trial, as it will again, because a version never changes."""
 
     time: float
     reason: str
+    in_trial: bool
 
 
 class LoadFailureLog:
@@ -31,11 +34,10 @@ class LoadFailureLog:
     def __len__(self) -> int:
         return len(self._last)
 
-    def record(self, key: Key, error: Exception) -> bool:
+    def record(self, key: Key, reason: str, *, in_trial: bool = False) -> bool:
         """Remember a failure. True where it is news: the version's first, or for another reason than its last."""
-        reason = f"{type(error).__name__}: {error}"
         before = self._last.pop(key, None)
-        self._last[key] = LoadFailure(time.monotonic(), reason)
+        self._last[key] = LoadFailure(time.monotonic(), reason, in_trial)
         if len(self._last) > MAX_VERSIONS:
             self._last.popitem(last=False)
         return before is None or before.reason != reason
@@ -44,6 +46,11 @@ class LoadFailureLog:
         """True where the version failed within the last `seconds`."""
         last = self._last.get(key)
         return last is not None and time.monotonic() - last.time < seconds
+
+    def trial_problem(self, key: Key) -> str | None:
+        """Return why the version failed its trial, None where it did not."""
+        last = self._last.get(key)
+        return last.reason if last is not None and last.in_trial else None
 
     def forget(self, key: Key) -> None:
         """Forget a version that was loaded, or is asked for anew: its next failure is news."""

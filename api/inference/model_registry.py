@@ -30,8 +30,8 @@ __all__ = ["LoadedModel", "ModelRegistry"]
 _MAX_PINNED = 4  # versions that are not live but were asked for by name
 _RETRY_S = 3.0  # time before a version that could not be loaded is tried again, seconds
 _UNREADABLE = "the version cannot be loaded; the server's log says why"
-_FAILING = "the live version fails when tried; the one before it answers"
-_ARM_MISSING = "an arm of the split cannot be loaded or is for others; the live version stands in"
+_FAILING = "the live version fails when tried, and the one before it answers"
+_ARM_MISSING = "an arm of the split cannot be loaded, fails or is for others; the live version stands in"
 
 
 class ModelRegistry:
@@ -68,19 +68,29 @@ class ModelRegistry:
                     models[key] = model
                 return models.get(key)
 
+            async def find_well(row: ModelVersionRecord) -> LoadedModel | None:
+                """None also for one that fails its trial, which is loaded once and not at each poll."""
+                if self._failures.trial_problem((row.model, row.version)) is not None:
+                    return None
+                model = await find(row)
+                if model is None or model.problem is None:
+                    return model
+                self._note_problem(model)
+                return None
+
             live, load_errors, splits = dict[str, LoadedModel](), dict[str, str](), dict[str, ActiveSplit]()
             for row in live_rows:
-                model, before_it = await find(row), self.live.get(row.model)
+                before_it = self.live.get(row.model)
+                has_other = before_it is not None and before_it.sample is not None
+                model = await (find_well if has_other else find)(row)
                 if model is None:
-                    load_errors[row.model] = _UNREADABLE
-                    model = before_it
-                elif model.sample is None and before_it is not None and before_it.sample is not None:
-                    load_errors[row.model] = _FAILING
+                    problem = self._failures.trial_problem((row.model, row.version))
+                    load_errors[row.model] = _UNREADABLE if problem is None else f"{_FAILING}: {problem}"
                     model = before_it
                 if model is not None:
                     live[row.model] = model if model.variant is None else replace(model, variant=None)
             for split, rows in split_rows:
-                active = activate_split(split, live.get(split.model), [await find(row) for row in rows])
+                active = activate_split(split, live.get(split.model), [await find_well(row) for row in rows])
                 if len(active.arms) < len(split.arms):
                     load_errors.setdefault(split.model, _ARM_MISSING)
                 splits[split.model] = active
@@ -100,8 +110,8 @@ class ModelRegistry:
             model = await self._pin(row)
         except CheckpointError as error:
             raise ConflictError(str(error)) from None
+        self._note_problem(model)
         if model.problem is not None:
-            self._log.error("a version fails when tried", model=row.model, version=row.version, reason=model.problem)
             raise ConflictError(f"{row.model}@{row.version} fails when tried, so it may not go live: {model.problem}")
         return model
 
@@ -203,11 +213,19 @@ class ModelRegistry:
         try:
             model = await asyncio.to_thread(open_version, self._folder, row)
         except Exception as error:  # a damaged version must not keep the others out of service
-            if self._failures.record(key, error):  # a reason is logged once: the version may be tried for days
+            # A reason is logged once: the version may be tried for days.
+            if self._failures.record(key, f"{type(error).__name__}: {error}"):
                 self._log.error("a version cannot be loaded", model=row.model, version=row.version, exc_info=True)
             raise CheckpointError(f"{row.model}@{row.version}: {_UNREADABLE}") from None
         self._failures.forget(key)
+        self._note_problem(model)
         return model
+
+    def _note_problem(self, model: LoadedModel) -> None:
+        """Remember why a version fails its trial, if it does, and log it where that is news."""
+        key, problem = (model.name, model.version), model.problem
+        if problem is not None and self._failures.record(key, problem, in_trial=True):
+            self._log.error("a version fails when tried", model=model.name, version=model.version, reason=problem)
 
 
 def _defaults(live: Mapping[str, LoadedModel], given: Mapping[str, str]) -> dict[str, str]:

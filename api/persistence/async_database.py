@@ -36,12 +36,14 @@ class AsyncDatabase:
     """Runs functions of a SQLAlchemy session in threads. Opens no connection until the first call.
 
     The circuit breaker is about reading: a database that is full or read-only refuses writes, each caller on its own,
-    and is no less good for responses. Without a log it writes lines of the same form to one of its own.
+    and is no less good for responses. `log_pending`: SQLite's write-ahead log still holds what was erased. Without
+    a log it writes lines of the same form to one of its own.
     """
 
     def __init__(self, url: str, log: Any = None, options: DatabaseOptions = DEFAULT_OPTIONS) -> None:
         self._log = open_log()[0] if log is None else log
         self.engine = sql.connect(url, options)
+        self.log_pending = False
         self.breaker = CircuitBreaker(failures=1, pause=0.5, max_pause=2.0)
         self._watchdog = ConnectionWatchdog(self.engine)
         self._read_pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="recsys-meta-read")
@@ -82,9 +84,19 @@ class AsyncDatabase:
         """Check the connection. Raises StoreUnavailable."""
         await self._run_read(lambda: sql.ping(self.engine))
 
-    async def truncate_wal(self) -> bool:
-        """Empty SQLite's write-ahead log, which holds what was erased; return whether that went. Raises as `write`."""
-        return await self._translate_errors(self._run(self._call_pool, lambda: sql.truncate_wal(self.engine), CALL_S))
+    async def truncate_wal(self, wait_s: float | None = None) -> bool:
+        """Empty SQLite's write-ahead log, which holds what was erased; return whether that went. Raises as `write`.
+
+        Where a reader kept it from that for `wait_s`, `log_pending` is true until a later call succeeds.
+        """
+        was_pending, self.log_pending = self.log_pending, True
+        running = self._run(self._call_pool, lambda: sql.truncate_wal(self.engine, wait_s), CALL_S)
+        self.log_pending = not await self._translate_errors(running)
+        if self.log_pending and not was_pending:
+            self._log.warning("a reader keeps the write-ahead log, which still holds what was erased")
+        elif was_pending and not self.log_pending:
+            self._log.info("the write-ahead log is empty")
+        return not self.log_pending
 
     def close(self) -> None:
         """Release threads and connections, without waiting for a thread that hangs."""

@@ -71,8 +71,8 @@ async def delete_entity(kind: KindPath, id: IdPath, request: Request, container:
     cached_keys = await _erase_from_caches(container, kind, id)
     # Once more: until the caches were emptied, a request may have read the entity and recorded an adaptation since.
     await container.database.write(lambda s: entities.erase_entity(s, kind, id))
-    await container.database.truncate_wal()
-    return json_response({**vars(receipt), "cached": cached_keys})
+    log_emptied = await container.database.truncate_wal()
+    return json_response({**vars(receipt), "cached": cached_keys, "log_emptied": log_emptied})
 
 
 async def _erase_from_caches(container: AppContainer, kind: str, entity: str) -> int:

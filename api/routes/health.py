@@ -62,7 +62,7 @@ def _check_result(result: BaseException | None) -> dict[str, Any]:
 def _check_models(container: AppContainer) -> dict[str, Any]:
     live, load_errors = container.registry.live, container.registry.broken
     parts = [f"{s.name}@{s.version}" for s in live.values()] or ["none in service"]
-    parts += [f"{name}: the live version cannot be loaded" for name in load_errors]
+    parts += [f"{name}: a version in service cannot be used; GET /v1/models says why" for name in load_errors]
     parts += [f"{s.name}: fails, popularity answers" for s in live.values() if s.sample is None]
     ok = bool(live) and not load_errors and all(s.sample is not None for s in live.values())
     return {"ok": ok, "needed": True, "detail": ", ".join(parts)}

@@ -80,7 +80,7 @@ async def recommend(request: Request) -> Response:
             "unknown_items": unknown_items,
             "unknown_features": call.model.recommender.encoder.unknown_features(page.entity.features),
             "unknown_filter_values": call.model.recommender.lists.unknown_filter_values(page.request.filters),
-            "shortfall": shortfall(page.request, len(items), page.entity),
+            "shortfall": shortfall(page.request, len(items), page.entity, page.query),
             "items": encode_items(items, explanations, page.rank),
             "next": None if end is None or resolution.model_failed else _next_cursor(page, end, page.rank + len(items)),
         }

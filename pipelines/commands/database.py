@@ -128,8 +128,9 @@ def delete_entity_command(
     with workspace.session() as session:
         receipt = erase_entity(session, kind, entity)
         record_action(session, "delete entity", entity_digest(session, kind, entity), actor="command line")
-    truncate_wal(workspace.engine)
-    result = {**receipt.__dict__, "cached": workspace.evict_cached_states(kind, entity)}
+    log_emptied = _empty_log(workspace)
+    cached = workspace.evict_cached_states(kind, entity)
+    result = {**receipt.__dict__, "cached": cached, "log_emptied": log_emptied}
     if as_json:
         print_json(result)
     else:
@@ -140,6 +141,18 @@ def delete_entity_command(
             "for up to a day, though none is served; erase through the API, or again with it set",
             soft_wrap=True,
         )
+
+
+def _empty_log(workspace: Workspace) -> bool:
+    """Empty SQLite's write-ahead log; return whether that went, and say so where it did not."""
+    if truncate_wal(workspace.engine):
+        return True
+    err.print(
+        "A program reads the database, so its write-ahead log still holds what was deleted: run this again once the "
+        "program has ended",
+        soft_wrap=True,
+    )
+    return False
 
 
 @db.command("upgrade")
@@ -188,8 +201,8 @@ def prune_command(
             "adaptations": prune_adaptations(session, before),
             "explorations": prune_explorations(session, before),
         }
-    truncate_wal(workspace.engine)
+    log_emptied = _empty_log(workspace)
     if as_json:
-        print_json(counts)
+        print_json({**counts, "log_emptied": log_emptied})
     else:
         print_table("Pruned", ("what", "rows"), list(counts.items()))

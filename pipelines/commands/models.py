@@ -191,13 +191,13 @@ def show_command(name: Name, as_json: Json = False) -> None:
 
 
 def _state(row: ModelVersionRecord, live: str | None, split: TrafficSplit | None) -> str:
-    """Return what a version is: live, an arm of the split, staged, archived or deleted."""
+    """Return what a version is: live, an arm of the split, staged, archived or deleted. What answers comes first."""
+    if row.version == live:
+        return "live"
     if row.deleted is not None:
         return "deleted"
     if row.archived is not None:
         return "archived"
-    if row.version == live:
-        return "live"
     return "arm" if split is not None and any(arm.version == row.version for arm in split.arms) else "staged"
 
 

@@ -58,5 +58,5 @@ def recommend(
         1000 * (time.perf_counter() - start),
         entity.digest,
         end,
-        shortfall(list_request, len(items), entity),
+        shortfall(list_request, len(items), entity, query),
     )

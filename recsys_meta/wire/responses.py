@@ -237,7 +237,8 @@ class EntityDocument(ResponseModel):
 
 
 class DeletionReceipt(ResponseModel):
-    """Counts of the rows and cache keys that a deletion erased."""
+    """Counts of the rows and cache keys that a deletion erased. `log_emptied` is false where a reader kept SQLite's
+    write-ahead log, which still holds them: the server empties it as soon as it can."""
 
     receipt: str
     kind: str
@@ -247,6 +248,7 @@ class DeletionReceipt(ResponseModel):
     adaptations: int
     at: datetime
     cached: int
+    log_emptied: bool
 
 
 class ModelStatus(ResponseModel):

@@ -15,9 +15,12 @@ import pytest
 from pipelines.commands.recommend import read_events
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import DataError
+from recsys_meta.store.database import engine
+from recsys_meta.store.entities.entities import upsert_entity
 from recsys_meta.store.settings import Settings
 from recsys_meta.store.tracking import evaluations
 from recsys_meta.store.tracking.promotion_gate import check_promotion
+from recsys_meta.store.tracking.runs import page_runs
 from tests.fixtures.services import free_port
 from tests.pipelines.conftest import SMALL
 
@@ -362,7 +365,12 @@ def test_the_database_goes_down_and_up_with_its_rows(command, run):
     assert command.json("db", "current")["revision"]
     command("db", "upgrade")
     assert any(r["id"] == run["run"] for r in command.json("runs", "list"))
-    assert command.json("db", "prune", "--days", "1") == {"runs": 0, "adaptations": 0, "explorations": 0}
+    assert command.json("db", "prune", "--days", "1") == {
+        "runs": 0,
+        "adaptations": 0,
+        "explorations": 0,
+        "log_emptied": True,
+    }
 
 
 def test_doctor_finds_the_installation_whole(command, model):
@@ -403,3 +411,14 @@ def test_a_run_that_the_database_does_not_know_is_published(command, run, tmp_pa
     made = elsewhere.json("models", "publish", run["run"], "--name", "shop", "--force")
     shown = elsewhere.json("models", "show", "shop")
     assert (shown["live"], shown["versions"][0]["run"]) == (made["version"], None)
+
+
+def test_who_deletes_is_told_that_a_reader_keeps_the_log(command, run, monkeypatch):
+    monkeypatch.setattr(engine, "TRUNCATE_S", 0.1)
+    erase, prune = ("entities", "delete", "user", "somebody", "--yes"), ("db", "prune", "--days", "36500")
+    with house(command).session() as session:
+        upsert_entity(session, "user", "somebody", {})
+    with house(command).reading() as reader:
+        page_runs(reader)
+        assert [command.json(*words)["log_emptied"] for words in (erase, prune)] == [False, False]
+    assert [command.json(*words)["log_emptied"] for words in (erase, prune)] == [True, True]

@@ -59,20 +59,31 @@ class ItemList(NamedTuple):
     end: ListPosition | None
 
 
-def shortfall(request: ListRequest, count: int, entity: EncodedEntity) -> str | None:
+def shortfall(request: ListRequest, count: int, entity: EncodedEntity, query: EncodedQuery | None = None) -> str | None:
     """Say why a list for an entity has fewer items than were asked for; None where it has all."""
     if count >= request.n:
         return None
-    # An entity with items of its own may choose the same one again.
-    omits_met = not request.include_seen if entity.catalog is None else request.include_seen is False
+    omitted = bool(_omitted_ids(request, entity, query))
     bounds = {
         "candidates": request.candidates is not None,
         "filters": bool(request.filters),
         "exclude": bool(request.exclude),
-        "what was met": omits_met,
+        "what was met": omitted and not request.include_seen,
+        "what was disliked": omitted and bool(request.include_seen),
     }
     names = [name for name, in_force in bounds.items() if in_force]
     return f"no other item is left by {', '.join(names)}" if names else "the catalogue has no other item"
+
+
+def _omitted_ids(request: ListRequest, entity: EncodedEntity, query: EncodedQuery | None) -> frozenset[int]:
+    """Collect the ids that a list leaves out because the entity, or the actor of the context, met or disliked them."""
+    if entity.catalog is None:
+        return frozenset(entity.dislikes) if request.include_seen else entity.seen_items
+    if request.include_seen is not False:  # an entity that chooses may well choose the same item again
+        return frozenset()
+    context = request.context
+    by_actor = context is not None and (context.actor is not None or context.history is not None)
+    return query.actor_items if query and by_actor else entity.seen_items
 
 
 class ListBuilder:
@@ -100,20 +111,12 @@ class ListBuilder:
         self, entity: EncodedEntity, request: ListRequest, query: EncodedQuery | None = None
     ) -> Collection[int]:
         """Collect the ids that a list leaves out: what was met, what the caller excludes, what is never an answer."""
-        ids = self._seen_ids(entity, request, query)
+        ids = _omitted_ids(request, entity, query)
+        if entity.catalog is not None and query is not None:
+            ids |= query.hidden_items
         if not request.exclude:
             return ids
         return ids.union(self.catalog.known_item_ids(request.exclude, entity.catalog))
-
-    def _seen_ids(self, entity: EncodedEntity, request: ListRequest, query: EncodedQuery | None) -> frozenset[int]:
-        if entity.catalog is None:
-            return frozenset(entity.dislikes) if request.include_seen else entity.seen_items
-        hidden_items = query.hidden_items if query else frozenset()
-        if request.include_seen is not False:  # an entity that chooses may well choose the same item again
-            return hidden_items
-        context = request.context
-        by_actor = context is not None and (context.actor is not None or context.history is not None)
-        return hidden_items | (query.actor_items if query and by_actor else entity.seen_items)
 
     def batch_request(self, entity: EncodedEntity, request: ListRequest) -> TopKRequest | None:
         """Return the request in the form that can be answered for many entities at once, with one item more to tell

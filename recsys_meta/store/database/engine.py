@@ -32,7 +32,7 @@ __all__ = [
 
 BUSY_MS = 10_000  # how long a writer on SQLite waits for another, milliseconds
 SILENT_MS = 30_000  # how long sent data may stay unacknowledged by the server, milliseconds
-_TRUNCATE_S = 5.0  # how long to wait for readers before the log can be emptied, seconds
+TRUNCATE_S = 5.0  # how long to wait for readers before the log can be emptied, seconds
 SECRET_OPTION = "installation_secret"  # noqa: S105 (the name of an engine's option, not its value)
 
 
@@ -121,14 +121,15 @@ def ping(engine: Engine) -> None:
         open_session.connection().exec_driver_sql("SELECT 1")
 
 
-def truncate_wal(engine: Engine) -> bool:
+def truncate_wal(engine: Engine, wait_s: float | None = None) -> bool:
     """Empty the write-ahead log of a SQLite database, which still holds what was deleted; return whether it is empty.
 
-    A reader that is under way keeps it from that, so this waits for a while. Nothing to do for PostgreSQL.
+    A reader that is under way keeps it from that, so this waits for `wait_s` seconds (None: `TRUNCATE_S`). Nothing to
+    do for PostgreSQL.
     """
     if engine.dialect.name != "sqlite":
         return True
-    deadline = time.monotonic() + _TRUNCATE_S
+    deadline = time.monotonic() + (TRUNCATE_S if wait_s is None else wait_s)
     while True:
         try:
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

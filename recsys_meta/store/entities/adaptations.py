@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.bulk_insert import in_chunks, table_of, unique
 from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
-from recsys_meta.store.entities.entities import entity_digest, hold_erasure_lock
+from recsys_meta.store.entities.entities import entity_digests, hold_erasure_lock
 from recsys_meta.store.entities.tables import AdaptationRecord, ErasureRecord
 
 ServedBy = Literal["adapted", "cache", "prior", "popular"]
@@ -133,7 +133,8 @@ def drop_erased(session: Session, rows: Sequence[Row]) -> list[Row]:
 
 def _erasure_times(session: Session, rows: Sequence[TimedRow]) -> dict[tuple[str, str], datetime]:
     """Return the time of the last erasure of each entity among the rows, by kind and id."""
-    entities = {entity_digest(session, *name): name for name in unique((row.kind, row.entity) for row in rows)}
+    names = unique((row.kind, row.entity) for row in rows)
+    entities = {digest: name for name in names for digest in entity_digests(session, *name)}
     last: dict[tuple[str, str], datetime] = {}
     for chunk in in_chunks(list(entities)):
         query = select(ErasureRecord.entity_digest, ErasureRecord.confirmed).where(

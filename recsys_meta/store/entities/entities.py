@@ -22,7 +22,7 @@ from recsys_meta.store.entities.tables import (
     EventRecord,
     ExplorationRecord,
 )
-from recsys_meta.store.installation.installation_key import installation_key
+from recsys_meta.store.installation.installation_key import installation_keys
 
 # Writers of adaptations share this lock, an erasure holds it exclusively (PostgreSQL; SQLite has a single writer).
 ERASURE_LOCK = 0x7265_6373_6572_61
@@ -43,8 +43,13 @@ class ErasureReceipt:
 
 def entity_digest(session: Session, kind: str, entity: str) -> str:
     """Return a digest of an entity, keyed by the installation: who lacks the key cannot even try ids."""
+    return entity_digests(session, kind, entity)[0]
+
+
+def entity_digests(session: Session, kind: str, entity: str) -> list[str]:
+    """Return the digest of an entity and those that it had under earlier keys, by which older rows are found."""
     plain = hashlib.sha256(f"{len(kind)}:{kind}{entity}".encode(errors="surrogatepass")).hexdigest()
-    return hmac.new(installation_key(session), plain.encode(), hashlib.sha256).hexdigest()
+    return [hmac.new(key, plain.encode(), hashlib.sha256).hexdigest() for key in installation_keys(session)]
 
 
 def upsert_entity(
@@ -88,12 +93,12 @@ def erase_entity(session: Session, kind: str, entity: str, now: datetime | None 
         "adaptations": _delete(session, AdaptationRecord, AdaptationRecord.entity.key, kind, entity),
     }
     _delete(session, ExplorationRecord, ExplorationRecord.entity.key, kind, entity)
-    name = entity_digest(session, kind, entity)
-    last = select(ErasureRecord).where(ErasureRecord.entity_digest == name).order_by(ErasureRecord.at.desc()).limit(1)
-    row = session.scalars(last).first()
+    names = entity_digests(session, kind, entity)
+    past = select(ErasureRecord).where(ErasureRecord.entity_digest.in_(names))
+    row = session.scalars(past.order_by(ErasureRecord.at.desc()).limit(1)).first()
     at = utcnow(now)
     if row is None or any(counts.values()):
-        row = ErasureRecord(receipt=uuid.uuid4().hex, kind=kind, entity_digest=name, at=at, **counts)
+        row = ErasureRecord(receipt=uuid.uuid4().hex, kind=kind, entity_digest=names[0], at=at, **counts)
         session.add(row)
     row.confirmed = at
     session.flush()
@@ -103,7 +108,7 @@ def erase_entity(session: Session, kind: str, entity: str, now: datetime | None 
 def erased_since(session: Session, kind: str, entity: str, since: datetime) -> bool:
     """Return whether an entity was erased at a time or later."""
     query = select(ErasureRecord.receipt).where(
-        ErasureRecord.entity_digest == entity_digest(session, kind, entity), ErasureRecord.confirmed >= since
+        ErasureRecord.entity_digest.in_(entity_digests(session, kind, entity)), ErasureRecord.confirmed >= since
     )
     return session.scalar(query.limit(1)) is not None
 

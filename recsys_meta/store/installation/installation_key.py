@@ -2,7 +2,8 @@
 
 It follows from RECSYS_META_SECRET where that is set, and else from a random secret in the database, where all processes
 and machines of an installation find the same one. The setting is for who keeps the two apart: with the database alone,
-as in a backup, nobody can then try out ids.
+as in a backup, nobody can then try out ids. What was keyed before the setting was made is still found: the database's
+secret stays, and is asked second.
 """
 
 from __future__ import annotations
@@ -26,18 +27,38 @@ _known: WeakKeyDictionary[Pool, bytes] = WeakKeyDictionary()
 
 def installation_key(session: Session) -> bytes:
     """Return the key, 32 bytes. Raises StoreUnavailable where the database has none yet."""
-    engine = session.get_bind()
-    assert isinstance(engine, Engine)
-    given = engine.get_execution_options().get(SECRET_OPTION)
-    if given:
-        return hashlib.blake2b(given.encode(errors="surrogatepass"), digest_size=32, person=b"installation").digest()
-    key = _known.get(engine.pool)
+    return _given_key(session) or _stored_key(session)
+
+
+def installation_keys(session: Session) -> tuple[bytes, ...]:
+    """Return the key and, where it follows from the setting, the one that was in force before. Raises like
+    `installation_key`."""
+    given, stored = _given_key(session), _stored_key(session)
+    return (stored,) if given is None else (given, stored)
+
+
+def _given_key(session: Session) -> bytes | None:
+    given = _engine(session).get_execution_options().get(SECRET_OPTION)
+    if not given:
+        return None
+    return hashlib.blake2b(given.encode(errors="surrogatepass"), digest_size=32, person=b"installation").digest()
+
+
+def _stored_key(session: Session) -> bytes:
+    pool = _engine(session).pool
+    key = _known.get(pool)
     if key is None:
         row = session.get(SecretRecord, _NAME)
         if row is None:
             raise StoreUnavailable(OUTDATED, OUTDATED)
-        key = _known[engine.pool] = bytes.fromhex(row.value)
+        key = _known[pool] = bytes.fromhex(row.value)
     return key
+
+
+def _engine(session: Session) -> Engine:
+    engine = session.get_bind()
+    assert isinstance(engine, Engine)
+    return engine
 
 
 def derived_key(key: bytes, purpose: str) -> bytes:

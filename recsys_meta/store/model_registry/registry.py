@@ -62,7 +62,11 @@ def register_version(
     metrics: Mapping[str, Any] | None = None,
     now: datetime | None = None,
 ) -> ModelVersionRecord:
-    """Register a version without making it live; path, metrics and run of a registered one are updated."""
+    """Register a version without making it live; path, metrics and run of a registered one are updated.
+
+    A deleted version is back then, because the caller has its files again. Raises ConflictError for an archived one:
+    somebody took it out of use, and is to restore it.
+    """
     at = utcnow(now)
     new = insert_into(session, ModelRecord).on_conflict_do_nothing(index_elements=["name"])
     session.execute(new, {"name": model, "created": at, "updated": at})
@@ -73,11 +77,12 @@ def register_version(
             "path": new.excluded.path,
             "metrics": new.excluded.metrics,
             "run": func.coalesce(new.excluded.run, ModelVersionRecord.run),
+            "deleted": None,
         },
     )
     values = {"model": model, "version": version, "path": path, "run": run, "created": at}
     session.execute(upsert, {**values, "metrics": dict(metrics or {})})
-    return get_model_record(session, model, version)
+    return usable_version(session, model, version)
 
 
 def publish_version(
@@ -94,7 +99,7 @@ def publish_version(
 ) -> AliasChangeRecord:
     """Register a version and make it live. Publishing the live version again adds nothing to the history.
 
-    Raises ConflictError for a version that would end a split of others, unless `end_split`.
+    Raises ConflictError for a version that is archived, or would end a split of others, unless `end_split`.
     """
     register_version(session, model, version, path, run=run, metrics=metrics, now=now)
     return _move(session, model, version, "publish", actor, utcnow(now), end_split)
@@ -116,7 +121,7 @@ def promote_version(
     of others, unless `end_split`; and, unless forced, for one that loses to the simplest baseline by its stored
     evaluation, or has none.
     """
-    usable_version(session, model, version)
+    get_model_record(session, model, version)
     if not force:
         check_beats_baseline(session, model, version)
     return _move(session, model, version, "promote", actor, utcnow(now), end_split)
@@ -346,6 +351,7 @@ def _move(
     end_split: bool,
 ) -> AliasChangeRecord:
     lock_model(session, model, at)
+    usable_version(session, model, version)  # behind the lock: it may be archived or deleted until then
     current, split = _newest(session, model), newest_split(session, model)
     arms = () if split is None else split.arms
     if arms and not end_split and all(arm.version != version for arm in arms):

@@ -13,6 +13,12 @@ FOREIGN = {
     "nonsense": {"origin": "::"},
     "a browser that says so": {"sec-fetch-site": "cross-site"},
     "a sister site": {"sec-fetch-site": "same-site"},
+    "a browser that says so, whatever the origin": {
+        "origin": "http://localhost",
+        "host": "localhost",
+        "sec-fetch-site": "cross-site",
+    },
+    "two words of it": [("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")],
 }
 
 
@@ -47,6 +53,8 @@ def test_its_own_pages_and_programs_may_write(server):
         {"origin": server.url},
         {"origin": server.url, "sec-fetch-site": "same-origin"},
         {"sec-fetch-site": "none"},
+        # A proxy put its own name into Host: the browser's word is enough.
+        {"origin": "https://a-proxy.example", "host": "localhost", "sec-fetch-site": "same-origin"},
         {"origin": "https://shop.example", "host": "shop.example:443"},
     ):
         sent = {"host": "localhost", **headers} if "origin" not in headers else headers

@@ -115,6 +115,13 @@ def test_what_is_allowed_passes(server):
     assert server.client.post("/v1/recommendations", json=body).status_code == 200
 
 
+@pytest.mark.parametrize("lists", [4, 7])
+def test_as_many_candidates_as_the_guide_says_may_have_features_that_are_lists(lists):
+    features = {f"f{n}": ["x"] for n in range(lists)}
+    body = {"candidates": [{"item": str(n), "features": features} for n in range(10_000)]}
+    request_bodies.check_structure(json.dumps(body).encode())
+
+
 def test_brackets_in_texts_are_no_objects(server):
     body = {"entity": {"features": {"age": "{[" * 400}}, "exclude": ["{" * 190] * 200}
     assert server.client.post("/v1/recommendations", json=body).status_code in (200, 422)

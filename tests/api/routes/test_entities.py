@@ -1,6 +1,7 @@
 """What is stored of a newcomer, and that erasing it leaves nothing."""
 
 import threading
+from pathlib import Path
 from urllib.parse import quote
 
 import pandas as pd
@@ -10,6 +11,7 @@ from sqlalchemy import inspect, text
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.models.bundle import Bundle
+from recsys_meta.store.database import engine as sql
 from tests.api import bundles
 from tests.api.servers import serving, settings, wait
 
@@ -42,6 +44,21 @@ def test_features_are_put_and_read(full, new_id):
     full.client.put(path(new_id), json={"features": {"age": 60}})
     assert full.client.get(path(new_id)).json()["features"] == {"age": 60}
     assert full.recommend(*THREE, entity={"id": new_id}).json()["items"] != stored.json()["items"]
+
+
+def test_a_receipt_says_whether_the_log_still_holds_what_was_erased(server, new_id, monkeypatch):
+    """A reader under way keeps SQLite's log; the server empties it once the reader has ended."""
+    monkeypatch.setattr(sql, "TRUNCATE_S", 0.1)
+    server.client.put(path(new_id), json={"features": {"age": 30}})
+    database = server.container.database
+    with sql.reading(database.engine) as reader:
+        reader.execute(text("SELECT COUNT(*) FROM events")).all()
+        assert server.client.delete(path(new_id)).json()["log_emptied"] is False
+        assert database.log_pending
+    wait(lambda: not database.log_pending)
+    folder = Path(str(database.engine.url.database)).parent
+    assert {file.name for file in folder.iterdir() if file.is_file() and new_id.encode() in file.read_bytes()} == set()
+    assert server.client.delete(path(new_id)).json()["log_emptied"] is True
 
 
 def test_features_that_no_model_has_are_refused(server, new_id):

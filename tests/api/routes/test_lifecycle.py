@@ -117,8 +117,11 @@ def test_a_list_that_is_short_says_why(plain):
         return found["shortfall"]
 
     assert plain.client.post("/v1/recommendations", json={"model": "users"}).json()["shortfall"] is None
-    assert "what was met" in short(n=1000)
-    assert short(n=1000, include_seen=True) == "the catalogue has no other item"
+    nothing_else, events = "the catalogue has no other item", [{"item": "i3"}, {"item": "i4", "label": 0}]
+    assert short(n=1000) == nothing_else  # a newcomer who met nothing
+    assert short(n=1000, events=events) == "no other item is left by what was met"
+    assert short(n=1000, events=events, include_seen=True) == "no other item is left by what was disliked"
+    assert short(n=1000, events=events[:1], include_seen=True) == nothing_else
     assert "exclude" in short(exclude=[f"i{i}" for i in range(100)])
     assert "candidates" in short(candidates=["i1", "nowhere"])
 

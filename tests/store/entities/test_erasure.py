@@ -150,6 +150,23 @@ def test_a_secret_of_the_settings_takes_the_place_of_the_databases(database_url:
     assert keys[0] == keys[6] and len(set(keys)) == 3
 
 
+def test_receipts_from_before_the_setting_of_a_secret_are_found(database_url: str) -> None:
+    before, after = connect(database_url), connect(database_url, DatabaseOptions(secret="a" * 40))
+    with session(before) as s:
+        entities.upsert_entity(s, "user", SECRET, {})
+        first = entities.erase_entity(s, "user", SECRET, now=later(10))
+    with session(after) as s:
+        assert entities.erased_since(s, "user", SECRET, later(10))
+        assert adaptations.save_adaptations(s, [an_adaptation(SECRET, created=later(5))]) == 0
+        assert entities.erase_entity(s, "user", SECRET, now=later(20)) == first
+        entities.upsert_entity(s, "user", "new", {})
+        entities.erase_entity(s, "user", "new")
+    with reading(before) as s:  # what was keyed by the setting alone says nothing without it
+        assert not entities.erased_since(s, "user", "new", NOON)
+    before.dispose()
+    after.dispose()
+
+
 def test_nothing_of_an_erased_entity_stays_in_the_files(sqlite_url: str, tmp_path: Path) -> None:
     migrate.upgrade_database(sqlite_url)
     engine = connect(sqlite_url)
@@ -173,7 +190,7 @@ def test_nothing_of_an_erased_entity_stays_in_the_files(sqlite_url: str, tmp_pat
 
 def test_a_reader_under_way_keeps_the_log_for_a_while(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     migrate.upgrade_database(sqlite_url)
-    monkeypatch.setattr(engine_module, "_TRUNCATE_S", 0.3)
+    monkeypatch.setattr(engine_module, "TRUNCATE_S", 0.3)
     writer, reader = connect(sqlite_url), connect(sqlite_url)
     with reading(reader) as open_reader:
         open_reader.execute(text("SELECT COUNT(*) FROM events")).all()

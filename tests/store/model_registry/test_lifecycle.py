@@ -1,5 +1,8 @@
 """The life of a model: staged, live, retired, archived, deleted; and the default of each kind."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy import Engine, select
 
@@ -123,6 +126,52 @@ def test_a_deleted_version_stays_in_the_history(engine: Engine, model: str) -> N
         assert [h.version for h in detail.history] == ["bbbb", "cccc", "bbbb", "aaaa"]
         (summary,) = registry.page_models(s)
         assert summary.versions == 3
+
+
+def test_a_deleted_version_that_is_registered_again_is_back(engine: Engine, model: str) -> None:
+    for put in (registry.register_version, registry.publish_version):
+        with session(engine) as s:
+            registry.delete_version(s, model, "aaaa")
+            put(s, model, "aaaa", "/a")
+            assert registry.resolve_version(s, "m@aa").deleted is None
+    with session(engine) as s:
+        assert live(s) == "aaaa"
+        assert registry.page_models(s)[0].versions == 4
+
+
+def test_an_archived_version_that_is_registered_again_has_to_be_restored(engine: Engine, model: str) -> None:
+    for put in (registry.register_version, registry.publish_version):
+        with session(engine) as s:
+            registry.archive_version(s, model, "aaaa")
+        with pytest.raises(ConflictError, match=r"archived.*--restore"), session(engine) as s:
+            put(s, model, "aaaa", "/a")
+    with session(engine) as s:
+        assert live(s) == "cccc"
+        registry.archive_version(s, model, "aaaa", restore=True)
+        assert registry.publish_version(s, model, "aaaa", "/a").version == "aaaa"
+
+
+@pytest.mark.parametrize("act", [registry.archive_version, registry.delete_version])
+def test_what_is_taken_out_of_use_meanwhile_does_not_go_live(engine: Engine, model: str, act) -> None:
+    asking = threading.Event()
+
+    def promote() -> None:
+        with session(engine) as s:
+            asking.set()
+            registry.promote_version(s, model, "aaaa", force=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        with session(engine) as s:
+            act(s, model, "aaaa")
+            promotion = pool.submit(promote)
+            if engine.dialect.name == "postgresql":  # SQLite has one writer: the other has not begun
+                asking.wait()
+            with pytest.raises(TimeoutError):
+                promotion.result(0.3)  # it waits behind the lock
+        with pytest.raises(ConflictError, match=r"is archived|is deleted"):
+            promotion.result(60)
+    with session(engine) as s:
+        assert live(s) == "cccc"
 
 
 def test_a_retired_model_is_deleted_with_all_that_is_its(engine: Engine, model: str) -> None:
