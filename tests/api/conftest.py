@@ -15,12 +15,18 @@ from api.http import rate_limit as limits
 from api.persistence import async_database as database
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.store.cache.redis_cache import RedisCache
-from recsys_meta.store.database import migrate
 from tests.api import bundles
 from tests.api.servers import Served, serving, settings
 from tests.fixtures import stub_predictors as choosing
-from tests.fixtures.services import (  # noqa: F401  (fixtures are found by name)
+from tests.fixtures.migrated_databases import (  # noqa: F401  (fixtures are found by name)
+    copy_migrated,
     database_url,
+    migrated_file,
+    migrated_schema,
+    migrated_sqlite,
+    schema_pool,
+)
+from tests.fixtures.services import (  # noqa: F401  (fixtures are found by name)
     empty_url,
     own_redis,
     postgres_server,
@@ -91,11 +97,10 @@ def published(home: Path, database_url: str, bundle: Bundle) -> str:  # noqa: F8
 
 
 @pytest.fixture
-def light(home: Path, sqlite_url: str, bundle: Bundle) -> str:  # noqa: F811
+def light(home: Path, migrated_sqlite: str, bundle: Bundle) -> str:  # noqa: F811
     """The same on SQLite only."""
-    migrate.upgrade_database(sqlite_url)
-    bundles.publish(sqlite_url, home / "models", "users", bundle)
-    return sqlite_url
+    bundles.publish(migrated_sqlite, home / "models", "users", bundle)
+    return migrated_sqlite
 
 
 @pytest.fixture
@@ -128,11 +133,15 @@ def kinds(home: Path, database_url: str, own_redis, predictors: None) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, predictors: None) -> Iterator[Served]:
+def plain(
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated_file: Path,  # noqa: F811
+    bundle: Bundle,
+    predictors: None,
+) -> Iterator[Served]:
     """A server of these models and 'users' for many tests that leave nothing behind, on SQLite without Redis."""
     home = tmp_path_factory.mktemp("plain")
-    url = f"sqlite:///{home}/plain.db"
-    migrate.upgrade_database(url)
+    url = copy_migrated(migrated_file, f"sqlite:///{home}/plain.db")
     bundles.publish(url, home / "models", "ads", choosing.clicks())
     bundles.publish(url, home / "models", "cities", choosing.visits())
     bundles.publish(url, home / "models", "users", bundle)
@@ -141,11 +150,14 @@ def plain(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, predictors: 
 
 
 @pytest.fixture(scope="module")
-def users_server(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator[Served]:
+def users_server(
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated_file: Path,  # noqa: F811
+    bundle: Bundle,
+) -> Iterator[Served]:
     """A server of 'users' alone, without keys, for many tests that leave nothing behind, on SQLite without Redis."""
     home = tmp_path_factory.mktemp("users")
-    url = f"sqlite:///{home}/users.db"
-    migrate.upgrade_database(url)
+    url = copy_migrated(migrated_file, f"sqlite:///{home}/users.db")
     bundles.publish(url, home / "models", "users", bundle)
     with serving(settings(home, url)) as made:
         yield made

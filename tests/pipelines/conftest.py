@@ -85,9 +85,9 @@ def items(command, run) -> list[str]:
     return [str(v) for v in open_dataset(command.home / "data" / "simulated-users").vocab.values["item"][:9]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(command, model):
-    """A real server of the home's models, and a client for it."""
+    """A real server of the home's models, and a client for it, for all tests of a file."""
     port = free_port()
     child = subprocess.Popen(
         [sys.executable, "-c", PATIENT, "serve", "--port", str(port)],

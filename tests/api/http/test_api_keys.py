@@ -16,7 +16,6 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.store.access import api_keys as keys
 from recsys_meta.store.access import audit_log as audit
 from recsys_meta.store.access.tables import ApiKeyRecord
-from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import connect, session
 from recsys_meta.store.settings import Settings
 from tests.api import bundles
@@ -89,36 +88,37 @@ def test_a_key_that_ends_opens_nothing_afterwards(home, light):
 
 
 @pytest.fixture
-def wire(postgres_url):
-    made = Wire(make_url(postgres_url).port or 5432)
+def wire(migrated_schema):
+    made = Wire(make_url(migrated_schema).port or 5432)
     made.mend()
     yield made
     made.cut()
 
 
 @pytest.fixture
-def wired_url(home, postgres_url, bundle, wire):
-    migrate.upgrade_database(postgres_url)
-    bundles.publish(postgres_url, home / "models", "users", bundle)
-    return make_url(postgres_url).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
+def wired_url(home, migrated_schema, bundle, wire):
+    bundles.publish(migrated_schema, home / "models", "users", bundle)
+    return make_url(migrated_schema).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
 
 
-def test_known_keys_open_while_the_database_is_away(home, postgres_url, wired_url, wire):
-    made = make(postgres_url)
+def test_known_keys_open_while_the_database_is_away(home, migrated_schema, wired_url, wire):
+    made = make(migrated_schema)
     with serving(settings(home, wired_url)) as server:
         assert ask(server, made.text) == 200
         wire.cut()
         wait(lambda: server.recommend().status_code == 401 and server.container.database.degraded)
         assert ask(server, made.text) == 200
         assert ask(server, "rsm_no_key") == 401
-        revoke(postgres_url, made.row.id)
+        revoke(migrated_schema, made.row.id)
         assert ask(server, made.text) == 200  # nobody can tell it yet
         wire.mend()
         wait(lambda: ask(server) == 200)  # no key is left
 
 
-def test_a_server_that_starts_while_the_database_is_away_knows_the_keys_of_before(home, postgres_url, wired_url, wire):
-    made = make(postgres_url)
+def test_a_server_that_starts_while_the_database_is_away_knows_the_keys_of_before(
+    home, migrated_schema, wired_url, wire
+):
+    made = make(migrated_schema)
     with serving(settings(home, wired_url)) as server:
         assert ask(server, made.text) == 200
     noted = (home / "known-keys.json").read_text()

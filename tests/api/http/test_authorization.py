@@ -12,7 +12,6 @@ from api.http.api_keys import ApiKeyStore, parse_keys
 from api.http.authorization import authorize
 from api.telemetry.logging import BufferedLogWriter
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.store.database import migrate
 from tests.api import bundles
 from tests.api.servers import Wire, serving, settings, wait
 
@@ -215,23 +214,22 @@ def test_nesting_ends_in_an_answer_that_refuses(server, path, depth):
             assert response.json()["accepted"] == 0
 
 
-def test_no_secret_is_ever_logged(home, postgres_url, bundle, own_redis, capfd, caplog):
+def test_no_secret_is_ever_logged(home, migrated_schema, bundle, own_redis, capfd, caplog):
     """Keys given and made, the passwords of the database and of Redis, bodies and ids: while all is well, while each
     is away, and while a request fails."""
     from tests.api.http.test_api_keys import make
 
-    migrate.upgrade_database(postgres_url)
-    bundles.publish(postgres_url, home / "models", "users", bundle)
-    made = make(postgres_url, "app", ["admin"])
+    bundles.publish(migrated_schema, home / "models", "users", bundle)
+    made = make(migrated_schema, "app", ["admin"])
     secrets = {
         "made": made.text.split("_", 2)[2],
         "fixed": "fixed-secret-9",
         "sql": "sql-secret-9",
         "redis": "r-secret-9",
     }
-    wire = Wire(make_url(postgres_url).port or 5432)
+    wire = Wire(make_url(migrated_schema).port or 5432)
     wire.mend()
-    url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port, password=secrets["sql"])
+    url = make_url(migrated_schema).set(host="127.0.0.1", port=wire.port, password=secrets["sql"])
     with redis.Redis.from_url(own_redis.url) as client:
         client.config_set("requirepass", secrets["redis"])
     database = url.render_as_string(hide_password=False)
@@ -259,12 +257,11 @@ def test_no_secret_is_ever_logged(home, postgres_url, bundle, own_redis, capfd, 
     assert f"app ({made.row.id})" in logged
 
 
-def test_answers_tell_nothing_of_hosts_ports_tables_or_files(home, postgres_url, bundle):
-    migrate.upgrade_database(postgres_url)
-    bundles.publish(postgres_url, home / "models", "users", bundle)
-    wire = Wire(make_url(postgres_url).port or 5432)
+def test_answers_tell_nothing_of_hosts_ports_tables_or_files(home, migrated_schema, bundle):
+    bundles.publish(migrated_schema, home / "models", "users", bundle)
+    wire = Wire(make_url(migrated_schema).port or 5432)
     wire.mend()
-    url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port)
+    url = make_url(migrated_schema).set(host="127.0.0.1", port=wire.port)
     calls = (READ, RECOMMEND, SEND, ERASE, PERSIST, MOVE, ("GET", "/readyz", None), ("GET", "/v1/runs", None))
     with serving(settings(home, url.render_as_string(hide_password=False))) as server:
         wire.cut()

@@ -18,7 +18,6 @@ from api.inference.loaded_model import MAX_BATCH, MAX_BATCH_MS, LatencyTracker, 
 from api.inference.micro_batcher import BatchResult, MicroBatcher
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
-from recsys_meta.store.database import migrate
 from tests.api import bundles
 from tests.api.servers import Served, change_state, cut_short, serving, settings, wait
 from tests.fixtures import trained_recommenders
@@ -27,10 +26,9 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
 @pytest.fixture
-def flagship(home: Path, sqlite_url: str, own_redis: Any) -> Iterator[Served]:
-    migrate.upgrade_database(sqlite_url)
-    bundles.publish(sqlite_url, home / "models", "users", trained_recommenders.flagship())
-    with serving(settings(home, sqlite_url, own_redis.url)) as server:
+def flagship(home: Path, migrated_sqlite: str, own_redis: Any) -> Iterator[Served]:
+    bundles.publish(migrated_sqlite, home / "models", "users", trained_recommenders.flagship())
+    with serving(settings(home, migrated_sqlite, own_redis.url)) as server:
         assert server.container.registry.live["users"].recommender.batch_invariant, "else there are no batches"
         yield server
 

@@ -15,20 +15,18 @@ from api.persistence.async_database import AsyncDatabase
 from api.persistence.profile_cache import read_profile
 from recsys_meta.core.errors import StoreError
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
-from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import StoreUnavailable
 from tests.api.servers import Wire
 
 
 def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(
-    postgres_url: str, hasty: Callable[[str], None]
+    migrated_schema: str, hasty: Callable[[str], None]
 ) -> None:
     """Whatever psycopg makes of noise: a glance ends well or says that the database is away."""
     hasty("database")
-    migrate.upgrade_database(postgres_url)
-    wire = Wire(make_url(postgres_url).port or 5432)
+    wire = Wire(make_url(migrated_schema).port or 5432)
     wire.mend()
-    url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
+    url = make_url(migrated_schema).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
     database, seen = AsyncDatabase(url), Counter[str]()
 
     async def look() -> str:
@@ -40,7 +38,7 @@ def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(
         return "well"
 
     async def work() -> None:
-        for seed in range(12):
+        for seed in range(6):
             for after in range(6):
                 wire.mend()
                 while await look() != "well":
@@ -51,7 +49,7 @@ def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(
     asyncio.run(asyncio.wait_for(work(), 240))
     database.close()
     wire.cut()
-    assert seen["away"] > 20
+    assert seen["away"] > 10
 
 
 def test_what_goes_wrong_is_a_line_of_the_log_like_any_other(light: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ import pytest
 import redis
 from sqlalchemy.engine import make_url
 
-from recsys_meta.store.database import migrate
 from tests.api import bundles
 from tests.api.servers import serving, settings, wait
 
@@ -49,11 +48,9 @@ def test_a_redis_that_is_away_is_no_redis_that_refuses(home, light, own_redis):
         assert "127.0.0.1" not in told and str(own_redis.port) not in told
 
 
-def test_a_database_that_only_reads_is_told_from_one_that_is_away(home, postgres_url, bundle):
-
-    migrate.upgrade_database(postgres_url)
-    bundles.publish(postgres_url, home / "models", "users", bundle)
-    url = make_url(postgres_url)
+def test_a_database_that_only_reads_is_told_from_one_that_is_away(home, migrated_schema, bundle):
+    bundles.publish(migrated_schema, home / "models", "users", bundle)
+    url = make_url(migrated_schema)
     query = {"options": f"{url.query['options']} -c default_transaction_read_only=on"}
     with serving(settings(home, url.set(query=query).render_as_string(hide_password=False))) as server:
         refused = server.client.post("/v1/events", json={"events": [{"entity": "a", "item": "i1"}]})

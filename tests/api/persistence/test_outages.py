@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy.engine import make_url
 
+from api import container
 from api.persistence.async_database import READ_S
-from recsys_meta.store.database import migrate
 from tests.api import bundles
 from tests.api.servers import Wire, serving, settings, wait
 
@@ -14,20 +14,19 @@ THREE = ("i3", "i14", "i15")
 
 
 @pytest.fixture
-def wire(postgres_url):
+def wire(migrated_schema):
     """A wire to PostgreSQL."""
-    made = Wire(make_url(postgres_url).port or 5432)
+    made = Wire(make_url(migrated_schema).port or 5432)
     made.mend()
     yield made
     made.cut()
 
 
 @pytest.fixture
-def wired(home, postgres_url, bundle, wire):
+def wired(home, migrated_schema, bundle, wire):
     """A server whose database is behind the wire."""
-    migrate.upgrade_database(postgres_url)
-    bundles.publish(postgres_url, home / "models", "users", bundle)
-    url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
+    bundles.publish(migrated_schema, home / "models", "users", bundle)
+    url = make_url(migrated_schema).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
     with serving(settings(home, url)) as server:
         yield server
 
@@ -64,7 +63,13 @@ def test_redis_stops_in_mid_run_and_comes_back(full, own_redis, new_id):
     assert full.recommend(*THREE, entity=entity).headers["x-cache"] == "redis"
 
 
-def test_an_erasure_outlasts_a_moment_in_which_redis_does_not_answer(full, own_redis, keys_of, new_id):
+@pytest.fixture
+def two_seconds(monkeypatch):
+    """How long servers that start from here on wait for Redis: the test waits for the end of it."""
+    monkeypatch.setattr(container, "REDIS_S", 2.0)
+
+
+def test_an_erasure_outlasts_a_moment_in_which_redis_does_not_answer(two_seconds, full, own_redis, keys_of, new_id):
     full.client.post("/v1/events", json=events(new_id, *THREE))
     full.recommend(entity={"id": new_id})
     wait(lambda: not full.container.cache_writer.pending)
@@ -135,9 +140,9 @@ def test_the_database_goes_and_comes_back(wired, wire, new_id):
     wait(lambda: kept(wired, new_id, 2))
 
 
-def test_the_start_of_a_version_at_hand_is_enough_while_the_database_is_away(home, wired, wire, postgres_url, other):
+def test_the_start_of_a_version_at_hand_is_enough_while_the_database_is_away(home, wired, wire, migrated_schema, other):
     first = wired.recommend("i1").json()["model"]["version"]
-    second = bundles.publish(postgres_url, home / "models", "users", other, live=False)
+    second = bundles.publish(migrated_schema, home / "models", "users", other, live=False)
     arms = [{"version": v, "weight": 1} for v in (first, second)]
     assert wired.client.put("/v1/models/users/split", json={"arms": arms}).status_code == 200
     wire.cut()
@@ -166,11 +171,10 @@ def test_few_answers_wait_for_a_database_that_hangs(wired, wire, hasty):
     assert sum(seconds >= READ_S for seconds in taken) < 15
 
 
-def test_a_server_that_starts_before_its_database_serves_when_it_is_there(home, postgres_url, bundle, wire):
-    migrate.upgrade_database(postgres_url)
-    bundles.publish(postgres_url, home / "models", "users", bundle)
+def test_a_server_that_starts_before_its_database_serves_when_it_is_there(home, migrated_schema, bundle, wire):
+    bundles.publish(migrated_schema, home / "models", "users", bundle)
     wire.cut()
-    url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
+    url = make_url(migrated_schema).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
     with serving(settings(home, url)) as server:
         assert server.recommend("i1").status_code == 503
         assert server.client.get("/readyz").status_code == 503

@@ -253,22 +253,20 @@ def test_cities_cannot_be_ranked_for_a_row(plain):
     assert response.status_code == 422 and "items of their own" in response.json()["detail"]
 
 
-def test_a_predictor_that_cannot_choose_is_named_and_not_served(capsys, home, sqlite_url, predictors):
-    migrate.upgrade_database(sqlite_url)
-    bundles.publish(sqlite_url, home / "models", "cities", choosing.visits(choosing.Dumb))
-    with serving(settings(home, sqlite_url)) as server:
+def test_a_predictor_that_cannot_choose_is_named_and_not_served(capsys, home, migrated_sqlite, predictors):
+    bundles.publish(migrated_sqlite, home / "models", "cities", choosing.visits(choosing.Dumb))
+    with serving(settings(home, migrated_sqlite)) as server:
         assert server.client.get("/v1/models").json()["items"][0]["problem"]
         assert "'test-dumb' cannot choose" in capsys.readouterr().out
         assert ask(server).status_code == 503
 
 
-def test_a_broken_model_lists_what_was_met_most(home, sqlite_url, predictors):
-    migrate.upgrade_database(sqlite_url)
+def test_a_broken_model_lists_what_was_met_most(home, migrated_sqlite, predictors):
     bundle = choosing.visits()
     broken = type(bundle)(**{**vars(bundle), "params": {k: v * 0 for k, v in bundle.params.items() if "lat" not in k}})
-    bundles.publish(sqlite_url, home / "models", "cities", broken)
+    bundles.publish(migrated_sqlite, home / "models", "cities", broken)
     events = [{"item": place, "context": {"actor": "a"}} for place in ("x", "y", "y")]
-    with serving(settings(home, sqlite_url)) as server:
+    with serving(settings(home, migrated_sqlite)) as server:
         sick = server.container.registry.live["cities"].recommender.bundle.predictor
         type(sick).adapt, kept = (lambda *_: 1 / 0), type(sick).adapt
         try:

@@ -9,7 +9,6 @@ from sqlalchemy import select
 from recsys_meta.inference.ranking.thompson_sampling import propensity
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction
-from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import connect, reading
 from recsys_meta.store.entities.tables import ExplorationRecord
 from tests.api import bundles
@@ -22,10 +21,9 @@ MEMBERS = [{"id": n, "events": [{"item": "p1", "label": y} for y in ys]} for n, 
 
 
 @pytest.fixture
-def ads(home, sqlite_url, predictors):
-    migrate.upgrade_database(sqlite_url)
-    bundles.publish(sqlite_url, home / "models", "ads", choosing.clicks())
-    with serving(settings(home, sqlite_url)) as made:
+def ads(home, migrated_sqlite, predictors):
+    bundles.publish(migrated_sqlite, home / "models", "ads", choosing.clicks())
+    with serving(settings(home, migrated_sqlite)) as made:
         yield made
 
 
@@ -109,10 +107,9 @@ def test_without_a_spread_or_without_entities_there_is_nothing_to_explore_by(ads
         assert ask(ads, explore={"seed": seed}).status_code == 422
 
 
-def test_where_the_model_fails_nothing_is_drawn(home, sqlite_url, predictors):
-    migrate.upgrade_database(sqlite_url)
-    bundles.publish(sqlite_url, home / "models", "ads", bundles.diverged(choosing.clicks()))
-    with serving(settings(home, sqlite_url)) as server:
+def test_where_the_model_fails_nothing_is_drawn(home, migrated_sqlite, predictors):
+    bundles.publish(migrated_sqlite, home / "models", "ads", bundles.diverged(choosing.clicks()))
+    with serving(settings(home, migrated_sqlite)) as server:
         found = ask(server, explore={"seed": 1}).json()
         assert (found["served_by"], found["explored"]) == ("popular", None)
-    assert rows(sqlite_url) == []
+    assert rows(migrated_sqlite) == []

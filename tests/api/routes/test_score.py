@@ -8,7 +8,6 @@ import pytest
 
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction
-from recsys_meta.store.database import migrate
 from recsys_meta.wire.requests import AdaptRequest
 from tests.api import bundles
 from tests.api.servers import serving, settings, wait
@@ -82,17 +81,15 @@ def test_an_event_that_the_store_refuses_is_one_row(kinds, new_id):
     assert [r["index"] for r in found["persisted"]["refused"]] == [2]
 
 
-def test_without_a_spread_there_is_no_interval(home, sqlite_url, predictors):
-    migrate.upgrade_database(sqlite_url)
-    bundles.publish(sqlite_url, home / "models", "ads", choosing.clicks(choosing.Blind))
-    with serving(settings(home, sqlite_url)) as server:
+def test_without_a_spread_there_is_no_interval(home, migrated_sqlite, predictors):
+    bundles.publish(migrated_sqlite, home / "models", "ads", choosing.clicks(choosing.Blind))
+    with serving(settings(home, migrated_sqlite)) as server:
         assert set(score(server, items=["p1"]).json()["scores"][0]) == {"item", "score", "probability"}
 
 
-def test_a_trained_learner_serves_clicks(home, sqlite_url):
-    migrate.upgrade_database(sqlite_url)
-    bundles.publish(sqlite_url, home / "models", "ads", bundles.trained("click"))
-    with serving(settings(home, sqlite_url)) as server:
+def test_a_trained_learner_serves_clicks(home, migrated_sqlite):
+    bundles.publish(migrated_sqlite, home / "models", "ads", bundles.trained("click"))
+    with serving(settings(home, migrated_sqlite)) as server:
 
         def ask(*labels):
             events = [{"item": f"i{n}", "label": label} for n, label in enumerate(labels)]
@@ -101,12 +98,11 @@ def test_a_trained_learner_serves_clicks(home, sqlite_url):
         assert ask(1, 1, 1) > ask() > ask(0, 0, 0)
 
 
-def test_ratings_have_an_interval_that_narrows_with_the_events(home, sqlite_url):
-    migrate.upgrade_database(sqlite_url)
+def test_ratings_have_an_interval_that_narrows_with_the_events(home, migrated_sqlite):
     bundle = bundles.trained("rating", name="gaussian-posterior")
-    bundles.publish(sqlite_url, home / "models", "ads", bundle)
+    bundles.publish(migrated_sqlite, home / "models", "ads", bundle)
     recommender = Recommender(bundle)
-    with serving(settings(home, sqlite_url)) as server:
+    with serving(settings(home, migrated_sqlite)) as server:
         widths = []
         for count in (0, 3, 12):
             events = [{"item": f"i{n}", "label": 4.0} for n in range(count)]
@@ -243,10 +239,9 @@ def test_wrong_events_are_refused_each_with_its_reason(kinds, new_id):
     assert "'x' is not a finite number" in reasons[3] and reasons[4].startswith("context")
 
 
-def test_a_broken_model_names_no_probability(home, sqlite_url, predictors):
-    migrate.upgrade_database(sqlite_url)
-    bundles.publish(sqlite_url, home / "models", "ads", bundles.diverged(choosing.clicks()))
-    with serving(settings(home, sqlite_url)) as server:
+def test_a_broken_model_names_no_probability(home, migrated_sqlite, predictors):
+    bundles.publish(migrated_sqlite, home / "models", "ads", bundles.diverged(choosing.clicks()))
+    with serving(settings(home, migrated_sqlite)) as server:
         found = score(server, events=SHOWN, items=["p1"]).json()
         assert (found["served_by"], found["missing"]) == ("popular", ["model"])
         assert found["scores"] == [{"item": "p1", "score": None}]

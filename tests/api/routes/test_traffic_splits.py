@@ -12,7 +12,6 @@ from sqlalchemy.engine import make_url
 
 from recsys_meta.core.atomic_io import dump_checksummed
 from recsys_meta.store.access import audit_log as audit
-from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import connect, reading, session
 from recsys_meta.store.model_registry import split_arms as arms
 from recsys_meta.store.model_registry import traffic_splits as splits
@@ -138,12 +137,11 @@ def test_other_processes_give_the_same_entity_the_same_arm(home, light, versions
         wait(lambda: {told(ask(two, one)) for one in IDS} == {(None, versions[0])})
 
 
-def test_a_server_that_starts_without_its_database_keeps_the_arms(home, postgres_url, bundle, other):
-    migrate.upgrade_database(postgres_url)
-    versions = [bundles.publish(postgres_url, home / "models", "users", one) for one in (other, bundle)]
-    wire = Wire(make_url(postgres_url).port or 5432)
-    url = make_url(postgres_url).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
-    with serving(settings(home, postgres_url)) as first:
+def test_a_server_that_starts_without_its_database_keeps_the_arms(home, migrated_schema, bundle, other):
+    versions = [bundles.publish(migrated_schema, home / "models", "users", one) for one in (other, bundle)]
+    wire = Wire(make_url(migrated_schema).port or 5432)
+    url = make_url(migrated_schema).set(host="127.0.0.1", port=wire.port).render_as_string(hide_password=False)
+    with serving(settings(home, migrated_schema)) as first:
         split(first, 1, 3, versions=versions)
         before = {one: told(ask(first, one)) for one in IDS}
         assert {variant for variant, _ in before.values()} == {"old", "new"}

@@ -8,7 +8,6 @@ from sqlalchemy import Engine, select, text
 
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.store.database import engine as engine_module
-from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import DatabaseOptions, connect, reading, session, truncate_wal
 from recsys_meta.store.entities import adaptations, entities, events
 from recsys_meta.store.entities.tables import ErasureRecord
@@ -167,10 +166,9 @@ def test_receipts_from_before_the_setting_of_a_secret_are_found(database_url: st
     after.dispose()
 
 
-def test_nothing_of_an_erased_entity_stays_in_the_files(sqlite_url: str, tmp_path: Path) -> None:
-    migrate.upgrade_database(sqlite_url)
-    engine = connect(sqlite_url)
-    reader = connect(sqlite_url)  # keeps the log from being folded when a connection closes
+def test_nothing_of_an_erased_entity_stays_in_the_files(migrated_sqlite: str, tmp_path: Path) -> None:
+    engine = connect(migrated_sqlite)
+    reader = connect(migrated_sqlite)  # keeps the log from being folded when a connection closes
     with reading(reader) as open_reader:
         open_reader.execute(text("SELECT 1"))
     name = "anna-of-the-seven-lakes"
@@ -188,10 +186,9 @@ def test_nothing_of_an_erased_entity_stays_in_the_files(sqlite_url: str, tmp_pat
     reader.dispose()
 
 
-def test_a_reader_under_way_keeps_the_log_for_a_while(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    migrate.upgrade_database(sqlite_url)
+def test_a_reader_under_way_keeps_the_log_for_a_while(migrated_sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "TRUNCATE_S", 0.3)
-    writer, reader = connect(sqlite_url), connect(sqlite_url)
+    writer, reader = connect(migrated_sqlite), connect(migrated_sqlite)
     with reading(reader) as open_reader:
         open_reader.execute(text("SELECT COUNT(*) FROM events")).all()
         with session(writer) as s:
