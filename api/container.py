@@ -27,6 +27,7 @@ from api.persistence.async_database import AsyncDatabase
 from api.persistence.cursor_key import CursorKey
 from api.persistence.profile_cache import ProfileCache
 from api.telemetry.adaptation_diagnostics import DiagnosticsWorker
+from api.telemetry.impression_log import ImpressionLog
 from api.telemetry.metrics import ServerMetrics
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.store.access import api_keys as stored_keys
@@ -47,6 +48,8 @@ seconds."""
 REDIS_S: float | None = None
 """Time that a request waits for Redis instead of the one in the settings, seconds: tests set it."""
 
+_WRITER_ROWS = 20_000  # a list is a row of `adaptations` and one of `impressions`
+
 SWITCH_S = 0.0005
 """Time for which a thread may hold the interpreter's lock against the event loop, seconds; Python's default of 5 ms is
 half of the latency's tail."""
@@ -66,6 +69,7 @@ class AppContainer:
     long_tasks: LongTaskQueue
     writer: BackgroundWriter
     diagnoser: DiagnosticsWorker
+    impressions: ImpressionLog
     metrics: ServerMetrics
     log: Any
     keys: ApiKeyStore
@@ -151,7 +155,7 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
     memory, profiles = MemoryCache(), ProfileCache(database, redis, CursorKey(settings.cursor_key_file))
     cache_writer = CacheWriter(memory, redis, profiles)
     models = settings.models.resolve()
-    writer = BackgroundWriter(database_sink(database.engine), max_backoff=2.0)
+    writer = BackgroundWriter(database_sink(database.engine), capacity=_WRITER_ROWS, max_backoff=2.0)
     return AppContainer(
         database=database,
         redis=redis,
@@ -163,6 +167,7 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
         long_tasks=LongTaskQueue(),
         writer=writer,
         diagnoser=DiagnosticsWorker(writer, log),
+        impressions=ImpressionLog(writer, settings.impression_rate),
         metrics=metrics,
         log=log,
         keys=keys,

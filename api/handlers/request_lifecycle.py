@@ -20,6 +20,7 @@ from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.inference.requests.entity import EncodedEntity
 from recsys_meta.store.entities.adaptations import ServedBy
+from recsys_meta.store.entities.impressions import NewImpression
 from recsys_meta.wire.requests import EntityInput
 
 
@@ -125,3 +126,25 @@ def record_adaptation(
     )
     # In the next turn of the event loop the response is on its way.
     asyncio.get_running_loop().call_soon(call.container.diagnoser.put, record)
+
+
+def record_impression(call: RequestContext, by: ServedBy, size: int, rest: bytes) -> None:
+    """Record a row of the table `impressions` once the response, with the list in `rest`, is on its way."""
+    asyncio.get_running_loop().call_soon(_put_impression, call, by, size, rest)
+
+
+def _put_impression(call: RequestContext, by: ServedBy, size: int, rest: bytes) -> None:
+    model, context = call.model, call.entity_context
+    impression = NewImpression(
+        call.request_id,
+        model.name,
+        model.version,
+        model.variant,
+        context.kind,
+        context.entity or ANONYMOUS,
+        by,
+        size,
+        rest,
+        call.at,
+    )
+    call.container.impressions.put(impression)

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from api.handlers.dependencies import authorize_and_parse, request_schema
 from api.handlers.list_request import to_list_request
-from api.handlers.request_lifecycle import RequestContext, finish, finish_resolved, open_request
+from api.handlers.request_lifecycle import (
+    RequestContext,
+    finish,
+    finish_resolved,
+    open_request,
+    record_impression,
+    served_by,
+)
 from api.handlers.response_encoding import encode_items, pack, unpack
 from api.handlers.score import rank_entities, score_rows
 from api.http.problem_details import ProblemError
@@ -38,6 +45,7 @@ from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity
 from recsys_meta.inference.requests.query_context import EncodedQuery
 from recsys_meta.store.cache.keys import list_key
+from recsys_meta.store.entities.adaptations import ServedBy
 from recsys_meta.wire.requests import RecommendationRequest, ScoreRequest
 from recsys_meta.wire.responses import EntityRankingResponse, RecommendationResponse, ScoreResponse
 
@@ -91,6 +99,7 @@ async def recommend(request: Request) -> Response:
             container.memory.set(key, content, MEMORY_TTL_S, call.entity_context.owner)
         else:
             container.cache_writer.put(key, content, call.entity_context, MEMORY_TTL_S)
+    record_impression(call, served_by(size, resolution), size, rest)
     return finish_resolved(call, page.entity, resolution, rest, size)
 
 
@@ -180,7 +189,9 @@ def _list_key(call: RequestContext, body: bytes) -> str | None:
 def _cached_response(call: RequestContext, content: bytes, source: Source) -> Response:
     """Respond with a list that was made before."""
     prior, size, rest = unpack(content)
-    return finish(call, "prior" if prior else "cache", source, size, rest, call.container.degraded_dependencies())
+    by: ServedBy = "prior" if prior else "cache"
+    record_impression(call, by, size, rest)
+    return finish(call, by, source, size, rest, call.container.degraded_dependencies())
 
 
 async def _resolve(page: _PageRequest) -> StateResolution:

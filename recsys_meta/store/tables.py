@@ -13,6 +13,7 @@ from recsys_meta.store.entities.tables import (
     ErasureRecord,
     EventRecord,
     ExplorationRecord,
+    ImpressionRecord,
 )
 from recsys_meta.store.installation.tables import SecretRecord
 from recsys_meta.store.model_registry.tables import (
@@ -37,6 +38,7 @@ RECORDS: tuple[type[Base], ...] = (
     EventRecord,
     AdaptationRecord,
     ErasureRecord,
+    ImpressionRecord,
     ExplorationRecord,
     RunRecord,
     MetricRecord,

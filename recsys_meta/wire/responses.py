@@ -246,6 +246,7 @@ class DeletionReceipt(ResponseModel):
     entities: int
     events: int
     adaptations: int
+    impressions: int
     at: datetime
     cached: int
     log_emptied: bool

@@ -368,6 +368,7 @@ def test_the_database_goes_down_and_up_with_its_rows(command, run):
     assert command.json("db", "prune", "--days", "1") == {
         "runs": 0,
         "adaptations": 0,
+        "impressions": 0,
         "explorations": 0,
         "log_emptied": True,
     }

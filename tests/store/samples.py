@@ -3,11 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from recsys_meta.store.entities.adaptations import NewAdaptation
 from recsys_meta.store.entities.events import NewEvent
+from recsys_meta.store.entities.impressions import NewImpression
 from recsys_meta.store.tracking import runs, tuning
 from recsys_meta.store.tracking.evaluations import NewEvaluation
 from recsys_meta.store.tracking.tables import CurriculumRecord, RunRecord, TuningStudyRecord
@@ -33,6 +35,13 @@ def an_adaptation(entity: str = "u1", **given: Any) -> NewAdaptation:
     values: dict[str, Any] = {"model_version": "v1", "kind": "user", "support_size": 3, "steps": 5}
     figures = {"loss_before": 1.0, "loss_after": 0.5, "gradient_norm": 0.1, "ms": 0.4}
     return NewAdaptation(entity=entity, **{**values, **figures, "served_by": "adapted", "created": NOON, **given})
+
+
+def an_impression(*items: str, first_rank: int = 1, **given: Any) -> NewImpression:
+    listed = [{"rank": rank, "item": item} for rank, item in enumerate(items or ("i1", "i2", "i3"), first_rank)]
+    names = {"request_id": "r", "model": "m", "model_version": "v1", "variant": None, "kind": "user", "entity": "u1"}
+    values: dict[str, Any] = {**names, "served_by": "adapted", "support_size": 3, "created": NOON}
+    return NewImpression(content=orjson.dumps({"items": listed}), **{**values, **given})
 
 
 def an_evaluation(**given: Any) -> NewEvaluation:

@@ -21,6 +21,7 @@ from recsys_meta.store.entities.tables import (
     ErasureRecord,
     EventRecord,
     ExplorationRecord,
+    ImpressionRecord,
 )
 from recsys_meta.store.installation.installation_key import installation_keys
 
@@ -38,6 +39,7 @@ class ErasureReceipt:
     entities: int
     events: int
     adaptations: int
+    impressions: int
     at: datetime
 
 
@@ -81,7 +83,7 @@ def find_entity(session: Session, kind: str, entity: str) -> EntityRecord | None
 
 
 def erase_entity(session: Session, kind: str, entity: str, now: datetime | None = None) -> ErasureReceipt:
-    """Delete features, events, adaptations and explorations of an entity, and store a receipt.
+    """Delete features, events, adaptations, impressions and explorations of an entity, and store a receipt.
 
     A repeated erasure that finds nothing new returns the earlier receipt. The caller clears the caches; rows that still
     wait in a background writer are dropped by `drop_erased`.
@@ -91,6 +93,7 @@ def erase_entity(session: Session, kind: str, entity: str, now: datetime | None 
         "entities": _delete(session, EntityRecord, EntityRecord.external_id.key, kind, entity),
         "events": _delete(session, EventRecord, EventRecord.entity.key, kind, entity),
         "adaptations": _delete(session, AdaptationRecord, AdaptationRecord.entity.key, kind, entity),
+        "impressions": _delete(session, ImpressionRecord, ImpressionRecord.entity.key, kind, entity),
     }
     _delete(session, ExplorationRecord, ExplorationRecord.entity.key, kind, entity)
     names = entity_digests(session, kind, entity)
@@ -102,7 +105,8 @@ def erase_entity(session: Session, kind: str, entity: str, now: datetime | None 
         session.add(row)
     row.confirmed = at
     session.flush()
-    return ErasureReceipt(row.receipt, kind, entity, row.entities, row.events, row.adaptations, row.at)
+    counted = {name: getattr(row, name) for name in counts}
+    return ErasureReceipt(receipt=row.receipt, kind=kind, entity=entity, at=row.at, **counted)
 
 
 def erased_since(session: Session, kind: str, entity: str, since: datetime) -> bool:

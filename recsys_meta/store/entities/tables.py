@@ -1,4 +1,4 @@
-"""Tables of entities: features, events, adaptations, explorations and receipts of erasures.
+"""Tables of entities: features, events, adaptations, impressions, explorations and receipts of erasures.
 
 Events are the source of truth and have no foreign keys: feedback is stored even where its entity, item or model is
 not known yet.
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from recsys_meta.core.limits import LABEL_LENGTH, NAME_LENGTH
 from recsys_meta.store.database.base import Base
-from recsys_meta.store.database.column_types import BoundedText
+from recsys_meta.store.database.column_types import BoundedText, JsonDocument
 
 
 class EntityRecord(Base):
@@ -73,6 +73,38 @@ class AdaptationRecord(Base):
     variant: Mapped[str | None] = mapped_column(BoundedText(LABEL_LENGTH))
 
 
+class ImpressionRecord(Base):
+    """A list that was shown: raw `items` in their order, of which the first has rank `first_rank`.
+
+    A row may also stand for several `answers` with the same list at about the same time. `entity` is empty where none
+    was named. `propensity` is the probability with which the list was shown, given the request and the version: 1
+    where nothing was drawn; `sample_rate` the share of entities whose lists are kept.
+    """
+
+    __tablename__ = "impressions"
+    __table_args__ = (
+        Index(None, "created", "id"),
+        Index(None, "kind", "entity", "created"),
+        Index(None, "model_version", "created"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    request_id: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH))
+    model: Mapped[str]
+    model_version: Mapped[str]
+    variant: Mapped[str | None] = mapped_column(BoundedText(LABEL_LENGTH))
+    kind: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH))
+    entity: Mapped[str]
+    served_by: Mapped[str] = mapped_column(BoundedText(20))
+    support_size: Mapped[int]
+    first_rank: Mapped[int]
+    items: Mapped[list[str]] = mapped_column(JsonDocument())
+    propensity: Mapped[float]
+    sample_rate: Mapped[float]
+    answers: Mapped[int]
+    created: Mapped[datetime]
+
+
 class ErasureRecord(Base):
     """Receipt of an erasure. It holds a digest of the entity instead of its id, which is erased too.
 
@@ -88,6 +120,7 @@ class ErasureRecord(Base):
     entities: Mapped[int]
     events: Mapped[int]
     adaptations: Mapped[int]
+    impressions: Mapped[int] = mapped_column(server_default="0")
     at: Mapped[datetime]
     confirmed: Mapped[datetime]
 

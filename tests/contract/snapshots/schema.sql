@@ -15,6 +15,9 @@ CREATE INDEX ix_events_kind_entity_time_event_id ON events (kind, entity, time, 
 CREATE INDEX ix_events_kind_received ON events (kind, received);
 CREATE INDEX ix_explorations_created_id ON explorations (created, id);
 CREATE INDEX ix_explorations_kind_entity_created ON explorations (kind, entity, created);
+CREATE INDEX ix_impressions_created_id ON impressions (created, id);
+CREATE INDEX ix_impressions_kind_entity_created ON impressions (kind, entity, created);
+CREATE INDEX ix_impressions_model_version_created ON impressions (model_version, created);
 CREATE INDEX ix_latest_metrics_key_value ON latest_metrics ("key", value);
 CREATE INDEX ix_model_versions_run ON model_versions (run);
 CREATE INDEX ix_model_versions_version ON model_versions (version);
@@ -106,7 +109,7 @@ CREATE TABLE erasures (
   events INTEGER NOT NULL,
   adaptations INTEGER NOT NULL,
   at DATETIME NOT NULL,
-  confirmed DATETIME NOT NULL,
+  confirmed DATETIME NOT NULL, impressions INTEGER DEFAULT '0' NOT NULL,
   CONSTRAINT pk_erasures PRIMARY KEY (receipt)
   );
 CREATE TABLE evaluations (
@@ -152,6 +155,24 @@ CREATE TABLE explorations (
   seed INTEGER NOT NULL,
   created DATETIME NOT NULL,
   CONSTRAINT pk_explorations PRIMARY KEY (id)
+  );
+CREATE TABLE impressions (
+  id INTEGER NOT NULL,
+  request_id VARCHAR(100) NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  variant VARCHAR(50),
+  kind VARCHAR(100) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  served_by VARCHAR(20) NOT NULL,
+  support_size INTEGER NOT NULL,
+  first_rank INTEGER NOT NULL,
+  items JSON NOT NULL,
+  propensity DOUBLE NOT NULL,
+  sample_rate DOUBLE NOT NULL,
+  answers INTEGER NOT NULL,
+  created DATETIME NOT NULL,
+  CONSTRAINT pk_impressions PRIMARY KEY (id)
   );
 CREATE TABLE latest_metrics (
   run VARCHAR(100) NOT NULL,
@@ -399,6 +420,7 @@ CREATE TABLE erasures (
   entities BIGINT NOT NULL,
   events BIGINT NOT NULL,
   adaptations BIGINT NOT NULL,
+  impressions BIGINT DEFAULT '0' NOT NULL,
   at TIMESTAMP WITH TIME ZONE NOT NULL,
   confirmed TIMESTAMP WITH TIME ZONE NOT NULL,
   CONSTRAINT pk_erasures PRIMARY KEY (receipt)
@@ -454,6 +476,27 @@ CREATE TABLE explorations (
   );
 CREATE INDEX ix_explorations_created_id ON explorations (created, id);
 CREATE INDEX ix_explorations_kind_entity_created ON explorations (kind, entity, created);
+CREATE TABLE impressions (
+  id BIGSERIAL NOT NULL,
+  request_id VARCHAR(100) NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  variant VARCHAR(50),
+  kind VARCHAR(100) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  served_by VARCHAR(20) NOT NULL,
+  support_size BIGINT NOT NULL,
+  first_rank BIGINT NOT NULL,
+  items JSONB NOT NULL,
+  propensity DOUBLE PRECISION NOT NULL,
+  sample_rate DOUBLE PRECISION NOT NULL,
+  answers BIGINT NOT NULL,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_impressions PRIMARY KEY (id)
+  );
+CREATE INDEX ix_impressions_created_id ON impressions (created, id);
+CREATE INDEX ix_impressions_kind_entity_created ON impressions (kind, entity, created);
+CREATE INDEX ix_impressions_model_version_created ON impressions (model_version, created);
 CREATE TABLE latest_metrics (
   run VARCHAR(100) NOT NULL,
   key VARCHAR(200) NOT NULL,

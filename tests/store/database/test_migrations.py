@@ -19,7 +19,7 @@ from recsys_meta.store.tracking import evaluations, runs
 from tests.store.database import view_rows
 from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
 
-HEAD = "0009"  # the newest revision
+HEAD = "0010"  # the newest revision
 VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks"}
 
 
@@ -68,6 +68,9 @@ def test_indexes(engine: Engine) -> None:
         ("adaptations", ("created", "id")),
         ("adaptations", ("kind", "entity", "created")),
         ("adaptations", ("model_version", "created")),
+        ("impressions", ("created", "id")),
+        ("impressions", ("kind", "entity", "created")),
+        ("impressions", ("model_version", "created")),
         ("erasures", ("entity_digest", "at")),
         ("api_keys", ("name",)),
         ("audit", ("at", "id")),
