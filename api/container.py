@@ -21,6 +21,7 @@ from api.http.api_keys import ApiKeyStore
 from api.inference.cache_writer import CacheWriter
 from api.inference.long_tasks import LongTaskQueue
 from api.inference.model_registry import ModelRegistry
+from api.inference.outcome_worker import OutcomeWorker
 from api.inference.registry_snapshot import RegistrySnapshot
 from api.inference.state_resolver import StateResolver
 from api.persistence.async_database import AsyncDatabase
@@ -70,6 +71,7 @@ class AppContainer:
     writer: BackgroundWriter
     diagnoser: DiagnosticsWorker
     impressions: ImpressionLog
+    outcomes: OutcomeWorker
     metrics: ServerMetrics
     log: Any
     keys: ApiKeyStore
@@ -155,19 +157,21 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
     memory, profiles = MemoryCache(), ProfileCache(database, redis, CursorKey(settings.cursor_key_file))
     cache_writer = CacheWriter(memory, redis, profiles)
     models = settings.models.resolve()
+    registry, rate = ModelRegistry(database, models, log), settings.impression_rate
     writer = BackgroundWriter(database_sink(database.engine), capacity=_WRITER_ROWS, max_backoff=2.0)
     return AppContainer(
         database=database,
         redis=redis,
         memory=memory,
         profiles=profiles,
-        registry=ModelRegistry(database, models, log),
+        registry=registry,
         resolver=StateResolver(memory, redis, cache_writer, log),
         cache_writer=cache_writer,
         long_tasks=LongTaskQueue(),
         writer=writer,
         diagnoser=DiagnosticsWorker(writer, log),
-        impressions=ImpressionLog(writer, settings.impression_rate),
+        impressions=ImpressionLog(writer, rate),
+        outcomes=OutcomeWorker(database.engine, registry, writer, log, settings.outcome_window_s, rate),
         metrics=metrics,
         log=log,
         keys=keys,
@@ -186,6 +190,8 @@ def _register_gauges(container: AppContainer) -> None:
     add_gauge("writer_dropped_rows", "Rows lost", lambda: container.writer.dropped)
     add_gauge("diagnoses_waiting", "Adaptations waiting for their figures", lambda: container.diagnoser.waiting)
     add_gauge("diagnoses_skipped", "Adaptations written without figures", lambda: container.diagnoser.skipped)
+    add_gauge("outcomes_waiting", "Events whose outcome is not known yet", lambda: container.outcomes.waiting)
+    add_gauge("outcomes_skipped", "Events left without an outcome", lambda: container.outcomes.skipped)
     add_gauge("redis_writes", "States on their way to Redis", lambda: container.cache_writer.pending)
     add_gauge("memory_cache_bytes", "Size of the cache in this process", lambda: container.memory.size)
     add_gauge("models_in_service", "Models that answer", lambda: len(container.registry.live), "min")
@@ -264,6 +270,7 @@ async def _close(container: AppContainer) -> None:
     container.resolver.close()
     container.long_tasks.close()
     await asyncio.to_thread(container.diagnoser.close)
+    await asyncio.to_thread(container.outcomes.close)
     await asyncio.to_thread(container.writer.close, 5.0)
     if container.redis is not None:
         await container.redis.close()

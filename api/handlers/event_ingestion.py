@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from api.container import AppContainer
+from api.inference.event_join import ArrivedEvent
 from api.inference.loaded_model import LoadedModel
 from api.inference.model_registry import ModelRegistry
 from recsys_meta.core.errors import DataError
@@ -40,14 +41,15 @@ async def ingest_events(container: AppContainer, raw: Sequence[Any]) -> dict[str
     # A thousand wrong events take longer than the event loop may stand still.
     check = partial(validate_events, raw, container.registry)
     events, rejections = check() if len(raw) <= _FEW_EVENTS else await asyncio.to_thread(check)
-    new_events = list(events.values())
+    new_events, arrived = list(events.values()), datetime.now(UTC)
     outcomes = await container.database.write(lambda s: insert_events(s, new_events)) if events else []
     for index, outcome in zip(events, outcomes, strict=True):
         if outcome == "conflict":
             reason = "event_id: is known with other content, which stays as it was"
             rejections.append(event_rejection(index, raw[index], reason))
-    entities = {(e.kind, e.entity) for e, outcome in zip(new_events, outcomes, strict=True) if outcome == "new"}
-    await container.profiles.invalidate(entities)
+    stored = [event for event, outcome in zip(new_events, outcomes, strict=True) if outcome == "new"]
+    await container.profiles.invalidate({(event.kind, event.entity) for event in stored})
+    container.outcomes.put(ArrivedEvent(event.kind, event.event_id, event.entity, arrived) for event in stored)
     counts = {"accepted": outcomes.count("new"), "duplicates": outcomes.count("duplicate")}
     for name, count in {**counts, "refused": len(rejections)}.items():
         container.metrics.events.labels(name).inc(count)

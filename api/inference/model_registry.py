@@ -59,8 +59,8 @@ class ModelRegistry:
             self._failures.retain(
                 (r.model, r.version) for rows in (live_rows, *(rows for _, rows in split_rows)) for r in rows
             )
-            before = {(s.name, s.version, s.variant) for s in self._in_service()}
-            models = {(s.name, s.version): s for s in self._in_service()}
+            before = {(s.name, s.version, s.variant) for s in self.in_service()}
+            models = {(s.name, s.version): s for s in self.in_service()}
 
             async def find(row: ModelVersionRecord) -> LoadedModel | None:
                 key = row.model, row.version
@@ -98,7 +98,7 @@ class ModelRegistry:
             self.live, self.splits = MappingProxyType(live), MappingProxyType(splits)
             self.broken, self.asked = MappingProxyType(load_errors), True
             self.defaults = MappingProxyType(_defaults(live, given_defaults))
-            return [s for s in self._in_service() if (s.name, s.version, s.variant) not in before]
+            return [s for s in self.in_service() if (s.name, s.version, s.variant) not in before]
 
     async def check(self, name: str, version: str) -> LoadedModel:
         """Load and try a registered version before it goes live. Raises NotFoundError, and ConflictError for one that
@@ -122,24 +122,25 @@ class ModelRegistry:
         version: it cannot be recognized, and would change arms with every event.
         """
         if model_name is None:
-            return self._arm(self._for_kind(kind), entity)
+            return self.arm_of(self._for_kind(kind), entity)
         name, _, version = model_name.partition("@")
         model = self.live.get(name)
         if model is None or (version and model.version != version):
             model = await self._find_version(name, version)
         if kind is not None and kind != model.kind:
             raise ProblemError(422, f"Model '{name}' is for newcomers of kind '{model.kind}', not '{kind}'")
-        return model if version else self._arm(model, entity)
+        return model if version else self.arm_of(model, entity)
 
     def of_kind(self, kind: str) -> list[LoadedModel]:
         """Live models for a kind of entity, in order of their names."""
         return [s for _, s in sorted(self.live.items()) if s.kind == kind]
 
-    def _arm(self, model: LoadedModel, entity: str | None) -> LoadedModel:
+    def arm_of(self, model: LoadedModel, entity: str | None) -> LoadedModel:
+        """The arm of an entity while the model is split, else the model itself."""
         split = None if entity is None else self.splits.get(model.name)
         return model if split is None or entity is None else split.model_of(entity) or model
 
-    def _in_service(self) -> list[LoadedModel]:
+    def in_service(self) -> list[LoadedModel]:
         """All models in service: live versions and arms."""
         return [*self.live.values(), *(arm for split in self.splits.values() for arm in split.arms.values())]
 
@@ -176,12 +177,12 @@ class ModelRegistry:
             if (model := self._at_hand(name, version)) is None:
                 raise
             return model
-        model = next((s for s in self._in_service() if (s.name, s.version) == (row.model, row.version)), None)
+        model = next((s for s in self.in_service() if (s.name, s.version) == (row.model, row.version)), None)
         return await self._pin(row) if model is None else replace(model, variant=None)
 
     def _at_hand(self, name: str, prefix: str) -> LoadedModel | None:
         """The only loaded version with a prefix, for when the database cannot say which others there are."""
-        models = {s.version: s for s in (*self._pinned.values(), *self._in_service()) if s.name == name}
+        models = {s.version: s for s in (*self._pinned.values(), *self.in_service()) if s.name == name}
         fitting = [s for version, s in models.items() if version.startswith(prefix)]
         return replace(fitting[0], variant=None) if len(fitting) == 1 else None
 

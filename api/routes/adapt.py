@@ -19,8 +19,8 @@ from api.http.problem_details import ProblemError, unavailable
 from api.inference.entity_context import find_entity_context, read_support
 from api.inference.loaded_model import LoadedModel
 from api.inference.state_resolver import StateRequest
-from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest, adaptation_row, finite_or_none
-from recsys_meta.inference.insight.diagnostics import AdaptationDiagnostics, diagnose
+from api.telemetry.adaptation_diagnostics import ANONYMOUS, AnsweredRequest, adaptation_row
+from recsys_meta.inference.insight.diagnostics import AdaptationDiagnostics, diagnose, finite_or_none
 from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.entities import entities
 from recsys_meta.wire.requests import AdaptRequest, Event, SupportEvent

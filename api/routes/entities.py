@@ -24,6 +24,7 @@ from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.entities import adaptations, entities, events
 from recsys_meta.store.entities.adaptations import NewAdaptation
 from recsys_meta.store.entities.impressions import NewImpression
+from recsys_meta.store.entities.outcomes import NewOutcome
 from recsys_meta.wire.requests import EntityBody
 from recsys_meta.wire.responses import DeletionReceipt, EntityDocument
 
@@ -63,7 +64,10 @@ async def delete_entity(kind: KindPath, id: IdPath, request: Request, container:
     Asking again is harmless. 503 where the database or Redis could not be reached: ask again then.
     """
     container.writer.discard(
-        lambda row: isinstance(row, NewAdaptation | NewImpression) and (row.kind, row.entity) == (kind, id), 2.0
+        lambda row: (
+            isinstance(row, NewAdaptation | NewImpression | NewOutcome) and (row.kind, row.entity) == (kind, id)
+        ),
+        2.0,
     )
 
     def erase(session: Session) -> entities.ErasureReceipt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from recsys_meta.inference.insight.diagnostics import AdaptationDiagnostics, diagnose
+from recsys_meta.inference.insight.diagnostics import AdaptationDiagnostics, diagnose, finite_or_none
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity
 from recsys_meta.store.background_writer import BackgroundWriter
@@ -142,8 +141,3 @@ def adaptation_row(request: AnsweredRequest, diagnostics: AdaptationDiagnostics 
         created=request.at,
         variant=request.variant,
     )
-
-
-def finite_or_none(value: float) -> float | None:
-    """Return a value, or None where it is infinite or not a number."""
-    return value if math.isfinite(value) else None

@@ -17,6 +17,7 @@ from recsys_meta.store.entities.entities import entity_digest, erase_entity, fin
 from recsys_meta.store.entities.events import support_events
 from recsys_meta.store.entities.explorations import prune_explorations
 from recsys_meta.store.entities.impressions import prune_impressions
+from recsys_meta.store.entities.outcomes import prune_outcomes
 from recsys_meta.store.tracking.runs import get_run, latest_metrics, page_runs, prune_runs, run_metrics
 
 runs = typer.Typer(no_args_is_help=True)
@@ -193,7 +194,7 @@ def prune_command(
     days: Annotated[int, typer.Option(min=1, max=36_500, help="Older than this many days.")],
     as_json: Json = False,
 ) -> None:
-    """Delete ended runs with their metrics, adaptations, impressions and explorations older than so many days."""
+    """Delete ended runs with their metrics, adaptations, impressions, outcomes and explorations that are old."""
     before = datetime.now(UTC) - timedelta(days=days)
     workspace = Workspace()
     with workspace.session() as session:
@@ -201,6 +202,7 @@ def prune_command(
             "runs": prune_runs(session, before),
             "adaptations": prune_adaptations(session, before),
             "impressions": prune_impressions(session, before),
+            "outcomes": prune_outcomes(session, before),
             "explorations": prune_explorations(session, before),
         }
     log_emptied = _empty_log(workspace)

@@ -17,9 +17,10 @@ from recsys_meta.store.database.engine import StoreUnavailable, session
 from recsys_meta.store.entities.adaptations import NewAdaptation, save_adaptations
 from recsys_meta.store.entities.explorations import NewExploration, save_explorations
 from recsys_meta.store.entities.impressions import NewImpression, save_impressions
+from recsys_meta.store.entities.outcomes import NewOutcome, save_outcomes
 from recsys_meta.store.tracking.runs import CurriculumPoint, MetricPoint, log_curriculum, log_metrics
 
-Row = MetricPoint | CurriculumPoint | NewAdaptation | NewExploration | NewImpression
+Row = MetricPoint | CurriculumPoint | NewAdaptation | NewExploration | NewImpression | NewOutcome
 Sink = Callable[[Sequence[Row]], None]
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def database_sink(engine: Engine) -> Sink:
             save_adaptations(open_session, [row for row in rows if isinstance(row, NewAdaptation)])
             save_explorations(open_session, [row for row in rows if isinstance(row, NewExploration)])
             save_impressions(open_session, [row for row in rows if isinstance(row, NewImpression)])
+            save_outcomes(open_session, [row for row in rows if isinstance(row, NewOutcome)])
 
     return write
 

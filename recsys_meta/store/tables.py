@@ -14,6 +14,7 @@ from recsys_meta.store.entities.tables import (
     EventRecord,
     ExplorationRecord,
     ImpressionRecord,
+    OutcomeRecord,
 )
 from recsys_meta.store.installation.tables import SecretRecord
 from recsys_meta.store.model_registry.tables import (
@@ -39,6 +40,7 @@ RECORDS: tuple[type[Base], ...] = (
     AdaptationRecord,
     ErasureRecord,
     ImpressionRecord,
+    OutcomeRecord,
     ExplorationRecord,
     RunRecord,
     MetricRecord,

@@ -247,6 +247,7 @@ class DeletionReceipt(ResponseModel):
     events: int
     adaptations: int
     impressions: int
+    outcomes: int
     at: datetime
     cached: int
     log_emptied: bool

@@ -76,6 +76,11 @@ class Served:
         self._thread.join(60)
         assert not self._thread.is_alive()
 
+    def flush(self) -> None:
+        """Wait until the rows of all responses so far are written."""
+        assert self.client.get("/livez").status_code == 200  # a response's rows are queued before the next request
+        assert self.container.writer.flush(30)
+
     def recommend(self, *items: str, **body: object) -> httpx.Response:
         events = [{"item": item} for item in items]
         return self.client.post("/v1/recommendations", json={"events": events, **body})

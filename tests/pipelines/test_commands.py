@@ -369,6 +369,7 @@ def test_the_database_goes_down_and_up_with_its_rows(command, run):
         "runs": 0,
         "adaptations": 0,
         "impressions": 0,
+        "outcomes": 0,
         "explorations": 0,
         "log_emptied": True,
     }

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from recsys_meta.store.entities.adaptations import NewAdaptation
 from recsys_meta.store.entities.events import NewEvent
 from recsys_meta.store.entities.impressions import NewImpression
+from recsys_meta.store.entities.outcomes import NewOutcome
 from recsys_meta.store.tracking import runs, tuning
 from recsys_meta.store.tracking.evaluations import NewEvaluation
 from recsys_meta.store.tracking.tables import CurriculumRecord, RunRecord, TuningStudyRecord
@@ -42,6 +43,12 @@ def an_impression(*items: str, first_rank: int = 1, **given: Any) -> NewImpressi
     names = {"request_id": "r", "model": "m", "model_version": "v1", "variant": None, "kind": "user", "entity": "u1"}
     values: dict[str, Any] = {**names, "served_by": "adapted", "support_size": 3, "created": NOON}
     return NewImpression(content=orjson.dumps({"items": listed}), **{**values, **given})
+
+
+def an_outcome(event_id: str = "e1", **given: Any) -> NewOutcome:
+    names = {"kind": "user", "entity": "u1", "model": "m", "model_version": "v1", "variant": None}
+    values: dict[str, Any] = {**names, "support_size": 3, "created": NOON, "loss": 1.0, "loss_unadapted": 2.0}
+    return NewOutcome(event_id=event_id, **{**values, **given})
 
 
 def an_evaluation(**given: Any) -> NewEvaluation:

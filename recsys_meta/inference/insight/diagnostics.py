@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,3 +67,8 @@ def _loss_and_gradient_norm(recommender: Recommender, start: Support, support: S
         for gradient in torch.autograd.grad(loss.sum(), leaves, allow_unused=True):
             square += 0.0 if gradient is None else gradient.reshape(support.size, -1).square().sum(1)
     return loss.detach(), square.sqrt()
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a value, or None where it is infinite or not a number."""
+    return value if math.isfinite(value) else None

@@ -22,6 +22,7 @@ from recsys_meta.store.entities.tables import (
     EventRecord,
     ExplorationRecord,
     ImpressionRecord,
+    OutcomeRecord,
 )
 from recsys_meta.store.installation.installation_key import installation_keys
 
@@ -40,6 +41,7 @@ class ErasureReceipt:
     events: int
     adaptations: int
     impressions: int
+    outcomes: int
     at: datetime
 
 
@@ -83,7 +85,8 @@ def find_entity(session: Session, kind: str, entity: str) -> EntityRecord | None
 
 
 def erase_entity(session: Session, kind: str, entity: str, now: datetime | None = None) -> ErasureReceipt:
-    """Delete features, events, adaptations, impressions and explorations of an entity, and store a receipt.
+    """Delete features, events, adaptations, impressions, outcomes and explorations of an entity, and store a
+    receipt.
 
     A repeated erasure that finds nothing new returns the earlier receipt. The caller clears the caches; rows that still
     wait in a background writer are dropped by `drop_erased`.
@@ -94,6 +97,7 @@ def erase_entity(session: Session, kind: str, entity: str, now: datetime | None 
         "events": _delete(session, EventRecord, EventRecord.entity.key, kind, entity),
         "adaptations": _delete(session, AdaptationRecord, AdaptationRecord.entity.key, kind, entity),
         "impressions": _delete(session, ImpressionRecord, ImpressionRecord.entity.key, kind, entity),
+        "outcomes": _delete(session, OutcomeRecord, OutcomeRecord.entity.key, kind, entity),
     }
     _delete(session, ExplorationRecord, ExplorationRecord.entity.key, kind, entity)
     names = entity_digests(session, kind, entity)

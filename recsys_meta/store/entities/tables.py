@@ -1,4 +1,4 @@
-"""Tables of entities: features, events, adaptations, impressions, explorations and receipts of erasures.
+"""Tables of entities: features, events, adaptations, impressions, outcomes, explorations and receipts of erasures.
 
 Events are the source of truth and have no foreign keys: feedback is stored even where its entity, item or model is
 not known yet.
@@ -105,6 +105,41 @@ class ImpressionRecord(Base):
     created: Mapped[datetime]
 
 
+class OutcomeRecord(Base):
+    """Outcome of an event: its place in the list shown before it, and its loss under the state before it.
+
+    Hits are 1 or 0, NULL where no list was shown within the window or the event says that nothing was chosen; `rank` is
+    NULL too where the list does not hold the item. `popular_hit_10`: whether a list by popularity would have held it.
+    `loss`, `loss_unadapted`: of the event under the state of the `support_size` events before it, and under that of
+    none. `created`: when the event arrived.
+    """
+
+    __tablename__ = "outcomes"
+    __table_args__ = (
+        Index(None, "created"),
+        Index(None, "kind", "entity", "created"),
+        Index(None, "model", "model_version", "variant", "created"),
+    )
+
+    kind: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH), primary_key=True)
+    event_id: Mapped[str] = mapped_column(primary_key=True)
+    entity: Mapped[str]
+    model: Mapped[str]
+    model_version: Mapped[str]
+    variant: Mapped[str | None] = mapped_column(BoundedText(LABEL_LENGTH))
+    support_size: Mapped[int]
+    impression: Mapped[int | None]
+    rank: Mapped[int | None]
+    hit_1: Mapped[float | None]
+    hit_5: Mapped[float | None]
+    hit_10: Mapped[float | None]
+    reciprocal_rank: Mapped[float | None]
+    popular_hit_10: Mapped[float | None]
+    loss: Mapped[float | None]
+    loss_unadapted: Mapped[float | None]
+    created: Mapped[datetime]
+
+
 class ErasureRecord(Base):
     """Receipt of an erasure. It holds a digest of the entity instead of its id, which is erased too.
 
@@ -121,6 +156,7 @@ class ErasureRecord(Base):
     events: Mapped[int]
     adaptations: Mapped[int]
     impressions: Mapped[int] = mapped_column(server_default="0")
+    outcomes: Mapped[int] = mapped_column(server_default="0")
     at: Mapped[datetime]
     confirmed: Mapped[datetime]
 

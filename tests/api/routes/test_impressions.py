@@ -14,7 +14,7 @@ from tests.api.servers import serving
 
 
 def shown(server, entity=""):
-    assert server.container.writer.flush(30)
+    server.flush()
     with reading(server.container.database.engine) as s:
         query = select(ImpressionRecord).where(ImpressionRecord.entity == entity)
         return list(s.scalars(query.order_by(ImpressionRecord.id)))

@@ -21,6 +21,9 @@ CREATE INDEX ix_impressions_model_version_created ON impressions (model_version,
 CREATE INDEX ix_latest_metrics_key_value ON latest_metrics ("key", value);
 CREATE INDEX ix_model_versions_run ON model_versions (run);
 CREATE INDEX ix_model_versions_version ON model_versions (version);
+CREATE INDEX ix_outcomes_created ON outcomes (created);
+CREATE INDEX ix_outcomes_kind_entity_created ON outcomes (kind, entity, created);
+CREATE INDEX ix_outcomes_model_model_version_variant_created ON outcomes (model, model_version, variant, created);
 CREATE INDEX ix_runs_started_id ON runs (started, id);
 CREATE INDEX ix_runs_status_started ON runs (status, started);
 CREATE INDEX ix_splits_model_version ON splits (model, version);
@@ -109,7 +112,7 @@ CREATE TABLE erasures (
   events INTEGER NOT NULL,
   adaptations INTEGER NOT NULL,
   at DATETIME NOT NULL,
-  confirmed DATETIME NOT NULL, impressions INTEGER DEFAULT '0' NOT NULL,
+  confirmed DATETIME NOT NULL, impressions INTEGER DEFAULT '0' NOT NULL, outcomes INTEGER DEFAULT '0' NOT NULL,
   CONSTRAINT pk_erasures PRIMARY KEY (receipt)
   );
 CREATE TABLE evaluations (
@@ -207,6 +210,26 @@ CREATE TABLE models (
   created DATETIME NOT NULL,
   updated DATETIME NOT NULL,
   CONSTRAINT pk_models PRIMARY KEY (name)
+  );
+CREATE TABLE outcomes (
+  kind VARCHAR(100) NOT NULL,
+  event_id VARCHAR(200) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  variant VARCHAR(50),
+  support_size INTEGER NOT NULL,
+  impression INTEGER,
+  rank INTEGER,
+  hit_1 DOUBLE,
+  hit_5 DOUBLE,
+  hit_10 DOUBLE,
+  reciprocal_rank DOUBLE,
+  popular_hit_10 DOUBLE,
+  loss DOUBLE,
+  loss_unadapted DOUBLE,
+  created DATETIME NOT NULL,
+  CONSTRAINT pk_outcomes PRIMARY KEY (kind, event_id)
   );
 CREATE TABLE recsys_meta_revision (
   version_num VARCHAR(32) NOT NULL,
@@ -421,6 +444,7 @@ CREATE TABLE erasures (
   events BIGINT NOT NULL,
   adaptations BIGINT NOT NULL,
   impressions BIGINT DEFAULT '0' NOT NULL,
+  outcomes BIGINT DEFAULT '0' NOT NULL,
   at TIMESTAMP WITH TIME ZONE NOT NULL,
   confirmed TIMESTAMP WITH TIME ZONE NOT NULL,
   CONSTRAINT pk_erasures PRIMARY KEY (receipt)
@@ -536,6 +560,29 @@ CREATE TABLE models (
   updated TIMESTAMP WITH TIME ZONE NOT NULL,
   CONSTRAINT pk_models PRIMARY KEY (name)
   );
+CREATE TABLE outcomes (
+  kind VARCHAR(100) NOT NULL,
+  event_id VARCHAR(200) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  variant VARCHAR(50),
+  support_size BIGINT NOT NULL,
+  impression BIGINT,
+  rank BIGINT,
+  hit_1 DOUBLE PRECISION,
+  hit_5 DOUBLE PRECISION,
+  hit_10 DOUBLE PRECISION,
+  reciprocal_rank DOUBLE PRECISION,
+  popular_hit_10 DOUBLE PRECISION,
+  loss DOUBLE PRECISION,
+  loss_unadapted DOUBLE PRECISION,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_outcomes PRIMARY KEY (kind, event_id)
+  );
+CREATE INDEX ix_outcomes_created ON outcomes (created);
+CREATE INDEX ix_outcomes_kind_entity_created ON outcomes (kind, entity, created);
+CREATE INDEX ix_outcomes_model_model_version_variant_created ON outcomes (model, model_version, variant, created);
 CREATE TABLE runs (
   id VARCHAR(100) NOT NULL,
   recipe VARCHAR(200) NOT NULL,

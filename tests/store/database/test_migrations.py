@@ -19,7 +19,7 @@ from recsys_meta.store.tracking import evaluations, runs
 from tests.store.database import view_rows
 from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
 
-HEAD = "0010"  # the newest revision
+HEAD = "0011"  # the newest revision
 VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks"}
 
 
@@ -71,6 +71,9 @@ def test_indexes(engine: Engine) -> None:
         ("impressions", ("created", "id")),
         ("impressions", ("kind", "entity", "created")),
         ("impressions", ("model_version", "created")),
+        ("outcomes", ("created",)),
+        ("outcomes", ("kind", "entity", "created")),
+        ("outcomes", ("model", "model_version", "variant", "created")),
         ("erasures", ("entity_digest", "at")),
         ("api_keys", ("name",)),
         ("audit", ("at", "id")),

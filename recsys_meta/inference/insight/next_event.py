@@ -1,0 +1,185 @@
+"""Prequential losses: how well the state before an event foretells it, beside the same entity's un-adapted state.
+
+Each event is judged before it is learnt from (Dawid 1984, "The prequential approach"), so that nobody is asked anything
+and no event is held back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys_meta.core.schema import Schema
+from recsys_meta.core.types import FIRST, UNKNOWN
+from recsys_meta.inference.insight.diagnostics import finite_or_none
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction, QueryContext, RawFeatures
+from recsys_meta.inference.requests.stored_events import StoredInteraction, merge_events
+
+
+class NextEvent(NamedTuple):
+    """An event of an entity, and what was stored of the entity before it."""
+
+    features: RawFeatures
+    before: Sequence[StoredInteraction]
+    event: StoredInteraction
+
+
+class NextEventLoss(NamedTuple):
+    """Losses of an event under the state before it, and under the state of the entity without any event.
+
+    For rankings and choices the loss is the negative log-probability of the item under a softmax of the scores over all
+    items that a list could hold, in nats; for clicks the log-loss, for ratings the squared error. None where there is
+    none: the item is unknown to the model, disliked, or was met before. `popular_rank`: the rank that the item had by
+    popularity alone, for rankings and choices. `is_repeat`: an item that the entity had met, which no list holds.
+    """
+
+    support_size: int
+    loss: float | None = None
+    loss_unadapted: float | None = None
+    popular_rank: int | None = None
+    is_repeat: bool = False
+
+
+def next_event_losses(recommender: Recommender, cases: Sequence[NextEvent]) -> list[NextEventLoss]:
+    """Judge the next events of some entities with one model; those of rankings in one batch.
+
+    Raises DataError for features or a context that the model cannot read.
+    """
+    entities = [_read(recommender, case.features, case.before) for case in cases]
+    objective = recommender.bundle.schema.objective
+    if objective == "ranking":
+        return _ranking_losses(recommender, entities, [case.event for case in cases])
+    judge = _choice_loss if objective == "choice" else _row_loss
+    return [judge(recommender, entity, case.event) for entity, case in zip(entities, cases, strict=True)]
+
+
+def is_choice_of(schema: Schema, label: float) -> bool:
+    """Return whether an event with a label says that its item was chosen: no dislike, and no list passed over."""
+    if schema.objective == "ranking":
+        return not schema.is_disliked(label)
+    least = schema.positive
+    if least is None:
+        least = 0.5 if schema.objective == "click" else -math.inf
+    return label >= least
+
+
+def _read(recommender: Recommender, features: RawFeatures, events: Sequence[StoredInteraction]) -> EncodedEntity:
+    return recommender.read_support(merge_events(recommender.reader, features, events, EntityRequest()))
+
+
+def _without_events(entity: EncodedEntity) -> EncodedEntity:
+    """The same entity as before its first event, with its features and its own catalogue."""
+    return replace(entity, items=(), labels=(), context=(), history=(), actor_items={}, dislikes=())
+
+
+def _ranking_losses(
+    recommender: Recommender, entities: Sequence[EncodedEntity], events: Sequence[StoredInteraction]
+) -> list[NextEventLoss]:
+    schema, ids = recommender.bundle.schema, recommender.catalog.ids
+    items = [ids.get(event.item, UNKNOWN) for event in events]
+    repeats = [item in entity.seen_items for item, entity in zip(items, entities, strict=True)]
+    losses = [
+        NextEventLoss(entity.support_size, is_repeat=repeat) for entity, repeat in zip(entities, repeats, strict=True)
+    ]
+    judged = [
+        i
+        for i, (item, repeat) in enumerate(zip(items, repeats, strict=True))
+        if item != UNKNOWN and not repeat and not schema.is_disliked(events[i].label)
+    ]
+    if not judged:
+        return losses
+    known = [entities[i] for i in judged]
+    item = torch.tensor([items[i] for i in judged])
+    listable = _listable(known, recommender.catalog.size())
+    adapted = recommender.scores(recommender.adapt(known))
+    unadapted = recommender.scores(recommender.adapt([_without_events(entity) for entity in known]))
+    values = zip(
+        _softmax_losses(adapted, listable, item),
+        _softmax_losses(unadapted, listable, item),
+        _ranks(recommender.catalog.popularity_scores.expand_as(adapted), listable, item),
+        strict=True,
+    )
+    for i, (loss, loss_unadapted, rank) in zip(judged, values, strict=True):
+        losses[i] = NextEventLoss(entities[i].support_size, loss, loss_unadapted, rank)
+    return losses
+
+
+def _choice_loss(recommender: Recommender, entity: EncodedEntity, event: StoredInteraction) -> NextEventLoss:
+    """Loss of a choice from the entity's own catalogue, to which the item belongs from this event on."""
+    fields = recommender.reader.fields
+    chosen = _interaction(recommender, event)
+    context = QueryContext(fields.row_values(chosen.context), chosen.actor)
+    features = {chosen.item: fields.item_values(chosen.context)}
+    entity, query = recommender.queries.encode(entity, context, features)
+    result = NextEventLoss(entity.support_size)
+    if (
+        entity.catalog is None
+        or len(entity.catalog.names) < 2
+        or not is_choice_of(recommender.bundle.schema, event.label)
+    ):
+        return result
+    item = torch.tensor([entity.catalog.ids[chosen.item]])
+    listable = torch.ones(1, query.catalog_size, dtype=torch.bool)
+    listable[:, :FIRST] = False
+    adapted = recommender.score_catalogs(recommender.adapt([entity]), query)
+    unadapted = recommender.score_catalogs(recommender.adapt([_without_events(entity)]), query)
+    popular = recommender.catalog.fallback_scores(entity)[None]
+    (loss,), (loss_unadapted,) = (_softmax_losses(scores, listable, item) for scores in (adapted, unadapted))
+    (rank,) = _ranks(popular, listable, item)
+    return result._replace(loss=loss, loss_unadapted=loss_unadapted, popular_rank=rank)
+
+
+def _row_loss(recommender: Recommender, entity: EncodedEntity, event: StoredInteraction) -> NextEventLoss:
+    """Loss of the label of a click or a rating."""
+    result = NextEventLoss(entity.support_size)
+    clicks = recommender.bundle.schema.objective == "click"
+    if not clicks and event.item not in recommender.catalog.ids:
+        return result
+    fields = recommender.reader.fields
+    row = event.item, fields.row_values(_interaction(recommender, event).context)
+    rows, label = recommender.queries.rows(entity, [row]), torch.tensor([[event.label]])
+    loss = F.binary_cross_entropy_with_logits if clicks else F.mse_loss
+    adapted, unadapted = (
+        finite_or_none(float(loss(recommender.score_rows(recommender.adapt([case]), rows), label)))
+        for case in (entity, _without_events(entity))
+    )
+    return result._replace(loss=adapted, loss_unadapted=unadapted)
+
+
+def _interaction(recommender: Recommender, event: StoredInteraction) -> Interaction:
+    fields = recommender.reader.fields
+    context = fields.readable_values(event.context) if event.context else None
+    return fields.interaction(event.item, event.label, event.time, context)
+
+
+def _listable(entities: Sequence[EncodedEntity], size: int) -> Tensor:
+    """Mask [T, C] of the items that a list of each entity could hold."""
+    mask = torch.ones(len(entities), size, dtype=torch.bool)
+    mask[:, :FIRST] = False
+    pairs = [(task, item) for task, entity in enumerate(entities) for item in entity.seen_items]
+    if pairs:
+        tasks, items = torch.tensor(pairs).T
+        mask[tasks, items] = False
+    return mask
+
+
+def _softmax_losses(scores: Tensor, listable: Tensor, item: Tensor) -> list[float | None]:
+    """Negative log-probabilities of items [T] under softmaxes of scores [T, C] over what is listable [T, C]."""
+    log_p = torch.log_softmax(scores.masked_fill(~listable, -math.inf), 1)
+    return [finite_or_none(-value) for value in log_p.gather(1, item[:, None])[:, 0].tolist()]
+
+
+def _ranks(scores: Tensor, listable: Tensor, item: Tensor) -> list[int]:
+    """Ranks of items [T] by scores [T, C] among what is listable [T, C], ties by id."""
+    own = scores.gather(1, item[:, None])
+    earlier = torch.arange(scores.shape[1]) < item[:, None]
+    ahead = (scores > own) | ((scores == own) & earlier)
+    ranks: list[int] = (1 + (ahead & listable).sum(1)).tolist()
+    return ranks
