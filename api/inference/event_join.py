@@ -46,23 +46,23 @@ def join_events(
     by_entity: dict[tuple[str, str], list[ArrivedEvent]] = {}
     for event in events:
         by_entity.setdefault((event.kind, event.entity), []).append(event)
-    joined: list[JoinedEvent] = []
-    for (kind, entity), arrived in by_entity.items():
-        features, stored = read_stored_profile(session, kind, entity)
-        since, until = min(one.at for one in arrived) - 2 * window, max(one.at for one in arrived)
+    result: list[JoinedEvent] = []
+    for (kind, entity), arrivals in by_entity.items():
+        features, history = read_stored_profile(session, kind, entity)
+        since, until = min(one.at for one in arrivals) - 2 * window, max(one.at for one in arrivals)
         lists = recent_impressions(session, kind, entity, since, until)
-        for one in arrived:
-            event_in_store = next((e for e in stored if e.event_id == one.event_id), None)
+        for one in arrivals:
+            event_in_store = next((e for e in history if e.event_id == one.event_id), None)
             if event_in_store is not None and one.at.timestamp() - event_in_store.time <= window.total_seconds():
-                case = NextEvent(features, [e for e in stored if e.time < event_in_store.time], event_in_store)
+                case = NextEvent(features, [e for e in history if e.time < event_in_store.time], event_in_store)
                 impression = _impression_before(one, event_in_store, lists, window)
-                joined.append(JoinedEvent(one, case, impression, _model_of(registry, one, impression)))
-    return joined
+                result.append(JoinedEvent(one, case, impression, _model_of(registry, one, impression)))
+    return result
 
 
 def outcome_row(joined: JoinedEvent, loss: NextEventLoss | None) -> NewOutcome | None:
     """Return the row of an event; None where there is nothing to tell: it answers no list, and no loss is known."""
-    arrived, case, impression, model = joined
+    arrival, case, impression, model = joined
     answers = impression is not None and _is_answer(joined) and not (loss is not None and loss.is_repeat)
     figures: dict[str, Any] = {}
     if loss is not None and loss.loss is not None:
@@ -78,7 +78,7 @@ def outcome_row(joined: JoinedEvent, loss: NextEventLoss | None) -> NewOutcome |
         assert model is not None  # it has a loss
         shown_by = model.name, model.version, model.variant
     size = loss.support_size if loss is not None else 0 if impression is None else impression.support_size
-    kind, event_id, entity, at = arrived
+    kind, event_id, entity, at = arrival
     return NewOutcome(kind, event_id, entity, *shown_by, size, at, **figures)
 
 

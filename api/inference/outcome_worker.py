@@ -107,8 +107,8 @@ class OutcomeWorker:
             for one in join_events(session, self._registry, batch, self._window):
                 groups.setdefault(None if one.model is None else (one.model.name, one.model.version), []).append(one)
         for group in groups.values():
-            for joined, loss in zip(group, self._losses(group), strict=True):
-                outcome = outcome_row(joined, loss)
+            for one, loss in zip(group, self._losses(group), strict=True):
+                outcome = outcome_row(one, loss)
                 if outcome is not None:
                     self._writer.put(outcome)
 

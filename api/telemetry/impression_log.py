@@ -36,5 +36,5 @@ class ImpressionLog:
 
 
 def _first_items(content: bytes) -> bytes:
-    listed: list[dict[str, Any]] = orjson.loads(content)["items"][:MOST_ITEMS]
-    return orjson.dumps({"items": [{"rank": one["rank"], "item": one["item"]} for one in listed]})
+    items: list[dict[str, Any]] = orjson.loads(content)["items"][:MOST_ITEMS]
+    return orjson.dumps({"items": [{"rank": one["rank"], "item": one["item"]} for one in items]})

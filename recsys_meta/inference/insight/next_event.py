@@ -75,7 +75,7 @@ def _read(recommender: Recommender, features: RawFeatures, events: Sequence[Stor
 
 
 def _without_events(entity: EncodedEntity) -> EncodedEntity:
-    """The same entity as before its first event, with its features and its own catalogue."""
+    """Return an entity as before its first event, with its features and its own catalogue."""
     return replace(entity, items=(), labels=(), context=(), history=(), actor_items={}, dislikes=())
 
 
@@ -88,25 +88,25 @@ def _ranking_losses(
     losses = [
         NextEventLoss(entity.support_size, is_repeat=repeat) for entity, repeat in zip(entities, repeats, strict=True)
     ]
-    judged = [
+    indices = [
         i
         for i, (item, repeat) in enumerate(zip(items, repeats, strict=True))
         if item != UNKNOWN and not repeat and not schema.is_disliked(events[i].label)
     ]
-    if not judged:
+    if not indices:
         return losses
-    known = [entities[i] for i in judged]
-    item = torch.tensor([items[i] for i in judged])
+    known = [entities[i] for i in indices]
+    item = torch.tensor([items[i] for i in indices])
     listable = _listable(known, recommender.catalog.size())
-    adapted = recommender.scores(recommender.adapt(known))
-    unadapted = recommender.scores(recommender.adapt([_without_events(entity) for entity in known]))
+    scores = recommender.scores(recommender.adapt(known))
+    scores_unadapted = recommender.scores(recommender.adapt([_without_events(entity) for entity in known]))
     values = zip(
-        _softmax_losses(adapted, listable, item),
-        _softmax_losses(unadapted, listable, item),
-        _ranks(recommender.catalog.popularity_scores.expand_as(adapted), listable, item),
+        _softmax_losses(scores, listable, item),
+        _softmax_losses(scores_unadapted, listable, item),
+        _ranks(recommender.catalog.popularity_scores.expand_as(scores), listable, item),
         strict=True,
     )
-    for i, (loss, loss_unadapted, rank) in zip(judged, values, strict=True):
+    for i, (loss, loss_unadapted, rank) in zip(indices, values, strict=True):
         losses[i] = NextEventLoss(entities[i].support_size, loss, loss_unadapted, rank)
     return losses
 
@@ -114,9 +114,9 @@ def _ranking_losses(
 def _choice_loss(recommender: Recommender, entity: EncodedEntity, event: StoredInteraction) -> NextEventLoss:
     """Loss of a choice from the entity's own catalogue, to which the item belongs from this event on."""
     fields = recommender.reader.fields
-    chosen = _interaction(recommender, event)
-    context = QueryContext(fields.row_values(chosen.context), chosen.actor)
-    features = {chosen.item: fields.item_values(chosen.context)}
+    choice = _interaction(recommender, event)
+    context = QueryContext(fields.row_values(choice.context), choice.actor)
+    features = {choice.item: fields.item_values(choice.context)}
     entity, query = recommender.queries.encode(entity, context, features)
     result = NextEventLoss(entity.support_size)
     if (
@@ -125,13 +125,13 @@ def _choice_loss(recommender: Recommender, entity: EncodedEntity, event: StoredI
         or not is_choice_of(recommender.bundle.schema, event.label)
     ):
         return result
-    item = torch.tensor([entity.catalog.ids[chosen.item]])
+    item = torch.tensor([entity.catalog.ids[choice.item]])
     listable = torch.ones(1, query.catalog_size, dtype=torch.bool)
     listable[:, :FIRST] = False
-    adapted = recommender.score_catalogs(recommender.adapt([entity]), query)
-    unadapted = recommender.score_catalogs(recommender.adapt([_without_events(entity)]), query)
+    scores = recommender.score_catalogs(recommender.adapt([entity]), query)
+    scores_unadapted = recommender.score_catalogs(recommender.adapt([_without_events(entity)]), query)
     popular = recommender.catalog.fallback_scores(entity)[None]
-    (loss,), (loss_unadapted,) = (_softmax_losses(scores, listable, item) for scores in (adapted, unadapted))
+    (loss,), (loss_unadapted,) = (_softmax_losses(values, listable, item) for values in (scores, scores_unadapted))
     (rank,) = _ranks(popular, listable, item)
     return result._replace(loss=loss, loss_unadapted=loss_unadapted, popular_rank=rank)
 
@@ -145,12 +145,12 @@ def _row_loss(recommender: Recommender, entity: EncodedEntity, event: StoredInte
     fields = recommender.reader.fields
     row = event.item, fields.row_values(_interaction(recommender, event).context)
     rows, label = recommender.queries.rows(entity, [row]), torch.tensor([[event.label]])
-    loss = F.binary_cross_entropy_with_logits if clicks else F.mse_loss
-    adapted, unadapted = (
-        finite_or_none(float(loss(recommender.score_rows(recommender.adapt([case]), rows), label)))
+    loss_of = F.binary_cross_entropy_with_logits if clicks else F.mse_loss
+    loss, loss_unadapted = (
+        finite_or_none(float(loss_of(recommender.score_rows(recommender.adapt([case]), rows), label)))
         for case in (entity, _without_events(entity))
     )
-    return result._replace(loss=adapted, loss_unadapted=unadapted)
+    return result._replace(loss=loss, loss_unadapted=loss_unadapted)
 
 
 def _interaction(recommender: Recommender, event: StoredInteraction) -> Interaction:

@@ -93,6 +93,6 @@ def _merge_group(rows: Sequence[NewImpression]) -> NewImpression:
 
 def _columns(row: NewImpression) -> dict[str, Any]:
     columns = row._asdict()
-    listed = orjson.loads(columns.pop("content"))["items"][:MOST_ITEMS]
-    first_rank = listed[0]["rank"] if listed else 1
-    return {**columns, "first_rank": first_rank, "items": [one["item"] for one in listed]}
+    items = orjson.loads(columns.pop("content"))["items"][:MOST_ITEMS]
+    first_rank = items[0]["rank"] if items else 1
+    return {**columns, "first_rank": first_rank, "items": [one["item"] for one in items]}
