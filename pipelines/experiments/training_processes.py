@@ -33,6 +33,8 @@ def training_group(environment: Mapping[str, str] = os.environ) -> Iterator[Trai
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         dist.init_process_group(backend, timeout=LONGEST_WAIT)
+        # Nobody goes on, and perhaps ends, before all are connected: who still connects to it would wait for hours.
+        dist.all_reduce(torch.zeros(1))
     except (RuntimeError, ValueError) as error:
         raise ProcessGroupError(f"the {group.size} processes of this run do not find one another: {error}") from None
     try:

@@ -4,6 +4,8 @@ from tests.api.conftest import (  # noqa: F401  (fixtures are found by name)
     bundle,
     home,
     light,
+    migrated_file,
+    migrated_sqlite,
     new_id,
     one_thread,
     patient,
