@@ -21,7 +21,7 @@ quickstart: $(VENV)/.installed   ## prepare, meta-train, evaluate, publish; prin
 	$(BIN)/recsys-meta quickstart
 
 test: $(VENV)/.installed   ## the test suite, in parallel; SLOW=1 adds what is marked slow; what needs data or servers skips with a reason
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(if $(SLOW),,-m "not slow") $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(if $(SLOW),,-m "not slow") $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.installed   ## the quick part of the suite: under a minute
 	$(BIN)/pytest -n $(WORKERS) -m "not slow" -q $(FAST) $(PYTEST_ARGS)

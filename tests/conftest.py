@@ -18,6 +18,17 @@ settings.register_profile("recsys-meta", deadline=None, derandomize=True)
 settings.load_profile("recsys-meta")
 
 
+LONG = ("tests/pipelines/", "tests/training/")
+"""Where tests train: their files go first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first, then those that train: at the end of a parallel run all workers are busy with
+    short files, and none waits for a long one (with --no-loadscope-reorder)."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, not item.nodeid.startswith(LONG)))
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Products in one thread, as in a server: two threads share the rows of some in such a way that the last bits of a

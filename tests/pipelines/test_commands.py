@@ -239,6 +239,7 @@ def test_the_end_of_a_model(command, run):
     assert "no model" in command("models", "show", "ending", code=1)
 
 
+@pytest.mark.slow
 def test_compare_writes_a_row_for_each_seed_and_one_for_their_mean(command, tmp_path):
     out = tmp_path / "compare.json"
     text = command(

@@ -29,7 +29,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["ad", pytest.param("city", marks=pytest.mark.slow)])
 def kind(request):
     return request.param
 

@@ -92,6 +92,7 @@ def left_behind(folder: Path) -> str:
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.slow
 def test_a_run_killed_at_any_instant_resumes_to_the_same_weights(nursery, undisturbed, tmp_path):
     final, taken = undisturbed
     rng = random.Random(0)

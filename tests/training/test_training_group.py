@@ -72,12 +72,14 @@ def assert_same_run(folder, expected, since=0):
             torch.testing.assert_close(final[key], value, equal_nan=True, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_end_with_the_weights_of_one(nursery, alone, tmp_path, processes):
     assert nursery.train(tmp_path, processes) == [0] * processes
     assert_same_run(tmp_path, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 3])
 def test_a_killed_process_ends_the_run_and_another_number_of_processes_resumes_it(nursery, alone, tmp_path, processes):
     assert nursery.train(tmp_path, 2, kill_at=5) == [1, -signal.SIGKILL]

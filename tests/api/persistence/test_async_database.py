@@ -19,6 +19,7 @@ from recsys_meta.store.database.engine import StoreUnavailable
 from tests.api.servers import Wire
 
 
+@pytest.mark.slow
 def test_who_babbles_in_the_middle_of_a_connection_is_as_good_as_away(
     migrated_schema: str, hasty: Callable[[str], None]
 ) -> None:
