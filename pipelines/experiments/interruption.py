@@ -10,21 +10,34 @@ from types import FrameType
 
 @contextmanager
 def interruption() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a flag; a second one interrupts at once."""
-    is_requested = False
+    """Turn the first Ctrl-C or SIGTERM into a flag; a second one interrupts at once.
+
+    A signal that the block did not look at is sent again when the block has ended, to whoever handled signals before:
+    what was nearly finished has finished, and what would come next does not begin.
+    """
+    requested: list[int] = []
+    is_noticed = False
 
     def request(number: int, _: FrameType | None) -> None:
-        nonlocal is_requested
-        if is_requested:
+        nonlocal is_noticed
+        if requested:
+            is_noticed = True
             raise KeyboardInterrupt
-        is_requested = True
+        requested.append(number)
+
+    def is_requested() -> bool:
+        nonlocal is_noticed
+        is_noticed = bool(requested)
+        return is_noticed
 
     try:
         before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread: the caller owns the signals
         before = {}
     try:
-        yield lambda: is_requested
+        yield is_requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if requested and not is_noticed:
+            signal.raise_signal(requested[0])

@@ -44,7 +44,8 @@ def fit_run_ensemble(
     """Tune the members of a recipe and weigh them beside its trained learner.
 
     A member whose library is not installed is left out, and without a meta-validation entity that has enough rows the
-    learner stands alone; warnings say so. `stop_if_interrupted` is called before each member is tuned, and may raise.
+    learner stands alone; warnings say so. `stop_if_interrupted` is called before each member is tuned and before they
+    are weighed, and may raise.
     """
     data, shots = inputs.data, default_shots(inputs.data, inputs.scenario)
     applicable = _applicable_members(recipe, data)
@@ -65,6 +66,7 @@ def fit_run_ensemble(
         stop_if_interrupted()
         baselines[name] = tuned.tune(name, shots)
         warnings += tuned.warnings(name)
+    stop_if_interrupted()
     tuned.notify(f"weighing {len(names)} members")
     ensemble = fit_ensemble(
         learner,

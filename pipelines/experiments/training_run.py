@@ -52,6 +52,7 @@ from recsys_meta.training.trainer import (
 from recsys_meta.training.training_group import TrainingGroup
 
 StepCallback = Callable[[TrainStep], None]
+IsInterrupted = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def follow_run(workspace: Workspace, group: TrainingGroup) -> None:
     with fixed_threads(spec.threads), interruption() as is_interrupted:
         run = _start_run(spec, inputs, None, group)
         for step in fit(run, lambda _: 0.0):
-            if group.any(is_interrupted()) and step.step < step.steps:
+            if group.any(is_interrupted()):
                 raise TrainingInterruption(f"stopped at step {step.step} of {step.steps}")
 
 
@@ -251,12 +252,21 @@ def _execute(
     tuned: TunedBaselines,
     group: TrainingGroup | None,
 ) -> TrainingResult:
-    """Train with the run's number of threads, and record its end whatever it is."""
+    """Train with the run's number of threads, and record its end whatever it is.
+
+    A signal is noticed between two parts of the work; one that comes after the last of them takes effect when the run
+    is recorded as finished.
+    """
+    with interruption() as is_interrupted:
+        return _record_end(
+            workspace, spec, lambda: _train(workspace, spec, inputs, report, tuned, group, is_interrupted)
+        )
+
+
+def _record_end(workspace: Workspace, spec: RunSpec, train: Callable[[], TrainingResult]) -> TrainingResult:
     try:
-        if group is not None:
-            group.first_text(spec.dump())
         with fixed_threads(spec.threads):
-            return _train(workspace, spec, inputs, report, tuned, group)
+            return train()
     except TrainingInterruption as reason:
         _close(workspace, spec, "stopped", str(reason))
         raise
@@ -282,28 +292,24 @@ def _train(
     report: StepCallback | None,
     tuned: TunedBaselines,
     group: TrainingGroup | None,
+    is_interrupted: IsInterrupted,
 ) -> TrainingResult:
+    if group is not None:
+        group.first_text(spec.dump())
     folder, data, split = spec.folder(workspace), inputs.data, inputs.split
     run = _start_run(spec, inputs, folder, group)
     learner, train_rows, resumed_at = run.learner, run.index, run.step
     start = time.perf_counter()
-    _train_steps(workspace, spec, run, validation_of(learner, inputs, spec.recipe), report)
+    _train_steps(workspace, spec, run, validation_of(learner, inputs, spec.recipe), report, is_interrupted)
     best = abs(run.best) if np.isfinite(run.best) else None
-    # Validation and calibration use a few hundred entities: the CPU is fast enough, wherever training ran.
-    params = {k: v.cpu() for k, v in run.best_params_or_last().items()}
-    params = learner.calibrate(params, calibration_episodes(inputs, spec.recipe))
-    if isinstance(learner, DislikeLearner):
-        params = learner.choose_push(params, dislike_episodes(inputs, spec.recipe), split.valid)
-    with interruption() as is_interrupted:
 
-        def stop_if_interrupted() -> None:
-            if is_interrupted():
-                raise TrainingInterruption(
-                    f"stopped after the last step, while members were tuned; `recsys-meta train --resume {spec.id}` "
-                    "continues"
-                )
+    def stop_if_interrupted() -> None:
+        if is_interrupted():
+            raise _stopped(spec, "after the last step")
 
-        result = fit_run_ensemble(learner, params, spec.recipe, inputs, tuned, stop_if_interrupted=stop_if_interrupted)
+    params = _choose_constants(run, inputs, stop_if_interrupted)
+    result = fit_run_ensemble(learner, params, spec.recipe, inputs, tuned, stop_if_interrupted=stop_if_interrupted)
+    stop_if_interrupted()
     bundle = _bundle(spec, data, train_rows, split, run, params, result.ensemble)
     bundle_folder = save_bundle(bundle, folder / "bundle")
     _close(workspace, spec, "finished", run.stop_reason or None)
@@ -336,23 +342,44 @@ def _start_run(spec: RunSpec, inputs: TrainingInputs, folder: Path | None, group
 
 
 def _train_steps(
-    workspace: Workspace, spec: RunSpec, run: TrainingRun, validate: Validate, report: StepCallback | None
+    workspace: Workspace,
+    spec: RunSpec,
+    run: TrainingRun,
+    validate: Validate,
+    report: StepCallback | None,
+    is_interrupted: IsInterrupted,
 ) -> None:
     """Train to the end with metrics and checkpoints. Raises TrainingInterruption after a signal, at the next step."""
     folder, keep = spec.folder(workspace), spec.recipe.train.keep
-    with interruption() as is_interrupted:
-        for step in fit(run, validate):
-            _record(workspace, spec, step)
-            if _due(spec.recipe, step):
-                save_checkpoint(folder, to_checkpoint(run), keep)
-            if report is not None:
-                report(step)
-            is_stopped = is_interrupted() if run.group is None else run.group.any(is_interrupted())
-            if is_stopped and step.step < step.steps:
-                save_checkpoint(folder, to_checkpoint(run), keep)
-                raise TrainingInterruption(
-                    f"stopped at step {step.step} of {step.steps}; `recsys-meta train --resume {spec.id}` continues"
-                )
+    for step in fit(run, validate):
+        _record(workspace, spec, step)
+        if _due(spec.recipe, step):
+            save_checkpoint(folder, to_checkpoint(run), keep)
+        if report is not None:
+            report(step)
+        is_stopped = is_interrupted() if run.group is None else run.group.any(is_interrupted())
+        if is_stopped:
+            save_checkpoint(folder, to_checkpoint(run), keep)
+            raise _stopped(spec, f"at step {step.step} of {step.steps}")
+
+
+def _choose_constants(run: TrainingRun, inputs: TrainingInputs, stop_if_interrupted: Callable[[], None]) -> Params:
+    """Best parameters of a run, with what is chosen on episodes after the last step.
+
+    On the CPU, wherever training ran: these episodes are of a few hundred entities.
+    """
+    learner, recipe = run.learner, run.recipe
+    params = {k: v.cpu() for k, v in run.best_params_or_last().items()}
+    params = learner.calibrate(params, calibration_episodes(inputs, recipe))
+    stop_if_interrupted()
+    if isinstance(learner, DislikeLearner):
+        params = learner.choose_push(params, dislike_episodes(inputs, recipe), inputs.split.valid)
+        stop_if_interrupted()
+    return params
+
+
+def _stopped(spec: RunSpec, where: str) -> TrainingInterruption:
+    return TrainingInterruption(f"stopped {where}; `recsys-meta train --resume {spec.id}` continues")
 
 
 def _record(workspace: Workspace, spec: RunSpec, step: TrainStep) -> None:

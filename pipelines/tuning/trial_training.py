@@ -33,6 +33,10 @@ class TrialResult:
     reason: str | None = None
 
 
+class TrialInterruption(Exception):
+    """A trial was asked to stop."""
+
+
 class TrialObserver(Protocol):
     """Observer of a trial, which may end it."""
 
@@ -72,8 +76,13 @@ def train_trial(recipe: Recipe, inputs: TrainingInputs, device: str, observer: T
     """Train the recipe of a trial; a run that diverges, or settings that do not go together, have failed."""
     sign = -1.0 if study_metric(inputs)[1] == "minimize" else 1.0
     values: list[float] = []
+
+    def stop_if_asked(_: TrainStep) -> None:
+        if observer.should_stop():
+            raise TrialInterruption
+
     try:
-        recipe = race_recipe(recipe, inputs, device, lambda _: None)
+        recipe = race_recipe(recipe, inputs, device, lambda _: None, stop_if_asked)
         learner = learner_of(recipe, inputs.data)
         rows = inputs.train_index.to(device)
         run = start_training(learner, recipe, inputs.data, rows, inputs.split.train, inputs.seed, device)
@@ -86,8 +95,10 @@ def train_trial(recipe: Recipe, inputs: TrainingInputs, device: str, observer: T
                 is_over = bool(run.stop_reason) or step.step == step.steps
                 if observer.is_hopeless(values, step.step) and not is_over:
                     return TrialResult("pruned", sign * run.best, f"below the median after step {step.step}")
-            if observer.should_stop() and step.step < step.steps:
-                return TrialResult("stopped", reason="interrupted")
+            if step.step < step.steps:
+                stop_if_asked(step)
+    except TrialInterruption:
+        return TrialResult("stopped", reason="interrupted")
     except (ConfigError, DivergedError) as error:
         return TrialResult("failed", reason=str(error))
     return TrialResult("finished", sign * run.best, run.stop_reason or None)

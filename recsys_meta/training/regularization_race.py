@@ -3,14 +3,14 @@ depends on how much of it there is, and no constant serves all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from recsys_meta.core.errors import DivergedError
 from recsys_meta.training.recipe import Recipe, recipe_of
 from recsys_meta.training.run_state import TrainingRun
-from recsys_meta.training.trainer import Validate, fit
+from recsys_meta.training.trainer import TrainStep, Validate, fit
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,16 @@ def race_recipes(recipe: Recipe) -> list[Recipe]:
 
 
 def run_race(
-    recipe: Recipe, start: Callable[[Recipe], TrainingRun], validation: Callable[[TrainingRun], Validate]
+    recipe: Recipe,
+    start: Callable[[Recipe], TrainingRun],
+    validation: Callable[[TrainingRun], Validate],
+    after_step: Callable[[TrainStep], None] = lambda _: None,
 ) -> RaceResult:
-    """Train with each of the race's settings for its steps; a run that diverges loses."""
-    values = [_final_value(start(candidate), validation) for candidate in race_recipes(recipe)]
+    """Train with each of the race's settings for its steps; a run that diverges loses.
+
+    `after_step` is called after each step, and may raise to end the race.
+    """
+    values = [_final_value(start(candidate), validation, after_step) for candidate in race_recipes(recipe)]
     return RaceResult(tuple(dict(s) for s in recipe.race.settings), tuple(values))
 
 
@@ -52,9 +58,12 @@ def settled_recipe(recipe: Recipe, setting: dict[str, Any]) -> Recipe:
     )
 
 
-def _final_value(run: TrainingRun, validation: Callable[[TrainingRun], Validate]) -> float:
+def _final_value(
+    run: TrainingRun, validation: Callable[[TrainingRun], Validate], after_step: Callable[[TrainStep], None]
+) -> float:
     try:
-        steps: Sequence[object] = list(fit(run, validation(run)))
+        for step in fit(run, validation(run)):
+            after_step(step)
     except DivergedError:
         return float("-inf")
-    return run.best if steps else float("-inf")
+    return run.best

@@ -157,7 +157,7 @@ def _with_episode(index: EventIndex, train: IntArray) -> IntArray:
 
 
 def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
-    """Train until the epochs are over or meta-validation has not gained for `patience` validations.
+    """Train until the epochs are over, or meta-validation has not gained for `patience` validations or gives no number.
 
     `validate` maps the current parameters to a value where higher is better. Raises DivergedError if loss or
     meta-gradient is not finite; parameters and optimiser are then as before the failed step.
@@ -267,7 +267,9 @@ def _run_validation(run: TrainingRun, validate: Validate) -> float:
     else:
         run.group.check_generator(run.generator)
         value = run.group.first_value(lambda: validate(current))
-    if value > run.best:
+    if not math.isfinite(value):
+        run.stop_reason = "no number from meta-validation"
+    elif value > run.best:
         run.best, run.validations_without_gain = value, 0
         run.best_params = {k: current[k].clone() for k in run.trainable}
     else:

@@ -51,7 +51,7 @@ def train(folder: Path, kill_at: int) -> None:
         if found is not None:
             from_checkpoint(run, found)
         losses = []
-        for step in fit(run, lambda params: float(sum(v.double().sum() for v in params.values()))):
+        for step in fit(run, lambda params: float(sum(v.double().nansum() for v in params.values()))):
             losses.append(step.loss)
             if is_first:
                 save_checkpoint(folder, to_checkpoint(run))

@@ -100,9 +100,16 @@ def test_validation_comes_when_it_should_and_at_the_end(world):
 
 def test_without_a_figure_the_last_weights_are_chosen(world):
     run = begin(world)
-    list(fit(run, lambda _: math.nan))
-    assert run.best == -math.inf
+    (step,) = [s for s in fit(run, lambda _: math.nan) if s.valid is not None]
+    assert step.step == run.step < run.steps and run.stop_reason == "no number from meta-validation"
+    assert run.best == -math.inf and step.best is None
     assert all(torch.equal(run.best_params_or_last()[k], run.params[k]) for k in run.trainable)
+
+
+def test_a_figure_that_is_missing_ends_the_run_with_the_best_before_it(world):
+    run = begin(world, recipe(epochs=20, tasks=28, patience=9))
+    assert [s.valid for s in fit(run, scripted([0.1, 0.5, 0.4, -math.inf, 9.0]))] == [0.1, 0.5, 0.4, -math.inf]
+    assert run.best == 0.5 and run.stop_reason == "no number from meta-validation"
 
 
 def test_validation_sees_parameters_that_it_cannot_train(world):

@@ -93,7 +93,7 @@ class SupportEncoder(Generic[EncoderConfig]):
         raise NotImplementedError
 
     def init_method(self, generator: torch.Generator) -> Params:
-        """Parameters of the method itself; names with `rate.` or `log_step` are inner rates."""
+        """Parameters of the method itself; those that begin with `rate.` or `log_` are logarithms and do not decay."""
         return {}
 
     def method_body(self, params: Params, vectors: Tensor) -> Params:
@@ -142,7 +142,7 @@ class SupportEncoder(Generic[EncoderConfig]):
         return is_buffer(key) or key in ("log_q", "negatives")
 
     def param_group(self, key: str) -> ParamGroup:
-        is_level = key in ("bias", "start") or key.startswith(("rate.", "log_step"))  # must not shrink to 0
+        is_level = key in ("bias", "start") or key.startswith(("rate.", "log_"))  # must not shrink to 0
         return ParamGroup(rate=0.1 if key == "bias" else 1.0, decay=0.0 if is_level else self.config.decay)
 
     def body(self, params: Params) -> Params:
