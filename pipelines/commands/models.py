@@ -38,6 +38,7 @@ from recsys_meta.store.model_registry.registry import (
     set_default_model,
 )
 from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit, newest_split
+from recsys_meta.store.model_registry.split_results import ArmResult, split_results
 from recsys_meta.store.model_registry.tables import ModelVersionRecord
 from recsys_meta.store.model_registry.traffic_splits import SplitDetail, split_detail, start_split, stop_split
 from recsys_meta.store.tracking.evaluations import copy_evaluations
@@ -346,7 +347,8 @@ def split_command(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Let versions answer side by side, each for its share of the entities; without arms, show the split in force."""
+    """Let versions answer side by side, each for its share of the entities; without arms, show the split and its
+    results, or those of the last one."""
     if arms and off:
         raise ConfigError("either arms or --off")
     workspace = Workspace()
@@ -371,7 +373,7 @@ def split_command(
             stop_split(session, name, actor=ACTOR)
             record_action(session, "split off", name, actor=ACTOR)
     with workspace.reading() as session:
-        _show_split(split_detail(session, name), as_json)
+        _show_split(split_detail(session, name), split_results(session, name), as_json)
 
 
 def parse_arm(text: str) -> SplitArm:
@@ -389,7 +391,7 @@ def parse_arm(text: str) -> SplitArm:
     return SplitArm(match[1] or "", match[2], weight)
 
 
-def _show_split(detail: SplitDetail, as_json: bool) -> None:
+def _show_split(detail: SplitDetail, results: list[ArmResult], as_json: bool) -> None:
     def plain(change: TrafficSplit) -> dict[str, Any]:
         return {
             "arms": [vars(arm) for arm in change.arms], "salt": change.salt, "actor": change.actor, "at": change.at
@@ -398,14 +400,43 @@ def _show_split(detail: SplitDetail, as_json: bool) -> None:
     if as_json:
         stands = None if detail.split is None else plain(detail.split)
         print_json(
-            {"name": detail.name, "live": detail.live, "split": stands, "history": [plain(c) for c in detail.history]}
+            {
+                "name": detail.name,
+                "live": detail.live,
+                "split": stands,
+                "history": [plain(c) for c in detail.history],
+                "results": [result._asdict() for result in results],
+            }
         )
         return
     if detail.split is None:
         out.print(f"[bold]{detail.name}[/] is not split; {detail.live or 'nothing'} is live")
-        return
-    rows = [(arm.label, arm.version, arm.weight) for arm in detail.split.arms]
-    print_table(f"{detail.name}, live: {detail.live or '-'}", ("arm", "version", "share"), rows)
+    else:
+        rows = [(arm.label, arm.version, arm.weight) for arm in detail.split.arms]
+        print_table(f"{detail.name}, live: {detail.live or '-'}", ("arm", "version", "share"), rows)
+    newest = [result for result in results if result.sequence == results[0].sequence]
+    if newest:
+        _print_results(newest)
+
+
+def _print_results(results: list[ArmResult]) -> None:
+    """Print what the arms of one split showed."""
+    title = f"Answers to lists, split {results[0].sequence}" + (" (ended)" if results[0].ended else "")
+    columns = ("arm", "entities", "events", "hit@10", "difference", "95% at any time", "p", "verdict")
+    rows = [
+        (
+            r.label,
+            r.entities,
+            r.lists,
+            r.hit_10,
+            r.difference,
+            None if r.difference_low is None else f"{r.difference_low:.4f} to {r.difference_high:.4f}",
+            r.p,
+            r.verdict,
+        )
+        for r in results
+    ]
+    print_table(title, columns, rows)
 
 
 def _print_live_version(name: str, version: str, as_json: bool) -> None:

@@ -6,8 +6,10 @@ from pipelines.commands.models import parse_arm
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.models.bundle import save_bundle
 from recsys_meta.store.database import migrate
+from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.database.engine import connect, session
 from recsys_meta.store.entities import entities
+from recsys_meta.store.entities.outcomes import save_outcomes
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry.split_arms import SplitArm
 from recsys_meta.store.model_registry.traffic_splits import start_split
@@ -15,6 +17,7 @@ from recsys_meta.store.tracking import evaluations
 from tests.api import bundles
 from tests.fixtures import stub_predictors as choosing
 from tests.pipelines.conftest import Command
+from tests.store.samples import an_outcome
 
 
 @pytest.fixture
@@ -46,6 +49,31 @@ def test_a_split_is_started_shown_and_ended(fresh):
     ended = fresh.json("models", "split", "shop", "--off")
     assert (ended["split"], len(ended["history"])) == (None, 2)
     assert acts(fresh) == [("split off", "shop", "command line"), ("split", "shop split 1", "command line")]
+
+
+def test_the_results_of_a_split_are_shown_also_after_it_ended(fresh):
+    fresh("models", "split", "shop", "old:b1=1", "new:a1=1")
+    engine = connect(f"sqlite:///{fresh.home / 'recsys-meta.db'}")
+    with session(engine) as s:
+        rows = [
+            an_outcome(
+                f"{label} {n}", entity=f"{label} {n}", model="shop", model_version=version, variant=label
+            )._replace(
+                created=utcnow(), impression=1, hit_1=0.0, hit_5=0.0, hit_10=float(n < hits), reciprocal_rank=0.1
+            )
+            for label, version, hits in (("old", "b1", 8), ("new", "a1", 70))
+            for n in range(80)
+        ]
+        save_outcomes(s, rows)
+    engine.dispose()
+    assert "better" in fresh("models", "split", "shop")
+    ended = fresh.json("models", "split", "shop", "--off")
+    old, new = ended["results"]
+    assert (old["label"], old["verdict"], old["hit_10"], old["lists"]) == ("old", "reference", 0.1, 80)
+    assert (new["label"], new["verdict"], new["difference"]) == ("new", "better", pytest.approx(62 / 80))
+    assert new["ended"] and 0 < new["p"] < 0.001 and new["difference_low"] > 0.4
+    printed = fresh("models", "split", "shop")
+    assert "not split" in printed and "(ended)" in printed and "better" in printed
 
 
 def test_moves_and_erasures_are_in_the_audit(fresh):

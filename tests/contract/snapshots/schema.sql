@@ -349,6 +349,199 @@ CREATE VIEW hardest_tasks AS
   ) AS seen
   JOIN runs ON runs.id = seen.run
   WHERE seen.place = 1;
+CREATE VIEW online_quality AS
+  WITH per_entity AS (
+  SELECT DATE(created) AS day, model, model_version, variant, kind, support_size, entity,
+  COUNT(*) AS events,
+  CAST(COUNT(hit_10) AS DOUBLE PRECISION) AS lists,
+  COALESCE(SUM(hit_1), 0.0) AS hits_1,
+  COALESCE(SUM(hit_5), 0.0) AS hits_5,
+  COALESCE(SUM(hit_10), 0.0) AS hits,
+  COALESCE(SUM(reciprocal_rank), 0.0) AS reciprocal_ranks,
+  COALESCE(SUM(popular_hit_10), 0.0) AS popular_hits,
+  CAST(COUNT(popular_hit_10) AS DOUBLE PRECISION) AS popular_lists,
+  CAST(COUNT(loss_unadapted - loss) AS DOUBLE PRECISION) AS losses,
+  COALESCE(SUM(CASE WHEN loss_unadapted IS NOT NULL THEN loss END), 0.0) AS loss,
+  COALESCE(SUM(CASE WHEN loss IS NOT NULL THEN loss_unadapted END), 0.0) AS loss_unadapted,
+  COALESCE(SUM(loss_unadapted - loss), 0.0) AS gain
+  FROM outcomes
+  GROUP BY DATE(created), model, model_version, variant, kind, support_size, entity
+  ), sums AS (
+  SELECT day, model, model_version, variant, kind, support_size,
+  SUM(events) AS events,
+  COUNT(entity) AS entities,
+  SUM(lists) AS lists,
+  SUM(CASE WHEN lists > 0 THEN 1 ELSE 0 END) AS listed_entities,
+  SUM(hits_1) AS hits_1,
+  SUM(hits_5) AS hits_5,
+  SUM(hits) AS hits,
+  SUM(reciprocal_ranks) AS reciprocal_ranks,
+  SUM(popular_hits) AS popular_hits,
+  SUM(popular_lists) AS popular_lists,
+  SUM(hits * hits) AS hits_hits,
+  SUM(hits * lists) AS hits_lists,
+  SUM(lists * lists) AS lists_lists,
+  SUM(losses) AS losses,
+  SUM(CASE WHEN losses > 0 THEN 1 ELSE 0 END) AS judged_entities,
+  SUM(loss) AS loss,
+  SUM(loss_unadapted) AS loss_unadapted,
+  SUM(gain) AS gain,
+  SUM(gain * gain) AS gain_gain,
+  SUM(gain * losses) AS gain_losses,
+  SUM(losses * losses) AS losses_losses
+  FROM per_entity GROUP BY day, model, model_version, variant, kind, support_size
+  ), rates AS (
+  SELECT day, model, model_version, variant, kind, support_size, CAST(events AS BIGINT) AS events, entities, CAST(lists AS BIGINT) AS lists,
+  CASE WHEN lists > 0 THEN hits_1 / lists END AS hit_1,
+  CASE WHEN lists > 0 THEN hits_5 / lists END AS hit_5,
+  CASE WHEN lists > 0 THEN hits / lists END AS hit_10,
+  CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5
+  THEN CASE WHEN listed_entities > 1 THEN CASE WHEN hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists > 0 THEN (hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists) / (lists * lists) * listed_entities / (listed_entities - 1) ELSE 0.0 END END END AS hit_10_variance,
+  CASE WHEN lists > 0 THEN reciprocal_ranks / lists END AS reciprocal_rank,
+  CASE WHEN popular_lists > 0 THEN popular_hits / popular_lists END AS popular_hit_10,
+  CASE WHEN losses > 0 THEN loss / losses END AS mean_loss,
+  CASE WHEN losses > 0 THEN loss_unadapted / losses END AS mean_loss_unadapted,
+  CASE WHEN losses > 0 THEN gain / losses END AS mean_gain,
+  CASE WHEN judged_entities >= 10 THEN CASE WHEN judged_entities > 1 THEN CASE WHEN gain_gain - 2 * gain / losses * gain_losses + gain / losses * gain / losses * losses_losses > 0 THEN (gain_gain - 2 * gain / losses * gain_losses + gain / losses * gain / losses * losses_losses) / (losses * losses) * judged_entities / (judged_entities - 1) ELSE 0.0 END END END AS gain_variance
+  FROM sums
+  )
+  SELECT day, model, model_version, variant, kind, support_size, events, entities, lists,
+  hit_1,
+  hit_5,
+  hit_10,
+  hit_10 - 1.96 * SQRT(hit_10_variance) AS hit_10_low,
+  hit_10 + 1.96 * SQRT(hit_10_variance) AS hit_10_high,
+  reciprocal_rank,
+  popular_hit_10,
+  mean_loss AS loss,
+  mean_loss_unadapted AS loss_unadapted,
+  mean_gain AS gain,
+  mean_gain - 1.96 * SQRT(gain_variance) AS gain_low,
+  mean_gain + 1.96 * SQRT(gain_variance) AS gain_high
+  FROM rates;
+CREATE VIEW split_results AS
+  WITH periods AS (
+  SELECT
+  model, sequence, place, label, version AS model_version, weight, at AS started,
+  (
+  SELECT MIN(later.at) FROM splits AS later
+  WHERE later.model = splits.model AND later.sequence = splits.sequence + 1
+  ) AS ended
+  FROM splits
+  WHERE version IS NOT NULL
+  ), per_entity AS (
+  SELECT
+  periods.model, periods.sequence, periods.place, periods.label, periods.model_version, periods.weight,
+  periods.started, periods.ended, outcomes.entity,
+  COUNT(*) AS events,
+  CAST(COUNT(hit_10) AS DOUBLE PRECISION) AS lists,
+  COALESCE(SUM(hit_1), 0.0) AS hits_1,
+  COALESCE(SUM(hit_5), 0.0) AS hits_5,
+  COALESCE(SUM(hit_10), 0.0) AS hits,
+  COALESCE(SUM(reciprocal_rank), 0.0) AS reciprocal_ranks,
+  COALESCE(SUM(popular_hit_10), 0.0) AS popular_hits,
+  CAST(COUNT(popular_hit_10) AS DOUBLE PRECISION) AS popular_lists,
+  CAST(COUNT(loss_unadapted - loss) AS DOUBLE PRECISION) AS losses,
+  COALESCE(SUM(CASE WHEN loss_unadapted IS NOT NULL THEN loss END), 0.0) AS loss,
+  COALESCE(SUM(CASE WHEN loss IS NOT NULL THEN loss_unadapted END), 0.0) AS loss_unadapted,
+  COALESCE(SUM(loss_unadapted - loss), 0.0) AS gain
+  FROM periods
+  LEFT JOIN outcomes ON outcomes.model = periods.model AND outcomes.model_version = periods.model_version
+  AND outcomes.variant = periods.label AND outcomes.created >= periods.started
+  AND (periods.ended IS NULL OR outcomes.created < periods.ended)
+  GROUP BY
+  periods.model, periods.sequence, periods.place, periods.label, periods.model_version, periods.weight,
+  periods.started, periods.ended, outcomes.entity
+  ), sums AS (
+  SELECT model, sequence, place, label, model_version, weight, started, ended,
+  SUM(events) AS events,
+  COUNT(entity) AS entities,
+  SUM(lists) AS lists,
+  SUM(CASE WHEN lists > 0 THEN 1 ELSE 0 END) AS listed_entities,
+  SUM(hits_1) AS hits_1,
+  SUM(hits_5) AS hits_5,
+  SUM(hits) AS hits,
+  SUM(reciprocal_ranks) AS reciprocal_ranks,
+  SUM(popular_hits) AS popular_hits,
+  SUM(popular_lists) AS popular_lists,
+  SUM(hits * hits) AS hits_hits,
+  SUM(hits * lists) AS hits_lists,
+  SUM(lists * lists) AS lists_lists,
+  SUM(losses) AS losses,
+  SUM(CASE WHEN losses > 0 THEN 1 ELSE 0 END) AS judged_entities,
+  SUM(loss) AS loss,
+  SUM(loss_unadapted) AS loss_unadapted,
+  SUM(gain) AS gain,
+  SUM(gain * gain) AS gain_gain,
+  SUM(gain * losses) AS gain_losses,
+  SUM(losses * losses) AS losses_losses
+  FROM per_entity GROUP BY model, sequence, place, label, model_version, weight, started, ended
+  ), rates AS (
+  SELECT
+  model, sequence, place, label, model_version, weight, started, ended, CASE WHEN entities > 0 THEN CAST(events AS BIGINT) ELSE 0 END AS events, entities,
+  CAST(lists AS BIGINT) AS lists, listed_entities,
+  CASE WHEN lists > 0 THEN hits_1 / lists END AS hit_1,
+  CASE WHEN lists > 0 THEN hits_5 / lists END AS hit_5,
+  CASE WHEN lists > 0 THEN hits / lists END AS hit_10,
+  CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5
+  THEN CASE WHEN listed_entities > 1 THEN CASE WHEN hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists > 0 THEN (hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists) / (lists * lists) * listed_entities / (listed_entities - 1) ELSE 0.0 END END END AS hit_10_variance,
+  CASE WHEN lists > 0 THEN reciprocal_ranks / lists END AS reciprocal_rank,
+  CASE WHEN popular_lists > 0 THEN popular_hits / popular_lists END AS popular_hit_10,
+  CASE WHEN losses > 0 THEN loss / losses END AS mean_loss,
+  CASE WHEN losses > 0 THEN loss_unadapted / losses END AS mean_loss_unadapted,
+  CASE WHEN losses > 0 THEN gain / losses END AS mean_gain,
+  CASE WHEN judged_entities >= 10 THEN CASE WHEN judged_entities > 1 THEN CASE WHEN gain_gain - 2 * gain / losses * gain_losses + gain / losses * gain / losses * losses_losses > 0 THEN (gain_gain - 2 * gain / losses * gain_losses + gain / losses * gain / losses * losses_losses) / (losses * losses) * judged_entities / (judged_entities - 1) ELSE 0.0 END END END AS gain_variance
+  FROM sums
+  ), differences AS (
+  SELECT
+  arm.model, arm.sequence, arm.place,
+  arm.hit_10 - first.hit_10 AS difference,
+  CASE WHEN (arm.hit_10_variance + first.hit_10_variance) > 0 AND arm.listed_entities >= 30 AND first.listed_entities >= 30
+  THEN (arm.hit_10_variance + first.hit_10_variance) END AS variance,
+  (SELECT MAX(place) FROM periods WHERE model = arm.model AND sequence = arm.sequence) AS arms
+  FROM rates AS arm
+  JOIN rates AS first ON first.model = arm.model AND first.sequence = arm.sequence AND first.place = 0
+  WHERE arm.place > 0
+  ), tests AS (
+  SELECT
+  model, sequence, place, difference,
+  SQRT(
+  variance * (variance + 0.01) / 0.01
+  * (2 * LN(arms / 0.05) + LN((variance + 0.01) / variance))
+  ) AS margin,
+  LN(CAST(arms AS DOUBLE PRECISION)) + 0.5 * LN((variance + 0.01) / variance)
+  - 0.01 * difference * difference / (2 * variance * (variance + 0.01)) AS log_p
+  FROM differences
+  )
+  SELECT
+  rates.model, rates.sequence, rates.label, rates.model_version, rates.weight, rates.started, rates.ended,
+  events, entities, lists,
+  hit_1,
+  hit_5,
+  hit_10,
+  hit_10 - 1.96 * SQRT(hit_10_variance) AS hit_10_low,
+  hit_10 + 1.96 * SQRT(hit_10_variance) AS hit_10_high,
+  reciprocal_rank,
+  popular_hit_10,
+  mean_loss AS loss,
+  mean_loss_unadapted AS loss_unadapted,
+  mean_gain AS gain,
+  mean_gain - 1.96 * SQRT(gain_variance) AS gain_low,
+  mean_gain + 1.96 * SQRT(gain_variance) AS gain_high
+  ,
+  difference,
+  difference - margin AS difference_low,
+  difference + margin AS difference_high,
+  CASE WHEN log_p >= 0 THEN 1.0E0 WHEN log_p < -700 THEN 0.0E0 WHEN log_p < 0 THEN EXP(log_p) END AS p,
+  CASE
+  WHEN rates.place = 0 THEN 'reference'
+  WHEN margin IS NULL THEN 'too few'
+  WHEN difference > margin THEN 'better'
+  WHEN difference < -margin THEN 'worse'
+  ELSE 'open'
+  END AS verdict
+  FROM rates
+  LEFT JOIN tests ON tests.model = rates.model AND tests.sequence = rates.sequence AND tests.place = rates.place;
 -- PostgreSQL, made of the tables
 CREATE TABLE adaptations (
   id BIGSERIAL NOT NULL,

@@ -19,8 +19,8 @@ from recsys_meta.store.tracking import evaluations, runs
 from tests.store.database import view_rows
 from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
 
-HEAD = "0011"  # the newest revision
-VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks"}
+HEAD = "0012"  # the newest revision
+VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks", "online_quality", "split_results"}
 
 
 def test_schema_is_the_one_of_the_tables(engine: Engine) -> None:
