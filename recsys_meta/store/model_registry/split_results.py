@@ -13,7 +13,7 @@ from recsys_meta.store.database.column_types import UtcDateTime
 
 
 class ArmResult(NamedTuple):
-    """What an arm showed: `lists` are events of `entities` that answered one of its lists, `hit_10` the share of them
+    """Result of an arm: `lists` are events of `entities` that answered one of its lists, `hit_10` the share of them
     whose item was among the first ten, with the 95% interval of one look.
 
     `difference` is to the first arm, with a 95% interval and a p-value that hold however often one looks. `verdict`:
@@ -54,7 +54,7 @@ _VIEW = table(
 
 
 def split_results(session: Session, model: str) -> list[ArmResult]:
-    """Return what the arms of the splits of a model showed, the newest split first, its first arm first."""
+    """Return the results of the splits of a model, the newest split first, its first arm first."""
     columns = _VIEW.c
     first = columns.verdict != "reference"
     query = select(*(columns[name] for name in ArmResult._fields)).where(columns.model == model)
