@@ -9,7 +9,9 @@ which costs N (in + out) a row, where a copy costs in * out in every step. `LowR
 so many rows that its pairs are larger than the copy, N (in + out) > in * out, the layer is spelt out (`OwnLayer`). Both
 are equal up to rounding, and gradients of any order pass through both, since they are plain products.
 
-R rows; `delta` is always D, the gradient times minus the rate.
+R rows; `delta` is always D, the gradient times minus the rate. What else is to multiply a step is its `rate`, a number
+or, where each weight has a rate of its own, [in, out], with one more row for the bias of a layer that has one. Such a
+step is no product of a few rows, so that layer is spelt out.
 """
 
 from __future__ import annotations
@@ -26,7 +28,13 @@ from recsys_meta.models.functional.batched_products import add_column_products, 
 
 
 class TaskLayer(Protocol):
-    """A layer of T tasks."""
+    """A layer of T tasks; its weight, shared [in, out] or of each task [T, in, out], and bias."""
+
+    @property
+    def weight(self) -> Tensor: ...
+
+    @property
+    def bias(self) -> Tensor | None: ...
 
     def apply(self, x: Tensor) -> Tensor:
         """Outputs [T, R, out] of inputs [T, R, in] or, the same for all tasks, [R, in]; without a step [R, out]."""
@@ -34,8 +42,12 @@ class TaskLayer(Protocol):
     def backward(self, gradient: Tensor) -> Tensor:
         """Gradient [T, R, in] in the inputs, from that in the outputs [T, R, out]."""
 
-    def step(self, x: Tensor, delta: Tensor) -> TaskLayer:
-        """Layer after a step on inputs x, [T, R, in] or [R, in], with delta [T, R, out]."""
+    def step(self, x: Tensor, delta: Tensor, rate: Tensor | None = None) -> TaskLayer:
+        """Layer after a step on inputs x, [T, R, in] or [R, in], with delta [T, R, out]; the rate of a dual form is a
+        number."""
+
+    def keep(self, share: Tensor) -> TaskLayer:
+        """Layer that keeps this share of what the steps changed."""
 
     def leaves(self) -> State:
         """Tensors particular to a task: name -> tensor with a leading T."""
@@ -58,7 +70,10 @@ class SharedLayer:
     def backward(self, gradient: Tensor) -> Tensor:
         return gradient @ self.weight.T
 
-    def step(self, x: Tensor, delta: Tensor) -> TaskLayer:
+    def step(self, x: Tensor, delta: Tensor, rate: Tensor | None = None) -> TaskLayer:
+        return self
+
+    def keep(self, share: Tensor) -> TaskLayer:
         return self
 
     def leaves(self) -> State:
@@ -75,12 +90,12 @@ class FreshLayer(SharedLayer):
     tasks: int = 1
     is_dual: bool = True
 
-    def step(self, x: Tensor, delta: Tensor) -> LowRankLayer | OwnLayer:
+    def step(self, x: Tensor, delta: Tensor, rate: Tensor | None = None) -> LowRankLayer | OwnLayer:
         x = x if x.dim() == 3 else x.expand(len(delta), *x.shape)
         if self.is_dual:
-            return LowRankLayer(self.weight, self.bias, x, delta)
-        bias = None if self.bias is None else self.bias + delta.sum(1)
-        return OwnLayer(add_column_products(self.weight, x, delta), bias, SharedLayer(self.weight, self.bias))
+            return LowRankLayer(self.weight, self.bias, x, delta if rate is None else delta * rate)
+        bias = None if self.bias is None else self.bias.expand(self.tasks, -1)
+        return OwnLayer(self.weight, bias, SharedLayer(self.weight, self.bias)).step(x, delta, rate)
 
     def leaves(self) -> State:
         if self.is_dual:
@@ -122,14 +137,19 @@ class LowRankLayer:
             return product
         return torch.baddbmm(product, row_products(gradient, self.deltas), self.inputs)
 
-    def step(self, x: Tensor, delta: Tensor) -> Self:
+    def step(self, x: Tensor, delta: Tensor, rate: Tensor | None = None) -> Self:
         x = x if x.dim() == 3 else x.expand(len(delta), *x.shape)
+        delta = delta if rate is None else delta * rate
         return type(self)(self.weight, self.bias, torch.cat([self.inputs, x], 1), torch.cat([self.deltas, delta], 1))
+
+    def keep(self, share: Tensor) -> Self:
+        return type(self)(self.weight, self.bias, self.inputs, self.deltas * share)
 
     def spell_out(self) -> OwnLayer:
         """Make a weight for each task."""
+        origin = SharedLayer(self.weight, self.bias)
         weight = add_column_products(self.weight, self.inputs, self.deltas)
-        return OwnLayer(weight, None if self.bias is None else self.bias + self.deltas.sum(1))
+        return OwnLayer(weight, None if self.bias is None else self.bias + self.deltas.sum(1), origin)
 
     def leaves(self) -> State:
         return {"inputs": self.inputs, "deltas": self.deltas}
@@ -140,7 +160,10 @@ class LowRankLayer:
 
 @dataclass(frozen=True)
 class OwnLayer:
-    """Layer spelt out: weight [T, in, out] and bias [T, out] or None; `origin` is what it was before any step."""
+    """Layer spelt out: weight [T, in, out] and bias [T, out] or None; `origin` is what it was before any step.
+
+    Before the first step the weight may be the shared one [in, out].
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -153,10 +176,21 @@ class OwnLayer:
     def backward(self, gradient: Tensor) -> Tensor:
         return row_products(gradient, self.weight)
 
-    def step(self, x: Tensor, delta: Tensor) -> Self:
+    def step(self, x: Tensor, delta: Tensor, rate: Tensor | None = None) -> Self:
         x = x if x.dim() == 3 else x.expand(len(delta), *x.shape)
-        bias = None if self.bias is None else self.bias + delta.sum(1)
-        return type(self)(add_column_products(self.weight, x, delta), bias, self.origin)
+        if rate is None or not rate.dim():
+            delta = delta if rate is None else delta * rate
+            bias = None if self.bias is None else self.bias + delta.sum(1)
+            return type(self)(add_column_products(self.weight, x, delta), bias, self.origin)
+        step = row_products(x.transpose(1, 2), delta.transpose(1, 2))
+        bias = None if self.bias is None else self.bias + rate[-1] * delta.sum(1)
+        return type(self)(self.weight + rate[: x.shape[2]] * step, bias, self.origin)
+
+    def keep(self, share: Tensor) -> Self:
+        assert self.origin is not None, "only a layer that knows its origin keeps a share of its change"
+        weight, bias = self.origin.weight, self.origin.bias
+        bias = self.bias if self.bias is None or bias is None else bias + (self.bias - bias) * share
+        return type(self)(weight + (self.weight - weight) * share, bias, self.origin)
 
     def leaves(self) -> State:
         return {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
@@ -175,9 +209,12 @@ def is_dual_smaller(weight: Tensor, rows: int) -> bool:
     return rows * (fan_in + fan_out) <= fan_in * fan_out
 
 
-def start_layer(weight: Tensor, bias: Tensor | None, tasks: int, rows: int) -> FreshLayer:
-    """Layer of T tasks before their first step, to be in the smaller form for `rows` rows of all their steps."""
-    return FreshLayer(weight, bias, tasks, is_dual_smaller(weight, rows))
+def start_layer(
+    weight: Tensor, bias: Tensor | None, tasks: int, rows: int, *, has_own_rates: bool = False
+) -> FreshLayer:
+    """Layer of T tasks before their first step, to be in the smaller form for `rows` rows of all their steps; spelt out
+    where each weight has its own rate."""
+    return FreshLayer(weight, bias, tasks, not has_own_rates and is_dual_smaller(weight, rows))
 
 
 def layer_of(leaves: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None) -> TaskLayer:
@@ -188,15 +225,21 @@ def layer_of(leaves: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None) 
     return OwnLayer(leaves["weight"], leaves.get("bias"), origin) if "weight" in leaves else origin
 
 
-def first_order(layer: TaskLayer, weight: Tensor, bias: Tensor | None, unit: Tensor) -> TaskLayer:
-    """Layer whose steps are constants to an outer gradient, which reaches weight, bias and `unit`: a 1 whose gradient
-    is that of a factor on the steps."""
-    if isinstance(layer, LowRankLayer):
-        return LowRankLayer(weight, bias, layer.inputs, layer.deltas * unit)
-    if isinstance(layer, OwnLayer):
-        assert layer.origin is not None, "made by a step"
-        own, origin = weight + (layer.weight - layer.origin.weight) * unit, SharedLayer(weight, bias)
-        if bias is None or layer.bias is None or layer.origin.bias is None:
-            return OwnLayer(own, None, origin)
-        return OwnLayer(own, bias + (layer.bias - layer.origin.bias) * unit, origin)
-    return SharedLayer(weight, bias)
+def constant_steps(start: TaskLayer, end: TaskLayer, unit: Tensor) -> TaskLayer:
+    """Layer `end`, made by steps from `start` that are constants to an outer gradient.
+
+    That gradient reaches `start` and `unit`: ones, a number or one for each weight as in `step`, whose gradient is that
+    of a factor on the steps.
+    """
+    if isinstance(end, LowRankLayer):
+        deltas = end.deltas * unit
+        if isinstance(start, LowRankLayer):
+            deltas = torch.cat([start.deltas, deltas[:, start.deltas.shape[1] :]], 1)
+        return LowRankLayer(end.weight, end.bias, end.inputs, deltas)
+    if isinstance(end, OwnLayer):
+        of_weight, of_bias = (unit[: end.weight.shape[1]], unit[-1]) if unit.dim() else (unit, unit)
+        weight = start.weight + (end.weight - start.weight.detach()) * of_weight
+        if end.bias is None or start.bias is None:
+            return OwnLayer(weight, None, end.origin)
+        return OwnLayer(weight, start.bias + (end.bias - start.bias.detach()) * of_bias, end.origin)
+    return start

@@ -12,8 +12,7 @@ from recsys_meta.core.types import FIRST, Interactions, Support, TaskBatch
 from recsys_meta.episodes.collate import episode_batch
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import episodes_at
-from recsys_meta.models.learners.maml import inner_loop as inner
-from recsys_meta.models.learners.maml import scorer
+from recsys_meta.models.learners.maml import scorer, task_loss
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
 from recsys_meta.models.learners.maml.perceptron import perceptron_of
 from tests.fixtures.simulated_datasets import dataset, linear_gaussian_world, ranking_world, sinusoid_world
@@ -95,8 +94,10 @@ def test_an_item_met_twice_has_one_vector(label):
     table = body["vectors"].clone().requires_grad_()
     if learner.config.negatives:
         # The shared negatives do not move, so only the own rows may carry gradient.
-        other = inner.shared_item_scores(learner.config, {**body, "vectors": table.detach()}, start, body["negatives"])
-        scores = inner.item_scores(learner.config, {**body, "vectors": table}, start, rows.item)
+        other = task_loss.shared_item_scores(
+            learner.config, {**body, "vectors": table.detach()}, start, body["negatives"]
+        )
+        scores = task_loss.item_scores(learner.config, {**body, "vectors": table}, start, rows.item)
         other = (other - body["log_q"][body["negatives"]]).logsumexp(1)[:, None]
         scores = scores - body["log_q"][rows.item]
         loss = torch.nn.functional.softplus(other - scores).mean()

@@ -47,6 +47,10 @@ class FixedInputs:
         common = self.z.square().sum(1) + 1
         return replace(self, gram=row_products(self.e, self.e) + common[:, None, None], deltas=delta)
 
+    def keep(self, share: Tensor) -> FixedInputs:
+        """The inputs where the steps so far count by this share."""
+        return self if self.deltas is None else replace(self, deltas=self.deltas * share)
+
     def network(self, network: Perceptron) -> Perceptron:
         """The network with the steps of the first layer."""
         entity, item = network.entity, network.item

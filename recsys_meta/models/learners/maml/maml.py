@@ -30,9 +30,10 @@ from recsys_meta.models.functional.losses import mean_over_tasks
 from recsys_meta.models.functional.regularization import dropout
 from recsys_meta.models.functional.row_selection import gather_selection, select_items, select_sampled
 from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_expected_counts
-from recsys_meta.models.learners.maml import inner_loop as inner
-from recsys_meta.models.learners.maml import scorer
-from recsys_meta.models.learners.maml.perceptron import perceptron_of
+from recsys_meta.models.learners.maml import scorer, task_loss
+from recsys_meta.models.learners.maml.inner_loop import descend
+from recsys_meta.models.learners.maml.inner_step import InnerStep
+from recsys_meta.models.learners.maml.perceptron import layer_name, perceptron_of
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
 from recsys_meta.models.protocols import ParamGroup
 
@@ -43,7 +44,7 @@ LOGGED_TASKS = 8
 class MamlConfig(ScorerConfig):
     """Configuration of `Maml`; the scorer's fields are those of `ScorerConfig`."""
 
-    adapts: Literal["entity", "head", "all"] = "entity"
+    adapts: Literal["entity", "head", "last", "body", "all"] = "entity"
     order: Literal[1, 2] = 2
     steps: int = Field(default=1, ge=0)
     rate: float | None = Field(default=None, gt=0, description="inner rates at the start; they are learned")
@@ -55,15 +56,23 @@ class MamlConfig(ScorerConfig):
 
     @model_validator(mode="after")
     def _method(self) -> Self:
-        if self.adapts == "head" and not self.hidden:
-            raise ValueError("adapts 'head' needs hidden layers: a dot product has none")
+        if self.adapts in ("head", "last", "body") and not self.hidden:
+            raise ValueError(f"adapts '{self.adapts}' needs hidden layers: a dot product has none")
         return self
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Groups of parameters that adapt."""
+        """Groups of parameters that adapt, each with a rate of its own."""
         head = ("head",) if self.hidden else ()
-        return {"entity": ("entity",), "head": head, "all": ("entity", *head, "rows")}[self.adapts]
+        groups = {"entity": ("entity",), "body": ("entity", *head), "all": ("entity", *head, "rows")}
+        return groups.get(self.adapts, head)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Parts of the model that adapt, as `inner_loop` names them: of the head each layer is one."""
+        layers = tuple(layer_name(i) for i in range(len(self.hidden) + 1))
+        layers = {"last": layers[-1:], "body": layers[:-1]}.get(self.adapts, layers)
+        return tuple(p for group in self.groups for p in (layers if group == "head" else (group,)))
 
     @property
     def first_rate(self) -> float:
@@ -96,12 +105,15 @@ class Maml:
             )
         counts, level = item_bias_prior(data, entities)
         params = scorer.init_scorer(config, data, entities, level, generator)
-        for group in config.rates:
-            params[f"rate.{group}"] = torch.tensor(math.log(config.first_rate))
+        params |= self.init_rates(params)
         if config.objective == "ranking" and config.negatives:
             params["log_q"] = log_expected_counts(counts, config.negatives)
             params["negatives"] = draw_negatives(params["log_q"], config.negatives, generator)
         return params
+
+    def init_rates(self, params: Params) -> Params:
+        """Logarithms of the inner rates before training, under "rate.": rates stay positive."""
+        return {f"rate.{name}": torch.tensor(math.log(self.config.first_rate)) for name in self.config.rates}
 
     def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
         """None: training needs nothing beside the parameters."""
@@ -125,7 +137,7 @@ class Maml:
         return self._body(params, scorer.item_vectors(self.config, params))
 
     def _body(self, params: Params, vectors: Tensor) -> Params:
-        return scorer.scorer_body(self.config, params, vectors, fixed_head=self.config.adapts == "entity")
+        return scorer.scorer_body(self.config, params, vectors, fixed_head=layer_name(0) not in self.config.parts)
 
     def adapt(self, body: Params, support: Support) -> State:
         """z [T, Z]; where the head adapts the leaves of its layers (`perceptron`); where item vectors adapt the items
@@ -133,37 +145,24 @@ class Maml:
 
         Works with and without an outer graph, which is built only if a tensor of the body requires a gradient.
         """
-        start = self._start(body, support)
-        steps = self.config.steps if support.rows.item.shape[1] else 0
-        rows = inner.informative_rows(self.config, support.rows)
-        outer = torch.is_grad_enabled() and any(v.requires_grad for v in body.values())
-        second = outer and self.config.order == 2
-        with torch.set_grad_enabled(second):
-            rates = {group: self._rate(body, group) for group in self.config.groups}
-            state = inner.descend(self.config, body, start, rows, rates, steps)
-        if outer and not second:
-            state = self._first_order(body, start, state)
+        rows = task_loss.informative_rows(self.config, support.rows)
+        state = self.descend(body, self.start_state(body, support), rows)
         # The first layer may have buffers z, and without a step the shared weights: leaves must not share memory.
-        if not steps:
+        if not support.rows.item.shape[1] or not self.config.steps:
             return {key: value.clone() for key, value in state.items()}
         return {key: value.clone() if key == "z" else value.contiguous() for key, value in state.items()}
 
-    def _first_order(self, body: Params, start: State, end: State) -> State:
-        """The state whose steps are constants to an outer gradient, which reaches the start and the rates."""
-        ones = {group: self._rate(body, group) for group in self.config.groups}
-        ones = {group: rate / rate.detach() for group, rate in ones.items()}
-        state = dict(end)
-        if "entity" in ones:
-            state["z"] = start["z"] + (end["z"] - start["z"].detach()) * ones["entity"]
-        else:
-            state["z"] = start["z"]
-        if "rows" in ones:
-            state["rows.change"] = end["rows.change"] * ones["rows"]
-        if "head" in ones:
-            plain = {k: v.detach() for k, v in body.items()}
-            steps = perceptron_of(plain, end)
-            state |= steps.first_order(body, ones["head"]).leaves()
-        return state
+    def descend(self, body: Params, state: State, rows: Interactions) -> State:
+        """State after the steps of the method on rows [T, S] of its support."""
+        steps = self.inner_steps(body)
+        outer = torch.is_grad_enabled() and any(v.requires_grad for v in body.values())
+        return descend(self.config, body, state, rows, steps, first_order=outer and self.config.order == 1)
+
+    def inner_steps(self, body: Params) -> list[InnerStep]:
+        """Steps of the inner loop, with the rates of all that they move."""
+        rates = {group: self._rate(body, group) for group in self.config.groups}
+        step = InnerStep({part: rates[part.partition(".")[0]] for part in self.config.parts})
+        return [step] * self.config.steps
 
     def _rate(self, body: Params, group: str) -> Tensor:
         """Inner rate of a group: a scalar, or [Z] for entity vectors whose last coordinate has its own."""
@@ -173,11 +172,11 @@ class Maml:
         width = body["vectors"].shape[1]
         return torch.cat([rate.expand(width - 1), body["rate.level"].exp()[None]])
 
-    def _start(self, body: Params, support: Support) -> State:
+    def start_state(self, body: Params, support: Support) -> State:
         """State before the first step."""
         groups, state = self.config.groups, {"z": scorer.entity_vectors(self.config, body, support)}
         if "rows" in groups:
-            item = support.rows.item * inner.informative_rows(self.config, support.rows).mask
+            item = support.rows.item * task_loss.informative_rows(self.config, support.rows).mask
             # An item met twice has one vector: its first slot owns the change, in the others nothing moves.
             earlier = (item[:, :, None] == item[:, None, :]).tril(-1).any(2)
             state["rows.item"] = item.masked_fill(earlier, 0)
@@ -185,13 +184,13 @@ class Maml:
         return state
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
-        return inner.item_scores(self.config, body, state, rows.item)
+        return task_loss.item_scores(self.config, body, state, rows.item)
 
     def rank(self, body: Params, state: State) -> Tensor:
-        return inner.rank_catalogue(self.config, body, state)
+        return task_loss.rank_catalogue(self.config, body, state)
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
-        return inner.inner_loss(self.config, body, state, inner.informative_rows(self.config, support.rows))
+        return task_loss.inner_loss(self.config, body, state, task_loss.informative_rows(self.config, support.rows))
 
     def select_rows(self, params: Params, batch: TaskBatch, generator: torch.Generator) -> RowSelection | None:
         """Rows that a step reads: those of the batch's items and of the negatives, which are drawn here. None for a
@@ -231,9 +230,9 @@ class Maml:
 
     def _query_loss(self, body: Params, batch: TaskBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         state = self.adapt(body, batch.support)
-        query = inner.informative_rows(self.config, batch.query)
-        losses = inner.inner_loss(self.config, body, state, query, batch.support.rows)
-        every = inner.informative_rows(self.config, batch.whole.query)
+        query = task_loss.informative_rows(self.config, batch.query)
+        losses = task_loss.inner_loss(self.config, body, state, query, batch.support.rows)
+        every = task_loss.informative_rows(self.config, batch.whole.query)
         weight = every.counts.to(losses.dtype) ** self.config.size_weight * every.mask.any(1)
         return mean_over_tasks(losses, weight, batch.shard), self._adaptation_metrics(body, state, batch.support)
 
@@ -244,12 +243,11 @@ class Maml:
         state = {k: v[:count] for k, v in state.items()}
         squares = [torch.zeros(count, dtype=state["z"].dtype, device=state["z"].device)]
         if "entity" in self.config.groups:
-            some = torch.arange(count, device=state["z"].device)
-            start = scorer.entity_vectors(self.config, body, support.of(some))
-            squares.append((state["z"] - start).square().sum(1))
+            start = self.start_state(body, support.of(torch.arange(count, device=state["z"].device)))
+            squares.append((state["z"] - start["z"]).square().sum(1))
         if "head" in self.config.groups:
             squares.append(perceptron_of(body, state).change())
         if "rows" in self.config.groups:
             squares.append(state["rows.change"].square().sum((1, 2)))
-        rates = {f"inner_rate.{g}": body[f"rate.{g}"].exp() for g in self.config.rates}
+        rates = {f"inner_{k}": v.exp().mean() for k, v in body.items() if k.startswith("rate.")}
         return {"change": torch.stack(squares).sum(0).clamp(min=0).sqrt().mean(), **rates}

@@ -6,7 +6,7 @@ Their steps are kept as `functional.task_layers` has it: no weight is copied for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from recsys_meta.models.functional.task_layers import (
     OwnLayer,
     SharedLayer,
     TaskLayer,
-    first_order,
+    constant_steps,
     layer_of,
     start_layer,
 )
@@ -36,10 +36,11 @@ class ActivationTrace(NamedTuple):
 
 
 class LayerGradients(NamedTuple):
-    """Gradients in the outputs of the layers: first [T, R, H], upper [T, R, out] each."""
+    """Gradients in the outputs of the layers: first [T, R, H], upper [T, R, out] each; None where nothing that adapts
+    needs them."""
 
-    first: Tensor
-    upper: tuple[Tensor, ...]
+    first: Tensor | None
+    upper: tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
@@ -63,36 +64,69 @@ class Perceptron:
             item = torch.cat([item, other.expand(len(item), *other.shape[-2:])], 1)
         return self.entity.apply(z[:, None]) + item
 
-    def trace(self, first: Tensor) -> ActivationTrace:
-        """Apply the layers after the first to its outputs [T, R, H]."""
-        x, inputs = first, []
-        for layer in self.upper:
-            inputs.append(torch.relu(x))
-            x = layer.apply(inputs[-1])
-        return ActivationTrace(x.squeeze(-1), tuple(inputs))
+    def trace(self, first: Tensor, known: tuple[Tensor, ...] = ()) -> ActivationTrace:
+        """Apply the layers after the first to its outputs [T, R, H]. `known` are the inputs of the lowest of them where
+        these are known from before; then the outputs are not read."""
+        inputs = list(known) or [torch.relu(first)]
+        for layer in self.upper[len(inputs) - 1 : -1]:
+            inputs.append(torch.relu(layer.apply(inputs[-1])))
+        return ActivationTrace(self.upper[-1].apply(inputs[-1]).squeeze(-1), tuple(inputs))
 
-    def backward(self, gradient: Tensor, trace: ActivationTrace) -> LayerGradients:
-        """Gradients in the outputs of the layers, from that in the scores [T, R]."""
-        gradients = [gradient[..., None]]
-        for layer, x in zip(reversed(self.upper), reversed(trace.inputs), strict=True):
+    def backward(self, gradient: Tensor, trace: ActivationTrace, lowest: int = 0) -> LayerGradients:
+        """Gradients in the outputs of the layers from number `lowest` on, from that in the scores [T, R]."""
+        gradients: list[Tensor | None] = [gradient[..., None]]
+        x = gradient[..., None]
+        for i in range(len(self.upper) - 1, lowest - 1, -1):
             # Of a mask, made and multiplied, the same would take ten times as long.
-            gradients.append(torch.ops.aten.threshold_backward(layer.backward(gradients[-1]), x, 0))
+            x = torch.ops.aten.threshold_backward(self.upper[i].backward(x), trace.inputs[i], 0)
+            gradients.append(x)
+        gradients += [None] * lowest
         return LayerGradients(gradients[-1], tuple(reversed(gradients[:-1])))
 
-    def step_first(self, z: Tensor, e: Tensor, negatives: Tensor | None, deltas: LayerGradients) -> Perceptron:
-        """The perceptron after a step of the first layer on z [T, Z], e [T, R, V] and negatives [N, V] or None; deltas
-        are times minus the rate."""
-        assert self.item is not None, "it adapts with the other layers"
-        entity = self.entity.step(z[:, None], deltas.first.sum(1, keepdim=True))
-        if negatives is None:
-            return replace(self, entity=entity, item=self.item.step(e, deltas.first))
-        own, other = torch.split(deltas.first, [e.shape[1], len(negatives)], 1)
-        return replace(self, entity=entity, item=self.item.step(e, own).step(negatives, other))
+    def step_first(
+        self, z: Tensor, e: Tensor, negatives: Tensor | None, delta: Tensor, rate: Tensor | None = None
+    ) -> Perceptron:
+        """The perceptron after a step of the first layer on z [T, Z], e [T, R, V] and negatives [N, V] or None.
 
-    def step_upper(self, trace: ActivationTrace, deltas: LayerGradients) -> Perceptron:
-        """The perceptron after a step of the layers after the first; deltas are times minus the rate."""
-        layers = zip(self.upper, trace.inputs, deltas.upper, strict=True)
-        return replace(self, upper=tuple(layer.step(x, delta) for layer, x, delta in layers))
+        delta [T, R + N, H] is the gradient in its outputs times minus the rate; `rate` multiplies it, a number or
+        [Z + V + 1, H].
+        """
+        assert self.item is not None, "it adapts with the other layers"
+        of_entity, of_item = (None, None) if rate is None else _split_rate(rate, z.shape[1])
+        entity = self.entity.step(z[:, None], delta.sum(1, keepdim=True), of_entity)
+        if negatives is None:
+            return replace(self, entity=entity, item=self.item.step(e, delta, of_item))
+        own, other = torch.split(delta, [e.shape[1], len(negatives)], 1)
+        return replace(self, entity=entity, item=self.item.step(e, own, of_item).step(negatives, other, of_item))
+
+    def step_upper(
+        self, trace: ActivationTrace, deltas: Sequence[Tensor | None], rates: Sequence[Tensor | None]
+    ) -> Perceptron:
+        """The perceptron after a step of the layers after the first that have a delta; each with its rate, if the delta
+        is to be multiplied."""
+        layers = zip(self.upper, trace.inputs, deltas, rates, strict=True)
+        upper = tuple(layer if delta is None else layer.step(x, delta, rate) for layer, x, delta, rate in layers)
+        return Perceptron(self.entity, self.item, upper)
+
+    def keep(self, share: Tensor) -> Perceptron:
+        """The perceptron that keeps this share of what the steps changed."""
+        item = None if self.item is None else self.item.keep(share)
+        return Perceptron(self.entity.keep(share), item, tuple(layer.keep(share) for layer in self.upper))
+
+    def constant_steps(self, end: Perceptron, units: Mapping[str, Tensor]) -> Perceptron:
+        """The perceptron `end` after steps from this one that are constants to an outer gradient, but for the units of
+        the layers that moved; see `task_layers.constant_steps`."""
+        first = units.get(layer_name(0))
+        entity, item = self.entity, self.item
+        if first is not None:
+            of_entity, of_item = _split_rate(first, end.entity.weight.shape[-2])
+            entity = constant_steps(entity, end.entity, of_entity)
+            item = None if item is None or end.item is None else constant_steps(item, end.item, of_item)
+        upper = tuple(
+            constant_steps(a, b, units[layer_name(i)]) if layer_name(i) in units else a
+            for i, (a, b) in enumerate(zip(self.upper, end.upper, strict=True), 1)
+        )
+        return Perceptron(entity, item, upper)
 
     def leaves(self) -> State:
         """Leaves of a state: name -> tensor with a leading T."""
@@ -110,47 +144,65 @@ class Perceptron:
         item = None if self.item is None else _spell_out(self.item)
         return Perceptron(_spell_out(self.entity), item, tuple(_spell_out(layer) for layer in self.upper))
 
-    def first_order(self, body: Params, unit: Tensor) -> Perceptron:
-        """The perceptron whose steps are constants to an outer gradient; see `task_layers.first_order`."""
-        entity, item, *upper = _weights(body)
-        return Perceptron(
-            first_order(self.entity, *entity, unit),
-            None if self.item is None else first_order(self.item, *item, unit),
-            tuple(first_order(layer, *both, unit) for layer, both in zip(self.upper, upper, strict=True)),
-        )
-
 
 def perceptron_of(body: Params, state: State) -> Perceptron:
     """The perceptron of a state; layers without leaves are those of the body."""
     entity, item, *upper = _weights(body)
-    parts: tuple[TaskLayer, TaskLayer]
+    parts: tuple[TaskLayer, TaskLayer | None]
     if "head.0.weight" in state:  # spelt out as one layer, as in states of earlier releases
         split, weight = state["z"].shape[1], state["head.0.weight"]
         parts = OwnLayer(weight[:, :split], state["head.0.bias"]), OwnLayer(weight[:, split:], None)
     else:
-        parts = layer_of(_leaves_of(state, ENTITY), *entity), layer_of(_leaves_of(state, ITEM), *item)
-    layers = tuple(layer_of(_leaves_of(state, f"head.{i}"), *both) for i, both in enumerate(upper, 1))
-    # Where no task adapts the perceptron, the body holds the outputs of the item part.
-    return Perceptron(parts[0], None if isinstance(parts[1], SharedLayer) else parts[1], layers)
+        item_layer = None if item is None else layer_of(_leaves_of(state, ITEM), *item)
+        parts = layer_of(_leaves_of(state, ENTITY), *entity), item_layer
+    return Perceptron(*parts, tuple(layer_of(_leaves_of(state, f"head.{i}"), *w) for i, w in enumerate(upper, 1)))
 
 
-def start_perceptron(body: Params, tasks: int, rows: int, steps: int, *, is_fixed: bool) -> Perceptron:
-    """Perceptron of T tasks before the first of `steps` steps on `rows` rows each. `is_fixed`: the steps change neither
-    z nor e, so that the first layer meets the same inputs in each."""
+def layer_name(i: int) -> str:
+    """Name of layer number i among the parts that adapt."""
+    return f"head.{i}"
+
+
+def start_perceptron(
+    body: Params, tasks: int, rows: int, steps: int, rates: Mapping[str, Tensor], fixed: Collection[str] = ()
+) -> Perceptron:
+    """Perceptron of T tasks before the first of `steps` steps on `rows` rows each, at the rates of the parts that
+    adapt. `fixed` names layers whose inputs are the same in each step."""
     entity, item, *upper = _weights(body)
-    once = 1 if is_fixed else steps
+
+    def start(i: int, weight: Tensor, bias: Tensor | None, count: int) -> TaskLayer:
+        name = layer_name(i)
+        if name not in rates:
+            return SharedLayer(weight, bias)
+        times = 1 if name in fixed else steps
+        return start_layer(weight, bias, tasks, times * count, has_own_rates=rates[name].dim() == 2)
+
     return Perceptron(
-        start_layer(*entity, tasks, once),
-        start_layer(*item, tasks, once * rows),
-        tuple(start_layer(*both, tasks, steps * rows) for both in upper),
+        start(0, *entity, 1),
+        None if item is None else start(0, *item, rows),
+        tuple(start(i, *both, rows) for i, both in enumerate(upper, 1)),
     )
 
 
-def _weights(body: Params) -> Sequence[tuple[Tensor, Tensor | None]]:
-    """Weight and bias of the entity part, the item part, and the layers after the first."""
+def _split_rate(rate: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Rates of the entity part, its bias last, and of the item part, from those [Z + V + 1, H] of the first layer."""
+    if not rate.dim():
+        return rate, rate
+    return torch.cat([rate[:width], rate[-1:]]), rate[width:-1]
+
+
+Weights = tuple[Tensor, Tensor | None]
+
+
+def _weights(body: Params) -> tuple[Weights, Weights | None, *tuple[Weights, ...]]:
+    """Weight and bias of the entity part, the item part, and the layers after the first.
+
+    Where no task adapts the first layer the body has no weights of the item part: it holds that part's outputs.
+    """
     count = sum(k.startswith("head.") and k.endswith(".weight") for k in body)
     upper = [(body[f"head.{i}.weight"], body[f"head.{i}.bias"]) for i in range(1, count)]
-    return [(body["first.entity"], body["head.0.bias"]), (body["first.item"], None), *upper]
+    item = (body["first.item"], None) if "first.item" in body else None
+    return (body["first.entity"], body["head.0.bias"]), item, *upper
 
 
 def _leaves_of(state: State, name: str) -> State:

@@ -110,16 +110,19 @@ def item_vectors(config: ScorerConfig, params: Mapping[str, Tensor]) -> Tensor:
 def scorer_body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_head: bool) -> Params:
     """Body of the scorer, from the parameters and the item vectors [C, V].
 
-    The first layer of a perceptron is in two parts, `first.entity` [Z, H] and `first.item` [V, H]. With a head
-    that no task adapts, `vectors` [C, H] are the outputs of the item part.
+    The first layer of a perceptron is in two parts, `first.entity` [Z, H] and `first.item` [V, H]. Where no task adapts
+    it, `fixed_head`, there is no item part: `vectors` [C, H] are its outputs.
     """
     body = {k: v for k, v in params.items() if not k.startswith(("catalogue.", "items.")) and k != "item"}
     if config.constant:
         vectors = torch.cat([vectors, torch.ones_like(vectors[:, :1])], 1)
     if config.hidden:
         weight, width = params["head.0.weight"], vectors.shape[1]
-        body["first.entity"], body["first.item"] = torch.split(weight, [len(weight) - width, width])
-        vectors = vectors @ body["first.item"] if fixed_head else vectors
+        body["first.entity"], item = torch.split(weight, [len(weight) - width, width])
+        if fixed_head:
+            vectors = vectors @ item
+        else:
+            body["first.item"] = item
     return body | {"vectors": vectors}
 
 
@@ -138,7 +141,7 @@ def _combine(config: ScorerConfig, vectors: list[Tensor]) -> Tensor:
 def pair_scores(config: ScorerConfig, body: Params, state: State, e: Tensor) -> Tensor:
     """Scores [T, R] less the item bias; e [T, R, V] or, the same for all tasks, [R, V].
 
-    Where no task adapts the perceptron, e is the output of the first layer's item part.
+    Where no task adapts the first layer, e is the output of its item part.
     """
     if not config.hidden:
         z = state["z"]
