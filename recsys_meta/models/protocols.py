@@ -165,6 +165,14 @@ class RowLearner(Protocol):
 
 
 @runtime_checkable
+class ScheduledLearner(Protocol):
+    """A learner whose meta-loss changes in the course of training."""
+
+    def at_progress(self, progress: float) -> Learner:
+        """Return the learner as it is when this share of training is over, from 0 to 1."""
+
+
+@runtime_checkable
 class DislikeLearner(Protocol):
     """A learner whose adaptation reads `Support.dislikes`."""
 

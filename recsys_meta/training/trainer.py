@@ -22,7 +22,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import IntArray, Params, TaskBatch, move_tensors
 from recsys_meta.episodes.event_index import EventIndex, restrict_to_entities
-from recsys_meta.models.protocols import Learner, RowLearner
+from recsys_meta.models.protocols import Learner, RowLearner, ScheduledLearner
 from recsys_meta.training.curricula import (
     HardnessBucket,
     HardnessLog,
@@ -213,6 +213,8 @@ def _take_step(run: TrainingRun, batch: TaskBatch) -> tuple[float, float, Mappin
     """Take one step on a meta-batch, on the rows that it reads where the learner selects them; each process of a group
     computes its part. Return the loss, the norm of the meta-gradient, and what the learner logs, of the whole."""
     settings, learner, rows = run.recipe.train, run.learner, run.row_updates
+    if isinstance(learner, ScheduledLearner):
+        learner = learner.at_progress(run.step / run.steps)
     selection = None
     if isinstance(learner, RowLearner):
         selection = learner.select_rows(run.params, batch, run.generator)

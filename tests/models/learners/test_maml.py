@@ -77,7 +77,7 @@ def test_closed_form_is_the_gradient_of_the_support_loss(label):
     (expected,) = torch.autograd.grad(loss, [z])
     one = Maml(learner.config.model_copy(update={"steps": 1}))
     moved = one.adapt(body, support)["z"]
-    torch.testing.assert_close(z.detach() - one._rate(body, "entity") * expected, moved)
+    torch.testing.assert_close(z.detach() - one.inner_steps(body)[0].rates["entity"] * expected, moved)
 
 
 @pytest.mark.parametrize("label", [x for x in LABELS if "all" in x])

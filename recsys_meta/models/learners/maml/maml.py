@@ -134,9 +134,10 @@ class Maml:
         return ParamGroup(decay=0.0 if level else self.config.decay)
 
     def body(self, params: Params) -> Params:
-        return self._body(params, scorer.item_vectors(self.config, params))
+        return self.make_body(params, scorer.item_vectors(self.config, params))
 
-    def _body(self, params: Params, vectors: Tensor) -> Params:
+    def make_body(self, params: Params, vectors: Tensor) -> Params:
+        """Body from the parameters and the item vectors [C, V]."""
         return scorer.scorer_body(self.config, params, vectors, fixed_head=layer_name(0) not in self.config.parts)
 
     def adapt(self, body: Params, support: Support) -> State:
@@ -152,25 +153,27 @@ class Maml:
             return {key: value.clone() for key, value in state.items()}
         return {key: value.clone() if key == "z" else value.contiguous() for key, value in state.items()}
 
-    def descend(self, body: Params, state: State, rows: Interactions) -> State:
-        """State after the steps of the method on rows [T, S] of its support."""
-        steps = self.inner_steps(body)
+    def descend(
+        self, body: Params, state: State, rows: Interactions, steps: Sequence[InnerStep] | None = None
+    ) -> State:
+        """State after steps on rows [T, S], those of the method where none are given."""
         outer = torch.is_grad_enabled() and any(v.requires_grad for v in body.values())
+        steps = self.inner_steps(body) if steps is None else steps
         return descend(self.config, body, state, rows, steps, first_order=outer and self.config.order == 1)
 
     def inner_steps(self, body: Params) -> list[InnerStep]:
         """Steps of the inner loop, with the rates of all that they move."""
-        rates = {group: self._rate(body, group) for group in self.config.groups}
-        step = InnerStep({part: rates[part.partition(".")[0]] for part in self.config.parts})
-        return [step] * self.config.steps
+        rates = {name: body[f"rate.{name}"].exp() for name in self.config.rates}
+        return [self.inner_step(body, rates)] * self.config.steps
 
-    def _rate(self, body: Params, group: str) -> Tensor:
-        """Inner rate of a group: a scalar, or [Z] for entity vectors whose last coordinate has its own."""
-        rate = body[f"rate.{group}"].exp()
-        if group != "entity" or not self.config.constant:
-            return rate
-        width = body["vectors"].shape[1]
-        return torch.cat([rate.expand(width - 1), body["rate.level"].exp()[None]])
+    def inner_step(self, body: Params, rates: Mapping[str, Tensor]) -> InnerStep:
+        """Step at the rates of groups or parts; that of entity vectors is [Z] where their last coordinate has its
+        own."""
+        by_part = {part: rates[part if part in rates else part.partition(".")[0]] for part in self.config.parts}
+        if "entity" in by_part and "level" in rates:
+            width = body["vectors"].shape[1]
+            by_part["entity"] = torch.cat([rates["entity"].expand(width - 1), rates["level"][None]])
+        return InnerStep(by_part)
 
     def start_state(self, body: Params, support: Support) -> State:
         """State before the first step."""
@@ -226,15 +229,23 @@ class Maml:
 
     def _training_body(self, params: Params, generator: torch.Generator) -> Params:
         vectors = scorer.item_vectors(self.config, params)
-        return self._body(params, dropout(vectors, self.config.dropout, generator))
+        return self.make_body(params, dropout(vectors, self.config.dropout, generator))
 
     def _query_loss(self, body: Params, batch: TaskBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        state = self.adapt(body, batch.support)
-        query = task_loss.informative_rows(self.config, batch.query)
-        losses = task_loss.inner_loss(self.config, body, state, query, batch.support.rows)
+        losses, state = self.task_losses(body, batch)
         every = task_loss.informative_rows(self.config, batch.whole.query)
         weight = every.counts.to(losses.dtype) ** self.config.size_weight * every.mask.any(1)
         return mean_over_tasks(losses, weight, batch.shard), self._adaptation_metrics(body, state, batch.support)
+
+    def task_losses(self, body: Params, batch: TaskBatch) -> tuple[Tensor, State]:
+        """What the outer loop minimizes of each task [T], and the tasks' states."""
+        state = self.adapt(body, batch.support)
+        return self.query_loss(body, state, batch), state
+
+    def query_loss(self, body: Params, state: State, batch: TaskBatch) -> Tensor:
+        """Loss [T] of the query rows under a state."""
+        query = task_loss.informative_rows(self.config, batch.query)
+        return task_loss.inner_loss(self.config, body, state, query, batch.support.rows)
 
     @torch.no_grad()
     def _adaptation_metrics(self, body: Params, state: State, support: Support) -> dict[str, Tensor]:

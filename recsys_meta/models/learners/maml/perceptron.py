@@ -51,6 +51,11 @@ class Perceptron:
     item: TaskLayer | None
     upper: tuple[TaskLayer, ...]
 
+    @property
+    def layers(self) -> list[TaskLayer]:
+        """All layers, the first in its two parts."""
+        return [self.entity, *([] if self.item is None else [self.item]), *self.upper]
+
     def scores(self, z: Tensor, e: Tensor) -> Tensor:
         """Scores [T, R] of e [T, R, V] or, the same for all tasks, [R, V]."""
         return self.trace(self.first(z, e)).scores
@@ -136,8 +141,7 @@ class Perceptron:
 
     def change(self) -> Tensor:
         """Squared length [T] of what the steps changed in all layers."""
-        layers = [self.entity, *([] if self.item is None else [self.item]), *self.upper]
-        return sum((layer.change() for layer in layers), self.entity.change().new_zeros(1))
+        return sum((layer.change() for layer in self.layers), self.entity.change().new_zeros(1))
 
     def spell_out(self) -> Perceptron:
         """Make weights for each task in the layers that tasks adapt."""
