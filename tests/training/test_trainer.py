@@ -7,6 +7,7 @@ import torch
 from recsys_meta.core.errors import CheckpointError, ConfigError
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed
+from recsys_meta.models.learners.maml.maml import Maml
 from recsys_meta.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
 from recsys_meta.training.curricula import CURRICULA
 from recsys_meta.training.difficulty_probe import task_difficulty
@@ -272,3 +273,23 @@ def test_support_sizes_have_the_promised_distribution(most, empty):
     for draw, shape in (("uniform", flat), ("log", log), ("mixed", (flat + log) / 2)):
         wanted = empty * zero + (1 - empty) * shape
         np.testing.assert_allclose(sizes(max_shots=most, empty=empty, draw=draw), wanted, atol=0.005)
+
+
+def test_a_learner_that_changes_in_training_is_told_how_far_it_is(world, monkeypatch):
+    """A resumed run too."""
+    seen = []
+
+    def at_progress(self, progress):
+        seen.append(progress)
+        return self
+
+    monkeypatch.setattr(Maml, "at_progress", at_progress, raising=False)
+    run = begin(world)
+    steps = fit(run, lambda _: 0.0)
+    for _ in range(3):
+        next(steps)
+    saved = to_checkpoint(run)
+    again = begin(world)
+    from_checkpoint(again, saved)
+    next(fit(again, lambda _: 0.0))
+    assert seen == [step / run.steps for step in range(4)]

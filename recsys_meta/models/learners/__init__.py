@@ -15,6 +15,13 @@ from recsys_meta.models.learners.bayesian.bernoulli import BernoulliPosterior
 from recsys_meta.models.learners.bayesian.gaussian import GaussianPosteriorLearner
 from recsys_meta.models.learners.choice.conditional_logit import ConditionalLogit
 from recsys_meta.models.learners.choice.din import Din
+from recsys_meta.models.learners.gradient.anil import Anil
+from recsys_meta.models.learners.gradient.boil import Boil
+from recsys_meta.models.learners.gradient.cavia import Cavia
+from recsys_meta.models.learners.gradient.imaml import ImplicitMaml
+from recsys_meta.models.learners.gradient.maml_pp import MamlPlusPlus
+from recsys_meta.models.learners.gradient.meta_sgd import MetaSgd
+from recsys_meta.models.learners.gradient.reptile import Reptile
 from recsys_meta.models.learners.maml.maml import Maml
 from recsys_meta.models.learners.mixture import ClickMixture
 from recsys_meta.models.learners.ranking.flagship import Flagship
@@ -29,6 +36,13 @@ LEARNERS: dict[str, type[Any]] = {
     "gaussian-posterior": GaussianPosteriorLearner,
     "choice": ConditionalLogit,
     "maml": Maml,
+    "anil": Anil,
+    "boil": Boil,
+    "meta-sgd": MetaSgd,
+    "maml-pp": MamlPlusPlus,
+    "reptile": Reptile,
+    "cavia": Cavia,
+    "imaml": ImplicitMaml,
     "meta-embedding": MetaEmbedding,
     "mwuf": Mwuf,
     "cvar": Cvar,

@@ -56,6 +56,24 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         "all-mlp": {**MLP, **ALL, "objective": "rating"},
         "all-mlp-ranking": {**MLP, **ALL, "negatives": 20},
     },
+    "anil": {"rating": {**MLP, "objective": "rating"}, "ranking": {**MLP, "negatives": 20, "rate": 2.0}},
+    "boil": {"click": {**MLP, "objective": "click", "rate": 0.5}, "ranking": {**MLP, "negatives": 20, "steps": 2}},
+    "meta-sgd": {
+        "ranking": {"dims": 8},
+        "all-rating": {**ALL, "objective": "rating", "rate": 0.03},
+        "head-click": {**MLP, "adapts": "head", "objective": "click", "order": 1},
+    },
+    "maml-pp": {
+        "all-rating": {**ALL, "objective": "rating"},
+        "head-click": {**MLP, "adapts": "head", "objective": "click"},
+    },
+    "reptile": {
+        "ranking": {"dims": 8},
+        "all-rating": {**ALL, "objective": "rating", "rate": 0.03},
+        "head-click": {**MLP, "adapts": "head", "objective": "click"},
+    },
+    "cavia": {"ranking": {"dims": 8}, "mlp-click": {**MLP, "objective": "click", "rate": 1.0}},
+    "imaml": {"ranking": {"dims": 8}, "head-click": {**MLP, "adapts": "head", "objective": "click", "steps": 8}},
     "meta-embedding": {
         "deepfm": BASED,
         "two-tower": {**BASED, "base": "two-tower"},

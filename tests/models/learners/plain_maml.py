@@ -13,7 +13,7 @@ from recsys_meta.models.functional.sampled_softmax import draw_negatives, sample
 from recsys_meta.models.learners.maml import scorer
 
 
-def plain_meta_loss(learner, params, batch, generator):
+def plain_meta_loss(learner, params, batch, generator, rate_of=None):
     """Query loss after adapting, without dropout; gradients pass to the parameters by `backward`."""
     config = learner.config
     assert not config.dropout, "the oracle has none"
@@ -24,24 +24,34 @@ def plain_meta_loss(learner, params, batch, generator):
     rows, query = batch.support.rows, batch.query
     if config.objective == "ranking":
         rows, query = mask_unknown_items(rows), mask_unknown_items(query)
-    fast = _adapted(config, params, vectors, negatives, batch.support, rows)
+    fast = adapted(learner, params, vectors, negatives, batch.support, rows, rate_of or shared_rate)
     losses = _loss(config, params, vectors, negatives, fast, query, rows)
     weight = query.counts.to(losses.dtype) ** config.size_weight * query.mask.any(1)
     return mean_over_tasks(losses, weight)
 
 
-def _adapted(config, params, vectors, negatives, support, rows):
+def shared_rate(learner, params, key, step):
+    """Inner rate of a fast weight."""
+    name = "entity" if key == "z" else "rows" if key == "table" else "head"
+    rate = params[f"rate.{name}"].exp()
+    if key == "z" and learner.config.constant:
+        width = learner.config.dims
+        return torch.cat([rate.expand(width), params["rate.level"].exp()[None]])
+    return rate
+
+
+def adapted(learner, params, vectors, negatives, support, rows, rate_of=shared_rate):
     """Fast weights of each task: z [T, Z], the layers [T, ...], and the whole table of item vectors [T, C, V]."""
-    tasks, groups = support.size, config.groups
+    config, tasks = learner.config, support.size
     fast = {"z": scorer.entity_vectors(config, params, support)}
     fast |= {k: v.expand(tasks, *v.shape) for k, v in params.items() if k.startswith("head.")}
     fast["table"] = vectors.expand(tasks, *vectors.shape)
-    group_of = {k: "entity" if k == "z" else "rows" if k == "table" else "head" for k in fast}
-    moving = [k for k in fast if group_of[k] in groups]
+    part_of = {k: {"z": "entity", "table": "rows"}.get(k, k.rpartition(".")[0]) for k in fast}
+    moving = [k for k in fast if part_of[k] in config.parts]
     # Of the vectors those of the support's items adapt, though a softmax over the catalogue has a gradient in all.
     own = torch.zeros(tasks, len(vectors), 1, dtype=vectors.dtype)
     own.scatter_(1, (rows.item * rows.mask)[:, :, None], 1.0)[:, 0] = 0
-    for _ in range(config.steps):
+    for step in range(config.steps):
         if config.order == 1:
             leaves = {k: v.detach().requires_grad_() for k, v in fast.items()}
             still = {k: v.detach() for k, v in params.items()}
@@ -51,9 +61,7 @@ def _adapted(config, params, vectors, negatives, support, rows):
             loss = _loss(config, params, vectors, negatives, leaves, rows).sum()
         gradients = torch.autograd.grad(loss, [leaves[k] for k in moving], create_graph=config.order == 2)
         for key, gradient in zip(moving, gradients, strict=True):
-            rate = params[f"rate.{group_of[key]}"].exp()
-            if key == "z" and config.constant:
-                rate = torch.cat([rate.expand(gradient.shape[1] - 1), params["rate.level"].exp()[None]])
+            rate = rate_of(learner, params, key, step)
             mask = own if key == "table" else 1
             fast[key] = (leaves if config.order == 2 else fast)[key] - rate * mask * gradient
     return fast

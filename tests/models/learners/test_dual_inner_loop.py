@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+
 import pytest
 import torch
 
 from recsys_meta.core.types import Interactions, Support, TaskBatch
 from recsys_meta.models.functional import task_layers
 from recsys_meta.models.learners.maml.maml import Maml
-from tests.models.learners.cases import CONFIGS, case_of, generator, trainable
+from tests.models.learners.cases import CONFIGS, MLP, case_of, generator, learner_of, trainable
 from tests.models.learners.plain_maml import plain_meta_loss
 
 LABELS = list(CONFIGS["maml"])
+RELATIVES = {
+    "last-click": {"adapts": "last", "objective": "click"},
+    "last": {"adapts": "last", "negatives": 20, "rate": 2.0},
+    "body-rating": {"adapts": "body", "objective": "rating"},
+    "body": {"adapts": "body", "negatives": 20},
+}
 CLOSE = {torch.float64: {"rtol": 1e-9, "atol": 1e-10}, torch.float32: {"rtol": 1e-5, "atol": 1e-5}}
 
 
@@ -28,8 +37,17 @@ def gradients(loss, params):
     return {k: v.grad for k, v in params.items() if v.grad is not None}
 
 
+@cache
+def relative(label):
+    """A case of the conformance suite in which other parts adapt."""
+    config = {**MLP, **RELATIVES[label]}
+    case = case_of("maml", {"click": "dot-click", "rating": "dot-rating"}.get(config.get("objective"), "dot"))
+    learner = learner_of("maml", config)
+    return replace(case, learner=learner, params=learner.init(case.data, case.split.train, generator(1)))
+
+
 def assert_equal_to_plain(label, dtype, **config):
-    case = case_of("maml", label)
+    case = relative(label) if label in RELATIVES else case_of("maml", label)
     learner = Maml(case.learner.config.model_copy(update={"dropout": 0.0, **config}))
     batch = at_precision(case.batch, dtype)
     given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in case.params.items()}
@@ -46,14 +64,14 @@ def assert_equal_to_plain(label, dtype, **config):
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "float"])
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("label", [*LABELS, *RELATIVES])
 def test_loss_and_gradients_are_those_of_the_plain_form(label, dtype, order, steps):
     assert_equal_to_plain(label, dtype, order=order, steps=steps)
 
 
 @pytest.mark.parametrize("dual", [True, False], ids=["dual", "spelt-out"])
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("label", [x for x in LABELS if x.startswith(("melu", "head", "all-mlp"))])
+@pytest.mark.parametrize("label", [x for x in LABELS if x.startswith(("melu", "head", "all-mlp"))] + list(RELATIVES))
 def test_either_form_of_a_layer_gives_the_same(label, order, dual, monkeypatch):
     monkeypatch.setattr(task_layers, "is_dual_smaller", lambda weight, rows: dual)
     assert_equal_to_plain(label, torch.float64, order=order, steps=2)

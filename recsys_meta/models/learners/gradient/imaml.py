@@ -5,14 +5,14 @@ how it got there.
 
 The inner problem is solved by gradient descent without a graph, so memory does not depend on the number of steps, and
 (H + l I) v = grad L(Q; q) by a few conjugate gradients. The strength l of the proximal term is learned. All other
-parameters get what the implicit function theorem says of them: at q the gradient of the inner problem is 0 whatever they
-are. That holds for a solved problem only: with too few steps the gradient is biased.
+parameters get what the implicit function theorem says of them: at q the gradient of the inner problem is 0 whatever
+they are. That holds for a solved problem only: with too few steps the gradient is biased.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -22,13 +22,18 @@ from torch import Tensor
 from torch.autograd import Function
 
 from recsys_meta.core.types import Interactions, Params, State, Support
-from recsys_meta.models.learners.gradient.flat_state import FlatState
 from recsys_meta.models.learners.maml import task_loss
+from recsys_meta.models.learners.maml.inner_loop import LEAVES
 from recsys_meta.models.learners.maml.inner_step import InnerStep
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
+from recsys_meta.models.learners.maml.perceptron import ENTITY, ITEM, perceptron_of
 
 Product = Callable[[Tensor], Tensor]
 """Product of a matrix for each task with vectors [T, P]."""
+
+
+LAYERS = {f"{ENTITY}.weight": "first.entity", f"{ENTITY}.bias": "head.0.bias", f"{ITEM}.weight": "first.item"}
+"""Names in a body of the leaves of a state's first layer; those of the others have one name in both."""
 
 
 class ImplicitMamlConfig(MamlConfig):
@@ -53,17 +58,49 @@ class ImplicitMaml(Maml):
     def is_frozen(self, key: str) -> bool:
         return super().is_frozen(key) or key.startswith("rate.")  # at the optimum no rate has an influence
 
-    def inner_step(self, body: Params, rates: Any) -> InnerStep:
-        step = super().inner_step(body, rates)
-        return step
+    def inner_step(self, body: Params, rates: Mapping[str, Tensor]) -> InnerStep:
+        share = 1 - next(iter(rates.values())) * body["log_strength"].exp()
+        return super().inner_step(body, rates)._replace(keep=share.clamp(min=0))
 
     def adapt(self, body: Params, support: Support) -> State:
         still = {k: v.detach() for k, v in body.items()}
         with torch.no_grad():
             state = super().adapt(still, support)
+            if "head" in self.config.groups:  # an outer gradient needs the weights themselves
+                state |= perceptron_of(still, state).spell_out().leaves()
+                state = {k: v for k, v in state.items() if not k.endswith((".inputs", ".deltas"))}
         if not (torch.is_grad_enabled() and any(v.requires_grad for v in body.values())):
             return state
-        return state
+        names = ("head.", *(leaf for part, leaf in LEAVES.items() if part in self.config.parts))
+        own = {k: v for k, v in state.items() if k.startswith(names)}
+        return self._attached(
+            body, self.start_state(body, support), own, task_loss.informative_rows(self.config, support.rows)
+        )
+
+    def _attached(self, body: Params, start: State, end: State, rows: Interactions) -> State:
+        """State with the values `end` of what adapts, and the implicit gradient."""
+        still = [{k: v.detach() for k, v in tensors.items()} for tensors in (body, start)]
+        sizes = [v[0].numel() for v in end.values()]
+        point = torch.cat([v.flatten(1) for v in end.values()], 1).requires_grad_()
+
+        def state_at(flat: Tensor, start: State) -> State:
+            parts = zip(end.items(), torch.split(flat, sizes, 1), strict=True)
+            return start | {k: part.view(v.shape) for (k, v), part in parts}
+
+        def gradient(body: Params, start: State) -> Tensor:
+            loss = task_loss.inner_loss(self.config, body, state_at(point, start), rows).sum()
+            return torch.autograd.grad(loss, point, create_graph=True)[0]
+
+        values = body | start
+        origin = [values[LAYERS.get(k, k)].expand(v.shape).flatten(1) for k, v in end.items()]
+        strength, at_point = body["log_strength"].exp(), gradient(*still)
+
+        def product(v: Tensor) -> Tensor:
+            return torch.autograd.grad(at_point, point, v, retain_graph=True)[0] + strength.detach() * v
+
+        residual = gradient(body, start) + strength * (point.detach() - torch.cat(origin, 1))
+        step: Tensor = _ImplicitStep.apply(residual, product, self.config.solver_steps)  # type: ignore[no-untyped-call]
+        return state_at(point.detach() + step, start)
 
 
 class _ImplicitStep(Function):

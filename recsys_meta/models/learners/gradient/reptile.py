@@ -66,8 +66,8 @@ class Reptile(Maml):
             vectors = functional.embedding(end["rows.item"], body["vectors"])
             yield vectors, vectors + end["rows.change"]
         if "head" in self.config.groups:
-            shared, own = perceptron_of(body, {}), perceptron_of(body, end).spell_out()
-            for p, q in zip(shared.layers, own.layers, strict=True):
+            start_layers, end_layers = perceptron_of(body, {}), perceptron_of(body, end).spell_out()
+            for p, q in zip(start_layers.layers, end_layers.layers, strict=True):
                 if isinstance(q, OwnLayer):
                     yield p.weight, q.weight
                     yield from [(p.bias, q.bias)] if p.bias is not None and q.bias is not None else []

@@ -53,8 +53,8 @@ def descend(
 def _constant_steps(config: ScorerConfig, body: Params, start: State, end: State, rates: Mapping[str, Tensor]) -> State:
     """The state `end` of steps that are constants to an outer gradient, which reaches the start and the rates."""
     units = {part: rate / rate.detach() for part, rate in rates.items()}
-    moved = {LEAVES[part]: unit for part, unit in units.items() if part in LEAVES}
-    state = dict(start) | {k: start[k] + (end[k] - start[k].detach()) * unit for k, unit in moved.items()}
+    ones = {LEAVES[part]: unit for part, unit in units.items() if part in LEAVES}
+    state = dict(start) | {k: start[k] + (end[k] - start[k].detach()) * unit for k, unit in ones.items()}
     if config.hidden:
         state |= perceptron_of(body, start).constant_steps(perceptron_of(body, end), units).leaves()
     return state

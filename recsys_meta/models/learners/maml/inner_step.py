@@ -25,7 +25,7 @@ class InnerStep(NamedTuple):
 
 
 class StepScale(NamedTuple):
-    """What a perceptron multiplies its gradients by.
+    """Numbers that a perceptron multiplies its gradients by.
 
     All are linear in that of the scores, so that one number on the scores, `scale`, is the rate of most parts;
     `factors` are the rates of the parts over it, None where they are the same. `lowest`: number of the lowest layer in
@@ -45,8 +45,8 @@ class StepScale(NamedTuple):
             return cls(-common, factors, 0)
         return cls(-common, factors, min(int(part.removeprefix("head.")) for part in factors))
 
-    def moved(self, gradient: Tensor, part: str) -> Tensor:
-        """What a part moves by, from its scaled gradient."""
+    def change(self, gradient: Tensor, part: str) -> Tensor:
+        """Change of a part, from its scaled gradient."""
         factor = self.factors.get(part)
         return gradient if factor is None else gradient * factor
 

@@ -238,7 +238,7 @@ class Maml:
         return mean_over_tasks(losses, weight, batch.shard), self._adaptation_metrics(body, state, batch.support)
 
     def task_losses(self, body: Params, batch: TaskBatch) -> tuple[Tensor, State]:
-        """What the outer loop minimizes of each task [T], and the tasks' states."""
+        """Loss [T] of each task that the outer loop minimizes, and the tasks' states."""
         state = self.adapt(body, batch.support)
         return self.query_loss(body, state, batch), state
 

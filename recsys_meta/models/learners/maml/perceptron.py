@@ -168,17 +168,17 @@ def layer_name(i: int) -> str:
 
 
 def start_perceptron(
-    body: Params, tasks: int, rows: int, steps: int, rates: Mapping[str, Tensor], fixed: Collection[str] = ()
+    body: Params, tasks: int, rows: int, steps: int, rates: Mapping[str, Tensor], constant_inputs: Collection[str] = ()
 ) -> Perceptron:
     """Perceptron of T tasks before the first of `steps` steps on `rows` rows each, at the rates of the parts that
-    adapt. `fixed` names layers whose inputs are the same in each step."""
+    adapt. `constant_inputs` names layers whose inputs are the same in each step."""
     entity, item, *upper = _weights(body)
 
     def start(i: int, weight: Tensor, bias: Tensor | None, count: int) -> TaskLayer:
         name = layer_name(i)
         if name not in rates:
             return SharedLayer(weight, bias)
-        times = 1 if name in fixed else steps
+        times = 1 if name in constant_inputs else steps
         return start_layer(weight, bias, tasks, times * count, has_own_rates=rates[name].dim() == 2)
 
     return Perceptron(

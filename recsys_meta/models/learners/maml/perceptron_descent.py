@@ -28,7 +28,7 @@ from recsys_meta.models.learners.maml.scorer import ScorerConfig
 
 @dataclass(frozen=True)
 class _CommonRows:
-    """What the steps of a perceptron have in common.
+    """Inputs that the steps of a perceptron have in common.
 
     e [T, R, V]: vectors before any step, of the support's rows and of the sampled negatives where these are joined to
     them, else they are `negatives` [N, V]. slot [T, R, S]: which row is of which item of the support. bias [T, S + N]:
@@ -43,27 +43,29 @@ class _CommonRows:
 
 
 @dataclass(frozen=True)
-class _Progress:
+class _DescentState:
     """State of the tasks between two steps: z, the changes of item vectors, the layers.
 
-    `fixed` has the inputs of the first layer, `known` those of the layers up to the lowest that moves, where no step
+    `first_inputs` has the inputs of the first layer, `layer_inputs` those of the layers up to the lowest that moves, where no step
     changes them.
     """
 
     z: Tensor
     change: Tensor | None
     network: Perceptron
-    fixed: FixedInputs | None = None
-    known: tuple[Tensor, ...] = ()
+    first_inputs: FixedInputs | None = None
+    layer_inputs: tuple[Tensor, ...] = ()
 
-    def keep(self, start: Tensor, share: Tensor) -> _Progress:
+    def keep(self, start: Tensor, share: Tensor) -> _DescentState:
         """The state where this share of what was changed so far is kept; start [T, Z] is z before any step."""
         change = None if self.change is None else self.change * share
-        fixed = None if self.fixed is None else self.fixed.keep(share)
-        return _Progress(start + (self.z - start) * share, change, self.network.keep(share), fixed, self.known)
+        first_inputs = None if self.first_inputs is None else self.first_inputs.keep(share)
+        return _DescentState(
+            start + (self.z - start) * share, change, self.network.keep(share), first_inputs, self.layer_inputs
+        )
 
 
-class _Gradients(NamedTuple):
+class _StepGradients(NamedTuple):
     """Gradients times minus the rate of one part, and the inputs that go with those of the layers."""
 
     inputs: tuple[Tensor, Tensor]
@@ -85,19 +87,19 @@ def descend_perceptron(
         count = rows.item.shape[1] + (len(body["negatives"]) if config.objective == "ranking" else 0)
         network = start_perceptron(body, len(state["z"]), count, len(steps), parts, [layer_name(0)] * is_fixed)
     common = _common_rows(config, body, state, rows, network)
-    fixed = FixedInputs.of(network, state["z"], common.e) if is_fixed and common.negatives is None else None
-    progress = _Progress(state["z"], state.get("rows.change"), network, fixed)
+    first_inputs = FixedInputs.of(network, state["z"], common.e) if is_fixed and common.negatives is None else None
+    current = _DescentState(state["z"], state.get("rows.change"), network, first_inputs)
     scales: dict[int, StepScale] = {}
     for i, step in enumerate(steps if rows.item.shape[1] else []):
         if id(step) not in scales:
             scales[id(step)] = StepScale.of(step)
         scale = scales[id(step)]
-        gradients = _gradients(config, body, rows, common, progress, scale)
-        progress = progress if step.keep is None else progress.keep(state["z"], step.keep)
-        progress = _moved(progress, common, gradients, scale, is_last=i == len(steps) - 1)
-    network = progress.network if progress.fixed is None else progress.fixed.network(progress.network)
-    change = {} if progress.change is None else {"rows.change": progress.change}
-    return state | {"z": progress.z} | change | network.leaves()
+        gradients = _gradients(config, body, rows, common, current, scale)
+        current = current if step.keep is None else current.keep(state["z"], step.keep)
+        current = _moved(current, common, gradients, scale, is_last=i == len(steps) - 1)
+    network = current.network if current.first_inputs is None else current.first_inputs.network(current.network)
+    change = {} if current.change is None else {"rows.change": current.change}
+    return state | {"z": current.z} | change | network.leaves()
 
 
 def _common_rows(
@@ -112,15 +114,20 @@ def _common_rows(
 
 
 def _gradients(
-    config: ScorerConfig, body: Params, rows: Interactions, common: _CommonRows, progress: _Progress, scale: StepScale
-) -> _Gradients:
-    z, network = progress.z, progress.network
-    e = common.e if common.slot is None or progress.change is None else common.e + common.slot @ progress.change
-    if progress.fixed is None:
-        first = progress.known[0] if progress.known else network.first(z, e, common.negatives)
+    config: ScorerConfig,
+    body: Params,
+    rows: Interactions,
+    common: _CommonRows,
+    current: _DescentState,
+    scale: StepScale,
+) -> _StepGradients:
+    z, network = current.z, current.network
+    e = common.e if common.slot is None or current.change is None else common.e + common.slot @ current.change
+    if current.first_inputs is None:
+        first = current.layer_inputs[0] if current.layer_inputs else network.first(z, e, common.negatives)
     else:
-        first = progress.fixed.outputs()
-    trace = network.trace(first, progress.known)
+        first = current.first_inputs.outputs()
+    trace = network.trace(first, current.layer_inputs)
     scores = trace.scores if common.bias is None else trace.scores + common.bias
     gradient = _row_gradients(config, body, rows, common.weight, scores) * scale.scale
     layers = network.backward(gradient, trace, scale.lowest)
@@ -129,27 +136,27 @@ def _gradients(
         moved_z = network.entity.backward(layers.first.sum(1, keepdim=True)).squeeze(1)
     if "rows" in scale.factors and layers.first is not None and common.slot is not None and network.item is not None:
         moved_rows = common.slot.transpose(1, 2) @ network.item.backward(layers.first[:, : e.shape[1]])
-    return _Gradients((z, e), trace, layers, moved_z, moved_rows)
+    return _StepGradients((z, e), trace, layers, moved_z, moved_rows)
 
 
 def _moved(
-    progress: _Progress, common: _CommonRows, gradients: _Gradients, scale: StepScale, *, is_last: bool
-) -> _Progress:
-    """Where the tasks are after a step."""
-    z, change, fixed = progress.z, progress.change, progress.fixed
+    current: _DescentState, common: _CommonRows, gradients: _StepGradients, scale: StepScale, *, is_last: bool
+) -> _DescentState:
+    """State of the tasks after a step."""
+    z, change, first_inputs = current.z, current.change, current.first_inputs
     if gradients.z is not None:
-        z = z + scale.moved(gradients.z, "entity")
+        z = z + scale.change(gradients.z, "entity")
     if gradients.change is not None and change is not None:
-        change = change + scale.moved(gradients.change, "rows")
+        change = change + scale.change(gradients.change, "rows")
     first = gradients.layers.first if layer_name(0) in scale.factors else None
     upper = [g if layer_name(i) in scale.factors else None for i, g in enumerate(gradients.layers.upper, 1)]
     rates = [scale.factors.get(layer_name(i)) for i in range(len(upper) + 1)]
-    network = progress.network.step_upper(gradients.trace, upper, rates[1:])
-    if fixed is not None and first is not None:
-        fixed = fixed.step(scale.moved(first, layer_name(0)), is_last=is_last)
+    network = current.network.step_upper(gradients.trace, upper, rates[1:])
+    if first_inputs is not None and first is not None:
+        first_inputs = first_inputs.step(scale.change(first, layer_name(0)), is_last=is_last)
     elif first is not None:
         network = network.step_first(*gradients.inputs, common.negatives, first, rates[0])
-    return _Progress(z, change, network, fixed, gradients.trace.inputs[: scale.lowest])
+    return _DescentState(z, change, network, first_inputs, gradients.trace.inputs[: scale.lowest])
 
 
 def _row_gradients(config: ScorerConfig, body: Params, rows: Interactions, weight: Tensor, scores: Tensor) -> Tensor:

@@ -1,0 +1,250 @@
+"""Relatives of MAML: against MAML where they are special cases of each other, against calculus, and at sinusoids."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recsys_meta.core.types import Interactions, Support, TaskBatch
+from recsys_meta.models.learners.gradient.imaml import ImplicitMaml, conjugate_gradients
+from recsys_meta.models.learners.gradient.maml_pp import MamlPlusPlus
+from recsys_meta.models.learners.gradient.reptile import Reptile
+from recsys_meta.models.learners.maml import task_loss
+from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
+from recsys_meta.models.learners.maml.perceptron import perceptron_of
+from recsys_meta.models.protocols import ScheduledLearner
+from tests.models.learners.cases import CONFIGS, case_of, generator, trainable
+
+EXACT = {"rtol": 1e-9, "atol": 1e-11}
+
+
+def doubled(case, **config):
+    """Learner of a case without dropout, its parameters and its batch, in double precision."""
+    learner = type(case.learner)(case.learner.config.model_copy(update={"dropout": 0.0, **config}))
+    params = {k: v.double() if v.is_floating_point() else v for k, v in case.params.items()}
+
+    def rows(r):
+        return Interactions(r.item, r.label.double(), r.mask)
+
+    support = case.batch.support
+    features = {k: v.double() if v.is_floating_point() else v for k, v in support.features.items()}
+    batch = TaskBatch(case.batch.entity, Support(features, rows(support.rows)), rows(case.batch.query))
+    return learner, params, batch
+
+
+def as_maml(learner, **config):
+    """MAML of the same configuration."""
+    shared = {k: v for k, v in learner.config.model_dump().items() if k in MamlConfig.model_fields}
+    return Maml(MamlConfig(**{**shared, **config}))
+
+
+def outer(learner, params, batch):
+    """Meta-loss and its gradients."""
+    live = trainable(learner, params)
+    loss, _ = learner.meta_loss(live, batch, None, generator(0))
+    loss.backward()
+    return loss.detach(), {k: v.grad for k, v in live.items() if v.grad is not None}
+
+
+def assert_same_but_rates(ours, theirs, **close):
+    torch.testing.assert_close(ours[0], theirs[0], **(close or EXACT))
+    for key, value in theirs[1].items():
+        if not key.startswith("rate."):
+            torch.testing.assert_close(ours[1][key], value, **(close or EXACT), msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("label", CONFIGS["meta-sgd"])
+def test_meta_sgd_of_equal_rates_is_maml(label, order):
+    learner, params, batch = doubled(case_of("meta-sgd", label), order=order, steps=2)
+    params |= {k: torch.full_like(v, -2.0) for k, v in params.items() if k.startswith("rate.")}
+    maml = as_maml(learner)
+    shared = {k: v for k, v in params.items() if not k.startswith("rate.")}
+    shared |= {f"rate.{k}": torch.tensor(-2.0, dtype=torch.float64) for k in maml.config.rates}
+    ours, theirs = outer(learner, params, batch), outer(maml, shared, batch)
+    assert_same_but_rates(ours, theirs)
+    # A rate that all share has the sum of their gradients.
+    rates = [sum(float(g.sum()) for k, g in x[1].items() if k.startswith("rate.")) for x in (ours, theirs)]
+    assert rates[0] == pytest.approx(rates[1], rel=1e-8)
+
+
+def test_meta_sgd_turns_the_step():
+    learner, params, batch = doubled(case_of("meta-sgd", "ranking"))
+    body = learner.body(params)
+    start = learner.adapt(body, batch.support.empty())["z"]
+    step = learner.adapt(body, batch.support)["z"] - start
+    body["rate.entity"][3] -= 1
+    turned = learner.adapt(body, batch.support)["z"] - start
+    factor = torch.ones(step.shape[1], dtype=step.dtype)
+    factor[3] = torch.tensor(-1.0).exp()
+    torch.testing.assert_close(turned, step * factor)
+
+
+@pytest.mark.parametrize("label", CONFIGS["maml-pp"])
+def test_maml_pp_of_equal_rates_ends_as_maml_and_begins_with_every_step(label):
+    learner, params, batch = doubled(case_of("maml-pp", label))
+    steps = learner.config.steps
+    maml = as_maml(learner)
+    shared = {k: v for k, v in params.items() if not k.startswith("rate.")}
+    shared |= {f"rate.{k}": params["rate.head.0" if k == "head" else f"rate.{k}"][0] for k in maml.config.rates}
+    ours, theirs = outer(learner, params, batch), outer(maml, shared, batch)
+    assert_same_but_rates(ours, theirs)
+    by_steps = [outer(as_maml(learner, steps=k), shared, batch) for k in range(1, steps + 1)]
+    mean = sum(x[0] for x in by_steps) / steps, {k: sum(x[1][k] for x in by_steps) / steps for k in theirs[1]}
+    assert_same_but_rates(outer(learner.at_progress(0.0), params, batch), mean)
+    late = outer(learner.at_progress(learner.config.multi_step_share), params, batch)
+    assert_same_but_rates(late, theirs)
+
+
+def test_maml_pp_has_a_rate_for_each_step_and_layer():
+    case = case_of("maml-pp", "head-click")
+    _, params, batch = doubled(case)
+    gradients = outer(case.learner.at_progress(0.0), params, batch)[1]
+    rates = {k: v for k, v in gradients.items() if k.startswith("rate.")}
+    assert set(rates) == {f"rate.head.{i}" for i in range(3)}
+    assert all(v.shape == (3,) and (v != 0).all() for v in rates.values())
+
+
+def test_maml_pp_changes_from_first_to_second_order():
+    case = case_of("maml-pp", "head-click")
+    learner, params, batch = doubled(case, first_order_share=0.5, multi_step_share=0.0)
+    assert isinstance(learner, ScheduledLearner)
+    early, late = (outer(learner.at_progress(p), params, batch) for p in (0.4, 0.5))
+    orders = [outer(MamlPlusPlus(learner.config.model_copy(update={"order": o})), params, batch) for o in (1, 2)]
+    for ours, theirs in zip((early, late), orders, strict=True):
+        for key, value in theirs[1].items():
+            torch.testing.assert_close(ours[1][key], value, **EXACT)
+    assert not torch.allclose(early[1]["head.0.weight"], late[1]["head.0.weight"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("label", CONFIGS["anil"])
+def test_anil_adapts_the_last_layer_alone(label):
+    learner, params, batch = doubled(case_of("anil", label))
+    state = learner.adapt(learner.body(params), batch.support)
+    assert set(state) == {"z", "head.2.weight", "head.2.bias"}
+    start = learner.adapt(learner.body(params), batch.support.empty())
+    assert torch.equal(state["z"], start["z"])
+    some = batch.support.rows.mask.any(1)
+    assert ((state["head.2.weight"] - params["head.2.weight"]).flatten(1).norm(dim=1) > 0)[some].all()
+
+
+@pytest.mark.parametrize("label", CONFIGS["boil"])
+def test_boil_adapts_nothing_of_the_last_layer(label):
+    learner, params, batch = doubled(case_of("boil", label))
+    state = learner.adapt(learner.body(params), batch.support)
+    start = learner.adapt(learner.body(params), batch.support.empty())
+    assert not any(k.startswith("head.2") for k in state)
+    some = batch.support.rows.mask.any(1)
+    assert ((state["z"] - start["z"]).norm(dim=1) > 0)[some].all()
+    changes = [layer.change()[some] for layer in perceptron_of(learner.body(params), state).layers[:-1]]
+    assert all((change > 0).all() for change in changes)
+
+
+@pytest.mark.parametrize("label", CONFIGS["reptile"])
+def test_the_outer_step_of_reptile_is_the_mean_difference(label):
+    """Of the loss all is taken away that what no task adapts follows."""
+    learner, params, batch = doubled(case_of("reptile", label))
+    body = learner.body(params)
+    state = learner.adapt(body, batch.support)
+    query = task_loss.informative_rows(learner.config, batch.query)
+    end = learner.descend(body, state, query)
+    gradients = outer(learner, params, batch)[1]
+    if "entity" in learner.config.parts:
+        start = learner.start_state(body, batch.support)
+        torch.testing.assert_close(-gradients["start"], (end["z"] - start["z"]).mean(0), **EXACT)
+    if "head" in learner.config.groups:
+        own = perceptron_of(body, end).spell_out()
+        for i, layer in enumerate(own.upper, 1):
+            torch.testing.assert_close(
+                -gradients[f"head.{i}.weight"], (layer.weight - params[f"head.{i}.weight"]).mean(0)
+            )
+        first = torch.cat([own.entity.weight, own.item.weight], 1)
+        torch.testing.assert_close(-gradients["head.0.weight"], (first - params["head.0.weight"]).mean(0))
+    assert not any(k.startswith("rate.") for k in gradients)
+
+
+def test_reptile_takes_no_gradient_through_its_steps():
+    learner, params, batch = doubled(case_of("reptile", "ranking"))
+    both = [outer(Reptile(learner.config.model_copy(update={"order": o})), params, batch) for o in (1, 2)]
+    assert all(torch.equal(both[0][1][k], v) for k, v in both[1][1].items())
+
+
+@pytest.mark.parametrize("label", CONFIGS["cavia"])
+def test_cavia_moves_the_context_alone_and_by_the_gradient(label):
+    learner, params, batch = doubled(case_of("cavia", label), steps=1)
+    body, count = learner.body(params), learner.config.context
+    start = learner.adapt(body, batch.support.empty())["z"]
+    assert (start[:, -count:] == 0).all()
+    moved = learner.adapt(body, batch.support)["z"]
+    assert torch.equal(moved[:, :-count], start[:, :-count])
+    z = start.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(learner.support_loss(body, {"z": z}, batch.support).sum(), [z])
+    torch.testing.assert_close(moved[:, -count:], -params["rate.context"].exp() * gradient[:, -count:])
+
+
+class _Unrolled(ImplicitMaml):
+    """The same inner problem, its steps differentiated one by one."""
+
+    adapt = Maml.adapt
+
+
+def solved(learner, params, batch):
+    """Tasks whose inner problem is solved by many steps: those that end in a kink of a perceptron are not."""
+    ends = []
+    for steps in (200, 201):
+        many = ImplicitMaml(learner.config.model_copy(update={"steps": steps}))
+        ends.append(many.adapt(many.body(params), batch.support))
+    same = [(a - b).abs().flatten(1).amax(1) < 1e-12 for a, b in zip(ends[0].values(), ends[1].values(), strict=True)]
+    some = torch.stack(same).all(0)
+    assert some.sum() >= 6
+    return TaskBatch(batch.entity[some], batch.support.of(some), batch.query.of(some))
+
+
+@pytest.mark.parametrize(
+    ("label", "config"),
+    [
+        ("ranking", {"strength": 0.5, "rate": 1.0}),
+        ("ranking", {"adapts": "all", "strength": 1.0, "rate": 0.5}),
+        ("head-click", {"strength": 30.0, "rate": 0.02}),
+    ],
+    ids=["entity", "all", "head"],
+)
+def test_the_implicit_gradient_is_where_that_of_maml_goes_with_many_steps(label, config):
+    learner, params, batch = doubled(case_of("imaml", label), solver_steps=60, **config)
+    params |= {k: v.double() for k, v in learner.init_rates(params).items()}
+    batch = solved(learner, params, batch)
+    distances = []
+    for steps in (2, 10, 80):
+        same = learner.config.model_copy(update={"steps": steps})
+        (ours, implicit), (theirs, unrolled) = (outer(kind(same), params, batch) for kind in (ImplicitMaml, _Unrolled))
+        torch.testing.assert_close(ours, theirs, **EXACT)
+        keys = [k for k in implicit if not k.startswith("rate.")]
+        flat = [torch.cat([g[k].flatten() for k in keys]) for g in (implicit, unrolled)]
+        distances.append(float((flat[0] - flat[1]).norm() / flat[1].norm()))
+    print(label, distances)
+    assert distances[2] < 1e-4 < distances[0]
+    assert distances[2] < distances[1] < distances[0]
+
+
+@pytest.mark.parametrize("label", CONFIGS["imaml"])
+def test_memory_of_imaml_does_not_depend_on_the_steps(label):
+    def floats(kind, steps):
+        kept = []
+        learner, params, batch = doubled(case_of("imaml", label), steps=steps)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            kind(learner.config).meta_loss(trainable(learner, params), batch, None, generator(0))
+        return sum(kept)
+
+    assert floats(ImplicitMaml, 4) == floats(ImplicitMaml, 12)
+    assert floats(_Unrolled, 4) < floats(_Unrolled, 12)
+
+
+def test_conjugate_gradients_solve_each_task_on_its_own():
+    a = torch.randn(3, 6, 6, generator=generator(1), dtype=torch.float64)
+    matrix = a @ a.mT + torch.eye(6, dtype=torch.float64)
+    target = torch.randn(3, 6, generator=generator(2), dtype=torch.float64)
+    target[1] = 0
+    x = conjugate_gradients(lambda v: torch.einsum("tij,tj->ti", matrix, v), target, 6)
+    torch.testing.assert_close(x, torch.linalg.solve(matrix, target[:, :, None]).squeeze(2))
+    negative = conjugate_gradients(lambda v: -v, target, 3)
+    assert (negative == 0).all(), "no direction along which the matrix is not positive is taken"
