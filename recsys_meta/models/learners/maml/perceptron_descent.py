@@ -46,8 +46,8 @@ class _CommonRows:
 class _DescentState:
     """State of the tasks between two steps: z, the changes of item vectors, the layers.
 
-    `first_inputs` has the inputs of the first layer, `layer_inputs` those of the layers up to the lowest that moves, where no step
-    changes them.
+    `first_inputs` has the inputs of the first layer, `layer_inputs` those of the layers up to the lowest that moves,
+    where no step changes them.
     """
 
     z: Tensor
