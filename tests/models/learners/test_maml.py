@@ -139,6 +139,19 @@ def test_states_of_earlier_releases_are_read():
     torch.testing.assert_close(case.learner.rank(body, old), case.learner.rank(body, state), rtol=1e-5, atol=1e-6)
 
 
+def test_a_head_without_steps_is_the_shared_one():
+    """As for pre-training: its loss, its logs and its lists."""
+    case = case_of("maml", "melu-rating")
+    still = Maml(case.learner.config.model_copy(update={"steps": 0}))
+    loss, logs = still.meta_loss(case.params, case.batch, None, generator(0))
+    assert torch.isfinite(loss) and float(logs["change"]) == 0
+    body = still.body(case.params)
+    ranked = [still.rank(body, still.adapt(body, s)) for s in (case.batch.support, case.batch.support.empty())]
+    torch.testing.assert_close(*ranked)
+    moving = case.learner.rank(body, case.learner.adapt(body, case.batch.support.empty()))
+    torch.testing.assert_close(ranked[0], moving)
+
+
 def _state(label):
     case = case_of("maml", label)
     return case.learner.adapt(case.learner.body(case.params), case.batch.support)

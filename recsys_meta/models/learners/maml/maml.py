@@ -257,7 +257,7 @@ class Maml:
             start = self.start_state(body, support.of(torch.arange(count, device=state["z"].device)))
             squares.append((state["z"] - start["z"]).square().sum(1))
         if "head" in self.config.groups:
-            squares.append(perceptron_of(body, state).change())
+            squares.append(perceptron_of(body, state).change().expand(count))
         if "rows" in self.config.groups:
             squares.append(state["rows.change"].square().sum((1, 2)))
         rates = {f"inner_{k}": v.exp().mean() for k, v in body.items() if k.startswith("rate.")}
