@@ -18,6 +18,7 @@ import torch
 from sqlalchemy.orm import Session
 
 from api.http.api_keys import ApiKeyStore
+from api.inference.alert_monitor import AlertMonitor
 from api.inference.cache_writer import CacheWriter
 from api.inference.long_tasks import LongTaskQueue
 from api.inference.model_registry import ModelRegistry
@@ -46,6 +47,9 @@ POLL_S = 1.0
 """Interval at which a process polls the live versions, the API keys, and the database and Redis after outages,
 seconds."""
 
+ALERTS_S = 60.0
+"""Interval at which a process compares the versions in service with popularity, seconds."""
+
 REDIS_S: float | None = None
 """Time that a request waits for Redis instead of the one in the settings, seconds: tests set it."""
 
@@ -72,6 +76,7 @@ class AppContainer:
     diagnoser: DiagnosticsWorker
     impressions: ImpressionLog
     outcomes: OutcomeWorker
+    alerts: AlertMonitor
     metrics: ServerMetrics
     log: Any
     keys: ApiKeyStore
@@ -136,7 +141,9 @@ async def lifespan_container(
         await container.snapshot.restore(container.registry)
     closing = asyncio.Event()
     # Tasks of their own: loading a model may take long, and a revoked key must not be accepted meanwhile.
-    polls = [asyncio.create_task(poll(container, closing)) for poll in (_poll_stores, _poll_keys, _poll_parent)]
+    polls = [
+        asyncio.create_task(poll(container, closing)) for poll in (_poll_stores, _poll_keys, _poll_alerts, _poll_parent)
+    ]
     try:
         yield container
     finally:
@@ -171,6 +178,7 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
         writer=writer,
         diagnoser=DiagnosticsWorker(writer, log),
         impressions=ImpressionLog(writer, rate),
+        alerts=AlertMonitor(database, log),
         outcomes=OutcomeWorker(database.engine, registry, writer, log, settings.outcome_window_s, rate),
         metrics=metrics,
         log=log,
@@ -192,6 +200,7 @@ def _register_gauges(container: AppContainer) -> None:
     add_gauge("diagnoses_skipped", "Adaptations written without figures", lambda: container.diagnoser.skipped)
     add_gauge("outcomes_waiting", "Events whose outcome is not known yet", lambda: container.outcomes.waiting)
     add_gauge("outcomes_skipped", "Events left without an outcome", lambda: container.outcomes.skipped)
+    add_gauge("alerts", "Versions in service that are worse than popularity", lambda: container.alerts.alerts, "max")
     add_gauge("redis_writes", "States on their way to Redis", lambda: container.cache_writer.pending)
     add_gauge("memory_cache_bytes", "Size of the cache in this process", lambda: container.memory.size)
     add_gauge("models_in_service", "Models that answer", lambda: len(container.registry.live), "min")
@@ -229,6 +238,17 @@ async def _poll_keys(container: AppContainer, closing: asyncio.Event) -> None:
             await container.read_keys()
         except Exception:
             container.log.error("reading the keys failed", exc_info=True)
+
+
+async def _poll_alerts(container: AppContainer, closing: asyncio.Event) -> None:
+    while not closing.is_set():
+        await asyncio.sleep(ALERTS_S)
+        try:
+            await container.alerts.check()
+        except StoreUnavailable:
+            continue
+        except Exception:
+            container.log.error("checking versions failed", exc_info=True)
 
 
 async def _poll_parent(container: AppContainer, closing: asyncio.Event) -> None:

@@ -75,8 +75,7 @@ RATES = f"""
     CASE WHEN lists > 0 THEN hits_1 / lists END AS hit_1,
     CASE WHEN lists > 0 THEN hits_5 / lists END AS hit_5,
     CASE WHEN lists > 0 THEN hits / lists END AS hit_10,
-    CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5
-        THEN {_variance("hits", "lists", "listed_entities")} END AS hit_10_variance,
+    CASE WHEN lists > 0 THEN {_variance("hits", "lists", "listed_entities")} END AS hit_variance,
     CASE WHEN lists > 0 THEN reciprocal_ranks / lists END AS reciprocal_rank,
     CASE WHEN popular_lists > 0 THEN popular_hits / popular_lists END AS popular_hit_10,
     CASE WHEN losses > 0 THEN loss / losses END AS mean_loss,
@@ -84,12 +83,13 @@ RATES = f"""
     CASE WHEN losses > 0 THEN gain / losses END AS mean_gain,
     CASE WHEN judged_entities >= 10 THEN {_variance("gain", "losses", "judged_entities")} END AS gain_variance
 """
-FIGURES = """
+ENOUGH_HITS = "listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5"
+FIGURES = f"""
     hit_1,
     hit_5,
     hit_10,
-    hit_10 - 1.96 * SQRT(hit_10_variance) AS hit_10_low,
-    hit_10 + 1.96 * SQRT(hit_10_variance) AS hit_10_high,
+    hit_10 - 1.96 * SQRT(CASE WHEN {ENOUGH_HITS} THEN hit_variance END) AS hit_10_low,
+    hit_10 + 1.96 * SQRT(CASE WHEN {ENOUGH_HITS} THEN hit_variance END) AS hit_10_high,
     reciprocal_rank,
     popular_hit_10,
     mean_loss AS loss,
@@ -109,7 +109,9 @@ WITH per_entity AS (
 ), sums AS (
     SELECT {ONLINE_KEYS}, {SUMS} FROM per_entity GROUP BY {ONLINE_KEYS}
 ), rates AS (
-    SELECT {ONLINE_KEYS}, CAST(events AS BIGINT) AS events, entities, CAST(lists AS BIGINT) AS lists, {RATES} FROM sums
+    SELECT {ONLINE_KEYS}, CAST(events AS BIGINT) AS events, entities, CAST(lists AS BIGINT) AS lists,
+        hits, listed_entities, {RATES}
+    FROM sums
 )
 SELECT {ONLINE_KEYS}, events, entities, lists, {FIGURES} FROM rates
 """  # noqa: S608 (of constants)
@@ -117,9 +119,15 @@ SELECT {ONLINE_KEYS}, events, entities, lists, {FIGURES} FROM rates
 # The difference of each arm to the first one, with a 95% confidence sequence (Robbins' normal mixture, the boundary of
 # the mixture sequential probability ratio test): it holds at all times at once, so that it may be looked at each day.
 # 0.01 is the square of the typical effect that the mixture is made for, ten hits in a hundred. Several arms share
-# the 5% of errors, `arms` of them beside the first.
+# the 5% of errors, `arms` of them beside the first. An arm's variance is at least that of independent events at the
+# rate of both arms (`share` is rate * (1 - rate)): one without a hit is not sure of that rate.
 SPLIT_KEYS = "model, sequence, place, label, model_version, weight, started, ended"
-ARM_VARIANCE = "(arm.hit_10_variance + first.hit_10_variance)"
+
+
+def _arm_variance(arm: str) -> str:
+    return f"CASE WHEN {arm}_variance > share / {arm}_lists THEN {arm}_variance ELSE share / {arm}_lists END"
+
+
 SPLIT_RESULTS = f"""
 CREATE VIEW split_results AS
 WITH periods AS (
@@ -147,18 +155,25 @@ WITH periods AS (
 ), rates AS (
     SELECT
         {SPLIT_KEYS}, CASE WHEN entities > 0 THEN CAST(events AS BIGINT) ELSE 0 END AS events, entities,
-        CAST(lists AS BIGINT) AS lists, listed_entities, {RATES}
+        CAST(lists AS BIGINT) AS lists, hits, listed_entities, {RATES}
     FROM sums
-), differences AS (
+), pairs AS (
     SELECT
         arm.model, arm.sequence, arm.place,
         arm.hit_10 - first.hit_10 AS difference,
-        CASE WHEN {ARM_VARIANCE} > 0 AND arm.listed_entities >= 30 AND first.listed_entities >= 30
-            THEN {ARM_VARIANCE} END AS variance,
+        arm.lists AS arm_lists, arm.hit_variance AS arm_variance,
+        first.lists AS first_lists, first.hit_variance AS first_variance,
+        (arm.hits + first.hits) / (arm.lists + first.lists)
+            * (1 - (arm.hits + first.hits) / (arm.lists + first.lists)) AS share,
         (SELECT MAX(place) FROM periods WHERE model = arm.model AND sequence = arm.sequence) AS arms
     FROM rates AS arm
     JOIN rates AS first ON first.model = arm.model AND first.sequence = arm.sequence AND first.place = 0
-    WHERE arm.place > 0
+    WHERE arm.place > 0 AND arm.listed_entities >= 30 AND first.listed_entities >= 30
+        AND arm.hits + first.hits >= 10 AND arm.lists + first.lists - arm.hits - first.hits >= 10
+), differences AS (
+    SELECT
+        model, sequence, place, difference, arms, {_arm_variance("arm")} + {_arm_variance("first")} AS variance
+    FROM pairs
 ), tests AS (
     SELECT
         model, sequence, place, difference,

@@ -19,6 +19,7 @@ from recsys_meta.inference.model_trial import try_bundle
 from recsys_meta.store.cache.redis_cache import SyncRedisCache
 from recsys_meta.store.database.database_errors import READ_ONLY
 from recsys_meta.store.database.database_url import parse_url
+from recsys_meta.store.model_registry.guardrail import open_alerts
 from recsys_meta.store.model_registry.registry import page_models
 from recsys_meta.store.schema_check import check_schema
 
@@ -43,6 +44,7 @@ def doctor(as_json: Json = False) -> None:
         _run_check("database", lambda: _check_database(workspace)),
         _run_check("cache", lambda: _check_cache(workspace)),
         _run_check("models", lambda: _check_models(workspace)),
+        _run_check("alerts", lambda: _check_alerts(workspace)),
     ]
     if as_json:
         print_json([dict(zip(("what", "state", "detail"), c, strict=True)) for c in checks])
@@ -121,6 +123,14 @@ def _check_models(workspace: Workspace) -> str:
     if problems:
         raise CheckpointError("; ".join(problems))
     return ", ".join(f"{m.name}@{m.live}" for m in live) or "none published yet"
+
+
+def _check_alerts(workspace: Workspace) -> str:
+    with workspace.reading() as session:
+        alerts = open_alerts(session)
+    if alerts:
+        raise CheckpointError("; ".join(f"{a.model}@{a.model_version} is {a.rule} for those it serves" for a in alerts))
+    return "no version in service is worse than popularity, as far as outcomes tell"
 
 
 def _model_problem(workspace: Workspace, name: str) -> str | None:

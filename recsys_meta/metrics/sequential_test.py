@@ -6,8 +6,7 @@ The view `split_results` holds the same formulas in SQL; a test compares the two
 from __future__ import annotations
 
 import math
-
-import numpy as np
+from typing import NamedTuple
 
 from recsys_meta.core.types import FloatArray
 
@@ -18,14 +17,48 @@ MIN_ENTITIES = 30
 """Entities of each side from which the normal approximation is trusted."""
 
 
-def ratio_of_sums(top: FloatArray, bottom: FloatArray) -> tuple[float, float]:
-    """Ratio of the sums of two figures of entities [n], and its variance: events of one entity are not independent, so
-    entities are what is drawn. The variance of fewer than two entities is NaN."""
-    ratio, count = float(top.sum() / bottom.sum()), len(top)
-    if count < 2:
-        return ratio, math.nan
-    squares = float(np.square(top - ratio * bottom).sum())
-    return ratio, squares / float(bottom.sum()) ** 2 * count / (count - 1)
+class RatioSums(NamedTuple):
+    """Sums over entities of two figures and of their products, from which the ratio of the two follows.
+
+    Events of one entity are not independent, so entities are what is drawn.
+    """
+
+    entities: int
+    top: float
+    bottom: float
+    top_top: float
+    top_bottom: float
+    bottom_bottom: float
+
+    @property
+    def ratio(self) -> float:
+        """The first figure for one of the second, over all entities."""
+        return self.top / self.bottom
+
+    @property
+    def variance(self) -> float:
+        """The variance of the ratio over samples of entities; NaN for fewer than two entities."""
+        if self.entities < 2:
+            return math.nan
+        squares = self.top_top - 2 * self.ratio * self.top_bottom + self.ratio**2 * self.bottom_bottom
+        return max(0.0, squares) / self.bottom**2 * self.entities / (self.entities - 1)
+
+
+def difference_of_rates(first: RatioSums, second: RatioSums) -> tuple[float, float]:
+    """Difference of the rates of hits of two groups of entities, the first less the second, and its variance.
+
+    A group's variance is at least that of independent events at the rate of both: a group without a hit is not sure of
+    that rate.
+    """
+    rate = (first.top + second.top) / (first.bottom + second.bottom)
+    variances = (max(one.variance, rate * (1 - rate) / one.bottom) for one in (first, second))
+    return first.ratio - second.ratio, sum(variances)
+
+
+def sums_of(top: FloatArray, bottom: FloatArray) -> RatioSums:
+    """Sums of two figures of entities [n]."""
+    values = top.sum(), bottom.sum(), (top * top).sum(), (top * bottom).sum(), (bottom * bottom).sum()
+    return RatioSums(len(top), *(float(value) for value in values))
 
 
 def sequence_margin(variance: float, comparisons: int = 1, alpha: float = 0.05) -> float:

@@ -18,6 +18,7 @@ from recsys_meta.store.entities.tables import (
 )
 from recsys_meta.store.installation.tables import SecretRecord
 from recsys_meta.store.model_registry.tables import (
+    AlertRecord,
     AliasChangeRecord,
     DefaultModelRecord,
     ModelRecord,
@@ -54,6 +55,7 @@ RECORDS: tuple[type[Base], ...] = (
     AliasChangeRecord,
     SplitArmRecord,
     DefaultModelRecord,
+    AlertRecord,
     ApiKeyRecord,
     AuditRecord,
     SecretRecord,

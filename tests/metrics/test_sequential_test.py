@@ -3,33 +3,41 @@
 import numpy as np
 import pytest
 
-from recsys_meta.metrics.sequential_test import MIN_ENTITIES, ratio_of_sums, sequence_margin, sequential_p
+from recsys_meta.metrics.sequential_test import (
+    MIN_ENTITIES,
+    difference_of_rates,
+    sequence_margin,
+    sequential_p,
+    sums_of,
+)
 
 STREAMS, ENTITIES, LOOKS = 300, 300, 25
 
 
 def looks(rate: float, effect: float, seed: int):
-    """Rates, variances [looks, streams] of two arms, and their true difference. Entities arrive one after another, each
-    with a rate of its own, and have events for a while after; sums over entities are all that is kept."""
+    """Differences and variances [looks, streams] of two arms, and their true difference. Entities arrive one after
+    another, each with a rate of its own, and have events for a while after."""
     rng = np.random.default_rng(seed)
-    arms = []
-    for shift in (0.0, effect):
-        chance = np.clip(rng.beta(6 * rate, 6 * (1 - rate), (STREAMS, ENTITIES)) + shift, 0, 1)
-        events = 1 + rng.poisson(3, (STREAMS, ENTITIES))
-        hits = rng.random((STREAMS, ENTITIES, events.max())) < chance[:, :, None]
-        time = np.sort(rng.random((STREAMS, ENTITIES)), 1)[:, :, None]
-        time = time + rng.exponential(0.05, hits.shape).cumsum(2)
-        time[np.arange(hits.shape[2]) >= events[:, :, None]] = np.inf
-        rates, variances = [], []
-        for now in np.linspace(0.1, 1.2, LOOKS):
-            tops, bottoms = (hits & (time <= now)).sum(2), (time <= now).sum(2)
-            pairs = [ratio_of_sums(t[b > 0], b[b > 0]) for t, b in zip(tops, bottoms, strict=True)]
-            enough = ((bottoms > 0).sum(1) >= MIN_ENTITIES) & (tops.sum(1) >= 5)
-            rates.append([pair[0] for pair in pairs])
-            variances.append([pair[1] if is_enough else np.nan for pair, is_enough in zip(pairs, enough, strict=True)])
-        arms.append((np.array(rates), np.array(variances), chance.mean()))
-    (old, old_variance, _), (new, new_variance, _) = arms
-    return new - old, old_variance + new_variance, arms[1][2] - arms[0][2]
+    arms = [_arm(rng, rate, shift) for shift in (0.0, effect)]
+    differences, variances = np.zeros((LOOKS, STREAMS)), np.full((LOOKS, STREAMS), np.nan)
+    for look, now in enumerate(np.linspace(0.1, 1.2, LOOKS)):
+        sums = [((hits & (time <= now)).sum(2), (time <= now).sum(2)) for hits, time, _ in arms]
+        for stream in range(STREAMS):
+            old, new = (sums_of(top[stream][n := bottom[stream] > 0], bottom[stream][n]) for top, bottom in sums)
+            hits, lists = old.top + new.top, old.bottom + new.bottom
+            if min(old.entities, new.entities) >= MIN_ENTITIES and hits >= 10 and lists - hits >= 10:
+                differences[look, stream], variances[look, stream] = difference_of_rates(new, old)
+    return differences, variances, arms[1][2] - arms[0][2]
+
+
+def _arm(rng, rate, shift):
+    """Hits and times [streams, entities, events] of an arm, infinite where there is no event, and its mean rate."""
+    chance = np.clip(rng.beta(6 * rate, 6 * (1 - rate), (STREAMS, ENTITIES)) + shift, 0, 1)
+    events = 1 + rng.poisson(3, (STREAMS, ENTITIES))
+    hits = rng.random((STREAMS, ENTITIES, events.max())) < chance[:, :, None]
+    time = np.sort(rng.random((STREAMS, ENTITIES)), 1)[:, :, None] + rng.exponential(0.05, hits.shape).cumsum(2)
+    time[np.arange(hits.shape[2]) >= events[:, :, None]] = np.inf
+    return hits, time, chance.mean()
 
 
 def margins(variance):
@@ -67,5 +75,11 @@ def test_the_p_value_is_below_a_level_where_the_interval_leaves_zero_out():
 
 def test_variances_are_of_entities_not_of_events():
     hits, lists = np.array([9.0, 0.0, 9.0, 0.0]), np.array([9.0, 9.0, 9.0, 9.0])
-    assert ratio_of_sums(hits, lists) == (0.5, pytest.approx(0.25 / 3))
-    assert np.isnan(ratio_of_sums(hits[:1], lists[:1])[1])
+    assert (sums_of(hits, lists).ratio, sums_of(hits, lists).variance) == (0.5, pytest.approx(0.25 / 3))
+    assert np.isnan(sums_of(hits[:1], lists[:1]).variance)
+
+
+def test_a_group_without_a_hit_is_not_sure_of_that():
+    ones = np.ones(50)
+    difference, variance = difference_of_rates(sums_of(0 * ones, ones), sums_of(np.arange(50) % 2 * 1.0, ones))
+    assert (difference, variance) == (-0.5, pytest.approx(0.25 * 0.75 / 50 + 0.25 / 49, rel=1e-6))

@@ -39,7 +39,7 @@ def test_no_table_is_missed() -> None:
     for module in pkgutil.walk_packages(recsys_meta.store.__path__, "recsys_meta.store."):
         import_module(module.name)
     assert set(RECORDS) == set(Base.__subclasses__())
-    assert len(RECORDS) == 22
+    assert len(RECORDS) == 23
     assert sorted(record.__tablename__ for record in RECORDS) == sorted(METADATA.tables)
 
 

@@ -1,4 +1,5 @@
-"""Tables of the model registry: models, versions, the history of the live alias, traffic splits, defaults of kinds."""
+"""Tables of the model registry: models, versions, the history of the live alias, traffic splits, defaults of
+kinds, alerts."""
 
 from datetime import datetime
 from typing import Any
@@ -108,3 +109,24 @@ class DefaultModelRecord(Base):
     model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"))
     actor: Mapped[str | None]
     at: Mapped[datetime]
+
+
+class AlertRecord(Base):
+    """An alert about a version in service: a `rule` that it breaks, since when and, where it does no more, until when.
+
+    `difference` with `low` and `high` is what the rule is about, over `events` of `entities`, as last `checked`.
+    """
+
+    __tablename__ = "alerts"
+
+    model: Mapped[str] = mapped_column(ForeignKey("models.name", ondelete="CASCADE"), primary_key=True)
+    model_version: Mapped[str] = mapped_column(primary_key=True)
+    rule: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH), primary_key=True)
+    opened: Mapped[datetime]
+    ended: Mapped[datetime | None]
+    checked: Mapped[datetime]
+    difference: Mapped[float]
+    low: Mapped[float]
+    high: Mapped[float]
+    events: Mapped[int]
+    entities: Mapped[int]

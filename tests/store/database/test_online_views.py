@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from recsys_meta.metrics.sequential_test import ratio_of_sums, sequence_margin, sequential_p
+from recsys_meta.metrics.sequential_test import difference_of_rates, sequence_margin, sequential_p, sums_of
 from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import connect, reading, session
 from recsys_meta.store.entities import outcomes
@@ -60,7 +60,8 @@ def test_intervals_are_over_entities(engine: Engine) -> None:
     count = np.bincount([n for n, *_ in events]).astype(float)
     for name, index in (("hit_10", 1), ("gain", 2)):
         sums = np.bincount([e[0] for e in events], [e[index] for e in events])
-        ratio, variance = ratio_of_sums(sums, count)
+        judged = sums_of(sums, count)
+        ratio, variance = judged.ratio, judged.variance
         assert day[name] == pytest.approx(ratio)
         ends = ratio - 1.96 * variance**0.5, ratio + 1.96 * variance**0.5
         assert (day[f"{name}_low"], day[f"{name}_high"]) == pytest.approx(ends)
@@ -113,11 +114,9 @@ def by_hand(streams, label, reference, comparisons):
         sums = arms.setdefault(arm, {}).setdefault(entity, [0.0, 0.0])
         sums[0] += value
         sums[1] += 1
-    (rate, variance), (base, base_variance) = (
-        ratio_of_sums(*np.array(list(arms[one].values())).T) for one in (label, reference)
-    )
-    margin = sequence_margin(variance + base_variance, comparisons)
-    return rate - base, margin, sequential_p(rate - base, variance + base_variance, comparisons)
+    ours, theirs = (sums_of(*np.array(list(arms[one].values())).T) for one in (label, reference))
+    difference, variance = difference_of_rates(ours, theirs)
+    return difference, sequence_margin(variance, comparisons), sequential_p(difference, variance, comparisons)
 
 
 def test_split_results_are_the_test_by_hand_also_after_the_split(engine: Engine) -> None:
@@ -156,6 +155,18 @@ def test_split_results_are_the_test_by_hand_also_after_the_split(engine: Engine)
         (0, 0, None, "reference"),
         (0, 0, None, "too few"),
     ]
+
+
+def test_an_arm_without_a_hit_is_worse_in_the_end(engine: Engine) -> None:
+    rng = np.random.default_rng(3)
+    with session(engine) as s:
+        start(s, "shop", ("old", "new"))
+    store(
+        engine,
+        [(*row[:5], row[5] if row[4] == "old" else 0.0) for row in stream(rng, "shop", {"old": 0.4, "new": 0.4})],
+    )
+    results = {r["label"]: r for r in rows(engine, "SELECT * FROM split_results")}
+    assert (results["new"]["hit_10"], results["new"]["hit_10_low"], results["new"]["verdict"]) == (0.0, None, "worse")
 
 
 def test_of_a_hundred_streams_the_better_is_found_and_alike_arms_alarm_seldom(sqlite_url: str) -> None:
