@@ -44,6 +44,21 @@ CREATE TABLE adaptations (
   created DATETIME NOT NULL, answers INTEGER DEFAULT '1' NOT NULL, variant VARCHAR(50),
   CONSTRAINT pk_adaptations PRIMARY KEY (id)
   );
+CREATE TABLE alerts (
+  model VARCHAR(200) NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  rule VARCHAR(100) NOT NULL,
+  opened DATETIME NOT NULL,
+  ended DATETIME,
+  checked DATETIME NOT NULL,
+  difference DOUBLE NOT NULL,
+  low DOUBLE NOT NULL,
+  high DOUBLE NOT NULL,
+  events INTEGER NOT NULL,
+  entities INTEGER NOT NULL,
+  CONSTRAINT pk_alerts PRIMARY KEY (model, model_version, rule),
+  CONSTRAINT fk_alerts_model FOREIGN KEY(model) REFERENCES models (name) ON DELETE CASCADE
+  );
 CREATE TABLE "alias_history" (
   id INTEGER NOT NULL,
   model VARCHAR(200) NOT NULL,
@@ -392,11 +407,11 @@ CREATE VIEW online_quality AS
   FROM per_entity GROUP BY day, model, model_version, variant, kind, support_size
   ), rates AS (
   SELECT day, model, model_version, variant, kind, support_size, CAST(events AS BIGINT) AS events, entities, CAST(lists AS BIGINT) AS lists,
+  hits, listed_entities,
   CASE WHEN lists > 0 THEN hits_1 / lists END AS hit_1,
   CASE WHEN lists > 0 THEN hits_5 / lists END AS hit_5,
   CASE WHEN lists > 0 THEN hits / lists END AS hit_10,
-  CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5
-  THEN CASE WHEN listed_entities > 1 THEN CASE WHEN hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists > 0 THEN (hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists) / (lists * lists) * listed_entities / (listed_entities - 1) ELSE 0.0 END END END AS hit_10_variance,
+  CASE WHEN lists > 0 THEN CASE WHEN listed_entities > 1 THEN CASE WHEN hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists > 0 THEN (hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists) / (lists * lists) * listed_entities / (listed_entities - 1) ELSE 0.0 END END END AS hit_variance,
   CASE WHEN lists > 0 THEN reciprocal_ranks / lists END AS reciprocal_rank,
   CASE WHEN popular_lists > 0 THEN popular_hits / popular_lists END AS popular_hit_10,
   CASE WHEN losses > 0 THEN loss / losses END AS mean_loss,
@@ -409,8 +424,8 @@ CREATE VIEW online_quality AS
   hit_1,
   hit_5,
   hit_10,
-  hit_10 - 1.96 * SQRT(hit_10_variance) AS hit_10_low,
-  hit_10 + 1.96 * SQRT(hit_10_variance) AS hit_10_high,
+  hit_10 - 1.96 * SQRT(CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5 THEN hit_variance END) AS hit_10_low,
+  hit_10 + 1.96 * SQRT(CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5 THEN hit_variance END) AS hit_10_high,
   reciprocal_rank,
   popular_hit_10,
   mean_loss AS loss,
@@ -479,12 +494,11 @@ CREATE VIEW split_results AS
   ), rates AS (
   SELECT
   model, sequence, place, label, model_version, weight, started, ended, CASE WHEN entities > 0 THEN CAST(events AS BIGINT) ELSE 0 END AS events, entities,
-  CAST(lists AS BIGINT) AS lists, listed_entities,
+  CAST(lists AS BIGINT) AS lists, hits, listed_entities,
   CASE WHEN lists > 0 THEN hits_1 / lists END AS hit_1,
   CASE WHEN lists > 0 THEN hits_5 / lists END AS hit_5,
   CASE WHEN lists > 0 THEN hits / lists END AS hit_10,
-  CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5
-  THEN CASE WHEN listed_entities > 1 THEN CASE WHEN hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists > 0 THEN (hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists) / (lists * lists) * listed_entities / (listed_entities - 1) ELSE 0.0 END END END AS hit_10_variance,
+  CASE WHEN lists > 0 THEN CASE WHEN listed_entities > 1 THEN CASE WHEN hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists > 0 THEN (hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists) / (lists * lists) * listed_entities / (listed_entities - 1) ELSE 0.0 END END END AS hit_variance,
   CASE WHEN lists > 0 THEN reciprocal_ranks / lists END AS reciprocal_rank,
   CASE WHEN popular_lists > 0 THEN popular_hits / popular_lists END AS popular_hit_10,
   CASE WHEN losses > 0 THEN loss / losses END AS mean_loss,
@@ -492,16 +506,23 @@ CREATE VIEW split_results AS
   CASE WHEN losses > 0 THEN gain / losses END AS mean_gain,
   CASE WHEN judged_entities >= 10 THEN CASE WHEN judged_entities > 1 THEN CASE WHEN gain_gain - 2 * gain / losses * gain_losses + gain / losses * gain / losses * losses_losses > 0 THEN (gain_gain - 2 * gain / losses * gain_losses + gain / losses * gain / losses * losses_losses) / (losses * losses) * judged_entities / (judged_entities - 1) ELSE 0.0 END END END AS gain_variance
   FROM sums
-  ), differences AS (
+  ), pairs AS (
   SELECT
   arm.model, arm.sequence, arm.place,
   arm.hit_10 - first.hit_10 AS difference,
-  CASE WHEN (arm.hit_10_variance + first.hit_10_variance) > 0 AND arm.listed_entities >= 30 AND first.listed_entities >= 30
-  THEN (arm.hit_10_variance + first.hit_10_variance) END AS variance,
+  arm.lists AS arm_lists, arm.hit_variance AS arm_variance,
+  first.lists AS first_lists, first.hit_variance AS first_variance,
+  (arm.hits + first.hits) / (arm.lists + first.lists)
+  * (1 - (arm.hits + first.hits) / (arm.lists + first.lists)) AS share,
   (SELECT MAX(place) FROM periods WHERE model = arm.model AND sequence = arm.sequence) AS arms
   FROM rates AS arm
   JOIN rates AS first ON first.model = arm.model AND first.sequence = arm.sequence AND first.place = 0
-  WHERE arm.place > 0
+  WHERE arm.place > 0 AND arm.listed_entities >= 30 AND first.listed_entities >= 30
+  AND arm.hits + first.hits >= 10 AND arm.lists + first.lists - arm.hits - first.hits >= 10
+  ), differences AS (
+  SELECT
+  model, sequence, place, difference, arms, CASE WHEN arm_variance > share / arm_lists THEN arm_variance ELSE share / arm_lists END + CASE WHEN first_variance > share / first_lists THEN first_variance ELSE share / first_lists END AS variance
+  FROM pairs
   ), tests AS (
   SELECT
   model, sequence, place, difference,
@@ -519,8 +540,8 @@ CREATE VIEW split_results AS
   hit_1,
   hit_5,
   hit_10,
-  hit_10 - 1.96 * SQRT(hit_10_variance) AS hit_10_low,
-  hit_10 + 1.96 * SQRT(hit_10_variance) AS hit_10_high,
+  hit_10 - 1.96 * SQRT(CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5 THEN hit_variance END) AS hit_10_low,
+  hit_10 + 1.96 * SQRT(CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5 THEN hit_variance END) AS hit_10_high,
   reciprocal_rank,
   popular_hit_10,
   mean_loss AS loss,
@@ -563,6 +584,21 @@ CREATE TABLE adaptations (
 CREATE INDEX ix_adaptations_created_id ON adaptations (created, id);
 CREATE INDEX ix_adaptations_kind_entity_created ON adaptations (kind, entity, created);
 CREATE INDEX ix_adaptations_model_version_created ON adaptations (model_version, created);
+CREATE TABLE alerts (
+  model VARCHAR(200) NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  rule VARCHAR(100) NOT NULL,
+  opened TIMESTAMP WITH TIME ZONE NOT NULL,
+  ended TIMESTAMP WITH TIME ZONE,
+  checked TIMESTAMP WITH TIME ZONE NOT NULL,
+  difference DOUBLE PRECISION NOT NULL,
+  low DOUBLE PRECISION NOT NULL,
+  high DOUBLE PRECISION NOT NULL,
+  events BIGINT NOT NULL,
+  entities BIGINT NOT NULL,
+  CONSTRAINT pk_alerts PRIMARY KEY (model, model_version, rule),
+  CONSTRAINT fk_alerts_model FOREIGN KEY(model) REFERENCES models (name) ON DELETE CASCADE
+  );
 CREATE TABLE alias_history (
   id BIGSERIAL NOT NULL,
   model VARCHAR(200) NOT NULL,
