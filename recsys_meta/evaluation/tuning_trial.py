@@ -67,7 +67,7 @@ class TuningTrial:
     @property
     def entity_counts(self) -> list[int]:
         """Number of entities with an episode of each support size, [K]."""
-        return [len(e) for e in self._entities.values()]
+        return [len(np.unique(e)) for e in self._entities.values()]
 
     def run(self) -> None:
         """Try every setting on the entities of the screening, those that are best there on all; then widen the ranges.

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.schema import Order
 from recsys_meta.core.types import IntArray, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.evaluation.evaluate_batch import is_row_metric
 
@@ -16,6 +17,10 @@ MAX_CELLS = 1_200_000
 """Most scores of one predictor that are held at once (tasks times items)."""
 MAX_ROWS = 300
 """Most query rows of an entity, where metrics are of rows."""
+ENOUGH_EPISODES, MOST_DRAWS = 600, 6
+"""Episodes at which one more support of each entity is no longer drawn, and supports of an entity at most."""
+DRAW_SEED = 7_919
+"""Distance between the seeds of two draws."""
 
 
 def sample_entities(entities: IntArray, count: int, seed: int) -> IntArray:
@@ -24,6 +29,30 @@ def sample_entities(entities: IntArray, count: int, seed: int) -> IntArray:
     if len(entities) <= count:
         return np.sort(entities)
     return np.sort(np.random.default_rng(seed).choice(entities, count, replace=False))
+
+
+def support_draws(index: EventIndex, order: Order, entities: int, seed: int) -> list[EventIndex]:
+    """Order the rows of an index in each way that supports are taken: one by time, several at random.
+
+    A few dozen entities tell two settings apart no better than chance does. Where supports are random, each entity has
+    several, so that there are about ENOUGH_EPISODES in all; the first way is that of `order_rows`.
+    """
+    draws = 1 if order == "time" else min(max(round(ENOUGH_EPISODES / max(entities, 1)), 1), MOST_DRAWS)
+    return [order_rows(index, order, seed + draw * DRAW_SEED) for draw in range(draws)]
+
+
+def draw_episodes(
+    data: Dataset, draws: Sequence[EventIndex], entities: IntArray, shots: Sequence[int], max_tasks: int
+) -> dict[int, list[TaskBatch]]:
+    """Build the batches of `episodes_by_shots` of every draw, one draw after the other.
+
+    With an empty support all draws are alike, so that there is one.
+    """
+    episodes = episodes_by_shots(data, draws[0], entities, shots, max_tasks)
+    for rows in draws[1:]:
+        for k, batches in episodes_by_shots(data, rows, entities, [k for k in shots if k > 0], max_tasks).items():
+            episodes.setdefault(k, []).extend(batches)
+    return episodes
 
 
 def episodes_by_shots(

@@ -11,10 +11,11 @@ from recsys_meta.core.errors import ConfigError, NotFoundError
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.evaluation import baseline_tuning as tuning
-from recsys_meta.evaluation import tuning_trial
+from recsys_meta.evaluation import tuning_trial, validation_episodes
 from recsys_meta.evaluation.baseline_tuning import TuningChoice, TuningReport, edge_warnings, fit_tuned
 from recsys_meta.evaluation.cold_start import cold_start
 from recsys_meta.evaluation.evaluate_batch import metric_names, tunable_metrics
+from recsys_meta.evaluation.validation_episodes import episodes_by_shots
 from recsys_meta.models.baselines import BASELINES, make_per_shot
 from recsys_meta.models.baselines.counting.bias_model import ItemMean
 from recsys_meta.models.baselines.item_based.ease import Ease
@@ -24,6 +25,14 @@ from tests.fixtures.choice_datasets import choice_world
 from tests.models.baselines.cases import rows, simulated_dataset, supports
 
 SHOTS = (0, 1, 3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_draw():
+    """One support of each entity, so that what is tuned on is what `cold_start` evaluates."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation_episodes, "MOST_DRAWS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +174,7 @@ def test_a_fold_chooses_among_the_settings_that_all_entities_tried(setting, monk
     data, index, split = setting
     for module in (tuning, tuning_trial):
         monkeypatch.setattr(module, "SCREENING_ENTITIES", 12)
-    episodes = tuning.episodes_by_shots(data, index, np.sort(split.valid), SHOTS, tuning.SCREENING_ENTITIES)
+    episodes = episodes_by_shots(data, index, np.sort(split.valid), SHOTS, tuning.SCREENING_ENTITIES)
     folds = [np.sort(split.valid)[fold::2] for fold in (0, 1)]
     trial = tuning_trial.TuningTrial(NaiveBayes().grid(), data, split.train, "ndcg@10", 0, episodes, folds)
     trial.run()
@@ -196,7 +205,7 @@ class NarrowBayes(NaiveBayes):
 def narrow(setting):
     """A trial of NarrowBayes at 1 and 3 shots that was not run yet."""
     data, index, split = setting
-    episodes = tuning.episodes_by_shots(data, index, np.sort(split.valid), (1, 3), tuning.SCREENING_ENTITIES)
+    episodes = episodes_by_shots(data, index, np.sort(split.valid), (1, 3), tuning.SCREENING_ENTITIES)
     return tuning_trial.TuningTrial(NarrowBayes().grid(), data, split.train, "ndcg@10", 0, episodes)
 
 
@@ -223,7 +232,7 @@ def test_values_beyond_the_grid_are_tried_on_all_entities(setting, monkeypatch):
     for module in (tuning, tuning_trial):
         monkeypatch.setattr(module, "SCREENING_ENTITIES", 12)
     data, index, split = setting
-    episodes = tuning.episodes_by_shots(data, index, np.sort(split.valid), (1, 3), tuning.SCREENING_ENTITIES)
+    episodes = episodes_by_shots(data, index, np.sort(split.valid), (1, 3), tuning.SCREENING_ENTITIES)
     trial = tuning_trial.TuningTrial(NarrowBayes().grid(), data, split.train, "ndcg@10", 0, episodes)
     trial.run()
     assert all(len(batches) > 1 for batches in episodes.values())
@@ -245,7 +254,7 @@ def test_a_setting_whose_matrix_cannot_be_factored_is_not_chosen(setting, monkey
 
     monkeypatch.setattr(NarrowBayes, "body", failing)
     monkeypatch.setattr(NarrowBayes, "body_key", lambda self: self.model_dump_json())
-    episodes = tuning.episodes_by_shots(data, index, np.sort(split.valid), (1,), tuning.SCREENING_ENTITIES)
+    episodes = episodes_by_shots(data, index, np.sort(split.valid), (1,), tuning.SCREENING_ENTITIES)
     trial = tuning_trial.TuningTrial(NarrowBayes().grid(), data, split.train, "ndcg@10", 0, episodes)
     trial.run()
     assert all(trial.settings[j].trust <= 0.05 for j in trial.choose())
@@ -254,7 +263,7 @@ def test_a_setting_whose_matrix_cannot_be_factored_is_not_chosen(setting, monkey
 
 def test_parameters_that_no_choice_needs_are_forgotten(setting):
     data, index, split = setting
-    episodes = tuning.episodes_by_shots(data, index, np.sort(split.valid), SHOTS, tuning.SCREENING_ENTITIES)
+    episodes = episodes_by_shots(data, index, np.sort(split.valid), SHOTS, tuning.SCREENING_ENTITIES)
     trial = tuning_trial.TuningTrial(Ease().grid(), data, split.train, "ndcg@10", 0, episodes)
     trial.run()
     assert set(trial.fits) == {trial.settings[j].fit_key() for j in trial.choose()}

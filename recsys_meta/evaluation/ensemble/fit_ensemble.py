@@ -17,7 +17,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.core.types import FloatArray, IntArray, Params, TaskBatch
-from recsys_meta.episodes.event_index import EventIndex, order_rows
+from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.baseline_tuning import TunedBaseline
 from recsys_meta.evaluation.ensemble.candidate_scores import (
     CandidateScores,
@@ -31,7 +31,7 @@ from recsys_meta.evaluation.ensemble.member_predictions import (
     MemberPredictions,
 )
 from recsys_meta.evaluation.ensemble.stacking import RowScores, fit_stacking, prune_stacking
-from recsys_meta.evaluation.validation_episodes import episodes_by_shots, sample_entities
+from recsys_meta.evaluation.validation_episodes import draw_episodes, sample_entities, support_draws
 from recsys_meta.models.baselines import PerShotBaseline, make_per_shot
 from recsys_meta.models.ensemble import Ensemble, EnsembleConfig, EnsembleMember, make_ensemble
 from recsys_meta.models.ensemble.ensemble import member_params
@@ -94,11 +94,11 @@ def fit_ensemble(
     if data.schema.objective == "choice":
         raise ConfigError("there is no ensemble of predictors of choices; leave [ensemble] out of the recipe")
     is_ranking = data.schema.objective == "ranking"
-    rows = order_rows(index, order or data.schema.order, seed)
     entities = sample_entities(valid, MAX_ENTITIES, seed)
+    draws = support_draws(index, order or data.schema.order, len(entities), seed)
     members: list[MemberPredictions] = [LearnerPredictions(learner, learner.body(params), is_ranking)]
     members += [BaselinePredictions(tuned, is_ranking) for tuned in baselines.values()]
-    episodes = episodes_by_shots(data, rows, entities, sorted(set(shots)), MAX_TASKS)
+    episodes = draw_episodes(data, draws, entities, sorted(set(shots)), MAX_TASKS)
     if not episodes:
         raise ConfigError("no meta-validation entity has enough rows to weigh an ensemble's members on")
     choice = _choose_ranking(members, episodes, seed) if is_ranking else _choose_rows(members, episodes, data)

@@ -116,6 +116,7 @@ def prune_members(scores: Mapping[int, CandidateScores], weights: Tensor, member
     those that stay, ascending."""
     shots = sorted(scores)
     full = [scores[k].ndcg(w).numpy() for k, w in zip(shots, weights, strict=True)]
+    entities = [scores[k].entity for k in shots]
     remaining = [m for m in range(members) if weights[:, [m, members + m]].any()]
     while len(remaining) > 1:
         options = []
@@ -123,9 +124,9 @@ def prune_members(scores: Mapping[int, CandidateScores], weights: Tensor, member
             rest = [m for m in remaining if m != member]
             reduced = restrict_weights(weights, rest, members)
             losses = [f - scores[k].ndcg(w).numpy() for f, k, w in zip(full, shots, reduced, strict=True)]
-            options.append((mean_loss(losses, [scores[k].entity for k in shots]), losses, rest))
+            options.append((mean_loss(losses, entities), losses, rest))
         (loss, error), losses, rest = min(options, key=lambda option: option[0][0])
-        if loss > PRUNING_ERRORS * error or any(is_clear_loss(part) for part in losses):
+        if loss > PRUNING_ERRORS * error or any(map(is_clear_loss, losses, entities)):
             break
         remaining = rest
     return remaining

@@ -17,11 +17,18 @@ def mean_loss(losses: Sequence[FloatArray], entities: Sequence[IntArray]) -> tup
 
     `losses` has a paired loss for each of `entities`, both [V] at each number of shots.
     """
-    _, position = np.unique(np.concatenate(entities), return_inverse=True)
-    mean = np.bincount(position, np.concatenate(losses)) / np.bincount(position)
+    mean = _entity_means(np.concatenate(losses), np.concatenate(entities))
     return float(mean.mean()), float(mean.std(ddof=1) / len(mean) ** 0.5) if len(mean) > 1 else 0.0
 
 
-def is_clear_loss(loss: FloatArray) -> bool:
-    """True where the mean of a paired loss [V] is above PRUNING_GUARD standard errors."""
-    return len(loss) > 1 and float(loss.mean()) > PRUNING_GUARD * float(loss.std(ddof=1) / len(loss) ** 0.5)
+def is_clear_loss(loss: FloatArray, entity: IntArray) -> bool:
+    """True where the mean of a paired loss [V], by the entity [V] of each, is above PRUNING_GUARD standard errors."""
+    mean = _entity_means(loss, entity)
+    return len(mean) > 1 and float(mean.mean()) > PRUNING_GUARD * float(mean.std(ddof=1) / len(mean) ** 0.5)
+
+
+def _entity_means(loss: FloatArray, entity: IntArray) -> FloatArray:
+    """Mean loss of each entity: its episodes are not independent."""
+    _, position = np.unique(entity, return_inverse=True)
+    means: FloatArray = np.bincount(position, loss) / np.bincount(position)
+    return means

@@ -103,6 +103,7 @@ def prune_stacking(scores: Mapping[int, RowScores], fitted: StackingWeights) -> 
     at each. Returns those that stay, ascending."""
     shots = sorted(scores)
     full = _entity_losses(scores, fitted)
+    entities = [np.unique(scores[k].entity) for k in shots]
     remaining = np.flatnonzero(fitted.weights.any(0)).tolist()
     while len(remaining) > 1:
         options = []
@@ -110,9 +111,9 @@ def prune_stacking(scores: Mapping[int, RowScores], fitted: StackingWeights) -> 
             rest = [m for m in remaining if m != member]
             refit = _entity_losses(scores, fit_stacking(scores, rest))
             losses = [part - before for part, before in zip(refit, full, strict=True)]
-            options.append((mean_loss(losses, [np.unique(scores[k].entity) for k in shots]), losses, rest))
+            options.append((mean_loss(losses, entities), losses, rest))
         (loss, error), losses, rest = min(options, key=lambda option: option[0][0])
-        if loss > PRUNING_ERRORS * error or any(is_clear_loss(part) for part in losses):
+        if loss > PRUNING_ERRORS * error or any(map(is_clear_loss, losses, entities)):
             break
         remaining = rest
     return remaining
