@@ -103,8 +103,8 @@ def fit_tuned(
     """Fit on training entities; try the grid, widened where its best is at an end, on at most `max_entities` entities.
 
     Entities are those of meta-validation, episodes those of `cold_start`, several of each where entities are few;
-    parameters end up on the index's device. Support sizes that no entity reaches take the choice of the nearest one that
-    does. A prediction that is not a number has an infinite error, so that a setting with one is never chosen. Raises
+    parameters end up on the index's device. Support sizes that no entity reaches take the choice of the nearest one.
+    A prediction that is not a number has an infinite error, so that a setting with one is never chosen. Raises
     NotFoundError for an unknown baseline, ConfigError for an objective or a metric that it does not serve, without
     validation entities, or if no setting predicts numbers.
     """

@@ -40,7 +40,7 @@ def test_every_draw_has_all_entities_and_an_empty_support_is_drawn_once(data):
         for k, parts in episodes.items()
     }
     assert {k: set(count.tolist()) for k, (_, count) in counts.items()} == {0: {1}, 1: {MOST_DRAWS}, 3: {MOST_DRAWS}}
-    supports = np.concatenate([b.support.item[:, 0].numpy() for b in episodes[1]])
+    supports = np.concatenate([b.support.rows.item[:, 0].numpy() for b in episodes[1]])
     assert len(supports) == 30 * MOST_DRAWS and len(set(supports.tolist())) > 1
 
 
