@@ -9,8 +9,8 @@ MODEL  ?= flagship-$(DATASET)
 FAST    = tests/contract tests/core tests/metrics tests/episodes tests/inference/ranking tests/models/functional \
           tests/training/curricula tests/store/cache/test_memory_cache.py tests/store/tracking tests/data/readers \
           tests/data/validation tests/data/geo
-# One more than there are cores: some tests wait for servers.
-WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
+# Two more than there are cores: many tests wait for servers.
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )))
 
 .PHONY: quickstart test test-fast check format serve bench compare install clean help
 
