@@ -16,7 +16,7 @@ depends_on = None
 KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 ID, NAME = sa.String(200), sa.String(100)
 FIGURES = ("hit_1", "hit_5", "hit_10", "reciprocal_rank", "popular_hit_10", "loss", "loss_unadapted")
-INDEXES = (("created",), ("kind", "entity", "created"), ("model", "model_version", "variant", "created"))
+INDEXES = (("created",), ("day",), ("kind", "entity", "created"), ("model", "model_version", "variant", "created"))
 
 
 def upgrade() -> None:
@@ -33,6 +33,7 @@ def upgrade() -> None:
         _column("rank", KEY),
         *(_column(name, sa.Double()) for name in FIGURES),
         _column("created", sa.DateTime(timezone=True), nullable=False),
+        _column("day", sa.Date(), nullable=False),
         sa.PrimaryKeyConstraint("kind", "event_id", name="pk_outcomes"),
     )
     for columns in INDEXES:

@@ -10,8 +10,6 @@ down_revision = "0011"
 branch_labels = None
 depends_on = None
 
-DAY = {"sqlite": "DATE(created)", "postgresql": "CAST(created AT TIME ZONE 'UTC' AS DATE)"}
-
 
 def _count(column: str) -> str:
     return f"CAST(COUNT({column}) AS DOUBLE PRECISION)"
@@ -103,9 +101,7 @@ ONLINE_KEYS = "day, model, model_version, variant, kind, support_size"
 ONLINE_QUALITY = f"""
 CREATE VIEW online_quality AS
 WITH per_entity AS (
-    SELECT {{day}} AS day, model, model_version, variant, kind, support_size, entity, {PER_ENTITY}
-    FROM outcomes
-    GROUP BY {{day}}, model, model_version, variant, kind, support_size, entity
+    SELECT {ONLINE_KEYS}, entity, {PER_ENTITY} FROM outcomes GROUP BY {ONLINE_KEYS}, entity
 ), sums AS (
     SELECT {ONLINE_KEYS}, {SUMS} FROM per_entity GROUP BY {ONLINE_KEYS}
 ), rates AS (
@@ -121,7 +117,7 @@ SELECT {ONLINE_KEYS}, events, entities, lists, {FIGURES} FROM rates
 # 0.01 is the square of the typical effect that the mixture is made for, ten hits in a hundred. Several arms share
 # the 5% of errors, `arms` of them beside the first. An arm's variance is at least that of independent events at the
 # rate of both arms (`share` is rate * (1 - rate)): one without a hit is not sure of that rate.
-SPLIT_KEYS = "model, sequence, place, label, model_version, weight, started, ended"
+SPLIT_KEYS = "model, sequence, place"
 
 
 def _arm_variance(arm: str) -> str:
@@ -140,16 +136,12 @@ WITH periods AS (
     FROM splits
     WHERE version IS NOT NULL
 ), per_entity AS (
-    SELECT
-        periods.model, periods.sequence, periods.place, periods.label, periods.model_version, periods.weight,
-        periods.started, periods.ended, outcomes.entity, {PER_ENTITY}
+    SELECT periods.model, periods.sequence, periods.place, outcomes.entity, {PER_ENTITY}
     FROM periods
     LEFT JOIN outcomes ON outcomes.model = periods.model AND outcomes.model_version = periods.model_version
         AND outcomes.variant = periods.label AND outcomes.created >= periods.started
         AND (periods.ended IS NULL OR outcomes.created < periods.ended)
-    GROUP BY
-        periods.model, periods.sequence, periods.place, periods.label, periods.model_version, periods.weight,
-        periods.started, periods.ended, outcomes.entity
+    GROUP BY periods.model, periods.sequence, periods.place, outcomes.entity
 ), sums AS (
     SELECT {SPLIT_KEYS}, {SUMS} FROM per_entity GROUP BY {SPLIT_KEYS}
 ), rates AS (
@@ -186,8 +178,8 @@ WITH periods AS (
     FROM differences
 )
 SELECT
-    rates.model, rates.sequence, rates.label, rates.model_version, rates.weight, rates.started, rates.ended,
-    events, entities, lists, {FIGURES},
+    periods.model, periods.sequence, periods.label, periods.model_version, periods.weight, periods.started,
+    periods.ended, events, entities, lists, {FIGURES},
     difference,
     difference - margin AS difference_low,
     difference + margin AS difference_high,
@@ -200,12 +192,13 @@ SELECT
         ELSE 'open'
     END AS verdict
 FROM rates
+JOIN periods ON periods.model = rates.model AND periods.sequence = rates.sequence AND periods.place = rates.place
 LEFT JOIN tests ON tests.model = rates.model AND tests.sequence = rates.sequence AND tests.place = rates.place
 """  # noqa: S608 (of constants)
 
 
 def upgrade() -> None:
-    op.execute(ONLINE_QUALITY.format(day=DAY[op.get_bind().dialect.name]))
+    op.execute(ONLINE_QUALITY)
     op.execute(SPLIT_RESULTS)
 
 

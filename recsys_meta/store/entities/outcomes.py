@@ -1,7 +1,7 @@
 """Outcomes: what became of an event, judged by the list shown before it and by the state before it."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sqlalchemy import delete, func, select
@@ -40,7 +40,7 @@ def save_outcomes(session: Session, rows: Sequence[NewOutcome]) -> int:
     if not rows:
         return 0
     hold_erasure_lock(session, exclusive=False)
-    records = [row._asdict() for row in drop_erased(session, rows)]
+    records = [{**row._asdict(), "day": row.created.astimezone(UTC).date()} for row in drop_erased(session, rows)]
     new = insert_into(session, OutcomeRecord).on_conflict_do_nothing(index_elements=["kind", "event_id"])
     statement = new.returning(OutcomeRecord.event_id)
     return sum(len(session.execute(statement, list(chunk)).all()) for chunk in in_chunks(records))

@@ -4,10 +4,10 @@ Events are the source of truth and have no foreign keys: feedback is stored even
 not known yet.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Index
+from sqlalchemy import Date, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from recsys_meta.core.limits import LABEL_LENGTH, NAME_LENGTH
@@ -111,12 +111,13 @@ class OutcomeRecord(Base):
     Hits are 1 or 0, NULL where no list was shown within the window or the event says that nothing was chosen; `rank` is
     NULL too where the list does not hold the item. `popular_hit_10`: whether a list by popularity would have held it.
     `loss`, `loss_unadapted`: of the event under the state of the `support_size` events before it, and under that of
-    none. `created`: when the event arrived.
+    none. `created`: when the event arrived, `day`: the day of that in UTC, which the daily view finds by its index.
     """
 
     __tablename__ = "outcomes"
     __table_args__ = (
         Index(None, "created"),
+        Index(None, "day"),
         Index(None, "kind", "entity", "created"),
         Index(None, "model", "model_version", "variant", "created"),
     )
@@ -138,6 +139,7 @@ class OutcomeRecord(Base):
     loss: Mapped[float | None]
     loss_unadapted: Mapped[float | None]
     created: Mapped[datetime]
+    day: Mapped[date] = mapped_column(Date)
 
 
 class ErasureRecord(Base):

@@ -22,6 +22,7 @@ CREATE INDEX ix_latest_metrics_key_value ON latest_metrics ("key", value);
 CREATE INDEX ix_model_versions_run ON model_versions (run);
 CREATE INDEX ix_model_versions_version ON model_versions (version);
 CREATE INDEX ix_outcomes_created ON outcomes (created);
+CREATE INDEX ix_outcomes_day ON outcomes (day);
 CREATE INDEX ix_outcomes_kind_entity_created ON outcomes (kind, entity, created);
 CREATE INDEX ix_outcomes_model_model_version_variant_created ON outcomes (model, model_version, variant, created);
 CREATE INDEX ix_runs_started_id ON runs (started, id);
@@ -244,6 +245,7 @@ CREATE TABLE outcomes (
   loss DOUBLE,
   loss_unadapted DOUBLE,
   created DATETIME NOT NULL,
+  day DATE NOT NULL,
   CONSTRAINT pk_outcomes PRIMARY KEY (kind, event_id)
   );
 CREATE TABLE recsys_meta_revision (
@@ -366,7 +368,7 @@ CREATE VIEW hardest_tasks AS
   WHERE seen.place = 1;
 CREATE VIEW online_quality AS
   WITH per_entity AS (
-  SELECT DATE(created) AS day, model, model_version, variant, kind, support_size, entity,
+  SELECT day, model, model_version, variant, kind, support_size, entity,
   COUNT(*) AS events,
   CAST(COUNT(hit_10) AS DOUBLE PRECISION) AS lists,
   COALESCE(SUM(hit_1), 0.0) AS hits_1,
@@ -379,8 +381,7 @@ CREATE VIEW online_quality AS
   COALESCE(SUM(CASE WHEN loss_unadapted IS NOT NULL THEN loss END), 0.0) AS loss,
   COALESCE(SUM(CASE WHEN loss IS NOT NULL THEN loss_unadapted END), 0.0) AS loss_unadapted,
   COALESCE(SUM(loss_unadapted - loss), 0.0) AS gain
-  FROM outcomes
-  GROUP BY DATE(created), model, model_version, variant, kind, support_size, entity
+  FROM outcomes GROUP BY day, model, model_version, variant, kind, support_size, entity
   ), sums AS (
   SELECT day, model, model_version, variant, kind, support_size,
   SUM(events) AS events,
@@ -445,9 +446,7 @@ CREATE VIEW split_results AS
   FROM splits
   WHERE version IS NOT NULL
   ), per_entity AS (
-  SELECT
-  periods.model, periods.sequence, periods.place, periods.label, periods.model_version, periods.weight,
-  periods.started, periods.ended, outcomes.entity,
+  SELECT periods.model, periods.sequence, periods.place, outcomes.entity,
   COUNT(*) AS events,
   CAST(COUNT(hit_10) AS DOUBLE PRECISION) AS lists,
   COALESCE(SUM(hit_1), 0.0) AS hits_1,
@@ -464,11 +463,9 @@ CREATE VIEW split_results AS
   LEFT JOIN outcomes ON outcomes.model = periods.model AND outcomes.model_version = periods.model_version
   AND outcomes.variant = periods.label AND outcomes.created >= periods.started
   AND (periods.ended IS NULL OR outcomes.created < periods.ended)
-  GROUP BY
-  periods.model, periods.sequence, periods.place, periods.label, periods.model_version, periods.weight,
-  periods.started, periods.ended, outcomes.entity
+  GROUP BY periods.model, periods.sequence, periods.place, outcomes.entity
   ), sums AS (
-  SELECT model, sequence, place, label, model_version, weight, started, ended,
+  SELECT model, sequence, place,
   SUM(events) AS events,
   COUNT(entity) AS entities,
   SUM(lists) AS lists,
@@ -490,10 +487,10 @@ CREATE VIEW split_results AS
   SUM(gain * gain) AS gain_gain,
   SUM(gain * losses) AS gain_losses,
   SUM(losses * losses) AS losses_losses
-  FROM per_entity GROUP BY model, sequence, place, label, model_version, weight, started, ended
+  FROM per_entity GROUP BY model, sequence, place
   ), rates AS (
   SELECT
-  model, sequence, place, label, model_version, weight, started, ended, CASE WHEN entities > 0 THEN CAST(events AS BIGINT) ELSE 0 END AS events, entities,
+  model, sequence, place, CASE WHEN entities > 0 THEN CAST(events AS BIGINT) ELSE 0 END AS events, entities,
   CAST(lists AS BIGINT) AS lists, hits, listed_entities,
   CASE WHEN lists > 0 THEN hits_1 / lists END AS hit_1,
   CASE WHEN lists > 0 THEN hits_5 / lists END AS hit_5,
@@ -535,8 +532,8 @@ CREATE VIEW split_results AS
   FROM differences
   )
   SELECT
-  rates.model, rates.sequence, rates.label, rates.model_version, rates.weight, rates.started, rates.ended,
-  events, entities, lists,
+  periods.model, periods.sequence, periods.label, periods.model_version, periods.weight, periods.started,
+  periods.ended, events, entities, lists,
   hit_1,
   hit_5,
   hit_10,
@@ -562,6 +559,7 @@ CREATE VIEW split_results AS
   ELSE 'open'
   END AS verdict
   FROM rates
+  JOIN periods ON periods.model = rates.model AND periods.sequence = rates.sequence AND periods.place = rates.place
   LEFT JOIN tests ON tests.model = rates.model AND tests.sequence = rates.sequence AND tests.place = rates.place;
 -- PostgreSQL, made of the tables
 CREATE TABLE adaptations (
@@ -807,9 +805,11 @@ CREATE TABLE outcomes (
   loss DOUBLE PRECISION,
   loss_unadapted DOUBLE PRECISION,
   created TIMESTAMP WITH TIME ZONE NOT NULL,
+  day DATE NOT NULL,
   CONSTRAINT pk_outcomes PRIMARY KEY (kind, event_id)
   );
 CREATE INDEX ix_outcomes_created ON outcomes (created);
+CREATE INDEX ix_outcomes_day ON outcomes (day);
 CREATE INDEX ix_outcomes_kind_entity_created ON outcomes (kind, entity, created);
 CREATE INDEX ix_outcomes_model_model_version_variant_created ON outcomes (model, model_version, variant, created);
 CREATE TABLE runs (

@@ -72,6 +72,7 @@ def test_indexes(engine: Engine) -> None:
         ("impressions", ("kind", "entity", "created")),
         ("impressions", ("model_version", "created")),
         ("outcomes", ("created",)),
+        ("outcomes", ("day",)),
         ("outcomes", ("kind", "entity", "created")),
         ("outcomes", ("model", "model_version", "variant", "created")),
         ("erasures", ("entity_digest", "at")),

@@ -99,7 +99,7 @@ HIT = {"kind": "user", "support_size": 3, "hit_1": 0.0, "hit_5": 0.0, "reciproca
 
 def store(engine, streams):
     columns = ("event_id", "entity", "model", "model_version", "variant", "hit_10")
-    insert(engine, "outcomes", columns, streams, created=later(5), **HIT)
+    insert(engine, "outcomes", columns, streams, created=later(5), day="2024-05-17", **HIT)
 
 
 def start(s, model, labels, at=NOON):
@@ -188,3 +188,13 @@ def test_of_a_hundred_streams_the_better_is_found_and_alike_arms_alarm_seldom(sq
     assert sum(r["verdict"] != "open" for r in alike) <= 5
     assert 90 <= sum(r["hit_10_low"] <= 0.55 <= r["hit_10_high"] for r in better) <= 100
     engine.dispose()
+
+
+def test_a_day_is_found_by_its_index(engine: Engine) -> None:
+    postgres = engine.dialect.name == "postgresql"
+    explain = "EXPLAIN" if postgres else "EXPLAIN QUERY PLAN"
+    with reading(engine) as s:
+        if postgres:  # of a table without rows it would read all
+            s.execute(text("SET LOCAL enable_seqscan = off"))
+        plan = s.execute(text(f"{explain} SELECT * FROM online_quality WHERE day >= '2024-05-17'")).all()
+    assert any("ix_outcomes_day" in str(row) for row in plan), plan
