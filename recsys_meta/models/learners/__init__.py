@@ -18,8 +18,12 @@ from recsys_meta.models.learners.choice.din import Din
 from recsys_meta.models.learners.gradient.anil import Anil
 from recsys_meta.models.learners.gradient.boil import Boil
 from recsys_meta.models.learners.gradient.cavia import Cavia
+from recsys_meta.models.learners.gradient.hsml import Hsml
 from recsys_meta.models.learners.gradient.imaml import ImplicitMaml
+from recsys_meta.models.learners.gradient.learned_optimizer import LearnedOptimizer
 from recsys_meta.models.learners.gradient.maml_pp import MamlPlusPlus
+from recsys_meta.models.learners.gradient.mamo import Mamo
+from recsys_meta.models.learners.gradient.meta_lstm import MetaLstm
 from recsys_meta.models.learners.gradient.meta_sgd import MetaSgd
 from recsys_meta.models.learners.gradient.reptile import Reptile
 from recsys_meta.models.learners.maml.maml import Maml
@@ -43,6 +47,10 @@ LEARNERS: dict[str, type[Any]] = {
     "reptile": Reptile,
     "cavia": Cavia,
     "imaml": ImplicitMaml,
+    "hsml": Hsml,
+    "mamo": Mamo,
+    "meta-lstm": MetaLstm,
+    "learned-optimizer": LearnedOptimizer,
     "meta-embedding": MetaEmbedding,
     "mwuf": Mwuf,
     "cvar": Cvar,

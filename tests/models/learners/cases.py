@@ -74,6 +74,16 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "cavia": {"ranking": {"dims": 8}, "mlp-click": {**MLP, "objective": "click", "rate": 1.0}},
     "imaml": {"ranking": {"dims": 8}, "head-click": {**MLP, "adapts": "head", "objective": "click", "steps": 8}},
+    "hsml": {
+        "ranking": {"dims": 8, "code": 8},
+        "head-rating": {**MLP, "rate": 0.02, "adapts": "head", "objective": "rating", "code": 8, "tree": ()},
+    },
+    "mamo": {
+        "ranking": {"dims": 8, "slots": 4},
+        "head-click": {**MLP, "adapts": "head", "objective": "click", "slots": 4},
+    },
+    "meta-lstm": {"ranking": {"dims": 8, "width": 8}, "mlp-click": {**MLP, "objective": "click", "width": 8}},
+    "learned-optimizer": {"rating": {"dims": 8, "width": 8, "objective": "rating", "rate": 0.1}},
     "meta-embedding": {
         "deepfm": BASED,
         "two-tower": {**BASED, "base": "two-tower"},

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from recsys_meta.core.types import Interactions, Support, TaskBatch
+from recsys_meta.models.learners.gradient.coordinate_network import log_scale
 from recsys_meta.models.learners.gradient.imaml import ImplicitMaml, conjugate_gradients
 from recsys_meta.models.learners.gradient.maml_pp import MamlPlusPlus
 from recsys_meta.models.learners.gradient.reptile import Reptile
@@ -248,3 +249,100 @@ def test_conjugate_gradients_solve_each_task_on_its_own():
     torch.testing.assert_close(x, torch.linalg.solve(matrix, target[:, :, None]).squeeze(2))
     negative = conjugate_gradients(lambda v: -v, target, 3)
     assert (negative == 0).all(), "no direction along which the matrix is not positive is taken"
+
+
+def muted(params, **values):
+    """Parameters with some set to a number."""
+    return params | {k.replace("__", "."): torch.full_like(params[k.replace("__", ".")], v) for k, v in values.items()}
+
+
+@pytest.mark.parametrize("label", CONFIGS["hsml"])
+def test_hsml_of_an_open_gate_is_maml(label):
+    learner, params, batch = doubled(case_of("hsml", label), restore=0.0)
+    even = muted(params, gate__0__weight=0.0, gate__0__bias=0.0)
+    assert_same_but_rates(outer(learner, even, batch), outer(as_maml(learner), even, batch))
+    starts = learner.start_state(learner.body(params), batch.support)["z"]
+    empty = learner.start_state(learner.body(params), batch.support.empty())["z"]
+    some = batch.support.rows.mask.any(1)
+    assert ((starts - empty).norm(dim=1) > 0)[some].all() and torch.equal(starts[~some], empty[~some])
+    assert any(k.startswith("tree.") for k in params) == bool(learner.config.tree)
+
+
+def test_hsml_learns_to_restore_rows():
+    learner, params, batch = doubled(case_of("hsml", "ranking"), restore=1.0)
+    for _ in range(3):
+        loss, gradients = outer(learner, params, batch)
+        params = params | {k: params[k] - 0.1 * gradients[k] for k in params if k.startswith(("encode", "restore"))}
+    without = type(learner)(learner.config.model_copy(update={"restore": 0.0}))
+    assert outer(learner, params, batch)[0] < loss
+    unrestored = outer(without, params, batch)[1]
+    assert all((v == 0).all() for k, v in unrestored.items() if k.startswith("restore"))
+
+
+@pytest.mark.parametrize("label", CONFIGS["mamo"])
+def test_mamo_of_empty_memories_is_maml(label):
+    learner, params, batch = doubled(case_of("mamo", label))
+    blank = muted(params, memory__preferences=0.0, log_bias=-60.0)
+    ours, theirs = outer(learner, blank, batch), outer(as_maml(learner), blank, batch)
+    for key, value in theirs[1].items():
+        torch.testing.assert_close(ours[1][key], value, **EXACT, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def test_memories_of_mamo_are_drawn_to_what_they_meet():
+    """Slot by slot to the mean, by attention, of features and of changes; the query says nothing."""
+    learner, params, batch = doubled(case_of("mamo", "ranking"), size_weight=0.0)
+    gradients = outer(learner, params, batch)[1]
+    body = learner.body(params)
+    z = Maml.start_state(learner, body, batch.support)["z"]
+    keys = params["memory.features"]
+    attention = torch.softmax(torch.cosine_similarity(z[:, None], keys[None], dim=2), 1)
+    start = learner.start_state(body, batch.support)["z"].requires_grad_()
+    (change,) = torch.autograd.grad(learner.support_loss(body, {"z": start}, batch.support).sum(), [start])
+    drawn = torch.einsum("tk,tkz->kz", attention, keys - z[:, None]) / len(z)
+    torch.testing.assert_close(gradients["memory.features"], drawn)
+    some = batch.support.rows.mask.any(1)
+    drawn = torch.einsum("tk,tkz->kz", attention[some], params["memory.changes"] - change[some][:, None]) / len(z)
+    torch.testing.assert_close(gradients["memory.changes"], drawn)
+
+
+@pytest.mark.parametrize("label", CONFIGS["meta-lstm"])
+def test_meta_lstm_of_constant_gates_is_first_order_maml(label):
+    learner, params, batch = doubled(case_of("meta-lstm", label))
+    params |= {"gates": torch.zeros_like(params["gates"]), "gates.bias": torch.tensor([60.0, 0.0]).double()}
+    assert_same_but_rates(outer(learner, params, batch), outer(as_maml(learner, order=1), params, batch))
+
+
+def test_meta_lstm_writes_by_its_gates():
+    learner, params, batch = doubled(case_of("meta-lstm", "ranking"), steps=1)
+    body, some = learner.body(params), batch.support.rows.mask.any(1)
+    start = learner.adapt(body, batch.support.empty())["z"]
+
+    def moved(f, i):
+        gates = {"gates": torch.zeros_like(params["gates"]), "gates.bias": torch.tensor([f, i]).double()}
+        return learner.adapt(body | gates, batch.support)["z"]
+
+    assert torch.equal(moved(60.0, -900.0), start)
+    torch.testing.assert_close(moved(0.0, -900.0)[some], start[some] / 2)
+    torch.testing.assert_close(moved(60.0, 60.0) - start, 2 * (moved(60.0, 0.0) - start))
+
+
+def test_a_learned_optimizer_that_writes_nothing_is_first_order_maml():
+    learner, params, batch = doubled(case_of("learned-optimizer", "rating"))
+    params = muted(params, update=0.0) | {"rate.level": params["rate.entity"]}
+    assert_same_but_rates(outer(learner, params, batch), outer(as_maml(learner, order=1), params, batch))
+
+
+def test_what_a_learned_optimizer_writes_is_added_to_the_step():
+    learner, params, batch = doubled(case_of("learned-optimizer", "rating"), steps=1)
+    body, some = learner.body(params), batch.support.rows.mask.any(1)
+    still, ours, twice = (
+        learner.adapt(body | {"update": body["update"] * by}, batch.support)["z"] for by in (0.0, 1.0, 2.0)
+    )
+    assert ((ours - still).norm(dim=1) > 0)[some].all() and torch.equal(ours[~some], still[~some])
+    torch.testing.assert_close(twice - still, 2 * (ours - still))
+
+
+def test_numbers_reach_a_network_on_a_logarithmic_scale():
+    x = torch.tensor([torch.e**-3, -(torch.e**2), 0.0, torch.e**-12])
+    expected = torch.tensor([[-0.3, 1.0], [0.2, -1.0], [-1.0, 0.0], [-1.0, torch.e**-2]])
+    torch.testing.assert_close(log_scale(x), expected, rtol=1e-5, atol=1e-6)

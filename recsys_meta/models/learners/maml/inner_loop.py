@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys_meta.core.types import Interactions, Params, State
-from recsys_meta.models.learners.maml import scorer, task_loss
+from recsys_meta.models.learners.maml import perceptron_descent, scorer, task_loss
 from recsys_meta.models.learners.maml.inner_step import InnerStep
 from recsys_meta.models.learners.maml.perceptron import perceptron_of
-from recsys_meta.models.learners.maml.perceptron_descent import descend_perceptron
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
 
 LEAVES = {"entity": "z", "rows": "rows.change"}
@@ -39,7 +38,7 @@ def descend(
     Nothing here needs autograd. Where it records, an outer gradient goes through the steps; in `first_order` the
     gradients are constants to it, and it reaches what was there before the steps, and the rates.
     """
-    run = descend_perceptron if config.hidden else _descend_dot
+    run = perceptron_descent.descend_perceptron if config.hidden else _descend_dot
     if not first_order:
         return run(config, body, state, rows, steps)
     for _, alike in itertools.groupby(steps, key=id):
@@ -73,6 +72,13 @@ def _descend_dot(
             after[key] = before - rate * gradient[key]
         state = after
     return state
+
+
+def entity_gradient(config: ScorerConfig, body: Params, state: State, rows: Interactions) -> Tensor:
+    """Gradient [T, Z] of the support loss of rows [T, S] in z, where nothing else adapts; 0 without rows."""
+    if config.hidden:
+        return perceptron_descent.entity_gradient(config, body, state, rows)
+    return loss_gradient(config, body, state, rows)["z"]
 
 
 def loss_gradient(config: ScorerConfig, body: Params, state: State, rows: Interactions, of_rows: bool = False) -> State:

@@ -130,7 +130,8 @@ class Maml:
             return ParamGroup(rate=self.config.rate_speed)
         if key == "bias":
             return ParamGroup(rate=self.config.bias_speed)
-        level = key == "start" or key.endswith(".bias")  # these hold the mean label, which must not shrink to 0
+        # Levels hold the mean label, which must not shrink to 0; nor must a logarithm.
+        level = key == "start" or key.endswith(".bias") or key.startswith("log_")
         return ParamGroup(decay=0.0 if level else self.config.decay)
 
     def body(self, params: Params) -> Params:

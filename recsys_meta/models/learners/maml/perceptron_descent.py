@@ -102,6 +102,16 @@ def descend_perceptron(
     return state | {"z": current.z} | change | network.leaves()
 
 
+def entity_gradient(config: ScorerConfig, body: Params, state: State, rows: Interactions) -> Tensor:
+    """Gradient [T, Z] of the support loss in z, where neither layers nor item vectors adapt."""
+    network = perceptron_of(body, state)
+    common = _common_rows(config, body, state, rows, network)
+    scale = StepScale.of(InnerStep({"entity": state["z"].new_ones(())}))
+    gradients = _gradients(config, body, rows, common, _DescentState(state["z"], None, network), scale)
+    assert gradients.z is not None, "of a step of the entity's vector"
+    return -gradients.z
+
+
 def _common_rows(
     config: ScorerConfig, body: Params, state: State, rows: Interactions, network: Perceptron
 ) -> _CommonRows:
