@@ -7,9 +7,10 @@ then, in training, the query, as two mini-batches: what the difference of weight
 how the gradients of different rows agree, so that a single batch or a single step carries nothing.
 
 Here -(q - p) is the gradient that the outer optimiser gets, of a loss that is half the squared distance. A meta-batch
-of one task is the serial form, of more the batch form. What no task adapts (item vectors, unless "all" adapt, and item
-biases) follows the gradient of the query's loss at the adapted weights. Inner rates get no gradient and stay as they
-are.
+of one task is the serial form, of more the batch form, whose mean is a plain one with `size_weight` 0. What no task
+adapts (item vectors, unless "all" adapt, and item biases) follows the gradient of the query's loss after the steps on
+the support: after those on the query it would learn to fit rows that the task has met. Inner rates get no gradient and
+stay as they are.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ class ReptileConfig(MamlConfig):
     """Configuration of `Reptile`."""
 
     steps: int = Field(default=3, ge=1)
-    size_weight: float = Field(default=0.0, ge=0, le=1, description="a task weighs (query rows)^this")
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Reptile(Maml):
         state = self.adapt(still, batch.support)
         end = self.descend(still, state, task_loss.informative_rows(self.config, batch.query))
         distances = [(p - q.detach()).square().flatten(1).sum(1) for p, q in self._pairs(body, start, end)]
-        end = end if "entity" in self.config.parts else end | {"z": start["z"]}
-        losses = self.query_loss(body | self._own_part(still), end, batch)
+        adapted = state if "entity" in self.config.parts else state | {"z": start["z"]}
+        losses = self.query_loss(body | self._own_part(still), adapted, batch)
         return losses + torch.stack(distances).sum(0) / 2, state
 
     def _pairs(self, body: Params, start: State, end: State) -> Iterator[tuple[Tensor, Tensor]]:
