@@ -51,6 +51,9 @@ class TrainConfig(_RecipeSection):
     average: float = Field(default=0.0, ge=0, lt=1, description="decay of the average of the weights; 0: none")
     rate: float = Field(default=3e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
+    hyper_rate: float = Field(
+        default=0.0, ge=0, le=1, description="speed at which the rate follows its hyper-gradient; 0: the schedule alone"
+    )
     warmup: int = Field(default=0, ge=0, description="steps over which the rate rises from nothing")
     clip: float = Field(default=5.0, gt=0, description="largest norm of the meta-gradient")
     patience: int = Field(default=5, ge=1)

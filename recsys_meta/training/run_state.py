@@ -50,6 +50,7 @@ class TrainingRun:
     average_params: Params = field(default_factory=dict)
     validations_without_gain: int = 0
     stop_reason: str = ""
+    rate_factor: float = 1.0
 
     def __post_init__(self) -> None:
         self.row_updates = RowUpdates(self.optimiser, self.params)
@@ -118,6 +119,7 @@ def to_checkpoint(run: TrainingRun) -> Checkpoint:
         "best": run.best if math.isfinite(run.best) else None,
         "waited": run.validations_without_gain,
         "stopped": run.stop_reason,
+        "rate_factor": run.rate_factor,
         "recipe": run.recipe.model_dump(mode="json"),
         "data": run.data.digest,
         "entities": _entities(run),
@@ -174,3 +176,4 @@ def _restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
     run.step = checkpoint.step
     run.best = -math.inf if counters["best"] is None else counters["best"]
     run.validations_without_gain, run.stop_reason = counters["waited"], counters["stopped"]
+    run.rate_factor = counters.get("rate_factor", 1.0)  # of earlier releases there is none

@@ -32,6 +32,7 @@ from recsys_meta.training.curricula import (
     make_curriculum,
 )
 from recsys_meta.training.difficulty_probe import task_difficulty
+from recsys_meta.training.hyper_gradient import next_rate_factor, update_agreement
 from recsys_meta.training.outer_loop import (
     build_optimizer,
     clipped_gradients,
@@ -234,7 +235,9 @@ def _take_step(run: TrainingRun, batch: TaskBatch) -> tuple[float, float, Mappin
     trainable = {k: run.params[k] for k in run.trainable} | leaves
     sum_gradients = None if run.group is None else partial(run.group.sum_gradients, figures=figures, share=part.share)
     value, norm = clipped_gradients(loss, trainable, settings, run.step, sum_gradients)
-    set_rates(run.optimiser, lr_factor(settings, run.step, run.steps))
+    if settings.hyper_rate:
+        figures["outer_rate"] = _follow_hyper_gradient(run, set(run.trainable) - selected.keys())
+    set_rates(run.optimiser, run.rate_factor * lr_factor(settings, run.step, run.steps))
     run.optimiser.step()
     run.step += 1
     decay = min(settings.average, run.step / (run.step + 9.0)) if settings.average else None
@@ -243,6 +246,13 @@ def _take_step(run: TrainingRun, batch: TaskBatch) -> tuple[float, float, Mappin
     if decay is not None:
         _update_average(run, decay, selected)
     return value, norm, figures
+
+
+def _follow_hyper_gradient(run: TrainingRun, names: set[str]) -> Tensor:
+    """Change the factor on the outer rate by the gradients of whole tables, and return it for the log."""
+    (agreement,) = read_numbers([update_agreement(run.optimiser, run.params, names)])
+    run.rate_factor = next_rate_factor(run.rate_factor, agreement, run.recipe.train.hyper_rate)
+    return torch.tensor(run.rate_factor * run.recipe.train.rate, device=run.generator.device)
 
 
 def _own_part(run: TrainingRun, batch: TaskBatch) -> TaskBatch:

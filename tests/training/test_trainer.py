@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -273,6 +274,26 @@ def test_support_sizes_have_the_promised_distribution(most, empty):
     for draw, shape in (("uniform", flat), ("log", log), ("mixed", (flat + log) / 2)):
         wanted = empty * zero + (1 - empty) * shape
         np.testing.assert_allclose(sizes(max_shots=most, empty=empty, draw=draw), wanted, atol=0.005)
+
+
+def test_a_rate_that_follows_its_hyper_gradient_is_resumed_with_the_run(world):
+    made = recipe(hyper_rate=0.1)
+    run, still = begin(world, made), begin(world)
+    factors = []
+    steps = fit(run, lambda _: 0.0)
+    for _ in range(4):
+        step = next(steps)
+        factors.append(run.rate_factor)
+        assert step.logs["outer_rate"] == pytest.approx(run.rate_factor * made.train.rate)
+    assert factors[0] == 1 and len(set(factors)) == 4, "there is no update before the first"
+    assert all(math.exp(-0.1) <= b / a <= math.exp(0.1) for a, b in itertools.pairwise(factors))
+    again = begin(world, made)
+    from_checkpoint(again, to_checkpoint(run))
+    assert again.rate_factor == run.rate_factor
+    assert next(fit(again, lambda _: 0.0)).loss == next(steps).loss
+    assert again.rate_factor == run.rate_factor
+    next(fit(still, lambda _: 0.0))
+    assert still.rate_factor == 1
 
 
 def test_a_learner_that_changes_in_training_is_told_how_far_it_is(world, monkeypatch):
