@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from recsys_meta.core.types import Interactions, Support, TaskBatch
+from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.models.learners.gradient.coordinate_network import log_scale
 from recsys_meta.models.learners.gradient.imaml import ImplicitMaml, conjugate_gradients
 from recsys_meta.models.learners.gradient.maml_pp import MamlPlusPlus
@@ -14,7 +15,8 @@ from recsys_meta.models.learners.maml import task_loss
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
 from recsys_meta.models.learners.maml.perceptron import perceptron_of
 from recsys_meta.models.protocols import ScheduledLearner
-from tests.models.learners.cases import CONFIGS, case_of, generator, trainable
+from tests.fixtures.simulated_datasets import sinusoid_world
+from tests.models.learners.cases import CONFIGS, case_of, generator, learner_of, train, trainable
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
 
@@ -346,3 +348,37 @@ def test_numbers_reach_a_network_on_a_logarithmic_scale():
     x = torch.tensor([torch.e**-3, -(torch.e**2), 0.0, torch.e**-12])
     expected = torch.tensor([[-0.3, 1.0], [0.2, -1.0], [-1.0, 0.0], [-1.0, torch.e**-2]])
     torch.testing.assert_close(log_scale(x), expected, rtol=1e-5, atol=1e-6)
+
+
+SINUSOID_SHAPE = {"dims": 16, "hidden": (40, 40), "objective": "rating", "negatives": 0, "rate": 0.01}
+SINUSOID_SHAPE |= {"item_id": False, "item_bias": False, "size_weight": 0.0, "dropout": 0.0, "decay": 0.0}
+SINUSOIDS = {
+    "anil": {},
+    "boil": {},
+    "meta-sgd": {"adapts": "head"},
+    "maml-pp": {"adapts": "head"},
+    "reptile": {"adapts": "head", "steps": 5, "rate": 0.02},
+    "cavia": {"context": 5, "rate": 1.0},
+    "imaml": {"adapts": "head", "rate": 0.02, "strength": 1.0},
+    "hsml": {"adapts": "head"},
+    "mamo": {"adapts": "head"},
+    "meta-lstm": {"rate": 0.1},
+    "learned-optimizer": {"rate": 0.1},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SINUSOIDS)
+def test_sinusoids_of_the_maml_paper(name):
+    """A few points tell amplitude and phase; without them the error is that of the mean, about 2.8."""
+    learner = learner_of(name, {**SINUSOID_SHAPE, **SINUSOIDS[name]})
+    data = sinusoid_world()
+    params, index, split, _ = train(learner, data, epochs=40, tasks=25, rate=5e-3, max_shots=10, empty=0.0)
+    errors, body = {}, learner.body(params)
+    for shots in (0, 5, 10):
+        batch = episodes_at(data, index.shuffled(2), split.test, shots)
+        scores = learner.score(body, learner.adapt(body, batch.support), batch.query)
+        errors[shots] = float((scores - batch.query.label).square()[batch.query.mask].mean())
+    print(name, {k: round(v, 3) for k, v in errors.items()})
+    assert errors[10] < errors[5] < 0.5 * errors[0]
+    assert errors[10] < 1.0
