@@ -17,6 +17,7 @@ from api.inference.loaded_model import LoadedModel
 from api.inference.model_registry import ModelRegistry
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import explain_errors
+from recsys_meta.inference.requests.event_times import read_times
 from recsys_meta.inference.requests.stored_events import content_id, implicit_label
 from recsys_meta.inference.requests.support_reader import describe_labels, is_valid_label
 from recsys_meta.store.entities.events import NewEvent, insert_events
@@ -112,10 +113,10 @@ def event_rejection(index: int, content: Any, reason: str) -> dict[str, Any]:
 def _new_event(event: Event, registry: ModelRegistry, now: float) -> NewEvent:
     """The row of an event, with what the sender left out. Raises InvalidEventError."""
     kind = event.kind or _only_kind(registry)
-    timestamp = event.time
+    models = registry.of_kind(kind)
+    timestamp = _timestamp(event.time, models)
     if timestamp is not None and timestamp > now + MAX_AHEAD_S:
         raise InvalidEventError(f"time: lies {timestamp - now:.0f} s in the future")
-    models = registry.of_kind(kind)
     label = _label(event.label, models)
     context = {k: v for k, v in (event.context or {}).items() if v is not None} or None
     if context and models:
@@ -130,6 +131,19 @@ def _only_kind(registry: ModelRegistry) -> str:
     if len(kinds) != 1:
         raise InvalidEventError(f"kind: is needed; models in service are for {', '.join(kinds) or 'no kind yet'}")
     return kinds[0]
+
+
+def _timestamp(time: float | str | None, models: Sequence[LoadedModel]) -> float | None:
+    """Seconds of a time, a text as in the data of some model of the kind. Raises InvalidEventError where none has it
+    so."""
+    schemas = [model.recommender.bundle.schema for model in models]
+    problems = []
+    for schema in schemas or (None,):
+        try:
+            return read_times([time], schema)[0]
+        except DataError as error:
+            problems.append(error.problem)
+    raise InvalidEventError(f"time: {problems[0]}")
 
 
 def _label(label: float | None, models: Sequence[LoadedModel]) -> float:

@@ -44,7 +44,8 @@ MAX_SCORES = 2**24
 
 def new_summary(recommender: Recommender) -> EventSummary:
     """Return an empty summary of events for a model."""
-    return EventSummary(() if recommender.bundle.schema.home is not None else recommender.catalog.ids)
+    schema = recommender.bundle.schema
+    return EventSummary(() if schema.home is not None else recommender.catalog.ids, schema.time_format)
 
 
 def read_tables(path: Path, recommender: Recommender, summary: EventSummary | None = None) -> Iterator[pa.Table]:

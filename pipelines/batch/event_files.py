@@ -24,7 +24,7 @@ from recsys_meta.data.readers.csv_reader import CsvDialect
 from recsys_meta.data.readers.parquet_reader import count_parquet_rows
 from recsys_meta.data.readers.raw_tables import RowChunk
 from recsys_meta.data.readers.table_reader import TableForm, read_layout, read_table
-from recsys_meta.data.readers.time_columns import exact_seconds_column
+from recsys_meta.data.readers.time_columns import NumberForm, exact_seconds_column
 from recsys_meta.inference.requests.context_fields import ACTOR, MAX_DEGREES, NO_CONTEXT, ContextFields
 from recsys_meta.inference.requests.entity import Interaction
 
@@ -55,23 +55,46 @@ class EventFormat:
         """The columns that an event of this model has."""
         return (*ROLES, *self.fields.names)
 
-    def other_names(self, column: str) -> Sequence[str]:
-        """List the names that a column may have besides its own: that of the schema, and within a context."""
-        names = [] if column in ROLES else [f"{CONTEXT_COLUMN}.{column}"]
-        if self.schema is not None:
-            if column in (*ROLES, ACTOR) and (own := getattr(self.schema, column)):
-                names.append(own)
-            elif column in self.fields.all_fields:
-                names.append(self.fields.all_fields[column].source)
-        return names
+    def own_name(self, column: str) -> str | None:
+        """Name that the data of the model have for a column."""
+        if column in self.fields.all_fields:
+            return self.fields.all_fields[column].source
+        is_role = self.schema is not None and column in (*ROLES, ACTOR)
+        return getattr(self.schema, column) if is_role else None
+
+    def sources(self, names: Collection[str], columns: Collection[str]) -> dict[str, str]:
+        """Choose among the names of a file those of the columns that it has: the name that the data of the model have,
+        else that of the API.
+
+        Where an item is then without a column (in the data the entity may be called "item"), names of the API come
+        first. A column is never read twice, but where the schema says so.
+        """
+        own = {c: name for c in columns if (name := self.own_name(c)) in names and name is not None}
+        generic = {c: name for c in columns if (name := _generic_name(c, names)) is not None}
+        for first, second in ((own, generic), (generic, own)):
+            chosen = first | {c: n for c, n in second.items() if c not in first and n not in first.values()}
+            if "item" in chosen:
+                break
+        return {c: chosen[c] for c in columns if c in chosen}
+
+    def list_separator(self, column: str) -> str:
+        """Return what joins the values of a list in a cell, as it does in the preparation."""
+        field = self.fields.all_fields.get(column)
+        return LIST_MARK if field is None or field.kind == "multi" else field.separator
+
+
+def _generic_name(column: str, names: Collection[str]) -> str | None:
+    """Return the name of a column as the API has it, alone or, where it is no role, within a context."""
+    known = [column] if column in ROLES else [column, f"{CONTEXT_COLUMN}.{column}"]
+    return next((name for name in known if name in names), None)
 
 
 def read_events(path: Path, fields: ContextFields | None = None, schema: Schema | None = None) -> list[Interaction]:
     """Read the interactions of one entity from a file, with the model's context fields that are among its columns.
     Raises DataError naming file, line and field."""
     event_format = EventFormat(fields or NO_CONTEXT, schema)
-    chunks = _event_chunks(path, event_format.columns, event_format)
-    frames = [_to_events(path, chunk, event_format) for chunk in chunks]
+    chunks, numbers = _event_chunks(path, event_format.columns, event_format), NumberForm()
+    frames = [_to_events(path, chunk, event_format, numbers) for chunk in chunks]
     return [event for frame in frames for event in interactions_of(path, frame, event_format.fields)]
 
 
@@ -97,9 +120,10 @@ def event_tables(path: Path, columns: Collection[str], event_format: EventFormat
     Ids are text, labels and numbers of the context numbers, times seconds. Objects of a column `context` become columns
     of their own. Raises DataError naming file, line and field.
     """
-    event_format = event_format or EventFormat()
+    event_format, numbers = event_format or EventFormat(), NumberForm()
     for chunk in _event_chunks(path, columns, event_format):
-        yield pa.Table.from_pandas(_arrow_ready(_to_events(path, chunk, event_format)), preserve_index=False)
+        frame = _to_events(path, chunk, event_format, numbers)
+        yield pa.Table.from_pandas(_arrow_ready(frame), preserve_index=False)
 
 
 def _event_chunks(path: Path, columns: Collection[str], event_format: EventFormat) -> Iterator[RowChunk]:
@@ -109,16 +133,12 @@ def _event_chunks(path: Path, columns: Collection[str], event_format: EventForma
     form = TableForm()
     if form.of(path) == "csv":
         form = TableForm("csv", CsvDialect(encoding=detect_encoding(path)))
-    likely_names = [name for c in columns for name in (c, *event_format.other_names(c))]
+    likely_names = [name for c in columns for name in (c, event_format.own_name(c)) if name]
     names, form = _read_layout(path, form, likely_names)
-    sources: dict[str, str] = {}
-    for column in columns:
-        known = [n for n in (column, *event_format.other_names(column)) if n in names]
-        if known:
-            sources[column] = known[0]
+    sources = event_format.sources(names, columns)
     if "item" not in sources:
         raise DataError("there is no such column", file=path, field="item", remedy=f"Found: {', '.join(names)}")
-    separators = {s: LIST_MARK for c, s in sources.items() if c not in (*ROLES, ACTOR)}
+    separators = {s: event_format.list_separator(c) for c, s in sources.items() if c not in (*ROLES, ACTOR)}
     reader = read_table(path, list(dict.fromkeys(sources.values())), form, separators)
     is_empty = True
     for chunk in _named_ids(reader(BLOCK_ROWS * _BYTES_PER_ROW), sources):
@@ -162,13 +182,13 @@ def _named_ids(chunks: Iterator[RowChunk], sources: Mapping[str, str]) -> Iterat
         raise
 
 
-def _to_events(path: Path, chunk: RowChunk, event_format: EventFormat) -> pd.DataFrame:
+def _to_events(path: Path, chunk: RowChunk, event_format: EventFormat, numbers: NumberForm) -> pd.DataFrame:
     """Convert the cells of a chunk: ids to text; labels, times and numbers of the context to numbers, NaN where they
     are empty. Raises DataError for the first cell that cannot be read, and for an empty item."""
     frame = chunk.frame.set_axis(pd.Index(chunk.lines, name=LINE_COLUMN))
     schema = event_format.schema
     if "time" in frame.columns:
-        frame = frame.assign(time=_parse_times(path, frame["time"], schema))
+        frame = frame.assign(time=_parse_times(path, frame["time"], schema, numbers))
     if "label" in frame.columns:
         frame = frame.assign(label=_parse_labels(path, frame["label"], schema))
     for name, field in event_format.fields.all_fields.items():
@@ -250,13 +270,13 @@ def _checked_numbers(
     return pd.Series(numbers, cells.index)
 
 
-def _parse_times(path: Path, cells: pd.Series, schema: Schema | None) -> pd.Series:
+def _parse_times(path: Path, cells: pd.Series, schema: Schema | None, numbers: NumberForm) -> pd.Series:
     """Parse times to seconds since 1970 UTC; NaN where a cell is empty.
 
     Raises DataError for the first cell that is no time.
     """
     form, zone = (None, None) if schema is None else (schema.time_format, schema.time_zone)
-    seconds, empty = exact_seconds_column(cells, form, zone)
+    seconds, empty = exact_seconds_column(cells, form, zone, numbers)
     bad = ~empty & ~((seconds >= 0) & (seconds < LATEST + 1))
     if bad.any():
         worst, early = cells.iloc[int(bad.argmax())], bool(seconds[bad.argmax()] < 0)

@@ -18,10 +18,12 @@ from recsys_meta.inference.requests.entity import Interaction
 class EventSummary:
     """Counts of events, of those whose item is among the `known_items`, and the range of their times in seconds.
 
-    Without `known_items`, where every entity has items of its own, nothing is said of items.
+    Without `known_items`, where every entity has items of its own, nothing is said of items. `time_format` is that of
+    the model's schema.
     """
 
     known_items: Collection[str] = ()
+    time_format: str | None = None
     events: int = 0
     known_events: int = 0
     timed_events: int = 0
@@ -63,5 +65,5 @@ class EventSummary:
             )
         if self.timed_events:
             # One event, or events of one moment, are nothing unusual here: an entity may have few.
-            warnings += range_warnings(self.first, self.last, 1, time())
+            warnings += range_warnings(self.first, self.last, 1, time(), self.time_format)
         return warnings

@@ -154,9 +154,9 @@ def category_text(text: str) -> str:
 
 def category_cells(cells: pd.Series) -> pd.Series:
     """Convert cells [n] to the text of categories [n] in their one spelling, empty where they are missing."""
-    texts = text_cells(cells)
-    spellings = {text: spelling for text in texts.unique() if (spelling := category_text(text)) != text}
-    return texts.replace(spellings) if spellings else texts
+    codes, distinct = pd.factorize(text_cells(cells))
+    spellings = pd.array([category_text(text) for text in distinct], dtype="str")
+    return pd.Series(spellings.take(codes), index=cells.index, dtype="str")
 
 
 def id_cells(cells: pd.Series) -> pd.Series:

@@ -41,6 +41,14 @@ def parse_zoned_time(value: float | str | datetime) -> float:
     return check_seconds(scalar_seconds(value) if isinstance(value, int | float) else _zoned_seconds(value), value)
 
 
+def names_zone(text: str) -> bool:
+    """Return True for an ISO 8601 text with a time zone, which is one moment whoever reads it."""
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
 def scalar_seconds(value: float) -> float:
     """Return the seconds of a number; NaN where it is no time. Times before 1970 stay negative.
 

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from recsys_meta.core.limits import ID_LENGTH, LABEL_LENGTH, NAME_LENGTH
-from recsys_meta.core.time_parsing import parse_zoned_time
+from recsys_meta.core.time_parsing import names_zone, parse_zoned_time
 
 MOST_FEATURES = 200
 """Features of an entity or an item."""
@@ -55,6 +55,8 @@ def _read_time(value: Any) -> Any:
     # Pydantic's own reading has another rule for the units of numbers.
     if isinstance(value, bool) or not isinstance(value, str | int | float | datetime):
         return value
+    if isinstance(value, str) and not names_zone(value):
+        return value  # it may be written as in the data of the model, which is not known here
     return parse_zoned_time(value)
 
 
@@ -101,13 +103,13 @@ Values = Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], F
 Latitude = Annotated[float, Field(strict=True, ge=-90, le=90, description="degrees")]
 Longitude = Annotated[float, Field(strict=True, ge=-180, le=180, description="degrees")]
 Time = Annotated[
-    float,
-    Field(strict=True),
+    Annotated[float, Field(strict=True)] | Annotated[str, Field(min_length=1, max_length=100, pattern=_VISIBLE)],
+    one_error("a time is a number of seconds since 1970 UTC, or a text of 1 to 100 characters"),
     BeforeValidator(_read_time),
     WithJsonSchema(
         {
             "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "format": "date-time"}],
-            "description": "seconds since 1970 UTC, or ISO 8601 with a time zone",
+            "description": "seconds since 1970 UTC, ISO 8601 with a time zone, or a text as in the data of the model",
         }
     ),
 ]

@@ -10,15 +10,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from recsys_meta.core.dataset import NO_TIME
+from recsys_meta.core.errors import DataError
 from recsys_meta.core.time_parsing import LATEST, parse_zoned_time
 from recsys_meta.data.readers.time_columns import (
     BEFORE_1970,
     INVALID_TIME,
+    NumberForm,
     exact_seconds_column,
     microseconds_column,
     range_warnings,
     seconds_column,
 )
+from recsys_meta.inference.requests.event_times import read_times
 from recsys_meta.wire.requests import SupportEvent
 
 NOON = 1769860800.0  # 2026-01-31T12:00:00Z
@@ -85,8 +88,13 @@ def test_every_reader_refuses_what_is_no_time(value):
     if zoned(value):
         with pytest.raises(ValueError, match="before 1970" if early else "is not a time: expected ISO 8601 or seconds"):
             parse_zoned_time(value)
-    with pytest.raises(ValidationError):
-        SupportEvent(item="x", time=value)
+    if isinstance(value, str) and not (early and zoned(value)):
+        assert SupportEvent(item="x", time=value).time == value, "some model may have its times so"
+        with pytest.raises(DataError, match=r"a text needs a time zone|is not a time"):
+            read_times([value])
+    else:
+        with pytest.raises(ValidationError):
+            SupportEvent(item="x", time=value)
 
 
 @given(st.one_of(st.integers(0, 10**21), st.floats(0, 1e21)))
@@ -143,6 +151,37 @@ def test_a_form_and_a_zone_may_be_given():
     assert seconds_column(naive.dt.tz_localize("Europe/Berlin"), None, "UTC").tolist() == [NOON]
 
 
+@pytest.mark.parametrize("word", ["now", "today", " now "])
+@pytest.mark.parametrize("form", [None, "%d/%m/%Y", "%H:%M", "%Y"])
+def test_the_present_moment_is_no_time_of_an_event_whatever_the_form(word, form):
+    assert seconds_column(pd.Series([word, ""]), form).tolist() == [INVALID_TIME, NO_TIME]
+
+
+@pytest.mark.parametrize(("form", "text"), [(None, "2026-01-31T{:02}:00"), ("%d.%m.%Y %H", "31.01.2026 {:02}")])
+def test_each_text_is_read_once_however_often_it_stands_there(monkeypatch, form, text):
+    counts, real = [], pd.to_datetime
+
+    def counted(values, **options):
+        counts.append(len(values))
+        return real(values, **options)
+
+    monkeypatch.setattr(pd, "to_datetime", counted)
+    hours = np.tile([3, 1, 2, 1], 500)
+    found = seconds_column(pd.Series([text.format(h) for h in hours]), form, "Europe/Berlin")
+    assert (found == NOON + (hours - 13) * 3600).all() and counts == [3]
+
+
+def test_the_numbers_of_a_file_are_dates_or_seconds_throughout():
+    dates, seconds = pd.Series([20201122, 20201123, 5]), pd.Series([5, 6, 20201124])
+    form = NumberForm()
+    assert seconds_column(pd.Series(["", None]), numbers=form).tolist() == [NO_TIME] * 2 and form.is_date is None
+    assert seconds_column(dates, numbers=form).tolist()[:2] == [1606003200, 1606089600] and form.is_date
+    assert seconds_column(seconds, numbers=form).tolist() == [5, 6, 1606176000]
+    form = NumberForm()
+    assert seconds_column(seconds, numbers=form).tolist() == [5, 6, 20201124] and form.is_date is False
+    assert seconds_column(dates, numbers=form).tolist() == [20201122, 20201123, 5]
+
+
 def test_the_order_within_a_second_is_kept():
     times = microseconds_column(pd.Series(["1600000000.75", "1600000000250", "2020-09-13T12:26:40.5Z"]))
     assert times.tolist() == [1600000000750000, 1600000000250000, 1600000000500000]
@@ -162,3 +201,6 @@ def test_the_order_within_a_second_is_kept():
 def test_an_implausible_range_is_told(first, last, count, says):
     told = range_warnings(first, last, count, NOON + 3600)
     assert len(told) == len(says) and all(s in t for s, t in zip(says, told, strict=True))
+    assert list(range_warnings(first, last, count, NOON + 3600, "%Y-%m")) == list(told)
+    for unit in ("s", "ms", "us", "ns"):
+        assert not range_warnings(first, last, count, NOON + 3600, unit), "it may be a clock of its own"

@@ -11,9 +11,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch.event_files import read_events
+from pipelines.batch.event_files import EventFormat, read_events
+from pipelines.batch.event_summary import EventSummary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField, Schema
+from recsys_meta.data import prepare_custom
 from recsys_meta.inference.requests.context_fields import ContextFields
 
 EVENTS = pd.DataFrame(
@@ -153,6 +155,68 @@ def test_the_columns_labels_and_times_of_the_models_schema_are_read(tmp_path):
     path.write_text("customer;product;did\nann;7;buy\n")
     with pytest.raises(DataError, match=r"line 2, field 'label': 'buy' is none of view, cart"):
         read_events(path, ContextFields.of_schema(SHOP), SHOP)
+
+
+def test_the_name_that_the_data_of_the_model_have_comes_before_that_of_the_api(tmp_path):
+    path, fields = tmp_path / "events.csv", ContextFields.of_schema(SHOP)
+    path.write_text("item,product,label,did,time,at,price,cost\nx,7,9,cart,5,31.01.2026 13:00,2.5,1.5\n")
+    assert read_events(path, fields, SHOP) == [("7", 3, 1769860800, {"price": 1.5}, None)]
+    path.write_text("item,label,time,context.price\nx,1,31.01.2026 13:00,2.5\n")
+    assert read_events(path, fields, SHOP) == [("x", 1, 1769860800, {"price": 2.5}, None)]
+
+
+@pytest.mark.parametrize(
+    ("header", "sources"),
+    [
+        ("item,user", {"entity": "item", "item": "user"}),
+        ("entity,item", {"entity": "entity", "item": "item"}),
+        ("entity,item,user", {"entity": "item", "item": "user"}),
+        ("item", {"item": "item"}),
+        ("user", {"item": "user"}),
+    ],
+)
+def test_where_the_entity_is_called_item_a_file_is_read_by_one_convention(header, sources):
+    ads = Schema(name="ads", entity="item", item="user")
+    assert EventFormat(schema=ads).sources(header.split(","), ("entity", "item", "label")) == sources
+
+
+def test_one_column_may_be_actor_and_item_where_the_data_say_so():
+    people = Schema(name="ads", entity="ad", item="user", actor="user")
+    form = EventFormat(ContextFields.of_schema(people), people)
+    assert form.sources(["ad", "user"], form.columns) == {"entity": "ad", "item": "user", "actor": "user"}
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_a_list_in_a_cell_of_a_category_is_the_category_that_it_was_in_the_data(tmp_path, suffix):
+    field = FeatureField(name="place", separator=" / ")
+    schema = Schema(name="shop", entity="entity", context=(field,))
+    path = tmp_path / f"events.{suffix}"
+    write(pd.DataFrame({"entity": ["a", "b"], "item": ["x", "y"], "place": [["shop", "window"], ["door"]]}), path)
+    (tmp_path / "schema.toml").write_text(
+        f'name = "shop"\nentity = "entity"\n[files]\nevents = "{path.name}"\n[[context]]\nname = "place"\n'
+        'separator = " / "\n'
+    )
+    prepared = prepare_custom(tmp_path / "schema.toml", tmp_path / "out")
+    expected = ["door", "shop / window"]
+    assert sorted(prepared.vocab.values["context.place"]) == expected
+    events = read_events(path, ContextFields.of_schema(schema), schema)
+    assert sorted(e.context["place"] for e in events) == expected
+
+
+def test_the_numbers_of_a_file_of_several_blocks_are_dates_in_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.batch.event_files.BLOCK_ROWS", 1)
+    path = tmp_path / "events.csv"
+    path.write_text("item,time\n" + "x,20201122\n" * 3 + "y,5\n" * 6 + "y,20201123\n")
+    times = [e.time for e in read_events(path)]
+    assert times == [1606003200] * 3 + [5] * 6 + [1606089600]
+
+
+def test_steps_of_a_clock_are_nothing_unusual_where_the_schema_names_their_unit():
+    times = pd.Series([1.0, 2.0])
+    for unit, count in (("s", 0), (None, 1)):
+        summary = EventSummary(time_format=unit)
+        summary.add(pd.Series(["x", "y"]), times)
+        assert len(summary.warnings) == count
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "feather"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from recsys_meta.data.build.npy_columns import ColumnWriter, write_column
 from recsys_meta.data.build.output_directory import reserve_output
 from recsys_meta.data.build.prepared_dataset import FORMAT_VERSION, open_dataset, vocabulary_frame
 from recsys_meta.data.readers.raw_tables import BLOCK_BYTES, OnError, ProgressCallback, RawTables, reject_rows
-from recsys_meta.data.readers.time_columns import range_warnings, whole_seconds
+from recsys_meta.data.readers.time_columns import NumberForm, range_warnings, whole_seconds
 from recsys_meta.data.validation.rejects import RejectWriter
 from recsys_meta.data.validation.row_checks import SKIP_REMEDY, check_events
 
@@ -95,8 +96,9 @@ class _PreparationRun:
 
     def _read_events(self, spill: SpillFile) -> SpillFile:
         homes = read_homes(self.schema, self.tables.items, self.block)
+        numbers: defaultdict[str, NumberForm] = defaultdict(NumberForm)
         for chunk in self.tables.events(self.block):
-            good, bad = check_events(self.schema, chunk, homes)
+            good, bad = check_events(self.schema, chunk, homes, numbers[chunk.file])
             self.rows_read += len(chunk.frame) + len(chunk.rejects)
             self.rejects.add(chunk.file, bad, "events")
             if chunk.file not in self.file_names:
@@ -223,7 +225,8 @@ class _PreparationRun:
         if statistics.time_range is None or self.tables.ordinal_time:
             return ()
         known = self.event_count - statistics.unknown_times
-        return range_warnings(*statistics.time_range, known, datetime.now(UTC).timestamp())
+        now = datetime.now(UTC).timestamp()
+        return range_warnings(*statistics.time_range, known, now, self.schema.time_format)
 
 
 def _hash_texts(values: pd.Index) -> str:

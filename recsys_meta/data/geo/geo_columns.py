@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,7 +28,7 @@ from recsys_meta.data.readers.raw_tables import (
     map_frames,
     read_frame,
 )
-from recsys_meta.data.readers.time_columns import seconds_column
+from recsys_meta.data.readers.time_columns import NumberForm, seconds_column
 from recsys_meta.data.validation.row_checks import DEGREE_LIMITS, SKIP_REMEDY, RowErrors
 
 LOCAL_TIME_FIELDS = ("hour", "weekday")
@@ -93,6 +94,7 @@ class _ColumnDeriver:
     def __init__(self, raw: RawTables, plan: DerivedColumns) -> None:
         assert raw.items is not None
         self.raw, self.schema, self.items, self.plan = raw, raw.schema, raw.items, plan
+        self.number_forms: defaultdict[str, NumberForm] = defaultdict(NumberForm)
 
     def tables(self) -> RawTables:
         """Return the raw tables with the planned columns."""
@@ -143,7 +145,8 @@ class _ColumnDeriver:
 
     def _times(self, chunk: RowChunk) -> IntArray:
         assert self.schema.time is not None
-        return seconds_column(chunk.frame[self.schema.time], self.schema.time_format, self.schema.time_zone)
+        numbers = self.number_forms[chunk.file]
+        return seconds_column(chunk.frame[self.schema.time], self.schema.time_format, self.schema.time_zone, numbers)
 
     def _count_visits(self) -> pd.Series:
         """Count the rows of each item in the events, indexed by item."""

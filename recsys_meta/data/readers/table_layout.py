@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from recsys_meta.core.cells import LIST_MARK, list_values, parse_numbers, text_cells
-from recsys_meta.data.readers.raw_tables import ReadChunks, RowChunk, map_chunks
+from recsys_meta.core.types import IntArray
+from recsys_meta.data.readers.raw_tables import ReadChunks, RowChunk, map_chunks, reject_rows, select_rows
+
+LENGTH_REMEDY = "Give the list one value for each item, or a single one that holds for all of them"
 
 
 def split_lines(read: ReadChunks, column: str, names: Sequence[str], separator: str) -> ReadChunks:
-    """Return a reader of lines as columns: the first parts under these names but the last, the rest of the line, as a
+    """Return a reader of lines as columns: the first cells under these names but the last, the rest of the line, as a
     list, under the last."""
+    head = len(names) - 1
 
     def split(chunk: RowChunk) -> RowChunk:
-        parts = [[p for p in line.strip().split(separator) if p] for line in chunk.frame[column].astype("str")]
-        head = len(names) - 1
-        columns: dict[str, list[str]] = {
-            n: [p[i] if i < len(p) else "" for p in parts] for i, n in enumerate(names[:-1])
-        }
-        columns[names[-1]] = [LIST_MARK + LIST_MARK.join(p[head:]) for p in parts]
+        lines = [split_line(line, separator, head) for line in chunk.frame[column].astype("str")]
+        columns = {name: [cells[i] for cells in lines] for i, name in enumerate(names[:-1])}
+        columns[names[-1]] = [LIST_MARK + LIST_MARK.join(cells[head:]) for cells in lines]
         return replace(chunk, frame=pd.DataFrame(columns, dtype="str"))
 
     return map_chunks(read, split)
+
+
+def split_line(line: str, separator: str, head: int) -> list[str]:
+    """Split a line into its first `head` cells, empty ones too, and the values of the rest, without empty ones.
+
+    Several blanks in a row separate like one, so cells that are separated by blanks are never empty.
+    """
+    if separator == " ":
+        parts = [part for part in line.split(" ") if part]
+        return [*parts[:head], *[""] * (head - len(parts)), *parts[head:]]
+    cells = line.split(separator, head)
+    first = [cell.strip() for cell in cells[:head]]
+    rest = cells[head].split(separator) if len(cells) > head else []
+    return [*first, *[""] * (head - len(first)), *[text for value in rest if (text := value.strip())]]
 
 
 def explode_lists(
@@ -33,29 +48,54 @@ def explode_lists(
 ) -> ReadChunks:
     """Return a reader with a row for each item of a list in the column `item`.
 
-    `others` are columns that may hold lists too, of the same length (labels, times); a single value holds for all. With
-    `pair`, a separator and a column, an item is written with its label ("50:4"), which goes to that column.
+    `others` are columns that may hold lists too, of the same length (labels, times); a single value holds for all, and
+    an empty cell is empty for all. Rows with lists of other lengths are rejected. With `pair`, a separator and a
+    column, an item is written with its label ("50:4"), which goes to that column, empty for an item without one.
     """
 
     def explode(chunk: RowChunk) -> RowChunk:
-        frame = chunk.frame
-        lists = {c: [_parts(cell, separator) for cell in text_cells(frame[c])] for c in (item, *others)}
-        counts = np.array([len(parts) for parts in lists[item]], np.int64)
-        row = np.repeat(np.arange(len(frame)), counts)
-        events = frame.iloc[row].reset_index(drop=True)
-        events = events.assign(**{item: pd.Series([p for parts in lists[item] for p in parts], dtype="str")})
+        lists = {c: [_parts(cell, separator) for cell in text_cells(chunk.frame[c])] for c in (item, *others)}
+        good, rejects = _even_rows(chunk, lists, item)
+        row = np.repeat(good, np.array([len(lists[item][i]) for i in good], np.int64))
+        events = select_rows(chunk, row).frame
+        events = events.assign(**{item: _texts(part for i in good for part in lists[item][i])})
         for column in others:
-            cells = [
-                parts if len(parts) == n else parts[:1] * n if len(parts) == 1 else [""] * n
-                for parts, n in zip(lists[column], counts.tolist(), strict=True)
-            ]
-            events = events.assign(**{column: pd.Series([c for part in cells for c in part], dtype="str")})
+            cells = (_spread(lists[column][i], len(lists[item][i])) for i in good)
+            events = events.assign(**{column: _texts(cell for part in cells for cell in part)})
         if pair is not None:
-            halves = events[item].str.rpartition(pair[0])
-            events = events.assign(**{item: halves[0].where(halves[1] != "", halves[2]), pair[1]: halves[2]})
-        return replace(chunk, frame=events, lines=chunk.lines[row])
+            events = events.assign(**_split_pairs(events[item], pair[0], item, pair[1]))
+        return replace(chunk, frame=events, lines=chunk.lines[row], rejects=rejects)
 
     return map_chunks(read, explode)
+
+
+def _even_rows(chunk: RowChunk, lists: Mapping[str, list[list[str]]], item: str) -> tuple[IntArray, pd.DataFrame]:
+    """Return the rows whose lists go together with that of the items, and the rejects of the chunk with the others."""
+    is_even, rejects = np.ones(len(chunk.frame), bool), [chunk.rejects]
+    counts = {column: np.array([len(parts) for parts in cells], np.int64) for column, cells in lists.items()}
+    for column, count in counts.items():
+        rows = np.flatnonzero(is_even & (count > 1) & (count != counts[item]))
+        is_even[rows] = False
+        reasons = [f"has {count[i]} values where '{item}' has {counts[item][i]}" for i in rows]
+        texts = [",".join(text_cells(chunk.frame.iloc[i]).str.replace(LIST_MARK, "|")) for i in rows]
+        rejects.append(reject_rows(chunk.lines[rows], column, reasons, LENGTH_REMEDY, texts))
+    filled = [part for part in rejects if len(part)]
+    return np.flatnonzero(is_even), pd.concat(filled, ignore_index=True) if filled else chunk.rejects
+
+
+def _texts(values: Iterable[str]) -> pd.Series:
+    return pd.Series(list(values), dtype="str")
+
+
+def _spread(values: list[str], count: int) -> list[str]:
+    """Return the values of `count` items: one each, or one for all, empty without any."""
+    return values if len(values) == count else (values or [""]) * count
+
+
+def _split_pairs(cells: pd.Series, separator: str, item: str, label: str) -> dict[str, pd.Series]:
+    halves = cells.str.rpartition(separator)
+    has_label = halves[1] != ""
+    return {item: halves[0].where(has_label, cells).str.strip(), label: halves[2].where(has_label, "").str.strip()}
 
 
 def _parts(cell: str, separator: str) -> list[str]:
@@ -70,26 +110,33 @@ def melt_columns(
     Empty cells and those that are `missing` are no events, nor are zeros where there is no label. The cell goes to the
     column `label`.
     """
-    absent = {"", *missing}
+    absent, absent_numbers = {"", *missing}, _numbers(missing)
+    names = pd.array(list(items), dtype="str")
 
     def melt(chunk: RowChunk) -> RowChunk:
-        frame = chunk.frame
-        rest = frame[[c for c in frame.columns if c not in set(items)]]
-        parts = []
-        for name in items:
-            cells = text_cells(frame[name])
-            number, _ = parse_numbers(cells)
-            is_absent = cells.isin(absent).to_numpy(bool) | np.isin(number, _numbers(missing))
-            present = np.flatnonzero(~is_absent & ~((label is None) & (number == 0)))
-            events = rest.iloc[present].assign(
-                **{item: name}, **({} if label is None else {label: cells.iloc[present]})
-            )
-            parts.append(events.assign(_row=present))
-        whole = pd.concat(parts, ignore_index=True).sort_values("_row", kind="stable", ignore_index=True)
-        row = whole.pop("_row").to_numpy(np.int64)
-        return replace(chunk, frame=whole, lines=chunk.lines[row])
+        cells = _row_by_row(chunk.frame[list(items)])
+        number, _ = parse_numbers(cells)
+        is_absent = cells.isin(absent).to_numpy(bool) | np.isin(number, absent_numbers)
+        if label is None:
+            is_absent |= number == 0
+        present = np.flatnonzero(~is_absent)
+        row, column = np.divmod(present, len(items))
+        rest = chunk.frame.drop(columns=list(items))
+        events = select_rows(replace(chunk, frame=rest), row)
+        values = {item: names.take(column)} | ({} if label is None else {label: cells.array.take(present)})
+        return replace(events, frame=events.frame.assign(**values))
 
     return map_chunks(read, melt)
+
+
+def _row_by_row(frame: pd.DataFrame) -> pd.Series:
+    """Return the cells of a frame as text, one row after the other."""
+    kinds = set(frame.dtypes)
+    if len(kinds) > 1:  # each cell by its own type: as one array, 1 would become 1.0
+        frame = frame.apply(text_cells)
+        kinds = {pd.StringDtype(na_value=np.nan)}
+    cells = frame.to_numpy().ravel()
+    return text_cells(pd.Series(cells, dtype=kinds.pop()))
 
 
 def _numbers(texts: Collection[str]) -> list[float]:
@@ -97,15 +144,18 @@ def _numbers(texts: Collection[str]) -> list[float]:
     return [float(n) for n in number if not np.isnan(n)]
 
 
-def number_rows(read: ReadChunks, column: str) -> ReadChunks:
-    """Return a reader that adds a column with the number of each row, from 1, rows that were refused included."""
+def number_rows(read: ReadChunks, column: str, first_line: int | None = None) -> ReadChunks:
+    """Return a reader that adds a column with the number of each row, from 1, rows that were refused included.
+
+    `first_line` is the line of the row that is number 1, where blank lines count as rows; None: the first row read.
+    """
 
     def read_numbered(block: int) -> Iterator[RowChunk]:
-        first: int | None = None
+        first = first_line
         for chunk in read(block):
             lines = np.concatenate([chunk.lines, chunk.rejects["line"].to_numpy(np.int64)])
-            if first is None:
-                first = int(lines.min()) if len(lines) else None
+            if first is None and len(lines):
+                first = int(lines.min())
             numbers = pd.Series(chunk.lines - (first or 1) + 1, dtype="int64").astype("str")
             yield replace(chunk, frame=chunk.frame.assign(**{column: numbers.to_numpy()}))
 

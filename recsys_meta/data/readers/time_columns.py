@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -35,17 +36,33 @@ BEFORE_1970 = -1
 MICROSECONDS = 10**6
 """Microseconds in a second."""
 
+
+@dataclass
+class NumberForm:
+    """Form of the times of one file that are numbers: dates by their digits, 20201122, or seconds and the like.
+
+    Some numbers may be either. The first numbers that are read decide for the file: dates where most of them may be.
+    """
+
+    is_date: bool | None = None
+
+
 _UNITS, _PER_SECOND = np.array(UNITS), np.array(PER_SECOND)
 _RELATIVE_WORDS = ("now", "today")  # pandas reads them as times
 _ZONED_TEXT = r"[Tt ][0-9].*(?:[Zz]|[+-][0-9]{2}(?::?[0-9]{2})?)$"
 
 
-def seconds_column(cells: pd.Series, time_format: str | None = None, time_zone: str | None = None) -> IntArray:
+def seconds_column(
+    cells: pd.Series,
+    time_format: str | None = None,
+    time_zone: str | None = None,
+    numbers: NumberForm | None = None,
+) -> IntArray:
     """Read cells [n] as whole seconds [n] int64.
 
     Empty cells become NO_TIME, times before 1970 BEFORE_1970, and cells that are not times INVALID_TIME.
     """
-    return whole_seconds(microseconds_column(cells, time_format, time_zone))
+    return whole_seconds(microseconds_column(cells, time_format, time_zone, numbers))
 
 
 def whole_seconds(microseconds: IntArray) -> IntArray:
@@ -55,12 +72,17 @@ def whole_seconds(microseconds: IntArray) -> IntArray:
     return seconds
 
 
-def microseconds_column(cells: pd.Series, time_format: str | None = None, time_zone: str | None = None) -> IntArray:
+def microseconds_column(
+    cells: pd.Series,
+    time_format: str | None = None,
+    time_zone: str | None = None,
+    numbers: NumberForm | None = None,
+) -> IntArray:
     """Read cells [n] as microseconds since 1970 UTC [n] int64, so that the order within a second is kept.
 
     Empty cells become NO_TIME, times before 1970 BEFORE_1970, and cells that are not times INVALID_TIME.
     """
-    exact, empty = exact_seconds_column(cells, time_format, time_zone)
+    exact, empty = exact_seconds_column(cells, time_format, time_zone, numbers)
     usable = (exact >= 0) & (exact < LATEST + 1)
     time = np.where(usable, np.rint(np.where(usable, exact, 0) * MICROSECONDS).astype(np.int64), INVALID_TIME)
     time[exact < 0] = BEFORE_1970
@@ -69,12 +91,16 @@ def microseconds_column(cells: pd.Series, time_format: str | None = None, time_z
 
 
 def exact_seconds_column(
-    cells: pd.Series, time_format: str | None = None, time_zone: str | None = None
+    cells: pd.Series,
+    time_format: str | None = None,
+    time_zone: str | None = None,
+    numbers: NumberForm | None = None,
 ) -> tuple[FloatArray, Mask]:
     """Read cells [n] as seconds [n] float64 with their fractions; also return the mask [n] of empty cells.
 
     Numbers, texts of numbers, ISO 8601 texts and datetimes are read, in the zone where they name none (UTC by default);
-    with a format, texts of that form, or numbers of that unit. A cell that is not a time becomes NaN, a time before
+    with a format, texts of that form, or numbers of that unit. `numbers` is the form of the numbers of a file that is
+    read in parts; these cells decide it where none did before. A cell that is not a time becomes NaN, a time before
     1970 a negative number.
     """
     if pd.api.types.is_datetime64_any_dtype(cells.dtype):
@@ -83,32 +109,37 @@ def exact_seconds_column(
     number, empty = parse_numbers(texts, booleans=False)
     if time_format is not None and time_format not in TIME_UNITS:
         return _formatted_seconds(text_cells(cells), time_format, time_zone), empty
-    time = number * TIME_UNITS[time_format] if time_format is not None else _number_seconds(number, time_zone)
+    if time_format is None:
+        time = _number_seconds(number, time_zone, numbers or NumberForm())
+    else:
+        time = number * TIME_UNITS[time_format]
     others = np.flatnonzero(np.isnan(number) & ~empty)
     if len(others):
         time[others] = _text_seconds(text_cells(texts.iloc[others]), time_zone)
     return time, empty
 
 
-def _number_seconds(numbers: FloatArray, time_zone: str | None) -> FloatArray:
+def _number_seconds(numbers: FloatArray, time_zone: str | None, form: NumberForm) -> FloatArray:
     """Convert numbers [n] to seconds [n]; the array form of `time_parsing.scalar_seconds`.
 
     Numbers whose digits are dates are read as dates where most of the column are: a clock that began with the log
     passes such numbers too.
     """
+    known = np.isfinite(numbers).sum()
     unit = np.searchsorted(_UNITS, numbers, side="right")
     usable = (unit < len(_UNITS)) & np.isfinite(numbers)
     seconds = np.where(usable, numbers / _PER_SECOND[np.minimum(unit, len(_UNITS) - 1)], np.nan)
     candidates = np.flatnonzero((numbers >= SMALLEST_DATE) & (numbers < LARGEST_DATE))
-    if len(candidates):
-        dates = _date_digit_seconds(numbers[candidates])
-        is_date = ~np.isnan(dates)
-        if 2 * is_date.sum() > np.isfinite(numbers).sum():
-            _set_zone(dates, is_date, time_zone)
-            seconds[candidates[is_date]] = dates[is_date]
-            # Among dates, 20201322 is a wrong date rather than a second of 1970.
-            has_digits = np.isin(_digit_counts(numbers[candidates]), list(DATE_DIGITS))
-            seconds[candidates[~is_date & has_digits]] = np.nan
+    dates = _date_digit_seconds(numbers[candidates])
+    is_date = ~np.isnan(dates)
+    if form.is_date is None and known:
+        form.is_date = bool(2 * is_date.sum() > known)
+    if form.is_date:
+        _set_zone(dates, is_date, time_zone)
+        seconds[candidates[is_date]] = dates[is_date]
+        # Among dates, 20201322 is a wrong date rather than a second of 1970.
+        has_digits = np.isin(_digit_counts(numbers[candidates]), list(DATE_DIGITS))
+        seconds[candidates[~is_date & has_digits]] = np.nan
     return seconds
 
 
@@ -140,28 +171,39 @@ def _date_digit_seconds(numbers: FloatArray) -> FloatArray:
 
 def _text_seconds(texts: pd.Series, time_zone: str | None) -> FloatArray:
     """Convert ISO 8601 texts [n] to seconds [n], exact to microseconds; NaN where a text is not a time."""
-    seconds = _datetime_seconds(pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce"))
-    seconds[texts.isin(_RELATIVE_WORDS).to_numpy(bool)] = np.nan
+    row, distinct = _distinct_texts(texts)
+    seconds = _datetime_seconds(pd.to_datetime(distinct, format="ISO8601", utc=True, errors="coerce"))
     # Python reads a few forms that pandas does not. They are rare, so a loop over them is cheap enough.
-    for row in np.flatnonzero(np.isnan(seconds) & texts.notna().to_numpy(bool)):
-        seconds[row] = _iso_seconds(str(texts.iloc[row]))
+    for i in np.flatnonzero(np.isnan(seconds)):
+        seconds[i] = _iso_seconds(str(distinct.iloc[i]))
     if time_zone is not None:
-        _set_zone(seconds, ~texts.str.contains(_ZONED_TEXT).to_numpy(bool), time_zone)
-    return seconds
+        _set_zone(seconds, ~distinct.str.contains(_ZONED_TEXT).to_numpy(bool), time_zone)
+    return seconds[row]
 
 
 def _formatted_seconds(texts: pd.Series, time_format: str, time_zone: str | None) -> FloatArray:
     """Convert texts [n] of one form (of `strptime`) to seconds [n]; NaN where a text has another."""
-    zoned = "%z" in time_format
+    row, distinct = _distinct_texts(texts)
     try:
-        stamps = pd.to_datetime(texts, format=time_format, errors="coerce", utc=True)
+        stamps = pd.to_datetime(distinct, format=time_format, errors="coerce", utc=True)
     except (ValueError, KeyError, re.error) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"time_format '{time_format}' is no form that times can have: {reason}") from None
     seconds = _datetime_seconds(stamps)
-    if not zoned:
+    if "%z" not in time_format:
         _set_zone(seconds, ~np.isnan(seconds), time_zone)
-    return seconds
+    return seconds[row]
+
+
+def _distinct_texts(texts: pd.Series) -> tuple[IntArray, pd.Series]:
+    """Return the number of each text's value [n], and the distinct values: a log has few moments beside its rows.
+
+    Words that pandas reads as the present moment, whatever the form, are empty: the same file would mean another time
+    each time.
+    """
+    row, distinct = pd.factorize(texts)
+    values = pd.Series(distinct, dtype="str")
+    return row, values.mask(values.isin(_RELATIVE_WORDS), "")
 
 
 def _datetime_cells(cells: pd.Series, time_zone: str | None) -> FloatArray:
@@ -202,8 +244,14 @@ def _iso_seconds(text: str) -> float:
     return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
 
 
-def range_warnings(first: float, last: float, count: int, now: float) -> Sequence[str]:
-    """Describe what is implausible about `count` times from `first` to `last`, in seconds, each a sentence."""
+def range_warnings(first: float, last: float, count: int, now: float, time_format: str | None = None) -> Sequence[str]:
+    """Describe what is implausible about `count` times from `first` to `last`, in seconds, each a sentence.
+
+    Where `time_format` is a unit, the schema has said what its numbers are: they may be the steps of a clock of its
+    own, which nothing is said about.
+    """
+    if time_format in TIME_UNITS:
+        return []
     warnings = []
     if first < EARLIEST_PLAUSIBLE:
         warnings.append(f"times begin in {_day(first)}, before 1990: are they in another unit or form? {_TIME_REMEDY}")

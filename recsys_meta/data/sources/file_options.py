@@ -89,6 +89,13 @@ class TableFile(TextOptions):
         return [self.path] if isinstance(self.path, str) else self.path
 
     @property
+    def first_line(self) -> int | None:
+        """Line of the first row in a text without a header, whose blank lines are rows too; None where only reading
+        tells."""
+        is_plain = self.columns is not None and self.comment is None and self.format in (None, "csv")
+        return (self.skip_lines or 0) + 1 if is_plain else None
+
+    @property
     def conditions(self) -> dict[str, CellCondition]:
         """The conditions on rows, by column."""
         return {name: where.condition for name, where in self.where.items()}

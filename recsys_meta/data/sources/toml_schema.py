@@ -229,7 +229,7 @@ class _EventFiles:
             )
             reader = split_lines(read_table(path, [_LINE], lines.form()), _LINE, table.columns, table.separator or " ")
             if table.row_number is not None:
-                reader = number_rows(reader, table.row_number)
+                reader = number_rows(reader, table.row_number, table.first_line)
         else:
             separators = {**list_separators, **dict.fromkeys([schema.item, *others], LIST_MARK)}
             reader = _row_reader(path, row_columns, table, separators, numeric)
@@ -249,7 +249,7 @@ def _row_reader(
     own = [c for c in wanted if c != table.row_number]
     reader = read_table(path, own, table.form(), list_separators)
     if table.row_number is not None:
-        reader = number_rows(reader, table.row_number)
+        reader = number_rows(reader, table.row_number, table.first_line)
     if table.decimal == ",":
         bounded = {name for name, c in conditions.items() if c.min is not None or c.max is not None}
         reader = read_decimal_commas(reader, {*numeric, *bounded})

@@ -22,7 +22,7 @@ from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, FeatureField, Schema
 from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.data.readers.raw_tables import REJECT_COLUMNS, RowChunk, reject_rows
-from recsys_meta.data.readers.time_columns import BEFORE_1970, INVALID_TIME, microseconds_column
+from recsys_meta.data.readers.time_columns import BEFORE_1970, INVALID_TIME, NumberForm, microseconds_column
 
 DEGREE_LIMITS = {LATITUDE: 90, LONGITUDE: 180}
 """Largest absolute value of the numeric features of these names."""
@@ -83,10 +83,13 @@ class RowErrors:
         return pd.concat(parts).sort_values("line", kind="stable")[list(REJECT_COLUMNS)].reset_index(drop=True)
 
 
-def check_events(schema: Schema, chunk: RowChunk, homes: pd.Series | None = None) -> tuple[ValidRows, pd.DataFrame]:
+def check_events(
+    schema: Schema, chunk: RowChunk, homes: pd.Series | None = None, numbers: NumberForm | None = None
+) -> tuple[ValidRows, pd.DataFrame]:
     """Check a chunk of events; return its valid rows and its rejected ones.
 
     `homes` are the entities of the items, as `read_homes` returns them; rows of another entity are then rejected.
+    `numbers` is the form of the numbers that are times, shared by the chunks of a file.
     Raises DataError if a column of ids has a type that cannot hold ids.
     """
     errors, frame = RowErrors(chunk), chunk.frame
@@ -95,7 +98,7 @@ def check_events(schema: Schema, chunk: RowChunk, homes: pd.Series | None = None
     actor = _id_column(chunk, schema.actor, errors) if schema.actor else None
     group = _id_column(chunk, schema.group, errors) if schema.group else None
     label = _label_column(schema, frame, errors)
-    time = _time_column(schema, frame, errors)
+    time = _time_column(schema, frame, errors, numbers)
     context = {f.name: _context_column(f, frame, errors) for f in schema.context}
     if homes is not None:
         _check_homes(schema, entity, item, homes, errors)
@@ -178,11 +181,11 @@ def _label_column(schema: Schema, frame: pd.DataFrame, errors: RowErrors) -> Flo
     return label
 
 
-def _time_column(schema: Schema, frame: pd.DataFrame, errors: RowErrors) -> IntArray:
+def _time_column(schema: Schema, frame: pd.DataFrame, errors: RowErrors, numbers: NumberForm | None) -> IntArray:
     if schema.time is None:
         return np.full(len(frame), NO_TIME)
     cells, column = frame[schema.time], schema.time
-    time = microseconds_column(cells, schema.time_format, schema.time_zone)
+    time = microseconds_column(cells, schema.time_format, schema.time_zone, numbers)
     if schema.exact_time:
         remedy = f"{SKIP_REMEDY}; or set exact_time = false in the schema if times may be missing"
         errors.reject(time == NO_TIME, column, "is empty", remedy)

@@ -97,6 +97,34 @@ def test_wrong_events_are_refused_each_with_its_reason(home, light, new_id):
         assert server.client.get(f"/v1/entities/user/{new_id}").json()["events_total"] == 1
 
 
+def test_texts_are_times_as_in_the_data_of_the_model(home, light, new_id):
+    from tests.api import bundles
+    from tests.api.servers import serving, settings
+
+    times = {"time": "at", "time_format": "%d.%m.%Y %H:%M", "time_zone": "Europe/Berlin"}
+    bundles.publish(light, home / "models", "users", bundles.trained(epochs=1, **times))
+    like, dislike = (
+        {"item": "i1", "label": label, "time": f"{day}.01.2026 13:00"} for day, label in ((30, 1), (31, 0))
+    )
+    with serving(settings(home, light)) as server:
+        receipt = send(server, {**dislike, "entity": new_id}, {**like, "entity": new_id, "time": "2026-13-01"})
+        assert receipt["accepted"] == 1
+        assert "time: '2026-13-01' is not a time" in receipt["refused"][0]["reason"]
+        assert "%d.%m.%Y %H:%M" in receipt["refused"][0]["reason"]
+        (stored,) = server.client.get(f"/v1/entities/user/{new_id}").json()["events"]
+        assert stored["time"] == 1769860800.0
+        assert counts(send(server, {**dislike, "entity": new_id, "time": "2026-01-31T12:00Z"})) == (0, 1, 0)
+        for early, late in ((like["time"], dislike["time"]), (dislike["time"], like["time"])):
+            body = {"events": [{**like, "time": early}, {**dislike, "time": late}], "n": 100, "include_seen": True}
+            answer = server.client.post("/v1/recommendations", json=body).json()
+            listed = any(item["item"] == "i1" for item in answer["items"])
+            assert listed == (early > late), "the last event on an item counts"
+        for path in ("/v1/recommendations", "/v1/adapt"):
+            assert server.client.post(path, json={"events": [like]}).status_code == 200
+            wrong = server.client.post(path, json={"events": [{**like, "time": "2026-01-30"}]})
+            assert wrong.status_code == 422 and "%d.%m.%Y %H:%M" in wrong.text
+
+
 def test_half_a_surrogate_pair_is_refused_not_a_failure(server):
     body = b'{"events": [{"entity": "\\ud800", "item": "i1"}, {"\\ud800": 1}, {"entity": "e", "item": "i1"}]}'
     response = server.client.post("/v1/events", content=body, headers={"content-type": "application/json"})

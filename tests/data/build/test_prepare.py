@@ -283,6 +283,22 @@ def test_items_without_events_are_left_out_and_counted(tmp_path):
     assert data.about["item_rows_unused"] == 2
 
 
+@pytest.mark.parametrize(("unit", "says"), [(None, "before 1990"), ("s", None)])
+def test_a_clock_of_steps_is_nothing_unusual_where_the_schema_names_its_unit(tmp_path, unit, says):
+    schema = Schema(name="t", label="rating", time="time", time_format=unit)
+    frame = pd.DataFrame({"user": ["u"] * 3, "item": ["a", "b", "c"], "rating": 1.0, "time": [1, 2, 3]})
+    warnings = prepare(RawTables(schema, read_frame("e", frame)), tmp_path / "out").about["warnings"]
+    assert [says in warning for warning in warnings] == ([] if says is None else [True])
+
+
+def test_the_times_of_one_file_are_dates_in_every_block_or_in_none(tmp_path):
+    schema = Schema(name="t", time="time")
+    times = [20201122, 20201123, 5, 6, 7, 20201124]
+    frame = pd.DataFrame({"user": "u", "item": list("abcdef"), "time": times})
+    data = prepare(RawTables(schema, read_frame("e", frame)), tmp_path / "out", block=64)
+    assert sorted(data.events.time.tolist()) == [5, 6, 7, 1606003200, 1606089600, 1606176000]
+
+
 def test_published_counts_that_differ_are_a_warning(tmp_path):
     data = prepare(tables([("u", "i", 1.0, 1)], expected={"events": 2, "items": 1}), tmp_path / "out")
     assert data.about["warnings"][0] == "1 events where 2 were published: a different edition, or not the whole of it"

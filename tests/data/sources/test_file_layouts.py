@@ -405,6 +405,13 @@ def test_citeulike_the_articles_of_a_user_on_each_line(tmp_path, block):
     ]
 
 
+def test_citeulike_a_user_without_articles_has_a_line_too(tmp_path):
+    data = prepared(tmp_path, CITEULIKE, users__dat="\n2 496 1631\n\n3 7 8 9\n")
+    assert {r[0] for r in rows(data)} == {"2", "4"}
+    plain = prepared(tmp_path / "skipped", CITEULIKE + "skip_lines = 1\n", users__dat="users\n\n1 496\n")
+    assert rows(plain)[0][0] == "2"
+
+
 def test_lightgcn_a_user_and_its_items_on_each_line(tmp_path):
     schema = 'name = "gowalla"\n[files.events]\npath = "train.txt"\nlayout = "list"\ncolumns = ["user", "item"]\n'
     data = prepared(tmp_path, schema, train__txt="0 10 11 12\n1 10\n2\n")
@@ -418,6 +425,16 @@ def test_items_with_their_ratings_on_each_line(tmp_path):
     )
     data = prepared(tmp_path, schema, r__txt="ann 10:4 11:3.5\nbob 10:1\n")
     assert [r[:3] for r in rows(data)] == [("ann", "10", 4), ("ann", "11", 3.5), ("bob", "10", 1)]
+    with pytest.raises(DataError, match=r"line 2, field 'rating': is empty"):
+        prepared(tmp_path, schema, r__txt="ann 10:4 11:3.5\nbob 10\n")
+
+
+def test_lists_in_a_row_that_do_not_go_together_say_so(tmp_path):
+    schema = 'name = "lists"\nlabel = "rating"\n[files.events]\npath = "l.csv"\nlayout = "list"\nlist_separator = " "\n'
+    head = "user,item,rating\nann,10 11,4 5\n"
+    assert [r[:3] for r in rows(prepared(tmp_path, schema, l__csv=head))] == [("ann", "10", 4), ("ann", "11", 5)]
+    with pytest.raises(DataError, match=r"line 3, field 'rating': has 3 values where 'item' has 2\. Give the list one"):
+        prepared(tmp_path, schema, l__csv=head + "bob,10 11,4 5 6\n")
 
 
 EUROPEAN = """
