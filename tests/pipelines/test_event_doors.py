@@ -5,18 +5,22 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.batch.batch_inference import new_summary
 from pipelines.batch.event_files import EventFormat, read_events
 from pipelines.batch.event_summary import EventSummary
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.data import prepare_custom
+from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.context_fields import ContextFields
+from tests.fixtures import stub_predictors
 
 EVENTS = pd.DataFrame(
     {
@@ -217,6 +221,9 @@ def test_steps_of_a_clock_are_nothing_unusual_where_the_schema_names_their_unit(
         summary = EventSummary(time_format=unit)
         summary.add(pd.Series(["x", "y"]), times)
         assert len(summary.warnings) == count
+    shown = stub_predictors.clicks()
+    shown = replace(shown, schema=shown.schema.model_copy(update={"time_format": "ms"}))
+    assert new_summary(Recommender(shown)).time_format == "ms"
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "feather"])

@@ -102,6 +102,12 @@ def test_local_hour_and_weekday_follow_from_the_longitude(tmp_path):
     assert told[("s", 1000)] == ("22", "wed"), "two hours behind, it is still the year before"
 
 
+def test_hours_follow_from_dates_in_every_block_of_a_file_that_begins_with_dates(tmp_path):
+    dates, seconds = "l1,a,202011220900\nl2,a,202011220930\n", "".join(f"l1,b,{7300 + i}\n" for i in range(5))
+    data = walks(tmp_path, HEAD + dates + seconds + "l3,c,202011221000\n", schema=SCHEMA + CLOCK, block=64)
+    assert sorted(data.vocab.values["context.hour"]) == ["10", "2", "9"]
+
+
 def test_a_city_has_one_time(tmp_path):
     spots = "spot,lat,lon,town\n" + "".join(f"p{i},28,{-82.6 + 0.06 * i},T\n" for i in range(5)) + "q,28,,T\n"
     events = "town,spot,who,when\n" + "".join(f"T,p{i},a,{100 + i}\n" for i in range(5)) + "T,q,a,200\n"
