@@ -32,7 +32,7 @@ from pipelines.experiments.dataset_sources import (
     require_known,
 )
 from pipelines.experiments.dataset_summary import DatasetFailure
-from pipelines.experiments.training_run import TrainingInterruption
+from pipelines.experiments.training_steps import TrainingInterruption
 from pipelines.experiments.truth_bounds import add_bounds, require_bounds, with_popularity
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import RecsysMetaError

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from pipelines.commands.evaluate import evaluate_version
 from pipelines.console import Json, err, out, print_json, print_table, with_command
-from pipelines.experiments.training_run import read_run_spec
+from pipelines.experiments.run_spec import read_run_spec
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import CheckpointError, ConfigError, ConflictError, NotFoundError, RecsysMetaError
 from recsys_meta.inference.model_trial import try_bundle

@@ -15,13 +15,8 @@ from pipelines.console import Json, err, out, print_json, progress_bar, with_com
 from pipelines.experiments.comparison_run import recipe_for
 from pipelines.experiments.training_inputs import open_training_inputs
 from pipelines.experiments.training_processes import training_group
-from pipelines.experiments.training_run import (
-    TrainingInterruption,
-    TrainingResult,
-    follow_run,
-    resume_run,
-    train_run,
-)
+from pipelines.experiments.training_run import TrainingResult, follow_run, resume_run, train_run
+from pipelines.experiments.training_steps import TrainingInterruption
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.evaluation.ensemble import MemberShare

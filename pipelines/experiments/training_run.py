@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,74 +15,38 @@ from pipelines.experiments.meta_validation import calibration_episodes, dislike_
 from pipelines.experiments.recipe_learner import learner_of
 from pipelines.experiments.recipe_race import race_recipe
 from pipelines.experiments.run_ensemble import check_members, fit_run_ensemble
+from pipelines.experiments.run_spec import RunSpec, open_run_inputs, read_run_spec, run_lock
 from pipelines.experiments.thread_count import default_threads, fixed_threads
-from pipelines.experiments.training_inputs import ACTOR_SHOTS, TrainingInputs, training_inputs
+from pipelines.experiments.training_inputs import ACTOR_SHOTS, TrainingInputs
+from pipelines.experiments.training_steps import (
+    IsInterrupted,
+    StepCallback,
+    TrainingInterruption,
+    start_or_resume,
+    train_steps,
+)
 from pipelines.experiments.tuned_baselines import Notify, TunedBaselines
 from pipelines.workspace import Workspace
 from recsys_meta import __version__
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.errors import CheckpointError, NotFoundError, RecsysMetaError
-from recsys_meta.core.folder_lock import folder_lock
-from recsys_meta.core.json_text import dump_json
+from recsys_meta.core.errors import CheckpointError, RecsysMetaError
 from recsys_meta.core.types import Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import EntitySplit
 from recsys_meta.evaluation.ensemble import FittedEnsemble, MemberShare
 from recsys_meta.models.bundle import Bundle, load_bundle, make_bundle, save_bundle
 from recsys_meta.models.protocols import DislikeLearner
-from recsys_meta.store.tracking import curriculum, runs
-from recsys_meta.store.tracking.runs import MetricPoint
-from recsys_meta.training.checkpoint import last_checkpoint, save_checkpoint
+from recsys_meta.store.tracking import runs
 from recsys_meta.training.curricula import make_curriculum
 from recsys_meta.training.recipe import Recipe, recipe_of
 from recsys_meta.training.regularization_race import race_recipes
 from recsys_meta.training.trainer import (
     TrainingRun,
-    TrainStep,
-    Validate,
     fit,
-    from_checkpoint,
-    start_training,
     task_pool,
-    to_checkpoint,
 )
 from recsys_meta.training.training_group import TrainingGroup
-
-StepCallback = Callable[[TrainStep], None]
-IsInterrupted = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """Specification of a run, written to run.json before the first step; a resume needs nothing else."""
-
-    id: str
-    recipe: Recipe
-    dataset: str
-    digest: str
-    seed: int
-    device: str
-    threads: int
-    split: str = "seed"
-    scenario: str = "new"
-
-    def dump(self) -> str:
-        """The specification as JSON."""
-        return dump_json({**self.__dict__, "recipe": self.recipe.model_dump(mode="json")}, indent=1)
-
-    @classmethod
-    def parse(cls, text: str, where: str) -> RunSpec:
-        """Read a specification from JSON. Raises CheckpointError that names `where` if it is damaged."""
-        try:
-            content: dict[str, Any] = json.loads(text)
-            return cls(**{**content, "recipe": recipe_of(content["recipe"], where=where)})
-        except (ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"{where}: damaged ({type(error).__name__})") from None
-
-    def folder(self, workspace: Workspace) -> Path:
-        """Folder of the run's files."""
-        return workspace.settings.runs / self.id
 
 
 @dataclass(frozen=True)
@@ -101,10 +63,6 @@ class TrainingResult:
     bundle: Bundle
     shares: tuple[MemberShare, ...] = ()
     warnings: tuple[str, ...] = ()
-
-
-class TrainingInterruption(RecsysMetaError):
-    """Training was stopped by a signal; the last checkpoint holds its state."""
 
 
 def train_run(
@@ -159,7 +117,7 @@ def train_run(
     )
     folder = spec.folder(workspace)
     folder.mkdir(parents=True, exist_ok=True)
-    with _run_lock(workspace, spec):
+    with run_lock(workspace, spec):
         write_file(folder / "run.json", spec.dump().encode())
         return _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify), group)
 
@@ -198,10 +156,10 @@ def resume_run(
     With a group this is its first process. Raises NotFoundError, CheckpointError.
     """
     spec = read_run_spec(workspace, run_id)
-    inputs = _open_inputs(workspace, spec)
+    inputs = open_run_inputs(workspace, spec)
     if group is not None:
         group.check_tasks(spec.recipe.train.tasks)
-    with _run_lock(workspace, spec):
+    with run_lock(workspace, spec):
         with workspace.session() as session:
             runs.set_run_status(session, run_id, "running")
         return _execute(workspace, spec, inputs, report, TunedBaselines(inputs, notify), group)
@@ -215,33 +173,12 @@ def follow_run(workspace: Workspace, group: TrainingGroup) -> None:
     ProcessGroupError if a process of the group has ended.
     """
     spec = RunSpec.parse(group.first_text(""), "the specification of the run")
-    inputs = _open_inputs(workspace, spec)
+    inputs = open_run_inputs(workspace, spec)
     with fixed_threads(spec.threads), interruption() as is_interrupted:
-        run = _start_run(spec, inputs, None, group)
+        run = start_or_resume(spec, inputs, None, group)
         for step in fit(run, lambda _: 0.0):
             if group.any(is_interrupted()):
                 raise TrainingInterruption(f"stopped at step {step.step} of {step.steps}")
-
-
-def _open_inputs(workspace: Workspace, spec: RunSpec) -> TrainingInputs:
-    """Open the data of a run and build its inputs. Raises CheckpointError if it was made from other data."""
-    data, _ = workspace.dataset(spec.dataset)
-    if data.digest != spec.digest:
-        raise CheckpointError(f"run {spec.id} was made from other data than {spec.dataset} holds now")
-    return training_inputs(data, spec.dataset, scenario=spec.scenario, split=spec.split, seed=spec.seed)
-
-
-def _run_lock(workspace: Workspace, spec: RunSpec) -> AbstractContextManager[None]:
-    """Keep others from training the run: two at once would write over each other's checkpoints."""
-    return folder_lock(spec.folder(workspace), f"run {spec.id} is being trained by another process; wait until it ends")
-
-
-def read_run_spec(workspace: Workspace, run_id: str) -> RunSpec:
-    """Read the specification of a run. Raises NotFoundError, or CheckpointError if run.json is damaged."""
-    path = workspace.settings.runs / run_id / "run.json"
-    if Path(run_id).name != run_id or not path.is_file():
-        raise NotFoundError(f"no run '{run_id}' under {workspace.settings.runs}; `recsys-meta runs list` shows them")
-    return RunSpec.parse(path.read_text(), str(path))
 
 
 def _execute(
@@ -297,15 +234,15 @@ def _train(
     if group is not None:
         group.first_text(spec.dump())
     folder, data, split = spec.folder(workspace), inputs.data, inputs.split
-    run = _start_run(spec, inputs, folder, group)
+    run = start_or_resume(spec, inputs, folder, group)
     learner, train_rows, resumed_at = run.learner, run.index, run.step
     start = time.perf_counter()
-    _train_steps(workspace, spec, run, validation_of(learner, inputs, spec.recipe), report, is_interrupted)
+    train_steps(workspace, spec, run, validation_of(learner, inputs, spec.recipe), report, is_interrupted)
     best = abs(run.best) if np.isfinite(run.best) else None
 
     def stop_if_interrupted() -> None:
         if is_interrupted():
-            raise _stopped(spec, "after the last step")
+            raise TrainingInterruption.of(spec, "after the last step")
 
     params = _choose_constants(run, inputs, stop_if_interrupted)
     result = fit_run_ensemble(learner, params, spec.recipe, inputs, tuned, stop_if_interrupted=stop_if_interrupted)
@@ -327,42 +264,6 @@ def _train(
     )
 
 
-def _start_run(spec: RunSpec, inputs: TrainingInputs, folder: Path | None, group: TrainingGroup | None) -> TrainingRun:
-    """Start the run, or go on from the last checkpoint of its folder; where there is no folder, from the one that the
-    group's first process has."""
-    device = spec.device if group is None else group.device(spec.device)
-    learner, index = learner_of(spec.recipe, inputs.data), inputs.train_index.to(device)
-    run = start_training(learner, spec.recipe, inputs.data, index, inputs.split.train, spec.seed, device, group)
-    checkpoint = None if folder is None else last_checkpoint(folder)
-    if group is not None:
-        checkpoint = group.first_checkpoint(checkpoint)
-    if checkpoint is not None:
-        from_checkpoint(run, checkpoint)
-    return run
-
-
-def _train_steps(
-    workspace: Workspace,
-    spec: RunSpec,
-    run: TrainingRun,
-    validate: Validate,
-    report: StepCallback | None,
-    is_interrupted: IsInterrupted,
-) -> None:
-    """Train to the end with metrics and checkpoints. Raises TrainingInterruption after a signal, at the next step."""
-    folder, keep = spec.folder(workspace), spec.recipe.train.keep
-    for step in fit(run, validate):
-        _record(workspace, spec, step)
-        if _due(spec.recipe, step):
-            save_checkpoint(folder, to_checkpoint(run), keep)
-        if report is not None:
-            report(step)
-        is_stopped = is_interrupted() if run.group is None else run.group.any(is_interrupted())
-        if is_stopped:
-            save_checkpoint(folder, to_checkpoint(run), keep)
-            raise _stopped(spec, f"at step {step.step} of {step.steps}")
-
-
 def _choose_constants(run: TrainingRun, inputs: TrainingInputs, stop_if_interrupted: Callable[[], None]) -> Params:
     """Best parameters of a run, with what is chosen on episodes after the last step.
 
@@ -376,31 +277,6 @@ def _choose_constants(run: TrainingRun, inputs: TrainingInputs, stop_if_interrup
         params = learner.choose_push(params, dislike_episodes(inputs, recipe), inputs.split.valid)
         stop_if_interrupted()
     return params
-
-
-def _stopped(spec: RunSpec, where: str) -> TrainingInterruption:
-    return TrainingInterruption(f"stopped {where}; `recsys-meta train --resume {spec.id}` continues")
-
-
-def _record(workspace: Workspace, spec: RunSpec, step: TrainStep) -> None:
-    if step.buckets:
-        with workspace.session() as session:
-            curriculum.save_curriculum(session, spec.id, [(step.step, step.buckets)])
-    if step.valid is None and not step.epoch_end and step.step % 10:
-        return
-    values = {"loss": step.loss, "gradient_norm": step.gradient, "epoch": float(step.epoch), **step.logs}
-    values["tasks_per_second"] = step.tasks_per_second
-    if step.valid is not None:
-        values["valid"] = abs(step.valid)  # validation negates errors, so that higher is better
-    with workspace.session() as session:
-        runs.log_metrics(session, [MetricPoint(spec.id, k, step.step, float(v)) for k, v in values.items()])
-
-
-def _due(recipe: Recipe, step: TrainStep) -> bool:
-    """True where a checkpoint is due: at the steps of `checkpoint_every`, and at each epoch or validation."""
-    every = recipe.train.checkpoint_every
-    is_end = step.valid is not None if recipe.train.most_steps else step.epoch_end
-    return is_end or (every > 0 and step.step % every == 0)
 
 
 def _bundle(

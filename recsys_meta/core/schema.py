@@ -204,6 +204,11 @@ class Schema(BaseModel):
             return True
         return label < (0.0 if self.liked_from is None else self.liked_from)
 
+    def require_objective(self, objective: Objective, predictor: str) -> None:
+        """Raise ConfigError unless this objective is the one that a predictor, by its name, is for."""
+        if self.objective != objective:
+            raise ConfigError(f"'{predictor}' is for objective '{objective}', but '{self.name}' has '{self.objective}'")
+
     @property
     def event_columns(self) -> tuple[str, ...]:
         """Columns to read from the table of events, each once."""

@@ -8,7 +8,8 @@ import pytest
 from pipelines.experiments import run_ensemble, training_run
 from pipelines.experiments.interruption import interruption
 from pipelines.experiments.training_inputs import training_inputs
-from pipelines.experiments.training_run import TrainingInterruption, resume_run, train_run
+from pipelines.experiments.training_run import resume_run, train_run
+from pipelines.experiments.training_steps import TrainingInterruption
 from pipelines.tuning.trial_training import TrialResult, train_trial
 from pipelines.workspace import Workspace
 from recsys_meta.models.learners.ranking.flagship import Flagship

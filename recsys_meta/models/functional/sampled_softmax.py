@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys_meta.core.types import FIRST, Interactions
+from recsys_meta.core.types import FIRST, Interactions, Params
 from recsys_meta.models.functional.losses import mean_over_rows
 from recsys_meta.models.functional.masking import MASKED_LOGIT
 
@@ -22,6 +22,15 @@ def log_expected_counts(counts: Tensor, negatives: int) -> Tensor:
     weight = (counts + 1) ** POWER
     weight[:FIRST] = 0
     return torch.log(negatives * weight / weight.sum()).clamp(min=MASKED_LOGIT)
+
+
+def init_negatives(counts: Tensor, negatives: int, generator: torch.Generator) -> Params:
+    """Parameters of a sampled softmax, none of which is trained: log expected counts [C] and the first negatives [N];
+    nothing for 0 negatives, as where the softmax is over the whole catalogue."""
+    if not negatives:
+        return {}
+    log_q = log_expected_counts(counts, negatives)
+    return {"log_q": log_q, "negatives": draw_negatives(log_q, negatives, generator)}
 
 
 def draw_negatives(log_q: Tensor, negatives: int, generator: torch.Generator) -> Tensor:

@@ -212,7 +212,7 @@ def test_dropout_is_of_training_only_and_of_item_vectors():
 @pytest.mark.parametrize("name", NAMES)
 def test_another_objective_than_the_datas_is_refused(name):
     learner = LEARNERS[name](LEARNERS[name].Config(objective="rating"))
-    with pytest.raises(ConfigError, match="configured for objective 'rating', but 'ranking-world' has 'ranking'"):
+    with pytest.raises(ConfigError, match="is for objective 'rating', but 'ranking-world' has 'ranking'"):
         learner.init(world("ranking"), np.arange(20), generator())
     with pytest.raises(ValidationError, match="objective"):
         LEARNERS[name].Config(objective="choice")

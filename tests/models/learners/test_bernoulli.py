@@ -167,7 +167,7 @@ def test_rare_labels_get_no_factors_and_equal_labels_are_survived():
 
 
 def test_other_objectives_are_refused():
-    with pytest.raises(ConfigError, match="predicts clicks"):
+    with pytest.raises(ConfigError, match="is for objective 'click'"):
         BernoulliPosterior(SMALL).init(ranking_world(), np.arange(10), generator())
 
 

@@ -316,7 +316,7 @@ def test_items_without_coordinates_or_rows_without_context_are_fine():
 
 
 def test_other_objectives_are_refused():
-    with pytest.raises(ConfigError, match="serves choices"):
+    with pytest.raises(ConfigError, match="'din' is for objective 'choice'"):
         Din().init(ranking_world(entities=10), np.arange(4), generator())
 
 

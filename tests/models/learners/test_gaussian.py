@@ -54,7 +54,7 @@ def test_it_comes_near_the_best_possible_predictor(world, trained, shots):
 
 
 def test_other_objectives_are_refused():
-    with pytest.raises(ConfigError, match="predicts ratings"):
+    with pytest.raises(ConfigError, match="is for objective 'rating'"):
         GaussianPosteriorLearner(SMALL).init(ranking_world(), np.arange(10), generator())
 
 

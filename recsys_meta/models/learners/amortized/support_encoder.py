@@ -10,6 +10,7 @@ the length of a vector, N a number of items.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
@@ -19,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import (
@@ -33,7 +33,7 @@ from recsys_meta.models.functional.item_bias_prior import item_bias_prior
 from recsys_meta.models.functional.losses import logistic_loss, mean_over_tasks, softmax_loss, squared_error
 from recsys_meta.models.functional.masking import mask_reserved_ids, mask_support_items, mask_unknown_items
 from recsys_meta.models.functional.regularization import dropout
-from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_expected_counts, sampled_softmax_loss
+from recsys_meta.models.functional.sampled_softmax import draw_negatives, init_negatives, sampled_softmax_loss
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
 SCORE_FLOATS = 4_000_000
@@ -76,8 +76,8 @@ class EncodedRows(NamedTuple):
         return torch.einsum("ts,tsv->tv", self.weight * self.residual, self.vectors)
 
 
-class SupportEncoder(Generic[EncoderConfig]):
-    """Base of the learners of this package. A method has a name, a configuration, `encode` and what it needs of the
+class SupportEncoder(ABC, Generic[EncoderConfig]):
+    """Base class of the learners of this package. A method defines `name`, `Config`, `encode` and what it needs of the
     other hooks."""
 
     name: ClassVar[str]
@@ -88,9 +88,9 @@ class SupportEncoder(Generic[EncoderConfig]):
     def __init__(self, config: EncoderConfig | None = None) -> None:
         self.config = self.Config() if config is None else config  # type: ignore[assignment]
 
+    @abstractmethod
     def encode(self, body: Params, rows: EncodedRows) -> State:
         """State of T entities, `z` [T, V] among it. For an entity without rows z must be its start."""
-        raise NotImplementedError
 
     def init_method(self, generator: torch.Generator) -> Params:
         """Parameters of the method itself; those that begin with `rate.` or `log_` are logarithms and do not decay."""
@@ -107,11 +107,7 @@ class SupportEncoder(Generic[EncoderConfig]):
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         """Fresh parameters. Raises ConfigError when the objective is not the data set's."""
         config, extra = self.config, self.config.width - self.config.dims
-        if config.objective != data.schema.objective:
-            raise ConfigError(
-                f"the learner is configured for objective '{config.objective}', "
-                f"but '{data.schema.name}' has '{data.schema.objective}'"
-            )
+        data.schema.require_objective(config.objective, self.name)
         counts, level = item_bias_prior(data, entities)
         items = torch.arange(FIRST, data.catalogue).numpy()
         params = {
@@ -126,9 +122,8 @@ class SupportEncoder(Generic[EncoderConfig]):
         params["item"][:FIRST] = 0
         if extra:
             params["start"][-1] = 0
-        if config.objective == "ranking" and config.negatives:
-            params["log_q"] = log_expected_counts(counts, config.negatives)
-            params["negatives"] = draw_negatives(params["log_q"], config.negatives, generator)
+        if config.objective == "ranking":
+            params |= init_negatives(counts, config.negatives, generator)
         return params
 
     def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:

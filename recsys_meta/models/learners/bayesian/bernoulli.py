@@ -35,7 +35,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import UNKNOWN, IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import embed_fields, is_buffer, select_fields
@@ -108,10 +107,7 @@ class BernoulliPosterior:
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         """Fit factors to the given entities' rows and a prior to the factors. Raises ConfigError unless labels are
         clicks."""
-        if data.schema.objective != "click":
-            raise ConfigError(
-                f"'{self.name}' predicts clicks, but '{data.schema.name}' has objective '{data.schema.objective}'"
-            )
+        data.schema.require_objective("click", self.name)
         c = self.config
         past, model = self._factors(data, entities)
         extra = c.context_dims if past.context_fields.table else 0

@@ -95,10 +95,7 @@ class ConditionalLogit:
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         """Fresh parameters; centre and spread of the features come from the given entities. Raises ConfigError unless
         the data set is one of choices."""
-        if data.schema.objective != "choice":
-            raise ConfigError(
-                f"'{self.name}' chooses, but '{data.schema.name}' has objective '{data.schema.objective}'"
-            )
+        data.schema.require_objective("choice", self.name)
         c = self.config
         return experts.init_experts(c.aware, c.split, c.hidden, c.bonus, c.rate, generator) | _feature_scales(
             data, entities, generator

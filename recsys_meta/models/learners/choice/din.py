@@ -18,7 +18,6 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import is_buffer
@@ -67,8 +66,8 @@ class Din:
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         """Fresh parameters. Raises ConfigError unless the data set is one of choices."""
         homes = data.ownership
-        if data.schema.objective != "choice" or homes is None:
-            raise ConfigError(f"'din' serves choices, but '{data.schema.name}' has '{data.schema.objective}'")
+        data.schema.require_objective("choice", self.name)
+        assert homes is not None
         params = interest.init_network(self.config, data, homes, entities, generator)
         return params | {f"rate.{group}": torch.tensor(math.log(self.config.rate)) for group in self.config.groups}
 

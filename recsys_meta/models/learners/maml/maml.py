@@ -20,7 +20,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, RowSelection, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import is_buffer
@@ -29,7 +28,7 @@ from recsys_meta.models.functional.item_bias_prior import item_bias_prior
 from recsys_meta.models.functional.losses import mean_over_tasks
 from recsys_meta.models.functional.regularization import dropout
 from recsys_meta.models.functional.row_selection import gather_selection, select_items, select_sampled
-from recsys_meta.models.functional.sampled_softmax import draw_negatives, log_expected_counts
+from recsys_meta.models.functional.sampled_softmax import draw_negatives, init_negatives
 from recsys_meta.models.learners.maml import scorer, task_loss
 from recsys_meta.models.learners.maml.inner_loop import descend
 from recsys_meta.models.learners.maml.inner_step import InnerStep
@@ -98,17 +97,12 @@ class Maml:
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         """Fresh parameters; raises ConfigError when the objective is not the data set's."""
         config = self.config
-        if config.objective != data.schema.objective:
-            raise ConfigError(
-                f"the learner is configured for objective '{config.objective}', "
-                f"but '{data.schema.name}' has '{data.schema.objective}'"
-            )
+        data.schema.require_objective(config.objective, self.name)
         counts, level = item_bias_prior(data, entities)
         params = scorer.init_scorer(config, data, entities, level, generator)
         params |= self.init_rates(params)
-        if config.objective == "ranking" and config.negatives:
-            params["log_q"] = log_expected_counts(counts, config.negatives)
-            params["negatives"] = draw_negatives(params["log_q"], config.negatives, generator)
+        if config.objective == "ranking":
+            params |= init_negatives(counts, config.negatives, generator)
         return params
 
     def init_rates(self, params: Params) -> Params:

@@ -41,7 +41,6 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import ARRIVAL, Objective
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, RowSelection, State, Support, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex
@@ -89,8 +88,7 @@ class Flagship:
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         """Fresh parameters; popularity and memories come from the given entities. Raises ConfigError unless the data
         set is a ranking."""
-        if data.schema.objective != "ranking":
-            raise ConfigError(f"the flagship ranks, but '{data.schema.name}' has objective '{data.schema.objective}'")
+        data.schema.require_objective("ranking", self.name)
         entity, item, _ = EventIndex.of(data).of_entities(entities)
         counts = item_occurrences(item, data.catalogue)
         params = self._init_towers(data, entities, counts, generator)

@@ -23,7 +23,6 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.models.functional.host_reads import may_hold
@@ -71,10 +70,7 @@ class FrozenBaseLearner(ABC):
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         """Train the base model on all rows of the given entities (minutes, for millions of rows), and add fresh
         parameters of the method. Raises ConfigError unless the data set is of clicks."""
-        if data.schema.objective != "click":
-            raise ConfigError(
-                f"{self.name} is made for clicks, but '{data.schema.name}' has objective '{data.schema.objective}'"
-            )
+        data.schema.require_objective("click", self.name)
         params = pretrain(self.config, data, entities, generator)
         meta_params = self.init_meta(params, generator)
         intercepts = entity_intercept.init_intercepts() if self.config.own_level else {}

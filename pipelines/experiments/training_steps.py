@@ -1,0 +1,97 @@
+"""Steps of a training run: its start or its last checkpoint, metrics in SQL, checkpoints, and a clean stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipelines.experiments.recipe_learner import learner_of
+from pipelines.experiments.run_spec import RunSpec
+from pipelines.experiments.training_inputs import TrainingInputs
+from pipelines.workspace import Workspace
+from recsys_meta.core.errors import RecsysMetaError
+from recsys_meta.store.tracking import curriculum, runs
+from recsys_meta.store.tracking.runs import MetricPoint
+from recsys_meta.training.checkpoint import last_checkpoint, save_checkpoint
+from recsys_meta.training.recipe import Recipe
+from recsys_meta.training.trainer import (
+    TrainingRun,
+    TrainStep,
+    Validate,
+    fit,
+    from_checkpoint,
+    start_training,
+    to_checkpoint,
+)
+from recsys_meta.training.training_group import TrainingGroup
+
+StepCallback = Callable[[TrainStep], None]
+IsInterrupted = Callable[[], bool]
+
+
+class TrainingInterruption(RecsysMetaError):
+    """Training was stopped by a signal; the last checkpoint holds its state."""
+
+    @classmethod
+    def of(cls, spec: RunSpec, where: str) -> TrainingInterruption:
+        """Build the error that says where a run was stopped and how it goes on."""
+        return cls(f"stopped {where}; `recsys-meta train --resume {spec.id}` continues")
+
+
+def start_or_resume(
+    spec: RunSpec, inputs: TrainingInputs, folder: Path | None, group: TrainingGroup | None
+) -> TrainingRun:
+    """Start the run, or go on from the last checkpoint of its folder; where there is no folder, from the one that the
+    group's first process has."""
+    device = spec.device if group is None else group.device(spec.device)
+    learner, index = learner_of(spec.recipe, inputs.data), inputs.train_index.to(device)
+    run = start_training(learner, spec.recipe, inputs.data, index, inputs.split.train, spec.seed, device, group)
+    checkpoint = None if folder is None else last_checkpoint(folder)
+    if group is not None:
+        checkpoint = group.first_checkpoint(checkpoint)
+    if checkpoint is not None:
+        from_checkpoint(run, checkpoint)
+    return run
+
+
+def train_steps(
+    workspace: Workspace,
+    spec: RunSpec,
+    run: TrainingRun,
+    validate: Validate,
+    report: StepCallback | None,
+    is_interrupted: IsInterrupted,
+) -> None:
+    """Train to the end with metrics and checkpoints. Raises TrainingInterruption after a signal, at the next step."""
+    folder, keep = spec.folder(workspace), spec.recipe.train.keep
+    for step in fit(run, validate):
+        _record(workspace, spec, step)
+        if _due(spec.recipe, step):
+            save_checkpoint(folder, to_checkpoint(run), keep)
+        if report is not None:
+            report(step)
+        is_stopped = is_interrupted() if run.group is None else run.group.any(is_interrupted())
+        if is_stopped:
+            save_checkpoint(folder, to_checkpoint(run), keep)
+            raise TrainingInterruption.of(spec, f"at step {step.step} of {step.steps}")
+
+
+def _record(workspace: Workspace, spec: RunSpec, step: TrainStep) -> None:
+    if step.buckets:
+        with workspace.session() as session:
+            curriculum.save_curriculum(session, spec.id, [(step.step, step.buckets)])
+    if step.valid is None and not step.epoch_end and step.step % 10:
+        return
+    values = {"loss": step.loss, "gradient_norm": step.gradient, "epoch": float(step.epoch), **step.logs}
+    values["tasks_per_second"] = step.tasks_per_second
+    if step.valid is not None:
+        values["valid"] = abs(step.valid)  # validation negates errors, so that higher is better
+    with workspace.session() as session:
+        runs.log_metrics(session, [MetricPoint(spec.id, k, step.step, float(v)) for k, v in values.items()])
+
+
+def _due(recipe: Recipe, step: TrainStep) -> bool:
+    """True where a checkpoint is due: at the steps of `checkpoint_every`, and at each epoch or validation."""
+    every = recipe.train.checkpoint_every
+    is_end = step.valid is not None if recipe.train.most_steps else step.epoch_end
+    return is_end or (every > 0 and step.step % every == 0)
