@@ -26,6 +26,7 @@ err = Console(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write machine-readable results to this file.")]
+ModelArgument = Annotated[str, typer.Argument(help="Model name.")]
 
 
 def command_name() -> str:

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from pipelines.commands.compare import run_comparison
 from pipelines.commands.comparison_output import print_comparison
-from pipelines.commands.models import publish_run
+from pipelines.commands.model_publication import publish_run
 from pipelines.console import Json, err, out, print_json, with_command
 from pipelines.experiments import comparison, report
 from pipelines.experiments.comparison import Comparison

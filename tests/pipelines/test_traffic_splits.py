@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.commands.models import parse_arm
+from pipelines.commands.model_split import parse_arm
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.models.bundle import save_bundle
 from recsys_meta.store.database import migrate
