@@ -7,6 +7,7 @@ was asked before, and may be shared by threads.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 
@@ -16,6 +17,9 @@ from torch import Tensor
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, Interactions, State
 from recsys_meta.inference.batch_invariance import least_batch, rank_in_batch_of, trial_requests
+from recsys_meta.inference.new_items.item_placer import ItemPlacer
+from recsys_meta.inference.new_items.new_item_block import NewItemBlock
+from recsys_meta.inference.new_items.stored_items import Evidence, StoredItem
 from recsys_meta.inference.ranking.item_catalog import ItemCatalog
 from recsys_meta.inference.ranking.list_builder import ListBuilder
 from recsys_meta.inference.requests.encoder import RequestEncoder
@@ -28,12 +32,19 @@ from recsys_meta.models.bundle import Bundle
 from recsys_meta.models.protocols import ChoicePredictor, UncertainPredictor, WarmStartPredictor
 
 
+MOST_NEW_ITEMS = 100_000
+"""New items that are ranked, those that were changed last: each takes about a kilobyte."""
+
+
 class Recommender:
     """Adapts and scores with one bundle.
 
     catalog: its items; reader: raw events to supports; encoder: supports and rows to tensors; queries: contexts to
-    rows; lists: scores to lists. Tensors are for one entity (T = 1) unless said otherwise.
+    rows; lists: scores to lists; new_items: those that came after the training (`with_items`), None where there are
+    none. Tensors are for one entity (T = 1) unless said otherwise.
     """
+
+    new_items: NewItemBlock | None = None
 
     def __init__(self, bundle: Bundle) -> None:
         """Raises ConfigError for a bundle of choices whose predictor cannot choose."""
@@ -43,13 +54,14 @@ class Recommender:
         self.bundle = bundle
         with torch.no_grad():
             self.body = predictor.body({name: leaf.detach() for name, leaf in bundle.params.items()})
-        self.catalog = ItemCatalog(bundle)
+        self.catalog = self._model_catalog = ItemCatalog(bundle)
         keeps_order: bool = getattr(predictor, "reads_order", False)
         self.reader = SupportReader(schema, self.catalog.ids, keeps_order=keeps_order)
         item_features = self.catalog.features if schema.home else {}
         self.encoder = RequestEncoder(schema, bundle.vocab, self.catalog.ids, item_features)
         self.queries = QueryEncoder(schema, self.reader.fields, self.encoder)
         self.lists = ListBuilder(self.catalog, self.encoder, self.queries)
+        self._placer = ItemPlacer(bundle, self.catalog.names, self._score_requests)
         self._coarse: Collection[str] = getattr(predictor, "coarse", ())
         # Checked once: an isinstance of a protocol takes as long as a small adaptation.
         self.is_uncertain = isinstance(predictor, UncertainPredictor)
@@ -61,6 +73,31 @@ class Recommender:
     def version(self) -> str:
         """The bundle's version."""
         return self.bundle.version
+
+    def with_items(self, items: Sequence[StoredItem], evidence: Evidence | None = None) -> Recommender:
+        """Return the same recommender for the items that are stored now: with new ones, without those that are not
+        available. It shares all else with this one, which stays as it is. Raises what the model raises.
+
+        An item that the model was trained on keeps its place there. Where entities have catalogues of their own nothing
+        changes.
+        """
+        if self.bundle.schema.home is not None:
+            return self
+        own = self._model_catalog
+        new = [item for item in items if item.available and item.name not in own.ids][-MOST_NEW_ITEMS:]
+        features = self._placer.encode(new)
+        block = self._placer.place(new, features, evidence or {}) if new else None
+        other = copy(self)
+        hidden = [item.name for item in items if not item.available]
+        titles = {item.name: item.title for item in items if item.title is not None}
+        other.new_items, other.catalog = block, own.with_items(block, features, titles, hidden)
+        other.reader = self.reader.with_new_items(other.catalog.new_ids)
+        other.lists = ListBuilder(other.catalog, self.encoder, self.queries)
+        return other
+
+    def tastes(self, entities: Sequence[EncodedEntity]) -> Tensor:
+        """Coordinates [T, R] of T entities' tastes, from which new items are placed."""
+        return self._placer.projection.tastes(self._model_scores(self.adapt(entities)))
 
     def read_support(self, request: EntityRequest) -> EncodedEntity:
         """Read an entity's raw features and events, the first of the steps to a list. Raises DataError as
@@ -109,8 +146,19 @@ class Recommender:
 
     @torch.no_grad()
     def scores(self, state: State) -> Tensor:
-        """Score the whole catalogue of the model for T states, [T, C]."""
+        """Score the whole catalogue for T states, [T, C]: the model's items, and the new ones after them."""
+        return self._extend(self._model_scores(state))
+
+    def _extend(self, scores: Tensor) -> Tensor:
+        return scores if self.new_items is None else self.new_items.extend(scores)
+
+    @torch.no_grad()
+    def _model_scores(self, state: State) -> Tensor:
         return rank_in_batch_of(self._min_batch, self._rank, state)
+
+    def _score_requests(self, requests: Sequence[EntityRequest]) -> Tensor:
+        """Score the model's own items for entities, [T, C]."""
+        return self._model_scores(self.adapt([self.read_support(request) for request in requests]))
 
     def _rank(self, state: State) -> Tensor:
         return self.bundle.predictor.rank(self.body, state)
@@ -131,7 +179,7 @@ class Recommender:
             scores = predictor.choose(self.body, state, rows, items.expand(tasks, 1, -1))[:, 0]
             return scores.masked_fill(items < FIRST, 0.0)
         wide = rows.map(lambda t: t.expand(tasks, len(items), *t.shape[2:]))
-        return predictor.score(self.body, state, replace(wide, item=items.expand(tasks, -1)))
+        return self._extend(predictor.score(self.body, state, replace(wide, item=items.expand(tasks, -1))))
 
     @torch.no_grad()
     def score_rows(self, state: State, rows: Interactions) -> Tensor:

@@ -17,6 +17,7 @@ from recsys_meta.store.entities.tables import (
     OutcomeRecord,
 )
 from recsys_meta.store.installation.tables import SecretRecord
+from recsys_meta.store.items.tables import ItemRecord, ItemRevisionRecord
 from recsys_meta.store.model_registry.tables import (
     AlertRecord,
     AliasChangeRecord,
@@ -43,6 +44,8 @@ RECORDS: tuple[type[Base], ...] = (
     ImpressionRecord,
     OutcomeRecord,
     ExplorationRecord,
+    ItemRecord,
+    ItemRevisionRecord,
     RunRecord,
     MetricRecord,
     LatestMetricRecord,

@@ -30,6 +30,7 @@ def test_every_domain_declares_its_tables() -> None:
         "access",
         "entities",
         "installation",
+        "items",
         "model_registry",
         "tracking",
     ]
@@ -39,7 +40,7 @@ def test_no_table_is_missed() -> None:
     for module in pkgutil.walk_packages(recsys_meta.store.__path__, "recsys_meta.store."):
         import_module(module.name)
     assert set(RECORDS) == set(Base.__subclasses__())
-    assert len(RECORDS) == 23
+    assert len(RECORDS) == 25
     assert sorted(record.__tablename__ for record in RECORDS) == sorted(METADATA.tables)
 
 

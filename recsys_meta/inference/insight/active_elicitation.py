@@ -78,7 +78,8 @@ def _candidates(recommender: Recommender, entity: EncodedEntity) -> Tensor:
     """Select the most popular items that were not met, [P], ties by id."""
     popularity = recommender.bundle.popularity.clone()
     popularity[:FIRST] = -1
-    popularity[list(entity.seen_items)] = -1
+    popularity[[item for item in entity.seen_items if item < len(popularity)]] = -1
+    popularity[recommender.catalog.hidden_ids] = -1
     order = torch.argsort(popularity, descending=True, stable=True)[:MAX_CANDIDATES]
     return order[popularity[order] >= 0]
 

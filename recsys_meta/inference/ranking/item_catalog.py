@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import FIRST, UNKNOWN
+from recsys_meta.core.types import FIRST, UNKNOWN, IntArray
+from recsys_meta.inference.new_items.item_placer import join_features
+from recsys_meta.inference.new_items.new_item_block import NewItemBlock
 from recsys_meta.inference.ranking.topk import TopK
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityCatalogSpec
 from recsys_meta.models.bundle import Bundle, popular_scores
@@ -24,7 +29,16 @@ class ScoredItem(NamedTuple):
 
 
 class ItemCatalog:
-    """The items of one model. Methods take the catalogue of an entity where it has one of its own, None elsewhere."""
+    """The items of one model, and those that came after its training. Methods take the catalogue of an entity where it
+    has one of its own, None elsewhere.
+
+    new_ids: ids of the new items by name; hidden_ids: ids that no list may hold; mark: a text that is another one for
+    other new or hidden items, empty without any.
+    """
+
+    new_ids: Mapping[str, int]
+    hidden_ids: IntArray
+    mark: str
 
     def __init__(self, bundle: Bundle) -> None:
         # Plain lists and dictionaries: an index of pandas costs more than adapting does.
@@ -34,6 +48,26 @@ class ItemCatalog:
         self.features: dict[str, Tensor] = catalogue_features(bundle.params)
         with torch.no_grad():
             self.popularity_scores = popular_scores(bundle)
+        self.new_ids, self.hidden_ids, self.mark = {}, np.zeros(0, np.int64), ""
+
+    def with_items(
+        self,
+        new: NewItemBlock | None,
+        features: Mapping[str, Tensor],
+        titles: Mapping[str, str],
+        hidden: Sequence[str],
+    ) -> ItemCatalog:
+        """Return the catalogue with new items and their features, with more titles, and with some items hidden."""
+        other = copy(self)
+        if new is not None:
+            other.new_ids = {name: i for i, name in enumerate(new.names, self.size())}
+            other.names, other.ids = [*self.names, *new.names], {**self.ids, **other.new_ids}
+            other.features = {k: join_features(v, features[k]) for k, v in self.features.items() if k in features}
+            other.popularity_scores = torch.cat([self.popularity_scores, new.popularity])
+        other.titles = {**self.titles, **titles} if titles else self.titles
+        other.hidden_ids = np.array(sorted(self.ids[name] for name in hidden if name in self.ids), np.int64)
+        other.mark = _digest(new, other.hidden_ids, titles)
+        return other
 
     def size(self, entity_catalog: EntityCatalogSpec | None = None) -> int:
         """Count the ids of a catalogue, C: its items and the two reserved ids."""
@@ -65,3 +99,14 @@ class ItemCatalog:
             return self.popularity_scores
         items = torch.tensor(entity.items, dtype=torch.int64)
         return torch.bincount(items, minlength=self.size(entity.catalog)).float().log1p()
+
+
+def _digest(new: NewItemBlock | None, hidden: IntArray, titles: Mapping[str, str]) -> str:
+    """Digest of all that lists depend on beside the model; empty where there is nothing."""
+    if new is None and not len(hidden) and not titles:
+        return ""
+    digest = hashlib.blake2b(hidden.tobytes() + repr(sorted(titles.items())).encode(errors="replace"), digest_size=12)
+    if new is not None:
+        digest.update(repr(list(new.names)).encode(errors="replace"))
+        digest.update(new.vectors.numpy().tobytes())
+    return digest.hexdigest()

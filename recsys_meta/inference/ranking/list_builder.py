@@ -101,7 +101,11 @@ class ListBuilder:
         candidates = request.candidates or ()
         if request.context is None and (entity.catalog is None or not candidates):
             if entity.catalog is None and any(request.item_features.get(name) for name in candidates):
-                raise DataError("only entities with items of their own can be told of new ones", field="features")
+                raise DataError(
+                    "only entities with items of their own can be told of new ones",
+                    field="features",
+                    remedy="PUT /v1/items/{id} makes an item known to all",
+                )
             return entity, None
         features: dict[str, RawFeatures] = {name: {} for name in candidates}
         features.update(request.item_features)
@@ -187,6 +191,8 @@ class ListBuilder:
         values = scores.numpy()
         candidate_scores = values.copy()
         candidate_scores[:FIRST] = -np.inf
+        if entity_catalog is None:
+            candidate_scores[self.catalog.hidden_ids] = -np.inf
         if mask is not None:
             candidate_scores[~mask.numpy()] = -np.inf
         if after is not None:
@@ -217,6 +223,7 @@ class ListBuilder:
         """Select what `top_k` selects from each row of scores [T, C] of the model's catalogue: scores and ids."""
         candidate_scores = scores.numpy().copy()
         candidate_scores[:, :FIRST] = -np.inf
+        candidate_scores[:, self.catalog.hidden_ids] = -np.inf
         row = [i for i, request in enumerate(requests) for _ in request.exclude]
         candidate_scores[row, [item for request in requests for item in request.exclude]] = -np.inf
         best = top_k_rows(torch.from_numpy(candidate_scores), max(request.n for request in requests))

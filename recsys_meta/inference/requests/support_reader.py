@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from itertools import pairwise
 from operator import itemgetter
 
@@ -39,14 +41,22 @@ class SupportReader:
     """Reads entities for one model: its schema, and the padded ids of its items by name.
 
     keeps_repeats: every event is a row; elsewhere the last event on an item replaces those before. keeps_order: rows
-    of a ranking are in the order of their times, for a model that reads it.
+    of a ranking are in the order of their times, for a model that reads it. new_ids: ids of items that came after the
+    training: they count as met, and are no rows.
     """
 
     def __init__(self, schema: Schema, item_ids: Mapping[str, int], *, keeps_order: bool = False) -> None:
         self.schema, self.item_ids, self.fields = schema, item_ids, ContextFields.of_schema(schema)
+        self.new_ids: Mapping[str, int] = {}
         self.keeps_order = keeps_order
         self.keeps_repeats = schema.objective in ("click", "choice")
         self._coordinates = [f.name for f in schema.entity_features if f.kind == "numeric" and f.name in MAX_DEGREES]
+
+    def with_new_items(self, new_ids: Mapping[str, int]) -> SupportReader:
+        """Return the same reader for other new items."""
+        other = copy(self)
+        other.new_ids = new_ids
+        return other
 
     def read(self, request: EntityRequest) -> EncodedEntity:
         """Encode an entity. Items that the model does not have are listed, not guessed.
@@ -63,9 +73,15 @@ class SupportReader:
         features = self._features(request)
         if self.schema.home is not None:
             return self._read_choices(request.events, features)
-        if self.keeps_repeats:
-            return self._read_every_event(request.events, features)
-        return self._read_last_events(request.events, features)
+        read = self._read_every_event if self.keeps_repeats else self._read_last_events
+        entity = read(request.events, features)
+        return entity if not entity.unknown_items or not self.new_ids else self._with_new_items_met(entity)
+
+    def _with_new_items_met(self, entity: EncodedEntity) -> EncodedEntity:
+        """Count items that came after the training as met instead of unknown."""
+        met = frozenset(self.new_ids[name] for name in entity.unknown_items if name in self.new_ids)
+        unknown = tuple(name for name in entity.unknown_items if name not in self.new_ids)
+        return replace(entity, seen_items=entity.seen_items | met, unknown_items=unknown)
 
     def _read_last_events(self, events: Sequence[Interaction], features: RawFeatures) -> EncodedEntity:
         last: dict[int, tuple[float, float, str]] = {}

@@ -31,7 +31,11 @@ class EventRecord(Base):
     """One interaction of an entity. ``context`` holds the row's other fields, where it has any."""
 
     __tablename__ = "events"
-    __table_args__ = (Index(None, "kind", "entity", "time", "event_id"), Index(None, "kind", "received"))
+    __table_args__ = (
+        Index(None, "kind", "entity", "time", "event_id"),
+        Index(None, "kind", "received"),
+        Index(None, "kind", "item", "received"),
+    )
 
     kind: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH), primary_key=True)
     event_id: Mapped[str] = mapped_column(primary_key=True)

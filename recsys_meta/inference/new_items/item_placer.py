@@ -1,0 +1,123 @@
+"""Placing of new items for one model: its projection, fitted when it is first needed, and their features, encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from recsys_meta.core.errors import DataError
+from recsys_meta.core.feature_encoding import encode_raw
+from recsys_meta.core.schema import FeatureField
+from recsys_meta.inference.new_items.content_columns import ContentColumns
+from recsys_meta.inference.new_items.new_item_block import NewItemBlock, build_block
+from recsys_meta.inference.new_items.probe_entities import probe_requests
+from recsys_meta.inference.new_items.score_projection import ScoreProjection, fit_projection
+from recsys_meta.inference.new_items.stored_items import Evidence, StoredItem
+from recsys_meta.inference.requests.entity import EntityRequest, RawFeatures
+from recsys_meta.models.bundle import Bundle
+from recsys_meta.models.functional.embeddings import catalogue_features
+
+MOST_COLUMNS, LEAST_COLUMNS = 128, 16
+"""Columns that content is reduced to."""
+
+MOST_TABLE = 1 << 22
+"""Numbers of the table that each answer reads, about, from which on there are fewer columns."""
+
+MOST_TASTES = 32
+"""Coordinates of taste."""
+
+PLACES = 64
+"""Numbers of an item's place, by which similar items are found."""
+
+
+@dataclass(frozen=True)
+class EncodedItems:
+    """Features of N items, encoded for one model: name -> ids [N, L] or numbers [N]; revisions by name of the item."""
+
+    items: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class ItemPlacer:
+    """Places new items for one model. `score`: scores [T, C] of its own items for T entities. May be shared by
+    threads."""
+
+    def __init__(
+        self, bundle: Bundle, names: Sequence[str], score: Callable[[Sequence[EntityRequest]], Tensor]
+    ) -> None:
+        self._bundle, self._names, self._score = bundle, names, score
+        self._encoded = EncodedItems()
+
+    @cached_property
+    def columns(self) -> ContentColumns:
+        """The encoding of content."""
+        size = max(len(self._names), 1)
+        dims = max(LEAST_COLUMNS, min(MOST_COLUMNS, MOST_TABLE // size))
+        return ContentColumns.fit(catalogue_features(self._bundle.params), dims)
+
+    @cached_property
+    def projection(self) -> ScoreProjection:
+        """The projection, fitted to the scores of probes. Raises what the model raises."""
+        label_range = self._bundle.schema.label_range
+        requests = probe_requests(self._names, self._bundle.popularity, label_range[1] if label_range else 1.0)
+        scores = self._score(requests)
+        if not bool(torch.isfinite(scores).all()):
+            raise DataError("the model's scores are not finite")
+        features = catalogue_features(self._bundle.params)
+        content = self.columns.encode({k: v[2:] for k, v in features.items()}, len(self._names))
+        return fit_projection(scores, content, self._bundle.popularity, MOST_TASTES, PLACES)
+
+    def encode(self, items: Sequence[StoredItem]) -> dict[str, Tensor]:
+        """Encode the features of N items: name -> ids [N, L] or numbers [N]. What this model cannot read is left out:
+        it may have been stored for another one. Items that were encoded before are not encoded again."""
+        known, before = self._encoded.items, self._encoded.features
+        rows = [known.get(item.name, (-1, -1)) for item in items]
+        new = [i for i, (item, row) in enumerate(zip(items, rows, strict=True)) if row[0] != item.revision]
+        fields = self._bundle.schema.item_features
+        fresh = encode_raw(
+            fields, self._bundle.vocab, "item", [_readable(fields, self._bundle, items[i].features) for i in new]
+        )
+        position = torch.tensor([row for _, row in rows], dtype=torch.int64)
+        if new:
+            offset = len(known)
+            position[new] = torch.arange(offset, offset + len(new))
+        features = {}
+        for name, values in fresh.items():
+            stacked = join_features(before[name], values) if name in before else values
+            features[name] = stacked[position]
+        self._encoded = EncodedItems({item.name: (item.revision, i) for i, item in enumerate(items)}, features)
+        return features
+
+    def place(self, items: Sequence[StoredItem], features: Mapping[str, Tensor], evidence: Evidence) -> NewItemBlock:
+        """Place items by their encoded features and their first events. Raises what the model raises."""
+        content = self.columns.encode(features, len(items))
+        return build_block(self.projection, [item.name for item in items], content, evidence)
+
+
+def join_features(first: Tensor, second: Tensor) -> Tensor:
+    """Put ids [N, L] or numbers [N] of items one below the other; the narrower ones are padded."""
+    if first.dim() == 1:
+        return torch.cat([first, second])
+    width = max(first.shape[1], second.shape[1])
+    return torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in (first, second)])
+
+
+def _readable(fields: Sequence[FeatureField], bundle: Bundle, features: RawFeatures) -> RawFeatures:
+    """Leave out features that the model does not have, and numbers that are none."""
+    names = {f.name: f for f in fields}
+    known = {name: value for name, value in features.items() if name in names}
+    numbers = [f for f in fields if f.kind == "numeric" and f.name in known]
+    bad = {f.name for f in numbers if not _is_number(f, bundle, known[f.name])}
+    return {name: value for name, value in known.items() if name not in bad}
+
+
+def _is_number(one: FeatureField, bundle: Bundle, value: object) -> bool:
+    try:
+        encode_raw([one], bundle.vocab, "item", [{one.name: value}])
+    except (DataError, ValueError, TypeError):
+        return False
+    return True

@@ -1,0 +1,58 @@
+"""First events of new items, as they are placed by: how many like each, and who did first."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from recsys_meta.store.database.bulk_insert import in_chunks
+from recsys_meta.store.entities.tables import EventRecord
+
+RATE_EVENTS = 20_000
+"""Newest events from which the rate of all is estimated."""
+
+
+class ItemLikes(NamedTuple):
+    """Number of events of an item that say it is liked, and the entities of the first ones."""
+
+    count: int
+    entities: tuple[str, ...]
+
+
+def first_likes(
+    session: Session, kind: str, items: Sequence[str], least_label: float, most: int
+) -> dict[str, ItemLikes]:
+    """Return the likes of items, events with at least a label, and the first `most` entities of each; items without any
+    are left out."""
+    likes: dict[str, ItemLikes] = {}
+    for chunk in in_chunks(items):
+        window = {"partition_by": EventRecord.item}
+        number = func.row_number().over(order_by=(EventRecord.received, EventRecord.event_id), **window)
+        total = func.count().over(**window)
+        events = select(EventRecord.item, EventRecord.entity, number.label("number"), total.label("total")).where(
+            EventRecord.kind == kind, EventRecord.item.in_(chunk), EventRecord.label >= least_label
+        )
+        numbered = events.subquery()
+        query = select(numbered).where(numbered.c.number <= most).order_by(numbered.c.item, numbered.c.number)
+        for item, entity, _, count in session.execute(query):
+            before = likes.get(item, ItemLikes(count, ()))
+            likes[item] = ItemLikes(count, (*before.entities, entity))
+    return likes
+
+
+def items_with_events(session: Session, kind: str, since: datetime) -> set[str]:
+    """Return the items of events that were stored at a time or later."""
+    query = select(EventRecord.item).distinct().where(EventRecord.kind == kind, EventRecord.received >= since)
+    return set(session.scalars(query))
+
+
+def event_rate(session: Session, kind: str, now: datetime) -> float:
+    """Estimate the events of a kind that are stored in a second, from the newest ones."""
+    newest = select(EventRecord.received).where(EventRecord.kind == kind).order_by(EventRecord.received.desc())
+    rows = newest.limit(RATE_EVENTS).subquery()
+    count, first = session.execute(select(func.count(), func.min(rows.c.received))).one()
+    if not count or first is None:
+        return 0.0
+    return float(count) / max((now - first).total_seconds(), 1.0)
