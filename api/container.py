@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from api.http.api_keys import ApiKeyStore
 from api.inference.alert_monitor import AlertMonitor
 from api.inference.cache_writer import CacheWriter
+from api.inference.item_refresher import ItemRefresher
 from api.inference.long_tasks import LongTaskQueue
 from api.inference.model_registry import ModelRegistry
 from api.inference.outcome_worker import OutcomeWorker
@@ -69,6 +70,7 @@ class AppContainer:
     memory: MemoryCache
     profiles: ProfileCache
     registry: ModelRegistry
+    items: ItemRefresher
     resolver: StateResolver
     cache_writer: CacheWriter
     long_tasks: LongTaskQueue
@@ -136,6 +138,8 @@ async def lifespan_container(
             await asyncio.to_thread(migrate.upgrade_database, settings.database)
     keys.restore()
     container.profiles.cursor_key.restore()
+    with suppress(StoreUnavailable):
+        await container.items.read()  # before the models, so that none lists what is hidden
     await asyncio.gather(container.read_keys(), _poll_once(container))
     if not container.registry.asked:
         await container.snapshot.restore(container.registry)
@@ -144,6 +148,7 @@ async def lifespan_container(
     polls = [
         asyncio.create_task(poll(container, closing)) for poll in (_poll_stores, _poll_keys, _poll_alerts, _poll_parent)
     ]
+    polls.append(asyncio.create_task(container.items.run(closing)))
     try:
         yield container
     finally:
@@ -172,6 +177,7 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
         memory=memory,
         profiles=profiles,
         registry=registry,
+        items=ItemRefresher(database, registry, log),
         resolver=StateResolver(memory, redis, cache_writer, log),
         cache_writer=cache_writer,
         long_tasks=LongTaskQueue(),

@@ -104,10 +104,14 @@ def validate_events(raw: Sequence[Any], registry: ModelRegistry) -> tuple[dict[i
 def event_rejection(index: int, content: Any, reason: str) -> dict[str, Any]:
     """An entry of `refused` in the receipt."""
     event_id = content.get("event_id") if isinstance(content, dict) else getattr(content, "event_id", None)
-    # The body is not checked here: its event_id may be anything, and is shown only where it can be.
-    printable = event_id if isinstance(event_id, str) and event_id.isprintable() else None
     # A wrong field's own name is in the reason, and may hold what has no UTF-8.
-    return {"index": index, "event_id": printable, "reason": reason.encode(errors="replace").decode()[:500]}
+    reason = reason.encode(errors="replace").decode()[:500]
+    return {"index": index, "event_id": printable_text(event_id), "reason": reason}
+
+
+def printable_text(value: Any) -> str | None:
+    """Return an id of a body that was not checked: it may be anything, and is shown only where it can be."""
+    return value if isinstance(value, str) and value.isprintable() else None
 
 
 def _new_event(event: Event, registry: ModelRegistry, now: float) -> NewEvent:

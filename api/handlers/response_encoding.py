@@ -42,6 +42,8 @@ def encode_items(
     for row, explanation in zip(rows, explanations, strict=False):
         attributions = [_encode_attribution(one) for one in explanation.attributions]
         row["why"] = {"prior": explanation.prior, "events": attributions}
+        if explanation.placed_by is not None:
+            row["why"]["new"] = dict(zip(("by", "likes"), explanation.placed_by, strict=True))
     return rows
 
 

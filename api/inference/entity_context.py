@@ -59,9 +59,9 @@ def read_support(
     profile = context.profile
     if profile is None or entity.features or events:
         return _read(model, context, entity.features, events)
-    encoded_entity = profile.encodings.get(model.version)
+    encoded_entity = profile.encodings.get(model.mark)
     if encoded_entity is None:
-        encoded_entity = profile.encodings[model.version] = _read(model, context, {}, ())
+        encoded_entity = profile.encodings[model.mark] = _read(model, context, {}, ())
     return encoded_entity
 
 

@@ -79,6 +79,11 @@ class LoadedModel:
         return self.recommender.version
 
     @property
+    def mark(self) -> str:
+        """The version, and what there is of stored items: equal requests get equal lists while it stays."""
+        return self.version + self.recommender.catalog.mark
+
+    @property
     def kind(self) -> str:
         """Kind of the entities that the model is for."""
         return self.recommender.bundle.schema.kind

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from api.inference.loaded_model import ActiveSplit, LoadedModel, activate_split,
 from api.persistence.async_database import AsyncDatabase
 from api.telemetry.logging import open_log
 from recsys_meta.core.errors import CheckpointError, ConflictError
+from recsys_meta.inference.recommender import Recommender
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry import split_arms as arms
@@ -37,7 +38,8 @@ _ARM_MISSING = "an arm of the split cannot be loaded, fails or is for others; th
 class ModelRegistry:
     """Loaded models by name: `live` versions, `splits`, and `broken` ones with the reason. `defaults`: by kind, the
     model that answers where a request names none. Readers see one snapshot, which `refresh` replaces whole. `asked`:
-    the database has said at least once which models there are. Without a log the registry opens one."""
+    the database has said at least once which models there are. `prepare` is called in a thread with each version
+    that was loaded, before it goes into service. Without a log the registry opens one."""
 
     def __init__(self, database: AsyncDatabase, folder: Path, log: Any = None) -> None:
         self._database, self._folder = database, folder
@@ -45,6 +47,8 @@ class ModelRegistry:
         self._lock, self._loading = asyncio.Lock(), asyncio.Lock()
         self._pinned: OrderedDict[tuple[str, str], LoadedModel] = OrderedDict()
         self._failures = LoadFailureLog()
+        self._equipped: dict[tuple[str, str], Recommender] = {}
+        self.prepare: Callable[[LoadedModel], LoadedModel] = lambda model: model
         self.live: Mapping[str, LoadedModel] = MappingProxyType({})
         self.splits: Mapping[str, ActiveSplit] = MappingProxyType({})
         self.broken: Mapping[str, str] = MappingProxyType({})
@@ -95,10 +99,39 @@ class ModelRegistry:
                     load_errors.setdefault(split.model, _ARM_MISSING)
                 splits[split.model] = active
             # No await stands between these, so a request sees all of them or none.
-            self.live, self.splits = MappingProxyType(live), MappingProxyType(splits)
+            self._put_in_service(live, splits)
             self.broken, self.asked = MappingProxyType(load_errors), True
             self.defaults = MappingProxyType(_defaults(live, given_defaults))
             return [s for s in self.in_service() if (s.name, s.version, s.variant) not in before]
+
+    def loaded(self) -> dict[tuple[str, str], LoadedModel]:
+        """All loaded versions by name and version: those in service, and those that were asked for by name."""
+        return {(s.name, s.version): s for s in (*self._pinned.values(), *self._in_service())}
+
+    def equip(self, recommenders: Mapping[tuple[str, str], Recommender]) -> None:
+        """Let versions answer with other recommenders, which have the same bundles, at once and from now on."""
+        if not recommenders:
+            return
+        loaded = self.loaded()
+        self._equipped = {k: r for k, r in {**self._equipped, **recommenders}.items() if k in loaded}
+        self._put_in_service(self.live, self.splits)
+        for key, model in self._pinned.items():
+            self._pinned[key] = self._with_items(model)
+
+    def _put_in_service(self, live: Mapping[str, LoadedModel], splits: Mapping[str, ActiveSplit]) -> None:
+        self.live = MappingProxyType({name: self._with_items(model) for name, model in live.items()})
+        self.splits = MappingProxyType(
+            {
+                name: replace(s, arms=MappingProxyType({label: self._with_items(arm) for label, arm in s.arms.items()}))
+                for name, s in splits.items()
+            }
+        )
+
+    def _with_items(self, model: LoadedModel) -> LoadedModel:
+        recommender = self._equipped.get((model.name, model.version))
+        if recommender is None or recommender is model.recommender:
+            return model
+        return replace(model, recommender=recommender)
 
     async def check(self, name: str, version: str) -> LoadedModel:
         """Load and try a registered version before it goes live. Raises NotFoundError, and ConflictError for one that
@@ -212,7 +245,7 @@ class ModelRegistry:
         log."""
         key = row.model, row.version
         try:
-            model = await asyncio.to_thread(open_version, self._folder, row)
+            model = await asyncio.to_thread(lambda: self.prepare(open_version(self._folder, row)))
         except Exception as error:  # a damaged version must not keep the others out of service
             # A reason is logged once: the version may be tried for days.
             if self._failures.record(key, f"{type(error).__name__}: {error}"):

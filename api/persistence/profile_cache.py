@@ -50,7 +50,7 @@ _PENDING_BATCH = 500
 class EntityProfile:
     """Features and events of one entity, as stored. Without a `stamp` another read may differ.
 
-    `encodings` holds what models encoded of it, by model version: reading thousands of events anew for each request
+    `encodings` holds what models encoded of it, by their marks: reading thousands of events anew for each request
     costs more than all the rest of the request.
     """
 

@@ -44,7 +44,7 @@ async def onboarding(
     those before it."""
     call = await open_request(model, EntityInput(kind=kind, id=id), request, container)
     mark = call.entity_context.mark
-    key = f"ask:{call.model.name}:{call.model.version}:{mark}:{call.entity_context.owner}:{n}:{strategy}"
+    key = f"ask:{call.model.name}:{call.model.mark}:{mark}:{call.entity_context.owner}:{n}:{strategy}"
     rest = None if mark is None else container.memory.get(key)
     if rest is None:
         known = read_support(call.model, call.entity_context, EntityInput(kind=kind, id=id), ())

@@ -181,9 +181,7 @@ def _list_key(call: RequestContext, body: bytes) -> str | None:
     entity_context, model = call.entity_context, call.model
     if entity_context.mark is None:
         return None
-    return list_key(
-        model.name, model.version, entity_context.kind, entity_context.entity or "", entity_context.mark, body
-    )
+    return list_key(model.name, model.mark, entity_context.kind, entity_context.entity or "", entity_context.mark, body)
 
 
 def _cached_response(call: RequestContext, content: bytes, source: Source) -> Response:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from api.http.problem_details import MEDIA_TYPE
 from api.schemas.component_names import rename_components
 from api.schemas.openapi_links import add_links
-from recsys_meta.wire.requests import Event, RecommendationRequest, ScoreRequest
+from recsys_meta.wire.requests import Event, ItemInput, RecommendationRequest, ScoreRequest
 from recsys_meta.wire.responses import ProblemDocument
 
 _REF = "#/components/schemas/{model}"
@@ -55,11 +55,12 @@ def _add_bodies(schemas: dict[str, Any]) -> None:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     _add_component(schemas, "Problem", ProblemDocument)
-    for model in (Event, RecommendationRequest, ScoreRequest):
+    for model in (Event, ItemInput, RecommendationRequest, ScoreRequest):
         _add_component(schemas, model.__name__, model)
-    # Each event of a batch is validated by itself, so the type of its items is open in the class.
-    schemas["EventBatch"].pop("x-item-schema", None)
-    schemas["EventBatch"]["properties"]["events"]["items"] = {"$ref": "#/components/schemas/Event"}
+    # Each part of a batch is validated by itself, so the type of its items is open in the class.
+    for batch, name in (("EventBatch", "events"), ("ItemBatch", "items")):
+        one = schemas[batch].pop("x-item-schema")
+        schemas[batch]["properties"][name]["items"] = {"$ref": f"#/components/schemas/{one}"}
 
 
 def _add_component(schemas: dict[str, Any], name: str, model: type[BaseModel]) -> None:
@@ -74,7 +75,7 @@ def _add_problems(path: str, method: str, responses: dict[str, Any]) -> None:
     if path != "/metrics" and not path.startswith("/v1"):
         return
     codes = {401, 403, 503} if path == "/metrics" else {401, 403, 422, 429, 503}
-    codes |= {400, 413} if method in ("post", "put") else set()
+    codes |= {400, 413} if method in ("post", "put", "patch") else set()
     codes |= {404} if "{" in path or method == "post" or path.endswith("/onboarding") else set()
     # Calls that take a model by name@version: the start of a version may be that of several.
     codes |= {409} if path.endswith(("/promote", "/rollback", "/split", *_BY_VERSION)) else set()

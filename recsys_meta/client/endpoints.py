@@ -19,6 +19,9 @@ from recsys_meta.wire.requests import (
     EventBatch,
     ExplorationOptions,
     Filter,
+    ItemAvailability,
+    ItemBody,
+    ItemInput,
     ItemWithFeatures,
     PromotionRequest,
     QueryContextInput,
@@ -36,6 +39,10 @@ from recsys_meta.wire.responses import (
     EntityDocument,
     EntityRankingResponse,
     EventReceipt,
+    ItemDeletion,
+    ItemDocument,
+    ItemPage,
+    ItemReceipt,
     ModelDocument,
     ModelList,
     OnboardingResponse,
@@ -43,6 +50,7 @@ from recsys_meta.wire.responses import (
     RecommendationResponse,
     RowPage,
     ScoreResponse,
+    SimilarItems,
     SplitDocument,
 )
 
@@ -179,6 +187,62 @@ def delete_entity(kind: str, id: str) -> EndpointCall[DeletionReceipt]:
     return EndpointCall("DELETE", _entity_path(kind, id), DeletionReceipt)
 
 
+def list_items(
+    *,
+    kind: str | None = None,
+    available: bool | None = None,
+    since: float | str | None = None,
+    limit: int | None = None,
+    cursor: str | None = None,
+) -> EndpointCall[ItemPage]:
+    """List stored items, those that were changed last first."""
+    params = _without_none(kind=kind, available=available, since=since, limit=limit, cursor=cursor)
+    return EndpointCall("GET", "/v1/items", ItemPage, params=params)
+
+
+def send_items(items: Sequence[ItemInput], *, kind: str | None = None) -> EndpointCall[ItemReceipt]:
+    """Store items; what is sent of each replaces what was stored."""
+    body = {**_without_none(kind=kind), "items": [_to_json(item) for item in items]}
+    return EndpointCall("POST", "/v1/items", ItemReceipt, body)
+
+
+def get_item(id: str, *, kind: str | None = None) -> EndpointCall[ItemDocument]:
+    """Get what is stored of an item."""
+    return EndpointCall("GET", _item_path(id), ItemDocument, params=_without_none(kind=kind))
+
+
+def put_item(
+    id: str,
+    features: Features | None = None,
+    *,
+    title: str | None = None,
+    available: bool = True,
+    kind: str | None = None,
+) -> EndpointCall[ItemDocument]:
+    """Store an item; what is sent replaces what was stored."""
+    fields = {**_without_none(title=title), "features": dict(features or {}), "available": available}
+    return EndpointCall("PUT", _item_path(id), ItemDocument, _to_json(ItemBody(**fields)), _without_none(kind=kind))
+
+
+def show_item(id: str, available: bool = True, *, kind: str | None = None) -> EndpointCall[ItemDocument]:
+    """Let lists hold an item, or with `available` False keep it from them."""
+    body = _to_json(ItemAvailability(available=available))
+    return EndpointCall("PATCH", _item_path(id), ItemDocument, body, _without_none(kind=kind))
+
+
+def delete_item(id: str, *, kind: str | None = None) -> EndpointCall[ItemDeletion]:
+    """Delete what is stored of an item."""
+    return EndpointCall("DELETE", _item_path(id), ItemDeletion, params=_without_none(kind=kind))
+
+
+def similar_items(
+    id: str, *, n: int | None = None, model: str | None = None, kind: str | None = None, filter: Sequence[str] = ()
+) -> EndpointCall[SimilarItems]:
+    """List the items that newcomers like as they like one; `filter` are conditions FEATURE=VALUE."""
+    params = _without_none(n=n, model=model, kind=kind, filter=list(filter) or None)
+    return EndpointCall("GET", f"{_item_path(id)}/similar", SimilarItems, params=params)
+
+
 def list_models() -> EndpointCall[ModelList]:
     """List every model and its live version."""
     return EndpointCall("GET", "/v1/models", ModelList)
@@ -304,6 +368,10 @@ def _support_events(events: Events) -> list[SupportEvent] | None:
 
 def _quote_segment(text: str) -> str:
     return quote(text, safe="")
+
+
+def _item_path(id: str) -> str:
+    return f"/v1/items/{_quote_segment(id)}"
 
 
 def _entity_path(kind: str, id: str) -> str:

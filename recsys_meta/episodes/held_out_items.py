@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from recsys_meta.core.dataset import Dataset, Events, FeatureColumn, Vocabulary
-from recsys_meta.core.types import FIRST, IntArray
+from recsys_meta.core.types import FIRST, FloatArray, IntArray
 
 
 def without_items(data: Dataset, items: IntArray) -> Dataset:
@@ -35,7 +36,7 @@ def _select_rows(events: Events, rows: IntArray, new_id: IntArray) -> Events:
         new_id[np.asarray(events.item)[rows]].astype(np.int32),
         np.asarray(events.label)[rows],
         None if events.time is None else np.asarray(events.time)[rows],
-        {name: np.asarray(values)[rows] for name, values in events.context.items()},
+        {name: _rows(values, rows) for name, values in events.context.items()},
         None if events.actor is None else np.asarray(events.actor)[rows],
         None if events.group is None else np.asarray(events.group)[rows],
     )
@@ -43,8 +44,13 @@ def _select_rows(events: Events, rows: IntArray, new_id: IntArray) -> Events:
 
 def _select_column(column: FeatureColumn, rows: IntArray) -> FeatureColumn:
     if column.indptr is None:
-        return replace(column, values=np.asarray(column.values)[rows])
+        return replace(column, values=_rows(column.values, rows))
     start, count = np.asarray(column.indptr[:-1])[rows], np.diff(column.indptr)[rows]
     indptr = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
     position = np.repeat(start - indptr[:-1], count) + np.arange(indptr[-1])
-    return replace(column, values=np.asarray(column.values)[position], indptr=indptr)
+    return replace(column, values=_rows(column.values, position), indptr=indptr)
+
+
+def _rows(values: IntArray | FloatArray, rows: IntArray) -> IntArray | FloatArray:
+    selected: Any = np.asarray(values)[rows]
+    return selected  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ was asked before, and may be shared by threads.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +18,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, Interactions, State
 from recsys_meta.inference.batch_invariance import least_batch, rank_in_batch_of, trial_requests
 from recsys_meta.inference.new_items.item_placer import ItemPlacer
-from recsys_meta.inference.new_items.new_item_block import NewItemBlock
+from recsys_meta.inference.new_items.new_item_block import Basis, NewItemBlock, nearest_items
 from recsys_meta.inference.new_items.stored_items import Evidence, StoredItem
 from recsys_meta.inference.ranking.item_catalog import ItemCatalog
 from recsys_meta.inference.ranking.list_builder import ListBuilder
@@ -30,7 +30,6 @@ from recsys_meta.inference.state_codec import dump_state, quantize, round_coarse
 from recsys_meta.inference.warm_starts import WarmStarts
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.models.protocols import ChoicePredictor, UncertainPredictor, WarmStartPredictor
-
 
 MOST_NEW_ITEMS = 100_000
 """New items that are ranked, those that were changed last: each takes about a kilobyte."""
@@ -94,6 +93,28 @@ class Recommender:
         other.reader = self.reader.with_new_items(other.catalog.new_ids)
         other.lists = ListBuilder(other.catalog, self.encoder, self.queries)
         return other
+
+    @property
+    def own_items(self) -> Mapping[str, int]:
+        """Ids of the items that the model was trained on, by name."""
+        return self._model_catalog.ids
+
+    def placed_by(self, item: int) -> tuple[Basis, int] | None:
+        """Return what a new item (its id) was placed by, and the number of its first likes; None for one that the model
+        was trained on."""
+        position = item - self._model_catalog.size()
+        return None if self.new_items is None or position < 0 else self.new_items.basis(position)
+
+    def similar_items(self, item: int, n: int, mask: Tensor | None = None) -> list[tuple[float, int]]:
+        """Find the n items that entities like as they like one: cosines and ids, the most similar first, among those of
+        a mask [C] bool and none that is hidden. Raises what the model raises."""
+        places = self._placer.projection.places
+        if self.new_items is not None:
+            places = torch.cat([places, self.new_items.places])
+        allowed = torch.ones(len(places), dtype=torch.bool) if mask is None else mask.clone()
+        allowed[:FIRST] = False
+        allowed[self.catalog.hidden_ids] = False
+        return nearest_items(places, item, allowed, n)
 
     def tastes(self, entities: Sequence[EncodedEntity]) -> Tensor:
         """Coordinates [T, R] of T entities' tastes, from which new items are placed."""

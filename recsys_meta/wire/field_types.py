@@ -45,7 +45,7 @@ def one_error(message: str) -> WrapValidator:
 
 
 def _not_dots(value: str) -> str:
-    # Clients shorten paths that end in dots, so such an entity could be stored but never be read.
+    # Clients shorten paths that end in dots, so such a thing could be stored but never be read.
     if value in (".", ".."):
         raise ValueError("an id of dots alone cannot be part of a path")
     return value
@@ -60,11 +60,19 @@ def _read_time(value: Any) -> Any:
     return parse_zoned_time(value)
 
 
+def _number_of_text(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 # Anything that can be seen: no control characters, no line or paragraph separators.
 _VISIBLE = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"
 Text = Annotated[str, Field(min_length=1, max_length=ID_LENGTH, pattern=_VISIBLE)]
 # As the readers of files have it: blanks around an item are no part of it.
 ItemId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=ID_LENGTH, pattern=_VISIBLE)]
+ItemKey = Annotated[ItemId, AfterValidator(_not_dots)]
 EntityId = Annotated[Text, AfterValidator(_not_dots)]
 Kind = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=r"^[a-z][a-z0-9_\-]*$")]
 ModelName = Annotated[str, Field(min_length=1, max_length=ID_LENGTH, pattern=r"^[A-Za-z0-9_.\-]+$")]
@@ -113,6 +121,9 @@ Time = Annotated[
         }
     ),
 ]
+TimeText = Annotated[Time, BeforeValidator(_number_of_text)]
+"""A time in a URL, where numbers are texts."""
+
 Label = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 EventLabel = Annotated[
     Label,

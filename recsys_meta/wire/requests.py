@@ -16,6 +16,7 @@ from recsys_meta.wire.field_types import (
     Features,
     Flag,
     ItemId,
+    ItemKey,
     Kind,
     Label,
     Latitude,
@@ -260,6 +261,39 @@ class EntityBody(RequestModel):
     """Features of an entity; they replace those it had."""
 
     features: Features
+
+
+ItemTitle = Annotated[Text, Field(description="shown in lists")]
+_Available = Annotated[Flag, Field(description="whether lists may hold it")]
+
+
+class ItemBody(RequestModel):
+    """What is stored of an item; it replaces what was."""
+
+    features: Features = Field(default_factory=dict)
+    title: ItemTitle | None = None
+    available: _Available = True
+
+
+class ItemInput(ItemBody):
+    """An item to be stored."""
+
+    id: ItemKey
+
+
+class ItemBatch(RequestModel):
+    """Items of one kind. Each is validated by itself: a wrong one does not keep the others out."""
+
+    model_config = ConfigDict(json_schema_extra={"x-item-schema": "ItemInput"})
+
+    kind: Kind | None = Field(default=None, description="needed where several kinds of newcomers are served")
+    items: Annotated[list[Any], Field(min_length=1, max_length=MOST_EVENTS)]
+
+
+class ItemAvailability(RequestModel):
+    """Whether lists may hold an item."""
+
+    available: _Available
 
 
 class PromotionRequest(RequestModel):

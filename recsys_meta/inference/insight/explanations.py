@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FIRST
+from recsys_meta.inference.new_items.new_item_block import Basis
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity, RawFeatures
 from recsys_meta.inference.requests.query_context import EncodedQuery
@@ -40,10 +41,12 @@ class EventAttribution:
 
 @dataclass(frozen=True)
 class ItemExplanation:
-    """An item's score (or log-odds) before the first event, and the rows that change it most, the strongest first."""
+    """An item's score (or log-odds) before the first event, and the rows that change it most, the strongest first; of a
+    new item also what it was placed by, and the number of its first likes."""
 
     prior: float
     attributions: tuple[EventAttribution, ...]
+    placed_by: tuple[Basis, int] | None = None
 
 
 def explain_items(
@@ -71,7 +74,8 @@ def explain_items(
             for i in strongest
             if float(change[i, n].abs()) > float(noise[n])
         ]
-        explanations.append(ItemExplanation(float(prior[n]), tuple(attributions)))
+        placed_by = None if entity.catalog is not None else recommender.placed_by(items[n])
+        explanations.append(ItemExplanation(float(prior[n]), tuple(attributions), placed_by))
     return explanations
 
 

@@ -1,4 +1,4 @@
-"""Features of items as few columns: weighted indicators of values and standardized numbers, in their leading subspace."""
+"""Features of items as few columns: indicators of values and standardized numbers, in their leading subspace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Placing of new items for one model: its projection, fitted when it is first needed, and their features, encoded once."""
+"""Placing of new items for one model: its projection, fitted when first needed, and features that are encoded once."""
 
 from __future__ import annotations
 

@@ -59,9 +59,7 @@ class NewItemBlock:
         return "content" if self.has_content[position] else "popularity", self.events[position]
 
 
-def build_block(
-    projection: ScoreProjection, names: Sequence[str], content: Tensor, evidence: Evidence
-) -> NewItemBlock:
+def build_block(projection: ScoreProjection, names: Sequence[str], content: Tensor, evidence: Evidence) -> NewItemBlock:
     """Place new items by their content [N, K] and first events."""
     x = content - projection.content
     has_content = content.any(1) if content.shape[1] else torch.zeros(len(names), dtype=torch.bool)
@@ -92,16 +90,14 @@ def _stretch(projection: ScoreProjection, vectors: Tensor, events: Tensor, rate:
     """Factors [N] that make lists hold items with about as many events as often as their rates [N] say."""
     factor = torch.ones(len(vectors))
     group = torch.bucketize(events, torch.tensor(EVENT_BINS), right=True)
-    for one in group.unique():
+    for one in set(group.tolist()):
         rows = (group == one).nonzero()[:, 0]
         sample = rows[:: max(1, len(rows) // MOST_SAMPLED)]
         factor[rows] = projection.exposure.stretch(projection.probes @ vectors[sample].T, rate[sample])
     return factor
 
 
-def _popularity_excess(
-    expected: Tensor, evidence: Sequence[ItemEvidence | None], shape: float
-) -> Tensor:
+def _popularity_excess(expected: Tensor, evidence: Sequence[ItemEvidence | None], shape: float) -> Tensor:
     """Expected log popularity [N] of items beyond that of their content, from the number of their events.
 
     Counts are Poisson with a rate whose prior is a gamma distribution: its mean is what content says, its shape that of
@@ -150,4 +146,3 @@ def nearest_items(places: Tensor, position: int, allowed: Tensor, n: int) -> lis
     cosine[position] = -torch.inf
     best = torch.topk(cosine, min(n, len(cosine)))
     return [(v, i) for v, i in zip(best.values.tolist(), best.indices.tolist(), strict=True) if v > -torch.inf]
-

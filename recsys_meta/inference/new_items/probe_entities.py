@@ -20,5 +20,7 @@ def probe_requests(names: Sequence[str], popularity: Tensor, label: float) -> li
     """Make probes whose items are drawn by the root of their popularity [C], without repetition."""
     count = min(len(names), max(LEAST_PROBES, min(MOST_PROBES, MOST_SCORES // max(len(names), 1))))
     chance = popularity[FIRST:].double().clamp(min=0).sqrt() + 1e-3
-    items = torch.multinomial(chance, count, generator=torch.Generator().manual_seed(0)) if count else []
-    return [EntityRequest(events=[Interaction(names[int(i)], label)]) for i in items]
+    if not count:
+        return []
+    items = torch.multinomial(chance, count, generator=torch.Generator().manual_seed(0)).tolist()
+    return [EntityRequest(events=[Interaction(names[i], label)]) for i in items]

@@ -37,11 +37,11 @@ LEAST_REMAINDER = 0.05
 class ScoreProjection:
     """A fitted projection of scores [T, C].
 
-    table [C, K + 2 + R]: its columns give beta, gamma, h and m; content [K]: mean of the items' content; popularity [K + 1]: regression of log popularity on content, its last number the
-    mean; spread: standard deviation of log popularity around it; average [R]: mean h of the probes; explained: share
-    of the scores' variance that content explains, each item left out in turn; places [C, D]: items in the space of
-    the probes' scores, and axes [P, D] that project columns of such scores on it; probes [P, K + 1 + R]: their
-    coordinates; exposure: how often they list items.
+    table [C, K + 2 + R]: its columns give beta, gamma, h and m; content [K]: mean of the items' content; popularity
+    [K + 1]: regression of log popularity on content, its last number the mean; spread: standard deviation of log
+    popularity around it; average [R]: mean h of the probes; explained: share of the scores' variance that content
+    explains, each item left out in turn; places [C, D]: items in the space of the probes' scores, and axes [P, D] that
+    project columns of such scores on it; probes [P, K + 1 + R]: their coordinates; exposure: how often they list items.
     """
 
     table: Tensor
@@ -139,7 +139,8 @@ def _leading_rows(rest: Tensor, rank: int) -> Tensor:
     value, vector = torch.linalg.eigh(rest @ rest.T)
     keep = value[-rank:] > 1e-9 * value[-1].clamp(min=1e-12)
     value, vector = value[-rank:][keep], vector[:, -rank:][:, keep]
-    return rest.T @ (vector / value.sqrt())
+    rows: Tensor = rest.T @ (vector / value.sqrt())
+    return rows
 
 
 def _places(s: Tensor, columns: Tensor, dims: int) -> dict[str, Tensor]:

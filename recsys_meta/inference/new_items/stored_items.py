@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -15,7 +16,7 @@ class StoredItem(NamedTuple):
     another number after each change."""
 
     name: str
-    features: RawFeatures = {}
+    features: RawFeatures = MappingProxyType({})
     title: str | None = None
     available: bool = True
     revision: int = 0

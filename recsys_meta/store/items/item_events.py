@@ -15,9 +15,9 @@ RATE_EVENTS = 20_000
 
 
 class ItemLikes(NamedTuple):
-    """Number of events of an item that say it is liked, and the entities of the first ones."""
+    """Number of events of an item that say it is liked, `events`, and the entities of the first ones."""
 
-    count: int
+    events: int
     entities: tuple[str, ...]
 
 
@@ -28,9 +28,9 @@ def first_likes(
     are left out."""
     likes: dict[str, ItemLikes] = {}
     for chunk in in_chunks(items):
-        window = {"partition_by": EventRecord.item}
-        number = func.row_number().over(order_by=(EventRecord.received, EventRecord.event_id), **window)
-        total = func.count().over(**window)
+        order = (EventRecord.received, EventRecord.event_id)
+        number = func.row_number().over(partition_by=EventRecord.item, order_by=order)
+        total = func.count().over(partition_by=EventRecord.item)
         events = select(EventRecord.item, EventRecord.entity, number.label("number"), total.label("total")).where(
             EventRecord.kind == kind, EventRecord.item.in_(chunk), EventRecord.label >= least_label
         )
@@ -55,4 +55,5 @@ def event_rate(session: Session, kind: str, now: datetime) -> float:
     count, first = session.execute(select(func.count(), func.min(rows.c.received))).one()
     if not count or first is None:
         return 0.0
-    return float(count) / max((now - first).total_seconds(), 1.0)
+    seconds: float = max((now - first).total_seconds(), 1.0)
+    return float(count) / seconds

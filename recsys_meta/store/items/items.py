@@ -77,7 +77,8 @@ def hide_items(session: Session, kind: str, items: Sequence[str], now: datetime 
 def delete_items(session: Session, kind: str, items: Sequence[str], now: datetime | None = None) -> list[str]:
     """Delete items; return the ids that were stored. Their ids stay for a time, without anything else."""
     at = utcnow(now)
-    values = {"features": {}, "title": None, "available": True, "revision": _next_revision(session, kind)}
+    values: dict[str, Any] = {"features": {}, "title": None, "available": True}
+    values["revision"] = _next_revision(session, kind)
     ids = _update(session, kind, items, {**values, "updated": at, "deleted": at})
     old = ItemRecord.deleted < at - timedelta(days=TRACE_DAYS)
     session.execute(delete(table_of(ItemRecord)).where(ItemRecord.kind == kind, old))
@@ -126,7 +127,7 @@ def count_items(session: Session, kind: str) -> int:
 def item_revisions(session: Session) -> dict[str, int]:
     """Return the number of the last change by kind."""
     rows = session.execute(select(ItemRevisionRecord.kind, ItemRevisionRecord.revision))
-    return {kind: revision for kind, revision in rows}
+    return {row.kind: row.revision for row in rows}
 
 
 def changed_items(session: Session, kind: str, after: int) -> tuple[list[Row[Any]], bool]:

@@ -1,0 +1,136 @@
+"""What the first events of new items say, for one model: how many like each, and the tastes of those who did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import torch
+from cachetools import TTLCache
+from sqlalchemy.orm import Session
+from torch import Tensor
+
+from api.persistence.async_database import AsyncDatabase
+from api.persistence.item_table import KindItems
+from recsys_meta.core.schema import Schema
+from recsys_meta.inference.new_items.new_item_block import MOST_GUIDES
+from recsys_meta.inference.new_items.stored_items import ItemEvidence
+from recsys_meta.inference.recommender import Recommender
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest
+from recsys_meta.inference.requests.stored_events import merge_events
+from recsys_meta.store.entities.profiles import read_stored_profile
+from recsys_meta.store.items.item_events import ItemLikes, event_rate, first_likes, items_with_events
+
+ANEW_S = 600.0
+"""Interval at which all evidence is read anew: time alone changes it, and erased entities shall leave it, seconds."""
+
+OVERLAP_S = 30.0
+"""Time that events may take from their arrival until they can be read, seconds."""
+
+_CHUNK = 2000  # items whose events are read at once
+_PROFILES = 100  # entities whose profiles are read at once
+_MOST_TASTES = 20_000  # entities whose tastes are held
+_TASTE_S = 3600.0  # and for how long, seconds
+
+
+class ItemEvidenceReader:
+    """Evidence about the new items of one model: of `recommender`, which may be replaced by another one of the same
+    bundle. `evidence` holds what was read last."""
+
+    def __init__(self, database: AsyncDatabase, recommender: Recommender) -> None:
+        self._database, self.recommender = database, recommender
+        self._tastes: TTLCache[str, Tensor] = TTLCache(_MOST_TASTES, _TASTE_S)
+        self._likes: dict[str, ItemLikes] = {}
+        self._whole_at, self._events_at = -ANEW_S, datetime.now(UTC)
+        self._seen: set[str] = set()
+        self.evidence: Mapping[str, ItemEvidence] = {}
+
+    async def read(self, items: KindItems) -> bool:
+        """Read what there is since the last call; return whether that changes anything. Raises StoreUnavailable."""
+        ids, schema = self.recommender.bundle.vocab.values["item"], self.recommender.bundle.schema
+        new = {name for name, item in items.items.items() if item.available and name not in ids}
+        now = datetime.now(UTC)
+        is_whole = time.monotonic() - self._whole_at > ANEW_S
+        if not new:
+            changed, self.evidence, self._seen = bool(self.evidence), {}, set()
+            return changed
+        since = self._events_at - timedelta(seconds=OVERLAP_S)
+        active = await self._database.read(partial(items_with_events, kind=schema.kind, since=since))
+        names = new if is_whole else (new & active) | (new - self._seen)
+        self._seen = new
+        changed = await self._read_likes(sorted(names), schema, is_whole)
+        self._events_at = now
+        if changed or is_whole:
+            self._whole_at = time.monotonic() if is_whole else self._whole_at
+            rate = await self._database.read(partial(event_rate, kind=schema.kind, now=now))
+            self.evidence = await self._weigh(items, new, rate, now)
+        return changed or is_whole
+
+    async def _read_likes(self, names: Sequence[str], schema: Schema, is_whole: bool) -> bool:
+        """Read the likes of some items; return whether any are others than before."""
+        before = {} if is_whole else self._likes
+        likes = dict(before)
+        for start in range(0, len(names), _CHUNK):
+            chunk = names[start : start + _CHUNK]
+            least = least_liked(schema)
+            read = partial(first_likes, kind=schema.kind, items=chunk, least_label=least, most=MOST_GUIDES)
+            found = await self._database.read(read)
+            for name in chunk:
+                likes.pop(name, None)
+            likes |= found
+        changed, self._likes = likes != self._likes, likes
+        return changed
+
+    async def _weigh(self, items: KindItems, new: set[str], rate: float, now: datetime) -> dict[str, ItemEvidence]:
+        likes = {name: one for name, one in self._likes.items() if name in new}
+        tastes = await self._tastes_of(dict.fromkeys(e for one in likes.values() for e in one.entities))
+        trained = max(float(self.recommender.bundle.popularity.sum()), 1.0)
+        evidence = {}
+        for name in new:
+            count, entities = likes.get(name, ItemLikes(0, ()))
+            rows = [tastes[e] for e in dict.fromkeys(entities) if e in tastes]
+            age = max((now - items.created[name]).total_seconds(), 0.0)
+            # The item's own events were among all: at least so many there were.
+            traffic = max(rate * age, float(count)) / trained
+            evidence[name] = ItemEvidence(count, traffic, torch.stack(rows) if rows else torch.zeros(0, 0))
+        return evidence
+
+    async def _tastes_of(self, entities: Iterable[str]) -> Mapping[str, Tensor]:
+        """Tastes [R] by entity, of those that are known by other items too."""
+        held = {e: taste for e in entities if (taste := self._tastes.get(e)) is not None}
+        missing = [e for e in entities if e not in held]
+        for start in range(0, len(missing), _PROFILES):
+            chunk = missing[start : start + _PROFILES]
+            fresh = await self._database.read(partial(self._read_tastes, entities=chunk))
+            self._tastes.update(fresh)
+            held |= fresh
+        return held
+
+    def _read_tastes(self, session: Session, entities: Sequence[str]) -> dict[str, Tensor]:
+        encoded = {e: self._encode(session, e) for e in entities}
+        known = {e: one for e, one in encoded.items() if one.support_size}
+        # Each with others of its size: as an answer has it, no row is padded.
+        groups: dict[tuple[int, int], list[str]] = {}
+        for e, one in known.items():
+            groups.setdefault((len(one.items), len(one.dislikes)), []).append(e)
+        tastes: dict[str, Tensor] = {}
+        for names in groups.values():
+            rows = self.recommender.tastes([known[e] for e in names])
+            tastes |= dict(zip(names, rows, strict=True))
+        return tastes
+
+    def _encode(self, session: Session, entity: str) -> EncodedEntity:
+        reader = self.recommender.reader
+        features, events = read_stored_profile(session, reader.schema.kind, entity)
+        return self.recommender.read_support(merge_events(reader, features, events, EntityRequest()))
+
+
+def least_liked(schema: Schema) -> float:
+    """Return the least label of an event that says that the item is liked."""
+    if schema.objective == "ranking":
+        return schema.liked_from if schema.liked_from is not None else 1e-9
+    if schema.objective == "rating" and schema.label_range is not None:
+        return sum(schema.label_range) / 2
+    return 1e-9
