@@ -76,16 +76,16 @@ def new_item(item: str, body: ItemBody) -> NewItem:
 
 async def store_batch(container: AppContainer, body: ItemBatch, kind: str) -> dict[str, Any]:
     """Store those items of a batch that are right; return the receipt without the request's id."""
-    items, refused = _validate(body.items, container.registry, kind)
+    items, refusals = _validate(body.items, container.registry, kind)
     write = partial(save_items, kind=kind, items=list(items.values()))
     outcomes = await container.database.write(write) if items else []
-    results = refused + [
+    results = refusals + [
         {"index": index, "id": items[index].item, "outcome": outcome, "reason": None}
         for index, outcome in zip(items, outcomes, strict=True)
     ]
     results.sort(key=lambda one: int(one["index"]))
-    stored = len(outcomes) - outcomes.count("unchanged")
-    return {"kind": kind, "stored": stored, "refused": len(refused), "items": results}
+    count = len(outcomes) - outcomes.count("unchanged")
+    return {"kind": kind, "stored": count, "refused": len(refusals), "items": results}
 
 
 def _validate(
@@ -93,17 +93,17 @@ def _validate(
 ) -> tuple[dict[int, NewItem], list[dict[str, Any]]]:
     """Check items; return those to store, by their index, and the results of the others."""
     items: dict[int, NewItem] = {}
-    refused: list[dict[str, Any]] = []
+    refusals: list[dict[str, Any]] = []
     for index, content in enumerate(raw):
         try:
             item = ItemInput.model_validate(content)
             check_item_features(registry, kind, item.features)
             items[index] = new_item(item.id, item)
         except ValidationError as error:
-            refused.append(_refusal(index, content, explain_errors(error)))
+            refusals.append(_refusal(index, content, explain_errors(error)))
         except DataError as error:
-            refused.append(_refusal(index, content, str(error)))
-    return items, refused
+            refusals.append(_refusal(index, content, str(error)))
+    return items, refusals
 
 
 def _refusal(index: int, content: Any, reason: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the first events of new items say, for one model: how many like each, and the tastes of those who did."""
+"""Evidence of first events about new items, for one model: how many like each, and the tastes of those who did."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OVERLAP_S = 30.0
 
 _CHUNK = 2000  # items whose events are read at once
 _PROFILES = 100  # entities whose profiles are read at once
-_MOST_TASTES = 20_000  # entities whose tastes are held
+_MOST_TASTES = 20_000  # entities whose tastes are tastes
 _TASTE_S = 3600.0  # and for how long, seconds
 
 
@@ -54,19 +54,19 @@ class ItemEvidenceReader:
         now = datetime.now(UTC)
         is_whole = time.monotonic() - self._whole_at > ANEW_S
         if not new:
-            changed, self.evidence, self._seen = bool(self.evidence), {}, set()
-            return changed
+            is_news, self.evidence, self._seen = bool(self.evidence), {}, set()
+            return is_news
         since = self._events_at - timedelta(seconds=OVERLAP_S)
         active = await self._database.read(partial(items_with_events, kind=schema.kind, since=since))
         names = new if is_whole else (new & active) | (new - self._seen)
         self._seen = new
-        changed = await self._read_likes(sorted(names), schema, is_whole)
+        is_news = await self._read_likes(sorted(names), schema, is_whole)
         self._events_at = now
-        if changed or is_whole:
+        if is_news or is_whole:
             self._whole_at = time.monotonic() if is_whole else self._whole_at
             rate = await self._database.read(partial(event_rate, kind=schema.kind, now=now))
             self.evidence = await self._weigh(items, new, rate, now)
-        return changed or is_whole
+        return is_news or is_whole
 
     async def _read_likes(self, names: Sequence[str], schema: Schema, is_whole: bool) -> bool:
         """Read the likes of some items; return whether any are others than before."""
@@ -76,41 +76,41 @@ class ItemEvidenceReader:
             chunk = names[start : start + _CHUNK]
             least = least_liked(schema)
             read = partial(first_likes, kind=schema.kind, items=chunk, least_label=least, most=MOST_GUIDES)
-            found = await self._database.read(read)
+            fresh = await self._database.read(read)
             for name in chunk:
                 likes.pop(name, None)
-            likes |= found
-        changed, self._likes = likes != self._likes, likes
-        return changed
+            likes |= fresh
+        is_news, self._likes = likes != self._likes, likes
+        return is_news
 
     async def _weigh(self, items: KindItems, new: set[str], rate: float, now: datetime) -> dict[str, ItemEvidence]:
         likes = {name: one for name, one in self._likes.items() if name in new}
         tastes = await self._tastes_of(dict.fromkeys(e for one in likes.values() for e in one.entities))
-        trained = max(float(self.recommender.bundle.popularity.sum()), 1.0)
+        model_events = max(float(self.recommender.bundle.popularity.sum()), 1.0)
         evidence = {}
         for name in new:
             count, entities = likes.get(name, ItemLikes(0, ()))
             rows = [tastes[e] for e in dict.fromkeys(entities) if e in tastes]
             age = max((now - items.created[name]).total_seconds(), 0.0)
             # The item's own events were among all: at least so many there were.
-            traffic = max(rate * age, float(count)) / trained
+            traffic = max(rate * age, float(count)) / model_events
             evidence[name] = ItemEvidence(count, traffic, torch.stack(rows) if rows else torch.zeros(0, 0))
         return evidence
 
     async def _tastes_of(self, entities: Iterable[str]) -> Mapping[str, Tensor]:
         """Tastes [R] by entity, of those that are known by other items too."""
-        held = {e: taste for e in entities if (taste := self._tastes.get(e)) is not None}
-        missing = [e for e in entities if e not in held]
+        tastes = {e: taste for e in entities if (taste := self._tastes.get(e)) is not None}
+        missing = [e for e in entities if e not in tastes]
         for start in range(0, len(missing), _PROFILES):
             chunk = missing[start : start + _PROFILES]
             fresh = await self._database.read(partial(self._read_tastes, entities=chunk))
             self._tastes.update(fresh)
-            held |= fresh
-        return held
+            tastes |= fresh
+        return tastes
 
     def _read_tastes(self, session: Session, entities: Sequence[str]) -> dict[str, Tensor]:
-        encoded = {e: self._encode(session, e) for e in entities}
-        known = {e: one for e, one in encoded.items() if one.support_size}
+        entities_by_id = {e: self._encode(session, e) for e in entities}
+        known = {e: one for e, one in entities_by_id.items() if one.support_size}
         # Each with others of its size: as an answer has it, no row is padded.
         groups: dict[tuple[int, int], list[str]] = {}
         for e, one in known.items():

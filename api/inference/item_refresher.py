@@ -72,14 +72,14 @@ class ItemRefresher:
             models = {key: one for key, one in self._registry.loaded().items() if self._has_items(one)}
             self._evidence = {key: one for key, one in self._evidence.items() if key in models}
             self._equipped = {key: one for key, one in self._equipped.items() if key in models}
-            moved = await self._read_events(models)
-            equipped = {}
+            news = await self._read_events(models)
+            recommenders = {}
             for key, model in models.items():
                 revision = self.table.of(model.kind).revision
-                if key in moved or self._equipped.get(key) != revision:
-                    equipped[key] = await asyncio.to_thread(self._equip, key, model)
+                if key in news or self._equipped.get(key) != revision:
+                    recommenders[key] = await asyncio.to_thread(self._equip, key, model)
                     self._equipped[key] = revision
-            self._registry.equip(equipped)
+            self._registry.equip(recommenders)
 
     def _has_items(self, model: LoadedModel) -> bool:
         """True where a model has, or had, anything to know of stored items."""
@@ -91,7 +91,7 @@ class ItemRefresher:
         began = time.monotonic()
         if began < self._events_due:
             return set()
-        moved = set()
+        news = set()
         for key, model in models.items():
             if model.sample is None:
                 continue
@@ -100,10 +100,10 @@ class ItemRefresher:
                 reader = self._evidence[key] = ItemEvidenceReader(self._database, model.recommender)
             reader.recommender = model.recommender
             if await reader.read(self.table.of(model.kind)):
-                moved.add(key)
+                news.add(key)
         took = time.monotonic() - began
         self._events_due = time.monotonic() + max(EVENTS_S, took / _SHARE)
-        return moved
+        return news
 
     def _prepare(self, model: LoadedModel) -> LoadedModel:
         """Equip a model that was just loaded, before it goes into service; runs in a thread."""
@@ -121,5 +121,5 @@ class ItemRefresher:
                 return recommender.with_items(items, {} if reader is None else reader.evidence)
             except Exception:
                 self._log.error("new items cannot be placed", model=model.name, version=model.version, exc_info=True)
-        hidden = [item for item in items if not item.available or item.name in recommender.own_items]
-        return recommender.with_items(hidden)
+        own = [item for item in items if not item.available or item.name in recommender.own_items]
+        return recommender.with_items(own)

@@ -112,8 +112,8 @@ class ModelRegistry:
         """Let versions answer with other recommenders, which have the same bundles, at once and from now on."""
         if not recommenders:
             return
-        loaded = self.loaded()
-        self._equipped = {k: r for k, r in {**self._equipped, **recommenders}.items() if k in loaded}
+        versions = self.loaded()
+        self._equipped = {k: r for k, r in {**self._equipped, **recommenders}.items() if k in versions}
         self._put_in_service(self.live, self.splits)
         for key, model in self._pinned.items():
             self._pinned[key] = self._with_items(model)

@@ -56,15 +56,15 @@ class ItemTable:
         revisions = await self._database.try_read(item_revisions)
         is_stale = time.monotonic() - self._read_at > _ANEW_S
         self._read_at = time.monotonic()
-        changed = set()
+        kinds = set()
         for kind, revision in revisions.items():
             known = KindItems() if is_stale else self.of(kind)
             if known.revision > revision:  # the database was put back to an earlier state
                 known = KindItems()
             if known.revision != revision or is_stale:
                 self.kinds[kind] = await self._read(kind, known, revision)
-                changed.add(kind)
-        return changed
+                kinds.add(kind)
+        return kinds
 
     async def _read(self, kind: str, known: KindItems, revision: int) -> KindItems:
         later = KindItems(dict(known.items), dict(known.created), known.revision)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from fastapi.routing import APIRoute
 from sqlalchemy.orm import Session
 
 from api.handlers.dependencies import ContainerDependency, Cursor, Limit, request_id
@@ -81,25 +82,39 @@ async def get_similar_items(
 ) -> Response:
     """The items that newcomers like as they like this one, whatever is popular; items that lists may not hold are left
     out. New items are placed by their features and first events."""
-    loaded = await container.registry.resolve(model, kind)
-    if loaded.recommender.bundle.schema.home is not None or loaded.sample is None:
-        raise ProblemError(422, f"Model '{loaded.name}' has no items that all its newcomers share, or it fails")
-    item = loaded.recommender.catalog.ids.get(id)
+    target = await container.registry.resolve(model, kind)
+    if target.recommender.bundle.schema.home is not None or target.sample is None:
+        raise ProblemError(422, f"Model '{target.name}' has no items that all its newcomers share, or it fails")
+    item = target.recommender.catalog.ids.get(id)
     if item is None:
-        raise NotFoundError(f"model '{loaded.name}' has no such item")
+        raise NotFoundError(f"model '{target.name}' has no such item")
     try:
-        rows = await container.long_tasks.run(_similar, loaded, item, n, _filters(filter))
+        rows = await container.long_tasks.run(_similar, target, item, n, _filters(filter))
     except RecsysMetaError:
         raise
     except WorkerBusy:
         raise unavailable("Too many ask what is similar") from None
-    model_document = {"name": loaded.name, "version": loaded.version}
+    model_document = {"name": target.name, "version": target.version}
     return json_response({"request_id": request_id(request), "model": model_document, "item": id, "items": rows})
+
+
+async def _not_allowed(request: Request) -> Response:
+    raise HTTPException(405, headers={"allow": "GET"})
+
+
+# Else these would be calls about an item of that id, which none can have.
+router.add_api_route(
+    "/items/{id:path}/similar",
+    _not_allowed,
+    methods=["POST", "PUT", "PATCH", "DELETE"],
+    include_in_schema=False,
+    route_class_override=APIRoute,
+)
 
 
 @router.get("/items/{id:path}", responses={200: {"model": ItemDocument}}, dependencies=[require("read")])
 async def get_item(id: ItemPath, container: ContainerDependency, kind: KindQuery = None) -> Response:
-    """What is stored of an item."""
+    """Show what is stored of an item."""
     kind, registry = item_kind(container.registry, kind), container.registry
     return json_response(await container.database.read(lambda s: item_document(items.find_item(s, kind, id), registry)))
 
@@ -153,14 +168,14 @@ async def delete_item(
     kind = item_kind(container.registry, kind)
 
     def write(session: Session) -> bool:
-        deleted = bool(items.delete_items(session, kind, [id]))
-        if deleted:
+        is_deleted = bool(items.delete_items(session, kind, [id]))
+        if is_deleted:
             record_audit(request, session, "delete item", f"{kind} {id}"[:200])
-        return deleted
+        return is_deleted
 
-    deleted = await container.database.write(write)
+    is_deleted = await container.database.write(write)
     container.items.wake()
-    return json_response({"kind": kind, "id": id, "deleted": deleted})
+    return json_response({"kind": kind, "id": id, "deleted": is_deleted})
 
 
 def _filters(texts: list[str]) -> dict[str, FeatureFilter]:
@@ -178,7 +193,7 @@ def _similar(model: LoadedModel, item: int, n: int, filters: dict[str, FeatureFi
     recommender = model.recommender
     nobody = recommender.read_support(EntityRequest())
     mask = recommender.lists.filter_mask(filters, nobody) if filters else None
-    found = recommender.similar_items(item, n, mask)
+    similar = recommender.similar_items(item, n, mask)
     return [
         {
             "rank": rank,
@@ -187,6 +202,6 @@ def _similar(model: LoadedModel, item: int, n: int, filters: dict[str, FeatureFi
             "similarity": cosine,
             "shared": shared_features(recommender, item, one),
         }
-        for rank, (cosine, one) in enumerate(found, 1)
+        for rank, (cosine, one) in enumerate(similar, 1)
         if one >= FIRST
     ]

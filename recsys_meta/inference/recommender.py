@@ -92,6 +92,9 @@ class Recommender:
         other.new_items, other.catalog = block, own.with_items(block, features, titles, hidden)
         other.reader = self.reader.with_new_items(other.catalog.new_ids)
         other.lists = ListBuilder(other.catalog, self.encoder, self.queries)
+        for name in ("_min_batch", "batch_invariant"):  # tried out anew, now: no request shall wait for it
+            other.__dict__.pop(name, None)
+        _ = other.batch_invariant
         return other
 
     @property
@@ -161,14 +164,17 @@ class Recommender:
         try:
             entities = [self.read_support(request) for request in trial_requests(self.catalog.names)]
             with torch.no_grad():
-                return least_batch(self.adapt, self._rank, entities)
+                return least_batch(self.adapt, self._rank_all, entities)
         except Exception:  # a model that fails will say so to the first who adapts with it
             return 0
 
     @torch.no_grad()
     def scores(self, state: State) -> Tensor:
         """Score the whole catalogue for T states, [T, C]: the model's items, and the new ones after them."""
-        return self._extend(self._model_scores(state))
+        return rank_in_batch_of(self._min_batch, self._rank_all, state)
+
+    def _rank_all(self, state: State) -> Tensor:
+        return self._extend(self._rank(state))
 
     def _extend(self, scores: Tensor) -> Tensor:
         return scores if self.new_items is None else self.new_items.extend(scores)

@@ -51,6 +51,12 @@ def _not_dots(value: str) -> str:
     return value
 
 
+def _not_similar(value: str) -> str:
+    if value.endswith("/similar"):
+        raise ValueError("an id that ends with /similar is the path of another call")
+    return value
+
+
 def _read_time(value: Any) -> Any:
     # Pydantic's own reading has another rule for the units of numbers.
     if isinstance(value, bool) or not isinstance(value, str | int | float | datetime):
@@ -72,7 +78,7 @@ _VISIBLE = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"
 Text = Annotated[str, Field(min_length=1, max_length=ID_LENGTH, pattern=_VISIBLE)]
 # As the readers of files have it: blanks around an item are no part of it.
 ItemId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=ID_LENGTH, pattern=_VISIBLE)]
-ItemKey = Annotated[ItemId, AfterValidator(_not_dots)]
+ItemKey = Annotated[ItemId, AfterValidator(_not_dots), AfterValidator(_not_similar)]
 EntityId = Annotated[Text, AfterValidator(_not_dots)]
 Kind = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=r"^[a-z][a-z0-9_\-]*$")]
 ModelName = Annotated[str, Field(min_length=1, max_length=ID_LENGTH, pattern=r"^[A-Za-z0-9_.\-]+$")]

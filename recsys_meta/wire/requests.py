@@ -268,7 +268,7 @@ _Available = Annotated[Flag, Field(description="whether lists may hold it")]
 
 
 class ItemBody(RequestModel):
-    """What is stored of an item; it replaces what was."""
+    """Content of an item; it replaces what was stored."""
 
     features: Features = Field(default_factory=dict)
     title: ItemTitle | None = None
@@ -291,7 +291,7 @@ class ItemBatch(RequestModel):
 
 
 class ItemAvailability(RequestModel):
-    """Whether lists may hold an item."""
+    """Availability of an item: whether lists may hold it."""
 
     available: _Available
 

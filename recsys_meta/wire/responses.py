@@ -38,8 +38,8 @@ class EventContribution(ResponseModel):
 
 
 class NewItemBasis(ResponseModel):
-    """What an item that the model was not trained on is placed by: its `content`, or the `popularity` of new items
-    where none of its features says anything, and its first `likes`."""
+    """Basis on which an item is placed that the model was not trained on: its `content`, or the `popularity` of new
+    items where none of its features says anything, and its first `likes`."""
 
     by: str
     likes: int
@@ -285,7 +285,7 @@ class ItemPage(ResponseModel):
 
 
 class ItemResult(ResponseModel):
-    """What became of one item of a batch; `index` is its position in the body, `reason` why it was refused."""
+    """Outcome of one item of a batch; `index` is its position in the body, `reason` why it was refused."""
 
     index: int
     id: str | None
@@ -294,7 +294,7 @@ class ItemResult(ResponseModel):
 
 
 class ItemReceipt(ResponseModel):
-    """What became of the items of a batch, in their order; `stored` counts those that are new or changed."""
+    """Outcomes of the items of a batch, in their order; `stored` counts those that are new or changed."""
 
     request_id: str
     kind: str

@@ -21,7 +21,7 @@ MOST_DEVIATIONS = 5.0
 
 
 @dataclass(frozen=True)
-class _Field:
+class _FieldEncoding:
     """Encoding of a field: the weight of each value [V], 0 for none; or mean and deviation [2] of numbers."""
 
     weight: np.ndarray
@@ -47,7 +47,7 @@ class _Field:
 class ContentColumns:
     """Encoding of the features of items as K columns, fitted on a model's own items."""
 
-    fields: Mapping[str, _Field]
+    fields: Mapping[str, _FieldEncoding]
     basis: Tensor
 
     @classmethod
@@ -78,15 +78,15 @@ class ContentColumns:
         return sp.hstack([field.encode(features[name]) for name, field in self.fields.items()]).tocsr()
 
 
-def _fit_field(values: Tensor) -> _Field | None:
+def _fit_field(values: Tensor) -> _FieldEncoding | None:
     """Fit a field to the values of M items; None where it does not tell them apart."""
     if values.is_floating_point():
         known = values[~values.isnan()].double()
         deviation = float(known.std(correction=0)) if len(known) else 0.0
-        return _Field(np.array([float(known.mean()), deviation]), True) if deviation > 0 else None
+        return _FieldEncoding(np.array([float(known.mean()), deviation]), True) if deviation > 0 else None
     ids = values.numpy()
     has = np.unique(np.stack([np.repeat(np.arange(len(ids)), ids.shape[1]), ids.ravel()]), axis=1)[1]
     count = np.bincount(has, minlength=FIRST).astype(np.float64)
     weight = np.where((count >= LEAST_ITEMS) & (count < len(ids)), np.log((1 + len(ids)) / (1 + count)), 0.0)
     weight[:FIRST] = 0
-    return _Field(weight, False) if weight.any() else None
+    return _FieldEncoding(weight, False) if weight.any() else None

@@ -28,7 +28,7 @@ EVENT_BINS = (1, 3, 7, 20)
 
 
 @dataclass(frozen=True)
-class Exposure:
+class ExposureRate:
     """last [P]: the score of the last place of each probe's list; level [G]: values of log popularity, ascending, and
     rate [G]: the share of probes whose list has an item of that popularity."""
 
@@ -50,7 +50,7 @@ class Exposure:
         return float(ratio.kthvalue(min(wanted, len(ratio))).values.clamp(LEAST_STRETCH, MOST_STRETCH))
 
 
-def fit_exposure(scores: Tensor, popularity: Tensor) -> Exposure:
+def fit_exposure(scores: Tensor, popularity: Tensor) -> ExposureRate:
     """Fit the rate to scores [P, M] of probes and log popularity [M]: a mean over items of about that popularity."""
     size = min(LIST_SIZE, max(1, scores.shape[1] // 10))
     last = scores.topk(size, 1).values[:, -1]
@@ -59,4 +59,4 @@ def fit_exposure(scores: Tensor, popularity: Tensor) -> Exposure:
     level = np.linspace(p.min(), p.max(), GRID) if p.max() > p.min() else np.array([p.min(), p.min() + 1])
     width = max(float(p.std()) / 5, 1e-3)
     near = np.exp(-(((level[:, None] - p) / width) ** 2) / 2) + 1e-12
-    return Exposure(last.float(), level, near @ listed / near.sum(1))
+    return ExposureRate(last.float(), level, near @ listed / near.sum(1))

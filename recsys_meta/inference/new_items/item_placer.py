@@ -95,7 +95,8 @@ class ItemPlacer:
     def place(self, items: Sequence[StoredItem], features: Mapping[str, Tensor], evidence: Evidence) -> NewItemBlock:
         """Place items by their encoded features and their first events. Raises what the model raises."""
         content = self.columns.encode(features, len(items))
-        return build_block(self.projection, [item.name for item in items], content, evidence)
+        names, orders = [item.name for item in items], self._bundle.schema.objective == "ranking"
+        return build_block(self.projection, names, content, evidence, stretched=orders)
 
 
 def join_features(first: Tensor, second: Tensor) -> Tensor:

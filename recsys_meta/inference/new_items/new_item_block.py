@@ -51,7 +51,9 @@ class NewItemBlock:
     def extend(self, scores: Tensor) -> Tensor:
         """Append scores of the new items to scores [T, C]: [T, C + N]."""
         coordinates = batch_invariant_product(scores, self.projection.table)
-        new = batch_invariant_product(coordinates[:, :-1], self.vectors) + coordinates[:, -1:]
+        # The product of one column is another program of the library, with other last bits for other batches.
+        columns = self.vectors if len(self.names) > 1 else self.vectors.expand(-1, 2)
+        new = batch_invariant_product(coordinates[:, :-1], columns)[:, : len(self.names)] + coordinates[:, -1:]
         return torch.cat([scores, new], 1)
 
     def basis(self, position: int) -> tuple[Basis, int]:
@@ -59,8 +61,11 @@ class NewItemBlock:
         return "content" if self.has_content[position] else "popularity", self.events[position]
 
 
-def build_block(projection: ScoreProjection, names: Sequence[str], content: Tensor, evidence: Evidence) -> NewItemBlock:
-    """Place new items by their content [N, K] and first events."""
+def build_block(
+    projection: ScoreProjection, names: Sequence[str], content: Tensor, evidence: Evidence, *, stretched: bool = True
+) -> NewItemBlock:
+    """Place new items by their content [N, K] and first events; `stretched` where scores only order items, so that
+    lists hold the new ones as often as others of their popularity."""
     x = content - projection.content
     has_content = content.any(1) if content.shape[1] else torch.zeros(len(names), dtype=torch.bool)
     x = x * has_content[:, None]  # without content an item is an average one
@@ -73,7 +78,8 @@ def build_block(projection: ScoreProjection, names: Sequence[str], content: Tens
     popularity, doubt = expected + excess, shape / (shape + events)
     vectors = torch.cat([x, excess[:, None], taste], 1)
     rate = projection.exposure.expected(popularity, projection.spread * doubt.sqrt())
-    vectors = vectors * _stretch(projection, vectors, events, rate)[:, None]
+    if stretched:
+        vectors = vectors * _stretch(projection, vectors, events, rate)[:, None]
     columns = projection.probes @ vectors.T
     return NewItemBlock(
         projection,

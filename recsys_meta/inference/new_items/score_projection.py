@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FIRST
-from recsys_meta.inference.new_items.exposure import Exposure, fit_exposure
+from recsys_meta.inference.new_items.exposure import ExposureRate, fit_exposure
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 """Penalties of the regression that are tried, in units of the mean square of a column."""
@@ -53,7 +53,7 @@ class ScoreProjection:
     places: Tensor
     axes: Tensor
     probes: Tensor
-    exposure: Exposure
+    exposure: ExposureRate
 
     @property
     def rank(self) -> int:

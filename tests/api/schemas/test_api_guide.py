@@ -31,7 +31,7 @@ EXAMPLES = re.findall(r"curl -s localhost:8000(/v1/\S+) .*?-d '(\{.*?\})'", PAGE
 
 def documented_calls():
     """Method and path of every call of the page's table."""
-    for row in re.findall(r"^\| (`(?:GET|POST|PUT|DELETE) /.*?) \|", PAGE, re.M):
+    for row in re.findall(r"^\| (`(?:GET|POST|PUT|PATCH|DELETE) /.*?) \|", PAGE, re.M):
         method, before = "", ""
         for code in re.findall(r"`([^`]+)`", row):
             verb, _, path = code.partition(" ") if " " in code else (method, "", code)

@@ -56,6 +56,8 @@ def furnished(
         server.client.headers["X-API-Key"] = KEY
         events = [{"kind": "user", "entity": "anna", "item": item} for item in THREE]
         assert server.client.post("/v1/events", json={"events": events}).json()["accepted"] == 3
+        items = [{"id": f"i{n}"} for n in range(1, 4)]
+        assert server.client.post("/v1/items", json={"kind": "user", "items": items}).json()["stored"] == 3
         yield server
 
 

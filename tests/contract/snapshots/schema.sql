@@ -12,12 +12,15 @@ CREATE INDEX ix_erasures_entity_digest_at ON erasures (entity_digest, at);
 CREATE INDEX ix_evaluations_dataset_scenario_metric_method_shots ON evaluations (dataset, scenario, metric, method, shots);
 CREATE INDEX ix_evaluations_model_created ON evaluations (model, created);
 CREATE INDEX ix_events_kind_entity_time_event_id ON events (kind, entity, time, event_id);
+CREATE INDEX ix_events_kind_item_received ON events (kind, item, received);
 CREATE INDEX ix_events_kind_received ON events (kind, received);
 CREATE INDEX ix_explorations_created_id ON explorations (created, id);
 CREATE INDEX ix_explorations_kind_entity_created ON explorations (kind, entity, created);
 CREATE INDEX ix_impressions_created_id ON impressions (created, id);
 CREATE INDEX ix_impressions_kind_entity_created ON impressions (kind, entity, created);
 CREATE INDEX ix_impressions_model_version_created ON impressions (model_version, created);
+CREATE INDEX ix_items_kind_revision ON items (kind, revision);
+CREATE INDEX ix_items_kind_updated_external_id ON items (kind, updated, external_id);
 CREATE INDEX ix_latest_metrics_key_value ON latest_metrics ("key", value);
 CREATE INDEX ix_model_versions_run ON model_versions (run);
 CREATE INDEX ix_model_versions_version ON model_versions (version);
@@ -192,6 +195,23 @@ CREATE TABLE impressions (
   answers INTEGER NOT NULL,
   created DATETIME NOT NULL,
   CONSTRAINT pk_impressions PRIMARY KEY (id)
+  );
+CREATE TABLE item_revisions (
+  kind VARCHAR(100) NOT NULL,
+  revision INTEGER NOT NULL,
+  CONSTRAINT pk_item_revisions PRIMARY KEY (kind)
+  );
+CREATE TABLE items (
+  kind VARCHAR(100) NOT NULL,
+  external_id VARCHAR(200) NOT NULL,
+  features JSON NOT NULL,
+  title VARCHAR(200),
+  available BOOLEAN NOT NULL,
+  revision INTEGER NOT NULL,
+  created DATETIME NOT NULL,
+  updated DATETIME NOT NULL,
+  deleted DATETIME,
+  CONSTRAINT pk_items PRIMARY KEY (kind, external_id)
   );
 CREATE TABLE latest_metrics (
   run VARCHAR(100) NOT NULL,
@@ -710,6 +730,7 @@ CREATE TABLE events (
   CONSTRAINT pk_events PRIMARY KEY (kind, event_id)
   );
 CREATE INDEX ix_events_kind_entity_time_event_id ON events (kind, entity, time, event_id);
+CREATE INDEX ix_events_kind_item_received ON events (kind, item, received);
 CREATE INDEX ix_events_kind_received ON events (kind, received);
 CREATE TABLE explorations (
   id BIGSERIAL NOT NULL,
@@ -748,6 +769,25 @@ CREATE TABLE impressions (
 CREATE INDEX ix_impressions_created_id ON impressions (created, id);
 CREATE INDEX ix_impressions_kind_entity_created ON impressions (kind, entity, created);
 CREATE INDEX ix_impressions_model_version_created ON impressions (model_version, created);
+CREATE TABLE item_revisions (
+  kind VARCHAR(100) NOT NULL,
+  revision BIGINT NOT NULL,
+  CONSTRAINT pk_item_revisions PRIMARY KEY (kind)
+  );
+CREATE TABLE items (
+  kind VARCHAR(100) NOT NULL,
+  external_id VARCHAR(200) NOT NULL,
+  features JSONB NOT NULL,
+  title VARCHAR(200),
+  available BOOLEAN NOT NULL,
+  revision BIGINT NOT NULL,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  updated TIMESTAMP WITH TIME ZONE NOT NULL,
+  deleted TIMESTAMP WITH TIME ZONE,
+  CONSTRAINT pk_items PRIMARY KEY (kind, external_id)
+  );
+CREATE INDEX ix_items_kind_revision ON items (kind, revision);
+CREATE INDEX ix_items_kind_updated_external_id ON items (kind, updated, external_id);
 CREATE TABLE latest_metrics (
   run VARCHAR(100) NOT NULL,
   key VARCHAR(200) NOT NULL,
