@@ -106,7 +106,7 @@ class ModelRegistry:
 
     def loaded(self) -> dict[tuple[str, str], LoadedModel]:
         """All loaded versions by name and version: those in service, and those that were asked for by name."""
-        return {(s.name, s.version): s for s in (*self._pinned.values(), *self._in_service())}
+        return {(s.name, s.version): s for s in (*self._pinned.values(), *self.in_service())}
 
     def equip(self, recommenders: Mapping[tuple[str, str], Recommender]) -> None:
         """Let versions answer with other recommenders, which have the same bundles, at once and from now on."""

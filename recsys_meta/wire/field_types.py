@@ -66,11 +66,15 @@ def _read_time(value: Any) -> Any:
     return parse_zoned_time(value)
 
 
-def _number_of_text(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
+def _read_moment(value: Any) -> Any:
+    # A parameter of a url is a text, also where it is a number.
+    if not isinstance(value, str):
         return value
+    try:
+        number = float(value)
+    except ValueError:
+        return parse_zoned_time(value)
+    return parse_zoned_time(number)
 
 
 # Anything that can be seen: no control characters, no line or paragraph separators.
@@ -127,7 +131,16 @@ Time = Annotated[
         }
     ),
 ]
-TimeText = Annotated[Time, BeforeValidator(_number_of_text)]
+TimeText = Annotated[
+    Annotated[float, Field(strict=True)],
+    BeforeValidator(_read_moment),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "format": "date-time"}],
+            "description": "seconds since 1970 UTC, or ISO 8601 with a time zone",
+        }
+    ),
+]
 """A time in a URL, where numbers are texts."""
 
 Label = Annotated[float, Field(strict=True, allow_inf_nan=False)]
