@@ -19,7 +19,7 @@ from recsys_meta.store.tracking import evaluations, runs
 from tests.store.database import view_rows
 from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
 
-HEAD = "0013"  # the newest revision
+HEAD = "0014"  # the newest revision
 VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks", "online_quality", "split_results"}
 
 
