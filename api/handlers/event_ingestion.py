@@ -17,6 +17,7 @@ from api.inference.loaded_model import LoadedModel
 from api.inference.model_registry import ModelRegistry
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import explain_errors
+from recsys_meta.inference.requests.event_labels import read_labels
 from recsys_meta.inference.requests.event_times import read_times
 from recsys_meta.inference.requests.stored_events import content_id, implicit_label
 from recsys_meta.inference.requests.support_reader import describe_labels, is_valid_label
@@ -150,10 +151,16 @@ def _timestamp(time: float | str | None, models: Sequence[LoadedModel]) -> float
     raise InvalidEventError(f"time: {problems[0]}")
 
 
-def _label(label: float | None, models: Sequence[LoadedModel]) -> float:
-    """The label to store. Raises InvalidEventError for one that is valid for no model of the kind, where there is
-    any."""
+def _label(label: float | str | None, models: Sequence[LoadedModel]) -> float:
+    """The label to store, a word as in the data of some model of the kind. Raises InvalidEventError for one that is
+    valid for no model of the kind, where there is any."""
     schemas = [model.recommender.bundle.schema for model in models]
+    if isinstance(label, str):
+        try:
+            knowing = [schema for schema in schemas if label.strip() in schema.label_values]
+            (label,) = read_labels([label], next(iter(knowing or schemas), None))
+        except DataError as error:
+            raise InvalidEventError(f"label: {error.problem}") from None
     if label is not None:
         if schemas and not any(is_valid_label(schema, label) for schema in schemas):
             raise InvalidEventError(f"label: {label} is not {describe_labels(schemas[0])}")

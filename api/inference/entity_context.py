@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from api.inference.loaded_model import LoadedModel
 from api.persistence.profile_cache import EntityProfile, ProfileCache
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest
+from recsys_meta.inference.requests.event_labels import read_labels
 from recsys_meta.inference.requests.event_times import read_times
 from recsys_meta.inference.requests.stored_events import content_id, implicit_label, merge_events
 from recsys_meta.store.cache.keys import owner_key
@@ -70,25 +71,28 @@ def _read(
 ) -> EncodedEntity:
     recommender, profile = model.recommender, context.profile
     times = read_times([e.time for e in events], recommender.bundle.schema)
+    labels = read_labels([e.label for e in events], recommender.bundle.schema)
     interactions = [
-        recommender.reader.fields.interaction(e.item, e.label, time, e.context)
-        for e, time in zip(events, times, strict=True)
+        recommender.reader.fields.interaction(e.item, label, time, e.context)
+        for e, label, time in zip(events, labels, times, strict=True)
     ]
     request = EntityRequest(features, interactions)
     if profile is not None and (profile.events or profile.features):
         ids = {
-            _event_id(model, context, e, time)
-            for e, time in zip(events, times, strict=True)
+            _event_id(model, context, e, label, time)
+            for e, label, time in zip(events, labels, times, strict=True)
             if e.event_id is not None or recommender.reader.keeps_repeats
         }
         request = merge_events(recommender.reader, profile.features, profile.events, request, ids)
     return recommender.read_support(request)
 
 
-def _event_id(model: LoadedModel, context: EntityContext, event: SupportEvent, time: float | None) -> str:
-    """The id under which the event, whose time is in seconds, is stored, if it is."""
+def _event_id(
+    model: LoadedModel, context: EntityContext, event: SupportEvent, label: float | None, time: float | None
+) -> str:
+    """The id under which the event, of this label and time in seconds, is stored, if it is."""
     if event.event_id is not None:
         return event.event_id
-    label = implicit_label(model.recommender.bundle.schema) if event.label is None else event.label
+    label = implicit_label(model.recommender.bundle.schema) if label is None else label
     row_context = {k: v for k, v in (event.context or {}).items() if v is not None}
     return content_id(context.kind, context.entity or "", event.item, label, time, row_context)

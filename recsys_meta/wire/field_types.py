@@ -145,8 +145,14 @@ TimeText = Annotated[
 
 Label = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 EventLabel = Annotated[
-    Label,
+    Label | Annotated[str, Field(min_length=1, max_length=100, pattern=_VISIBLE)],
+    one_error("a label is a finite number, true or false, or a word of the model's data"),
     BeforeValidator(lambda value: float(value) if isinstance(value, bool) else value),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "boolean"}], "description": "true is 1, false is 0"}),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "number"}, {"type": "boolean"}, {"type": "string"}],
+            "description": "true is 1, false is 0; a text is a word that stands for a label in the data of the model",
+        }
+    ),
 ]
 Flag = Annotated[bool, Field(strict=True)]

@@ -125,6 +125,36 @@ def test_texts_are_times_as_in_the_data_of_the_model(home, light, new_id):
             assert wrong.status_code == 422 and "%d.%m.%Y %H:%M" in wrong.text
 
 
+def test_words_are_labels_as_in_the_data_of_the_model(home, light, new_id):
+    from tests.api import bundles
+    from tests.api.servers import serving, settings
+
+    words = {"label": "what", "label_values": {"skip": 0, "cart": 1}, "label_range": (0, 1), "positive": 1}
+    bundles.publish(light, home / "models", "users", bundles.trained(epochs=1, **words))
+    with serving(settings(home, light)) as server:
+        events = [{"entity": new_id, "item": f"i{n}", "label": w} for n, w in enumerate(("cart", " skip ", "bought"))]
+        receipt = send(server, *events)
+        assert counts(receipt) == (2, 0, 1)
+        assert "'bought' is not a label: expected a number, or one of cart, skip" in receipt["refused"][0]["reason"]
+        stored = server.client.get(f"/v1/entities/user/{new_id}").json()["events"]
+        assert {e["item"]: e["label"] for e in stored} == {"i0": 1.0, "i1": 0.0}
+        assert counts(send(server, {"entity": new_id, "item": "i0", "label": 1})) == (0, 1, 0), "it is the same event"
+        for path in ("/v1/recommendations", "/v1/adapt"):
+            by_word, by_number = (
+                server.client.post(path, json={"events": [{"item": "i3", "label": label}]}) for label in ("cart", 1)
+            )
+            assert by_word.status_code == by_number.status_code == 200
+            assert by_word.json().get("items") == by_number.json().get("items")
+            wrong = server.client.post(path, json={"events": [{"item": "i3", "label": "bought"}]})
+            assert wrong.status_code == 422 and "cart, skip" in wrong.text
+
+
+def test_a_word_is_no_label_of_a_model_without_words(server):
+    answer = server.client.post("/v1/recommendations", json={"events": [{"item": "i1", "label": "cart"}]})
+    assert answer.status_code == 422 and "'cart' is not a label: expected a number" in answer.text
+    assert counts(send(server, {"entity": "e", "item": "i1", "label": "cart"})) == (0, 0, 1)
+
+
 def test_half_a_surrogate_pair_is_refused_not_a_failure(server):
     body = b'{"events": [{"entity": "\\ud800", "item": "i1"}, {"\\ud800": 1}, {"entity": "e", "item": "i1"}]}'
     response = server.client.post("/v1/events", content=body, headers={"content-type": "application/json"})
