@@ -311,7 +311,7 @@ def test_without_features_all_start_alike():
 
 def test_only_clicks():
     for name in MADE:
-        with pytest.raises(ConfigError, match="clicks"):
+        with pytest.raises(ConfigError, match=r"is for objective .click."):
             learner_of(name).init(ranking_world(entities=20, items=30), np.arange(10), generator())
 
 
