@@ -285,6 +285,8 @@ def test_a_rate_that_follows_its_hyper_gradient_is_resumed_with_the_run(world):
         step = next(steps)
         factors.append(run.rate_factor)
         assert step.logs["outer_rate"] == pytest.approx(run.rate_factor * made.train.rate)
+    group = run.optimiser.param_groups[0]
+    assert group["lr"] == pytest.approx(group["initial_lr"] * run.rate_factor)
     assert factors[0] == 1 and len(set(factors)) == 4, "there is no update before the first"
     assert all(math.exp(-0.1) <= b / a <= math.exp(0.1) for a, b in itertools.pairwise(factors))
     again = begin(world, made)

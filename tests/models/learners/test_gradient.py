@@ -15,8 +15,10 @@ from recsys_meta.models.learners.maml import task_loss
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
 from recsys_meta.models.learners.maml.perceptron import perceptron_of
 from recsys_meta.models.protocols import ScheduledLearner
-from tests.fixtures.simulated_datasets import sinusoid_world
+from tests.fixtures.simulated_datasets import linear_gaussian_world, sinusoid_world
 from tests.models.learners.cases import CONFIGS, case_of, generator, learner_of, train, trainable
+from tests.models.learners.linear_gaussian import LINEAR, errors_of, mixed_batch
+from tests.models.learners.plain_maml import plain_meta_loss
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
 
@@ -69,6 +71,46 @@ def test_meta_sgd_of_equal_rates_is_maml(label, order):
     # A rate that all share has the sum of their gradients.
     rates = [sum(float(g.sum()) for k, g in x[1].items() if k.startswith("rate.")) for x in (ours, theirs)]
     assert rates[0] == pytest.approx(rates[1], rel=1e-8)
+
+
+def scattered(params):
+    """Parameters with inner rates that all differ."""
+    rates = {k: v for k, v in params.items() if k.startswith("rate.")}
+    return params | {k: v + torch.rand(v.shape, generator=generator(3), dtype=v.dtype) for k, v in rates.items()}
+
+
+def rate_by_weight(learner, params, key, step):
+    if key in ("z", "table"):
+        return params["rate.entity" if key == "z" else "rate.rows"].exp()
+    layer, _, kind = key.rpartition(".")
+    rate = params[f"rate.{layer}"].exp()
+    return rate[-1] if kind == "bias" else rate[:-1]
+
+
+def rate_by_step(learner, params, key, step):
+    part = {"z": "entity", "table": "rows"}.get(key, key.rpartition(".")[0])
+    rate = params[f"rate.{part}"][step].exp()
+    if key != "z" or "rate.level" not in params:
+        return rate
+    return torch.cat([rate.expand(learner.config.dims), params["rate.level"][step].exp()[None]])
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "label", "rate_of"),
+    [(n, label, f) for n, f in (("meta-sgd", rate_by_weight), ("maml-pp", rate_by_step)) for label in CONFIGS[n]],
+)
+def test_rates_of_weights_and_of_steps_are_those_of_the_plain_form(name, label, rate_of, order):
+    """Loss and every gradient, those of the rates too, where all rates differ."""
+    learner, params, batch = doubled(case_of(name, label), order=order)
+    params = scattered(params)
+    ours, live = outer(learner, params, batch), trainable(learner, params)
+    loss = plain_meta_loss(learner, live, batch, generator(0), rate_of)
+    loss.backward()
+    torch.testing.assert_close(ours[0], loss.detach(), **EXACT)
+    for key, value in live.items():
+        if value.grad is not None:
+            torch.testing.assert_close(ours[1][key], value.grad, **EXACT, msg=lambda m, k=key: f"{k}: {m}")
 
 
 def test_meta_sgd_turns_the_step():
@@ -353,6 +395,7 @@ def test_numbers_reach_a_network_on_a_logarithmic_scale():
 SINUSOID_SHAPE = {"dims": 16, "hidden": (40, 40), "objective": "rating", "negatives": 0, "rate": 0.01}
 SINUSOID_SHAPE |= {"item_id": False, "item_bias": False, "size_weight": 0.0, "dropout": 0.0, "decay": 0.0}
 SINUSOIDS = {
+    "maml": {"adapts": "head"},
     "anil": {},
     "boil": {},
     "meta-sgd": {"adapts": "head"},
@@ -382,3 +425,31 @@ def test_sinusoids_of_the_maml_paper(name):
     print(name, {k: round(v, 3) for k, v in errors.items()})
     assert errors[10] < errors[5] < 0.5 * errors[0]
     assert errors[10] < 1.0
+
+
+LINEAR_RELATIVES = {
+    "maml": ({}, 0.5),
+    "anil": ({"hidden": (32, 32), "negatives": 0}, 0.75),
+    "boil": ({"hidden": (32, 32), "negatives": 0}, 0.4),
+    "meta-sgd": ({}, 0.5),
+    "maml-pp": ({}, 0.25),
+    "reptile": ({}, 0.5),
+    "cavia": ({"context": 4, "rate": 0.1}, 0.55),
+    "imaml": ({}, 0.2),
+    "hsml": ({}, 0.3),
+    "mamo": ({}, 0.5),
+    "meta-lstm": ({}, 0.35),
+    "learned-optimizer": ({}, 0.3),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LINEAR_RELATIVES)
+def test_nears_the_optimum_in_a_linear_gaussian_world(name):
+    """Of what a support of 1 to 10 rows is worth to the Bayes-optimal predictor, so much at most is lost."""
+    config, within = LINEAR_RELATIVES[name]
+    world, learner = linear_gaussian_world(entities=1000), learner_of(name, {**LINEAR, **config})
+    params, index, split, _ = train(learner, world.data, epochs=50, max_shots=10, empty=0.05)
+    best, worst, ours, _ = errors_of(world, learner, params, mixed_batch(world, index, split.test, 1))
+    print(f"{name}: Bayes {best:.3f}, ours {ours:.3f}, prior {worst:.3f}; lost {(ours - best) / (worst - best):.3f}")
+    assert best < ours < best + within * (worst - best)

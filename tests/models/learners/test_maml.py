@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, Interactions, Support, TaskBatch
-from recsys_meta.episodes.collate import episode_batch
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.models.learners.maml import scorer, task_loss
@@ -17,6 +16,7 @@ from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
 from recsys_meta.models.learners.maml.perceptron import perceptron_of
 from tests.fixtures.simulated_datasets import dataset, linear_gaussian_world, ranking_world, sinusoid_world
 from tests.models.learners.cases import CONFIGS, case_of, curve, generator, own, train, trainable
+from tests.models.learners.linear_gaussian import LINEAR, errors_of, mixed_batch
 
 LABELS = list(CONFIGS["maml"])
 SMALL = {"dropout": 0.0, "decay": 0.0}
@@ -213,16 +213,6 @@ def test_a_world_without_features_or_labels_trains():
     assert points[8]["ndcg@10"].mean() > points[0]["ndcg@10"].mean()
 
 
-LINEAR = dict(dims=4, item_id=False, item_bias=False, objective="rating", rate=0.03, size_weight=0.0, **SMALL)
-
-
-def mixed_batch(world, index, entities, seed):
-    """Supports of 1 to 10 rows."""
-    shots = torch.arange(len(entities)) % 10 + 1
-    support, query = index.draw(torch.as_tensor(entities), shots, generator=generator(seed))
-    return episode_batch(world.data, entities, support, query)
-
-
 def numbers(world, batch):
     """x [T, R, D], label and mask [T, R] of support and of query."""
     return [
@@ -250,17 +240,7 @@ def test_nears_the_optimum_in_a_linear_gaussian_world(steps, order, within):
     learner = Maml(MamlConfig(**LINEAR, steps=steps, order=order))
     params, index, split, _ = train(learner, world.data, epochs=50, max_shots=10, empty=0.05)
     batch = mixed_batch(world, index, split.test, 1)
-    body = learner.body(params)
-    rows, query = batch.support.rows, batch.query
-    given = (rows.item.numpy(), rows.label.numpy(), rows.mask.numpy())
-
-    def error(predicted):
-        return float(np.square(np.asarray(predicted) - query.label.numpy())[query.mask.numpy()].mean())
-
-    best = error(world.posterior(*given, query.item.numpy()))
-    worst = error(world.posterior(*(x[:, :0] for x in given), query.item.numpy()))
-    ours = error(learner.score(body, learner.adapt(body, batch.support), query))
-    blind = error(learner.score(body, learner.adapt(body, batch.support.empty()), query))
+    best, worst, ours, blind = errors_of(world, learner, params, batch)
     matrix = np.linalg.lstsq(*step_and_target(world, mixed_batch(world, index, split.train, 2)), rcond=None)[0]
     steps_, target = step_and_target(world, batch)
     one_step = float(np.square(steps_ @ matrix - target).mean())
