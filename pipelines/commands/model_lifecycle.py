@@ -16,14 +16,8 @@ from pipelines.console import Json, ModelArgument, out, print_json
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError, ConflictError, NotFoundError
 from recsys_meta.store.access.audit_log import record_action
-from recsys_meta.store.model_registry.registry import (
-    archive_version,
-    delete_model,
-    delete_version,
-    model_detail,
-    retire_model,
-    set_default_model,
-)
+from recsys_meta.store.model_registry.lifecycle import archive_version, delete_model, delete_version, retire_model
+from recsys_meta.store.model_registry.registry import model_detail, set_default_model
 
 
 def retire_command(name: ModelArgument, as_json: Json = False) -> None:

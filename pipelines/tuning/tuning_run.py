@@ -66,7 +66,7 @@ def run_study(
     with interruption() as is_interrupted:
         if workers == 1:
             with fixed_threads(share):
-                StudyWorker(workspace, study, _Observer(is_interrupted, on_trials, on_step)).run()
+                StudyWorker(workspace, study, _WorkerCallbacks(is_interrupted, on_trials, on_step)).run()
         else:
             _run_processes(workspace, study, workers, share, is_interrupted, on_trials)
         trials = _trials(workspace, study)
@@ -99,7 +99,7 @@ def _count(trials: Sequence[TuningTrialRecord]) -> int:
 
 
 @dataclass(frozen=True)
-class _Observer:
+class _WorkerCallbacks:
     """Observer of a worker that passes what happens to callbacks."""
 
     should_stop: Callable[[], bool]
@@ -167,6 +167,6 @@ def _work(settings: Settings, name: str, threads: int, stop: Event, errors: Any)
     try:
         with fixed_threads(threads):
             study = reopen_study(workspace, name)
-            StudyWorker(workspace, study, _Observer(stop.is_set, lambda _: None, lambda _: None)).run()
+            StudyWorker(workspace, study, _WorkerCallbacks(stop.is_set, lambda _: None, lambda _: None)).run()
     except RecsysMetaError as error:
         errors.put(str(error))

@@ -1,22 +1,31 @@
 """Models, their versions, and the live version of each.
 
-The newest row of the alias history alone determines the live version. A change of the alias first locks the model's
-row, so that two changes happen one after the other; the unique sequence of the history would refuse them otherwise. A
-version that goes live answers all requests: the traffic split of the model ends, if there is one. Only one of its arms
-may end it so; for any other version the caller has to say that it means it.
+A version that goes live answers all requests: the traffic split of the model ends, if there is one. Only one of its
+arms may end it so; for any other version the caller has to say that it means it. `alias_history` says what is live,
+`lifecycle` takes out of use.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import ConflictError, NotFoundError
 from recsys_meta.store.database.bulk_insert import insert_into
 from recsys_meta.store.database.clock import utcnow
+from recsys_meta.store.model_registry.alias_history import (
+    LIVE,
+    Action,
+    alias_changes,
+    append_change,
+    check_model,
+    live_stack,
+    lock_model,
+    newest_change,
+)
 from recsys_meta.store.model_registry.split_arms import end_split as end_split_of
 from recsys_meta.store.model_registry.split_arms import newest_split
 from recsys_meta.store.model_registry.tables import (
@@ -26,9 +35,6 @@ from recsys_meta.store.model_registry.tables import (
     ModelVersionRecord,
 )
 from recsys_meta.store.tracking.promotion_gate import check_promotion
-
-LIVE = "live"
-Action = Literal["publish", "promote", "rollback", "retire"]
 
 
 @dataclass(frozen=True)
@@ -150,80 +156,18 @@ def rollback_version(
     lock_model(session, model, at)
     target = rollback_target(session, model)
     end_split_of(session, model, actor, at)
-    return _append(session, model, target, "rollback", actor, at)
+    return append_change(session, model, target, "rollback", actor, at)
 
 
 def rollback_target(session: Session, model: str) -> str:
     """Return the version that `rollback_version` makes live: of a retired model the last one. Raises like it."""
-    _check_model(session, model)
-    live_versions = _live_stack(_moves(session, model))[:-1]
-    unusable = {v.version for v in _versions(session, model) if v.archived or v.deleted}
+    check_model(session, model)
+    live_versions = live_stack(alias_changes(session, model))[:-1]
+    unusable = {v.version for v in model_versions(session, model) if v.archived or v.deleted}
     target = next((v for v in reversed(live_versions) if v is not None and v not in unusable), None)
     if target is None:
         raise ConflictError(f"model '{model}' has no earlier live version to go back to")
     return target
-
-
-def retire_model(
-    session: Session, model: str, *, actor: str | None = None, now: datetime | None = None
-) -> AliasChangeRecord | None:
-    """Take a model out of service: no version of it is live, until one is promoted or it is rolled back.
-
-    Its split ends, and it is no kind's default any more. Return the change, None where nothing was live. Raises
-    NotFoundError.
-    """
-    at = utcnow(now)
-    lock_model(session, model, at)
-    live = live_version(session, model)
-    if live is None:
-        return None
-    end_split_of(session, model, actor, at)
-    session.execute(delete(DefaultModelRecord).where(DefaultModelRecord.model == model))
-    return _append(session, model, live.version, "retire", actor, at)
-
-
-def archive_version(
-    session: Session, model: str, version: str, *, restore: bool = False, now: datetime | None = None
-) -> ModelVersionRecord:
-    """Archive a version: nobody may use it until it is restored; its files stay.
-
-    Raises NotFoundError, ConflictError for a version that is in service or deleted.
-    """
-    lock_model(session, model, utcnow(now))
-    row = get_model_record(session, model, version)
-    if row.deleted is not None:
-        raise ConflictError(f"{model}@{version} is deleted")
-    if not restore:
-        _check_out_of_service(session, model, version)
-    row.archived = None if restore else row.archived or utcnow(now)
-    session.flush()
-    return row
-
-
-def delete_version(session: Session, model: str, version: str, *, now: datetime | None = None) -> ModelVersionRecord:
-    """Mark a version as deleted; the caller removes its files. The row stays, because the history refers to it.
-
-    Raises NotFoundError, ConflictError for a version that is in service.
-    """
-    lock_model(session, model, utcnow(now))
-    row = get_model_record(session, model, version)
-    _check_out_of_service(session, model, version)
-    row.deleted = row.deleted or utcnow(now)
-    session.flush()
-    return row
-
-
-def delete_model(session: Session, model: str, *, now: datetime | None = None) -> list[str]:
-    """Delete a retired model with its versions, history and splits; return the folders of its versions.
-
-    Raises NotFoundError, ConflictError for a model in service.
-    """
-    lock_model(session, model, utcnow(now))
-    if live_version(session, model) is not None:
-        raise ConflictError(f"model '{model}' is live; `recsys-meta models retire {model}` takes it out of service")
-    paths = [row.path for row in _versions(session, model)]
-    session.execute(delete(ModelRecord).where(ModelRecord.name == model))
-    return paths
 
 
 def set_default_model(
@@ -248,7 +192,7 @@ def default_models(session: Session) -> dict[str, str]:
 
 def live_version(session: Session, model: str) -> ModelVersionRecord | None:
     """Return the live version of a model, None if none was published or the model is retired."""
-    change = _newest(session, model)
+    change = newest_change(session, model)
     return None if change is None or change.action == "retire" else get_model_record(session, model, change.version)
 
 
@@ -283,12 +227,12 @@ def resolve_version(session: Session, name: str) -> ModelVersionRecord:
         if live is None:
             raise NotFoundError(f"model '{model}' has no live version; see `recsys-meta models list`")
         return live
-    rows = [row for row in _versions(session, model) if row.version.startswith(start)]
+    rows = [row for row in model_versions(session, model) if row.version.startswith(start)]
     matching = [row for row in rows if row.archived is None and row.deleted is None]
     if len(rows) == 1:
         return usable_version(session, model, rows[0].version)
     if not matching:
-        _check_model(session, model)
+        check_model(session, model)
         raise NotFoundError(f"model '{model}' has no version that starts with '{start}'")
     if len(matching) > 1:
         raise ConflictError(f"{len(matching)} versions of model '{model}' start with '{start}'; give more of it")
@@ -319,26 +263,17 @@ def page_models(session: Session) -> list[ModelSummary]:
 
 def model_detail(session: Session, model: str) -> ModelDetail:
     """Return a model with its versions and history. Raises NotFoundError."""
-    _check_model(session, model)
-    moves = _moves(session, model)
+    check_model(session, model)
+    moves = alias_changes(session, model)
     live = moves[-1].version if moves and moves[-1].action != "retire" else None
-    return ModelDetail(model, live, _versions(session, model), moves[::-1])
+    return ModelDetail(model, live, model_versions(session, model), moves[::-1])
 
 
-def _versions(session: Session, model: str) -> list[ModelVersionRecord]:
+def model_versions(session: Session, model: str) -> list[ModelVersionRecord]:
     """Return the versions of a model, newest first, archived and deleted ones too."""
     query = select(ModelVersionRecord).where(ModelVersionRecord.model == model)
     order = (ModelVersionRecord.created.desc(), ModelVersionRecord.version)
     return list(session.scalars(query.order_by(*order).execution_options(populate_existing=True)))
-
-
-def _check_out_of_service(session: Session, model: str, version: str) -> None:
-    """Raise ConflictError for a version that is live or an arm of a split."""
-    live, split = live_version(session, model), newest_split(session, model)
-    if live is not None and live.version == version:
-        raise ConflictError(f"{model}@{version} is live; promote another version or retire the model first")
-    if split is not None and any(arm.version == version for arm in split.arms):
-        raise ConflictError(f"{model}@{version} is an arm of the model's split; end the split first")
 
 
 def _move(
@@ -352,7 +287,7 @@ def _move(
 ) -> AliasChangeRecord:
     lock_model(session, model, at)
     usable_version(session, model, version)  # behind the lock: it may be archived or deleted until then
-    current, split = _newest(session, model), newest_split(session, model)
+    current, split = newest_change(session, model), newest_split(session, model)
     arms = () if split is None else split.arms
     if arms and not end_split and all(arm.version != version for arm in arms):
         shown = ", ".join(f"{arm.label} ({arm.weight:.0%})" for arm in arms)
@@ -363,69 +298,4 @@ def _move(
     end_split_of(session, model, actor, at)
     if current is not None and current.version == version and current.action != "retire":
         return current
-    return _append(session, model, version, action, actor, at)
-
-
-def _append(
-    session: Session, model: str, version: str, action: Action, actor: str | None, at: datetime
-) -> AliasChangeRecord:
-    """Append a row to the history; the caller holds the lock."""
-    current = _newest(session, model)
-    row = AliasChangeRecord(
-        model=model,
-        alias=LIVE,
-        sequence=1 if current is None else current.sequence + 1,
-        version=version,
-        previous=None if current is None else current.version,
-        action=action,
-        actor=actor,
-        at=at,
-    )
-    session.add(row)
-    session.flush()
-    return row
-
-
-def lock_model(session: Session, model: str, at: datetime) -> None:
-    """Lock the model's row until the transaction ends: the update takes the lock on either database.
-
-    Raises NotFoundError.
-    """
-    updated_rows = session.execute(
-        update(ModelRecord).where(ModelRecord.name == model).values(updated=at).returning(ModelRecord.name)
-    )
-    if updated_rows.first() is None:
-        raise NotFoundError(f"there is no model '{model}'; `recsys-meta models list` shows those there are")
-
-
-def _check_model(session: Session, model: str) -> None:
-    if session.get(ModelRecord, model) is None:
-        raise NotFoundError(f"there is no model '{model}'; `recsys-meta models list` shows those there are")
-
-
-def _newest(session: Session, model: str) -> AliasChangeRecord | None:
-    query = select(AliasChangeRecord).where(AliasChangeRecord.model == model, AliasChangeRecord.alias == LIVE)
-    return session.scalars(query.order_by(AliasChangeRecord.sequence.desc()).limit(1)).first()
-
-
-def _moves(session: Session, model: str) -> list[AliasChangeRecord]:
-    query = select(AliasChangeRecord).where(AliasChangeRecord.model == model, AliasChangeRecord.alias == LIVE)
-    return list(session.scalars(query.order_by(AliasChangeRecord.sequence)))
-
-
-def _live_stack(moves: Sequence[AliasChangeRecord]) -> list[str | None]:
-    """Return the versions that were live in order, less those rolled back; the last is live now, None: retired."""
-    stack: list[str | None] = []
-    for move in moves:
-        if move.action == "rollback":  # to the version, past those that were archived or deleted then
-            stack.pop()
-            while stack and stack[-1] != move.version:
-                stack.pop()
-        elif move.action == "retire":
-            stack.append(None)
-        else:
-            if stack and stack[-1] is None:
-                stack.pop()
-            if not stack or stack[-1] != move.version:  # else what was retired came back
-                stack.append(move.version)
-    return stack
+    return append_change(session, model, version, action, actor, at)

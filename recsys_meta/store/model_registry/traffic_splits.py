@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 from recsys_meta.core.errors import ConfigError, ConflictError
 from recsys_meta.core.limits import LABEL_LENGTH, MOST_ARMS
 from recsys_meta.store.database.clock import utcnow
+from recsys_meta.store.model_registry.alias_history import lock_model
 from recsys_meta.store.model_registry.registry import (
     check_beats_baseline,
     live_version,
-    lock_model,
     model_detail,
     usable_version,
 )

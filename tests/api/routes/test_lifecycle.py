@@ -5,7 +5,7 @@ import torch
 
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.store.database.engine import connect, session
-from recsys_meta.store.model_registry import registry
+from recsys_meta.store.model_registry import lifecycle, registry
 from tests.api import bundles
 from tests.api.servers import serving, settings, wait
 
@@ -36,7 +36,7 @@ def test_a_second_model_of_a_kind_does_not_change_who_answers(home, light, other
         wait(lambda: answering(server) == "a second one")
         listed = {m["name"]: m["default"] for m in server.client.get("/v1/models").json()["items"]}
         assert listed == {"a second one": True, "users": False}
-        change(light, lambda s: registry.retire_model(s, "a second one"))
+        change(light, lambda s: lifecycle.retire_model(s, "a second one"))
         wait(lambda: answering(server) == "users")
         assert server.recommend("i1", model="users").status_code == 200
 

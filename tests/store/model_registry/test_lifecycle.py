@@ -8,7 +8,7 @@ from sqlalchemy import Engine, select
 
 from recsys_meta.core.errors import ConflictError, NotFoundError
 from recsys_meta.store.database.engine import session
-from recsys_meta.store.model_registry import registry
+from recsys_meta.store.model_registry import lifecycle, registry
 from recsys_meta.store.model_registry.split_arms import SplitArm, newest_split
 from recsys_meta.store.model_registry.tables import ModelVersionRecord
 from recsys_meta.store.model_registry.traffic_splits import start_split
@@ -70,8 +70,8 @@ def test_a_retired_model_has_no_live_version_until_it_comes_back(engine: Engine,
     with session(engine) as s:
         split(s)
         registry.set_default_model(s, "user", model)
-        assert registry.retire_model(s, model, actor="ann", now=NOON).action == "retire"
-        assert registry.retire_model(s, model) is None
+        assert lifecycle.retire_model(s, model, actor="ann", now=NOON).action == "retire"
+        assert lifecycle.retire_model(s, model) is None
         assert (live(s), newest_split(s, model).arms, registry.default_models(s)) == (None, (), {})
         (summary,) = registry.page_models(s)
         assert (summary.live, registry.model_detail(s, model).live) == (None, None)
@@ -79,7 +79,7 @@ def test_a_retired_model_has_no_live_version_until_it_comes_back(engine: Engine,
             registry.resolve_version(s, model)
         assert registry.rollback_version(s, model).version == "cccc"
         assert registry.rollback_version(s, model).version == "bbbb"
-        registry.retire_model(s, model)
+        lifecycle.retire_model(s, model)
         assert registry.promote_version(s, model, "bbbb", force=True).version == "bbbb"
         assert live(s) == "bbbb"
         assert registry.rollback_version(s, model).version == "aaaa"
@@ -88,7 +88,7 @@ def test_a_retired_model_has_no_live_version_until_it_comes_back(engine: Engine,
 
 def test_archived_versions_are_out_of_use_until_they_are_restored(engine: Engine, model: str) -> None:
     with session(engine) as s:
-        assert registry.archive_version(s, model, "bbbb").archived is not None
+        assert lifecycle.archive_version(s, model, "bbbb").archived is not None
         for act in (
             lambda: registry.promote_version(s, model, "bbbb", force=True),
             lambda: start_split(s, model, [SplitArm("b", "bbbb", 1)], force=True),
@@ -97,31 +97,31 @@ def test_archived_versions_are_out_of_use_until_they_are_restored(engine: Engine
             with pytest.raises(ConflictError, match=r"m@bbbb is archived.*--restore"):
                 act()
         assert registry.rollback_target(s, model) == "aaaa"
-        assert registry.archive_version(s, model, "bbbb", restore=True).archived is None
+        assert lifecycle.archive_version(s, model, "bbbb", restore=True).archived is None
         assert registry.rollback_version(s, model).version == "bbbb"
 
 
 def test_nothing_in_service_is_archived_or_deleted(engine: Engine, model: str) -> None:
     with session(engine) as s:
         split(s)
-    for act in (registry.archive_version, registry.delete_version):
+    for act in (lifecycle.archive_version, lifecycle.delete_version):
         for version, why in (("cccc", "is live"), ("dddd", "is an arm")):
             with pytest.raises(ConflictError, match=why), session(engine) as s:
                 act(s, model, version)
     with pytest.raises(ConflictError, match="is live"), session(engine) as s:
-        registry.delete_model(s, model)
+        lifecycle.delete_model(s, model)
 
 
 def test_a_deleted_version_stays_in_the_history(engine: Engine, model: str) -> None:
     with session(engine) as s:
         registry.rollback_version(s, model)
-        assert registry.delete_version(s, model, "aaaa").path == "/aaaa"
+        assert lifecycle.delete_version(s, model, "aaaa").path == "/aaaa"
         with pytest.raises(ConflictError, match="no earlier live version"):
             registry.rollback_version(s, model)
         with pytest.raises(ConflictError, match="is deleted"):
             registry.promote_version(s, model, "aaaa", force=True)
         with pytest.raises(ConflictError, match="is deleted"):
-            registry.archive_version(s, model, "aaaa", restore=True)
+            lifecycle.archive_version(s, model, "aaaa", restore=True)
         detail = registry.model_detail(s, model)
         assert [h.version for h in detail.history] == ["bbbb", "cccc", "bbbb", "aaaa"]
         (summary,) = registry.page_models(s)
@@ -131,7 +131,7 @@ def test_a_deleted_version_stays_in_the_history(engine: Engine, model: str) -> N
 def test_a_deleted_version_that_is_registered_again_is_back(engine: Engine, model: str) -> None:
     for put in (registry.register_version, registry.publish_version):
         with session(engine) as s:
-            registry.delete_version(s, model, "aaaa")
+            lifecycle.delete_version(s, model, "aaaa")
             put(s, model, "aaaa", "/a")
             assert registry.resolve_version(s, "m@aa").deleted is None
     with session(engine) as s:
@@ -142,16 +142,16 @@ def test_a_deleted_version_that_is_registered_again_is_back(engine: Engine, mode
 def test_an_archived_version_that_is_registered_again_has_to_be_restored(engine: Engine, model: str) -> None:
     for put in (registry.register_version, registry.publish_version):
         with session(engine) as s:
-            registry.archive_version(s, model, "aaaa")
+            lifecycle.archive_version(s, model, "aaaa")
         with pytest.raises(ConflictError, match=r"archived.*--restore"), session(engine) as s:
             put(s, model, "aaaa", "/a")
     with session(engine) as s:
         assert live(s) == "cccc"
-        registry.archive_version(s, model, "aaaa", restore=True)
+        lifecycle.archive_version(s, model, "aaaa", restore=True)
         assert registry.publish_version(s, model, "aaaa", "/a").version == "aaaa"
 
 
-@pytest.mark.parametrize("act", [registry.archive_version, registry.delete_version])
+@pytest.mark.parametrize("act", [lifecycle.archive_version, lifecycle.delete_version])
 def test_what_is_taken_out_of_use_meanwhile_does_not_go_live(engine: Engine, model: str, act) -> None:
     asking = threading.Event()
 
@@ -177,8 +177,8 @@ def test_what_is_taken_out_of_use_meanwhile_does_not_go_live(engine: Engine, mod
 def test_a_retired_model_is_deleted_with_all_that_is_its(engine: Engine, model: str) -> None:
     with session(engine) as s:
         split(s)
-        registry.retire_model(s, model)
-        assert sorted(registry.delete_model(s, model)) == ["/aaaa", "/bbbb", "/cccc", "/dddd"]
+        lifecycle.retire_model(s, model)
+        assert sorted(lifecycle.delete_model(s, model)) == ["/aaaa", "/bbbb", "/cccc", "/dddd"]
     with session(engine) as s:
         assert registry.page_models(s) == []
         assert s.scalars(select(ModelVersionRecord)).all() == []
