@@ -109,15 +109,27 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "din": {"all": {"adapts": "all", "rate": 0.05}, "head": {"adapts": "head", "rate": 0.1, "order": 2}},
     "mwuf": {"deepfm": BASED},
-    "ridge-head": {"rating": {"dims": 8, "objective": "rating"}},
-    "bayesian-head": {"ranking": {"dims": 8}},
-    "prototypical": {"click": {"dims": 8, "objective": "click"}},
+    "ridge-head": {"ranking": {"dims": 8}, "rating": {"dims": 8, "objective": "rating"}},
+    "bayesian-head": {"ranking": {"dims": 8}, "click": {"dims": 8, "objective": "click"}},
+    "prototypical": {"ranking": {"dims": 8}, "click": {"dims": 8, "objective": "click"}},
     "matching": {"ranking": {"dims": 8}, "rating": {"dims": 8, "objective": "rating"}},
-    "relation": {"rating": {"dims": 8, "hidden": (16, 16), "objective": "rating"}},
-    "lwa": {"ranking": {"dims": 8}},
-    "nlba": {"sampled": {"dims": 8, "hidden": (16,), "negatives": 20}},
-    "neural-process": {"click": {"dims": 8, "hidden": 16, "objective": "click"}},
-    "set-transformer": {"ranking": {"dims": 8, "hidden": 16}},
+    "relation": {
+        "ranking": {"dims": 8, "hidden": (16, 16)},
+        "rating": {"dims": 8, "hidden": (16, 16), "objective": "rating"},
+    },
+    "lwa": {"ranking": {"dims": 8}, "rating": {"dims": 8, "objective": "rating"}},
+    "nlba": {
+        "sampled": {"dims": 8, "hidden": (16,), "negatives": 20},
+        "click": {"dims": 8, "hidden": (16,), "objective": "click"},
+    },
+    "neural-process": {
+        "ranking": {"dims": 8, "hidden": 16},
+        "click": {"dims": 8, "hidden": 16, "objective": "click"},
+    },
+    "set-transformer": {
+        "ranking": {"dims": 8, "hidden": 16},
+        "rating": {"dims": 8, "hidden": 16, "objective": "rating"},
+    },
 }
 CASES = [(name, label) for name in LEARNERS for label in CONFIGS.get(name, {"default": {}})]
 NAMES = [f"{name}-{label}" for name, label in CASES]
