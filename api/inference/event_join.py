@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from api.inference.loaded_model import LoadedModel
 from api.inference.model_registry import ModelRegistry
-from recsys_meta.inference.insight.next_event import NextEvent, NextEventLoss, is_choice_of
+from recsys_meta.core.schema import Schema
+from recsys_meta.inference.insight.next_event import NextEvent, NextEventLoss, answers_list
 from recsys_meta.inference.requests.stored_events import StoredInteraction
 from recsys_meta.store.entities.impressions import recent_impressions
 from recsys_meta.store.entities.outcomes import NewOutcome, find_impression, hits_in_list
@@ -31,12 +32,14 @@ class ArrivedEvent(NamedTuple):
 
 class JoinedEvent(NamedTuple):
     """An event with what was stored before it, the newest list shown before it within the window, and the model whose
-    list that was, or else the one that answers for the entity; None: there is none, or it is not in service."""
+    list that was, or else the one that answers for the entity; None: there is none, or it is not in service. `schema`:
+    of that model, or of the version that took its place."""
 
     arrived: ArrivedEvent
     case: NextEvent
     impression: ImpressionRecord | None
     model: LoadedModel | None
+    schema: Schema | None
 
 
 def join_events(
@@ -56,18 +59,18 @@ def join_events(
             if event_in_store is not None and one.at.timestamp() - event_in_store.time <= window.total_seconds():
                 case = NextEvent(features, [e for e in history if e.time < event_in_store.time], event_in_store)
                 impression = _impression_before(one, event_in_store, lists, window)
-                result.append(JoinedEvent(one, case, impression, _model_of(registry, one, impression)))
+                model = _model_of(registry, one, impression)
+                result.append(JoinedEvent(one, case, impression, model, _schema_of(registry, model, impression)))
     return result
 
 
 def outcome_row(joined: JoinedEvent, loss: NextEventLoss | None) -> NewOutcome | None:
     """Return the row of an event; None where there is nothing to tell: it answers no list, and no loss is known."""
-    arrival, case, impression, model = joined
-    answers = impression is not None and _is_answer(joined) and not (loss is not None and loss.is_repeat)
+    arrival, case, impression, model, _ = joined
     figures: dict[str, Any] = {}
     if loss is not None and loss.loss is not None:
         figures = {"loss": loss.loss, "loss_unadapted": loss.loss_unadapted}
-    if impression is not None and answers:
+    if impression is not None and _is_answer(joined):
         figures |= hits_in_list(impression, case.event.item, None if loss is None else loss.popular_rank)
     if not figures:
         return None
@@ -100,7 +103,14 @@ def _model_of(
     return None if model is None else registry.arm_of(model, arrived.entity)
 
 
+def _schema_of(
+    registry: ModelRegistry, model: LoadedModel | None, impression: ImpressionRecord | None
+) -> Schema | None:
+    if model is None and impression is not None:
+        model = registry.live.get(impression.model)
+    return None if model is None else model.recommender.bundle.schema
+
+
 def _is_answer(joined: JoinedEvent) -> bool:
-    """Return whether the event says that its item was chosen."""
-    label, model = joined.case.event.label, joined.model
-    return label > 0 if model is None else is_choice_of(model.recommender.bundle.schema, label)
+    """Return whether the event may answer a list; where no model is left that could say so, whether it is a like."""
+    return joined.case.event.label > 0 if joined.schema is None else answers_list(joined.schema, joined.case)

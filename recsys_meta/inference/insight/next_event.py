@@ -18,9 +18,11 @@ from torch.nn import functional as F
 from recsys_meta.core.schema import Schema
 from recsys_meta.core.types import FIRST, UNKNOWN
 from recsys_meta.inference.insight.diagnostics import finite_or_none
+from recsys_meta.inference.ranking.item_catalog import ItemCatalog
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction, QueryContext, RawFeatures
 from recsys_meta.inference.requests.stored_events import StoredInteraction, merge_events
+from recsys_meta.inference.requests.support_reader import is_valid_label
 
 
 class NextEvent(NamedTuple):
@@ -35,16 +37,16 @@ class NextEventLoss(NamedTuple):
     """Losses of an event under the state before it, and under the state of the entity without any event.
 
     For rankings and choices the loss is the negative log-probability of the item under a softmax of the scores over all
-    items that a list could hold, in nats; for clicks the log-loss, for ratings the squared error. None where there is
-    none: the item is unknown to the model, disliked, or was met before. `popular_rank`: the rank that the item had by
-    popularity alone, for rankings and choices. `is_repeat`: an item that the entity had met, which no list holds.
+    items of the training that a list could hold, in nats; for clicks the log-loss, for ratings the squared error. None
+    where there is none: the item is unknown to the model, hidden, disliked, was met before, or came after the training:
+    where such items stand follows from their first events, and so from the judged one. `popular_rank`: the rank that
+    the item had by popularity alone among all that a list could hold, for rankings and choices.
     """
 
     support_size: int
     loss: float | None = None
     loss_unadapted: float | None = None
     popular_rank: int | None = None
-    is_repeat: bool = False
 
 
 def next_event_losses(recommender: Recommender, cases: Sequence[NextEvent]) -> list[NextEventLoss]:
@@ -70,6 +72,14 @@ def is_choice_of(schema: Schema, label: float) -> bool:
     return label >= least
 
 
+def answers_list(schema: Schema, case: NextEvent) -> bool:
+    """Return whether an event may answer a list: its item was chosen, and lists do not leave it out as met."""
+    if not is_choice_of(schema, case.event.label):
+        return False
+    met = (e.item for e in case.before if is_valid_label(schema, e.label))
+    return schema.home is not None or case.event.item not in met
+
+
 def _read(recommender: Recommender, features: RawFeatures, events: Sequence[StoredInteraction]) -> EncodedEntity:
     return recommender.read_support(merge_events(recommender.reader, features, events, EntityRequest()))
 
@@ -82,27 +92,25 @@ def _without_events(entity: EncodedEntity) -> EncodedEntity:
 def _ranking_losses(
     recommender: Recommender, entities: Sequence[EncodedEntity], events: Sequence[StoredInteraction]
 ) -> list[NextEventLoss]:
-    schema, ids = recommender.bundle.schema, recommender.catalog.ids
-    items = [ids.get(event.item, UNKNOWN) for event in events]
-    repeats = [item in entity.seen_items for item, entity in zip(items, entities, strict=True)]
-    losses = [
-        NextEventLoss(entity.support_size, is_repeat=repeat) for entity, repeat in zip(entities, repeats, strict=True)
-    ]
+    schema, items = recommender.bundle.schema, recommender.catalog.item_ids([event.item for event in events])
+    losses = [NextEventLoss(entity.support_size) for entity in entities]
+    hidden = {UNKNOWN, *recommender.catalog.hidden_ids.tolist()}
     indices = [
         i
-        for i, (item, repeat) in enumerate(zip(items, repeats, strict=True))
-        if item != UNKNOWN and not repeat and not schema.is_disliked(events[i].label)
+        for i, (item, entity) in enumerate(zip(items, entities, strict=True))
+        if item not in hidden and item not in entity.seen_items and not schema.is_disliked(events[i].label)
     ]
     if not indices:
         return losses
     known = [entities[i] for i in indices]
     item = torch.tensor([items[i] for i in indices])
-    listable = _listable(known, recommender.catalog.size())
+    listable = _listable(known, recommender.catalog)
     scores = recommender.scores(recommender.adapt(known))
     scores_unadapted = recommender.scores(recommender.adapt([_without_events(entity) for entity in known]))
+    size = FIRST + len(recommender.own_items)
     values = zip(
-        _softmax_losses(scores, listable, item),
-        _softmax_losses(scores_unadapted, listable, item),
+        _softmax_losses(scores[:, :size], listable[:, :size], item),
+        _softmax_losses(scores_unadapted[:, :size], listable[:, :size], item),
         _ranks(recommender.catalog.popularity_scores.expand_as(scores), listable, item),
         strict=True,
     )
@@ -140,7 +148,7 @@ def _row_loss(recommender: Recommender, entity: EncodedEntity, event: StoredInte
     """Loss of the label of a click or a rating."""
     result = NextEventLoss(entity.support_size)
     clicks = recommender.bundle.schema.objective == "click"
-    if not clicks and event.item not in recommender.catalog.ids:
+    if not clicks and event.item not in recommender.own_items:
         return result
     fields = recommender.reader.fields
     row = event.item, fields.row_values(_interaction(recommender, event).context)
@@ -159,10 +167,11 @@ def _interaction(recommender: Recommender, event: StoredInteraction) -> Interact
     return fields.interaction(event.item, event.label, event.time, context)
 
 
-def _listable(entities: Sequence[EncodedEntity], size: int) -> Tensor:
+def _listable(entities: Sequence[EncodedEntity], catalog: ItemCatalog) -> Tensor:
     """Mask [T, C] of the items that a list of each entity could hold."""
-    mask = torch.ones(len(entities), size, dtype=torch.bool)
+    mask = torch.ones(len(entities), catalog.size(), dtype=torch.bool)
     mask[:, :FIRST] = False
+    mask[:, catalog.hidden_ids] = False
     pairs = [(task, item) for task, entity in enumerate(entities) for item in entity.seen_items]
     if pairs:
         tasks, items = torch.tensor(pairs).T
@@ -171,9 +180,11 @@ def _listable(entities: Sequence[EncodedEntity], size: int) -> Tensor:
 
 
 def _softmax_losses(scores: Tensor, listable: Tensor, item: Tensor) -> list[float | None]:
-    """Negative log-probabilities of items [T] under softmaxes of scores [T, C] over what is listable [T, C]."""
+    """Negative log-probabilities of items [T] under softmaxes of scores [T, C] over what is listable [T, C]; None for
+    items beyond C."""
     log_p = torch.log_softmax(scores.masked_fill(~listable, -math.inf), 1)
-    return [finite_or_none(-value) for value in log_p.gather(1, item[:, None])[:, 0].tolist()]
+    values = log_p.gather(1, item.clamp(max=scores.shape[1] - 1)[:, None])[:, 0]
+    return [finite_or_none(-value) for value in values.masked_fill(item >= scores.shape[1], -math.inf).tolist()]
 
 
 def _ranks(scores: Tensor, listable: Tensor, item: Tensor) -> list[int]:

@@ -12,6 +12,7 @@ from recsys_meta.inference.requests.stored_events import StoredInteraction
 from recsys_meta.store.database.engine import reading
 from recsys_meta.store.entities.tables import ImpressionRecord, OutcomeRecord
 from recsys_meta.store.settings import Settings
+from tests.api import bundles
 from tests.api.servers import serving, settings, wait
 
 
@@ -96,6 +97,21 @@ def test_what_is_older_than_the_window_has_no_outcome_and_lists_are_forgotten_by
         found = outcomes(server, new_id)
         assert {name: row.rank for name, row in found.items()} == {"next": 2, "late": None}
         assert found["late"].impression is None
+
+
+def test_what_a_version_listed_is_judged_the_same_once_another_took_its_place(home, light, new_id, monkeypatch):
+    monkeypatch.setattr(outcome_worker, "SETTLE_S", 0.0)
+    other = bundles.publish(light, home / "models", "users", bundles.popular(), live=False)
+    with serving(settings(home, light)) as server:
+        version = server.container.registry.live["users"].version
+        send(server, new_id, {"event_id": "first", "item": "i1"})
+        shown = ask(server, new_id)
+        promotion = server.client.post("/v1/models/users/promote?force=true", json={"version": other})
+        assert promotion.status_code == 200, promotion.text
+        send(server, new_id, {"event_id": "again", "item": "i1"}, {"event_id": "hit", "item": shown[1]})
+        rows = outcomes(server, new_id)
+        assert (rows["hit"].model_version, rows["hit"].rank, rows["hit"].loss) == (version, 2, None)
+        assert "again" not in rows, "no list holds what was met"
 
 
 def test_only_a_sample_is_judged_and_a_failing_model_costs_the_loss_alone(home, light, new_id, monkeypatch):

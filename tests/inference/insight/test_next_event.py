@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from recsys_meta.core.types import FIRST
-from recsys_meta.inference.insight.next_event import NextEvent, NextEventLoss, is_choice_of, next_event_losses
+from recsys_meta.inference.insight.next_event import (
+    NextEvent,
+    NextEventLoss,
+    answers_list,
+    is_choice_of,
+    next_event_losses,
+)
+from recsys_meta.inference.new_items.stored_items import StoredItem
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction, QueryContext
 from recsys_meta.inference.requests.stored_events import StoredInteraction
@@ -54,12 +61,46 @@ def test_what_no_list_could_hold_has_no_loss():
     recommender = served.liking()
     before = [event("i1", 5.0, 1.0), event("i2", 1.0, 2.0)]
     told = [event("i1", 5.0), event("i2", 5.0), event("from nowhere", 5.0), event("i7", 2.0), event("i8", 5.0)]
-    again, disliked_before, unknown, dislike, fine = next_event_losses(
-        recommender, [NextEvent({}, before, one) for one in told]
-    )
-    assert again == disliked_before == NextEventLoss(2, is_repeat=True)
-    assert unknown == dislike == NextEventLoss(2)
+    cases = [NextEvent({}, before, one) for one in told]
+    *others, fine = next_event_losses(recommender, cases)
+    assert others == [NextEventLoss(2)] * 4
+    # Nor do these answer a list, but the choice of an item that the model does not know does: it was not listed.
+    assert [answers_list(recommender.bundle.schema, one) for one in cases] == [False, False, True, False, True]
     assert fine.loss is not None and fine.popular_rank is not None
+
+
+def test_hidden_items_and_new_ones_are_no_part_of_the_softmax():
+    made = served.ranking()
+    plain = made if isinstance(made, Recommender) else Recommender(made)
+    first, *_, last = plain.catalog.names
+    equipped = plain.with_items(
+        [StoredItem(first, {}, available=False), StoredItem("new", {}), StoredItem("hidden", {}, available=False)]
+    )
+    cases = [case(last, "i5"), case(last, "i5", "new"), case(first, "i5"), case("new", "i5"), case("hidden")]
+    judged, met_new, hidden, new, unknown = next_event_losses(equipped, cases)
+    assert judged.loss == pytest.approx(by_hand(plain, last, ["i5"], ["i5", first]), rel=1e-4)
+    assert judged.loss_unadapted == pytest.approx(by_hand(plain, last, [], ["i5", first]), rel=1e-4)
+    assert met_new.loss == pytest.approx(judged.loss)
+    assert hidden == NextEventLoss(1) and unknown == NextEventLoss(0)
+    assert (new.loss, new.loss_unadapted) == (None, None)
+    # Among popular items new ones have a place: lists by popularity would hold them.
+    scores = equipped.catalog.popularity_scores
+    left = [i for name, i in equipped.catalog.ids.items() if name not in (first, "i5")]
+    place = equipped.catalog.ids["new"]
+    assert new.popular_rank == 1 + sum((float(scores[i]), -i) > (float(scores[place]), -place) for i in left)
+
+
+def test_of_ratings_new_items_have_no_loss_as_no_score():
+    recommender = served.rating()
+    recommender = recommender.with_items([StoredItem("new", {})])
+    (judged,) = next_event_losses(recommender, [case("new", "i1", label=4.0)])
+    assert (judged.loss, judged.loss_unadapted) == (None, None)
+
+
+def test_a_second_rating_of_an_item_answers_no_list():
+    schema = served.rating().bundle.schema
+    again, other = (answers_list(schema, case(item, "i1", label=4.0)) for item in ("i1", "i2"))
+    assert (again, other) == (False, True)
 
 
 def test_ratings_are_judged_by_the_squared_error():
