@@ -20,6 +20,7 @@ from api.persistence.async_database import AsyncDatabase
 from api.telemetry.logging import open_log
 from recsys_meta.core.errors import CheckpointError, ConflictError
 from recsys_meta.inference.recommender import Recommender
+from recsys_meta.models.bundle import Bundle
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry import split_arms as arms
@@ -167,6 +168,10 @@ class ModelRegistry:
     def of_kind(self, kind: str) -> list[LoadedModel]:
         """Live models for a kind of entity, in order of their names."""
         return [s for _, s in sorted(self.live.items()) if s.kind == kind]
+
+    def bundles_of(self, kind: str) -> list[Bundle]:
+        """Bundles of the live models for a kind of entity."""
+        return [model.recommender.bundle for model in self.of_kind(kind)]
 
     def arm_of(self, model: LoadedModel, entity: str | None) -> LoadedModel:
         """The arm of an entity while the model is split, else the model itself."""

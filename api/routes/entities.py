@@ -15,9 +15,7 @@ from api.handlers.response_encoding import json_response
 from api.http.authorization import record_audit, require
 from api.http.guarded_route import GuardedRoute
 from api.http.problem_details import ProblemError, unavailable
-from api.inference.model_registry import LoadedModel
-from recsys_meta.core.errors import DataError
-from recsys_meta.inference.requests.entity import EntityRequest
+from recsys_meta.inference.requests.feature_check import check_features
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.cache.redis_cache import RedisCache
 from recsys_meta.store.database.engine import StoreUnavailable
@@ -44,7 +42,7 @@ async def get_entity(kind: KindPath, id: IdPath, container: ContainerDependency,
 async def put_entity(kind: KindPath, id: IdPath, body: EntityBody, container: ContainerDependency) -> Response:
     """Set the features of an entity; they replace those it had. A feature that no model of the kind has, or
     none of them can read, is refused."""
-    _check_features(container, kind, body.features)
+    check_features(container.registry.bundles_of(kind), "entity", body.features)
 
     def write(session: Session) -> dict[str, Any]:
         entities.upsert_entity(session, kind, id, body.features)
@@ -133,33 +131,3 @@ def _document(session: Session, kind: str, entity: str, limit: int) -> dict[str,
         "events_total": total,
         "last_adaptation": last[0].as_dict() if last else None,
     }
-
-
-def _check_features(container: AppContainer, kind: str, features: dict[str, Any]) -> None:
-    """Raise DataError for a feature that no model of the kind has, or none of them can read. One that only some can
-    read is stored, since each model leaves out what it cannot read."""
-    models = container.registry.of_kind(kind)
-    names = {f.name for m in models for f in m.recommender.bundle.schema.entity_features}
-    unknown = sorted(set(features) - names)
-    if models and unknown:
-        raise DataError(
-            "the model has no such feature",
-            field=unknown[0],
-            remedy=f"Known features: {', '.join(sorted(names)) or 'none'}",
-        )
-    for name, value in features.items():
-        complaints = [_complaint(model, {name: value}) for model in models if _has_feature(model, name)]
-        if complaints and None not in complaints:
-            raise next(why for why in complaints if why is not None)
-
-
-def _has_feature(model: LoadedModel, name: str) -> bool:
-    return any(f.name == name for f in model.recommender.bundle.schema.entity_features)
-
-
-def _complaint(model: LoadedModel, features: dict[str, Any]) -> DataError | None:
-    try:
-        model.recommender.encoder.support([model.recommender.read_support(EntityRequest(features))])
-    except DataError as error:
-        return error
-    return None

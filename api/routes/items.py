@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy.orm import Session
 
 from api.handlers.dependencies import ContainerDependency, Cursor, Limit, request_id
-from api.handlers.item_storage import check_item_features, item_document, item_kind, new_item, store_batch
+from api.handlers.item_storage import item_document, item_kind, new_item, store_batch
 from api.handlers.response_encoding import json_response
 from api.http.authorization import record_audit, require
 from api.http.guarded_route import GuardedRoute
@@ -22,6 +22,7 @@ from recsys_meta.core.types import FIRST
 from recsys_meta.inference.insight.shared_features import shared_features
 from recsys_meta.inference.ranking.filters import FeatureFilter
 from recsys_meta.inference.requests.entity import EntityRequest
+from recsys_meta.inference.requests.feature_check import check_features
 from recsys_meta.store.items import items
 from recsys_meta.wire.field_types import ItemKey, Kind, ModelRef, TimeText
 from recsys_meta.wire.requests import ItemAvailability, ItemBatch, ItemBody
@@ -129,7 +130,7 @@ async def put_item(
     Every process of every server lists it within two seconds.
     """
     kind, registry = item_kind(container.registry, kind), container.registry
-    check_item_features(registry, kind, body.features)
+    check_features(registry.bundles_of(kind), "item", body.features)
 
     def write(session: Session) -> dict[str, Any]:
         items.save_items(session, kind, [new_item(id, body)])
@@ -146,11 +147,10 @@ async def patch_item(
 ) -> Response:
     """Say whether lists may hold an item, be it stored or one that a model was trained on."""
     kind, registry = item_kind(container.registry, kind), container.registry
-    is_trained = any(id in m.recommender.own_items for m in registry.of_kind(kind))
+    trained = {id for m in registry.of_kind(kind) if id in m.recommender.own_items}
 
     def write(session: Session) -> dict[str, Any]:
-        if not items.set_available(session, kind, [id], body.available) and is_trained:
-            items.save_items(session, kind, [items.NewItem(id, available=body.available)])
+        items.switch_items(session, kind, [id], body.available, trained)
         record_audit(request, session, "show item" if body.available else "hide item", f"{kind} {id}"[:200])
         return item_document(items.find_item(session, kind, id), registry)
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.store.access.tables import AuditRecord
 from recsys_meta.store.database.clock import utcnow
-from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
+from recsys_meta.store.database.keyset_pagination import KeysetPage, newest_page
 
 
 def record_action(
@@ -38,12 +38,9 @@ def list_audit(
 
     Raises ValueError for a limit outside 1 to 1000 or a cursor of another list.
     """
-    columns = (AuditRecord.at, AuditRecord.id)
-    query = select(AuditRecord).order_by(*(c.desc() for c in columns)).limit(page_size(limit) + 1)
+    query = select(AuditRecord)
     if action is not None:
         query = query.where(AuditRecord.action == action)
     if actor is not None:
         query = query.where(AuditRecord.actor == actor)
-    if cursor is not None:
-        query = query.where(after_cursor(columns, decode_cursor("audit", cursor, (datetime, int)), descending=True))
-    return paginate("audit", session.scalars(query).all(), limit, ("at", "id"))
+    return newest_page(session, query, "audit", {AuditRecord.at: datetime, AuditRecord.id: int}, limit, cursor)

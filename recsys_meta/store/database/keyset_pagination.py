@@ -3,13 +3,13 @@
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, and_, or_
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import ColumnElement, Select, and_, or_
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 Row = TypeVar("Row")
 Key = str | int | datetime
@@ -58,6 +58,26 @@ def paginate(listing: str, rows: Sequence[Row], limit: int, keys: Sequence[str])
     if len(rows) <= limit:
         return KeysetPage(items, None)
     return KeysetPage(items, encode_cursor(listing, [getattr(items[-1], key) for key in keys]))
+
+
+def newest_page(
+    session: Session,
+    query: Select[Row],
+    listing: str,
+    keys: Mapping[InstrumentedAttribute[Any], type[Key]],
+    limit: int,
+    cursor: str | None,
+) -> KeysetPage[Row]:
+    """Return a page of the rows of a query, the greatest keys (columns and their types) first.
+
+    Raises ValueError for a limit outside 1 to 1000 or a cursor of another list.
+    """
+    columns = tuple(keys)
+    if cursor is not None:
+        after = decode_cursor(listing, cursor, tuple(keys.values()))
+        query = query.where(after_cursor(columns, after, descending=True))
+    query = query.order_by(*(c.desc() for c in columns)).limit(page_size(limit) + 1)
+    return paginate(listing, session.scalars(query).all(), limit, [c.key for c in columns])
 
 
 def after_cursor(

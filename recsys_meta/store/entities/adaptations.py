@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.bulk_insert import in_chunks, table_of, unique
-from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
+from recsys_meta.store.database.keyset_pagination import KeysetPage, newest_page
 from recsys_meta.store.entities.entities import entity_digests, hold_erasure_lock
 from recsys_meta.store.entities.tables import AdaptationRecord, ErasureRecord
 
@@ -103,16 +103,13 @@ def page_adaptations(
 
     Raises ValueError for a limit outside 1 to 1000 or a cursor of another list.
     """
-    columns = (AdaptationRecord.created, AdaptationRecord.id)
-    query = select(AdaptationRecord).order_by(*(c.desc() for c in columns)).limit(page_size(limit) + 1)
+    query = select(AdaptationRecord)
     filters = {"kind": kind, "entity": entity, "model_version": model_version, "served_by": served_by}
     for name, value in filters.items():
         if value is not None:
             query = query.where(getattr(AdaptationRecord, name) == value)
-    if cursor is not None:
-        keys = decode_cursor("adaptations", cursor, (datetime, int))
-        query = query.where(after_cursor(columns, keys, descending=True))
-    return paginate("adaptations", session.scalars(query).all(), limit, ("created", "id"))
+    keys = {AdaptationRecord.created: datetime, AdaptationRecord.id: int}
+    return newest_page(session, query, "adaptations", keys, limit, cursor)
 
 
 def prune_adaptations(session: Session, before: datetime) -> int:

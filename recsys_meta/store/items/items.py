@@ -4,7 +4,7 @@ The number is taken first, and its row is locked until the transaction ends: so 
 all changes up to it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.store.database.bulk_insert import in_chunks, insert_into, table_of, unique
 from recsys_meta.store.database.clock import utcnow
-from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
+from recsys_meta.store.database.keyset_pagination import KeysetPage, newest_page
 from recsys_meta.store.items.tables import ItemRecord, ItemRevisionRecord
 
 ItemOutcome = Literal["new", "changed", "unchanged"]
@@ -56,7 +56,10 @@ def save_items(session: Session, kind: str, items: Sequence[NewItem], now: datet
             values = {"features": dict(item.features), "title": item.title, "available": item.available}
             times = {"created": created, "updated": at, "deleted": None}
             changed.append({"kind": kind, "external_id": name, "revision": revision, **values, **times})
-    _upsert(session, changed)
+    if changed:
+        _upsert(session, changed)
+    else:
+        _return_revision(session, kind)
     return [outcomes[item.item] for item in items]
 
 
@@ -64,14 +67,30 @@ def set_available(
     session: Session, kind: str, items: Sequence[str], available: bool, now: datetime | None = None
 ) -> list[str]:
     """Let lists hold items, or not; return the ids that are stored."""
-    values = {"available": available, "revision": _next_revision(session, kind), "updated": utcnow(now)}
-    return _update(session, kind, items, values)
+    revision = _next_revision(session, kind)
+    rows = [row for row in _stored(session, kind, unique(items)) if row.deleted is None]
+    other = [row.external_id for row in rows if row.available is not available]
+    if other:
+        _update(session, kind, other, {"available": available, "revision": revision, "updated": utcnow(now)})
+    else:
+        _return_revision(session, kind)
+    return [row.external_id for row in rows]
 
 
-def hide_items(session: Session, kind: str, items: Sequence[str], now: datetime | None = None) -> None:
-    """Keep items from all lists, those of models that are not stored among them: a row is made for these."""
-    known = set(set_available(session, kind, items, False, now))
-    save_items(session, kind, [NewItem(item, available=False) for item in items if item not in known], now)
+def switch_items(
+    session: Session,
+    kind: str,
+    items: Sequence[str],
+    available: bool,
+    trained: Collection[str] = (),
+    now: datetime | None = None,
+) -> list[str]:
+    """Let lists hold items, or not: stored ones, and those that models were `trained` on, for which a row is made.
+    Return the ids that are neither."""
+    stored = set(set_available(session, kind, items, available, now))
+    others = [item for item in unique(items) if item not in stored]
+    save_items(session, kind, [NewItem(item, available=available) for item in others if item in trained], now)
+    return [item for item in others if item not in trained]
 
 
 def delete_items(session: Session, kind: str, items: Sequence[str], now: datetime | None = None) -> list[str]:
@@ -80,6 +99,8 @@ def delete_items(session: Session, kind: str, items: Sequence[str], now: datetim
     values: dict[str, Any] = {"features": {}, "title": None, "available": True}
     values["revision"] = _next_revision(session, kind)
     ids = _update(session, kind, items, {**values, "updated": at, "deleted": at})
+    if not ids:
+        _return_revision(session, kind)
     old = ItemRecord.deleted < at - timedelta(days=TRACE_DAYS)
     session.execute(delete(table_of(ItemRecord)).where(ItemRecord.kind == kind, old))
     return ids
@@ -106,16 +127,13 @@ def page_items(
 
     Raises ValueError for a limit outside 1 to 1000 or a cursor of another list.
     """
-    columns = (ItemRecord.updated, ItemRecord.external_id)
     query = select(ItemRecord).where(ItemRecord.kind == kind, ItemRecord.deleted.is_(None))
     if available is not None:
         query = query.where(ItemRecord.available.is_(available))
     if since is not None:
         query = query.where(ItemRecord.updated >= since)
-    if cursor is not None:
-        query = query.where(after_cursor(columns, decode_cursor("items", cursor, (datetime, str)), descending=True))
-    query = query.order_by(*(c.desc() for c in columns)).limit(page_size(limit) + 1)
-    return paginate("items", session.scalars(query).all(), limit, ("updated", "external_id"))
+    keys = {ItemRecord.updated: datetime, ItemRecord.external_id: str}
+    return newest_page(session, query, "items", keys, limit, cursor)
 
 
 def count_items(session: Session, kind: str) -> int:
@@ -154,6 +172,13 @@ def _next_revision(session: Session, kind: str) -> int:
     return int(session.execute(statement).scalar_one())
 
 
+def _return_revision(session: Session, kind: str) -> None:
+    """Give back the number that this transaction took and used for nothing: servers have nothing to make anew."""
+    own = table_of(ItemRevisionRecord).c
+    statement = update(table_of(ItemRevisionRecord)).where(own.kind == kind).values(revision=own.revision - 1)
+    session.execute(statement)
+
+
 def _stored(session: Session, kind: str, items: Sequence[str]) -> list[ItemRecord]:
     rows: list[ItemRecord] = []
     for chunk in in_chunks(items):
@@ -172,8 +197,7 @@ def _upsert(session: Session, rows: Sequence[dict[str, Any]]) -> None:
     statement = new.on_conflict_do_update(
         index_elements=["kind", "external_id"], set_={name: new.excluded[name] for name in names}
     )
-    if rows:
-        session.execute(statement, list(rows))
+    session.execute(statement, list(rows))
 
 
 def _update(session: Session, kind: str, items: Sequence[str], values: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.bulk_insert import table_of
 from recsys_meta.store.database.clock import utcnow
-from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
+from recsys_meta.store.database.keyset_pagination import KeysetPage, newest_page
 from recsys_meta.store.tracking.tables import EvaluationRecord
 
 Role = Literal["learner", "flagship", "baseline"]
@@ -97,13 +97,9 @@ def page_evaluations(
 
     Raises ValueError for a limit outside 1 to 1000 or a cursor of another list.
     """
-    query = select(EvaluationRecord).order_by(EvaluationRecord.id.desc()).limit(page_size(limit) + 1)
+    query = select(EvaluationRecord)
     filters = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
     for name, value in filters.items():
         if value is not None:
             query = query.where(getattr(EvaluationRecord, name) == value)
-    if cursor is not None:
-        query = query.where(
-            after_cursor((EvaluationRecord.id,), decode_cursor("evaluations", cursor, (int,)), descending=True)
-        )
-    return paginate("evaluations", session.scalars(query).all(), limit, ("id",))
+    return newest_page(session, query, "evaluations", {EvaluationRecord.id: int}, limit, cursor)

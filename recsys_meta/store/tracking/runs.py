@@ -12,12 +12,10 @@ from sqlalchemy.orm import Session
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.store.database.bulk_insert import insert_into
 from recsys_meta.store.database.clock import utcnow
-from recsys_meta.store.database.keyset_pagination import KeysetPage, after_cursor, decode_cursor, page_size, paginate
+from recsys_meta.store.database.keyset_pagination import KeysetPage, newest_page
 from recsys_meta.store.tracking.tables import CurriculumRecord, LatestMetricRecord, MetricRecord, RunRecord
 
 Status = Literal["running", "finished", "failed", "stopped"]
-
-_CURSOR_KEYS = ("started", "id")
 
 
 @dataclass(frozen=True)
@@ -143,13 +141,10 @@ def page_runs(
 
     Raises ValueError for a limit outside 1 to 1000 or a cursor of another list.
     """
-    query = select(RunRecord).order_by(RunRecord.started.desc(), RunRecord.id.desc()).limit(page_size(limit) + 1)
+    query = select(RunRecord)
     if status is not None:
         query = query.where(RunRecord.status == status)
-    if cursor is not None:
-        keys = decode_cursor("runs", cursor, (datetime, str))
-        query = query.where(after_cursor((RunRecord.started, RunRecord.id), keys, descending=True))
-    return paginate("runs", session.scalars(query).all(), limit, _CURSOR_KEYS)
+    return newest_page(session, query, "runs", {RunRecord.started: datetime, RunRecord.id: str}, limit, cursor)
 
 
 def run_metrics(session: Session, run: str, key: str | None = None) -> list[MetricRecord]:

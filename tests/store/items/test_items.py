@@ -60,8 +60,9 @@ def test_pages_have_every_item_once_the_last_change_first(engine: Engine) -> Non
 def test_hidden_items_stay_and_deleted_ones_go(engine: Engine) -> None:
     save(engine, NewItem("a", {"g": 1}, "A"), NewItem("b"))
     with session(engine) as s:
-        store.hide_items(s, "user", ["a", "only the model's"], later(1))
-    assert ids(engine, available=False) == ["only the model's", "a"]
+        others = store.switch_items(s, "user", ["a", "the model's", "nobody's"], False, {"the model's"}, later(1))
+    assert others == ["nobody's"]
+    assert ids(engine, available=False) == ["the model's", "a"]
     with session(engine) as s:
         assert store.delete_items(s, "user", ["a", "never there"], later(2)) == ["a"]
         assert store.delete_items(s, "user", ["a"], later(3)) == []
@@ -129,3 +130,23 @@ def test_first_likes_are_counted_and_the_first_entities_named(engine: Engine) ->
         assert items_with_events(s, "user", later(11)) == {"a"}
         assert event_rate(s, "user", later(24)) == pytest.approx(0.5)
         assert event_rate(s, "ad", NOON) == 0
+
+
+def test_what_changes_nothing_takes_no_number(engine: Engine) -> None:
+    """Servers make their models ready anew at each number."""
+    save(engine, NewItem("a"), NewItem("b", available=False))
+    with reading(engine) as s:
+        before = store.item_revisions(s)
+    save(engine, NewItem("a"))
+    with session(engine) as s:
+        store.set_available(s, "user", ["a"], True)
+        store.switch_items(s, "user", ["b", "never there"], False)
+        store.delete_items(s, "user", ["never there"])
+    with reading(engine) as s:
+        assert store.item_revisions(s) == before == {"user": 1}
+        assert store.find_item(s, "user", "b").updated == NOON
+    with session(engine) as s:
+        store.set_available(s, "user", ["b"], True)
+    with reading(engine) as s:
+        assert store.item_revisions(s) == {"user": 2}
+        assert [row.external_id for row in store.changed_items(s, "user", 1)[0]] == ["b"]
