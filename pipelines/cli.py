@@ -15,6 +15,7 @@ from pipelines.commands import (
     database,
     doctor,
     evaluate,
+    items,
     keys,
     models,
     quickstart,
@@ -49,6 +50,7 @@ keys.add_to(app)
 app.add_typer(database.runs, name="runs", help="Training runs and their metrics.")
 app.add_typer(database.adaptations, name="adaptations", help="What adapting did to each newcomer.")
 app.add_typer(database.entities, name="entities", help="What is stored of an entity, and its erasure.")
+app.add_typer(items.app, name="items", help="Items that lists may hold: new ones are ranked without a training.")
 app.add_typer(database.db, name="db", help="The database: migrations and pruning.")
 doctor.add_to(app)
 app.add_typer(bench.app, name="bench", help="Benchmarks; each row is a ratio to a reference measured in the same run.")

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -21,12 +22,23 @@ from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.cache.redis_cache import SyncRedisCache
 from recsys_meta.store.database import engine as database
 from recsys_meta.store.database.migrate import upgrade_database
-from recsys_meta.store.model_registry.registry import resolve_version
+from recsys_meta.store.model_registry.registry import get_model_record, page_models, resolve_version
 from recsys_meta.store.model_registry.split_arms import newest_split
 from recsys_meta.store.settings import Settings
 from recsys_meta.training.recipe import Recipe, read_recipe
 
 _LOG = logging.getLogger(__name__)
+
+
+class LiveModel(NamedTuple):
+    """A model in service: its name and its bundle."""
+
+    name: str
+    bundle: Bundle
+
+    def has_item(self, item: str) -> bool:
+        """Return whether the model was trained on an item."""
+        return item in self.bundle.vocab.values["item"]
 
 
 class Workspace:
@@ -100,6 +112,21 @@ class Workspace:
     def bundle(self, name: str) -> Bundle:
         """Load a published model by NAME (its live version) or NAME@VERSION, or a bundle by its folder."""
         return load_bundle(self.bundle_folder(name))
+
+    def live_models(self) -> list[LiveModel]:
+        """Load the models in service, in order of their names. One that cannot be loaded is left out with a warning, as
+        a server leaves it out."""
+        with self.reading() as session:
+            rows = [get_model_record(session, m.name, m.live) for m in page_models(session) if m.live is not None]
+            places = [(row.model, row.path, row.version) for row in rows]
+        models = []
+        for name, path, version in places:
+            folder = self.settings.models / name / version
+            try:
+                models.append(LiveModel(name, load_bundle(folder if self.is_bundle(str(folder)) else Path(path))))
+            except CheckpointError as error:
+                _LOG.warning("model %s is left out: %s", name, error)
+        return models
 
     def bundle_for_entity(self, name: str, entity: str | None) -> tuple[Bundle, str | None]:
         """Return the bundle that answers for an entity, and the label of its arm if the model is split.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_encoding import encode_raw
 from recsys_meta.core.schema import FeatureField, Schema
+from recsys_meta.inference.requests.context_fields import MAX_DEGREES, check_degrees
 from recsys_meta.models.bundle import Bundle
 
 Side = Literal["entity", "item"]
@@ -42,6 +43,8 @@ def check_features(bundles: Sequence[Bundle], side: Side, features: Mapping[str,
 def _complaint(bundle: Bundle, side: Side, field: FeatureField, value: Any) -> DataError | None:
     try:
         encode_raw([field], bundle.vocab, side, [{field.name: value}])
+        if field.kind == "numeric" and field.name in MAX_DEGREES:
+            check_degrees(field.name, value)
     except DataError as error:
         return error
     return None
