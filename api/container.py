@@ -48,9 +48,6 @@ POLL_S = 1.0
 """Interval at which a process polls the live versions, the API keys, and the database and Redis after outages,
 seconds."""
 
-ALERTS_S = 60.0
-"""Interval at which a process compares the versions in service with popularity, seconds."""
-
 REDIS_S: float | None = None
 """Time that a request waits for Redis instead of the one in the settings, seconds: tests set it."""
 
@@ -145,10 +142,8 @@ async def lifespan_container(
         await container.snapshot.restore(container.registry)
     closing = asyncio.Event()
     # Tasks of their own: loading a model may take long, and a revoked key must not be accepted meanwhile.
-    polls = [
-        asyncio.create_task(poll(container, closing)) for poll in (_poll_stores, _poll_keys, _poll_alerts, _poll_parent)
-    ]
-    polls.append(asyncio.create_task(container.items.run(closing)))
+    polls = [asyncio.create_task(poll(container, closing)) for poll in (_poll_stores, _poll_keys, _poll_parent)]
+    polls += [asyncio.create_task(part.run(closing)) for part in (container.items, container.alerts)]
     try:
         yield container
     finally:
@@ -244,17 +239,6 @@ async def _poll_keys(container: AppContainer, closing: asyncio.Event) -> None:
             await container.read_keys()
         except Exception:
             container.log.error("reading the keys failed", exc_info=True)
-
-
-async def _poll_alerts(container: AppContainer, closing: asyncio.Event) -> None:
-    while not closing.is_set():
-        await asyncio.sleep(ALERTS_S)
-        try:
-            await container.alerts.check()
-        except StoreUnavailable:
-            continue
-        except Exception:
-            container.log.error("checking versions failed", exc_info=True)
 
 
 async def _poll_parent(container: AppContainer, closing: asyncio.Event) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from api.persistence.async_database import AsyncDatabase
+from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import guardrail
 from recsys_meta.store.model_registry.guardrail import GuardrailCheck
+
+INTERVAL_S = 60.0
+"""Interval at which a process compares the versions in service with popularity, seconds; more where that takes long."""
+
+_SHARE = 0.02  # of the time that checks may take
 
 _Versions = dict[tuple[str, str], GuardrailCheck]
 
@@ -21,9 +29,24 @@ class AlertMonitor:
         self._worse: frozenset[tuple[str, str]] = frozenset()
         self.alerts = 0
 
+    async def run(self, closing: asyncio.Event) -> None:
+        """Check until the server closes. No error may end it."""
+        took = 0.0
+        while not closing.is_set():
+            await asyncio.sleep(max(INTERVAL_S, took / _SHARE))
+            began = time.monotonic()
+            try:
+                await self.check()
+            except StoreUnavailable as error:
+                if not self._database.degraded:  # else there is a line already
+                    self._log.warning("versions could not be checked", reason=str(error))
+            except Exception:
+                self._log.error("checking versions failed", exc_info=True)
+            took = time.monotonic() - began
+
     async def check(self) -> None:
         """Compare the versions in service with popularity, and open or end alerts. Raises StoreUnavailable."""
-        checks, alerts = await self._database.read(_read)
+        checks, alerts = await self._database.read_report(_read)
         worse = {(check.model, check.version): check for check in checks if check.is_worse}
         if worse or alerts:
             await self._database.write(lambda session: guardrail.record_alerts(session, checks))

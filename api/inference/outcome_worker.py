@@ -4,7 +4,6 @@ before it; in a thread of its own, beside the responses."""
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -14,6 +13,7 @@ from sqlalchemy import Engine
 
 from api.inference.event_join import ArrivedEvent, JoinedEvent, join_events, outcome_row
 from api.inference.model_registry import ModelRegistry
+from api.telemetry.batch_worker import BatchWorker
 from recsys_meta.core.errors import RecsysMetaError
 from recsys_meta.inference.insight.next_event import NextEventLoss, next_event_losses
 from recsys_meta.store.background_writer import BackgroundWriter
@@ -25,11 +25,10 @@ SETTLE_S = 2.0
 
 _CAPACITY = 5000
 _BATCH_SIZE = 32
-_REST_RATIO = 4.0  # rest after a batch, in times of the batch's own duration: the event loop needs the lock more
-_MAX_REST_S = 2.0
+_FLUSH_S = 2.0  # how long lists that still wait for the database are waited for, seconds
 
 
-class OutcomeWorker:
+class OutcomeWorker(BatchWorker[tuple[float, ArrivedEvent]]):
     """Thread that writes the outcomes of events of a sample of the entities, a share of `rate` of them. An event that
     is older than `window_s` seconds when it arrives has no outcome. What does not fit into its queue is left out."""
 
@@ -38,11 +37,8 @@ class OutcomeWorker:
     ) -> None:
         self._engine, self._registry, self._writer, self._log = engine, registry, writer, log
         self._window, self._rate = timedelta(seconds=window_s), rate
-        self._queue: queue.Queue[tuple[float, ArrivedEvent] | None] = queue.Queue(_CAPACITY)
-        self._closing = threading.Event()
         self._accepted = self._finished = self.skipped = 0
-        self._thread = threading.Thread(target=self._run, name="recsys-meta-outcomes", daemon=True)
-        self._thread.start()
+        super().__init__("recsys-meta-outcomes", _CAPACITY)
 
     @property
     def waiting(self) -> int:
@@ -60,32 +56,12 @@ class OutcomeWorker:
             except queue.Full:
                 self.skipped += 1
 
-    def close(self, timeout: float = 5.0) -> None:
-        """Judge what is queued, for at most `timeout` seconds, and end the thread."""
-        self._closing.set()
-        try:
-            self._queue.put(None, timeout=timeout)
-        except queue.Full:
-            return
-        self._thread.join(timeout)
-
-    def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
-            self._closing.wait(max(0.0, first[0] - time.monotonic()))
-            batch, is_last = self._take_due(first[1])
-            began = time.perf_counter()
-            try:
-                self._judge(batch)
-            except Exception as error:  # outcomes are optional: the database may be away
-                self.skipped += len(batch)
-                self._log.warning("outcomes were left out", events=len(batch), reason=type(error).__name__)
-            self._finished += len(batch)
-            if is_last:
-                return
-            self._closing.wait(min(_REST_RATIO * (time.perf_counter() - began), _MAX_REST_S))
-
-    def _take_due(self, first: ArrivedEvent) -> tuple[list[ArrivedEvent], bool]:
-        """Return a batch of events that have waited long enough, and whether it is the last one."""
+    def _next_batch(self) -> list[tuple[float, ArrivedEvent]]:
+        """Wait for an event, and until the lists before it are in the database; return those that are due by then."""
+        first = self._queue.get()
+        if first is None:
+            return []
+        self._closing.wait(max(0.0, first[0] - time.monotonic()))
         batch, now = [first], time.monotonic()
         while len(batch) < _BATCH_SIZE:
             try:
@@ -96,9 +72,20 @@ class OutcomeWorker:
             except (IndexError, queue.Empty):
                 break
             if entry is None:
-                return batch, True
-            batch.append(entry[1])
-        return batch, False
+                self._is_ending = True
+                break
+            batch.append(entry)
+        return batch
+
+    def _work(self, batch: Sequence[tuple[float, ArrivedEvent]]) -> None:
+        try:
+            if self._closing.is_set() or self._writer.degraded:  # lists may be behind their events
+                self._writer.flush(_FLUSH_S)
+            self._judge([event for _, event in batch])
+        except Exception as error:  # outcomes are optional: the database may be away
+            self.skipped += len(batch)
+            self._log.warning("outcomes were left out", events=len(batch), reason=type(error).__name__)
+        self._finished += len(batch)
 
     def _judge(self, batch: Sequence[ArrivedEvent]) -> None:
         """Write the outcomes of a batch; events that judge one model are judged together."""

@@ -76,6 +76,11 @@ class AsyncDatabase:
         running = self._run(self._call_pool, lambda: self._read_session(work), CALL_S)
         return await self._translate_errors(self._update_breaker(running))
 
+    async def read_report(self, work: Callable[[Session], Result]) -> Result:
+        """Run a read over many rows: that it takes too long says nothing about the database, so that responses do not
+        do without it then. Raises as `read` does."""
+        return await self._translate_errors(self._run(self._call_pool, lambda: self._read_session(work), CALL_S))
+
     async def write(self, work: Callable[[Session], Result]) -> Result:
         """Run a function in one transaction. Raises as `read` does; after a time-out it may still be committed."""
         return await self._translate_errors(self._run(self._call_pool, lambda: self._write_session(work), CALL_S))

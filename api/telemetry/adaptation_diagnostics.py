@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import queue
-import threading
-import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from api.telemetry.batch_worker import BatchWorker
 from recsys_meta.inference.insight.diagnostics import AdaptationDiagnostics, diagnose, finite_or_none
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity
@@ -20,8 +19,6 @@ ANONYMOUS = ""
 
 _CAPACITY = 500
 _BATCH_SIZE = 16
-_REST_RATIO = 9.0  # rest after a batch, in times of the batch's own duration
-_MAX_REST_S = 2.0
 
 
 class AnsweredRequest(NamedTuple):
@@ -44,22 +41,20 @@ class AnsweredRequest(NamedTuple):
     variant: str | None = None
 
 
-class DiagnosticsWorker:
+class DiagnosticsWorker(BatchWorker[AnsweredRequest]):
     """Thread that computes losses and gradient norms of adaptations; when it falls behind, rows are written without.
 
     It diagnoses the requests that wait for one model in one batch, in a third of the time of one after another, and
     rests nine times as long as it works: the event loop needs the interpreter's lock more.
     """
 
+    rest_ratio = 9.0
+
     def __init__(self, writer: BackgroundWriter, log: Any) -> None:
         self._writer, self._log = writer, log
-        self._queue: queue.Queue[AnsweredRequest | None] = queue.Queue(_CAPACITY)
-        self._closing = threading.Event()
         self._next: AnsweredRequest | None = None  # taken from the queue, but of another model than its batch
-        self._ending = False
         self.skipped = 0  # rows written without diagnostics, because the queue was full
-        self._thread = threading.Thread(target=self._run, name="recsys-meta-diagnoser", daemon=True)
-        self._thread.start()
+        super().__init__("recsys-meta-diagnoser", _CAPACITY)
 
     @property
     def waiting(self) -> int:
@@ -77,26 +72,12 @@ class DiagnosticsWorker:
             self.skipped += 1
             self._writer.put(adaptation_row(request, None))
 
-    def close(self, timeout: float = 5.0) -> None:
-        """Diagnose what is queued, for at most `timeout` seconds, and end the thread."""
-        self._closing.set()
-        try:
-            self._queue.put(None, timeout=timeout)
-        except queue.Full:
-            return
-        self._thread.join(timeout)
-
-    def _run(self) -> None:
-        while batch := self._next_batch():
-            start = time.perf_counter()
-            for request, diagnostics in zip(batch, self._diagnose(batch), strict=True):
-                self._writer.put(adaptation_row(request, diagnostics))
-            self._closing.wait(min(_REST_RATIO * (time.perf_counter() - start), _MAX_REST_S))
+    def _work(self, batch: Sequence[AnsweredRequest]) -> None:
+        for request, diagnostics in zip(batch, self._diagnose(batch), strict=True):
+            self._writer.put(adaptation_row(request, diagnostics))
 
     def _next_batch(self) -> list[AnsweredRequest]:
         """Wait for requests of one model, at most `_BATCH_SIZE`; return none at the end."""
-        if self._ending:
-            return []
         first = self._next or self._queue.get()
         self._next = None
         batch = [] if first is None else [first]
@@ -106,7 +87,7 @@ class DiagnosticsWorker:
             except queue.Empty:
                 break
             if request is None:
-                self._ending = True
+                self._is_ending = True
                 break
             if request.recommender is not batch[0].recommender:
                 self._next = request

@@ -32,7 +32,7 @@ def unpopular() -> Bundle:
 def stream(home, light, monkeypatch):
     """A server whose live version is good and whose other arm is bad, after a stream of newcomers."""
     monkeypatch.setattr(outcome_worker, "SETTLE_S", 0.0)
-    monkeypatch.setattr(outcome_worker, "_REST_RATIO", 0.0)
+    monkeypatch.setattr(outcome_worker.OutcomeWorker, "rest_ratio", 0.0)
     bad = bundles.publish(light, home / "models", "users", unpopular(), live=False)
     with serving(settings(home, light)) as server:
         good = server.container.registry.live["users"].version

@@ -9,7 +9,7 @@ from api.inference import outcome_worker
 from recsys_meta.inference.insight.next_event import NextEvent, next_event_losses
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.stored_events import StoredInteraction
-from recsys_meta.store.database.engine import reading
+from recsys_meta.store.database.engine import connect, reading
 from recsys_meta.store.entities.tables import ImpressionRecord, OutcomeRecord
 from recsys_meta.store.settings import Settings
 from tests.api import bundles
@@ -112,6 +112,19 @@ def test_what_a_version_listed_is_judged_the_same_once_another_took_its_place(ho
         rows = outcomes(server, new_id)
         assert (rows["hit"].model_version, rows["hit"].rank, rows["hit"].loss) == (version, 2, None)
         assert "again" not in rows, "no list holds what was met"
+
+
+def test_a_server_that_stops_joins_its_last_events_to_its_last_lists(home, light, new_id):
+    with serving(settings(home, light)) as server:
+        body = {"entity": {"id": new_id}}
+        shown = [item["item"] for item in server.client.post("/v1/recommendations", json=body).json()["items"]]
+        event = {"entity": new_id, "item": shown[2], "event_id": "last"}
+        assert server.client.post("/v1/events", json={"events": [event]}).json()["accepted"] == 1
+    engine = connect(light)
+    with reading(engine) as s:
+        (row,) = s.scalars(select(OutcomeRecord).where(OutcomeRecord.entity == new_id))
+        assert row.rank == 3
+    engine.dispose()
 
 
 def test_only_a_sample_is_judged_and_a_failing_model_costs_the_loss_alone(home, light, new_id, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
+from api.persistence import async_database
 from api.persistence.async_database import AsyncDatabase
 from api.persistence.profile_cache import read_profile
 from recsys_meta.core.errors import StoreError
@@ -71,3 +73,15 @@ def test_what_goes_wrong_is_a_line_of_the_log_like_any_other(light: str, capfd: 
     assert (first["event"], first["level"], "'nothing'" in first["exception"]) == ("the database failed", "error", True)
     assert (second["level"], "ArithmeticError: noise" in second["exception"]) == ("warning", True)
     assert err == ""
+
+
+def test_a_report_that_takes_too_long_is_no_outage(light: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(async_database, "READ_S", 0.1)
+    monkeypatch.setattr(async_database, "CALL_S", 0.1)
+    database, end = AsyncDatabase(light), threading.Event()
+    for read, is_outage in ((database.read_report, False), (database.read, True)):
+        with pytest.raises(StoreUnavailable, match="did not answer"):
+            asyncio.run(read(lambda s: end.wait(30)))
+        assert database.degraded == is_outage
+    end.set()
+    database.close()

@@ -71,3 +71,12 @@ def test_too_little_says_nothing(engine: Engine, model: str) -> None:
         checks = guardrail.check_versions(s, now=later(10))
         assert [c.events for c in checks] == [160]
         assert guardrail.check_versions(s, now=NOON) == checks
+
+
+def test_only_so_many_of_the_newest_events_are_looked_at(engine: Engine, model: str, monkeypatch) -> None:
+    monkeypatch.setattr(guardrail, "MOST_EVENTS", 120)
+    with session(engine) as s:
+        served(s, "good", 0.1, 0.6, at=1)
+        served(s, "good", 0.6, 0.1, seed=1, at=5)
+        (check,) = guardrail.check_versions(s, now=later(10))
+        assert (check.events, check.difference > 0) == (120, True)
