@@ -256,11 +256,11 @@ class DeletionReceipt(ResponseModel):
     entities: int
     events: int
     adaptations: int
-    impressions: int
-    outcomes: int
+    impressions: int = always_present(0)
+    outcomes: int = always_present(0)
     at: datetime
     cached: int
-    log_emptied: bool
+    log_emptied: bool = always_present(True)
 
 
 class ItemDocument(ResponseModel):

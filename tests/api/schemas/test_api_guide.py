@@ -50,10 +50,12 @@ def test_the_calls_are_those_there_are(tmp_path):
 
 @pytest.mark.parametrize(("path", "body"), EXAMPLES)
 def test_the_requests_can_be_read(path, body):
-    request = BODIES[path].model_validate_json(body)
-    for event in getattr(request, "events", []):
-        if isinstance(event, dict):
-            Event.model_validate(event)
+    request, given = BODIES[path].model_validate_json(body), json.loads(body)
+    assert request.model_fields_set == set(given)
+    if isinstance(request, EventBatch):  # its events are read one by one
+        events = [Event.model_validate(event) for event in request.events]
+        assert [event.model_fields_set for event in events] == [set(event) for event in given["events"]]
+        assert events
 
 
 def test_there_are_examples_of_every_kind():
