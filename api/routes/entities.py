@@ -57,7 +57,8 @@ async def put_entity(kind: KindPath, id: IdPath, body: EntityBody, container: Co
     "/entities/{kind}/{id:path}", responses={200: {"model": DeletionReceipt}}, dependencies=[require("write")]
 )
 async def delete_entity(kind: KindPath, id: IdPath, request: Request, container: ContainerDependency) -> Response:
-    """Erase features, events, adaptations, adapted states and lists of an entity, and answer a receipt.
+    """Erase features, events, adaptations, lists that were shown and their outcomes, and adapted states of an entity,
+    and answer a receipt.
 
     Asking again is harmless. 503 where the database or Redis could not be reached: ask again then.
     """

@@ -455,6 +455,9 @@ def test_an_answer_of_another_release_is_read():
         response = client.recommend()
     assert (response.also, response.model.new) == ({"new": True}, 1)
     assert (response.variant, response.unknown_features, response.missing) == (None, [], ["clock"])
+    counts = {"entities": 1, "events": 2, "adaptations": 3, "cached": 0}
+    receipt = responses.DeletionReceipt(receipt="r", kind="user", entity="e", at="2024-05-17T00:00:00Z", **counts)
+    assert (receipt.impressions, receipt.outcomes, receipt.log_emptied) == (0, 0, True)
 
 
 def test_the_names_of_earlier_versions_are_importable():

@@ -147,7 +147,7 @@ def test_every_reference_leads_somewhere(document):
 def test_the_document_is_valid(document):
     assert document["openapi"].startswith("3.1")
     assert list(OpenAPIV31SpecValidator(document).iter_errors()) == []
-    broken = {**document, "paths": {"/x": {"get": {"responses": {"200": {"$ref": "#/nowhere"}}, "parameters": 5}}}}
+    broken = {**document, "paths": {"/x": {"get": {"responses": {"200": {}}}}}}
     assert list(OpenAPIV31SpecValidator(broken).iter_errors()), "the validator looks"
 
 

@@ -48,7 +48,13 @@ def test_the_answers_about_adapting(engine: Engine) -> None:
             ._replace(popular_hit_10=0.0, reciprocal_rank=0.2, model="lists")
             for n, hit in enumerate((1.0, 0.0, 1.0, 1.0))
         ]  # fmt: skip
-        outcomes.save_outcomes(s, [*rows, *lists])
+        # Events of which only one of two figures is known count for neither.
+        unsure = [
+            an_outcome("one loss", entity="u1", support_size=1, loss=1.0, loss_unadapted=None, created=later(9)),
+            lists[0]._replace(event_id="no rank by popularity", popular_hit_10=None, hit_10=0.0),
+            lists[0]._replace(event_id="no loss", model="m", support_size=1),
+        ]
+        outcomes.save_outcomes(s, [*rows, *lists, *unsure])
     with reading(engine) as s:
         helped = s.execute(text(query("Did adapting help")), {"model": "m"}).all()
         assert [(row.support_size, row.events, float(row.gain)) for row in helped] == [
