@@ -23,8 +23,8 @@ from recsys_meta.store.entities import adaptations, entities, events
 from recsys_meta.store.entities.adaptations import NewAdaptation
 from recsys_meta.store.entities.impressions import NewImpression
 from recsys_meta.store.entities.outcomes import NewOutcome
+from recsys_meta.wire.entity_responses import DeletionReceipt, EntityDocument
 from recsys_meta.wire.requests import EntityBody
-from recsys_meta.wire.responses import DeletionReceipt, EntityDocument
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["entities"])
 

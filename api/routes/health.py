@@ -15,7 +15,7 @@ from api.handlers.response_encoding import json_response
 from api.http.authorization import require
 from api.http.guarded_route import GuardedRoute
 from recsys_meta.core.errors import RecsysMetaError
-from recsys_meta.wire.responses import ReadinessReport
+from recsys_meta.wire.service_responses import ReadinessReport
 
 router = APIRouter(route_class=GuardedRoute, tags=["health"])
 

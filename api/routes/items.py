@@ -25,8 +25,8 @@ from recsys_meta.inference.requests.entity import EntityRequest
 from recsys_meta.inference.requests.feature_check import check_features
 from recsys_meta.store.items import items
 from recsys_meta.wire.field_types import ItemKey, Kind, ModelRef, TimeText
+from recsys_meta.wire.item_responses import ItemDeletion, ItemDocument, ItemPage, ItemReceipt, SimilarItems
 from recsys_meta.wire.requests import ItemAvailability, ItemBatch, ItemBody
-from recsys_meta.wire.responses import ItemDeletion, ItemDocument, ItemPage, ItemReceipt, SimilarItems
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["items"])
 

@@ -17,8 +17,8 @@ from api.http.guarded_route import GuardedRoute
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry.tables import AliasChangeRecord
+from recsys_meta.wire.model_responses import AliasChange, ModelDocument, ModelList
 from recsys_meta.wire.requests import PromotionRequest, RollbackRequest
-from recsys_meta.wire.responses import AliasChange, ModelDocument, ModelList
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["models"])
 

@@ -20,7 +20,7 @@ from recsys_meta.store.tracking import evaluations, runs
 from recsys_meta.store.tracking.runs import Status
 from recsys_meta.store.tracking.tables import MetricRecord
 from recsys_meta.wire.field_types import ServedBy
-from recsys_meta.wire.responses import RowPage
+from recsys_meta.wire.service_responses import RowPage
 
 router = APIRouter(
     route_class=GuardedRoute,

@@ -17,8 +17,8 @@ from recsys_meta.core.errors import ConflictError
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.model_registry import traffic_splits as splits
 from recsys_meta.store.model_registry.split_arms import SplitArm, TrafficSplit
+from recsys_meta.wire.model_responses import SplitDocument
 from recsys_meta.wire.requests import SplitBody
-from recsys_meta.wire.responses import SplitDocument
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["models"], responses={200: {"model": SplitDocument}})
 

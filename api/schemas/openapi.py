@@ -12,7 +12,7 @@ from api.http.problem_details import MEDIA_TYPE
 from api.schemas.component_names import rename_components
 from api.schemas.openapi_links import add_links
 from recsys_meta.wire.requests import Event, ItemInput, RecommendationRequest, ScoreRequest
-from recsys_meta.wire.responses import ProblemDocument
+from recsys_meta.wire.service_responses import ProblemDocument
 
 _REF = "#/components/schemas/{model}"
 _BY_VERSION = ("/recommendations", "/score", "/adapt", "/onboarding")

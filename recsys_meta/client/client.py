@@ -16,7 +16,7 @@ from recsys_meta.client import endpoints
 from recsys_meta.client.endpoints import EndpointCall
 from recsys_meta.client.errors import ApiError, TransportError
 from recsys_meta.client.retry_policy import RetryPolicy
-from recsys_meta.wire.responses import ProblemDocument
+from recsys_meta.wire.service_responses import ProblemDocument
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")

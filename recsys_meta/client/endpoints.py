@@ -9,7 +9,10 @@ from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 from recsys_meta.wire.base import RequestModel
+from recsys_meta.wire.entity_responses import DeletionReceipt, EntityDocument
 from recsys_meta.wire.field_types import Feature, ServedBy
+from recsys_meta.wire.item_responses import ItemDeletion, ItemDocument, ItemPage, ItemReceipt, SimilarItems
+from recsys_meta.wire.model_responses import AliasChange, ModelDocument, ModelList, SplitDocument
 from recsys_meta.wire.requests import (
     AdaptRequest,
     CandidateEntity,
@@ -34,25 +37,13 @@ from recsys_meta.wire.requests import (
 )
 from recsys_meta.wire.responses import (
     AdaptationResponse,
-    AliasChange,
-    DeletionReceipt,
-    EntityDocument,
     EntityRankingResponse,
     EventReceipt,
-    ItemDeletion,
-    ItemDocument,
-    ItemPage,
-    ItemReceipt,
-    ModelDocument,
-    ModelList,
     OnboardingResponse,
-    ReadinessReport,
     RecommendationResponse,
-    RowPage,
     ScoreResponse,
-    SimilarItems,
-    SplitDocument,
 )
+from recsys_meta.wire.service_responses import ReadinessReport, RowPage
 
 Result = TypeVar("Result")
 EntityOrId = EntityInput | str | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recsys_meta.wire.responses import ProblemDocument
+from recsys_meta.wire.service_responses import ProblemDocument
 
 
 class ApiError(Exception):

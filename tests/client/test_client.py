@@ -38,9 +38,17 @@ from recsys_meta.client import (
     TransportError,
     endpoints,
 )
-from recsys_meta.wire import requests, responses
+from recsys_meta.wire import (
+    entity_responses,
+    item_responses,
+    model_responses,
+    requests,
+    responses,
+    service_responses,
+)
 from tests.api.servers import serving, settings
 
+BODIES = (requests, responses, entity_responses, item_responses, model_responses, service_responses)
 NOON = datetime(2024, 5, 17, 12, tzinfo=UTC)
 ANNA = EntityInput(kind="user", id="anna/1", features={"age": 31, "tags": ["a", None], "new": True})
 RICH = SupportEvent(item="i1", label=1.0, time=NOON, event_id="e1", context={"price": 1.5, "device": "phone"})
@@ -182,7 +190,7 @@ def wire_models():
     """Classes of bodies by the name of their component."""
     models = {
         component_name(name): model
-        for module in (requests, responses)
+        for module in BODIES
         for name, model in vars(module).items()
         if isinstance(model, type) and issubclass(model, BaseModel)
     }
@@ -203,7 +211,7 @@ def test_the_bodies_are_the_components_of_the_document(document):
 
 
 def test_every_component_that_keeps_an_older_name_is_one_of_a_body():
-    assert set(COMPONENT_NAMES) <= {n for module in (requests, responses) for n in vars(module)}
+    assert set(COMPONENT_NAMES) <= {n for module in BODIES for n in vars(module)}
     assert len(set(COMPONENT_NAMES.values()) - set(COMPONENT_NAMES)) == len(COMPONENT_NAMES)
 
 
@@ -456,7 +464,8 @@ def test_an_answer_of_another_release_is_read():
     assert (response.also, response.model.new) == ({"new": True}, 1)
     assert (response.variant, response.unknown_features, response.missing) == (None, [], ["clock"])
     counts = {"entities": 1, "events": 2, "adaptations": 3, "cached": 0}
-    receipt = responses.DeletionReceipt(receipt="r", kind="user", entity="e", at="2024-05-17T00:00:00Z", **counts)
+    old = {"receipt": "r", "kind": "user", "entity": "e", "at": "2024-05-17T00:00:00Z", **counts}
+    receipt = entity_responses.DeletionReceipt.model_validate(old)
     assert (receipt.impressions, receipt.outcomes, receipt.log_emptied) == (0, 0, True)
 
 

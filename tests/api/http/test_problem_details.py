@@ -5,7 +5,7 @@ import socket
 import pytest
 from pydantic import TypeAdapter
 
-from recsys_meta.wire.responses import ProblemDocument
+from recsys_meta.wire.service_responses import ProblemDocument
 from tests.api.servers import serving, settings
 
 JSON = {"content-type": "application/json"}

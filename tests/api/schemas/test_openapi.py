@@ -7,21 +7,10 @@ from pydantic import TypeAdapter
 
 from api.app import build_app
 from api.schemas.component_names import component_name
-from recsys_meta.wire.responses import (
-    AdaptationResponse,
-    AliasChange,
-    DeletionReceipt,
-    EntityDocument,
-    EventReceipt,
-    ModelDocument,
-    ModelList,
-    ProblemDocument,
-    ReadinessReport,
-    RecommendationResponse,
-    RowPage,
-    ScoreResponse,
-    SplitDocument,
-)
+from recsys_meta.wire.entity_responses import DeletionReceipt, EntityDocument
+from recsys_meta.wire.model_responses import AliasChange, ModelDocument, ModelList, SplitDocument
+from recsys_meta.wire.responses import AdaptationResponse, EventReceipt, RecommendationResponse, ScoreResponse
+from recsys_meta.wire.service_responses import ProblemDocument, ReadinessReport, RowPage
 from tests.api.bundles import register
 from tests.api.servers import settings
 
