@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -44,29 +45,33 @@ class ItemEvidenceReader:
         self._tastes: TTLCache[str, Tensor] = TTLCache(_MOST_TASTES, _TASTE_S)
         self._likes: dict[str, ItemLikes] = {}
         self._whole_at, self._events_at = -ANEW_S, datetime.now(UTC)
-        self._seen: set[str] = set()
+        self._items, self._seen = KindItems(), frozenset[str]()
         self.evidence: Mapping[str, ItemEvidence] = {}
 
     async def read(self, items: KindItems) -> bool:
         """Read what there is since the last call; return whether that changes anything. Raises StoreUnavailable."""
-        ids, schema = self.recommender.bundle.vocab.values["item"], self.recommender.bundle.schema
-        new = {name for name, item in items.items.items() if item.available and name not in ids}
-        now = datetime.now(UTC)
+        # What takes longer the more items there are runs in threads: the event loop answers requests.
+        schema, before, now = self.recommender.bundle.schema, self._seen, datetime.now(UTC)
+        new = before if items is self._items else await asyncio.to_thread(self._new_names, items)
         is_whole = time.monotonic() - self._whole_at > ANEW_S
         if not new:
-            is_news, self.evidence, self._seen = bool(self.evidence), {}, set()
+            is_news, self.evidence, self._items, self._seen = bool(self.evidence), {}, items, new
             return is_news
         since = self._events_at - timedelta(seconds=OVERLAP_S)
         active = await self._database.read(partial(items_with_events, kind=schema.kind, since=since))
-        names = new if is_whole else (new & active) | (new - self._seen)
-        self._seen = new
-        is_news = await self._read_likes(sorted(names), schema, is_whole)
+        names = new if is_whole else (new & active) | (frozenset() if new is before else new - before)
+        self._items, self._seen = items, new
+        is_news = await self._read_likes(await asyncio.to_thread(sorted, names), schema, is_whole)
         self._events_at = now
         if is_news or is_whole:
             self._whole_at = time.monotonic() if is_whole else self._whole_at
             rate = await self._database.read(partial(event_rate, kind=schema.kind, now=now))
             self.evidence = await self._weigh(items, new, rate, now)
         return is_news or is_whole
+
+    def _new_names(self, items: KindItems) -> frozenset[str]:
+        own = self.recommender.own_items
+        return frozenset(name for name, item in items.items.items() if item.available and name not in own)
 
     async def _read_likes(self, names: Sequence[str], schema: Schema, is_whole: bool) -> bool:
         """Read the likes of some items; return whether any are others than before."""
@@ -83,9 +88,23 @@ class ItemEvidenceReader:
         is_news, self._likes = likes != self._likes, likes
         return is_news
 
-    async def _weigh(self, items: KindItems, new: set[str], rate: float, now: datetime) -> dict[str, ItemEvidence]:
+    async def _weigh(
+        self, items: KindItems, new: frozenset[str], rate: float, now: datetime
+    ) -> dict[str, ItemEvidence]:
         likes = {name: one for name, one in self._likes.items() if name in new}
         tastes = await self._tastes_of(dict.fromkeys(e for one in likes.values() for e in one.entities))
+        return await asyncio.to_thread(self._evidence_of, items, likes, tastes, new, rate, now)
+
+    def _evidence_of(
+        self,
+        items: KindItems,
+        likes: Mapping[str, ItemLikes],
+        tastes: Mapping[str, Tensor],
+        new: frozenset[str],
+        rate: float,
+        now: datetime,
+    ) -> dict[str, ItemEvidence]:
+        nothing = torch.zeros(0, 0)
         model_events = max(float(self.recommender.bundle.popularity.sum()), 1.0)
         evidence = {}
         for name in new:
@@ -94,7 +113,7 @@ class ItemEvidenceReader:
             age = max((now - items.created[name]).total_seconds(), 0.0)
             # The item's own events were among all: at least so many there were.
             traffic = max(rate * age, float(count)) / model_events
-            evidence[name] = ItemEvidence(count, traffic, torch.stack(rows) if rows else torch.zeros(0, 0))
+            evidence[name] = ItemEvidence(count, traffic, torch.stack(rows) if rows else nothing)
         return evidence
 
     async def _tastes_of(self, entities: Iterable[str]) -> Mapping[str, Tensor]:

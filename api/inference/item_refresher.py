@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from api.inference.item_evidence import ItemEvidenceReader
+from api.inference.load_failures import LoadFailureLog
 from api.inference.loaded_model import LoadedModel
 from api.inference.model_registry import ModelRegistry
 from api.persistence.async_database import AsyncDatabase
@@ -29,6 +30,14 @@ EVENTS_S = 2.0
 _SHARE = 0.1  # of the time that reading events may take
 
 _Key = tuple[str, str]  # name and version of a model
+_EVERY = ("", "")  # stands for all models
+
+_REFRESH, _EVENTS, _PLACES, _EQUIP = (
+    "items could not be refreshed",
+    "first events of new items cannot be read",
+    "new items cannot be placed",
+    "items of a model stay as they were",
+)
 
 
 class ItemRefresher:
@@ -39,6 +48,7 @@ class ItemRefresher:
         self.table = ItemTable(database)
         self._evidence: dict[_Key, ItemEvidenceReader] = {}
         self._equipped: dict[_Key, int] = {}
+        self._failures = LoadFailureLog()
         self._events_due = 0.0
         self._lock, self._wake = asyncio.Lock(), asyncio.Event()
         registry.prepare = self._prepare
@@ -55,10 +65,11 @@ class ItemRefresher:
             self._wake.clear()
             try:
                 await self.refresh()
+                self._note(_EVERY, _REFRESH)
             except StoreUnavailable:
                 continue
-            except Exception:
-                self._log.error("items could not be refreshed", exc_info=True)
+            except Exception as error:
+                self._note(_EVERY, _REFRESH, error)
 
     async def read(self) -> None:
         """Read changes without equipping models, before the first of them is loaded. Raises StoreUnavailable."""
@@ -73,13 +84,25 @@ class ItemRefresher:
             self._evidence = {key: one for key, one in self._evidence.items() if key in models}
             self._equipped = {key: one for key, one in self._equipped.items() if key in models}
             news = await self._read_events(models)
-            recommenders = {}
             for key, model in models.items():
                 revision = self.table.of(model.kind).revision
                 if key in news or self._equipped.get(key) != revision:
-                    recommenders[key] = await asyncio.to_thread(self._equip, key, model)
-                    self._equipped[key] = revision
-            self._registry.equip(recommenders)
+                    self._equipped[key] = revision  # what fails is tried again after the next change
+                    try:
+                        recommender = await asyncio.to_thread(self._equip, key, model)
+                    except Exception as error:  # the others shall not wait for it
+                        self._note(key, _EQUIP, error)
+                    else:
+                        self._note(key, _EQUIP)
+                        self._registry.equip({key: recommender})
+
+    def _note(self, key: _Key, event: str, error: Exception | None = None) -> None:
+        """Log a failure once, not at each poll or change, until it goes well: without an error it does."""
+        place = event, f"{key[0]}@{key[1]}"
+        if error is None:
+            self._failures.forget(place)
+        elif self._failures.record(place, f"{type(error).__name__}: {error}"):
+            self._log.error(event, model=key[0], version=key[1], exc_info=error)
 
     def _has_items(self, model: LoadedModel) -> bool:
         """True where a model has, or had, anything to know of stored items."""
@@ -99,8 +122,14 @@ class ItemRefresher:
             if reader is None:
                 reader = self._evidence[key] = ItemEvidenceReader(self._database, model.recommender)
             reader.recommender = model.recommender
-            if await reader.read(self.table.of(model.kind)):
-                news.add(key)
+            try:
+                if await reader.read(self.table.of(model.kind)):
+                    news.add(key)
+                self._note(key, _EVENTS)
+            except StoreUnavailable:
+                raise
+            except Exception as error:  # items are hidden and placed all the same
+                self._note(key, _EVENTS, error)
         took = time.monotonic() - began
         self._events_due = time.monotonic() + max(EVENTS_S, took / _SHARE)
         return news
@@ -118,8 +147,11 @@ class ItemRefresher:
         recommender = model.recommender
         if model.sample is not None:
             try:
-                return recommender.with_items(items, {} if reader is None else reader.evidence)
-            except Exception:
-                self._log.error("new items cannot be placed", model=model.name, version=model.version, exc_info=True)
+                equipped = recommender.with_items(items, {} if reader is None else reader.evidence)
+            except Exception as error:
+                self._note(key, _PLACES, error)
+            else:
+                self._note(key, _PLACES)
+                return equipped
         own = [item for item in items if not item.available or item.name in recommender.own_items]
         return recommender.with_items(own)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +19,8 @@ from recsys_meta.store.items.items import TRACE_DAYS, changed_items, item_revisi
 
 _ANEW_S = TRACE_DAYS * 24 * 3600 / 2  # after so long without the database, deleted items may have left no trace
 
+_FREEZE_ROWS = 2000  # changes that are read at once, from which on the collector leaves what there is alone
+
 
 @dataclass
 class KindItems:
@@ -25,6 +29,10 @@ class KindItems:
     items: dict[str, StoredItem] = field(default_factory=dict)
     created: dict[str, datetime] = field(default_factory=dict)
     revision: int = 0
+
+    def copy(self) -> KindItems:
+        """Return the same items, to take in changes."""
+        return KindItems(dict(self.items), dict(self.created), self.revision)
 
     def apply(self, rows: Sequence[Row[Any]]) -> None:
         """Take in changes, the oldest first."""
@@ -67,10 +75,16 @@ class ItemTable:
         return kinds
 
     async def _read(self, kind: str, known: KindItems, revision: int) -> KindItems:
-        later = KindItems(dict(known.items), dict(known.created), known.revision)
+        # In threads: of 100,000 items a copy takes longer than the event loop may stand still.
+        later = await asyncio.to_thread(known.copy)
         is_all = False
         while not is_all:
             rows, is_all = await self._database.read(partial(changed_items, kind=kind, after=later.revision))
-            later.apply(rows)
+            await asyncio.to_thread(later.apply, rows)
+            if len(rows) >= _FREEZE_ROWS:
+                # Items stay, and hold nothing that refers back to them: the collector need not look at all of them
+                # again and again, for which requests would wait.
+                gc.collect()
+                gc.freeze()
         later.revision = max(later.revision, revision)
         return later

@@ -32,7 +32,7 @@ from recsys_meta.models.bundle import Bundle
 from recsys_meta.models.protocols import ChoicePredictor, UncertainPredictor, WarmStartPredictor
 
 MOST_NEW_ITEMS = 100_000
-"""New items that are ranked, those that were changed last: each takes about a kilobyte."""
+"""New items that are ranked, those that were changed last: each takes two to four kilobytes of a process."""
 
 
 class Recommender:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ MOST_TABLE = 1 << 22
 
 MOST_TASTES = 32
 """Coordinates of taste."""
+
+ROWS = 2000
+"""Items that are encoded at once: making a tensor of lists holds the interpreter's lock."""
 
 PLACES = 64
 """Numbers of an item's place, by which similar items are found."""
@@ -77,10 +80,7 @@ class ItemPlacer:
         known, before = self._encoded.items, self._encoded.features
         rows = [known.get(item.name, (-1, -1)) for item in items]
         new = [i for i, (item, row) in enumerate(zip(items, rows, strict=True)) if row[0] != item.revision]
-        fields = self._bundle.schema.item_features
-        fresh = encode_raw(
-            fields, self._bundle.vocab, "item", [_readable(fields, self._bundle, items[i].features) for i in new]
-        )
+        fresh = self._encode_fresh([items[i].features for i in new])
         position = torch.tensor([row for _, row in rows], dtype=torch.int64)
         if new:
             offset = len(known)
@@ -91,6 +91,16 @@ class ItemPlacer:
             features[name] = stacked[position]
         self._encoded = EncodedItems({item.name: (item.revision, i) for i, item in enumerate(items)}, features)
         return features
+
+    def _encode_fresh(self, rows: Sequence[RawFeatures]) -> dict[str, Tensor]:
+        fields, vocab = self._bundle.schema.item_features, self._bundle.vocab
+        parts = [
+            encode_raw(
+                fields, vocab, "item", [_readable(fields, self._bundle, row) for row in rows[start : start + ROWS]]
+            )
+            for start in range(0, max(len(rows), 1), ROWS)
+        ]
+        return {name: reduce(join_features, [part[name] for part in parts]) for name in parts[0]}
 
     def place(self, items: Sequence[StoredItem], features: Mapping[str, Tensor], evidence: Evidence) -> NewItemBlock:
         """Place items by their encoded features and their first events. Raises what the model raises."""

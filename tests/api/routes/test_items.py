@@ -5,7 +5,11 @@ import time
 
 import pytest
 
+from api.inference.item_evidence import ItemEvidenceReader
+from api.persistence.item_table import ItemTable
 from recsys_meta.inference import recommender as recommenders
+from recsys_meta.inference.new_items.item_placer import ItemPlacer
+from recsys_meta.inference.recommender import Recommender
 from tests.api import bundles
 from tests.api.servers import serving, settings, wait
 
@@ -281,6 +285,47 @@ def test_a_swap_of_models_keeps_new_items_and_hidden_ones(full, home, published,
     stop.set()
     watcher.join()
     assert all("fresh" in one and "i7" not in one for one in seen)
+
+
+class Log:
+    """Takes down errors."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+
+    def error(self, event: str, **_) -> None:
+        self.errors.append(event)
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ((ItemPlacer, "place"), "new items cannot be placed"),
+        ((ItemEvidenceReader, "read"), "first events of new items cannot be read"),
+        ((Recommender, "with_items"), "items of a model stay as they were"),
+        ((ItemTable, "read_changes"), "items could not be refreshed"),
+    ],
+)
+def test_a_failure_takes_nothing_down_and_is_logged_once(server, monkeypatch, place, says):
+    log = server.container.items._log = Log()
+
+    def fail(*_, **__):
+        raise RuntimeError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, fail)
+        put(server, "fresh")
+        wait(lambda: says in log.errors)
+        for n in range(3):
+            put(server, f"fresh{n}")
+            assert len(listed(server)) > 70
+            time.sleep(0.1)
+        server.client.patch("/v1/items/i7", json={"available": False})
+        if place[0] in (ItemPlacer, ItemEvidenceReader):
+            wait(lambda: "i7" not in listed(server))
+    put(server, "after")
+    wait(lambda: {"fresh", "fresh2", "after"} <= set(listed(server)) and "i7" not in listed(server))
+    assert log.errors.count(says) == 1
 
 
 def test_what_is_done_is_in_the_audit_log(server):
