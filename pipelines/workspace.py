@@ -17,11 +17,13 @@ from sqlalchemy.orm import Session
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import CheckpointError, ConfigError, DataError, NotFoundError
 from recsys_meta.data import SOURCES, find_schema, open_dataset, prepare_custom, prepare_named, read_custom
+from recsys_meta.inference.new_items.stored_items import StoredItem
 from recsys_meta.models.bundle import Bundle, load_bundle
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.cache.redis_cache import SyncRedisCache
 from recsys_meta.store.database import engine as database
 from recsys_meta.store.database.migrate import upgrade_database
+from recsys_meta.store.items.items import changed_items
 from recsys_meta.store.model_registry.registry import get_model_record, page_models, resolve_version
 from recsys_meta.store.model_registry.split_arms import newest_split
 from recsys_meta.store.settings import Settings
@@ -112,6 +114,20 @@ class Workspace:
     def bundle(self, name: str) -> Bundle:
         """Load a published model by NAME (its live version) or NAME@VERSION, or a bundle by its folder."""
         return load_bundle(self.bundle_folder(name))
+
+    def stored_items(self, kind: str) -> list[StoredItem]:
+        """Return the items of a kind that are stored, those that were changed last coming last."""
+        items, after, is_all = list[StoredItem](), 0, False
+        with self.reading() as session:
+            while not is_all:
+                rows, is_all = changed_items(session, kind, after)
+                items += [
+                    StoredItem(r.external_id, r.features, r.title, r.available, r.revision)
+                    for r in rows
+                    if r.deleted is None
+                ]
+                after = rows[-1].revision if rows else after
+        return items
 
     def live_models(self) -> list[LiveModel]:
         """Load the models in service, in order of their names. One that cannot be loaded is left out with a warning, as

@@ -53,7 +53,7 @@ def recommend_command(
     """Adapt to one newcomer and rank the catalogue: the same answer as the API's, without a server."""
     workspace = Workspace()
     bundle, variant = workspace.bundle_for_entity(model, entity)
-    recommender = Recommender(bundle)
+    recommender = _with_stored_items(workspace, model, Recommender(bundle))
     features = _pairs("--feature", feature or [])
     query_context = _query_context(context or [], actor, at)
     interactions = [] if events is None else _read_events(events, recommender)
@@ -94,6 +94,13 @@ def recommend_command(
     if result.unknown_features:
         names = escape(", ".join(result.unknown_features))
         err.print(f"[yellow]the model never met a value of {names}: it has no effect[/]")
+
+
+def _with_stored_items(workspace: Workspace, model: str, recommender: Recommender) -> Recommender:
+    """Let a published model list the items that are stored, and none that is hidden, as servers do. Where events of new
+    items have arrived, servers place these by them too."""
+    items = [] if workspace.is_bundle(model) else workspace.stored_items(recommender.bundle.schema.kind)
+    return recommender.with_items(items) if items else recommender
 
 
 def _read_events(path: Path, recommender: Recommender) -> list[Interaction]:

@@ -185,6 +185,10 @@ def test_a_server_lists_what_the_command_line_stores(shop, url, tmp_path, featur
 
         shop("items", "import", write(tmp_path / "items.parquet", ROWS[:1], feature))
         wait(lambda: "a" in listed())
+        rows = server.recommend("i3", n=9, candidates=["a", "i4", "i7"]).json()["items"]
+        own = shop.json("recommend", "users", "--items", "i3", "--candidates", "a,i4,i7")["items"]
+        assert [(one["item"], one["title"]) for one in own] == [(one["item"], one["title"]) for one in rows]
+        assert [one["score"] for one in own] == pytest.approx([one["score"] for one in rows])
         document = server.client.get("/v1/items/a").json()
         shown = shop.json("items", "show", "a")
         assert {k: v for k, v in document.items() if k not in ("created", "updated")} == {
@@ -194,3 +198,5 @@ def test_a_server_lists_what_the_command_line_stores(shop, url, tmp_path, featur
         assert server.client.post("/v1/items", json=body).json()["items"][0]["outcome"] == "unchanged"
         shop("items", "hide", "a", "i7")
         wait(lambda: not {"a", "i7"} & set(listed()))
+        own = shop.json("recommend", "users", "--items", "i3", "-n", 1000)["items"]
+        assert [one["item"] for one in own] == listed()
