@@ -102,6 +102,13 @@ def test_a_file_of_any_form_says_the_same_and_again_nothing(shop, tmp_path, feat
     assert audit(shop) == [("command line", "import items", f"user 3 of items{suffix}")]
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_value_of_a_list_may_hold_the_separator(shop, tmp_path, feature, suffix):
+    value = f"x{feature[1]}y"
+    shop("items", "import", write(tmp_path / f"items{suffix}", [("a", [value, "z"], None, None)], feature))
+    assert shop.json("items", "show", "a")["features"] == {feature[0]: [value, "z"]}
+
+
 def test_bad_rows_are_named_and_nothing_or_the_rest_is_stored(each_shop, tmp_path, feature):
     shop, (name, separator) = each_shop, feature
     file = tmp_path / "items.csv"
