@@ -145,10 +145,13 @@ def _taste_vectors(projection: ScoreProjection, evidence: Sequence[ItemEvidence 
 
 def nearest_items(places: Tensor, position: int, allowed: Tensor, n: int) -> list[tuple[float, int]]:
     """Find the n items [C] of which places [C, D] point most nearly where one of them does: cosines and positions, best
-    first, among those that are allowed [C] bool."""
+    first, among those that are allowed [C] bool. An item at the origin is one whose taste is not known: it is near none."""
     length = places.norm(dim=1)
+    is_known = length > 0
+    if not is_known[position]:
+        return []
     cosine = (places @ places[position]) / (length * length[position]).clamp(min=1e-12)
-    cosine[~allowed] = -torch.inf
+    cosine[~(allowed & is_known)] = -torch.inf
     cosine[position] = -torch.inf
     best = torch.topk(cosine, min(n, len(cosine)))
     return [(v, i) for v, i in zip(best.values.tolist(), best.indices.tolist(), strict=True) if v > -torch.inf]

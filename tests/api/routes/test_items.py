@@ -257,6 +257,14 @@ def test_similar_items_are_alike_in_taste_and_say_what_they_share(server, bundle
     assert server.client.get("/v1/items/i3/similar", params={"filter": "shoe=1"}).status_code == 422
 
 
+def test_an_item_of_which_nothing_is_known_is_like_none(server):
+    put(server, "bare")
+    wait(lambda: "bare" in listed(server))
+    assert server.client.get("/v1/items/bare/similar").json()["items"] == []
+    everybody = server.client.get("/v1/items/i3/similar", params={"n": 100}).json()["items"]
+    assert len(everybody) > 50 and "bare" not in [one["item"] for one in everybody]
+
+
 def test_kinds_are_told_apart(kinds):
     assert kinds.client.put("/v1/items/a", json={}).status_code == 422
     assert kinds.client.put("/v1/items/a?kind=ad", json={}).status_code == 200
