@@ -20,7 +20,9 @@ SECRET = "s3cret"
 
 
 @pytest.fixture(autouse=True)
-def quiet():
+def quiet(tmp_path, monkeypatch):
+    # a relative path, as "sqlite:///5" has one, is a file in the working folder: not in the one that is committed
+    monkeypatch.chdir(tmp_path)
     yield
     logging.getLogger().handlers.clear()
 

@@ -144,8 +144,8 @@ def _taste_vectors(projection: ScoreProjection, evidence: Sequence[ItemEvidence 
 
 
 def nearest_items(places: Tensor, position: int, allowed: Tensor, n: int) -> list[tuple[float, int]]:
-    """Find the n items [C] of which places [C, D] point most nearly where one of them does: cosines and positions, best
-    first, among those that are allowed [C] bool. An item at the origin is one whose taste is not known: it is near none."""
+    """Find the n items [C] of which places [C, D] point most nearly where one of them does, among those allowed [C]
+    bool: cosines and positions, best first. An item at the origin is near none: its taste is not known."""
     length = places.norm(dim=1)
     is_known = length > 0
     if not is_known[position]:
