@@ -329,6 +329,7 @@ def test_wrong_usage_is_exit_2_and_wrong_input_exit_1(command, run):
     assert "none of" in command("compare", "--dataset", "nowhere", code=1)
 
 
+@pytest.mark.slow
 def test_serve_that_cannot_start_says_why_in_a_line(command, model):
     """And exits 1, as every command that failed: uvicorn's own would be 3."""
 

@@ -63,6 +63,7 @@ def test_a_key_that_makes_no_sense_is_refused(fresh, words, code):
     assert "no key" in fresh("keys", "revoke", "shop", code=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["none", "revoked", "stands"])
 def test_serve_goes_beyond_loopback_with_a_key_only(fresh, state):
     made = None if state == "none" else fresh.json("keys", "create", "--name", "shop")

@@ -140,6 +140,7 @@ def forget(pair: list[Served], own_redis: OwnRedis, server: Served, entity: str)
     return answer.json()
 
 
+@pytest.mark.slow
 def test_a_walk(pair: list[Served], own_redis: OwnRedis) -> None:
     # Not shrunk: each step is a request, and a failure may not take longer than the test is allowed.
     few = settings(

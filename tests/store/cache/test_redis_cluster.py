@@ -17,6 +17,9 @@ from recsys_meta.store.cache.redis_cache import PREFIX, RedisCache, SyncRedisCac
 from recsys_meta.store.database.engine import StoreUnavailable
 from tests.fixtures.services import OwnCluster
 
+# two clusters of three real servers take a quarter of a minute to stand up
+pytestmark = pytest.mark.slow
+
 MANY = 40
 OWNERS = [owner_key("user", f"u{n}") for n in range(MANY)]
 STATES = [state_key("v", "user", f"u{n}", "digest") for n in range(MANY)]
