@@ -19,6 +19,7 @@ from api.http.problem_details import install_problem_handlers
 from api.http.rate_limit import RateLimiter, RateLimitMiddleware
 from api.http.request_context_middleware import RequestContextMiddleware
 from api.http.tracing import TracingMiddleware, open_tracing
+from api.pages.router import install_pages
 from api.routes import (
     adapt,
     entities,
@@ -128,6 +129,7 @@ def build_app(settings: Settings) -> FastAPI:
     install_problem_handlers(app)
     for router in _ROUTERS:
         app.include_router(router)
+    install_pages(app)
     install_docs_page(app)
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     return app

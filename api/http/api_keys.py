@@ -75,11 +75,19 @@ class ApiKeyStore:
 
     def find(self, text: str) -> ApiKey | None:
         """Return a key; None for one that is unknown, has expired, or was read too long ago to be trusted."""
-        digest = key_digest(text)
+        return self.find_digest(key_digest(text))
+
+    def find_digest(self, digest: str) -> ApiKey | None:
+        """Return the key with a digest, as `find` does."""
         key = self._environment_keys.get(digest)
         if key is None and self.is_current:
             key = self._database_keys.get(digest)
         return key if key is not None and self._clock() < key.expires else None
+
+    def digest_of_id(self, id: str) -> str | None:
+        """Return the digest of the key with a public id, whether it may be used or not. Takes time by the keys."""
+        stores = self._environment_keys, self._database_keys
+        return next((digest for keys in stores for digest, key in keys.items() if key.id == id), None)
 
     def replace_stored(self, rows: Sequence[ApiKeyRecord]) -> bool:
         """Replace the database's keys by its present ones, in one assignment; return whether they differ."""

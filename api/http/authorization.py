@@ -11,7 +11,7 @@ from fastapi import Request, Security
 from fastapi.security import APIKeyHeader
 from sqlalchemy.orm import Session
 
-from api.http.api_keys import ALL_SCOPES, ApiKeyStore
+from api.http.api_keys import ALL_SCOPES, ApiKey, ApiKeyStore
 from api.http.problem_details import ProblemError, unavailable
 from api.http.request_context import request_context
 from recsys_meta.store.access import audit_log
@@ -57,9 +57,15 @@ def authorize(keys: ApiKeyStore, scope: Mapping[str, Any], key: str | None, requ
                 403, "There is no API key, so only this machine is served; make one with `recsys-meta keys create`"
             )
         return ALL_SCOPES
-    api_key = keys.find(key) if key else None
+    return admit_key(keys, scope, keys.find(key) if key else None, required, was_given=bool(key))
+
+
+def admit_key(
+    keys: ApiKeyStore, scope: Mapping[str, Any], api_key: ApiKey | None, required: str, *, was_given: bool
+) -> Scopes:
+    """Return the scopes of a key; None stands for one that was not given, or is not known. Raises as `authorize`."""
     if api_key is None:
-        if not keys.is_current and (key or not keys.has_keys):
+        if not keys.is_current and (was_given or not keys.has_keys):
             # The database may know this key; and while nothing is known of any key, nobody is admitted without one.
             raise unavailable(f"The key cannot be checked: {keys.outage_reason}")
         raise ProblemError(401, f"A valid key is needed in the header {HEADER}", headers={"www-authenticate": "ApiKey"})

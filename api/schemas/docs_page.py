@@ -18,7 +18,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 
 def install_docs_page(app: FastAPI) -> None:
-    """Add the page to an application, and redirect `/` to it."""
+    """Add the page to an application, and redirect `/` to the pages for people."""
     app.add_api_route("/docs", _page, include_in_schema=False)
     app.add_api_route("/", _home, include_in_schema=False)
 
@@ -43,4 +43,4 @@ async def _page() -> HTMLResponse:
 
 
 async def _home() -> RedirectResponse:
-    return RedirectResponse("docs")
+    return RedirectResponse("ui/")

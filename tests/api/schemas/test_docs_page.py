@@ -67,7 +67,7 @@ def test_the_page_needs_nothing_from_elsewhere(server):
     assert set(re.findall(r"""(?:src|href)=["']([^"']*)""", answer.text)) == {"openapi.json"}
     assert not re.findall(r"\binnerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", answer.text)
     home = server.client.get("/", follow_redirects=False)
-    assert (home.status_code, home.headers["location"]) == (307, "docs")
+    assert (home.status_code, home.headers["location"]) == (307, "ui/")
 
 
 def test_the_policy_lets_in_this_script_and_no_other(server):

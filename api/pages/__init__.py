@@ -1,0 +1,1 @@
+"""Pages of the server for people, under `/ui`: one file for each entry of the navigation."""

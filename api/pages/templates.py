@@ -1,0 +1,34 @@
+"""Templates of pages: read once, everything escaped that they are given."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from api.pages.text_formats import FORMATS
+from recsys_meta import __version__
+
+NAVIGATION = (("", "Home"),)
+"""Paths below `/ui/` of the navigation's entries, and their names."""
+
+
+@cache
+def _environment() -> Environment:
+    """Return the environment, made for the first page: a server that shows none does not wait for it."""
+    environment = Environment(
+        autoescape=True,
+        loader=PackageLoader("api.pages"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(FORMATS)
+    environment.globals.update(navigation=NAVIGATION, version=__version__)
+    return environment
+
+
+def render_template(name: str, **values: Any) -> str:
+    """Render a template of `api/pages/templates`."""
+    return _environment().get_template(name).render(page=values.pop("page", None), **values)
