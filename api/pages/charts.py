@@ -23,7 +23,7 @@ class ChartSeries:
 
 
 @dataclass(frozen=True)
-class Chart:
+class PageChart:
     """A chart with its axes. `x` holds numbers, or names for bars; `even` puts numbers at equal distances."""
 
     title: str
@@ -36,7 +36,7 @@ class Chart:
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """What the script draws, as JSON can hold it."""
+        """Return the drawing of the script, as JSON can hold it."""
         return {
             "kind": self.kind,
             "x": list(self.x),

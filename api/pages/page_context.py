@@ -44,8 +44,8 @@ class PageContext:
 
     def redirect(self, path: str, **query: str | None) -> RedirectResponse:
         """Send the browser to a page after a form: `path` is below `/ui/`."""
-        given = urlencode({k: v for k, v in query.items() if v is not None}, quote_via=quote)
-        return RedirectResponse(page_root(self.request) + path + ("?" + given if given else ""), 303)
+        suffix = urlencode({k: v for k, v in query.items() if v is not None}, quote_via=quote)
+        return RedirectResponse(page_root(self.request) + path + ("?" + suffix if suffix else ""), 303)
 
     async def read(self, work: Callable[[Session], Result]) -> Result:
         """Read from the database. Raises StoreUnavailable, which pages show as such."""
@@ -113,10 +113,10 @@ PAGE_HEADERS = {
 
 def _admit(request: Request, container: AppContainer, scope: Scope) -> tuple[PageSession, Scopes]:
     """Return session and scopes of the caller. Raises ProblemError as `authorize`."""
-    keys, given = request.app.state.keys, request.headers.get(HEADER)
-    if keys.is_empty or given:
-        scopes = authorize(keys, request.scope, given, scope)
-        key = keys.find(given) if given else None
+    keys, header_key = request.app.state.keys, request.headers.get(HEADER)
+    if keys.is_empty or header_key:
+        scopes = authorize(keys, request.scope, header_key, scope)
+        key = keys.find(header_key) if header_key else None
         return PageSession() if key is None else PageSession(key, f"key-{key.id}"), scopes
     cookie = request.cookies.get(COOKIE)
     session = read_session(page_secret(container), keys, cookie)
