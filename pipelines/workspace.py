@@ -19,6 +19,7 @@ from recsys_meta.core.errors import CheckpointError, ConfigError, DataError, Not
 from recsys_meta.data import SOURCES, find_schema, open_dataset, prepare_custom, prepare_named, read_custom
 from recsys_meta.inference.new_items.stored_items import StoredItem
 from recsys_meta.models.bundle import Bundle, load_bundle
+from recsys_meta.models.learners import LEARNERS
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.cache.redis_cache import SyncRedisCache
 from recsys_meta.store.database import engine as database
@@ -27,7 +28,7 @@ from recsys_meta.store.items.items import changed_items
 from recsys_meta.store.model_registry.registry import get_model_record, page_models, resolve_version
 from recsys_meta.store.model_registry.split_arms import newest_split
 from recsys_meta.store.settings import Settings
-from recsys_meta.training.recipe import Recipe, read_recipe
+from recsys_meta.training.recipe import Recipe, read_recipe, recipe_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class Workspace:
             folder = self.settings.models / name / version
             try:
                 models.append(LiveModel(name, load_bundle(folder if self.is_bundle(str(folder)) else Path(path))))
-            except CheckpointError as error:
+            except (CheckpointError, ConfigError) as error:
                 _LOG.warning("model %s is left out: %s", name, error)
         return models
 
@@ -156,7 +157,7 @@ class Workspace:
             arm = None if split is None else split.arm_for(entity)
             if arm is not None:
                 live = self.bundle(name)
-                with suppress(CheckpointError):
+                with suppress(CheckpointError, ConfigError):
                     bundle = self.bundle(f"{name}@{arm.version}")
                     if bundle.schema.kind == live.schema.kind:
                         return bundle, arm.label
@@ -199,11 +200,17 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """Return a recipe by name or .toml file. Raises NotFoundError with the known names, ConfigError for bad content."""
+    """Return a recipe by name or .toml file. A learner of an installed package is a recipe too, with its own settings.
+
+    Raises NotFoundError with the known names, ConfigError for bad content or a learner that cannot be used.
+    """
     if name.endswith(".toml"):
         if not Path(name).is_file():
             raise NotFoundError(f"{name}: no such recipe file")
         return read_recipe(Path(name), overrides)
-    if name not in recipe_names():
-        raise NotFoundError(f"no recipe '{name}'; there are {', '.join(recipe_names())}, or give a .toml file")
-    return read_recipe(Path(str(files("pipelines.recipes") / f"{name}.toml")), overrides)
+    if name in recipe_names():
+        return read_recipe(Path(str(files("pipelines.recipes") / f"{name}.toml")), overrides)
+    if name in LEARNERS.plugin_names:
+        return recipe_of({**getattr(LEARNERS[name], "recipe", {}), "name": name, "learner": name}, overrides, name)
+    names = ", ".join([*recipe_names(), *LEARNERS.plugin_names])
+    raise NotFoundError(f"no recipe '{name}'; there are {names}, or give a .toml file")

@@ -31,7 +31,7 @@ def list_sources(as_json: Json = False) -> None:
     """List the built-in data sets and one's own prepared ones, with the directories of raw files and prepared data."""
     settings = Settings()
     rows: list[dict[str, Any]] = []
-    for name, source in SOURCES.items():
+    for name, source in SOURCES.usable().items():
         directory = settings.prepared / name
         raw = locate(name, None, settings.data) or locate(name, None, settings.prepared / DOWNLOADS_FOLDER)
         raw_files = "simulated" if source.simulate else raw

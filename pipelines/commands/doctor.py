@@ -15,13 +15,17 @@ from pipelines.console import Json, print_json, print_table, with_command
 from pipelines.workspace import Workspace
 from recsys_meta import __version__
 from recsys_meta.core.errors import CheckpointError, ConfigError, RecsysMetaError, StoreError
+from recsys_meta.data import SOURCES
 from recsys_meta.inference.model_trial import try_bundle
+from recsys_meta.models.baselines import BASELINES
+from recsys_meta.models.learners import LEARNERS
 from recsys_meta.store.cache.redis_cache import SyncRedisCache
 from recsys_meta.store.database.database_errors import READ_ONLY
 from recsys_meta.store.database.database_url import parse_url
 from recsys_meta.store.model_registry.guardrail import open_alerts
 from recsys_meta.store.model_registry.registry import page_models
 from recsys_meta.store.schema_check import check_schema
+from recsys_meta.training.curricula import CURRICULA
 
 Check = tuple[str, str, str]
 
@@ -39,6 +43,7 @@ def doctor(as_json: Json = False) -> None:
         _check_package("implicit", "the iALS baselines"),
         _check_package("psycopg", "PostgreSQL"),
         _check_package("optuna", "recsys-meta tune"),
+        _run_check("plugins", _check_plugins),
         _run_check("home", lambda: _check_home(workspace)),
         _run_check("data", lambda: _check_data(workspace)),
         _run_check("database", lambda: _check_database(workspace)),
@@ -114,6 +119,22 @@ def _check_cache(workspace: Workspace) -> str:
         return f"Redis {cache.version()}"
     finally:
         cache.close()
+
+
+def _check_plugins() -> str:
+    """Describe what installed packages register. Raises ConfigError with all of it that cannot be used."""
+    registered, problems = [], []
+    for registry in (LEARNERS, BASELINES, CURRICULA, SOURCES):
+        for name in registry.plugin_names:
+            try:
+                registry[name]
+            except ConfigError as error:
+                problems.append(str(error))
+            else:
+                registered.append(f"{registry.noun} {name} of {registry.package(name)}")
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return ", ".join(registered) or "no package registers a learner, baseline, curriculum or data set"
 
 
 def _check_models(workspace: Workspace) -> str:

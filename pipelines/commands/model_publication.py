@@ -90,5 +90,5 @@ def try_version(workspace: Workspace, model: str, version: str) -> None:
     """Raise CheckpointError for a version that cannot be loaded, or fails when it is tried."""
     try:
         try_bundle(workspace.bundle(f"{model}@{version}"))
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{model}@{version} may not go live: {error}") from None

@@ -266,13 +266,13 @@ def _evaluation_setups(inputs: TrainingInputs, protocol: EvaluationProtocol) -> 
 
 
 def recipes_for(data: Dataset, names: Sequence[str] | None, overrides: Sequence[str] = ()) -> list[Recipe]:
-    """Recipes by name; None takes the project's own that serve the objective."""
+    """Recipes by name; None takes the project's own and the learners of installed packages that serve the objective."""
     if names is not None:
         return [recipe_for(name, data, overrides) for name in names]
     available = set(recipe_names())
-    return [
-        r for r in (find_recipe(name, overrides) for name in LEARNERS if name in available) if is_applicable(r, data)
-    ]
+    plugins = [name for name in LEARNER_CLASSES.usable() if name in LEARNER_CLASSES.plugin_names]
+    names = [*(name for name in LEARNERS if name in available), *(name for name in plugins if name not in available)]
+    return [r for r in (find_recipe(name, overrides) for name in names) if is_applicable(r, data)]
 
 
 def recipe_for(name: str, data: Dataset, overrides: Sequence[str] = ()) -> Recipe:

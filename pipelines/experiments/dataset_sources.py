@@ -51,11 +51,11 @@ def open_sources(workspace: Workspace, names: Sequence[str]) -> tuple[list[Datas
 
 
 def require_known(learners: Sequence[str], baselines: Sequence[str]) -> None:
-    """Raise NotFoundError for a learner, ConfigError for a baseline that no data set could have."""
+    """Raise NotFoundError for a learner, ConfigError for a baseline, that no data set could have or is unusable."""
     for name in learners:
         find_recipe(name)
     for name in baselines:
-        if name not in BASELINES:
+        if BASELINES.get(name) is None:
             raise ConfigError(f"no baseline '{name}'; there are {', '.join(BASELINES)}")
 
 

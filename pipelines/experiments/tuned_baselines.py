@@ -44,12 +44,14 @@ def baselines_for(data: Dataset, names: Sequence[str] | None) -> list[str]:
 
     Raises ConfigError for a name that does not exist or does not serve the objective.
     """
-    fitting = [n for n, c in BASELINES.items() if data.schema.objective in c.objectives]
+    objective = data.schema.objective
     if names is None:
-        return [n for n in fitting if not lacks_input(n, data)]
+        usable = BASELINES.usable().items()
+        return [n for n, c in usable if objective in c.objectives and not lacks_input(n, data)]
     for name in names:
-        if name not in fitting:
-            raise ConfigError(f"no baseline '{name}' for a {data.schema.objective}; there are {', '.join(fitting)}")
+        if name not in BASELINES or objective not in BASELINES[name].objectives:
+            fitting = [n for n, c in BASELINES.usable().items() if objective in c.objectives]
+            raise ConfigError(f"no baseline '{name}' for a {objective}; there are {', '.join(fitting)}")
     return list(names)
 
 

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipelines.tuning.recipe_keys import RecipeKey, recipe_keys, require_key, with_values
 from recsys_meta.core.errors import ConfigError, NotFoundError, RecsysMetaError
 from recsys_meta.core.schema import explain_errors
+from recsys_meta.models.learners import LEARNERS
 from recsys_meta.training.recipe import Recipe
 
 Number = int | float
@@ -175,13 +176,17 @@ def space_names() -> list[str]:
 
 
 def find_search_space(name: str | None, recipe: Recipe) -> SearchSpace:
-    """Return a search space by name or .toml file; None takes that of the recipe, or of its learner.
+    """Return a search space by name or .toml file; None takes that of the recipe, or of its learner:
+    for one of an installed package its attribute `search_space`, laid out like the file.
 
     Raises NotFoundError with the known names, ConfigError for bad content.
     """
     names = space_names()
     if name is None:
         name = next((n for n in (recipe.name, recipe.learner) if n in names), None)
+        own = getattr(LEARNERS.get(recipe.learner), "search_space", None)
+        if name is None and isinstance(own, Mapping):
+            return parse_search_space(own, f"search_space of {recipe.learner}")
         if name is None:
             raise NotFoundError(
                 f"no search space comes with the project for '{recipe.name}' or its learner '{recipe.learner}'; "

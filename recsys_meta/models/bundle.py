@@ -30,7 +30,7 @@ from recsys_meta.core.errors import CheckpointError
 from recsys_meta.core.schema import Schema
 from recsys_meta.core.types import FIRST, IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.models.factory import build_predictor
+from recsys_meta.models.factory import build_predictor, is_known, packages_of
 from recsys_meta.models.functional.embeddings import item_features
 from recsys_meta.models.functional.item_popularity import item_occurrences
 from recsys_meta.models.protocols import Predictor
@@ -124,6 +124,8 @@ def _is_whole(path: Path) -> bool:
 
 
 def _manifest(bundle: Bundle, files: Mapping[str, str]) -> str:
+    # Names alone: another version of a package does not make equal weights another version.
+    packages = packages_of(bundle.predictor)
     return dump_checksummed(
         {
             "format": FORMAT,
@@ -135,6 +137,7 @@ def _manifest(bundle: Bundle, files: Mapping[str, str]) -> str:
             "vocabularies": sorted(bundle.vocab.values),
             "about": dict(bundle.about),
             "files": dict(files),
+            **({"packages": packages} if packages else {}),
         }
     )
 
@@ -145,7 +148,8 @@ def _version(text: str) -> str:
 
 def load_bundle(path: Path, verify: bool = True) -> Bundle:
     """Read a bundle; with `verify` the hash of every file is checked. Raises CheckpointError when a file is missing,
-    damaged or of another format, ConfigError for an unknown predictor or a wrong configuration of it."""
+    damaged or of another format, or a package that it needs is not installed, ConfigError for an unknown predictor, one
+    that cannot be used, or a wrong configuration of it."""
     try:
         text = (path / "bundle.json").read_text(encoding="utf-8")
         about = load_checksummed(text)
@@ -158,11 +162,23 @@ def load_bundle(path: Path, verify: bool = True) -> Bundle:
         vocab = _read_vocabulary(pd.read_parquet(path / "vocab.parquet"), about["vocabularies"])
         titles = _read_titles(path / "titles.parquet") if "titles.parquet" in about["files"] else {}
         schema = Schema.model_validate(about["schema"])
+        _require_packages(path, about.get("packages", {}))
         predictor = build_predictor(about["predictor"], about["config"])
         popularity = params.pop(_POPULARITY)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a whole bundle ({type(error).__name__}: {error})") from None
     return Bundle(predictor, params, popularity, schema, vocab, titles, about["about"], _version(text))
+
+
+def _require_packages(path: Path, packages: Mapping[str, str]) -> None:
+    """Raise CheckpointError where a package that registers a learner or baseline of the bundle is not installed."""
+    missing = {name: package for name, package in packages.items() if not is_known(name)}
+    if missing:
+        names, owners = ", ".join(sorted(missing)), ", ".join(sorted({*missing.values()}))
+        raise CheckpointError(
+            f"{path}: {names}: registered by the package {owners}, which is not installed here; install it and load "
+            "the model again"
+        )
 
 
 def _vocabulary_frame(vocab: Vocabulary) -> pd.DataFrame:

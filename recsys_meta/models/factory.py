@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import explain_errors
 from recsys_meta.models.baselines import BASELINES
-from recsys_meta.models.baselines.per_shot_baseline import PER_SHOT_BASELINES
+from recsys_meta.models.baselines.per_shot_baseline import per_shot_class
 from recsys_meta.models.ensemble import Ensemble, EnsembleConfig, EnsembleMember, make_ensemble
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.models.protocols import Predictor, PredictorConfig
@@ -23,17 +23,37 @@ def build_predictor(name: str, config: Mapping[str, Any]) -> Predictor:
     configuration."""
     if name == Ensemble.name:
         return build_ensemble(_validate_config(name, EnsembleConfig, config))
-    classes: dict[str, Any] = {**LEARNERS, **BASELINES}
-    if name not in classes:
-        raise ConfigError(f"no learner or baseline '{name}'; there are {', '.join(sorted(classes))}")
-    kind = classes[name]
+    if name in LEARNERS and name in BASELINES:
+        raise ConfigError(
+            f"'{name}' is a learner and a baseline{_describe_packages(name)}; one of them needs another name"
+        )
     # A learner holds a configuration; a baseline is its own.
     predictor: Predictor
     if name in LEARNERS:
-        predictor = kind(_validate_config(name, kind.Config, config))
+        predictor = LEARNERS[name](_validate_config(name, LEARNERS[name].Config, config))
+    elif name in BASELINES:
+        predictor = _validate_config(name, BASELINES[name], config)
     else:
-        predictor = _validate_config(name, kind, config)
+        raise ConfigError(f"no learner or baseline '{name}'; there are {', '.join(sorted([*LEARNERS, *BASELINES]))}")
     return predictor
+
+
+def packages_of(predictor: Predictor) -> dict[str, str]:
+    """Return the packages, by the names they register, that a predictor or its members need beside this one."""
+    config = predictor.config
+    names = [predictor.name, *([m.predictor for m in config.members] if isinstance(config, EnsembleConfig) else [])]
+    packages = {name: LEARNERS.package(name) or BASELINES.package(name) for name in names}
+    return {name: package for name, package in packages.items() if package is not None}
+
+
+def is_known(name: str) -> bool:
+    """Return whether a learner or baseline of this name is installed."""
+    return name in LEARNERS or name in BASELINES
+
+
+def _describe_packages(name: str) -> str:
+    packages = [p for p in (LEARNERS.package(name), BASELINES.package(name)) if p is not None]
+    return f" ({' and '.join(f'package {p}' for p in packages)})" if packages else ""
 
 
 def build_ensemble(config: EnsembleConfig) -> Ensemble:
@@ -44,9 +64,9 @@ def build_ensemble(config: EnsembleConfig) -> Ensemble:
 def _build_member(member: EnsembleMember) -> Predictor:
     if not member.per_shot:
         return build_predictor(member.predictor, member.config)
-    if member.predictor not in PER_SHOT_BASELINES:
-        raise ConfigError(f"no baseline '{member.predictor}' to be tuned; there are {', '.join(PER_SHOT_BASELINES)}")
-    return _validate_config(member.predictor, PER_SHOT_BASELINES[member.predictor], member.config)
+    if member.predictor not in BASELINES:
+        raise ConfigError(f"no baseline '{member.predictor}' to be tuned; there are {', '.join(BASELINES)}")
+    return _validate_config(member.predictor, per_shot_class(member.predictor), member.config)
 
 
 def _validate_config(name: str, kind: type[Config], config: Mapping[str, Any]) -> Config:

@@ -8,8 +8,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,10 +88,17 @@ def items(command, run) -> list[str]:
 @pytest.fixture(scope="module")
 def server(command, model):
     """A real server of the home's models, and a client for it, for all tests of a file."""
+    with serving(command.environment) as client:
+        yield client
+
+
+@contextmanager
+def serving(environment: Mapping[str, str]) -> Iterator[httpx.Client]:
+    """A real server under an environment, and a client for it."""
     port = free_port()
     child = subprocess.Popen(
         [sys.executable, "-c", PATIENT, "serve", "--port", str(port)],
-        env=command.environment,
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -1,8 +1,10 @@
-"""Registry of the built-in data sets: their origin, terms of use and readers."""
+"""Registry of data sets by name: their origin, terms of use and readers. Beside those of this project stand the entry
+points `recsys_meta.datasets` of other packages, each a `DataSource`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError, DataError
+from recsys_meta.core.plugin_registry import PluginRegistry
 from recsys_meta.core.schema import Objective, Schema, explain_errors
 from recsys_meta.data.build.prepare import prepare
 from recsys_meta.data.readers.raw_tables import BLOCK_BYTES, OnError, ProgressCallback, RawTables
@@ -32,13 +35,15 @@ _GROUPLENS = (
 _NOT_SHIPPED = "Nobody is licensed to pass the files on, so they are not fetched; docs/data.md lists their columns"
 _FREE = "made by this project, free of any terms"
 
+_PLAIN_NAME = re.compile(r"(?=.*[^.])[A-Za-z0-9_.-]+")
+
 DOWNLOADS_FOLDER = "downloads"
 """Name of the directory beside the prepared data sets that holds downloaded files."""
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """Built-in data set.
+    """Data set by name.
 
     `folder_names` are the names that its directory may have under a data root, `marker_files` the files of which one
     must be in it. `load` reads the raw files of a directory; a simulated data set has `simulate` instead, a function of
@@ -93,7 +98,7 @@ def _unshipped_source(name: str, *, title: str, terms: str, file: str, load: Cal
     )
 
 
-SOURCES: Mapping[str, DataSource] = {
+_BUILTIN: dict[str, DataSource] = {
     "movielens-100k": DataSource(
         title="100,000 film ratings of 943 users with age, gender and occupation",
         terms=_GROUPLENS,
@@ -163,6 +168,22 @@ SOURCES: Mapping[str, DataSource] = {
         simulate=lambda seed: simulate_cities(seed=seed),
     ),
 }
+
+
+def _find_fault(name: str, entry: Any) -> str | None:
+    """Fault of what a package registers as a data set; None without one."""
+    if not isinstance(entry, DataSource):
+        return "it is no recsys_meta.data.DataSource"
+    if (entry.load is None) == (entry.simulate is None):
+        return "a DataSource has either load or simulate"
+    if entry.load is not None and not (entry.folder_names and entry.marker_files):
+        return "a DataSource with load has folder_names and marker_files, by which its raw files are found"
+    if not _PLAIN_NAME.fullmatch(name):
+        return "its name becomes a folder's: letters, digits, '_', '.' and '-' only, not dots alone"
+    return None
+
+
+SOURCES: PluginRegistry[DataSource] = PluginRegistry("recsys_meta.datasets", "data set", _BUILTIN, _find_fault)
 
 
 def _get_source(name: str) -> DataSource:

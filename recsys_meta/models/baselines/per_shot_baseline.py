@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,7 +15,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.registry import BASELINES, make_baseline
+from recsys_meta.models.baselines.registry import make_baseline
 from recsys_meta.models.functional.prefixed_keys import PrefixedTensors, add_prefix, select_prefix
 from recsys_meta.models.protocols import ChoicePredictor, EvidenceMixture, PredictorConfig
 
@@ -189,20 +189,23 @@ def make_per_shot(
 
     Raises NotFoundError for an unknown baseline.
     """
-    make_baseline(name)
     indices = sorted(set(choice))
-    return PER_SHOT_BASELINES[name](
+    return per_shot_class(name)(
         settings=tuple(settings[j].model_dump() for j in indices),
         shots=tuple(shots),
         choice=tuple(indices.index(j) for j in choice),
     )
 
 
-PER_SHOT_BASELINES: dict[str, type[PerShotBaseline]] = {
-    name: type(f"Tuned{kind.__name__}", (PerShotBaseline,), {"name": name, "baseline": name, "__module__": __name__})
-    for name, kind in BASELINES.items()
-}
-"""Per-shot form of each baseline, by the baseline's name."""
+def per_shot_class(name: str) -> type[PerShotBaseline]:
+    """Return the class of the per-shot form of a baseline. Raises as `make_baseline`."""
+    return _derive_class(name, make_baseline(name))
+
+
+@cache
+def _derive_class(name: str, kind: type[BaselineConfig]) -> type[PerShotBaseline]:
+    names = {"name": name, "baseline": name, "__module__": __name__}
+    return type(f"Tuned{kind.__name__}", (PerShotBaseline,), names)
 
 
 def _group_by_setting(setting: Tensor) -> list[tuple[int, Tensor | None]]:

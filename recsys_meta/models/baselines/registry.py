@@ -1,8 +1,11 @@
-"""Registry of the baselines."""
+"""Registry of the baselines: those of this project, and the entry points `recsys_meta.baselines` of other packages."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from recsys_meta.core.errors import NotFoundError
+from recsys_meta.core.plugin_registry import PluginRegistry
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.choice.item_neighbours import ItemNeighbours
 from recsys_meta.models.baselines.choice.local_popularity import LocalPopularity
@@ -27,8 +30,9 @@ from recsys_meta.models.baselines.latent.bayesian_linear_regression import Bayes
 from recsys_meta.models.baselines.latent.content import ContentOnly
 from recsys_meta.models.baselines.latent.ials import Ials, IalsPrior
 from recsys_meta.models.baselines.sequence.sasrec import SasRec
+from recsys_meta.models.plugin_faults import name_fault
 
-BASELINES: dict[str, type[BaselineConfig]] = {
+_BUILTIN: dict[str, type[BaselineConfig]] = {
     "chance": RandomScores,
     "popularity": ItemPopularity,
     "recent": RecentPopularity,
@@ -58,8 +62,23 @@ BASELINES: dict[str, type[BaselineConfig]] = {
 }
 
 
+def _find_fault(name: str, entry: Any) -> str | None:
+    """Fault of a class that a package registers as a baseline; None without one."""
+    if not (isinstance(entry, type) and issubclass(entry, BaselineConfig)):
+        return "it is no class derived from recsys_meta.models.baselines.BaselineConfig"
+    if entry.__abstractmethods__:
+        return f"it does not define {', '.join(sorted(entry.__abstractmethods__))}"
+    return name_fault(name, entry)
+
+
+BASELINES: PluginRegistry[type[BaselineConfig]] = PluginRegistry(
+    "recsys_meta.baselines", "baseline", _BUILTIN, _find_fault
+)
+
+
 def make_baseline(name: str) -> type[BaselineConfig]:
-    """Return the class of a baseline. Raises NotFoundError, which lists the names, for an unknown one."""
+    """Return the class of a baseline. Raises NotFoundError, which lists the names, for an unknown one, and ConfigError
+    for one of an installed package that cannot be used."""
     try:
         return BASELINES[name]
     except KeyError:

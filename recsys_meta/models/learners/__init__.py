@@ -1,9 +1,11 @@
-"""Learners by name. A new learner is one file in this package and one line in the dictionary."""
+"""Learners by name. A new learner is one file in this package and one line in the dictionary, or an entry point
+`recsys_meta.learners` of a package of its own."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from recsys_meta.core.plugin_registry import PluginRegistry
 from recsys_meta.models.learners.amortized.linear_adaptation import LinearWeightAdaptation
 from recsys_meta.models.learners.amortized.linear_head import BayesianHead, RidgeHead
 from recsys_meta.models.learners.amortized.matching import MatchingNetwork
@@ -32,8 +34,9 @@ from recsys_meta.models.learners.ranking.flagship import Flagship
 from recsys_meta.models.learners.warm_up.cvar import Cvar
 from recsys_meta.models.learners.warm_up.meta_embedding import MetaEmbedding
 from recsys_meta.models.learners.warm_up.mwuf import Mwuf
+from recsys_meta.models.plugin_faults import learner_fault
 
-LEARNERS: dict[str, type[Any]] = {
+_BUILTIN: dict[str, type[Any]] = {
     "flagship": Flagship,
     "click-blend": ClickMixture,
     "bernoulli": BernoulliPosterior,
@@ -65,4 +68,5 @@ LEARNERS: dict[str, type[Any]] = {
     "neural-process": NeuralProcess,
     "set-transformer": SetTransformer,
 }
+LEARNERS: PluginRegistry[type[Any]] = PluginRegistry("recsys_meta.learners", "learner", _BUILTIN, learner_fault)
 """Classes of `protocols.Learner`; each is built from its own `Config`."""

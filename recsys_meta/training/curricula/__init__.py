@@ -1,4 +1,5 @@
-"""Curricula by name: samplers of the tasks of each meta-batch. A new one is a class and a line in `CURRICULA`."""
+"""Curricula by name: samplers of the tasks of each meta-batch. A new one is a class and a line in `CURRICULA`,
+or an entry point `recsys_meta.curricula` of a package of its own: a function of a `TaskPool` and its settings."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.plugin_registry import PluginRegistry
 from recsys_meta.training.curricula.base import Curriculum, TaskDraw, TaskFeedback, TaskPool, require_count
 from recsys_meta.training.curricula.chaml import ChamlCurriculum
 from recsys_meta.training.curricula.hard_task_mining import HardTaskMining
@@ -73,7 +75,7 @@ PACEABLE: dict[str, Callable[..., Curriculum]] = {
 }
 """Curricula that "paced" can wrap."""
 
-CURRICULA: dict[str, Callable[..., Curriculum]] = {
+_BUILTIN: dict[str, Callable[..., Curriculum]] = {
     "uniform": UniformCurriculum,
     "hardness": _hardness,
     "two-level": _two_level,
@@ -82,11 +84,22 @@ CURRICULA: dict[str, Callable[..., Curriculum]] = {
 }
 
 
+def _find_fault(name: str, entry: Any) -> str | None:
+    """Fault of what a package registers as a curriculum; None without one."""
+    return None if callable(entry) else "it is no class or function that builds a curriculum from a TaskPool"
+
+
+CURRICULA: PluginRegistry[Callable[..., Curriculum]] = PluginRegistry(
+    "recsys_meta.curricula", "curriculum", _BUILTIN, _find_fault
+)
+
+
 def make_curriculum(name: str, pool: TaskPool, config: Mapping[str, Any]) -> Curriculum:
-    """Build a curriculum by name. Raises ConfigError for an unknown name or setting."""
+    """Build a curriculum by name. Raises ConfigError for an unknown name or setting, and one that is unusable."""
     if name not in CURRICULA:
         raise ConfigError(f"no curriculum '{name}'; there are {', '.join(CURRICULA)}")
+    build = CURRICULA[name]
     try:
-        return CURRICULA[name](pool, **config)
+        return build(pool, **config)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"curriculum.config of '{name}': {error}") from None
