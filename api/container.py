@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from sqlalchemy.orm import Session
+from threadpoolctl import threadpool_limits
 
 from api.http.api_keys import ApiKeyStore
 from api.inference.alert_monitor import AlertMonitor
@@ -125,6 +126,7 @@ async def lifespan_container(
     background."""
     # Requests run in parallel; threads within one operation would only compete with each other.
     torch.set_num_threads(1)
+    threadpool_limits(1, "blas")  # NumPy's
     # Threads that write rows or diagnose adaptations give the interpreter's lock back soon.
     sys.setswitchinterval(SWITCH_S)
     container = _open(settings, metrics, log, keys)

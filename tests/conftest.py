@@ -8,8 +8,9 @@ from collections.abc import Iterator
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
-import torch
 from hypothesis import settings
+
+from pipelines.experiments.thread_count import fixed_threads
 
 # Machines that share their cores are slow now and then: that is no failure of an example. Every run draws the same
 # examples, so that one that fails fails for whoever made it fail; `--hypothesis-profile=fresh` draws others.
@@ -33,7 +34,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def one_thread() -> Iterator[None]:
     """Products in one thread, as in a server: two threads share the rows of some in such a way that the last bits of a
     row depend on the others (seen with two of AVX-512, not with four)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with fixed_threads(1):
+        yield

@@ -25,7 +25,7 @@ from recsys_meta.inference.ranking.topk import TopK
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity
 
-STATE_MISMATCH = (RuntimeError, IndexError, KeyError)
+STATE_MISMATCH = (RuntimeError, ValueError, IndexError, KeyError)
 """Exceptions that a model raises for a state of another shape."""
 
 MAX_WAIT_S = 0.002

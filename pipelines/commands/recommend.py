@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,6 @@ from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
-import torch
 import typer
 from rich.markup import escape
 from rich.progress import Progress
@@ -22,6 +20,7 @@ from pipelines.batch.event_summary import EventSummary
 from pipelines.batch.executors import BatchTask, ExecutionBackend, backend, check_backend
 from pipelines.batch.resumable_job import Job, ResumableJob, open_job
 from pipelines.console import Json, err, print_json, print_table, progress_bar
+from pipelines.experiments.thread_count import fixed_threads
 from pipelines.workspace import Workspace
 from recsys_meta import __version__
 from recsys_meta.core.atomic_io import sha256
@@ -70,7 +69,8 @@ def recommend_command(
             profile = profiles.read_stored_profile(session, bundle.schema.kind, entity)
         request = merge_events(recommender.reader, *profile, request)
     only = None if candidates is None else [c.strip() for c in candidates.split(",") if c.strip()]
-    with _one_thread():
+    # As a server does: several threads add up in another order, and the list shall be the same to the last bit.
+    with fixed_threads(1):
         result = recommend(recommender, request, n, only, query_context)
     name = model.partition("@")[0]
     if as_json:
@@ -143,18 +143,6 @@ def list_json(
         ],
         "next": cursor,
     }
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread, as a server does: several add up in another order, and the list shall be the same to the
-    last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _pairs(option: str, pairs: Sequence[str]) -> dict[str, object]:

@@ -1,9 +1,9 @@
 """Ranking that gives an entity the same scores, to the last bit, whichever entities are ranked with it.
 
 A matrix product of one row, or of two, runs another program of the library than one of many, with other last bits. The
-flagship's products have four rows at least (`functional.linear_algebra.batch_invariant_product`), and nothing else is
-done four times. Where a predictor has other products the whole batch is filled up to `MIN_BATCH` entities. Whether that
-is enough is tried out: how a product is computed is the library's and the processor's choice.
+flagship's products are made row by row (`functional.linear_algebra.batch_invariant_product`). Where a predictor has
+other products the whole batch is filled up to `MIN_BATCH` entities. Whether that is enough is tried out: how a product
+is computed is the library's and the processor's choice.
 """
 
 from __future__ import annotations

@@ -7,21 +7,22 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-MIN_ROWS = 4
-"""Rows from which on a product computes each row alike, however many there are."""
+from recsys_meta.models.functional.host_reads import is_readable
+
+MOST_ROWS = 32
+"""Rows up to which each is multiplied alone; more are one product, with other last bits."""
 
 
 def batch_invariant_product(rows: Tensor, table: Tensor) -> Tensor:
-    """rows [T, F] @ table [F, C], each row the same to the last bit whichever rows are beside it.
+    """rows [T, F] @ table [F, C], each of up to `MOST_ROWS` rows the same to the last bit whichever rows are beside it.
 
-    For one row, or for two, the library has another program than for many, with other last bits; so there are
-    `MIN_ROWS` at least. A product that waits for memory takes a seventh longer for it. Whether that is enough is the
-    library's and the processor's choice: see `recsys_meta.inference.batch_invariance`.
+    A matrix product computes its rows by other programs where there are few or many, with other last bits; so each row
+    is a product with the table of its own. That is what one entity costs least by: a product of matrices packs the
+    table first, which takes four times as long as reading it.
     """
-    count = len(rows)
-    if count >= MIN_ROWS or not count:
+    if len(rows) > MOST_ROWS or rows.requires_grad or table.requires_grad or not is_readable(rows):
         return rows @ table
-    return (torch.cat([rows] * -(-MIN_ROWS // count)) @ table)[:count]
+    return torch.from_numpy(np.matmul(rows.numpy()[:, None], table.numpy())[:, 0])
 
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:

@@ -57,44 +57,53 @@ def sum_of_forms(
     total = np.empty((tasks, catalogue), np.float32)
     for start in range(0, tasks, step):
         part = slice(start, start + step)
-        values = np.stack([scores.numpy()[part] for scores in evidence])
-        _standardize(values, weight[:, part], gain[:, part], level, moments)
-        _weigh_forms(values, plain[:, part], heavy[:, part])
-        values.sum(0, out=total[part])
+        values = _side_by_side([scores.numpy()[part] for scores in evidence])
+        _standardize(values, weight.T[part], gain.T[part], level, moments)
+        total[part] = _weigh_forms(values, plain.T[part], heavy.T[part])
     return torch.from_numpy(total)
+
+
+def _side_by_side(evidence: Sequence[FloatArray]) -> FloatArray:
+    """Copy the evidence [T, C] of M predictors into [T, M, C]."""
+    values = np.empty((len(evidence[0]), len(evidence), evidence[0].shape[1]), np.float32)
+    for m, scores in enumerate(evidence):
+        values[:, m] = scores
+    return values
 
 
 def _standardize(
     values: FloatArray, weight: FloatArray, gain: FloatArray, level: FloatArray, moments: FloatArray
 ) -> None:
-    """Standardize mixtures in place, their evidence [M, T, C]."""
+    """Standardize mixtures in place, their evidence [T, M, C]; weight and gain [T, M]."""
     catalog = values[:, :, FIRST:]
     count = np.float32(max(catalog.shape[2], 1))
     mean = catalog.sum(2) / count
     values -= mean[:, :, None]
-    variance = np.einsum("mtc,mtc->mt", catalog, catalog) / count
-    shared = np.einsum("mtc,mc->mt", catalog, level[:, FIRST:]) / count if level.size else np.zeros_like(mean)
+    variance = np.vecdot(catalog, catalog) / count
+    shared = np.vecdot(catalog, level[:, FIRST:]) / count if level.size else np.zeros_like(mean)
     inverse = _inverse_unless_flat(np.sqrt(variance), mean, FLAT * float(count) ** 0.5)
     is_evidence = np.isnan(gain)
     scale = np.where(is_evidence, inverse, gain)
     mixed = np.where(is_evidence & (inverse == 0), np.float32(1), weight)
-    whole = scale * (scale * variance + 2 * mixed * shared) + mixed * mixed * moments[:, 1:]
-    final = _inverse_unless_flat(np.sqrt(np.maximum(whole, 0)), scale * mean + mixed * moments[:, :1], FLAT)
+    whole = scale * (scale * variance + 2 * mixed * shared) + mixed * mixed * moments[:, 1]
+    final = _inverse_unless_flat(np.sqrt(np.maximum(whole, 0)), scale * mean + mixed * moments[:, 0], FLAT)
     values *= (scale * final)[:, :, None]
     # One after another: the product of all at once would take as much memory again.
     share = mixed * final
-    for m in np.flatnonzero(share.any(1)):
-        values[m] += share[m, :, None] * level[m]
+    for m in np.flatnonzero(share.any(0)):
+        values[:, m] += share[:, m, None] * level[m]
 
 
-def _weigh_forms(values: FloatArray, plain: FloatArray, heavy: FloatArray) -> None:
-    """Replace standardized scores z [M, T, C] by plain * z + heavy * top_heavy(z)."""
-    bend = np.square(values)
-    bend += np.float32(SHARPNESS)
-    np.sqrt(bend, out=bend)
-    bend *= (heavy / 2)[:, :, None]
-    values *= (plain + heavy / 2)[:, :, None]
-    values += bend
+def _weigh_forms(values: FloatArray, plain: FloatArray, heavy: FloatArray) -> FloatArray:
+    """Sum over M of plain * z + heavy * top_heavy(z), [T, C], of standardized scores z [T, M, C], which are lost;
+    plain and heavy [T, M]. A product for each entity: that of all would depend on how many there are."""
+    total = np.matmul((plain + heavy / 2)[:, None], values)
+    np.square(values, out=values)
+    values += np.float32(SHARPNESS)
+    np.sqrt(values, out=values)
+    total += np.matmul((heavy / 2)[:, None], values)
+    summed: FloatArray = total[:, 0]
+    return summed
 
 
 def _inverse_unless_flat(deviation: FloatArray, mean: FloatArray, flat: float) -> FloatArray:

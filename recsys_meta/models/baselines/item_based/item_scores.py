@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from recsys_meta.core.types import FIRST, Interactions, Params, State
 from recsys_meta.models.functional.linear_algebra import batch_invariant_product
@@ -22,8 +21,8 @@ def distinct_weights(rows: Interactions) -> Tensor:
 def locate_support(body: Params, rows: Interactions) -> State:
     """Return the rows as positions in the item-item matrix: "place" [T, S] int64, "weight" [T, S]."""
     position = body["place"][rows.item]
-    weight = distinct_weights(rows) * (position >= 0)
-    return {"place": position.clamp(min=0), "weight": weight}
+    weight = (rows.is_new_item & (position >= 0)).to(rows.label.dtype)
+    return {"place": position.clamp_(min=0), "weight": weight}
 
 
 def gather_scores(table: Tensor, position: Tensor, weight: Tensor) -> Tensor:
@@ -33,7 +32,12 @@ def gather_scores(table: Tensor, position: Tensor, weight: Tensor) -> Tensor:
     """
     if position.shape[1] == 0 or not len(table):
         return table.new_zeros(len(position), table.shape[1])
-    return F.embedding_bag(position, table, mode="sum", per_sample_weights=weight)
+    tasks, size = position.shape
+    offsets = torch.arange(0, tasks * size, size, device=position.device)
+    # Below `nn.functional`, whose checks take as long as the sum for one entity.
+    flat = position.reshape(-1), offsets, False, 0, False, weight.reshape(-1)
+    scores: Tensor = torch.embedding_bag(table, *flat)[0]
+    return scores
 
 
 def scatter_scores(values: Tensor, items: Tensor, catalogue: int) -> Tensor:
