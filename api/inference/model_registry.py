@@ -40,10 +40,10 @@ class ModelRegistry:
     """Loaded models by name: `live` versions, `splits`, and `broken` ones with the reason. `defaults`: by kind, the
     model that answers where a request names none. Readers see one snapshot, which `refresh` replaces whole. `asked`:
     the database has said at least once which models there are. `prepare` is called in a thread with each version
-    that was loaded, before it goes into service. Without a log the registry opens one."""
+    that was loaded, before it goes into service. `folder` holds the bundles. Without a log the registry opens one."""
 
     def __init__(self, database: AsyncDatabase, folder: Path, log: Any = None) -> None:
-        self._database, self._folder = database, folder
+        self._database, self.folder = database, folder
         self._log = open_log()[0] if log is None else log
         self._lock, self._loading = asyncio.Lock(), asyncio.Lock()
         self._pinned: OrderedDict[tuple[str, str], LoadedModel] = OrderedDict()
@@ -250,7 +250,7 @@ class ModelRegistry:
         log."""
         key = row.model, row.version
         try:
-            model = await asyncio.to_thread(lambda: self.prepare(open_version(self._folder, row)))
+            model = await asyncio.to_thread(lambda: self.prepare(open_version(self.folder, row)))
         except Exception as error:  # a damaged version must not keep the others out of service
             # A reason is logged once: the version may be tried for days.
             if self._failures.record(key, f"{type(error).__name__}: {error}"):

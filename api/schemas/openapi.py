@@ -78,6 +78,8 @@ def _add_problems(path: str, method: str, responses: dict[str, Any]) -> None:
     codes |= {400, 413} if method in ("post", "put", "patch") else set()
     codes |= {404} if "{" in path or method == "post" or path.endswith("/onboarding") else set()
     # Calls that take a model by name@version: the start of a version may be that of several.
+    codes |= {409} if path.endswith(("/retire", "/default", "/archive", "/restore", "/versions/{version}")) else set()
+    codes |= {409} if path == "/v1/models/{name}" and method == "delete" else set()
     codes |= {409} if path.endswith(("/promote", "/rollback", "/split", *_BY_VERSION)) else set()
     for code in sorted(codes):
         problem: dict[str, Any] = {

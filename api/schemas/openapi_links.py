@@ -74,6 +74,14 @@ LINKS: Mapping[str, OpenApiLink] = {
         f"get {_MODEL}", f"post {_MODEL}/promote", "make the newest version live", _OF_MODEL, {"version": _NEWEST}
     ),
     "Rollback": OpenApiLink(f"post {_MODEL}/promote", f"post {_MODEL}/rollback", "take it back", _OF_MODEL),
+    "RollbackRetired": OpenApiLink(f"post {_MODEL}/retire", f"post {_MODEL}/rollback", "bring it back", _OF_MODEL),
+    "DeleteRetired": OpenApiLink(f"post {_MODEL}/retire", f"delete {_MODEL}", "delete it with its files", _OF_MODEL),
+    "Restore": OpenApiLink(
+        f"post {_MODEL}/versions/{{version}}/archive",
+        f"post {_MODEL}/versions/{{version}}/restore",
+        "bring it back",
+        {"name": _NAME, "version": "$response.body#/version"},
+    ),
     "StartSplit": OpenApiLink(
         f"get {_MODEL}",
         f"put {_SPLIT}",

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-from contextlib import suppress
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from sqlalchemy.orm import Session
 
 from pipelines.commands.model_publication import ACTOR
 from pipelines.console import Json, ModelArgument, out, print_json
 from pipelines.workspace import Workspace
-from recsys_meta.core.errors import ConfigError, ConflictError, NotFoundError
+from recsys_meta.core.errors import ConfigError
 from recsys_meta.store.access.audit_log import record_action
+from recsys_meta.store.model_registry.bundle_files import remove_bundles
 from recsys_meta.store.model_registry.lifecycle import archive_version, delete_model, delete_version, retire_model
-from recsys_meta.store.model_registry.registry import model_detail, set_default_model
+from recsys_meta.store.model_registry.registry import set_default_model
 
 
 def retire_command(name: ModelArgument, as_json: Json = False) -> None:
@@ -39,10 +36,9 @@ def archive_command(
     """Archive a version: nobody can use it until it is restored; its files stay."""
     name, prefix = _split_reference(version)
     with Workspace().session() as session:
-        full = _find_version(session, name, prefix)
-        row = archive_version(session, name, full, restore=restore)
+        row = archive_version(session, name, prefix, restore=restore)
+        full, archived = row.version, row.archived
         record_action(session, "restore" if restore else "archive", f"{name}@{full}", actor=ACTOR)
-        archived = row.archived
     if as_json:
         print_json({"model": name, "version": full, "archived": archived})
     else:
@@ -55,20 +51,19 @@ def delete_command(
     as_json: Json = False,
 ) -> None:
     """Delete a version's files, or a retired model with all that the registry knows of it; nothing in service goes."""
+    # "NAME@" is a slip, not the whole model.
+    name, prefix = _split_reference(reference) if "@" in reference else (reference, "")
     if not yes:
         typer.confirm(f"Delete {reference} with its files?", abort=True)
     workspace = Workspace()
-    name, _, prefix = reference.partition("@")
     with workspace.session() as session:
-        if prefix:
-            full = _find_version(session, name, prefix)
-            paths = [delete_version(session, name, full).path]
-        else:
-            paths = delete_model(session, name)
-        record_action(session, "delete model", f"{name}@{full}" if prefix else name, actor=ACTOR)
-    removed = [path for path in paths if _remove_bundle(workspace, name, Path(path))]
+        row = delete_version(session, name, prefix) if prefix else None
+        paths = delete_model(session, name) if row is None else [row.path]
+        full = None if row is None else row.version
+        record_action(session, "delete model", name if full is None else f"{name}@{full}", actor=ACTOR)
+    removed = remove_bundles(workspace.settings.models, name, paths)
     if as_json:
-        print_json({"model": name, "version": full if prefix else None, "removed": removed})
+        print_json({"model": name, "version": full, "removed": removed})
     else:
         out.print(f"[bold]{escape(reference)}[/] is deleted")
 
@@ -91,27 +86,6 @@ def _split_reference(reference: str) -> tuple[str, str]:
     if not prefix:
         raise ConfigError(f"{reference!r} names no version; write NAME@VERSION")
     return name, prefix
-
-
-def _find_version(session: Session, name: str, prefix: str) -> str:
-    """Return the one version with a prefix, archived or not. Raises NotFoundError, ConflictError."""
-    matching = [v.version for v in model_detail(session, name).versions if v.version.startswith(prefix)]
-    if not matching:
-        raise NotFoundError(f"model '{name}' has no version that starts with '{prefix}'")
-    if len(matching) > 1:
-        raise ConflictError(f"{len(matching)} versions of model '{name}' start with '{prefix}'; give more of it")
-    return matching[0]
-
-
-def _remove_bundle(workspace: Workspace, name: str, path: Path) -> bool:
-    """Remove a bundle's folder where it is one of the registry's own; return whether it was there."""
-    own = workspace.settings.models.resolve() / name
-    if path.resolve().parent != own or not path.is_dir():
-        return False
-    shutil.rmtree(path, ignore_errors=True)
-    with suppress(OSError):  # other versions are still there
-        own.rmdir()
-    return True
 
 
 def add_to(app: typer.Typer) -> None:

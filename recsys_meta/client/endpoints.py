@@ -12,7 +12,16 @@ from recsys_meta.wire.base import RequestModel
 from recsys_meta.wire.entity_responses import DeletionReceipt, EntityDocument
 from recsys_meta.wire.field_types import Feature, ServedBy
 from recsys_meta.wire.item_responses import ItemDeletion, ItemDocument, ItemPage, ItemReceipt, SimilarItems
-from recsys_meta.wire.model_responses import AliasChange, ModelDocument, ModelList, SplitDocument
+from recsys_meta.wire.model_responses import (
+    AliasChange,
+    DefaultModel,
+    ModelDeletion,
+    ModelDocument,
+    ModelList,
+    ModelRetirement,
+    SplitDocument,
+    VersionState,
+)
 from recsys_meta.wire.requests import (
     AdaptRequest,
     CandidateEntity,
@@ -257,6 +266,36 @@ def rollback(name: str) -> EndpointCall[AliasChange]:
     return EndpointCall("POST", f"/v1/models/{_quote_segment(name)}/rollback", AliasChange, {}, repeatable=False)
 
 
+def retire_model(name: str) -> EndpointCall[ModelRetirement]:
+    """Take a model out of service, until a version of it is promoted or it is rolled back."""
+    return EndpointCall("POST", f"/v1/models/{_quote_segment(name)}/retire", ModelRetirement, {})
+
+
+def set_default_model(name: str) -> EndpointCall[DefaultModel]:
+    """Let a live model answer for its kind of newcomer where a request names none."""
+    return EndpointCall("POST", f"/v1/models/{_quote_segment(name)}/default", DefaultModel, {})
+
+
+def archive_version(name: str, version: str) -> EndpointCall[VersionState]:
+    """Put a version out of reach; its files stay. What is in service is refused."""
+    return EndpointCall("POST", f"{_version_path(name, version)}/archive", VersionState, {})
+
+
+def restore_version(name: str, version: str) -> EndpointCall[VersionState]:
+    """Bring an archived version back."""
+    return EndpointCall("POST", f"{_version_path(name, version)}/restore", VersionState, {})
+
+
+def delete_version(name: str, version: str) -> EndpointCall[ModelDeletion]:
+    """Delete the files of a version; it keeps its place in the history. What is in service is refused."""
+    return EndpointCall("DELETE", _version_path(name, version), ModelDeletion)
+
+
+def delete_model(name: str) -> EndpointCall[ModelDeletion]:
+    """Delete a retired model with its versions and its history."""
+    return EndpointCall("DELETE", f"/v1/models/{_quote_segment(name)}", ModelDeletion, repeatable=False)
+
+
 def get_split(name: str) -> EndpointCall[SplitDocument]:
     """Get the versions of a model that answer side by side."""
     return EndpointCall("GET", f"/v1/models/{_quote_segment(name)}/split", SplitDocument)
@@ -363,6 +402,10 @@ def _quote_segment(text: str) -> str:
 
 def _item_path(id: str) -> str:
     return f"/v1/items/{_quote_segment(id)}"
+
+
+def _version_path(name: str, version: str) -> str:
+    return f"/v1/models/{_quote_segment(name)}/versions/{_quote_segment(version)}"
 
 
 def _entity_path(kind: str, id: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from pydantic import ConfigDict
+
 from recsys_meta.wire.base import ResponseModel, always_present
 
 
@@ -52,6 +54,50 @@ class AliasChange(ResponseModel):
     action: str
     actor: str | None
     at: datetime
+
+
+class ModelRetirement(ResponseModel):
+    """A model out of service, and the version that was live; null where none was."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "users", "version": "c7c0885a484970f8"}]})
+
+    model: str
+    version: str | None
+
+
+class VersionState(ResponseModel):
+    """A version, and since when it is archived; null where it may be used."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"model": "users", "version": "c7c0885a484970f8", "archived": "2026-01-31T12:00:00Z"}]
+        }
+    )
+
+    model: str
+    version: str
+    archived: datetime | None
+
+
+class ModelDeletion(ResponseModel):
+    """Deletion of a version or, where that is null, of the whole model; and how many bundles went from the disk."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "users", "version": "c7c0885a484970f8", "bundles": 1}]}
+    )
+
+    model: str
+    version: str | None
+    bundles: int
+
+
+class DefaultModel(ResponseModel):
+    """The model that answers for a kind of newcomer where a request names none."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"kind": "user", "model": "users"}]})
+
+    kind: str
+    model: str
 
 
 class ModelDocument(ModelStatus):

@@ -302,7 +302,13 @@ class PromotionRequest(RequestModel):
     version: VersionRef
 
 
-class RollbackRequest(RequestModel):
+class EmptyRequest(RequestModel):
+    """An empty object. It is there because a body of type application/json is what no foreign web page can send."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+
+
+class RollbackRequest(EmptyRequest):
     """An empty object. It is there because a body of type application/json is what no foreign web page can send."""
 
 

@@ -99,6 +99,12 @@ SAMPLES = {
     "get_model": [(("users",), {})],
     "promote": [(("users", "abc"), {}), (("users", "abc"), {"force": True, "end_split": True})],
     "rollback": [(("users",), {})],
+    "retire_model": [(("users",), {})],
+    "set_default_model": [(("users",), {})],
+    "archive_version": [(("users", "abc"), {})],
+    "restore_version": [(("users", "abc"), {})],
+    "delete_version": [(("users", "abc"), {})],
+    "delete_model": [(("users",), {})],
     "get_split": [(("users",), {})],
     "put_split": [
         (("users", [SplitShare(version="abc", weight=0.9), SplitShare(version="abd", weight=0.1, label="new")]), {}),

@@ -1,14 +1,17 @@
-"""End of a model's life: retired out of service, its versions archived or deleted, and it with all of them."""
+"""End of a model's life: retired out of service, its versions archived or deleted, and it with all of them.
+
+A version is named by its start; `bundle_files` removes what is deleted.
+"""
 
 from datetime import datetime
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from recsys_meta.core.errors import ConflictError
+from recsys_meta.core.errors import ConflictError, NotFoundError
 from recsys_meta.store.database.clock import utcnow
-from recsys_meta.store.model_registry.alias_history import append_change, lock_model
-from recsys_meta.store.model_registry.registry import get_model_record, live_version, model_versions
+from recsys_meta.store.model_registry.alias_history import append_change, check_model, lock_model
+from recsys_meta.store.model_registry.registry import live_version, model_versions
 from recsys_meta.store.model_registry.split_arms import end_split, newest_split
 from recsys_meta.store.model_registry.tables import (
     AliasChangeRecord,
@@ -44,11 +47,11 @@ def archive_version(
     Raises NotFoundError, ConflictError for a version that is in service or deleted.
     """
     lock_model(session, model, utcnow(now))
-    row = get_model_record(session, model, version)
+    row = find_version(session, model, version)
     if row.deleted is not None:
-        raise ConflictError(f"{model}@{version} is deleted")
+        raise ConflictError(f"{model}@{row.version} is deleted")
     if not restore:
-        _check_out_of_service(session, model, version)
+        _check_out_of_service(session, model, row.version)
     row.archived = None if restore else row.archived or utcnow(now)
     session.flush()
     return row
@@ -60,8 +63,8 @@ def delete_version(session: Session, model: str, version: str, *, now: datetime 
     Raises NotFoundError, ConflictError for a version that is in service.
     """
     lock_model(session, model, utcnow(now))
-    row = get_model_record(session, model, version)
-    _check_out_of_service(session, model, version)
+    row = find_version(session, model, version)
+    _check_out_of_service(session, model, row.version)
     row.deleted = row.deleted or utcnow(now)
     session.flush()
     return row
@@ -78,6 +81,18 @@ def delete_model(session: Session, model: str, *, now: datetime | None = None) -
     paths = [row.path for row in model_versions(session, model)]
     session.execute(delete(ModelRecord).where(ModelRecord.name == model))
     return paths
+
+
+def find_version(session: Session, model: str, start: str) -> ModelVersionRecord:
+    """Return the one version that starts so, archived and deleted ones too. Raises NotFoundError, ConflictError."""
+    matching = [row for row in model_versions(session, model) if row.version.startswith(start)]
+    whole = [row for row in matching if row.version == start]
+    if not matching:
+        check_model(session, model)
+        raise NotFoundError(f"model '{model}' has no version that starts with '{start}'")
+    if len(matching) > 1 and not whole:
+        raise ConflictError(f"{len(matching)} versions of model '{model}' start with '{start}'; give more of it")
+    return (whole or matching)[0]
 
 
 def _check_out_of_service(session: Session, model: str, version: str) -> None:

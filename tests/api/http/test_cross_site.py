@@ -5,6 +5,7 @@ import pytest
 from tests.api.servers import serving, settings
 
 PATHS = ["/v1/models/users/rollback", "/v1/models/users/promote", "/v1/events", "/v1/recommendations", "/v1/adapt"]
+PATHS += [f"/v1/models/users/{act}" for act in ("retire", "default", "versions/abc/archive", "versions/abc/restore")]
 FOREIGN = {
     "another site": {"origin": "https://evil.example"},
     "another port": {"origin": "http://127.0.0.1:1"},
@@ -37,8 +38,8 @@ def test_pages_of_others_cannot_write(server, path, headers):
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
 def test_whatever_the_method(server, method):
-    refused = server.client.request(method, "/v1/entities/user/u", json={}, headers=FOREIGN["another site"])
-    assert refused.status_code == 403
+    for path in ("/v1/entities/user/u", "/v1/models/users", "/v1/models/users/versions/abc"):
+        assert server.client.request(method, path, json={}, headers=FOREIGN["another site"]).status_code == 403
 
 
 def test_keys_do_not_change_that(home, light):

@@ -9,6 +9,7 @@ from tests.api.servers import serving, settings
 
 def test_acts_are_in_the_audit_with_actor_and_request(home, light, other):
     version = bundles.publish(light, home / "models", "users", other, live=False)
+    spare = bundles.publish(light, home / "models", "users", bundles.popular(), live=False)
     engine = connect(light)
     with reading(engine) as s:
         digest = entities.entity_digest(s, "user", "anna")
@@ -19,6 +20,11 @@ def test_acts_are_in_the_audit_with_actor_and_request(home, light, other):
         ("PUT", "/v1/models/users/split", {"arms": [{"version": version, "weight": 1}]}, "split", "users split 1"),
         ("DELETE", "/v1/models/users/split", None, "split off", "users"),
         ("DELETE", "/v1/entities/user/anna", None, "delete entity", digest),
+        ("POST", "/v1/models/users/default", {}, "default", "users for user"),
+        ("POST", f"/v1/models/users/versions/{spare[:9]}/archive", {}, "archive", f"users@{spare}"),
+        ("POST", f"/v1/models/users/versions/{spare[:9]}/restore", {}, "restore", f"users@{spare}"),
+        ("DELETE", f"/v1/models/users/versions/{spare[:9]}", None, "delete model", f"users@{spare}"),
+        ("POST", "/v1/models/users/retire", {}, "retire", "users"),
     ]
     with serving(settings(home, light, keys="secret:admin,seeing:read")) as server:
         ids = []

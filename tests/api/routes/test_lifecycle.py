@@ -101,6 +101,43 @@ def test_what_was_never_evaluated_is_promoted_by_force_only(home, light, other):
         assert server.client.post("/v1/models/users/promote?force=true", json={"version": path.name}).status_code == 200
 
 
+def test_a_model_ends_over_http_as_on_the_command_line(home, light, bundle, other):
+    first, live = (bundles.publish(light, home / "models", "users", b) for b in (bundle, other))
+    with serving(settings(home, light)) as server:
+
+        def call(method, path, status=200):
+            answer = server.client.request(method, f"/v1/models/users{path}", json={} if method == "POST" else None)
+            assert answer.status_code == status, answer.text
+            return answer.json()
+
+        for method, path in (("POST", f"/{live}/archive"), ("DELETE", f"/{live}"), ("DELETE", f"/{live[:8]}")):
+            assert "is live" in call(method, f"/versions{path}", 409)["detail"]
+        assert "is live" in call("DELETE", "", 409)["detail"]
+        call("POST", "/versions/00/archive", 404)
+        archived = call("POST", f"/versions/{first[:8]}/archive")
+        assert (archived["version"], archived["archived"] is not None) == (first, True)
+        assert "is archived" in server.recommend("i1", model=f"users@{first}").json()["detail"]
+        assert call("POST", f"/versions/{first}/restore")["archived"] is None
+        assert server.recommend("i1", model=f"users@{first}").status_code == 200
+        assert call("DELETE", f"/versions/{first}") == {"model": "users", "version": first, "bundles": 1}
+        assert [p.name for p in (home / "models" / "users").iterdir()] == [live]
+        assert call("POST", "/default") == {"kind": "user", "model": "users"}
+        assert [call("POST", "/retire")["version"] for _ in range(2)] == [live, None]
+        assert server.recommend("i1", model="users").status_code == 404
+        call("POST", "/default", 404)
+        assert call("DELETE", "") == {"model": "users", "version": None, "bundles": 1}
+        call("GET", "", 404)
+        assert not (home / "models" / "users").exists()
+
+
+def test_bundles_that_lie_elsewhere_are_not_deleted(home, light, other, tmp_path):
+    path = bundles.save_bundle(other, tmp_path / "elsewhere")
+    bundles.register(light, "users", path, live=False)
+    with serving(settings(home, light)) as server:
+        assert server.client.delete(f"/v1/models/users/versions/{path.name}").json()["bundles"] == 0
+    assert (path / "bundle.json").is_file()
+
+
 def test_ranks_go_on_across_pages(plain):
     body, ranks = {"model": "users", "events": [{"item": "i3"}], "n": 7}, []
     for _ in range(3):

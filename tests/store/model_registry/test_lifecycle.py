@@ -112,6 +112,18 @@ def test_nothing_in_service_is_archived_or_deleted(engine: Engine, model: str) -
         lifecycle.delete_model(s, model)
 
 
+def test_a_version_is_named_by_its_start(engine: Engine, model: str) -> None:
+    with session(engine) as s:
+        registry.register_version(s, model, "aaab", "/aaab")
+        registry.register_version(s, model, "aaabb", "/aaabb")
+        with pytest.raises(ConflictError, match="3 versions of model 'm' start with 'aa'"):
+            lifecycle.archive_version(s, model, "aa")
+        with pytest.raises(NotFoundError, match="no version that starts with 'x'"):
+            lifecycle.delete_version(s, model, "x")
+        assert lifecycle.archive_version(s, model, "aaab").version == "aaab"
+        assert lifecycle.delete_version(s, model, "bb").version == "bbbb"
+
+
 def test_a_deleted_version_stays_in_the_history(engine: Engine, model: str) -> None:
     with session(engine) as s:
         registry.rollback_version(s, model)
