@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from recsys_meta.core.plugin_registry import PluginRegistry
+from recsys_meta.models.learners.amortized.episodic_memory import EpisodicMemory
 from recsys_meta.models.learners.amortized.linear_adaptation import LinearWeightAdaptation
 from recsys_meta.models.learners.amortized.linear_head import BayesianHead, RidgeHead
 from recsys_meta.models.learners.amortized.matching import MatchingNetwork
@@ -13,6 +14,7 @@ from recsys_meta.models.learners.amortized.neural_process import NeuralProcess
 from recsys_meta.models.learners.amortized.prototypical import PrototypicalNetwork
 from recsys_meta.models.learners.amortized.relation import BiasAdaptation, RelationNetwork
 from recsys_meta.models.learners.amortized.set_transformer import SetTransformer
+from recsys_meta.models.learners.amortized.siamese import SiameseNetwork
 from recsys_meta.models.learners.bayesian.bernoulli import BernoulliPosterior
 from recsys_meta.models.learners.bayesian.gaussian import GaussianPosteriorLearner
 from recsys_meta.models.learners.choice.conditional_logit import ConditionalLogit
@@ -61,10 +63,12 @@ _BUILTIN: dict[str, type[Any]] = {
     "ridge-head": RidgeHead,
     "bayesian-head": BayesianHead,
     "prototypical": PrototypicalNetwork,
+    "siamese": SiameseNetwork,
     "matching": MatchingNetwork,
     "relation": RelationNetwork,
     "lwa": LinearWeightAdaptation,
     "nlba": BiasAdaptation,
+    "episodic-memory": EpisodicMemory,
     "neural-process": NeuralProcess,
     "set-transformer": SetTransformer,
 }

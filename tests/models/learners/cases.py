@@ -112,6 +112,14 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     "ridge-head": {"ranking": {"dims": 8}, "rating": {"dims": 8, "objective": "rating"}},
     "bayesian-head": {"ranking": {"dims": 8}, "click": {"dims": 8, "objective": "click"}},
     "prototypical": {"ranking": {"dims": 8}, "click": {"dims": 8, "objective": "click"}},
+    "siamese": {
+        "ranking": {"dims": 8, "hidden": 16},
+        "click": {"dims": 8, "hidden": 16, "objective": "click"},
+    },
+    "episodic-memory": {
+        "ranking": {"dims": 8, "slots": 4},
+        "rating": {"dims": 8, "slots": 4, "objective": "rating"},
+    },
     "matching": {"ranking": {"dims": 8}, "rating": {"dims": 8, "objective": "rating"}},
     "relation": {
         "ranking": {"dims": 8, "hidden": (16, 16)},

@@ -16,7 +16,7 @@ from recsys_meta.core.types import FIRST
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.embeddings import embed_fields
 from recsys_meta.models.learners import LEARNERS
-from recsys_meta.models.learners.amortized import matching, relation
+from recsys_meta.models.learners.amortized import matching, relation, siamese
 from recsys_meta.models.learners.amortized.support_encoder import SupportEncoder
 from tests.fixtures.simulated_datasets import ranking_world, rating_world
 from tests.models.learners.cases import episodes, generator, own
@@ -28,6 +28,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "nlba": {"hidden": (7,)},
     "neural-process": {"hidden": 6, "pool": 3},
     "set-transformer": {"hidden": 8, "heads": 2, "layers": 2},
+    "siamese": {"hidden": 6},
+    "episodic-memory": {"slots": 3},
 }
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 
@@ -121,8 +123,8 @@ def setting(name, objective="ranking", **config):
     return Setting(learner, params, learner.body(params), batch)
 
 
-def test_there_are_nine():
-    assert len(NAMES) == 9
+def test_there_are_eleven():
+    assert len(NAMES) == 11
 
 
 # The common part
@@ -292,6 +294,58 @@ def test_matching_attends_to_the_rows_by_cosine(objective, floats, monkeypatch):
         if objective == "ranking":
             return np.exp(one["rate.match"]) * np.log(kernel.mean(1))
         return np.exp(one["rate.match"]) * kernel @ r / kernel.sum(1)
+
+    one.assert_scores(expected)
+
+
+@pytest.mark.parametrize("floats", [siamese.SCORE_FLOATS, 1])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_twins_are_compared_with_every_row(objective, floats, monkeypatch):
+    monkeypatch.setattr(siamese, "SCORE_FLOATS", floats)
+    one = setting("siamese", objective)
+
+    def twins(e):
+        mapped = e @ one["twin"]
+        return mapped / (1 + np.abs(mapped))
+
+    def expected(task):
+        e, r = one.rows(task)
+        apart = np.abs(twins(one.vectors[FIRST:])[:, None] - twins(e)[None]) @ np.exp(one["log_distance"])
+        same = 1 / (1 + np.exp(apart - one["same"]))
+        return np.exp(one["rate.pairs"]) * same @ r / max(1, len(r))
+
+    one.assert_scores(expected)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_memory_is_written_where_it_was_used_least_recently(objective):
+    """Of three slots, so that supports of up to six rows overwrite what was written first."""
+    one = setting("episodic-memory", objective)
+    sharp, gate = np.exp(one["log_sharpness"]), 1 / (1 + np.exp(-one["rate.write"]))
+
+    def normalized(x):
+        return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+    def attention(query, key, mass):
+        kernel = np.where(mass > 0, np.exp(sharp * query @ normalized(key).T), 0)
+        return kernel / max(kernel.sum(), 1e-12)
+
+    def expected(task):
+        e, r = one.rows(task)
+        key, value, mass, usage, read = np.zeros((3, e.shape[1])), *np.zeros((4, 3))
+        for k, label in zip(normalized(e @ one["key_map"]), r, strict=True):
+            least = np.eye(3)[usage.argmin()]
+            reads = attention(k, key, mass)
+            write = gate * read + (1 - gate) * least if mass.any() else least
+            key = key * (1 - least)[:, None] + np.outer(write, k)
+            value, mass = value * (1 - least) + write * label, mass * (1 - least) + write
+            usage, read = 0.95 * usage + reads + write, reads
+        if not len(e):
+            return np.zeros(one.vectors.shape[0] - FIRST)
+        kernel = mass * np.exp(sharp * normalized(one.vectors[FIRST:] @ one["query_map"]) @ normalized(key).T)
+        if objective == "ranking":
+            return np.exp(one["rate.match"]) * np.log(kernel.sum(1) / mass.sum())
+        return np.exp(one["rate.match"]) * kernel @ (value / np.maximum(mass, 1e-12)) / kernel.sum(1)
 
     one.assert_scores(expected)
 

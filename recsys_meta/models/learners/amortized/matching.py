@@ -41,7 +41,8 @@ class MatchingNetwork(SupportEncoder[SupportEncoderConfig]):
         }
 
     def encode(self, body: Params, rows: EncodedRows) -> State:
-        """z is the start; key [T, S, V] the normalised rows, value [T, S] their residuals, row [T, S] the mask."""
+        """z is the start; key [T, S, V] the normalised rows, value [T, S] their residuals, row [T, S] what each counts
+        for in the attention, 0 where there is none."""
         key = functional.normalize(rows.vectors @ body["key_map"], dim=2) * rows.mask[:, :, None]
         return {"z": rows.start, "key": key, "value": rows.residual, "row": rows.mask.to(key.dtype)}
 
@@ -58,11 +59,11 @@ class MatchingNetwork(SupportEncoder[SupportEncoderConfig]):
     def _attend(self, body: Params, state: State, query: Tensor) -> Tensor:
         """Attention [T, N] of normalised queries, [N, V] or [T, N, V]; 0 for a task without rows."""
         pattern = "nv,tsv->tns" if query.dim() == 2 else "tnv,tsv->tns"
-        row = state["row"][:, None]
+        row, total = state["row"][:, None], state["row"].sum(1)[:, None]
+        is_empty, has_rows = row == 0, total > 0
         logits = body["log_sharpness"].exp() * torch.einsum(pattern, query, state["key"])
-        logits = logits.masked_fill(row == 0, MASKED_LOGIT)
-        some = row.amax(2)
+        logits = (logits + row.masked_fill(is_empty, 1.0).log()).masked_fill(is_empty, MASKED_LOGIT)
         if self.config.objective == "ranking":
-            count = state["row"].sum(1).clamp(min=1).log()[:, None]
-            return torch.where(some > 0, torch.logsumexp(logits, 2) - count, torch.zeros_like(count))
-        return (torch.softmax(logits, 2) * state["value"][:, None]).sum(2) * some
+            density = torch.logsumexp(logits, 2) - total.masked_fill(~has_rows, 1.0).log()
+            return torch.where(has_rows, density, torch.zeros_like(density))
+        return (torch.softmax(logits, 2) * state["value"][:, None]).sum(2) * has_rows

@@ -83,6 +83,7 @@ class SupportEncoder(ABC, Generic[EncoderConfig]):
     name: ClassVar[str]
     Config: ClassVar[type[SupportEncoderConfig]]
     config: EncoderConfig
+    is_ordered: ClassVar[bool] = False
     objectives: ClassVar[frozenset[Objective]] = frozenset({"ranking", "rating", "click"})
 
     def __init__(self, config: EncoderConfig | None = None) -> None:
