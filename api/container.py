@@ -72,6 +72,7 @@ class AppContainer:
     resolver: StateResolver
     cache_writer: CacheWriter
     long_tasks: LongTaskQueue
+    previews: LongTaskQueue
     writer: BackgroundWriter
     diagnoser: DiagnosticsWorker
     impressions: ImpressionLog
@@ -178,6 +179,7 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
         resolver=StateResolver(memory, redis, cache_writer, log),
         cache_writer=cache_writer,
         long_tasks=LongTaskQueue(),
+        previews=LongTaskQueue(),  # what the playground shows at once does not wait for what takes long
         writer=writer,
         diagnoser=DiagnosticsWorker(writer, log),
         impressions=ImpressionLog(writer, rate),
@@ -281,6 +283,7 @@ async def _close(container: AppContainer) -> None:
     await container.cache_writer.close()
     container.resolver.close()
     container.long_tasks.close()
+    container.previews.close()
     await asyncio.to_thread(container.diagnoser.close)
     await asyncio.to_thread(container.outcomes.close)
     await asyncio.to_thread(container.writer.close, 5.0)

@@ -32,10 +32,16 @@ async def authorize_and_parse(request: Request, scope: Scope, model: type[Body])
     call this in place of FastAPI's dependencies, which cost more than a whole response from a cache. Raises Problem and
     RequestValidationError, as those do."""
     authorize(request.app.state.keys, request.scope, request.headers.get(HEADER), scope)
+    body, raw = await parse_body(request, model)
+    return cast(AppContainer, request.app.state.container), body, raw
+
+
+async def parse_body(request: Request, model: type[Body]) -> tuple[Body, bytes]:
+    """Parse the body of a caller that has been authorized; return it with what was sent. Raises as
+    `authorize_and_parse`."""
     check_json_type(request)
     raw = await request.body()
-    body = await beside_loop(raw, lambda: _parse(model, raw))
-    return cast(AppContainer, request.app.state.container), body, raw
+    return await beside_loop(raw, lambda: _parse(model, raw)), raw
 
 
 def _parse(model: type[Body], raw: bytes) -> Body:

@@ -66,21 +66,29 @@ def read_support(
     return encoded_entity
 
 
+def to_entity_request(model: LoadedModel, features: Mapping[str, Any], events: Sequence[SupportEvent]) -> EntityRequest:
+    """Convert features and events of a body to the request that the library reads. Raises DataError for a label or a
+    time that the model cannot read."""
+    fields, schema = model.recommender.reader.fields, model.recommender.bundle.schema
+    times, labels = read_times([e.time for e in events], schema), read_labels([e.label for e in events], schema)
+    return EntityRequest(
+        features,
+        [
+            fields.interaction(e.item, label, time, e.context)
+            for e, label, time in zip(events, labels, times, strict=True)
+        ],
+    )
+
+
 def _read(
     model: LoadedModel, context: EntityContext, features: Mapping[str, Any], events: Sequence[SupportEvent]
 ) -> EncodedEntity:
     recommender, profile = model.recommender, context.profile
-    times = read_times([e.time for e in events], recommender.bundle.schema)
-    labels = read_labels([e.label for e in events], recommender.bundle.schema)
-    interactions = [
-        recommender.reader.fields.interaction(e.item, label, time, e.context)
-        for e, label, time in zip(events, labels, times, strict=True)
-    ]
-    request = EntityRequest(features, interactions)
+    request = to_entity_request(model, features, events)
     if profile is not None and (profile.events or profile.features):
         ids = {
-            _event_id(model, context, e, label, time)
-            for e, label, time in zip(events, labels, times, strict=True)
+            _event_id(model, context, e, read.label, read.time)
+            for e, read in zip(events, request.events, strict=True)
             if e.event_id is not None or recommender.reader.keeps_repeats
         }
         request = merge_events(recommender.reader, profile.features, profile.events, request, ids)

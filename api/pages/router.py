@@ -7,9 +7,9 @@ from pathlib import Path
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from api.pages import home, login
+from api.pages import home, login, playground
 
-_ROUTERS = (home.router, login.router)
+_ROUTERS = (home.router, playground.router, login.router)
 
 
 def install_pages(app: FastAPI) -> None:

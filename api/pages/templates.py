@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from api.pages.text_formats import FORMATS
 from recsys_meta import __version__
 
-NAVIGATION = (("", "Home"),)
+NAVIGATION = (("", "Home"), ("playground", "Playground"))
 """Paths below `/ui/` of the navigation's entries, and their names."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from copy import copy
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from recsys_meta.core.types import FIRST, UNKNOWN, IntArray
 from recsys_meta.inference.new_items.item_placer import join_features
 from recsys_meta.inference.new_items.new_item_block import NewItemBlock
+from recsys_meta.inference.ranking.title_search import TitleIndex
 from recsys_meta.inference.ranking.topk import TopK
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityCatalogSpec
 from recsys_meta.models.bundle import Bundle, popular_scores
@@ -59,6 +61,7 @@ class ItemCatalog:
     ) -> ItemCatalog:
         """Return the catalogue with new items and their features, with more titles, and with some items hidden."""
         other = copy(self)
+        other.__dict__.pop("_searchable", None)
         if new is not None:
             other.new_ids = {name: i for i, name in enumerate(new.names, self.size())}
             other.names, other.ids = [*self.names, *new.names], {**self.ids, **other.new_ids}
@@ -86,6 +89,24 @@ class ItemCatalog:
     def item_name(self, item: int, entity_catalog: EntityCatalogSpec | None = None) -> str:
         """Look up the raw item of an id."""
         return (self.names if entity_catalog is None else entity_catalog.names)[item - FIRST]
+
+    def search(self, query: str, n: int) -> list[int]:
+        """Find ids of at most n items that lists may hold, by a part of their title, or of their name where they have
+        none: the most popular first. An item of exactly that name comes before all others. The first search of a large
+        catalogue takes a second."""
+        ids, index = self._searchable
+        exact = [i for i in self.known_item_ids([query.strip()]) if i not in self.hidden_ids]
+        found = [ids[position] for position in index.find(query, n)]
+        return [*exact, *(i for i in found if i not in exact)][:n]
+
+    @cached_property
+    def _searchable(self) -> tuple[list[int], TitleIndex]:
+        """Ids of the items that lists may hold, the most popular first, and the index of their titles."""
+        order = torch.argsort(self.popularity_scores[FIRST:], descending=True, stable=True) + FIRST
+        hidden = set(self.hidden_ids.tolist())
+        ids = [i for i in order.tolist() if i not in hidden]
+        names = [self.names[i - FIRST] for i in ids]
+        return ids, TitleIndex([self.titles.get(name, name) for name in names])
 
     def to_items(self, top_k: TopK, entity_catalog: EntityCatalogSpec | None = None) -> list[ScoredItem]:
         """Convert scores and ids to items with names and titles."""
