@@ -62,7 +62,14 @@ def show_run_command(run: Annotated[str, typer.Argument()], as_json: Json = Fals
         print_json({**fields, "metrics": [dict(zip(("key", "step", "value"), f, strict=True)) for f in metrics]})
         return
     print_table(f"Run {run}", ("field", "value"), [(k, str(v)) for k, v in fields.items()])
-    print_table("Validation", ("step", "value"), [(s, v) for k, s, v in metrics if k == "valid"])
+    print_table("Validation", ("step", "meta-validation", "meta-training tasks", "gap"), _validations(metrics))
+
+
+def _validations(metrics: list[tuple[str, int, float | None]]) -> list[tuple[int | float | None, ...]]:
+    """Validations by step: the criterion on new tasks, on tasks of the training, and how far these are ahead."""
+    training = {step: value for key, step, value in metrics if key == "valid_on_training"}
+    pairs = [(step, value, training.get(step)) for key, step, value in metrics if key == "valid"]
+    return [(step, new, known, None if new is None or known is None else known - new) for step, new, known in pairs]
 
 
 @adaptations.command("list")

@@ -18,14 +18,30 @@ from recsys_meta.training.trainer import Validate
 
 VALIDATION_ROWS = 500
 """Most query rows of a meta-validation entity, where metrics are of rows."""
+GAP_ENTITIES = 128
+"""Most meta-training entities that the gap to meta-validation is measured on: it is to be seen, not to be chosen by."""
 DISLIKE_ENTITIES, DISLIKE_CELLS = 1000, 12_000_000
 """Most entities that the worth of dislikes is measured on, and most scores of all of them at one support size."""
 
 
 def validation_of(learner: Learner, inputs: TrainingInputs, recipe: Recipe) -> Validate:
     """Build the criterion of a run: the mean of the data's first metric over the curve, an error with a minus."""
+    return _criterion(learner, inputs, validation_entities(inputs, recipe))
+
+
+def training_criterion(learner: Learner, inputs: TrainingInputs, recipe: Recipe) -> Validate:
+    """Build the criterion of `validation_of` on meta-training tasks, as many at most as there are of meta-validation.
+
+    What it is better by than on meta-validation is the meta-overfitting: tasks that the learner knows, as opposed to
+    what it can do with new ones (Yin et al. 2020).
+    """
+    most = min(GAP_ENTITIES, len(validation_entities(inputs, recipe)))
+    train = inputs.split.train
+    return _criterion(learner, inputs, np.sort(np.random.default_rng(inputs.seed).permutation(train)[:most]))
+
+
+def _criterion(learner: Learner, inputs: TrainingInputs, entities: IntArray) -> Validate:
     data = inputs.data
-    entities = validation_entities(inputs, recipe)
     metric = metric_names(data)[0]
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     cpu_rows = inputs.train_index.to("cpu")

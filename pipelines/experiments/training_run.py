@@ -11,7 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.experiments.interruption import interruption
-from pipelines.experiments.meta_validation import calibration_episodes, dislike_episodes, validation_of
+from pipelines.experiments.meta_validation import (
+    calibration_episodes,
+    dislike_episodes,
+    training_criterion,
+    validation_of,
+)
 from pipelines.experiments.recipe_learner import learner_of
 from pipelines.experiments.recipe_race import race_recipe
 from pipelines.experiments.run_ensemble import check_members, fit_run_ensemble
@@ -237,7 +242,8 @@ def _train(
     run = start_or_resume(spec, inputs, folder, group)
     learner, train_rows, resumed_at = run.learner, run.index, run.step
     start = time.perf_counter()
-    train_steps(workspace, spec, run, validation_of(learner, inputs, spec.recipe), report, is_interrupted)
+    criteria = (validation_of(learner, inputs, spec.recipe), training_criterion(learner, inputs, spec.recipe))
+    train_steps(workspace, spec, run, *criteria, report, is_interrupted)
     best = abs(run.best) if np.isfinite(run.best) else None
 
     def stop_if_interrupted() -> None:

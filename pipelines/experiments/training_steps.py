@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,13 +60,17 @@ def train_steps(
     spec: RunSpec,
     run: TrainingRun,
     validate: Validate,
+    validate_training: Validate,
     report: StepCallback | None,
     is_interrupted: IsInterrupted,
 ) -> None:
-    """Train to the end with metrics and checkpoints. Raises TrainingInterruption after a signal, at the next step."""
+    """Train to the end with metrics and checkpoints. Raises TrainingInterruption after a signal, at the next step.
+
+    Where `validate` is due, `validate_training` is recorded too, the same criterion on meta-training tasks.
+    """
     folder, keep = spec.folder(workspace), spec.recipe.train.keep
     for step in fit(run, validate):
-        _record(workspace, spec, step)
+        _record(workspace, spec, step, None if step.valid is None else validate_training(run.current_params()))
         if _due(spec.recipe, step):
             save_checkpoint(folder, to_checkpoint(run), keep)
         if report is not None:
@@ -76,7 +81,7 @@ def train_steps(
             raise TrainingInterruption.of(spec, f"at step {step.step} of {step.steps}")
 
 
-def _record(workspace: Workspace, spec: RunSpec, step: TrainStep) -> None:
+def _record(workspace: Workspace, spec: RunSpec, step: TrainStep, on_training: float | None) -> None:
     if step.buckets:
         with workspace.session() as session:
             curriculum.save_curriculum(session, spec.id, [(step.step, step.buckets)])
@@ -86,6 +91,8 @@ def _record(workspace: Workspace, spec: RunSpec, step: TrainStep) -> None:
     values["tasks_per_second"] = step.tasks_per_second
     if step.valid is not None:
         values["valid"] = abs(step.valid)  # validation negates errors, so that higher is better
+    if on_training is not None and math.isfinite(on_training):
+        values["valid_on_training"] = abs(on_training)
     with workspace.session() as session:
         runs.log_metrics(session, [MetricPoint(spec.id, k, step.step, float(v)) for k, v in values.items()])
 

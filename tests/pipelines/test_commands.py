@@ -51,7 +51,9 @@ def test_a_run_is_in_the_database_with_its_metrics(command, run):
     assert row["status"] == "finished" and row["metrics"]["valid"] == pytest.approx(run["valid"])
     shown = command.json("runs", "show", run["run"])
     keys = {m["key"] for m in shown["metrics"]}
-    assert {"loss", "valid", "tasks_per_second", "gradient_norm"} <= keys
+    assert {"loss", "valid", "valid_on_training", "tasks_per_second", "gradient_norm"} <= keys
+    steps = [{m["step"] for m in shown["metrics"] if m["key"] == k} for k in ("valid", "valid_on_training")]
+    assert steps[0] == steps[1]
     assert shown["config"]["train"]["epochs"] == 2
 
 

@@ -1,9 +1,14 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from pipelines.experiments.meta_validation import training_criterion, validation_of
+from pipelines.experiments.recipe_learner import learner_of
 from pipelines.experiments.training_inputs import SCENARIOS, default_shots, event_index_for, training_inputs
+from pipelines.workspace import find_recipe
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.data import open_dataset
 from tests.pipelines.conftest import SMALL
@@ -32,6 +37,19 @@ def test_training_sees_all_rows_but_those_of_the_grid(data):
     assert cut.grid is not None and cut.train_index is cut.grid.training
     assert 0 < len(cut.train_index.item) < len(cut.index.item) == len(plain.index.item)
     assert np.array_equal(cut.split.train, plain.split.train)
+
+
+def test_the_criterion_on_meta_training_is_that_of_meta_validation_on_other_tasks(data):
+    inputs = training_inputs(data, "x", scenario="new", split="seed", seed=3)
+    recipe = find_recipe("flagship", ["config.dims=4", "config.towers=1"])
+    learner = learner_of(recipe, data)
+    params = learner.init(data, inputs.split.train, torch.Generator().manual_seed(0))
+    on_training = training_criterion(learner, inputs, recipe)(params)
+    assert on_training != validation_of(learner, inputs, recipe)(params)
+    few = inputs.split.valid[:60]
+    turned = replace(inputs, split=replace(inputs.split, train=few))
+    plain = replace(inputs, split=replace(inputs.split, valid=few))
+    assert training_criterion(learner, turned, recipe)(params) == validation_of(learner, plain, recipe)(params)
 
 
 @pytest.mark.parametrize(
