@@ -29,6 +29,7 @@ from recsys_meta.models.learners.gradient.maml_pp import MamlPlusPlus
 from recsys_meta.models.learners.gradient.mamo import Mamo
 from recsys_meta.models.learners.gradient.meta_lstm import MetaLstm
 from recsys_meta.models.learners.gradient.meta_sgd import MetaSgd
+from recsys_meta.models.learners.gradient.meta_weight_net import MetaWeightNet
 from recsys_meta.models.learners.gradient.reptile import Reptile
 from recsys_meta.models.learners.maml.maml import Maml
 from recsys_meta.models.learners.mixture import ClickMixture
@@ -49,6 +50,7 @@ _BUILTIN: dict[str, type[Any]] = {
     "boil": Boil,
     "meta-sgd": MetaSgd,
     "maml-pp": MamlPlusPlus,
+    "meta-weight-net": MetaWeightNet,
     "reptile": Reptile,
     "cavia": Cavia,
     "imaml": ImplicitMaml,

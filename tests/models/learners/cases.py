@@ -63,6 +63,12 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         "all-rating": {**ALL, "objective": "rating", "rate": 0.03},
         "head-click": {**MLP, "adapts": "head", "objective": "click", "order": 1},
     },
+    "meta-weight-net": {
+        "ranking": {"dims": 8},
+        "sampled": {"dims": 8, "negatives": 20},
+        "all-rating": {**ALL, "objective": "rating", "rate": 0.03},
+        "head-click": {**MLP, "adapts": "head", "objective": "click"},
+    },
     "maml-pp": {
         "all-rating": {**ALL, "objective": "rating"},
         "head-click": {**MLP, "adapts": "head", "objective": "click"},

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recsys_meta.core.types import Interactions, Support, TaskBatch
+from recsys_meta.core.types import FIRST, Interactions, Support, TaskBatch
 from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.models.learners.gradient.coordinate_network import log_scale
 from recsys_meta.models.learners.gradient.imaml import ImplicitMaml, conjugate_gradients
 from recsys_meta.models.learners.gradient.maml_pp import MamlPlusPlus
+from recsys_meta.models.learners.gradient.meta_weight_net import MetaWeightNet, MetaWeightNetConfig
 from recsys_meta.models.learners.gradient.reptile import Reptile
 from recsys_meta.models.learners.maml import task_loss
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
@@ -71,6 +72,40 @@ def test_meta_sgd_of_equal_rates_is_maml(label, order):
     # A rate that all share has the sum of their gradients.
     rates = [sum(float(g.sum()) for k, g in x[1].items() if k.startswith("rate.")) for x in (ours, theirs)]
     assert rates[0] == pytest.approx(rates[1], rel=1e-8)
+
+
+@pytest.mark.parametrize("label", CONFIGS["meta-weight-net"])
+def test_rows_of_equal_weights_are_maml(label):
+    learner, params, batch = doubled(case_of("meta-weight-net", label), steps=2)
+    params |= {k: torch.zeros_like(v) for k, v in params.items() if k.startswith("weigh.1.")}
+    shared = {k: v for k, v in params.items() if not k.startswith("weigh.")}
+    ours, theirs = outer(learner, params, batch), outer(as_maml(learner), shared, batch)
+    torch.testing.assert_close(ours[0], theirs[0], **EXACT)
+    for key, value in theirs[1].items():
+        torch.testing.assert_close(ours[1][key], value, **EXACT, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.parametrize("label", ["dot", "dot-sampled", "dot-rating", "dot-click", "entity-mlp"])
+def test_a_step_goes_down_the_loss_of_the_rows_by_their_weights(label):
+    """By autograd on the rows' losses, which on average are the loss of the support."""
+    maml, params, batch = doubled(case_of("maml", label), steps=1)
+    learner = MetaWeightNet(MetaWeightNetConfig(**maml.config.model_dump()))
+    draws = torch.randn(16, generator=generator(2)).double()
+    params |= {"weigh.0.weight": draws[None], "weigh.0.bias": draws.flip(0)}
+    params |= {"weigh.1.weight": draws.roll(3)[:, None], "weigh.1.bias": draws[:1]}
+    body, support = learner.body(params), batch.support
+    if learner.config.negatives:
+        body["negatives"] = torch.arange(FIRST, FIRST + 20)
+    rows, start = task_loss.informative_rows(learner.config, support.rows), learner.start_state(body, support)
+    weight, some = learner.row_weights(body, start, rows), rows.mask.any(1)
+    assert weight[~rows.mask].eq(0).all() and weight[rows.mask].std() > 0.01
+    z = start["z"].clone().requires_grad_()
+    losses = task_loss.row_losses(learner.config, body, start | {"z": z}, rows)
+    mean = (losses.sum(1) / rows.counts.clamp(min=1)).detach()
+    torch.testing.assert_close(mean[some], task_loss.inner_loss(learner.config, body, start, rows)[some], **EXACT)
+    (slope,) = torch.autograd.grad((weight * losses).sum(), z)
+    (step,) = learner.inner_steps(body)
+    torch.testing.assert_close(learner.adapt(body, support)["z"], start["z"] - step.rates["entity"] * slope, **EXACT)
 
 
 def scattered(params):

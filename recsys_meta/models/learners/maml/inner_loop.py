@@ -89,7 +89,7 @@ def loss_gradient(config: ScorerConfig, body: Params, state: State, rows: Intera
     scores = task_loss.add_item_bias(config, body, rows.item, scorer.pair_scores(config, body, state, e))
     ranking = config.objective == "ranking"
     others = [task_loss.shared_item_scores(config, body, state, body["negatives"])] if ranking else []
-    weight = task_loss.row_weights(rows, e.dtype)
+    weight = task_loss.row_weights(rows, e.dtype, state)
     own, *other = task_loss.score_gradient(config, body, rows, weight, scores, *others)
     gradient = {"z": torch.einsum("ts,tsv->tv", own, e)}
     for delta in other:
@@ -103,12 +103,14 @@ def loss_gradient(config: ScorerConfig, body: Params, state: State, rows: Intera
 def _softmax_gradient(config: ScorerConfig, body: Params, state: State, rows: Interactions, of_rows: bool) -> State:
     """The gradient under a softmax over the catalogue: in z it is E_p[e] less the mean of e."""
     z, vectors = state["z"], body["vectors"]
-    weight = task_loss.row_weights(rows, vectors.dtype)
+    weight = task_loss.row_weights(rows, vectors.dtype, state)
+    # Equal weights add up to 1 but for rounding, by which a batch would differ from its tasks.
+    total = weight.sum(1, keepdim=True) if "rows.weight" in state else rows.mask.any(1, keepdim=True)
     probability = torch.softmax(task_loss.catalogue_logits(config, body, state), 1)
     if not of_rows:
         mean = torch.einsum("ts,tsv->tv", weight, functional.embedding(rows.item, vectors))
-        return {"z": (probability @ vectors) * rows.mask.any(1, keepdim=True) - mean}
-    surplus = (probability * rows.mask.any(1, keepdim=True)).scatter_add(1, rows.item, -weight)  # [T, C]
+        return {"z": (probability @ vectors) * total - mean}
+    surplus = (probability * total).scatter_add(1, rows.item, -weight)  # [T, C]
     slots = surplus.gather(1, state["rows.item"]) * (state["rows.item"] > 0)
     gradient = surplus @ vectors + torch.einsum("tk,tkv->tv", slots, state["rows.change"])
     return {"z": gradient, "rows.change": slots[:, :, None] * z[:, None]}

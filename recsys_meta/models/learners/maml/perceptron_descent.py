@@ -120,7 +120,7 @@ def _common_rows(
     if negatives is not None and isinstance(network.item, FreshLayer) and network.item.is_dual:  # few rows: join them
         e, negatives = torch.cat([e, negatives.expand(len(e), *negatives.shape)], 1), None
     slot = _slots(state, rows.item, e) if "rows.change" in state else None
-    return _CommonRows(e, negatives, slot, _row_bias(config, body, rows), task_loss.row_weights(rows, e.dtype))
+    return _CommonRows(e, negatives, slot, _row_bias(config, body, rows), task_loss.row_weights(rows, e.dtype, state))
 
 
 def _gradients(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recsys_meta.core.types import Interactions, Params, State
+from recsys_meta.core.types import FIRST, Interactions, Params, State
 from recsys_meta.models.functional.losses import logistic_loss, softmax_loss, squared_error
 from recsys_meta.models.functional.masking import mask_reserved_ids, mask_support_items, mask_unknown_items
 from recsys_meta.models.functional.sampled_softmax import sampled_softmax_loss
@@ -108,6 +108,27 @@ def score_gradient(
     return -error, error.sum(1, keepdim=True) * torch.softmax(logits, 1)
 
 
-def row_weights(rows: Interactions, dtype: torch.dtype) -> Tensor:
-    """Weight [T, S] of each row in the mean over a task's rows."""
+def row_losses(config: ScorerConfig, body: Params, state: State, rows: Interactions) -> Tensor:
+    """Loss [T, S] of each row of a support under a state; 0 where there is no row."""
+    if config.objective == "ranking" and not config.negatives:
+        logits = catalogue_logits(config, body, state)
+        item = rows.item.masked_fill(~rows.mask, FIRST)
+        loss = logits.logsumexp(1)[:, None] - logits.gather(1, item)
+    else:
+        scores = item_scores(config, body, state, rows.item)
+        if config.objective == "rating":
+            loss = (scores - rows.label).square()
+        elif config.objective == "click":
+            loss = functional.softplus(scores) - rows.label * scores
+        else:
+            others = shared_item_scores(config, body, state, body["negatives"]) - body["log_q"][body["negatives"]]
+            own = scores - body["log_q"][rows.item].masked_fill(~rows.mask, 0.0)
+            loss = functional.softplus(others.logsumexp(1)[:, None] - own)
+    return loss.masked_fill(~rows.mask, 0.0)
+
+
+def row_weights(rows: Interactions, dtype: torch.dtype, state: State | None = None) -> Tensor:
+    """Weight [T, S] of each row in the mean over a task's rows: the same for all, if the state has no `rows.weight`."""
+    if state is not None and "rows.weight" in state:
+        return state["rows.weight"]
     return (rows.mask / rows.counts.clamp(min=1)[:, None]).to(dtype)
