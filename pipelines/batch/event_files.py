@@ -19,11 +19,10 @@ from recsys_meta.core.cells import LIST_MARK, id_cells, is_missing, parse_labels
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import Schema
 from recsys_meta.core.time_parsing import EXPECTED, LATEST
-from recsys_meta.data.readers.byte_stream import detect_encoding, has_bytes, read_bytes
-from recsys_meta.data.readers.csv_reader import CsvDialect
+from recsys_meta.data.readers.byte_stream import has_bytes, is_ascii_compatible, read_bytes
 from recsys_meta.data.readers.parquet_reader import count_parquet_rows
 from recsys_meta.data.readers.raw_tables import RowChunk
-from recsys_meta.data.readers.table_reader import TableForm, read_layout, read_table
+from recsys_meta.data.readers.table_reader import TableForm, detect_form, read_layout, read_table
 from recsys_meta.data.readers.time_columns import NumberForm, exact_seconds_column
 from recsys_meta.inference.requests.context_fields import ACTOR, MAX_DEGREES, NO_CONTEXT, ContextFields
 from recsys_meta.inference.requests.entity import Interaction
@@ -109,7 +108,8 @@ def count_rows(path: Path) -> int:
 
 def encoding_warning(path: Path) -> str:
     """Say which encoding a text that is not UTF-8 is read as; empty for others."""
-    if TableForm().of(path) != "csv" or (encoding := detect_encoding(path)) in ("utf-8", "utf-16"):
+    encoding = detect_form(path).dialect.encoding
+    if encoding == "utf-8" or not is_ascii_compatible(encoding):
         return ""
     return f"{path} is not UTF-8: it was read as {encoding}"
 
@@ -130,9 +130,7 @@ def _event_chunks(path: Path, columns: Collection[str], event_format: EventForma
     """Read the columns of events that a file has, under the names that an event has for them."""
     if not has_bytes(path):
         raise DataError("no such file", file=path)
-    form = TableForm()
-    if form.of(path) == "csv":
-        form = TableForm("csv", CsvDialect(encoding=detect_encoding(path)))
+    form = detect_form(path)
     likely_names = [name for c in columns for name in (c, event_format.own_name(c)) if name]
     names, form = _read_layout(path, form, likely_names)
     sources = event_format.sources(names, columns)

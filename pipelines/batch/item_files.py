@@ -17,10 +17,9 @@ from pydantic import ValidationError
 from recsys_meta.core.cells import BOOLEAN_WORDS, LIST_MARK, id_cells, is_missing, list_values, value_text
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField, explain_errors
-from recsys_meta.data.readers.byte_stream import detect_encoding, has_bytes
-from recsys_meta.data.readers.csv_reader import CsvDialect
+from recsys_meta.data.readers.byte_stream import has_bytes
 from recsys_meta.data.readers.raw_tables import RowChunk
-from recsys_meta.data.readers.table_reader import TableForm, read_layout, read_table
+from recsys_meta.data.readers.table_reader import TableForm, detect_form, read_layout, read_table
 from recsys_meta.inference.requests.feature_check import check_features, known_features
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.store.items.items import NewItem
@@ -88,11 +87,10 @@ def item_layout(path: Path, bundles: Sequence[Bundle], only: Collection[str] | N
     if not has_bytes(path):
         raise DataError("no such file", file=path)
     fields = {name: f for bundle in bundles[::-1] for name, f in known_features(bundle.schema, "item").items()}
-    form = TableForm()
-    if form.of(path) == "csv":
-        form = TableForm("csv", CsvDialect(encoding=detect_encoding(path)))
     own_ids = list(dict.fromkeys(bundle.schema.item for bundle in bundles))
-    names, form = read_layout(path, form, (*ROLES, *own_ids, *fields, *(f.source for f in fields.values())))
+    names, form = read_layout(
+        path, detect_form(path), (*ROLES, *own_ids, *fields, *(f.source for f in fields.values()))
+    )
     roles = {role: role for role in ROLES if role in names}
     identity = next((name for name in ("id", "item", *own_ids) if name in names), None)
     if identity is None:

@@ -1,12 +1,12 @@
 """Reader of CSV files, a block at a time, with the line number of every row.
 
-Arrow splits the rows as long as no quote appears. From the block with the first quote on, Python's csv module reads the
-file: it is slower, but it reads separators and line breaks inside quotes.
+Arrow splits the rows as long as every line is a row: without quotes, or with quotes that begin and end with the cells.
+From the first block with other quotes on, Python's csv module reads the file: it takes ten times as long, but it reads
+line breaks inside quotes and says what is wrong with a quote.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 from pyarrow.lib import ArrowInvalid
 
-from recsys_meta.core.errors import ConfigError, DataError
+from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import IntArray
-from recsys_meta.data.readers.byte_stream import is_ascii_compatible, read_bytes
+from recsys_meta.data.readers.byte_stream import is_ascii_compatible, read_text
 from recsys_meta.data.readers.quoted_csv import read_quoted
 from recsys_meta.data.readers.raw_tables import (
     SPLIT_REMEDY,
@@ -77,13 +77,14 @@ def read_csv(path: Path, columns: Sequence[str], dialect: CsvDialect = CsvDialec
         blocks = _line_blocks(path, block, dialect)
         names, separator, first = _split_header(path, blocks, columns, dialect)
         for part in _prepend(first, blocks):
-            if dialect.has_quotes and b'"' in part.text:
+            is_quoted = dialect.has_quotes and b'"' in part.text
+            if is_quoted and (len(separator) > 1 or dialect.escape or not _is_quoted_by_cell(part.text, separator)):
                 mark = _UNIT_SEPARATOR if len(separator) > 1 else separator.encode()
                 rest = _prepend(part, blocks)
                 texts = ((b.text.replace(separator.encode(), mark), b.line, b.fraction) for b in rest)
                 yield from read_quoted(path, texts, names, columns, mark.decode(), separator, dialect.escape)
                 return
-            yield _read_unquoted(path, part, names, columns, separator)
+            yield _read_lines(path, part, names, columns, separator, is_quoted)
 
     return read
 
@@ -129,7 +130,7 @@ def _line_blocks(path: Path, size: int, dialect: CsvDialect) -> Iterator[_TextBl
     Lines that are skipped and comments are left empty, so that numbers stay right.
     """
     line, rest, skip = 1, b"", dialect.skip_lines
-    for raw, fraction in _utf8_marked(path, size, dialect.encoding):
+    for raw, fraction in read_text(path, size, dialect.encoding):
         cut = raw.rfind(b"\n") + 1
         if cut:
             text = _to_utf8(path, line, rest + raw[:cut], dialect.encoding)
@@ -143,24 +144,6 @@ def _line_blocks(path: Path, size: int, dialect: CsvDialect) -> Iterator[_TextBl
     if rest:
         text = _to_utf8(path, line, rest, dialect.encoding)
         yield _TextBlock(_blank_preamble(text, skip, dialect.comment), line, 1.0)
-
-
-def _utf8_marked(path: Path, size: int, encoding: str) -> Iterator[tuple[bytes, float]]:
-    """Yield the bytes of a file without its byte order mark; those of an encoding unlike ASCII become UTF-8."""
-    first = True
-    decoder = None if is_ascii_compatible(encoding) else codecs.getincrementaldecoder(encoding)()
-    for part, fraction in read_bytes(path, max(size, 4)):
-        has_mark = part[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        if first and has_mark and decoder is None:
-            remedy = 'Give encoding = "utf-16" under [files], or save it as UTF-8'
-            raise DataError("is UTF-16", file=path, line=1, remedy=remedy)
-        if first and not has_mark and codecs.lookup(encoding).name == "utf-16":
-            raise ConfigError(f"[files] encoding '{encoding}': {path} does not begin with the mark of UTF-16")
-        raw, first = part.removeprefix(codecs.BOM_UTF8) if first else part, False
-        try:
-            yield raw if decoder is None else decoder.decode(raw).encode(), fraction
-        except UnicodeError:
-            raise DataError(f"is not valid {encoding}", file=path, remedy="Correct the encoding") from None
 
 
 def _blank_preamble(text: bytes, skip: int, comment: str | None) -> bytes:
@@ -237,8 +220,10 @@ def _check_names(path: Path, names: list[str], columns: Sequence[str]) -> None:
     for column in columns:
         if names.count(column) != 1:
             problem = "the column is missing" if column not in names else "two columns have this name"
-            header = ", ".join(names[:40])
-            raise DataError(problem, file=path, line=1, field=column, remedy=f"The header has: {header}")
+            remedy = f"The header has: {', '.join(names[:40])}"
+            if any(name.replace(".", "", 1).isdecimal() for name in names):
+                remedy += '. If that is a row, name the columns: columns = ["..."] beside the path of the file'
+            raise DataError(problem, file=path, line=1, field=column, remedy=remedy)
 
 
 def _decode_utf8(text: bytes) -> str | None:
@@ -248,8 +233,22 @@ def _decode_utf8(text: bytes) -> str | None:
         return None
 
 
-def _read_unquoted(path: Path, block: _TextBlock, names: list[str], columns: Sequence[str], separator: str) -> RowChunk:
-    """Split a block without quotes, in which every line is a row.
+def _is_quoted_by_cell(text: bytes, separator: str) -> bool:
+    """Return whether every quote begins a cell, ends one or is doubled within one, in its own line."""
+    array = np.frombuffer(b"\n" + text + b"\n", np.uint8)
+    quote, ends = array == ord('"'), array == ord("\n")
+    outside = ends | (array == separator.encode()[0])
+    at = np.flatnonzero(quote)
+    quotes_before = np.searchsorted(at, np.flatnonzero(ends))
+    # Of a doubled quote the first one seems to end the cell, and the second one to begin it again.
+    beside = np.concatenate([at[::2] - 1, at[1::2] + 1])
+    return bool((quotes_before % 2 == 0).all() and (outside | quote)[beside].all())
+
+
+def _read_lines(
+    path: Path, block: _TextBlock, names: list[str], columns: Sequence[str], separator: str, is_quoted: bool
+) -> RowChunk:
+    """Split a block in which every line is a row, with quotes around cells or none that mean anything.
 
     Malformed lines are rejected and replaced by empty ones, so that line numbers stay right.
     """
@@ -261,25 +260,28 @@ def _read_unquoted(path: Path, block: _TextBlock, names: list[str], columns: Seq
     if len(separator) > 1:
         text = text.replace(separator.encode(), _UNIT_SEPARATOR)
     width, valid, wrong_width = _count_fields(
-        text, _UNIT_SEPARATOR if len(separator) > 1 else separator.encode(), len(names)
+        text, _UNIT_SEPARATOR if len(separator) > 1 else separator.encode(), len(names), is_quoted
     )
     if len(wrong_width):
         text, bad = _blank_lines(text, wrong_width)
         reason = [f"has {n} fields where {len(names)} are expected" for n in width[wrong_width]]
         rejects.append(_malformed_rows(block.line, bad, reason, SPLIT_REMEDY))
-    frame = _parse_block(path, text, names, columns, separator) if len(valid) else _empty_frame(columns)
+    frame = _parse_block(path, text, names, columns, separator, is_quoted) if len(valid) else _empty_frame(columns)
     all_rejects = pd.concat(rejects) if rejects else empty_rejects()
     return RowChunk(str(path), frame, valid + block.line, all_rejects, block.fraction)
 
 
-def _count_fields(text: bytes, separator: bytes, expected: int) -> tuple[IntArray, IntArray, IntArray]:
+def _count_fields(text: bytes, separator: bytes, expected: int, is_quoted: bool) -> tuple[IntArray, IntArray, IntArray]:
     """Count the fields of each line; return the counts, and the offsets of lines with the expected and another count.
 
     Empty lines are in neither list.
     """
     array = np.frombuffer(text, np.uint8)
     ends = np.flatnonzero(array == ord("\n"))
-    before = np.searchsorted(np.flatnonzero(array == separator[0]), ends)
+    separators = np.flatnonzero(array == separator[0])
+    if is_quoted:
+        separators = separators[np.searchsorted(np.flatnonzero(array == ord('"')), separators) % 2 == 0]
+    before = np.searchsorted(separators, ends)
     width = np.diff(before, prepend=0) + 1
     nonempty = np.diff(ends, prepend=-1) > 1
     return width, np.flatnonzero(nonempty & (width == expected)), np.flatnonzero(nonempty & (width != expected))
@@ -303,13 +305,17 @@ def _empty_frame(columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({c: pd.Series(dtype="str") for c in columns})
 
 
-def _parse_block(path: Path, text: bytes, names: list[str], columns: Sequence[str], separator: str) -> pd.DataFrame:
+def _parse_block(
+    path: Path, text: bytes, names: list[str], columns: Sequence[str], separator: str, is_quoted: bool
+) -> pd.DataFrame:
     delimiter = separator if len(separator) == 1 else _UNIT_SEPARATOR.decode()
     try:
         table = arrow_csv.read_csv(
             pa.py_buffer(text),
             arrow_csv.ReadOptions(column_names=names, use_threads=False, block_size=max(len(text) + 1, 2**16)),
-            arrow_csv.ParseOptions(delimiter=delimiter, quote_char=False, ignore_empty_lines=True),
+            arrow_csv.ParseOptions(
+                delimiter=delimiter, quote_char='"' if is_quoted else False, ignore_empty_lines=True
+            ),
             arrow_csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=list(columns)),
         )
     except ArrowInvalid as error:

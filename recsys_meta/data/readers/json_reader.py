@@ -13,7 +13,7 @@ import pandas as pd
 
 from recsys_meta.core.cells import LIST_MARK, list_cell, value_text
 from recsys_meta.core.errors import DataError
-from recsys_meta.data.readers.byte_stream import is_ascii_compatible, read_bytes
+from recsys_meta.data.readers.byte_stream import is_ascii_compatible, read_text
 from recsys_meta.data.readers.raw_tables import BLOCK_BYTES, ReadChunks, RowChunk, empty_rejects, reject_rows
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -94,9 +94,10 @@ def _cell(path: Path, column: str, value: Any, separator: str | None) -> Any:
         if separator is None:
             remedy = "Store text, numbers or timestamps"
             raise DataError("its values are lists, which cannot be read here", file=path, field=column, remedy=remedy)
-        if any(isinstance(v, dict) for v in value):
+        if any(isinstance(v, dict | list) for v in value):
             remedy = "Store text, numbers or lists of these"
-            raise DataError("its lists hold objects, which cannot be read", file=path, field=column, remedy=remedy)
+            problem = "its lists hold objects or lists, which cannot be read"
+            raise DataError(problem, file=path, field=column, remedy=remedy)
         return list_cell(value) if separator == LIST_MARK else separator.join(value_text(v) for v in value)
     if isinstance(value, dict):
         remedy = f"Name a key of the object, as {column}.KEY"
@@ -137,12 +138,9 @@ def _row_blocks(path: Path, block: int, encoding: str) -> Iterator[_Rows]:
 
 def _line_blocks(path: Path, size: int, encoding: str) -> Iterator[tuple[bytes, int, float]]:
     """Yield blocks of whole lines as UTF-8, each with the number of its first line and the fraction read."""
-    line, rest, first = 1, b"", True
+    line, rest = 1, b""
     wide = not is_ascii_compatible(encoding)
-    for part, fraction in read_bytes(path, 2**40 if wide else size):
-        raw, first = (part.removeprefix(b"\xef\xbb\xbf") if first else part), False
-        if wide:
-            raw = _decode(path, raw, encoding)
+    for raw, fraction in read_text(path, size, encoding):
         cut = raw.rfind(b"\n") + 1
         rest += raw[:cut] if cut else raw
         if cut:
@@ -171,9 +169,17 @@ def _parse_lines(text: bytes, line: int, fraction: float) -> _Rows:
             rows.append(value)
             lines.append(number)
         else:
-            reason = "is not a JSON object" if value is not None else "is not JSON"
+            reason = "is not a JSON object" if value is not None else "is not JSON" + _encoding_problem(raw)
             rejects.append((number, reason, raw.decode("utf-8", "backslashreplace")[:1000]))
     return rows, lines, rejects, fraction
+
+
+def _encoding_problem(raw: bytes) -> str:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return ", because it is not valid UTF-8"
+    return ""
 
 
 def _parse(raw: bytes) -> Any:

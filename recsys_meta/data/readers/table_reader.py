@@ -12,7 +12,7 @@ from typing import Literal
 
 import orjson
 
-from recsys_meta.data.readers.byte_stream import content_suffix, first_bytes
+from recsys_meta.data.readers.byte_stream import content_suffix, detect_encoding, first_bytes, wide_encoding
 from recsys_meta.data.readers.csv_reader import CsvDialect, detect_header, read_csv
 from recsys_meta.data.readers.json_reader import JSON_SUFFIXES, read_json, read_json_columns
 from recsys_meta.data.readers.parquet_reader import ARROW_MAGIC, PARQUET_MAGIC, read_column_names, read_parquet
@@ -49,8 +49,18 @@ def detect_format(path: Path) -> TableFormat:
     head = first_bytes(path)
     if head.startswith((PARQUET_MAGIC, ARROW_MAGIC)):
         return "parquet"
+    if (wide := wide_encoding(head)) is not None:
+        head = head.decode(wide, "ignore").removeprefix("\ufeff").encode()
     line = head.lstrip().partition(b"\n")[0]
     return "json" if line[:1] in (b"{", b"[") and _is_json(line) else "csv"
+
+
+def detect_form(path: Path) -> TableForm:
+    """Tell format and encoding of a file by its name and content. Raises DataError as `read_bytes`."""
+    table_format = detect_format(path)
+    return TableForm(
+        table_format, CsvDialect() if table_format == "parquet" else CsvDialect(encoding=detect_encoding(path))
+    )
 
 
 def _is_json(line: bytes) -> bool:

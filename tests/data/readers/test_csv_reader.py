@@ -3,8 +3,12 @@
 import gzip
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from recsys_meta.core.errors import DataError
+from recsys_meta.data.readers.csv_reader import CsvDialect, read_csv
+from recsys_meta.data.readers.quoted_csv import read_quoted
 from tests.data.source_files import GOOD, HEAD, SCHEMA, prepared, rows
 
 WANTED = [("u1", "i1", 4.0, 100), ("u1", "i2", 5.0, 200), ("u2", "i1", 1.0, 300)]
@@ -193,3 +197,28 @@ def test_quotes_can_be_letters(tmp_path):
     schema = SCHEMA
     data = prepared(tmp_path, GOOD + '"x,i1,3,9\n', schema=schema, files="quotes = false\n")
     assert '"x' in list(data.vocab.values["entity"])
+
+
+def read_parts(chunks):
+    """Rows with their lines, and rejected lines with their reasons."""
+    chunks = list(chunks)
+    rows = [
+        (n, *cells) for c in chunks for n, cells in zip(c.lines.tolist(), c.frame.itertuples(index=False), strict=True)
+    ]
+    return rows, sorted(r for c in chunks for r in zip(c.rejects["line"], c.rejects["reason"], strict=True))
+
+
+_CELL = st.text('ab ,";é\n', max_size=4)
+_QUOTED_CELL = st.builds(lambda text: '"' + text.replace('"', '""') + '"', _CELL)
+_LINE = st.lists(_QUOTED_CELL | _QUOTED_CELL | st.sampled_from(["a", "", '5" x', '"b" ', '"']), max_size=3)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=st.lists(_LINE.map(",".join), min_size=1, max_size=5), block=st.sampled_from([8, 2**20]))
+def test_quotes_mean_to_arrow_what_they_mean_to_the_csv_module(tmp_path, lines, block):
+    body = "\n".join(lines).encode() + b"\n"
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"one,two\n" + body)
+    columns = ("one", "two")
+    by_lines = read_parts(read_csv(path, columns, CsvDialect(","))(block))
+    assert by_lines == read_parts(read_quoted(path, iter([(body, 2, 1.0)]), columns, columns, ","))
