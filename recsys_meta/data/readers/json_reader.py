@@ -94,10 +94,10 @@ def _cell(path: Path, column: str, value: Any, separator: str | None) -> Any:
         if separator is None:
             remedy = "Store text, numbers or timestamps"
             raise DataError("its values are lists, which cannot be read here", file=path, field=column, remedy=remedy)
-        if any(isinstance(v, dict | list) for v in value):
+        refused = dict if separator == LIST_MARK else dict | list
+        if any(isinstance(v, refused) for v in value):
             remedy = "Store text, numbers or lists of these"
-            problem = "its lists hold objects or lists, which cannot be read"
-            raise DataError(problem, file=path, field=column, remedy=remedy)
+            raise DataError("its lists hold what cannot be read", file=path, field=column, remedy=remedy)
         return list_cell(value) if separator == LIST_MARK else separator.join(value_text(v) for v in value)
     if isinstance(value, dict):
         remedy = f"Name a key of the object, as {column}.KEY"

@@ -83,8 +83,8 @@ def test_a_file_without_a_header_may_be_meant(tmp_path):
 
 
 @pytest.mark.parametrize("inner", [["a"], {"a": 1}])
-def test_lists_within_lists_are_no_ids(tmp_path, inner):
+def test_lists_within_lists_are_no_text(tmp_path, inner):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"user": "u", "item": ["i", inner]}) + "\n")
-    with pytest.raises(DataError, match="lists hold objects or lists"):
+    with pytest.raises(DataError, match="lists hold what cannot be read"):
         list(read_table(path, ("user", "item"), detect_form(path), {"item": "|"})(2**20))
