@@ -46,6 +46,7 @@ from recsys_meta.store.tracking import runs
 from recsys_meta.training.curricula import make_curriculum
 from recsys_meta.training.recipe import Recipe, recipe_of
 from recsys_meta.training.regularization_race import race_recipes
+from recsys_meta.training.task_augmentation import check_augmentation
 from recsys_meta.training.trainer import (
     TrainingRun,
     fit,
@@ -145,6 +146,7 @@ def _check_recipe(recipe: Recipe, inputs: TrainingInputs) -> None:
     for candidate in race_recipes(recipe):
         learner_of(candidate, inputs.data)
     check_members(recipe, inputs.data)
+    check_augmentation(recipe.augmentation, inputs.data.schema.objective)
     pool = task_pool(recipe, inputs.train_index, inputs.split.train)
     make_curriculum(recipe.curriculum.name, pool, recipe.curriculum.config)
 

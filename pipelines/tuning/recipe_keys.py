@@ -12,10 +12,18 @@ from pydantic import BaseModel
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.models.learners import LEARNERS
-from recsys_meta.training.recipe import CurriculumConfig, EpisodeConfig, Recipe, TrainConfig, recipe_of
+from recsys_meta.training.recipe import (
+    AugmentationConfig,
+    CurriculumConfig,
+    EpisodeConfig,
+    Recipe,
+    TrainConfig,
+    recipe_of,
+)
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("episodes", EpisodeConfig),
+    ("augmentation", AugmentationConfig),
     ("train", TrainConfig),
     ("curriculum", CurriculumConfig),
 )

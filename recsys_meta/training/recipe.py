@@ -35,6 +35,16 @@ class EpisodeConfig(_RecipeSection):
     order: Literal["random", "data", "window"] | None = None
 
 
+class AugmentationConfig(_RecipeSection):
+    """Changes of training episodes, against knowing tasks by heart; see `task_augmentation`. None by default."""
+
+    drop_rows: float = Field(default=0.0, ge=0, lt=1, description="share of support rows that are left out")
+    label_noise: float = Field(
+        default=0.0, ge=0, description="deviation of noise on ratings of a support, or share of its clicks turned"
+    )
+    mix: float = Field(default=0.0, ge=0, le=1, description="share of tasks that take half of their rows of another")
+
+
 class TrainConfig(_RecipeSection):
     """Outer loop: `tasks` episodes a step, AdamW, early stop after `patience` validations without gain.
 
@@ -102,6 +112,7 @@ class Recipe(_RecipeSection):
     learner: str
     config: dict[str, Any] = {}
     episodes: EpisodeConfig = EpisodeConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     train: TrainConfig = TrainConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     race: RaceConfig = RaceConfig()

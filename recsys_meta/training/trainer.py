@@ -44,6 +44,7 @@ from recsys_meta.training.outer_loop import (
 )
 from recsys_meta.training.recipe import Recipe
 from recsys_meta.training.run_state import TrainingRun, all_steps, from_checkpoint, to_checkpoint
+from recsys_meta.training.task_augmentation import augment_tasks
 from recsys_meta.training.task_hardness import query_errors, task_hardness
 from recsys_meta.training.training_group import TrainingGroup
 
@@ -170,6 +171,7 @@ def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
     while run.step < run.steps and not run.stop_reason:
         draw = run.sampler.sample(settings.tasks, run.generator)
         batch = sample_batch(run.data, run.index, draw, run.recipe.episodes, run.generator)
+        batch = augment_tasks(batch, run.recipe.augmentation, run.data.schema.objective, run.generator)
         buckets = _give_feedback(run, draw, batch)
         value, norm, figures = _take_step(run, batch)
         tasks += len(batch.entity)
