@@ -61,7 +61,7 @@ half of the latency's tail."""
 
 @dataclass(frozen=True)
 class AppContainer:
-    """Connections, caches, models and background workers of one process."""
+    """Connections, caches, models and background workers of one process. `prepared`: folder of prepared data sets."""
 
     database: AsyncDatabase
     redis: RedisCache | None
@@ -82,6 +82,7 @@ class AppContainer:
     log: Any
     keys: ApiKeyStore
     snapshot: RegistrySnapshot
+    prepared: Path
 
     def degraded_dependencies(self, *, profile: bool = True, model: bool = True) -> list[str]:
         """Names of the dependencies that a response does without, counted in the metrics: database (also where
@@ -189,6 +190,7 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
         log=log,
         keys=keys,
         snapshot=RegistrySnapshot(settings.home.resolve() / "live-models.json", models, log),
+        prepared=settings.prepared.resolve(),
     )
 
 

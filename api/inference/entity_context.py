@@ -80,9 +80,11 @@ def to_entity_request(model: LoadedModel, features: Mapping[str, Any], events: S
     )
 
 
-def _read(
+def merge_profile(
     model: LoadedModel, context: EntityContext, features: Mapping[str, Any], events: Sequence[SupportEvent]
-) -> EncodedEntity:
+) -> EntityRequest:
+    """Convert features and events of a body, and what is stored beside them, to the request that the library reads.
+    Raises DataError for a label or a time that the model cannot read."""
     recommender, profile = model.recommender, context.profile
     request = to_entity_request(model, features, events)
     if profile is not None and (profile.events or profile.features):
@@ -92,7 +94,13 @@ def _read(
             if e.event_id is not None or recommender.reader.keeps_repeats
         }
         request = merge_events(recommender.reader, profile.features, profile.events, request, ids)
-    return recommender.read_support(request)
+    return request
+
+
+def _read(
+    model: LoadedModel, context: EntityContext, features: Mapping[str, Any], events: Sequence[SupportEvent]
+) -> EncodedEntity:
+    return model.recommender.read_support(merge_profile(model, context, features, events))
 
 
 def _event_id(

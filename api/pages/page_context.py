@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, cast
 from urllib.parse import parse_qsl, quote, urlencode
 
-from fastapi import Depends, Request
+import orjson
+from fastapi import Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
 from api.container import AppContainer
@@ -17,6 +19,7 @@ from api.http.cross_site import SAFE_METHODS
 from api.http.problem_details import ProblemError
 from api.pages.page_session import COOKIE, PageSession, form_token, is_form_token, read_session
 from api.pages.templates import render_template
+from recsys_meta.core.schema import explain_errors
 
 FORM_TOKEN = "csrf"  # noqa: S105 (the name of a field)
 TOKEN_HEADER = "X-CSRF-Token"  # noqa: S105 (the name of a header)
@@ -25,6 +28,7 @@ _MOST_FIELDS = 200
 _required_scopes: dict[Any, str] = {}
 
 Result = TypeVar("Result")
+Fields = TypeVar("Fields", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class PageContext:
     scopes: Scopes
     form: dict[str, str]
 
-    def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    def render(self, template: str, status: int = 200, /, **values: Any) -> HTMLResponse:
         """Render a template with what every page shows, and send it with the policy of pages."""
         token = form_token(page_secret(self.container), self.session)
         return page_response(self.request, template, status, page=self, csrf=token, **values)
@@ -50,6 +54,11 @@ class PageContext:
     async def read(self, work: Callable[[Session], Result]) -> Result:
         """Read from the database. Raises StoreUnavailable, which pages show as such."""
         return await self.container.database.read_report(work)
+
+    @staticmethod
+    def read_json(response: Response) -> Any:
+        """Return the document that a call of the API responded with."""
+        return orjson.loads(bytes(response.body))
 
     def may(self, scope: Scope) -> bool:
         """Return whether the caller has a scope."""
@@ -78,6 +87,14 @@ WriteContext = Annotated[PageContext, page_context("write")]
 AdminContext = Annotated[PageContext, page_context("admin")]
 
 
+def read_fields(model: type[Fields], values: Mapping[str, Any]) -> Fields:
+    """Return the body of a call of the API from fields of a form. Raises ProblemError 422 for one that is wrong."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ProblemError(422, explain_errors(error)) from None
+
+
 def page_scope(dependency: Any) -> str | None:
     """Return the scope that a dependency of `page_context` asks for, None for any other callable."""
     return _required_scopes.get(dependency)
@@ -94,7 +111,7 @@ def page_root(request: Request) -> str:
     return "../" * depth or "./"
 
 
-def page_response(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+def page_response(request: Request, template: str, status: int = 200, /, **values: Any) -> HTMLResponse:
     """Render a page and send it with the content security policy."""
     text = render_template(template, root=page_root(request), path=request.scope["path"], **values)
     return HTMLResponse(text, status, headers=PAGE_HEADERS)

@@ -1,19 +1,45 @@
-"""All pages, and the files that they load."""
+"""All pages, and the files that they load, at `/ui/`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from api.pages import home, login, playground
+from api.http.problem_details import ProblemError
+from api.pages import adaptations, data_sets, entities, home, items, login, models, playground, runs
+from api.pages.page_context import ReadContext
+from api.pages.page_route import PageRoute
 
-_ROUTERS = (home.router, playground.router, login.router)
+_ROUTERS = (
+    home.router,
+    runs.router,
+    models.router,
+    adaptations.router,
+    entities.router,
+    items.router,
+    data_sets.router,
+    playground.router,
+    login.router,
+)
+_fallback = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
 def install_pages(app: FastAPI) -> None:
-    """Add the pages to an application, at `/ui/`."""
+    """Add the pages to an application."""
     for router in _ROUTERS:
         app.include_router(router)
     app.mount("/ui/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    app.include_router(_fallback)
+
+
+@_fallback.get("/ui")
+async def _redirect_home() -> Response:
+    return RedirectResponse("ui/")
+
+
+@_fallback.get("/ui/{path:path}")
+async def _show_nothing(page: ReadContext) -> Response:
+    raise ProblemError(404, "There is no such page")

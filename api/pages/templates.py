@@ -10,7 +10,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from api.pages.text_formats import FORMATS
 from recsys_meta import __version__
 
-NAVIGATION = (("", "Home"), ("playground", "Playground"))
+NAVIGATION = (
+    ("", "Home"),
+    ("runs", "Runs"),
+    ("models", "Models"),
+    ("adaptations", "Adaptations"),
+    ("entities", "Entities"),
+    ("items", "Items"),
+    ("data", "Data"),
+    ("playground", "Playground"),
+)
 """Paths below `/ui/` of the navigation's entries, and their names."""
 
 
@@ -29,6 +38,6 @@ def _environment() -> Environment:
     return environment
 
 
-def render_template(name: str, **values: Any) -> str:
+def render_template(template: str, /, **values: Any) -> str:
     """Render a template of `api/pages/templates`."""
-    return _environment().get_template(name).render(page=values.pop("page", None), **values)
+    return _environment().get_template(template).render(page=values.pop("page", None), **values)

@@ -41,6 +41,14 @@ def moment(value: datetime | None) -> str:
     return NOTHING if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def epoch(seconds: float) -> str:
+    """Write a time in seconds since 1970, in UTC; nothing for one that no calendar has."""
+    try:
+        return moment(datetime.fromtimestamp(seconds, UTC))
+    except (ValueError, OverflowError, OSError):
+        return NOTHING
+
+
 def short(value: str | None, length: int = 12) -> str:
     """Write the beginning of a version or of another long id."""
     return NOTHING if value is None else value if len(value) <= length else value[:length] + "…"
@@ -52,6 +60,6 @@ def path_part(value: str) -> str:
 
 
 FORMATS: Mapping[str, Callable[..., Any]] = {
-    function.__name__: function for function in (number, decimal, percent, interval, moment, short, path_part)
+    function.__name__: function for function in (number, decimal, percent, interval, moment, epoch, short, path_part)
 }
 """The formats by their names in templates."""

@@ -11,15 +11,16 @@ from sqlalchemy.orm import Session
 
 from api.container import AppContainer
 from api.handlers.dependencies import ContainerDependency, IdPath, KindPath
+from api.handlers.entity_document import entity_document
 from api.handlers.response_encoding import json_response
 from api.http.authorization import record_audit, require
 from api.http.guarded_route import GuardedRoute
-from api.http.problem_details import ProblemError, unavailable
+from api.http.problem_details import unavailable
 from recsys_meta.inference.requests.feature_check import check_features
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.cache.redis_cache import RedisCache
 from recsys_meta.store.database.engine import StoreUnavailable
-from recsys_meta.store.entities import adaptations, entities, events
+from recsys_meta.store.entities import entities
 from recsys_meta.store.entities.adaptations import NewAdaptation
 from recsys_meta.store.entities.impressions import NewImpression
 from recsys_meta.store.entities.outcomes import NewOutcome
@@ -35,7 +36,7 @@ EventCount = Annotated[int, Query(ge=0, le=1000, description="newest events to s
 @router.get("/entities/{kind}/{id:path}", responses={200: {"model": EntityDocument}}, dependencies=[require("read")])
 async def get_entity(kind: KindPath, id: IdPath, container: ContainerDependency, events: EventCount = 100) -> Response:
     """Features, newest events and the figures of the last adaptation of an entity."""
-    return json_response(await container.database.read(lambda s: _document(s, kind, id, events)))
+    return json_response(await container.database.read(lambda s: entity_document(s, kind, id, events)))
 
 
 @router.put("/entities/{kind}/{id:path}", responses={200: {"model": EntityDocument}}, dependencies=[require("write")])
@@ -46,7 +47,7 @@ async def put_entity(kind: KindPath, id: IdPath, body: EntityBody, container: Co
 
     def write(session: Session) -> dict[str, Any]:
         entities.upsert_entity(session, kind, id, body.features)
-        return _document(session, kind, id, 100)
+        return entity_document(session, kind, id, 100)
 
     document = await container.database.write(write)
     await container.profiles.invalidate([(kind, id)])
@@ -104,31 +105,3 @@ async def _delete_owned(redis: RedisCache, owner: str) -> int:
             return await redis.delete_owned(owner)
         await asyncio.sleep(pause)
     return await redis.delete_owned(owner)
-
-
-def _document(session: Session, kind: str, entity: str, limit: int) -> dict[str, Any]:
-    row = entities.find_entity(session, kind, entity)
-    total = events.count_events(session, kind, entity)
-    if row is None and not total:
-        raise ProblemError(404, f"Nothing is stored of the {kind} with this id")
-    last = adaptations.page_adaptations(session, kind=kind, entity=entity, limit=1).items
-    newest = events.support_events(session, kind, entity, limit)
-    return {
-        "kind": kind,
-        "id": entity,
-        "features": row.features if row else {},
-        "created": row.created if row else None,
-        "updated": row.updated if row else None,
-        "events": [
-            {
-                "event_id": e.event_id,
-                "item": e.item,
-                "label": e.label,
-                "time": e.time.timestamp(),
-                "context": e.context,
-            }
-            for e in newest
-        ],
-        "events_total": total,
-        "last_adaptation": last[0].as_dict() if last else None,
-    }

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.container import AppContainer
 from api.handlers.dependencies import ContainerDependency, ModelPath
+from api.handlers.model_summary import list_summaries, model_summary
 from api.handlers.response_encoding import json_response
 from api.http.authorization import actor, record_audit, require
 from api.http.guarded_route import GuardedRoute
@@ -26,13 +27,8 @@ router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["models"])
 @router.get("/models", responses={200: {"model": ModelList}}, dependencies=[require("read")])
 async def list_models(container: ContainerDependency) -> Response:
     """Every model, the version that is live and the one that this process serves."""
-    try:
-        rows = await container.database.read(registry.page_models)
-        items = [_summary(container, r.name, r.live, r.versions, r.created, r.updated) for r in rows]
-        return json_response({"items": items, "degraded": False})
-    except StoreUnavailable:
-        items = [_summary(container, name, None, None, None, None) for name in sorted(container.registry.live)]
-        return json_response({"items": items, "degraded": True})
+    items, is_current = await list_summaries(container)
+    return json_response({"items": items, "degraded": not is_current})
 
 
 @router.get("/models/{name}", responses={200: {"model": ModelDocument}}, dependencies=[require("read")])
@@ -46,7 +42,7 @@ async def get_model(name: ModelPath, container: ContainerDependency) -> Response
     ]
     created = min((v.created for v in detail.versions), default=None)
     updated = detail.history[0].at if detail.history else None
-    summary = _summary(container, name, detail.live, len(versions), created, updated)
+    summary = model_summary(container, name, detail.live, len(versions), created, updated)
     return json_response({**summary, "registered": versions, "history": [_change_document(m) for m in detail.history]})
 
 
@@ -111,26 +107,3 @@ async def _change_live(
 
 def _change_document(change: AliasChangeRecord) -> dict[str, Any]:
     return {k: getattr(change, k) for k in ("model", "version", "previous", "action", "actor", "at")}
-
-
-def _summary(
-    container: AppContainer, name: str, live: str | None, versions: int | None, created: Any, updated: Any
-) -> dict[str, Any]:
-    model = container.registry.live.get(name)
-    bundle = model.recommender.bundle if model else None
-    problem = f"popularity answers: {model.problem}" if model and model.sample is None else None
-    return {
-        "name": name,
-        "live": live,
-        "versions": versions,
-        "created": created,
-        "updated": updated,
-        "loaded": model.version if model else None,
-        "kind": model.kind if model else None,
-        "objective": bundle.schema.objective if bundle else None,
-        "predictor": bundle.predictor.name if bundle else None,
-        "items": len(bundle.vocab.values["item"]) if bundle else None,
-        "features": [f.name for f in bundle.schema.entity_features] if bundle else [],
-        "default": model is not None and container.registry.defaults.get(model.kind) == name,
-        "problem": container.registry.broken.get(name) or problem,
-    }

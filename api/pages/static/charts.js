@@ -32,7 +32,8 @@
         points: { show: !bars && x.length < 40 }, value: (_, v) => (v === null ? "–" : axisText(v)),
       });
       data.push(one.values);
-      if (!bars && one.low.length) {
+      // Bands of many lines hide each other: the table has every interval.
+      if (!bars && one.low.length && (one.main || many < 3)) {
         for (const end of [one.high, one.low]) {
           series.push({ label: "", class: "interval", stroke: "transparent", points: { show: false }, spanGaps: true });
           data.push(end);

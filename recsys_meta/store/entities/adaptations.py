@@ -112,6 +112,26 @@ def page_adaptations(
     return newest_page(session, query, "adaptations", keys, limit, cursor)
 
 
+class AnswerTiming(NamedTuple):
+    """Row of the log, as far as it is about time and fit: who served its answers, for how many events, how fast."""
+
+    model_version: str
+    served_by: str
+    support_size: int
+    answers: int
+    ms: float
+    loss_before: float | None
+    loss_after: float | None
+    created: datetime
+
+
+def newest_answers(session: Session, limit: int = 5000) -> list[AnswerTiming]:
+    """Return the newest rows of the log, those of all entities, the newest first."""
+    columns = [getattr(AdaptationRecord, name) for name in AnswerTiming._fields]
+    query = select(*columns).order_by(AdaptationRecord.created.desc(), AdaptationRecord.id.desc()).limit(limit)
+    return [AnswerTiming(*row) for row in session.execute(query)]
+
+
 def prune_adaptations(session: Session, before: datetime) -> int:
     """Delete adaptations created before a time; return how many."""
     old = AdaptationRecord.created < before

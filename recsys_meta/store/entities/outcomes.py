@@ -66,6 +66,12 @@ def hits_in_list(impression: ImpressionRecord, item: str, popular_rank: int | No
     }
 
 
+def entity_outcomes(session: Session, kind: str, entity: str, limit: int = 20) -> list[OutcomeRecord]:
+    """Return the outcomes of an entity's newest events, the newest first."""
+    query = select(OutcomeRecord).where(OutcomeRecord.kind == kind, OutcomeRecord.entity == entity)
+    return list(session.scalars(query.order_by(OutcomeRecord.created.desc(), OutcomeRecord.event_id).limit(limit)))
+
+
 def prune_outcomes(session: Session, before: datetime) -> int:
     """Delete outcomes of events that arrived before a time; return how many."""
     old = OutcomeRecord.created < before

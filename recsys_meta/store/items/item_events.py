@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.bulk_insert import in_chunks
-from recsys_meta.store.entities.tables import EventRecord
+from recsys_meta.store.entities.tables import EventRecord, OutcomeRecord
 
 RATE_EVENTS = 20_000
 """Newest events from which the rate of all is estimated."""
@@ -40,6 +40,31 @@ def first_likes(
             before = likes.get(item, ItemLikes(count, ()))
             likes[item] = ItemLikes(count, (*before.entities, entity))
     return likes
+
+
+class ItemFate(NamedTuple):
+    """The newest events of an item, `MOST_FATES` at most: how many, of how many entities, since when; of those that
+    answered a list the share that it was among the first ten of."""
+
+    events: int
+    entities: int
+    first: datetime | None
+    lists: int
+    hit_10: float | None
+
+
+MOST_FATES = 1000
+"""Events of an item that its fate is read from."""
+
+
+def item_fate(session: Session, kind: str, item: str) -> ItemFate:
+    """Return how an item fares."""
+    own = EventRecord.kind == kind, EventRecord.item == item
+    newest = select(EventRecord).where(*own).order_by(EventRecord.received.desc()).limit(MOST_FATES).subquery()
+    same = (OutcomeRecord.kind == newest.c.kind) & (OutcomeRecord.event_id == newest.c.event_id)
+    counts = func.count(), func.count(func.distinct(newest.c.entity)), func.min(newest.c.received)
+    query = select(*counts, func.count(OutcomeRecord.hit_10), func.avg(OutcomeRecord.hit_10))
+    return ItemFate(*session.execute(query.select_from(newest).outerjoin(OutcomeRecord, same)).one())
 
 
 def items_with_events(session: Session, kind: str, since: datetime) -> set[str]:

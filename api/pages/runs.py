@@ -1,0 +1,147 @@
+"""`/ui/runs`: training runs, the course of one while it goes on, and how two differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Response
+from sqlalchemy.orm import Session
+
+from api.handlers.dependencies import Cursor
+from api.handlers.response_encoding import json_response
+from api.pages.charts import ChartSeries, PageChart
+from api.pages.page_context import ReadContext
+from api.pages.page_route import PageRoute
+from api.pages.setting_tables import changed_settings, flat_settings
+from api.pages.text_formats import moment
+from api.routes.tracking import RunPath
+from recsys_meta.store.tracking import runs
+from recsys_meta.store.tracking.run_course import course_names, curriculum_buckets, metric_course
+from recsys_meta.store.tracking.runs import Status
+from recsys_meta.store.tracking.tables import RunRecord
+
+router = APIRouter(route_class=PageRoute, prefix="/ui/runs", include_in_schema=False)
+
+ON_TRAINING = "valid_on_training"
+"""The figure that is drawn beside `valid`: their distance is the meta-overfitting."""
+
+FIRST_FIGURES = ("loss", "valid", "gradient_norm", "tasks_per_second")
+"""Figures that are drawn first; those of a learner's own follow."""
+
+_TITLES = {
+    "loss": "Loss on meta-training queries",
+    "valid": "Metric on meta-validation",
+    "gradient_norm": "Norm of the outer gradient",
+    "tasks_per_second": "Tasks per second",
+}
+_LABELS = {"valid": "on meta-validation tasks"}
+_PAGE = 50
+_MOST_FIGURES = 16
+_MOST_COMPARED = 4
+
+MetricCourse = Sequence[tuple[int, float | None]]
+
+
+@router.get("")
+async def show_runs(
+    page: ReadContext, status: Annotated[Status | Literal[""] | None, Query()] = None, cursor: Cursor = None
+) -> Response:
+    """List runs with their newest figures, the newest first."""
+
+    def read(session: Session) -> dict[str, Any]:
+        rows = runs.page_runs(session, status=status or None, limit=_PAGE, cursor=cursor)
+        latest = runs.latest_metrics(session, [run.id for run in rows.items])
+        return {"runs": rows.items, "next": rows.next, "latest": latest}
+
+    return page.render("runs.html.jinja", wanted=status or "", cursor=cursor, **await page.read(read))
+
+
+@router.get("/compare")
+async def compare_runs(
+    page: ReadContext,
+    run: Annotated[list[Annotated[str, Query(max_length=100)]], Query(max_length=100)] = [],  # noqa: B006
+) -> Response:
+    """Show in which settings runs differ, and their courses in one chart."""
+    ids = list(dict.fromkeys(run))[:_MOST_COMPARED]
+
+    def read(session: Session) -> dict[str, Any]:
+        rows = [runs.get_run(session, id) for id in ids]
+        charts = [chart for key in ("loss", "valid") if (chart := _compared(session, rows, key)) is not None]
+        return {"runs": rows, "charts": charts, "latest": runs.latest_metrics(session, ids)}
+
+    values = await page.read(read)
+    changed = changed_settings([_settings(one) for one in values["runs"]])
+    return page.render("run_comparison.html.jinja", changed=changed, most=_MOST_COMPARED, **values)
+
+
+@router.get("/{id}")
+async def show_run(id: RunPath, page: ReadContext) -> Response:
+    """Show the course of a run, its settings and its curriculum."""
+
+    def read(session: Session) -> dict[str, Any]:
+        row = runs.get_run(session, id)
+        return {"run": row, "charts": _courses(session, id), "buckets": curriculum_buckets(session, id)}
+
+    values = await page.read(read)
+    run = values["run"]
+    return page.render("run.html.jinja", texts=_texts(run), settings=flat_settings(run.config), **values)
+
+
+@router.get("/{id}/course")
+async def get_course(id: RunPath, page: ReadContext) -> Response:
+    """Return the charts of a run as they are now, which its page asks for while it goes on."""
+
+    def read(session: Session) -> dict[str, Any]:
+        row = runs.get_run(session, id)
+        charts = {f"chart-{key}": chart.drawing for key, chart in _courses(session, id).items()}
+        return {"charts": charts, "texts": _texts(row), "done": row.status != "running"}
+
+    return json_response(await page.read(read))
+
+
+def _courses(session: Session, run: str) -> dict[str, PageChart]:
+    names = course_names(session, run)
+    names = [key for key in FIRST_FIGURES if key in names] + [key for key in names if key not in FIRST_FIGURES]
+    drawn = [key for key in names if key != ON_TRAINING or "valid" not in names][:_MOST_FIGURES]
+    charts = {}
+    for key in drawn:
+        points = metric_course(session, run, key)
+        beside = metric_course(session, run, ON_TRAINING) if key == "valid" and ON_TRAINING in names else []
+        if points:
+            charts[key] = _course_chart(key, points, beside)
+    return charts
+
+
+def _course_chart(key: str, points: MetricCourse, beside: MetricCourse) -> PageChart:
+    """Draw a figure over the outer steps, with the same figure on tasks of the training where there is one."""
+    own, other = dict(points), dict(beside)
+    steps = sorted(own.keys() | other.keys())
+    series = [ChartSeries(_LABELS.get(key, key), [own.get(step) for step in steps], is_main=True)]
+    if other:
+        series.append(ChartSeries("on tasks of the training", [other.get(step) for step in steps]))
+    return PageChart(_TITLES.get(key, key), "outer step", key, steps, series)
+
+
+def _compared(session: Session, rows: Sequence[RunRecord], key: str) -> PageChart | None:
+    courses = {row.id: dict(metric_course(session, row.id, key)) for row in rows}
+    steps = sorted({step for course in courses.values() for step in course})
+    if not steps:
+        return None
+    series = [ChartSeries(id, [course.get(step) for step in steps]) for id, course in courses.items()]
+    return PageChart(_TITLES[key], "outer step", key, steps, series)
+
+
+def _texts(run: RunRecord) -> dict[str, str]:
+    """Return what of a run changes while it goes on, by the ids of its elements."""
+    return {
+        "run-status": run.status,
+        "run-finished": moment(run.finished),
+        "run-reason": run.reason or "",
+    }
+
+
+def _settings(run: RunRecord) -> Mapping[str, str]:
+    own = {"recipe": run.recipe, "dataset": run.dataset, "learner": run.learner, "seed": str(run.seed)}
+    own |= {"device": run.device or "", "code_version": run.code_version or ""}
+    return own | flat_settings(run.config)

@@ -1,0 +1,256 @@
+"""Each page: the figures that stand in the database, and nothing that a browser would run."""
+
+import re
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+from sqlalchemy import text
+
+from api.pages.page_context import page_scope
+from api.pages.page_route import PageRoute
+from recsys_meta.store.database import engine
+from recsys_meta.store.entities.adaptations import NewAdaptation, save_adaptations
+from recsys_meta.store.entities.outcomes import NewOutcome, save_outcomes
+from recsys_meta.store.tracking import runs
+from recsys_meta.store.tracking.runs import CurriculumPoint, MetricPoint
+from tests.api import bundles
+from tests.api.pages.conftest import BROWSER, browser_of, meta_token
+from tests.api.servers import Served, serving, settings
+
+HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}"
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+PAGES = ("", "runs", "runs/compare", "models", "models/users", "adaptations", "entities", "items", "data")
+
+
+def store(url: str, work) -> None:
+    made = engine.connect(url)
+    with engine.session(made) as session:
+        work(session)
+    made.dispose()
+
+
+def get(server: Served, path: str, status: int = 200) -> str:
+    page = server.client.get(f"/ui/{path}", headers=BROWSER)
+    assert page.status_code == status, page.text
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert_inert(page.text)
+    return page.text
+
+
+def assert_inert(text: str) -> None:
+    """Nothing in a page is a script of its own, a style of its own or of another host."""
+    assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", text))
+    assert not re.findall(r"<style|\sstyle=|\son[a-z]+=|javascript:|https?://", text)
+    assert not re.findall(r"<script[^>]*>[^<]", text)
+
+
+def charts_of(text: str) -> list[dict]:
+    return [orjson.loads(raw) for raw in re.findall(r"data-chart='([^']*)'", text)]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_answers_before_there_is_anything(users_server: Served, path: str) -> None:
+    get(users_server, path)
+
+
+def test_other_paths_are_pages_as_well(users_server: Served) -> None:
+    assert "no such page" in get(users_server, "nope/nope", 404)
+    for path in ("runs/nope", "models/nope", "data/nope", "models/users?version=nope"):
+        get(users_server, path, 404)
+    assert users_server.client.get("/ui").headers["location"] == "ui/"
+    assert users_server.client.get("/ui/static/../pages.py").status_code == 404
+    for path in ("runs?cursor=x", "adaptations?cursor=x", "items?shown=nope", "runs?status=x"):
+        get(users_server, path, 422)
+
+
+def test_every_page_asks_for_a_scope(users_server: Served) -> None:
+    public = {"/ui/login", "/ui"}
+    for route in users_server.app.routes:
+        for one in [route, *getattr(getattr(route, "original_router", None), "routes", [])]:
+            if isinstance(one, PageRoute) and one.path not in public:
+                assert [page_scope(d.call) for d in one.dependant.dependencies] != [None], one.path
+
+
+def test_home_and_model_show_the_stored_curve(server: Served) -> None:
+    version = server.container.registry.live["users"].version
+    home, model = get(server, ""), get(server, "models/users")
+    assert version[:12] in home
+    assert version in model
+    for page in (home, model):
+        curve = charts_of(page)[0]
+        assert curve["x"] == [5]
+        assert {one["label"]: one["values"] for one in curve["series"]} == {"maml": [0.4], "popularity": [0.3]}
+        assert curve["series"][0]["main"]
+    assert "Beats the simplest baseline" in model
+    assert re.search(r'class="figure best">0\.400', model)
+
+
+def test_outcomes_are_shown_by_support_size(server: Served, light: str) -> None:
+    version = server.container.registry.live["users"].version
+
+    def outcome(entity: int, size: int, gain: float) -> NewOutcome:
+        common = {"impression": 1, "rank": 1, "hit_1": 1.0, "hit_5": 1.0, "hit_10": float(entity % 2)}
+        common |= {"reciprocal_rank": 1.0, "popular_hit_10": 0.0, "loss": 2.0 - gain, "loss_unadapted": 2.0}
+        return NewOutcome("user", f"e{entity}-{size}", f"v{entity}", "users", version, None, size, NOW, **common)
+
+    rows = [outcome(n, size, 0.25 * size) for n in range(20) for size in range(3)]
+    rows += [outcome(99, size, -0.5) for size in range(1, 5)]
+    store(light, lambda s: save_outcomes(s, rows))
+    page = get(server, "adaptations")
+    gain = charts_of(page)[0]
+    assert gain["x"] == [0, 1, 2, 3, 4]
+    (series,) = gain["series"]
+    assert series["values"][0] == 0
+    assert series["values"][1] == pytest.approx((20 * 0.25 - 0.5) / 21)
+    assert series["low"][1] < series["values"][1] < series["high"][1]
+    assert series["low"][3] is None
+    assert "v99" in page.split("did not help")[-1]
+    assert "v98" not in page
+    assert ">64<" in get(server, "")
+    assert "online_quality" in get(server, "models/users")
+
+
+def test_answers_are_counted_by_who_served_them(server: Served, light: str) -> None:
+    def row(by: str, ms: float, size: int = 3) -> NewAdaptation:
+        return NewAdaptation("v", "user", "ann", size, 1, 2.0, 1.5, 0.1, ms, by, NOW)
+
+    store(light, lambda s: save_adaptations(s, [row("adapted", 4.0), row("adapted", 8.0), row("prior", 1.0, 0)]))
+    page = get(server, "adaptations")
+    traffic = next(chart for chart in charts_of(page) if chart["kind"] == "bar")
+    assert dict(zip(traffic["x"], traffic["series"][0]["values"], strict=True)) == {
+        "adapted": 2,
+        "cache": 0,
+        "prior": 1,
+        "popular": 0,
+    }
+    assert re.search(r"adapted</th><td class=\"figure\">2</td><td class=\"figure\">6</td>", page)
+
+
+def start_run(session, run: str, **config: object) -> None:
+    common = {"recipe": "maml", "dataset": "d", "learner": "maml", "seed": 3}
+    runs.start_run(session, run=run, config={"train": {"rate": 0.1, **config}, "name": HOSTILE}, **common)
+
+
+def test_a_run_is_followed_while_it_goes_on(server: Served, light: str) -> None:
+    points = [MetricPoint("one", key, step, step / 10) for key in ("loss", "valid") for step in range(1000)]
+    points += [MetricPoint("one", "valid_on_training", 999, 0.5)]
+
+    def begin(session) -> None:
+        start_run(session, "one")
+        runs.log_metrics(session, points)
+        runs.log_curriculum(session, [CurriculumPoint("one", 9, "hard", 2.5, 0.75)])
+
+    store(light, begin)
+    page = get(server, "runs/one")
+    assert 'data-live="../runs/one/course"' in page
+    assert "hard" in page
+    assert "75.0%" in page
+    loss, valid = charts_of(page)[:2]
+    assert loss["x"][-1] == 999
+    assert 100 < len(loss["x"]) <= 500
+    assert [one["values"][-1] for one in valid["series"]] == [99.9, 0.5]
+    course = server.client.get("/ui/runs/one/course").json()
+    assert not course["done"]
+    assert course["charts"]["chart-loss"] == loss
+    store(light, lambda s: runs.set_run_status(s, "one", "failed", reason=HOSTILE))
+    assert server.client.get("/ui/runs/one/course").json()["done"]
+    assert "data-live" not in get(server, "runs/one")
+
+
+def test_runs_are_paged_and_compared(server: Served, light: str) -> None:
+    store(light, lambda s: [start_run(s, f"run-{n}", steps=n % 2) for n in range(60)])
+    page = get(server, "runs")
+    cursor = re.search(r'href="\?cursor=([^"]+)"', page)
+    assert cursor
+    older = get(server, f"runs?cursor={cursor[1]}")
+    shown = [re.findall(r'value="(run-\d+)"', one) for one in (page, older)]
+    assert [len(one) for one in shown] == [50, 10]
+    assert len({*shown[0], *shown[1]}) == 60
+    assert not re.findall(r'value="run-', get(server, "runs?status=finished"))
+    changed = get(server, "runs/compare?run=run-1&run=run-2")
+    assert "train.steps" in changed
+    assert "train.rate" not in changed
+    assert "All settings are the same" in get(server, "runs/compare?run=run-1&run=run-3")
+
+
+def test_an_entity_shows_what_its_events_moved_and_is_erased(server: Served) -> None:
+    events = [{"kind": "user", "entity": HOSTILE, "item": f"i{n}"} for n in (1, 2, 3)]
+    assert server.client.post("/v1/events", json={"events": events}).json()["accepted"] == 3
+    response = server.client.get("/ui/entities", params={"id": HOSTILE}, headers=BROWSER)
+    assert response.status_code == 200
+    assert_inert(response.text)
+    assert "alert(1)&lt;/script&gt;" in response.text
+    assert "{{7*7}}" in response.text
+    assert "knows 3 events" in response.text
+    assert "Item 1" in response.text
+    lists = re.findall(r'<ol class="list"[^>]*>(.*?)</ol>', response.text, re.DOTALL)
+    adapted, unadapted = (re.findall(r'data-item="([^"]*)"', one) for one in lists)
+    assert len(unadapted) == 10
+    recommended = server.client.post("/v1/recommendations", json={"entity": {"id": HOSTILE}, "n": 10}).json()["items"]
+    assert adapted == [one["item"] for one in recommended]
+    assert adapted != unadapted
+    token = {"X-CSRF-Token": meta_token(response)}
+    data = {"kind": "user", "id": HOSTILE, "confirm": "x"}
+    wrong = server.client.post("/ui/entities/erase", data=data, headers=token)
+    assert wrong.status_code == 422
+    erased = server.client.post("/ui/entities/erase", data=data | {"confirm": HOSTILE}, headers=token | BROWSER)
+    assert "3 events" in erased.text
+    assert server.client.get("/ui/entities", params={"id": HOSTILE}, headers=BROWSER).status_code == 404
+
+
+def test_items_are_hidden_and_shown_again(server: Served) -> None:
+    put = server.client.put("/v1/items/fresh", json={"title": HOSTILE})
+    assert put.status_code == 200, put.text
+    events = [{"kind": "user", "entity": f"v{n}", "item": "fresh"} for n in range(4)]
+    server.client.post("/v1/events", json={"events": events})
+    page = get(server, "items")
+    assert "alert(1)&lt;/script&gt;" in page
+    assert re.search(r'<td class="figure">4</td><td class="figure">4</td>', page)
+    token = {"X-CSRF-Token": meta_token(server.client.get("/ui/items"))}
+    for id, available in (("fresh", "no"), ("i1", "no"), ("fresh", "yes")):
+        data = {"kind": "user", "id": id, "available": available}
+        assert server.client.post("/ui/items/availability", data=data, headers=token).status_code == 303
+    stored = {one["id"]: one["available"] for one in server.client.get("/v1/items").json()["items"]}
+    assert stored == {"fresh": True, "i1": False}
+    unknown = server.client.post("/ui/items/availability", data={"kind": "user", "id": "none"}, headers=token)
+    assert unknown.status_code == 404
+
+
+def test_versions_go_live_back_and_side_by_side_by_administrators_only(home, light: str, other) -> None:
+    version = bundles.publish(light, home / "models", "users", other, live=False)
+    keys = "reader-key:read,writer-key:read+write,admin-key:admin"
+    with serving(settings(home, light, keys=keys)) as server:
+        before = server.container.registry.live["users"].version
+        with browser_of(server, "writer-key") as browser:
+            page = browser.get("/ui/models/users")
+            assert "Promote" not in page.text
+            data = {"csrf": meta_token(page), "version": version}
+            assert browser.post("/ui/models/users/promote", data=data).status_code == 403
+            assert browser.post("/ui/entities/erase", data=data).status_code == 403
+        with browser_of(server, "admin-key") as browser:
+            page = browser.get("/ui/models/users")
+            assert "Promote" in page.text
+            data = {"csrf": meta_token(page), "version": version}
+            assert browser.post("/ui/models/users/promote", data={"version": version}).status_code == 403
+            assert browser.post("/ui/models/users/promote", data=data | {"version": "?"}).status_code == 422
+            assert browser.post("/ui/models/users/promote", data=data).headers["location"] == "../../models/users"
+            assert server.container.registry.live["users"].version == version
+            assert browser.post("/ui/models/users/rollback", data=data).status_code == 303
+            assert server.container.registry.live["users"].version == before
+            arms = {"version0": before, "weight0": "3", "version1": version, "weight1": "x", "label1": "new"}
+            assert browser.post("/ui/models/users/split", data=data | arms).status_code == 422
+            arms["weight1"] = "1"
+            assert browser.post("/ui/models/users/split", data=data | arms).status_code == 303
+            page = browser.get("/ui/models/users")
+            assert re.search(r"<b>new</b> 25%", page.text)
+            assert browser.post("/ui/models/users/split/end", data=data).status_code == 303
+            assert "answered by the live version" in browser.get("/ui/models/users").text
+    made = engine.connect(light)
+    with engine.reading(made) as session:
+        rows = session.execute(text("SELECT action, actor FROM audit ORDER BY id")).all()
+    made.dispose()
+    assert [tuple(row) for row in rows] == [
+        (action, "environment key 3") for action in ("promote", "rollback", "split", "split off")
+    ]
