@@ -11,7 +11,10 @@ from recsys_meta.core.types import IntArray, Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.evaluation.cold_start import cold_start, episodes_at
 from recsys_meta.evaluation.evaluate_batch import is_row_metric, metric_names
+from recsys_meta.inference.insight.meeting_chance import fit_slope
+from recsys_meta.inference.recommender import Recommender
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
+from recsys_meta.models.bundle import MEETINGS, Bundle
 from recsys_meta.models.protocols import Learner
 from recsys_meta.training.recipe import Recipe
 from recsys_meta.training.trainer import Validate
@@ -95,6 +98,14 @@ def dislike_episodes(inputs: TrainingInputs, recipe: Recipe) -> list[TaskBatch]:
     most = min(DISLIKE_ENTITIES, max(len(valid), DISLIKE_CELLS // data.catalogue)) - len(valid)
     more = np.random.default_rng(inputs.seed).permutation(train)[: max(0, most)]
     return _episodes(inputs, np.concatenate([valid, more]), index)
+
+
+def with_meeting_slope(bundle: Bundle, inputs: TrainingInputs, recipe: Recipe) -> Bundle:
+    """Add to a bundle of rankings what the scores of meta-validation entities say about the items that they meet."""
+    if inputs.data.schema.objective != "ranking":
+        return bundle
+    slope = fit_slope(Recommender(bundle), calibration_episodes(inputs, recipe))
+    return replace(bundle, about={**bundle.about, MEETINGS: {**bundle.about[MEETINGS], "slope": slope}})
 
 
 def _episodes(inputs: TrainingInputs, entities: IntArray, rows: EventIndex) -> list[TaskBatch]:

@@ -16,6 +16,7 @@ from pipelines.experiments.meta_validation import (
     dislike_episodes,
     training_criterion,
     validation_of,
+    with_meeting_slope,
 )
 from pipelines.experiments.recipe_learner import learner_of
 from pipelines.experiments.recipe_race import race_recipe
@@ -255,7 +256,9 @@ def _train(
     params = _choose_constants(run, inputs, stop_if_interrupted)
     result = fit_run_ensemble(learner, params, spec.recipe, inputs, tuned, stop_if_interrupted=stop_if_interrupted)
     stop_if_interrupted()
-    bundle = _bundle(spec, data, train_rows, split, run, params, result.ensemble)
+    bundle = with_meeting_slope(
+        _bundle(spec, data, train_rows, split, run, params, result.ensemble), inputs, spec.recipe
+    )
     bundle_folder = save_bundle(bundle, folder / "bundle")
     _close(workspace, spec, "finished", run.stop_reason or None)
     return TrainingResult(

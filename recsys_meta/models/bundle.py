@@ -32,11 +32,15 @@ from recsys_meta.core.types import FIRST, IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.factory import build_predictor, is_known, packages_of
 from recsys_meta.models.functional.embeddings import item_features
-from recsys_meta.models.functional.item_popularity import item_occurrences
+from recsys_meta.models.functional.item_popularity import distinct_item_counts, item_occurrences
 from recsys_meta.models.protocols import Predictor
 
 FORMAT = 1
+MEETINGS = "meetings"
+"""The key of `about` under which stands how many training entities there were, and how many items each met."""
+
 _POPULARITY = "bundle.popularity"
+_QUANTILES = 20  # of the numbers of items that training entities met
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,10 @@ def make_bundle(
     The features of items are stored with the parameters even if the predictor does not use them: serving does, to
     filter lists and to describe items.
     """
-    _, item, _ = index.of_entities(train)
+    entity, item, _ = index.of_entities(train)
+    if data.schema.objective in ("ranking", "rating"):
+        counts = distinct_item_counts(entity.cpu(), item.cpu(), data.catalogue)
+        about = {**about, MEETINGS: {"entities": len(counts), "sizes": _spread(counts)}}
     home = data.schema.home
     # A bundle holds no ids of entities, nor the owners of items.
     spaces = {k: v for k, v in data.vocab.values.items() if k not in ("entity", f"item.{home}")}
@@ -80,6 +87,12 @@ def make_bundle(
         titles=titles if isinstance(titles := data.about.get("titles"), Mapping) else {},
         about={**about, "data_digest": data.digest},
     )
+
+
+def _spread(counts: Tensor) -> list[int]:
+    """Quantiles of numbers, each standing for an equal share of them."""
+    shares = (torch.arange(_QUANTILES) + 0.5) / _QUANTILES
+    return counts.sort().values[(shares * len(counts)).long()].tolist() if len(counts) else []
 
 
 def save_bundle(bundle: Bundle, root: Path) -> Path:

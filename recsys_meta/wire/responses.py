@@ -87,8 +87,8 @@ class RecommendationResponse(EntityResponse):
 
 
 class OnboardingItem(ResponseModel):
-    """An item worth asking about: `value` is what its answer adds, in `unit`; `chance` that a yes is to be expected
-    (for ratings: that the newcomer knows the item)."""
+    """An item worth asking about: `value` is what its answer adds, in `unit`; `chance` the probability of a yes:
+    of a click, or that the newcomer has met the item."""
 
     rank: int
     item: str

@@ -17,8 +17,7 @@ export const nameOf = (one) => one.title ?? one.item;
 export function showList(list, rows, options) {
   const before = new Map([...list.children].map((row) => [row.dataset.item, row.getBoundingClientRect().top]));
   const focused = list.contains(document.activeElement) ? document.activeElement : null;
-  const most = Math.max(...rows.map((row) => row.value ?? 0), 1e-9);
-  fill(list, rows.length ? rows.map((row) => rowOf(row, most, options)) : [make("li", { class: "quiet empty" }, "Nothing is left to list.")]);
+  fill(list, rows.length ? rows.map((row) => rowOf(row, options)) : [make("li", { class: "quiet empty" }, "Nothing is left to list.")]);
   if (focused) keepFocus(list, focused);
   if (before.size && !matchMedia("(prefers-reduced-motion: reduce)").matches) glide(list, before);
 }
@@ -37,7 +36,7 @@ function glide(list, before) {
   }
 }
 
-function rowOf(row, most, { words, objective, pick, picked, isAdapted }) {
+function rowOf(row, { words, objective, most, pick, picked, isAdapted }) {
   const act = (word, liked) => word && make("button", { "aria-label": `${word}: ${nameOf(row)}`, title: word, onclick: () => pick(row, liked) }, liked ? "✓" : "✕");
   return make("li", { "data-item": row.item },
     make("span", { class: "rank" }, `${row.rank}`),

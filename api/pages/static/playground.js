@@ -22,7 +22,7 @@ const WORDS = {
   },
   choice: {
     lead: "Open a new town: go to a place or two, and see where you would go next. Nothing is stored.",
-    like: "Go there", dislike: null, picks: "Your way so far", search: "Search places",
+    like: "Go there", dislike: null, picks: "Your way", search: "Search places",
     adapted: "Where you go next", unadapted: "Before the first visit", unit: "the log-odds of a place",
   },
 };
@@ -96,7 +96,8 @@ const merge = (rows, explained) => rows.map((row, i) => ({ ...row, why: explaine
 
 function show(both) {
   shown = both;
-  const options = { words, objective: model.objective, pick, picked: picks.length > 0 };
+  const most = Math.max(...[...both.adapted, ...both.unadapted].map((row) => row.value ?? 0), 1e-9);
+  const options = { words, objective: model.objective, most, pick, picked: picks.length > 0 };
   showList(at("adapted"), both.adapted.slice(0, N), { ...options, isAdapted: true });
   showList(at("unadapted"), both.unadapted.slice(0, N), { ...options, isAdapted: false });
   if (area?.places[0]?.lat !== undefined) drawMap(at("map"), area.places, both, picks, pick);
@@ -115,7 +116,7 @@ function show(both) {
 function tell(happened, before, both) {
   const old = new Set((before?.adapted ?? []).slice(0, N).map((one) => one.item));
   const fresh = both.adapted.slice(0, N).filter((one) => !old.has(one.item));
-  const news = !before ? "" : fresh.length ? ` ${fresh.length} new on the list, first ${nameOf(fresh[0])}.` : " The list holds the same titles.";
+  const news = !before ? "" : fresh.length ? ` ${fresh.length} new on the list, first ${nameOf(fresh[0])}.` : " The list holds the same.";
   at("news").textContent = happened + (happened ? news : "");
 }
 

@@ -24,6 +24,7 @@ from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST
 from recsys_meta.inference.insight.diagnostics import gradient_norms
 from recsys_meta.inference.insight.explanations import MAX_BATCH_FLOATS
+from recsys_meta.inference.insight.meeting_chance import meeting_chances
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity
 
@@ -60,7 +61,7 @@ def most_informative_items(
     if not len(items) or n < 1:
         return []
     scores = recommender.scores(recommender.adapt([entity]))[0]
-    probability = _answer_probability(recommender, scores, items)
+    probability = _answer_probability(recommender, entity, scores, items)
     if strategy == "evidence":
         order, value = _evidence(recommender, entity, scores, items, n)
     else:
@@ -84,16 +85,11 @@ def _candidates(recommender: Recommender, entity: EncodedEntity) -> Tensor:
     return order[popularity[order] >= 0]
 
 
-def _answer_probability(recommender: Recommender, scores: Tensor, items: Tensor) -> Tensor:
+def _answer_probability(recommender: Recommender, entity: EncodedEntity, scores: Tensor, items: Tensor) -> Tensor:
     """Estimate the probability of a yes, or, of a rating, that there is an answer at all, [P]."""
-    match recommender.bundle.schema.objective:
-        case "click":
-            return scores[items].sigmoid()
-        case "rating":
-            popularity = recommender.bundle.popularity
-            return popularity[items] / popularity.max().clamp(min=1)
-        case _:
-            return _softmax(scores[None])[0, items]
+    if recommender.bundle.schema.objective == "click":
+        return scores[items].sigmoid()
+    return meeting_chances(recommender, entity, scores)[items]
 
 
 def _softmax(scores: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST
 from recsys_meta.inference.recommender import Recommender
 
+_FEWEST_GROUPS = 3
 _MOST_VALUES = 4
 """Values that are told of an item."""
 
@@ -24,13 +25,13 @@ class ItemGroup:
 
 
 def popular_groups(recommender: Recommender, groups: int = 6, size: int = 3) -> list[ItemGroup]:
-    """Select the most common values of the first feature of items that has some, with popular items of each; no item is
-    in two groups, and those of few values come first. Empty where items have no such feature."""
+    """Select the most common values of the first feature of items that has three at least, with popular items of each;
+    no item is in two groups, and those of few values come first. Empty where items have no such feature."""
     for field in recommender.bundle.schema.item_features:
         values = recommender.catalog.features.get(field.name)
         if values is not None and field.kind in ("categorical", "multi") and field.name != _home(recommender):
             found = _groups_of(recommender, field, values, groups, size)
-            if len(found) > 1:
+            if len(found) >= _FEWEST_GROUPS:
                 return found
     return []
 

@@ -15,6 +15,13 @@ def item_occurrences(item: Tensor, catalogue: int) -> Tensor:
     return counts
 
 
+def distinct_item_counts(entity: Tensor, item: Tensor, catalogue: int) -> Tensor:
+    """Numbers of different items of the entities [R] that have rows, from the item of each row [R]."""
+    pairs = torch.unique(entity * catalogue + item)
+    counts = torch.bincount(pairs // catalogue)
+    return counts[counts > 0]
+
+
 def centred_log_popularity(counts: Tensor) -> Tensor:
     """log(1 + count) less its mean over the catalogue, [C]; the reserved ids have the level of an item never seen."""
     level = torch.log(counts + 1)

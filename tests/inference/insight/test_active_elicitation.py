@@ -13,6 +13,7 @@ from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import Schema
 from recsys_meta.inference.insight.active_elicitation import most_informative_items, with_simulated_answer
 from recsys_meta.inference.insight.diagnostics import diagnose
+from recsys_meta.inference.insight.meeting_chance import meeting_chances
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction
 from recsys_meta.models.baselines.base import BaselineConfig
@@ -69,7 +70,7 @@ def test_of_ratings_it_is_the_expected_reduction_of_variance(gauss):
         best = most_informative_items(gauss, known, 1)[0]
         assert best.item == f"i{int(wanted.argmax())}"
         assert best.value == pytest.approx(float(wanted.max()), rel=1e-3)
-        assert best.probability == 1
+        assert best.probability == 1  # as popular as any
 
 
 def test_asking_what_was_chosen_lowers_the_variance_more_than_asking_at_random(gauss):
@@ -91,10 +92,11 @@ def naive_ranking(model, known):
         return scores.log_softmax(1)
 
     before, found = shares([known])[0], {}
+    chances = meeting_chances(model, known, model.scores(model.adapt([known]))[0])
     for item in range(2, len(before) + 2):
         if item not in known.seen_items:
             after = shares([with_simulated_answer(known, item, 1.0)])[0]
-            found[item] = float(before[item - 2].exp() * (after.exp() * (after - before)).sum())
+            found[item] = float(chances[item] * (after.exp() * (after - before)).sum())
     return found
 
 
