@@ -79,6 +79,8 @@ function request(explain) {
 
 async function refresh(happened = "") {
   const mine = ++turn;
+  showPicks();
+  root.setAttribute("aria-busy", "true");
   await attempt(async () => {
     const both = await call("lists", request(false));
     if (mine !== turn) return;
@@ -90,6 +92,7 @@ async function refresh(happened = "") {
     const explained = await call("lists", request(true)).catch(() => null);
     if (explained && mine === turn) show({ ...both, adapted: merge(both.adapted, explained.adapted) });
   });
+  if (mine === turn) root.setAttribute("aria-busy", "false");
 }
 
 const merge = (rows, explained) => rows.map((row, i) => ({ ...row, why: explained[i]?.item === row.item ? explained[i].why : undefined }));
@@ -104,6 +107,9 @@ function show(both) {
   at("adapted-note").textContent = picks.length
     ? `Adapted to ${picks.length} ${picks.length === 1 ? "pick" : "picks"} in ${both.ms} ms. ▲▼: places moved; small numbers: what each pick adds to ${words.unit}.`
     : "No pick yet, so both lists are one.";
+}
+
+function showPicks() {
   const chips = picks.map((one, index) => make("li", {}, make("button", {
     class: one.liked ? "chip" : "chip disliked", "aria-label": `Remove ${nameOf(one)}, ${one.liked ? words.like : words.dislike}`,
     onclick: () => remove(index),

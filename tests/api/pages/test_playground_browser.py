@@ -1,0 +1,171 @@
+"""The playground as a visitor uses it, in the system's browser."""
+
+import shutil
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.api.pages.test_playground import rows_of
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium")]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        made = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def visit(browser, plain):
+    """Opens the playground of a model; at the end nothing was complained of, asked elsewhere or stored."""
+    before, noise, hosts, contexts = rows_of(plain), [], set(), []
+
+    def opened(model, **options):
+        contexts.append(browser.new_context(reduced_motion="reduce", **options))
+        page = contexts[-1].new_page()
+        page.noise = noise
+        page.on("console", lambda message: noise.append(message.text))
+        page.on("pageerror", lambda error: noise.append(str(error)))
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+        page.goto(f"{plain.url}/ui/playground?model={model}")
+        page.wait_for_selector("#adapted li")
+        settle(page)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert noise == [] and hosts == {urlsplit(plain.url).netloc}
+    assert rows_of(plain) == before
+
+
+def items(page, list="adapted"):
+    return page.locator(f"#{list} li").evaluate_all("rows => rows.map(row => row.dataset.item)")
+
+
+def press(page, name):
+    """Press a button and wait for the list and its reasons."""
+    page.get_by_role("button", name=name, exact=True).first.click()
+    settle(page)
+
+
+def settle(page):
+    page.wait_for_selector("#playground[aria-busy=false]")
+
+
+def test_two_likes_change_the_list_a_dislike_pushes_away_and_undo_restores_it(visit):
+    page = visit("users")
+    at_first = page.inner_html("#adapted")
+    assert items(page) == items(page, "unadapted")
+    for query, name in (("item 3", "Item 3"), ("item 8", "Item 8")):
+        page.fill("#search", query)
+        page.wait_for_selector("#matches li[data-item]")
+        press(page, f"Like: {name}")
+    assert items(page) != items(page, "unadapted")
+    assert not {"i3", "i8"} & {*items(page), *items(page, "unadapted")}
+    assert page.locator("#adapted .why span").count() > 0 and "▲" in page.inner_text("#adapted")
+    two = page.inner_html("#adapted")
+    disliked = items(page)[0]
+    page.locator("#adapted li").first.get_by_role("button", name="Not for me").click()
+    page.wait_for_selector(f"#adapted:not(:has([data-item={disliked}]))")
+    settle(page)
+    assert disliked not in items(page) and page.locator("#picks .disliked").count() == 1
+    assert "Not for me" in page.inner_text("#news")
+    press(page, "Undo")
+    assert page.inner_html("#adapted") == two
+    press(page, "Undo")
+    press(page, "Undo")
+    assert page.inner_html("#adapted") == at_first and page.is_disabled("#undo")
+
+
+def test_a_group_and_questions_are_other_doors(visit):
+    page = visit("users")
+    page.locator(".starter").first.click()
+    settle(page)
+    assert page.locator("#picks li").count() == 3
+    page.click("#ask")
+    page.wait_for_selector("#questions li")
+    assert page.locator("#questions li").count() == 5 and "%" in page.inner_text("#questions")
+    page.locator("#questions button").first.click()
+    settle(page)
+    assert page.locator("#questions li").count() == 4 and page.locator("#picks li").count() == 4
+    press(page, "Start again")
+    assert page.locator("#picks li").count() == 0 and items(page) == items(page, "unadapted")
+
+
+def test_clicks_move_the_chances_and_so_does_the_context(visit):
+    page = visit("ads")
+
+    def chance():
+        return float(page.locator("#adapted .value").first.inner_text().rstrip("%"))
+
+    cold = chance()
+    page.locator("#adapted li").first.get_by_role("button", name="Clicked").click()
+    page.wait_for_selector("#picks li")
+    settle(page)
+    warm = chance()
+    assert warm > cold
+    page.fill("[name=position]", "5")
+    page.locator("[name=position]").blur()
+    settle(page)
+    assert chance() < warm
+
+
+def test_places_stand_on_a_map_and_one_visit_makes_the_next_likely(visit):
+    page = visit("cities")
+    assert page.locator("#map .place").count() == 5
+    radius = "node => Number(node.querySelector('.disc').getAttribute('r'))"
+    before = page.locator("#map [data-item=k4]").evaluate(radius)
+    page.locator("#map [data-item=k4] .disc").dispatch_event("click")
+    settle(page)
+    assert items(page)[0] == "k4" and items(page, "unadapted")[0] != "k4"
+    assert page.locator("#map [data-item=k4]").evaluate(radius) > before
+    assert page.locator("#adapted button[aria-label^='Not']").count() == 0  # a choice has no dislikes
+
+
+def test_the_keyboard_suffices_and_the_focus_stays_where_it_was(visit):
+    page = visit("users")
+    page.focus("#search")
+    page.keyboard.type("item 12")
+    page.wait_for_selector("#matches [data-item=i12]")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#picks li")
+    settle(page)
+    page.locator("#adapted li").nth(1).get_by_role("button", name="Like").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#picks li:nth-child(2)")
+    settle(page)
+    assert page.evaluate("document.activeElement.closest('#adapted') !== null")
+    page.focus("#picks button")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#picks li:nth-child(2)", state="detached")
+    settle(page)
+
+
+def test_a_phone_needs_no_scrolling_to_the_side(visit):
+    page = visit("users", viewport={"width": 390, "height": 800}, color_scheme="dark")
+    page.locator(".starter").first.click()
+    settle(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_an_error_is_one_line_and_goes_away(visit, plain):
+    page = visit("users")
+    page.route("**/playground/lists", lambda route: route.fulfill(status=503, json={"detail": "Too many"}))
+    page.locator(".starter").first.click()
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.inner_text("#error") == "Too many"
+    page.unroute("**/playground/lists")
+    press(page, "Undo")
+    page.wait_for_selector("#error", state="hidden")
+    assert len(page.noise) == 1 and "503" in page.noise.pop()  # the browser's own line
