@@ -87,7 +87,7 @@ def fit_slope(recommender: Recommender, episodes: Sequence[TaskBatch]) -> float:
 
 
 def _some_of(batch: TaskBatch, catalogue: int) -> TaskBatch:
-    """Select tasks, evenly, as many as there is room for."""
+    """Select tasks of a batch, evenly, with at most `_MAX_SCORES` scores of a catalogue."""
     count = len(batch.entity)
     tasks = torch.linspace(0, count - 1, min(count, max(_MIN_TASKS, _MAX_SCORES // catalogue))).long()
     return TaskBatch(batch.entity[tasks], batch.support.of(tasks), batch.query.of(tasks))
