@@ -11,6 +11,7 @@ from rich.markup import escape
 from pipelines.commands import (
     bench,
     compare,
+    conformance,
     data,
     database,
     doctor,
@@ -43,6 +44,7 @@ train.add_to(app)
 tune.add_to(app)
 evaluate.add_to(app)
 compare.add_to(app)
+conformance.add_to(app)
 app.add_typer(models.app, name="models", help="The registry of published models, with the history of what was live.")
 recommend.add_to(app)
 serve.add_to(app)

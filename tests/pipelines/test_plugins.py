@@ -114,3 +114,11 @@ def test_a_broken_one_stops_no_other_command(home, installed):
     for problem in ("'torn'", "'maml'", "'misnamed'"):
         assert problem in report["plugins"]["detail"]
     assert {what for what, row in report.items() if row["state"] == "failed"} == {"plugins"}
+
+
+def test_checks_of_a_learner_and_a_baseline_by_name(home, installed):
+    rows = home.json("check-learner", "shrunk-mean", "--objective", "ranking")
+    assert len(rows) > 10 and all(row["problem"] is None for row in rows)
+    complaint = home("check-baseline", "plain", code=1)
+    assert "other entities change no parameter (ranking)" in complaint
+    assert "no learner 'nobody'" in home("check-learner", "nobody", code=1)

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
-
-from recsys_meta.core.dataset import Dataset
-from recsys_meta.episodes.collate import episode_batch
-from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.episodes.splits import EntitySplit, split_by_seed
 from recsys_meta.evaluation.cold_start import cold_start
+from recsys_meta.evaluation.conformance.learner_case import WORLDS, LearnerCase, generator, make_learner_case
+from recsys_meta.evaluation.conformance.learner_case import copy_tensors as own
+from recsys_meta.evaluation.conformance.learner_case import draw_batch as episodes
+from recsys_meta.evaluation.conformance.learner_case import train_briefly as train
+from recsys_meta.evaluation.conformance.learner_case import trainable_copies as trainable
 from recsys_meta.models.learners import LEARNERS
-from recsys_meta.training.recipe import recipe_of
-from recsys_meta.training.trainer import fit, start_training
-from tests.fixtures.city_datasets import towns
-from tests.fixtures.simulated_datasets import ranking_world, rating_world
 
-WORLDS = {
-    "ranking": ranking_world,
-    "rating": rating_world,
-    "click": lambda **k: rating_world(objective="click", **k),
-    "choice": lambda **k: towns(entities=16, items=24, actors=20, rows=8, **k),
-}
+__all__ = ["CASES", "CONFIGS", "NAMES", "case_of", "curve", "episodes", "generator", "own", "train", "trainable"]
 
 MLP = {"hidden": (16, 16), "combine": "concat", "dims": 8, "rate": 0.1}
 ALL = {"adapts": "all", "dims": 8, "steps": 2, "rate": 0.1}
@@ -149,26 +138,6 @@ CASES = [(name, label) for name in LEARNERS for label in CONFIGS.get(name, {"def
 NAMES = [f"{name}-{label}" for name, label in CASES]
 
 
-@dataclass(frozen=True)
-class Case:
-    """A learner with fresh parameters on a world of its objective, and one meta-batch."""
-
-    learner: Any
-    params: dict[str, torch.Tensor]
-    data: Dataset
-    index: EventIndex
-    split: EntitySplit
-    batch: Any
-    training_state: Any
-
-    def loss(self, params, batch=None, seed=0):
-        return self.learner.meta_loss(params, batch or self.batch, self.training_state, generator(seed))
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def learner_of(name: str, config: dict[str, Any]):
     return LEARNERS[name](LEARNERS[name].Config(**config))
 
@@ -180,52 +149,11 @@ def objective_of(name: str, config: dict[str, Any]) -> str:
 
 
 @cache
-def case_of(name: str, label: str) -> Case:
+def case_of(name: str, label: str) -> LearnerCase:
     config = CONFIGS.get(name, {}).get(label, {})
-    data = WORLDS[objective_of(name, config)]()
-    index = EventIndex.of(data)
-    split = split_by_seed(index.entities_with(2), 0)
-    learner = learner_of(name, config)
-    params = learner.init(data, split.train, generator(1))
-    training_state = learner.training_state(data, split.train, generator(2))
-    return Case(learner, params, data, index, split, episodes(data, index, split.train[:12]), training_state)
-
-
-def episodes(data, index, entities, most=6, seed=3):
-    """A batch with supports of 0 to `most` rows."""
-    shots = torch.arange(len(entities)) % (most + 1)
-    support, query = index.draw(torch.as_tensor(entities), shots, generator=generator(seed))
-    return episode_batch(data, entities, support, query)
-
-
-def train(learner, data, *, seed=0, epochs=15, tasks=32, rate=1e-2, max_shots=10, empty=0.1):
-    """Train without early stop; (parameters, index, split, mean loss of the last epoch)."""
-    index = EventIndex.of(data)
-    split = split_by_seed(index.entities_with(2), seed)
-    recipe = recipe_of(
-        {
-            "name": "test",
-            "learner": learner.name,
-            "episodes": {"max_shots": max_shots, "empty": empty},
-            "train": {"tasks": tasks, "epochs": epochs, "rate": rate, "schedule": "cosine", "patience": 10**6},
-        }
-    )
-    run = start_training(learner, recipe, data, index, split.train, seed)
-    losses = [step.loss for step in fit(run, lambda _: 0.0)]
-    params = {k: v.detach() for k, v in run.params.items()}
-    return params, index, split, sum(losses[-run.epoch_steps :]) / run.epoch_steps
+    return make_learner_case(learner_of(name, config), WORLDS[objective_of(name, config)]())
 
 
 def curve(learner, params, data, index, entities, shots, order="random"):
     """The cold-start curve, for objectives that have one."""
     return cold_start(learner, params, data, index, entities, shots=shots, order=order)
-
-
-def own(tensors):
-    """A deep copy that may be trained."""
-    return {k: v.detach().clone() for k, v in tensors.items()}
-
-
-def trainable(learner, params):
-    """Copies of the parameters, those that train asking for gradients."""
-    return {k: v if learner.is_frozen(k) else v.requires_grad_() for k, v in own(params).items()}
