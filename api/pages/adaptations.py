@@ -13,7 +13,12 @@ from api.pages.gain_charts import gain_chart
 from api.pages.page_context import ReadContext
 from api.pages.page_route import PageRoute
 from recsys_meta.store.entities import adaptations
-from recsys_meta.store.entities.outcome_summary import entities_not_helped, gain_by_support_size, summarize_outcomes
+from recsys_meta.store.entities.outcome_summary import (
+    entities_not_helped,
+    gain_by_support_size,
+    newest_model,
+    summarize_outcomes,
+)
 from recsys_meta.store.model_registry import registry
 
 router = APIRouter(route_class=PageRoute, prefix="/ui/adaptations", include_in_schema=False)
@@ -39,7 +44,8 @@ async def show_adaptations(page: ReadContext, model: Word = None, cursor: Cursor
 
 def _read(session: Session, model: str | None, cursor: str | None) -> dict[str, Any]:
     names = [one.name for one in registry.page_models(session) if one.live or one.name == model]
-    chosen = model or (names[0] if names else "")
+    newest = newest_model(session)
+    chosen = model or (newest if newest in names else None) or (names[0] if names else "")
     rows = adaptations.page_adaptations(session, limit=_PAGE, cursor=cursor)
     return {
         "names": names,

@@ -65,6 +65,11 @@ class EntityGain(NamedTuple):
     gain: float
 
 
+def newest_model(session: Session) -> str | None:
+    """Return the model of the newest outcome; None where there is none."""
+    return session.scalar(select(OutcomeRecord.model).order_by(OutcomeRecord.created.desc()).limit(1))
+
+
 def summarize_outcomes(session: Session, model: str) -> OutcomeSummary:
     """Return the summary of a model."""
     rows = _newest(model)
