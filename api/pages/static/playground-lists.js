@@ -64,6 +64,8 @@ function valueOf(value, most, objective) {
 }
 
 function whyOf(row) {
-  return (row.why ?? []).slice(0, 3).map((one) => make("span", { class: one.moved > 0 ? "up" : "down" },
-    `${one.moved > 0 ? "+" : "−"}${Math.abs(one.moved).toFixed(2)} ${nameOf(one)}`));
+  const sums = new Map();
+  for (const one of row.why ?? []) sums.set(nameOf(one), (sums.get(nameOf(one)) ?? 0) + one.moved);
+  return [...sums].filter(([, moved]) => Math.abs(moved) >= 0.005).slice(0, 3).map(([name, moved]) =>
+    make("span", { class: moved > 0 ? "up" : "down" }, `${moved > 0 ? "+" : "−"}${Math.abs(moved).toFixed(2)} ${name}`));
 }

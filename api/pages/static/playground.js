@@ -4,6 +4,7 @@ import { fill, make, nameOf, showList } from "./playground-lists.js";
 
 const N = 10;
 const MAP_PLACES = 60;
+const DEPTH = 50; // places of the list that are looked at for what climbed most
 const WORDS = {
   ranking: {
     lead: "Be somebody new: pick a title or two, and the list changes. Nothing that you do here is stored.",
@@ -70,10 +71,8 @@ function request(explain) {
   const body = { model: root.dataset.model, entity: { features: settings("features") }, events, explain, n: N };
   if (model.actors) body.moment = { context, actor: "you" };
   else if (model.context.length) body.moment = { context };
-  if (area) {
-    body.candidates = area.places.map((place) => place.item);
-    if (!explain) body.n = MAP_PLACES;
-  }
+  if (area) body.candidates = area.places.map((place) => place.item);
+  if (!explain) body.n = area ? MAP_PLACES : DEPTH;
   return body;
 }
 
@@ -103,10 +102,19 @@ function show(both) {
   const options = { words, objective: model.objective, most, pick, picked: picks.length > 0 };
   showList(at("adapted"), both.adapted.slice(0, N), { ...options, isAdapted: true });
   showList(at("unadapted"), both.unadapted.slice(0, N), { ...options, isAdapted: false });
+  showClimbers(both.adapted.slice(N));
   if (area?.places[0]?.lat !== undefined) drawMap(at("map"), area.places, both, picks, pick);
   at("adapted-note").textContent = picks.length
     ? `Adapted to ${picks.length} ${picks.length === 1 ? "pick" : "picks"} in ${both.ms} ms. ▲▼: places moved; small numbers: what each pick adds to ${words.unit}.`
     : "No pick yet, so both lists are one.";
+}
+
+// Behind the list things may move further than on it.
+function showClimbers(rows) {
+  const far = (one) => (one.other_rank ?? one.rank) / one.rank;
+  const best = area || !picks.length ? [] : rows.filter((one) => far(one) > 1.5).sort((a, b) => far(b) - far(a)).slice(0, 3);
+  fill(at("climbed"), best.length ? [make("b", {}, "Climbed most behind these: "),
+    ...best.map((one) => make("span", {}, `${nameOf(one)} `, make("span", { class: "moved up" }, `${one.other_rank} → ${one.rank}`)))] : []);
 }
 
 function showPicks() {

@@ -24,7 +24,7 @@ class ItemGroup:
     items: tuple[int, ...]
 
 
-def popular_groups(recommender: Recommender, groups: int = 6, size: int = 3) -> list[ItemGroup]:
+def popular_groups(recommender: Recommender, groups: int = 6, size: int = 4) -> list[ItemGroup]:
     """Select the most common values of the first feature of items that has three at least, with popular items of each;
     no item is in two groups, and those of few values come first. Empty where items have no such feature."""
     for field in recommender.bundle.schema.item_features:

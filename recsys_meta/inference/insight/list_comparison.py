@@ -50,11 +50,16 @@ class _Side:
 
     def ranks(self, ids: list[int]) -> list[int | None]:
         """Count the items before each of some, ties by id; None for one that may not be listed."""
-        values = self.scores
-        return [
-            1 + int((values > values[i]).sum() + (values[:i] == values[i]).sum()) if values[i] > -np.inf else None
-            for i in ids
-        ]
+        listed = [self.scores[i] for i in ids if self.scores[i] > -np.inf]
+        # Of a large catalogue few items are as high as these.
+        high = np.flatnonzero(self.scores >= min(listed, default=np.inf))
+        values = self.scores[high]
+
+        def rank(i: int) -> int:
+            score = self.scores[i]
+            return 1 + int((values > score).sum() + ((values == score) & (high < i)).sum())
+
+        return [rank(i) if self.scores[i] > -np.inf else None for i in ids]
 
 
 def compare_lists(

@@ -91,13 +91,13 @@ def test_a_group_and_questions_are_other_doors(visit):
     page = visit("users")
     page.locator(".starter").first.click()
     settle(page)
-    assert page.locator("#picks li").count() == 3
+    assert page.locator("#picks li").count() == 4
     page.click("#ask")
     page.wait_for_selector("#questions li")
     assert page.locator("#questions li").count() == 5 and "%" in page.inner_text("#questions")
     page.locator("#questions button").first.click()
     settle(page)
-    assert page.locator("#questions li").count() == 4 and page.locator("#picks li").count() == 4
+    assert page.locator("#questions li").count() == 4 and page.locator("#picks li").count() == 5
     press(page, "Start again")
     assert page.locator("#picks li").count() == 0 and items(page) == items(page, "unadapted")
 
