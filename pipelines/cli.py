@@ -20,6 +20,7 @@ from pipelines.commands import (
     keys,
     models,
     quickstart,
+    recipes,
     recommend,
     serve,
     train,
@@ -41,6 +42,7 @@ app = typer.Typer(
 quickstart.add_to(app)
 app.add_typer(data.app, name="data", help="Built-in data sets, and your own CSV or Parquet with a TOML schema.")
 train.add_to(app)
+app.add_typer(recipes.app, name="recipes", help="Recipes, and every key of one: type, default and meaning.")
 tune.add_to(app)
 evaluate.add_to(app)
 compare.add_to(app)

@@ -272,17 +272,18 @@ def explain_errors(
         message = e["msg"].removeprefix("Value error, ")
         if e["type"] == "extra_forbidden" and keys is not None:
             table = str(e["loc"][0]) if len(e["loc"]) > 1 else ""
-            message = _explain_unknown_key(str(e["loc"][-1]), keys.get(table, ()), places or {})
+            message = explain_unknown_key(str(e["loc"][-1]), keys.get(table, ()), places)
         messages.append(f"{location}: {message}")
     return "; ".join(messages)
 
 
-def _explain_unknown_key(key: str, keys: Sequence[str], places: Mapping[str, str]) -> str:
+def explain_unknown_key(key: str, keys: Sequence[str], places: Mapping[str, str] | None = None) -> str:
+    """Return what to do about a key that is not among those there are; see `explain_errors`."""
     similar = get_close_matches(key, keys, 1)
     if similar:
         hint = f"; did you mean {similar[0]}?"
-    elif key in places and key not in keys:
+    elif places and key in places and key not in keys:
         hint = f"; it belongs {places[key]}."
     else:
         hint = "."
-    return f"there is no such key here{hint} There are: {', '.join(keys)}"
+    return f"there is no such key here{hint}" + (f" There are: {', '.join(keys)}" if keys else "")

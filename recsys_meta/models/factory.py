@@ -73,4 +73,6 @@ def _validate_config(name: str, kind: type[Config], config: Mapping[str, Any]) -
     try:
         return kind(**config)
     except ValidationError as error:
-        raise ConfigError(f"configuration of '{name}': {explain_errors(error)}") from None
+        raise ConfigError(
+            f"configuration of '{name}': {explain_errors(error, {'': list(kind.model_fields)})}"
+        ) from None

@@ -28,11 +28,16 @@ class EpisodeConfig(_RecipeSection):
     "window" of consecutive rows that begins anywhere. None: "data" where times are exact, else "random".
     """
 
-    max_shots: int = Field(default=40, ge=0, le=10_000)
-    empty: float = Field(default=0.1, ge=0, le=1)
-    draw: Literal["uniform", "log", "mixed", "fixed"] = "uniform"
+    max_shots: int = Field(default=40, ge=0, le=10_000, description="most rows of a support")
+    empty: float = Field(default=0.1, ge=0, le=1, description="share of the supports without rows")
+    draw: Literal["uniform", "log", "mixed", "fixed"] = Field(
+        default="uniform", description="how support sizes from 0 to max_shots are drawn"
+    )
     max_query: int = Field(default=0, ge=0, description="query rows kept of an episode; 0 keeps all")
-    order: Literal["random", "data", "window"] | None = None
+    order: Literal["random", "data", "window"] | None = Field(
+        default=None,
+        description="which rows: any, the first of the data, or a window of consecutive ones; none: by the data",
+    )
 
 
 class AugmentationConfig(_RecipeSection):
@@ -53,20 +58,22 @@ class TrainConfig(_RecipeSection):
     weights (Polyak and Juditsky 1992), which a constant rate needs to settle.
     """
 
-    tasks: int = Field(default=64, ge=1)
-    epochs: int = Field(default=30, ge=1)
+    tasks: int = Field(default=64, ge=1, description="episodes of a step")
+    epochs: int = Field(default=30, ge=1, description="passes over the training entities")
     least_steps: int = Field(default=0, ge=0, description="more epochs where these would be fewer steps")
     most_steps: int = Field(default=0, ge=0, description="most steps of a run that ends by patience; 0: by epochs")
     validate_steps: int = Field(default=50, ge=1, description="steps between validations, where most_steps is given")
     average: float = Field(default=0.0, ge=0, lt=1, description="decay of the average of the weights; 0: none")
-    rate: float = Field(default=3e-3, gt=0)
-    schedule: Literal["constant", "cosine"] = "constant"
+    rate: float = Field(default=3e-3, gt=0, description="rate of AdamW in the outer loop")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="whether the rate stays or falls to nothing along a cosine"
+    )
     hyper_rate: float = Field(
         default=0.0, ge=0, le=1, description="speed at which the rate follows its hyper-gradient; 0: the schedule alone"
     )
     warmup: int = Field(default=0, ge=0, description="steps over which the rate rises from nothing")
     clip: float = Field(default=5.0, gt=0, description="largest norm of the meta-gradient")
-    patience: int = Field(default=5, ge=1)
+    patience: int = Field(default=5, ge=1, description="validations without gain after which a run ends")
     validate_every: int = Field(default=1, ge=1, description="epochs between validations")
     validate_entities: int = Field(default=400, ge=1, description="meta-validation entities looked at")
     checkpoint_every: int = Field(default=0, ge=0, description="steps between checkpoints; 0: each epoch")
@@ -81,11 +88,16 @@ class CurriculumConfig(_RecipeSection):
     "alone", or one copy of it on all tasks ("brief"), for `probe_steps` steps.
     """
 
-    name: str = "uniform"
-    config: dict[str, Any] = {}
-    watch: bool = False
-    probe: Literal["brief", "alone"] = "brief"
-    probe_steps: int = Field(default=30, ge=0)
+    name: str = Field(default="uniform", description="curriculum that draws the tasks of a step")
+    config: dict[str, Any] = Field(default={}, description="settings of the curriculum")
+    watch: bool = Field(
+        default=False, description="measure and record how hard tasks are, even if the curriculum does not need it"
+    )
+    probe: Literal["brief", "alone"] = Field(
+        default="brief",
+        description="how difficult a task is estimated to be: by one learner for all, or one for each alone",
+    )
+    probe_steps: int = Field(default=30, ge=0, description="steps of training for that estimate")
 
 
 class EnsembleMembers(_RecipeSection):
@@ -94,23 +106,30 @@ class EnsembleMembers(_RecipeSection):
     Each is tuned on meta-validation; one that does not serve the objective, or whose input the data lack, is left out.
     """
 
-    members: tuple[str, ...] = ()
+    members: tuple[str, ...] = Field(
+        default=(),
+        description="baselines that may stand beside the learner; those that do not fit the data are left out",
+    )
 
 
 class RaceConfig(_RecipeSection):
     """Short races before a run: the learner is trained with each of `settings` for `steps` steps, and goes on with the
     one that is best on meta-validation."""
 
-    steps: int = Field(default=200, ge=1)
-    settings: tuple[dict[str, Any], ...] = ()
+    steps: int = Field(default=200, ge=1, description="steps of each race")
+    settings: tuple[dict[str, Any], ...] = Field(
+        default=(), description="settings of config that are raced on meta-validation; none: no race"
+    )
 
 
 class Recipe(_RecipeSection):
     """Settings of one meta-training run. `config` is checked by the learner's own configuration class."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.\-]+$")
-    learner: str
-    config: dict[str, Any] = {}
+    name: str = Field(
+        min_length=1, pattern=r"^[A-Za-z0-9_.\-]+$", description="name of the recipe, which runs and results carry"
+    )
+    learner: str = Field(description="learner by name")
+    config: dict[str, Any] = Field(default={}, description="settings of the learner")
     episodes: EpisodeConfig = EpisodeConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     train: TrainConfig = TrainConfig()
@@ -144,7 +163,17 @@ def recipe_of(raw: Mapping[str, Any], overrides: Iterable[str] = (), where: str 
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {explain_errors(error)}") from None
+        raise ConfigError(f"{where}: {explain_errors(error, *_known_keys())}") from None
+
+
+def _known_keys() -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Keys of each section, "" of the recipe itself, and for each key of a section where it belongs."""
+    keys, places = {"": list(Recipe.model_fields)}, dict[str, str]()
+    for name, field in Recipe.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys[name] = list(field.annotation.model_fields)
+            places |= dict.fromkeys(keys[name], f"under [{name}]")
+    return keys, places
 
 
 def _override(content: dict[str, Any], text: str) -> None:

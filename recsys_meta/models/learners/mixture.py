@@ -63,8 +63,10 @@ class MixtureMember(PredictorConfig):
 class MixtureConfig(PredictorConfig):
     """Configuration of a mixture of at least two members."""
 
-    objective: Objective = "click"
-    members: tuple[MixtureMember, ...] = Field(min_length=2, max_length=4)
+    objective: Objective = Field(default="click", description="objective of the data set")
+    members: tuple[MixtureMember, ...] = Field(
+        min_length=2, max_length=4, description="learners that are trained side by side, each with its own config"
+    )
 
     @model_validator(mode="after")
     def _known(self) -> MixtureConfig:

@@ -3,11 +3,13 @@ or an entry point `recsys_meta.curricula` of a package of its own: a function of
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.plugin_registry import PluginRegistry
+from recsys_meta.core.schema import explain_unknown_key
 from recsys_meta.training.curricula.base import Curriculum, TaskDraw, TaskFeedback, TaskPool, require_count
 from recsys_meta.training.curricula.chaml import ChamlCurriculum
 from recsys_meta.training.curricula.hard_task_mining import HardTaskMining
@@ -94,11 +96,26 @@ CURRICULA: PluginRegistry[Callable[..., Curriculum]] = PluginRegistry(
 )
 
 
+def curriculum_settings(name: str) -> list[inspect.Parameter]:
+    """Return the settings that a curriculum takes, with their defaults. Raises ConfigError for an unknown name."""
+    if name not in CURRICULA:
+        raise ConfigError(f"no curriculum '{name}'; there are {', '.join(CURRICULA)}")
+    builders: list[Callable[..., Curriculum]] = [CURRICULA[name], *([PACEABLE[name]] if name in PACEABLE else [])]
+    settings = {p.name: p for build in builders for p in list(inspect.signature(build).parameters.values())[1:]}
+    return [p for p in settings.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+
+
 def make_curriculum(name: str, pool: TaskPool, config: Mapping[str, Any]) -> Curriculum:
     """Build a curriculum by name. Raises ConfigError for an unknown name or setting, and one that is unusable."""
     if name not in CURRICULA:
         raise ConfigError(f"no curriculum '{name}'; there are {', '.join(CURRICULA)}")
     build = CURRICULA[name]
+    takes_any = name not in PACEABLE and any(
+        p.kind == p.VAR_KEYWORD for p in inspect.signature(build).parameters.values()
+    )
+    known = [p.name for p in curriculum_settings(name)]
+    if unknown := [key for key in config if key not in known and not takes_any]:
+        raise ConfigError(f"curriculum.config of '{name}': {unknown[0]}: {explain_unknown_key(unknown[0], known)}")
     try:
         return build(pool, **config)
     except (TypeError, ValueError) as error:

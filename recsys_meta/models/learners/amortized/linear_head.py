@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.types import FIRST, Params, State
@@ -28,7 +29,9 @@ JITTER = 1e-4
 class LinearHeadConfig(SupportEncoderConfig):
     """Configuration of the linear heads."""
 
-    prior: Literal["isotropic", "full"] = "isotropic"
+    prior: Literal["isotropic", "full"] = Field(
+        default="isotropic", description="precision of the weights: one number, or a matrix that is learned"
+    )
 
 
 class RidgeHead(SupportEncoder[LinearHeadConfig]):

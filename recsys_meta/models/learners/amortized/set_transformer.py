@@ -24,8 +24,8 @@ from recsys_meta.models.learners.amortized.support_encoder import EncodedRows, S
 class SetTransformerConfig(SupportEncoderConfig):
     """Configuration of `SetTransformer`."""
 
-    layers: int = Field(default=2, ge=1)
-    heads: int = Field(default=2, ge=1)
+    layers: int = Field(default=2, ge=1, description="layers of attention")
+    heads: int = Field(default=2, ge=1, description="heads of attention")
     hidden: int = Field(default=64, ge=1, description="width of a token")
 
     @model_validator(mode="after")

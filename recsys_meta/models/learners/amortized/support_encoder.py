@@ -43,8 +43,8 @@ SCORE_FLOATS = 4_000_000
 class SupportEncoderConfig(PredictorConfig):
     """Configuration that all support encoders share."""
 
-    objective: Literal["ranking", "rating", "click"] = "ranking"
-    dims: int = Field(default=64, ge=1)
+    objective: Literal["ranking", "rating", "click"] = Field(default="ranking", description="objective of the data set")
+    dims: int = Field(default=64, ge=1, description="length of vectors")
     scale: float = Field(default=0.1, gt=0, description="deviation of fresh embeddings")
     dropout: float = Field(default=0.3, ge=0, lt=1, description="on item vectors, while training")
     decay: float = Field(default=1e-2, ge=0, description="weight decay of vectors and layers")

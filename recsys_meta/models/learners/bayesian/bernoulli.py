@@ -64,14 +64,14 @@ class BernoulliConfig(PredictorConfig):
     """Configuration of `BernoulliPosterior`. `dims` bounds the factors of an item; there are fewer where the past rows
     are too few to determine so many."""
 
-    objective: Literal["click"] = "click"
-    dims: int = Field(default=16, ge=0)
+    objective: Literal["click"] = Field(default="click", description="objective of the data set")
+    dims: int = Field(default=16, ge=0, description="length of vectors")
     sweeps: int = Field(default=20, ge=1, description="of the factorisation")
     folds: int = Field(default=8, ge=2, description="parts of the past entities, each with factors made without it")
     most_values: int = Field(default=1000, ge=1, description="features with more values are left out")
     context_dims: int = Field(default=4, ge=0, description="factors of a row's context")
     hidden: int = Field(default=16, ge=0, description="units of the hidden layer on the context")
-    newton_steps: int = Field(default=4, ge=1)
+    newton_steps: int = Field(default=4, ge=1, description="steps of Newton to the posterior mode")
     size_weight: float = Field(default=1.0, ge=0, le=1, description="an entity weighs (its rows)^this in training")
     audience: bool = Field(default=True, description="whether the prior mean knows to whom the entity was shown")
     unknown: float = Field(default=0.05, ge=0, lt=1, description="share of values hidden in training")

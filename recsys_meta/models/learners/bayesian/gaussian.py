@@ -56,12 +56,14 @@ BIAS_DEVIATION = 0.1
 class GaussianPosteriorConfig(PredictorConfig):
     """Configuration of `GaussianPosteriorLearner`."""
 
-    objective: Literal["rating"] = "rating"
+    objective: Literal["rating"] = Field(default="rating", description="objective of the data set")
     dims: int = Field(default=8, ge=0, description="factors of an item")
     sweeps: int = Field(default=20, ge=1, description="of the factorization")
     folds: int = Field(default=8, ge=2, description="parts of the past entities, each with factors made without it")
     most_values: int = Field(default=1000, ge=1, description="features with more values are left out")
-    loss: Literal["squared", "likelihood"] = "squared"
+    loss: Literal["squared", "likelihood"] = Field(
+        default="squared", description="meta-loss: squared error of predictions, or their likelihood"
+    )
     size_weight: float = Field(
         default=0.0, ge=0, le=1, description="an entity weighs (its query rows)^this in training"
     )

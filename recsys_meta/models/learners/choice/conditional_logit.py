@@ -66,7 +66,7 @@ class ChoiceConfig(PredictorConfig):
     """Configuration of `ConditionalLogit`. Without `aware`, `split` and `adapts` it is a pooled network: blind to the
     support size, with one expert for all items, and without a step."""
 
-    objective: Objective = "choice"
+    objective: Objective = Field(default="choice", description="objective of the data set")
     aware: bool = Field(default=True, description="weights depend on the support's size")
     split: bool = Field(default=True, description="items met before and new ones have an expert each")
     adapts: bool = Field(default=True, description="the entity's weights take a step where it pays")

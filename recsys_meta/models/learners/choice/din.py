@@ -36,13 +36,13 @@ class DinConfig(InterestConfig):
     """Configuration of `Din`: the layers that adapt and the inner loop; the network's fields are those of
     `InterestConfig`."""
 
-    objective: Literal["choice"] = "choice"
+    objective: Literal["choice"] = Field(default="choice", description="objective of the data set")
     negatives: int = Field(default=1, ge=1, description="items drawn beside each item taken")
-    adapts: Literal["none", "head", "all"] = "none"
-    order: Literal[1, 2] = 1
-    steps: int = Field(default=1, ge=0)
+    adapts: Literal["none", "head", "all"] = Field(default="none", description="what the inner loop adapts")
+    order: Literal[1, 2] = Field(default=1, description="order of the outer gradient: through the inner step, or not")
+    steps: int = Field(default=1, ge=0, description="inner steps")
     rate: float = Field(default=1e-3, gt=0, description="inner rate at the start")
-    learned_rate: bool = False
+    learned_rate: bool = Field(default=False, description="whether inner rates are trained")
     inner_negatives: int = Field(default=1, ge=1, description="the same for rows of the support")
     seasoned: int = Field(default=0, ge=0, description="history that a support row must have to be a target")
     decay: float = Field(default=1e-2, ge=0, description="weight decay of all but biases and inner rates")

@@ -47,7 +47,7 @@ class InterestConfig(PredictorConfig):
 
     dims: int = Field(default=32, ge=1, description="of item vectors")
     attention: int = Field(default=50, ge=1, description="width of the attention's hidden layer")
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[int, ...] = Field(default=(64, 64), description="widths of the hidden layers")
     context_dims: int = Field(default=8, ge=1, description="of each context field")
     history: int = Field(default=20, ge=1, description="items that attention goes back")
     wide: bool = Field(default=True, description="the features of candidates also count directly, as in a logit")

@@ -43,9 +43,12 @@ LOGGED_TASKS = 8
 class MamlConfig(ScorerConfig):
     """Configuration of `Maml`; the scorer's fields are those of `ScorerConfig`."""
 
-    adapts: Literal["entity", "head", "last", "body", "all"] = "entity"
-    order: Literal[1, 2] = 2
-    steps: int = Field(default=1, ge=0)
+    adapts: Literal["entity", "head", "last", "body", "all"] = Field(
+        default="entity",
+        description="what the inner loop adapts: the vector of the entity, layers of the perceptron, or all",
+    )
+    order: Literal[1, 2] = Field(default=2, description="order of the outer gradient: through the inner step, or not")
+    steps: int = Field(default=1, ge=0, description="inner steps")
     rate: float | None = Field(default=None, gt=0, description="inner rates at the start; they are learned")
     dropout: float = Field(default=0.3, ge=0, lt=1, description="on item vectors, while training")
     size_weight: float = Field(default=0.5, ge=0, le=1, description="a task weighs (query rows)^this")

@@ -39,12 +39,12 @@ RANK_FLOATS = 4_000_000
 class ScorerConfig(PredictorConfig):
     """Configuration of the scorer. `objective` is the data set's; `hidden` () is a dot product."""
 
-    objective: Objective = "ranking"
-    dims: int = Field(default=64, ge=1)
-    hidden: tuple[int, ...] = ()
-    combine: Literal["sum", "concat"] = "sum"
-    item_id: bool = True
-    item_bias: bool = True
+    objective: Objective = Field(default="ranking", description="objective of the data set")
+    dims: int = Field(default=64, ge=1, description="length of vectors")
+    hidden: tuple[int, ...] = Field(default=(), description="widths of the hidden layers; none: a dot product")
+    combine: Literal["sum", "concat"] = Field(default="sum", description="how vectors enter the perceptron")
+    item_id: bool = Field(default=True, description="a learned vector of each item beside its features")
+    item_bias: bool = Field(default=True, description="a learned level of each item")
     negatives: int = Field(default=0, ge=0, description="sampled softmax with so many; 0: the whole catalogue")
     scale: float = Field(default=0.1, gt=0, description="deviation of fresh embeddings")
     entity_start: bool = Field(default=True, description="a learned start vector beside the entity's features")

@@ -13,9 +13,9 @@ from recsys_meta.models.protocols import PredictorConfig
 class FlagshipConfig(PredictorConfig):
     """Configuration of `Flagship`. `dims` is per tower; with `memories` () the towers alone make the scores."""
 
-    objective: Literal["ranking"] = "ranking"
-    dims: int = Field(default=64, ge=1)
-    towers: int = Field(default=3, ge=1)
+    objective: Literal["ranking"] = Field(default="ranking", description="objective of the data set")
+    dims: int = Field(default=64, ge=1, description="length of vectors, in each tower")
+    towers: int = Field(default=3, ge=1, description="towers whose scores are added")
     dropout: float = Field(default=0.3, ge=0, lt=1, description="on item vectors, while training")
     scale: float = Field(default=0.1, gt=0, description="deviation of fresh item vectors")
     size_weight: float = Field(default=0.5, ge=0, le=1, description="a task weighs (query rows)^this")
@@ -24,7 +24,9 @@ class FlagshipConfig(PredictorConfig):
     most_values: int = Field(
         default=80, ge=1, description="features with more values are left out: their rows are met too rarely"
     )
-    memories: tuple[MemoryKind, ...] = ("posterior", "ease", "cosine", "recent")
+    memories: tuple[MemoryKind, ...] = Field(
+        default=("posterior", "ease", "cosine", "recent"), description="item-item memories beside the towers"
+    )
     neighbours: int = Field(default=512, ge=1, description="neighbours of each item in an item-item memory")
     drift_width: float = Field(default=1.0, gt=0, description="bins of arrivals that count as the same time")
     subspace: int = Field(default=64, ge=1, description="dimensions of the posterior")

@@ -47,12 +47,14 @@ ENTITY, ITEM, CONTEXT = "base.entity", "base.items", "base.context"
 class ClickConfig(PredictorConfig):
     """Configuration of the base model and of its training, passes over all rows of the past entities."""
 
-    objective: Literal["click"] = "click"
-    base: Literal["two-tower", "wide-deep", "deepfm"] = "deepfm"
-    dims: int = Field(default=128, ge=1)
-    hidden: tuple[int, ...] = (128, 128)
+    objective: Literal["click"] = Field(default="click", description="objective of the data set")
+    base: Literal["two-tower", "wide-deep", "deepfm"] = Field(
+        default="deepfm", description="model of clicks that is trained first and then frozen"
+    )
+    dims: int = Field(default=128, ge=1, description="length of vectors")
+    hidden: tuple[int, ...] = Field(default=(128, 128), description="widths of the hidden layers")
     scale: float = Field(default=0.01, gt=0, description="deviation of fresh embeddings")
-    base_epochs: int = Field(default=1, ge=1)
+    base_epochs: int = Field(default=1, ge=1, description="epochs of the base model")
     base_batch: int = Field(default=200, ge=1, description="rows of a step")
     base_rate: float = Field(default=1e-3, gt=0, description="of Adam")
     base_decay: float = Field(default=0.0, ge=0, description="weight decay")

@@ -39,10 +39,12 @@ START = 0.1
 class CvarConfig(WarmUpConfig):
     """Configuration of `Cvar`. `latent` is the length of v."""
 
-    latent: int = Field(default=16, ge=1)
-    recover: float = Field(default=1.0, ge=0)
-    align: float = Field(default=1e-4, ge=0)
-    noise: float = Field(default=1e-4, ge=0)
+    latent: int = Field(default=16, ge=1, description="length of the latent vector")
+    recover: float = Field(default=1.0, ge=0, description="weight of the reconstruction of the id vector")
+    align: float = Field(
+        default=1e-4, ge=0, description="weight of the distance between the latent of features and that of the id"
+    )
+    noise: float = Field(default=1e-4, ge=0, description="noise on the latent vector, as a share of its deviation")
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ SECOND_MOMENT_RATE = 1 - 0.999
 class WarmUpConfig(ClickConfig):
     """Configuration of the base model and of the warm-up of an embedding."""
 
-    warm_up: Literal["adam", "sgd"] = "adam"
-    warm_rate: float = Field(default=1e-3, gt=0)
+    warm_up: Literal["adam", "sgd"] = Field(default="adam", description="optimiser of the steps that warm an entity up")
+    warm_rate: float = Field(default=1e-3, gt=0, description="rate of the steps that warm an entity up")
     warm_batch: int = Field(default=20, ge=1, description="rows of a step")
     decay: float = Field(default=0.0, ge=0, description="weight decay of what is meta-trained")
     own_level: bool = Field(default=False, description="intercepts of entities, see `entity_intercept`")

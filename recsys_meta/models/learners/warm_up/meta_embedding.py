@@ -39,8 +39,12 @@ EMBEDDING_BOUND = 0.2
 class MetaEmbeddingConfig(WarmUpConfig):
     """Configuration of `MetaEmbedding`. `share` is the weight of the cold loss in the meta-loss."""
 
-    initial: Literal["generated", "random"] = "generated"
-    share: float = Field(default=0.1, ge=0, le=1)
+    initial: Literal["generated", "random"] = Field(
+        default="generated", description="start of an entity: generated from features, or random"
+    )
+    share: float = Field(
+        default=0.1, ge=0, le=1, description="weight of the loss before the step; the rest is that after it"
+    )
     cold_rate: float = Field(default=1e-4, ge=0, description="of the one step in training")
 
 

@@ -35,7 +35,7 @@ START = 0.1
 class MwufConfig(WarmUpConfig):
     """Configuration of `Mwuf`. `width` is that of the hidden layer of both nets."""
 
-    width: int = Field(default=16, ge=1)
+    width: int = Field(default=16, ge=1, description="width of the networks that scale and shift")
 
 
 @dataclass(frozen=True)
