@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +32,7 @@ from pipelines.experiments.dataset_sources import (
     require_known,
 )
 from pipelines.experiments.dataset_summary import DatasetFailure
+from pipelines.experiments.item_comparison import compare_items
 from pipelines.experiments.training_steps import TrainingInterruption
 from pipelines.experiments.truth_bounds import add_bounds, require_bounds, with_popularity
 from pipelines.workspace import Workspace
@@ -59,7 +60,8 @@ def compare_command(
         str,
         typer.Option(
             help="new: new entities, all items; corners: known or new entity times known or new item; "
-            "actors: support of some actors, query of others; sampled: the same, among 100 others only."
+            "actors: support of some actors, query of others; sampled: the same, among 100 others only; "
+            "items: new items for known entities."
         ),
     ] = "new",
     truth: Annotated[
@@ -84,6 +86,13 @@ def compare_command(
         raise typer.BadParameter("seed or time", param_hint="--split")
     require_writable(json_file, html)
     workspace = Workspace()
+    if scenario == "items":
+        given = {"--truth": truth, "--set": set_, "--min-query": min_query}
+        items = {"shots": parse_shots(shots), "split": split, "order": parse_order(order), "threads": threads}
+        names = {"learners": _names_or_none(learners), "baselines": _names_or_none(baselines)}
+        results = _compare_items(workspace, dataset, given, seeds=tuple(range(seeds)), **items, **names)
+        print_comparison(results, json_file, html)
+        return
     settings: dict[str, Any] = {
         "truth": truth,
         "protocol": EvaluationProtocol(parse_shots(shots), split, parse_order(order), min_query, _scenario(scenario)),
@@ -102,6 +111,25 @@ def compare_command(
         workspace, str(folder), learners=learner_names, baselines=parse_baselines(baselines, data), **settings
     )
     print_comparison(results, json_file, html)
+
+
+def _names_or_none(text: str) -> list[str] | None:
+    """Names of an option; None for all, an empty list for none."""
+    return None if text == "all" else list(parse_names(text))
+
+
+def _compare_items(
+    workspace: Workspace, datasets: Sequence[str], given: Mapping[str, object], **settings: Any
+) -> list[Comparison]:
+    """Compare methods for new items on one data set or several in turn."""
+    if foreign := [option for option, value in given.items() if value]:
+        raise typer.BadParameter("is not for --scenario items", param_hint=foreign[0])
+    with progress_bar() as progress:
+
+        def notify(text: str) -> None:
+            progress.console.print(f"[dim]{text}[/]")
+
+        return [r for name in datasets for r in compare_items(workspace, name, notify=notify, **settings)]
 
 
 def _compare_each(
@@ -187,7 +215,7 @@ def _scenario(text: str) -> Scenario:
         case "new" | "corners" | "actors" | "sampled":
             return text
         case _:
-            raise typer.BadParameter("new, corners, actors or sampled", param_hint="--scenario")
+            raise typer.BadParameter("new, corners, actors, sampled or items", param_hint="--scenario")
 
 
 def add_to(app: typer.Typer) -> None:

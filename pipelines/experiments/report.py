@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 NAMES = {
     "ndcg@10": "nDCG@10",
     "recall@20": "Recall@20",
+    "ndcg@20": "nDCG@20",
+    "share@10": "hits among ten over the most there could be",
     "mrr": "MRR",
     "hit@10": "hit rate@10",
     "rmse": "RMSE",

@@ -58,7 +58,7 @@ ARRIVAL = FeatureField(name="arrival", kind="numeric")
 """The feature that `Schema.arrival` adds, in seconds since 1970 UTC."""
 
 
-_LATER_FIELDS = ("label_values", "time_format", "time_zone")
+_LATER_FIELDS = ("label_values", "time_format", "time_zone", "part")
 """Fields of a schema that came after bundles had been written."""
 
 
@@ -76,8 +76,10 @@ class Schema(BaseModel):
 
     `context` are categorical or numeric columns that describe a row beside entity, item and label. `actor` is the
     column of the person who acts, where that is neither entity nor item. `group` is the column of the list in which
-    rows were shown together. `home` is a categorical feature of items whose value is an entity: each entity then has a
-    catalogue of its own, and the items of an entity outside the training data are known by their features only.
+    rows were shown together. `part` names a categorical context field that holds a published division of the rows for
+    new items (see `episodes.item_split`). `home` is a categorical feature of items whose value is an entity: each
+    entity then has a catalogue of its own, and the items of an entity outside the training data are known by their
+    features only.
 
     The objective "choice" predicts the next item that an actor takes from the entity's own catalogue, given the items
     that the actor took before; it needs `actor`, `home` and `time`.
@@ -112,6 +114,7 @@ class Schema(BaseModel):
     context: tuple[FeatureField, ...] = ()
     actor: str | None = None
     group: str | None = None
+    part: str | None = None
     home: str | None = None
     shots: tuple[int, ...] = (0, 1, 3, 5, 10, 20)
     query_from: int = Field(default=0, ge=0)
@@ -160,6 +163,8 @@ class Schema(BaseModel):
     def _check_rows(self) -> None:
         if any(f.kind not in ("categorical", "numeric") for f in self.context):
             raise ValueError("a context field is categorical or numeric")
+        if self.part is not None and not any(f.name == self.part and f.kind == "categorical" for f in self.context):
+            raise ValueError(f"part '{self.part}' must be a categorical context field")
         if self.home is not None and not any(
             f.name == self.home and f.kind == "categorical" for f in self.item_features
         ):

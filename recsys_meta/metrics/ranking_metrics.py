@@ -21,7 +21,9 @@ CHOICE = (
     "macro_hit@10", "macro_new_hit@10",
 )  # fmt: skip
 """Means over query rows; `new_` over rows whose item their actor had not taken before; `macro_` over entities."""
-METRICS = frozenset({*RANKING, *RATING, *CLICK, *CHOICE})
+NEW_ITEMS = ("ndcg@20", "recall@20", "ndcg@10", "share@10")
+"""Of lists of new items; `share@10` is hits among the first ten over the most that there could be."""
+METRICS = frozenset({*NEW_ITEMS, *RANKING, *RATING, *CLICK, *CHOICE})
 LOWER_IS_BETTER = frozenset({"rmse", "mae", "logloss", "ece"})
 
 
@@ -61,6 +63,28 @@ def ranking_metrics(
         "hit@10": top_hits[:, :ten].amax(1),
     }
     return {name: value.masked_fill(no_hit, torch.nan) for name, value in values.items()}
+
+
+def new_item_metrics(
+    scores: Tensor, relevant: Tensor, candidates: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """nDCG@20, Recall@20, nDCG@10 and share@10 of T entities, each [T], NaN where no candidate is relevant.
+
+    Arguments as in `ranking_metrics`. Recall@20 is divided by all relevant candidates, share@10 by at most ten of them.
+    """
+    permutation = torch.randperm(scores.shape[1], generator=generator)
+    scores = _nan_as_lowest(scores).masked_fill(~candidates, -torch.inf)[:, permutation]
+    hits = (relevant & candidates)[:, permutation]
+    total = hits.sum(1).float()
+    top_hits = hits.gather(1, scores.topk(min(20, scores.shape[1]), dim=1).indices).float()
+    ten = top_hits[:, :10]
+    values = {
+        "ndcg@20": _binary_ndcg(top_hits, total),
+        "recall@20": top_hits.sum(1) / total.clamp(min=1),
+        "ndcg@10": _binary_ndcg(ten, total),
+        "share@10": ten.sum(1) / total.clamp(min=1, max=10),
+    }
+    return {name: value.masked_fill(total == 0, torch.nan) for name, value in values.items()}
 
 
 def ndcg(scores: Tensor, relevant: Tensor, candidates: Tensor, depth: int = 10) -> Tensor:

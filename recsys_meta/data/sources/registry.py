@@ -21,6 +21,7 @@ from recsys_meta.data.simulators.ads import simulate_ads
 from recsys_meta.data.simulators.cities import simulate_cities
 from recsys_meta.data.simulators.latent_factors import SimulatedDataset
 from recsys_meta.data.simulators.users import simulate_users
+from recsys_meta.data.sources.citeulike import read_citeulike
 from recsys_meta.data.sources.download import ZipArchive, download_archive
 from recsys_meta.data.sources.foursquare import read_foursquare
 from recsys_meta.data.sources.frappe import read_frappe
@@ -151,6 +152,13 @@ _BUILTIN: dict[str, DataSource] = {
         terms="research use with citation of Liu et al. (2017) and Yang et al.",
         file="checkins.csv",
         load=read_foursquare,
+    ),
+    "citeulike-a": _unshipped_source(
+        "citeulike-a",
+        title="204,986 articles in the libraries of 5,551 people, with tags, citations and a published division",
+        terms="no licence came with it: research with citation of Wang and Blei (2011)",
+        file="interactions.csv",
+        load=read_citeulike,
     ),
     "simulated-users": DataSource(
         title="simulated users who watch and rate films; the truth is known",

@@ -1,0 +1,87 @@
+"""Comparison of methods for new items: the scenario "items" of `compare` (protocol I1 of docs/evaluation.md)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from pipelines.experiments.comparison import Comparison, MethodCurves
+from pipelines.experiments.thread_count import default_threads, fixed_threads
+from pipelines.workspace import Workspace
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.schema import Order
+from recsys_meta.episodes.item_split import item_split
+from recsys_meta.evaluation.curve import ColdStartCurve
+from recsys_meta.evaluation.new_items.item_evaluation import ItemEvaluation
+from recsys_meta.metrics.ranking_metrics import NEW_ITEMS
+from recsys_meta.models.new_items.methods import ITEM_BASELINES
+from recsys_meta.store.tracking import evaluations
+
+BLEND = "content-blend"
+"""The project's own method for new items."""
+
+
+def compare_items(
+    workspace: Workspace,
+    dataset: str,
+    *,
+    baselines: Sequence[str] | None = None,
+    learners: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    split: str = "seed",
+    order: Order | None = None,
+    seeds: Sequence[int] = (0,),
+    threads: int | None = None,
+    label: str | None = None,
+    notify: Callable[[str], None] = lambda _: None,
+) -> list[Comparison]:
+    """Tune and evaluate methods for new items and store their evaluations in SQL; None takes all methods.
+
+    Raises ConfigError for unknown names, and for data that are no ranking, have too few items, or lack item features
+    where a point has no interaction.
+    """
+    data, _ = workspace.dataset(dataset)
+    names = item_baselines(baselines)
+    own = [BLEND] if learners is None else list(learners)
+    if unknown := [n for n in own if n != BLEND]:
+        raise ConfigError(f"no learner '{unknown[0]}' for new items; there is {BLEND}")
+    points = tuple(sorted(set(shots or data.schema.shots)))
+    curves: dict[str, dict[int, ColdStartCurve]] = {}
+    seconds: dict[str, float] = {}
+    notes: dict[str, str] = {}
+    order = order or data.schema.order
+    division = f"published-{data.schema.part}" if data.schema.part else f"items-by-{split}"
+    # A published division without times differs between seeds in the supports alone.
+    drawn = seeds[:1] if data.schema.part and max(points) == 0 else seeds
+    for seed in drawn:
+        evaluation = ItemEvaluation(data, item_split(data, seed, split, order), points)
+        methods = [*own, *(n for n in names if evaluation.has_input(n))]
+        for name in methods:
+            notify(f"seed {seed}: {name}")
+            start = time.perf_counter()
+            with fixed_threads(threads or default_threads()):
+                curve = evaluation.blend(name) if name == BLEND else evaluation.baseline(name)
+            curves.setdefault(name, {})[seed] = curve
+            seconds[name] = max(seconds.get(name, 0.0), time.perf_counter() - start)
+            notes[name] = _note(evaluation, name)
+    result = Comparison(label or data.schema.name, f"new-items/{order}-support/{division}", NEW_ITEMS, points)
+    result.methods = [
+        MethodCurves(n, "flagship" if n == BLEND else "baseline", c, notes[n], seconds[n]) for n, c in curves.items()
+    ]
+    with workspace.session() as session:
+        evaluations.save_evaluations(session, result.evaluations())
+    return [result]
+
+
+def item_baselines(names: Sequence[str] | None) -> list[str]:
+    """Baselines for new items by name; None takes all. Raises ConfigError for an unknown one."""
+    for name in names or ():
+        if name not in ITEM_BASELINES:
+            raise ConfigError(f"no baseline '{name}' for new items; there are {', '.join(ITEM_BASELINES)}")
+    return list(ITEM_BASELINES if names is None else names)
+
+
+def _note(evaluation: ItemEvaluation, name: str) -> str:
+    """Describe the choices on validation items, at the first point."""
+    first = evaluation.chosen[name][evaluation.shots[0]]
+    return "chosen on validation items: " + (", ".join(f"{k} {v}" for k, v in first.items()) or "nothing")

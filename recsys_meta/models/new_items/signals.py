@@ -1,0 +1,141 @@
+"""Signals about new items: each scores them for users by one thing that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.optimize import nnls
+
+from recsys_meta.core.types import FloatArray
+from recsys_meta.models.functional.linear_algebra import truncated_svd
+from recsys_meta.models.new_items.item_content import content_kernel, unit_rows
+from recsys_meta.models.new_items.item_task import ItemTask, Scores, standardize
+
+MOST_ENTRIES = 50_000_000
+"""Similarities that a kernel holds, at most."""
+
+CONTENT_DIMS = 300
+"""Dimensions that content is reduced to for regressions."""
+
+SAMPLED_ITEMS = 500
+"""Known items that weights of features are fitted on."""
+
+
+def kernel_of(
+    task: ItemTask, names: Sequence[str], power: float = 1.0, least: int = 1, rarity: float = 1.0, length: float = 1.0
+) -> sp.csr_matrix:
+    """Similarity [M, N] of known to new items by the content of some features, to a power."""
+    most = max(20, min(2000, MOST_ENTRIES // max(len(task.new), 1)))
+
+    def make() -> sp.csr_matrix:
+        return content_kernel(task.content.rows(names, least, rarity), task.new, task.known, most, length)
+
+    plain = task.remember(("kernel", tuple(names), least, rarity, length), make)
+    return sp.csr_matrix((plain.data**power, plain.indices, plain.indptr), shape=plain.shape)
+
+
+def nearest_entries(kernel: sp.csr_matrix, most: int) -> sp.csr_matrix:
+    """Keep the `most` known items [M, N] that are nearest to each new one."""
+    by_item = kernel.T.tocsr()
+    count = np.diff(by_item.indptr)
+    row = np.repeat(np.arange(len(count)), count)
+    order = np.lexsort((-by_item.data, row))
+    keep = order[np.arange(len(order)) - by_item.indptr[row[order]] < most]
+    return sp.csr_matrix((by_item.data[keep], (by_item.indices[keep], row[keep])), shape=kernel.shape)
+
+
+def shared_users(task: ItemTask) -> sp.csr_matrix:
+    """Cosines [M, N] of the users of known items and the first users of new ones."""
+    counts = np.bincount(task.history.indices, minlength=len(task.known))
+    scale = [sp.diags((1 / np.sqrt(np.maximum(n, 1))).astype(np.float32)) for n in (counts, task.shots)]
+    return (scale[0] @ (task.history.T @ task.support) @ scale[1]).tocsr()
+
+
+def smoothed(task: ItemTask, kernel: sp.csr_matrix, penalty: float, support: float = 0.0) -> Scores:
+    """Scores by a kernel [M, N] and the first rows (times `support`), as a ridge regression on histories predicts them.
+
+    X (X'X + penalty)^-1 X' (X kernel), in the leading space of histories: for a column of the click matrix without
+    clicks the minimum of MARec's objective (Monteil et al. 2024) with EASE, whose zero diagonal then binds nothing.
+    """
+    space = task.space
+    scores = np.asarray(kernel.T @ space.items, np.float32)
+    if support:
+        scores = scores + support * first_user_vectors(task)
+    return task.by_factors(space.users, scores * space.shrink(penalty).astype(np.float32))
+
+
+def feature_weights(task: ItemTask, kernels: Mapping[str, sp.csr_matrix]) -> dict[str, float]:
+    """Non-negative weights with which similarities by features predict who took a known item, each item without
+    itself (least squares on a sample of items). `kernels` [M, S]: known items to those of `sampled_items`."""
+    columns = {
+        name: np.asarray((task.history @ kernel).todense(), np.float32).ravel() for name, kernel in kernels.items()
+    }
+    target = np.asarray(task.history[:, sampled_items(task)].todense(), np.float32).ravel()
+    matrix = np.stack(list(columns.values()), 1)
+    gram, right = matrix.T @ matrix, matrix.T @ target
+    root = np.linalg.cholesky(gram + 1e-6 * np.trace(gram) * np.eye(len(gram)) + 1e-12 * np.eye(len(gram)))
+    weight, _ = nnls(root.T, np.linalg.solve(root, right))
+    return dict(zip(columns, (weight if weight.any() else np.ones(len(gram))).tolist(), strict=True))
+
+
+def sampled_items(task: ItemTask) -> np.ndarray:
+    """Positions of some known items."""
+    rng = np.random.default_rng(0)
+    return np.sort(rng.choice(len(task.known), min(SAMPLED_ITEMS, len(task.known)), replace=False))
+
+
+def metadata_kernel(task: ItemTask, power: float = 1.0) -> sp.csr_matrix:
+    """Similarity [M, N] by all features, weighted as they predict who takes known items."""
+    names = task.content.names
+    weights = task.remember("feature weights", lambda: _sampled_weights(task))
+    parts = [kernel_of(task, [name], power) * weights[name] for name in names if weights[name]]
+    return reduce(lambda a, b: a + b, parts).tocsr()
+
+
+def _sampled_weights(task: ItemTask) -> dict[str, float]:
+    sample = sampled_items(task)
+    among: dict[str, sp.csr_matrix] = {}
+    for name in task.content.names:
+        kernel = content_kernel(task.content.rows([name]), task.known[sample], task.known, len(task.known)).tolil()
+        kernel[sample, np.arange(len(sample))] = 0
+        among[name] = kernel.tocsr()
+    return feature_weights(task, among)
+
+
+def content_columns(task: ItemTask, names: Sequence[str]) -> tuple[FloatArray, FloatArray]:
+    """Content of known [M, K] and new items [N, K] in its leading space."""
+    columns: tuple[FloatArray, FloatArray] = task.remember(("columns", tuple(names)), lambda: _columns(task, names))
+    return columns
+
+
+def _columns(task: ItemTask, names: Sequence[str]) -> tuple[FloatArray, FloatArray]:
+    rows = unit_rows(task.content.rows(names, 2))
+    known = rows[task.known]
+    basis = truncated_svd(known, min(CONTENT_DIMS, *known.shape), seed=0, sweeps=4).numpy()
+    return np.asarray(known @ basis), np.asarray(rows[task.new] @ basis)
+
+
+def regressed_factors(task: ItemTask, columns: tuple[FloatArray, FloatArray], penalty: float) -> FloatArray:
+    """Vectors of new items [N, D] by ridge regression of those of known items on content."""
+    known, new = columns
+    mean = known.mean(0)
+    x, q = known - mean, task.space.items
+    gram = x.T @ x
+    matrix = gram + penalty * np.trace(gram) / len(gram) * np.eye(len(gram), dtype=gram.dtype)
+    vectors: FloatArray = (new - mean) @ np.linalg.solve(matrix, x.T @ (q - q.mean(0))) + q.mean(0)
+    return vectors.astype(np.float32)
+
+
+def first_user_vectors(task: ItemTask) -> FloatArray:
+    """Vectors of new items [N, D] by their first users, as those of known items follow from theirs."""
+    space = task.space
+    vectors: FloatArray = np.asarray(task.support.T @ (space.users / (space.strength + 1e-9)), np.float32)
+    return vectors
+
+
+def add_standardized(parts: Sequence[Scores]) -> Scores:
+    """Sum of standardized scores."""
+    return lambda users: sum((standardize(part(users)) for part in parts[1:]), standardize(parts[0](users)))

@@ -1,0 +1,83 @@
+"""The curve of new items: content tells them apart, first interactions add to it, and no test row is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.episodes.item_split import COLD_TEST, item_split
+from recsys_meta.evaluation.new_items.item_evaluation import ItemEvaluation
+from recsys_meta.models.new_items import dropout_net
+from recsys_meta.models.new_items.methods import ITEM_BASELINES
+from tests.fixtures.simulated_datasets import dataset
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Users like three of twelve tags, and a quality of items that no tag tells."""
+    rng = np.random.default_rng(0)
+    tags = [sorted(rng.choice(12, 2, replace=False).tolist()) for _ in range(150)]
+    has = np.zeros((150, 12))
+    has[np.repeat(np.arange(150), 2), np.concatenate(tags)] = 1
+    likes = np.stack([rng.permutation([3.0] * 3 + [0.0] * 9) for _ in range(250)])
+    hidden = rng.normal(size=(250, 2)) @ rng.normal(size=(2, 150))
+    chosen = np.argsort(-(likes @ has.T + hidden + rng.gumbel(size=(250, 150))), 1)[:, :14]
+    return dataset("tags", "ranking", list(chosen), [np.ones(14)] * 250, item_features=(("tags", tags),))
+
+
+@pytest.fixture(scope="module")
+def evaluation(data):
+    return ItemEvaluation(data, item_split(data, seed=0), (0, 5))
+
+
+def mean(curve, shots, metric="ndcg@10"):
+    return float(np.nanmean(curve.values[shots][metric]))
+
+
+def test_content_tells_new_items_apart_and_first_users_add_to_it(evaluation):
+    chance, blend = evaluation.baseline("random"), evaluation.blend("blend")
+    assert mean(blend, 0) > mean(chance, 0) + 0.05
+    assert mean(blend, 5) > mean(evaluation.baseline("content-profile"), 5)
+    assert {"shared users", "first users"} & set(evaluation.chosen["blend"][5])
+    assert np.array_equal(blend.entities, chance.entities)
+
+
+@pytest.mark.parametrize("name", [n for n in ITEM_BASELINES if n not in ("random", "popularity", "value-count")])
+def test_every_baseline_is_above_chance_where_it_knows_something(evaluation, name, monkeypatch):
+    monkeypatch.setattr(dropout_net, "STEPS", 80)
+    monkeypatch.setattr(dropout_net, "BATCH", 32)
+    assert mean(evaluation.baseline(name), 5) > mean(evaluation.baseline("random"), 5)
+
+
+def test_shuffled_test_rows_change_no_choice(data, evaluation):
+    """Settings and weights are those of validation items: rows of test items may be anything."""
+    split = item_split(data, seed=0)
+    is_test = split.part == COLD_TEST
+    item = split.item.copy()
+    item[is_test] = np.random.default_rng(1).permutation(item[is_test])
+    other = ItemEvaluation(data, replace(split, item=item), (0,))
+    blend = other.blend("blend")
+    first = ItemEvaluation(data, split, (0,))
+    first.blend("blend")
+    assert other.chosen["blend"][0] == first.chosen["blend"][0]
+    assert mean(blend, 0) < mean(evaluation.blend("blend"), 0)
+
+
+def test_what_was_in_the_support_is_no_candidate(evaluation):
+    point = evaluation._point(COLD_TEST, 5)
+    users = point.entities
+    support = np.asarray(point.task.support[users].todense())
+    assert support.any() and not (point.open_for(users) * support).any()
+    assert not (point.liked(users) * support).any()
+
+
+def test_items_without_features_need_interactions(data):
+    bare = replace(data, items={})
+    with pytest.raises(ConfigError, match="no features of items"):
+        ItemEvaluation(bare, item_split(bare, seed=0), (0, 1))
+    evaluation = ItemEvaluation(bare, item_split(bare, seed=0), (5,))
+    assert not evaluation.has_input("ridge") and evaluation.has_input("itemknn")
+    assert mean(evaluation.blend("blend"), 5) > mean(evaluation.baseline("random"), 5)

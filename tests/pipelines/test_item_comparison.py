@@ -1,0 +1,43 @@
+"""`compare --scenario items`: the table, the JSON file, the stored rows, and what is wrong in one line."""
+
+import json
+
+import pytest
+
+from recsys_meta.store.database.engine import connect, reading
+from recsys_meta.store.tracking.evaluations import page_evaluations
+
+ITEMS = ("compare", "--dataset", "simulated-users", "--scenario", "items", "--seeds", 1)
+
+
+@pytest.fixture(scope="module")
+def prepared(command):
+    command("data", "prepare", "simulated-users")
+    return command
+
+
+def test_methods_for_new_items_side_by_side(prepared, tmp_path):
+    file = tmp_path / "items.json"
+    printed = prepared(*ITEMS, "--shots", "0,3", "--baselines", "random,content-profile,itemknn", "--json", file)
+    assert "content-blend" in printed and "content-profile" in printed and "new-items" in printed
+    content = json.loads(file.read_text())
+    rows = {(r["method"], r["shots"], r["metric"]): r for r in content["rows"] if r["seed"] is None}
+    assert {m for m, _, _ in rows} == {"content-blend", "random", "content-profile", "itemknn"}
+    assert rows["content-blend", 0, "ndcg@20"]["value"] > rows["random", 0, "ndcg@20"]["value"]
+    assert {p["against"] for p in content["beside"]} == {"random", "content-profile", "itemknn"}
+    with reading(connect(f"sqlite:///{prepared.home}/recsys-meta.db")) as session:
+        stored = page_evaluations(session, method="content-blend").items
+    assert {r.metric for r in stored} >= {"ndcg@20", "recall@20", "ndcg@10", "share@10"}
+    assert {r.scenario.split("/")[0] for r in stored} == {"new-items"}
+
+
+@pytest.mark.parametrize(
+    "options, code, said",
+    [
+        (["--baselines", "ease"], 1, "no baseline 'ease' for new items"),
+        (["--learners", "maml"], 1, "there is content-blend"),
+        (["--truth"], 2, "is not for --scenario items"),
+    ],
+)
+def test_what_does_not_go_together_is_said(prepared, options, code, said):
+    assert said in " ".join(prepared(*ITEMS, *options, code=code).split())
