@@ -112,7 +112,14 @@ class AppContainer:
         """Take into service the versions that went live. Raises StoreUnavailable."""
         for model in await self.registry.refresh():
             self.metrics.model_swaps.labels(model.name).inc()
-            self.log.info("model in service", model=model.name, version=model.version, ms=round(model.latency.ms, 3))
+            sketch = model.recommender.sketch
+            self.log.info(
+                "model in service",
+                model=model.name,
+                version=model.version,
+                ms=round(model.latency.ms, 3),
+                sketch="none" if sketch is None else f"{sketch.directions} directions",
+            )
         await self.snapshot.save(self.registry)
 
 
@@ -168,7 +175,7 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
     memory, profiles = MemoryCache(), ProfileCache(database, redis, CursorKey(settings.cursor_key_file))
     cache_writer = CacheWriter(memory, redis, profiles)
     models = settings.models.resolve()
-    registry, rate = ModelRegistry(database, models, log), settings.impression_rate
+    registry, rate = ModelRegistry(database, models, log, settings.sketch_from), settings.impression_rate
     writer = BackgroundWriter(database_sink(database.engine), capacity=_WRITER_ROWS, max_backoff=2.0)
     return AppContainer(
         database=database,
@@ -182,14 +189,14 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
         long_tasks=LongTaskQueue(),
         previews=LongTaskQueue(),  # what the playground shows at once does not wait for what takes long
         writer=writer,
-        diagnoser=DiagnosticsWorker(writer, log),
+        diagnoser=DiagnosticsWorker(writer, log, metrics),
         impressions=ImpressionLog(writer, rate),
         alerts=AlertMonitor(database, log),
         outcomes=OutcomeWorker(database.engine, registry, writer, log, settings.outcome_window_s, rate),
         metrics=metrics,
         log=log,
         keys=keys,
-        snapshot=RegistrySnapshot(settings.home.resolve() / "live-models.json", models, log),
+        snapshot=RegistrySnapshot(settings.home.resolve() / "live-models.json", models, log, settings.sketch_from),
         prepared=settings.prepared.resolve(),
     )
 

@@ -37,6 +37,7 @@ from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.types import FIRST
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.inference.one_shot import recommend
+from recsys_meta.inference.ranking.catalogue_sketch import best_items
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction
 from recsys_meta.inference.state_codec import dump_state
@@ -45,6 +46,7 @@ from recsys_meta.models.ensemble import EnsembleConfig, EnsembleMember
 from recsys_meta.models.ensemble.ensemble import member_params
 from recsys_meta.models.factory import build_ensemble
 from recsys_meta.models.learners import LEARNERS
+from recsys_meta.store.settings import SKETCH_FROM
 
 EVENTS, N, NEWCOMERS, BATCH = 20, 10, 64, 16
 REFERENCE = "implicit: recalculate + recommend"
@@ -91,19 +93,19 @@ def systems(recommender: Recommender) -> dict[str, Call]:
     requests = newcomers(recommender)
     entities = [recommender.read_support(request) for request in requests]
     states = [recommender.adapt([entity]) for entity in entities]
-    recommender.scores(states[0])
+    recommender.best_scores(states[0])
     turns = {name: cycle(range(NEWCOMERS)) for name in ("all", "adapt", "rank", "implicit")}
     batch = entities[:BATCH]
 
     def rank() -> object:
         i = next(turns["rank"])
-        return recommender.lists.top_k(recommender.scores(states[i])[0], N, exclude=entities[i].seen_items)
+        return recommender.lists.top_k(recommender.best_scores(states[i])[0], N, exclude=entities[i].seen_items)
 
     calls: dict[str, Call] = {
         "adapt + rank + top 10": lambda: recommend(recommender, requests[next(turns["all"])], N),
         "adapt": lambda: recommender.adapt([entities[next(turns["adapt"])]]),
         "rank + top 10 from a state": rank,
-        f"batch of {BATCH}: adapt + rank": lambda: recommender.scores(recommender.adapt(batch)),
+        f"batch of {BATCH}: adapt + rank": lambda: recommender.best_scores(recommender.adapt(batch)),
     }
     items = len(recommender.catalog.names)
     reference = _implicit(items, [[i - FIRST for i in entity.items] for entity in entities], turns["implicit"])
@@ -138,9 +140,9 @@ def medians(cases: Mapping[str, Call], rounds: int, calls: int) -> dict[str, flo
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def measure(label: str, bundle: Bundle, rounds: int, calls: int) -> list[dict[str, Any]]:
+def measure(label: str, bundle: Bundle, rounds: int, calls: int, sketch_from: int) -> list[dict[str, Any]]:
     """Rows of one model."""
-    recommender = Recommender(bundle)
+    recommender = Recommender(bundle, sketch_from)
     case = f"{label}: {EVENTS} events, {len(recommender.catalog.names):,} items"
     times = medians(systems(recommender), rounds, calls)
     reference = times.get(REFERENCE)
@@ -150,11 +152,27 @@ def measure(label: str, bundle: Bundle, rounds: int, calls: int) -> list[dict[st
         ratio = None if reference is None else reference / per_newcomer
         rows.append(_row(case, system, per_newcomer, "ms", ratio, REFERENCE))
         print(f"{case}: {system}: {per_newcomer:.3f} ms, ratio {ratio}", file=sys.stderr)
-    state = recommender.adapt([recommender.read_support(newcomers(recommender)[0])])
+    recommended = newcomers(recommender)
+    state = recommender.adapt([recommender.read_support(recommended[0])])
+    if recommender.sketch is not None:
+        rows += _sketch_rows(case, recommender, recommended)
     rows.append(_row(case, "state of one newcomer", float(len(dump_state(state))), "bytes"))
     held = sum(t.untyped_storage().nbytes() for t in {t.data_ptr(): t for t in recommender.body.values()}.values())
     rows.append(_row(case, "tensors that serving holds", held / 2**20, "MiB"))
     return rows
+
+
+def _sketch_rows(case: str, recommender: Recommender, requests: Sequence[EntityRequest]) -> list[dict[str, Any]]:
+    """Recall of the ten best by a sketch, the events among them, and how many directions it has."""
+    sketch = recommender.sketch
+    assert sketch is not None
+    states = [recommender.adapt([recommender.read_support(request)]) for request in requests]
+    recall = torch.cat([sketch.recall(state, best_items(recommender.scores(state))) for state in states])
+    print(f"{case}: recall@10 {recall.mean():.4f} by {sketch.directions} directions", file=sys.stderr)
+    return [
+        _row(case, "two stages", float(recall.mean()), "recall@10", 1.0, "all scores"),
+        _row(case, "two stages", float(sketch.directions), "directions"),
+    ]
 
 
 def _row(
@@ -169,6 +187,7 @@ def main() -> None:
     parser.add_argument("--items", action="append", type=int, default=[], help="a catalogue of so many drawn items")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=10, help="calls of each system in a round")
+    parser.add_argument("--sketch-from", type=int, default=SKETCH_FROM, help="items from which on there are two stages")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -176,9 +195,10 @@ def main() -> None:
     with threadpool_limits(1):
         for name in given.model:
             label = Path(name).name if Workspace.is_bundle(name) else name
-            rows += measure(label, Workspace().bundle(name), given.rounds, given.calls)
+            rows += measure(label, Workspace().bundle(name), given.rounds, given.calls, given.sketch_from)
         for items in given.items:
-            rows += measure("not trained", untrained_bundle(items), given.rounds, given.calls)
+            bundle = untrained_bundle(items)
+            rows += measure("not trained", bundle, given.rounds, given.calls, given.sketch_from)
     if given.json is not None:
         machine = {
             "processor": platform.machine(),

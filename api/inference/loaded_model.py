@@ -112,8 +112,9 @@ def activate_split(split: TrafficSplit, live: LoadedModel | None, models: Sequen
     return ActiveSplit(split, MappingProxyType(arms))
 
 
-def open_version(folder: Path, row: ModelVersionRecord) -> LoadedModel:
-    """Load a version and adapt with it once, so that no request pays for what torch sets up at first use.
+def open_version(folder: Path, row: ModelVersionRecord, sketch_from: int = 0) -> LoadedModel:
+    """Load a version, with a sketch from so many items on (0: without), and adapt with it once, so that no request pays
+    for what torch sets up at first use.
 
     Raises CheckpointError where the folder holds another version, and what `load_bundle` raises for a damaged one.
     """
@@ -123,7 +124,7 @@ def open_version(folder: Path, row: ModelVersionRecord) -> LoadedModel:
     bundle = load_bundle(path)
     if bundle.version != row.version:
         raise CheckpointError(f"{path}: holds version {bundle.version}, not {row.version}; publish the run again")
-    recommender = Recommender(bundle)
+    recommender = Recommender(bundle, sketch_from)
     latency = LatencyTracker(limit=max(1, min(MAX_BATCH, _MAX_BATCH_SCORES // recommender.catalog.size())))
     sample, problem = _warm_up(recommender, latency)
     return LoadedModel(row.model, recommender, sample, latency, problem=problem)
@@ -139,7 +140,7 @@ def _warm_up(recommender: Recommender, latency: LatencyTracker) -> tuple[State |
         entity = recommender.read_support(EntityRequest(events=[Interaction(name, label) for name in names]))
         for _ in range(2):
             began = time.perf_counter()
-            recommender.scores(recommender.adapt([entity]))
+            recommender.best_scores(recommender.adapt([entity]))
             latency.ms = 1000 * (time.perf_counter() - began)
     except CheckpointError as error:  # whatever is wrong with a model, popularity still answers
         return None, str(error)

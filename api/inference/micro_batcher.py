@@ -63,6 +63,7 @@ class _PendingRequest(NamedTuple):
     entity: EncodedEntity
     state: State | None
     top_k: TopKRequest | None
+    best_only: bool
     result: asyncio.Future[BatchResult | None]
     arrived: float
 
@@ -71,8 +72,8 @@ class _PendingRequest(NamedTuple):
         """Requests of one batch have equal keys: supports of one size, or states of one shape, so that none is padded
         to the size of another."""
         if self.state is None:
-            return len(self.entity.items), len(self.entity.dislikes)
-        return tuple((name, *leaf.shape) for name, leaf in self.state.items())
+            return self.best_only, len(self.entity.items), len(self.entity.dislikes)
+        return self.best_only, *((name, *leaf.shape) for name, leaf in self.state.items())
 
 
 class MicroBatcher:
@@ -97,22 +98,33 @@ class MicroBatcher:
                 self._end_waits()
 
     async def adapt_and_score(
-        self, model: LoadedModel, entity: EncodedEntity, state: State | None, top_k: TopKRequest | None = None
+        self,
+        model: LoadedModel,
+        entity: EncodedEntity,
+        state: State | None,
+        top_k: TopKRequest | None = None,
+        best_only: bool = False,
     ) -> BatchResult | None:
-        """Adapt to an entity, unless its state is given, and score the whole catalogue. A state that does not fit the
-        model is replaced by adapting. None where the scores are not finite. Raises what the model raises."""
+        """Adapt to an entity, unless its state is given, and score the whole catalogue, roughly but for the best items
+        where these matter only. A state that does not fit the model is replaced by adapting. None where the scores are
+        not finite. Raises what the model raises."""
         try:
-            return await self._enqueue(model, entity, state, top_k)
+            return await self._enqueue(model, entity, state, top_k, best_only)
         except STATE_MISMATCH:
             if state is None:
                 raise
-            return await self._enqueue(model, entity, None, top_k)
+            return await self._enqueue(model, entity, None, top_k, best_only)
 
     async def _enqueue(
-        self, model: LoadedModel, entity: EncodedEntity, state: State | None, top_k: TopKRequest | None
+        self,
+        model: LoadedModel,
+        entity: EncodedEntity,
+        state: State | None,
+        top_k: TopKRequest | None,
+        best_only: bool,
     ) -> BatchResult | None:
         loop = asyncio.get_running_loop()
-        request = _PendingRequest(entity, state, top_k, loop.create_future(), loop.time())
+        request = _PendingRequest(entity, state, top_k, best_only, loop.create_future(), loop.time())
         pending = self._pending.setdefault(id(model), [])
         pending.append(request)
         if id(model) not in self._scheduled:
@@ -211,7 +223,7 @@ def compute_batch(model: LoadedModel, batch: Sequence[_PendingRequest]) -> list[
         state = _concatenate(states)
     else:
         state, state_bytes = recommender.adapt_and_serialize([request.entity for request in batch])
-    scores = recommender.scores(state)
+    scores = recommender.best_scores(state) if batch[0].best_only else recommender.scores(state)
     # A sum is finite where all of its terms are, and costs a tenth of looking at each.
     finite = [math.isfinite(total) for total in scores.sum(1).tolist()]
     lists = _top_k_lists(recommender, scores, [r.top_k if ok else None for r, ok in zip(batch, finite, strict=True)])

@@ -42,8 +42,8 @@ class ModelRegistry:
     the database has said at least once which models there are. `prepare` is called in a thread with each version
     that was loaded, before it goes into service. `folder` holds the bundles. Without a log the registry opens one."""
 
-    def __init__(self, database: AsyncDatabase, folder: Path, log: Any = None) -> None:
-        self._database, self.folder = database, folder
+    def __init__(self, database: AsyncDatabase, folder: Path, log: Any = None, sketch_from: int = 0) -> None:
+        self._database, self.folder, self._sketch_from = database, folder, sketch_from
         self._log = open_log()[0] if log is None else log
         self._lock, self._loading = asyncio.Lock(), asyncio.Lock()
         self._pinned: OrderedDict[tuple[str, str], LoadedModel] = OrderedDict()
@@ -250,7 +250,7 @@ class ModelRegistry:
         log."""
         key = row.model, row.version
         try:
-            model = await asyncio.to_thread(lambda: self.prepare(open_version(self.folder, row)))
+            model = await asyncio.to_thread(lambda: self.prepare(self._open(row)))
         except Exception as error:  # a damaged version must not keep the others out of service
             # A reason is logged once: the version may be tried for days.
             if self._failures.record(key, f"{type(error).__name__}: {error}"):
@@ -259,6 +259,9 @@ class ModelRegistry:
         self._failures.forget(key)
         self._note_problem(model)
         return model
+
+    def _open(self, row: ModelVersionRecord) -> LoadedModel:
+        return open_version(self.folder, row, self._sketch_from)
 
     def _note_problem(self, model: LoadedModel) -> None:
         """Remember why a version fails its trial, if it does, and log it where that is news."""

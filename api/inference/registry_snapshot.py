@@ -23,8 +23,8 @@ Live = dict[str, str]
 class RegistrySnapshot:
     """The file `path`, and the bundles that it names in `folder` (models/NAME/VERSION)."""
 
-    def __init__(self, path: Path, folder: Path, log: Any) -> None:
-        self._path, self._folder, self._log = path, folder, log
+    def __init__(self, path: Path, folder: Path, log: Any, sketch_from: int = 0) -> None:
+        self._path, self._folder, self._log, self._sketch_from = path, folder, log, sketch_from
         self._written: dict[str, Any] | None = None
 
     async def save(self, registry: ModelRegistry) -> None:
@@ -66,7 +66,9 @@ class RegistrySnapshot:
         for model, version in dict.fromkeys(versions):
             row = ModelVersionRecord(model=model, version=version, path=version)
             try:
-                models_by_key[model, version] = await asyncio.to_thread(open_version, self._folder, row)
+                models_by_key[model, version] = await asyncio.to_thread(
+                    open_version, self._folder, row, self._sketch_from
+                )
             except (RecsysMetaError, OSError, ValueError, KeyError) as error:
                 self._log.warning("a noted model cannot be loaded", model=model, reason=type(error).__name__)
         return models_by_key

@@ -47,7 +47,8 @@ class StateRequest:
     """A request for an entity's state and for scores computed from it.
 
     `score`: the scores; None: those of the model's whole catalogue, and with them the list `top_k`, where given.
-    `digest`: that of an older support, whose state is asked for. `adapt_anew`: ignore cached states.
+    `best_only`: only the best items matter, others may be scored roughly. `digest`: that of an older support, whose
+    state is asked for. `adapt_anew`: ignore cached states.
     """
 
     model: LoadedModel
@@ -55,6 +56,7 @@ class StateRequest:
     entity_context: EntityContext
     score: ScoreFunction | None = None
     top_k: TopKRequest | None = None
+    best_only: bool = False
     digest: str | None = None
     adapt_anew: bool = False
 
@@ -201,7 +203,9 @@ class StateResolver:
         model = request.model
         try:
             if request.batchable:
-                return await self._batcher.adapt_and_score(model, request.entity, state, request.top_k)
+                return await self._batcher.adapt_and_score(
+                    model, request.entity, state, request.top_k, request.best_only
+                )
             if not model.latency.slow:
                 return _compute_alone(request, state)
             return await asyncio.get_running_loop().run_in_executor(self._pool, _compute_alone, request, state)
@@ -224,7 +228,7 @@ def _compute_alone(request: StateRequest, state: State | None) -> BatchResult | 
     None where the scores are not finite."""
     began = time.thread_time()  # CPU time of this thread: that of other threads is not the model's
     recommender, state_bytes = request.model.recommender, None
-    score = request.score or Recommender.score_catalog
+    score = request.score or (_score_best if request.best_only else Recommender.score_catalog)
     scores = None if state is None else _score_cached(recommender, state, score)
     if state is None or scores is None:
         state, (state_bytes,) = recommender.adapt_and_serialize([request.entity])
@@ -233,6 +237,10 @@ def _compute_alone(request: StateRequest, state: State | None) -> BatchResult | 
     if not bool(torch.isfinite(scores).all()):
         return None
     return BatchResult(state, scores[None], state_bytes=state_bytes)
+
+
+def _score_best(recommender: Recommender, state: State) -> Tensor:
+    return recommender.best_scores(state)[0]
 
 
 def _score_cached(recommender: Recommender, state: State, score: ScoreFunction) -> Tensor | None:

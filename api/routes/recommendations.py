@@ -205,7 +205,9 @@ async def _resolve(page: _PageRequest) -> StateResolution:
         request = StateRequest(call.model, entity, call.entity_context, digest=digest, score=score)
     else:
         top_k = lists.batch_request(entity, page.request) if page.cursor is None else None
-        request = StateRequest(call.model, entity, call.entity_context, digest=digest, top_k=top_k)
+        # A page goes on where another ended, by the same scores.
+        best_only = lists.has_whole_catalogue(entity, page.request)
+        request = StateRequest(call.model, entity, call.entity_context, digest=digest, top_k=top_k, best_only=best_only)
     return await call.container.resolver.resolve(request)
 
 

@@ -8,7 +8,9 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from api.telemetry.batch_worker import BatchWorker
+from api.telemetry.metrics import ServerMetrics
 from recsys_meta.inference.insight.diagnostics import AdaptationDiagnostics, diagnose, finite_or_none
+from recsys_meta.inference.ranking.catalogue_sketch import RECALL_AT
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity
 from recsys_meta.store.background_writer import BackgroundWriter
@@ -16,6 +18,9 @@ from recsys_meta.store.entities.adaptations import NewAdaptation, ServedBy
 
 ANONYMOUS = ""
 """The entity id of rows about entities without one; no real id is empty."""
+
+RECALL_EVERY = 16
+"""Batches of which one is looked at for the recall of a model's sketch: all scores are computed for that."""
 
 _CAPACITY = 500
 _BATCH_SIZE = 16
@@ -45,13 +50,15 @@ class DiagnosticsWorker(BatchWorker[AnsweredRequest]):
     """Thread that computes losses and gradient norms of adaptations; when it falls behind, rows are written without.
 
     It diagnoses the requests that wait for one model in one batch, in a third of the time of one after another, and
-    rests nine times as long as it works: the event loop needs the interpreter's lock more.
+    rests nine times as long as it works: the event loop needs the interpreter's lock more. Of a model that makes lists
+    in two stages it checks some against all scores.
     """
 
     rest_ratio = 9.0
 
-    def __init__(self, writer: BackgroundWriter, log: Any) -> None:
-        self._writer, self._log = writer, log
+    def __init__(self, writer: BackgroundWriter, log: Any, metrics: ServerMetrics) -> None:
+        self._writer, self._log, self._metrics = writer, log, metrics
+        self._until_check = 0
         self._next: AnsweredRequest | None = None  # taken from the queue, but of another model than its batch
         self.skipped = 0  # rows written without diagnostics, because the queue was full
         super().__init__("recsys-meta-diagnoser", _CAPACITY)
@@ -75,6 +82,21 @@ class DiagnosticsWorker(BatchWorker[AnsweredRequest]):
     def _work(self, batch: Sequence[AnsweredRequest]) -> None:
         for request, diagnostics in zip(batch, self._diagnose(batch), strict=True):
             self._writer.put(adaptation_row(request, diagnostics))
+        if batch[0].recommender.sketch is not None:
+            self._until_check -= 1
+            if self._until_check < 0:
+                self._until_check = RECALL_EVERY - 1
+                self._check_recall(batch[0])
+
+    def _check_recall(self, request: AnsweredRequest) -> None:
+        """Count which of a newcomer's ten best items, by all scores, are the ten best of two stages."""
+        recommender, support = request.recommender, request.support
+        try:
+            if support is not None and (recall := recommender.sketch_recall(support)) is not None:
+                self._metrics.sketch_items.labels("yes").inc(recall * RECALL_AT)
+                self._metrics.sketch_items.labels("no").inc((1 - recall) * RECALL_AT)
+        except Exception:  # as diagnostics
+            self._log.error("recall cannot be checked", model_version=recommender.version, exc_info=True)
 
     def _next_batch(self) -> list[AnsweredRequest]:
         """Wait for requests of one model, at most `_BATCH_SIZE`; return none at the end."""

@@ -48,6 +48,12 @@ class ServerMetrics:
         )
         self.events = Counter("recsys_meta_events", "Events received, by outcome", ("outcome",), registry=r)
         self.model_swaps = Counter("recsys_meta_model_swaps", "Versions taken into service", ("model",), registry=r)
+        self.sketch_items = Counter(
+            "recsys_meta_sketch_items",
+            "Best items by all scores, by whether two stages list them",
+            ("listed",),
+            registry=r,
+        )
         self._directory = os.environ.get(MULTIPROCESS_VARIABLE)
         self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
         # Children by labels: finding the child takes prometheus_client longer than counting in it. Bounded, since the

@@ -47,7 +47,9 @@ def recommend(
     start = time.perf_counter()
     list_request = ListRequest(n, candidates, context=context)
     entity, query = recommender.lists.encode_query(recommender.read_support(request), list_request)
-    scores = recommender.score_catalog(recommender.adapt([entity]), query)
+    state = recommender.adapt([entity])
+    best_matter = query is None and recommender.lists.has_whole_catalogue(entity, list_request)
+    scores = recommender.best_scores(state)[0] if best_matter else recommender.score_catalog(state, query)
     items, unknown_items, end = recommender.lists.build(scores, entity, list_request, query)
     return RecommendedList(
         items,

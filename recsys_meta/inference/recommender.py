@@ -19,7 +19,9 @@ from recsys_meta.core.types import FIRST, Interactions, State
 from recsys_meta.inference.batch_invariance import least_batch, rank_in_batch_of, trial_requests
 from recsys_meta.inference.new_items.item_placer import ItemPlacer
 from recsys_meta.inference.new_items.new_item_block import Basis, NewItemBlock, nearest_items
+from recsys_meta.inference.new_items.probe_entities import sized_probe_requests
 from recsys_meta.inference.new_items.stored_items import Evidence, StoredItem
+from recsys_meta.inference.ranking.catalogue_sketch import CatalogueSketch, best_items, find_sketch
 from recsys_meta.inference.ranking.item_catalog import ItemCatalog
 from recsys_meta.inference.ranking.list_builder import ListBuilder
 from recsys_meta.inference.requests.encoder import RequestEncoder
@@ -29,6 +31,7 @@ from recsys_meta.inference.requests.support_reader import SupportReader
 from recsys_meta.inference.state_codec import dump_state, quantize, round_coarse
 from recsys_meta.inference.warm_starts import WarmStarts
 from recsys_meta.models.bundle import Bundle
+from recsys_meta.models.ensemble.factor_ranking import factor_ranking
 from recsys_meta.models.protocols import ChoicePredictor, UncertainPredictor, WarmStartPredictor
 
 MOST_NEW_ITEMS = 100_000
@@ -40,13 +43,17 @@ class Recommender:
 
     catalog: its items; reader: raw events to supports; encoder: supports and rows to tensors; queries: contexts to
     rows; lists: scores to lists; new_items: those that came after the training (`with_items`), None where there are
-    none. Tensors are for one entity (T = 1) unless said otherwise.
+    none; sketch: what finds the best of many items, None where all are scored. Tensors are for one entity (T = 1)
+    unless said otherwise.
     """
 
     new_items: NewItemBlock | None = None
+    sketch: CatalogueSketch | None = None
 
-    def __init__(self, bundle: Bundle) -> None:
-        """Raises ConfigError for a bundle of choices whose predictor cannot choose."""
+    def __init__(self, bundle: Bundle, sketch_from: int = 0) -> None:
+        """With `sketch_from` a catalogue of at least so many items gets a sketch, where one finds what it has to.
+
+        Raises ConfigError for a bundle of choices whose predictor cannot choose."""
         predictor, schema = bundle.predictor, bundle.schema
         if schema.objective == "choice" and not isinstance(predictor, ChoicePredictor):
             raise ConfigError(f"the model's objective is 'choice', but its predictor '{predictor.name}' cannot choose")
@@ -67,6 +74,8 @@ class Recommender:
         self._warm_starts: WarmStarts | None = None
         if isinstance(predictor, WarmStartPredictor):
             self._warm_starts = WarmStarts(predictor, self.body, self.encoder.support)
+        if 0 < sketch_from <= len(self.catalog.names):
+            self.sketch = self._find_sketch()
 
     @property
     def version(self) -> str:
@@ -92,6 +101,8 @@ class Recommender:
         other.new_items, other.catalog = block, own.with_items(block, features, titles, hidden)
         other.reader = self.reader.with_new_items(other.catalog.new_ids)
         other.lists = ListBuilder(other.catalog, self.encoder, self.queries)
+        if block is not None:  # where new items stand follows from the scores of all others
+            other.sketch = None
         for name in ("_min_batch", "batch_invariant"):  # tried out anew, now: no request shall wait for it
             other.__dict__.pop(name, None)
         _ = other.batch_invariant
@@ -172,6 +183,28 @@ class Recommender:
     def scores(self, state: State) -> Tensor:
         """Score the whole catalogue for T states, [T, C]: the model's items, and the new ones after them."""
         return rank_in_batch_of(self._min_batch, self._rank_all, state)
+
+    def best_scores(self, state: State) -> Tensor:
+        """Score the whole catalogue for T states, [T, C], where only the best items matter: with a sketch some hundreds
+        have the scores of `scores`, up to rounding, and the others lower ones in a rough order."""
+        return self.scores(state) if self.sketch is None else self.sketch.scores(state)
+
+    def sketch_recall(self, entity: EncodedEntity) -> float | None:
+        """Compute the share of an entity's ten best items, by all scores, that are its ten best by `best_scores`; None
+        without a sketch."""
+        if self.sketch is None:
+            return None
+        state = self.adapt([entity])
+        return float(self.sketch.recall(state, best_items(self.scores(state))))
+
+    def _find_sketch(self) -> CatalogueSketch | None:
+        requests = sized_probe_requests(self.catalog.names, self.catalog.popularity_scores)
+        try:
+            with torch.no_grad():
+                states = [self.adapt([self.read_support(request) for request in part]) for part in requests]
+                return find_sketch(factor_ranking(self.bundle.predictor, self.body), states, self._model_scores)
+        except Exception:  # a model that fails will say so to the first who adapts with it
+            return None
 
     def _rank_all(self, state: State) -> Tensor:
         return self._extend(self._rank(state))

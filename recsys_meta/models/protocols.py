@@ -10,7 +10,7 @@ shared by all tasks, and `adapt`, `score`, `rank` and `support_loss` take it in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -120,6 +120,46 @@ class MixturePredictor(Protocol):
 
     def mixture(self, body: Params, state: State) -> EvidenceMixture:
         """Scores of the whole catalogue, up to a constant for each entity."""
+
+
+@runtime_checkable
+class FactorPredictor(Protocol):
+    """A predictor of rankings whose scores, or whose evidence in an ensemble, are a product: query [T, D] @ factors
+    [D, C]."""
+
+    def factor_table(self, body: Params) -> Tensor | None:
+        """Factors [D, C] of the catalogue, of a body that has the tables of `mixture_tables` too; None where scores
+        are no product."""
+
+    def query(self, body: Params, state: State) -> Tensor:
+        """Queries [T, D] of T states."""
+
+    def item_evidence(self, body: Params, state: State, items: IntArray) -> FloatArray:
+        """Products of items [T, K], those of an entity whatever items and entities are beside it."""
+
+    def mix(self, state: State, evidence: Tensor) -> EvidenceMixture:
+        """Mixture of evidence [T, ...] with the weight and gain that it has for the states."""
+
+
+@dataclass(frozen=True)
+class FactorScores:
+    """Scores of T states from factors. Up to a constant for each entity, and roughly, they are query [T, D] @ the
+    factors' table, plus rest [T, C] where there is one; `of_items` gives those of items [T, K], precisely."""
+
+    query: FloatArray
+    rest: FloatArray | None
+    of_items: Callable[[IntArray], FloatArray]
+
+
+class FactorRanking(Protocol):
+    """Rankings of one predictor and body by factors: what finds the best of many items without scoring all."""
+
+    @property
+    def tables(self) -> Sequence[Tensor]:
+        """Factors [D, C], in parts one below the other."""
+
+    def scores(self, state: State) -> FactorScores:
+        """Scores of T states."""
 
 
 class Learner(Predictor, Protocol):

@@ -122,10 +122,15 @@ class ListBuilder:
             return ids
         return ids.union(self.catalog.known_item_ids(request.exclude, entity.catalog))
 
+    @staticmethod
+    def has_whole_catalogue(entity: EncodedEntity, request: ListRequest) -> bool:
+        """Return True for a list that may hold any of the model's items, of which only the best matter."""
+        return entity.catalog is None and request.candidates is None and not request.filters
+
     def batch_request(self, entity: EncodedEntity, request: ListRequest) -> TopKRequest | None:
         """Return the request in the form that can be answered for many entities at once, with one item more to tell
         whether any follow; None for a list of candidates or with filters, or of a catalogue of the entity's own."""
-        if entity.catalog is not None or request.candidates is not None or request.filters:
+        if not self.has_whole_catalogue(entity, request):
             return None
         return TopKRequest(request.n + 1, self.excluded_ids(entity, request))
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
+from recsys_meta.core.types import FloatArray, IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.registry import make_baseline
 from recsys_meta.models.functional.prefixed_keys import PrefixedTensors, add_prefix, select_prefix
-from recsys_meta.models.protocols import ChoicePredictor, EvidenceMixture, PredictorConfig
+from recsys_meta.models.protocols import ChoicePredictor, EvidenceMixture, FactorPredictor, PredictorConfig
 
 
 class PerShotBaseline(PredictorConfig):
@@ -116,15 +116,54 @@ class PerShotBaseline(PredictorConfig):
             (tasks, self.predictors[j].mixture(self._setting_body(body, j), _select_state(state, tasks)))
             for j, tasks in groups
         ]
-        if len(parts) == 1:
-            return parts[0][1]
-        size = len(state["setting"])
-        weight, gain = np.zeros(size, np.float32), np.zeros(size, np.float32)
-        for tasks, part in parts:
-            rows = slice(None) if tasks is None else tasks.numpy()
-            weight[rows], gain[rows] = part.weight, part.gain
-        evidence = _merge_results([(tasks, part.evidence) for tasks, part in parts], size)
-        return EvidenceMixture(evidence, weight, gain)
+        return _merge_mixtures(parts, len(state["setting"]))
+
+    def factor_table(self, body: Params) -> Tensor | None:
+        """Factors of all fits, one below the other; None where the baseline has none. See `FactorPredictor`."""
+        parts = [self._factors_of(j, body) for j, _ in self._representatives("fit_key")]
+        tables = [part for part in parts if part is not None]
+        if len(tables) < len(parts):
+            return None
+        return tables[0] if len(tables) == 1 else torch.cat(tables)
+
+    def _factors_of(self, setting: int, body: Params) -> Tensor | None:
+        predictor = self.predictors[setting]
+        return (
+            predictor.factor_table(self._setting_body(body, setting))
+            if isinstance(predictor, FactorPredictor)
+            else None
+        )
+
+    def query(self, body: Params, state: State) -> Tensor:
+        """Queries [T, D], which are 0 for the factors of other fits than that of an entity's setting."""
+        fits = self._first_with_key("fit_key")
+        order = sorted(set(fits))
+
+        def place(predictor: Any, body: Params, state: State, _: Tensor | None) -> Tensor:
+            query: Tensor = predictor.query(body, state)
+            part = order.index(fits[self.predictors.index(predictor)])
+            width = query.shape[1]
+            return torch.nn.functional.pad(query, (part * width, (len(order) - 1 - part) * width))
+
+        return self._dispatch(body, state, place)
+
+    def item_evidence(self, body: Params, state: State, items: IntArray) -> FloatArray:
+        """Evidence [T, K] of items [T, K]."""
+
+        def compute(predictor: Any, body: Params, state: State, tasks: Tensor | None) -> Tensor:
+            own = items if tasks is None else items[tasks.numpy()]
+            return torch.from_numpy(predictor.item_evidence(body, state, own))
+
+        return self._dispatch(body, state, compute).numpy()
+
+    def mix(self, state: State, evidence: Tensor) -> EvidenceMixture:
+        """Mixture of evidence [T, ...] with the weights and gains of the settings."""
+        parts: list[tuple[Tensor | None, EvidenceMixture]] = []
+        for j, tasks in _group_by_setting(state["setting"]):
+            own, predictor = evidence if tasks is None else evidence[tasks], self.predictors[j]
+            if isinstance(predictor, FactorPredictor):
+                parts.append((tasks, predictor.mix(_select_state(state, tasks), own)))
+        return _merge_mixtures(parts, len(state["setting"]))
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
         return self._dispatch(body, state, lambda p, b, s, tasks: p.support_loss(b, s, _select_support(support, tasks)))
@@ -238,6 +277,18 @@ def _merge_results(parts: list[tuple[Tensor | None, Tensor]], size: int) -> Tens
     for tasks, result in parts:
         output[tasks] = result
     return output
+
+
+def _merge_mixtures(parts: list[tuple[Tensor | None, EvidenceMixture]], size: int) -> EvidenceMixture:
+    """Put the mixtures of the groups into that of all tasks, in their order."""
+    if len(parts) == 1:
+        return parts[0][1]
+    weight, gain = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    for tasks, part in parts:
+        rows = slice(None) if tasks is None else tasks.numpy()
+        weight[rows], gain[rows] = part.weight, part.gain
+    evidence = _merge_results([(tasks, part.evidence) for tasks, part in parts], size)
+    return EvidenceMixture(evidence, weight, gain)
 
 
 def _merge_states(parts: list[tuple[Tensor | None, State]], size: int) -> State:

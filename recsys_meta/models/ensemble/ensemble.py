@@ -103,7 +103,7 @@ class Ensemble:
     def adapt(self, body: Params, support: Support) -> State:
         """States of the members under `<member>/`, and the numbers of support rows, size [T] int64."""
         state: State = {"size": support.rows.mask.sum(1)}
-        used = self._members_with_weight(state["size"])
+        used = self.members_with_weight(state["size"])
         for i, member in enumerate(self.members):
             state |= add_prefix(i, _adapt_member(member, select_prefix(body, i), support, is_used=i == 0 or i in used))
         return state
@@ -125,13 +125,13 @@ class Ensemble:
 
     def _add_rankings(self, body: Params, state: State) -> Tensor:
         size, count = state["size"], len(self.members)
-        used = self._members_with_weight(size)
+        used = self.members_with_weight(size)
         if not used:  # no member has any weight: all items score the same
             first = self.members[0]
             return torch.zeros_like(first.rank(select_prefix(body, 0), select_prefix(state, 0)))
         if is_readable(size) and "mixture/level" in body:
-            mixtures = [self._mixture(i, select_prefix(body, i), select_prefix(state, i)) for i in used]
-            shares = self._weights_at(size).T.reshape(RANKING_FORMS, count, -1)
+            mixtures = [self.mixture_of(i, select_prefix(body, i), select_prefix(state, i)) for i in used]
+            shares = self.weights_at(size).T.reshape(RANKING_FORMS, count, -1)
             rows = used if len(used) < count else slice(None)
             return sum_of_forms(
                 [m.evidence for m in mixtures],
@@ -148,8 +148,8 @@ class Ensemble:
             total = total + weights[:, i, None] * z + weights[:, count + i, None] * top_heavy(z)
         return total
 
-    def _mixture(self, i: int, body: Params, state: State) -> EvidenceMixture:
-        """Scores of a member as a mixture, which is their own evidence where it has none."""
+    def mixture_of(self, i: int, body: Params, state: State) -> EvidenceMixture:
+        """Score the catalogue as a mixture of a member; scores are their own evidence where it has no mixture."""
         if i in self._mixes:
             return self._mixes[i].mixture(body, state)
         scores = self.members[i].rank(body, state)
@@ -160,23 +160,27 @@ class Ensemble:
         """Add up scores(i, member) [T, R] of the members that have a weight for any of the tasks, and the bias."""
         weights = self._weights_for(state)
         total = torch.from_numpy(self._bias_table.numpy()[self._row(state["size"])]).to(weights.device)[:, None]
-        for i in self._members_with_weight(state["size"]):
+        for i in self.members_with_weight(state["size"]):
             total = total + weights[:, i, None] * scores(i, self.members[i])
         return total
 
     def _weights_for(self, state: State) -> Tensor:
         """Weights [T, F] of the forms, by the sizes of the supports."""
         size = state["size"]
-        return torch.from_numpy(self._weights_at(size)).to(size.device)
+        return torch.from_numpy(self.weights_at(size)).to(size.device)
 
-    def _weights_at(self, size: Tensor) -> FloatArray:
-        """Weights [T, F] of the forms for support sizes [T]."""
+    def weights_at(self, size: Tensor) -> FloatArray:
+        """Look up the weights [T, F] of the forms for support sizes [T]."""
         weights: FloatArray = self._weight_table.numpy()[self._row(size)]
         return weights
 
-    def _members_with_weight(self, size: Tensor) -> list[int]:
-        """Members that have a weight at one of the support sizes [T]."""
+    def members_with_weight(self, size: Tensor) -> list[int]:
+        """Find the members that have a weight at one of the support sizes [T]."""
         return np.flatnonzero(self._has_weight[self._row(size)].any(0)).tolist()
+
+    def is_used(self, i: int) -> bool:
+        """Return True for a member that has a weight at any support size."""
+        return bool(self._has_weight[:, i].any())
 
     @cached_property
     def _has_weight(self) -> npt.NDArray[np.bool_]:
@@ -206,7 +210,7 @@ class WarmStartEnsemble(Ensemble):
         """State of `adapt`, from a start of `start`."""
         state: State = {"size": support.rows.mask.sum(1)}
         state |= add_prefix(0, self._first.adapt_from(select_prefix(body, 0), select_prefix(start, 0), support))
-        used = self._members_with_weight(state["size"])
+        used = self.members_with_weight(state["size"])
         for i, member in enumerate(self.members[1:], 1):
             if i in self._shared:
                 state |= {k: v for k, v in start.items() if k.startswith(f"{i}/")}

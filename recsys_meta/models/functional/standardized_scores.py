@@ -59,7 +59,7 @@ def sum_of_forms(
         part = slice(start, start + step)
         values = _side_by_side([scores.numpy()[part] for scores in evidence])
         _standardize(values, weight.T[part], gain.T[part], level, moments)
-        total[part] = _weigh_forms(values, plain.T[part], heavy.T[part])
+        total[part] = weigh_forms(values, plain.T[part], heavy.T[part])
     return torch.from_numpy(total)
 
 
@@ -81,20 +81,37 @@ def _standardize(
     values -= mean[:, :, None]
     variance = np.vecdot(catalog, catalog) / count
     shared = np.vecdot(catalog, level[:, FIRST:]) / count if level.size else np.zeros_like(mean)
-    inverse = _inverse_unless_flat(np.sqrt(variance), mean, FLAT * float(count) ** 0.5)
+    slope, share = mixture_scales(mean, variance, shared, weight, gain, moments, float(count))
+    values *= slope[:, :, None]
+    # One after another: the product of all at once would take as much memory again.
+    for m in np.flatnonzero(share.any(0)):
+        values[:, m] += share[:, m, None] * level[m]
+
+
+def mixture_scales(
+    mean: FloatArray,
+    variance: FloatArray,
+    shared: FloatArray,
+    weight: FloatArray,
+    gain: FloatArray,
+    moments: FloatArray,
+    count: float,
+) -> tuple[FloatArray, FloatArray]:
+    """Scales [T, M] with which standardized scores are slope * (evidence - mean) + share * level.
+
+    mean, variance and shared [T, M] are those of the evidence over `count` items, shared its covariance with the level;
+    weight and gain are [T, M], and moments [M, 2] as of `popularity_table`.
+    """
+    inverse = _inverse_unless_flat(np.sqrt(variance), mean, FLAT * count**0.5)
     is_evidence = np.isnan(gain)
     scale = np.where(is_evidence, inverse, gain)
     mixed = np.where(is_evidence & (inverse == 0), np.float32(1), weight)
     whole = scale * (scale * variance + 2 * mixed * shared) + mixed * mixed * moments[:, 1]
     final = _inverse_unless_flat(np.sqrt(np.maximum(whole, 0)), scale * mean + mixed * moments[:, 0], FLAT)
-    values *= (scale * final)[:, :, None]
-    # One after another: the product of all at once would take as much memory again.
-    share = mixed * final
-    for m in np.flatnonzero(share.any(0)):
-        values[:, m] += share[:, m, None] * level[m]
+    return scale * final, mixed * final
 
 
-def _weigh_forms(values: FloatArray, plain: FloatArray, heavy: FloatArray) -> FloatArray:
+def weigh_forms(values: FloatArray, plain: FloatArray, heavy: FloatArray) -> FloatArray:
     """Sum over M of plain * z + heavy * top_heavy(z), [T, C], of standardized scores z [T, M, C], which are lost;
     plain and heavy [T, M]. A product for each entity: that of all would depend on how many there are."""
     total = np.matmul((plain + heavy / 2)[:, None], values)

@@ -95,9 +95,9 @@ def test_a_version_that_fails_its_trial_is_loaded_and_logged_once(home, light, b
     looked, opened = ModelRegistry(database, models, lines), []
     real = registry.open_version
 
-    def open_version(folder, row):
+    def open_version(folder, row, sketch_from):
         opened.append(row.version)
-        return real(folder, row)
+        return real(folder, row, sketch_from)
 
     monkeypatch.setattr(registry, "open_version", open_version)
 

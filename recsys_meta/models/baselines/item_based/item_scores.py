@@ -6,11 +6,14 @@ the matrix and repetitions have weight 0.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import FIRST, Interactions, Params, State
+from recsys_meta.core.types import FIRST, FloatArray, IntArray, Interactions, Params, State
+from recsys_meta.models.baselines.base import mix_evidence
 from recsys_meta.models.functional.linear_algebra import batch_invariant_product
+from recsys_meta.models.protocols import EvidenceMixture
 
 
 def distinct_weights(rows: Interactions) -> Tensor:
@@ -76,3 +79,26 @@ def factor_tables(body: Params) -> Params:
 def factor_evidence(body: Params, vector: Tensor) -> Tensor:
     """Evidence vector [T, D] @ items, [T, C]."""
     return batch_invariant_product(vector, body["mixture/factors"])
+
+
+class FactorEvidence:
+    """Part of the baselines whose evidence is a product of a vector with those of the items (`FactorPredictor`)."""
+
+    popularity: float
+
+    def factor_table(self, body: Params) -> Tensor | None:
+        """Factors [D, C] of the evidence."""
+        return body.get("mixture/factors")
+
+    def query(self, body: Params, state: State) -> Tensor:
+        """Vectors [T, D]."""
+        return state["vector"]
+
+    def item_evidence(self, body: Params, state: State, items: IntArray) -> FloatArray:
+        """Evidence of items [T, K]."""
+        evidence: FloatArray = np.vecdot(body["items"].numpy()[items], state["vector"].numpy()[:, None])
+        return evidence
+
+    def mix(self, state: State, evidence: Tensor) -> EvidenceMixture:
+        """Mixture of evidence [T, ...] with popularity."""
+        return mix_evidence(evidence, self.popularity)

@@ -12,10 +12,11 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
-from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, RANKING_OBJECTIVES, BaselineConfig, mix_evidence
+from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, RANKING_OBJECTIVES, BaselineConfig
 from recsys_meta.models.baselines.counting.bias_model import fit_two_way_means
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
 from recsys_meta.models.baselines.item_based.item_scores import (
+    FactorEvidence,
     distinct_weights,
     factor_evidence,
     factor_tables,
@@ -29,7 +30,7 @@ from recsys_meta.models.functional.linear_algebra import solve, truncated_svd, w
 from recsys_meta.models.protocols import EvidenceMixture
 
 
-class BayesianLinearRegression(BaselineConfig):
+class BayesianLinearRegression(FactorEvidence, BaselineConfig):
     """Labels: y = item mean + w . f(i) + noise, w ~ N(m, S) by EM over training entities; f(i) = [1, item term,
     content, `factors` ALS factors of the residuals]. `noise` multiplies the learned variance.
 
@@ -130,7 +131,7 @@ class BayesianLinearRegression(BaselineConfig):
         return factor_tables(body) if self.objective == "ranking" else {}
 
     def mixture(self, body: Params, state: State) -> EvidenceMixture:
-        return mix_evidence(factor_evidence(body, state["vector"]), self.popularity)
+        return self.mix(state, factor_evidence(body, state["vector"]))
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         if self.objective == "ranking":

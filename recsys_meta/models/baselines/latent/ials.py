@@ -20,9 +20,10 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
-from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
+from recsys_meta.models.baselines.base import BaselineConfig
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
 from recsys_meta.models.baselines.item_based.item_scores import (
+    FactorEvidence,
     distinct_weights,
     factor_evidence,
     factor_tables,
@@ -32,7 +33,7 @@ from recsys_meta.models.functional.gaussian_posterior import fit_gaussian, fold_
 from recsys_meta.models.protocols import EvidenceMixture
 
 
-class Ials(BaselineConfig):
+class Ials(FactorEvidence, BaselineConfig):
     """Fold-in as in the library: (Y'Y + (c - 1) A'A + fold_ridge I) w = c A'1; scores Y w, plus popularity.
 
     Y are item vectors, A those of the support, c the confidence of a positive. Settings with the same `fit_fields`
@@ -89,7 +90,7 @@ class Ials(BaselineConfig):
         return factor_tables(body)
 
     def mixture(self, body: Params, state: State) -> EvidenceMixture:
-        return mix_evidence(factor_evidence(body, state["vector"]), self.popularity)
+        return self.mix(state, factor_evidence(body, state["vector"]))
 
 
 class IalsPrior(Ials):

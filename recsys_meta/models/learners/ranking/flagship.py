@@ -42,7 +42,17 @@ from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import ARRIVAL, Objective
-from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, RowSelection, State, Support, TaskBatch
+from recsys_meta.core.types import (
+    FIRST,
+    FloatArray,
+    IntArray,
+    Interactions,
+    Params,
+    RowSelection,
+    State,
+    Support,
+    TaskBatch,
+)
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.arrival_popularity import bin_weights, binned_counts
 from recsys_meta.models.functional.embeddings import init_embedding_bag, is_buffer, item_features
@@ -68,7 +78,7 @@ from recsys_meta.models.learners.ranking.memory_gates import (
 )
 from recsys_meta.models.learners.ranking.memory_logits import memory_logits
 from recsys_meta.models.learners.ranking.push_gate import search_push
-from recsys_meta.models.protocols import ParamGroup
+from recsys_meta.models.protocols import EvidenceMixture, ParamGroup
 
 CALIBRATION_SIZE = 5
 """Support size, in rows, at which the scales of the memories' logits are measured."""
@@ -214,6 +224,23 @@ class Flagship:
     def _tower_logits(self, body: Params, state: State) -> Tensor:
         """Mean logits of the towers, [T, C]."""
         return batch_invariant_product(state["z"].flatten(1), body["towers"])
+
+    def factor_table(self, body: Params) -> Tensor | None:
+        """The towers, [H (D + 1), C]; None where a memory has a say."""
+        return None if bool((body["gate"][:, 0] > 0).any()) else body["towers"]
+
+    def query(self, body: Params, state: State) -> Tensor:
+        return state["z"].flatten(1)
+
+    def item_evidence(self, body: Params, state: State, items: IntArray) -> FloatArray:
+        vectors, z = body["vectors"].numpy(), state["z"].numpy()
+        logits = [np.vecdot(vectors[h][items], z[:, h, None]) for h in range(len(vectors))]
+        mean: FloatArray = sum(logits[1:], logits[0]) / np.float32(len(vectors))
+        return mean
+
+    def mix(self, state: State, evidence: Tensor) -> EvidenceMixture:
+        none = np.zeros(len(evidence), np.float32)
+        return EvidenceMixture(evidence, none, none + 1)
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.rank(body, state).gather(1, rows.item)
