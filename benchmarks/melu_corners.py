@@ -34,7 +34,7 @@ from pipelines.experiments.tuned_baselines import TunedBaselines
 from pipelines.workspace import Workspace, find_recipe
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.feature_encoding import lookup_rows
+from recsys_meta.core.feature_tensors import lookup_rows
 from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.types import FIRST, FloatArray, IntArray, Params
 from recsys_meta.data import open_dataset

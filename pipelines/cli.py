@@ -4,60 +4,87 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import ClassVar
 
 import typer
 from rich.markup import escape
 
-from pipelines.commands import (
-    bench,
-    compare,
-    conformance,
-    data,
-    database,
-    doctor,
-    evaluate,
-    items,
-    keys,
-    models,
-    quickstart,
-    recipes,
-    recommend,
-    serve,
-    train,
-    tune,
-)
+from pipelines.command_group import DeferredCommand, DeferredGroup
 from pipelines.console import err, with_command
 from recsys_meta import __version__
 from recsys_meta.core.errors import RecsysMetaError, describe_os_error, describe_unexpected
 
+
+class CommandLine(DeferredGroup):
+    """All commands of `recsys-meta`."""
+
+    deferred: ClassVar = {
+        "quickstart": DeferredCommand(
+            "quickstart", "Prepare data, meta-train, evaluate against tuned baselines, publish: in one go."
+        ),
+        "train": DeferredCommand(
+            "train",
+            "Meta-train a recipe; checkpoints survive a crash, Ctrl-C stops cleanly, --resume continues bit for bit.",
+        ),
+        "recipes": DeferredCommand("recipes", "Recipes, and every key of one: type, default and meaning.", "app"),
+        "tune": DeferredCommand(
+            "tune", "Search the hyper-parameters of a recipe on meta-validation, and write the recipe that was found."
+        ),
+        "evaluate": DeferredCommand(
+            "evaluate", "The cold-start curve of a published model on its meta-test newcomers, with 95% intervals."
+        ),
+        "compare": DeferredCommand(
+            "compare",
+            "Learners and baselines side by side on the same episodes, the same seeds and the same tuning budget.",
+        ),
+        "check-learner": DeferredCommand(
+            "conformance",
+            "Check what every learner promises: order, padding, batches, empty supports, unknown ids, threads, gradients.",
+        ),
+        "check-baseline": DeferredCommand(
+            "conformance",
+            "Check what every baseline promises, alone and tuned for each number of shots. Exit status 1 where it fails.",
+        ),
+        "recommend": DeferredCommand(
+            "recommend", "Adapt to one newcomer and rank the catalogue: the same answer as the API's, without a server."
+        ),
+        "adapt": DeferredCommand(
+            "recommend",
+            "Adapt to every entity of a table; writes entity, support size, list of items with scores, and state.",
+        ),
+        "serve": DeferredCommand("serve", "Serve the published models; the API's own page is at /docs."),
+        "audit": DeferredCommand(
+            "keys", "Administrative actions, newest first: promotions, rollbacks, erasures, keys made and revoked."
+        ),
+        "doctor": DeferredCommand(
+            "doctor",
+            "Check packages, data, database, cache and models; exit 1 when something that is set up does not work.",
+        ),
+        "data": DeferredCommand("data", "Built-in data sets, and your own CSV or Parquet with a TOML schema.", "app"),
+        "models": DeferredCommand(
+            "models", "The registry of published models, with the history of what was live.", "app"
+        ),
+        "keys": DeferredCommand("keys", "Keys of the API: scoped, with an end, revocable.", "app"),
+        "runs": DeferredCommand("database", "Training runs and their metrics.", "runs"),
+        "adaptations": DeferredCommand("database", "What adapting did to each newcomer.", "adaptations"),
+        "entities": DeferredCommand("database", "What is stored of an entity, and its erasure.", "entities"),
+        "items": DeferredCommand("items", "Items that lists may hold: new ones are ranked without a training.", "app"),
+        "db": DeferredCommand("database", "The database: migrations and pruning.", "db"),
+        "bench": DeferredCommand(
+            "bench", "Benchmarks; each row is a ratio to a reference measured in the same run.", "app"
+        ),
+    }
+
+
 app = typer.Typer(
     name="recsys-meta",
+    cls=CommandLine,
     help="Meta-learning for the cold start: adapt to a newcomer from its first interactions.",
     epilog="Exit status: 0 done, 1 failed (the reason is one line on standard error), 2 wrong usage.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-quickstart.add_to(app)
-app.add_typer(data.app, name="data", help="Built-in data sets, and your own CSV or Parquet with a TOML schema.")
-train.add_to(app)
-app.add_typer(recipes.app, name="recipes", help="Recipes, and every key of one: type, default and meaning.")
-tune.add_to(app)
-evaluate.add_to(app)
-compare.add_to(app)
-conformance.add_to(app)
-app.add_typer(models.app, name="models", help="The registry of published models, with the history of what was live.")
-recommend.add_to(app)
-serve.add_to(app)
-keys.add_to(app)
-app.add_typer(database.runs, name="runs", help="Training runs and their metrics.")
-app.add_typer(database.adaptations, name="adaptations", help="What adapting did to each newcomer.")
-app.add_typer(database.entities, name="entities", help="What is stored of an entity, and its erasure.")
-app.add_typer(items.app, name="items", help="Items that lists may hold: new ones are ranked without a training.")
-app.add_typer(database.db, name="db", help="The database: migrations and pruning.")
-doctor.add_to(app)
-app.add_typer(bench.app, name="bench", help="Benchmarks; each row is a ratio to a reference measured in the same run.")
 
 
 def _version(show: bool) -> None:

@@ -1,4 +1,7 @@
-"""Workspace of a command: settings, database, prepared data sets, recipes, runs and published models."""
+"""Workspace of a command: settings, database, prepared data sets, recipes, runs and published models.
+
+Readers of data and torch are imported by what needs them, so that the other commands start at once.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,12 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import CheckpointError, ConfigError, DataError, NotFoundError
-from recsys_meta.data import SOURCES, find_schema, open_dataset, prepare_custom, prepare_named, read_custom
-from recsys_meta.inference.new_items.stored_items import StoredItem
-from recsys_meta.models.bundle import Bundle, load_bundle
-from recsys_meta.models.learners import LEARNERS
 from recsys_meta.store.cache.keys import owner_key
 from recsys_meta.store.cache.redis_cache import SyncRedisCache
 from recsys_meta.store.database import engine as database
@@ -29,6 +27,11 @@ from recsys_meta.store.model_registry.registry import get_model_record, page_mod
 from recsys_meta.store.model_registry.split_arms import newest_split
 from recsys_meta.store.settings import Settings
 from recsys_meta.training.recipe import Recipe, read_recipe, recipe_of
+
+if TYPE_CHECKING:
+    from recsys_meta.core.dataset import Dataset
+    from recsys_meta.inference.new_items.stored_items import StoredItem
+    from recsys_meta.models.bundle import Bundle
 
 _LOG = logging.getLogger(__name__)
 
@@ -94,6 +97,8 @@ class Workspace:
         is likely to be wrong with its data is logged. Raises ConfigError for an unknown name or a wrong schema,
         DataError if its data cannot be read.
         """
+        from recsys_meta.data import SOURCES, find_schema, open_dataset, prepare_custom, prepare_named
+
         for folder in self.settings.prepared_folders(name):
             if (folder / "dataset.json").is_file():
                 return open_dataset(folder), folder
@@ -114,10 +119,14 @@ class Workspace:
 
     def bundle(self, name: str) -> Bundle:
         """Load a published model by NAME (its live version) or NAME@VERSION, or a bundle by its folder."""
+        from recsys_meta.models.bundle import load_bundle
+
         return load_bundle(self.bundle_folder(name))
 
     def stored_items(self, kind: str) -> list[StoredItem]:
         """Return the items of a kind that are stored, those that were changed last coming last."""
+        from recsys_meta.inference.new_items.stored_items import StoredItem
+
         items, after, is_all = list[StoredItem](), 0, False
         with self.reading() as session:
             while not is_all:
@@ -133,6 +142,8 @@ class Workspace:
     def live_models(self) -> list[LiveModel]:
         """Load the models in service, in order of their names. One that cannot be loaded is left out with a warning, as
         a server leaves it out."""
+        from recsys_meta.models.bundle import load_bundle
+
         with self.reading() as session:
             rows = [get_model_record(session, m.name, m.live) for m in page_models(session) if m.live is not None]
             places = [(row.model, row.path, row.version) for row in rows]
@@ -179,6 +190,8 @@ class Workspace:
 
 def _custom_folder_name(schema: Path) -> str:
     """Return a folder name that differs for schemas of the same name. Raises ConfigError, DataError for a wrong one."""
+    from recsys_meta.data import read_custom
+
     digest = hashlib.sha256(str(schema.resolve()).encode()).hexdigest()[:8]
     return f"{read_custom(schema)[0].schema.name}-{digest}"
 
@@ -210,6 +223,8 @@ def find_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         return read_recipe(Path(name), overrides)
     if name in recipe_names():
         return read_recipe(Path(str(files("pipelines.recipes") / f"{name}.toml")), overrides)
+    from recsys_meta.models.learners import LEARNERS
+
     if name in LEARNERS.plugin_names:
         return recipe_of({**getattr(LEARNERS[name], "recipe", {}), "name": name, "learner": name}, overrides, name)
     names = ", ".join([*recipe_names(), *LEARNERS.plugin_names])

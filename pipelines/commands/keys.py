@@ -83,8 +83,7 @@ def show_audit(
 
 
 def add_to(main: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    main.add_typer(app, name="keys", help="Keys of the API: scoped, with an end, revocable.")
+    """Add the command to the command line."""
     main.command("audit")(show_audit)
 
 

@@ -1,17 +1,16 @@
-"""Publication of a model: a finished run becomes a version, which is tried and weighed before it may go live."""
+"""Publication of a model: a finished run becomes a version, which is tried and weighed before it may go live.
+
+What loads a bundle is imported where that happens: listing models needs no torch.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from pipelines.commands.evaluate import evaluate_version
 from pipelines.console import err
-from pipelines.experiments.run_spec import read_run_spec
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import CheckpointError, ConfigError, ConflictError, RecsysMetaError
-from recsys_meta.inference.model_trial import try_bundle
-from recsys_meta.models.bundle import load_bundle, save_bundle
 from recsys_meta.store.access.audit_log import record_action
 from recsys_meta.store.model_registry.registry import check_beats_baseline, publish_version, register_version
 from recsys_meta.store.tracking.evaluations import copy_evaluations
@@ -40,6 +39,10 @@ def publish_run(
     that loses to the simplest baseline, or cannot be evaluated, unless forced, and for one that would end a split of
     others, unless `end_split`: the version is staged then.
     """
+    from pipelines.experiments.run_spec import read_run_spec
+    from recsys_meta.inference.model_trial import try_bundle
+    from recsys_meta.models.bundle import load_bundle, save_bundle
+
     if name and not NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name for a model: letters, digits, '_', '.' and '-' only, not dots alone")
     spec = read_run_spec(workspace, run)
@@ -71,6 +74,8 @@ def publish_run(
 
 def check_quality(workspace: Workspace, model: str, version: str) -> None:
     """Raise ConflictError for a version that loses to the simplest baseline; one that was never evaluated is now."""
+    from pipelines.commands.evaluate import evaluate_version
+
     with workspace.reading() as session:
         is_evaluated = check_promotion(session, model, version) is not None
     if not is_evaluated:
@@ -88,6 +93,8 @@ def check_quality(workspace: Workspace, model: str, version: str) -> None:
 
 def try_version(workspace: Workspace, model: str, version: str) -> None:
     """Raise CheckpointError for a version that cannot be loaded, or fails when it is tried."""
+    from recsys_meta.inference.model_trial import try_bundle
+
     try:
         try_bundle(workspace.bundle(f"{model}@{version}"))
     except (CheckpointError, ConfigError) as error:

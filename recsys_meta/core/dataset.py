@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from recsys_meta.core.arrays import FIRST, UNKNOWN, FloatArray, IntArray
 from recsys_meta.core.schema import ARRIVAL, Schema
-from recsys_meta.core.types import FIRST, UNKNOWN, FloatArray, IntArray
 
 NO_TIME = np.iinfo(np.int64).max
 """Marks a row of unknown time. It is the largest number, so such rows sort after all others."""

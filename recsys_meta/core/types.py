@@ -3,8 +3,7 @@
 Shape letters, used in every signature: T tasks, S support rows, Q query rows, R rows of either kind,
 C items of the catalogue, K candidates of a row, H items of a history, L values in a field, D embedding size.
 
-Ids of items and of categorical values are *padded*: 0 is padding, 1 is "unknown", real values start at 2,
-so a catalogue of n items has C = n + 2 rows and a table indexed by them needs no offset.
+Ids of items and of categorical values are *padded*, as `arrays` says: a catalogue of n items has C = n + 2 rows.
 """
 
 from __future__ import annotations
@@ -15,15 +14,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-PAD, UNKNOWN, FIRST = 0, 1, 2
-"""Padded ids: padding, a value outside the vocabulary, and the first real value."""
-
-IntArray = npt.NDArray[np.integer[Any]]
-FloatArray = npt.NDArray[np.floating[Any]]
+from recsys_meta.core.arrays import FIRST as FIRST  # noqa: PLC0414 they are to be had here too
+from recsys_meta.core.arrays import PAD as PAD  # noqa: PLC0414
+from recsys_meta.core.arrays import UNKNOWN as UNKNOWN  # noqa: PLC0414
+from recsys_meta.core.arrays import FloatArray as FloatArray  # noqa: PLC0414
+from recsys_meta.core.arrays import IntArray as IntArray  # noqa: PLC0414
 
 Params = dict[str, Tensor]
 """Parameters of a model that all tasks share: name -> tensor."""

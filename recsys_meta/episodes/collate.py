@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset, ItemOwnership
-from recsys_meta.core.feature_encoding import lookup_rows
+from recsys_meta.core.feature_tensors import lookup_rows
 from recsys_meta.core.types import FIRST, PAD, UNKNOWN, EntityCatalog, IntArray, Interactions, Support, TaskBatch
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from recsys_meta.core.dataset import NO_TIME, Dataset, Events, FeatureColumn
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.feature_encoding import lookup_rows
+from recsys_meta.core.feature_tensors import lookup_rows
 from recsys_meta.core.types import IntArray
 from recsys_meta.episodes.event_index import EventIndex
 

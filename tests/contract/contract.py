@@ -152,8 +152,10 @@ def walked(path: str, command: Any) -> Iterator[str]:
         shown = [] if default is None or callable(default) or parameter.required else [f"= {default}"]
         marks = [word for word in ("required", "multiple", "hidden") if getattr(parameter, word, False)]
         yield "  " + " ".join([named, *shown, *marks, *(["any number"] if parameter.nargs == -1 else [])])
-    for name, below in sorted(getattr(command, "commands", {}).items()):
-        yield from walked(f"{path} {name}", below)
+    names = getattr(command, "commands", {})
+    load = getattr(command, "load", names.get)  # the commands of the root are imported when they run
+    for name in sorted(names):
+        yield from walked(f"{path} {name}", load(name))
 
 
 # Recipes and methods

@@ -24,7 +24,8 @@ from recsys_meta.core.cells import (
 )
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.feature_encoding import build_vocabulary, encode_raw
+from recsys_meta.core.feature_encoding import build_vocabulary
+from recsys_meta.core.feature_tensors import encode_raw
 from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.schema import FeatureField
 

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 
 from recsys_meta.core.dataset import FeatureColumn, Vocabulary
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.feature_encoding import (
-    build_vocabulary,
-    encode_column,
-    encode_raw,
-    explode_values,
-    list_cell,
-    lookup_rows,
-    unseen_features,
-)
+from recsys_meta.core.feature_encoding import build_vocabulary, encode_column, explode_values, list_cell
+from recsys_meta.core.feature_tensors import encode_raw, lookup_rows, unseen_features
 from recsys_meta.core.schema import FeatureField
 
 KINDS = ("categorical", "multi", "text")

@@ -11,7 +11,7 @@ import pytest
 from pipelines.batch.event_files import LINE_COLUMN, event_tables, interactions_of, read_events
 from recsys_meta.core.dataset import Vocabulary
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.feature_encoding import encode_raw
+from recsys_meta.core.feature_tensors import encode_raw
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.inference.one_shot import recommend
 from recsys_meta.inference.recommender import Recommender

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from pipelines.batch.event_files import EventFormat, event_tables, interactions_of, read_events
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.feature_encoding import encode_raw
+from recsys_meta.core.feature_tensors import encode_raw
 from recsys_meta.core.schema import read_schema
 from recsys_meta.core.types import FIRST
 from recsys_meta.data import prepare_custom

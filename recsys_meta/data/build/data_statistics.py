@@ -6,9 +6,9 @@ import hashlib
 
 import numpy as np
 
+from recsys_meta.core.arrays import IntArray
 from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.core.schema import Schema
-from recsys_meta.core.types import IntArray
 from recsys_meta.data.build.external_sort import SortedBucket
 
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from recsys_meta.core.arrays import FIRST, PAD, FloatArray, IntArray
 from recsys_meta.core.dataset import NO_TIME, Dataset, Events, FeatureColumn
 from recsys_meta.core.schema import FeatureField
-from recsys_meta.core.types import FIRST, PAD, FloatArray, IntArray
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MAX_LABEL_VALUES = 12

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from recsys_meta.core.arrays import IntArray
 from recsys_meta.core.dataset import NO_TIME
-from recsys_meta.core.types import IntArray
 from recsys_meta.data.build.id_encoding import CONTEXT_PREFIX, Records
 
 BUCKET_ROWS = 2**20

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from recsys_meta.core.arrays import FIRST, PAD, UNKNOWN, IntArray
 from recsys_meta.core.schema import Schema
-from recsys_meta.core.types import FIRST, PAD, UNKNOWN, IntArray
 from recsys_meta.data.readers.id_interner import IdInterner
 from recsys_meta.data.validation.row_checks import ValidRows
 

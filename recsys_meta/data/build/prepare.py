@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recsys_meta.core.arrays import FIRST, IntArray
 from recsys_meta.core.atomic_io import atomic_directory, dump_checksummed, sha256
 from recsys_meta.core.cells import text_cells
 from recsys_meta.core.dataset import Dataset, FeatureColumn
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.data.build.data_statistics import DataStatistics
 from recsys_meta.data.build.external_sort import BUCKET_ROWS, SpillFile
 from recsys_meta.data.build.feature_tables import AlignedFeatures, encode_features, read_features, read_homes

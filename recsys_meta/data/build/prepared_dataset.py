@@ -23,11 +23,11 @@ import pyarrow.parquet as pq
 from pyarrow.lib import ArrowException
 from pydantic import ValidationError
 
+from recsys_meta.core.arrays import FIRST
 from recsys_meta.core.atomic_io import load_checksummed, sha256
 from recsys_meta.core.dataset import Dataset, Events, FeatureColumn, Vocabulary, add_arrival
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import Schema, explain_errors
-from recsys_meta.core.types import FIRST
 from recsys_meta.data.build.id_encoding import CONTEXT_PREFIX
 from recsys_meta.data.build.npy_columns import read_column
 

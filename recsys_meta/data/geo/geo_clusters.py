@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
-from recsys_meta.core.types import FloatArray, IntArray
+from recsys_meta.core.arrays import FloatArray, IntArray
 
 Points = npt.NDArray[np.float64]
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from recsys_meta.core.arrays import IntArray
 from recsys_meta.core.cells import parse_numbers, text_cells
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, Schema
-from recsys_meta.core.types import IntArray
 from recsys_meta.data.build.feature_tables import first_row_per_id, read_homes
 from recsys_meta.data.geo.geo_clusters import CityClusters, cluster_cities
 from recsys_meta.data.readers.id_interner import IdInterner

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 from pyarrow.lib import ArrowInvalid
 
+from recsys_meta.core.arrays import IntArray
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.types import IntArray
 from recsys_meta.data.readers.byte_stream import is_ascii_compatible, read_text
 from recsys_meta.data.readers.quoted_csv import read_quoted
 from recsys_meta.data.readers.raw_tables import (

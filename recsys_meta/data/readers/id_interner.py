@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys_meta.core.arrays import IntArray
 from recsys_meta.core.cells import arrow_text
-from recsys_meta.core.types import IntArray
 
 
 class IdInterner:

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from recsys_meta.core.arrays import FloatArray, IntArray
 from recsys_meta.core.dataset import NO_TIME
-from recsys_meta.core.types import FloatArray, IntArray
 
 DAY, HOUR = 86_400, 3_600
 WEEKDAYS = np.array(["mon", "tue", "wed", "thu", "fri", "sat", "sun"])

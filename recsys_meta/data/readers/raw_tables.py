@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from recsys_meta.core.arrays import IntArray
 from recsys_meta.core.schema import Schema
-from recsys_meta.core.types import IntArray
 
 OnError = Literal["fail", "skip"]
 Duplicates = Literal["refuse", "keep"]

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from recsys_meta.core.arrays import IntArray
 from recsys_meta.core.cells import LIST_MARK, list_values, parse_numbers, text_cells
-from recsys_meta.core.types import IntArray
 from recsys_meta.data.readers.raw_tables import ReadChunks, RowChunk, map_chunks, reject_rows, select_rows
 
 LENGTH_REMEDY = "Give the list one value for each item, or a single one that holds for all of them"

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
+from recsys_meta.core.arrays import FloatArray, IntArray
 from recsys_meta.core.cells import Mask, parse_numbers, text_cells
 from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.core.errors import ConfigError
@@ -25,7 +26,6 @@ from recsys_meta.core.time_parsing import (
     TIME_UNITS,
     UNITS,
 )
-from recsys_meta.core.types import FloatArray, IntArray
 
 INVALID_TIME = -2
 """Marks a cell that is not a time."""

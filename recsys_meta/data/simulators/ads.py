@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from recsys_meta.core.types import FloatArray, IntArray
+from recsys_meta.core.arrays import FloatArray, IntArray
 from recsys_meta.data.simulators.latent_factors import (
     DURATION,
     LATENT_DIMS,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from recsys_meta.core.arrays import FIRST, FloatArray, IntArray
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.core.types import FIRST, FloatArray, IntArray
 from recsys_meta.data.readers.local_time import DAY, HOUR, solar_offset
 from recsys_meta.data.simulators.latent_factors import (
     DURATION,

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from recsys_meta.core.arrays import FloatArray, IntArray
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Schema
-from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.data.readers.raw_tables import RawFeatureTable, RawTables, read_frame
 
 START_TIME = 1_577_836_800

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recsys_meta.core.arrays import IntArray
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField, Schema
-from recsys_meta.core.types import IntArray
 from recsys_meta.data.readers.csv_reader import CsvDialect, find_file, read_csv
 from recsys_meta.data.readers.raw_tables import (
     RawFeatureTable,

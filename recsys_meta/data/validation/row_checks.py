@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from recsys_meta.core.arrays import FloatArray, IntArray
 from recsys_meta.core.cells import (
     MISSING_NUMBERS,
     Mask,
@@ -20,7 +21,6 @@ from recsys_meta.core.cells import (
 from recsys_meta.core.dataset import NO_TIME
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import LATITUDE, LONGITUDE, FeatureField, Schema
-from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.data.readers.raw_tables import REJECT_COLUMNS, RowChunk, reject_rows
 from recsys_meta.data.readers.time_columns import BEFORE_1970, INVALID_TIME, NumberForm, microseconds_column
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.feature_encoding import lookup_rows
+from recsys_meta.core.feature_tensors import lookup_rows
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, Support
 from recsys_meta.evaluation.conformance.simulated_worlds import build_dataset

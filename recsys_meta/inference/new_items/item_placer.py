@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.feature_encoding import encode_raw
+from recsys_meta.core.feature_tensors import encode_raw
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.inference.new_items.content_columns import ContentColumns
 from recsys_meta.inference.new_items.new_item_block import NewItemBlock, build_block

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.dataset import Vocabulary
-from recsys_meta.core.feature_encoding import encode_raw, unseen_features
+from recsys_meta.core.feature_tensors import encode_raw, unseen_features
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.core.types import FIRST, PAD, UNKNOWN, EntityCatalog, Interactions, Support
 from recsys_meta.episodes.collate import collate

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.feature_encoding import encode_raw
+from recsys_meta.core.feature_tensors import encode_raw
 from recsys_meta.core.schema import FeatureField, Schema
 from recsys_meta.inference.requests.context_fields import MAX_DEGREES, check_degrees
 from recsys_meta.models.bundle import Bundle

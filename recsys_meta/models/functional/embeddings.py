@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys_meta.core.dataset import FeatureTable
-from recsys_meta.core.feature_encoding import lookup_rows
+from recsys_meta.core.feature_tensors import lookup_rows
 from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Params
 from recsys_meta.models.functional.interpolation import encode_numbers, quantile_knots
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from recsys_meta.metrics.ranking_metrics import CHOICE, CLICK, LOWER_IS_BETTER, RANKING, RATING
+from recsys_meta.metrics.metric_names import CHOICE, CLICK, LOWER_IS_BETTER, RANKING, RATING
 from recsys_meta.store.tracking.tables import EvaluationRecord
 
 SIMPLEST_BASELINES = ("popularity", "local-popularity")

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from recsys_meta.core.dataset import FeatureColumn
-from recsys_meta.core.feature_encoding import lookup_rows
+from recsys_meta.core.feature_tensors import lookup_rows
 from recsys_meta.models.functional.embeddings import (
     catalogue_features,
     embed_fields,

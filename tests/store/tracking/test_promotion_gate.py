@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Engine
 
 from recsys_meta.core.errors import ConflictError
-from recsys_meta.metrics.ranking_metrics import CHOICE, CLICK, RANKING, RATING
+from recsys_meta.metrics.metric_names import CHOICE, CLICK, RANKING, RATING
 from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.tracking import evaluations

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.feature_encoding import lookup_rows
+from recsys_meta.core.feature_tensors import lookup_rows
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, RANKING_OBJECTIVES, BaselineConfig

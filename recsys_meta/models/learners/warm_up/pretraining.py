@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.feature_encoding import lookup_rows
+from recsys_meta.core.feature_tensors import lookup_rows
 from recsys_meta.core.types import IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.embeddings import is_buffer

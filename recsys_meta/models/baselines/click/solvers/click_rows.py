@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset, FeatureColumn, FeatureTable
-from recsys_meta.core.feature_encoding import lookup_rows
+from recsys_meta.core.feature_tensors import lookup_rows
 from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.episodes.event_index import EventIndex
 
