@@ -39,11 +39,11 @@ class CommandLine(DeferredGroup):
         ),
         "check-learner": DeferredCommand(
             "conformance",
-            "Check what every learner promises: order, padding, batches, empty supports, unknown ids, threads, gradients.",
+            "Check what every learner promises: order, padding, batches, empty supports, unknown ids, gradients.",
         ),
         "check-baseline": DeferredCommand(
             "conformance",
-            "Check what every baseline promises, alone and tuned for each number of shots. Exit status 1 where it fails.",
+            "Check what every baseline promises, alone and tuned for each number of shots; exit 1 where it fails.",
         ),
         "recommend": DeferredCommand(
             "recommend", "Adapt to one newcomer and rank the catalogue: the same answer as the API's, without a server."

@@ -32,7 +32,7 @@ class DeferredGroup(TyperGroup):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.commands |= {name: TyperCommand(name, help=one.help) for name, one in self.deferred.items()}
+        self.commands.update({name: TyperCommand(name, help=one.help) for name, one in self.deferred.items()})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the name of the command that was called, the command, and what follows it."""

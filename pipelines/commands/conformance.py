@@ -26,7 +26,7 @@ Settings = Annotated[
 def check_learner_command(
     name: Name, objective: ObjectiveOption = None, set_: Settings = None, as_json: Json = False
 ) -> None:
-    """Check what every learner promises: order, padding, batches, empty supports, unknown ids, threads, gradients.
+    """Check what every learner promises: order, padding, batches, empty supports, unknown ids, gradients.
 
     Each check runs on a small simulated world of each objective. Exit status 1 where one fails.
     """
@@ -36,7 +36,7 @@ def check_learner_command(
 def check_baseline_command(
     name: Name, objective: ObjectiveOption = None, set_: Settings = None, as_json: Json = False
 ) -> None:
-    """Check what every baseline promises, alone and tuned for each number of shots. Exit status 1 where it fails."""
+    """Check what every baseline promises, alone and tuned for each number of shots; exit 1 where it fails."""
     _run(name, check_baseline(name, _settings(set_ or ()), objective), as_json)
 
 
