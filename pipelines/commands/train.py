@@ -44,6 +44,12 @@ def train_command(
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one key: train.epochs=10.")] = None,
     resume: Annotated[str | None, typer.Option(help="Continue this run from its last checkpoint.")] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Start from this model's parameters: NAME, NAME@VERSION or the folder of a bundle."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[
@@ -63,7 +69,7 @@ def train_command(
         raise typer.BadParameter("seed or time", param_hint="--split")
     if scenario not in ("new", "actors"):
         raise typer.BadParameter("new or actors", param_hint="--scenario")
-    if resume is not None and (recipe or dataset or set_):
+    if resume is not None and (recipe or dataset or set_ or from_):
         raise typer.BadParameter("a resumed run keeps its own recipe and data set", param_hint="--resume")
     workspace = Workspace()
     with training_group() as group:
@@ -91,6 +97,7 @@ def train_command(
                     report=StepProgress(progress, run_recipe.name),
                     notify=notify,
                     group=group,
+                    warm_start=None if from_ is None else workspace.bundle_folder(from_),
                 )
     if as_json:
         print_json({**_summary(result), "config": asdict(result.spec)["recipe"].model_dump(mode="json")})
@@ -120,6 +127,8 @@ def _summary(result: TrainingResult) -> dict[str, Any]:
     }
     if result.shares:
         summary["ensemble"] = {member.name: member.shares for member in result.shares}
+    if result.carried:
+        summary["carried"] = result.carried
     if result.warnings:
         summary["warnings"] = list(result.warnings)
     return summary

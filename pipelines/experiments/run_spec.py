@@ -18,7 +18,10 @@ from recsys_meta.training.recipe import Recipe, recipe_of
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Specification of a run, written to run.json before the first step; a resume needs nothing else."""
+    """Specification of a run, written to run.json before the first step; a resume needs nothing else.
+
+    `warm_start` is the folder of the bundle whose parameters it started from, empty where it started anew.
+    """
 
     id: str
     recipe: Recipe
@@ -29,10 +32,12 @@ class RunSpec:
     threads: int
     split: str = "seed"
     scenario: str = "new"
+    warm_start: str = ""
 
     def dump(self) -> str:
         """The specification as JSON."""
-        return dump_json({**self.__dict__, "recipe": self.recipe.model_dump(mode="json")}, indent=1)
+        content = {k: v for k, v in self.__dict__.items() if k != "warm_start" or v}
+        return dump_json({**content, "recipe": self.recipe.model_dump(mode="json")}, indent=1)
 
     @classmethod
     def parse(cls, text: str, where: str) -> RunSpec:

@@ -54,6 +54,7 @@ from recsys_meta.training.trainer import (
     task_pool,
 )
 from recsys_meta.training.training_group import TrainingGroup
+from recsys_meta.training.warm_start import trained_part
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class TrainingResult:
     bundle: Bundle
     shares: tuple[MemberShare, ...] = ()
     warnings: tuple[str, ...] = ()
+    carried: str = ""
 
 
 def train_run(
@@ -83,17 +85,20 @@ def train_run(
     tuned: TunedBaselines | None = None,
     notify: Notify = lambda _: None,
     group: TrainingGroup | None = None,
+    warm_start: Path | None = None,
 ) -> TrainingResult:
     """Train a recipe as a new run and return its bundle. With a group this is its first process; see `follow_run`.
 
     Scenario "new" trains on all rows of the training entities, "corners" on those that no cell of the warm-cold grid
     evaluates, "actors" on actor episodes. Raises ConfigError, before the run is recorded, for a learner or a curriculum
     that is unknown, wrongly configured or does not serve the objective, or for a group of more processes than a step
-    has tasks. `tuned` holds baselines that the caller shares
-    with other runs on the same inputs.
+    has tasks. `warm_start` is the folder of a bundle to start from; one of another learner raises ConfigError too.
+    `tuned` holds baselines that the caller shares with other runs on the same inputs.
     """
     data = inputs.data
     recipe = fitting_recipe(recipe, inputs)
+    if warm_start is not None:
+        trained_part(load_bundle(warm_start), learner_of(recipe, data))
     if group is not None:
         group.check_tasks(recipe.train.tasks)
     threads = threads or default_threads(1 if group is None else group.local_size)
@@ -121,6 +126,7 @@ def train_run(
         threads,
         inputs.split_by,
         inputs.scenario,
+        "" if warm_start is None else str(warm_start.resolve()),
     )
     folder = spec.folder(workspace)
     folder.mkdir(parents=True, exist_ok=True)
@@ -242,7 +248,10 @@ def _train(
     if group is not None:
         group.first_text(spec.dump())
     folder, data, split = spec.folder(workspace), inputs.data, inputs.split
-    run = start_or_resume(spec, inputs, folder, group)
+    carried: list[str] = []
+    run = start_or_resume(spec, inputs, folder, group, carried.append)
+    for line in carried:
+        tuned.notify(line)
     learner, train_rows, resumed_at = run.learner, run.index, run.step
     start = time.perf_counter()
     criteria = (validation_of(learner, inputs, spec.recipe), training_criterion(learner, inputs, spec.recipe))
@@ -272,6 +281,7 @@ def _train(
         load_bundle(bundle_folder),
         () if result.ensemble is None else result.ensemble.shares,
         result.warnings,
+        "".join(carried),
     )
 
 

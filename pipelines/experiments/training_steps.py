@@ -11,6 +11,8 @@ from pipelines.experiments.run_spec import RunSpec
 from pipelines.experiments.training_inputs import TrainingInputs
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import RecsysMetaError
+from recsys_meta.core.types import Params
+from recsys_meta.models.bundle import load_bundle
 from recsys_meta.store.tracking import curriculum, runs
 from recsys_meta.store.tracking.runs import MetricPoint
 from recsys_meta.training.checkpoint import last_checkpoint, save_checkpoint
@@ -25,6 +27,7 @@ from recsys_meta.training.trainer import (
     to_checkpoint,
 )
 from recsys_meta.training.training_group import TrainingGroup
+from recsys_meta.training.warm_start import carry_parameters
 
 StepCallback = Callable[[TrainStep], None]
 IsInterrupted = Callable[[], bool]
@@ -40,14 +43,36 @@ class TrainingInterruption(RecsysMetaError):
 
 
 def start_or_resume(
-    spec: RunSpec, inputs: TrainingInputs, folder: Path | None, group: TrainingGroup | None
+    spec: RunSpec,
+    inputs: TrainingInputs,
+    folder: Path | None,
+    group: TrainingGroup | None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> TrainingRun:
     """Start the run, or go on from the last checkpoint of its folder; where there is no folder, from the one that the
     group's first process has."""
     device = spec.device if group is None else group.device(spec.device)
     learner, index = learner_of(spec.recipe, inputs.data), inputs.train_index.to(device)
-    run = start_training(learner, spec.recipe, inputs.data, index, inputs.split.train, spec.seed, device, group)
     checkpoint = None if folder is None else last_checkpoint(folder)
+
+    def carry(fresh: Params) -> Params:
+        params, carried = carry_parameters(fresh, learner, load_bundle(Path(spec.warm_start)), inputs.data)
+        notify(carried.describe())
+        return params
+
+    # A checkpoint holds all that was carried; others of a group are sent the parameters of the first process.
+    is_carried = bool(spec.warm_start) and checkpoint is None and folder is not None
+    run = start_training(
+        learner,
+        spec.recipe,
+        inputs.data,
+        index,
+        inputs.split.train,
+        spec.seed,
+        device,
+        group,
+        carry if is_carried else None,
+    )
     if group is not None:
         checkpoint = group.first_checkpoint(checkpoint)
     if checkpoint is not None:

@@ -107,9 +107,10 @@ def start_training(
     seed: int,
     device: torch.device | str = "cpu",
     group: TrainingGroup | None = None,
+    carry: Callable[[Params], Params] | None = None,
 ) -> TrainingRun:
     """Start a run on the meta-training entities `train`; only their rows of `index` are ever used. With a group each
-    of its processes starts the same run.
+    of its processes starts the same run. `carry` changes the fresh parameters, for a warm start.
 
     Raises ConfigError if no entity has the two rows that an episode needs, the curriculum is unknown, or the group has
     more processes than a step has tasks.
@@ -122,7 +123,8 @@ def start_training(
     generator = torch.Generator().manual_seed(seed)
     # Statistics may come from every training entity; episodes only from those with two rows or more.
     train_data = restrict_to_entities(data, index, train)
-    params = {k: v.to(device) for k, v in learner.init(train_data, train, generator).items()}
+    fresh = learner.init(train_data, train, generator)
+    params = {k: v.to(device) for k, v in (fresh if carry is None else carry(fresh)).items()}
     if group is not None:
         group.first_params(params)
     training_state = move_tensors(
