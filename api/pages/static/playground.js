@@ -169,7 +169,8 @@ async function search() {
   });
 }
 
-const searchArea = (text) => area.places.filter((one) => nameOf(one).toLowerCase().includes(text.toLowerCase())).slice(0, 8);
+const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
+const searchArea = (text) => area.places.filter((one) => fold(nameOf(one)).includes(fold(text))).slice(0, 8);
 
 function startersOf() {
   const groups = model.groups.map((group) => make("button", {
