@@ -169,8 +169,7 @@ async function search() {
   });
 }
 
-const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
-const searchArea = (text) => area.places.filter((one) => fold(nameOf(one)).includes(fold(text))).slice(0, 8);
+const searchArea = (text) => area.places.filter((one) => nameOf(one).toLowerCase().includes(text.toLowerCase())).slice(0, 8);
 
 function startersOf() {
   const groups = model.groups.map((group) => make("button", {

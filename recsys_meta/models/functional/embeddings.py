@@ -13,13 +13,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recsys_meta.core.dataset import FeatureTable
+from recsys_meta.core.dataset import Dataset, FeatureTable
+from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.feature_tensors import lookup_rows
 from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Params
 from recsys_meta.models.functional.interpolation import encode_numbers, quantile_knots
 
 QUANTILES = 10
 """Knots of a numeric feature."""
+
+
+def require_item_features(data: Dataset, item_id: bool) -> None:
+    """Raise ConfigError if items have neither features nor embeddings of their own (`item_id`)."""
+    if not item_id and not data.items:
+        raise ConfigError(
+            f"'{data.schema.name}' has no item features, so items need their own embedding: set item_id = true "
+            "(--set config.item_id=true)"
+        )
 
 
 def init_embedding_bag(

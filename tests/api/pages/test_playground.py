@@ -4,9 +4,7 @@ import pytest
 from sqlalchemy import inspect, text
 
 from recsys_meta.store.database import engine
-from tests.api import bundles
 from tests.api.pages.conftest import browser_of, meta_token
-from tests.api.servers import serving, settings
 
 
 def ask(client, path, body):
@@ -49,20 +47,6 @@ def test_what_may_be_picked_is_told_of_each_kind(client):
     (area,) = cities["areas"]
     assert (area["places"][0]["item"], round(area["places"][0]["lat"], 2)) == ("k0", 40.0)
     assert cities["actors"] and not cities["can_ask"] and not cities["groups"]
-
-
-def test_a_model_of_ratings_has_labels_of_its_scale_and_lists_that_follow_them(home, light):
-    bundles.publish(light, home / "models", "stars", bundles.trained("rating"))
-    with serving(settings(home, light)) as server, browser_of(server) as client:
-        described = client.get("/ui/playground/model?model=stars").json()
-        like, dislike = described["labels"]["like"], described["labels"]["dislike"]
-        assert like > dislike
-
-        def best(label):
-            both = ask(client, "lists", {"model": "stars", "events": [{"item": "i3", "label": label}], "n": 3}).json()
-            return both["adapted"][0]["value"]
-
-        assert best(like) > best(dislike)
 
 
 def test_items_are_found_by_title_and_by_name(client):

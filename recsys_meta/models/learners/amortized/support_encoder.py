@@ -28,6 +28,7 @@ from recsys_meta.models.functional.embeddings import (
     init_embedding_bag,
     is_buffer,
     item_features,
+    require_item_features,
 )
 from recsys_meta.models.functional.item_bias_prior import item_bias_prior
 from recsys_meta.models.functional.losses import logistic_loss, mean_over_tasks, softmax_loss, squared_error
@@ -45,6 +46,7 @@ class SupportEncoderConfig(PredictorConfig):
 
     objective: Literal["ranking", "rating", "click"] = Field(default="ranking", description="objective of the data set")
     dims: int = Field(default=64, ge=1, description="length of vectors")
+    item_id: bool = Field(default=True, description="items have vectors of their own, beside those of their features")
     scale: float = Field(default=0.1, gt=0, description="deviation of fresh embeddings")
     dropout: float = Field(default=0.3, ge=0, lt=1, description="on item vectors, while training")
     decay: float = Field(default=1e-2, ge=0, description="weight decay of vectors and layers")
@@ -106,26 +108,33 @@ class SupportEncoder(ABC, Generic[EncoderConfig]):
         return state["z"] @ e.T if e.dim() == 2 else torch.einsum("tnv,tv->tn", e, state["z"])
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
-        """Fresh parameters. Raises ConfigError when the objective is not the data set's."""
+        """Fresh parameters. Raises ConfigError when the objective is not the data set's, or items have no vector."""
         config, extra = self.config, self.config.width - self.config.dims
         data.schema.require_objective(config.objective, self.name)
+        require_item_features(data, config.item_id)
         counts, level = item_bias_prior(data, entities)
         items = torch.arange(FIRST, data.catalogue).numpy()
         params = {
             **init_embedding_bag("items", data.items, items, config.dims, config.scale, generator),
             **init_embedding_bag("entity", data.entities, entities, config.width, config.scale, generator),
             **item_features(data.items),
-            "item": torch.randn(data.catalogue, config.dims, generator=generator) * config.scale,
+            **self._init_item_ids(data, generator),
             "start": torch.randn(config.width, generator=generator) * config.scale,
             "bias": level,
             **self.init_method(generator),
         }
-        params["item"][:FIRST] = 0
         if extra:
             params["start"][-1] = 0
         if config.objective == "ranking":
             params |= init_negatives(counts, config.negatives, generator)
         return params
+
+    def _init_item_ids(self, data: Dataset, generator: torch.Generator) -> Params:
+        if not self.config.item_id:
+            return {}
+        vectors = torch.randn(data.catalogue, self.config.dims, generator=generator) * self.config.scale
+        vectors[:FIRST] = 0
+        return {"item": vectors}
 
     def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
         """None: training needs nothing beside the parameters."""
@@ -145,8 +154,8 @@ class SupportEncoder(ABC, Generic[EncoderConfig]):
         return self._body(params, self._item_vectors(params))
 
     def _item_vectors(self, params: Params) -> Tensor:
-        features = embed_fields(params, "items", catalogue_features(params))
-        return torch.stack([params["item"], *features]).sum(0)
+        own = [params["item"]] if self.config.item_id else []
+        return torch.stack([*own, *embed_fields(params, "items", catalogue_features(params))]).sum(0)
 
     def _body(self, params: Params, vectors: Tensor) -> Params:
         body = {k: v for k, v in params.items() if not k.startswith(("catalogue.", "items.")) and k != "item"}

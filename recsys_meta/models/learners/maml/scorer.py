@@ -19,7 +19,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.functional.embeddings import (
@@ -28,6 +27,7 @@ from recsys_meta.models.functional.embeddings import (
     init_embedding_bag,
     init_mlp,
     item_features,
+    require_item_features,
 )
 from recsys_meta.models.learners.maml.perceptron import perceptron_of
 from recsys_meta.models.protocols import PredictorConfig
@@ -70,11 +70,7 @@ def init_scorer(config: ScorerConfig, data: Dataset, entities: IntArray, base: T
 
     Raises ConfigError if items have neither features nor embeddings of their own.
     """
-    if not config.item_id and not data.items:
-        raise ConfigError(
-            f"'{data.schema.name}' has no item features, so items need their own embedding: set item_id = true "
-            "(--set config.item_id=true)"
-        )
+    require_item_features(data, config.item_id)
     extra = int(config.constant)
     items = torch.arange(FIRST, data.catalogue).numpy()
     params = {
