@@ -55,7 +55,8 @@ def evaluate(
         order=order,
         min_query=min_query,
     )
-    _store(workspace, result, model)
+    # A bundle in a folder has no name before it is published.
+    store_comparison(workspace, result, None if workspace.is_bundle(model) else model.partition("@")[0])
     print_comparison([result], json_file, html)
 
 
@@ -65,7 +66,7 @@ def evaluate_version(workspace: Workspace, name: str, version: str) -> None:
     Raises RecsysMetaError where its data set is not at hand.
     """
     result = measure_bundle(workspace, workspace.bundle(f"{name}@{version}"), unadapted=False)
-    _store(workspace, result, name)
+    store_comparison(workspace, result, name)
 
 
 def measure_bundle(
@@ -142,10 +143,9 @@ def _with_reference(names: list[str], data: Dataset) -> list[str]:
     return names if simplest in names else [simplest, *names]
 
 
-def _store(workspace: Workspace, result: Comparison, model: str) -> None:
-    # A bundle in a folder has no name before it is published.
-    name = None if workspace.is_bundle(model) else model.partition("@")[0]
-    rows = [replace(r, model=name) if r.model_version is not None else r for r in result.evaluations()]
+def store_comparison(workspace: Workspace, result: Comparison, model: str | None) -> None:
+    """Store the curves of a comparison, those of the model under its name where it has one."""
+    rows = [replace(r, model=model) if r.model_version is not None else r for r in result.evaluations()]
     with workspace.session() as session:
         evaluations.save_evaluations(session, rows)
 

@@ -107,10 +107,11 @@ def read_custom(path: Path, source: Path | None = None) -> tuple[RawTables, tupl
         tables = dict.fromkeys(("events", "entities", "items"), tuple(TableFile.model_fields))
         keys = {"": tuple(SchemaFiles.model_fields), **tables}
         raise ConfigError(f"{path}: [files] {explain_errors(error, keys, PLACES)}") from None
-    return _build_tables(source or path.parent, schema, files), ()
+    return build_tables(source or path.parent, schema, files), ()
 
 
-def _build_tables(folder: Path, schema: Schema, files: SchemaFiles) -> RawTables:
+def build_tables(folder: Path, schema: Schema, files: SchemaFiles) -> RawTables:
+    """Return the raw tables in the files of a folder. Raises ConfigError, DataError as `read_custom`."""
     table = files.with_defaults(files.events)
     events = _EventFiles(schema, table, _expand_patterns(folder, table.paths))
     _check_encodings(files)
