@@ -65,7 +65,7 @@ class CommandLine(DeferredGroup):
             "models", "The registry of published models, with the history of what was live.", "app"
         ),
         "keys": DeferredCommand("keys", "Keys of the API: scoped, with an end, revocable.", "app"),
-        "runs": DeferredCommand("database", "Training runs and their metrics.", "runs"),
+        "runs": DeferredCommand("runs", "Training runs and their metrics.", "app"),
         "adaptations": DeferredCommand("database", "What adapting did to each newcomer.", "adaptations"),
         "entities": DeferredCommand("database", "What is stored of an entity, and its erasure.", "entities"),
         "items": DeferredCommand("items", "Items that lists may hold: new ones are ranked without a training.", "app"),

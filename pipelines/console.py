@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -26,6 +27,7 @@ err = Console(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write machine-readable results to this file.")]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="Rows at most.")]
 ModelArgument = Annotated[str, typer.Argument(help="Model name.")]
 
 
@@ -62,8 +64,8 @@ def print_table(
 ) -> None:
     """Print a table, with columns of numbers set flush right.
 
-    Times are not wrapped, nor columns whose values users type again (`unwrapped`). Text is escaped: an id may look like
-    markup.
+    Times are not wrapped, nor columns whose values users type again (`unwrapped`); off a terminal nothing is. Text is
+    escaped: an id may look like markup.
     """
     table = Table(title=escape(title), title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
     for i, name in enumerate(columns):
@@ -74,7 +76,16 @@ def print_table(
         )
     for row in rows:
         table.add_row(*(escape(_cell(v)) for v in row))
-    out.print(table)
+    print_rich(table)
+
+
+def print_rich(table: Table) -> None:
+    """Print a table; off a terminal as wide as it is, so that every row is a line and no id is broken for programs."""
+    if out.is_terminal or "COLUMNS" in os.environ:
+        out.print(table)
+    else:
+        wide = Console(file=out.file, width=10_000, highlight=False)
+        wide.print(table, width=wide.measure(table).maximum, crop=False)
 
 
 def _cell(value: object) -> str:
@@ -88,14 +99,14 @@ def _cell(value: object) -> str:
 
 
 def progress_bar(description: str = "") -> Progress:
-    """Return a progress bar on standard error: steps done and total, time elapsed and remaining."""
+    """Return a progress bar on standard error: steps done and total, time remaining and elapsed; 80 columns hold it."""
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),  # the last, as it may be cut
+        TimeElapsedColumn(),
         console=err,
         transient=True,
     )

@@ -14,8 +14,8 @@ from api.inference.long_tasks import WorkerBusy
 from api.pages.charts import ChartSeries, PageChart
 from api.pages.page_context import ReadContext
 from api.pages.page_route import PageRoute
-from api.pages.setting_tables import flat_settings
 from recsys_meta.core.errors import DataError
+from recsys_meta.store.tracking.setting_tables import flat_settings
 
 router = APIRouter(route_class=PageRoute, prefix="/ui/data", include_in_schema=False)
 

@@ -13,12 +13,12 @@ from api.handlers.response_encoding import json_response
 from api.pages.charts import ChartSeries, PageChart
 from api.pages.page_context import ReadContext
 from api.pages.page_route import PageRoute
-from api.pages.setting_tables import changed_settings, flat_settings
 from api.pages.text_formats import moment
 from api.routes.tracking import RunPath
 from recsys_meta.store.tracking import runs
 from recsys_meta.store.tracking.run_course import course_names, curriculum_buckets, metric_course
 from recsys_meta.store.tracking.runs import Status
+from recsys_meta.store.tracking.setting_tables import changed_settings, flat_settings
 from recsys_meta.store.tracking.tables import RunRecord
 
 router = APIRouter(route_class=PageRoute, prefix="/ui/runs", include_in_schema=False)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.console import err, out
+from pipelines.console import err, out, print_rich
 from pipelines.experiments import report, summary_report
 from pipelines.experiments.comparison import Comparison, JsonPart, as_json, json_part, merge_json
 from pipelines.experiments.dataset_sources import DatasetSource
@@ -116,9 +116,9 @@ class SummaryOutput:
         """Print and write the summary; return the exit status, 1 if a data set failed."""
         self._write_json()
         if self._summary.outcomes:
-            out.print(summary_report.verdict_table(self._summary))
+            print_rich(summary_report.verdict_table(self._summary))
             out.print()
-            out.print(summary_report.rank_table(self._summary))
+            print_rich(summary_report.rank_table(self._summary))
             out.print()
             out.print(escape(summary_report.largest_loss_line(self._summary)), soft_wrap=True)
         if self._html is not None and self._summary.outcomes:
@@ -147,10 +147,10 @@ def _folder_name(label: str, used: Collection[str]) -> str:
 
 def _print(result: Comparison) -> None:
     metric = result.metrics[0]
-    out.print(report.curve_table(result, metric))
+    print_rich(report.curve_table(result, metric))
     if result.shares:
         out.print()
-        out.print(report.share_table(result))
+        print_rich(report.share_table(result))
     lines = result.against_best_baseline(metric)
     if lines:
         out.print(

@@ -1,4 +1,4 @@
-"""`recsys-meta runs`, `adaptations`, `entities` and `db`: contents of the database, and its migrations."""
+"""`recsys-meta adaptations`, `entities` and `db`: contents of the database, and its migrations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.console import Json, err, out, print_json, print_table
+from pipelines.console import Json, Limit, err, out, print_json, print_table
 from pipelines.workspace import Workspace
 from recsys_meta.store.access.audit_log import record_action
 from recsys_meta.store.database.engine import truncate_wal
@@ -18,58 +18,17 @@ from recsys_meta.store.entities.events import support_events
 from recsys_meta.store.entities.explorations import prune_explorations
 from recsys_meta.store.entities.impressions import prune_impressions
 from recsys_meta.store.entities.outcomes import prune_outcomes
-from recsys_meta.store.tracking.runs import get_run, latest_metrics, page_runs, prune_runs, run_metrics
+from recsys_meta.store.tracking.runs import prune_runs
 
-runs = typer.Typer(no_args_is_help=True)
 adaptations = typer.Typer(no_args_is_help=True)
 entities = typer.Typer(no_args_is_help=True)
 db = typer.Typer(no_args_is_help=True)
 
-Limit = Annotated[int, typer.Option(min=1, max=1000, help="Rows at most.")]
 Kind = Annotated[str, typer.Argument(help="Kind of entity: user, ad, city, ...")]
 Id = Annotated[str, typer.Argument(help="The entity's id.")]
 
 
 _COLUMN_TITLES = {"support_size": "size", "loss_before": "before", "loss_after": "after", "served_by": "by"}
-
-
-@runs.command("list")
-def list_runs_command(limit: Limit = 20, as_json: Json = False) -> None:
-    """Training runs, newest first."""
-    with Workspace().reading() as session:
-        page = page_runs(session, limit=limit).items
-        latest = latest_metrics(session, [r.id for r in page])
-        columns = ("id", "recipe", "dataset", "seed", "status", "reason", "started", "finished")
-        rows = [{**{c: getattr(r, c) for c in columns}, "metrics": latest[r.id]} for r in page]
-    if as_json:
-        print_json(rows)
-        return
-    lines = [
-        (r["id"], r["recipe"], r["dataset"], r["status"], r["metrics"].get("valid"), r["reason"])  # an id has its time
-        for r in rows
-    ]
-    print_table("Runs", ("run", "recipe", "data set", "status", "valid", "reason"), lines)
-
-
-@runs.command("show")
-def show_run_command(run: Annotated[str, typer.Argument()], as_json: Json = False) -> None:
-    """One run: its recipe and the course of its metrics."""
-    with Workspace().reading() as session:
-        row = get_run(session, run)
-        metrics = [(m.key, m.step, m.value) for m in run_metrics(session, run)]
-        fields = {c.name: getattr(row, c.name) for c in row.__table__.columns}
-    if as_json:
-        print_json({**fields, "metrics": [dict(zip(("key", "step", "value"), f, strict=True)) for f in metrics]})
-        return
-    print_table(f"Run {run}", ("field", "value"), [(k, str(v)) for k, v in fields.items()])
-    print_table("Validation", ("step", "meta-validation", "meta-training tasks", "gap"), _validations(metrics))
-
-
-def _validations(metrics: list[tuple[str, int, float | None]]) -> list[tuple[int | float | None, ...]]:
-    """Validations by step: the criterion on new tasks, on tasks of the training, and how far these are ahead."""
-    training = {step: value for key, step, value in metrics if key == "valid_on_training"}
-    pairs = [(step, value, training.get(step)) for key, step, value in metrics if key == "valid"]
-    return [(step, new, known, None if new is None or known is None else known - new) for step, new, known in pairs]
 
 
 @adaptations.command("list")

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.console import Json, out, print_json, print_table
+from pipelines.console import Json, print_json, print_rich, print_table
 from pipelines.workspace import find_recipe, recipe_names
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.training.recipe_reference import KeyReference, recipe_reference
@@ -79,4 +79,4 @@ def _print_keys(name: str | None, keys: list[KeyReference]) -> None:
         if name and key.default not in (None, key.value):
             value = f"{value} (default {key.default})"
         table.add_row(*(escape(text) for text in (key.key, value, key.type, key.meaning)))
-    out.print(table)
+    print_rich(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from pipelines.console import Json, err, out, print_json, progress_bar, with_command
+from pipelines.console import Json, err, out, print_json, print_rich, progress_bar, with_command
 from pipelines.experiments.comparison_run import recipe_for
 from pipelines.experiments.training_inputs import open_training_inputs
 from pipelines.experiments.training_processes import training_group
@@ -23,18 +24,30 @@ from recsys_meta.evaluation.ensemble import MemberShare
 from recsys_meta.training.trainer import TrainStep
 from recsys_meta.training.training_group import TrainingGroup
 
+LINE_S = 5.0
+"""Time between two lines about a training off a terminal, seconds."""
+
 
 class StepProgress:
-    """Progress bar of a training run: loss, best validation, tasks a second."""
+    """Progress of a training run: loss, best validation, tasks a second; a bar, off a terminal a line now and then."""
 
     def __init__(self, progress: Progress, name: str) -> None:
-        self._progress = progress
+        self._progress, self._name = progress, name
         self._task = progress.add_task(name, total=None, note="")
+        self._started = self._printed = time.monotonic()
+        self._first: int | None = None
 
     def __call__(self, step: TrainStep) -> None:
         best = "-" if step.best is None else f"{abs(step.best):.4f}"
-        note = f"loss {step.loss:.3f}  valid {best}  {step.tasks_per_second:,.0f} tasks/s"
+        note = f"loss {step.loss:.3f}  valid {best}  {step.tasks_per_second:,.0f}/s"
         self._progress.update(self._task, total=step.steps, completed=step.step, note=note)
+        self._first = step.step - 1 if self._first is None else self._first  # a resumed run does not begin with 1
+        now = time.monotonic()
+        if not self._progress.console.is_terminal and (now - self._printed >= LINE_S or step.step == step.steps):
+            self._printed = now
+            left = (now - self._started) * (step.steps - step.step) / (step.step - self._first)
+            line = f"{self._name}  step {step.step:,} of {step.steps:,}  {note}  {left:,.0f} s left"
+            self._progress.console.print(escape(line), soft_wrap=True)
 
 
 def train_command(
@@ -142,7 +155,7 @@ def _print_result(result: TrainingResult) -> None:
         f"run [bold]{result.spec.id}[/]: {steps} in {result.seconds:.0f} s ({reason}); best on meta-validation {best}"
     )
     if result.shares:
-        out.print(_share_table(result.shares))
+        print_rich(_share_table(result.shares))
     for warning in result.warnings:
         err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     err.print(with_command(f"Next: recsys-meta models publish {result.spec.id}"), soft_wrap=True)

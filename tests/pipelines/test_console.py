@@ -1,12 +1,21 @@
 """What is printed is printed as it is: an id may look like markup."""
 
-import pytest
+import io
+from dataclasses import replace
 
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from pipelines.commands import train
+from pipelines.console import print_table
 from recsys_meta.store.database import migrate
 from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.database.engine import connect, session
 from recsys_meta.store.entities.adaptations import NewAdaptation, save_adaptations
 from recsys_meta.store.entities.events import NewEvent, insert_events
+from recsys_meta.store.tracking.runs import MetricPoint, log_metrics, start_run
+from recsys_meta.training.trainer import TrainStep
 from tests.pipelines.conftest import Command
 
 STRANGE = "[/x] [red]a"
@@ -48,3 +57,55 @@ def test_a_text_that_no_database_holds_is_one_line(told, words):
 
 def test_days_beyond_all_time_are_wrong_usage(told):
     assert "36500" in told("db", "prune", "--days", 1_000_000, code=2)
+
+
+def test_tables_in_a_pipe_have_a_line_for_each_row(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    ids = ["a " * 60 + "end", "b" * 200]
+    print_table("T", ("id", "what"), [(id, "word " * 30) for id in ids])
+    said = capsys.readouterr().out
+    assert all(any(id in line for line in said.splitlines()) for id in ids)
+    assert len(said.splitlines()) == 3 + len(ids)
+
+
+def test_training_off_a_terminal_prints_lines(monkeypatch):
+    monkeypatch.setattr(train, "LINE_S", 0.0)
+    said = io.StringIO()
+    with Progress(console=Console(file=said, width=80), transient=True) as progress:
+        watch = train.StepProgress(progress, "flagship")
+        step = TrainStep(501, 600, 3, 3.0, 1.0, 100, 1234, 1.0, {}, best=-0.25)
+        for n in (501, 600):
+            watch(replace(step, step=n))
+    first, last = said.getvalue().strip().splitlines()
+    assert first.startswith("flagship  step 501 of 600  loss 3.000  valid 0.2500  1,234/s")
+    assert last.startswith("flagship  step 600 of 600") and last.endswith("0 s left")
+
+
+@pytest.fixture
+def tracked(tmp_path) -> Command:
+    """A home whose database knows two runs of a recipe and one of another."""
+    url = f"sqlite:///{tmp_path / 'recsys-meta.db'}"
+    migrate.upgrade_database(url)
+    engine = connect(url)
+    with session(engine) as s:
+        for name, recipe, rate in (("one", "maml", 0.1), ("two", "maml", 0.2), ("three", "melu", 0.3)):
+            config = {"train": {"rate": rate, "tasks": 8}}
+            start_run(s, recipe=recipe, dataset="d", learner="maml", config=config, seed=0, run=name)
+            log_metrics(s, [MetricPoint(name, "valid", 5, rate / 2)])
+    engine.dispose()
+    return Command(tmp_path)
+
+
+def test_runs_show_the_settings_in_which_they_differ(tracked):
+    listed = {row["id"]: row["settings"] for row in tracked.json("runs", "list")}
+    assert listed == {"one": {"train.rate": "0.1"}, "two": {"train.rate": "0.2"}, "three": {}}
+    assert "train.rate=0.2" in tracked("runs", "list")
+
+
+def test_runs_are_compared(tracked):
+    compared = tracked.json("runs", "compare", "one", "two")
+    assert compared["settings"] == {"train.rate": ["0.1", "0.2"]}
+    assert (compared["runs"], compared["metrics"]) == (["one", "two"], {"valid": [0.05, 0.1]})
+    assert "train.rate" in tracked("runs", "compare", "one", "three")
+    assert "two runs or more" in tracked("runs", "compare", "one", "one", code=2)
+    assert "no run 'four'" in tracked("runs", "compare", "one", "four", code=1)
