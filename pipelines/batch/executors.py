@@ -17,19 +17,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache, partial
+from functools import partial
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
 import typer
 
 from pipelines.batch.batch_inference import recommend_chunk
+from pipelines.batch.stored_items import items_digest, with_stored
 from recsys_meta.core.errors import ConfigError, RecsysMetaError
+from recsys_meta.inference.new_items.stored_items import StoredItem
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.models.bundle import load_bundle
 
@@ -53,12 +55,14 @@ class ExecutionBackend(StrEnum):
 
 @dataclass(frozen=True)
 class BatchTask:
-    """A list of `n` items for every entity of a table of events, by the model that lies in a folder."""
+    """A list of `n` items for every entity of a table of events, by the model that lies in a folder and with the items
+    that are stored."""
 
     recommender: Recommender
     folder: Path
     events: Path
     n: int
+    stored: tuple[StoredItem, ...] = ()
 
 
 ChunkRunner = Callable[[BatchTask, Iterable[pd.DataFrame]], Iterator[ChunkResult]]
@@ -121,9 +125,9 @@ def _start_ray(ray: Any, workers: int | None, folder: str) -> None:
 
 def _run_under_ray(ray: Any, limit: int, task: BatchTask, chunks: Iterable[pd.DataFrame]) -> Iterator[ChunkResult]:
     """Compute the results of chunks, of which `limit` are given out at once."""
-    submit = partial(
-        ray.remote(_recommend_in_worker).remote, task.folder.resolve(), task.recommender.version, task.events, task.n
-    )
+    model = WorkerModel(task.folder.resolve(), task.recommender.version, items_digest(task.stored))
+    stored = ray.put(task.stored)
+    submit = partial(ray.remote(_recommend_in_worker).remote, model, stored, task.events, task.n)
     pending: deque[Any] = deque()
     for chunk in chunks:
         pending.append(submit(chunk))
@@ -143,15 +147,31 @@ def _result(ray: Any, task: Any) -> ChunkResult:
     return result
 
 
-def _recommend_in_worker(folder: Path, version: str, events: Path, n: int, chunk: pd.DataFrame) -> ChunkResult:
+class WorkerModel(NamedTuple):
+    """Key of a model with stored items: the folder and version of its bundle, and the digest of the items."""
+
+    folder: Path
+    version: str
+    items: str
+
+
+def _recommend_in_worker(
+    model: WorkerModel, stored: tuple[StoredItem, ...], events: Path, n: int, chunk: pd.DataFrame
+) -> ChunkResult:
     """Compute the results of a chunk, in a process of Ray."""
-    return recommend_chunk(_recommender(folder, version), events, n, chunk)
+    if model not in _LOADED:
+        _LOADED.clear()
+        _LOADED[model] = with_stored(_recommender(model), stored)
+    return recommend_chunk(_LOADED[model], events, n, chunk)
 
 
-@lru_cache(maxsize=1)
-def _recommender(folder: Path, version: str) -> Recommender:
-    """Load the model, once in each process. Raises ConfigError where another lies there by now."""
-    bundle = load_bundle(folder)
-    if bundle.version != version:
-        raise ConfigError(f"{folder} was changed meanwhile: run it again")
+_LOADED: dict[WorkerModel, Recommender] = {}
+"""The model of this process, loaded once."""
+
+
+def _recommender(model: WorkerModel) -> Recommender:
+    """Load the model. Raises ConfigError where another lies there by now."""
+    bundle = load_bundle(model.folder)
+    if bundle.version != model.version:
+        raise ConfigError(f"{model.folder} was changed meanwhile: run it again")
     return Recommender(bundle)

@@ -19,12 +19,14 @@ from pipelines.batch.event_files import count_rows, encoding_warning, read_event
 from pipelines.batch.event_summary import EventSummary
 from pipelines.batch.executors import BatchTask, ExecutionBackend, backend, check_backend
 from pipelines.batch.resumable_job import Job, ResumableJob, open_job
+from pipelines.batch.stored_items import items_digest, with_stored
 from pipelines.console import Json, err, print_json, print_table, progress_bar
 from pipelines.experiments.thread_count import fixed_threads
 from pipelines.workspace import Workspace
 from recsys_meta import __version__
 from recsys_meta.core.atomic_io import sha256
 from recsys_meta.core.errors import ConfigError, DataError
+from recsys_meta.inference.new_items.stored_items import StoredItem
 from recsys_meta.inference.one_shot import RecommendedList, recommend
 from recsys_meta.inference.ranking.list_cursor import ListScope, write_cursor
 from recsys_meta.inference.recommender import Recommender
@@ -52,7 +54,7 @@ def recommend_command(
     """Adapt to one newcomer and rank the catalogue: the same answer as the API's, without a server."""
     workspace = Workspace()
     bundle, variant = workspace.bundle_for_entity(model, entity)
-    recommender = _with_stored_items(workspace, model, Recommender(bundle))
+    recommender = with_stored(Recommender(bundle), _stored_items(workspace, model, bundle.schema.kind))
     features = _pairs("--feature", feature or [])
     query_context = _query_context(context or [], actor, at)
     interactions = [] if events is None else _read_events(events, recommender)
@@ -96,11 +98,10 @@ def recommend_command(
         err.print(f"[yellow]the model never met a value of {names}: it has no effect[/]")
 
 
-def _with_stored_items(workspace: Workspace, model: str, recommender: Recommender) -> Recommender:
-    """Let a published model list the items that are stored, and none that is hidden, as servers do. Where events of new
-    items have arrived, servers place these by them too."""
-    items = [] if workspace.is_bundle(model) else workspace.stored_items(recommender.bundle.schema.kind)
-    return recommender.with_items(items) if items else recommender
+def _stored_items(workspace: Workspace, model: str, kind: str) -> list[StoredItem]:
+    """Return the items that are stored, of which a published model lists the new ones, and none that is hidden, as
+    servers do. Where events of new items have arrived, servers place these by them too."""
+    return [] if workspace.is_bundle(model) else workspace.stored_items(kind)
 
 
 def _read_events(path: Path, recommender: Recommender) -> list[Interaction]:
@@ -191,15 +192,19 @@ def adapt_command(
     on where it stopped, with either engine; the file appears when it is whole, and is the same by either.
     """
     check_backend(engine, workers)
-    folder = Workspace().bundle_folder(model)
-    recommender = Recommender(load_bundle(folder))
+    workspace = Workspace()
+    folder = workspace.bundle_folder(model)
+    bundle = load_bundle(folder)
+    stored = _stored_items(workspace, model, bundle.schema.kind)
+    recommender = with_stored(Recommender(bundle), stored)
     rows, summary = count_rows(events), new_summary(recommender)
     job: Job = {"version": recommender.version, "events": sha256(events), "n": n, "code": __version__}
+    job = {**job, "items": items_digest(stored)} if stored else job
     try:
         with progress_bar() as progress, open_job(out_file, job) as work:
             if work.resumed:
                 err.print("an earlier run was interrupted; going on where it stopped")
-            task = BatchTask(recommender, folder, events, n)
+            task = BatchTask(recommender, folder, events, n, tuple(stored))
             total = _adapt(task, summary, rows, work, progress, engine, workers)
     except KeyboardInterrupt:
         err.print("[yellow]what was done is kept: run it again to go on[/]")

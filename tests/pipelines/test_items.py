@@ -207,3 +207,20 @@ def test_a_server_lists_what_the_command_line_stores(shop, url, tmp_path, featur
         wait(lambda: not {"a", "i7"} & set(listed()))
         own = shop.json("recommend", "users", "--items", "i3", "-n", 1000)["items"]
         assert [one["item"] for one in own] == listed()
+
+
+def test_a_batch_lists_what_is_stored_as_one_list_does(shop, bundle, tmp_path, feature):
+    known = [str(name) for name in bundle.vocab.values["item"]]
+    shop("items", "import", write(tmp_path / "items.csv", [("fresh", [], None, None)], feature))
+    shop("items", "hide", known[5])
+    events = tmp_path / "events.csv"
+    events.write_text(f"entity,item\nu,{known[0]}\nu,{known[1]}\nv,{known[2]}\n")
+    out = tmp_path / "lists.parquet"
+    shop("adapt", "users", "--events", events, "--out", out, "-n", 1000)
+    lists = {row["entity"]: row for row in pd.read_parquet(out).to_dict("records")}
+    assert all("fresh" in row["items"] and known[5] not in row["items"] for row in lists.values())
+    alone = shop.json("recommend", "users", "--items", f"{known[0]},{known[1]}", "-n", 1000)["items"]
+    assert list(lists["u"]["items"]) == [one["item"] for one in alone]
+    shop("items", "hide", "fresh")
+    shop("adapt", "users", "--events", events, "--out", out, "-n", 1000)
+    assert all("fresh" not in items for items in pd.read_parquet(out)["items"])

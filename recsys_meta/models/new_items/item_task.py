@@ -14,7 +14,7 @@ from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.models.functional.linear_algebra import truncated_svd
 from recsys_meta.models.new_items.item_content import ItemContent
 
-DIMS = 256
+DIMS = 128
 """Dimensions of the space of users' histories."""
 
 MOST_HELD = 16
@@ -36,7 +36,7 @@ class UserSpace:
     @classmethod
     def of(cls, history: sp.csr_matrix, dims: int = DIMS) -> UserSpace:
         """Find the space of histories by a truncated singular value decomposition."""
-        items = truncated_svd(history, min(dims, *history.shape), seed=0, sweeps=4).numpy()
+        items = truncated_svd(history, min(dims, *history.shape), seed=0, sweeps=2).numpy()
         users = np.asarray(history @ items, np.float32)
         return cls(users, items, np.square(users).sum(0))
 
@@ -87,6 +87,11 @@ class ItemTask:
             dense = kernel.toarray().astype(np.float32)
             return lambda users: np.asarray(self.history[users] @ dense, np.float32)
         return lambda users: np.asarray((self.history[users] @ kernel).toarray(), np.float32)
+
+    def by_profile(self, known: sp.csr_matrix, new: sp.csr_matrix) -> Scores:
+        """Scores by the content of known [M, V] and new items [N, V]: that of a history, added up, times an item's."""
+        of_new = new.T.tocsr()
+        return lambda users: np.asarray((self.history[users] @ known @ of_new).toarray(), np.float32)
 
     def by_factors(self, users: FloatArray, items: FloatArray) -> Scores:
         """Scores that are products of vectors of users [U, D] and new items [N, D]."""

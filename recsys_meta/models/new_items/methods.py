@@ -18,6 +18,7 @@ from recsys_meta.models.new_items.signals import (
     kernel_of,
     metadata_kernel,
     nearest_entries,
+    profile_scores,
     regressed_factors,
     shared_users,
     smoothed,
@@ -71,7 +72,7 @@ def value_count(task: ItemTask) -> Scores:
 
 def content_profile(task: ItemTask, *, features: str, least: int, first: float = 0.0) -> Scores:
     """Cosine of an item's tf-idf to the mean of what the user met, up to a factor of the user."""
-    return _with_users(task, task.by_history(kernel_of(task, _names(task, features), 1.0, least)), first)
+    return _with_users(task, profile_scores(task, _names(task, features), least), first)
 
 
 def content_neighbours(task: ItemTask, *, features: str, power: float, most: int, first: float = 0.0) -> Scores:
@@ -109,8 +110,9 @@ def signal_sum(task: ItemTask, *, feature: str, power: float, least: int) -> Sco
     """Sum of z-scores of content profile and content neighbours of one feature, profiles of the other features, and
     ItemKNN on the first interactions where there are any."""
     names = task.content.names
-    parts = [task.by_history(kernel_of(task, [feature], p, least)) for p in (1.0, power)]
-    parts += [task.by_history(kernel_of(task, [name])) for name in names if name != feature]
+    near = task.by_history(kernel_of(task, [feature], power, least))
+    parts = [profile_scores(task, [feature], least), near]
+    parts += [profile_scores(task, [name]) for name in names if name != feature]
     return add_standardized([*parts, first_neighbours(task)] if task.shots.any() else parts)
 
 

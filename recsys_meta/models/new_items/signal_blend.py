@@ -14,6 +14,7 @@ from recsys_meta.models.new_items.signals import (
     content_columns,
     first_user_vectors,
     kernel_of,
+    profile_scores,
     regressed_factors,
     shared_users,
     smoothed,
@@ -44,7 +45,7 @@ FORMS = tuple(ContentForm(r, n) for r in (1.0, 1.5, 2.0, 3.0) for n in (0.8, 1.0
 
 def content_score(task: ItemTask, form: ContentForm) -> Scores:
     """Scores by similarity in all features, added up over the history of a user."""
-    return task.by_history(kernel_of(task, task.content.names, 1.0, 2, *form))
+    return profile_scores(task, task.content.names, 2, *form)
 
 
 def blend_signals(task: ItemTask, form: ContentForm) -> dict[str, Scores]:
@@ -52,8 +53,7 @@ def blend_signals(task: ItemTask, form: ContentForm) -> dict[str, Scores]:
     names = task.content.names
     signals: dict[str, Scores] = {}
     for label, group in _feature_groups(names).items():
-        plain = kernel_of(task, group, 1.0, 2, *form)
-        signals[label] = task.by_history(plain)
+        signals[label] = profile_scores(task, group, 2, *form)
         if group == names:
             near = kernel_of(task, group, 2.0, 2, *form)
             signals["near neighbours"] = task.by_history(near)

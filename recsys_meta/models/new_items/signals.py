@@ -17,7 +17,7 @@ from recsys_meta.models.new_items.item_task import ItemTask, Scores, standardize
 MOST_ENTRIES = 50_000_000
 """Similarities that a kernel holds, at most."""
 
-CONTENT_DIMS = 300
+CONTENT_DIMS = 128
 """Dimensions that content is reduced to for regressions."""
 
 SAMPLED_ITEMS = 500
@@ -35,6 +35,18 @@ def kernel_of(
 
     plain = task.remember(("kernel", tuple(names), least, rarity, length), make)
     return sp.csr_matrix((plain.data**power, plain.indices, plain.indptr), shape=plain.shape)
+
+
+def profile_scores(
+    task: ItemTask, names: Sequence[str], least: int = 1, rarity: float = 1.0, length: float = 1.0
+) -> Scores:
+    """Scores by the mean content of a history, which those by `kernel_of` to the power 1 are, without a kernel."""
+
+    def make() -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        rows = task.content.rows(names, least, rarity)
+        return unit_rows(rows[task.known]), unit_rows(rows[task.new], length)
+
+    return task.by_profile(*task.remember(("profile", tuple(names), least, rarity, length), make))
 
 
 def nearest_entries(kernel: sp.csr_matrix, most: int) -> sp.csr_matrix:
@@ -114,7 +126,7 @@ def content_columns(task: ItemTask, names: Sequence[str]) -> tuple[FloatArray, F
 def _columns(task: ItemTask, names: Sequence[str]) -> tuple[FloatArray, FloatArray]:
     rows = unit_rows(task.content.rows(names, 2))
     known = rows[task.known]
-    basis = truncated_svd(known, min(CONTENT_DIMS, *known.shape), seed=0, sweeps=4).numpy()
+    basis = truncated_svd(known, min(CONTENT_DIMS, *known.shape), seed=0, sweeps=2).numpy()
     return np.asarray(known @ basis), np.asarray(rows[task.new] @ basis)
 
 
