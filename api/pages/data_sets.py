@@ -15,6 +15,8 @@ from api.pages.charts import ChartSeries, PageChart
 from api.pages.page_context import ReadContext
 from api.pages.page_route import PageRoute
 from recsys_meta.core.errors import DataError
+from recsys_meta.data.build.describe import describe
+from recsys_meta.data.build.prepared_dataset import open_dataset
 from recsys_meta.store.tracking.setting_tables import flat_settings
 
 router = APIRouter(route_class=PageRoute, prefix="/ui/data", include_in_schema=False)
@@ -75,10 +77,6 @@ def _prepared_names(folder: Path) -> list[str]:
 
 def _described(folder: Path) -> dict[str, Any]:
     """Describe a data set, or what is at hand of one that is too large. Raises DataError."""
-    # Not needed by a server that nobody asks for it.
-    from recsys_meta.data.build.describe import describe
-    from recsys_meta.data.build.prepared_dataset import open_dataset
-
     key = str(folder), (folder / "dataset.json").stat().st_mtime_ns
     description = _descriptions.get(key)
     if description is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any
 
 from api.pages.text_formats import FORMATS
 from recsys_meta import __version__
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 NAVIGATION = (
     ("", "Home"),
@@ -26,6 +27,8 @@ NAVIGATION = (
 @cache
 def _environment() -> Environment:
     """Return the environment, made for the first page: a server that shows none does not wait for it."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         autoescape=True,
         loader=PackageLoader("api.pages"),

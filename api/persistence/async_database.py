@@ -27,6 +27,8 @@ CALL_THREADS = 4
 """Threads for all other calls, so that none of those delays a response."""
 READ_S = 1.0
 """Time that a response waits for an optional read, seconds."""
+REPORT_CALLS = 2
+"""Reads over many rows at once: the other threads are left for calls that somebody's programs wait for."""
 CALL_S = 15.0
 """Time that any other call may take, seconds; while the database is known to be unavailable, `READ_S`."""
 UNAVAILABLE = UNREACHABLE
@@ -46,6 +48,7 @@ class AsyncDatabase:
         self.log_pending = False
         self.breaker = CircuitBreaker(failures=1, pause=0.5, max_pause=2.0)
         self._watchdog = ConnectionWatchdog(self.engine)
+        self._reports = asyncio.Semaphore(REPORT_CALLS)
         self._read_pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="recsys-meta-read")
         self._call_pool = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="recsys-meta-sql")
 
@@ -79,7 +82,8 @@ class AsyncDatabase:
     async def read_report(self, work: Callable[[Session], Result]) -> Result:
         """Run a read over many rows: that it takes too long says nothing about the database, so that responses do not
         do without it then. Raises as `read` does."""
-        return await self._translate_errors(self._run(self._call_pool, lambda: self._read_session(work), CALL_S))
+        async with self._reports:
+            return await self._translate_errors(self._run(self._call_pool, lambda: self._read_session(work), CALL_S))
 
     async def write(self, work: Callable[[Session], Result]) -> Result:
         """Run a function in one transaction. Raises as `read` does; after a time-out it may still be committed."""

@@ -40,7 +40,7 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Serve the published models; the API's own page is at /docs."""
+    """Serve the published models; pages for people are at /ui/, the API's own at /docs."""
     workspace = Workspace()
     _check_settings(workspace.settings)
     if not _is_loopback(host) and not workspace.settings.keys and not _has_stored_key(workspace):
@@ -59,10 +59,10 @@ def serve(
 def _announce_url(url: str, as_json: bool) -> None:
     """Print the address before the server listens on it."""
     if as_json:
-        print_json({"url": url, "page": f"{url}/docs"})
+        print_json({"url": url, "page": f"{url}/docs", "pages": f"{url}/ui/"})
         sys.stdout.flush()
     else:
-        err.print(f"serving on {url}  (API page: {url}/docs)")
+        err.print(f"serving on {url}  (pages: {url}/ui/, API: {url}/docs)")
 
 
 def _raise_descriptor_limit() -> None:

@@ -9,10 +9,11 @@ from sqlalchemy import Engine
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.entities.events import insert_events
+from recsys_meta.store.entities.outcomes import save_outcomes
 from recsys_meta.store.items import items as store
-from recsys_meta.store.items.item_events import event_rate, first_likes, items_with_events
+from recsys_meta.store.items.item_events import event_rate, first_likes, item_fate, items_with_events
 from recsys_meta.store.items.items import NewItem
-from tests.store.samples import NOON, an_event, later
+from tests.store.samples import NOON, an_event, an_outcome, later
 
 
 def save(engine: Engine, *items: NewItem, kind: str = "user", now=NOON) -> list[str]:
@@ -150,3 +151,13 @@ def test_what_changes_nothing_takes_no_number(engine: Engine) -> None:
     with reading(engine) as s:
         assert store.item_revisions(s) == {"user": 2}
         assert [row.external_id for row in store.changed_items(s, "user", 1)[0]] == ["b"]
+
+
+def test_the_fate_of_an_item_is_read_from_its_events_and_their_outcomes(engine: Engine) -> None:
+    with session(engine) as s:
+        assert item_fate(s, "user", "fresh") == (0, 0, None, 0, None)
+        chosen = [an_event(f"e{n}", entity=f"u{n // 2}", item="fresh", time=NOON) for n in range(6)]
+        insert_events(s, [*chosen, an_event("other", item="i9"), an_event("ad", kind="ad", item="fresh")], NOON)
+        hits = [an_outcome(f"e{n}", hit_10=float(n == 0)) for n in range(4)]
+        save_outcomes(s, [*hits, an_outcome("e4"), an_outcome("ad", kind="ad", hit_10=1.0)])
+        assert item_fate(s, "user", "fresh") == (6, 3, NOON, 4, 0.25)
