@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.store.entities.tables import OutcomeRecord
 
-MOST_OUTCOMES = 50_000
+MOST_OUTCOMES = 20_000
 """Newest outcomes that a summary is over."""
 
 _LEAST_EVENTS = 10  # for fewer there is no interval
