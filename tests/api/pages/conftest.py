@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
+from tests.api.pages.browser import chromium  # noqa: F401  (fixtures are found by name)
 from tests.api.servers import Served, serving, settings
 
 KEYS = "reader-key:read,writer-key:read+write,admin-key:admin,only-writes:write"

@@ -11,7 +11,7 @@ from recsys_meta.store.tracking import runs
 from recsys_meta.store.tracking.evaluations import NewEvaluation, save_evaluations
 from recsys_meta.store.tracking.runs import CurriculumPoint, MetricPoint
 from tests.api import bundles
-from tests.api.pages.browser import NARROW, WatchedPage, chromium  # noqa: F401  (fixtures are found by name)
+from tests.api.pages.browser import NARROW, WatchedPage
 from tests.api.servers import Served, serving, settings
 from tests.fixtures import stub_predictors
 from tests.fixtures.migrated_databases import copy_migrated
@@ -32,6 +32,7 @@ PAGES = {
     "items": 0,
     "data": 0,
     "data/simulated-ads": 1,
+    "playground?model=users": 0,
     "nope": 0,
 }
 """Paths, and how many charts each has at least."""
@@ -99,7 +100,7 @@ def rich(tmp_path_factory, migrated_file, bundle):
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_is_whole_in_light_and_dark_wide_and_narrow(chromium, rich: Served, path: str) -> None:  # noqa: F811
+def test_a_page_is_whole_in_light_and_dark_wide_and_narrow(chromium, rich: Served, path: str) -> None:
     watched = WatchedPage(chromium, rich.url).open(path)
     points = watched.drawn()
     assert len(points) >= PAGES[path]
@@ -116,7 +117,7 @@ def test_a_page_is_whole_in_light_and_dark_wide_and_narrow(chromium, rich: Serve
     watched.close()
 
 
-def test_the_curves_of_a_run_grow_while_it_goes_on(chromium, rich: Served) -> None:  # noqa: F811
+def test_the_curves_of_a_run_grow_while_it_goes_on(chromium, rich: Served) -> None:
     watched = WatchedPage(chromium, rich.url).open("runs/going")
     before = watched.drawn()[0]
     database = rich.container.database.engine
@@ -133,7 +134,7 @@ def test_the_curves_of_a_run_grow_while_it_goes_on(chromium, rich: Served) -> No
     watched.close()
 
 
-def test_an_item_is_hidden_and_an_entity_erased_by_keyboard(chromium, rich: Served) -> None:  # noqa: F811
+def test_an_item_is_hidden_and_an_entity_erased_by_keyboard(chromium, rich: Served) -> None:
     watched = WatchedPage(chromium, rich.url).open("items")
     watched.page.get_by_role("button", name="Hide A fresh one").press("Enter")
     watched.page.get_by_role("button", name="Show A fresh one").press("Enter")
@@ -149,7 +150,7 @@ def test_an_item_is_hidden_and_an_entity_erased_by_keyboard(chromium, rich: Serv
     assert httpx.get(f"{rich.url}/v1/entities/user/v9").status_code == 404
 
 
-def test_a_key_is_asked_for_and_forgotten(chromium, home, light: str) -> None:  # noqa: F811
+def test_a_key_is_asked_for_and_forgotten(chromium, home, light: str) -> None:
     with serving(settings(home, light, keys="reader-key:read")) as server:
         watched = WatchedPage(chromium, server.url).open("models?x=1")
         watched.page.keyboard.type("wrong")

@@ -2,11 +2,13 @@
 
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import orjson
 import pytest
 from sqlalchemy import text
 
+from api.pages import page_context
 from api.pages.page_context import page_scope
 from api.pages.page_route import PageRoute
 from recsys_meta.store.database import engine
@@ -63,6 +65,16 @@ def test_other_paths_are_pages_as_well(users_server: Served) -> None:
     assert users_server.client.get("/ui/static/../pages.py").status_code == 404
     for path in ("runs?cursor=x", "adaptations?cursor=x", "items?shown=nope", "runs?status=x"):
         get(users_server, path, 422)
+
+
+def test_scripts_are_small_and_licences_stand_beside_what_is_not_ours(users_server: Served) -> None:
+    files = {one.name: one for one in (Path(page_context.__file__).parent / "static").iterdir()}
+    assert sum(one.stat().st_size for one in files.values() if one.suffix == ".js") < 150_000
+    assert "Permission is hereby granted" in files["uplot.LICENSE.txt"].read_text(encoding="utf-8")
+    for name in files:
+        answer = users_server.client.get(f"/ui/static/{name}")
+        assert answer.status_code == 200
+        assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 def test_every_page_asks_for_a_scope(users_server: Served) -> None:

@@ -1,36 +1,21 @@
 """The playground as a visitor uses it, in the system's browser."""
 
-import shutil
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.api.pages.test_playground import rows_of
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium")]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        made = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield made
-        made.close()
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def visit(browser, plain):
+def visit(chromium, plain):
     """Opens the playground of a model; at the end nothing was complained of, asked elsewhere or stored."""
     before, noise, hosts, contexts = rows_of(plain), [], set(), []
 
     def opened(model, **options):
-        contexts.append(browser.new_context(reduced_motion="reduce", **options))
+        contexts.append(chromium.new_context(reduced_motion="reduce", **options))
         page = contexts[-1].new_page()
         page.noise = noise
         page.on("console", lambda message: noise.append(message.text))
