@@ -13,6 +13,7 @@ from rich.markup import escape
 from pipelines.commands.comparison_output import (
     MinQuery,
     OrderOption,
+    PlotsFolder,
     SummaryOutput,
     parse_baselines,
     parse_names,
@@ -76,6 +77,7 @@ def compare_command(
     threads: Annotated[int | None, typer.Option(min=1)] = None,
     json_file: JsonFile = None,
     html: Annotated[Path | None, typer.Option(help="Write report.html and cold_start.png into this folder.")] = None,
+    plots: PlotsFolder = None,
 ) -> None:
     """Learners and baselines side by side on the same episodes, the same seeds and the same tuning budget.
 
@@ -84,14 +86,14 @@ def compare_command(
     """
     if split not in ("seed", "time"):
         raise typer.BadParameter("seed or time", param_hint="--split")
-    require_writable(json_file, html)
+    require_writable(json_file, html, plots)
     workspace = Workspace()
     if scenario == "items":
         given = {"--truth": truth, "--set": set_, "--min-query": min_query}
         items = {"shots": parse_shots(shots), "split": split, "order": parse_order(order), "threads": threads}
         names = {"learners": _names_or_none(learners), "baselines": _names_or_none(baselines)}
         results = _compare_items(workspace, dataset, given, seeds=tuple(range(seeds)), **items, **names)
-        print_comparison(results, json_file, html)
+        print_comparison(results, json_file, html, plots)
         return
     settings: dict[str, Any] = {
         "truth": truth,
@@ -102,7 +104,7 @@ def compare_command(
     }
     learner_names = None if learners == "all" else parse_names(learners)
     if len(dataset) > 1:
-        output = SummaryOutput(json_file, html)
+        output = SummaryOutput(json_file, html, plots)
         baseline_names = None if baselines == "all" else parse_names(baselines)
         _compare_each(workspace, dataset, learner_names, baseline_names, output, **settings)
         raise typer.Exit(output.finish())
@@ -110,7 +112,7 @@ def compare_command(
     results = _compare_dataset(
         workspace, str(folder), learners=learner_names, baselines=parse_baselines(baselines, data), **settings
     )
-    print_comparison(results, json_file, html)
+    print_comparison(results, json_file, html, plots)
 
 
 def _names_or_none(text: str) -> list[str] | None:

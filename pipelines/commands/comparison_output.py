@@ -28,6 +28,9 @@ from recsys_meta.core.schema import Order
 OrderOption = Annotated[
     str | None, typer.Option("--order", help="Draw supports by time or random; default: the data's.")
 ]
+PlotsFolder = Annotated[
+    Path | None, typer.Option("--plots", help="Write the curve of each metric as PNG and SVG into this folder.")
+]
 MinQuery = Annotated[int | None, typer.Option(min=1, help="Query rows a newcomer needs to count at a point.")]
 
 
@@ -36,19 +39,22 @@ def command_line() -> str:
     return shlex.join(["recsys-meta", *sys.argv[1:]])
 
 
-def print_comparison(results: Sequence[Comparison], json_file: Path | None = None, html: Path | None = None) -> None:
-    """Print tables, paired tests and warnings; write JSON and reports if given (a folder for each scenario)."""
+def print_comparison(
+    results: Sequence[Comparison], json_file: Path | None = None, html: Path | None = None, plots: Path | None = None
+) -> None:
+    """Print tables, paired tests and warnings; write JSON, reports and plots if given (a folder for each scenario)."""
     for result in results:
         _print(result)
     for name, seconds in {m.name: m.seconds for r in results for m in r.methods if m.seconds}.items():
         err.print(f"[dim]{name}: trained in at most {seconds:.0f} s a seed[/]")
     if json_file is not None:
         _write_json(json_file, as_json(results, command_line(), datetime.now(UTC).isoformat()))
-    if html is not None:
-        for result, label in zip(results, scenario_labels([r.scenario for r in results]), strict=True):
-            folder = html if len(results) == 1 else html / label
-            for path in report.write_report(result, folder, command_line()):
-                _print_written(path)
+    for result, label in zip(results, scenario_labels([r.scenario for r in results]), strict=True):
+        part = "" if len(results) == 1 else label
+        paths = [] if html is None else report.write_report(result, html / part, command_line())
+        paths += [] if plots is None else report.write_plots(result, plots / part)
+        for path in paths:
+            _print_written(path)
     # Scenarios of one comparison share their baselines, and so what is to be said of them.
     _print_warnings(warning for result in results for warning in result.warnings)
 
@@ -68,13 +74,13 @@ def _print_written(file: Path) -> None:
     err.print(f"[dim]wrote {escape(str(file))}[/]", soft_wrap=True)
 
 
-def require_writable(json_file: Path | None, html: Path | None) -> None:
+def require_writable(json_file: Path | None, html: Path | None, plots: Path | None = None) -> None:
     """Make the folders of the output, so that a wrong path is known before the training.
 
     Raises ConfigError where one cannot be made, or where the JSON file is a folder.
     """
     try:
-        for folder in (html, json_file and json_file.parent):
+        for folder in (html, plots, json_file and json_file.parent):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -89,8 +95,8 @@ class SummaryOutput:
     The JSON file is written anew after each data set, so that whatever stops the command costs the rest only.
     """
 
-    def __init__(self, json_file: Path | None = None, html: Path | None = None) -> None:
-        self._json_file, self._html = json_file, html
+    def __init__(self, json_file: Path | None = None, html: Path | None = None, plots: Path | None = None) -> None:
+        self._json_file, self._html, self._plots = json_file, html, plots
         self._summary = DatasetSummary()
         self._parts: list[JsonPart] = []
         self._folders: list[str] = []
@@ -105,7 +111,8 @@ class SummaryOutput:
         labels = scenario_labels([r.scenario for r in results])
         self._folders += [folder if len(results) == 1 else f"{folder}/{label}" for label in labels]
         self._write_json()
-        print_comparison(results, html=None if self._html is None else self._html / folder)
+        html, plots = (None if base is None else base / folder for base in (self._html, self._plots))
+        print_comparison(results, html=html, plots=plots)
 
     def add_failure(self, failure: DatasetFailure) -> None:
         """Print that a data set failed, now and in the end."""

@@ -9,7 +9,14 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.commands.comparison_output import MinQuery, OrderOption, parse_baselines, parse_order, print_comparison
+from pipelines.commands.comparison_output import (
+    MinQuery,
+    OrderOption,
+    PlotsFolder,
+    parse_baselines,
+    parse_order,
+    print_comparison,
+)
 from pipelines.console import JsonFile, Shots, err, parse_shots, progress_bar
 from pipelines.experiments.comparison import Comparison, MethodCurves
 from pipelines.experiments.comparison_run import (
@@ -43,6 +50,7 @@ def evaluate(
     min_query: MinQuery = None,
     json_file: JsonFile = None,
     html: Annotated[Path | None, typer.Option(help="Write report.html and cold_start.png into this folder.")] = None,
+    plots: PlotsFolder = None,
 ) -> None:
     """The cold-start curve of a published model on its meta-test newcomers, with 95% intervals."""
     workspace = Workspace()
@@ -57,7 +65,7 @@ def evaluate(
     )
     # A bundle in a folder has no name before it is published.
     store_comparison(workspace, result, None if workspace.is_bundle(model) else model.partition("@")[0])
-    print_comparison([result], json_file, html)
+    print_comparison([result], json_file, html, plots)
 
 
 def evaluate_version(workspace: Workspace, name: str, version: str) -> None:

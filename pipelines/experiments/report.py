@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.experiments.comparison import Comparison, MethodPoints, PairedComparison
+from pipelines.experiments.paper_tables import best_values, is_best, latex_table, markdown_table
+from recsys_meta import __version__
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.metrics.bootstrap import mean_over_seeds
 from recsys_meta.metrics.pooled_metrics import RowSample, reliability
@@ -25,6 +28,8 @@ from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 NAMES = {
     "ndcg@10": "nDCG@10",
@@ -117,19 +122,19 @@ def verdict(v: PairedComparison) -> str:
     )
 
 
-def plot_curves(result: Comparison, metric: str) -> bytes:
-    """Plot the cold-start curve as PNG: the metric by shots, with 95% bands for the learners."""
+def plot_curves(result: Comparison, metric: str) -> Figure:
+    """Plot the cold-start curve: the metric by shots, with 95% bands for the learners."""
     # Imported here: commands that plot nothing should not load a plotting library.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     draw_curves(axes, result.shots, _lines(result, metric))
-    axes.set_xlabel("interactions known of the newcomer")
+    axes.set_xlabel("events known of the newcomer")
     axes.set_ylabel(NAMES.get(metric, metric))
     axes.set_title(f"{result.dataset}: the cold-start curve")
     axes.legend(fontsize=7, ncols=2)
-    return as_png(figure)
+    return figure
 
 
 def _lines(result: Comparison, metric: str) -> list[MethodPoints]:
@@ -173,6 +178,19 @@ def as_png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
+def write_plots(result: Comparison, folder: Path) -> list[Path]:
+    """Write the curve of each metric as PNG and SVG, for papers; return the paths."""
+    paths = []
+    for metric in result.metrics:
+        figure = plot_curves(result, metric)
+        for suffix in ("png", "svg"):
+            content, path = io.BytesIO(), folder / f"cold_start_{metric.replace('@', '_')}.{suffix}"
+            figure.savefig(content, format=suffix, dpi=200)
+            write_file(path, content.getvalue())
+            paths.append(path)
+    return paths
+
+
 def reliability_plot(result: Comparison) -> bytes | None:
     """Plot predicted against observed rates of clicks as PNG, a panel for each number of shots.
 
@@ -207,11 +225,47 @@ def report_page(result: Comparison, command: str, curve: bytes, reliability: byt
         "report.html.jinja",
         command,
         result=result,
-        tables=[(metric, _lines(result, metric)) for metric in result.metrics],
+        tables=[(m, lines, best_values(lines, m)) for m in result.metrics for lines in [_lines(result, m)]],
+        is_best=is_best,
+        version=__version__,
+        spread=_spread(result),
         png=base64.b64encode(curve).decode(),
         reliability=base64.b64encode(reliability or b"").decode(),
-        verdicts=[verdict(v) for v in result.against_best_baseline(result.metrics[0])],
+        tests=[
+            ("Against the best baseline at each point", result.against_best_baseline(result.metrics[0])),
+            ("Against the same without adapting", _against_unadapted(result)),
+        ],
     )
+
+
+def _against_unadapted(result: Comparison) -> list[PairedComparison]:
+    """Paired differences of the first learner and itself without adapting."""
+    learner = next((m.name for m in result.methods if m.role != "baseline"), "")
+    return [t for t in result.against_all_methods(result.metrics[0]) if t.against == f"{learner}-unadapted"]
+
+
+@dataclass(frozen=True)
+class MetricSpread:
+    """Spread of a metric over newcomers: for each share of them the values [points] that it lies below."""
+
+    method: str
+    rows: list[tuple[float, list[float]]]
+
+
+def _spread(result: Comparison) -> MetricSpread | None:
+    """Spread of the first learner, over all seeds; None without a learner, or where metrics are of rows."""
+    learner = next((m for m in result.methods if m.role != "baseline"), None)
+    if learner is None:
+        return None
+    columns = []
+    for k in result.shots:
+        values = [c.values[k][result.metrics[0]] for c in learner.curves.values()]
+        if any(isinstance(v, RowSample) for v in values):
+            return None
+        found = np.concatenate([np.asarray(v, np.float64) for v in values])
+        found = found[np.isfinite(found)]
+        columns.append(np.quantile(found, _SHARES) if len(found) else np.full(len(_SHARES), np.nan))
+    return MetricSpread(learner.name, [(s, [float(c[i]) for c in columns]) for i, s in enumerate(_SHARES)])
 
 
 def render_page(template: str, command: str, package: str = __package__, **content: object) -> str:
@@ -230,12 +284,18 @@ def _read_template(name: str, package: str) -> str:
 
 
 def write_report(result: Comparison, folder: Path, command: str) -> list[Path]:
-    """Write cold_start.png, report.html and for clicks reliability.png; return their paths."""
-    image, html = folder / "cold_start.png", folder / "report.html"
-    curve, reliability = plot_curves(result, result.metrics[0]), reliability_plot(result)
-    write_file(image, curve)
-    write_file(html, report_page(result, command, curve, reliability).encode())
-    if reliability is None:
-        return [image, html]
-    write_file(folder / "reliability.png", reliability)
-    return [image, html, folder / "reliability.png"]
+    """Write cold_start.png, report.html, the tables as report.md and report.tex, and for clicks reliability.png; return
+    their paths."""
+    curve, reliability = as_png(plot_curves(result, result.metrics[0])), reliability_plot(result)
+    titled = [(NAMES.get(metric, metric), metric) for metric in result.metrics]
+    files = {
+        "cold_start.png": curve,
+        "report.html": report_page(result, command, curve, reliability).encode(),
+        "report.md": "\n".join(f"**{name}**\n\n{markdown_table(result, m)}" for name, m in titled).encode(),
+        "report.tex": "\n".join(f"% {name}\n{latex_table(result, m)}" for name, m in titled).encode(),
+    }
+    if reliability is not None:
+        files["reliability.png"] = reliability
+    for name, content in files.items():
+        write_file(folder / name, content)
+    return [folder / name for name in files]

@@ -1,0 +1,63 @@
+"""Reports of a comparison: what is bold, which tests they show, and that they load nothing from elsewhere."""
+
+import re
+
+import numpy as np
+import pytest
+
+from pipelines.experiments.comparison import Comparison, MethodCurves
+from pipelines.experiments.paper_tables import latex_table, markdown_table
+from pipelines.experiments.report import write_plots, write_report
+from recsys_meta.evaluation.curve import ColdStartCurve
+
+SHOTS, METRIC = (0, 5), "ndcg@10"
+
+
+def curves(name, role, *means):
+    """A method whose values over forty newcomers scatter around the mean of each point."""
+    noise = np.linspace(-0.1, 0.1, 40)
+    values = {k: {METRIC: np.full(40, mean) + noise} for k, mean in zip(SHOTS, means, strict=True)}
+    return MethodCurves(name, role, {0: ColdStartCurve(name, np.arange(40), values)}, versions={0: "abc123"})
+
+
+@pytest.fixture
+def result():
+    return Comparison(
+        "shop",
+        "new",
+        (METRIC,),
+        SHOTS,
+        [
+            curves("flagship", "flagship", 0.2, 0.6),
+            curves("flagship-unadapted", "learner", 0.2, 0.3),
+            curves("item_knn & co", "baseline", 0.4, 0.5),
+        ],
+    )
+
+
+def test_the_best_value_is_bold_and_not_our_row(result):
+    head, _, flagship, _, knn = markdown_table(result, METRIC).splitlines()
+    assert head == "| events known | 0 | 5 |"
+    assert flagship == "| flagship | 0.200 | **0.600** |"
+    assert knn == "| item_knn & co | **0.400** | 0.500 |"
+    latex = latex_table(result, METRIC)
+    assert r"item\_knn \& co & \textbf{0.400} & 0.500 \\" in latex
+    assert latex.count(r"\textbf") == 2
+
+
+def test_a_report_says_what_was_tested_and_loads_nothing(result, tmp_path):
+    names = {path.name for path in write_report(result, tmp_path, "recsys-meta compare")}
+    assert names == {"cold_start.png", "report.html", "report.md", "report.tex"}
+    page = (tmp_path / "report.html").read_text()
+    assert re.findall(r'class="best">(\d\.\d+)', page) == ["0.600", "0.400"]
+    assert "events known of the newcomer" in page and "Spread over newcomers" in page
+    for title in ("Against the best baseline", "Against the same without adapting"):
+        assert title in page
+    assert "abc123" in page and "recsys-meta compare" in page
+    assert not re.search('(src|href)="(?!data:)', page)
+
+
+def test_plots_are_images_for_papers(result, tmp_path):
+    png, svg = write_plots(result, tmp_path)
+    assert (png.name, svg.name) == ("cold_start_ndcg_10.png", "cold_start_ndcg_10.svg")
+    assert png.read_bytes().startswith(b"\x89PNG") and b"<svg" in svg.read_bytes()
