@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from api.inference.loaded_model import LoadedModel
-from recsys_meta.core.schema import ARRIVAL, LATITUDE, LONGITUDE, FeatureField, Schema
+from recsys_meta.core.schema import ARRIVAL, LATITUDE, LONGITUDE, FeatureField
+from recsys_meta.core.types import FIRST
 from recsys_meta.inference.insight.active_elicitation import ElicitationItem
 from recsys_meta.inference.insight.item_groups import describe_item, popular_groups
 from recsys_meta.inference.insight.list_comparison import ComparedItem, ListComparison
 from recsys_meta.inference.insight.map_areas import MapArea, map_areas
+from recsys_meta.inference.insight.meeting_chance import first_scores
 from recsys_meta.inference.recommender import Recommender
 
 _MOST_VALUES = 100  # of a field that is chosen from a menu
@@ -30,7 +32,7 @@ def model_document(model: LoadedModel) -> Document:
         "kind": model.kind,
         "objective": schema.objective,
         "items": len(recommender.catalog.names),
-        "labels": _labels(schema),
+        "labels": _labels(recommender),
         "features": _fields(recommender, "entity", schema.entity_features),
         "context": _fields(recommender, "context", schema.context),
         "actors": schema.actor is not None,
@@ -75,15 +77,18 @@ def _compared(recommender: Recommender, one: ComparedItem) -> Document:
     return document
 
 
-def _labels(schema: Schema) -> Document:
-    """The labels of a like and of a dislike; None for events that have none, and of a choice no dislike."""
+def _labels(recommender: Recommender) -> Document:
+    """The labels of a like and of a dislike; None for events that have none, and of a choice no dislike. Of ratings
+    without a range they are the highest and the lowest that a newcomer is expected to give."""
+    schema = recommender.bundle.schema
     match schema.objective:
         case "ranking":
             return {"like": None, "dislike": 0}
         case "choice":
             return {"like": None, "dislike": None}
         case _:
-            low, high = schema.label_range or (0.0, 1.0)
+            scores = first_scores(recommender)[FIRST:]
+            low, high = schema.label_range or (float(scores.min()), float(scores.max()))
             return {"like": high, "dislike": low}
 
 

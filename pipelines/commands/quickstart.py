@@ -152,7 +152,8 @@ def _next_commands(result: Comparison, model: str) -> list[str]:
     payload = dump_json({"model": model, "entity": {"kind": bundle.schema.kind}, **body})
     curl = f"curl -s http://127.0.0.1:8000{path} -H 'content-type: application/json' -d '{payload}'"
     first = [f"recsys-meta recommend {model} --items {','.join(items)}"] if bundle.schema.objective == "ranking" else []
-    return [*first, "recsys-meta serve", curl, f"recsys-meta evaluate {model} --baselines all", "recsys-meta runs list"]
+    serve = "recsys-meta serve  # and open http://127.0.0.1:8000/ui/playground"
+    return [*first, serve, curl, f"recsys-meta evaluate {model} --baselines all", "recsys-meta runs list"]
 
 
 def _request(schema: Schema, items: list[str]) -> tuple[str, dict[str, Any]]:

@@ -124,6 +124,7 @@ function showPicks() {
   }, make("span", { class: "mark" }, one.liked ? "✓" : "✕"), ` ${nameOf(one)}`)));
   fill(at("picks"), chips);
   at("no-picks").hidden = picks.length > 0;
+  if (!picks.length && ["undo", "restart"].includes(document.activeElement?.id)) at("search").focus({ preventScroll: true });
   at("undo").disabled = at("restart").disabled = !picks.length;
 }
 
@@ -164,12 +165,21 @@ async function search() {
     const items = area ? searchArea(text) : (await call(`items?model=${named()}&q=${encodeURIComponent(text)}`)).items;
     if (mine !== searches) return;
     fill(at("matches"), items.length
-      ? items.map((one) => make("li", { "data-item": one.item }, described(one), picker(one)))
+      ? items.map((one) => make("li", { "data-item": one.item, onclick: picked }, described(one), picker(one)))
       : [make("li", { class: "quiet" }, `Nothing is called “${text}”.`)]);
   });
 }
 
-const searchArea = (text) => area.places.filter((one) => nameOf(one).toLowerCase().includes(text.toLowerCase())).slice(0, 8);
+// What was picked has left the search; who types goes on typing, and who taps sees the lists.
+function picked(event) {
+  if (!event.target.closest("button")) return;
+  at("search").value = "";
+  if (event.detail === 0) at("search").focus();
+  search();
+}
+
+const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
+const searchArea = (text) => area.places.filter((one) => fold(nameOf(one)).includes(fold(text))).slice(0, 8);
 
 function startersOf() {
   const groups = model.groups.map((group) => make("button", {

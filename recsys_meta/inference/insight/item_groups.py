@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recsys_meta.core.schema import FeatureField
 from recsys_meta.core.types import FIRST
+from recsys_meta.inference.ranking.topk import top_k
 from recsys_meta.inference.recommender import Recommender
 
 _FEWEST_GROUPS = 3
@@ -71,7 +72,7 @@ def _groups_of(
     found = []
     for value in common[:groups]:
         score = clear.masked_fill(used | ~(values == value).any(1), -torch.inf)
-        items = [i for i in torch.argsort(score, descending=True, stable=True)[:size].tolist() if score[i] > -torch.inf]
+        items = [item for _, item in top_k(score, size)]
         used[items] = True
         if items:
             found.append(ItemGroup(recommender.bundle.vocab.value(f"item.{field.name}", value), tuple(items)))

@@ -25,7 +25,7 @@ from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest
 from recsys_meta.models.bundle import MEETINGS, Bundle
 
 _MAX_SLOPE = 20.0
-_MAX_SCORES, _MIN_TASKS = 1_500_000, 16  # of one support size
+_MAX_SCORES, _MIN_TASKS, _MAX_TASKS = 1_500_000, 16, 200  # of one support size
 _STEPS = 12  # of Newton's method; four are enough where few items are met
 
 
@@ -89,7 +89,8 @@ def fit_slope(recommender: Recommender, episodes: Sequence[TaskBatch]) -> float:
 def _some_of(batch: TaskBatch, catalogue: int) -> TaskBatch:
     """Select tasks of a batch, evenly, with at most `_MAX_SCORES` scores of a catalogue."""
     count = len(batch.entity)
-    tasks = torch.linspace(0, count - 1, min(count, max(_MIN_TASKS, _MAX_SCORES // catalogue))).long()
+    most = min(_MAX_TASKS, max(_MIN_TASKS, _MAX_SCORES // catalogue))
+    tasks = torch.linspace(0, count - 1, min(count, most)).long()
     return TaskBatch(batch.entity[tasks], batch.support.of(tasks), batch.query.of(tasks))
 
 

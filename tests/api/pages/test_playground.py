@@ -4,7 +4,9 @@ import pytest
 from sqlalchemy import inspect, text
 
 from recsys_meta.store.database import engine
+from tests.api import bundles
 from tests.api.pages.conftest import browser_of, meta_token
+from tests.api.servers import serving, settings
 
 
 def ask(client, path, body):
@@ -47,6 +49,20 @@ def test_what_may_be_picked_is_told_of_each_kind(client):
     (area,) = cities["areas"]
     assert (area["places"][0]["item"], round(area["places"][0]["lat"], 2)) == ("k0", 40.0)
     assert cities["actors"] and not cities["can_ask"] and not cities["groups"]
+
+
+def test_a_model_of_ratings_has_labels_of_its_scale_and_lists_that_follow_them(home, light):
+    bundles.publish(light, home / "models", "stars", bundles.trained("rating"))
+    with serving(settings(home, light)) as server, browser_of(server) as client:
+        described = client.get("/ui/playground/model?model=stars").json()
+        like, dislike = described["labels"]["like"], described["labels"]["dislike"]
+        assert like > dislike
+
+        def best(label):
+            both = ask(client, "lists", {"model": "stars", "events": [{"item": "i3", "label": label}], "n": 3}).json()
+            return both["adapted"][0]["value"]
+
+        assert best(like) > best(dislike)
 
 
 def test_items_are_found_by_title_and_by_name(client):
@@ -117,6 +133,19 @@ def test_what_cannot_be_read_is_one_line(client, path, body, status, words):
     answer = ask(client, path, body)
     assert answer.status_code == status and words in answer.json()["detail"]
     assert "\n" not in answer.json()["detail"]
+
+
+def test_where_no_model_is_in_service_the_page_says_what_to_do(home, migrated_sqlite):
+    with serving(settings(home, migrated_sqlite)) as server, browser_of(server) as client:
+        page = client.get("/ui/playground")
+        assert page.status_code == 200 and "recsys-meta quickstart" in page.text and 'id="search"' not in page.text
+
+
+def test_of_a_model_that_fails_a_line_says_so(home, migrated_sqlite, bundle):
+    bundles.publish(migrated_sqlite, home / "models", "users", bundles.diverged(bundle))
+    with serving(settings(home, migrated_sqlite)) as server, browser_of(server) as client:
+        for answer in (client.get("/ui/playground/model", headers={"accept": "*/*"}), ask(client, "lists", {})):
+            assert answer.status_code == 503 and answer.json()["detail"].startswith("Model 'users' fails")
 
 
 def test_a_post_of_another_page_is_refused(client):

@@ -126,6 +126,8 @@ def test_the_keyboard_suffices_and_the_focus_stays_where_it_was(visit):
     page.keyboard.press("Enter")
     page.wait_for_selector("#picks li")
     settle(page)
+    assert page.evaluate("document.activeElement.id") == "search" and page.input_value("#search") == ""
+    assert page.locator("#matches li").count() == 0
     page.locator("#adapted li").nth(1).get_by_role("button", name="Like").focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("#picks li:nth-child(2)")
@@ -135,6 +137,10 @@ def test_the_keyboard_suffices_and_the_focus_stays_where_it_was(visit):
     page.keyboard.press("Enter")
     page.wait_for_selector("#picks li:nth-child(2)", state="detached")
     settle(page)
+    assert page.evaluate("document.activeElement.id") == "undo"
+    page.keyboard.press("Enter")
+    settle(page)
+    assert page.evaluate("document.activeElement.id") == "search"
 
 
 def test_a_phone_needs_no_scrolling_to_the_side(visit):
