@@ -59,6 +59,7 @@ def test_every_page_answers_before_there_is_anything(users_server: Served, path:
 
 def test_other_paths_are_pages_as_well(users_server: Served) -> None:
     assert "no such page" in get(users_server, "nope/nope", 404)
+    assert 'href="../static/pages.css"' in get(users_server, "runs%2F..%2F..%2Fnope/x", 404)
     for path in ("runs/nope", "models/nope", "data/nope", "models/users?version=nope"):
         get(users_server, path, 404)
     assert users_server.client.get("/ui").headers["location"] == "ui/"
@@ -147,7 +148,7 @@ def start_run(session, run: str, **config: object) -> None:
 
 def test_a_run_is_followed_while_it_goes_on(server: Served, light: str) -> None:
     points = [MetricPoint("one", key, step, step / 10) for key in ("loss", "valid") for step in range(1000)]
-    points += [MetricPoint("one", "valid_on_training", 999, 0.5)]
+    points += [MetricPoint("one", "valid_on_training", 999, 0.5), MetricPoint("one", HOSTILE, 1, 1.0)]
 
     def begin(session) -> None:
         start_run(session, "one")
