@@ -18,7 +18,7 @@ from pipelines.experiments.meta_validation import (
     validation_of,
     with_meeting_slope,
 )
-from pipelines.experiments.recipe_learner import learner_of
+from pipelines.experiments.recipe_learner import NEGATIVES, learner_of, needs_sampled_softmax
 from pipelines.experiments.recipe_race import race_recipe
 from pipelines.experiments.run_ensemble import check_members, fit_run_ensemble
 from pipelines.experiments.run_spec import RunSpec, open_run_inputs, read_run_spec, run_lock
@@ -37,7 +37,7 @@ from recsys_meta import __version__
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import CheckpointError, RecsysMetaError
-from recsys_meta.core.types import Params
+from recsys_meta.core.types import FIRST, Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import EntitySplit
 from recsys_meta.evaluation.ensemble import FittedEnsemble, MemberShare
@@ -96,7 +96,7 @@ def train_run(
     `tuned` holds baselines that the caller shares with other runs on the same inputs.
     """
     data = inputs.data
-    recipe = fitting_recipe(recipe, inputs)
+    recipe = fitting_recipe(recipe, inputs, notify)
     if warm_start is not None:
         trained_part(load_bundle(warm_start), learner_of(recipe, data))
     if group is not None:
@@ -135,8 +135,9 @@ def train_run(
         return _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify), group)
 
 
-def fitting_recipe(recipe: Recipe, inputs: TrainingInputs) -> Recipe:
-    """Recipe as it is trained on the inputs of a run.
+def fitting_recipe(recipe: Recipe, inputs: TrainingInputs, notify: Notify = lambda _: None) -> Recipe:
+    """Recipe as it is trained on the inputs of a run: with a sampled softmax where the catalogue is large and the recipe
+    leaves that open.
 
     Raises ConfigError for a learner, a member or a curriculum that is unknown, wrongly configured or does not serve the
     objective.
@@ -144,6 +145,9 @@ def fitting_recipe(recipe: Recipe, inputs: TrainingInputs) -> Recipe:
     if inputs.scenario == "actors":
         recipe = recipe_of(recipe.model_dump(mode="json"), [f"episodes.max_shots={max(ACTOR_SHOTS)}"])
     _check_recipe(recipe, inputs)
+    if needs_sampled_softmax(recipe, inputs.data):
+        notify(f"{inputs.data.catalogue - FIRST:,} items: {recipe.name} learns by a softmax over {NEGATIVES:,} of them")
+        recipe = recipe_of(recipe.model_dump(mode="json"), [f"config.negatives={NEGATIVES}"])
     return recipe
 
 

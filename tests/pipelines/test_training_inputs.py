@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.experiments import recipe_learner
 from pipelines.experiments.meta_validation import training_criterion, validation_of
 from pipelines.experiments.recipe_learner import learner_of
 from pipelines.experiments.training_inputs import SCENARIOS, default_shots, event_index_for, training_inputs
+from pipelines.experiments.training_run import fitting_recipe
 from pipelines.workspace import find_recipe
 from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.types import FIRST
 from recsys_meta.data import open_dataset
 from tests.pipelines.conftest import SMALL
 
@@ -71,3 +74,16 @@ def test_a_recipe_that_cannot_run_is_refused_before_the_run_is_recorded(command,
 def test_a_run_names_its_data_set_by_name(command, run):
     content = json.loads((command.home / "runs" / run["run"] / "run.json").read_text())
     assert (content["dataset"], content["scenario"], content["split"]) == ("simulated-users", "new", "seed")
+
+
+def test_the_softmax_over_a_large_catalogue_is_sampled_unless_the_recipe_says_how_it_is(data, monkeypatch):
+    inputs, said = training_inputs(data, "x", scenario="new", split="seed", seed=3), []
+    assert "negatives" not in fitting_recipe(find_recipe("flagship"), inputs, said.append).config
+    monkeypatch.setattr(recipe_learner, "MOST_SOFTMAX_ITEMS", data.catalogue - FIRST - 1)
+    for name in ("flagship", "prototypical"):
+        assert fitting_recipe(find_recipe(name), inputs, said.append).config["negatives"] == recipe_learner.NEGATIVES
+    assert len(said) == 2 and f"{data.catalogue - FIRST:,} items" in said[0]
+    whole = find_recipe("flagship", ["config.negatives=0"])
+    assert fitting_recipe(whole, inputs, said.append).config["negatives"] == 0
+    assert fitting_recipe(find_recipe("anil"), inputs, said.append).config["negatives"] == 256
+    assert len(said) == 2

@@ -106,8 +106,10 @@ class SupportReader:
                 last[item], contexts[item] = rank, context or {}
         rows: list[tuple[float, int, float]] = []
         dislikes: list[tuple[float, int, float]] = []
+        # Asked once for each label: most events have none, and so the same.
+        disliked = {label for label in {label for _, label, _ in last.values()} if self.schema.is_disliked(label)}
         for item, (when, label, _) in last.items():
-            (dislikes if self.schema.is_disliked(label) else rows).append((when, item, label))
+            (dislikes if label in disliked else rows).append((when, item, label))
         if self.keeps_order:
             # Stable: events at the same time, or without one, stay in the order in which they were given.
             recent = [(item, label) for _, item, label in sorted(rows, key=itemgetter(0))[-MAX_SUPPORT:]]
