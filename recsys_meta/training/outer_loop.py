@@ -38,11 +38,22 @@ def build_optimizer(learner: Learner, params: Params, rate: float) -> torch.opti
 
 
 def sample_batch(
-    data: Dataset, index: EventIndex, draw: TaskDraw, settings: EpisodeConfig, generator: torch.Generator
+    data: Dataset,
+    index: EventIndex,
+    draw: TaskDraw,
+    settings: EpisodeConfig,
+    generator: torch.Generator,
+    step: int | None = None,
 ) -> TaskBatch:
-    """Draw training episodes of the drawn entities; rows that the draw prefers come first in the query."""
+    """Draw training episodes of the drawn entities; rows that the draw prefers come first in the query.
+
+    Before `step` number `shrink_steps` supports have at least a share of `max_shots` rows that falls with the steps:
+    from many events to few. None: after all of them.
+    """
     entities = torch.as_tensor(draw.entities, device=index.indptr.device)
     shots = support_sizes(settings, len(draw.entities), generator)
+    if step is not None and step < settings.shrink_steps:
+        shots = shots.clamp(min=round(settings.max_shots * (1 - step / settings.shrink_steps)))
     order = settings.order or ("data" if data.schema.order == "time" else "random")
     support, query = index.draw(
         entities,

@@ -33,6 +33,9 @@ class EpisodeConfig(_RecipeSection):
     draw: Literal["uniform", "log", "mixed", "fixed"] = Field(
         default="uniform", description="how support sizes from 0 to max_shots are drawn"
     )
+    shrink_steps: int = Field(
+        default=0, ge=0, description="first steps, over which the least support falls from max_shots to nothing"
+    )
     max_query: int = Field(default=0, ge=0, description="query rows kept of an episode; 0 keeps all")
     order: Literal["random", "data", "window"] | None = Field(
         default=None,

@@ -172,7 +172,7 @@ def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
         run.sampler.set_difficulty(task_difficulty(run))
     while run.step < run.steps and not run.stop_reason:
         draw = run.sampler.sample(settings.tasks, run.generator)
-        batch = sample_batch(run.data, run.index, draw, run.recipe.episodes, run.generator)
+        batch = sample_batch(run.data, run.index, draw, run.recipe.episodes, run.generator, run.step)
         batch = augment_tasks(batch, run.recipe.augmentation, run.data.schema.objective, run.generator)
         buckets = _give_feedback(run, draw, batch)
         value, norm, figures = _take_step(run, batch)

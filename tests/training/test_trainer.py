@@ -10,7 +10,7 @@ from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.models.learners.maml.maml import Maml
 from recsys_meta.training.checkpoint import Checkpoint, last_checkpoint, save_checkpoint
-from recsys_meta.training.curricula import CURRICULA
+from recsys_meta.training.curricula import CURRICULA, TaskDraw
 from recsys_meta.training.difficulty_probe import task_difficulty
 from recsys_meta.training.outer_loop import sample_batch
 from recsys_meta.training.recipe import EpisodeConfig, recipe_of
@@ -254,6 +254,17 @@ def test_unknown_curricula_and_settings_are_refused(world):
 
 
 # Support sizes
+
+
+def test_supports_shrink_from_many_events_to_few(world):
+    settings, index = EpisodeConfig(max_shots=4, empty=1.0, shrink_steps=40), EventIndex.of(world)
+    draw = TaskDraw(index.entities_with(6)[:12], ())
+
+    def least(step):
+        batch = sample_batch(world, index, draw, settings, torch.Generator().manual_seed(0), step)
+        return int(batch.support.rows.mask.sum(1).min())
+
+    assert [least(step) for step in (0, 10, 20, 39, 40, 90, None)] == [4, 3, 2, 0, 0, 0, 0]
 
 
 def sizes(**config):

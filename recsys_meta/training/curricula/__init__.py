@@ -14,6 +14,7 @@ from recsys_meta.training.curricula.base import Curriculum, TaskDraw, TaskFeedba
 from recsys_meta.training.curricula.chaml import ChamlCurriculum
 from recsys_meta.training.curricula.hard_task_mining import HardTaskMining
 from recsys_meta.training.curricula.hardness_log import HardnessBucket, HardnessLog
+from recsys_meta.training.curricula.learning_progress import LearningProgress
 from recsys_meta.training.curricula.pacing import Growth, PacedCurriculum
 from recsys_meta.training.curricula.self_paced import SelfPacedCurriculum
 from recsys_meta.training.curricula.starvation_guard import StarvationGuard
@@ -46,6 +47,10 @@ def _self_paced(pool: TaskPool, *, starve: int = STARVATION_EPOCHS, **config: An
     return _bound_waiting(pool, SelfPacedCurriculum(pool, **config), starve)
 
 
+def _progress(pool: TaskPool, *, starve: int = STARVATION_EPOCHS, **config: Any) -> Curriculum:
+    return _bound_waiting(pool, LearningProgress(pool, **config), starve)
+
+
 def _paced(
     pool: TaskPool,
     *,
@@ -74,6 +79,7 @@ PACEABLE: dict[str, Callable[..., Curriculum]] = {
     "hardness": HardTaskMining,
     "two-level": ChamlCurriculum,
     "self-paced": SelfPacedCurriculum,
+    "progress": LearningProgress,
 }
 """Curricula that "paced" can wrap."""
 
@@ -83,6 +89,7 @@ _BUILTIN: dict[str, Callable[..., Curriculum]] = {
     "two-level": _two_level,
     "paced": _paced,
     "self-paced": _self_paced,
+    "progress": _progress,
 }
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recsys_meta.core.types import FloatArray
 from recsys_meta.training.curricula.base import TaskDraw, TaskFeedback, TaskPool, copy_task_values, require_share
+from recsys_meta.training.curricula.weighted_draw import draw_by_weight
 
 
 class SelfPacedCurriculum:
@@ -57,16 +58,7 @@ class SelfPacedCurriculum:
         """Draw tasks by their weights, without replacement as long as there are enough."""
         weight = self.weights()
         self._round += 1
-        if allowed is not None:
-            weight = weight.masked_fill(~allowed, 0.0)
-        if not (weight > 0).any():
-            weight = torch.ones_like(weight) if allowed is None else allowed.double()
-        # The largest of log(u) / v are a sample without replacement by v (Efraimidis & Spirakis 2006).
-        uniform = torch.rand(len(weight), generator=generator, device=generator.device, dtype=torch.float64).cpu()
-        key = (uniform.clamp(min=1e-300).log() / weight).masked_fill(weight <= 0, -torch.inf)
-        count = min(tasks, int((weight > 0).sum()))
-        positions = torch.topk(key, count).indices
-        positions = positions.repeat(-(-tasks // count))[:tasks]
+        positions = draw_by_weight(weight, tasks, generator, allowed)
         return TaskDraw(self._pool.at(positions), ("weighted",) * len(positions))
 
     def update(self, feedback: TaskFeedback) -> None:

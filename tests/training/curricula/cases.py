@@ -25,6 +25,8 @@ CONFIGS = [
     ("paced", {"of": "hardness", "growth": "linear", "first": 0.2}),
     ("paced", {"of": "two-level", "config": {"members": 0.3}}),
     ("paced", {"of": "self-paced", "until": 1.0}),
+    ("progress", {}),
+    ("progress", {"explore": 0.0, "sharpness": 4.0}),
 ]
 NAMES = [f"{name}-{i}" for i, (name, _) in enumerate(CONFIGS)]
 assert {name for name, _ in CONFIGS} == set(CURRICULA)

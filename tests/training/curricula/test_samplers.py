@@ -10,6 +10,7 @@ import torch
 
 from recsys_meta.training.curricula import HardnessLog, TaskDraw, TaskFeedback, TaskPool, make_curriculum
 from recsys_meta.training.curricula.chaml import ChamlCurriculum
+from recsys_meta.training.curricula.learning_progress import LearningProgress
 from recsys_meta.training.curricula.self_paced import SelfPacedCurriculum
 from tests.training.curricula.cases import ENTITIES, MEMBERS, ROWS, TASKS, echo, generator, pool_of, ready, rounds
 
@@ -121,6 +122,29 @@ def test_pacing_and_two_levels_together():
     for first, second in zip(draws[:50:2], draws[1:50:2], strict=True):
         assert sorted(first.entities) == sorted(second.entities)
         assert second.prefer is not None
+
+
+def test_progress_is_made_where_hardness_falls_and_not_where_it_is_noise():
+    """A third of the tasks can be learned, a third is noise, a third stays hard: the first are drawn most."""
+    curriculum, g, rng = LearningProgress(pool_of(steps=300), explore=0.2), generator(), np.random.default_rng(0)
+    visits, kind = np.zeros(ENTITIES), np.arange(ENTITIES) % 3
+    for _ in range(90):
+        draw = curriculum.sample(TASKS, g)
+        visits[draw.entities] += 1
+        hardness = np.where(kind == 0, 8 * 0.9**visits, np.where(kind == 1, 8 + 0.5 * rng.normal(size=ENTITIES), 12))
+        curriculum.update(echo(draw, hardness))
+    learned, noise, hard = (visits[kind == k].mean() for k in range(3))
+    assert learned > 1.3 * noise and learned > 1.3 * hard
+    assert curriculum.progress()[kind == 0].mean() > 0.5 + curriculum.progress()[kind > 0].mean()
+
+
+def test_a_measurement_shared_by_all_is_no_progress():
+    curriculum, g = LearningProgress(pool_of()), generator()
+    for i in range(40):
+        draw = curriculum.sample(TASKS, g)
+        curriculum.update(echo(draw, np.full(ENTITIES, 10.0 - 0.2 * i)))
+    np.testing.assert_allclose(curriculum.progress(), 0, atol=1e-12)
+    assert curriculum.weights().mean() == pytest.approx(1.0)
 
 
 def test_self_pacing_draws_what_is_easy_until_the_threshold_has_grown():
