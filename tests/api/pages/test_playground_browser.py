@@ -1,9 +1,8 @@
 """The playground as a visitor uses it, in the system's browser."""
 
-from urllib.parse import urlsplit
-
 import pytest
 
+from tests.api.pages.browser import NARROW, WatchedPage
 from tests.api.pages.test_playground import rows_of
 
 pytestmark = pytest.mark.slow
@@ -12,24 +11,22 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def visit(chromium, plain):
     """Opens the playground of a model; at the end nothing was complained of, asked elsewhere or stored."""
-    before, noise, hosts, contexts = rows_of(plain), [], set(), []
+    before, opened = rows_of(plain), []
 
-    def opened(model, **options):
-        contexts.append(chromium.new_context(reduced_motion="reduce", **options))
-        page = contexts[-1].new_page()
-        page.noise = noise
-        page.on("console", lambda message: noise.append(message.text))
-        page.on("pageerror", lambda error: noise.append(str(error)))
-        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        page.goto(f"{plain.url}/ui/playground?model={model}")
+    def open_page(model, **options):
+        opened.append(WatchedPage(chromium, plain.url, **options))
+        page = opened[-1].page
+        page.watched = opened[-1]
+        page.emulate_media(reduced_motion="reduce")
+        opened[-1].open(f"playground?model={model}")
         page.wait_for_selector("#adapted li")
         settle(page)
         return page
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert noise == [] and hosts == {urlsplit(plain.url).netloc}
+    yield open_page
+    for one in opened:
+        assert one.complaints() == [] and one.overflow() == 0
+        one.close()
     assert rows_of(plain) == before
 
 
@@ -143,11 +140,14 @@ def test_the_keyboard_suffices_and_the_focus_stays_where_it_was(visit):
     assert page.evaluate("document.activeElement.id") == "search"
 
 
-def test_a_phone_needs_no_scrolling_to_the_side(visit):
-    page = visit("users", viewport={"width": 390, "height": 800}, color_scheme="dark")
-    page.locator(".starter").first.click()
+@pytest.mark.parametrize("model", ["users", "ads", "cities"])
+def test_on_a_dark_phone_all_can_be_reached_by_tab(visit, model):
+    page = visit(model, viewport=NARROW, scheme="dark")
+    page.locator("#adapted .acts button").first.click()
+    page.wait_for_selector("#picks li")
     settle(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    places, reached = page.watched.reached_by_tab()
+    assert places and places == reached
 
 
 def test_an_error_is_one_line_and_goes_away(visit, plain):
@@ -159,4 +159,5 @@ def test_an_error_is_one_line_and_goes_away(visit, plain):
     page.unroute("**/playground/lists")
     press(page, "Undo")
     page.wait_for_selector("#error", state="hidden")
-    assert len(page.noise) == 1 and "503" in page.noise.pop()  # the browser's own line
+    assert page.watched.problems and all("503" in one for one in page.watched.problems)  # the browser's own lines
+    page.watched.problems.clear()
