@@ -162,7 +162,7 @@ async function search() {
   const text = at("search").value.trim(), mine = ++searches;
   if (!text && (model.groups.length || area)) return fill(at("matches"), []);
   await attempt(async () => {
-    const items = area ? searchArea(text) : (await call(`items?model=${named()}&q=${encodeURIComponent(text)}`)).items;
+    const items = area ? searchArea(text) : (await call(`items?model=${named()}&q=${encodeURIComponent(text)}&n=6`)).items;
     if (mine !== searches) return;
     fill(at("matches"), items.length
       ? items.map((one) => make("li", { "data-item": one.item, onclick: picked }, described(one), picker(one)))
@@ -179,7 +179,7 @@ function picked(event) {
 }
 
 const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
-const searchArea = (text) => area.places.filter((one) => fold(nameOf(one)).includes(fold(text))).slice(0, 8);
+const searchArea = (text) => area.places.filter((one) => fold(nameOf(one)).includes(fold(text))).slice(0, 6);
 
 function startersOf() {
   const groups = model.groups.map((group) => make("button", {
