@@ -136,8 +136,8 @@ def train_run(
 
 
 def fitting_recipe(recipe: Recipe, inputs: TrainingInputs, notify: Notify = lambda _: None) -> Recipe:
-    """Recipe as it is trained on the inputs of a run: with a sampled softmax where the catalogue is large and the recipe
-    leaves that open.
+    """Recipe as it is trained on the inputs of a run: with a sampled softmax where the catalogue is large and the
+    recipe leaves that open.
 
     Raises ConfigError for a learner, a member or a curriculum that is unknown, wrongly configured or does not serve the
     objective.
