@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from recsys_meta.core.types import FIRST, FloatArray
-from recsys_meta.inference.insight.explanations import ItemExplanation, explain_items
+from recsys_meta.inference.insight.explanations import ItemExplanation, explain_items, without_rows
 from recsys_meta.inference.ranking.item_catalog import ScoredItem
 from recsys_meta.inference.ranking.list_builder import ListRequest
 from recsys_meta.inference.ranking.topk import top_k
@@ -75,7 +75,9 @@ def compare_lists(
     excluded = [
         recommender.catalog.item_name(i, entity.catalog) for i in lists.excluded_ids(entity, list_request, query)
     ]
-    newcomer, first_query = lists.encode_query(recommender.read_support(EntityRequest(request.features)), list_request)
+    newcomer, first_query = lists.encode_query(
+        _without_events(recommender, request, entity, list_request), list_request
+    )
     adapted = _side(recommender, entity, query, list_request, excluded)
     unadapted = _side(recommender, newcomer, first_query, list_request, excluded)
     return ListComparison(
@@ -84,6 +86,16 @@ def compare_lists(
         entity.support_size,
         entity.unknown_items,
     )
+
+
+def _without_events(
+    recommender: Recommender, request: EntityRequest, entity: EncodedEntity, list_request: ListRequest
+) -> EncodedEntity:
+    """Return the entity as it was at first. Its own catalogue is what its events told, and stays where the caller names
+    no candidates: else there would be nothing to list."""
+    if entity.catalog is not None and list_request.candidates is None:
+        return without_rows(entity, range(entity.support_size))
+    return recommender.read_support(EntityRequest(request.features))
 
 
 def _side(

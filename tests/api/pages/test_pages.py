@@ -15,6 +15,7 @@ from recsys_meta.store.database import engine
 from recsys_meta.store.entities.adaptations import NewAdaptation, save_adaptations
 from recsys_meta.store.entities.outcomes import NewOutcome, save_outcomes
 from recsys_meta.store.tracking import runs
+from recsys_meta.store.tracking.evaluations import NewEvaluation, save_evaluations
 from recsys_meta.store.tracking.runs import CurriculumPoint, MetricPoint
 from tests.api import bundles
 from tests.api.pages.conftest import BROWSER, browser_of, meta_token
@@ -267,3 +268,32 @@ def test_versions_go_live_back_and_side_by_side_by_administrators_only(home, lig
     assert [tuple(row) for row in rows] == [
         (action, "environment key 3") for action in ("promote", "rollback", "split", "split off")
     ]
+
+
+def test_an_ad_and_a_city_show_what_their_events_moved(plain: Served, new_id: str) -> None:
+    clicks = [{"item": f"p{n}", "label": n % 2, "context": {"position": n, "device": "mobile"}} for n in range(6)]
+    visits = [{"item": f"x{n % 4}", "time": 3600 * n, "context": {"actor": f"u{n % 2}", "hour": n}} for n in range(9)]
+    for kind, events in (("ad", clicks), ("city", visits)):
+        sent = [{"kind": kind, "entity": new_id, **event} for event in events]
+        assert plain.client.post("/v1/events", json={"events": sent}).json()["accepted"] == len(events)
+        page = plain.client.get("/ui/entities", params={"kind": kind, "id": new_id}, headers=BROWSER)
+        assert page.status_code == 200, page.text
+        assert f"knows {len(events)} events" in page.text
+        adapted, unadapted = re.findall(r'<ol class="list"[^>]*>(.*?)</ol>', page.text, re.DOTALL)
+        assert "why" in adapted
+        assert "data-item" in unadapted
+        plain.client.delete(f"/v1/entities/{kind}/{new_id}").raise_for_status()
+
+
+def test_a_metric_may_be_chosen(server: Served, light: str) -> None:
+    version = server.container.registry.live["users"].version
+    common = {"dataset": "d", "scenario": "s", "method": "maml", "role": "learner", "seed": None, "shots": 5, "n": 9}
+    own = {"model": "users", "model_version": version, "low": 0.1, "high": None}
+    rows = [
+        NewEvaluation(metric=name, value=value, **common, **own) for name, value in (("ndcg@10", 0.4), ("mrr", 0.7))
+    ]
+    store(light, lambda s: save_evaluations(s, rows))
+    assert charts_of(get(server, "models/users"))[0]["yLabel"] == "ndcg@10"
+    page = get(server, "models/users?metric=mrr")
+    assert charts_of(page)[0]["series"][0]["values"] == [0.7]
+    assert "<option selected>mrr</option>" in page
