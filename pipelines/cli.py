@@ -52,7 +52,9 @@ class CommandLine(DeferredGroup):
             "recommend",
             "Adapt to every entity of a table; writes entity, support size, list of items with scores, and state.",
         ),
-        "serve": DeferredCommand("serve", "Serve the published models; the API's own page is at /docs."),
+        "serve": DeferredCommand(
+            "serve", "Serve the published models; pages for people are at /ui/, the API's own at /docs."
+        ),
         "audit": DeferredCommand(
             "keys", "Administrative actions, newest first: promotions, rollbacks, erasures, keys made and revoked."
         ),

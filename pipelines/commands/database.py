@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from recsys_meta.store.entities.events import support_events
 from recsys_meta.store.entities.explorations import prune_explorations
 from recsys_meta.store.entities.impressions import prune_impressions
 from recsys_meta.store.entities.outcomes import prune_outcomes
+from recsys_meta.store.model_registry.guardrail import prune_alerts
 from recsys_meta.store.tracking.runs import prune_runs
 
 adaptations = typer.Typer(no_args_is_help=True)
@@ -155,12 +157,31 @@ def _print_revision(url: str, as_json: bool) -> None:
         out.print(revision or "empty: `recsys-meta db upgrade` makes the tables")
 
 
+@db.command("export")
+def export_command(
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the Parquet files.")],
+    days: Annotated[int | None, typer.Option(min=1, max=36_500, help="Rows of the last days; default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write adaptations, impressions, outcomes and evaluations as Parquet. They hold ids of entities: personal data."""
+    from pipelines.exports.parquet_tables import write_tables
+
+    since = None if days is None else datetime.now(UTC) - timedelta(days=days)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Workspace().reading() as session:
+        counts = write_tables(session, folder, since)
+    if as_json:
+        print_json({name: {"rows": n, "file": folder / f"{name}.parquet"} for name, n in counts.items()})
+    else:
+        print_table("Exported", ("table", "rows", "file"), [(k, n, folder / f"{k}.parquet") for k, n in counts.items()])
+
+
 @db.command("prune")
 def prune_command(
     days: Annotated[int, typer.Option(min=1, max=36_500, help="Older than this many days.")],
     as_json: Json = False,
 ) -> None:
-    """Delete ended runs with their metrics, adaptations, impressions, outcomes and explorations that are old."""
+    """Delete what is old: ended runs with metrics, adaptations, impressions, outcomes, explorations, ended alerts."""
     before = datetime.now(UTC) - timedelta(days=days)
     workspace = Workspace()
     with workspace.session() as session:
@@ -170,6 +191,7 @@ def prune_command(
             "impressions": prune_impressions(session, before),
             "outcomes": prune_outcomes(session, before),
             "explorations": prune_explorations(session, before),
+            "alerts": prune_alerts(session, before),
         }
     log_emptied = _empty_log(workspace)
     if as_json:

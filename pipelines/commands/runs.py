@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
+from rich.markup import escape
 
-from pipelines.console import Json, Limit, print_json, print_table
+from pipelines.console import Json, Limit, out, print_json, print_table
 from pipelines.workspace import Workspace
 from recsys_meta.store.tracking.runs import get_run, latest_metrics, page_runs, run_metrics
 from recsys_meta.store.tracking.setting_tables import changed_settings, flat_settings
@@ -78,6 +79,28 @@ def compare_runs_command(
     print_table("Runs", ("", *names), [(key, *values) for key, values in about.items()], unwrapped=names)
     print_table("Settings that differ", ("setting", *names), [(k, *v) for k, v in settings.items()], unwrapped=names)
     print_table("Latest figures", ("figure", *names), [(k, *v) for k, v in metrics.items()], unwrapped=names)
+
+
+@app.command("export")
+def export_runs_command(
+    ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs.")],
+    to: Annotated[str, typer.Option(help="parquet, tensorboard (an extra) or mlflow (an extra).")],
+    out_place: Annotated[str, typer.Option("--out", help="A folder; for mlflow the address of its server or store.")],
+    as_json: Json = False,
+) -> None:
+    """Export runs with their settings and figures to where other tools read them."""
+    from pipelines.exports.run_exporters import EXPORTERS, Target, export_runs
+
+    if to not in EXPORTERS:
+        raise typer.BadParameter(f"one of {', '.join(EXPORTERS)}", param_hint="--to")
+    with Workspace().reading() as session:
+        runs = [get_run(session, id) for id in dict.fromkeys(ids)]
+        places = export_runs(session, runs, cast(Target, to), out_place)
+    if as_json:
+        print_json({"written": places})
+    else:
+        for place in places:
+            out.print(escape(place), soft_wrap=True)
 
 
 @app.command("show")

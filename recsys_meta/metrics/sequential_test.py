@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from recsys_meta.core.types import FloatArray
+from recsys_meta.core.arrays import FloatArray
 
 EFFECT = 0.1
 """Typical difference of two hit rates that the mixture is made for; it is valid for every other one too."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Integer, Select, case, func, select, update
+from sqlalchemy import Integer, Select, case, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from recsys_meta.metrics.sequential_test import MIN_ENTITIES, RatioSums, sequence_margin
@@ -90,6 +90,12 @@ def record_alerts(session: Session, checks: Sequence[GuardrailCheck], now: datet
     for check in worse.values():
         _open(session, check, at)
     session.flush()
+
+
+def prune_alerts(session: Session, before: datetime) -> int:
+    """Delete alerts that ended before a time; return how many."""
+    ended = session.execute(delete(AlertRecord).where(AlertRecord.ended < before).returning(AlertRecord.model)).all()
+    return len(ended)
 
 
 def _open(session: Session, check: GuardrailCheck, at: datetime) -> None:
