@@ -49,7 +49,9 @@ def read_session(secret: bytes, keys: ApiKeyStore, cookie: str | None, now: floa
     id, _, rest = content.partition(".")
     expires, _, nonce = rest.partition(".")
     digest = keys.digest_of_id(id)
-    if digest is None or not hmac.compare_digest(_sign(secret, content, digest).encode(), signature.encode()):
+    if digest is None or not hmac.compare_digest(
+        _sign(secret, content, digest).encode(), signature.encode(errors="replace")
+    ):
         return None
     key = keys.find_digest(digest)
     if key is None or int(expires) <= (time.time() if now is None else now):

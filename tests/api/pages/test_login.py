@@ -131,3 +131,12 @@ def test_errors_are_pages_for_browsers_and_documents_for_programs(guarded: Serve
         assert page.headers["content-type"].startswith("text/html")
         assert "Forbidden" in page.text
         assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_the_api_takes_no_cookie(guarded: Served) -> None:
+    with browser_of(guarded, "admin-key") as browser:
+        cookie = {"cookie": f"{COOKIE}={browser.cookies[COOKIE]}"}
+    assert httpx.get(guarded.url + "/ui/", headers=BROWSER | cookie).status_code == 200
+    for path in ("/v1/models", "/metrics"):
+        assert httpx.get(guarded.url + path, headers=cookie).status_code == 401
+    assert httpx.post(guarded.url + "/v1/recommendations", json={}, headers=cookie).status_code == 401
