@@ -45,14 +45,14 @@ async def show_adaptations(page: ReadContext, model: Word = None, cursor: Cursor
 def _read(session: Session, model: str | None, cursor: str | None) -> dict[str, Any]:
     names = [one.name for one in registry.page_models(session) if one.live or one.name == model]
     newest = newest_model(session)
-    chosen = model or (newest if newest in names else None) or (names[0] if names else "")
+    name = model or (newest if newest in names else None) or (names[0] if names else "")
     rows = adaptations.page_adaptations(session, limit=_PAGE, cursor=cursor)
     return {
         "names": names,
-        "chosen": chosen,
-        "online": summarize_outcomes(session, chosen),
-        "gains": gain_by_support_size(session, chosen),
-        "not_helped": entities_not_helped(session, chosen),
+        "chosen": name,
+        "online": summarize_outcomes(session, name),
+        "gains": gain_by_support_size(session, name),
+        "not_helped": entities_not_helped(session, name),
         "answers": adaptations.newest_answers(session),
         "rows": rows.items,
         "next": rows.next,

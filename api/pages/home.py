@@ -43,10 +43,10 @@ async def show_home(page: ReadContext) -> Response:
     summaries, _ = await list_summaries(page.container)
     live = [one for one in summaries if one["live"]]
     try:
-        stored = await page.read(lambda s: _read(s, live[:_MOST_MODELS]))
+        figures = await page.read(lambda s: _read(s, live[:_MOST_MODELS]))
     except StoreUnavailable:
-        stored = None
-    return page.render("home.html.jinja", report=report, live=live, most=_MOST_MODELS, **_shown(page, stored))
+        figures = None
+    return page.render("home.html.jinja", report=report, live=live, most=_MOST_MODELS, **_shown(page, figures))
 
 
 def _read(session: Session, live: list[dict[str, Any]]) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def _read(session: Session, live: list[dict[str, Any]]) -> dict[str, Any]:
     return {"panels": panels, "alerts": open_alerts(session), "answers": adaptations.newest_answers(session)}
 
 
-def _shown(page: PageContext, stored: dict[str, Any] | None) -> dict[str, Any]:
-    if stored is None:
+def _shown(page: PageContext, figures: dict[str, Any] | None) -> dict[str, Any]:
+    if figures is None:
         return {"is_read": False, "panels": [], "alerts": [], "traffic": None, "answers": []}
-    answers = stored["answers"]
-    return {**stored, "is_read": True, "traffic": traffic_chart(answers) if answers else None}
+    answers = figures["answers"]
+    return {**figures, "is_read": True, "traffic": traffic_chart(answers) if answers else None}

@@ -29,18 +29,18 @@ async def show_items(page: ReadContext, kind: Word = None, shown: Shown = "", cu
     """List stored items, those that were changed last first; of those that no model was trained on, how they fare."""
     registry = page.container.registry
     kinds = sorted({one.kind for one in registry.live.values() if one.recommender.bundle.schema.home is None})
-    chosen = kind or (kinds[0] if kinds else "")
-    if not chosen:
+    wanted_kind = kind or (kinds[0] if kinds else "")
+    if not wanted_kind:
         return page.render("items.html.jinja", kinds=kinds, chosen="", shown=shown, rows=[], count=0, next=None)
-    chosen = item_kind(registry, chosen)
+    wanted_kind = item_kind(registry, wanted_kind)
     available = {"shown": True, "hidden": False}.get(shown)
 
     def read(session: Session) -> dict[str, Any]:
-        found = items.page_items(session, chosen, available=available, limit=_PAGE, cursor=cursor)
-        rows = [_row(session, row, registry) for row in found.items]
-        return {"rows": rows, "next": found.next, "count": items.count_items(session, chosen)}
+        rows_page = items.page_items(session, wanted_kind, available=available, limit=_PAGE, cursor=cursor)
+        rows = [_row(session, row, registry) for row in rows_page.items]
+        return {"rows": rows, "next": rows_page.next, "count": items.count_items(session, wanted_kind)}
 
-    return page.render("items.html.jinja", kinds=kinds, chosen=chosen, shown=shown, **await page.read(read))
+    return page.render("items.html.jinja", kinds=kinds, chosen=wanted_kind, shown=shown, **await page.read(read))
 
 
 @router.post("/availability")

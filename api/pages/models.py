@@ -102,14 +102,14 @@ async def end_split(name: ModelPath, page: AdminContext) -> Response:
 
 def _read(session: Session, name: str, version: str | None, metric: str | None) -> dict[str, Any]:
     detail = registry.model_detail(session, name)
-    shown = version or detail.live or (detail.versions[0].version if detail.versions else "")
+    version_name = version or detail.live or (detail.versions[0].version if detail.versions else "")
     if version is not None:
         registry.get_model_record(session, name, version)
     return {
         "detail": detail,
-        "shown": shown,
-        "curve": version_curve(session, name, shown, metric),
-        "gate": check_promotion(session, name, shown),
+        "shown": version_name,
+        "curve": version_curve(session, name, version_name, metric),
+        "gate": check_promotion(session, name, version_name),
         "split": split_detail(session, name).split,
         "results": split_results(session, name)[:_MOST_ARMS],
         "online": summarize_outcomes(session, name),

@@ -108,8 +108,8 @@ def page_secret(container: AppContainer) -> bytes:
 def page_root(request: Request) -> str:
     """Return the way from a page to `/ui/`: relative, so that it holds behind a proxy that adds a prefix."""
     # As it was sent: a browser takes an encoded slash for a letter of a name.
-    sent: bytes = request.scope.get("raw_path") or request.scope["path"].encode(errors="replace")
-    depth = sent.count(b"/") - 2
+    raw_path: bytes = request.scope.get("raw_path") or request.scope["path"].encode(errors="replace")
+    depth = raw_path.count(b"/") - 2
     return "../" * depth or "./"
 
 

@@ -71,8 +71,8 @@ async def compare_runs(
         return {"runs": rows, "charts": charts, "latest": runs.latest_metrics(session, ids)}
 
     values = await page.read(read)
-    changed = changed_settings([_settings(one) for one in values["runs"]])
-    return page.render("run_comparison.html.jinja", changed=changed, most=_MOST_COMPARED, **values)
+    changes = changed_settings([_settings(one) for one in values["runs"]])
+    return page.render("run_comparison.html.jinja", changed=changes, most=_MOST_COMPARED, **values)
 
 
 @router.get("/{id}")
@@ -103,9 +103,9 @@ async def get_course(id: RunPath, page: ReadContext) -> Response:
 def _courses(session: Session, run: str) -> dict[str, PageChart]:
     names = course_names(session, run)
     names = [key for key in FIRST_FIGURES if key in names] + [key for key in names if key not in FIRST_FIGURES]
-    drawn = [key for key in names if key != ON_TRAINING or "valid" not in names][:_MOST_FIGURES]
+    keys = [key for key in names if key != ON_TRAINING or "valid" not in names][:_MOST_FIGURES]
     charts = {}
-    for key in drawn:
+    for key in keys:
         points = metric_course(session, run, key)
         beside = metric_course(session, run, ON_TRAINING) if key == "valid" and ON_TRAINING in names else []
         if points:

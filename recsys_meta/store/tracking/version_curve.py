@@ -64,10 +64,10 @@ def version_curve(session: Session, model: str, version: str, metric: str | None
     ).all()
     mine = [row for row in rows if (row.model, row.model_version) == (model, version)]
     names = tuple(dict.fromkeys(row.metric for row in mine))
-    chosen = metric if metric in names else main_metric(names) or names[0]
+    name = metric if metric in names else main_metric(names) or names[0]
     seed = None if any(row.seed is None for row in mine) else first.seed
-    methods = _methods([row for row in rows if (row.metric, row.seed) == (chosen, seed)], (model, version))
-    return VersionCurve(first.dataset, first.scenario, first.created, chosen, names, seed, methods)
+    methods = _methods([row for row in rows if (row.metric, row.seed) == (name, seed)], (model, version))
+    return VersionCurve(first.dataset, first.scenario, first.created, name, names, seed, methods)
 
 
 def _methods(rows: Sequence[EvaluationRecord], own: tuple[str, str]) -> tuple[MethodCurve, ...]:
@@ -80,5 +80,5 @@ def _methods(rows: Sequence[EvaluationRecord], own: tuple[str, str]) -> tuple[Me
         curve = curves.setdefault((is_own, row.method), MethodCurve(row.method, row.role, is_own, {}))
         curve.points.setdefault(row.shots, row)
     own_methods = {method for is_own, method in curves if is_own}
-    shown = [c for (is_own, method), c in curves.items() if is_own or method not in own_methods]
-    return tuple(sorted(shown, key=lambda c: not c.is_own))
+    distinct_curves = [c for (is_own, method), c in curves.items() if is_own or method not in own_methods]
+    return tuple(sorted(distinct_curves, key=lambda c: not c.is_own))
