@@ -14,6 +14,7 @@ from api.inference.entity_context import EntityContext
 from api.inference.state_resolver import StateResolution
 from api.telemetry.adaptation_diagnostics import ANONYMOUS
 from recsys_meta.core.types import Interactions
+from recsys_meta.inference.ranking.fresh_slots import FreshDraw
 from recsys_meta.inference.ranking.thompson_sampling import propensity, thompson_draw
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.store.entities.explorations import NewExploration
@@ -80,3 +81,24 @@ def exploration_row(call: RequestContext, first: EntityContext, item: str, resul
         seed=result.seed,
         created=call.at,
     )
+
+
+def fresh_rows(
+    call: RequestContext, drawn: Sequence[FreshDraw], names: Sequence[str], seed: int
+) -> list[NewExploration]:
+    """Make the rows of the table `explorations` for what was drawn for the slots of a list."""
+    return [
+        NewExploration(
+            request_id=call.request_id,
+            model=call.model.name,
+            model_version=call.model.version,
+            kind=call.entity_context.kind,
+            entity=call.entity_context.entity or ANONYMOUS,
+            item=name,
+            candidates=one.candidates,
+            propensity=one.propensity,
+            seed=seed,
+            created=call.at,
+        )
+        for one, name in zip(drawn, names, strict=True)
+    ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 from itertools import chain
 
 from recsys_meta.inference.ranking.filters import FeatureFilter
+from recsys_meta.inference.ranking.fresh_slots import FreshPolicy
 from recsys_meta.inference.ranking.list_builder import ListRequest
 from recsys_meta.inference.requests.entity import QueryContext
-from recsys_meta.wire.requests import Filter, ItemWithFeatures, QueryContextInput, RecommendationRequest
+from recsys_meta.wire.requests import Filter, FreshOptions, ItemWithFeatures, QueryContextInput, RecommendationRequest
 
 
 def to_list_request(body: RecommendationRequest) -> ListRequest:
@@ -22,7 +24,13 @@ def to_list_request(body: RecommendationRequest) -> ListRequest:
         body.include_seen,
         None if body.moment is None else _query_context(body.moment),
         _item_features(chain(body.candidates or (), history)),
+        None if body.fresh is None else _fresh_policy(body.fresh),
     )
+
+
+def _fresh_policy(body: FreshOptions) -> FreshPolicy:
+    seed = secrets.randbits(53) if body.seed is None else body.seed
+    return FreshPolicy(body.slots, body.share, body.events, seed)
 
 
 def _names(items: Iterable[str | ItemWithFeatures]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from torch import Tensor
 
 from api.handlers.dependencies import authorize_and_parse, request_schema
+from api.handlers.exploration import fresh_rows
 from api.handlers.list_request import to_list_request
 from api.handlers.request_lifecycle import (
     RequestContext,
@@ -31,6 +33,7 @@ from api.inference.micro_batcher import BatchResult
 from api.inference.state_resolver import Source, StateRequest, StateResolution, list_expired
 from recsys_meta.core.types import FIRST, State
 from recsys_meta.inference.insight.explanations import ItemExplanation, explain_items
+from recsys_meta.inference.ranking.fresh_slots import FreshDraw
 from recsys_meta.inference.ranking.item_catalog import ScoredItem
 from recsys_meta.inference.ranking.list_builder import ItemList, ListRequest, shortfall
 from recsys_meta.inference.ranking.list_cursor import (
@@ -71,7 +74,7 @@ async def recommend(request: Request) -> Response:
     container, body, raw = await authorize_and_parse(request, "read", RecommendationRequest)
     cursor = _read_cursor(body.cursor, container.profiles.cursor_key.value) if body.cursor else None
     call = await open_request(body.model, body.entity, request, container, cursor.version if cursor else None)
-    key = _list_key(call, raw)
+    key = None if body.fresh is not None else _list_key(call, raw)
     cache_entry = None if key is None else await container.resolver.cached_list(key, call.entity_context)
     if cache_entry is not None:
         return _cached_response(call, *cache_entry)
@@ -79,18 +82,22 @@ async def recommend(request: Request) -> Response:
     if cursor is not None:
         await _check_cursor(page, cursor, (body.model or "").partition("@")[2])
     resolution = await _resolve(page)
-    items, unknown_items, end = _build_list(page, resolution)
+    (items, unknown_items, end), drawn = await _build_list(page, resolution)
     explanations = await _explain(page, items, resolution) if body.explain else ()
     size = page.entity.support_size if cursor is None else cursor.size
+    fresh = {} if page.request.fresh is None else _log_fresh(page, drawn, resolution.model_failed)
     rest = orjson.dumps(
         {
+            **fresh,
             "support_size": size,
             "unknown_items": unknown_items,
             "unknown_features": call.model.recommender.encoder.unknown_features(page.entity.features),
             "unknown_filter_values": call.model.recommender.lists.unknown_filter_values(page.request.filters),
             "shortfall": shortfall(page.request, len(items), page.entity, page.query),
             "items": encode_items(items, explanations, page.rank),
-            "next": None if end is None or resolution.model_failed else _next_cursor(page, end, page.rank + len(items)),
+            "next": None
+            if end is None or resolution.model_failed or fresh
+            else _next_cursor(page, end, page.rank + len(items)),
         }
     )
     if key is not None and not resolution.model_failed and (explanations or not body.explain):
@@ -215,12 +222,27 @@ def _score_catalog(query: EncodedQuery, recommender: Recommender, state: State) 
     return recommender.score_catalog(state, query)
 
 
-def _build_list(page: _PageRequest, resolution: StateResolution) -> ItemList:
+async def _build_list(page: _PageRequest, resolution: StateResolution) -> tuple[ItemList, list[FreshDraw]]:
     lists = page.call.model.recommender.lists
     if resolution.top_k is not None:
-        return lists.build_from_top_k(resolution.top_k, page.entity, page.request)
+        return lists.build_from_top_k(resolution.top_k, page.entity, page.request), []
+    if page.request.fresh is not None and not resolution.model_failed:
+        # For 200 candidates the propensities take some milliseconds, too long for the event loop.
+        return await asyncio.to_thread(lists.build_fresh, resolution.scores, page.entity, page.request, page.query)
     after = None if page.cursor is None else page.cursor.position
-    return lists.build(resolution.scores, page.entity, page.request, page.query, after)
+    return lists.build(resolution.scores, page.entity, page.request, page.query, after), []
+
+
+def _log_fresh(page: _PageRequest, drawn: Sequence[FreshDraw], model_failed: bool) -> dict[str, object]:
+    """Log what was drawn for the slots of a list, and return its part of the response."""
+    if model_failed or page.request.fresh is None:
+        return {"fresh": None}
+    catalog, seed = page.call.model.recommender.catalog, page.request.fresh.seed
+    names = [catalog.item_name(one.item) for one in drawn]
+    for row in fresh_rows(page.call, drawn, names, seed):
+        page.call.container.writer.put(row)
+    items = [{"item": n, "propensity": one.propensity} for n, one in zip(names, drawn, strict=True)]
+    return {"fresh": {"seed": seed, "items": items}}
 
 
 def _next_cursor(page: _PageRequest, end: ListPosition, rank: int) -> str:

@@ -145,6 +145,23 @@ class Filter(RequestModel):
         return self
 
 
+class FreshOptions(RequestModel):
+    """Places for new items with few events, drawn by Thompson sampling: at most `slots` of a list, or a `share` of the
+    places of all lists, for items that came after the training and have fewer than `events` likes. The same seed draws
+    the same."""
+
+    slots: Annotated[int, Field(strict=True, ge=0, le=MOST_N)] | None = None
+    share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    events: Annotated[int, Field(strict=True, ge=1, le=10**9)] = 20
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**53)] | None = None
+
+    @model_validator(mode="after")
+    def _check_form(self) -> Self:
+        if (self.slots is None) == (self.share is None):
+            raise ValueError("fresh needs slots or share, one of them")
+        return self
+
+
 class RecommendationRequest(RequestModel):
     """Request of a list for an entity. Its events are merged with those stored under the entity's id."""
 
@@ -178,6 +195,13 @@ class RecommendationRequest(RequestModel):
         default=None, description="`next` of the page before, with the rest of the request as it was"
     )
     explain: Flag = Field(default=False, description="whether to name the events that moved each item")
+    fresh: FreshOptions | None = Field(default=None, description="places for items with few events")
+
+    @model_validator(mode="after")
+    def _check_pages(self) -> Self:
+        if self.fresh is not None and self.cursor is not None:
+            raise ValueError("a list with fresh items has no further pages: leave out cursor")
+        return self
 
 
 class ScoringRow(RequestModel):

@@ -75,15 +75,31 @@ class EntityResponse(ResponseModel):
     unknown_features: list[str] = always_present([])
 
 
+class DrawnItem(ResponseModel):
+    """An item that was drawn for a place of a list, and the probability with which it was."""
+
+    item: str
+    propensity: float
+
+
+class FreshItems(ResponseModel):
+    """Items with few events that a list holds, and the seed of the draws."""
+
+    seed: int
+    items: list[DrawnItem]
+
+
 class RecommendationResponse(EntityResponse):
     """A list, best first; `next` is the cursor of the page that follows, null at the end. `shortfall` says why it has
-    fewer items than were asked for; `unknown_filter_values`, by feature, are values that the model never met."""
+    fewer items than were asked for; `unknown_filter_values`, by feature, are values that the model never met.
+    `fresh` is present where the request has it, and null where the model failed."""
 
     served_by: ServedBy
     unknown_filter_values: dict[str, list[str]] = always_present({})
     shortfall: str | None = always_present(None)
     items: list[RecommendedItem]
     next: str | None
+    fresh: FreshItems | None = None
 
 
 class OnboardingItem(ResponseModel):

@@ -34,8 +34,8 @@ class ItemCatalog:
     """The items of one model, and those that came after its training. Methods take the catalogue of an entity where it
     has one of its own, None elsewhere.
 
-    new_ids: ids of the new items by name; hidden_ids: ids that no list may hold; mark: a text that is another one for
-    other new or hidden items, empty without any.
+    new_events [N]: likes of each new item since it came; new_ids: ids of the new items by name; hidden_ids: ids that no
+    list may hold; mark: a text that is another one for other new or hidden items, empty without any.
     """
 
     new_ids: Mapping[str, int]
@@ -50,6 +50,7 @@ class ItemCatalog:
         self.features: dict[str, Tensor] = catalogue_features(bundle.params)
         with torch.no_grad():
             self.popularity_scores = popular_scores(bundle)
+        self.new_events: Tensor = torch.zeros(0, dtype=torch.int64)
         self.new_ids, self.hidden_ids, self.mark = {}, np.zeros(0, np.int64), ""
 
     def with_items(
@@ -67,6 +68,7 @@ class ItemCatalog:
             other.names, other.ids = [*self.names, *new.names], {**self.ids, **other.new_ids}
             other.features = {k: join_features(v, features[k]) for k, v in self.features.items() if k in features}
             other.popularity_scores = torch.cat([self.popularity_scores, new.popularity])
+            other.new_events = torch.tensor(new.events, dtype=torch.int64)
         other.titles = {**self.titles, **titles} if titles else self.titles
         other.hidden_ids = np.array(sorted(self.ids[name] for name in hidden if name in self.ids), np.int64)
         other.mark = _digest(new, other.hidden_ids, titles)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,14 @@ from torch import Tensor
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST
 from recsys_meta.inference.ranking.filters import FeatureFilter, filter_mask, unknown_values
+from recsys_meta.inference.ranking.fresh_slots import (
+    MOST_CANDIDATES,
+    FreshDraw,
+    FreshPolicy,
+    deviations,
+    draw_slots,
+    merge_slots,
+)
 from recsys_meta.inference.ranking.item_catalog import ItemCatalog, ScoredItem
 from recsys_meta.inference.ranking.list_cursor import ListPosition
 from recsys_meta.inference.ranking.topk import TopK, top_k, top_k_rows
@@ -38,7 +47,8 @@ class ListRequest:
     candidates: the only items that may be listed (None: all); exclude: items that may not; filters: what features of
     items must be; include_seen: list items that the entity has met, but none that it disliked (None: only where
     entities have catalogues of their own, as those choose the same item again); context: when and by whom;
-    item_features: features of candidates and of the context's history, by item, where the caller gives some.
+    item_features: features of candidates and of the context's history, by item, where the caller gives some; fresh: the
+    places for items with few events (None: every item stands where its score puts it).
     """
 
     n: int = 10
@@ -48,6 +58,7 @@ class ListRequest:
     include_seen: bool | None = None
     context: QueryContext | None = None
     item_features: Mapping[str, RawFeatures] = field(default_factory=dict)
+    fresh: FreshPolicy | None = None
 
 
 class ItemList(NamedTuple):
@@ -125,7 +136,8 @@ class ListBuilder:
     @staticmethod
     def has_whole_catalogue(entity: EncodedEntity, request: ListRequest) -> bool:
         """Return True for a list that may hold any of the model's items, of which only the best matter."""
-        return entity.catalog is None and request.candidates is None and not request.filters
+        whole = entity.catalog is None and request.candidates is None and not request.filters
+        return whole and request.fresh is None
 
     def batch_request(self, entity: EncodedEntity, request: ListRequest) -> TopKRequest | None:
         """Return the request in the form that can be answered for many entities at once, with one item more to tell
@@ -161,6 +173,31 @@ class ListBuilder:
             after=after,
         )
         return self._cut(items, unknown, entity, request)
+
+    def build_fresh(
+        self, scores: Tensor, entity: EncodedEntity, request: ListRequest, query: EncodedQuery | None = None
+    ) -> tuple[ItemList, list[FreshDraw]]:
+        """Make a list with the slots for items with few events that its request asks for, and say what was drawn for
+        them. Nothing follows such a list. Raises DataError as `build`, and for a catalogue of the entity's own."""
+        policy, catalog = request.fresh, self.catalog
+        if policy is None or entity.catalog is not None:
+            raise DataError("entities with items of their own have no fresh ones", field="fresh", remedy="Leave it out")
+        own = torch.zeros(catalog.size() - len(catalog.new_events), dtype=torch.bool)
+        mask = torch.cat([own, catalog.new_events < policy.events])
+        open_for = self.filter_mask(request.filters, entity) if request.filters else torch.ones_like(mask)
+        candidates = None if request.candidates is None else catalog.item_ids(request.candidates)
+        listed = partial(self.top_k, scores, exclude=self.excluded_ids(entity, request, query), candidates=candidates)
+        few = self._pairs(listed(MOST_CANDIDATES, mask=mask & open_for))
+        deviation = deviations(scores[FIRST:], catalog.new_events[[i - len(own) for _, i in few]])
+        drawn = draw_slots(policy, request.n, few, deviation)
+        rest = self._pairs(listed(request.n, mask=~mask & open_for))
+        missing = sorted({n for n in request.candidates or () if n not in catalog.ids}.union(entity.unknown_items))
+        items = catalog.to_items(merge_slots(rest, drawn, request.n))
+        return ItemList(items, missing, None), drawn
+
+    def _pairs(self, items: Sequence[ScoredItem]) -> TopK:
+        ids = self.catalog.item_ids([one.item for one in items])
+        return [(one.score, i) for one, i in zip(items, ids, strict=True)]
 
     def build_from_top_k(self, top_k: TopK, entity: EncodedEntity, request: ListRequest) -> ItemList:
         """Make the list of a request whose `batch_request` has been answered."""
