@@ -82,10 +82,10 @@ async def recommend(request: Request) -> Response:
     if cursor is not None:
         await _check_cursor(page, cursor, (body.model or "").partition("@")[2])
     resolution = await _resolve(page)
-    (items, unknown_items, end), drawn = await _build_list(page, resolution)
+    (items, unknown_items, end), draws = await _build_list(page, resolution)
     explanations = await _explain(page, items, resolution) if body.explain else ()
     size = page.entity.support_size if cursor is None else cursor.size
-    fresh = {} if page.request.fresh is None else _log_fresh(page, drawn, resolution.model_failed)
+    fresh = {} if page.request.fresh is None else _log_fresh(page, draws, resolution.model_failed)
     rest = orjson.dumps(
         {
             **fresh,
@@ -233,15 +233,15 @@ async def _build_list(page: _PageRequest, resolution: StateResolution) -> tuple[
     return lists.build(resolution.scores, page.entity, page.request, page.query, after), []
 
 
-def _log_fresh(page: _PageRequest, drawn: Sequence[FreshDraw], model_failed: bool) -> dict[str, object]:
-    """Log what was drawn for the slots of a list, and return its part of the response."""
+def _log_fresh(page: _PageRequest, draws: Sequence[FreshDraw], model_failed: bool) -> dict[str, object]:
+    """Log what was draws for the slots of a list, and return its part of the response."""
     if model_failed or page.request.fresh is None:
         return {"fresh": None}
     catalog, seed = page.call.model.recommender.catalog, page.request.fresh.seed
-    names = [catalog.item_name(one.item) for one in drawn]
-    for row in fresh_rows(page.call, drawn, names, seed):
+    names = [catalog.item_name(one.item) for one in draws]
+    for row in fresh_rows(page.call, draws, names, seed):
         page.call.container.writer.put(row)
-    items = [{"item": n, "propensity": one.propensity} for n, one in zip(names, drawn, strict=True)]
+    items = [{"item": n, "propensity": one.propensity} for n, one in zip(names, draws, strict=True)]
     return {"fresh": {"seed": seed, "items": items}}
 
 

@@ -52,8 +52,8 @@ def compare_items(
     order = order or data.schema.order
     division = f"published-{data.schema.part}" if data.schema.part else f"items-by-{split}"
     # A published division without times differs between seeds in the supports alone.
-    drawn = seeds[:1] if data.schema.part and max(points) == 0 else seeds
-    for seed in drawn:
+    split_seeds = seeds[:1] if data.schema.part and max(points) == 0 else seeds
+    for seed in split_seeds:
         evaluation = ItemEvaluation(data, item_split(data, seed, split, order), points)
         methods = [*own, *(n for n in names if evaluation.has_input(n))]
         for name in methods:

@@ -87,9 +87,9 @@ def item_split(data: Dataset, seed: int, split: str = "seed", order: str | None 
     part = _published_parts(data, index) if data.schema.part else None
     if part is None:
         part = _drawn_parts(item, data.catalogue, rng, time if split == "time" else None)
-    made = ItemSplit(entity[rows], item[rows], part[rows], len(index.counts), data.catalogue)
-    _check(made, data.schema.name)
-    return made
+    parts_of_rows = ItemSplit(entity[rows], item[rows], part[rows], len(index.counts), data.catalogue)
+    _check(parts_of_rows, data.schema.name)
+    return parts_of_rows
 
 
 def _times(data: Dataset) -> IntArray:

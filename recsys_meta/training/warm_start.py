@@ -81,7 +81,7 @@ def carry_parameters(
     ConfigError as `trained_part`, and where a parameter has another width.
     """
     predictor, old = trained_part(bundle, learner)
-    made, spaces, whole, anew, content = dict(params), dict[str, CarriedRows](), list[str](), list[str](), 0
+    result, spaces, whole, anew, content = dict(params), dict[str, CarriedRows](), list[str](), list[str](), 0
     matches: dict[str, IntArray] = {}
     for key in sorted(params):
         if learner.is_frozen(key):
@@ -97,18 +97,18 @@ def carry_parameters(
             anew.append(key)
             continue
         if place is None:
-            made[key] = trained.to(fresh)
+            result[key] = trained.to(fresh)
             whole.append(key)
             continue
         space, axis = place
         if _without(fresh.shape, axis) != _without(trained.shape, axis):
             raise ConfigError(_describe_sizes(key, fresh, trained, learner, predictor))
         match = matches.setdefault(space, _match(space, bundle, data))
-        made[key] = _carry_rows(fresh, trained.to(fresh), match, axis)
+        result[key] = _carry_rows(fresh, trained.to(fresh), match, axis)
         spaces[space] = CarriedRows(int((match[FIRST:] >= FIRST).sum()), len(match) - FIRST)
         if space == "item" and axis == 0 and fresh.dim() == 2:
-            made[key], content = _start_from_content(made[key], match, data)
-    return made, CarriedParameters(bundle.version, spaces, tuple(whole), tuple(anew), content)
+            result[key], content = _start_from_content(result[key], match, data)
+    return result, CarriedParameters(bundle.version, spaces, tuple(whole), tuple(anew), content)
 
 
 def _is_of_model(fresh: Tensor, trained: Tensor) -> bool:
@@ -162,12 +162,12 @@ def _titles(names: Sequence[str], titles: Mapping[str, str]) -> list[str]:
 def _carry_rows(fresh: Tensor, trained: Tensor, match: IntArray, axis: int) -> Tensor:
     """Take the rows of known values; other rows are moved by the mean change of the known ones."""
     known, row = torch.from_numpy(np.flatnonzero(match >= 0)), torch.from_numpy(match[match >= 0])
-    made, taken = fresh.clone().transpose(0, axis), trained.transpose(0, axis)[row]
+    result, source = fresh.clone().transpose(0, axis), trained.transpose(0, axis)[row]
     real = known >= FIRST
     if axis and bool(real.any()):  # statistics such as a popularity, which start from the data
-        made[FIRST:] += (taken[real] - made[known[real]]).mean(0)
-    made[known] = taken
-    return made.transpose(0, axis).contiguous()
+        result[FIRST:] += (source[real] - result[known[real]]).mean(0)
+    result[known] = source
+    return result.transpose(0, axis).contiguous()
 
 
 def _start_from_content(table: Tensor, match: IntArray, data: Dataset) -> tuple[Tensor, int]:
@@ -183,6 +183,6 @@ def _start_from_content(table: Tensor, match: IntArray, data: Dataset) -> tuple[
     gram = (x - centre).T @ (x - centre)
     matrix = gram + (PENALTY * np.trace(gram) / len(gram) + 1e-9) * np.eye(len(gram))
     slope = np.linalg.solve(matrix, (x - centre).T @ (target - mean))
-    made = table.clone()
-    made[torch.from_numpy(new)] = torch.from_numpy((np.asarray(rows[new] @ basis) - centre) @ slope + mean).to(table)
-    return made, len(new)
+    result = table.clone()
+    result[torch.from_numpy(new)] = torch.from_numpy((np.asarray(rows[new] @ basis) - centre) @ slope + mean).to(table)
+    return result, len(new)

@@ -67,8 +67,8 @@ class ItemPoint:
         for start in range(0, len(entities), BLOCK):
             some = entities[start : start + BLOCK]
             liked, candidates = torch.from_numpy(self.liked(some)) > 0, torch.from_numpy(self.open_for(some)) > 0
-            made = torch.from_numpy(np.array(scores(some), np.float32))
-            parts.append(new_item_metrics(made, liked, candidates, generator))
+            values = torch.from_numpy(np.array(scores(some), np.float32))
+            parts.append(new_item_metrics(values, liked, candidates, generator))
         return {name: np.concatenate([p[name].double().numpy() for p in parts]) for name in NEW_ITEMS}
 
     def quality(self, scores: Scores, entities: IntArray) -> float:
@@ -80,8 +80,8 @@ class ItemPoint:
         liked, candidates = torch.from_numpy(self.liked(entities)) > 0, torch.from_numpy(self.open_for(entities)) > 0
 
         def quality(scores: FloatArray, some: IntArray) -> float:
-            made = torch.from_numpy(np.array(scores, np.float32))
-            return float(ndcg(made, liked[some], candidates[some], 20).nanmean())
+            values = torch.from_numpy(np.array(scores, np.float32))
+            return float(ndcg(values, liked[some], candidates[some], 20).nanmean())
 
         return quality
 
@@ -182,9 +182,9 @@ class ItemEvaluation:
     def _test(self, scores: Scores, shots: int) -> dict[str, FloatArray]:
         """Metrics of all entities with a row of a test item, NaN for those without a query at this point."""
         entities, point = self.entities(), self._point(COLD_TEST, shots)
-        found = point.metrics(scores, point.entities)
+        metrics = point.metrics(scores, point.entities)
         place = np.searchsorted(entities, point.entities)
-        values = {name: np.full(len(entities), np.nan) for name in found}
-        for name, value in found.items():
+        values = {name: np.full(len(entities), np.nan) for name in metrics}
+        for name, value in metrics.items():
             values[name][place] = value
         return values

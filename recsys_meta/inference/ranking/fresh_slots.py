@@ -74,15 +74,15 @@ def draw_slots(policy: FreshPolicy, n: int, candidates: TopK, deviation: Tensor)
     uniform = np.random.default_rng(policy.seed).random(1)
     slots, chances = int(slot_counts(policy, n, uniform)[0]), slot_chances(policy, n)
     mean = torch.tensor([score for score, _ in candidates], dtype=torch.float64)
-    left, drawn = list(range(len(candidates))), list[FreshDraw]()
+    left, draws = list(range(len(candidates))), list[FreshDraw]()
     for slot in range(min(slots, len(candidates))):
         m, s = mean[left], deviation[left]
         first = int(thompson_draw(m, s, policy.seed + slot + 1).argmax())
         chance = propensity(first, m, s) * float(chances[slot])
         score, item = candidates[left[first]]
-        drawn.append(FreshDraw(item, score, chance, len(left)))
+        draws.append(FreshDraw(item, score, chance, len(left)))
         left.pop(first)
-    return drawn
+    return draws
 
 
 def merge_slots(ranked: TopK, drawn: Sequence[FreshDraw], n: int) -> TopK:

@@ -186,14 +186,14 @@ class ListBuilder:
         mask = torch.cat([own, catalog.new_events < policy.events])
         open_for = self.filter_mask(request.filters, entity) if request.filters else torch.ones_like(mask)
         candidates = None if request.candidates is None else catalog.item_ids(request.candidates)
-        listed = partial(self.top_k, scores, exclude=self.excluded_ids(entity, request, query), candidates=candidates)
-        few = self._pairs(listed(MOST_CANDIDATES, mask=mask & open_for))
+        best = partial(self.top_k, scores, exclude=self.excluded_ids(entity, request, query), candidates=candidates)
+        few = self._pairs(best(MOST_CANDIDATES, mask=mask & open_for))
         deviation = deviations(scores[FIRST:], catalog.new_events[[i - len(own) for _, i in few]])
-        drawn = draw_slots(policy, request.n, few, deviation)
-        rest = self._pairs(listed(request.n, mask=~mask & open_for))
+        draws = draw_slots(policy, request.n, few, deviation)
+        rest = self._pairs(best(request.n, mask=~mask & open_for))
         missing = sorted({n for n in request.candidates or () if n not in catalog.ids}.union(entity.unknown_items))
-        items = catalog.to_items(merge_slots(rest, drawn, request.n))
-        return ItemList(items, missing, None), drawn
+        items = catalog.to_items(merge_slots(rest, draws, request.n))
+        return ItemList(items, missing, None), draws
 
     def _pairs(self, items: Sequence[ScoredItem]) -> TopK:
         ids = self.catalog.item_ids([one.item for one in items])

@@ -104,13 +104,13 @@ def _on_bag(quality: Quality, bag: IntArray, scores: FloatArray) -> float:
 def _greedy(signals: FloatArray, quality: Callable[[FloatArray], float]) -> FloatArray:
     counts, total, best = np.zeros(len(signals)), np.zeros_like(signals[0]), -np.inf
     for _ in range(ROUNDS):
-        found = [quality(total + one) for one in signals]
-        if max(found) < best + LEAST_GAIN:
+        values = [quality(total + one) for one in signals]
+        if max(values) < best + LEAST_GAIN:
             break
-        chosen = int(np.argmax(found))
-        best = found[chosen]
-        counts[chosen] += 1
-        total = total + signals[chosen]
+        first = int(np.argmax(values))
+        best = values[first]
+        counts[first] += 1
+        total = total + signals[first]
     weights: FloatArray = counts / counts.sum()
     return weights
 
