@@ -176,6 +176,20 @@ def test_maml_pp_of_equal_rates_ends_as_maml_and_begins_with_every_step(label):
     assert_same_but_rates(late, theirs)
 
 
+@pytest.mark.parametrize("progress", [0.0, 1.0])
+def test_maml_pp_takes_each_step_once(progress):
+    taken = []
+
+    class Counting(MamlPlusPlus):
+        def descend(self, body, state, rows, steps=None):
+            taken.append(self.config.steps if steps is None else len(steps))
+            return super().descend(body, state, rows, steps)
+
+    case = case_of("maml-pp", "head-click")
+    outer(Counting(case.learner.config).at_progress(progress), *doubled(case)[1:])
+    assert sum(taken) == case.learner.config.steps
+
+
 def test_maml_pp_has_a_rate_for_each_step_and_layer():
     case = case_of("maml-pp", "head-click")
     _, params, batch = doubled(case)

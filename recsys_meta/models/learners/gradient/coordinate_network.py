@@ -7,15 +7,30 @@ Its inputs are gradients and losses on a logarithmic scale, because they differ 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.types import Params
+from recsys_meta.models.learners.maml.maml import MamlConfig
 
 SPAN = 10.0
 """Numbers below e^-SPAN are so small that they count linearly."""
+
+
+class CoordinateNetworkConfig(MamlConfig):
+    """Configuration of the learned optimisers, which move the entity's vector alone, by constant gradients."""
+
+    adapts: Literal["entity"] = "entity"
+    order: Literal[1] = 1
+    steps: int = Field(default=3, ge=1)
+    width: int = Field(default=16, ge=1, description="units of the optimiser")
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        return ("entity",)
 
 
 class CoordinateMemory(NamedTuple):

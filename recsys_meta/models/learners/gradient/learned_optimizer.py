@@ -10,38 +10,29 @@ step, because what a fresh network writes is noise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Interactions, Params, State
-from recsys_meta.models.learners.gradient.coordinate_network import CoordinateMemory, init_coordinate_network, remember
+from recsys_meta.models.learners.gradient.coordinate_network import (
+    CoordinateMemory,
+    CoordinateNetworkConfig,
+    init_coordinate_network,
+    remember,
+)
 from recsys_meta.models.learners.maml.inner_loop import entity_gradient
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
-
-
-class LearnedOptimizerConfig(MamlConfig):
-    """Configuration of `LearnedOptimizer`."""
-
-    adapts: Literal["entity"] = "entity"
-    order: Literal[1] = 1
-    steps: int = Field(default=3, ge=1)
-    width: int = Field(default=16, ge=1, description="units of the optimiser")
-
-    @property
-    def rates(self) -> tuple[str, ...]:
-        return ("entity",)
 
 
 @dataclass(frozen=True)
 class LearnedOptimizer(Maml):
     """The learner that this module describes."""
 
-    config: LearnedOptimizerConfig = field(default_factory=LearnedOptimizerConfig)
+    config: CoordinateNetworkConfig = field(default_factory=CoordinateNetworkConfig)
     name: ClassVar[str] = "learned-optimizer"
-    Config: ClassVar[type[MamlConfig]] = LearnedOptimizerConfig
+    Config: ClassVar[type[MamlConfig]] = CoordinateNetworkConfig
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         network = init_coordinate_network(2, self.config.width, generator)

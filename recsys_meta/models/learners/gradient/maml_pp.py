@@ -58,14 +58,14 @@ class MamlPlusPlus(Maml):
         return [self.inner_step(body, {k: v[i] for k, v in rates.items()}) for i in range(self.config.steps)]
 
     def task_losses(self, body: Params, batch: TaskBatch) -> tuple[Tensor, State]:
-        losses, state = super().task_losses(body, batch)
-        share, steps = self.config.multi_step_share, self.inner_steps(body)
-        weight = max(0.0, 1 - self.progress / share) / len(steps) if share else 0.0
-        losses = losses * (1 - weight * (len(steps) - 1))
-        if weight:
-            current = self.start_state(body, batch.support)
-            rows = task_loss.informative_rows(self.config, batch.support.rows)
-            for step in steps[:-1]:
-                current = self.descend(body, current, rows, [step])
-                losses = losses + weight * self.query_loss(body, current, batch)
+        share = self.config.multi_step_share
+        weight = max(0.0, 1 - self.progress / share) / self.config.steps if share else 0.0
+        if not weight:
+            return super().task_losses(body, batch)
+        state, losses = self.start_state(body, batch.support), batch.support.rows.label.new_zeros(batch.support.size)
+        rows = task_loss.informative_rows(self.config, batch.support.rows)
+        last = 1 - weight * (self.config.steps - 1)
+        for step in (steps := self.inner_steps(body)):
+            state = self.descend(body, state, rows, [step])
+            losses = losses + (last if step is steps[-1] else weight) * self.query_loss(body, state, batch)
         return losses, state

@@ -13,15 +13,19 @@ The coordinates are those of the entity's vector.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Interactions, Params, State
-from recsys_meta.models.learners.gradient.coordinate_network import CoordinateMemory, init_coordinate_network, remember
+from recsys_meta.models.learners.gradient.coordinate_network import (
+    CoordinateMemory,
+    CoordinateNetworkConfig,
+    init_coordinate_network,
+    remember,
+)
 from recsys_meta.models.learners.maml import task_loss
 from recsys_meta.models.learners.maml.inner_loop import entity_gradient
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
@@ -30,26 +34,13 @@ KEEP = 6.0
 """Logit of the forget gate at the start: nearly all is kept."""
 
 
-class MetaLstmConfig(MamlConfig):
-    """Configuration of `MetaLstm`."""
-
-    adapts: Literal["entity"] = "entity"
-    order: Literal[1] = 1
-    steps: int = Field(default=3, ge=1)
-    width: int = Field(default=16, ge=1, description="units of the optimiser")
-
-    @property
-    def rates(self) -> tuple[str, ...]:
-        return ("entity",)
-
-
 @dataclass(frozen=True)
 class MetaLstm(Maml):
     """The learner that this module describes."""
 
-    config: MetaLstmConfig = field(default_factory=MetaLstmConfig)
+    config: CoordinateNetworkConfig = field(default_factory=CoordinateNetworkConfig)
     name: ClassVar[str] = "meta-lstm"
-    Config: ClassVar[type[MamlConfig]] = MetaLstmConfig
+    Config: ClassVar[type[MamlConfig]] = CoordinateNetworkConfig
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         width = self.config.width
