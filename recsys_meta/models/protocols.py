@@ -125,7 +125,7 @@ class MixturePredictor(Protocol):
 @runtime_checkable
 class FactorPredictor(Protocol):
     """A predictor of rankings whose scores, or whose evidence in an ensemble, are a product: query [T, D] @ factors
-    [D, C]."""
+    [D, C]. States have size [T], the number of support rows."""
 
     def factor_table(self, body: Params) -> Tensor | None:
         """Factors [D, C] of the catalogue, of a body that has the tables of `mixture_tables` too; None where scores

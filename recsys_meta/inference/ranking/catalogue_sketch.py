@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys_meta.core.types import FIRST, FloatArray, State
+from recsys_meta.core.types import FIRST, FloatArray, IntArray, State
 from recsys_meta.inference.ranking.topk import lower_bounds
 from recsys_meta.models.protocols import FactorRanking
 
 DIRECTIONS = (32, 64, 128)
 """Numbers of directions that are tried, the fewest first."""
-CANDIDATES = 512
-"""Items that are scored exactly, at least."""
+CANDIDATES = 256
+"""Items that are scored exactly, at least, beside those that an entity has met, which no list holds."""
 MIN_RECALL, RECALL_AT = 0.995, 10
 """Share of the ten best that a sketch has to find on average, of entities that it was not made from."""
 _SAMPLE = 1 << 16
@@ -45,15 +45,15 @@ class CatalogueSketch:
 
     @torch.no_grad()
     def scores(self, state: State) -> Tensor:
-        """Score the catalogue for T states, [T, C]: `CANDIDATES` or somewhat more items as the model does, up to
-        rounding, and below all of these the others, in an order that is roughly the model's."""
+        """Score the catalogue for T states, [T, C]: `CANDIDATES` items beside those of the support, or somewhat more,
+        as the model does, up to rounding, and below all of these the others, roughly in its order."""
         factors = self.ranking.scores(state)
         rough = self._rough_scores(factors.query)
         if factors.rest is not None:
             rough += factors.rest
         rough[:, :FIRST] = -np.inf
         tasks, catalogue = rough.shape
-        bound = lower_bounds(rough, min(CANDIDATES, catalogue - FIRST))
+        bound = _bounds(rough, np.minimum(CANDIDATES + state["size"].numpy(), catalogue - FIRST))
         flat = np.flatnonzero(rough >= bound[:, None])
         row, item = np.divmod(flat, catalogue)
         start = np.searchsorted(row, np.arange(tasks))
@@ -79,6 +79,15 @@ class CatalogueSketch:
         """Compute the share [T] of the best items [T, N], by exact scores, that are the best here."""
         own = best_items(self.scores(state))
         return (best[:, :, None] == own[:, None]).any(2).float().mean(1)
+
+
+def _bounds(rough: FloatArray, count: IntArray) -> FloatArray:
+    """Find what the best `count` [T] of each row of scores [T, C] are not below, for each row alone."""
+    bound = np.empty(len(rough), np.float32)
+    for n in np.unique(count):
+        rows = count == n
+        bound[rows] = lower_bounds(rough if rows.all() else rough[rows], int(n))
+    return bound
 
 
 def find_sketch(

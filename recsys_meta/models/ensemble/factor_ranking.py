@@ -105,19 +105,18 @@ class _EnsembleFactors:
         used = ensemble.members_with_weight(size)
         plain, heavy = ensemble.weights_at(size).reshape(len(size), RANKING_FORMS, -1)[:, :, used].swapaxes(0, 1)
         forms = [self._form(i, state) for i in used]
-        mean = np.stack([form.mean for form in forms], 1).astype(np.float32)
-        variance = np.stack([form.variance for form in forms], 1).astype(np.float32)
-        shared = np.stack([form.shared for form in forms], 1).astype(np.float32)
-        weight = np.stack([form.mixture.weight for form in forms], 1)
-        gain = np.stack([form.mixture.gain for form in forms], 1)
+        mean, variance, shared, weight, gain = np.array(
+            [(f.mean, f.variance, f.shared, f.mixture.weight, f.mixture.gain) for f in forms], np.float32
+        ).transpose(1, 2, 0)
         count = float(max(self.tables[0].shape[1] - FIRST, 1))
         moments = self.body["mixture/moments"].numpy()[used]
         slope, share = mixture_scales(mean, variance, shared, weight, gain, moments, count)
         evidence = [form.mixture.evidence.numpy() for form in forms]
-        steep = plain + heavy
+        top = plain + heavy
+        steepness, level = top * slope, top * share
         return FactorScores(
-            self._query(used, evidence, steep * slope, steep * share),
-            self._rest(used, evidence, steep * slope, steep * share),
+            self._query(used, evidence, steepness, level),
+            self._rest(used, evidence, steepness, level),
             lambda items: self._of_items(used, evidence, state, items, (slope, mean, share), (plain, heavy)),
         )
 

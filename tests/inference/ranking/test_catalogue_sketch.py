@@ -79,6 +79,14 @@ def test_pages_and_lists_are_those_of_all_scores(bundle):
     assert recommend(two_stages, request, 10, candidates).items == recommend(exact, request, 10, candidates).items
 
 
+@pytest.mark.parametrize("events", [60, 150])
+def test_those_who_met_more_items_than_there_are_candidates_get_the_list_of_all_scores(bundle, events):
+    exact, two_stages = Recommender(bundle), sketched(bundle)
+    for request in requests(3, events):
+        lists = [recommend(recommender, request, 20) for recommender in (exact, two_stages)]
+        assert [item.item for item in lists[0].items] == [item.item for item in lists[1].items]
+
+
 def test_the_flagship_alone_has_factors_and_one_with_open_memories_has_none():
     data = drawn_events(ITEMS, 300)
     index, train = EventIndex.of(data), np.arange(250)
