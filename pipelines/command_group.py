@@ -48,5 +48,5 @@ class DeferredGroup(TyperGroup):
             module.add_to(app)
         else:
             app.add_typer(getattr(module, one.group), name=name, help=one.help)
-        loaded: Any = get_command(app)
-        return loaded.commands[name]
+        group: Any = get_command(app)
+        return group.commands[name]

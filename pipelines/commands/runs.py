@@ -46,8 +46,8 @@ def _own_settings(page: Sequence[RunRecord]) -> dict[str, dict[str, str]]:
         groups[run.recipe, run.dataset].append(run)
     own: dict[str, dict[str, str]] = {}
     for group in groups.values():
-        changed = changed_settings([_settings(run) for run in group])
-        own |= {run.id: {key: values[i] for key, values in changed.items()} for i, run in enumerate(group)}
+        differences = changed_settings([_settings(run) for run in group])
+        own |= {run.id: {key: values[i] for key, values in differences.items()} for i, run in enumerate(group)}
     return own
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,15 +13,18 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from pipelines.commands.comparison_output import command_line, require_writable
 from pipelines.console import Json, err, out, print_json, print_rich, progress_bar, with_command
 from pipelines.experiments.comparison_run import recipe_for
 from pipelines.experiments.training_inputs import open_training_inputs
 from pipelines.experiments.training_processes import training_group
+from pipelines.experiments.training_report import write_training_report
 from pipelines.experiments.training_run import TrainingResult, follow_run, resume_run, train_run
 from pipelines.experiments.training_steps import TrainingInterruption
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.evaluation.ensemble import MemberShare
+from recsys_meta.store.tracking.run_course import course_names, metric_course
 from recsys_meta.training.trainer import TrainStep
 from recsys_meta.training.training_group import TrainingGroup
 
@@ -72,6 +76,7 @@ def train_command(
     scenario: Annotated[
         str, typer.Option(help="new, or actors: episodes of a few actors' rows and of what others did next.")
     ] = "new",
+    html: Annotated[Path | None, typer.Option(help="Write report.html into this folder.")] = None,
     as_json: Json = False,
 ) -> None:
     """Meta-train a recipe; checkpoints survive a crash, Ctrl-C stops cleanly, --resume continues bit for bit.
@@ -84,6 +89,7 @@ def train_command(
         raise typer.BadParameter("new or actors", param_hint="--scenario")
     if resume is not None and (recipe or dataset or set_ or from_):
         raise typer.BadParameter("a resumed run keeps its own recipe and data set", param_hint="--resume")
+    require_writable(None, html)
     workspace = Workspace()
     with training_group() as group:
         if group is not None and not group.is_first:
@@ -112,10 +118,20 @@ def train_command(
                     group=group,
                     warm_start=None if from_ is None else workspace.bundle_folder(from_),
                 )
+    if html is not None:
+        _write_report(workspace, result, html)
     if as_json:
         print_json({**_summary(result), "config": asdict(result.spec)["recipe"].model_dump(mode="json")})
     else:
         _print_result(result)
+
+
+def _write_report(workspace: Workspace, result: TrainingResult, folder: Path) -> None:
+    with workspace.reading() as session:
+        names = course_names(session, result.spec.id)
+        courses = {name: metric_course(session, result.spec.id, name) for name in names}
+    path = write_training_report(result, courses, folder, command_line())
+    err.print(f"[dim]wrote {escape(str(path))}[/]", soft_wrap=True)
 
 
 def _follow(workspace: Workspace, group: TrainingGroup) -> None:
@@ -152,7 +168,8 @@ def _print_result(result: TrainingResult) -> None:
     best = "not validated" if result.best is None else f"{result.best:.4f}"
     steps = f"{result.steps} steps" + (f", the last {result.steps - result.resumed_at}" if result.resumed_at else "")
     out.print(
-        f"run [bold]{result.spec.id}[/]: {steps} in {result.seconds:.0f} s ({reason}); best on meta-validation {best}"
+        f"run [bold]{result.spec.id}[/]: {steps} in {result.seconds:.0f} s ({reason}); best on meta-validation {best}",
+        soft_wrap=True,
     )
     if result.shares:
         print_rich(_share_table(result.shares))

@@ -262,9 +262,9 @@ def _spread(result: Comparison) -> MetricSpread | None:
         values = [c.values[k][result.metrics[0]] for c in learner.curves.values()]
         if any(isinstance(v, RowSample) for v in values):
             return None
-        found = np.concatenate([np.asarray(v, np.float64) for v in values])
-        found = found[np.isfinite(found)]
-        columns.append(np.quantile(found, _SHARES) if len(found) else np.full(len(_SHARES), np.nan))
+        scores = np.concatenate([np.asarray(v, np.float64) for v in values])
+        scores = scores[np.isfinite(scores)]
+        columns.append(np.quantile(scores, _SHARES) if len(scores) else np.full(len(_SHARES), np.nan))
     return MetricSpread(learner.name, [(s, [float(c[i]) for c in columns]) for i, s in enumerate(_SHARES)])
 
 

@@ -80,21 +80,21 @@ def _log_mlflow_run(client: Any, session: Session, run: RunRecord) -> str:
     experiment = client.get_experiment_by_name(run.dataset)
     experiment_id = client.create_experiment(run.dataset) if experiment is None else experiment.experiment_id
     tags = {"recipe": run.recipe, "learner": run.learner, "code_version": run.code_version or "", "run": run.id}
-    started = _milliseconds(run.started)
-    made = client.create_run(experiment_id, start_time=started, tags=tags, run_name=run.id).info.run_id
+    start = _milliseconds(run.started)
+    run_id = client.create_run(experiment_id, start_time=start, tags=tags, run_name=run.id).info.run_id
     figures = [
-        Metric(m.key.replace("@", "_at_"), m.value, started, m.step)
+        Metric(m.key.replace("@", "_at_"), m.value, start, m.step)
         for m in run_metrics(session, run.id)
         if m.value is not None
     ]
     for part in _parts(figures, _BATCH):
-        client.log_batch(made, metrics=part)
+        client.log_batch(run_id, metrics=part)
     settings = [Param(key, value[:6000]) for key, value in _settings(run).items()]
     for part in _parts(settings, _PARAMS):
-        client.log_batch(made, params=part)
-    ended = None if run.finished is None else _milliseconds(run.finished)
-    client.set_terminated(made, _MLFLOW_STATUS[run.status], ended)
-    return f"{run.dataset}/{made}"
+        client.log_batch(run_id, params=part)
+    end = None if run.finished is None else _milliseconds(run.finished)
+    client.set_terminated(run_id, _MLFLOW_STATUS[run.status], end)
+    return f"{run.dataset}/{run_id}"
 
 
 def _settings(run: RunRecord) -> dict[str, str]:

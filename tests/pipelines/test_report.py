@@ -8,6 +8,7 @@ import pytest
 from pipelines.experiments.comparison import Comparison, MethodCurves
 from pipelines.experiments.paper_tables import latex_table, markdown_table
 from pipelines.experiments.report import write_plots, write_report
+from pipelines.experiments.training_report import plot_courses
 from recsys_meta.evaluation.curve import ColdStartCurve
 
 SHOTS, METRIC = (0, 5), "ndcg@10"
@@ -61,3 +62,11 @@ def test_plots_are_images_for_papers(result, tmp_path):
     png, svg = write_plots(result, tmp_path)
     assert (png.name, svg.name) == ("cold_start_ndcg_10.png", "cold_start_ndcg_10.svg")
     assert png.read_bytes().startswith(b"\x89PNG") and b"<svg" in svg.read_bytes()
+
+
+def test_courses_are_plotted_with_what_there_is_of_them():
+    whole = plot_courses(
+        {"loss": [(1, 3.0), (2, None), (3, 2.5)], "valid": [(2, 0.1)], "valid_on_training": [(2, 0.2)]}
+    )
+    assert whole.startswith(b"\x89PNG") and plot_courses({}).startswith(b"\x89PNG")
+    assert whole != plot_courses({})

@@ -36,7 +36,7 @@ def imports(home, *words):
     [
         (("--version",), set()),
         (("--help",), set()),
-        (("train", "--help"), {"torch", "pandas", "scipy"}),
+        pytest.param(("train", "--help"), {"torch", "pandas", "scipy"}, marks=pytest.mark.slow),
         (("data", "list"), {"pandas", "scipy"}),
         (("runs", "list"), set()),
         (("models", "list"), set()),

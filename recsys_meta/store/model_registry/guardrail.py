@@ -94,8 +94,8 @@ def record_alerts(session: Session, checks: Sequence[GuardrailCheck], now: datet
 
 def prune_alerts(session: Session, before: datetime) -> int:
     """Delete alerts that ended before a time; return how many."""
-    ended = session.execute(delete(AlertRecord).where(AlertRecord.ended < before).returning(AlertRecord.model)).all()
-    return len(ended)
+    rows = session.execute(delete(AlertRecord).where(AlertRecord.ended < before).returning(AlertRecord.model)).all()
+    return len(rows)
 
 
 def _open(session: Session, check: GuardrailCheck, at: datetime) -> None:
