@@ -33,3 +33,11 @@ def test_what_serving_did_is_in_the_database(command, model, items, server):
     assert row["loss_after"] < row["loss_before"] and row["gradient_norm"] > 0 and row["ms"] > 0
     receipt = command.json("entities", "delete", "user", "bob", "--yes")
     assert receipt["adaptations"] == 1
+
+
+def test_the_chances_of_questions_add_up_to_what_a_newcomer_meets_and_not_to_one(model, server):
+    def chances(**query):
+        answer = server.get("/v1/onboarding", params={"model": model, "n": 100, **query}).json()
+        return [one["chance"] for one in answer["items"]]
+
+    assert all(0 <= one <= 1 for one in chances()) and sum(chances()) > 2
