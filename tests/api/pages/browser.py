@@ -60,12 +60,17 @@ class WatchedPage:
         self.page.on("response", self._check_status)
         self.page.on("pageerror", lambda e: self.problems.append(str(e)))
         self.page.on("request", lambda r: self.hosts.add(urlsplit(r.url).netloc))
-        self.page.on("requestfailed", lambda r: self.problems.append(f"failed: {r.url}"))
+        self.page.on("requestfailed", self._check_failure)
 
     def _check_status(self, response) -> None:
         """A page may be an error; what it loads may not."""
         if response.status >= 400 and response.request.resource_type != "document":
             self.problems.append(f"{response.status}: {response.url}")
+
+    def _check_failure(self, request) -> None:
+        """A request may be given up because the browser goes elsewhere."""
+        if request.failure != "net::ERR_ABORTED":
+            self.problems.append(f"failed: {request.url} {request.failure}")
 
     def open(self, path: str) -> WatchedPage:
         self.page.goto(f"{self.url}/ui/{path}")
@@ -74,7 +79,7 @@ class WatchedPage:
     def close(self) -> None:
         """Close it; nothing was on its console, and no request left the host."""
         own = {urlsplit(self.url).netloc}
-        problems, hosts = self.problems, self.hosts
+        problems, hosts = list(self.problems), set(self.hosts)  # what is under way is given up by the next line
         self.context.close()
         assert not problems, problems
         assert hosts <= own, hosts
