@@ -12,7 +12,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.episodes.item_split import item_split
 from recsys_meta.evaluation.curve import ColdStartCurve
-from recsys_meta.evaluation.new_items.item_evaluation import ItemEvaluation
+from recsys_meta.evaluation.new_items.item_evaluation import ALONE, ItemEvaluation
 from recsys_meta.metrics.ranking_metrics import NEW_ITEMS
 from recsys_meta.models.new_items.methods import ITEM_BASELINES
 from recsys_meta.store.tracking import evaluations
@@ -46,7 +46,7 @@ def compare_items(
     if unknown := [n for n in own if n != BLEND]:
         raise ConfigError(f"no learner '{unknown[0]}' for new items; there is {BLEND}")
     points = tuple(sorted(set(shots or data.schema.shots)))
-    curves: dict[str, dict[int, ColdStartCurve]] = {}
+    curves: dict[str, dict[str, dict[int, ColdStartCurve]]] = {}
     seconds: dict[str, float] = {}
     notes: dict[str, str] = {}
     order = order or data.schema.order
@@ -61,16 +61,34 @@ def compare_items(
             start = time.perf_counter()
             with fixed_threads(threads or default_threads()):
                 curve = evaluation.blend(name) if name == BLEND else evaluation.baseline(name)
-            curves.setdefault(name, {})[seed] = curve
+            views = {"among-new": {name: curve}, **_whole_views(evaluation, name)}
+            for view, by_name in views.items():
+                for method, one in by_name.items():
+                    curves.setdefault(view, {}).setdefault(method, {})[seed] = one
             seconds[name] = max(seconds.get(name, 0.0), time.perf_counter() - start)
             notes[name] = _note(evaluation, name)
-    result = Comparison(label or data.schema.name, f"new-items/{order}-support/{division}", NEW_ITEMS, points)
-    result.methods = [
-        MethodCurves(n, "flagship" if n == BLEND else "baseline", c, notes[n], seconds[n]) for n, c in curves.items()
-    ]
+    results = []
+    for view, methods_of_view in curves.items():
+        scenario = f"new-items-{view}/{order}-support/{division}"
+        result = Comparison(label or data.schema.name, scenario, NEW_ITEMS, points)
+        result.methods = [
+            MethodCurves(n, "flagship" if n == BLEND else "baseline", c, notes.get(n, ""), seconds.get(n, 0.0))
+            for n, c in methods_of_view.items()
+        ]
+        results.append(result)
     with workspace.session() as session:
-        evaluations.save_evaluations(session, result.evaluations())
-    return [result]
+        evaluations.save_evaluations(session, [row for result in results for row in result.evaluations()])
+    return results
+
+
+def _whole_views(evaluation: ItemEvaluation, name: str) -> dict[str, dict[str, ColdStartCurve]]:
+    """Curves in lists of the whole catalogue: new items among all, and known items beside them and alone."""
+    known, entities = evaluation.known_entities(), evaluation.entities()
+    views = {"among-all": {name: ColdStartCurve(name, entities, evaluation.among_all[name])}}
+    if len(known):
+        names = (name, ALONE)
+        views["known-beside"] = {n: ColdStartCurve(n, known, evaluation.known[n]) for n in names}
+    return views
 
 
 def item_baselines(names: Sequence[str] | None) -> list[str]:

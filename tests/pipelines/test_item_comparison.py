@@ -21,14 +21,21 @@ def test_methods_for_new_items_side_by_side(prepared, tmp_path):
     printed = prepared(*ITEMS, "--shots", "0,3", "--baselines", "random,content-profile,itemknn", "--json", file)
     assert "content-blend" in printed and "content-profile" in printed and "new-items" in printed
     content = json.loads(file.read_text())
-    rows = {(r["method"], r["shots"], r["metric"]): r for r in content["rows"] if r["seed"] is None}
+    views = {r["scenario"].split("/")[0] for r in content["rows"]}
+    assert views == {"new-items-among-new", "new-items-among-all", "new-items-known-beside"}
+    among = [r for r in content["rows"] if r["seed"] is None and "among-new" in r["scenario"]]
+    rows = {(r["method"], r["shots"], r["metric"]): r for r in among}
     assert {m for m, _, _ in rows} == {"content-blend", "random", "content-profile", "itemknn"}
     assert rows["content-blend", 0, "ndcg@20"]["value"] > rows["random", 0, "ndcg@20"]["value"]
-    assert {p["against"] for p in content["beside"]} == {"random", "content-profile", "itemknn"}
+    assert {p["against"] for p in content["beside"] if "known" not in p["scenario"]} == {
+        "random",
+        "content-profile",
+        "itemknn",
+    }
     with reading(connect(f"sqlite:///{prepared.home}/recsys-meta.db")) as session:
         stored = page_evaluations(session, method="content-blend").items
     assert {r.metric for r in stored} >= {"ndcg@20", "recall@20", "ndcg@10", "share@10"}
-    assert {r.scenario.split("/")[0] for r in stored} == {"new-items"}
+    assert {r.scenario.split("/")[0] for r in stored} == views
 
 
 @pytest.mark.parametrize(

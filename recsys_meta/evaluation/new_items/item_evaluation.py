@@ -18,8 +18,9 @@ import torch
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FloatArray, IntArray
-from recsys_meta.episodes.item_split import COLD_TEST, COLD_VALID, TRAIN, ItemSplit
+from recsys_meta.episodes.item_split import COLD_TEST, COLD_VALID, TRAIN, WARM_TEST, WARM_VALID, ItemSplit
 from recsys_meta.evaluation.curve import ColdStartCurve
+from recsys_meta.evaluation.new_items.whole_catalogue import WholeCatalogue
 from recsys_meta.metrics.ranking_metrics import NEW_ITEMS, ndcg, new_item_metrics
 from recsys_meta.models.new_items.item_content import ItemContent
 from recsys_meta.models.new_items.item_task import ItemTask, Scores
@@ -37,6 +38,9 @@ from recsys_meta.models.new_items.signal_blend import (
 
 BLOCK = 512
 """Entities that are ranked at once."""
+
+ALONE = "no-new-items"
+"""Name under which the known items' own lists are evaluated."""
 
 VALIDATION_ENTITIES = 500
 VALIDATION_SCORES = 1 << 21
@@ -93,12 +97,18 @@ class ItemPoint:
 
 @dataclass
 class ItemEvaluation:
-    """Points of a split at some numbers of shots, and the methods on them."""
+    """Points of a split at some numbers of shots, and the methods on them.
+
+    `chosen` are settings by method and shots; `among_all` metrics of new items in lists of the whole catalogue, over
+    `entities()`, and `known` those of known items beside them, over `known_entities()`, and of `ALONE` without any.
+    """
 
     data: Dataset
     split: ItemSplit
     shots: Sequence[int]
     chosen: dict[str, dict[int, Mapping[str, Any]]] = field(default_factory=dict)
+    among_all: dict[str, dict[int, dict[str, FloatArray]]] = field(default_factory=dict)
+    known: dict[str, dict[int, dict[str, FloatArray]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = self.split.items(TRAIN)
@@ -112,6 +122,7 @@ class ItemEvaluation:
                 "a new one. Add item_features to its schema, or leave out 0 of --shots"
             )
         self._point = cache(self._make_point)
+        self._whole = WholeCatalogue(self.task)
 
     def _make_point(self, part: int, shots: int) -> ItemPoint:
         """New items of both parts have their supports; with a published division all of them are candidates."""
@@ -142,7 +153,7 @@ class ItemEvaluation:
                 base = {n: v for n, v in setting.items() if n != "first"}
                 setting = self._choose(method, k, [{**base, "first": v} for v in method.first])
             self.chosen.setdefault(name, {})[k] = setting
-            values[k] = self._test(method.build(self._point(COLD_TEST, k).task, **setting), k)
+            values[k] = self._test(name, method.build(self._point(COLD_TEST, k).task, **setting), k)
         return ColdStartCurve(name, self.entities(), values)
 
     def has_input(self, name: str) -> bool:
@@ -168,7 +179,7 @@ class ItemEvaluation:
             weights = select_weights(stack_signals(signals, entities), valid.quality_for(entities))
             shown = {n: round(float(w), 3) for n, w in zip(signals, weights, strict=True) if w > 0}
             self.chosen.setdefault(name, {})[k] = {**form._asdict(), **shown}
-            values[k] = self._test(blended(signals, weights), k)
+            values[k] = self._test(name, blended(signals, weights), k)
         return ColdStartCurve(name, self.entities(), values)
 
     def _choose_form(self) -> ContentForm:
@@ -179,12 +190,41 @@ class ItemEvaluation:
         quality = [point.quality(content_score(point.task, form), entities) for form in FORMS]
         return FORMS[int(np.argmax(quality))]
 
-    def _test(self, scores: Scores, shots: int) -> dict[str, FloatArray]:
+    def _test(self, name: str, scores: Scores, shots: int) -> dict[str, FloatArray]:
         """Metrics of all entities with a row of a test item, NaN for those without a query at this point."""
-        entities, point = self.entities(), self._point(COLD_TEST, shots)
-        metrics = point.metrics(scores, point.entities)
-        place = np.searchsorted(entities, point.entities)
-        values = {name: np.full(len(entities), np.nan) for name in metrics}
-        for name, value in metrics.items():
-            values[name][place] = value
-        return values
+        point = self._point(COLD_TEST, shots)
+        self._test_whole(name, scores, shots)
+        return _at(self.entities(), point.entities, point.metrics(scores, point.entities))
+
+    def _test_whole(self, name: str, scores: Scores, shots: int) -> None:
+        """Measure a method in lists of the whole catalogue: new items there, and known ones beside them."""
+        whole, valid, test = self._whole, self._point(COLD_VALID, shots), self._point(COLD_TEST, shots)
+        known_valid, known_test = self._known_rows(WARM_VALID), self._known_rows(WARM_TEST)
+        some = valid.sample()
+        offset = whole.choose_offset(scores, known_valid, valid.query, valid.open_for(some), some)
+        nothing = sp.csr_matrix(known_test.shape), sp.csr_matrix(test.query.shape)
+        at = test.entities
+        values = whole.metrics(scores, offset, (nothing[0], test.query), test.open_for(at), at)
+        self.among_all.setdefault(name, {})[shots] = _at(self.entities(), at, values)
+        at = self.known_entities()
+        values = whole.metrics(scores, offset, (known_test, nothing[1]), test.open_for(at), at)
+        self.known.setdefault(name, {})[shots] = values
+        if ALONE not in self.known or shots not in self.known[ALONE]:
+            values = whole.metrics(scores, offset, (known_test, nothing[1]), np.zeros_like(test.open_for(at)), at)
+            self.known.setdefault(ALONE, {})[shots] = values
+
+    def _known_rows(self, part: int) -> sp.csr_matrix:
+        return self.split.matrix(part)[:, self.task.known].tocsr()
+
+    def known_entities(self) -> IntArray:
+        """Entities with a held-out row of a known item."""
+        rows = self._known_rows(WARM_TEST)
+        return np.flatnonzero((np.diff(rows.indptr) > 0) & (np.diff(self.task.history.indptr) > 0))
+
+
+def _at(entities: IntArray, some: IntArray, metrics: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Spread metrics of some entities over all, NaN for the others."""
+    values = {name: np.full(len(entities), np.nan) for name in metrics}
+    for name, value in metrics.items():
+        values[name][np.searchsorted(entities, some)] = value
+    return values

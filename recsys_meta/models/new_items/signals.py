@@ -79,6 +79,12 @@ def smoothed(task: ItemTask, kernel: sp.csr_matrix, penalty: float, support: flo
     return task.by_factors(space.users, scores * space.shrink(penalty).astype(np.float32))
 
 
+def known_item_scores(task: ItemTask, penalty: float) -> Scores:
+    """Scores of the known items, as a ridge regression on histories predicts them in their leading space."""
+    space = task.space
+    return task.by_factors(space.users * space.shrink(penalty).astype(np.float32), space.items)
+
+
 def feature_weights(task: ItemTask, kernels: Mapping[str, sp.csr_matrix]) -> dict[str, float]:
     """Non-negative weights with which similarities by features predict who took a known item, each item without
     itself (least squares on a sample of items). `kernels` [M, S]: known items to those of `sampled_items`."""

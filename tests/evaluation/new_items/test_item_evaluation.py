@@ -66,6 +66,14 @@ def test_shuffled_test_rows_change_no_choice(data, evaluation):
     assert mean(blend, 0) < mean(evaluation.blend("blend"), 0)
 
 
+def test_new_items_among_all_cost_known_ones_little(evaluation):
+    evaluation.blend("blend")
+    known, alone = (np.nanmean(evaluation.known[n][0]["ndcg@10"]) for n in ("blend", "no-new-items"))
+    assert alone > 0 and known >= 0.9 * alone  # one percent at most in validation
+    among = np.nanmean(evaluation.among_all["blend"][0]["ndcg@20"])
+    assert 0 < among < mean(evaluation.blend("blend"), 0, "ndcg@20")
+
+
 def test_what_was_in_the_support_is_no_candidate(evaluation):
     point = evaluation._point(COLD_TEST, 5)
     users = point.entities
