@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Annotated, Any
@@ -40,7 +41,7 @@ def _first_comment(name: str) -> str:
     """Return the first sentence of the comment that a recipe begins with."""
     lines = (files("pipelines.recipes") / f"{name}.toml").read_text(encoding="utf-8").splitlines()
     comment = " ".join(line.removeprefix("#").strip() for line in lines[: _comment_length(lines)])
-    return comment.partition(". ")[0].removesuffix(".")
+    return re.split(r"(?<!et al)\. ", comment)[0].removesuffix(".")
 
 
 def _comment_length(lines: list[str]) -> int:

@@ -26,6 +26,7 @@ _BOUNDS = (
     ),
 )
 _TYPE_NAMES: Mapping[Any, str] = {str: "text", bool: "true or false", int: "whole number", float: "number"}
+_PLAIN_NAMES = {kind.__name__: name for kind, name in _TYPE_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _curriculum_keys(recipe: Recipe) -> Iterator[KeyReference]:
     for parameter in curriculum_settings(recipe.curriculum.name):
         default = None if parameter.default is inspect.Parameter.empty else dump_json(parameter.default)
         value = dump_json(settings[parameter.name]) if parameter.name in settings else default
-        kind = str(parameter.annotation).replace("'", "")
+        kind = _PLAIN_NAMES.get(str(parameter.annotation), str(parameter.annotation))
         meaning = f"setting of the curriculum '{recipe.curriculum.name}'"
         yield KeyReference(f"curriculum.config.{parameter.name}", kind, default, value, meaning)
 

@@ -11,6 +11,7 @@ def test_recipes_are_listed_with_what_they_are(command):
     rows = {row["name"]: row for row in command.json("recipes", "list")}
     assert set(rows) == set(recipe_names())
     assert all(row["about"] and row["objectives"] for row in rows.values())
+    assert not any(row["about"].endswith("et al") for row in rows.values())
     assert rows["fomaml"]["learner"] == "maml" and "flagship-click" in command("recipes", "list")
 
 

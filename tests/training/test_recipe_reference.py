@@ -44,7 +44,8 @@ def test_types_defaults_and_values_are_those_of_the_recipe():
     assert keys["episodes.order"].type == '"random" | "data" | "window" | none'
     assert keys["episodes.empty"].type == "number from 0 to 1"
     assert keys["learner"].default is None and keys["learner"].value == '"maml"'
-    assert json.loads(keys["curriculum.config.starve"].default) == 10
+    starve = keys["curriculum.config.starve"]
+    assert (json.loads(starve.default), starve.type) == (10, "whole number")
 
 
 def test_without_a_recipe_there_are_the_sections_alone():

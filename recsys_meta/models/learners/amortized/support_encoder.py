@@ -48,7 +48,7 @@ class SupportEncoderConfig(PredictorConfig):
     dims: int = Field(default=64, ge=1, description="length of vectors")
     item_id: bool = Field(default=True, description="items have vectors of their own, beside those of their features")
     scale: float = Field(default=0.1, gt=0, description="deviation of fresh embeddings")
-    dropout: float = Field(default=0.3, ge=0, lt=1, description="on item vectors, while training")
+    dropout: float = Field(default=0.3, ge=0, lt=1, description="dropout of item vectors, while training")
     decay: float = Field(default=1e-2, ge=0, description="weight decay of vectors and layers")
     size_weight: float = Field(default=0.5, ge=0, le=1, description="a task weighs (query rows)^this")
     negatives: int = Field(default=0, ge=0, description="sampled softmax with so many; 0: the whole catalogue")

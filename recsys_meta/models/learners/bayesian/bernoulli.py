@@ -66,7 +66,7 @@ class BernoulliConfig(PredictorConfig):
 
     objective: Literal["click"] = Field(default="click", description="objective of the data set")
     dims: int = Field(default=16, ge=0, description="length of vectors")
-    sweeps: int = Field(default=20, ge=1, description="of the factorisation")
+    sweeps: int = Field(default=20, ge=1, description="sweeps of the factorisation")
     folds: int = Field(default=8, ge=2, description="parts of the past entities, each with factors made without it")
     most_values: int = Field(default=1000, ge=1, description="features with more values are left out")
     context_dims: int = Field(default=4, ge=0, description="factors of a row's context")

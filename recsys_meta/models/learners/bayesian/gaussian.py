@@ -58,7 +58,7 @@ class GaussianPosteriorConfig(PredictorConfig):
 
     objective: Literal["rating"] = Field(default="rating", description="objective of the data set")
     dims: int = Field(default=8, ge=0, description="factors of an item")
-    sweeps: int = Field(default=20, ge=1, description="of the factorization")
+    sweeps: int = Field(default=20, ge=1, description="sweeps of the factorization")
     folds: int = Field(default=8, ge=2, description="parts of the past entities, each with factors made without it")
     most_values: int = Field(default=1000, ge=1, description="features with more values are left out")
     loss: Literal["squared", "likelihood"] = Field(
@@ -70,7 +70,7 @@ class GaussianPosteriorConfig(PredictorConfig):
     exposure: bool = Field(default=True, description="whether the prior mean knows which items the entity met")
     unknown: float = Field(default=0.05, ge=0, lt=1, description="share of the entity's values hidden in training")
     correction: float = Field(default=0.0, ge=0, description="outer rate of the items' corrections; 0: there are none")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="on corrections, while training")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout of corrections, while training")
     correction_decay: float = Field(default=1.0, ge=0, description="weight decay of corrections")
     decay: float = Field(default=0.3, ge=0, description="weight decay of effects of features and of the exposure")
     slow: float = Field(default=0.3, gt=0, description="outer rate of prior and noise over the others'")

@@ -43,7 +43,7 @@ class DinConfig(InterestConfig):
     steps: int = Field(default=1, ge=0, description="inner steps")
     rate: float = Field(default=1e-3, gt=0, description="inner rate at the start")
     learned_rate: bool = Field(default=False, description="whether inner rates are trained")
-    inner_negatives: int = Field(default=1, ge=1, description="the same for rows of the support")
+    inner_negatives: int = Field(default=1, ge=1, description="items drawn beside each item of the support")
     seasoned: int = Field(default=0, ge=0, description="history that a support row must have to be a target")
     decay: float = Field(default=1e-2, ge=0, description="weight decay of all but biases and inner rates")
 

@@ -45,13 +45,13 @@ PAIR_FLOATS = 20_000_000
 class InterestConfig(PredictorConfig):
     """Configuration of the network."""
 
-    dims: int = Field(default=32, ge=1, description="of item vectors")
+    dims: int = Field(default=32, ge=1, description="length of item vectors")
     attention: int = Field(default=50, ge=1, description="width of the attention's hidden layer")
     hidden: tuple[int, ...] = Field(default=(64, 64), description="widths of the hidden layers")
-    context_dims: int = Field(default=8, ge=1, description="of each context field")
+    context_dims: int = Field(default=8, ge=1, description="length of the vector of each context field")
     history: int = Field(default=20, ge=1, description="items that attention goes back")
     wide: bool = Field(default=True, description="the features of candidates also count directly, as in a logit")
-    dropout: float = Field(default=0.2, ge=0, lt=1, description="on hidden units, while training")
+    dropout: float = Field(default=0.2, ge=0, lt=1, description="dropout of hidden units, while training")
 
 
 def init_network(

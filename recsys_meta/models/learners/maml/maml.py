@@ -50,7 +50,7 @@ class MamlConfig(ScorerConfig):
     order: Literal[1, 2] = Field(default=2, description="order of the outer gradient: through the inner step, or not")
     steps: int = Field(default=1, ge=0, description="inner steps")
     rate: float | None = Field(default=None, gt=0, description="inner rates at the start; they are learned")
-    dropout: float = Field(default=0.3, ge=0, lt=1, description="on item vectors, while training")
+    dropout: float = Field(default=0.3, ge=0, lt=1, description="dropout of item vectors, while training")
     size_weight: float = Field(default=0.5, ge=0, le=1, description="a task weighs (query rows)^this")
     decay: float = Field(default=1e-2, ge=0, description="weight decay of all but inner rates and start levels")
     bias_speed: float = Field(default=0.1, gt=0, description="outer rate of item biases over the others'")

@@ -16,7 +16,7 @@ class FlagshipConfig(PredictorConfig):
     objective: Literal["ranking"] = Field(default="ranking", description="objective of the data set")
     dims: int = Field(default=64, ge=1, description="length of vectors, in each tower")
     towers: int = Field(default=3, ge=1, description="towers whose scores are added")
-    dropout: float = Field(default=0.3, ge=0, lt=1, description="on item vectors, while training")
+    dropout: float = Field(default=0.3, ge=0, lt=1, description="dropout of item vectors, while training")
     scale: float = Field(default=0.1, gt=0, description="deviation of fresh item vectors")
     size_weight: float = Field(default=0.5, ge=0, le=1, description="a task weighs (query rows)^this")
     decay: float = Field(default=1e-2, ge=0, description="weight decay of vectors")
@@ -32,7 +32,7 @@ class FlagshipConfig(PredictorConfig):
     subspace: int = Field(default=64, ge=1, description="dimensions of the posterior")
     trust: float = Field(default=0.008, gt=0, description="weight of the posterior's prior, for each support row")
     zeros: float = Field(default=0.0007, ge=0, description="how far items not met count as refused, for each row")
-    ridge: float = Field(default=5000.0, gt=0, description="of the EASE memory")
+    ridge: float = Field(default=5000.0, gt=0, description="ridge penalty of the EASE memory")
 
     @property
     def steps(self) -> int:

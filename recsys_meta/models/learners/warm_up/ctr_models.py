@@ -56,9 +56,9 @@ class ClickConfig(PredictorConfig):
     scale: float = Field(default=0.01, gt=0, description="deviation of fresh embeddings")
     base_epochs: int = Field(default=1, ge=1, description="epochs of the base model")
     base_batch: int = Field(default=200, ge=1, description="rows of a step")
-    base_rate: float = Field(default=1e-3, gt=0, description="of Adam")
+    base_rate: float = Field(default=1e-3, gt=0, description="rate of Adam for the base model")
     base_decay: float = Field(default=0.0, ge=0, description="weight decay")
-    base_dropout: float = Field(default=0.0, ge=0, lt=1, description="on field vectors")
+    base_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout of field vectors in the base model")
     unknown: float = Field(default=0.0, ge=0, lt=1, description="share of items and values hidden in training")
 
     @model_validator(mode="after")

@@ -45,7 +45,7 @@ class MetaEmbeddingConfig(WarmUpConfig):
     share: float = Field(
         default=0.1, ge=0, le=1, description="weight of the loss before the step; the rest is that after it"
     )
-    cold_rate: float = Field(default=1e-4, ge=0, description="of the one step in training")
+    cold_rate: float = Field(default=1e-4, ge=0, description="rate of the one step in training")
 
 
 @dataclass(frozen=True)
