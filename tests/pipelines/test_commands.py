@@ -375,6 +375,7 @@ def test_the_database_goes_down_and_up_with_its_rows(command, run):
         "impressions": 0,
         "outcomes": 0,
         "explorations": 0,
+        "alerts": 0,
         "log_emptied": True,
     }
 
