@@ -32,6 +32,7 @@ def test_list(data, tmp_path):
         *("movielens-100k", "movielens-1m", "movielens-latest-small"),
         *("movielens-1m-ads", "movielens-1m-ads-forward", "trivago-100k", "frappe", "foursquare-us"),
         *("simulated-users", "simulated-ads", "simulated-cities"),
+        "citeulike-a",
     }
     assert rows["movielens-1m"]["raw"] == str(tmp_path / "raw" / "ml-1m")
     assert rows["movielens-100k"]["raw"] is None
