@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from rich.markup import escape
@@ -21,7 +21,7 @@ from rich.markup import escape
 from pipelines.batch.event_files import read_events
 from pipelines.commands.evaluate import measure_bundle, store_comparison
 from pipelines.commands.model_publication import publish_run
-from pipelines.commands.train import StepProgress
+from pipelines.commands.train import StepProgress, device_name
 from pipelines.console import progress_bar
 from pipelines.experiments.comparison_run import recipe_for
 from pipelines.experiments.training_inputs import source_of, training_inputs
@@ -70,7 +70,7 @@ def load(name: str | Path) -> PreparedData:
 
 def prepare(
     events: pd.DataFrame,
-    schema: Schema | Mapping[str, Any],
+    schema: Schema | Mapping[str, Any] | str | Path,
     *,
     items: pd.DataFrame | None = None,
     entities: pd.DataFrame | None = None,
@@ -79,10 +79,12 @@ def prepare(
 ) -> PreparedData:
     """Prepare a data set from pandas frames, under the name of its schema, and open it.
 
-    The schema is a `Schema` or a mapping laid out like a TOML schema (docs/data.md). Without frames of items or
+    The schema is a `Schema`, a TOML schema (docs/data.md) or a mapping laid out like one. Without frames of items or
     entities their features are columns of the events; `title` is the column of items with names for display. A data set
     of this name is replaced. Raises ConfigError for a wrong schema, DataError, with frame and row, for wrong data.
     """
+    if on_error not in get_args(OnError):
+        raise ConfigError(f"on_error is {' or '.join(get_args(OnError))}, not {on_error!r}")
     checked = make_schema(schema)
     if checked.name in SOURCES:
         raise ConfigError(f"'{checked.name}' is a data set that comes with the project; give the schema another name")
@@ -112,7 +114,7 @@ def train(
     """
     prepared = _prepared(data)
     inputs = training_inputs(prepared.data, prepared.source, scenario=scenario, split=split, seed=seed)
-    overrides = [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    overrides = [f"{key}={_toml_value(key, value)}" for key, value in (settings or {}).items()]
     if isinstance(recipe, Mapping):
         run_recipe = recipe_of(recipe, overrides)
     else:
@@ -122,7 +124,7 @@ def train(
             Workspace(),
             run_recipe,
             inputs,
-            device=device,
+            device=device_name(device),
             threads=threads,
             report=StepProgress(progress, run_recipe.name),
             notify=lambda text: progress.console.print(f"[dim]{escape(text)}[/]"),
@@ -134,6 +136,14 @@ def resume(run: str) -> TrainingResult:
     """Go on with a run that was stopped, from its last checkpoint. Raises NotFoundError, CheckpointError."""
     with progress_bar() as progress:
         return _with_warnings(resume_run(Workspace(), run, StepProgress(progress, run)))
+
+
+def _toml_value(key: str, value: Any) -> str:
+    """Write a setting as TOML has it, which for numbers, texts and lists is JSON; numbers of NumPy too."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=lambda number: number.item())
+    except (TypeError, ValueError, AttributeError):
+        raise ConfigError(f"settings: {key}: {value!r} is no number, text, true or false, or list of these") from None
 
 
 def _with_warnings(result: TrainingResult) -> TrainingResult:

@@ -121,10 +121,16 @@ def test_wrong_frames_are_one_line_with_frame_and_row(home):
             items=items,
             entities=customers,
         )
-    with pytest.raises(DataError, match=r"^frame of items: .*Give each column"):
+    with pytest.raises(DataError, match=r"^frame of items, line 2, field 'price': 'x' is not a finite number"):
         rm.prepare(events, SCHEMA, items=items.assign(price=[1, *["x"] * (len(items) - 1)]), entities=customers)
     with pytest.raises(DataError, match="is a list, not a pandas DataFrame"):
         rm.prepare([1, 2], SCHEMA)
+    with pytest.raises(DataError, match=r"^frame of events: Duplicate column names"):
+        rm.prepare(pd.concat([events, events[["at"]]], axis=1), SCHEMA)
+    with pytest.raises(ConfigError, match="on_error is fail or skip"):
+        rm.prepare(events, SCHEMA, on_error="ignore")
+    with pytest.raises(ConfigError, match="schema: a NoneType"):
+        rm.prepare(events, None)
     assert not (home / "data" / "movielens-1m").exists()
 
 
@@ -154,6 +160,8 @@ def test_a_run_is_evaluated_published_and_recommends_as_the_commands_do(home, sh
 def test_errors_are_those_of_the_commands(shop, run):
     with pytest.raises(ConfigError, match=r"train\.epoch: .*did you mean epochs"):
         rm.train(shop, "maml", settings={"train.epoch": 3})
+    with pytest.raises(ConfigError, match=r"settings: train\.epochs: .* is no number"):
+        rm.train(shop, "maml", settings={"train.epochs": object()})
     with pytest.raises(RecsysMetaError, match="no recipe 'mml'"):
         rm.train(shop, "mml")
     with pytest.raises(ConfigError, match="is no prepared data set"):

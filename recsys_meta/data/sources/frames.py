@@ -9,24 +9,29 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pydantic import ValidationError
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError, DataError
-from recsys_meta.core.schema import FeatureField, Schema, explain_errors
+from recsys_meta.core.schema import FeatureField, Schema, explain_errors, read_schema
 from recsys_meta.data.build.prepare import prepare
 from recsys_meta.data.readers.raw_tables import OnError, ProgressCallback
 from recsys_meta.data.sources.file_options import SchemaFiles
 from recsys_meta.data.sources.toml_schema import build_tables
 
 
-def make_schema(schema: Schema | Mapping[str, Any]) -> Schema:
-    """Return a schema, built from a mapping laid out like a TOML schema. Raises ConfigError that names every wrong
-    key."""
+def make_schema(schema: Schema | Mapping[str, Any] | str | Path) -> Schema:
+    """Return a schema, built from a TOML schema or a mapping laid out like one. Raises ConfigError that names every
+    wrong key."""
     if isinstance(schema, Schema):
         return schema
+    if isinstance(schema, str | Path):
+        return read_schema(Path(schema))[0]
+    if not isinstance(schema, Mapping):
+        raise ConfigError(f"schema: a {type(schema).__name__}, not a mapping laid out like a TOML schema")
     try:
         return Schema.model_validate(dict(schema))
     except ValidationError as error:
@@ -68,11 +73,29 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
     """Write a frame as Parquet, without its index. Raises DataError where its columns cannot be written."""
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"is a {type(frame).__name__}, not a pandas DataFrame", file=path)
+    columns = [(str(name), cells) for name, cells in frame.items() if isinstance(name, str) and cells.dtype == object]
+    mixed = {name: _as_text(cells) for name, cells in columns if _is_mixed(cells)}
     try:
-        frame.to_parquet(path, index=False)
+        frame.assign(**mixed).to_parquet(path, index=False)
     except (pa.ArrowException, ValueError, TypeError) as error:
-        remedy = "Give each column a name and cells of one type"
-        raise DataError(str(error).splitlines()[0], file=path, remedy=remedy) from None
+        problem = str(error.args[0] if error.args else error).splitlines()[0]
+        raise DataError(
+            problem, file=path, remedy="Give each column a name of its own, and cells of one type"
+        ) from None
+
+
+def _is_mixed(cells: pd.Series) -> bool:
+    """Return whether cells are of several types, which Parquet cannot hold."""
+    return bool(pd.api.types.infer_dtype(cells, skipna=True).startswith("mixed")) and not _has_lists(cells)
+
+
+def _has_lists(cells: pd.Series) -> bool:
+    return any(isinstance(cell, list | tuple | np.ndarray) for cell in cells)
+
+
+def _as_text(cells: pd.Series) -> pd.Series:
+    """Return cells as text, which the checks of rows read; a missing one stays missing."""
+    return cells.map(str, na_action="ignore")
 
 
 @contextmanager
