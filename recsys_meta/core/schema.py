@@ -284,11 +284,10 @@ def explain_errors(
 
 def explain_unknown_key(key: str, keys: Sequence[str], places: Mapping[str, str] | None = None) -> str:
     """Return what to do about a key that is not among those there are; see `explain_errors`."""
-    similar = get_close_matches(key, keys, 1)
-    if similar:
-        hint = f"; did you mean {similar[0]}?"
-    elif places and key in places and key not in keys:
+    if places and key in places and key not in keys:
         hint = f"; it belongs {places[key]}."
+    elif similar := get_close_matches(key, keys, 1):
+        hint = f"; did you mean {similar[0]}?"
     else:
         hint = "."
     return f"there is no such key here{hint}" + (f" There are: {', '.join(keys)}" if keys else "")
