@@ -17,7 +17,7 @@ def bundle():
 
 
 def test_every_system_has_a_ratio_to_the_reference_of_its_run(bundle):
-    rows = adapting.measure("small", bundle, rounds=1, calls=2)
+    rows = adapting.measure("small", bundle, rounds=1, calls=2, sketch_from=0)
     timed = {row["system"]: row for row in rows if row["unit"] == "ms"}
     assert adapting.REFERENCE in timed and len(timed) == 5
     reference = timed[adapting.REFERENCE]["value"]
@@ -27,7 +27,7 @@ def test_every_system_has_a_ratio_to_the_reference_of_its_run(bundle):
 
 def test_without_the_library_there_is_no_ratio(bundle, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
-    rows = adapting.measure("small", bundle, rounds=1, calls=1)
+    rows = adapting.measure("small", bundle, rounds=1, calls=1, sketch_from=0)
     assert all(row["ratio"] is None for row in rows)
     assert "implicit is not installed" in capsys.readouterr().err
 
