@@ -67,7 +67,7 @@ def print_table(
     Times are not wrapped, nor columns whose values users type again (`unwrapped`); off a terminal nothing is. Text is
     escaped: an id may look like markup.
     """
-    table = Table(title=escape(title), title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    table = Table(title=escape(title), show_edge=False, pad_edge=False)
     for i, name in enumerate(columns):
         numbers = bool(rows) and all(isinstance(row[i], int | float | None) for row in rows)
         times = bool(rows) and all(isinstance(row[i], datetime | None) for row in rows)
@@ -81,6 +81,9 @@ def print_table(
 
 def print_rich(table: Table) -> None:
     """Print a table; off a terminal as wide as it is, so that every row is a line and no id is broken for programs."""
+    title, table.title = table.title, None
+    if title:  # on a line of its own: a version in it is not broken where the table is narrow
+        out.print(f"[bold]{title}[/]", soft_wrap=True)
     if out.is_terminal or "COLUMNS" in os.environ:
         out.print(table)
     else:

@@ -19,7 +19,7 @@ from recsys_meta.core.cells import LIST_MARK, id_cells, is_missing, parse_labels
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import Schema
 from recsys_meta.core.time_parsing import EXPECTED, LATEST
-from recsys_meta.data.readers.byte_stream import has_bytes, is_ascii_compatible, read_bytes
+from recsys_meta.data.readers.byte_stream import is_ascii_compatible, read_bytes, require_file
 from recsys_meta.data.readers.parquet_reader import count_parquet_rows
 from recsys_meta.data.readers.raw_tables import RowChunk
 from recsys_meta.data.readers.table_reader import TableForm, detect_form, read_layout, read_table
@@ -99,8 +99,7 @@ def read_events(path: Path, fields: ContextFields | None = None, schema: Schema 
 
 def count_rows(path: Path) -> int:
     """Count the events of a file, about: exactly for Parquet, lines for texts. Raises DataError where there is none."""
-    if not has_bytes(path):
-        raise DataError("no such file", file=path)
+    require_file(path)
     if TableForm().of(path) == "parquet":
         return count_parquet_rows(path)
     return max(0, sum(block.count(b"\n") for block, _ in read_bytes(path, 2**20)) - 1)
@@ -128,8 +127,7 @@ def event_tables(path: Path, columns: Collection[str], event_format: EventFormat
 
 def _event_chunks(path: Path, columns: Collection[str], event_format: EventFormat) -> Iterator[RowChunk]:
     """Read the columns of events that a file has, under the names that an event has for them."""
-    if not has_bytes(path):
-        raise DataError("no such file", file=path)
+    require_file(path)
     form = detect_form(path)
     likely_names = [name for c in columns for name in (c, event_format.own_name(c)) if name]
     names, form = _read_layout(path, form, likely_names)

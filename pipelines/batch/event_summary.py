@@ -55,8 +55,10 @@ class EventSummary:
     @property
     def warnings(self) -> list[str]:
         """Sentences about what is likely to be wrong with the events."""
+        if not self.events:
+            return ["there are no events: the answer is that for somebody of whom nothing is known"]
         warnings = []
-        if self.events and len(self._names) and self.known_events < LEAST_KNOWN * self.events:
+        if len(self._names) and self.known_events < LEAST_KNOWN * self.events:
             share = "none" if not self.known_events else f"only {self.known_events:,}"
             warnings.append(
                 f"{share} of {self.events:,} events is about an item that the model knows, the others tell it nothing. "

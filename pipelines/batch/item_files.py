@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from recsys_meta.core.cells import BOOLEAN_WORDS, LIST_MARK, id_cells, is_missing, list_values, value_text
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import FeatureField, explain_errors
-from recsys_meta.data.readers.byte_stream import has_bytes
+from recsys_meta.data.readers.byte_stream import require_file
 from recsys_meta.data.readers.raw_tables import RowChunk
 from recsys_meta.data.readers.table_reader import TableForm, detect_form, read_layout, read_table
 from recsys_meta.inference.requests.feature_check import check_features, known_features
@@ -84,8 +84,7 @@ def item_layout(path: Path, bundles: Sequence[Bundle], only: Collection[str] | N
 
     Raises DataError where there is no id, and for a column that is the feature of no model.
     """
-    if not has_bytes(path):
-        raise DataError("no such file", file=path)
+    require_file(path)
     fields = {name: f for bundle in bundles[::-1] for name, f in known_features(bundle.schema, "item").items()}
     own_ids = list(dict.fromkeys(bundle.schema.item for bundle in bundles))
     names, form = read_layout(

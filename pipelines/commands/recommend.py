@@ -61,7 +61,8 @@ def recommend_command(
     interactions += [Interaction(i.strip()) for i in (items or "").split(",") if i.strip()]
     summary = new_summary(recommender)
     summary.add_interactions(interactions)
-    _warn(summary.warnings)
+    if interactions or events is not None:
+        _warn(summary.warnings)
     needs_labels = bundle.schema.objective in ("rating", "click")
     if needs_labels and any(i.label is None for i in interactions):
         raise DataError("events need a label", field="label", remedy="Give --events with a label column")

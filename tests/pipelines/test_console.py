@@ -109,3 +109,10 @@ def test_runs_are_compared(tracked):
     assert "train.rate" in tracked("runs", "compare", "one", "three")
     assert "two runs or more" in tracked("runs", "compare", "one", "one", code=2)
     assert "no run 'four'" in tracked("runs", "compare", "one", "four", code=1)
+
+
+def test_a_title_is_one_line_however_narrow_its_table(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    version = "flagship-simulated-users@" + "6cbca08aca1e5a42" * 4
+    print_table(version, ("a", "b"), [(1, 2)])
+    assert version in capsys.readouterr().out.splitlines()

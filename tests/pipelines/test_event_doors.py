@@ -267,3 +267,11 @@ def test_json_that_is_cut_or_no_table_is_one_line(command, model, tmp_path):
         path.write_text(text)
         message = command("adapt", model, "--events", path, "--out", out, code=1)
         assert str(path) in message and message.strip().count("\n") == 0, (text, message)
+
+
+def test_a_file_without_a_row_and_a_folder_are_told(tmp_path):
+    assert "there are no events" in EventSummary(["i1"]).warnings[0]
+    with pytest.raises(DataError, match="it is a folder"):
+        read_events(tmp_path)
+    with pytest.raises(DataError, match="no such file"):
+        read_events(tmp_path / "nothing.csv")

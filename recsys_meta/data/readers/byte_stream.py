@@ -105,9 +105,12 @@ def split_member(path: Path) -> tuple[Path, str | None]:
     return path, None
 
 
-def has_bytes(path: Path) -> bool:
-    """Return True where there is such a file, or a file that it may be a member of."""
-    return split_member(path)[0].is_file()
+def require_file(path: Path) -> None:
+    """Raise DataError where there is no such file, nor one that it may be a member of."""
+    file = split_member(path)[0]
+    if not file.is_file():
+        problem = "it is a folder, not a file" if file.is_dir() else "no such file"
+        raise DataError(problem, file=path, remedy="Check the path")
 
 
 def content_suffix(path: Path) -> str:
