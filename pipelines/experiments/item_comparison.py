@@ -102,4 +102,6 @@ def item_baselines(names: Sequence[str] | None) -> list[str]:
 def _note(evaluation: ItemEvaluation, name: str) -> str:
     """Describe the choices on validation items, at the first point."""
     first = evaluation.chosen[name][evaluation.shots[0]]
-    return "chosen on validation items: " + (", ".join(f"{k} {v}" for k, v in first.items()) or "nothing")
+    scale, offset = evaluation.placements[name][evaluation.shots[0]]
+    settings = {**first, "scale among known items": f"{scale:g}", "offset": f"{offset:.2f}"}
+    return "chosen on validation items: " + ", ".join(f"{k} {v}" for k, v in settings.items())

@@ -78,8 +78,13 @@ def ndcg(scores: Tensor, relevant: Tensor, candidates: Tensor, depth: int = 10) 
     """nDCG at one depth, [T], with ties in the order of the items: for searches over many scores of the same tasks."""
     top = _nan_as_lowest(scores).masked_fill(~candidates, -torch.inf).topk(min(depth, scores.shape[1]), dim=1).indices
     hits = relevant & candidates
-    total = hits.sum(1).float()
-    return _binary_ndcg(hits.gather(1, top).float(), total).masked_fill(total == 0, torch.nan)
+    return ndcg_of_hits(hits.gather(1, top), hits.sum(1))
+
+
+def ndcg_of_hits(hits: Tensor, total: Tensor) -> Tensor:
+    """nDCG [T] of lists that are cut already: hits [T, N] bool in their order, `total` [T] relevant candidates; NaN
+    where there is none."""
+    return _binary_ndcg(hits.float(), total.float()).masked_fill(total == 0, torch.nan)
 
 
 def _nan_as_lowest(scores: Tensor) -> Tensor:

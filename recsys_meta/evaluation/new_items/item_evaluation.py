@@ -20,7 +20,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.episodes.item_split import COLD_TEST, COLD_VALID, TRAIN, WARM_TEST, WARM_VALID, ItemSplit
 from recsys_meta.evaluation.curve import ColdStartCurve
-from recsys_meta.evaluation.new_items.whole_catalogue import WholeCatalogue
+from recsys_meta.evaluation.new_items.whole_catalogue import Placement, WholeCatalogue
 from recsys_meta.metrics.ranking_metrics import NEW_ITEMS, ndcg, new_item_metrics
 from recsys_meta.models.new_items.item_content import ItemContent
 from recsys_meta.models.new_items.item_task import ItemTask, Scores
@@ -99,14 +99,16 @@ class ItemPoint:
 class ItemEvaluation:
     """Points of a split at some numbers of shots, and the methods on them.
 
-    `chosen` are settings by method and shots; `among_all` metrics of new items in lists of the whole catalogue, over
-    `entities()`, and `known` those of known items beside them, over `known_entities()`, and of `ALONE` without any.
+    `chosen` are settings by method and shots, `placements` where new items then stand among known ones; `among_all`
+    metrics of new items in lists of the whole catalogue, over `entities()`, and `known` those of known items beside
+    them, over `known_entities()`, and of `ALONE` without any.
     """
 
     data: Dataset
     split: ItemSplit
     shots: Sequence[int]
     chosen: dict[str, dict[int, Mapping[str, Any]]] = field(default_factory=dict)
+    placements: dict[str, dict[int, Placement]] = field(default_factory=dict)
     among_all: dict[str, dict[int, dict[str, FloatArray]]] = field(default_factory=dict)
     known: dict[str, dict[int, dict[str, FloatArray]]] = field(default_factory=dict)
 
@@ -200,17 +202,18 @@ class ItemEvaluation:
         """Measure a method in lists of the whole catalogue: new items there, and known ones beside them."""
         whole, valid, test = self._whole, self._point(COLD_VALID, shots), self._point(COLD_TEST, shots)
         known_valid, known_test = self._known_rows(WARM_VALID), self._known_rows(WARM_TEST)
-        some = valid.sample()
-        offset = whole.choose_offset(scores, known_valid, valid.query, valid.open_for(some), some)
+        at = valid.entities  # all of them: a loss of one percent is within the noise of a sample
+        placement = whole.choose_placement(scores, (known_valid, valid.query), valid.open_for(at), at)
+        self.placements.setdefault(name, {})[shots] = placement
         nothing = sp.csr_matrix(known_test.shape), sp.csr_matrix(test.query.shape)
         at = test.entities
-        values = whole.metrics(scores, offset, (nothing[0], test.query), test.open_for(at), at)
+        values = whole.metrics(scores, placement, (nothing[0], test.query), test.open_for(at), at)
         self.among_all.setdefault(name, {})[shots] = _at(self.entities(), at, values)
         at = self.known_entities()
-        values = whole.metrics(scores, offset, (known_test, nothing[1]), test.open_for(at), at)
+        values = whole.metrics(scores, placement, (known_test, nothing[1]), test.open_for(at), at)
         self.known.setdefault(name, {})[shots] = values
         if ALONE not in self.known or shots not in self.known[ALONE]:
-            values = whole.metrics(scores, offset, (known_test, nothing[1]), np.zeros_like(test.open_for(at)), at)
+            values = whole.metrics(scores, placement, (known_test, nothing[1]), np.zeros_like(test.open_for(at)), at)
             self.known.setdefault(ALONE, {})[shots] = values
 
     def _known_rows(self, part: int) -> sp.csr_matrix:
