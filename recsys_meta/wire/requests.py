@@ -151,7 +151,7 @@ class FreshOptions(RequestModel):
     the same."""
 
     slots: Annotated[int, Field(strict=True, ge=0, le=MOST_N)] | None = None
-    share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    share: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] | None = None
     events: Annotated[int, Field(strict=True, ge=1, le=10**9)] = 20
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**53)] | None = None
 

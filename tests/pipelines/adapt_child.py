@@ -25,7 +25,9 @@ import torch
 from pipelines.batch import entity_partitioning as spreading
 from pipelines.batch import event_files as told
 from pipelines.cli import main
+from pipelines.commands import recommend  # the command, which children would else import each anew
 
+assert recommend
 spreading.PARTITION_ROWS, spreading.MAX_OPEN_FILES, told.BLOCK_ROWS = 60, 4, 250
 
 

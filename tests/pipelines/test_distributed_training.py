@@ -87,7 +87,7 @@ def test_a_killed_process_leaves_a_checkpoint_that_one_process_resumes(command, 
         time.sleep(0.01)
     os.kill(second_process(launched.pid), signal.SIGKILL)
     code, _, err = finish(launched)
-    assert code != 0 and "another process of this run has ended" in err
+    assert code != 0 and "another process of this run has ended" in err, err
     run = begun[0].parents[1].name
     assert command.json("runs", "show", run)["status"] in ("failed", "stopped")
     resumed = command.json("train", "--resume", run)

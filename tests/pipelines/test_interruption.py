@@ -224,3 +224,15 @@ def test_a_trial_stops_after_a_step(inputs):
     observer = StopsAfter(1)
     assert train_trial(RECIPE, inputs, "cpu", observer) == TrialResult("stopped", reason="interrupted")
     assert observer.steps == 2
+
+
+def test_an_error_says_more_than_the_signal_that_came_with_it():
+    """torchrun ends all processes of a run of which one has ended; what the others say of it is not lost."""
+    with pytest.raises(ValueError, match="the other has ended"), interruption():
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("the other has ended")
+    with interruption() as is_interrupted:
+        with pytest.raises(ValueError), interruption():
+            signal.raise_signal(signal.SIGTERM)
+            raise ValueError
+        assert is_interrupted(), "somebody who handles signals is told all the same"
