@@ -1,0 +1,111 @@
+"""Curricula and task augmentation at equal steps: does the order of tasks, or a change of them, pay?
+
+    recsys-meta data prepare simulated-users
+    python -m benchmarks.curricula var/data/simulated-users --json benchmarks/results/curricula-simulated-users.json
+
+Every way trains the recipe's learner alone, from the same start on the same split, for the same steps with the same
+validations; what is best on meta-validation is calibrated and measured on meta-test entities. A way is compared with
+uniform sampling seed by seed: mean difference and its 95% interval over seeds (Student's t), and the processor time,
+since a curriculum that needs feedback measures hardness on top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from pipelines.experiments.meta_validation import calibration_episodes, validation_of
+from pipelines.experiments.recipe_learner import learner_of
+from pipelines.experiments.thread_count import fixed_threads
+from pipelines.experiments.training_inputs import TrainingInputs, default_shots, training_inputs
+from pipelines.workspace import find_recipe
+from recsys_meta.core.atomic_io import write_file
+from recsys_meta.core.json_text import dump_json
+from recsys_meta.data import open_dataset
+from recsys_meta.evaluation.cold_start import cold_start
+from recsys_meta.evaluation.evaluate_batch import metric_names
+from recsys_meta.training.recipe import Recipe
+from recsys_meta.training.trainer import fit, start_training
+
+UNIFORM = "uniform"
+VALIDATE_STEPS, ROWS = 50, 500
+
+
+def ways(steps: int) -> dict[str, tuple[str, ...]]:
+    """Settings of a recipe by the name of a way to draw or change tasks."""
+    return {
+        UNIFORM: (),
+        "hardness": ("curriculum.name=hardness",),
+        "progress": ("curriculum.name=progress",),
+        "progress, sharper": ("curriculum.name=progress", "curriculum.config={explore=0.2, sharpness=4.0}"),
+        "self-paced": ("curriculum.name=self-paced",),
+        "many events to few": (f"episodes.shrink_steps={steps // 4}",),
+        "rows left out": ("augmentation.drop_rows=0.2",),
+        "tasks mixed": ("augmentation.mix=0.2",),
+    }
+
+
+def train_way(inputs: TrainingInputs, recipe: Recipe) -> dict[str, Any]:
+    """Train once: the mean over the curve of meta-test, the validations by step, and seconds of processor time."""
+    learner, began, data = learner_of(recipe, inputs.data), time.process_time(), inputs.data
+    run = start_training(learner, recipe, data, inputs.train_index, inputs.split.train, inputs.seed)
+    steps = [(s.step, s.valid) for s in fit(run, validation_of(learner, inputs, recipe)) if s.valid is not None]
+    params = {k: v.detach() for k, v in {**run.current_params(), **run.best_params}.items()}
+    params = learner.calibrate(params, calibration_episodes(inputs, recipe))
+    shots, test = default_shots(data, inputs.scenario), inputs.split.test
+    curve = cold_start(
+        learner, params, data, inputs.index, test, shots=shots, seed=inputs.seed, max_rows=ROWS, lists=False
+    )
+    value = curve.mean(metric_names(data)[0])
+    return {"value": value, "validations": steps, "cpu_seconds": time.process_time() - began}
+
+
+def less_uniform(rows: Sequence[dict[str, Any]], way: str) -> dict[str, Any]:
+    """Compare a way with uniform sampling over the seeds that both have."""
+    values = {name: {r["seed"]: r["value"] for r in rows if r["way"] == name} for name in (way, UNIFORM)}
+    seeds = sorted(values[way].keys() & values[UNIFORM].keys())
+    difference = np.array([values[way][s] - values[UNIFORM][s] for s in seeds])
+    error = difference.std(ddof=1) / len(seeds) ** 0.5 if len(seeds) > 1 else np.nan
+    half = stats.t.ppf(0.975, max(1, len(seeds) - 1)) * error
+    mean = float(difference.mean())
+    return {"way": way, "difference": mean, "low": mean - half, "high": mean + half, "seeds": len(seeds)}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path, help="folder of a prepared data set")
+    parser.add_argument("--recipe", default="flagship")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], help="a setting of the recipe that all ways share")
+    parser.add_argument("--json", type=Path, help="file of the results")
+    given = parser.parse_args(words)
+    data, rows = open_dataset(given.dataset), []
+    common = ["ensemble.members=[]", "race.settings=[]", f"train.most_steps={given.steps}", *given.set]
+    common += [f"train.validate_steps={VALIDATE_STEPS}", "train.patience=1000000"]
+    with fixed_threads(1):
+        for seed in range(given.seeds):
+            inputs = training_inputs(data, str(given.dataset), scenario="new", split="seed", seed=seed)
+            for way, settings in ways(given.steps).items():
+                recipe = find_recipe(given.recipe, [*common, *settings])
+                rows.append({"way": way, "seed": seed, **train_way(inputs, recipe)})
+                print(f"seed {seed}, {way}: {rows[-1]['value']:.4f}", file=sys.stderr)
+    paired = [less_uniform(rows, way) for way in ways(given.steps) if way != UNIFORM]
+    for row in paired:
+        print(f"{row['way']:20} {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]")
+    if given.json:
+        command = "python -m benchmarks.curricula " + " ".join(map(str, words or sys.argv[1:]))
+        result = {"bench": "curricula", "command": command, "metric": metric_names(data)[0], "rows": rows}
+        write_file(given.json, dump_json({**result, "paired": paired}, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()
