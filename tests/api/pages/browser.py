@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -115,8 +116,13 @@ class WatchedPage:
         return self.page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor")
 
     def overflow(self) -> int:
-        """Pixels by which the page is wider than the window."""
-        return self.page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        """Pixels by which the page is wider than the window, once charts have taken its width or had time to."""
+        from playwright.sync_api import TimeoutError as Timeout
+
+        wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        with suppress(Timeout):
+            self.page.wait_for_function(f"() => {wider} <= 0", timeout=10_000)
+        return self.page.evaluate(f"() => {wider}")
 
     def reached_by_tab(self) -> tuple[set[str], set[str]]:
         """What can be used on the page, and what of it the tab key reaches with a mark that can be seen."""
