@@ -15,7 +15,7 @@ from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import explain_errors
 from recsys_meta.inference.requests.feature_check import check_features
 from recsys_meta.inference.requests.item_kind import choose_item_kind
-from recsys_meta.store.items.items import NewItem, save_items
+from recsys_meta.store.items.items import NewItem, describe_item, save_items
 from recsys_meta.store.items.tables import ItemRecord
 from recsys_meta.wire.requests import ItemBatch, ItemBody, ItemInput
 
@@ -71,13 +71,4 @@ def _refusal(index: int, content: Any, reason: str) -> dict[str, Any]:
 def item_document(row: ItemRecord, registry: ModelRegistry) -> dict[str, Any]:
     """Return an item as it is shown."""
     models = registry.of_kind(row.kind)
-    return {
-        "kind": row.kind,
-        "id": row.external_id,
-        "features": row.features,
-        "title": row.title,
-        "available": row.available,
-        "created": row.created,
-        "updated": row.updated,
-        "trained_by": [m.name for m in models if row.external_id in m.recommender.own_items],
-    }
+    return describe_item(row, [m.name for m in models if row.external_id in m.recommender.own_items])

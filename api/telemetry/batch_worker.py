@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -13,7 +14,7 @@ Entry = TypeVar("Entry")
 _MAX_REST_S = 2.0
 
 
-class BatchWorker(Generic[Entry]):
+class BatchWorker(ABC, Generic[Entry]):
     """Base of such threads: a subclass says what a batch is, and works on it.
 
     After a batch the thread rests `rest_ratio` times as long as that took, two seconds at most: the event loop needs
@@ -45,10 +46,10 @@ class BatchWorker(Generic[Entry]):
             self._work(batch)
             self._closing.wait(min(self.rest_ratio * (time.perf_counter() - began), _MAX_REST_S))
 
+    @abstractmethod
     def _next_batch(self) -> Sequence[Entry]:
         """Wait for a batch; return none at the end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _work(self, batch: Sequence[Entry]) -> None:
         """Work on a batch. No error may end the thread."""
-        raise NotImplementedError

@@ -23,6 +23,7 @@ from recsys_meta.store.items.items import (
     NewItem,
     count_items,
     delete_items,
+    describe_item,
     find_item,
     page_items,
     save_items,
@@ -231,13 +232,4 @@ def _service(workspace: Workspace, kind: str | None, model: str | None = None) -
 
 def _document(row: ItemRecord, models: Sequence[LiveModel]) -> dict[str, Any]:
     """Return an item in the form of the API's answer."""
-    return {
-        "kind": row.kind,
-        "id": row.external_id,
-        "features": row.features,
-        "title": row.title,
-        "available": row.available,
-        "created": row.created,
-        "updated": row.updated,
-        "trained_by": [one.name for one in models if one.has_item(row.external_id)],
-    }
+    return describe_item(row, [one.name for one in models if one.has_item(row.external_id)])

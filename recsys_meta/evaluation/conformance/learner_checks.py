@@ -269,13 +269,13 @@ def query_labels_never_reach_adapt(case: LearnerCase) -> None:
         return
     calls: list[tuple[Support, State]] = []
 
-    class Spy(type(case.learner)):  # type: ignore[misc]
+    class AdaptSpy(type(case.learner)):  # type: ignore[misc]
         def adapt(self, body: Params, support: Support) -> State:
             state: State = super().adapt(body, support)
             calls.append((support, copy_tensors(state)))
             return state
 
-    spy, batch = Spy(case.learner.config), case.batch
+    spy, batch = AdaptSpy(case.learner.config), case.batch
     query = batch.query
     other = replace(query, item=query.item.flip(0), label=1 - query.label, mask=query.mask.flip(0))
     for rows in (query, other):

@@ -20,7 +20,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.episodes.item_split import COLD_TEST, COLD_VALID, TRAIN, WARM_TEST, WARM_VALID, ItemSplit
 from recsys_meta.evaluation.curve import ColdStartCurve
-from recsys_meta.evaluation.new_items.whole_catalogue import Placement, WholeCatalogue
+from recsys_meta.evaluation.new_items.whole_catalogue import CataloguePlacement, WholeCatalogue
 from recsys_meta.metrics.ranking_metrics import NEW_ITEMS, ndcg, new_item_metrics
 from recsys_meta.models.new_items.item_content import ItemContent
 from recsys_meta.models.new_items.item_task import ItemTask, Scores
@@ -108,7 +108,7 @@ class ItemEvaluation:
     split: ItemSplit
     shots: Sequence[int]
     chosen: dict[str, dict[int, Mapping[str, Any]]] = field(default_factory=dict)
-    placements: dict[str, dict[int, Placement]] = field(default_factory=dict)
+    placements: dict[str, dict[int, CataloguePlacement]] = field(default_factory=dict)
     among_all: dict[str, dict[int, dict[str, FloatArray]]] = field(default_factory=dict)
     known: dict[str, dict[int, dict[str, FloatArray]]] = field(default_factory=dict)
 

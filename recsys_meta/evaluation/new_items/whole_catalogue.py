@@ -30,7 +30,7 @@ DEPTH = 20
 BLOCK = 256
 
 
-class Placement(NamedTuple):
+class CataloguePlacement(NamedTuple):
     """Place of new items among known ones: standardized scores times `scale` plus `offset`, in deviations of the known
     items' scores."""
 
@@ -50,30 +50,30 @@ class LeadingItems:
     known_total: torch.Tensor
     new_total: torch.Tensor
 
-    def known_ndcg(self, placement: Placement) -> float:
+    def known_ndcg(self, placement: CataloguePlacement) -> float:
         """Mean nDCG@10 of the known items beside new ones."""
         hits = torch.cat([self.known_hits, torch.zeros_like(self.new_hits)], 1)
         return float(ndcg_of_hits(self._first(hits, placement, 10), self.known_total).nanmean())
 
-    def new_ndcg(self, placement: Placement) -> float:
+    def new_ndcg(self, placement: CataloguePlacement) -> float:
         """Mean nDCG@20 of the new items among all."""
         hits = torch.cat([torch.zeros_like(self.known_hits), self.new_hits], 1)
         return float(ndcg_of_hits(self._first(hits, placement, 20), self.new_total).nanmean())
 
-    def _first(self, hits: torch.Tensor, placement: Placement, depth: int) -> torch.Tensor:
+    def _first(self, hits: torch.Tensor, placement: CataloguePlacement, depth: int) -> torch.Tensor:
         both = torch.cat([self.known, self.new * placement.scale + placement.offset], 1)
         return hits.gather(1, both.topk(min(depth, both.shape[1]), 1).indices)
 
-    def highest(self, scale: float) -> Placement:
+    def highest(self, scale: float) -> CataloguePlacement:
         """Find the highest offset at which known items lose at most `MOST_LOSS`: they lose the more the higher new ones
         stand, and nothing where all of these are below them."""
         known, new = (float(s[s.isfinite()].abs().max()) if s.isfinite().any() else 0.0 for s in (self.known, self.new))
         high = known + scale * new + 1
-        low, least = -high, (1 - MOST_LOSS) * self.known_ndcg(Placement(scale, -high))
+        low, least = -high, (1 - MOST_LOSS) * self.known_ndcg(CataloguePlacement(scale, -high))
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            low, high = (low, middle) if self.known_ndcg(Placement(scale, middle)) < least else (middle, high)
-        return Placement(scale, low)
+            low, high = (low, middle) if self.known_ndcg(CataloguePlacement(scale, middle)) < least else (middle, high)
+        return CataloguePlacement(scale, low)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class WholeCatalogue:
         return known_item_scores(self.task, PENALTY)
 
     def lists(
-        self, new: Scores, open_new: FloatArray, entities: IntArray, placement: Placement
+        self, new: Scores, open_new: FloatArray, entities: IntArray, placement: CataloguePlacement
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores [u, M + N] of known and new items, and which are ranked: known ones that an entity has not met, and
         open new ones."""
@@ -108,7 +108,7 @@ class WholeCatalogue:
 
     def choose_placement(
         self, new: Scores, rows: tuple[sp.csr_matrix, sp.csr_matrix], open_new: FloatArray, entities: IntArray
-    ) -> Placement:
+    ) -> CataloguePlacement:
         """Choose the placement on validation rows of known [E, M] and new items [E, N], `open_new` [u, N]."""
         leading = self._leading(new, rows, open_new, entities)
         return max((leading.highest(scale) for scale in SCALES), key=leading.new_ndcg)
@@ -119,7 +119,7 @@ class WholeCatalogue:
         parts = []
         for start in range(0, max(len(entities), 1), BLOCK):
             some, first_new = entities[start : start + BLOCK], len(self.task.known)
-            scores, candidates = self.lists(new, open_new[start : start + BLOCK], some, Placement(1.0, 0.0))
+            scores, candidates = self.lists(new, open_new[start : start + BLOCK], some, CataloguePlacement(1.0, 0.0))
             relevant = self.liked(*rows, some) & candidates
             scores = scores.masked_fill(~candidates | scores.isnan(), -torch.inf)
             known = _lead(scores[:, :first_new], relevant[:, :first_new])
@@ -130,7 +130,7 @@ class WholeCatalogue:
     def metrics(
         self,
         new: Scores,
-        placement: Placement,
+        placement: CataloguePlacement,
         rows: tuple[sp.csr_matrix, sp.csr_matrix],
         open_new: FloatArray,
         at: IntArray,

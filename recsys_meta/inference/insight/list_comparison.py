@@ -41,7 +41,7 @@ class ListComparison:
 
 
 @dataclass(frozen=True)
-class _Side:
+class _ScoredEntity:
     """An entity with the scores [C] of what may be listed, minus infinity elsewhere."""
 
     entity: EncodedEntity
@@ -104,7 +104,7 @@ def _side(
     query: EncodedQuery | None,
     request: ListRequest,
     excluded: list[str],
-) -> _Side:
+) -> _ScoredEntity:
     catalog = recommender.catalog
     size = catalog.size(entity.catalog)
     allowed = np.full(size, request.candidates is None)
@@ -114,13 +114,13 @@ def _side(
     if entity.catalog is None:
         allowed[catalog.hidden_ids] = False
     if not allowed.any():
-        return _Side(entity, query, np.full(size, -np.inf))
+        return _ScoredEntity(entity, query, np.full(size, -np.inf))
     scores = recommender.score_catalog(recommender.adapt([entity]), query).numpy()
-    return _Side(entity, query, np.where(allowed & np.isfinite(scores), scores, -np.inf))
+    return _ScoredEntity(entity, query, np.where(allowed & np.isfinite(scores), scores, -np.inf))
 
 
 def _compared(
-    recommender: Recommender, side: _Side, other: _Side, n: int, *, explain: bool = False
+    recommender: Recommender, side: _ScoredEntity, other: _ScoredEntity, n: int, *, explain: bool = False
 ) -> list[ComparedItem]:
     best = top_k(torch.from_numpy(side.scores), n)
     items = recommender.catalog.to_items(best, side.entity.catalog)
@@ -135,7 +135,7 @@ def _compared(
     ]
 
 
-def _values(recommender: Recommender, side: _Side, items: list[ScoredItem]) -> list[float | None]:
+def _values(recommender: Recommender, side: _ScoredEntity, items: list[ScoredItem]) -> list[float | None]:
     """Turn the scores of some items into probabilities, shares or ratings, where they are such."""
     scores = torch.tensor([one.score for one in items], dtype=torch.float64)
     match recommender.bundle.schema.objective:

@@ -20,7 +20,7 @@ class TitleIndex:
     def __init__(self, titles: Sequence[str]) -> None:
         lines = [fold_text(title) for title in titles]
         self._size = len(lines)
-        self._blocks = [_Block(start, lines[start : start + _LINES]) for start in range(0, len(lines), _LINES)]
+        self._blocks = [_TitleBlock(start, lines[start : start + _LINES]) for start in range(0, len(lines), _LINES)]
 
     def find(self, query: str, n: int) -> list[int]:
         """Find the positions of at most n titles that hold a text, whatever its case and accents: those that begin with
@@ -41,7 +41,7 @@ class TitleIndex:
             yield from block.positions(form)
 
 
-class _Block:
+class _TitleBlock:
     """Lines of one text, from the title at `first` on."""
 
     def __init__(self, first: int, lines: Sequence[str]) -> None:

@@ -37,6 +37,20 @@ class NewItem:
     available: bool = True
 
 
+def describe_item(row: ItemRecord, trained_by: Sequence[str]) -> dict[str, Any]:
+    """Describe a stored item as the API and the command line show it; `trained_by` names the models that know it."""
+    return {
+        "kind": row.kind,
+        "id": row.external_id,
+        "features": row.features,
+        "title": row.title,
+        "available": row.available,
+        "created": row.created,
+        "updated": row.updated,
+        "trained_by": list(trained_by),
+    }
+
+
 def save_items(session: Session, kind: str, items: Sequence[NewItem], now: datetime | None = None) -> list[ItemOutcome]:
     """Store items and return one outcome for each: what is given replaces what was stored. Of several with the same id
     the last counts. Raises ValueError for features that are not JSON, or a text that cannot be stored."""

@@ -55,7 +55,7 @@ def charts_of(text: str) -> list[dict]:
 
 @pytest.mark.parametrize("path", PAGES)
 def test_every_page_answers_before_there_is_anything(users_server: Served, path: str) -> None:
-    get(users_server, path)
+    assert "<h1" in get(users_server, path)
 
 
 def test_other_paths_are_pages_as_well(users_server: Served) -> None:
