@@ -129,7 +129,7 @@ def _compare_items(
     with progress_bar() as progress:
 
         def notify(text: str) -> None:
-            progress.console.print(f"[dim]{text}[/]")
+            progress.console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
 
         return [r for name in datasets for r in compare_items(workspace, name, notify=notify, **settings)]
 
@@ -206,7 +206,7 @@ def run_comparison(workspace: Workspace, dataset: str, **settings: Any) -> list[
         return compare(
             workspace,
             dataset,
-            notify=lambda text: progress.console.print(f"[dim]{text}[/]"),
+            notify=lambda text: progress.console.print(f"[dim]{escape(text)}[/]", soft_wrap=True),
             on_step=on_step,
             **settings,
         )

@@ -98,7 +98,7 @@ def train_command(
         with progress_bar() as progress:
 
             def notify(text: str) -> None:
-                progress.console.print(f"[dim]{escape(text)}[/]")
+                progress.console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
 
             if resume is not None:
                 result = resume_run(workspace, resume, StepProgress(progress, resume), notify, group)
