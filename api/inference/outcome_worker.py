@@ -37,24 +37,13 @@ class OutcomeWorker(BatchWorker[tuple[float, ArrivedEvent]]):
     ) -> None:
         self._engine, self._registry, self._writer, self._log = engine, registry, writer, log
         self._window, self._rate = timedelta(seconds=window_s), rate
-        self._accepted = self._finished = self.skipped = 0
         super().__init__("recsys-meta-outcomes", _CAPACITY)
-
-    @property
-    def waiting(self) -> int:
-        """Return the number of events that are not judged yet."""
-        return self._accepted - self._finished
 
     def put(self, events: Iterable[ArrivedEvent]) -> None:
         """Queue events that were stored. Never waits."""
         for event in events:
-            if not is_sampled(event.kind, event.entity, self._rate):
-                continue
-            try:
-                self._queue.put_nowait((time.monotonic() + SETTLE_S, event))
-                self._accepted += 1
-            except queue.Full:
-                self.skipped += 1
+            if is_sampled(event.kind, event.entity, self._rate):
+                self._enqueue((time.monotonic() + SETTLE_S, event))
 
     def _next_batch(self) -> list[tuple[float, ArrivedEvent]]:
         """Wait for an event, and until the lists before it are in the database; return those that are due by then."""
@@ -85,7 +74,6 @@ class OutcomeWorker(BatchWorker[tuple[float, ArrivedEvent]]):
         except Exception as error:  # outcomes are optional: the database may be away
             self.skipped += len(batch)
             self._log.warning("outcomes were left out", events=len(batch), reason=type(error).__name__)
-        self._finished += len(batch)
 
     def _judge(self, batch: Sequence[ArrivedEvent]) -> None:
         """Write the outcomes of a batch; events that judge one model are judged together."""

@@ -60,23 +60,12 @@ class DiagnosticsWorker(BatchWorker[AnsweredRequest]):
         self._writer, self._log, self._metrics = writer, log, metrics
         self._until_check = 0
         self._next: AnsweredRequest | None = None  # taken from the queue, but of another model than its batch
-        self.skipped = 0  # rows written without diagnostics, because the queue was full
         super().__init__("recsys-meta-diagnoser", _CAPACITY)
-
-    @property
-    def waiting(self) -> int:
-        """Return the number of requests that are not diagnosed yet."""
-        return self._queue.qsize()
 
     def put(self, request: AnsweredRequest) -> None:
         """Queue a request for diagnosis, or write its row at once where there is nothing to diagnose. Never waits."""
-        if not request.adapted or request.support is None or not request.support_size:
-            self._writer.put(adaptation_row(request, None))
-            return
-        try:
-            self._queue.put_nowait(request)
-        except queue.Full:
-            self.skipped += 1
+        has_steps = request.adapted and request.support is not None and request.support_size
+        if not has_steps or not self._enqueue(request):
             self._writer.put(adaptation_row(request, None))
 
     def _work(self, batch: Sequence[AnsweredRequest]) -> None:

@@ -26,10 +26,27 @@ class BatchWorker(ABC, Generic[Entry]):
 
     def __init__(self, name: str, capacity: int) -> None:
         self._is_ending = False
+        self._accepted = self._finished = self.skipped = 0  # `skipped`: entries left out, because the queue was full
         self._queue: queue.Queue[Entry | None] = queue.Queue(capacity)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Return the number of entries that are not worked on to the end yet."""
+        return self._accepted - self._finished
+
+    def _enqueue(self, entry: Entry) -> bool:
+        """Queue an entry without waiting; return False, and count it, if the queue is full."""
+        self._accepted += 1  # before the thread can have finished it
+        try:
+            self._queue.put_nowait(entry)
+        except queue.Full:
+            self._accepted -= 1
+            self.skipped += 1
+            return False
+        return True
 
     def close(self, timeout: float = 5.0) -> None:
         """Work on what is queued, for at most `timeout` seconds, and end the thread."""
@@ -44,6 +61,7 @@ class BatchWorker(ABC, Generic[Entry]):
         while not self._is_ending and (batch := self._next_batch()):
             began = time.perf_counter()
             self._work(batch)
+            self._finished += len(batch)
             self._closing.wait(min(self.rest_ratio * (time.perf_counter() - began), _MAX_REST_S))
 
     @abstractmethod

@@ -79,6 +79,7 @@ class Served:
     def flush(self) -> None:
         """Wait until the rows of all responses so far are written."""
         assert self.client.get("/livez").status_code == 200  # a response's rows are queued before the next request
+        wait(lambda: not self.container.diagnoser.waiting)  # a row waits for its figures before it reaches the writer
         assert self.container.writer.flush(30)
 
     def recommend(self, *items: str, **body: object) -> httpx.Response:
