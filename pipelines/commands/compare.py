@@ -14,10 +14,12 @@ from pipelines.commands.comparison_output import (
     MinQuery,
     OrderOption,
     PlotsFolder,
+    SplitOption,
     SummaryOutput,
     parse_baselines,
     parse_names,
     parse_order,
+    parse_split,
     print_comparison,
     require_writable,
 )
@@ -54,7 +56,7 @@ def compare_command(
     baselines: Annotated[str, typer.Option(help="all, none, or names separated by commas.")] = "all",
     shots: Shots = None,
     seeds: Annotated[int, typer.Option(min=1, help="Splits and initialisations 0 to N-1.")] = 3,
-    split: Annotated[str, typer.Option(help="How entities are split: seed or time.")] = "seed",
+    split: SplitOption = "seed",
     order: OrderOption = None,
     min_query: MinQuery = None,
     scenario: Annotated[
@@ -84,8 +86,7 @@ def compare_command(
     Several data sets are compared in turn, each in its own metric; a summary has the wins, ties and losses of the first
     learner, mean ranks, and the largest loss. One that fails costs the others nothing; the exit status is then 1.
     """
-    if split not in ("seed", "time"):
-        raise typer.BadParameter("seed or time", param_hint="--split")
+    split = parse_split(split)
     require_writable(json_file, html, plots)
     workspace = Workspace()
     if scenario == "items":

@@ -24,9 +24,16 @@ from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.schema import Order
+from recsys_meta.episodes.splits import split_rule
 
 OrderOption = Annotated[
     str | None, typer.Option("--order", help="Draw supports by time or random; default: the data's.")
+]
+SplitOption = Annotated[
+    str,
+    typer.Option(
+        "--split", help="How entities are split: seed, time, or seed:N for the split of seed N whatever the run's is."
+    ),
 ]
 PlotsFolder = Annotated[
     Path | None, typer.Option("--plots", help="Write the curve of each metric as PNG and SVG into this folder.")
@@ -178,6 +185,12 @@ def parse_baselines(text: str, data: Any) -> list[str]:
     return (
         [] if text == "none" else baselines_for(data, None if text == "all" else [n.strip() for n in text.split(",")])
     )
+
+
+def parse_split(text: str) -> str:
+    """Parse --split. Raises ConfigError for anything but seed, seed:N and time."""
+    split_rule(text, 0)
+    return text
 
 
 def parse_order(text: str | None) -> Order | None:

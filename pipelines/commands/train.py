@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from pipelines.commands.comparison_output import command_line, require_writable
+from pipelines.commands.comparison_output import SplitOption, command_line, parse_split, require_writable
 from pipelines.console import Json, err, out, print_json, print_rich, progress_bar, with_command
 from pipelines.experiments.comparison_run import recipe_for
 from pipelines.experiments.training_inputs import open_training_inputs
@@ -72,7 +72,7 @@ def train_command(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads, by default 2; a resume uses the run's own.")
     ] = None,
-    split: Annotated[str, typer.Option(help="How entities are split: seed or time.")] = "seed",
+    split: SplitOption = "seed",
     scenario: Annotated[
         str, typer.Option(help="new, or actors: episodes of a few actors' rows and of what others did next.")
     ] = "new",
@@ -83,8 +83,7 @@ def train_command(
 
     Under `torchrun --nproc-per-node N -m pipelines train ...` the processes share the tasks of each step.
     """
-    if split not in ("seed", "time"):
-        raise typer.BadParameter("seed or time", param_hint="--split")
+    split = parse_split(split)
     if scenario not in ("new", "actors"):
         raise typer.BadParameter("new or actors", param_hint="--scenario")
     if resume is not None and (recipe or dataset or set_ or from_):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from pipelines.commands.comparison_output import parse_split
 from pipelines.commands.study_progress import StudyProgress
 from pipelines.commands.train import device_name
 from pipelines.console import Json, err, out, print_json, print_table, progress_bar
@@ -49,7 +50,7 @@ def tune_command(
     ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the study; one that exists goes on.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of split, training and search, by default 0.")] = None,
-    split: Annotated[str | None, typer.Option(help="How entities are split: seed, the default, or time.")] = None,
+    split: Annotated[str | None, typer.Option(help="How entities are split: seed (default), seed:N, time.")] = None,
     scenario: Annotated[
         str | None, typer.Option(help="new, the default, or actors: episodes of a few actors' rows.")
     ] = None,
@@ -87,8 +88,8 @@ def tune_command(
 
 
 def _check_options(split: str | None, scenario: str | None, study: str | None, out_file: Path | None) -> None:
-    if split not in (None, "seed", "time"):
-        raise typer.BadParameter("seed or time", param_hint="--split")
+    if split is not None:
+        parse_split(split)
     if scenario not in (None, "new", "actors"):
         raise typer.BadParameter("new or actors", param_hint="--scenario")
     if out_file is not None and out_file.suffix != ".toml":

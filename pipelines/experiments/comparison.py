@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from recsys_meta.evaluation.curve import ColdStartCurve
-from recsys_meta.metrics.bootstrap import mean_over_seeds, paired_difference_over_seeds, summarise_seeds
+from recsys_meta.metrics.bootstrap import Values, mean_over_seeds, paired_difference_over_seeds, summarise_seeds
 from recsys_meta.metrics.interval import ConfidenceInterval
+from recsys_meta.metrics.pooled_metrics import RowSample
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.store.tracking.evaluations import NewEvaluation, Role
@@ -148,7 +149,7 @@ class Comparison:
                 points: dict[int | None, ConfidenceInterval] = {
                     s: summarise_seeds(metric, [v]) for s, v in values.items()
                 }
-                points[None] = summarise_seeds(metric, list(values.values()))
+                points[None] = summarise_seeds(metric, values_of_seeds(list(method.curves.values()), k, metric))
                 yield from ((seed, k, metric, i) for seed, i in points.items() if np.isfinite(i.value))
 
     def method_points(self, metric: str) -> list[MethodPoints]:
@@ -160,12 +161,13 @@ class Comparison:
         return [self._points(bound, metric) for bound in self.bounds]
 
     def _points(self, method: MethodCurves | BoundCurves, metric: str) -> MethodPoints:
-        points = (summarise_seeds(metric, [c.values[k][metric] for c in method.curves.values()]) for k in self.shots)
+        curves = list(method.curves.values())
+        points = (summarise_seeds(metric, values_of_seeds(curves, k, metric)) for k in self.shots)
         return MethodPoints(method.name, method.role, tuple(points))
 
     def mean(self, method: MethodCurves | BoundCurves, shots: int, metric: str) -> float:
         """Mean over seeds at one point, NaN without entities."""
-        return mean_over_seeds(metric, [c.values[shots][metric] for c in method.curves.values()])[0]
+        return mean_over_seeds(metric, values_of_seeds(list(method.curves.values()), shots, metric))[0]
 
     def best_baseline(self, shots: int, metric: str) -> MethodCurves | None:
         """Best baseline at one point; None without a baseline whose metric is a number."""
@@ -201,10 +203,24 @@ class Comparison:
         seeds = sorted(ours.curves)
         p = paired_difference_over_seeds(
             metric,
-            [ours.curves[s].values[shots][metric] for s in seeds],
-            [other.curves[s].values[shots][metric] for s in seeds],
+            values_of_seeds([ours.curves[s] for s in seeds], shots, metric),
+            values_of_seeds([other.curves[s] for s in seeds], shots, metric),
         )
         return PairedComparison(ours.name, other.name, shots, metric, p.difference, p.low, p.high, p.p, p.n)
+
+
+def values_of_seeds(curves: Sequence[ColdStartCurve], shots: int, metric: str) -> list[Values]:
+    """Values of a method at one point: an array for each seed, or one of each newcomer's means over the seeds.
+
+    The latter where all seeds tested the same newcomers (one split, several trainings): a newcomer is one observation,
+    and counted once for each seed it would make intervals too narrow.
+    """
+    values = [c.values[shots][metric] for c in curves]
+    arrays = [v for v in values if not isinstance(v, RowSample)]
+    same = all(np.array_equal(c.entities, curves[0].entities) for c in curves)
+    if len(values) < 2 or len(arrays) < len(values) or not same:
+        return values
+    return [np.mean(arrays, axis=0)]
 
 
 JsonPart = Mapping[str, list[dict[str, Any]]]

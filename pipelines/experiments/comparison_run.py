@@ -226,7 +226,7 @@ class _EvaluationSetup:
             self.entities,
             shots=self.protocol.points(self.inputs.data),
             order=self.protocol.order,
-            seed=self.inputs.seed,
+            seed=self.inputs.split_seed,
             min_query=self.protocol.min_query,
             options=self.options,
         )

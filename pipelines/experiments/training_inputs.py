@@ -12,7 +12,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.data import SOURCES
 from recsys_meta.episodes.actor_episodes import ActorIndex
 from recsys_meta.episodes.event_index import EventIndex, restrict_to_entities
-from recsys_meta.episodes.splits import EntitySplit, split_of
+from recsys_meta.episodes.splits import EntitySplit, split_of, split_rule
 from recsys_meta.episodes.warm_cold_scenarios import WarmColdGrid, warm_cold_grid
 
 SCENARIOS = ("new", "corners", "actors")
@@ -36,6 +36,11 @@ class TrainingInputs:
     index: EventIndex
     split: EntitySplit
     grid: WarmColdGrid | None = None
+
+    @property
+    def split_seed(self) -> int:
+        """Seed of the split, and of the supports of the meta-test entities."""
+        return split_rule(self.split_by, self.seed)[1]
 
     @property
     def train_index(self) -> EventIndex:

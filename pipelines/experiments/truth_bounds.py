@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import bootstrap
 
-from pipelines.experiments.comparison import BoundCurves, BoundShare, Comparison, MethodCurves
+from pipelines.experiments.comparison import BoundCurves, BoundShare, Comparison, MethodCurves, values_of_seeds
 from pipelines.experiments.comparison_run import EvaluationProtocol, seeds_for
 from pipelines.experiments.thread_count import default_threads, fixed_threads
 from pipelines.experiments.training_inputs import training_inputs
@@ -93,8 +93,8 @@ def _share(
 
 
 def _values(method: MethodCurves | BoundCurves, shots: int, metric: str) -> FloatArray:
-    """Values of all entities of all seeds; none where metrics are of rows."""
-    points = [method.curves[seed].values[shots][metric] for seed in sorted(method.curves)]
+    """Values of all entities of all seeds, see `values_of_seeds`; none where metrics are of rows."""
+    points = values_of_seeds([method.curves[seed] for seed in sorted(method.curves)], shots, metric)
     return np.concatenate([np.empty(0) if isinstance(v, RowSample) else v for v in points])
 
 

@@ -47,6 +47,20 @@ def split_by_time(events: Events, entities: IntArray, shares: tuple[float, float
     return _cut(candidates[np.argsort(arrival, kind="stable")], shares)
 
 
+def split_rule(by: str, seed: int) -> tuple[str, int]:
+    """Return the rule of a split, "time" or "seed", and its seed: "seed:3" is seed 3, whatever the run's own is.
+
+    A split that stays while the seed of a training varies tells the spread of training from that of the split. Raises
+    ConfigError for any other text.
+    """
+    if by in ("seed", "time"):
+        return by, seed
+    rule, _, number = by.partition(":")
+    if rule != "seed" or not (number.isascii() and number.isdecimal()):
+        raise ConfigError(f"entities cannot be split by '{by}'; there are seed, seed:N (N from 0 on), time")
+    return rule, int(number)
+
+
 def split_of(data: Dataset, index: EventIndex, by: str = "seed", seed: int = 0) -> EntitySplit:
     """Split the entities with at least `least_rows` rows, by "time" of arrival or by "seed" as the schema says.
 
@@ -54,10 +68,9 @@ def split_of(data: Dataset, index: EventIndex, by: str = "seed", seed: int = 0) 
     any of the former, so the smaller half of a random fifth of the former validates: choices made on it are to hold for
     small entities. With `together` entities that share that feature's value go to the same part; with `folds` the seed
     counts through the parts of a cross-validation, repetition after repetition; the two combine. Without any of these
-    the split is random. Raises ConfigError if a part would be empty or `by` is neither "seed" nor "time".
+    the split is random. Raises ConfigError if a part would be empty, and for an unknown rule; see `split_rule`.
     """
-    if by not in ("seed", "time"):
-        raise ConfigError(f"entities cannot be split by '{by}'; there are seed, time")
+    by, seed = split_rule(by, seed)
     schema = data.schema
     entities = index.entities_with(schema.least_rows)
     if by == "time":

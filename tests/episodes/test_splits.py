@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recsys_meta.core.dataset import FeatureColumn
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.episodes.splits import split_by_seed, split_by_time, split_of
+from recsys_meta.episodes.splits import split_by_seed, split_by_time, split_of, split_rule
 from tests.fixtures.city_datasets import towns
 from tests.fixtures.small_datasets import data_of
 
@@ -111,5 +111,20 @@ def test_entities_with_too_few_rows_are_in_no_part():
 
 def test_an_unknown_way_to_split_is_refused():
     data = data_of([[0, 1]] * 20)
-    with pytest.raises(ConfigError, match="split by 'sideways'; there are seed, time"):
+    with pytest.raises(ConfigError, match="split by 'sideways'; there are seed, seed:N"):
         split_of(data, EventIndex.of(data), "sideways", 0)
+
+
+def test_a_split_of_a_named_seed_does_not_follow_the_seed_of_the_run():
+    data = towns()
+    index = EventIndex.of(data)
+    wanted = split_of(data, index, "seed", 3)
+    parts = [split_of(data, index, "seed:3", seed) for seed in (0, 7)]
+    assert all(np.array_equal(wanted.test, part.test) and np.array_equal(wanted.train, part.train) for part in parts)
+    assert not np.array_equal(wanted.test, split_of(data, index, "seed", 0).test)
+
+
+@pytest.mark.parametrize("text", ["seed:", "seed:-1", "seed:x", "seed:1.0", "seed:²", "time:3", "by", ""])
+def test_an_unknown_rule_of_a_split_says_which_there_are(text):
+    with pytest.raises(ConfigError, match="there are seed, seed:N"):
+        split_rule(text, 0)
