@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import pandas as pd
-from rich.markup import escape
 
 from pipelines.batch.event_files import read_events
 from pipelines.commands.evaluate import measure_bundle, store_comparison
 from pipelines.commands.model_publication import publish_run
+from pipelines.commands.stage_progress import StageProgress
 from pipelines.commands.train import StepProgress, device_name
 from pipelines.console import progress_bar
 from pipelines.experiments.comparison_run import recipe_for
@@ -119,23 +119,23 @@ def train(
         run_recipe = recipe_of(recipe, overrides)
     else:
         run_recipe = recipe_for(str(recipe), prepared.data, overrides)
-    with progress_bar() as progress:
+    with progress_bar() as progress, StageProgress(progress) as stages:
         result = train_run(
             Workspace(),
             run_recipe,
             inputs,
             device=device_name(device),
             threads=threads,
-            report=StepProgress(progress, run_recipe.name),
-            notify=lambda text: progress.console.print(f"[dim]{escape(text)}[/]"),
+            report=StepProgress(progress, run_recipe.name, stages),
+            notify=stages.note,
         )
     return _with_warnings(result)
 
 
 def resume(run: str) -> TrainingResult:
     """Go on with a run that was stopped, from its last checkpoint. Raises NotFoundError, CheckpointError."""
-    with progress_bar() as progress:
-        return _with_warnings(resume_run(Workspace(), run, StepProgress(progress, run)))
+    with progress_bar() as progress, StageProgress(progress) as stages:
+        return _with_warnings(resume_run(Workspace(), run, StepProgress(progress, run, stages), stages.note))
 
 
 def _toml_value(key: str, value: Any) -> str:

@@ -23,6 +23,7 @@ from pipelines.commands.comparison_output import (
     print_comparison,
     require_writable,
 )
+from pipelines.commands.stage_progress import StageProgress
 from pipelines.commands.train import StepProgress
 from pipelines.console import JsonFile, Shots, err, parse_shots, progress_bar
 from pipelines.experiments.comparison import Comparison
@@ -127,12 +128,8 @@ def _compare_items(
     """Compare methods for new items on one data set or several in turn."""
     if foreign := [option for option, value in given.items() if value]:
         raise typer.BadParameter("is not for --scenario items", param_hint=foreign[0])
-    with progress_bar() as progress:
-
-        def notify(text: str) -> None:
-            progress.console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
-
-        return [r for name in datasets for r in compare_items(workspace, name, notify=notify, **settings)]
+    with progress_bar() as progress, StageProgress(progress) as stages:
+        return [r for name in datasets for r in compare_items(workspace, name, notify=stages.note, **settings)]
 
 
 def _compare_each(
@@ -196,18 +193,18 @@ def _compare_dataset(workspace: Workspace, dataset: str, *, truth: bool, **setti
 
 def run_comparison(workspace: Workspace, dataset: str, **settings: Any) -> list[Comparison]:
     """Run a comparison with a progress bar; the settings are those of `compare`."""
-    with progress_bar() as progress:
+    with progress_bar() as progress, StageProgress(progress) as stages:
         watches: dict[str, StepProgress] = {}
 
         def on_step(name: str, step: TrainStep) -> None:
             if name not in watches or step.step == 1:
-                watches[name] = StepProgress(progress, name)
+                watches[name] = StepProgress(progress, name, stages)
             watches[name](step)
 
         return compare(
             workspace,
             dataset,
-            notify=lambda text: progress.console.print(f"[dim]{escape(text)}[/]", soft_wrap=True),
+            notify=stages.note,
             on_step=on_step,
             **settings,
         )

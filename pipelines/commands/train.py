@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pipelines.commands.comparison_output import SplitOption, command_line, parse_split, require_writable
+from pipelines.commands.stage_progress import StageProgress
 from pipelines.console import Json, err, out, print_json, print_rich, progress_bar, with_command
 from pipelines.experiments.comparison_run import recipe_for
 from pipelines.experiments.training_inputs import open_training_inputs
@@ -33,24 +34,30 @@ LINE_S = 5.0
 
 
 class StepProgress:
-    """Progress of a training run: loss, best validation, tasks a second; a bar, off a terminal a line now and then."""
+    """Progress of a training run: loss, best validation, tasks a second; a bar, off a terminal a line now and then.
 
-    def __init__(self, progress: Progress, name: str) -> None:
-        self._progress, self._name = progress, name
+    The time left is that of the steps since the first one, which says nothing of it: what came before it was no step.
+    """
+
+    def __init__(self, progress: Progress, name: str, stages: StageProgress | None = None) -> None:
+        self._progress, self._name, self._stages = progress, name, stages
         self._task = progress.add_task(name, total=None, note="")
-        self._started = self._printed = time.monotonic()
-        self._first: int | None = None
+        self._printed = -LINE_S
+        self._first: tuple[int, float] | None = None  # the step, and when it was done
 
     def __call__(self, step: TrainStep) -> None:
         best = "-" if step.best is None else f"{abs(step.best):.4f}"
         note = f"loss {step.loss:.3f}  valid {best}  {step.tasks_per_second:,.0f}/s"
         self._progress.update(self._task, total=step.steps, completed=step.step, note=note)
-        self._first = step.step - 1 if self._first is None else self._first  # a resumed run does not begin with 1
         now = time.monotonic()
+        first, began = self._first = self._first or (step.step, now)
+        if self._stages is not None:
+            self._stages.follow(f"{self._name}  after step {step.step:,} of {step.steps:,}")
         if not self._progress.console.is_terminal and (now - self._printed >= LINE_S or step.step == step.steps):
             self._printed = now
-            left = (now - self._started) * (step.steps - step.step) / (step.step - self._first)
-            line = f"{self._name}  step {step.step:,} of {step.steps:,}  {note}  {left:,.0f} s left"
+            line = f"{self._name}  step {step.step:,} of {step.steps:,}  {note}"
+            if step.step > first:
+                line += f"  {(now - began) * (step.steps - step.step) / (step.step - first):,.0f} s left"
             self._progress.console.print(escape(line), soft_wrap=True)
 
 
@@ -94,16 +101,13 @@ def train_command(
         if group is not None and not group.is_first:
             _follow(workspace, group)
             return
-        with progress_bar() as progress:
-
-            def notify(text: str) -> None:
-                progress.console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
-
+        with progress_bar() as progress, StageProgress(progress) as stages:
             if resume is not None:
-                result = resume_run(workspace, resume, StepProgress(progress, resume), notify, group)
+                result = resume_run(workspace, resume, StepProgress(progress, resume, stages), stages.note, group)
             else:
                 if dataset is None:
                     raise ConfigError("--dataset is missing: a name of `recsys-meta data list`, or a prepared folder")
+                stages.follow(f"opening {dataset}")
                 inputs = open_training_inputs(workspace, dataset, scenario=scenario, split=split, seed=seed)
                 run_recipe = recipe_for(recipe or "flagship", inputs.data, set_ or [])
                 result = train_run(
@@ -112,8 +116,8 @@ def train_command(
                     inputs,
                     device=device_name(device),
                     threads=threads,
-                    report=StepProgress(progress, run_recipe.name),
-                    notify=notify,
+                    report=StepProgress(progress, run_recipe.name, stages),
+                    notify=stages.note,
                     group=group,
                     warm_start=None if from_ is None else workspace.bundle_folder(from_),
                 )

@@ -29,6 +29,10 @@ from recsys_meta.training.trainer import (
 from recsys_meta.training.training_group import TrainingGroup
 from recsys_meta.training.warm_start import carry_parameters
 
+GAP_EVERY = 5
+"""Validations, at one of which the criterion is measured on meta-training tasks too: the gap is to be seen, not to be
+chosen by, and it changes slowly."""
+
 StepCallback = Callable[[TrainStep], None]
 IsInterrupted = Callable[[], bool]
 
@@ -91,11 +95,13 @@ def train_steps(
 ) -> None:
     """Train to the end with metrics and checkpoints. Raises TrainingInterruption after a signal, at the next step.
 
-    Where `validate` is due, `validate_training` is recorded too, the same criterion on meta-training tasks.
+    With the first validation and every `GAP_EVERY`-th after it `validate_training` is recorded, the same criterion on
+    meta-training tasks.
     """
     folder, keep = spec.folder(workspace), spec.recipe.train.keep
     for step in fit(run, validate):
-        _record(workspace, spec, step, None if step.valid is None else validate_training(run.current_params()))
+        is_gap_due = step.valid is not None and (_validation_number(run, step) - 1) % GAP_EVERY == 0
+        _record(workspace, spec, step, validate_training(run.current_params()) if is_gap_due else None)
         if _due(spec.recipe, step):
             save_checkpoint(folder, to_checkpoint(run), keep)
         if report is not None:
@@ -104,6 +110,13 @@ def train_steps(
         if is_stopped:
             save_checkpoint(folder, to_checkpoint(run), keep)
             raise TrainingInterruption.of(spec, f"at step {step.step} of {step.steps}")
+
+
+def _validation_number(run: TrainingRun, step: TrainStep) -> int:
+    """Number of the validation after a step, from 1; the same for a run that was resumed."""
+    train = run.recipe.train
+    interval = train.validate_steps if train.most_steps else run.epoch_steps * train.validate_every
+    return -(-step.step // interval)
 
 
 def _record(workspace: Workspace, spec: RunSpec, step: TrainStep, on_training: float | None) -> None:

@@ -29,19 +29,13 @@ def ranking_metrics(
     number of relevant candidates; MRR looks at the whole ranking.
     """
     permutation = torch.randperm(scores.shape[1], generator=generator, device=generator.device).to(scores.device)
-    scores = _nan_as_lowest(scores).masked_fill(~candidates, -torch.inf)[:, permutation]
-    hits = (relevant & candidates)[:, permutation]
-    total = hits.sum(1).float()
+    scores = torch.where(candidates, _nan_as_lowest(scores), -torch.inf)
+    hits = relevant & candidates
+    total = _count(hits).float()
     depth = min(20, scores.shape[1])
-    top = scores.topk(depth, dim=1).indices
-    top_hits = hits.gather(1, top).float()
+    top_hits = _top_hits(scores, hits, permutation, depth)
     ten = min(10, depth)
-    best_hit = scores.masked_fill(~hits, -torch.inf).max(1, keepdim=True).values
-    # Of the ties with the best relevant item those count that the permutation puts before it.
-    is_tie = scores == best_hit
-    column = torch.arange(scores.shape[1], device=scores.device)
-    first = column.expand_as(is_tie).masked_fill(~(is_tie & hits), scores.shape[1]).amin(1, keepdim=True)
-    rank = 1 + ((scores > best_hit) | (is_tie & (column < first))).sum(1).float()
+    rank = _rank_of_best_hit(scores, hits, permutation)
     no_hit = total == 0
     values = {
         "ndcg@10": _binary_ndcg(top_hits[:, :ten], total),
@@ -50,6 +44,40 @@ def ranking_metrics(
         "hit@10": top_hits[:, :ten].amax(1),
     }
     return {name: value.masked_fill(no_hit, torch.nan) for name, value in values.items()}
+
+
+def _top_hits(scores: Tensor, hits: Tensor, permutation: Tensor, depth: int) -> Tensor:
+    """Hits [T, depth] among the best by scores [T, C], best first; a tie goes to what a random order puts first.
+
+    Only rows with a tie among the best are put in that order: to move every column takes ten times as long as the rest.
+    """
+    best = scores.topk(min(depth + 1, scores.shape[1]), dim=1)
+    top_hits = hits.gather(1, best.indices[:, :depth]).float()
+    is_tied = (best.values[:, 1:] == best.values[:, :-1]).any(1)
+    if is_tied.any():
+        shuffled, shuffled_hits = scores[is_tied][:, permutation], hits[is_tied][:, permutation]
+        top_hits[is_tied] = shuffled_hits.gather(1, shuffled.topk(depth, dim=1).indices).float()
+    return top_hits
+
+
+def _rank_of_best_hit(scores: Tensor, hits: Tensor, permutation: Tensor) -> Tensor:
+    """Rank [T] of the best hit by scores [T, C], from 1; of its ties those count that a random order puts before it."""
+    best_hit = torch.where(hits, scores, -torch.inf).amax(1, keepdim=True)
+    above, level = _count(scores > best_hit), _count(scores >= best_hit)
+    is_tied = level - above > 1
+    if is_tied.any():
+        tie = scores[is_tied] == best_hit[is_tied]
+        place = torch.empty_like(permutation)
+        place[permutation] = torch.arange(len(permutation), device=permutation.device)
+        place = place.expand_as(tie)
+        first = place.masked_fill(~(tie & hits[is_tied]), scores.shape[1]).amin(1, keepdim=True)
+        above[is_tied] += _count(tie & (place < first))
+    return 1 + above.float()
+
+
+def _count(mask: Tensor) -> Tensor:
+    """Number [T] of true cells of a mask [T, C]; as bytes, which add up in a tenth of the time that booleans take."""
+    return mask.view(torch.uint8).sum(1, dtype=torch.int32)
 
 
 def new_item_metrics(
@@ -89,6 +117,8 @@ def ndcg_of_hits(hits: Tensor, total: Tensor) -> Tensor:
 
 def _nan_as_lowest(scores: Tensor) -> Tensor:
     """Scores with the lowest number in place of NaN, which topk would put first and no comparison finds above."""
+    if not scores.sum().isnan():  # one pass over the scores, where the two below are three
+        return scores
     return scores.masked_fill(scores.isnan(), torch.finfo(scores.dtype).min)
 
 

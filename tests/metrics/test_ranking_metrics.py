@@ -57,6 +57,20 @@ def test_ranking_equals_a_loop_over_tasks(items):
             assert float(got[name][t]) == pytest.approx(wanted[name], abs=1e-6, nan_ok=True), (t, name)
 
 
+def test_ties_are_broken_by_the_random_order_wherever_they_are():
+    """Scores of few levels, against lists that are put in the random order as a whole and sorted stably."""
+    rng = np.random.default_rng(0)
+    scores = torch.from_numpy(rng.integers(0, 30, (40, 90)).astype(np.float32))
+    relevant, shown = (torch.from_numpy(rng.random((40, 90)) < share) for share in (0.1, 0.8))
+    got = ranking_metrics(scores, relevant, shown, generator(7))
+    shuffled = torch.randperm(90, generator=generator(7))
+    for t in range(40):
+        order = [int(i) for i in shuffled if shown[t, i]]
+        order = sorted(order, key=lambda i: -scores[t, i])
+        wanted = naive_ranking(order, {i for i in order if relevant[t, i]})
+        assert float(got["mrr"][t]) == pytest.approx(wanted["mrr"], nan_ok=True), t
+
+
 def test_nothing_relevant_leaves_and_a_perfect_list_is_one():
     scores = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
     relevant = torch.tensor([[False, False, False], [True, True, False]])

@@ -53,7 +53,7 @@ def test_a_run_is_in_the_database_with_its_metrics(command, run):
     keys = {m["key"] for m in shown["metrics"]}
     assert {"loss", "valid", "valid_on_training", "tasks_per_second", "gradient_norm"} <= keys
     steps = [{m["step"] for m in shown["metrics"] if m["key"] == k} for k in ("valid", "valid_on_training")]
-    assert steps[0] == steps[1]
+    assert steps[1] == {min(steps[0])}, "the gap is measured at the first validation and at few of those after it"
     assert shown["config"]["train"]["epochs"] == 2
 
 

@@ -2,12 +2,13 @@
 
 import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from pipelines.commands import train
+from pipelines.commands import stage_progress, train
 from pipelines.console import print_table
 from recsys_meta.store.database import migrate
 from recsys_meta.store.database.clock import utcnow
@@ -16,6 +17,7 @@ from recsys_meta.store.entities.adaptations import NewAdaptation, save_adaptatio
 from recsys_meta.store.entities.events import NewEvent, insert_events
 from recsys_meta.store.tracking.runs import MetricPoint, log_metrics, start_run
 from recsys_meta.training.trainer import TrainStep
+from tests.fixtures.services import wait
 from tests.pipelines.conftest import Command
 
 STRANGE = "[/x] [red]a"
@@ -79,6 +81,35 @@ def test_training_off_a_terminal_prints_lines(monkeypatch):
     first, last = said.getvalue().strip().splitlines()
     assert first.startswith("flagship  step 501 of 600  loss 3.000  valid 0.2500  1,234/s")
     assert last.startswith("flagship  step 600 of 600") and last.endswith("0 s left")
+
+
+def test_the_time_left_is_that_of_steps_alone(monkeypatch):
+    """Half an hour of start-up, then a second a step."""
+    now = iter([1800.0, 1810.0])
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    said = io.StringIO()
+    with Progress(console=Console(file=said, width=80), transient=True) as progress:
+        watch = train.StepProgress(progress, "flagship")
+        step = TrainStep(1, 100, 1, 3.0, 1.0, 100, 100, 1.0, {})
+        for n in (1, 11):
+            watch(replace(step, step=n))
+    first, second = said.getvalue().strip().splitlines()
+    assert "step 1 of 100" in first and "left" not in first, "one step says nothing of the others"
+    assert second.endswith("89 s left")
+
+
+def test_a_stage_off_a_terminal_is_never_silent(monkeypatch):
+    monkeypatch.setattr(stage_progress, "LINE_S", 0.01)
+    said = io.StringIO()
+    with Progress(console=Console(file=said, width=80), transient=True) as progress:
+        with stage_progress.StageProgress(progress) as stages:
+            stages.note("tuning [ease]")
+            wait(lambda: said.getvalue().count("tuning [ease]: 0 s") >= 2)
+            stages.follow("after step 7")
+            wait(lambda: "after step 7: 0 s" in said.getvalue())
+        ended = said.getvalue()
+    assert ended.splitlines()[0] == "tuning [ease]"
+    assert said.getvalue().strip() == ended.strip(), "nothing is said once the command is done"
 
 
 @pytest.fixture
