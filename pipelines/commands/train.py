@@ -74,6 +74,14 @@ def train_command(
             "--from", help="Start from this model's parameters: NAME, NAME@VERSION or the folder of a bundle."
         ),
     ] = None,
+    race: Annotated[
+        bool | None,
+        typer.Option(
+            "--race/--no-race",
+            help="With --from: race the recipe's regularisations from the model's parameters, or take over those "
+            "that it was trained with; by default it races where the model is of another data set.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[
@@ -95,6 +103,8 @@ def train_command(
         raise typer.BadParameter("new or actors", param_hint="--scenario")
     if resume is not None and (recipe or dataset or set_ or from_):
         raise typer.BadParameter("a resumed run keeps its own recipe and data set", param_hint="--resume")
+    if race is not None and from_ is None:
+        raise typer.BadParameter("says what becomes of the race where --from gives a model", param_hint="--race")
     require_writable(None, html)
     workspace = Workspace()
     with training_group() as group:
@@ -120,6 +130,7 @@ def train_command(
                     notify=stages.note,
                     group=group,
                     warm_start=None if from_ is None else workspace.bundle_folder(from_),
+                    race=race,
                 )
     if html is not None:
         _write_report(workspace, result, html)

@@ -19,7 +19,7 @@ from pipelines.experiments.meta_validation import (
     with_meeting_slope,
 )
 from pipelines.experiments.recipe_learner import NEGATIVES, learner_of, needs_sampled_softmax
-from pipelines.experiments.recipe_race import race_recipe
+from pipelines.experiments.recipe_race import inherited_recipe, race_recipe
 from pipelines.experiments.run_ensemble import check_members, fit_run_ensemble
 from pipelines.experiments.run_spec import RunSpec, open_run_inputs, read_run_spec, run_lock
 from pipelines.experiments.thread_count import default_threads, fixed_threads
@@ -86,6 +86,7 @@ def train_run(
     notify: Notify = lambda _: None,
     group: TrainingGroup | None = None,
     warm_start: Path | None = None,
+    race: bool | None = None,
 ) -> TrainingResult:
     """Train a recipe as a new run and return its bundle. With a group this is its first process; see `follow_run`.
 
@@ -93,17 +94,25 @@ def train_run(
     evaluates, "actors" on actor episodes. Raises ConfigError, before the run is recorded, for a learner or a curriculum
     that is unknown, wrongly configured or does not serve the objective, or for a group of more processes than a step
     has tasks. `warm_start` is the folder of a bundle to start from; one of another learner raises ConfigError too.
+    What the recipe's race would choose is then as that model was trained with, unless there is a `race`: by default
+    only where the model is of another data set.
     `tuned` holds baselines that the caller shares with other runs on the same inputs.
     """
     data = inputs.data
     recipe = fitting_recipe(recipe, inputs, notify)
-    if warm_start is not None:
-        trained_part(load_bundle(warm_start), learner_of(recipe, data))
+    model = None if warm_start is None else load_bundle(warm_start)
+    if model is not None:
+        trained_part(model, learner_of(recipe, data))
+        race = model.schema.name != data.schema.name if race is None else race
     if group is not None:
         group.check_tasks(recipe.train.tasks)
     threads = threads or default_threads(1 if group is None else group.local_size)
     with fixed_threads(threads):
-        recipe = race_recipe(recipe, inputs, device if group is None else group.device(device), notify)
+        if model is not None and not race:
+            recipe = inherited_recipe(recipe, inputs, model, notify)
+        else:
+            on = device if group is None else group.device(device)
+            recipe = race_recipe(recipe, inputs, on, notify, model=model)
     with workspace.session() as session:
         row = runs.start_run(
             session,

@@ -2,8 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
+from pipelines.experiments.recipe_race import inherited_recipe
+from pipelines.experiments.training_inputs import training_inputs
+from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.models.bundle import make_bundle
+from recsys_meta.models.learners.ranking.flagship import Flagship, FlagshipConfig
+from recsys_meta.training.recipe import recipe_of
+from tests.fixtures.simulated_datasets import ranking_world
 from tests.pipelines.conftest import SMALL
 
 TRAIN = ("train", "--recipe", "flagship", "--dataset", "simulated-users", *SMALL)
@@ -23,3 +32,30 @@ def test_what_cannot_be_carried_is_refused(command, model):
     said = command("train", "--recipe", "maml", "--dataset", "simulated-users", "--from", model, code=1)
     assert "is of 'flagship', and the recipe trains 'maml'" in said
     assert "keeps its own" in command("train", "--resume", "x", "--from", model, code=2)
+
+
+def test_what_a_race_would_choose_is_as_the_model_was_trained():
+    data = ranking_world(entities=60, items=30, rows=10)
+    learner, train, notes = Flagship(FlagshipConfig(dims=4, towers=1, dropout=0.2)), np.arange(40), list[str]()
+    params = learner.init(data, train, torch.Generator().manual_seed(0))
+    model = make_bundle(learner, params, data, EventIndex.of(data), train, {})
+    settings = {"dims": 4, "towers": 1, "memories": [], "decay": 0.3}
+    race = {"settings": [{"dropout": 0.5}, {"dropout": 0.6}]}
+    recipe = recipe_of({"name": "raced", "learner": "flagship", "config": settings, "race": race})
+    inputs = training_inputs(data, "here", scenario="new", split="seed", seed=0)
+    settled = inherited_recipe(recipe, inputs, model, notes.append)
+    assert (settled.config["dropout"], settled.config["decay"], settled.race.settings) == (0.2, 0.3, ())
+    assert "dropout=0.2" in notes[0] and "decay" not in notes[0]
+
+
+@pytest.mark.slow
+def test_a_race_is_held_from_a_model_where_it_is_asked_for(command, model):
+    race = ("--set", "race.steps=1", "--set", "race.settings=[{dropout=0.5}, {dropout=0.6}]", "--set", "config.dims=8")
+    small = (*race, "--set", "config.towers=1", "--set", "train.most_steps=2", "--set", "ensemble.members=[]")
+    from_model = ("train", "--recipe", "flagship", "--dataset", "simulated-users", "--from", model, *small)
+    assert command.json(*from_model)["config"]["config"]["dropout"] == 0.3
+    assert command.json(*from_model, "--race")["config"]["config"]["dropout"] in (0.5, 0.6)
+
+
+def test_a_race_belongs_to_a_model(command):
+    assert "--from" in command("train", "--dataset", "simulated-users", "--race", code=2)
