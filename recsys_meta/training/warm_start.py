@@ -97,7 +97,7 @@ def carry_parameters(
             anew.append(key)
             continue
         if place is None:
-            result[key] = trained.to(fresh)
+            result[key] = trained.to(fresh, copy=True)  # training changes them in place, and the model stays
             whole.append(key)
             continue
         space, axis = place

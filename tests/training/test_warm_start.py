@@ -46,6 +46,10 @@ def test_the_same_data_carry_everything_that_is_trained(learner, data):
     trained = [k for k in old if not learner.is_frozen(k)]
     assert same({k: made[k] for k in trained}, {k: old[k] for k in trained})
     assert carried.spaces["item"] == (60, 60) and not carried.anew
+    kept = {k: v.clone() for k, v in old.items()}
+    for key in trained:
+        made[key] += 1  # as the optimiser does, in place
+    assert same(old, kept)
 
 
 def test_known_items_keep_their_rows_and_new_ones_start_from_content(learner, data):
