@@ -29,7 +29,7 @@ Rank = Callable[[State], Tensor]
 
 def rank_in_batch_of(least: int, rank: Rank, state: State) -> Tensor:
     """Rank T states in a batch of at least so many; return their scores [T, C]."""
-    tasks = len(next(iter(state.values())))
+    tasks = next(iter(state.values())).shape[0]
     if tasks >= least:
         return rank(state)
     # Concatenated, not indexed: for one entity that takes a quarter of the time.

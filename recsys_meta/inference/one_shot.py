@@ -10,7 +10,7 @@ from recsys_meta.inference.ranking.item_catalog import ScoredItem
 from recsys_meta.inference.ranking.list_builder import ListRequest, shortfall
 from recsys_meta.inference.ranking.list_cursor import ListPosition
 from recsys_meta.inference.recommender import Recommender
-from recsys_meta.inference.requests.entity import EntityRequest, QueryContext
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, QueryContext
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class RecommendedList:
     """A list for one entity, and how it came about.
 
     served_by: adapted or prior; unknown_items: items that the model lacks; unknown_features: names of features of
-    which the model lacks the value; support_digest: digest of the support; end: the position of the last item where
-    more items follow it; shortfall: why the list has fewer items than were asked for.
+    which the model lacks the value; entity: what was adapted to; end: the position of the last item where more items
+    follow it; shortfall: why the list has fewer items than were asked for.
     """
 
     items: list[ScoredItem]
@@ -28,9 +28,14 @@ class RecommendedList:
     unknown_items: tuple[str, ...]
     unknown_features: tuple[str, ...]
     milliseconds: float
-    support_digest: str
+    entity: EncodedEntity
     end: ListPosition | None
     shortfall: str | None = None
+
+    @property
+    def support_digest(self) -> str:
+        """Digest of the support."""
+        return self.entity.digest
 
 
 def recommend(
@@ -58,7 +63,7 @@ def recommend(
         tuple(unknown_items),
         tuple(recommender.encoder.unknown_features(entity.features)),
         1000 * (time.perf_counter() - start),
-        entity.digest,
+        entity,
         end,
         shortfall(list_request, len(items), entity, query),
     )

@@ -109,10 +109,10 @@ def _head(name: str, code: int, narrow: int, shape: tuple[int, ...]) -> bytes:
 
 def _levels(leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Quantize a leaf to levels of -127 to 127 and the scale of each row [..., 1], both float32."""
-    most = np.abs(leaf).max(-1, keepdims=True, initial=0)
+    most = np.maximum.reduce(np.abs(leaf), axis=-1, keepdims=True, initial=0)
     # The greatest of a row stays at the last level whichever way its scale was rounded: half a level is more.
     scale = _bfloat16(most / np.float32(_LEVELS))
-    level = np.rint(leaf / np.where(scale > 0, scale, np.float32(1)))
+    level = np.rint(leaf / (scale + (scale == 0)))
     return np.minimum(np.maximum(level, -_LEVELS), _LEVELS) + np.float32(0), scale  # no -0.0
 
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -107,6 +109,19 @@ class EvidenceMixture:
     evidence: Tensor
     weight: FloatArray
     gain: FloatArray
+
+
+def constant_mixture(evidence: Tensor, weight: float = 0.0, gain: float = 1.0) -> EvidenceMixture:
+    """Return the mixture with the same weight and gain for all entities; without them, the evidence alone."""
+    tasks = evidence.shape[0]
+    return EvidenceMixture(evidence, _constant(weight, tasks), _constant(gain, tasks))
+
+
+@lru_cache(maxsize=256)  # one entity after another is ranked with the same numbers
+def _constant(value: float, count: int) -> FloatArray:
+    numbers = np.full(count, value, np.float32)
+    numbers.flags.writeable = False
+    return numbers
 
 
 @runtime_checkable

@@ -27,7 +27,7 @@ from recsys_meta.inference.ranking.fresh_slots import (
 )
 from recsys_meta.inference.ranking.item_catalog import ItemCatalog, ScoredItem
 from recsys_meta.inference.ranking.list_cursor import ListPosition
-from recsys_meta.inference.ranking.topk import TopK, top_k, top_k_rows
+from recsys_meta.inference.ranking.topk import TopK, top_k_array, top_k_rows
 from recsys_meta.inference.requests.encoder import RequestEncoder
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityCatalogSpec, QueryContext, RawFeatures
 from recsys_meta.inference.requests.query_context import EncodedQuery, QueryEncoder
@@ -233,7 +233,7 @@ class ListBuilder:
         values = scores.numpy()
         candidate_scores = values.copy()
         candidate_scores[:FIRST] = -np.inf
-        if entity_catalog is None:
+        if entity_catalog is None and len(self.catalog.hidden_ids):
             candidate_scores[self.catalog.hidden_ids] = -np.inf
         if mask is not None:
             candidate_scores[~mask.numpy()] = -np.inf
@@ -242,12 +242,12 @@ class ListBuilder:
             candidate_scores[(values > score) | ((values == score) & (np.arange(len(values)) <= last))] = -np.inf
         if exclude:
             candidate_scores[list(exclude)] = -np.inf
-        rest = torch.from_numpy(candidate_scores)
         if candidates is None:
-            return self.catalog.to_items(top_k(rest, n), entity_catalog)
+            return self.catalog.to_items(top_k_array(candidate_scores, n), entity_catalog)
         # Of few among many only these are looked at.
-        ids = torch.tensor(sorted({c for c in candidates if c >= FIRST}), dtype=torch.int64)
-        return self.catalog.to_items([(score, int(ids[i])) for score, i in top_k(rest[ids], n)], entity_catalog)
+        ids = np.array(sorted({c for c in candidates if c >= FIRST}), np.int64)
+        best = [(score, int(ids[i])) for score, i in top_k_array(candidate_scores[ids], n)]
+        return self.catalog.to_items(best, entity_catalog)
 
     def top_k_batch(self, scores: Tensor, n: int, entities: Sequence[EncodedEntity]) -> list[list[ScoredItem]]:
         """Select the n best of scores [T, C] for each of T entities, as `build` does for a request of n items."""

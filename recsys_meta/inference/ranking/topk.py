@@ -9,6 +9,9 @@ from torch import Tensor
 
 from recsys_meta.core.types import FloatArray
 
+LEAST = np.finfo(np.float32).min
+"""The lowest score above minus infinity."""
+
 MIN_PILES, MAX_PILES, PILE_SIZE = 64, 2048, 32
 """Piles that the scores of a row are dealt to: so many that each gets `PILE_SIZE` scores, within bounds."""
 
@@ -18,15 +21,26 @@ TopK = list[tuple[float, int]]
 
 def top_k(scores: Tensor, n: int) -> TopK:
     """Select the n best of scores [C]; fewer where fewer are above minus infinity."""
-    return top_k_rows(scores[None], n)[0]
+    return top_k_array(scores.numpy(), n)
+
+
+def top_k_array(values: FloatArray, n: int) -> TopK:
+    """Select what `top_k` selects from an array [C]."""
+    n = min(n, len(values))
+    if not n:
+        return []
+    position = (values >= lower_bounds(values[None], n)).nonzero()[0]
+    high = values[position]
+    order = np.argsort(-high, kind="stable")[:n]
+    return list(zip(high[order].tolist(), position[order].tolist(), strict=True))
 
 
 def top_k_rows(scores: Tensor, n: int) -> list[TopK]:
     """Select the n best of each row of scores [T, C]; fewer where fewer are above minus infinity."""
     n = min(n, scores.shape[1])
-    if not n:
-        return [[] for _ in scores]
     values = scores.numpy()
+    if not n or len(values) == 1:
+        return [top_k_array(row, n) for row in values]
     tasks, size = values.shape
     # In flat order, so by row and by position: a stable sort keeps ties that way.
     flat = np.flatnonzero(values >= lower_bounds(values, n)[:, None])
@@ -48,5 +62,5 @@ def lower_bounds(values: FloatArray, n: int) -> FloatArray:
     if deals > 1:
         values = values[:, : piles * deals].reshape(tasks, deals, piles).max(1)
     nth = values.shape[1] - n
-    bounds: FloatArray = np.maximum(np.partition(values, nth, axis=1)[:, nth], np.finfo(values.dtype).min)
+    bounds: FloatArray = np.maximum(np.partition(values, nth, axis=1)[:, nth], LEAST)
     return bounds

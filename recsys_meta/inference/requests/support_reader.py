@@ -83,7 +83,24 @@ class SupportReader:
         unknown = tuple(name for name in entity.unknown_items if name not in self.new_ids)
         return replace(entity, seen_items=entity.seen_items | met, unknown_items=unknown)
 
+    def _read_plain_events(self, events: Sequence[Interaction], features: RawFeatures) -> EncodedEntity:
+        """Encode events of which only the item is said, as most are: each is a like, and their order says nothing."""
+        ids = {self.item_ids.get(event.item, UNKNOWN) for event in events}
+        known = ids - {UNKNOWN}
+        items = tuple(sorted(known))
+        unknown = {event.item for event in events if event.item not in self.item_ids} if len(ids) > len(known) else ()
+        return EncodedEntity(items, (1.0,) * len(items), frozenset(items), tuple(sorted(unknown)), features)
+
+    def _are_plain(self, events: Sequence[Interaction]) -> bool:
+        """True for events of a ranking of which only the item is said and counts."""
+        if self.schema.objective != "ranking" or self.keeps_order or self.fields.row_fields:
+            return False
+        said = any(label is not None or time is not None or context for _, label, time, context, _ in events)
+        return not said and len(events) <= MAX_SUPPORT
+
     def _read_last_events(self, events: Sequence[Interaction], features: RawFeatures) -> EncodedEntity:
+        if self._are_plain(events):
+            return self._read_plain_events(events, features)
         last: dict[int, tuple[float, float, str]] = {}
         contexts: dict[int, RawFeatures] = {}
         unknown = set()

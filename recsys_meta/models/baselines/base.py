@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import IntArray, Interactions, Params, State, Support
 from recsys_meta.models.functional.losses import logistic_loss, softmax_loss, squared_error
-from recsys_meta.models.protocols import EvidenceMixture, PredictorConfig
+from recsys_meta.models.protocols import EvidenceMixture, PredictorConfig, constant_mixture
 
 RANKING_OBJECTIVES: frozenset[Objective] = frozenset({"ranking"})
 LABEL_OBJECTIVES: frozenset[Objective] = frozenset({"rating", "click"})
@@ -136,5 +135,4 @@ class BaselineConfig(PredictorConfig, ABC):
 
 def mix_evidence(evidence: Tensor, weight: float, gain: float = math.nan) -> EvidenceMixture:
     """Mixture with the same weight and gain for all entities."""
-    shape = len(evidence)
-    return EvidenceMixture(evidence, np.full(shape, weight, np.float32), np.full(shape, gain, np.float32))
+    return constant_mixture(evidence, weight, gain)

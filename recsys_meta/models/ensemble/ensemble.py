@@ -34,6 +34,7 @@ from recsys_meta.models.protocols import (
     PredictorConfig,
     UncertainPredictor,
     WarmStartPredictor,
+    constant_mixture,
 )
 
 
@@ -102,7 +103,7 @@ class Ensemble:
 
     def adapt(self, body: Params, support: Support) -> State:
         """States of the members under `<member>/`, and the numbers of support rows, size [T] int64."""
-        state: State = {"size": support.rows.mask.sum(1)}
+        state: State = {"size": support.rows.sizes}
         used = self.members_with_weight(state["size"])
         for i, member in enumerate(self.members):
             state |= add_prefix(i, _adapt_member(member, select_prefix(body, i), support, is_used=i == 0 or i in used))
@@ -152,9 +153,7 @@ class Ensemble:
         """Score the catalogue as a mixture of a member; scores are their own evidence where it has no mixture."""
         if i in self._mixes:
             return self._mixes[i].mixture(body, state)
-        scores = self.members[i].rank(body, state)
-        none = np.zeros(len(scores), np.float32)
-        return EvidenceMixture(scores, none, none + 1)
+        return constant_mixture(self.members[i].rank(body, state))
 
     def _add_scores(self, state: State, scores: Callable[[int, Predictor], Tensor]) -> Tensor:
         """Add up scores(i, member) [T, R] of the members that have a weight for any of the tasks, and the bias."""
@@ -176,11 +175,19 @@ class Ensemble:
 
     def members_with_weight(self, size: Tensor) -> list[int]:
         """Find the members that have a weight at one of the support sizes [T]."""
-        return np.flatnonzero(self._has_weight[self._row(size)].any(0)).tolist()
+        row = self._row(size)
+        if len(row) == 1:  # a list that is held costs a tenth of a search
+            return self._used_members[row[0]]
+        return np.flatnonzero(self._has_weight[row].any(0)).tolist()
 
     def is_used(self, i: int) -> bool:
         """Return True for a member that has a weight at any support size."""
         return bool(self._has_weight[:, i].any())
+
+    @cached_property
+    def _used_members(self) -> list[list[int]]:
+        """Members that have a weight, by support size."""
+        return [np.flatnonzero(mask).tolist() for mask in self._has_weight]
 
     @cached_property
     def _has_weight(self) -> npt.NDArray[np.bool_]:
@@ -208,7 +215,7 @@ class WarmStartEnsemble(Ensemble):
 
     def adapt_from(self, body: Params, start: State, support: Support) -> State:
         """State of `adapt`, from a start of `start`."""
-        state: State = {"size": support.rows.mask.sum(1)}
+        state: State = {"size": support.rows.sizes}
         state |= add_prefix(0, self._first.adapt_from(select_prefix(body, 0), select_prefix(start, 0), support))
         used = self.members_with_weight(state["size"])
         for i, member in enumerate(self.members[1:], 1):

@@ -74,7 +74,7 @@ def fold_in(body: Params, vectors: Tensor, weight: Tensor, *, gain: float, targe
     """
     if not vectors.shape[1]:
         return body["fold.mean"].expand(len(vectors), -1)
-    tables = {name: body[f"fold.{name}"] for name in ("precision", "inverse", "start", "mean")}
+    tables = {name: body["fold." + name] for name in ("precision", "inverse", "start", "mean")}
     if vectors.device.type != "cpu":
         w: Tensor = _fold_in(torch.linalg.solve, torch.where, tables, vectors, weight, gain, target)
         return w

@@ -20,7 +20,7 @@ def batch_invariant_product(rows: Tensor, table: Tensor) -> Tensor:
     is a product with the table of its own. That is what one entity costs least by: a product of matrices packs the
     table first, which takes four times as long as reading it.
     """
-    if len(rows) > MOST_ROWS or rows.requires_grad or table.requires_grad or not is_readable(rows):
+    if rows.shape[0] > MOST_ROWS or rows.requires_grad or table.requires_grad or not is_readable(rows):
         return rows @ table
     return torch.from_numpy(np.matmul(rows.numpy()[:, None], table.numpy())[:, 0])
 

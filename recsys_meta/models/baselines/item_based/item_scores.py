@@ -12,13 +12,24 @@ from torch import Tensor
 
 from recsys_meta.core.types import FIRST, FloatArray, IntArray, Interactions, Params, State
 from recsys_meta.models.baselines.base import mix_evidence
+from recsys_meta.models.functional.host_reads import is_readable
 from recsys_meta.models.functional.linear_algebra import batch_invariant_product
 from recsys_meta.models.protocols import EvidenceMixture
 
 
 def distinct_weights(rows: Interactions) -> Tensor:
     """Return the weight [T, S] float32 of each row: 1 for the first row of every known item, else 0."""
-    return rows.is_new_item.to(rows.label.dtype)
+    is_new_item = rows.is_new_item
+    if not is_readable(is_new_item):
+        return is_new_item.to(rows.label.dtype)
+    return torch.from_numpy(is_new_item.numpy().astype(np.float32))
+
+
+def gather_vectors(table: Tensor, rows: Interactions) -> Tensor:
+    """Gather the vectors [T, S, D] of the rows' items from a table [C, D]. Not differentiated."""
+    if not is_readable(table):
+        return table[rows.item]
+    return torch.from_numpy(table.detach().numpy().take(rows.item.numpy(), 0))  # for one entity half of torch's time
 
 
 def locate_support(body: Params, rows: Interactions) -> State:

@@ -27,6 +27,7 @@ from recsys_meta.models.baselines.item_based.item_scores import (
     distinct_weights,
     factor_evidence,
     factor_tables,
+    gather_vectors,
     mix_with_popularity,
 )
 from recsys_meta.models.functional.gaussian_posterior import fit_gaussian, fold_in, fold_in_tables
@@ -80,7 +81,7 @@ class Ials(FactorEvidence, BaselineConfig):
 
     def adapt(self, body: Params, support: Support) -> State:
         weight = distinct_weights(support.rows)
-        vectors = body["items"][support.rows.item]
+        vectors = gather_vectors(body["items"], support.rows)
         return {"vector": fold_in(body, vectors, weight, gain=self.confidence - 1, target=self.confidence)}
 
     def rank(self, body: Params, state: State) -> Tensor:
@@ -124,7 +125,7 @@ class IalsPrior(Ials):
 
     def adapt(self, body: Params, support: Support) -> State:
         weight = distinct_weights(support.rows)
-        vectors = body["items"][support.rows.item]
+        vectors = gather_vectors(body["items"], support.rows)
         return {"vector": fold_in(body, vectors, weight, gain=10.0, target=11.0)}
 
 

@@ -78,7 +78,7 @@ from recsys_meta.models.learners.ranking.memory_gates import (
 )
 from recsys_meta.models.learners.ranking.memory_logits import memory_logits
 from recsys_meta.models.learners.ranking.push_gate import search_push
-from recsys_meta.models.protocols import EvidenceMixture, ParamGroup
+from recsys_meta.models.protocols import EvidenceMixture, ParamGroup, constant_mixture
 
 CALIBRATION_SIZE = 5
 """Support size, in rows, at which the scales of the memories' logits are measured."""
@@ -215,6 +215,8 @@ class Flagship:
 
     def rank(self, body: Params, state: State) -> Tensor:
         scores = self._tower_logits(body, state)
+        if not self.config.memories:
+            return scores
         for kind, gate, scale in zip(self.config.memories, body["gate"], body["spread"], strict=True):
             if may_hold(gate[0] > 0) and any(k.startswith(f"memory.{kind}.") for k in body):
                 weight = gate_weight(kind, gate, state["size"].float())
@@ -239,8 +241,7 @@ class Flagship:
         return mean
 
     def mix(self, state: State, evidence: Tensor) -> EvidenceMixture:
-        none = np.zeros(len(evidence), np.float32)
-        return EvidenceMixture(evidence, none, none + 1)
+        return constant_mixture(evidence)
 
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return self.rank(body, state).gather(1, rows.item)

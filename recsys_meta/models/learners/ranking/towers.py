@@ -92,7 +92,8 @@ def step_from_start(body: Params, start: State, support: Support) -> State:
     twice as fast.
     """
     # In NumPy: for one entity its operations cost a third of torch's, and it adds rows up one after another.
-    item, mask = support.rows.item.numpy(), support.rows.mask.numpy() & (support.rows.item.numpy() >= FIRST)
+    item = support.rows.item.numpy()
+    mask = support.rows.mask.numpy() & (item >= FIRST)
     size, z = mask.sum(1), start["z"].numpy()
     if item.shape[1]:
         mean = _mean_vectors(body["vectors"].numpy(), item, mask, size)
@@ -110,8 +111,10 @@ def step_from_start(body: Params, start: State, support: Support) -> State:
 
 def _mean_vectors(vectors: FloatArray, item: np.ndarray, mask: np.ndarray, size: np.ndarray) -> FloatArray:
     """Mean [T, H, D] of the vectors of each support's items; 0 without rows."""
-    total = (vectors[:, item, :-1] * mask[:, :, None]).sum(2).transpose(1, 0, 2)
-    mean: FloatArray = total / np.maximum(size, 1).astype(np.float32)[:, None, None]
+    rows = vectors[:, item, :-1]
+    if not mask.all():
+        rows *= mask[:, :, None]
+    mean: FloatArray = rows.sum(2).transpose(1, 0, 2) / np.maximum(size, 1).astype(np.float32)[:, None, None]
     return mean
 
 
