@@ -41,7 +41,8 @@ def build_predictor(name: str, config: Mapping[str, Any]) -> Predictor:
 def packages_of(predictor: Predictor) -> dict[str, str]:
     """Return the packages, by the names they register, that a predictor or its members need beside this one."""
     config = predictor.config
-    names = [predictor.name, *([m.predictor for m in config.members] if isinstance(config, EnsembleConfig) else [])]
+    members = getattr(config, "members", ())
+    names = [predictor.name, *(m.predictor if isinstance(m, EnsembleMember) else m.learner for m in members)]
     packages = {name: LEARNERS.package(name) or BASELINES.package(name) for name in names}
     return {name: package for name, package in packages.items() if package is not None}
 

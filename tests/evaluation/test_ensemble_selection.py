@@ -11,11 +11,11 @@ from recsys_meta.episodes.splits import split_by_seed
 from recsys_meta.evaluation.baseline_tuning import fit_tuned
 from recsys_meta.evaluation.cold_start import cold_start
 from recsys_meta.evaluation.ensemble import fit_ensemble
-from recsys_meta.evaluation.ensemble.candidate_scores import NEAREST_TOP, candidate_scores, concatenate_candidates
 from recsys_meta.evaluation.ensemble.greedy_selection import prune_members, restrict_weights, select_weights
 from recsys_meta.evaluation.ensemble.member_predictions import BaselinePredictions
 from recsys_meta.evaluation.ensemble.stacking import RowScores, fit_stacking, prune_stacking
 from recsys_meta.metrics.ranking_metrics import ndcg
+from recsys_meta.models.functional.candidate_scores import NEAREST_TOP, candidate_scores, concatenate_candidates
 from recsys_meta.models.functional.score_forms import standardize, top_heavy
 from tests.models.baselines.cases import rows, simulated_dataset
 

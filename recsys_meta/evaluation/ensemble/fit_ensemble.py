@@ -19,11 +19,6 @@ from recsys_meta.core.schema import Order
 from recsys_meta.core.types import FloatArray, IntArray, Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.baseline_tuning import TunedBaseline
-from recsys_meta.evaluation.ensemble.candidate_scores import (
-    CandidateScores,
-    candidate_scores,
-    concatenate_candidates,
-)
 from recsys_meta.evaluation.ensemble.greedy_selection import prune_members, restrict_weights, select_weights
 from recsys_meta.evaluation.ensemble.member_predictions import (
     BaselinePredictions,
@@ -35,6 +30,11 @@ from recsys_meta.evaluation.validation_episodes import draw_episodes, sample_ent
 from recsys_meta.models.baselines import PerShotBaseline, make_per_shot
 from recsys_meta.models.ensemble import Ensemble, EnsembleConfig, EnsembleMember, make_ensemble
 from recsys_meta.models.ensemble.ensemble import member_params
+from recsys_meta.models.functional.candidate_scores import (
+    CandidateScores,
+    candidate_scores,
+    concatenate_candidates,
+)
 from recsys_meta.models.functional.score_forms import RANKING_FORMS
 from recsys_meta.models.protocols import Predictor
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FloatArray, IntArray
-from recsys_meta.evaluation.ensemble.candidate_scores import CandidateScores
 from recsys_meta.evaluation.ensemble.pruning import PRUNING_ERRORS, is_clear_loss, mean_loss
+from recsys_meta.models.functional.candidate_scores import CandidateScores
 from recsys_meta.models.functional.score_forms import RANKING_FORMS
 
 BAGS = 8

@@ -34,6 +34,7 @@ from recsys_meta.models.learners.gradient.reptile import Reptile
 from recsys_meta.models.learners.maml.maml import Maml
 from recsys_meta.models.learners.mixture import ClickMixture
 from recsys_meta.models.learners.ranking.flagship import Flagship
+from recsys_meta.models.learners.selection.selector import LearnerSelector
 from recsys_meta.models.learners.warm_up.cvar import Cvar
 from recsys_meta.models.learners.warm_up.meta_embedding import MetaEmbedding
 from recsys_meta.models.learners.warm_up.mwuf import Mwuf
@@ -42,6 +43,7 @@ from recsys_meta.models.plugin_faults import learner_fault
 _BUILTIN: dict[str, type[Any]] = {
     "flagship": Flagship,
     "click-blend": ClickMixture,
+    "selector": LearnerSelector,
     "bernoulli": BernoulliPosterior,
     "gaussian-posterior": GaussianPosteriorLearner,
     "choice": ConditionalLogit,

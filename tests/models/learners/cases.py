@@ -102,6 +102,16 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             ]
         }
     },
+    "selector": {
+        "ranking": {
+            "members": [{"learner": "prototypical", "config": {"dims": 8}}, {"learner": "maml", "config": {"dims": 8}}]
+        },
+        "click": {
+            "objective": "click",
+            "dropout": 0.1,
+            "members": [{"learner": "lwa", "config": {"dims": 8}}, {"learner": "ridge-head", "config": {"dims": 8}}],
+        },
+    },
     "din": {"all": {"adapts": "all", "rate": 0.05}, "head": {"adapts": "head", "rate": 0.1, "order": 2}},
     "mwuf": {"deepfm": BASED},
     "ridge-head": {"ranking": {"dims": 8}, "rating": {"dims": 8, "objective": "rating"}},

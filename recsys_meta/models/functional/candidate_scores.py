@@ -47,7 +47,10 @@ class CandidateScores:
         used = torch.nonzero(weights).flatten()
         if not len(used):
             return torch.zeros(len(self.relevant))
-        scores = torch.einsum("f,fvn->vn", weights[used], self.forms[used])
+        return self.ndcg_of(torch.einsum("f,fvn->vn", weights[used], self.forms[used]))
+
+    def ndcg_of(self, scores: Tensor) -> Tensor:
+        """Compute nDCG@50 [V] of scores [V, N] of the candidates, -inf where there is none."""
         top = scores.topk(min(DEPTH, scores.shape[1]), dim=1).indices
         return (self.gain.gather(1, top) * _discount(top.shape[1])).sum(1) / self._ideal
 

@@ -1,0 +1,1 @@
+"""Choice of a learner, or of a mixture of learners, for each newcomer."""
