@@ -77,6 +77,7 @@ def start_or_resume(
         group,
         carry if is_carried else None,
     )
+    run.validates_start = bool(spec.warm_start)
     if group is not None:
         checkpoint = group.first_checkpoint(checkpoint)
     if checkpoint is not None:

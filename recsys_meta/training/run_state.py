@@ -30,7 +30,8 @@ from recsys_meta.training.training_group import TrainingGroup
 
 @dataclass
 class TrainingRun:
-    """State of a training run between two steps."""
+    """State of a training run between two steps. `validates_start`: what it starts from may be its best already, as
+    after a warm start."""
 
     learner: Learner
     recipe: Recipe
@@ -51,6 +52,7 @@ class TrainingRun:
     validations_without_gain: int = 0
     stop_reason: str = ""
     rate_factor: float = 1.0
+    validates_start: bool = False
 
     def __post_init__(self) -> None:
         self.row_updates = RowUpdates(self.optimiser, self.params)

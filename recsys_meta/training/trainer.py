@@ -162,6 +162,7 @@ def _with_episode(index: EventIndex, train: IntArray) -> IntArray:
 
 def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
     """Train until the epochs are over, or meta-validation has not gained for `patience` validations or gives no number.
+    What a warm start begins with is validated before the first step.
 
     `validate` maps the current parameters to a value where higher is better. Raises DivergedError if loss or
     meta-gradient is not finite; parameters and optimiser are then as before the failed step.
@@ -170,6 +171,8 @@ def fit(run: TrainingRun, validate: Validate) -> Iterator[TrainStep]:
     began, tasks = time.perf_counter(), 0
     if run.sampler.needs_difficulty:
         run.sampler.set_difficulty(task_difficulty(run))
+    if run.validates_start and run.step == 0:
+        _run_validation(run, validate)
     while run.step < run.steps and not run.stop_reason:
         draw = run.sampler.sample(settings.tasks, run.generator)
         batch = sample_batch(run.data, run.index, draw, run.recipe.episodes, run.generator, run.step)

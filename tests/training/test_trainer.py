@@ -46,6 +46,15 @@ def equal(a, b):
     return a.step == b.step and a.counters == b.counters and same(a.tensors, b.tensors)
 
 
+def test_the_start_of_a_warm_start_may_be_the_best(world):
+    values = iter([3.0, 1.0, 2.0])
+    run = begin(world, recipe(epochs=2, tasks=20))
+    start = {k: v.detach().clone() for k, v in run.params.items()}
+    run.validates_start = True
+    assert [step.valid for step in fit(run, lambda _: next(values))][-1] == 2.0
+    assert run.best == 3.0 and same(run.best_params_or_last(), start)
+
+
 # Resuming
 
 
