@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -34,12 +34,14 @@ from api.telemetry.adaptation_diagnostics import DiagnosticsWorker
 from api.telemetry.impression_log import ImpressionLog
 from api.telemetry.metrics import ServerMetrics
 from recsys_meta.core.errors import RecsysMetaError
+from recsys_meta.inference.ranking.fresh_slots import FreshPolicy
 from recsys_meta.store.access import api_keys as stored_keys
 from recsys_meta.store.access.tables import ApiKeyRecord
 from recsys_meta.store.background_writer import BackgroundWriter, database_sink
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.memory_cache import MemoryCache
 from recsys_meta.store.cache.redis_cache import RedisCache
+from recsys_meta.store.config_entries import parse_fresh_policies
 from recsys_meta.store.database import migrate
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.installation.installation_key import CURSORS, derived_key, installation_key
@@ -61,7 +63,8 @@ half of the latency's tail."""
 
 @dataclass(frozen=True)
 class AppContainer:
-    """Connections, caches, models and background workers of one process. `prepared`: folder of prepared data sets."""
+    """Connections, caches, models and background workers of one process. `prepared`: folder of prepared data sets;
+    `fresh`: places for new items by the name of a model."""
 
     database: AsyncDatabase
     redis: RedisCache | None
@@ -83,6 +86,7 @@ class AppContainer:
     keys: ApiKeyStore
     snapshot: RegistrySnapshot
     prepared: Path
+    fresh: Mapping[str, FreshPolicy]
 
     def degraded_dependencies(self, *, profile: bool = True, model: bool = True) -> list[str]:
         """Names of the dependencies that a response does without, counted in the metrics: database (also where
@@ -198,6 +202,7 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
         keys=keys,
         snapshot=RegistrySnapshot(settings.home.resolve() / "live-models.json", models, log, settings.sketch_from),
         prepared=settings.prepared.resolve(),
+        fresh=parse_fresh_policies(settings.fresh),
     )
 
 

@@ -13,8 +13,8 @@ from recsys_meta.inference.requests.entity import QueryContext
 from recsys_meta.wire.requests import Filter, FreshOptions, ItemWithFeatures, QueryContextInput, RecommendationRequest
 
 
-def to_list_request(body: RecommendationRequest) -> ListRequest:
-    """Convert a validated body to the request for its list."""
+def to_list_request(body: RecommendationRequest, default: FreshPolicy | None = None) -> ListRequest:
+    """Convert a validated body to the request for its list; without places for new items it has the default ones."""
     history = (body.moment and body.moment.history) or ()
     return ListRequest(
         body.n,
@@ -24,7 +24,7 @@ def to_list_request(body: RecommendationRequest) -> ListRequest:
         body.include_seen,
         None if body.moment is None else _query_context(body.moment),
         _item_features(chain(body.candidates or (), history)),
-        None if body.fresh is None else _fresh_policy(body.fresh),
+        default if body.fresh is None else _fresh_policy(body.fresh),
     )
 
 

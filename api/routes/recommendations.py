@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -33,7 +35,7 @@ from api.inference.micro_batcher import BatchResult
 from api.inference.state_resolver import Source, StateRequest, StateResolution, list_expired
 from recsys_meta.core.types import FIRST, State
 from recsys_meta.inference.insight.explanations import ItemExplanation, explain_items
-from recsys_meta.inference.ranking.fresh_slots import FreshDraw
+from recsys_meta.inference.ranking.fresh_slots import FreshDraw, FreshPolicy
 from recsys_meta.inference.ranking.item_catalog import ScoredItem
 from recsys_meta.inference.ranking.list_builder import ItemList, ListRequest, shortfall
 from recsys_meta.inference.ranking.list_cursor import (
@@ -74,11 +76,12 @@ async def recommend(request: Request) -> Response:
     container, body, raw = await authorize_and_parse(request, "read", RecommendationRequest)
     cursor = _read_cursor(body.cursor, container.profiles.cursor_key.value) if body.cursor else None
     call = await open_request(body.model, body.entity, request, container, cursor.version if cursor else None)
-    key = None if body.fresh is not None else _list_key(call, raw)
+    default = None if "fresh" in body.model_fields_set else _default_policy(call, cursor)
+    key = None if body.fresh or default else _list_key(call, raw)
     cache_entry = None if key is None else await container.resolver.cached_list(key, call.entity_context)
     if cache_entry is not None:
         return _cached_response(call, *cache_entry)
-    page = _open_page(call, body, cursor)
+    page = _open_page(call, body, cursor, default)
     if cursor is not None:
         await _check_cursor(page, cursor, (body.model or "").partition("@")[2])
     resolution = await _resolve(page)
@@ -151,9 +154,20 @@ class _PageRequest(NamedTuple):
         return self.cursor is None or self.cursor.is_current(self.entity)
 
 
-def _open_page(call: RequestContext, body: RecommendationRequest, cursor: ListCursor | None) -> _PageRequest:
+def _default_policy(call: RequestContext, cursor: ListCursor | None) -> FreshPolicy | None:
+    """Places for new items that the installation gives the model: none where there are no new ones, nor on a further
+    page. What is drawn for them is drawn anew for each list."""
+    policy = call.container.fresh.get(call.model.name)
+    if policy is None or cursor is not None or call.model.recommender.new_items is None:
+        return None
+    return replace(policy, seed=secrets.randbits(53))
+
+
+def _open_page(
+    call: RequestContext, body: RecommendationRequest, cursor: ListCursor | None, default: FreshPolicy | None
+) -> _PageRequest:
     """Read the entity and the list that a body asks for. Raises DataError for what the model cannot read."""
-    request = to_list_request(body)
+    request = to_list_request(body, default)
     entity = read_support(call.model, call.entity_context, body.entity, body.events)
     entity, query = call.model.recommender.lists.encode_query(entity, request)
     return _PageRequest(call, request, entity, query, cursor)

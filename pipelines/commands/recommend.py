@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,12 +30,14 @@ from recsys_meta.core.atomic_io import sha256
 from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.inference.new_items.stored_items import StoredItem
 from recsys_meta.inference.one_shot import RecommendedList, recommend
+from recsys_meta.inference.ranking.fresh_slots import FreshPolicy
 from recsys_meta.inference.ranking.list_cursor import ListScope, write_cursor
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction, QueryContext
 from recsys_meta.inference.requests.stored_events import merge_events
 from recsys_meta.models.bundle import load_bundle
 from recsys_meta.store.cache.keys import owner_key
+from recsys_meta.store.config_entries import parse_fresh_policies, parse_fresh_policy
 from recsys_meta.store.entities import profiles
 from recsys_meta.store.installation.installation_key import CURSORS, derived_key, installation_key
 
@@ -49,6 +53,13 @@ def recommend_command(
     at: Annotated[str | None, typer.Option(help="Where: latitude,longitude.")] = None,
     candidates: Annotated[str | None, typer.Option(help="Rank these items only, separated by commas.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, max=1000)] = 10,
+    fresh: Annotated[
+        str | None,
+        typer.Option(
+            help="Places for new items: slots=2, share=0.1 or slots=2:events=50; none. Default: RECSYS_META_FRESH."
+        ),
+    ] = None,
+    fresh_seed: Annotated[int | None, typer.Option(min=0, help="Seed of what is drawn for these places.")] = None,
     as_json: Json = False,
 ) -> None:
     """Adapt to one newcomer and rank the catalogue: the same answer as the API's, without a server."""
@@ -71,17 +82,18 @@ def recommend_command(
         with workspace.reading() as session:
             profile = profiles.read_stored_profile(session, bundle.schema.kind, entity)
         request = merge_events(recommender.reader, *profile, request)
+    policy = _fresh_policy(workspace, recommender, model.partition("@")[0], fresh, fresh_seed)
     only = None if candidates is None else [c.strip() for c in candidates.split(",") if c.strip()]
     # As a server does: several threads add up in another order, and the list shall be the same to the last bit.
     with fixed_threads(1):
-        result = recommend(recommender, request, n, only, query_context)
+        result = recommend(recommender, request, n, only, query_context, policy)
     name = model.partition("@")[0]
     if as_json:
         owner = "" if entity is None else owner_key(bundle.schema.kind, entity)
         scope = ListScope(bundle.version, owner, query_context)
         with workspace.reading() as session:
             secret = derived_key(installation_key(session), CURSORS)
-        print_json(list_json(result, name, bundle.version, variant, next_cursor(result, scope, secret)))
+        print_json(list_json(result, name, bundle.version, variant, next_cursor(result, scope, secret), policy))
         return
     title = f"{name}@{bundle.version}: {result.served_by}, {result.support_size} events"
     print_table(
@@ -125,10 +137,17 @@ def next_cursor(result: RecommendedList, scope: ListScope, secret: bytes) -> str
 
 
 def list_json(
-    result: RecommendedList, model: str, version: str, variant: str | None, cursor: str | None
+    result: RecommendedList,
+    model: str,
+    version: str,
+    variant: str | None,
+    cursor: str | None,
+    policy: FreshPolicy | None = None,
 ) -> dict[str, Any]:
     """Return a list in the form of the API's response."""
+    draws = [{"item": item, "propensity": draw.propensity} for item, draw in result.draws or ()]
     return {
+        **({} if policy is None else {"fresh": {"seed": policy.seed, "items": draws}}),
         "request_id": uuid4().hex,
         "model": {"name": model, "version": version},
         "variant": variant,
@@ -145,6 +164,20 @@ def list_json(
         ],
         "next": cursor,
     }
+
+
+def _fresh_policy(
+    workspace: Workspace, recommender: Recommender, model: str, text: str | None, seed: int | None
+) -> FreshPolicy | None:
+    """Return the places for new items of a list, as servers have them where no option says otherwise."""
+    if text == "none":
+        return None
+    if text is not None:
+        policy: FreshPolicy | None = parse_fresh_policy(text, "--fresh")
+    else:
+        default = parse_fresh_policies(workspace.settings.fresh).get(model)
+        policy = default if recommender.new_items is not None else None
+    return None if policy is None else replace(policy, seed=secrets.randbits(53) if seed is None else seed)
 
 
 def _pairs(option: str, pairs: Sequence[str]) -> dict[str, object]:

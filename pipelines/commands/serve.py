@@ -19,7 +19,7 @@ from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError, StoreError
 from recsys_meta.store.access.api_keys import active_keys
 from recsys_meta.store.cache.redis_cache import RedisCache
-from recsys_meta.store.config_entries import parse_api_keys, parse_rate_limit
+from recsys_meta.store.config_entries import parse_api_keys, parse_fresh_policies, parse_rate_limit
 from recsys_meta.store.settings import Settings
 
 KEEP_ALIVE_S = 75
@@ -106,6 +106,7 @@ def _check_settings(settings: Settings) -> None:
     parse_api_keys(settings.keys)
     if settings.rate_limit:
         parse_rate_limit(settings.rate_limit)
+    parse_fresh_policies(settings.fresh)
     _check_redis(settings.redis)
 
 

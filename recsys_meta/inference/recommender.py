@@ -93,6 +93,7 @@ class Recommender:
             return self
         own = self._model_catalog
         new = [item for item in items if item.available and item.name not in own.ids][-MOST_NEW_ITEMS:]
+        new.sort(key=lambda item: item.name)  # whoever read them, in whichever order, ranks equal ones alike
         features = self._placer.encode(new)
         block = self._placer.place(new, features, evidence or {}) if new else None
         other = copy(self)

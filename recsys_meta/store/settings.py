@@ -20,13 +20,14 @@ SKETCH_FROM = 20_000
 
 class Settings(BaseSettings):
     """Values of RECSYS_META_HOME, _DATA, _DATABASE_URL, _REDIS_URL, _API_KEYS, _KEYS_TRUSTED_S, _RATE_LIMIT, _SECRET,
-    _REDIS_TIMEOUT_S, _IMPRESSION_RATE, _OUTCOME_WINDOW_S, _SKETCH_FROM, and of _DATABASE_POOL_SIZE, _POOL_OVERFLOW,
-    _POOL_TIMEOUT_S, _CONNECT_TIMEOUT_S and _STATEMENT_TIMEOUT_S (see `DatabaseOptions`). Times are in seconds.
+    _REDIS_TIMEOUT_S, _IMPRESSION_RATE, _OUTCOME_WINDOW_S, _SKETCH_FROM, _FRESH, and of _DATABASE_POOL_SIZE,
+    _POOL_OVERFLOW, _POOL_TIMEOUT_S, _CONNECT_TIMEOUT_S and _STATEMENT_TIMEOUT_S (see `DatabaseOptions`). Times are in
+    seconds.
 
     Without a database URL the database is a SQLite file under HOME; without a Redis URL the cache is in the process.
     The impression rate is the share of entities whose lists are kept, 0 to 1; an event answers a list that was shown
     within the outcome window before it. Lists of catalogues of at least `sketch_from` items are made in two stages (0:
-    never). API keys are separated by commas. A rate
+    never). `fresh` has the places for new items of models, as `NAME:slots=2`. API keys are separated by commas. A rate
     limit reads `1000/second` or `60000 per minute`. Raises ConfigError for a
     value of the wrong form.
     """
@@ -45,6 +46,7 @@ class Settings(BaseSettings):
     impression_rate: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
     outcome_window_s: float = Field(default=24 * 3600.0, gt=0, le=366 * 86_400, allow_inf_nan=False)
     sketch_from: int = Field(default=SKETCH_FROM, ge=0)
+    fresh: str = ""
     database_pool_size: int = Field(default=5, ge=0, le=1000)
     database_pool_overflow: int = Field(default=10, ge=0, le=1000)
     database_pool_timeout_s: float = Field(default=10.0, gt=0, le=600, allow_inf_nan=False)

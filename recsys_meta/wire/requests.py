@@ -195,7 +195,10 @@ class RecommendationRequest(RequestModel):
         default=None, description="`next` of the page before, with the rest of the request as it was"
     )
     explain: Flag = Field(default=False, description="whether to name the events that moved each item")
-    fresh: FreshOptions | None = Field(default=None, description="places for items with few events")
+    fresh: FreshOptions | None = Field(
+        default=None,
+        description="places for items with few events; left out: those of RECSYS_META_FRESH; null: none",
+    )
 
     @model_validator(mode="after")
     def _check_pages(self) -> Self:

@@ -224,3 +224,17 @@ def test_a_batch_lists_what_is_stored_as_one_list_does(shop, bundle, tmp_path, f
     shop("items", "hide", "fresh")
     shop("adapt", "users", "--events", events, "--out", out, "-n", 1000)
     assert all("fresh" not in items for items in pd.read_parquet(out)["items"])
+
+
+def test_recommend_draws_for_places_of_new_items(shop, tmp_path, feature):
+    shop("items", "import", write(tmp_path / "items.csv", ROWS, feature))
+    words = ("recommend", "users", "--items", "i3")
+    assert "fresh" not in shop.json(*words)
+    drawn = shop.json(*words, "--fresh", "slots=2", "--fresh-seed", 7)
+    new = {one["item"] for one in drawn["items"]} & {"a", "b", "c"}
+    assert new == {one["item"] for one in drawn["fresh"]["items"]} == {"a", "c"}  # b is hidden
+    assert drawn["fresh"]["seed"] == 7 and drawn["next"] is None
+    by_default = Command(shop.home, {**shop.more, "RECSYS_META_FRESH": "users:slots=1"})
+    assert len(by_default.json(*words)["fresh"]["items"]) == 1
+    assert "fresh" not in by_default.json(*words, "--fresh", "none")
+    assert "slots=N or share=S" in shop(*words, "--fresh", "slots=x", code=1)

@@ -47,3 +47,18 @@ def test_a_wrong_policy_is_refused(full, fresh):
     assert answer.status_code == 422 and "fresh" in answer.text
     cursor = full.recommend("i3").json()["next"]
     assert full.recommend("i3", fresh={"slots": 1}, cursor=cursor).status_code == 422
+
+
+def test_a_model_may_have_places_for_new_items_by_default(home, published):
+    given = settings(home, published).model_copy(update={"fresh": "users:slots=2"})
+    with serving(given) as server:
+        assert "fresh" not in server.recommend("i3").json()  # nothing is new
+        assert server.client.post("/v1/items", json={"items": [{"id": f"new{n}"} for n in range(5)]}).status_code == 200
+        wait(lambda: "fresh" in server.recommend("i3").json())
+        lists = [server.recommend("i3").json() for _ in range(3)]
+        assert all(len(one["fresh"]["items"]) == 2 and one["next"] is None for one in lists)
+        assert len({one["fresh"]["seed"] for one in lists}) == 3  # drawn anew each time, from no cache
+        plain = server.recommend("i3", fresh=None).json()
+        assert "fresh" not in plain and plain["next"] is not None
+        assert "fresh" not in server.recommend("i3", fresh=None, cursor=plain["next"]).json()
+        assert server.recommend("i3", fresh={"slots": 0}).json()["fresh"]["items"] == []

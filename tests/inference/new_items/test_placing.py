@@ -173,6 +173,17 @@ def test_the_models_own_items_keep_their_scores():
         assert "fresh" in listed and "i5" not in listed and "i6" in listed
 
 
+def test_equal_items_are_ranked_alike_in_whichever_order_they_were_read():
+    items = [StoredItem(f"new{n}") for n in range(9)]
+    lists = []
+    for order in (items, items[::-1]):
+        model = flagship().with_items(order)
+        entity = model.read_support(EntityRequest(events=[Interaction("i3")]))
+        scores = model.scores(model.adapt([entity]))[0]
+        lists.append([one.item for one in model.lists.build(scores, entity, ListRequest(1000)).items])
+    assert lists[0] == lists[1]
+
+
 @pytest.fixture
 def one_thread():
     before = torch.get_num_threads()
