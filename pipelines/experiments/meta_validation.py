@@ -11,6 +11,7 @@ from recsys_meta.core.types import IntArray, Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.evaluation.cold_start import cold_start, episodes_at
 from recsys_meta.evaluation.evaluate_batch import is_row_metric, metric_names
+from recsys_meta.evaluation.validation_episodes import affordable
 from recsys_meta.inference.insight.meeting_chance import fit_slope
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
@@ -69,8 +70,9 @@ def _criterion(learner: Learner, inputs: TrainingInputs, entities: IntArray) -> 
 
 
 def validation_entities(inputs: TrainingInputs, recipe: Recipe) -> IntArray:
-    """At most `validate_entities` of the meta-validation entities, by the run's seed."""
-    count, valid = recipe.train.validate_entities, inputs.split.valid
+    """At most `validate_entities` of the meta-validation entities, by the run's seed; fewer for a large catalogue
+    (`affordable`)."""
+    count, valid = affordable(recipe.train.validate_entities, inputs.data), inputs.split.valid
     if len(valid) <= count:
         return valid
     return np.random.default_rng(inputs.seed).choice(valid, count, replace=False)

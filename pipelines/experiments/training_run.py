@@ -15,6 +15,7 @@ from pipelines.experiments.meta_validation import (
     calibration_episodes,
     dislike_episodes,
     training_criterion,
+    validation_entities,
     validation_of,
     with_meeting_slope,
 )
@@ -157,6 +158,12 @@ def fitting_recipe(recipe: Recipe, inputs: TrainingInputs, notify: Notify = lamb
     if needs_sampled_softmax(recipe, inputs.data):
         notify(f"{inputs.data.catalogue - FIRST:,} items: {recipe.name} learns by a softmax over {NEGATIVES:,} of them")
         recipe = recipe_of(recipe.model_dump(mode="json"), [f"config.negatives={NEGATIVES}"])
+    looked_at, asked = len(validation_entities(inputs, recipe)), recipe.train.validate_entities
+    if looked_at < min(asked, len(inputs.split.valid)):
+        notify(
+            f"{inputs.data.catalogue - FIRST:,} items: {looked_at} meta-validation entities are looked at, not "
+            f"{asked}, each with a ranking of the whole catalogue"
+        )
     return recipe
 
 

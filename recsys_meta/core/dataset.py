@@ -147,6 +147,11 @@ class Dataset:
         return self.vocab.size("item")
 
     @cached_property
+    def derived(self) -> dict[str, object]:
+        """Results last computed from these data, by name, kept so that they are not computed again for each method."""
+        return {}
+
+    @cached_property
     def ownership(self) -> ItemOwnership | None:
         """Owner of each item by the feature `home` of the schema; None where the schema has none."""
         home = self.schema.home

@@ -24,7 +24,13 @@ from recsys_meta.episodes.splits import EntitySplit
 from recsys_meta.evaluation.cold_start import SHOTS
 from recsys_meta.evaluation.evaluate_batch import metric_names, tunable_metrics
 from recsys_meta.evaluation.tuning_trial import SCREENING_ENTITIES, TuningTrial
-from recsys_meta.evaluation.validation_episodes import draw_episodes, sample_entities, support_draws
+from recsys_meta.evaluation.validation_episodes import (
+    ENOUGH_EPISODES,
+    affordable,
+    draw_episodes,
+    sample_entities,
+    support_draws,
+)
 from recsys_meta.models.baselines import PerShotBaseline, make_baseline, make_per_shot
 
 FOLDS = 2
@@ -102,7 +108,8 @@ def fit_tuned(
 ) -> TunedBaseline:
     """Fit on training entities; try the grid, widened where its best is at an end, on at most `max_entities` entities.
 
-    Entities are those of meta-validation, episodes those of `cold_start`, several of each where entities are few;
+    Entities are those of meta-validation, fewer for a large catalogue (`affordable`), episodes those of `cold_start`,
+    several of each where entities are few;
     parameters end up on the index's device. Support sizes that no entity reaches take the choice of the nearest one.
     A prediction that is not a number has an infinite error, so that a setting with one is never chosen. Raises
     NotFoundError for an unknown baseline, ConfigError for an objective or a metric that it does not serve, without
@@ -113,8 +120,9 @@ def fit_tuned(
     if metric not in (names := tunable_metrics(data)):
         raise ConfigError(f"a {data.schema.objective} is not tuned by metric '{metric}'; there are {', '.join(names)}")
     grid = make_baseline(name)(objective=data.schema.objective).grid()
-    entities = sample_entities(split.valid, max_entities, seed)
-    draws = support_draws(index, order or data.schema.order, len(entities), seed)
+    entities = sample_entities(split.valid, affordable(max_entities, data), seed)
+    enough = affordable(ENOUGH_EPISODES, data)
+    draws = support_draws(index, order or data.schema.order, len(entities), seed, enough)
     episodes = draw_episodes(data, draws, entities, sorted(set(shots)), SCREENING_ENTITIES)
     if not episodes:
         raise ConfigError("no meta-validation entity has enough rows to tune on; give more data or fewer shots")

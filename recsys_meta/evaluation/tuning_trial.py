@@ -17,13 +17,18 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FloatArray, IntArray, Params, TaskBatch
 from recsys_meta.evaluation.evaluate_batch import evaluate_batch
 from recsys_meta.evaluation.search_range import RangeEnd, open_ends, wider_settings
+from recsys_meta.evaluation.validation_episodes import affordable
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 from recsys_meta.models.baselines import BaselineConfig
 
 BoolArray = npt.NDArray[np.bool_]
 
-SCREENING_ENTITIES = 100
-"""Entities that every setting is tried on; the best FINAL_SHARE of the settings, FINALISTS at least, go on."""
+SCREENING_ENTITIES, LEAST_SCREENING = 100, 32
+"""Entities that every setting is tried on, and how few they may be for a large catalogue; the best FINAL_SHARE of the
+settings, FINALISTS at least, go on."""
+FIT_ROWS = 40_000_000
+"""Rows that all fits of a trial together may be to. The ranges of fields that need another fit grow no further then,
+beyond what the grid has."""
 FINALISTS, FINAL_SHARE = 6, 0.15
 WIDENING_ROUNDS = 8
 """Most times that ranges grow."""
@@ -53,6 +58,10 @@ class TuningTrial:
         self._data, self._train, self._metric, self._seed = data, train, metric, seed
         self._sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
         self._episodes, self._folds = episodes, folds
+        self._screening = affordable(SCREENING_ENTITIES, data, LEAST_SCREENING)
+        self._fit_keys = {s.fit_key() for s in self.settings}
+        rows = int(data.events.counts[train].sum())
+        self._most_fits = max(len(self._fit_keys), FIT_ROWS // max(rows, 1))
         self._device = next(iter(episodes.values()))[0].entity.device
         self._entities = {k: torch.cat([b.entity for b in batches]).cpu().numpy() for k, batches in episodes.items()}
         # Sum and number of the metric's values of each entity, [J, V_k]; NaN where a setting was not tried.
@@ -127,6 +136,7 @@ class TuningTrial:
             for i, (k, tried) in enumerate(zip(self.shots, self._tried_settings(), strict=True))
             for setting in wider_settings(*tried, k)
         ]
+        wanted = [pair for pair in wanted if self._is_fit_affordable(pair[1])]
         # Settings that share a fit or a body follow one another.
         wanted.sort(key=lambda pair: (pair[1].fit_key(), pair[1].body_key()))
         self._append([setting for _, setting in wanted])
@@ -136,6 +146,15 @@ class TuningTrial:
         self._evaluate(mask)
         self._drop_fits()
         return bool(wanted)
+
+    def _is_fit_affordable(self, setting: BaselineConfig) -> bool:
+        """True for a setting that needs no new fit, or one that may still be made."""
+        if setting.fit_key() in self._fit_keys:
+            return True
+        if len(self._fit_keys) >= self._most_fits:
+            return False
+        self._fit_keys.add(setting.fit_key())
+        return True
 
     def _append(self, settings: Sequence[BaselineConfig]) -> None:
         """Number settings that are not there yet."""
@@ -174,10 +193,10 @@ class TuningTrial:
         return keys.index(keys[-1]) == setting
 
     def _is_screening(self, shots: int) -> BoolArray:
-        """Mask of the entities of the batches that hold the SCREENING_ENTITIES, [V_k]."""
+        """Mask of the entities of the batches that hold those of the screening, [V_k]."""
         sizes = np.array([len(b.entity) for b in self._episodes[shots]])
         first = np.cumsum(sizes) - sizes
-        return np.repeat(first < SCREENING_ENTITIES, sizes)
+        return np.repeat(first < self._screening, sizes)
 
     def _evaluate(self, mask: BoolArray, *, screening: bool = False) -> None:
         """Evaluate the settings of mask [K, J] on the entities that they were not tried on yet."""
@@ -207,7 +226,7 @@ class TuningTrial:
         end = 0
         for part, batch in enumerate(self._episodes[shots]):
             start, end = end, end + len(batch.entity)
-            if screening and start >= SCREENING_ENTITIES:
+            if screening and start >= self._screening:
                 break
             if not np.isnan(self._sums[shots][setting, start]):
                 continue

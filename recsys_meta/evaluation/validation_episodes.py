@@ -8,7 +8,7 @@ import numpy as np
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Order
-from recsys_meta.core.types import IntArray, TaskBatch
+from recsys_meta.core.types import FIRST, IntArray, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.evaluation.evaluate_batch import is_row_metric
@@ -21,6 +21,20 @@ ENOUGH_EPISODES, MOST_DRAWS = 600, 6
 """Episodes at which one more support of each entity is no longer drawn, and supports of an entity at most."""
 DRAW_SEED = 7_919
 """Distance between the seeds of two draws."""
+FULL_CATALOGUE = 40_000
+"""Items up to which rankings are looked at for as many entities as are asked for. For twice as many items it is half as
+many entities, so that a choice costs about the same: every ranking is of the whole catalogue."""
+LEAST_ENTITIES = 64
+"""Entities below which that does not go."""
+
+
+def affordable(count: int, data: Dataset, least: int = LEAST_ENTITIES) -> int:
+    """Reduce a number of entities, or of episodes, to what a ranking of the data's catalogue allows; see
+    `FULL_CATALOGUE`. Other objectives score rows, and are not reduced."""
+    items = data.catalogue - FIRST
+    if data.schema.objective != "ranking" or items <= FULL_CATALOGUE:
+        return count
+    return max(min(count, least), round(count * FULL_CATALOGUE / items))
 
 
 def sample_entities(entities: IntArray, count: int, seed: int) -> IntArray:
@@ -31,13 +45,15 @@ def sample_entities(entities: IntArray, count: int, seed: int) -> IntArray:
     return np.sort(np.random.default_rng(seed).choice(entities, count, replace=False))
 
 
-def support_draws(index: EventIndex, order: Order, entities: int, seed: int) -> list[EventIndex]:
+def support_draws(
+    index: EventIndex, order: Order, entities: int, seed: int, enough: int = ENOUGH_EPISODES
+) -> list[EventIndex]:
     """Order the rows of an index in each way that supports are taken: one by time, several at random.
 
     A few dozen entities tell two settings apart no better than chance does. Where supports are random, each entity has
-    several, so that there are about ENOUGH_EPISODES in all; the first way is that of `order_rows`.
+    several, so that there are about `enough` episodes in all; the first way is that of `order_rows`.
     """
-    draws = 1 if order == "time" else min(max(round(ENOUGH_EPISODES / max(entities, 1)), 1), MOST_DRAWS)
+    draws = 1 if order == "time" else min(max(round(enough / max(entities, 1)), 1), MOST_DRAWS)
     return [order_rows(index, order, seed + draw * DRAW_SEED) for draw in range(draws)]
 
 

@@ -228,6 +228,21 @@ def test_an_end_that_rounds_do_not_reach_is_reported(narrow, monkeypatch):
     assert [str(end) for end in narrow.open_ends()[0]] == ["trust=0.4 (upper end)"]
 
 
+def test_ranges_grow_while_the_rows_of_all_fits_are_few_enough(setting, monkeypatch):
+    data, index, split = setting
+    episodes = episodes_by_shots(data, index, np.sort(split.valid), (1, 3), tuning.SCREENING_ENTITIES)
+
+    def ridges():
+        trial = tuning_trial.TuningTrial(Ease().grid(), data, split.train, "ndcg@10", 0, episodes)
+        trial.run()
+        return {s.ridge for s in trial.settings}
+
+    grid = {s.ridge for s in Ease().grid()}
+    assert ridges() > grid
+    monkeypatch.setattr(tuning_trial, "FIT_ROWS", 0)
+    assert ridges() == grid, "what the grid has is fitted all the same"
+
+
 def test_values_beyond_the_grid_are_tried_on_all_entities(setting, monkeypatch):
     for module in (tuning, tuning_trial):
         monkeypatch.setattr(module, "SCREENING_ENTITIES", 12)

@@ -5,9 +5,17 @@ import pytest
 
 from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.episodes.splits import split_by_seed
+from recsys_meta.evaluation import validation_episodes
 from recsys_meta.evaluation.baseline_tuning import fit_tuned
 from recsys_meta.evaluation.ensemble.pruning import is_clear_loss
-from recsys_meta.evaluation.validation_episodes import ENOUGH_EPISODES, MOST_DRAWS, draw_episodes, support_draws
+from recsys_meta.evaluation.validation_episodes import (
+    ENOUGH_EPISODES,
+    LEAST_ENTITIES,
+    MOST_DRAWS,
+    affordable,
+    draw_episodes,
+    support_draws,
+)
 from tests.models.baselines.cases import simulated_dataset
 
 SHOTS = (0, 1, 3)
@@ -55,3 +63,21 @@ def test_episodes_of_one_entity_are_one_piece_of_evidence():
     loss = np.array([0.3, -0.2] * 6)
     assert is_clear_loss(np.repeat(loss, 40), np.arange(480)), "were they independent"
     assert not is_clear_loss(np.repeat(loss, 40), np.repeat(np.arange(12), 40))
+
+
+def test_a_large_catalogue_is_ranked_for_fewer_entities(data, monkeypatch):
+    assert affordable(300, data) == 300
+    monkeypatch.setattr(validation_episodes, "FULL_CATALOGUE", 10)
+    assert affordable(300, data) == 75, "four times as many items, a quarter of the entities"
+    assert affordable(100, data) == LEAST_ENTITIES and affordable(20, data) == 20
+    ratings = simulated_dataset(entities=20, items=40, objective="rating")
+    assert affordable(300, ratings) == 300, "rows are scored, not the catalogue"
+
+
+def test_tuning_on_a_large_catalogue_looks_at_fewer_entities(monkeypatch):
+    data = simulated_dataset(entities=400, items=40)
+    index = EventIndex.of(data)
+    split = split_by_seed(index.entities_with(2), 0, (0.6, 0.3))
+    monkeypatch.setattr(validation_episodes, "FULL_CATALOGUE", 10)
+    whole, few = len(split.valid), fit_tuned("popularity", data, index, split, shots=(0,)).report.choices[0].n
+    assert whole > 75 and few == 75

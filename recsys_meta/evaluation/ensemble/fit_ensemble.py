@@ -26,7 +26,13 @@ from recsys_meta.evaluation.ensemble.member_predictions import (
     MemberPredictions,
 )
 from recsys_meta.evaluation.ensemble.stacking import RowScores, fit_stacking, prune_stacking
-from recsys_meta.evaluation.validation_episodes import draw_episodes, sample_entities, support_draws
+from recsys_meta.evaluation.validation_episodes import (
+    ENOUGH_EPISODES,
+    affordable,
+    draw_episodes,
+    sample_entities,
+    support_draws,
+)
 from recsys_meta.models.baselines import PerShotBaseline, make_per_shot
 from recsys_meta.models.ensemble import Ensemble, EnsembleConfig, EnsembleMember, make_ensemble
 from recsys_meta.models.ensemble.ensemble import member_params
@@ -94,8 +100,9 @@ def fit_ensemble(
     if data.schema.objective == "choice":
         raise ConfigError("there is no ensemble of predictors of choices; leave [ensemble] out of the recipe")
     is_ranking = data.schema.objective == "ranking"
-    entities = sample_entities(valid, MAX_ENTITIES, seed)
-    draws = support_draws(index, order or data.schema.order, len(entities), seed)
+    entities = sample_entities(valid, affordable(MAX_ENTITIES, data), seed)
+    enough = affordable(ENOUGH_EPISODES, data)
+    draws = support_draws(index, order or data.schema.order, len(entities), seed, enough)
     members: list[MemberPredictions] = [LearnerPredictions(learner, learner.body(params), is_ranking)]
     members += [BaselinePredictions(tuned, is_ranking) for tuned in baselines.values()]
     episodes = draw_episodes(data, draws, entities, sorted(set(shots)), MAX_TASKS)

@@ -6,6 +6,7 @@ Only training entities take part. Repeated interactions count once: x_ui is 1 or
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,7 +16,7 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.models.functional.item_similarity import binary_matrix, most_frequent_items
+from recsys_meta.models.functional.item_similarity import binary_matrix, cooccurrence_counts, most_frequent_items
 
 MAX_DENSE_ITEMS = 5_000
 """Most items of a dense item-item matrix (100 MB); of a larger catalogue it covers the most popular ones."""
@@ -44,6 +45,42 @@ class TrainingRows:
         """Return X [U, C], float32 zeros and ones; the columns of the reserved ids are empty."""
         keep = self.item >= FIRST
         return binary_matrix(self.task[keep], self.item[keep], (self.entities, self.catalogue))
+
+
+@dataclass(frozen=True)
+class TrainingMatrix:
+    """X [U, C] of training entities, float32 zeros and ones, and what several methods compute from it. Not to be
+    changed: methods that are fitted to the same entities share it."""
+
+    entities: IntArray
+    matrix: sp.csr_matrix
+
+    @classmethod
+    def of(cls, data: Dataset, entities: IntArray) -> TrainingMatrix:
+        """Build from the rows of the entities (ids [U]), or return what was built of the same ones last.
+
+        A search over settings fits a dozen times, and to sort ten million rows takes longer than many a fit.
+        """
+        entities, last = np.asarray(entities, np.int64), data.derived.get("training_matrix")
+        if not (isinstance(last, cls) and np.array_equal(last.entities, entities)):
+            last = cls(entities.copy(), TrainingRows.of(data, entities).binary())
+            data.derived["training_matrix"] = last
+        return last
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Entities with each item, [C] float32."""
+        return item_counts(self.matrix)
+
+    @cached_property
+    def popular(self) -> tuple[sp.csr_matrix, Params]:
+        """Columns of the most popular items; see `popular_item_columns`."""
+        return popular_item_columns(self.matrix)
+
+    @cached_property
+    def cooccurrence(self) -> Tensor:
+        """Entities with both of two of the most popular items, [M, M] float32."""
+        return cooccurrence_counts(self.popular[0])
 
 
 def item_counts(matrix: sp.csr_matrix) -> Tensor:

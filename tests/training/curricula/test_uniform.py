@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from recsys_meta.core.errors import CheckpointError, ConfigError
-from recsys_meta.training.curricula import TaskPool, make_curriculum
+from recsys_meta.training.curricula import TaskPool, make_curriculum, shuffled_sampler
+from recsys_meta.training.curricula.shuffled_sampler import ShuffledSampler
 
 PLACES = np.array([3, 5, 8, 13, 21, 34, 55])
 
@@ -67,3 +70,23 @@ def test_wrong_pools_are_refused():
         uniform(np.array([], np.int64))
     with pytest.raises(CheckpointError, match="7 entities, this run has 3"):
         uniform(np.arange(3)).restore(uniform().state())
+
+
+def test_windows_of_the_order_change_no_draw(monkeypatch):
+    """Of a sampler that looks through the order in short windows, with restricted draws and a restore between."""
+
+    def draws(window):
+        monkeypatch.setattr(shuffled_sampler, "WINDOW", window)
+        generator, sampler, drawn = torch.Generator().manual_seed(0), ShuffledSampler(37), []
+        for step in range(40):
+            allowed = torch.arange(37) % 3 == 0 if step % 5 == 4 else None
+            drawn.append(sampler.sample(1 + step % 7, generator, allowed).tolist())
+            if step == 20:
+                state, sampler = sampler.state(), ShuffledSampler(37)
+                sampler.restore(state)
+        return drawn
+
+    short = draws(3)
+    assert short == draws(1000)
+    first = list(itertools.chain(*short[:4]))
+    assert len(set(first)) == len(first), "each once a pass"

@@ -12,10 +12,8 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
 from recsys_meta.models.baselines.interaction_matrix import (
-    TrainingRows,
-    item_counts,
+    TrainingMatrix,
     log_popularity,
-    popular_item_columns,
 )
 from recsys_meta.models.baselines.item_based.item_scores import (
     evidence_tables,
@@ -49,12 +47,13 @@ class Ease(BaselineConfig):
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check_objective(data)
-        matrix = TrainingRows.of(data, entities).binary()
-        columns, positions = popular_item_columns(matrix)
+        rows = TrainingMatrix.of(data, entities)
+        columns, positions = rows.popular
+        few_rows = 2 * columns.shape[0] < columns.shape[1]  # then there is no need of counts
         return {
             **positions,
-            "log_popularity": log_popularity(item_counts(matrix)),
-            "weights": ease_weights(columns, self.ridge),
+            "log_popularity": log_popularity(rows.counts),
+            "weights": ease_weights(columns, self.ridge, None if few_rows else rows.cooccurrence),
         }
 
     def adapt(self, body: Params, support: Support) -> State:

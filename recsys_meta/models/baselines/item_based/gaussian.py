@@ -14,10 +14,8 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
 from recsys_meta.models.baselines.interaction_matrix import (
-    TrainingRows,
-    item_counts,
+    TrainingMatrix,
     log_popularity,
-    popular_item_columns,
 )
 from recsys_meta.models.baselines.item_based.item_scores import (
     evidence_tables,
@@ -27,7 +25,6 @@ from recsys_meta.models.baselines.item_based.item_scores import (
     scatter_scores,
 )
 from recsys_meta.models.functional.host_reads import is_readable
-from recsys_meta.models.functional.item_similarity import cooccurrence_counts
 from recsys_meta.models.protocols import EvidenceMixture
 
 
@@ -54,15 +51,14 @@ class GaussianPosterior(BaselineConfig):
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check_objective(data)
-        matrix = TrainingRows.of(data, entities).binary()
-        columns, positions = popular_item_columns(matrix)
-        counts = item_counts(matrix)
-        users = max(matrix.shape[0], 1)
+        rows = TrainingMatrix.of(data, entities)
+        _, positions = rows.popular
+        users = max(rows.matrix.shape[0], 1)
         return {
             **positions,
-            "log_popularity": log_popularity(counts),
-            "mean": counts[positions["kept"]] / users,
-            "moment": cooccurrence_counts(columns).div_(users),
+            "log_popularity": log_popularity(rows.counts),
+            "mean": rows.counts[positions["kept"]] / users,
+            "moment": rows.cooccurrence / users,
         }
 
     def adapt(self, body: Params, support: Support) -> State:

@@ -15,10 +15,8 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
 from recsys_meta.models.baselines.interaction_matrix import (
-    TrainingRows,
-    item_counts,
+    TrainingMatrix,
     log_popularity,
-    popular_item_columns,
 )
 from recsys_meta.models.baselines.item_based.item_scores import (
     distinct_weights,
@@ -28,11 +26,11 @@ from recsys_meta.models.baselines.item_based.item_scores import (
     mix_with_popularity,
     scatter_scores,
 )
-from recsys_meta.models.functional.item_similarity import cooccurrence_counts, normalize_cooccurrence
+from recsys_meta.models.functional.item_similarity import normalize_cooccurrence
 from recsys_meta.models.protocols import EvidenceMixture
 
 BLOCK = 1_024
-"""Items whose co-occurrences are dense at a time: bounds the memory."""
+"""Items whose co-occurrences are counted at a time: bounds the memory."""
 SPARSE_ABOVE = 20_000
 """Catalogue size above which similarities are lists of neighbours."""
 
@@ -63,13 +61,11 @@ class ItemKNN(BaselineConfig):
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check_objective(data)
-        matrix = TrainingRows.of(data, entities).binary()
-        counts = item_counts(matrix)
-        params = {"counts": counts, "log_popularity": log_popularity(counts)}
+        rows = TrainingMatrix.of(data, entities)
+        params = {"counts": rows.counts, "log_popularity": log_popularity(rows.counts)}
         if data.catalogue > SPARSE_ABOVE:
-            return params | _top_neighbours(matrix, counts.numpy(), self.neighbours)
-        columns, positions = popular_item_columns(matrix)
-        return params | positions | {"together": cooccurrence_counts(columns).fill_diagonal_(0)}
+            return params | _top_neighbours(rows.matrix, rows.counts.numpy(), self.neighbours)
+        return params | rows.popular[1] | {"together": rows.cooccurrence.clone().fill_diagonal_(0)}
 
     def body(self, params: Params) -> Params:
         counts, cooccurrence = params["counts"].clamp(min=1), params["together"]
@@ -116,18 +112,35 @@ def _neighbour_scores(body: Params, item: Tensor, weight: Tensor) -> Tensor:
 
 
 def _top_neighbours(matrix: sp.csr_matrix, counts: np.ndarray, width: int) -> Params:
-    """Find the `width` best neighbours of each item: "neighbour" ids and "together" co-occurrences, both [C, width]."""
+    """Find the `width` best neighbours of each item: "neighbour" ids and "together" co-occurrences, both [C, width].
+
+    An item with fewer neighbours has padding. Items of about the same popularity, which have about as many neighbours,
+    are taken together, so that lists of co-occurrences are what is searched and no row of the catalogue's length.
+    """
     catalogue = matrix.shape[1]
     width = min(width, catalogue)
-    neighbour = np.zeros((catalogue, width), np.int64)
-    cooccurrence = np.zeros((catalogue, width), np.float32)
-    columns = matrix.tocsc()
-    scale = np.sqrt(np.maximum(counts, 1))
-    for start in range(0, catalogue, BLOCK):
-        counts_block = (columns[:, start : start + BLOCK].T @ matrix).toarray()
-        rows = np.arange(len(counts_block))
-        counts_block[rows, start + rows] = 0
-        best = np.argpartition(-counts_block / scale, width - 1, axis=1)[:, :width]
-        neighbour[start : start + BLOCK] = best
-        cooccurrence[start : start + BLOCK] = np.take_along_axis(counts_block, best, 1)
-    return {"neighbour": torch.from_numpy(neighbour), "together": torch.from_numpy(cooccurrence)}
+    neighbour = torch.zeros(catalogue, width, dtype=torch.int64)
+    cooccurrence = torch.zeros(catalogue, width)
+    columns, scale = matrix.tocsc(), np.sqrt(np.maximum(counts, 1)).astype(np.float32)
+    order = np.argsort(-counts, kind="stable")
+    order = order[counts[order] > 0]
+    for items in (order[start : start + BLOCK] for start in range(0, len(order), BLOCK)):
+        ids, values = _padded_rows((columns[:, items].T @ matrix).tocsr(), items)
+        best = torch.topk(values / torch.from_numpy(scale)[ids], min(width, ids.shape[1]), dim=1).indices
+        rows = torch.from_numpy(items)
+        neighbour[rows, : best.shape[1]] = ids.gather(1, best)
+        cooccurrence[rows, : best.shape[1]] = values.gather(1, best)
+    return {"neighbour": neighbour, "together": cooccurrence}
+
+
+def _padded_rows(matrix: sp.csr_matrix, own: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Columns [n, W] int64 and values [n, W] of a sparse matrix [n, C], without the column `own` [n] of each row."""
+    count = np.diff(matrix.indptr)
+    row = np.repeat(np.arange(len(count)), count)
+    at = row, np.arange(len(row)) - np.repeat(matrix.indptr[:-1], count)
+    ids = np.zeros((len(count), max(1, int(count.max(initial=0)))), np.int64)
+    values = np.zeros(ids.shape, np.float32)
+    ids[at], values[at] = matrix.indices, matrix.data
+    is_own = ids == own[:, None]
+    ids[is_own] = values[is_own] = 0
+    return torch.from_numpy(ids), torch.from_numpy(values)

@@ -12,14 +12,13 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, popular_item_columns
+from recsys_meta.models.baselines.interaction_matrix import TrainingMatrix
 from recsys_meta.models.baselines.item_based.item_scores import (
     evidence_tables,
     gather_scores,
     locate_support,
     scatter_scores,
 )
-from recsys_meta.models.functional.item_similarity import cooccurrence_counts
 from recsys_meta.models.protocols import EvidenceMixture
 
 
@@ -45,17 +44,16 @@ class NaiveBayes(BaselineConfig):
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check_objective(data)
-        matrix = TrainingRows.of(data, entities).binary()
-        columns, positions = popular_item_columns(matrix)
-        counts = item_counts(matrix)
-        log_popularity = torch.log1p(counts)
+        rows = TrainingMatrix.of(data, entities)
+        _, positions = rows.popular
+        log_popularity = torch.log1p(rows.counts)
         log_popularity[:FIRST] = 0
-        frequency = (counts[positions["kept"]] / max(matrix.shape[0], 1)).clamp(min=1e-12)
+        frequency = (rows.counts[positions["kept"]] / max(rows.matrix.shape[0], 1)).clamp(min=1e-12)
         return {
             **positions,
             "log_popularity": log_popularity,
             "share": frequency,
-            "together": cooccurrence_counts(columns),
+            "together": rows.cooccurrence,
         }
 
     def body(self, params: Params) -> Params:

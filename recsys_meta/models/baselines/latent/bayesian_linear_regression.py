@@ -14,7 +14,7 @@ from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support
 from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, RANKING_OBJECTIVES, BaselineConfig
 from recsys_meta.models.baselines.counting.bias_model import fit_two_way_means
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
+from recsys_meta.models.baselines.interaction_matrix import TrainingMatrix, TrainingRows, log_popularity
 from recsys_meta.models.baselines.item_based.item_scores import (
     FactorEvidence,
     distinct_weights,
@@ -66,17 +66,17 @@ class BayesianLinearRegression(FactorEvidence, BaselineConfig):
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check_objective(data)
-        rows = TrainingRows.of(data, entities)
-        return self._fit_ranking(rows) if self.objective == "ranking" else self._fit_labels(data, rows)
+        if self.objective == "ranking":
+            return self._fit_ranking(TrainingMatrix.of(data, entities))
+        return self._fit_labels(data, TrainingRows.of(data, entities))
 
-    def _fit_ranking(self, rows: TrainingRows) -> Params:
-        matrix = rows.binary()
-        items = truncated_svd(matrix, self.dims, self.seed)
+    def _fit_ranking(self, rows: TrainingMatrix) -> Params:
+        items = truncated_svd(rows.matrix, self.dims, self.seed)
         return {
             "items": items,
             "gram": items.T @ items,
-            "log_popularity": log_popularity(item_counts(matrix)),
-            **fit_gaussian(torch.from_numpy(matrix @ items.numpy())),
+            "log_popularity": log_popularity(rows.counts),
+            **fit_gaussian(torch.from_numpy(rows.matrix @ items.numpy())),
         }
 
     def _fit_labels(self, data: Dataset, rows: TrainingRows) -> Params:

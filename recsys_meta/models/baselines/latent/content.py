@@ -16,7 +16,7 @@ from recsys_meta.core.feature_tensors import lookup_rows
 from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import LABEL_OBJECTIVES, RANKING_OBJECTIVES, BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts
+from recsys_meta.models.baselines.interaction_matrix import TrainingMatrix, TrainingRows
 from recsys_meta.models.baselines.latent.design_matrix import design_matrix, init_design
 from recsys_meta.models.functional.embeddings import catalogue_features, item_features
 from recsys_meta.models.functional.linear_algebra import batch_invariant_product
@@ -51,19 +51,18 @@ class ContentOnly(BaselineConfig):
 
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check_objective(data)
-        rows = TrainingRows.of(data, entities)
         if self.objective == "ranking":
-            return self._fit_ranking(data, np.asarray(entities), rows)
-        return self._fit_labels(data, np.asarray(entities), rows)
+            return self._fit_ranking(data, np.asarray(entities))
+        return self._fit_labels(data, np.asarray(entities), TrainingRows.of(data, entities))
 
-    def _fit_ranking(self, data: Dataset, entities: IntArray, rows: TrainingRows) -> Params:
-        matrix = rows.binary()
-        counts = item_counts(matrix)
+    def _fit_ranking(self, data: Dataset, entities: IntArray) -> Params:
+        rows = TrainingMatrix.of(data, entities)
+        matrix, counts = rows.matrix, rows.counts
         table = {name: column for name, column in data.entities.items() if not column.numeric}
-        limit = max(1, CELLS // (rows.catalogue * max(len(table), 1)))
+        limit = max(1, CELLS // (data.catalogue * max(len(table), 1)))
         encoding = init_design(table, entities, limit)
         indicators = sp.csr_matrix(_encode_rows(encoding, lookup_rows(table, entities), len(entities)).numpy())
-        marginal = (counts.numpy() + 1) / (rows.entities + 2)
+        marginal = (counts.numpy() + 1) / (len(entities) + 2)
         value_counts = np.asarray(indicators.sum(0)).reshape(-1, 1)
         conditional = ((indicators.T @ matrix).toarray() + self.strength * marginal) / (value_counts + self.strength)
         shift = torch.from_numpy(np.log(conditional / marginal).astype(np.float32))

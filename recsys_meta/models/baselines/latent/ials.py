@@ -21,7 +21,7 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig
-from recsys_meta.models.baselines.interaction_matrix import TrainingRows, item_counts, log_popularity
+from recsys_meta.models.baselines.interaction_matrix import TrainingMatrix, item_counts, log_popularity
 from recsys_meta.models.baselines.item_based.item_scores import (
     FactorEvidence,
     distinct_weights,
@@ -65,12 +65,13 @@ class Ials(FactorEvidence, BaselineConfig):
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         """Fit item vectors. Raises ConfigError for another objective, or if the optional library is not installed."""
         self.check_objective(data)
-        matrix = TrainingRows.of(data, entities).binary()
+        rows = TrainingMatrix.of(data, entities)
+        matrix = rows.matrix
         users, items = _fit_factors(matrix, self)
         return {
             "items": items,
             "gram": items.T @ items,
-            "log_popularity": log_popularity(item_counts(matrix)),
+            "log_popularity": log_popularity(rows.counts),
             **fit_gaussian(users),
         }
 

@@ -133,13 +133,15 @@ class Flagship:
     def _build_memories(self, entity: Tensor, item: Tensor, catalogue: int) -> Params:
         """The memories of the configuration but "recent", from the rows (entity [R], item [R]) of past entities."""
         c, params = self.config, Params()
-        covered = CoveredRows.of_rows(entity, item, catalogue)
+        is_item_based = any(kind in ("ease", "cosine") for kind in c.memories)
+        covered = CoveredRows.of_rows(entity, item, catalogue) if is_item_based else None
         for kind in c.memories:
             if kind == "recent":
                 continue
             if kind == "posterior":
                 memory = gaussian_memory(entity, item, catalogue, c.subspace)
             else:
+                assert covered is not None
                 memory = build_memories(kind, covered, c.neighbours, c.ridge)
             params |= {f"memory.{kind}.{k}": v for k, v in memory.items()}
         return params
