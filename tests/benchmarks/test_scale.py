@@ -1,0 +1,39 @@
+"""The large simulated log: its sizes, and that there is structure to find."""
+
+import numpy as np
+import pytest
+
+from benchmarks import scale_data
+from recsys_meta.core.errors import ConfigError
+from recsys_meta.data import prepare_custom
+from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.evaluation.cold_start import cold_start
+from recsys_meta.models.baselines.counting.popularity import ItemPopularity
+from recsys_meta.models.baselines.item_based.itemknn import ItemKNN
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scale")
+    return prepare_custom(scale_data.make(folder / "raw", 30_000, 1_500, 400), folder / "data")
+
+
+def test_sizes_are_as_asked_for_and_nobody_has_an_item_twice(data):
+    assert len(data.events) == 30_000 and data.events.entity_count == 1_500
+    user = np.repeat(np.arange(1_500), data.events.counts)
+    assert len(np.unique(user * data.catalogue + data.events.item)) == 30_000
+    assert set(data.entities) == {"gender", "age", "occupation"} and set(data.items) == {"genres"}
+
+
+def test_what_a_user_chose_says_what_else_it_chooses(data):
+    index, train, test = EventIndex.of(data), np.arange(1_200), np.arange(1_200, 1_500)
+
+    def ndcg(method):
+        return cold_start(method, method.fit(data, train), data, index, test, shots=[5]).mean("ndcg@10")
+
+    assert ndcg(ItemKNN()) > 1.05 * ndcg(ItemPopularity())
+
+
+def test_sizes_that_do_not_fit_together_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="do not fit"):
+        scale_data.make(tmp_path, 100, 50, 40)
