@@ -29,6 +29,7 @@ from api.inference.registry_snapshot import RegistrySnapshot
 from api.inference.state_resolver import StateResolver
 from api.persistence.async_database import AsyncDatabase
 from api.persistence.cursor_key import CursorKey
+from api.persistence.day_summation import DaySummation
 from api.persistence.profile_cache import ProfileCache
 from api.telemetry.adaptation_diagnostics import DiagnosticsWorker
 from api.telemetry.impression_log import ImpressionLog
@@ -81,6 +82,7 @@ class AppContainer:
     impressions: ImpressionLog
     outcomes: OutcomeWorker
     alerts: AlertMonitor
+    days: DaySummation
     metrics: ServerMetrics
     log: Any
     keys: ApiKeyStore
@@ -158,7 +160,7 @@ async def lifespan_container(
     closing = asyncio.Event()
     # Tasks of their own: loading a model may take long, and a revoked key must not be accepted meanwhile.
     polls = [asyncio.create_task(poll(container, closing)) for poll in (_poll_stores, _poll_keys, _poll_parent)]
-    polls += [asyncio.create_task(part.run(closing)) for part in (container.items, container.alerts)]
+    polls += [asyncio.create_task(part.run(closing)) for part in (container.items, container.alerts, container.days)]
     try:
         yield container
     finally:
@@ -196,6 +198,7 @@ def _open(settings: Settings, metrics: ServerMetrics, log: Any, keys: ApiKeyStor
         diagnoser=DiagnosticsWorker(writer, log, metrics),
         impressions=ImpressionLog(writer, rate),
         alerts=AlertMonitor(database, log),
+        days=DaySummation(database, log),
         outcomes=OutcomeWorker(database.engine, registry, writer, log, settings.outcome_window_s, rate),
         metrics=metrics,
         log=log,

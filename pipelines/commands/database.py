@@ -14,6 +14,7 @@ from recsys_meta.store.access.audit_log import record_action
 from recsys_meta.store.database.engine import truncate_wal
 from recsys_meta.store.database.migrate import current_revision, downgrade_database, upgrade_database
 from recsys_meta.store.entities.adaptations import page_adaptations, prune_adaptations
+from recsys_meta.store.entities.daily_sums import sum_next_day
 from recsys_meta.store.entities.entities import entity_digest, erase_entity, find_entity
 from recsys_meta.store.entities.events import support_events
 from recsys_meta.store.entities.explorations import prune_explorations
@@ -176,6 +177,27 @@ def export_command(
         print_table("Exported", ("table", "rows", "file"), [(k, n, folder / f"{k}.parquet") for k, n in counts.items()])
 
 
+@db.command("sum")
+def sum_command(as_json: Json = False) -> None:
+    """Keep what `online_quality` and `adaptation_daily` say of days that are over: both then answer at once. A running
+    server does so by itself."""
+    count = _sum_days(Workspace())
+    if as_json:
+        print_json({"days": count})
+    else:
+        out.print(f"{count} days were summed")
+
+
+def _sum_days(workspace: Workspace) -> int:
+    """Sum all days that are over, each in a transaction of its own; return how many."""
+    count = 0
+    while True:
+        with workspace.session() as session:
+            if sum_next_day(session) is None:
+                return count
+        count += 1
+
+
 @db.command("prune")
 def prune_command(
     days: Annotated[int, typer.Option(min=1, max=36_500, help="Older than this many days.")],
@@ -193,6 +215,7 @@ def prune_command(
             "explorations": prune_explorations(session, before),
             "alerts": prune_alerts(session, before),
         }
+    _sum_days(workspace)
     log_emptied = _empty_log(workspace)
     if as_json:
         print_json({**counts, "log_emptied": log_emptied})

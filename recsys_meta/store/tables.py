@@ -8,13 +8,16 @@ from sqlalchemy import MetaData
 from recsys_meta.store.access.tables import ApiKeyRecord, AuditRecord
 from recsys_meta.store.database.base import Base
 from recsys_meta.store.entities.tables import (
+    AdaptationDayRecord,
     AdaptationRecord,
     EntityRecord,
     ErasureRecord,
     EventRecord,
     ExplorationRecord,
     ImpressionRecord,
+    OutcomeDayRecord,
     OutcomeRecord,
+    UnsummedDayRecord,
 )
 from recsys_meta.store.installation.tables import SecretRecord
 from recsys_meta.store.items.tables import ItemRecord, ItemRevisionRecord
@@ -25,6 +28,7 @@ from recsys_meta.store.model_registry.tables import (
     ModelRecord,
     ModelVersionRecord,
     SplitArmRecord,
+    SplitEntityRecord,
 )
 from recsys_meta.store.tracking.tables import (
     CurriculumRecord,
@@ -40,6 +44,9 @@ RECORDS: tuple[type[Base], ...] = (
     EntityRecord,
     EventRecord,
     AdaptationRecord,
+    UnsummedDayRecord,
+    OutcomeDayRecord,
+    AdaptationDayRecord,
     ErasureRecord,
     ImpressionRecord,
     OutcomeRecord,
@@ -57,6 +64,7 @@ RECORDS: tuple[type[Base], ...] = (
     ModelVersionRecord,
     AliasChangeRecord,
     SplitArmRecord,
+    SplitEntityRecord,
     DefaultModelRecord,
     AlertRecord,
     ApiKeyRecord,

@@ -160,10 +160,11 @@ _VIEW = table(
 
 def online_quality(session: Session, model: str, limit: int = 100) -> list[OnlineQuality]:
     """Return the rows of the newest day of a model that has outcomes, by version, arm and support size."""
-    newest = select(func.max(OutcomeRecord.day)).where(OutcomeRecord.model == model).scalar_subquery()
+    outcomes = OutcomeRecord
+    newest = select(outcomes.day).where(outcomes.model == model).order_by(outcomes.created.desc()).limit(1)
     columns = _VIEW.c
     query = select(*(columns[name] for name in OnlineQuality._fields)).where(
-        columns.model == model, columns.day == session.scalar(select(newest))
+        columns.model == model, columns.day == session.scalar(newest)
     )
     order = columns.model_version, columns.variant, columns.support_size
     return [OnlineQuality(*row) for row in session.execute(query.order_by(*order).limit(limit))]

@@ -123,6 +123,7 @@ class OutcomeRecord(Base):
         Index(None, "created"),
         Index(None, "day"),
         Index(None, "kind", "entity", "created"),
+        Index(None, "model", "created"),
         Index(None, "model", "model_version", "variant", "created"),
     )
 
@@ -144,6 +145,72 @@ class OutcomeRecord(Base):
     loss_unadapted: Mapped[float | None]
     created: Mapped[datetime]
     day: Mapped[date] = mapped_column(Date)
+
+
+class UnsummedDayRecord(Base):
+    """A day (UTC) of `source`, outcomes or adaptations, whose rows changed since it was summed. Triggers note it."""
+
+    __tablename__ = "unsummed_days"
+
+    source: Mapped[str] = mapped_column(BoundedText(20), primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+
+
+class OutcomeDayRecord(Base):
+    """A row of the view `online_quality` of a day that was summed; counts while the day is not in `unsummed_days`."""
+
+    __tablename__ = "outcome_days"
+    __table_args__ = (Index(None, "day"), Index(None, "model", "day"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(Date)
+    model: Mapped[str]
+    model_version: Mapped[str]
+    variant: Mapped[str | None] = mapped_column(BoundedText(LABEL_LENGTH))
+    kind: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH))
+    support_size: Mapped[int]
+    events: Mapped[int]
+    entities: Mapped[int]
+    lists: Mapped[int]
+    compared: Mapped[int]
+    judged: Mapped[int]
+    hit_1: Mapped[float | None]
+    hit_5: Mapped[float | None]
+    hit_10: Mapped[float | None]
+    hit_10_low: Mapped[float | None]
+    hit_10_high: Mapped[float | None]
+    reciprocal_rank: Mapped[float | None]
+    compared_hit_10: Mapped[float | None]
+    popular_hit_10: Mapped[float | None]
+    loss: Mapped[float | None]
+    loss_unadapted: Mapped[float | None]
+    gain: Mapped[float | None]
+    gain_low: Mapped[float | None]
+    gain_high: Mapped[float | None]
+
+
+class AdaptationDayRecord(Base):
+    """A row of the view `adaptation_daily` of a day that was summed; it counts while the day is not in
+    `unsummed_days`."""
+
+    __tablename__ = "adaptation_days"
+    __table_args__ = (Index(None, "day"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(Date)
+    model_version: Mapped[str]
+    variant: Mapped[str | None] = mapped_column(BoundedText(LABEL_LENGTH))
+    kind: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH))
+    served_by: Mapped[str] = mapped_column(BoundedText(20))
+    adaptations: Mapped[int]
+    entities: Mapped[int]
+    support_size: Mapped[float | None]
+    loss_before: Mapped[float | None]
+    loss_after: Mapped[float | None]
+    improved: Mapped[float | None]
+    gradient_norm: Mapped[float | None]
+    ms: Mapped[float | None]
+    slowest_ms: Mapped[float | None]
 
 
 class ErasureRecord(Base):

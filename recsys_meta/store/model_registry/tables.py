@@ -99,6 +99,37 @@ class SplitArmRecord(Base):
     at: Mapped[datetime]
 
 
+class SplitEntityRecord(Base):
+    """Sums of the outcomes of an entity in an arm of a split: what `split_results` is made of. Triggers keep them."""
+
+    __tablename__ = "split_entities"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["model", "sequence", "place"], ["splits.model", "splits.sequence", "splits.place"], ondelete="CASCADE"
+        ),
+        Index(None, "model", "sequence", "place"),
+    )
+
+    kind: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH), primary_key=True)
+    entity: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    place: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    events: Mapped[int]
+    lists: Mapped[float]
+    hits_1: Mapped[float]
+    hits_5: Mapped[float]
+    hits: Mapped[float]
+    reciprocal_ranks: Mapped[float]
+    popular_hits: Mapped[float]
+    compared_hits: Mapped[float]
+    compared: Mapped[float]
+    losses: Mapped[float]
+    loss: Mapped[float]
+    loss_unadapted: Mapped[float]
+    gain: Mapped[float]
+
+
 class DefaultModelRecord(Base):
     """The model that answers for a kind of entity where a request names none."""
 

@@ -19,8 +19,8 @@ from recsys_meta.store.tracking import evaluations, runs
 from tests.store.database import view_rows
 from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
 
-HEAD = "0014"  # the newest revision
-VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks", "online_quality", "split_results"}
+HEAD = "0016"  # the newest revision
+VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks", "online_quality", "split_periods", "split_results"}
 
 
 def test_schema_is_the_one_of_the_tables(engine: Engine) -> None:
@@ -76,6 +76,11 @@ def test_indexes(engine: Engine) -> None:
         ("impressions", ("model_version", "created")),
         ("outcomes", ("created",)),
         ("outcomes", ("day",)),
+        ("outcomes", ("model", "created")),
+        ("outcome_days", ("day",)),
+        ("outcome_days", ("model", "day")),
+        ("adaptation_days", ("day",)),
+        ("split_entities", ("model", "sequence", "place")),
         ("outcomes", ("kind", "entity", "created")),
         ("outcomes", ("model", "model_version", "variant", "created")),
         ("erasures", ("entity_digest", "at")),
