@@ -1,4 +1,5 @@
 -- SQLite, made by the migrations
+CREATE INDEX ix_adaptation_days_day ON adaptation_days (day);
 CREATE INDEX ix_adaptations_created_id ON adaptations (created, id);
 CREATE INDEX ix_adaptations_kind_entity_created ON adaptations (kind, entity, created);
 CREATE INDEX ix_adaptations_model_version_created ON adaptations (model_version, created);
@@ -24,15 +25,37 @@ CREATE INDEX ix_items_kind_updated_external_id ON items (kind, updated, external
 CREATE INDEX ix_latest_metrics_key_value ON latest_metrics ("key", value);
 CREATE INDEX ix_model_versions_run ON model_versions (run);
 CREATE INDEX ix_model_versions_version ON model_versions (version);
+CREATE INDEX ix_outcome_days_day ON outcome_days (day);
+CREATE INDEX ix_outcome_days_model_day ON outcome_days (model, day);
 CREATE INDEX ix_outcomes_created ON outcomes (created);
 CREATE INDEX ix_outcomes_day ON outcomes (day);
 CREATE INDEX ix_outcomes_kind_entity_created ON outcomes (kind, entity, created);
+CREATE INDEX ix_outcomes_model_created ON outcomes (model, created);
 CREATE INDEX ix_outcomes_model_model_version_variant_created ON outcomes (model, model_version, variant, created);
 CREATE INDEX ix_runs_started_id ON runs (started, id);
 CREATE INDEX ix_runs_status_started ON runs (status, started);
+CREATE INDEX ix_split_entities_model_sequence_place ON split_entities (model, sequence, place);
 CREATE INDEX ix_splits_model_version ON splits (model, version);
 CREATE INDEX ix_tuning_studies_created_name ON tuning_studies (created, name);
 CREATE INDEX ix_tuning_studies_learner_objective_created ON tuning_studies (learner, objective, created);
+CREATE TABLE adaptation_days (
+  id INTEGER NOT NULL,
+  day DATE NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  variant VARCHAR(50),
+  kind VARCHAR(100) NOT NULL,
+  served_by VARCHAR(20) NOT NULL,
+  adaptations INTEGER NOT NULL,
+  entities INTEGER NOT NULL,
+  support_size DOUBLE,
+  loss_before DOUBLE,
+  loss_after DOUBLE,
+  improved DOUBLE,
+  gradient_norm DOUBLE,
+  ms DOUBLE,
+  slowest_ms DOUBLE,
+  CONSTRAINT pk_adaptation_days PRIMARY KEY (id)
+  );
 CREATE TABLE adaptations (
   id INTEGER NOT NULL,
   model_version VARCHAR(200) NOT NULL,
@@ -247,6 +270,34 @@ CREATE TABLE models (
   updated DATETIME NOT NULL,
   CONSTRAINT pk_models PRIMARY KEY (name)
   );
+CREATE TABLE outcome_days (
+  id INTEGER NOT NULL,
+  day DATE NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  variant VARCHAR(50),
+  kind VARCHAR(100) NOT NULL,
+  support_size INTEGER NOT NULL,
+  events INTEGER NOT NULL,
+  entities INTEGER NOT NULL,
+  lists INTEGER NOT NULL,
+  compared INTEGER NOT NULL,
+  judged INTEGER NOT NULL,
+  hit_1 DOUBLE,
+  hit_5 DOUBLE,
+  hit_10 DOUBLE,
+  hit_10_low DOUBLE,
+  hit_10_high DOUBLE,
+  reciprocal_rank DOUBLE,
+  compared_hit_10 DOUBLE,
+  popular_hit_10 DOUBLE,
+  loss DOUBLE,
+  loss_unadapted DOUBLE,
+  gain DOUBLE,
+  gain_low DOUBLE,
+  gain_high DOUBLE,
+  CONSTRAINT pk_outcome_days PRIMARY KEY (id)
+  );
 CREATE TABLE outcomes (
   kind VARCHAR(100) NOT NULL,
   event_id VARCHAR(200) NOT NULL,
@@ -293,6 +344,28 @@ CREATE TABLE secrets (
   value VARCHAR(100) NOT NULL,
   created DATETIME NOT NULL,
   CONSTRAINT pk_secrets PRIMARY KEY (name)
+  );
+CREATE TABLE split_entities (
+  kind VARCHAR(100) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  sequence INTEGER NOT NULL,
+  place INTEGER NOT NULL,
+  events INTEGER NOT NULL,
+  lists DOUBLE NOT NULL,
+  hits_1 DOUBLE NOT NULL,
+  hits_5 DOUBLE NOT NULL,
+  hits DOUBLE NOT NULL,
+  reciprocal_ranks DOUBLE NOT NULL,
+  popular_hits DOUBLE NOT NULL,
+  compared_hits DOUBLE NOT NULL,
+  compared DOUBLE NOT NULL,
+  losses DOUBLE NOT NULL,
+  loss DOUBLE NOT NULL,
+  loss_unadapted DOUBLE NOT NULL,
+  gain DOUBLE NOT NULL,
+  CONSTRAINT pk_split_entities PRIMARY KEY (kind, entity, model, sequence, place),
+  CONSTRAINT fk_split_entities_model_sequence_place FOREIGN KEY(model, sequence, place) REFERENCES splits (model, sequence, place) ON DELETE CASCADE
   );
 CREATE TABLE splits (
   id INTEGER NOT NULL,
@@ -346,12 +419,164 @@ CREATE TABLE tuning_trials (
   CONSTRAINT fk_tuning_trials_study FOREIGN KEY(study) REFERENCES tuning_studies (name) ON DELETE CASCADE,
   CONSTRAINT ck_tuning_trials_status CHECK (status IN ('running', 'finished', 'pruned', 'failed', 'stopped', 'lost'))
   );
+CREATE TABLE unsummed_days (
+  source VARCHAR(20) NOT NULL,
+  day DATE NOT NULL,
+  CONSTRAINT pk_unsummed_days PRIMARY KEY (source, day)
+  );
+CREATE TRIGGER keep_begun_splits AFTER INSERT ON splits BEGIN
+  DELETE FROM split_entities
+  WHERE model = NEW.model AND sequence IN (NEW.sequence - 1, NEW.sequence) AND EXISTS (
+  SELECT 1 FROM outcomes
+  WHERE outcomes.model = NEW.model AND outcomes.created >= NEW.at AND outcomes.kind = split_entities.kind
+  AND outcomes.entity = split_entities.entity
+  );
+  INSERT INTO split_entities (kind, entity, model, sequence, place, events, lists, hits_1, hits_5, hits, reciprocal_ranks, popular_hits, compared_hits, compared, losses, loss, loss_unadapted, gain)
+  SELECT kind, entity, model, sequence, place, events, lists, hits_1, hits_5, hits, reciprocal_ranks, popular_hits, compared_hits, compared, losses, loss, loss_unadapted, gain
+  FROM (
+  SELECT outcomes.kind, outcomes.entity, periods.model, periods.sequence, periods.place,
+  COUNT(*) AS events,
+  CAST(COUNT(hit_10) AS DOUBLE PRECISION) AS lists,
+  COALESCE(SUM(hit_1), 0.0) AS hits_1,
+  COALESCE(SUM(hit_5), 0.0) AS hits_5,
+  COALESCE(SUM(hit_10), 0.0) AS hits,
+  COALESCE(SUM(reciprocal_rank), 0.0) AS reciprocal_ranks,
+  COALESCE(SUM(CASE WHEN hit_10 IS NOT NULL THEN popular_hit_10 END), 0.0) AS popular_hits,
+  COALESCE(SUM(CASE WHEN popular_hit_10 IS NOT NULL THEN hit_10 END), 0.0) AS compared_hits,
+  CAST(COUNT(hit_10 - popular_hit_10) AS DOUBLE PRECISION) AS compared,
+  CAST(COUNT(loss_unadapted - loss) AS DOUBLE PRECISION) AS losses,
+  COALESCE(SUM(CASE WHEN loss_unadapted IS NOT NULL THEN loss END), 0.0) AS loss,
+  COALESCE(SUM(CASE WHEN loss IS NOT NULL THEN loss_unadapted END), 0.0) AS loss_unadapted,
+  COALESCE(SUM(loss_unadapted - loss), 0.0) AS gain
+  FROM outcomes JOIN split_periods AS periods ON periods.model = outcomes.model AND periods.model_version = outcomes.model_version AND periods.label = outcomes.variant AND outcomes.created >= periods.started AND (periods.ended IS NULL OR outcomes.created < periods.ended)
+  WHERE periods.model = NEW.model AND periods.sequence IN (NEW.sequence - 1, NEW.sequence) AND (outcomes.kind, outcomes.entity) IN (SELECT late.kind, late.entity FROM outcomes AS late WHERE late.model = NEW.model AND late.created >= NEW.at)
+  GROUP BY outcomes.kind, outcomes.entity, periods.model, periods.sequence, periods.place
+  ) AS parts
+  WHERE true ORDER BY kind, entity, model, sequence, place
+  ON CONFLICT (kind, entity, model, sequence, place) DO UPDATE SET events = split_entities.events + excluded.events, lists = split_entities.lists + excluded.lists, hits_1 = split_entities.hits_1 + excluded.hits_1, hits_5 = split_entities.hits_5 + excluded.hits_5, hits = split_entities.hits + excluded.hits, reciprocal_ranks = split_entities.reciprocal_ranks + excluded.reciprocal_ranks, popular_hits = split_entities.popular_hits + excluded.popular_hits, compared_hits = split_entities.compared_hits + excluded.compared_hits, compared = split_entities.compared + excluded.compared, losses = split_entities.losses + excluded.losses, loss = split_entities.loss + excluded.loss, loss_unadapted = split_entities.loss_unadapted + excluded.loss_unadapted, gain = split_entities.gain + excluded.gain;
+  END;
+CREATE TRIGGER keep_deleted_splits AFTER DELETE ON outcomes BEGIN
+  INSERT INTO split_entities (kind, entity, model, sequence, place, events, lists, hits_1, hits_5, hits, reciprocal_ranks, popular_hits, compared_hits, compared, losses, loss, loss_unadapted, gain)
+  SELECT kind, entity, model, sequence, place, -events, -lists, -hits_1, -hits_5, -hits, -reciprocal_ranks, -popular_hits, -compared_hits, -compared, -losses, -loss, -loss_unadapted, -gain
+  FROM (
+  SELECT changed.kind, changed.entity, periods.model, periods.sequence, periods.place,
+  COUNT(*) AS events,
+  CAST(COUNT(hit_10) AS DOUBLE PRECISION) AS lists,
+  COALESCE(SUM(hit_1), 0.0) AS hits_1,
+  COALESCE(SUM(hit_5), 0.0) AS hits_5,
+  COALESCE(SUM(hit_10), 0.0) AS hits,
+  COALESCE(SUM(reciprocal_rank), 0.0) AS reciprocal_ranks,
+  COALESCE(SUM(CASE WHEN hit_10 IS NOT NULL THEN popular_hit_10 END), 0.0) AS popular_hits,
+  COALESCE(SUM(CASE WHEN popular_hit_10 IS NOT NULL THEN hit_10 END), 0.0) AS compared_hits,
+  CAST(COUNT(hit_10 - popular_hit_10) AS DOUBLE PRECISION) AS compared,
+  CAST(COUNT(loss_unadapted - loss) AS DOUBLE PRECISION) AS losses,
+  COALESCE(SUM(CASE WHEN loss_unadapted IS NOT NULL THEN loss END), 0.0) AS loss,
+  COALESCE(SUM(CASE WHEN loss IS NOT NULL THEN loss_unadapted END), 0.0) AS loss_unadapted,
+  COALESCE(SUM(loss_unadapted - loss), 0.0) AS gain
+  FROM (SELECT OLD.kind AS kind, OLD.entity AS entity, OLD.model AS model, OLD.model_version AS model_version, OLD.variant AS variant, OLD.created AS created, OLD.hit_1 AS hit_1, OLD.hit_5 AS hit_5, OLD.hit_10 AS hit_10, OLD.reciprocal_rank AS reciprocal_rank, OLD.popular_hit_10 AS popular_hit_10, OLD.loss AS loss, OLD.loss_unadapted AS loss_unadapted) AS changed JOIN split_periods AS periods ON periods.model = changed.model AND periods.model_version = changed.model_version AND periods.label = changed.variant AND changed.created >= periods.started AND (periods.ended IS NULL OR changed.created < periods.ended)
+  GROUP BY changed.kind, changed.entity, periods.model, periods.sequence, periods.place
+  ) AS parts
+  WHERE true ORDER BY kind, entity, model, sequence, place
+  ON CONFLICT (kind, entity, model, sequence, place) DO UPDATE SET events = split_entities.events + excluded.events, lists = split_entities.lists + excluded.lists, hits_1 = split_entities.hits_1 + excluded.hits_1, hits_5 = split_entities.hits_5 + excluded.hits_5, hits = split_entities.hits + excluded.hits, reciprocal_ranks = split_entities.reciprocal_ranks + excluded.reciprocal_ranks, popular_hits = split_entities.popular_hits + excluded.popular_hits, compared_hits = split_entities.compared_hits + excluded.compared_hits, compared = split_entities.compared + excluded.compared, losses = split_entities.losses + excluded.losses, loss = split_entities.loss + excluded.loss, loss_unadapted = split_entities.loss_unadapted + excluded.loss_unadapted, gain = split_entities.gain + excluded.gain;
+  DELETE FROM split_entities WHERE events <= 0 AND kind = OLD.kind AND entity = OLD.entity;
+  END;
+CREATE TRIGGER keep_inserted_splits AFTER INSERT ON outcomes BEGIN
+  INSERT INTO split_entities (kind, entity, model, sequence, place, events, lists, hits_1, hits_5, hits, reciprocal_ranks, popular_hits, compared_hits, compared, losses, loss, loss_unadapted, gain)
+  SELECT kind, entity, model, sequence, place, events, lists, hits_1, hits_5, hits, reciprocal_ranks, popular_hits, compared_hits, compared, losses, loss, loss_unadapted, gain
+  FROM (
+  SELECT changed.kind, changed.entity, periods.model, periods.sequence, periods.place,
+  COUNT(*) AS events,
+  CAST(COUNT(hit_10) AS DOUBLE PRECISION) AS lists,
+  COALESCE(SUM(hit_1), 0.0) AS hits_1,
+  COALESCE(SUM(hit_5), 0.0) AS hits_5,
+  COALESCE(SUM(hit_10), 0.0) AS hits,
+  COALESCE(SUM(reciprocal_rank), 0.0) AS reciprocal_ranks,
+  COALESCE(SUM(CASE WHEN hit_10 IS NOT NULL THEN popular_hit_10 END), 0.0) AS popular_hits,
+  COALESCE(SUM(CASE WHEN popular_hit_10 IS NOT NULL THEN hit_10 END), 0.0) AS compared_hits,
+  CAST(COUNT(hit_10 - popular_hit_10) AS DOUBLE PRECISION) AS compared,
+  CAST(COUNT(loss_unadapted - loss) AS DOUBLE PRECISION) AS losses,
+  COALESCE(SUM(CASE WHEN loss_unadapted IS NOT NULL THEN loss END), 0.0) AS loss,
+  COALESCE(SUM(CASE WHEN loss IS NOT NULL THEN loss_unadapted END), 0.0) AS loss_unadapted,
+  COALESCE(SUM(loss_unadapted - loss), 0.0) AS gain
+  FROM (SELECT NEW.kind AS kind, NEW.entity AS entity, NEW.model AS model, NEW.model_version AS model_version, NEW.variant AS variant, NEW.created AS created, NEW.hit_1 AS hit_1, NEW.hit_5 AS hit_5, NEW.hit_10 AS hit_10, NEW.reciprocal_rank AS reciprocal_rank, NEW.popular_hit_10 AS popular_hit_10, NEW.loss AS loss, NEW.loss_unadapted AS loss_unadapted) AS changed JOIN split_periods AS periods ON periods.model = changed.model AND periods.model_version = changed.model_version AND periods.label = changed.variant AND changed.created >= periods.started AND (periods.ended IS NULL OR changed.created < periods.ended)
+  GROUP BY changed.kind, changed.entity, periods.model, periods.sequence, periods.place
+  ) AS parts
+  WHERE true ORDER BY kind, entity, model, sequence, place
+  ON CONFLICT (kind, entity, model, sequence, place) DO UPDATE SET events = split_entities.events + excluded.events, lists = split_entities.lists + excluded.lists, hits_1 = split_entities.hits_1 + excluded.hits_1, hits_5 = split_entities.hits_5 + excluded.hits_5, hits = split_entities.hits + excluded.hits, reciprocal_ranks = split_entities.reciprocal_ranks + excluded.reciprocal_ranks, popular_hits = split_entities.popular_hits + excluded.popular_hits, compared_hits = split_entities.compared_hits + excluded.compared_hits, compared = split_entities.compared + excluded.compared, losses = split_entities.losses + excluded.losses, loss = split_entities.loss + excluded.loss, loss_unadapted = split_entities.loss_unadapted + excluded.loss_unadapted, gain = split_entities.gain + excluded.gain;
+  END;
+CREATE TRIGGER keep_updated_splits AFTER UPDATE ON outcomes BEGIN
+  INSERT INTO split_entities (kind, entity, model, sequence, place, events, lists, hits_1, hits_5, hits, reciprocal_ranks, popular_hits, compared_hits, compared, losses, loss, loss_unadapted, gain)
+  SELECT kind, entity, model, sequence, place, -events, -lists, -hits_1, -hits_5, -hits, -reciprocal_ranks, -popular_hits, -compared_hits, -compared, -losses, -loss, -loss_unadapted, -gain
+  FROM (
+  SELECT changed.kind, changed.entity, periods.model, periods.sequence, periods.place,
+  COUNT(*) AS events,
+  CAST(COUNT(hit_10) AS DOUBLE PRECISION) AS lists,
+  COALESCE(SUM(hit_1), 0.0) AS hits_1,
+  COALESCE(SUM(hit_5), 0.0) AS hits_5,
+  COALESCE(SUM(hit_10), 0.0) AS hits,
+  COALESCE(SUM(reciprocal_rank), 0.0) AS reciprocal_ranks,
+  COALESCE(SUM(CASE WHEN hit_10 IS NOT NULL THEN popular_hit_10 END), 0.0) AS popular_hits,
+  COALESCE(SUM(CASE WHEN popular_hit_10 IS NOT NULL THEN hit_10 END), 0.0) AS compared_hits,
+  CAST(COUNT(hit_10 - popular_hit_10) AS DOUBLE PRECISION) AS compared,
+  CAST(COUNT(loss_unadapted - loss) AS DOUBLE PRECISION) AS losses,
+  COALESCE(SUM(CASE WHEN loss_unadapted IS NOT NULL THEN loss END), 0.0) AS loss,
+  COALESCE(SUM(CASE WHEN loss IS NOT NULL THEN loss_unadapted END), 0.0) AS loss_unadapted,
+  COALESCE(SUM(loss_unadapted - loss), 0.0) AS gain
+  FROM (SELECT OLD.kind AS kind, OLD.entity AS entity, OLD.model AS model, OLD.model_version AS model_version, OLD.variant AS variant, OLD.created AS created, OLD.hit_1 AS hit_1, OLD.hit_5 AS hit_5, OLD.hit_10 AS hit_10, OLD.reciprocal_rank AS reciprocal_rank, OLD.popular_hit_10 AS popular_hit_10, OLD.loss AS loss, OLD.loss_unadapted AS loss_unadapted) AS changed JOIN split_periods AS periods ON periods.model = changed.model AND periods.model_version = changed.model_version AND periods.label = changed.variant AND changed.created >= periods.started AND (periods.ended IS NULL OR changed.created < periods.ended)
+  GROUP BY changed.kind, changed.entity, periods.model, periods.sequence, periods.place
+  ) AS parts
+  WHERE true ORDER BY kind, entity, model, sequence, place
+  ON CONFLICT (kind, entity, model, sequence, place) DO UPDATE SET events = split_entities.events + excluded.events, lists = split_entities.lists + excluded.lists, hits_1 = split_entities.hits_1 + excluded.hits_1, hits_5 = split_entities.hits_5 + excluded.hits_5, hits = split_entities.hits + excluded.hits, reciprocal_ranks = split_entities.reciprocal_ranks + excluded.reciprocal_ranks, popular_hits = split_entities.popular_hits + excluded.popular_hits, compared_hits = split_entities.compared_hits + excluded.compared_hits, compared = split_entities.compared + excluded.compared, losses = split_entities.losses + excluded.losses, loss = split_entities.loss + excluded.loss, loss_unadapted = split_entities.loss_unadapted + excluded.loss_unadapted, gain = split_entities.gain + excluded.gain;
+  DELETE FROM split_entities WHERE events <= 0 AND kind = OLD.kind AND entity = OLD.entity;
+  INSERT INTO split_entities (kind, entity, model, sequence, place, events, lists, hits_1, hits_5, hits, reciprocal_ranks, popular_hits, compared_hits, compared, losses, loss, loss_unadapted, gain)
+  SELECT kind, entity, model, sequence, place, events, lists, hits_1, hits_5, hits, reciprocal_ranks, popular_hits, compared_hits, compared, losses, loss, loss_unadapted, gain
+  FROM (
+  SELECT changed.kind, changed.entity, periods.model, periods.sequence, periods.place,
+  COUNT(*) AS events,
+  CAST(COUNT(hit_10) AS DOUBLE PRECISION) AS lists,
+  COALESCE(SUM(hit_1), 0.0) AS hits_1,
+  COALESCE(SUM(hit_5), 0.0) AS hits_5,
+  COALESCE(SUM(hit_10), 0.0) AS hits,
+  COALESCE(SUM(reciprocal_rank), 0.0) AS reciprocal_ranks,
+  COALESCE(SUM(CASE WHEN hit_10 IS NOT NULL THEN popular_hit_10 END), 0.0) AS popular_hits,
+  COALESCE(SUM(CASE WHEN popular_hit_10 IS NOT NULL THEN hit_10 END), 0.0) AS compared_hits,
+  CAST(COUNT(hit_10 - popular_hit_10) AS DOUBLE PRECISION) AS compared,
+  CAST(COUNT(loss_unadapted - loss) AS DOUBLE PRECISION) AS losses,
+  COALESCE(SUM(CASE WHEN loss_unadapted IS NOT NULL THEN loss END), 0.0) AS loss,
+  COALESCE(SUM(CASE WHEN loss IS NOT NULL THEN loss_unadapted END), 0.0) AS loss_unadapted,
+  COALESCE(SUM(loss_unadapted - loss), 0.0) AS gain
+  FROM (SELECT NEW.kind AS kind, NEW.entity AS entity, NEW.model AS model, NEW.model_version AS model_version, NEW.variant AS variant, NEW.created AS created, NEW.hit_1 AS hit_1, NEW.hit_5 AS hit_5, NEW.hit_10 AS hit_10, NEW.reciprocal_rank AS reciprocal_rank, NEW.popular_hit_10 AS popular_hit_10, NEW.loss AS loss, NEW.loss_unadapted AS loss_unadapted) AS changed JOIN split_periods AS periods ON periods.model = changed.model AND periods.model_version = changed.model_version AND periods.label = changed.variant AND changed.created >= periods.started AND (periods.ended IS NULL OR changed.created < periods.ended)
+  GROUP BY changed.kind, changed.entity, periods.model, periods.sequence, periods.place
+  ) AS parts
+  WHERE true ORDER BY kind, entity, model, sequence, place
+  ON CONFLICT (kind, entity, model, sequence, place) DO UPDATE SET events = split_entities.events + excluded.events, lists = split_entities.lists + excluded.lists, hits_1 = split_entities.hits_1 + excluded.hits_1, hits_5 = split_entities.hits_5 + excluded.hits_5, hits = split_entities.hits + excluded.hits, reciprocal_ranks = split_entities.reciprocal_ranks + excluded.reciprocal_ranks, popular_hits = split_entities.popular_hits + excluded.popular_hits, compared_hits = split_entities.compared_hits + excluded.compared_hits, compared = split_entities.compared + excluded.compared, losses = split_entities.losses + excluded.losses, loss = split_entities.loss + excluded.loss, loss_unadapted = split_entities.loss_unadapted + excluded.loss_unadapted, gain = split_entities.gain + excluded.gain;
+  END;
+CREATE TRIGGER note_changed_from_adaptations_days AFTER UPDATE ON adaptations BEGIN
+  INSERT OR IGNORE INTO unsummed_days (source, day) VALUES ('adaptations', DATE(OLD.created));
+  END;
+CREATE TRIGGER note_changed_from_outcomes_days AFTER UPDATE ON outcomes BEGIN
+  INSERT OR IGNORE INTO unsummed_days (source, day) VALUES ('outcomes', OLD.day);
+  END;
+CREATE TRIGGER note_changed_to_adaptations_days AFTER UPDATE ON adaptations BEGIN
+  INSERT OR IGNORE INTO unsummed_days (source, day) VALUES ('adaptations', DATE(NEW.created));
+  END;
+CREATE TRIGGER note_changed_to_outcomes_days AFTER UPDATE ON outcomes BEGIN
+  INSERT OR IGNORE INTO unsummed_days (source, day) VALUES ('outcomes', NEW.day);
+  END;
+CREATE TRIGGER note_deleted_adaptations_days AFTER DELETE ON adaptations BEGIN
+  INSERT OR IGNORE INTO unsummed_days (source, day) VALUES ('adaptations', DATE(OLD.created));
+  END;
+CREATE TRIGGER note_deleted_outcomes_days AFTER DELETE ON outcomes BEGIN
+  INSERT OR IGNORE INTO unsummed_days (source, day) VALUES ('outcomes', OLD.day);
+  END;
+CREATE TRIGGER note_inserted_adaptations_days AFTER INSERT ON adaptations BEGIN
+  INSERT OR IGNORE INTO unsummed_days (source, day) VALUES ('adaptations', DATE(NEW.created));
+  END;
+CREATE TRIGGER note_inserted_outcomes_days AFTER INSERT ON outcomes BEGIN
+  INSERT OR IGNORE INTO unsummed_days (source, day) VALUES ('outcomes', NEW.day);
+  END;
 CREATE VIEW adaptation_daily AS
-  SELECT
-  DATE(created) AS day,
-  model_version, variant,
-  kind,
-  served_by,
+  SELECT days.day AS day, model_version, variant, kind, served_by,
   CAST(SUM(answers) AS BIGINT) AS adaptations,
   COUNT(DISTINCT entity) AS entities,
   SUM(CAST(support_size AS DOUBLE PRECISION) * answers) / SUM(answers) AS support_size,
@@ -361,8 +586,9 @@ CREATE VIEW adaptation_daily AS
   AVG(gradient_norm) AS gradient_norm,
   SUM(ms * answers) / SUM(answers) AS ms,
   MAX(ms) AS slowest_ms
-  FROM adaptations
-  GROUP BY DATE(created), model_version, variant, kind, served_by;
+  FROM unsummed_days AS days CROSS JOIN adaptations WHERE days.source = 'adaptations' AND adaptations.created >= days.day AND adaptations.created < DATE(days.day, '+1 day') GROUP BY days.day, model_version, variant, kind, served_by
+  UNION ALL
+  SELECT day, model_version, variant, kind, served_by, adaptations, entities, support_size, loss_before, loss_after, improved, gradient_norm, ms, slowest_ms FROM adaptation_days WHERE day NOT IN (SELECT day FROM unsummed_days WHERE source = 'adaptations');
 CREATE VIEW cold_start_curve AS
   SELECT model, model_version, dataset, scenario, method, role, metric, shots, value, low, high, n, created
   FROM (
@@ -388,20 +614,21 @@ CREATE VIEW hardest_tasks AS
   WHERE seen.place = 1;
 CREATE VIEW online_quality AS
   WITH per_entity AS (
-  SELECT day, model, model_version, variant, kind, support_size, entity,
+  SELECT days.day AS day, model, model_version, variant, kind, support_size, entity,
   COUNT(*) AS events,
   CAST(COUNT(hit_10) AS DOUBLE PRECISION) AS lists,
   COALESCE(SUM(hit_1), 0.0) AS hits_1,
   COALESCE(SUM(hit_5), 0.0) AS hits_5,
   COALESCE(SUM(hit_10), 0.0) AS hits,
   COALESCE(SUM(reciprocal_rank), 0.0) AS reciprocal_ranks,
-  COALESCE(SUM(popular_hit_10), 0.0) AS popular_hits,
-  CAST(COUNT(popular_hit_10) AS DOUBLE PRECISION) AS popular_lists,
+  COALESCE(SUM(CASE WHEN hit_10 IS NOT NULL THEN popular_hit_10 END), 0.0) AS popular_hits,
+  COALESCE(SUM(CASE WHEN popular_hit_10 IS NOT NULL THEN hit_10 END), 0.0) AS compared_hits,
+  CAST(COUNT(hit_10 - popular_hit_10) AS DOUBLE PRECISION) AS compared,
   CAST(COUNT(loss_unadapted - loss) AS DOUBLE PRECISION) AS losses,
   COALESCE(SUM(CASE WHEN loss_unadapted IS NOT NULL THEN loss END), 0.0) AS loss,
   COALESCE(SUM(CASE WHEN loss IS NOT NULL THEN loss_unadapted END), 0.0) AS loss_unadapted,
   COALESCE(SUM(loss_unadapted - loss), 0.0) AS gain
-  FROM outcomes GROUP BY day, model, model_version, variant, kind, support_size, entity
+  FROM unsummed_days AS days CROSS JOIN outcomes WHERE days.source = 'outcomes' AND outcomes.day = days.day GROUP BY days.day, model, model_version, variant, kind, support_size, entity
   ), sums AS (
   SELECT day, model, model_version, variant, kind, support_size,
   SUM(events) AS events,
@@ -413,7 +640,8 @@ CREATE VIEW online_quality AS
   SUM(hits) AS hits,
   SUM(reciprocal_ranks) AS reciprocal_ranks,
   SUM(popular_hits) AS popular_hits,
-  SUM(popular_lists) AS popular_lists,
+  SUM(compared_hits) AS compared_hits,
+  SUM(compared) AS compared,
   SUM(hits * hits) AS hits_hits,
   SUM(hits * lists) AS hits_lists,
   SUM(lists * lists) AS lists_lists,
@@ -427,14 +655,17 @@ CREATE VIEW online_quality AS
   SUM(losses * losses) AS losses_losses
   FROM per_entity GROUP BY day, model, model_version, variant, kind, support_size
   ), rates AS (
-  SELECT day, model, model_version, variant, kind, support_size, CAST(events AS BIGINT) AS events, entities, CAST(lists AS BIGINT) AS lists,
-  hits, listed_entities,
+  SELECT day, model, model_version, variant, kind, support_size,
+  CAST(events AS BIGINT) AS events, entities, CAST(lists AS BIGINT) AS lists, hits, listed_entities,
   CASE WHEN lists > 0 THEN hits_1 / lists END AS hit_1,
   CASE WHEN lists > 0 THEN hits_5 / lists END AS hit_5,
   CASE WHEN lists > 0 THEN hits / lists END AS hit_10,
   CASE WHEN lists > 0 THEN CASE WHEN listed_entities > 1 THEN CASE WHEN hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists > 0 THEN (hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists) / (lists * lists) * listed_entities / (listed_entities - 1) ELSE 0.0 END END END AS hit_variance,
   CASE WHEN lists > 0 THEN reciprocal_ranks / lists END AS reciprocal_rank,
-  CASE WHEN popular_lists > 0 THEN popular_hits / popular_lists END AS popular_hit_10,
+  CAST(compared AS BIGINT) AS compared,
+  CASE WHEN compared > 0 THEN compared_hits / compared END AS compared_hit_10,
+  CASE WHEN compared > 0 THEN popular_hits / compared END AS popular_hit_10,
+  CAST(losses AS BIGINT) AS judged,
   CASE WHEN losses > 0 THEN loss / losses END AS mean_loss,
   CASE WHEN losses > 0 THEN loss_unadapted / losses END AS mean_loss_unadapted,
   CASE WHEN losses > 0 THEN gain / losses END AS mean_gain,
@@ -448,15 +679,19 @@ CREATE VIEW online_quality AS
   hit_10 - 1.96 * SQRT(CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5 THEN hit_variance END) AS hit_10_low,
   hit_10 + 1.96 * SQRT(CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5 THEN hit_variance END) AS hit_10_high,
   reciprocal_rank,
+  compared,
+  compared_hit_10,
   popular_hit_10,
+  judged,
   mean_loss AS loss,
   mean_loss_unadapted AS loss_unadapted,
   mean_gain AS gain,
   mean_gain - 1.96 * SQRT(gain_variance) AS gain_low,
   mean_gain + 1.96 * SQRT(gain_variance) AS gain_high
-  FROM rates;
-CREATE VIEW split_results AS
-  WITH periods AS (
+  FROM rates
+  UNION ALL
+  SELECT day, model, model_version, variant, kind, support_size, events, entities, lists, hit_1, hit_5, hit_10, hit_10_low, hit_10_high, reciprocal_rank, compared, compared_hit_10, popular_hit_10, judged, loss, loss_unadapted, gain, gain_low, gain_high FROM outcome_days WHERE day NOT IN (SELECT day FROM unsummed_days WHERE source = 'outcomes');
+CREATE VIEW split_periods AS
   SELECT
   model, sequence, place, label, version AS model_version, weight, at AS started,
   (
@@ -464,27 +699,9 @@ CREATE VIEW split_results AS
   WHERE later.model = splits.model AND later.sequence = splits.sequence + 1
   ) AS ended
   FROM splits
-  WHERE version IS NOT NULL
-  ), per_entity AS (
-  SELECT periods.model, periods.sequence, periods.place, outcomes.entity,
-  COUNT(*) AS events,
-  CAST(COUNT(hit_10) AS DOUBLE PRECISION) AS lists,
-  COALESCE(SUM(hit_1), 0.0) AS hits_1,
-  COALESCE(SUM(hit_5), 0.0) AS hits_5,
-  COALESCE(SUM(hit_10), 0.0) AS hits,
-  COALESCE(SUM(reciprocal_rank), 0.0) AS reciprocal_ranks,
-  COALESCE(SUM(popular_hit_10), 0.0) AS popular_hits,
-  CAST(COUNT(popular_hit_10) AS DOUBLE PRECISION) AS popular_lists,
-  CAST(COUNT(loss_unadapted - loss) AS DOUBLE PRECISION) AS losses,
-  COALESCE(SUM(CASE WHEN loss_unadapted IS NOT NULL THEN loss END), 0.0) AS loss,
-  COALESCE(SUM(CASE WHEN loss IS NOT NULL THEN loss_unadapted END), 0.0) AS loss_unadapted,
-  COALESCE(SUM(loss_unadapted - loss), 0.0) AS gain
-  FROM periods
-  LEFT JOIN outcomes ON outcomes.model = periods.model AND outcomes.model_version = periods.model_version
-  AND outcomes.variant = periods.label AND outcomes.created >= periods.started
-  AND (periods.ended IS NULL OR outcomes.created < periods.ended)
-  GROUP BY periods.model, periods.sequence, periods.place, outcomes.entity
-  ), sums AS (
+  WHERE version IS NOT NULL;
+CREATE VIEW split_results AS
+  WITH sums AS (
   SELECT model, sequence, place,
   SUM(events) AS events,
   COUNT(entity) AS entities,
@@ -495,7 +712,8 @@ CREATE VIEW split_results AS
   SUM(hits) AS hits,
   SUM(reciprocal_ranks) AS reciprocal_ranks,
   SUM(popular_hits) AS popular_hits,
-  SUM(popular_lists) AS popular_lists,
+  SUM(compared_hits) AS compared_hits,
+  SUM(compared) AS compared,
   SUM(hits * hits) AS hits_hits,
   SUM(hits * lists) AS hits_lists,
   SUM(lists * lists) AS lists_lists,
@@ -507,60 +725,77 @@ CREATE VIEW split_results AS
   SUM(gain * gain) AS gain_gain,
   SUM(gain * losses) AS gain_losses,
   SUM(losses * losses) AS losses_losses
-  FROM per_entity GROUP BY model, sequence, place
+  FROM split_entities GROUP BY model, sequence, place
   ), rates AS (
-  SELECT
-  model, sequence, place, CASE WHEN entities > 0 THEN CAST(events AS BIGINT) ELSE 0 END AS events, entities,
-  CAST(lists AS BIGINT) AS lists, hits, listed_entities,
+  SELECT arms.model, arms.sequence, arms.place, label, version AS model_version, weight, at AS started,
+  CAST(events AS BIGINT) AS events, entities, CAST(lists AS BIGINT) AS lists, hits, listed_entities,
   CASE WHEN lists > 0 THEN hits_1 / lists END AS hit_1,
   CASE WHEN lists > 0 THEN hits_5 / lists END AS hit_5,
   CASE WHEN lists > 0 THEN hits / lists END AS hit_10,
   CASE WHEN lists > 0 THEN CASE WHEN listed_entities > 1 THEN CASE WHEN hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists > 0 THEN (hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists) / (lists * lists) * listed_entities / (listed_entities - 1) ELSE 0.0 END END END AS hit_variance,
   CASE WHEN lists > 0 THEN reciprocal_ranks / lists END AS reciprocal_rank,
-  CASE WHEN popular_lists > 0 THEN popular_hits / popular_lists END AS popular_hit_10,
+  CAST(compared AS BIGINT) AS compared,
+  CASE WHEN compared > 0 THEN compared_hits / compared END AS compared_hit_10,
+  CASE WHEN compared > 0 THEN popular_hits / compared END AS popular_hit_10,
+  CAST(losses AS BIGINT) AS judged,
   CASE WHEN losses > 0 THEN loss / losses END AS mean_loss,
   CASE WHEN losses > 0 THEN loss_unadapted / losses END AS mean_loss_unadapted,
   CASE WHEN losses > 0 THEN gain / losses END AS mean_gain,
   CASE WHEN judged_entities >= 10 THEN CASE WHEN judged_entities > 1 THEN CASE WHEN gain_gain - 2 * gain / losses * gain_losses + gain / losses * gain / losses * losses_losses > 0 THEN (gain_gain - 2 * gain / losses * gain_losses + gain / losses * gain / losses * losses_losses) / (losses * losses) * judged_entities / (judged_entities - 1) ELSE 0.0 END END END AS gain_variance
-  FROM sums
+  FROM splits AS arms
+  LEFT JOIN sums ON sums.model = arms.model AND sums.sequence = arms.sequence AND sums.place = arms.place
+  WHERE version IS NOT NULL
   ), pairs AS (
   SELECT
-  arm.model, arm.sequence, arm.place,
-  arm.hit_10 - first.hit_10 AS difference,
-  arm.lists AS arm_lists, arm.hit_variance AS arm_variance,
-  first.lists AS first_lists, first.hit_variance AS first_variance,
-  (arm.hits + first.hits) / (arm.lists + first.lists)
-  * (1 - (arm.hits + first.hits) / (arm.lists + first.lists)) AS share,
-  (SELECT MAX(place) FROM periods WHERE model = arm.model AND sequence = arm.sequence) AS arms
-  FROM rates AS arm
-  JOIN rates AS first ON first.model = arm.model AND first.sequence = arm.sequence AND first.place = 0
-  WHERE arm.place > 0 AND arm.listed_entities >= 30 AND first.listed_entities >= 30
-  AND arm.hits + first.hits >= 10 AND arm.lists + first.lists - arm.hits - first.hits >= 10
+  rates.*,
+  FIRST_VALUE(hit_10) OVER (PARTITION BY model, sequence ORDER BY place) AS first_hit_10,
+  FIRST_VALUE(hits) OVER (PARTITION BY model, sequence ORDER BY place) AS first_hits,
+  FIRST_VALUE(lists) OVER (PARTITION BY model, sequence ORDER BY place) AS first_lists,
+  FIRST_VALUE(listed_entities) OVER (PARTITION BY model, sequence ORDER BY place) AS first_entities,
+  FIRST_VALUE(hit_variance) OVER (PARTITION BY model, sequence ORDER BY place) AS first_variance,
+  MAX(place) OVER (PARTITION BY model, sequence) AS arms
+  FROM rates
+  ), shares AS (
+  SELECT
+  pairs.*,
+  CASE WHEN place > 0 AND listed_entities >= 30 AND first_entities >= 30 AND hits + first_hits >= 10 AND lists + first_lists - hits - first_hits >= 10 THEN (hits + first_hits) / (lists + first_lists)
+  * (1 - (hits + first_hits) / (lists + first_lists)) END AS share
+  FROM pairs
   ), differences AS (
   SELECT
-  model, sequence, place, difference, arms, CASE WHEN arm_variance > share / arm_lists THEN arm_variance ELSE share / arm_lists END + CASE WHEN first_variance > share / first_lists THEN first_variance ELSE share / first_lists END AS variance
-  FROM pairs
+  shares.*,
+  CASE WHEN share IS NOT NULL THEN hit_10 - first_hit_10 END AS difference,
+  CASE WHEN share IS NOT NULL THEN CASE WHEN hit_variance > share / lists THEN hit_variance ELSE share / lists END
+  + CASE WHEN first_variance > share / first_lists THEN first_variance ELSE share / first_lists END END AS variance
+  FROM shares
   ), tests AS (
   SELECT
-  model, sequence, place, difference,
-  SQRT(
+  differences.*,
+  CASE WHEN variance > 0 THEN SQRT(
   variance * (variance + 0.01) / 0.01
   * (2 * LN(arms / 0.05) + LN((variance + 0.01) / variance))
-  ) AS margin,
-  LN(CAST(arms AS DOUBLE PRECISION)) + 0.5 * LN((variance + 0.01) / variance)
-  - 0.01 * difference * difference / (2 * variance * (variance + 0.01)) AS log_p
+  ) END AS margin,
+  CASE WHEN variance > 0 THEN LN(CAST(arms AS DOUBLE PRECISION)) + 0.5 * LN((variance + 0.01) / variance)
+  - 0.01 * difference * difference / (2 * variance * (variance + 0.01)) END AS log_p
   FROM differences
   )
   SELECT
-  periods.model, periods.sequence, periods.label, periods.model_version, periods.weight, periods.started,
-  periods.ended, events, entities, lists,
+  model, sequence, label, model_version, weight, started,
+  (
+  SELECT MIN(later.at) FROM splits AS later
+  WHERE later.model = tests.model AND later.sequence = tests.sequence + 1
+  ) AS ended,
+  COALESCE(events, 0) AS events, COALESCE(entities, 0) AS entities, COALESCE(lists, 0) AS lists,
   hit_1,
   hit_5,
   hit_10,
   hit_10 - 1.96 * SQRT(CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5 THEN hit_variance END) AS hit_10_low,
   hit_10 + 1.96 * SQRT(CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5 THEN hit_variance END) AS hit_10_high,
   reciprocal_rank,
+  compared,
+  compared_hit_10,
   popular_hit_10,
+  judged,
   mean_loss AS loss,
   mean_loss_unadapted AS loss_unadapted,
   mean_gain AS gain,
@@ -572,16 +807,33 @@ CREATE VIEW split_results AS
   difference + margin AS difference_high,
   CASE WHEN log_p >= 0 THEN 1.0E0 WHEN log_p < -700 THEN 0.0E0 WHEN log_p < 0 THEN EXP(log_p) END AS p,
   CASE
-  WHEN rates.place = 0 THEN 'reference'
+  WHEN place = 0 THEN 'reference'
   WHEN margin IS NULL THEN 'too few'
   WHEN difference > margin THEN 'better'
   WHEN difference < -margin THEN 'worse'
   ELSE 'open'
   END AS verdict
-  FROM rates
-  JOIN periods ON periods.model = rates.model AND periods.sequence = rates.sequence AND periods.place = rates.place
-  LEFT JOIN tests ON tests.model = rates.model AND tests.sequence = rates.sequence AND tests.place = rates.place;
+  FROM tests;
 -- PostgreSQL, made of the tables
+CREATE TABLE adaptation_days (
+  id BIGSERIAL NOT NULL,
+  day DATE NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  variant VARCHAR(50),
+  kind VARCHAR(100) NOT NULL,
+  served_by VARCHAR(20) NOT NULL,
+  adaptations BIGINT NOT NULL,
+  entities BIGINT NOT NULL,
+  support_size DOUBLE PRECISION,
+  loss_before DOUBLE PRECISION,
+  loss_after DOUBLE PRECISION,
+  improved DOUBLE PRECISION,
+  gradient_norm DOUBLE PRECISION,
+  ms DOUBLE PRECISION,
+  slowest_ms DOUBLE PRECISION,
+  CONSTRAINT pk_adaptation_days PRIMARY KEY (id)
+  );
+CREATE INDEX ix_adaptation_days_day ON adaptation_days (day);
 CREATE TABLE adaptations (
   id BIGSERIAL NOT NULL,
   model_version VARCHAR(200) NOT NULL,
@@ -827,6 +1079,36 @@ CREATE TABLE models (
   updated TIMESTAMP WITH TIME ZONE NOT NULL,
   CONSTRAINT pk_models PRIMARY KEY (name)
   );
+CREATE TABLE outcome_days (
+  id BIGSERIAL NOT NULL,
+  day DATE NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  model_version VARCHAR(200) NOT NULL,
+  variant VARCHAR(50),
+  kind VARCHAR(100) NOT NULL,
+  support_size BIGINT NOT NULL,
+  events BIGINT NOT NULL,
+  entities BIGINT NOT NULL,
+  lists BIGINT NOT NULL,
+  compared BIGINT NOT NULL,
+  judged BIGINT NOT NULL,
+  hit_1 DOUBLE PRECISION,
+  hit_5 DOUBLE PRECISION,
+  hit_10 DOUBLE PRECISION,
+  hit_10_low DOUBLE PRECISION,
+  hit_10_high DOUBLE PRECISION,
+  reciprocal_rank DOUBLE PRECISION,
+  compared_hit_10 DOUBLE PRECISION,
+  popular_hit_10 DOUBLE PRECISION,
+  loss DOUBLE PRECISION,
+  loss_unadapted DOUBLE PRECISION,
+  gain DOUBLE PRECISION,
+  gain_low DOUBLE PRECISION,
+  gain_high DOUBLE PRECISION,
+  CONSTRAINT pk_outcome_days PRIMARY KEY (id)
+  );
+CREATE INDEX ix_outcome_days_day ON outcome_days (day);
+CREATE INDEX ix_outcome_days_model_day ON outcome_days (model, day);
 CREATE TABLE outcomes (
   kind VARCHAR(100) NOT NULL,
   event_id VARCHAR(200) NOT NULL,
@@ -851,6 +1133,7 @@ CREATE TABLE outcomes (
 CREATE INDEX ix_outcomes_created ON outcomes (created);
 CREATE INDEX ix_outcomes_day ON outcomes (day);
 CREATE INDEX ix_outcomes_kind_entity_created ON outcomes (kind, entity, created);
+CREATE INDEX ix_outcomes_model_created ON outcomes (model, created);
 CREATE INDEX ix_outcomes_model_model_version_variant_created ON outcomes (model, model_version, variant, created);
 CREATE TABLE runs (
   id VARCHAR(100) NOT NULL,
@@ -876,6 +1159,29 @@ CREATE TABLE secrets (
   created TIMESTAMP WITH TIME ZONE NOT NULL,
   CONSTRAINT pk_secrets PRIMARY KEY (name)
   );
+CREATE TABLE split_entities (
+  kind VARCHAR(100) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  model VARCHAR(200) NOT NULL,
+  sequence BIGINT NOT NULL,
+  place BIGINT NOT NULL,
+  events BIGINT NOT NULL,
+  lists DOUBLE PRECISION NOT NULL,
+  hits_1 DOUBLE PRECISION NOT NULL,
+  hits_5 DOUBLE PRECISION NOT NULL,
+  hits DOUBLE PRECISION NOT NULL,
+  reciprocal_ranks DOUBLE PRECISION NOT NULL,
+  popular_hits DOUBLE PRECISION NOT NULL,
+  compared_hits DOUBLE PRECISION NOT NULL,
+  compared DOUBLE PRECISION NOT NULL,
+  losses DOUBLE PRECISION NOT NULL,
+  loss DOUBLE PRECISION NOT NULL,
+  loss_unadapted DOUBLE PRECISION NOT NULL,
+  gain DOUBLE PRECISION NOT NULL,
+  CONSTRAINT pk_split_entities PRIMARY KEY (kind, entity, model, sequence, place),
+  CONSTRAINT fk_split_entities_model_sequence_place FOREIGN KEY(model, sequence, place) REFERENCES splits (model, sequence, place) ON DELETE CASCADE
+  );
+CREATE INDEX ix_split_entities_model_sequence_place ON split_entities (model, sequence, place);
 CREATE TABLE splits (
   id BIGSERIAL NOT NULL,
   model VARCHAR(200) NOT NULL,
@@ -930,4 +1236,9 @@ CREATE TABLE tuning_trials (
   CONSTRAINT pk_tuning_trials PRIMARY KEY (study, number),
   CONSTRAINT ck_tuning_trials_status CHECK (status IN ('running', 'finished', 'pruned', 'failed', 'stopped', 'lost')),
   CONSTRAINT fk_tuning_trials_study FOREIGN KEY(study) REFERENCES tuning_studies (name) ON DELETE CASCADE
+  );
+CREATE TABLE unsummed_days (
+  source VARCHAR(20) NOT NULL,
+  day DATE NOT NULL,
+  CONSTRAINT pk_unsummed_days PRIMARY KEY (source, day)
   );
