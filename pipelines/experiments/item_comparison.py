@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pipelines.experiments.comparison import Comparison, MethodCurves
+from pipelines.experiments.served_items import ServedPlacement
 from pipelines.experiments.thread_count import default_threads, fixed_threads
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.schema import Order
 from recsys_meta.episodes.item_split import item_split
 from recsys_meta.evaluation.curve import ColdStartCurve
-from recsys_meta.evaluation.new_items.item_evaluation import ALONE, ItemEvaluation
+from recsys_meta.evaluation.new_items.item_evaluation import ALONE, TRAINED, ItemEvaluation
 from recsys_meta.metrics.ranking_metrics import NEW_ITEMS
 from recsys_meta.models.new_items.methods import ITEM_BASELINES
 from recsys_meta.store.tracking import evaluations
+from recsys_meta.store.tracking.evaluations import Role
 
 BLEND = "content-blend"
-"""The project's own method for new items."""
+SERVED = "served"
+"""The project's own methods for new items: the blend of all signals, and what servers do with stored items."""
+
+
+_ROLES: Mapping[str, Role] = {BLEND: "flagship", SERVED: "learner"}
 
 
 def compare_items(
@@ -42,9 +48,9 @@ def compare_items(
     """
     data, _ = workspace.dataset(dataset)
     names = item_baselines(baselines)
-    own = [BLEND] if learners is None else list(learners)
-    if unknown := [n for n in own if n != BLEND]:
-        raise ConfigError(f"no learner '{unknown[0]}' for new items; there is {BLEND}")
+    own = [BLEND, SERVED] if learners is None else list(learners)
+    if unknown := [n for n in own if n not in (BLEND, SERVED)]:
+        raise ConfigError(f"no learner '{unknown[0]}' for new items; there are {BLEND} and {SERVED}")
     points = tuple(sorted(set(shots or data.schema.shots)))
     curves: dict[str, dict[str, dict[int, ColdStartCurve]]] = {}
     seconds: dict[str, float] = {}
@@ -60,7 +66,7 @@ def compare_items(
             notify(f"seed {seed}: {name}")
             start = time.perf_counter()
             with fixed_threads(threads or default_threads()):
-                curve = evaluation.blend(name) if name == BLEND else evaluation.baseline(name)
+                curve = _measure(evaluation, name)
             views = {"among-new": {name: curve}, **_whole_views(evaluation, name)}
             for view, by_name in views.items():
                 for method, one in by_name.items():
@@ -72,7 +78,7 @@ def compare_items(
         scenario = f"new-items-{view}/{order}-support/{division}"
         result = Comparison(label or data.schema.name, scenario, NEW_ITEMS, points)
         result.methods = [
-            MethodCurves(n, "flagship" if n == BLEND else "baseline", c, notes.get(n, ""), seconds.get(n, 0.0))
+            MethodCurves(n, _ROLES.get(n, "baseline"), c, notes.get(n, ""), seconds.get(n, 0.0))
             for n, c in methods_of_view.items()
         ]
         results.append(result)
@@ -81,10 +87,20 @@ def compare_items(
     return results
 
 
+def _measure(evaluation: ItemEvaluation, name: str) -> ColdStartCurve:
+    if name == SERVED:
+        return evaluation.placed(name, ServedPlacement(evaluation.data).build)
+    return evaluation.blend(name) if name == BLEND else evaluation.baseline(name)
+
+
 def _whole_views(evaluation: ItemEvaluation, name: str) -> dict[str, dict[str, ColdStartCurve]]:
-    """Curves in lists of the whole catalogue: new items among all, and known items beside them and alone."""
+    """Curves in lists of the whole catalogue: new items among all, and beside a model that is trained on them; known
+    items beside them and alone."""
     known, entities = evaluation.known_entities(), evaluation.entities()
-    views = {"among-all": {name: ColdStartCurve(name, entities, evaluation.among_all[name])}}
+    views = {
+        "among-all": {name: ColdStartCurve(name, entities, evaluation.among_all[name])},
+        "once-trained": {n: ColdStartCurve(n, entities, evaluation.later[n]) for n in (name, TRAINED)},
+    }
     if len(known):
         names = (name, ALONE)
         views["known-beside"] = {n: ColdStartCurve(n, known, evaluation.known[n]) for n in names}
@@ -101,7 +117,9 @@ def item_baselines(names: Sequence[str] | None) -> list[str]:
 
 def _note(evaluation: ItemEvaluation, name: str) -> str:
     """Describe the choices on validation items, at the first point."""
-    first = evaluation.chosen[name][evaluation.shots[0]]
-    scale, offset = evaluation.placements[name][evaluation.shots[0]]
-    settings = {**first, "scale among known items": f"{scale:g}", "offset": f"{offset:.2f}"}
+    shots = evaluation.shots[0]
+    first, placement = evaluation.chosen[name][shots], evaluation.placements[name][shots]
+    if placement is None:
+        return "placed among known items by its own scores"
+    settings = {**first, "scale among known items": f"{placement.scale:g}", "offset": f"{placement.offset:.2f}"}
     return "chosen on validation items: " + ", ".join(f"{k} {v}" for k, v in settings.items())

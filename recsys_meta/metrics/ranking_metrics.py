@@ -91,11 +91,17 @@ def new_item_metrics(
     scores = _nan_as_lowest(scores).masked_fill(~candidates, -torch.inf)[:, permutation]
     hits = (relevant & candidates)[:, permutation]
     total = hits.sum(1).float()
-    top_hits = hits.gather(1, scores.topk(min(20, scores.shape[1]), dim=1).indices).float()
-    ten = top_hits[:, :10]
+    return metrics_of_lists(hits.gather(1, scores.topk(min(20, scores.shape[1]), dim=1).indices), total)
+
+
+def metrics_of_lists(hits: Tensor, total: Tensor) -> dict[str, Tensor]:
+    """Metrics of `new_item_metrics` [T] of lists that are cut already: hits [T, 20] bool in their order, or of fewer
+    items where there are no more; total [T]: relevant candidates."""
+    listed, total = hits.float(), total.float()
+    ten = listed[:, :10]
     values = {
-        "ndcg@20": _binary_ndcg(top_hits, total),
-        "recall@20": top_hits.sum(1) / total.clamp(min=1),
+        "ndcg@20": _binary_ndcg(listed, total),
+        "recall@20": listed.sum(1) / total.clamp(min=1),
         "ndcg@10": _binary_ndcg(ten, total),
         "share@10": ten.sum(1) / total.clamp(min=1, max=10),
     }

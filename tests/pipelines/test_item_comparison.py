@@ -22,16 +22,14 @@ def test_methods_for_new_items_side_by_side(prepared, tmp_path):
     assert "content-blend" in printed and "content-profile" in printed and "new-items" in printed
     content = json.loads(file.read_text())
     views = {r["scenario"].split("/")[0] for r in content["rows"]}
-    assert views == {"new-items-among-new", "new-items-among-all", "new-items-known-beside"}
+    assert views == {f"new-items-{v}" for v in ("among-new", "among-all", "known-beside", "once-trained")}
     among = [r for r in content["rows"] if r["seed"] is None and "among-new" in r["scenario"]]
     rows = {(r["method"], r["shots"], r["metric"]): r for r in among}
-    assert {m for m, _, _ in rows} == {"content-blend", "random", "content-profile", "itemknn"}
+    assert {m for m, _, _ in rows} == {"content-blend", "served", "random", "content-profile", "itemknn"}
+    assert rows["served", 0, "ndcg@20"]["value"] > rows["random", 0, "ndcg@20"]["value"]
     assert rows["content-blend", 0, "ndcg@20"]["value"] > rows["random", 0, "ndcg@20"]["value"]
-    assert {p["against"] for p in content["beside"] if "known" not in p["scenario"]} == {
-        "random",
-        "content-profile",
-        "itemknn",
-    }
+    beside = {p["against"] for p in content["beside"] if "among-all" in p["scenario"]}
+    assert beside == {"served", "random", "content-profile", "itemknn"}
     with reading(connect(f"sqlite:///{prepared.home}/recsys-meta.db")) as session:
         stored = page_evaluations(session, method="content-blend").items
     assert {r.metric for r in stored} >= {"ndcg@20", "recall@20", "ndcg@10", "share@10"}
@@ -42,7 +40,7 @@ def test_methods_for_new_items_side_by_side(prepared, tmp_path):
     "options, code, said",
     [
         (["--baselines", "ease"], 1, "no baseline 'ease' for new items"),
-        (["--learners", "maml"], 1, "there is content-blend"),
+        (["--learners", "maml"], 1, "there are content-blend and served"),
         (["--truth"], 2, "is not for --scenario items"),
     ],
 )

@@ -1,9 +1,9 @@
-"""New items among all: how they do in lists of the whole catalogue, and what the known items lose by them."""
+"""New items among all: how they do in lists of the whole catalogue, what known items lose by them, and how they will do
+once a model is trained on them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,147 +12,189 @@ import scipy.sparse as sp
 import torch
 
 from recsys_meta.core.types import FloatArray, IntArray
-from recsys_meta.metrics.ranking_metrics import NEW_ITEMS, ndcg_of_hits, new_item_metrics
+from recsys_meta.episodes.item_split import COLD_TEST, COLD_VALID, WARM_TEST, WARM_VALID, ItemSplit, binary_rows
+from recsys_meta.evaluation.new_items.item_point import ItemPoint
+from recsys_meta.evaluation.new_items.merged_lists import CataloguePlacement, LeadingItems, MergedLists
+from recsys_meta.metrics.ranking_metrics import NEW_ITEMS, ndcg, new_item_metrics
 from recsys_meta.models.new_items.item_task import ItemTask, Scores
-from recsys_meta.models.new_items.signals import known_item_scores
+from recsys_meta.models.new_items.known_items import KnownItemRanker, KnownSetting
 
-SCALES = tuple(2.0**power for power in range(-6, 2))
-"""Factors of the new items' standardized scores, of which one is chosen."""
-
-HALVINGS = 14
-"""Halvings of the range of offsets: what is left is a hundredth of a deviation at most."""
-
-MOST_LOSS = 0.01
-"""Share of the known items' nDCG@10 that new items may cost in validation."""
-
-PENALTY = 0.3
-DEPTH = 20
 BLOCK = 256
+"""Entities that are ranked at once."""
+
+VALIDATION_ENTITIES = 1000
+"""Entities on which the ranking of known items is chosen."""
+
+LATER_SHARE = 0.2
+"""Share of the rows of new items that a model that is trained on the others is measured by."""
+
+Metrics = dict[str, FloatArray]
 
 
-class CataloguePlacement(NamedTuple):
-    """Place of new items among known ones: standardized scores times `scale` plus `offset`, in deviations of the known
-    items' scores."""
+class CatalogueResult(NamedTuple):
+    """Metrics over `WholeCatalogue.entities` in lists of the whole catalogue: of new items and of known ones, and of
+    new items by their later rows alone, beside those of a model that was trained on the earlier ones."""
 
-    scale: float
-    offset: float
-
-
-@dataclass(frozen=True)
-class LeadingItems:
-    """The best `DEPTH` known and new candidates of u entities, all that a list shows of them: scores [u, DEPTH] and
-    hits [u, DEPTH] of each, totals [u] of the relevant candidates."""
-
-    known: torch.Tensor
-    new: torch.Tensor
-    known_hits: torch.Tensor
-    new_hits: torch.Tensor
-    known_total: torch.Tensor
-    new_total: torch.Tensor
-
-    def known_ndcg(self, placement: CataloguePlacement) -> float:
-        """Mean nDCG@10 of the known items beside new ones."""
-        hits = torch.cat([self.known_hits, torch.zeros_like(self.new_hits)], 1)
-        return float(ndcg_of_hits(self._first(hits, placement, 10), self.known_total).nanmean())
-
-    def new_ndcg(self, placement: CataloguePlacement) -> float:
-        """Mean nDCG@20 of the new items among all."""
-        hits = torch.cat([torch.zeros_like(self.known_hits), self.new_hits], 1)
-        return float(ndcg_of_hits(self._first(hits, placement, 20), self.new_total).nanmean())
-
-    def _first(self, hits: torch.Tensor, placement: CataloguePlacement, depth: int) -> torch.Tensor:
-        both = torch.cat([self.known, self.new * placement.scale + placement.offset], 1)
-        return hits.gather(1, both.topk(min(depth, both.shape[1]), 1).indices)
-
-    def highest(self, scale: float) -> CataloguePlacement:
-        """Find the highest offset at which known items lose at most `MOST_LOSS`: they lose the more the higher new ones
-        stand, and nothing where all of these are below them."""
-        known, new = (float(s[s.isfinite()].abs().max()) if s.isfinite().any() else 0.0 for s in (self.known, self.new))
-        high = known + scale * new + 1
-        low, least = -high, (1 - MOST_LOSS) * self.known_ndcg(CataloguePlacement(scale, -high))
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            low, high = (low, middle) if self.known_ndcg(CataloguePlacement(scale, middle)) < least else (middle, high)
-        return CataloguePlacement(scale, low)
+    placement: CataloguePlacement | None
+    new: Metrics
+    known: Metrics
+    later: Metrics
+    trained: Metrics
 
 
-@dataclass(frozen=True)
 class WholeCatalogue:
-    """Ranking of known items by a ridge regression on histories, and of new ones beside them by any scores.
+    """Ranking of known items, and of new ones beside them by any scores.
 
-    Both are standardized for each entity, over what it can be shown: items that it has met would widen the known ones'
-    scores, for some entities more than for others. A scale and an offset of the new ones are chosen in validation: of
-    those that cost known items at most `MOST_LOSS` the ones with which new items do best.
+    Known items are ranked by histories, by what is best on their validation rows. Scores are standardized for each
+    entity over what it can be shown: items that it has met would widen the known ones' scores, for some entities more
+    than for others. `entities` [u]: those with a history.
     """
 
-    task: ItemTask
+    def __init__(self, split: ItemSplit, task: ItemTask) -> None:
+        self._split, self._task = split, task
+        self.entities: IntArray = np.flatnonzero(np.diff(task.history.indptr) > 0)
+        self._ranker = KnownItemRanker(task.history)
+        self._trained: dict[int, Metrics] = {}
 
     @cached_property
-    def _known(self) -> Scores:
-        return known_item_scores(self.task, PENALTY)
+    def setting(self) -> KnownSetting:
+        """Settings of the known items' ranking, by nDCG@10 of their validation rows."""
+        rows = self._known_rows(WARM_VALID)
+        at = self.entities[np.diff(rows.indptr)[self.entities] > 0]
+        if not len(at):
+            return KnownSetting(0.3, None)
+        at = np.sort(np.random.default_rng(0).choice(at, min(VALIDATION_ENTITIES, len(at)), replace=False))
 
-    def lists(
-        self, new: Scores, open_new: FloatArray, entities: IntArray, placement: CataloguePlacement
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores [u, M + N] of known and new items, and which are ranked: known ones that an entity has not met, and
-        open new ones."""
-        unmet, is_open = np.asarray(self.task.history[entities].todense()) == 0, open_new > 0
-        known = _standardize_among(self._known(entities), unmet)
-        moved = _standardize_among(new(entities), is_open) * placement.scale + placement.offset
-        scores = np.concatenate([known, moved], 1, dtype=np.float32)
-        return torch.from_numpy(scores), torch.from_numpy(np.concatenate([unmet, is_open], 1))
+        def quality(setting: KnownSetting) -> float:
+            values = []
+            for start in range(0, len(at), BLOCK):
+                some = at[start : start + BLOCK]
+                scores = torch.from_numpy(self._ranker.scores(self._task.history[some], setting))
+                unmet = torch.from_numpy(self._unmet(some))
+                values.append(ndcg(scores, torch.from_numpy(rows[some].toarray() > 0), unmet))
+            return float(torch.cat(values).nanmean())
 
-    def liked(self, known: sp.csr_matrix, new: sp.csr_matrix, entities: IntArray) -> torch.Tensor:
-        """Mark what entities took [u, M + N], given rows of known [E, M] and of new items [E, N]."""
-        return torch.from_numpy(sp.hstack([known[entities], new[entities]]).toarray() > 0)
+        return self._ranker.choose(quality)
 
-    def choose_placement(
-        self, new: Scores, rows: tuple[sp.csr_matrix, sp.csr_matrix], open_new: FloatArray, entities: IntArray
-    ) -> CataloguePlacement:
-        """Choose the placement on validation rows of known [E, M] and new items [E, N], `open_new` [u, N]."""
-        leading = self._leading(new, rows, open_new, entities)
-        return max((leading.highest(scale) for scale in SCALES), key=leading.new_ndcg)
+    @cached_property
+    def known(self) -> LeadingItems:
+        """Leading known items of the entities, by their test rows."""
+        return self._leading_known(WARM_TEST)
 
-    def _leading(
-        self, new: Scores, rows: tuple[sp.csr_matrix, sp.csr_matrix], open_new: FloatArray, entities: IntArray
-    ) -> LeadingItems:
-        parts = []
-        for start in range(0, max(len(entities), 1), BLOCK):
-            some, first_new = entities[start : start + BLOCK], len(self.task.known)
-            scores, candidates = self.lists(new, open_new[start : start + BLOCK], some, CataloguePlacement(1.0, 0.0))
-            relevant = self.liked(*rows, some) & candidates
-            scores = scores.masked_fill(~candidates | scores.isnan(), -torch.inf)
-            known = _lead(scores[:, :first_new], relevant[:, :first_new])
-            of_new = _lead(scores[:, first_new:], relevant[:, first_new:])
-            parts.append([x for pair in zip(known, of_new, strict=True) for x in pair])
-        return LeadingItems(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    @cached_property
+    def _valid_known(self) -> LeadingItems:
+        return self._leading_known(WARM_VALID)
 
-    def metrics(
+    def known_scores(self, some: IntArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+        """Scores [u, M] of known items for some entities, standardized over those that they have not met, a mask."""
+        unmet = self._unmet(some)
+        return standardize_among(self._ranker.scores(self._task.history[some], self.setting), unmet), unmet
+
+    def scores_after(self, items: IntArray) -> FloatArray:
+        """Scores [P, M] of known items for P histories of one known item each, by its position."""
+        cells = np.ones(len(items), np.float32), (np.arange(len(items)), items)
+        return self._ranker.scores(sp.csr_matrix(cells, shape=(len(items), len(self._task.known))), self.setting)
+
+    def measure(
+        self, scores: Scores, valid: ItemPoint, test: ItemPoint, shots: int, is_placed: bool = False
+    ) -> CatalogueResult:
+        """Place new items by scores on validation rows, and measure them in the lists of the test. Where scores are
+        placed already, they are in the units of `known_scores`."""
+        rows, leading = test.query.multiply(self._later[0]).tocsr(), partial(self._leading_new, scores, is_placed)
+        placement = None
+        if not is_placed:
+            placement = MergedLists(self._valid_known, leading(valid, valid.query)).choose_placement()
+        lists = MergedLists(self.known, leading(test, test.query))
+        later = MergedLists(self.known, leading(test, rows, self._later[1]))
+        if shots not in self._trained:
+            self._trained[shots] = self._measure_trained(test)
+        return CatalogueResult(
+            placement,
+            lists.new_metrics(placement),
+            lists.known_metrics(placement),
+            later.new_metrics(placement),
+            self._trained[shots],
+        )
+
+    def _leading_known(self, part: int) -> LeadingItems:
+        rows, parts = self._known_rows(part), []
+        for start in range(0, len(self.entities), BLOCK):
+            some = self.entities[start : start + BLOCK]
+            scores, unmet = self.known_scores(some)
+            liked = torch.from_numpy(rows[some].toarray() > 0)
+            parts.append(LeadingItems.of(torch.from_numpy(scores), liked, torch.from_numpy(unmet)))
+        return _joined(parts)
+
+    def _leading_new(
         self,
-        new: Scores,
-        placement: CataloguePlacement,
-        rows: tuple[sp.csr_matrix, sp.csr_matrix],
-        open_new: FloatArray,
-        at: IntArray,
-    ) -> dict[str, FloatArray]:
-        """Metrics [u] of the entities `at` for rows of known [E, M] or new items [E, N], `open_new` [u, N]."""
-        generator, parts = torch.Generator().manual_seed(0), []
-        for start in range(0, len(at), BLOCK):
-            some = at[start : start + BLOCK]
-            scores, candidates = self.lists(new, open_new[start : start + BLOCK], some, placement)
-            parts.append(new_item_metrics(scores, self.liked(*rows, some), candidates, generator))
-        return {name: np.concatenate([np.zeros(0), *(p[name].double().numpy() for p in parts)]) for name in NEW_ITEMS}
+        scores: Scores,
+        is_placed: bool,
+        point: ItemPoint,
+        query: sp.csr_matrix,
+        closed: sp.csr_matrix | None = None,
+    ) -> LeadingItems:
+        """Leading new items of the entities by a query [E, N], without what is closed to them [E, N]."""
+        order, parts = np.random.default_rng(0).permutation(len(self._task.new)), []  # ties fall at random
+        for start in range(0, len(self.entities), BLOCK):
+            some = self.entities[start : start + BLOCK]
+            is_open = _open(point, some, closed)
+            z = scores(some) if is_placed else standardize_among(scores(some), is_open)
+            liked = query[some].toarray() > 0
+            parts.append(
+                LeadingItems.of(*(torch.from_numpy(np.ascontiguousarray(m[:, order])) for m in (z, liked, is_open)))
+            )
+        return _joined(parts)
+
+    @cached_property
+    def _later(self) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        """Rows of new items by which a model that knows the other ones is measured, and those others, [E, N]."""
+        split, new = self._split, self._task.new
+        test = np.flatnonzero(split.part == COLD_TEST)
+        is_later = np.random.default_rng(0).random(len(test)) < LATER_SHARE
+        other = np.concatenate([test[~is_later], np.flatnonzero(split.part == COLD_VALID)])
+        shape = split.entities, split.catalogue
+        later, known = (binary_rows(split.entity[i], split.item[i], shape)[:, new] for i in (test[is_later], other))
+        return (later - later.multiply(known)).tocsr(), known.tocsr()
+
+    def _measure_trained(self, test: ItemPoint) -> Metrics:
+        """Measure new items in lists of a model that was trained on them: on all rows but the later ones."""
+        later, known = self._later
+        query = test.query.multiply(later).tocsr()
+        rows, ranker = sp.hstack([self._task.history, known]).tocsr(), self._trained_ranker
+        generator, count, values = torch.Generator().manual_seed(0), len(self._task.known), []
+        for start in range(0, len(self.entities), BLOCK):
+            some = self.entities[start : start + BLOCK]
+            candidates = np.concatenate([self._unmet(some), _open(test, some, known)], 1)
+            liked = np.concatenate([np.zeros((len(some), count), bool), query[some].toarray() > 0], 1)
+            scores = torch.from_numpy(ranker.scores(rows[some], self.setting))
+            values.append(new_item_metrics(scores, torch.from_numpy(liked), torch.from_numpy(candidates), generator))
+        return {name: np.concatenate([v[name].double().numpy() for v in values]) for name in NEW_ITEMS}
+
+    @cached_property
+    def _trained_ranker(self) -> KnownItemRanker:
+        return KnownItemRanker(sp.hstack([self._task.history, self._later[1]]).tocsr())
+
+    def _unmet(self, some: IntArray) -> npt.NDArray[np.bool_]:
+        unmet: npt.NDArray[np.bool_] = self._task.history[some].toarray() == 0
+        return unmet
+
+    def _known_rows(self, part: int) -> sp.csr_matrix:
+        return self._split.matrix(part)[:, self._task.known].tocsr()
 
 
-def _lead(scores: torch.Tensor, relevant: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    top = scores.topk(min(DEPTH, scores.shape[1]), 1)
-    return top.values, relevant.gather(1, top.indices), relevant.sum(1)
+def _open(point: ItemPoint, some: IntArray, closed: sp.csr_matrix | None) -> npt.NDArray[np.bool_]:
+    is_open: npt.NDArray[np.bool_] = point.open_for(some) > 0
+    return is_open if closed is None else is_open & (closed[some].toarray() == 0)
 
 
-def _standardize_among(scores: FloatArray, candidates: npt.NDArray[np.bool_]) -> FloatArray:
+def _joined(parts: list[LeadingItems]) -> LeadingItems:
+    return LeadingItems(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def standardize_among(scores: FloatArray, candidates: npt.NDArray[np.bool_]) -> FloatArray:
     """Standardize the scores [u, N] of each entity by the mean and deviation of its candidates."""
     count = np.maximum(candidates.sum(1, keepdims=True), 1).astype(np.float32)
     centred = scores - np.where(candidates, scores, 0).sum(1, keepdims=True) / count
     deviation = np.sqrt(np.square(np.where(candidates, centred, 0)).sum(1, keepdims=True) / count)
-    result: FloatArray = centred / np.where(deviation > 1e-9, deviation, 1)
+    result: FloatArray = (centred / np.where(deviation > 1e-9, deviation, 1)).astype(np.float32)
     return result

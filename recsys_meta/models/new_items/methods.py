@@ -13,6 +13,7 @@ from recsys_meta.models.new_items.dropout_net import dropout_net
 from recsys_meta.models.new_items.item_task import ItemTask, Scores, standardize
 from recsys_meta.models.new_items.signals import (
     add_standardized,
+    aligned,
     content_columns,
     first_user_vectors,
     kernel_of,
@@ -21,7 +22,6 @@ from recsys_meta.models.new_items.signals import (
     profile_scores,
     regressed_factors,
     shared_users,
-    smoothed,
 )
 
 ALL = "all"
@@ -102,8 +102,8 @@ def ridge(task: ItemTask, *, penalty: float, features: str, first: float = 0.0) 
 
 def metadata_alignment(task: ItemTask, *, penalty: float, power: float, first: float = 0.0) -> Scores:
     """Closed form of the objective of MARec (Monteil et al. 2024, arXiv 2404.13298) with EASE as the backbone, for
-    columns of the click matrix without clicks, or with the first ones; see `smoothed`."""
-    return smoothed(task, metadata_kernel(task, power), penalty, first)
+    columns of the click matrix without clicks, or with the first ones; see `aligned`."""
+    return aligned(task, metadata_kernel(task, power), penalty, first)
 
 
 def signal_sum(task: ItemTask, *, feature: str, power: float, least: int) -> Scores:
@@ -122,18 +122,18 @@ ITEM_BASELINES: Mapping[str, ItemMethod] = {
     "value-count": ItemMethod(value_count, lambda t: [{}]),
     "itemknn": ItemMethod(first_neighbours, lambda t: [{}], needs="support"),
     "content-profile": ItemMethod(
-        content_profile, lambda t: settings(features=_features(t), least=[1, 3]), (0.3, 1.0, 3.0)
+        content_profile, lambda t: settings(features=_features(t), least=[1, 3]), (0.1, 0.3, 1.0, 3.0)
     ),
     "content-itemknn": ItemMethod(
         content_neighbours,
         lambda t: settings(features=_features(t), power=[1.5, 3.0], most=[50, 500]),
-        (0.3, 1.0, 3.0),
+        (0.1, 0.3, 1.0, 3.0),
     ),
     "ridge": ItemMethod(
-        ridge, lambda t: settings(penalty=[0.1, 1.0, 10.0], features=_features(t)), (1.0, 3.0, 10.0, 30.0)
+        ridge, lambda t: settings(penalty=[0.1, 1.0, 10.0], features=_features(t)), (0.0, 0.3, 1.0, 3.0, 10.0, 30.0)
     ),
     "marec": ItemMethod(
-        metadata_alignment, lambda t: settings(penalty=[0.03, 0.3, 3.0], power=[1.0, 2.0]), (1.0, 10.0, 100.0, 1000.0)
+        metadata_alignment, lambda t: settings(penalty=[0.3, 3.0, 30.0], power=[1.0, 2.0]), (0.0, 0.1, 1.0, 10.0, 100.0)
     ),
     "dropoutnet": ItemMethod(dropout_net, lambda t: settings(dropout=[0.5, 0.9])),
     "signal-sum": ItemMethod(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 
 import numpy as np
+import scipy.linalg as sla
 import scipy.sparse as sp
 from scipy.optimize import nnls
 
@@ -16,6 +17,9 @@ from recsys_meta.models.new_items.item_task import ItemTask, Scores, standardize
 
 MOST_ENTRIES = 50_000_000
 """Similarities that a kernel holds, at most."""
+
+MOST_SOLVED = 6000
+"""Users or items for whom a regression is solved exactly."""
 
 CONTENT_DIMS = 128
 """Dimensions that content is reduced to for regressions."""
@@ -66,23 +70,42 @@ def shared_users(task: ItemTask) -> sp.csr_matrix:
     return (scale[0] @ (task.history.T @ task.support) @ scale[1]).tocsr()
 
 
-def smoothed(task: ItemTask, kernel: sp.csr_matrix, penalty: float, support: float = 0.0) -> Scores:
+def aligned(task: ItemTask, kernel: sp.csr_matrix, penalty: float, support: float = 0.0) -> Scores:
     """Scores by a kernel [M, N] and the first rows (times `support`), as a ridge regression on histories predicts them.
 
-    X (X'X + penalty)^-1 X' (X kernel), in the leading space of histories: for a column of the click matrix without
-    clicks the minimum of MARec's objective (Monteil et al. 2024) with EASE, whose zero diagonal then binds nothing.
+    X (X'X + penalty)^-1 X' (X kernel + support): for a column of the click matrix without clicks the minimum of MARec's
+    objective (Monteil et al. 2024) with EASE, whose zero diagonal then binds nothing. The penalty is in units of the
+    mean square of a column. Where users and items are many it is solved in the leading space of histories.
     """
+    history = task.history
+    penalty *= history.nnz / max(len(task.known), 1)
+    if min(history.shape) > MOST_SOLVED:
+        space = task.space
+        return smoothed(task, kernel, penalty / (float(space.strength.mean()) + 1e-9), support)
+    by_user = history.shape[0] < history.shape[1]
+    target = history @ kernel + support * task.support
+    right = target if by_user else history.T @ target
+    root = task.remember(("history gram", penalty, by_user), lambda: _gram_root(history, penalty, by_user))
+    solved = sla.cho_solve((root, True), np.asarray(right.todense(), np.float32), overwrite_b=True, check_finite=False)
+    weights = np.asarray(history.T @ solved if by_user else solved, np.float32)
+    return lambda users: np.asarray(history[users] @ weights, np.float32)
+
+
+def _gram_root(history: sp.csr_matrix, penalty: float, by_user: bool) -> FloatArray:
+    """Cholesky factor of the histories' products of users [U, U] or items [M, M], and a penalty."""
+    gram = np.asarray((history @ history.T if by_user else history.T @ history).todense(), np.float32)
+    gram[np.diag_indices(len(gram))] += penalty
+    root: FloatArray = sla.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
+    return root
+
+
+def smoothed(task: ItemTask, kernel: sp.csr_matrix, penalty: float, support: float = 0.0) -> Scores:
+    """Scores of `aligned` in the leading space of histories, with a penalty in units of its mean strength."""
     space = task.space
     scores = np.asarray(kernel.T @ space.items, np.float32)
     if support:
         scores = scores + support * first_user_vectors(task)
     return task.by_factors(space.users, scores * space.shrink(penalty).astype(np.float32))
-
-
-def known_item_scores(task: ItemTask, penalty: float) -> Scores:
-    """Scores of the known items, as a ridge regression on histories predicts them in their leading space."""
-    space = task.space
-    return task.by_factors(space.users * space.shrink(penalty).astype(np.float32), space.items)
 
 
 def feature_weights(task: ItemTask, kernels: Mapping[str, sp.csr_matrix]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import pytest
 
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.episodes.item_split import COLD_TEST, item_split
-from recsys_meta.evaluation.new_items.item_evaluation import ItemEvaluation
+from recsys_meta.evaluation.new_items.item_evaluation import TRAINED, ItemEvaluation
 from recsys_meta.models.new_items import dropout_net
 from recsys_meta.models.new_items.methods import ITEM_BASELINES
 from tests.fixtures.simulated_datasets import dataset
@@ -69,9 +69,19 @@ def test_shuffled_test_rows_change_no_choice(data, evaluation):
 def test_new_items_among_all_cost_known_ones_little(evaluation):
     evaluation.blend("blend")
     known, alone = (np.nanmean(evaluation.known[n][0]["ndcg@10"]) for n in ("blend", "no-new-items"))
-    assert alone > 0 and known >= 0.9 * alone  # one percent at most in validation
+    assert alone > 0 and known >= 0.9 * alone  # surely one percent at most in validation
     among = np.nanmean(evaluation.among_all["blend"][0]["ndcg@20"])
     assert 0 < among < mean(evaluation.blend("blend"), 0, "ndcg@20")
+
+
+def test_a_model_that_is_trained_on_the_new_items_stands_beside(evaluation):
+    evaluation.blend("blend")
+    rows = evaluation.later["blend"][0], evaluation.later[TRAINED][0]
+    assert np.array_equal(*(np.isnan(metrics["recall@20"]) for metrics in rows))  # the same entities and rows
+    cold, trained = (np.nanmean(metrics["recall@20"]) for metrics in rows)
+    assert cold > 0.05 and trained > 0.05
+    everyone = evaluation.among_all["blend"][0]["recall@20"]
+    assert 0 < (~np.isnan(rows[0]["recall@20"])).sum() < (~np.isnan(everyone)).sum()
 
 
 def test_what_was_in_the_support_is_no_candidate(evaluation):
