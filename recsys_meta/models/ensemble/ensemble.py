@@ -126,13 +126,14 @@ class Ensemble:
 
     def _add_rankings(self, body: Params, state: State) -> Tensor:
         size, count = state["size"], len(self.members)
-        used = self.members_with_weight(size)
+        row = self._row(size)
+        used = self._members_of(row)
         if not used:  # no member has any weight: all items score the same
             first = self.members[0]
             return torch.zeros_like(first.rank(select_prefix(body, 0), select_prefix(state, 0)))
         if is_readable(size) and "mixture/level" in body:
             mixtures = [self.mixture_of(i, select_prefix(body, i), select_prefix(state, i)) for i in used]
-            shares = self.weights_at(size).T.reshape(RANKING_FORMS, count, -1)
+            shares = self._weight_table[row].T.reshape(RANKING_FORMS, count, -1)
             rows = used if len(used) < count else slice(None)
             return sum_of_forms(
                 [m.evidence for m in mixtures],
@@ -158,7 +159,7 @@ class Ensemble:
     def _add_scores(self, state: State, scores: Callable[[int, Predictor], Tensor]) -> Tensor:
         """Add up scores(i, member) [T, R] of the members that have a weight for any of the tasks, and the bias."""
         weights = self._weights_for(state)
-        total = torch.from_numpy(self._bias_table.numpy()[self._row(state["size"])]).to(weights.device)[:, None]
+        total = torch.from_numpy(self._bias_table[self._row(state["size"])]).to(weights.device)[:, None]
         for i in self.members_with_weight(state["size"]):
             total = total + weights[:, i, None] * scores(i, self.members[i])
         return total
@@ -170,12 +171,14 @@ class Ensemble:
 
     def weights_at(self, size: Tensor) -> FloatArray:
         """Look up the weights [T, F] of the forms for support sizes [T]."""
-        weights: FloatArray = self._weight_table.numpy()[self._row(size)]
+        weights: FloatArray = self._weight_table[self._row(size)]
         return weights
 
     def members_with_weight(self, size: Tensor) -> list[int]:
         """Find the members that have a weight at one of the support sizes [T]."""
-        row = self._row(size)
+        return self._members_of(self._row(size))
+
+    def _members_of(self, row: IntArray) -> list[int]:
         if len(row) == 1:  # a list that is held costs a tenth of a search
             return self._used_members[row[0]]
         return np.flatnonzero(self._has_weight[row].any(0)).tolist()
@@ -192,7 +195,7 @@ class Ensemble:
     @cached_property
     def _has_weight(self) -> npt.NDArray[np.bool_]:
         """Mask [N, M] of the members that have a weight, by support size."""
-        forms = self._weight_table.numpy() != 0
+        forms = self._weight_table != 0
         mask: npt.NDArray[np.bool_] = forms.reshape(len(forms), -1, len(self.members)).any(1)
         return mask
 
@@ -252,12 +255,11 @@ class UncertainWarmStartEnsemble(WarmStartEnsemble, UncertainEnsemble):
     """Ensemble whose first member has both."""
 
 
-def _tables_by_size(config: EnsembleConfig) -> tuple[Tensor, Tensor]:
+def _tables_by_size(config: EnsembleConfig) -> tuple[FloatArray, FloatArray]:
     """Weights [N, F] and bias [N] for supports of 0 to N - 1 rows; the last ones are those of larger supports, too."""
     interpolation = support_size_weights(torch.arange(max(config.shots) + 1.0), config.shots)
-    return interpolation @ torch.tensor(config.weights), interpolation @ torch.tensor(
-        config.bias or (0.0,) * len(config.shots)
-    )
+    bias = torch.tensor(config.bias or (0.0,) * len(config.shots))
+    return (interpolation @ torch.tensor(config.weights)).numpy(), (interpolation @ bias).numpy()
 
 
 def _adapt_member(member: Predictor, body: Params, support: Support, *, is_used: bool) -> State:
