@@ -18,7 +18,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from pipelines.batch.event_files import read_events
-from pipelines.commands.evaluate import measure_bundle, store_comparison
+from pipelines.commands.evaluate import measure_bundle, store_evaluation
 from pipelines.commands.model_publication import publish_run
 from pipelines.commands.stage_progress import StageProgress
 from pipelines.commands.train import StepProgress, device_name
@@ -173,7 +173,8 @@ def evaluate(
     names = ",".join(baselines) or "none"
     result = measure_bundle(workspace, _bundle(workspace, model), baselines=names, dataset=source)
     is_named = isinstance(model, str) and not workspace.is_bundle(model)
-    store_comparison(workspace, result, str(model).partition("@")[0] if is_named else None)
+    name = str(model).partition("@")[0] if is_named else None
+    store_evaluation(workspace, result, name, _bundle_folder(workspace, model))
     columns = ["method", "shots", "metric", "value", "low", "high"]
     rows = [row.__dict__ for row in result.evaluations() if row.seed is None]
     return pd.DataFrame(rows, columns=columns)
@@ -251,6 +252,13 @@ def _bundle(workspace: Workspace, model: TrainingResult | Bundle | str) -> Bundl
     if isinstance(model, Bundle):
         return model
     return model.bundle if isinstance(model, TrainingResult) else workspace.bundle(model)
+
+
+def _bundle_folder(workspace: Workspace, model: TrainingResult | Bundle | str) -> Path | None:
+    """Return the folder of a bundle; None for one in memory."""
+    if isinstance(model, TrainingResult):
+        return model.bundle_folder
+    return workspace.bundle_folder(model) if isinstance(model, str) else None
 
 
 def _interactions(recommender: Recommender, events: Events) -> list[Interaction]:

@@ -19,8 +19,10 @@ from recsys_meta.store.entities.entities import entity_digest, erase_entity, fin
 from recsys_meta.store.entities.events import support_events
 from recsys_meta.store.entities.explorations import prune_explorations
 from recsys_meta.store.entities.impressions import prune_impressions
+from recsys_meta.store.entities.newcomer_results import prune_newcomer_results
 from recsys_meta.store.entities.outcomes import prune_outcomes
 from recsys_meta.store.model_registry.guardrail import prune_alerts
+from recsys_meta.store.tracking.paired_tests import prune_paired_tests
 from recsys_meta.store.tracking.runs import prune_runs
 
 adaptations = typer.Typer(no_args_is_help=True)
@@ -164,7 +166,8 @@ def export_command(
     days: Annotated[int | None, typer.Option(min=1, max=36_500, help="Rows of the last days; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write adaptations, impressions, outcomes and evaluations as Parquet. They hold ids of entities: personal data."""
+    """Write adaptations, impressions, outcomes, evaluations, paired tests and newcomers as Parquet. They hold ids of
+    entities: personal data."""
     from pipelines.exports.parquet_tables import write_tables
 
     since = None if days is None else datetime.now(UTC) - timedelta(days=days)
@@ -203,7 +206,8 @@ def prune_command(
     days: Annotated[int, typer.Option(min=1, max=36_500, help="Older than this many days.")],
     as_json: Json = False,
 ) -> None:
-    """Delete what is old: ended runs with metrics, adaptations, impressions, outcomes, explorations, ended alerts."""
+    """Delete what is old: ended runs with metrics, adaptations, impressions, outcomes, explorations, ended alerts,
+    newcomers of evaluations, and paired tests of evaluations of no version."""
     before = datetime.now(UTC) - timedelta(days=days)
     workspace = Workspace()
     with workspace.session() as session:
@@ -214,6 +218,8 @@ def prune_command(
             "outcomes": prune_outcomes(session, before),
             "explorations": prune_explorations(session, before),
             "alerts": prune_alerts(session, before),
+            "newcomer_results": prune_newcomer_results(session, before),
+            "paired_tests": prune_paired_tests(session, before),
         }
     _sum_days(workspace)
     log_emptied = _empty_log(workspace)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +25,7 @@ from pipelines.experiments.comparison_run import (
     reference_baseline,
     tuning_note,
 )
+from pipelines.experiments.comparison_storage import store_comparison
 from pipelines.experiments.training_inputs import event_index_for
 from pipelines.workspace import Workspace
 from recsys_meta.core.dataset import Dataset
@@ -35,6 +35,7 @@ from recsys_meta.evaluation.baseline_tuning import edge_warnings, fit_tuned
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start
 from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.evaluate_batch import metric_names
+from recsys_meta.evaluation.newcomers import describe_newcomers, item_popularity
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.store.tracking import evaluations
 
@@ -64,7 +65,8 @@ def evaluate(
         min_query=min_query,
     )
     # A bundle in a folder has no name before it is published.
-    store_comparison(workspace, result, None if workspace.is_bundle(model) else model.partition("@")[0])
+    name = None if workspace.is_bundle(model) else model.partition("@")[0]
+    store_evaluation(workspace, result, name, workspace.bundle_folder(model))
     print_comparison([result], json_file, html, plots)
 
 
@@ -74,7 +76,7 @@ def evaluate_version(workspace: Workspace, name: str, version: str) -> None:
     Raises RecsysMetaError where its data set is not at hand.
     """
     result = measure_bundle(workspace, workspace.bundle(f"{name}@{version}"), unadapted=False)
-    store_comparison(workspace, result, name)
+    store_evaluation(workspace, result, name, workspace.bundle_folder(f"{name}@{version}"))
 
 
 def measure_bundle(
@@ -105,6 +107,16 @@ def measure_bundle(
     split = split_of(data, index, protocol.split, seed)
     name = str(bundle.about.get("recipe", bundle.predictor.name))
     result = Comparison(data.schema.name, protocol.label(data), metric_names(data), points)
+    result.newcomers[seed] = describe_newcomers(
+        data,
+        index,
+        split.test,
+        item_popularity(data, index, split.train),
+        shots=points,
+        order=protocol.order,
+        seed=seed,
+        min_query=min_query,
+    )
     with progress_bar() as progress:
 
         def curve(predictor: Any, params: Any, label: str) -> ColdStartCurve:
@@ -151,11 +163,9 @@ def _with_reference(names: list[str], data: Dataset) -> list[str]:
     return names if simplest in names else [simplest, *names]
 
 
-def store_comparison(workspace: Workspace, result: Comparison, model: str | None) -> None:
-    """Store the curves of a comparison, those of the model under its name where it has one."""
-    rows = [replace(r, model=model) if r.model_version is not None else r for r in result.evaluations()]
-    with workspace.session() as session:
-        evaluations.save_evaluations(session, rows)
+def store_evaluation(workspace: Workspace, result: Comparison, model: str | None, folder: Path | None) -> None:
+    """Store what was measured of a bundle, under the name of its model where it has one, and beside its folder."""
+    store_comparison(workspace, [result], model, {} if folder is None else dict.fromkeys(result.newcomers, folder))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 
+from pipelines.experiments.comparison_tests import paired_tests
 from recsys_meta.evaluation.curve import ColdStartCurve
+from recsys_meta.evaluation.newcomers import Newcomers
 from recsys_meta.metrics.bootstrap import Values, mean_over_seeds, paired_difference_over_seeds, summarise_seeds
 from recsys_meta.metrics.interval import ConfidenceInterval
 from recsys_meta.metrics.pooled_metrics import RowSample
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.store.tracking.evaluations import NewEvaluation, Role
+from recsys_meta.store.tracking.paired_tests import NewPairedTest
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,10 @@ class PairedComparison:
 
 @dataclass
 class Comparison:
-    """Curves of all methods on one data set and protocol."""
+    """Curves of all methods on one data set and protocol.
+
+    `newcomers` describes the entities of each seed's curves, where results by group are wanted.
+    """
 
     dataset: str
     scenario: str
@@ -104,6 +111,12 @@ class Comparison:
     adaptation_effects: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     bounds: list[BoundCurves] = field(default_factory=list)
     shares: list[BoundShare] = field(default_factory=list)
+    newcomers: dict[int, Newcomers] = field(default_factory=dict)
+
+    @cached_property
+    def tests(self) -> list[NewPairedTest]:
+        """Paired tests of the methods, all of which are measured by then; see `paired_tests`."""
+        return paired_tests(self)
 
     @property
     def warnings(self) -> list[str]:
@@ -185,21 +198,33 @@ class Comparison:
             other = self.best_baseline(k, metric)
             if other is None:
                 continue
-            differences.append(self._difference(learners[0], other, k, metric))
+            differences.append(self.difference(learners[0], other, k, metric))
         return differences
 
     def against_all_methods(self, metric: str) -> list[PairedComparison]:
         """Paired differences of the first learner and every other method at each point."""
         learners = [m for m in self.methods if m.role in ("flagship", "learner")]
         others = [m for m in self.methods if learners and m is not learners[0]]
-        return [self._difference(learners[0], other, k, metric) for other in others for k in self.shots]
+        return [self.difference(learners[0], other, k, metric) for other in others for k in self.shots]
 
     def between_learners(self, metric: str) -> list[PairedComparison]:
         """Paired differences of each learner and every one before it in the list, at each point, for ablations."""
         learners = [m for m in self.methods if m.role != "baseline" and not m.name.endswith("-unadapted")]
-        return [self._difference(b, a, k, metric) for a, b in combinations(learners, 2) for k in self.shots]
+        return [self.difference(b, a, k, metric) for a, b in combinations(learners, 2) for k in self.shots]
 
-    def _difference(self, ours: MethodCurves, other: MethodCurves, shots: int, metric: str) -> PairedComparison:
+    def difference(self, ours: MethodCurves, other: MethodCurves, shots: int, metric: str) -> PairedComparison:
+        """Paired difference of two methods at one point over all seeds; a bootstrap the first time that it is asked."""
+        key = ours.name, other.name, shots, metric
+        if key not in self._differences:
+            self._differences[key] = self.paired_difference(ours, other, shots, metric)
+        return self._differences[key]
+
+    @cached_property
+    def _differences(self) -> dict[tuple[str, str, int, str], PairedComparison]:
+        return {}
+
+    def paired_difference(self, ours: MethodCurves, other: MethodCurves, shots: int, metric: str) -> PairedComparison:
+        """Paired difference of two methods, or of parts of their curves, by a bootstrap each time."""
         seeds = sorted(ours.curves)
         p = paired_difference_over_seeds(
             metric,

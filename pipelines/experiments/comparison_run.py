@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.experiments.comparison import Comparison, MethodCurves
+from pipelines.experiments.comparison_storage import store_comparison
 from pipelines.experiments.meta_validation import VALIDATION_ROWS
 from pipelines.experiments.thread_count import default_threads, fixed_threads
 from pipelines.experiments.training_inputs import TrainingInputs, default_shots, source_of, training_inputs
@@ -21,9 +23,9 @@ from recsys_meta.evaluation.baseline_tuning import TunedBaseline, TuningReport, 
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, adaptation_effect, cold_start, episodes_at
 from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.evaluate_batch import EvalOptions, is_row_metric, metric_names
+from recsys_meta.evaluation.newcomers import Newcomers, describe_newcomers, item_popularity
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.models.learners import LEARNERS as LEARNER_CLASSES
-from recsys_meta.store.tracking import evaluations
 from recsys_meta.store.tracking.evaluations import Role
 from recsys_meta.store.tracking.promotion_gate import SIMPLEST_BASELINES
 from recsys_meta.training.recipe import Recipe
@@ -109,6 +111,7 @@ def compare(
     baseline_names = baselines_for(data, baselines)
     recipes = recipes_for(data, learners, overrides)
     builders: dict[str, _ComparisonBuilder] = {}
+    bundles: dict[int, Path] = {}
     shots = protocol.points(data)
     for seed in seeds_for(data, protocol, seeds):
         inputs = training_inputs(data, source, scenario=protocol.sampling, split=protocol.split, seed=seed)
@@ -131,6 +134,7 @@ def compare(
                 report=lambda step, name=recipe.name: on_step(name, step),  # type: ignore[misc]
                 notify=notify_seed,
             )
+            bundles.setdefault(seed, training.bundle_folder)
             for warning in training.warnings:
                 notify_seed(f"{recipe.name}: {warning}")
             with fixed_threads(threads or default_threads()):
@@ -142,8 +146,7 @@ def compare(
                 for setup in setups:
                     builders[setup.scenario].baseline(setup, name, baseline)
     results = [builder.comparison() for builder in builders.values()]
-    with workspace.session() as session:
-        evaluations.save_evaluations(session, [row for result in results for row in result.evaluations()])
+    store_comparison(workspace, results, bundles=bundles)
     return results
 
 
@@ -172,6 +175,7 @@ class _ComparisonBuilder:
         self._add(setup, recipe.name, role, bundle.predictor, bundle.params)
         if first:
             self._add(setup, f"{recipe.name}-unadapted", "learner", UnadaptedPredictor(bundle.predictor), bundle.params)
+            self._result.newcomers[setup.inputs.seed] = setup.newcomers()
             if self._result.bundle is None:
                 self._result.bundle, self._result.run = bundle, training.spec.id
                 self._result.adaptation_effects = setup.adaptation_effects(bundle)
@@ -231,6 +235,21 @@ class _EvaluationSetup:
             options=self.options,
         )
         return ColdStartCurve(name, curve.entities, curve.values)
+
+    def newcomers(self) -> Newcomers:
+        """Describe the entities that are evaluated; popularity is that among the rows of the training."""
+        data, inputs = self.inputs.data, self.inputs
+        popularity = item_popularity(data, inputs.train_index, inputs.split.train)
+        return describe_newcomers(
+            data,
+            self.index,
+            self.entities,
+            popularity,
+            shots=self.protocol.points(data),
+            order=self.protocol.order,
+            seed=inputs.split_seed,
+            min_query=self.protocol.min_query,
+        )
 
     def adaptation_effects(self, bundle: Bundle) -> dict[int, tuple[float, float]]:
         """Norm of the state's change and change of the scores for each number of shots, over at most 64 entities."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from pipelines.experiments.comparison import Comparison, MethodCurves
+from pipelines.experiments.comparison_storage import store_comparison
 from pipelines.experiments.served_items import ServedPlacement
 from pipelines.experiments.thread_count import default_threads, fixed_threads
 from pipelines.workspace import Workspace
@@ -16,7 +17,6 @@ from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.new_items.item_evaluation import ALONE, TRAINED, ItemEvaluation
 from recsys_meta.metrics.ranking_metrics import NEW_ITEMS
 from recsys_meta.models.new_items.methods import ITEM_BASELINES
-from recsys_meta.store.tracking import evaluations
 from recsys_meta.store.tracking.evaluations import Role
 
 BLEND = "content-blend"
@@ -82,8 +82,7 @@ def compare_items(
             for n, c in methods_of_view.items()
         ]
         results.append(result)
-    with workspace.session() as session:
-        evaluations.save_evaluations(session, [row for result in results for row in result.evaluations()])
+    store_comparison(workspace, results)
     return results
 
 

@@ -18,12 +18,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.experiments.comparison import Comparison, MethodPoints, PairedComparison
+from pipelines.experiments.comparison_tests import verdict as verdict_of
 from pipelines.experiments.paper_tables import best_values, is_best, latex_table, markdown_table
 from recsys_meta import __version__
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.metrics.bootstrap import mean_over_seeds
 from recsys_meta.metrics.pooled_metrics import RowSample, reliability
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
+from recsys_meta.store.tracking.paired_tests import NewPairedTest, Reference
+from recsys_meta.store.tracking.segment_tables import segment_tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,11 +115,9 @@ def _remaining(result: Comparison, metric: str) -> list[int]:
 
 def verdict(v: PairedComparison) -> str:
     """Describe the difference from the best baseline at a point, with its paired 95% interval, in one line."""
-    sign = -1.0 if v.metric in LOWER_IS_BETTER else 1.0
     if not math.isfinite(v.difference):
         return f"{v.shots:>3} shots: not a number against {v.against} - a prediction failed (n {v.n})"
-    clear = v.low > 0 or v.high < 0
-    word = ("better" if sign * v.difference > 0 else "worse") if clear else "no clear difference"
+    word = verdict_of(v.metric, v.difference, v.low, v.high).replace("open", "no clear difference")
     return (
         f"{v.shots:>3} shots: {v.difference:+.3f} [{v.low:+.3f}, {v.high:+.3f}] against {v.against} - {word} (n {v.n})"
     )
@@ -232,16 +233,18 @@ def report_page(result: Comparison, command: str, curve: bytes, reliability: byt
         png=base64.b64encode(curve).decode(),
         reliability=base64.b64encode(reliability or b"").decode(),
         tests=[
-            ("Against the best baseline at each point", result.against_best_baseline(result.metrics[0])),
-            ("Against the same without adapting", _against_unadapted(result)),
+            ("Against the best baseline at each point", _learner_tests(result, "baseline")),
+            ("Against the same without adapting", _learner_tests(result, "unadapted")),
         ],
+        segments=segment_tables(result.tests),
     )
 
 
-def _against_unadapted(result: Comparison) -> list[PairedComparison]:
-    """Paired differences of the first learner and itself without adapting."""
-    learner = next((m.name for m in result.methods if m.role != "baseline"), "")
-    return [t for t in result.against_all_methods(result.metrics[0]) if t.against == f"{learner}-unadapted"]
+def _learner_tests(result: Comparison, reference: Reference) -> list[NewPairedTest]:
+    """Tests of every learner over all newcomers, in the first metric."""
+    names = [m.name for m in result.methods if m.role != "baseline"]
+    tests = [t for t in result.tests if t.segment is None and t.reference == reference]
+    return [t for name in names for t in tests if (t.method, t.metric) == (name, result.metrics[0])]
 
 
 @dataclass(frozen=True)

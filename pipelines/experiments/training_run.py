@@ -74,6 +74,11 @@ class TrainingResult:
     warnings: tuple[str, ...] = ()
     carried: str = ""
 
+    @property
+    def bundle_folder(self) -> Path:
+        """Folder of the bundle."""
+        return self.folder / "bundle" / self.bundle.version
+
 
 def train_run(
     workspace: Workspace,

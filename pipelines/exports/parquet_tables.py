@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from recsys_meta.core.atomic_io import atomic_file
 from recsys_meta.core.json_text import dump_json
 from recsys_meta.store.database.base import Base
-from recsys_meta.store.entities.tables import AdaptationRecord, ImpressionRecord, OutcomeRecord
-from recsys_meta.store.tracking.tables import EvaluationRecord
+from recsys_meta.store.entities.tables import AdaptationRecord, ImpressionRecord, NewcomerResultRecord, OutcomeRecord
+from recsys_meta.store.tracking.tables import EvaluationRecord, PairedTestRecord
 
 BLOCK_ROWS = 50_000
 """Rows held at once."""
@@ -26,6 +26,8 @@ TABLES: Mapping[str, type[Base]] = {
     "impressions": ImpressionRecord,
     "outcomes": OutcomeRecord,
     "evaluations": EvaluationRecord,
+    "paired_tests": PairedTestRecord,
+    "newcomer_results": NewcomerResultRecord,
 }
 """Tables that `db export` writes, by name."""
 

@@ -155,6 +155,22 @@ def paired_sample_difference(
     return PairedDifference(difference, float(low), float(high), p, n)
 
 
+def entity_means(metric: str, sample: RowSample, entities: IntArray) -> FloatArray | None:
+    """Mean of a metric over the rows of each entity, [E], NaN without rows; None for a metric that is no mean of rows.
+
+    `entities` [E] are ascending. Raises ConfigError for a metric that is not one of rows.
+    """
+    _require_row_metric(metric)
+    rows = sample.measured_rows()
+    if metric in ("auc", "ece"):
+        return None
+    table, _ = _sums_by_entity(metric, rows, entities)
+    count = np.bincount(np.searchsorted(entities, rows.entity), minlength=len(entities))
+    divisor = np.minimum(count, 1) if metric.startswith("macro_") else count  # those sums are means already
+    means: FloatArray = np.divide(table[:, 0], divisor, out=np.full(len(entities), np.nan), where=count > 0)
+    return means
+
+
 def _resample_counts(entities: int, draws: int) -> FloatArray:
     """Number of times each entity is drawn, [draws, entities]."""
     rng = np.random.default_rng(0)

@@ -376,6 +376,8 @@ def test_the_database_goes_down_and_up_with_its_rows(command, run):
         "outcomes": 0,
         "explorations": 0,
         "alerts": 0,
+        "newcomer_results": 0,
+        "paired_tests": 0,
         "log_emptied": True,
     }
 

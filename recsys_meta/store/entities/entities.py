@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import NotFoundError
 from recsys_meta.store.database.base import Base
-from recsys_meta.store.database.bulk_insert import insert_into, table_of
+from recsys_meta.store.database.bulk_insert import in_chunks, insert_into, table_of
 from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.entities.tables import (
     AdaptationRecord,
@@ -22,6 +22,7 @@ from recsys_meta.store.entities.tables import (
     EventRecord,
     ExplorationRecord,
     ImpressionRecord,
+    NewcomerResultRecord,
     OutcomeRecord,
 )
 from recsys_meta.store.installation.installation_key import installation_keys
@@ -85,8 +86,8 @@ def find_entity(session: Session, kind: str, entity: str) -> EntityRecord | None
 
 
 def erase_entity(session: Session, kind: str, entity: str, now: datetime | None = None) -> ErasureReceipt:
-    """Delete features, events, adaptations, impressions, outcomes and explorations of an entity, and store a
-    receipt.
+    """Delete features, events, adaptations, impressions, outcomes, explorations and results of evaluations of an
+    entity, and store a receipt.
 
     A repeated erasure that finds nothing new returns the earlier receipt. The caller clears the caches; rows that still
     wait in a background writer are dropped by `drop_erased`.
@@ -100,6 +101,7 @@ def erase_entity(session: Session, kind: str, entity: str, now: datetime | None 
         "outcomes": _delete(session, OutcomeRecord, OutcomeRecord.entity.key, kind, entity),
     }
     _delete(session, ExplorationRecord, ExplorationRecord.entity.key, kind, entity)
+    _delete(session, NewcomerResultRecord, NewcomerResultRecord.entity.key, kind, entity)
     names = entity_digests(session, kind, entity)
     past = select(ErasureRecord).where(ErasureRecord.entity_digest.in_(names))
     row = session.scalars(past.order_by(ErasureRecord.at.desc()).limit(1)).first()
@@ -119,6 +121,17 @@ def erased_since(session: Session, kind: str, entity: str, since: datetime) -> b
         ErasureRecord.entity_digest.in_(entity_digests(session, kind, entity)), ErasureRecord.confirmed >= since
     )
     return session.scalar(query.limit(1)) is not None
+
+
+def erased_entities(session: Session, kind: str, entities: Sequence[str]) -> set[str]:
+    """Return those of some entities that were ever erased."""
+    names = {digest: entity for entity in entities for digest in entity_digests(session, kind, entity)}
+    query = select(ErasureRecord.entity_digest)
+    return {
+        names[digest]
+        for part in in_chunks(list(names))
+        for digest in session.scalars(query.where(ErasureRecord.entity_digest.in_(part)))
+    }
 
 
 def hold_erasure_lock(session: Session, *, exclusive: bool) -> None:

@@ -1,4 +1,5 @@
-"""Tables of entities: features, events, adaptations, impressions, outcomes, explorations and receipts of erasures.
+"""Tables of entities: features, events, adaptations, impressions, outcomes, explorations, results of evaluations and
+receipts of erasures.
 
 Events are the source of truth and have no foreign keys: feedback is stored even where its entity, item or model is
 not known yet.
@@ -211,6 +212,43 @@ class AdaptationDayRecord(Base):
     gradient_norm: Mapped[float | None]
     ms: Mapped[float | None]
     slowest_ms: Mapped[float | None]
+
+
+class NewcomerResultRecord(Base):
+    """Result of one newcomer at one point of an evaluation: a random sample of them, and those adapting helped least.
+
+    `gain` is how much better the value is than without adapting, above 0 whatever the metric; `place` counts from the
+    least gain of the point and seed. Averages are over the rows that are `is_random`: the others were kept because
+    their gain is low.
+    """
+
+    __tablename__ = "newcomer_results"
+    __table_args__ = (
+        Index(None, "dataset", "created"),
+        Index(None, "created"),
+        Index(None, "kind", "entity"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    dataset: Mapped[str]
+    scenario: Mapped[str]
+    method: Mapped[str]
+    seed: Mapped[int]
+    kind: Mapped[str] = mapped_column(BoundedText(NAME_LENGTH))
+    entity: Mapped[str]
+    metric: Mapped[str]
+    shots: Mapped[int]
+    value: Mapped[float]
+    value_unadapted: Mapped[float | None]
+    value_baseline: Mapped[float | None]
+    gain: Mapped[float | None]
+    place: Mapped[int | None]
+    is_random: Mapped[bool]
+    support_size: Mapped[int]
+    popularity: Mapped[float | None]
+    features_known: Mapped[int]
+    features: Mapped[dict[str, Any]]
+    created: Mapped[datetime]
 
 
 class ErasureRecord(Base):

@@ -1,4 +1,4 @@
-"""Tables of experiment tracking: training runs, their metrics and curricula, evaluations, and tuning studies."""
+"""Tables of experiment tracking: training runs, metrics, curricula, evaluations, paired tests and tuning studies."""
 
 from datetime import datetime
 from typing import Any
@@ -100,6 +100,46 @@ class EvaluationRecord(Base):
     value: Mapped[float | None]
     low: Mapped[float | None]
     high: Mapped[float | None]
+    n: Mapped[int]
+    created: Mapped[datetime]
+
+
+class PairedTestRecord(Base):
+    """A paired difference of two methods at one point of an evaluation, ``method`` less ``against``, over all seeds.
+
+    Rows of one evaluation share `created` with its points. `reference` says what the other method is: the best
+    ``baseline`` of the point, or the same weights ``unadapted``. `segment` and `part` name the group of newcomers
+    that the test is over, NULL for all of them; `part_from` and `part_to` are the ends of a group that is a range.
+    """
+
+    __tablename__ = "paired_tests"
+    __table_args__ = (
+        CheckConstraint("reference IN ('baseline', 'unadapted')", name="reference"),
+        CheckConstraint("verdict IN ('better', 'worse', 'open')", name="verdict"),
+        Index(None, "dataset", "created"),
+        Index(None, "created"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    dataset: Mapped[str]
+    scenario: Mapped[str]
+    method: Mapped[str]
+    against: Mapped[str]
+    reference: Mapped[str] = mapped_column(BoundedText(20))
+    segment: Mapped[str | None]
+    part: Mapped[str | None]
+    part_from: Mapped[float | None]
+    part_to: Mapped[float | None]
+    metric: Mapped[str]
+    shots: Mapped[int]
+    value: Mapped[float | None]
+    value_against: Mapped[float | None]
+    difference: Mapped[float | None]
+    low: Mapped[float | None]
+    high: Mapped[float | None]
+    p: Mapped[float | None]
+    verdict: Mapped[str] = mapped_column(BoundedText(20))
+    seeds: Mapped[int]
     n: Mapped[int]
     created: Mapped[datetime]
 

@@ -25,6 +25,9 @@ CREATE INDEX ix_items_kind_updated_external_id ON items (kind, updated, external
 CREATE INDEX ix_latest_metrics_key_value ON latest_metrics ("key", value);
 CREATE INDEX ix_model_versions_run ON model_versions (run);
 CREATE INDEX ix_model_versions_version ON model_versions (version);
+CREATE INDEX ix_newcomer_results_created ON newcomer_results (created);
+CREATE INDEX ix_newcomer_results_dataset_created ON newcomer_results (dataset, created);
+CREATE INDEX ix_newcomer_results_kind_entity ON newcomer_results (kind, entity);
 CREATE INDEX ix_outcome_days_day ON outcome_days (day);
 CREATE INDEX ix_outcome_days_model_day ON outcome_days (model, day);
 CREATE INDEX ix_outcomes_created ON outcomes (created);
@@ -32,6 +35,8 @@ CREATE INDEX ix_outcomes_day ON outcomes (day);
 CREATE INDEX ix_outcomes_kind_entity_created ON outcomes (kind, entity, created);
 CREATE INDEX ix_outcomes_model_created ON outcomes (model, created);
 CREATE INDEX ix_outcomes_model_model_version_variant_created ON outcomes (model, model_version, variant, created);
+CREATE INDEX ix_paired_tests_created ON paired_tests (created);
+CREATE INDEX ix_paired_tests_dataset_created ON paired_tests (dataset, created);
 CREATE INDEX ix_runs_started_id ON runs (started, id);
 CREATE INDEX ix_runs_status_started ON runs (status, started);
 CREATE INDEX ix_split_entities_model_sequence_place ON split_entities (model, sequence, place);
@@ -270,6 +275,29 @@ CREATE TABLE models (
   updated DATETIME NOT NULL,
   CONSTRAINT pk_models PRIMARY KEY (name)
   );
+CREATE TABLE newcomer_results (
+  id INTEGER NOT NULL,
+  dataset VARCHAR(200) NOT NULL,
+  scenario VARCHAR(200) NOT NULL,
+  method VARCHAR(200) NOT NULL,
+  seed INTEGER NOT NULL,
+  kind VARCHAR(100) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  metric VARCHAR(200) NOT NULL,
+  shots INTEGER NOT NULL,
+  value DOUBLE NOT NULL,
+  value_unadapted DOUBLE,
+  value_baseline DOUBLE,
+  gain DOUBLE,
+  place INTEGER,
+  is_random BOOLEAN NOT NULL,
+  support_size INTEGER NOT NULL,
+  popularity DOUBLE,
+  features_known INTEGER NOT NULL,
+  features JSON NOT NULL,
+  created DATETIME NOT NULL,
+  CONSTRAINT pk_newcomer_results PRIMARY KEY (id)
+  );
 CREATE TABLE outcome_days (
   id INTEGER NOT NULL,
   day DATE NOT NULL,
@@ -318,6 +346,33 @@ CREATE TABLE outcomes (
   created DATETIME NOT NULL,
   day DATE NOT NULL,
   CONSTRAINT pk_outcomes PRIMARY KEY (kind, event_id)
+  );
+CREATE TABLE paired_tests (
+  id INTEGER NOT NULL,
+  dataset VARCHAR(200) NOT NULL,
+  scenario VARCHAR(200) NOT NULL,
+  method VARCHAR(200) NOT NULL,
+  against VARCHAR(200) NOT NULL,
+  reference VARCHAR(20) NOT NULL,
+  segment VARCHAR(200),
+  part VARCHAR(200),
+  part_from DOUBLE,
+  part_to DOUBLE,
+  metric VARCHAR(200) NOT NULL,
+  shots INTEGER NOT NULL,
+  value DOUBLE,
+  value_against DOUBLE,
+  difference DOUBLE,
+  low DOUBLE,
+  high DOUBLE,
+  p DOUBLE,
+  verdict VARCHAR(20) NOT NULL,
+  seeds INTEGER NOT NULL,
+  n INTEGER NOT NULL,
+  created DATETIME NOT NULL,
+  CONSTRAINT pk_paired_tests PRIMARY KEY (id),
+  CONSTRAINT ck_paired_tests_reference CHECK (reference IN ('baseline', 'unadapted')),
+  CONSTRAINT ck_paired_tests_verdict CHECK (verdict IN ('better', 'worse', 'open'))
   );
 CREATE TABLE recsys_meta_revision (
   version_num VARCHAR(32) NOT NULL,
@@ -1079,6 +1134,32 @@ CREATE TABLE models (
   updated TIMESTAMP WITH TIME ZONE NOT NULL,
   CONSTRAINT pk_models PRIMARY KEY (name)
   );
+CREATE TABLE newcomer_results (
+  id BIGSERIAL NOT NULL,
+  dataset VARCHAR(200) NOT NULL,
+  scenario VARCHAR(200) NOT NULL,
+  method VARCHAR(200) NOT NULL,
+  seed BIGINT NOT NULL,
+  kind VARCHAR(100) NOT NULL,
+  entity VARCHAR(200) NOT NULL,
+  metric VARCHAR(200) NOT NULL,
+  shots BIGINT NOT NULL,
+  value DOUBLE PRECISION NOT NULL,
+  value_unadapted DOUBLE PRECISION,
+  value_baseline DOUBLE PRECISION,
+  gain DOUBLE PRECISION,
+  place BIGINT,
+  is_random BOOLEAN NOT NULL,
+  support_size BIGINT NOT NULL,
+  popularity DOUBLE PRECISION,
+  features_known BIGINT NOT NULL,
+  features JSONB NOT NULL,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_newcomer_results PRIMARY KEY (id)
+  );
+CREATE INDEX ix_newcomer_results_created ON newcomer_results (created);
+CREATE INDEX ix_newcomer_results_dataset_created ON newcomer_results (dataset, created);
+CREATE INDEX ix_newcomer_results_kind_entity ON newcomer_results (kind, entity);
 CREATE TABLE outcome_days (
   id BIGSERIAL NOT NULL,
   day DATE NOT NULL,
@@ -1135,6 +1216,35 @@ CREATE INDEX ix_outcomes_day ON outcomes (day);
 CREATE INDEX ix_outcomes_kind_entity_created ON outcomes (kind, entity, created);
 CREATE INDEX ix_outcomes_model_created ON outcomes (model, created);
 CREATE INDEX ix_outcomes_model_model_version_variant_created ON outcomes (model, model_version, variant, created);
+CREATE TABLE paired_tests (
+  id BIGSERIAL NOT NULL,
+  dataset VARCHAR(200) NOT NULL,
+  scenario VARCHAR(200) NOT NULL,
+  method VARCHAR(200) NOT NULL,
+  against VARCHAR(200) NOT NULL,
+  reference VARCHAR(20) NOT NULL,
+  segment VARCHAR(200),
+  part VARCHAR(200),
+  part_from DOUBLE PRECISION,
+  part_to DOUBLE PRECISION,
+  metric VARCHAR(200) NOT NULL,
+  shots BIGINT NOT NULL,
+  value DOUBLE PRECISION,
+  value_against DOUBLE PRECISION,
+  difference DOUBLE PRECISION,
+  low DOUBLE PRECISION,
+  high DOUBLE PRECISION,
+  p DOUBLE PRECISION,
+  verdict VARCHAR(20) NOT NULL,
+  seeds BIGINT NOT NULL,
+  n BIGINT NOT NULL,
+  created TIMESTAMP WITH TIME ZONE NOT NULL,
+  CONSTRAINT pk_paired_tests PRIMARY KEY (id),
+  CONSTRAINT ck_paired_tests_reference CHECK (reference IN ('baseline', 'unadapted')),
+  CONSTRAINT ck_paired_tests_verdict CHECK (verdict IN ('better', 'worse', 'open'))
+  );
+CREATE INDEX ix_paired_tests_created ON paired_tests (created);
+CREATE INDEX ix_paired_tests_dataset_created ON paired_tests (dataset, created);
 CREATE TABLE runs (
   id VARCHAR(100) NOT NULL,
   recipe VARCHAR(200) NOT NULL,

@@ -45,6 +45,8 @@ def test_tables_are_written_as_parquet(filled, tmp_path):
         "impressions": 0,
         "outcomes": 2,
         "evaluations": 1,
+        "paired_tests": 0,
+        "newcomer_results": 0,
     }
     (row,) = pq.read_table(folder / "adaptations.parquet").to_pylist()
     assert (row["entity"], row["loss_before"], row["loss_after"], row["created"]) == ("u\n1", 2.0, None, NOON)

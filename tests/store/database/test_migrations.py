@@ -19,7 +19,7 @@ from recsys_meta.store.tracking import evaluations, runs
 from tests.store.database import view_rows
 from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
 
-HEAD = "0016"  # the newest revision
+HEAD = "0017"  # the newest revision
 VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks", "online_quality", "split_periods", "split_results"}
 
 
@@ -60,6 +60,11 @@ def test_indexes(engine: Engine) -> None:
         ("latest_metrics", ("key", "value")),
         ("evaluations", ("dataset", "scenario", "metric", "method", "shots")),
         ("evaluations", ("model", "created")),
+        ("paired_tests", ("dataset", "created")),
+        ("paired_tests", ("created",)),
+        ("newcomer_results", ("dataset", "created")),
+        ("newcomer_results", ("created",)),
+        ("newcomer_results", ("kind", "entity")),
         ("model_versions", ("version",)),
         ("model_versions", ("run",)),
         ("alias_history", ("model", "version")),

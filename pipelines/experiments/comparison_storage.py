@@ -1,0 +1,47 @@
+"""Storage of a comparison: points, paired tests and newcomers in SQL, and every newcomer as Parquet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipelines.experiments.comparison import Comparison
+from pipelines.experiments.newcomer_results import sampled_results, write_newcomer_results
+from pipelines.workspace import Workspace
+from recsys_meta.store.entities.newcomer_results import save_newcomer_results
+from recsys_meta.store.model_registry.bundle_files import newcomers_file
+from recsys_meta.store.tracking.evaluations import save_evaluations
+from recsys_meta.store.tracking.paired_tests import save_paired_tests
+
+_LOG = logging.getLogger(__name__)
+
+
+def store_comparison(
+    workspace: Workspace,
+    results: Sequence[Comparison],
+    model: str | None = None,
+    bundles: Mapping[int, Path] | None = None,
+) -> None:
+    """Store the comparisons of one command, those of a published model under its name.
+
+    All rows share their time, by which what belongs together is found. `bundles` are the folders of the first learner's
+    bundles by seed: beside each the results of its newcomers are written.
+    """
+    points = [replace(r, model=model) if r.model_version is not None else r for c in results for r in c.evaluations()]
+    tests = [test for result in results for test in result.tests]
+    newcomers = [row for result in results for row in sampled_results(result)]
+    for seed, folder in (bundles or {}).items():
+        measured = [result for result in results if seed in result.newcomers]
+        if measured:
+            try:
+                write_newcomer_results(measured, seed, newcomers_file(folder))
+            except OSError as error:  # the bundle may lie where only its owner writes
+                _LOG.warning("%s cannot be written: %s", newcomers_file(folder), error.strerror or error)
+    now = datetime.now(UTC)
+    with workspace.session() as session:
+        save_evaluations(session, points, now)
+        save_paired_tests(session, tests, now)
+        save_newcomer_results(session, newcomers, now)
