@@ -24,7 +24,9 @@ from recsys_meta.store.entities.outcome_summary import (
 from recsys_meta.store.model_registry import registry
 from recsys_meta.store.model_registry.split_results import split_results
 from recsys_meta.store.model_registry.traffic_splits import split_detail
+from recsys_meta.store.tracking.paired_tests import curve_tests
 from recsys_meta.store.tracking.promotion_gate import check_promotion
+from recsys_meta.store.tracking.segment_tables import segment_tables
 from recsys_meta.store.tracking.version_curve import version_curve
 from recsys_meta.wire.requests import PromotionRequest, SplitBody
 
@@ -49,7 +51,8 @@ async def show_model(
     version: Word = None,
     metric: Word = None,
 ) -> Response:
-    """Show the curve of a version, how the model does online, its versions, splits and history."""
+    """Show the curve of a version with its tests and groups of newcomers, how the model does online, its versions,
+    splits and history."""
     values = await page.read(lambda s: _read(s, name, version, metric))
     detail, curve = values["detail"], values["curve"]
     summary = model_summary(page.container, name, detail.live, len(detail.versions), None, None)
@@ -105,10 +108,14 @@ def _read(session: Session, name: str, version: str | None, metric: str | None) 
     version_name = version or detail.live or (detail.versions[0].version if detail.versions else "")
     if version is not None:
         registry.get_model_record(session, name, version)
+    curve = version_curve(session, name, version_name, metric)
+    tests = [] if curve is None else curve_tests(session, curve)
     return {
         "detail": detail,
         "shown": version_name,
-        "curve": version_curve(session, name, version_name, metric),
+        "curve": curve,
+        "tests": [test for test in tests if test.segment is None],
+        "segments": segment_tables(tests),
         "gate": check_promotion(session, name, version_name),
         "split": split_detail(session, name).split,
         "results": split_results(session, name)[:_MOST_ARMS],

@@ -11,12 +11,20 @@ from sqlalchemy.orm import Session
 from api.handlers.dependencies import Cursor
 from api.handlers.response_encoding import json_response
 from api.pages.charts import ChartSeries, PageChart
+from api.pages.curriculum_charts import bucket_charts, bucket_meaning
 from api.pages.page_context import ReadContext
 from api.pages.page_route import PageRoute
 from api.pages.text_formats import moment
 from api.routes.tracking import RunPath
 from recsys_meta.store.tracking import runs
-from recsys_meta.store.tracking.run_course import course_names, curriculum_buckets, metric_course
+from recsys_meta.store.tracking.run_course import (
+    bucket_course,
+    course_names,
+    curriculum_buckets,
+    curriculum_name,
+    metric_course,
+    uniform_run,
+)
 from recsys_meta.store.tracking.runs import Status
 from recsys_meta.store.tracking.setting_tables import changed_settings, flat_settings
 from recsys_meta.store.tracking.tables import RunRecord
@@ -81,11 +89,25 @@ async def show_run(id: RunPath, page: ReadContext) -> Response:
 
     def read(session: Session) -> dict[str, Any]:
         row = runs.get_run(session, id)
-        return {"run": row, "charts": _courses(session, id), "buckets": curriculum_buckets(session, id)}
+        uniform = uniform_run(session, row)
+        return {
+            "run": row,
+            "uniform": uniform,
+            "charts": _courses(session, id, uniform),
+            "buckets": curriculum_buckets(session, id),
+            "bucket_charts": bucket_charts(bucket_course(session, id)),
+        }
 
     values = await page.read(read)
     run = values["run"]
-    return page.render("run.html.jinja", texts=_texts(run), settings=flat_settings(run.config), **values)
+    return page.render(
+        "run.html.jinja",
+        texts=_texts(run),
+        curriculum=curriculum_name(run),
+        meaning=bucket_meaning,
+        settings=flat_settings(run.config),
+        **values,
+    )
 
 
 @router.get("/{id}/course")
@@ -94,32 +116,39 @@ async def get_course(id: RunPath, page: ReadContext) -> Response:
 
     def read(session: Session) -> dict[str, Any]:
         row = runs.get_run(session, id)
-        charts = {f"chart-{key}": chart.drawing for key, chart in _courses(session, id).items()}
+        courses = _courses(session, id, uniform_run(session, row))
+        charts = {f"chart-{key}": chart.drawing for key, chart in courses.items()}
         return {"charts": charts, "texts": _texts(row), "done": row.status != "running"}
 
     return json_response(await page.read(read))
 
 
-def _courses(session: Session, run: str) -> dict[str, PageChart]:
+def _courses(session: Session, run: str, uniform: RunRecord | None) -> dict[str, PageChart]:
+    """Draw the figures of a run, with those of a run beside it that draws its tasks uniformly."""
     names = course_names(session, run)
     names = [key for key in FIRST_FIGURES if key in names] + [key for key in names if key not in FIRST_FIGURES]
     keys = [key for key in names if key != ON_TRAINING or "valid" not in names][:_MOST_FIGURES]
     charts = {}
     for key in keys:
         points = metric_course(session, run, key)
-        beside = metric_course(session, run, ON_TRAINING) if key == "valid" and ON_TRAINING in names else []
+        beside = {}
+        if key == "valid" and ON_TRAINING in names:
+            beside["on tasks of the training"] = metric_course(session, run, ON_TRAINING)
+        if key in _TITLES and uniform is not None:
+            beside["the same, tasks drawn uniformly"] = metric_course(session, uniform.id, key)
         if points:
             charts[key] = _course_chart(key, points, beside)
     return charts
 
 
-def _course_chart(key: str, points: MetricCourse, beside: MetricCourse) -> PageChart:
-    """Draw a figure over the outer steps, with the same figure on tasks of the training where there is one."""
-    own, other = dict(points), dict(beside)
-    steps = sorted(own.keys() | other.keys())
-    series = [ChartSeries(_LABELS.get(key, key), [own.get(step) for step in steps], is_main=True)]
-    if other:
-        series.append(ChartSeries("on tasks of the training", [other.get(step) for step in steps]))
+def _course_chart(key: str, points: MetricCourse, beside: Mapping[str, MetricCourse]) -> PageChart:
+    """Draw a figure over the outer steps, with those beside it that have a point."""
+    lines = {_LABELS.get(key, key): dict(points), **{name: dict(course) for name, course in beside.items() if course}}
+    steps = sorted({step for line in lines.values() for step in line})
+    series = [
+        ChartSeries(name, [line.get(step) for step in steps], is_main=not place)
+        for place, (name, line) in enumerate(lines.items())
+    ]
     return PageChart(_TITLES.get(key, key), "outer step", key, steps, series)
 
 

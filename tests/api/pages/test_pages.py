@@ -1,6 +1,7 @@
 """Each page: the figures that stand in the database, and nothing that a browser would run."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from recsys_meta.store.entities.adaptations import NewAdaptation, save_adaptatio
 from recsys_meta.store.entities.outcomes import NewOutcome, save_outcomes
 from recsys_meta.store.tracking import runs
 from recsys_meta.store.tracking.evaluations import NewEvaluation, save_evaluations
+from recsys_meta.store.tracking.paired_tests import NewPairedTest, save_paired_tests
 from recsys_meta.store.tracking.runs import CurriculumPoint, MetricPoint
 from tests.api import bundles
 from tests.api.pages.conftest import BROWSER, browser_of, meta_token
@@ -23,6 +25,7 @@ from tests.api.servers import Served, serving, settings
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+LATER = datetime(2036, 1, 1, tzinfo=UTC)
 PAGES = ("", "runs", "runs/compare", "models", "models/users", "adaptations", "entities", "items", "data")
 
 
@@ -173,6 +176,36 @@ def test_a_run_is_followed_while_it_goes_on(server: Served, light: str) -> None:
     assert "data-live" not in get(server, "runs/one")
 
 
+def test_a_curriculum_is_beside_the_run_that_draws_uniformly(server: Served, light: str) -> None:
+    def begin(session) -> None:
+        common = {"recipe": "maml", "dataset": "curricula", "learner": "maml", "seed": 3}
+        # Two draw uniformly: the newer one differs in another setting too.
+        settings = {"eager": ("hardness", 4), "even": ("uniform", 4), "other": ("uniform", 9)}
+        for run, (name, steps) in settings.items():
+            config = {"curriculum": {"name": name, "config": {}}, "train": {"steps": steps}}
+            runs.start_run(session, run=run, config=config, **common)
+        for run, height in (("eager", 0.5), ("even", 0.25), ("other", 0.125)):
+            runs.log_metrics(session, [MetricPoint(run, "valid", step, height * step) for step in (1, 2)])
+        buckets = [("decile 01", 1.0, 0.25), ("decile 10", 4.0, 0.75), ("stage hard", 3.0, 1.0), ("own", 2.0, 0.5)]
+        points = [CurriculumPoint("eager", step, *bucket) for step in (1, 2) for bucket in buckets]
+        runs.log_curriculum(session, points)
+
+    store(light, begin)
+    page = get(server, "runs/eager")
+    valid, weight, loss = charts_of(page)
+    assert [one["values"] for one in valid["series"]] == [[0.5, 1.0], [0.25, 0.5]]
+    assert "uniformly" in valid["series"][1]["label"]
+    assert 'href="../runs/even"' in page
+    assert (weight["yLabel"], loss["yLabel"]) == ("weight", "loss")
+    assert {one["label"]: one["values"] for one in weight["series"]}["decile 10"] == [0.75, 0.75]
+    assert "the hardest tenth of the tasks" in page
+    assert "tasks that the stage &#39;hard&#39; of the curriculum drew" in page
+    course = server.client.get("/ui/runs/eager/course").json()
+    assert course["charts"]["chart-valid"] == valid
+    # A run that draws uniformly has none beside it.
+    assert len(charts_of(get(server, "runs/even"))[0]["series"]) == 1
+
+
 def test_runs_are_paged_and_compared(server: Served, light: str) -> None:
     store(light, lambda s: [start_run(s, f"run-{n}", steps=n % 2) for n in range(60)])
     page = get(server, "runs")
@@ -283,6 +316,31 @@ def test_an_ad_and_a_city_show_what_their_events_moved(plain: Served, new_id: st
         assert "why" in adapted
         assert "data-item" in unadapted
         plain.client.delete(f"/v1/entities/{kind}/{new_id}").raise_for_status()
+
+
+def test_a_model_has_its_tests_and_its_groups_of_newcomers(server: Served, light: str) -> None:
+    version = server.container.registry.live["users"].version
+    point = {"dataset": "d", "scenario": "s", "method": "maml", "metric": "ndcg@10", "shots": 5}
+    own = {"role": "learner", "seed": 0, "value": 0.4, "low": 0.1, "high": None, "n": 90}
+    figures = {"value": 0.4, "value_against": 0.3, "difference": 0.1, "low": 0.05, "high": 0.15, "p": 0.0005}
+    kind = {"against": "maml-unadapted", "reference": "unadapted", "verdict": "better", "seeds": 1, "n": 90}
+    test = NewPairedTest(**point, **figures, **kind)
+    group = replace(test, segment=HOSTILE, part="low", value=0.7, difference=-0.2, verdict="worse", n=30)
+
+    def save(session) -> None:
+        save_evaluations(session, [NewEvaluation(**point, **own, model="users", model_version=version)], LATER)
+        tests = [test, group, replace(group, part="high"), replace(test, method="melu", difference=0.9)]
+        save_paired_tests(session, tests, LATER)
+
+    store(light, save)
+    page = get(server, "models/users")
+    assert "Is it more than chance?" in page
+    assert "0.100 <small>[0.050, 0.150]</small>" in page
+    assert "0.900" not in page
+    table = page[page.index("Whom does it help?") :]
+    assert re.findall(r'<th scope="row">(low|high)</th>', table) == ["low", "high"]
+    assert "0.700 <small>n 30</small>" in table
+    assert "adapting -0.200" in table
 
 
 def test_a_metric_may_be_chosen(server: Served, light: str) -> None:
