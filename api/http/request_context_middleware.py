@@ -24,7 +24,7 @@ _DISCARD_BYTES = 32 * MAX_BODY_BYTES
 # Seeded by the system once for each process: a system call for each id costs more than the rest of the id.
 _random = random.Random(os.urandom(32))
 _ID = re.compile(rb"[A-Za-z0-9._\-]{1,64}")
-_SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+_SAFE, _UNSTORED = (b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")
 
 
 class RequestContextMiddleware:
@@ -77,7 +77,11 @@ class _ResponseStart:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.context.status = message["status"]
-            message["headers"] = [*message["headers"], *_SAFE, (b"x-request-id", self.context.request_id.encode())]
+            headers = [*message["headers"], _SAFE, (b"x-request-id", self.context.request_id.encode())]
+            # Files of the pages alone say themselves how long they may be kept.
+            if not any(name == b"cache-control" for name, _ in headers):
+                headers.append(_UNSTORED)
+            message["headers"] = headers
         await self.send(message)
 
 

@@ -1,4 +1,4 @@
-"""What a curriculum did: the buckets of tasks that it drew from, in words and as charts."""
+"""Buckets of tasks that a curriculum drew from, in words and as charts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MOST_SERIES = 12
 
 
 def bucket_meaning(bucket: str) -> str:
-    """Say in words which tasks a bucket holds; empty for a name that only its curriculum understands."""
+    """Return in words which tasks a bucket holds; empty for a name that only its curriculum understands."""
     kind, _, name = bucket.partition(" ")
     if kind == "decile" and name.isdecimal():
         ends = {1: "the easiest tenth", 10: "the hardest tenth"}

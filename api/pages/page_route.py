@@ -18,7 +18,15 @@ from api.pages.page_context import page_response
 
 
 class PageRoute(APIRoute):
-    """Route whose errors are pages for a browser that asks for one, and problem documents for programs."""
+    """Route whose errors are pages for a browser that asks for one, and problem documents for programs.
+
+    What answers GET answers HEAD as well, without its body.
+    """
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        if self.methods and "GET" in self.methods:
+            self.methods.add("HEAD")
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler that FastAPI calls."""
@@ -38,7 +46,7 @@ class PageRoute(APIRoute):
 
 def _error_page(request: Request, problem: Response) -> Response:
     """Return the page of a problem; of one without a key the way to the login."""
-    if problem.status_code == HTTPStatus.UNAUTHORIZED and request.method == "GET":
+    if problem.status_code == HTTPStatus.UNAUTHORIZED and request.method in ("GET", "HEAD"):
         return RedirectResponse(login_path(request), 303)
     document = orjson.loads(bytes(problem.body))
     title = HTTPStatus(problem.status_code).phrase

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import RedirectResponse
@@ -27,11 +28,21 @@ _ROUTERS = (
 _fallback = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
+class PageFiles(StaticFiles):
+    """Files that a browser keeps and asks for anew only if they have changed, by their ETag."""
+
+    def file_response(self, *given: Any, **options: Any) -> Response:
+        """Return a file, or 304 for one that the browser has."""
+        response = super().file_response(*given, **options)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
 def install_pages(app: FastAPI) -> None:
     """Add the pages to an application."""
     for router in _ROUTERS:
         app.include_router(router)
-    app.mount("/ui/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    app.mount("/ui/static", PageFiles(directory=Path(__file__).parent / "static"))
     app.include_router(_fallback)
 
 

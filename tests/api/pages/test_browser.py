@@ -1,5 +1,6 @@
 """Pages in a browser: drawn, quiet, within reach of the keyboard and of the host alone, on a phone and in the dark."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import httpx
@@ -9,6 +10,7 @@ from recsys_meta.data import prepare_named
 from recsys_meta.store.database import engine
 from recsys_meta.store.tracking import runs
 from recsys_meta.store.tracking.evaluations import NewEvaluation, save_evaluations
+from recsys_meta.store.tracking.paired_tests import NewPairedTest, save_paired_tests
 from recsys_meta.store.tracking.runs import CurriculumPoint, MetricPoint
 from tests.api import bundles
 from tests.api.pages.browser import NARROW, WatchedPage
@@ -23,6 +25,7 @@ PAGES = {
     "": 2,
     "runs": 0,
     "runs/finished": 3,
+    "runs/eager": 4,
     "runs/compare?run=finished&run=going": 2,
     "models": 0,
     "models/users": 3,
@@ -53,6 +56,13 @@ def curve(version: str) -> list[NewEvaluation]:
     return rows
 
 
+def paired_rows() -> list[NewPairedTest]:
+    point = {"dataset": "d", "scenario": "s", "metric": "ndcg@10", "method": "maml", "against": "ease", "shots": 5}
+    figures = {"value": 0.4, "value_against": 0.35, "difference": 0.05, "low": 0.01, "high": 0.09, "p": 0.01}
+    test = NewPairedTest(**point, **figures, reference="baseline", verdict="better", seeds=1, n=90)
+    return [test, *(replace(test, segment="support popularity", part=part) for part in ("low", "high"))]
+
+
 def points(run: str, steps: range) -> list[MetricPoint]:
     keys = ("loss", "valid", "valid_on_training", "gradient_norm", "tasks_per_second", "inner_rate")
     return [MetricPoint(run, key, step, 1 / (1 + step)) for key in keys for step in steps]
@@ -62,10 +72,15 @@ def fill(url: str, version: str) -> None:
     made = engine.connect(url)
     with engine.session(made) as session:
         save_evaluations(session, curve(version), datetime(2026, 1, 1, tzinfo=UTC))
-        for run, rate in (("finished", 0.1), ("going", 0.2)):
+        save_paired_tests(session, paired_rows(), datetime(2026, 1, 1, tzinfo=UTC))
+        for run, rate, name in (("finished", 0.1, "uniform"), ("going", 0.2, "uniform"), ("eager", 0.1, "hardness")):
             common = {"recipe": "maml", "dataset": "d", "learner": "maml", "seed": 0}
-            runs.start_run(session, run=run, config={"train": {"rate": rate}}, **common)
+            config = {"train": {"rate": rate}, "curriculum": {"name": name}}
+            runs.start_run(session, run=run, config=config, **common)
             runs.log_metrics(session, points(run, range(20)))
+        buckets = ("decile 01", "decile 10", "stage hard")
+        weights = [CurriculumPoint("eager", step, name, 1.5, 0.5) for name in buckets for step in range(4)]
+        runs.log_curriculum(session, weights)
         runs.log_curriculum(session, [CurriculumPoint("finished", 5, f"bucket {n}", 0.5, 0.5) for n in (1, 2)])
         runs.set_run_status(session, "finished", "finished")
     made.dispose()

@@ -72,6 +72,23 @@ def test_other_paths_are_pages_as_well(users_server: Served) -> None:
         get(users_server, path, 422)
 
 
+def test_a_page_answers_head_as_it_answers_get(users_server: Served) -> None:
+    for path in ("", "models", "models/nope", "nope"):
+        asked, head = (getattr(users_server.client, verb)(f"/ui/{path}", headers=BROWSER) for verb in ("get", "head"))
+        assert (head.status_code, head.content) == (asked.status_code, b"")
+        assert head.headers["content-type"] == asked.headers["content-type"]
+        assert head.headers["cache-control"] == "no-store"
+
+
+def test_a_file_is_sent_anew_only_when_it_has_changed(users_server: Served) -> None:
+    first = users_server.client.get("/ui/static/charts.js")
+    assert first.headers["cache-control"] == "no-cache"
+    known = {"if-none-match": first.headers["etag"]}
+    again = users_server.client.get("/ui/static/charts.js", headers=known)
+    assert (again.status_code, again.content, again.headers["cache-control"]) == (304, b"", "no-cache")
+    assert users_server.client.get("/ui/static/charts.js", headers={"if-none-match": '"old"'}).status_code == 200
+
+
 def test_scripts_are_small_and_licences_stand_beside_what_is_not_ours(users_server: Served) -> None:
     files = {one.name: one for one in (Path(page_context.__file__).parent / "static").iterdir()}
     assert sum(one.stat().st_size for one in files.values() if one.suffix == ".js") < 150_000
