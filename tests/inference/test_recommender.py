@@ -25,6 +25,7 @@ from tests.fixtures import trained_recommenders as served
 from tests.fixtures.choice_datasets import choice_world
 from tests.fixtures.small_datasets import same
 from tests.fixtures.trained_recommenders import answer
+from tests.models.learners.cases import case_of
 
 
 @pytest.fixture(scope="module")
@@ -296,3 +297,12 @@ def test_many_are_diagnosed_as_each_alone(chooser):
         assert got.loss_before == pytest.approx(alone.loss_before, rel=1e-4, abs=1e-6)
         assert got.loss_after == pytest.approx(alone.loss_after, rel=1e-4, abs=1e-6)
         assert (got.loss_before == 0) == (not one.items)
+
+
+@pytest.mark.parametrize(("name", "reads_order"), [("episodic-memory", True), ("selector", False)])
+def test_events_stay_in_their_order_for_a_learner_that_reads_it(name, reads_order):
+    case = case_of(name, "ranking")
+    bundle = make_bundle(case.learner, case.params, case.data, case.index, case.split.train, {})
+    events = [Interaction(item) for item in case.data.vocab.values["item"][:8]]
+    there, back = (recommend(Recommender(bundle), EntityRequest(events=e), 5) for e in (events, events[::-1]))
+    assert (there.items != back.items) == reads_order

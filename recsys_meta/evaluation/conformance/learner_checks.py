@@ -87,16 +87,16 @@ def _pad_with_garbage(rows: Interactions) -> Interactions:
 
 
 def order_of_the_support_changes_nothing(case: LearnerCase) -> None:
-    """A support is a set: its order has no influence, unless the learner says by `is_ordered` that it reads it."""
+    """A support is a set: its order has no influence, unless the learner says by `reads_order` that it reads it."""
     body, support, query = case.learner.body(case.params), case.batch.support, case.batch.query
     order = torch.randperm(support.rows.item.shape[1], generator=generator(5))
     shuffled = replace(support, rows=support.rows.map(lambda t: t[:, order]))
     after, before = case.answers(body, shuffled, query), case.answers(body, support, query)
-    if getattr(case.learner, "is_ordered", False):
+    if getattr(case.learner, "reads_order", False):
         is_same = all(torch.equal(x, y) for x, y in zip(after, before, strict=True))
-        require(not is_same, "is_ordered is True, so the order of a support changes answers")
+        require(not is_same, "reads_order is True, so the order of a support changes answers")
     else:
-        require_all_close(after, before, "the order of a support changes nothing, or is_ordered is True")
+        require_all_close(after, before, "the order of a support changes nothing, or reads_order is True")
 
 
 def a_batch_equals_its_tasks_one_by_one(case: LearnerCase) -> None:

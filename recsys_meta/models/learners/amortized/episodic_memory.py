@@ -49,7 +49,7 @@ class EpisodicMemory(MatchingNetwork):
 
     name: ClassVar[str] = "episodic-memory"
     Config: ClassVar[type[SupportEncoderConfig]] = EpisodicMemoryConfig
-    is_ordered: ClassVar[bool] = True
+    reads_order: ClassVar[bool] = True
     config: EpisodicMemoryConfig
 
     def init_method(self, generator: torch.Generator) -> Params:

@@ -85,7 +85,7 @@ class SupportEncoder(ABC, Generic[EncoderConfig]):
     name: ClassVar[str]
     Config: ClassVar[type[SupportEncoderConfig]]
     config: EncoderConfig
-    is_ordered: ClassVar[bool] = False
+    reads_order: ClassVar[bool] = False
     objectives: ClassVar[frozenset[Objective]] = frozenset({"ranking", "rating", "click"})
 
     def __init__(self, config: EncoderConfig | None = None) -> None:

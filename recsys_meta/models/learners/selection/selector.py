@@ -137,9 +137,9 @@ class LearnerSelector(LearnerGroup):
     objectives: ClassVar[frozenset[Objective]] = frozenset({"ranking", "rating", "click"})
 
     @property
-    def is_ordered(self) -> bool:
+    def reads_order(self) -> bool:
         """True where a member reads the order of the rows."""
-        return any(getattr(member, "is_ordered", False) for member in self.members)
+        return any(getattr(member, "reads_order", False) for member in self.members)
 
     def make_members(self) -> list[Any]:
         return make_members(self.config)
