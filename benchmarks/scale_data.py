@@ -109,7 +109,8 @@ def sample_block(
     drawn = np.searchsorted(popularity, np.sort(rng.random(DRAWN)) * popularity[-1])
     distinct, often = np.unique(drawn, return_counts=True)
     utility = (taste @ latent[distinct].T + np.log(often)).astype(np.float32)
-    utility -= np.log(rng.standard_exponential(utility.shape, np.float32))
+    waiting = rng.standard_exponential(utility.shape, np.float32)
+    utility -= np.log(np.maximum(waiting, np.finfo(np.float32).tiny))
     most = min(int(counts.max()), utility.shape[1] - 1)
     best = np.argpartition(-utility, most, axis=1)[:, :most]
     best = np.take_along_axis(best, np.argsort(-np.take_along_axis(utility, best, 1), axis=1), 1)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks import scale_data
+from benchmarks import scale_data, scale_steps
 from recsys_meta.core.errors import ConfigError
-from recsys_meta.data import prepare_custom
+from recsys_meta.data import open_dataset, prepare_custom
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import cold_start
 from recsys_meta.models.baselines.counting.popularity import ItemPopularity
@@ -13,9 +13,15 @@ from recsys_meta.models.baselines.item_based.itemknn import ItemKNN
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scale")
-    return prepare_custom(scale_data.make(folder / "raw", 30_000, 1_500, 400), folder / "data")
+    prepare_custom(scale_data.make(folder / "raw", 30_000, 1_500, 400), folder / "data")
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return open_dataset(folder)
 
 
 def test_sizes_are_as_asked_for_and_nobody_has_an_item_twice(data):
@@ -37,3 +43,10 @@ def test_what_a_user_chose_says_what_else_it_chooses(data):
 def test_sizes_that_do_not_fit_together_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="do not fit"):
         scale_data.make(tmp_path, 100, 50, 40)
+
+
+@pytest.mark.slow
+def test_steps_are_timed_on_each_data_set_in_turn(folder):
+    first, second = scale_steps.measure([folder, folder], rounds=2, warm=0)
+    assert (first["events"], first["users"], first["ratio"]) == (30_000, 1_500, 1.0)
+    assert first["items"] == second["items"] <= 400 and second["step_seconds"] > 0
