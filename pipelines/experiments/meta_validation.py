@@ -22,6 +22,8 @@ from recsys_meta.training.trainer import Validate
 
 VALIDATION_ROWS = 500
 """Most query rows of a meta-validation entity, where metrics are of rows."""
+CHUNK, LEAST_CHUNK, VALIDATION_CELLS = 128, 8, 12_800_000
+"""Entities that are validated at a time: most, least, and most scores of all of them."""
 GAP_ENTITIES = 128
 """Most meta-training entities that the gap to meta-validation is measured on: it is to be seen, not to be chosen by."""
 DISLIKE_ENTITIES, DISLIKE_CELLS = 1000, 12_000_000
@@ -60,7 +62,7 @@ def _criterion(learner: Learner, inputs: TrainingInputs, entities: IntArray) -> 
             entities,
             shots=default_shots(data, inputs.scenario),
             seed=inputs.seed,
-            chunk=128,
+            chunk=min(CHUNK, max(LEAST_CHUNK, VALIDATION_CELLS // data.catalogue)),
             max_rows=VALIDATION_ROWS,
             lists=False,
         )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.experiments import recipe_learner
+from pipelines.experiments import meta_validation, recipe_learner
 from pipelines.experiments.meta_validation import training_criterion, validation_of
 from pipelines.experiments.recipe_learner import learner_of
 from pipelines.experiments.training_inputs import SCENARIOS, default_shots, event_index_for, training_inputs
@@ -14,6 +14,7 @@ from pipelines.workspace import find_recipe
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST
 from recsys_meta.data import open_dataset
+from recsys_meta.evaluation import cold_start
 from tests.pipelines.conftest import SMALL
 
 
@@ -53,6 +54,19 @@ def test_the_criterion_on_meta_training_is_that_of_meta_validation_on_other_task
     turned = replace(inputs, split=replace(inputs.split, train=few))
     plain = replace(inputs, split=replace(inputs.split, valid=few))
     assert training_criterion(learner, turned, recipe)(params) == validation_of(learner, plain, recipe)(params)
+
+
+def test_a_large_catalogue_is_validated_in_small_parts_with_the_same_result(data, monkeypatch):
+    inputs = training_inputs(data, "x", scenario="new", split="seed", seed=3)
+    recipe = find_recipe("flagship", ["config.dims=4", "config.towers=1"])
+    learner = learner_of(recipe, data)
+    params = learner.init(data, inputs.split.train, torch.Generator().manual_seed(0))
+    whole = validation_of(learner, inputs, recipe)(params)
+    sizes, original = [], cold_start.evaluate_batch
+    monkeypatch.setattr(cold_start, "evaluate_batch", lambda *a: sizes.append(len(a[3].entity)) or original(*a))
+    monkeypatch.setattr(meta_validation, "VALIDATION_CELLS", 1)
+    assert validation_of(learner, inputs, recipe)(params) == pytest.approx(whole, abs=1e-6)
+    assert 0 < max(sizes) <= meta_validation.LEAST_CHUNK < len(inputs.split.valid)
 
 
 @pytest.mark.parametrize(
