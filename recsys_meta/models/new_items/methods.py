@@ -17,7 +17,6 @@ from recsys_meta.models.new_items.signals import (
     content_columns,
     first_user_vectors,
     kernel_of,
-    metadata_kernel,
     nearest_entries,
     profile_scores,
     regressed_factors,
@@ -103,7 +102,7 @@ def ridge(task: ItemTask, *, penalty: float, features: str, first: float = 0.0) 
 def metadata_alignment(task: ItemTask, *, penalty: float, power: float, first: float = 0.0) -> Scores:
     """Closed form of the objective of MARec (Monteil et al. 2024, arXiv 2404.13298) with EASE as the backbone, for
     columns of the click matrix without clicks, or with the first ones; see `aligned`."""
-    return aligned(task, metadata_kernel(task, power), penalty, first)
+    return aligned(task, power, penalty, first)
 
 
 def signal_sum(task: ItemTask, *, feature: str, power: float, least: int) -> Scores:

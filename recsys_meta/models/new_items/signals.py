@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 import scipy.linalg as sla
@@ -70,25 +70,36 @@ def shared_users(task: ItemTask) -> sp.csr_matrix:
     return (scale[0] @ (task.history.T @ task.support) @ scale[1]).tocsr()
 
 
-def aligned(task: ItemTask, kernel: sp.csr_matrix, penalty: float, support: float = 0.0) -> Scores:
-    """Scores by a kernel [M, N] and the first rows (times `support`), as a ridge regression on histories predicts them.
+def aligned(task: ItemTask, power: float, penalty: float, support: float = 0.0) -> Scores:
+    """Scores by `metadata_kernel` [M, N] and the first rows (times `support`), as a ridge regression on histories
+    predicts them.
 
     X (X'X + penalty)^-1 X' (X kernel + support): for a column of the click matrix without clicks the minimum of MARec's
     objective (Monteil et al. 2024) with EASE, whose zero diagonal then binds nothing. The penalty is in units of the
     mean square of a column. Where users and items are many it is solved in the leading space of histories.
     """
-    history = task.history
+    history, kernel = task.history, partial(metadata_kernel, task, power)
     penalty *= history.nnz / max(len(task.known), 1)
     if min(history.shape) > MOST_SOLVED:
-        space = task.space
-        return smoothed(task, kernel, penalty / (float(space.strength.mean()) + 1e-9), support)
-    by_user = history.shape[0] < history.shape[1]
-    target = history @ kernel + support * task.support
-    right = target if by_user else history.T @ target
-    root = task.remember(("history gram", penalty, by_user), lambda: _gram_root(history, penalty, by_user))
-    solved = sla.cho_solve((root, True), np.asarray(right.todense(), np.float32), overwrite_b=True, check_finite=False)
-    weights = np.asarray(history.T @ solved if by_user else solved, np.float32)
+        return smoothed(task, kernel(), penalty / (float(task.space.strength.mean()) + 1e-9), support)
+    solved = task.remember(("aligned", power, penalty), lambda: _solve_gram(task, history @ kernel(), penalty))
+    if support:
+        rows = task.support
+        key = "aligned support", penalty, hash((rows.indptr.tobytes(), rows.indices.tobytes()))
+        solved = solved + np.float32(support) * task.remember(key, lambda: _solve_gram(task, rows, penalty))
+    weights = np.asarray(history.T @ solved if history.shape[0] < history.shape[1] else solved, np.float32)
     return lambda users: np.asarray(history[users] @ weights, np.float32)
+
+
+def _solve_gram(task: ItemTask, target: sp.csr_matrix, penalty: float) -> FloatArray:
+    """Solve for targets [U, N] with the products of users, (XX' + penalty)^-1 [U, U], or where items are fewer with
+    those of items, (X'X + penalty)^-1 X' [M, U]."""
+    history = task.history
+    by_user = history.shape[0] < history.shape[1]
+    root = task.remember(("history gram", penalty), lambda: _gram_root(history, penalty, by_user))
+    right = np.asarray((target if by_user else history.T @ target).todense(), np.float32)
+    solved: FloatArray = sla.cho_solve((root, True), right, overwrite_b=True, check_finite=False)
+    return solved
 
 
 def _gram_root(history: sp.csr_matrix, penalty: float, by_user: bool) -> FloatArray:

@@ -12,6 +12,7 @@ from recsys_meta.episodes.item_split import COLD_TEST, item_split
 from recsys_meta.evaluation.new_items.item_evaluation import TRAINED, ItemEvaluation
 from recsys_meta.models.new_items import dropout_net
 from recsys_meta.models.new_items.methods import ITEM_BASELINES
+from recsys_meta.models.new_items.signals import aligned, metadata_kernel, smoothed
 from tests.fixtures.simulated_datasets import dataset
 
 
@@ -50,6 +51,19 @@ def test_every_baseline_is_above_chance_where_it_knows_something(evaluation, nam
     monkeypatch.setattr(dropout_net, "STEPS", 80)
     monkeypatch.setattr(dropout_net, "BATCH", 32)
     assert mean(evaluation.baseline(name), 5) > mean(evaluation.baseline("random"), 5)
+
+
+def test_an_exact_solution_is_that_in_the_whole_space_of_histories(evaluation):
+    """There are fewer known items than dimensions of the leading space."""
+    task, users = evaluation._point(COLD_TEST, 5).task, np.arange(50)
+    assert len(task.known) < task.space.items.shape[1] + 1
+    unit = task.history.nnz / len(task.known)  # of one penalty in those of the other
+    for penalty, support in ((0.3, 0.0), (3.0, 2.0)):
+        exact = aligned(task, 1.0, penalty, support)(users)
+        other = smoothed(task, metadata_kernel(task), penalty * unit / float(task.space.strength.mean()), support)(
+            users
+        )
+        assert np.abs(exact - other).max() < 1e-3 * np.abs(exact).max() and exact.std() > 0
 
 
 def test_shuffled_test_rows_change_no_choice(data, evaluation):
