@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from pipelines.experiments.recipe_learner import NEGATIVES, learner_of, needs_sa
 from pipelines.experiments.recipe_race import inherited_recipe, race_recipe
 from pipelines.experiments.run_ensemble import check_members, fit_run_ensemble
 from pipelines.experiments.run_spec import RunSpec, open_run_inputs, read_run_spec, run_lock
+from pipelines.experiments.shared_entities import describe_overlap
 from pipelines.experiments.thread_count import default_threads, fixed_threads
 from pipelines.experiments.training_inputs import ACTOR_SHOTS, TrainingInputs
 from pipelines.experiments.training_steps import (
@@ -147,7 +148,9 @@ def train_run(
     folder.mkdir(parents=True, exist_ok=True)
     with run_lock(workspace, spec):
         write_file(folder / "run.json", spec.dump().encode())
-        return _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify), group)
+        result = _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify), group)
+    warning = None if model is None else describe_overlap(model, inputs)
+    return result if warning is None else replace(result, warnings=(*result.warnings, warning))
 
 
 def fitting_recipe(recipe: Recipe, inputs: TrainingInputs, notify: Notify = lambda _: None) -> Recipe:

@@ -1,12 +1,14 @@
 """`train --from`: what is carried is said, and what cannot be carried is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from pipelines.experiments.recipe_race import inherited_recipe
+from pipelines.experiments.shared_entities import describe_overlap
 from pipelines.experiments.training_inputs import training_inputs
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.bundle import make_bundle
@@ -46,6 +48,20 @@ def test_what_a_race_would_choose_is_as_the_model_was_trained():
     settled = inherited_recipe(recipe, inputs, model, notes.append)
     assert (settled.config["dropout"], settled.config["decay"], settled.race.settings) == (0.2, 0.3, ())
     assert "dropout=0.2" in notes[0] and "decay" not in notes[0]
+
+
+def test_a_model_of_another_split_may_know_who_validates():
+    data = ranking_world(entities=60, items=30, rows=10)
+    learner, train = Flagship(FlagshipConfig(dims=4, towers=1)), np.arange(40)
+    params = learner.init(data, train, torch.Generator().manual_seed(0))
+    model = make_bundle(learner, params, data, EventIndex.of(data), train, {"seed": 0, "split": "seed"})
+
+    def warning(data, seed):
+        return describe_overlap(model, training_inputs(data, "here", scenario="new", split="seed", seed=seed))
+
+    other_schema = replace(data, schema=data.schema.model_copy(update={"name": "other"}))
+    assert warning(data, 0) is None and warning(other_schema, 0) is None
+    assert "another split" in warning(data, 1) and "another split" in warning(replace(data, digest="more"), 0)
 
 
 @pytest.mark.slow
