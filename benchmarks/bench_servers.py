@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -16,7 +17,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pandas as pd
+import psycopg
 import torch
+from sqlalchemy.engine import make_url
 
 from recsys_meta.core.dataset import Dataset, Events, Vocabulary
 from recsys_meta.core.schema import Schema
@@ -75,25 +78,45 @@ def free_port() -> int:
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """Run a redis-server of our own; yield its URL."""
+def redis_server(folder: Path, port: int | None = None) -> Iterator[str]:
+    """Run a redis-server of our own, on a port that may be given; yield its URL."""
     if shutil.which("redis-server") is None:
         raise SystemExit("redis-server is not installed; give --redis URL")
-    port = free_port()
+    port = port or free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with _running(["redis-server", *options], dict(os.environ), folder / "redis.log"):
         yield f"redis://127.0.0.1:{port}/0"
 
 
 @contextmanager
-def api_server(home: Path, redis: str | None, workers: int = 1) -> Iterator[tuple[int, int]]:
+def postgres_database(server: str) -> Iterator[str]:
+    """Make a database of our own on a PostgreSQL server; yield its URL, and drop it afterwards."""
+    name = f"recsys_meta_bench_{secrets.token_hex(6)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    try:
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    finally:
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def environment(home: Path, redis: str | None, database: str | None = None) -> dict[str, str]:
+    """Environment of a command in a home of its own; without a URL it has no Redis, and a SQLite file in the home."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_META", "PROMETHEUS"))}
+    urls = {"RECSYS_META_REDIS_URL": redis, "RECSYS_META_DATABASE_URL": database}
+    own = {"RECSYS_META_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    return {**kept, **own, **{name: url for name, url in urls.items() if url is not None}}
+
+
+@contextmanager
+def api_server(
+    home: Path, redis: str | None, workers: int = 1, database: str | None = None
+) -> Iterator[tuple[int, int]]:
     """Run `recsys-meta serve`; yield its port and the process id of its parent."""
     port = free_port()
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_META", "PROMETHEUS"))}
-    env = {**kept, "RECSYS_META_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    env |= {} if redis is None else {"RECSYS_META_REDIS_URL": redis}
     command = [sys.executable, "-m", "pipelines", "serve", "--port", str(port), "--workers", str(workers)]
-    with _running(command, env, home / "server.log") as pid:
+    with _running(command, environment(home, redis, database), home / "server.log") as pid:
         _wait(port, "/readyz")
         yield port, pid
 
