@@ -44,6 +44,13 @@ def test_the_order_of_events_does_not_matter(liking, events, seed):
 
 
 @given(events=EVENTS)
+def test_events_of_which_only_the_item_is_said_are_read_as_those_with_one_time_for_all(liking, events):
+    plain = [Interaction(e.item) for e in events]
+    one, other = (liking.read_support(EntityRequest(events=e)) for e in (plain, [e._replace(time=1.0) for e in plain]))
+    assert one == other and one.digest == other.digest
+
+
+@given(events=EVENTS)
 def test_knowing_equals_its_rules_one_by_one(liking, events):
     """The last word on an item counts (the higher of two at once, one without a time is last); likes are support."""
     known = liking.read_support(EntityRequest(events=events))
