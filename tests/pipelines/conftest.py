@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from pipelines.cli import main
+from pipelines.commands import stage_progress
 from recsys_meta.data import open_dataset
 from tests.fixtures.services import PATIENT, free_port
 
@@ -45,6 +46,7 @@ class Command:
             patch.setenv("COLUMNS", "200")
             for name, value in self.more.items():
                 patch.setenv(name, value)
+            patch.setattr(stage_progress, "LINE_S", 3600.0)  # what is printed does not depend on the time that it takes
             patch.setattr(sys, "argv", ["recsys-meta", *map(str, words)])
             with pytest.raises(SystemExit) as left:
                 main()
