@@ -213,6 +213,7 @@ def test_a_curriculum_is_beside_the_run_that_draws_uniformly(server: Served, lig
     assert [one["values"] for one in valid["series"]] == [[0.5, 1.0], [0.25, 0.5]]
     assert "uniformly" in valid["series"][1]["label"]
     assert 'href="../runs/even"' in page
+    assert "meta-validation is what compares them" in page
     assert (weight["yLabel"], loss["yLabel"]) == ("weight", "loss")
     assert {one["label"]: one["values"] for one in weight["series"]}["decile 10"] == [0.75, 0.75]
     assert "the hardest tenth of the tasks" in page
