@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -111,12 +111,13 @@ def environment(home: Path, redis: str | None, database: str | None = None) -> d
 
 @contextmanager
 def api_server(
-    home: Path, redis: str | None, workers: int = 1, database: str | None = None
+    home: Path, redis: str | None, workers: int = 1, database: str | None = None, settings: Mapping[str, str] = {}
 ) -> Iterator[tuple[int, int]]:
-    """Run `recsys-meta serve`; yield its port and the process id of its parent."""
+    """Run `recsys-meta serve`, with further settings by the names of their variables; yield its port and the process id
+    of its parent."""
     port = free_port()
     command = [sys.executable, "-m", "pipelines", "serve", "--port", str(port), "--workers", str(workers)]
-    with _running(command, environment(home, redis, database), home / "server.log") as pid:
+    with _running(command, {**environment(home, redis, database), **settings}, home / "server.log") as pid:
         _wait(port, "/readyz")
         yield port, pid
 

@@ -10,7 +10,7 @@ from api.persistence.async_database import AsyncDatabase
 from recsys_meta.store.database.engine import StoreUnavailable
 from recsys_meta.store.entities.daily_sums import sum_next_day
 
-INTERVAL_S = 60.0
+INTERVAL_S = 15.0
 """Interval at which a process looks for days whose rows changed, seconds; more where summing them takes long."""
 
 _SHARE = 0.05  # of the time that summing may take

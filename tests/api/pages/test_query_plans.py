@@ -7,7 +7,7 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import Session
 
 from api.handlers.entity_document import entity_document
-from api.pages import adaptations, entities, home, models, runs
+from api.pages import adaptations, entities, home, models
 from recsys_meta.store.database.engine import connect, reading, session
 from recsys_meta.store.entities import outcome_summary
 from recsys_meta.store.entities.adaptations import newest_answers, page_adaptations
@@ -15,6 +15,7 @@ from recsys_meta.store.entities.daily_sums import sum_next_day
 from recsys_meta.store.entities.tables import EntityRecord
 from recsys_meta.store.items.item_events import item_fate
 from recsys_meta.store.model_registry import registry
+from recsys_meta.store.tracking.run_course import bucket_course, curriculum_buckets, metric_course
 from recsys_meta.store.tracking.runs import page_runs
 from tests.fixtures.migrated_databases import migrated_schema, schema_pool  # noqa: F401  (fixtures)
 from tests.fixtures.services import postgres_server, postgres_url  # noqa: F401  (fixtures)
@@ -99,7 +100,11 @@ WORK: dict[str, Callable[[Session], object]] = {
     "a model that nobody asked for": lambda s: models._read(s, "m", "v1", None),
     "an entity": lambda s: (entities._read(s, "user", "u7"), entity_document(s, "user", "u7", 20)),
     "an item": lambda s: item_fate(s, "user", "i7"),
-    "a run": lambda s: (runs._courses(s, "run 11"), runs.curriculum_buckets(s, "run 11")),
+    "a run": lambda s: (
+        metric_course(s, "run 11", "loss"),
+        bucket_course(s, "run 11"),
+        curriculum_buckets(s, "run 11"),
+    ),
     "answers": lambda s: newest_answers(s, 100),
     "a deep page of runs": deep_page(page_runs),
     "a deep page of adaptations": deep_page(page_adaptations),
