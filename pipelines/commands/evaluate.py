@@ -30,7 +30,7 @@ from pipelines.experiments.training_inputs import event_index_for
 from pipelines.workspace import Workspace
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import CheckpointError, ConfigError
-from recsys_meta.episodes.splits import split_of
+from recsys_meta.episodes.splits import split_of, split_rule
 from recsys_meta.evaluation.baseline_tuning import edge_warnings, fit_tuned
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start
 from recsys_meta.evaluation.curve import ColdStartCurve
@@ -105,6 +105,7 @@ def measure_bundle(
     seed = int(bundle.about["seed"])
     index = event_index_for(data, scenario, seed)
     split = split_of(data, index, protocol.split, seed)
+    support_seed = split_rule(protocol.split, seed)[1]  # as `compare` draws the supports of meta-test entities
     name = str(bundle.about.get("recipe", bundle.predictor.name))
     result = Comparison(data.schema.name, protocol.label(data), metric_names(data), points)
     result.newcomers[seed] = describe_newcomers(
@@ -114,7 +115,7 @@ def measure_bundle(
         item_popularity(data, index, split.train),
         shots=points,
         order=protocol.order,
-        seed=seed,
+        seed=support_seed,
         min_query=min_query,
     )
     with progress_bar() as progress:
@@ -129,7 +130,7 @@ def measure_bundle(
                 split.test,
                 shots=points,
                 order=protocol.order,
-                seed=seed,
+                seed=support_seed,
                 min_query=min_query,
                 progress=lambda done, _: progress.update(task, completed=done),
             )
