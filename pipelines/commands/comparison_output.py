@@ -188,8 +188,11 @@ def parse_baselines(text: str, data: Any) -> list[str]:
 
 
 def parse_split(text: str) -> str:
-    """Parse --split. Raises ConfigError for anything but seed, seed:N and time."""
-    split_rule(text, 0)
+    """Parse --split. Raises BadParameter for anything but seed, seed:N and time."""
+    try:
+        split_rule(text, 0)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="--split") from None
     return text
 
 
