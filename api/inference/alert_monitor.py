@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from api.persistence.async_database import AsyncDatabase
-from recsys_meta.store.database.engine import StoreUnavailable
+from api.persistence.periodic_task import PeriodicTask
 from recsys_meta.store.model_registry import guardrail
 from recsys_meta.store.model_registry.guardrail import GuardrailCheck
 
@@ -31,18 +30,8 @@ class AlertMonitor:
 
     async def run(self, closing: asyncio.Event) -> None:
         """Check until the server closes. No error may end it."""
-        took = 0.0
-        while not closing.is_set():
-            await asyncio.sleep(max(INTERVAL_S, took / _SHARE))
-            began = time.monotonic()
-            try:
-                await self.check()
-            except StoreUnavailable as error:
-                if not self._database.degraded:  # else there is a line already
-                    self._log.warning("versions could not be checked", reason=str(error))
-            except Exception:
-                self._log.error("checking versions failed", exc_info=True)
-            took = time.monotonic() - began
+        task = PeriodicTask("checking versions", self.check, INTERVAL_S, _SHARE, self._database, self._log)
+        await task.run(closing)
 
     async def check(self) -> None:
         """Compare the versions in service with popularity, and open or end alerts. Raises StoreUnavailable."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 from api.persistence.async_database import AsyncDatabase
-from recsys_meta.store.database.engine import StoreUnavailable
+from api.persistence.periodic_task import PeriodicTask
 from recsys_meta.store.entities.daily_sums import sum_next_day
 
 INTERVAL_S = 15.0
@@ -24,18 +23,10 @@ class DaySummation:
 
     async def run(self, closing: asyncio.Event) -> None:
         """Sum days until the server closes. No error may end it."""
-        took = 0.0
-        while not closing.is_set():
-            await asyncio.sleep(max(INTERVAL_S, took / _SHARE))
-            began = time.monotonic()
-            try:
-                await self.sum_days(closing)
-            except StoreUnavailable as error:
-                if not self._database.degraded:  # else there is a line already
-                    self._log.warning("a day could not be summed", reason=str(error))
-            except Exception:
-                self._log.error("summing days failed", exc_info=True)
-            took = time.monotonic() - began
+        task = PeriodicTask(
+            "summing days", lambda: self.sum_days(closing), INTERVAL_S, _SHARE, self._database, self._log
+        )
+        await task.run(closing)
 
     async def sum_days(self, closing: asyncio.Event) -> int:
         """Sum the days before today whose rows changed; return how many. Raises StoreUnavailable."""

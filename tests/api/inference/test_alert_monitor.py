@@ -37,5 +37,5 @@ def test_a_check_that_takes_too_long_is_said_and_the_next_one_counts(light, monk
     assert done.is_set() and not database.degraded
     database.close()
     lines = [json.loads(line)["event"] for line in capfd.readouterr().out.splitlines()]
-    expected = ["versions could not be checked", "checking versions failed", "a version is worse than popularity"]
+    expected = ["checking versions has to wait", "checking versions failed", "a version is worse than popularity"]
     assert list(dict.fromkeys(lines)) == expected
