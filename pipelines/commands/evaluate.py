@@ -26,12 +26,12 @@ from pipelines.experiments.comparison_run import (
     tuning_note,
 )
 from pipelines.experiments.comparison_storage import store_comparison
-from pipelines.experiments.training_inputs import event_index_for
+from pipelines.experiments.training_inputs import source_of, training_inputs
+from pipelines.experiments.tuned_baselines import TunedBaselines
 from pipelines.workspace import Workspace
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import CheckpointError, ConfigError
-from recsys_meta.episodes.splits import split_of, split_rule
-from recsys_meta.evaluation.baseline_tuning import edge_warnings, fit_tuned
+from recsys_meta.evaluation.baseline_tuning import edge_warnings
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start
 from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.evaluate_batch import metric_names
@@ -94,18 +94,17 @@ def measure_bundle(
 
     Raises CheckpointError where the data set is not the one that it was trained on.
     """
-    data, _ = workspace.dataset(dataset or str(bundle.about.get("dataset", "")))
+    source = dataset or str(bundle.about.get("dataset", ""))
+    data, folder = workspace.dataset(source)
     if data.digest != bundle.about.get("data_digest"):
         raise CheckpointError(
             "this data set is not the one that the model was trained on; meta-test would not be new to it"
         )
     scenario: Scenario = "actors" if bundle.about.get("scenario") == "actors" else "new"
     protocol = EvaluationProtocol(shots, str(bundle.about["split"]), parse_order(order), min_query, scenario)
-    points = protocol.points(data)
-    seed = int(bundle.about["seed"])
-    index = event_index_for(data, scenario, seed)
-    split = split_of(data, index, protocol.split, seed)
-    support_seed = split_rule(protocol.split, seed)[1]  # as `compare` draws the supports of meta-test entities
+    points, seed = protocol.points(data), int(bundle.about["seed"])
+    inputs = training_inputs(data, source_of(source, folder), scenario=scenario, split=protocol.split, seed=seed)
+    index, split = inputs.index, inputs.split
     name = str(bundle.about.get("recipe", bundle.predictor.name))
     result = Comparison(data.schema.name, protocol.label(data), metric_names(data), points)
     result.newcomers[seed] = describe_newcomers(
@@ -115,7 +114,7 @@ def measure_bundle(
         item_popularity(data, index, split.train),
         shots=points,
         order=protocol.order,
-        seed=support_seed,
+        seed=inputs.split_seed,
         min_query=min_query,
     )
     with progress_bar() as progress:
@@ -130,7 +129,7 @@ def measure_bundle(
                 split.test,
                 shots=points,
                 order=protocol.order,
-                seed=support_seed,
+                seed=inputs.split_seed,
                 min_query=min_query,
                 progress=lambda done, _: progress.update(task, completed=done),
             )
@@ -143,10 +142,10 @@ def measure_bundle(
             plain = f"{name}-unadapted"
             plain_curve = curve(UnadaptedPredictor(bundle.predictor), bundle.params, plain)
             result.methods.append(MethodCurves(plain, "learner", {seed: plain_curve}))
-        requested_names = parse_baselines(baselines, data)
+        requested_names, tuned = parse_baselines(baselines, data), TunedBaselines(inputs)
         for other in _with_reference(requested_names, data):
             try:
-                baseline = fit_tuned(other, data, index, split, shots=points, seed=seed, order=protocol.order)
+                baseline = tuned.tune(other, points, protocol.order)
             except ConfigError as error:
                 if other in requested_names:
                     raise

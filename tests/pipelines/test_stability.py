@@ -8,6 +8,7 @@ import pytest
 from benchmarks.stability import seed_means, spreads
 from pipelines.experiments.comparison import Comparison, MethodCurves, values_of_seeds
 from recsys_meta.evaluation.curve import ColdStartCurve
+from tests.pipelines.conftest import SMALL, Command
 
 
 def test_spreads_are_deviations_of_means_over_seeds(command, tmp_path):
@@ -24,6 +25,19 @@ def test_spreads_are_deviations_of_means_over_seeds(command, tmp_path):
     content = json.loads((tmp_path / "training.json").read_text())["rows"]
     counts = {row["seed"]: row["n"] for row in content if row["method"] == "ials" and row["metric"] == "ndcg@10"}
     assert counts[None] == counts[0] == counts[2], "a newcomer of one split is one observation"
+
+
+def test_a_model_of_a_named_split_is_evaluated_on_the_supports_that_a_comparison_draws(tmp_path):
+    command = Command(tmp_path / "home")  # a model more would be in the way of other tests
+    run = command.json("train", "--dataset", "simulated-users", "--split", "seed:1", "--seed", "2", *SMALL)
+    command("models", "publish", run["run"], "--name", "spread", "--force")
+    protocol = ("--baselines", "popularity", "--shots", "3", "--order", "random")
+    command("evaluate", "spread", *protocol, "--json", tmp_path / "model.json")
+    words = ("compare", "--dataset", "simulated-users", "--learners", "none", "--split", "seed:1", "--seeds", "1")
+    command(*words, *protocol, "--json", tmp_path / "comparison.json")
+    files = [json.loads((tmp_path / name).read_text())["rows"] for name in ("model.json", "comparison.json")]
+    means = [{r["metric"]: r["value"] for r in rows if r["method"] == "popularity"} for rows in files]
+    assert means[0] == means[1] and means[0]["ndcg@10"] > 0
 
 
 def test_a_file_without_rows_of_the_metric_is_named(tmp_path):

@@ -34,7 +34,7 @@ class EpisodicMemoryConfig(SupportEncoderConfig):
     usage_decay: float = Field(default=0.95, gt=0, lt=1, description="share of a slot's usage that stays after a row")
 
 
-class Memory(NamedTuple):
+class MemorySlots(NamedTuple):
     """Memory of T tasks: key [T, M, V], and value, mass, usage and the last read weights, all [T, M]."""
 
     key: Tensor
@@ -59,10 +59,10 @@ class EpisodicMemory(MatchingNetwork):
         """z is the start; key [T, M, V], value [T, M] and row [T, M] are what the slots hold."""
         keys = functional.normalize(rows.vectors @ body["key_map"], dim=2)
         tasks, width, slots = len(keys), keys.shape[2], self.config.slots
-        memory = Memory(keys.new_zeros(tasks, slots, width), *(keys.new_zeros(tasks, slots) for _ in range(4)))
+        memory = MemorySlots(keys.new_zeros(tasks, slots, width), *(keys.new_zeros(tasks, slots) for _ in range(4)))
         for s in range(keys.shape[1]):  # a memory is written in turn
             later = self._write(body, memory, keys[:, s], rows.residual[:, s])
-            memory = Memory(*(_choose(rows.mask[:, s], x, y) for x, y in zip(later, memory, strict=True)))
+            memory = MemorySlots(*(_choose(rows.mask[:, s], x, y) for x, y in zip(later, memory, strict=True)))
         mass = memory.mass.masked_fill(memory.mass == 0, 1.0)
         return {
             "z": rows.start,
@@ -71,13 +71,13 @@ class EpisodicMemory(MatchingNetwork):
             "row": memory.mass,
         }
 
-    def _write(self, body: Params, memory: Memory, key: Tensor, residual: Tensor) -> Memory:
+    def _write(self, body: Params, memory: MemorySlots, key: Tensor, residual: Tensor) -> MemorySlots:
         """The memory after a row of each task, keys [T, V] and residuals [T]."""
         least = functional.one_hot(memory.usage.argmin(1), self.config.slots).to(key.dtype)
         gate = torch.sigmoid(body["rate.write"]) * (memory.mass.amax(1, keepdim=True) > 0)
         read = self._read(body, memory, key)
         write, stays = gate * memory.read + (1 - gate) * least, 1 - least
-        return Memory(
+        return MemorySlots(
             memory.key * stays[:, :, None] + write[:, :, None] * key[:, None],
             memory.value * stays + write * residual[:, None],
             memory.mass * stays + write,
@@ -85,7 +85,7 @@ class EpisodicMemory(MatchingNetwork):
             read,
         )
 
-    def _read(self, body: Params, memory: Memory, key: Tensor) -> Tensor:
+    def _read(self, body: Params, memory: MemorySlots, key: Tensor) -> Tensor:
         """Read weights [T, M] of keys [T, V]: 0 for slots that hold nothing."""
         cosine = (functional.normalize(memory.key, dim=2) * key[:, None]).sum(2)
         is_empty = memory.mass == 0
