@@ -12,7 +12,12 @@ FAST    = tests/contract tests/core tests/metrics tests/episodes tests/inference
 # Two more than there are cores: many tests wait for servers.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )))
 
-.PHONY: quickstart test test-fast check format serve bench compare install clean help
+# Of `make methods`: baselines beside the learners (popularity is none for choices; say BESIDE=nearest), and short trainings.
+BESIDE ?= popularity
+BRIEF   = --threads 1 --seeds 1 --split seed:0 --set train.most_steps=100 --set train.validate_steps=50 \
+          --set race.settings=[] --set ensemble.members=[]
+
+.PHONY: quickstart test test-fast check format serve bench compare methods methods-full install clean help
 
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -39,6 +44,12 @@ format: $(VENV)/.installed   ## format and mend what can be mended
 
 serve: $(VENV)/.installed   ## the API at http://127.0.0.1:8000/docs
 	$(BIN)/recsys-meta serve
+
+methods: $(VENV)/.installed   ## every method that serves DATASET in one table, in minutes: one seed, 100 steps, learners alone
+	$(BIN)/recsys-meta compare --dataset $(DATASET) --learners all --baselines $(BESIDE) $(BRIEF) --json benchmarks/results/$(DATASET)-methods-small.json
+
+methods-full: $(VENV)/.installed   ## the same by the recipes as they are, three seeds, every baseline: a night
+	$(BIN)/recsys-meta compare --dataset $(DATASET) --learners all --seeds 3 --json benchmarks/results/$(DATASET)-methods.json
 
 bench: $(VENV)/.installed   ## benchmarks of one newcomer and of drawing episodes
 	$(BIN)/recsys-meta bench newcomer $(MODEL) --json benchmarks/results/newcomer.json

@@ -1,12 +1,15 @@
-"""Curricula and task augmentation at equal steps: does the order of tasks, or a change of them, pay?
+"""Curricula, task augmentation and remedies of meta-overfitting at equal steps: does any of them pay?
 
     recsys-meta data prepare simulated-users
     python -m benchmarks.curricula var/data/simulated-users --json benchmarks/results/curricula-simulated-users.json
+    python -m benchmarks.curricula var/data/simulated-users --remedies --json FILE
 
 Every way trains the recipe's learner alone, from the same start on the same split, for the same steps with the same
 validations; what is best on meta-validation is calibrated and measured on meta-test entities. A way is compared with
-uniform sampling seed by seed: mean difference and its 95% interval over seeds (Student's t), and the processor time,
-since a curriculum that needs feedback measures hardness on top.
+the first one (uniform sampling; of remedies, MAML without any) by seed: mean difference, positive where the way is
+better, and its 95% interval over seeds (Student's t), and the processor time, since a curriculum that needs feedback
+measures hardness on top. Of remedies the gap is measured too: what meta-training tasks have over meta-validation tasks
+at the last step, before anything is chosen.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from pipelines.experiments.meta_validation import calibration_episodes, validation_of
+from pipelines.experiments.meta_validation import calibration_episodes, training_criterion, validation_of
 from pipelines.experiments.recipe_learner import learner_of
 from pipelines.experiments.thread_count import fixed_threads
 from pipelines.experiments.training_inputs import TrainingInputs, default_shots, training_inputs
@@ -31,11 +34,12 @@ from recsys_meta.core.json_text import dump_json
 from recsys_meta.data import open_dataset
 from recsys_meta.evaluation.cold_start import cold_start
 from recsys_meta.evaluation.evaluate_batch import metric_names
+from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 from recsys_meta.training.recipe import Recipe
 from recsys_meta.training.trainer import fit, start_training
 
 UNIFORM = "uniform"
-VALIDATE_STEPS, ROWS = 50, 500
+ROWS = 500
 
 
 def ways(steps: int) -> dict[str, tuple[str, ...]]:
@@ -52,7 +56,25 @@ def ways(steps: int) -> dict[str, tuple[str, ...]]:
     }
 
 
-def train_way(inputs: TrainingInputs, recipe: Recipe) -> dict[str, Any]:
+PLAIN = "maml"
+
+
+def remedies() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Recipe and settings by the name of a remedy of meta-overfitting; the first is none."""
+    bare = ("config.dropout=0.0",)
+    return {
+        PLAIN: (PLAIN, bare),
+        "dropout": (PLAIN, ("config.dropout=0.3",)),
+        "weight decay": (PLAIN, (*bare, "config.decay=0.3")),
+        "rows left out": (PLAIN, (*bare, "augmentation.drop_rows=0.2")),
+        "tasks mixed": (PLAIN, (*bare, "augmentation.mix=0.2")),
+        "meta-dropout": ("meta-dropout", bare),
+        "meta-regularization": ("meta-regularization", bare),
+        "rows reweighted (meta-weight-net)": ("meta-weight-net", bare),
+    }
+
+
+def train_way(inputs: TrainingInputs, recipe: Recipe, *, measure_gap: bool = False) -> dict[str, Any]:
     """Train once: the mean over the curve of meta-test, the validations by step, and seconds of processor time."""
     learner, began, data = learner_of(recipe, inputs.data), time.process_time(), inputs.data
     run = start_training(learner, recipe, data, inputs.train_index, inputs.split.train, inputs.seed)
@@ -64,14 +86,19 @@ def train_way(inputs: TrainingInputs, recipe: Recipe) -> dict[str, Any]:
         learner, params, data, inputs.index, test, shots=shots, seed=inputs.seed, max_rows=ROWS, lists=False
     )
     value = curve.mean(metric_names(data)[0])
-    return {"value": value, "validations": steps, "cpu_seconds": time.process_time() - began}
+    row = {"value": value, "validations": steps, "cpu_seconds": time.process_time() - began}
+    if measure_gap:
+        last = {k: v.detach() for k, v in run.current_params().items()}
+        row["gap"] = training_criterion(learner, inputs, recipe)(last) - steps[-1][1]
+    return row
 
 
-def less_uniform(rows: Sequence[dict[str, Any]], way: str) -> dict[str, Any]:
-    """Compare a way with uniform sampling over the seeds that both have."""
-    values = {name: {r["seed"]: r["value"] for r in rows if r["way"] == name} for name in (way, UNIFORM)}
-    seeds = sorted(values[way].keys() & values[UNIFORM].keys())
-    difference = np.array([values[way][s] - values[UNIFORM][s] for s in seeds])
+def less_first(rows: Sequence[dict[str, Any]], way: str, first: str, metric: str) -> dict[str, Any]:
+    """Compare a way with the first one over the seeds that both have; positive where it is better."""
+    values = {name: {r["seed"]: r["value"] for r in rows if r["way"] == name} for name in (way, first)}
+    seeds = sorted(values[way].keys() & values[first].keys())
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    difference = sign * np.array([values[way][s] - values[first][s] for s in seeds])
     error = difference.std(ddof=1) / len(seeds) ** 0.5 if len(seeds) > 1 else np.nan
     half = stats.t.ppf(0.975, max(1, len(seeds) - 1)) * error
     mean = float(difference.mean())
@@ -86,25 +113,36 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--set", action="append", default=[], help="a setting of the recipe that all ways share")
+    parser.add_argument("--validate-steps", type=int, default=50, help="steps between validations")
+    parser.add_argument("--remedies", action="store_true", help="remedies of meta-overfitting in place of curricula")
+    parser.add_argument("--only", action="append", help="a way by name, beside the first; default: all")
     parser.add_argument("--json", type=Path, help="file of the results")
     given = parser.parse_args(words)
     data, rows = open_dataset(given.dataset), []
     common = ["ensemble.members=[]", "race.settings=[]", f"train.most_steps={given.steps}", *given.set]
-    common += [f"train.validate_steps={VALIDATE_STEPS}", "train.patience=1000000"]
+    common += [f"train.validate_steps={given.validate_steps}", "train.patience=1000000"]
+    every = remedies() if given.remedies else {k: (given.recipe, v) for k, v in ways(given.steps).items()}
+    first, metric = next(iter(every)), metric_names(data)[0]
+    every = {k: v for k, v in every.items() if not given.only or k in (first, *given.only)}
     with fixed_threads(1):
         for seed in range(given.seeds):
             inputs = training_inputs(data, str(given.dataset), scenario="new", split="seed", seed=seed)
-            for way, settings in ways(given.steps).items():
-                recipe = find_recipe(given.recipe, [*common, *settings])
-                rows.append({"way": way, "seed": seed, **train_way(inputs, recipe)})
+            for way, (name, settings) in every.items():
+                recipe = find_recipe(name, [*common, *settings])
+                rows.append({"way": way, "seed": seed, **train_way(inputs, recipe, measure_gap=given.remedies)})
                 print(f"seed {seed}, {way}: {rows[-1]['value']:.4f}", file=sys.stderr)
-    paired = [less_uniform(rows, way) for way in ways(given.steps) if way != UNIFORM]
-    for row in paired:
-        print(f"{row['way']:20} {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]")
-    if given.json:
-        command = "python -m benchmarks.curricula " + " ".join(map(str, words or sys.argv[1:]))
-        result = {"bench": "curricula", "command": command, "metric": metric_names(data)[0], "rows": rows}
-        write_file(given.json, dump_json({**result, "paired": paired}, indent=1).encode())
+                if given.json:
+                    write_file(given.json, dump_json(result_of(rows, metric, first, words), indent=1).encode())
+    for row in result_of(rows, metric, first, words)["paired"]:
+        print(f"{row['way']:34} {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]")
+
+
+def result_of(rows: list[dict[str, Any]], metric: str, first: str, words: Sequence[str] | None) -> dict[str, Any]:
+    """Content of the file of results, of as many ways and seeds as are trained."""
+    command = "python -m benchmarks.curricula " + " ".join(map(str, words or sys.argv[1:]))
+    others = dict.fromkeys(r["way"] for r in rows if r["way"] != first)
+    paired = [less_first(rows, way, first, metric) for way in others]
+    return {"bench": "curricula", "command": command, "metric": metric, "rows": rows, "paired": paired}
 
 
 if __name__ == "__main__":

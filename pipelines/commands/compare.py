@@ -27,7 +27,7 @@ from pipelines.commands.stage_progress import StageProgress
 from pipelines.commands.train import StepProgress
 from pipelines.console import JsonFile, Shots, err, parse_shots, progress_bar
 from pipelines.experiments.comparison import Comparison
-from pipelines.experiments.comparison_run import EvaluationProtocol, Scenario, compare
+from pipelines.experiments.comparison_run import EvaluationProtocol, Scenario, compare, every_learner
 from pipelines.experiments.dataset_sources import (
     DatasetSource,
     baselines_serving,
@@ -53,7 +53,9 @@ def compare_command(
             help="Data set by name, or the folder of a prepared one or of a TOML schema; give several for a summary."
         ),
     ],
-    learners: Annotated[str, typer.Option(help="all, none, or recipe names separated by commas.")] = "all",
+    learners: Annotated[
+        str, typer.Option(help="usual, all that serve the objective, none, or recipe names separated by commas.")
+    ] = "usual",
     baselines: Annotated[str, typer.Option(help="all, none, or names separated by commas.")] = "all",
     shots: Shots = None,
     seeds: Annotated[int, typer.Option(min=1, help="Splits and initialisations 0 to N-1.")] = 3,
@@ -104,22 +106,31 @@ def compare_command(
         "overrides": set_ or [],
         "threads": threads,
     }
-    learner_names = None if learners == "all" else parse_names(learners)
+    learner_names = _parse_learners(learners)
     if len(dataset) > 1:
         output = SummaryOutput(json_file, html, plots)
         baseline_names = None if baselines == "all" else parse_names(baselines)
         _compare_each(workspace, dataset, learner_names, baseline_names, output, **settings)
         raise typer.Exit(output.finish())
     data, folder = workspace.dataset(dataset[0])
+    if learners == "all":
+        learner_names = learners_serving(data, learner_names)
     results = _compare_dataset(
         workspace, str(folder), learners=learner_names, baselines=parse_baselines(baselines, data), **settings
     )
     print_comparison(results, json_file, html, plots)
 
 
+def _parse_learners(text: str) -> Sequence[str] | None:
+    """Names of learners; None for the usual ones."""
+    if text == "usual":
+        return None
+    return every_learner() if text == "all" else parse_names(text)
+
+
 def _names_or_none(text: str) -> list[str] | None:
     """Names of an option; None for all, an empty list for none."""
-    return None if text == "all" else list(parse_names(text))
+    return None if text in ("all", "usual") else list(parse_names(text))
 
 
 def _compare_items(

@@ -52,8 +52,6 @@ def print_comparison(
     """Print tables, paired tests and warnings; write JSON, reports and plots if given (a folder for each scenario)."""
     for result in results:
         _print(result)
-    for name, seconds in {m.name: m.seconds for r in results for m in r.methods if m.seconds}.items():
-        err.print(f"[dim]{name}: trained in at most {seconds:.0f} s a seed[/]")
     if json_file is not None:
         _write_json(json_file, as_json(results, command_line(), datetime.now(UTC).isoformat()))
     for result, label in zip(results, scenario_labels([r.scenario for r in results]), strict=True):

@@ -21,6 +21,24 @@ from recsys_meta.models.bundle import Bundle
 from recsys_meta.store.tracking.evaluations import NewEvaluation, Role
 from recsys_meta.store.tracking.paired_tests import NewPairedTest
 
+MOST_IN_PAIRS = 8
+"""Most learners of a comparison that are compared with one another, pair by pair."""
+
+
+@dataclass(frozen=True)
+class MethodCost:
+    """Cost of a method: seconds of wall and of processor time that training takes, mean over seeds, with all that is
+    chosen before and after it; numbers in the parameters; bytes of the state of a newcomer with the most shots. None:
+    not measured.
+
+    What several methods share is counted for the first of them alone: baselines that are members of an ensemble.
+    """
+
+    seconds: float
+    processor_seconds: float | None = None
+    parameters: int | None = None
+    state_bytes: int | None = None
+
 
 @dataclass(frozen=True)
 class MethodCurves:
@@ -30,7 +48,7 @@ class MethodCurves:
     role: Role
     curves: Mapping[int, ColdStartCurve]
     note: str = ""
-    seconds: float = 0.0
+    cost: MethodCost | None = None
     versions: Mapping[int, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -208,8 +226,13 @@ class Comparison:
         return [self.difference(learners[0], other, k, metric) for other in others for k in self.shots]
 
     def between_learners(self, metric: str) -> list[PairedComparison]:
-        """Paired differences of each learner and every one before it in the list, at each point, for ablations."""
+        """Paired differences of each learner and every one before it in the list, at each point, for ablations.
+
+        Empty for more than MOST_IN_PAIRS learners, whose pairs would take longer than the trainings of some.
+        """
         learners = [m for m in self.methods if m.role != "baseline" and not m.name.endswith("-unadapted")]
+        if len(learners) > MOST_IN_PAIRS:
+            return []
         return [self.difference(b, a, k, metric) for a, b in combinations(learners, 2) for k in self.shots]
 
     def difference(self, ours: MethodCurves, other: MethodCurves, shots: int, metric: str) -> PairedComparison:
@@ -281,8 +304,8 @@ def json_part(result: Comparison, *, with_dataset: bool = False) -> JsonPart:
             **at,
             "method": m.name,
             "role": m.role,
-            "train_seconds": round(m.seconds, 1),
             "note": m.note,
+            **({} if m.cost is None else _rounded(asdict(m.cost))),
             "warnings": list(m.warnings),
         }
         for m in result.methods
@@ -311,6 +334,11 @@ def _bound_rows(result: Comparison, bound: BoundCurves) -> list[dict[str, Any]]:
         place | {"seed": seed, "shots": k, "metric": metric, "value": i.value, "low": i.low, "high": i.high, "n": i.n}
         for seed, k, metric, i in result.intervals(bound)
     ]
+
+
+def _rounded(columns: dict[str, Any]) -> dict[str, Any]:
+    """Columns with their fractions to a tenth."""
+    return {k: round(v, 1) if isinstance(v, float) else v for k, v in columns.items()}
 
 
 def _without_nan(columns: dict[str, Any]) -> dict[str, Any]:

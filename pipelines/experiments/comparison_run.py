@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.experiments.comparison import Comparison, MethodCurves
+from pipelines.experiments.comparison import Comparison, MethodCost, MethodCurves
 from pipelines.experiments.comparison_storage import store_comparison
 from pipelines.experiments.meta_validation import VALIDATION_ROWS
+from pipelines.experiments.method_cost import COST_ENTITIES, Stopwatch, mean_cost, method_cost
 from pipelines.experiments.thread_count import default_threads, fixed_threads
 from pipelines.experiments.training_inputs import TrainingInputs, default_shots, source_of, training_inputs
 from pipelines.experiments.training_run import TrainingResult, train_run
@@ -17,7 +18,7 @@ from pipelines.experiments.tuned_baselines import TunedBaselines, baselines_for
 from pipelines.workspace import Workspace, find_recipe, recipe_names
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Order
-from recsys_meta.core.types import IntArray
+from recsys_meta.core.types import IntArray, Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.baseline_tuning import TunedBaseline, TuningReport, edge_warnings
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, adaptation_effect, cold_start, episodes_at
@@ -26,6 +27,7 @@ from recsys_meta.evaluation.evaluate_batch import EvalOptions, is_row_metric, me
 from recsys_meta.evaluation.newcomers import Newcomers, describe_newcomers, item_popularity
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.models.learners import LEARNERS as LEARNER_CLASSES
+from recsys_meta.models.protocols import Predictor
 from recsys_meta.store.tracking.evaluations import Role
 from recsys_meta.store.tracking.promotion_gate import SIMPLEST_BASELINES
 from recsys_meta.training.recipe import Recipe
@@ -125,26 +127,28 @@ def compare(
         tuned = TunedBaselines(inputs, notify_seed)
         for recipe in recipes:
             notify_seed(f"training {recipe.name}")
-            training = train_run(
-                workspace,
-                recipe,
-                inputs,
-                threads=threads,
-                tuned=tuned,
-                report=lambda step, name=recipe.name: on_step(name, step),  # type: ignore[misc]
-                notify=notify_seed,
-            )
+            with Stopwatch() as watch:
+                training = train_run(
+                    workspace,
+                    recipe,
+                    inputs,
+                    threads=threads,
+                    tuned=tuned,
+                    report=lambda step, name=recipe.name: on_step(name, step),  # type: ignore[misc]
+                    notify=notify_seed,
+                )
             bundles.setdefault(seed, training.bundle_folder)
             for warning in training.warnings:
                 notify_seed(f"{recipe.name}: {warning}")
             with fixed_threads(threads or default_threads()):
                 for setup in setups:
-                    builders[setup.scenario].learner(setup, recipe, training, first=recipe is recipes[0])
+                    builders[setup.scenario].learner(setup, recipe, training, watch, first=recipe is recipes[0])
         for name in baseline_names:
             with fixed_threads(threads or default_threads()):
-                baseline = tuned.tune(name, shots, protocol.order)
+                with Stopwatch() as watch:
+                    baseline = tuned.tune(name, shots, protocol.order)
                 for setup in setups:
-                    builders[setup.scenario].baseline(setup, name, baseline)
+                    builders[setup.scenario].baseline(setup, name, baseline, watch)
     results = [builder.comparison() for builder in builders.values()]
     store_comparison(workspace, results, bundles=bundles)
     return results
@@ -164,13 +168,15 @@ class _ComparisonBuilder:
         self._curves: dict[tuple[str, Role], dict[int, ColdStartCurve]] = {}
         self._notes: dict[str, str] = {}
         self._warnings: dict[str, tuple[str, ...]] = {}
-        self._seconds: dict[str, float] = {}
+        self._costs: dict[str, list[MethodCost]] = {}
         self._versions: dict[str, dict[int, str]] = {}
 
-    def learner(self, setup: _EvaluationSetup, recipe: Recipe, training: TrainingResult, *, first: bool) -> None:
+    def learner(
+        self, setup: _EvaluationSetup, recipe: Recipe, training: TrainingResult, watch: Stopwatch, *, first: bool
+    ) -> None:
         bundle = training.bundle
         role: Role = "flagship" if recipe.name in FLAGSHIPS else "learner"
-        self._seconds[recipe.name] = max(self._seconds.get(recipe.name, 0.0), training.seconds)
+        self._costs.setdefault(recipe.name, []).append(setup.cost(bundle.predictor, bundle.params, watch))
         self._versions.setdefault(recipe.name, {})[setup.inputs.seed] = bundle.version
         self._add(setup, recipe.name, role, bundle.predictor, bundle.params)
         if first:
@@ -180,8 +186,9 @@ class _ComparisonBuilder:
                 self._result.bundle, self._result.run = bundle, training.spec.id
                 self._result.adaptation_effects = setup.adaptation_effects(bundle)
 
-    def baseline(self, setup: _EvaluationSetup, name: str, baseline: TunedBaseline) -> None:
+    def baseline(self, setup: _EvaluationSetup, name: str, baseline: TunedBaseline, watch: Stopwatch) -> None:
         self._add(setup, name, "baseline", baseline.predictor, baseline.params)
+        self._costs.setdefault(name, []).append(setup.cost(baseline.predictor, baseline.params, watch))
         self._notes[name] = tuning_note(baseline.report)
         self._warnings[name] = (
             *self._warnings.get(name, ()),
@@ -198,7 +205,7 @@ class _ComparisonBuilder:
                 role,
                 curves,
                 self._notes.get(name, ""),
-                self._seconds.get(name, 0.0),
+                mean_cost(self._costs[name]) if name in self._costs else None,
                 self._versions.get(name, {}),
                 self._warnings.get(name, ()),
             )
@@ -235,6 +242,19 @@ class _EvaluationSetup:
             options=self.options,
         )
         return ColdStartCurve(name, curve.entities, curve.values)
+
+    def cost(self, predictor: Predictor, params: Params, watch: Stopwatch) -> MethodCost:
+        """Cost of a fitted method on this evaluation's newcomers."""
+        return method_cost(predictor, params, self._greatest_episodes(), watch)
+
+    def _greatest_episodes(self) -> TaskBatch | None:
+        """Episodes of at most COST_ENTITIES entities with the most shots that some reach; None where nobody has one."""
+        schema, points = self.inputs.data.schema, self.protocol.points(self.inputs.data)
+        for k in sorted(points, reverse=True):
+            enough = self.entities[self.index.has_support(self.entities, k, schema.min_query, schema.query_from)]
+            if len(enough):
+                return episodes_at(self.inputs.data, self.index, enough[:COST_ENTITIES], k, 1)
+        return None
 
     def newcomers(self) -> Newcomers:
         """Describe the entities that are evaluated; popularity is that among the rows of the training."""
@@ -285,13 +305,23 @@ def _evaluation_setups(inputs: TrainingInputs, protocol: EvaluationProtocol) -> 
 
 
 def recipes_for(data: Dataset, names: Sequence[str] | None, overrides: Sequence[str] = ()) -> list[Recipe]:
-    """Recipes by name; None takes the project's own and the learners of installed packages that serve the objective."""
+    """Recipes by name; None takes LEARNERS and the learners of installed packages that serve the objective."""
     if names is not None:
         return [recipe_for(name, data, overrides) for name in names]
     available = set(recipe_names())
     plugins = [name for name in LEARNER_CLASSES.usable() if name in LEARNER_CLASSES.plugin_names]
     names = [*(name for name in LEARNERS if name in available), *(name for name in plugins if name not in available)]
     return [r for r in (find_recipe(name, overrides) for name in names) if is_applicable(r, data)]
+
+
+def every_learner() -> list[str]:
+    """Every recipe that comes with the project and every learner of an installed package, whatever objective it serves.
+
+    "flagship" stands for the flagship of each objective, and comes first.
+    """
+    own = [name for name in recipe_names() if name not in FLAGSHIPS]
+    plugins = [name for name in LEARNER_CLASSES.usable() if name in LEARNER_CLASSES.plugin_names]
+    return [FLAGSHIPS[0], *dict.fromkeys([*own, *plugins])]
 
 
 def recipe_for(name: str, data: Dataset, overrides: Sequence[str] = ()) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from pipelines.experiments.comparison import Comparison, MethodCurves
+from pipelines.experiments.comparison import Comparison, MethodCost, MethodCurves
 from pipelines.experiments.comparison_storage import store_comparison
 from pipelines.experiments.served_items import ServedPlacement
 from pipelines.experiments.thread_count import default_threads, fixed_threads
@@ -73,12 +73,13 @@ def compare_items(
                     curves.setdefault(view, {}).setdefault(method, {})[seed] = one
             seconds[name] = max(seconds.get(name, 0.0), time.perf_counter() - start)
             notes[name] = _note(evaluation, name)
+    costs = {name: MethodCost(longest) for name, longest in seconds.items()}
     results = []
     for view, methods_of_view in curves.items():
         scenario = f"new-items-{view}/{order}-support/{division}"
         result = Comparison(label or data.schema.name, scenario, NEW_ITEMS, points)
         result.methods = [
-            MethodCurves(n, _ROLES.get(n, "baseline"), c, notes.get(n, ""), seconds.get(n, 0.0))
+            MethodCurves(n, _ROLES.get(n, "baseline"), c, notes.get(n, ""), costs.get(n))
             for n, c in methods_of_view.items()
         ]
         results.append(result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -17,7 +17,7 @@ from jinja2 import Environment, FunctionLoader
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.experiments.comparison import Comparison, MethodPoints, PairedComparison
+from pipelines.experiments.comparison import Comparison, MethodCost, MethodPoints, PairedComparison
 from pipelines.experiments.comparison_tests import verdict as verdict_of
 from pipelines.experiments.paper_tables import best_values, is_best, latex_table, markdown_table
 from recsys_meta import __version__
@@ -54,11 +54,24 @@ NAMES = {
 }
 
 
+Number = Callable[[MethodCost | None], str]
+COSTS: tuple[tuple[str, Number], ...] = (
+    ("wall s", lambda c: f"{c.seconds:,.1f}" if c else "-"),
+    ("CPU s", lambda c: f"{c.processor_seconds:,.1f}" if c and c.processor_seconds is not None else "-"),
+    ("parameters", lambda c: f"{c.parameters:,}" if c and c.parameters is not None else "-"),
+    ("state bytes", lambda c: f"{c.state_bytes:,}" if c and c.state_bytes is not None else "-"),
+)
+"""Costs of a method in tables: a title, and the number as text."""
+
+
 def curve_table(result: Comparison, metric: str) -> Table:
     """Table of methods by shots, best first; the best of each column is bold, the last row counts the entities."""
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     title = f"{NAMES.get(metric, metric)} on meta-test newcomers of {result.dataset} ({result.scenario})"
     table = _shots_table(title, result)
+    costs = [title for title, _ in COSTS] if any(m.cost for m in result.methods) else []
+    for title in costs:
+        table.add_column(title, justify="right", style="dim")
     means = {m.name: [result.mean(m, k, metric) for k in result.shots] for m in result.methods}
     best = [
         max((sign * v[i] for v in means.values() if math.isfinite(v[i])), default=math.nan)
@@ -66,6 +79,7 @@ def curve_table(result: Comparison, metric: str) -> Table:
     ]
     for m in sorted(result.methods, key=lambda m: -sign * _average(means[m.name])):
         cells = [_cell(v, math.isclose(sign * v, best[i])) for i, v in enumerate(means[m.name])]
+        cells += [number(m.cost) for _, number in COSTS] if costs else []
         table.add_row(f"[bold]{m.name}[/]" if m.role == "flagship" else m.name, *cells)
     for bound in result.bounds:
         cells = [_cell(result.mean(bound, k, metric), False) for k in result.shots]
@@ -228,6 +242,7 @@ def report_page(result: Comparison, command: str, curve: bytes, reliability: byt
         result=result,
         tables=[(m, lines, best_values(lines, m)) for m in result.metrics for lines in [_lines(result, m)]],
         is_best=is_best,
+        costs=COSTS,
         version=__version__,
         spread=_spread(result),
         png=base64.b64encode(curve).decode(),

@@ -181,8 +181,12 @@ def test_a_bundle_evaluated_in_its_folder_brings_its_curve_along_when_published(
 def test_a_run_of_a_comparison_takes_its_points_along_when_published(command, tmp_path):
     command(
         *("compare", "--dataset", "simulated-users", "--learners", "flagship", "--baselines", "popularity"),
-        *("--shots", "0,3", "--seeds", "2", *SMALL, "--set", "train.epochs=1"),
+        *("--shots", "0,3", "--seeds", "2", *SMALL, "--set", "train.epochs=1", "--json", tmp_path / "compared.json"),
     )
+    costs = {m["method"]: m for m in json.loads((tmp_path / "compared.json").read_text())["methods"]}
+    assert costs["flagship"]["seconds"] > 0 and costs["flagship"]["parameters"] > costs["popularity"]["parameters"] > 0
+    assert costs["flagship"]["state_bytes"] > costs["popularity"]["state_bytes"] > 0
+    assert "parameters" not in costs["flagship-unadapted"]
     newest = next(r for r in command.json("runs", "list") if r["recipe"] == "flagship")
     assert newest["seed"] == 1
     published = command.json("models", "publish", newest["id"], "--name", "second", "--force")

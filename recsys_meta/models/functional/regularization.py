@@ -25,6 +25,12 @@ def dropout(x: Tensor, rate: float, generator: torch.Generator | None, shard: Ta
     return x * (own.to(x.device) >= rate) / (1 - rate)
 
 
+def standard_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw standard normal noise of the shape, the type and the device of a tensor."""
+    noise = torch.randn(like.shape, generator=generator, device=generator.device)
+    return noise.to(like.device, like.dtype)
+
+
 def mask_entity_features(batch: TaskBatch, share: float, generator: torch.Generator) -> Support:
     """Supports of a meta-batch, or of a part of one, with a share of the entities' ids made unknown."""
     masked = mask_features(batch.whole.support.features, share, generator)

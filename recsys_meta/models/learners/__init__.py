@@ -27,7 +27,9 @@ from recsys_meta.models.learners.gradient.imaml import ImplicitMaml
 from recsys_meta.models.learners.gradient.learned_optimizer import LearnedOptimizer
 from recsys_meta.models.learners.gradient.maml_pp import MamlPlusPlus
 from recsys_meta.models.learners.gradient.mamo import Mamo
+from recsys_meta.models.learners.gradient.meta_dropout import MetaDropout
 from recsys_meta.models.learners.gradient.meta_lstm import MetaLstm
+from recsys_meta.models.learners.gradient.meta_regularization import MetaRegularization
 from recsys_meta.models.learners.gradient.meta_sgd import MetaSgd
 from recsys_meta.models.learners.gradient.meta_weight_net import MetaWeightNet
 from recsys_meta.models.learners.gradient.reptile import Reptile
@@ -53,6 +55,8 @@ _BUILTIN: dict[str, type[Any]] = {
     "meta-sgd": MetaSgd,
     "maml-pp": MamlPlusPlus,
     "meta-weight-net": MetaWeightNet,
+    "meta-dropout": MetaDropout,
+    "meta-regularization": MetaRegularization,
     "reptile": Reptile,
     "cavia": Cavia,
     "imaml": ImplicitMaml,

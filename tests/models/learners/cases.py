@@ -58,6 +58,14 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         "all-rating": {**ALL, "objective": "rating", "rate": 0.03},
         "head-click": {**MLP, "adapts": "head", "objective": "click"},
     },
+    "meta-dropout": {
+        "ranking": {"dims": 8},
+        "head-click": {**MLP, "adapts": "head", "objective": "click"},
+    },
+    "meta-regularization": {
+        "ranking": {"dims": 8},
+        "all-rating": {**ALL, "objective": "rating", "rate": 0.03},
+    },
     "maml-pp": {
         "all-rating": {**ALL, "objective": "rating"},
         "head-click": {**MLP, "adapts": "head", "objective": "click"},

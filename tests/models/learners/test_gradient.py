@@ -10,9 +10,10 @@ from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.models.learners.gradient.coordinate_network import log_scale
 from recsys_meta.models.learners.gradient.imaml import ImplicitMaml, conjugate_gradients
 from recsys_meta.models.learners.gradient.maml_pp import MamlPlusPlus
+from recsys_meta.models.learners.gradient.meta_dropout import MetaDropout, MetaDropoutConfig
 from recsys_meta.models.learners.gradient.meta_weight_net import MetaWeightNet, MetaWeightNetConfig
 from recsys_meta.models.learners.gradient.reptile import Reptile
-from recsys_meta.models.learners.maml import task_loss
+from recsys_meta.models.learners.maml import scorer, task_loss
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
 from recsys_meta.models.learners.maml.perceptron import perceptron_of
 from recsys_meta.models.protocols import ScheduledLearner
@@ -344,6 +345,68 @@ def test_conjugate_gradients_solve_each_task_on_its_own():
     assert (negative == 0).all(), "no direction along which the matrix is not positive is taken"
 
 
+@pytest.mark.parametrize("label", CONFIGS["meta-dropout"])
+def test_meta_dropout_without_noise_is_maml(label):
+    learner, params, batch = doubled(case_of("meta-dropout", label), steps=2)
+    quiet = params | {"log_spread": torch.full_like(params["log_spread"], -40.0)}
+    plain = without(params, "log_spread", "perturb.")
+    ours, theirs = outer(learner, quiet, batch), outer(as_maml(learner), plain, batch)
+    assert_same_but_rates(ours, theirs)
+    adapted = [x.adapt(x.body(params), batch.support) for x in (learner, as_maml(learner))]
+    for key, value in adapted[1].items():
+        torch.testing.assert_close(adapted[0][key], value, **EXACT, msg="newcomers meet no noise")
+
+
+def test_the_noise_of_meta_dropout_is_in_the_step_alone():
+    """By hand: the gradient of a rating's squared error in z, of rows whose vectors are multiplied by their factors."""
+    maml, params, batch = doubled(case_of("maml", "dot-rating"), steps=1)
+    learner = MetaDropout(MetaDropoutConfig(**maml.config.model_dump()))
+    width = params["item"].shape[1]
+    draws = torch.randn(width, width + 1, generator=generator(4)).double()
+    params |= {"perturb.weight": draws[:, 1:], "perturb.bias": draws[:, 0], "log_spread": torch.zeros(width).double()}
+    body = learner._training_body(params, generator(5))
+    vectors = scorer.item_vectors(learner.config, params)
+    noise = torch.randn(vectors.shape, generator=generator(5)).double()
+    factors = 2 * torch.sigmoid(vectors @ draws[:, 1:] + draws[:, 0] + noise)
+    torch.testing.assert_close(body["vectors"][:, :-1], vectors, **EXACT)
+    seen = torch.cat([vectors * factors, torch.ones_like(vectors[:, :1])], 1)
+    rows, z = batch.support.rows, learner.start_state(body, batch.support)["z"]
+    e = seen[rows.item]
+    error = (torch.einsum("tsv,tv->ts", e, z) + params["bias"][rows.item] - rows.label) * rows.mask
+    slope = 2 * torch.einsum("ts,tsv->tv", error, e) / rows.counts.clamp(min=1)[:, None]
+    (step,) = learner.inner_steps(body)
+    torch.testing.assert_close(learner.adapt(body, batch.support)["z"], z - step.rates["entity"] * slope, **EXACT)
+
+
+@pytest.mark.parametrize("label", CONFIGS["meta-regularization"])
+def test_meta_regularization_for_nothing_and_without_noise_is_maml(label):
+    learner, params, batch = doubled(case_of("meta-regularization", label), beta=0.0)
+    quiet = params | {"log_spread": torch.full_like(params["log_spread"], -40.0)}
+    ours, theirs = outer(learner, quiet, batch), outer(as_maml(learner), without(params, "log_spread"), batch)
+    assert_same_but_rates(ours, theirs)
+
+
+def test_information_of_item_vectors_is_their_divergence_from_the_prior():
+    """Against the divergence of torch's distributions, and as what the meta-loss adds."""
+    learner, params, batch = doubled(case_of("meta-regularization", "all-rating"), prior=0.7)
+    params |= {"log_spread": torch.linspace(-3, 0.5, len(params["log_spread"])).double()}
+    mean = scorer.item_vectors(learner.config, params)
+    held = torch.distributions.Normal(mean, params["log_spread"].exp().expand_as(mean))
+    prior = torch.distributions.Normal(torch.zeros_like(mean), torch.full_like(mean, 0.7))
+    expected = torch.distributions.kl_divergence(held, prior).mean()
+    torch.testing.assert_close(learner.information(params), expected, **EXACT)
+    losses = {}
+    for beta in (0.0, 2.0):
+        priced = type(learner)(learner.config.model_copy(update={"beta": beta}))
+        losses[beta] = priced.task_losses(priced._training_body(params, generator(0)), batch)[0]
+    torch.testing.assert_close(losses[2.0] - losses[0.0], 2 * expected.expand(len(losses[0.0])), **EXACT)
+
+
+def without(params, *starts):
+    """Parameters but those whose names start so."""
+    return {k: v for k, v in params.items() if not k.startswith(starts)}
+
+
 def muted(params, **values):
     """Parameters with some set to a number."""
     return params | {k.replace("__", "."): torch.full_like(params[k.replace("__", ".")], v) for k, v in values.items()}
@@ -449,6 +512,8 @@ SINUSOIDS = {
     "boil": {},
     "meta-sgd": {"adapts": "head"},
     "maml-pp": {"adapts": "head"},
+    "meta-dropout": {"adapts": "head", "spread": 0.1},
+    "meta-regularization": {"adapts": "head", "beta": 1e-4, "spread": 0.01},
     "reptile": {"adapts": "head", "steps": 5, "rate": 0.02},
     "cavia": {"context": 5, "rate": 1.0},
     "imaml": {"adapts": "head", "rate": 0.02, "strength": 1.0},
@@ -482,6 +547,8 @@ LINEAR_RELATIVES = {
     "boil": ({"hidden": (32, 32), "negatives": 0}, 0.4),
     "meta-sgd": ({}, 0.5),
     "maml-pp": ({}, 0.25),
+    "meta-dropout": ({"spread": 0.1}, 0.5),
+    "meta-regularization": ({"beta": 1e-4, "spread": 0.01}, 0.5),
     "reptile": ({}, 0.5),
     "cavia": ({"context": 4, "rate": 0.1}, 0.55),
     "imaml": ({}, 0.2),

@@ -226,8 +226,11 @@ class Maml:
         return self._query_loss(self._training_body(params, generator), batch)
 
     def _training_body(self, params: Params, generator: torch.Generator) -> Params:
-        vectors = scorer.item_vectors(self.config, params)
-        return self.make_body(params, dropout(vectors, self.config.dropout, generator))
+        return self.make_body(params, self.training_vectors(params, generator))
+
+    def training_vectors(self, params: Params, generator: torch.Generator) -> Tensor:
+        """Item vectors [C, V] of a step of training, with dropout."""
+        return dropout(scorer.item_vectors(self.config, params), self.config.dropout, generator)
 
     def _query_loss(self, body: Params, batch: TaskBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         losses, state = self.task_losses(body, batch)

@@ -1,0 +1,62 @@
+"""Cost of a method in a comparison: time to train, parameters, and bytes of what is kept of a newcomer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from pipelines.experiments.comparison import MethodCost
+from recsys_meta.core.types import Params, TaskBatch
+from recsys_meta.inference.state_codec import quantize
+from recsys_meta.models.protocols import Predictor
+
+COST_ENTITIES = 8
+"""Most newcomers over which the bytes of a state are averaged: they differ by the support's size alone."""
+
+
+class Stopwatch:
+    """Wall and processor time, in seconds, of the body of a `with`; that of all threads of this process."""
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.seconds = time.perf_counter() - self._began[0]
+        self.processor_seconds = time.process_time() - self._began[1]
+
+
+def method_cost(predictor: Predictor, params: Params, newcomers: TaskBatch | None, watch: Stopwatch) -> MethodCost:
+    """Cost of a fitted method; the bytes are those that a server caches for each of the newcomers, their mean."""
+    parameters = sum(v.numel() for v in params.values())
+    return MethodCost(watch.seconds, watch.processor_seconds, parameters, _state_bytes(predictor, params, newcomers))
+
+
+@torch.no_grad()
+def _state_bytes(predictor: Predictor, params: Params, newcomers: TaskBatch | None) -> int | None:
+    if newcomers is None:
+        return None
+    state = predictor.adapt(predictor.body(params), newcomers.support)
+    return round(fmean(len(content) for content in quantize(state, getattr(predictor, "coarse", ()))[1]))
+
+
+def _mean(numbers: Iterable[int | None]) -> int | None:
+    known = [n for n in numbers if n is not None]
+    return round(fmean(known)) if known else None
+
+
+def mean_cost(costs: Sequence[MethodCost]) -> MethodCost:
+    """Mean of the costs of one method over seeds."""
+    return MethodCost(
+        fmean(c.seconds for c in costs),
+        fmean(c.processor_seconds or 0.0 for c in costs),
+        _mean(c.parameters for c in costs),
+        _mean(c.state_bytes for c in costs),
+    )

@@ -1,0 +1,48 @@
+"""What methods of a comparison cost, and which there are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipelines.experiments.comparison import MethodCost
+from pipelines.experiments.comparison_run import FLAGSHIPS, every_learner
+from pipelines.experiments.dataset_sources import learners_serving
+from pipelines.experiments.method_cost import Stopwatch, mean_cost, method_cost
+from pipelines.workspace import find_recipe, recipe_names
+from recsys_meta.inference.state_codec import dump_state
+from recsys_meta.models.learners import LEARNERS
+from recsys_meta.models.learners.maml.maml import MamlConfig
+from tests.fixtures.simulated_datasets import dataset
+from tests.models.learners.cases import case_of
+
+
+def test_parameters_and_the_bytes_of_a_state_are_counted():
+    case = case_of("maml", "dot")
+    with Stopwatch() as watch:
+        sum(range(100_000))
+    cost = method_cost(case.learner, case.params, case.batch, watch)
+    assert cost.parameters == sum(v.numel() for v in case.params.values())
+    state = case.learner.adapt(case.learner.body(case.params), case.batch.support)
+    sizes = [len(dump_state({k: v[t : t + 1] for k, v in state.items()})) for t in range(len(case.batch.entity))]
+    assert cost.state_bytes == round(np.mean(sizes)) and cost.state_bytes > 4 * MamlConfig(dims=8).dims
+    assert cost.processor_seconds > 0 and 0 < cost.seconds == watch.seconds
+    assert method_cost(case.learner, case.params, None, watch).state_bytes is None
+
+
+def test_costs_of_seeds_are_averaged():
+    costs = [MethodCost(1.0, 2.0, 10, 100), MethodCost(3.0, 4.0, 13, None)]
+    assert mean_cost(costs) == MethodCost(2.0, 3.0, 12, 100)
+    assert mean_cost([MethodCost(1.0, 1.0, 5, None)]).state_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("objective", "served", "others"), [("click", "cvar", "din"), ("ranking", "hsml", "posterior")]
+)
+def test_all_learners_are_those_of_every_recipe_that_serves_the_objective(objective, served, others):
+    rows = [[0, 1, 2], [1, 2, 0]]
+    data = dataset("few", objective, rows, [np.ones(3)] * 2)
+    names = learners_serving(data, every_learner())
+    assert served in names and others not in names and names[0] == "flagship"
+    own = {n for n in recipe_names() if objective in LEARNERS[find_recipe(n).learner].objectives}
+    assert own - set(FLAGSHIPS) == set(names) - {"flagship"} - set(LEARNERS.plugin_names)
