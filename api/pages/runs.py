@@ -12,11 +12,13 @@ from api.handlers.dependencies import Cursor
 from api.handlers.response_encoding import json_response
 from api.pages.charts import ChartSeries, PageChart
 from api.pages.curriculum_charts import bucket_charts, bucket_meaning
+from api.pages.curve_charts import curve_chart
 from api.pages.page_context import ReadContext
 from api.pages.page_route import PageRoute
 from api.pages.text_formats import moment
 from api.routes.tracking import RunPath
 from recsys_meta.store.tracking import runs
+from recsys_meta.store.tracking.paired_tests import curve_tests
 from recsys_meta.store.tracking.run_course import (
     bucket_course,
     course_names,
@@ -28,6 +30,7 @@ from recsys_meta.store.tracking.run_course import (
 from recsys_meta.store.tracking.runs import Status
 from recsys_meta.store.tracking.setting_tables import changed_settings, flat_settings
 from recsys_meta.store.tracking.tables import RunRecord
+from recsys_meta.store.tracking.version_curve import run_curve
 
 router = APIRouter(route_class=PageRoute, prefix="/ui/runs", include_in_schema=False)
 
@@ -85,7 +88,7 @@ async def compare_runs(
 
 @router.get("/{id}")
 async def show_run(id: RunPath, page: ReadContext) -> Response:
-    """Show the course of a run, its settings and its curriculum."""
+    """Show the course of a run, what its model does for newcomers, its settings and its curriculum."""
 
     def read(session: Session) -> dict[str, Any]:
         row = runs.get_run(session, id)
@@ -96,6 +99,7 @@ async def show_run(id: RunPath, page: ReadContext) -> Response:
             "charts": _courses(session, id, uniform),
             "buckets": curriculum_buckets(session, id),
             "bucket_charts": bucket_charts(bucket_course(session, id)),
+            **_measured(session, id),
         }
 
     values = await page.read(read)
@@ -150,6 +154,17 @@ def _course_chart(key: str, points: MetricCourse, beside: Mapping[str, MetricCou
         for place, (name, line) in enumerate(lines.items())
     ]
     return PageChart(_TITLES.get(key, key), "outer step", key, steps, series)
+
+
+def _measured(session: Session, run: str) -> dict[str, Any]:
+    """Read the newest curve of what a run trained, and its paired tests."""
+    curve = run_curve(session, run)
+    if curve is None:
+        return {"curve": None}
+    tests = [test for test in curve_tests(session, curve) if test.segment is None]
+    own = next((point for method in curve.methods if method.is_own for point in method.points.values()), None)
+    version = None if own is None else own.model_version
+    return {"curve": curve, "curve_chart": curve_chart(curve), "tests": tests, "version": version}
 
 
 def _compared(session: Session, rows: Sequence[RunRecord], key: str) -> PageChart | None:

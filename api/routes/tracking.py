@@ -65,11 +65,12 @@ async def list_evaluations(
     method: Word = None,
     model: Word = None,
     metric: Word = None,
+    run: Word = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Response:
     """Points of cold-start curves, newest first."""
-    filters = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
+    filters = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric, "run": run}
     return json_response(
         await container.database.read(
             lambda s: _page(evaluations.page_evaluations(s, **filters, limit=limit, cursor=cursor))

@@ -27,7 +27,7 @@ from pipelines.commands.stage_progress import StageProgress
 from pipelines.commands.train import StepProgress
 from pipelines.console import JsonFile, Shots, err, parse_shots, progress_bar
 from pipelines.experiments.comparison import Comparison
-from pipelines.experiments.comparison_run import EvaluationProtocol, Scenario, compare, every_learner
+from pipelines.experiments.comparison_run import compare, every_learner
 from pipelines.experiments.dataset_sources import (
     DatasetSource,
     baselines_serving,
@@ -36,6 +36,7 @@ from pipelines.experiments.dataset_sources import (
     require_known,
 )
 from pipelines.experiments.dataset_summary import DatasetFailure
+from pipelines.experiments.evaluation_protocol import EvaluationProtocol, Scenario
 from pipelines.experiments.item_comparison import compare_items
 from pipelines.experiments.training_steps import TrainingInterruption
 from pipelines.experiments.truth_bounds import add_bounds, require_bounds, with_popularity

@@ -18,14 +18,10 @@ from pipelines.commands.comparison_output import (
 )
 from pipelines.console import JsonFile, Shots, err, parse_shots, progress_bar
 from pipelines.experiments.comparison import Comparison, MethodCurves
-from pipelines.experiments.comparison_run import (
-    FLAGSHIPS,
-    EvaluationProtocol,
-    Scenario,
-    reference_baseline,
-    tuning_note,
-)
+from pipelines.experiments.comparison_run import reference_baseline, tuning_note
 from pipelines.experiments.comparison_storage import store_comparison
+from pipelines.experiments.evaluation_protocol import FLAGSHIPS, EvaluationProtocol, Scenario, split_name
+from pipelines.experiments.method_origin import origin_of_baseline, origin_of_bundle
 from pipelines.experiments.training_inputs import source_of, training_inputs
 from pipelines.experiments.tuned_baselines import TunedBaselines
 from pipelines.workspace import Workspace
@@ -107,6 +103,8 @@ def measure_bundle(
     index, split = inputs.index, inputs.split
     name = str(bundle.about.get("recipe", bundle.predictor.name))
     result = Comparison(data.schema.name, protocol.label(data), metric_names(data), points)
+    result.split = split_name(data, protocol.split)
+    origins = {seed: origin_of_bundle(workspace, bundle.version, name)}
     result.newcomers[seed] = describe_newcomers(
         data,
         index,
@@ -137,11 +135,12 @@ def measure_bundle(
 
         role: evaluations.Role = "flagship" if name in FLAGSHIPS else "learner"
         model_curve = curve(bundle.predictor, bundle.params, name)
-        result.methods.append(MethodCurves(name, role, {seed: model_curve}, versions={seed: bundle.version}))
+        versions = {seed: bundle.version}
+        result.methods.append(MethodCurves(name, role, {seed: model_curve}, versions=versions, origins=origins))
         if unadapted:
             plain = f"{name}-unadapted"
             plain_curve = curve(UnadaptedPredictor(bundle.predictor), bundle.params, plain)
-            result.methods.append(MethodCurves(plain, "learner", {seed: plain_curve}))
+            result.methods.append(MethodCurves(plain, "learner", {seed: plain_curve}, origins=origins))
         requested_names, tuned = parse_baselines(baselines, data), TunedBaselines(inputs)
         for other in _with_reference(requested_names, data):
             try:
@@ -152,8 +151,16 @@ def measure_bundle(
                 err.print(f"[dim]{other} is left out: {escape(str(error))}[/]")
                 continue
             baseline_curve = curve(baseline.predictor, baseline.params, other)
-            note, warnings = tuning_note(baseline.report), tuple(edge_warnings(baseline.report))
-            result.methods.append(MethodCurves(other, "baseline", {seed: baseline_curve}, note, warnings=warnings))
+            result.methods.append(
+                MethodCurves(
+                    other,
+                    "baseline",
+                    {seed: baseline_curve},
+                    tuning_note(baseline.report),
+                    warnings=tuple(edge_warnings(baseline.report)),
+                    origins={seed: origin_of_baseline(baseline.report)},
+                )
+            )
     return result
 
 

@@ -15,7 +15,6 @@ from recsys_meta.store.access.audit_log import record_action
 from recsys_meta.store.model_registry.registry import check_beats_baseline, publish_version, register_version
 from recsys_meta.store.tracking.evaluations import copy_evaluations
 from recsys_meta.store.tracking.promotion_gate import check_promotion
-from recsys_meta.store.tracking.runs import run_exists
 
 ACTOR = "command line"
 NAME = re.compile(r"(?!\.+$)[A-Za-z0-9_.\-]+")
@@ -32,13 +31,14 @@ def publish_run(
     end_split: bool = False,
 ) -> tuple[str, str]:
     """Copy a finished run's bundle into the registry with its evaluations, and make it live unless it is only to be
-    staged; return (model, version).
+    staged; return (model, version). Into a database that does not know the run it comes along, from its archive.
 
     A version that was not evaluated is evaluated first, beside the simplest baseline. Raises CheckpointError if the run
     has not finished or its model fails when it is tried, ConfigError for an invalid name, ConflictError for a version
     that loses to the simplest baseline, or cannot be evaluated, unless forced, and for one that would end a split of
     others, unless `end_split`: the version is staged then.
     """
+    from pipelines.experiments.run_archive import restore_run
     from pipelines.experiments.run_spec import read_run_spec
     from recsys_meta.inference.model_trial import try_bundle
     from recsys_meta.models.bundle import load_bundle, save_bundle
@@ -55,9 +55,9 @@ def publish_run(
     target = save_bundle(bundle, workspace.settings.models.resolve() / model)
     version, path = target.name, str(target)
     metrics: dict[str, Any] = dict(bundle.about.get("metrics", {}))
+    # A run that left no archive is published too, without a reference to its metrics.
+    known_run = run if restore_run(workspace, run) else None
     with workspace.session() as session:
-        # A run that was trained with another database is published too, without a reference to its metrics.
-        known_run = run if run_exists(session, run) else None
         register_version(session, model, version, path, run=known_run, metrics=metrics)
         copy_evaluations(session, bundle.version, model, version)
         if stage:

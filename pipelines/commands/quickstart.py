@@ -17,7 +17,7 @@ from pipelines.commands.model_publication import publish_run
 from pipelines.console import Json, err, out, print_json, with_command
 from pipelines.experiments import comparison, report
 from pipelines.experiments.comparison import Comparison
-from pipelines.experiments.comparison_run import FLAGSHIPS, EvaluationProtocol
+from pipelines.experiments.evaluation_protocol import FLAGSHIPS, EvaluationProtocol
 from pipelines.experiments.tuned_baselines import baselines_for, is_installed
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file

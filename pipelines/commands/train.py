@@ -17,14 +17,17 @@ from pipelines.commands.comparison_output import SplitOption, command_line, pars
 from pipelines.commands.stage_progress import StageProgress
 from pipelines.console import Json, err, out, print_json, print_rich, progress_bar, with_command
 from pipelines.experiments.comparison_run import recipe_for
+from pipelines.experiments.report import NAMES
 from pipelines.experiments.training_inputs import open_training_inputs
 from pipelines.experiments.training_processes import training_group
 from pipelines.experiments.training_report import write_training_report
 from pipelines.experiments.training_run import TrainingResult, follow_run, resume_run, train_run
 from pipelines.experiments.training_steps import TrainingInterruption
+from pipelines.experiments.validation_curve import adapting_tests
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.evaluation.ensemble import MemberShare
+from recsys_meta.store.tracking.paired_tests import NewPairedTest
 from recsys_meta.store.tracking.run_course import course_names, metric_course
 from recsys_meta.training.trainer import TrainStep
 from recsys_meta.training.training_group import TrainingGroup
@@ -170,6 +173,9 @@ def _summary(result: TrainingResult) -> dict[str, Any]:
     }
     if result.shares:
         summary["ensemble"] = {member.name: member.shares for member in result.shares}
+    if tests := adapting_tests(result.validation):
+        columns = ("shots", "metric", "value", "value_against", "difference", "low", "high", "p", "verdict", "n")
+        summary["adapting"] = [{name: getattr(test, name) for name in columns} for test in tests]
     if result.carried:
         summary["carried"] = result.carried
     if result.warnings:
@@ -187,6 +193,8 @@ def _print_result(result: TrainingResult) -> None:
     )
     if result.shares:
         print_rich(_share_table(result.shares))
+    if tests := adapting_tests(result.validation):
+        print_rich(_adapting_table(tests))
     for warning in result.warnings:
         err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     err.print(with_command(f"Next: recsys-meta models publish {result.spec.id}"), soft_wrap=True)
@@ -199,6 +207,18 @@ def _share_table(shares: Sequence[MemberShare]) -> Table:
     for member in shares:
         if any(member.shares.values()):
             table.add_row(member.name, *(f"{member.shares[k]:.2f}" if member.shares[k] else "" for k in shots))
+    return table
+
+
+def _adapting_table(tests: Sequence[NewPairedTest]) -> Table:
+    """Table of what adapting does for meta-validation entities, by the number of events known."""
+    title = f"{NAMES.get(tests[0].metric, tests[0].metric)} of meta-validation newcomers, with adapting and without"
+    table = Table("events known", "adapted", "unadapted", "difference, 95%", "newcomers", box=None, pad_edge=False)
+    table.title = title
+    for test in tests:
+        difference = f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
+        values = (f"{value:.3f}" for value in (test.value, test.value_against))
+        table.add_row(str(test.shots), *values, escape(difference), str(test.n))
     return table
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipelines.experiments.comparison_tests import paired_tests
+from pipelines.experiments.method_origin import UNKNOWN, MethodOrigin, common_origin
 from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.newcomers import Newcomers
 from recsys_meta.metrics.bootstrap import Values, mean_over_seeds, paired_difference_over_seeds, summarise_seeds
@@ -42,7 +43,8 @@ class MethodCost:
 
 @dataclass(frozen=True)
 class MethodCurves:
-    """Method with a curve for each seed, what to warn of, and for a learner the version of each seed's bundle."""
+    """Method with a curve for each seed, what to warn of, where it comes from, and for a learner the version of each
+    seed's bundle."""
 
     name: str
     role: Role
@@ -51,6 +53,12 @@ class MethodCurves:
     cost: MethodCost | None = None
     versions: Mapping[int, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    origins: Mapping[int, MethodOrigin] = field(default_factory=dict)
+
+    def origin(self, seed: int | None) -> MethodOrigin:
+        """Origin of a seed's points, or what those of all seeds have in common."""
+        seeds = list(self.curves) if seed is None else [seed]
+        return common_origin([self.origins.get(s, UNKNOWN) for s in seeds])
 
     def version(self, seed: int | None) -> str | None:
         """Bundle version of a seed's points; None for the mean over several seeds."""
@@ -116,7 +124,8 @@ class PairedComparison:
 class Comparison:
     """Curves of all methods on one data set and protocol.
 
-    `newcomers` describes the entities of each seed's curves, where results by group are wanted.
+    `newcomers` describes the entities of each seed's curves, where results by group are wanted. `split` is the rule
+    that divides the entities.
     """
 
     dataset: str
@@ -130,6 +139,7 @@ class Comparison:
     bounds: list[BoundCurves] = field(default_factory=list)
     shares: list[BoundShare] = field(default_factory=list)
     newcomers: dict[int, Newcomers] = field(default_factory=dict)
+    split: str | None = None
 
     @cached_property
     def tests(self) -> list[NewPairedTest]:
@@ -163,6 +173,9 @@ class Comparison:
                 high=i.high,
                 n=i.n,
                 model_version=method.version(seed),
+                **asdict(method.origin(seed)),
+                split=self.split,
+                seeds=len(method.curves),
             )
             for seed, k, metric, i in self.intervals(method)
         ]

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipelines.experiments.comparison import Comparison, MethodCost, MethodCurves
 from pipelines.experiments.comparison_storage import store_comparison
+from pipelines.experiments.evaluation_protocol import FLAGSHIPS, EvaluationProtocol, split_name
 from pipelines.experiments.meta_validation import VALIDATION_ROWS
 from pipelines.experiments.method_cost import COST_ENTITIES, Stopwatch, mean_cost, method_cost
+from pipelines.experiments.method_origin import MethodOrigin, origin_of_baseline, origin_of_run
 from pipelines.experiments.thread_count import default_threads, fixed_threads
-from pipelines.experiments.training_inputs import TrainingInputs, default_shots, source_of, training_inputs
+from pipelines.experiments.training_inputs import TrainingInputs, source_of, training_inputs
 from pipelines.experiments.training_run import TrainingResult, train_run
 from pipelines.experiments.tuned_baselines import TunedBaselines, baselines_for
 from pipelines.workspace import Workspace, find_recipe, recipe_names
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.schema import Order
 from recsys_meta.core.types import IntArray, Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.baseline_tuning import TunedBaseline, TuningReport, edge_warnings
@@ -33,55 +34,10 @@ from recsys_meta.store.tracking.promotion_gate import SIMPLEST_BASELINES
 from recsys_meta.training.recipe import Recipe
 from recsys_meta.training.trainer import TrainStep
 
-FLAGSHIPS = ("flagship", "flagship-click", "flagship-choice", "flagship-rating")
-"""Recipes of the flagship, one for each objective; the first name stands for that of the data set's objective."""
 LEARNERS = (*FLAGSHIPS, "maml", "fomaml", "melu", "meta-embedding", "mwuf", "cvar", "din", "maml-din", "haml", "chaml")
 NEGATIVES, FULL_RANKING_ROWS = 100, 300
 """Scenario "actors": random others that a choice is ranked among, and most query rows of an entity, a fixed random
 part, that are ranked among the whole catalog."""
-
-
-Scenario = Literal["new", "corners", "actors", "sampled"]
-
-
-@dataclass(frozen=True)
-class EvaluationProtocol:
-    """Protocol of an evaluation; None takes the data set's own setting.
-
-    Scenarios: "new" entities on all items, the four "corners" of warm and cold, "actors" for actor episodes, or
-    "sampled" for actor episodes with sampled others only.
-    """
-
-    shots: tuple[int, ...] | None = None
-    split: str = "seed"
-    order: Order | None = None
-    min_query: int | None = None
-    scenario: Scenario = "new"
-
-    def label(self, data: Dataset) -> str:
-        """Name of the protocol in tables: the kind of new entity, the order of supports and the split."""
-        order = "actors" if self.sampling == "actors" else self.order or data.schema.order
-        kind = data.schema.kind
-        plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
-        return f"new-{plural}/{order}-support/split-by-{split_name(data, self.split)}"
-
-    @property
-    def sampling(self) -> str:
-        """Scenario by which episodes are drawn, in training as well."""
-        return "actors" if self.scenario == "sampled" else self.scenario
-
-    def points(self, data: Dataset) -> tuple[int, ...]:
-        """Numbers of shots of the curve."""
-        return self.shots or default_shots(data, self.sampling)
-
-
-def split_name(data: Dataset, split: str) -> str:
-    """Name of the rule that splits the entities: size, folds, seed, time or the shared feature."""
-    schema = data.schema
-    if split != "seed":
-        return split
-    rules = {"size": schema.past_rows is not None, "folds": schema.folds > 0, "seed": schema.together is None}
-    return next((name for name, applies in rules.items() if applies), str(schema.together))
 
 
 Notify = Callable[[str], None]
@@ -119,7 +75,8 @@ def compare(
         inputs = training_inputs(data, source, scenario=protocol.sampling, split=protocol.split, seed=seed)
         setups = _evaluation_setups(inputs, protocol)
         for setup in setups:
-            builders.setdefault(setup.scenario, _ComparisonBuilder(data, setup.scenario, shots, label))
+            builder = _ComparisonBuilder(data, setup.scenario, shots, label, split_name(data, protocol.split))
+            builders.setdefault(setup.scenario, builder)
 
         def notify_seed(text: str, seed: int = seed) -> None:
             notify(f"seed {seed}: {text}")
@@ -136,6 +93,7 @@ def compare(
                     tuned=tuned,
                     report=lambda step, name=recipe.name: on_step(name, step),  # type: ignore[misc]
                     notify=notify_seed,
+                    measure=False,
                 )
             bundles.setdefault(seed, training.bundle_folder)
             for warning in training.warnings:
@@ -163,13 +121,14 @@ def seeds_for(data: Dataset, protocol: EvaluationProtocol, seeds: Sequence[int])
 class _ComparisonBuilder:
     """Builder of a comparison from the curves of its methods."""
 
-    def __init__(self, data: Dataset, scenario: str, shots: tuple[int, ...], label: str | None) -> None:
-        self._result = Comparison(label or data.schema.name, scenario, metric_names(data), shots)
+    def __init__(self, data: Dataset, scenario: str, shots: tuple[int, ...], label: str | None, split: str) -> None:
+        self._result = Comparison(label or data.schema.name, scenario, metric_names(data), shots, split=split)
         self._curves: dict[tuple[str, Role], dict[int, ColdStartCurve]] = {}
         self._notes: dict[str, str] = {}
         self._warnings: dict[str, tuple[str, ...]] = {}
         self._costs: dict[str, list[MethodCost]] = {}
         self._versions: dict[str, dict[int, str]] = {}
+        self._origins: dict[str, dict[int, MethodOrigin]] = {}
 
     def learner(
         self, setup: _EvaluationSetup, recipe: Recipe, training: TrainingResult, watch: Stopwatch, *, first: bool
@@ -178,16 +137,19 @@ class _ComparisonBuilder:
         role: Role = "flagship" if recipe.name in FLAGSHIPS else "learner"
         self._costs.setdefault(recipe.name, []).append(setup.cost(bundle.predictor, bundle.params, watch))
         self._versions.setdefault(recipe.name, {})[setup.inputs.seed] = bundle.version
-        self._add(setup, recipe.name, role, bundle.predictor, bundle.params)
+        origin = origin_of_run(training.spec)
+        self._add(setup, recipe.name, role, bundle.predictor, bundle.params, origin)
         if first:
-            self._add(setup, f"{recipe.name}-unadapted", "learner", UnadaptedPredictor(bundle.predictor), bundle.params)
+            plain = UnadaptedPredictor(bundle.predictor)
+            self._add(setup, f"{recipe.name}-unadapted", "learner", plain, bundle.params, origin)
             self._result.newcomers[setup.inputs.seed] = setup.newcomers()
             if self._result.bundle is None:
                 self._result.bundle, self._result.run = bundle, training.spec.id
                 self._result.adaptation_effects = setup.adaptation_effects(bundle)
 
     def baseline(self, setup: _EvaluationSetup, name: str, baseline: TunedBaseline, watch: Stopwatch) -> None:
-        self._add(setup, name, "baseline", baseline.predictor, baseline.params)
+        origin = origin_of_baseline(baseline.report)
+        self._add(setup, name, "baseline", baseline.predictor, baseline.params, origin)
         self._costs.setdefault(name, []).append(setup.cost(baseline.predictor, baseline.params, watch))
         self._notes[name] = tuning_note(baseline.report)
         self._warnings[name] = (
@@ -195,7 +157,10 @@ class _ComparisonBuilder:
             *(f"seed {setup.inputs.seed}: {warning}" for warning in edge_warnings(baseline.report)),
         )
 
-    def _add(self, setup: _EvaluationSetup, name: str, role: Role, predictor: Any, params: Any) -> None:
+    def _add(
+        self, setup: _EvaluationSetup, name: str, role: Role, predictor: Any, params: Any, origin: MethodOrigin
+    ) -> None:
+        self._origins.setdefault(name, {})[setup.inputs.seed] = origin
         self._curves.setdefault((name, role), {})[setup.inputs.seed] = setup.curve(predictor, params, name)
 
     def comparison(self) -> Comparison:
@@ -208,6 +173,7 @@ class _ComparisonBuilder:
                 mean_cost(self._costs[name]) if name in self._costs else None,
                 self._versions.get(name, {}),
                 self._warnings.get(name, ()),
+                self._origins.get(name, {}),
             )
             for (name, role), curves in self._curves.items()
         ]

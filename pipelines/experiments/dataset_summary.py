@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from pipelines.experiments.comparison import Comparison, MethodPoints, PairedComparison
-from pipelines.experiments.comparison_run import FLAGSHIPS
+from pipelines.experiments.evaluation_protocol import FLAGSHIPS
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 
 PointVerdict = Literal["win", "tie", "loss", "undefined"]

@@ -77,7 +77,7 @@ def compare_items(
     results = []
     for view, methods_of_view in curves.items():
         scenario = f"new-items-{view}/{order}-support/{division}"
-        result = Comparison(label or data.schema.name, scenario, NEW_ITEMS, points)
+        result = Comparison(label or data.schema.name, scenario, NEW_ITEMS, points, split=division)
         result.methods = [
             MethodCurves(n, _ROLES.get(n, "baseline"), c, notes.get(n, ""), costs.get(n))
             for n, c in methods_of_view.items()

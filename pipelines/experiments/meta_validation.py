@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from pipelines.experiments.training_inputs import TrainingInputs, default_shots
+from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params, TaskBatch
 from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.evaluation.cold_start import cold_start, episodes_at
@@ -62,13 +63,18 @@ def _criterion(learner: Learner, inputs: TrainingInputs, entities: IntArray) -> 
             entities,
             shots=default_shots(data, inputs.scenario),
             seed=inputs.seed,
-            chunk=min(CHUNK, max(LEAST_CHUNK, VALIDATION_CELLS // data.catalogue)),
+            chunk=validation_chunk(data),
             max_rows=VALIDATION_ROWS,
             lists=False,
         )
         return sign * curve.mean(metric)
 
     return validate
+
+
+def validation_chunk(data: Dataset) -> int:
+    """Entities that are validated at a time."""
+    return min(CHUNK, max(LEAST_CHUNK, VALIDATION_CELLS // data.catalogue))
 
 
 def validation_entities(inputs: TrainingInputs, recipe: Recipe) -> IntArray:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipelines.experiments.report import as_png, render_page
 from pipelines.experiments.training_run import TrainingResult
+from pipelines.experiments.validation_curve import adapting_tests
 from recsys_meta import __version__
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.store.tracking.setting_tables import flat_settings
@@ -32,6 +33,7 @@ def write_training_report(result: TrainingResult, courses: Mapping[str, Course],
         result=result,
         version=__version__,
         course=base64.b64encode(plot_courses(courses)).decode(),
+        tests=adapting_tests(result.validation),
         settings=flat_settings({**about, **spec.recipe.model_dump(mode="json")}),
     )
     write_file(folder / "report.html", page.encode())

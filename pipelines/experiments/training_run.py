@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.experiments.comparison import Comparison
+from pipelines.experiments.comparison_storage import store_comparison
 from pipelines.experiments.interruption import interruption
 from pipelines.experiments.meta_validation import (
     calibration_episodes,
@@ -21,6 +23,7 @@ from pipelines.experiments.meta_validation import (
 )
 from pipelines.experiments.recipe_learner import NEGATIVES, learner_of, needs_sampled_softmax
 from pipelines.experiments.recipe_race import inherited_recipe, race_recipe
+from pipelines.experiments.run_archive import write_run_archive
 from pipelines.experiments.run_ensemble import check_members, fit_run_ensemble
 from pipelines.experiments.run_spec import RunSpec, open_run_inputs, read_run_spec, run_lock
 from pipelines.experiments.shared_entities import describe_overlap
@@ -34,6 +37,7 @@ from pipelines.experiments.training_steps import (
     train_steps,
 )
 from pipelines.experiments.tuned_baselines import Notify, TunedBaselines
+from pipelines.experiments.validation_curve import measure_validation
 from pipelines.workspace import Workspace
 from recsys_meta import __version__
 from recsys_meta.core.atomic_io import write_file
@@ -61,7 +65,10 @@ from recsys_meta.training.warm_start import trained_part
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Result of a finished run. `seconds` count from its start, or from its resumption at step `resumed_at`."""
+    """Result of a finished run. `seconds` count from its start, or from its resumption at step `resumed_at`.
+
+    `validation` is what adapting did for meta-validation entities, where that was measured.
+    """
 
     spec: RunSpec
     folder: Path
@@ -74,6 +81,7 @@ class TrainingResult:
     shares: tuple[MemberShare, ...] = ()
     warnings: tuple[str, ...] = ()
     carried: str = ""
+    validation: Comparison | None = None
 
     @property
     def bundle_folder(self) -> Path:
@@ -94,6 +102,7 @@ def train_run(
     group: TrainingGroup | None = None,
     warm_start: Path | None = None,
     race: bool | None = None,
+    measure: bool = True,
 ) -> TrainingResult:
     """Train a recipe as a new run and return its bundle. With a group this is its first process; see `follow_run`.
 
@@ -103,7 +112,8 @@ def train_run(
     has tasks. `warm_start` is the folder of a bundle to start from; one of another learner raises ConfigError too.
     What the recipe's race would choose is then as that model was trained with, unless there is a `race`: by default
     only where the model is of another data set.
-    `tuned` holds baselines that the caller shares with other runs on the same inputs.
+    `tuned` holds baselines that the caller shares with other runs on the same inputs. Unless `measure` is off, since
+    the caller evaluates the model itself, its curves on meta-validation are measured and stored.
     """
     data = inputs.data
     recipe = fitting_recipe(recipe, inputs, notify)
@@ -148,7 +158,7 @@ def train_run(
     folder.mkdir(parents=True, exist_ok=True)
     with run_lock(workspace, spec):
         write_file(folder / "run.json", spec.dump().encode())
-        result = _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify), group)
+        result = _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify), group, measure)
     warning = None if model is None else describe_overlap(model, inputs)
     return result if warning is None else replace(result, warnings=(*result.warnings, warning))
 
@@ -204,7 +214,7 @@ def resume_run(
     with run_lock(workspace, spec):
         with workspace.session() as session:
             runs.set_run_status(session, run_id, "running")
-        return _execute(workspace, spec, inputs, report, TunedBaselines(inputs, notify), group)
+        return _execute(workspace, spec, inputs, report, TunedBaselines(inputs, notify), group, measure=True)
 
 
 def follow_run(workspace: Workspace, group: TrainingGroup) -> None:
@@ -230,6 +240,7 @@ def _execute(
     report: StepCallback | None,
     tuned: TunedBaselines,
     group: TrainingGroup | None,
+    measure: bool,
 ) -> TrainingResult:
     """Train with the run's number of threads, and record its end whatever it is.
 
@@ -238,7 +249,7 @@ def _execute(
     """
     with interruption() as is_interrupted:
         return _record_end(
-            workspace, spec, lambda: _train(workspace, spec, inputs, report, tuned, group, is_interrupted)
+            workspace, spec, lambda: _train(workspace, spec, inputs, report, tuned, group, is_interrupted, measure)
         )
 
 
@@ -272,6 +283,7 @@ def _train(
     tuned: TunedBaselines,
     group: TrainingGroup | None,
     is_interrupted: IsInterrupted,
+    measure: bool,
 ) -> TrainingResult:
     if group is not None:
         group.first_text(spec.dump())
@@ -297,7 +309,14 @@ def _train(
         _bundle(spec, data, train_rows, split, run, params, result.ensemble), inputs, spec.recipe
     )
     bundle_folder = save_bundle(bundle, folder / "bundle")
+    saved = load_bundle(bundle_folder)
+    validation = None
+    if measure and not is_interrupted():
+        tuned.notify("measuring what adapting does for meta-validation entities")
+        validation = measure_validation(spec, inputs, saved)
+        store_comparison(workspace, [validation])
     _close(workspace, spec, "finished", run.stop_reason or None)
+    write_run_archive(workspace, spec.id)
     return TrainingResult(
         spec,
         folder,
@@ -306,10 +325,11 @@ def _train(
         resumed_at,
         best,
         run.stop_reason,
-        load_bundle(bundle_folder),
+        saved,
         () if result.ensemble is None else result.ensemble.shares,
         result.warnings,
         "".join(carried),
+        validation,
     )
 
 

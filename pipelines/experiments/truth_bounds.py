@@ -9,7 +9,8 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from pipelines.experiments.comparison import BoundCurves, BoundShare, Comparison, MethodCurves, values_of_seeds
-from pipelines.experiments.comparison_run import EvaluationProtocol, seeds_for
+from pipelines.experiments.comparison_run import seeds_for
+from pipelines.experiments.evaluation_protocol import EvaluationProtocol
 from pipelines.experiments.thread_count import default_threads, fixed_threads
 from pipelines.experiments.training_inputs import training_inputs
 from recsys_meta.core.dataset import Dataset

@@ -338,11 +338,12 @@ def list_evaluations(
     method: str | None = None,
     model: str | None = None,
     metric: str | None = None,
+    run: str | None = None,
     limit: int | None = None,
     cursor: str | None = None,
 ) -> EndpointCall[RowPage]:
     """List points of cold-start curves, newest first."""
-    filters = _without_none(dataset=dataset, scenario=scenario, method=method, model=model, metric=metric)
+    filters = _without_none(dataset=dataset, scenario=scenario, method=method, model=model, metric=metric, run=run)
     return EndpointCall(
         "GET", "/v1/evaluations", RowPage, params={**filters, **_without_none(limit=limit, cursor=cursor)}
     )

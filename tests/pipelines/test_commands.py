@@ -139,7 +139,7 @@ def test_adapt_writes_the_same_answers_for_many(command, model, items, tmp_path)
     assert rows["bob"]["support_size"] == 1 and rows["bob"]["state"]
 
 
-def test_evaluate_prints_the_curve_and_stores_it(command, model, tmp_path):
+def test_evaluate_prints_the_curve_and_stores_it(command, run, model, tmp_path):
     out = tmp_path / "curve.json"
     text = command("evaluate", model, "--shots", "0,5", "--baselines", "popularity", "--json", out, "--html", tmp_path)
     assert "popularity" in text and "unadapted" in text
@@ -149,6 +149,9 @@ def test_evaluate_prints_the_curve_and_stores_it(command, model, tmp_path):
     zero = {r["method"]: r["value"] for r in rows if r["shots"] == 0 and r["metric"] == "ndcg@10" and r["seed"] is None}
     assert zero["flagship"] == zero["flagship-unadapted"]
     assert all(r["low"] <= r["value"] <= r["high"] for r in rows)
+    assert {(p.run, p.recipe, p.split, p.seeds) for p in measured(command, model)} == {
+        (run["run"], "flagship", "seed", 1)
+    }
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
     assert (tmp_path / "cold_start.png").read_bytes().startswith(b"\x89PNG")
 
@@ -418,12 +421,13 @@ def test_erasing_an_entity_gives_a_receipt(command, model):
 
 
 def test_a_run_that_the_database_does_not_know_is_published(command, run, tmp_path):
-    """As where a model was trained beside one database and is served beside another."""
+    """As where a model was trained beside one database and is served beside another: the run comes along."""
     (tmp_path / "runs").symlink_to(command.home / "runs")
     elsewhere = replace(command, home=tmp_path)
     made = elsewhere.json("models", "publish", run["run"], "--name", "shop", "--force")
     shown = elsewhere.json("models", "show", "shop")
-    assert (shown["live"], shown["versions"][0]["run"]) == (made["version"], None)
+    assert (shown["live"], shown["versions"][0]["run"]) == (made["version"], run["run"])
+    assert elsewhere.json("runs", "show", run["run"]) == command.json("runs", "show", run["run"])
 
 
 def test_who_deletes_is_told_that_a_reader_keeps_the_log(command, run, monkeypatch):

@@ -239,6 +239,14 @@ def resolve_version(session: Session, name: str) -> ModelVersionRecord:
     return matching[0]
 
 
+def run_of_version(session: Session, version: str) -> str | None:
+    """Return the run that a version was published from, under whatever name; None where that is not known."""
+    query = select(ModelVersionRecord.run).where(
+        ModelVersionRecord.version == version, ModelVersionRecord.run.is_not(None)
+    )
+    return session.scalars(query.order_by(ModelVersionRecord.created.desc()).limit(1)).first()
+
+
 def page_models(session: Session) -> list[ModelSummary]:
     """Return every model, by name."""
     newest = (

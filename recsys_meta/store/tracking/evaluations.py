@@ -1,4 +1,4 @@
-"""Points of cold-start curves, written by the commands `evaluate` and `compare`."""
+"""Points of cold-start curves, written by the commands `train`, `evaluate` and `compare`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,8 +20,9 @@ Role = Literal["learner", "flagship", "baseline"]
 class NewEvaluation:
     """One point of a cold-start curve at a support size (``shots``).
 
-    ``seed`` None is the mean over seeds, ``low`` and ``high`` bound the confidence interval, ``n`` counts tasks. A
-    ``model_version`` without a model is that of a bundle that is not published yet.
+    ``seed`` None is the mean over ``seeds`` seeds, ``low`` and ``high`` bound the confidence interval, ``n`` counts
+    tasks. A ``model_version`` without a model is that of a bundle that is not published yet. ``run``, ``recipe`` and
+    ``config_digest`` are None where several runs make up one point, and for a method that no run trained.
     """
 
     dataset: str
@@ -37,6 +38,11 @@ class NewEvaluation:
     n: int
     model: str | None = None
     model_version: str | None = None
+    run: str | None = None
+    recipe: str | None = None
+    config_digest: str | None = None
+    split: str | None = None
+    seeds: int = 1
 
 
 def save_evaluations(session: Session, rows: Sequence[NewEvaluation], now: datetime | None = None) -> int:
@@ -77,6 +83,16 @@ def copy_evaluations(session: Session, bundle_version: str, model: str, version:
     return len(point_keys) - before
 
 
+def evaluations_with_run(session: Session, run: str) -> list[EvaluationRecord]:
+    """Return the points of every evaluation in which a run was measured, those of the methods beside it too."""
+    query = select(EvaluationRecord.dataset, EvaluationRecord.created).where(EvaluationRecord.run == run).distinct()
+    rows: list[EvaluationRecord] = []
+    for dataset, created in session.execute(query.order_by(EvaluationRecord.created)).all():
+        same = EvaluationRecord.dataset == dataset, EvaluationRecord.created == created
+        rows += session.scalars(select(EvaluationRecord).where(*same).order_by(EvaluationRecord.id))
+    return rows
+
+
 def _point_key(row: EvaluationRecord) -> tuple[object, ...]:
     """Return the columns that identify a point among those of one bundle."""
     return row.created, row.dataset, row.scenario, row.method, row.seed, row.shots, row.metric
@@ -90,6 +106,7 @@ def page_evaluations(
     method: str | None = None,
     model: str | None = None,
     metric: str | None = None,
+    run: str | None = None,
     limit: int = 100,
     cursor: str | None = None,
 ) -> KeysetPage[EvaluationRecord]:
@@ -98,7 +115,7 @@ def page_evaluations(
     Raises ValueError for a limit outside 1 to 1000 or a cursor of another list.
     """
     query = select(EvaluationRecord)
-    filters = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric}
+    filters = {"dataset": dataset, "scenario": scenario, "method": method, "model": model, "metric": metric, "run": run}
     for name, value in filters.items():
         if value is not None:
             query = query.where(getattr(EvaluationRecord, name) == value)

@@ -72,6 +72,16 @@ def curve_tests(session: Session, curve: VersionCurve) -> list[PairedTestRecord]
     return list(session.scalars(query.order_by(test.id).limit(_MOST_TESTS)))
 
 
+def tests_of_evaluations(session: Session, points: Sequence[EvaluationRecord]) -> list[PairedTestRecord]:
+    """Return the tests of the evaluations that some points are of."""
+    test = PairedTestRecord
+    tests: list[PairedTestRecord] = []
+    for dataset, created in sorted({(point.dataset, point.created) for point in points}):
+        query = select(test).where(test.dataset == dataset, test.created == created)
+        tests += session.scalars(query.order_by(test.id))
+    return tests
+
+
 def prune_paired_tests(session: Session, before: datetime) -> int:
     """Delete the tests of evaluations made before a time in which no version of a model was measured; return how many.
 

@@ -1,5 +1,7 @@
 """Training runs, their metrics and their curriculum."""
 
+import hashlib
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +15,13 @@ from recsys_meta.core.errors import NotFoundError
 from recsys_meta.store.database.bulk_insert import insert_into
 from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.database.keyset_pagination import KeysetPage, newest_page
-from recsys_meta.store.tracking.tables import CurriculumRecord, LatestMetricRecord, MetricRecord, RunRecord
+from recsys_meta.store.tracking.tables import (
+    DIGEST_LENGTH,
+    CurriculumRecord,
+    LatestMetricRecord,
+    MetricRecord,
+    RunRecord,
+)
 
 Status = Literal["running", "finished", "failed", "stopped"]
 
@@ -63,6 +71,7 @@ def start_run(
         dataset=dataset,
         learner=learner,
         config=dict(config),
+        config_digest=config_digest(config),
         seed=seed,
         device=device,
         code_version=code_version,
@@ -72,6 +81,12 @@ def start_run(
     session.add(row)
     session.flush()
     return row
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Return a digest of settings, as JSON holds them: equal where they are, whatever their order."""
+    text = json.dumps(dict(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:DIGEST_LENGTH]
 
 
 def log_metrics(session: Session, points: Sequence[MetricPoint], now: datetime | None = None) -> None:

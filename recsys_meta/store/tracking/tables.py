@@ -10,9 +10,13 @@ from recsys_meta.core.limits import NAME_LENGTH
 from recsys_meta.store.database.base import Base
 from recsys_meta.store.database.column_types import BoundedText
 
+DIGEST_LENGTH = 16
+"""Characters of a digest of settings."""
+
 
 class RunRecord(Base):
-    """One training run: recipe, data set and configuration, and its status."""
+    """One training run: recipe, data set and configuration, and its status. `config_digest` is equal where settings
+    are, see `config_digest`."""
 
     __tablename__ = "runs"
     __table_args__ = (
@@ -26,6 +30,7 @@ class RunRecord(Base):
     dataset: Mapped[str]
     learner: Mapped[str]
     config: Mapped[dict[str, Any]]
+    config_digest: Mapped[str | None] = mapped_column(BoundedText(DIGEST_LENGTH))
     seed: Mapped[int]
     device: Mapped[str | None]
     code_version: Mapped[str | None]
@@ -78,23 +83,35 @@ class CurriculumRecord(Base):
 
 
 class EvaluationRecord(Base):
-    """One point of a cold-start curve. ``seed`` NULL is the mean over seeds; ``n`` counts tasks."""
+    """One point of a cold-start curve: of one seed, or with `seed` NULL the mean over `seeds`; `n` counts tasks.
+
+    One seed is one row. `run`, `recipe` and `config_digest` say what was trained, NULL where several runs are one
+    row; of a baseline, `config_digest` is that of the settings that it was tuned to. `split` is the rule that divides
+    the entities. A run may be pruned, so `run` is no reference.
+    """
 
     __tablename__ = "evaluations"
     __table_args__ = (
         CheckConstraint("role IN ('learner', 'flagship', 'baseline')", name="role"),
         Index(None, "dataset", "scenario", "metric", "method", "shots"),
         Index(None, "model", "created"),
+        Index(None, "run"),
+        Index(None, "dataset", "created"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     model: Mapped[str | None]
     model_version: Mapped[str | None]
+    run: Mapped[str | None] = mapped_column(BoundedText(NAME_LENGTH))
+    recipe: Mapped[str | None]
+    config_digest: Mapped[str | None] = mapped_column(BoundedText(DIGEST_LENGTH))
     dataset: Mapped[str]
     scenario: Mapped[str]
+    split: Mapped[str | None]
     method: Mapped[str]
     role: Mapped[str] = mapped_column(BoundedText(20))
     seed: Mapped[int | None]
+    seeds: Mapped[int] = mapped_column(server_default="1")
     shots: Mapped[int]
     metric: Mapped[str]
     value: Mapped[float | None]

@@ -16,7 +16,7 @@ from recsys_meta.store.database import engine
 from recsys_meta.store.entities.adaptations import NewAdaptation, save_adaptations
 from recsys_meta.store.entities.outcomes import NewOutcome, save_outcomes
 from recsys_meta.store.tracking import runs
-from recsys_meta.store.tracking.evaluations import NewEvaluation, save_evaluations
+from recsys_meta.store.tracking.evaluations import NewEvaluation, copy_evaluations, save_evaluations
 from recsys_meta.store.tracking.paired_tests import NewPairedTest, save_paired_tests
 from recsys_meta.store.tracking.runs import CurriculumPoint, MetricPoint
 from tests.api import bundles
@@ -26,6 +26,7 @@ from tests.api.servers import Served, serving, settings
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LATER = datetime(2036, 1, 1, tzinfo=UTC)
+NEWEST = datetime(2037, 1, 1, tzinfo=UTC)
 PAGES = ("", "runs", "runs/compare", "models", "models/users", "adaptations", "entities", "items", "data")
 
 
@@ -373,3 +374,32 @@ def test_a_metric_may_be_chosen(server: Served, light: str) -> None:
     page = get(server, "models/users?metric=mrr")
     assert charts_of(page)[0]["series"][0]["values"] == [0.7]
     assert "<option selected>mrr</option>" in page
+
+
+def test_a_run_shows_what_adapting_does_and_a_model_names_its_run(server: Served, light: str) -> None:
+    version = server.container.registry.live["users"].version
+    point = {"dataset": "d", "scenario": "s/meta-validation", "metric": "ndcg@10", "shots": 5}
+    common = {"role": "learner", "seed": 0, "low": 0.1, "high": None, "n": 90, "config_digest": "0123456789abcdef"}
+    figures = {"value": 0.4, "value_against": 0.3, "difference": 0.1, "low": 0.05, "high": 0.15, "p": 0.0005}
+    kind = {"against": "maml-unadapted", "reference": "unadapted", "verdict": "better", "seeds": 1, "n": 90}
+
+    def save(session) -> None:
+        for run in ("measured", "not-measured"):
+            start_run(session, run)
+        values = {"maml": (0.4, version), "maml-unadapted": (0.3, None)}
+        rows = [
+            NewEvaluation(**point, **common, method=name, value=value, model_version=own, run="measured")
+            for name, (value, own) in values.items()
+        ]
+        save_evaluations(session, rows, NEWEST)
+        save_paired_tests(session, [NewPairedTest(**point, method="maml", **figures, **kind)], NEWEST)
+        copy_evaluations(session, version, "users", version)
+
+    store(light, save)
+    page = get(server, "runs/measured")
+    (chart,) = (c for c in charts_of(page) if c["yLabel"] == "ndcg@10")
+    assert [(line["label"], line["values"]) for line in chart["series"]] == [("maml", [0.4]), ("maml-unadapted", [0.3])]
+    assert "0.100 <small>[0.050, 0.150]</small>" in page and "a little too high" in page
+    model = get(server, "models/users")
+    assert "runs/measured" in model and "0123456789abcdef" in model and "a little too high" in model
+    assert "measured when the training ends" in get(server, "runs/not-measured")

@@ -10,8 +10,10 @@ CREATE INDEX ix_audit_actor_at ON audit (actor, at);
 CREATE INDEX ix_audit_at_id ON audit (at, id);
 CREATE INDEX ix_default_models_model ON default_models (model);
 CREATE INDEX ix_erasures_entity_digest_at ON erasures (entity_digest, at);
+CREATE INDEX ix_evaluations_dataset_created ON evaluations (dataset, created);
 CREATE INDEX ix_evaluations_dataset_scenario_metric_method_shots ON evaluations (dataset, scenario, metric, method, shots);
 CREATE INDEX ix_evaluations_model_created ON evaluations (model, created);
+CREATE INDEX ix_evaluations_run ON evaluations (run);
 CREATE INDEX ix_events_kind_entity_time_event_id ON events (kind, entity, time, event_id);
 CREATE INDEX ix_events_kind_item_received ON events (kind, item, received);
 CREATE INDEX ix_events_kind_received ON events (kind, received);
@@ -177,7 +179,7 @@ CREATE TABLE evaluations (
   low DOUBLE,
   high DOUBLE,
   n INTEGER NOT NULL,
-  created DATETIME NOT NULL,
+  created DATETIME NOT NULL, run VARCHAR(100), recipe VARCHAR(200), config_digest VARCHAR(16), split VARCHAR(200), seeds INTEGER DEFAULT '1' NOT NULL,
   CONSTRAINT pk_evaluations PRIMARY KEY (id),
   CONSTRAINT ck_evaluations_role CHECK (role IN ('learner', 'flagship', 'baseline'))
   );
@@ -390,7 +392,7 @@ CREATE TABLE runs (
   status VARCHAR(20) NOT NULL,
   reason VARCHAR(2000),
   started DATETIME NOT NULL,
-  finished DATETIME,
+  finished DATETIME, config_digest VARCHAR(16),
   CONSTRAINT pk_runs PRIMARY KEY (id),
   CONSTRAINT ck_runs_status CHECK (status IN ('running', 'finished', 'failed', 'stopped'))
   );
@@ -645,15 +647,16 @@ CREATE VIEW adaptation_daily AS
   UNION ALL
   SELECT day, model_version, variant, kind, served_by, adaptations, entities, support_size, loss_before, loss_after, improved, gradient_norm, ms, slowest_ms FROM adaptation_days WHERE day NOT IN (SELECT day FROM unsummed_days WHERE source = 'adaptations');
 CREATE VIEW cold_start_curve AS
-  SELECT model, model_version, dataset, scenario, method, role, metric, shots, value, low, high, n, created
+  SELECT model, model_version, run, recipe, config_digest, dataset, scenario, split, method, role, seed, seeds, metric,
+  shots, value, low, high, n, created
   FROM (
-  SELECT evaluations.*, ROW_NUMBER() OVER (
-  PARTITION BY model, dataset, scenario, method, metric, shots
-  ORDER BY created DESC, CASE WHEN seed IS NULL THEN 0 ELSE 1 END, id DESC
-  ) AS place
+  SELECT evaluations.*, MAX(created) OVER (
+  PARTITION BY model, model_version, run, dataset, scenario, split, method, seed, seeds
+  ) AS newest
   FROM evaluations
-  ) AS ranked
-  WHERE place = 1;
+  WHERE seed IS NULL OR seeds = 1
+  ) AS curves
+  WHERE created = newest;
 CREATE VIEW hardest_tasks AS
   SELECT
   seen.run, runs.dataset, runs.learner, seen.bucket, seen.step, seen.hardness, seen.weight,
@@ -1008,11 +1011,16 @@ CREATE TABLE evaluations (
   id BIGSERIAL NOT NULL,
   model VARCHAR(200),
   model_version VARCHAR(200),
+  run VARCHAR(100),
+  recipe VARCHAR(200),
+  config_digest VARCHAR(16),
   dataset VARCHAR(200) NOT NULL,
   scenario VARCHAR(200) NOT NULL,
+  split VARCHAR(200),
   method VARCHAR(200) NOT NULL,
   role VARCHAR(20) NOT NULL,
   seed BIGINT,
+  seeds BIGINT DEFAULT '1' NOT NULL,
   shots BIGINT NOT NULL,
   metric VARCHAR(200) NOT NULL,
   value DOUBLE PRECISION,
@@ -1023,8 +1031,10 @@ CREATE TABLE evaluations (
   CONSTRAINT pk_evaluations PRIMARY KEY (id),
   CONSTRAINT ck_evaluations_role CHECK (role IN ('learner', 'flagship', 'baseline'))
   );
+CREATE INDEX ix_evaluations_dataset_created ON evaluations (dataset, created);
 CREATE INDEX ix_evaluations_dataset_scenario_metric_method_shots ON evaluations (dataset, scenario, metric, method, shots);
 CREATE INDEX ix_evaluations_model_created ON evaluations (model, created);
+CREATE INDEX ix_evaluations_run ON evaluations (run);
 CREATE TABLE events (
   kind VARCHAR(100) NOT NULL,
   event_id VARCHAR(200) NOT NULL,
@@ -1251,6 +1261,7 @@ CREATE TABLE runs (
   dataset VARCHAR(200) NOT NULL,
   learner VARCHAR(200) NOT NULL,
   config JSONB NOT NULL,
+  config_digest VARCHAR(16),
   seed BIGINT NOT NULL,
   device VARCHAR(200),
   code_version VARCHAR(200),

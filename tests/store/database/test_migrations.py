@@ -1,11 +1,14 @@
 import hashlib
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
+from sqlalchemy.orm import Session
 
 from recsys_meta.core.errors import StoreError
 from recsys_meta.store.database import migrate
@@ -17,9 +20,9 @@ from recsys_meta.store.schema_check import check_schema
 from recsys_meta.store.tables import METADATA
 from recsys_meta.store.tracking import evaluations, runs
 from tests.store.database import view_rows
-from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation
+from tests.store.samples import NOON, an_adaptation, an_evaluation
 
-HEAD = "0017"  # the newest revision
+HEAD = "0018"  # the newest revision
 VIEWS = {"cold_start_curve", "adaptation_daily", "hardest_tasks", "online_quality", "split_periods", "split_results"}
 
 
@@ -60,6 +63,8 @@ def test_indexes(engine: Engine) -> None:
         ("latest_metrics", ("key", "value")),
         ("evaluations", ("dataset", "scenario", "metric", "method", "shots")),
         ("evaluations", ("model", "created")),
+        ("evaluations", ("run",)),
+        ("evaluations", ("dataset", "created")),
         ("paired_tests", ("dataset", "created")),
         ("paired_tests", ("created",)),
         ("newcomer_results", ("dataset", "created")),
@@ -116,14 +121,28 @@ def test_every_reference_has_an_index(engine: Engine) -> None:
             assert any(start[: len(columns)] == columns for start in starts), (table, columns)
 
 
+def _old_run(s: Session, run: str) -> None:
+    """Insert a run as the first release did."""
+    columns = "id, recipe, dataset, learner, config, seed, status, started"
+    row = {"run": run, "config": '{"name": "melu", "lr": 0.1}', "t": NOON}
+    s.execute(text(f"INSERT INTO runs ({columns}) VALUES (:run, 'melu', 'd', 'melu', :config, 1, 'finished', :t)"), row)
+
+
+def _old_evaluation(s: Session, **given: Any) -> None:
+    """Insert a point of a curve as releases before 0018 did."""
+    late = {"run", "recipe", "config_digest", "split", "seeds"}
+    row = {k: v for k, v in asdict(an_evaluation(**given)).items() if k not in late} | {"created": NOON}
+    s.execute(text(f"INSERT INTO evaluations ({', '.join(row)}) VALUES (:{', :'.join(row)})"), row)
+
+
 def test_down_and_up_again_keeps_the_data(empty_url: str) -> None:
     migrate.upgrade_database(empty_url, "0001")
     assert migrate.current_revision(empty_url) == "0001"
     engine = connect(empty_url)
     with session(engine) as s:
-        a_run(s, "r1")
-        runs.log_metrics(s, [runs.MetricPoint("r1", "loss", 1, 0.5)])
         at = {"t": NOON}
+        _old_run(s, "r1")
+        runs.log_metrics(s, [runs.MetricPoint("r1", "loss", 1, 0.5)])
         s.execute(text("INSERT INTO models (name, created, updated) VALUES ('m', :t, :t)"), at)
         version = "INSERT INTO model_versions (model, version, path, run, metrics, created)"
         s.execute(text(f"{version} VALUES ('m', 'v1', '/bundles/v1', 'r1', '{{}}', :t)"), at)
@@ -132,7 +151,7 @@ def test_down_and_up_again_keeps_the_data(empty_url: str) -> None:
         old = {k: v for k, v in an_adaptation()._asdict().items() if k not in late}  # a row of that time
         names = ", ".join(old)
         s.execute(text(f"INSERT INTO adaptations ({names}) VALUES (:{', :'.join(old)})"), old)
-        evaluations.save_evaluations(s, [an_evaluation()])
+        _old_evaluation(s)
     with pytest.raises(StoreUnavailable, match="db upgrade"), reading(engine) as s:
         view_rows.adaptation_daily(s)
     migrate.upgrade_database(empty_url)
@@ -144,7 +163,7 @@ def test_down_and_up_again_keeps_the_data(empty_url: str) -> None:
     assert not VIEWS & set(inspect(engine).get_view_names())
     migrate.upgrade_database(empty_url)
     with reading(engine) as s:
-        assert runs.get_run(s, "r1").config == {"lr": 0.1}
+        assert runs.get_run(s, "r1").config == {"name": "melu", "lr": 0.1}
         assert [m.value for m in runs.run_metrics(s, "r1")] == [0.5]
         live = registry.live_version(s, "m")
         assert live is not None
@@ -319,3 +338,40 @@ def test_digests_of_erased_entities_are_keyed_by_the_upgrade(empty_url: str) -> 
         assert s.execute(text("SELECT target FROM audit ORDER BY action")).scalars().all() == [keyed, plain]
         assert entities.erase_entity(s, "user", "anna").receipt == "r"
     engine.dispose()
+
+
+def test_old_evaluations_are_told_their_run_and_their_number_of_seeds(empty_url: str) -> None:
+    """The mean over one seed repeated its row; that over several is kept. Runs are those that versions came from."""
+    migrate.upgrade_database(empty_url, "0017")
+    engine = connect(empty_url)
+    scenario = "new-users/time-support/split-by-seed/full"
+    with session(engine) as s:
+        _old_run(s, "r1")
+        s.execute(text("INSERT INTO models (name, created, updated) VALUES ('m', :t, :t)"), {"t": NOON})
+        columns = "model, version, path, run, metrics, created"
+        s.execute(text(f"INSERT INTO model_versions ({columns}) VALUES ('m', 'v', '/', 'r1', '{{}}', :t)"), {"t": NOON})
+        for seed in (0, None):
+            _old_evaluation(s, model="m", model_version="v", seed=seed, scenario=scenario)
+            _old_evaluation(s, method="popularity", role="baseline", seed=seed, scenario=scenario)
+        for seed in (0, 1, None):
+            _old_evaluation(s, seed=seed, dataset="three", scenario="user")
+    migrate.upgrade_database(empty_url)
+    with reading(engine) as s:
+        found = evaluations.page_evaluations(s).items
+        digest = runs.get_run(s, "r1").config_digest
+        shown = s.execute(
+            text("SELECT dataset, method, seed, seeds FROM cold_start_curve ORDER BY method, dataset")
+        ).all()
+    assert digest == runs.config_digest({"lr": 0.1, "name": "melu"})
+    rows = {(r.dataset, r.method, r.seed): (r.run, r.recipe, r.config_digest, r.split, r.seeds) for r in found}
+    assert len(rows) == len(found) == 5
+    assert rows["movielens-100k", "melu", 0] == ("r1", "melu", digest, "seed", 1)
+    assert rows["movielens-100k", "popularity", 0] == (None, None, None, "seed", 1)
+    assert {seed: rows["three", "melu", seed] for seed in (0, 1, None)} == dict.fromkeys(
+        (0, 1, None), (None, None, None, None, 2)
+    )
+    assert [tuple(row) for row in shown] == [
+        ("movielens-100k", "melu", 0, 1),
+        ("three", "melu", None, 2),
+        ("movielens-100k", "popularity", 0, 1),
+    ]

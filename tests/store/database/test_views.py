@@ -11,25 +11,60 @@ from tests.store.database import view_rows
 from tests.store.samples import NOON, a_run, an_adaptation, an_evaluation, later
 
 
-def test_cold_start_curve_takes_the_mean_of_the_newest_set(engine: Engine) -> None:
+def test_a_curve_is_one_evaluation(engine: Engine) -> None:
+    """The newest as a whole: a point that it did not measure is not filled in from an older one. Of several seeds the
+    mean is shown, of one its row."""
+    popular = {"method": "popular", "role": "baseline"}
     with session(engine) as s:
-        old = [an_evaluation(shots=n, value=0.1) for n in (0, 5)]
-        assert evaluations.save_evaluations(s, old, now=NOON) == 2
-        seeds = [an_evaluation(shots=5, seed=seed, value=0.2 + seed) for seed in (1, 2)]
-        evaluations.save_evaluations(s, [an_evaluation(shots=5, value=0.5), *seeds], now=later(1))
-        evaluations.save_evaluations(
-            s, [an_evaluation(method="popular", role="baseline", seed=1, value=0.05)], now=later(1)
-        )
-        evaluations.save_evaluations(s, [an_evaluation(dataset="frappe"), an_evaluation(scenario="item")], now=later(1))
+        assert evaluations.save_evaluations(s, [an_evaluation(shots=n, value=0.1) for n in (0, 5)], now=NOON) == 2
+        evaluations.save_evaluations(s, [an_evaluation(shots=n, **popular, value=0.05) for n in (0, 5)], now=NOON)
+        newest = [an_evaluation(shots=n, value=n / 10) for n in (1, 5)]
+        newest += [an_evaluation(dataset="frappe"), an_evaluation(scenario="item")]
+        evaluations.save_evaluations(s, newest, now=later(1))
     with reading(engine) as s:
         rows = view_rows.cold_start_curve(s, dataset="movielens-100k", metric="ndcg@10", scenario="user")
-        assert len(view_rows.cold_start_curve(s, dataset="movielens-100k", metric="ndcg@10")) == 4
-    assert [(r["method"], r["shots"], r["value"]) for r in rows] == [
-        ("melu", 0, 0.1),
-        ("melu", 5, 0.5),
-        ("popular", 5, 0.05),
+        assert len(view_rows.cold_start_curve(s, dataset="movielens-100k", metric="ndcg@10")) == 5
+    assert [(r["method"], r["shots"], r["value"], r["created"]) for r in rows] == [
+        ("melu", 1, 0.1, later(1)),
+        ("melu", 5, 0.5, later(1)),
+        ("popular", 0, 0.05, NOON),
+        ("popular", 5, 0.05, NOON),
     ]
-    assert rows[1]["created"] == later(1)
+
+
+def test_curves_of_versions_splits_and_numbers_of_seeds_stay_apart(engine: Engine) -> None:
+    """Each evaluated twice: of each the newer one is shown, and none of another's points."""
+    curves = [
+        {"model": "m", "model_version": "v1", "run": "r1", "seed": 0},
+        {"model": "m", "model_version": "v2", "run": "r2", "seed": 0},
+        {"model": "m", "model_version": "v2", "run": "r2", "seed": 0, "split": "time"},
+        {"model": "m", "model_version": "v2", "run": "r2", "seed": 0, "scenario": "actors"},
+        {"model_version": "v3", "run": "r3", "seed": 1},
+        {"seed": None, "seeds": 3},
+        {"seed": None, "seeds": 5},
+    ]
+    # Without adapting a version is known by its run alone.
+    curves += [{"method": "melu-unadapted", "run": run, "seed": 0} for run in ("r1", "r2")]
+    with session(engine) as s:
+        for n, curve in enumerate(curves):
+            for turn in (0, 1):
+                rows = [an_evaluation(**curve, shots=k, value=n + k / 10 + turn / 100) for k in (0, 5)]
+                evaluations.save_evaluations(s, rows, now=later(10 * turn + n))
+            evaluations.save_evaluations(s, [an_evaluation(**curve, shots=20, value=0.0)], now=later(n - 100))
+        seeds = [an_evaluation(seed=seed, seeds=3, value=9.0) for seed in (0, 1, 2)]
+        evaluations.save_evaluations(s, seeds, now=later(100))
+    with reading(engine) as s:
+        found = [row for scenario in ("user", "actors") for row in view_rows.cold_start_curve(
+            s, dataset="movielens-100k", metric="ndcg@10", scenario=scenario)]  # fmt: skip
+    names = ("model", "model_version", "run", "seed", "seeds", "split", "scenario", "method")
+    common = {name: getattr(an_evaluation(), name) for name in names}
+    expected = {
+        (*({**common, **curve}[name] for name in names), k): n + k / 10 + 0.01
+        for n, curve in enumerate(curves)
+        for k in (0, 5)
+    }
+    assert {(*(row[name] for name in names), row["shots"]): row["value"] for row in found} == expected
+    assert len(found) == len(expected)
 
 
 def test_adaptation_daily(engine: Engine) -> None:

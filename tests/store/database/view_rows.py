@@ -17,8 +17,17 @@ def _view(name: str, columns: dict[str, Any]) -> TableClause:
 COLD_START_CURVE = _view(
     "cold_start_curve",
     {
-        **dict.fromkeys(("model", "model_version", "dataset", "scenario", "method", "role", "metric"), String()),
-        **{"shots": Integer(), "value": Double(), "low": Double(), "high": Double(), "n": Integer()},
+        **dict.fromkeys(("model", "model_version", "run", "recipe", "config_digest", "dataset", "scenario"), String()),
+        **dict.fromkeys(("split", "method", "role", "metric"), String()),
+        **{
+            "seed": Integer(),
+            "seeds": Integer(),
+            "shots": Integer(),
+            "value": Double(),
+            "low": Double(),
+            "high": Double(),
+            "n": Integer(),
+        },
         "created": UtcDateTime(),
     },
 )
