@@ -311,7 +311,7 @@ def _train(
     bundle_folder = save_bundle(bundle, folder / "bundle")
     saved = load_bundle(bundle_folder)
     validation = None
-    if measure and not is_interrupted():
+    if measure:
         tuned.notify("measuring what adapting does for meta-validation entities")
         validation = measure_validation(spec, inputs, saved)
         store_comparison(workspace, [validation])
