@@ -65,8 +65,17 @@ def group_world(
         label = [(rng.random(len(a)) < 0.2 + 0.6 * a).astype(float) for a in agree]
     else:
         label = [np.ones(len(a)) for a in agree]
-    entity_features = [("group", [[int(g)] for g in group]), ("age", rng.normal(size=entities))]
-    item_features = [("genre", [[int(g)] for g in genre]), ("length", rng.normal(size=items))]
+    # Two fields of ids on each side, not in the order of their names: nothing may depend on the order of keys.
+    entity_features = [
+        ("group", [[int(g)] for g in group]),
+        ("age", rng.normal(size=entities)),
+        ("city", [[i % 3] for i in range(entities)]),
+    ]
+    item_features = [
+        ("genre", [[int(g)] for g in genre]),
+        ("length", rng.normal(size=items)),
+        ("decade", [[i % 4] for i in range(items)]),
+    ]
     return build_dataset(
         f"world-{objective}",
         objective,

@@ -4,7 +4,7 @@ CheckFailure."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -154,6 +154,21 @@ def the_configuration_survives_a_round_trip(case: BaselineCase) -> None:
     require(predictor.config is predictor, "a baseline is its own config")
 
 
+def order_of_keys_changes_nothing(case: BaselineCase) -> None:
+    """Scores do not depend on the order of the keys of parameters and features: a file keeps none."""
+    support, predictor = draw_supports(case.data), case.predictor
+    expected = _adapt_and_rank(case, support)
+    body = _sort_keys(predictor.body(_sort_keys(case.params)))
+    sorted_features = Support(_sort_keys(support.features), support.rows)
+    _require_near(
+        predictor.rank(body, predictor.adapt(body, sorted_features)), expected, "the order of keys changes nothing"
+    )
+
+
+def _sort_keys(tensors: Mapping[str, Tensor]) -> Params:
+    return {key: tensors[key] for key in sorted(tensors)}
+
+
 def other_entities_change_no_parameter(case: BaselineCase) -> None:
     """Parameters depend on the entities that are fitted on, and on no others."""
     data = group_world(case.objective)
@@ -224,6 +239,7 @@ FORM_CHECKS: tuple[BaselineCheck, ...] = (
     eight_threads_equal_one,
     fitting_twice_gives_the_same_parameters,
     the_configuration_survives_a_round_trip,
+    order_of_keys_changes_nothing,
 )
 """Checks of the baseline and of its per-shot form."""
 FIT_CHECKS: tuple[BaselineCheck, ...] = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -263,6 +263,25 @@ def state_and_config_survive_a_round_trip(case: LearnerCase) -> None:
     )
 
 
+def order_of_keys_changes_nothing(case: LearnerCase) -> None:
+    """Answers do not depend on the order of the keys of parameters and features: a file keeps none."""
+    learner, batch = case.learner, case.batch
+    expected = case.answers(learner.body(case.params), batch.support, batch.query)
+    body = _sort_keys(learner.body(_sort_keys(case.params)))
+    given = batch.support
+    support = replace(given, features=_sort_keys(given.features), rows=_with_sorted_context(given.rows))
+    answers = case.answers(body, support, _with_sorted_context(batch.query))
+    require_all_close(answers, expected, "the order of keys changes nothing")
+
+
+def _with_sorted_context(rows: Interactions) -> Interactions:
+    return replace(rows, context=_sort_keys(rows.context))
+
+
+def _sort_keys(tensors: Mapping[str, Tensor]) -> Params:
+    return {key: tensors[key] for key in sorted(tensors)}
+
+
 def query_labels_never_reach_adapt(case: LearnerCase) -> None:
     """The meta-loss adapts through `adapt`, once, to a state that does not depend on the query."""
     if hasattr(case.learner, "members"):  # a mixture adapts through its members, each of which has this check
@@ -367,6 +386,7 @@ LEARNER_CHECKS: tuple[LearnerCheck, ...] = (
     the_same_seed_gives_the_same_result,
     every_parameter_gets_an_outer_gradient,
     state_and_config_survive_a_round_trip,
+    order_of_keys_changes_nothing,
     query_labels_never_reach_adapt,
     support_loss_falls_along_the_step,
     adapting_beats_not_adapting,

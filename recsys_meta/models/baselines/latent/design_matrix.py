@@ -48,8 +48,11 @@ def init_design(table: FeatureTable, rows: IntArray, limit: int) -> Params:
 
 def design_matrix(params: Mapping[str, Tensor], features: Mapping[str, Tensor]) -> Tensor:
     """Return columns [T, F]: for each value with a column its share of the field (one value: 1; three: 1/3 each), for a
-    number its z-score (missing: 0), clipped to [-5, 5]."""
-    columns = [_encode_field(params[name], value) for name, value in features.items()]
+    number its z-score (missing: 0), clipped to [-5, 5].
+
+    Fields stand in the order of their names, whatever the order of the keys: that of parameters is lost when they are
+    written to a file."""
+    columns = [_encode_field(params[name], features[name]) for name in sorted(features)]
     if not columns:
         return torch.zeros(0, 0)
     return torch.cat(columns, 1)
