@@ -9,11 +9,13 @@ asserted that loss and gradients are equal; figures are medians over the rounds,
 
     learn2learn           a clone of its MAML for each task, the features of each task in a pass of its own
     learn2learn-batched   the same with the features of all tasks in one pass
+    torchopt              its MetaSGD, whose steps the module goes through and is set back from after each task
     loop                  plain torch: autograd.grad(create_graph) for each task, losses summed
     recsys-meta           the learner "maml"
 
 learn2learn is imported where it is installed or from a checkout that the variable LEARN2LEARN names; else its rows are
-left out, which the result says.
+left out, which the result says. TorchOpt is measured where it is installed, in second order, since its optimisers
+know no other.
 """
 
 from __future__ import annotations
@@ -185,6 +187,27 @@ def learn2learn_step(case: BenchCase, maml: Any, inputs: Callable[[Params, TaskB
     return meta_loss
 
 
+def torchopt_step(case: BenchCase, torchopt: Any, inputs: Callable[[Params, TaskBatch], list[Tensor]]) -> MetaStep:
+    """TorchOpt's way: a differentiable optimizer that changes the module, and its state of before after each task."""
+    module = DecisionLayers(case.params)
+    for name, weight in module.named_parameters():
+        _hand_over(weight, case.params[f"head.{name[-1]}.{name[:-1]}"])
+
+    def meta_loss(params: Params, batch: TaskBatch) -> Tensor:
+        module.zero_grad(set_to_none=True)
+        optimizer, total = torchopt.MetaSGD(module, lr=RATE), torch.zeros(())
+        start, state = (torchopt.extract_state_dict(one, by="reference") for one in (module, optimizer))
+        for t, x in enumerate(inputs(params, batch)):
+            for _ in range(case.learner.config.steps):
+                optimizer.step(functional.mse_loss(module(x[:SUPPORT]), batch.support.rows.label[t]))
+            total = total + functional.mse_loss(module(x[SUPPORT:]), batch.query.label[t])
+            torchopt.recover_state_dict(module, start)
+            torchopt.recover_state_dict(optimizer, state)
+        return total / TASKS
+
+    return meta_loss
+
+
 def _hand_over(weight: Tensor, target: Tensor) -> None:
     """Let the gradient of a weight be that of the target."""
 
@@ -221,6 +244,15 @@ def find_learn2learn() -> tuple[Any, str]:
         package.__path__ = [str(folder)]
         sys.modules[name] = package
     return importlib.import_module("learn2learn.algorithms.maml").MAML, "a checkout"
+
+
+def find_torchopt() -> tuple[Any, str]:
+    """TorchOpt and its version; None, and why, without it."""
+    try:
+        torchopt = importlib.import_module("torchopt")
+    except ImportError as error:
+        return None, f"TorchOpt is not installed: {error}"
+    return torchopt, str(torchopt.__version__)
 
 
 def gradients_of(case: BenchCase, step: MetaStep, batch: TaskBatch) -> tuple[float, dict[str, Tensor]]:
@@ -285,8 +317,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = open_dataset(args.data)
-    index, (maml, origin) = EventIndex.of(data), find_learn2learn()
-    print(f"learn2learn: {origin}", file=sys.stderr)
+    index, (maml, origin), (torchopt, version) = EventIndex.of(data), find_learn2learn(), find_torchopt()
+    print(f"learn2learn: {origin}\ntorchopt: {version}", file=sys.stderr)
     rows: list[dict[str, Any]] = []
     for steps, order in CASES:
         case = make_case(data, index, steps, order, args.batches)
@@ -294,6 +326,8 @@ def main() -> None:
         if maml is not None:
             systems["learn2learn"] = learn2learn_step(case, maml, each_inputs)
             systems["learn2learn-batched"] = learn2learn_step(case, maml, all_inputs)
+        if torchopt is not None and order == 2:
+            systems["torchopt"] = torchopt_step(case, torchopt, each_inputs)
         worst = assert_equal(case, systems)
         name = f"{steps} step{'s' if steps > 1 else ''}, {'second' if order == 2 else 'first'} order"
         print(f"{name}: gradients differ by {worst:.1e} at most", file=sys.stderr)
@@ -304,7 +338,7 @@ def main() -> None:
         machine = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": 1, "load": os.getloadavg()[0]}
         command = " ".join(["python -m benchmarks.meta_training", *sys.argv[1:]])
         content = {"bench": "meta_training", "machine": machine, "command": command, "learn2learn": origin}
-        write_file(args.json, json.dumps({**content, "rows": rows}, indent=1).encode())
+        write_file(args.json, json.dumps({**content, "torchopt": version, "rows": rows}, indent=1).encode())
 
 
 if __name__ == "__main__":

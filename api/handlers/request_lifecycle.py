@@ -74,7 +74,7 @@ def finish_resolved(
     )
     if by != "adapted":
         return finish(call, by, resolution.source, size, rest, missing)
-    call.container.metrics.adapt_seconds.labels(call.model.name).observe(resolution.ms / 1000)
+    call.container.metrics.observe_adaptation(call.model.name, resolution.ms / 1000)
     return finish(call, by, resolution.source, size, rest, missing, entity, resolution)
 
 

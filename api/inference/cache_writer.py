@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 
 from api.inference.entity_context import EntityContext
@@ -60,13 +61,19 @@ class CacheWriter:
                 await redis.set_all([(key, raw, seconds) for key, raw, _, seconds in self._sending])
                 # What belongs to an entity that was erased meanwhile must not come back. Checked after the write: so an
                 # erasure by any process either finds the keys or is seen here.
-                current = await asyncio.gather(*(self._is_current(context) for _, _, context, _ in self._sending))
-                erased_keys = [write[0] for write, ok in zip(self._sending, current, strict=True) if not ok]
-                self._memory.delete(erased_keys)
-                with suppress(StoreUnavailable):
-                    await redis.delete(erased_keys)
+                await self._delete_erased(redis, [write for write in self._sending if write[2].entity is not None])
         finally:
             self._sending, self._task = [], None
+
+    async def _delete_erased(self, redis: RedisCache, owned: Sequence[_Write]) -> None:
+        """Delete what was just written of entities that were erased meanwhile."""
+        if not owned:
+            return
+        current = await asyncio.gather(*(self._is_current(context) for _, _, context, _ in owned))
+        if erased_keys := [write[0] for write, ok in zip(owned, current, strict=True) if not ok]:
+            self._memory.delete(erased_keys)
+            with suppress(StoreUnavailable):
+                await redis.delete(erased_keys)
 
     async def _is_current(self, context: EntityContext) -> bool:
         entity = context.entity

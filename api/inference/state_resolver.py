@@ -39,6 +39,9 @@ Source = Literal["process", "redis", "miss"]
 ScoreFunction = Callable[[Recommender, State], Tensor]
 """Scores of one state, [C] of a catalogue or [R] of some rows."""
 
+SharedState = asyncio.Future[bytes | None]
+"""A serialized state that Redis was asked for; None where it has none."""
+
 _GROUP = 16  # requests of `resolve_all` that the event loop serves before it looks at others
 
 
@@ -119,20 +122,32 @@ class StateResolver:
         self._batcher = MicroBatcher(self._pool)
         self._in_flight: dict[str, asyncio.Future[None]] = {}
 
-    async def cached_list(self, key: str, entity_context: EntityContext) -> tuple[bytes, Source] | None:
-        """Find a whole list that this process or another computed. Looked up before events are read: a cached list
-        needs no reading."""
-        items = self._memory.get(key)
-        if items is not None:
-            return items, "process"
-        items = await self._read_redis(key)
-        if items is None:
-            return None
-        self._memory.set(key, items, MEMORY_TTL_S, entity_context.owner)
-        return items, "redis"
+    def held_list(self, key: str) -> bytes | None:
+        """Find a whole list that this process has. Looked up before events are read: such a list needs no reading."""
+        return self._memory.get(key)
 
-    async def resolve(self, request: StateRequest) -> StateResolution:
-        """Find or compute a state and the scores asked for; by popularity where the model fails.
+    async def shared_list(self, key: str, request: StateRequest) -> tuple[bytes | None, SharedState | None]:
+        """Find a whole list that another process computed; the state that it would be computed from is asked for in the
+        same exchange, and is the second value where this process has none: pass it on to `resolve`."""
+        if self._redis is None:
+            return None, None
+        state_key = request.key
+        is_state_needed = (
+            request.model.sample is not None
+            and state_key not in self._in_flight
+            and self._memory.get(state_key) is None
+        )
+        with self._batcher.announce():
+            list_future = self._redis.request(key)
+            state = self._redis.request(state_key) if is_state_needed else None
+            items = await list_future
+        if items is not None:
+            self._memory.set(key, items, MEMORY_TTL_S, request.entity_context.owner)
+        return items, state
+
+    async def resolve(self, request: StateRequest, state_future: SharedState | None = None) -> StateResolution:
+        """Find or compute a state and the scores asked for; by popularity where the model fails. `state_future`:
+        the state of Redis, where that was asked already.
 
         Equal requests of the same time wait for the first one's state. Raises DataError for a wrong feature, and
         Problem 409 for the state of an older support that is gone.
@@ -153,7 +168,8 @@ class StateResolver:
             return await self._resolve_from(request, cached_state, "process", began)
         flight = self._in_flight[key] = asyncio.get_running_loop().create_future()
         try:
-            return await self._resolve_from(request, await self._read_redis(key), "redis", began)
+            cached_state = await self._read_redis(key, state_future)
+            return await self._resolve_from(request, cached_state, "redis", began)
         finally:
             del self._in_flight[key]
             flight.set_result(None)
@@ -171,11 +187,13 @@ class StateResolver:
         """Cancel computations that have not begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _read_redis(self, key: str) -> bytes | None:
+    async def _read_redis(self, key: str, state_future: SharedState | None) -> bytes | None:
         if self._redis is None:
             return None
+        if state_future is not None and state_future.done():
+            return state_future.result()
         with self._batcher.announce():
-            return await self._redis.get(key)
+            return await (self._redis.request(key) if state_future is None else state_future)
 
     async def _resolve_from(
         self, request: StateRequest, cached_state: bytes | None, source: Source, began: float

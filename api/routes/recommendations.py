@@ -32,7 +32,7 @@ from api.inference.cache_writer import MEMORY_TTL_S
 from api.inference.entity_context import read_support
 from api.inference.long_tasks import WorkerBusy
 from api.inference.micro_batcher import BatchResult
-from api.inference.state_resolver import Source, StateRequest, StateResolution, list_expired
+from api.inference.state_resolver import SharedState, Source, StateRequest, StateResolution, list_expired
 from recsys_meta.core.types import FIRST, State
 from recsys_meta.inference.insight.explanations import ItemExplanation, explain_items
 from recsys_meta.inference.ranking.fresh_slots import FreshDraw, FreshPolicy
@@ -78,13 +78,17 @@ async def recommend(request: Request) -> Response:
     call = await open_request(body.model, body.entity, request, container, cursor.version if cursor else None)
     default = None if "fresh" in body.model_fields_set else _default_policy(call, cursor)
     key = None if body.fresh or default else _list_key(call, raw)
-    cache_entry = None if key is None else await container.resolver.cached_list(key, call.entity_context)
-    if cache_entry is not None:
-        return _cached_response(call, *cache_entry)
+    if key is not None and (content := container.resolver.held_list(key)) is not None:
+        return _cached_response(call, content, "process")
     page = _open_page(call, body, cursor, default)
+    state_request, shared_state = _state_request(page), None
+    if key is not None and state_request is not None:
+        shared_list, shared_state = await container.resolver.shared_list(key, state_request)
+        if shared_list is not None:
+            return _cached_response(call, shared_list, "redis")
     if cursor is not None:
         await _check_cursor(page, cursor, (body.model or "").partition("@")[2])
-    resolution = await _resolve(page)
+    resolution = await _resolve(page, state_request, shared_state)
     (items, unknown_items, end), draws = await _build_list(page, resolution)
     explanations = await _explain(page, items, resolution) if body.explain else ()
     size = page.entity.support_size if cursor is None else cursor.size
@@ -213,23 +217,31 @@ def _cached_response(call: RequestContext, content: bytes, source: Source) -> Re
     return finish(call, by, source, size, rest, call.container.degraded_dependencies())
 
 
-async def _resolve(page: _PageRequest) -> StateResolution:
-    """Find or make the entity's state, and score its catalogue in the context of the request."""
+def _state_request(page: _PageRequest) -> StateRequest | None:
+    """Ask for the entity's state, and for scores of its catalogue in the context of the request; None where there is
+    nothing to choose from yet."""
     call, entity, query = page.call, page.entity, page.query
     lists = call.model.recommender.lists
-    if entity.catalog is not None and not entity.catalog.names:  # there is nothing to choose from yet
-        call.model.recommender.encoder.support([entity])  # wrong features are refused all the same
-        return StateResolution(BatchResult({}, torch.zeros(1, FIRST)), "miss", 0.0)
+    if entity.catalog is not None and not entity.catalog.names:
+        return None
     digest = None if page.cursor is None else page.cursor.support
     if query is not None:
         score = partial(_score_catalog, query)
-        request = StateRequest(call.model, entity, call.entity_context, digest=digest, score=score)
-    else:
-        top_k = lists.batch_request(entity, page.request) if page.cursor is None else None
-        # A page goes on where another ended, by the same scores.
-        best_only = lists.has_whole_catalogue(entity, page.request)
-        request = StateRequest(call.model, entity, call.entity_context, digest=digest, top_k=top_k, best_only=best_only)
-    return await call.container.resolver.resolve(request)
+        return StateRequest(call.model, entity, call.entity_context, digest=digest, score=score)
+    top_k = lists.batch_request(entity, page.request) if page.cursor is None else None
+    # A page goes on where another ended, by the same scores.
+    best_only = lists.has_whole_catalogue(entity, page.request)
+    return StateRequest(call.model, entity, call.entity_context, digest=digest, top_k=top_k, best_only=best_only)
+
+
+async def _resolve(
+    page: _PageRequest, request: StateRequest | None, shared_state: SharedState | None
+) -> StateResolution:
+    """Find or make the entity's state, and score its catalogue in the context of the request."""
+    if request is None:
+        page.call.model.recommender.encoder.support([page.entity])  # wrong features are refused all the same
+        return StateResolution(BatchResult({}, torch.zeros(1, FIRST)), "miss", 0.0)
+    return await page.call.container.resolver.resolve(request, shared_state)
 
 
 def _score_catalog(query: EncodedQuery, recommender: Recommender, state: State) -> Tensor:

@@ -60,6 +60,7 @@ class ServerMetrics:
         # labels are: routes are templates, statuses and caches are few, models are those of the registry.
         self._request_children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
         self._response_children: dict[tuple[str, str, str], Any] = {}
+        self._adapt_children: dict[str, Any] = {}
 
     def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request and its time."""
@@ -77,6 +78,13 @@ class ServerMetrics:
         if child is None:
             child = self._response_children[model, served_by, cache] = self.responses.labels(model, served_by, cache)
         child.inc()
+
+    def observe_adaptation(self, model: str, seconds: float) -> None:
+        """Count the time that adapting with a model, and ranking, took."""
+        child = self._adapt_children.get(model)
+        if child is None:
+            child = self._adapt_children[model] = self.adapt_seconds.labels(model)
+        child.observe(seconds)
 
     def add_gauge(
         self, name: str, about: str, value: Callable[[], float], aggregation: GaugeAggregation = "sum"

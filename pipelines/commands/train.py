@@ -18,6 +18,7 @@ from pipelines.commands.stage_progress import StageProgress
 from pipelines.console import Json, err, out, print_json, print_rich, progress_bar, with_command
 from pipelines.experiments.comparison_run import recipe_for
 from pipelines.experiments.report import NAMES
+from pipelines.experiments.run_spec import RunSpec, read_run_spec
 from pipelines.experiments.training_inputs import open_training_inputs
 from pipelines.experiments.training_processes import training_group
 from pipelines.experiments.training_report import write_training_report
@@ -65,6 +66,7 @@ class StepProgress:
 
 
 def train_command(
+    context: typer.Context,
     recipe: Annotated[str | None, typer.Option(help="Recipe by name or .toml file.")] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Data set by name, or the folder of a prepared one or of a TOML schema.")
@@ -116,6 +118,7 @@ def train_command(
             return
         with progress_bar() as progress, StageProgress(progress) as stages:
             if resume is not None:
+                _check_resumed(context, read_run_spec(workspace, resume))
                 result = resume_run(workspace, resume, StepProgress(progress, resume, stages), stages.note, group)
             else:
                 if dataset is None:
@@ -141,6 +144,18 @@ def train_command(
         print_json({**_summary(result), "config": asdict(result.spec)["recipe"].model_dump(mode="json")})
     else:
         _print_result(result)
+
+
+def _check_resumed(context: typer.Context, spec: RunSpec) -> None:
+    """Raise BadParameter for an option that was given and is not what the run was started with."""
+    for name in ("seed", "split", "scenario", "device", "threads"):
+        own, value = getattr(spec, name), context.params[name]
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT" and value != own:
+            raise typer.BadParameter(
+                f"run {spec.id} was started with {own} and goes on with that; leave the option out, or start a new run",
+                param_hint=f"--{name}",
+            )
 
 
 def _write_report(workspace: Workspace, result: TrainingResult, folder: Path) -> None:

@@ -84,9 +84,9 @@ def _exact(name: str, dtype: torch.dtype, values: np.ndarray, shape: tuple[int, 
         raise ValueError(f"leaf '{name}' is of type {dtype}, which is not kept")
     if dtype != torch.int64:
         return [(_head(name, code, 0, shape), one.tobytes()) for one in values.astype(_TYPES[code][1])]
-    flat = values.reshape(len(values), -1)
-    bounds = zip(flat.min(1, initial=0).tolist(), flat.max(1, initial=0).tolist(), strict=True)
-    narrow = [_narrow(*both) for both in bounds]
+    # As lists: an entity has few rows, for which two reductions of NumPy take ten times as long.
+    rows = values.reshape(len(values), -1).tolist()
+    narrow = [_narrow(min(row, default=0), max(row, default=0)) for row in rows]
     forms = {i: values.astype(_NARROW[i]) for i in set(narrow)}
     return [(_head(name, code, i, shape), forms[i][t].tobytes()) for t, i in enumerate(narrow)]
 

@@ -52,6 +52,9 @@ def test_all_systems_have_the_same_gradients(data, steps, order):
         "cloned": meta_training.learn2learn_step(case, ClonedLayers, meta_training.each_inputs),
         "cloned, batched": meta_training.learn2learn_step(case, ClonedLayers, meta_training.all_inputs),
     }
+    torchopt, _ = meta_training.find_torchopt()
+    if torchopt is not None and order == 2:
+        systems["torchopt"] = meta_training.torchopt_step(case, torchopt, meta_training.each_inputs)
     assert meta_training.assert_equal(case, systems) < 1e-3
 
 

@@ -333,6 +333,9 @@ def test_wrong_usage_is_exit_2_and_wrong_input_exit_1(command, run):
     assert "train.epoch" in message
     assert "no-such-model" in command("recommend", "no-such-model", code=1)
     assert "no run" in command("train", "--resume", "../../etc", code=1)
+    for option, value, own in (("--seed", "7", "0"), ("--split", "time", "seed"), ("--threads", "3", "1")):
+        message = command("train", "--resume", run["run"], option, value, code=2)
+        assert f"{run['run']} was started with {own}" in message and option in message
     message = command("serve", "--host", "0.0.0.0", code=1)
     assert "API key" in message
     assert "none of" in command("compare", "--dataset", "nowhere", code=1)

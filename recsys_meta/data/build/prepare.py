@@ -113,6 +113,11 @@ class _PreparationRun:
         if self.rejects.first is not None:
             problem = f"none of the {self.rows_read:,} rows is good; the first problem: {self.rejects.first}"
             raise DataError(problem)
+        if files and self.tables.conditions:  # of a file without rows nothing is read, nor is it named
+            columns = ", ".join(f"'{name}'" for name in self.tables.conditions)
+            raise DataError(
+                f"no row fulfils the condition on {columns}", file=files, remedy="Correct `where` in the schema"
+            )
         files = files or ", ".join(self.tables.origin)
         raise DataError("has a header but no rows", file=files or None, remedy="Give a file with events")
 

@@ -82,7 +82,7 @@ class RawTables:
     `title` is the column of the item table with names for display. `duplicates` says what happens to rows that repeat
     an earlier one. `origin` are the files that are read; `expected` the published counts (entities, items, events), of
     which a deviation is reported as a warning. `ordinal_time` is True where times only put rows in order: nothing is
-    then said of their range.
+    then said of their range. `conditions` are the columns whose cells decide which rows of the events are read.
     """
 
     schema: Schema
@@ -94,6 +94,7 @@ class RawTables:
     origin: tuple[str, ...] = ()
     expected: Mapping[str, int] = field(default_factory=dict)
     ordinal_time: bool = False
+    conditions: tuple[str, ...] = ()
 
 
 def map_chunks(read: ReadChunks, change: Callable[[RowChunk], RowChunk]) -> ReadChunks:

@@ -132,6 +132,7 @@ def build_tables(folder: Path, schema: Schema, files: SchemaFiles) -> RawTables:
         title=files.title,
         duplicates=files.duplicates,
         origin=tuple(str(p) for p in [*events.paths, *feature_files]),
+        conditions=tuple(events.table.conditions),
     )
     return derive_columns(tables, plan)
 

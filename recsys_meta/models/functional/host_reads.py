@@ -19,6 +19,14 @@ def may_hold(condition: Tensor) -> bool:
     return not is_readable(condition) or bool(condition.any())
 
 
+def each_may_hold(condition: Tensor) -> list[bool]:
+    """For each element [N] of a condition, True if it is or, on an accelerator, may be."""
+    if not is_readable(condition):
+        return [True] * len(condition)
+    values: list[bool] = condition.tolist()
+    return values
+
+
 def most_needed(counts: Tensor, bound: int) -> int:
     """Largest of some counts, at most `bound`; on an accelerator the bound. 0 without any count."""
     if not is_readable(counts):

@@ -20,6 +20,7 @@ from recsys_meta.core.errors import StoreError
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.keys import owned_names, redis_name, seal_value, unseal_value
 from recsys_meta.store.cache.redis_cluster import ClusterClient
+from recsys_meta.store.cache.redis_connection import Command, RedisConnection
 from recsys_meta.store.cache.redis_node import FAILURES, RedisNode, log_outage, redis_cause
 from recsys_meta.store.database.engine import StoreUnavailable
 
@@ -46,6 +47,10 @@ class RedisCache:
         self._clustered = isinstance(self._client, ClusterClient)
         self._prefix, self._breaker = prefix, breaker or CircuitBreaker()
         self._nodes: dict[str, RedisNode] = {}
+        # For reads and for writes. A cluster's client chooses the connection of each command itself.
+        self._kept: list[RedisConnection] = []
+        if not self._clustered:
+            self._kept = [RedisConnection(self._client, timeout, _connect_timeout(timeout)) for _ in range(2)]
 
     @property
     def degraded(self) -> bool:
@@ -58,7 +63,11 @@ class RedisCache:
 
     async def get(self, key: str, owner: str | None = None) -> bytes | None:
         """Return the value, None for a miss, an outage or a damaged value. Never raises."""
-        return await self._node(key).get(key)
+        return await self.request(key)
+
+    def request(self, key: str) -> "asyncio.Future[bytes | None]":
+        """Ask for a value; return its future, None as `get`. Requests of one turn of the loop share an exchange."""
+        return self._node(key).get(key)
 
     async def set(self, key: str, value: bytes, ttl: float, owner: str | None = None) -> None:
         """Store a value for ``ttl`` seconds, at most 30 days. Never raises; an outage loses the value."""
@@ -94,6 +103,9 @@ class RedisCache:
 
     async def set_all(self, values: Sequence[tuple[str, bytes, float]]) -> None:
         """Store triples (key, value, ttl in seconds), in one exchange with each node. Never raises."""
+        if not self._clustered:  # a task for each of one part costs as much as the exchange
+            await self._set_part(self._node(""), values)
+            return
         parts = self._group_by_node(values, lambda value: value[0])
         await asyncio.gather(*(self._set_part(node, part) for node, part in parts.items()))
 
@@ -116,11 +128,14 @@ class RedisCache:
 
     async def close(self) -> None:
         """Close the connections."""
+        for connection in self._kept:
+            await connection.close()
         await self._client.aclose()
 
     async def _fetch(self, names: list[str]) -> list[bytes | None]:
         if not self._clustered:
-            return list(await self._client.mget([self._prefix + name for name in names]))
+            (values,) = await self._kept[0].exchange([("MGET", *[self._prefix + name for name in names])])
+            return list(values)
         return await self._execute_each("GET", names)
 
     async def _execute_each(self, command: str, names: list[str]) -> list[Any]:
@@ -136,17 +151,26 @@ class RedisCache:
     async def _set_part(self, node: RedisNode, values: Sequence[tuple[str, bytes, float]]) -> None:
         if not node.writing.allow_request():
             return
-        pipe = self._client.pipeline(transaction=False)
-        for key, value, ttl in values:
-            # Not `pipe.set`: its handling of options takes as long as everything else together.
-            pipe.execute_command(
-                "SET", self._prefix + redis_name(key), seal_value(key, value), "PX", _ttl_milliseconds(ttl)
-            )
+        commands: list[Command] = [
+            ("SET", self._prefix + redis_name(key), seal_value(key, value), "PX", _ttl_milliseconds(ttl))
+            for key, value, ttl in values
+        ]
         try:
-            await pipe.execute()
+            await self._write(commands)
             node.writing.record_success()
         except FAILURES as error:
             log_outage(node.writing, error)
+
+    async def _write(self, commands: Sequence[Command]) -> None:
+        """Run commands in one exchange."""
+        if not self._clustered:
+            await self._kept[1].exchange(commands)
+            return
+        pipe = self._client.pipeline(transaction=False)
+        for command in commands:
+            # Not `pipe.set`: its handling of options takes as long as everything else together.
+            pipe.execute_command(*command)
+        await pipe.execute()
 
     async def _delete(self, names: list[str]) -> int:
         parts = self._group_by_node(names, str)
@@ -305,11 +329,16 @@ def _open_client(plain: Any, cluster: Any, url: str, timeout: float, retry: Any)
         else (plain, url)
     )
     try:
-        return kind.from_url(url, socket_timeout=timeout, socket_connect_timeout=max(timeout, 0.25), retry=retry)
+        return kind.from_url(url, socket_timeout=timeout, socket_connect_timeout=_connect_timeout(timeout), retry=retry)
     except ValueError:
         raise StoreError("the Redis url cannot be read; expected redis://HOST:PORT/NUMBER") from None
     except (redis.RedisError, RedisClusterException) as error:  # the synchronous client of a cluster connects at once
         raise StoreUnavailable(redis_cause(error), redis_cause(error)) from None
+
+
+def _connect_timeout(timeout: float) -> float:
+    """Return the time that opening a connection may take, seconds."""
+    return max(timeout, 0.25)
 
 
 def _ttl_milliseconds(ttl: float) -> int:

@@ -111,15 +111,17 @@ def test_whoever_cannot_be_adapted_spoils_it_for_nobody(flagship: Served, monkey
         return real(self, known)
 
     monkeypatch.setattr(Recommender, "adapt_and_serialize", adapt_and_serialize)
-    monkeypatch.setattr(flagship.container.redis, "get", nothing)
+    monkeypatch.setattr(flagship.container.redis, "request", nothing)
     for body, answer, (items, _) in zip(bodies, at_once(flagship.url, bodies), whole, strict=True):
         failed = {"item": "i7"} in body["events"]
         assert (answer["served_by"] == "popular") == failed
         assert failed or answer["items"] == items[:11]
 
 
-async def nothing(key: str) -> None:
-    return None
+def nothing(key: str) -> asyncio.Future[bytes | None]:
+    answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+    answer.set_result(None)
+    return answer
 
 
 def test_whose_scores_are_no_numbers_is_answered_by_popularity_and_nobody_else(
@@ -142,7 +144,7 @@ def test_whose_scores_are_no_numbers_is_answered_by_popularity_and_nobody_else(
         return state, raw
 
     monkeypatch.setattr(Recommender, "adapt_and_serialize", adapt_and_serialize)
-    monkeypatch.setattr(flagship.container.redis, "get", nothing)
+    monkeypatch.setattr(flagship.container.redis, "request", nothing)
     batch_sizes.clear()
     answers = at_once(flagship.url, bodies)
     assert max(batch_sizes) > 1

@@ -327,6 +327,12 @@ def test_gorse_feedback_without_a_header(tmp_path):
     assert [(u, i) for u, i, *_ in rows(data)] == [("ann", "a"), ("bob", "a")]
 
 
+def test_a_condition_that_no_row_fulfils_is_named(tmp_path):
+    schema = GORSE_CSV.replace('"star"', '"Star"')
+    with pytest.raises(DataError, match=r"feedback\.csv: no row fulfils the condition on 'type'\. Correct `where`"):
+        prepared(tmp_path, schema, feedback__csv="star,ann,a,2021-10-13\nread,ann,b,2021-10-13\n")
+
+
 RECBOLE = """
 name = "atomic"
 entity = "user_id:token"

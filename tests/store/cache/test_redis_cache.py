@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from recsys_meta.core.errors import StoreError
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
 from recsys_meta.store.cache.keys import SLOTS, owned_names, owner_key, seal_value, state_key
 from recsys_meta.store.cache.redis_cache import PREFIX, RedisCache, SyncRedisCache
+from recsys_meta.store.cache.redis_connection import Command
 from recsys_meta.store.database.engine import StoreUnavailable
 from tests.fixtures.services import PATIENCE_S, OwnRedis, free_port, wait
 
@@ -183,13 +184,16 @@ def test_gets_of_one_moment_travel_together(redis_server: str, redis_prefix: str
     async def work() -> None:
         cache = RedisCache(redis_server, prefix=redis_prefix)
         sent: list[int] = []
-        real = cache._client.mget
+        reads = cache._kept[0]
+        real = reads.exchange
 
-        async def counted(keys: list[str]) -> Any:
+        async def counted(commands: Sequence[Command]) -> list[Any]:
+            ((name, *keys),) = commands
+            assert name == "MGET"
             sent.append(len(keys))
-            return await real(keys)
+            return await real(commands)
 
-        cache._client.mget = counted
+        reads.exchange = counted  # type: ignore[method-assign]
         for i in range(0, 600, 2):
             await cache.set(str(i), str(i).encode(), 10)
         answers = await asyncio.gather(*(cache.get(str(i % 600)) for i in range(700)))

@@ -57,7 +57,7 @@ from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.arrival_popularity import bin_weights, binned_counts
 from recsys_meta.models.functional.embeddings import init_embedding_bag, is_buffer, item_features
 from recsys_meta.models.functional.feature_tables import limit_cardinality
-from recsys_meta.models.functional.host_reads import is_readable, may_hold
+from recsys_meta.models.functional.host_reads import each_may_hold, is_readable
 from recsys_meta.models.functional.interpolation import SIZE_KNOTS
 from recsys_meta.models.functional.item_popularity import centred_log_popularity, item_occurrences
 from recsys_meta.models.functional.linear_algebra import batch_invariant_product
@@ -219,10 +219,12 @@ class Flagship:
         scores = self._tower_logits(body, state)
         if not self.config.memories:
             return scores
-        for kind, gate, scale in zip(self.config.memories, body["gate"], body["spread"], strict=True):
-            if may_hold(gate[0] > 0) and any(k.startswith(f"memory.{kind}.") for k in body):
-                weight = gate_weight(kind, gate, state["size"].float())
-                scores = scores + weight[:, None] * memory_logits(self.config, body, kind, state, scale)
+        # Read at once: for one entity a look at each gate takes longer than the product of the towers.
+        is_open = each_may_hold(body["gate"][:, 0] > 0)
+        for i, kind in enumerate(self.config.memories):
+            if is_open[i] and any(k.startswith(f"memory.{kind}.") for k in body):
+                weight = gate_weight(kind, body["gate"][i], state["size"].float())
+                scores = scores + weight[:, None] * memory_logits(self.config, body, kind, state, body["spread"][i])
         return scores
 
     def _tower_logits(self, body: Params, state: State) -> Tensor:
