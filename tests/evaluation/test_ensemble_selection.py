@@ -113,6 +113,29 @@ def test_stacking_finds_the_least_loss_with_weights_that_are_not_negative(click)
     assert prune_stacking(scores, fitted) == [0, 1]
 
 
+@pytest.mark.parametrize("click", [True, False])
+def test_stacking_arrives_at_the_same_minimum_from_another_start(click):
+    scores = {5: row_scores(click)}
+    expected, other = fit_stacking(scores), fit_stacking({5: row_scores(click, seed=1)}, [0, 2])
+    fitted = fit_stacking(scores, start=other)
+    np.testing.assert_allclose(fitted.weights, expected.weights, atol=2e-3)
+    np.testing.assert_allclose(fitted.bias, expected.bias, atol=5e-3)
+
+
+def test_a_sample_of_rows_is_bounded_and_keeps_rows_whole():
+    scores = row_scores(True)
+    part = scores.sample(500, 3)
+    assert part.score.shape == (500, 3)
+    assert len(np.unique(part.entity)) > 150
+    position = [np.flatnonzero((scores.score == row).all(1)) for row in part.score]
+    assert all(len(p) == 1 for p in position)
+    rows_of_all = np.concatenate(position)
+    np.testing.assert_array_equal(scores.label[rows_of_all], part.label)
+    np.testing.assert_array_equal(scores.entity[rows_of_all], part.entity)
+    np.testing.assert_array_equal(scores.sample(500, 3).score, part.score)
+    assert scores.sample(len(scores.label), 0) is scores
+
+
 def test_few_entities_leave_stacking_near_equal_weights():
     many, few = row_scores(False, entities=400), row_scores(False, entities=3, rows_each=2, seed=5)
     distance = [np.abs(fit_stacking({1: s}).weights - 1 / 3).max() for s in (many, few)]

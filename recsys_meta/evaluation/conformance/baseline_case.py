@@ -69,7 +69,7 @@ def group_world(
     entity_features = [
         ("group", [[int(g)] for g in group]),
         ("age", rng.normal(size=entities)),
-        ("city", [[i % 3] for i in range(entities)]),
+        ("area", [[i % 3] for i in range(entities)]),
     ]
     item_features = [
         ("genre", [[int(g)] for g in genre]),

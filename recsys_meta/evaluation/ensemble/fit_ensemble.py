@@ -48,6 +48,9 @@ MAX_ENTITIES = 600
 """Most meta-validation entities that weights are chosen on."""
 MAX_TASKS = 128
 """Most episodes of a batch."""
+MAX_ROWS = 40_000
+"""Most query rows, at each number of shots, that weights of clicks and ratings are chosen on: a member is left out, and
+the others are fitted anew, many times, and a dozen weights need no more."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def fit_ensemble(
     episodes = draw_episodes(data, draws, entities, sorted(set(shots)), MAX_TASKS)
     if not episodes:
         raise ConfigError("no meta-validation entity has enough rows to weigh an ensemble's members on")
-    choice = _choose_ranking(members, episodes, seed) if is_ranking else _choose_rows(members, episodes, data)
+    choice = _choose_ranking(members, episodes, seed) if is_ranking else _choose_rows(members, episodes, data, seed)
     return _build(learner, params, baselines, choice, data, time.monotonic() - start)
 
 
@@ -130,10 +133,10 @@ def _choose_ranking(
 
 
 def _choose_rows(
-    members: Sequence[MemberPredictions], episodes: Mapping[int, Sequence[TaskBatch]], data: Dataset
+    members: Sequence[MemberPredictions], episodes: Mapping[int, Sequence[TaskBatch]], data: Dataset, seed: int
 ) -> _WeightChoice:
     is_click = data.schema.objective == "click"
-    scores = {k: _row_scores(members, batches, k, is_click) for k, batches in episodes.items()}
+    scores = {k: _row_scores(members, batches, k, is_click).sample(MAX_ROWS, seed) for k, batches in episodes.items()}
     fitted = fit_stacking(scores)
     remaining = prune_stacking(scores, fitted)
     fitted = fit_stacking(scores, remaining)

@@ -36,6 +36,13 @@ class RowScores:
     weight: FloatArray
     is_click: bool
 
+    def sample(self, count: int, seed: int) -> RowScores:
+        """Sample at most `count` of the rows, the same ones for a seed."""
+        if len(self.label) <= count:
+            return self
+        rows = np.sort(np.random.default_rng(seed).choice(len(self.label), count, replace=False))
+        return RowScores(self.score[rows], self.label[rows], self.entity[rows], self.weight[rows], self.is_click)
+
     def losses(self, prediction: FloatArray) -> FloatArray:
         """Loss [R] of predictions [R]: log-loss of log-odds, or squared error."""
         if self.is_click:
@@ -52,8 +59,11 @@ class StackingWeights:
     bias: FloatArray
 
 
-def fit_stacking(scores: Mapping[int, RowScores], allowed: Sequence[int] | None = None) -> StackingWeights:
-    """Fit weights and bias at each number of shots, in ascending order; `allowed` restricts the members."""
+def fit_stacking(
+    scores: Mapping[int, RowScores], allowed: Sequence[int] | None = None, start: StackingWeights | None = None
+) -> StackingWeights:
+    """Fit weights and bias at each number of shots, in ascending order; `allowed` restricts the members. The minimum is
+    looked for from `start`, by default from equal weights."""
     shots = sorted(scores)
     members = scores[shots[0]].score.shape[1]
     allowed = list(range(members)) if allowed is None else list(allowed)
@@ -61,12 +71,13 @@ def fit_stacking(scores: Mapping[int, RowScores], allowed: Sequence[int] | None 
     for i in range(len(shots)):
         near = [j for j in (i - 1, i + 1) if 0 <= j < len(shots) and shots[i] > 0 and shots[j] > 0]
         parts = [(scores[shots[j]], 1.0 if j == i else NEIGHBOUR_WEIGHT) for j in [i, *near]]
-        solution = _minimise(parts, allowed)
+        near_solution = None if start is None else np.append(start.weights[i, allowed], start.bias[i])
+        solution = _minimise(parts, allowed, near_solution)
         weights[i, allowed], bias[i] = solution[:-1], solution[-1]
     return StackingWeights(weights, bias)
 
 
-def _minimise(parts: Sequence[tuple[RowScores, float]], allowed: Sequence[int]) -> FloatArray:
+def _minimise(parts: Sequence[tuple[RowScores, float]], allowed: Sequence[int], start: FloatArray | None) -> FloatArray:
     """Weights of the allowed members and, last, the bias, with the least mean loss and ridge."""
     equal = 1.0 / len(allowed)
     design = np.concatenate([np.column_stack([p.score[:, allowed], np.ones(len(p.label))]) for p, _ in parts])
@@ -89,7 +100,8 @@ def _minimise(parts: Sequence[tuple[RowScores, float]], allowed: Sequence[int]) 
         slope[:-1] += 2 * ridge * distance
         return float(loss + ridge * distance @ distance), slope
 
-    start = np.append(np.full(len(allowed), equal), 0.0)
+    if start is None:
+        start = np.append(np.full(len(allowed), equal), 0.0)
     bounds = [(0.0, None)] * len(allowed) + [(None, None)]
     result = scipy.optimize.minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B")
     solution: FloatArray = result.x
@@ -104,18 +116,18 @@ def prune_stacking(scores: Mapping[int, RowScores], fitted: StackingWeights) -> 
     shots = sorted(scores)
     full = _entity_losses(scores, fitted)
     entities = [np.unique(scores[k].entity) for k in shots]
-    remaining = np.flatnonzero(fitted.weights.any(0)).tolist()
+    remaining, current = np.flatnonzero(fitted.weights.any(0)).tolist(), fitted
     while len(remaining) > 1:
         options = []
         for member in remaining:
             rest = [m for m in remaining if m != member]
-            refit = _entity_losses(scores, fit_stacking(scores, rest))
-            losses = [part - before for part, before in zip(refit, full, strict=True)]
-            options.append((mean_loss(losses, entities), losses, rest))
-        (loss, error), losses, rest = min(options, key=lambda option: option[0][0])
+            refit = fit_stacking(scores, rest, current)
+            losses = [part - before for part, before in zip(_entity_losses(scores, refit), full, strict=True)]
+            options.append((mean_loss(losses, entities), losses, rest, refit))
+        (loss, error), losses, rest, refit = min(options, key=lambda option: option[0][0])
         if loss > PRUNING_ERRORS * error or any(map(is_clear_loss, losses, entities)):
             break
-        remaining = rest
+        remaining, current = rest, refit
     return remaining
 
 
